@@ -1,0 +1,13 @@
+//! The words of the product as types. Parsed once at the edge, never re-checked inside.
+
+mod ids;
+mod principal;
+mod raw_json;
+mod server_name;
+mod tool;
+
+pub use ids::{JobId, LinkToken, SessionId, WorkspaceKey};
+pub use principal::{Caller, Principal, UserInfo};
+pub use raw_json::RawJson;
+pub use server_name::{InvalidServerName, ServerName};
+pub use tool::Tool;
