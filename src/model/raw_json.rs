@@ -22,6 +22,16 @@ impl RawJson {
         Self(line.slice_ref(part.get().as_bytes()))
     }
 
+    /// `null`.
+    pub fn null() -> Self {
+        Self(Bytes::from_static(b"null"))
+    }
+
+    /// Writes a value out.
+    pub fn of(value: &serde_json::Value) -> Self {
+        Self(value.to_string().into())
+    }
+
     /// Writes a value out. Fails only for maps whose keys are not strings.
     pub fn from_value(value: &impl Serialize) -> Result<Self, serde_json::Error> {
         serde_json::to_vec(value).map(|text| Self(text.into()))

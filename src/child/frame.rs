@@ -1,0 +1,249 @@
+//! Lines of JSON-RPC: taken apart without touching what is inside.
+
+use std::borrow::Cow;
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::model::RawJson;
+
+/// One message from a child. Members keep their bytes.
+#[derive(Debug)]
+pub enum Message {
+    /// An answer to the request of ours with this number.
+    Response { id: u64, outcome: Result<RawJson, RawJson> },
+    /// The child asks something.
+    Request { id: RawJson, method: String, params: Option<RawJson> },
+    /// The child says something.
+    Notification { method: String, params: Option<RawJson> },
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+/// Reads one line: one message, or a batch of them. Empty where it is not JSON-RPC.
+pub fn messages(line: &Bytes) -> Vec<Message> {
+    if let Some(message) = message(line) {
+        return vec![message];
+    }
+    if line.trim_ascii_start().first() == Some(&b'[') {
+        let batch: Vec<&RawValue> = serde_json::from_slice(line).unwrap_or_default();
+        let parts = batch.into_iter().map(|part| RawJson::within(line, part).into_bytes());
+        return parts.filter_map(|part| message(&part)).collect();
+    }
+    // Bytes that are no UTF-8 must not cost the caller his answer.
+    match String::from_utf8_lossy(line) {
+        Cow::Owned(mended) => message(&Bytes::from(mended)).into_iter().collect(),
+        Cow::Borrowed(_) => Vec::new(),
+    }
+}
+
+fn message(line: &Bytes) -> Option<Message> {
+    let envelope: Envelope<'_> = serde_json::from_slice(line).ok()?;
+    let raw = |part: &RawValue| RawJson::within(line, part);
+    let params = envelope.params.map(raw);
+    match (envelope.method, envelope.id) {
+        (Some(method), Some(id)) => {
+            Some(Message::Request { id: raw(id), method: method.into_owned(), params })
+        }
+        (Some(method), None) => Some(Message::Notification { method: method.into_owned(), params }),
+        (None, id) => {
+            let outcome = match (envelope.error, envelope.result) {
+                (Some(error), _) => Err(raw(error)),
+                (None, Some(result)) => Ok(raw(result)),
+                // `"result":null` is an answer; nothing at all is not one.
+                (None, None) => Ok(RawJson::null()),
+            };
+            Some(Message::Response { id: number(id?)?, outcome })
+        }
+    }
+}
+
+/// Some servers answer number 5 with `"5"`.
+fn number(id: &RawValue) -> Option<u64> {
+    id.get().trim_matches('"').parse().ok()
+}
+
+/// What a reader found.
+pub enum Line {
+    /// One line without its end.
+    Whole(Bytes),
+    /// The line is longer than the limit: the stream cannot be followed further.
+    TooLong,
+    /// The stream ended.
+    End,
+}
+
+/// Splits a stream at newlines, without copying lines out of the buffer.
+pub struct LineReader<R> {
+    input: R,
+    buffer: BytesMut,
+    searched: usize,
+    limit: usize,
+}
+
+impl<R: AsyncRead + Unpin> LineReader<R> {
+    /// `limit` in bytes bounds one line, and so this reader's memory.
+    pub fn new(input: R, limit: usize) -> Self {
+        Self { input, buffer: BytesMut::with_capacity(16 * 1024), searched: 0, limit }
+    }
+
+    /// The next line that is not blank. Cancel-safe.
+    pub async fn next(&mut self) -> Line {
+        loop {
+            if let Some(length) = memchr::memchr(b'\n', &self.buffer[self.searched..]) {
+                let line = self.buffer.split_to(self.searched + length + 1).freeze();
+                self.searched = 0;
+                let line = line.slice_ref(line.trim_ascii());
+                if line.is_empty() {
+                    continue;
+                }
+                return Line::Whole(line);
+            }
+            self.searched = self.buffer.len();
+            if self.searched > self.limit {
+                self.buffer = BytesMut::new();
+                self.searched = 0;
+                return Line::TooLong;
+            }
+            // Doubling keeps the copies of a growing line few.
+            self.buffer.reserve(self.searched.max(16 * 1024));
+            match self.input.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return self.last_line(),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// What was said before the end without a newline still counts.
+    fn last_line(&mut self) -> Line {
+        self.searched = 0;
+        let rest = self.buffer.split().freeze();
+        let rest = rest.slice_ref(rest.trim_ascii());
+        if rest.is_empty() { Line::End } else { Line::Whole(rest) }
+    }
+}
+
+/// Writes one message of ours as a line.
+pub fn line(id: Option<&str>, method: &str, params: Option<&[u8]>) -> Bytes {
+    let params_size = params.map_or(0, <[u8]>::len);
+    let mut line = Vec::with_capacity(params_size + method.len() + 80);
+    line.extend_from_slice(br#"{"jsonrpc":"2.0""#);
+    if let Some(id) = id {
+        line.extend_from_slice(br#","id":"#);
+        line.extend_from_slice(id.as_bytes());
+    }
+    line.extend_from_slice(br#","method":"#);
+    line.extend_from_slice(serde_json::Value::from(method).to_string().as_bytes());
+    if let Some(params) = params {
+        line.extend_from_slice(br#","params":"#);
+        line.extend_from_slice(params);
+    }
+    line.extend_from_slice(b"}\n");
+    // A newline between tokens of the caller's JSON would end the line early; inside strings JSON
+    // has it escaped.
+    if params_size > 0 {
+        let end = line.len() - 1;
+        line[..end].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|b| *b = b' ');
+    }
+    line.into()
+}
+
+/// Writes an answer to a request of the child's.
+pub fn answer(id: &RawJson, member: &str, value: &str) -> Bytes {
+    Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"{member}\":{value}}}\n", id.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(line: &str) -> Message {
+        messages(&Bytes::copy_from_slice(line.as_bytes())).pop().expect(line)
+    }
+
+    #[test]
+    fn results_keep_their_bytes() {
+        let odd = r#"{ "b" : 1.0, "a":1e400, "x":{"unknown":[18446744073709551616]} }"#;
+        let Message::Response { id: 7, outcome: Ok(result) } =
+            one(&format!(r#"{{"jsonrpc":"2.0","id":7,"result":{odd},"extra":1}}"#))
+        else {
+            panic!("a result");
+        };
+        assert_eq!(result.as_str(), odd);
+    }
+
+    #[test]
+    fn ids_as_strings_null_results_and_errors_are_answers() {
+        assert!(matches!(one(r#"{"id":"7","result":{}}"#), Message::Response { id: 7, .. }));
+        assert!(matches!(one(r#"{"id":7,"result":null}"#), Message::Response { id: 7, .. }));
+        let Message::Response { outcome: Err(error), .. } = one(r#"{"id":1,"error":{"code":-1}}"#)
+        else {
+            panic!("an error");
+        };
+        assert_eq!(error.as_str(), r#"{"code":-1}"#);
+    }
+
+    #[test]
+    fn requests_and_notifications_are_told_apart() {
+        let Message::Request { id, method, .. } = one(r#"{"id":"x","method":"ping"}"#) else {
+            panic!("a request");
+        };
+        assert_eq!((id.as_str(), method.as_str()), (r#""x""#, "ping"));
+        assert!(matches!(one(r#"{"method":"n","params":{}}"#), Message::Notification { .. }));
+    }
+
+    #[test]
+    fn garbage_is_no_message_but_broken_text_in_an_answer_is_mended() {
+        for garbage in ["hello", "{", "[1,2]", "42", r#"{"a":1}"#, r#"{"id":null,"result":1}"#] {
+            assert!(messages(&Bytes::from(garbage)).is_empty(), "{garbage}");
+        }
+        let broken = Bytes::from_static(b"{\"id\":1,\"result\":{\"t\":\"\xff\"}}");
+        assert_eq!(messages(&broken).len(), 1);
+    }
+
+    #[test]
+    fn a_batch_is_many_messages() {
+        let batch = Bytes::from_static(br#"[{"id":1,"result":{}},{"method":"m"},5]"#);
+        assert_eq!(messages(&batch).len(), 2);
+    }
+
+    #[test]
+    fn deep_json_passes() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(matches!(one(&format!(r#"{{"id":1,"result":{deep}}}"#)), Message::Response { .. }));
+    }
+
+    #[tokio::test]
+    async fn lines_are_split_trimmed_and_bounded() {
+        let input: &[u8] = b"\n one \r\n\ntwo\nlast";
+        let mut reader = LineReader::new(input, 100);
+        for expected in ["one", "two", "last"] {
+            let Line::Whole(line) = reader.next().await else { panic!("{expected}") };
+            assert_eq!(line, expected);
+        }
+        assert!(matches!(reader.next().await, Line::End));
+        let long = [b'x'; 1000];
+        assert!(matches!(LineReader::new(&long[..], 100).next().await, Line::TooLong));
+    }
+
+    #[test]
+    fn our_lines_hold_no_newline_inside() {
+        let text = line(Some("1"), "tools/call", Some(b"{\n\"a\":\r\n1}"));
+        assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert!(serde_json::from_slice::<serde_json::Value>(&text).is_ok());
+    }
+}

@@ -1,0 +1,99 @@
+//! The first words with a child, and what it said of itself.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{ChildError, connection::Connection};
+use crate::model::RawJson;
+
+/// Which side of the protocol's break a conversation is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Era {
+    /// 2024-11-05 to 2025-11-25: `initialize`, one conversation per process.
+    Legacy,
+}
+
+/// How a child is spoken to. Fixed by a session's first caller: a process hears it once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// Which form of the protocol.
+    pub era: Era,
+    /// The revision we ask for.
+    pub protocol_version: Box<str>,
+    /// What the caller can answer; everything else the bridge declines for him.
+    pub capabilities: Map<String, Value>,
+}
+
+impl Profile {
+    /// For callers that can answer nothing: OpenAPI, and the catalogue.
+    pub fn silent() -> Self {
+        Self {
+            era: Era::Legacy,
+            protocol_version: "2025-11-25".into(),
+            capabilities: Map::new(),
+        }
+    }
+}
+
+/// A child's answer to `initialize`.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    /// The whole result, as it came.
+    pub raw: RawJson,
+    /// The parts that we read.
+    pub parts: HelloParts,
+}
+
+/// What we read of the answer to `initialize`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HelloParts {
+    /// The revision that the child chose.
+    pub protocol_version: String,
+    /// What it offers.
+    pub capabilities: Map<String, Value>,
+    /// Name and version.
+    pub server_info: ServerInfo,
+    /// Text for the model.
+    pub instructions: Option<String>,
+}
+
+/// Who the child says it is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ServerInfo {
+    /// For programs.
+    pub name: String,
+    /// For people.
+    pub title: Option<String>,
+    /// Its own version.
+    pub version: String,
+}
+
+/// Introduces us; the child is ready afterwards.
+pub async fn introduce(
+    connection: &Connection,
+    profile: &Profile,
+) -> Result<Result<Hello, ChildError>, super::connection::Closed> {
+    let params = RawJson::of(&json!({
+        "protocolVersion": profile.protocol_version,
+        "capabilities": profile.capabilities,
+        "clientInfo": {"name": "mcpo-bridge", "version": env!("CARGO_PKG_VERSION")},
+    }));
+    let raw = match connection.request("initialize", Some(&params)).await? {
+        Ok(result) => result,
+        Err(error) => {
+            let why = format!("it answered initialize with the error {}", error.as_str());
+            return Ok(Err(ChildError::NotStarted { why }));
+        }
+    };
+    let parts = match raw.read::<HelloParts>() {
+        Ok(parts) => parts,
+        Err(error) => {
+            let why = format!("its answer to initialize is no InitializeResult: {error}");
+            return Ok(Err(ChildError::NotStarted { why }));
+        }
+    };
+    connection.notify("notifications/initialized", None);
+    Ok(Ok(Hello { raw, parts }))
+}

@@ -1,0 +1,123 @@
+//! `server.log`: what children say beside the protocol, capped so that none can fill the disk.
+
+use std::{
+    collections::VecDeque,
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::io::AsyncRead;
+
+use super::{
+    connection::NoiseLog,
+    frame::{Line, LineReader},
+};
+
+/// Bytes in the log before it becomes `server.log.1`, the one generation that is kept.
+const FILE_LIMIT: u64 = 1024 * 1024;
+/// Bytes of one line that are kept; the rest of a flood is not worth having.
+const LINE_LIMIT: usize = 8 * 1024;
+/// Lines that an error message quotes.
+const TAIL: usize = 5;
+/// Bytes of one quoted line.
+const TAIL_LINE: usize = 300;
+
+/// The log of one child in its workspace's file. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerLog {
+    server: Arc<str>,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    path: PathBuf,
+    file: Option<(File, u64)>,
+    tail: VecDeque<String>,
+}
+
+impl ServerLog {
+    /// Appends to `path` (0600), each line marked with the server's name.
+    pub fn new(server: &str, path: PathBuf) -> Self {
+        let state = State { path, file: None, tail: VecDeque::with_capacity(TAIL) };
+        Self { server: server.into(), state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Reads stderr to its end, whatever comes.
+    pub async fn follow(self, stderr: impl AsyncRead + Unpin) {
+        let mut lines = LineReader::new(stderr, LINE_LIMIT);
+        loop {
+            match lines.next().await {
+                Line::Whole(line) => self.noise(&line),
+                Line::TooLong => {}
+                Line::End => return,
+            }
+        }
+    }
+
+    /// The last lines, for an error message.
+    pub fn tail(&self) -> String {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl NoiseLog for ServerLog {
+    fn noise(&self, line: &[u8]) {
+        let text = String::from_utf8_lossy(&line[..line.len().min(LINE_LIMIT)]).into_owned();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.tail.len() == TAIL {
+            state.tail.pop_front();
+        }
+        state.tail.push_back(text.chars().take(TAIL_LINE).collect());
+        // A log that cannot be written must not stop the child.
+        let _ = state.append(&self.server, &text);
+    }
+}
+
+impl State {
+    fn append(&mut self, server: &str, text: &str) -> io::Result<()> {
+        let line = format!("[{server}] {text}\n");
+        let (mut file, size) = match self.file.take() {
+            Some((file, size)) if size < FILE_LIMIT => (file, size),
+            Some(_) => {
+                std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
+                self.open()?
+            }
+            None => self.open()?,
+        };
+        file.write_all(line.as_bytes())?;
+        self.file = Some((file, size + line.len() as u64));
+        Ok(())
+    }
+
+    fn open(&self) -> io::Result<(File, u64)> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        let size = file.metadata()?.len();
+        Ok((file, size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_stays_within_two_files_and_the_tail_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.log");
+        let log = ServerLog::new("excel", path.clone());
+        let mut flood = "x".repeat(999).repeat(1) + "\n";
+        flood = flood.repeat(4000);
+        flood.push_str(&"y".repeat(100_000));
+        flood.push_str("\nlast words\n");
+        log.clone().follow(flood.as_bytes()).await;
+        assert!(log.tail().ends_with("last words"));
+        let sizes = std::fs::read_dir(folder.path()).unwrap();
+        let total: u64 = sizes.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        assert!(total <= 2 * FILE_LIMIT + 20_000, "{total}");
+        assert!(std::fs::read_to_string(path).unwrap().contains("[excel] last words"));
+    }
+}

@@ -1,0 +1,282 @@
+//! Child processes. The seam that everything else sits behind: *give me a ready child for this
+//! server, workspace, profile, overlay and deadline*.
+//!
+//! ```text
+//! bridge ── control socket ──▶ supervisor ──▶ child ──▶ whatever it starts
+//!    └────────── stdin, stdout, stderr ──────────┘
+//! ```
+
+mod connection;
+mod control;
+mod environment;
+mod frame;
+mod hello;
+mod launch;
+mod log;
+mod process;
+mod reaper;
+mod supervisor;
+mod tree;
+
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::{ResolvedCommand, ServerSpec, Transport},
+    model::RawJson,
+    store::Job,
+};
+
+pub use connection::{Listener, Outcome};
+pub use control::{End, ExitStatus, SUPERVISE};
+pub use hello::{Era, Hello, HelloParts, Profile, ServerInfo};
+pub use supervisor::supervise;
+
+use connection::{Closed, Connection};
+use log::ServerLog;
+use process::Process;
+use reaper::Supervisors;
+
+/// A cold start holds its place among the concurrent starts no longer than this, so that servers
+/// that hang at start cannot keep others from starting.
+const START_PLACE: Duration = Duration::from_secs(10);
+/// How long a call's failure waits to learn how the child ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Why a child gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChildError {
+    /// It never became ready.
+    #[error("the server did not start: {why}")]
+    NotStarted {
+        /// What happened, and the last lines of its log.
+        why: String,
+    },
+    /// It ended while a call waited.
+    #[error("the server ended during the call ({status}){tail}")]
+    Died {
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines of its log.
+        tail: String,
+    },
+    /// It sent more than we take in.
+    #[error("the server sent a message above the limit of {limit} bytes (MCPO_MAX_MESSAGE_BYTES)")]
+    TooLong {
+        /// The limit.
+        limit: usize,
+    },
+    /// The deadline passed.
+    #[error("the server did not answer in time")]
+    Timeout,
+}
+
+/// What a ready child is asked for.
+pub struct ChildRequest {
+    /// Which server, and so which version of it.
+    pub spec: Arc<ServerSpec>,
+    /// Where it works.
+    pub job: Job,
+    /// How it is spoken to.
+    pub profile: Profile,
+    /// Variables of one call or caller, over the server's own.
+    pub overlay: Vec<(OsString, OsString)>,
+    /// When the caller stops waiting.
+    pub deadline: tokio::time::Instant,
+    /// Hears the child's notifications.
+    pub listener: Listener,
+}
+
+/// Limits and places that all children share.
+#[derive(Debug, Clone)]
+pub struct ChildSettings {
+    /// Launcher caches.
+    pub tools_dir: PathBuf,
+    /// Bounds a start, handshake included.
+    pub start_timeout: Duration,
+    /// Bytes of one message from a child.
+    pub max_message: usize,
+    /// Cold starts side by side.
+    pub max_starts: usize,
+    /// Between SIGTERM and SIGKILL.
+    pub kill_grace: Duration,
+}
+
+/// Where children come from.
+pub struct Children {
+    settings: ChildSettings,
+    starts: Arc<Semaphore>,
+    supervisors: Supervisors,
+}
+
+impl Children {
+    /// No child is started before one is asked for.
+    pub fn new(settings: ChildSettings) -> Self {
+        let starts = Arc::new(Semaphore::new(settings.max_starts.max(1)));
+        Self { settings, starts, supervisors: Supervisors::default() }
+    }
+
+    /// Ends processes that lost their supervisor, until dropped.
+    pub async fn sweep_strays(&self) {
+        self.supervisors.sweep().await;
+    }
+
+    /// How much time a child gets between SIGTERM and SIGKILL.
+    pub fn kill_grace(&self) -> Duration {
+        self.settings.kill_grace
+    }
+
+    /// A child that has answered `initialize`. On any failure nothing of it is left running.
+    pub async fn ready(&self, request: ChildRequest) -> Result<Child, ChildError> {
+        let start_by = tokio::time::Instant::now() + self.settings.start_timeout;
+        let until = request.deadline.min(start_by);
+        let waiting = tokio::time::timeout_at(until, self.starts.clone().acquire_owned()).await;
+        let Ok(Ok(place)) = waiting else { return Err(ChildError::Timeout) };
+        // Held until ready, but not for ever.
+        let place = tokio::spawn(async move {
+            tokio::time::sleep(START_PLACE).await;
+            drop(place);
+        });
+        let started = self.start(request, until).await;
+        place.abort();
+        started
+    }
+
+    async fn start(
+        &self,
+        request: ChildRequest,
+        until: tokio::time::Instant,
+    ) -> Result<Child, ChildError> {
+        let Transport::Stdio(command) = &request.spec.transport else {
+            let why = "it is a remote server; these are not supported yet".to_owned();
+            return Err(ChildError::NotStarted { why });
+        };
+        let resolved = command.resolve(&request.job.work(), &request.job.id());
+        let launch = self.launch(resolved, command.cwd.clone(), &request);
+        let (process, pipes) = launch::launch(&launch, &self.supervisors).await?;
+        let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
+        tokio::spawn(log.clone().follow(pipes.stderr));
+        let connection = Connection::open(
+            pipes.stdin,
+            pipes.stdout,
+            self.settings.max_message,
+            request.listener,
+            Arc::new(log.clone()),
+        );
+        let limit = self.settings.max_message;
+        let mut child = Child { process, connection, log, hello: None, limit };
+        let greeting = hello::introduce(&child.connection, &request.profile);
+        let failure = match tokio::time::timeout_at(until, greeting).await {
+            Ok(Ok(Ok(hello))) => {
+                child.hello = Some(hello);
+                return Ok(child);
+            }
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(closed)) => match child.closed(closed).await {
+                ChildError::Died { status, tail } => {
+                    let why = format!("it ended before it was ready ({status}){tail}");
+                    ChildError::NotStarted { why }
+                }
+                other => other,
+            },
+            Err(_) => {
+                let waited = self.settings.start_timeout.as_secs();
+                let tail = child.tail();
+                let why = format!("no answer to initialize within {waited} s{tail}");
+                ChildError::NotStarted { why }
+            }
+        };
+        child.end(End::Kill).await;
+        Err(failure)
+    }
+
+    fn launch(
+        &self,
+        resolved: ResolvedCommand,
+        cwd: Option<PathBuf>,
+        request: &ChildRequest,
+    ) -> launch::Launch {
+        let env = environment::environment(
+            &resolved.program,
+            &request.job,
+            &self.settings.tools_dir,
+            &resolved.env,
+            &request.overlay,
+        );
+        let cwd = cwd.unwrap_or_else(|| request.job.work());
+        launch::Launch { program: resolved.program, args: resolved.args, env, cwd }
+    }
+}
+
+/// A running, initialised server process. Dropping it kills its whole tree.
+pub struct Child {
+    process: Process,
+    connection: Connection,
+    log: ServerLog,
+    hello: Option<Hello>,
+    limit: usize,
+}
+
+impl Child {
+    /// What it said of itself.
+    pub fn hello(&self) -> &Hello {
+        self.hello.as_ref().expect("a child is handed out after its hello")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Whether a call can be answered.
+    pub fn is_alive(&self) -> bool {
+        self.connection.is_open() && self.process.exit_status().is_none()
+    }
+
+    /// Memory of the process and all below it: proportional set size, bytes.
+    pub fn memory(&self) -> u64 {
+        tree::memory(self.pid())
+    }
+
+    /// One request. Dropping the future cancels it on the child's side.
+    pub async fn request(
+        &self,
+        method: &str,
+        params: Option<&RawJson>,
+    ) -> Result<Outcome, ChildError> {
+        match self.connection.request(method, params).await {
+            Ok(outcome) => Ok(outcome),
+            Err(closed) => Err(self.closed(closed).await),
+        }
+    }
+
+    /// Whether it answers at all within `patience`.
+    pub async fn answers_ping(&self, patience: Duration) -> bool {
+        let ping = self.connection.request("ping", None);
+        matches!(tokio::time::timeout(patience, ping).await, Ok(Ok(_)))
+    }
+
+    /// Ends it and waits until nothing of its tree is left.
+    pub async fn end(&self, how: End) -> ExitStatus {
+        self.connection.close_stdin();
+        self.process.ask_to_end(how);
+        self.process.gone().await
+    }
+
+    async fn closed(&self, why: Closed) -> ChildError {
+        match why {
+            Closed::LineTooLong => ChildError::TooLong { limit: self.limit },
+            Closed::StreamEnded => {
+                // The exit follows the end of the stream at once, unless the child only closed it.
+                let gone = tokio::time::timeout(LAST_WORDS, self.process.gone()).await;
+                ChildError::Died { status: gone.unwrap_or(ExitStatus::Unknown), tail: self.tail() }
+            }
+        }
+    }
+
+    fn tail(&self) -> String {
+        let tail = self.log.tail();
+        if tail.is_empty() { tail } else { format!("; its last words: {tail}") }
+    }
+}

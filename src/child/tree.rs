@@ -1,0 +1,101 @@
+//! Process trees, read from `/proc`.
+
+use std::collections::HashMap;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The number that the rest of the world uses.
+pub fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
+}
+
+/// Every process that we may see.
+fn processes() -> impl Iterator<Item = Entry> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    numbers.filter_map(read)
+}
+
+struct Entry {
+    pid: u32,
+    parent: u32,
+    zombie: bool,
+}
+
+/// Field 4 of `/proc/PID/stat`. The name in field 2 may hold anything, so count from its end.
+fn read(pid: u32) -> Option<Entry> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
+    let mut fields = std::str::from_utf8(after_name).ok()?.split_ascii_whitespace();
+    let (state, parent) = (fields.next()?, fields.next()?);
+    Some(Entry { pid, parent: parent.parse().ok()?, zombie: state == "Z" })
+}
+
+/// Every living process below `root`, parents before their children; `root` itself not included.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let mut below: HashMap<u32, Vec<u32>> = HashMap::new();
+    for process in processes().filter(|process| !process.zombie) {
+        below.entry(process.parent).or_default().push(process.pid);
+    }
+    let mut found = below.remove(&root).unwrap_or_default();
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        let children = below.remove(pid).unwrap_or_default();
+        found.extend(children);
+        next += 1;
+    }
+    found
+}
+
+/// Direct children of `root`, those included that ended and wait to be reaped.
+pub fn children_and_zombies(root: u32) -> Vec<u32> {
+    processes().filter(|process| process.parent == root).map(|process| process.pid).collect()
+}
+
+/// Signals everything below this process.
+pub fn signal_descendants(signal: Signal) {
+    for pid in descendants(std::process::id()) {
+        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// Proportional set size of a process and everything below it, in bytes. 0 where the kernel does
+/// not tell.
+pub fn memory(root: u32) -> u64 {
+    let one = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    };
+    std::iter::once(root).chain(descendants(root)).filter_map(one).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_grandchild_is_a_descendant() {
+        let script = "sleep 60 & echo $!; wait";
+        let mut shell = Command::new("sh")
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh runs");
+        let mut line = String::new();
+        let output = shell.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+        let grandchild: u32 = line.trim().parse().unwrap();
+        let found = descendants(std::process::id());
+        let position = |pid| found.iter().position(|other| *other == pid);
+        assert!(position(shell.id()).unwrap() < position(grandchild).unwrap());
+        assert!(children_and_zombies(std::process::id()).contains(&shell.id()));
+        assert!(memory(shell.id()) > 0);
+        let _ = kill_process(Pid::from_raw(grandchild.cast_signed()).unwrap(), Signal::KILL);
+        shell.wait().unwrap();
+    }
+}
