@@ -4,6 +4,8 @@
 //! The tree tells the story of a request: `http` → `identity` → `catalog` → `session` →
 //! `admission` → `child` → `artifacts` → answer. `docs/architecture.md` walks one call through it.
 
+mod config;
+mod identity;
 mod model;
 
 /// Runs the command line of this process and returns its exit code.

@@ -1,0 +1,125 @@
+//! Where the browser finds us: the front of every link that we hand out.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Serialize, Serializer};
+use url::Url;
+
+/// `MCPO_BASE_URL`: an absolute `http`/`https` URL with an optional path, or `/` for links
+/// relative to the origin of the page that shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BaseUrl {
+    /// `/`: links start with a slash.
+    Relative,
+    /// Links start with this URL; it has no query, no fragment and no credentials.
+    Absolute(Url),
+}
+
+/// Why the text is no base URL.
+#[derive(Debug, thiserror::Error)]
+#[error("not an absolute http or https URL without query, fragment and credentials, nor '/'")]
+pub struct InvalidBaseUrl;
+
+impl BaseUrl {
+    /// Puts `path` (with or without a leading slash, already percent-encoded) behind the base.
+    pub fn join(&self, path: &str) -> String {
+        let path = path.trim_start_matches('/');
+        match self {
+            Self::Relative => format!("/{path}"),
+            Self::Absolute(url) => format!("{}/{path}", url.as_str().trim_end_matches('/')),
+        }
+    }
+
+    /// The host name or address, lower case, without port; IPv6 without brackets.
+    pub fn host(&self) -> Option<String> {
+        match self {
+            Self::Relative => None,
+            Self::Absolute(url) => url
+                .host_str()
+                .map(|host| host.trim_matches(['[', ']']).to_owned()),
+        }
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = InvalidBaseUrl;
+    fn from_str(text: &str) -> Result<Self, InvalidBaseUrl> {
+        if text == "/" {
+            return Ok(Self::Relative);
+        }
+        let url = Url::parse(text).map_err(|_| InvalidBaseUrl)?;
+        let http = matches!(url.scheme(), "http" | "https") && url.has_host();
+        let bare = url.query().is_none() && url.fragment().is_none();
+        let open = url.username().is_empty() && url.password().is_none();
+        if http && bare && open {
+            Ok(Self::Absolute(url))
+        } else {
+            Err(InvalidBaseUrl)
+        }
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relative => f.write_str("/"),
+            Self::Absolute(url) => f.write_str(url.as_str().trim_end_matches('/')),
+        }
+    }
+}
+
+impl Serialize for BaseUrl {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joins_with_exactly_one_slash() {
+        for (base, link) in [
+            ("/", "/files/t/a.xlsx"),
+            (
+                "http://localhost:8080",
+                "http://localhost:8080/files/t/a.xlsx",
+            ),
+            ("https://x.example/", "https://x.example/files/t/a.xlsx"),
+            (
+                "https://x.example/mcpo/",
+                "https://x.example/mcpo/files/t/a.xlsx",
+            ),
+        ] {
+            let base: BaseUrl = base.parse().unwrap();
+            assert_eq!(base.join("/files/t/a.xlsx"), link);
+            assert_eq!(base.join("files/t/a.xlsx"), link);
+        }
+    }
+
+    #[test]
+    fn names_its_host_as_a_host_header_would() {
+        let host = |text: &str| text.parse::<BaseUrl>().unwrap().host();
+        assert_eq!(host("/"), None);
+        assert_eq!(host("http://LocalHost:8080").unwrap(), "localhost");
+        assert_eq!(host("http://[::1]:8080").unwrap(), "::1");
+    }
+
+    #[test]
+    fn refuses_what_would_break_links_or_leak() {
+        for bad in [
+            "",
+            "localhost:8080",
+            "ftp://x/",
+            "http://x/?a=b",
+            "http://x/#a",
+            "http://u:p@x/",
+            "javascript:alert(1)",
+            "//x/",
+            "/mcpo",
+        ] {
+            assert!(bad.parse::<BaseUrl>().is_err(), "{bad}");
+        }
+    }
+}

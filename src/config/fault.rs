@@ -1,0 +1,82 @@
+//! What is wrong with a configuration: where, what was there, and what to do.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// One fault. Its text never holds a secret: values of `env`, `headers`, `args`, `url` and of
+/// everything that came from `${…}` are left out by whoever makes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// The place: a JSON path (`mcpServers.excel.idle_timeout`) or a flag and its variable
+    /// (`--port / MCPO_PORT`); empty for the whole file.
+    pub place: String,
+    /// The offending value as JSON or text, where it may be shown.
+    pub value: Option<String>,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+impl Fault {
+    /// A fault without its value.
+    pub fn new(
+        place: impl Into<String>,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            place: place.into(),
+            value: None,
+            problem: problem.into(),
+            fix: fix.into(),
+        }
+    }
+
+    /// Adds the value; only for values that can hold no secret. Long ones are cut.
+    #[must_use]
+    pub fn with_value(mut self, value: impl fmt::Display) -> Self {
+        const LONGEST: usize = 80;
+        let mut text = value.to_string();
+        if let Some((cut, _)) = text.char_indices().nth(LONGEST) {
+            text.truncate(cut);
+            text.push('…');
+        }
+        self.value = Some(text);
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.place.is_empty() {
+            write!(f, "{}", self.place)?;
+            if let Some(value) = &self.value {
+                write!(f, " = {value}")?;
+            }
+            f.write_str(": ")?;
+        }
+        write!(f, "{}; {}", self.problem, self.fix)
+    }
+}
+
+/// All the faults of one source. Displayed with one line for each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+pub struct Faults {
+    /// The file, or "settings".
+    pub origin: String,
+    /// At least one.
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let many = if self.faults.len() == 1 { "" } else { "s" };
+        write!(f, "{}: {} fault{many}", self.origin, self.faults.len())?;
+        for fault in &self.faults {
+            write!(f, "\n  {fault}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! The API keys, kept as hashes: nothing here can print one.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer, ser::SerializeSeq};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+/// `MCPO_API_KEY`: named keys. Two keys may share a name, so that a key can be rotated without
+/// its holder becoming somebody else.
+#[derive(Clone, Default)]
+pub struct KeyRing(Vec<NamedKey>);
+
+#[derive(Clone)]
+struct NamedKey {
+    name: Box<str>,
+    digest: [u8; 32],
+}
+
+/// Why a list of keys was refused; holds nothing of the keys.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKeys {
+    /// Two principals that nobody could tell apart.
+    #[error("more than one key has no name: write each as NAME:KEY")]
+    Unnamed,
+    /// The text before the colon.
+    #[error(
+        "key number {0} has a bad name: 1 to 64 letters, digits, '.', '_', '-' before the colon \
+         (a key with a colon in it needs a name, too)"
+    )]
+    Name(usize),
+    /// Nothing after the colon.
+    #[error("key number {0} is empty: write NAME:KEY")]
+    Empty(usize),
+}
+
+/// The name of a key that was given none.
+const UNNAMED: &str = "default";
+
+impl KeyRing {
+    /// Reads keys that are separated by commas or line ends, each `NAME:KEY` or, once, `KEY`
+    /// (which is then named `default`). Blank entries are skipped.
+    pub fn parse(text: &str) -> Result<Self, InvalidKeys> {
+        let mut keys = Vec::new();
+        let mut unnamed = 0;
+        let entries = text.split([',', '\n', '\r']).map(str::trim);
+        for (index, entry) in entries.filter(|entry| !entry.is_empty()).enumerate() {
+            let (name, key) = if let Some((name, key)) = entry.split_once(':') {
+                (name.trim(), key.trim())
+            } else {
+                unnamed += 1;
+                (UNNAMED, entry)
+            };
+            if !is_name(name) {
+                return Err(InvalidKeys::Name(index + 1));
+            }
+            if key.is_empty() {
+                return Err(InvalidKeys::Empty(index + 1));
+            }
+            keys.push(NamedKey {
+                name: name.into(),
+                digest: Sha256::digest(key).into(),
+            });
+        }
+        if unnamed > 1 {
+            return Err(InvalidKeys::Unnamed);
+        }
+        Ok(Self(keys))
+    }
+
+    /// Whether no key is set: then no route asks for one.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The name of the key that `offered` is. Takes the same time for every offer: all keys are
+    /// compared, as hashes, so neither length nor a matching start can be measured.
+    pub fn find(&self, offered: &[u8]) -> Option<&str> {
+        let digest: [u8; 32] = Sha256::digest(offered).into();
+        // 0 is "none", so that selecting needs no branch.
+        let mut found = 0_u64;
+        for (number, key) in (1_u64..).zip(&self.0) {
+            let same: Choice = key.digest.ct_eq(&digest);
+            found.conditional_assign(&number, same);
+        }
+        let index = usize::try_from(found.checked_sub(1)?).ok()?;
+        Some(&self.0[index].name)
+    }
+
+    /// The names, in the order given.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|key| &*key.name)
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=64).contains(&text.len()) && text.chars().all(good)
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}
+
+/// The names only.
+impl Serialize for KeyRing {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut list = to.serialize_seq(Some(self.0.len()))?;
+        for name in self.names() {
+            list.serialize_element(name)?;
+        }
+        list.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_holder_of_a_key() {
+        let ring = KeyRing::parse("lone-key, alice:k1\nbob:k2:with:colons,,\r\n").unwrap();
+        assert_eq!(ring.find(b"lone-key"), Some("default"));
+        assert_eq!(ring.find(b"k1"), Some("alice"));
+        assert_eq!(ring.find(b"k2:with:colons"), Some("bob"));
+        for wrong in ["", "k", "k11", "K1", "alice:k1", "default"] {
+            assert_eq!(ring.find(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_empty_ring_opens_for_nobody() {
+        let ring = KeyRing::parse(" , \n").unwrap();
+        assert!(ring.is_empty());
+        assert_eq!(ring.find(b""), None);
+    }
+
+    #[test]
+    fn a_name_may_hold_two_keys_while_one_is_rotated() {
+        let ring = KeyRing::parse("webui:old,webui:new").unwrap();
+        assert_eq!(ring.find(b"old"), Some("webui"));
+        assert_eq!(ring.find(b"new"), Some("webui"));
+    }
+
+    #[test]
+    fn refuses_lists_that_are_ambiguous() {
+        assert_eq!(KeyRing::parse("a,b").unwrap_err(), InvalidKeys::Unnamed);
+        assert_eq!(KeyRing::parse("a:").unwrap_err(), InvalidKeys::Empty(1));
+        assert_eq!(KeyRing::parse("k,:b").unwrap_err(), InvalidKeys::Name(2));
+        assert_eq!(KeyRing::parse("a b:c").unwrap_err(), InvalidKeys::Name(1));
+    }
+
+    #[test]
+    fn debug_and_json_show_names_only() {
+        let ring = KeyRing::parse("alice:hunter2").unwrap();
+        assert_eq!(format!("{ring:?}"), "[\"alice\"]");
+        assert_eq!(serde_json::to_string(&ring).unwrap(), "[\"alice\"]");
+    }
+}

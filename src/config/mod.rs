@@ -1,0 +1,24 @@
+//! What the bridge is told: the server file (`mcp-servers.json`) and the settings (flags and
+//! environment). Both report all their faults at once, and neither ever prints a secret.
+
+mod base_url;
+mod fault;
+mod key_ring;
+mod secret;
+mod server_file;
+mod server_spec;
+mod settings;
+
+pub use base_url::{BaseUrl, InvalidBaseUrl};
+pub use fault::{Fault, Faults};
+pub use key_ring::{InvalidKeys, KeyRing};
+pub use secret::Secret;
+pub use server_file::{ConfigError, Loaded};
+pub use server_spec::{
+    BeforeEnd, CommandSpec, Mode, RemoteKind, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion,
+    Transport, WorkspaceScope,
+};
+pub use settings::{
+    Access, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log, LogFormat, LogLevel,
+    Settings, Stateful,
+};

@@ -1,0 +1,142 @@
+//! One server of the file, checked and complete: every default filled in.
+
+use std::{fmt, num::NonZeroUsize, time::Duration};
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::model::{RawJson, ServerName};
+
+mod command;
+mod version;
+
+pub use command::{CommandSpec, ResolvedCommand};
+pub use version::SpecVersion;
+
+/// One entry of `mcpServers`. `Debug` shows no value that may be secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSpec {
+    /// The key in `mcpServers`.
+    pub name: ServerName,
+    /// How to reach it.
+    pub transport: Transport,
+    /// Who shares a child.
+    pub mode: Mode,
+    /// Which folder its children work in.
+    pub workspace: WorkspaceScope,
+    /// A session without calls ends after this; > 0, ≤ 24 h.
+    pub idle_timeout: Duration,
+    /// A call's deadline, queue and start included; > 0, ≤ 24 h.
+    pub timeout: Duration,
+    /// Live children of this server for one user and chat; ≥ 1.
+    pub max_processes_per_chat: usize,
+    /// Calls side by side in one child, where the file says so.
+    pub concurrency: Option<NonZeroUsize>,
+    /// If set, only these tools are offered.
+    pub enabled_tools: Option<Vec<String>>,
+    /// Never offered, whatever `enabled_tools` says.
+    pub disabled_tools: Vec<String>,
+    /// Text for the operation descriptions.
+    pub usage_guide: Option<String>,
+    /// Text appended to an answer that made files.
+    pub post_instruction: Option<String>,
+    /// Result fields that name files.
+    pub file_path_fields: Vec<String>,
+    /// Argument fields that are made absolute.
+    pub resolve_path_fields: Vec<String>,
+    /// A call that saves work before a session is ended by us.
+    pub before_end: Option<BeforeEnd>,
+}
+
+impl ServerSpec {
+    /// Whether callers may see and call `tool`.
+    pub fn offers(&self, tool: &str) -> bool {
+        let listed = |list: &[String]| list.iter().any(|name| name == tool);
+        let enabled = self.enabled_tools.as_deref().is_none_or(listed);
+        enabled && !listed(&self.disabled_tools)
+    }
+
+    /// A hash of everything that shapes a child. A reload keeps the sessions of a server whose
+    /// version is the same; it changes with the value of a `${…}` too.
+    pub fn version(&self) -> SpecVersion {
+        SpecVersion::of(self)
+    }
+}
+
+/// How a server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// A program that we start.
+    Stdio(CommandSpec),
+    /// A server somewhere else.
+    Remote(RemoteSpec),
+}
+
+/// A remote server. `Debug` shows the origin of the URL and the names of the headers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RemoteSpec {
+    /// `http` or `https`; may hold a secret in its path or query.
+    pub url: Url,
+    /// The protocol spoken there.
+    pub kind: RemoteKind,
+    /// Sent with every request; names and values are valid HTTP. Values may be secrets.
+    pub headers: IndexMap<String, String>,
+}
+
+impl fmt::Debug for RemoteSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteSpec")
+            .field("origin", &self.url.origin().ascii_serialization())
+            .field("kind", &self.kind)
+            .field("headers", &self.headers.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The protocol of a remote server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemoteKind {
+    /// MCP Streamable HTTP.
+    StreamableHttp,
+    /// HTTP with server-sent events, of revision 2024-11-05.
+    Sse,
+}
+
+/// Who shares a running process of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Mode {
+    /// One process for each user and chat.
+    Stateful,
+    /// A fresh process and folder for each call.
+    Stateless,
+    /// One process for everyone: for servers that hold nothing and write nothing.
+    Shared,
+}
+
+/// Which folder a server's process works in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum WorkspaceScope {
+    /// The chat's folder, shared with the chat's other servers.
+    #[default]
+    Chat,
+    /// A folder of its own within the chat.
+    Own,
+}
+
+/// A tool call that the bridge makes itself before it ends a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BeforeEnd {
+    /// The tool's name.
+    pub tool: String,
+    /// Its arguments: a JSON object.
+    pub arguments: RawJson,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! The fingerprint of everything that shapes a child.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use super::{Mode, RemoteKind, ServerSpec, Transport, WorkspaceScope};
+
+/// SHA-256 over a server's transport, mode and workspace. Equal versions make equal children.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpecVersion([u8; 32]);
+
+impl SpecVersion {
+    pub(super) fn of(spec: &ServerSpec) -> Self {
+        let mut hash = Parts::new("mcpo-bridge server v1");
+        hash.text(spec.name.as_str());
+        hash.text(match spec.mode {
+            Mode::Stateful => "stateful",
+            Mode::Stateless => "stateless",
+            Mode::Shared => "shared",
+        });
+        hash.text(match spec.workspace {
+            WorkspaceScope::Chat => "chat",
+            WorkspaceScope::Own => "own",
+        });
+        match &spec.transport {
+            Transport::Stdio(command) => {
+                hash.text("stdio");
+                hash.text(&command.program);
+                hash.list(command.args.iter().map(String::as_str));
+                hash.pairs(&command.env);
+                hash.list(command.cwd.iter().map(|cwd| cwd.to_str().unwrap_or("")));
+            }
+            Transport::Remote(remote) => {
+                hash.text(match remote.kind {
+                    RemoteKind::StreamableHttp => "streamable-http",
+                    RemoteKind::Sse => "sse",
+                });
+                hash.text(remote.url.as_str());
+                hash.pairs(&remote.headers);
+            }
+        }
+        hash.finish()
+    }
+
+    /// The version of a whole file: of its bytes and of what its servers came to.
+    pub(in crate::config) fn of_file(
+        bytes: &[u8],
+        servers: impl Iterator<Item = SpecVersion>,
+    ) -> Self {
+        let mut hash = Parts::new("mcpo-bridge server file v1");
+        hash.bytes(bytes);
+        for version in servers {
+            hash.bytes(&version.0);
+        }
+        hash.finish()
+    }
+
+    /// Lower-case hex, 64 letters.
+    pub fn to_hex(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for SpecVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_hex()[..12])
+    }
+}
+
+/// Hashes parts with their lengths, which keep ("ab","c") and ("a","bc") apart.
+struct Parts(Sha256);
+
+impl Parts {
+    fn new(kind: &str) -> Self {
+        let mut parts = Self(Sha256::new());
+        parts.text(kind);
+        parts
+    }
+
+    fn bytes(&mut self, part: &[u8]) {
+        self.0.update((part.len() as u64).to_be_bytes());
+        self.0.update(part);
+    }
+
+    fn text(&mut self, part: &str) {
+        self.bytes(part.as_bytes());
+    }
+
+    fn list<'a>(&mut self, items: impl Iterator<Item = &'a str>) {
+        let items: Vec<_> = items.collect();
+        self.text(&items.len().to_string());
+        for item in items {
+            self.text(item);
+        }
+    }
+
+    /// In order of the names: moving a line in the file changes no child.
+    fn pairs(&mut self, pairs: &indexmap::IndexMap<String, String>) {
+        let mut sorted: Vec<_> = pairs.iter().collect();
+        sorted.sort();
+        self.list(
+            sorted
+                .into_iter()
+                .flat_map(|(k, v)| [k.as_str(), v.as_str()]),
+        );
+    }
+
+    fn finish(self) -> SpecVersion {
+        SpecVersion(self.0.finalize().into())
+    }
+}

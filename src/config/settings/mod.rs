@@ -1,0 +1,234 @@
+//! The settings: typed and complete, made from flags and environment by `SettingsArgs::resolve`.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use axum::http::HeaderName;
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+
+use super::{BaseUrl, KeyRing, Mode, Secret};
+
+/// Everything that flags and variables say. `Debug` and JSON show no secret.
+#[derive(Debug, Clone, Serialize)]
+pub struct Settings {
+    /// The server file.
+    pub config_file: PathBuf,
+    /// Workspaces, links, leases.
+    pub jobs_dir: PathBuf,
+    /// Launcher caches (uv, npm) that all children share.
+    pub tools_dir: PathBuf,
+    /// The mode of servers that name none.
+    pub default_mode: Mode,
+    /// The language of sentences around links and of pages for browsers.
+    pub lang: Lang,
+    /// What is written of each call beside the workspace.
+    pub journal: Journal,
+    /// The HTTP side.
+    pub listen: Listen,
+    /// Who may call, and who is believed.
+    pub access: Access,
+    /// Links and workspaces.
+    pub files: Files,
+    /// Time and load.
+    pub limits: Limits,
+    /// Children that live on between calls.
+    pub stateful: Stateful,
+    /// Where the log goes.
+    pub log: Log,
+    /// What deserves a line at start and in `/health`, though it is no fault.
+    pub warnings: Vec<String>,
+}
+
+/// The HTTP side.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listen {
+    /// Address or host name to listen on; IPv6 without brackets.
+    pub host: String,
+    /// TCP port; 0 lets the system choose.
+    pub port: u16,
+    /// The front of every link.
+    pub base_url: BaseUrl,
+    /// Empty, or `/x`: in front of every route.
+    pub path_prefix: String,
+    /// Host names and addresses in `Host` and `Origin` that are ours: lower case, no port, IPv6
+    /// without brackets. Loopback's names and the base URL's host are among them. `*` is any.
+    pub allowed_hosts: Vec<String>,
+    /// Origins (`https://chat.example`) whose pages may call us; `*` is any.
+    pub cors_allow_origins: Vec<String>,
+    /// The largest request body, in bytes.
+    pub max_body_bytes: u64,
+}
+
+/// Who may call, and who is believed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Access {
+    /// The API keys; with none, no route asks for one.
+    pub keys: KeyRing,
+    /// Documents ask for the key too.
+    pub strict_auth: bool,
+    /// Said explicitly: listen beyond loopback without a key.
+    pub allow_unauthenticated: bool,
+    /// With it, only signed user tokens are believed.
+    pub jwt_secret: Option<Secret>,
+    /// Peers whose plain identity headers are believed without a key.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The names of the identity headers.
+    pub headers: IdentityHeaders,
+}
+
+/// The names of the headers that say who the user is.
+#[derive(Debug, Clone, Serialize)]
+pub struct IdentityHeaders {
+    /// `X-OpenWebUI-User-Id`
+    #[serde(serialize_with = "as_text")]
+    pub user_id: HeaderName,
+    /// `X-OpenWebUI-User-Name`, percent-encoded
+    #[serde(serialize_with = "as_text")]
+    pub user_name: HeaderName,
+    /// `X-OpenWebUI-User-Email`
+    #[serde(serialize_with = "as_text")]
+    pub user_email: HeaderName,
+    /// `X-OpenWebUI-User-Role`
+    #[serde(serialize_with = "as_text")]
+    pub user_role: HeaderName,
+    /// `X-OpenWebUI-User-Jwt`
+    #[serde(serialize_with = "as_text")]
+    pub user_jwt: HeaderName,
+    /// `X-OpenWebUI-Chat-Id`
+    #[serde(serialize_with = "as_text")]
+    pub chat_id: HeaderName,
+    /// `X-OpenWebUI-Message-Id`
+    #[serde(serialize_with = "as_text")]
+    pub message_id: HeaderName,
+}
+
+fn as_text<S: Serializer>(name: &HeaderName, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(name.as_str())
+}
+
+/// Links and workspaces.
+#[derive(Debug, Clone, Serialize)]
+pub struct Files {
+    /// A link lives this long from its hand-out.
+    #[serde(serialize_with = "as_seconds")]
+    pub expiry: Duration,
+    /// A workspace lives this long past the end of its last call.
+    #[serde(serialize_with = "as_seconds")]
+    pub retention: Duration,
+    /// Files linked from one call; ≥ 1.
+    pub max_per_call: usize,
+    /// Bytes on disk in one workspace.
+    pub max_workspace_bytes: u64,
+    /// Files and folders in one workspace; ≥ 1.
+    pub max_workspace_files: usize,
+    /// Below this much free disk nothing new is written.
+    pub min_free_disk_bytes: u64,
+}
+
+/// Time and load.
+#[derive(Debug, Clone, Serialize)]
+pub struct Limits {
+    /// Calls being executed.
+    pub max_concurrent: NonZeroUsize,
+    /// Cold starts at the same time.
+    pub max_starts: NonZeroUsize,
+    /// A call's deadline where its server names none.
+    #[serde(serialize_with = "as_seconds")]
+    pub timeout: Duration,
+    /// A child's first answer.
+    #[serde(serialize_with = "as_seconds")]
+    pub start_timeout: Duration,
+    /// A call's wait for its turn.
+    #[serde(serialize_with = "as_seconds")]
+    pub queue_timeout: Duration,
+    /// From SIGTERM to SIGKILL of a child.
+    #[serde(serialize_with = "as_seconds")]
+    pub kill_grace: Duration,
+    /// What running calls get when the bridge is told to stop.
+    #[serde(serialize_with = "as_seconds")]
+    pub shutdown_grace: Duration,
+    /// One line from a child, in bytes.
+    pub max_message_bytes: u64,
+}
+
+/// Children that live on between calls.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stateful {
+    /// If false, stateful servers run stateless.
+    pub enabled: bool,
+    /// The idle end of servers that name none.
+    #[serde(serialize_with = "as_seconds")]
+    pub default_idle_timeout: Duration,
+    /// For servers that name none.
+    pub max_processes_per_chat: NonZeroUsize,
+    /// Over this many the least recently used idle session ends.
+    pub max_total_processes: NonZeroUsize,
+    /// Time between two rounds of the collector.
+    #[serde(serialize_with = "as_seconds")]
+    pub cleanup_interval: Duration,
+}
+
+/// Where the log goes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Log {
+    /// The least level that is written.
+    pub level: LogLevel,
+    /// Also appended here, as JSON.
+    pub file: Option<PathBuf>,
+    /// What standard output gets.
+    pub format: LogFormat,
+}
+
+/// Python's level names, which the design uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// What an operator wants to see.
+    Info,
+    /// What may need a hand.
+    Warning,
+    /// What failed.
+    Error,
+    /// What stops the bridge.
+    Critical,
+}
+
+/// What standard output gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The language of what people read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lang {
+    /// English.
+    En,
+    /// Japanese.
+    Ja,
+}
+
+/// What `journal.jsonl` keeps of each call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Journal {
+    /// Request, response, times, files.
+    Full,
+    /// Times, files, sizes and outcome.
+    Metadata,
+    /// Nothing.
+    Off,
+}
+
+fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(time.as_secs_f64())
+}
