@@ -4,7 +4,10 @@
 //! The tree tells the story of a request: `http` → `identity` → `catalog` → `session` →
 //! `admission` → `child` → `artifacts` → answer. `docs/architecture.md` walks one call through it.
 
+mod artifacts;
+mod http;
 mod model;
+mod store;
 
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
