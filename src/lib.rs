@@ -4,11 +4,19 @@
 //! The tree tells the story of a request: `http` → `identity` → `catalog` → `session` →
 //! `admission` → `child` → `artifacts` → answer. `docs/architecture.md` walks one call through it.
 
+mod artifacts;
+mod child;
 mod config;
+mod http;
 mod identity;
 mod model;
+mod store;
 
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|word| word == child::SUPERVISE) {
+        return child::supervise(&args.collect::<Vec<_>>());
+    }
     std::process::ExitCode::SUCCESS
 }
