@@ -94,8 +94,16 @@ impl Connection {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.shared.expect(number, sender)?;
-        let mut unanswered = Unanswered { connection: self, number, cancel: method != "initialize" };
-        let line = frame::line(Some(&number.to_string()), method, params.map(RawJson::as_bytes));
+        let mut unanswered = Unanswered {
+            connection: self,
+            number,
+            cancel: method != "initialize",
+        };
+        let line = frame::line(
+            Some(&number.to_string()),
+            method,
+            params.map(RawJson::as_bytes),
+        );
         let sent = self.outgoing.send(line).await;
         let outcome = match sent {
             Ok(()) => answer.await.ok(),
@@ -170,9 +178,11 @@ struct Unanswered<'a> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if self.cancel && self.connection.shared.take(self.number).is_some() {
-            let params = format!(r#"{{"requestId":{},"reason":"the caller left"}}"#, self.number);
-            let line =
-                frame::line(None, "notifications/cancelled", Some(params.as_bytes()));
+            let params = format!(
+                r#"{{"requestId":{},"reason":"the caller left"}}"#,
+                self.number
+            );
+            let line = frame::line(None, "notifications/cancelled", Some(params.as_bytes()));
             let _ = self.connection.outgoing.try_send(line);
         }
     }

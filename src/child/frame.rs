@@ -13,11 +13,21 @@ use crate::model::RawJson;
 #[derive(Debug)]
 pub enum Message {
     /// An answer to the request of ours with this number.
-    Response { id: u64, outcome: Result<RawJson, RawJson> },
+    Response {
+        id: u64,
+        outcome: Result<RawJson, RawJson>,
+    },
     /// The child asks something.
-    Request { id: RawJson, method: String, params: Option<RawJson> },
+    Request {
+        id: RawJson,
+        method: String,
+        params: Option<RawJson>,
+    },
     /// The child says something.
-    Notification { method: String, params: Option<RawJson> },
+    Notification {
+        method: String,
+        params: Option<RawJson>,
+    },
 }
 
 #[derive(Deserialize)]
@@ -41,7 +51,9 @@ pub fn messages(line: &Bytes) -> Vec<Message> {
     }
     if line.trim_ascii_start().first() == Some(&b'[') {
         let batch: Vec<&RawValue> = serde_json::from_slice(line).unwrap_or_default();
-        let parts = batch.into_iter().map(|part| RawJson::within(line, part).into_bytes());
+        let parts = batch
+            .into_iter()
+            .map(|part| RawJson::within(line, part).into_bytes());
         return parts.filter_map(|part| message(&part)).collect();
     }
     // Bytes that are no UTF-8 must not cost the caller his answer.
@@ -56,10 +68,15 @@ fn message(line: &Bytes) -> Option<Message> {
     let raw = |part: &RawValue| RawJson::within(line, part);
     let params = envelope.params.map(raw);
     match (envelope.method, envelope.id) {
-        (Some(method), Some(id)) => {
-            Some(Message::Request { id: raw(id), method: method.into_owned(), params })
-        }
-        (Some(method), None) => Some(Message::Notification { method: method.into_owned(), params }),
+        (Some(method), Some(id)) => Some(Message::Request {
+            id: raw(id),
+            method: method.into_owned(),
+            params,
+        }),
+        (Some(method), None) => Some(Message::Notification {
+            method: method.into_owned(),
+            params,
+        }),
         (None, id) => {
             let outcome = match (envelope.error, envelope.result) {
                 (Some(error), _) => Err(raw(error)),
@@ -67,7 +84,10 @@ fn message(line: &Bytes) -> Option<Message> {
                 // `"result":null` is an answer; nothing at all is not one.
                 (None, None) => Ok(RawJson::null()),
             };
-            Some(Message::Response { id: number(id?)?, outcome })
+            Some(Message::Response {
+                id: number(id?)?,
+                outcome,
+            })
         }
     }
 }
@@ -98,7 +118,12 @@ pub struct LineReader<R> {
 impl<R: AsyncRead + Unpin> LineReader<R> {
     /// `limit` in bytes bounds one line, and so this reader's memory.
     pub fn new(input: R, limit: usize) -> Self {
-        Self { input, buffer: BytesMut::with_capacity(16 * 1024), searched: 0, limit }
+        Self {
+            input,
+            buffer: BytesMut::with_capacity(16 * 1024),
+            searched: 0,
+            limit,
+        }
     }
 
     /// The next line that is not blank. Cancel-safe.
@@ -110,6 +135,9 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
                 let line = line.slice_ref(line.trim_ascii());
                 if line.is_empty() {
                     continue;
+                }
+                if line.len() > self.limit {
+                    return Line::TooLong;
                 }
                 return Line::Whole(line);
             }
@@ -133,7 +161,11 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         self.searched = 0;
         let rest = self.buffer.split().freeze();
         let rest = rest.slice_ref(rest.trim_ascii());
-        if rest.is_empty() { Line::End } else { Line::Whole(rest) }
+        if rest.is_empty() {
+            Line::End
+        } else {
+            Line::Whole(rest)
+        }
     }
 }
 
@@ -157,14 +189,20 @@ pub fn line(id: Option<&str>, method: &str, params: Option<&[u8]>) -> Bytes {
     // has it escaped.
     if params_size > 0 {
         let end = line.len() - 1;
-        line[..end].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|b| *b = b' ');
+        line[..end]
+            .iter_mut()
+            .filter(|byte| matches!(byte, b'\n' | b'\r'))
+            .for_each(|b| *b = b' ');
     }
     line.into()
 }
 
 /// Writes an answer to a request of the child's.
 pub fn answer(id: &RawJson, member: &str, value: &str) -> Bytes {
-    Bytes::from(format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"{member}\":{value}}}\n", id.as_str()))
+    Bytes::from(format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":{},\"{member}\":{value}}}\n",
+        id.as_str()
+    ))
 }
 
 #[cfg(test)]
@@ -172,14 +210,20 @@ mod tests {
     use super::*;
 
     fn one(line: &str) -> Message {
-        messages(&Bytes::copy_from_slice(line.as_bytes())).pop().expect(line)
+        messages(&Bytes::copy_from_slice(line.as_bytes()))
+            .pop()
+            .expect(line)
     }
 
     #[test]
     fn results_keep_their_bytes() {
         let odd = r#"{ "b" : 1.0, "a":1e400, "x":{"unknown":[18446744073709551616]} }"#;
-        let Message::Response { id: 7, outcome: Ok(result) } =
-            one(&format!(r#"{{"jsonrpc":"2.0","id":7,"result":{odd},"extra":1}}"#))
+        let Message::Response {
+            id: 7,
+            outcome: Ok(result),
+        } = one(&format!(
+            r#"{{"jsonrpc":"2.0","id":7,"result":{odd},"extra":1}}"#
+        ))
         else {
             panic!("a result");
         };
@@ -188,9 +232,18 @@ mod tests {
 
     #[test]
     fn ids_as_strings_null_results_and_errors_are_answers() {
-        assert!(matches!(one(r#"{"id":"7","result":{}}"#), Message::Response { id: 7, .. }));
-        assert!(matches!(one(r#"{"id":7,"result":null}"#), Message::Response { id: 7, .. }));
-        let Message::Response { outcome: Err(error), .. } = one(r#"{"id":1,"error":{"code":-1}}"#)
+        assert!(matches!(
+            one(r#"{"id":"7","result":{}}"#),
+            Message::Response { id: 7, .. }
+        ));
+        assert!(matches!(
+            one(r#"{"id":7,"result":null}"#),
+            Message::Response { id: 7, .. }
+        ));
+        let Message::Response {
+            outcome: Err(error),
+            ..
+        } = one(r#"{"id":1,"error":{"code":-1}}"#)
         else {
             panic!("an error");
         };
@@ -203,12 +256,22 @@ mod tests {
             panic!("a request");
         };
         assert_eq!((id.as_str(), method.as_str()), (r#""x""#, "ping"));
-        assert!(matches!(one(r#"{"method":"n","params":{}}"#), Message::Notification { .. }));
+        assert!(matches!(
+            one(r#"{"method":"n","params":{}}"#),
+            Message::Notification { .. }
+        ));
     }
 
     #[test]
     fn garbage_is_no_message_but_broken_text_in_an_answer_is_mended() {
-        for garbage in ["hello", "{", "[1,2]", "42", r#"{"a":1}"#, r#"{"id":null,"result":1}"#] {
+        for garbage in [
+            "hello",
+            "{",
+            "[1,2]",
+            "42",
+            r#"{"a":1}"#,
+            r#"{"id":null,"result":1}"#,
+        ] {
             assert!(messages(&Bytes::from(garbage)).is_empty(), "{garbage}");
         }
         let broken = Bytes::from_static(b"{\"id\":1,\"result\":{\"t\":\"\xff\"}}");
@@ -224,7 +287,10 @@ mod tests {
     #[test]
     fn deep_json_passes() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(matches!(one(&format!(r#"{{"id":1,"result":{deep}}}"#)), Message::Response { .. }));
+        assert!(matches!(
+            one(&format!(r#"{{"id":1,"result":{deep}}}"#)),
+            Message::Response { .. }
+        ));
     }
 
     #[tokio::test]
@@ -232,12 +298,17 @@ mod tests {
         let input: &[u8] = b"\n one \r\n\ntwo\nlast";
         let mut reader = LineReader::new(input, 100);
         for expected in ["one", "two", "last"] {
-            let Line::Whole(line) = reader.next().await else { panic!("{expected}") };
+            let Line::Whole(line) = reader.next().await else {
+                panic!("{expected}")
+            };
             assert_eq!(line, expected);
         }
         assert!(matches!(reader.next().await, Line::End));
         let long = [b'x'; 1000];
-        assert!(matches!(LineReader::new(&long[..], 100).next().await, Line::TooLong));
+        assert!(matches!(
+            LineReader::new(&long[..], 100).next().await,
+            Line::TooLong
+        ));
     }
 
     #[test]

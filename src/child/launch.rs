@@ -18,9 +18,9 @@ use super::{ChildError, control::SUPERVISE, process::Process, reaper::Supervisor
 #[derive(Clone)]
 pub struct Launch {
     /// Looked up in the PATH of `env` unless it holds a slash.
-    pub program: OsString,
+    pub program: String,
     /// Its arguments.
-    pub args: Vec<OsString>,
+    pub args: Vec<String>,
     /// The whole environment.
     pub env: Vec<(OsString, OsString)>,
     /// The working directory.
@@ -89,6 +89,11 @@ fn send_stdio(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(control, &[IoSlice::new(b"!")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    sendmsg(
+        control,
+        &[IoSlice::new(b"!")],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }

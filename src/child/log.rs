@@ -41,8 +41,15 @@ struct State {
 impl ServerLog {
     /// Appends to `path` (0600), each line marked with the server's name.
     pub fn new(server: &str, path: PathBuf) -> Self {
-        let state = State { path, file: None, tail: VecDeque::with_capacity(TAIL) };
-        Self { server: server.into(), state: Arc::new(Mutex::new(state)) }
+        let state = State {
+            path,
+            file: None,
+            tail: VecDeque::with_capacity(TAIL),
+        };
+        Self {
+            server: server.into(),
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Reads stderr to its end, whatever comes.
@@ -60,7 +67,12 @@ impl ServerLog {
     /// The last lines, for an error message.
     pub fn tail(&self) -> String {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+        state
+            .tail
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
@@ -94,7 +106,11 @@ impl State {
     }
 
     fn open(&self) -> io::Result<(File, u64)> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&self.path)?;
         let size = file.metadata()?.len();
         Ok((file, size))
     }
@@ -116,8 +132,14 @@ mod tests {
         log.clone().follow(flood.as_bytes()).await;
         assert!(log.tail().ends_with("last words"));
         let sizes = std::fs::read_dir(folder.path()).unwrap();
-        let total: u64 = sizes.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        let total: u64 = sizes
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
         assert!(total <= 2 * FILE_LIMIT + 20_000, "{total}");
-        assert!(std::fs::read_to_string(path).unwrap().contains("[excel] last words"));
+        assert!(
+            std::fs::read_to_string(path)
+                .unwrap()
+                .contains("[excel] last words")
+        );
     }
 }

@@ -18,7 +18,7 @@ mod reaper;
 mod supervisor;
 mod tree;
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
@@ -81,7 +81,7 @@ pub struct ChildRequest {
     /// How it is spoken to.
     pub profile: Profile,
     /// Variables of one call or caller, over the server's own.
-    pub overlay: Vec<(OsString, OsString)>,
+    pub overlay: Vec<(String, String)>,
     /// When the caller stops waiting.
     pub deadline: tokio::time::Instant,
     /// Hears the child's notifications.
@@ -114,7 +114,11 @@ impl Children {
     /// No child is started before one is asked for.
     pub fn new(settings: ChildSettings) -> Self {
         let starts = Arc::new(Semaphore::new(settings.max_starts.max(1)));
-        Self { settings, starts, supervisors: Supervisors::default() }
+        Self {
+            settings,
+            starts,
+            supervisors: Supervisors::default(),
+        }
     }
 
     /// Ends processes that lost their supervisor, until dropped.
@@ -132,7 +136,9 @@ impl Children {
         let start_by = tokio::time::Instant::now() + self.settings.start_timeout;
         let until = request.deadline.min(start_by);
         let waiting = tokio::time::timeout_at(until, self.starts.clone().acquire_owned()).await;
-        let Ok(Ok(place)) = waiting else { return Err(ChildError::Timeout) };
+        let Ok(Ok(place)) = waiting else {
+            return Err(ChildError::Timeout);
+        };
         // Held until ready, but not for ever.
         let place = tokio::spawn(async move {
             tokio::time::sleep(START_PLACE).await;
@@ -153,7 +159,7 @@ impl Children {
             return Err(ChildError::NotStarted { why });
         };
         let resolved = command.resolve(&request.job.work(), &request.job.id());
-        let launch = self.launch(resolved, command.cwd.clone(), &request);
+        let launch = self.launch(resolved, &request);
         let (process, pipes) = launch::launch(&launch, &self.supervisors).await?;
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
         tokio::spawn(log.clone().follow(pipes.stderr));
@@ -165,7 +171,13 @@ impl Children {
             Arc::new(log.clone()),
         );
         let limit = self.settings.max_message;
-        let mut child = Child { process, connection, log, hello: None, limit };
+        let mut child = Child {
+            process,
+            connection,
+            log,
+            hello: None,
+            limit,
+        };
         let greeting = hello::introduce(&child.connection, &request.profile);
         let failure = match tokio::time::timeout_at(until, greeting).await {
             Ok(Ok(Ok(hello))) => {
@@ -194,18 +206,21 @@ impl Children {
     fn launch(
         &self,
         resolved: ResolvedCommand,
-        cwd: Option<PathBuf>,
         request: &ChildRequest,
     ) -> launch::Launch {
         let env = environment::environment(
             &resolved.program,
             &request.job,
             &self.settings.tools_dir,
-            &resolved.env,
+            resolved.env,
             &request.overlay,
         );
-        let cwd = cwd.unwrap_or_else(|| request.job.work());
-        launch::Launch { program: resolved.program, args: resolved.args, env, cwd }
+        launch::Launch {
+            program: resolved.program,
+            args: resolved.args,
+            env,
+            cwd: resolved.cwd,
+        }
     }
 }
 
@@ -221,7 +236,9 @@ pub struct Child {
 impl Child {
     /// What it said of itself.
     pub fn hello(&self) -> &Hello {
-        self.hello.as_ref().expect("a child is handed out after its hello")
+        self.hello
+            .as_ref()
+            .expect("a child is handed out after its hello")
     }
 
     /// Its process id.
@@ -270,13 +287,20 @@ impl Child {
             Closed::StreamEnded => {
                 // The exit follows the end of the stream at once, unless the child only closed it.
                 let gone = tokio::time::timeout(LAST_WORDS, self.process.gone()).await;
-                ChildError::Died { status: gone.unwrap_or(ExitStatus::Unknown), tail: self.tail() }
+                ChildError::Died {
+                    status: gone.unwrap_or(ExitStatus::Unknown),
+                    tail: self.tail(),
+                }
             }
         }
     }
 
     fn tail(&self) -> String {
         let tail = self.log.tail();
-        if tail.is_empty() { tail } else { format!("; its last words: {tail}") }
+        if tail.is_empty() {
+            tail
+        } else {
+            format!("; its last words: {tail}")
+        }
     }
 }

@@ -39,7 +39,12 @@ impl Process {
         let (read, write) = control.into_split();
         let mut reports = BufReader::new(read).lines();
         let first = next_report(&mut reports).await;
-        let owner = Owner { reports, control: write, supervisor, supervisors };
+        let owner = Owner {
+            reports,
+            control: write,
+            supervisor,
+            supervisors,
+        };
         let pid = match first {
             Some(Report::Started(pid)) => pid,
             other => {
@@ -75,7 +80,11 @@ impl Process {
     /// Waits until nothing of the tree is left.
     pub async fn gone(&self) -> ExitStatus {
         let mut exit = self.exit.clone();
-        let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+        let status = exit
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|status| *status);
         status.unwrap_or(ExitStatus::Unknown)
     }
 }
@@ -130,7 +139,10 @@ impl Owner {
     async fn reap(mut self) {
         drop(self.control);
         let pid = self.supervisor.id();
-        if tokio::time::timeout(Duration::from_secs(5), self.supervisor.wait()).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(5), self.supervisor.wait())
+            .await
+            .is_err()
+        {
             let _ = self.supervisor.kill().await;
         }
         self.supervisors.forget(pid);

@@ -26,15 +26,23 @@ pub struct Supervisors {
 impl Supervisors {
     /// Spawns under the lock, so that no round can take the newcomer for a stray (0.2 ms).
     pub fn spawn(&self, command: Command) -> io::Result<tokio::process::Child> {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+        let mut known = self
+            .known
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let child = tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .spawn()?;
         known.extend(child.id());
         Ok(child)
     }
 
     /// To be called once a supervisor was waited for; looks at once for what it left.
     pub fn forget(&self, pid: Option<u32>) {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut known = self
+            .known
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(pid) = pid {
             known.remove(&pid);
         }
@@ -51,7 +59,10 @@ impl Supervisors {
     }
 
     fn end_strays(&self) {
-        let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for pid in tree::children_and_zombies(std::process::id()) {
             let Some(stray) = Pid::from_raw(pid.cast_signed()).filter(|_| !known.contains(&pid))
             else {

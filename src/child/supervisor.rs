@@ -44,10 +44,13 @@ const OOM_SCORE: &str = "800";
 
 /// Runs as supervisor of `argv` until nothing of the child is left.
 pub fn supervise(argv: &[OsString]) -> ExitCode {
-    let Ok(control) = rustix::io::dup(rustix::stdio::stdin()).map(UnixStream::from) else {
+    let Ok(control) = std::io::stdin().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;
     };
-    let mut bridge = Bridge { control, pending: Vec::new() };
+    let mut bridge = Bridge {
+        control: control.into(),
+        pending: Vec::new(),
+    };
     match start(&bridge.control, argv) {
         Ok(child) => {
             bridge.report(&Report::Started(tree::number(child)));
@@ -56,8 +59,13 @@ pub fn supervise(argv: &[OsString]) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let program = argv.first().map(|name| name.display().to_string()).unwrap_or_default();
-            bridge.report(&Report::Failed(format!("cannot start '{program}': {error}")));
+            let program = argv
+                .first()
+                .map(|name| name.display().to_string())
+                .unwrap_or_default();
+            bridge.report(&Report::Failed(format!(
+                "cannot start '{program}': {error}"
+            )));
             ExitCode::FAILURE
         }
     }
@@ -69,7 +77,10 @@ fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
     let (program, args) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     // A core dump in `work/` would be handed out as the tool's file.
-    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    let none = rustix::process::Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
     let own_score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
@@ -82,7 +93,10 @@ fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
         .spawn();
     let _ = std::fs::write("/proc/self/oom_score_adj", own_score.trim());
     // Waited for by number: orphans that come to us are reaped by the same call.
-    #[expect(clippy::zombie_processes, reason = "Supervisor::reap waits for every child")]
+    #[expect(
+        clippy::zombie_processes,
+        reason = "Supervisor::reap waits for every child"
+    )]
     let child = child?;
     Pid::from_raw(child.id().cast_signed()).ok_or_else(|| std::io::ErrorKind::Other.into())
 }
@@ -91,7 +105,12 @@ fn receive_stdio(control: &UnixStream) -> std::io::Result<[OwnedFd; 3]> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0_u8; 1];
-    recvmsg(control, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    recvmsg(
+        control,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     let received = ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors.collect::<Vec<_>>()),
         _ => None,
@@ -116,7 +135,9 @@ enum Order {
 impl Bridge {
     fn report(&mut self, report: &Report) {
         // A bridge that is gone needs no report; its absence is seen by the next read.
-        let _ = self.control.write_all(format!("{}\n", report.to_line()).as_bytes());
+        let _ = self
+            .control
+            .write_all(format!("{}\n", report.to_line()).as_bytes());
     }
 
     /// Reads what is there after poll said so. Unknown lines are skipped.
@@ -129,7 +150,10 @@ impl Bridge {
         let end = self.pending.iter().rposition(|byte| *byte == b'\n')?;
         let lines: Vec<u8> = self.pending.drain(..=end).collect();
         let text = String::from_utf8_lossy(&lines);
-        text.lines().filter_map(End::times).last().map(|(wait, grace)| Order::End(wait, grace))
+        text.lines()
+            .filter_map(End::times)
+            .last()
+            .map(|(wait, grace)| Order::End(wait, grace))
     }
 }
 
@@ -153,7 +177,12 @@ struct Supervisor {
 
 impl Supervisor {
     fn new(child: Pid) -> Self {
-        Self { child, status: None, phase: Phase::Running, orders_may_come: true }
+        Self {
+            child,
+            status: None,
+            phase: Phase::Running,
+            orders_may_come: true,
+        }
     }
 
     fn run(mut self, bridge: &mut Bridge) -> ExitStatus {
@@ -180,7 +209,11 @@ impl Supervisor {
 
     /// Waits for an order, the child's exit or the next tick; true if an order can be read.
     fn orders_wait(&self, control: BorrowedFd<'_>, child: Option<BorrowedFd<'_>>) -> bool {
-        let pause = if matches!(self.phase, Phase::Running) { REAP } else { TICK };
+        let pause = if matches!(self.phase, Phase::Running) {
+            REAP
+        } else {
+            TICK
+        };
         let pause = Timespec::try_from(pause).ok();
         let mut watched = Vec::with_capacity(2);
         if self.orders_may_come {

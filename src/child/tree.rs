@@ -26,9 +26,15 @@ struct Entry {
 fn read(pid: u32) -> Option<Entry> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
-    let mut fields = std::str::from_utf8(after_name).ok()?.split_ascii_whitespace();
+    let mut fields = std::str::from_utf8(after_name)
+        .ok()?
+        .split_ascii_whitespace();
     let (state, parent) = (fields.next()?, fields.next()?);
-    Some(Entry { pid, parent: parent.parse().ok()?, zombie: state == "Z" })
+    Some(Entry {
+        pid,
+        parent: parent.parse().ok()?,
+        zombie: state == "Z",
+    })
 }
 
 /// Every living process below `root`, parents before their children; `root` itself not included.
@@ -49,7 +55,10 @@ pub fn descendants(root: u32) -> Vec<u32> {
 
 /// Direct children of `root`, those included that ended and wait to be reaped.
 pub fn children_and_zombies(root: u32) -> Vec<u32> {
-    processes().filter(|process| process.parent == root).map(|process| process.pid).collect()
+    processes()
+        .filter(|process| process.parent == root)
+        .map(|process| process.pid)
+        .collect()
 }
 
 /// Signals everything below this process.
@@ -70,7 +79,10 @@ pub fn memory(root: u32) -> u64 {
         let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(kib * 1024)
     };
-    std::iter::once(root).chain(descendants(root)).filter_map(one).sum()
+    std::iter::once(root)
+        .chain(descendants(root))
+        .filter_map(one)
+        .sum()
 }
 
 #[cfg(test)]
@@ -95,7 +107,10 @@ mod tests {
         assert!(position(shell.id()).unwrap() < position(grandchild).unwrap());
         assert!(children_and_zombies(std::process::id()).contains(&shell.id()));
         assert!(memory(shell.id()) > 0);
-        let _ = kill_process(Pid::from_raw(grandchild.cast_signed()).unwrap(), Signal::KILL);
+        let _ = kill_process(
+            Pid::from_raw(grandchild.cast_signed()).unwrap(),
+            Signal::KILL,
+        );
         shell.wait().unwrap();
     }
 }

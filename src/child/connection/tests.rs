@@ -31,7 +31,13 @@ impl Played {
             Arc::new(move |method, _| notes.lock().unwrap().push(method.to_owned()));
         let connection = Connection::open(stdin, stdout, 1000, listener, noise.clone());
         let reads = BufReader::new(child_stdin).lines();
-        Self { connection, reads, writes: child_stdout, noise, heard }
+        Self {
+            connection,
+            reads,
+            writes: child_stdout,
+            noise,
+            heard,
+        }
     }
 
     async fn hears(&mut self) -> Value {
@@ -39,7 +45,10 @@ impl Played {
     }
 
     async fn says(&mut self, line: &str) {
-        self.writes.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        self.writes
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .unwrap();
     }
 
     fn asks(&self, method: &'static str) -> tokio::task::JoinHandle<Result<Outcome, Closed>> {
@@ -54,19 +63,26 @@ async fn answers_find_their_request_whatever_comes_between() {
     let (one, two) = (child.asks("one"), child.asks("two"));
     let (first, second) = (child.hears().await, child.hears().await);
     child.says("log line").await;
-    child.says(r#"{"method":"notifications/message","params":{}}"#).await;
+    child
+        .says(r#"{"method":"notifications/message","params":{}}"#)
+        .await;
     child.says(r#"{"id":9,"method":"ping"}"#).await;
     child.says(r#"{"id":"r","method":"roots/list"}"#).await;
     child.says(r#"{"id":4711,"result":"nobody asked"}"#).await;
     for asked in [second, first] {
         let (id, method) = (&asked["id"], &asked["method"]);
-        child.says(&json!({"id": id, "result": method}).to_string()).await;
+        child
+            .says(&json!({"id": id, "result": method}).to_string())
+            .await;
     }
     assert_eq!(one.await.unwrap().unwrap().unwrap().as_str(), r#""one""#);
     assert_eq!(two.await.unwrap().unwrap().unwrap().as_str(), r#""two""#);
     assert_eq!(child.hears().await["result"], json!({}));
     let refused = child.hears().await;
-    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!("r"), &json!(-32601)));
+    assert_eq!(
+        (&refused["id"], &refused["error"]["code"]),
+        (&json!("r"), &json!(-32601))
+    );
     assert_eq!(*child.heard.lock().unwrap(), ["notifications/message"]);
     assert_eq!(*child.noise.0.lock().unwrap(), [b"log line".to_vec()]);
 }
@@ -90,7 +106,10 @@ async fn an_ended_stream_fails_who_waits_and_who_comes_later() {
     drop(child.writes);
     assert_eq!(call.await.unwrap().unwrap_err(), Closed::StreamEnded);
     assert!(!child.connection.is_open());
-    assert_eq!(child.connection.request("y", None).await.unwrap_err(), Closed::StreamEnded);
+    assert_eq!(
+        child.connection.request("y", None).await.unwrap_err(),
+        Closed::StreamEnded
+    );
 }
 
 #[tokio::test]
@@ -109,6 +128,8 @@ async fn closing_stdin_lets_the_last_answer_in() {
     let asked = child.hears().await;
     child.connection.close_stdin();
     assert!(child.reads.next_line().await.unwrap().is_none());
-    child.says(&json!({"id": asked["id"], "result": 1}).to_string()).await;
+    child
+        .says(&json!({"id": asked["id"], "result": 1}).to_string())
+        .await;
     assert_eq!(call.await.unwrap().unwrap().unwrap().as_str(), "1");
 }
