@@ -5,6 +5,7 @@
 //! `admission` → `child` → `artifacts` → answer. `docs/architecture.md` walks one call through it.
 
 mod model;
+mod openapi;
 
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
