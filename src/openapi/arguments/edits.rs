@@ -30,7 +30,8 @@ impl Edits {
             let mut parent = Some(&mut *value);
             for step in above {
                 let inner = edits.0.entry(step.clone());
-                let Edit::Inside(inner) = inner.or_insert_with(|| Edit::Inside(Self::default())) else {
+                let Edit::Inside(inner) = inner.or_insert_with(|| Edit::Inside(Self::default()))
+                else {
                     return;
                 };
                 edits = inner;
@@ -68,7 +69,10 @@ impl Edits {
             out.push('}');
         } else {
             out.push('[');
-            for (index, value) in serde_json::from_str::<Vec<&RawValue>>(raw)?.into_iter().enumerate() {
+            for (index, value) in serde_json::from_str::<Vec<&RawValue>>(raw)?
+                .into_iter()
+                .enumerate()
+            {
                 separate(out, '[');
                 Edit::write(self.0.get(&Step::Index(index)), value.get(), out)?;
             }

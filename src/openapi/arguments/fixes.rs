@@ -3,7 +3,7 @@
 use jsonschema::{
     JsonType, ValidationError,
     error::{TypeKind, ValidationErrorKind as Kind},
-    paths::{Location, LocationSegment},
+    paths::Location,
 };
 use serde_json::Value;
 
@@ -19,7 +19,10 @@ pub enum Step {
 pub enum Fix {
     Drop,
     /// The digits as they were sent, and what they mean.
-    Replace { text: Box<str>, value: Value },
+    Replace {
+        text: Box<str>,
+        value: Value,
+    },
 }
 
 /// Corrections by place.
@@ -41,8 +44,10 @@ impl Fixes {
 
     /// Adds what would answer `error`; false, and nothing added, where nothing exact does.
     pub fn propose(&mut self, error: &ValidationError<'_>, root: &Value) -> bool {
-        let place = steps(error.instance_path());
-        if let Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } = error.kind() {
+        let place = steps(error.instance_path(), root);
+        if let Kind::AdditionalProperties { unexpected }
+        | Kind::UnevaluatedProperties { unexpected } = error.kind()
+        {
             return self.drop_nulls(&place, unexpected, root);
         }
         match at(root, &place) {
@@ -70,7 +75,9 @@ impl Fixes {
         let Some(Value::Object(members)) = at(root, place) else {
             return false;
         };
-        let nulls = names.iter().filter(|name| members.get(*name) == Some(&Value::Null));
+        let nulls = names
+            .iter()
+            .filter(|name| members.get(*name) == Some(&Value::Null));
         let mut all = 0;
         for name in nulls {
             let mut place = place.to_vec();
@@ -128,7 +135,9 @@ fn converted(text: &str, kind: &Kind) -> Option<Fix> {
                 _ => false,
             }
         }
-        Kind::Enum { options } => options.as_array().is_some_and(|options| options.contains(&value)),
+        Kind::Enum { options } => options
+            .as_array()
+            .is_some_and(|options| options.contains(&value)),
         Kind::Constant { expected_value } => **expected_value == value,
         _ => false,
     };
@@ -151,31 +160,43 @@ fn scalar(text: &str) -> Option<(&str, Value)> {
         && text.ends_with(|c: char| c.is_ascii_digit());
     let value: Value = serde_json::from_str(text).ok().filter(|_| number)?;
     // Digits without a point that became a float did not fit: they stay text.
-    let whole = text.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit());
+    let whole = text
+        .bytes()
+        .all(|byte| byte == b'-' || byte.is_ascii_digit());
     (!whole || !value.is_f64()).then_some((text, value))
 }
 
-/// The path of an instance as owned steps.
-pub fn steps(path: &Location) -> Vec<Step> {
-    let step = |segment| match segment {
-        LocationSegment::Property(name) => Step::Key(name.into_owned()),
-        LocationSegment::Index(index) => Step::Index(index),
+/// The path of a value within `root`. Whether a segment is a key or an index, only the value
+/// knows: "7" may be either.
+pub fn steps(path: &Location, root: &Value) -> Vec<Step> {
+    let mut here = Some(root);
+    let segments = path.as_str().split('/').skip(1);
+    let step = |segment: &str| {
+        let key = segment.replace("~1", "/").replace("~0", "~");
+        let step = match (here, key.parse()) {
+            (Some(Value::Array(_)), Ok(index)) => Step::Index(index),
+            _ => Step::Key(key),
+        };
+        here = here.and_then(|value| step.of(value));
+        step
     };
-    path.segments().map(step).collect()
+    segments.map(step).collect()
 }
 
 /// The value at the end of a path.
 pub fn at<'a>(root: &'a Value, path: &[Step]) -> Option<&'a Value> {
-    path.iter().try_fold(root, |value, step| match (value, step) {
-        (Value::Array(items), Step::Index(index)) => items.get(*index),
-        (Value::Object(members), Step::Key(key)) => members.get(key),
-        // A path may spell a numeric key as an index.
-        (Value::Object(members), Step::Index(index)) => members.get(&index.to_string()),
-        _ => None,
-    })
+    path.iter().try_fold(root, |value, step| step.of(value))
 }
 
 impl Step {
+    fn of<'a>(&self, value: &'a Value) -> Option<&'a Value> {
+        match (value, self) {
+            (Value::Array(items), Self::Index(index)) => items.get(*index),
+            (Value::Object(members), Self::Key(key)) => members.get(key),
+            _ => None,
+        }
+    }
+
     /// The value one step inside, to change it.
     pub fn of_mut<'a>(&self, value: &'a mut Value) -> Option<&'a mut Value> {
         match (value, self) {

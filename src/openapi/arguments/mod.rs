@@ -44,7 +44,7 @@ impl ArgumentRules {
     pub fn compile(schema: &Value) -> Self {
         match compile(schema) {
             Ok(validator) => Self {
-                validator,
+                validator: Some(validator),
                 warning: None,
             },
             Err(reason) => Self {
@@ -64,7 +64,8 @@ impl ArgumentRules {
     pub fn check(&self, body: &RawJson) -> Result<RawJson, Vec<FieldFault>> {
         let value = strict::parse(body).map_err(|error| vec![FieldFault::unreadable(&error)])?;
         if value.is_null() {
-            return self.check(&RawJson::from_value(&Value::Object(serde_json::Map::new())).expect("an empty object is JSON"));
+            let empty = RawJson::parse(Bytes::from_static(b"{}"));
+            return self.check(&empty.expect("an empty object is JSON"));
         }
         if !value.is_object() {
             return Err(vec![FieldFault::not_an_object(&value)]);
@@ -76,23 +77,37 @@ impl ArgumentRules {
     }
 }
 
-fn compile(schema: &Value) -> Result<Option<Validator>, String> {
-    if matches!(schema, Value::Null | Value::Bool(true)) {
-        return Ok(None);
+fn compile(schema: &Value) -> Result<Validator, String> {
+    // A tool without a schema takes what it gets.
+    let schema = if schema.is_null() {
+        &Value::Bool(true)
+    } else {
+        schema
+    };
+    let takes_objects = match schema.get("type") {
+        Some(Value::String(one)) => one == "object",
+        Some(Value::Array(several)) => several.contains(&"object".into()),
+        _ => true,
+    };
+    if !takes_objects {
+        return Err("inputSchema does not ask for an object".into());
     }
     soundness::check(schema)?;
     jsonschema::options()
         .offline()
         .should_validate_formats(false)
         .build(schema)
-        .map(Some)
         .map_err(|error| {
             let reason: String = error.masked_with("a part of it").to_string();
             format!("inputSchema cannot be used: {}", fault::shorten(&reason))
         })
 }
 
-fn correct(validator: &Validator, mut value: Value, body: &RawJson) -> Result<RawJson, Vec<FieldFault>> {
+fn correct(
+    validator: &Validator,
+    mut value: Value,
+    body: &RawJson,
+) -> Result<RawJson, Vec<FieldFault>> {
     let mut edits = Edits::default();
     for _ in 0..ROUNDS {
         let mut fixes = Fixes::default();
@@ -104,13 +119,17 @@ fn correct(validator: &Validator, mut value: Value, body: &RawJson) -> Result<Ra
         }
         edits.add(fixes, &mut value);
         if validator.is_valid(&value) {
-            return edits.write(body).map_err(|error| vec![FieldFault::unreadable(&error)]);
+            return edits
+                .write(body)
+                .map_err(|error| vec![FieldFault::unreadable(&error)]);
         }
     }
-    let faults = fault::list(validator.iter_errors(&value));
+    let faults = fault::list(validator.iter_errors(&value), &value);
     // Patterns that run out of their budget say nothing about the value.
     if faults.is_empty() {
-        return edits.write(body).map_err(|error| vec![FieldFault::unreadable(&error)]);
+        return edits
+            .write(body)
+            .map_err(|error| vec![FieldFault::unreadable(&error)]);
     }
     Err(faults)
 }

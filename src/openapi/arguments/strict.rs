@@ -47,7 +47,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         let number = Number::from_f64(value);
-        number.map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+        number
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("number out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -71,7 +73,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
         while let Some(key) = from.next_key::<String>()? {
             if members.contains_key(&key) {
                 let shown: String = key.chars().take(64).collect();
-                return Err(A::Error::custom(format!("the key {shown:?} stands twice in one object")));
+                return Err(A::Error::custom(format!(
+                    "the key {shown:?} stands twice in one object"
+                )));
             }
             let Strict(value) = from.next_value()?;
             members.insert(key, value);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     limits::{Budget, Limits, TooLarge, Warnings},
     merge::both,
-    refs::Refs,
+    refs::{Refs, Target},
     types::{any, any_object, is_never, named, never, settle, write},
 };
 
@@ -64,9 +64,7 @@ impl<'a> Inliner<'a> {
             }
             Value::Object(map) => {
                 let resource = self.resource;
-                if matches!(map.get("$id"), Some(Value::String(id)) if !id.starts_with('#')) {
-                    self.resource = schema;
-                }
+                self.resource = Target { schema, resource }.own_resource();
                 self.depth += 1;
                 let converted = self.keywords(map)?;
                 self.depth -= 1;

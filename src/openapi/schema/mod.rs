@@ -14,14 +14,14 @@ mod root;
 mod types;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::openapi) mod tests;
 
 use serde_json::Value;
 
 use crate::model::Tool;
 
 pub(super) use limits::{SOURCE_DEPTH, deeper_than};
-pub(super) use refs::Refs;
+pub(super) use refs::{Refs, Target};
 
 /// A schema without references or boolean subschemas in places where Open WebUI looks.
 #[derive(Debug, Clone, PartialEq)]

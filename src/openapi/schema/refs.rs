@@ -24,6 +24,24 @@ pub struct Target<'a> {
     pub resource: &'a Value,
 }
 
+impl<'a> Target<'a> {
+    /// A part of this schema.
+    pub fn inside(self, schema: &'a Value) -> Self {
+        Self {
+            schema,
+            resource: self.own_resource(),
+        }
+    }
+
+    /// What `#` means within this schema: itself where it has an `$id`.
+    pub fn own_resource(self) -> &'a Value {
+        match self.schema.get("$id") {
+            Some(Value::String(id)) if !id.starts_with('#') => self.schema,
+            _ => self.resource,
+        }
+    }
+}
+
 impl<'a> Refs<'a> {
     /// Reads all `$id`s and anchors. Time and memory follow the size of the schema.
     pub fn of(root: &'a Value) -> Self {
