@@ -4,12 +4,15 @@
 //! The tree tells the story of a request: `http` → `identity` → `catalog` → `session` →
 //! `admission` → `child` → `artifacts` → answer. `docs/architecture.md` walks one call through it.
 
+mod admission;
 mod artifacts;
+mod catalog;
 mod child;
 mod config;
 mod http;
 mod identity;
 mod model;
+mod openapi;
 mod store;
 
 /// Runs the command line of this process and returns its exit code.

@@ -1,0 +1,303 @@
+//! What is wrong with one argument, in the shape that mcpo (pydantic) gave it.
+
+use jsonschema::{
+    ValidationError,
+    error::{TypeKind, ValidationErrorKind as Kind},
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::fixes::{Step, at, steps};
+
+/// Faults in one answer: a model needs the first few.
+const FAULTS: usize = 20;
+/// Bytes of a value, or characters of a message, that are shown.
+const SHOWN: usize = 300;
+
+/// One entry of a 422 answer's `detail`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FieldFault {
+    /// A kind for programs: `missing`, `int_type`, `enum` …
+    pub r#type: String,
+    /// `"body"`, then keys and indexes down to the field.
+    pub loc: Vec<Value>,
+    /// For people and models.
+    pub msg: String,
+    /// What was sent there; of a large value its first 300 bytes, as text.
+    pub input: Value,
+}
+
+impl FieldFault {
+    /// The body cannot be read without doubt: a key twice, a number beyond all range, too deep.
+    pub(super) fn unreadable(error: &serde_json::Error) -> Self {
+        Self::new(
+            "json_invalid",
+            &[],
+            shorten(&error.to_string()),
+            &Value::Null,
+        )
+    }
+
+    /// Arguments are named, so the body must be an object.
+    pub(super) fn not_an_object(body: &Value) -> Self {
+        Self::new(
+            "dict_type",
+            &[],
+            "Input should be a JSON object".into(),
+            body,
+        )
+    }
+
+    fn new(kind: &str, place: &[Step], msg: String, input: &Value) -> Self {
+        let steps = place.iter().map(|step| match step {
+            Step::Key(key) => shorten(key).into(),
+            Step::Index(index) => (*index).into(),
+        });
+        Self {
+            r#type: kind.into(),
+            loc: std::iter::once("body".into()).chain(steps).collect(),
+            msg,
+            input: excerpt(input),
+        }
+    }
+}
+
+/// The faults that stand for the errors, none twice.
+pub fn list<'i>(
+    errors: impl Iterator<Item = ValidationError<'i>>,
+    root: &Value,
+) -> Vec<FieldFault> {
+    let mut faults = Vec::new();
+    for error in errors {
+        collect(&error, root, &mut faults);
+        if faults.len() >= FAULTS {
+            faults.truncate(FAULTS);
+            break;
+        }
+    }
+    faults
+}
+
+fn collect(error: &ValidationError<'_>, root: &Value, faults: &mut Vec<FieldFault>) {
+    let place = steps(error.instance_path(), root);
+    let input = at(root, &place).unwrap_or(&Value::Null);
+    match error.kind() {
+        Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => return,
+        Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
+            if let Some(meant) = meant_variant(error, context) {
+                meant.iter().for_each(|inner| collect(inner, root, faults));
+                return;
+            }
+        }
+        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+            for name in unexpected {
+                let mut place = place.clone();
+                place.push(Step::Key(name.clone()));
+                let input = at(root, &place).unwrap_or(&Value::Null);
+                let text = "Extra inputs are not permitted".into();
+                add(
+                    faults,
+                    FieldFault::new("extra_forbidden", &place, text, input),
+                );
+            }
+            return;
+        }
+        Kind::Required { property } => {
+            let mut place = place;
+            place.push(Step::Key(property.as_str().unwrap_or_default().into()));
+            add(
+                faults,
+                FieldFault::new("missing", &place, "Field required".into(), input),
+            );
+            return;
+        }
+        _ => {}
+    }
+    let (kind, msg) = words(error);
+    add(faults, FieldFault::new(&kind, &place, msg, input));
+}
+
+fn add(faults: &mut Vec<FieldFault>, fault: FieldFault) {
+    if faults.len() < FAULTS && !faults.contains(&fault) {
+        faults.push(fault);
+    }
+}
+
+/// The one variant whose type fits what was sent: its objections say more than "none fits".
+fn meant_variant<'c>(
+    error: &ValidationError<'_>,
+    context: &'c [Vec<ValidationError<'static>>],
+) -> Option<&'c Vec<ValidationError<'static>>> {
+    let other_type = |inner: &ValidationError<'_>| {
+        matches!(inner.kind(), Kind::Type { .. }) && inner.instance_path() == error.instance_path()
+    };
+    let mut fitting = context
+        .iter()
+        .filter(|branch| !branch.iter().any(other_type));
+    match (fitting.next(), fitting.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    }
+}
+
+/// pydantic's kind and sentence where it has one, else the keyword's.
+fn words(error: &ValidationError<'_>) -> (String, String) {
+    let (kind, msg) = match error.kind() {
+        Kind::Type { kind } => return type_words(kind),
+        Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
+            let expected = expected_types(error, context);
+            if expected.is_empty() {
+                ("union", "Input matches none of the allowed forms".into())
+            } else {
+                (
+                    "union",
+                    format!("Input should be {}", expected.join(" or ")),
+                )
+            }
+        }
+        Kind::Enum { options } => (
+            "enum",
+            format!("Input should be one of {}", excerpt_text(options)),
+        ),
+        Kind::Constant { expected_value } => (
+            "literal_error",
+            format!("Input should be {}", excerpt_text(expected_value)),
+        ),
+        Kind::Pattern { pattern } => (
+            "string_pattern_mismatch",
+            format!("String should match pattern '{}'", shorten(pattern)),
+        ),
+        Kind::Minimum { limit } => (
+            "greater_than_equal",
+            format!("Input should be greater than or equal to {limit}"),
+        ),
+        Kind::Maximum { limit } => (
+            "less_than_equal",
+            format!("Input should be less than or equal to {limit}"),
+        ),
+        Kind::ExclusiveMinimum { limit } => (
+            "greater_than",
+            format!("Input should be greater than {limit}"),
+        ),
+        Kind::ExclusiveMaximum { limit } => {
+            ("less_than", format!("Input should be less than {limit}"))
+        }
+        Kind::MinLength { limit } => (
+            "string_too_short",
+            format!("String should have at least {limit} characters"),
+        ),
+        Kind::MaxLength { limit } => (
+            "string_too_long",
+            format!("String should have at most {limit} characters"),
+        ),
+        Kind::MinItems { limit } => (
+            "too_short",
+            format!("List should have at least {limit} items"),
+        ),
+        Kind::MaxItems { limit } => (
+            "too_long",
+            format!("List should have at most {limit} items"),
+        ),
+        other => {
+            let masked = error.masked_with("Input").to_string();
+            return (other.keyword().into(), shorten(&masked));
+        }
+    };
+    (kind.into(), msg)
+}
+
+fn type_words(kind: &TypeKind) -> (String, String) {
+    let names: Vec<&str> = match kind {
+        TypeKind::Single(one) => vec![one.as_str()],
+        TypeKind::Multiple(set) => set.iter().map(jsonschema::JsonType::as_str).collect(),
+    };
+    let kind = match *names {
+        ["string"] => "string_type",
+        ["integer"] => "int_type",
+        ["number"] => "float_type",
+        ["boolean"] => "bool_type",
+        ["array"] => "list_type",
+        ["object"] => "dict_type",
+        ["null"] => "none_required",
+        _ => "type",
+    };
+    let named: Vec<String> = names.iter().map(|name| with_article(name)).collect();
+    (
+        kind.into(),
+        format!("Input should be {}", named.join(" or ")),
+    )
+}
+
+fn expected_types(
+    error: &ValidationError<'_>,
+    context: &[Vec<ValidationError<'static>>],
+) -> Vec<String> {
+    let mut expected: Vec<String> = Vec::new();
+    for inner in context.iter().flatten() {
+        let Kind::Type { kind } = inner.kind() else {
+            continue;
+        };
+        let (_, sentence) = type_words(kind);
+        let types = sentence.trim_start_matches("Input should be ").to_owned();
+        if inner.instance_path() == error.instance_path() && !expected.contains(&types) {
+            expected.push(types);
+        }
+    }
+    expected
+}
+
+fn with_article(name: &str) -> String {
+    match name {
+        "null" => "null".into(),
+        "integer" | "array" | "object" => format!("an {name}"),
+        _ => format!("a {name}"),
+    }
+}
+
+/// The value itself where it is small, else the beginning of its text.
+fn excerpt(value: &Value) -> Value {
+    let mut left = SHOWN;
+    if small(value, &mut left) {
+        return value.clone();
+    }
+    match value {
+        Value::String(text) => shorten(text).into(),
+        Value::Array(items) => format!("a list of {} items", items.len()).into(),
+        Value::Object(members) => {
+            let names: Vec<&str> = members.keys().map(String::as_str).collect();
+            shorten(&format!("an object with {}", names.join(", "))).into()
+        }
+        _ => value.clone(),
+    }
+}
+
+fn small(value: &Value, left: &mut usize) -> bool {
+    let mut spend = |cost: usize| match left.checked_sub(cost) {
+        Some(rest) => {
+            *left = rest;
+            true
+        }
+        None => false,
+    };
+    match value {
+        Value::String(text) => spend(text.len() + 2),
+        Value::Array(items) => spend(2) && items.iter().all(|item| small(item, left)),
+        Value::Object(members) => {
+            let keys: usize = members.keys().map(|key| key.len() + 4).sum();
+            spend(keys + 2) && members.values().all(|item| small(item, left))
+        }
+        _ => spend(4),
+    }
+}
+
+fn excerpt_text(value: &Value) -> String {
+    shorten(&value.to_string())
+}
+
+/// The beginning of a text, marked where it was cut.
+pub fn shorten(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
+    }
+}

@@ -1,0 +1,61 @@
+//! Names of tools in URLs and as operation ids.
+
+use std::collections::HashSet;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// All but RFC 3986's unreserved characters: `/`, spaces and `{` of OpenAPI's templates too.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// What model APIs take as a function's name.
+const LONGEST: usize = 64;
+
+/// A name as one segment of a URL's path, percent-encoded.
+pub fn path_segment(name: &str) -> String {
+    utf8_percent_encode(name, SEGMENT).to_string()
+}
+
+/// One id per name, in order: `[A-Za-z0-9_-]{1,64}`, all different. A name that is an id already
+/// keeps it, whatever the others are.
+pub fn operation_ids<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let names: Vec<&str> = names.into_iter().collect();
+    let mapped: Vec<String> = names.iter().map(|name| map(name)).collect();
+    let mut taken: HashSet<String> = HashSet::new();
+    let exact: Vec<bool> = names
+        .iter()
+        .zip(&mapped)
+        .map(|(name, id)| name == id && taken.insert(id.clone()))
+        .collect();
+    let finish = |(id, exact): (String, bool)| {
+        if exact || taken.insert(id.clone()) {
+            return id;
+        }
+        let numbered = (2..).map(|number| with_suffix(&id, number));
+        let mut free = numbered.filter(|id| !taken.contains(id));
+        let id = free.next().unwrap_or_default();
+        drop(free);
+        taken.insert(id.clone());
+        id
+    };
+    mapped.into_iter().zip(exact).map(finish).collect()
+}
+
+fn map(name: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let id: String = name
+        .chars()
+        .map(|c| if allowed(c) { c } else { '_' })
+        .take(LONGEST)
+        .collect();
+    if id.is_empty() { "tool".into() } else { id }
+}
+
+fn with_suffix(id: &str, number: u64) -> String {
+    let suffix = format!("_{number}");
+    let kept = id.len().min(LONGEST - suffix.len());
+    format!("{}{suffix}", &id[..kept])
+}

@@ -1,0 +1,37 @@
+//! The document at the root: no operations, but where they are.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::openapi::IndexEntry;
+
+/// Like mcpo's: the servers with links to their docs, in the description.
+pub fn index_document(servers: &[IndexEntry<'_>]) -> Value {
+    let mut description = String::from("MCP servers as OpenAPI.\n\n- **available tools**:");
+    for server in servers {
+        let name = markdown_text(server.name);
+        let _ = write!(description, "\n    - [{name}]({}/docs)", server.url);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mcpo-bridge",
+            "description": description,
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+        "paths": {},
+    })
+}
+
+/// A name cannot end its link or start markup of its own.
+fn markdown_text(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for letter in name.chars() {
+        if letter.is_ascii_punctuation() && letter != '-' {
+            text.push('\\');
+        }
+        text.push(letter);
+    }
+    text
+}

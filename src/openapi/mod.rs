@@ -1,0 +1,14 @@
+//! The OpenAPI face of a server, as pure functions: what its tools look like as operations, what
+//! a request body must be, and what a tool's result becomes. No I/O, no handlers.
+
+mod arguments;
+mod docs;
+mod document;
+mod results;
+mod schema;
+
+pub use arguments::{ArgumentRules, FieldFault, read_body};
+pub use docs::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, asset, docs_page, index_page};
+pub use document::{DocumentInput, document, index_document, operation_ids, path_segment};
+pub use results::{ToolFailure, result_body};
+pub use schema::{Converted, request_schema, response_schema};

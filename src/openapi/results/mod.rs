@@ -1,0 +1,92 @@
+//! A tool's result → the JSON that answers an OpenAPI call, as mcpo shaped it, with what mcpo
+//! dropped. Text and unknown blocks are passed on as the bytes they came in; no tree is built.
+
+mod block;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::model::RawJson;
+
+/// The tool itself said that it failed (`isError`).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the tool failed: {message}")]
+pub struct ToolFailure {
+    /// The tool's own words.
+    pub message: String,
+}
+
+/// The members of one JSON object, unread. The last of a repeated key counts.
+pub(self) type Members<'a> = HashMap<String, &'a RawValue>;
+
+/// The answer to a call: one content item bare, none as `[]`, several as an array. Text that is
+/// JSON is passed on as JSON, byte by byte; a result that is no `CallToolResult` passes as it is.
+pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
+    let line = result.clone().into_bytes();
+    let Ok(members) = serde_json::from_slice::<Members>(&line) else {
+        return Ok(result.clone());
+    };
+    let content = members.get("content").map(|content| content.get());
+    let blocks = content.and_then(|list| serde_json::from_str::<Vec<&RawValue>>(list).ok());
+    let structured = members
+        .get("structuredContent")
+        .filter(|value| value.get() != "null");
+    if members
+        .get("isError")
+        .is_some_and(|flag| flag.get() == "true")
+    {
+        return Err(failure(blocks.as_deref(), structured.copied()));
+    }
+    let Some(blocks) = blocks else {
+        return Ok(structured.map_or_else(|| result.clone(), |value| RawJson::within(&line, value)));
+    };
+    let mut items: Vec<RawJson> = Vec::with_capacity(blocks.len());
+    let mut has_text = false;
+    for block in blocks {
+        let (item, text) = block::item(&line, block);
+        has_text |= text;
+        items.push(item);
+    }
+    if let Some(value) = structured.filter(|_| !has_text) {
+        items.push(RawJson::within(&line, value));
+    }
+    Ok(join(items))
+}
+
+fn join(mut items: Vec<RawJson>) -> RawJson {
+    if items.len() == 1 {
+        return items.remove(0);
+    }
+    let size: usize = items.iter().map(|item| item.as_bytes().len() + 1).sum();
+    let mut list = Vec::with_capacity(size + 2);
+    list.push(b'[');
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            list.push(b',');
+        }
+        list.extend_from_slice(item.as_bytes());
+    }
+    list.push(b']');
+    RawJson::parse(Bytes::from(list)).expect("JSON values between commas and brackets are JSON")
+}
+
+fn failure(blocks: Option<&[&RawValue]>, structured: Option<&RawValue>) -> ToolFailure {
+    let texts: Vec<String> = blocks
+        .into_iter()
+        .flatten()
+        .filter_map(|block| block::text(block))
+        .collect();
+    let mut message = texts.join("\n");
+    if message.trim().is_empty() {
+        message = structured.map_or_else(
+            || "the tool reported an error and gave no reason".to_owned(),
+            |value| value.get().to_owned(),
+        );
+    }
+    ToolFailure { message }
+}

@@ -1,0 +1,371 @@
+//! The walk over one schema, keyword by keyword.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    limits::{Budget, Limits, TooLarge, Warnings},
+    merge::both,
+    refs::{Refs, Target},
+    types::{any, any_object, is_never, named, never, settle, write},
+};
+
+/// One attempt at writing a schema out within the given limits.
+pub struct Inliner<'a> {
+    refs: &'a Refs<'a>,
+    limits: Limits,
+    budget: Budget,
+    pub warnings: Warnings,
+    /// Targets that we stand in, outermost first.
+    trail: Vec<&'a Value>,
+    /// What `#` means here.
+    resource: &'a Value,
+    depth: usize,
+    /// Within `not` and `if` nothing may be added: a tighter inner schema is a looser outer one.
+    exact: bool,
+}
+
+type Step<T> = Result<T, TooLarge>;
+
+impl<'a> Inliner<'a> {
+    pub fn new(root: &'a Value, refs: &'a Refs<'a>, limits: Limits) -> Self {
+        Self {
+            refs,
+            limits,
+            budget: Budget::new(),
+            warnings: Warnings::default(),
+            trail: Vec::new(),
+            resource: root,
+            depth: 0,
+            exact: false,
+        }
+    }
+
+    /// A schema that stands alone, with its type written out.
+    pub fn convert(&mut self, schema: &'a Value) -> Step<Value> {
+        let mut converted = self.untyped(schema)?;
+        if let Value::Object(map) = &mut converted {
+            let never = map.len() == 1 && map.get("not") == Some(&json!({}));
+            if !self.exact && !never {
+                settle(map);
+            }
+        }
+        Ok(converted)
+    }
+
+    /// The same before types are derived, as it is needed for merging.
+    pub fn untyped(&mut self, schema: &'a Value) -> Step<Value> {
+        self.budget.node()?;
+        match schema {
+            Value::Bool(false) => Ok(never()),
+            Value::Object(map) if self.depth >= self.limits.depth => {
+                self.warnings
+                    .add("the schema is cut where it nests too deeply".into());
+                Ok(self.stub(map)?.into())
+            }
+            Value::Object(map) => {
+                let resource = self.resource;
+                self.resource = Target { schema, resource }.own_resource();
+                self.depth += 1;
+                let converted = self.keywords(map)?;
+                self.depth -= 1;
+                self.resource = resource;
+                Ok(converted.into())
+            }
+            Value::Bool(true) => Ok(json!({})),
+            _ => {
+                self.warnings
+                    .add("a schema that is neither object nor boolean was ignored".into());
+                Ok(json!({}))
+            }
+        }
+    }
+
+    fn keywords(&mut self, map: &'a Map<String, Value>) -> Step<Map<String, Value>> {
+        let mut out = Map::new();
+        let mut parts = Vec::new();
+        for (key, value) in map {
+            match key.as_str() {
+                "$ref" | "$dynamicRef" | "$recursiveRef" => parts.push(self.follow(value)?),
+                "allOf" => {
+                    for part in value.as_array().into_iter().flatten() {
+                        parts.push(self.untyped(part)?);
+                    }
+                }
+                "anyOf" | "oneOf" => self.variants(key, value, &mut out)?,
+                "properties" => self.properties(value, &mut out)?,
+                "patternProperties" | "dependentSchemas" => {
+                    self.named_schemas(key, value, &mut out)?
+                }
+                "dependencies" => self.dependencies(value, &mut out)?,
+                "items" | "prefixItems" | "additionalItems" => {}
+                "not" | "if" => {
+                    let outer = std::mem::replace(&mut self.exact, true);
+                    let inner = self.convert(value)?;
+                    self.exact = outer;
+                    out.insert(key.clone(), inner);
+                }
+                "additionalProperties" | "unevaluatedProperties" | "unevaluatedItems"
+                    if value.is_boolean() =>
+                {
+                    out.insert(key.clone(), value.clone());
+                }
+                "additionalProperties"
+                | "unevaluatedProperties"
+                | "unevaluatedItems"
+                | "contains"
+                | "propertyNames"
+                | "contentSchema"
+                | "then"
+                | "else" => {
+                    let inner = self.convert(value)?;
+                    out.insert(key.clone(), inner);
+                }
+                _ => self.plain(key, value, map, &mut out)?,
+            }
+        }
+        self.arrays(map, &mut out)?;
+        drop_impossible(map, &mut out);
+        for part in parts {
+            both(&mut out, part);
+        }
+        if out.get("not") == Some(&json!({})) {
+            return Ok(never().as_object().cloned().unwrap_or_default());
+        }
+        Ok(out)
+    }
+
+    /// Where a reference leads, or something permissive where it may not lead on.
+    fn follow(&mut self, reference: &'a Value) -> Step<Value> {
+        let found = reference
+            .as_str()
+            .and_then(|text| self.refs.resolve(text, self.resource));
+        let Some(target) = found else {
+            let shown: String = reference.to_string().chars().take(120).collect();
+            self.warnings.add(format!(
+                "the reference {shown} leads outside the schema or nowhere: anything is accepted there"
+            ));
+            return Ok(json!({}));
+        };
+        let inside = self
+            .trail
+            .iter()
+            .filter(|open| std::ptr::eq(**open, target.schema));
+        if inside.count() >= self.limits.repeats || self.trail.len() >= self.limits.refs {
+            let stub = target.schema.as_object().map(|map| self.stub(map));
+            return Ok(stub.transpose()?.map_or_else(any, Value::Object));
+        }
+        let resource = std::mem::replace(&mut self.resource, target.resource);
+        self.trail.push(target.schema);
+        let converted = self.untyped(target.schema)?;
+        self.trail.pop();
+        self.resource = resource;
+        Ok(converted)
+    }
+
+    /// What stands where a schema is cut: its kind and its words, nothing of what is inside.
+    fn stub(&mut self, map: &Map<String, Value>) -> Step<Map<String, Value>> {
+        self.budget.bytes(64)?;
+        let types = named(map);
+        let object =
+            types.contains(&"object") || (types.is_empty() && map.contains_key("properties"));
+        let mut stub = match &*types {
+            _ if object => any_object(),
+            ["array"] => json!({"type": "array", "items": any()}),
+            [] => any(),
+            _ => json!({"type": write(types.iter().copied())}),
+        };
+        for key in ["title", "description"] {
+            if let Some(Value::String(text)) = map.get(key) {
+                self.budget.bytes(text.len())?;
+                stub[key] = text.clone().into();
+            }
+        }
+        Ok(stub.as_object().cloned().unwrap_or_default())
+    }
+
+    fn variants(&mut self, key: &str, value: &'a Value, out: &mut Map<String, Value>) -> Step<()> {
+        let Value::Array(list) = value else {
+            return Ok(());
+        };
+        let mut branches = Vec::new();
+        for branch in list {
+            let branch = self.convert(branch)?;
+            if !is_never(&branch) {
+                branches.push(branch);
+            }
+        }
+        if !branches.is_empty() {
+            out.insert(key.into(), branches.into());
+        } else if !list.is_empty() {
+            out.insert("not".into(), json!({}));
+        }
+        Ok(())
+    }
+
+    fn properties(&mut self, value: &'a Value, out: &mut Map<String, Value>) -> Step<()> {
+        let Value::Object(members) = value else {
+            return Ok(());
+        };
+        let mut properties = Map::new();
+        for (name, schema) in members {
+            self.budget.bytes(name.len())?;
+            let schema = self.convert(schema)?;
+            // `false` forbids the property: not offering it says that.
+            if !is_never(&schema) {
+                properties.insert(name.clone(), schema);
+            }
+        }
+        out.insert("properties".into(), properties.into());
+        Ok(())
+    }
+
+    fn named_schemas(
+        &mut self,
+        key: &str,
+        value: &'a Value,
+        out: &mut Map<String, Value>,
+    ) -> Step<()> {
+        let mut schemas = Map::new();
+        for (name, schema) in value.as_object().into_iter().flatten() {
+            self.budget.bytes(name.len())?;
+            schemas.insert(name.clone(), self.convert(schema)?);
+        }
+        out.insert(key.into(), schemas.into());
+        Ok(())
+    }
+
+    /// Draft 7's one keyword became two.
+    fn dependencies(&mut self, value: &'a Value, out: &mut Map<String, Value>) -> Step<()> {
+        let (mut names, mut schemas) = (Map::new(), Map::new());
+        for (name, dependency) in value.as_object().into_iter().flatten() {
+            self.budget.bytes(name.len())?;
+            if dependency.is_array() {
+                names.insert(name.clone(), self.budget.copy(dependency)?);
+            } else {
+                schemas.insert(name.clone(), self.convert(dependency)?);
+            }
+        }
+        let both = [("dependentRequired", names), ("dependentSchemas", schemas)];
+        for (key, members) in both.into_iter().filter(|(_, members)| !members.is_empty()) {
+            out.entry(key).or_insert(members.into());
+        }
+        Ok(())
+    }
+
+    /// `items` before 2020-12 could be a list, with `additionalItems` for the rest.
+    fn arrays(&mut self, map: &'a Map<String, Value>, out: &mut Map<String, Value>) -> Step<()> {
+        let (items, prefix) = (map.get("items"), map.get("prefixItems"));
+        let (places, rest) = match (items, prefix) {
+            (Some(Value::Array(places)), None) => (Some(places), map.get("additionalItems")),
+            (items, prefix) => (prefix.and_then(Value::as_array), items),
+        };
+        if let Some(places) = places.filter(|places| !places.is_empty()) {
+            let places: Result<Vec<_>, _> =
+                places.iter().map(|place| self.convert(place)).collect();
+            out.insert("prefixItems".into(), places?.into());
+        }
+        match rest {
+            Some(Value::Bool(false)) => {
+                let most = places.map_or(0, Vec::len);
+                let limit = out.entry("maxItems").or_insert(most.into());
+                if limit.as_u64().is_none_or(|limit| limit > most as u64) {
+                    *limit = most.into();
+                }
+            }
+            Some(rest @ (Value::Object(_) | Value::Bool(true))) => {
+                let rest = self.convert(rest)?;
+                out.insert("items".into(), rest);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Keywords without schemas in them, kept where they mean something.
+    fn plain(
+        &mut self,
+        key: &str,
+        value: &Value,
+        map: &Map<String, Value>,
+        out: &mut Map<String, Value>,
+    ) -> Step<()> {
+        let kept = match key {
+            "$schema" | "$id" | "id" | "$anchor" | "$dynamicAnchor" | "$recursiveAnchor"
+            | "$vocabulary" | "$comment" | "$defs" | "definitions" => None,
+            "type" => write(named(map)),
+            "title" | "description" | "pattern" | "format" => {
+                value.is_string().then(|| value.clone())
+            }
+            "required" => value.as_array().map(|names| {
+                let names = names.iter().filter(|name| name.is_string());
+                names.cloned().collect::<Vec<_>>().into()
+            }),
+            "enum" => value
+                .as_array()
+                .filter(|list| !list.is_empty())
+                .map(|_| value.clone()),
+            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" => {
+                bound(key, value, map)
+            }
+            "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties"
+            | "maxProperties" | "minContains" | "maxContains" => {
+                value.is_u64().then(|| value.clone())
+            }
+            "const" | "default" | "example" | "examples" | "dependentRequired" => {
+                Some(value.clone())
+            }
+            _ if key.starts_with("x-") => Some(value.clone()),
+            // A structure that we do not know may hold references, which would dangle.
+            _ => (!value.is_object() && !value.is_array()).then(|| value.clone()),
+        };
+        if let Some(kept) = kept {
+            self.budget.bytes(key.len())?;
+            let kept = self.budget.copy(&kept)?;
+            out.insert(key.into(), kept);
+        }
+        Ok(())
+    }
+}
+
+/// Draft 4 had `exclusiveMinimum: true` beside `minimum`.
+fn bound(key: &str, value: &Value, map: &Map<String, Value>) -> Option<Value> {
+    let flag = |name: &str| map.get(name) == Some(&Value::Bool(true));
+    match (key, value) {
+        ("minimum", Value::Number(_)) if flag("exclusiveMinimum") => None,
+        ("maximum", Value::Number(_)) if flag("exclusiveMaximum") => None,
+        (_, Value::Number(_)) => Some(value.clone()),
+        ("exclusiveMinimum", Value::Bool(true)) => {
+            map.get("minimum").filter(|v| v.is_number()).cloned()
+        }
+        ("exclusiveMaximum", Value::Bool(true)) => {
+            map.get("maximum").filter(|v| v.is_number()).cloned()
+        }
+        _ => None,
+    }
+}
+
+/// A property that was left out cannot be required of the model.
+fn drop_impossible(map: &Map<String, Value>, out: &mut Map<String, Value>) {
+    let left_out = |name: &Value| {
+        let name = name.as_str().unwrap_or_default();
+        let has = |schema: &Map<String, Value>| {
+            schema
+                .get("properties")
+                .is_some_and(|all| all.get(name).is_some())
+        };
+        has(map) && !has(out)
+    };
+    let Some(Value::Array(required)) = out.get("required") else {
+        return;
+    };
+    let kept: Vec<Value> = required
+        .iter()
+        .filter(|name| !left_out(name))
+        .cloned()
+        .collect();
+    if kept.is_empty() {
+        out.shift_remove("required");
+    } else {
+        out.insert("required".into(), kept.into());
+    }
+}

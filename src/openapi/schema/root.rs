@@ -1,0 +1,221 @@
+//! The root of a request body. Open WebUI reads `properties` and `required` there and nothing
+//! else, so what composition says about arguments is gathered into those two.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Converted, Refs,
+    inline::Inliner,
+    limits::{BYTES, LADDER, SOURCE_DEPTH, TooLarge, Warnings, deeper_than},
+    merge::{both, either, union},
+    types::{any, is_never, named},
+};
+
+/// The request body for an `inputSchema`, whatever it is.
+pub fn request(schema: &Value) -> Converted {
+    match schema {
+        Value::Null | Value::Bool(true) => unchecked(Vec::new()),
+        Value::Object(_) => attempt(schema, |inliner, schema| inliner.untyped(schema)).map_or_else(
+            |warning| unchecked(vec![warning]),
+            |(root, warnings)| arguments(root, warnings),
+        ),
+        _ => unchecked(vec![
+            "inputSchema is not an object: any arguments are accepted".into(),
+        ]),
+    }
+}
+
+/// Any other schema.
+pub fn response(schema: &Value) -> Converted {
+    let (schema, warnings) = match attempt(schema, |inliner, schema| inliner.convert(schema)) {
+        Ok((schema, warnings)) => (schema, warnings.into_vec()),
+        Err(warning) => (any(), vec![warning]),
+    };
+    Converted { schema, warnings }
+}
+
+fn unchecked(warnings: Vec<String>) -> Converted {
+    let schema = json!({"type": "object", "properties": {}, "additionalProperties": true});
+    Converted { schema, warnings }
+}
+
+/// Writes the schema out within the first limits under which it fits.
+fn attempt<F>(schema: &Value, convert: F) -> Result<(Value, Warnings), String>
+where
+    F: for<'a> Fn(&mut Inliner<'a>, &'a Value) -> Result<Value, TooLarge>,
+{
+    if deeper_than(schema, SOURCE_DEPTH) {
+        return Err(format!(
+            "the schema nests more than {SOURCE_DEPTH} levels: anything is accepted"
+        ));
+    }
+    let refs = Refs::of(schema);
+    for (rung, limits) in LADDER.into_iter().enumerate() {
+        let mut inliner = Inliner::new(schema, &refs, limits);
+        let Ok(converted) = convert(&mut inliner, schema) else {
+            continue;
+        };
+        // The budget counts what is read; types that were written out come on top.
+        if converted.to_string().len() > BYTES {
+            continue;
+        }
+        let mut warnings = inliner.warnings;
+        if rung > 0 {
+            warnings.add(format!(
+                "the schema is too large with its references written out: they are cut after \
+                 {} levels",
+                limits.refs
+            ));
+        }
+        return Ok((converted, warnings));
+    }
+    Err("the schema is too large for any model: anything is accepted".into())
+}
+
+/// What a schema says of an object's members, composition included.
+#[derive(Default)]
+struct Members {
+    properties: Map<String, Value>,
+    required: Vec<Value>,
+}
+
+/// Keywords that were gathered, or that say nothing about single arguments.
+const COMPOSITION: [&str; 9] = [
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "if",
+    "then",
+    "else",
+    "dependentSchemas",
+    "items",
+];
+
+fn arguments(root: Value, mut warnings: Warnings) -> Converted {
+    let root = match root {
+        Value::Object(map) if !is_never(&Value::Object(map.clone())) => map,
+        _ => {
+            warnings.add("nothing satisfies inputSchema: any arguments are accepted".into());
+            return unchecked(warnings.into_vec());
+        }
+    };
+    let types = named(&root);
+    if !types.is_empty() && !types.contains(&"object") {
+        warnings.add("inputSchema does not ask for an object: any arguments are accepted".into());
+        return unchecked(warnings.into_vec());
+    }
+    let mut members = gather(&root);
+    for name in members.required.iter().filter_map(Value::as_str) {
+        // The model must see what it has to give.
+        members.properties.entry(name).or_insert_with(any);
+    }
+    let mut schema = Map::new();
+    schema.insert("type".into(), "object".into());
+    schema.insert("properties".into(), members.properties.into());
+    if !members.required.is_empty() {
+        schema.insert("required".into(), members.required.into());
+    }
+    for (key, value) in root {
+        if !COMPOSITION.contains(&&*key) {
+            schema.entry(key).or_insert(value);
+        }
+    }
+    Converted {
+        schema: schema.into(),
+        warnings: warnings.into_vec(),
+    }
+}
+
+fn gather(schema: &Map<String, Value>) -> Members {
+    let mut members = Members::default();
+    if let Some(Value::Object(properties)) = schema.get("properties") {
+        members.properties = properties.clone();
+    }
+    if let Some(Value::Array(required)) = schema.get("required") {
+        members.require(required.clone());
+    }
+    for part in list(schema, "allOf") {
+        let part = gather(part);
+        members.require(part.required);
+        for (name, schema) in part.properties {
+            match members.properties.get_mut(&name) {
+                Some(Value::Object(known)) => both(known, schema),
+                _ => {
+                    members.properties.insert(name, schema);
+                }
+            }
+        }
+    }
+    for key in ["anyOf", "oneOf"] {
+        if let Some(variant) = one_of(&list(schema, key)) {
+            members.require(variant.required);
+            members.offer(variant.properties);
+        }
+    }
+    let optional = ["then", "else"]
+        .into_iter()
+        .filter_map(|key| schema.get(key)?.as_object());
+    let dependent = schema.get("dependentSchemas").and_then(Value::as_object);
+    let dependent = dependent
+        .into_iter()
+        .flat_map(Map::values)
+        .filter_map(Value::as_object);
+    for branch in optional.chain(dependent) {
+        members.offer(gather(branch).properties);
+    }
+    members
+}
+
+/// All that any variant takes; needed is what every variant needs.
+fn one_of(branches: &[&Map<String, Value>]) -> Option<Members> {
+    let for_objects = |branch: &&&Map<String, Value>| {
+        let types = named(branch);
+        types.is_empty() || types.contains(&"object")
+    };
+    let mut shapes = branches
+        .iter()
+        .filter(for_objects)
+        .map(|branch| gather(branch));
+    let mut all = shapes.next()?;
+    for shape in shapes {
+        all.required.retain(|name| shape.required.contains(name));
+        for (name, schema) in shape.properties {
+            let known = all.properties.entry(name).or_insert_with(|| schema.clone());
+            *known = either(known.take(), schema);
+        }
+    }
+    Some(all)
+}
+
+impl Members {
+    fn require(&mut self, names: Vec<Value>) {
+        let mut mine = Value::Array(std::mem::take(&mut self.required));
+        union(&mut mine, names.into());
+        if let Value::Array(names) = mine {
+            self.required = names;
+        }
+    }
+
+    /// Adds arguments of a variant; what the root itself says of an argument holds for all.
+    fn offer(&mut self, properties: Map<String, Value>) {
+        for (name, schema) in properties {
+            match self.properties.get_mut(&name) {
+                Some(known) if *known == any() => *known = schema,
+                Some(_) => {}
+                None => {
+                    self.properties.insert(name, schema);
+                }
+            }
+        }
+    }
+}
+
+fn list<'a>(schema: &'a Map<String, Value>, key: &str) -> Vec<&'a Map<String, Value>> {
+    let parts = schema.get(key).and_then(Value::as_array);
+    parts
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+        .collect()
+}
