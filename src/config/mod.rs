@@ -20,5 +20,5 @@ pub use server_spec::{
 };
 pub use settings::{
     Access, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log, LogFormat, LogLevel,
-    Settings, Stateful,
+    SettingDoc, Settings, SettingsArgs, Stateful, settings_reference,
 };

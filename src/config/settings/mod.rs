@@ -8,6 +8,15 @@ use serde::{Serialize, Serializer};
 
 use super::{BaseUrl, KeyRing, Mode, Secret};
 
+mod args;
+mod doc;
+mod parse;
+mod reader;
+mod resolve;
+
+pub use args::SettingsArgs;
+pub use doc::{SettingDoc, settings_reference};
+
 /// Everything that flags and variables say. `Debug` and JSON show no secret.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {

@@ -1,0 +1,256 @@
+//! From raw text to [`Settings`], with all faults at once.
+
+use std::{net::IpAddr, num::NonZeroUsize, thread};
+
+use super::{
+    Access, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log, LogFormat, LogLevel,
+    Settings, Stateful,
+    args::{
+        AccessArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs, SettingsArgs,
+        StatefulArgs,
+    },
+    parse,
+    reader::Reader,
+};
+use crate::config::{Fault, Faults, KeyRing, Mode};
+
+/// Reads a field by its name, which is its id in the table.
+macro_rules! read {
+    ($reader:ident.$how:ident($args:ident.$field:ident, $parse:expr)) => {
+        $reader.$how(stringify!($field), $args.$field, $parse)
+    };
+}
+
+impl SettingsArgs {
+    /// Checks everything and fills in the defaults. An empty value counts as unset.
+    pub fn resolve(self) -> Result<Settings, Faults> {
+        let r = &mut Reader::new();
+        let general = self.general;
+        let mut settings = Settings {
+            config_file: read!(r.required(general.config, parse::path)),
+            jobs_dir: read!(r.required(general.jobs_dir, parse::path)),
+            tools_dir: read!(r.required(general.tools_dir, parse::path)),
+            default_mode: read!(r.required(general.default_mode, parse::choice(&MODES))),
+            lang: read!(r.required(general.lang, parse::choice(&LANGS))),
+            journal: read!(r.required(general.journal, parse::choice(&JOURNALS))),
+            listen: listen(r, self.listen),
+            access: access(r, self.access, self.headers),
+            files: files(r, self.files),
+            limits: limits(r, self.limits),
+            stateful: stateful(r, self.stateful),
+            log: log(r, self.log),
+            warnings: Vec::new(),
+        };
+        check_exposure(r, &settings);
+        if r.faults.is_empty() {
+            settings.warnings = warnings(&settings);
+            return Ok(settings);
+        }
+        Err(Faults {
+            origin: "settings".into(),
+            faults: std::mem::take(&mut r.faults),
+        })
+    }
+}
+
+const MODES: [(&str, Mode); 3] = [
+    ("stateful", Mode::Stateful),
+    ("stateless", Mode::Stateless),
+    ("shared", Mode::Shared),
+];
+const LANGS: [(&str, Lang); 2] = [("en", Lang::En), ("ja", Lang::Ja)];
+const JOURNALS: [(&str, Journal); 3] = [
+    ("full", Journal::Full),
+    ("metadata", Journal::Metadata),
+    ("off", Journal::Off),
+];
+const LEVELS: [(&str, LogLevel); 6] = [
+    ("DEBUG", LogLevel::Debug),
+    ("INFO", LogLevel::Info),
+    ("WARNING", LogLevel::Warning),
+    ("ERROR", LogLevel::Error),
+    ("CRITICAL", LogLevel::Critical),
+    ("WARN", LogLevel::Warning),
+];
+const FORMATS: [(&str, LogFormat); 3] = [
+    ("auto", LogFormat::Auto),
+    ("json", LogFormat::Json),
+    ("text", LogFormat::Text),
+];
+
+fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
+    let host = read!(r.required(args.host, parse::host));
+    let base_url = read!(r.required(args.base_url, parse::base_url));
+    let named = read!(r.optional(args.allowed_hosts, parse::hosts)).unwrap_or_default();
+    let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let own = (!is_unspecified(&host)).then(|| host.clone());
+    let mut allowed_hosts: Vec<String> = Vec::new();
+    for name in loopback
+        .into_iter()
+        .chain(own)
+        .chain(base_url.host())
+        .chain(named)
+    {
+        if !allowed_hosts.contains(&name) {
+            allowed_hosts.push(name);
+        }
+    }
+    Listen {
+        host,
+        port: read!(r.required(args.port, parse::port)),
+        base_url,
+        path_prefix: read!(r.optional(args.path_prefix, parse::path_prefix)).unwrap_or_default(),
+        allowed_hosts,
+        cors_allow_origins: read!(r.optional(args.cors_allow_origins, parse::origins))
+            .unwrap_or_default(),
+        max_body_bytes: read!(r.required(args.max_body_bytes, parse::bytes)),
+    }
+}
+
+fn access(r: &mut Reader, args: AccessArgs, headers: HeaderArgs) -> Access {
+    let secret = r.secret("api_key", args.api_key, args.api_key_file);
+    let keys = secret.map(|keys| KeyRing::parse(keys.expose()));
+    let keys = keys.unwrap_or_else(|| Ok(KeyRing::default()));
+    let keys = keys.unwrap_or_else(|error| {
+        let fix = "write NAME:KEY,NAME:KEY, or one KEY alone";
+        let fault = Fault::new(r.place("api_key"), error.to_string(), fix);
+        r.faults.push(fault);
+        KeyRing::default()
+    });
+    Access {
+        keys,
+        strict_auth: read!(r.required(args.strict_auth, parse::boolean)),
+        allow_unauthenticated: read!(r.required(args.allow_unauthenticated, parse::boolean)),
+        jwt_secret: r.secret("jwt_secret", args.jwt_secret, args.jwt_secret_file),
+        trusted_proxies: read!(r.required(args.trusted_proxies, parse::networks)),
+        headers: identity_headers(r, headers),
+    }
+}
+
+fn identity_headers(r: &mut Reader, args: HeaderArgs) -> IdentityHeaders {
+    IdentityHeaders {
+        user_id: read!(r.required(args.header_user_id, parse::header_name)),
+        user_name: read!(r.required(args.header_user_name, parse::header_name)),
+        user_email: read!(r.required(args.header_user_email, parse::header_name)),
+        user_role: read!(r.required(args.header_user_role, parse::header_name)),
+        user_jwt: read!(r.required(args.header_user_jwt, parse::header_name)),
+        chat_id: read!(r.required(args.header_chat_id, parse::header_name)),
+        message_id: read!(r.required(args.header_message_id, parse::header_name)),
+    }
+}
+
+fn files(r: &mut Reader, args: FileArgs) -> Files {
+    let expiry = read!(r.required(args.file_expiry, parse::lifetime));
+    Files {
+        expiry,
+        retention: read!(r.optional(args.file_retention, parse::retention)).unwrap_or(expiry),
+        max_per_call: read!(r.required(args.max_files_per_call, parse::count)).get(),
+        max_workspace_bytes: read!(r.required(args.max_workspace_bytes, parse::bytes)),
+        max_workspace_files: read!(r.required(args.max_workspace_files, parse::count)).get(),
+        min_free_disk_bytes: read!(r.required(args.min_free_disk_bytes, parse::bytes)),
+    }
+}
+
+fn limits(r: &mut Reader, args: LimitArgs) -> Limits {
+    // Counts a container's CPU quota, of cgroup v1 and v2.
+    let cpus = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let four = NonZeroUsize::MIN.saturating_add(3);
+    Limits {
+        max_concurrent: read!(r.optional(args.max_concurrent, parse::count))
+            .unwrap_or(cpus.saturating_mul(four)),
+        max_starts: read!(r.optional(args.max_starts, parse::count)).unwrap_or(cpus),
+        timeout: read!(r.required(args.timeout, parse::timeout)),
+        start_timeout: read!(r.required(args.start_timeout, parse::timeout)),
+        queue_timeout: read!(r.required(args.queue_timeout, parse::grace)),
+        kill_grace: read!(r.required(args.kill_grace, parse::grace)),
+        shutdown_grace: read!(r.required(args.shutdown_grace, parse::grace)),
+        max_message_bytes: read!(r.required(args.max_message_bytes, parse::bytes)),
+    }
+}
+
+fn stateful(r: &mut Reader, args: StatefulArgs) -> Stateful {
+    Stateful {
+        enabled: read!(r.required(args.stateful_enabled, parse::boolean)),
+        default_idle_timeout: read!(r.required(args.stateful_default_idle_timeout, parse::timeout)),
+        max_processes_per_chat: read!(
+            r.required(args.stateful_max_processes_per_chat, parse::count)
+        ),
+        max_total_processes: read!(r.required(args.stateful_max_total_processes, parse::count)),
+        cleanup_interval: read!(r.required(args.stateful_cleanup_interval, parse::timeout)),
+    }
+}
+
+fn log(r: &mut Reader, args: LogArgs) -> Log {
+    Log {
+        level: read!(r.required(args.log_level, parse::choice(&LEVELS))),
+        file: read!(r.optional(args.log_file, parse::path)),
+        format: read!(r.required(args.log_format, parse::choice(&FORMATS))),
+    }
+}
+
+fn is_unspecified(host: &str) -> bool {
+    host.parse::<IpAddr>()
+        .is_ok_and(|address| address.is_unspecified())
+}
+
+/// A name other than `localhost` may resolve to anything, so it counts as beyond.
+fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+fn is_exposed(settings: &Settings) -> bool {
+    settings.access.keys.is_empty() && !is_loopback(&settings.listen.host)
+}
+
+fn check_exposure(r: &mut Reader, settings: &Settings) {
+    // A broken key is told already; that there is none would be wrong.
+    let keys_faulty = r
+        .faults
+        .iter()
+        .any(|fault| fault.place.starts_with("--api-key"));
+    if is_exposed(settings) && !settings.access.allow_unauthenticated && !keys_faulty {
+        let fault = Fault::new(
+            r.place("host"),
+            "listening beyond loopback without an API key lets anybody call every tool",
+            "set MCPO_API_KEY or MCPO_API_KEY_FILE, or say that you mean it with \
+             MCPO_ALLOW_UNAUTHENTICATED=true",
+        );
+        r.faults.push(fault.with_value(&settings.listen.host));
+    }
+}
+
+fn warnings(settings: &Settings) -> Vec<String> {
+    let access = &settings.access;
+    let mut warnings = Vec::new();
+    if is_exposed(settings) {
+        warnings.push(format!(
+            "anybody who reaches {}:{} may call every tool: MCPO_ALLOW_UNAUTHENTICATED is set and \
+             there is no API key",
+            settings.listen.host, settings.listen.port
+        ));
+    }
+    if access
+        .trusted_proxies
+        .iter()
+        .any(|network| network.prefix_len() == 0)
+    {
+        warnings.push(
+            "MCPO_TRUSTED_PROXIES holds every address: user headers are believed from anybody"
+                .into(),
+        );
+    }
+    let short = |secret: &crate::config::Secret| secret.expose().len() < 32;
+    if access.jwt_secret.as_ref().is_some_and(short) {
+        warnings.push(
+            "MCPO_JWT_SECRET has fewer than 32 bytes, so a token can be used to guess it".into(),
+        );
+    }
+    if settings.listen.allowed_hosts.iter().any(|host| host == "*") {
+        warnings.push("MCPO_ALLOWED_HOSTS=* switches the protection from DNS rebinding off".into());
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests;

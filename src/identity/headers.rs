@@ -1,0 +1,59 @@
+//! Reading identity headers without losing or adding a byte.
+
+use axum::http::{HeaderMap, HeaderName};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+
+use super::Refusal;
+
+/// Ids are kept and hashed; nobody's real one comes near.
+const LONGEST: usize = 1024;
+
+/// In front of a value that is no UTF-8, which is then kept percent-encoded. No header value
+/// can hold DEL, so no other value looks like that.
+const NOT_UTF8: char = '\u{7f}';
+
+/// The value of a header that was sent at most once, without the white space around it. Empty is
+/// absent: Open WebUI sends empty headers for what it does not know.
+pub(super) fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<str>>, Refusal> {
+    let Some(value) = headers.get(name) else {
+        return Ok(None);
+    };
+    let bytes = value.as_bytes().trim_ascii();
+    if bytes.len() > LONGEST {
+        return Err(Refusal::BadHeader {
+            header: name.to_string(),
+            why: "it is longer than 1024 bytes",
+        });
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok("") => return Ok(None),
+        Ok(text) => text.into(),
+        Err(_) => format!("{NOT_UTF8}{}", percent_encode(bytes, NON_ALPHANUMERIC)).into(),
+    };
+    Ok(Some(text))
+}
+
+/// Refuses a request that carries one of `names` twice, even with equal values.
+pub(super) fn refuse_duplicates(headers: &HeaderMap, names: &[HeaderName]) -> Result<(), Refusal> {
+    let twice = |name: &&HeaderName| headers.get_all(*name).iter().nth(1).is_some();
+    match names.iter().find(twice) {
+        Some(name) => Err(Refusal::DuplicateHeader {
+            header: name.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Whether some proxy says that the request began elsewhere: then its peer vouches for nothing.
+pub(super) fn says_forwarded(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        let name = name.as_str();
+        name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded")
+    })
+}
+
+/// Undoes Open WebUI's percent-encoding of names; what does not decode stays as it is.
+pub(super) fn percent_decoded(text: &str) -> Box<str> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map_or_else(|_| text.into(), |name| name.into())
+}
