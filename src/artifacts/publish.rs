@@ -1,13 +1,23 @@
 //! Copies a file out of a workspace to where only its link reaches it.
 
-use std::{io, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read, Seek},
+    os::fd::AsFd,
+    time::Duration,
+};
 
 use jiff::Timestamp;
+use rustix::{
+    fs::{FileType, fstat, ioctl_ficlone},
+    io::Errno,
+};
+use sha2::{Digest, Sha256};
 
-use super::{RelativePath, Snapshot};
+use super::{RelativePath, Snapshot, beneath, names, snapshot::is_same};
 use crate::{
-    model::{Principal, ServerName},
-    store::{Artifact, Job, Store, StoreError},
+    model::{LinkToken, Principal, ServerName},
+    store::{Artifact, Job, PrincipalHash, StagedLink, Store, StoreError},
 };
 
 /// Which call made the files.
@@ -72,6 +82,10 @@ impl PublishError {
     }
 }
 
+/// How often a file is copied that changes meanwhile.
+const ATTEMPTS: usize = 3;
+const CHUNK: usize = 256 * 1024;
+
 /// Publishes one version of one file of `job`. `snapshot` is the newest one of its `work/`: a file
 /// with several names is published only if it holds all of them.
 pub fn publish(
@@ -82,5 +96,143 @@ pub fn publish(
     origin: &Origin<'_>,
     now: Timestamp,
 ) -> Result<Artifact, PublishError> {
-    todo!("{store:?} {job:?} {path:?} {snapshot:?} {origin:?} {now}")
+    let name = path.display();
+    let source = Source::open(job, path, snapshot)?;
+    let mut staged = store.stage_link()?;
+    source.copy_to(staged.data(), origin.max_bytes, &name, copy_bytes)?;
+    seal(store, staged, path, job, origin, now)
 }
+
+/// Describes what was staged and gives it its link.
+pub(super) fn seal(
+    store: &Store,
+    mut staged: StagedLink,
+    path: &RelativePath,
+    job: &Job,
+    origin: &Origin<'_>,
+    now: Timestamp,
+) -> Result<Artifact, PublishError> {
+    let name = path.name().into_owned();
+    let (size, sha256) = digest(staged.data()).map_err(failed(&name))?;
+    let artifact = Artifact {
+        token: LinkToken::random(),
+        path: path.display().into_owned(),
+        ascii_name: names::ascii(&name),
+        size,
+        mime_type: names::mime_type(&name),
+        sha256,
+        created_at: now,
+        expires_at: now.saturating_add(origin.ttl).unwrap_or(Timestamp::MAX),
+        gone_at: None,
+        gone: None,
+        job: job.id(),
+        server: origin.server.to_string(),
+        tool: origin.tool.to_owned(),
+        principal: PrincipalHash::from(origin.principal),
+        name,
+        other: serde_json::Map::new(),
+    };
+    staged.publish(store, &artifact)?;
+    Ok(artifact)
+}
+
+pub(super) fn failed(name: &str) -> impl Fn(io::Error) -> PublishError {
+    move |source| PublishError::Io {
+        name: name.to_owned(),
+        source,
+    }
+}
+
+/// An open regular file of a workspace that nobody outside shares.
+struct Source {
+    file: File,
+}
+
+impl Source {
+    fn open(job: &Job, path: &RelativePath, snapshot: &Snapshot) -> Result<Self, PublishError> {
+        let name = || path.display().into_owned();
+        let root = beneath::open_dir(&job.work()).map_err(failed(&name()))?;
+        let file =
+            beneath::open_file(root.as_fd(), path).map_err(|error| refusal(name(), error))?;
+        let stat = fstat(&file).map_err(|error| failed(&name())(error.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(PublishError::NotAFile(name()));
+        }
+        let links = u64::from(stat.st_nlink);
+        if links > 1 && snapshot.names_of(&stat) < links {
+            return Err(PublishError::LinkedElsewhere(name()));
+        }
+        Ok(Self { file })
+    }
+
+    /// Copies until the file held still. `copy` is the disk, so that tests can fill it.
+    fn copy_to(
+        &self,
+        target: &mut File,
+        limit: u64,
+        name: &str,
+        mut copy: impl FnMut(&File, &mut File, u64) -> io::Result<u64>,
+    ) -> Result<(), PublishError> {
+        let failed = failed(name);
+        let stat = || fstat(&self.file).map_err(|error| failed(error.into()));
+        for _ in 0..ATTEMPTS {
+            let before = stat()?;
+            let size = u64::try_from(before.st_size).unwrap_or(u64::MAX);
+            if size > limit {
+                let name = name.to_owned();
+                return Err(PublishError::TooLarge { name, limit });
+            }
+            let copied = copy(&self.file, target, size).map_err(&failed)?;
+            if copied == size && is_same(&before, &stat()?) {
+                return Ok(());
+            }
+        }
+        Err(PublishError::Unstable(name.to_owned()))
+    }
+}
+
+fn refusal(name: String, error: io::Error) -> PublishError {
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOENT | Errno::LOOP | Errno::XDEV | Errno::NOTDIR) => {
+            PublishError::NotFound(name)
+        }
+        // A socket, or a device without a driver.
+        Some(Errno::NXIO | Errno::NODEV) => PublishError::NotAFile(name),
+        _ => failed(&name)(error),
+    }
+}
+
+/// Fills `target` with the first `size` bytes of `source`, sharing blocks where that is possible.
+fn copy_bytes(mut source: &File, target: &mut File, size: u64) -> io::Result<u64> {
+    target.set_len(0)?;
+    target.rewind()?;
+    if ioctl_ficlone(&*target, source).is_ok() {
+        // It may have grown since it was measured: what counts is what was cloned.
+        return target.metadata().map(|cloned| cloned.len());
+    }
+    source.rewind()?;
+    io::copy(&mut source.take(size), target)
+}
+
+/// Size and SHA-256 of the copy itself, not of a file that may have changed since.
+fn digest(file: &mut File) -> io::Result<(u64, String)> {
+    file.rewind()?;
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = match file.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hash.update(&chunk[..length]);
+        size += length as u64;
+    }
+    let digest = hash.finalize();
+    let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((size, hex))
+}
+
+#[cfg(test)]
+mod tests;

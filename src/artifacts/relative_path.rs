@@ -2,8 +2,11 @@
 
 use std::{
     borrow::Cow,
+    ffi::OsStr,
     path::{Component, Path, PathBuf},
 };
+
+use super::names;
 
 /// One or more ordinary names: not absolute, no `..`, no `.`, no NUL. May not be UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +43,44 @@ impl RelativePath {
 
     /// For people: UTF-8 without control characters. Not for opening the file.
     pub fn display(&self) -> Cow<'_, str> {
-        todo!()
+        let mut parts = self.0.iter().map(names::display);
+        let first = parts.next().unwrap_or_default();
+        parts.fold(first, |path, part| Cow::Owned(format!("{path}/{part}")))
+    }
+
+    /// The last part, for people.
+    pub fn name(&self) -> Cow<'_, str> {
+        self.0.file_name().map(names::display).unwrap_or_default()
+    }
+
+    /// An entry of the folder `parent`, or of the top folder, as a directory listing named it.
+    pub(super) fn entry(parent: Option<&Self>, name: &OsStr) -> Self {
+        Self(parent.map_or_else(|| name.into(), |parent| parent.0.join(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_below_the_folder_pass() {
+        for (path, clean) in [("a", "a"), ("./a//b/", "a/b"), ("..a/b..", "..a/b..")] {
+            let parsed = RelativePath::parse(path).unwrap();
+            assert_eq!(parsed.as_path(), Path::new(clean));
+            assert_eq!(parsed.display(), clean);
+        }
+        for bad in [
+            "",
+            ".",
+            "/",
+            "/etc/passwd",
+            "..",
+            "a/../../b",
+            "a/..",
+            "a\0b",
+        ] {
+            assert!(RelativePath::parse(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,8 +1,29 @@
 //! What lies under `work/`, so that the next look shows what a call created or changed.
 
-use std::{io, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsStr,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
 
-use super::RelativePath;
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Stat, fstat, statat},
+    io::Errno,
+};
+
+use super::{RelativePath, beneath};
+
+/// Never published, nor anything below: caches and other tools' own business.
+const SKIPPED_NAMES: [&str; 2] = ["__pycache__", "node_modules"];
+/// Never published: hidden files, and the locks that office programs put beside an open document.
+const SKIPPED_PREFIXES: [&str; 2] = [".", "~$"];
+/// Never published, in any case: files that are still being written.
+const SKIPPED_SUFFIXES: [&str; 3] = [".tmp", ".part", ".crdownload"];
 
 /// How much of a tree is looked at. Beyond that the workspace is over its limits (507).
 #[derive(Debug, Clone, Copy)]
@@ -31,10 +52,26 @@ pub struct Usage {
     pub entries: u64,
 }
 
+/// One regular file as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileState {
+    size: u64,
+    modified: (i64, i64),
+    /// Moves with every change, also where a program sets the other one back.
+    changed: (i64, i64),
+    identity: Identity,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
 /// The regular files that may be published, by path, and what the whole tree takes.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     usage: Usage,
+    files: BTreeMap<RelativePath, FileState>,
+    /// How many names in this tree a file has that has several anywhere.
+    names: HashMap<Identity, u64>,
 }
 
 /// Why no snapshot was taken.
@@ -64,9 +101,16 @@ pub struct ChangedFile {
 
 impl Snapshot {
     /// Looks through `work`, following no links and leaving no filesystem. What vanishes
-    /// meanwhile is left out.
+    /// meanwhile, or cannot be read, is left out.
     pub fn take(work: &Path, limits: &Limits) -> Result<Self, SnapshotError> {
-        todo!("{work:?} {limits:?}")
+        let top = beneath::open_dir(work)?;
+        let mut walk = Walk {
+            device: fstat(&top).map_err(io::Error::from)?.st_dev,
+            limits,
+            found: Self::default(),
+        };
+        walk.run(top)?;
+        Ok(walk.found)
     }
 
     /// What the tree takes of the disk.
@@ -76,12 +120,181 @@ impl Snapshot {
 
     /// The publishable files, in order of path: what the model may be told is there.
     pub fn files(&self) -> impl Iterator<Item = &RelativePath> {
-        std::iter::empty()
+        self.files.keys()
+    }
+
+    /// How many names the tree held of a file that has several.
+    pub(super) fn names_of(&self, file: &Stat) -> u64 {
+        self.names.get(&identity(file)).copied().unwrap_or(0)
     }
 }
 
 /// Regular files that are new in `new` or differ from `old` in size, mtime, ctime or inode, in
 /// order of path. A touched file counts as changed: content is not compared.
 pub fn changed(old: &Snapshot, new: &Snapshot) -> Vec<ChangedFile> {
-    todo!("{old:?} {new:?}")
+    let differs = |path: &RelativePath, state: &FileState| old.files.get(path) != Some(state);
+    new.files
+        .iter()
+        .filter(|(path, state)| differs(path, state))
+        .map(|(path, state)| ChangedFile {
+            path: path.clone(),
+            size: state.size,
+            created: !old.files.contains_key(path),
+        })
+        .collect()
 }
+
+/// A folder on the way down.
+struct Folder {
+    entries: Dir,
+    handle: OwnedFd,
+    path: Option<RelativePath>,
+    /// Counted, but nothing in it is published.
+    skipped: bool,
+}
+
+struct Walk<'a> {
+    device: u64,
+    limits: &'a Limits,
+    found: Snapshot,
+}
+
+impl Walk<'_> {
+    /// Holds one descriptor for each level, so `limits.depth` bounds them.
+    fn run(&mut self, top: OwnedFd) -> Result<(), SnapshotError> {
+        let mut open = vec![Folder {
+            entries: Dir::read_from(&top).map_err(io::Error::from)?,
+            handle: top,
+            path: None,
+            skipped: false,
+        }];
+        while let Some(folder) = open.last_mut() {
+            // A folder that stops answering is done with, as if it had vanished.
+            let Some(Ok(entry)) = folder.entries.read() else {
+                open.pop();
+                continue;
+            };
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if let Some(inner) = self.visit(folder, name)? {
+                if open.len() > self.limits.depth {
+                    return Err(SnapshotError::TooDeep(self.limits.depth));
+                }
+                open.push(inner);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an entry; returns the folder to go down into, if it is one.
+    fn visit(
+        &mut self,
+        folder: &Folder,
+        name: &std::ffi::CStr,
+    ) -> Result<Option<Folder>, SnapshotError> {
+        let Ok(stat) = statat(&folder.handle, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            return Ok(None);
+        };
+        let usage = &mut self.found.usage;
+        usage.entries += 1;
+        if usage.entries > self.limits.entries {
+            return Err(SnapshotError::TooManyEntries(self.limits.entries));
+        }
+        let os_name = OsStr::from_bytes(name.to_bytes());
+        let skipped = folder.skipped || is_skipped(os_name);
+        let path = || RelativePath::entry(folder.path.as_ref(), os_name);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                usage.bytes += allocated(&stat);
+                Ok(self.go_down(folder, name, path(), skipped))
+            }
+            FileType::RegularFile => {
+                self.count_file(&stat);
+                if !skipped {
+                    self.found.files.insert(path(), state(&stat));
+                }
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn count_file(&mut self, stat: &Stat) {
+        if stat.st_nlink > 1 {
+            let names = self.found.names.entry(identity(stat)).or_default();
+            *names += 1;
+            if *names > 1 {
+                return;
+            }
+        }
+        self.found.usage.bytes += allocated(stat);
+    }
+
+    fn go_down(
+        &self,
+        folder: &Folder,
+        name: &std::ffi::CStr,
+        path: RelativePath,
+        skipped: bool,
+    ) -> Option<Folder> {
+        let open = || -> Result<_, Errno> {
+            let handle = beneath::dir_at(folder.handle.as_fd(), name)?;
+            // A mount in a workspace is the operator's, and no call made what is in it.
+            let inside = fstat(&handle)?.st_dev == self.device;
+            inside
+                .then(|| Dir::read_from(&handle).map(|entries| (entries, handle)))
+                .transpose()
+        };
+        let (entries, handle) = open().ok()??;
+        Some(Folder {
+            entries,
+            handle,
+            path: Some(path),
+            skipped,
+        })
+    }
+}
+
+fn is_skipped(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    let ends = |suffix: &str| {
+        let start = name.len().checked_sub(suffix.len());
+        start.is_some_and(|start| name[start..].eq_ignore_ascii_case(suffix.as_bytes()))
+    };
+    SKIPPED_NAMES.iter().any(|skip| name == skip.as_bytes())
+        || SKIPPED_PREFIXES
+            .iter()
+            .any(|skip| name.starts_with(skip.as_bytes()))
+        || SKIPPED_SUFFIXES.iter().any(|skip| ends(skip))
+}
+
+fn allocated(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(512)
+}
+
+fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// The widths of these fields differ by platform.
+#[allow(clippy::useless_conversion, clippy::cast_possible_wrap)]
+fn state(stat: &Stat) -> FileState {
+    FileState {
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+        changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        identity: identity(stat),
+    }
+}
+
+/// Whether a file is still what it was: for copying without a torn page.
+pub(super) fn is_same(before: &Stat, after: &Stat) -> bool {
+    state(before) == state(after)
+}
+
+#[cfg(test)]
+mod tests;

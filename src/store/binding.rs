@@ -1,9 +1,18 @@
 //! Which workspace folder a chat has.
 
-use jiff::Timestamp;
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
-use super::{Job, Lease, LeaseError, NewJob, Store, StoreError};
-use crate::model::WorkspaceKey;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{
+    Job, Lease, LeaseError, NewJob, Store, StoreError, files, lock::FileLock, remove::remove_tree,
+};
+use crate::model::{JobId, WorkspaceKey};
 
 /// How [`Store::bind`] found the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,21 +34,58 @@ pub struct Workspace {
     pub lease: Lease,
 }
 
+/// A folder can be cleaned up between binding and leasing, but hardly that often.
+const ATTEMPTS: usize = 8;
+
 impl Store {
     /// The folder of that key, made where there is none (or where its folder is gone). Callers of
-    /// any thread, process or replica get the same one. `new.key` must be that key.
+    /// any thread, process or replica get the same one. `key` takes the place of `new.key`.
     pub fn bind(
         &self,
         key: &WorkspaceKey,
         new: &NewJob<'_>,
         now: Timestamp,
     ) -> Result<(Job, Binding), StoreError> {
-        todo!("{key:?} {new:?} {now}")
+        if let Some(job) = self.lookup(key)? {
+            return Ok((job, Binding::Existing));
+        }
+        let _lock = self.lock_shard(key)?;
+        if let Some(job) = self.lookup(key)? {
+            return Ok((job, Binding::Existing));
+        }
+        let path = self.binding_path(key);
+        match fs::remove_file(&path) {
+            Err(error) if !files::is_absent(&error) => {
+                return Err(files::at("replace", &path)(error));
+            }
+            _ => {}
+        }
+        let new = NewJob {
+            key: Some(*key),
+            ..new.clone()
+        };
+        let job = self.create_job(&new, now)?;
+        if self
+            .show_binding(&path, &job)
+            .map_err(files::at("write", &path))?
+        {
+            return Ok((job, Binding::Created));
+        }
+        // Only where locks do not reach the other replica, and it was faster.
+        self.remove_job(&job)?;
+        let job = self.lookup(key)?.ok_or(StoreError::JobGone)?;
+        Ok((job, Binding::Existing))
     }
 
     /// The folder of that key, if it has one.
     pub fn lookup(&self, key: &WorkspaceKey) -> Result<Option<Job>, StoreError> {
-        todo!("{key:?}")
+        let path = self.binding_path(key);
+        let id = match files::read_record(&path) {
+            Ok(content) => parse(&content),
+            Err(error) if files::is_absent(&error) => None,
+            Err(error) => return Err(files::at("read", &path)(error)),
+        };
+        id.map_or(Ok(None), |id| self.job(id))
     }
 
     /// Binds and leases in one step, so that no clean-up comes in between: what a session uses.
@@ -49,6 +95,168 @@ impl Store {
         new: &NewJob<'_>,
         now: Timestamp,
     ) -> Result<Workspace, LeaseError> {
-        todo!("{key:?} {new:?} {now}")
+        for _ in 0..ATTEMPTS {
+            let bound = self.bind(key, new, now).map_err(LeaseError::Store);
+            let leased = bound.and_then(|(job, binding)| {
+                self.acquire(&job, now).map(|lease| Workspace {
+                    job,
+                    binding,
+                    lease,
+                })
+            });
+            match leased {
+                Err(LeaseError::Store(StoreError::JobGone)) => {}
+                other => return other,
+            }
+        }
+        Err(StoreError::JobGone.into())
+    }
+
+    /// Removes bindings whose folder is gone; returns how many, and what failed.
+    pub(super) fn sweep_bindings(&self) -> (u64, Vec<StoreError>) {
+        let (mut removed, mut errors) = (0, Vec::new());
+        let top = self.bridge("bindings");
+        for shard in files::names_in(&top)
+            .unwrap_or_default()
+            .into_iter()
+            .flatten()
+        {
+            let shard = top.join(shard);
+            for name in files::names_in(&shard)
+                .unwrap_or_default()
+                .into_iter()
+                .flatten()
+            {
+                if name.len() != 64 {
+                    continue;
+                }
+                match self.remove_orphan(&shard, &name) {
+                    Ok(was_orphan) => removed += u64::from(was_orphan),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        (removed, errors)
+    }
+
+    fn remove_orphan(&self, shard: &Path, name: &str) -> Result<bool, StoreError> {
+        let path = shard.join(name);
+        let leads_nowhere = || {
+            let content = files::read_record(&path).unwrap_or_default();
+            parse(&content).map_or(Ok(true), |id| self.job(id).map(|job| job.is_none()))
+        };
+        if !leads_nowhere()? {
+            return Ok(false);
+        }
+        let lock = shard.join("lock");
+        let _lock = FileLock::take(&lock).map_err(files::at("lock", &lock))?;
+        // Somebody may have bound it anew meanwhile.
+        if !leads_nowhere()? {
+            return Ok(false);
+        }
+        remove_tree(&path).map_err(files::at("remove", &path))?;
+        Ok(true)
+    }
+
+    /// `false` where the name is taken. By link, because a rename would replace silently.
+    fn show_binding(&self, path: &Path, job: &Job) -> io::Result<bool> {
+        let temp = self.staging().join(Uuid::new_v4().to_string());
+        let mut file = files::create_new(&temp)?;
+        let shown = write!(file, "{}", job.id())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::hard_link(&temp, path));
+        let _ = fs::remove_file(&temp);
+        match shown {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lock_shard(&self, key: &WorkspaceKey) -> Result<FileLock, StoreError> {
+        let shard = self.bridge("bindings").join(&key.to_hex()[..2]);
+        files::make_dir(&shard).map_err(files::at("make", &shard))?;
+        let path = shard.join("lock");
+        FileLock::take(&path).map_err(files::at("lock", &path))
+    }
+
+    fn binding_path(&self, key: &WorkspaceKey) -> PathBuf {
+        let hex = key.to_hex();
+        self.bridge("bindings").join(&hex[..2]).join(hex)
+    }
+}
+
+fn parse(content: &[u8]) -> Option<JobId> {
+    std::str::from_utf8(content).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::{Folder, key, new_job};
+
+    #[test]
+    fn everybody_who_binds_a_key_gets_the_same_folder() {
+        let folder = Folder::new();
+        let stores = [folder.open(), folder.open(), folder.open()];
+        let bound: Vec<_> = std::thread::scope(|scope| {
+            let bind = |number: usize| {
+                let store = &stores[number % 3];
+                store.bind(&key("c"), &new_job(), folder.now).unwrap()
+            };
+            let threads: Vec<_> = (0..24).map(|n| scope.spawn(move || bind(n))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        let created = bound
+            .iter()
+            .filter(|(_, how)| *how == Binding::Created)
+            .count();
+        assert_eq!(created, 1);
+        assert!(bound.iter().all(|(job, _)| job.id() == bound[0].0.id()));
+        assert_eq!(stores[0].jobs(folder.now).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_restarted_bridge_finds_the_folder() {
+        let folder = Folder::new();
+        let bind = |store: &Store| {
+            store
+                .bind(&key("c"), &new_job(), folder.now)
+                .unwrap()
+                .0
+                .id()
+        };
+        let before = folder.crash(bind);
+        assert_eq!(bind(&folder.open()), before);
+    }
+
+    #[test]
+    fn a_removed_folder_is_replaced_and_chats_are_apart() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let (first, _) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        let (other, _) = store.bind(&key("d"), &new_job(), folder.now).unwrap();
+        assert_ne!(first.id(), other.id());
+        store.remove_job(&first).unwrap();
+        assert!(store.lookup(&key("c")).unwrap().is_none());
+        let (second, how) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        assert_eq!(how, Binding::Created);
+        assert_ne!(first.id(), second.id());
+        let keys = store.metadata(&second).unwrap().session_keys;
+        assert_eq!(keys, [key("c").to_hex()]);
+    }
+
+    #[test]
+    fn a_broken_binding_is_replaced() {
+        let folder = Folder::new();
+        let store = folder.open();
+        store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        fs::write(store.binding_path(&key("c")), "../../etc").unwrap();
+        assert!(store.lookup(&key("c")).unwrap().is_none());
+        let (_, how) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        assert_eq!(how, Binding::Created);
     }
 }

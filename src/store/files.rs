@@ -1,1 +1,149 @@
-//! (being written)
+//! Small files in folders that children can reach: opened without following links, written whole.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use super::StoreError;
+
+/// Our records are far smaller; what is larger was not written by us.
+const RECORD_LIMIT: u64 = 1024 * 1024;
+
+/// Says what was tried on which path: `.map_err(at("read", path))`.
+pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| StoreError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn safe_flags() -> i32 {
+    // A child may have put a link or a FIFO where our file was.
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
+}
+
+fn only_regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("not a regular file"))
+    }
+}
+
+/// Opens an existing regular file for reading; its last name may not be a link.
+pub fn open_read(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(safe_flags())
+        .open(path)?;
+    only_regular(file)
+}
+
+/// Opens a regular file for appending (0600 where new); its last name may not be a link.
+pub fn open_append(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(safe_flags())
+        .open(path)?;
+    only_regular(file)
+}
+
+/// Makes a new file of ours, 0600.
+pub fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Reads a record of at most 1 MiB.
+pub fn read_record(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let file = open_read(path)?;
+    file.take(RECORD_LIMIT + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > RECORD_LIMIT {
+        return Err(io::Error::other("larger than any record of ours"));
+    }
+    Ok(content)
+}
+
+/// Reads a JSON record; `None` where there is none. Broken content is `InvalidData`.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match read_record(path) {
+        Ok(content) => serde_json::from_slice(&content).map(Some).map_err(|error| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("broken record: {error}"),
+            )
+        }),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces a file whole: readers see the old or the new one. `staging` is on the same filesystem.
+pub fn write_whole(path: &Path, content: &[u8], staging: &Path) -> io::Result<()> {
+    let temp = staging.join(Uuid::new_v4().to_string());
+    let written = create_new(&temp)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| fs::rename(&temp, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temp);
+    }
+    written
+}
+
+/// Replaces a JSON record whole.
+pub fn write_json(path: &Path, record: &impl Serialize, staging: &Path) -> io::Result<()> {
+    let mut content = serde_json::to_vec_pretty(record)?;
+    content.push(b'\n');
+    write_whole(path, &content, staging)
+}
+
+/// Makes a folder 0700; one that is there already is fine.
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_own_dir(path)? => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether a real folder (no link) of our user is there.
+pub fn is_own_dir(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(found.is_dir() && found.uid() == rustix::process::geteuid().as_raw()),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Nothing of that name: never there, or its folder went meanwhile.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// The names in a folder; what is not UTF-8 is not ours and comes as `None`.
+pub fn names_in(path: &Path) -> io::Result<Vec<Option<String>>> {
+    match fs::read_dir(path) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.file_name().into_string().ok()))
+            .collect(),
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}

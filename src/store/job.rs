@@ -1,10 +1,14 @@
 //! A workspace folder and the paths in it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
-use super::{PrincipalHash, Store, StoreError};
+use super::{Metadata, PrincipalHash, Store, StoreError, files, remove};
 use crate::model::{JobId, ServerName, WorkspaceKey};
 
 /// What is known when a workspace is made.
@@ -72,17 +76,111 @@ pub struct JobFolderPaths {
 impl Store {
     /// Makes a workspace folder with its metadata; it appears whole or not at all.
     pub fn create_job(&self, new: &NewJob<'_>, now: Timestamp) -> Result<Job, StoreError> {
-        todo!("{new:?} {now}")
+        let id = JobId::random();
+        let staged = self.staging().join(id.to_string());
+        let job = self.job_at(id);
+        let made = self
+            .fill_job(&staged, id, new, now)
+            .and_then(|()| fs::rename(&staged, &job.folder));
+        made.map(|()| job).map_err(|error| {
+            // The first failure is the one to tell.
+            let _ = remove::remove_tree(&staged);
+            files::at("make the workspace", &staged)(error)
+        })
+    }
+
+    fn fill_job(
+        &self,
+        folder: &Path,
+        id: JobId,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        for part in ["", "work", "home", "tmp"] {
+            files::make_dir(&folder.join(part))?;
+        }
+        let metadata = Metadata {
+            session_keys: new.key.iter().map(|key| key.to_hex()).collect(),
+            principal: Some(new.principal.clone()),
+            server_names: new.servers.iter().map(ToString::to_string).collect(),
+            ..Metadata::empty(id, now)
+        };
+        files::write_json(&folder.join("metadata.json"), &metadata, self.staging())
     }
 
     /// The workspace with that id, if its folder exists.
     pub fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        todo!("{id}")
+        let job = self.job_at(id);
+        let there = files::is_own_dir(&job.folder).map_err(files::at("look at", &job.folder))?;
+        Ok(there.then_some(job))
     }
 
     /// Removes a workspace folder at once, whatever its lease says. Published artifacts stay.
     /// Follows no links; copes with read-only folders and any depth. Absent is fine.
     pub fn remove_job(&self, job: &Job) -> Result<(), StoreError> {
-        todo!("{job:?}")
+        match self.take_away(job) {
+            Ok(staged) => remove::remove_tree(&staged).map_err(files::at("remove", &job.folder)),
+            Err(error) if files::is_absent(&error) => Ok(()),
+            Err(error) => Err(files::at("remove", &job.folder)(error)),
+        }
+    }
+
+    /// Moves the folder out of sight in one step: nobody finds it half-removed.
+    pub(super) fn take_away(&self, job: &Job) -> io::Result<PathBuf> {
+        let staged = self.staging().join(format!("gone-{}", Uuid::new_v4()));
+        remove::unlock_dir(&job.folder)?;
+        fs::rename(&job.folder, &staged)?;
+        Ok(staged)
+    }
+
+    fn job_at(&self, id: JobId) -> Job {
+        let name = id.to_string();
+        Job {
+            id,
+            folder: self.root.join(&name),
+            configured: self.configured.join(&name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::store::testing::{Folder, new_job};
+
+    #[test]
+    fn a_workspace_is_private() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let job = store.create_job(&new_job(), folder.now).unwrap();
+        for dir in [job.folder().to_owned(), job.work(), job.home(), job.tmp()] {
+            assert_eq!(fs::metadata(dir).unwrap().mode() & 0o777, 0o700);
+        }
+        let metadata = fs::metadata(job.folder().join("metadata.json")).unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o600);
+        assert_eq!(store.job(job.id()).unwrap().unwrap().work(), job.work());
+    }
+
+    #[test]
+    fn removing_a_workspace_leaves_nothing_in_staging_and_is_repeatable() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let job = store.create_job(&new_job(), folder.now).unwrap();
+        fs::write(job.work().join("a.txt"), "a").unwrap();
+        store.remove_job(&job).unwrap();
+        store.remove_job(&job).unwrap();
+        assert!(store.job(job.id()).unwrap().is_none());
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_workspace_is_not_one() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let id = JobId::random();
+        std::os::unix::fs::symlink(folder.outside(), store.root().join(id.to_string())).unwrap();
+        assert!(store.job(id).unwrap().is_none());
     }
 }

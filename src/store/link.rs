@@ -1,12 +1,17 @@
 //! Published artifacts on disk: `meta.json` and the immutable `data` under a random token.
 
-use std::fs::File;
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
-use super::{PrincipalHash, Store, StoreError};
+use super::{PrincipalHash, Store, StoreError, files, remove::remove_tree};
 use crate::model::{JobId, LinkToken};
 
 /// One version of one file, behind its own link.
@@ -79,19 +84,262 @@ pub enum Link {
     Unknown,
 }
 
+/// How long a link that ended answers 410 before it is as if it had never been.
+pub const TOMBSTONE: Duration = Duration::from_hours(7 * 24);
+
+/// An artifact in the making. Dropped unpublished, it leaves nothing behind.
+#[derive(Debug)]
+pub struct StagedLink {
+    folder: PathBuf,
+    data: File,
+    published: bool,
+}
+
+impl StagedLink {
+    /// The bytes to come: empty, open for reading and writing.
+    pub fn data(&mut self) -> &mut File {
+        &mut self.data
+    }
+
+    /// Makes it reachable under `artifact.token`.
+    pub fn publish(mut self, store: &Store, artifact: &Artifact) -> Result<(), StoreError> {
+        let target = store.link_folder(&artifact.token);
+        let shown = files::write_json(&self.folder.join(META), artifact, store.staging())
+            .and_then(|()| target.parent().map_or(Ok(()), files::make_dir))
+            .and_then(|()| fs::rename(&self.folder, &target));
+        shown.map_err(files::at("publish", &self.folder))?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for StagedLink {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        if let Err(error) = remove_tree(&self.folder) {
+            tracing::warn!(%error, "an unpublished copy stays until this bridge ends");
+        }
+    }
+}
+
+const META: &str = "meta.json";
+const DATA: &str = "data";
+
 impl Store {
+    /// Begins an artifact.
+    pub fn stage_link(&self) -> Result<StagedLink, StoreError> {
+        let folder = self.staging().join(format!("link-{}", Uuid::new_v4()));
+        let data = files::make_dir(&folder).and_then(|()| files::create_new(&folder.join(DATA)));
+        match data {
+            Ok(data) => Ok(StagedLink {
+                folder,
+                data,
+                published: false,
+            }),
+            Err(error) => {
+                let _ = remove_tree(&folder);
+                Err(files::at("make", &folder)(error))
+            }
+        }
+    }
+
     /// Follows a token. Expiry counts from the clock alone, not from when GC comes by.
     pub fn link(&self, token: &LinkToken, now: Timestamp) -> Result<Link, StoreError> {
-        todo!("{token:?} {now}")
+        let folder = self.link_folder(token);
+        let Some(artifact) = read(&folder)? else {
+            return Ok(Link::Unknown);
+        };
+        let (reason, ended) = match (artifact.gone_at, artifact.gone) {
+            (Some(at), reason) => (reason.unwrap_or(GoneReason::Expired), at),
+            (None, _) if artifact.expires_at <= now => (GoneReason::Expired, artifact.expires_at),
+            (None, _) => match files::open_read(&folder.join(DATA)) {
+                Ok(data) => return Ok(Link::Live(Box::new(artifact), data)),
+                // Ended between the two looks.
+                Err(error) if files::is_absent(&error) => (GoneReason::Expired, now),
+                Err(error) => return Err(files::at("open", &folder.join(DATA))(error)),
+            },
+        };
+        if is_over(ended, TOMBSTONE, now) {
+            return Ok(Link::Unknown);
+        }
+        Ok(Link::Gone(Box::new(artifact), reason))
     }
 
     /// Takes a link back: its bytes go at once and it answers 410. `false` if there is none live.
     pub fn revoke(&self, token: &LinkToken, now: Timestamp) -> Result<bool, StoreError> {
-        todo!("{token:?} {now}")
+        match self.link(token, now)? {
+            Link::Live(artifact, _) => {
+                self.end_link(*artifact, GoneReason::Revoked, now)?;
+                Ok(true)
+            }
+            Link::Gone(..) | Link::Unknown => Ok(false),
+        }
     }
 
     /// The links made from a workspace, tombstones included, oldest first. Reads every record.
     pub fn artifacts_of(&self, job: JobId) -> Result<Vec<Artifact>, StoreError> {
-        todo!("{job:?}")
+        let mut found = Vec::new();
+        self.each_link(|link| match link.map(|folder| read(&folder)) {
+            Ok(Ok(Some(artifact))) if artifact.job == job => found.push(artifact),
+            Ok(Err(error)) | Err(error) => {
+                tracing::warn!(%error, "a link cannot be listed");
+            }
+            Ok(Ok(_)) => {}
+        });
+        found.sort_by_key(|artifact| artifact.created_at);
+        Ok(found)
+    }
+
+    /// The record first: then nobody is promised bytes that have gone.
+    pub(super) fn end_link(
+        &self,
+        mut artifact: Artifact,
+        reason: GoneReason,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let folder = self.link_folder(&artifact.token);
+        artifact.gone_at = Some(now.min(artifact.expires_at));
+        artifact.gone = Some(reason);
+        let meta = folder.join(META);
+        files::write_json(&meta, &artifact, self.staging()).map_err(files::at("write", &meta))?;
+        remove_tree(&folder.join(DATA)).map_err(files::at("remove", &folder))
+    }
+
+    /// Visits the folder of every link, in no order.
+    pub(super) fn each_link(&self, mut visit: impl FnMut(Result<PathBuf, StoreError>)) {
+        let top = self.bridge("artifacts");
+        let names = |path: &Path| files::names_in(path).map_err(files::at("list", path));
+        let shards = names(&top).unwrap_or_else(|error| {
+            visit(Err(error));
+            Vec::new()
+        });
+        for shard in shards.into_iter().flatten() {
+            let shard = top.join(shard);
+            match names(&shard) {
+                Ok(tokens) => tokens
+                    .into_iter()
+                    .flatten()
+                    .filter(|name| name.parse::<LinkToken>().is_ok())
+                    .for_each(|name| visit(Ok(shard.join(name)))),
+                Err(error) => visit(Err(error)),
+            }
+        }
+    }
+
+    fn link_folder(&self, token: &LinkToken) -> PathBuf {
+        let name = token.as_str();
+        self.bridge("artifacts").join(&name[..2]).join(name)
+    }
+}
+
+/// Reads the record in a link's folder.
+pub(super) fn read(folder: &Path) -> Result<Option<Artifact>, StoreError> {
+    let meta = folder.join(META);
+    files::read_json(&meta).map_err(files::at("read", &meta))
+}
+
+/// Whether `kept` has passed since `from`.
+pub(super) fn is_over(from: Timestamp, kept: Duration, now: Timestamp) -> bool {
+    now.duration_since(from).unsigned_abs() >= kept && now >= from
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+    use crate::{
+        model::Principal,
+        store::testing::{Folder, later},
+    };
+
+    fn publish(store: &Store, now: Timestamp) -> Artifact {
+        let artifact = Artifact {
+            token: LinkToken::random(),
+            name: "売上.xlsx".into(),
+            path: "売上.xlsx".into(),
+            ascii_name: "file.xlsx".into(),
+            size: 5,
+            mime_type: "text/plain".into(),
+            sha256: String::new(),
+            created_at: now,
+            expires_at: later(now, 60),
+            gone_at: None,
+            gone: None,
+            job: JobId::random(),
+            server: "excel".into(),
+            tool: "write".into(),
+            principal: PrincipalHash::from(&Principal::Anonymous),
+            other: Map::new(),
+        };
+        let mut staged = store.stage_link().unwrap();
+        staged.data().write_all(b"bytes").unwrap();
+        staged.publish(store, &artifact).unwrap();
+        artifact
+    }
+
+    #[test]
+    fn a_link_lives_then_is_gone_then_unknown() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let artifact = publish(&store, folder.now);
+        let at = |seconds| {
+            store
+                .link(&artifact.token, later(folder.now, seconds))
+                .unwrap()
+        };
+        match at(59) {
+            Link::Live(found, mut data) => {
+                let mut text = String::new();
+                data.read_to_string(&mut text).unwrap();
+                assert_eq!((*found, text.as_str()), (artifact.clone(), "bytes"));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(at(60), Link::Gone(_, GoneReason::Expired)));
+        assert!(matches!(at(60 + 7 * 86_400 - 1), Link::Gone(..)));
+        assert!(matches!(at(60 + 7 * 86_400), Link::Unknown));
+    }
+
+    #[test]
+    fn a_revoked_links_bytes_go_at_once() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let artifact = publish(&store, folder.now);
+        assert!(store.revoke(&artifact.token, folder.now).unwrap());
+        assert!(!store.revoke(&artifact.token, folder.now).unwrap());
+        let link = store.link(&artifact.token, folder.now).unwrap();
+        assert!(matches!(link, Link::Gone(_, GoneReason::Revoked)));
+        assert!(!store.link_folder(&artifact.token).join(DATA).exists());
+        assert_eq!(store.artifacts_of(artifact.job).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_guessed_token_is_unknown_and_a_dropped_copy_leaves_nothing() {
+        let folder = Folder::new();
+        let store = folder.open();
+        drop(store.stage_link().unwrap());
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+        let link = store.link(&LinkToken::random(), folder.now).unwrap();
+        assert!(matches!(link, Link::Unknown));
+    }
+
+    #[test]
+    fn urls_work_below_a_base_and_relative_to_the_origin() {
+        let folder = Folder::new();
+        let artifact = publish(&folder.open(), folder.now);
+        let token = artifact.token.as_str();
+        for (base, url) in [
+            ("http://h:1", format!("http://h:1/files/{token}/file.xlsx")),
+            (
+                "https://h/x/",
+                format!("https://h/x/files/{token}/file.xlsx"),
+            ),
+            ("/", format!("/files/{token}/file.xlsx")),
+        ] {
+            assert_eq!(artifact.url(base), url);
+        }
     }
 }

@@ -25,8 +25,11 @@ mod link;
 mod list;
 mod lock;
 mod metadata;
+mod open;
 mod principal;
 mod remove;
+#[cfg(test)]
+pub mod testing;
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +42,7 @@ pub use instance::{HEARTBEAT_EVERY, Instance, InstanceId};
 pub use job::{Job, JobFolderPaths, NewJob};
 pub use journal::{JournalEntry, JournalMode};
 pub use lease::{Lease, LeaseError};
-pub use link::{Artifact, GoneReason, Link};
+pub use link::{Artifact, GoneReason, Link, StagedLink, TOMBSTONE};
 pub use list::{JobSummary, SessionSummary};
 pub use metadata::{JobStatus, LiveSession, Metadata};
 pub use principal::PrincipalHash;
@@ -61,7 +64,17 @@ impl Store {
         address: Option<&str>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        todo!("{jobs_dir:?} {address:?} {now}")
+        let (root, configured) = open::prepare(jobs_dir)?;
+        let instance = Instance::join(&root.join(".bridge"), address, now)?;
+        let store = Self {
+            root,
+            configured,
+            instance,
+        };
+        for error in store.sweep_instances(now).1 {
+            tracing::warn!(%error, "cannot clear what a dead instance left");
+        }
+        Ok(store)
     }
 
     /// This process, as other replicas see it.
@@ -71,7 +84,7 @@ impl Store {
 
     /// Tells the other replicas that this one lives. Call every [`HEARTBEAT_EVERY`].
     pub fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
-        todo!("{now}")
+        self.instance.renew(now)
     }
 
     /// The canonical path of the jobs folder.
@@ -81,6 +94,17 @@ impl Store {
 
     /// Bytes that are free on the folder's filesystem for us, for the free-disk floor.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        todo!()
+        let found = rustix::fs::statvfs(&self.root)
+            .map_err(|error| files::at("measure", &self.root)(error.into()))?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    fn bridge(&self, part: &str) -> PathBuf {
+        self.root.join(".bridge").join(part)
+    }
+
+    /// Ours alone, on the same filesystem as everything else in the folder.
+    fn staging(&self) -> &Path {
+        self.instance.staging()
     }
 }
