@@ -57,7 +57,10 @@ impl Admission {
             running: HashMap::new(),
             queue: VecDeque::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)), patience }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            patience,
+        }
     }
 
     /// Waits for a place, until the patience or the deadline ends.
@@ -65,7 +68,10 @@ impl Admission {
         let (turn, granted) = oneshot::channel();
         {
             let mut state = lock(&self.state);
-            state.queue.push_back(Waiter { principal: principal.clone(), turn });
+            state.queue.push_back(Waiter {
+                principal: principal.clone(),
+                turn,
+            });
         }
         hand_out(&self.state);
         let began = Instant::now();
@@ -75,7 +81,10 @@ impl Admission {
             // The sender is only dropped with its waiter, after a permit was sent.
             Ok(Err(_)) | Err(_) => {
                 let running = lock(&self.state).total;
-                Err(Busy { running, waited: began.elapsed() })
+                Err(Busy {
+                    running,
+                    waited: began.elapsed(),
+                })
             }
         }
     }
@@ -101,7 +110,10 @@ fn hand_out(shared: &Arc<Mutex<State>>) {
         state.total += 1;
         *state.running.entry(waiter.principal.clone()).or_default() += 1;
         drop(state);
-        let permit = Permit { state: shared.clone(), principal: waiter.principal };
+        let permit = Permit {
+            state: shared.clone(),
+            principal: waiter.principal,
+        };
         // A waiter who gave up returns his permit, and that hands out again.
         let _ = waiter.turn.send(permit);
     }

@@ -13,6 +13,7 @@ mod http;
 mod identity;
 mod model;
 mod openapi;
+mod session;
 mod store;
 
 /// Runs the command line of this process and returns its exit code.

@@ -76,7 +76,11 @@ async fn throw_away_job(spec: &ServerSpec, store: &Arc<Store>) -> Result<Job, St
     let (store, server) = (store.clone(), spec.name.clone());
     let made = tokio::task::spawn_blocking(move || {
         let principal = PrincipalHash::from(&Principal::Anonymous);
-        let new = NewJob { principal, key: None, servers: &[server] };
+        let new = NewJob {
+            principal,
+            key: None,
+            servers: &[server],
+        };
         store.create_job(&new, Timestamp::now())
     });
     made.await.expect("making a folder does not panic")
@@ -104,15 +108,24 @@ async fn ask(
     let tools = tools.unwrap_or(Err(ChildError::Timeout.into()))?;
     let hello = hello.read().unwrap_or_default();
     let wrote_files = std::fs::read_dir(job.work()).is_ok_and(|mut files| files.next().is_some());
-    Ok(Learnt { hello, tools, memory, wrote_files })
+    Ok(Learnt {
+        hello,
+        tools,
+        memory,
+        wrote_files,
+    })
 }
 
 async fn list_tools(child: &Child, job: &Job) -> Result<Vec<Tool>, LearnError> {
     let mut tools: Vec<Tool> = Vec::new();
     let mut cursor: Option<String> = None;
     for _ in 0..MAX_PAGES {
-        let params = cursor.as_ref().map_or_else(|| json!({}), |next| json!({"cursor": next}));
-        let answer = child.request("tools/list", Some(&RawJson::of(&params))).await?;
+        let params = cursor
+            .as_ref()
+            .map_or_else(|| json!({}), |next| json!({"cursor": next}));
+        let answer = child
+            .request("tools/list", Some(&RawJson::of(&params)))
+            .await?;
         let page = answer.map_err(|error| LearnError::Refused(error.as_str().to_owned()))?;
         let page = artifacts::relative(page, &job.paths());
         let page: ToolPage = page.read().map_err(LearnError::BadList)?;

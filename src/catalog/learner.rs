@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, sync::Notify, time::Instant};
+use tokio::{sync::Notify, sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Knowledge, Learnt, Offer, Watch, learn};
@@ -42,7 +42,11 @@ impl Learner {
             wanted: Notify::new(),
         });
         let task = tokio::spawn(shared.clone().run(children, store));
-        Self { shared, watch, _task: AbortOnDropHandle::new(task) }
+        Self {
+            shared,
+            watch,
+            _task: AbortOnDropHandle::new(task),
+        }
     }
 
     /// The spec as last given.
@@ -52,7 +56,11 @@ impl Learner {
 
     /// A spec of the same version: filters and texts may differ, the server's answers do not.
     pub fn update(&self, spec: Arc<ServerSpec>) {
-        *self.shared.spec.lock().unwrap_or_else(PoisonError::into_inner) = spec;
+        *self
+            .shared
+            .spec
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = spec;
         self.shared.offer();
     }
 
@@ -69,12 +77,19 @@ impl Learner {
 
 impl Shared {
     fn spec(&self) -> Arc<ServerSpec> {
-        self.spec.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.spec
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Publishes what is learnt, seen through the current spec.
     fn offer(&self) {
-        let learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let learnt = self
+            .learnt
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Some(learnt) = learnt {
             let offer = Offer::new(self.spec(), learnt);
             self.publish.send_replace(Knowledge::Ready(Arc::new(offer)));

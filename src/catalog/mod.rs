@@ -18,12 +18,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::{
-    child::Children,
-    config::ServerSpec,
-    model::ServerName,
-    store::Store,
-};
+use crate::{child::Children, config::ServerSpec, model::ServerName, store::Store};
 
 pub use learn::{LearnError, Learnt, learn};
 pub use offer::{Offer, OfferedTool};
@@ -57,7 +52,11 @@ pub struct Catalog {
 impl Catalog {
     /// Empty; [`Catalog::follow`] fills it.
     pub fn new(children: Arc<Children>, store: Arc<Store>) -> Self {
-        Self { entries: Mutex::default(), children, store }
+        Self {
+            entries: Mutex::default(),
+            children,
+            store,
+        }
     }
 
     /// Learns new and changed servers, forgets removed ones, keeps the others.
@@ -85,7 +84,9 @@ impl Catalog {
 
     /// What is known now.
     pub fn peek(&self, server: &ServerName) -> Option<Knowledge> {
-        self.lock().get(server).map(|learner| learner.watch().borrow().clone())
+        self.lock()
+            .get(server)
+            .map(|learner| learner.watch().borrow().clone())
     }
 
     /// What the server offers. Waits up to [`PATIENCE`] for the first answer.
@@ -102,10 +103,12 @@ impl Catalog {
     /// The largest memory that a child was seen to take, in bytes; 0 before any was learnt.
     pub fn largest_child(&self) -> u64 {
         let entries = self.lock();
-        let sizes = entries.values().map(|learner| match &*learner.watch().borrow() {
-            Knowledge::Ready(offer) => offer.learnt.memory,
-            _ => 0,
-        });
+        let sizes = entries
+            .values()
+            .map(|learner| match &*learner.watch().borrow() {
+                Knowledge::Ready(offer) => offer.learnt.memory,
+                _ => 0,
+            });
         sizes.max().unwrap_or(0)
     }
 

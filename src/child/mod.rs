@@ -203,11 +203,7 @@ impl Children {
         Err(failure)
     }
 
-    fn launch(
-        &self,
-        resolved: ResolvedCommand,
-        request: &ChildRequest,
-    ) -> launch::Launch {
+    fn launch(&self, resolved: ResolvedCommand, request: &ChildRequest) -> launch::Launch {
         let env = environment::environment(
             &resolved.program,
             &request.job,

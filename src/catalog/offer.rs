@@ -1,0 +1,119 @@
+//! A server as callers see it: what was learnt, seen through the config's filters.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use bytes::Bytes;
+use indexmap::IndexMap;
+
+use super::Learnt;
+use crate::{
+    config::ServerSpec,
+    model::Tool,
+    openapi::{ArgumentRules, DocumentInput, document},
+};
+
+/// What a server offers under one version of its config.
+pub struct Offer {
+    /// The config that filtered it.
+    pub spec: Arc<ServerSpec>,
+    /// Everything the server said.
+    pub learnt: Arc<Learnt>,
+    tools: IndexMap<Box<str>, OfferedTool>,
+    documents: Mutex<HashMap<String, Bytes>>,
+}
+
+/// A tool that callers may use.
+pub struct OfferedTool {
+    /// As the server described it.
+    pub tool: Tool,
+    rules: OnceLock<ArgumentRules>,
+}
+
+impl OfferedTool {
+    /// The rules for its arguments, compiled on first use.
+    pub fn rules(&self) -> &ArgumentRules {
+        self.rules.get_or_init(|| {
+            let rules = ArgumentRules::compile(self.tool.input_schema());
+            if let Some(warning) = rules.warning() {
+                tracing::warn!(tool = %self.tool.name, "{warning}");
+            }
+            rules
+        })
+    }
+}
+
+impl Offer {
+    /// Filters by `enabledTools` and `disabledTools`.
+    pub fn new(spec: Arc<ServerSpec>, learnt: Arc<Learnt>) -> Self {
+        let offered = learnt.tools.iter().filter(|tool| spec.offers(&tool.name));
+        let tools = offered.map(|tool| {
+            let offered = OfferedTool {
+                tool: tool.clone(),
+                rules: OnceLock::new(),
+            };
+            (tool.name.clone(), offered)
+        });
+        let tools = tools.collect();
+        Self {
+            spec,
+            learnt,
+            tools,
+            documents: Mutex::default(),
+        }
+    }
+
+    /// A tool that callers may use, by the name the server gave it.
+    pub fn tool(&self, name: &str) -> Option<&OfferedTool> {
+        self.tools.get(name)
+    }
+
+    /// All of them, in the server's order.
+    pub fn tools(&self) -> impl ExactSizeIterator<Item = &Tool> {
+        self.tools.values().map(|offered| &offered.tool)
+    }
+
+    /// Names in `enabledTools` that the server does not have: spelled wrong, or of another version.
+    pub fn missing_tools(&self) -> Vec<&str> {
+        let wanted = self.spec.enabled_tools.iter().flatten().map(String::as_str);
+        let has = |name: &str| self.learnt.tools.iter().any(|tool| &*tool.name == name);
+        wanted.filter(|name| !has(name)).collect()
+    }
+
+    /// What people call it.
+    pub fn title(&self) -> &str {
+        let info = &self.learnt.hello.server_info;
+        let said = info.title.as_deref().unwrap_or(&info.name);
+        if said.is_empty() {
+            self.spec.name.as_str()
+        } else {
+            said
+        }
+    }
+
+    /// The OpenAPI document for operations below `server_url`; made once, then served from memory.
+    pub fn document(&self, server_url: &str, secured: bool) -> Bytes {
+        let mut documents = self
+            .documents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = documents.get(server_url) {
+            return known.clone();
+        }
+        let tools: Vec<Tool> = self.tools().cloned().collect();
+        let made = document(&DocumentInput {
+            title: self.title(),
+            version: &self.learnt.hello.server_info.version,
+            description: self.learnt.hello.instructions.as_deref(),
+            server_url,
+            tools: &tools,
+            usage_guide: self.spec.usage_guide.as_deref(),
+            secured,
+        });
+        let made = Bytes::from(made.to_string());
+        documents.insert(server_url.to_owned(), made.clone());
+        made
+    }
+}

@@ -1,0 +1,142 @@
+//! Sessions: a child bound to server + user + chat, in that chat's workspace.
+//!
+//! ```text
+//! (none) ──call──▶ Starting ──ready──▶ Busy ⇄ Idle ──idle, LRU, reload, shutdown──▶ Ending ──▶ (none)
+//!                      └── failed ──▶ (none) ◀── died, timed out ──┘
+//! ```
+//! Whatever ended a session, the next call in its chat starts another one in the same folder.
+//! No lock is held across a start but the chat's own order of calls.
+
+mod end;
+mod open;
+mod place;
+mod shared;
+mod start;
+mod workspace;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, Semaphore};
+
+use crate::{
+    artifacts::{Limits, SnapshotError},
+    child::{ChildError, Children, Listener},
+    model::{ServerName, WorkspaceKey},
+    store::{LeaseError, Store, StoreError},
+};
+
+pub use place::{Class, Place};
+pub use shared::SharedChildren;
+pub use workspace::{Lent, Session, Turn, Workspace};
+
+/// A session of a caller without a chat ends after this long without a call.
+pub const ONE_CALL_IDLE: Duration = Duration::from_secs(60);
+
+/// Why a call got no session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The child failed.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The session id is not one that this caller was given.
+    #[error("no such session")]
+    Unknown,
+    /// Another replica works there.
+    #[error(transparent)]
+    Lease(LeaseError),
+    /// The folder failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The folder holds more than is looked at.
+    #[error(transparent)]
+    Files(#[from] SnapshotError),
+    /// All places for stateful processes are taken, and all of them work.
+    #[error("all {limit} stateful processes are busy (MCPO_STATEFUL_MAX_TOTAL_PROCESSES)")]
+    Full {
+        /// How many there may be.
+        limit: usize,
+    },
+}
+
+/// What sessions are bounded by.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    /// Live stateful children.
+    pub max_total: usize,
+    /// How long a call waits for a place among them.
+    pub patience: Duration,
+    /// The longest time between two clean-ups.
+    pub cleanup_interval: Duration,
+    /// What a look through a folder may find.
+    pub snapshot: Limits,
+}
+
+/// All sessions of this bridge.
+pub struct Sessions {
+    settings: SessionSettings,
+    children: Arc<Children>,
+    store: Arc<Store>,
+    workspaces: Mutex<HashMap<WorkspaceKey, Arc<Entry>>>,
+    population: Arc<Semaphore>,
+    /// A session became idle, or a new one began.
+    changed: Notify,
+    listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
+}
+
+/// A workspace being opened, used or closed; its lock is the chat's own.
+#[derive(Default)]
+struct Entry(tokio::sync::Mutex<Option<Arc<Workspace>>>);
+
+impl Sessions {
+    /// `listener` makes who hears the notifications of a server's children.
+    pub fn new(
+        settings: SessionSettings,
+        children: Arc<Children>,
+        store: Arc<Store>,
+        listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
+    ) -> Self {
+        let population = Arc::new(Semaphore::new(settings.max_total.max(1)));
+        Self {
+            settings,
+            children,
+            store,
+            workspaces: Mutex::default(),
+            population,
+            changed: Notify::new(),
+            listener,
+        }
+    }
+
+    /// Live stateful children.
+    pub fn count(&self) -> usize {
+        self.workspaces()
+            .iter()
+            .map(|workspace| workspace.sessions().len())
+            .sum()
+    }
+
+    /// Lowers the limit on live children, once their size is known.
+    pub fn cap(&self, limit: usize) {
+        let excess = self.settings.max_total.saturating_sub(limit.max(1));
+        self.population.forget_permits(excess);
+    }
+
+    /// The open workspaces, without waiting for those that are being opened.
+    fn workspaces(&self) -> Vec<Arc<Workspace>> {
+        let entries: Vec<_> = self.entries().values().cloned().collect();
+        let open = entries
+            .iter()
+            .filter_map(|entry| entry.0.try_lock().ok()?.clone());
+        open.collect()
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<WorkspaceKey, Arc<Entry>>> {
+        self.workspaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
