@@ -85,7 +85,9 @@ fn collect(error: &ValidationError<'_>, root: &Value, faults: &mut Vec<FieldFaul
         Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => return,
         Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
             if let Some(meant) = meant_variant(error, context) {
-                meant.iter().for_each(|inner| collect(inner, root, faults));
+                for inner in meant {
+                    collect(inner, root, faults);
+                }
                 return;
             }
         }
@@ -221,10 +223,10 @@ fn type_words(kind: &TypeKind) -> (String, String) {
         ["null"] => "none_required",
         _ => "type",
     };
-    let named: Vec<String> = names.iter().map(|name| with_article(name)).collect();
+    let phrases: Vec<String> = names.iter().map(|name| with_article(name)).collect();
     (
         kind.into(),
-        format!("Input should be {}", named.join(" or ")),
+        format!("Input should be {}", phrases.join(" or ")),
     )
 }
 

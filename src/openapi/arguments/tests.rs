@@ -65,6 +65,16 @@ fn a_body_that_is_not_an_object_is_a_fault() {
 }
 
 #[test]
+fn what_cannot_be_read_is_a_fault_and_no_panic() {
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(50_000), "]".repeat(50_000));
+    for body in [deep.as_str(), r#"{"a":1e400}"#, r#"{"a":"\ud800"}"#] {
+        let faults = check(&json!({}), body).unwrap_err();
+        assert_eq!(faults[0].r#type, "json_invalid");
+    }
+    assert!(read_body(Bytes::from_static(b"{")).is_err());
+}
+
+#[test]
 fn a_key_twice_is_refused_at_every_level() {
     for body in [
         r#"{"path":"a","path":"b"}"#,
@@ -242,6 +252,7 @@ proptest! {
         let body = RawJson::from_value(&body).unwrap();
         if let Ok(sent) = rules.check(&body) {
             prop_assert!(sent.read::<Value>().unwrap().is_object());
+            prop_assert_eq!(rules.check(&sent).unwrap(), sent, "what was corrected is valid");
         }
     }
 }
