@@ -38,6 +38,12 @@ impl FieldFault {
         )
     }
 
+    /// No tool needs it, and a validator would need a deep stack.
+    pub(super) fn too_deep(limit: usize) -> Self {
+        let text = format!("Arguments should nest at most {limit} levels");
+        Self::new("too_deep", &[], text, &Value::Null)
+    }
+
     /// Arguments are named, so the body must be an object.
     pub(super) fn not_an_object(body: &Value) -> Self {
         Self::new(
