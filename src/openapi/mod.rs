@@ -1,6 +1,11 @@
 //! The OpenAPI face of a server, as pure functions: what its tools look like as operations, what
 //! a request body must be, and what a tool's result becomes. No I/O, no handlers.
 
+#![allow(
+    clippy::doc_markdown,
+    reason = "OpenAPI and Open WebUI are names, not code"
+)]
+
 mod arguments;
 mod docs;
 mod document;

@@ -22,7 +22,7 @@ enum Edit {
 impl Edits {
     /// Takes corrections of `value` in, and carries them out on it.
     pub fn add(&mut self, fixes: Fixes, value: &mut Value) {
-        for (path, fix) in fixes {
+        'fixes: for (path, fix) in fixes {
             let Some((last, above)) = path.split_last() else {
                 continue;
             };
@@ -32,7 +32,7 @@ impl Edits {
                 let inner = edits.0.entry(step.clone());
                 let Edit::Inside(inner) = inner.or_insert_with(|| Edit::Inside(Self::default()))
                 else {
-                    return;
+                    continue 'fixes;
                 };
                 edits = inner;
                 parent = parent.and_then(|parent| step.of_mut(parent));

@@ -38,6 +38,12 @@ impl FieldFault {
         )
     }
 
+    /// No tool needs it, and a validator would need a deep stack.
+    pub(super) fn too_deep(limit: usize) -> Self {
+        let text = format!("Arguments should nest at most {limit} levels");
+        Self::new("too_deep", &[], text, &Value::Null)
+    }
+
     /// Arguments are named, so the body must be an object.
     pub(super) fn not_an_object(body: &Value) -> Self {
         Self::new(
@@ -85,7 +91,9 @@ fn collect(error: &ValidationError<'_>, root: &Value, faults: &mut Vec<FieldFaul
         Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => return,
         Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
             if let Some(meant) = meant_variant(error, context) {
-                meant.iter().for_each(|inner| collect(inner, root, faults));
+                for inner in meant {
+                    collect(inner, root, faults);
+                }
                 return;
             }
         }
@@ -221,10 +229,10 @@ fn type_words(kind: &TypeKind) -> (String, String) {
         ["null"] => "none_required",
         _ => "type",
     };
-    let named: Vec<String> = names.iter().map(|name| with_article(name)).collect();
+    let phrases: Vec<String> = names.iter().map(|name| with_article(name)).collect();
     (
         kind.into(),
-        format!("Input should be {}", named.join(" or ")),
+        format!("Input should be {}", phrases.join(" or ")),
     )
 }
 

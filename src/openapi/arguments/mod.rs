@@ -19,10 +19,14 @@ use serde_json::Value;
 pub use fault::FieldFault;
 
 use self::{edits::Edits, fixes::Fixes};
+use super::schema::deeper_than;
 use crate::model::RawJson;
 
 /// Corrections may uncover more: a variant is chosen, then its members are looked at.
 const ROUNDS: usize = 4;
+
+/// Levels of a body that is held against a schema; see `soundness` for why.
+const BODY_DEPTH: usize = 64;
 
 /// The compiled schema of one tool's arguments.
 pub struct ArgumentRules {
@@ -71,6 +75,9 @@ impl ArgumentRules {
             return Err(vec![FieldFault::not_an_object(&value)]);
         }
         match &self.validator {
+            Some(_) if deeper_than(&value, BODY_DEPTH) => {
+                Err(vec![FieldFault::too_deep(BODY_DEPTH)])
+            }
             Some(validator) if !validator.is_valid(&value) => correct(validator, value, body),
             _ => Ok(body.clone()),
         }

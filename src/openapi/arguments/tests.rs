@@ -65,6 +65,16 @@ fn a_body_that_is_not_an_object_is_a_fault() {
 }
 
 #[test]
+fn what_cannot_be_read_is_a_fault_and_no_panic() {
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(50_000), "]".repeat(50_000));
+    for body in [deep.as_str(), r#"{"a":1e400}"#, r#"{"a":"\ud800"}"#] {
+        let faults = check(&json!({}), body).unwrap_err();
+        assert_eq!(faults[0].r#type, "json_invalid");
+    }
+    assert!(read_body(Bytes::from_static(b"{")).is_err());
+}
+
+#[test]
 fn a_key_twice_is_refused_at_every_level() {
     for body in [
         r#"{"path":"a","path":"b"}"#,
@@ -206,11 +216,11 @@ fn a_schema_that_cannot_be_used_checks_nothing() {
 fn a_schema_that_doubles_at_every_step_is_refused() {
     let mut defs = serde_json::Map::new();
     defs.insert("n0".into(), json!({"type": "object"}));
-    for level in 1..40 {
+    for level in 1..18 {
         let inner = json!({"$ref": format!("#/$defs/n{}", level - 1)});
         defs.insert(format!("n{level}"), json!({"allOf": [inner, inner]}));
     }
-    let rules = ArgumentRules::compile(&json!({"$ref": "#/$defs/n39", "$defs": defs}));
+    let rules = ArgumentRules::compile(&json!({"$ref": "#/$defs/n17", "$defs": defs}));
     assert!(rules.warning().unwrap().contains("too many"));
 }
 
@@ -242,6 +252,55 @@ proptest! {
         let body = RawJson::from_value(&body).unwrap();
         if let Ok(sent) = rules.check(&body) {
             prop_assert!(sent.read::<Value>().unwrap().is_object());
+            prop_assert_eq!(rules.check(&sent).unwrap(), sent, "what was corrected is valid");
         }
     }
+}
+
+#[test]
+fn long_chains_and_deep_bodies_together_leave_the_stack_alone() {
+    // The longest chain that is accepted, taken again at every level of the deepest body.
+    let mut defs = serde_json::Map::new();
+    defs.insert(
+        "n0".into(),
+        json!({"properties": {"a": {"$ref": "#/$defs/n19"}}}),
+    );
+    for level in 1..20 {
+        let inner = json!({"$ref": format!("#/$defs/n{}", level - 1)});
+        defs.insert(
+            format!("n{level}"),
+            json!({"allOf": [inner], "type": "object"}),
+        );
+    }
+    let schema = json!({"$ref": "#/$defs/n19", "$defs": defs});
+    let nested = |levels: usize, inner: &str| {
+        format!("{}{inner}{}", "{\"a\":".repeat(levels), "}".repeat(levels))
+    };
+    let body = nested(63, "{}");
+    assert_eq!(check(&schema, &body).unwrap(), body);
+    assert_eq!(
+        check(&schema, &nested(63, "1")).unwrap_err()[0].r#type,
+        "dict_type"
+    );
+    assert_eq!(
+        check(&schema, &nested(65, "{}")).unwrap_err()[0].r#type,
+        "too_deep"
+    );
+}
+
+#[test]
+fn schemas_deep_in_themselves_or_through_references_leave_the_stack_alone() {
+    let mut deep = String::from("{}");
+    for _ in 0..62 {
+        deep = format!("{{\"properties\":{{\"a\":{deep}}}}}");
+    }
+    ArgumentRules::compile(&serde_json::from_str(&deep).unwrap());
+    let mut defs = serde_json::Map::new();
+    for level in 0..5_000 {
+        let next = json!({"$ref": format!("#/$defs/n{}", level + 1)});
+        defs.insert(format!("n{level}"), json!({"properties": {"a": next}}));
+    }
+    defs.insert("n5000".into(), json!({"type": "string"}));
+    let schema = json!({"$ref": "#/$defs/n0", "$defs": defs});
+    ArgumentRules::compile(&schema);
 }

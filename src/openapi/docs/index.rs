@@ -55,7 +55,9 @@ pub fn index_page(servers: &[IndexEntry<'_>]) -> String {
         page.push_str("<p>No servers are configured: add one to <code>mcpServers</code>.</p>\n");
     } else {
         page.push_str("<ul class=\"servers\">\n");
-        servers.iter().for_each(|server| entry(server, &mut page));
+        for server in servers {
+            entry(server, &mut page);
+        }
         page.push_str("</ul>\n");
     }
     let _ = write!(

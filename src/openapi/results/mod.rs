@@ -22,7 +22,7 @@ pub struct ToolFailure {
 }
 
 /// The members of one JSON object, unread. The last of a repeated key counts.
-pub(self) type Members<'a> = HashMap<String, &'a RawValue>;
+type Members<'a> = HashMap<String, &'a RawValue>;
 
 /// The answer to a call: one content item bare, none as `[]`, several as an array. Text that is
 /// JSON is passed on as JSON, byte by byte; a result that is no `CallToolResult` passes as it is.

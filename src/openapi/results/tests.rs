@@ -59,6 +59,16 @@ fn a_literal_that_no_unicode_string_can_hold_survives() {
 }
 
 #[test]
+fn depth_costs_no_stack() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(body(&json!({"content": [text(&deep)]})), deep);
+    assert_eq!(
+        body(&json!({"content": [text(&deep[1..])]})),
+        format!("\"{}\"", &deep[1..])
+    );
+}
+
+#[test]
 fn pictures_and_sounds_are_data_uris() {
     let image = json!({"type": "image", "data": "aGk=", "mimeType": "image/jpeg"});
     let audio = json!({"type": "audio", "data": "aGk=", "mimeType": "audio/mpeg"});

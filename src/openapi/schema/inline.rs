@@ -94,7 +94,7 @@ impl<'a> Inliner<'a> {
                 "anyOf" | "oneOf" => self.variants(key, value, &mut out)?,
                 "properties" => self.properties(value, &mut out)?,
                 "patternProperties" | "dependentSchemas" => {
-                    self.named_schemas(key, value, &mut out)?
+                    self.named_schemas(key, value, &mut out)?;
                 }
                 "dependencies" => self.dependencies(value, &mut out)?,
                 "items" | "prefixItems" | "additionalItems" => {}

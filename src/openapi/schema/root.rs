@@ -130,7 +130,7 @@ fn arguments(root: Value, mut warnings: Warnings) -> Converted {
 fn gather(schema: &Map<String, Value>) -> Members {
     let mut members = Members::default();
     if let Some(Value::Object(properties)) = schema.get("properties") {
-        members.properties = properties.clone();
+        members.properties.clone_from(properties);
     }
     if let Some(Value::Array(required)) = schema.get("required") {
         members.require(required.clone());

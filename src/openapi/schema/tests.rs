@@ -4,6 +4,10 @@ use serde_json::{Value, json};
 use super::{deeper_than, request_schema, response_schema};
 use crate::model::Tool;
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "tests write `json!` in place"
+)]
 fn tool(schema: Value) -> Tool {
     Tool::read(json!({"name": "t", "inputSchema": schema})).unwrap()
 }
@@ -12,6 +16,10 @@ fn request(schema: Value) -> Value {
     request_schema(&tool(schema)).schema
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "tests write `json!` in place"
+)]
 /// One property `x` with the given schema (and `$defs`), converted.
 fn property(schema: Value, defs: Value) -> Value {
     request(json!({"type": "object", "properties": {"x": schema}, "$defs": defs}))["properties"]["x"].take()
