@@ -178,6 +178,7 @@ pub(super) struct AccessArgs {
 
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Identity headers (where Open WebUI's were renamed)")]
+#[expect(clippy::struct_field_names, reason = "a field is named as its flag")]
 pub(super) struct HeaderArgs {
     /// Names the user
     #[arg(
@@ -346,6 +347,7 @@ pub(super) struct LimitArgs {
 
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Stateful servers")]
+#[expect(clippy::struct_field_names, reason = "a field is named as its flag")]
 pub(super) struct StatefulArgs {
     /// Keep a process for each user and chat; if false, stateful servers run stateless
     #[arg(
@@ -389,6 +391,7 @@ pub(super) struct StatefulArgs {
 
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Log")]
+#[expect(clippy::struct_field_names, reason = "a field is named as its flag")]
 pub(super) struct LogArgs {
     /// DEBUG, INFO, WARNING, ERROR or CRITICAL
     #[arg(
