@@ -9,6 +9,7 @@ use url::Url;
 
 use super::{
     interpolate::{Lookup, interpolate},
+    keys::nearest,
     path::Path,
     schema::{BeforeEndEntry, ServerEntry},
 };
@@ -70,7 +71,11 @@ impl Builder<'_> {
                 return;
             }
             (false, false) => {
-                let fix = r#"add "command": "uvx" with "args", or "url": "https://…""#;
+                let meant = |key: &str| nearest(key, ["command", "url"].into_iter());
+                let fix = match keys.keys().find_map(|key| Some((key, meant(key)?))) {
+                    Some((key, name)) => format!("rename {key} to {name}"),
+                    None => r#"add "command": "uvx" with "args", or "url": "https://…""#.into(),
+                };
                 self.fault(path.clone(), "neither command nor url is given", fix);
                 return;
             }

@@ -113,6 +113,7 @@ fn all_faults_come_at_once_with_path_value_and_fix() {
         "excel": {"command": "x", "idle_timeout": -1, "mode": "statefull", "args": "a b"},
         "word": {"command": "x", "url": "http://x", "max_processes_per_chat": 0},
         "pdf": {},
+        "typo": {"comand": "x"},
         "a/b": {"command": "x"},
         "env": {"command": "x", "env": {"PORT": 8080, "A": "${UNSET_ONE}"}},
         "text": "uvx",
@@ -126,6 +127,7 @@ fn all_faults_come_at_once_with_path_value_and_fix() {
         "mcpServers.word: both",
         "mcpServers.word.max_processes_per_chat = 0: ",
         "mcpServers.pdf: neither",
+        "rename comand to command",
         "mcpServers.a/b: ",
         "mcpServers.env.env.PORT: ",
         "mcpServers.env.env.A: the variable UNSET_ONE is not set; set UNSET_ONE",
@@ -133,7 +135,7 @@ fn all_faults_come_at_once_with_path_value_and_fix() {
     ] {
         assert!(text.contains(line), "{line}\n---\n{text}");
     }
-    assert_eq!(faults.len(), 10, "{text}");
+    assert_eq!(faults.len(), 11, "{text}");
 }
 
 #[test]

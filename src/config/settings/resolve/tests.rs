@@ -187,3 +187,19 @@ fn what_weakens_the_bridge_is_a_warning() {
     ]);
     assert_eq!(s.unwrap().warnings.len(), 3);
 }
+
+#[test]
+fn flattening_leaves_the_commands_own_words() {
+    /// Serves.
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    }
+    let about = <Cli as clap::CommandFactory>::command()
+        .get_about()
+        .map(ToString::to_string);
+    assert_eq!(about.as_deref(), Some("Serves"));
+    let cli = <Cli as clap::Parser>::parse_from(["t", "--port=1"]);
+    assert!(cli.settings.listen.port.is_some());
+}
