@@ -8,12 +8,13 @@ mod secret;
 mod server_file;
 mod server_spec;
 mod settings;
+mod start_config;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use fault::{Fault, Faults};
 pub use key_ring::{InvalidKeys, KeyRing};
 pub use secret::Secret;
-pub use server_file::{ConfigError, Loaded};
+pub use server_file::{ConfigError, Loaded, json_schema, load};
 pub use server_spec::{
     BeforeEnd, CommandSpec, Mode, RemoteKind, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion,
     Transport, WorkspaceScope,
@@ -22,3 +23,4 @@ pub use settings::{
     Access, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log, LogFormat, LogLevel,
     SettingDoc, Settings, SettingsArgs, Stateful, settings_reference,
 };
+pub use start_config::start_config;

@@ -55,5 +55,5 @@ pub(super) fn says_forwarded(headers: &HeaderMap) -> bool {
 /// Undoes Open WebUI's percent-encoding of names; what does not decode stays as it is.
 pub(super) fn percent_decoded(text: &str) -> Box<str> {
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map_or_else(|_| text.into(), |name| name.into())
+    decoded.map_or_else(|_| text.into(), Into::into)
 }

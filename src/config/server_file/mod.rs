@@ -1,11 +1,29 @@
 //! `mcp-servers.json`: the file format of Claude Desktop and mcpo, with keys of our own.
+//!
+//! Reading goes text → value (no key twice) → schema (types and ranges) → keys (comments,
+//! spellings) → references → specs. Each step adds its faults; a good file has none of them.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, fs, path::Path as FilePath, sync::Arc};
 
 use indexmap::IndexMap;
+use serde_json::{Map, Value};
 
-use super::{Faults, ServerSpec, SpecVersion};
+use super::{Fault, Faults, ServerSpec, Settings, SpecVersion};
 use crate::model::ServerName;
+
+mod build;
+mod interpolate;
+mod json_text;
+mod keys;
+mod path;
+mod schema;
+mod shape;
+
+pub use schema::json_schema;
+
+use build::Builder;
+use interpolate::Lookup;
+use path::Path;
 
 /// A file that was read, checked and found good.
 #[derive(Debug, Clone)]
@@ -14,7 +32,7 @@ pub struct Loaded {
     pub servers: IndexMap<ServerName, Arc<ServerSpec>>,
     /// One sentence each; no secrets.
     pub warnings: Vec<String>,
-    /// Changes with the file's bytes and with the value of any `${…}` in use.
+    /// Changes with the file's bytes and with the value of any `${…}` that shapes a child.
     pub digest: SpecVersion,
 }
 
@@ -23,7 +41,8 @@ pub struct Loaded {
 pub enum ConfigError {
     /// The file itself.
     #[error(
-        "{path}: cannot be read ({source}); create it with `mcpo-bridge init`, or name another with --config / MCPO_CONFIG_FILE"
+        "{path}: cannot be read ({source}); create it with `mcpo-bridge init`, or name another \
+         with --config / MCPO_CONFIG_FILE"
     )]
     Unreadable {
         /// As given.
@@ -35,3 +54,189 @@ pub enum ConfigError {
     #[error(transparent)]
     Faulty(#[from] Faults),
 }
+
+/// Routes of ours: a server of such a name has no URL of its own beside them.
+const ROUTES: [&str; 9] = [
+    "mcp",
+    "mcpo",
+    "files",
+    "health",
+    "metrics",
+    "docs",
+    "openapi.json",
+    "favicon.ico",
+    "admin",
+];
+
+/// Reads and checks the file; blocks on files. References are read anew each time.
+pub fn load(path: &FilePath, settings: &Settings) -> Result<Loaded, ConfigError> {
+    let bytes = fs::read(path).map_err(|source| ConfigError::Unreadable {
+        path: path.display().to_string(),
+        source,
+    })?;
+    let lookup = |name: &str| std::env::var(name).ok();
+    read(&bytes, settings, &lookup).map_err(|faults| {
+        let origin = path.display().to_string();
+        ConfigError::Faulty(Faults { origin, faults })
+    })
+}
+
+fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec<Fault>> {
+    let parsed = json_text::parse(bytes).map_err(|error| {
+        let problem = format!("not JSON: {error}");
+        let fix = "JSON has no trailing commas and no comments, but keys that begin with // are \
+                   ignored";
+        vec![Fault::new("", problem, fix)]
+    })?;
+    let twice = |path: String| {
+        let fix = "keep one of them";
+        Fault::new(path, "the key stands more than once", fix)
+    };
+    let mut faults: Vec<Fault> = parsed.duplicates.into_iter().map(twice).collect();
+    let mut document = parsed.value;
+    if let Value::Object(root) = &mut document {
+        keys::drop_comments(root);
+        root.shift_remove("$schema");
+        faults.extend(missing_servers(root));
+    }
+    let disabled = disabled(&document);
+    let shape = shape::faults(&document).into_iter().filter(|fault| {
+        // That there are no servers is told above, in better words.
+        let root = fault.place.is_empty() && document.is_object();
+        !root
+            && !disabled
+                .iter()
+                .any(|name| Path::server(name).holds(&fault.place))
+    });
+    faults.extend(shape);
+    let Value::Object(root) = document else {
+        return Err(faults);
+    };
+    build(bytes, root, &disabled, faults, settings, lookup)
+}
+
+fn build(
+    bytes: &[u8],
+    mut root: Map<String, Value>,
+    disabled: &BTreeSet<String>,
+    faults: Vec<Fault>,
+    settings: &Settings,
+    lookup: Lookup,
+) -> Result<Loaded, Vec<Fault>> {
+    let mut warnings = keys::unknown(&root, &Path::root(), &["mcpServers"]);
+    let Some(Value::Object(entries)) = root.shift_remove("mcpServers") else {
+        return Err(faults);
+    };
+    if entries.is_empty() {
+        warnings.push("mcpServers is empty: there is nothing to serve".into());
+    }
+    let misshapen: Vec<String> = faults.iter().map(|fault| fault.place.clone()).collect();
+    let known = schema::server_keys();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let mut builder = Builder {
+        settings,
+        lookup,
+        faults,
+        warnings,
+    };
+    let mut servers = IndexMap::new();
+    for (name, entry) in entries {
+        let Value::Object(keys) = entry else { continue };
+        if disabled.contains(&name) {
+            continue;
+        }
+        if let Some(spec) = server(&mut builder, &name, keys, &misshapen, &known) {
+            servers.insert(spec.name.clone(), Arc::new(spec));
+        }
+    }
+    if !builder.faults.is_empty() {
+        return Err(builder.faults);
+    }
+    let digest = SpecVersion::of_file(bytes, servers.values().map(|spec| spec.version()));
+    Ok(Loaded {
+        servers,
+        warnings: builder.warnings,
+        digest,
+    })
+}
+
+fn server(
+    builder: &mut Builder,
+    name: &str,
+    mut keys: Map<String, Value>,
+    misshapen: &[String],
+    known: &[&str],
+) -> Option<ServerSpec> {
+    let path = Path::server(name);
+    let well_shaped = !misshapen.iter().any(|place| path.holds(place));
+    let double = keys::normalise(&mut keys, &path);
+    builder.faults.extend(double);
+    warn(builder, name, &keys, &path, known);
+    match name.parse() {
+        Ok(name) => builder.server(&name, keys, well_shaped),
+        Err(error) => {
+            let problem = "not a usable name for a server";
+            builder
+                .faults
+                .push(Fault::new(path, problem, format!("{error}")));
+            None
+        }
+    }
+}
+
+fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Path, known: &[&str]) {
+    let unknown = keys::unknown(keys, path, known);
+    builder.warnings.extend(unknown);
+    if let Some(Value::Object(call)) = keys.get("before_end") {
+        let names = ["tool", "arguments"];
+        let unknown = keys::unknown(call, &path.key("before_end"), &names);
+        builder.warnings.extend(unknown);
+    }
+    for later in ["client_header_forwarding", "oauth"] {
+        let off = keys
+            .get(later)
+            .is_some_and(|value| value["enabled"] == false);
+        if keys.contains_key(later) && !off {
+            let place = path.key(later);
+            builder
+                .warnings
+                .push(format!("{place}: not supported yet, ignored"));
+        }
+    }
+    if ROUTES.contains(&name) {
+        builder.warnings.push(format!(
+            "{path}: served under /mcpo/{name} only, because /{name} is the bridge's own"
+        ));
+    }
+}
+
+/// Servers that are switched off: nothing in them is a fault.
+fn disabled(document: &Value) -> BTreeSet<String> {
+    let entries = document.get("mcpServers").and_then(Value::as_object);
+    let off = |entry: &Value| entry["disabled"] == true || entry["enabled"] == false;
+    entries
+        .into_iter()
+        .flatten()
+        .filter(|(_, entry)| off(entry))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
+    if root.contains_key("mcpServers") {
+        return None;
+    }
+    let names = ["mcpServers", "servers"];
+    let meant = root
+        .keys()
+        .find(|key| keys::nearest(key, names.into_iter()).is_some());
+    let fix = match meant {
+        Some(key) => format!("rename {key} to mcpServers"),
+        None => r#"add "mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"]}}"#
+            .to_owned(),
+    };
+    Some(Fault::new("mcpServers", "it is missing", fix))
+}
+
+#[cfg(test)]
+mod tests;

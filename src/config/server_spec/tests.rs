@@ -18,8 +18,8 @@ fn spec() -> ServerSpec {
         }),
         mode: Mode::Stateful,
         workspace: WorkspaceScope::Chat,
-        idle_timeout: Duration::from_secs(1800),
-        timeout: Duration::from_secs(300),
+        idle_timeout: Duration::from_mins(30),
+        timeout: Duration::from_mins(5),
         max_processes_per_chat: 1,
         concurrency: None,
         enabled_tools: None,
@@ -70,10 +70,11 @@ fn a_relative_cwd_lies_in_the_workspace_and_an_absolute_one_does_not() {
     }
 }
 
+type Change = fn(&mut ServerSpec);
+
 #[test]
 fn the_version_follows_what_shapes_a_child_and_nothing_else() {
     let base = spec().version();
-    type Change = fn(&mut ServerSpec);
     let shaping: [Change; 7] = [
         |s| s.mode = Mode::Shared,
         |s| s.workspace = WorkspaceScope::Own,

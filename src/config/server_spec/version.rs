@@ -58,7 +58,9 @@ impl SpecVersion {
 
     /// Lower-case hex, 64 letters.
     pub fn to_hex(self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.0
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     }
 }
 

@@ -117,6 +117,7 @@ fn as_text<S: Serializer>(name: &HeaderName, to: S) -> Result<S::Ok, S::Error> {
 
 /// Links and workspaces.
 #[derive(Debug, Clone, Serialize)]
+#[expect(clippy::struct_field_names, reason = "workspaces have files, too")]
 pub struct Files {
     /// A link lives this long from its hand-out.
     #[serde(serialize_with = "as_seconds")]

@@ -28,6 +28,9 @@ fn bad<T>(problem: impl Into<String>, fix: impl Into<String>) -> Result<T, Bad> 
 }
 
 pub(super) fn path(text: &str) -> Result<PathBuf, Bad> {
+    if text.contains('\0') {
+        return bad("not a path", "write it without NUL");
+    }
     Ok(PathBuf::from(text))
 }
 
@@ -45,16 +48,13 @@ pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T,
         let known = words
             .iter()
             .find(|(word, _)| word.eq_ignore_ascii_case(text));
-        match known {
-            Some((_, value)) => Ok(*value),
-            None => {
-                let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-                bad(
-                    "unknown value",
-                    format!("write one of {}", words.join(", ")),
-                )
+        known.map(|(_, value)| *value).ok_or_else(|| {
+            let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            Bad {
+                problem: "unknown value".into(),
+                fix: format!("write one of {}", words.join(", ")),
             }
-        }
+        })
     }
 }
 

@@ -25,14 +25,14 @@ fn the_defaults_are_the_products() {
     assert_eq!(s.listen.allowed_hosts, ["localhost", "127.0.0.1", "::1"]);
     assert_eq!(s.config_file.to_str(), Some("/app/config/mcp-servers.json"));
     assert_eq!(s.jobs_dir.to_str(), Some("/tmp/mcpo-jobs"));
-    assert_eq!(s.files.expiry, Duration::from_secs(3600));
-    assert_eq!(s.files.retention, Duration::from_secs(3600));
-    assert_eq!(s.limits.timeout, Duration::from_secs(300));
+    assert_eq!(s.files.expiry, Duration::from_hours(1));
+    assert_eq!(s.files.retention, Duration::from_hours(1));
+    assert_eq!(s.limits.timeout, Duration::from_mins(5));
     assert_eq!(s.limits.max_concurrent.get(), 4 * s.limits.max_starts.get());
     assert!(s.stateful.enabled);
-    assert_eq!(s.stateful.default_idle_timeout, Duration::from_secs(1800));
+    assert_eq!(s.stateful.default_idle_timeout, Duration::from_mins(30));
     assert_eq!(s.stateful.max_total_processes.get(), 100);
-    assert_eq!(s.stateful.cleanup_interval, Duration::from_secs(300));
+    assert_eq!(s.stateful.cleanup_interval, Duration::from_mins(5));
     assert_eq!(s.default_mode, Mode::Stateful);
     assert_eq!(s.log.level, LogLevel::Info);
     assert!(s.access.keys.is_empty() && s.warnings.is_empty());
@@ -186,4 +186,20 @@ fn what_weakens_the_bridge_is_a_warning() {
         "--allowed-hosts=*",
     ]);
     assert_eq!(s.unwrap().warnings.len(), 3);
+}
+
+#[test]
+fn flattening_leaves_the_commands_own_words() {
+    /// Serves.
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    }
+    let about = <Cli as clap::CommandFactory>::command()
+        .get_about()
+        .map(ToString::to_string);
+    assert_eq!(about.as_deref(), Some("Serves"));
+    let cli = <Cli as clap::Parser>::parse_from(["t", "--port=1"]);
+    assert!(cli.settings.listen.port.is_some());
 }

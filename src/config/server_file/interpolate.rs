@@ -1,0 +1,189 @@
+//! `${VAR}`, `${VAR:-default}` and `${file:PATH}` in strings of the file.
+//!
+//! `$${` stands for a plain `${`. Every other `$`, doubled or not, stands for itself: passwords
+//! and regular expressions are full of them.
+
+use std::{fs, io::Read};
+
+/// Secrets are short; a file beyond this is a mistake, such as a device that never ends.
+const LARGEST_FILE: u64 = 1024 * 1024;
+
+/// Where variables come from.
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Why a reference has no value: names, never values.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unresolved {
+    pub problem: String,
+    pub fix: String,
+}
+
+/// What a string came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Text {
+    pub text: String,
+    /// Something in it came from a file, so it is a secret.
+    pub secret: bool,
+}
+
+/// Replaces the references in `text`; all that fail are told.
+pub(super) fn interpolate(text: &str, lookup: Lookup) -> Result<Text, Vec<Unresolved>> {
+    let mut out = String::with_capacity(text.len());
+    let mut faults = Vec::new();
+    let mut secret = false;
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, from) = rest.split_at(at);
+        let inner = &from[2..];
+        if let Some(before) = before.strip_suffix('$') {
+            out.push_str(before);
+            out.push_str("${");
+            rest = inner;
+            continue;
+        }
+        out.push_str(before);
+        let Some((reference, after)) = inner.split_once('}') else {
+            faults.push(Unresolved {
+                problem: "a ${ has no }".into(),
+                fix: "close it, or write $${ for a plain ${".into(),
+            });
+            break;
+        };
+        match resolve(reference, lookup) {
+            Ok(value) => out.push_str(&value),
+            Err(fault) => faults.push(fault),
+        }
+        secret |= reference.starts_with("file:");
+        rest = after;
+    }
+    out.push_str(rest);
+    if faults.is_empty() {
+        Ok(Text { text: out, secret })
+    } else {
+        Err(faults)
+    }
+}
+
+fn resolve(reference: &str, lookup: Lookup) -> Result<String, Unresolved> {
+    if let Some(path) = reference.strip_prefix("file:") {
+        return read(path);
+    }
+    let (name, default) = match reference.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (reference, None),
+    };
+    if !is_variable(name) {
+        return Err(Unresolved {
+            problem: "a reference is not one of ${VAR}, ${VAR:-default}, ${file:PATH}".into(),
+            fix: "write one of these, or $${ for a plain ${".into(),
+        });
+    }
+    match (lookup(name), default) {
+        // As in a shell: `:-` takes an empty variable for an unset one.
+        (Some(value), Some(default)) if value.is_empty() => Ok(default.into()),
+        (Some(value), _) => Ok(value),
+        (None, Some(default)) => Ok(default.into()),
+        (None, None) => Err(Unresolved {
+            problem: format!("the variable {name} is not set"),
+            fix: format!("set {name} for the bridge, or write ${{{name}:-default}}"),
+        }),
+    }
+}
+
+fn read(path: &str) -> Result<String, Unresolved> {
+    let mut text = String::new();
+    let read =
+        fs::File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_string(&mut text));
+    let problem = match read {
+        Err(error) => format!("the file {path} cannot be read: {error}"),
+        Ok(size) if size as u64 > LARGEST_FILE => format!("the file {path} is larger than 1 MiB"),
+        Ok(_) => {
+            let text = text
+                .trim_start_matches('\u{feff}')
+                .trim_end_matches(['\n', '\r']);
+            if !text.is_empty() {
+                return Ok(text.to_owned());
+            }
+            format!("the file {path} is empty")
+        }
+    };
+    Err(Unresolved {
+        problem,
+        fix: "mount a readable text file with the value in it".into(),
+    })
+}
+
+fn is_variable(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.chars().all(good) && name.starts_with(|c: char| !c.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lookup(name: &str) -> Option<String> {
+        match name {
+            "SET" => Some("value".into()),
+            "EMPTY" => Some(String::new()),
+            "NESTED" => Some("${SET}".into()),
+            _ => None,
+        }
+    }
+
+    fn text(from: &str) -> String {
+        interpolate(from, &lookup).unwrap().text
+    }
+
+    #[test]
+    fn variables_and_defaults() {
+        assert_eq!(text("a ${SET} b ${SET}"), "a value b value");
+        assert_eq!(text("${EMPTY}|${EMPTY:-d}|${UNSET:-d}|${UNSET:-}"), "|d|d|");
+        assert_eq!(text("${UNSET:-a:-b/c$d}"), "a:-b/c$d");
+        assert_eq!(text("${NESTED}"), "${SET}", "a value is never read again");
+    }
+
+    #[test]
+    fn other_dollars_are_dollars() {
+        for same in ["$", "$$", "cost: 5$", "$SET", "^a$", "$$SET", "a}b{"] {
+            assert_eq!(text(same), same);
+        }
+        assert_eq!(text("$${SET}"), "${SET}");
+        assert_eq!(text("$$${SET}"), "$${SET}");
+    }
+
+    #[test]
+    fn all_that_fails_is_told_by_name() {
+        let faults = interpolate("${ONE} ${TWO} ${input:x} ${", &lookup).unwrap_err();
+        let problems: Vec<_> = faults.iter().map(|fault| fault.problem.as_str()).collect();
+        assert_eq!(problems.len(), 4);
+        assert!(problems[0].contains("ONE") && problems[1].contains("TWO"));
+        assert!(interpolate("${}", &lookup).is_err());
+        assert!(interpolate("${1X}", &lookup).is_err());
+    }
+
+    #[test]
+    fn files_are_read_without_their_last_line_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("s"), "se\ncret\r\n").unwrap();
+        std::fs::write(path("empty"), "\n").unwrap();
+        let read = interpolate(&format!("Bearer ${{file:{}}}", path("s")), &lookup).unwrap();
+        assert_eq!((read.text.as_str(), read.secret), ("Bearer se\ncret", true));
+        for bad in ["empty", "missing"] {
+            assert!(interpolate(&format!("${{file:{}}}", path(bad)), &lookup).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_leaves_plain_text_alone(from in "[$a{}:\\-é]{0,20}") {
+            let read = interpolate(&from, &lookup);
+            if !from.contains("${") {
+                prop_assert_eq!(read.unwrap().text, from);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The shape of `mcp-servers.json`. These doc comments are what editors show beside a key.
+
+use indexmap::IndexMap;
+use schemars::{JsonSchema, schema_for};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::config::{Mode, WorkspaceScope};
+
+/// The servers that mcpo-bridge runs: the file that Claude Desktop and mcpo use, with some more
+/// keys. In `command`, `args`, `env`, `cwd`, `url` and `headers`, `${VAR}`, `${VAR:-default}` and
+/// `${file:/run/secrets/NAME}` are replaced; `$${` stands for a plain `${`, and any other `$`
+/// for itself. Keys that begin with `//` or `_comment` are comments.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(title = "mcp-servers.json of mcpo-bridge")]
+#[expect(
+    dead_code,
+    reason = "servers are read one by one; this is the schema's root"
+)]
+struct ServerFile {
+    /// Each server by its name, which is the last part of its URLs.
+    mcp_servers: IndexMap<String, ServerEntry>,
+}
+
+/// One server: either `command` (a program that the bridge starts) or `url` (a server elsewhere).
+#[derive(Deserialize, JsonSchema)]
+#[expect(
+    clippy::doc_markdown,
+    reason = "editors show these comments as plain text"
+)]
+pub(super) struct ServerEntry {
+    /// The program to start: a path, or a name that is found in PATH. No shell is involved.
+    #[schemars(length(min = 1))]
+    pub command: Option<String>,
+    /// The program's arguments. `{MCPO_WORKDIR}` (the chat's folder) and `{MCPO_JOB_ID}` are
+    /// replaced when it starts. Keep secrets in `env`: arguments show in the list of processes.
+    pub args: Option<Vec<String>>,
+    /// The program's environment variables, beside the few that every server gets.
+    /// `{MCPO_WORKDIR}` and `{MCPO_JOB_ID}` are replaced.
+    pub env: Option<IndexMap<String, String>>,
+    /// The folder to start in, if not the chat's folder; a relative one starts from there.
+    #[schemars(length(min = 1))]
+    pub cwd: Option<String>,
+    /// How to speak to the server: `stdio` for a command; for a url `streamable-http` (also
+    /// `http`) or `sse`. A url without a type means `sse`, as in mcpo.
+    #[schemars(extend("enum" = [
+        "stdio", "sse", "streamable-http", "streamable_http", "streamablehttp", "streamableHttp",
+        "http", null,
+    ]))]
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Where a remote server answers: an http or https URL.
+    #[schemars(length(min = 1))]
+    pub url: Option<String>,
+    /// HTTP headers for a remote server.
+    pub headers: Option<IndexMap<String, String>>,
+    /// Who shares a running process. `stateful` (the default): one for each user and chat.
+    /// `stateless`: a fresh one for each call. `shared`: one for everyone, for servers that hold
+    /// nothing and write nothing, such as a clock.
+    pub mode: Option<Mode>,
+    /// Which folder the server works in. `chat` (the default): the chat's folder, so that
+    /// servers see each other's files. `own`: a folder of its own within the chat.
+    pub workspace: Option<WorkspaceScope>,
+    /// Seconds without a call after which a chat's process ends. Default: 1800
+    /// (MCPO_STATEFUL_DEFAULT_IDLE_TIMEOUT).
+    #[schemars(range(max = 86400), extend("exclusiveMinimum" = 0))]
+    pub idle_timeout: Option<f64>,
+    /// Seconds that a call may take, wait and start included. Default: 300 (MCPO_TIMEOUT).
+    #[schemars(range(max = 86400), extend("exclusiveMinimum" = 0))]
+    pub timeout: Option<f64>,
+    /// Live processes of this server for one user and chat. Default: 1
+    /// (MCPO_STATEFUL_MAX_PROCESSES_PER_CHAT).
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_processes_per_chat: Option<u16>,
+    /// How many calls may run side by side. By default calls in one folder run one after another.
+    #[schemars(range(min = 1, max = 1000))]
+    pub concurrency: Option<u16>,
+    /// If given, only these tools are offered. Small models cope with about 15.
+    #[serde(rename = "enabledTools")]
+    pub enabled_tools: Option<Vec<String>>,
+    /// Tools that are not offered.
+    #[serde(rename = "disabledTools")]
+    pub disabled_tools: Option<Vec<String>>,
+    /// How to use this server, for the model: added to the descriptions of its tools.
+    pub usage_guide: Option<String>,
+    /// What the model should say or do when a call has made files: added to such answers.
+    pub post_instruction: Option<String>,
+    /// Fields in results that name files. Files are found without it; it puts these first.
+    pub file_path_fields: Option<Vec<String>>,
+    /// Fields in arguments that name files; relative names are made absolute within the folder.
+    pub resolve_path_fields: Option<Vec<String>>,
+    /// A tool to call before the bridge ends a chat's process, to save what it holds.
+    pub before_end: Option<BeforeEndEntry>,
+    /// `true` leaves the server out.
+    pub disabled: Option<bool>,
+    /// `false` leaves the server out.
+    pub enabled: Option<bool>,
+    /// mcpo's forwarding of request headers. Not supported yet.
+    pub client_header_forwarding: Option<Map<String, Value>>,
+    /// mcpo's OAuth settings. Not supported yet.
+    pub oauth: Option<Map<String, Value>>,
+}
+
+/// The tool call that saves work.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct BeforeEndEntry {
+    /// The tool's name.
+    #[schemars(length(min = 1))]
+    pub tool: String,
+    /// Its arguments.
+    pub arguments: Option<Map<String, Value>>,
+}
+
+/// Other spellings of keys: what mcpo and Claude write, and the style of the rest of the file.
+pub(super) const ALIASES: [(&str, &str); 10] = [
+    ("enabled_tools", "enabledTools"),
+    ("disabled_tools", "disabledTools"),
+    ("idleTimeout", "idle_timeout"),
+    ("maxProcessesPerChat", "max_processes_per_chat"),
+    ("usageGuide", "usage_guide"),
+    ("postInstruction", "post_instruction"),
+    ("filePathFields", "file_path_fields"),
+    ("resolvePathFields", "resolve_path_fields"),
+    ("beforeEnd", "before_end"),
+    ("clientHeaderForwarding", "client_header_forwarding"),
+];
+
+/// The JSON Schema (2020-12) of `mcp-servers.json`, committed as `docs/mcp-servers.schema.json`.
+pub fn json_schema() -> Value {
+    let mut schema = schema_for!(ServerFile).to_value();
+    tidy(&mut schema);
+    let comments = json!({"^(//|_comment)": true});
+    schema["properties"]["mcpServers"]["patternProperties"] = comments.clone();
+    schema["properties"]["$schema"] = json!({"type": "string"});
+    if let Some(keys) = schema["$defs"]["ServerEntry"]["properties"].as_object_mut() {
+        for map in ["env", "headers"] {
+            keys[map]["patternProperties"] = comments.clone();
+        }
+        for (alias, key) in ALIASES {
+            let mut same = keys[key].clone();
+            same["description"] = format!("The same as `{key}`.").into();
+            keys.insert(alias.into(), same);
+        }
+    }
+    schema
+}
+
+/// Every key that a server may have, other spellings included.
+pub(super) fn server_keys() -> Vec<String> {
+    let schema = json_schema();
+    let keys = schema["$defs"]["ServerEntry"]["properties"].as_object();
+    keys.into_iter().flat_map(Map::keys).cloned().collect()
+}
+
+/// `"format": "uint16"` is Rust's, not JSON Schema's: editors complain about it. And descriptions
+/// lose the line ends of this file.
+fn tidy(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            if object.get("format").is_some_and(Value::is_string) {
+                object.shift_remove("format");
+            }
+            if let Some(Value::String(text)) = object.get_mut("description") {
+                *text = text.replace('\n', " ");
+            }
+            object.values_mut().for_each(tidy);
+        }
+        Value::Array(list) => list.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// `UPDATE_DOCS=1 cargo test` writes the file anew.
+    #[test]
+    fn the_committed_schema_is_the_programs() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/mcp-servers.schema.json");
+        let text = format!("{:#}\n", json_schema());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            fs::write(&file, &text).unwrap();
+        }
+        let committed = fs::read_to_string(&file).unwrap_or_default();
+        assert!(
+            committed == text,
+            "run: UPDATE_DOCS=1 cargo test the_committed_schema"
+        );
+    }
+
+    #[test]
+    fn every_key_tells_what_it_is_for() {
+        let schema = json_schema();
+        let keys = schema["$defs"]["ServerEntry"]["properties"]
+            .as_object()
+            .unwrap();
+        assert!(keys.len() > 30, "{}", keys.len());
+        for (key, schema) in keys {
+            assert!(schema["description"].is_string(), "{key}");
+        }
+    }
+}
