@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Process, kill_process, processes_of, until};
+use super::{Client, Process, eventually, kill_process, processes_of, until};
 
 const START: Duration = Duration::from_secs(20);
 /// Its own grace for children, and then some for a busy machine.
@@ -147,6 +147,17 @@ impl TestBridge {
         let entries = fs::read_dir(self.jobs()).expect("the jobs folder");
         let paths = entries.map(|entry| entry.expect("an entry").path());
         paths.filter(|path| !is_hidden(path)).collect()
+    }
+
+    /// Waits until a child has made `work/{name}` in some workspace.
+    #[track_caller]
+    pub fn wait_for_file(&self, name: &str) {
+        let made = || {
+            self.workspaces()
+                .iter()
+                .any(|path| path.join("work").join(name).exists())
+        };
+        eventually(&format!("{name} is in a workspace"), made);
     }
 
     /// Live processes that this test caused, the bridge itself left out.

@@ -11,6 +11,7 @@
 mod bridge;
 mod client;
 mod processes;
+pub mod vars;
 mod wait;
 
 pub use bridge::{Builder, TestBridge};
