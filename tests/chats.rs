@@ -285,14 +285,14 @@ fn a_shared_server_serves_everybody_side_by_side() {
 fn hanging_up_on_a_shared_server_cancels_that_call_alone() {
     let shared = with(echo(), json!({"mode": "shared"}));
     let bridge = TestBridge::start(servers([("echo", shared)]));
-    bridge.client().echo("counter", json!({}));
-    let stays = bridge
-        .client()
-        .begin("echo", "sleep", &json!({"seconds": 2}));
-    bridge
-        .client()
-        .begin("echo", "sleep", &json!({"seconds": 60}))
-        .hang_up();
+    let client = bridge.client();
+    client.echo("counter", json!({}));
+    let stays = client.begin("echo", "sleep", &json!({"seconds": 2}));
+    let goes = client.begin("echo", "sleep", &json!({"seconds": 60}));
+    eventually("both calls are in the child", || {
+        client.echo("sleeping", json!({})) == 2
+    });
+    goes.hang_up();
     eventually("the child hears of the cancellation", || {
         bridge.client().echo("cancelled", json!({})) == json!([60])
     });
