@@ -18,6 +18,7 @@ matplotlib.use("Agg")  # no display
 
 from matplotlib import pyplot
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from openpyxl import load_workbook
 
 server = MCPServer("chart")
@@ -25,8 +26,15 @@ server = MCPServer("chart")
 
 def plain(name: str, ending: str) -> Path:
     if Path(name).name != name or not name.endswith(ending):
-        raise ValueError(f"{name!r} is no plain file name that ends with {ending}")
+        raise ToolError(f"{name!r} is no plain file name that ends with {ending}")
     return Path(name)
+
+
+def number(value: object, label: str) -> float:
+    if not isinstance(value, int | float):
+        # Excel calculates formulas when it opens the file; nobody has done so yet.
+        raise ToolError(f"{label!r} has no number in it: formulas cannot be drawn, only values")
+    return float(value)
 
 
 @server.tool()
@@ -43,12 +51,12 @@ def draw_chart(
     The block's first row holds the headings, its first column the labels, each further column
     a series of numbers: draw_chart("report.xlsx", "Sales", "A1:C4", "sales.png").
     """
-    book = load_workbook(plain(workbook, ".xlsx"), data_only=True, read_only=False)
+    book = load_workbook(plain(workbook, ".xlsx"), data_only=True)
     heading, *rows = [[cell.value for cell in row] for row in book[sheet][range]]
     labels = [str(row[0]) for row in rows]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=150, layout="constrained")
-    for number, name in enumerate(heading[1:], 1):
-        values = [float(row[number] or 0) for row in rows]
+    for column, name in enumerate(heading[1:], 1):
+        values = [number(row[column], row[0]) for row in rows]
         if kind == "pie":
             axes.pie(values, labels=labels, autopct="%1.0f%%")
             break  # a pie has one series
@@ -56,7 +64,7 @@ def draw_chart(
             axes.plot(labels, values, marker="o", label=str(name))
         else:
             width = 0.8 / (len(heading) - 1)
-            places = [place - 0.4 + width * (number - 0.5) for place, _ in enumerate(labels)]
+            places = [place - 0.4 + width * (column - 0.5) for place, _ in enumerate(labels)]
             axes.bar(places, values, width, label=str(name))
             axes.set_xticks([place for place, _ in enumerate(labels)], labels)
     if kind != "pie":
