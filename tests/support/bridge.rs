@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Process, eventually, kill_process, processes_of, until};
+use super::{Client, Process, eventually, folders, kill_process, processes_of, until};
 
 const START: Duration = Duration::from_secs(20);
 /// Its own grace for children, and then some for a busy machine.
@@ -144,9 +144,7 @@ impl TestBridge {
 
     /// The workspace folders, which are named by their job ids.
     pub fn workspaces(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.jobs()).expect("the jobs folder");
-        let paths = entries.map(|entry| entry.expect("an entry").path());
-        paths.filter(|path| !is_hidden(path)).collect()
+        folders::workspaces(&self.jobs())
     }
 
     /// Waits until a child has made `work/{name}` in some workspace.
@@ -249,25 +247,7 @@ impl TestBridge {
     #[track_caller]
     fn assert_nothing_left(&self) {
         self.assert_no_process(Duration::from_secs(1));
-        assert_eq!(
-            listing(&self.root.path().join("tmp")),
-            Vec::<String>::new(),
-            "temporary files"
-        );
-        let ours = self.jobs().join(".bridge/tmp");
-        assert_eq!(listing(&ours), Vec::<String>::new(), "half-written files");
-        let strangers: Vec<_> = listing(&self.jobs())
-            .into_iter()
-            .filter(|name| !may_stay(name))
-            .collect();
-        assert_eq!(
-            strangers,
-            Vec::<String>::new(),
-            "the jobs folder holds workspaces and .bridge"
-        );
-        let mut halves = Vec::new();
-        half_written(&self.jobs(), &mut halves);
-        assert_eq!(halves, Vec::<PathBuf>::new(), "half-written files");
+        folders::assert_clean(&self.jobs(), &self.root.path().join("tmp"));
     }
 
     #[track_caller]
@@ -391,39 +371,6 @@ impl Drop for TestBridge {
             self.print_log();
             self.sweep();
             std::panic::resume_unwind(fault);
-        }
-    }
-}
-
-fn is_hidden(path: &Path) -> bool {
-    path.file_name()
-        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-}
-
-/// `.bridge`, and workspaces, which are named by a UUID.
-fn may_stay(name: &str) -> bool {
-    name == ".bridge" || uuid::Uuid::parse_str(name).is_ok()
-}
-
-fn listing(folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    let names = entries.map(|entry| entry.expect("an entry").file_name());
-    names
-        .map(|name| name.to_string_lossy().into_owned())
-        .collect()
-}
-
-/// Files named `*.tmp` at any depth, but for `work/`, where names are the children's business.
-fn half_written(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let kind = entry.file_type().expect("a file type");
-        if kind.is_dir() && entry.file_name() != "work" {
-            half_written(&path, found);
-        } else if path.extension().is_some_and(|end| end == "tmp") {
-            found.push(path);
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod bridge;
 mod client;
+mod folders;
 mod processes;
 pub mod vars;
 mod wait;
