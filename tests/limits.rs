@@ -1,0 +1,291 @@
+//! One table of statuses, and limits that hold.
+
+mod support;
+
+use std::thread;
+
+use serde_json::json;
+use support::{TestBridge, echo, rude, servers, vars, with};
+
+fn start() -> TestBridge {
+    TestBridge::start(servers([("echo", echo())]))
+}
+
+#[test]
+fn unknown_servers_and_tools_are_404() {
+    let bridge = start();
+    let chat = bridge.chat("alice", "c1");
+    for (server, tool) in [
+        ("nobody", "echo"),
+        ("echo", "nothing"),
+        ("..", "echo"),
+        ("%2e%2e", "a%2fb"),
+        ("echo", "a%00"),
+    ] {
+        let reply = chat.call(server, tool, json!({}));
+        assert!(
+            [400, 404].contains(&reply.status),
+            "{server}/{tool}: {} {}",
+            reply.status,
+            reply.text()
+        );
+    }
+    let reply = chat.call("echo", "nothing", json!({}));
+    assert_eq!(reply.header("Content-Type"), "application/problem+json");
+    let problem = reply.expect(404);
+    assert_eq!(problem["status"], 404);
+    assert!(problem["title"].is_string());
+}
+
+#[test]
+fn a_get_on_a_tool_is_405() {
+    assert_eq!(start().client().get("/echo/counter").status, 405);
+}
+
+#[test]
+fn a_disabled_tool_is_not_there() {
+    let few = with(
+        echo(),
+        json!({"enabledTools": ["echo", "add"], "disabledTools": ["add"]}),
+    );
+    let bridge = TestBridge::start(servers([("echo", few)]));
+    let paths = bridge.client().get("/echo/openapi.json").ok()["paths"].clone();
+    let paths: Vec<_> = paths.as_object().expect("paths").keys().cloned().collect();
+    assert_eq!(paths, ["/echo"]);
+    assert_eq!(
+        bridge
+            .client()
+            .call("echo", "add", json!({"a": 1, "b": 1}))
+            .status,
+        404
+    );
+}
+
+#[test]
+fn bad_json_is_400() {
+    let bridge = start();
+    for bad in [
+        "{",
+        "[]",
+        "42",
+        "{\"a\":1,\"a\":2}",
+        "{\"a\":\"\u{0}\"}",
+        "",
+    ] {
+        let reply = bridge.client().post("/echo/add", bad);
+        assert!(
+            [400, 422].contains(&reply.status),
+            "{bad:?}: {} {}",
+            reply.status,
+            reply.text()
+        );
+    }
+    assert_eq!(bridge.client().post("/echo/add", "{").status, 400);
+    let deep = format!(
+        "{{\"text\":{}{}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    assert_eq!(bridge.client().post("/echo/echo", deep).status, 400);
+}
+
+#[test]
+fn bad_arguments_are_422_and_name_each_field() {
+    let bridge = start();
+    let reply = bridge.client().call("echo", "add", json!({"a": "one"}));
+    let problem = reply.expect(422);
+    let detail = problem["detail"].as_array().expect("a list, as mcpo sends");
+    for entry in detail {
+        for key in ["type", "loc", "msg"] {
+            assert!(!entry[key].is_null(), "{key}: {entry}");
+        }
+    }
+    let said = problem["detail"].to_string();
+    assert!(said.contains("\"a\"") && said.contains("\"b\""), "{said}");
+}
+
+#[test]
+fn a_tools_failure_is_500_with_its_own_words() {
+    let reply = start().client().call("echo", "fail", json!({}));
+    assert_eq!(reply.expect(500)["detail"]["message"], "it did not work");
+}
+
+#[test]
+fn rpc_errors_become_mcpos_statuses() {
+    let bridge = start();
+    for (code, status) in [
+        (-32700, 400),
+        (-32600, 400),
+        (-32601, 404),
+        (-32602, 422),
+        (-32603, 500),
+        (-32000, 500),
+    ] {
+        let reply = bridge
+            .client()
+            .call("echo", "rpc_error", json!({"code": code}));
+        let detail = reply.expect(status)["detail"].clone();
+        assert_eq!(
+            detail,
+            json!({"message": "refused on purpose", "data": {"why": "test"}}),
+            "{code}"
+        );
+    }
+}
+
+#[test]
+fn a_body_over_the_limit_is_413() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_BODY_BYTES, 100_000)
+        .start();
+    let text = |length: usize| json!({"text": "x".repeat(length)});
+    assert_eq!(
+        bridge.client().call("echo", "echo", text(50_000)).status,
+        200
+    );
+    assert_eq!(
+        bridge.client().call("echo", "echo", text(200_000)).status,
+        413
+    );
+}
+
+#[test]
+fn over_the_limit_a_call_waits_its_turn_and_then_gets_429() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_CONCURRENT, 1)
+        .var(vars::QUEUE_TIMEOUT, 1)
+        .start();
+    let long = bridge.chat("alice", "c1").begin(
+        "echo",
+        "sleep",
+        &json!({"seconds": 3, "touch": "started"}),
+    );
+    bridge.wait_for_file("started");
+    let reply = bridge.chat("bob", "c1").call("echo", "counter", json!({}));
+    assert_eq!(reply.status, 429, "{}", reply.text());
+    assert!(
+        reply
+            .header("Retry-After")
+            .parse::<u32>()
+            .is_ok_and(|seconds| seconds > 0)
+    );
+    assert!(long.rest().contains("slept"));
+    assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 1);
+}
+
+#[test]
+fn a_short_wait_ends_well() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_CONCURRENT, 1)
+        .start();
+    let long = bridge.chat("alice", "c1").begin(
+        "echo",
+        "sleep",
+        &json!({"seconds": 1, "touch": "started"}),
+    );
+    bridge.wait_for_file("started");
+    assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 1);
+    assert!(long.rest().contains("slept"));
+}
+
+#[test]
+fn one_busy_user_does_not_starve_another() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_CONCURRENT, 1)
+        .start();
+    let first = bridge.chat("greedy", "c0").begin(
+        "echo",
+        "sleep",
+        &json!({"seconds": 0.5, "touch": "started"}),
+    );
+    bridge.wait_for_file("started");
+    let queued: Vec<_> = (1..12)
+        .map(|chat| {
+            bridge.chat("greedy", &format!("c{chat}")).begin(
+                "echo",
+                "sleep",
+                &json!({"seconds": 0.5}),
+            )
+        })
+        .collect();
+    let begun = std::time::Instant::now();
+    bridge.chat("modest", "c1").echo("counter", json!({}));
+    assert!(
+        begun.elapsed().as_secs_f64() < 4.0,
+        "after all of the other's: {:?}",
+        begun.elapsed()
+    );
+    assert!(first.rest().contains("slept"));
+    for call in queued {
+        assert!(call.rest().contains("slept"));
+    }
+}
+
+#[test]
+fn a_timeout_is_504() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::TIMEOUT, 1)
+        .start();
+    let reply = bridge
+        .chat("alice", "c1")
+        .call("echo", "sleep", json!({"seconds": 60}));
+    assert_eq!(reply.status, 504, "{}", reply.text());
+}
+
+#[test]
+fn below_the_free_disk_floor_nothing_new_is_written() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MIN_FREE_DISK_BYTES, u64::MAX / 2)
+        .start();
+    let file = json!({"name": "a.txt", "content": "a"});
+    let reply = bridge.chat("alice", "c1").call("echo", "write_file", file);
+    assert_eq!(reply.status, 507, "{}", reply.text());
+}
+
+#[test]
+fn a_workspace_over_its_quota_is_507_and_a_sparse_file_counts_its_blocks() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_WORKSPACE_BYTES, 1 << 20)
+        .start();
+    let sparse = json!({"name": "sparse.bin", "bytes": 100 << 20});
+    assert_eq!(
+        bridge
+            .chat("alice", "c1")
+            .call("echo", "write_sparse", sparse)
+            .status,
+        200
+    );
+    let file = json!({"name": "big.txt", "content": "x".repeat(2 << 20)});
+    let reply = bridge.chat("alice", "c2").call("echo", "write_file", file);
+    assert_eq!(reply.status, 507, "{}", reply.text());
+}
+
+#[test]
+fn a_workspace_with_too_many_files_is_507() {
+    let bridge = TestBridge::builder(servers([("rude", rude("many_files")), ("echo", echo())]))
+        .var(vars::MAX_WORKSPACE_FILES, 1000)
+        .start();
+    let reply = bridge.chat("alice", "c1").call("rude", "poke", json!({}));
+    assert_eq!(reply.status, 507, "{}", reply.text());
+    assert_eq!(bridge.chat("alice", "c2").echo("counter", json!({})), 1);
+}
+
+#[test]
+fn answers_reach_the_caller_they_belong_to() {
+    let shared = with(echo(), json!({"mode": "shared"}));
+    let bridge = TestBridge::start(servers([("echo", shared)]));
+    let workers: Vec<_> = (0..16)
+        .map(|worker| {
+            let client = bridge.client();
+            thread::spawn(move || {
+                for turn in 0..50 {
+                    let canary = format!("canary {worker}/{turn}");
+                    assert_eq!(client.echo("echo", json!({"text": canary})), canary);
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.join().expect("every answer is its caller's");
+    }
+}

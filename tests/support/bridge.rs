@@ -1,0 +1,376 @@
+//! A bridge of its own for each test, and the proof that it leaves nothing behind.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process as send};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Client, Process, eventually, folders, kill_process, processes_of, until};
+
+const START: Duration = Duration::from_secs(20);
+/// Its own grace for children, and then some for a busy machine.
+const STOP: Duration = Duration::from_secs(20);
+/// How long children may outlive a bridge that was killed.
+const ORPHANS: Duration = Duration::from_secs(5);
+/// The log's end that a failing test prints, in bytes.
+const LOG_SHOWN: usize = 16 * 1024;
+
+/// What a test sets before the bridge starts.
+pub struct Builder {
+    config: Value,
+    variables: Vec<(String, String)>,
+    arguments: Vec<String>,
+}
+
+impl Builder {
+    /// Sets an environment variable of the bridge.
+    #[must_use]
+    #[allow(clippy::needless_pass_by_value)] // numbers and texts alike, without a reference at each call
+    pub fn var(mut self, name: &str, value: impl ToString) -> Self {
+        self.variables.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Adds an argument behind `serve`.
+    #[must_use]
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Starts the bridge and waits until it is ready.
+    #[track_caller]
+    pub fn start(self) -> TestBridge {
+        let mut bridge = self.prepare();
+        bridge.launch();
+        bridge
+    }
+
+    /// Makes the folders and the config; nothing runs yet, for tests of commands and of bad starts.
+    pub fn prepare(self) -> TestBridge {
+        let root = tempfile::Builder::new().prefix("mcpo-test-").tempdir();
+        let root = root.expect("a temporary folder");
+        for folder in ["jobs", "tools", "tmp", "home", "config"] {
+            fs::create_dir(root.path().join(folder)).expect("a folder");
+        }
+        let bridge = TestBridge {
+            root,
+            settings: self,
+            running: None,
+        };
+        bridge.write_config(&bridge.settings.config);
+        bridge
+    }
+}
+
+struct Running {
+    child: Child,
+    address: SocketAddr,
+}
+
+/// A running bridge with jobs, tools and config folders of its own.
+pub struct TestBridge {
+    root: TempDir,
+    settings: Builder,
+    running: Option<Running>,
+}
+
+impl TestBridge {
+    pub fn builder(config: Value) -> Builder {
+        Builder {
+            config,
+            variables: Vec::new(),
+            arguments: Vec::new(),
+        }
+    }
+
+    #[track_caller]
+    pub fn start(config: Value) -> Self {
+        Self::builder(config).start()
+    }
+
+    /// Starts the bridge again, on the same folders.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        if self.running.is_some() {
+            self.stop();
+        }
+        self.launch();
+    }
+
+    /// A client without any header: nobody, in no chat, from loopback.
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        Client::new(self.address())
+    }
+
+    /// A client as Open WebUI on this machine would be for `user` in `chat`.
+    #[track_caller]
+    pub fn chat(&self, user: &str, chat: &str) -> Client {
+        self.client().as_user(user).in_chat(chat)
+    }
+
+    #[track_caller]
+    pub fn address(&self) -> SocketAddr {
+        self.running.as_ref().expect("the bridge runs").address
+    }
+
+    pub fn jobs(&self) -> PathBuf {
+        self.root.path().join("jobs")
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.root.path().join("config/mcp-servers.json")
+    }
+
+    /// Replaces the config file in one step, as an editor does.
+    pub fn write_config(&self, config: &Value) {
+        self.write_config_text(&format!("{config:#}"));
+    }
+
+    /// The same for text that may be no JSON.
+    pub fn write_config_text(&self, text: &str) {
+        let new = self.config_file().with_extension("new");
+        fs::write(&new, text).expect("the config is written");
+        fs::rename(new, self.config_file()).expect("the config is replaced");
+    }
+
+    /// The workspace folders, which are named by their job ids.
+    pub fn workspaces(&self) -> Vec<PathBuf> {
+        folders::workspaces(&self.jobs())
+    }
+
+    /// Waits until a child has made `work/{name}` in some workspace.
+    #[track_caller]
+    pub fn wait_for_file(&self, name: &str) {
+        let made = || {
+            self.workspaces()
+                .iter()
+                .any(|path| path.join("work").join(name).exists())
+        };
+        eventually(&format!("{name} is in a workspace"), made);
+    }
+
+    /// Live processes that this test caused, the bridge itself left out.
+    pub fn children(&self) -> Vec<Process> {
+        let own = self
+            .running
+            .as_ref()
+            .map(|running| running.child.id().cast_signed());
+        let mut all = processes_of(self.root.path());
+        all.retain(|process| Some(process.pid) != own);
+        all
+    }
+
+    /// What the bridge wrote to stdout and stderr so far.
+    pub fn log(&self) -> String {
+        let raw = fs::read(self.log_file()).unwrap_or_default();
+        String::from_utf8_lossy(&raw).into_owned()
+    }
+
+    /// Runs another command of the binary with this test's settings, to its end.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = self.binary();
+        command.args(arguments).output().expect("the binary runs")
+    }
+
+    /// Runs `serve` where it should refuse to start, and gives what it said.
+    #[track_caller]
+    pub fn refuses_to_start(&self) -> Output {
+        let mut command = self.serve();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let ended = until(START, || child.try_wait().expect("a status"));
+        if ended.is_none() {
+            let _ = child.kill();
+        }
+        let output = child.wait_with_output().expect("its output");
+        assert!(ended.is_some(), "the bridge started: {output:?}");
+        assert!(
+            !output.status.success(),
+            "a refusal has an exit code: {output:?}"
+        );
+        output
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let id = self.running.as_ref().expect("the bridge runs").child.id();
+        let pid = Pid::from_raw(id.cast_signed()).expect("a process id");
+        send(pid, signal).expect("the bridge can be signalled");
+    }
+
+    /// Waits until the bridge has ended by itself.
+    #[track_caller]
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        let running = self.running.as_mut().expect("the bridge runs");
+        let status = until(STOP, || running.child.try_wait().expect("a status"));
+        let status = status.expect("the bridge ends within its grace");
+        self.running = None;
+        status
+    }
+
+    /// SIGKILLs the bridge; its children have to end by themselves.
+    #[track_caller]
+    pub fn kill_hard(&mut self) {
+        let mut running = self.running.take().expect("the bridge runs");
+        running.child.kill().expect("the bridge can be killed");
+        running.child.wait().expect("the bridge is gone");
+        self.assert_no_process(ORPHANS);
+    }
+
+    /// Ends the bridge and asserts that nothing is left behind. Dropping does the same.
+    pub fn finish(self) {
+        drop(self);
+    }
+
+    #[track_caller]
+    fn stop(&mut self) {
+        let address = self.address();
+        self.signal(Signal::TERM);
+        let status = self.wait_for_exit();
+        assert_eq!(status.code(), Some(0), "SIGTERM is a good end");
+        let port = TcpListener::bind(address);
+        assert!(port.is_ok(), "the port is still taken: {port:?}");
+    }
+
+    /// A killed process may still be on its way out, hence a second.
+    #[track_caller]
+    fn assert_nothing_left(&self) {
+        self.assert_no_process(Duration::from_secs(1));
+        folders::assert_clean(&self.jobs(), &self.root.path().join("tmp"));
+    }
+
+    #[track_caller]
+    fn assert_no_process(&self, limit: Duration) {
+        let gone = until(limit, || self.children().is_empty().then_some(()));
+        let left: Vec<_> = self.children().iter().map(ToString::to_string).collect();
+        assert!(
+            gone.is_some() || left.is_empty(),
+            "processes were left behind: {left:#?}"
+        );
+    }
+
+    fn launch(&mut self) {
+        let port_file = self.root.path().join("port");
+        let _ = fs::remove_file(&port_file);
+        let mut child = self.serve().spawn().expect("the bridge starts");
+        let bound = until(START, || {
+            let ended = child.try_wait().expect("a status");
+            assert!(
+                ended.is_none(),
+                "the bridge ended with {ended:?}:\n{}",
+                self.log()
+            );
+            let text = fs::read_to_string(&port_file).ok()?;
+            text.strip_suffix('\n')?.parse().ok()
+        });
+        // Kept before anything else may fail, so that the drop ends it.
+        let address = bound.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        self.running = Some(Running { child, address });
+        assert!(bound.is_some(), "the bridge never wrote its address");
+        let client = self.client();
+        let ready = until(START, || {
+            (client.get("/health/ready").status == 200).then_some(())
+        });
+        assert!(ready.is_some(), "the bridge never became ready");
+    }
+
+    fn serve(&self) -> Command {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file());
+        let log = log.expect("the log opens");
+        let second: File = log.try_clone().expect("the log opens twice");
+        let mut command = self.binary();
+        command
+            .arg("serve")
+            .arg("--port-file")
+            .arg(self.root.path().join("port"))
+            .args(&self.settings.arguments)
+            .stdout(log)
+            .stderr(second);
+        command
+    }
+
+    /// The binary with an environment that holds nothing of the developer's.
+    fn binary(&self) -> Command {
+        let root = self.root.path();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mcpo-bridge"));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", root.join("home"))
+            .env("TMPDIR", root.join("tmp"))
+            .env("MCPO_HOST", "127.0.0.1")
+            .env("MCPO_PORT", "0")
+            .env("MCPO_CONFIG_FILE", self.config_file())
+            .env("MCPO_JOBS_DIR", self.jobs())
+            .env("MCPO_TOOLS_DIR", root.join("tools"))
+            .envs(
+                self.settings
+                    .variables
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
+            .current_dir(root)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.root.path().join("bridge.log")
+    }
+
+    fn print_log(&self) {
+        let log = self.log();
+        let start = log.ceil_char_boundary(log.len().saturating_sub(LOG_SHOWN));
+        eprintln!(
+            "--- the bridge's log ---\n{}--- end of the log ---",
+            &log[start..]
+        );
+    }
+
+    /// Leaves the machine clean even where the bridge did not.
+    fn sweep(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+        for process in self.children() {
+            eprintln!("left behind: {process}");
+            kill_process(process.pid);
+        }
+    }
+}
+
+impl Drop for TestBridge {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_log();
+            self.sweep();
+            return;
+        }
+        let checks = std::panic::AssertUnwindSafe(|| {
+            if self.running.is_some() {
+                self.stop();
+            }
+            self.assert_nothing_left();
+        });
+        if let Err(fault) = std::panic::catch_unwind(checks) {
+            self.print_log();
+            self.sweep();
+            std::panic::resume_unwind(fault);
+        }
+    }
+}

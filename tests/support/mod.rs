@@ -1,0 +1,53 @@
+//! What the integration tests stand on: a real bridge in folders of its own, a client that speaks
+//! like Open WebUI, and a look at `/proc` for what should be gone.
+//!
+//! Every test ends with the checks of [`TestBridge`]'s drop: nothing may be left behind.
+
+// Each file in `tests/` is a crate of its own and uses its share of this module.
+#![allow(dead_code, unused_imports)]
+// The product's name, and `as_user`, which reads as a sentence where it is used.
+#![allow(clippy::doc_markdown, clippy::wrong_self_convention)]
+
+mod bridge;
+mod client;
+mod folders;
+mod processes;
+pub mod vars;
+mod wait;
+
+pub use bridge::{Builder, TestBridge};
+pub use client::{Client, PendingCall, Reply};
+pub use processes::{Process, alive, kill_process, processes_of};
+pub use wait::{eventually, until};
+
+use serde_json::{Value, json};
+
+/// A config that has just these servers.
+pub fn servers<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    let entries = entries.map(|(name, entry)| (name.to_owned(), entry));
+    json!({ "mcpServers": serde_json::Map::from_iter(entries) })
+}
+
+/// The well-behaved test server.
+pub fn echo() -> Value {
+    json!({ "command": "python3", "args": [fixture("echo_server.py")] })
+}
+
+/// The test server that misbehaves as `mode` says.
+pub fn rude(mode: &str) -> Value {
+    json!({ "command": "python3", "args": [fixture("rude_server.py"), mode] })
+}
+
+/// `entry` with the keys of `more` set or replaced.
+pub fn with(mut entry: Value, more: Value) -> Value {
+    let (Value::Object(into), Value::Object(more)) = (&mut entry, more) else {
+        panic!("both are objects");
+    };
+    into.extend(more);
+    entry
+}
+
+/// The path of a file in `tests/fixtures`.
+pub fn fixture(name: &str) -> String {
+    format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}

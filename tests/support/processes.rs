@@ -1,0 +1,62 @@
+//! What `/proc` tells of the processes that a test caused.
+
+use std::{fmt, fs, path::Path};
+
+use rustix::process::{Pid, Signal, kill_process as send};
+
+/// A process that belongs to a test.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: i32,
+    pub command: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.pid, self.command)
+    }
+}
+
+/// Every live process whose environment names `root`, or whose working folder lies below it.
+pub fn processes_of(root: &Path) -> Vec<Process> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted");
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| belongs(*pid, root) && alive(*pid))
+        .map(|pid| Process {
+            pid,
+            command: command(pid),
+        })
+        .collect()
+}
+
+fn belongs(pid: i32, root: &Path) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let name = root.as_os_str().as_encoded_bytes();
+    let named = environment.windows(name.len()).any(|part| part == name);
+    let folder = fs::read_link(format!("/proc/{pid}/cwd"));
+    named || folder.is_ok_and(|folder| folder.starts_with(root))
+}
+
+fn command(pid: i32) -> String {
+    let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&raw).replace('\0', " ")
+}
+
+/// Whether the process runs; a zombie does not.
+pub fn alive(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    // The command's name stands in brackets and may hold anything: the state follows the last one.
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+/// SIGKILL, as the kernel's memory killer would send it. Gone already is as good.
+pub fn kill_process(pid: i32) {
+    let pid = Pid::from_raw(pid).expect("a process id is positive");
+    let _ = send(pid, Signal::KILL);
+}
