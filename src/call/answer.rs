@@ -1,0 +1,82 @@
+//! What a call gives its door, and the sentences around it.
+
+use super::Published;
+use crate::{
+    config::Lang,
+    model::{RawJson, SessionId},
+};
+
+/// A finished call.
+pub struct Answer {
+    /// What the server said.
+    pub outcome: Outcome,
+    /// What the call left on disk.
+    pub files: Published,
+    /// What the model should know beside the result.
+    pub notices: Vec<Notice>,
+    /// For a caller without a chat: how to come back.
+    pub session: Option<SessionId>,
+}
+
+/// The server's `CallToolResult`, the folder's path taken out.
+pub type Outcome = RawJson;
+
+/// Something that the model should be told once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The child is a new one; these files are still there.
+    MemoryLost {
+        /// Some of them, by name.
+        files: Vec<String>,
+        /// How many more there are.
+        more: usize,
+    },
+    /// Files that got no link, and why.
+    NotLinked(Vec<String>),
+}
+
+impl Notice {
+    /// The sentence.
+    pub fn text(&self, lang: Lang) -> String {
+        match (self, lang) {
+            (Self::MemoryLost { files, more }, Lang::En) => {
+                let there = listed(files, *more, "and {} more");
+                format!(
+                    "This server was restarted since the last call: whatever it held in memory \
+                     (open documents, ids, unsaved changes) is gone. Files that are still here: \
+                     {}. Open them again by name.",
+                    if there.is_empty() { "none".to_owned() } else { there }
+                )
+            }
+            (Self::MemoryLost { files, more }, Lang::Ja) => {
+                let there = listed(files, *more, "ほか {} 件");
+                format!(
+                    "前回の呼び出しのあとでサーバーが再起動しました。メモリ上の内容（開いていた文書、ID、\
+                     未保存の変更）は失われています。残っているファイル: {}。名前を指定して開き直してください。",
+                    if there.is_empty() { "なし".to_owned() } else { there }
+                )
+            }
+            (Self::NotLinked(why), Lang::En) => format!("Not linked: {}.", why.join("; ")),
+            (Self::NotLinked(why), Lang::Ja) => {
+                format!("リンクを作成できなかったファイル: {}。", why.join("; "))
+            }
+        }
+    }
+}
+
+fn listed(files: &[String], more: usize, rest: &str) -> String {
+    let mut listed = files.join(", ");
+    if more > 0 {
+        listed.push_str(", ");
+        listed.push_str(&rest.replace("{}", &more.to_string()));
+    }
+    listed
+}
+
+impl Answer {
+    /// All notices as one text.
+    pub fn notice(&self, lang: Lang) -> Option<String> {
+        let texts: Vec<String> = self.notices.iter().map(|notice| notice.text(lang)).collect();
+        (!texts.is_empty()).then(|| texts.join(" "))
+    }
+}

@@ -1,0 +1,123 @@
+//! Why a call failed. `http::problem` has the status of each.
+
+use std::time::Duration;
+
+use crate::{
+    admission::Busy,
+    artifacts::{self, PublishError},
+    child::ChildError,
+    model::RawJson,
+    session::SessionError,
+    store::{Job, StoreError},
+};
+
+/// Everything that can end a call without a result of the tool.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The child.
+    #[error(transparent)]
+    Child(ChildError),
+    /// The server answered with a JSON-RPC error object.
+    #[error("the server answered with an error")]
+    Rpc(RawJson),
+    /// The deadline passed; the child was ended if it is the chat's own.
+    #[error("no answer within {} s", .0.as_secs_f64())]
+    Timeout(Duration),
+    /// The caller hung up.
+    #[error("the caller left")]
+    Left,
+    /// Too many calls.
+    #[error("{0}; try again in a moment")]
+    Busy(String),
+    /// Less disk is free than is kept free, or the disk filled up.
+    #[error("{0}")]
+    DiskFull(String),
+    /// The session id is not one that this caller was given.
+    #[error("no such session")]
+    UnknownSession,
+    /// Another replica works in this chat.
+    #[error("{0}")]
+    Elsewhere(String),
+    /// The bridge is stopping.
+    #[error("the bridge is shutting down")]
+    ShuttingDown,
+    /// An argument names a path that leaves the workspace.
+    #[error("{field}: a file name within the chat's folder is expected")]
+    BadPath {
+        /// The argument.
+        field: String,
+    },
+    /// The jobs folder.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl CallError {
+    /// One word for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Child(ChildError::NotStarted { .. }) => "not_started",
+            Self::Child(ChildError::Died { .. }) => "died",
+            Self::Child(ChildError::TooLong { .. }) => "answer_too_large",
+            Self::Child(ChildError::Timeout) | Self::Timeout(_) => "timeout",
+            Self::Rpc(_) => "rpc_error",
+            Self::Left => "cancelled",
+            Self::Busy(_) => "busy",
+            Self::DiskFull(_) => "disk_full",
+            Self::UnknownSession => "unknown_session",
+            Self::Elsewhere(_) => "elsewhere",
+            Self::ShuttingDown => "shutting_down",
+            Self::BadPath { .. } => "bad_path",
+            Self::Internal(_) => "internal",
+        }
+    }
+}
+
+impl CallError {
+    /// Takes the folder's path out of what the server said.
+    pub fn with_relative_paths(self, job: &Job) -> Self {
+        match self {
+            Self::Rpc(error) => Self::Rpc(artifacts::relative(error, &job.paths())),
+            other => other,
+        }
+    }
+}
+
+impl From<Busy> for CallError {
+    fn from(busy: Busy) -> Self {
+        Self::Busy(format!("{busy} (MCPO_MAX_CONCURRENT, MCPO_QUEUE_TIMEOUT)"))
+    }
+}
+
+impl From<StoreError> for CallError {
+    fn from(error: StoreError) -> Self {
+        if error.is_disk_full() {
+            Self::DiskFull(error.to_string())
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}
+
+impl From<PublishError> for CallError {
+    fn from(error: PublishError) -> Self {
+        if error.is_disk_full() {
+            Self::DiskFull(error.to_string())
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}
+
+impl From<SessionError> for CallError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Child(error) => Self::Child(error),
+            SessionError::Unknown => Self::UnknownSession,
+            SessionError::Lease(error) => Self::Elsewhere(error.to_string()),
+            SessionError::Store(error) => error.into(),
+            SessionError::Files(error) => Self::DiskFull(error.to_string()),
+            SessionError::Full { .. } => Self::Busy(error.to_string()),
+        }
+    }
+}

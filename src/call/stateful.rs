@@ -1,0 +1,109 @@
+//! A call in a chat: in its workspace, in order, by the chat's own child.
+
+use std::sync::Arc;
+
+use super::{Answer, CallError, Running, arguments, files, run::PING_PATIENCE};
+use crate::{
+    artifacts,
+    child::{ChildError, End, Profile},
+    session::{Lent, Place, Turn, Workspace},
+    store::Job,
+};
+
+impl Running {
+    pub(super) async fn stateful(&self) -> (Result<Answer, CallError>, Option<Job>) {
+        let (caller, spec) = (&self.call.caller, &self.call.spec);
+        let Some(place) = Place::of(caller, spec) else {
+            return (Err(CallError::UnknownSession), None);
+        };
+        let sessions = &self.engine.sessions;
+        let opening = async {
+            Ok(sessions.open(&place, &caller.principal, &spec.name).await?)
+        };
+        let workspace = match self.before(opening).await {
+            Ok(workspace) => workspace,
+            Err(error) => return (Err(error), None),
+        };
+        let job = workspace.job.clone();
+        let answer = self.in_workspace(&place, &workspace).await;
+        drop(workspace);
+        sessions.call_ended();
+        (answer, Some(job))
+    }
+
+    async fn in_workspace(
+        &self,
+        place: &Place,
+        workspace: &Arc<Workspace>,
+    ) -> Result<Answer, CallError> {
+        let engine = &self.engine;
+        let spec = &self.call.spec;
+        let turn = self.queue(workspace.turn(spec)).await?;
+        let admitted = engine.admission.enter(&self.call.caller.principal, self.deadline);
+        let permit = self.before(async { Ok(admitted.await?) }).await?;
+        engine.check_free_disk()?;
+        let params = arguments::params(&self.call, &workspace.job.work())?;
+        let profile = Profile::silent();
+        let finding =
+            engine.sessions.child(workspace, spec, place.class, profile, self.deadline);
+        let found = self.before(async { Ok(finding.await?) }).await?;
+        let outcome = self.ask(&found.session.child, &params).await;
+        let outcome = match outcome {
+            Ok(result) => result,
+            Err(error) => {
+                // The chat's turn is held until its child is settled; the caller need not wait.
+                let holds = (turn, permit);
+                self.settle(workspace.clone(), found.session, &error, holds);
+                return Err(error.with_relative_paths(&workspace.job));
+            }
+        };
+        let result = artifacts::relative(outcome, &workspace.job.paths());
+        let maker = files::Maker {
+            principal: self.call.caller.principal.clone(),
+            spec: spec.clone(),
+            tool: self.call.tool.clone(),
+        };
+        let mut seen = workspace.files.lock().await;
+        let looked = engine.publish(&workspace.job, seen.clone(), maker, &result).await?;
+        *seen = looked.snapshot;
+        let mut notices: Vec<_> = looked.notice.into_iter().collect();
+        if found.replaced {
+            notices.insert(0, files::inventory(&seen));
+        }
+        let session = place.session.clone();
+        Ok(Answer { outcome: result, files: looked.published, notices, session })
+    }
+
+    /// Ends or checks a child whose call was given up.
+    fn settle(
+        &self,
+        workspace: Arc<Workspace>,
+        session: Lent,
+        error: &CallError,
+        holds: (Turn, crate::admission::Permit),
+    ) {
+        let over = match error {
+            CallError::Timeout(_) => Some(End::Terminate(self.engine.children.kill_grace())),
+            CallError::Child(ChildError::Died { .. } | ChildError::TooLong { .. }) => Some(End::Kill),
+            CallError::Left => None,
+            // The child answered, or never got the call.
+            _ => return,
+        };
+        let engine = self.engine.clone();
+        self.engine.running.spawn(async move {
+            let sessions = &engine.sessions;
+            match over {
+                Some(how) => {
+                    sessions.end_now(&workspace, &session, how).await;
+                }
+                None if !session.child.answers_ping(PING_PATIENCE).await => {
+                    let how = End::Terminate(engine.children.kill_grace());
+                    sessions.end_now(&workspace, &session, how).await;
+                }
+                None => {}
+            }
+            drop((session, workspace, holds));
+            sessions.call_ended();
+        });
+    }
+}
