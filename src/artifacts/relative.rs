@@ -4,7 +4,7 @@
 //! searched for; around it the folder's path is matched in the spellings a child may print:
 //! slashes escaped once or more often (JSON within JSON), letters as `\u…`, `%…` in `file://` URLs.
 
-use std::{borrow::Cow, ops::Range, path::Path};
+use std::{borrow::Cow, fmt::Write, ops::Range, path::Path};
 
 use memchr::memmem::Finder;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -123,7 +123,7 @@ fn spellings(path: &Path) -> Vec<Vec<u8>> {
         } else {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
-                ascii.push_str(&format!("\\u{unit:04x}"));
+                let _ = write!(ascii, "\\u{unit:04x}");
             }
         }
     }

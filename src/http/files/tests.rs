@@ -86,7 +86,7 @@ impl Server {
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n");
         for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            request = format!("{request}{name}: {value}\r\n");
         }
         request.push_str("\r\n");
         let mut stream = TcpStream::connect(self.address).await.unwrap();
@@ -156,15 +156,11 @@ async fn ranges() {
         ("bytes=8-99", 206, "89", Some("bytes 8-9/10")),
         ("bytes=10-", 416, "", Some("bytes */10")),
         ("bytes=0-1,4-5", 200, "0123456789", None),
-        ("bytes=5-2", 416, "", Some("bytes */10")),
+        ("bytes=5-2", 200, "0123456789", None),
         ("lines=1-2", 200, "0123456789", None),
     ] {
         let reply = server.get(&artifact, &[("range", range)]).await;
         let got = (reply.status, reply.text(), reply.header("content-range"));
-        // A range that ends before it begins is no range: ignoring it is right too.
-        if range == "bytes=5-2" && got.0 == 200 {
-            continue;
-        }
         assert_eq!(got, (status, body, said), "{range}");
     }
     let empty = server.publish("empty", b"");
@@ -273,7 +269,7 @@ async fn an_ended_link_says_why_to_people_and_programs() {
 #[tokio::test]
 async fn a_large_file_comes_through_whole_though_its_link_ends_meanwhile() {
     let server = Server::start().await;
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| number as u8).collect();
+    let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(3_000_000).collect();
     let artifact = server.publish("a", &bytes);
     let Link::Live(found, data) = server
         .store
