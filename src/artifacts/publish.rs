@@ -1,6 +1,7 @@
 //! Copies a file out of a workspace to where only its link reaches it.
 
 use std::{
+    fmt::Write,
     fs::File,
     io::{self, Read, Seek},
     os::fd::AsFd,
@@ -158,6 +159,7 @@ impl Source {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(PublishError::NotAFile(name()));
         }
+        #[allow(clippy::useless_conversion)] // not on every platform
         let links = u64::from(stat.st_nlink);
         if links > 1 && snapshot.names_of(&stat) < links {
             return Err(PublishError::LinkedElsewhere(name()));
@@ -230,7 +232,10 @@ fn digest(file: &mut File) -> io::Result<(u64, String)> {
         size += length as u64;
     }
     let digest = hash.finalize();
-    let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut hex = String::with_capacity(64);
+    for byte in &digest {
+        let _ = write!(hex, "{byte:02x}");
+    }
     Ok((size, hex))
 }
 

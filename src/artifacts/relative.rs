@@ -1,10 +1,276 @@
 //! Takes the workspace's absolute path out of answers: people and models get relative names.
+//!
+//! Works on the JSON text, so that all else stays byte by byte. The random job id is what is
+//! searched for; around it the folder's path is matched in the spellings a child may print:
+//! slashes escaped once or more often (JSON within JSON), letters as `\u…`, `%…` in `file://` URLs.
+
+use std::{borrow::Cow, fmt::Write, ops::Range, path::Path};
+
+use memchr::memmem::Finder;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::{model::RawJson, store::JobFolderPaths};
 
 /// Rewrites the folder's absolute path in any JSON string of `raw` to a name relative to `work/`;
 /// all else stays byte by byte. Does not copy where nothing matches.
 pub fn relative(raw: RawJson, folder: &JobFolderPaths) -> RawJson {
-    let _ = folder;
-    raw
+    let Some(rewriter) = Rewriter::new(folder) else {
+        return raw;
+    };
+    let mut answer = raw;
+    // Cutting a path out can in odd cases put a new one together; each round makes it shorter.
+    while let Some(shorter) = rewriter.rewrite(answer.as_bytes()) {
+        match RawJson::parse(shorter.into()) {
+            Ok(rewritten) => answer = rewritten,
+            Err(error) => {
+                // Not reached as far as the tests know; a wrong path beats a broken answer.
+                tracing::error!(%error, "a path was left in an answer");
+                return answer;
+            }
+        }
+    }
+    answer
 }
+
+struct Rewriter {
+    id: Vec<u8>,
+    finder: Finder<'static>,
+    /// Spellings of the jobs folder with a slash at the end.
+    parents: Vec<Vec<u8>>,
+}
+
+impl Rewriter {
+    fn new(folder: &JobFolderPaths) -> Option<Self> {
+        let id = folder.canonical.file_name()?.to_str()?.as_bytes().to_vec();
+        let mut parents = Vec::new();
+        for path in [&folder.canonical, &folder.configured] {
+            parents.extend(spellings(path.parent()?));
+        }
+        parents.sort();
+        parents.dedup();
+        Some(Self {
+            finder: Finder::new(&id).into_owned(),
+            id,
+            parents,
+        })
+    }
+
+    /// `None` where nothing is to be changed.
+    fn rewrite(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut out: Option<Vec<u8>> = None;
+        let mut kept = 0;
+        for at in self.finder.find_iter(text) {
+            let Some((found, name)) = self.mention(text, at) else {
+                continue;
+            };
+            if found.start < kept {
+                continue;
+            }
+            let out = out.get_or_insert_with(|| Vec::with_capacity(text.len()));
+            out.extend_from_slice(&text[kept..found.start]);
+            out.extend_from_slice(name.as_bytes());
+            kept = found.end;
+        }
+        let mut out = out?;
+        out.extend_from_slice(&text[kept..]);
+        Some(out)
+    }
+
+    /// The path around the id at `at`, and what takes its place.
+    fn mention(&self, text: &[u8], at: usize) -> Option<(Range<usize>, &'static str)> {
+        let end = at + self.id.len();
+        if continues_name(&text[end..]) {
+            return None;
+        }
+        let starts = self.parents.iter();
+        let start = starts
+            .filter_map(|parent| match_back(&text[..at], parent))
+            .find_map(|start| beginning(text, start))?;
+        let (end, name) = within(text, end);
+        Some((start..end, name))
+    }
+}
+
+/// Escaped, `\u`-escaped and percent-encoded; the last two only where they differ.
+fn spellings(path: &Path) -> Vec<Vec<u8>> {
+    /// What `pathlib` and `url` leave as it is in a path.
+    const IN_URL: &AsciiSet = &CONTROLS
+        .add(b' ')
+        .add(b'"')
+        .add(b'#')
+        .add(b'%')
+        .add(b'<')
+        .add(b'>')
+        .add(b'?')
+        .add(b'[')
+        .add(b'\\')
+        .add(b']')
+        .add(b'^')
+        .add(b'`')
+        .add(b'{')
+        .add(b'|')
+        .add(b'}');
+    let Some(text) = path.to_str() else {
+        return Vec::new();
+    };
+    let text = text.trim_end_matches('/');
+    let quoted = serde_json::to_string(text).unwrap_or_default();
+    let escaped = &quoted[1..quoted.len() - 1];
+    let mut ascii = String::new();
+    for c in escaped.chars() {
+        if c.is_ascii() {
+            ascii.push(c);
+        } else {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                let _ = write!(ascii, "\\u{unit:04x}");
+            }
+        }
+    }
+    let url: Cow<'_, str> = utf8_percent_encode(text, IN_URL).into();
+    [escaped, &ascii, &url]
+        .map(|text| format!("{text}/").into_bytes())
+        .into()
+}
+
+/// Where `pattern` begins if it ends at the end of `text`. A slash may be escaped any number of
+/// times, a backslash likewise, and slashes may be doubled.
+fn match_back(text: &[u8], pattern: &[u8]) -> Option<usize> {
+    let mut at = text.len();
+    for (index, expected) in pattern.iter().enumerate().rev() {
+        at = match expected {
+            b'/' => {
+                let mut start = slash_back(text, at)?;
+                // The first slash stands alone: before it may come the two of `file://`.
+                while index > 0
+                    && let Some(more) = slash_back(text, start)
+                {
+                    start = more;
+                }
+                start
+            }
+            b'\\' => {
+                let start = skip_backslashes_back(text, at);
+                (start < at).then_some(start)?
+            }
+            letter => {
+                let last = at.checked_sub(1)?;
+                text[last].eq_ignore_ascii_case(letter).then_some(last)?
+            }
+        };
+    }
+    Some(at)
+}
+
+/// Before a slash that ends at `end`, with its escapes.
+fn slash_back(text: &[u8], end: usize) -> Option<usize> {
+    let last = end.checked_sub(1)?;
+    (text[last] == b'/').then(|| skip_backslashes_back(text, last))
+}
+
+fn skip_backslashes_back(text: &[u8], end: usize) -> usize {
+    let run = text[..end].iter().rev().take_while(|byte| **byte == b'\\');
+    end - run.count()
+}
+
+/// The start with a `file://` before it; `None` if the path goes on to the left.
+fn beginning(text: &[u8], start: usize) -> Option<usize> {
+    if let Some(authority) = slash_back(text, start).and_then(|at| slash_back(text, at)) {
+        let scheme = text[..authority].strip_suffix(b"file:")?;
+        return begins_word(scheme).then_some(scheme.len());
+    }
+    if let Some(scheme) = text[..start].strip_suffix(b"file:") {
+        return begins_word(scheme).then_some(scheme.len());
+    }
+    begins_word(&text[..start]).then_some(start)
+}
+
+/// Whether a path can begin after `before`: not in the middle of a longer one.
+fn begins_word(before: &[u8]) -> bool {
+    let Some((last, rest)) = before.split_last() else {
+        return true;
+    };
+    let escape = |letters: usize| {
+        let at = before.len().checked_sub(letters + 1);
+        at.is_some_and(|at| before[at] == b'\\')
+    };
+    match last {
+        // The letter of an escape is not one of a name: "saved to:\n/tmp/…".
+        b'n' | b'r' | b't' | b'b' | b'f' if rest.ends_with(b"\\") => true,
+        b'/' | b'.' | b'-' | b'_' | b'~' | b'%' => false,
+        letter if letter.is_ascii_alphanumeric() => {
+            escape(5) && before[before.len() - 5] == b'u' && letter.is_ascii_hexdigit()
+        }
+        _ => true,
+    }
+}
+
+/// Whether `rest` goes on with the name that stands before it.
+fn continues_name(rest: &[u8]) -> bool {
+    match rest {
+        [b'.' | b'~' | b'+' | b'@' | b'%', next, ..] => next.is_ascii_alphanumeric(),
+        [next, ..] => next.is_ascii_alphanumeric() || matches!(next, b'-' | b'_'),
+        [] => false,
+    }
+}
+
+/// What takes the place of the job folder that ends at `end`, and where the replaced part ends.
+fn within(text: &[u8], end: usize) -> (usize, &'static str) {
+    let work = slash_on(text, end).and_then(|at| {
+        let after = at + text[at..].starts_with(b"work").then_some(4)?;
+        (!continues_name(&text[after..])).then_some(after)
+    });
+    let Some(work) = work else {
+        // A full stop behind it would read as a third one.
+        let name = if text[end..].starts_with(b".") {
+            "../"
+        } else {
+            ".."
+        };
+        return (end, name);
+    };
+    let Some(inner) = slash_on(text, work) else {
+        let name = if text[work..].starts_with(b".") {
+            "./"
+        } else {
+            "."
+        };
+        return (work, name);
+    };
+    if begins_name(&text[inner..]) {
+        (inner, "")
+    } else {
+        (work, ".")
+    }
+}
+
+/// After a slash (or several) that starts at `start`, with its escapes.
+fn slash_on(text: &[u8], start: usize) -> Option<usize> {
+    let mut end = None;
+    let mut at = start;
+    loop {
+        let run = text[at..].iter().take_while(|byte| **byte == b'\\').count();
+        if text.get(at + run) != Some(&b'/') {
+            return end;
+        }
+        at += run + 1;
+        end = Some(at);
+    }
+}
+
+/// Whether a file's name begins here. In doubt not: `./name` is right too.
+fn begins_name(rest: &[u8]) -> bool {
+    let run = rest.iter().take_while(|byte| **byte == b'\\').count();
+    match &rest[run..] {
+        [b'u', code @ ..] if run > 0 => {
+            code.len() >= 4 && code[..4].iter().all(u8::is_ascii_hexdigit)
+        }
+        [next, ..] if run == 0 => {
+            next.is_ascii_alphanumeric() || !next.is_ascii() || b"._-~$(%+@#".contains(next)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

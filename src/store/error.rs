@@ -1,6 +1,11 @@
 //! What can go wrong in the jobs folder.
 
-use std::{io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use crate::model::{JobId, LinkToken};
 
 /// A failure of the jobs folder: what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +22,7 @@ pub enum StoreError {
     #[error("the workspace folder is gone; a new one is made for the next call")]
     JobGone,
     /// The filesystem refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}", Redacted(path))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -35,10 +40,58 @@ impl StoreError {
     }
 }
 
+/// A path for logs: who reads them must not learn a workspace's name or open a link.
+struct Redacted<'a>(&'a Path);
+
+impl fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, part) in self.0.iter().enumerate() {
+            let part = part.to_string_lossy();
+            if index > 0 && !(index == 1 && self.0.has_root()) {
+                f.write_str("/")?;
+            }
+            if let Ok(id) = part.parse::<JobId>() {
+                write!(f, "{id:?}")?;
+            } else if let Ok(token) = part.parse::<LinkToken>() {
+                write!(f, "{token:?}")?;
+            } else {
+                f.write_str(&part)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Whether an error means that no space is left on the device or in the quota.
 pub fn is_disk_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_show_neither_workspace_names_nor_tokens() {
+        let (job, token) = (JobId::random(), LinkToken::random());
+        let message = |path: String| {
+            let source = io::Error::from(io::ErrorKind::StorageFull);
+            let error = StoreError::Io {
+                action: "write",
+                path: path.into(),
+                source,
+            };
+            assert!(error.is_disk_full());
+            error.to_string()
+        };
+        let shown = message(format!("/jobs/{job}/metadata.json"));
+        assert!(
+            shown.starts_with(&format!("cannot write /jobs/{job:?}/metadata.json: ")),
+            "{shown}"
+        );
+        assert!(!message(format!("a/{}/data", token.as_str())).contains(token.as_str()));
+    }
 }

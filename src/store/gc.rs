@@ -111,12 +111,11 @@ impl Round<'_> {
                 self.remove(folder)?;
                 self.report.removed_tombstones += 1;
             }
-            Some(_) => {}
             None if self.user.is_some() || artifact.expires_at <= self.now => {
                 self.store.end_link(artifact, reason, self.now)?;
                 self.report.ended_links += 1;
             }
-            None => {}
+            _ => {}
         }
         Ok(())
     }

@@ -142,6 +142,11 @@ fn read(job: &Job) -> Result<Record, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+
     use super::*;
     use crate::store::testing::{Folder, key, later, new_job};
 
@@ -198,6 +203,49 @@ mod tests {
         store.release(&stale).unwrap();
         assert!(store.holds(&mine.lease).unwrap());
         assert!(!store.holds(&stale).unwrap());
+    }
+
+    const FOLDER: &str = "MCPO_TEST_HELD_FOLDER";
+
+    #[test]
+    #[ignore = "the other process of the next test"]
+    fn held_until_killed() {
+        let Some(path) = std::env::var_os(FOLDER) else {
+            return;
+        };
+        let now = Timestamp::now();
+        let store = Store::open(path.as_ref(), None, now).unwrap();
+        let held = store.open_workspace(&key("c"), &new_job(), now).unwrap();
+        println!("\nheld {}", held.job.id());
+        loop {
+            std::thread::park();
+        }
+    }
+
+    #[test]
+    fn a_killed_process_is_succeeded_at_once_in_the_same_folder() {
+        let folder = Folder::new();
+        let mut other = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::lease::tests::held_until_killed"])
+            .args(["--ignored", "--nocapture"])
+            .env(FOLDER, folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
+        let job = lines.find_map(|line| Some(line.unwrap().strip_prefix("held ")?.to_owned()));
+        let store = folder.open();
+        let open = || store.open_workspace(&key("c"), &new_job(), folder.now);
+        let refused = open();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(
+            matches!(refused, Err(LeaseError::Elsewhere { .. })),
+            "{refused:?}"
+        );
+        let taken = open().unwrap();
+        assert_eq!(Some(taken.job.id().to_string()), job);
+        assert_eq!(taken.lease.fence, 2);
     }
 
     #[test]

@@ -180,16 +180,15 @@ impl Store {
 
     /// The links made from a workspace, tombstones included, oldest first. Reads every record.
     pub fn artifacts_of(&self, job: JobId) -> Result<Vec<Artifact>, StoreError> {
-        let mut found = Vec::new();
+        let (mut found, mut failed) = (Vec::new(), None);
         self.each_link(|link| match link.map(|folder| read(&folder)) {
             Ok(Ok(Some(artifact))) if artifact.job == job => found.push(artifact),
-            Ok(Err(error)) | Err(error) => {
-                tracing::warn!(%error, "a link cannot be listed");
-            }
             Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a link is left out of a list"),
+            Err(error) => failed = Some(error),
         });
         found.sort_by_key(|artifact| artifact.created_at);
-        Ok(found)
+        failed.map_or(Ok(found), Err)
     }
 
     /// The record first: then nobody is promised bytes that have gone.

@@ -89,12 +89,13 @@ impl Metadata {
 
 impl Store {
     /// Reads the metadata. A corrupt or missing file is logged and rebuilt from the folder.
+    #[allow(clippy::unused_self)] // where the records lie is the store's to know
     pub fn metadata(&self, job: &Job) -> Result<Metadata, StoreError> {
         let path = job.folder().join("metadata.json");
         match files::read_json::<Metadata>(&path) {
             Ok(Some(metadata)) if metadata.job_id == job.id() => return Ok(metadata),
             Ok(Some(_)) => {
-                tracing::warn!(job = ?job.id(), "metadata of another workspace: rebuilt")
+                tracing::warn!(job = ?job.id(), "metadata of another workspace: rebuilt");
             }
             Ok(None) => tracing::warn!(job = ?job.id(), "no metadata: rebuilt"),
             Err(error) => tracing::warn!(job = ?job.id(), %error, "unreadable metadata: rebuilt"),

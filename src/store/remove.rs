@@ -96,7 +96,7 @@ mod tests {
         fs::write(tree.join("a/b/file"), "x").unwrap();
         std::os::unix::fs::symlink(&outside, tree.join("a/link")).unwrap();
         for locked in ["a/b", "a"] {
-            fs::set_permissions(tree.join(locked), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(tree.join(locked), fs::Permissions::from_mode(0o000)).unwrap();
         }
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());
@@ -110,7 +110,7 @@ mod tests {
         fs::create_dir(&tree).unwrap();
         let name = "d".repeat(100);
         let mut here = rustix::fs::open(&tree, OFlags::DIRECTORY, Mode::empty()).unwrap();
-        for _ in 0..2000 {
+        for _ in 0..1100 {
             rustix::fs::mkdirat(&here, name.as_str(), Mode::RWXU).unwrap();
             here = openat(&here, name.as_str(), OFlags::DIRECTORY, Mode::empty()).unwrap();
         }

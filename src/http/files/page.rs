@@ -1,0 +1,199 @@
+//! Why there is no file: a page for people, a problem document (RFC 9457) for programs.
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use serde_json::json;
+
+use super::{PageLanguage, headers};
+
+/// Why there is no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// Never was, or so long ago that we do not know.
+    NotFound,
+    /// Its time is over.
+    Expired,
+    /// It was taken back.
+    Revoked,
+    /// Our disk failed.
+    Unreadable,
+}
+
+/// Title, reason, and what to do.
+type Words = [&'static str; 3];
+
+impl Problem {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Expired | Self::Revoked => StatusCode::GONE,
+            Self::Unreadable => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn english(self) -> Words {
+        let again = "Ask the chat to make the file again.";
+        match self {
+            Self::NotFound => [
+                "There is no such file",
+                "This address leads to no file. It may have been copied incompletely.",
+                "Open the link in the chat itself, or ask the chat for the file again.",
+            ],
+            Self::Expired => [
+                "This link has expired",
+                "Files are kept for a limited time, and this one's is over.",
+                again,
+            ],
+            Self::Revoked => [
+                "This link was withdrawn",
+                "The file is no longer available under this address.",
+                again,
+            ],
+            Self::Unreadable => [
+                "The file cannot be read at the moment",
+                "The server could not read it from its storage.",
+                "Try again in a moment. If it stays so, tell your administrator.",
+            ],
+        }
+    }
+
+    fn japanese(self) -> Words {
+        let again = "チャットでもう一度ファイルの作成を依頼してください。";
+        match self {
+            Self::NotFound => [
+                "ファイルが見つかりません",
+                "このアドレスに対応するファイルはありません。リンクの一部が欠けている可能性があります。",
+                "チャットに表示されたリンクを直接開くか、もう一度ファイルの作成を依頼してください。",
+            ],
+            Self::Expired => [
+                "リンクの有効期限が切れました",
+                "ファイルの保存期間が過ぎたため、削除されました。",
+                again,
+            ],
+            Self::Revoked => [
+                "リンクは取り消されました",
+                "このアドレスのファイルは公開を終了しました。",
+                again,
+            ],
+            Self::Unreadable => [
+                "現在ファイルを読み込めません",
+                "サーバーがストレージからファイルを読み込めませんでした。",
+                "しばらくしてからもう一度お試しください。解決しない場合は管理者にご連絡ください。",
+            ],
+        }
+    }
+}
+
+/// The page or the document, in the language asked for.
+pub fn answer(problem: Problem, fallback: PageLanguage, asked: &HeaderMap) -> Response {
+    let language = language(asked).unwrap_or(fallback);
+    let (code, words) = match language {
+        PageLanguage::English => ("en", problem.english()),
+        PageLanguage::Japanese => ("ja", problem.japanese()),
+    };
+    let (kind, body) = if text(asked, &header::ACCEPT).contains("text/html") {
+        ("text/html; charset=utf-8", html(code, words))
+    } else {
+        ("application/problem+json", document(problem, words))
+    };
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = problem.status();
+    let headers = response.headers_mut();
+    headers::protect(headers);
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_LANGUAGE, code),
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::VARY, "accept, accept-language"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+const PAGE_POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'";
+
+fn document(problem: Problem, [title, reason, advice]: Words) -> String {
+    json!({
+        "type": "about:blank",
+        "title": title,
+        "status": problem.status().as_u16(),
+        "detail": format!("{reason} {advice}"),
+    })
+    .to_string()
+}
+
+fn html(language: &str, [title, reason, advice]: Words) -> String {
+    format!(
+        "<!doctype html>
+<html lang=\"{language}\">
+<meta charset=\"utf-8\">
+<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">
+<title>{title}</title>
+<style>
+  :root {{ color-scheme: light dark; }}
+  body {{ font: 1.05rem/1.7 system-ui, sans-serif; max-width: 34rem; margin: 18vh auto 0; padding: 0 1.5rem; }}
+  h1 {{ font-size: 1.5rem; line-height: 1.35; }}
+  p.reason {{ opacity: .75; }}
+</style>
+<h1>{title}</h1>
+<p class=\"reason\">{reason}</p>
+<p>{advice}</p>
+</html>
+"
+    )
+}
+
+/// The one of our languages that the browser likes best; the first of equals.
+fn language(asked: &HeaderMap) -> Option<PageLanguage> {
+    let mut best = None;
+    let mut best_weight = 0.0_f32;
+    for wish in text(asked, &header::ACCEPT_LANGUAGE).split(',') {
+        let mut parts = wish.split(';');
+        let tag = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+        let known = match tag.split('-').next() {
+            Some("ja") => PageLanguage::Japanese,
+            Some("en") => PageLanguage::English,
+            _ => continue,
+        };
+        let weight = parts.find_map(|part| part.trim().strip_prefix("q=")?.parse().ok());
+        let weight = weight.unwrap_or(1.0);
+        if weight > best_weight {
+            (best, best_weight) = (Some(known), weight);
+        }
+    }
+    best
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(accept_language: &'static str) -> Option<PageLanguage> {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_static(accept_language);
+        headers.insert(header::ACCEPT_LANGUAGE, value);
+        language(&headers)
+    }
+
+    #[test]
+    fn the_browsers_favourite_of_our_languages_wins() {
+        assert_eq!(chosen("ja,en-US;q=0.9"), Some(PageLanguage::Japanese));
+        assert_eq!(
+            chosen("de, en-GB;q=0.8, ja;q=0.9"),
+            Some(PageLanguage::Japanese)
+        );
+        assert_eq!(chosen("EN"), Some(PageLanguage::English));
+        assert_eq!(chosen("ja;q=0, de"), None);
+        assert_eq!(chosen("*"), None);
+    }
+}
