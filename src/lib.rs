@@ -5,16 +5,21 @@
 //! `admission` → `child` → `artifacts` → answer. `docs/architecture.md` walks one call through it.
 
 mod admission;
+mod app;
 mod artifacts;
+mod call;
 mod catalog;
 mod child;
+mod cli;
 mod config;
 mod http;
 mod identity;
 mod model;
 mod openapi;
+mod serve;
 mod session;
 mod store;
+mod telemetry;
 
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
@@ -22,5 +27,5 @@ pub fn main() -> std::process::ExitCode {
     if args.next().is_some_and(|word| word == child::SUPERVISE) {
         return child::supervise(&args.collect::<Vec<_>>());
     }
-    std::process::ExitCode::SUCCESS
+    cli::main()
 }

@@ -45,7 +45,11 @@ impl Notice {
                     "This server was restarted since the last call: whatever it held in memory \
                      (open documents, ids, unsaved changes) is gone. Files that are still here: \
                      {}. Open them again by name.",
-                    if there.is_empty() { "none".to_owned() } else { there }
+                    if there.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        there
+                    }
                 )
             }
             (Self::MemoryLost { files, more }, Lang::Ja) => {
@@ -53,7 +57,11 @@ impl Notice {
                 format!(
                     "前回の呼び出しのあとでサーバーが再起動しました。メモリ上の内容（開いていた文書、ID、\
                      未保存の変更）は失われています。残っているファイル: {}。名前を指定して開き直してください。",
-                    if there.is_empty() { "なし".to_owned() } else { there }
+                    if there.is_empty() {
+                        "なし".to_owned()
+                    } else {
+                        there
+                    }
                 )
             }
             (Self::NotLinked(why), Lang::En) => format!("Not linked: {}.", why.join("; ")),
@@ -76,7 +84,11 @@ fn listed(files: &[String], more: usize, rest: &str) -> String {
 impl Answer {
     /// All notices as one text.
     pub fn notice(&self, lang: Lang) -> Option<String> {
-        let texts: Vec<String> = self.notices.iter().map(|notice| notice.text(lang)).collect();
+        let texts: Vec<String> = self
+            .notices
+            .iter()
+            .map(|notice| notice.text(lang))
+            .collect();
         (!texts.is_empty()).then(|| texts.join(" "))
     }
 }

@@ -25,10 +25,18 @@ fn resolve(fields: &[String], arguments: &RawJson, work: &Path) -> Result<RawJso
         return Ok(arguments.clone());
     };
     for field in fields {
-        let Some(member) = members.get_mut(field) else { continue };
-        let Ok(name) = serde_json::from_str::<String>(member.get()) else { continue };
-        let inside = Path::new(&name).strip_prefix(work).unwrap_or(Path::new(&name));
-        let bad = || CallError::BadPath { field: field.clone() };
+        let Some(member) = members.get_mut(field) else {
+            continue;
+        };
+        let Ok(name) = serde_json::from_str::<String>(member.get()) else {
+            continue;
+        };
+        let inside = Path::new(&name)
+            .strip_prefix(work)
+            .unwrap_or(Path::new(&name));
+        let bad = || CallError::BadPath {
+            field: field.clone(),
+        };
         let path = work.join(RelativePath::parse(inside).map_err(|_| bad())?.as_path());
         let path = path.to_str().ok_or_else(bad)?;
         *member = RawValue::from_string(Value::from(path).to_string()).map_err(|_| bad())?;
@@ -49,7 +57,10 @@ mod tests {
     #[test]
     fn names_become_paths_and_the_rest_stays() {
         let out = resolved(r#"{"n":1.0,"file":"a b/c.xlsx","m":1e400}"#).unwrap();
-        assert_eq!(out, r#"{"n":1.0,"file":"/jobs/x/work/a b/c.xlsx","m":1e400}"#);
+        assert_eq!(
+            out,
+            r#"{"n":1.0,"file":"/jobs/x/work/a b/c.xlsx","m":1e400}"#
+        );
         assert_eq!(resolved(r#"{"file":7}"#).unwrap(), r#"{"file":7}"#);
     }
 
@@ -57,7 +68,10 @@ mod tests {
     fn paths_that_leave_are_refused() {
         for bad in ["../x", "/etc/passwd", "a/../../b", ""] {
             let arguments = serde_json::json!({"file": bad}).to_string();
-            assert!(matches!(resolved(&arguments), Err(CallError::BadPath { .. })), "{bad}");
+            assert!(
+                matches!(resolved(&arguments), Err(CallError::BadPath { .. })),
+                "{bad}"
+            );
         }
     }
 }

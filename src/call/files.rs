@@ -53,12 +53,19 @@ impl Link {
             url: artifact.url(&settings.listen.base_url.to_string()),
             size: artifact.size,
             mime_type: artifact.mime_type.clone(),
-            expires_at: artifact.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            expires_at: artifact
+                .expires_at
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
         }
     }
 
     fn markdown(&self) -> String {
-        let name = self.name.replace('\\', "\\\\").replace('[', "\\[").replace(']', "\\]");
+        let name = self
+            .name
+            .replace('\\', "\\\\")
+            .replace('[', "\\[")
+            .replace(']', "\\]");
         format!("[{name}]({})", self.url)
     }
 }
@@ -76,19 +83,29 @@ impl Published {
 
     /// A ready sentence with the links, as markdown.
     pub fn message(&self, settings: &Settings) -> String {
-        let links: Vec<String> =
-            self.files.iter().map(|file| Link::of(file, settings).markdown()).collect();
+        let links: Vec<String> = self
+            .files
+            .iter()
+            .map(|file| Link::of(file, settings).markdown())
+            .collect();
         let links = links.join(", ");
-        let archive = self.archive.as_ref().map(|file| Link::of(file, settings).markdown());
+        let archive = self
+            .archive
+            .as_ref()
+            .map(|file| Link::of(file, settings).markdown());
         let minutes = settings.files.expiry.as_secs().div_ceil(60);
         match (settings.lang, archive) {
             (Lang::En, None) => {
                 format!("Download: {links} (the link expires in {minutes} minutes)")
             }
             (Lang::En, Some(zip)) => {
-                format!("Download: {links}; all together: {zip} (the links expire in {minutes} minutes)")
+                format!(
+                    "Download: {links}; all together: {zip} (the links expire in {minutes} minutes)"
+                )
             }
-            (Lang::Ja, None) => format!("ダウンロード: {links}（リンクの有効期限は {minutes} 分です）"),
+            (Lang::Ja, None) => {
+                format!("ダウンロード: {links}（リンクの有効期限は {minutes} 分です）")
+            }
             (Lang::Ja, Some(zip)) => format!(
                 "ダウンロード: {links}、まとめて: {zip}（リンクの有効期限は {minutes} 分です）"
             ),
@@ -129,7 +146,9 @@ impl CallEngine {
         let named = named_files(&maker.spec.file_path_fields, result);
         let (engine, job) = (self.clone(), job.clone());
         let look = move || engine.publish_now(&job, &before, &maker, named);
-        tokio::task::spawn_blocking(look).await.expect("publishing does not panic")
+        tokio::task::spawn_blocking(look)
+            .await
+            .expect("publishing does not panic")
     }
 
     fn publish_now(
@@ -145,10 +164,14 @@ impl CallEngine {
             over => CallError::DiskFull(over.to_string()),
         })?;
         self.check_quota(&snapshot)?;
-        let mut paths: Vec<RelativePath> =
-            artifacts::changed(before, &snapshot).into_iter().map(|ChangedFile { path, .. }| path).collect();
+        let mut paths: Vec<RelativePath> = artifacts::changed(before, &snapshot)
+            .into_iter()
+            .map(|ChangedFile { path, .. }| path)
+            .collect();
         let known: Vec<&RelativePath> = snapshot.files().collect();
-        let extra = named.into_iter().filter(|path| known.binary_search(&path).is_ok());
+        let extra = named
+            .into_iter()
+            .filter(|path| known.binary_search(&path).is_ok());
         for path in extra {
             if !paths.contains(&path) {
                 paths.push(path);
@@ -157,7 +180,10 @@ impl CallEngine {
         let mut refused = Vec::new();
         let limit = self.settings.files.max_per_call;
         if paths.len() > limit {
-            refused.push(format!("{} more files (MCPO_MAX_FILES_PER_CALL)", paths.len() - limit));
+            refused.push(format!(
+                "{} more files (MCPO_MAX_FILES_PER_CALL)",
+                paths.len() - limit
+            ));
             paths.truncate(limit);
         }
         let origin = Origin {
@@ -169,7 +195,11 @@ impl CallEngine {
         };
         let published = self.link(job, &paths, &snapshot, &origin, &mut refused)?;
         let notice = (!refused.is_empty()).then_some(Notice::NotLinked(refused));
-        Ok(Found { snapshot, published, notice })
+        Ok(Found {
+            snapshot,
+            published,
+            notice,
+        })
     }
 
     fn link(
@@ -240,14 +270,23 @@ impl CallEngine {
 /// What a look through a workspace may find.
 pub fn snapshot_limits(settings: &Settings) -> artifacts::Limits {
     let entries = settings.files.max_workspace_files as u64;
-    artifacts::Limits { entries, ..artifacts::Limits::default() }
+    artifacts::Limits {
+        entries,
+        ..artifacts::Limits::default()
+    }
 }
 
 /// Some names of what lies in a workspace, for a model that lost its place.
 pub fn inventory(snapshot: &Snapshot) -> Notice {
-    let names: Vec<String> = snapshot.files().map(|path| path.display().into_owned()).collect();
+    let names: Vec<String> = snapshot
+        .files()
+        .map(|path| path.display().into_owned())
+        .collect();
     let more = names.len().saturating_sub(LISTED);
-    Notice::MemoryLost { files: names.into_iter().take(LISTED).collect(), more }
+    Notice::MemoryLost {
+        files: names.into_iter().take(LISTED).collect(),
+        more,
+    }
 }
 
 /// The files that the configured fields of a result name, wherever in it they are.
@@ -256,7 +295,9 @@ fn named_files(fields: &[String], result: &RawJson) -> Vec<RelativePath> {
     if fields.is_empty() {
         return found;
     }
-    let Ok(result) = result.read::<Value>() else { return found };
+    let Ok(result) = result.read::<Value>() else {
+        return found;
+    };
     collect(fields, &result["structuredContent"], &mut found);
     for block in result["content"].as_array().into_iter().flatten() {
         let text = block["text"].as_str().unwrap_or_default();
@@ -273,7 +314,11 @@ fn collect(fields: &[String], value: &Value, found: &mut Vec<RelativePath>) {
             for (name, member) in members {
                 if fields.contains(name) {
                     let one = member.as_str().into_iter();
-                    let many = member.as_array().into_iter().flatten().filter_map(Value::as_str);
+                    let many = member
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(Value::as_str);
                     let paths = one.chain(many).map(Path::new);
                     found.extend(paths.filter_map(|path| RelativePath::parse(path).ok()));
                 }
@@ -308,7 +353,10 @@ mod tests {
             "structuredContent": {"all": [{"file_path": ["b/c.png", "/etc/passwd", "../x"]}]},
         }));
         let found = named_files(&["file_path".into()], &result);
-        let names: Vec<_> = found.iter().map(|path| path.display().into_owned()).collect();
+        let names: Vec<_> = found
+            .iter()
+            .map(|path| path.display().into_owned())
+            .collect();
         assert_eq!(names, ["b/c.png", "a.xlsx"]);
     }
 

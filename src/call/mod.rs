@@ -9,9 +9,9 @@ mod error;
 mod files;
 mod record;
 mod run;
+mod shared;
 mod stateful;
 mod stateless;
-mod shared;
 
 use std::sync::Arc;
 
@@ -23,14 +23,14 @@ use crate::{
     child::Children,
     config::{Lang, ServerSpec, Settings},
     model::{Caller, RawJson},
-    session::{SharedChildren, Sessions},
+    session::{Sessions, SharedChildren},
     store::Store,
     telemetry::Metrics,
 };
 
 pub use answer::{Answer, Notice, Outcome};
 pub use error::CallError;
-pub use files::{Link, Published};
+pub use files::{Link, Published, snapshot_limits};
 
 /// What every call needs.
 pub struct CallEngine {

@@ -4,6 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{Answer, Call, CallEngine, CallError, Running, record};
 use crate::{
@@ -24,9 +25,15 @@ impl CallEngine {
         let left = CancellationToken::new();
         let _hang_up = left.clone().drop_guard();
         let deadline = Instant::now() + call.spec.timeout;
-        let running = Running { engine: self.clone(), call, deadline, left };
-        let task = self.running.spawn(running.finish());
-        task.await.unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
+        let running = Running {
+            engine: self.clone(),
+            call,
+            deadline,
+            left,
+        };
+        let task = self.running.spawn(running.finish().in_current_span());
+        task.await
+            .unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
     }
 }
 
@@ -44,7 +51,7 @@ impl Running {
     }
 
     /// Waits for something before the child is asked: it may be given up at any point.
-    async fn before<T>(
+    pub(super) async fn before<T>(
         &self,
         wait: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
@@ -58,7 +65,7 @@ impl Running {
     }
 
     /// Waits for its turn: bounded, and then 429.
-    async fn queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
+    pub(super) async fn queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
         let patience = self.engine.settings.limits.queue_timeout;
         let bounded = async {
             tokio::time::timeout(patience, turn).await.map_err(|_| {
@@ -73,7 +80,7 @@ impl Running {
     }
 
     /// Asks the child. The caller of this settles the child after a timeout or a hang-up.
-    async fn ask(&self, child: &Child, params: &RawJson) -> Result<RawJson, CallError> {
+    pub(super) async fn ask(&self, child: &Child, params: &RawJson) -> Result<RawJson, CallError> {
         tokio::select! {
             answer = child.request("tools/call", Some(params)) => match answer {
                 Ok(Ok(result)) => Ok(result),

@@ -17,7 +17,12 @@ impl Running {
             Ok(result) => {
                 let outcome = artifacts::relative(result, &found.job.paths());
                 let files = Published::default();
-                Ok(Answer { outcome, files, notices: Vec::new(), session: None })
+                Ok(Answer {
+                    outcome,
+                    files,
+                    notices: Vec::new(),
+                    session: None,
+                })
             }
             Err(error) => {
                 if matches!(error, CallError::Timeout(_) | CallError::Left) {

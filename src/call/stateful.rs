@@ -17,9 +17,7 @@ impl Running {
             return (Err(CallError::UnknownSession), None);
         };
         let sessions = &self.engine.sessions;
-        let opening = async {
-            Ok(sessions.open(&place, &caller.principal, &spec.name).await?)
-        };
+        let opening = async { Ok(sessions.open(&place, &caller.principal, &spec.name).await?) };
         let workspace = match self.before(opening).await {
             Ok(workspace) => workspace,
             Err(error) => return (Err(error), None),
@@ -39,13 +37,16 @@ impl Running {
         let engine = &self.engine;
         let spec = &self.call.spec;
         let turn = self.queue(workspace.turn(spec)).await?;
-        let admitted = engine.admission.enter(&self.call.caller.principal, self.deadline);
+        let admitted = engine
+            .admission
+            .enter(&self.call.caller.principal, self.deadline);
         let permit = self.before(async { Ok(admitted.await?) }).await?;
         engine.check_free_disk()?;
         let params = arguments::params(&self.call, &workspace.job.work())?;
         let profile = Profile::silent();
-        let finding =
-            engine.sessions.child(workspace, spec, place.class, profile, self.deadline);
+        let finding = engine
+            .sessions
+            .child(workspace, spec, place.class, profile, self.deadline);
         let found = self.before(async { Ok(finding.await?) }).await?;
         let outcome = self.ask(&found.session.child, &params).await;
         let outcome = match outcome {
@@ -64,14 +65,21 @@ impl Running {
             tool: self.call.tool.clone(),
         };
         let mut seen = workspace.files.lock().await;
-        let looked = engine.publish(&workspace.job, seen.clone(), maker, &result).await?;
+        let looked = engine
+            .publish(&workspace.job, seen.clone(), maker, &result)
+            .await?;
         *seen = looked.snapshot;
         let mut notices: Vec<_> = looked.notice.into_iter().collect();
         if found.replaced {
             notices.insert(0, files::inventory(&seen));
         }
         let session = place.session.clone();
-        Ok(Answer { outcome: result, files: looked.published, notices, session })
+        Ok(Answer {
+            outcome: result,
+            files: looked.published,
+            notices,
+            session,
+        })
     }
 
     /// Ends or checks a child whose call was given up.
@@ -84,7 +92,9 @@ impl Running {
     ) {
         let over = match error {
             CallError::Timeout(_) => Some(End::Terminate(self.engine.children.kill_grace())),
-            CallError::Child(ChildError::Died { .. } | ChildError::TooLong { .. }) => Some(End::Kill),
+            CallError::Child(ChildError::Died { .. } | ChildError::TooLong { .. }) => {
+                Some(End::Kill)
+            }
             CallError::Left => None,
             // The child answered, or never got the call.
             _ => return,

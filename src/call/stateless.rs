@@ -12,7 +12,10 @@ use crate::{
 
 impl Running {
     pub(super) async fn stateless(&self) -> (Result<Answer, CallError>, Option<Job>) {
-        let admitted = self.engine.admission.enter(&self.call.caller.principal, self.deadline);
+        let admitted = self
+            .engine
+            .admission
+            .enter(&self.call.caller.principal, self.deadline);
         // Held until the child is gone.
         let permit = match self.before(async { Ok(admitted.await?) }).await {
             Ok(permit) => permit,
@@ -38,17 +41,25 @@ impl Running {
         let principal = PrincipalHash::from(&self.call.caller.principal);
         let server = self.call.spec.name.clone();
         let make = move || {
-            let new = NewJob { principal, key: None, servers: &[server] };
+            let new = NewJob {
+                principal,
+                key: None,
+                servers: &[server],
+            };
             let job = store.create_job(&new, Timestamp::now())?;
-            let lease = store.acquire(&job, Timestamp::now()).map_err(|error| match error {
-                LeaseError::Store(error) => CallError::from(error),
-                elsewhere @ LeaseError::Elsewhere { .. } => {
-                    CallError::Elsewhere(elsewhere.to_string())
-                }
-            })?;
+            let lease = store
+                .acquire(&job, Timestamp::now())
+                .map_err(|error| match error {
+                    LeaseError::Store(error) => CallError::from(error),
+                    elsewhere @ LeaseError::Elsewhere { .. } => {
+                        CallError::Elsewhere(elsewhere.to_string())
+                    }
+                })?;
             Ok((job, lease))
         };
-        tokio::task::spawn_blocking(make).await.expect("making a folder does not panic")
+        tokio::task::spawn_blocking(make)
+            .await
+            .expect("making a folder does not panic")
     }
 
     async fn in_fresh_folder(&self, job: &Job) -> Result<Answer, CallError> {
@@ -71,9 +82,17 @@ impl Running {
             spec: self.call.spec.clone(),
             tool: self.call.tool.clone(),
         };
-        let looked = self.engine.publish(job, Snapshot::default(), maker, &result).await?;
+        let looked = self
+            .engine
+            .publish(job, Snapshot::default(), maker, &result)
+            .await?;
         let notices = looked.notice.into_iter().collect();
-        Ok(Answer { outcome: result, files: looked.published, notices, session: None })
+        Ok(Answer {
+            outcome: result,
+            files: looked.published,
+            notices,
+            session: None,
+        })
     }
 
     /// The answer is in, or will never come: the child has nothing left to do. A late one gets the

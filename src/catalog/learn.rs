@@ -48,6 +48,17 @@ pub enum LearnError {
     BadList(serde_json::Error),
 }
 
+impl LearnError {
+    /// Without the server's own words, which may hold what not everybody should read.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Child(error) => error.brief(),
+            Self::Refused(_) => "it answered tools/list with an error".to_owned(),
+            Self::Store(_) | Self::BadList(_) => self.to_string(),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ToolPage {

@@ -111,13 +111,16 @@ impl Shared {
                     self.wanted.notified().await;
                 }
                 Err(error) => {
-                    let why = error.to_string();
+                    let (why, brief) = (error.to_string(), error.brief());
                     tracing::warn!(server = %spec.name, error = %why, retry_in = ?pause, "server is not ready");
                     // An older answer is better than none: the server may come back.
                     self.publish.send_if_modified(|state| {
                         let known = matches!(state, Knowledge::Ready(_));
                         if !known {
-                            *state = Knowledge::Failed { why: why.into() };
+                            *state = Knowledge::Failed {
+                                why: why.into(),
+                                brief: brief.into(),
+                            };
                         }
                         !known
                     });

@@ -37,8 +37,10 @@ pub enum Knowledge {
     Ready(Arc<Offer>),
     /// Nothing, and why. It is tried again.
     Failed {
-        /// For the operator: names the fault.
+        /// For callers with the key: names the fault and quotes the server's last words.
         why: Arc<str>,
+        /// For everybody: names the fault.
+        brief: Arc<str>,
     },
 }
 
@@ -98,6 +100,14 @@ impl Catalog {
             Ok(Err(_)) | Err(_) => Knowledge::Learning,
         };
         Some(known)
+    }
+
+    /// What its operator should look at.
+    pub fn warnings(&self, server: &ServerName) -> Vec<String> {
+        match self.peek(server) {
+            Some(Knowledge::Ready(offer)) => offer.warnings(),
+            _ => Vec::new(),
+        }
     }
 
     /// The largest memory that a child was seen to take, in bytes; 0 before any was learnt.

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 
 use super::Learnt;
 use crate::{
-    config::ServerSpec,
+    config::{Mode, ServerSpec},
     model::Tool,
     openapi::{ArgumentRules, DocumentInput, document},
 };
@@ -80,6 +80,25 @@ impl Offer {
         let wanted = self.spec.enabled_tools.iter().flatten().map(String::as_str);
         let has = |name: &str| self.learnt.tools.iter().any(|tool| &*tool.name == name);
         wanted.filter(|name| !has(name)).collect()
+    }
+
+    /// What its operator should look at.
+    pub fn warnings(&self) -> Vec<String> {
+        let name = &self.spec.name;
+        let mut warnings = Vec::new();
+        let missing = self.missing_tools();
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            warnings.push(format!(
+                "server '{name}': enabledTools names tools it does not have: {missing}"
+            ));
+        }
+        if self.spec.mode == Mode::Shared && self.learnt.wrote_files {
+            warnings.push(format!(
+                "server '{name}': it is shared but writes files, which nobody gets a link to: use                  \"mode\": \"stateful\" or \"stateless\""
+            ));
+        }
+        warnings
     }
 
     /// What people call it.

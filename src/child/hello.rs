@@ -84,14 +84,14 @@ pub async fn introduce(
         Ok(result) => result,
         Err(error) => {
             let why = format!("it answered initialize with the error {}", error.as_str());
-            return Ok(Err(ChildError::NotStarted { why }));
+            return Ok(Err(ChildError::not_started(why)));
         }
     };
     let parts = match raw.read::<HelloParts>() {
         Ok(parts) => parts,
         Err(error) => {
             let why = format!("its answer to initialize is no InitializeResult: {error}");
-            return Ok(Err(ChildError::NotStarted { why }));
+            return Ok(Err(ChildError::not_started(why)));
         }
     };
     connection.notify("notifications/initialized", None);

@@ -39,9 +39,8 @@ pub async fn launch(
     launch: &Launch,
     supervisors: &Supervisors,
 ) -> Result<(Process, Pipes), ChildError> {
-    let (control, pipes) = spawn(launch, supervisors).map_err(|error| ChildError::NotStarted {
-        why: format!("cannot start a process: {error}"),
-    })?;
+    let (control, pipes) = spawn(launch, supervisors)
+        .map_err(|error| ChildError::not_started(format!("cannot start a process: {error}")))?;
     let process = Process::started(control.0, control.1, supervisors.clone()).await?;
     Ok((process, pipes))
 }

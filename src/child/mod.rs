@@ -20,12 +20,13 @@ mod tree;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    config::{ResolvedCommand, ServerSpec, Transport},
+    config::{Mode, ResolvedCommand, ServerSpec, Transport},
     model::RawJson,
     store::Job,
+    telemetry::{ChildMode, Live, Metrics},
 };
 
 pub use connection::{Listener, Outcome};
@@ -48,10 +49,12 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ChildError {
     /// It never became ready.
-    #[error("the server did not start: {why}")]
+    #[error("the server did not start: {why}{tail}")]
     NotStarted {
-        /// What happened, and the last lines of its log.
+        /// What happened.
         why: String,
+        /// The last lines of its log.
+        tail: String,
     },
     /// It ended while a call waited.
     #[error("the server ended during the call ({status}){tail}")]
@@ -72,6 +75,25 @@ pub enum ChildError {
     Timeout,
 }
 
+impl ChildError {
+    /// It never ran, so it has no last words.
+    fn not_started(why: String) -> Self {
+        Self::NotStarted {
+            why,
+            tail: String::new(),
+        }
+    }
+
+    /// Without the server's own words, which may hold what not everybody should read.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::NotStarted { why, .. } => why.clone(),
+            Self::Died { status, .. } => format!("it ended ({status})"),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// What a ready child is asked for.
 pub struct ChildRequest {
     /// Which server, and so which version of it.
@@ -83,7 +105,7 @@ pub struct ChildRequest {
     /// Variables of one call or caller, over the server's own.
     pub overlay: Vec<(String, String)>,
     /// When the caller stops waiting.
-    pub deadline: tokio::time::Instant,
+    pub deadline: Instant,
     /// Hears the child's notifications.
     pub listener: Listener,
 }
@@ -108,16 +130,18 @@ pub struct Children {
     settings: ChildSettings,
     starts: Arc<Semaphore>,
     supervisors: Supervisors,
+    metrics: Arc<Metrics>,
 }
 
 impl Children {
     /// No child is started before one is asked for.
-    pub fn new(settings: ChildSettings) -> Self {
+    pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
         let starts = Arc::new(Semaphore::new(settings.max_starts.max(1)));
         Self {
             settings,
             starts,
             supervisors: Supervisors::default(),
+            metrics,
         }
     }
 
@@ -133,7 +157,7 @@ impl Children {
 
     /// A child that has answered `initialize`. On any failure nothing of it is left running.
     pub async fn ready(&self, request: ChildRequest) -> Result<Child, ChildError> {
-        let start_by = tokio::time::Instant::now() + self.settings.start_timeout;
+        let start_by = Instant::now() + self.settings.start_timeout;
         let until = request.deadline.min(start_by);
         let waiting = tokio::time::timeout_at(until, self.starts.clone().acquire_owned()).await;
         let Ok(Ok(place)) = waiting else {
@@ -144,19 +168,20 @@ impl Children {
             tokio::time::sleep(START_PLACE).await;
             drop(place);
         });
+        let (spec, began) = (request.spec.clone(), Instant::now());
         let started = self.start(request, until).await;
         place.abort();
+        match &started {
+            Ok(_) => self.metrics.child_started(&spec.name, began.elapsed()),
+            Err(_) => self.metrics.child_start_failed(&spec.name),
+        }
         started
     }
 
-    async fn start(
-        &self,
-        request: ChildRequest,
-        until: tokio::time::Instant,
-    ) -> Result<Child, ChildError> {
+    async fn start(&self, request: ChildRequest, until: Instant) -> Result<Child, ChildError> {
         let Transport::Stdio(command) = &request.spec.transport else {
             let why = "it is a remote server; these are not supported yet".to_owned();
-            return Err(ChildError::NotStarted { why });
+            return Err(ChildError::not_started(why));
         };
         let resolved = command.resolve(&request.job.work(), &request.job.id());
         let launch = self.launch(resolved, &request);
@@ -171,12 +196,18 @@ impl Children {
             Arc::new(log.clone()),
         );
         let limit = self.settings.max_message;
+        let mode = match request.spec.mode {
+            Mode::Stateful => ChildMode::Stateful,
+            Mode::Stateless => ChildMode::Stateless,
+            Mode::Shared => ChildMode::Shared,
+        };
         let mut child = Child {
             process,
             connection,
             log,
             hello: None,
             limit,
+            _live: self.metrics.child_live(mode),
         };
         let greeting = hello::introduce(&child.connection, &request.profile);
         let failure = match tokio::time::timeout_at(until, greeting).await {
@@ -187,16 +218,18 @@ impl Children {
             Ok(Ok(Err(error))) => error,
             Ok(Err(closed)) => match child.closed(closed).await {
                 ChildError::Died { status, tail } => {
-                    let why = format!("it ended before it was ready ({status}){tail}");
-                    ChildError::NotStarted { why }
+                    let why = format!("it ended before it was ready ({status})");
+                    ChildError::NotStarted { why, tail }
                 }
                 other => other,
             },
             Err(_) => {
                 let waited = self.settings.start_timeout.as_secs();
-                let tail = child.tail();
-                let why = format!("no answer to initialize within {waited} s{tail}");
-                ChildError::NotStarted { why }
+                let why = format!("no answer to initialize within {waited} s");
+                ChildError::NotStarted {
+                    why,
+                    tail: child.tail(),
+                }
             }
         };
         child.end(End::Kill).await;
@@ -227,6 +260,7 @@ pub struct Child {
     log: ServerLog,
     hello: Option<Hello>,
     limit: usize,
+    _live: Live,
 }
 
 impl Child {

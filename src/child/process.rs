@@ -53,7 +53,7 @@ impl Process {
                     Some(Report::Failed(why)) => why,
                     _ => "its supervisor ended before it started".to_owned(),
                 };
-                return Err(ChildError::NotStarted { why });
+                return Err(ChildError::not_started(why));
             }
         };
         let (orders, inbox) = mpsc::unbounded_channel();

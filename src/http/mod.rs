@@ -1,3 +1,15 @@
-//! The HTTP doors.
+//! The HTTP doors: who may come in, what is asked, and how it is answered.
 
+mod answer;
+mod call;
+mod documents;
 pub mod files;
+mod health;
+mod hosts;
+mod metrics;
+mod problem;
+mod routes;
+
+pub use health::{Health, Status};
+pub use problem::Problem;
+pub use routes::router;

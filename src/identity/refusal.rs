@@ -32,6 +32,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// One word for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::MissingKey => "missing_key",
+            Self::InvalidKey => "invalid_key",
+            Self::InvalidToken { .. } => "invalid_token",
+            Self::DuplicateHeader { .. } => "duplicate_header",
+            Self::BadHeader { .. } => "bad_header",
+        }
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {

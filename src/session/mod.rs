@@ -27,6 +27,7 @@ use crate::{
     child::{ChildError, Children, Listener},
     model::{ServerName, WorkspaceKey},
     store::{LeaseError, Store, StoreError},
+    telemetry::Metrics,
 };
 
 pub use place::{Class, Place};
@@ -84,6 +85,7 @@ pub struct Sessions {
     population: Arc<Semaphore>,
     /// A session became idle, or a new one began.
     changed: Notify,
+    metrics: Arc<Metrics>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
 }
 
@@ -97,6 +99,7 @@ impl Sessions {
         settings: SessionSettings,
         children: Arc<Children>,
         store: Arc<Store>,
+        metrics: Arc<Metrics>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     ) -> Self {
         let population = Arc::new(Semaphore::new(settings.max_total.max(1)));
@@ -107,6 +110,7 @@ impl Sessions {
             workspaces: Mutex::default(),
             population,
             changed: Notify::new(),
+            metrics,
             listener,
         }
     }

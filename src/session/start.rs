@@ -55,7 +55,13 @@ impl Sessions {
         });
         let child = child.await?;
         let first = sessions.is_empty();
-        let session = Arc::new(Session::new(child, spec.clone(), place, class));
+        let session = Arc::new(Session::new(
+            child,
+            spec.clone(),
+            place,
+            self.metrics.session_live(),
+            class,
+        ));
         let lent = session.lend(class);
         slot.sessions
             .lock()

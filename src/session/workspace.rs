@@ -21,6 +21,7 @@ use crate::{
     config::{ServerSpec, SpecVersion},
     model::{ServerName, WorkspaceKey},
     store::{Job, Lease},
+    telemetry::Live,
 };
 
 /// One chat's folder while anybody works in it.
@@ -57,7 +58,8 @@ pub struct Session {
     /// The version of that, for comparison after a reload.
     pub version: SpecVersion,
     /// Counts against the limit on stateful processes; free again when the session is gone.
-    pub place: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+    _live: Live,
     class: Mutex<Class>,
     in_flight: AtomicUsize,
     last_used: Mutex<Instant>,
@@ -183,13 +185,15 @@ impl Session {
         child: Child,
         spec: Arc<ServerSpec>,
         place: OwnedSemaphorePermit,
+        live: Live,
         class: Class,
     ) -> Self {
         Self {
             child,
             version: spec.version(),
             spec,
-            place,
+            _place: place,
+            _live: live,
             class: Mutex::new(class),
             in_flight: AtomicUsize::new(0),
             last_used: Mutex::new(Instant::now()),

@@ -1,0 +1,251 @@
+//! The parts, put together once. Everything else is handed what it needs.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::Admission,
+    call::{CallEngine, snapshot_limits},
+    catalog::{Catalog, Knowledge},
+    child::{ChildSettings, Children, Listener},
+    config::{Loaded, Settings},
+    identity::{Identity, Refusal},
+    model::{Principal, ServerName},
+    session::{SessionSettings, Sessions, SharedChildren},
+    store::Store,
+    telemetry::{Action, AuditEvent, Metrics, ServerState, audit, memory_limit, stateful_cap},
+};
+
+/// What Open WebUI needs so that calls carry a chat.
+const NO_CHAT: &str = "stateful calls arrive without a chat, so each gets a process and a folder of \
+    its own: set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI, or add the custom header \
+    X-OpenWebUI-Chat-Id: {{CHAT_ID}} to the connection";
+
+/// The running bridge.
+pub struct App {
+    /// What flags and environment said.
+    pub settings: Arc<Settings>,
+    /// Who is calling.
+    pub identity: Identity,
+    /// What servers offer.
+    pub catalog: Arc<Catalog>,
+    /// How calls run.
+    pub engine: Arc<CallEngine>,
+    /// What outlives the process.
+    pub store: Arc<Store>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// When this process began.
+    pub started: Instant,
+    config: RwLock<Arc<Loaded>>,
+    calls_without_chat: AtomicBool,
+    reload_fault: Mutex<Option<String>>,
+    cap_warning: Mutex<Option<String>>,
+}
+
+impl App {
+    /// Builds the bridge; nothing runs before [`App::apply`].
+    pub fn new(settings: Settings, store: Store, config: Loaded) -> Arc<Self> {
+        let (settings, store) = (Arc::new(settings), Arc::new(store));
+        let metrics = Arc::new(Metrics::new());
+        let children = Arc::new(Children::new(child_settings(&settings), metrics.clone()));
+        let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
+        let listener = listener(Arc::downgrade(&catalog));
+        let sessions = Arc::new(Sessions::new(
+            session_settings(&settings),
+            children.clone(),
+            store.clone(),
+            metrics.clone(),
+            listener.clone(),
+        ));
+        let shared = Arc::new(SharedChildren::new(
+            children.clone(),
+            store.clone(),
+            listener,
+        ));
+        let limits = &settings.limits;
+        let engine = Arc::new(CallEngine {
+            settings: settings.clone(),
+            admission: Admission::new(limits.max_concurrent.get(), limits.queue_timeout),
+            children,
+            sessions,
+            shared,
+            store: store.clone(),
+            metrics: metrics.clone(),
+            running: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        });
+        let admission = engine.admission.clone();
+        metrics.watch_queue(move || admission.load());
+        Arc::new(Self {
+            identity: Identity::new(&settings),
+            settings,
+            catalog,
+            engine,
+            store,
+            metrics,
+            started: Instant::now(),
+            config: RwLock::new(Arc::new(config)),
+            calls_without_chat: AtomicBool::new(false),
+            reload_fault: Mutex::default(),
+            cap_warning: Mutex::default(),
+        })
+    }
+
+    /// The server file as it is in force.
+    pub fn config(&self) -> Arc<Loaded> {
+        self.config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Puts a server file in force: unchanged servers keep their sessions, others lose them as
+    /// their calls end.
+    pub async fn apply(&self, config: Arc<Loaded>) {
+        let before = {
+            let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, config.clone())
+        };
+        for name in before
+            .servers
+            .keys()
+            .filter(|name| !config.servers.contains_key(*name))
+        {
+            self.metrics.server_gone(name);
+        }
+        self.catalog.follow(config.servers.values());
+        let version = |name: &ServerName| config.servers.get(name).map(|spec| spec.version());
+        self.engine
+            .sessions
+            .end_outdated(|session| version(&session.spec.name) == Some(session.version))
+            .await;
+        self.engine
+            .shared
+            .end_outdated(|name, running| version(name) == Some(running))
+            .await;
+    }
+
+    /// Notes why the last reload changed nothing; `None` after a good one.
+    pub fn set_reload_fault(&self, fault: Option<String>) {
+        *self
+            .reload_fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// Why the last reload changed nothing.
+    pub fn reload_fault(&self) -> Option<String> {
+        self.reload_fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A stateful call came without a chat; said once in the log, and in `/health`.
+    pub fn note_call_without_chat(&self) {
+        if !self.calls_without_chat.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{NO_CHAT}");
+        }
+    }
+
+    /// What deserves a look though it is no fault.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.settings.warnings.clone();
+        let config = self.config();
+        warnings.extend(config.warnings.iter().cloned());
+        for name in config.servers.keys() {
+            warnings.extend(self.catalog.warnings(name));
+        }
+        let cap = self
+            .cap_warning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        warnings.extend(cap);
+        if self.calls_without_chat.load(Ordering::Relaxed) {
+            warnings.push(NO_CHAT.to_owned());
+        }
+        warnings
+    }
+
+    /// Lowers the number of stateful processes to what the memory holds, by the largest child seen.
+    pub fn fit_memory(&self) {
+        let most = self.settings.stateful.max_total_processes;
+        let cap = stateful_cap(most, self.catalog.largest_child(), memory_limit());
+        let Some(cap) = cap else { return };
+        self.engine.sessions.cap(cap.max.get());
+        let mut warning = self
+            .cap_warning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if warning.as_ref() != Some(&cap.warning) {
+            tracing::warn!("{}", cap.warning);
+            *warning = Some(cap.warning);
+        }
+    }
+
+    /// The counters, with what is read at the moment of asking.
+    pub fn render_metrics(&self) -> String {
+        for name in self.config().servers.keys() {
+            let state = match self.catalog.peek(name) {
+                Some(Knowledge::Ready(_)) => ServerState::Ready,
+                Some(Knowledge::Failed { .. }) => ServerState::Failed,
+                Some(Knowledge::Learning) | None => ServerState::Learning,
+            };
+            self.metrics.server_state(name, state);
+        }
+        self.metrics.render()
+    }
+
+    /// Writes the audit line of a request that was turned away.
+    pub fn audit_refusal(&self, address: IpAddr, server: &str, tool: &str, refusal: &Refusal) {
+        audit(&AuditEvent {
+            address: Some(address),
+            server: Some(server),
+            tool: Some(tool),
+            ..AuditEvent::new(Action::Refusal, &Principal::Anonymous, refusal.kind())
+        });
+    }
+}
+
+/// Who hears children: a changed list makes the catalogue ask again.
+fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Send + Sync> {
+    Arc::new(move |server: &ServerName| {
+        let (catalog, server) = (catalog.clone(), server.clone());
+        Arc::new(move |method: &str, _: Option<&crate::model::RawJson>| {
+            let lists = method.starts_with("notifications/") && method.ends_with("/list_changed");
+            if let Some(catalog) = catalog.upgrade().filter(|_| lists) {
+                catalog.refresh(&server);
+            }
+        })
+    })
+}
+
+fn child_settings(settings: &Settings) -> ChildSettings {
+    let limits = &settings.limits;
+    ChildSettings {
+        tools_dir: settings.tools_dir.clone(),
+        start_timeout: limits.start_timeout,
+        max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),
+        max_starts: limits.max_starts.get(),
+        kill_grace: limits.kill_grace,
+    }
+}
+
+fn session_settings(settings: &Settings) -> SessionSettings {
+    SessionSettings {
+        max_total: settings.stateful.max_total_processes.get(),
+        patience: settings.limits.queue_timeout,
+        cleanup_interval: settings.stateful.cleanup_interval,
+        snapshot: snapshot_limits(settings),
+    }
+}

@@ -1,0 +1,135 @@
+//! What is kept of a finished call: counters, the audit line, the journal, the workspace's clock.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::{Answer, CallError, Running, files::is_error};
+use crate::{
+    config::Journal,
+    store::{Job, JobStatus, JournalEntry, JournalMode},
+    telemetry::{Action, AuditEvent, AuditFile, audit},
+};
+
+/// When a call began, on both clocks.
+pub struct Began {
+    wall: Timestamp,
+    instant: Instant,
+}
+
+impl Began {
+    /// Now.
+    pub fn now() -> Self {
+        Self {
+            wall: Timestamp::now(),
+            instant: Instant::now(),
+        }
+    }
+}
+
+/// Records one call. Never fails a call that succeeded.
+pub async fn record(
+    running: &Running,
+    began: &Began,
+    answer: &Result<Answer, CallError>,
+    job: Option<&Job>,
+) {
+    let (engine, call) = (&running.engine, &running.call);
+    let outcome = match answer {
+        Ok(answer) if is_error(&answer.outcome) => "tool_error",
+        Ok(_) => "ok",
+        Err(error) => error.kind(),
+    };
+    let took = began.instant.elapsed();
+    engine
+        .metrics
+        .call_ended(&call.spec.name, &call.tool, outcome, took);
+    write_audit(running, answer, job, outcome, took);
+    if let Some(job) = job {
+        write_folder(running, began, answer, job, outcome).await;
+    }
+}
+
+fn write_audit(
+    running: &Running,
+    answer: &Result<Answer, CallError>,
+    job: Option<&Job>,
+    outcome: &'static str,
+    took: std::time::Duration,
+) {
+    let caller = &running.call.caller;
+    let published = answer.iter().flat_map(|answer| answer.files.all());
+    let files: Vec<AuditFile<'_>> = published
+        .map(|file| AuditFile {
+            name: &file.path,
+            size: file.size,
+            sha256: Some(&file.sha256),
+        })
+        .collect();
+    for file in &files {
+        running.engine.metrics.published(file.size);
+    }
+    audit(&AuditEvent {
+        address: Some(caller.address),
+        chat: caller.chat.as_deref(),
+        job: job.map(Job::id),
+        server: Some(running.call.spec.name.as_str()),
+        tool: Some(&running.call.tool),
+        files: &files,
+        duration: Some(took),
+        ..AuditEvent::new(Action::Call, &caller.principal, outcome)
+    });
+}
+
+async fn write_folder(
+    running: &Running,
+    began: &Began,
+    answer: &Result<Answer, CallError>,
+    job: &Job,
+    outcome: &'static str,
+) {
+    let (engine, call) = (running.engine.clone(), &running.call);
+    let mode = match engine.settings.journal {
+        Journal::Full => JournalMode::Full,
+        Journal::Metadata => JournalMode::Metadata,
+        Journal::Off => JournalMode::Off,
+    };
+    let (at, duration) = (began.wall, began.instant.elapsed());
+    let error = answer.as_ref().err().map(ToString::to_string);
+    let response = answer.as_ref().ok().map(|answer| answer.outcome.clone());
+    let files: Vec<String> = answer
+        .iter()
+        .flat_map(|answer| &answer.files.files)
+        .map(|file| file.path.clone())
+        .collect();
+    let (server, tool) = (call.spec.name.clone(), call.tool.clone());
+    let (request, request_id) = (call.arguments.clone(), call.request_id.clone());
+    let job = job.clone();
+    let write = move || {
+        let entry = JournalEntry {
+            at,
+            duration,
+            request_id: Some(&request_id),
+            server: server.as_str(),
+            tool: &tool,
+            outcome,
+            error: error.as_deref(),
+            request: Some(&request),
+            response: response.as_ref(),
+            files: &files,
+        };
+        engine.store.journal(&job, mode, &entry)?;
+        engine.store.update_metadata(&job, |metadata| {
+            metadata.last_call_at = Some(Timestamp::now());
+            metadata.error = error.clone();
+            metadata.status = match (&error, metadata.live_sessions.is_empty()) {
+                (Some(_), _) => JobStatus::Failed,
+                (None, true) => JobStatus::Ended,
+                (None, false) => JobStatus::Idle,
+            };
+        })
+    };
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
+        tracing::warn!(%error, "the call was not written to its workspace");
+    }
+}

@@ -1,0 +1,59 @@
+//! `mcpo-bridge serve`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use super::SettingsArgs;
+use crate::{
+    serve::{self, Ended, ServeError},
+    telemetry,
+};
+
+/// What `serve` is told.
+#[derive(Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Write the bound address here once calls are taken (for port 0)
+    #[arg(long, value_name = "PATH", hide = true)]
+    port_file: Option<PathBuf>,
+}
+
+/// Runs the service until a signal ends it.
+pub fn run(args: ServeArgs) -> ExitCode {
+    let settings = match args.settings.resolve() {
+        Ok(settings) => settings,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(2);
+        }
+    };
+    let _log = match telemetry::init(&settings.log) {
+        Ok(guard) => guard,
+        Err(error) => {
+            eprintln!("mcpo-bridge: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let ended = runtime.map_err(ServeError::from).and_then(|runtime| {
+        let ended = runtime.block_on(serve::serve(settings, args.port_file));
+        // Whatever still blocks must not keep a process that was told to end.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(Ended::Cleanly) => ExitCode::SUCCESS,
+        Ok(Ended::AtOnce) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!("{error}");
+            match error {
+                ServeError::Config(_) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `/health`: how the bridge is, from what it knows already. Never spawns, never blocks, needs no
+//! key.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use crate::{app::App, catalog::Knowledge};
+
+/// The answer of `/health`.
+#[derive(Debug, Serialize)]
+pub struct Health {
+    /// `ok`, `degraded` (it serves, but not everything) or `down`.
+    pub status: Status,
+    /// When this was asked; RFC 3339.
+    pub timestamp: String,
+    /// Of the bridge.
+    pub version: &'static str,
+    /// Seconds since the start.
+    pub uptime: u64,
+    /// Why it is not `ok`.
+    pub reasons: Vec<String>,
+    /// What deserves a look though it is no fault.
+    pub warnings: Vec<String>,
+    /// Each server.
+    pub servers: IndexMap<String, ServerHealth>,
+    /// What runs.
+    pub load: Load,
+}
+
+/// In one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All is well.
+    Ok,
+    /// It serves, but not everything.
+    Degraded,
+    /// It cannot serve: 503.
+    Down,
+}
+
+/// One server.
+#[derive(Debug, Serialize)]
+pub struct ServerHealth {
+    /// `ready`, `starting` or `failed`.
+    pub status: &'static str,
+    /// Tools on offer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<usize>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What runs now.
+#[derive(Debug, Serialize)]
+pub struct Load {
+    /// Calls being executed.
+    pub running_calls: usize,
+    /// Calls that wait for a place.
+    pub waiting_calls: usize,
+    /// Live stateful processes.
+    pub sessions: usize,
+    /// Live shared processes.
+    pub shared: usize,
+}
+
+impl App {
+    /// How the bridge is now.
+    pub fn health(&self) -> Health {
+        let config = self.config();
+        let mut reasons = Vec::new();
+        let mut servers = IndexMap::new();
+        for name in config.servers.keys() {
+            let health = server(self.catalog.peek(name));
+            if let Some(reason) = &health.reason {
+                reasons.push(format!("server '{name}': {reason}"));
+            }
+            servers.insert(name.as_str().to_owned(), health);
+        }
+        reasons.extend(self.reload_fault());
+        let mut status = if reasons.is_empty() {
+            Status::Ok
+        } else {
+            Status::Degraded
+        };
+        if self.engine.stopping.is_cancelled() {
+            reasons.push("the bridge is shutting down".to_owned());
+            status = Status::Down;
+        }
+        match self.store.free_bytes() {
+            Err(error) => {
+                reasons.push(format!("the jobs folder cannot be used: {error}"));
+                status = Status::Down;
+            }
+            Ok(free) if free < self.settings.files.min_free_disk_bytes => {
+                reasons.push(format!(
+                    "only {free} bytes of disk are free (MCPO_MIN_FREE_DISK_BYTES)"
+                ));
+                status = status.max(Status::Degraded);
+            }
+            Ok(_) => {}
+        }
+        let (running_calls, waiting_calls) = self.engine.admission.load();
+        let load = Load {
+            running_calls,
+            waiting_calls,
+            sessions: self.engine.sessions.count(),
+            shared: self.engine.shared.count(),
+        };
+        Health {
+            status,
+            timestamp: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime: self.started.elapsed().as_secs(),
+            reasons,
+            warnings: self.warnings(),
+            servers,
+            load,
+        }
+    }
+}
+
+fn server(known: Option<Knowledge>) -> ServerHealth {
+    match known {
+        Some(Knowledge::Ready(offer)) => ServerHealth {
+            status: "ready",
+            tools: Some(offer.tools().len()),
+            reason: None,
+        },
+        Some(Knowledge::Failed { brief, .. }) => ServerHealth {
+            status: "failed",
+            tools: None,
+            reason: Some(brief.to_string()),
+        },
+        Some(Knowledge::Learning) | None => ServerHealth {
+            status: "starting",
+            tools: None,
+            reason: None,
+        },
+    }
+}
+
+/// `GET /health`.
+pub async fn report(State(app): State<Arc<App>>) -> Response {
+    let health = app.health();
+    let status = match health.status {
+        Status::Ok | Status::Degraded => StatusCode::OK,
+        Status::Down => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = serde_json::to_string(&health).unwrap_or_default();
+    let kind = HeaderValue::from_static("application/json");
+    let fresh = HeaderValue::from_static("no-store");
+    (
+        status,
+        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, fresh)],
+        body,
+    )
+        .into_response()
+}
+
+/// `GET /health/live`: the process answers.
+pub async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /health/ready`: calls are taken.
+pub async fn ready(State(app): State<Arc<App>>) -> Response {
+    if app.health().status == Status::Down {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    } else {
+        "ok\n".into_response()
+    }
+}

@@ -1,0 +1,70 @@
+//! `/metrics`, and what downloads leave in the audit log.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+
+use super::{documents::Reader, files::Served, problem::Kind};
+use crate::{
+    app::App,
+    model::Principal,
+    telemetry::{Action, AuditEvent, AuditFile, METRICS_TYPE, Metrics, audit},
+};
+
+/// `GET /metrics`: Prometheus' text format; open like documents.
+pub async fn render(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    if let Err(problem) = reader.admit(&app) {
+        return problem.into_response();
+    }
+    let kind = HeaderValue::from_static(METRICS_TYPE);
+    ([(header::CONTENT_TYPE, kind)], app.render_metrics()).into_response()
+}
+
+/// Counts problems by their kind.
+pub async fn count_problems(
+    State(metrics): State<Arc<Metrics>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let response = next.run(request).await;
+    if let Some(Kind(kind)) = response.extensions().get() {
+        metrics.problem(kind);
+    }
+    response
+}
+
+/// One audit line for each file that went out.
+pub async fn audit_download(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let reads = request.method() == Method::GET;
+    let response = next.run(request).await;
+    let sends = matches!(
+        response.status(),
+        StatusCode::OK | StatusCode::PARTIAL_CONTENT
+    );
+    if let Some(Served(file)) = response.extensions().get().filter(|_| reads && sends) {
+        app.metrics.downloaded(file.size);
+        audit(&AuditEvent {
+            address: Some(peer.ip()),
+            job: Some(file.job),
+            server: Some(&file.server),
+            tool: Some(&file.tool),
+            files: &[AuditFile {
+                name: &file.path,
+                size: file.size,
+                sha256: Some(&file.sha256),
+            }],
+            ..AuditEvent::new(Action::Download, &Principal::Anonymous, "ok")
+        });
+    }
+    response
+}

@@ -1,0 +1,212 @@
+//! One error → status table. Bodies are RFC 9457 problems whose `detail` has mcpo's shape.
+
+use std::time::Duration;
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    call::CallError, child::ChildError, identity::Refusal, model::RawJson, openapi::FieldFault,
+};
+
+/// What a caller is told when there is no result.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    detail: Value,
+    more: Map<String, Value>,
+    retry_after: Option<Duration>,
+    challenge: Option<&'static str>,
+}
+
+/// Set as an extension on problem answers, for metrics and logs.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind(pub &'static str);
+
+impl Problem {
+    /// `detail` is what mcpo's callers read; `kind` is for programs.
+    pub fn new(status: StatusCode, kind: &'static str, detail: Value) -> Self {
+        let (more, retry_after, challenge) = (Map::new(), None, None);
+        Self {
+            status,
+            kind,
+            detail,
+            more,
+            retry_after,
+            challenge,
+        }
+    }
+
+    fn message(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self::new(status, kind, json!({"message": message.into()}))
+    }
+
+    /// 404 with mcpo's words.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not Found".into())
+    }
+
+    /// 405.
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "Method Not Allowed".into(),
+        )
+    }
+
+    /// 404: no such server, or none for this caller.
+    pub fn unknown_server(name: &str) -> Self {
+        let text = format!("Not Found: there is no server '{name}'");
+        Self::new(StatusCode::NOT_FOUND, "unknown_server", text.into())
+    }
+
+    /// 404: the server has no such tool, or the config does not offer it.
+    pub fn unknown_tool(server: &str, tool: &str) -> Self {
+        let text = format!("Not Found: the server '{server}' has no tool '{tool}'");
+        Self::new(StatusCode::NOT_FOUND, "unknown_tool", text.into())
+    }
+
+    /// 503: the server is being asked what it offers.
+    pub fn not_ready(server: &str) -> Self {
+        let text = format!("the server '{server}' is starting; try again in a moment");
+        let mut problem = Self::message(StatusCode::SERVICE_UNAVAILABLE, "starting", text);
+        problem.retry_after = Some(Duration::from_secs(5));
+        problem
+    }
+
+    /// 502: the server cannot be started; it is tried again in the background.
+    pub fn failed(server: &str, why: &str) -> Self {
+        let text = format!("the server '{server}' cannot be used: {why}");
+        let mut problem = Self::message(StatusCode::BAD_GATEWAY, "not_started", text);
+        problem.retry_after = Some(Duration::from_secs(30));
+        problem
+    }
+
+    /// 400.
+    pub fn bad_json(error: &serde_json::Error) -> Self {
+        let text = format!("the body is not JSON: {error}");
+        Self::new(StatusCode::BAD_REQUEST, "bad_json", text.into())
+    }
+
+    /// 422 naming each field, in mcpo's shape.
+    pub fn bad_arguments(faults: &[FieldFault]) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "bad_arguments",
+            json!(faults),
+        )
+    }
+
+    /// 413.
+    pub fn too_large(limit: u64) -> Self {
+        let text = format!("the body is larger than {limit} bytes (MCPO_MAX_BODY_BYTES)");
+        Self::message(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
+    }
+
+    /// 500: the tool said that it failed.
+    pub fn tool_failed(message: &str) -> Self {
+        Self::message(StatusCode::INTERNAL_SERVER_ERROR, "tool_error", message)
+    }
+
+    /// Adds an extension member.
+    pub fn with(mut self, name: &str, value: Value) -> Self {
+        self.more.insert(name.to_owned(), value);
+        self
+    }
+
+    /// The word for metrics and logs.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        let (kind, text) = (error.kind(), error.to_string());
+        let (status, retry) = match error {
+            CallError::Rpc(error) => return rpc(&error),
+            CallError::Child(ChildError::Timeout) | CallError::Timeout(_) => {
+                (StatusCode::GATEWAY_TIMEOUT, None)
+            }
+            CallError::Child(_) => (StatusCode::BAD_GATEWAY, None),
+            CallError::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, Some(10)),
+            CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, None),
+            CallError::UnknownSession => (StatusCode::NOT_FOUND, None),
+            CallError::Elsewhere(_) | CallError::ShuttingDown => {
+                (StatusCode::SERVICE_UNAVAILABLE, Some(5))
+            }
+            CallError::BadPath { .. } => (StatusCode::UNPROCESSABLE_ENTITY, None),
+            // Nobody reads this answer; 499 is what proxies log for it.
+            CallError::Left => (
+                StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+                None,
+            ),
+            CallError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, None),
+        };
+        let mut problem = Self::message(status, kind, text);
+        problem.retry_after = retry.map(Duration::from_secs);
+        problem
+    }
+}
+
+/// JSON-RPC codes as mcpo maps them.
+fn rpc(error: &RawJson) -> Problem {
+    let error: Value = error.read().unwrap_or_default();
+    let status = match error["code"].as_i64() {
+        Some(-32700 | -32600) => StatusCode::BAD_REQUEST,
+        Some(-32601) => StatusCode::NOT_FOUND,
+        Some(-32602) => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let message = error["message"]
+        .as_str()
+        .unwrap_or("the server gave no message");
+    let mut detail = json!({"message": message});
+    if let Some(data) = error.get("data").filter(|data| !data.is_null()) {
+        detail["data"] = data.clone();
+    }
+    Problem::new(status, "rpc_error", detail)
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
+        let mut problem = Self::new(status, refusal.kind(), refusal.to_string().into());
+        problem.challenge = refusal.challenge();
+        problem
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": format!("urn:mcpo-bridge:problem:{}", self.kind),
+            "title": self.status.canonical_reason().unwrap_or("Client Closed Request"),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        if let Value::Object(members) = &mut body {
+            members.extend(self.more);
+        }
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        let kind = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, kind);
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, wait.as_secs().into());
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
+        }
+        response.extensions_mut().insert(Kind(self.kind));
+        response
+    }
+}

@@ -1,0 +1,102 @@
+//! All routes, and the layers around them, on one screen.
+
+use std::sync::Arc;
+
+use axum::{Router, middleware, routing::get};
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
+
+use super::{
+    Problem, call, documents,
+    files::{self, PageLanguage},
+    health, hosts, metrics,
+};
+use crate::{
+    app::App,
+    config::{Lang, Listen},
+    identity::SESSION_HEADER,
+    telemetry::{REQUEST_ID, count_requests, request_id_layer},
+};
+
+/// Names that are routes of ours: servers called so are served under `/mcpo/` only.
+pub const RESERVED: &[&str] = &[
+    "mcp",
+    "mcpo",
+    "files",
+    "health",
+    "metrics",
+    "docs",
+    "openapi.json",
+    "favicon.ico",
+    "admin",
+];
+
+/// The whole service.
+pub fn router(app: &Arc<App>) -> Router {
+    let language = match app.settings.lang {
+        Lang::Ja => PageLanguage::Japanese,
+        Lang::En => PageLanguage::English,
+    };
+    let server = get(documents::below_mcpo).post(call::below_mcpo);
+    let server_at_root = get(documents::at_root).post(call::at_root);
+    let routes =
+        Router::new()
+            .route("/health", get(health::report))
+            .route("/health/live", get(health::live))
+            .route("/health/ready", get(health::ready))
+            .route("/metrics", get(metrics::render))
+            .route("/openapi.json", get(documents::root))
+            .route("/docs", get(documents::index))
+            .route("/docs/assets/{file}", get(documents::asset))
+            .route("/mcpo/{server}/{leaf}", server)
+            .route("/{server}/{leaf}", server_at_root)
+            .fallback(not_found)
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(app.clone())
+            .merge(files::router(app.store.clone(), language).layer(
+                middleware::from_fn_with_state(app.clone(), super::metrics::audit_download),
+            ));
+    let routes = match app.settings.listen.path_prefix.as_str() {
+        "" => routes,
+        prefix => Router::new().nest(prefix, routes),
+    };
+    // The outermost layer is the last: every answer has a request id, also a refusal; pages of
+    // other origins learn why they are refused; and only hosts that are ours reach a handler.
+    routes
+        .layer(middleware::from_fn_with_state(app.clone(), hosts::check))
+        .layer(middleware::from_fn_with_state(
+            app.metrics.clone(),
+            count_requests,
+        ))
+        .layer(middleware::from_fn_with_state(
+            app.metrics.clone(),
+            super::metrics::count_problems,
+        ))
+        .layer(cors(&app.settings.listen))
+        .layer(middleware::from_fn(request_id_layer))
+}
+
+/// Credentials are allowed only for origins that are named: `*` never gets a browser's own.
+fn cors(listen: &Listen) -> CorsLayer {
+    let origins = &listen.cors_allow_origins;
+    let any = origins.iter().any(|origin| origin == "*");
+    let listed = origins.iter().filter_map(|origin| origin.parse().ok());
+    let origin = if any {
+        AllowOrigin::mirror_request()
+    } else {
+        AllowOrigin::list(listed)
+    };
+    CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .allow_credentials(!any)
+        .expose_headers(ExposeHeaders::list([SESSION_HEADER.clone(), REQUEST_ID]))
+}
+
+async fn not_found() -> Problem {
+    Problem::not_found()
+}
+
+async fn wrong_method() -> Problem {
+    Problem::method_not_allowed()
+}

@@ -1,0 +1,88 @@
+//! What runs beside the calls: clean-up, heartbeats, reloads.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{sync::Notify, task::JoinSet};
+
+use super::reload;
+use crate::{
+    app::App,
+    store::{Clocks, HEARTBEAT_EVERY, TOMBSTONE},
+};
+
+/// Until children were measured, the limit on them is looked at this often.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
+
+/// The running tasks.
+pub struct Background(JoinSet<()>);
+
+/// Starts them all.
+pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
+    let mut tasks = JoinSet::new();
+    let engine = app.engine.clone();
+    tasks.spawn(async move { engine.children.sweep_strays().await });
+    let engine = app.engine.clone();
+    tasks.spawn(async move { engine.sessions.keep_house().await });
+    tasks.spawn(collect(app.clone()));
+    tasks.spawn(beat(app.clone()));
+    tasks.spawn(reload::watch(app.clone(), hangups));
+    tasks.spawn(measure(app.clone()));
+    Background(tasks)
+}
+
+impl Background {
+    /// Ends them.
+    pub async fn stop(mut self) {
+        self.0.shutdown().await;
+    }
+}
+
+/// Expired links and workspaces, at the start and then on the timer.
+async fn collect(app: Arc<App>) {
+    let clocks = Clocks {
+        retention: app.settings.files.retention,
+        tombstone: TOMBSTONE,
+    };
+    let mut timer = tokio::time::interval(app.settings.stateful.cleanup_interval);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let store = app.store.clone();
+        let round = move || store.collect(&clocks, None, Timestamp::now());
+        let Ok(report) = tokio::task::spawn_blocking(round).await else {
+            continue;
+        };
+        for error in &report.errors {
+            tracing::warn!(%error, "not cleaned");
+        }
+        tracing::debug!(
+            links = report.ended_links,
+            workspaces = report.removed_jobs,
+            kept = report.leased_jobs,
+            "cleaned"
+        );
+        app.metrics
+            .gc_removed(report.ended_links + report.removed_jobs);
+    }
+}
+
+async fn beat(app: Arc<App>) {
+    let mut timer = tokio::time::interval(HEARTBEAT_EVERY);
+    loop {
+        timer.tick().await;
+        let store = app.store.clone();
+        let renew = move || store.renew(Timestamp::now());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(renew).await {
+            tracing::warn!(%error, "the heartbeat was not written: other replicas may take over");
+        }
+    }
+}
+
+async fn measure(app: Arc<App>) {
+    let mut timer = tokio::time::interval(MEASURE_EVERY);
+    loop {
+        timer.tick().await;
+        app.fit_memory();
+    }
+}

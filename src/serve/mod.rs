@@ -1,0 +1,148 @@
+//! The life of the service: config → build → run → drain.
+//!
+//! ```text
+//! Running ──SIGTERM, SIGINT──▶ Draining: no new calls, running ones finish within the grace
+//!    Draining ──done, or the grace is over──▶ Ending: children end, leases are given back ──▶ exit 0
+//!    any ──second signal──▶ exit at once; supervisors kill what is left
+//! ```
+
+mod background;
+mod reload;
+mod signals;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::serve::ListenerExt as _;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+
+use crate::{
+    app::App,
+    config::{self, ConfigError, Settings},
+    http,
+    store::{Store, StoreError},
+};
+
+use signals::Signals;
+
+/// How long idle connections may stay open after the last call.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The server file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The jobs folder.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The address.
+    #[error("cannot listen on {host}:{port}: {error} (MCPO_HOST, MCPO_PORT)")]
+    Listen {
+        /// As configured.
+        host: String,
+        /// As configured.
+        port: u16,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Signals, or the file for the port.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// As asked.
+    Cleanly,
+    /// By a second signal.
+    AtOnce,
+}
+
+/// Serves until a signal ends it. `port_file` gets the address that was bound, for tests and
+/// scripts that ask for port 0.
+pub async fn serve(settings: Settings, port_file: Option<PathBuf>) -> Result<Ended, ServeError> {
+    let mut signals = Signals::new()?;
+    let config = config::load(&settings.config_file, &settings)?;
+    let store = Store::open(&settings.jobs_dir, None, Timestamp::now())?;
+    let listener = listen(&settings).await?;
+    let address = listener.local_addr()?;
+    let app = App::new(settings, store, config);
+    for warning in app.warnings() {
+        tracing::warn!("{warning}");
+    }
+    app.apply(app.config()).await;
+    let background = background::start(&app, signals.hangups());
+    if let Some(path) = port_file {
+        write_whole(&path, &format!("{address}\n"))?;
+    }
+    tracing::info!(%address, servers = app.config().servers.len(), "serving");
+    let stopping = app.engine.stopping.clone();
+    let service = http::router(&app).into_make_service_with_connect_info::<SocketAddr>();
+    // Without this an answer can wait 40 ms for the client's acknowledgement.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let server = axum::serve(listener, service)
+        .with_graceful_shutdown(async move { stopping.cancelled().await });
+    let server = tokio::spawn(async move { server.await });
+    signals.stop().await;
+    tracing::info!("stopping: running calls may finish; a second signal ends at once");
+    app.engine.stopping.cancel();
+    tokio::select! {
+        () = drain(&app, server) => {}
+        () = signals.stop() => return Ok(Ended::AtOnce),
+    }
+    background.stop().await;
+    tracing::info!("stopped");
+    Ok(Ended::Cleanly)
+}
+
+async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
+    let (host, port) = (&settings.listen.host, settings.listen.port);
+    TcpListener::bind((host.as_str(), port))
+        .await
+        .map_err(|error| ServeError::Listen {
+            host: host.clone(),
+            port,
+            error,
+        })
+}
+
+/// Lets running calls finish within the grace, then ends every child.
+async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>) {
+    let engine = &app.engine;
+    engine.running.close();
+    let grace = app.settings.limits.shutdown_grace;
+    if tokio::time::timeout(grace, engine.running.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            ?grace,
+            "calls are still running; they are ended (MCPO_SHUTDOWN_GRACE)"
+        );
+    }
+    // Answers are on their way; connections that stay idle are not waited for. Dropping the rest
+    // tells their calls that the caller left.
+    let abort = server.abort_handle();
+    if tokio::time::timeout(LINGER, server).await.is_err() {
+        abort.abort();
+    }
+    tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
+    engine.running.wait().await;
+    engine.sessions.end_all().await;
+}
+
+/// Appears whole or not at all: whoever waits for the file reads all of it.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let staged = path.with_extension("tmp");
+    std::fs::write(&staged, text)?;
+    std::fs::rename(staged, path)
+}

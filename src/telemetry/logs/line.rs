@@ -1,0 +1,234 @@
+//! One line of the log: its fields, and the two ways to write it.
+
+use std::{error::Error, fmt};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tracing::{
+    Event, Level, Metadata,
+    field::{Field, Visit},
+};
+
+use super::CRITICAL;
+use crate::telemetry::audit::{AUDIT, FILES};
+
+/// Bytes of one text; what children and clients say may be long.
+const TEXT_LIMIT: usize = 8 * 1024;
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For machines.
+    Json,
+    /// For people.
+    Text { colour: bool },
+}
+
+/// What an event or a span says.
+#[derive(Debug, Default)]
+pub struct Fields {
+    values: Map<String, Value>,
+    /// A field holds JSON that becomes part of the line.
+    audit: bool,
+}
+
+/// An event with the fields of its spans.
+#[derive(Debug)]
+pub struct Line {
+    timestamp: String,
+    level: &'static str,
+    target: String,
+    message: String,
+    fields: Map<String, Value>,
+}
+
+impl Line {
+    pub fn of(event: &Event<'_>) -> Self {
+        let metadata = event.metadata();
+        let mut fields = Fields {
+            values: Map::new(),
+            audit: metadata.target() == AUDIT,
+        };
+        event.record(&mut fields);
+        let mut values = fields.values;
+        let message = values.shift_remove("message");
+        // Lines of the `log` crate come with their own target, and where in the code they are.
+        let target = values.shift_remove("log.target");
+        values.retain(|name, _| !name.starts_with("log."));
+        Self {
+            timestamp: format!("{:.3}", Timestamp::now()),
+            level: level(metadata),
+            target: target.map_or_else(|| metadata.target().to_owned(), into_text),
+            message: message.map_or_else(String::new, into_text),
+            fields: values,
+        }
+    }
+
+    /// Adds what the line does not say already.
+    pub fn add(&mut self, outer: &Fields) {
+        for (name, value) in &outer.values {
+            if !self.fields.contains_key(name) {
+                self.fields.insert(name.clone(), value.clone());
+            }
+        }
+    }
+
+    /// The line with its end.
+    pub fn render(&self, format: Format) -> String {
+        match format {
+            Format::Json => self.json(),
+            Format::Text { colour } => self.text(colour),
+        }
+    }
+
+    fn json(&self) -> String {
+        let mut line = json!({
+            "timestamp": self.timestamp,
+            "level": self.level,
+            "message": self.message,
+            "target": self.target,
+        });
+        for (name, value) in &self.fields {
+            // The four above are ours.
+            if line.get(name).is_none() {
+                line[name] = value.clone();
+            }
+        }
+        escaped(&line.to_string()) + "\n"
+    }
+
+    fn text(&self, colour: bool) -> String {
+        let paint = |code: &str, text: &str| match colour {
+            true => format!("\x1b[{code}m{text}\x1b[0m"),
+            false => text.to_owned(),
+        };
+        let code = match self.level {
+            "CRITICAL" | "ERROR" => "31",
+            "WARNING" => "33",
+            "INFO" => "32",
+            _ => "34",
+        };
+        let mut line = format!(
+            "{} {} {} {}",
+            paint("2", &self.timestamp),
+            paint(code, &format!("{:8}", self.level)),
+            paint("2", &escaped(&self.target)),
+            escaped(&self.message),
+        );
+        for (name, value) in &self.fields {
+            line += &format!(" {}", paint("2", &format!("{}=", escaped(name))));
+            line += &shown(value);
+        }
+        line + "\n"
+    }
+}
+
+fn level(metadata: &Metadata<'_>) -> &'static str {
+    match *metadata.level() {
+        Level::ERROR if metadata.target() == CRITICAL => "CRITICAL",
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARNING",
+        Level::INFO => "INFO",
+        _ => "DEBUG",
+    }
+}
+
+/// The line that tells of lost ones.
+pub fn losses(format: Format) -> Box<dyn Fn(u64) -> String + Send> {
+    Box::new(move |count| {
+        let line = Line {
+            timestamp: format!("{:.3}", Timestamp::now()),
+            level: "ERROR",
+            target: module_path!().to_owned(),
+            message: "log lines were lost: whoever reads the log is too slow, or its disk is full"
+                .to_owned(),
+            fields: Map::from_iter([("lost_lines".to_owned(), count.into())]),
+        };
+        line.render(format)
+    })
+}
+
+fn into_text(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+/// As it is if that cannot be misread, else in quotes.
+fn shown(value: &Value) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "._-:/@#+%".contains(c);
+    match value {
+        Value::String(text) if !text.is_empty() && text.chars().all(plain) => text.clone(),
+        other => escaped(&other.to_string()),
+    }
+}
+
+/// What a terminal obeys or hides is written as `\uXXXX`: JSON leaves some of it as it is. In JSON
+/// such characters stand only within strings, where this is their other spelling.
+fn escaped(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        let hidden = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || hidden {
+            clean += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+fn bounded(mut text: String) -> String {
+    if text.len() > TEXT_LIMIT {
+        text.truncate(text.floor_char_boundary(TEXT_LIMIT));
+        text.push('…');
+    }
+    text
+}
+
+impl Fields {
+    fn insert(&mut self, field: &Field, value: Value) {
+        self.values.insert(field.name().to_owned(), value);
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.insert(field, bounded(format!("{value:?}")).into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let value = match serde_json::from_str(value) {
+            Ok(files) if self.audit && field.name() == FILES => files,
+            _ => bounded(value.to_owned()).into(),
+        };
+        self.insert(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        let mut text = value.to_string();
+        let mut source = value.source();
+        while let Some(error) = source {
+            text += &format!(": {error}");
+            source = error.source();
+        }
+        self.insert(field, bounded(text).into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.insert(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.insert(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.insert(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.insert(field, value.into());
+    }
+}

@@ -1,0 +1,25 @@
+//! What operators see of the bridge: its log, the audit lines, the metrics, and the machine's
+//! memory.
+//!
+//! One place each: log fields in `logs/line.rs`, audit fields in `audit.rs`, metric names in
+//! `metrics.rs`.
+
+mod audit;
+mod logs;
+mod metrics;
+mod request_id;
+mod system;
+
+pub use audit::{Action, AuditEvent, AuditFile, audit};
+pub use logs::{LogError, LogGuard, init};
+pub use metrics::{
+    CONTENT_TYPE as METRICS_TYPE, ChildMode, Live, Metrics, ServerState, count_requests,
+};
+pub use request_id::{REQUEST_ID, RequestId, layer as request_id_layer};
+pub use system::{memory_limit, stateful_cap};
+
+use std::time::Duration;
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,149 @@
+//! The id that ties the lines of one request together, and the line that ends it.
+
+use std::{fmt, str::FromStr, time::Instant};
+
+use axum::{
+    extract::{MatchedPath, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
+    middleware::Next,
+    response::Response,
+};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::audit::AUDIT;
+
+/// Taken from the request if it is fit for a log; always in the answer.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Letters of an id that others chose.
+const MAX_LENGTH: usize = 128;
+
+/// Names one request: 1–128 of `[A-Za-z0-9._-]`. In the extensions of every request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(Box<str>);
+
+/// The text is no request id.
+#[derive(Debug, thiserror::Error)]
+#[error("a request id has 1 to {MAX_LENGTH} of A-Z a-z 0-9 . _ -: send such a one or none")]
+pub struct InvalidRequestId;
+
+impl RequestId {
+    /// A fresh UUID.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4().to_string().into())
+    }
+
+    /// The caller's id, else a fresh one: a bad one, or two of them, is no reason to refuse.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut sent = headers.get_all(REQUEST_ID).iter();
+        match (sent.next(), sent.next()) {
+            (Some(one), None) => one.to_str().ok().and_then(|text| text.parse().ok()),
+            _ => None,
+        }
+        .unwrap_or_else(Self::random)
+    }
+
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn header(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.0).expect("its letters are fit for a header")
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = InvalidRequestId;
+    fn from_str(text: &str) -> Result<Self, InvalidRequestId> {
+        let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=MAX_LENGTH).contains(&text.len()) && text.bytes().all(fit) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidRequestId)
+        }
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Middleware for `axum::middleware::from_fn`, added by `Router::layer` so that the route is known.
+/// Everything inside runs in a span with `request_id`, `method` and `route`.
+pub async fn layer(mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    request.extensions_mut().insert(id.clone());
+    // The audit target, so that its lines have the request's id at every level.
+    let span = tracing::info_span!(
+        target: AUDIT,
+        "request",
+        request_id = %id,
+        method = method_label(request.method()),
+        route = route_label(&request),
+    );
+    let handled = async {
+        let mut line = EndLine::new();
+        let response = next.run(request).await;
+        line.status = Some(response.status());
+        response
+    };
+    let mut response = handled.instrument(span).await;
+    response.headers_mut().insert(REQUEST_ID, id.header());
+    response
+}
+
+/// The pattern of the route, never the path: links hold tokens.
+pub(super) fn route_label(request: &Request) -> &str {
+    let route = request.extensions().get::<MatchedPath>();
+    route.map_or("none", MatchedPath::as_str)
+}
+
+/// Callers may send any word as a method; logs and metrics know these.
+pub(super) fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}
+
+/// Written when dropped: a caller who hangs up drops his request, and that is worth a line, too.
+struct EndLine {
+    began: Instant,
+    status: Option<StatusCode>,
+}
+
+impl EndLine {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            status: None,
+        }
+    }
+}
+
+impl Drop for EndLine {
+    fn drop(&mut self) {
+        let duration_ms = super::milliseconds(self.began.elapsed());
+        match self.status {
+            Some(status) if status.is_server_error() => {
+                tracing::info!(status = status.as_u16(), duration_ms, "request failed");
+            }
+            Some(status) => {
+                tracing::debug!(status = status.as_u16(), duration_ms, "request answered");
+            }
+            None => tracing::debug!(duration_ms, "request abandoned"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! The memory that the bridge and its children share, and how many children fit into it.
+
+use std::{
+    fmt, fs,
+    num::NonZeroUsize,
+    path::{Component, Path, PathBuf},
+};
+
+/// Children may fill this much of the memory: the bridge, the page cache and one-call children
+/// need the rest.
+const SHARE_PERCENT: u64 = 80;
+
+/// How much memory there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// Bytes; `u64::MAX` where nothing is known.
+    pub bytes: u64,
+    /// What sets the limit.
+    pub source: MemorySource,
+}
+
+/// What sets the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemorySource {
+    /// A cgroup: what a container's memory limit becomes.
+    Cgroup,
+    /// The machine's memory.
+    Machine,
+    /// The system does not tell.
+    Unknown,
+}
+
+impl fmt::Display for MemorySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cgroup => "the container's (cgroup's) memory limit",
+            Self::Machine => "the machine's memory",
+            Self::Unknown => "an unknown amount of memory",
+        })
+    }
+}
+
+/// The smallest memory limit that holds for this process. Reads a few small files.
+pub fn memory_limit() -> MemoryLimit {
+    memory_limit_below(Path::new("/"))
+}
+
+fn memory_limit_below(root: &Path) -> MemoryLimit {
+    let machine = read(&root.join("proc/meminfo")).and_then(|text| total_of(&text));
+    let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
+    let cgroup = groups
+        .lines()
+        .flat_map(|line| limit_files(root, line))
+        .filter_map(|file| read(&file)?.trim().parse::<u64>().ok())
+        .min();
+    match (cgroup, machine) {
+        // "No limit" is a huge number in version 1.
+        (Some(bytes), machine) if machine.is_none_or(|total| bytes < total) => MemoryLimit {
+            bytes,
+            source: MemorySource::Cgroup,
+        },
+        (_, Some(bytes)) => MemoryLimit {
+            bytes,
+            source: MemorySource::Machine,
+        },
+        (_, None) => MemoryLimit {
+            bytes: u64::MAX,
+            source: MemorySource::Unknown,
+        },
+    }
+}
+
+fn read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+fn total_of(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// Where a line of `/proc/self/cgroup` (`id:controllers:path`) may have a limit: the group and all
+/// above it, because each of them holds. In a container the path may be one of the host, of which
+/// only the top is mounted; that one is then ours.
+fn limit_files(root: &Path, line: &str) -> Vec<PathBuf> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
+        return Vec::new();
+    };
+    let (mount, file) = if controllers.is_empty() {
+        ("sys/fs/cgroup", "memory.max")
+    } else if controllers.split(',').any(|one| one == "memory") {
+        ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+    } else {
+        return Vec::new();
+    };
+    let inside: PathBuf = Path::new(group)
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_)))
+        .collect();
+    let mount = root.join(mount);
+    inside
+        .ancestors()
+        .map(|group| mount.join(group).join(file))
+        .collect()
+}
+
+/// A smaller number of children than the operator asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cap {
+    /// What fits.
+    pub max: NonZeroUsize,
+    /// For the operator: both numbers, why, and what to do.
+    pub warning: String,
+}
+
+/// Compares what `max_total` children of `child_bytes` each would fill with 80 % of the memory.
+/// `None` if they fit, or if `child_bytes` is 0 (nothing was measured).
+pub fn stateful_cap(max_total: NonZeroUsize, child_bytes: u64, limit: MemoryLimit) -> Option<Cap> {
+    let room = limit.bytes / 100 * SHARE_PERCENT;
+    let fitting = room.checked_div(child_bytes)?;
+    let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
+    let max = NonZeroUsize::new(fitting).unwrap_or(NonZeroUsize::MIN);
+    if max >= max_total {
+        return None;
+    }
+    let warning = format!(
+        "MCPO_STATEFUL_MAX_TOTAL_PROCESSES is {max_total}, but a child takes {child} MiB and only \
+         {max} fit into {SHARE_PERCENT} % of {source} ({bytes} MiB): {max} is used. Set \
+         MCPO_STATEFUL_MAX_TOTAL_PROCESSES={max} or give the bridge more memory.",
+        child = mebibytes(child_bytes),
+        source = limit.source,
+        bytes = mebibytes(limit.bytes),
+    );
+    Some(Cap { max, warning })
+}
+
+fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1024 * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1024 * 1024 * 1024;
+    const MACHINE: (&str, &str) = (
+        "proc/meminfo",
+        "MemTotal:       4194304 kB\nMemFree: 1 kB\n",
+    );
+
+    fn limit_of(files: &[(&str, &str)]) -> MemoryLimit {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        memory_limit_below(root.path())
+    }
+
+    fn of(bytes: u64, source: MemorySource) -> MemoryLimit {
+        MemoryLimit { bytes, source }
+    }
+
+    #[test]
+    fn without_a_cgroup_it_is_the_machines_memory() {
+        assert_eq!(limit_of(&[MACHINE]), of(4 * GIB, MemorySource::Machine));
+        assert_eq!(limit_of(&[]), of(u64::MAX, MemorySource::Unknown));
+    }
+
+    #[test]
+    fn the_tightest_group_on_the_way_up_counts() {
+        let limit = limit_of(&[
+            MACHINE,
+            ("proc/self/cgroup", "0::/a.slice/b.service\n"),
+            ("sys/fs/cgroup/a.slice/memory.max", "1073741824\n"),
+            ("sys/fs/cgroup/a.slice/b.service/memory.max", "max\n"),
+        ]);
+        assert_eq!(limit, of(GIB, MemorySource::Cgroup));
+    }
+
+    #[test]
+    fn a_containers_own_top_counts_where_the_path_is_the_hosts() {
+        let limit = limit_of(&[
+            MACHINE,
+            (
+                "proc/self/cgroup",
+                "5:cpu:/x\n4:memory:/docker/0123\n0::/../../x\n",
+            ),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "536870912\n"),
+        ]);
+        assert_eq!(limit, of(GIB / 2, MemorySource::Cgroup));
+    }
+
+    #[test]
+    fn version_1_says_no_limit_with_a_huge_number() {
+        let limit = limit_of(&[
+            MACHINE,
+            ("proc/self/cgroup", "4:memory:/\n"),
+            (
+                "sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "9223372036854771712\n",
+            ),
+        ]);
+        assert_eq!(limit, of(4 * GIB, MemorySource::Machine));
+    }
+
+    #[test]
+    fn this_machine_tells_its_memory() {
+        let limit = memory_limit();
+        assert_ne!(limit.source, MemorySource::Unknown);
+        assert!(limit.bytes > 64 * 1024 * 1024, "{limit:?}");
+    }
+
+    fn cap(max_total: usize, child_bytes: u64, memory: u64) -> Option<Cap> {
+        let max_total = NonZeroUsize::new(max_total).unwrap();
+        stateful_cap(max_total, child_bytes, of(memory, MemorySource::Cgroup))
+    }
+
+    #[test]
+    fn too_many_children_are_capped_and_the_warning_names_both_numbers() {
+        let cap = cap(500, 100 * 1024 * 1024, 4 * GIB).unwrap();
+        assert_eq!(cap.max.get(), 32);
+        for part in [
+            "MCPO_STATEFUL_MAX_TOTAL_PROCESSES is 500",
+            "only 32 fit",
+            "100 MiB",
+        ] {
+            assert!(cap.warning.contains(part), "{}", cap.warning);
+        }
+    }
+
+    #[test]
+    fn what_fits_is_left_alone_and_one_child_is_always_allowed() {
+        assert_eq!(cap(32, 100 * 1024 * 1024, 4 * GIB), None);
+        assert_eq!(cap(500, 0, 4 * GIB), None);
+        assert_eq!(cap(1, 8 * GIB, 4 * GIB), None);
+        assert_eq!(cap(2, 8 * GIB, 4 * GIB).unwrap().max.get(), 1);
+    }
+}
