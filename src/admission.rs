@@ -1,7 +1,7 @@
 //! How many calls run at once, and whose turn it is.
 //!
-//! Places go to the principal with the fewest running calls, then to who waits longest: one heavy
-//! user cannot starve the others.
+//! A place goes to the principal with the fewest running calls; among equals to the one who was
+//! served longest ago; then to who waits longest. One heavy user cannot starve the others.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -41,6 +41,9 @@ struct State {
     total: usize,
     running: HashMap<Principal, usize>,
     queue: VecDeque<Waiter>,
+    /// When each principal that matters to the queue was last served: a count, not a time.
+    served: HashMap<Principal, u64>,
+    serving: u64,
 }
 
 struct Waiter {
@@ -56,6 +59,8 @@ impl Admission {
             total: 0,
             running: HashMap::new(),
             queue: VecDeque::new(),
+            served: HashMap::new(),
+            serving: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -125,10 +130,27 @@ impl State {
         if self.total >= self.limit {
             return None;
         }
-        let running = |waiter: &Waiter| self.running.get(&waiter.principal).copied().unwrap_or(0);
-        let places = self.queue.iter().map(running).enumerate();
-        let (index, _) = places.min_by_key(|(index, running)| (*running, *index))?;
-        self.queue.remove(index)
+        let rank = |waiter: &Waiter| {
+            let running = self.running.get(&waiter.principal).copied().unwrap_or(0);
+            let served = self.served.get(&waiter.principal).copied().unwrap_or(0);
+            (running, served)
+        };
+        let ranks = self.queue.iter().map(rank).enumerate();
+        let (index, _) = ranks.min_by_key(|(index, rank)| (*rank, *index))?;
+        let waiter = self.queue.remove(index)?;
+        self.note_served(&waiter.principal);
+        Some(waiter)
+    }
+}
+
+impl State {
+    /// Remembered only while somebody waits: without a queue nobody is before anybody.
+    fn note_served(&mut self, principal: &Principal) {
+        if self.queue.is_empty() {
+            self.served.clear();
+        }
+        self.serving += 1;
+        self.served.insert(principal.clone(), self.serving);
     }
 }
 

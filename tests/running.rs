@@ -126,7 +126,7 @@ fn a_reload_adds_and_removes_servers_and_keeps_the_sessions_of_the_others() {
         children
             .iter()
             .filter(|process| {
-                process.command.starts_with("python3") && process.command.contains(&script)
+                !process.command.contains("__supervise") && process.command.contains(&script)
             })
             .count()
             == 2
@@ -170,7 +170,7 @@ fn a_broken_file_changes_nothing_and_health_says_why() {
     bridge.write_config_text("{ \"mcpServers\": { ");
     bridge.signal(Signal::HUP);
     eventually("health says so", || {
-        bridge.client().get("/health").ok()["warnings"]
+        bridge.client().get("/health").ok()["reasons"]
             .to_string()
             .contains("mcp-servers.json")
     });

@@ -77,6 +77,11 @@ impl Catalog {
         }
     }
 
+    /// Forgets all servers; those that are just being asked are ended.
+    pub fn close(&self) {
+        self.lock().clear();
+    }
+
     /// Asks the server again what it offers: it said that its lists changed.
     pub fn refresh(&self, server: &ServerName) {
         if let Some(learner) = self.lock().get(server) {

@@ -150,6 +150,11 @@ impl Children {
         self.supervisors.sweep().await;
     }
 
+    /// Waits until no child is left. Those that nobody holds any more are ending already.
+    pub async fn none_left(&self) {
+        self.supervisors.none_left().await;
+    }
+
     /// How much time a child gets between SIGTERM and SIGKILL.
     pub fn kill_grace(&self) -> Duration {
         self.settings.kill_grace

@@ -5,11 +5,12 @@ use std::{
     collections::HashSet,
     io,
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use tokio::sync::Notify;
 
 use super::tree;
 
@@ -20,7 +21,8 @@ const ROUND: Duration = Duration::from_secs(5);
 #[derive(Clone, Default)]
 pub struct Supervisors {
     known: Arc<Mutex<HashSet<u32>>>,
-    stray: Arc<tokio::sync::Notify>,
+    stray: Arc<Notify>,
+    ended: Arc<Notify>,
 }
 
 impl Supervisors {
@@ -46,7 +48,26 @@ impl Supervisors {
         if let Some(pid) = pid {
             known.remove(&pid);
         }
+        drop(known);
+        self.ended.notify_waiters();
         self.stray.notify_one();
+    }
+
+    /// Waits until no supervisor, and so no child, is left.
+    pub async fn none_left(&self) {
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            // Listening begins before looking, or the last end could be missed.
+            ended.as_mut().enable();
+            if self.lock().is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<u32>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Becomes a subreaper and ends strays until the future is dropped.

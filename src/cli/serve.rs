@@ -49,6 +49,8 @@ pub fn run(args: ServeArgs) -> ExitCode {
         Ok(Ended::Cleanly) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce) => ExitCode::FAILURE,
         Err(error) => {
+            // For whoever started it by hand; the log's reader finds it there too.
+            eprintln!("mcpo-bridge: {error}");
             tracing::error!("{error}");
             match error {
                 ServeError::Config(_) => ExitCode::from(2),

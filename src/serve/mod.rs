@@ -97,9 +97,13 @@ pub async fn serve(settings: Settings, port_file: Option<PathBuf>) -> Result<End
     app.engine.stopping.cancel();
     tokio::select! {
         () = drain(&app, server) => {}
-        () = signals.stop() => return Ok(Ended::AtOnce),
+        () = signals.stop() => {
+            app.store.leave();
+            return Ok(Ended::AtOnce);
+        }
     }
     background.stop().await;
+    app.store.leave();
     tracing::info!("stopped");
     Ok(Ended::Cleanly)
 }
@@ -138,6 +142,8 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>) 
     tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
     engine.running.wait().await;
     engine.sessions.end_all().await;
+    app.catalog.close();
+    engine.children.none_left().await;
 }
 
 /// Appears whole or not at all: whoever waits for the file reads all of it.

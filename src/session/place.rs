@@ -49,12 +49,14 @@ impl Place {
             if anonymous && minted.is_none() {
                 return None;
             }
+            // What looks like one of ours is one of ours, or nobody's: no hint whose it is.
+            let must_exist = minted.is_some();
             let key = WorkspaceKey::session(principal, named, None);
             return Some(Self {
                 key,
                 class: Class::Lasting,
                 session: minted,
-                must_exist: anonymous,
+                must_exist,
             });
         }
         let minted = SessionId::random();

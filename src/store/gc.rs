@@ -48,7 +48,7 @@ pub struct GcReport {
 }
 
 /// A new workspace is not judged before its first call can have begun.
-const NEW: Duration = Duration::from_mins(1);
+const NEW: Duration = Duration::from_secs(5);
 
 impl Store {
     /// One round. With `user`, instead: that user's workspaces and links go now, whatever their

@@ -133,6 +133,13 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Instance {
+    /// Removes what belongs to this run. The lock itself is held until the process ends.
+    pub(super) fn leave(&self) {
         let gone =
             remove_files(&self.folder, self.id()).and_then(|()| remove::remove_tree(&self.staging));
         if let Err(error) = gone {

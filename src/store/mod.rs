@@ -82,6 +82,12 @@ impl Store {
         &self.instance
     }
 
+    /// Leaves the folder as this instance's last act, whoever still holds the store: its files and
+    /// staging go, and its leases are stale once the process ends.
+    pub fn leave(&self) {
+        self.instance.leave();
+    }
+
     /// Tells the other replicas that this one lives. Call every [`HEARTBEAT_EVERY`].
     pub fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
         self.instance.renew(now)
