@@ -41,7 +41,11 @@ pub async fn launch(
 ) -> Result<(Process, Pipes), ChildError> {
     let (control, pipes) = spawn(launch, supervisors)
         .map_err(|error| ChildError::not_started(format!("cannot start a process: {error}")))?;
-    let process = Process::started(control.0, control.1, supervisors.clone()).await?;
+    // A task of its own: a start whose caller left is still followed to its end.
+    let started = tokio::spawn(Process::started(control.0, control.1, supervisors.clone()));
+    let process = started.await.unwrap_or_else(|error| {
+        Err(ChildError::not_started(format!("its start was interrupted: {error}")))
+    })?;
     Ok((process, pipes))
 }
 

@@ -100,12 +100,16 @@ impl Sessions {
         let until = deadline.min(Instant::now() + self.settings.patience);
         let wait = async {
             loop {
+                let sessions = self.clone();
+                // A task of its own: an end once begun is finished, whoever gets the place.
+                let evicting = tokio::spawn(async move { sessions.evict_one().await });
                 let room = async {
-                    if !self.evict_one().await {
+                    if !evicting.await.unwrap_or(false) {
                         self.changed.notified().await;
                     }
                 };
                 tokio::select! {
+                    biased;
                     place = &mut place => return place.expect("never closed"),
                     () = room => {}
                 }

@@ -62,17 +62,8 @@ pub struct LogGuard {
 
 /// Starts the log of a process that serves: to stdout, and to the file if one is set.
 pub fn init(log: &Log) -> Result<LogGuard, LogError> {
-    install(log, Box::new(io::stdout()), io::stdout().is_terminal())
-}
-
-/// Starts the log of a command whose stdout is its answer: to stderr, and to the file if one is
-/// set.
-pub fn init_for_command(log: &Log) -> Result<LogGuard, LogError> {
-    install(log, Box::new(io::stderr()), io::stderr().is_terminal())
-}
-
-fn install(log: &Log, out: Box<dyn Write + Send>, terminal: bool) -> Result<LogGuard, LogError> {
-    let mut outputs = vec![(out, format(log.format, terminal))];
+    let format = format(log.format, io::stdout().is_terminal());
+    let mut outputs: Vec<Output> = vec![(Box::new(io::stdout()), format)];
     if let Some(path) = &log.file {
         outputs.push((Box::new(open(path)?), Format::Json));
     }

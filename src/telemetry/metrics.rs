@@ -123,12 +123,12 @@ impl Metrics {
         server: &ServerName,
         tool: &str,
         outcome: &'static str,
-        took: Duration,
+        time: Duration,
     ) {
         let tool = ByTool::new(server, tool);
         self.call_seconds
             .get_or_create(&tool)
-            .observe(took.as_secs_f64());
+            .observe(time.as_secs_f64());
         self.calls.get_or_create(&tool.ended(outcome)).inc();
     }
 
@@ -142,13 +142,13 @@ impl Metrics {
         live(&self.children.get_or_create(&ByMode { mode }))
     }
 
-    /// A child is ready after `took`.
-    pub fn child_started(&self, server: &ServerName, took: Duration) {
+    /// A child is ready after `time`.
+    pub fn child_started(&self, server: &ServerName, time: Duration) {
         self.start_ended(server, "ok");
         let server = ByServer::new(server);
         self.child_start_seconds
             .get_or_create(&server)
-            .observe(took.as_secs_f64());
+            .observe(time.as_secs_f64());
     }
 
     /// A child did not become ready.

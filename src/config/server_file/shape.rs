@@ -74,11 +74,11 @@ fn expected(key: &str) -> Expected {
     let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
     match alias.map_or(key, |(_, key)| key) {
         "command" => {
-            Expected::hidden(r#"the program alone, as a string; the rest goes into "args""#)
+            Expected::shown(r#"the program alone, as a string; the rest goes into "args""#)
         }
         "args" => Expected::hidden(r#"a list of strings: ["--port", "8080"]"#),
         "env" | "headers" => Expected::hidden(r#"an object of strings, numbers in quotes: "8080""#),
-        "cwd" => Expected::hidden("a folder, as a string"),
+        "cwd" => Expected::shown("a folder, as a string"),
         "url" => Expected::hidden("an http or https URL, as a string"),
         "type" => Expected::shown(r#"one of "stdio", "streamable-http", "sse""#),
         "mode" => Expected::shown(r#"one of "stateful", "stateless", "shared""#),
@@ -90,15 +90,15 @@ fn expected(key: &str) -> Expected {
             Expected::shown("a whole number without quotes, from 1 to 1000")
         }
         "disabled" | "enabled" => Expected::shown("true or false, without quotes"),
-        "usage_guide" | "post_instruction" => Expected::hidden("a string"),
+        "usage_guide" | "post_instruction" => Expected::shown("a string"),
         "enabledTools" | "disabledTools" => {
-            Expected::hidden(r#"a list of tool names: ["read_sheet", "write_sheet"]"#)
+            Expected::shown(r#"a list of tool names: ["read_sheet", "write_sheet"]"#)
         }
         "file_path_fields" | "resolve_path_fields" => {
-            Expected::hidden(r#"a list of field names: ["file_path"]"#)
+            Expected::shown(r#"a list of field names: ["file_path"]"#)
         }
         "before_end" => {
-            Expected::hidden(r#"an object: {"tool": "save", "arguments": {"name": "backup"}}"#)
+            Expected::shown(r#"an object: {"tool": "save", "arguments": {"name": "backup"}}"#)
         }
         "client_header_forwarding" | "oauth" => Expected::hidden("an object, as mcpo has it"),
         _ => Expected::hidden("what docs/mcp-servers.schema.json says"),

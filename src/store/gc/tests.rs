@@ -179,13 +179,13 @@ fn a_new_workspace_is_not_taken_before_its_first_call() {
     };
     assert_eq!(
         store
-            .collect(&none, None, later(folder.now, 59))
+            .collect(&none, None, later(folder.now, 4))
             .removed_jobs,
         0
     );
     assert_eq!(
         store
-            .collect(&none, None, later(folder.now, 60))
+            .collect(&none, None, later(folder.now, 5))
             .removed_jobs,
         1
     );

@@ -1,6 +1,9 @@
 //! One line of the log: its fields, and the two ways to write it.
 
-use std::{error::Error, fmt};
+use std::{
+    error::Error,
+    fmt::{self, Write as _},
+};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -28,7 +31,7 @@ pub enum Format {
 #[derive(Debug, Default)]
 pub struct Fields {
     values: Map<String, Value>,
-    /// A field holds JSON that becomes part of the line.
+    /// The field [`FILES`] holds JSON, which becomes part of the line.
     audit: bool,
 }
 
@@ -98,9 +101,12 @@ impl Line {
     }
 
     fn text(&self, colour: bool) -> String {
-        let paint = |code: &str, text: &str| match colour {
-            true => format!("\x1b[{code}m{text}\x1b[0m"),
-            false => text.to_owned(),
+        let paint = |code: &str, text: &str| {
+            if colour {
+                format!("\x1b[{code}m{text}\x1b[0m")
+            } else {
+                text.to_owned()
+            }
         };
         let code = match self.level {
             "CRITICAL" | "ERROR" => "31",
@@ -116,8 +122,8 @@ impl Line {
             escaped(&self.message),
         );
         for (name, value) in &self.fields {
-            line += &format!(" {}", paint("2", &format!("{}=", escaped(name))));
-            line += &shown(value);
+            let name = paint("2", &format!("{}=", escaped(name)));
+            let _ = write!(line, " {name}{}", shown(value));
         }
         line + "\n"
     }
@@ -171,7 +177,7 @@ fn escaped(text: &str) -> String {
     for c in text.chars() {
         let hidden = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if c.is_control() || hidden {
-            clean += &format!("\\u{:04x}", u32::from(c));
+            let _ = write!(clean, "\\u{:04x}", u32::from(c));
         } else {
             clean.push(c);
         }
@@ -198,11 +204,10 @@ impl Visit for Fields {
         self.insert(field, bounded(format!("{value:?}")).into());
     }
 
-    fn record_str(&mut self, field: &Field, value: &str) {
-        let value = match serde_json::from_str(value) {
-            Ok(files) if self.audit && field.name() == FILES => files,
-            _ => bounded(value.to_owned()).into(),
-        };
+    fn record_str(&mut self, field: &Field, text: &str) {
+        let json = self.audit && field.name() == FILES;
+        let value = json.then(|| serde_json::from_str(text).ok()).flatten();
+        let value = value.unwrap_or_else(|| bounded(text.to_owned()).into());
         self.insert(field, value);
     }
 
@@ -210,7 +215,7 @@ impl Visit for Fields {
         let mut text = value.to_string();
         let mut source = value.source();
         while let Some(error) = source {
-            text += &format!(": {error}");
+            let _ = write!(text, ": {error}");
             source = error.source();
         }
         self.insert(field, bounded(text).into());
