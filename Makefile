@@ -1,0 +1,86 @@
+# mcpo-bridge: the commands of this house. `make` lists them.
+# What a run needs beyond Rust and Python 3 is put into .tools/ and .run/ of this checkout.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Where `make run` listens and keeps its things: make run MCPO_PORT=9000
+MCPO_HOST ?= 127.0.0.1
+MCPO_PORT ?= 8080
+MCPO_BASE_URL ?= http://localhost:$(MCPO_PORT)
+MCPO_CONFIG_FILE ?= config/mcp-servers.json
+MCPO_JOBS_DIR ?= .run/jobs
+MCPO_TOOLS_DIR ?= .run/tools
+
+# More flags for `mcpo-bridge serve`, `scripts/test` and `scripts/bench`
+RUN_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+# In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
+LOCKED := $(if $(CI),--locked)
+PYTHON_DIRS := bench examples scripts tests/fixtures
+
+# A uv of our own comes last: one that is installed already is honoured.
+export PATH := $(PATH):$(CURDIR)/.tools/bin
+
+.PHONY: help run build test lint fmt fmt-check clippy doc python check-example bench deny clean uv
+
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: uv build $(MCPO_CONFIG_FILE) ## Build and start the bridge with the example servers on port 8080
+	env MCPO_HOST='$(MCPO_HOST)' MCPO_PORT='$(MCPO_PORT)' MCPO_BASE_URL='$(MCPO_BASE_URL)' \
+	MCPO_CONFIG_FILE='$(MCPO_CONFIG_FILE)' MCPO_JOBS_DIR='$(MCPO_JOBS_DIR)' \
+	MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' \
+	target/release/mcpo-bridge serve $(RUN_ARGS)
+
+build: ## Build the release binary, target/release/mcpo-bridge
+	cargo build --release $(LOCKED)
+
+# No prerequisite: a config of one's own is never overwritten by a newer example.
+config/mcp-servers.json:
+	mkdir -p config
+	cp mcp-servers.json.example $@
+
+test: uv lint check-example ## Prove everything: format, lints, docs, example config, all tests
+	scripts/test $(TEST_ARGS)
+
+lint: fmt-check clippy doc python ## Check format, clippy, documentation and Python files
+
+fmt: ## Format the Rust code
+	cargo fmt
+
+fmt-check:
+	cargo fmt --check
+
+clippy:
+	cargo clippy $(LOCKED) --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --no-deps --document-private-items
+
+python:
+	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m compileall -q -f $(PYTHON_DIRS)
+	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s bench -t .
+
+# Starts each server of the example and lists its tools, as its users' machines will.
+check-example: uv
+	cargo build $(LOCKED)
+	env MCPO_JOBS_DIR=.run/check-jobs MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_START_TIMEOUT=180 \
+	target/debug/mcpo-bridge check --config mcp-servers.json.example
+
+bench: ## Measure the bridge against its child's bare stdio, side by side
+	scripts/bench $(BENCH_ARGS)
+
+deny: ## Check the dependencies' licences, sources and advisories (cargo-deny)
+	@cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked
+	cargo deny --all-features check
+
+clean: ## Remove what was built, installed and run here (config/ stays)
+	cargo clean
+	rm -rf .run .tools
+
+uv:
+	@scripts/ensure-uv

@@ -1,0 +1,105 @@
+"""The command: which contenders, how many calls, and where the numbers go."""
+
+import argparse
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench import report
+from bench.contender import Fault
+from bench.contenders import Bridge, Loopback, Stdio
+from bench.echo_child import ROOT
+from bench.rounds import Plan, measure
+
+BASELINE = Stdio.name
+FLOOR = Loopback.name
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="A shared echo child called through the bridge and over its bare pipes, in one run.",
+    )
+    parser.add_argument("--calls", type=int, default=6000, help="timed calls of each contender (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=6, help="into which they are split (default %(default)s)")
+    parser.add_argument("--warm", type=int, default=300, help="calls before each round that do not count (default %(default)s)")
+    parser.add_argument("--bytes", type=int, default=64, help="size of each payload (default %(default)s)")
+    parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "mcpo-bridge")
+    parser.add_argument("--only", metavar="NAMES", help="contenders, comma-separated: stdio,loopback,bridge (stdio always runs)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    chosen = parser.parse_args()
+    if min(chosen.rounds, chosen.bytes) < 1 or chosen.warm < 0 or chosen.calls < chosen.rounds:
+        parser.error("--rounds and --bytes are at least 1, --calls at least --rounds, --warm not negative")
+    return chosen
+
+
+def contenders(chosen):
+    every = [Stdio(), Loopback(), Bridge(chosen.binary)]
+    names = {contender.name for contender in every}
+    wanted = set(chosen.only.split(",")) | {BASELINE} if chosen.only else names
+    if unknown := wanted - names:
+        raise Fault(f"no such contender: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
+    if Bridge.name in wanted and not chosen.binary.is_file():
+        raise Fault(f"{chosen.binary} is missing: run `cargo build --release`, or scripts/bench")
+    return [contender for contender in every if contender.name in wanted]
+
+
+def progress(plan):
+    if not sys.stderr.isatty():
+        return lambda turn: None
+    return lambda turn: print(f"\rround {turn + 1} of {plan.rounds} ", end="", file=sys.stderr, flush=True)
+
+
+def run(chosen):
+    plan = Plan(chosen.rounds, chosen.calls // chosen.rounds, chosen.warm, chosen.bytes)
+    running, host = contenders(chosen), report.machine()
+    versions = {contender.name: contender.version() for contender in running}
+    with ExitStack() as stack:
+        lines = {}
+        for contender in running:
+            stack.enter_context(contender)
+            lines[contender.name] = contender.connect()
+            stack.callback(lines[contender.name].close)
+        results = measure(lines, plan, progress(plan))
+    if sys.stderr.isatty():
+        print("\r" + " " * 20 + "\r", end="", file=sys.stderr)
+    # Printed only now: a bridge that does not end well is a run that did not go well.
+    tell(running, plan, host, versions, results)
+    if chosen.json:
+        chosen.json.write_text(report.as_json(results, plan, host, versions) + "\n")
+
+
+def tell(running, plan, host, versions, results):
+    print(", ".join(f"{what} {value}" for what, value in host.items()))
+    print(
+        f"one caller, a call at a time: {plan.rounds} alternating rounds of {plan.calls} calls"
+        f" ({plan.total} each), {plan.size} bytes, no errors\n"
+    )
+    for contender in running:
+        version = versions[contender.name]
+        print(f"  {contender.name:<9} {contender.about}" + (f" ({version})" if version != "-" else ""))
+    print("\n" + report.table(results, BASELINE))
+    if {Bridge.name, FLOOR} <= results.keys():
+        bridge, floor, child = (results[name].percentile(50) / 1e6 for name in (Bridge.name, FLOOR, BASELINE))
+        print(
+            f"\nthrough the bridge, a call takes {bridge / child:.2f} x the child's bare stdio (p50): {bridge:.3f} ms,"
+            f"\nwhere the child's pipes alone take {child:.3f}, and HTTP and this client alone {floor:.3f}"
+        )
+
+
+def main():
+    # So that `with` blocks end what they started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        run(arguments())
+    except Fault as fault:
+        print(f"\nbench: {fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
