@@ -44,7 +44,9 @@ pub async fn launch(
     // A task of its own: a start whose caller left is still followed to its end.
     let started = tokio::spawn(Process::started(control.0, control.1, supervisors.clone()));
     let process = started.await.unwrap_or_else(|error| {
-        Err(ChildError::not_started(format!("its start was interrupted: {error}")))
+        Err(ChildError::not_started(format!(
+            "its start was interrupted: {error}"
+        )))
     })?;
     Ok((process, pipes))
 }
