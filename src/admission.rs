@@ -81,17 +81,14 @@ impl Admission {
         hand_out(&self.state);
         let began = Instant::now();
         let until = deadline.min(began + self.patience);
-        match tokio::time::timeout_at(until, granted).await {
-            Ok(Ok(permit)) => Ok(permit),
-            // The sender is only dropped with its waiter, after a permit was sent.
-            Ok(Err(_)) | Err(_) => {
-                let running = lock(&self.state).total;
-                Err(Busy {
-                    running,
-                    waited: began.elapsed(),
-                })
-            }
+        if let Ok(Ok(permit)) = tokio::time::timeout_at(until, granted).await {
+            return Ok(permit);
         }
+        let running = lock(&self.state).total;
+        Err(Busy {
+            running,
+            waited: began.elapsed(),
+        })
     }
 
     /// Running and waiting calls.

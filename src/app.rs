@@ -17,7 +17,7 @@ use crate::{
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children, Listener},
     config::{Loaded, Settings},
-    identity::{Identity, Refusal},
+    identity::Identity,
     model::{Principal, ServerName},
     session::{SessionSettings, Sessions, SharedChildren},
     store::Store,
@@ -126,8 +126,7 @@ impl App {
         let version = |name: &ServerName| config.servers.get(name).map(|spec| spec.version());
         self.engine
             .sessions
-            .end_outdated(|session| version(&session.spec.name) == Some(session.version))
-            .await;
+            .end_outdated(|session| version(&session.spec.name) == Some(session.version));
         self.engine
             .shared
             .end_outdated(|name, running| version(name) == Some(running))
@@ -207,12 +206,12 @@ impl App {
     }
 
     /// Writes the audit line of a request that was turned away.
-    pub fn audit_refusal(&self, address: IpAddr, server: &str, tool: &str, refusal: &Refusal) {
+    pub fn audit_refusal(address: IpAddr, server: &str, tool: &str, kind: &'static str) {
         audit(&AuditEvent {
             address: Some(address),
             server: Some(server),
             tool: Some(tool),
-            ..AuditEvent::new(Action::Refusal, &Principal::Anonymous, refusal.kind())
+            ..AuditEvent::new(Action::Refusal, &Principal::Anonymous, kind)
         });
     }
 }

@@ -8,8 +8,8 @@ use crate::{
 
 /// A finished call.
 pub struct Answer {
-    /// What the server said.
-    pub outcome: Outcome,
+    /// The server's `CallToolResult`, the folder's path taken out.
+    pub outcome: RawJson,
     /// What the call left on disk.
     pub files: Published,
     /// What the model should know beside the result.
@@ -17,9 +17,6 @@ pub struct Answer {
     /// For a caller without a chat: how to come back.
     pub session: Option<SessionId>,
 }
-
-/// The server's `CallToolResult`, the folder's path taken out.
-pub type Outcome = RawJson;
 
 /// Something that the model should be told once.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -71,11 +71,6 @@ impl Link {
 }
 
 impl Published {
-    /// Whether the call left nothing.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
     /// All links, the archive's last.
     pub fn all(&self) -> impl Iterator<Item = &Artifact> {
         self.files.iter().chain(&self.archive)

@@ -21,14 +21,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::Admission,
     child::Children,
-    config::{Lang, ServerSpec, Settings},
+    config::{ServerSpec, Settings},
     model::{Caller, RawJson},
     session::{Sessions, SharedChildren},
     store::Store,
     telemetry::Metrics,
 };
 
-pub use answer::{Answer, Notice, Outcome};
+pub use answer::{Answer, Notice};
 pub use error::CallError;
 pub use files::{Link, Published, snapshot_limits};
 
@@ -75,10 +75,4 @@ struct Running {
     deadline: Instant,
     /// The caller hung up.
     left: CancellationToken,
-}
-
-impl Running {
-    fn lang(&self) -> Lang {
-        self.engine.settings.lang
-    }
 }

@@ -121,7 +121,7 @@ async fn write_folder(
         engine.store.journal(&job, mode, &entry)?;
         engine.store.update_metadata(&job, |metadata| {
             metadata.last_call_at = Some(Timestamp::now());
-            metadata.error = error.clone();
+            metadata.error.clone_from(&error);
             metadata.status = match (&error, metadata.live_sessions.is_empty()) {
                 (Some(_), _) => JobStatus::Failed,
                 (None, true) => JobStatus::Ended,

@@ -114,7 +114,7 @@ async fn ask(
     let child = children.ready(request).await?;
     let tools = tokio::time::timeout_at(deadline, list_tools(&child, job)).await;
     let memory = child.memory();
-    let hello = artifacts::relative(child.hello().raw.clone(), &job.paths());
+    let hello = artifacts::relative(child.hello().0.clone(), &job.paths());
     child.end(End::Kill).await;
     let tools = tools.unwrap_or(Err(ChildError::Timeout.into()))?;
     let hello = hello.read().unwrap_or_default();

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::{child::Children, config::ServerSpec, model::ServerName, store::Store};
 
 pub use learn::{LearnError, Learnt, learn};
-pub use offer::{Offer, OfferedTool};
+pub use offer::Offer;
 
 use learner::Learner;
 

@@ -244,7 +244,7 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
                         let _ = sender.send(outcome);
                     }
                 }
-                Message::Request { id, method, .. } => self.reply(&id, &method),
+                Message::Request { id, method } => self.reply(&id, &method),
                 Message::Notification { method, params } => {
                     (self.listener)(&method, params.as_ref());
                 }

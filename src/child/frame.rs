@@ -18,11 +18,7 @@ pub enum Message {
         outcome: Result<RawJson, RawJson>,
     },
     /// The child asks something.
-    Request {
-        id: RawJson,
-        method: String,
-        params: Option<RawJson>,
-    },
+    Request { id: RawJson, method: String },
     /// The child says something.
     Notification {
         method: String,
@@ -71,7 +67,6 @@ fn message(line: &Bytes) -> Option<Message> {
         (Some(method), Some(id)) => Some(Message::Request {
             id: raw(id),
             method: method.into_owned(),
-            params,
         }),
         (Some(method), None) => Some(Message::Notification {
             method: method.into_owned(),

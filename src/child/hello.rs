@@ -25,7 +25,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// For callers that can answer nothing: OpenAPI, and the catalogue.
+    /// For callers that can answer nothing: the OpenAPI door and the catalogue.
     pub fn silent() -> Self {
         Self {
             era: Era::Legacy,
@@ -35,14 +35,9 @@ impl Profile {
     }
 }
 
-/// A child's answer to `initialize`.
+/// A child's answer to `initialize`: the whole result, as it came.
 #[derive(Debug, Clone)]
-pub struct Hello {
-    /// The whole result, as it came.
-    pub raw: RawJson,
-    /// The parts that we read.
-    pub parts: HelloParts,
-}
+pub struct Hello(pub RawJson);
 
 /// What we read of the answer to `initialize`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -87,13 +82,10 @@ pub async fn introduce(
             return Ok(Err(ChildError::not_started(why)));
         }
     };
-    let parts = match raw.read::<HelloParts>() {
-        Ok(parts) => parts,
-        Err(error) => {
-            let why = format!("its answer to initialize is no InitializeResult: {error}");
-            return Ok(Err(ChildError::not_started(why)));
-        }
-    };
+    if let Err(error) = raw.read::<HelloParts>() {
+        let why = format!("its answer to initialize is no InitializeResult: {error}");
+        return Ok(Err(ChildError::not_started(why)));
+    }
     connection.notify("notifications/initialized", None);
-    Ok(Ok(Hello { raw, parts }))
+    Ok(Ok(Hello(raw)))
 }

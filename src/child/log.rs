@@ -125,7 +125,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("server.log");
         let log = ServerLog::new("excel", path.clone());
-        let mut flood = "x".repeat(999).repeat(1) + "\n";
+        let mut flood = "x".repeat(999) + "\n";
         flood = flood.repeat(4000);
         flood.push_str(&"y".repeat(100_000));
         flood.push_str("\nlast words\n");

@@ -31,7 +31,7 @@ use crate::{
 
 pub use connection::{Listener, Outcome};
 pub use control::{End, ExitStatus, SUPERVISE};
-pub use hello::{Era, Hello, HelloParts, Profile, ServerInfo};
+pub use hello::{Hello, HelloParts, Profile};
 pub use supervisor::supervise;
 
 use connection::{Closed, Connection};

@@ -93,10 +93,6 @@ fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
         .spawn();
     let _ = std::fs::write("/proc/self/oom_score_adj", own_score.trim());
     // Waited for by number: orphans that come to us are reaped by the same call.
-    #[expect(
-        clippy::zombie_processes,
-        reason = "Supervisor::reap waits for every child"
-    )]
     let child = child?;
     Pid::from_raw(child.id().cast_signed()).ok_or_else(|| std::io::ErrorKind::Other.into())
 }
@@ -151,8 +147,8 @@ impl Bridge {
         let lines: Vec<u8> = self.pending.drain(..=end).collect();
         let text = String::from_utf8_lossy(&lines);
         text.lines()
-            .filter_map(End::times)
-            .last()
+            .rev()
+            .find_map(End::times)
             .map(|(wait, grace)| Order::End(wait, grace))
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     app::App,
     call::Call,
     catalog::{Knowledge, Offer},
-    config::Mode,
+    config::{Mode, ServerSpec},
     model::Caller,
     openapi::{self, path_segment},
     telemetry::RequestId,
@@ -51,15 +51,25 @@ async fn call(
     peer: SocketAddr,
     request: Request,
 ) -> Result<Response, Problem> {
+    let prepared = prepare(app, server, tool, peer, request).await;
+    let (call, spec) = prepared.inspect_err(|problem| {
+        // What runs leaves its own line.
+        App::audit_refusal(peer.ip(), server, tool, problem.kind());
+    })?;
+    let answer = app.engine.run(call).await.map_err(Problem::from)?;
+    answer::response(&answer, &spec, &app.settings)
+}
+
+/// Everything that can be wrong with a call before it runs.
+async fn prepare(
+    app: &Arc<App>,
+    server: &str,
+    tool: &str,
+    peer: SocketAddr,
+    request: Request,
+) -> Result<(Call, Arc<ServerSpec>), Problem> {
     let (parts, body) = request.into_parts();
-    let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
-    let caller = app
-        .identity
-        .authenticate(&parts.headers, peer.ip())
-        .map_err(|refusal| {
-            app.audit_refusal(peer.ip(), server, tool, &refusal);
-            Problem::from(refusal)
-        })?;
+    let caller = app.identity.authenticate(&parts.headers, peer.ip())?;
     let offer = offer(app, server).await?;
     let offered = offer
         .tool(tool)
@@ -68,6 +78,7 @@ async fn call(
     let checked = offered.rules().check(&arguments);
     let arguments = checked.map_err(|faults| Problem::bad_arguments(&faults))?;
     note_missing_chat(app, &offer, &caller);
+    let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
     let call = Call {
         caller,
         spec: offer.spec.clone(),
@@ -75,8 +86,7 @@ async fn call(
         arguments,
         request_id: request_id.unwrap_or_default().into(),
     };
-    let answer = app.engine.run(call).await.map_err(Problem::from)?;
-    answer::response(&answer, &offer.spec, &app.settings)
+    Ok((call, offer.spec.clone()))
 }
 
 async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, Problem> {

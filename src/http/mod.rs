@@ -10,6 +10,5 @@ mod metrics;
 mod problem;
 mod routes;
 
-pub use health::{Health, Status};
 pub use problem::Problem;
 pub use routes::router;

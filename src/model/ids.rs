@@ -1,6 +1,9 @@
 //! Identifiers. Those that grant access are random and print only as a short digest in logs.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt::{self, Write as _},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -76,12 +79,18 @@ fn parse_token(text: &str) -> Result<Box<str>, InvalidToken> {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
 fn short_digest(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
-    digest[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&digest[..4])
 }
 
 macro_rules! token {
@@ -171,7 +180,7 @@ impl WorkspaceKey {
 
     /// Lower-case hex, 64 letters: the name of the binding in the store.
     pub fn to_hex(self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.0)
     }
 }
 

@@ -9,5 +9,5 @@ mod tool;
 pub use ids::{JobId, LinkToken, SessionId, WorkspaceKey};
 pub use principal::{Caller, Principal, UserInfo};
 pub use raw_json::RawJson;
-pub use server_name::{InvalidServerName, ServerName};
+pub use server_name::ServerName;
 pub use tool::Tool;

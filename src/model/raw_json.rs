@@ -11,6 +11,10 @@ pub struct RawJson(Bytes);
 
 impl RawJson {
     /// Checks that `bytes` is exactly one JSON value.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the value keeps the buffer alive"
+    )]
     pub fn parse(bytes: Bytes) -> Result<Self, serde_json::Error> {
         let value: &RawValue = serde_json::from_slice(&bytes)?;
         let trimmed = bytes.slice_ref(value.get().as_bytes());

@@ -23,18 +23,18 @@ impl Sessions {
             let latest = Instant::now() + self.settings.cleanup_interval;
             let wake = next.map_or(latest, |next| next.min(latest));
             let _ = tokio::time::timeout_at(wake, self.changed.notified()).await;
-            self.end_idle().await;
+            self.end_idle();
             self.close_unused().await;
         }
     }
 
-    async fn end_idle(self: &Arc<Self>) {
+    fn end_idle(self: &Arc<Self>) {
         let now = Instant::now();
         for workspace in self.workspaces() {
             for session in workspace.sessions() {
                 let over = session.in_flight() == 0 && session.idle_end(ONE_CALL_IDLE) <= now;
                 // A dead child needs no idle time.
-                if !(over || !session.child.is_alive()) {
+                if !over && session.child.is_alive() {
                     continue;
                 }
                 if let Some(turn) = workspace.turn_if_idle() {
@@ -75,7 +75,7 @@ impl Sessions {
     }
 
     /// Ends the sessions of servers that are no longer configured, or otherwise, as their calls end.
-    pub async fn end_outdated(self: &Arc<Self>, current: impl Fn(&Session) -> bool) {
+    pub fn end_outdated(self: &Arc<Self>, current: impl Fn(&Session) -> bool) {
         for workspace in self.workspaces() {
             for session in workspace
                 .sessions()

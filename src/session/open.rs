@@ -66,7 +66,6 @@ impl Sessions {
             let before = metadata.server_names;
             tracing::debug!(job = ?found.job.id(), %server, "workspace opened");
             Ok(Arc::new(Workspace::new(
-                place.key,
                 found.job,
                 found.lease,
                 files,

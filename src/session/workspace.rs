@@ -19,15 +19,13 @@ use crate::{
     artifacts::Snapshot,
     child::Child,
     config::{ServerSpec, SpecVersion},
-    model::{ServerName, WorkspaceKey},
+    model::ServerName,
     store::{Job, Lease},
     telemetry::Live,
 };
 
 /// One chat's folder while anybody works in it.
 pub struct Workspace {
-    /// Its key.
-    pub key: WorkspaceKey,
     /// Its folder.
     pub job: Job,
     /// Our right to it.
@@ -84,14 +82,12 @@ pub enum Turn {
 impl Workspace {
     /// A workspace whose lease we hold. `worked_before` names the servers that ever ran here.
     pub fn new(
-        key: WorkspaceKey,
         job: Job,
         lease: Lease,
         files: Snapshot,
         worked_before: impl IntoIterator<Item = String>,
     ) -> Self {
         Self {
-            key,
             job,
             lease,
             files: tokio::sync::Mutex::new(files),
