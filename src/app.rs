@@ -206,12 +206,18 @@ impl App {
     }
 
     /// Writes the audit line of a request that was turned away.
-    pub fn audit_refusal(address: IpAddr, server: &str, tool: &str, kind: &'static str) {
+    pub fn audit_refusal(
+        address: IpAddr,
+        principal: &Principal,
+        server: &str,
+        tool: &str,
+        kind: &'static str,
+    ) {
         audit(&AuditEvent {
             address: Some(address),
             server: Some(server),
             tool: Some(tool),
-            ..AuditEvent::new(Action::Refusal, &Principal::Anonymous, kind)
+            ..AuditEvent::new(Action::Refusal, principal, kind)
         });
     }
 }

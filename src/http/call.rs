@@ -14,7 +14,7 @@ use crate::{
     call::Call,
     catalog::{Knowledge, Offer},
     config::{Mode, ServerSpec},
-    model::Caller,
+    model::{Caller, Principal},
     openapi::{self, path_segment},
     telemetry::RequestId,
 };
@@ -51,10 +51,21 @@ async fn call(
     peer: SocketAddr,
     request: Request,
 ) -> Result<Response, Problem> {
-    let prepared = prepare(app, server, tool, peer, request).await;
+    let (parts, body) = request.into_parts();
+    let caller = app
+        .identity
+        .authenticate(&parts.headers, peer.ip())
+        .map_err(Problem::from);
+    let caller = caller.inspect_err(|problem| {
+        let nobody = Principal::Anonymous;
+        App::audit_refusal(peer.ip(), &nobody, server, tool, problem.kind());
+    })?;
+    let principal = caller.principal.clone();
+    let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
+    let prepared = prepare(app, server, tool, caller, body, request_id).await;
     let (call, spec) = prepared.inspect_err(|problem| {
         // What runs leaves its own line.
-        App::audit_refusal(peer.ip(), server, tool, problem.kind());
+        App::audit_refusal(peer.ip(), &principal, server, tool, problem.kind());
     })?;
     let answer = app.engine.run(call).await.map_err(Problem::from)?;
     answer::response(&answer, &spec, &app.settings)
@@ -65,11 +76,10 @@ async fn prepare(
     app: &Arc<App>,
     server: &str,
     tool: &str,
-    peer: SocketAddr,
-    request: Request,
+    caller: Caller,
+    body: Body,
+    request_id: Option<String>,
 ) -> Result<(Call, Arc<ServerSpec>), Problem> {
-    let (parts, body) = request.into_parts();
-    let caller = app.identity.authenticate(&parts.headers, peer.ip())?;
     let offer = offer(app, server).await?;
     let offered = offer
         .tool(tool)
@@ -78,7 +88,6 @@ async fn prepare(
     let checked = offered.rules().check(&arguments);
     let arguments = checked.map_err(|faults| Problem::bad_arguments(&faults))?;
     note_missing_chat(app, &offer, &caller);
-    let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
     let call = Call {
         caller,
         spec: offer.spec.clone(),
