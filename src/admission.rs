@@ -13,6 +13,9 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::model::Principal;
 
+/// Each waiting call keeps its body in memory: beyond this many, callers are sent away at once.
+const LONGEST_QUEUE: usize = 1000;
+
 /// The calls that may run at once, and the queue in front of them.
 #[derive(Clone)]
 pub struct Admission {
@@ -73,6 +76,13 @@ impl Admission {
         let (turn, granted) = oneshot::channel();
         {
             let mut state = lock(&self.state);
+            state.queue.retain(|waiter| !waiter.turn.is_closed());
+            if state.queue.len() >= LONGEST_QUEUE {
+                return Err(Busy {
+                    running: state.total,
+                    waited: Duration::ZERO,
+                });
+            }
             state.queue.push_back(Waiter {
                 principal: principal.clone(),
                 turn,

@@ -25,9 +25,10 @@ use crate::{
 };
 
 /// What Open WebUI needs so that calls carry a chat.
-const NO_CHAT: &str = "stateful calls arrive without a chat, so each gets a process and a folder of \
-    its own: set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI, or add the custom header \
-    X-OpenWebUI-Chat-Id: {{CHAT_ID}} to the connection";
+const NO_CHAT: &str = "stateful calls arrive without a chat that belongs to a user or a key, so each \
+    gets a process and a folder of its own: set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI \
+    (or add the custom headers X-OpenWebUI-Chat-Id: {{CHAT_ID}} and X-OpenWebUI-User-Id: \
+    {{USER_ID}} to the connection), and let it send the API key or come from a trusted address";
 
 /// The running bridge.
 pub struct App {
@@ -82,6 +83,7 @@ impl App {
             metrics: metrics.clone(),
             running: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            ending: CancellationToken::new(),
         });
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
@@ -238,7 +240,9 @@ fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Sen
 fn child_settings(settings: &Settings) -> ChildSettings {
     let limits = &settings.limits;
     ChildSettings {
-        tools_dir: settings.tools_dir.clone(),
+        // Children start in folders of their own: a relative path would mean theirs.
+        tools_dir: std::path::absolute(&settings.tools_dir)
+            .unwrap_or_else(|_| settings.tools_dir.clone()),
         start_timeout: limits.start_timeout,
         max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),
         max_starts: limits.max_starts.get(),

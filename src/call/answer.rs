@@ -1,10 +1,7 @@
 //! What a call gives its door, and the sentences around it.
 
 use super::Published;
-use crate::{
-    config::Lang,
-    model::{RawJson, SessionId},
-};
+use crate::{config::Lang, model::RawJson};
 
 /// A finished call.
 pub struct Answer {
@@ -14,8 +11,6 @@ pub struct Answer {
     pub files: Published,
     /// What the model should know beside the result.
     pub notices: Vec<Notice>,
-    /// For a caller without a chat: how to come back.
-    pub session: Option<SessionId>,
 }
 
 /// Something that the model should be told once.

@@ -158,7 +158,7 @@ impl CallEngine {
             SnapshotError::Io(error) => CallError::Internal(error.to_string()),
             over => CallError::DiskFull(over.to_string()),
         })?;
-        self.check_quota(&snapshot)?;
+        self.check_quota(job, &snapshot)?;
         let mut paths: Vec<RelativePath> = artifacts::changed(before, &snapshot)
             .into_iter()
             .map(|ChangedFile { path, .. }| path)
@@ -236,13 +236,23 @@ impl CallEngine {
     }
 
     /// A workspace over its quota takes no further files.
-    fn check_quota(&self, snapshot: &Snapshot) -> Result<(), CallError> {
-        let (used, limits) = (snapshot.usage(), &self.settings.files);
-        if used.bytes > limits.max_workspace_bytes {
+    fn check_quota(&self, job: &Job, snapshot: &Snapshot) -> Result<(), CallError> {
+        let limits = &self.settings.files;
+        // What cannot be looked through, because there is too much of it, is over the quota too.
+        let beside = |folder: &Path| match Snapshot::take(folder, &snapshot_limits(&self.settings))
+        {
+            Ok(found) => found.usage().bytes,
+            Err(SnapshotError::Io(_)) => 0,
+            Err(_) => u64::MAX,
+        };
+        let used = [beside(&job.home()), beside(&job.tmp())]
+            .into_iter()
+            .fold(snapshot.usage().bytes, u64::saturating_add);
+        if used > limits.max_workspace_bytes {
             return Err(CallError::DiskFull(format!(
                 "this chat's folder takes {} bytes of the {} allowed (MCPO_MAX_WORKSPACE_BYTES): \
                  delete files, or start a new chat",
-                used.bytes, limits.max_workspace_bytes
+                used, limits.max_workspace_bytes
             )));
         }
         Ok(())

@@ -23,7 +23,7 @@ use crate::{
     child::Children,
     config::{ServerSpec, Settings},
     model::{Caller, RawJson},
-    session::{Sessions, SharedChildren},
+    session::{Place, Sessions, SharedChildren},
     store::Store,
     telemetry::Metrics,
 };
@@ -50,8 +50,10 @@ pub struct CallEngine {
     pub metrics: Arc<Metrics>,
     /// Running calls, for a shutdown that waits for them.
     pub running: TaskTracker,
-    /// Set when no call may begin any more.
+    /// Set when no call may begin any more; those that wait for their turn are sent away.
     pub stopping: CancellationToken,
+    /// Set when running calls have had their time.
+    pub ending: CancellationToken,
 }
 
 /// One call, checked as far as a door can.
@@ -60,6 +62,8 @@ pub struct Call {
     pub caller: Caller,
     /// Which server.
     pub spec: Arc<ServerSpec>,
+    /// Where a stateful call works; not looked at for others.
+    pub place: Place,
     /// Which tool, as the server spells it.
     pub tool: Box<str>,
     /// A JSON object.

@@ -58,14 +58,23 @@ impl Running {
         tokio::select! {
             outcome = wait => outcome,
             () = self.left.cancelled() => Err(CallError::Left),
+            () = self.engine.ending.cancelled() => Err(CallError::ShuttingDown),
             () = tokio::time::sleep_until(self.deadline) => {
                 Err(CallError::Timeout(self.call.spec.timeout))
             }
         }
     }
 
-    /// Waits for its turn: bounded, and then 429.
+    /// Waits for its turn: bounded, and then 429; sent away when the bridge stops.
     pub(super) async fn queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
+        tokio::select! {
+            biased;
+            () = self.engine.stopping.cancelled() => Err(CallError::ShuttingDown),
+            turn = self.bounded(turn) => turn,
+        }
+    }
+
+    async fn bounded<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
         let patience = self.engine.settings.limits.queue_timeout;
         let bounded = async {
             tokio::time::timeout(patience, turn).await.map_err(|_| {
@@ -89,6 +98,7 @@ impl Running {
                 Err(error) => Err(CallError::Child(error)),
             },
             () = self.left.cancelled() => Err(CallError::Left),
+            () = self.engine.ending.cancelled() => Err(CallError::ShuttingDown),
             () = tokio::time::sleep_until(self.deadline) => {
                 Err(CallError::Timeout(self.call.spec.timeout))
             }

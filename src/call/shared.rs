@@ -21,11 +21,13 @@ impl Running {
                     outcome,
                     files,
                     notices: Vec::new(),
-                    session: None,
                 })
             }
             Err(error) => {
-                if matches!(error, CallError::Timeout(_) | CallError::Left) {
+                if matches!(
+                    error,
+                    CallError::Timeout(_) | CallError::Left | CallError::ShuttingDown
+                ) {
                     // That call alone is cancelled; the child is ended only if it hangs.
                     let (shared, found) = (shared.clone(), found.clone());
                     self.engine.running.spawn(async move {

@@ -12,18 +12,15 @@ use crate::{
 
 impl Running {
     pub(super) async fn stateful(&self) -> (Result<Answer, CallError>, Option<Job>) {
-        let (caller, spec) = (&self.call.caller, &self.call.spec);
-        let Some(place) = Place::of(caller, spec) else {
-            return (Err(CallError::UnknownSession), None);
-        };
+        let (caller, spec, place) = (&self.call.caller, &self.call.spec, &self.call.place);
         let sessions = &self.engine.sessions;
-        let opening = async { Ok(sessions.open(&place, &caller.principal, &spec.name).await?) };
+        let opening = async { Ok(sessions.open(place, &caller.principal, &spec.name).await?) };
         let workspace = match self.before(opening).await {
             Ok(workspace) => workspace,
             Err(error) => return (Err(error), None),
         };
         let job = workspace.job.clone();
-        let answer = self.in_workspace(&place, &workspace).await;
+        let answer = self.in_workspace(place, &workspace).await;
         drop(workspace);
         sessions.call_ended();
         (answer, Some(job))
@@ -40,7 +37,7 @@ impl Running {
         let admitted = engine
             .admission
             .enter(&self.call.caller.principal, self.deadline);
-        let permit = self.before(async { Ok(admitted.await?) }).await?;
+        let permit = self.queue(admitted).await??;
         engine.check_free_disk()?;
         let params = arguments::params(&self.call, &workspace.job.work())?;
         let profile = Profile::silent();
@@ -73,12 +70,10 @@ impl Running {
         if found.replaced {
             notices.insert(0, files::inventory(&seen));
         }
-        let session = place.session.clone();
         Ok(Answer {
             outcome: result,
             files: looked.published,
             notices,
-            session,
         })
     }
 
@@ -91,7 +86,9 @@ impl Running {
         holds: (Turn, crate::admission::Permit),
     ) {
         let over = match error {
-            CallError::Timeout(_) => Some(End::Terminate(self.engine.children.kill_grace())),
+            CallError::Timeout(_) | CallError::ShuttingDown => {
+                Some(End::Terminate(self.engine.children.kill_grace()))
+            }
             CallError::Child(ChildError::Died { .. } | ChildError::TooLong { .. }) => {
                 Some(End::Kill)
             }

@@ -16,22 +16,29 @@ impl Running {
             .engine
             .admission
             .enter(&self.call.caller.principal, self.deadline);
-        // Held until the child is gone.
-        let permit = match self.before(async { Ok(admitted.await?) }).await {
-            Ok(permit) => permit,
+        let permit = match self.queue(admitted).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(busy)) => return (Err(busy.into()), None),
             Err(error) => return (Err(error), None),
         };
         let (job, lease) = match self.new_folder().await {
             Ok(made) => made,
             Err(error) => return (Err(error), None),
         };
-        let answer = self.in_fresh_folder(&job).await;
-        drop(permit);
-        let store = self.engine.store.clone();
-        let release = move || store.release(&lease);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(release).await {
-            tracing::warn!(%error, "lease not released");
-        }
+        let (answer, child) = self.in_fresh_folder(&job).await;
+        let engine = self.engine.clone();
+        let over = async move {
+            if let Some((child, how)) = child {
+                child.end(how).await;
+            }
+            drop(permit);
+            let release = move || engine.store.release(&lease);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(release).await {
+                tracing::warn!(%error, "lease not released");
+            }
+        };
+        // A late child gets the time between SIGTERM and SIGKILL; its caller need not wait for it.
+        self.engine.running.spawn(over);
         (answer, Some(job))
     }
 
@@ -62,7 +69,32 @@ impl Running {
             .expect("making a folder does not panic")
     }
 
-    async fn in_fresh_folder(&self, job: &Job) -> Result<Answer, CallError> {
+    async fn in_fresh_folder(
+        &self,
+        job: &Job,
+    ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
+        let (child, params) = match self.fresh_child(job).await {
+            Ok(ready) => ready,
+            Err(error) => return (Err(error), None),
+        };
+        match self.ask(&child, &params).await {
+            Ok(result) => {
+                // The answer is in, so the child has nothing left to do; only then is its folder
+                // looked through.
+                child.end(End::Kill).await;
+                (self.look_through(job, result).await, None)
+            }
+            Err(error) => {
+                let how = match error {
+                    CallError::Timeout(_) => End::Terminate(self.engine.children.kill_grace()),
+                    _ => End::Kill,
+                };
+                (Err(error.with_relative_paths(job)), Some((child, how)))
+            }
+        }
+    }
+
+    async fn fresh_child(&self, job: &Job) -> Result<(Child, RawJson), CallError> {
         let params = arguments::params(&self.call, &job.work())?;
         let ready = self.engine.children.ready(ChildRequest {
             spec: self.call.spec.clone(),
@@ -73,37 +105,22 @@ impl Running {
             listener: std::sync::Arc::new(|_, _| {}),
         });
         let ready = async { ready.await.map_err(CallError::Child) };
-        let child = self.before(ready).await?;
-        let outcome = self.ask_once(&child, &params).await;
-        let outcome = outcome.map_err(|error| error.with_relative_paths(job))?;
-        let result = artifacts::relative(outcome, &job.paths());
+        Ok((self.before(ready).await?, params))
+    }
+
+    async fn look_through(&self, job: &Job, result: RawJson) -> Result<Answer, CallError> {
+        let outcome = artifacts::relative(result, &job.paths());
         let maker = files::Maker {
             principal: self.call.caller.principal.clone(),
             spec: self.call.spec.clone(),
             tool: self.call.tool.clone(),
         };
-        let looked = self
-            .engine
-            .publish(job, Snapshot::default(), maker, &result)
-            .await?;
-        let notices = looked.notice.into_iter().collect();
+        let before = Snapshot::default();
+        let looked = self.engine.publish(job, before, maker, &outcome).await?;
         Ok(Answer {
-            outcome: result,
+            outcome,
             files: looked.published,
-            notices,
-            session: None,
+            notices: looked.notice.into_iter().collect(),
         })
-    }
-
-    /// The answer is in, or will never come: the child has nothing left to do. A late one gets the
-    /// time between SIGTERM and SIGKILL.
-    async fn ask_once(&self, child: &Child, params: &RawJson) -> Result<RawJson, CallError> {
-        let outcome = self.ask(child, params).await;
-        let how = match &outcome {
-            Err(CallError::Timeout(_)) => End::Terminate(self.engine.children.kill_grace()),
-            _ => End::Kill,
-        };
-        child.end(how).await;
-        outcome
     }
 }

@@ -95,7 +95,8 @@ impl Offer {
         }
         if self.spec.mode == Mode::Shared && self.learnt.wrote_files {
             warnings.push(format!(
-                "server '{name}': it is shared but writes files, which nobody gets a link to: use                  \"mode\": \"stateful\" or \"stateless\""
+                "server '{name}': it is shared but writes files, which nobody gets a \
+                 link to: use \"mode\": \"stateful\" or \"stateless\""
             ));
         }
         warnings

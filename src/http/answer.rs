@@ -11,7 +11,6 @@ use super::Problem;
 use crate::{
     call::{Answer, Link},
     config::{ServerSpec, Settings},
-    identity::SESSION_HEADER,
     model::RawJson,
     openapi::{ToolFailure, result_body},
 };
@@ -81,11 +80,6 @@ pub fn response(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    if let Some(session) = &answer.session
-        && let Ok(session) = HeaderValue::from_str(session.as_str())
-    {
-        headers.insert(SESSION_HEADER.clone(), session);
-    }
     Ok(response)
 }
 

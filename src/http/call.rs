@@ -5,17 +5,20 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State},
+    http::HeaderValue,
     response::{IntoResponse as _, Response},
 };
 
-use super::{Problem, answer, routes::RESERVED};
+use super::{Problem, answer, metrics::Audited, routes::RESERVED};
 use crate::{
     app::App,
-    call::Call,
+    call::{Call, CallError},
     catalog::{Knowledge, Offer},
-    config::{Mode, ServerSpec},
+    config::Mode,
+    identity::SESSION_HEADER,
     model::{Caller, Principal},
     openapi::{self, path_segment},
+    session::{Class, Place},
     telemetry::RequestId,
 };
 
@@ -26,9 +29,10 @@ pub async fn below_mcpo(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    call(&app, &server, &tool, peer, request)
-        .await
-        .unwrap_or_else(Problem::into_response)
+    let answered = call(&app, &server, &tool, peer, request).await;
+    let mut response = answered.unwrap_or_else(Problem::into_response);
+    response.extensions_mut().insert(Audited);
+    response
 }
 
 /// At the root, where mcpo's users expect servers.
@@ -63,12 +67,24 @@ async fn call(
     let principal = caller.principal.clone();
     let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
     let prepared = prepare(app, server, tool, caller, body, request_id).await;
-    let (call, spec) = prepared.inspect_err(|problem| {
+    let call = prepared.inspect_err(|problem| {
         // What runs leaves its own line.
         App::audit_refusal(peer.ip(), &principal, server, tool, problem.kind());
     })?;
-    let answer = app.engine.run(call).await.map_err(Problem::from)?;
-    answer::response(&answer, &spec, &app.settings)
+    let (spec, session) = (call.spec.clone(), call.place.session.clone());
+    let answered = app.engine.run(call).await.map_err(Problem::from);
+    let response = answered.and_then(|answer| answer::response(&answer, &spec, &app.settings));
+    let mut response = response.unwrap_or_else(Problem::into_response);
+    if spec.mode == Mode::Stateful
+        && let Some(session) = session
+        && let Ok(session) = HeaderValue::from_str(session.as_str())
+    {
+        // How a caller without a chat comes back, whatever became of this call.
+        response
+            .headers_mut()
+            .insert(SESSION_HEADER.clone(), session);
+    }
+    Ok(response)
 }
 
 /// Everything that can be wrong with a call before it runs.
@@ -79,7 +95,7 @@ async fn prepare(
     caller: Caller,
     body: Body,
     request_id: Option<String>,
-) -> Result<(Call, Arc<ServerSpec>), Problem> {
+) -> Result<Call, Problem> {
     let offer = offer(app, server).await?;
     let offered = offer
         .tool(tool)
@@ -87,15 +103,17 @@ async fn prepare(
     let arguments = read(body, app.settings.listen.max_body_bytes).await?;
     let checked = offered.rules().check(&arguments);
     let arguments = checked.map_err(|faults| Problem::bad_arguments(&faults))?;
-    note_missing_chat(app, &offer, &caller);
-    let call = Call {
+    let place = Place::of(&caller, &offer.spec);
+    let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
+    note_missing_chat(app, &offer, &place);
+    Ok(Call {
         caller,
         spec: offer.spec.clone(),
+        place,
         tool: tool.into(),
         arguments,
         request_id: request_id.unwrap_or_default().into(),
-    };
-    Ok((call, offer.spec.clone()))
+    })
 }
 
 async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, Problem> {
@@ -111,13 +129,19 @@ async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, Problem> {
 async fn read(body: Body, limit: u64) -> Result<crate::model::RawJson, Problem> {
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
     let bytes = axum::body::to_bytes(body, most).await;
-    let bytes = bytes.map_err(|_| Problem::too_large(limit))?;
+    let bytes = bytes.map_err(|error| {
+        let over = std::error::Error::source(&error).map(ToString::to_string);
+        match over.as_deref() {
+            Some("length limit exceeded") => Problem::too_large(limit),
+            _ => Problem::broken_body(&error),
+        }
+    })?;
     openapi::read_body(bytes).map_err(|error| Problem::bad_json(&error))
 }
 
 /// Without a chat every call is a stranger's: somebody forgot a setting in Open WebUI.
-fn note_missing_chat(app: &App, offer: &Offer, caller: &Caller) {
-    if offer.spec.mode == Mode::Stateful && caller.chat.is_none() && caller.session.is_none() {
+fn note_missing_chat(app: &App, offer: &Offer, place: &Place) {
+    if offer.spec.mode == Mode::Stateful && place.class == Class::OneCall {
         app.note_call_without_chat();
     }
 }

@@ -25,18 +25,33 @@ pub async fn render(State(app): State<Arc<App>>, reader: Reader) -> Response {
     ([(header::CONTENT_TYPE, kind)], app.render_metrics()).into_response()
 }
 
-/// Counts problems by their kind.
+/// Counts problems by their kind, and leaves an audit line for refusals that no call left.
 pub async fn count_problems(
     State(metrics): State<Arc<Metrics>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
     let response = next.run(request).await;
-    if let Some(Kind(kind)) = response.extensions().get() {
-        metrics.problem(kind);
+    let Some(Kind(kind)) = response.extensions().get() else {
+        return response;
+    };
+    metrics.problem(kind);
+    let status = response.status();
+    let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if refused && response.extensions().get::<Audited>().is_none() {
+        let event = AuditEvent::new(Action::Refusal, &Principal::Anonymous, kind);
+        audit(&AuditEvent {
+            address: Some(peer.ip()),
+            ..event
+        });
     }
     response
 }
+
+/// Set as an extension on answers whose audit line is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Audited;
 
 /// One audit line for each file that went out.
 pub async fn audit_download(
@@ -52,7 +67,8 @@ pub async fn audit_download(
         StatusCode::OK | StatusCode::PARTIAL_CONTENT
     );
     if let Some(Served(file)) = response.extensions().get().filter(|_| reads && sends) {
-        app.metrics.downloaded(file.size);
+        app.metrics
+            .downloaded(length(&response).unwrap_or(file.size));
         audit(&AuditEvent {
             address: Some(peer.ip()),
             job: Some(file.job),
@@ -67,4 +83,15 @@ pub async fn audit_download(
         });
     }
     response
+}
+
+/// What is sent, which may be a part of the file.
+fn length(response: &Response) -> Option<u64> {
+    response
+        .headers()
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }

@@ -93,6 +93,12 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_json", text.into())
     }
 
+    /// 400: the connection gave out.
+    pub fn broken_body(error: &axum::Error) -> Self {
+        let text = format!("the body could not be read: {error}");
+        Self::new(StatusCode::BAD_REQUEST, "broken_body", text.into())
+    }
+
     /// 422 naming each field, in mcpo's shape.
     pub fn bad_arguments(faults: &[FieldFault]) -> Self {
         Self::new(

@@ -20,7 +20,10 @@ use std::{
 
 use axum::serve::ListenerExt as _;
 use jiff::Timestamp;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     app::App,
@@ -31,8 +34,10 @@ use crate::{
 
 use signals::Signals;
 
-/// How long idle connections may stay open after the last call.
+/// How long answers may take to leave after the grace.
 const LINGER: Duration = Duration::from_secs(1);
+/// Bounds the end of all children: the longest `before_end`, and twice the kill grace.
+const END_TIME: Duration = Duration::from_secs(60);
 
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -119,31 +124,33 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
         })
 }
 
-/// Lets running calls finish within the grace, then ends every child.
+/// Lets running calls and downloads finish within the grace, then ends every child.
 async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>) {
     let engine = &app.engine;
     engine.running.close();
     let grace = app.settings.limits.shutdown_grace;
-    if tokio::time::timeout(grace, engine.running.wait())
-        .await
-        .is_err()
-    {
+    let until = Instant::now() + grace;
+    if timeout_at(until, engine.running.wait()).await.is_err() {
         tracing::warn!(
             ?grace,
             "calls are still running; they are ended (MCPO_SHUTDOWN_GRACE)"
         );
+        engine.ending.cancel();
     }
-    // Answers are on their way; connections that stay idle are not waited for. Dropping the rest
-    // tells their calls that the caller left.
-    let abort = server.abort_handle();
-    if tokio::time::timeout(LINGER, server).await.is_err() {
-        abort.abort();
+    // Downloads have the rest of the grace, and answers a moment to leave; what is open then ends
+    // with the process.
+    let _ = timeout_at(until.max(Instant::now() + LINGER), server).await;
+    let ended = async {
+        engine.running.wait().await;
+        tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
+        app.catalog.close();
+        engine.children.none_left().await;
+    };
+    if tokio::time::timeout(END_TIME, ended).await.is_err() {
+        tracing::error!(
+            "some children would not end; their supervisors end them with this process"
+        );
     }
-    tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
-    engine.running.wait().await;
-    engine.sessions.end_all().await;
-    app.catalog.close();
-    engine.children.none_left().await;
 }
 
 /// Appears whole or not at all: whoever waits for the file reads all of it.

@@ -28,7 +28,7 @@ pub fn all(secured: bool) -> Value {
 fn files_answer() -> Value {
     json!({
         "title": "FilesAnswer",
-        "description": "The answer of a call that made or changed files",
+        "description": "The answer of a call that made or changed files, or after which there is a notice",
         "type": "object",
         "properties": {
             "result": {"title": "Result", "description": "What the tool itself answered"},
@@ -40,7 +40,7 @@ fn files_answer() -> Value {
             "message": {"type": "string", "description": "A sentence with the links, in markdown"},
             "notice": {"type": "string", "description": "What the model should know of its session"},
         },
-        "required": ["result", "files", "message"],
+        "required": ["result"],
     })
 }
 
