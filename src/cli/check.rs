@@ -69,8 +69,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             return Err(Failure::silent(2));
         }
         Err(faults) => {
-            let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            return Err(Failure::told_wrongly(texts.join("\n")));
+            return Err(Failure::faulty(&faults));
         }
     };
     log::start(&settings.log)?;
