@@ -4,11 +4,23 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::SettingsArgs;
+use super::{Failure, SettingsArgs};
 use crate::{
     serve::{self, Ended, ServeError},
     telemetry,
 };
+
+/// What `--help` adds.
+pub const HELP: &str = "\
+Every flag is also a variable, and every variable a flag; a flag wins. An empty variable counts as
+unset. Secrets are better given by variable or file.
+
+SIGHUP, or a change of the server file, reloads it. SIGTERM stops taking calls, lets running ones
+finish within MCPO_SHUTDOWN_GRACE and ends every process; a second signal ends at once.
+
+Examples:
+  mcpo-bridge serve --config mcp-servers.json
+  MCPO_API_KEY_FILE=/run/secrets/key mcpo-bridge serve --host 0.0.0.0 --base-url https://files.example";
 
 /// What `serve` is told.
 #[derive(Args)]
@@ -24,17 +36,11 @@ pub struct ServeArgs {
 pub fn run(args: ServeArgs) -> ExitCode {
     let settings = match args.settings.resolve() {
         Ok(settings) => settings,
-        Err(faults) => {
-            eprintln!("{faults}");
-            return ExitCode::from(2);
-        }
+        Err(faults) => return Failure::from(faults).tell(),
     };
     let _log = match telemetry::init(&settings.log) {
         Ok(guard) => guard,
-        Err(error) => {
-            eprintln!("mcpo-bridge: {error}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return Failure::told_wrongly(error).tell(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -12,7 +12,7 @@ mod start_config;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use fault::{Fault, Faults};
-pub use key_ring::{InvalidKeys, KeyRing};
+pub use key_ring::KeyRing;
 pub use secret::Secret;
 pub use server_file::{ConfigError, Loaded, json_schema, load};
 pub use server_spec::{
@@ -20,7 +20,6 @@ pub use server_spec::{
     Transport, WorkspaceScope,
 };
 pub use settings::{
-    Access, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log, LogFormat, LogLevel,
-    SettingDoc, Settings, SettingsArgs, Stateful, settings_reference,
+    IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel, Settings, SettingsArgs,
 };
 pub use start_config::start_config;

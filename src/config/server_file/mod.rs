@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fs, path::Path as FilePath, sync::Arc};
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use super::{Fault, Faults, ServerSpec, Settings, SpecVersion};
+use super::{Fault, Faults, ServerSpec, Settings};
 use crate::model::ServerName;
 
 mod build;
@@ -32,8 +32,6 @@ pub struct Loaded {
     pub servers: IndexMap<ServerName, Arc<ServerSpec>>,
     /// One sentence each; no secrets.
     pub warnings: Vec<String>,
-    /// Changes with the file's bytes and with the value of any `${…}` that shapes a child.
-    pub digest: SpecVersion,
 }
 
 /// Why there is no configuration. Holds no secrets.
@@ -112,11 +110,10 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
     let Value::Object(root) = document else {
         return Err(faults);
     };
-    build(bytes, root, &disabled, faults, settings, lookup)
+    build(root, &disabled, faults, settings, lookup)
 }
 
 fn build(
-    bytes: &[u8],
     mut root: Map<String, Value>,
     disabled: &BTreeSet<String>,
     faults: Vec<Fault>,
@@ -152,11 +149,9 @@ fn build(
     if !builder.faults.is_empty() {
         return Err(builder.faults);
     }
-    let digest = SpecVersion::of_file(bytes, servers.values().map(|spec| spec.version()));
     Ok(Loaded {
         servers,
         warnings: builder.warnings,
-        digest,
     })
 }
 

@@ -29,6 +29,10 @@ struct ServerFile {
     clippy::doc_markdown,
     reason = "editors show these comments as plain text"
 )]
+#[expect(
+    dead_code,
+    reason = "some keys are dealt with before, and are here for the schema"
+)]
 pub(super) struct ServerEntry {
     /// The program to start: a path, or a name that is found in PATH. No shell is involved.
     #[schemars(length(min = 1))]

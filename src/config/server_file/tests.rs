@@ -189,7 +189,7 @@ fn no_fault_and_no_warning_shows_a_secret() {
 }
 
 #[test]
-fn a_value_that_a_reference_gave_changes_version_and_digest() {
+fn a_value_that_a_reference_gave_changes_the_version() {
     let text = r#"{"mcpServers": {"a": {"command": "x", "env": {"K": "${KEY}"}}}}"#;
     let with = |value: &str| {
         let lookup = |_: &str| Some(value.to_owned());
@@ -197,8 +197,6 @@ fn a_value_that_a_reference_gave_changes_version_and_digest() {
     };
     let (one, two) = (with("1"), with("2"));
     assert_ne!(only(&one).version(), only(&two).version());
-    assert_ne!(one.digest, two.digest);
-    assert_eq!(one.digest, with("1").digest);
 }
 
 #[test]

@@ -43,19 +43,6 @@ impl SpecVersion {
         hash.finish()
     }
 
-    /// The version of a whole file: of its bytes and of what its servers came to.
-    pub(in crate::config) fn of_file(
-        bytes: &[u8],
-        servers: impl Iterator<Item = SpecVersion>,
-    ) -> Self {
-        let mut hash = Parts::new("mcpo-bridge server file v1");
-        hash.bytes(bytes);
-        for version in servers {
-            hash.bytes(&version.0);
-        }
-        hash.finish()
-    }
-
     /// Lower-case hex, 64 letters.
     pub fn to_hex(self) -> String {
         self.0

@@ -9,13 +9,14 @@ use serde::{Serialize, Serializer};
 use super::{BaseUrl, KeyRing, Mode, Secret};
 
 mod args;
-mod doc;
 mod parse;
 mod reader;
+#[cfg(test)]
+mod reference;
 mod resolve;
+mod table;
 
 pub use args::SettingsArgs;
-pub use doc::{SettingDoc, settings_reference};
 
 /// Everything that flags and variables say. `Debug` and JSON show no secret.
 #[derive(Debug, Clone, Serialize)]

@@ -5,8 +5,8 @@ use std::fs;
 use clap::{Arg, Command};
 
 use super::{
-    doc::{default_of, flag_of, settings_command, variable_of},
     parse::Bad,
+    table::{default_of, flag_of, settings_command, variable_of},
 };
 use crate::config::{Fault, Secret};
 

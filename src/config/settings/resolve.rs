@@ -1,6 +1,6 @@
 //! From raw text to [`Settings`], with all faults at once.
 
-use std::{net::IpAddr, num::NonZeroUsize, thread};
+use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, thread};
 
 use super::{
     Access, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log, LogFormat, LogLevel,
@@ -22,6 +22,12 @@ macro_rules! read {
 }
 
 impl SettingsArgs {
+    /// The server file as given, for whoever wants its faults beside those of the settings.
+    pub fn config_file(&self) -> Option<PathBuf> {
+        let given = self.general.config.as_deref().map(str::trim);
+        given.filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
     /// Checks everything and fills in the defaults. An empty value counts as unset.
     pub fn resolve(self) -> Result<Settings, Faults> {
         let r = &mut Reader::new();

@@ -1,0 +1,17 @@
+//! `mcpo-bridge config-schema`
+
+use super::{Failure, output::print_json};
+use crate::config::json_schema;
+
+/// What `--help` adds.
+pub const HELP: &str = "\
+Editors complete and check the server file with it: write it beside the file and name it there in
+\"$schema\".
+
+Example:
+  mcpo-bridge config-schema > mcp-servers.schema.json";
+
+/// Prints it.
+pub fn run() -> Result<(), Failure> {
+    print_json(&json_schema())
+}
