@@ -177,14 +177,22 @@ fn a_stop_sends_waiting_calls_away_and_ends_running_ones_after_the_grace() {
     let chat = bridge.chat("alice", "c1");
     let long = chat.begin("echo", "sleep", &json!({"seconds": 30, "touch": "started"}));
     bridge.wait_for_file("started");
-    let waiting = bridge.chat("bob", "c1").begin("echo", "counter", &json!({}));
+    let waiting = bridge
+        .chat("bob", "c1")
+        .begin("echo", "counter", &json!({}));
     eventually("the second call waits", || {
         bridge.client().get("/health").json()["load"]["waiting_calls"] == 1
     });
     let begun = std::time::Instant::now();
     bridge.signal(Signal::TERM);
-    assert!(waiting.rest().contains("503"), "the waiting call is told at once");
-    assert!(long.rest().contains("503"), "the running one after its grace");
+    assert!(
+        waiting.rest().contains("503"),
+        "the waiting call is told at once"
+    );
+    assert!(
+        long.rest().contains("503"),
+        "the running one after its grace"
+    );
     assert_eq!(bridge.wait_for_exit().code(), Some(0));
     assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
 }

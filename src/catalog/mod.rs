@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::{child::Children, config::ServerSpec, model::ServerName, store::Store};
 
-pub use learn::{LearnError, Learnt, learn};
+pub use learn::{Learnt, learn};
 pub use offer::Offer;
 
 use learner::Learner;

@@ -21,6 +21,7 @@ use crate::{
     catalog::{Offer, learn},
     config::{self, Loaded, Settings},
     model::{Caller, Principal, RawJson, UserInfo},
+    session::Place,
     telemetry::RequestId,
 };
 
@@ -75,7 +76,7 @@ pub fn run(args: CallArgs) -> Result<(), Failure> {
     let caller = caller(args.user, args.chat)?;
     let settings = args.settings.resolve()?;
     let mut config = config::load(&settings.config_file, &settings)?;
-    log::start(&settings.log)?;
+    let _log = log::start(&settings.log)?;
     only(&mut config, &args.server)?;
     let asked = Asked {
         caller,
@@ -138,9 +139,12 @@ impl Asked {
         let checked = tool.rules().check(&self.given);
         let arguments =
             checked.map_err(|faults| arguments::refused(server.as_str(), &self.tool, &faults))?;
+        let place = Place::of(&self.caller, &offer.spec);
+        let place = place.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
         let call = Call {
             caller: self.caller.clone(),
             spec: offer.spec.clone(),
+            place,
             tool: self.tool.as_str().into(),
             arguments,
             request_id: RequestId::random().as_str().into(),

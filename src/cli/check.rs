@@ -72,7 +72,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
             return Err(Failure::faulty(&faults));
         }
     };
-    log::start(&settings.log)?;
+    let _log = log::start(&settings.log)?;
     let path = settings.config_file.clone();
     let mut warnings = settings.warnings.clone();
     warnings.extend(config.warnings.iter().cloned());

@@ -43,7 +43,7 @@ pub fn run(args: GcArgs) -> Result<(), Failure> {
         return Err(Failure::told_wrongly("--user: the id is empty"));
     }
     let settings = args.settings.resolve()?;
-    log::start(&settings.log)?;
+    let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let clocks = Clocks {
         retention: settings.files.retention,

@@ -57,7 +57,7 @@ struct Listed {
 pub fn run(args: ToolsArgs) -> Result<(), Failure> {
     let settings = args.settings.resolve()?;
     let mut config = config::load(&settings.config_file, &settings)?;
-    log::start(&settings.log)?;
+    let _log = log::start(&settings.log)?;
     if let Some(name) = &args.server {
         only(&mut config, name)?;
     }

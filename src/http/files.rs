@@ -74,8 +74,8 @@ async fn download(State(downloads): State<Downloads>, request: Request) -> Respo
         let link = downloads.store.link(&token, Timestamp::now())?;
         match link {
             Link::Live(artifact, data) => Answer::live(artifact, data, &method, &headers),
-            Link::Gone(_, GoneReason::Expired) => Ok(Answer::Problem(Problem::Expired, headers)),
-            Link::Gone(_, GoneReason::Revoked) => Ok(Answer::Problem(Problem::Revoked, headers)),
+            Link::Gone(GoneReason::Expired) => Ok(Answer::Problem(Problem::Expired, headers)),
+            Link::Gone(GoneReason::Revoked) => Ok(Answer::Problem(Problem::Revoked, headers)),
             Link::Unknown => Ok(Answer::Problem(Problem::NotFound, headers)),
         }
     });

@@ -101,7 +101,8 @@ impl Identity {
 
     /// Whether plain identity headers of this request are believed: it carries a valid key, or
     /// its TCP peer is in the trusted list and no proxy in between passed on somebody else's.
-    pub fn is_trusted(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
+    #[cfg(test)]
+    fn is_trusted(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
         matches!(self.check_key(headers), KeyCheck::Valid(_)) || self.is_near(headers, peer)
     }
 

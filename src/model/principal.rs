@@ -41,7 +41,7 @@ pub struct Caller {
     /// Who owns what this request makes.
     pub principal: Principal,
     /// Beside the id.
-    #[expect(
+    #[allow(
         dead_code,
         reason = "children get it only where a placeholder asks: not built yet"
     )]

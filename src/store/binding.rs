@@ -28,8 +28,6 @@ pub enum Binding {
 pub struct Workspace {
     /// The folder.
     pub job: Job,
-    /// Whether it is new.
-    pub binding: Binding,
     /// The right to run children in it.
     pub lease: Lease,
 }
@@ -97,12 +95,9 @@ impl Store {
     ) -> Result<Workspace, LeaseError> {
         for _ in 0..ATTEMPTS {
             let bound = self.bind(key, new, now).map_err(LeaseError::Store);
-            let leased = bound.and_then(|(job, binding)| {
-                self.acquire(&job, now).map(|lease| Workspace {
-                    job,
-                    binding,
-                    lease,
-                })
+            let leased = bound.and_then(|(job, _)| {
+                self.acquire(&job, now)
+                    .map(|lease| Workspace { job, lease })
             });
             match leased {
                 Err(LeaseError::Store(StoreError::JobGone)) => {}

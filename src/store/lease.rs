@@ -103,7 +103,8 @@ impl Store {
     }
 
     /// Whether nobody took it over.
-    pub fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
+    #[cfg(test)]
+    fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
         let job = self.job(lease.job)?;
         job.map_or(Ok(false), |job| Ok(is_of(&read(&job)?, lease)))
     }

@@ -79,7 +79,7 @@ pub enum Link {
     /// The bytes, open for reading; they stay readable if the link ends meanwhile.
     Live(Box<Artifact>, File),
     /// It existed: 410.
-    Gone(Box<Artifact>, GoneReason),
+    Gone(GoneReason),
     /// It never existed, or its tombstone is over: 404.
     Unknown,
 }
@@ -164,7 +164,7 @@ impl Store {
         if is_over(ended, TOMBSTONE, now) {
             return Ok(Link::Unknown);
         }
-        Ok(Link::Gone(Box::new(artifact), reason))
+        Ok(Link::Gone(reason))
     }
 
     /// Takes a link back: its bytes go at once and it answers 410. `false` if there is none live.
@@ -297,7 +297,7 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        assert!(matches!(at(60), Link::Gone(_, GoneReason::Expired)));
+        assert!(matches!(at(60), Link::Gone(GoneReason::Expired)));
         assert!(matches!(at(60 + 7 * 86_400 - 1), Link::Gone(..)));
         assert!(matches!(at(60 + 7 * 86_400), Link::Unknown));
     }
@@ -310,7 +310,7 @@ mod tests {
         assert!(store.revoke(&artifact.token, folder.now).unwrap());
         assert!(!store.revoke(&artifact.token, folder.now).unwrap());
         let link = store.link(&artifact.token, folder.now).unwrap();
-        assert!(matches!(link, Link::Gone(_, GoneReason::Revoked)));
+        assert!(matches!(link, Link::Gone(GoneReason::Revoked)));
         assert!(!store.link_folder(&artifact.token).join(DATA).exists());
         assert_eq!(store.artifacts_of(artifact.job).unwrap().len(), 1);
     }

@@ -35,7 +35,6 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-pub use binding::{Binding, Workspace};
 pub use error::{StoreError, is_disk_full};
 pub use gc::{Clocks, GcReport};
 pub use instance::{HEARTBEAT_EVERY, Instance, InstanceId};

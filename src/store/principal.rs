@@ -10,13 +10,6 @@ use crate::model::Principal;
 #[serde(transparent)]
 pub struct PrincipalHash(Box<str>);
 
-impl PrincipalHash {
-    /// The letters.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl From<&Principal> for PrincipalHash {
     fn from(principal: &Principal) -> Self {
         let (kind, name) = principal.tagged();

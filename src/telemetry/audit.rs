@@ -20,8 +20,6 @@ const CHAT_HASH: usize = 8;
 pub enum Action {
     /// A tool was called.
     Call,
-    /// A file came in.
-    Upload,
     /// A file went out.
     Download,
     /// Somebody was sent away.
@@ -34,7 +32,6 @@ impl Action {
     fn as_str(self) -> &'static str {
         match self {
             Self::Call => "call",
-            Self::Upload => "upload",
             Self::Download => "download",
             Self::Refusal => "refusal",
             Self::Revoke => "revoke",

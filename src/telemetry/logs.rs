@@ -74,6 +74,26 @@ pub fn init(log: &Log) -> Result<LogGuard, LogError> {
     Ok(guard)
 }
 
+/// Starts the log of a command: to stderr, because stdout is its answer. INFO is for services: of
+/// a command's own doings only warnings are worth a line, unless DEBUG is asked for. Audit lines
+/// are always written.
+pub fn init_for_command(log: &Log) -> Result<LogGuard, LogError> {
+    let level = match log.level {
+        LogLevel::Info => LogLevel::Warning,
+        other => other,
+    };
+    let format = format(log.format, io::stderr().is_terminal());
+    let mut outputs: Vec<Output> = vec![(Box::new(io::stderr()), format)];
+    if let Some(path) = &log.file {
+        outputs.push((Box::new(open(path)?), Format::Json));
+    }
+    let (subscriber, guard) = build(level, outputs)?;
+    subscriber
+        .try_init()
+        .map_err(|_| LogError::AlreadyStarted)?;
+    Ok(guard)
+}
+
 type Output = (Box<dyn Write + Send>, Format);
 
 fn build(

@@ -45,7 +45,6 @@ pub struct Metrics {
     files_published: Counter,
     published_bytes: Counter,
     downloaded_bytes: Counter,
-    uploaded_bytes: Counter,
     gc_removed: Counter,
     http_requests: Family<ByRequest, Counter>,
     server_states: Family<ByServerState, Gauge>,
@@ -106,7 +105,6 @@ impl Metrics {
             files_published: counted(r, "files_published", "Files that became links"),
             published_bytes: counted(r, "published_bytes", "Bytes of files that became links"),
             downloaded_bytes: counted(r, "downloaded_bytes", "Bytes of files that were fetched"),
-            uploaded_bytes: counted(r, "uploaded_bytes", "Bytes of files that came in"),
             gc_removed: counted(r, "gc_removed", "Workspaces and links that expired"),
             http_requests: counted(r, "http_requests", "Requests that were answered"),
             server_states: counted(r, "server_state", "1 for the state that a server is in"),
@@ -181,11 +179,6 @@ impl Metrics {
     /// `bytes` of files went out.
     pub fn downloaded(&self, bytes: u64) {
         self.downloaded_bytes.inc_by(bytes);
-    }
-
-    /// `bytes` of files came in.
-    pub fn uploaded(&self, bytes: u64) {
-        self.uploaded_bytes.inc_by(bytes);
     }
 
     /// A round of the collector removed so many workspaces and links.

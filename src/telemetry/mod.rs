@@ -11,7 +11,7 @@ mod request_id;
 mod system;
 
 pub use audit::{Action, AuditEvent, AuditFile, audit};
-pub use logs::init;
+pub use logs::{LogGuard, init, init_for_command};
 pub use metrics::{
     CONTENT_TYPE as METRICS_TYPE, ChildMode, Live, Metrics, ServerState, count_requests,
 };

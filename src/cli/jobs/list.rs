@@ -44,7 +44,7 @@ struct Row {
 /// Lists them.
 pub fn run(args: ListArgs) -> Result<(), Failure> {
     let settings = args.settings.resolve()?;
-    log::start(&settings.log)?;
+    let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();
     let jobs = store.jobs(now).map_err(Failure::failed)?;

@@ -66,7 +66,7 @@ struct Row {
 /// Revokes, and fails where there was no live link.
 pub fn run(args: RevokeArgs) -> Result<(), Failure> {
     let settings = args.settings.resolve()?;
-    log::start(&settings.log)?;
+    let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();
     let links = links(&store, What::parse(args.what.trim()), now)?;

@@ -89,7 +89,7 @@ struct LinkRow {
 /// Shows it.
 pub fn run(args: ShowArgs) -> Result<(), Failure> {
     let settings = args.settings.resolve()?;
-    log::start(&settings.log)?;
+    let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();
     let found = find(&store, args.job.trim(), now)?;

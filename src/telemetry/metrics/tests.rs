@@ -91,12 +91,10 @@ fn bytes_and_files_add_up() {
     metrics.published(10);
     metrics.published(5);
     metrics.downloaded(7);
-    metrics.uploaded(8);
     metrics.gc_removed(3);
     has(&metrics, "mcpo_files_published_total 2");
     has(&metrics, "mcpo_published_bytes_total 15");
     has(&metrics, "mcpo_downloaded_bytes_total 7");
-    has(&metrics, "mcpo_uploaded_bytes_total 8");
     has(&metrics, "mcpo_gc_removed_total 3");
 }
 
