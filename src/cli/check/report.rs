@@ -64,8 +64,15 @@ struct Found {
     tools_all: usize,
     tokens_estimate: usize,
     memory_bytes: u64,
-    /// By name, in the server's order.
-    tools: Vec<String>,
+    /// In the server's order.
+    tools: Vec<ToolCost>,
+}
+
+/// One tool, and what it costs in every request of a model that may use it.
+#[derive(Serialize)]
+struct ToolCost {
+    name: String,
+    tokens_estimate: usize,
 }
 
 impl Report {
@@ -150,6 +157,9 @@ impl ServerReport {
             (None, None) => write!(text, "not started"),
         };
         text.push('\n');
+        if let Some(found) = self.found.as_ref().filter(|found| !found.tools.is_empty()) {
+            let _ = writeln!(text, "  {DIM}tools, about tokens:{DIM:#} {}", found.tools());
+        }
         for warning in &self.warnings {
             let _ = writeln!(text, "  {ODD}warning:{ODD:#} {}", indented(warning, 4));
         }
@@ -174,8 +184,18 @@ impl Found {
             tools_all: offer.learnt.tools.len(),
             tokens_estimate: tokens(offer.tools(), guide),
             memory_bytes: offer.learnt.memory,
-            tools: offer.tools().map(|tool| tool.name.to_string()).collect(),
+            tools: offer
+                .tools()
+                .map(|tool| ToolCost::of(tool, guide))
+                .collect(),
         }
+    }
+
+    /// The tools, each with its cost.
+    fn tools(&self) -> String {
+        let tools = self.tools.iter();
+        let each = tools.map(|tool| format!("{} {}", plain(&tool.name), tool.tokens_estimate));
+        each.collect::<Vec<_>>().join(", ")
     }
 
     fn text(&self) -> String {
@@ -188,6 +208,15 @@ impl Found {
             plain(&self.title),
             plain(&self.version),
         )
+    }
+}
+
+impl ToolCost {
+    fn of(tool: &Tool, guide: Option<&str>) -> Self {
+        Self {
+            name: tool.name.to_string(),
+            tokens_estimate: tokens(std::iter::once(tool), guide),
+        }
     }
 }
 
