@@ -20,6 +20,7 @@ mod tree;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
@@ -131,17 +132,21 @@ pub struct Children {
     starts: Arc<Semaphore>,
     supervisors: Supervisors,
     metrics: Arc<Metrics>,
+    /// For the children, however far the bridge raised its own.
+    open_files: Rlimit,
 }
 
 impl Children {
-    /// No child is started before one is asked for.
+    /// No child is started before one is asked for. Two things are noted now: the limit on open
+    /// files, which children will get, and which processes are ours already, which are left alone.
     pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
         let starts = Arc::new(Semaphore::new(settings.max_starts.max(1)));
         Self {
             settings,
             starts,
-            supervisors: Supervisors::default(),
+            supervisors: Supervisors::new(),
             metrics,
+            open_files: getrlimit(Resource::Nofile),
         }
     }
 
@@ -190,7 +195,7 @@ impl Children {
         };
         let resolved = command.resolve(&request.job.work(), &request.job.id());
         let launch = self.launch(resolved, &request);
-        let (process, pipes) = launch::launch(&launch, &self.supervisors).await?;
+        let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
         tokio::spawn(log.clone().follow(pipes.stderr));
         let connection = Connection::open(
@@ -254,6 +259,7 @@ impl Children {
             args: resolved.args,
             env,
             cwd: resolved.cwd,
+            open_files: self.open_files,
         }
     }
 }

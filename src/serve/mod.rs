@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use crate::{
     app::App,
     config::{self, ConfigError, Settings},
-    http,
+    http, limits,
     store::{Store, StoreError},
 };
 
@@ -76,6 +76,8 @@ pub async fn serve(settings: Settings, port_file: Option<PathBuf>) -> Result<End
     let listener = listen(&settings).await?;
     let address = listener.local_addr()?;
     let app = App::new(settings, store, config);
+    let open_files = limits::raise_open_files();
+    tracing::debug!(?open_files, "limits");
     for warning in app.warnings() {
         tracing::warn!("{warning}");
     }
