@@ -37,6 +37,7 @@ use jiff::Timestamp;
 
 pub use binding::{Binding, Workspace};
 pub use error::{StoreError, is_disk_full};
+pub use files::open_append;
 pub use gc::{Clocks, GcReport};
 pub use instance::{HEARTBEAT_EVERY, Instance, InstanceId};
 pub use job::{Job, JobFolderPaths, NewJob};
