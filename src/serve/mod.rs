@@ -144,7 +144,7 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>) 
     tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
     engine.running.wait().await;
     engine.sessions.end_all().await;
-    app.catalog.close();
+    app.catalog.close().await;
     engine.children.none_left().await;
 }
 
