@@ -14,6 +14,7 @@ mod cli;
 mod config;
 mod http;
 mod identity;
+mod limits;
 mod model;
 mod openapi;
 mod serve;

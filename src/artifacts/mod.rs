@@ -1,5 +1,5 @@
 //! What tools leave in a workspace, as links: found by what changed on disk, copied aside, named
-//! relative in answers. All calls but [`relative()`] block on the disk.
+//! relative in answers. All calls but [`relative()`] and [`relative_text()`] block on the disk.
 
 mod archive;
 mod beneath;
@@ -11,6 +11,6 @@ mod snapshot;
 
 pub use archive::publish_archive;
 pub use publish::{Origin, PublishError, publish};
-pub use relative::relative;
+pub use relative::{relative, relative_text};
 pub use relative_path::RelativePath;
 pub use snapshot::{ChangedFile, Limits, Snapshot, SnapshotError, changed};

@@ -9,7 +9,10 @@ use std::{borrow::Cow, fmt::Write, ops::Range, path::Path};
 use memchr::memmem::Finder;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::{model::RawJson, store::JobFolderPaths};
+use crate::{
+    model::{JobId, RawJson},
+    store::JobFolderPaths,
+};
 
 /// Rewrites the folder's absolute path in any JSON string of `raw` to a name relative to `work/`;
 /// all else stays byte by byte. Does not copy where nothing matches.
@@ -30,6 +33,23 @@ pub fn relative(raw: RawJson, folder: &JobFolderPaths) -> RawJson {
         }
     }
     answer
+}
+
+/// The same for plain text, such as a log's last lines. Where the workspace's id stands outside a
+/// path, its digest takes its place: the text goes to people who must not learn the id.
+pub fn relative_text(text: &str, folder: &JobFolderPaths) -> String {
+    let Some(rewriter) = Rewriter::new(folder) else {
+        return text.to_owned();
+    };
+    let mut text = text.to_owned();
+    while let Some(shorter) = rewriter.rewrite(text.as_bytes()) {
+        text = String::from_utf8_lossy(&shorter).into_owned();
+    }
+    let id = String::from_utf8_lossy(&rewriter.id);
+    let digest = id
+        .parse()
+        .map_or_else(|_| "…".to_owned(), |id: JobId| format!("{id:?}"));
+    text.replace(&*id, &digest)
 }
 
 struct Rewriter {

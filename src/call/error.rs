@@ -62,7 +62,7 @@ impl CallError {
             Self::Child(ChildError::Timeout) | Self::Timeout(_) => "timeout",
             Self::Rpc(_) => "rpc_error",
             Self::Left => "cancelled",
-            Self::Busy(_) => "busy",
+            Self::Busy(_) | Self::Child(ChildError::TooManyStarts) => "busy",
             Self::DiskFull(_) => "disk_full",
             Self::UnknownSession => "unknown_session",
             Self::Elsewhere(_) => "elsewhere",

@@ -229,7 +229,7 @@ impl CallEngine {
     /// A call that failed for want of disk leaves no copies behind.
     fn take_back(&self, published: &Published) {
         for artifact in &published.files {
-            if let Err(error) = self.store.revoke(&artifact.token, Timestamp::now()) {
+            if let Err(error) = self.store.remove_link(&artifact.token) {
                 tracing::warn!(%error, "link not taken back");
             }
         }

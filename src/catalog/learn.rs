@@ -6,13 +6,14 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     artifacts,
     child::{Child, ChildError, ChildRequest, Children, End, HelloParts, Profile},
     config::ServerSpec,
-    model::{Principal, RawJson, Tool},
-    store::{Job, NewJob, PrincipalHash, Store, StoreError},
+    model::{Principal, RawJson, ServerName, Tool},
+    store::{Job, Lease, LeaseError, NewJob, PrincipalHash, Store, StoreError},
 };
 
 /// Pages of `tools/list` that are read; a server with more is not honest.
@@ -40,6 +41,9 @@ pub enum LearnError {
     /// The folder failed.
     #[error("no folder for it: {0}")]
     Store(#[from] StoreError),
+    /// The folder is somebody else's already.
+    #[error("no folder for it: {0}")]
+    Lease(#[from] LeaseError),
     /// It answered `tools/list` with an error.
     #[error("it answered tools/list with the error {0}")]
     Refused(String),
@@ -54,7 +58,8 @@ impl LearnError {
         match self {
             Self::Child(error) => error.brief(),
             Self::Refused(_) => "it answered tools/list with an error".to_owned(),
-            Self::Store(_) | Self::BadList(_) => self.to_string(),
+            Self::BadList(_) => "its answer to tools/list is no ListToolsResult".to_owned(),
+            Self::Store(_) | Self::Lease(_) => self.to_string(),
         }
     }
 }
@@ -75,26 +80,52 @@ pub async fn learn(
     store: &Arc<Store>,
     deadline: Instant,
 ) -> Result<Learnt, LearnError> {
-    let job = throw_away_job(spec, store).await?;
-    let learnt = ask(spec, children, &job, deadline).await;
+    learn_unless(spec, children, store, deadline, &CancellationToken::new()).await
+}
+
+/// As [`learn`], but gives up once `stop` is cancelled; then too nothing is left when it returns.
+pub async fn learn_unless(
+    spec: &Arc<ServerSpec>,
+    children: &Children,
+    store: &Arc<Store>,
+    deadline: Instant,
+    stop: &CancellationToken,
+) -> Result<Learnt, LearnError> {
+    let making = (store.clone(), spec.name.clone());
+    let (job, lease) = blocking(move || throw_away_job(&making.0, making.1)).await?;
+    let learnt = ask(spec, children, &job, deadline, stop).await;
     let store = store.clone();
-    // A folder that cannot be removed now is garbage that the collector gets later.
-    let _ = tokio::task::spawn_blocking(move || store.remove_job(&job)).await;
+    blocking(move || {
+        // A folder that cannot be removed now is garbage that the collector gets later.
+        if store.remove_job(&job).is_err() {
+            let _ = store.release(&lease);
+        }
+    })
+    .await;
     learnt
 }
 
-async fn throw_away_job(spec: &ServerSpec, store: &Arc<Store>) -> Result<Job, StoreError> {
-    let (store, server) = (store.clone(), spec.name.clone());
-    let made = tokio::task::spawn_blocking(move || {
-        let principal = PrincipalHash::from(&Principal::Anonymous);
-        let new = NewJob {
-            principal,
-            key: None,
-            servers: &[server],
-        };
-        store.create_job(&new, Timestamp::now())
-    });
-    made.await.expect("making a folder does not panic")
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("looking at files does not panic")
+}
+
+/// Leased, so that the collector does not take it from under a child that is slow to answer.
+fn throw_away_job(store: &Store, server: ServerName) -> Result<(Job, Lease), LearnError> {
+    let new = NewJob {
+        principal: PrincipalHash::from(&Principal::Anonymous),
+        key: None,
+        servers: &[server],
+    };
+    let now = Timestamp::now();
+    let job = store.create_job(&new, now)?;
+    match store.acquire(&job, now) {
+        Ok(lease) => Ok((job, lease)),
+        Err(error) => {
+            let _ = store.remove_job(&job);
+            Err(error.into())
+        }
+    }
 }
 
 async fn ask(
@@ -102,6 +133,7 @@ async fn ask(
     children: &Children,
     job: &Job,
     deadline: Instant,
+    stop: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
     let request = ChildRequest {
         spec: spec.clone(),
@@ -111,14 +143,21 @@ async fn ask(
         deadline,
         listener: Arc::new(|_, _| {}),
     };
-    let child = children.ready(request).await?;
-    let tools = tokio::time::timeout_at(deadline, list_tools(&child, job)).await;
-    let memory = child.memory();
+    let child = Arc::new(children.ready_unless(request, stop).await?);
+    let listing = tokio::time::timeout_at(deadline, list_tools(&child, job));
+    let tools = stop.run_until_cancelled(listing).await;
+    let (measured, work) = (child.clone(), job.work());
+    let (memory, wrote_files) = blocking(move || {
+        let files = std::fs::read_dir(work);
+        let wrote = files.is_ok_and(|mut files| files.next().is_some());
+        (measured.memory(), wrote)
+    })
+    .await;
     let hello = artifacts::relative(child.hello().0.clone(), &job.paths());
     child.end(End::Kill).await;
+    let tools = tools.and_then(Result::ok);
     let tools = tools.unwrap_or(Err(ChildError::Timeout.into()))?;
     let hello = hello.read().unwrap_or_default();
-    let wrote_files = std::fs::read_dir(job.work()).is_ok_and(|mut files| files.next().is_some());
     Ok(Learnt {
         hello,
         tools,
@@ -137,7 +176,9 @@ async fn list_tools(child: &Child, job: &Job) -> Result<Vec<Tool>, LearnError> {
         let answer = child
             .request("tools/list", Some(&RawJson::of(&params)))
             .await?;
-        let page = answer.map_err(|error| LearnError::Refused(error.as_str().to_owned()))?;
+        let page = answer.map_err(|error| {
+            LearnError::Refused(artifacts::relative_text(error.as_str(), &job.paths()))
+        })?;
         let page = artifacts::relative(page, &job.paths());
         let page: ToolPage = page.read().map_err(LearnError::BadList)?;
         for tool in page.tools.into_iter().filter_map(Tool::read) {
@@ -152,4 +193,29 @@ async fn list_tools(child: &Child, job: &Job) -> Result<Vec<Tool>, LearnError> {
         cursor = page.next_cursor;
     }
     Ok(tools)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{
+        Clocks,
+        testing::{Folder, later},
+    };
+
+    #[test]
+    fn the_collector_leaves_the_folder_of_a_child_that_is_asked() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let (job, lease) = throw_away_job(&store, "excel".parse().unwrap()).unwrap();
+        let clocks = Clocks {
+            retention: std::time::Duration::ZERO,
+            tombstone: std::time::Duration::ZERO,
+        };
+        let in_an_hour = later(folder.now, 3600);
+        assert_eq!(store.collect(&clocks, None, in_an_hour).leased_jobs, 1);
+        assert!(store.job(job.id()).unwrap().is_some());
+        store.release(&lease).unwrap();
+        assert_eq!(store.collect(&clocks, None, in_an_hour).removed_jobs, 1);
+    }
 }

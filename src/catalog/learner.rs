@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{sync::Notify, sync::watch, time::Instant};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
-use super::{Knowledge, Learnt, Offer, Watch, learn};
+use super::{Knowledge, LearnError, Learnt, Offer, Watch, learn::learn_unless};
 use crate::{child::Children, config::ServerSpec, store::Store};
 
 /// The first pause after a failure; it doubles up to [`LONGEST_PAUSE`].
@@ -16,36 +20,72 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Bounds one attempt, beside the start timeout: listing many pages takes time.
 const ATTEMPT: Duration = Duration::from_secs(180);
+/// From one attempt that was asked for to the next: children say "changed" as often as they like.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Owns one server's entry. Dropping it ends the task and, with it, a child that is being asked.
 pub struct Learner {
     shared: Arc<Shared>,
     watch: Watch,
-    _task: AbortOnDropHandle<()>,
+    _stop: DropGuard,
 }
 
 struct Shared {
     spec: Mutex<Arc<ServerSpec>>,
     learnt: Mutex<Option<Arc<Learnt>>>,
     publish: watch::Sender<Knowledge>,
-    wanted: Notify,
+    wanted: Wanted,
+    stop: CancellationToken,
+}
+
+/// Requests to ask again: the first is granted at once, later ones at an interval. None is lost.
+struct Wanted {
+    requests: Notify,
+    granted: Mutex<Option<Instant>>,
+}
+
+impl Wanted {
+    /// Waits until the server is to be asked again.
+    async fn granted(&self) {
+        self.requests.notified().await;
+        let before = *self.lock();
+        if let Some(before) = before {
+            tokio::time::sleep_until(before + SHORTEST_INTERVAL).await;
+        }
+        // What was asked for meanwhile is answered by the attempt that begins now.
+        let _ = self.requests.notified().now_or_never();
+        *self.lock() = Some(Instant::now());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Learner {
-    /// Begins to learn at once.
-    pub fn start(spec: Arc<ServerSpec>, children: Arc<Children>, store: Arc<Store>) -> Self {
+    /// Begins to learn at once. A task of `tasks` does it, and ends when nothing of it is left.
+    pub fn start(
+        spec: Arc<ServerSpec>,
+        children: Arc<Children>,
+        store: Arc<Store>,
+        tasks: &TaskTracker,
+    ) -> Self {
         let (publish, watch) = watch::channel(Knowledge::Learning);
         let shared = Arc::new(Shared {
             spec: Mutex::new(spec),
             learnt: Mutex::default(),
             publish,
-            wanted: Notify::new(),
+            wanted: Wanted {
+                requests: Notify::new(),
+                granted: Mutex::default(),
+            },
+            stop: CancellationToken::new(),
         });
-        let task = tokio::spawn(shared.clone().run(children, store));
+        tasks.spawn(shared.clone().run(children, store));
         Self {
-            shared,
             watch,
-            _task: AbortOnDropHandle::new(task),
+            _stop: shared.stop.clone().drop_guard(),
+            shared,
         }
     }
 
@@ -66,7 +106,7 @@ impl Learner {
 
     /// Asks the server again.
     pub fn refresh(&self) {
-        self.shared.wanted.notify_one();
+        self.shared.wanted.requests.notify_one();
     }
 
     /// To read or await the entry.
@@ -101,34 +141,47 @@ impl Shared {
         loop {
             let spec = self.spec();
             let deadline = Instant::now() + ATTEMPT;
-            match learn(&spec, &children, &store, deadline).await {
+            let learnt = learn_unless(&spec, &children, &store, deadline, &self.stop).await;
+            if self.stop.is_cancelled() {
+                return;
+            }
+            let again = match learnt {
                 Ok(learnt) => {
                     tracing::info!(server = %spec.name, tools = learnt.tools.len(), "server is ready");
                     *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) =
                         Some(Arc::new(learnt));
                     self.offer();
                     pause = FIRST_PAUSE;
-                    self.wanted.notified().await;
+                    self.stop.run_until_cancelled(self.wanted.granted()).await
                 }
                 Err(error) => {
-                    let (why, brief) = (error.to_string(), error.brief());
-                    tracing::warn!(server = %spec.name, error = %why, retry_in = ?pause, "server is not ready");
-                    // An older answer is better than none: the server may come back.
-                    self.publish.send_if_modified(|state| {
-                        let known = matches!(state, Knowledge::Ready(_));
-                        if !known {
-                            *state = Knowledge::Failed {
-                                why: why.into(),
-                                brief: brief.into(),
-                            };
-                        }
-                        !known
-                    });
-                    let _ = tokio::time::timeout(jittered(pause), self.wanted.notified()).await;
+                    self.fail(&spec, &error, pause);
+                    let retry = tokio::time::timeout(jittered(pause), self.wanted.granted());
                     pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.stop.run_until_cancelled(retry).await.map(drop)
                 }
+            };
+            if again.is_none() {
+                return;
             }
         }
+    }
+
+    fn fail(&self, spec: &ServerSpec, error: &LearnError, pause: Duration) {
+        let (why, brief) = (error.to_string(), error.brief());
+        // Its own words may hold secrets: they are in its log, in `check` and for callers.
+        tracing::warn!(server = %spec.name, error = %brief, retry_in = ?pause, "server is not ready");
+        // An older answer is better than none: the server may come back.
+        self.publish.send_if_modified(|state| {
+            let known = matches!(state, Knowledge::Ready(_));
+            if !known {
+                *state = Knowledge::Failed {
+                    why: why.into(),
+                    brief: brief.into(),
+                };
+            }
+            !known
+        });
     }
 }
 
@@ -137,4 +190,38 @@ fn jittered(pause: Duration) -> Duration {
     let mut byte = [0_u8; 1];
     let _ = getrandom::fill(&mut byte);
     pause.mul_f64(0.75 + f64::from(byte[0]) / 510.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_granted_at_an_interval_and_the_last_is_not_lost() {
+        let wanted = Wanted {
+            requests: Notify::new(),
+            granted: Mutex::default(),
+        };
+        let began = Instant::now();
+        wanted.requests.notify_one();
+        wanted.granted().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        wanted.requests.notify_one();
+        let spam = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                wanted.requests.notify_one();
+            }
+        };
+        tokio::select! {
+            () = wanted.granted() => {}
+            () = spam => {}
+        }
+        assert_eq!(began.elapsed(), SHORTEST_INTERVAL);
+        let none = tokio::time::timeout(SHORTEST_INTERVAL * 3, wanted.granted());
+        assert!(none.await.is_err(), "granted again though nobody asked");
+        wanted.requests.notify_one();
+        wanted.granted().await;
+        assert_eq!(began.elapsed(), SHORTEST_INTERVAL * 4);
+    }
 }

@@ -17,6 +17,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::{child::Children, config::ServerSpec, model::ServerName, store::Store};
 
@@ -49,6 +50,7 @@ pub struct Catalog {
     entries: Mutex<HashMap<ServerName, Learner>>,
     children: Arc<Children>,
     store: Arc<Store>,
+    learning: TaskTracker,
 }
 
 impl Catalog {
@@ -58,6 +60,7 @@ impl Catalog {
             entries: Mutex::default(),
             children,
             store,
+            learning: TaskTracker::new(),
         }
     }
 
@@ -71,15 +74,23 @@ impl Catalog {
                     learner.update(spec.clone());
                     learner
                 }
-                _ => Learner::start(spec.clone(), self.children.clone(), self.store.clone()),
+                _ => Learner::start(
+                    spec.clone(),
+                    self.children.clone(),
+                    self.store.clone(),
+                    &self.learning,
+                ),
             };
             entries.insert(spec.name.clone(), learner);
         }
     }
 
-    /// Forgets all servers; those that are just being asked are ended.
-    pub fn close(&self) {
+    /// Forgets all servers. Those that are just being asked are ended, and when this returns
+    /// nothing of them is left, nor of their folders.
+    pub async fn close(&self) {
         self.lock().clear();
+        self.learning.close();
+        self.learning.wait().await;
     }
 
     /// Asks the server again what it offers: it said that its lists changed.

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,6 +23,9 @@ use crate::model::RawJson;
 const OUTGOING: usize = 256;
 /// Messages written with one call.
 const BATCH: usize = 64;
+
+/// How long answers are waited for from a child that closed its stdin.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// A child's answer: its `result`, or its `error` object.
 pub type Outcome = Result<RawJson, RawJson>;
@@ -77,7 +81,7 @@ impl Connection {
             waiting: Mutex::new(Waiting::Open(HashMap::new())),
             closing: CancellationToken::new(),
         });
-        tokio::spawn(write(stdin, lines, shared.closing.clone()));
+        tokio::spawn(write(stdin, lines, shared.clone()));
         let reader = Reader {
             lines: LineReader::new(stdout, limit),
             shared: shared.clone(),
@@ -191,8 +195,9 @@ impl Drop for Unanswered<'_> {
 async fn write(
     mut stdin: impl AsyncWrite + Unpin,
     mut lines: mpsc::Receiver<Bytes>,
-    closing: CancellationToken,
+    shared: Arc<Shared>,
 ) {
+    let closing = shared.closing.clone();
     let mut batch = Vec::with_capacity(BATCH);
     let pump = async {
         while lines.recv_many(&mut batch, BATCH).await > 0 {
@@ -202,8 +207,12 @@ async fn write(
             };
             batch.clear();
             if written.is_err() {
-                // The child closed its stdin; whether it still answers is the reader's business.
-                break;
+                // The child closed its stdin: who asks now is told at once, who asked before may
+                // have an answer on its way.
+                lines.close();
+                tokio::time::sleep(LAST_ANSWERS).await;
+                shared.close(Closed::StreamEnded);
+                return;
             }
         }
         closing.cancelled().await;

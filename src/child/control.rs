@@ -97,6 +97,15 @@ impl End {
         format!("end {} {}\n", wait.as_millis(), grace.as_millis())
     }
 
+    /// How long it may take, both times together.
+    pub fn longest(self) -> Duration {
+        match self {
+            Self::Gracefully(time) => time * 2,
+            Self::Terminate(grace) => grace,
+            Self::Kill => Duration::ZERO,
+        }
+    }
+
     /// The two times of an `end` line; `None` for anything else.
     pub fn times(line: &str) -> Option<(Duration, Duration)> {
         let (wait, grace) = line.strip_prefix("end ")?.split_once(' ')?;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -34,10 +34,15 @@ struct Envelope<'a> {
     method: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     params: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    /// `None` where the member is absent; `"result":null` is an answer.
+    #[serde(borrow, default, deserialize_with = "present")]
     result: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
+}
+
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(member: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(member).map(Some)
 }
 
 /// Reads one line: one message, or a batch of them. Empty where it is not JSON-RPC.
@@ -76,8 +81,8 @@ fn message(line: &Bytes) -> Option<Message> {
             let outcome = match (envelope.error, envelope.result) {
                 (Some(error), _) => Err(raw(error)),
                 (None, Some(result)) => Ok(raw(result)),
-                // `"result":null` is an answer; nothing at all is not one.
-                (None, None) => Ok(RawJson::null()),
+                // A log line of the child's that happens to have a number.
+                (None, None) => return None,
             };
             Some(Message::Response {
                 id: number(id?)?,
@@ -266,6 +271,8 @@ mod tests {
             "42",
             r#"{"a":1}"#,
             r#"{"id":null,"result":1}"#,
+            r#"{"id":2,"level":"info"}"#,
+            r#"{"id":2,"error":null}"#,
         ] {
             assert!(messages(&Bytes::from(garbage)).is_empty(), "{garbage}");
         }

@@ -78,13 +78,17 @@ pub async fn introduce(
     let raw = match connection.request("initialize", Some(&params)).await? {
         Ok(result) => result,
         Err(error) => {
-            let why = format!("it answered initialize with the error {}", error.as_str());
-            return Ok(Err(ChildError::not_started(why)));
+            return Ok(Err(ChildError::NotStarted {
+                why: "it answered initialize with an error".to_owned(),
+                said: format!(": {}", error.as_str()),
+            }));
         }
     };
     if let Err(error) = raw.read::<HelloParts>() {
-        let why = format!("its answer to initialize is no InitializeResult: {error}");
-        return Ok(Err(ChildError::not_started(why)));
+        return Ok(Err(ChildError::NotStarted {
+            why: "its answer to initialize is no InitializeResult".to_owned(),
+            said: format!(": {error}"),
+        }));
     }
     connection.notify("notifications/initialized", None);
     Ok(Ok(Hello(raw)))

@@ -9,8 +9,14 @@ use std::{
     process::Stdio,
 };
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use tokio::net::unix::pipe::{Receiver, Sender};
+use rustix::{
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+    process::{Pid, Resource, Rlimit, prlimit},
+};
+use tokio::{
+    net::unix::pipe::{Receiver, Sender},
+    time::Instant,
+};
 
 use super::{ChildError, control::SUPERVISE, process::Process, reaper::Supervisors};
 
@@ -25,6 +31,8 @@ pub struct Launch {
     pub env: Vec<(OsString, OsString)>,
     /// The working directory.
     pub cwd: PathBuf,
+    /// The limit on open files: programs that use `select` break beyond the usual 1024.
+    pub open_files: Rlimit,
 }
 
 /// Our ends of a child's pipes.
@@ -34,15 +42,18 @@ pub struct Pipes {
     pub stderr: Receiver,
 }
 
-/// Starts the child and waits until it runs (not until it speaks).
+/// Starts the child and waits until it runs (not until it speaks), at most to `until`: a program on
+/// a mount that hangs may never.
 pub async fn launch(
     launch: &Launch,
     supervisors: &Supervisors,
+    until: Instant,
 ) -> Result<(Process, Pipes), ChildError> {
     let (control, pipes) = spawn(launch, supervisors)
         .map_err(|error| ChildError::not_started(format!("cannot start a process: {error}")))?;
     // A task of its own: a start whose caller left is still followed to its end.
-    let started = tokio::spawn(Process::started(control.0, control.1, supervisors.clone()));
+    let started = Process::started(control.0, control.1, supervisors.clone(), until);
+    let started = tokio::spawn(started);
     let process = started.await.unwrap_or_else(|error| {
         Err(ChildError::not_started(format!(
             "its start was interrupted: {error}"
@@ -73,6 +84,11 @@ fn spawn(launch: &Launch, supervisors: &Supervisors) -> std::io::Result<(Control
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let supervisor = supervisors.spawn(command)?;
+    // Before it is sent the stdio, which it waits for, it starts nothing.
+    let pid = supervisor
+        .id()
+        .and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let _ = prlimit(pid, Resource::Nofile, launch.open_files.clone());
     send_stdio(&ours, &child_stdin, &child_stdout, &child_stderr)?;
     ours.set_nonblocking(true)?;
     let control = tokio::net::UnixStream::from_std(ours)?;

@@ -2,9 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,6 +14,7 @@ use super::{
     connection::NoiseLog,
     frame::{Line, LineReader},
 };
+use crate::store;
 
 /// Bytes in the log before it becomes `server.log.1`, the one generation that is kept.
 const FILE_LIMIT: u64 = 1024 * 1024;
@@ -22,8 +22,6 @@ const FILE_LIMIT: u64 = 1024 * 1024;
 const LINE_LIMIT: usize = 8 * 1024;
 /// Lines that an error message quotes.
 const TAIL: usize = 5;
-/// Bytes of one quoted line.
-const TAIL_LINE: usize = 300;
 
 /// The log of one child in its workspace's file. Cheap to clone.
 #[derive(Clone)]
@@ -83,8 +81,10 @@ impl NoiseLog for ServerLog {
         if state.tail.len() == TAIL {
             state.tail.pop_front();
         }
-        state.tail.push_back(text.chars().take(TAIL_LINE).collect());
-        // A log that cannot be written must not stop the child.
+        // Kept whole: cut here, half a path could be left that nobody recognises as one.
+        state.tail.push_back(text.clone());
+        // A log that cannot be written must not stop the child. Written here and now: an append of
+        // a few KiB goes to the page cache, and costs less than a hop to another thread.
         let _ = state.append(&self.server, &text);
     }
 }
@@ -95,8 +95,15 @@ impl State {
         let (mut file, size) = match self.file.take() {
             Some((file, size)) if size < FILE_LIMIT => (file, size),
             Some(_) => {
-                std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
-                self.open()?
+                let moved = std::fs::rename(&self.path, self.path.with_extension("log.1"));
+                let (file, size) = self.open()?;
+                if moved.is_err() {
+                    // Something of the child's is in the way: better no old lines than no limit.
+                    file.set_len(0)?;
+                    (file, 0)
+                } else {
+                    (file, size)
+                }
             }
             None => self.open()?,
         };
@@ -106,11 +113,8 @@ impl State {
     }
 
     fn open(&self) -> io::Result<(File, u64)> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.path)?;
+        // The child can put a link or a FIFO there, and this must neither follow nor wait.
+        let file = store::open_append(&self.path)?;
         let size = file.metadata()?.len();
         Ok((file, size))
     }
@@ -141,5 +145,32 @@ mod tests {
                 .unwrap()
                 .contains("[excel] last words")
         );
+    }
+
+    #[test]
+    fn neither_a_link_nor_a_fifo_in_its_place_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, outside) = (folder.path().join("server.log"), folder.path().join("out"));
+        std::fs::write(&outside, "").unwrap();
+        std::os::unix::fs::symlink(&outside, &path).unwrap();
+        ServerLog::new("excel", path.clone()).noise(b"line");
+        assert_eq!(std::fs::read(&outside).unwrap(), b"");
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+        let log = ServerLog::new("excel", path);
+        log.noise(b"line");
+        assert_eq!(log.tail(), "line");
+    }
+
+    #[test]
+    fn a_folder_where_the_old_log_goes_does_not_lift_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.log");
+        std::fs::create_dir_all(folder.path().join("server.log.1/x")).unwrap();
+        let log = ServerLog::new("excel", path.clone());
+        for _ in 0..400 {
+            log.noise(&[b'x'; 8000]);
+        }
+        assert!(std::fs::metadata(path).unwrap().len() <= FILE_LIMIT + 10_000);
     }
 }

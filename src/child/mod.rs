@@ -20,12 +20,18 @@ mod tree;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, time::Instant};
+use rustix::process::{Resource, Rlimit, getrlimit};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    artifacts::relative_text,
     config::{Mode, ResolvedCommand, ServerSpec, Transport},
     model::RawJson,
-    store::Job,
+    store::{Job, JobFolderPaths},
     telemetry::{ChildMode, Live, Metrics},
 };
 
@@ -42,6 +48,8 @@ use reaper::Supervisors;
 /// A cold start holds its place among the concurrent starts no longer than this, so that servers
 /// that hang at start cannot keep others from starting.
 const START_PLACE: Duration = Duration::from_secs(10);
+/// Characters of one line of the child's that an error quotes.
+const QUOTED: usize = 300;
 /// How long a call's failure waits to learn how the child ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -49,20 +57,20 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ChildError {
     /// It never became ready.
-    #[error("the server did not start: {why}{tail}")]
+    #[error("the server did not start: {why}{said}")]
     NotStarted {
-        /// What happened.
+        /// What happened, without any word of its own.
         why: String,
-        /// The last lines of its log.
-        tail: String,
+        /// What it said itself: its answer, or the last lines of its log.
+        said: String,
     },
     /// It ended while a call waited.
-    #[error("the server ended during the call ({status}){tail}")]
+    #[error("the server ended during the call ({status}){said}")]
     Died {
         /// How it ended.
         status: ExitStatus,
         /// The last lines of its log.
-        tail: String,
+        said: String,
     },
     /// It sent more than we take in.
     #[error("the server sent a message above the limit of {limit} bytes (MCPO_MAX_MESSAGE_BYTES)")]
@@ -73,6 +81,9 @@ pub enum ChildError {
     /// The deadline passed.
     #[error("the server did not answer in time")]
     Timeout,
+    /// No place among the concurrent starts came free.
+    #[error("too many servers are starting (MCPO_MAX_STARTS); try again in a moment")]
+    TooManyStarts,
 }
 
 impl ChildError {
@@ -80,7 +91,7 @@ impl ChildError {
     fn not_started(why: String) -> Self {
         Self::NotStarted {
             why,
-            tail: String::new(),
+            said: String::new(),
         }
     }
 
@@ -92,6 +103,30 @@ impl ChildError {
             other => other.to_string(),
         }
     }
+
+    /// Takes the workspace's path and id out of the words: the error goes to callers, records and
+    /// logs, which must not learn them.
+    fn without_folder(self, paths: &JobFolderPaths) -> Self {
+        let plain = |text: String| relative_text(&text, paths);
+        match self {
+            Self::NotStarted { why, said } => Self::NotStarted {
+                why: plain(why),
+                said: shortened(&plain(said)),
+            },
+            Self::Died { status, said } => Self::Died {
+                status,
+                said: shortened(&plain(said)),
+            },
+            other => other,
+        }
+    }
+}
+
+/// Cuts each line to what an error message may quote of it.
+fn shortened(said: &str) -> String {
+    let lines = said.lines();
+    let lines = lines.map(|line| line.chars().take(QUOTED).collect::<String>());
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What a ready child is asked for.
@@ -131,17 +166,21 @@ pub struct Children {
     starts: Arc<Semaphore>,
     supervisors: Supervisors,
     metrics: Arc<Metrics>,
+    /// For the children, however far the bridge raised its own.
+    open_files: Rlimit,
 }
 
 impl Children {
-    /// No child is started before one is asked for.
+    /// No child is started before one is asked for. Two things are noted now: the limit on open
+    /// files, which children will get, and which processes are ours already, which are left alone.
     pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
         let starts = Arc::new(Semaphore::new(settings.max_starts.max(1)));
         Self {
             settings,
             starts,
-            supervisors: Supervisors::default(),
+            supervisors: Supervisors::new(),
             metrics,
+            open_files: getrlimit(Resource::Nofile),
         }
     }
 
@@ -160,37 +199,64 @@ impl Children {
         self.settings.kill_grace
     }
 
-    /// A child that has answered `initialize`. On any failure nothing of it is left running.
+    /// A child that has answered `initialize`. On any failure nothing of it is left running; a
+    /// child whose caller left is killed behind him.
     pub async fn ready(&self, request: ChildRequest) -> Result<Child, ChildError> {
-        let start_by = Instant::now() + self.settings.start_timeout;
-        let until = request.deadline.min(start_by);
-        let waiting = tokio::time::timeout_at(until, self.starts.clone().acquire_owned()).await;
-        let Ok(Ok(place)) = waiting else {
-            return Err(ChildError::Timeout);
-        };
-        // Held until ready, but not for ever.
-        let place = tokio::spawn(async move {
+        self.ready_unless(request, &CancellationToken::new()).await
+    }
+
+    /// As [`Children::ready`], but gives up once `stop` is cancelled, and returns when nothing of
+    /// the child is left.
+    pub async fn ready_unless(
+        &self,
+        request: ChildRequest,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
+        let place = self.place(request.deadline, stop).await?;
+        // Held until ready, but neither for ever nor longer than the caller stays.
+        let place = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::time::sleep(START_PLACE).await;
             drop(place);
-        });
-        let (spec, began) = (request.spec.clone(), Instant::now());
-        let started = self.start(request, until).await;
-        place.abort();
+        }));
+        let (spec, paths, began) = (request.spec.clone(), request.job.paths(), Instant::now());
+        let until = request.deadline.min(began + self.settings.start_timeout);
+        let started = self.start(request, until, stop).await;
+        drop(place);
         match &started {
             Ok(_) => self.metrics.child_started(&spec.name, began.elapsed()),
             Err(_) => self.metrics.child_start_failed(&spec.name),
         }
-        started
+        started.map_err(|error| error.without_folder(&paths))
     }
 
-    async fn start(&self, request: ChildRequest, until: Instant) -> Result<Child, ChildError> {
+    /// A place among the concurrent starts. The wait is bounded as a start is, and beside it.
+    async fn place(
+        &self,
+        deadline: Instant,
+        stop: &CancellationToken,
+    ) -> Result<OwnedSemaphorePermit, ChildError> {
+        let until = deadline.min(Instant::now() + self.settings.start_timeout);
+        let place = tokio::time::timeout_at(until, self.starts.clone().acquire_owned());
+        match stop.run_until_cancelled(place).await {
+            Some(Ok(Ok(place))) => Ok(place),
+            Some(_) => Err(ChildError::TooManyStarts),
+            None => Err(stopped()),
+        }
+    }
+
+    async fn start(
+        &self,
+        request: ChildRequest,
+        until: Instant,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
         let Transport::Stdio(command) = &request.spec.transport else {
             let why = "it is a remote server; these are not supported yet".to_owned();
             return Err(ChildError::not_started(why));
         };
         let resolved = command.resolve(&request.job.work(), &request.job.id());
         let launch = self.launch(resolved, &request);
-        let (process, pipes) = launch::launch(&launch, &self.supervisors).await?;
+        let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
         tokio::spawn(log.clone().follow(pipes.stderr));
         let connection = Connection::open(
@@ -210,32 +276,35 @@ impl Children {
             process,
             connection,
             log,
+            paths: request.job.paths(),
             hello: None,
             limit,
             _live: self.metrics.child_live(mode),
         };
         let greeting = hello::introduce(&child.connection, &request.profile);
-        let failure = match tokio::time::timeout_at(until, greeting).await {
-            Ok(Ok(Ok(hello))) => {
+        let greeting = tokio::time::timeout_at(until, greeting);
+        let failure = match stop.run_until_cancelled(greeting).await {
+            Some(Ok(Ok(Ok(hello)))) => {
                 child.hello = Some(hello);
                 return Ok(child);
             }
-            Ok(Ok(Err(error))) => error,
-            Ok(Err(closed)) => match child.closed(closed).await {
-                ChildError::Died { status, tail } => {
+            Some(Ok(Ok(Err(error)))) => error,
+            Some(Ok(Err(closed))) => match child.closed(closed).await {
+                ChildError::Died { status, said } => {
                     let why = format!("it ended before it was ready ({status})");
-                    ChildError::NotStarted { why, tail }
+                    ChildError::NotStarted { why, said }
                 }
                 other => other,
             },
-            Err(_) => {
+            Some(Err(_)) => {
                 let waited = self.settings.start_timeout.as_secs();
                 let why = format!("no answer to initialize within {waited} s");
                 ChildError::NotStarted {
                     why,
-                    tail: child.tail(),
+                    said: child.last_words(),
                 }
             }
+            None => stopped(),
         };
         child.end(End::Kill).await;
         Err(failure)
@@ -254,8 +323,13 @@ impl Children {
             args: resolved.args,
             env,
             cwd: resolved.cwd,
+            open_files: self.open_files,
         }
     }
+}
+
+fn stopped() -> ChildError {
+    ChildError::not_started("the bridge is stopping".to_owned())
 }
 
 /// A running, initialised server process. Dropping it kills its whole tree.
@@ -263,6 +337,7 @@ pub struct Child {
     process: Process,
     connection: Connection,
     log: ServerLog,
+    paths: JobFolderPaths,
     hello: Option<Hello>,
     limit: usize,
     _live: Live,
@@ -286,7 +361,8 @@ impl Child {
         self.connection.is_open() && self.process.exit_status().is_none()
     }
 
-    /// Memory of the process and all below it: proportional set size, bytes.
+    /// Memory of the process and all below it: proportional set size, bytes. Reads all of `/proc`:
+    /// blocks.
     pub fn memory(&self) -> u64 {
         tree::memory(self.pid())
     }
@@ -322,15 +398,16 @@ impl Child {
             Closed::StreamEnded => {
                 // The exit follows the end of the stream at once, unless the child only closed it.
                 let gone = tokio::time::timeout(LAST_WORDS, self.process.gone()).await;
-                ChildError::Died {
+                let died = ChildError::Died {
                     status: gone.unwrap_or(ExitStatus::Unknown),
-                    tail: self.tail(),
-                }
+                    said: self.last_words(),
+                };
+                died.without_folder(&self.paths)
             }
         }
     }
 
-    fn tail(&self) -> String {
+    fn last_words(&self) -> String {
         let tail = self.log.tail();
         if tail.is_empty() {
             tail

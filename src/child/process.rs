@@ -3,6 +3,7 @@
 //! ```text
 //! Running ──end()──▶ Ending ──"exit …"──▶ Gone
 //!    └──────────── "exit …", or the socket closes ─┘
+//! Ending ──no word in time──▶ the supervisor is killed ──▶ Gone
 //! ```
 
 use std::time::Duration;
@@ -14,13 +15,20 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
     ChildError,
     control::{End, ExitStatus, Report},
     reaper::Supervisors,
+    tree,
 };
+
+/// What a supervisor gets beyond the times of an end before it is taken for stuck.
+const SPARE: Duration = Duration::from_secs(2);
+/// How long the end of a supervisor is waited for.
+const REAPED: Duration = Duration::from_secs(5);
 
 /// A running child process tree. Dropping it kills the tree.
 pub struct Process {
@@ -30,15 +38,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Waits for the supervisor's first word.
+    /// Waits for the supervisor's first word. One that has said nothing at `until` is killed.
     pub async fn started(
         control: UnixStream,
         supervisor: tokio::process::Child,
         supervisors: Supervisors,
+        until: Instant,
     ) -> Result<Self, ChildError> {
         let (read, write) = control.into_split();
         let mut reports = BufReader::new(read).lines();
-        let first = next_report(&mut reports).await;
+        let first = timeout_at(until, next_report(&mut reports)).await;
         let owner = Owner {
             reports,
             control: write,
@@ -46,13 +55,19 @@ impl Process {
             supervisors,
         };
         let pid = match first {
-            Some(Report::Started(pid)) => pid,
-            other => {
+            Ok(Some(Report::Started(pid))) => pid,
+            Ok(other) => {
                 owner.reap().await;
                 let why = match other {
                     Some(Report::Failed(why)) => why,
                     _ => "its supervisor ended before it started".to_owned(),
                 };
+                return Err(ChildError::not_started(why));
+            }
+            Err(_) => {
+                // Even its end can take long where the kernel waits for a mount.
+                tokio::spawn(owner.kill());
+                let why = "the program did not begin to run in time".to_owned();
                 return Err(ChildError::not_started(why));
             }
         };
@@ -111,40 +126,99 @@ impl Owner {
         mut inbox: mpsc::UnboundedReceiver<End>,
         gone: watch::Sender<Option<ExitStatus>>,
     ) {
+        let mut asked_to_end: Option<Instant> = None;
+        let mut handles = true;
         let status = loop {
             tokio::select! {
                 report = next_report(&mut self.reports) => match report {
-                    Some(Report::Exited(status)) => break status,
+                    Some(Report::Exited(status)) => break Some(status),
                     Some(_) => {}
-                    None => break ExitStatus::Unknown,
+                    None => break Some(ExitStatus::Unknown),
                 },
-                order = inbox.recv() => {
+                order = inbox.recv(), if handles => {
+                    handles = order.is_some();
                     // No handle is left: nobody can want it any more.
                     let order = order.unwrap_or(End::Kill);
                     let _ = self.control.write_all(order.to_line().as_bytes()).await;
-                    if inbox.is_closed() && inbox.is_empty() {
-                        break match next_report(&mut self.reports).await {
-                            Some(Report::Exited(status)) => status,
-                            _ => ExitStatus::Unknown,
-                        };
-                    }
+                    let over = Instant::now() + order.longest() + SPARE;
+                    asked_to_end = Some(asked_to_end.map_or(over, |before| before.min(over)));
                 }
+                () = at(asked_to_end) => break None,
             }
         };
+        match status {
+            Some(ExitStatus::Unknown) | None => self.kill().await,
+            Some(_) => self.reap().await,
+        }
+        gone.send_replace(Some(status.unwrap_or(ExitStatus::Unknown)));
+    }
+
+    /// For a supervisor that does not do its work, because its child stopped it, say. First what is
+    /// below it: as long as it is there, all of that can be found.
+    async fn kill(mut self) {
+        if let Some(pid) = self.supervisor.id() {
+            let _ = tokio::task::spawn_blocking(move || tree::kill_below(pid)).await;
+        }
+        let _ = self.supervisor.start_kill();
+        let supervisors = self.supervisors.clone();
         self.reap().await;
-        gone.send_replace(Some(status));
+        supervisors.look_for_strays();
     }
 
     /// A supervisor that said its last word ends at once; one that lost its socket is killed.
     async fn reap(mut self) {
         drop(self.control);
         let pid = self.supervisor.id();
-        if tokio::time::timeout(Duration::from_secs(5), self.supervisor.wait())
-            .await
-            .is_err()
-        {
-            let _ = self.supervisor.kill().await;
+        if timeout(REAPED, self.supervisor.wait()).await.is_err() {
+            let _ = self.supervisor.start_kill();
+            // One that even so does not go is the kernel's; its end cannot be waited for.
+            let _ = timeout(REAPED, self.supervisor.wait()).await;
         }
         self.supervisors.forget(pid);
+    }
+}
+
+/// Waits for that moment; for ever where there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A supervisor that says what it is given and otherwise nothing.
+    fn silent(supervisors: &Supervisors) -> (UnixStream, UnixStream, tokio::process::Child) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut command = std::process::Command::new("sleep");
+        command.arg("1000");
+        (ours, theirs, supervisors.spawn(command).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_program_that_never_begins_to_run_is_given_up() {
+        let supervisors = Supervisors::new();
+        let (ours, _theirs, supervisor) = silent(&supervisors);
+        let until = Instant::now() + Duration::from_millis(20);
+        let started = Process::started(ours, supervisor, supervisors.clone(), until).await;
+        assert!(matches!(started, Err(ChildError::NotStarted { .. })));
+        supervisors.none_left().await;
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_does_not_answer_is_killed() {
+        let supervisors = Supervisors::new();
+        let (ours, mut theirs, supervisor) = silent(&supervisors);
+        theirs.write_all(b"pid 4711\n").await.unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let started = Process::started(ours, supervisor, supervisors.clone(), until).await;
+        let process = started.ok().unwrap();
+        process.ask_to_end(End::Kill);
+        let gone = timeout(Duration::from_secs(30), process.gone()).await;
+        assert_eq!(gone.unwrap(), ExitStatus::Unknown);
+        supervisors.none_left().await;
     }
 }

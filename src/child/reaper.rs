@@ -9,29 +9,41 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use tokio::sync::Notify;
 
 use super::tree;
 
 /// How often strays are looked for when nobody said there are some.
 const ROUND: Duration = Duration::from_secs(5);
+/// After a kill: the killed ones' own children come to us next.
+const NEXT_LOOK: Duration = Duration::from_millis(50);
 
 /// The processes that are our children on purpose.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Supervisors {
     known: Arc<Mutex<HashSet<u32>>>,
     stray: Arc<Notify>,
     ended: Arc<Notify>,
+    /// What whoever started this process had started before, in its place: not ours to end.
+    guests: Arc<Mutex<HashSet<u32>>>,
 }
 
 impl Supervisors {
+    /// None yet. Children that this process has by now are left alone.
+    pub fn new() -> Self {
+        let guests = tree::children_and_zombies(std::process::id());
+        Self {
+            known: Arc::default(),
+            stray: Arc::default(),
+            ended: Arc::default(),
+            guests: Arc::new(Mutex::new(guests.into_iter().collect())),
+        }
+    }
+
     /// Spawns under the lock, so that no round can take the newcomer for a stray (0.2 ms).
     pub fn spawn(&self, command: Command) -> io::Result<tokio::process::Child> {
-        let mut known = self
-            .known
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut known = self.lock();
         let child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()?;
@@ -39,17 +51,16 @@ impl Supervisors {
         Ok(child)
     }
 
-    /// To be called once a supervisor was waited for; looks at once for what it left.
+    /// To be called once a supervisor was waited for.
     pub fn forget(&self, pid: Option<u32>) {
-        let mut known = self
-            .known
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(pid) = pid {
-            known.remove(&pid);
+            self.lock().remove(&pid);
         }
-        drop(known);
         self.ended.notify_waiters();
+    }
+
+    /// A supervisor ended without its last word: what it left is looked for at once.
+    pub fn look_for_strays(&self) {
         self.stray.notify_one();
     }
 
@@ -73,29 +84,90 @@ impl Supervisors {
     /// Becomes a subreaper and ends strays until the future is dropped.
     pub async fn sweep(&self) {
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        let mut pause = ROUND;
         loop {
-            let _ = tokio::time::timeout(ROUND, self.stray.notified()).await;
-            self.end_strays();
+            let _ = tokio::time::timeout(pause, self.stray.notified()).await;
+            let supervisors = self.clone();
+            // Reads all of /proc.
+            let round = tokio::task::spawn_blocking(move || supervisors.end_strays());
+            pause = if round.await.unwrap_or(false) {
+                NEXT_LOOK
+            } else {
+                ROUND
+            };
         }
     }
 
-    fn end_strays(&self) {
-        let known = self
-            .known
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+    /// Says whether there were any.
+    fn end_strays(&self) -> bool {
+        let mut any = false;
         for pid in tree::children_and_zombies(std::process::id()) {
-            let Some(stray) = Pid::from_raw(pid.cast_signed()).filter(|_| !known.contains(&pid))
-            else {
-                continue;
-            };
-            for pid in tree::descendants(pid) {
-                let _ = Pid::from_raw(pid.cast_signed()).map(|pid| kill_process(pid, Signal::KILL));
-            }
-            let _ = kill_process(stray, Signal::KILL);
-            let _ = waitpid(Some(stray), WaitOptions::NOHANG);
-            // Its own children come to us next; a killed one may need a moment to be reaped.
-            self.stray.notify_one();
+            any |= self.end_stray(pid);
         }
+        any
+    }
+
+    fn end_stray(&self, pid: u32) -> bool {
+        // Looked at again under the lock: since the list was made it may have become a supervisor,
+        // or have gone. Afterwards its number stays its own, because nobody else reaps it.
+        let known = self.lock();
+        let process = tree::read(pid).filter(|process| process.parent == std::process::id());
+        let Some(process) = process.filter(|_| !known.contains(&pid)) else {
+            return false;
+        };
+        drop(known);
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        if process.zombie {
+            guests.remove(&pid);
+        } else if guests.contains(&pid) {
+            return false;
+        } else {
+            tracing::warn!(
+                pid,
+                name = tree::name(pid),
+                "killed: its supervisor is gone"
+            );
+            for below in tree::descendants(pid) {
+                tree::send(below, Signal::KILL);
+            }
+            tree::send(pid, Signal::KILL);
+        }
+        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper() -> std::process::Child {
+        Command::new("sleep").arg("1000").spawn().unwrap()
+    }
+
+    #[test]
+    fn strangers_are_killed_and_those_who_were_here_before_are_not() {
+        let mut guest = sleeper();
+        let supervisors = Supervisors::new();
+        let mut stranger = sleeper();
+        assert!(!supervisors.end_stray(guest.id()));
+        assert!(guest.try_wait().unwrap().is_none());
+        assert!(supervisors.end_stray(stranger.id()));
+        // Reaped by that or by this.
+        let _ = stranger.wait();
+        assert!(tree::read(stranger.id()).is_none());
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_is_no_stray() {
+        let supervisors = Supervisors::new();
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        let supervisor = supervisors.spawn(command).unwrap();
+        assert!(!supervisors.end_stray(supervisor.id().unwrap()));
     }
 }

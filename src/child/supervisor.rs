@@ -9,6 +9,9 @@
 //!    │                   └── tree gone ──▶ done ◀── tree gone ──┴──────────────┘
 //!    └── child exits, or the socket closes ──▶ Killing
 //! ```
+//! Once the child itself has ended, only its own process group gets the rest of the time to leave;
+//! what left the group is a runaway and killed at once.
+//!
 //! Environment, working directory and arguments are the child's own: they were given to this
 //! process, which passes them on unread.
 
@@ -35,8 +38,11 @@ use super::{
     tree,
 };
 
-/// How often the tree is looked at while it is ending.
+/// How often ended processes are reaped while the tree is ending.
 const TICK: Duration = Duration::from_millis(10);
+/// Kills follow each other after [`TICK`] and then ever more slowly: each reads all of `/proc`, and
+/// what does not go at once waits for the kernel.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often orphans that ended by themselves are reaped while the child runs.
 const REAP: Duration = Duration::from_secs(10);
 /// The kernel's out-of-memory killer takes children (1000 = first), never the bridge.
@@ -169,6 +175,8 @@ struct Supervisor {
     status: Option<ExitStatus>,
     phase: Phase,
     orders_may_come: bool,
+    next_kill: Instant,
+    pause: Duration,
 }
 
 impl Supervisor {
@@ -178,6 +186,8 @@ impl Supervisor {
             status: None,
             phase: Phase::Running,
             orders_may_come: true,
+            next_kill: Instant::now(),
+            pause: TICK,
         }
     }
 
@@ -195,7 +205,7 @@ impl Supervisor {
                     Some(Order::End(wait, grace)) => self.end(wait, grace),
                     Some(Order::Gone) => {
                         self.orders_may_come = false;
-                        self.phase = Phase::Killing;
+                        self.kill_all();
                     }
                     None => {}
                 }
@@ -224,28 +234,44 @@ impl Supervisor {
 
     /// An order only ever hastens the end.
     fn end(&mut self, wait: Duration, grace: Duration) {
-        if let Phase::Running | Phase::Waiting(..) = self.phase {
-            self.phase = Phase::Waiting(Instant::now() + wait, grace);
-        } else if wait + grace == Duration::ZERO {
-            self.phase = Phase::Killing;
+        let until = Instant::now() + wait;
+        match self.phase {
+            Phase::Running => self.phase = Phase::Waiting(until, grace),
+            Phase::Waiting(before, other) => {
+                self.phase = Phase::Waiting(until.min(before), grace.min(other));
+            }
+            Phase::Terminating(_) if wait + grace == Duration::ZERO => self.kill_all(),
+            Phase::Terminating(_) | Phase::Killing => {}
         }
+    }
+
+    fn kill_all(&mut self) {
+        self.phase = Phase::Killing;
+        (self.next_kill, self.pause) = (Instant::now(), TICK);
     }
 
     fn advance(&mut self) {
         let now = Instant::now();
         match self.phase {
-            Phase::Running if self.status.is_some() => self.phase = Phase::Killing,
+            Phase::Running if self.status.is_some() => self.kill_all(),
             Phase::Waiting(until, grace) if now >= until => {
                 if !grace.is_zero() {
                     tree::signal_descendants(Signal::TERM);
                 }
                 self.phase = Phase::Terminating(now + grace);
             }
-            Phase::Terminating(until) if now >= until => self.phase = Phase::Killing,
+            Phase::Terminating(until) if now >= until => self.kill_all(),
             _ => {}
         }
-        if let Phase::Killing = self.phase {
-            tree::signal_descendants(Signal::KILL);
+        let kills = matches!(self.phase, Phase::Killing) || self.status.is_some();
+        if kills && now >= self.next_kill {
+            if let Phase::Killing = self.phase {
+                tree::signal_descendants(Signal::KILL);
+            } else {
+                tree::kill_descendants_outside(tree::number(self.child));
+            }
+            self.next_kill = now + self.pause;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Process trees, read from `/proc`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -16,37 +16,49 @@ fn processes() -> impl Iterator<Item = Entry> {
     numbers.filter_map(read)
 }
 
-struct Entry {
-    pid: u32,
-    parent: u32,
-    zombie: bool,
+/// What we read of a process.
+pub struct Entry {
+    /// Its number.
+    pub pid: u32,
+    /// Its parent's.
+    pub parent: u32,
+    /// Its process group's.
+    pub group: u32,
+    /// It ended and waits to be reaped.
+    pub zombie: bool,
 }
 
 /// Field 4 of `/proc/PID/stat`. The name in field 2 may hold anything, so count from its end.
-fn read(pid: u32) -> Option<Entry> {
+pub fn read(pid: u32) -> Option<Entry> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
     let mut fields = std::str::from_utf8(after_name)
         .ok()?
         .split_ascii_whitespace();
-    let (state, parent) = (fields.next()?, fields.next()?);
+    let (state, parent, group) = (fields.next()?, fields.next()?, fields.next()?);
     Some(Entry {
         pid,
         parent: parent.parse().ok()?,
+        group: group.parse().ok()?,
         zombie: state == "Z",
     })
 }
 
 /// Every living process below `root`, parents before their children; `root` itself not included.
 pub fn descendants(root: u32) -> Vec<u32> {
-    let mut below: HashMap<u32, Vec<u32>> = HashMap::new();
+    let found = entries_below(root).into_iter();
+    found.map(|process| process.pid).collect()
+}
+
+fn entries_below(root: u32) -> Vec<Entry> {
+    let mut below: HashMap<u32, Vec<Entry>> = HashMap::new();
     for process in processes().filter(|process| !process.zombie) {
-        below.entry(process.parent).or_default().push(process.pid);
+        below.entry(process.parent).or_default().push(process);
     }
     let mut found = below.remove(&root).unwrap_or_default();
     let mut next = 0;
-    while let Some(pid) = found.get(next) {
-        let children = below.remove(pid).unwrap_or_default();
+    while let Some(process) = found.get(next) {
+        let children = below.remove(&process.pid).unwrap_or_default();
         found.extend(children);
         next += 1;
     }
@@ -64,10 +76,44 @@ pub fn children_and_zombies(root: u32) -> Vec<u32> {
 /// Signals everything below this process.
 pub fn signal_descendants(signal: Signal) {
     for pid in descendants(std::process::id()) {
-        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-            let _ = kill_process(pid, signal);
-        }
+        send(pid, signal);
     }
+}
+
+/// Kills what left the process group `group` of everything below this process.
+pub fn kill_descendants_outside(group: u32) {
+    let below = entries_below(std::process::id()).into_iter();
+    for process in below.filter(|process| process.group != group) {
+        send(process.pid, Signal::KILL);
+    }
+}
+
+/// Kills everything below `root`, in rounds: a process that forks fast may be seen only by the next.
+pub fn kill_below(root: u32) {
+    const ROUNDS: usize = 20;
+    for _ in 0..ROUNDS {
+        let found = descendants(root);
+        if found.is_empty() {
+            return;
+        }
+        for pid in found {
+            send(pid, Signal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Signals one process; gone already is as good.
+pub fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// The command's name, cut by the kernel to 15 bytes.
+pub fn name(pid: u32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
 }
 
 /// Proportional set size of a process and everything below it, in bytes. 0 where the kernel does

@@ -139,8 +139,10 @@ impl From<CallError> for Problem {
             CallError::Child(ChildError::Timeout) | CallError::Timeout(_) => {
                 (StatusCode::GATEWAY_TIMEOUT, None)
             }
+            CallError::Busy(_) | CallError::Child(ChildError::TooManyStarts) => {
+                (StatusCode::TOO_MANY_REQUESTS, Some(10))
+            }
             CallError::Child(_) => (StatusCode::BAD_GATEWAY, None),
-            CallError::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, Some(10)),
             CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, None),
             CallError::UnknownSession => (StatusCode::NOT_FOUND, None),
             CallError::Elsewhere(_) | CallError::ShuttingDown => {

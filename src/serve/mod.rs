@@ -28,7 +28,7 @@ use tokio::{
 use crate::{
     app::App,
     config::{self, ConfigError, Settings},
-    http,
+    http, limits,
     store::{Store, StoreError},
 };
 
@@ -81,6 +81,8 @@ pub async fn serve(settings: Settings, port_file: Option<PathBuf>) -> Result<End
     let listener = listen(&settings).await?;
     let address = listener.local_addr()?;
     let app = App::new(settings, store, config);
+    let open_files = limits::raise_open_files();
+    tracing::debug!(?open_files, "limits");
     for warning in app.warnings() {
         tracing::warn!("{warning}");
     }
@@ -143,7 +145,7 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>) 
     let ended = async {
         engine.running.wait().await;
         tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
-        app.catalog.close();
+        app.catalog.close().await;
         engine.children.none_left().await;
     };
     if tokio::time::timeout(END_TIME, ended).await.is_err() {

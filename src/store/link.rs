@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{PrincipalHash, Store, StoreError, files, remove::remove_tree};
+use super::{PrincipalHash, Store, StoreError, files, is_disk_full, remove::remove_tree};
 use crate::model::{JobId, LinkToken};
 
 /// One version of one file, behind its own link.
@@ -191,7 +192,18 @@ impl Store {
         failed.map_or(Ok(found), Err)
     }
 
-    /// The record first: then nobody is promised bytes that have gone.
+    /// Takes a link back as if it had never been handed out: record and bytes go, it answers 404.
+    /// For links that nobody was told of. Absent is fine.
+    pub fn remove_link(&self, token: &LinkToken) -> Result<(), StoreError> {
+        let folder = self.link_folder(token);
+        let staged = self.staging().join(format!("gone-{}", Uuid::new_v4()));
+        match fs::rename(&folder, &staged) {
+            Ok(()) => remove_tree(&staged).map_err(files::at("remove", &folder)),
+            Err(error) if files::is_absent(&error) => Ok(()),
+            Err(error) => Err(files::at("remove", &folder)(error)),
+        }
+    }
+
     pub(super) fn end_link(
         &self,
         mut artifact: Artifact,
@@ -202,8 +214,10 @@ impl Store {
         artifact.gone_at = Some(now.min(artifact.expires_at));
         artifact.gone = Some(reason);
         let meta = folder.join(META);
-        files::write_json(&meta, &artifact, self.staging()).map_err(files::at("write", &meta))?;
-        remove_tree(&folder.join(DATA)).map_err(files::at("remove", &folder))
+        end_in_order(&folder, || {
+            files::write_json(&meta, &artifact, self.staging())
+        })
+        .map_err(files::at("end the link", &folder))
     }
 
     /// Visits the folder of every link, in no order.
@@ -230,6 +244,19 @@ impl Store {
     fn link_folder(&self, token: &LinkToken) -> PathBuf {
         let name = token.as_str();
         self.bridge("artifacts").join(&name[..2]).join(name)
+    }
+}
+
+/// The record first: then nobody is promised bytes that have gone. On a full disk the other way
+/// round: the record may need the room that the bytes take.
+fn end_in_order(folder: &Path, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let data = folder.join(DATA);
+    match write() {
+        Err(error) if is_disk_full(&error) => {
+            remove_tree(&data)?;
+            write()
+        }
+        other => other.and_then(|()| remove_tree(&data)),
     }
 }
 
@@ -313,6 +340,46 @@ mod tests {
         assert!(matches!(link, Link::Gone(GoneReason::Revoked)));
         assert!(!store.link_folder(&artifact.token).join(DATA).exists());
         assert_eq!(store.artifacts_of(artifact.job).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn on_a_full_disk_the_bytes_make_room_for_the_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join(DATA);
+        fs::write(&data, "bytes").unwrap();
+        let full = || {
+            if data.exists() {
+                Err(io::ErrorKind::StorageFull.into())
+            } else {
+                fs::write(folder.path().join(META), "{}")
+            }
+        };
+        end_in_order(folder.path(), full).unwrap();
+        assert!(folder.path().join(META).exists() && !data.exists());
+    }
+
+    #[test]
+    fn any_other_failure_leaves_the_bytes_behind_a_living_record() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(DATA), "bytes").unwrap();
+        let refused = end_in_order(
+            folder.path(),
+            || Err(io::ErrorKind::PermissionDenied.into()),
+        );
+        assert!(refused.is_err() && folder.path().join(DATA).exists());
+    }
+
+    #[test]
+    fn a_removed_link_was_never_there() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let artifact = publish(&store, folder.now);
+        store.remove_link(&artifact.token).unwrap();
+        store.remove_link(&artifact.token).unwrap();
+        let link = store.link(&artifact.token, folder.now).unwrap();
+        assert!(matches!(link, Link::Unknown));
+        assert!(!store.link_folder(&artifact.token).exists());
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
     }
 
     #[test]

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 pub use error::{StoreError, is_disk_full};
+pub use files::open_append;
 pub use gc::{Clocks, GcReport};
 pub use instance::{HEARTBEAT_EVERY, Instance, InstanceId};
 pub use job::{Job, JobFolderPaths, NewJob};

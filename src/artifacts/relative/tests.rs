@@ -198,3 +198,11 @@ proptest! {
         prop_assert_eq!(after.as_str(), json);
     }
 }
+
+#[test]
+fn plain_text_keeps_neither_the_folder_nor_the_id() {
+    let text = format!("File \"/data/jobs/{ID}/work/a.py\" in /data/jobs/{ID}: job {ID}\nend");
+    let said = relative_text(&text, &folder());
+    assert!(said.starts_with("File \"a.py\" in ..: job #"), "{said}");
+    assert!(said.ends_with("\nend") && !said.contains(ID), "{said}");
+}

@@ -133,3 +133,19 @@ async fn closing_stdin_lets_the_last_answer_in() {
         .await;
     assert_eq!(call.await.unwrap().unwrap().unwrap().as_str(), "1");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_closed_its_stdin_is_no_longer_asked() {
+    let Played {
+        connection,
+        reads,
+        writes: _stdout,
+        ..
+    } = Played::new();
+    drop(reads);
+    for _ in 0..2 {
+        let asked = tokio::time::timeout(Duration::from_secs(60), connection.request("m", None));
+        assert_eq!(asked.await.unwrap().unwrap_err(), Closed::StreamEnded);
+    }
+    assert!(!connection.is_open());
+}

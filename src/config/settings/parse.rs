@@ -107,7 +107,12 @@ pub(super) fn count(text: &str) -> Result<NonZeroUsize, Bad> {
     }
 }
 
-/// Plain bytes, or a number with a unit.
+/// As [`bytes`], and 0 for no limit.
+pub(super) fn bytes_or_none(text: &str) -> Result<u64, Bad> {
+    if text == "0" { Ok(0) } else { bytes(text) }
+}
+
+/// Plain bytes, or a number with a unit; more than nothing.
 pub(super) fn bytes(text: &str) -> Result<u64, Bad> {
     const UNITS: [(&str, u64); 9] = [
         ("KIB", 1 << 10),

@@ -40,7 +40,7 @@ pub(in crate::config::settings) struct FileArgs {
         default_value = "10000"
     )]
     pub max_workspace_files: Option<String>,
-    /// Refuse new work while the disk has less than this free, in bytes or with a unit
+    /// Refuse new work while the disk has less than this free, in bytes or with a unit; 0: never
     #[arg(
         long,
         value_name = "BYTES",

@@ -35,6 +35,13 @@ fn sizes_have_units_of_both_families() {
 }
 
 #[test]
+fn a_floor_may_be_none() {
+    assert_eq!(bytes_or_none("0").unwrap(), 0);
+    assert_eq!(bytes_or_none("1KiB").unwrap(), 1024);
+    assert!(bytes_or_none("x").is_err());
+}
+
+#[test]
 fn durations_are_seconds_within_bounds() {
     assert_eq!(timeout("300").unwrap(), Duration::from_mins(5));
     assert_eq!(timeout("0.25").unwrap(), Duration::from_millis(250));

@@ -1,0 +1,211 @@
+//! How children start and end, and what is said of those that do not.
+
+mod support;
+
+use std::{fs, time::Instant};
+
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use serde_json::{Value, json};
+use support::{TestBridge, echo, eventually, fixture, rude, servers, vars, with};
+
+fn odd(mode: &str) -> Value {
+    json!({ "command": "python3", "args": [fixture("odd_server.py"), mode] })
+}
+
+fn start() -> TestBridge {
+    TestBridge::start(servers([("odd", odd("plain"))]))
+}
+
+/// Fails where a text names one of the bridge's workspaces.
+#[track_caller]
+fn assert_names_no_workspace(text: &str, workspaces: &[std::path::PathBuf]) {
+    for path in workspaces {
+        let id = path.file_name().expect("a name").to_string_lossy();
+        assert!(!text.contains(&*id), "{id} in {text}");
+    }
+}
+
+#[test]
+fn a_refused_start_is_not_quoted_to_everybody() {
+    let refuses = with(odd("refuses"), json!({"env": {"SECRET": "s3cr3t"}}));
+    let bridge = TestBridge::builder(servers([("odd", refuses)]))
+        .var(vars::API_KEY, "key")
+        .start();
+    let health = || bridge.client().get("/health").text();
+    eventually("its start has failed", || {
+        health().contains("it answered initialize with an error")
+    });
+    for text in [health(), bridge.log()] {
+        assert!(
+            !text.contains("s3cr3t") && !text.contains("licence"),
+            "{text}"
+        );
+    }
+    let reply = bridge
+        .chat("alice", "c1")
+        .bearer("key")
+        .call("odd", "crash", json!({}));
+    assert_eq!(reply.status, 502, "{}", reply.text());
+    let said = reply.text();
+    assert!(said.contains("licence for s3cr3t in ."), "{said}");
+    let jobs = bridge.jobs().to_string_lossy().into_owned();
+    assert!(!said.contains(&jobs), "{said}");
+}
+
+#[test]
+fn last_words_name_no_workspace() {
+    let bridge = start();
+    let reply = bridge.chat("alice", "c1").call("odd", "crash", json!({}));
+    let (said, workspaces) = (reply.expect(502).to_string(), bridge.workspaces());
+    assert!(said.contains("Traceback: server.py in job #"), "{said}");
+    assert_eq!(workspaces.len(), 1);
+    assert_names_no_workspace(&said, &workspaces);
+    assert_names_no_workspace(&bridge.log(), &workspaces);
+    let metadata = fs::read_to_string(workspaces[0].join("metadata.json")).expect("metadata");
+    let metadata: Value = serde_json::from_str(&metadata).expect("JSON");
+    assert_names_no_workspace(&metadata["error"].to_string(), &workspaces);
+}
+
+#[test]
+fn a_log_line_with_a_number_is_no_answer() {
+    let answer = start()
+        .chat("alice", "c1")
+        .call("odd", "log_line", json!({}));
+    assert_eq!(answer.ok(), "the answer");
+}
+
+#[test]
+fn the_places_of_starts_that_nobody_waits_for_come_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wait = folder.path().join("wait");
+    let slow = with(odd("waits"), json!({"env": {"WAIT_FILE": wait}}));
+    let bridge = TestBridge::builder(servers([("slow", slow), ("echo", echo())]))
+        .var(vars::MAX_STARTS, 2)
+        .start();
+    bridge
+        .chat("alice", "c0")
+        .call("slow", "log_line", json!({}))
+        .ok();
+    fs::write(&wait, "").expect("the file");
+    let before = bridge.children().len();
+    let calls: Vec<_> = (0..2)
+        .map(|n| {
+            bridge
+                .chat("alice", &format!("s{n}"))
+                .begin("slow", "log_line", &json!({}))
+        })
+        .collect();
+    eventually("both are starting", || {
+        bridge.children().len() >= before + 4
+    });
+    calls.into_iter().for_each(support::PendingCall::hang_up);
+    let began = Instant::now();
+    bridge.chat("alice", "c1").echo("counter", json!({}));
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}
+
+#[test]
+fn too_many_starts_are_429() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wait = folder.path().join("wait");
+    let slow = with(odd("waits"), json!({"env": {"WAIT_FILE": wait}}));
+    let bridge = TestBridge::builder(servers([("slow", slow), ("echo", echo())]))
+        .var(vars::MAX_STARTS, 1)
+        .var(vars::START_TIMEOUT, 3)
+        .start();
+    bridge
+        .chat("alice", "c0")
+        .call("slow", "log_line", json!({}))
+        .ok();
+    bridge.chat("alice", "c0").echo("counter", json!({}));
+    fs::write(&wait, "").expect("the file");
+    let before = bridge.workspaces().len();
+    // One starts, the others wait longer for its place than a place is waited for.
+    let _calls: Vec<_> = (0..4)
+        .map(|n| {
+            bridge
+                .chat("alice", &format!("s{n}"))
+                .begin("slow", "log_line", &json!({}))
+        })
+        .collect();
+    eventually("all have come", || bridge.workspaces().len() >= before + 4);
+    let reply = bridge
+        .chat("alice", "c2")
+        .call("echo", "counter", json!({}));
+    assert_eq!(reply.status, 429, "{}", reply.text());
+    assert!(reply.text().contains("MCPO_MAX_STARTS"), "{}", reply.text());
+}
+
+#[test]
+fn a_child_that_stops_its_supervisor_ends_with_it() {
+    let bridge = TestBridge::builder(servers([("odd", odd("plain"))]))
+        .var(vars::KILL_GRACE, 1)
+        .start();
+    bridge
+        .chat("alice", "c1")
+        .call("odd", "stop_supervisor", json!({}))
+        .ok();
+    let began = Instant::now();
+    bridge.finish();
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_child_that_closed_its_stdin_is_502_and_replaced() {
+    let bridge = TestBridge::start(servers([(
+        "odd",
+        with(odd("plain"), json!({"timeout": 10})),
+    )]));
+    let chat = bridge.chat("alice", "c1");
+    chat.call("odd", "close_stdin", json!({})).ok();
+    let began = Instant::now();
+    let reply = chat.call("odd", "log_line", json!({}));
+    assert_eq!(reply.status, 502, "{}", reply.text());
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    chat.call("odd", "log_line", json!({})).ok();
+}
+
+#[test]
+fn the_bridge_opens_many_files_and_children_as_many_as_before() {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: Some(512),
+        maximum: hard,
+    };
+    setrlimit(Resource::Nofile, limit).expect("a lower limit");
+    let answer = start()
+        .chat("alice", "c1")
+        .call("odd", "open_files", json!({}))
+        .ok();
+    let answer = answer.as_str().expect("text").to_owned();
+    let [child, bridge, most] = answer.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{answer}")
+    };
+    assert_eq!((child, bridge), ("512", most));
+}
+
+#[test]
+fn a_server_that_is_still_asked_what_it_offers_leaves_no_folder() {
+    let mut bridge = TestBridge::start(servers([("silent", rude("never_answers"))]));
+    eventually("it is asked", || {
+        bridge.workspaces().len() == 1 && !bridge.children().is_empty()
+    });
+    bridge.signal(Signal::TERM);
+    bridge.wait_for_exit();
+    assert!(bridge.workspaces().is_empty());
+    assert!(bridge.children().is_empty());
+}
+
+#[test]
+fn a_runaway_does_not_use_up_the_grace_of_a_child_that_left() {
+    let bridge = TestBridge::builder(servers([("rude", rude("forks_runaway"))]))
+        .var(vars::KILL_GRACE, 10)
+        .start();
+    bridge
+        .chat("alice", "c1")
+        .call("rude", "poke", json!({}))
+        .ok();
+    let began = Instant::now();
+    bridge.finish();
+    assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
+}
