@@ -135,6 +135,9 @@ impl Sessions {
             return false;
         }
         let status = session.child.end(how).await;
+        if let Some(place) = session.give_up_place() {
+            self.population.give_back(place);
+        }
         let (server, pid) = (session.spec.name.clone(), session.child.pid());
         tracing::debug!(%server, pid, %status, "session ended");
         self.update_metadata(workspace, move |metadata| {

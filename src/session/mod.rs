@@ -10,6 +10,7 @@
 mod end;
 mod open;
 mod place;
+mod population;
 mod shared;
 mod start;
 mod workspace;
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::{
     artifacts::{Limits, SnapshotError},
@@ -29,6 +30,8 @@ use crate::{
     store::{LeaseError, Store, StoreError},
     telemetry::Metrics,
 };
+
+use population::Population;
 
 pub use place::{Class, Place};
 pub use shared::SharedChildren;
@@ -82,7 +85,7 @@ pub struct Sessions {
     children: Arc<Children>,
     store: Arc<Store>,
     workspaces: Mutex<HashMap<WorkspaceKey, Arc<Entry>>>,
-    population: Arc<Semaphore>,
+    population: Population,
     /// A session became idle, or a new one began.
     changed: Notify,
     metrics: Arc<Metrics>,
@@ -102,7 +105,7 @@ impl Sessions {
         metrics: Arc<Metrics>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     ) -> Self {
-        let population = Arc::new(Semaphore::new(settings.max_total.max(1)));
+        let population = Population::new(settings.max_total);
         Self {
             settings,
             children,
@@ -123,10 +126,9 @@ impl Sessions {
             .sum()
     }
 
-    /// Lowers the limit on live children, once their size is known.
+    /// Lowers the limit on live children, or raises it again up to the one of the settings.
     pub fn cap(&self, limit: usize) {
-        let excess = self.settings.max_total.saturating_sub(limit.max(1));
-        self.population.forget_permits(excess);
+        self.population.set_limit(limit);
     }
 
     /// The open workspaces, without waiting for those that are being opened.

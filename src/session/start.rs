@@ -93,10 +93,10 @@ impl Sessions {
         self: &Arc<Self>,
         deadline: Instant,
     ) -> Result<OwnedSemaphorePermit, SessionError> {
-        if let Ok(place) = self.population.clone().try_acquire_owned() {
+        if let Some(place) = self.population.try_place() {
             return Ok(place);
         }
-        let mut place = std::pin::pin!(self.population.clone().acquire_owned());
+        let mut place = std::pin::pin!(self.population.place());
         let until = deadline.min(Instant::now() + self.settings.patience);
         let wait = async {
             loop {
@@ -115,7 +115,7 @@ impl Sessions {
                 }
             }
         };
-        let limit = self.settings.max_total;
+        let limit = self.population.limit();
         tokio::time::timeout_at(until, wait)
             .await
             .map_err(|_| SessionError::Full { limit })

@@ -55,8 +55,8 @@ pub struct Session {
     pub spec: Arc<ServerSpec>,
     /// The version of that, for comparison after a reload.
     pub version: SpecVersion,
-    /// Counts against the limit on stateful processes; free again when the session is gone.
-    _place: OwnedSemaphorePermit,
+    /// Counts against the limit on stateful processes, until the child has ended.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
     _live: Live,
     class: Mutex<Class>,
     in_flight: AtomicUsize,
@@ -188,12 +188,18 @@ impl Session {
             child,
             version: spec.version(),
             spec,
-            _place: place,
+            place: Mutex::new(Some(place)),
             _live: live,
             class: Mutex::new(class),
             in_flight: AtomicUsize::new(0),
             last_used: Mutex::new(Instant::now()),
         }
+    }
+
+    /// Its place among the live children, once.
+    pub fn give_up_place(&self) -> Option<OwnedSemaphorePermit> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.take()
     }
 
     /// Begins a use; the idle clock stops until it is dropped.
