@@ -24,7 +24,7 @@ impl Sessions {
             let wake = next.map_or(latest, |next| next.min(latest));
             let _ = tokio::time::timeout_at(wake, self.changed.notified()).await;
             self.end_idle();
-            self.close_unused().await;
+            drop(self.close_unused());
         }
     }
 
@@ -107,7 +107,9 @@ impl Sessions {
         for end in ending {
             let _ = end.await;
         }
-        self.close_unused().await;
+        for closed in self.close_unused() {
+            let _ = closed.await;
+        }
     }
 
     /// Lets it save (`before_end`), then ends it. The caller holds the workspace's turn.

@@ -22,6 +22,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::{
     artifacts::{Limits, SnapshotError},
@@ -33,7 +34,7 @@ use crate::{
 
 use population::Population;
 
-pub use place::{Class, Place};
+pub use place::{Claim, Class, Place};
 pub use shared::SharedChildren;
 pub use workspace::{Lent, Session, Turn, Workspace};
 
@@ -88,13 +89,25 @@ pub struct Sessions {
     population: Population,
     /// A session became idle, or a new one began.
     changed: Notify,
+    /// Work that its caller cannot give up: a shutdown waits for it.
+    tasks: TaskTracker,
     metrics: Arc<Metrics>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
 }
 
-/// A workspace being opened, used or closed; its lock is the chat's own.
+/// A workspace being opened, used or closed.
 #[derive(Default)]
-struct Entry(tokio::sync::Mutex<Option<Arc<Workspace>>>);
+struct Entry {
+    /// Held while the workspace is opened or closed.
+    gate: tokio::sync::Mutex<()>,
+    open: Mutex<Option<Arc<Workspace>>>,
+}
+
+impl Entry {
+    fn open(&self) -> std::sync::MutexGuard<'_, Option<Arc<Workspace>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Sessions {
     /// `listener` makes who hears the notifications of a server's children.
@@ -113,6 +126,7 @@ impl Sessions {
             workspaces: Mutex::default(),
             population,
             changed: Notify::new(),
+            tasks: TaskTracker::new(),
             metrics,
             listener,
         }
@@ -131,12 +145,10 @@ impl Sessions {
         self.population.set_limit(limit);
     }
 
-    /// The open workspaces, without waiting for those that are being opened.
+    /// The open workspaces.
     fn workspaces(&self) -> Vec<Arc<Workspace>> {
-        let entries: Vec<_> = self.entries().values().cloned().collect();
-        let open = entries
-            .iter()
-            .filter_map(|entry| entry.0.try_lock().ok()?.clone());
+        let entries = self.entries();
+        let open = entries.values().filter_map(|entry| entry.open().clone());
         open.collect()
     }
 
