@@ -36,6 +36,7 @@ use population::Population;
 
 pub use place::{Claim, Class, Place};
 pub use shared::SharedChildren;
+use workspace::Ending;
 pub use workspace::{Lent, Session, Turn, Workspace};
 
 /// A session of a caller without a chat ends after this long without a call.
@@ -87,8 +88,10 @@ pub struct Sessions {
     store: Arc<Store>,
     workspaces: Mutex<HashMap<WorkspaceKey, Arc<Entry>>>,
     population: Population,
-    /// A session became idle, or a new one began.
-    changed: Notify,
+    /// Wakes the housekeeper: a session is idle, began or died, or a workspace is unused.
+    house: Notify,
+    /// Wakes those who wait for a place: a session may be idle now.
+    room: Notify,
     /// Work that its caller cannot give up: a shutdown waits for it.
     tasks: TaskTracker,
     metrics: Arc<Metrics>,
@@ -125,7 +128,8 @@ impl Sessions {
             store,
             workspaces: Mutex::default(),
             population,
-            changed: Notify::new(),
+            house: Notify::new(),
+            room: Notify::new(),
             tasks: TaskTracker::new(),
             metrics,
             listener,
