@@ -18,6 +18,7 @@ pub struct Found {
     /// The child, in use.
     pub session: Lent,
     /// A child of this server worked here before and is gone, and with it what it held in memory.
+    /// True until [`Workspace::loss_told`], so that a call that fails does not swallow the news.
     pub replaced: bool,
 }
 
@@ -35,14 +36,12 @@ impl Sessions {
         let slot = workspace.slot(spec);
         let _gate = slot.gate.lock().await;
         self.drop_unfit(workspace, spec).await;
-        let first = match slot.lend(spec, class) {
+        let left = match slot.lend(spec, class) {
             Ok(session) => {
-                return Ok(Found {
-                    session,
-                    replaced: false,
-                });
+                let replaced = workspace.has_loss(&spec.name);
+                return Ok(Found { session, replaced });
             }
-            Err(first) => first,
+            Err(left) => left,
         };
         let place = self.place(workspace, deadline).await?;
         let child = self.children.ready(ChildRequest {
@@ -63,11 +62,11 @@ impl Sessions {
         ));
         let lent = slot.bind(&session, class);
         self.watch(&session);
-        let worked_before = workspace.note_worked(&spec.name);
+        workspace.note_worked(&spec.name, left);
         self.note_started(workspace, &session).await;
         Ok(Found {
             session: lent,
-            replaced: worked_before && first,
+            replaced: workspace.has_loss(&spec.name),
         })
     }
 

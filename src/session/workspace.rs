@@ -40,6 +40,8 @@ pub struct Workspace {
     ending: Arc<tokio::sync::Mutex<()>>,
     slots: Mutex<HashMap<ServerName, Arc<Slot>>>,
     worked_before: Mutex<HashSet<String>>,
+    /// Servers whose child was replaced, until an answer says so.
+    losses: Mutex<HashSet<ServerName>>,
 }
 
 /// The children of one server in one workspace.
@@ -103,6 +105,7 @@ impl Workspace {
             ending: Arc::default(),
             slots: Mutex::default(),
             worked_before: Mutex::new(worked_before.into_iter().collect()),
+            losses: Mutex::default(),
         }
     }
 
@@ -179,13 +182,30 @@ impl Workspace {
             .is_some_and(|slot| slot.unbind_idle(session))
     }
 
-    /// Notes that the server works here; `true` if one of it did before.
-    pub fn note_worked(&self, server: &ServerName) -> bool {
+    /// Notes that a new child of the server works here, and what is lost if one did before and
+    /// none is `left`.
+    pub fn note_worked(&self, server: &ServerName, left: bool) {
         let mut before = self
             .worked_before
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        !before.insert(server.as_str().to_owned())
+        if !before.insert(server.as_str().to_owned()) && !left {
+            self.losses().insert(server.clone());
+        }
+    }
+
+    /// What the server held in memory is gone, and no answer said so yet.
+    pub fn has_loss(&self, server: &ServerName) -> bool {
+        self.losses().contains(server)
+    }
+
+    /// An answer says that what the server held in memory is gone: it need not be said again.
+    pub fn loss_told(&self, server: &ServerName) {
+        self.losses().remove(server);
+    }
+
+    fn losses(&self) -> std::sync::MutexGuard<'_, HashSet<ServerName>> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,7 +219,7 @@ impl Slot {
     }
 
     /// Lends the child that serves a call: an idle one, else the least busy. `Err` where a new
-    /// one is to be started, and whether it will be the only one.
+    /// one is to be started, and whether others stay beside it.
     pub fn lend(&self, spec: &ServerSpec, class: Class) -> Result<Lent, bool> {
         let version = spec.version();
         let bound = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,7 +230,7 @@ impl Slot {
         match choose(&busy, spec.max_processes_per_chat) {
             // Under the lock, so that a child that was found idle is lent or ended, not both.
             Some(index) => Ok(sessions[index].lend(class)),
-            None => Err(sessions.is_empty()),
+            None => Err(!sessions.is_empty()),
         }
     }
 
