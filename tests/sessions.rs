@@ -121,3 +121,17 @@ fn a_server_with_a_folder_of_its_own_has_it_in_a_named_session_too() {
         assert_eq!(there(second), json!([]));
     }
 }
+
+#[test]
+fn what_was_lost_is_said_even_if_the_first_call_afterwards_fails() {
+    let bridge = TestBridge::start(servers([("echo", echo())]));
+    let chat = bridge.chat("alice", "c1");
+    chat.echo("counter", json!({}));
+    assert_eq!(chat.call("echo", "die", json!({})).status, 502);
+    let failed = chat.call("echo", "rpc_error", json!({"code": -32000}));
+    assert_eq!(failed.status, 500);
+    let told = chat.echo("counter", json!({}));
+    assert_eq!(told["result"], 1);
+    assert!(told["notice"].is_string(), "{told}");
+    assert_eq!(chat.echo("counter", json!({})), 2, "said once");
+}

@@ -72,6 +72,7 @@ impl Running {
         let mut notices: Vec<_> = looked.notice.into_iter().collect();
         if found.replaced {
             notices.insert(0, files::inventory(&seen));
+            workspace.loss_told(&spec.name);
         }
         let session = place.session.clone();
         Ok(Answer {
