@@ -6,7 +6,7 @@ use std::{fs, time::Instant};
 
 use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::{Value, json};
-use support::{TestBridge, echo, eventually, servers, vars, with};
+use support::{TestBridge, echo, eventually, fixture, servers, vars, with};
 
 /// Two servers in one chat, one process at a time.
 fn one_at_a_time(first: Value) -> TestBridge {
@@ -134,4 +134,59 @@ fn what_was_lost_is_said_even_if_the_first_call_afterwards_fails() {
     assert_eq!(told["result"], 1);
     assert!(told["notice"].is_string(), "{told}");
     assert_eq!(chat.echo("counter", json!({})), 2, "said once");
+}
+
+/// A bridge whose shared server `shared` was learnt; from now on its start takes `seconds`.
+fn slow_from_now_on(seconds: u32) -> TestBridge {
+    let bridge = TestBridge::start(servers([("shared", slow_shared())]));
+    bridge.client().get("/shared/openapi.json").ok();
+    eventually("the throw-away child is gone", || {
+        bridge.workspaces().is_empty()
+    });
+    let delay = bridge.config_file().with_file_name("delay");
+    fs::write(delay, seconds.to_string()).expect("the delay is written");
+    bridge
+}
+
+/// Reads how long to wait from a file beside the config, three folders above its own.
+fn slow_shared() -> Value {
+    let start = format!(
+        "delay=../../../config/delay; [ ! -e $delay ] || sleep $(cat $delay); exec python3 {}",
+        fixture("echo_server.py")
+    );
+    json!({"command": "sh", "args": ["-c", start], "mode": "shared"})
+}
+
+#[test]
+fn a_shared_start_that_its_first_caller_gives_up_serves_the_next_one() {
+    let bridge = slow_from_now_on(3);
+    let given_up = bridge.client().begin("shared", "counter", &json!({}));
+    eventually("it starts", || bridge.workspaces().len() == 1);
+    given_up.hang_up();
+    assert_eq!(bridge.client().call("shared", "counter", json!({})).ok(), 1);
+    assert_eq!(bridge.workspaces().len(), 1, "one start, one folder");
+}
+
+#[test]
+fn a_shared_server_that_hangs_at_its_start_delays_no_reload() {
+    let bridge = slow_from_now_on(50);
+    let waiting = bridge.client().begin("shared", "counter", &json!({}));
+    eventually("it starts", || bridge.workspaces().len() == 1);
+    bridge.write_config(&servers([("echo", echo())]));
+    let chat = bridge.chat("alice", "c1");
+    eventually("the new server is there", || {
+        chat.call("echo", "counter", json!({})).status == 200
+    });
+    assert!(waiting.rest().contains("502"), "called off");
+    eventually("the folder is gone", || bridge.workspaces().len() == 1);
+}
+
+#[test]
+fn a_shared_server_that_hangs_at_its_start_delays_no_shutdown() {
+    let bridge = slow_from_now_on(50);
+    let waiting = bridge.client().begin("shared", "counter", &json!({}));
+    eventually("it starts", || bridge.workspaces().len() == 1);
+    waiting.hang_up();
+    // Its end within the harness's patience is the test.
+    bridge.finish();
 }
