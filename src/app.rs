@@ -178,20 +178,27 @@ impl App {
         warnings
     }
 
-    /// Lowers the number of stateful processes to what the memory holds, by the largest child seen.
+    /// Lowers the number of stateful processes to what the memory holds, by the largest child of
+    /// today's servers; raises it again when these got smaller.
     pub fn fit_memory(&self) {
         let most = self.settings.stateful.max_total_processes;
-        let cap = stateful_cap(most, self.catalog.largest_child(), memory_limit());
-        let Some(cap) = cap else { return };
-        self.engine.sessions.cap(cap.max.get());
+        let largest = self.catalog.largest_child();
+        if largest == 0 {
+            // Nothing was measured: no reason to change anything.
+            return;
+        }
+        let cap = stateful_cap(most, largest, memory_limit());
+        let limit = cap.as_ref().map_or(most, |cap| cap.max);
+        self.engine.sessions.cap(limit.get());
+        let new = cap.map(|cap| cap.warning);
         let mut warning = self
             .cap_warning
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if warning.as_ref() != Some(&cap.warning) {
-            tracing::warn!("{}", cap.warning);
-            *warning = Some(cap.warning);
+        if let Some(text) = new.as_ref().filter(|_| new != *warning) {
+            tracing::warn!("{text}");
         }
+        *warning = new;
     }
 
     /// The counters, with what is read at the moment of asking.

@@ -69,6 +69,7 @@ impl Running {
         let mut notices: Vec<_> = looked.notice.into_iter().collect();
         if found.replaced {
             notices.insert(0, files::inventory(&seen));
+            workspace.loss_told(&spec.name);
         }
         Ok(Answer {
             outcome: result,

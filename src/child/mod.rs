@@ -385,6 +385,11 @@ impl Child {
         matches!(tokio::time::timeout(patience, ping).await, Ok(Ok(_)))
     }
 
+    /// Waits until nothing of its tree is left, without keeping it alive.
+    pub fn gone(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
+        self.process.gone()
+    }
+
     /// Ends it and waits until nothing of its tree is left.
     pub async fn end(&self, how: End) -> ExitStatus {
         self.connection.close_stdin();

@@ -92,15 +92,17 @@ impl Process {
         let _ = self.orders.send(how);
     }
 
-    /// Waits until nothing of the tree is left.
-    pub async fn gone(&self) -> ExitStatus {
+    /// Waits until nothing of the tree is left, without keeping it alive.
+    pub fn gone(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
         let mut exit = self.exit.clone();
-        let status = exit
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|status| *status);
-        status.unwrap_or(ExitStatus::Unknown)
+        async move {
+            let status = exit
+                .wait_for(Option::is_some)
+                .await
+                .ok()
+                .and_then(|status| *status);
+            status.unwrap_or(ExitStatus::Unknown)
+        }
     }
 }
 

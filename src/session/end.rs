@@ -4,55 +4,84 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{ONE_CALL_IDLE, Session, Sessions, Workspace};
+use super::{Ending, ONE_CALL_IDLE, Session, Sessions, Turn, Workspace};
 use crate::{child::End, config::ServerSpec, model::RawJson, store::Metadata};
 
 /// The longest that `before_end` may take.
 const SAVE_TIME: Duration = Duration::from_secs(30);
 
+/// The housekeeper rests so long between two looks, unless somebody wakes it.
+const REST: Duration = Duration::from_secs(1);
+
 impl Sessions {
     /// Ends idle sessions and closes unused workspaces, until dropped.
     pub async fn keep_house(self: &Arc<Self>) {
+        let mut looked = Instant::now();
         loop {
-            let sessions = self
-                .workspaces()
-                .into_iter()
-                .flat_map(|workspace| workspace.sessions());
-            let idle = sessions.filter(|session| session.in_flight() == 0);
-            let next = idle.map(|session| session.idle_end(ONE_CALL_IDLE)).min();
-            let latest = Instant::now() + self.settings.cleanup_interval;
-            let wake = next.map_or(latest, |next| next.min(latest));
-            let _ = tokio::time::timeout_at(wake, self.changed.notified()).await;
-            self.end_idle();
-            self.close_unused().await;
+            let latest = looked + self.settings.cleanup_interval;
+            let next = self.next_idle_end(looked);
+            let wake = next.map_or(latest, |next| next.max(looked + REST).min(latest));
+            let _ = tokio::time::timeout_at(wake, self.house.notified()).await;
+            looked = Instant::now();
+            self.end_idle(looked);
+            drop(self.close_unused());
         }
     }
 
-    fn end_idle(self: &Arc<Self>) {
-        let now = Instant::now();
+    /// When the next session's time is over. Those whose time was over at the last look are left
+    /// out: a call works beside them, and its end wakes the housekeeper.
+    fn next_idle_end(&self, looked: Instant) -> Option<Instant> {
+        let sessions = self.workspaces().into_iter();
+        let idle = sessions
+            .flat_map(|workspace| workspace.sessions())
+            .filter(|session| session.in_flight() == 0);
+        let ends = idle.map(|session| session.idle_end(ONE_CALL_IDLE));
+        ends.filter(|end| *end > looked).min()
+    }
+
+    fn end_idle(self: &Arc<Self>, now: Instant) {
+        // A dead child needs no idle time.
+        let over = |session: &Session| {
+            !session.child.is_alive()
+                || session.in_flight() == 0 && session.idle_end(ONE_CALL_IDLE) <= now
+        };
         for workspace in self.workspaces() {
             for session in workspace.sessions() {
-                let over = session.in_flight() == 0 && session.idle_end(ONE_CALL_IDLE) <= now;
-                // A dead child needs no idle time.
-                if !over && session.child.is_alive() {
+                if !over(&session) {
                     continue;
                 }
-                if let Some(turn) = workspace.turn_if_idle() {
+                // A call may have used it before we had the turn.
+                let turn = workspace.turn_if_idle().filter(|_| over(&session));
+                if let Some(turn) = turn {
                     let (sessions, workspace) = (self.clone(), workspace.clone());
                     // A slow end must not hold up the others'.
-                    tokio::spawn(async move {
+                    self.tasks.spawn(async move {
                         sessions.end_with_care(&workspace, &session).await;
                         drop((turn, workspace));
-                        sessions.changed.notify_one();
+                        sessions.call_ended();
                     });
                 }
             }
         }
     }
 
-    /// Ends the idle session that was used longest ago, callers without a chat first; `false` if
-    /// none is idle.
-    pub(super) async fn evict_one(self: &Arc<Self>) -> bool {
+    /// Ends the idle session that was used longest ago, the dead first and then those of callers
+    /// without a chat; `false` if none is idle. In the caller's `own` workspace he has the turn.
+    pub(super) async fn evict_one(self: &Arc<Self>, own: Option<(Arc<Workspace>, Ending)>) -> bool {
+        let Some(taken) = self.take_idle(own) else {
+            return false;
+        };
+        let session = &taken.session;
+        tracing::debug!(server = %session.spec.name, "session gives up its place");
+        save(session).await;
+        let how = End::Gracefully(self.children.kill_grace());
+        self.end_unbound(&taken.workspace, session, how).await;
+        drop(taken);
+        self.call_ended();
+        true
+    }
+
+    fn take_idle(&self, own: Option<(Arc<Workspace>, Ending)>) -> Option<Taken> {
         let open = self.workspaces().into_iter();
         let mut idle: Vec<_> = open
             .flat_map(|workspace| {
@@ -61,17 +90,31 @@ impl Sessions {
             })
             .filter(|(_, session)| session.in_flight() == 0)
             .collect();
-        idle.sort_by_key(|(_, session)| (session.class(), session.last_used()));
+        idle.sort_by_key(|(_, session)| {
+            let alive = session.child.is_alive();
+            (alive, session.class(), session.last_used())
+        });
+        let (own, mut ending) = own.unzip();
         for (workspace, session) in idle {
-            let Some(_turn) = workspace.turn_if_idle() else {
-                continue;
+            let inside = own.as_ref().is_some_and(|own| Arc::ptr_eq(own, &workspace));
+            let right = if inside {
+                ending.take().map(Right::Beside)
+            } else {
+                workspace.turn_if_idle().map(Right::Alone)
             };
-            tracing::debug!(server = %session.spec.name, "session gives up its place");
-            if self.end_with_care(&workspace, &session).await {
-                return true;
+            let Some(right) = right else { continue };
+            if workspace.unbind_idle(&session) {
+                return Some(Taken {
+                    session,
+                    workspace,
+                    _right: right,
+                });
+            }
+            if let Right::Beside(unused) = right {
+                ending = Some(unused);
             }
         }
-        false
+        None
     }
 
     /// Ends the sessions of servers that are no longer configured, or otherwise, as their calls end.
@@ -83,11 +126,11 @@ impl Sessions {
                 .filter(|session| !current(session))
             {
                 let (sessions, workspace) = (self.clone(), workspace.clone());
-                tokio::spawn(async move {
+                self.tasks.spawn(async move {
                     let turn = workspace.turn(&alone(&session.spec)).await;
                     sessions.end_with_care(&workspace, &session).await;
                     drop((turn, workspace));
-                    sessions.changed.notify_one();
+                    sessions.call_ended();
                 });
             }
         }
@@ -95,33 +138,52 @@ impl Sessions {
 
     /// Ends every session at once, saving what can be saved, and closes all workspaces.
     pub async fn end_all(self: &Arc<Self>) {
-        let mut ending = Vec::new();
         for workspace in self.workspaces() {
             for session in workspace.sessions() {
                 let (sessions, workspace) = (self.clone(), workspace.clone());
-                ending.push(tokio::spawn(async move {
+                self.tasks.spawn(async move {
                     sessions.end_with_care(&workspace, &session).await;
-                }));
+                });
             }
         }
-        for end in ending {
-            let _ = end.await;
+        // Ends that others began are among them.
+        self.tasks.close();
+        self.tasks.wait().await;
+        for closed in self.close_unused() {
+            let _ = closed.await;
         }
-        self.close_unused().await;
     }
 
-    /// Lets it save (`before_end`), then ends it. The caller holds the workspace's turn.
-    pub(super) async fn end_with_care(
+    /// Ends a session in the workspace where the caller has a turn. The end goes on where the
+    /// caller is given up, and then keeps the next turn waiting.
+    pub(super) async fn end_under_turn(
         self: &Arc<Self>,
         workspace: &Arc<Workspace>,
-        session: &Arc<Session>,
-    ) -> bool {
-        if session.child.is_alive() {
+        session: Arc<Session>,
+    ) {
+        let ending = workspace.ending().await;
+        let (sessions, workspace) = (self.clone(), workspace.clone());
+        let end = self.tasks.spawn(async move {
+            if !session.child.is_alive() {
+                sessions.end_now(&workspace, &session, End::Kill).await;
+            } else if workspace.unbind_idle(&session) {
+                save(&session).await;
+                let how = End::Gracefully(sessions.children.kill_grace());
+                sessions.end_unbound(&workspace, &session, how).await;
+            }
+            drop((ending, session, workspace));
+            sessions.call_ended();
+        });
+        let _ = end.await;
+    }
+
+    /// Unbinds it, lets it save (`before_end`) and ends it. The caller holds the workspace's turn.
+    async fn end_with_care(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Arc<Session>) {
+        if workspace.unbind(session) {
             save(session).await;
+            let how = End::Gracefully(self.children.kill_grace());
+            self.end_unbound(workspace, session, how).await;
         }
-        let grace = self.children.kill_grace();
-        self.end_now(workspace, session, End::Gracefully(grace))
-            .await
     }
 
     /// Unbinds it, ends it and waits until nothing is left; `false` if somebody did already.
@@ -131,10 +193,23 @@ impl Sessions {
         session: &Arc<Session>,
         how: End,
     ) -> bool {
-        if !workspace.unbind(session) {
-            return false;
+        let unbound = workspace.unbind(session);
+        if unbound {
+            self.end_unbound(workspace, session, how).await;
         }
+        unbound
+    }
+
+    async fn end_unbound(
+        self: &Arc<Self>,
+        workspace: &Arc<Workspace>,
+        session: &Arc<Session>,
+        how: End,
+    ) {
         let status = session.child.end(how).await;
+        if let Some(place) = session.give_up_place() {
+            self.population.give_back(place);
+        }
         let (server, pid) = (session.spec.name.clone(), session.child.pid());
         tracing::debug!(%server, pid, %status, "session ended");
         self.update_metadata(workspace, move |metadata| {
@@ -142,7 +217,6 @@ impl Sessions {
             metadata.live_sessions.retain(other);
         })
         .await;
-        true
     }
 
     /// Changes the metadata; a failure is logged, since the session itself goes on.
@@ -158,14 +232,29 @@ impl Sessions {
         }
     }
 
-    /// Wakes the housekeeper: a call ended, so a session is idle or a workspace unused.
+    /// A call or a child ended, so a session may be idle, or a workspace unused.
     pub fn call_ended(&self) {
-        self.changed.notify_one();
+        self.house.notify_one();
+        self.room.notify_waiters();
     }
 }
 
+/// An idle session that nobody else gets any more.
+struct Taken {
+    session: Arc<Session>,
+    workspace: Arc<Workspace>,
+    _right: Right,
+}
+
+/// What lets us end a session in a workspace. Dropping it lets others work there.
+enum Right {
+    Alone(#[expect(dead_code, reason = "held, not used")] Turn),
+    Beside(Ending),
+}
+
 async fn save(session: &Session) {
-    let Some(before_end) = &session.spec.before_end else {
+    let alive = session.child.is_alive();
+    let Some(before_end) = session.spec.before_end.as_ref().filter(|_| alive) else {
         return;
     };
     let name = serde_json::Value::from(before_end.tool.as_str());

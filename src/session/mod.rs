@@ -10,6 +10,7 @@
 mod end;
 mod open;
 mod place;
+mod population;
 mod shared;
 mod start;
 mod workspace;
@@ -20,7 +21,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::{
     artifacts::{Limits, SnapshotError},
@@ -30,8 +32,11 @@ use crate::{
     telemetry::Metrics,
 };
 
-pub use place::{Class, Place};
+use population::Population;
+
+pub use place::{Claim, Class, Place};
 pub use shared::SharedChildren;
+use workspace::Ending;
 pub use workspace::{Lent, Session, Turn, Workspace};
 
 /// A session of a caller without a chat ends after this long without a call.
@@ -82,16 +87,30 @@ pub struct Sessions {
     children: Arc<Children>,
     store: Arc<Store>,
     workspaces: Mutex<HashMap<WorkspaceKey, Arc<Entry>>>,
-    population: Arc<Semaphore>,
-    /// A session became idle, or a new one began.
-    changed: Notify,
+    population: Population,
+    /// Wakes the housekeeper: a session is idle, began or died, or a workspace is unused.
+    house: Notify,
+    /// Wakes those who wait for a place: a session may be idle now.
+    room: Notify,
+    /// Work that its caller cannot give up: a shutdown waits for it.
+    tasks: TaskTracker,
     metrics: Arc<Metrics>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
 }
 
-/// A workspace being opened, used or closed; its lock is the chat's own.
+/// A workspace being opened, used or closed.
 #[derive(Default)]
-struct Entry(tokio::sync::Mutex<Option<Arc<Workspace>>>);
+struct Entry {
+    /// Held while the workspace is opened or closed.
+    gate: tokio::sync::Mutex<()>,
+    open: Mutex<Option<Arc<Workspace>>>,
+}
+
+impl Entry {
+    fn open(&self) -> std::sync::MutexGuard<'_, Option<Arc<Workspace>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Sessions {
     /// `listener` makes who hears the notifications of a server's children.
@@ -102,14 +121,16 @@ impl Sessions {
         metrics: Arc<Metrics>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     ) -> Self {
-        let population = Arc::new(Semaphore::new(settings.max_total.max(1)));
+        let population = Population::new(settings.max_total);
         Self {
             settings,
             children,
             store,
             workspaces: Mutex::default(),
             population,
-            changed: Notify::new(),
+            house: Notify::new(),
+            room: Notify::new(),
+            tasks: TaskTracker::new(),
             metrics,
             listener,
         }
@@ -123,18 +144,15 @@ impl Sessions {
             .sum()
     }
 
-    /// Lowers the limit on live children, once their size is known.
+    /// Lowers the limit on live children, or raises it again up to the one of the settings.
     pub fn cap(&self, limit: usize) {
-        let excess = self.settings.max_total.saturating_sub(limit.max(1));
-        self.population.forget_permits(excess);
+        self.population.set_limit(limit);
     }
 
-    /// The open workspaces, without waiting for those that are being opened.
+    /// The open workspaces.
     fn workspaces(&self) -> Vec<Arc<Workspace>> {
-        let entries: Vec<_> = self.entries().values().cloned().collect();
-        let open = entries
-            .iter()
-            .filter_map(|entry| entry.0.try_lock().ok()?.clone());
+        let entries = self.entries();
+        let open = entries.values().filter_map(|entry| entry.open().clone());
         open.collect()
     }
 

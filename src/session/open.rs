@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::{Entry, Place, SessionError, Sessions, Workspace};
+use super::{Claim, Entry, Place, SessionError, Sessions, Workspace};
 use crate::{
     artifacts::Snapshot,
-    model::{Principal, ServerName},
-    store::{JobStatus, LeaseError, NewJob, PrincipalHash},
+    model::{Principal, ServerName, WorkspaceKey},
+    store::{Job, JobStatus, LeaseError, Metadata, NewJob, PrincipalHash},
 };
 
 impl Sessions {
@@ -20,111 +21,174 @@ impl Sessions {
         server: &ServerName,
     ) -> Result<Arc<Workspace>, SessionError> {
         let entry = self.entries().entry(place.key).or_default().clone();
-        let mut open = entry.0.lock().await;
-        if let Some(workspace) = &*open {
-            return Ok(workspace.clone());
+        if let Some(workspace) = entry.open().clone() {
+            return Ok(workspace);
         }
-        let opened = self
-            .read(place.clone(), principal.clone(), server.clone())
-            .await;
-        if let Ok(workspace) = &opened {
-            *open = Some(workspace.clone());
-        }
-        drop(open);
-        if opened.is_err() {
-            self.forget(place, &entry);
-        }
-        opened
+        let (reply, opened) = oneshot::channel();
+        let (sessions, place) = (self.clone(), place.clone());
+        let (principal, server) = (principal.clone(), server.clone());
+        // A task of its own: a caller who hangs up must not leave a lease that nobody knows of.
+        self.tasks.spawn(async move {
+            let opened = sessions.open_entry(entry, place, principal, server).await;
+            if reply.send(opened).is_err() {
+                sessions.call_ended();
+            }
+        });
+        opened.await.expect("opening a folder does not panic")
     }
 
-    async fn read(
+    async fn open_entry(
         self: &Arc<Self>,
+        entry: Arc<Entry>,
         place: Place,
         principal: Principal,
         server: ServerName,
     ) -> Result<Arc<Workspace>, SessionError> {
+        let key = place.key;
+        let gate = entry.gate.lock().await;
+        if let Some(workspace) = entry.open().clone() {
+            return Ok(workspace);
+        }
         let sessions = self.clone();
-        let read = move || {
-            let store = &sessions.store;
-            if place.must_exist && store.lookup(&place.key)?.is_none() {
-                return Err(SessionError::Unknown);
-            }
-            let principal = PrincipalHash::from(&principal);
-            let new = NewJob {
-                principal,
-                key: Some(place.key),
-                servers: &[],
-            };
-            let found = store
-                .open_workspace(&place.key, &new, Timestamp::now())
-                .map_err(|error| match error {
-                    LeaseError::Store(error) => SessionError::Store(error),
-                    elsewhere @ LeaseError::Elsewhere { .. } => SessionError::Lease(elsewhere),
-                })?;
-            let metadata = store.metadata(&found.job)?;
-            let files = Snapshot::take(&found.job.work(), &sessions.settings.snapshot)?;
-            let before = metadata.server_names;
-            tracing::debug!(job = ?found.job.id(), %server, "workspace opened");
-            Ok(Arc::new(Workspace::new(
-                found.job,
-                found.lease,
-                files,
-                before,
-            )))
-        };
-        tokio::task::spawn_blocking(read)
+        let read = move || sessions.read(&place, &principal, &server);
+        let opened = tokio::task::spawn_blocking(read)
             .await
-            .expect("opening a folder does not panic")
+            .expect("opening a folder does not panic");
+        if let Ok(workspace) = &opened {
+            *entry.open() = Some(workspace.clone());
+        }
+        drop(gate);
+        if opened.is_err() {
+            self.forget(key, entry);
+        }
+        opened
+    }
+
+    /// Blocks on the disk.
+    fn read(
+        &self,
+        place: &Place,
+        principal: &Principal,
+        server: &ServerName,
+    ) -> Result<Arc<Workspace>, SessionError> {
+        let store = &self.store;
+        let new = NewJob {
+            principal: PrincipalHash::from(principal),
+            key: Some(place.key),
+            servers: &[],
+        };
+        match place.claim {
+            Claim::Proven(session) => {
+                let proven = store.lookup(&place.key)?.is_some();
+                if !proven && store.lookup(&session)?.is_none() {
+                    return Err(SessionError::Unknown);
+                }
+            }
+            // A server with a folder of its own comes first: the others' folder proves the id.
+            Claim::Minted(session) if session != place.key => {
+                store.bind(&session, &new, Timestamp::now())?;
+            }
+            Claim::Minted(_) | Claim::Free => {}
+        }
+        let found = store
+            .open_workspace(&place.key, &new, Timestamp::now())
+            .map_err(|error| match error {
+                LeaseError::Store(error) => SessionError::Store(error),
+                elsewhere @ LeaseError::Elsewhere { .. } => SessionError::Lease(elsewhere),
+            })?;
+        match self.look(&found.job) {
+            Ok((before, files)) => {
+                tracing::debug!(job = ?found.job.id(), %server, "workspace opened");
+                let servers = before.server_names;
+                let workspace = Workspace::new(found.job, found.lease, files, servers);
+                Ok(Arc::new(workspace))
+            }
+            Err(failure) => {
+                if let Err(error) = store.release(&found.lease) {
+                    tracing::warn!(job = ?found.job.id(), %error, "lease not released");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn look(&self, job: &Job) -> Result<(Metadata, Snapshot), SessionError> {
+        let mut metadata = self.store.metadata(job)?;
+        if !metadata.live_sessions.is_empty() {
+            // The lease is new, so these were a bridge's that was killed, and ended with it.
+            let clear = |metadata: &mut Metadata| metadata.live_sessions.clear();
+            metadata = self.store.update_metadata(job, clear)?;
+        }
+        let files = Snapshot::take(&job.work(), &self.settings.snapshot)?;
+        Ok((metadata, files))
     }
 
     /// Closes workspaces in which nobody works, so that the collector may have them in time.
-    pub(super) async fn close_unused(self: &Arc<Self>) {
-        let entries: Vec<_> = self
-            .entries()
-            .iter()
-            .map(|(key, entry)| (*key, entry.clone()))
-            .collect();
-        for (key, entry) in entries {
-            let Ok(mut open) = entry.0.try_lock() else {
-                continue;
-            };
-            let Some(workspace) = &*open else { continue };
-            // Every call holds the workspace; one more handle than ours means work.
-            if Arc::strong_count(workspace) > 1 || !workspace.sessions().is_empty() {
-                continue;
-            }
-            let (sessions, workspace) = (self.clone(), workspace.clone());
-            let release = move || {
-                let store = &sessions.store;
-                let ended = store.update_metadata(&workspace.job, |metadata| {
-                    metadata.live_sessions.clear();
-                    if metadata.status != JobStatus::Failed {
-                        metadata.status = JobStatus::Ended;
-                    }
-                });
-                let released = store.release(&workspace.lease);
-                for error in ended.err().into_iter().chain(released.err()) {
-                    tracing::warn!(job = ?workspace.job.id(), %error, "workspace not closed cleanly");
-                }
-            };
-            let _ = tokio::task::spawn_blocking(release).await;
-            *open = None;
-            drop(open);
-            self.forget_key(key, &entry);
-        }
+    /// Returns at once; the handles tell when it is done.
+    pub(super) fn close_unused(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
+        let entries = self.entries();
+        let unused = entries.iter().filter(|(_, entry)| entry.is_unused());
+        let closing = unused.map(|(key, entry)| {
+            let (sessions, key, entry) = (self.clone(), *key, entry.clone());
+            let close = async move { sessions.close(key, entry).await };
+            self.tasks.spawn(close)
+        });
+        closing.collect()
     }
 
-    fn forget(&self, place: &Place, entry: &Arc<Entry>) {
-        self.forget_key(place.key, entry);
+    async fn close(self: &Arc<Self>, key: WorkspaceKey, entry: Arc<Entry>) {
+        let gate = entry.gate.lock().await;
+        if let Some(workspace) = entry.take_unused() {
+            let sessions = self.clone();
+            let release = move || sessions.release(&workspace);
+            let _ = tokio::task::spawn_blocking(release).await;
+        }
+        drop(gate);
+        self.forget(key, entry);
+    }
+
+    /// Blocks on the disk.
+    fn release(&self, workspace: &Workspace) {
+        let ended = self.store.update_metadata(&workspace.job, |metadata| {
+            metadata.live_sessions.clear();
+            if metadata.status != JobStatus::Failed {
+                metadata.status = JobStatus::Ended;
+            }
+        });
+        let released = self.store.release(&workspace.lease);
+        for error in ended.err().into_iter().chain(released.err()) {
+            tracing::warn!(job = ?workspace.job.id(), %error, "workspace not closed cleanly");
+        }
     }
 
     /// Drops the entry of a closed workspace, unless somebody waits at it.
-    fn forget_key(&self, key: crate::model::WorkspaceKey, entry: &Arc<Entry>) {
+    fn forget(&self, key: WorkspaceKey, entry: Arc<Entry>) {
         let mut entries = self.entries();
-        let closed = entry.0.try_lock().is_ok_and(|open| open.is_none());
-        // Two handles: the map's and the caller's.
-        if closed && Arc::strong_count(entry) <= 2 {
+        // Two handles: the map's and ours. Others are only made under the map's lock.
+        if entry.open().is_none() && Arc::strong_count(&entry) <= 2 {
             entries.remove(&key);
         }
+        // Under the lock, so that of several who forget it the last one sees that he is.
+        drop(entry);
     }
 }
+
+impl Entry {
+    /// An entry without a workspace counts too: what was begun there may have failed.
+    fn is_unused(&self) -> bool {
+        self.open().as_ref().is_none_or(is_unused)
+    }
+
+    /// Nobody gets the workspace any more.
+    fn take_unused(&self) -> Option<Arc<Workspace>> {
+        self.open().take_if(|workspace| is_unused(workspace))
+    }
+}
+
+/// Every call holds the workspace; one more handle than ours means work.
+fn is_unused(workspace: &Arc<Workspace>) -> bool {
+    Arc::strong_count(workspace) == 1 && workspace.sessions().is_empty()
+}
+
+#[cfg(test)]
+mod tests;

@@ -14,8 +14,19 @@ pub struct Place {
     pub class: Class,
     /// The id to return in `X-MCPO-Session`, for a caller without a chat.
     pub session: Option<SessionId>,
-    /// The workspace must exist: the id is one that we minted.
-    pub must_exist: bool,
+    /// What its key says of the caller's right to it.
+    pub claim: Claim,
+}
+
+/// Whether a workspace may be made for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// By anybody who has the key: it comes from who he is and what he named himself.
+    Free,
+    /// We mint the id now. The key is the session's, without a server of its own.
+    Minted(WorkspaceKey),
+    /// He says that we minted the id: the session's key or the place's must have a folder.
+    Proven(WorkspaceKey),
 }
 
 /// What kind of session: in the order in which they are given up.
@@ -41,7 +52,7 @@ impl Place {
                 key,
                 class: Class::Lasting,
                 session: None,
-                must_exist: false,
+                claim: Claim::Free,
             });
         }
         if let Some(named) = caller.session.as_deref() {
@@ -50,22 +61,23 @@ impl Place {
                 return None;
             }
             // What looks like one of ours is one of ours, or nobody's: no hint whose it is.
-            let must_exist = minted.is_some();
-            let key = WorkspaceKey::session(principal, named, None);
+            let claim = match minted {
+                Some(_) => Claim::Proven(WorkspaceKey::session(principal, named, None)),
+                None => Claim::Free,
+            };
             return Some(Self {
-                key,
+                key: WorkspaceKey::session(principal, named, own),
                 class: Class::Lasting,
                 session: minted,
-                must_exist,
+                claim,
             });
         }
         let minted = SessionId::random();
-        let key = WorkspaceKey::session(principal, minted.as_str(), None);
         Some(Self {
-            key,
+            key: WorkspaceKey::session(principal, minted.as_str(), own),
             class: Class::OneCall,
+            claim: Claim::Minted(WorkspaceKey::session(principal, minted.as_str(), None)),
             session: Some(minted),
-            must_exist: false,
         })
     }
 }

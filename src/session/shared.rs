@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::SessionError;
 use crate::{
@@ -19,13 +20,19 @@ use crate::{
 
 /// A start that failed is not tried again within this time: callers get the same answer.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A start is bounded by its own time limit, not by the patience of whoever asked first.
+const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All shared children of this bridge.
 pub struct SharedChildren {
     children: Arc<Children>,
     store: Arc<Store>,
-    slots: Mutex<HashMap<ServerName, Arc<Slot>>>,
+    states: Mutex<HashMap<ServerName, State>>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
+    /// Starts and ends, which no caller can interrupt: a shutdown waits for them.
+    tasks: TaskTracker,
+    /// Nothing is started any more, and nobody waited for.
+    stopping: CancellationToken,
 }
 
 /// A running shared child.
@@ -38,14 +45,28 @@ pub struct SharedChild {
     version: SpecVersion,
 }
 
-type Slot = tokio::sync::Mutex<State>;
-
-#[derive(Default)]
+/// What a server's child does. Absent where there is none.
 enum State {
-    #[default]
-    Absent,
+    Starting(Start),
     Running(Arc<SharedChild>),
-    Failed(Instant, ChildError),
+    Failed(SpecVersion, Instant, ChildError),
+}
+
+/// A start under way, for all who wait for it.
+struct Start {
+    version: SpecVersion,
+    /// Nobody wants it any more.
+    called_off: CancellationToken,
+    outcome: watch::Receiver<Option<Result<Arc<SharedChild>, ChildError>>>,
+}
+
+/// How a caller comes to the child.
+enum Way {
+    There(Arc<SharedChild>),
+    /// He is the first, and gets the failure itself.
+    Begun(JoinHandle<Result<Arc<SharedChild>, SessionError>>),
+    /// Somebody else began.
+    Joined(watch::Receiver<Option<Result<Arc<SharedChild>, ChildError>>>),
 }
 
 impl SharedChildren {
@@ -58,55 +79,115 @@ impl SharedChildren {
         Self {
             children,
             store,
-            slots: Mutex::default(),
+            states: Mutex::default(),
             listener,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
         }
     }
 
-    /// The server's child, started where there is none that lives.
+    /// The server's child, started where there is none that lives. A caller who leaves, or whose
+    /// deadline passes, leaves the start to the others and to the next.
     pub async fn child(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
         deadline: Instant,
     ) -> Result<Arc<SharedChild>, SessionError> {
-        let slot = {
-            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            slots.entry(spec.name.clone()).or_default().clone()
-        };
-        // Held across the start of this one server's one child: everybody else waits for the same.
-        let mut state = slot.lock().await;
-        match &*state {
-            State::Running(shared)
-                if shared.child.is_alive() && shared.version == spec.version() =>
-            {
-                return Ok(shared.clone());
+        let way = self.way(spec)?;
+        let child = async {
+            match way {
+                Way::There(shared) => Ok(shared),
+                Way::Begun(start) => start.await.unwrap_or_else(|_| Err(called_off().into())),
+                Way::Joined(mut outcome) => {
+                    let outcome = outcome.wait_for(Option::is_some).await;
+                    let outcome = outcome.ok().and_then(|outcome| outcome.clone());
+                    Ok(outcome.unwrap_or_else(|| Err(called_off()))?)
+                }
             }
-            State::Failed(at, error) if at.elapsed() < PAUSE => return Err(error.clone().into()),
+        };
+        let child = tokio::time::timeout_at(deadline, child).await;
+        child.unwrap_or_else(|_| Err(ChildError::Timeout.into()))
+    }
+
+    fn way(self: &Arc<Self>, spec: &Arc<ServerSpec>) -> Result<Way, SessionError> {
+        let version = spec.version();
+        let mut states = self.states();
+        match states.get(&spec.name) {
+            Some(State::Running(shared))
+                if shared.child.is_alive() && shared.version == version =>
+            {
+                return Ok(Way::There(shared.clone()));
+            }
+            Some(State::Starting(start)) if start.version == version => {
+                return Ok(Way::Joined(start.outcome.clone()));
+            }
+            Some(State::Failed(failed, at, error))
+                if *failed == version && at.elapsed() < PAUSE =>
+            {
+                return Err(error.clone().into());
+            }
             _ => {}
         }
-        if let State::Running(old) = std::mem::take(&mut *state) {
-            // Calls on it still hold it; its tree ends with the last of them.
-            self.retire(old);
+        if let Some(old) = states.remove(&spec.name) {
+            self.give_up(old);
         }
-        match self.start(spec, deadline).await {
-            Ok(shared) => {
-                let shared = Arc::new(shared);
-                *state = State::Running(shared.clone());
-                Ok(shared)
-            }
-            Err(error) => {
-                if let SessionError::Child(failure) = &error {
-                    *state = State::Failed(Instant::now(), failure.clone());
-                }
-                Err(error)
-            }
+        if self.stopping.is_cancelled() {
+            return Err(called_off().into());
         }
+        let (tell, outcome) = watch::channel(None);
+        let called_off = CancellationToken::new();
+        let start = Start {
+            version,
+            called_off: called_off.clone(),
+            outcome,
+        };
+        states.insert(spec.name.clone(), State::Starting(start));
+        let (shares, spec) = (self.clone(), spec.clone());
+        Ok(Way::Begun(self.tasks.spawn(async move {
+            let started = shares.start(&spec, &called_off).await;
+            let started = shares.settle(&spec, &called_off, started);
+            tell.send_replace(Some(match &started {
+                Ok(shared) => Ok(shared.clone()),
+                Err(SessionError::Child(error)) => Err(error.clone()),
+                Err(error) => Err(not_started(error.to_string())),
+            }));
+            started
+        })))
+    }
+
+    /// The state after a start, unless it was called off.
+    fn settle(
+        self: &Arc<Self>,
+        spec: &ServerSpec,
+        off: &CancellationToken,
+        started: Result<SharedChild, SessionError>,
+    ) -> Result<Arc<SharedChild>, SessionError> {
+        let started = started.map(Arc::new);
+        let mut states = self.states();
+        if off.is_cancelled() {
+            if let Ok(shared) = started {
+                self.retire(shared);
+            }
+            return Err(called_off().into());
+        }
+        let state = match &started {
+            Ok(shared) => Some(State::Running(shared.clone())),
+            Err(SessionError::Child(error)) => {
+                Some(State::Failed(spec.version(), Instant::now(), error.clone()))
+            }
+            Err(_) => None,
+        };
+        match state {
+            Some(state) => states.insert(spec.name.clone(), state),
+            None => states.remove(&spec.name),
+        };
+        started
     }
 
     async fn start(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
-        deadline: Instant,
+        off: &CancellationToken,
     ) -> Result<SharedChild, SessionError> {
         let (store, server) = (self.store.clone(), spec.name.clone());
         let make = move || {
@@ -132,10 +213,14 @@ impl SharedChildren {
             job: job.clone(),
             profile: Profile::silent(),
             overlay: Vec::new(),
-            deadline,
+            deadline: Instant::now() + NO_DEADLINE,
             listener: (self.listener)(&spec.name),
         };
-        match self.children.ready(request).await {
+        let ready = tokio::select! {
+            ready = self.children.ready(request) => ready,
+            () = off.cancelled() => Err(called_off()),
+        };
+        match ready {
             Ok(child) => Ok(SharedChild {
                 child,
                 job,
@@ -159,59 +244,62 @@ impl SharedChildren {
         }
     }
 
-    /// Ends the children of servers that are gone or changed; calls on them end first.
+    /// Ends the children of servers that are gone or changed; calls on them end first. Waits for
+    /// none of them.
+    #[expect(
+        clippy::unused_async,
+        reason = "a reload awaits it, and may have to wait one day"
+    )]
     pub async fn end_outdated(
         self: &Arc<Self>,
         current: impl Fn(&ServerName, SpecVersion) -> bool,
     ) {
-        for (name, slot) in self.all() {
-            let mut state = slot.lock().await;
-            if let State::Running(shared) = &*state
-                && !current(&name, shared.version)
-            {
-                self.retire(shared.clone());
-                *state = State::Absent;
-            }
+        let outdated = |name: &ServerName, state: &mut State| !current(name, state.version());
+        for (_, state) in self.states().extract_if(outdated) {
+            self.give_up(state);
         }
     }
 
-    /// Ends all of them.
+    /// Ends all of them, and starts no more.
     pub async fn end_all(self: &Arc<Self>) {
-        let mut ending = Vec::new();
-        for (_, slot) in self.all() {
-            if let State::Running(shared) = std::mem::take(&mut *slot.lock().await) {
-                let shares = self.clone();
-                ending.push(tokio::spawn(async move { shares.end(&shared).await }));
-            }
+        self.stopping.cancel();
+        for (_, state) in self.states().drain() {
+            self.give_up(state);
         }
-        for end in ending {
-            let _ = end.await;
-        }
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// How many run.
     pub fn count(&self) -> usize {
-        let running = |slot: &Arc<Slot>| {
-            slot.try_lock()
-                .is_ok_and(|state| matches!(&*state, State::Running(_)))
-        };
-        self.all().iter().filter(|(_, slot)| running(slot)).count()
+        let running = |state: &&State| matches!(state, State::Running(_));
+        self.states().values().filter(running).count()
     }
 
-    fn all(&self) -> Vec<(ServerName, Arc<Slot>)> {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots
-            .iter()
-            .map(|(name, slot)| (name.clone(), slot.clone()))
-            .collect()
+    fn states(&self) -> MutexGuard<'_, HashMap<ServerName, State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a replaced child once nobody calls it any more.
+    fn give_up(self: &Arc<Self>, state: State) {
+        match state {
+            State::Starting(start) => start.called_off.cancel(),
+            State::Running(shared) => self.retire(shared),
+            State::Failed(..) => {}
+        }
+    }
+
+    /// Ends a child that nobody gets any more: once nobody calls it, or at a shutdown at once.
     fn retire(self: &Arc<Self>, shared: Arc<SharedChild>) {
         let shares = self.clone();
-        tokio::spawn(async move {
-            while shared.child.is_alive() && Arc::strong_count(&shared) > 1 {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        self.tasks.spawn(async move {
+            let unused = async {
+                while shared.child.is_alive() && Arc::strong_count(&shared) > 1 {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            tokio::select! {
+                () = unused => {}
+                () = shares.stopping.cancelled() => {}
             }
             shares.end(&shared).await;
         });
@@ -233,5 +321,26 @@ impl SharedChildren {
             store.remove_job(&job)
         };
         let _ = tokio::task::spawn_blocking(clear).await;
+    }
+}
+
+impl State {
+    fn version(&self) -> SpecVersion {
+        match self {
+            Self::Starting(start) => start.version,
+            Self::Running(shared) => shared.version,
+            Self::Failed(version, ..) => *version,
+        }
+    }
+}
+
+fn called_off() -> ChildError {
+    not_started("the server was changed, or the bridge is stopping: try again".to_owned())
+}
+
+fn not_started(why: String) -> ChildError {
+    ChildError::NotStarted {
+        why,
+        tail: String::new(),
     }
 }

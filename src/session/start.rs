@@ -1,13 +1,14 @@
 //! Choosing or starting the child that serves a call.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{Class, Lent, Session, SessionError, Sessions, Workspace};
 use crate::{
-    child::{ChildRequest, End, Profile},
+    child::{ChildRequest, Profile},
     config::ServerSpec,
     store::LiveSession,
 };
@@ -17,6 +18,7 @@ pub struct Found {
     /// The child, in use.
     pub session: Lent,
     /// A child of this server worked here before and is gone, and with it what it held in memory.
+    /// True until [`Workspace::loss_told`], so that a call that fails does not swallow the news.
     pub replaced: bool,
 }
 
@@ -34,17 +36,14 @@ impl Sessions {
         let slot = workspace.slot(spec);
         let _gate = slot.gate.lock().await;
         self.drop_unfit(workspace, spec).await;
-        let sessions = slot.sessions();
-        let idle = sessions.iter().find(|session| session.in_flight() == 0);
-        let may_start = sessions.len() < spec.max_processes_per_chat;
-        let least = || sessions.iter().min_by_key(|session| session.in_flight());
-        if let Some(session) = idle.or_else(|| if may_start { None } else { least() }) {
-            return Ok(Found {
-                session: session.lend(class),
-                replaced: false,
-            });
-        }
-        let place = self.place(deadline).await?;
+        let left = match slot.lend(spec, class) {
+            Ok(session) => {
+                let replaced = workspace.has_loss(&spec.name);
+                return Ok(Found { session, replaced });
+            }
+            Err(left) => left,
+        };
+        let place = self.place(workspace, deadline).await?;
         let child = self.children.ready(ChildRequest {
             spec: spec.clone(),
             job: workspace.job.clone(),
@@ -54,7 +53,6 @@ impl Sessions {
             listener: (self.listener)(&spec.name),
         });
         let child = child.await?;
-        let first = sessions.is_empty();
         let session = Arc::new(Session::new(
             child,
             spec.clone(),
@@ -62,50 +60,70 @@ impl Sessions {
             self.metrics.session_live(),
             class,
         ));
-        let lent = session.lend(class);
-        slot.sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(session.clone());
-        self.changed.notify_one();
-        let worked_before = workspace.note_worked(&spec.name);
+        let lent = slot.bind(&session, class);
+        self.watch(&session);
+        workspace.note_worked(&spec.name, left);
         self.note_started(workspace, &session).await;
         Ok(Found {
             session: lent,
-            replaced: worked_before && first,
+            replaced: workspace.has_loss(&spec.name),
         })
+    }
+
+    /// Its death frees a place, and its end is the beginning of an idle time.
+    fn watch(self: &Arc<Self>, session: &Session) {
+        let (gone, sessions) = (session.child.gone(), Arc::downgrade(self));
+        self.house.notify_one();
+        tokio::spawn(async move {
+            gone.await;
+            if let Some(sessions) = sessions.upgrade() {
+                sessions.call_ended();
+            }
+        });
     }
 
     /// Dead children, and those of an older config, make room.
     async fn drop_unfit(self: &Arc<Self>, workspace: &Arc<Workspace>, spec: &Arc<ServerSpec>) {
         let version = spec.version();
         for session in workspace.slot(spec).sessions() {
-            if !session.child.is_alive() {
-                self.end_now(workspace, &session, End::Kill).await;
-            } else if session.version != version && session.in_flight() == 0 {
-                self.end_with_care(workspace, &session).await;
+            let outdated = session.version != version && session.in_flight() == 0;
+            if outdated || !session.child.is_alive() {
+                self.end_under_turn(workspace, session).await;
             }
         }
     }
 
-    /// A place among the live children; the least recently used idle session makes room.
+    /// A place among the live children; the least recently used idle session makes room. The
+    /// caller has a turn in `own`.
     async fn place(
         self: &Arc<Self>,
+        own: &Arc<Workspace>,
         deadline: Instant,
     ) -> Result<OwnedSemaphorePermit, SessionError> {
-        if let Ok(place) = self.population.clone().try_acquire_owned() {
+        if let Some(place) = self.population.try_place() {
             return Ok(place);
         }
-        let mut place = std::pin::pin!(self.population.clone().acquire_owned());
+        let mut place = std::pin::pin!(self.population.place());
         let until = deadline.min(Instant::now() + self.settings.patience);
         let wait = async {
             loop {
+                // First, so that nothing is ended for a place that is free.
+                if let Some(place) = place.as_mut().now_or_never() {
+                    return place.expect("never closed");
+                }
+                let mut freed = std::pin::pin!(self.room.notified());
+                // Before the look: a call that ends during it is heard.
+                freed.as_mut().enable();
+                let ending = own.ending_if_none();
+                let own = ending.map(|ending| (own.clone(), ending));
                 let sessions = self.clone();
                 // A task of its own: an end once begun is finished, whoever gets the place.
-                let evicting = tokio::spawn(async move { sessions.evict_one().await });
+                let evicting = self
+                    .tasks
+                    .spawn(async move { sessions.evict_one(own).await });
                 let room = async {
                     if !evicting.await.unwrap_or(false) {
-                        self.changed.notified().await;
+                        freed.await;
                     }
                 };
                 tokio::select! {
@@ -115,7 +133,7 @@ impl Sessions {
                 }
             }
         };
-        let limit = self.settings.max_total;
+        let limit = self.population.limit();
         tokio::time::timeout_at(until, wait)
             .await
             .map_err(|_| SessionError::Full { limit })

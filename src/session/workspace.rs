@@ -10,7 +10,10 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, Semaphore},
+    sync::{
+        OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock,
+        Semaphore,
+    },
     time::Instant,
 };
 
@@ -33,8 +36,12 @@ pub struct Workspace {
     /// What lay in it after the last call; held while looking again.
     pub files: tokio::sync::Mutex<Snapshot>,
     order: Arc<RwLock<()>>,
+    /// Held by an end that began under a call's turn and may outlast it.
+    ending: Arc<tokio::sync::Mutex<()>>,
     slots: Mutex<HashMap<ServerName, Arc<Slot>>>,
     worked_before: Mutex<HashSet<String>>,
+    /// Servers whose child was replaced, until an answer says so.
+    losses: Mutex<HashSet<ServerName>>,
 }
 
 /// The children of one server in one workspace.
@@ -44,7 +51,7 @@ pub struct Slot {
     /// Calls of this server side by side, where its config allows more than one.
     places: Arc<Semaphore>,
     /// The children.
-    pub sessions: Mutex<Vec<Arc<Session>>>,
+    sessions: Mutex<Vec<Arc<Session>>>,
 }
 
 /// A child bound to a workspace.
@@ -55,8 +62,8 @@ pub struct Session {
     pub spec: Arc<ServerSpec>,
     /// The version of that, for comparison after a reload.
     pub version: SpecVersion,
-    /// Counts against the limit on stateful processes; free again when the session is gone.
-    _place: OwnedSemaphorePermit,
+    /// Counts against the limit on stateful processes, until the child has ended.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
     _live: Live,
     class: Mutex<Class>,
     in_flight: AtomicUsize,
@@ -79,6 +86,9 @@ pub enum Turn {
     },
 }
 
+/// An end under way. Dropping it lets the next turn begin.
+pub struct Ending(#[expect(dead_code, reason = "held, not used")] OwnedMutexGuard<()>);
+
 impl Workspace {
     /// A workspace whose lease we hold. `worked_before` names the servers that ever ran here.
     pub fn new(
@@ -92,14 +102,16 @@ impl Workspace {
             lease,
             files: tokio::sync::Mutex::new(files),
             order: Arc::default(),
+            ending: Arc::default(),
             slots: Mutex::default(),
             worked_before: Mutex::new(worked_before.into_iter().collect()),
+            losses: Mutex::default(),
         }
     }
 
     /// Waits for the turn of a call to `spec`: alone, unless its `concurrency` says otherwise.
     pub async fn turn(&self, spec: &ServerSpec) -> Turn {
-        match spec.concurrency.map(std::num::NonZeroUsize::get) {
+        let turn = match spec.concurrency.map(std::num::NonZeroUsize::get) {
             None | Some(1) => Turn::Exclusive {
                 _order: self.order.clone().write_owned().await,
             },
@@ -111,13 +123,27 @@ impl Workspace {
                     _place: place,
                 }
             }
-        }
+        };
+        drop(self.ending.lock().await);
+        turn
     }
 
     /// The turn, if nobody works here now.
     pub fn turn_if_idle(&self) -> Option<Turn> {
         let order = self.order.clone().try_write_owned().ok()?;
+        drop(self.ending.try_lock().ok()?);
         Some(Turn::Exclusive { _order: order })
+    }
+
+    /// For a caller who has a turn and ends a session: the next turn waits until this is dropped,
+    /// also where the caller gives up his own before.
+    pub async fn ending(&self) -> Ending {
+        Ending(self.ending.clone().lock_owned().await)
+    }
+
+    /// The same, unless somebody ends one already.
+    pub fn ending_if_none(&self) -> Option<Ending> {
+        self.ending.clone().try_lock_owned().ok().map(Ending)
     }
 
     /// The children of a server.
@@ -148,13 +174,38 @@ impl Workspace {
             .is_some_and(|slot| slot.unbind(session))
     }
 
-    /// Notes that the server works here; `true` if one of it did before.
-    pub fn note_worked(&self, server: &ServerName) -> bool {
+    /// Unbinds a child that no call uses: none gets it any more.
+    pub fn unbind_idle(&self, session: &Arc<Session>) -> bool {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots
+            .get(&session.spec.name)
+            .is_some_and(|slot| slot.unbind_idle(session))
+    }
+
+    /// Notes that a new child of the server works here, and what is lost if one did before and
+    /// none is `left`.
+    pub fn note_worked(&self, server: &ServerName, left: bool) {
         let mut before = self
             .worked_before
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        !before.insert(server.as_str().to_owned())
+        if !before.insert(server.as_str().to_owned()) && !left {
+            self.losses().insert(server.clone());
+        }
+    }
+
+    /// What the server held in memory is gone, and no answer said so yet.
+    pub fn has_loss(&self, server: &ServerName) -> bool {
+        self.losses().contains(server)
+    }
+
+    /// An answer says that what the server held in memory is gone: it need not be said again.
+    pub fn loss_told(&self, server: &ServerName) {
+        self.losses().remove(server);
+    }
+
+    fn losses(&self) -> std::sync::MutexGuard<'_, HashSet<ServerName>> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -167,12 +218,48 @@ impl Slot {
             .clone()
     }
 
+    /// Lends the child that serves a call: an idle one, else the least busy. `Err` where a new
+    /// one is to be started, and whether others stay beside it.
+    pub fn lend(&self, spec: &ServerSpec, class: Class) -> Result<Lent, bool> {
+        let version = spec.version();
+        let bound = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = bound.clone();
+        // Those of an older config end with their calls.
+        sessions.retain(|session| session.version == version && session.child.is_alive());
+        let busy: Vec<_> = sessions.iter().map(|session| session.in_flight()).collect();
+        match choose(&busy, spec.max_processes_per_chat) {
+            // Under the lock, so that a child that was found idle is lent or ended, not both.
+            Some(index) => Ok(sessions[index].lend(class)),
+            None => Err(!sessions.is_empty()),
+        }
+    }
+
+    /// Binds a new child, in use.
+    pub fn bind(&self, session: &Arc<Session>, class: Class) -> Lent {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.push(session.clone());
+        session.lend(class)
+    }
+
+    fn unbind_idle(&self, session: &Arc<Session>) -> bool {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = sessions.len();
+        sessions.retain(|other| !Arc::ptr_eq(other, session) || other.in_flight() > 0);
+        sessions.len() < before
+    }
+
     fn unbind(&self, session: &Arc<Session>) -> bool {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let before = sessions.len();
         sessions.retain(|other| !Arc::ptr_eq(other, session));
         sessions.len() < before
     }
+}
+
+/// Which of the children, by the calls that each has, serves one more; `None` starts another.
+fn choose(busy: &[usize], most: usize) -> Option<usize> {
+    let least = (0..busy.len()).min_by_key(|index| busy[*index])?;
+    (busy[least] == 0 || busy.len() >= most).then_some(least)
 }
 
 impl Session {
@@ -188,7 +275,7 @@ impl Session {
             child,
             version: spec.version(),
             spec,
-            _place: place,
+            place: Mutex::new(Some(place)),
             _live: live,
             class: Mutex::new(class),
             in_flight: AtomicUsize::new(0),
@@ -196,8 +283,14 @@ impl Session {
         }
     }
 
+    /// Its place among the live children, once.
+    pub fn give_up_place(&self) -> Option<OwnedSemaphorePermit> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.take()
+    }
+
     /// Begins a use; the idle clock stops until it is dropped.
-    pub fn lend(self: &Arc<Self>, class: Class) -> Lent {
+    fn lend(self: &Arc<Self>, class: Class) -> Lent {
         let mut kept = self.class.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = (*kept).max(class);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -250,5 +343,18 @@ impl Drop for Lent {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::choose;
+
+    #[test]
+    fn an_idle_child_first_then_a_new_one_then_the_least_busy() {
+        assert_eq!(choose(&[], 2), None);
+        assert_eq!(choose(&[1, 0], 2), Some(1));
+        assert_eq!(choose(&[1], 2), None);
+        assert_eq!(choose(&[3, 1], 2), Some(1));
     }
 }
