@@ -12,7 +12,10 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Knowledge, LearnError, Learnt, Offer, Watch, learn::learn_unless};
+use super::{
+    Knowledge, Learnt, Offer, Watch,
+    learn::{LearnError, learn_unless},
+};
 use crate::{child::Children, config::ServerSpec, store::Store};
 
 /// The first pause after a failure; it doubles up to [`LONGEST_PAUSE`].

@@ -88,7 +88,7 @@ fn spawn(launch: &Launch, supervisors: &Supervisors) -> std::io::Result<(Control
     let pid = supervisor
         .id()
         .and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    let _ = prlimit(pid, Resource::Nofile, launch.open_files.clone());
+    let _ = prlimit(pid, Resource::Nofile, launch.open_files);
     send_stdio(&ours, &child_stdin, &child_stdout, &child_stderr)?;
     ours.set_nonblocking(true)?;
     let control = tokio::net::UnixStream::from_std(ours)?;

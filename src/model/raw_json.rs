@@ -26,11 +26,6 @@ impl RawJson {
         Self(line.slice_ref(part.get().as_bytes()))
     }
 
-    /// `null`.
-    pub fn null() -> Self {
-        Self(Bytes::from_static(b"null"))
-    }
-
     /// Writes a value out.
     pub fn of(value: &serde_json::Value) -> Self {
         Self(value.to_string().into())

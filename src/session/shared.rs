@@ -341,6 +341,6 @@ fn called_off() -> ChildError {
 fn not_started(why: String) -> ChildError {
     ChildError::NotStarted {
         why,
-        tail: String::new(),
+        said: String::new(),
     }
 }
