@@ -107,7 +107,7 @@ pub(super) fn count(text: &str) -> Result<NonZeroUsize, Bad> {
     }
 }
 
-/// As [`bytes`], and 0 for no limit.
+/// As [`bytes()`], and 0 for no limit.
 pub(super) fn bytes_or_none(text: &str) -> Result<u64, Bad> {
     if text == "0" { Ok(0) } else { bytes(text) }
 }
