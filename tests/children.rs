@@ -108,7 +108,10 @@ fn the_places_of_starts_that_nobody_waits_for_come_back() {
 fn too_many_starts_are_429() {
     let folder = tempfile::tempdir().expect("a folder");
     let wait = folder.path().join("wait");
-    let slow = with(odd("waits"), json!({"env": {"WAIT_FILE": wait}}));
+    let slow = with(
+        odd("waits"),
+        json!({"env": {"WAIT_FILE": wait, "BUSY": "1"}}),
+    );
     let bridge = TestBridge::builder(servers([("slow", slow), ("echo", echo())]))
         .var(vars::MAX_STARTS, 1)
         .var(vars::START_TIMEOUT, 3)

@@ -22,7 +22,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -45,9 +45,11 @@ use log::ServerLog;
 use process::Process;
 use reaper::Supervisors;
 
-/// A cold start holds its place among the concurrent starts no longer than this, so that servers
-/// that hang at start cannot keep others from starting.
+/// A cold start holds its place among the concurrent starts no longer than this.
 const START_PLACE: Duration = Duration::from_secs(10);
+/// A start that used no processor time for so long gives its place back: it waits for something,
+/// and servers that hang must not keep others from starting.
+const IDLE_START: Duration = Duration::from_millis(250);
 /// Characters of one line of the child's that an error quotes.
 const QUOTED: usize = 300;
 /// How long a call's failure waits to learn how the child ended.
@@ -214,13 +216,11 @@ impl Children {
     ) -> Result<Child, ChildError> {
         let place = self.place(request.deadline, stop).await?;
         // Held until ready, but neither for ever nor longer than the caller stays.
-        let place = AbortOnDropHandle::new(tokio::spawn(async move {
-            tokio::time::sleep(START_PLACE).await;
-            drop(place);
-        }));
+        let (launched, pid) = oneshot::channel();
+        let place = AbortOnDropHandle::new(tokio::spawn(hold(place, pid)));
         let (spec, paths, began) = (request.spec.clone(), request.job.paths(), Instant::now());
         let until = request.deadline.min(began + self.settings.start_timeout);
-        let started = self.start(request, until, stop).await;
+        let started = self.start(request, until, launched, stop).await;
         drop(place);
         match &started {
             Ok(_) => self.metrics.child_started(&spec.name, began.elapsed()),
@@ -248,6 +248,7 @@ impl Children {
         &self,
         request: ChildRequest,
         until: Instant,
+        launched: oneshot::Sender<u32>,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
         let Transport::Stdio(command) = &request.spec.transport else {
@@ -257,6 +258,7 @@ impl Children {
         let resolved = command.resolve(&request.job.work(), &request.job.id());
         let launch = self.launch(resolved, &request);
         let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
+        let _ = launched.send(process.pid());
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
         tokio::spawn(log.clone().follow(pipes.stderr));
         let connection = Connection::open(
@@ -330,6 +332,26 @@ impl Children {
 
 fn stopped() -> ChildError {
     ChildError::not_started("the bridge is stopping".to_owned())
+}
+
+/// Holds a place among the starts while the child with this id is at work on its start.
+async fn hold(place: OwnedSemaphorePermit, pid: oneshot::Receiver<u32>) {
+    let working = async {
+        let Ok(pid) = pid.await else { return };
+        let mut before = None;
+        loop {
+            tokio::time::sleep(IDLE_START).await;
+            let used = tokio::task::spawn_blocking(move || tree::processor_time(pid))
+                .await
+                .ok();
+            if used == before {
+                return;
+            }
+            before = used;
+        }
+    };
+    let _ = tokio::time::timeout(START_PLACE, working).await;
+    drop(place);
 }
 
 /// A running, initialised server process. Dropping it kills its whole tree.

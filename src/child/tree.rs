@@ -116,6 +116,29 @@ pub fn name(pid: u32) -> String {
     name.trim_end().to_owned()
 }
 
+/// Processor time that a process and everything below it used so far, in the kernel's ticks.
+pub fn processor_time(root: u32) -> u64 {
+    let one = |pid: u32| {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
+        let fields = std::str::from_utf8(after_name)
+            .ok()?
+            .split_ascii_whitespace();
+        // Fields 14 and 15, user and system time; the first here is field 3.
+        Some(
+            fields
+                .skip(11)
+                .take(2)
+                .filter_map(|ticks| ticks.parse::<u64>().ok())
+                .sum::<u64>(),
+        )
+    };
+    std::iter::once(root)
+        .chain(descendants(root))
+        .filter_map(one)
+        .sum()
+}
+
 /// Proportional set size of a process and everything below it, in bytes. 0 where the kernel does
 /// not tell.
 pub fn memory(root: u32) -> u64 {
