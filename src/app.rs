@@ -15,9 +15,10 @@ use crate::{
     admission::Admission,
     call::{CallEngine, snapshot_limits},
     catalog::{Catalog, Knowledge},
-    child::{ChildSettings, Children, Listener},
+    child::{ChildSettings, Children, Listener, Said},
     config::{Loaded, Settings},
     identity::Identity,
+    mcp::{McpSessions, Parks},
     model::{Principal, ServerName},
     session::{SessionSettings, Sessions, SharedChildren},
     store::Store,
@@ -44,6 +45,10 @@ pub struct App {
     pub store: Arc<Store>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The MCP protocol's own sessions.
+    pub mcp: McpSessions,
+    /// Calls that wait for their client's retry.
+    pub parks: Parks,
     /// When this process began.
     pub started: Instant,
     config: RwLock<Arc<Loaded>>,
@@ -94,6 +99,8 @@ impl App {
             engine,
             store,
             metrics,
+            mcp: McpSessions::default(),
+            parks: Parks::default(),
             started: Instant::now(),
             config: RwLock::new(Arc::new(config)),
             calls_without_chat: AtomicBool::new(false),
@@ -235,8 +242,8 @@ impl App {
 fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Send + Sync> {
     Arc::new(move |server: &ServerName| {
         let (catalog, server) = (catalog.clone(), server.clone());
-        Arc::new(move |method: &str, _: Option<&crate::model::RawJson>| {
-            let lists = method.starts_with("notifications/") && method.ends_with("/list_changed");
+        Arc::new(move |said: &Said| {
+            let lists = said.method.ends_with("/list_changed");
             if let Some(catalog) = catalog.upgrade().filter(|_| lists) {
                 catalog.refresh(&server);
             }

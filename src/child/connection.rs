@@ -1,7 +1,7 @@
 //! JSON-RPC with one child: answers matched by number, nothing the child says breaks a call.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::frame::{self, Line, LineReader, Message};
+use super::{
+    frame::{self, Line, LineReader, Message, Reply, Said},
+    hearing::{self, Heard, Hearing, InFlight, Listener, Replier},
+};
 use crate::model::RawJson;
 
 /// Messages that wait for a child which reads slowly; then senders wait.
@@ -30,8 +33,8 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// A child's answer: its `result`, or its `error` object.
 pub type Outcome = Result<RawJson, RawJson>;
 
-/// Is told of what the child says beside answers: method and params of a notification.
-pub type Listener = Arc<dyn Fn(&str, Option<&RawJson>) + Send + Sync>;
+/// Rewrites each line of a child's before it is read.
+pub type Cleaner = Arc<dyn Fn(Bytes) -> Bytes + Send + Sync>;
 
 /// Takes lines that are no JSON-RPC.
 pub trait NoiseLog: Send + Sync + 'static {
@@ -62,7 +65,7 @@ struct Shared {
 }
 
 enum Waiting {
-    Open(HashMap<u64, oneshot::Sender<Outcome>>),
+    Open(BTreeMap<u64, InFlight>),
     Closed(Closed),
 }
 
@@ -73,12 +76,13 @@ impl Connection {
         stdout: impl AsyncRead + Send + Unpin + 'static,
         limit: usize,
         listener: Listener,
+        cleaner: Cleaner,
         noise: Arc<impl NoiseLog>,
     ) -> Self {
         let (outgoing, lines) = mpsc::channel(OUTGOING);
         let shared = Arc::new(Shared {
             numbers: AtomicU64::new(1),
-            waiting: Mutex::new(Waiting::Open(HashMap::new())),
+            waiting: Mutex::new(Waiting::Open(BTreeMap::new())),
             closing: CancellationToken::new(),
         });
         tokio::spawn(write(stdin, lines, shared.clone()));
@@ -87,6 +91,7 @@ impl Connection {
             shared: shared.clone(),
             outgoing: outgoing.clone(),
             listener,
+            cleaner,
             noise,
         };
         tokio::spawn(reader.run());
@@ -95,33 +100,78 @@ impl Connection {
 
     /// Asks and waits. Dropping the future tells the child that nobody waits any more.
     pub async fn request(&self, method: &str, params: Option<&RawJson>) -> Result<Outcome, Closed> {
+        let make = |number: u64| {
+            frame::line(
+                Some(&number.to_string()),
+                method,
+                params.map(RawJson::as_bytes),
+            )
+        };
+        let reply = self
+            .exchange(
+                make,
+                method != "initialize",
+                &CancellationToken::new(),
+                None,
+            )
+            .await?;
+        Ok(reply.outcome)
+    }
+
+    /// Sends what `make` writes for the number of this request, and waits for the answer. With
+    /// `cancel`, dropping the future tells the child that nobody waits any more; so does
+    /// `cancelled`, but then a late answer is still waited for.
+    pub async fn exchange(
+        &self,
+        make: impl FnOnce(u64) -> Bytes,
+        cancel: bool,
+        cancelled: &CancellationToken,
+        hearing: Option<Hearing>,
+    ) -> Result<Reply, Closed> {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        self.shared.expect(number, sender)?;
+        self.shared.expect(
+            number,
+            InFlight {
+                answer: sender,
+                hearing,
+                asks: Arc::default(),
+            },
+        )?;
         let mut unanswered = Unanswered {
             connection: self,
             number,
-            cancel: method != "initialize",
+            cancel,
         };
-        let line = frame::line(
-            Some(&number.to_string()),
-            method,
-            params.map(RawJson::as_bytes),
-        );
-        let sent = self.outgoing.send(line).await;
-        let outcome = match sent {
-            Ok(()) => answer.await.ok(),
+        let sent = self.outgoing.send(make(number)).await;
+        let reply = match sent {
+            Ok(()) => {
+                let mut answer = std::pin::pin!(answer);
+                tokio::select! {
+                    biased;
+                    reply = &mut answer => reply.ok(),
+                    () = cancelled.cancelled() => {
+                        self.send(frame::cancelled(number));
+                        unanswered.cancel = false;
+                        answer.await.ok()
+                    }
+                }
+            }
             Err(_) => None,
         };
         // Answered or closed: there is nothing left to cancel.
         unanswered.cancel = false;
-        outcome.ok_or_else(|| self.shared.closed())
+        reply.ok_or_else(|| self.shared.closed())
+    }
+
+    /// Sends a whole line, its end included; lost where the child takes nothing in.
+    pub fn send(&self, line: Bytes) {
+        let _ = self.outgoing.try_send(line);
     }
 
     /// Says something that needs no answer; lost where the child takes nothing in.
     pub fn notify(&self, method: &str, params: Option<&RawJson>) {
-        let line = frame::line(None, method, params.map(RawJson::as_bytes));
-        let _ = self.outgoing.try_send(line);
+        self.send(frame::line(None, method, params.map(RawJson::as_bytes)));
     }
 
     /// Whether requests can still be answered.
@@ -140,21 +190,61 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn expect(&self, number: u64, sender: oneshot::Sender<Outcome>) -> Result<(), Closed> {
+    fn expect(&self, number: u64, request: InFlight) -> Result<(), Closed> {
         match &mut *self.lock() {
             Waiting::Open(waiting) => {
-                waiting.insert(number, sender);
+                waiting.insert(number, request);
                 Ok(())
             }
             Waiting::Closed(why) => Err(*why),
         }
     }
 
-    fn take(&self, number: u64) -> Option<oneshot::Sender<Outcome>> {
+    fn take(&self, number: u64) -> Option<InFlight> {
         match &mut *self.lock() {
             Waiting::Open(waiting) => waiting.remove(&number),
             Waiting::Closed(_) => None,
         }
+    }
+
+    fn hearer(&self, said: &Said) -> Option<u64> {
+        match &*self.lock() {
+            Waiting::Open(waiting) => hearing::hearer(waiting, said),
+            Waiting::Closed(_) => None,
+        }
+    }
+
+    fn asks(&self, number: u64) -> Arc<hearing::Asks> {
+        match &*self.lock() {
+            Waiting::Open(waiting) => waiting
+                .get(&number)
+                .map(|request| request.asks.clone())
+                .unwrap_or_default(),
+            Waiting::Closed(_) => Arc::default(),
+        }
+    }
+
+    /// A hearer who is too far behind loses his request: others must not wait for him, and he must
+    /// not miss a message without knowing.
+    fn tell(&self, number: u64, heard: Heard) {
+        let mut waiting = self.lock();
+        let Waiting::Open(requests) = &mut *waiting else {
+            return;
+        };
+        let hearing = requests
+            .get(&number)
+            .and_then(|request| request.hearing.as_ref());
+        let full = hearing.map(|hearing| hearing.heard.try_send(heard));
+        // What is dropped may answer the child, and must not do so under the lock.
+        let dropped = match full {
+            Some(Err(mpsc::error::TrySendError::Full(heard))) => {
+                (requests.remove(&number), Some(heard))
+            }
+            Some(Err(mpsc::error::TrySendError::Closed(heard))) => (None, Some(heard)),
+            _ => (None, None),
+        };
+        drop(waiting);
+        drop(dropped);
     }
 
     fn closed(&self) -> Closed {
@@ -181,13 +271,9 @@ struct Unanswered<'a> {
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if self.cancel && self.connection.shared.take(self.number).is_some() {
-            let params = format!(
-                r#"{{"requestId":{},"reason":"the caller left"}}"#,
-                self.number
-            );
-            let line = frame::line(None, "notifications/cancelled", Some(params.as_bytes()));
-            let _ = self.connection.outgoing.try_send(line);
+        let waited = self.connection.shared.take(self.number).is_some();
+        if self.cancel && waited {
+            self.connection.send(frame::cancelled(self.number));
         }
     }
 }
@@ -225,6 +311,7 @@ struct Reader<R, N> {
     shared: Arc<Shared>,
     outgoing: mpsc::Sender<Bytes>,
     listener: Listener,
+    cleaner: Cleaner,
     noise: Arc<N>,
 }
 
@@ -232,7 +319,7 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
     async fn run(mut self) {
         let why = loop {
             match self.lines.next().await {
-                Line::Whole(line) => self.hear(&line),
+                Line::Whole(line) => self.hear(&(self.cleaner)(line)),
                 Line::TooLong => break Closed::LineTooLong,
                 Line::End => break Closed::StreamEnded,
             }
@@ -248,29 +335,43 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
         for message in messages {
             match message {
                 // An unknown number is an answer given twice, or too late: nobody waits for it.
-                Message::Response { id, outcome } => {
-                    if let Some(sender) = self.shared.take(id) {
-                        let _ = sender.send(outcome);
+                Message::Response { number, reply } => {
+                    if let Some(request) = self.shared.take(number) {
+                        let _ = request.answer.send(reply);
                     }
                 }
-                Message::Request { id, method } => self.reply(&id, &method),
-                Message::Notification { method, params } => {
-                    (self.listener)(&method, params.as_ref());
-                }
+                Message::Request(said) => self.asked(said),
+                Message::Notification(said) => self.told(said),
             }
         }
     }
 
-    fn reply(&self, id: &RawJson, method: &str) {
-        let line = if method == "ping" {
-            frame::answer(id, "result", "{}")
-        } else {
-            let message = format!("the client offers no '{method}'");
-            let error = serde_json::json!({"code": -32601, "message": message});
-            frame::answer(id, "error", &error.to_string())
+    fn asked(&self, said: Said) {
+        let Some(id) = said.id.clone() else { return };
+        let connection = Connection {
+            shared: self.shared.clone(),
+            outgoing: self.outgoing.clone(),
         };
-        // A child that asks faster than it reads is not waited for.
-        let _ = self.outgoing.try_send(line);
+        let replier = Replier::new(connection, id);
+        if &*said.method == "ping" {
+            return replier.result(&RawJson::empty_object());
+        }
+        // Where nobody can be asked, the replier's drop declines.
+        if let Some(number) = self.shared.hearer(&said) {
+            let asks = self.shared.asks(number);
+            self.shared
+                .tell(number, Heard::Asked(said, replier.count(asks)));
+        }
+    }
+
+    fn told(&self, said: Said) {
+        let hearer = self.shared.hearer(&said);
+        if hearer.is_none() || hearing::is_news(&said.method) {
+            (self.listener)(&said);
+        }
+        if let Some(number) = hearer {
+            self.shared.tell(number, Heard::Told(said));
+        }
     }
 }
 

@@ -9,21 +9,78 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::model::RawJson;
 
-/// One message from a child. Members keep their bytes.
+/// One message from a child. Members keep their bytes, and the line is kept whole: whoever passes
+/// it on changes single values in place (see [`splice`]).
 #[derive(Debug)]
 pub enum Message {
     /// An answer to the request of ours with this number.
-    Response {
-        id: u64,
-        outcome: Result<RawJson, RawJson>,
-    },
-    /// The child asks something.
-    Request { id: RawJson, method: String },
-    /// The child says something.
-    Notification {
-        method: String,
-        params: Option<RawJson>,
-    },
+    Response { number: u64, reply: Reply },
+    /// The child asks something; `id` is set.
+    Request(Said),
+    /// The child says something; `id` is not set.
+    Notification(Said),
+}
+
+/// A child's answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The whole message.
+    pub line: Bytes,
+    /// Its `id`, within the line.
+    pub id: RawJson,
+    /// Its `result` or its `error`, within the line.
+    pub outcome: Result<RawJson, RawJson>,
+}
+
+impl Reply {
+    /// Reads an answer again, after its line was changed.
+    pub fn read(line: &Bytes) -> Option<Self> {
+        match message(line)? {
+            Message::Response { reply, .. } => Some(reply),
+            _ => None,
+        }
+    }
+}
+
+/// A request or notification of a child's.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// The whole message.
+    pub line: Bytes,
+    /// Of a request.
+    pub id: Option<RawJson>,
+    /// What it is.
+    pub method: Box<str>,
+    /// Within the line.
+    pub params: Option<RawJson>,
+}
+
+/// The line with single values exchanged, everything else byte by byte. `edits` are parts of the
+/// line, in any order, with what takes their place; parts of other buffers are left out.
+pub fn splice(line: &Bytes, edits: &[(&RawJson, &[u8])]) -> Bytes {
+    let mut places: Vec<_> = edits
+        .iter()
+        .filter_map(|(part, new)| Some((range_within(line, part.as_bytes())?, *new)))
+        .collect();
+    if places.is_empty() {
+        return line.clone();
+    }
+    places.sort_by_key(|(range, _)| range.start);
+    let mut out = Vec::with_capacity(line.len() + 64);
+    let mut done = 0;
+    for (range, new) in places {
+        out.extend_from_slice(&line[done..range.start]);
+        out.extend_from_slice(new);
+        done = range.end;
+    }
+    out.extend_from_slice(&line[done..]);
+    out.into()
+}
+
+fn range_within(line: &Bytes, part: &[u8]) -> Option<std::ops::Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(line.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= line.len()).then_some(start..end)
 }
 
 #[derive(Deserialize)]
@@ -67,29 +124,36 @@ pub fn messages(line: &Bytes) -> Vec<Message> {
 fn message(line: &Bytes) -> Option<Message> {
     let envelope: Envelope<'_> = serde_json::from_slice(line).ok()?;
     let raw = |part: &RawValue| RawJson::within(line, part);
-    let params = envelope.params.map(raw);
-    match (envelope.method, envelope.id) {
-        (Some(method), Some(id)) => Some(Message::Request {
-            id: raw(id),
-            method: method.into_owned(),
-        }),
-        (Some(method), None) => Some(Message::Notification {
-            method: method.into_owned(),
-            params,
-        }),
-        (None, id) => {
-            let outcome = match (envelope.error, envelope.result) {
-                (Some(error), _) => Err(raw(error)),
-                (None, Some(result)) => Ok(raw(result)),
-                // A log line of the child's that happens to have a number.
-                (None, None) => return None,
-            };
-            Some(Message::Response {
-                id: number(id?)?,
-                outcome,
-            })
-        }
+    if let Some(method) = envelope.method {
+        let said = Said {
+            line: line.clone(),
+            id: envelope.id.map(raw),
+            method: method.into(),
+            params: envelope.params.map(raw),
+        };
+        let asks = said.id.is_some();
+        return Some(if asks {
+            Message::Request(said)
+        } else {
+            Message::Notification(said)
+        });
     }
+    let id = envelope.id?;
+    let outcome = match (envelope.error, envelope.result) {
+        (Some(error), _) => Err(raw(error)),
+        (None, Some(result)) => Ok(raw(result)),
+        // A log line of the child's that happens to have a number.
+        (None, None) => return None,
+    };
+    let reply = Reply {
+        line: line.clone(),
+        id: raw(id),
+        outcome,
+    };
+    Some(Message::Response {
+        number: number(id)?,
+        reply,
+    })
 }
 
 /// Some servers answer number 5 with `"5"`.
@@ -184,17 +248,25 @@ pub fn line(id: Option<&str>, method: &str, params: Option<&[u8]>) -> Bytes {
         line.extend_from_slice(br#","params":"#);
         line.extend_from_slice(params);
     }
-    line.extend_from_slice(b"}\n");
-    // A newline between tokens of the caller's JSON would end the line early; inside strings JSON
-    // has it escaped.
-    if params_size > 0 {
-        let end = line.len() - 1;
-        line[..end]
-            .iter_mut()
-            .filter(|byte| matches!(byte, b'\n' | b'\r'))
-            .for_each(|b| *b = b' ');
-    }
+    line.push(b'}');
+    end_line(&mut line);
     line.into()
+}
+
+/// Makes one line of a message: newlines between tokens, where JSON allows them, would end it
+/// early; inside strings JSON has them escaped.
+pub fn end_line(message: &mut Vec<u8>) {
+    let breaks = message
+        .iter_mut()
+        .filter(|byte| matches!(byte, b'\n' | b'\r'));
+    breaks.for_each(|byte| *byte = b' ');
+    message.push(b'\n');
+}
+
+/// Tells the child that nobody waits for a request any more.
+pub fn cancelled(number: u64) -> Bytes {
+    let params = format!(r#"{{"requestId":{number},"reason":"the caller left"}}"#);
+    line(None, "notifications/cancelled", Some(params.as_bytes()))
 }
 
 /// Writes an answer to a request of the child's.
@@ -218,48 +290,60 @@ mod tests {
     #[test]
     fn results_keep_their_bytes() {
         let odd = r#"{ "b" : 1.0, "a":1e400, "x":{"unknown":[18446744073709551616]} }"#;
-        let Message::Response {
-            id: 7,
-            outcome: Ok(result),
-        } = one(&format!(
+        let Message::Response { number: 7, reply } = one(&format!(
             r#"{{"jsonrpc":"2.0","id":7,"result":{odd},"extra":1}}"#
-        ))
-        else {
+        )) else {
             panic!("a result");
         };
-        assert_eq!(result.as_str(), odd);
+        assert_eq!(reply.outcome.unwrap().as_str(), odd);
     }
 
     #[test]
     fn ids_as_strings_null_results_and_errors_are_answers() {
         assert!(matches!(
             one(r#"{"id":"7","result":{}}"#),
-            Message::Response { id: 7, .. }
+            Message::Response { number: 7, .. }
         ));
         assert!(matches!(
             one(r#"{"id":7,"result":null}"#),
-            Message::Response { id: 7, .. }
+            Message::Response { number: 7, .. }
         ));
-        let Message::Response {
-            outcome: Err(error),
-            ..
-        } = one(r#"{"id":1,"error":{"code":-1}}"#)
-        else {
+        let Message::Response { reply, .. } = one(r#"{"id":1,"error":{"code":-1}}"#) else {
             panic!("an error");
         };
-        assert_eq!(error.as_str(), r#"{"code":-1}"#);
+        assert_eq!(reply.outcome.unwrap_err().as_str(), r#"{"code":-1}"#);
     }
 
     #[test]
     fn requests_and_notifications_are_told_apart() {
-        let Message::Request { id, method, .. } = one(r#"{"id":"x","method":"ping"}"#) else {
+        let Message::Request(said) = one(r#"{"id":"x","method":"ping"}"#) else {
             panic!("a request");
         };
-        assert_eq!((id.as_str(), method.as_str()), (r#""x""#, "ping"));
+        assert_eq!(
+            (said.id.unwrap().as_str(), &*said.method),
+            (r#""x""#, "ping")
+        );
         assert!(matches!(
             one(r#"{"method":"n","params":{}}"#),
-            Message::Notification { .. }
+            Message::Notification(_)
         ));
+    }
+
+    #[test]
+    fn a_splice_changes_single_values_and_nothing_else() {
+        let line = r#"{ "id" :"7", "x":1.0,"result":{"a":1e400} }"#;
+        let Message::Response { reply, .. } = one(line) else {
+            panic!("a result")
+        };
+        let result = reply.outcome.unwrap();
+        let elsewhere = RawJson::empty_object();
+        let edits: [(&RawJson, &[u8]); 3] = [
+            (&result, b"[]"),
+            (&reply.id, b"\"my id\""),
+            (&elsewhere, b"never"),
+        ];
+        let out = splice(&reply.line, &edits);
+        assert_eq!(out, r#"{ "id" :"my id", "x":1.0,"result":[] }"#);
     }
 
     #[test]

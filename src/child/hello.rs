@@ -25,6 +25,29 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// The same text for profiles that a process cannot tell apart.
+    pub fn key(&self) -> String {
+        let mut capabilities: Vec<String> = self
+            .capabilities
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        capabilities.sort();
+        // Revisions differ in little that a server looks at: only abilities need a child each.
+        format!("{:?} {}", self.era, capabilities.join(","))
+    }
+
+    /// For callers whose abilities come with each request: the child is told that everything can be
+    /// answered, and what one caller cannot is found out when he is asked.
+    pub fn able() -> Self {
+        let names = ["elicitation", "roots", "sampling"];
+        let able = names.map(|name| (name.to_owned(), Value::Object(Map::new())));
+        Self {
+            capabilities: able.into_iter().collect(),
+            ..Self::silent()
+        }
+    }
+
     /// For callers that can answer nothing: the OpenAPI door and the catalogue.
     pub fn silent() -> Self {
         Self {

@@ -10,6 +10,7 @@ mod connection;
 mod control;
 mod environment;
 mod frame;
+mod hearing;
 mod hello;
 mod launch;
 mod log;
@@ -20,14 +21,16 @@ mod tree;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    artifacts,
     artifacts::relative_text,
     config::{Mode, ResolvedCommand, ServerSpec, Transport},
     model::RawJson,
@@ -35,12 +38,14 @@ use crate::{
     telemetry::{ChildMode, Live, Metrics},
 };
 
-pub use connection::{Listener, Outcome};
+pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
+pub use frame::{Reply, Said, end_line, splice};
+pub use hearing::{BACKLOG, Heard, Hearing, Listener, Replier};
 pub use hello::{Hello, HelloParts, Profile};
 pub use supervisor::supervise;
 
-use connection::{Closed, Connection};
+use connection::{Cleaner, Closed, Connection};
 use log::ServerLog;
 use process::Process;
 use reaper::Supervisors;
@@ -54,6 +59,9 @@ const IDLE_START: Duration = Duration::from_millis(250);
 const QUOTED: usize = 300;
 /// How long a call's failure waits to learn how the child ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Pieces of news that a slow listener may have waiting; he loses the oldest.
+const NEWS: usize = 256;
 
 /// Why a child gave no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -261,11 +269,14 @@ impl Children {
         let _ = launched.send(process.pid());
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
         tokio::spawn(log.clone().follow(pipes.stderr));
+        let (news, _) = broadcast::channel(NEWS);
+        let listener = with_news(request.listener, news.clone());
         let connection = Connection::open(
             pipes.stdin,
             pipes.stdout,
             self.settings.max_message,
-            request.listener,
+            listener,
+            without_folder(&request.job),
             Arc::new(log.clone()),
         );
         let limit = self.settings.max_message;
@@ -281,6 +292,7 @@ impl Children {
             paths: request.job.paths(),
             hello: None,
             limit,
+            news,
             _live: self.metrics.child_live(mode),
         };
         let greeting = hello::introduce(&child.connection, &request.profile);
@@ -330,6 +342,30 @@ impl Children {
     }
 }
 
+/// Takes the folder's path out of what the child says: everybody behind reads relative names.
+fn without_folder(job: &Job) -> Cleaner {
+    let (paths, id) = (job.paths(), job.id().to_string());
+    let finder = memchr::memmem::Finder::new(id.as_bytes()).into_owned();
+    Arc::new(move |line: Bytes| {
+        // The path holds the folder's id, whose letters are written one way only.
+        if finder.find(&line).is_none() {
+            return line;
+        }
+        match RawJson::parse(line.clone()) {
+            Ok(whole) => artifacts::relative(whole, &paths).into_bytes(),
+            Err(_) => line,
+        }
+    })
+}
+
+fn with_news(listener: Listener, news: broadcast::Sender<Said>) -> Listener {
+    Arc::new(move |said| {
+        listener(said);
+        // Nobody listening is fine.
+        let _ = news.send(said.clone());
+    })
+}
+
 fn stopped() -> ChildError {
     ChildError::not_started("the bridge is stopping".to_owned())
 }
@@ -362,6 +398,7 @@ pub struct Child {
     paths: JobFolderPaths,
     hello: Option<Hello>,
     limit: usize,
+    news: broadcast::Sender<Said>,
     _live: Live,
 }
 
@@ -399,6 +436,30 @@ impl Child {
             Ok(outcome) => Ok(outcome),
             Err(closed) => Err(self.closed(closed).await),
         }
+    }
+
+    /// Sends what `make` writes for the number of this request. Dropping the future, or
+    /// `cancelled`, cancels it on the child's side; after `cancelled` a late answer is still waited
+    /// for. What the child says meanwhile goes to `hearing`.
+    pub async fn exchange(
+        &self,
+        make: impl FnOnce(u64) -> Bytes,
+        cancelled: &CancellationToken,
+        hearing: Option<Hearing>,
+    ) -> Result<Reply, ChildError> {
+        match self
+            .connection
+            .exchange(make, true, cancelled, hearing)
+            .await
+        {
+            Ok(reply) => Ok(reply),
+            Err(closed) => Err(self.closed(closed).await),
+        }
+    }
+
+    /// What it says to nobody in particular, from now on.
+    pub fn news(&self) -> broadcast::Receiver<Said> {
+        self.news.subscribe()
     }
 
     /// Whether it answers at all within `patience`.

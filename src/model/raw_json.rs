@@ -26,6 +26,16 @@ impl RawJson {
         Self(line.slice_ref(part.get().as_bytes()))
     }
 
+    /// `null`.
+    pub fn null() -> Self {
+        Self(Bytes::from_static(b"null"))
+    }
+
+    /// `{}`.
+    pub fn empty_object() -> Self {
+        Self(Bytes::from_static(b"{}"))
+    }
+
     /// Writes a value out.
     pub fn of(value: &serde_json::Value) -> Self {
         Self(value.to_string().into())

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use super::RawJson;
+
 /// The parts of a tool that we read, beside everything the server said.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tool {
@@ -9,6 +11,8 @@ pub struct Tool {
     pub name: Box<str>,
     /// The whole object from `tools/list`, unknown fields included.
     pub object: Map<String, Value>,
+    /// The same as it came.
+    pub raw: RawJson,
 }
 
 impl Tool {
@@ -18,7 +22,17 @@ impl Tool {
             return None;
         };
         let name = object.get("name")?.as_str()?.into();
-        Some(Self { name, object })
+        let raw = RawJson::of(&Value::Object(object.clone()));
+        Some(Self { name, object, raw })
+    }
+
+    /// Reads an item as it came; `None` where it has no usable name or holds what no program can.
+    pub fn read_raw(item: &RawJson) -> Option<Self> {
+        let raw = item.clone();
+        Some(Self {
+            raw,
+            ..Self::read(item.read().ok()?)?
+        })
     }
 
     /// The text for the model, if there is one.

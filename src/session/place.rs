@@ -2,7 +2,7 @@
 
 use crate::{
     config::{ServerSpec, WorkspaceScope},
-    model::{Caller, Principal, SessionId, WorkspaceKey},
+    model::{Caller, Principal, ServerName, SessionId, WorkspaceKey},
 };
 
 /// Where a stateful call works.
@@ -39,6 +39,17 @@ pub enum Class {
 }
 
 impl Place {
+    /// A protocol session's own place, for clients that send no chat.
+    pub fn of_protocol(principal: &Principal, id: &SessionId, own: Option<&ServerName>) -> Self {
+        let key = WorkspaceKey::session(principal, &format!("mcp:{}", id.as_str()), own);
+        Self {
+            key,
+            class: Class::Lasting,
+            session: None,
+            claim: Claim::Free,
+        }
+    }
+
     /// User and chat; else `X-MCPO-Session` within its principal; else a session of its own.
     ///
     /// An anonymous caller may use only ids that we minted: `None` means his id is not one.

@@ -1,4 +1,7 @@
 //! The one child of each `shared` server, for everyone and calls side by side.
+//!
+//! A process hears once what its callers can answer (elicitation, sampling, roots), so callers who
+//! can answer the same share a child: one for all who can answer nothing, and a few others.
 
 use std::{
     collections::HashMap,
@@ -23,11 +26,18 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A start is bounded by its own time limit, not by the patience of whoever asked first.
 const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Children of one server for callers of different abilities; callers beyond get the child of those
+/// who can answer nothing.
+const PROFILES: usize = 8;
+
+/// A server and what the callers of its child can answer.
+type Key = (ServerName, String);
+
 /// All shared children of this bridge.
 pub struct SharedChildren {
     children: Arc<Children>,
     store: Arc<Store>,
-    states: Mutex<HashMap<ServerName, State>>,
+    states: Mutex<HashMap<Key, State>>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     /// Starts and ends, which no caller can interrupt: a shutdown waits for them.
     tasks: TaskTracker,
@@ -91,9 +101,10 @@ impl SharedChildren {
     pub async fn child(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
+        profile: &Profile,
         deadline: Instant,
     ) -> Result<Arc<SharedChild>, SessionError> {
-        let way = self.way(spec)?;
+        let way = self.way(spec, profile)?;
         let child = async {
             match way {
                 Way::There(shared) => Ok(shared),
@@ -109,10 +120,24 @@ impl SharedChildren {
         child.unwrap_or_else(|_| Err(ChildError::Timeout.into()))
     }
 
-    fn way(self: &Arc<Self>, spec: &Arc<ServerSpec>) -> Result<Way, SessionError> {
+    fn way(
+        self: &Arc<Self>,
+        spec: &Arc<ServerSpec>,
+        profile: &Profile,
+    ) -> Result<Way, SessionError> {
         let version = spec.version();
         let mut states = self.states();
-        match states.get(&spec.name) {
+        let mut profile = profile.clone();
+        let mut key = (spec.name.clone(), profile.key());
+        let children = states
+            .keys()
+            .filter(|(server, _)| *server == spec.name)
+            .count();
+        if children >= PROFILES && !states.contains_key(&key) {
+            profile = Profile::silent();
+            key.1 = profile.key();
+        }
+        match states.get(&key) {
             Some(State::Running(shared))
                 if shared.child.is_alive() && shared.version == version =>
             {
@@ -128,7 +153,7 @@ impl SharedChildren {
             }
             _ => {}
         }
-        if let Some(old) = states.remove(&spec.name) {
+        if let Some(old) = states.remove(&key) {
             self.give_up(old);
         }
         if self.stopping.is_cancelled() {
@@ -141,11 +166,11 @@ impl SharedChildren {
             called_off: called_off.clone(),
             outcome,
         };
-        states.insert(spec.name.clone(), State::Starting(start));
+        states.insert(key.clone(), State::Starting(start));
         let (shares, spec) = (self.clone(), spec.clone());
         Ok(Way::Begun(self.tasks.spawn(async move {
-            let started = shares.start(&spec, &called_off).await;
-            let started = shares.settle(&spec, &called_off, started);
+            let started = shares.start(&spec, profile, &called_off).await;
+            let started = shares.settle(key, spec.version(), &called_off, started);
             tell.send_replace(Some(match &started {
                 Ok(shared) => Ok(shared.clone()),
                 Err(SessionError::Child(error)) => Err(error.clone()),
@@ -158,7 +183,8 @@ impl SharedChildren {
     /// The state after a start, unless it was called off.
     fn settle(
         self: &Arc<Self>,
-        spec: &ServerSpec,
+        key: Key,
+        version: SpecVersion,
         off: &CancellationToken,
         started: Result<SharedChild, SessionError>,
     ) -> Result<Arc<SharedChild>, SessionError> {
@@ -173,13 +199,13 @@ impl SharedChildren {
         let state = match &started {
             Ok(shared) => Some(State::Running(shared.clone())),
             Err(SessionError::Child(error)) => {
-                Some(State::Failed(spec.version(), Instant::now(), error.clone()))
+                Some(State::Failed(version, Instant::now(), error.clone()))
             }
             Err(_) => None,
         };
         match state {
-            Some(state) => states.insert(spec.name.clone(), state),
-            None => states.remove(&spec.name),
+            Some(state) => states.insert(key, state),
+            None => states.remove(&key),
         };
         started
     }
@@ -187,6 +213,7 @@ impl SharedChildren {
     async fn start(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
+        profile: Profile,
         off: &CancellationToken,
     ) -> Result<SharedChild, SessionError> {
         let (store, server) = (self.store.clone(), spec.name.clone());
@@ -211,7 +238,7 @@ impl SharedChildren {
         let request = ChildRequest {
             spec: spec.clone(),
             job: job.clone(),
-            profile: Profile::silent(),
+            profile,
             overlay: Vec::new(),
             deadline: Instant::now() + NO_DEADLINE,
             listener: (self.listener)(&spec.name),
@@ -254,7 +281,7 @@ impl SharedChildren {
         self: &Arc<Self>,
         current: impl Fn(&ServerName, SpecVersion) -> bool,
     ) {
-        let outdated = |name: &ServerName, state: &mut State| !current(name, state.version());
+        let outdated = |(name, _): &Key, state: &mut State| !current(name, state.version());
         for (_, state) in self.states().extract_if(outdated) {
             self.give_up(state);
         }
@@ -276,7 +303,7 @@ impl SharedChildren {
         self.states().values().filter(running).count()
     }
 
-    fn states(&self) -> MutexGuard<'_, HashMap<ServerName, State>> {
+    fn states(&self) -> MutexGuard<'_, HashMap<Key, State>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -28,8 +28,15 @@ impl Played {
         let (noise, heard) = (Arc::new(Heard::default()), Arc::new(Mutex::new(Vec::new())));
         let notes = heard.clone();
         let listener: Listener =
-            Arc::new(move |method, _| notes.lock().unwrap().push(method.to_owned()));
-        let connection = Connection::open(stdin, stdout, 1000, listener, noise.clone());
+            Arc::new(move |said| notes.lock().unwrap().push(said.method.to_string()));
+        let connection = Connection::open(
+            stdin,
+            stdout,
+            1000,
+            listener,
+            Arc::new(|line| line),
+            noise.clone(),
+        );
         let reads = BufReader::new(child_stdin).lines();
         Self {
             connection,

@@ -37,7 +37,7 @@ fn sessions(folder: &Folder, store: Arc<Store>) -> Arc<Sessions> {
         Arc::new(Children::new(children, metrics.clone())),
         store,
         metrics,
-        Arc::new(|_| Arc::new(|_, _| {})),
+        Arc::new(|_| Arc::new(|_| {})),
     ))
 }
 

@@ -1,0 +1,205 @@
+//! Who hears what a child says beside answers.
+//!
+//! stdio carries no association: progress goes by its token, listen streams by their subscription,
+//! and everything else rides the newest request in flight, but only while all requests that are at
+//! work belong to one owner. A request that waits for an answer from its client is not at work. Who
+//! hears, or is asked, is never a guess.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    connection::Connection,
+    frame::{self, Reply, Said},
+};
+use crate::model::RawJson;
+
+/// A child that asks several things at once sends them within this time.
+const AT_ONCE: Duration = Duration::from_millis(100);
+/// Messages that a slow hearer may have waiting; a hearer further behind loses his request.
+pub const BACKLOG: usize = 16 * 1024;
+
+/// Hears what a child says while one request of his is in flight.
+#[derive(Clone)]
+pub struct Hearing {
+    /// Who he is: requests with the same owner may hear each other's messages.
+    pub owner: u64,
+    /// Where it goes.
+    pub heard: mpsc::Sender<Heard>,
+}
+
+/// Something that a child said to one hearer.
+pub enum Heard {
+    /// It asks; the answer goes back through the replier.
+    Asked(Said, Replier),
+    /// It tells.
+    Told(Said),
+}
+
+/// Is told of what concerns everybody: lists that changed, resources that were updated.
+pub type Listener = Arc<dyn Fn(&Said) + Send + Sync>;
+
+/// The way back to a child that asked. Dropped without an answer, it declines.
+pub struct Replier {
+    connection: Connection,
+    id: RawJson,
+    answered: bool,
+    /// Of the request for which the child asked.
+    asks: Option<Arc<Asks>>,
+}
+
+/// What a child asked for one request and waits to be answered.
+#[derive(Default)]
+pub struct Asks(Mutex<(usize, Option<Instant>)>);
+
+impl Asks {
+    fn begin(&self) {
+        let mut asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *asks = (asks.0 + 1, Some(Instant::now()));
+    }
+
+    fn end(&self) {
+        let mut asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asks.0 = asks.0.saturating_sub(1);
+    }
+
+    fn waits(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 > 0
+    }
+
+    fn asked_just_now(&self) -> bool {
+        let asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asks.0 > 0 && asks.1.is_some_and(|last| last.elapsed() < AT_ONCE)
+    }
+}
+
+impl Replier {
+    /// For a request that the child sent with this id.
+    pub fn new(connection: Connection, id: RawJson) -> Self {
+        Self {
+            connection,
+            id,
+            answered: false,
+            asks: None,
+        }
+    }
+
+    /// Counts as a question for the request with these.
+    pub fn count(mut self, asks: Arc<Asks>) -> Self {
+        asks.begin();
+        self.asks = Some(asks);
+        self
+    }
+
+    /// Answers with `result`.
+    pub fn result(mut self, result: &RawJson) {
+        self.answered = true;
+        self.connection
+            .send(frame::answer(&self.id, "result", result.as_str()));
+    }
+
+    /// Passes on a whole answer of a client's, whose id is `id` within the line.
+    pub fn relay(mut self, line: &bytes::Bytes, id: &RawJson) {
+        self.answered = true;
+        let mut line = frame::splice(line, &[(id, self.id.as_bytes())]).to_vec();
+        frame::end_line(&mut line);
+        self.connection.send(line.into());
+    }
+}
+
+impl Drop for Replier {
+    fn drop(&mut self) {
+        if let Some(asks) = &self.asks {
+            asks.end();
+        }
+        if !self.answered {
+            let error = r#"{"code":-32601,"message":"the client does not answer this"}"#;
+            self.connection
+                .send(frame::answer(&self.id, "error", error));
+        }
+    }
+}
+
+/// A request of ours that waits for its answer.
+pub struct InFlight {
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Reply>,
+    /// Who hears the rest.
+    pub hearing: Option<Hearing>,
+    /// What the child asked for it.
+    pub asks: Arc<Asks>,
+}
+
+/// Who hears a message, by the number of his request.
+pub fn hearer(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
+    let named = said.params.as_ref().and_then(named_request);
+    if said.id.is_none() && (&*said.method == "notifications/progress" || named.is_some()) {
+        // A token that is not in flight belongs to a call that ended.
+        return named.filter(|number| waiting.contains_key(number));
+    }
+    if is_news(&said.method) {
+        return None;
+    }
+    let at_work = || waiting.iter().filter(|(_, request)| !request.asks.waits());
+    let just_asked = || {
+        waiting
+            .iter()
+            .filter(|(_, request)| request.asks.asked_just_now())
+    };
+    if at_work().next().is_some() {
+        newest_of_one(at_work())
+    } else {
+        newest_of_one(just_asked())
+    }
+}
+
+/// The newest of these requests, if all of them have the same hearer.
+fn newest_of_one<'a>(
+    requests: impl DoubleEndedIterator<Item = (&'a u64, &'a InFlight)>,
+) -> Option<u64> {
+    let mut owners = requests.rev().map(|(number, request)| {
+        (
+            *number,
+            request.hearing.as_ref().map(|hearing| hearing.owner),
+        )
+    });
+    let (newest, owner) = owners.next()?;
+    let owner = owner?;
+    owners
+        .all(|(_, other)| other == Some(owner))
+        .then_some(newest)
+}
+
+/// The number of our request that the params name: a progress token or a subscription.
+fn named_request(params: &RawJson) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(rename = "progressToken", borrow, default)]
+        token: Option<&'a RawValue>,
+        #[serde(rename = "_meta", borrow, default)]
+        meta: Option<Meta<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Meta<'a> {
+        #[serde(rename = "io.modelcontextprotocol/subscriptionId", borrow, default)]
+        subscription: Option<&'a RawValue>,
+    }
+    let named: Named<'_> = serde_json::from_slice(params.as_bytes()).ok()?;
+    let id = named
+        .meta
+        .and_then(|meta| meta.subscription)
+        .or(named.token)?;
+    id.get().trim_matches('"').parse().ok()
+}
+
+/// Whether a message concerns everybody rather than a request in flight.
+pub fn is_news(method: &str) -> bool {
+    method.ends_with("/list_changed") || method == "notifications/resources/updated"
+}
