@@ -1,11 +1,13 @@
 //! What a call gives its door, and the sentences around it.
 
 use super::Published;
-use crate::{config::Lang, model::RawJson};
+use crate::{child::Reply, config::Lang, model::RawJson};
 
 /// A finished call.
 pub struct Answer {
-    /// The server's `CallToolResult`, the folder's path taken out.
+    /// The server's answer, the folder's path taken out.
+    pub reply: Reply,
+    /// Its `result`, within that.
     pub outcome: RawJson,
     /// What the call left on disk.
     pub files: Published,

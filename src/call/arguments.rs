@@ -1,23 +1,15 @@
-//! The request to the child: arguments as sent, paths made absolute where the config asks.
+//! Arguments as sent, paths made absolute where the config asks.
 
 use std::path::Path;
 
 use indexmap::IndexMap;
 use serde_json::{Value, value::RawValue};
 
-use super::{Call, CallError};
+use super::CallError;
 use crate::{artifacts::RelativePath, model::RawJson};
 
-/// The params of `tools/call`.
-pub fn params(call: &Call, work: &Path) -> Result<RawJson, CallError> {
-    let arguments = resolve(&call.spec.resolve_path_fields, &call.arguments, work)?;
-    let name = Value::from(&*call.tool);
-    let text = format!(r#"{{"name":{name},"arguments":{}}}"#, arguments.as_str());
-    RawJson::parse(text.into()).map_err(|error| CallError::Internal(error.to_string()))
-}
-
 /// Makes the named top-level arguments absolute; all others keep their bytes.
-fn resolve(fields: &[String], arguments: &RawJson, work: &Path) -> Result<RawJson, CallError> {
+pub fn resolve(fields: &[String], arguments: &RawJson, work: &Path) -> Result<RawJson, CallError> {
     if fields.is_empty() {
         return Ok(arguments.clone());
     }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::{
     admission::Busy,
-    artifacts::{self, PublishError},
-    child::ChildError,
+    artifacts::PublishError,
+    child::{ChildError, Reply},
     model::RawJson,
     session::SessionError,
-    store::{Job, StoreError},
+    store::StoreError,
 };
 
 /// Everything that can end a call without a result of the tool.
@@ -19,7 +19,12 @@ pub enum CallError {
     Child(ChildError),
     /// The server answered with a JSON-RPC error object.
     #[error("the server answered with an error")]
-    Rpc(RawJson),
+    Rpc {
+        /// The object.
+        error: RawJson,
+        /// The whole answer that holds it.
+        reply: Reply,
+    },
     /// The deadline passed; the child was ended if it is the chat's own.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
@@ -60,7 +65,7 @@ impl CallError {
             Self::Child(ChildError::Died { .. }) => "died",
             Self::Child(ChildError::TooLong { .. }) => "answer_too_large",
             Self::Child(ChildError::Timeout) | Self::Timeout(_) => "timeout",
-            Self::Rpc(_) => "rpc_error",
+            Self::Rpc { .. } => "rpc_error",
             Self::Left => "cancelled",
             Self::Busy(_) | Self::Child(ChildError::TooManyStarts) => "busy",
             Self::DiskFull(_) => "disk_full",
@@ -69,16 +74,6 @@ impl CallError {
             Self::ShuttingDown => "shutting_down",
             Self::BadPath { .. } => "bad_path",
             Self::Internal(_) => "internal",
-        }
-    }
-}
-
-impl CallError {
-    /// Takes the folder's path out of what the server said.
-    pub fn with_relative_paths(self, job: &Job) -> Self {
-        match self {
-            Self::Rpc(error) => Self::Rpc(artifacts::relative(error, &job.paths())),
-            other => other,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod answer;
 mod arguments;
+mod ask;
 mod error;
 mod files;
 mod record;
@@ -15,12 +16,12 @@ mod stateless;
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission,
-    child::Children,
+    child::{Child, Children, Hearing, Profile},
     config::{ServerSpec, Settings},
     model::{Caller, RawJson},
     session::{Place, Sessions, SharedChildren},
@@ -29,6 +30,7 @@ use crate::{
 };
 
 pub use answer::{Answer, Notice};
+pub use ask::{Ask, Relayed};
 pub use error::CallError;
 pub use files::{Link, Published, snapshot_limits};
 
@@ -56,6 +58,9 @@ pub struct CallEngine {
     pub ending: CancellationToken,
 }
 
+/// Is told which child serves a call.
+pub type OnChild = Arc<dyn Fn(&Child) + Send + Sync>;
+
 /// One call, checked as far as a door can.
 pub struct Call {
     /// Who asks.
@@ -64,12 +69,46 @@ pub struct Call {
     pub spec: Arc<ServerSpec>,
     /// Where a stateful call works; not looked at for others.
     pub place: Place,
-    /// Which tool, as the server spells it.
-    pub tool: Box<str>,
-    /// A JSON object.
-    pub arguments: RawJson,
+    /// What is asked.
+    pub ask: Ask,
+    /// How a child that is started for this call is spoken to.
+    pub profile: Profile,
+    /// Who hears what the child says meanwhile; without one, it is told that nobody does.
+    pub hearing: Option<Hearing>,
+    /// Told which child serves the call, before it is asked.
+    pub on_child: Option<OnChild>,
+    /// Set while the caller has been asked something: the call's clock stops, and it gives back its
+    /// place among the running calls.
+    pub parked: watch::Receiver<bool>,
     /// For logs and the journal.
     pub request_id: Box<str>,
+}
+
+impl Call {
+    /// A tool call of a caller who can answer nothing: the OpenAPI door's and the command line's.
+    pub fn of_tool(
+        caller: Caller,
+        spec: Arc<ServerSpec>,
+        place: Place,
+        name: &str,
+        arguments: RawJson,
+        request_id: &str,
+    ) -> Self {
+        Self {
+            caller,
+            spec,
+            place,
+            ask: Ask::Tool {
+                name: name.into(),
+                arguments,
+            },
+            profile: Profile::silent(),
+            hearing: None,
+            on_child: None,
+            parked: watch::channel(false).1,
+            request_id: request_id.into(),
+        }
+    }
 }
 
 /// A call under way: what its stages share.

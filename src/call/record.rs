@@ -43,7 +43,7 @@ pub async fn record(
     let took = began.instant.elapsed();
     engine
         .metrics
-        .call_ended(&call.spec.name, &call.tool, outcome, took);
+        .call_ended(&call.spec.name, call.ask.label(), outcome, took);
     write_audit(running, answer, job, outcome, took);
     if let Some(job) = job {
         write_folder(running, began, answer, job, outcome).await;
@@ -74,7 +74,7 @@ fn write_audit(
         chat: caller.chat.as_deref(),
         job: job.map(Job::id),
         server: Some(running.call.spec.name.as_str()),
-        tool: Some(&running.call.tool),
+        tool: Some(running.call.ask.label()),
         files: &files,
         duration: Some(took),
         ..AuditEvent::new(Action::Call, &caller.principal, outcome)
@@ -102,8 +102,8 @@ async fn write_folder(
         .flat_map(|answer| &answer.files.files)
         .map(|file| file.path.clone())
         .collect();
-    let (server, tool) = (call.spec.name.clone(), call.tool.clone());
-    let (request, request_id) = (call.arguments.clone(), call.request_id.clone());
+    let (server, tool) = (call.spec.name.clone(), Box::<str>::from(call.ask.label()));
+    let (request, request_id) = (call.ask.arguments().cloned(), call.request_id.clone());
     let job = job.clone();
     let write = move || {
         let entry = JournalEntry {
@@ -114,7 +114,7 @@ async fn write_folder(
             tool: &tool,
             outcome,
             error: error.as_deref(),
-            request: Some(&request),
+            request: request.as_ref(),
             response: response.as_ref(),
             files: &files,
         };

@@ -6,13 +6,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{Answer, Call, CallEngine, CallError, Running, record};
+use super::{Answer, Call, CallEngine, CallError, Published, Running, files::Maker, record};
 use crate::{
-    child::{Child, ChildError},
+    admission::Permit,
+    artifacts::Snapshot,
+    child::{Child, ChildError, Reply},
     config::Mode,
-    model::RawJson,
+    store::Job,
 };
 
+/// How long a caller who was asked something may take to answer.
+const LONGEST_PARK: Duration = Duration::from_secs(600);
 /// How long a child that was told of a cancelled call may take to answer a ping.
 pub const PING_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -89,19 +93,111 @@ impl Running {
     }
 
     /// Asks the child. The caller of this settles the child after a timeout or a hang-up.
-    pub(super) async fn ask(&self, child: &Child, params: &RawJson) -> Result<RawJson, CallError> {
-        tokio::select! {
-            answer = child.request("tools/call", Some(params)) => match answer {
-                Ok(Ok(result)) => Ok(result),
-                Ok(Err(error)) => Err(CallError::Rpc(error)),
-                Err(ChildError::Timeout) => Err(CallError::Timeout(self.call.spec.timeout)),
-                Err(error) => Err(CallError::Child(error)),
-            },
-            () = self.left.cancelled() => Err(CallError::Left),
-            () = self.engine.ending.cancelled() => Err(CallError::ShuttingDown),
-            () = tokio::time::sleep_until(self.deadline) => {
-                Err(CallError::Timeout(self.call.spec.timeout))
+    ///
+    /// While the caller is asked something himself (`parked`), the call's clock stands still and
+    /// its place among the running calls is another's; both come back with his answer.
+    pub(super) async fn ask(
+        &self,
+        child: &Child,
+        job: &Job,
+        permit: &mut Option<Permit>,
+    ) -> Result<Reply, CallError> {
+        if let Some(on_child) = &self.call.on_child {
+            on_child(child);
+        }
+        let write = self.call.ask.writer(&self.call.spec, &job.work())?;
+        let cancelled = CancellationToken::new();
+        let hearing = self.call.hearing.clone();
+        let mut answer = std::pin::pin!(child.exchange(write, &cancelled, hearing));
+        let mut deadline = self.deadline;
+        let mut parked = self.call.parked.clone();
+        loop {
+            let is_parked = *parked.borrow_and_update();
+            let until = if is_parked {
+                Instant::now() + LONGEST_PARK
+            } else {
+                deadline
+            };
+            let began = Instant::now();
+            if is_parked {
+                permit.take();
+            }
+            tokio::select! {
+                reply = &mut answer => return self.reply(reply),
+                () = self.left.cancelled() => {
+                    // A late answer may still write files, which must not be the next call's.
+                    cancelled.cancel();
+                    let grace = self.engine.children.kill_grace();
+                    let _ = tokio::time::timeout(grace, &mut answer).await;
+                    return Err(CallError::Left);
+                }
+                () = self.engine.ending.cancelled() => return Err(CallError::ShuttingDown),
+                () = tokio::time::sleep_until(until) => {
+                    return Err(CallError::Timeout(self.call.spec.timeout));
+                }
+                Ok(()) = parked.changed() => if is_parked {
+                    deadline += began.elapsed();
+                    let principal = &self.call.caller.principal;
+                    *permit = Some(self.engine.admission.enter(principal, deadline).await?);
+                }
             }
         }
+    }
+
+    fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
+        match reply {
+            Ok(reply) => Ok(reply),
+            Err(ChildError::Timeout) => Err(CallError::Timeout(self.call.spec.timeout)),
+            Err(error) => Err(CallError::Child(error)),
+        }
+    }
+
+    /// What the call left in its folder, as an answer; only tool calls are looked after.
+    pub(super) async fn answer(
+        &self,
+        reply: Reply,
+        job: &Job,
+        before: &Snapshot,
+    ) -> Result<(Answer, Option<Snapshot>), CallError> {
+        let outcome = match &reply.outcome {
+            Ok(result) => result.clone(),
+            Err(error) => {
+                return Err(CallError::Rpc {
+                    error: error.clone(),
+                    reply,
+                });
+            }
+        };
+        if !self.call.ask.is_tool_call() {
+            let (files, notices) = (Published::default(), Vec::new());
+            return Ok((
+                Answer {
+                    reply,
+                    outcome,
+                    files,
+                    notices,
+                },
+                None,
+            ));
+        }
+        let maker = Maker {
+            principal: self.call.caller.principal.clone(),
+            spec: self.call.spec.clone(),
+            tool: self.call.ask.label().into(),
+        };
+        let looked = self
+            .engine
+            .publish(job, before.clone(), maker, &outcome)
+            .await?;
+        let (files, notices) = (looked.published, looked.notice.into_iter().collect());
+        Ok((
+            Answer {
+                reply,
+                outcome,
+                files,
+                notices,
+            },
+            Some(looked.snapshot),
+        ))
     }
 }

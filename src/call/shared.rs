@@ -1,7 +1,7 @@
 //! A call by the one child that everybody shares: no folder of its own, no files.
 
-use super::{Answer, CallError, Published, Running, arguments, run::PING_PATIENCE};
-use crate::{artifacts, store::Job};
+use super::{Answer, CallError, Published, Running, run::PING_PATIENCE};
+use crate::store::Job;
 
 impl Running {
     pub(super) async fn shared(&self) -> (Result<Answer, CallError>, Option<Job>) {
@@ -10,17 +10,25 @@ impl Running {
 
     async fn by_shared_child(&self) -> Result<Answer, CallError> {
         let shared = &self.engine.shared;
-        let finding = shared.child(&self.call.spec, self.deadline);
+        let finding = shared.child(&self.call.spec, &self.call.profile, self.deadline);
         let found = self.before(async { Ok(finding.await?) }).await?;
-        let params = arguments::params(&self.call, &found.job.work())?;
-        match self.ask(&found.child, &params).await {
-            Ok(result) => {
-                let outcome = artifacts::relative(result, &found.job.paths());
-                let files = Published::default();
+        match self.ask(&found.child, &found.job, &mut None).await {
+            Ok(reply) => {
+                let outcome = match &reply.outcome {
+                    Ok(result) => result.clone(),
+                    Err(error) => {
+                        return Err(CallError::Rpc {
+                            error: error.clone(),
+                            reply,
+                        });
+                    }
+                };
+                let (files, notices) = (Published::default(), Vec::new());
                 Ok(Answer {
+                    reply,
                     outcome,
                     files,
-                    notices: Vec::new(),
+                    notices,
                 })
             }
             Err(error) => {
@@ -29,12 +37,12 @@ impl Running {
                     CallError::Timeout(_) | CallError::Left | CallError::ShuttingDown
                 ) {
                     // That call alone is cancelled; the child is ended only if it hangs.
-                    let (shared, found) = (shared.clone(), found.clone());
+                    let shared = shared.clone();
                     self.engine.running.spawn(async move {
                         shared.check(&found, PING_PATIENCE).await;
                     });
                 }
-                Err(error.with_relative_paths(&found.job))
+                Err(error)
             }
         }
     }

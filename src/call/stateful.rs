@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Answer, CallError, Running, arguments, files, run::PING_PATIENCE};
+use super::{Answer, CallError, Running, files, run::PING_PATIENCE};
 use crate::{
-    artifacts,
-    child::{ChildError, End, Profile},
+    admission::Permit,
+    child::{ChildError, End},
     session::{Lent, Place, Turn, Workspace},
     store::Job,
 };
@@ -37,45 +37,32 @@ impl Running {
         let admitted = engine
             .admission
             .enter(&self.call.caller.principal, self.deadline);
-        let permit = self.queue(admitted).await??;
+        let mut permit = Some(self.queue(admitted).await??);
         engine.check_free_disk()?;
-        let params = arguments::params(&self.call, &workspace.job.work())?;
-        let profile = Profile::silent();
+        let profile = self.call.profile.clone();
         let finding = engine
             .sessions
             .child(workspace, spec, place.class, profile, self.deadline);
         let found = self.before(async { Ok(finding.await?) }).await?;
-        let outcome = self.ask(&found.session.child, &params).await;
-        let outcome = match outcome {
-            Ok(result) => result,
+        let job = &workspace.job;
+        let reply = match self.ask(&found.session.child, job, &mut permit).await {
+            Ok(reply) => reply,
             Err(error) => {
                 // The chat's turn is held until its child is settled; the caller need not wait.
-                let holds = (turn, permit);
-                self.settle(workspace.clone(), found.session, &error, holds);
-                return Err(error.with_relative_paths(&workspace.job));
+                self.settle(workspace.clone(), found.session, &error, (turn, permit));
+                return Err(error);
             }
         };
-        let result = artifacts::relative(outcome, &workspace.job.paths());
-        let maker = files::Maker {
-            principal: self.call.caller.principal.clone(),
-            spec: spec.clone(),
-            tool: self.call.tool.clone(),
-        };
         let mut seen = workspace.files.lock().await;
-        let looked = engine
-            .publish(&workspace.job, seen.clone(), maker, &result)
-            .await?;
-        *seen = looked.snapshot;
-        let mut notices: Vec<_> = looked.notice.into_iter().collect();
-        if found.replaced {
-            notices.insert(0, files::inventory(&seen));
-            workspace.loss_told(&spec.name);
+        let (mut answer, snapshot) = self.answer(reply, job, &seen).await?;
+        if let Some(snapshot) = snapshot {
+            *seen = snapshot;
+            if found.replaced {
+                answer.notices.insert(0, files::inventory(&seen));
+                workspace.loss_told(&spec.name);
+            }
         }
-        Ok(Answer {
-            outcome: result,
-            files: looked.published,
-            notices,
-        })
+        Ok(answer)
     }
 
     /// Ends or checks a child whose call was given up.
@@ -84,7 +71,7 @@ impl Running {
         workspace: Arc<Workspace>,
         session: Lent,
         error: &CallError,
-        holds: (Turn, crate::admission::Permit),
+        holds: (Turn, Option<Permit>),
     ) {
         let over = match error {
             CallError::Timeout(_) | CallError::ShuttingDown => {

@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::{Answer, CallError, Running, arguments, files};
+use super::{Answer, CallError, Running};
 use crate::{
-    artifacts::{self, Snapshot},
-    child::{Child, ChildRequest, End, Profile},
-    model::RawJson,
+    admission::Permit,
+    artifacts::Snapshot,
+    child::{Child, ChildRequest, End},
     store::{Job, Lease, LeaseError, NewJob, PrincipalHash},
 };
 
@@ -25,7 +25,8 @@ impl Running {
             Ok(made) => made,
             Err(error) => return (Err(error), None),
         };
-        let (answer, child) = self.in_fresh_folder(&job).await;
+        let mut permit = Some(permit);
+        let (answer, child) = self.in_fresh_folder(&job, &mut permit).await;
         let engine = self.engine.clone();
         let over = async move {
             if let Some((child, how)) = child {
@@ -72,55 +73,40 @@ impl Running {
     async fn in_fresh_folder(
         &self,
         job: &Job,
+        permit: &mut Option<Permit>,
     ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
-        let (child, params) = match self.fresh_child(job).await {
-            Ok(ready) => ready,
+        let child = match self.fresh_child(job).await {
+            Ok(child) => child,
             Err(error) => return (Err(error), None),
         };
-        match self.ask(&child, &params).await {
-            Ok(result) => {
+        match self.ask(&child, job, permit).await {
+            Ok(reply) => {
                 // The answer is in, so the child has nothing left to do; only then is its folder
                 // looked through.
                 child.end(End::Kill).await;
-                (self.look_through(job, result).await, None)
+                let answer = self.answer(reply, job, &Snapshot::default()).await;
+                (answer.map(|(answer, _)| answer), None)
             }
             Err(error) => {
                 let how = match error {
                     CallError::Timeout(_) => End::Terminate(self.engine.children.kill_grace()),
                     _ => End::Kill,
                 };
-                (Err(error.with_relative_paths(job)), Some((child, how)))
+                (Err(error), Some((child, how)))
             }
         }
     }
 
-    async fn fresh_child(&self, job: &Job) -> Result<(Child, RawJson), CallError> {
-        let params = arguments::params(&self.call, &job.work())?;
+    async fn fresh_child(&self, job: &Job) -> Result<Child, CallError> {
         let ready = self.engine.children.ready(ChildRequest {
             spec: self.call.spec.clone(),
             job: job.clone(),
-            profile: Profile::silent(),
+            profile: self.call.profile.clone(),
             overlay: Vec::new(),
             deadline: self.deadline,
-            listener: std::sync::Arc::new(|_, _| {}),
+            listener: std::sync::Arc::new(|_| {}),
         });
-        let ready = async { ready.await.map_err(CallError::Child) };
-        Ok((self.before(ready).await?, params))
-    }
-
-    async fn look_through(&self, job: &Job, result: RawJson) -> Result<Answer, CallError> {
-        let outcome = artifacts::relative(result, &job.paths());
-        let maker = files::Maker {
-            principal: self.call.caller.principal.clone(),
-            spec: self.call.spec.clone(),
-            tool: self.call.tool.clone(),
-        };
-        let before = Snapshot::default();
-        let looked = self.engine.publish(job, before, maker, &outcome).await?;
-        Ok(Answer {
-            outcome,
-            files: looked.published,
-            notices: looked.notice.into_iter().collect(),
-        })
+        self.before(async { ready.await.map_err(CallError::Child) })
+            .await
     }
 }

@@ -141,14 +141,14 @@ impl Asked {
             checked.map_err(|faults| arguments::refused(server.as_str(), &self.tool, &faults))?;
         let place = Place::of(&self.caller, &offer.spec);
         let place = place.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
-        let call = Call {
-            caller: self.caller.clone(),
-            spec: offer.spec.clone(),
+        let call = Call::of_tool(
+            self.caller.clone(),
+            offer.spec.clone(),
             place,
-            tool: self.tool.as_str().into(),
+            &self.tool,
             arguments,
-            request_id: RequestId::random().as_str().into(),
-        };
+            RequestId::random().as_str(),
+        );
         match app.engine.run(call).await {
             Ok(answer) => Ok((answer, offer)),
             Err(error) => Err(failure(&error)),
@@ -173,7 +173,7 @@ fn failure(error: &CallError) -> Failure {
             "a running bridge works in this chat's folder ({why}): call it over HTTP, wait until \
              its session is idle and ends (idle_timeout), or name another --chat"
         )),
-        CallError::Rpc(object) => {
+        CallError::Rpc { error: object, .. } => {
             let object: serde_json::Value = object.read().unwrap_or_default();
             let message = object["message"].as_str().unwrap_or("no message");
             Failure::failed(format!(

@@ -1,0 +1,147 @@
+//! What a child is asked: a tool call of ours, or a client's own message, byte by byte.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::{CallError, arguments::resolve};
+use crate::{
+    child::{end_line, splice},
+    config::ServerSpec,
+    model::RawJson,
+};
+
+/// One request to a child.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// A call of the OpenAPI door.
+    Tool {
+        /// As the server spells it.
+        name: Box<str>,
+        /// A JSON object.
+        arguments: RawJson,
+    },
+    /// A request of an MCP client, passed on as it came but for its ids and paths.
+    Relay(Relayed),
+}
+
+/// A client's request. The parts lie within the line.
+#[derive(Debug, Clone)]
+pub struct Relayed {
+    /// The whole message.
+    pub line: Bytes,
+    /// The client's id.
+    pub id: RawJson,
+    /// The client's progress token.
+    pub token: Option<RawJson>,
+    /// The method.
+    pub method: Box<str>,
+    /// Of `tools/call`: the tool, as the server spells it.
+    pub tool: Option<Box<str>>,
+    /// Where in the line the tool's name is, in case the server spells it otherwise.
+    pub name: Option<RawJson>,
+    /// Of `tools/call`, where the client sent some.
+    pub arguments: Option<RawJson>,
+}
+
+/// Methods that are counted by name; others are counted as `other`.
+const METHODS: &[&str] = &[
+    "completion/complete",
+    "logging/setLevel",
+    "prompts/get",
+    "prompts/list",
+    "resources/list",
+    "resources/read",
+    "resources/subscribe",
+    "resources/templates/list",
+    "resources/unsubscribe",
+    "subscriptions/listen",
+    "tools/list",
+];
+
+impl Ask {
+    /// The tool, or the method in angle brackets: for logs and metrics, from a fixed set.
+    pub fn label(&self) -> &str {
+        match self {
+            Self::Tool { name, .. } => name,
+            Self::Relay(relayed) => match &relayed.tool {
+                Some(tool) => tool,
+                None => METHODS
+                    .iter()
+                    .find(|method| **method == &*relayed.method)
+                    .unwrap_or(&"other"),
+            },
+        }
+    }
+
+    /// Whether it is a call of a tool, after which the folder is looked through.
+    pub fn is_tool_call(&self) -> bool {
+        match self {
+            Self::Tool { .. } => true,
+            Self::Relay(relayed) => relayed.tool.is_some(),
+        }
+    }
+
+    /// The arguments, for the journal.
+    pub fn arguments(&self) -> Option<&RawJson> {
+        match self {
+            Self::Tool { arguments, .. } => Some(arguments),
+            Self::Relay(relayed) => relayed.arguments.as_ref(),
+        }
+    }
+
+    /// Writes the request for a number of ours; paths are resolved below `work`.
+    pub fn writer(
+        &self,
+        spec: &ServerSpec,
+        work: &Path,
+    ) -> Result<impl FnOnce(u64) -> Bytes + Send + use<>, CallError> {
+        let resolved = match self.arguments() {
+            Some(arguments) if !spec.resolve_path_fields.is_empty() => {
+                Some(resolve(&spec.resolve_path_fields, arguments, work)?)
+            }
+            _ => None,
+        };
+        let ask = self.clone();
+        Ok(move |number: u64| match ask {
+            Self::Tool { name, arguments } => {
+                let arguments = resolved.unwrap_or(arguments);
+                tool_call(number, &name, &arguments)
+            }
+            Self::Relay(relayed) => relayed.line_for(number, resolved.as_ref()),
+        })
+    }
+}
+
+impl Relayed {
+    fn line_for(&self, number: u64, arguments: Option<&RawJson>) -> Bytes {
+        let number = number.to_string();
+        let mut edits: Vec<(&RawJson, &[u8])> = vec![(&self.id, number.as_bytes())];
+        edits.extend(self.token.as_ref().map(|token| (token, number.as_bytes())));
+        let name = self
+            .tool
+            .as_ref()
+            .map(|tool| Value::from(&**tool).to_string());
+        if let (Some(place), Some(name)) = (&self.name, &name) {
+            edits.push((place, name.as_bytes()));
+        }
+        if let (Some(before), Some(now)) = (&self.arguments, arguments) {
+            edits.push((before, now.as_bytes()));
+        }
+        let mut line = splice(&self.line, &edits).to_vec();
+        end_line(&mut line);
+        line.into()
+    }
+}
+
+fn tool_call(number: u64, name: &str, arguments: &RawJson) -> Bytes {
+    let name = Value::from(name);
+    let mut line = format!(
+        r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":{name},"arguments":{}}}}}"#,
+        arguments.as_str()
+    )
+    .into_bytes();
+    end_line(&mut line);
+    line.into()
+}
