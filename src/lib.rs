@@ -15,6 +15,7 @@ mod config;
 mod http;
 mod identity;
 mod limits;
+mod mcp;
 mod model;
 mod openapi;
 mod serve;

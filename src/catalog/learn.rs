@@ -3,29 +3,32 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::pages;
 use crate::{
-    artifacts,
     child::{Child, ChildError, ChildRequest, Children, End, HelloParts, Profile},
     config::ServerSpec,
     model::{Principal, RawJson, ServerName, Tool},
     store::{Job, Lease, LeaseError, NewJob, PrincipalHash, Store, StoreError},
 };
 
-/// Pages of `tools/list` that are read; a server with more is not honest.
-const MAX_PAGES: usize = 1000;
-
 /// What a server said of itself, without the name of the folder in which it said so.
 #[derive(Debug)]
 pub struct Learnt {
     /// Its answer to `initialize`.
     pub hello: HelloParts,
+    /// The same as it came.
+    pub hello_raw: RawJson,
     /// All its tools, in its order.
     pub tools: Vec<Tool>,
+    /// Its prompts, as they came.
+    pub prompts: Vec<RawJson>,
+    /// Its resources, as they came.
+    pub resources: Vec<RawJson>,
+    /// Its resource templates, as they came.
+    pub templates: Vec<RawJson>,
     /// Proportional set size of the child and all below it, in bytes.
     pub memory: u64,
     /// The call-less files that it wrote at start: a `shared` server should write none.
@@ -62,15 +65,6 @@ impl LearnError {
             Self::Store(_) | Self::Lease(_) => self.to_string(),
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ToolPage {
-    #[serde(default)]
-    tools: Vec<Value>,
-    #[serde(default)]
-    next_cursor: Option<String>,
 }
 
 /// Starts the server, asks, and leaves nothing behind.
@@ -141,11 +135,13 @@ async fn ask(
         profile: Profile::silent(),
         overlay: Vec::new(),
         deadline,
-        listener: Arc::new(|_, _| {}),
+        listener: Arc::new(|_| {}),
     };
     let child = Arc::new(children.ready_unless(request, stop).await?);
-    let listing = tokio::time::timeout_at(deadline, list_tools(&child, job));
-    let tools = stop.run_until_cancelled(listing).await;
+    let hello_raw = child.hello().0.clone();
+    let hello: HelloParts = hello_raw.read().unwrap_or_default();
+    let listing = tokio::time::timeout_at(deadline, lists(&child, job, &hello));
+    let lists = stop.run_until_cancelled(listing).await;
     let (measured, work) = (child.clone(), job.work());
     let (memory, wrote_files) = blocking(move || {
         let files = std::fs::read_dir(work);
@@ -153,46 +149,55 @@ async fn ask(
         (measured.memory(), wrote)
     })
     .await;
-    let hello = artifacts::relative(child.hello().0.clone(), &job.paths());
     child.end(End::Kill).await;
-    let tools = tools.and_then(Result::ok);
-    let tools = tools.unwrap_or(Err(ChildError::Timeout.into()))?;
-    let hello = hello.read().unwrap_or_default();
+    let lists = lists.and_then(Result::ok);
+    let lists = lists.unwrap_or(Err(ChildError::Timeout.into()))?;
     Ok(Learnt {
         hello,
-        tools,
+        hello_raw,
+        tools: lists.tools,
+        prompts: lists.prompts,
+        resources: lists.resources,
+        templates: lists.templates,
         memory,
         wrote_files,
     })
 }
 
-async fn list_tools(child: &Child, job: &Job) -> Result<Vec<Tool>, LearnError> {
+/// What the server lists.
+struct Lists {
+    tools: Vec<Tool>,
+    prompts: Vec<RawJson>,
+    resources: Vec<RawJson>,
+    templates: Vec<RawJson>,
+}
+
+async fn lists(child: &Child, job: &Job, hello: &HelloParts) -> Result<Lists, LearnError> {
     let mut tools: Vec<Tool> = Vec::new();
-    let mut cursor: Option<String> = None;
-    for _ in 0..MAX_PAGES {
-        let params = cursor
-            .as_ref()
-            .map_or_else(|| json!({}), |next| json!({"cursor": next}));
-        let answer = child
-            .request("tools/list", Some(&RawJson::of(&params)))
-            .await?;
-        let page = answer.map_err(|error| {
-            LearnError::Refused(artifacts::relative_text(error.as_str(), &job.paths()))
-        })?;
-        let page = artifacts::relative(page, &job.paths());
-        let page: ToolPage = page.read().map_err(LearnError::BadList)?;
-        for tool in page.tools.into_iter().filter_map(Tool::read) {
-            if !tools.iter().any(|known| known.name == tool.name) {
-                tools.push(tool);
-            }
+    for tool in pages::all(child, "tools/list", "tools", job)
+        .await?
+        .iter()
+        .filter_map(Tool::read_raw)
+    {
+        if !tools.iter().any(|known| known.name == tool.name) {
+            tools.push(tool);
         }
-        // A cursor that stays the same would go on for ever.
-        if page.next_cursor.is_none() || page.next_cursor == cursor {
-            break;
-        }
-        cursor = page.next_cursor;
     }
-    Ok(tools)
+    // Only tools are needed: a server that fails at what it offers beside them still serves.
+    let beside = async |capability: &str, method: &str, key: &str| {
+        if !hello.capabilities.contains_key(capability) {
+            return Vec::new();
+        }
+        pages::all(child, method, key, job)
+            .await
+            .unwrap_or_default()
+    };
+    Ok(Lists {
+        tools,
+        prompts: beside("prompts", "prompts/list", "prompts").await,
+        resources: beside("resources", "resources/list", "resources").await,
+        templates: beside("resources", "resources/templates/list", "resourceTemplates").await,
+    })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 mod learn;
 mod learner;
 mod offer;
+mod pages;
 
 use std::{
     collections::HashMap,

@@ -106,14 +106,15 @@ async fn prepare(
     let place = Place::of(&caller, &offer.spec);
     let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
     note_missing_chat(app, &offer, &place);
-    Ok(Call {
+    let id = request_id.unwrap_or_default();
+    Ok(Call::of_tool(
         caller,
-        spec: offer.spec.clone(),
+        offer.spec.clone(),
         place,
-        tool: tool.into(),
+        tool,
         arguments,
-        request_id: request_id.unwrap_or_default().into(),
-    })
+        &id,
+    ))
 }
 
 async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, Problem> {

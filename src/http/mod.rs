@@ -6,9 +6,10 @@ mod documents;
 pub mod files;
 mod health;
 mod hosts;
+mod mcp;
 mod metrics;
 mod problem;
 mod routes;
 
-pub use problem::Problem;
+pub use problem::{Kind as ProblemKind, Problem};
 pub use routes::router;

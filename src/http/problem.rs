@@ -135,7 +135,7 @@ impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
         let (kind, text) = (error.kind(), error.to_string());
         let (status, retry) = match error {
-            CallError::Rpc(error) => return rpc(&error),
+            CallError::Rpc { error, .. } => return rpc(&error),
             CallError::Child(ChildError::Timeout) | CallError::Timeout(_) => {
                 (StatusCode::GATEWAY_TIMEOUT, None)
             }

@@ -8,7 +8,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, Expos
 use super::{
     Problem, call, documents,
     files::{self, PageLanguage},
-    health, hosts, metrics,
+    health, hosts, mcp, metrics,
 };
 use crate::{
     app::App,
@@ -37,6 +37,7 @@ pub fn router(app: &Arc<App>) -> Router {
         Lang::En => PageLanguage::English,
     };
     let server = get(documents::below_mcpo).post(call::below_mcpo);
+    let mcp = get(mcp::get).post(mcp::post).delete(mcp::delete);
     let server_at_root = get(documents::at_root).post(call::at_root);
     let routes =
         Router::new()
@@ -48,6 +49,7 @@ pub fn router(app: &Arc<App>) -> Router {
             .route("/docs", get(documents::index))
             .route("/docs/assets/{file}", get(documents::asset))
             .route("/mcpo/{server}/{leaf}", server)
+            .route("/mcp/{server}", mcp)
             .route("/{server}/{leaf}", server_at_root)
             .fallback(not_found)
             .method_not_allowed_fallback(wrong_method)

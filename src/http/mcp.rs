@@ -1,0 +1,175 @@
+//! `/mcp/{server}`: MCP Streamable HTTP.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Path, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+
+use crate::{
+    app::App,
+    catalog::{Knowledge, Offer},
+    mcp::{self, Asking, ClientMessage, RpcError},
+    telemetry::RequestId,
+};
+
+/// One message of a client's.
+pub async fn post(
+    State(app): State<Arc<App>>,
+    Path(server): Path<String>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let posted = async {
+        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
+        accepts(&parts.headers, &["application/json", "text/event-stream"])?;
+        let message = read(body, &parts.headers, app.settings.listen.max_body_bytes).await?;
+        mcp::post(asking, message).await
+    };
+    posted.await.unwrap_or_else(RpcError::into_response)
+}
+
+/// A stream of what belongs to no request.
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Path(server): Path<String>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let (parts, _) = request.into_parts();
+    let opened = async {
+        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
+        accepts(&parts.headers, &["text/event-stream"])?;
+        mcp::get(&asking)
+    };
+    opened.await.unwrap_or_else(RpcError::into_response)
+}
+
+/// Ends the protocol's session.
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    Path(server): Path<String>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let (parts, _) = request.into_parts();
+    let ended = async {
+        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
+        mcp::delete(&asking)
+    };
+    ended.await.unwrap_or_else(RpcError::into_response)
+}
+
+async fn asking<'a>(
+    app: &'a Arc<App>,
+    server: &str,
+    peer: SocketAddr,
+    headers: &'a HeaderMap,
+    request_id: Option<&RequestId>,
+) -> Result<Asking<'a>, RpcError> {
+    let caller = app.identity.authenticate(headers, peer.ip())?;
+    let offer = offer(app, server).await?;
+    let request_id = request_id
+        .map(ToString::to_string)
+        .unwrap_or_default()
+        .into();
+    Ok(Asking {
+        app,
+        caller,
+        offer,
+        headers,
+        request_id,
+    })
+}
+
+async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
+    let unknown = || {
+        let message = format!("Not Found: there is no server '{server}'");
+        RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
+    };
+    let name = server.parse().map_err(|_| unknown())?;
+    match app.catalog.offer(&name).await.ok_or_else(unknown)? {
+        Knowledge::Ready(offer) => Ok(offer),
+        Knowledge::Learning => {
+            let message = format!("the server '{server}' is starting; try again in a moment");
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            Err(RpcError::new(status, -32603, "starting", &message))
+        }
+        Knowledge::Failed { brief, .. } => {
+            let message = format!("the server '{server}' cannot be used: {brief}");
+            Err(RpcError::new(
+                StatusCode::BAD_GATEWAY,
+                -32603,
+                "not_started",
+                &message,
+            ))
+        }
+    }
+}
+
+/// Clients must take both forms of an answer; `*/*` takes everything.
+fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
+    let accept = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let accept: Vec<String> = accept
+        .flat_map(|value| value.split(','))
+        .map(|form| {
+            form.split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_ascii_lowercase()
+        })
+        .collect();
+    let takes = |form: &&str| {
+        let (kind, _) = form.split_once('/').unwrap_or((form, ""));
+        accept
+            .iter()
+            .any(|taken| taken == form || taken == "*/*" || *taken == format!("{kind}/*"))
+    };
+    if forms.iter().all(takes) {
+        return Ok(());
+    }
+    let message = format!(
+        "Not Acceptable: the client must accept {}",
+        forms.join(" and ")
+    );
+    Err(RpcError::new(
+        StatusCode::NOT_ACCEPTABLE,
+        -32600,
+        "not_acceptable",
+        &message,
+    ))
+}
+
+async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<ClientMessage, RpcError> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let kind = kind
+        .and_then(|kind| kind.split(';').next())
+        .unwrap_or_default()
+        .trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        let message = "Unsupported Media Type: Content-Type must be application/json";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Err(RpcError::new(status, -32600, "bad_media_type", message));
+    }
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let bytes = axum::body::to_bytes(body, most).await.map_err(|_| {
+        let message = format!("the body is larger than {limit} bytes (MCPO_MAX_BODY_BYTES)");
+        RpcError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            -32600,
+            "body_too_large",
+            &message,
+        )
+    })?;
+    ClientMessage::read(&bytes)
+}

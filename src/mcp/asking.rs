@@ -1,0 +1,50 @@
+//! What both eras need to know of a request.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, StatusCode};
+
+use super::{ClientMessage, Kind, RpcError};
+use crate::{app::App, call::Relayed, catalog::Offer, model::Caller};
+
+/// Everything that a request of a client's needs.
+pub struct Asking<'a> {
+    /// The bridge.
+    pub app: &'a Arc<App>,
+    /// Who asks.
+    pub caller: Caller,
+    /// Which server.
+    pub offer: Arc<Offer>,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+    /// For logs.
+    pub request_id: Box<str>,
+}
+
+/// The request as it goes to the child. Only tools that the config offers are called.
+pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcError> {
+    let Kind::Request(method) = &message.kind else {
+        return Err(RpcError::invalid("not a request"));
+    };
+    let (mut tool, mut place) = (None, None);
+    if &**method == "tools/call" {
+        let Some((name, lies)) = &message.params.name else {
+            let text = "params.name is missing: the tool's name";
+            return Err(RpcError::new(StatusCode::OK, -32602, "bad_arguments", text));
+        };
+        if offer.tool(name).is_none() {
+            let text = format!("Unknown tool: {name}");
+            return Err(RpcError::new(StatusCode::OK, -32602, "unknown_tool", &text));
+        }
+        (tool, place) = (Some(name.as_str().into()), Some(lies.clone()));
+    }
+    Ok(Relayed {
+        line: message.line.clone(),
+        id: message.answer_id(),
+        token: message.params.meta.progress_token.clone(),
+        method: method.clone(),
+        tool,
+        name: place,
+        arguments: message.params.arguments.clone(),
+    })
+}

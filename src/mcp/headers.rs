@@ -1,0 +1,192 @@
+//! What the headers of 2026-07-28 must say, so that nobody in front routes by something that the
+//! body does not say.
+
+use axum::http::HeaderMap;
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use super::{ClientMessage, RpcError, modern::VERSION};
+use crate::catalog::Offer;
+
+/// Methods whose `Mcp-Name` must be sent.
+const NAMED: &[&str] = &["tools/call", "resources/read", "prompts/get"];
+
+/// Checks the headers against the message.
+pub fn check(
+    headers: &HeaderMap,
+    message: &ClientMessage,
+    method: &str,
+    offer: &Offer,
+) -> Result<(), RpcError> {
+    check_version(headers, message)?;
+    same(headers, "mcp-method", method)?;
+    if NAMED.contains(&method) {
+        let params = &message.params;
+        let name = params
+            .name
+            .as_ref()
+            .map(|(name, _)| name)
+            .or(params.uri.as_ref());
+        let Some(name) = name else {
+            return Err(RpcError::params("params.name or params.uri is missing"));
+        };
+        same(headers, "mcp-name", name)?;
+    }
+    if let Some((tool, _)) = message
+        .params
+        .name
+        .as_ref()
+        .filter(|_| method == "tools/call")
+        && let Some(tool) = offer.tool(tool)
+    {
+        check_params(headers, message, tool.tool.input_schema())?;
+    }
+    Ok(())
+}
+
+fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), RpcError> {
+    let Some(version) = one(headers, "mcp-protocol-version")? else {
+        return Err(RpcError::headers(
+            "the header MCP-Protocol-Version is missing",
+        ));
+    };
+    let Some(said) = &message.params.meta.protocol_version else {
+        if version != VERSION {
+            return Err(unsupported(&version));
+        }
+        let missing = "params._meta[\"io.modelcontextprotocol/protocolVersion\"] is missing";
+        return Err(RpcError::params(missing));
+    };
+    if *said != version {
+        return Err(RpcError::headers(&format!(
+            "MCP-Protocol-Version is '{version}', and the body says '{said}'"
+        )));
+    }
+    if version != VERSION {
+        return Err(unsupported(&version));
+    }
+    if message.params.meta.client_capabilities.is_none() {
+        let missing = "params._meta[\"io.modelcontextprotocol/clientCapabilities\"] is missing";
+        return Err(RpcError::params(missing));
+    }
+    Ok(())
+}
+
+fn unsupported(version: &str) -> RpcError {
+    let status = axum::http::StatusCode::BAD_REQUEST;
+    RpcError::new(
+        status,
+        -32022,
+        "unsupported_version",
+        "Unsupported protocol version",
+    )
+    .with(json!({"supported": [VERSION], "requested": version}))
+}
+
+fn one(headers: &HeaderMap, name: &str) -> Result<Option<String>, RpcError> {
+    let mut all = headers.get_all(name).iter();
+    let Some(first) = all.next() else {
+        return Ok(None);
+    };
+    if all.next().is_some() {
+        return Err(RpcError::headers(&format!(
+            "the header {name} was sent more than once"
+        )));
+    }
+    let bad = || RpcError::headers(&format!("the header {name} holds no plain text"));
+    first
+        .to_str()
+        .map(|text| Some(text.to_owned()))
+        .map_err(|_| bad())
+}
+
+fn same(headers: &HeaderMap, name: &str, wanted: &str) -> Result<(), RpcError> {
+    let Some(sent) = one(headers, name)? else {
+        return Err(RpcError::headers(&format!("the header {name} is missing")));
+    };
+    if decoded(&sent).is_some_and(|sent| sent == wanted) {
+        return Ok(());
+    }
+    Err(RpcError::headers(&format!(
+        "the header {name} is '{sent}', and the body says '{wanted}'"
+    )))
+}
+
+/// `=?base64?…?=` stands for text that a header cannot hold.
+fn decoded(value: &str) -> Option<String> {
+    let Some(coded) = value
+        .strip_prefix("=?base64?")
+        .and_then(|rest| rest.strip_suffix("?="))
+    else {
+        return Some(value.to_owned());
+    };
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(coded)
+        .ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+/// Arguments that the tool's schema marks with `x-mcp-header` stand in a header too.
+fn check_params(
+    headers: &HeaderMap,
+    message: &ClientMessage,
+    schema: &Value,
+) -> Result<(), RpcError> {
+    let arguments: Value = message
+        .params
+        .arguments
+        .as_ref()
+        .and_then(|raw| raw.read().ok())
+        .unwrap_or_default();
+    check_level(headers, schema, &arguments)
+}
+
+fn check_level(headers: &HeaderMap, schema: &Value, arguments: &Value) -> Result<(), RpcError> {
+    let Some(properties) = schema["properties"].as_object() else {
+        return Ok(());
+    };
+    for (name, property) in properties {
+        let value = &arguments[name];
+        if let Some(header) = property["x-mcp-header"].as_str() {
+            let header = format!("mcp-param-{}", header.to_ascii_lowercase());
+            match value {
+                Value::String(text) => same(headers, &header, text)?,
+                Value::Number(number) => same_number(headers, &header, number)?,
+                Value::Bool(flag) => same(headers, &header, &flag.to_string())?,
+                Value::Null | Value::Array(_) | Value::Object(_) => {}
+            }
+        }
+        check_level(headers, property, value)?;
+    }
+    Ok(())
+}
+
+fn same_number(
+    headers: &HeaderMap,
+    name: &str,
+    wanted: &serde_json::Number,
+) -> Result<(), RpcError> {
+    let sent = one(headers, name)?.and_then(|sent| decoded(&sent));
+    let sent = sent.and_then(|sent| sent.trim().parse::<f64>().ok());
+    if sent.is_some() && sent == wanted.as_f64() {
+        return Ok(());
+    }
+    Err(RpcError::headers(&format!(
+        "the header {name} is missing or not {wanted}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coded_values_are_read() {
+        assert_eq!(
+            decoded("=?base64?SGVsbG8sIOS4lueVjA==?=").unwrap(),
+            "Hello, 世界"
+        );
+        assert_eq!(decoded("plain").unwrap(), "plain");
+        assert_eq!(decoded("=?base64?!?="), None);
+    }
+}

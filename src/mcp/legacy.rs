@@ -1,0 +1,256 @@
+//! Clients of 2024-11-05 to 2025-11-25: sessions, a GET stream, and requests in both directions.
+
+use std::sync::Arc;
+
+use axum::{
+    http::{HeaderMap, HeaderValue, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    ClientMessage, Kind, RpcError,
+    asking::{Asking, relayed},
+    lists,
+    relay::{Asked, Manner, Relay, json, with_token},
+    session::McpSession,
+    stream,
+};
+use crate::{
+    call::{Ask, Call},
+    child::{Profile, Replier, Reply, Said, splice},
+    config::WorkspaceScope,
+    model::RawJson,
+    session::{Class, Place},
+};
+
+/// `Mcp-Session-Id`
+const SESSION: &str = "mcp-session-id";
+
+/// One message of a client's.
+pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
+    let id = message.id.clone();
+    let answered = match &message.kind {
+        Kind::Request(method) if &**method == "initialize" => Ok(initialize(&asking, &message)),
+        _ => {
+            let session = session(&asking)?;
+            check_version(asking.headers)?;
+            in_session(asking, session, message).await
+        }
+    };
+    answered.map_err(|error| {
+        if error.id.is_none() {
+            error.to(id)
+        } else {
+            error
+        }
+    })
+}
+
+/// The client's stream for what belongs to no request.
+pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
+    let session = session(asking)?;
+    check_version(asking.headers)?;
+    let seen = asking
+        .headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok());
+    // Without an id a stream begins with what comes next.
+    let seen = seen.unwrap_or_else(|| session.outbox.last());
+    let (sender, events) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let ended = session.ended.clone();
+        let outbox = session.outbox.clone();
+        ended.run_until_cancelled(outbox.send(seen, sender)).await;
+    });
+    Ok(stream::response(events))
+}
+
+/// Ends the protocol's session and its streams; the chat's child and folder stay.
+pub fn delete(asking: &Asking<'_>) -> Result<Response, RpcError> {
+    let session = session(asking)?;
+    asking.app.mcp.end(&session);
+    Ok(StatusCode::OK.into_response())
+}
+
+fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Response {
+    let version = lists::agree(message.params.protocol_version.as_deref());
+    let result = lists::initialize(&asking.offer, version);
+    let session = asking.app.mcp.begin(
+        asking.caller.principal.clone(),
+        Some(asking.offer.spec.name.clone()),
+        version,
+        message.params.capabilities.clone().unwrap_or_default(),
+    );
+    let mut response = json(lists::answer(message, &result));
+    if let Ok(id) = HeaderValue::from_str(session.id.as_str()) {
+        response.headers_mut().insert(SESSION, id);
+    }
+    response
+}
+
+fn session(asking: &Asking<'_>) -> Result<Arc<McpSession>, RpcError> {
+    let Some(id) = asking.headers.get(SESSION) else {
+        return Err(RpcError::invalid(
+            "Mcp-Session-Id is missing: send initialize first",
+        ));
+    };
+    let principal = &asking.caller.principal;
+    let id = id.to_str().unwrap_or_default();
+    let found = asking
+        .app
+        .mcp
+        .find(id, principal, Some(&asking.offer.spec.name));
+    found.ok_or_else(|| {
+        let message = "Session not found: send initialize again";
+        RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_session", message)
+    })
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
+    let Some(version) = headers.get("mcp-protocol-version") else {
+        return Ok(());
+    };
+    let version = version.to_str().unwrap_or_default();
+    if lists::LEGACY.contains(&version) {
+        return Ok(());
+    }
+    let message = "Unsupported protocol version";
+    let error = RpcError::new(
+        StatusCode::BAD_REQUEST,
+        -32022,
+        "unsupported_version",
+        message,
+    );
+    Err(error.with(json!({"supported": lists::LEGACY, "requested": version})))
+}
+
+async fn in_session(
+    asking: Asking<'_>,
+    session: Arc<McpSession>,
+    message: ClientMessage,
+) -> Result<Response, RpcError> {
+    match &message.kind {
+        Kind::Response => {
+            let id = message.answer_id();
+            session.answer(&message.line, &id);
+            Ok(StatusCode::ACCEPTED.into_response())
+        }
+        Kind::Notification(method) => {
+            if &**method == "notifications/cancelled"
+                && let Some(id) = &message.params.request_id
+            {
+                session.cancel(id);
+            }
+            Ok(StatusCode::ACCEPTED.into_response())
+        }
+        Kind::Request(method) if &**method == "ping" => {
+            Ok(json(lists::answer(&message, &RawJson::empty_object())))
+        }
+        Kind::Request(method) => match lists::list(&asking.offer, method) {
+            Some(list) => Ok(json(lists::answer(&message, &list))),
+            None => relay(asking, session, message).await,
+        },
+    }
+}
+
+async fn relay(
+    asking: Asking<'_>,
+    session: Arc<McpSession>,
+    message: ClientMessage,
+) -> Result<Response, RpcError> {
+    let relayed = relayed(&asking.offer, &message)?;
+    let place = place(&asking, &session)?;
+    let id = message.answer_id();
+    let in_flight = session.begin_request(&id);
+    let (park, parked) = watch::channel(false);
+    let manner = Arc::new(LegacyManner {
+        session: session.clone(),
+        id: id.clone(),
+        token: message.params.meta.progress_token.clone(),
+        park,
+    });
+    let cancelled = in_flight.cancelled.clone();
+    let Asking {
+        app,
+        caller,
+        offer,
+        request_id,
+        ..
+    } = asking;
+    let profile = Profile {
+        protocol_version: session.version.clone(),
+        capabilities: session.capabilities.clone(),
+        ..Profile::silent()
+    };
+    let followed = session.clone();
+    let make = |hearing, parked| Call {
+        caller,
+        spec: offer.spec.clone(),
+        place,
+        ask: Ask::Relay(relayed),
+        profile,
+        hearing: Some(hearing),
+        parked,
+        on_child: Some(Arc::new(move |child| followed.follow(child))),
+        request_id,
+    };
+    let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parked);
+    relay.keep(in_flight);
+    Ok(relay.respond().await)
+}
+
+/// The chat's place, as the OpenAPI door has it; for clients that send no chat, the session's own.
+fn place(asking: &Asking<'_>, session: &McpSession) -> Result<Place, RpcError> {
+    let unknown = || {
+        RpcError::new(
+            StatusCode::NOT_FOUND,
+            -32600,
+            "unknown_session",
+            "no such session",
+        )
+    };
+    let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(unknown)?;
+    if place.class == Class::Lasting {
+        return Ok(place);
+    }
+    let spec = &asking.offer.spec;
+    let own = (spec.workspace == WorkspaceScope::Own).then_some(&spec.name);
+    Ok(Place::of_protocol(&session.principal, &session.id, own))
+}
+
+/// How a client with a session is spoken to while a request of his runs.
+struct LegacyManner {
+    session: Arc<McpSession>,
+    id: RawJson,
+    token: Option<RawJson>,
+    park: watch::Sender<bool>,
+}
+
+impl Manner for LegacyManner {
+    fn told(&self, said: &Said) -> Option<Bytes> {
+        with_token(said, self.token.as_ref())
+    }
+
+    fn asked(&self, said: Said, replier: Replier) -> Asked {
+        let able = |capability: &str| self.session.capabilities.contains_key(capability);
+        let answers = match &*said.method {
+            "elicitation/create" => able("elicitation"),
+            "sampling/createMessage" => able("sampling"),
+            "roots/list" => able("roots"),
+            // What we do not know is the client's to judge.
+            _ => true,
+        };
+        let Some(id) = said.id.clone().filter(|_| answers) else {
+            return Asked::Declined;
+        };
+        let number = self.session.ask(replier, self.park.clone()).to_string();
+        Asked::Send(splice(&said.line, &[(&id, number.as_bytes())]))
+    }
+
+    fn answered(&self, reply: &Reply) -> Bytes {
+        splice(&reply.line, &[(&reply.id, self.id.as_bytes())])
+    }
+}

@@ -1,0 +1,146 @@
+//! What is answered from the catalogue, without a process.
+
+use std::fmt::Write as _;
+
+use indexmap::IndexMap;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{ClientMessage, modern::VERSION};
+use crate::{catalog::Offer, model::RawJson};
+
+/// Revisions with sessions, newest first.
+pub const LEGACY: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+
+/// The revision for a client that asks for `wanted`.
+pub fn agree(wanted: Option<&str>) -> &'static str {
+    LEGACY
+        .iter()
+        .find(|version| Some(**version) == wanted)
+        .unwrap_or(&LEGACY[0])
+}
+
+/// The server's own answer to `initialize`, for the agreed revision.
+pub fn initialize(offer: &Offer, version: &str) -> RawJson {
+    let mut result: Value = offer.learnt.hello_raw.read().unwrap_or_else(|_| json!({}));
+    if result["protocolVersion"].as_str() == Some(version) {
+        return offer.learnt.hello_raw.clone();
+    }
+    result["protocolVersion"] = version.into();
+    RawJson::of(&result)
+}
+
+/// The result of a list method, all of it in one page; `None` for other methods.
+pub fn list(offer: &Offer, method: &str) -> Option<RawJson> {
+    let (key, items): (&str, Vec<&str>) = match method {
+        "tools/list" => (
+            "tools",
+            offer.tools().map(|tool| tool.raw.as_str()).collect(),
+        ),
+        "prompts/list" => ("prompts", items(&offer.learnt.prompts)),
+        "resources/list" => ("resources", items(&offer.learnt.resources)),
+        "resources/templates/list" => ("resourceTemplates", items(&offer.learnt.templates)),
+        _ => return None,
+    };
+    let text = format!(r#"{{"{key}":[{}]}}"#, items.join(","));
+    RawJson::parse(text.into()).ok()
+}
+
+fn items(list: &[RawJson]) -> Vec<&str> {
+    list.iter().map(RawJson::as_str).collect()
+}
+
+/// A result as the answer to a message.
+pub fn answer(message: &ClientMessage, result: &RawJson) -> bytes::Bytes {
+    let id = message.answer_id();
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{},"result":{}}}"#,
+        id.as_str(),
+        result.as_str()
+    )
+    .into()
+}
+
+/// How long a list or a read may be kept, in milliseconds: what it is made from may change at any
+/// time, and asking again costs little.
+const TTL: u64 = 1000;
+
+/// What the server is and can, for clients without a session.
+pub fn discover(offer: &Offer) -> RawJson {
+    let hello = &offer.learnt.hello;
+    let mut result = json!({
+        "resultType": "complete",
+        "supportedVersions": [VERSION],
+        "capabilities": hello.capabilities,
+        "ttlMs": TTL,
+        "cacheScope": "private",
+        "_meta": {"io.modelcontextprotocol/serverInfo": server_info(offer)},
+    });
+    if let Some(text) = &hello.instructions {
+        result["instructions"] = text.as_str().into();
+    }
+    RawJson::of(&result)
+}
+
+fn server_info(offer: &Offer) -> Value {
+    let hello: Value = offer.learnt.hello_raw.read().unwrap_or_default();
+    hello["serverInfo"].clone()
+}
+
+/// A result with the members that 2026-07-28 asks for; those that are there stay. `lists` and reads
+/// say how long they hold.
+pub fn complete(result: &RawJson, holds: bool) -> RawJson {
+    let text = result.as_str();
+    let Some(inside) = text.strip_prefix('{') else {
+        return result.clone();
+    };
+    let members: IndexMap<String, &RawValue> = serde_json::from_str(text).unwrap_or_default();
+    let mut front = String::new();
+    for (name, value) in [
+        ("resultType", "\"complete\"".to_owned()),
+        ("ttlMs", TTL.to_string()),
+        ("cacheScope", "\"private\"".to_owned()),
+    ] {
+        if (holds || name == "resultType") && !members.contains_key(name) {
+            let _ = write!(front, "\"{name}\":{value},");
+        }
+    }
+    if members.is_empty() {
+        front.pop();
+    }
+    RawJson::parse(format!("{{{front}{inside}").into()).unwrap_or_else(|_| result.clone())
+}
+
+/// The code of an error object.
+pub fn code(error: &RawJson) -> Option<i64> {
+    error.read::<Value>().ok()?["code"].as_i64()
+}
+
+/// An error object with the code that 2026-07-28 has for it.
+pub fn current_code(error: &RawJson) -> RawJson {
+    // "Resource not found" of older revisions is a wrong parameter now.
+    if code(error) != Some(-32002) {
+        return error.clone();
+    }
+    let mut object: Value = error.read().unwrap_or_default();
+    object["code"] = (-32602).into();
+    RawJson::of(&object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_completed_once_and_keep_their_bytes() {
+        let raw = |text: &str| RawJson::parse(text.to_owned().into()).unwrap();
+        let read = raw(r#"{ "x":1.0,"ttlMs":5}"#);
+        let expected = r#"{"resultType":"complete","cacheScope":"private", "x":1.0,"ttlMs":5}"#;
+        assert_eq!(complete(&read, true).as_str(), expected);
+        assert_eq!(
+            complete(&raw("{}"), false).as_str(),
+            r#"{"resultType":"complete"}"#
+        );
+        let done = raw(r#"{"resultType":"input_required"}"#);
+        assert_eq!(complete(&done, false).as_str(), done.as_str());
+    }
+}

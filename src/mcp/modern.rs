@@ -1,0 +1,257 @@
+//! Clients of 2026-07-28: no session, every request complete in itself, in front of children that
+//! were spoken to as legacy ones. What a child asks becomes `input_required`, and the client's
+//! retry goes on with the parked call.
+
+use std::sync::Arc;
+
+use axum::{
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json, value::RawValue};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ClientMessage, Kind, RpcError,
+    asking::{Asking, relayed},
+    headers, listen, lists,
+    park::Retry,
+    relay::{Asked, Manner, Relay, json as answer_json, with_token},
+};
+use crate::{
+    call::{Ask, Call},
+    child::{Profile, Replier, Reply, Said, splice},
+    model::RawJson,
+    session::Place,
+};
+
+/// The revision that is spoken here.
+pub const VERSION: &str = "2026-07-28";
+/// Methods of older revisions that this one has no more.
+const REMOVED: &[&str] = &[
+    "initialize",
+    "logging/setLevel",
+    "ping",
+    "resources/subscribe",
+    "resources/unsubscribe",
+];
+
+/// Whether a message is of this era: by its header, or by what only this era puts into a message.
+pub fn is_modern(headers: &HeaderMap, message: &ClientMessage) -> bool {
+    let version = headers
+        .get("mcp-protocol-version")
+        .and_then(|version| version.to_str().ok());
+    let initializes = message.kind == Kind::Request("initialize".into());
+    let newer = version.is_some_and(|version| !lists::LEGACY.contains(&version));
+    (newer && !initializes) || message.params.meta.protocol_version.is_some()
+}
+
+/// One message of a client's.
+pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
+    let id = message.id.clone();
+    let answered = match &message.kind {
+        Kind::Request(method) => {
+            let method = method.clone();
+            let checked = headers::check(asking.headers, &message, &method, &asking.offer);
+            match checked {
+                Ok(()) => request(asking, message, &method).await,
+                Err(error) => Err(error),
+            }
+        }
+        // Nothing that a client could tell is defined; taking it does no harm.
+        Kind::Notification(_) => Ok(StatusCode::ACCEPTED.into_response()),
+        Kind::Response => Err(RpcError::invalid(
+            "clients of this revision send no responses",
+        )),
+    };
+    answered.map_err(|error| {
+        if error.id.is_none() {
+            error.to(id)
+        } else {
+            error
+        }
+    })
+}
+
+async fn request(
+    asking: Asking<'_>,
+    message: ClientMessage,
+    method: &str,
+) -> Result<Response, RpcError> {
+    if REMOVED.contains(&method) {
+        return Err(RpcError::method(method));
+    }
+    if method == "server/discover" {
+        return Ok(answer_json(lists::answer(
+            &message,
+            &lists::discover(&asking.offer),
+        )));
+    }
+    if let Some(list) = lists::list(&asking.offer, method) {
+        let list = lists::complete(&list, true);
+        return Ok(answer_json(lists::answer(&message, &list)));
+    }
+    if method == "subscriptions/listen" {
+        return listen::listen(asking, &message).await;
+    }
+    if let Some(state) = &message.params.request_state {
+        let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
+        let relay = asking.app.parks.take(state, &retry, &message)?;
+        let manner = manner(&message, method);
+        return Ok(relay.go_on(message.answer_id(), manner).respond().await);
+    }
+    relay(asking, message, method).await
+}
+
+async fn relay(
+    asking: Asking<'_>,
+    message: ClientMessage,
+    method: &str,
+) -> Result<Response, RpcError> {
+    let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
+    let legacy = without_envelope(&message)?;
+    let relayed = relayed(&asking.offer, &legacy)?;
+    let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(|| {
+        RpcError::new(
+            StatusCode::NOT_FOUND,
+            -32600,
+            "unknown_session",
+            "no such session",
+        )
+    })?;
+    let (park, parked) = watch::channel(false);
+    let manner = manner(&message, method);
+    let Asking {
+        app,
+        caller,
+        offer,
+        request_id,
+        ..
+    } = asking;
+    let make = |hearing, parked| Call {
+        caller,
+        spec: offer.spec.clone(),
+        place,
+        ask: Ask::Relay(relayed),
+        profile: Profile::able(),
+        hearing: Some(hearing),
+        parked,
+        on_child: None,
+        request_id,
+    };
+    let owner = app.mcp.owner();
+    let mut relay = Relay::start(
+        app,
+        owner,
+        message.answer_id(),
+        manner,
+        CancellationToken::new(),
+        make,
+        parked,
+    );
+    relay.can_park(park, retry);
+    Ok(relay.respond().await)
+}
+
+fn manner(message: &ClientMessage, method: &str) -> Arc<dyn Manner> {
+    Arc::new(ModernManner {
+        id: message.answer_id(),
+        token: message.params.meta.progress_token.clone(),
+        capabilities: message
+            .params
+            .meta
+            .client_capabilities
+            .clone()
+            .unwrap_or_default(),
+        logs: message.params.meta.log_level.is_some(),
+        reads: method == "resources/read",
+    })
+}
+
+/// The message without what only this era puts into `_meta`: some legacy children refuse it.
+pub fn without_envelope(message: &ClientMessage) -> Result<ClientMessage, RpcError> {
+    let Some(meta) = &message.params.meta.whole else {
+        return Ok(message.clone());
+    };
+    let members: IndexMap<String, &RawValue> =
+        serde_json::from_slice(meta.as_bytes()).unwrap_or_default();
+    let kept: IndexMap<&String, &&RawValue> = members
+        .iter()
+        .filter(|(name, _)| !name.starts_with("io.modelcontextprotocol/"))
+        .collect();
+    let kept = serde_json::to_vec(&kept).unwrap_or_else(|_| b"{}".to_vec());
+    ClientMessage::read(&splice(&message.line, &[(meta, &kept)]))
+}
+
+/// How a client without a session is spoken to while a request of his runs.
+struct ModernManner {
+    id: RawJson,
+    token: Option<RawJson>,
+    capabilities: Map<String, Value>,
+    /// He wants log messages.
+    logs: bool,
+    /// The answer is a read, which says how long it holds.
+    reads: bool,
+}
+
+impl Manner for ModernManner {
+    fn told(&self, said: &Said) -> Option<Bytes> {
+        let wanted = self.logs || &*said.method != "notifications/message";
+        if wanted {
+            with_token(said, self.token.as_ref())
+        } else {
+            None
+        }
+    }
+
+    fn asked(&self, said: Said, replier: Replier) -> Asked {
+        let needed = match &*said.method {
+            "elicitation/create" => "elicitation",
+            "sampling/createMessage" => "sampling",
+            "roots/list" => "roots",
+            _ => return Asked::Declined,
+        };
+        if self.capabilities.contains_key(needed) {
+            return Asked::Park(said, replier);
+        }
+        let mut required = Map::new();
+        required.insert(needed.to_owned(), json!({}));
+        let message = format!("the client must declare the capability '{needed}'");
+        let status = StatusCode::BAD_REQUEST;
+        let error = RpcError::new(status, -32021, "missing_capability", &message);
+        let error = error.with(json!({"requiredCapabilities": required}));
+        Asked::Fail(Box::new(error.to(Some(self.id.clone()))))
+    }
+
+    fn answered(&self, reply: &Reply) -> Bytes {
+        let id = self.id.as_bytes();
+        match &reply.outcome {
+            Ok(result) => {
+                let complete = lists::complete(result, self.reads);
+                splice(
+                    &reply.line,
+                    &[(&reply.id, id), (result, complete.as_bytes())],
+                )
+            }
+            Err(error) => {
+                let error_now = lists::current_code(error);
+                splice(
+                    &reply.line,
+                    &[(&reply.id, id), (error, error_now.as_bytes())],
+                )
+            }
+        }
+    }
+
+    fn status(&self, reply: &Reply) -> StatusCode {
+        let code = reply.outcome.as_ref().err().and_then(lists::code);
+        if code == Some(-32601) {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::OK
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Calls that wait for their client: what a child asked went out as `input_required`, and the
+//! client's retry goes on with the call. A parked call belongs to one principal, is resumed by one
+//! retry of the same request, and expires.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use indexmap::IndexMap;
+use serde_json::{Value, value::RawValue};
+use sha2::{Digest as _, Sha256};
+
+use super::{ClientMessage, RpcError, relay::Relay};
+use crate::model::{Principal, RawJson, ServerName, SessionId};
+
+/// A client that does not come back within this time loses its call.
+const KEPT: Duration = Duration::from_secs(600);
+/// Parked calls of one principal.
+const MOST: usize = 100;
+
+/// Which request may go on with a parked call: whose it is, and what it asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    principal: Principal,
+    server: ServerName,
+    request: [u8; 32],
+}
+
+impl Retry {
+    /// Of a request or of its retry: the same method, name and arguments.
+    pub fn of(principal: &Principal, server: &ServerName, message: &ClientMessage) -> Self {
+        let params = &message.params;
+        let name = params.name.as_ref().map_or("", |(name, _)| name);
+        let uri = params.uri.as_deref().unwrap_or_default();
+        // By value: a client may write the same arguments in other bytes.
+        let arguments: Value = params
+            .arguments
+            .as_ref()
+            .and_then(|raw| raw.read().ok())
+            .unwrap_or_default();
+        let mut hash = Sha256::new();
+        for part in [
+            &format!("{:?}", message.kind),
+            name,
+            uri,
+            &arguments.to_string(),
+        ] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self {
+            principal: principal.clone(),
+            server: server.clone(),
+            request: hash.finalize().into(),
+        }
+    }
+}
+
+/// All parked calls of this bridge.
+#[derive(Clone, Default)]
+pub struct Parks {
+    all: Arc<Mutex<HashMap<SessionId, (Retry, Relay)>>>,
+}
+
+impl Parks {
+    /// Keeps a call; returns the `requestState` that brings it back.
+    pub fn park(&self, retry: Retry, relay: Relay) -> Result<SessionId, RpcError> {
+        let mut all = self.lock();
+        let own = all
+            .values()
+            .filter(|(other, _)| other.principal == retry.principal)
+            .count();
+        if own >= MOST {
+            return Err(RpcError::invalid(
+                "too many calls of this caller wait for an answer",
+            ));
+        }
+        let state = SessionId::random();
+        all.insert(state.clone(), (retry, relay));
+        drop(all);
+        let (parks, expired) = (self.clone(), state.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(KEPT).await;
+            // Dropping it cancels the call.
+            let gone = parks.lock().remove(&expired);
+            drop(gone);
+        });
+        Ok(state)
+    }
+
+    /// The call that this retry goes on with, its child's questions answered.
+    pub fn take(
+        &self,
+        state: &str,
+        retry: &Retry,
+        message: &ClientMessage,
+    ) -> Result<Relay, RpcError> {
+        let unknown = || RpcError::params("requestState is unknown, expired or of another request");
+        let state: SessionId = state.parse().map_err(|_| unknown())?;
+        let mut all = self.lock();
+        if all
+            .get(&state)
+            .is_none_or(|(expected, _)| expected != retry)
+        {
+            return Err(unknown());
+        }
+        let (_, mut relay) = all.remove(&state).ok_or_else(unknown)?;
+        drop(all);
+        relay.answer(&answers(message));
+        Ok(relay)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, (Retry, Relay)>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The client's answers by their keys.
+fn answers(message: &ClientMessage) -> IndexMap<String, RawJson> {
+    let Some(raw) = &message.params.input_responses else {
+        return IndexMap::new();
+    };
+    let bytes = raw.clone().into_bytes();
+    let members: IndexMap<String, &RawValue> = serde_json::from_slice(&bytes).unwrap_or_default();
+    members
+        .into_iter()
+        .map(|(key, value)| (key, RawJson::within(&bytes, value)))
+        .collect()
+}

@@ -1,0 +1,309 @@
+//! One request of a client's on its way to a child and back: an answer as JSON where the child
+//! says nothing before it, else a stream.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use indexmap::IndexMap;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{RpcError, files, park::Retry, session::InFlight, stream};
+use crate::{
+    app::App,
+    call::{Answer, Call, CallError},
+    child::{BACKLOG, Heard, Hearing, Replier, Reply, Said, splice},
+    config::ServerSpec,
+    model::RawJson,
+};
+
+/// A silent call becomes a stream after this long, so that pings can keep it open: clients give up
+/// after 300 s without a byte.
+const QUIET: Duration = Duration::from_secs(20);
+/// A child that asks several things at once sends them within this time.
+const GATHER: Duration = Duration::from_millis(30);
+/// Events on their way to a client.
+const EVENTS: usize = 64;
+
+/// What becomes of a child's messages: the client's era decides.
+pub trait Manner: Send + Sync + 'static {
+    /// A line for the client's stream; `None` where it is not for him.
+    fn told(&self, said: &Said) -> Option<Bytes>;
+    /// The child asks: a line for the stream, or an answer that ends the request for now.
+    fn asked(&self, said: Said, replier: Replier) -> Asked;
+    /// The final answer.
+    fn answered(&self, reply: &Reply) -> Bytes;
+    /// The HTTP status that goes with it.
+    fn status(&self, _reply: &Reply) -> StatusCode {
+        StatusCode::OK
+    }
+}
+
+/// What to do about a child's request.
+pub enum Asked {
+    /// Send this to the client, who will answer.
+    Send(Bytes),
+    /// Nothing: the child was declined.
+    Declined,
+    /// The request waits for its client's retry, which brings the answer.
+    Park(Said, Replier),
+    /// This client cannot be asked: the request fails.
+    Fail(Box<RpcError>),
+}
+
+/// A running request.
+pub struct Relay {
+    manner: Arc<dyn Manner>,
+    call: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
+    heard: mpsc::Receiver<Heard>,
+    cancelled: CancellationToken,
+    spec: Arc<ServerSpec>,
+    app: Arc<App>,
+    id: RawJson,
+    /// What the child asked and the client's retry will answer.
+    asked: IndexMap<String, (Said, Replier)>,
+    asks: usize,
+    retry: Option<(watch::Sender<bool>, Retry)>,
+    /// The client can cancel the request by its id while this lives.
+    in_flight: Option<InFlight>,
+}
+
+/// What happened next.
+enum Next {
+    Event(Bytes),
+    Done(Box<Result<Reply, RpcError>>),
+    Parked,
+}
+
+impl Relay {
+    /// Begins. `owner` tells this client's requests from others'; `make` completes the call.
+    pub fn start(
+        app: &Arc<App>,
+        owner: u64,
+        id: RawJson,
+        manner: Arc<dyn Manner>,
+        cancelled: CancellationToken,
+        make: impl FnOnce(Hearing, watch::Receiver<bool>) -> Call,
+        parked: watch::Receiver<bool>,
+    ) -> Self {
+        let (sender, heard) = mpsc::channel(BACKLOG);
+        let call = make(
+            Hearing {
+                owner,
+                heard: sender,
+            },
+            parked,
+        );
+        let spec = call.spec.clone();
+        let engine = app.engine.clone();
+        Self {
+            manner,
+            call: Box::pin(async move { engine.run(call).await }),
+            heard,
+            cancelled,
+            spec,
+            app: app.clone(),
+            id,
+            asked: IndexMap::new(),
+            asks: 0,
+            retry: None,
+            in_flight: None,
+        }
+    }
+
+    /// Keeps the client's way to cancel the request for as long as it runs.
+    pub fn keep(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    /// Lets the request wait for its client's retry.
+    pub fn can_park(&mut self, park: watch::Sender<bool>, retry: Retry) {
+        self.retry = Some((park, retry));
+    }
+
+    /// Answers what the child asked, as far as the client did.
+    pub fn answer(&mut self, answers: &IndexMap<String, RawJson>) {
+        for (key, answer) in answers {
+            if let Some((_, replier)) = self.asked.shift_remove(key) {
+                replier.result(answer);
+            }
+        }
+    }
+
+    /// Goes on as the request with this id.
+    pub fn go_on(mut self, id: RawJson, manner: Arc<dyn Manner>) -> Self {
+        if let Some((park, _)) = self.retry.as_ref().filter(|_| self.asked.is_empty()) {
+            park.send_replace(false);
+        }
+        self.id = id;
+        self.manner = manner;
+        self
+    }
+
+    /// Runs until there is something to answer with. Dropping it cancels the call.
+    pub async fn respond(mut self) -> Response {
+        let next = tokio::time::timeout(QUIET, self.next()).await;
+        match next {
+            Ok(Next::Done(done)) => match *done {
+                Ok(reply) => {
+                    let status = self.manner.status(&reply);
+                    (status, json(self.manner.answered(&reply))).into_response()
+                }
+                Err(error) => error.into_response(),
+            },
+            Ok(Next::Parked) => match self.park() {
+                Ok(line) => json(line),
+                Err(error) => error.into_response(),
+            },
+            Ok(Next::Event(event)) => self.stream(Some(event)),
+            Err(_) => self.stream(None),
+        }
+    }
+
+    fn stream(mut self, first: Option<Bytes>) -> Response {
+        let (sender, events) = mpsc::channel(EVENTS);
+        tokio::spawn(async move {
+            if let Some(first) = first
+                && sender.send(stream::event(None, &first)).await.is_err()
+            {
+                return;
+            }
+            loop {
+                let next = tokio::select! {
+                    next = self.next() => next,
+                    () = sender.closed() => return,
+                    () = tokio::time::sleep(stream::PING_EVERY) => {
+                        if sender.send(stream::PING).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                };
+                let last = match next {
+                    Next::Event(line) => {
+                        if sender.send(stream::event(None, &line)).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                    Next::Parked => self.park().unwrap_or_else(|error| error.body().into()),
+                    Next::Done(done) => match *done {
+                        Ok(reply) => self.manner.answered(&reply),
+                        Err(error) => error.body().into(),
+                    },
+                };
+                let _ = sender.send(stream::event(None, &last)).await;
+                return;
+            }
+        });
+        stream::response(events)
+    }
+
+    /// Gives the request away until its retry; returns the answer for now.
+    fn park(self) -> Result<Bytes, RpcError> {
+        let Some((park, retry)) = self.retry.clone() else {
+            return Err(RpcError::invalid("this request cannot wait").to(Some(self.id.clone())));
+        };
+        park.send_replace(true);
+        let asked = self.asked.iter().map(|(key, (said, _))| {
+            let key = serde_json::Value::from(key.as_str());
+            let method = serde_json::Value::from(&*said.method);
+            let params = said.params.as_ref().map_or("{}", RawJson::as_str);
+            format!(r#"{key}:{{"method":{method},"params":{params}}}"#)
+        });
+        let asked = asked.collect::<Vec<_>>().join(",");
+        let (parks, id) = (self.app.parks.clone(), self.id.clone());
+        let state = parks
+            .park(retry, self)
+            .map_err(|error| error.to(Some(id.clone())))?;
+        Ok(format!(
+            r#"{{"jsonrpc":"2.0","id":{},"result":{{"resultType":"input_required","inputRequests":{{{asked}}},"requestState":"{}"}}}}"#,
+            id.as_str(),
+            state.as_str()
+        )
+        .into())
+    }
+
+    /// The next thing for the client. What the child said before its answer comes before it.
+    async fn next(&mut self) -> Next {
+        loop {
+            let gathering = !self.asked.is_empty();
+            tokio::select! {
+                biased;
+                Some(heard) = self.heard.recv() => if let Some(next) = self.hear(heard) {
+                    return next;
+                },
+                answer = &mut self.call => return self.last(answer),
+                () = self.cancelled.cancelled() => {
+                    let error = RpcError::new(StatusCode::OK, -32800, "cancelled", "cancelled");
+                    return Next::Done(Box::new(Err(error.to(Some(self.id.clone())))));
+                }
+                // What a child asks together goes out together.
+                () = tokio::time::sleep(GATHER), if gathering => return Next::Parked,
+            }
+        }
+    }
+
+    /// The answer is in; what was said before it goes first.
+    fn last(&mut self, answer: Result<Answer, CallError>) -> Next {
+        while let Ok(heard) = self.heard.try_recv() {
+            if let Some(Next::Event(event)) = self.hear(heard) {
+                self.call = Box::pin(std::future::ready(answer));
+                return Next::Event(event);
+            }
+        }
+        Next::Done(Box::new(self.finish(answer)))
+    }
+
+    fn hear(&mut self, heard: Heard) -> Option<Next> {
+        match heard {
+            Heard::Told(said) => self.manner.told(&said).map(Next::Event),
+            Heard::Asked(said, replier) => match self.manner.asked(said, replier) {
+                Asked::Send(line) => Some(Next::Event(line)),
+                Asked::Declined => None,
+                Asked::Fail(error) => Some(Next::Done(Box::new(Err(*error)))),
+                Asked::Park(said, replier) => {
+                    self.asks += 1;
+                    let kind = said.method.split('/').next().unwrap_or_default();
+                    self.asked
+                        .insert(format!("{kind}_{}", self.asks), (said, replier));
+                    None
+                }
+            },
+        }
+    }
+
+    fn finish(&self, answer: Result<Answer, CallError>) -> Result<Reply, RpcError> {
+        match answer {
+            Ok(answer) => Ok(files::with_links(&answer, &self.spec, &self.app.settings)),
+            Err(CallError::Rpc { reply, .. }) => Ok(reply),
+            Err(error) => Err(RpcError::of_call(&error).to(Some(self.id.clone()))),
+        }
+    }
+}
+
+/// One message as the whole answer.
+pub fn json(line: Bytes) -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, kind)], line).into_response()
+}
+
+/// A progress note with the client's own token; other messages as they are.
+pub fn with_token(said: &Said, token: Option<&RawJson>) -> Option<Bytes> {
+    #[derive(serde::Deserialize)]
+    struct Progress<'a> {
+        #[serde(rename = "progressToken", borrow)]
+        token: &'a serde_json::value::RawValue,
+    }
+    if &*said.method != "notifications/progress" {
+        return Some(said.line.clone());
+    }
+    let params = said.params.clone()?.into_bytes();
+    let progress: Progress<'_> = serde_json::from_slice(&params).ok()?;
+    let place = RawJson::within(&params, progress.token);
+    Some(splice(&said.line, &[(&place, token?.as_bytes())]))
+}

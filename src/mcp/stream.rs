@@ -1,0 +1,132 @@
+//! Server-sent events, as MCP uses them.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, header},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+
+/// A stream that says nothing for this long gets a comment: proxies and clients close silent ones.
+pub const PING_EVERY: Duration = Duration::from_secs(15);
+/// A comment, which clients must ignore.
+pub const PING: Bytes = Bytes::from_static(b": ping\n\n");
+/// Events that a GET stream can be resumed from.
+const KEPT: usize = 256;
+/// Bytes of these.
+const KEPT_BYTES: usize = 4 * 1024 * 1024;
+
+/// One message as an event. Messages are single lines.
+pub fn event(id: Option<u64>, line: &[u8]) -> Bytes {
+    let mut event = Vec::with_capacity(line.len() + 48);
+    event.extend_from_slice(b"event: message\n");
+    if let Some(id) = id {
+        event.extend_from_slice(format!("id: {id}\n").as_bytes());
+    }
+    event.extend_from_slice(b"data: ");
+    event.extend_from_slice(line);
+    event.extend_from_slice(b"\n\n");
+    event.into()
+}
+
+/// A response whose body is what comes through the channel.
+pub fn response(events: mpsc::Receiver<Bytes>) -> Response {
+    let events = futures_util::stream::unfold(events, |mut events| async move {
+        let event = events.recv().await?;
+        Some((Ok::<_, Infallible>(event), events))
+    });
+    let mut response = Body::from_stream(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-transform"),
+    );
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// What a client's GET stream gets, kept for a while so that it can be resumed.
+#[derive(Default)]
+pub struct Outbox {
+    events: Mutex<Events>,
+    more: Notify,
+}
+
+#[derive(Default)]
+struct Events {
+    kept: VecDeque<(u64, Bytes)>,
+    bytes: usize,
+    last: u64,
+}
+
+impl Outbox {
+    /// Adds a message.
+    pub fn push(&self, line: &[u8]) {
+        let mut events = self.lock();
+        events.last += 1;
+        let event = event(Some(events.last), line);
+        events.bytes += event.len();
+        let number = events.last;
+        events.kept.push_back((number, event));
+        while events.kept.len() > KEPT || events.bytes > KEPT_BYTES {
+            let Some((_, event)) = events.kept.pop_front() else {
+                break;
+            };
+            events.bytes -= event.len();
+        }
+        drop(events);
+        self.more.notify_waiters();
+    }
+
+    /// The number of the newest event.
+    pub fn last(&self) -> u64 {
+        self.lock().last
+    }
+
+    /// Sends what comes after `seen`, until the reader is gone.
+    pub async fn send(&self, mut seen: u64, reader: mpsc::Sender<Bytes>) {
+        loop {
+            let mut more = std::pin::pin!(self.more.notified());
+            // Listening begins before looking, or an event in between could be missed.
+            more.as_mut().enable();
+            let new: Vec<(u64, Bytes)> = self
+                .lock()
+                .kept
+                .iter()
+                .filter(|(number, _)| *number > seen)
+                .cloned()
+                .collect();
+            for (number, event) in new {
+                seen = number;
+                if reader.send(event).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = more => {}
+                () = reader.closed() => return,
+                () = tokio::time::sleep(PING_EVERY) => {
+                    if reader.send(PING).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Events> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
