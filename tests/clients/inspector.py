@@ -15,10 +15,10 @@ import expect
 
 
 class Mcpdo:
-    """A connection of a daemon of our own, in a home of our own: nothing of the user's is touched."""
+    """A connection of a daemon of our own."""
 
-    def __init__(self, url, era, home):
-        self._env = os.environ | {"HOME": home, "MCP_INSPECTOR_SECRET_STORE": "memory"}
+    def __init__(self, url, era, env):
+        self._env = dict(env)
         for line in self._run("private").splitlines():
             for word in shlex.split(line.removeprefix("export ")):
                 name, _, value = word.rstrip(";").partition("=")
@@ -42,7 +42,7 @@ class Mcpdo:
         )
 
 
-def run(command, env=None):
+def run(command, env):
     ran = subprocess.run(
         command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=expect.LIMIT
     )
@@ -51,23 +51,33 @@ def run(command, env=None):
     return ran.stdout
 
 
-def once(url, era, method, *more):
+def once(url, era, env, method, *more):
     command = ["inspector", "--cli", url, "--transport", "http", "--protocol-era", era, "--method", method]
-    return json.loads(run([*command, "--format", "json", "--quiet", *more]))["result"]
+    return json.loads(run([*command, "--format", "json", "--quiet", *more], env))["result"]
 
 
 def use(url, era):
-    expect.listed([tool["name"] for tool in once(url, era, "tools/list")["tools"]])
-    called = once(url, era, "tools/call", "--tool-name", expect.TEXT_TOOL)
+    with tempfile.TemporaryDirectory(prefix="mcpo-inspector-") as home:  # the user's own is not touched
+        env = os.environ | {"HOME": home, "MCP_INSPECTOR_SECRET_STORE": "memory"}
+        ask_once(url, era, env)
+        with Mcpdo(url, era, env) as mcpdo:
+            be_asked(mcpdo)
+
+
+def ask_once(url, era, env):
+    expect.listed([tool["name"] for tool in once(url, era, env, "tools/list")["tools"]])
+    called = once(url, era, env, "tools/call", "--tool-name", expect.TEXT_TOOL)
     expect.same("a call", called["content"][0]["text"], expect.TEXT)
-    called = once(url, era, "tools/call", "--tool-name", expect.PROGRESS_TOOL)
+    called = once(url, era, env, "tools/call", "--tool-name", expect.PROGRESS_TOOL)
     expect.same("a call with progress", called["content"][0]["text"], expect.PROGRESS_TEXT)
-    with tempfile.TemporaryDirectory(prefix="mcpo-inspector-") as home, Mcpdo(url, era, home) as mcpdo:
-        pending = mcpdo("tools/call", expect.ELICITING_TOOL, json.dumps(expect.QUESTION))["elicitationPending"]
-        expect.same("the question", pending["message"], expect.QUESTION["message"])
-        fields = [f"{name}:={value}" for name, value in expect.ANSWER.items()]
-        called = mcpdo("elicitation/respond", pending["elicitationId"], *fields)
-        expect.same("the elicitation's answer", called["content"][0]["text"], expect.ANSWERED)
+
+
+def be_asked(mcpdo):
+    pending = mcpdo("tools/call", expect.ELICITING_TOOL, json.dumps(expect.QUESTION))["elicitationPending"]
+    expect.same("the question", pending["message"], expect.QUESTION["message"])
+    fields = [f"{name}:={value}" for name, value in expect.ANSWER.items()]
+    called = mcpdo("elicitation/respond", pending["elicitationId"], *fields)
+    expect.same("the elicitation's answer", called["content"][0]["text"], expect.ANSWERED)
 
 
 if __name__ == "__main__":
