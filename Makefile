@@ -13,19 +13,20 @@ MCPO_CONFIG_FILE ?= config/mcp-servers.json
 MCPO_JOBS_DIR ?= .run/jobs
 MCPO_TOOLS_DIR ?= .run/tools
 
-# More flags for `mcpo-bridge serve`, `scripts/test` and `scripts/bench`
+# More flags for `mcpo-bridge serve`, `scripts/test`, `scripts/bench` and `scripts/conformance`
 RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+CONFORMANCE_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench examples scripts tests/fixtures
+PYTHON_DIRS := bench examples scripts tests/clients tests/conformance tests/fixtures
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build test lint fmt fmt-check clippy doc python check-example bench deny clean uv
+.PHONY: help run build test lint fmt fmt-check clippy doc python check-example bench conformance deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +74,9 @@ check-example: uv
 
 bench: ## Measure the bridge against its child's bare stdio, side by side
 	scripts/bench $(BENCH_ARGS)
+
+conformance: ## Run the official MCP conformance suite through the bridge (needs npm)
+	scripts/conformance $(CONFORMANCE_ARGS)
 
 deny: ## Check the dependencies' licences, sources and advisories (cargo-deny)
 	@cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked
