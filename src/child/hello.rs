@@ -11,6 +11,8 @@ use crate::model::RawJson;
 pub enum Era {
     /// 2024-11-05 to 2025-11-25: `initialize`, one conversation per process.
     Legacy,
+    /// 2026-07-28: every request is complete in itself.
+    Modern,
 }
 
 /// How a child is spoken to. Fixed by a session's first caller: a process hears it once.
@@ -48,6 +50,15 @@ impl Profile {
         }
     }
 
+    /// For callers of 2026-07-28: version and abilities come with each request.
+    pub fn modern() -> Self {
+        Self {
+            era: Era::Modern,
+            protocol_version: "2026-07-28".into(),
+            capabilities: Map::new(),
+        }
+    }
+
     /// For callers that can answer nothing: the OpenAPI door and the catalogue.
     pub fn silent() -> Self {
         Self {
@@ -58,7 +69,7 @@ impl Profile {
     }
 }
 
-/// A child's answer to `initialize`: the whole result, as it came.
+/// A child's answer to `initialize` or `server/discover`: the whole result, as it came.
 #[derive(Debug, Clone)]
 pub struct Hello(pub RawJson);
 
@@ -93,6 +104,9 @@ pub async fn introduce(
     connection: &Connection,
     profile: &Profile,
 ) -> Result<Result<Hello, ChildError>, super::connection::Closed> {
+    if profile.era == Era::Modern {
+        return discover(connection, profile).await;
+    }
     let params = RawJson::of(&json!({
         "protocolVersion": profile.protocol_version,
         "capabilities": profile.capabilities,
@@ -115,4 +129,28 @@ pub async fn introduce(
     }
     connection.notify("notifications/initialized", None);
     Ok(Ok(Hello(raw)))
+}
+
+/// Asks a child of 2026-07-28 what it is, which also pins a process that could be either.
+async fn discover(
+    connection: &Connection,
+    profile: &Profile,
+) -> Result<Result<Hello, ChildError>, super::connection::Closed> {
+    let params = RawJson::of(&json!({"_meta": {
+        "io.modelcontextprotocol/protocolVersion": profile.protocol_version,
+        "io.modelcontextprotocol/clientCapabilities": profile.capabilities,
+        "io.modelcontextprotocol/clientInfo": {
+            "name": "mcpo-bridge",
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+    }}));
+    Ok(
+        match connection.request("server/discover", Some(&params)).await? {
+            Ok(result) => Ok(Hello(result)),
+            Err(error) => Err(ChildError::NotStarted {
+                why: "it does not speak the revision 2026-07-28".to_owned(),
+                said: format!(": {}", error.as_str()),
+            }),
+        },
+    )
 }
