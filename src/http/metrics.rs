@@ -9,11 +9,11 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{documents::Reader, files::Served, problem::Kind};
+use super::{documents::Reader, files::Served};
 use crate::{
     app::App,
     model::Principal,
-    telemetry::{Action, AuditEvent, AuditFile, METRICS_TYPE, Metrics, audit},
+    telemetry::{Action, AuditEvent, AuditFile, METRICS_TYPE, Metrics, ProblemKind, audit},
 };
 
 /// `GET /metrics`: Prometheus' text format; open like documents.
@@ -33,7 +33,7 @@ pub async fn count_problems(
     next: Next,
 ) -> Response {
     let response = next.run(request).await;
-    let Some(Kind(kind)) = response.extensions().get() else {
+    let Some(ProblemKind(kind)) = response.extensions().get() else {
         return response;
     };
     metrics.problem(kind);

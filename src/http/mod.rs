@@ -11,5 +11,5 @@ mod metrics;
 mod problem;
 mod routes;
 
-pub use problem::{Kind as ProblemKind, Problem};
+pub use problem::Problem;
 pub use routes::router;

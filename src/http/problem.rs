@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     call::CallError, child::ChildError, identity::Refusal, model::RawJson, openapi::FieldFault,
+    telemetry::ProblemKind,
 };
 
 /// What a caller is told when there is no result.
@@ -22,10 +23,6 @@ pub struct Problem {
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
 }
-
-/// Set as an extension on problem answers, for metrics and logs.
-#[derive(Debug, Clone, Copy)]
-pub struct Kind(pub &'static str);
 
 impl Problem {
     /// `detail` is what mcpo's callers read; `kind` is for programs.
@@ -214,7 +211,7 @@ impl IntoResponse for Problem {
                 HeaderValue::from_static(challenge),
             );
         }
-        response.extensions_mut().insert(Kind(self.kind));
+        response.extensions_mut().insert(ProblemKind(self.kind));
         response
     }
 }

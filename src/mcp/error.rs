@@ -7,7 +7,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use crate::{
-    call::CallError, child::ChildError, http::ProblemKind, identity::Refusal, model::RawJson,
+    call::CallError, child::ChildError, identity::Refusal, model::RawJson, telemetry::ProblemKind,
 };
 
 /// Why a message got no result.

@@ -18,6 +18,10 @@ pub use metrics::{
 pub use request_id::{REQUEST_ID, RequestId, layer as request_id_layer};
 pub use system::{memory_limit, stateful_cap};
 
+/// The word for a problem, as an extension on its answer: metrics count by it.
+#[derive(Debug, Clone, Copy)]
+pub struct ProblemKind(pub &'static str);
+
 use std::time::Duration;
 
 fn milliseconds(time: Duration) -> u64 {
