@@ -16,6 +16,7 @@ mod http;
 mod identity;
 mod model;
 mod openapi;
+mod remote;
 mod serve;
 mod session;
 mod store;

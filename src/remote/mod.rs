@@ -12,12 +12,39 @@
 //! **A `tools/call` is sent once.** It is sent again only where no byte of it can have reached the
 //! server: the connection was never made.
 
+mod events;
+mod failure;
+mod http;
+mod message;
+mod mirror;
+mod old_sse;
+mod outbound;
+mod pipe;
+mod sse;
+mod streamable;
+
 use std::{sync::Arc, time::Duration};
 
 use reqwest::header::{HeaderName, HeaderValue};
 use tokio::io::DuplexStream;
+use tokio_util::sync::CancellationToken;
 
-use crate::{config::RemoteSpec, model::RawJson};
+use crate::{
+    config::{RemoteKind, RemoteSpec},
+    model::RawJson,
+};
+
+pub use outbound::Outbound;
+
+use http::Http;
+use old_sse::OldSse;
+use pipe::{Input, Output};
+use streamable::Streamable;
+
+/// Bytes that a pipe holds for a slow reader.
+const PIPE: usize = 64 * 1024;
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// How a connection to a remote server behaves.
 #[derive(Clone)]
@@ -66,5 +93,79 @@ pub enum RemoteError {
 
 /// Connects nothing yet: the first message does. Needs a tokio runtime.
 pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes, RemoteError> {
-    todo!()
+    let http = Http::new(spec, &options)?;
+    let (stdin, our_stdin) = tokio::io::duplex(PIPE);
+    let (our_stdout, stdout) = tokio::io::duplex(PIPE);
+    let (output, lines) = Output::new();
+    let (hang_up, gone) = (CancellationToken::new(), CancellationToken::new());
+    let input = Input::new(our_stdin);
+    let (hanging, leaving) = (hang_up.clone(), gone.clone().drop_guard());
+    let carrying = carry(
+        spec.kind,
+        http,
+        input,
+        output,
+        options.tool_schema,
+        hang_up.clone(),
+    );
+    tokio::spawn(async move {
+        let writing = hanging.run_until_cancelled(pipe::pump(lines, our_stdout));
+        tokio::join!(writing, carrying);
+        drop(leaving);
+    });
+    let handle = RemoteHandle { hang_up, gone };
+    Ok(RemotePipes {
+        stdin,
+        stdout,
+        handle,
+    })
 }
+
+async fn carry(
+    kind: RemoteKind,
+    http: Http,
+    input: Input,
+    output: Output,
+    tool_schema: Option<ToolSchema>,
+    hang_up: CancellationToken,
+) {
+    match kind {
+        RemoteKind::StreamableHttp => {
+            let remote = Streamable::new(http, output, tool_schema);
+            hang_up.run_until_cancelled(remote.serve(input)).await;
+            let _ = tokio::time::timeout(GOODBYE, remote.say_goodbye()).await;
+        }
+        RemoteKind::Sse => {
+            let remote = OldSse::new(http, output);
+            hang_up.run_until_cancelled(remote.serve(input)).await;
+        }
+    }
+}
+
+/// Holds the conversation. Dropping it ends everything at once, but for a last word to the server
+/// that closes its session.
+pub struct RemoteHandle {
+    hang_up: CancellationToken,
+    gone: CancellationToken,
+}
+
+impl RemoteHandle {
+    /// Waits until nothing is left: some seconds at most after the end of stdin.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    /// Whether nothing is left.
+    pub fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+}
+
+impl Drop for RemoteHandle {
+    fn drop(&mut self) {
+        self.hang_up.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests;
