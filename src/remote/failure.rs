@@ -49,7 +49,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Reads an error of the client's. `sending` says whether the answer had begun.
+    /// Reads an error from before the answer began.
     pub fn sending(error: &reqwest::Error) -> Self {
         match (error.is_connect(), error.is_timeout()) {
             (true, true) => Self::ConnectTimeout,

@@ -68,7 +68,7 @@ impl Parser {
         }
     }
 
-    /// Takes in what came. Call [`Parser::next`] until it gives nothing.
+    /// Takes in what came. Call [`Parser::event`] until it gives nothing.
     pub fn push(&mut self, chunk: &[u8]) {
         self.input.extend_from_slice(chunk);
     }
