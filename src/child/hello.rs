@@ -88,11 +88,48 @@ pub struct ServerInfo {
     pub version: String,
 }
 
+/// An answer to `initialize` that is no welcome.
+pub enum Refused {
+    /// This error object.
+    Rpc(RawJson),
+    /// A result that is none, and why.
+    NoHello(serde_json::Error),
+}
+
+impl Refused {
+    /// The error object, if it is one.
+    pub fn error(&self) -> Option<&RawJson> {
+        match self {
+            Self::Rpc(error) => Some(error),
+            Self::NoHello(_) => None,
+        }
+    }
+}
+
+impl From<Refused> for ChildError {
+    fn from(refused: Refused) -> Self {
+        let (why, said) = match refused {
+            Refused::Rpc(error) => (
+                "it answered initialize with an error",
+                format!(": {}", error.as_str()),
+            ),
+            Refused::NoHello(error) => (
+                "its answer to initialize is no InitializeResult",
+                format!(": {error}"),
+            ),
+        };
+        Self::NotStarted {
+            why: why.to_owned(),
+            said,
+        }
+    }
+}
+
 /// Introduces us; the child is ready afterwards.
 pub async fn introduce(
     connection: &Connection,
     profile: &Profile,
-) -> Result<Result<Hello, ChildError>, super::connection::Closed> {
+) -> Result<Result<Hello, Refused>, super::connection::Closed> {
     let params = RawJson::of(&json!({
         "protocolVersion": profile.protocol_version,
         "capabilities": profile.capabilities,
@@ -100,18 +137,10 @@ pub async fn introduce(
     }));
     let raw = match connection.request("initialize", Some(&params)).await? {
         Ok(result) => result,
-        Err(error) => {
-            return Ok(Err(ChildError::NotStarted {
-                why: "it answered initialize with an error".to_owned(),
-                said: format!(": {}", error.as_str()),
-            }));
-        }
+        Err(error) => return Ok(Err(Refused::Rpc(error))),
     };
     if let Err(error) = raw.read::<HelloParts>() {
-        return Ok(Err(ChildError::NotStarted {
-            why: "its answer to initialize is no InitializeResult".to_owned(),
-            said: format!(": {error}"),
-        }));
+        return Ok(Err(Refused::NoHello(error)));
     }
     connection.notify("notifications/initialized", None);
     Ok(Ok(Hello(raw)))

@@ -4,6 +4,9 @@ use std::{error::Error as _, time::Duration};
 
 use bytes::Bytes;
 use reqwest::StatusCode;
+use serde::Deserialize;
+
+use crate::model::RawJson;
 
 /// JSON-RPC's internal error.
 const INTERNAL_ERROR: i32 = -32603;
@@ -24,7 +27,7 @@ pub enum Failure {
     #[error("it sent nothing for {} seconds", .0.as_secs_f32())]
     Silent(Duration),
     /// The server refused without a JSON-RPC error.
-    #[error("it answered with HTTP status {0}")]
+    #[error("it answered with HTTP status {status}{advice}", status = .0, advice = advice(*.0))]
     Status(StatusCode),
     /// Following would hand the request, and its headers, to somebody else.
     #[error(
@@ -63,11 +66,70 @@ impl Failure {
         Self::Broken(root(error))
     }
 
-    /// A JSON-RPC error, as a line, for the request with this id.
-    pub fn line(&self, origin: &str, id: &str) -> Bytes {
+    /// A JSON-RPC error, as a line, for the request with this id. The `mark` says that it is ours.
+    pub fn line(&self, origin: &str, id: &str, mark: &Mark, heard: Heard) -> Bytes {
         let message = format!("the remote server {origin} failed: {self}");
-        let error = serde_json::json!({"code": INTERNAL_ERROR, "message": message});
+        let data = serde_json::json!({"mark": mark.0, "unheard": heard == Heard::No});
+        let error = serde_json::json!({"code": INTERNAL_ERROR, "message": message, "data": data});
         format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}\n").into()
+    }
+}
+
+/// Whether the server may have acted on the request that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It may have.
+    Perhaps,
+    /// It refused it for want of a session: asking in a new one does nothing twice.
+    No,
+}
+
+/// Tells our own errors from the server's, which never sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark(String);
+
+impl Mark {
+    /// One that nobody can guess.
+    pub fn random() -> Self {
+        let mut bytes = [0_u8; 16];
+        // Without randomness a server could at most word its errors as ours.
+        let _ = getrandom::fill(&mut bytes);
+        Self(format!("{:032x}", u128::from_ne_bytes(bytes)))
+    }
+
+    /// What [`Failure::line`] wrote into this error object with this mark.
+    pub fn failed(&self, error: &RawJson) -> Option<Failed> {
+        #[derive(Deserialize)]
+        struct Error {
+            message: String,
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            mark: String,
+            unheard: bool,
+        }
+        let error: Error = error.read().ok()?;
+        (error.data.mark == self.0).then_some(Failed {
+            why: error.message,
+            unheard: error.data.unheard,
+        })
+    }
+}
+
+/// A request that the server gave no answer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// What happened, with scheme, host and port of the server; never the rest of its URL.
+    pub why: String,
+    /// The server's session was over before the request, which it did not act on.
+    pub unheard: bool,
+}
+
+fn advice(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => " (check the server's `headers`)",
+        _ => "",
     }
 }
 
@@ -90,11 +152,32 @@ mod tests {
 
     #[test]
     fn a_line_is_json_with_the_id_as_it_was() {
-        let line = Failure::Status(StatusCode::FORBIDDEN).line("https://h\"x", "\"a\"");
+        let line = Failure::Status(StatusCode::FORBIDDEN).line(
+            "https://h\"x",
+            "\"a\"",
+            &Mark::random(),
+            Heard::Perhaps,
+        );
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(value["id"], "a");
         let message = value["error"]["message"].as_str().unwrap();
         assert!(message.contains("403 Forbidden"), "{message}");
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+    }
+
+    #[test]
+    fn only_an_error_with_the_mark_is_ours() {
+        let mark = Mark::random();
+        let line = Failure::SessionLost.line("https://h", "1", &mark, Heard::No);
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        let error = RawJson::of(&value["error"]);
+        let failed = mark.failed(&error).unwrap();
+        assert!(
+            failed.unheard
+                && failed
+                    .why
+                    .contains("https://h failed: it ended the session")
+        );
+        assert_eq!(Mark::random().failed(&error), None);
     }
 }

@@ -10,7 +10,10 @@ use reqwest::{
 };
 use tokio::time::timeout;
 
-use super::{RemoteError, RemoteOptions, failure::Failure};
+use super::{
+    RemoteError, RemoteOptions,
+    failure::{Failure, Heard, Mark},
+};
 use crate::config::RemoteSpec;
 
 /// Idle connections are given up before servers do so: many close them after five seconds, and a
@@ -31,6 +34,7 @@ pub struct Http {
     origin: String,
     idle: Duration,
     limit: usize,
+    mark: Mark,
 }
 
 /// Whether a request whose connection broke may be sent again. One that was never sent always may.
@@ -69,12 +73,23 @@ impl Http {
             origin,
             idle: options.idle_timeout,
             limit: options.max_message,
+            mark: Mark::random(),
         })
     }
 
     /// Scheme, host and port: what errors may name.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// What our own errors bear.
+    pub fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    /// A JSON-RPC error, as a line, for the request with this id.
+    pub fn failed(&self, failure: &Failure, id: &str, heard: Heard) -> Bytes {
+        failure.line(&self.origin, id, &self.mark, heard)
     }
 
     /// How long the server may be silent.

@@ -34,8 +34,10 @@ use crate::{
     model::RawJson,
 };
 
+pub use failure::Failed;
 pub use outbound::Outbound;
 
+use failure::Mark;
 use http::Http;
 use old_sse::OldSse;
 use pipe::{Input, Output};
@@ -97,6 +99,7 @@ pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes,
     let (stdin, our_stdin) = tokio::io::duplex(PIPE);
     let (our_stdout, stdout) = tokio::io::duplex(PIPE);
     let (output, lines) = Output::new();
+    let mark = http.mark().clone();
     let (hang_up, gone) = (CancellationToken::new(), CancellationToken::new());
     let input = Input::new(our_stdin);
     let (hanging, leaving) = (hang_up.clone(), gone.clone().drop_guard());
@@ -113,7 +116,11 @@ pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes,
         tokio::join!(writing, carrying);
         drop(leaving);
     });
-    let handle = RemoteHandle { hang_up, gone };
+    let handle = RemoteHandle {
+        hang_up,
+        gone,
+        mark,
+    };
     Ok(RemotePipes {
         stdin,
         stdout,
@@ -147,12 +154,28 @@ async fn carry(
 pub struct RemoteHandle {
     hang_up: CancellationToken,
     gone: CancellationToken,
+    mark: Mark,
 }
 
 impl RemoteHandle {
     /// Waits until nothing is left: some seconds at most after the end of stdin.
-    pub async fn gone(&self) {
-        self.gone.cancelled().await;
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.gone.clone().cancelled_owned()
+    }
+
+    /// Whether it is over, or about to be: nothing more can be asked.
+    pub fn is_over(&self) -> bool {
+        self.hang_up.is_cancelled() || self.gone.is_cancelled()
+    }
+
+    /// Ends everything at once, but for a last word to the server that closes its session.
+    pub fn hang_up(&self) {
+        self.hang_up.cancel();
+    }
+
+    /// Reads an error object: that the server gave no answer, or `None` where it is the server's.
+    pub fn failed(&self, error: &RawJson) -> Option<Failed> {
+        self.mark.failed(error)
     }
 
     /// Whether nothing is left.

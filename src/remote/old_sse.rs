@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{
     events::Events,
-    failure::Failure,
+    failure::{Failure, Heard},
     http::{Content, Http, Resend, content},
     message::{self, Outgoing},
     pipe::{Flights, Input, Landed, Output},
@@ -111,7 +111,10 @@ impl OldSse {
             if let Err(failure) = this.post(&message, &endpoint).await {
                 let origin = this.http.origin();
                 match message.id() {
-                    Some(id) => this.output.line(failure.line(origin, id)).await,
+                    Some(id) => {
+                        let line = this.http.failed(&failure, id, Heard::Perhaps);
+                        this.output.line(line).await;
+                    }
                     None => tracing::debug!(origin, %failure, "a message was not accepted"),
                 }
             }
@@ -152,7 +155,7 @@ impl OldSse {
     async fn refuse(&self, input: &mut Input, failure: &Failure) {
         while let Some(message) = input.next().await {
             if let Some(id) = message.id() {
-                let line = failure.line(self.http.origin(), id);
+                let line = self.http.failed(failure, id, Heard::Perhaps);
                 return self.output.line(line).await;
             }
         }

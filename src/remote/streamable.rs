@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     ToolSchema,
     events::Events,
-    failure::Failure,
+    failure::{Failure, Heard},
     http::{Content, Http, Resend, content},
     message::{self, Kind, Outgoing},
     mirror::mirror,
@@ -154,20 +154,21 @@ impl Streamable {
     /// Sends a request; in the end there is a line for it.
     async fn ask(&self, message: Outgoing) {
         let id = message.id().unwrap_or("null");
-        let failure = match self.post(&message).await {
+        let (failure, heard) = match self.post(&message).await {
             Ok(response) if response.status().is_success() => {
                 match self.answer(response, &message, id).await {
                     Ok(()) => return,
-                    Err(failure) => failure,
+                    Err(failure) => (failure, Heard::Perhaps),
                 }
             }
             Ok(response) => match self.refusal(response, Some(id)).await {
                 Refusal::Rpc(line) => return self.output.line(line).await,
-                Refusal::Failure(failure) => failure,
+                Refusal::Failure(Failure::SessionLost) => (Failure::SessionLost, Heard::No),
+                Refusal::Failure(failure) => (failure, Heard::Perhaps),
             },
-            Err(failure) => failure,
+            Err(failure) => (failure, Heard::Perhaps),
         };
-        let line = failure.line(self.http.origin(), id);
+        let line = self.http.failed(&failure, id, heard);
         self.output.line(line).await;
         self.note(&failure);
     }
@@ -223,6 +224,8 @@ impl Streamable {
         };
         match error {
             _ if in_session && is_about_session => Refusal::Failure(Failure::SessionLost),
+            // About the bridge's credentials, and so ours to explain.
+            _ if status == StatusCode::UNAUTHORIZED => Refusal::Failure(Failure::Status(status)),
             Some(error) => Refusal::Rpc(message::line(error.line)),
             None => Refusal::Failure(Failure::Status(status)),
         }
