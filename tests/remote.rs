@@ -209,7 +209,7 @@ fn a_wrong_key_is_named_without_the_key() {
     eventually("the failure is known", || reason().is_string());
     let reason = reason().to_string();
     for text in [&said, &reason, &near.log()] {
-        assert!(text.contains("401"), "{text}");
+        assert!(text.contains("HTTP status 403"), "{text}");
         assert!(
             text.contains(&format!("http://{}", far.address())),
             "{text}"

@@ -63,7 +63,12 @@ pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
     tokio::spawn(async move {
         let ended = session.ended.clone();
         let outbox = session.outbox.clone();
-        ended.run_until_cancelled(outbox.send(seen, sender)).await;
+        tokio::select! {
+            () = outbox.send(seen, sender) => {}
+            () = ended.cancelled() => {}
+            // An open stream would hold up the end for the whole grace.
+            () = stopping.cancelled() => {}
+        }
     });
     Ok(stream::response(events))
 }

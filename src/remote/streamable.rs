@@ -222,10 +222,13 @@ impl Streamable {
             }
             _ => false,
         };
+        // Within a session a 403 is about one request, and the server's words are worth having.
+        let is_about_credentials = status == StatusCode::UNAUTHORIZED
+            || status == StatusCode::FORBIDDEN && !in_session;
         match error {
             _ if in_session && is_about_session => Refusal::Failure(Failure::SessionLost),
             // About the bridge's credentials, and so ours to explain.
-            _ if status == StatusCode::UNAUTHORIZED => Refusal::Failure(Failure::Status(status)),
+            _ if is_about_credentials => Refusal::Failure(Failure::Status(status)),
             Some(error) => Refusal::Rpc(message::line(error.line)),
             None => Refusal::Failure(Failure::Status(status)),
         }
