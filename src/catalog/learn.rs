@@ -1,6 +1,9 @@
 //! Asking a server what it offers, in a throw-away child and folder.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -14,6 +17,9 @@ use crate::{
     store::{Job, Lease, LeaseError, NewJob, PrincipalHash, Store, StoreError},
 };
 
+/// How long a server may take to start and to answer `server/discover`.
+const PROBE: Duration = Duration::from_secs(15);
+
 /// What a server said of itself, without the name of the folder in which it said so.
 #[derive(Debug)]
 pub struct Learnt {
@@ -21,6 +27,8 @@ pub struct Learnt {
     pub hello: HelloParts,
     /// The same as it came.
     pub hello_raw: RawJson,
+    /// Its answer to `server/discover`, if it speaks 2026-07-28; found out after the rest.
+    pub modern: OnceLock<RawJson>,
     /// All its tools, in its order.
     pub tools: Vec<Tool>,
     /// Its prompts, as they came.
@@ -122,6 +130,43 @@ fn throw_away_job(store: &Store, server: ServerName) -> Result<(Job, Lease), Lea
     }
 }
 
+/// Finds out whether the server speaks 2026-07-28. Servers pin a process to what they hear first,
+/// so this needs one of its own; old ones may stay silent.
+pub async fn probe(
+    spec: &Arc<ServerSpec>,
+    children: &Children,
+    store: &Arc<Store>,
+    stop: &CancellationToken,
+) -> Option<RawJson> {
+    let (keeper, server) = (store.clone(), spec.name.clone());
+    let made = blocking(move || throw_away_job(&keeper, server)).await;
+    let (job, lease) = made.ok()?;
+    let request = ChildRequest {
+        spec: spec.clone(),
+        job: job.clone(),
+        profile: Profile::modern(),
+        overlay: Vec::new(),
+        deadline: Instant::now() + PROBE,
+        listener: Arc::new(|_| {}),
+    };
+    let found = match children.ready_unless(request, stop).await {
+        Ok(child) => {
+            let found = child.hello().0.clone();
+            child.end(End::Kill).await;
+            Some(found)
+        }
+        Err(_) => None,
+    };
+    let keeper = store.clone();
+    blocking(move || {
+        let _ = keeper.release(&lease);
+        // A folder that cannot be removed now is garbage that the collector gets later.
+        let _ = keeper.remove_job(&job);
+    })
+    .await;
+    found
+}
+
 async fn ask(
     spec: &Arc<ServerSpec>,
     children: &Children,
@@ -155,6 +200,7 @@ async fn ask(
     Ok(Learnt {
         hello,
         hello_raw,
+        modern: OnceLock::new(),
         tools: lists.tools,
         prompts: lists.prompts,
         resources: lists.resources,

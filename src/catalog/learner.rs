@@ -14,9 +14,13 @@ use tokio_util::{
 
 use super::{
     Knowledge, Learnt, Offer, Watch,
-    learn::{LearnError, learn_unless},
+    learn::{LearnError, learn_unless, probe},
 };
-use crate::{child::Children, config::ServerSpec, store::Store};
+use crate::{
+    child::Children,
+    config::{Mode, ServerSpec},
+    store::Store,
+};
 
 /// The first pause after a failure; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -154,6 +158,7 @@ impl Shared {
                     *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) =
                         Some(Arc::new(learnt));
                     self.offer();
+                    self.probe(&spec, &children, &store).await;
                     pause = FIRST_PAUSE;
                     self.stop.run_until_cancelled(self.wanted.granted()).await
                 }
@@ -167,6 +172,18 @@ impl Shared {
             if again.is_none() {
                 return;
             }
+        }
+    }
+
+    /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.
+    async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<Store>) {
+        if spec.mode == Mode::Stateful {
+            return;
+        }
+        let modern = probe(spec, children, store, &self.stop).await;
+        let learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(learnt), Some(modern)) = (&*learnt, modern) {
+            let _ = learnt.modern.set(modern);
         }
     }
 

@@ -11,6 +11,8 @@ use crate::model::RawJson;
 pub enum Era {
     /// 2024-11-05 to 2025-11-25: `initialize`, one conversation per process.
     Legacy,
+    /// 2026-07-28: every request is complete in itself.
+    Modern,
 }
 
 /// How a child is spoken to. Fixed by a session's first caller: a process hears it once.
@@ -48,6 +50,15 @@ impl Profile {
         }
     }
 
+    /// For callers of 2026-07-28: version and abilities come with each request.
+    pub fn modern() -> Self {
+        Self {
+            era: Era::Modern,
+            protocol_version: "2026-07-28".into(),
+            capabilities: Map::new(),
+        }
+    }
+
     /// For callers that can answer nothing: the OpenAPI door and the catalogue.
     pub fn silent() -> Self {
         Self {
@@ -58,7 +69,7 @@ impl Profile {
     }
 }
 
-/// A child's answer to `initialize`: the whole result, as it came.
+/// A child's answer to `initialize` or `server/discover`: the whole result, as it came.
 #[derive(Debug, Clone)]
 pub struct Hello(pub RawJson);
 
@@ -88,10 +99,12 @@ pub struct ServerInfo {
     pub version: String,
 }
 
-/// An answer to `initialize` that is no welcome.
+/// An answer to `initialize` or `server/discover` that is no welcome.
 pub enum Refused {
     /// This error object.
     Rpc(RawJson),
+    /// This error object, to `server/discover`.
+    NotModern(RawJson),
     /// A result that is none, and why.
     NoHello(serde_json::Error),
 }
@@ -100,7 +113,7 @@ impl Refused {
     /// The error object, if it is one.
     pub fn error(&self) -> Option<&RawJson> {
         match self {
-            Self::Rpc(error) => Some(error),
+            Self::Rpc(error) | Self::NotModern(error) => Some(error),
             Self::NoHello(_) => None,
         }
     }
@@ -111,6 +124,10 @@ impl From<Refused> for ChildError {
         let (why, said) = match refused {
             Refused::Rpc(error) => (
                 "it answered initialize with an error",
+                format!(": {}", error.as_str()),
+            ),
+            Refused::NotModern(error) => (
+                "it does not speak the revision 2026-07-28",
                 format!(": {}", error.as_str()),
             ),
             Refused::NoHello(error) => (
@@ -130,6 +147,9 @@ pub async fn introduce(
     connection: &Connection,
     profile: &Profile,
 ) -> Result<Result<Hello, Refused>, super::connection::Closed> {
+    if profile.era == Era::Modern {
+        return discover(connection, profile).await;
+    }
     let params = RawJson::of(&json!({
         "protocolVersion": profile.protocol_version,
         "capabilities": profile.capabilities,
@@ -144,4 +164,25 @@ pub async fn introduce(
     }
     connection.notify("notifications/initialized", None);
     Ok(Ok(Hello(raw)))
+}
+
+/// Asks a child of 2026-07-28 what it is, which also pins a process that could be either.
+async fn discover(
+    connection: &Connection,
+    profile: &Profile,
+) -> Result<Result<Hello, Refused>, super::connection::Closed> {
+    let params = RawJson::of(&json!({"_meta": {
+        "io.modelcontextprotocol/protocolVersion": profile.protocol_version,
+        "io.modelcontextprotocol/clientCapabilities": profile.capabilities,
+        "io.modelcontextprotocol/clientInfo": {
+            "name": "mcpo-bridge",
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+    }}));
+    Ok(
+        match connection.request("server/discover", Some(&params)).await? {
+            Ok(result) => Ok(Hello(result)),
+            Err(error) => Err(Refused::NotModern(error)),
+        },
+    )
 }

@@ -60,6 +60,7 @@ pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
     // Without an id a stream begins with what comes next.
     let seen = seen.unwrap_or_else(|| session.outbox.last());
     let (sender, events) = mpsc::channel(64);
+    let stopping = asking.app.engine.stopping.clone();
     tokio::spawn(async move {
         let ended = session.ended.clone();
         let outbox = session.outbox.clone();

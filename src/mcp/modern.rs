@@ -2,7 +2,7 @@
 //! were spoken to as legacy ones. What a child asks becomes `input_required`, and the client's
 //! retry goes on with the parked call.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     http::{HeaderMap, StatusCode},
@@ -19,7 +19,7 @@ use super::{
     asking::{Asking, relayed},
     headers, listen, lists,
     park::Retry,
-    relay::{Asked, Manner, Relay, json as answer_json, with_token},
+    relay::{Asked, Manner, Relay, json as answer_json, with_subscription, with_token},
 };
 use crate::{
     call::{Ask, Call},
@@ -30,6 +30,8 @@ use crate::{
 
 /// The revision that is spoken here.
 pub const VERSION: &str = "2026-07-28";
+/// A subscription's longest life: a day.
+const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);
 /// Methods of older revisions that this one has no more.
 const REMOVED: &[&str] = &[
     "initialize",
@@ -84,15 +86,17 @@ async fn request(
     if REMOVED.contains(&method) {
         return Err(RpcError::method(method));
     }
+    let modern = asking.offer.learnt.modern.get().cloned();
     if method == "server/discover" {
-        return Ok(answer_json(lists::answer(
-            &message,
-            &lists::discover(&asking.offer),
-        )));
+        let discovered = modern.unwrap_or_else(|| lists::discover(&asking.offer));
+        return Ok(answer_json(lists::answer(&message, &discovered)));
     }
     if let Some(list) = lists::list(&asking.offer, method) {
         let list = lists::complete(&list, true);
         return Ok(answer_json(lists::answer(&message, &list)));
+    }
+    if modern.is_some() {
+        return pass(asking, message, method).await;
     }
     if method == "subscriptions/listen" {
         return listen::listen(asking, &message).await;
@@ -106,6 +110,54 @@ async fn request(
     relay(asking, message, method).await
 }
 
+/// To a child that speaks this revision itself: nothing is translated.
+async fn pass(
+    asking: Asking<'_>,
+    message: ClientMessage,
+    method: &str,
+) -> Result<Response, RpcError> {
+    let relayed = relayed(&asking.offer, &message)?;
+    let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(no_session)?;
+    let manner = manner(&message, method);
+    let Asking {
+        app,
+        caller,
+        offer,
+        request_id,
+        ..
+    } = asking;
+    let mut spec = offer.spec.clone();
+    if method == "subscriptions/listen" {
+        // A subscription lasts as long as its client wants.
+        Arc::make_mut(&mut spec).timeout = LONGEST_LISTEN;
+    }
+    let make = |hearing, parked| Call {
+        caller,
+        spec,
+        place,
+        ask: Ask::Relay(relayed),
+        profile: Profile::modern(),
+        hearing: Some(hearing),
+        parked,
+        on_child: None,
+        request_id,
+    };
+    let (_, parked) = watch::channel(false);
+    let (owner, id) = (app.mcp.owner(), message.answer_id());
+    let cancelled = CancellationToken::new();
+    let relay = Relay::start(app, owner, id, manner, cancelled, make, parked);
+    Ok(relay.respond().await)
+}
+
+fn no_session() -> RpcError {
+    RpcError::new(
+        StatusCode::NOT_FOUND,
+        -32600,
+        "unknown_session",
+        "no such session",
+    )
+}
+
 async fn relay(
     asking: Asking<'_>,
     message: ClientMessage,
@@ -114,14 +166,7 @@ async fn relay(
     let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
     let legacy = without_envelope(&message)?;
     let relayed = relayed(&asking.offer, &legacy)?;
-    let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(|| {
-        RpcError::new(
-            StatusCode::NOT_FOUND,
-            -32600,
-            "unknown_session",
-            "no such session",
-        )
-    })?;
+    let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(no_session)?;
     let (park, parked) = watch::channel(false);
     let manner = manner(&message, method);
     let Asking {
@@ -201,7 +246,7 @@ impl Manner for ModernManner {
     fn told(&self, said: &Said) -> Option<Bytes> {
         let wanted = self.logs || &*said.method != "notifications/message";
         if wanted {
-            with_token(said, self.token.as_ref())
+            with_subscription(said, &self.id).or_else(|| with_token(said, self.token.as_ref()))
         } else {
             None
         }
@@ -247,11 +292,11 @@ impl Manner for ModernManner {
     }
 
     fn status(&self, reply: &Reply) -> StatusCode {
-        let code = reply.outcome.as_ref().err().and_then(lists::code);
-        if code == Some(-32601) {
-            StatusCode::NOT_FOUND
-        } else {
-            StatusCode::OK
+        match reply.outcome.as_ref().err().and_then(lists::code) {
+            Some(-32601) => StatusCode::NOT_FOUND,
+            // What the specification reserves for wrong headers, abilities and versions.
+            Some(-32022..=-32020) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::OK,
         }
     }
 }

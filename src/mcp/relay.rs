@@ -307,3 +307,21 @@ pub fn with_token(said: &Said, token: Option<&RawJson>) -> Option<Bytes> {
     let place = RawJson::within(&params, progress.token);
     Some(splice(&said.line, &[(&place, token?.as_bytes())]))
 }
+
+/// A note of a subscription, with the client's own id for it; `None` for other messages.
+pub fn with_subscription(said: &Said, id: &RawJson) -> Option<Bytes> {
+    #[derive(serde::Deserialize)]
+    struct Params<'a> {
+        #[serde(rename = "_meta", borrow)]
+        meta: Meta<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Meta<'a> {
+        #[serde(rename = "io.modelcontextprotocol/subscriptionId", borrow)]
+        subscription: &'a serde_json::value::RawValue,
+    }
+    let params = said.params.clone()?.into_bytes();
+    let noted: Params<'_> = serde_json::from_slice(&params).ok()?;
+    let place = RawJson::within(&params, noted.meta.subscription);
+    Some(splice(&said.line, &[(&place, id.as_bytes())]))
+}

@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(value["id"], "a");
         let message = value["error"]["message"].as_str().unwrap();
         assert!(message.contains("403 Forbidden"), "{message}");
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(line.split(|byte| *byte == b'\n').count(), 2);
     }
 
     #[test]

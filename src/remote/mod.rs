@@ -177,21 +177,6 @@ impl RemoteHandle {
     pub fn failed(&self, error: &RawJson) -> Option<Failed> {
         self.mark.failed(error)
     }
-
-    /// Whether it is over, or about to be: nothing more can be asked.
-    pub fn is_over(&self) -> bool {
-        self.hang_up.is_cancelled() || self.gone.is_cancelled()
-    }
-
-    /// Ends everything at once, but for a last word to the server that closes its session.
-    pub fn hang_up(&self) {
-        self.hang_up.cancel();
-    }
-
-    /// Reads an error object: that the server gave no answer, or `None` where it is the server's.
-    pub fn failed(&self, error: &RawJson) -> Option<Failed> {
-        self.mark.failed(error)
-    }
 }
 
 impl Drop for RemoteHandle {

@@ -110,12 +110,11 @@ impl OldSse {
         flights.other(async move {
             if let Err(failure) = this.post(&message, &endpoint).await {
                 let origin = this.http.origin();
-                match message.id() {
-                    Some(id) => {
-                        let line = this.http.failed(&failure, id, Heard::Perhaps);
-                        this.output.line(line).await;
-                    }
-                    None => tracing::debug!(origin, %failure, "a message was not accepted"),
+                if let Some(id) = message.id() {
+                    let line = this.http.failed(&failure, id, Heard::Perhaps);
+                    this.output.line(line).await;
+                } else {
+                    tracing::debug!(origin, %failure, "a message was not accepted");
                 }
             }
             Landed::Done

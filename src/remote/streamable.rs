@@ -223,8 +223,8 @@ impl Streamable {
             _ => false,
         };
         // Within a session a 403 is about one request, and the server's words are worth having.
-        let is_about_credentials = status == StatusCode::UNAUTHORIZED
-            || status == StatusCode::FORBIDDEN && !in_session;
+        let is_about_credentials =
+            status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && !in_session;
         match error {
             _ if in_session && is_about_session => Refusal::Failure(Failure::SessionLost),
             // About the bridge's credentials, and so ours to explain.

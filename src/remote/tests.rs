@@ -218,11 +218,11 @@ impl Bridge {
     }
 
     fn with(server: &Server, options: RemoteOptions) -> Self {
-        Self::open(spec(server.url.clone()), options)
+        Self::open(&spec(server.url.clone()), options)
     }
 
-    fn open(spec: RemoteSpec, options: RemoteOptions) -> Self {
-        let pipes = connect(&spec, options).unwrap();
+    fn open(spec: &RemoteSpec, options: RemoteOptions) -> Self {
+        let pipes = connect(spec, options).unwrap();
         Self {
             stdin: Some(pipes.stdin),
             stdout: BufReader::new(pipes.stdout).lines(),

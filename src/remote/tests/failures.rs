@@ -94,7 +94,7 @@ async fn hangs_up(answered: usize) -> (Url, mpsc::UnboundedReceiver<String>) {
 async fn a_call_is_never_sent_twice() {
     for answered in [0, 1] {
         let (url, mut seen) = hangs_up(answered).await;
-        let mut bridge = Bridge::open(spec(url), options());
+        let mut bridge = Bridge::open(&spec(url), options());
         for _ in 0..answered {
             bridge.call(1, "charge").await;
             bridge.hear().await;
@@ -113,7 +113,7 @@ async fn a_call_is_never_sent_twice() {
 #[tokio::test]
 async fn a_question_without_effects_is_asked_twice_at_most() {
     let (url, mut seen) = hangs_up(0).await;
-    let mut bridge = Bridge::open(spec(url), options());
+    let mut bridge = Bridge::open(&spec(url), options());
     bridge.ask(1, "tools/list", &json!({})).await;
     bridge.error(1).await;
     let mut asked = 0;
@@ -129,12 +129,12 @@ async fn a_server_that_cannot_be_reached_is_an_error() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let url: Url = format!("http://{address}/").parse().unwrap();
-    let mut bridge = Bridge::open(spec(url.clone()), options());
+    let mut bridge = Bridge::open(&spec(url.clone()), options());
     bridge.call(1, "early").await;
     let error = bridge.error(1).await;
     assert!(error.contains("refused"), "{error}");
     let nowhere: Url = "http://nowhere.invalid/".parse().unwrap();
-    let mut bridge = Bridge::open(spec(nowhere), options());
+    let mut bridge = Bridge::open(&spec(nowhere), options());
     bridge.call(1, "early").await;
     let error = bridge.error(1).await;
     assert!(error.contains("no connection"), "{error}");

@@ -32,7 +32,7 @@ async fn old_server(endpoint: &str, code: u16) -> (Server, Line) {
 fn open(server: &Server) -> Bridge {
     let mut spec = spec(server.url.clone());
     spec.kind = RemoteKind::Sse;
-    Bridge::open(spec, options())
+    Bridge::open(&spec, options())
 }
 
 #[tokio::test]

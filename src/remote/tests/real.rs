@@ -81,13 +81,13 @@ async fn call_both_tools(bridge: &mut Bridge, meta: &Value) {
 #[ignore = "fetches the Python SDK"]
 async fn the_python_sdk_in_both_eras() {
     let (_child, url) = python("streamable-http").await;
-    let mut bridge = Bridge::open(spec(url.clone()), options());
+    let mut bridge = Bridge::open(&spec(url.clone()), options());
     bridge.introduce().await;
     call_both_tools(&mut bridge, &json!({})).await;
     bridge.stdin = None;
     bridge.assert_ended().await;
 
-    let mut bridge = Bridge::open(spec(url), options());
+    let mut bridge = Bridge::open(&spec(url), options());
     let meta = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
@@ -108,7 +108,7 @@ async fn the_python_sdk_over_the_old_transport() {
         kind: RemoteKind::Sse,
         ..spec(url)
     };
-    let mut bridge = Bridge::open(spec, options());
+    let mut bridge = Bridge::open(&spec, options());
     bridge.introduce().await;
     call_both_tools(&mut bridge, &json!({})).await;
 }
