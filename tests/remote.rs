@@ -5,7 +5,7 @@ mod support;
 use std::{net::TcpListener, time::Instant};
 
 use serde_json::{Value, json};
-use support::{Builder, Client, TestBridge, echo, eventually, servers, vars, with};
+use support::{Builder, Client, TestBridge, echo, eventually, fixture, servers, vars, with};
 
 const KEY: &str = "a-key-that-nobody-may-read-anywhere";
 
@@ -135,6 +135,58 @@ fn both_doors_lead_to_it_and_progress_comes_in_order() {
     assert_eq!(steps, (0..20).collect::<Vec<_>>());
     assert!(notes.iter().all(|note| note["progressToken"] == "mine"));
     assert_eq!(messages.last().expect("an answer")["id"], 3);
+}
+
+#[test]
+fn what_it_asks_reaches_the_client_and_the_answer_reaches_it() {
+    let asking = json!({"command": "python3", "args": [fixture("asking_server.py")]});
+    let far = TestBridge::start(servers([("echo", asking)]));
+    let near = in_front_of(&far, json!({}));
+    let client = near
+        .chat("alice", "c1")
+        .header("Accept", "application/json, text/event-stream")
+        .header("MCP-Protocol-Version", "2026-07-28")
+        .header("Mcp-Method", "tools/call")
+        .header("Mcp-Name", "ask");
+    let ask = |id: u32, more: Value| {
+        let meta = json!({
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "0"},
+            "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}},
+        });
+        let params = with(json!({"name": "ask", "arguments": {}, "_meta": meta}), more);
+        let message = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+        client.post("/mcp/echo", message.to_string()).ok()["result"].clone()
+    };
+    let first = ask(1, json!({}));
+    let asked = first["inputRequests"].as_object().expect("a question");
+    let (key, question) = asked.iter().next().expect("a question");
+    assert_eq!(question["params"]["message"], "Which colour?");
+    let answer = json!({"action": "accept", "content": {"colour": "red"}});
+    let answers = serde_json::Map::from_iter([(key.clone(), answer)]);
+    let retry = json!({"inputResponses": answers, "requestState": first["requestState"]});
+    let last = ask(2, retry);
+    assert_eq!(
+        last["content"][0]["text"], "accept {'colour': 'red'}",
+        "{last}"
+    );
+}
+
+#[test]
+fn one_that_is_not_there_is_named_in_health() {
+    let far = behind().start();
+    let origin = format!("http://{}", far.address());
+    let near = prepared(&far, json!({}));
+    far.finish();
+    let near = near.start();
+    let reason = || near.client().get("/health").json()["servers"]["echo"]["reason"].clone();
+    eventually("the failure is known", || reason().is_string());
+    let reason = reason().to_string();
+    assert!(
+        reason.contains(&origin) && reason.contains("no connection"),
+        "{reason}"
+    );
+    assert!(!reason.contains("in-the-query"), "{reason}");
 }
 
 #[test]
