@@ -11,6 +11,7 @@ mod body;
 mod connection;
 mod control;
 mod environment;
+mod error;
 mod frame;
 mod hearing;
 mod hello;
@@ -44,7 +45,6 @@ use tokio_util::{
 
 use crate::{
     artifacts,
-    artifacts::relative_text,
     config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, Transport},
     model::RawJson,
     remote::{self, Failed, Outbound, RemoteOptions},
@@ -54,6 +54,7 @@ use crate::{
 
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
+pub use error::ChildError;
 pub use frame::{Reply, Said, end_line, splice};
 pub use hearing::{BACKLOG, Heard, Hearing, Listener, Replier};
 pub use hello::{Hello, HelloParts, Profile};
@@ -69,8 +70,6 @@ const START_PLACE: Duration = Duration::from_secs(10);
 /// A start that used no processor time for so long gives its place back: it waits for something,
 /// and servers that hang must not keep others from starting.
 const IDLE_START: Duration = Duration::from_millis(250);
-/// Characters of one line of the child's that an error quotes.
-const QUOTED: usize = 300;
 /// How long a call's failure waits to learn how the child ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -82,105 +81,6 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// A remote server may be silent for a call's time and this: a call's own clock stands still while
 /// its caller is asked something, for 600 s at most.
 const PARKED: Duration = Duration::from_secs(660);
-
-/// Why a child gave no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ChildError {
-    /// It never became ready.
-    #[error("the server did not start: {why}{said}")]
-    NotStarted {
-        /// What happened, without any word of its own.
-        why: String,
-        /// What it said itself: its answer, or the last lines of its log.
-        said: String,
-    },
-    /// It ended while a call waited.
-    #[error("the server ended during the call ({status}){said}")]
-    Died {
-        /// How it ended.
-        status: ExitStatus,
-        /// The last lines of its log.
-        said: String,
-    },
-    /// It sent more than we take in.
-    #[error("the server sent a message above the limit of {limit} bytes (MCPO_MAX_MESSAGE_BYTES)")]
-    TooLong {
-        /// The limit.
-        limit: usize,
-    },
-    /// A remote server gave no answer; it may have acted on the call.
-    #[error("{why}")]
-    Unanswered {
-        /// What happened, with scheme, host and port of the server.
-        why: String,
-    },
-    /// A remote server's session was over before the call, which it did not act on.
-    #[error("{why}")]
-    Unheard {
-        /// What happened, with scheme, host and port of the server.
-        why: String,
-    },
-    /// The deadline passed.
-    #[error("the server did not answer in time")]
-    Timeout,
-    /// No place among the concurrent starts came free.
-    #[error("too many servers are starting (MCPO_MAX_STARTS); try again in a moment")]
-    TooManyStarts,
-}
-
-impl ChildError {
-    /// It never ran, so it has no last words.
-    fn not_started(why: String) -> Self {
-        Self::NotStarted {
-            why,
-            said: String::new(),
-        }
-    }
-
-    /// Says which remote server did not start, unless that is said already.
-    fn of_remote(self, origin: &str) -> Self {
-        match self {
-            Self::NotStarted { why, said } if !why.contains(origin) => Self::NotStarted {
-                why: format!("{why} (the remote server {origin})"),
-                said,
-            },
-            other => other,
-        }
-    }
-
-    /// Without the server's own words, which may hold what not everybody should read.
-    pub fn brief(&self) -> String {
-        match self {
-            Self::NotStarted { why, .. } => why.clone(),
-            Self::Died { status, .. } => format!("it ended ({status})"),
-            other => other.to_string(),
-        }
-    }
-
-    /// Takes the workspace's path and id out of the words: the error goes to callers, records and
-    /// logs, which must not learn them.
-    fn without_folder(self, paths: &JobFolderPaths) -> Self {
-        let plain = |text: String| relative_text(&text, paths);
-        match self {
-            Self::NotStarted { why, said } => Self::NotStarted {
-                why: plain(why),
-                said: shortened(&plain(said)),
-            },
-            Self::Died { status, said } => Self::Died {
-                status,
-                said: shortened(&plain(said)),
-            },
-            other => other,
-        }
-    }
-}
-
-/// Cuts each line to what an error message may quote of it.
-fn shortened(said: &str) -> String {
-    let lines = said.lines();
-    let lines = lines.map(|line| line.chars().take(QUOTED).collect::<String>());
-    lines.collect::<Vec<_>>().join("\n")
-}
 
 /// What a ready child is asked for.
 pub struct ChildRequest {
