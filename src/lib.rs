@@ -18,6 +18,7 @@ mod limits;
 mod mcp;
 mod model;
 mod openapi;
+mod remote;
 mod serve;
 mod session;
 mod store;

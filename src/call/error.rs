@@ -58,11 +58,19 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether a remote server refused the call unread because it had forgotten the session.
+    pub fn is_unheard(&self) -> bool {
+        matches!(self, Self::Child(ChildError::Unheard { .. }))
+    }
+
     /// One word for logs and metrics.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Child(ChildError::NotStarted { .. }) => "not_started",
             Self::Child(ChildError::Died { .. }) => "died",
+            Self::Child(ChildError::Unanswered { .. } | ChildError::Unheard { .. }) => {
+                "remote_failed"
+            }
             Self::Child(ChildError::TooLong { .. }) => "answer_too_large",
             Self::Child(ChildError::Timeout) | Self::Timeout(_) => "timeout",
             Self::Rpc { .. } => "rpc_error",

@@ -1,7 +1,9 @@
 //! A call by the one child that everybody shares: no folder of its own, no files.
 
+use std::sync::Arc;
+
 use super::{Answer, CallError, Published, Running, run::PING_PATIENCE};
-use crate::store::Job;
+use crate::{child::End, session::SharedChild, store::Job};
 
 impl Running {
     pub(super) async fn shared(&self) -> (Result<Answer, CallError>, Option<Job>) {
@@ -10,9 +12,15 @@ impl Running {
 
     async fn by_shared_child(&self) -> Result<Answer, CallError> {
         let shared = &self.engine.shared;
-        let finding = shared.child(&self.call.spec, &self.call.profile, self.deadline);
-        let found = self.before(async { Ok(finding.await?) }).await?;
-        match self.ask(&found.child, &found.job, &mut None).await {
+        let mut found = self.find_shared().await?;
+        let mut reply = self.ask(&found.child, &found.job, &mut None).await;
+        if matches!(&reply, Err(error) if error.is_unheard()) {
+            // Nothing was done yet: the same in a new session.
+            found.child.end(End::Kill).await;
+            found = self.find_shared().await?;
+            reply = self.ask(&found.child, &found.job, &mut None).await;
+        }
+        match reply {
             Ok(reply) => {
                 let outcome = match &reply.outcome {
                     Ok(result) => result.clone(),
@@ -45,5 +53,11 @@ impl Running {
                 Err(error)
             }
         }
+    }
+
+    async fn find_shared(&self) -> Result<Arc<SharedChild>, CallError> {
+        let shared = &self.engine.shared;
+        let finding = shared.child(&self.call.spec, &self.call.profile, self.deadline);
+        self.before(async { Ok(finding.await?) }).await
     }
 }

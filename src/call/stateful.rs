@@ -6,7 +6,7 @@ use super::{Answer, CallError, Running, files, run::PING_PATIENCE};
 use crate::{
     admission::Permit,
     child::{ChildError, End},
-    session::{Lent, Place, Turn, Workspace},
+    session::{Found, Lent, Place, Turn, Workspace},
     store::Job,
 };
 
@@ -39,13 +39,17 @@ impl Running {
             .enter(&self.call.caller.principal, self.deadline);
         let mut permit = Some(self.queue(admitted).await??);
         engine.check_free_disk()?;
-        let profile = self.call.profile.clone();
-        let finding = engine
-            .sessions
-            .child(workspace, spec, place.class, profile, self.deadline);
-        let found = self.before(async { Ok(finding.await?) }).await?;
+        let mut found = self.find(place, workspace).await?;
         let job = &workspace.job;
-        let reply = match self.ask(&found.session.child, job, &mut permit).await {
+        let mut reply = self.ask(&found.session.child, job, &mut permit).await;
+        if matches!(&reply, Err(error) if error.is_unheard()) {
+            // Nothing was done yet: the same in a new session, whose news are told as ever.
+            let (sessions, how) = (&engine.sessions, End::Kill);
+            sessions.end_now(workspace, &found.session, how).await;
+            found = self.find(place, workspace).await?;
+            reply = self.ask(&found.session.child, job, &mut permit).await;
+        }
+        let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
                 // The chat's turn is held until its child is settled; the caller need not wait.
@@ -63,6 +67,13 @@ impl Running {
             }
         }
         Ok(answer)
+    }
+
+    async fn find(&self, place: &Place, workspace: &Arc<Workspace>) -> Result<Found, CallError> {
+        let (spec, profile) = (&self.call.spec, self.call.profile.clone());
+        let sessions = &self.engine.sessions;
+        let finding = sessions.child(workspace, spec, place.class, profile, self.deadline);
+        self.before(async { Ok(finding.await?) }).await
     }
 
     /// Ends or checks a child whose call was given up.

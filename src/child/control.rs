@@ -23,6 +23,8 @@ pub enum ExitStatus {
     Signal(i32),
     /// Its supervisor vanished before it could say.
     Unknown,
+    /// A remote server's session is over; no supervisor says so.
+    SessionOver,
 }
 
 impl std::fmt::Display for ExitStatus {
@@ -31,6 +33,7 @@ impl std::fmt::Display for ExitStatus {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "exit signal {signal}"),
             Self::Unknown => f.write_str("exit status unknown"),
+            Self::SessionOver => f.write_str("its session is over"),
         }
     }
 }

@@ -99,11 +99,54 @@ pub struct ServerInfo {
     pub version: String,
 }
 
+/// An answer to `initialize` or `server/discover` that is no welcome.
+pub enum Refused {
+    /// This error object.
+    Rpc(RawJson),
+    /// This error object, to `server/discover`.
+    NotModern(RawJson),
+    /// A result that is none, and why.
+    NoHello(serde_json::Error),
+}
+
+impl Refused {
+    /// The error object, if it is one.
+    pub fn error(&self) -> Option<&RawJson> {
+        match self {
+            Self::Rpc(error) | Self::NotModern(error) => Some(error),
+            Self::NoHello(_) => None,
+        }
+    }
+}
+
+impl From<Refused> for ChildError {
+    fn from(refused: Refused) -> Self {
+        let (why, said) = match refused {
+            Refused::Rpc(error) => (
+                "it answered initialize with an error",
+                format!(": {}", error.as_str()),
+            ),
+            Refused::NotModern(error) => (
+                "it does not speak the revision 2026-07-28",
+                format!(": {}", error.as_str()),
+            ),
+            Refused::NoHello(error) => (
+                "its answer to initialize is no InitializeResult",
+                format!(": {error}"),
+            ),
+        };
+        Self::NotStarted {
+            why: why.to_owned(),
+            said,
+        }
+    }
+}
+
 /// Introduces us; the child is ready afterwards.
 pub async fn introduce(
     connection: &Connection,
     profile: &Profile,
-) -> Result<Result<Hello, ChildError>, super::connection::Closed> {
+) -> Result<Result<Hello, Refused>, super::connection::Closed> {
     if profile.era == Era::Modern {
         return discover(connection, profile).await;
     }
@@ -114,18 +157,10 @@ pub async fn introduce(
     }));
     let raw = match connection.request("initialize", Some(&params)).await? {
         Ok(result) => result,
-        Err(error) => {
-            return Ok(Err(ChildError::NotStarted {
-                why: "it answered initialize with an error".to_owned(),
-                said: format!(": {}", error.as_str()),
-            }));
-        }
+        Err(error) => return Ok(Err(Refused::Rpc(error))),
     };
     if let Err(error) = raw.read::<HelloParts>() {
-        return Ok(Err(ChildError::NotStarted {
-            why: "its answer to initialize is no InitializeResult".to_owned(),
-            said: format!(": {error}"),
-        }));
+        return Ok(Err(Refused::NoHello(error)));
     }
     connection.notify("notifications/initialized", None);
     Ok(Ok(Hello(raw)))
@@ -135,7 +170,7 @@ pub async fn introduce(
 async fn discover(
     connection: &Connection,
     profile: &Profile,
-) -> Result<Result<Hello, ChildError>, super::connection::Closed> {
+) -> Result<Result<Hello, Refused>, super::connection::Closed> {
     let params = RawJson::of(&json!({"_meta": {
         "io.modelcontextprotocol/protocolVersion": profile.protocol_version,
         "io.modelcontextprotocol/clientCapabilities": profile.capabilities,
@@ -147,10 +182,7 @@ async fn discover(
     Ok(
         match connection.request("server/discover", Some(&params)).await? {
             Ok(result) => Ok(Hello(result)),
-            Err(error) => Err(ChildError::NotStarted {
-                why: "it does not speak the revision 2026-07-28".to_owned(),
-                said: format!(": {}", error.as_str()),
-            }),
+            Err(error) => Err(Refused::NotModern(error)),
         },
     )
 }

@@ -4,11 +4,14 @@
 //! ```text
 //! bridge ── control socket ──▶ supervisor ──▶ child ──▶ whatever it starts
 //!    └────────── stdin, stdout, stderr ──────────┘
+//! bridge ── HTTP ──▶ remote server: looks the same from outside (`remote`)
 //! ```
 
+mod body;
 mod connection;
 mod control;
 mod environment;
+mod error;
 mod frame;
 mod hearing;
 mod hello;
@@ -19,35 +22,47 @@ mod reaper;
 mod supervisor;
 mod tree;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot},
     time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use crate::{
     artifacts,
-    artifacts::relative_text,
-    config::{Mode, ResolvedCommand, ServerSpec, Transport},
+    config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, Transport},
     model::RawJson,
+    remote::{self, Failed, Outbound, RemoteOptions},
     store::{Job, JobFolderPaths},
     telemetry::{ChildMode, Live, Metrics},
 };
 
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
+pub use error::ChildError;
 pub use frame::{Reply, Said, end_line, splice};
 pub use hearing::{BACKLOG, Heard, Hearing, Listener, Replier};
 pub use hello::{Hello, HelloParts, Profile};
 pub use supervisor::supervise;
 
+use body::Body;
 use connection::{Cleaner, Closed, Connection};
 use log::ServerLog;
-use process::Process;
 use reaper::Supervisors;
 
 /// A cold start holds its place among the concurrent starts no longer than this.
@@ -55,89 +70,17 @@ const START_PLACE: Duration = Duration::from_secs(10);
 /// A start that used no processor time for so long gives its place back: it waits for something,
 /// and servers that hang must not keep others from starting.
 const IDLE_START: Duration = Duration::from_millis(250);
-/// Characters of one line of the child's that an error quotes.
-const QUOTED: usize = 300;
 /// How long a call's failure waits to learn how the child ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Pieces of news that a slow listener may have waiting; he loses the oldest.
 const NEWS: usize = 256;
 
-/// Why a child gave no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ChildError {
-    /// It never became ready.
-    #[error("the server did not start: {why}{said}")]
-    NotStarted {
-        /// What happened, without any word of its own.
-        why: String,
-        /// What it said itself: its answer, or the last lines of its log.
-        said: String,
-    },
-    /// It ended while a call waited.
-    #[error("the server ended during the call ({status}){said}")]
-    Died {
-        /// How it ended.
-        status: ExitStatus,
-        /// The last lines of its log.
-        said: String,
-    },
-    /// It sent more than we take in.
-    #[error("the server sent a message above the limit of {limit} bytes (MCPO_MAX_MESSAGE_BYTES)")]
-    TooLong {
-        /// The limit.
-        limit: usize,
-    },
-    /// The deadline passed.
-    #[error("the server did not answer in time")]
-    Timeout,
-    /// No place among the concurrent starts came free.
-    #[error("too many servers are starting (MCPO_MAX_STARTS); try again in a moment")]
-    TooManyStarts,
-}
-
-impl ChildError {
-    /// It never ran, so it has no last words.
-    fn not_started(why: String) -> Self {
-        Self::NotStarted {
-            why,
-            said: String::new(),
-        }
-    }
-
-    /// Without the server's own words, which may hold what not everybody should read.
-    pub fn brief(&self) -> String {
-        match self {
-            Self::NotStarted { why, .. } => why.clone(),
-            Self::Died { status, .. } => format!("it ended ({status})"),
-            other => other.to_string(),
-        }
-    }
-
-    /// Takes the workspace's path and id out of the words: the error goes to callers, records and
-    /// logs, which must not learn them.
-    fn without_folder(self, paths: &JobFolderPaths) -> Self {
-        let plain = |text: String| relative_text(&text, paths);
-        match self {
-            Self::NotStarted { why, said } => Self::NotStarted {
-                why: plain(why),
-                said: shortened(&plain(said)),
-            },
-            Self::Died { status, said } => Self::Died {
-                status,
-                said: shortened(&plain(said)),
-            },
-            other => other,
-        }
-    }
-}
-
-/// Cuts each line to what an error message may quote of it.
-fn shortened(said: &str) -> String {
-    let lines = said.lines();
-    let lines = lines.map(|line| line.chars().take(QUOTED).collect::<String>());
-    lines.collect::<Vec<_>>().join("\n")
-}
+/// Making one connection to a remote server.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A remote server may be silent for a call's time and this: a call's own clock stands still while
+/// its caller is asked something, for 600 s at most.
+const PARKED: Duration = Duration::from_secs(660);
 
 /// What a ready child is asked for.
 pub struct ChildRequest {
@@ -178,6 +121,10 @@ pub struct Children {
     metrics: Arc<Metrics>,
     /// For the children, however far the bridge raised its own.
     open_files: Rlimit,
+    /// Read when the first remote server is reached.
+    outbound: Arc<OnceLock<Outbound>>,
+    remotes: TaskTracker,
+    numbers: AtomicU64,
 }
 
 impl Children {
@@ -191,6 +138,9 @@ impl Children {
             supervisors: Supervisors::new(),
             metrics,
             open_files: getrlimit(Resource::Nofile),
+            outbound: Arc::default(),
+            remotes: TaskTracker::new(),
+            numbers: AtomicU64::new(1),
         }
     }
 
@@ -201,7 +151,8 @@ impl Children {
 
     /// Waits until no child is left. Those that nobody holds any more are ending already.
     pub async fn none_left(&self) {
-        self.supervisors.none_left().await;
+        self.remotes.close();
+        tokio::join!(self.supervisors.none_left(), self.remotes.wait());
     }
 
     /// How much time a child gets between SIGTERM and SIGKILL.
@@ -259,26 +210,17 @@ impl Children {
         launched: oneshot::Sender<u32>,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        let Transport::Stdio(command) = &request.spec.transport else {
-            let why = "it is a remote server; these are not supported yet".to_owned();
-            return Err(ChildError::not_started(why));
-        };
-        let resolved = command.resolve(&request.job.work(), &request.job.id());
-        let launch = self.launch(resolved, &request);
-        let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
-        let _ = launched.send(process.pid());
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
-        tokio::spawn(log.clone().follow(pipes.stderr));
         let (news, _) = broadcast::channel(NEWS);
-        let listener = with_news(request.listener, news.clone());
-        let connection = Connection::open(
-            pipes.stdin,
-            pipes.stdout,
-            self.settings.max_message,
-            listener,
-            without_folder(&request.job),
-            Arc::new(log.clone()),
-        );
+        let (body, connection) = match &request.spec.transport {
+            Transport::Stdio(command) => {
+                let found = self.local(command, &request, until, &log, &news).await?;
+                let _ = launched.send(found.0.pid().unwrap_or_default());
+                found
+            }
+            // It uses nothing of this machine that starts side by side would contend for.
+            Transport::Remote(remote) => self.remote(remote, &request, &log, &news).await?,
+        };
         let limit = self.settings.max_message;
         let mode = match request.spec.mode {
             Mode::Stateful => ChildMode::Stateful,
@@ -286,7 +228,8 @@ impl Children {
             Mode::Shared => ChildMode::Shared,
         };
         let mut child = Child {
-            process,
+            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+            body,
             connection,
             log,
             paths: request.job.paths(),
@@ -302,7 +245,12 @@ impl Children {
                 child.hello = Some(hello);
                 return Ok(child);
             }
-            Some(Ok(Ok(Err(error)))) => error,
+            Some(Ok(Ok(Err(refused)))) => {
+                match refused.error().and_then(|raw| child.body.failed(raw)) {
+                    Some(failed) => ChildError::not_started(failed.why),
+                    None => refused.into(),
+                }
+            }
             Some(Ok(Err(closed))) => match child.closed(closed).await {
                 ChildError::Died { status, said } => {
                     let why = format!("it ended before it was ready ({status})");
@@ -321,7 +269,74 @@ impl Children {
             None => stopped(),
         };
         child.end(End::Kill).await;
-        Err(failure)
+        Err(match &request.spec.transport {
+            Transport::Remote(remote) => {
+                failure.of_remote(&remote.url.origin().ascii_serialization())
+            }
+            Transport::Stdio(_) => failure,
+        })
+    }
+
+    async fn local(
+        &self,
+        command: &CommandSpec,
+        request: &ChildRequest,
+        until: Instant,
+        log: &ServerLog,
+        news: &broadcast::Sender<Said>,
+    ) -> Result<(Body, Connection), ChildError> {
+        let resolved = command.resolve(&request.job.work(), &request.job.id());
+        let launch = self.launch(resolved, request);
+        let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
+        tokio::spawn(log.clone().follow(pipes.stderr));
+        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, news);
+        Ok((Body::Local(process), connection))
+    }
+
+    async fn remote(
+        &self,
+        spec: &RemoteSpec,
+        request: &ChildRequest,
+        log: &ServerLog,
+        news: &broadcast::Sender<Said>,
+    ) -> Result<(Body, Connection), ChildError> {
+        let outbound = self.outbound.clone();
+        // Reads the system's certificates from disk.
+        let read = move || outbound.get_or_init(Outbound::from_environment).clone();
+        let outbound = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| ChildError::not_started(error.to_string()))?;
+        let options = RemoteOptions {
+            outbound,
+            connect_timeout: CONNECT,
+            idle_timeout: request.spec.timeout.max(self.settings.start_timeout) + PARKED,
+            max_message: self.settings.max_message,
+            extra_headers: Vec::new(),
+            tool_schema: None,
+        };
+        let pipes = remote::connect(spec, options)
+            .map_err(|error| ChildError::not_started(error.to_string()))?;
+        self.remotes.spawn(pipes.handle.gone());
+        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, news);
+        Ok((Body::Remote(pipes.handle), connection))
+    }
+
+    fn converse(
+        &self,
+        stdin: impl AsyncWrite + Send + Unpin + 'static,
+        stdout: impl AsyncRead + Send + Unpin + 'static,
+        request: &ChildRequest,
+        log: &ServerLog,
+        news: &broadcast::Sender<Said>,
+    ) -> Connection {
+        Connection::open(
+            stdin,
+            stdout,
+            self.settings.max_message,
+            with_news(request.listener.clone(), news.clone()),
+            without_folder(&request.job),
+            Arc::new(log.clone()),
+        )
     }
 
     fn launch(&self, resolved: ResolvedCommand, request: &ChildRequest) -> launch::Launch {
@@ -390,9 +405,11 @@ async fn hold(place: OwnedSemaphorePermit, pid: oneshot::Receiver<u32>) {
     drop(place);
 }
 
-/// A running, initialised server process. Dropping it kills its whole tree.
+/// A running, initialised server: a process, whose whole tree is killed when this is dropped, or a
+/// session with a remote server, which is closed.
 pub struct Child {
-    process: Process,
+    number: u64,
+    body: Body,
     connection: Connection,
     log: ServerLog,
     paths: JobFolderPaths,
@@ -410,20 +427,25 @@ impl Child {
             .expect("a child is handed out after its hello")
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
+    /// Its own among all children of this bridge.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Its process id; none for a remote server.
+    pub fn pid(&self) -> Option<u32> {
+        self.body.pid()
     }
 
     /// Whether a call can be answered.
     pub fn is_alive(&self) -> bool {
-        self.connection.is_open() && self.process.exit_status().is_none()
+        self.connection.is_open() && self.body.is_there()
     }
 
-    /// Memory of the process and all below it: proportional set size, bytes. Reads all of `/proc`:
-    /// blocks.
+    /// Memory of the process and all below it: proportional set size, bytes; 0 for a remote server.
+    /// Reads all of `/proc`: blocks.
     pub fn memory(&self) -> u64 {
-        tree::memory(self.pid())
+        self.body.memory()
     }
 
     /// One request. Dropping the future cancels it on the child's side.
@@ -433,6 +455,7 @@ impl Child {
         params: Option<&RawJson>,
     ) -> Result<Outcome, ChildError> {
         match self.connection.request(method, params).await {
+            Ok(Err(error)) => self.own_words(error).map(Err),
             Ok(outcome) => Ok(outcome),
             Err(closed) => Err(self.closed(closed).await),
         }
@@ -452,8 +475,22 @@ impl Child {
             .exchange(make, true, cancelled, hearing)
             .await
         {
-            Ok(reply) => Ok(reply),
+            Ok(reply) => {
+                if let Err(error) = &reply.outcome {
+                    self.own_words(error.clone())?;
+                }
+                Ok(reply)
+            }
             Err(closed) => Err(self.closed(closed).await),
+        }
+    }
+
+    /// The error, unless it only says that a remote server gave no answer.
+    fn own_words(&self, error: RawJson) -> Result<RawJson, ChildError> {
+        match self.body.failed(&error) {
+            None => Ok(error),
+            Some(Failed { why, unheard: true }) => Err(ChildError::Unheard { why }),
+            Some(Failed { why, .. }) => Err(ChildError::Unanswered { why }),
         }
     }
 
@@ -465,19 +502,21 @@ impl Child {
     /// Whether it answers at all within `patience`.
     pub async fn answers_ping(&self, patience: Duration) -> bool {
         let ping = self.connection.request("ping", None);
-        matches!(tokio::time::timeout(patience, ping).await, Ok(Ok(_)))
+        match tokio::time::timeout(patience, ping).await {
+            Ok(Ok(Err(error))) => self.body.failed(&error).is_none(),
+            answer => matches!(answer, Ok(Ok(_))),
+        }
     }
 
     /// Waits until nothing of its tree is left, without keeping it alive.
     pub fn gone(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
-        self.process.gone()
+        self.body.gone()
     }
 
     /// Ends it and waits until nothing of its tree is left.
     pub async fn end(&self, how: End) -> ExitStatus {
         self.connection.close_stdin();
-        self.process.ask_to_end(how);
-        self.process.gone().await
+        self.body.end(how).await
     }
 
     async fn closed(&self, why: Closed) -> ChildError {
@@ -485,7 +524,7 @@ impl Child {
             Closed::LineTooLong => ChildError::TooLong { limit: self.limit },
             Closed::StreamEnded => {
                 // The exit follows the end of the stream at once, unless the child only closed it.
-                let gone = tokio::time::timeout(LAST_WORDS, self.process.gone()).await;
+                let gone = tokio::time::timeout(LAST_WORDS, self.body.gone()).await;
                 let died = ChildError::Died {
                     status: gone.unwrap_or(ExitStatus::Unknown),
                     said: self.last_words(),

@@ -15,7 +15,7 @@ use crate::{
     store::{HEARTBEAT_EVERY, Store},
 };
 
-/// How long what still runs may keep a command that is done.
+/// How long each thing that still runs may keep a command that is done.
 const LEAVE: Duration = Duration::from_secs(2);
 
 /// The parts, and what must run beside them.
@@ -44,6 +44,8 @@ impl Local {
         engine.running.close();
         engine.running.wait().await;
         tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
+        // Remote servers are still being told that their sessions are over.
+        let _ = tokio::time::timeout(LEAVE, engine.children.none_left()).await;
         self.beside.shutdown().await;
     }
 }

@@ -38,7 +38,8 @@ struct Row {
     server: String,
     /// Of the chat's key; none for a call without a chat.
     chat: Option<String>,
-    pid: u32,
+    /// None for a remote server.
+    pid: Option<u32>,
     since: Timestamp,
     idle_seconds: u64,
     job: String,
@@ -93,7 +94,8 @@ fn text(rows: &[Row], now: Timestamp) -> String {
         [
             row.server.clone(),
             row.chat.clone().unwrap_or_else(|| "-".to_owned()),
-            row.pid.to_string(),
+            row.pid
+                .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
             time(row.since),
             ago(used, now),
             row.job.clone(),

@@ -60,10 +60,16 @@ pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
     // Without an id a stream begins with what comes next.
     let seen = seen.unwrap_or_else(|| session.outbox.last());
     let (sender, events) = mpsc::channel(64);
+    let stopping = asking.app.engine.stopping.clone();
     tokio::spawn(async move {
         let ended = session.ended.clone();
         let outbox = session.outbox.clone();
-        ended.run_until_cancelled(outbox.send(seen, sender)).await;
+        tokio::select! {
+            () = outbox.send(seen, sender) => {}
+            () = ended.cancelled() => {}
+            // An open stream would hold up the end for the whole grace.
+            () = stopping.cancelled() => {}
+        }
     });
     Ok(stream::response(events))
 }

@@ -55,7 +55,7 @@ pub struct McpSession {
     in_flight: Mutex<HashMap<Vec<u8>, CancellationToken>>,
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
-    followed: Mutex<HashSet<u32>>,
+    followed: Mutex<HashSet<u64>>,
     last_used: Mutex<Instant>,
 }
 
@@ -180,7 +180,7 @@ impl McpSession {
 
     /// Passes on what this child says to nobody in particular, until it or the session ends.
     pub fn follow(self: &Arc<Self>, child: &Child) {
-        if !lock(&self.followed).insert(child.pid()) {
+        if !lock(&self.followed).insert(child.number()) {
             return;
         }
         let (outbox, ended, mut news) = (self.outbox.clone(), self.ended.clone(), child.news());

@@ -210,10 +210,11 @@ impl Sessions {
         if let Some(place) = session.give_up_place() {
             self.population.give_back(place);
         }
-        let (server, pid) = (session.spec.name.clone(), session.child.pid());
+        let (server, child) = (session.spec.name.clone(), session.child.number());
+        let pid = session.child.pid();
         tracing::debug!(%server, pid, %status, "session ended");
         self.update_metadata(workspace, move |metadata| {
-            let other = |live: &crate::store::LiveSession| live.pid != pid;
+            let other = |live: &crate::store::LiveSession| live.number != child;
             metadata.live_sessions.retain(other);
         })
         .await;

@@ -35,7 +35,8 @@ use crate::{
 use population::Population;
 
 pub use place::{Claim, Class, Place};
-pub use shared::SharedChildren;
+pub use shared::{SharedChild, SharedChildren};
+pub use start::Found;
 use workspace::Ending;
 pub use workspace::{Lent, Session, Turn, Workspace};
 

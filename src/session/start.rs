@@ -143,6 +143,7 @@ impl Sessions {
     async fn note_started(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Arc<Session>) {
         let live = LiveSession {
             server: session.spec.name.as_str().to_owned(),
+            number: session.child.number(),
             pid: session.child.pid(),
             started_at: Timestamp::now(),
         };

@@ -87,7 +87,8 @@ mod tests {
         let folder = Folder::new();
         let session = LiveSession {
             server: "excel".into(),
-            pid: 7,
+            number: 1,
+            pid: Some(7),
             started_at: folder.now,
         };
         let open = |store: &Store| {

@@ -31,8 +31,12 @@ pub enum JobStatus {
 pub struct LiveSession {
     /// The server's name.
     pub server: String,
-    /// The child's process id, on the host of the lease's instance.
-    pub pid: u32,
+    /// Its own among the children of the lease's instance.
+    #[serde(default)]
+    pub number: u64,
+    /// The child's process id, on the host of the lease's instance; none for a remote server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
     /// When it was started.
     pub started_at: Timestamp,
 }

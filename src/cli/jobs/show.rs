@@ -170,7 +170,10 @@ impl Shown {
             line("in use by", instance);
         }
         for session in &known.live_sessions {
-            line("process", &format!("{} ({})", session.pid, session.server));
+            match session.pid {
+                Some(pid) => line("process", &format!("{pid} ({})", session.server)),
+                None => line("remote", &session.server),
+            }
         }
         if let Some(error) = &known.error {
             line("error", error);

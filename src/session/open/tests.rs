@@ -110,7 +110,8 @@ async fn the_sessions_of_a_killed_bridge_are_forgotten() {
     let folder = Folder::new();
     let live = LiveSession {
         server: "echo".into(),
-        pid: 1,
+        number: 1,
+        pid: Some(1),
         started_at: folder.now,
     };
     folder.crash(|store| {

@@ -1,0 +1,162 @@
+//! HTTP with server-sent events, of revision 2024-11-05: one stream brings everything, and its
+//! first event says where messages go. The stream is the session: its end is the end.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reqwest::{
+    Method, Url,
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use tokio::time::timeout;
+
+use super::{
+    events::Events,
+    failure::{Failure, Heard},
+    http::{Content, Http, Resend, content},
+    message::{self, Outgoing},
+    pipe::{Flights, Input, Landed, Output},
+    sse::Cursor,
+};
+
+/// Bytes that are read of an answer to a POST; the real one comes on the stream.
+const ANSWER: usize = 256 * 1024;
+
+/// A conversation with one server.
+pub struct OldSse {
+    http: Http,
+    output: Output,
+}
+
+impl OldSse {
+    /// Nothing is sent yet.
+    pub fn new(http: Http, output: Output) -> Arc<Self> {
+        Arc::new(Self { http, output })
+    }
+
+    /// Carries messages until the bridge closes the pipe, or the stream ends.
+    pub async fn serve(self: &Arc<Self>, mut input: Input) {
+        let mut flights = Flights::default();
+        let (mut events, endpoint) = match self.open().await {
+            Ok(open) => open,
+            Err(failure) => return self.refuse(&mut input, &failure).await,
+        };
+        let endpoint = Arc::new(endpoint);
+        let write = async {
+            loop {
+                tokio::select! {
+                    next = input.next() => match next {
+                        Some(message) => self.carry(message, &endpoint, &mut flights),
+                        None => break,
+                    },
+                    true = flights.land() => {}
+                }
+            }
+            flights.land_all().await;
+        };
+        let read = async {
+            loop {
+                match events.message().await {
+                    Ok(Some(data)) => self.output.line(message::line(data)).await,
+                    Ok(None) => break,
+                    Err(failure) => {
+                        tracing::debug!(origin = self.http.origin(), %failure, "the stream ended");
+                        break;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = write => {}
+            () = read => {}
+        }
+    }
+
+    /// Opens the stream and waits for its first event.
+    async fn open(&self) -> Result<(Events, Url), Failure> {
+        let url = &self.http.url;
+        let accept = HeaderValue::from_static("text/event-stream");
+        let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
+        let sent = self
+            .http
+            .send(Method::GET, url, headers, Bytes::new(), Resend::Once);
+        let response = sent.await?;
+        if !response.status().is_success() {
+            return Err(Failure::Status(response.status()));
+        }
+        if content(&response) != Content::Events {
+            return Err(Failure::NotMcp);
+        }
+        // A redirect within the origin may have moved what the endpoint is relative to.
+        let base = response.url().clone();
+        let mut events = Events::new(response, self.http.limit(), None, Cursor::default());
+        let first = timeout(self.http.idle(), events.next()).await;
+        let first = first.map_err(|_| Failure::Silent(self.http.idle()))??;
+        let endpoint = first
+            .filter(|event| event.kind == b"endpoint")
+            .and_then(|event| String::from_utf8(event.data).ok())
+            .and_then(|path| base.join(path.trim()).ok())
+            .filter(|endpoint| endpoint.origin() == self.http.url.origin());
+        let mut endpoint = endpoint.ok_or(Failure::NoEndpoint)?;
+        // Credentials of the URL go along: the client took them out of the one it reports.
+        let _ = endpoint.set_username(url.username());
+        let _ = endpoint.set_password(url.password());
+        Ok((events, endpoint))
+    }
+
+    fn carry(self: &Arc<Self>, message: Outgoing, endpoint: &Arc<Url>, flights: &mut Flights) {
+        let (this, endpoint) = (self.clone(), endpoint.clone());
+        // Answers come on the stream, so there is nothing to drop for a request that is cancelled.
+        flights.other(async move {
+            if let Err(failure) = this.post(&message, &endpoint).await {
+                let origin = this.http.origin();
+                if let Some(id) = message.id() {
+                    let line = this.http.failed(&failure, id, Heard::Perhaps);
+                    this.output.line(line).await;
+                } else {
+                    tracing::debug!(origin, %failure, "a message was not accepted");
+                }
+            }
+            Landed::Done
+        });
+    }
+
+    async fn post(&self, message: &Outgoing, endpoint: &Url) -> Result<(), Failure> {
+        let json = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
+        let resend = if message.is_idempotent() {
+            Resend::Once
+        } else {
+            Resend::Never
+        };
+        let body = message.body.clone();
+        let sent = self
+            .http
+            .send(Method::POST, endpoint, headers, body, resend);
+        let response = sent.await?;
+        let status = response.status();
+        let limit = ANSWER.min(self.http.limit());
+        let body = self.http.body(response, limit).await.unwrap_or_default();
+        if status.is_success() {
+            return Ok(());
+        }
+        match message
+            .id()
+            .and_then(|id| message::rpc_error(&body, Some(id)))
+        {
+            Some(error) => self.output.line(message::line(error.line)).await,
+            None => return Err(Failure::Status(status)),
+        }
+        Ok(())
+    }
+
+    /// Says to the first request why there is no session.
+    async fn refuse(&self, input: &mut Input, failure: &Failure) {
+        while let Some(message) = input.next().await {
+            if let Some(id) = message.id() {
+                let line = self.http.failed(failure, id, Heard::Perhaps);
+                return self.output.line(line).await;
+            }
+        }
+    }
+}
