@@ -72,7 +72,7 @@ check-example: uv
 	env MCPO_JOBS_DIR=.run/check-jobs MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_START_TIMEOUT=180 \
 	target/debug/mcpo-bridge check --config mcp-servers.json.example
 
-bench: ## Measure the bridge against its child's bare stdio, side by side
+bench: ## Measure the bridge against its child's bare stdio and its peers (npm, PyPI), side by side
 	scripts/bench $(BENCH_ARGS)
 
 conformance: ## Run the official MCP conformance suite through the bridge (needs npm)

@@ -7,26 +7,27 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench import report
-from bench.contender import Fault
-from bench.contenders import Bridge, Loopback, Stdio
+from bench.contender import Fault, Missing
+from bench.contenders import Bridge, Loopback, McpLegacy, McpModern, McpProxy, Stdio, Supergateway
 from bench.echo_child import ROOT
 from bench.rounds import Plan, measure
 
 BASELINE = Stdio.name
 FLOOR = Loopback.name
+BESIDE = McpLegacy.name  # what the peers are compared with
 
 
 def arguments():
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="A shared echo child called through the bridge and over its bare pipes, in one run.",
+        description="One echo child called over its bare pipes, through the bridge and through its peers, in one run.",
     )
     parser.add_argument("--calls", type=int, default=6000, help="timed calls of each contender (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=6, help="into which they are split (default %(default)s)")
     parser.add_argument("--warm", type=int, default=300, help="calls before each round that do not count (default %(default)s)")
     parser.add_argument("--bytes", type=int, default=64, help="size of each payload (default %(default)s)")
     parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "mcpo-bridge")
-    parser.add_argument("--only", metavar="NAMES", help="contenders, comma-separated: stdio,loopback,bridge (stdio always runs)")
+    parser.add_argument("--only", metavar="NAMES", help="contenders, comma-separated (stdio always runs): stdio,loopback,bridge,mcp-legacy,mcp-modern,supergateway,mcp-proxy")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     chosen = parser.parse_args()
     if min(chosen.rounds, chosen.bytes) < 1 or chosen.warm < 0 or chosen.calls < chosen.rounds:
@@ -35,14 +36,28 @@ def arguments():
 
 
 def contenders(chosen):
-    every = [Stdio(), Loopback(), Bridge(chosen.binary)]
+    binary = chosen.binary
+    every = [Stdio(), Loopback(), Bridge(binary), McpLegacy(binary), McpModern(binary), Supergateway(), McpProxy()]
     names = {contender.name for contender in every}
     wanted = set(chosen.only.split(",")) | {BASELINE} if chosen.only else names
     if unknown := wanted - names:
         raise Fault(f"no such contender: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
-    if Bridge.name in wanted and not chosen.binary.is_file():
-        raise Fault(f"{chosen.binary} is missing: run `cargo build --release`, or scripts/bench")
-    return [contender for contender in every if contender.name in wanted]
+    running = [contender for contender in every if contender.name in wanted]
+    if any(isinstance(contender, Bridge) for contender in running) and not binary.is_file():
+        raise Fault(f"{binary} is missing: run `cargo build --release`, or scripts/bench")
+    return running
+
+
+def installed(wanted):
+    """Those that can run, and of the others name → why not."""
+    running, missing = [], {}
+    for contender in wanted:
+        try:
+            contender.install()
+            running.append(contender)
+        except Missing as why:
+            missing[contender.name] = str(why)
+    return running, missing
 
 
 def progress(plan):
@@ -53,7 +68,8 @@ def progress(plan):
 
 def run(chosen):
     plan = Plan(chosen.rounds, chosen.calls // chosen.rounds, chosen.warm, chosen.bytes)
-    running, host = contenders(chosen), report.machine()
+    running, missing = installed(contenders(chosen))
+    host = report.machine()
     versions = {contender.name: contender.version() for contender in running}
     with ExitStack() as stack:
         lines = {}
@@ -65,21 +81,24 @@ def run(chosen):
     if sys.stderr.isatty():
         print("\r" + " " * 20 + "\r", end="", file=sys.stderr)
     # Printed only now: a bridge that does not end well is a run that did not go well.
-    tell(running, plan, host, versions, results)
+    tell(running, missing, plan, host, versions, results)
     if chosen.json:
-        chosen.json.write_text(report.as_json(results, plan, host, versions) + "\n")
+        chosen.json.write_text(report.as_json(results, plan, host, versions, missing) + "\n")
 
 
-def tell(running, plan, host, versions, results):
+def tell(running, missing, plan, host, versions, results):
     print(", ".join(f"{what} {value}" for what, value in host.items()))
     print(
         f"one caller, a call at a time: {plan.rounds} alternating rounds of {plan.calls} calls"
         f" ({plan.total} each), {plan.size} bytes, no errors\n"
     )
+    width = max(map(len, [*results, *missing]))
     for contender in running:
         version = versions[contender.name]
-        print(f"  {contender.name:<9} {contender.about}" + (f" ({version})" if version != "-" else ""))
-    print("\n" + report.table(results, BASELINE))
+        print(f"  {contender.name:<{width}} {contender.about}" + (f" ({version})" if version != "-" else ""))
+    for name, why in missing.items():
+        print(f"  {name:<{width}} MISSING, not measured: {why}")
+    print("\n" + report.table(results, [name for name in (BASELINE, BESIDE) if name in results], missing))
     if {Bridge.name, FLOOR} <= results.keys():
         bridge, floor, child = (results[name].percentile(50) / 1e6 for name in (Bridge.name, FLOOR, BASELINE))
         print(

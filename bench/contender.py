@@ -8,6 +8,10 @@ class Fault(Exception):
     """The run is worth nothing: says what happened, to what, and what to do where that is known."""
 
 
+class Missing(Exception):
+    """A contender cannot be had on this machine, and why: the run goes on, and says so."""
+
+
 class Line(ABC):
     """One connection to a contender, for one caller at a time."""
 
@@ -26,6 +30,9 @@ class Contender(AbstractContextManager):
     name: str
     #: What is measured, in a few words.
     about: str
+
+    def install(self) -> None:
+        """Gets what it needs to run, before anything runs; `Missing` if that cannot be had."""
 
     @abstractmethod
     def connect(self) -> Line: ...

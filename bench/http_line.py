@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+from typing import NamedTuple
 
 from bench.contender import Fault, Line
 
@@ -10,8 +11,14 @@ TIMEOUT = 10  # seconds for one answer: far beyond any that is worth measuring
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
-class HttpLine(Line):
-    """Posts `{"text": …}` and takes the JSON answer for the echo."""
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+class Connection:
+    """Sends each request on the connection that it opened first, or fails."""
 
     def __init__(self, port: int, path: str):
         self._path = path
@@ -20,22 +27,44 @@ class HttpLine(Line):
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = self._connection.sock
 
-    def post(self, text: str) -> tuple[int, bytes]:
-        body = json.dumps({"text": text}).encode()
+    def send(self, method: str, body: bytes | None, headers: dict[str, str]) -> Answer:
+        """The whole answer, whatever its status."""
         try:
-            self._connection.request("POST", self._path, body, HEADERS)
+            self._connection.request(method, self._path, body, headers)
             answer = self._connection.getresponse()
-            return answer.status, answer.read()
+            return Answer(answer.status, answer.headers, answer.read())
         except (OSError, http.client.HTTPException) as fault:
-            raise Fault(f"POST {self._path}: {type(fault).__name__}: {fault}") from fault
+            raise self.fault(f"{type(fault).__name__}: {fault}") from fault
 
-    def call(self, text: str) -> str:
-        status, body = self.post(text)
-        if status != 200:
-            raise Fault(f"POST {self._path}: {status} {body[:500].decode(errors='replace')}")
+    def succeed(self, method: str, body: bytes | None, headers: dict[str, str], status: int = 200) -> Answer:
+        answer = self.send(method, body, headers)
+        if answer.status != status:
+            raise self.fault(f"{answer.status} {answer.body[:500].decode(errors='replace')}")
         if self._connection.sock is not self._socket:
-            raise Fault(f"POST {self._path}: the connection was not kept alive")
-        return json.loads(body)
+            raise self.fault("the connection was not kept alive")
+        return answer
+
+    def fault(self, what: str) -> Fault:
+        return Fault(f"{self._path}: {what}")
 
     def close(self) -> None:
         self._connection.close()
+
+
+class HttpLine(Line):
+    """Posts `{"text": …}` and takes the JSON answer for the echo."""
+
+    def __init__(self, port: int, path: str):
+        self._connection = Connection(port, path)
+
+    def post(self, text: str) -> Answer:
+        return self._connection.send("POST", self._body(text), HEADERS)
+
+    def call(self, text: str) -> str:
+        return json.loads(self._connection.succeed("POST", self._body(text), HEADERS).body)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _body(self, text):
+        return json.dumps({"text": text}).encode()

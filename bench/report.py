@@ -5,30 +5,31 @@ import os
 import platform
 from pathlib import Path
 
-COLUMNS = ("", "p50 ms", "p99 ms", "calls/s", "p50 by round", "x {baseline}")
+COLUMNS = ("", "p50 ms", "p99 ms", "calls/s", "p50 by round")
 
 
 def milliseconds(nanoseconds):
     return nanoseconds / 1e6
 
 
-def row(name, samples, baseline):
+def row(name, samples, baselines):
     medians = [milliseconds(median) for median in samples.medians()]
-    ratio = samples.percentile(50) / baseline.percentile(50)
+    p50 = samples.percentile(50)
     return (
         name,
-        f"{milliseconds(samples.percentile(50)):.3f}",
+        f"{milliseconds(p50):.3f}",
         f"{milliseconds(samples.percentile(99)):.3f}",
         f"{samples.calls_per_second():,.0f}",
         f"{min(medians):.3f} - {max(medians):.3f}",
-        f"{ratio:.2f}",
+        *(f"{p50 / baseline.percentile(50):.2f}" for baseline in baselines),
     )
 
 
-def table(results, baseline):
-    """`results` (name → Samples) against the one named `baseline`."""
-    heads = tuple(column.format(baseline=baseline) for column in COLUMNS)
-    rows = [heads] + [row(name, samples, results[baseline]) for name, samples in results.items()]
+def table(results, baselines, missing=()):
+    """`results` (name → Samples) with a column of p50 ratios to each of the named `baselines`."""
+    heads = (*COLUMNS, *(f"x {baseline}" for baseline in baselines))
+    rows = [heads] + [row(name, samples, [results[one] for one in baselines]) for name, samples in results.items()]
+    rows += [(name, "missing", *["-"] * (len(heads) - 2)) for name in missing]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
@@ -54,7 +55,7 @@ def machine():
     }
 
 
-def as_json(results, plan, host, versions):
+def as_json(results, plan, host, versions, missing):
     found = {
         name: {
             "p50_ms": milliseconds(samples.percentile(50)),
@@ -65,4 +66,5 @@ def as_json(results, plan, host, versions):
         }
         for name, samples in results.items()
     }
-    return json.dumps({"plan": vars(plan), "machine": host, "versions": versions, "results": found}, indent=2)
+    everything = {"plan": vars(plan), "machine": host, "versions": versions, "results": found, "missing": missing}
+    return json.dumps(everything, indent=2)

@@ -64,7 +64,7 @@ class Measuring(unittest.TestCase):
 
     def test_the_table_compares_with_the_baseline(self):
         results = {"stdio": Samples([[1_000_000] * 4]), "bridge": Samples([[2_000_000] * 2, [3_000_000] * 2])}
-        head, stdio, bridge = table(results, "stdio").splitlines()
+        head, stdio, bridge = table(results, ["stdio"]).splitlines()
         self.assertEqual(head.split()[-2:], ["x", "stdio"])
         self.assertEqual(stdio.split(), ["stdio", "1.000", "1.000", "1,000", "1.000", "-", "1.000", "1.00"])
         self.assertEqual(bridge.split(), ["bridge", "2.000", "3.000", "400", "2.000", "-", "3.000", "2.00"])

@@ -1,7 +1,8 @@
-"""The ways to reach the echo child, each a module with one `Contender`."""
+"""The ways to reach the echo child, each a `Contender`."""
 
-from bench.contenders.bridge import Bridge
+from bench.contenders.bridge import Bridge, McpLegacy, McpModern
 from bench.contenders.loopback import Loopback
+from bench.contenders.peers import McpProxy, Supergateway
 from bench.contenders.stdio import Stdio
 
-__all__ = ["Bridge", "Loopback", "Stdio"]
+__all__ = ["Bridge", "Loopback", "McpLegacy", "McpModern", "McpProxy", "Stdio", "Supergateway"]

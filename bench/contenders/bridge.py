@@ -1,4 +1,4 @@
-"""The bridge with the child as a `shared` server, reached through its OpenAPI door."""
+"""The bridge with the child as a `shared` server, reached through each of its doors."""
 
 import json
 import os
@@ -11,14 +11,18 @@ from pathlib import Path
 from bench.contender import Contender, Fault
 from bench.echo_child import COMMAND, TOOL
 from bench.http_line import HttpLine
+from bench.mcp_line import LegacyLine, ModernLine
 
 START, END = 60, 30  # seconds for the bridge to serve its first call, and to end
 NOT_YET = 503  # the catalogue is still being learnt
 LOG_SHOWN = 20  # lines
 PATH = f"/mcpo/child/{TOOL}"
+MCP = "/mcp/child"
 
 
 class Bridge(Contender):
+    """Through the OpenAPI door."""
+
     name = "bridge"
     about = f"POST {PATH}, one keep-alive connection"
 
@@ -51,7 +55,7 @@ class Bridge(Contender):
             status = self._process.wait(END)
         except subprocess.TimeoutExpired:
             self._kill()
-            raise Fault(f"bridge: still running {END} s after SIGTERM") from None
+            raise Fault(f"{self.name}: still running {END} s after SIGTERM") from None
         if status != 0:
             raise self._ended(status)
         self._folder.cleanup()
@@ -87,13 +91,13 @@ class Bridge(Contender):
         return int(text.rsplit(":", 1)[-1]) if text.endswith("\n") else None
 
     def _serves(self):
-        line = self.connect()
+        line = HttpLine(self._port, PATH)
         try:
-            status, body = line.post("are you there?")
+            status, _, body = line.post("are you there?")
         finally:
             line.close()
         if status not in (200, NOT_YET):
-            raise Fault(f"bridge: {PATH}: {status} {body[:500].decode(errors='replace')}{self._tail()}")
+            raise Fault(f"{self.name}: {PATH}: {status} {body[:500].decode(errors='replace')}{self._tail()}")
         return status == 200 or None
 
     def _wait(self, what, look):
@@ -104,10 +108,10 @@ class Bridge(Contender):
             if (found := look()) is not None:
                 return found
             time.sleep(0.02)
-        raise Fault(f"bridge: no {what.removeprefix('a ')} within {START} s{self._tail()}")
+        raise Fault(f"{self.name}: no {what.removeprefix('a ')} within {START} s{self._tail()}")
 
     def _ended(self, status):
-        return Fault(f"bridge: ended with {status}{self._tail()}")
+        return Fault(f"{self.name}: ended with {status}{self._tail()}")
 
     def _tail(self):
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_SHOWN:]
@@ -124,3 +128,19 @@ class Bridge(Contender):
                 process.kill()
                 process.wait()
         self._folder.cleanup()
+
+
+class McpLegacy(Bridge):
+    name = "mcp-legacy"
+    about = f"POST {MCP}, the bridge with a session"
+
+    def connect(self):
+        return LegacyLine(self._port, MCP)
+
+
+class McpModern(Bridge):
+    name = "mcp-modern"
+    about = f"POST {MCP}, the bridge as 2026-07-28 has it, translated for the child"
+
+    def connect(self):
+        return ModernLine(self._port, MCP)
