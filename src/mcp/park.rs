@@ -34,18 +34,18 @@ impl Retry {
         let params = &message.params;
         let name = params.name.as_ref().map_or("", |(name, _)| name);
         let uri = params.uri.as_deref().unwrap_or_default();
-        // By value: a client may write the same arguments in other bytes.
-        let arguments: Value = params
-            .arguments
-            .as_ref()
-            .and_then(|raw| raw.read().ok())
-            .unwrap_or_default();
+        // By value: a client may write the same arguments in other bytes. What no type of ours
+        // holds is compared by its bytes.
+        let arguments = params.arguments.as_ref().map(|raw| {
+            let value = raw.read().map(|value: Value| value.to_string());
+            value.unwrap_or_else(|_| raw.as_str().to_owned())
+        });
         let mut hash = Sha256::new();
         for part in [
             &format!("{:?}", message.kind),
             name,
             uri,
-            &arguments.to_string(),
+            &arguments.unwrap_or_default(),
         ] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part.as_bytes());
