@@ -270,7 +270,7 @@ impl Children {
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
         tokio::spawn(log.clone().follow(pipes.stderr));
         let (news, _) = broadcast::channel(NEWS);
-        let listener = with_news(request.listener, news.clone());
+        let listener = with_news(request.listener, news.clone(), request.spec.mode);
         let connection = Connection::open(
             pipes.stdin,
             pipes.stdout,
@@ -358,11 +358,16 @@ fn without_folder(job: &Job) -> Cleaner {
     })
 }
 
-fn with_news(listener: Listener, news: broadcast::Sender<Said>) -> Listener {
+/// What a shared child says to nobody in particular may be about anybody: only what concerns
+/// everybody goes on. Late progress has a number of ours, which says nothing to anyone.
+fn with_news(listener: Listener, news: broadcast::Sender<Said>, mode: Mode) -> Listener {
     Arc::new(move |said| {
         listener(said);
-        // Nobody listening is fine.
-        let _ = news.send(said.clone());
+        let of_one_caller = mode != Mode::Shared && &*said.method != "notifications/progress";
+        if of_one_caller || hearing::is_news(&said.method) {
+            // Nobody listening is fine.
+            let _ = news.send(said.clone());
+        }
     })
 }
 
