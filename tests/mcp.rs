@@ -164,7 +164,7 @@ fn what_is_no_message_is_refused_with_the_code_of_the_specification() {
         ),
         (r#"{"jsonrpc":"2.0","id":1}"#, 400, -32600),
         (
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":[]}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":7}"#,
             400,
             -32602,
         ),
