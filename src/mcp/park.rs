@@ -11,6 +11,7 @@ use std::{
 use indexmap::IndexMap;
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::{ClientMessage, RpcError, relay::Relay};
 use crate::model::{Principal, RawJson, ServerName, SessionId};
@@ -65,8 +66,14 @@ pub struct Parks {
 }
 
 impl Parks {
-    /// Keeps a call; returns the `requestState` that brings it back.
-    pub fn park(&self, retry: Retry, relay: Relay) -> Result<SessionId, RpcError> {
+    /// Keeps a call until it expires or the bridge stops; returns the `requestState` that brings it
+    /// back.
+    pub fn park(
+        &self,
+        retry: Retry,
+        relay: Relay,
+        stopping: CancellationToken,
+    ) -> Result<SessionId, RpcError> {
         let mut all = self.lock();
         let own = all
             .values()
@@ -82,7 +89,9 @@ impl Parks {
         drop(all);
         let (parks, expired) = (self.clone(), state.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(KEPT).await;
+            // A bridge that stops takes no retries.
+            let expiry = tokio::time::sleep(KEPT);
+            stopping.run_until_cancelled(expiry).await;
             // Dropping it cancels the call.
             let gone = parks.lock().remove(&expired);
             drop(gone);
