@@ -41,7 +41,7 @@ use crate::{
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
 pub use frame::{Reply, Said, end_line, splice};
-pub use hearing::{BACKLOG, Heard, Hearing, Listener, Replier};
+pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier};
 pub use hello::{Hello, HelloParts, Profile};
 pub use supervisor::supervise;
 
@@ -465,6 +465,11 @@ impl Child {
     /// What it says to nobody in particular, from now on.
     pub fn news(&self) -> broadcast::Receiver<Said> {
         self.news.subscribe()
+    }
+
+    /// For telling it things later.
+    pub fn ear(&self) -> Ear {
+        Ear::new(self.connection.clone())
     }
 
     /// Whether it answers at all within `patience`.

@@ -139,10 +139,11 @@ async fn in_session(
             Ok(StatusCode::ACCEPTED.into_response())
         }
         Kind::Notification(method) => {
-            if &**method == "notifications/cancelled"
-                && let Some(id) = &message.params.request_id
-            {
-                session.cancel(id);
+            match (&**method, &message.params.request_id) {
+                ("notifications/cancelled", Some(id)) => session.cancel(id),
+                // The child had its own from us.
+                ("notifications/initialized", _) => {}
+                _ => session.tell(&message.line),
             }
             Ok(StatusCode::ACCEPTED.into_response())
         }
@@ -185,7 +186,7 @@ async fn relay(
         capabilities: session.capabilities.clone(),
         ..Profile::silent()
     };
-    let followed = session.clone();
+    let (followed, mode) = (session.clone(), offer.spec.mode);
     let make = |hearing, parked| Call {
         caller,
         spec: offer.spec.clone(),
@@ -194,7 +195,7 @@ async fn relay(
         profile,
         hearing: Some(hearing),
         parked,
-        on_child: Some(Arc::new(move |child| followed.follow(child))),
+        on_child: Some(Arc::new(move |child| followed.follow(child, mode))),
         request_id,
     };
     let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parked);
