@@ -60,10 +60,12 @@ pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
     // Without an id a stream begins with what comes next.
     let seen = seen.unwrap_or_else(|| session.outbox.last());
     let (sender, events) = mpsc::channel(64);
+    let stopping = asking.app.engine.stopping.clone();
     tokio::spawn(async move {
-        let ended = session.ended.clone();
         let outbox = session.outbox.clone();
-        ended.run_until_cancelled(outbox.send(seen, sender)).await;
+        let sending = session.ended.run_until_cancelled(outbox.send(seen, sender));
+        // A stream that waits for news must not use up the grace of a bridge that stops.
+        stopping.run_until_cancelled(sending).await;
     });
     Ok(stream::response(events))
 }
