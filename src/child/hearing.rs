@@ -80,6 +80,28 @@ impl Asks {
     }
 }
 
+/// A way to tell a child things. It keeps no child alive.
+pub struct Ear(Connection);
+
+impl Ear {
+    /// Of the child behind this.
+    pub fn new(connection: Connection) -> Self {
+        Self(connection)
+    }
+
+    /// Passes on a message that needs no answer; lost where the child takes nothing in.
+    pub fn tell(&self, line: &bytes::Bytes) {
+        let mut line = line.to_vec();
+        frame::end_line(&mut line);
+        self.0.send(line.into());
+    }
+
+    /// Whether anyone hears.
+    pub fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+}
+
 impl Replier {
     /// For a request that the child sent with this id.
     pub fn new(connection: Connection, id: RawJson) -> Self {

@@ -56,7 +56,7 @@ pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
 pub use error::ChildError;
 pub use frame::{Reply, Said, end_line, splice};
-pub use hearing::{BACKLOG, Heard, Hearing, Listener, Replier};
+pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier};
 pub use hello::{Hello, HelloParts, Profile};
 pub use supervisor::supervise;
 
@@ -333,7 +333,7 @@ impl Children {
             stdin,
             stdout,
             self.settings.max_message,
-            with_news(request.listener.clone(), news.clone()),
+            with_news(request.listener.clone(), news.clone(), request.spec.mode),
             without_folder(&request.job),
             Arc::new(log.clone()),
         )
@@ -373,11 +373,16 @@ fn without_folder(job: &Job) -> Cleaner {
     })
 }
 
-fn with_news(listener: Listener, news: broadcast::Sender<Said>) -> Listener {
+/// What a shared child says to nobody in particular may be about anybody: only what concerns
+/// everybody goes on. Late progress has a number of ours, which says nothing to anyone.
+fn with_news(listener: Listener, news: broadcast::Sender<Said>, mode: Mode) -> Listener {
     Arc::new(move |said| {
         listener(said);
-        // Nobody listening is fine.
-        let _ = news.send(said.clone());
+        let of_one_caller = mode != Mode::Shared && &*said.method != "notifications/progress";
+        if of_one_caller || hearing::is_news(&said.method) {
+            // Nobody listening is fine.
+            let _ = news.send(said.clone());
+        }
     })
 }
 
@@ -497,6 +502,11 @@ impl Child {
     /// What it says to nobody in particular, from now on.
     pub fn news(&self) -> broadcast::Receiver<Said> {
         self.news.subscribe()
+    }
+
+    /// For telling it things later.
+    pub fn ear(&self) -> Ear {
+        Ear::new(self.connection.clone())
     }
 
     /// Whether it answers at all within `patience`.

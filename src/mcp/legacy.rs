@@ -62,14 +62,10 @@ pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
     let (sender, events) = mpsc::channel(64);
     let stopping = asking.app.engine.stopping.clone();
     tokio::spawn(async move {
-        let ended = session.ended.clone();
         let outbox = session.outbox.clone();
-        tokio::select! {
-            () = outbox.send(seen, sender) => {}
-            () = ended.cancelled() => {}
-            // An open stream would hold up the end for the whole grace.
-            () = stopping.cancelled() => {}
-        }
+        let sending = session.ended.run_until_cancelled(outbox.send(seen, sender));
+        // A stream that waits for news must not use up the grace of a bridge that stops.
+        stopping.run_until_cancelled(sending).await;
     });
     Ok(stream::response(events))
 }
@@ -145,10 +141,11 @@ async fn in_session(
             Ok(StatusCode::ACCEPTED.into_response())
         }
         Kind::Notification(method) => {
-            if &**method == "notifications/cancelled"
-                && let Some(id) = &message.params.request_id
-            {
-                session.cancel(id);
+            match (&**method, &message.params.request_id) {
+                ("notifications/cancelled", Some(id)) => session.cancel(id),
+                // The child had its own from us.
+                ("notifications/initialized", _) => {}
+                _ => session.tell(&message.line),
             }
             Ok(StatusCode::ACCEPTED.into_response())
         }
@@ -191,7 +188,7 @@ async fn relay(
         capabilities: session.capabilities.clone(),
         ..Profile::silent()
     };
-    let followed = session.clone();
+    let (followed, mode) = (session.clone(), offer.spec.mode);
     let make = |hearing, parked| Call {
         caller,
         spec: offer.spec.clone(),
@@ -200,7 +197,7 @@ async fn relay(
         profile,
         hearing: Some(hearing),
         parked,
-        on_child: Some(Arc::new(move |child| followed.follow(child))),
+        on_child: Some(Arc::new(move |child| followed.follow(child, mode))),
         request_id,
     };
     let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parked);

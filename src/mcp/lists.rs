@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 
-use indexmap::IndexMap;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 use super::{ClientMessage, modern::VERSION};
-use crate::{catalog::Offer, model::RawJson};
+use crate::{
+    catalog::Offer,
+    child::splice,
+    model::{Member, RawJson},
+};
 
 /// Revisions with sessions, newest first.
 pub const LEGACY: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
@@ -21,12 +24,23 @@ pub fn agree(wanted: Option<&str>) -> &'static str {
 
 /// The server's own answer to `initialize`, for the agreed revision.
 pub fn initialize(offer: &Offer, version: &str) -> RawJson {
-    let mut result: Value = offer.learnt.hello_raw.read().unwrap_or_else(|_| json!({}));
-    if result["protocolVersion"].as_str() == Some(version) {
-        return offer.learnt.hello_raw.clone();
-    }
-    result["protocolVersion"] = version.into();
-    RawJson::of(&result)
+    let hello = &offer.learnt.hello_raw;
+    let said = member(hello, "protocolVersion");
+    let version = RawJson::of(&version.into());
+    said.map_or_else(|| hello.clone(), |said| exchange(hello, &said, &version))
+}
+
+/// A member of an object, within it.
+fn member(object: &RawJson, name: &str) -> Option<RawJson> {
+    let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
+    let found = object.members()?.into_iter().find(named)?;
+    Some(found.value)
+}
+
+/// A value with one part of it exchanged, everything else byte by byte.
+fn exchange(whole: &RawJson, part: &RawJson, new: &RawJson) -> RawJson {
+    let line = splice(&whole.clone().into_bytes(), &[(part, new.as_bytes())]);
+    RawJson::parse(line).unwrap_or_else(|_| whole.clone())
 }
 
 /// The result of a list method, all of it in one page; `None` for other methods.
@@ -82,8 +96,9 @@ pub fn discover(offer: &Offer) -> RawJson {
 }
 
 fn server_info(offer: &Offer) -> Value {
-    let hello: Value = offer.learnt.hello_raw.read().unwrap_or_default();
-    hello["serverInfo"].clone()
+    member(&offer.learnt.hello_raw, "serverInfo")
+        .and_then(|info| info.read().ok())
+        .unwrap_or_default()
 }
 
 /// A result with the members that 2026-07-28 asks for; those that are there stay. `lists` and reads
@@ -93,14 +108,18 @@ pub fn complete(result: &RawJson, holds: bool) -> RawJson {
     let Some(inside) = text.strip_prefix('{') else {
         return result.clone();
     };
-    let members: IndexMap<String, &RawValue> = serde_json::from_str(text).unwrap_or_default();
+    let members = result.members().unwrap_or_default();
+    let names: Vec<String> = members
+        .iter()
+        .filter_map(|member| member.name.read().ok())
+        .collect();
     let mut front = String::new();
     for (name, value) in [
         ("resultType", "\"complete\"".to_owned()),
         ("ttlMs", TTL.to_string()),
         ("cacheScope", "\"private\"".to_owned()),
     ] {
-        if (holds || name == "resultType") && !members.contains_key(name) {
+        if (holds || name == "resultType") && !names.iter().any(|known| known == name) {
             let _ = write!(front, "\"{name}\":{value},");
         }
     }
@@ -112,18 +131,18 @@ pub fn complete(result: &RawJson, holds: bool) -> RawJson {
 
 /// The code of an error object.
 pub fn code(error: &RawJson) -> Option<i64> {
-    error.read::<Value>().ok()?["code"].as_i64()
+    member(error, "code")?.read().ok()
 }
 
 /// An error object with the code that 2026-07-28 has for it.
 pub fn current_code(error: &RawJson) -> RawJson {
     // "Resource not found" of older revisions is a wrong parameter now.
-    if code(error) != Some(-32002) {
-        return error.clone();
+    match member(error, "code") {
+        Some(code) if code.as_str() == "-32002" => {
+            exchange(error, &code, &RawJson::of(&(-32602).into()))
+        }
+        _ => error.clone(),
     }
-    let mut object: Value = error.read().unwrap_or_default();
-    object["code"] = (-32602).into();
-    RawJson::of(&object)
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use indexmap::IndexMap;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -221,14 +220,17 @@ pub fn without_envelope(message: &ClientMessage) -> Result<ClientMessage, RpcErr
     let Some(meta) = &message.params.meta.whole else {
         return Ok(message.clone());
     };
-    let members: IndexMap<String, &RawValue> =
-        serde_json::from_slice(meta.as_bytes()).unwrap_or_default();
-    let kept: IndexMap<&String, &&RawValue> = members
-        .iter()
-        .filter(|(name, _)| !name.starts_with("io.modelcontextprotocol/"))
+    let is_envelope = |name: &RawJson| {
+        let name: Option<String> = name.read().ok();
+        name.is_some_and(|name| name.starts_with("io.modelcontextprotocol/"))
+    };
+    let members = meta.members().unwrap_or_default().into_iter();
+    let kept: Vec<String> = members
+        .filter(|member| !is_envelope(&member.name))
+        .map(|member| format!("{}:{}", member.name.as_str(), member.value.as_str()))
         .collect();
-    let kept = serde_json::to_vec(&kept).unwrap_or_else(|_| b"{}".to_vec());
-    ClientMessage::read(&splice(&message.line, &[(meta, &kept)]))
+    let kept = format!("{{{}}}", kept.join(","));
+    ClientMessage::read(&splice(&message.line, &[(meta, kept.as_bytes())]))
 }
 
 /// How a client without a session is spoken to while a request of his runs.

@@ -11,6 +11,7 @@ use std::{
 use indexmap::IndexMap;
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::{ClientMessage, RpcError, relay::Relay};
 use crate::model::{Principal, RawJson, ServerName, SessionId};
@@ -34,18 +35,18 @@ impl Retry {
         let params = &message.params;
         let name = params.name.as_ref().map_or("", |(name, _)| name);
         let uri = params.uri.as_deref().unwrap_or_default();
-        // By value: a client may write the same arguments in other bytes.
-        let arguments: Value = params
-            .arguments
-            .as_ref()
-            .and_then(|raw| raw.read().ok())
-            .unwrap_or_default();
+        // By value: a client may write the same arguments in other bytes. What no type of ours
+        // holds is compared by its bytes.
+        let arguments = params.arguments.as_ref().map(|raw| {
+            let value = raw.read().map(|value: Value| value.to_string());
+            value.unwrap_or_else(|_| raw.as_str().to_owned())
+        });
         let mut hash = Sha256::new();
         for part in [
             &format!("{:?}", message.kind),
             name,
             uri,
-            &arguments.to_string(),
+            &arguments.unwrap_or_default(),
         ] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part.as_bytes());
@@ -65,8 +66,14 @@ pub struct Parks {
 }
 
 impl Parks {
-    /// Keeps a call; returns the `requestState` that brings it back.
-    pub fn park(&self, retry: Retry, relay: Relay) -> Result<SessionId, RpcError> {
+    /// Keeps a call until it expires or the bridge stops; returns the `requestState` that brings it
+    /// back.
+    pub fn park(
+        &self,
+        retry: Retry,
+        relay: Relay,
+        stopping: CancellationToken,
+    ) -> Result<SessionId, RpcError> {
         let mut all = self.lock();
         let own = all
             .values()
@@ -82,7 +89,9 @@ impl Parks {
         drop(all);
         let (parks, expired) = (self.clone(), state.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(KEPT).await;
+            // A bridge that stops takes no retries.
+            let expiry = tokio::time::sleep(KEPT);
+            stopping.run_until_cancelled(expiry).await;
             // Dropping it cancels the call.
             let gone = parks.lock().remove(&expired);
             drop(gone);

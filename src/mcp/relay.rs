@@ -217,8 +217,9 @@ impl Relay {
         });
         let asked = asked.collect::<Vec<_>>().join(",");
         let (parks, id) = (self.app.parks.clone(), self.id.clone());
+        let stopping = self.app.engine.stopping.clone();
         let state = parks
-            .park(retry, self)
+            .park(retry, self, stopping)
             .map_err(|error| error.to(Some(id.clone())))?;
         Ok(format!(
             r#"{{"jsonrpc":"2.0","id":{},"result":{{"resultType":"input_required","inputRequests":{{{asked}}},"requestState":"{}"}}}}"#,

@@ -4,7 +4,7 @@
 //! folder belong to the chat, and outlive them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::Outbox;
 use crate::{
-    child::{Child, Replier},
+    child::{Child, Ear, Replier},
+    config::Mode,
     model::{Principal, RawJson, ServerName, SessionId},
 };
 
@@ -55,7 +56,7 @@ pub struct McpSession {
     in_flight: Mutex<HashMap<Vec<u8>, CancellationToken>>,
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
-    followed: Mutex<HashSet<u64>>,
+    followed: Mutex<HashMap<u64, Option<Ear>>>,
     last_used: Mutex<Instant>,
 }
 
@@ -178,11 +179,24 @@ impl McpSession {
         true
     }
 
-    /// Passes on what this child says to nobody in particular, until it or the session ends.
-    pub fn follow(self: &Arc<Self>, child: &Child) {
-        if !lock(&self.followed).insert(child.number()) {
+    /// Passes what the client tells on to its children. A shared child is not told: it would take
+    /// one caller's word for everybody's.
+    pub fn tell(&self, line: &bytes::Bytes) {
+        for ear in lock(&self.followed).values().flatten() {
+            ear.tell(line);
+        }
+    }
+
+    /// Passes on what this child says to nobody in particular, until it or the session ends; from
+    /// now on the child hears what the client tells.
+    pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode) {
+        let mut followed = lock(&self.followed);
+        followed.retain(|_, ear| ear.as_ref().is_none_or(Ear::is_open));
+        let ear = (mode != Mode::Shared).then(|| child.ear());
+        if followed.insert(child.number(), ear).is_some() {
             return;
         }
+        drop(followed);
         let (outbox, ended, mut news) = (self.outbox.clone(), self.ended.clone(), child.news());
         tokio::spawn(ended.run_until_cancelled_owned(async move {
             loop {

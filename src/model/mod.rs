@@ -8,6 +8,6 @@ mod tool;
 
 pub use ids::{JobId, LinkToken, SessionId, WorkspaceKey};
 pub use principal::{Caller, Principal, UserInfo};
-pub use raw_json::RawJson;
+pub use raw_json::{Member, RawJson};
 pub use server_name::ServerName;
 pub use tool::Tool;

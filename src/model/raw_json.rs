@@ -1,7 +1,12 @@
 //! JSON text that is passed on as it came.
 
+use std::fmt;
+
 use bytes::Bytes;
-use serde::{Serialize, Serializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 /// One valid JSON value as its original bytes (UTF-8): numbers, key order and escapes survive.
@@ -65,6 +70,53 @@ impl RawJson {
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.0)
     }
+
+    /// The members of an object in their order, repeated ones included; `None` for other values.
+    pub fn members(&self) -> Option<Vec<Member>> {
+        let Members(members) = serde_json::from_slice(&self.0).ok()?;
+        let members = members.into_iter().map(|(name, value)| Member {
+            name: Self::within(&self.0, name),
+            value: Self::within(&self.0, value),
+        });
+        Some(members.collect())
+    }
+}
+
+/// One member of an object. Both parts lie within it.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// A JSON string, which may hold what no Rust string can.
+    pub name: RawJson,
+    /// Any JSON.
+    pub value: RawJson,
+}
+
+/// An object whose names and values are not looked into: what no Rust type holds must not cost the
+/// rest.
+struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
+        object.deserialize_map(EachMember).map(Self)
+    }
+}
+
+struct EachMember;
+
+impl<'de> Visitor<'de> for EachMember {
+    type Value = Vec<(&'de RawValue, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = object.next_entry()? {
+            members.push(member);
+        }
+        Ok(members)
+    }
 }
 
 impl std::fmt::Debug for RawJson {
@@ -91,6 +143,23 @@ mod tests {
         let raw = RawJson::parse(Bytes::from(format!("  {odd}\n"))).unwrap();
         assert_eq!(raw.as_str(), odd);
         assert_eq!(serde_json::to_string(&raw).unwrap(), odd);
+    }
+
+    #[test]
+    fn members_keep_what_no_string_or_number_type_holds() {
+        let raw = RawJson::parse(r#"{ "\ud800" : 1e400,"a":1.0,"a":{} }"#.into()).unwrap();
+        let members = raw.members().unwrap();
+        let members: Vec<_> = members
+            .iter()
+            .map(|member| (member.name.as_str(), member.value.as_str()))
+            .collect();
+        let expected = [
+            (r#""\ud800""#, "1e400"),
+            (r#""a""#, "1.0"),
+            (r#""a""#, "{}"),
+        ];
+        assert_eq!(members, expected);
+        assert!(RawJson::parse("[1]".into()).unwrap().members().is_none());
     }
 
     #[test]

@@ -26,12 +26,16 @@ impl Tool {
         Some(Self { name, object, raw })
     }
 
-    /// Reads an item as it came; `None` where it has no usable name or holds what no program can.
+    /// Reads an item as it came; `None` where it has no usable name. Members that hold what no
+    /// type of ours can are in `raw` only: they must not cost the tool.
     pub fn read_raw(item: &RawJson) -> Option<Self> {
+        let members = item.members()?.into_iter();
+        let readable = members
+            .filter_map(|member| Some((member.name.read().ok()?, member.value.read().ok()?)));
         let raw = item.clone();
         Some(Self {
             raw,
-            ..Self::read(item.read().ok()?)?
+            ..Self::read(Value::Object(readable.collect()))?
         })
     }
 

@@ -107,6 +107,17 @@ impl Client {
         more: &[(String, Vec<u8>)],
         body: Option<Vec<u8>>,
     ) -> Reply {
+        Reply::read(self.open(method, path, more, body))
+    }
+
+    /// Sends a request and gives the answer as soon as its head is there; the body is read later.
+    pub fn open(
+        &self,
+        method: &str,
+        path: &str,
+        more: &[(String, Vec<u8>)],
+        body: Option<Vec<u8>>,
+    ) -> http::Response<Body> {
         let uri = format!("http://{}{path}", self.address);
         let mut request = http::Request::builder().method(method).uri(uri);
         for (name, value) in self.headers.iter().chain(more) {
@@ -117,7 +128,7 @@ impl Client {
             Some(body) => self.agent.run(request.body(body).expect("a request")),
             None => self.agent.run(request.body(()).expect("a request")),
         };
-        Reply::read(answer.unwrap_or_else(|fault| panic!("{method} {path}: {fault}")))
+        answer.unwrap_or_else(|fault| panic!("{method} {path}: {fault}"))
     }
 
     /// Sends a call and does not wait for its answer: the test may hang up.

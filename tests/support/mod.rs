@@ -12,12 +12,14 @@ mod bridge;
 mod client;
 mod folders;
 mod processes;
+mod sse;
 pub mod vars;
 mod wait;
 
 pub use bridge::{Builder, TestBridge};
 pub use client::{Client, PendingCall, Reply};
 pub use processes::{Process, alive, kill_process, processes_of};
+pub use sse::{LEGACY, MODERN, Mcp, Stream, with_envelope};
 pub use wait::{eventually, until};
 
 use serde_json::{Value, json};
@@ -31,6 +33,11 @@ pub fn servers<const N: usize>(entries: [(&str, Value); N]) -> Value {
 /// The well-behaved test server.
 pub fn echo() -> Value {
     json!({ "command": "python3", "args": [fixture("echo_server.py")] })
+}
+
+/// The test server that shows and sends bytes as they are.
+pub fn bytes() -> Value {
+    json!({ "command": "python3", "args": [fixture("bytes_server.py")] })
 }
 
 /// The test server that misbehaves as `mode` says.

@@ -1,0 +1,711 @@
+//! The MCP door: sessions, chats, refusals and questions.
+
+mod support;
+
+use std::{fmt::Write as _, thread};
+
+use serde_json::{Value, json};
+use support::{
+    Client, LEGACY, MODERN, Mcp, Stream, TestBridge, bytes, echo, eventually, servers, vars, with,
+    with_envelope,
+};
+
+fn start() -> TestBridge {
+    TestBridge::start(servers([("echo", echo())]))
+}
+
+fn shared(server: Value) -> Value {
+    with(server, json!({"mode": "shared"}))
+}
+
+fn legacy(client: Client) -> Mcp {
+    Mcp::legacy(client, "echo", &json!({}))
+}
+
+fn modern(client: Client) -> Mcp {
+    Mcp::modern(client, "echo", json!({}))
+}
+
+// One chat through both doors.
+
+#[test]
+fn a_chat_goes_on_through_the_other_door_whatever_becomes_of_the_protocols_session() {
+    let bridge = start();
+    let chat = bridge.chat("alice", "c1");
+    assert_eq!(chat.echo("counter", json!({})), 1);
+    let first = legacy(chat.clone());
+    assert_eq!(first.text("counter", json!({})), "2");
+    assert_eq!(first.end(), 200);
+    assert_eq!(chat.echo("counter", json!({})), 3);
+    assert_eq!(legacy(chat.clone()).text("counter", json!({})), "4");
+    // A modern client asks for other abilities of a child that runs already.
+    assert_eq!(modern(chat.clone()).text("counter", json!({})), "5");
+    assert_eq!(chat.echo("counter", json!({})), 6);
+}
+
+#[test]
+fn a_chat_begun_through_mcp_is_finished_through_openapi() {
+    let bridge = start();
+    let chat = bridge.chat("alice", "c1");
+    let mcp = legacy(chat.clone());
+    let file = json!({"name": "deck.txt", "content": "half"});
+    mcp.call("write_file", file);
+    mcp.text("counter", json!({}));
+    assert_eq!(mcp.end(), 200);
+    assert_eq!(chat.echo("read_file", json!({"name": "deck.txt"})), "half");
+    assert_eq!(chat.echo("counter", json!({})), 2);
+    assert_eq!(bridge.workspaces().len(), 1);
+}
+
+#[test]
+fn files_are_linked_as_text_and_as_resource_links() {
+    let bridge = start();
+    let chat = bridge.chat("alice", "c1");
+    for mcp in [legacy(chat.clone()), modern(chat.clone())] {
+        let name = mcp.session.as_ref().map_or("m.txt", |_| "l.txt");
+        let result = mcp.call("write_file", json!({"name": name, "content": "a deck"}));
+        let content = result["content"].as_array().expect("blocks");
+        assert_eq!(content[0]["text"], format!("Saved to {name}"));
+        let [.., text, link] = &content[..] else {
+            panic!("{result}")
+        };
+        assert_eq!(
+            (&text["type"], &link["type"]),
+            (&json!("text"), &json!("resource_link"))
+        );
+        assert_eq!((&link["name"], &link["size"]), (&json!(name), &json!(6)));
+        let url = link["uri"].as_str().expect("a link");
+        assert!(
+            text["text"].as_str().is_some_and(|text| text.contains(url)),
+            "{result}"
+        );
+        assert_eq!(chat.download(url).text(), "a deck");
+    }
+}
+
+#[test]
+fn a_client_without_a_chat_has_the_protocols_session_for_its_own() {
+    let bridge = start();
+    let (first, second) = (legacy(bridge.client()), legacy(bridge.client()));
+    assert_eq!(first.text("counter", json!({})), "1");
+    assert_eq!(first.text("counter", json!({})), "2");
+    assert_eq!(second.text("counter", json!({})), "1");
+}
+
+// Refusals.
+
+const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+
+/// Posts `PING` with these header lines and gives the status.
+fn raw_status(bridge: &TestBridge, lines: &[&str], body: &str) -> String {
+    let mut head = "POST /mcp/echo HTTP/1.1\r\nConnection: close\r\n".to_owned();
+    for line in lines {
+        let _ = write!(head, "{line}\r\n");
+    }
+    let _ = write!(head, "Content-Length: {}\r\n\r\n{body}", body.len());
+    let answer = bridge.client().raw(head.as_bytes());
+    answer.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn hosts_origins_and_forms_that_are_not_ours_are_refused() {
+    let bridge = start();
+    let mcp = legacy(bridge.client());
+    let host = format!("Host: {}", bridge.address());
+    let session = format!(
+        "Mcp-Session-Id: {}",
+        mcp.session.as_deref().expect("a session")
+    );
+    let accept = "Accept: application/json, text/event-stream";
+    let kind = "Content-Type: application/json";
+    for (lines, status) in [
+        (vec![&*host, accept, kind], "200"),
+        (vec!["Host: evil.example", accept, kind], "403"),
+        (
+            vec![&host, "Origin: http://evil.example", accept, kind],
+            "403",
+        ),
+        (
+            vec![&host, "Origin: http://localhost:3000", accept, kind],
+            "200",
+        ),
+        (vec![&host, kind], "406"),
+        (vec![&host, "Accept: application/json", kind], "406"),
+        (vec![&host, "Accept: text/event-stream", kind], "406"),
+        (vec![&host, accept], "415"),
+        (vec![&host, accept, "Content-Type: text/plain"], "415"),
+        (
+            vec![
+                &host,
+                accept,
+                "Content-Type: application/json; charset=utf-8",
+            ],
+            "200",
+        ),
+    ] {
+        let lines: Vec<_> = lines.into_iter().chain([&*session]).collect();
+        assert_eq!(raw_status(&bridge, &lines, PING), status, "{lines:?}");
+    }
+}
+
+#[test]
+fn what_is_no_message_is_refused_with_the_code_of_the_specification() {
+    let bridge = start();
+    for (body, status, code) in [
+        (r#"{"jsonrpc":"2.0","id":1,"meth"#, 400, -32700),
+        ("", 400, -32700),
+        ("[]", 400, -32600),
+        (&*format!("[{PING},{PING}]"), 400, -32600),
+        (r#"{"id":1,"method":"ping"}"#, 400, -32600),
+        (
+            r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
+            400,
+            -32600,
+        ),
+        (r#"{"jsonrpc":"2.0","id":1}"#, 400, -32600),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":7}"#,
+            400,
+            -32602,
+        ),
+        (PING, 400, -32600), // no session
+    ] {
+        let reply = bridge.client().post("/mcp/echo", body);
+        let said = reply.expect(status);
+        assert_eq!(said["error"]["code"], code, "{body}: {said}");
+    }
+}
+
+#[test]
+fn a_body_above_the_limit_is_refused() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_BODY_BYTES, 1000)
+        .start();
+    let body = PING.replace("ping", &"p".repeat(1000));
+    assert_eq!(bridge.client().post("/mcp/echo", body).status, 413);
+}
+
+#[test]
+fn an_unknown_server_is_not_found() {
+    let bridge = start();
+    for path in ["/mcp/nobody", "/mcp/%2e%2e", "/mcp/echo/more"] {
+        assert_eq!(bridge.client().post(path, PING).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn an_unknown_session_is_not_found_also_where_a_chat_is_named() {
+    let bridge = start();
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    let ended = legacy(bridge.chat("alice", "c1"));
+    assert_eq!(ended.end(), 200);
+    for unknown in [
+        &mcp.in_session("nobody"),
+        &mcp.in_session("1111111111111111111111"),
+        &ended,
+    ] {
+        assert_eq!(unknown.send(PING).status, 404);
+        assert_eq!(unknown.listen().status, 404);
+        assert_eq!(unknown.end(), 404);
+    }
+    assert_eq!(mcp.send(PING).status, 200);
+}
+
+#[test]
+fn someone_elses_session_is_not_found() {
+    let bridge = TestBridge::start(servers([("echo", echo()), ("other", echo())]));
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    let session = mcp.session.as_deref().expect("a session");
+    let bob = modern(bridge.chat("bob", "c1")).in_session(session);
+    let elsewhere = Mcp::modern(bridge.chat("alice", "c1"), "other", json!({})).in_session(session);
+    for foreign in [bob, elsewhere] {
+        assert_eq!(foreign.send(PING).status, 404);
+        assert_eq!(foreign.listen().status, 404);
+        assert_eq!(foreign.end(), 404);
+    }
+    assert_eq!(mcp.send(PING).status, 200, "it is still there");
+}
+
+#[test]
+fn an_unknown_version_is_refused_and_the_known_ones_are_named() {
+    let bridge = start();
+    let mcp = legacy(bridge.client());
+    let session = mcp.session.as_deref().expect("a session");
+    let newer = bridge.client().header("MCP-Protocol-Version", "2099-01-01");
+    let reply = newer.post("/mcp/echo", modern_list("2099-01-01"));
+    let said = reply.expect(400);
+    assert_eq!(said["error"]["code"], -32022, "{said}");
+    assert_eq!(said["error"]["data"]["supported"], json!([MODERN]));
+    assert_eq!(said["id"], 1);
+    let made_up = bridge
+        .client()
+        .header("MCP-Protocol-Version", "banana")
+        .header("Mcp-Session-Id", session);
+    assert_eq!(made_up.post("/mcp/echo", PING).status, 400);
+}
+
+fn modern_list(version: &str) -> String {
+    let mut params = with_envelope(json!({}), &json!({}));
+    params["_meta"]["io.modelcontextprotocol/protocolVersion"] = version.into();
+    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params}).to_string()
+}
+
+#[test]
+fn modern_headers_that_are_missing_or_say_something_else_are_refused() {
+    let bridge = start();
+    let params = json!({"name": "echo", "arguments": {"text": "hi"}});
+    let params = with_envelope(params, &json!({}));
+    let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params});
+    let version = ("MCP-Protocol-Version", MODERN);
+    let method = ("Mcp-Method", "tools/call");
+    for (headers, status) in [
+        (vec![version, method, ("Mcp-Name", "echo")], 200),
+        (
+            vec![version, method, ("Mcp-Name", "=?base64?ZWNobw==?=")],
+            200,
+        ),
+        (vec![version, method, ("Mcp-Name", "add")], 400),
+        (vec![version, method, ("Mcp-Name", "ECHO")], 400),
+        (vec![version, method], 400),
+        (vec![version, ("Mcp-Name", "echo")], 400),
+        (
+            vec![version, ("Mcp-Method", "tools/list"), ("Mcp-Name", "echo")],
+            400,
+        ),
+        (
+            vec![version, method, ("Mcp-Name", "echo"), ("Mcp-Name", "echo")],
+            400,
+        ),
+        (
+            vec![
+                ("MCP-Protocol-Version", LEGACY),
+                method,
+                ("Mcp-Name", "echo"),
+            ],
+            400,
+        ),
+        (vec![method, ("Mcp-Name", "echo")], 400),
+    ] {
+        let client = headers
+            .iter()
+            .fold(bridge.client(), |client, (name, value)| {
+                client.header(name, value)
+            });
+        let said = client.post("/mcp/echo", call.to_string()).expect(status);
+        assert_eq!(said["id"], 7, "{headers:?}");
+        if status == 400 {
+            assert_eq!(said["error"]["code"], -32020, "{headers:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_modern_request_without_its_envelope_is_refused() {
+    let bridge = start();
+    let client = bridge
+        .client()
+        .header("MCP-Protocol-Version", MODERN)
+        .header("Mcp-Method", "tools/list");
+    for params in [
+        json!({}),
+        json!({"_meta": {"io.modelcontextprotocol/protocolVersion": MODERN}}),
+        json!({"_meta": {"io.modelcontextprotocol/clientCapabilities": {}}}),
+    ] {
+        let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params});
+        let said = client.post("/mcp/echo", list.to_string()).expect(400);
+        assert_eq!(said["error"]["code"], -32602, "{list}: {said}");
+    }
+}
+
+#[test]
+fn methods_that_are_unknown_or_were_removed_are_not_found_by_modern_clients() {
+    let bridge = start();
+    let mcp = modern(bridge.client());
+    for gone in [
+        "initialize",
+        "ping",
+        "logging/setLevel",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "never/heard/of",
+    ] {
+        let refusal = mcp.request(gone, json!({})).refusal();
+        assert_eq!(refusal, (404, -32601), "{gone}");
+    }
+}
+
+#[test]
+fn an_unknown_method_is_an_answer_to_legacy_clients() {
+    let bridge = start();
+    let mcp = legacy(bridge.client());
+    let refusal = mcp.request("never/heard/of", json!({})).refusal();
+    assert_eq!(refusal, (200, -32601));
+}
+
+// What is offered, and to whom.
+
+#[test]
+fn only_offered_tools_are_listed_and_called() {
+    let few = with(
+        echo(),
+        json!({"enabled_tools": ["echo", "add", "env"], "disabled_tools": ["env"]}),
+    );
+    let bridge = TestBridge::start(servers([("echo", few)]));
+    for mcp in [legacy(bridge.client()), modern(bridge.client())] {
+        let tools = mcp.request("tools/list", json!({})).result()["tools"].take();
+        let names: Vec<_> = tools
+            .as_array()
+            .expect("tools")
+            .iter()
+            .map(|tool| &tool["name"])
+            .collect();
+        assert_eq!(names, ["echo", "add"]);
+        for hidden in ["env", "counter", "never_heard_of"] {
+            assert_eq!(mcp.begin(hidden, json!({})).refusal().1, -32602, "{hidden}");
+        }
+        assert_eq!(mcp.text("echo", json!({"text": "hi"})), "hi");
+    }
+}
+
+#[test]
+fn lists_and_greetings_start_no_process() {
+    let bridge = start();
+    let client = bridge.client();
+    // Learning the server takes a process, which goes away.
+    legacy(client.clone());
+    eventually("the learner is gone", || bridge.children().is_empty());
+    let mcp = legacy(client.clone());
+    let listed = [
+        "tools/list",
+        "prompts/list",
+        "resources/list",
+        "resources/templates/list",
+    ];
+    for method in listed.iter().chain(&["ping"]) {
+        mcp.request(method, json!({})).result();
+    }
+    for method in listed.iter().chain(&["server/discover"]) {
+        modern(client.clone()).request(method, json!({})).result();
+    }
+    let children: Vec<_> = bridge.children().iter().map(ToString::to_string).collect();
+    assert!(
+        children.is_empty() && bridge.workspaces().is_empty(),
+        "{children:?}"
+    );
+}
+
+#[test]
+fn with_a_key_every_method_asks_for_it() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::API_KEY, "sesame")
+        .start();
+    let mcp = legacy(bridge.client().bearer("sesame"));
+    let session = mcp.session.as_deref().expect("a session");
+    for (client, status) in [
+        (bridge.client(), 401),
+        (bridge.client().bearer("wrong"), 403),
+    ] {
+        let stranger = modern(client).in_session(session);
+        for method in [
+            "initialize",
+            "ping",
+            "tools/list",
+            "tools/call",
+            "never/heard/of",
+        ] {
+            assert_eq!(
+                stranger.request(method, json!({})).status,
+                status,
+                "{method}"
+            );
+        }
+        assert_eq!(stranger.listen().status, status);
+        assert_eq!(stranger.end(), status);
+    }
+    for method in ["server/discover", "tools/list", "subscriptions/listen"] {
+        let request = modern(bridge.client()).request(method, json!({}));
+        assert_eq!(request.status, 401, "{method}");
+        assert_eq!(request.headers["WWW-Authenticate"], "Bearer");
+    }
+    assert_eq!(mcp.text("echo", json!({"text": "hi"})), "hi");
+}
+
+#[test]
+fn a_thousand_requests_with_id_one_get_their_own_answers() {
+    let bridge = TestBridge::start(servers([("echo", shared(echo()))]));
+    let clients: Vec<_> = (0..5).map(|_| legacy(bridge.client())).collect();
+    let workers: Vec<_> = (0..200)
+        .map(|worker| {
+            let mcp = clients[worker % clients.len()].clone();
+            thread::spawn(move || {
+                for turn in 0..5 {
+                    let text = format!("{worker}-{turn}");
+                    assert_eq!(mcp.text("echo", json!({"text": text})), text);
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.join().expect("its own answers");
+    }
+}
+
+#[test]
+fn what_a_shared_server_logs_for_one_client_is_not_told_to_another() {
+    let bridge = TestBridge::start(servers([("echo", shared(echo()))]));
+    let (alice, bob) = (legacy(bridge.client()), legacy(bridge.client()));
+    alice.text("counter", json!({}));
+    let mut news = alice.listen();
+    // Two are at work, so that nobody can tell for whom the child logs.
+    let at_work = bob.clone();
+    let other = thread::spawn(move || at_work.call("slow_progress", json!({"steps": 20})));
+    bob.in_session(bob.session.as_deref().expect("a session"))
+        .call("slow_progress", json!({"steps": 1}));
+    alice.call("slow_progress", json!({"steps": 20}));
+    other.join().expect("it is done");
+    bob.call("change_tools", json!({}));
+    assert_eq!(news.message()["method"], "notifications/tools/list_changed");
+}
+
+// Questions to the client.
+
+/// Asks the client through the tool `ask`.
+fn asking(method: &str, ids: &Value) -> Value {
+    json!({"method": method, "params": {"message": "sure?"}, "ids": ids})
+}
+
+fn asker() -> TestBridge {
+    TestBridge::start(servers([("bytes", bytes())]))
+}
+
+fn accepted() -> Value {
+    json!({"action": "accept", "content": {"sure": true}})
+}
+
+#[test]
+fn a_legacy_client_answers_what_the_child_asks_on_the_calls_stream() {
+    let bridge = asker();
+    for method in ["elicitation/create", "sampling/createMessage", "roots/list"] {
+        let able = json!({"elicitation": {}, "sampling": {}, "roots": {}});
+        let mcp = Mcp::legacy(bridge.chat("alice", method), "bytes", &able);
+        let mut stream = mcp.begin("ask", asking(method, &json!(["q"])));
+        let asked = stream.message();
+        assert_eq!(
+            (&asked["method"], &asked["params"]["message"]),
+            (&json!(method), &json!("sure?"))
+        );
+        let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": accepted()});
+        assert_eq!(mcp.send(&answer.to_string()).status, 202);
+        assert_eq!(
+            stream.result()["answers"],
+            json!([["q", {"result": accepted()}]])
+        );
+    }
+}
+
+#[test]
+fn a_child_that_asks_a_client_who_cannot_answer_is_declined() {
+    let bridge = asker();
+    let mcp = Mcp::legacy(bridge.client(), "bytes", &json!({}));
+    let result = mcp.call("ask", asking("elicitation/create", &json!(["q"])));
+    assert_eq!(result["answers"][0][1]["error"]["code"], -32601, "{result}");
+}
+
+#[test]
+fn a_modern_client_who_cannot_answer_is_told_what_is_missing() {
+    let bridge = asker();
+    let mcp = Mcp::modern(bridge.client(), "bytes", json!({"roots": {}}));
+    let asked = mcp.begin("ask", asking("elicitation/create", &json!(["q"])));
+    let status = asked.status;
+    let answer = asked.answer();
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (400, &json!(-32021)),
+        "{answer}"
+    );
+    assert_eq!(
+        answer["error"]["data"]["requiredCapabilities"],
+        json!({"elicitation": {}})
+    );
+}
+
+/// What a modern client sends again, with its answers.
+fn retry(arguments: &Value, state: &Value, answers: &Value) -> Value {
+    json!({"name": "ask", "arguments": arguments, "requestState": state, "inputResponses": answers})
+}
+
+#[test]
+fn a_modern_clients_retry_resumes_the_parked_call() {
+    let bridge = asker();
+    let able = json!({"elicitation": {}});
+    let mcp = Mcp::modern(bridge.chat("alice", "c1"), "bytes", able);
+    let arguments = asking("elicitation/create", &json!(["first", 2]));
+    let parked = mcp.begin("ask", arguments.clone()).result();
+    assert_eq!(parked["resultType"], "input_required", "{parked}");
+    let asked = parked["inputRequests"].as_object().expect("questions");
+    assert_eq!(asked.len(), 2, "{parked}");
+    let answers: Value = asked
+        .keys()
+        .map(|key| (key.clone(), accepted()))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let again = retry(&arguments, &parked["requestState"], &answers);
+    let result = mcp.request("tools/call", again.clone()).result();
+    assert_eq!(result["resultType"], "complete");
+    assert_eq!(
+        result["answers"],
+        json!([["first", {"result": accepted()}], [2, {"result": accepted()}]])
+    );
+    assert_eq!(
+        mcp.request("tools/call", again).refusal().1,
+        -32602,
+        "once only"
+    );
+}
+
+#[test]
+fn a_parked_call_belongs_to_one_user_and_one_request() {
+    let bridge = asker();
+    let able = json!({"elicitation": {}});
+    let mcp = Mcp::modern(bridge.chat("alice", "c1"), "bytes", able.clone());
+    let arguments = asking("elicitation/create", &json!(["q"]));
+    let parked = mcp.begin("ask", arguments.clone()).result();
+    let key = parked["inputRequests"]
+        .as_object()
+        .expect("a question")
+        .keys()
+        .next();
+    let answers = json!({key.expect("a key"): accepted()});
+    let state = &parked["requestState"];
+    let mine = retry(&arguments, state, &answers);
+    let bob = Mcp::modern(bridge.chat("bob", "c1"), "bytes", able);
+    assert_eq!(
+        bob.request("tools/call", mine.clone()).refusal(),
+        (400, -32602)
+    );
+    let other = retry(
+        &asking("elicitation/create", &json!(["other"])),
+        state,
+        &answers,
+    );
+    assert_eq!(mcp.request("tools/call", other).refusal(), (400, -32602));
+    let made_up = retry(&arguments, &json!("made-up"), &answers);
+    assert_eq!(mcp.request("tools/call", made_up).refusal(), (400, -32602));
+    let result = mcp.request("tools/call", mine).result();
+    assert_eq!(result["answers"], json!([["q", {"result": accepted()}]]));
+}
+
+#[test]
+fn parked_calls_are_told_apart_by_arguments_that_no_number_type_holds() {
+    let bridge = asker();
+    let mcp = Mcp::modern(
+        bridge.chat("alice", "c1"),
+        "bytes",
+        json!({"elicitation": {}}),
+    );
+    let call = |arguments: &Value, more: &str| {
+        let meta = with_envelope(json!({}), &json!({"elicitation": {}}))["_meta"].to_string();
+        let arguments = arguments.to_string().replacen('{', r#"{"huge":1e400,"#, 1);
+        let params = format!(r#"{{"name":"ask","_meta":{meta},"arguments":{arguments}{more}}}"#);
+        mcp.send(&format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#
+        ))
+    };
+    let arguments = asking("elicitation/create", &json!(["q"]));
+    let parked = call(&arguments, "").result();
+    let state = format!(
+        r#","requestState":{},"inputResponses":{{}}"#,
+        parked["requestState"]
+    );
+    let other = call(&asking("elicitation/create", &json!(["other"])), &state);
+    assert_eq!(other.refusal(), (400, -32602));
+}
+
+// Calling off.
+
+fn raw_begin(mcp: &Mcp, client: &Client, arguments: &Value) -> support::PendingCall {
+    let params = json!({"name": "sleep", "arguments": arguments});
+    let message = json!({"jsonrpc": "2.0", "id": "long", "method": "tools/call", "params": params});
+    client
+        .clone()
+        .header("Accept", "application/json, text/event-stream")
+        .header("Mcp-Session-Id", mcp.session.as_deref().expect("a session"))
+        .begin("mcp", "echo", &message)
+}
+
+fn is_cancelled(mcp: &Mcp, seconds: &str) {
+    eventually("the child hears of the cancellation", || {
+        mcp.text("cancelled", json!({})) == seconds
+    });
+}
+
+#[test]
+fn a_cancelled_request_is_cancelled_in_the_child() {
+    let bridge = TestBridge::start(servers([("echo", shared(echo()))]));
+    let mcp = legacy(bridge.client());
+    let sleeping = raw_begin(&mcp, &bridge.client(), &json!({"seconds": 60}));
+    eventually("it sleeps", || mcp.text("sleeping", json!({})) == "1");
+    let cancel = |id: &str| {
+        let params = json!({"requestId": id, "reason": "enough"});
+        let told = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
+        told.to_string()
+    };
+    let stranger = legacy(bridge.client());
+    assert_eq!(stranger.send(&cancel("long")).status, 202);
+    assert_eq!(mcp.send(&cancel("other")).status, 202);
+    assert_eq!(mcp.text("cancelled", json!({})), "[]");
+    assert_eq!(mcp.send(&cancel("long")).status, 202);
+    is_cancelled(&mcp, "[60]");
+    sleeping.rest();
+}
+
+#[test]
+fn hanging_up_cancels_the_request() {
+    let bridge = TestBridge::start(servers([("echo", shared(echo()))]));
+    let mcp = legacy(bridge.client());
+    let sleeping = raw_begin(&mcp, &bridge.client(), &json!({"seconds": 61}));
+    eventually("it sleeps", || mcp.text("sleeping", json!({})) == "1");
+    sleeping.hang_up();
+    is_cancelled(&mcp, "[61]");
+}
+
+#[test]
+fn hanging_up_a_stream_cancels_the_question() {
+    let bridge = TestBridge::start(servers([("bytes", shared(bytes()))]));
+    let mcp = Mcp::legacy(bridge.client(), "bytes", &json!({"elicitation": {}}));
+    let mut stream: Stream = mcp.begin("ask", asking("elicitation/create", &json!(["q"])));
+    stream.message();
+    drop(stream);
+    eventually("the child hears of the cancellation", || {
+        let heard = mcp.call("heard", json!({}))["heard"].to_string();
+        heard.contains(&base64_of(r#""method":"notifications/cancelled""#))
+    });
+}
+
+/// As it stands in a coded line that begins with `{"jsonrpc":"2.0",`, which is 17 bytes.
+fn base64_of(member: &str) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let coded = STANDARD.encode(format!(r#"{{"jsonrpc":"2.0",{member}"#));
+    let whole = coded.trim_end_matches('=');
+    whole[..whole.len() / 4 * 4 - 4].to_owned()
+}
+
+#[test]
+fn the_end_of_a_session_ends_its_stream() {
+    let bridge = start();
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    let stream = mcp.listen();
+    assert_eq!(stream.status, 200);
+    assert_eq!(mcp.end(), 200);
+    assert_eq!(stream.rest(), Vec::<String>::new());
+}
+
+#[test]
+fn changed_lists_are_told_on_the_stream_and_listed_from_then_on() {
+    let bridge = start();
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    mcp.call("counter", json!({}));
+    let mut news = mcp.listen();
+    mcp.call("change_tools", json!({}));
+    assert_eq!(news.message()["method"], "notifications/tools/list_changed");
+}

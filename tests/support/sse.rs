@@ -1,0 +1,260 @@
+//! A client of the MCP door, of either era, that shows the messages as they came.
+
+use std::io::{BufRead, BufReader};
+
+use serde_json::{Value, json};
+use ureq::{Body, http};
+
+use super::Client;
+
+/// The newest revision that has sessions.
+pub const LEGACY: &str = "2025-11-25";
+/// The revision that has none.
+pub const MODERN: &str = "2026-07-28";
+
+/// Speaks MCP with one server. Legacy once it was initialized, modern otherwise.
+#[derive(Clone)]
+pub struct Mcp {
+    client: Client,
+    path: String,
+    /// `Mcp-Session-Id`, of legacy clients.
+    pub session: Option<String>,
+    /// What a modern client says with every request.
+    capabilities: Value,
+}
+
+impl Mcp {
+    /// A modern client that has these capabilities.
+    pub fn modern(client: Client, server: &str, capabilities: Value) -> Self {
+        Self {
+            client,
+            path: format!("/mcp/{server}"),
+            session: None,
+            capabilities,
+        }
+    }
+
+    /// A legacy client that has these capabilities, initialized.
+    #[track_caller]
+    pub fn legacy(client: Client, server: &str, capabilities: &Value) -> Self {
+        let mut mcp = Self::modern(client, server, json!({}));
+        let params = json!({
+            "protocolVersion": LEGACY,
+            "capabilities": capabilities,
+            "clientInfo": {"name": "test", "version": "1"},
+        });
+        let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
+        let reply = mcp.client.post(&mcp.path, hello.to_string());
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        mcp.session = Some(reply.header("Mcp-Session-Id").to_owned());
+        mcp
+    }
+
+    /// The same client in another protocol session.
+    pub fn in_session(&self, session: &str) -> Self {
+        let session = Some(session.to_owned());
+        Self {
+            session,
+            ..self.clone()
+        }
+    }
+
+    /// Sends one message with the headers of the client's era; the answer is read as it comes.
+    #[track_caller]
+    pub fn send(&self, message: &str) -> Stream {
+        let mut headers = vec![("Content-Type", "application/json".to_owned())];
+        match &self.session {
+            Some(session) => {
+                headers.push(("Mcp-Session-Id", session.clone()));
+                headers.push(("MCP-Protocol-Version", LEGACY.to_owned()));
+            }
+            None => headers.extend(modern_headers(message)),
+        }
+        let headers: Vec<_> = headers
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.into_bytes()))
+            .collect();
+        let body = Some(message.as_bytes().to_vec());
+        Stream::read(self.client.open("POST", &self.path, &headers, body))
+    }
+
+    /// A request with id 1; a modern client's `_meta` is added.
+    #[track_caller]
+    pub fn request(&self, method: &str, params: Value) -> Stream {
+        let params = if self.session.is_some() {
+            params
+        } else {
+            with_envelope(params, &self.capabilities)
+        };
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        self.send(&request.to_string())
+    }
+
+    /// A call whose answer may be long in coming.
+    #[track_caller]
+    #[allow(clippy::needless_pass_by_value)] // so that a call reads `begin("add", json!({…}))`
+    pub fn begin(&self, tool: &str, arguments: Value) -> Stream {
+        self.request("tools/call", json!({"name": tool, "arguments": arguments}))
+    }
+
+    /// A call that has to succeed; gives its result.
+    #[track_caller]
+    pub fn call(&self, tool: &str, arguments: Value) -> Value {
+        self.begin(tool, arguments).result()
+    }
+
+    /// The text of a call's first block.
+    #[track_caller]
+    pub fn text(&self, tool: &str, arguments: Value) -> String {
+        let result = self.call(tool, arguments);
+        let text = result["content"][0]["text"].as_str();
+        text.unwrap_or_else(|| panic!("no text in {result}"))
+            .to_owned()
+    }
+
+    /// Ends the protocol's session; gives the status.
+    pub fn end(&self) -> u16 {
+        let session = self.session.as_deref().expect("a session");
+        let client = self.client.clone().header("Mcp-Session-Id", session);
+        client.request("DELETE", &self.path).status
+    }
+
+    /// The stream of what belongs to no request.
+    pub fn listen(&self) -> Stream {
+        let session = self.session.as_deref().expect("a session");
+        let client = self.client.clone().header("Mcp-Session-Id", session);
+        Stream::read(client.open("GET", &self.path, &[], None))
+    }
+}
+
+fn modern_headers(message: &str) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("MCP-Protocol-Version", MODERN.to_owned())];
+    let message = RawRequest::of(message);
+    headers.push(("Mcp-Method", message.method));
+    headers.extend(message.name.map(|name| ("Mcp-Name", name)));
+    headers
+}
+
+/// What a modern client repeats in headers; the rest may be nothing that `Value` can hold.
+struct RawRequest {
+    method: String,
+    name: Option<String>,
+}
+
+impl RawRequest {
+    fn of(message: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Message {
+            method: String,
+            #[serde(default)]
+            params: Params,
+        }
+        #[derive(serde::Deserialize, Default)]
+        struct Params {
+            name: Option<String>,
+            uri: Option<String>,
+        }
+        let message: Message = serde_json::from_str(message).expect("a request");
+        let Params { name, uri } = message.params;
+        Self {
+            method: message.method,
+            name: name.or(uri),
+        }
+    }
+}
+
+/// `params` with the `_meta` of a modern request beside what its `_meta` has.
+pub fn with_envelope(mut params: Value, capabilities: &Value) -> Value {
+    let meta = &mut params["_meta"];
+    meta["io.modelcontextprotocol/protocolVersion"] = MODERN.into();
+    meta["io.modelcontextprotocol/clientCapabilities"] = capabilities.clone();
+    params
+}
+
+/// An answer of the MCP door: one message as JSON, or any number as events. Dropping it before its
+/// end hangs up.
+pub struct Stream {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    lines: Box<dyn BufRead + Send>,
+    streams: bool,
+}
+
+impl Stream {
+    fn read(answer: http::Response<Body>) -> Self {
+        let (head, body) = answer.into_parts();
+        let kind = head.headers.get("Content-Type");
+        Self {
+            status: head.status.as_u16(),
+            streams: kind.is_some_and(|kind| kind == "text/event-stream"),
+            headers: head.headers,
+            lines: Box::new(BufReader::new(body.into_reader())),
+        }
+    }
+
+    /// All the messages that are still to come.
+    pub fn rest(self) -> Vec<String> {
+        self.collect()
+    }
+
+    /// The next message, which has to come.
+    #[track_caller]
+    pub fn message(&mut self) -> Value {
+        let message = self.next().expect("another message");
+        serde_json::from_str(&message).unwrap_or_else(|fault| panic!("{fault} in {message}"))
+    }
+
+    /// The last message as it came.
+    #[track_caller]
+    pub fn last_line(self) -> String {
+        self.last().expect("an answer")
+    }
+
+    /// The last message.
+    #[track_caller]
+    pub fn answer(self) -> Value {
+        let line = self.last_line();
+        serde_json::from_str(&line).unwrap_or_else(|fault| panic!("{fault} in {line}"))
+    }
+
+    /// The result of a request that has to succeed.
+    #[track_caller]
+    pub fn result(self) -> Value {
+        let mut answer = self.answer();
+        assert!(answer["result"].is_object(), "{answer}");
+        answer["result"].take()
+    }
+
+    /// The status and the code of a request that has to fail.
+    #[track_caller]
+    pub fn refusal(self) -> (u16, i64) {
+        let status = self.status;
+        let answer = self.answer();
+        let code = answer["error"]["code"].as_i64();
+        (
+            status,
+            code.unwrap_or_else(|| panic!("no error in {answer}")),
+        )
+    }
+}
+
+impl Iterator for Stream {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        loop {
+            let mut line = String::new();
+            self.lines.read_line(&mut line).expect("the body arrives");
+            if line.is_empty() {
+                return None;
+            }
+            if !self.streams {
+                return Some(line);
+            }
+            // One message is one line of data; comments, names and ids say nothing here.
+            if let Some(data) = line.strip_prefix("data: ") {
+                return Some(data.trim_end_matches('\n').to_owned());
+            }
+        }
+    }
+}
