@@ -252,7 +252,7 @@ fn two_hundred_calls_get_all_their_progress_in_order() {
 
 fn notes_in_order(mcp: &Mcp, worker: usize, turn: usize) {
     // Numbers and texts alike, and the same token in several sessions.
-    let token = if worker % 2 == 0 {
+    let token = if worker.is_multiple_of(2) {
         turn.to_string()
     } else {
         format!(r#""\u0074-{turn}""#)
