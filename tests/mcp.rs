@@ -709,3 +709,20 @@ fn changed_lists_are_told_on_the_stream_and_listed_from_then_on() {
     mcp.call("change_tools", json!({}));
     assert_eq!(news.message()["method"], "notifications/tools/list_changed");
 }
+
+#[test]
+fn open_streams_and_parked_calls_hold_up_no_shutdown() {
+    let bridge = asker();
+    let able = json!({"elicitation": {}});
+    let parking = Mcp::modern(bridge.chat("alice", "c1"), "bytes", able);
+    let parked = parking.begin("ask", asking("elicitation/create", &json!(["q"])));
+    assert_eq!(parked.result()["resultType"], "input_required");
+    let news = Mcp::legacy(bridge.client(), "bytes", &json!({})).listen();
+    let filter = json!({"notifications": {"toolsListChanged": true}});
+    let listener = Mcp::modern(bridge.chat("alice", "c2"), "bytes", json!({}));
+    let mut listening = listener.request("subscriptions/listen", filter);
+    listening.message();
+    // Its end within the harness's patience is the test.
+    bridge.finish();
+    assert_eq!(news.rest().len() + listening.rest().len(), 0);
+}

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::io::AsyncRead;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::NoiseLog,
@@ -28,6 +29,8 @@ const TAIL: usize = 5;
 pub struct ServerLog {
     server: Arc<str>,
     state: Arc<Mutex<State>>,
+    /// Set once stderr was read to its end.
+    heard_out: CancellationToken,
 }
 
 struct State {
@@ -47,6 +50,7 @@ impl ServerLog {
         Self {
             server: server.into(),
             state: Arc::new(Mutex::new(state)),
+            heard_out: CancellationToken::new(),
         }
     }
 
@@ -57,9 +61,15 @@ impl ServerLog {
             match lines.next().await {
                 Line::Whole(line) => self.noise(&line),
                 Line::TooLong => {}
-                Line::End => return,
+                Line::End => break,
             }
         }
+        self.heard_out.cancel();
+    }
+
+    /// Waits until everything that the child said is here.
+    pub async fn heard_out(&self) {
+        self.heard_out.cancelled().await;
     }
 
     /// The last lines, for an error message.

@@ -535,6 +535,10 @@ impl Child {
             Closed::StreamEnded => {
                 // The exit follows the end of the stream at once, unless the child only closed it.
                 let gone = tokio::time::timeout(LAST_WORDS, self.body.gone()).await;
+                if gone.is_ok() && self.pid().is_some() {
+                    // Its last words are in the pipe; nobody is left who could add to them.
+                    let _ = tokio::time::timeout(LAST_WORDS, self.log.heard_out()).await;
+                }
                 let died = ChildError::Died {
                     status: gone.unwrap_or(ExitStatus::Unknown),
                     said: self.last_words(),

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use super::{ClientMessage, RpcError, modern::VERSION};
-use crate::catalog::Offer;
+use crate::{catalog::Offer, model::RawJson};
 
 /// Methods whose `Mcp-Name` must be sent.
 const NAMED: &[&str] = &["tools/call", "resources/read", "prompts/get"];
@@ -132,33 +132,44 @@ fn check_params(
     message: &ClientMessage,
     schema: &Value,
 ) -> Result<(), RpcError> {
-    let arguments: Value = message
-        .params
-        .arguments
-        .as_ref()
-        .and_then(|raw| raw.read().ok())
-        .unwrap_or_default();
-    check_level(headers, schema, &arguments)
+    match &message.params.arguments {
+        Some(arguments) => check_level(headers, schema, arguments),
+        None => Ok(()),
+    }
 }
 
-fn check_level(headers: &HeaderMap, schema: &Value, arguments: &Value) -> Result<(), RpcError> {
+fn check_level(headers: &HeaderMap, schema: &Value, arguments: &RawJson) -> Result<(), RpcError> {
+    // The schema bounds the depth, not the caller.
     let Some(properties) = schema["properties"].as_object() else {
         return Ok(());
     };
-    for (name, property) in properties {
-        let value = &arguments[name];
+    for member in arguments.members().unwrap_or_default() {
+        let name: String = member.name.read().unwrap_or_default();
+        let Some(property) = properties.get(&name) else {
+            continue;
+        };
         if let Some(header) = property["x-mcp-header"].as_str() {
             let header = format!("mcp-param-{}", header.to_ascii_lowercase());
-            match value {
-                Value::String(text) => same(headers, &header, text)?,
-                Value::Number(number) => same_number(headers, &header, number)?,
-                Value::Bool(flag) => same(headers, &header, &flag.to_string())?,
-                Value::Null | Value::Array(_) | Value::Object(_) => {}
-            }
+            check_value(headers, &header, &member.value)?;
         }
-        check_level(headers, property, value)?;
+        check_level(headers, property, &member.value)?;
     }
     Ok(())
+}
+
+fn check_value(headers: &HeaderMap, header: &str, value: &RawJson) -> Result<(), RpcError> {
+    if matches!(value.as_bytes().first(), Some(b'{' | b'[')) {
+        return Ok(());
+    }
+    match value.read() {
+        Ok(Value::String(text)) => same(headers, header, &text),
+        Ok(Value::Number(number)) => same_number(headers, header, &number),
+        Ok(Value::Bool(flag)) => same(headers, header, &flag.to_string()),
+        Ok(Value::Null | Value::Array(_) | Value::Object(_)) => Ok(()),
+        Err(_) => Err(RpcError::headers(&format!(
+            "the argument for the header {header} is nothing that a header can hold"
+        ))),
+    }
 }
 
 fn same_number(
@@ -188,5 +199,23 @@ mod tests {
         );
         assert_eq!(decoded("plain").unwrap(), "plain");
         assert_eq!(decoded("=?base64?!?="), None);
+    }
+
+    #[test]
+    fn an_argument_beside_it_that_no_number_type_holds_hides_no_mismatch() {
+        let schema = json!({"properties": {"tenant": {"x-mcp-header": "Tenant"}}});
+        let mut headers = HeaderMap::new();
+        headers.insert("mcp-param-tenant", "mine".parse().unwrap());
+        for (arguments, good) in [
+            (r#"{"tenant":"mine","huge":1e400}"#, true),
+            (r#"{"tenant":"yours","huge":1e400}"#, false),
+            (r#"{"tenant":"mine","tenant":"yours"}"#, false),
+            (r#"{"tenant":1e400}"#, false),
+            (r#"{"tenant":null}"#, true),
+        ] {
+            let arguments = RawJson::parse(arguments.into()).unwrap();
+            let checked = check_level(&headers, &schema, &arguments);
+            assert_eq!(checked.is_ok(), good, "{}", arguments.as_str());
+        }
     }
 }

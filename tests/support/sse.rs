@@ -177,7 +177,7 @@ pub struct Stream {
     pub status: u16,
     pub headers: http::HeaderMap,
     lines: Box<dyn BufRead + Send>,
-    streams: bool,
+    has_events: bool,
 }
 
 impl Stream {
@@ -186,7 +186,7 @@ impl Stream {
         let kind = head.headers.get("Content-Type");
         Self {
             status: head.status.as_u16(),
-            streams: kind.is_some_and(|kind| kind == "text/event-stream"),
+            has_events: kind.is_some_and(|kind| kind == "text/event-stream"),
             headers: head.headers,
             lines: Box::new(BufReader::new(body.into_reader())),
         }
@@ -248,7 +248,7 @@ impl Iterator for Stream {
             if line.is_empty() {
                 return None;
             }
-            if !self.streams {
+            if !self.has_events {
                 return Some(line);
             }
             // One message is one line of data; comments, names and ids say nothing here.
