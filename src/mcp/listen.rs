@@ -5,16 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::{http::StatusCode, response::Response};
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::{ClientMessage, Kind, RpcError, asking::Asking, modern::without_envelope, stream};
+use super::{ClientMessage, RpcError, asking::Asking, stream};
 use crate::{
     call::{Ask, Call, Relayed},
-    child::{Child, Profile, Said},
+    child::{Child, Profile, Said, splice},
     model::RawJson,
     session::Place,
 };
+
+/// The member of `_meta` that says which subscription a note is for.
+const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -56,20 +59,17 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
             .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))?,
         None => Wanted::default(),
     };
-    let mut news = subscribe(&asking, message, &wanted).await?;
+    let mut news = subscribe(&asking, &wanted).await?;
     let (sender, events) = mpsc::channel(64);
     let id = message.answer_id();
-    let acknowledged = json!({
-        "jsonrpc": "2.0",
-        "method": "notifications/subscriptions/acknowledged",
-        "params": {
-            "_meta": {"io.modelcontextprotocol/subscriptionId": raw_value(&id)},
-            "notifications": filter.map_or_else(|| json!({}), |filter| raw_value(&filter)),
-        },
-    });
+    let filter = filter.as_ref().map_or("{}", RawJson::as_str);
+    let acknowledged = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION}":{}}},"notifications":{filter}}}}}"#,
+        id.as_str()
+    );
     let stopping = asking.app.engine.stopping.clone();
     tokio::spawn(async move {
-        let mut next = stream::event(None, acknowledged.to_string().as_bytes());
+        let mut next = stream::event(None, acknowledged.as_bytes());
         loop {
             if sender.send(next).await.is_err() {
                 return;
@@ -92,25 +92,44 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
     Ok(stream::response(events))
 }
 
-fn raw_value(raw: &RawJson) -> Value {
-    raw.read().unwrap_or_default()
+/// The news with the subscription that it is for; every other byte stays.
+fn marked(said: &Said, id: &RawJson) -> Bytes {
+    let mark = format!(r#""{SUBSCRIPTION}":{}"#, id.as_str());
+    let Some(params) = &said.params else {
+        let line = said.line.strip_suffix(b"}").unwrap_or(&said.line);
+        let end = format!(r#","params":{{"_meta":{{{mark}}}}}}}"#);
+        return stream::event(None, &[line, end.as_bytes()].concat());
+    };
+    let bytes = params.clone().into_bytes();
+    let has: Result<HasMeta<'_>, _> = serde_json::from_slice(&bytes);
+    let meta = has
+        .ok()
+        .and_then(|has| has.meta)
+        .map(|meta| RawJson::within(&bytes, meta));
+    let (place, first) = match meta {
+        Some(meta) => (meta, mark),
+        None => (params.clone(), format!(r#""_meta":{{{mark}}}"#)),
+    };
+    let inside = place.as_str().strip_prefix('{').unwrap_or("}");
+    let comma = if inside.trim_start().starts_with('}') {
+        ""
+    } else {
+        ","
+    };
+    let longer = format!("{{{first}{comma}{inside}");
+    stream::event(None, &splice(&said.line, &[(&place, longer.as_bytes())]))
 }
 
-/// The news with the subscription that it is for.
-fn marked(said: &Said, id: &RawJson) -> Bytes {
-    let mut message: Value = serde_json::from_slice(&said.line).unwrap_or_default();
-    message["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"] = raw_value(id);
-    stream::event(None, message.to_string().as_bytes())
+#[derive(Deserialize)]
+struct HasMeta<'a> {
+    #[serde(rename = "_meta", borrow, default)]
+    meta: Option<&'a RawValue>,
 }
 
 type News = broadcast::Receiver<Said>;
 
 /// Finds the caller's child by asking it something harmless, and subscribes to what was named.
-async fn subscribe(
-    asking: &Asking<'_>,
-    message: &ClientMessage,
-    wanted: &Wanted,
-) -> Result<News, RpcError> {
+async fn subscribe(asking: &Asking<'_>, wanted: &Wanted) -> Result<News, RpcError> {
     let found: Arc<Mutex<Option<News>>> = Arc::default();
     let keep = found.clone();
     let on_child = Arc::new(move |child: &Child| {
@@ -124,8 +143,7 @@ async fn subscribe(
             json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": params}),
         );
     }
-    let bare = without_envelope(message)?;
-    debug_assert!(matches!(bare.kind, Kind::Request(_)));
+    let mut failure = None;
     for ask in asks {
         let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(|| {
             RpcError::new(
@@ -157,11 +175,61 @@ async fn subscribe(
             request_id: asking.request_id.clone(),
         };
         // A server without subscriptions still has news of its lists.
-        let _ = asking.app.engine.run(call).await;
+        let asked = asking.app.engine.run(call).await;
+        failure = failure.or(asked.err());
     }
     let news = found.lock().unwrap_or_else(PoisonError::into_inner).take();
     news.ok_or_else(|| {
+        if let Some(error) = failure {
+            return RpcError::of_call(&error);
+        }
         let status = StatusCode::BAD_GATEWAY;
         RpcError::new(status, -32603, "not_started", "the server did not start")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marked_line(line: &'static str) -> String {
+        let line = Bytes::from_static(line.as_bytes());
+        let parts: std::collections::HashMap<String, &RawValue> =
+            serde_json::from_slice(&line).expect("an object");
+        let params = parts.get("params").map(|raw| RawJson::within(&line, raw));
+        let said = Said {
+            line: line.clone(),
+            id: None,
+            method: "n".into(),
+            params,
+        };
+        let id = RawJson::parse(Bytes::from_static(b"\"s 1\"")).expect("json");
+        let event = marked(&said, &id);
+        let text = String::from_utf8(event.to_vec()).expect("text");
+        text.lines()
+            .nth(1)
+            .expect("data")
+            .trim_start_matches("data: ")
+            .to_owned()
+    }
+
+    #[test]
+    fn news_are_marked_and_keep_their_bytes() {
+        for (line, expected) in [
+            (
+                r#"{"method":"n"}"#,
+                r#"{"method":"n","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s 1"}}}"#,
+            ),
+            (
+                r#"{"params":{ "x":1e400},"y":1.0}"#,
+                r#"{"params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s 1"}, "x":1e400},"y":1.0}"#,
+            ),
+            (
+                r#"{"params":{"_meta":{"a":1.0}}}"#,
+                r#"{"params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s 1","a":1.0}}}"#,
+            ),
+        ] {
+            assert_eq!(marked_line(line), expected);
+        }
+    }
 }
