@@ -79,9 +79,9 @@ class Peer(Contender):
 
     def connect(self):
         try:
-            return LegacyLine(self._port, PATH)
-        except (Fault, OSError) as fault:
-            raise Fault(f"{self.name}: {fault}{self._tail()}") from fault
+            return LegacyLine(self.name, self._port, PATH)
+        except Fault as fault:
+            raise Fault(f"{fault}{self._tail()}") from fault
 
     def _wait(self):
         end = time.monotonic() + START
