@@ -128,7 +128,7 @@ class Supergateway(Peer):
 
 class SupergatewayModern(Supergateway):
     name = "supergateway-modern"
-    about = "POST /mcp as 2026-07-28 has it"
+    about = "POST /mcp as 2026-07-28 has it, a child for each call"
     line = ModernLine
 
 
