@@ -8,12 +8,25 @@ from pathlib import Path
 
 from bench import report
 from bench.contender import Fault, Missing
-from bench.contenders import Bridge, Loopback, McpLegacy, McpModern, McpProxy, Stdio, Supergateway
+from bench.contenders import (
+    Bridge,
+    Loopback,
+    McpLegacy,
+    McpModern,
+    McpProxy,
+    Stdio,
+    Supergateway,
+    SupergatewayModern,
+)
 from bench.echo_child import ROOT
 from bench.rounds import Plan, measure
 
 BASELINE = Stdio.name
 FLOOR = Loopback.name
+ONLY = (
+    "contenders, comma-separated (stdio always runs): stdio,loopback,bridge,mcp-legacy,mcp-modern,"
+    "supergateway,mcp-proxy, and supergateway-modern, which runs only if it is named here; a peer that cannot be installed is reported as missing"
+)
 BESIDE = McpLegacy.name  # what the peers are compared with
 
 
@@ -27,7 +40,7 @@ def arguments():
     parser.add_argument("--warm", type=int, default=300, help="calls before each round that do not count (default %(default)s)")
     parser.add_argument("--bytes", type=int, default=64, help="size of each payload (default %(default)s)")
     parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "mcpo-bridge")
-    parser.add_argument("--only", metavar="NAMES", help="contenders, comma-separated (stdio always runs): stdio,loopback,bridge,mcp-legacy,mcp-modern,supergateway,mcp-proxy")
+    parser.add_argument("--only", metavar="NAMES", help=ONLY)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     chosen = parser.parse_args()
     if min(chosen.rounds, chosen.bytes) < 1 or chosen.warm < 0 or chosen.calls < chosen.rounds:
@@ -37,9 +50,12 @@ def arguments():
 
 def contenders(chosen):
     binary = chosen.binary
-    every = [Stdio(), Loopback(), Bridge(binary), McpLegacy(binary), McpModern(binary), Supergateway(), McpProxy()]
+    ours = [Bridge(binary), McpLegacy(binary), McpModern(binary)]
+    every = [Stdio(), Loopback(), *ours, Supergateway(), SupergatewayModern(), McpProxy()]
     names = {contender.name for contender in every}
-    wanted = set(chosen.only.split(",")) | {BASELINE} if chosen.only else names
+    # It starts a child for each call: minutes of a run, for a number that 100 calls give as well.
+    usual = names - {SupergatewayModern.name}
+    wanted = set(chosen.only.split(",")) | {BASELINE} if chosen.only else usual
     if unknown := wanted - names:
         raise Fault(f"no such contender: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
     running = [contender for contender in every if contender.name in wanted]

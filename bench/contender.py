@@ -15,6 +15,9 @@ class Missing(Exception):
 class Line(ABC):
     """One connection to a contender, for one caller at a time."""
 
+    def wake(self) -> None:
+        """Before each round: opens again what may have been closed for idling during the others' rounds."""
+
     @abstractmethod
     def call(self, text: str) -> str:
         """Lets the child echo `text` and returns what came back; anything else is a `Fault`."""

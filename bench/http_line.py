@@ -18,12 +18,19 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """Sends each request on the connection that it opened first, or fails."""
+    """Sends each request on the connection that it opened last, or fails. `name` is for its faults."""
 
-    def __init__(self, port: int, path: str):
-        self._path = path
+    def __init__(self, name: str, port: int, path: str):
+        self._name, self._path = name, path
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
-        self._connection.connect()
+        self.open()
+
+    def open(self) -> None:
+        self._connection.close()
+        try:
+            self._connection.connect()
+        except OSError as fault:
+            raise self.fault(f"{type(fault).__name__}: {fault}") from fault
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = self._connection.sock
 
@@ -45,7 +52,7 @@ class Connection:
         return answer
 
     def fault(self, what: str) -> Fault:
-        return Fault(f"{self._path}: {what}")
+        return Fault(f"{self._name}: {self._path}: {what}")
 
     def close(self) -> None:
         self._connection.close()
@@ -54,8 +61,11 @@ class Connection:
 class HttpLine(Line):
     """Posts `{"text": …}` and takes the JSON answer for the echo."""
 
-    def __init__(self, port: int, path: str):
-        self._connection = Connection(port, path)
+    def __init__(self, name: str, port: int, path: str):
+        self._connection = Connection(name, port, path)
+
+    def wake(self) -> None:
+        self._connection.open()
 
     def post(self, text: str) -> Answer:
         return self._connection.send("POST", self._body(text), HEADERS)

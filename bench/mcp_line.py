@@ -14,11 +14,14 @@ HEADERS = {"Content-Type": "application/json", "Accept": "application/json, text
 class McpLine(Line):
     """What both eras share: `tools/call` in, JSON or SSE out."""
 
-    def __init__(self, port: int, path: str):
-        self._connection = Connection(port, path)
+    def __init__(self, name: str, port: int, path: str):
+        self._connection = Connection(name, port, path)
         self._headers = dict(HEADERS)
         self._meta = {}
         self._last_id = 0
+
+    def wake(self) -> None:
+        self._connection.open()
 
     def call(self, text: str) -> str:
         result = self._request("tools/call", {"name": TOOL, "arguments": {"text": text}, **self._meta})[0]
@@ -43,8 +46,8 @@ class McpLine(Line):
 class LegacyLine(McpLine):
     """With `initialize`, and a session that lasts until `close`."""
 
-    def __init__(self, port: int, path: str):
-        super().__init__(port, path)
+    def __init__(self, name: str, port: int, path: str):
+        super().__init__(name, port, path)
         hello = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": CLIENT}
         result, headers = self._request("initialize", hello)
         if "mcp-session-id" not in headers:
@@ -68,8 +71,8 @@ class LegacyLine(McpLine):
 class ModernLine(McpLine):
     """Without a session: every request says who asks, and in which revision."""
 
-    def __init__(self, port: int, path: str):
-        super().__init__(port, path)
+    def __init__(self, name: str, port: int, path: str):
+        super().__init__(name, port, path)
         about = {"protocolVersion": MODERN, "clientCapabilities": {}, "clientInfo": CLIENT}
         self._meta = {"_meta": {f"io.modelcontextprotocol/{key}": value for key, value in about.items()}}
         self._headers |= {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": TOOL}

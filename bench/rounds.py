@@ -75,6 +75,7 @@ def measure(lines, plan, progress=lambda turn: None):
 
 
 def one_round(name, line, plan, numbers):
+    line.wake()
     for _ in range(plan.warm):
         timed(name, line, payload(next(numbers), plan.size))
     return [timed(name, line, payload(next(numbers), plan.size)) for _ in range(plan.calls)]

@@ -61,7 +61,7 @@ class Bridge(Contender):
         self._folder.cleanup()
 
     def connect(self):
-        return HttpLine(self._port, PATH)
+        return HttpLine(self.name, self._port, PATH)
 
     def _launch(self):
         server = {"command": COMMAND[0], "args": COMMAND[1:], "mode": "shared"}
@@ -91,7 +91,7 @@ class Bridge(Contender):
         return int(text.rsplit(":", 1)[-1]) if text.endswith("\n") else None
 
     def _serves(self):
-        line = HttpLine(self._port, PATH)
+        line = HttpLine(self.name, self._port, PATH)
         try:
             status, _, body = line.post("are you there?")
         finally:
@@ -135,7 +135,7 @@ class McpLegacy(Bridge):
     about = f"POST {MCP}, the bridge with a session"
 
     def connect(self):
-        return LegacyLine(self._port, MCP)
+        return LegacyLine(self.name, self._port, MCP)
 
 
 class McpModern(Bridge):
@@ -143,4 +143,4 @@ class McpModern(Bridge):
     about = f"POST {MCP}, the bridge as 2026-07-28 has it, translated for the child"
 
     def connect(self):
-        return ModernLine(self._port, MCP)
+        return ModernLine(self.name, self._port, MCP)

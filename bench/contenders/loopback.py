@@ -34,7 +34,7 @@ class Loopback(Contender):
         os.waitpid(self._process, 0)
 
     def connect(self):
-        return HttpLine(self._port, "/")
+        return HttpLine(self.name, self._port, "/")
 
 
 def _serve_while(listener, measuring):

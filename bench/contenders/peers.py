@@ -1,7 +1,8 @@
 """Other programs that put a stdio server behind Streamable HTTP, with the same child.
 
 Pinned, installed under .tools/, and told to log no calls, since that is work nobody asked for.
-Both keep one child for each session, and a run opens one session.
+supergateway starts a child for each session, mcp-proxy one for all; a run opens one session.
+mcp-proxy's SDK does not speak 2026-07-28: it asks for a session, so it is measured in one era only.
 """
 
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from bench.contender import Contender, Fault, Missing
 from bench.echo_child import COMMAND, ROOT
-from bench.mcp_line import LegacyLine
+from bench.mcp_line import LegacyLine, ModernLine
 
 START, END = 60, 10  # seconds to listen, and to end
 SHOWN = 20  # lines of a log
@@ -28,6 +29,8 @@ class Peer(Contender):
     installs: list[list[str]]
     #: What is pinned there.
     pinned: str
+    #: The era in which it is called.
+    line = LegacyLine
 
     def command(self, port: int) -> list[str]:
         raise NotImplementedError
@@ -37,7 +40,10 @@ class Peer(Contender):
 
     def install(self):
         for command in self.installs:
-            done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            try:
+                done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            except OSError as fault:
+                raise Missing(str(fault)) from fault
             if done.returncode != 0:
                 said = [line for line in done.stderr.splitlines() if line.strip()][-SHOWN:]
                 raise Missing("\n    ".join([f"{shlex.join(command)} failed:", *said]))
@@ -79,9 +85,9 @@ class Peer(Contender):
 
     def connect(self):
         try:
-            return LegacyLine(self._port, PATH)
-        except (Fault, OSError) as fault:
-            raise Fault(f"{self.name}: {fault}{self._tail()}") from fault
+            return self.line(self.name, self._port, PATH)
+        except Fault as fault:
+            raise Fault(f"{fault}{self._tail()}") from fault
 
     def _wait(self):
         end = time.monotonic() + START
@@ -118,6 +124,12 @@ class Supergateway(Peer):
         program = TOOLS / "supergateway/node_modules/.bin/supergateway"
         told = ["--outputTransport", "streamableHttp", "--stateful", "--logLevel", "none", "--port", str(port)]
         return [str(program), "--stdio", shlex.join(COMMAND), *told]
+
+
+class SupergatewayModern(Supergateway):
+    name = "supergateway-modern"
+    about = "POST /mcp as 2026-07-28 has it, a child for each call"
+    line = ModernLine
 
 
 class McpProxy(Peer):
