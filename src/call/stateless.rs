@@ -7,7 +7,8 @@ use crate::{
     admission::Permit,
     artifacts::Snapshot,
     child::{Child, ChildRequest, End},
-    store::{Job, Lease, LeaseError, NewJob, PrincipalHash},
+    session::SessionError,
+    store::{Job, Lease, NewJob, PrincipalHash},
 };
 
 impl Running {
@@ -54,20 +55,11 @@ impl Running {
                 key: None,
                 servers: &[server],
             };
-            let job = store.create_job(&new, Timestamp::now())?;
-            let lease = store
-                .acquire(&job, Timestamp::now())
-                .map_err(|error| match error {
-                    LeaseError::Store(error) => CallError::from(error),
-                    elsewhere @ LeaseError::Elsewhere { .. } => {
-                        CallError::Elsewhere(elsewhere.to_string())
-                    }
-                })?;
-            Ok((job, lease))
+            store.create_leased_job(&new, Timestamp::now())
         };
-        tokio::task::spawn_blocking(make)
-            .await
-            .expect("making a folder does not panic")
+        let made = tokio::task::spawn_blocking(make).await;
+        let made = made.expect("making a folder does not panic");
+        Ok(made.map_err(SessionError::from)?)
     }
 
     async fn in_fresh_folder(

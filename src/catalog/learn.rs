@@ -119,15 +119,7 @@ fn throw_away_job(store: &Store, server: ServerName) -> Result<(Job, Lease), Lea
         key: None,
         servers: &[server],
     };
-    let now = Timestamp::now();
-    let job = store.create_job(&new, now)?;
-    match store.acquire(&job, now) {
-        Ok(lease) => Ok((job, lease)),
-        Err(error) => {
-            let _ = store.remove_job(&job);
-            Err(error.into())
-        }
-    }
+    Ok(store.create_leased_job(&new, Timestamp::now())?)
 }
 
 /// Finds out whether the server speaks 2026-07-28. Servers pin a process to what they hear first,

@@ -69,6 +69,15 @@ pub enum SessionError {
     },
 }
 
+impl From<LeaseError> for SessionError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Store(error) => Self::Store(error),
+            elsewhere @ LeaseError::Elsewhere { .. } => Self::Lease(elsewhere),
+        }
+    }
+}
+
 /// What sessions are bounded by.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {

@@ -9,7 +9,7 @@ use super::{Claim, Entry, Place, SessionError, Sessions, Workspace};
 use crate::{
     artifacts::Snapshot,
     model::{Principal, ServerName, WorkspaceKey},
-    store::{Job, JobStatus, LeaseError, Metadata, NewJob, PrincipalHash},
+    store::{Job, JobStatus, Metadata, NewJob, PrincipalHash},
 };
 
 impl Sessions {
@@ -90,12 +90,7 @@ impl Sessions {
             }
             Claim::Minted(_) | Claim::Free => {}
         }
-        let found = store
-            .open_workspace(&place.key, &new, Timestamp::now())
-            .map_err(|error| match error {
-                LeaseError::Store(error) => SessionError::Store(error),
-                elsewhere @ LeaseError::Elsewhere { .. } => SessionError::Lease(elsewhere),
-            })?;
+        let found = store.open_workspace(&place.key, &new, Timestamp::now())?;
         match self.look(&found.job) {
             Ok((before, files)) => {
                 tracing::debug!(job = ?found.job.id(), %server, "workspace opened");

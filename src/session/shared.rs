@@ -18,7 +18,7 @@ use crate::{
     child::{Child, ChildError, ChildRequest, Children, End, Listener, Profile},
     config::{ServerSpec, SpecVersion},
     model::{Principal, ServerName},
-    store::{Job, Lease, LeaseError, NewJob, PrincipalHash, Store},
+    store::{Job, Lease, NewJob, PrincipalHash, Store},
 };
 
 /// A start that failed is not tried again within this time: callers get the same answer.
@@ -224,14 +224,7 @@ impl SharedChildren {
                 key: None,
                 servers: &[server],
             };
-            let job = store.create_job(&new, Timestamp::now())?;
-            let lease = store
-                .acquire(&job, Timestamp::now())
-                .map_err(|error| match error {
-                    LeaseError::Store(error) => SessionError::Store(error),
-                    elsewhere @ LeaseError::Elsewhere { .. } => SessionError::Lease(elsewhere),
-                })?;
-            Ok::<_, SessionError>((job, lease))
+            store.create_leased_job(&new, Timestamp::now())
         };
         let made = tokio::task::spawn_blocking(make).await;
         let (job, lease) = made.expect("making a folder does not panic")?;

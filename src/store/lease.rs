@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{InstanceId, Job, Store, StoreError, files, instance::Liveness, lock::FileLock};
+use super::{
+    InstanceId, Job, NewJob, Store, StoreError, files, instance::Liveness, lock::FileLock,
+};
 use crate::model::JobId;
 
 /// The right of this instance to run children in a workspace, until released or taken over.
@@ -45,6 +47,23 @@ struct Record {
 }
 
 impl Store {
+    /// A workspace folder of our own from the start. Where the lease cannot be had, no folder is
+    /// left either.
+    pub fn create_leased_job(
+        &self,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<(Job, Lease), LeaseError> {
+        let job = self.create_job(new, now)?;
+        match self.acquire(&job, now) {
+            Ok(lease) => Ok((job, lease)),
+            Err(error) => {
+                let _ = self.remove_job(&job);
+                Err(error)
+            }
+        }
+    }
+
     /// Takes the lease: free, stale (its instance is dead), or ours already (then the same fence).
     /// Not counted: the caller releases once its last child in the workspace has ended.
     pub fn acquire(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
