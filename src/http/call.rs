@@ -9,12 +9,12 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{Problem, answer, metrics::Audited, routes::RESERVED};
+use super::{Problem, answer, metrics::Audited};
 use crate::{
     app::App,
     call::{Call, CallError},
     catalog::{Knowledge, Offer},
-    config::Mode,
+    config::{Mode, RESERVED_NAMES},
     identity::SESSION_HEADER,
     model::{Caller, Principal},
     openapi::{self, path_segment},
@@ -42,7 +42,7 @@ pub async fn at_root(
     peer: ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    if RESERVED.contains(&server.as_str()) {
+    if RESERVED_NAMES.contains(&server.as_str()) {
         return Problem::not_found().into_response();
     }
     below_mcpo(state, Path((server, tool)), peer, request).await

@@ -9,10 +9,11 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{Problem, call::server_url, routes::RESERVED};
+use super::{Problem, call::server_url};
 use crate::{
     app::App,
     catalog::{Knowledge, Offer},
+    config::RESERVED_NAMES,
     openapi::{self, DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, path_segment},
 };
 
@@ -67,7 +68,7 @@ pub async fn at_root(
     Path((server, leaf)): Path<(String, String)>,
     reader: Reader,
 ) -> Response {
-    if RESERVED.contains(&server.as_str()) {
+    if RESERVED_NAMES.contains(&server.as_str()) {
         return Problem::not_found().into_response();
     }
     leaf_of(&app, &server, &leaf, &reader, false)

@@ -17,19 +17,6 @@ use crate::{
     telemetry::{REQUEST_ID, count_requests, request_id_layer},
 };
 
-/// Names that are routes of ours: servers called so are served under `/mcpo/` only.
-pub const RESERVED: &[&str] = &[
-    "mcp",
-    "mcpo",
-    "files",
-    "health",
-    "metrics",
-    "docs",
-    "openapi.json",
-    "favicon.ico",
-    "admin",
-];
-
 /// The whole service.
 pub fn router(app: &Arc<App>) -> Router {
     let language = match app.settings.lang {

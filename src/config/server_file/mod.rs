@@ -54,7 +54,7 @@ pub enum ConfigError {
 }
 
 /// Routes of ours: a server of such a name has no URL of its own beside them.
-const ROUTES: [&str; 9] = [
+pub const RESERVED_NAMES: [&str; 9] = [
     "mcp",
     "mcpo",
     "files",
@@ -198,7 +198,7 @@ fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Pat
                 .push(format!("{place}: not supported yet, ignored"));
         }
     }
-    if ROUTES.contains(&name) {
+    if RESERVED_NAMES.contains(&name) {
         builder.warnings.push(format!(
             "{path}: served under /mcpo/{name} only, because /{name} is the bridge's own"
         ));
