@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, StatusCode};
 
 use super::{ClientMessage, Kind, RpcError};
-use crate::{app::App, call::Relayed, catalog::Offer, model::Caller};
+use crate::{app::App, call::Relayed, catalog::Offer, model::Caller, session::Place};
 
 /// Everything that a request of a client's needs.
 pub struct Asking<'a> {
@@ -19,6 +19,16 @@ pub struct Asking<'a> {
     pub headers: &'a HeaderMap,
     /// For logs.
     pub request_id: Box<str>,
+}
+
+impl Asking<'_> {
+    /// Where a call of this caller works, as the OpenAPI door has it.
+    pub fn place(&self) -> Result<Place, RpcError> {
+        Place::of(&self.caller, &self.offer.spec).ok_or_else(|| {
+            let status = StatusCode::NOT_FOUND;
+            RpcError::new(status, -32600, "unknown_session", "no such session")
+        })
+    }
 }
 
 /// The request as it goes to the child. Only tools that the config offers are called.

@@ -207,15 +207,7 @@ async fn relay(
 
 /// The chat's place, as the OpenAPI door has it; for clients that send no chat, the session's own.
 fn place(asking: &Asking<'_>, session: &McpSession) -> Result<Place, RpcError> {
-    let unknown = || {
-        RpcError::new(
-            StatusCode::NOT_FOUND,
-            -32600,
-            "unknown_session",
-            "no such session",
-        )
-    };
-    let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(unknown)?;
+    let place = asking.place()?;
     if place.class == Class::Lasting {
         return Ok(place);
     }

@@ -13,7 +13,6 @@ use crate::{
     call::{Ask, Call, Relayed},
     child::{Child, Profile, Said, splice},
     model::RawJson,
-    session::Place,
 };
 
 /// The member of `_meta` that says which subscription a note is for.
@@ -145,14 +144,7 @@ async fn subscribe(asking: &Asking<'_>, wanted: &Wanted) -> Result<News, RpcErro
     }
     let mut failure = None;
     for ask in asks {
-        let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(|| {
-            RpcError::new(
-                StatusCode::NOT_FOUND,
-                -32600,
-                "unknown_session",
-                "no such session",
-            )
-        })?;
+        let place = asking.place()?;
         let line = RawJson::of(&ask).into_bytes();
         let asked = ClientMessage::read(&line)?;
         let call = Call {

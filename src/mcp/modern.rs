@@ -24,7 +24,6 @@ use crate::{
     call::{Ask, Call},
     child::{Profile, Replier, Reply, Said, splice},
     model::RawJson,
-    session::Place,
 };
 
 /// The revision that is spoken here.
@@ -116,7 +115,7 @@ async fn pass(
     method: &str,
 ) -> Result<Response, RpcError> {
     let relayed = relayed(&asking.offer, &message)?;
-    let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(no_session)?;
+    let place = asking.place()?;
     let manner = manner(&message, method);
     let Asking {
         app,
@@ -148,15 +147,6 @@ async fn pass(
     Ok(relay.respond().await)
 }
 
-fn no_session() -> RpcError {
-    RpcError::new(
-        StatusCode::NOT_FOUND,
-        -32600,
-        "unknown_session",
-        "no such session",
-    )
-}
-
 async fn relay(
     asking: Asking<'_>,
     message: ClientMessage,
@@ -165,7 +155,7 @@ async fn relay(
     let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
     let legacy = without_envelope(&message)?;
     let relayed = relayed(&asking.offer, &legacy)?;
-    let place = Place::of(&asking.caller, &asking.offer.spec).ok_or_else(no_session)?;
+    let place = asking.place()?;
     let (park, parked) = watch::channel(false);
     let manner = manner(&message, method);
     let Asking {
