@@ -1,12 +1,10 @@
 //! How children start and end, and what is said of those that do not.
 
-mod support;
-
 use std::{fs, time::Instant};
 
+use crate::support::{TestBridge, echo, eventually, fixture, rude, servers, vars, with};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::{Value, json};
-use support::{TestBridge, echo, eventually, fixture, rude, servers, vars, with};
 
 fn odd(mode: &str) -> Value {
     json!({ "command": "python3", "args": [fixture("odd_server.py"), mode] })
@@ -98,7 +96,9 @@ fn the_places_of_starts_that_nobody_waits_for_come_back() {
     eventually("both are starting", || {
         bridge.children().len() >= before + 4
     });
-    calls.into_iter().for_each(support::PendingCall::hang_up);
+    calls
+        .into_iter()
+        .for_each(crate::support::PendingCall::hang_up);
     let began = Instant::now();
     bridge.chat("alice", "c1").echo("counter", json!({}));
     assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());

@@ -3,11 +3,6 @@
 //!
 //! Every test ends with the checks of [`TestBridge`]'s drop: nothing may be left behind.
 
-// Each file in `tests/` is a crate of its own and uses its share of this module.
-#![allow(dead_code, unused_imports)]
-// The product's name, and `as_user`, which reads as a sentence where it is used.
-#![allow(clippy::doc_markdown, clippy::wrong_self_convention)]
-
 mod bridge;
 mod client;
 mod folders;

@@ -1,12 +1,10 @@
 //! The servers of `mcp-servers.json.example`, from the package index: slow and not offline, hence
-//! ignored by default. `cargo test --test real_servers -- --ignored`, with `uv` on the PATH.
-
-mod support;
+//! ignored by default. `cargo test real_servers -- --ignored`, with `uv` on the PATH.
 
 use std::{fs, process::Command};
 
+use crate::support::{Client, TestBridge};
 use serde_json::{Value, json};
-use support::{Client, TestBridge};
 
 /// Where packages come from is the developer's business: these reach the launchers.
 fn is_for_launchers(name: &str) -> bool {
@@ -47,7 +45,7 @@ fn start() -> TestBridge {
         settings.var(&name, value)
     });
     let bridge = settings.var("MCPO_START_TIMEOUT", 180).start();
-    support::until(std::time::Duration::from_mins(3), || {
+    crate::support::until(std::time::Duration::from_mins(3), || {
         let known = |server: &str| {
             bridge
                 .client()

@@ -1,12 +1,10 @@
 //! Who is calling, as far as he can prove it.
 
-mod support;
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::{Builder, Client, TestBridge, echo, servers, vars};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
-use support::{Builder, Client, TestBridge, echo, servers, vars};
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
 

@@ -1,12 +1,10 @@
 //! Sessions that make room for each other, die, and are waited for in vain.
 
-mod support;
-
 use std::{fs, time::Instant};
 
+use crate::support::{TestBridge, echo, eventually, fixture, servers, vars, with};
 use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::{Value, json};
-use support::{TestBridge, echo, eventually, fixture, servers, vars, with};
 
 /// Two servers in one chat, one process at a time.
 fn one_at_a_time(first: Value) -> TestBridge {
@@ -80,7 +78,7 @@ fn an_end_that_was_begun_for_a_caller_who_left_is_waited_for() {
     given_up.hang_up();
     let next = chat.call("first", "where", json!({})).ok()["result"]["pid"].clone();
     assert_ne!(pid, next);
-    let alive = |process: &support::Process| pid == process.pid;
+    let alive = |process: &crate::support::Process| pid == process.pid;
     assert!(!bridge.children().iter().any(alive), "both were at work");
 }
 

@@ -1,16 +1,14 @@
 //! The command line, through the real binary: what it prints, its exit codes, what it leaves alone.
 
-mod support;
-
 use std::{
     net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
 };
 
+use crate::support::{TestBridge, echo, eventually, fixture, rude, servers, vars, with};
 use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::{Value, json};
-use support::{TestBridge, echo, eventually, fixture, rude, servers, vars, with};
 
 fn prepared() -> TestBridge {
     TestBridge::builder(servers([("echo", echo())])).prepare()

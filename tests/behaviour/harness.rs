@@ -1,10 +1,8 @@
 //! The harness itself, as far as it can be seen without a bridge.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{processes_of, until};
+use crate::support::{processes_of, until};
 
 #[test]
 fn a_process_is_found_by_its_environment_and_by_its_folder() {

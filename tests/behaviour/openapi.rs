@@ -1,11 +1,9 @@
 //! The `OpenAPI` door: documents from memory, arguments as sent, content as mcpo gives it.
 
-mod support;
-
 use std::collections::HashSet;
 
+use crate::support::{TestBridge, echo, eventually, rude, servers, with};
 use serde_json::{Value, json};
-use support::{TestBridge, echo, eventually, rude, servers, with};
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))

@@ -1,12 +1,10 @@
 //! Nothing survives: the harness looks after every test, these tests give it something to find.
 
-mod support;
-
 use std::{thread, time::Duration};
 
+use crate::support::{TestBridge, alive, echo, eventually, rude, servers, vars, with};
 use rustix::process::Signal;
 use serde_json::json;
-use support::{TestBridge, alive, echo, eventually, rude, servers, vars, with};
 
 #[test]
 fn two_hundred_calls_with_hang_ups_timeouts_and_crashes_leave_nothing() {

@@ -1,14 +1,12 @@
 //! The MCP door: sessions, chats, refusals and questions.
 
-mod support;
-
 use std::{fmt::Write as _, thread};
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Client, LEGACY, MODERN, Mcp, Stream, TestBridge, bytes, echo, eventually, servers, vars, with,
     with_envelope,
 };
+use serde_json::{Value, json};
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))
@@ -623,7 +621,7 @@ fn parked_calls_are_told_apart_by_arguments_that_no_number_type_holds() {
 
 // Calling off.
 
-fn raw_begin(mcp: &Mcp, client: &Client, arguments: &Value) -> support::PendingCall {
+fn raw_begin(mcp: &Mcp, client: &Client, arguments: &Value) -> crate::support::PendingCall {
     let params = json!({"name": "sleep", "arguments": arguments});
     let message = json!({"jsonrpc": "2.0", "id": "long", "method": "tools/call", "params": params});
     client

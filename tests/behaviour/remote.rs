@@ -1,7 +1,5 @@
 //! Remote servers: one bridge in front of another, through both doors.
 
-mod support;
-
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
@@ -9,8 +7,8 @@ use std::{
     time::Instant,
 };
 
+use crate::support::{Builder, Client, TestBridge, echo, eventually, fixture, servers, vars, with};
 use serde_json::{Value, json};
-use support::{Builder, Client, TestBridge, echo, eventually, fixture, servers, vars, with};
 
 const KEY: &str = "a-key-that-nobody-may-read-anywhere";
 

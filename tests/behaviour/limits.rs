@@ -1,11 +1,9 @@
 //! One table of statuses, and limits that hold.
 
-mod support;
-
 use std::thread;
 
+use crate::support::{TestBridge, echo, rude, servers, vars, with};
 use serde_json::json;
-use support::{TestBridge, echo, rude, servers, vars, with};
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))

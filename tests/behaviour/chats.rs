@@ -1,11 +1,9 @@
 //! Which call lands in which process and folder: a chat of a user is one session.
 
-mod support;
-
 use std::thread;
 
+use crate::support::{TestBridge, echo, eventually, kill_process, rude, servers, vars, with};
 use serde_json::json;
-use support::{TestBridge, echo, eventually, kill_process, rude, servers, vars, with};
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))

@@ -1,10 +1,8 @@
 //! What an operator sees: health, metrics, logs, reload, commands.
 
-mod support;
-
+use crate::support::{TestBridge, echo, eventually, fixture, servers, vars, with};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{TestBridge, echo, eventually, fixture, servers, vars, with};
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))

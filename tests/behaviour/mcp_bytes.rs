@@ -1,12 +1,10 @@
 //! What goes through the MCP door comes out as it went in.
 
-mod support;
-
 use std::thread;
 
+use crate::support::{Client, LEGACY, Mcp, Stream, TestBridge, bytes, echo, servers, with};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use support::{Client, LEGACY, Mcp, Stream, TestBridge, bytes, echo, servers, with};
 
 /// Members that every JSON library is tempted to change, some of them twice there.
 const STRANGE: &str = r#""one":1,"point":1.0,"huge":1e400,"big":9223372036854775808,"bigger":123456789012345678901234567890,"minus":-0.0,"exp":1E+2,"lone":"\ud800","pair":"\ud83d\ude00","escaped":"\u0041\/","twice":1,"twice":2, "spaced" : [ ] ,"nested":{"null":null,"":{}}"#;

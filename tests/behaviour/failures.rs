@@ -1,13 +1,11 @@
 //! Children that die, hang or talk nonsense: that call fails with the right status, nothing else.
 
-mod support;
-
 use std::{thread, time::Instant};
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     TestBridge, alive, echo, eventually, fixture, kill_process, rude, servers, vars, with,
 };
+use serde_json::{Value, json};
 
 /// The answer of a rude server's tool.
 #[track_caller]

@@ -1,12 +1,10 @@
 //! What a call wrote becomes a link that opens that version of that file, expires, and opens
 //! nothing else.
 
-mod support;
-
 use std::io::{Cursor, Read};
 
+use crate::support::{Client, Reply, TestBridge, echo, eventually, rude, servers, vars, with};
 use serde_json::{Value, json};
-use support::{Client, Reply, TestBridge, echo, eventually, rude, servers, vars, with};
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))

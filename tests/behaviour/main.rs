@@ -1,0 +1,26 @@
+//! The behaviour of the real binary, over HTTP, with real children and real files.
+//!
+//! One crate for all of it: linked once, and one harness ([`support`]) that asserts after every
+//! test that no process, file or port is left behind.
+
+// The product's name, and `as_user`, which reads as a sentence where it is used.
+#![allow(clippy::doc_markdown, clippy::wrong_self_convention)]
+
+mod support;
+
+mod chats;
+mod children;
+mod commands;
+mod failures;
+mod files;
+mod harness;
+mod identity;
+mod leftovers;
+mod limits;
+mod mcp;
+mod mcp_bytes;
+mod openapi;
+mod real_servers;
+mod remote;
+mod running;
+mod sessions;
