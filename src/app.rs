@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +19,7 @@ use crate::{
     child::{ChildSettings, Children, Listener, Said},
     config::{Loaded, Settings},
     identity::Identity,
+    install::{Installer, InstallerSettings},
     mcp::{McpSessions, Parks},
     model::{Principal, ServerName},
     session::{SessionSettings, Sessions, SharedChildren},
@@ -39,6 +41,8 @@ pub struct App {
     pub identity: Identity,
     /// What servers offer.
     pub catalog: Arc<Catalog>,
+    /// What servers are started from.
+    pub installer: Arc<Installer>,
     /// How calls run.
     pub engine: Arc<CallEngine>,
     /// What outlives the process.
@@ -64,6 +68,14 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let children = Arc::new(Children::new(child_settings(&settings), metrics.clone()));
         let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
+        let installer = Installer::new(installer_settings(&settings), children.clone());
+        let installer = Arc::new(installer);
+        let weak = Arc::downgrade(&catalog);
+        installer.on_change(move |server| {
+            if let Some(catalog) = weak.upgrade() {
+                catalog.refresh(server);
+            }
+        });
         let listener = listener(Arc::downgrade(&catalog));
         let sessions = Arc::new(Sessions::new(
             session_settings(&settings),
@@ -96,6 +108,7 @@ impl App {
             identity: Identity::new(&settings),
             settings,
             catalog,
+            installer,
             engine,
             store,
             metrics,
@@ -131,6 +144,8 @@ impl App {
         {
             self.metrics.server_gone(name);
         }
+        let specs = config.servers.values().cloned().collect();
+        self.installer.follow(specs).await;
         self.catalog.follow(config.servers.values());
         let version = |name: &ServerName| config.servers.get(name).map(|spec| spec.version());
         self.engine
@@ -170,6 +185,7 @@ impl App {
         let mut warnings = self.settings.warnings.clone();
         let config = self.config();
         warnings.extend(config.warnings.iter().cloned());
+        warnings.extend(self.installer.warnings());
         for name in config.servers.keys() {
             warnings.extend(self.catalog.warnings(name));
         }
@@ -251,12 +267,23 @@ fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Sen
     })
 }
 
+/// Children start in folders of their own: a relative path would mean theirs.
+fn tools_dir(settings: &Settings) -> PathBuf {
+    std::path::absolute(&settings.tools_dir).unwrap_or_else(|_| settings.tools_dir.clone())
+}
+
+fn installer_settings(settings: &Settings) -> InstallerSettings {
+    InstallerSettings {
+        tools_dir: tools_dir(settings),
+        lock_file: settings.lock_file.clone(),
+        in_background: settings.install,
+    }
+}
+
 fn child_settings(settings: &Settings) -> ChildSettings {
     let limits = &settings.limits;
     ChildSettings {
-        // Children start in folders of their own: a relative path would mean theirs.
-        tools_dir: std::path::absolute(&settings.tools_dir)
-            .unwrap_or_else(|_| settings.tools_dir.clone()),
+        tools_dir: tools_dir(settings),
         start_timeout: limits.start_timeout,
         max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),
         max_starts: limits.max_starts.get(),

@@ -6,14 +6,17 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::{sync::Notify, sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, broadcast, watch},
+    time::Instant,
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use super::{
-    Knowledge, Learnt, Offer, Watch,
+    Knowledge, Learnt, News, Offer, Watch, disk,
     learn::{LearnError, learn_unless, probe},
 };
 use crate::{
@@ -40,6 +43,7 @@ pub struct Learner {
 struct Shared {
     spec: Mutex<Arc<ServerSpec>>,
     learnt: Mutex<Option<Arc<Learnt>>>,
+    news: broadcast::Sender<News>,
     publish: watch::Sender<Knowledge>,
     wanted: Wanted,
     stop: CancellationToken,
@@ -75,12 +79,14 @@ impl Learner {
         spec: Arc<ServerSpec>,
         children: Arc<Children>,
         store: Arc<Store>,
+        news: broadcast::Sender<News>,
         tasks: &TaskTracker,
     ) -> Self {
         let (publish, watch) = watch::channel(Knowledge::Learning);
         let shared = Arc::new(Shared {
             spec: Mutex::new(spec),
             learnt: Mutex::default(),
+            news,
             publish,
             wanted: Wanted {
                 requests: Notify::new(),
@@ -132,11 +138,7 @@ impl Shared {
 
     /// Publishes what is learnt, seen through the current spec.
     fn offer(&self) {
-        let learnt = self
-            .learnt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let learnt = self.known().clone();
         if let Some(learnt) = learnt {
             let offer = Offer::new(self.spec(), learnt);
             self.publish.send_replace(Knowledge::Ready(Arc::new(offer)));
@@ -145,8 +147,11 @@ impl Shared {
 
     async fn run(self: Arc<Self>, children: Arc<Children>, store: Arc<Store>) {
         let mut pause = FIRST_PAUSE;
+        // What was kept on disk is believed until the server was asked once.
+        let mut believed = self.remember(&children, &store).await;
         loop {
             let spec = self.spec();
+            let key = disk::Key::of(&spec, &children);
             let deadline = Instant::now() + ATTEMPT;
             let learnt = learn_unless(&spec, &children, &store, deadline, &self.stop).await;
             if self.stop.is_cancelled() {
@@ -155,15 +160,20 @@ impl Shared {
             let again = match learnt {
                 Ok(learnt) => {
                     tracing::info!(server = %spec.name, tools = learnt.tools.len(), "server is ready");
-                    *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some(Arc::new(learnt));
-                    self.offer();
+                    believed = false;
+                    self.take_over(learnt);
                     self.probe(&spec, &children, &store).await;
+                    self.keep(spec, key, &children, &store).await;
                     pause = FIRST_PAUSE;
                     self.stop.run_until_cancelled(self.wanted.granted()).await
                 }
+                Err(error) if children.launches().doubt(&spec, &error.brief()) => {
+                    tracing::warn!(server = %spec.name, error = %error.brief(),
+                        "it does not start from its environment and runs as written");
+                    continue;
+                }
                 Err(error) => {
-                    self.fail(&spec, &error, pause);
+                    self.fail(&spec, &error, pause, std::mem::take(&mut believed));
                     let retry = tokio::time::timeout(jittered(pause), self.wanted.granted());
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     self.stop.run_until_cancelled(retry).await.map(drop)
@@ -175,25 +185,83 @@ impl Shared {
         }
     }
 
+    /// Offers what was kept on disk, if it counts for this server as it is now.
+    async fn remember(&self, children: &Children, store: &Arc<Store>) -> bool {
+        let (spec, store) = (self.spec(), store.clone());
+        let key = disk::Key::of(&spec, children);
+        let read = tokio::task::spawn_blocking(move || disk::read(&store, &spec, &key));
+        let Ok(Some(learnt)) = read.await else {
+            return false;
+        };
+        *self.known() = Some(Arc::new(learnt));
+        self.offer();
+        true
+    }
+
+    /// Offers what was learnt; who was told otherwise before hears of it.
+    fn take_over(&self, learnt: Learnt) {
+        let before = self.known().clone();
+        if let Some(before) = &before
+            && disk::unchanged(before, &learnt)
+        {
+            return;
+        }
+        let news = before.map(|before| disk::news(&before, &learnt));
+        *self.known() = Some(Arc::new(learnt));
+        self.offer();
+        for method in news.into_iter().flatten() {
+            let server = self.spec().name.clone();
+            // Nobody listening is fine.
+            let _ = self.news.send(News { server, method });
+        }
+    }
+
+    /// Keeps what was learnt for the next start, unless it was of other packages than are started
+    /// by now.
+    async fn keep(
+        &self,
+        spec: Arc<ServerSpec>,
+        key: disk::Key,
+        children: &Children,
+        store: &Arc<Store>,
+    ) {
+        let known = self.known().clone();
+        let Some(learnt) = known.filter(|_| key == disk::Key::of(&spec, children)) else {
+            return;
+        };
+        children.launches().trust(&spec);
+        let store = store.clone();
+        let write = move || disk::write(&store, &spec, &key, &learnt);
+        let _ = tokio::task::spawn_blocking(write).await;
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Arc<Learnt>>> {
+        self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.
     async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<Store>) {
         if spec.mode == Mode::Stateful {
             return;
         }
         let modern = probe(spec, children, store, &self.stop).await;
-        let learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        let learnt = self.known();
         if let (Some(learnt), Some(modern)) = (&*learnt, modern) {
             let _ = learnt.modern.set(modern);
         }
     }
 
-    fn fail(&self, spec: &ServerSpec, error: &LearnError, pause: Duration) {
+    /// `believed`: what is offered is from before the restart, and was never confirmed.
+    fn fail(&self, spec: &ServerSpec, error: &LearnError, pause: Duration, believed: bool) {
         let (why, brief) = (error.to_string(), error.brief());
+        if believed {
+            *self.known() = None;
+        }
         // Its own words may hold secrets: they are in its log, in `check` and for callers.
         tracing::warn!(server = %spec.name, error = %brief, retry_in = ?pause, "server is not ready");
         // An older answer is better than none: the server may come back.
         self.publish.send_if_modified(|state| {
-            let known = matches!(state, Knowledge::Ready(_));
+            let known = matches!(state, Knowledge::Ready(_)) && !believed;
             if !known {
                 *state = Knowledge::Failed {
                     why: why.into(),

@@ -1,11 +1,14 @@
 //! What each server offers, learnt once and kept: documents and lists are answered from memory.
 //!
 //! ```text
-//! Learning ──learnt──▶ Ready ◀──learnt── (refresh; the old answer stays meanwhile)
+//! Learning ──learnt, or kept on disk──▶ Ready ◀──learnt── (refresh; the old answer stays meanwhile)
 //!     └──failed──▶ Failed ──backoff──▶ Learning
 //! ```
+//! What was kept on disk over a restart is served at once and asked for again; where that fails,
+//! it is no longer believed.
 //! One task for each server: a failing one is retried on its own clock and delays nobody.
 
+mod disk;
 mod learn;
 mod learner;
 mod offer;
@@ -17,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{child::Children, config::ServerSpec, model::ServerName, store::Store};
@@ -52,7 +55,20 @@ pub struct Catalog {
     children: Arc<Children>,
     store: Arc<Store>,
     learning: TaskTracker,
+    news: broadcast::Sender<News>,
 }
+
+/// A list of a server's that differs from what was served before.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// Whose.
+    pub server: ServerName,
+    /// The notification that says so.
+    pub method: &'static str,
+}
+
+/// Pieces of news that a slow listener may have waiting.
+const NEWS: usize = 64;
 
 impl Catalog {
     /// Empty; [`Catalog::follow`] fills it.
@@ -62,7 +78,13 @@ impl Catalog {
             children,
             store,
             learning: TaskTracker::new(),
+            news: broadcast::channel(NEWS).0,
         }
+    }
+
+    /// Changes of lists, from now on.
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
     }
 
     /// Learns new and changed servers, forgets removed ones, keeps the others.
@@ -79,6 +101,7 @@ impl Catalog {
                     spec.clone(),
                     self.children.clone(),
                     self.store.clone(),
+                    self.news.clone(),
                     &self.learning,
                 ),
             };

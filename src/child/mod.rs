@@ -19,6 +19,7 @@ mod launch;
 mod log;
 mod process;
 mod reaper;
+mod run;
 mod supervisor;
 mod tree;
 
@@ -46,6 +47,7 @@ use tokio_util::{
 use crate::{
     artifacts,
     config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, Transport},
+    install::{Launches, Resolved},
     model::RawJson,
     remote::{self, Failed, Outbound, RemoteOptions},
     store::{Job, JobFolderPaths},
@@ -54,10 +56,12 @@ use crate::{
 
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
+pub use environment::environment_for_installing;
 pub use error::ChildError;
 pub use frame::{Reply, Said, end_line, splice};
 pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier};
 pub use hello::{Hello, HelloParts, Profile};
+pub use run::Errand;
 pub use supervisor::supervise;
 
 use body::Body;
@@ -119,6 +123,7 @@ pub struct Children {
     starts: Arc<Semaphore>,
     supervisors: Supervisors,
     metrics: Arc<Metrics>,
+    launches: Launches,
     /// For the children, however far the bridge raised its own.
     open_files: Rlimit,
     /// Read when the first remote server is reached.
@@ -137,11 +142,17 @@ impl Children {
             starts,
             supervisors: Supervisors::new(),
             metrics,
+            launches: Launches::default(),
             open_files: getrlimit(Resource::Nofile),
             outbound: Arc::default(),
             remotes: TaskTracker::new(),
             numbers: AtomicU64::new(1),
         }
+    }
+
+    /// How each server is started: as written, or from its environment.
+    pub fn launches(&self) -> &Launches {
+        &self.launches
     }
 
     /// Ends processes that lost their supervisor, until dropped.
@@ -285,8 +296,12 @@ impl Children {
         log: &ServerLog,
         news: &broadcast::Sender<Said>,
     ) -> Result<(Body, Connection), ChildError> {
+        let installed = self.launches.ready(&request.spec, until).await;
+        let installed = installed.map_err(|why| ChildError::not_started(why.to_string()))?;
+        // What was changed behind our back is its launcher's to judge.
+        let installed = installed.filter(|found| found.locked || found.holds());
         let resolved = command.resolve(&request.job.work(), &request.job.id());
-        let launch = self.launch(resolved, request);
+        let launch = self.launch(resolved, installed.as_deref(), request);
         let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
         tokio::spawn(log.clone().follow(pipes.stderr));
         let connection = self.converse(pipes.stdin, pipes.stdout, request, log, news);
@@ -339,19 +354,33 @@ impl Children {
         )
     }
 
-    fn launch(&self, resolved: ResolvedCommand, request: &ChildRequest) -> launch::Launch {
+    fn launch(
+        &self,
+        command: ResolvedCommand,
+        installed: Option<&Resolved>,
+        request: &ChildRequest,
+    ) -> launch::Launch {
         let env = environment::environment(
-            &resolved.program,
+            &command.program,
+            installed,
             &request.job,
             &self.settings.tools_dir,
-            resolved.env,
+            command.env,
             &request.overlay,
         );
+        let (program, args) = match installed {
+            Some(found) => {
+                let own = command.args.into_iter().skip(found.rest);
+                let args = found.args.iter().cloned().chain(own).collect();
+                (found.program.clone(), args)
+            }
+            None => (command.program, command.args),
+        };
         launch::Launch {
-            program: resolved.program,
-            args: resolved.args,
+            program,
+            args,
             env,
-            cwd: resolved.cwd,
+            cwd: command.cwd,
             open_files: self.open_files,
         }
     }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::Outbox;
 use crate::{
+    catalog::News,
     child::{Child, Ear, Replier},
     config::Mode,
     model::{Principal, RawJson, ServerName, SessionId},
@@ -124,6 +125,18 @@ impl McpSessions {
             *lock(&session.last_used) = Instant::now();
             session
         })
+    }
+
+    /// Tells the clients of a server that it offers something else than before.
+    pub fn announce(&self, news: &News) {
+        let line = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, news.method);
+        let all: Vec<_> = lock(&self.all).values().cloned().collect();
+        for session in all
+            .iter()
+            .filter(|session| session.server.as_ref() == Some(&news.server))
+        {
+            session.outbox.push(line.as_bytes());
+        }
     }
 
     /// Ends a session and its streams.

@@ -48,7 +48,7 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
         fs::set_permissions(&configured, Permissions::from_mode(0o700)).map_err(failed)?;
     }
     let root = configured.canonicalize().map_err(failed)?;
-    for part in ["", "bindings", "artifacts", "instances", "tmp"] {
+    for part in ["", "bindings", "artifacts", "catalog", "instances", "tmp"] {
         files::make_dir(&root.join(".bridge").join(part)).map_err(failed)?;
     }
     Ok((root, configured))

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod catalog;
 mod chats;
 mod children;
 mod commands;
@@ -15,6 +16,7 @@ mod failures;
 mod files;
 mod harness;
 mod identity;
+mod install;
 mod leftovers;
 mod limits;
 mod mcp;

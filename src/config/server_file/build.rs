@@ -170,6 +170,7 @@ impl Builder<'_> {
             file_path_fields: entry.file_path_fields.unwrap_or_default(),
             resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
             before_end: entry.before_end.and_then(before_end),
+            install: entry.install.unwrap_or(true),
             transport: match (entry.command, entry.url) {
                 (Some(program), _) => {
                     self.command(program, entry.args, entry.env, entry.cwd, path)?
