@@ -3,14 +3,16 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+use rustix::process::Rlimit;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     time::Instant,
 };
 
 use super::{
-    ChildError, Children, ExitStatus,
+    ChildError, ExitStatus,
     launch::{self, Launch},
+    reaper::Supervisors,
 };
 
 /// What is kept of each stream, in bytes; the rest is read and dropped.
@@ -38,30 +40,33 @@ pub struct Done {
     pub stderr: Vec<u8>,
 }
 
-impl Children {
-    /// Runs it to its end, at most to `until`. Dropping the future kills all of it.
-    pub async fn run(&self, errand: Errand, until: Instant) -> Result<Done, ChildError> {
-        let launch = Launch {
-            program: errand.program,
-            args: errand.args,
-            env: errand.env,
-            cwd: errand.cwd,
-            open_files: self.open_files,
-        };
-        let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
-        drop(pipes.stdin);
-        let all = async {
-            let (stdout, stderr) = tokio::join!(read(pipes.stdout), read(pipes.stderr));
-            let status = process.gone().await;
-            Done {
-                status,
-                stdout,
-                stderr,
-            }
-        };
-        let done = tokio::time::timeout_at(until, all).await;
-        done.map_err(|_| ChildError::Timeout)
-    }
+/// Runs it to its end, at most to `until`. Dropping the future kills all of it.
+pub async fn run(
+    errand: Errand,
+    open_files: Rlimit,
+    supervisors: &Supervisors,
+    until: Instant,
+) -> Result<Done, ChildError> {
+    let launch = Launch {
+        program: errand.program,
+        args: errand.args,
+        env: errand.env,
+        cwd: errand.cwd,
+        open_files,
+    };
+    let (process, pipes) = launch::launch(&launch, supervisors, until).await?;
+    drop(pipes.stdin);
+    let all = async {
+        let (stdout, stderr) = tokio::join!(read(pipes.stdout), read(pipes.stderr));
+        let status = process.gone().await;
+        Done {
+            status,
+            stdout,
+            stderr,
+        }
+    };
+    let done = tokio::time::timeout_at(until, all).await;
+    done.map_err(|_| ChildError::Timeout)
 }
 
 async fn read(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
