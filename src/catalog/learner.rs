@@ -20,7 +20,7 @@ use super::{
     learn::{LearnError, learn_unless, probe},
 };
 use crate::{
-    child::Children,
+    child::{ChildError, Children},
     config::{Mode, ServerSpec},
     store::Store,
 };
@@ -153,9 +153,14 @@ impl Shared {
             let spec = self.spec();
             let key = disk::Key::of(&spec, &children);
             let deadline = Instant::now() + ATTEMPT;
-            let learnt = learn_unless(&spec, &children, &store, deadline, &self.stop).await;
+            let attempt = self.stop.child_token();
+            let learnt = learn_unless(&spec, &children, &store, deadline, &attempt);
+            let learnt = self.unless_outdated(learnt, &attempt).await;
             if self.stop.is_cancelled() {
                 return;
+            }
+            if attempt.is_cancelled() {
+                continue;
             }
             let again = match learnt {
                 Ok(learnt) => {
@@ -167,7 +172,10 @@ impl Shared {
                     pause = FIRST_PAUSE;
                     self.stop.run_until_cancelled(self.wanted.granted()).await
                 }
-                Err(error) if children.launches().doubt(&spec, &error.brief()) => {
+                Err(error)
+                    if key == disk::Key::of(&spec, &children)
+                        && doubted(&error, &spec, &children) =>
+                {
                     tracing::warn!(server = %spec.name, error = %error.brief(),
                         "it does not start from its environment and runs as written");
                     continue;
@@ -183,6 +191,23 @@ impl Shared {
                 return;
             }
         }
+    }
+
+    /// Waits for a first attempt, which is given up where the server is started from its
+    /// environment meanwhile: asking again is quicker than waiting for its launcher.
+    async fn unless_outdated<T>(
+        &self,
+        attempt: impl Future<Output = T>,
+        given_up: &CancellationToken,
+    ) -> T {
+        let mut attempt = std::pin::pin!(attempt);
+        if self.known().is_none() {
+            tokio::select! {
+                done = &mut attempt => return done,
+                () = self.wanted.requests.notified() => given_up.cancel(),
+            }
+        }
+        attempt.await
     }
 
     /// Offers what was kept on disk, if it counts for this server as it is now.
@@ -271,6 +296,12 @@ impl Shared {
             !known
         });
     }
+}
+
+/// Whether a failure speaks against the environment that the server was started from.
+fn doubted(error: &LearnError, spec: &ServerSpec, children: &Children) -> bool {
+    let of_the_program = matches!(error, LearnError::Child(ChildError::NotStarted { .. }));
+    of_the_program && children.launches().doubt(spec, &error.brief())
 }
 
 /// Three quarters to five quarters: servers that failed together do not come back together.

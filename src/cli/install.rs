@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::{self, Loaded, ServerSpec, Settings},
-    install::{Asked, LockFile, Pin, Resolved, Step},
+    install::{Asked, Launching, LockFile, Pin, Resolved, Step},
 };
 
 use report::{Outcome, Report};
@@ -256,7 +256,6 @@ fn confirmed() -> Result<bool, Failure> {
 
 /// Starts a server from this environment from now on.
 fn start_from(local: &Local, spec: &ServerSpec, resolved: Resolved) {
-    use crate::install::Launching;
     let launches = local.app.installer.launches();
     launches.set(spec, Launching::Installed(Arc::new(resolved)));
 }

@@ -105,9 +105,13 @@ pub fn resolve(
             let script = bin.join(name);
             if !script.exists() {
                 let there: Vec<&str> = record.scripts.keys().map(String::as_str).collect();
-                return Err(format!(
-                    "its packages bring no program '{name}', but: {}",
+                let there = if there.is_empty() {
+                    "none at all".to_owned()
+                } else {
                     there.join(", ")
+                };
+                return Err(format!(
+                    "its packages bring no program '{name}', but {there}"
                 ));
             }
             let target = record.scripts.get(name).and_then(|entry| function(entry));

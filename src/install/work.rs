@@ -9,7 +9,7 @@ use std::{
 use indexmap::IndexMap;
 use tokio::time::Instant;
 
-use crate::child::{Children, Errand, ExitStatus, environment_for_installing};
+use crate::child::{ChildError, Children, Errand, ExitStatus, environment_for_installing};
 
 /// Bounds one step: large packages over a slow line, or a build.
 const STEP: Duration = Duration::from_secs(1800);
@@ -65,7 +65,10 @@ impl<'a> Work<'a> {
             cwd: cwd.to_owned(),
         };
         let done = self.children.run(errand, Instant::now() + STEP).await;
-        let done = done.map_err(|error| format!("`{what}`: {error}"))?;
+        let done = done.map_err(|error| match error {
+            ChildError::NotStarted { why, .. } => why,
+            _ => format!("`{what}` took longer than {} s", STEP.as_secs()),
+        })?;
         if done.status == ExitStatus::Code(0) {
             return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
         }

@@ -3,8 +3,10 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
 };
 
 use crate::support::{TestBridge, eventually, fixture, servers, until};
@@ -43,7 +45,7 @@ fn prepared(config: Value) -> TestBridge {
     TestBridge::builder(config).prepare()
 }
 
-fn where_(bridge: &TestBridge) -> Value {
+fn told(bridge: &TestBridge) -> Value {
     let reply = bridge.client().call("tiny", "where", json!({}));
     serde_json::from_str(reply.ok().as_str().unwrap_or_default()).unwrap_or_else(|_| reply.json())
 }
@@ -88,13 +90,13 @@ fn a_server_runs_as_written_until_its_environment_is_there_and_from_there_ever_a
     let mut bridge = TestBridge::start(servers([("tiny", tiny(wheels.path()))]));
     // From the first call on it answers, whatever it is started from.
     let first = until(std::time::Duration::from_secs(20), || {
-        (bridge.client().get("/tiny/openapi.json").status == 200).then(|| where_(&bridge))
+        (bridge.client().get("/tiny/openapi.json").status == 200).then(|| told(&bridge))
     });
     let first = first.expect("it is learnt");
     eventually("it starts from its environment", || {
-        is_installed(&bridge, &where_(&bridge))
+        is_installed(&bridge, &told(&bridge))
     });
-    let found = where_(&bridge);
+    let found = told(&bridge);
     assert_eq!(
         (&found["version"], &first["version"]),
         (&json!("1.0"), &json!("1.0"))
@@ -118,7 +120,7 @@ fn a_server_runs_as_written_until_its_environment_is_there_and_from_there_ever_a
     drop(wheels);
     fs::remove_dir_all(bridge.tools().join("uv")).expect("caches");
     bridge.restart();
-    assert!(is_installed(&bridge, &where_(&bridge)));
+    assert!(is_installed(&bridge, &told(&bridge)));
     let mut all = Vec::new();
     files(&bridge.tools(), &mut all);
     let compiled = |path: &PathBuf| path.to_string_lossy().contains("tiny_mcp/__pycache__");
@@ -146,7 +148,7 @@ fn what_is_locked_is_what_runs_whatever_else_there_is_by_now() {
     wheel(wheels.path(), "2.0");
     fs::remove_dir_all(bridge.tools()).expect("the tools go");
     bridge.restart();
-    let found = where_(&bridge);
+    let found = told(&bridge);
     assert!(is_installed(&bridge, &found), "{found}");
     assert_eq!(found["version"], "1.0");
     let report = bridge.command(&["check", "--json"]);
@@ -171,14 +173,14 @@ fn what_is_not_what_was_locked_does_not_run_at_all() {
     fs::write(lock_file(&bridge), forged).expect("it is written");
     fs::remove_dir_all(bridge.tools()).expect("the tools go");
     bridge.restart();
-    let told = until(std::time::Duration::from_secs(20), || {
+    let refused = until(std::time::Duration::from_secs(20), || {
         let reply = bridge.client().call("tiny", "where", json!({}));
         (reply.status == 502).then(|| reply.text())
     });
-    let told = told.expect("it is refused");
+    let refused = refused.expect("it is refused");
     assert!(
-        told.contains("locked packages cannot be installed"),
-        "{told}"
+        refused.contains("locked packages cannot be installed"),
+        "{refused}"
     );
 }
 
@@ -221,14 +223,14 @@ fn a_running_bridge_takes_an_upgrade_over() {
     let mut bridge = prepared(servers([("tiny", tiny(wheels.path()))]));
     install(&bridge, &[], 0);
     bridge.restart();
-    assert_eq!(where_(&bridge)["version"], "1.0");
+    assert_eq!(told(&bridge)["version"], "1.0");
     wheel(wheels.path(), "2.0");
     install(&bridge, &["--upgrade", "--yes"], 0);
     eventually("the new version's tools are offered", || {
         let document = bridge.client().get("/tiny/openapi.json").text();
         document.contains("\"/new\"") && !document.contains("\"/old\"")
     });
-    assert_eq!(where_(&bridge)["version"], "2.0");
+    assert_eq!(told(&bridge)["version"], "2.0");
 }
 
 #[test]
@@ -257,7 +259,7 @@ fn what_cannot_be_installed_runs_as_written_and_check_says_why() {
         );
     }
     bridge.restart();
-    assert_eq!(where_(&bridge)["version"], "1.0");
+    assert_eq!(told(&bridge)["version"], "1.0");
 }
 
 #[test]
@@ -270,7 +272,7 @@ fn a_server_that_does_not_like_its_environment_runs_as_written() {
     eventually("it was tried", || {
         bridge.log().contains("does not start from its environment")
     });
-    let found = where_(&bridge);
+    let found = told(&bridge);
     assert!(!is_installed(&bridge, &found), "{found}");
 }
 
@@ -291,6 +293,110 @@ fn several_may_install_into_one_folder_at_once() {
             .count()
     };
     assert_eq!((count("environments"), count("staging")), (1, 0));
+}
+
+/// An index that takes connections and never answers.
+fn silent_index() -> (TcpListener, Value) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let index = format!("http://{address}/simple");
+    let server = json!({"command": "uvx", "args": ["--default-index", index, "tiny-mcp"]});
+    (listener, servers([("tiny", server)]))
+}
+
+/// Whether a package manager is at work for an environment.
+fn is_installing(bridge: &TestBridge) -> bool {
+    let children = bridge.children();
+    children
+        .iter()
+        .any(|child| child.command.contains("pip compile"))
+}
+
+#[test]
+#[ignore = "needs uv"]
+fn a_bridge_that_stops_while_it_installs_leaves_nothing() {
+    let (_listener, config) = silent_index();
+    let mut bridge = TestBridge::start(config);
+    eventually("packages are looked for", || is_installing(&bridge));
+    let staging = bridge.tools().join("installed/staging");
+    let staged = || fs::read_dir(&staging).expect("a folder").count();
+    assert_eq!(staged(), 1);
+    bridge.signal(rustix::process::Signal::TERM);
+    bridge.wait_for_exit();
+    assert_eq!(staged(), 0);
+}
+
+#[test]
+#[ignore = "needs uv"]
+fn a_bridge_that_is_killed_while_it_installs_leaves_no_process() {
+    let (_listener, config) = silent_index();
+    let mut bridge = TestBridge::start(config);
+    eventually("packages are looked for", || is_installing(&bridge));
+    bridge.kill_hard();
+}
+
+/// A registry of our own, ended when this is dropped.
+struct Registry(Child, String);
+
+impl Registry {
+    fn start() -> Self {
+        let mut command = Command::new("python3");
+        let command = command
+            .arg(fixture("npm_registry.py"))
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python runs");
+        let mut port = String::new();
+        let mut said = BufReader::new(child.stdout.take().expect("its output"));
+        said.read_line(&mut port).expect("its port");
+        Self(child, format!("http://127.0.0.1:{}", port.trim()))
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs npm"]
+fn a_server_of_npx_is_locked_and_started_by_node() {
+    if Command::new("npm").arg("--version").output().is_err() {
+        eprintln!("not run: there is no npm here");
+        return;
+    }
+    let registry = Registry::start();
+    let server = json!({
+        "command": "npx",
+        "args": ["-y", "tiny-node", "--own"],
+        "env": {"npm_config_registry": registry.1},
+    });
+    let mut bridge = prepared(servers([("tiny", server)]));
+    install(&bridge, &[], 0);
+    let locked = &lock(&bridge)["servers"]["tiny"]["package_lock"]["packages"];
+    let package = &locked["node_modules/tiny-node"];
+    assert_eq!(package["version"], "1.0.0");
+    assert!(
+        package["integrity"]
+            .as_str()
+            .is_some_and(|hash| hash.starts_with("sha512-"))
+    );
+    let text = fs::read_to_string(lock_file(&bridge)).expect("a lock file");
+    assert!(
+        !text.contains("127.0.0.1"),
+        "the lock file names no registry: {text}"
+    );
+    // From the lock file alone.
+    fs::remove_dir_all(bridge.tools()).expect("the tools go");
+    install(&bridge, &[], 0);
+    drop(registry);
+    bridge.restart();
+    let found = told(&bridge);
+    let program = found["program"].as_str().expect("a path");
+    assert!(program.ends_with("node_modules/.bin/tiny"), "{program}");
+    assert!(program.starts_with(&*bridge.tools().join("installed").to_string_lossy()));
+    assert_eq!(found["arguments"], json!(["--own"]));
 }
 
 #[test]

@@ -10,6 +10,19 @@ use crate::{
     install::{Pin, Resolved},
 };
 
+/// A package that is installed.
+#[derive(Debug, Serialize)]
+pub struct Package {
+    name: String,
+    version: String,
+}
+
+impl From<(String, String)> for Package {
+    fn from((name, version): (String, String)) -> Self {
+        Self { name, version }
+    }
+}
+
 /// What became of one server.
 #[derive(Debug, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
@@ -17,13 +30,13 @@ pub enum Outcome {
     /// Its environment is there.
     Installed {
         #[serde(skip_serializing_if = "Option::is_none")]
-        main: Option<(String, String)>,
-        packages: Vec<(String, String)>,
+        package: Option<Package>,
+        packages: Vec<Package>,
     },
     /// Other versions are to be used from now on.
     Upgrade {
         #[serde(skip_serializing_if = "Option::is_none")]
-        main: Option<(String, String)>,
+        package: Option<Package>,
         changes: Changes,
     },
     /// There is nothing to install: an interpreter, a program, a remote server.
@@ -38,8 +51,16 @@ impl Outcome {
     /// Its environment is there.
     pub fn installed(resolved: &Resolved, pin: &Pin) -> Self {
         Self::Installed {
-            main: resolved.main.clone(),
-            packages: pin.versions(),
+            package: resolved.main.clone().map(Package::from),
+            packages: pin.versions().into_iter().map(Package::from).collect(),
+        }
+    }
+
+    /// Other versions are to be used.
+    pub fn upgrade(main: Option<(String, String)>, changes: Changes) -> Self {
+        Self::Upgrade {
+            package: main.map(Package::from),
+            changes,
         }
     }
 
@@ -115,19 +136,19 @@ impl<'a> Report<'a> {
 impl Line<'_> {
     fn write(&self, text: &mut String) {
         let _ = write!(text, "{BOLD}{}{BOLD:#}: ", self.server);
-        let version = |main: &Option<(String, String)>| match main {
-            Some((name, version)) => format!("{name} {version}"),
+        let version = |package: &Option<Package>| match package {
+            Some(Package { name, version }) => format!("{name} {version}"),
             None => "its packages".to_owned(),
         };
         let _ = match self.outcome {
-            Outcome::Installed { main, packages } => writeln!(
+            Outcome::Installed { package, packages } => writeln!(
                 text,
                 "{GOOD}installed{GOOD:#}, {} {DIM}({}){DIM:#}",
-                version(main),
+                version(package),
                 counted(packages.len(), "package"),
             ),
-            Outcome::Upgrade { main, changes } => {
-                let _ = writeln!(text, "to {}", version(main));
+            Outcome::Upgrade { package, changes } => {
+                let _ = writeln!(text, "to {}", version(package));
                 changes.write(text);
                 Ok(())
             }

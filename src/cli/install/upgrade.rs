@@ -45,7 +45,7 @@ pub async fn one(
     match offered(local, spec, new).await {
         Ok(after) => {
             let changes = Changes::between(&old_pin, &pin, before.as_ref(), &after);
-            (Outcome::Upgrade { main, changes }, Some(pin))
+            (Outcome::upgrade(main, changes), Some(pin))
         }
         Err(why) => {
             let why = format!("the new version does not start, the old one stays: {why}");
