@@ -133,6 +133,9 @@ impl App {
     /// Puts a server file in force: unchanged servers keep their sessions, others lose them as
     /// their calls end.
     pub async fn apply(&self, config: Arc<Loaded>) {
+        // First of all: a locked server must not be started as written in between.
+        let specs = config.servers.values().cloned().collect();
+        self.installer.follow(specs).await;
         let before = {
             let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *current, config.clone())
@@ -144,8 +147,6 @@ impl App {
         {
             self.metrics.server_gone(name);
         }
-        let specs = config.servers.values().cloned().collect();
-        self.installer.follow(specs).await;
         self.catalog.follow(config.servers.values());
         let version = |name: &ServerName| config.servers.get(name).map(|spec| spec.version());
         self.engine

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use tokio::sync::Semaphore;
@@ -14,41 +14,17 @@ use tokio_util::{
 };
 
 use super::{
-    Launches, Launching, LockFile, Pin, Resolved,
+    Asked, Launches, LockFile, Pin, Resolved,
     folder::{Folder, Record},
-    launcher::{self, Target, Wanted, What},
-    node,
-    pin::{Parts, wanted_node, wanted_python},
-    python,
-    resolved::Kind,
+    launcher::What,
+    node, python,
+    settle::as_it_is,
     work::{Failed, Work},
 };
-use crate::{
-    child::Children,
-    config::{CommandSpec, ServerSpec, Transport},
-    model::ServerName,
-};
+use crate::{child::Children, config::ServerSpec, model::ServerName};
 
 /// Installations side by side: they wait for the network, and then compile.
 const AT_ONCE: usize = 2;
-/// Until what is locked is tried again; it doubles up to [`LONGEST_PAUSE`].
-const PAUSE_LOCKED: Duration = Duration::from_secs(10);
-/// Until the rest is: it runs as written meanwhile.
-const PAUSE: Duration = Duration::from_secs(300);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-
-/// Variables that say where packages come from, or which are chosen.
-const CHOOSING: [&str; 9] = [
-    "UV_INDEX",
-    "UV_DEFAULT_INDEX",
-    "UV_INDEX_URL",
-    "UV_EXTRA_INDEX_URL",
-    "UV_FIND_LINKS",
-    "UV_PYTHON",
-    "UV_PRERELEASE",
-    "npm_config_registry",
-    "NPM_CONFIG_REGISTRY",
-];
 
 /// What an installer is told.
 #[derive(Debug, Clone)]
@@ -61,39 +37,6 @@ pub struct InstallerSettings {
     pub in_background: bool,
 }
 
-/// What can be installed for a server.
-#[derive(Debug, Clone)]
-pub struct Asked {
-    wanted: Wanted,
-    command: CommandSpec,
-    /// Names the command line's packages, in a lock file.
-    pub digest: String,
-    /// The versions that are known for it: locked ones, or those chosen before.
-    pub pin: Option<Pin>,
-    /// The lock file says so.
-    pub locked: bool,
-    /// Folders have no versions: they can be installed but not locked.
-    pub lockable: bool,
-    /// What is wrong with the lock file's entry.
-    pub warning: Option<String>,
-}
-
-impl Asked {
-    /// The same as if nothing were locked.
-    #[must_use]
-    pub fn unlocked(&self) -> Self {
-        Self {
-            locked: false,
-            ..self.clone()
-        }
-    }
-
-    /// Whether there is anything to install.
-    pub fn is_installable(&self) -> bool {
-        !matches!(self.wanted.what, What::Interpreter(_))
-    }
-}
-
 /// Where an installation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -103,36 +46,30 @@ pub enum Step {
     Installing,
 }
 
-/// What a look at a server's command line and at the disk tells.
-enum Look {
-    AsWritten(Option<String>),
-    Installed(Box<Resolved>),
-    Missing(Box<Asked>),
-    Refused(String),
-}
-
-type Lock = Result<Option<LockFile>, String>;
+/// The lock file, or what is wrong with it.
+pub type Lock = Result<Option<LockFile>, String>;
 type Changed = Box<dyn Fn(&ServerName) + Send + Sync>;
 
 /// Keeps the launches of all servers true.
 pub struct Installer {
-    settings: InstallerSettings,
-    folder: Folder,
+    pub(super) settings: InstallerSettings,
+    pub(super) folder: Folder,
     children: Arc<Children>,
-    places: Semaphore,
-    running: Mutex<HashMap<ServerName, Running>>,
-    changed: OnceLock<Changed>,
+    pub(super) places: Semaphore,
+    pub(super) running: Mutex<HashMap<ServerName, Running>>,
+    pub(super) changed: OnceLock<Changed>,
     warnings: Mutex<Vec<String>>,
-    pins: Mutex<Vec<String>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(super) pins: Mutex<Vec<String>>,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
 }
 
 /// An installation beside the calls.
-struct Running {
+pub struct Running {
     /// For what.
-    of: String,
-    _task: AbortOnDropHandle<Option<()>>,
+    pub of: String,
+    /// Dropping it ends the installation.
+    pub _task: AbortOnDropHandle<Option<()>>,
 }
 
 impl Installer {
@@ -201,44 +138,7 @@ impl Installer {
         spec: &ServerSpec,
         lock: Option<&LockFile>,
     ) -> Result<Asked, Option<String>> {
-        let Transport::Stdio(command) = &spec.transport else {
-            return Err(None);
-        };
-        if !launcher::is_launcher(&command.program) {
-            return Err(None);
-        }
-        if !spec.install {
-            return Err(Some("\"install\" is false in the server file".to_owned()));
-        }
-        let wanted = launcher::read(command, &|name| is_on_path(command, name)).map_err(Some)?;
-        let (digest, lockable) = match &wanted.what {
-            What::Python(set) => {
-                let lockable = set.sources.iter().all(|source| source.is_file());
-                (wanted_python(set), lockable)
-            }
-            What::Node(set) => (wanted_node(set), true),
-            What::Interpreter(_) => (String::new(), false),
-        };
-        let entry = lock.and_then(|lock| lock.entry(&spec.name, &digest));
-        let (locked, mut warning) = match entry {
-            Some(Ok(pin)) => (Some(pin), None),
-            Some(Err(why)) => (None, Some(why)),
-            None => (None, None),
-        };
-        if lock.is_some() && lockable && locked.is_none() && warning.is_none() {
-            let why = "it is not in the lock file: run `mcpo-bridge install`";
-            warning = Some(why.to_owned());
-        }
-        let is_locked = locked.is_some();
-        Ok(Asked {
-            pin: locked.or_else(|| self.folder.pin(&chosen_for(command, &digest))),
-            wanted,
-            command: command.clone(),
-            digest,
-            locked: is_locked,
-            lockable,
-            warning,
-        })
+        Asked::read(spec, lock, &self.folder)
     }
 
     /// Installs it, unless it is there already. With `anew`, versions are chosen again. What was
@@ -271,9 +171,8 @@ impl Installer {
 
     /// Remembers what was chosen for a command that is in no lock file. Blocks.
     pub fn remember(&self, asked: &Asked, pin: &Pin) {
-        let command = chosen_for(&asked.command, &asked.digest);
         // Without it the same is chosen again, from the caches.
-        let _ = self.folder.set_pin(&command, pin);
+        let _ = self.folder.set_pin(&asked.chosen_for(), pin);
     }
 
     /// Environments in use are noted as such, and those that nobody used for long removed. Blocks.
@@ -299,132 +198,6 @@ impl Installer {
     fn read_lock(&self) -> Lock {
         let read = LockFile::read(&self.settings.lock_file);
         read.map_err(|error| error.to_string())
-    }
-
-    fn look(&self, spec: &ServerSpec, lock: &Lock) -> (Look, Option<String>) {
-        let file = lock.as_ref().ok().and_then(Option::as_ref);
-        let asked = match (self.asked(spec, file), lock) {
-            (Err(why), _) => return (Look::AsWritten(why), None),
-            (Ok(asked), Err(why)) if asked.lockable => return (Look::Refused(why.clone()), None),
-            (Ok(asked), _) => asked,
-        };
-        if let What::Interpreter(target) = &asked.wanted.what {
-            let found = as_it_is(&asked.command, target);
-            return (Look::Installed(Box::new(found)), None);
-        }
-        let warning = asked.warning.clone();
-        if let Err(why) = self.folder.is_ours() {
-            let look = if asked.locked {
-                Look::Refused(why)
-            } else {
-                Look::AsWritten(Some(why))
-            };
-            return (look, warning);
-        }
-        lock_pin(&self.pins, &asked);
-        let there = asked
-            .pin
-            .as_ref()
-            .and_then(|pin| self.folder.environment(pin));
-        let look = match there.map(|(_, record)| self.resolve(&asked, &record)) {
-            Some(Ok(resolved)) => Look::Installed(Box::new(resolved)),
-            Some(Err(why)) if asked.locked => Look::Refused(why),
-            Some(Err(why)) => Look::AsWritten(Some(why)),
-            None => Look::Missing(Box::new(asked)),
-        };
-        (look, warning)
-    }
-
-    fn settle(self: &Arc<Self>, spec: &Arc<ServerSpec>, look: Look) {
-        let before = self.launches().of(spec);
-        let state = match look {
-            Look::AsWritten(why) => Launching::AsWritten(why.map(Into::into)),
-            Look::Refused(why) => {
-                tracing::error!(server = %spec.name, error = %why, "it cannot be started as locked");
-                Launching::Refused(why.into())
-            }
-            Look::Installed(resolved) => {
-                self.installed(spec, *resolved);
-                return;
-            }
-            Look::Missing(asked) if asked.locked || self.settings.in_background => {
-                self.behind(spec, *asked, &before);
-                return;
-            }
-            Look::Missing(_) => {
-                let why = "it is not installed yet: `mcpo-bridge install` does it";
-                Launching::AsWritten(Some(why.into()))
-            }
-        };
-        lock(&self.running).remove(&spec.name);
-        self.launches().set(spec, state);
-    }
-
-    fn installed(&self, spec: &ServerSpec, resolved: Resolved) {
-        let before = self.launches().of(spec);
-        let same = matches!(&before, Launching::Installed(before)
-            if before.identity == resolved.identity && before.locked == resolved.locked);
-        if same {
-            return;
-        }
-        if resolved.folder.is_some() {
-            tracing::info!(server = %spec.name, locked = resolved.locked, "it starts from its environment");
-        }
-        self.launches()
-            .set(spec, Launching::Installed(Arc::new(resolved)));
-        if let Some(changed) = self.changed.get() {
-            changed(&spec.name);
-        }
-    }
-
-    /// Installs beside the calls, unless that is under way already.
-    fn behind(self: &Arc<Self>, spec: &Arc<ServerSpec>, asked: Asked, before: &Launching) {
-        let pin = asked.pin.as_ref().map(Pin::digest).unwrap_or_default();
-        let of = format!("{:?} {} {pin}", spec.version(), asked.digest);
-        let mut running = lock(&self.running);
-        let under_way = running.get(&spec.name).is_some_and(|task| task.of == of);
-        if under_way && !matches!(before, Launching::Installed(_)) {
-            return;
-        }
-        let locked = asked.locked;
-        self.launches().set(spec, Launching::Installing { locked });
-        let task = self.clone().until_installed(spec.clone(), asked);
-        let task = self.stop.clone().run_until_cancelled_owned(task);
-        let task = AbortOnDropHandle::new(self.tasks.spawn(task));
-        running.insert(spec.name.clone(), Running { of, _task: task });
-    }
-
-    async fn until_installed(self: Arc<Self>, spec: Arc<ServerSpec>, asked: Asked) {
-        let mut pause = if asked.locked { PAUSE_LOCKED } else { PAUSE };
-        loop {
-            let done = {
-                let _place = self.places.acquire().await;
-                self.install(&asked, false, &|_| {}).await
-            };
-            let why = match done {
-                Ok((pin, resolved)) => {
-                    if !asked.locked {
-                        self.remember(&asked, &pin);
-                    }
-                    self.installed(&spec, resolved);
-                    return;
-                }
-                Err(why) => why,
-            };
-            // In the words of a package manager, from which passwords were taken out.
-            let error = why.lines().next().unwrap_or_default();
-            if asked.locked {
-                tracing::error!(server = %spec.name, error, retry_in = ?pause, "its locked packages cannot be installed");
-                let why = format!("its locked packages cannot be installed: {why}");
-                self.launches().set(&spec, Launching::Refused(why.into()));
-            } else {
-                tracing::warn!(server = %spec.name, error, retry_in = ?pause, "it cannot be installed and runs as written");
-                self.launches()
-                    .set(&spec, Launching::AsWritten(Some(why.into())));
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
     }
 
     async fn make(
@@ -474,7 +247,7 @@ impl Installer {
         Ok(record)
     }
 
-    fn resolve(&self, asked: &Asked, record: &Record) -> Result<Resolved, Failed> {
+    pub(super) fn resolve(&self, asked: &Asked, record: &Record) -> Result<Resolved, Failed> {
         let (folder, record) = self
             .folder
             .environment(&record.pin)
@@ -490,54 +263,7 @@ impl Installer {
     }
 }
 
-/// An interpreter as it is written: nothing is installed for it.
-fn as_it_is(command: &CommandSpec, target: &Target) -> Resolved {
-    Resolved {
-        program: command.program.clone(),
-        args: Vec::new(),
-        rest: 0,
-        env: Vec::new(),
-        path: None,
-        kind: Kind::Python {
-            interpreter: PathBuf::from(&command.program),
-            target: Some(target.clone()),
-        },
-        identity: None,
-        main: None,
-        locked: false,
-        folder: None,
-        sources: Vec::new(),
-        proven: false.into(),
-    }
-}
-
-/// Names what is chosen for a command where nothing is locked: where packages come from counts too.
-fn chosen_for(command: &CommandSpec, digest: &str) -> String {
-    let mut hash = Parts::new("mcpo-bridge command v1");
-    hash.text(digest);
-    for name in CHOOSING {
-        let own = command.env.get(name).cloned();
-        let value = own.or_else(|| std::env::var(name).ok());
-        hash.text(&value.unwrap_or_default());
-    }
-    hash.finish()
-}
-
-fn is_on_path(command: &CommandSpec, name: &str) -> bool {
-    let own = command.env.get("PATH").map(Into::into);
-    let path = own.or_else(|| std::env::var_os("PATH"));
-    let path = path.unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
-}
-
-fn lock_pin(pins: &Mutex<Vec<String>>, asked: &Asked) {
-    let command = chosen_for(&asked.command, &asked.digest);
-    let mut pins = lock(pins);
-    if !pins.contains(&command) {
-        pins.push(command);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// What is behind it is whole whoever panicked.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -35,9 +35,18 @@ pub enum Launching {
     Refused(Arc<str>),
 }
 
-/// All servers.
+/// All servers, as the server file has them now and as it had them before: calls and sessions of
+/// then may still go on.
 #[derive(Default)]
-pub struct Launches(Mutex<HashMap<ServerName, (SpecVersion, watch::Sender<Launching>)>>);
+pub struct Launches(Mutex<Entries>);
+
+type Entries = HashMap<(ServerName, SpecVersion), Entry>;
+
+struct Entry {
+    state: watch::Sender<Launching>,
+    /// It stands in the server file.
+    current: bool,
+}
 
 impl Launches {
     /// How this server is started now.
@@ -69,13 +78,10 @@ impl Launches {
         }
     }
 
-    /// Says how it is started from now on, unless it changed in the server file meanwhile.
+    /// Says how it is started from now on.
     pub fn set(&self, spec: &ServerSpec, state: Launching) {
-        let entries = self.lock();
-        if let Some((version, sender)) = entries.get(&spec.name)
-            && *version == spec.version()
-        {
-            sender.send_replace(state);
+        if let Some(entry) = self.lock().get(&key(spec)) {
+            entry.state.send_replace(state);
         }
     }
 
@@ -97,27 +103,24 @@ impl Launches {
         }
     }
 
-    /// Takes these servers over; what is known of unchanged ones stays. Says which are new.
-    pub fn follow(&self, specs: &[Arc<ServerSpec>]) -> Vec<Arc<ServerSpec>> {
+    /// Takes these servers over; what is known of unchanged ones stays. Nothing of the others is
+    /// started before somebody says how.
+    pub fn follow(&self, specs: &[Arc<ServerSpec>]) {
         let mut entries = self.lock();
-        let mut before = std::mem::take(&mut *entries);
-        let mut new = Vec::new();
+        entries.retain(|_, entry| std::mem::take(&mut entry.current));
         for spec in specs {
-            let version = spec.version();
-            let kept = before.remove(&spec.name).filter(|kept| kept.0 == version);
-            let entry = kept.unwrap_or_else(|| {
-                new.push(spec.clone());
-                (version, watch::channel(Launching::AsWritten(None)).0)
+            let entry = entries.entry(key(spec)).or_insert_with(|| Entry {
+                state: watch::channel(Launching::Installing { locked: true }).0,
+                current: true,
             });
-            entries.insert(spec.name.clone(), entry);
+            entry.current = true;
         }
-        new
     }
 
-    /// What is started from environments now.
+    /// What is started from environments.
     pub fn installed(&self) -> Vec<Arc<Resolved>> {
         let entries = self.lock();
-        let states = entries.values().map(|(_, sender)| sender.borrow().clone());
+        let states = entries.values().map(|entry| entry.state.borrow().clone());
         let installed = states.filter_map(|state| match state {
             Launching::Installed(resolved) => Some(resolved),
             _ => None,
@@ -127,14 +130,14 @@ impl Launches {
 
     fn watch(&self, spec: &ServerSpec) -> Option<watch::Receiver<Launching>> {
         let entries = self.lock();
-        let (version, sender) = entries.get(&spec.name)?;
-        (*version == spec.version()).then(|| sender.subscribe())
+        Some(entries.get(&key(spec))?.state.subscribe())
     }
 
-    fn lock(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<ServerName, (SpecVersion, watch::Sender<Launching>)>>
-    {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn key(spec: &ServerSpec) -> (ServerName, SpecVersion) {
+    (spec.name.clone(), spec.version())
 }

@@ -8,6 +8,7 @@
 //! ```
 //! Who starts children asks [`Launches`], which answers at once; [`Installer`] keeps it true.
 
+mod asked;
 mod folder;
 mod installer;
 mod launcher;
@@ -17,9 +18,11 @@ mod node;
 mod pin;
 mod python;
 mod resolved;
+mod settle;
 mod work;
 
-pub use installer::{Asked, Installer, InstallerSettings, Step};
+pub use asked::Asked;
+pub use installer::{Installer, InstallerSettings, Step};
 pub use launcher::Target;
 pub use launches::{Launches, Launching};
 pub use lock_file::LockFile;

@@ -51,6 +51,10 @@ impl Pin {
                 hash.text("python");
                 hash.text(python);
                 hash.list(requirements);
+                // A folder has no hash: what is in it now is part of what was asked for.
+                if requirements.iter().any(|line| !line.contains("--hash=")) {
+                    hash.text(&self.wanted);
+                }
             }
             Packages::Node { package_lock } => {
                 hash.text("node");
@@ -216,13 +220,19 @@ mod tests {
 
     #[test]
     fn the_digest_follows_what_is_installed() {
-        let base = pin(&["a==1"]);
+        let base = pin(&["a==1 --hash=sha256:aa"]);
         let renamed = Pin {
             wanted: "other".into(),
             ..base.clone()
         };
         assert_eq!(base.digest(), renamed.digest());
-        assert_ne!(base.digest(), pin(&["a==2"]).digest());
+        assert_ne!(base.digest(), pin(&["a==2 --hash=sha256:aa"]).digest());
+        let folder = pin(&["a @ file:///srv/a"]);
+        let changed = Pin {
+            wanted: "other".into(),
+            ..folder.clone()
+        };
+        assert_ne!(folder.digest(), changed.digest());
         let elsewhere = Pin {
             platform: "linux-riscv64-gnu".into(),
             ..base.clone()
