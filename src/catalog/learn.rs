@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pages;
 use crate::{
-    child::{Child, ChildError, ChildRequest, Children, End, HelloParts, Profile},
+    child::{Child, ChildError, ChildRequest, Children, End, Era, HelloParts, Profile},
     config::ServerSpec,
     model::{Principal, RawJson, ServerName, Tool},
     store::{Job, Lease, LeaseError, NewJob, PrincipalHash, Store, StoreError},
@@ -23,10 +23,13 @@ const PROBE: Duration = Duration::from_secs(15);
 /// What a server said of itself, without the name of the folder in which it said so.
 #[derive(Debug)]
 pub struct Learnt {
-    /// Its answer to `initialize`.
+    /// Its answer to `initialize`, or what stands for it.
     pub hello: HelloParts,
     /// The same as it came.
     pub hello_raw: RawJson,
+    /// How its children are spoken to, where both sides could do otherwise: what speaks older
+    /// revisions too is spoken to in those.
+    pub era: Era,
     /// Its answer to `server/discover`, if it speaks 2026-07-28; found out after the rest.
     pub modern: OnceLock<RawJson>,
     /// All its tools, in its order.
@@ -143,7 +146,7 @@ pub async fn probe(
     };
     let found = match children.ready_unless(request, stop).await {
         Ok(child) => {
-            let found = child.hello().0.clone();
+            let found = child.hello().raw.clone();
             child.end(End::Kill).await;
             Some(found)
         }
@@ -175,7 +178,12 @@ async fn ask(
         listener: Arc::new(|_| {}),
     };
     let child = Arc::new(children.ready_unless(request, stop).await?);
-    let hello_raw = child.hello().0.clone();
+    let hello = child.hello();
+    let modern = OnceLock::new();
+    if hello.era == Era::Modern {
+        let _ = modern.set(hello.raw.clone());
+    }
+    let (era, hello_raw) = (hello.era, hello.initialized(spec.name.as_str()));
     let hello: HelloParts = hello_raw.read().unwrap_or_default();
     let listing = tokio::time::timeout_at(deadline, lists(&child, job, &hello));
     let lists = stop.run_until_cancelled(listing).await;
@@ -192,7 +200,8 @@ async fn ask(
     Ok(Learnt {
         hello,
         hello_raw,
-        modern: OnceLock::new(),
+        era,
+        modern,
         tools: lists.tools,
         prompts: lists.prompts,
         resources: lists.resources,

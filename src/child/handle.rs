@@ -7,10 +7,12 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ChildError, Ear, End, ExitStatus, Hearing, Hello, Outcome, Reply, Said,
+    ChildError, Ear, End, Era, ExitStatus, Hearing, Hello, Outcome, Profile, Reply, Said,
     body::Body,
     connection::{Closed, Connection},
+    envelope,
     log::ServerLog,
+    subscription::Subscriptions,
 };
 use crate::{model::RawJson, remote::Failed, store::JobFolderPaths, telemetry::Live};
 
@@ -26,6 +28,8 @@ pub struct Child {
     pub(super) log: ServerLog,
     pub(super) paths: JobFolderPaths,
     pub(super) hello: Option<Hello>,
+    /// Of a child of 2026-07-28, which says no news unasked.
+    pub(super) subscriptions: Option<Subscriptions>,
     pub(super) limit: usize,
     pub(super) news: broadcast::Sender<Said>,
     pub(super) _live: Live,
@@ -37,6 +41,11 @@ impl Child {
         self.hello
             .as_ref()
             .expect("a child is handed out after its hello")
+    }
+
+    /// How it is spoken to.
+    pub fn era(&self) -> Era {
+        self.hello().era
     }
 
     /// Its own among all children of this bridge.
@@ -60,12 +69,21 @@ impl Child {
         self.body.memory()
     }
 
-    /// One request. Dropping the future cancels it on the child's side.
+    /// One request of ours, in the child's own form. Dropping the future cancels it on the child's
+    /// side.
     pub async fn request(
         &self,
         method: &str,
         params: Option<&RawJson>,
     ) -> Result<Outcome, ChildError> {
+        let enveloped;
+        let params = match self.era() {
+            Era::Legacy => params,
+            Era::Modern => {
+                enveloped = envelope::params(params, &Profile::modern());
+                Some(&enveloped)
+            }
+        };
         match self.connection.request(method, params).await {
             Ok(Err(error)) => self.own_words(error).map(Err),
             Ok(outcome) => Ok(outcome),
@@ -111,6 +129,22 @@ impl Child {
         self.news.subscribe()
     }
 
+    /// Has a child of 2026-07-28 say when a resource changed, among its [`news`](Self::news).
+    /// Returns once it does.
+    pub async fn subscribe(&self, uri: &str) -> Result<(), ChildError> {
+        match &self.subscriptions {
+            Some(subscriptions) => subscriptions.to_resource(uri).await,
+            None => Ok(()),
+        }
+    }
+
+    /// No longer has it say so.
+    pub fn unsubscribe(&self, uri: &str) {
+        if let Some(subscriptions) = &self.subscriptions {
+            subscriptions.end_resource(uri);
+        }
+    }
+
     /// For telling it things later.
     pub fn ear(&self) -> Ear {
         Ear::new(self.connection.clone())
@@ -118,7 +152,15 @@ impl Child {
 
     /// Whether it answers at all within `patience`.
     pub async fn answers_ping(&self, patience: Duration) -> bool {
-        let ping = self.connection.request("ping", None);
+        let (method, params) = match self.era() {
+            Era::Legacy => ("ping", None),
+            // It has no ping; this is what it must always answer.
+            Era::Modern => (
+                "server/discover",
+                Some(envelope::params(None, &Profile::modern())),
+            ),
+        };
+        let ping = self.connection.request(method, params.as_ref());
         match tokio::time::timeout(patience, ping).await {
             Ok(Ok(Err(error))) => self.body.failed(&error).is_none(),
             answer => matches!(answer, Ok(Ok(_))),

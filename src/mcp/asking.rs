@@ -11,7 +11,7 @@ use crate::{
     app::App,
     call::{Ask, Call, Relayed},
     catalog::Offer,
-    child::Profile,
+    child::{Era, Profile},
     model::Caller,
     session::Place,
 };
@@ -57,7 +57,7 @@ impl Asking<'_> {
 }
 
 /// The request as it goes to the child. Only tools that the config offers are called.
-pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcError> {
+pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relayed, RpcError> {
     let Kind::Request(method) = &message.kind else {
         return Err(RpcError::invalid("not a request"));
     };
@@ -77,6 +77,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcErr
         line: message.line.clone(),
         id: message.answer_id(),
         token: message.params.meta.progress_token.clone(),
+        era,
         method: method.clone(),
         tool,
         name: place,

@@ -5,11 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{ClientMessage, modern::VERSION};
-use crate::{
-    catalog::Offer,
-    child::splice,
-    model::{Member, RawJson},
-};
+use crate::{catalog::Offer, child::splice, model::RawJson};
 
 /// Revisions with sessions, newest first.
 pub const LEGACY: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
@@ -25,16 +21,9 @@ pub fn agree(wanted: Option<&str>) -> &'static str {
 /// The server's own answer to `initialize`, for the agreed revision.
 pub fn initialize(offer: &Offer, version: &str) -> RawJson {
     let hello = &offer.learnt.hello_raw;
-    let said = member(hello, "protocolVersion");
+    let said = hello.member("protocolVersion");
     let version = RawJson::of(&version.into());
     said.map_or_else(|| hello.clone(), |said| exchange(hello, &said, &version))
-}
-
-/// A member of an object, within it.
-fn member(object: &RawJson, name: &str) -> Option<RawJson> {
-    let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
-    let found = object.members()?.into_iter().find(named)?;
-    Some(found.value)
 }
 
 /// A value with one part of it exchanged, everything else byte by byte.
@@ -96,7 +85,10 @@ pub fn discover(offer: &Offer) -> RawJson {
 }
 
 fn server_info(offer: &Offer) -> Value {
-    member(&offer.learnt.hello_raw, "serverInfo")
+    offer
+        .learnt
+        .hello_raw
+        .member("serverInfo")
         .and_then(|info| info.read().ok())
         .unwrap_or_default()
 }
@@ -131,15 +123,27 @@ pub fn complete(result: &RawJson, holds: bool) -> RawJson {
 
 /// The code of an error object.
 pub fn code(error: &RawJson) -> Option<i64> {
-    member(error, "code")?.read().ok()
+    error.member("code")?.read().ok()
 }
 
 /// An error object with the code that 2026-07-28 has for it.
 pub fn current_code(error: &RawJson) -> RawJson {
     // "Resource not found" of older revisions is a wrong parameter now.
-    match member(error, "code") {
-        Some(code) if code.as_str() == "-32002" => {
-            exchange(error, &code, &RawJson::of(&(-32602).into()))
+    recoded(error, NOT_FOUND, INVALID_PARAMS)
+}
+
+/// The error of a read with the code that older revisions have for it.
+pub fn earlier_code(error: &RawJson) -> RawJson {
+    recoded(error, INVALID_PARAMS, NOT_FOUND)
+}
+
+const NOT_FOUND: i64 = -32002;
+const INVALID_PARAMS: i64 = -32602;
+
+fn recoded(error: &RawJson, from: i64, to: i64) -> RawJson {
+    match error.member("code") {
+        Some(found) if code(error) == Some(from) => {
+            exchange(error, &found, &RawJson::of(&to.into()))
         }
         _ => error.clone(),
     }

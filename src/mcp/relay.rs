@@ -265,9 +265,12 @@ impl Relay {
                 Asked::Fail(error) => Some(Next::Done(Box::new(Err(*error)))),
                 Asked::Park(said, replier) => {
                     self.asks += 1;
-                    let kind = said.method.split('/').next().unwrap_or_default();
-                    self.asked
-                        .insert(format!("{kind}_{}", self.asks), (said, replier));
+                    let key = replier.key.as_ref().map(ToString::to_string);
+                    let key = key.unwrap_or_else(|| {
+                        let kind = said.method.split('/').next().unwrap_or_default();
+                        format!("{kind}_{}", self.asks)
+                    });
+                    self.asked.insert(key, (said, replier));
                     None
                 }
             },
