@@ -82,25 +82,14 @@ impl Running {
         let line = self.call.ask.line()?;
         let whole = RawJson::parse(line.clone()).ok()?;
         let method: String = whole.member("method")?.read().ok()?;
-        let uri = || {
-            let uri = whole
-                .member("params")
-                .and_then(|params| params.member("uri"));
-            let uri: Option<String> = uri.and_then(|uri| uri.read().ok());
-            uri.unwrap_or_default()
-        };
-        match method.as_str() {
-            // The level travels with each request from now on.
-            "ping" | "logging/setLevel" => {}
-            "resources/subscribe" => {
-                if let Err(error) = child.subscribe(&uri()).await {
-                    return Some(Err(CallError::Child(error)));
-                }
-            }
-            // On a shared child somebody else may want it.
-            "resources/unsubscribe" if self.call.spec.mode == Mode::Shared => {}
-            "resources/unsubscribe" => child.unsubscribe(&uri()),
-            _ => return None,
+        let uri = whole
+            .member("params")
+            .and_then(|params| params.member("uri"));
+        let uri: Option<String> = uri.and_then(|uri| uri.read().ok());
+        // On a shared child somebody else may want to hear it.
+        let of_others = self.call.spec.mode == Mode::Shared && method == "resources/unsubscribe";
+        if !of_others && let Err(error) = child.instead_of(&method, uri).await? {
+            return Some(Err(CallError::Child(error)));
         }
         let empty = Bytes::from_static(br#"{"jsonrpc":"2.0","id":0,"result":{}}"#);
         Reply::read(&empty).map(Ok)

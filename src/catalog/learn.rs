@@ -98,7 +98,19 @@ pub async fn learn_unless(
 ) -> Result<Learnt, LearnError> {
     let making = (store.clone(), spec.name.clone());
     let (job, lease) = blocking(move || throw_away_job(&making.0, making.1)).await?;
-    let learnt = ask(spec, children, &job, deadline, stop).await;
+    let mut learnt = ask(spec, children, &job, Profile::silent(), deadline, stop).await;
+    if matches!(
+        &learnt,
+        Err(LearnError::Child(ChildError::NotStarted { .. }))
+    ) {
+        // It may be one that an older revision's first words leave silent, or dead.
+        let deadline = deadline.min(Instant::now() + PROBE);
+        let modern = ask(spec, children, &job, Profile::modern(), deadline, stop).await;
+        if modern.is_ok() {
+            children.speaks_modern_only(spec);
+            learnt = modern;
+        }
+    }
     let store = store.clone();
     blocking(move || {
         // A folder that cannot be removed now is garbage that the collector gets later.
@@ -166,13 +178,14 @@ async fn ask(
     spec: &Arc<ServerSpec>,
     children: &Children,
     job: &Job,
+    profile: Profile,
     deadline: Instant,
     stop: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
     let request = ChildRequest {
         spec: spec.clone(),
         job: job.clone(),
-        profile: Profile::silent(),
+        profile,
         overlay: Vec::new(),
         deadline,
         listener: Arc::new(|_| {}),

@@ -142,11 +142,10 @@ impl Children {
         }
     }
 
-    fn note_era(&self, spec: &ServerSpec, wanted: &Profile, found: Era) {
-        if wanted.era == Era::Legacy && found == Era::Modern {
-            tracing::debug!(server = %spec.name, "speaks only 2026-07-28");
-            self.modern_only().insert(spec.version());
-        }
+    /// The server's children are spoken to in the form of 2026-07-28 from now on.
+    pub fn speaks_modern_only(&self, spec: &ServerSpec) {
+        tracing::debug!(server = %spec.name, "speaks only 2026-07-28");
+        self.modern_only().insert(spec.version());
     }
 
     fn modern_only(&self) -> MutexGuard<'_, HashSet<SpecVersion>> {
@@ -214,7 +213,9 @@ impl Children {
         let greeting = tokio::time::timeout_at(until, greeting);
         let failure = match stop.run_until_cancelled(greeting).await {
             Some(Ok(Ok(Ok(hello)))) => {
-                self.note_era(&request.spec, &profile, hello.era);
+                if profile.era == Era::Legacy && hello.era == Era::Modern {
+                    self.speaks_modern_only(&request.spec);
+                }
                 if hello.era == Era::Modern && mode != ChildMode::Stateless {
                     let parts = hello.raw.read().unwrap_or_default();
                     let connection = child.connection.clone();

@@ -76,6 +76,10 @@ impl Child {
         method: &str,
         params: Option<&RawJson>,
     ) -> Result<Outcome, ChildError> {
+        let uri = params.and_then(|params| params.member("uri")?.read().ok());
+        if let Some(done) = self.instead_of(method, uri).await {
+            return done.map(|()| Ok(RawJson::empty_object()));
+        }
         let enveloped;
         let params = match self.era() {
             Era::Legacy => params,
@@ -129,19 +133,26 @@ impl Child {
         self.news.subscribe()
     }
 
-    /// Has a child of 2026-07-28 say when a resource changed, among its [`news`](Self::news).
-    /// Returns once it does.
-    pub async fn subscribe(&self, uri: &str) -> Result<(), ChildError> {
-        match &self.subscriptions {
-            Some(subscriptions) => subscriptions.to_resource(uri).await,
-            None => Ok(()),
+    /// Does what a child of 2026-07-28 has no method for, and older ones have; `None` for others.
+    pub async fn instead_of(
+        &self,
+        method: &str,
+        uri: Option<String>,
+    ) -> Option<Result<(), ChildError>> {
+        if self.era() == Era::Legacy {
+            return None;
         }
-    }
-
-    /// No longer has it say so.
-    pub fn unsubscribe(&self, uri: &str) {
-        if let Some(subscriptions) = &self.subscriptions {
-            subscriptions.end_resource(uri);
+        match (method, &self.subscriptions, uri) {
+            // The level of logs travels with each request from now on.
+            ("ping" | "logging/setLevel", ..) => Some(Ok(())),
+            ("resources/subscribe", Some(subscriptions), Some(uri)) => {
+                Some(subscriptions.to_resource(&uri).await)
+            }
+            ("resources/unsubscribe", Some(subscriptions), Some(uri)) => {
+                subscriptions.end_resource(&uri);
+                Some(Ok(()))
+            }
+            _ => None,
         }
     }
 

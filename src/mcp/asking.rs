@@ -67,7 +67,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
             let text = "params.name is missing: the tool's name";
             return Err(RpcError::new(StatusCode::OK, -32602, "bad_arguments", text));
         };
-        if offer.tool(name).is_none() {
+        if !offer.may_call(name) {
             let text = format!("Unknown tool: {name}");
             return Err(RpcError::new(StatusCode::OK, -32602, "unknown_tool", &text));
         }

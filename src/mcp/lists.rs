@@ -5,7 +5,12 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{ClientMessage, modern::VERSION};
-use crate::{catalog::Offer, child::splice, model::RawJson};
+use crate::{
+    catalog::Offer,
+    child::{Reply, splice},
+    config::ServerSpec,
+    model::RawJson,
+};
 
 /// Revisions with sessions, newest first.
 pub const LEGACY: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
@@ -32,8 +37,12 @@ fn exchange(whole: &RawJson, part: &RawJson, new: &RawJson) -> RawJson {
     RawJson::parse(line).unwrap_or_else(|_| whole.clone())
 }
 
-/// The result of a list method, all of it in one page; `None` for other methods.
+/// The result of a list method, all of it in one page; `None` for other methods, and where only the
+/// caller's own child knows.
 pub fn list(offer: &Offer, method: &str) -> Option<RawJson> {
+    if offer.spec.session_lists {
+        return None;
+    }
     let (key, items): (&str, Vec<&str>) = match method {
         "tools/list" => (
             "tools",
@@ -50,6 +59,47 @@ pub fn list(offer: &Offer, method: &str) -> Option<RawJson> {
 
 fn items(list: &[RawJson]) -> Vec<&str> {
     list.iter().map(RawJson::as_str).collect()
+}
+
+/// Whether it is a list or a read, whose result says how long it holds.
+pub fn holds(method: &str) -> bool {
+    matches!(
+        method,
+        "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
+            | "resources/read"
+    )
+}
+
+/// A child's own `tools/list` with the tools that the config offers.
+pub fn offered(reply: Reply, spec: &ServerSpec) -> Reply {
+    let tools = reply.outcome.as_ref().ok();
+    let tools = tools.and_then(|result| result.member("tools"));
+    let read = |tools: &RawJson| tools.read::<Vec<RawTool>>().ok();
+    let Some((place, tools)) = tools.and_then(|place| Some((place.clone(), read(&place)?))) else {
+        return reply;
+    };
+    let hidden = |tool: &RawTool| tool.name().is_some_and(|name| !spec.offers(&name));
+    if !tools.iter().any(hidden) {
+        return reply;
+    }
+    let kept = tools.iter().filter(|tool| !hidden(tool));
+    let kept: Vec<&str> = kept.map(|tool| tool.0.get()).collect();
+    let kept = format!("[{}]", kept.join(","));
+    let line = splice(&reply.line, &[(&place, kept.as_bytes())]);
+    Reply::read(&line).unwrap_or(reply)
+}
+
+#[derive(serde::Deserialize)]
+struct RawTool(Box<serde_json::value::RawValue>);
+
+impl RawTool {
+    fn name(&self) -> Option<String> {
+        let tool = RawJson::parse(self.0.get().to_owned().into()).ok()?;
+        tool.member("name")?.read().ok()
+    }
 }
 
 /// A result as the answer to a message.

@@ -156,7 +156,7 @@ fn manner(message: &ClientMessage, method: &str) -> Arc<dyn Manner> {
             .clone()
             .unwrap_or_default(),
         logs: message.params.meta.log_level.is_some(),
-        reads: method == "resources/read",
+        holds: lists::holds(method),
     })
 }
 
@@ -167,8 +167,8 @@ struct ModernManner {
     capabilities: Map<String, Value>,
     /// He wants log messages.
     logs: bool,
-    /// The answer is a read, which says how long it holds.
-    reads: bool,
+    /// The answer is a list or a read, which says how long it holds.
+    holds: bool,
 }
 
 impl Manner for ModernManner {
@@ -204,7 +204,7 @@ impl Manner for ModernManner {
         let id = self.id.as_bytes();
         match &reply.outcome {
             Ok(result) => {
-                let complete = lists::complete(result, self.reads);
+                let complete = lists::complete(result, self.holds);
                 splice(
                     &reply.line,
                     &[(&reply.id, id), (result, complete.as_bytes())],
