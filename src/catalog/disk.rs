@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::Learnt;
 use crate::{
-    child::Children,
+    child::{Children, Era},
     config::ServerSpec,
     install::Launching,
     model::{RawJson, Tool},
@@ -46,6 +46,7 @@ struct Writing<'a> {
     format: u32,
     key: &'a Key,
     hello: &'a RawJson,
+    spoken_modern: bool,
     modern: Option<&'a RawJson>,
     #[serde(serialize_with = "raw_tools")]
     tools: &'a [Tool],
@@ -66,6 +67,7 @@ struct Reading<'a> {
     key: Key,
     #[serde(borrow)]
     hello: &'a RawValue,
+    spoken_modern: bool,
     #[serde(borrow)]
     modern: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -115,6 +117,11 @@ fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error
     Ok(Some(Learnt {
         hello: hello_raw.read()?,
         hello_raw,
+        era: if read.spoken_modern {
+            Era::Modern
+        } else {
+            Era::Legacy
+        },
         modern,
         tools: tools.filter_map(|tool| Tool::read_raw(&tool)).collect(),
         prompts: all(read.prompts),
@@ -132,6 +139,7 @@ pub fn write(store: &Store, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
         format: FORMAT,
         key,
         hello: &learnt.hello_raw,
+        spoken_modern: learnt.era == Era::Modern,
         modern: learnt.modern.get(),
         tools: &learnt.tools,
         prompts: &learnt.prompts,
@@ -171,7 +179,7 @@ pub fn news(before: &Learnt, after: &Learnt) -> Vec<&'static str> {
 
 /// What was learnt, with what is known still true of it: an equal answer keeps its documents.
 pub fn unchanged(before: &Arc<Learnt>, after: &Learnt) -> bool {
-    before.hello_raw == after.hello_raw && news(before, after).is_empty()
+    before.era == after.era && before.hello_raw == after.hello_raw && news(before, after).is_empty()
 }
 
 #[cfg(test)]
@@ -188,6 +196,7 @@ mod tests {
         Learnt {
             hello: hello_raw.read().unwrap(),
             hello_raw,
+            era: Era::Modern,
             modern: OnceLock::from(raw(r#"{"m":1.0}"#)),
             tools: tools
                 .iter()
@@ -213,6 +222,7 @@ mod tests {
             format: FORMAT,
             key,
             hello: &learnt.hello_raw,
+            spoken_modern: learnt.era == Era::Modern,
             modern: learnt.modern.get(),
             tools: &learnt.tools,
             prompts: &learnt.prompts,

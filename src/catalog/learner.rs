@@ -266,7 +266,9 @@ impl Shared {
 
     /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.
     async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<Store>) {
-        if spec.mode == Mode::Stateful {
+        let known = self.known().clone();
+        let known = known.is_some_and(|learnt| learnt.modern.get().is_some());
+        if known || spec.mode == Mode::Stateful {
             return;
         }
         let modern = probe(spec, children, store, &self.stop).await;
