@@ -260,6 +260,7 @@ fn child_settings(settings: &Settings) -> ChildSettings {
         start_timeout: limits.start_timeout,
         max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),
         max_starts: limits.max_starts.get(),
+        input_timeout: limits.input_timeout,
         kill_grace: limits.kill_grace,
     }
 }

@@ -113,6 +113,11 @@ impl Snapshot {
         Ok(walk.found)
     }
 
+    /// Drops a file from what is known: wherever it lies at the next look, it is new.
+    pub fn forget(&mut self, path: &RelativePath) {
+        self.files.remove(path);
+    }
+
     /// What the tree takes of the disk.
     pub fn usage(&self) -> Usage {
         self.usage

@@ -78,9 +78,9 @@ const NEWS: usize = 256;
 
 /// Making one connection to a remote server.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A remote server may be silent for a call's time and this: a call's own clock stands still while
-/// its caller is asked something, for 600 s at most.
-const PARKED: Duration = Duration::from_secs(660);
+/// A remote server may be silent for a call's time, for as long as its caller may be asked
+/// something meanwhile, and this.
+const SPARE: Duration = Duration::from_secs(60);
 
 /// What a ready child is asked for.
 pub struct ChildRequest {
@@ -109,6 +109,8 @@ pub struct ChildSettings {
     pub max_message: usize,
     /// Cold starts side by side.
     pub max_starts: usize,
+    /// How long a caller may be asked something.
+    pub input_timeout: Duration,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
 }
@@ -309,7 +311,9 @@ impl Children {
         let options = RemoteOptions {
             outbound,
             connect_timeout: CONNECT,
-            idle_timeout: request.spec.timeout.max(self.settings.start_timeout) + PARKED,
+            idle_timeout: request.spec.timeout.max(self.settings.start_timeout)
+                + self.settings.input_timeout
+                + SPARE,
             max_message: self.settings.max_message,
             extra_headers: Vec::new(),
             tool_schema: None,

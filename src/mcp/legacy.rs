@@ -8,7 +8,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{
     ClientMessage, Kind, RpcError,
@@ -19,7 +19,7 @@ use super::{
     stream,
 };
 use crate::{
-    call::{Ask, Call},
+    call::{Ask, Call, Parking},
     child::{Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::RawJson,
@@ -168,12 +168,12 @@ async fn relay(
     let place = place(&asking, &session)?;
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
-    let (park, parked) = watch::channel(false);
+    let parking = Parking::default();
     let manner = Arc::new(LegacyManner {
         session: session.clone(),
         id: id.clone(),
         token: message.params.meta.progress_token.clone(),
-        park,
+        parking: parking.clone(),
     });
     let cancelled = in_flight.cancelled.clone();
     let Asking {
@@ -189,18 +189,18 @@ async fn relay(
         ..Profile::silent()
     };
     let (followed, mode) = (session.clone(), offer.spec.mode);
-    let make = |hearing, parked| Call {
+    let make = |hearing, parking| Call {
         caller,
         spec: offer.spec.clone(),
         place,
         ask: Ask::Relay(relayed),
         profile,
         hearing: Some(hearing),
-        parked,
+        parking,
         on_child: Some(Arc::new(move |child| followed.follow(child, mode))),
         request_id,
     };
-    let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parked);
+    let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parking);
     relay.keep(in_flight);
     Ok(relay.respond().await)
 }
@@ -221,7 +221,7 @@ struct LegacyManner {
     session: Arc<McpSession>,
     id: RawJson,
     token: Option<RawJson>,
-    park: watch::Sender<bool>,
+    parking: Parking,
 }
 
 impl Manner for LegacyManner {
@@ -241,7 +241,10 @@ impl Manner for LegacyManner {
         let Some(id) = said.id.clone().filter(|_| answers) else {
             return Asked::Declined;
         };
-        let number = self.session.ask(replier, self.park.clone()).to_string();
+        let Some(number) = self.session.ask(replier, self.parking.clone()) else {
+            return Asked::Declined;
+        };
+        let number = number.to_string();
         Asked::Send(splice(&said.line, &[(&id, number.as_bytes())]))
     }
 

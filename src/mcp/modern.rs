@@ -10,7 +10,6 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,7 +20,7 @@ use super::{
     relay::{Asked, Manner, Relay, json as answer_json, with_subscription, with_token},
 };
 use crate::{
-    call::{Ask, Call},
+    call::{Ask, Call, Parking},
     child::{Profile, Replier, Reply, Said, splice},
     model::RawJson,
 };
@@ -129,21 +128,21 @@ async fn pass(
         // A subscription lasts as long as its client wants.
         Arc::make_mut(&mut spec).timeout = LONGEST_LISTEN;
     }
-    let make = |hearing, parked| Call {
+    let make = |hearing, parking| Call {
         caller,
         spec,
         place,
         ask: Ask::Relay(relayed),
         profile: Profile::modern(),
         hearing: Some(hearing),
-        parked,
+        parking,
         on_child: None,
         request_id,
     };
-    let (_, parked) = watch::channel(false);
+    let parking = Parking::default();
     let (owner, id) = (app.mcp.owner(), message.answer_id());
     let cancelled = CancellationToken::new();
-    let relay = Relay::start(app, owner, id, manner, cancelled, make, parked);
+    let relay = Relay::start(app, owner, id, manner, cancelled, make, parking);
     Ok(relay.respond().await)
 }
 
@@ -156,7 +155,6 @@ async fn relay(
     let legacy = without_envelope(&message)?;
     let relayed = relayed(&asking.offer, &legacy)?;
     let place = asking.place()?;
-    let (park, parked) = watch::channel(false);
     let manner = manner(&message, method);
     let Asking {
         app,
@@ -165,14 +163,14 @@ async fn relay(
         request_id,
         ..
     } = asking;
-    let make = |hearing, parked| Call {
+    let make = |hearing, parking| Call {
         caller,
         spec: offer.spec.clone(),
         place,
         ask: Ask::Relay(relayed),
         profile: Profile::able(),
         hearing: Some(hearing),
-        parked,
+        parking,
         on_child: None,
         request_id,
     };
@@ -184,9 +182,9 @@ async fn relay(
         manner,
         CancellationToken::new(),
         make,
-        parked,
+        Parking::default(),
     );
-    relay.can_park(park, retry);
+    relay.can_park(retry);
     Ok(relay.respond().await)
 }
 

@@ -13,11 +13,12 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::stream::Outbox;
 use crate::{
+    call::Parking,
     child::{Child, Ear, Replier},
     config::Mode,
     model::{Principal, RawJson, ServerName, SessionId},
@@ -27,6 +28,8 @@ use crate::{
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Sessions of one principal; the one that was used longest ago makes room.
 const MOST: usize = 1000;
+/// Questions that wait for one client.
+const MOST_ASKED: usize = 1000;
 
 /// All sessions of this bridge.
 #[derive(Default)]
@@ -62,7 +65,7 @@ pub struct McpSession {
 
 struct Asked {
     replier: Replier,
-    parked: watch::Sender<bool>,
+    parking: Parking,
 }
 
 impl McpSessions {
@@ -153,29 +156,42 @@ impl McpSession {
         }
     }
 
-    /// Keeps the way back to a child that asked, under a number of ours.
-    pub fn ask(&self, replier: Replier, parked: watch::Sender<bool>) -> u64 {
+    /// Keeps the way back to a child that asked, under a number of ours. `None`, and the child is
+    /// declined, where too much waits for this client already.
+    pub fn ask(&self, replier: Replier, parking: Parking) -> Option<u64> {
+        let mut asked = lock(&self.asked);
+        if asked.len() >= MOST_ASKED {
+            drop(asked);
+            return None;
+        }
         let number = self.asks.fetch_add(1, Ordering::Relaxed);
-        parked.send_replace(true);
-        lock(&self.asked).insert(number, Asked { replier, parked });
-        number
+        parking.park();
+        asked.insert(number, Asked { replier, parking });
+        Some(number)
     }
 
-    /// Passes a client's answer on to the child that asked; `false` if nobody did.
+    /// Passes a client's answer on to the child that asked, once its call may go on; `false` if
+    /// nobody did.
     pub fn answer(&self, line: &bytes::Bytes, id: &RawJson) -> bool {
         let number = id.as_str().trim_matches('"').parse::<u64>().ok();
         let asked = number.and_then(|number| lock(&self.asked).remove(&number));
-        let Some(Asked { replier, parked }) = asked else {
+        let Some(Asked { replier, parking }) = asked else {
             return false;
         };
-        replier.relay(line, id);
         let others = lock(&self.asked);
-        if !others
-            .values()
-            .any(|other| other.parked.same_channel(&parked))
-        {
-            parked.send_replace(false);
+        if others.values().any(|other| other.parking.is_of(&parking)) {
+            // The call still waits for its caller; the child may need this answer to ask no more.
+            drop(others);
+            replier.relay(line, id);
+            return true;
         }
+        drop(others);
+        parking.come_back();
+        let (line, id) = (line.clone(), id.clone());
+        tokio::spawn(async move {
+            parking.resumed().await;
+            replier.relay(&line, &id);
+        });
         true
     }
 

@@ -93,8 +93,8 @@ impl Sessions {
         }
     }
 
-    /// A place among the live children; the least recently used idle session makes room. The
-    /// caller has a turn in `own`.
+    /// A place among the live children; the least recently used idle session makes room, in `own`
+    /// also while somebody has the turn there: an idle child is in nobody's way.
     async fn place(
         self: &Arc<Self>,
         own: &Arc<Workspace>,

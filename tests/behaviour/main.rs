@@ -20,6 +20,7 @@ mod limits;
 mod mcp;
 mod mcp_bytes;
 mod openapi;
+mod parked;
 mod real_servers;
 mod remote;
 mod running;

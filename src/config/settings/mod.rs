@@ -152,6 +152,9 @@ pub struct Limits {
     /// A call's wait for its turn.
     #[serde(serialize_with = "as_seconds")]
     pub queue_timeout: Duration,
+    /// A caller's answer to what a server asks him.
+    #[serde(serialize_with = "as_seconds")]
+    pub input_timeout: Duration,
     /// From SIGTERM to SIGKILL of a child.
     #[serde(serialize_with = "as_seconds")]
     pub kill_grace: Duration,

@@ -168,6 +168,7 @@ fn limits(r: &mut Reader, args: LimitArgs) -> Limits {
         timeout: read!(r.required(args.timeout, parse::timeout)),
         start_timeout: read!(r.required(args.start_timeout, parse::timeout)),
         queue_timeout: read!(r.required(args.queue_timeout, parse::grace)),
+        input_timeout: read!(r.required(args.input_timeout, parse::timeout)),
         kill_grace: read!(r.required(args.kill_grace, parse::grace)),
         shutdown_grace: read!(r.required(args.shutdown_grace, parse::grace)),
         max_message_bytes: read!(r.required(args.max_message_bytes, parse::bytes)),

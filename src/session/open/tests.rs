@@ -21,6 +21,7 @@ fn sessions(folder: &Folder, store: Arc<Store>) -> Arc<Sessions> {
         start_timeout: Duration::from_secs(1),
         max_message: 1024,
         max_starts: 1,
+        input_timeout: Duration::from_secs(600),
         kill_grace: Duration::from_secs(1),
     };
     let settings = SessionSettings {
