@@ -89,12 +89,12 @@ impl Running {
         let patience = self.engine.settings.limits.queue_timeout;
         let bounded = async {
             let turn = tokio::time::timeout(patience, turn).await;
-            turn.map_err(|_| self.busy(patience))
+            turn.map_err(|_| Self::busy(patience))
         };
         self.before(bounded).await
     }
 
-    fn busy(&self, waited: Duration) -> CallError {
+    fn busy(waited: Duration) -> CallError {
         let seconds = waited.as_secs_f64();
         CallError::Busy(format!(
             "other calls of this chat are running and none ended within {seconds} s \
@@ -147,7 +147,7 @@ impl Running {
                     State::Parked => {
                         break CallError::Unanswered(self.engine.settings.limits.input_timeout);
                     }
-                    State::Returning => break self.busy(self.call.spec.timeout),
+                    State::Returning => break Self::busy(self.call.spec.timeout),
                     _ => return Err(CallError::Timeout(self.call.spec.timeout)),
                 },
                 back = back => match back {

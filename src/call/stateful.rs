@@ -111,17 +111,14 @@ impl Running {
         let (engine, spec) = (self.engine.clone(), self.call.spec.clone());
         self.engine.running.spawn(async move {
             let sessions = &engine.sessions;
-            match over {
-                Some(how) => {
+            if let Some(how) = over {
+                sessions.end_now(&workspace, &session, how).await;
+            } else {
+                // Beside another call it might be too busy for a ping.
+                holds.take_turn(&spec).await;
+                if !session.child.answers_ping(PING_PATIENCE).await {
+                    let how = End::Terminate(engine.children.kill_grace());
                     sessions.end_now(&workspace, &session, how).await;
-                }
-                None => {
-                    // Beside another call it might be too busy for a ping.
-                    holds.take_turn(&spec).await;
-                    if !session.child.answers_ping(PING_PATIENCE).await {
-                        let how = End::Terminate(engine.children.kill_grace());
-                        sessions.end_now(&workspace, &session, how).await;
-                    }
                 }
             }
             drop((session, workspace, holds));
