@@ -64,6 +64,10 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let children = Arc::new(Children::new(child_settings(&settings), metrics.clone()));
         let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
+        let known = Arc::downgrade(&catalog);
+        children.know_schemas(Arc::new(move |server, tool| {
+            known.upgrade()?.tool_schema(server, tool)
+        }));
         let listener = listener(Arc::downgrade(&catalog));
         let sessions = Arc::new(Sessions::new(
             session_settings(&settings),

@@ -46,8 +46,8 @@ use tokio_util::{
 use crate::{
     artifacts,
     config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, Transport},
-    model::RawJson,
-    remote::{self, Failed, Outbound, RemoteOptions},
+    model::{RawJson, ServerName},
+    remote::{self, Failed, Outbound, RemoteOptions, ToolSchema},
     store::{Job, JobFolderPaths},
     telemetry::{ChildMode, Live, Metrics},
 };
@@ -115,6 +115,9 @@ pub struct ChildSettings {
     pub kill_grace: Duration,
 }
 
+/// Finds the input schema of a server's tool.
+pub type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
+
 /// Where children come from.
 pub struct Children {
     settings: ChildSettings,
@@ -126,6 +129,7 @@ pub struct Children {
     /// Read when the first remote server is reached.
     outbound: Arc<OnceLock<Outbound>>,
     remotes: TaskTracker,
+    schemas: OnceLock<Schemas>,
     numbers: AtomicU64,
 }
 
@@ -142,8 +146,15 @@ impl Children {
             open_files: getrlimit(Resource::Nofile),
             outbound: Arc::default(),
             remotes: TaskTracker::new(),
+            schemas: OnceLock::new(),
             numbers: AtomicU64::new(1),
         }
+    }
+
+    /// Remote servers of 2026-07-28 want to see arguments in headers that their tools' schemas mark.
+    /// Heard once: the catalogue knows them, and is itself made of children.
+    pub fn know_schemas(&self, schemas: Schemas) {
+        let _ = self.schemas.set(schemas);
     }
 
     /// Ends processes that lost their supervisor, until dropped.
@@ -316,13 +327,18 @@ impl Children {
                 + SPARE,
             max_message: self.settings.max_message,
             extra_headers: Vec::new(),
-            tool_schema: None,
+            tool_schema: self.tool_schema(&request.spec.name),
         };
         let pipes = remote::connect(spec, options)
             .map_err(|error| ChildError::not_started(error.to_string()))?;
         self.remotes.spawn(pipes.handle.gone());
         let connection = self.converse(pipes.stdin, pipes.stdout, request, log, news);
         Ok((Body::Remote(pipes.handle), connection))
+    }
+
+    fn tool_schema(&self, server: &ServerName) -> Option<ToolSchema> {
+        let (schemas, server) = (self.schemas.get()?.clone(), server.clone());
+        Some(Arc::new(move |tool| schemas(&server, tool)))
     }
 
     fn converse(

@@ -23,5 +23,6 @@ mod openapi;
 mod parked;
 mod real_servers;
 mod remote;
+mod remote_faults;
 mod running;
 mod sessions;

@@ -5,6 +5,7 @@
 
 mod bridge;
 mod client;
+pub mod far;
 mod folders;
 mod processes;
 mod sse;
