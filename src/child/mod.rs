@@ -8,6 +8,7 @@
 //! ```
 
 mod body;
+mod cancellation;
 mod connection;
 mod control;
 mod environment;
@@ -52,6 +53,7 @@ use crate::{
     telemetry::{ChildMode, Live, Metrics},
 };
 
+pub use cancellation::Cancellation;
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
 pub use error::ChildError;

@@ -142,7 +142,7 @@ async fn in_session(
         }
         Kind::Notification(method) => {
             match (&**method, &message.params.request_id) {
-                ("notifications/cancelled", Some(id)) => session.cancel(id),
+                ("notifications/cancelled", Some(id)) => session.cancel(&message.line, id),
                 // The child had its own from us.
                 ("notifications/initialized", _) => {}
                 _ => session.tell(&message.line),
@@ -175,7 +175,7 @@ async fn relay(
         token: message.params.meta.progress_token.clone(),
         parking: parking.clone(),
     });
-    let cancelled = in_flight.cancelled.clone();
+    let cancellation = in_flight.cancellation.clone();
     let Asking {
         app,
         caller,
@@ -200,7 +200,7 @@ async fn relay(
         on_child: Some(Arc::new(move |child| followed.follow(child, mode))),
         request_id,
     };
-    let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parking);
+    let mut relay = Relay::start(app, session.owner, id, manner, cancellation, make, parking);
     relay.keep(in_flight);
     Ok(relay.respond().await)
 }

@@ -10,7 +10,6 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     ClientMessage, Kind, RpcError,
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     call::{Ask, Call, Parking},
-    child::{Profile, Replier, Reply, Said, splice},
+    child::{Cancellation, Profile, Replier, Reply, Said, splice},
     model::RawJson,
 };
 
@@ -141,8 +140,8 @@ async fn pass(
     };
     let parking = Parking::default();
     let (owner, id) = (app.mcp.owner(), message.answer_id());
-    let cancelled = CancellationToken::new();
-    let relay = Relay::start(app, owner, id, manner, cancelled, make, parking);
+    let cancellation = Cancellation::default();
+    let relay = Relay::start(app, owner, id, manner, cancellation, make, parking);
     Ok(relay.respond().await)
 }
 
@@ -180,7 +179,7 @@ async fn relay(
         owner,
         message.answer_id(),
         manner,
-        CancellationToken::new(),
+        Cancellation::default(),
         make,
         Parking::default(),
     );

@@ -10,13 +10,12 @@ use axum::{
 use bytes::Bytes;
 use indexmap::IndexMap;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::{RpcError, files, park::Retry, session::InFlight, stream};
 use crate::{
     app::App,
     call::{Answer, Call, CallError, Parking},
-    child::{BACKLOG, Heard, Hearing, Replier, Reply, Said, splice},
+    child::{BACKLOG, Cancellation, Heard, Hearing, Replier, Reply, Said, splice},
     config::ServerSpec,
     model::RawJson,
 };
@@ -60,7 +59,7 @@ pub struct Relay {
     manner: Arc<dyn Manner>,
     call: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
     heard: mpsc::Receiver<Heard>,
-    cancelled: CancellationToken,
+    cancellation: Cancellation,
     spec: Arc<ServerSpec>,
     app: Arc<App>,
     id: RawJson,
@@ -89,7 +88,7 @@ impl Relay {
         owner: u64,
         id: RawJson,
         manner: Arc<dyn Manner>,
-        cancelled: CancellationToken,
+        cancellation: Cancellation,
         make: impl FnOnce(Hearing, Parking) -> Call,
         parking: Parking,
     ) -> Self {
@@ -98,6 +97,7 @@ impl Relay {
             Hearing {
                 owner,
                 heard: sender,
+                cancellation: cancellation.clone(),
             },
             parking.clone(),
         );
@@ -107,7 +107,7 @@ impl Relay {
             manner,
             call: Box::pin(async move { engine.run(call).await }),
             heard,
-            cancelled,
+            cancellation,
             spec,
             app: app.clone(),
             id,
@@ -246,7 +246,7 @@ impl Relay {
                     return next;
                 },
                 answer = &mut self.call => return self.last(answer),
-                () = self.cancelled.cancelled() => {
+                () = self.cancellation.cancelled() => {
                     let error = RpcError::new(StatusCode::OK, -32800, "cancelled", "cancelled");
                     return Next::Done(Box::new(Err(error.to(Some(self.id.clone())))));
                 }

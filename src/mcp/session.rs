@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::stream::Outbox;
 use crate::{
     call::Parking,
-    child::{Child, Ear, Replier},
+    child::{Cancellation, Child, Ear, Replier},
     config::Mode,
     model::{Principal, RawJson, ServerName, SessionId},
 };
@@ -56,7 +56,9 @@ pub struct McpSession {
     pub outbox: Arc<Outbox>,
     /// Set when it ends.
     pub ended: CancellationToken,
-    in_flight: Mutex<HashMap<Vec<u8>, CancellationToken>>,
+    /// By the client's id. One that he uses twice at once is of both requests.
+    in_flight: Mutex<HashMap<Vec<u8>, Vec<(u64, Cancellation)>>>,
+    requests: AtomicU64,
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<Ear>>>,
@@ -87,6 +89,7 @@ impl McpSessions {
             outbox: Arc::default(),
             ended: CancellationToken::new(),
             in_flight: Mutex::default(),
+            requests: AtomicU64::new(1),
             asked: Mutex::default(),
             asks: AtomicU64::new(1),
             followed: Mutex::default(),
@@ -140,19 +143,25 @@ impl McpSessions {
 impl McpSession {
     /// Notes a request, so that its client can cancel it by its id.
     pub fn begin_request(self: &Arc<Self>, id: &RawJson) -> InFlight {
-        let cancelled = CancellationToken::new();
-        lock(&self.in_flight).insert(id.as_bytes().to_vec(), cancelled.clone());
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let (id, cancellation) = (id.as_bytes().to_vec(), Cancellation::default());
+        let mut in_flight = lock(&self.in_flight);
+        let same = in_flight.entry(id.clone()).or_default();
+        same.push((number, cancellation.clone()));
+        drop(in_flight);
         InFlight {
             session: self.clone(),
-            id: id.as_bytes().to_vec(),
-            cancelled,
+            id,
+            number,
+            cancellation,
         }
     }
 
-    /// The client no longer wants the answer to a request of its own.
-    pub fn cancel(&self, id: &RawJson) {
-        if let Some(cancelled) = lock(&self.in_flight).get(id.as_bytes()) {
-            cancelled.cancel();
+    /// The client says in this line that he no longer wants the answer to a request of his own.
+    pub fn cancel(&self, line: &bytes::Bytes, id: &RawJson) {
+        let same = lock(&self.in_flight).get(id.as_bytes()).cloned();
+        for (_, cancellation) in same.unwrap_or_default() {
+            cancellation.cancel(line, id);
         }
     }
 
@@ -230,13 +239,21 @@ impl McpSession {
 pub struct InFlight {
     session: Arc<McpSession>,
     id: Vec<u8>,
+    number: u64,
     /// Set when the client cancels it.
-    pub cancelled: CancellationToken,
+    pub cancellation: Cancellation,
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        lock(&self.session.in_flight).remove(&self.id);
+        let mut in_flight = lock(&self.session.in_flight);
+        let Some(same) = in_flight.get_mut(&self.id) else {
+            return;
+        };
+        same.retain(|(number, _)| *number != self.number);
+        if same.is_empty() {
+            in_flight.remove(&self.id);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod leftovers;
 mod limits;
 mod mcp;
 mod mcp_bytes;
+mod mcp_sessions;
 mod openapi;
 mod parked;
 mod real_servers;

@@ -6,12 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Client, Mcp, Stream, TestBridge, echo, eventually, fixture, servers, with};
+use crate::support::{Client, Mcp, Stream, TestBridge, dialog, echo, eventually, servers, with};
 use serde_json::{Value, json};
-
-fn dialog() -> Value {
-    json!({"command": "python3", "args": [fixture("dialog_server.py")]})
-}
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("dialog", dialog()), ("echo", echo())]))

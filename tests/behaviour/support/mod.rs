@@ -36,6 +36,11 @@ pub fn bytes() -> Value {
     json!({ "command": "python3", "args": [fixture("bytes_server.py")] })
 }
 
+/// The server that asks its user in the middle of a call.
+pub fn dialog() -> Value {
+    json!({"command": "python3", "args": [fixture("dialog_server.py")]})
+}
+
 /// The test server that misbehaves as `mode` says.
 pub fn rude(mode: &str) -> Value {
     json!({ "command": "python3", "args": [fixture("rude_server.py"), mode] })
