@@ -272,7 +272,6 @@ fn child_settings(settings: &Settings) -> ChildSettings {
 fn session_settings(settings: &Settings) -> SessionSettings {
     SessionSettings {
         max_total: settings.stateful.max_total_processes.get(),
-        patience: settings.limits.queue_timeout,
         cleanup_interval: settings.stateful.cleanup_interval,
         snapshot: snapshot_limits(settings),
     }

@@ -3,20 +3,30 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::{CallError, Running, snapshot_limits};
 use crate::{
     admission::Permit,
     artifacts::{RelativePath, Snapshot, changed},
     config::ServerSpec,
-    session::{Turn, Workspace},
+    session::{SharedChild, Turn, Workspace},
 };
 
-/// A call of a `shared` server holds nothing, one of a `stateless` server no turn.
+/// A call of a `shared` server holds at most a place beside others, one of a `stateless` server no
+/// turn.
 #[derive(Default)]
 pub struct Holds {
     permit: Option<Permit>,
     seat: Option<Seat>,
     admitted: bool,
+    beside: Option<Beside>,
+}
+
+/// A place beside other calls on a shared child, where there are so many and no more.
+struct Beside {
+    child: Arc<SharedChild>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// A call's place in its workspace.
@@ -32,8 +42,8 @@ impl Holds {
     pub fn permit(permit: Permit) -> Self {
         Self {
             permit: Some(permit),
-            seat: None,
             admitted: true,
+            ..Self::default()
         }
     }
 
@@ -50,9 +60,24 @@ impl Holds {
         }
     }
 
-    /// Gives both away. What the call changed until now stays its own.
+    /// A place beside others on this child.
+    pub async fn beside(child: &Arc<SharedChild>) -> Self {
+        let beside = Beside {
+            child: child.clone(),
+            place: child.place().await,
+        };
+        Self {
+            beside: Some(beside),
+            ..Self::default()
+        }
+    }
+
+    /// Gives all of it away. What the call changed until now stays its own.
     pub(super) async fn give_away(&mut self, running: &Running) {
         self.permit = None;
+        if let Some(beside) = &mut self.beside {
+            beside.place = None;
+        }
         let Some(seat) = &mut self.seat else { return };
         let Some(turn) = seat.turn.take() else { return };
         if running.call.ask.is_tool_call() {
@@ -70,9 +95,12 @@ impl Holds {
         drop(turn);
     }
 
-    /// Waits for both, the turn first.
+    /// Waits for all of it, the turn first.
     pub(super) async fn take_back(&mut self, running: &Running) -> Result<(), CallError> {
         self.take_turn(&running.call.spec).await;
+        if let Some(beside) = self.beside.as_mut().filter(|beside| beside.place.is_none()) {
+            beside.place = beside.child.place().await;
+        }
         if self.admitted && self.permit.is_none() {
             let principal = &running.call.caller.principal;
             let deadline = tokio::time::Instant::now() + running.call.spec.timeout;

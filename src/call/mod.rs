@@ -119,6 +119,8 @@ struct Running {
     engine: Arc<CallEngine>,
     call: Call,
     deadline: Instant,
+    /// Turn, permit and process are waited for until then, together.
+    queue_until: Instant,
     /// The caller hung up.
     left: CancellationToken,
 }

@@ -7,13 +7,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use super::{
-    Answer, Call, CallEngine, CallError, Published, Running, files::Maker, holds::Holds,
+    Answer, Call, CallEngine, CallError, Notice, Published, Running, files::Maker, holds::Holds,
     parking::State, record,
 };
 use crate::{
     artifacts::Snapshot,
     child::{Child, ChildError, Reply},
     config::Mode,
+    model::RawJson,
     store::Job,
 };
 
@@ -36,11 +37,12 @@ impl CallEngine {
         }
         let left = CancellationToken::new();
         let hang_up = left.clone().drop_guard();
-        let deadline = Instant::now() + call.spec.timeout;
+        let (now, patience) = (Instant::now(), self.settings.limits.queue_timeout);
         let running = Running {
             engine: self.clone(),
+            deadline: now + call.spec.timeout,
+            queue_until: now + patience,
             call,
-            deadline,
             left,
         };
         Ok((running, hang_up))
@@ -88,7 +90,7 @@ impl Running {
     async fn bounded<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
         let patience = self.engine.settings.limits.queue_timeout;
         let bounded = async {
-            let turn = tokio::time::timeout(patience, turn).await;
+            let turn = tokio::time::timeout_at(self.queue_until, turn).await;
             turn.map_err(|_| Self::busy(patience))
         };
         self.before(bounded).await
@@ -97,7 +99,7 @@ impl Running {
     fn busy(waited: Duration) -> CallError {
         let seconds = waited.as_secs_f64();
         CallError::Busy(format!(
-            "other calls of this chat are running and none ended within {seconds} s \
+            "other calls are in front of this one and none ended within {seconds} s \
              (MCPO_QUEUE_TIMEOUT)"
         ))
     }
@@ -175,13 +177,15 @@ impl Running {
         }
     }
 
-    /// What the call left in its folder, as an answer; only tool calls are looked after.
+    /// What the call left in its folder, as an answer; only tool calls are looked after. `seen` is
+    /// the folder at the last look, and after this at the new one.
     pub(super) async fn answer(
         &self,
         reply: Reply,
         job: &Job,
         before: Snapshot,
-    ) -> Result<(Answer, Option<Snapshot>), CallError> {
+        seen: &mut Snapshot,
+    ) -> Result<Answer, CallError> {
         let outcome = match &reply.outcome {
             Ok(result) => result.clone(),
             Err(error) => {
@@ -191,33 +195,43 @@ impl Running {
                 });
             }
         };
-        if !self.call.ask.is_tool_call() {
-            let (files, notices) = (Published::default(), Vec::new());
-            return Ok((
-                Answer {
-                    reply,
-                    outcome,
-                    files,
-                    notices,
-                },
-                None,
-            ));
-        }
+        let (files, notices) = if self.call.ask.is_tool_call() {
+            self.files(job, before, seen, &outcome).await?
+        } else {
+            (Published::default(), Vec::new())
+        };
+        Ok(Answer {
+            reply,
+            outcome,
+            files,
+            notices,
+        })
+    }
+
+    async fn files(
+        &self,
+        job: &Job,
+        before: Snapshot,
+        seen: &mut Snapshot,
+        outcome: &RawJson,
+    ) -> Result<(Published, Vec<Notice>), CallError> {
         let maker = Maker {
             principal: self.call.caller.principal.clone(),
             spec: self.call.spec.clone(),
             tool: self.call.ask.label().into(),
         };
-        let looked = self.engine.publish(job, before, maker, &outcome).await?;
-        let (files, notices) = (looked.published, looked.notice.into_iter().collect());
-        Ok((
-            Answer {
-                reply,
-                outcome,
-                files,
-                notices,
-            },
-            Some(looked.snapshot),
-        ))
+        let looking = self.engine.publish(job, before, maker, outcome);
+        // The tool has answered; a disk that hangs must hold up neither that nor the chat. What is
+        // linked too late is new again at the next look.
+        let Ok(looked) = tokio::time::timeout(self.call.spec.timeout, looking).await else {
+            let why = "the folder's disk did not answer in time".to_owned();
+            return Ok((Published::default(), vec![Notice::NotLinked(vec![why])]));
+        };
+        let looked = looked?;
+        *seen = looked.snapshot;
+        match looked.refused {
+            Some(why) => Err(CallError::DiskFull(why)),
+            None => Ok((looked.published, looked.notice.into_iter().collect())),
+        }
     }
 }

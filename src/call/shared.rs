@@ -13,13 +13,14 @@ impl Running {
     async fn by_shared_child(&self) -> Result<Answer, CallError> {
         let shared = &self.engine.shared;
         let mut found = self.find_shared().await?;
-        let holds = &mut Holds::default();
-        let mut reply = self.ask(&found.child, &found.job, holds).await;
+        let mut holds = self.queue(Holds::beside(&found)).await?;
+        let mut reply = self.ask(&found.child, &found.job, &mut holds).await;
         if matches!(&reply, Err(error) if error.is_unheard()) {
             // Nothing was done yet: the same in a new session.
             found.child.end(End::Kill).await;
             found = self.find_shared().await?;
-            reply = self.ask(&found.child, &found.job, holds).await;
+            holds = self.queue(Holds::beside(&found)).await?;
+            reply = self.ask(&found.child, &found.job, &mut holds).await;
         }
         match reply {
             Ok(reply) => {

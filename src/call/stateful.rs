@@ -39,7 +39,7 @@ impl Running {
         let turn = self.queue(workspace.turn(spec)).await?;
         let admitted = engine
             .admission
-            .enter(&self.call.caller.principal, self.deadline);
+            .enter(&self.call.caller.principal, self.queue_until);
         let permit = self.queue(admitted).await??;
         let mut holds = Holds::in_turn(permit, workspace, turn);
         engine.check_free_disk()?;
@@ -66,13 +66,10 @@ impl Running {
         let _ = tokio::time::timeout(spec.timeout, late).await;
         let mut seen = workspace.files.lock().await;
         let before = holds.before(&seen);
-        let (mut answer, snapshot) = self.answer(reply, job, before).await?;
-        if let Some(snapshot) = snapshot {
-            *seen = snapshot;
-            if found.replaced {
-                answer.notices.insert(0, files::inventory(&seen));
-                workspace.loss_told(&spec.name);
-            }
+        let mut answer = self.answer(reply, job, before, &mut seen).await?;
+        if found.replaced && self.call.ask.is_tool_call() {
+            answer.notices.insert(0, files::inventory(&seen));
+            workspace.loss_told(&spec.name);
         }
         Ok(answer)
     }
@@ -84,7 +81,8 @@ impl Running {
     ) -> Result<Found, CallError> {
         let (spec, profile) = (&self.call.spec, self.call.profile.clone());
         let sessions = &self.engine.sessions;
-        let finding = sessions.child(workspace, spec, place.class, profile, self.deadline);
+        let until = (self.queue_until, self.deadline);
+        let finding = sessions.child(workspace, spec, place.class, profile, until);
         self.before(async { Ok(finding.await?) }).await
     }
 

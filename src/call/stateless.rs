@@ -15,7 +15,7 @@ impl Running {
         let admitted = self
             .engine
             .admission
-            .enter(&self.call.caller.principal, self.deadline);
+            .enter(&self.call.caller.principal, self.queue_until);
         let permit = match self.queue(admitted).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(busy)) => return (Err(busy.into()), None),
@@ -75,8 +75,9 @@ impl Running {
                 // The answer is in, so the child has nothing left to do; only then is its folder
                 // looked through.
                 child.end(End::Kill).await;
-                let answer = self.answer(reply, job, Snapshot::default()).await;
-                (answer.map(|(answer, _)| answer), None)
+                let (before, mut seen) = (Snapshot::default(), Snapshot::default());
+                let answer = self.answer(reply, job, before, &mut seen).await;
+                (answer, None)
             }
             Err(error) => {
                 let how = match error {

@@ -56,14 +56,16 @@ pub struct McpSession {
     pub outbox: Arc<Outbox>,
     /// Set when it ends.
     pub ended: CancellationToken,
-    /// By the client's id. One that he uses twice at once is of both requests.
-    in_flight: Mutex<HashMap<Vec<u8>, Vec<(u64, Cancellation)>>>,
+    in_flight: Mutex<Requests>,
     requests: AtomicU64,
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<Ear>>>,
     last_used: Mutex<Instant>,
 }
+
+/// Requests under way by the client's id: one that he uses twice at once is of both.
+type Requests = HashMap<Vec<u8>, Vec<(u64, Cancellation)>>;
 
 struct Asked {
     replier: Replier,

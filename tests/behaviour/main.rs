@@ -27,3 +27,4 @@ mod remote;
 mod remote_faults;
 mod running;
 mod sessions;
+mod waits;
