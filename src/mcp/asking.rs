@@ -5,7 +5,14 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, StatusCode};
 
 use super::{ClientMessage, Kind, RpcError};
-use crate::{app::App, call::Relayed, catalog::Offer, model::Caller, session::Place};
+use crate::{
+    app::App,
+    call::{Ask, Call, Parking, Relayed},
+    catalog::Offer,
+    child::Profile,
+    model::Caller,
+    session::Place,
+};
 
 /// Everything that a request of a client's needs.
 pub struct Asking<'a> {
@@ -28,6 +35,22 @@ impl Asking<'_> {
             let status = StatusCode::NOT_FOUND;
             RpcError::new(status, -32600, "unknown_session", "no such session")
         })
+    }
+
+    /// A call that passes a request on to the child at this place. Nobody hears what the child says
+    /// meanwhile, and it cannot wait for its client.
+    pub fn call(&self, relayed: Relayed, place: Place, profile: Profile) -> Call {
+        Call {
+            caller: self.caller.clone(),
+            spec: self.offer.spec.clone(),
+            place,
+            ask: Ask::Relay(relayed),
+            profile,
+            hearing: None,
+            on_child: None,
+            parking: Parking::default(),
+            request_id: self.request_id.clone(),
+        }
     }
 }
 

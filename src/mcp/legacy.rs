@@ -19,7 +19,7 @@ use super::{
     stream,
 };
 use crate::{
-    call::{Ask, Call, Parking},
+    call::Parking,
     child::{Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::RawJson,
@@ -168,39 +168,22 @@ async fn relay(
     let place = place(&asking, &session)?;
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
-    let parking = Parking::default();
-    let manner = Arc::new(LegacyManner {
-        session: session.clone(),
-        id: id.clone(),
-        token: message.params.meta.progress_token.clone(),
-        parking: parking.clone(),
-    });
     let cancellation = in_flight.cancellation.clone();
-    let Asking {
-        app,
-        caller,
-        offer,
-        request_id,
-        ..
-    } = asking;
     let profile = Profile {
         protocol_version: session.version.clone(),
         capabilities: session.capabilities.clone(),
         ..Profile::silent()
     };
-    let (followed, mode) = (session.clone(), offer.spec.mode);
-    let make = |hearing, parking| Call {
-        caller,
-        spec: offer.spec.clone(),
-        place,
-        ask: Ask::Relay(relayed),
-        profile,
-        hearing: Some(hearing),
-        parking,
-        on_child: Some(Arc::new(move |child| followed.follow(child, mode))),
-        request_id,
-    };
-    let mut relay = Relay::start(app, session.owner, id, manner, cancellation, make, parking);
+    let mut call = asking.call(relayed, place, profile);
+    let manner = Arc::new(LegacyManner {
+        session: session.clone(),
+        id: id.clone(),
+        token: message.params.meta.progress_token.clone(),
+        parking: call.parking.clone(),
+    });
+    let (followed, mode) = (session.clone(), call.spec.mode);
+    call.on_child = Some(Arc::new(move |child| followed.follow(child, mode)));
+    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancellation, call);
     relay.keep(in_flight);
     Ok(relay.respond().await)
 }

@@ -14,7 +14,6 @@ use super::{
     stream,
 };
 use crate::{
-    call::{Ask, Call, Parking},
     child::{Child, Profile, Said, splice},
     model::RawJson,
 };
@@ -147,20 +146,12 @@ async fn subscribe(
 ) -> Result<News, RpcError> {
     let found: Arc<Mutex<News>> = Arc::default();
     let keep = found.clone();
-    let call = Call {
-        caller: asking.caller.clone(),
-        spec: asking.offer.spec.clone(),
-        place: asking.place()?,
-        ask: Ask::Relay(relayed(&asking.offer, message)?),
-        profile: Profile::able(),
-        hearing: None,
-        on_child: Some(Arc::new(move |child: &Child| {
-            let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
-            *kept = Some(child.news());
-        })),
-        parking: Parking::default(),
-        request_id: asking.request_id.clone(),
-    };
+    let relayed = relayed(&asking.offer, message)?;
+    let mut call = asking.call(relayed, asking.place()?, Profile::able());
+    call.on_child = Some(Arc::new(move |child: &Child| {
+        let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(child.news());
+    }));
     let resources = wanted.resource_subscriptions.clone();
     let attached = asking.app.engine.attach(call, resources).await;
     attached.map_err(|error| RpcError::of_call(&error))?;

@@ -19,7 +19,6 @@ use super::{
     relay::{Asked, Manner, Relay, json as answer_json, with_subscription, with_token},
 };
 use crate::{
-    call::{Ask, Call, Parking},
     child::{Cancellation, Profile, Replier, Reply, Said, splice},
     model::RawJson,
 };
@@ -115,33 +114,14 @@ async fn pass(
     let relayed = relayed(&asking.offer, &message)?;
     let place = asking.place()?;
     let manner = manner(&message, method);
-    let Asking {
-        app,
-        caller,
-        offer,
-        request_id,
-        ..
-    } = asking;
-    let mut spec = offer.spec.clone();
+    let mut call = asking.call(relayed, place, Profile::modern());
     if method == "subscriptions/listen" {
         // A subscription lasts as long as its client wants.
-        Arc::make_mut(&mut spec).timeout = LONGEST_LISTEN;
+        Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
     }
-    let make = |hearing, parking| Call {
-        caller,
-        spec,
-        place,
-        ask: Ask::Relay(relayed),
-        profile: Profile::modern(),
-        hearing: Some(hearing),
-        parking,
-        on_child: None,
-        request_id,
-    };
-    let parking = Parking::default();
-    let (owner, id) = (app.mcp.owner(), message.answer_id());
+    let (owner, id) = (asking.app.mcp.owner(), message.answer_id());
     let cancellation = Cancellation::default();
-    let relay = Relay::start(app, owner, id, manner, cancellation, make, parking);
+    let relay = Relay::start(asking.app, owner, id, manner, cancellation, call);
     Ok(relay.respond().await)
 }
 
@@ -155,34 +135,10 @@ async fn relay(
     let relayed = relayed(&asking.offer, &legacy)?;
     let place = asking.place()?;
     let manner = manner(&message, method);
-    let Asking {
-        app,
-        caller,
-        offer,
-        request_id,
-        ..
-    } = asking;
-    let make = |hearing, parking| Call {
-        caller,
-        spec: offer.spec.clone(),
-        place,
-        ask: Ask::Relay(relayed),
-        profile: Profile::able(),
-        hearing: Some(hearing),
-        parking,
-        on_child: None,
-        request_id,
-    };
-    let owner = app.mcp.owner();
-    let mut relay = Relay::start(
-        app,
-        owner,
-        message.answer_id(),
-        manner,
-        Cancellation::default(),
-        make,
-        Parking::default(),
-    );
+    let call = asking.call(relayed, place, Profile::able());
+    let (owner, id) = (asking.app.mcp.owner(), message.answer_id());
+    let cancellation = Cancellation::default();
+    let mut relay = Relay::start(asking.app, owner, id, manner, cancellation, call);
     relay.can_park(retry);
     Ok(relay.respond().await)
 }

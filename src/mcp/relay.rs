@@ -82,25 +82,22 @@ enum Next {
 }
 
 impl Relay {
-    /// Begins. `owner` tells this client's requests from others'; `make` completes the call.
+    /// Begins. `owner` tells this client's requests from others'.
     pub fn start(
         app: &Arc<App>,
         owner: u64,
         id: RawJson,
         manner: Arc<dyn Manner>,
         cancellation: Cancellation,
-        make: impl FnOnce(Hearing, Parking) -> Call,
-        parking: Parking,
+        mut call: Call,
     ) -> Self {
         let (sender, heard) = mpsc::channel(BACKLOG);
-        let call = make(
-            Hearing {
-                owner,
-                heard: sender,
-                cancellation: cancellation.clone(),
-            },
-            parking.clone(),
-        );
+        call.hearing = Some(Hearing {
+            owner,
+            heard: sender,
+            cancellation: cancellation.clone(),
+        });
+        let parking = call.parking.clone();
         let spec = call.spec.clone();
         let engine = app.engine.clone();
         Self {
