@@ -12,6 +12,7 @@ mod files;
 mod holds;
 mod parking;
 mod record;
+mod rounds;
 mod run;
 mod shared;
 mod stateful;

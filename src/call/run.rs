@@ -117,10 +117,8 @@ impl Running {
         if let Some(on_child) = &self.call.on_child {
             on_child(child);
         }
-        let write = self.call.ask.writer(&self.call.spec, &job.work())?;
         let cancelled = CancellationToken::new();
-        let hearing = self.call.hearing.clone();
-        let mut answer = std::pin::pin!(child.exchange(write, &cancelled, hearing));
+        let mut answer = Box::pin(self.exchange(child, job, &cancelled));
         let mut deadline = self.deadline;
         let mut state = self.call.parking.watch();
         let error = loop {
@@ -142,7 +140,7 @@ impl Running {
                 }
             };
             tokio::select! {
-                reply = &mut answer => return self.reply(reply),
+                reply = &mut answer => return reply,
                 () = self.left.cancelled() => break CallError::Left,
                 () = self.engine.ending.cancelled() => return Err(CallError::ShuttingDown),
                 () = tokio::time::sleep_until(until) => match now {
@@ -169,7 +167,7 @@ impl Running {
         Err(error)
     }
 
-    fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
+    pub(super) fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
         match reply {
             Ok(reply) => Ok(reply),
             Err(ChildError::Timeout) => Err(CallError::Timeout(self.call.spec.timeout)),

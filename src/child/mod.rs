@@ -12,6 +12,7 @@ mod cancellation;
 mod children;
 mod connection;
 mod control;
+mod envelope;
 mod environment;
 mod error;
 mod frame;
@@ -22,6 +23,7 @@ mod launch;
 mod log;
 mod process;
 mod reaper;
+mod subscription;
 mod supervisor;
 mod tree;
 
@@ -35,11 +37,12 @@ pub use cancellation::Cancellation;
 pub use children::Children;
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
+pub use envelope::{envelop, unfold};
 pub use error::ChildError;
 pub use frame::{Reply, Said, end_line, splice};
 pub use handle::Child;
-pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier};
-pub use hello::{Hello, HelloParts, Profile};
+pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier, STANDING};
+pub use hello::{Era, Hello, HelloParts, Profile};
 pub use supervisor::supervise;
 
 /// What a ready child is asked for.

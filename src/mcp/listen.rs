@@ -14,7 +14,7 @@ use super::{
     stream,
 };
 use crate::{
-    child::{Child, Profile, Said, splice},
+    child::{Child, Era, Profile, Said, splice},
     model::RawJson,
 };
 
@@ -146,7 +146,7 @@ async fn subscribe(
 ) -> Result<News, RpcError> {
     let found: Arc<Mutex<News>> = Arc::default();
     let keep = found.clone();
-    let relayed = relayed(&asking.offer, message)?;
+    let relayed = relayed(&asking.offer, message, Era::Modern)?;
     let mut call = asking.call(relayed, asking.place()?, Profile::able());
     call.on_child = Some(Arc::new(move |child: &Child| {
         let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);

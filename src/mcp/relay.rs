@@ -11,10 +11,10 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use tokio::sync::mpsc;
 
-use super::{RpcError, files, park::Retry, session::InFlight, stream};
+use super::{RpcError, files, lists, park::Retry, session::InFlight, stream};
 use crate::{
     app::App,
-    call::{Answer, Call, CallError, Parking},
+    call::{Answer, Ask, Call, CallError, Parking},
     child::{BACKLOG, Cancellation, Heard, Hearing, Replier, Reply, Said, splice},
     config::ServerSpec,
     model::RawJson,
@@ -61,6 +61,7 @@ pub struct Relay {
     heard: mpsc::Receiver<Heard>,
     cancellation: Cancellation,
     spec: Arc<ServerSpec>,
+    lists_tools: bool,
     app: Arc<App>,
     id: RawJson,
     /// What the child asked and the client's retry will answer.
@@ -99,6 +100,7 @@ impl Relay {
         });
         let parking = call.parking.clone();
         let spec = call.spec.clone();
+        let lists_tools = matches!(&call.ask, Ask::Relay(asked) if &*asked.method == "tools/list");
         let engine = app.engine.clone();
         Self {
             manner,
@@ -106,6 +108,7 @@ impl Relay {
             heard,
             cancellation,
             spec,
+            lists_tools,
             app: app.clone(),
             id,
             asked: IndexMap::new(),
@@ -278,9 +281,12 @@ impl Relay {
                 Asked::Fail(error) => Some(Next::Done(Box::new(Err(*error)))),
                 Asked::Park(said, replier) => {
                     self.asks += 1;
-                    let kind = said.method.split('/').next().unwrap_or_default();
-                    self.asked
-                        .insert(format!("{kind}_{}", self.asks), (said, replier));
+                    let key = replier.key.as_ref().map(ToString::to_string);
+                    let key = key.unwrap_or_else(|| {
+                        let kind = said.method.split('/').next().unwrap_or_default();
+                        format!("{kind}_{}", self.asks)
+                    });
+                    self.asked.insert(key, (said, replier));
                     None
                 }
             },
@@ -289,6 +295,7 @@ impl Relay {
 
     fn finish(&self, answer: Result<Answer, CallError>) -> Result<Reply, RpcError> {
         match answer {
+            Ok(answer) if self.lists_tools => Ok(lists::offered(answer.reply, &self.spec)),
             Ok(answer) => Ok(files::with_links(&answer, &self.spec, &self.app.settings)),
             Err(CallError::Rpc { reply, .. }) => Ok(reply),
             Err(error) => Err(RpcError::of_call(&error).to(Some(self.id.clone()))),

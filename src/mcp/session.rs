@@ -31,6 +31,9 @@ const MOST: usize = 1000;
 /// Questions that wait for one client.
 const MOST_ASKED: usize = 1000;
 
+/// The log messages that a client gets who asked for none in particular.
+const LOG_LEVEL: &str = "info";
+
 /// All sessions of this bridge.
 #[derive(Default)]
 pub struct McpSessions {
@@ -61,6 +64,7 @@ pub struct McpSession {
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<Ear>>>,
+    log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
 }
 
@@ -95,6 +99,7 @@ impl McpSessions {
             asked: Mutex::default(),
             asks: AtomicU64::new(1),
             followed: Mutex::default(),
+            log_level: Mutex::new(LOG_LEVEL.into()),
             last_used: Mutex::new(Instant::now()),
         });
         let mut all = lock(&self.all);
@@ -204,6 +209,16 @@ impl McpSession {
             replier.relay(&line, &id);
         });
         true
+    }
+
+    /// The least log messages that the client wants.
+    pub fn log_level(&self) -> Box<str> {
+        lock(&self.log_level).clone()
+    }
+
+    /// The client wants log messages from this level on.
+    pub fn set_log_level(&self, level: &str) {
+        *lock(&self.log_level) = level.into();
     }
 
     /// Passes what the client tells on to its children. A shared child is not told: it would take
