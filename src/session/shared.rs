@@ -10,7 +10,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::SessionError;
@@ -51,6 +55,8 @@ pub struct SharedChild {
     pub child: Child,
     /// Where it works: a folder of its own, from which nothing is published.
     pub job: Job,
+    /// Calls side by side, where the config bounds them.
+    places: Option<Arc<Semaphore>>,
     lease: Lease,
     version: SpecVersion,
 }
@@ -245,6 +251,9 @@ impl SharedChildren {
                 child,
                 job,
                 lease,
+                places: spec
+                    .concurrency
+                    .map(|most| Arc::new(Semaphore::new(most.get()))),
                 version: spec.version(),
             }),
             Err(error) => {
@@ -341,6 +350,15 @@ impl SharedChildren {
             store.remove_job(&job)
         };
         let _ = tokio::task::spawn_blocking(clear).await;
+    }
+}
+
+impl SharedChild {
+    /// Waits for a place among the calls that its config allows side by side; none is needed where
+    /// it says nothing.
+    pub async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let places = self.places.clone()?;
+        Some(places.acquire_owned().await.expect("never closed"))
     }
 }
 

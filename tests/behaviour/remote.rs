@@ -1,14 +1,11 @@
 //! Remote servers: one bridge in front of another, through both doors.
 
-use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{net::TcpListener, time::Instant};
 
 use crate::support::{
-    Builder, Client, Mcp, TestBridge, echo, eventually, fixture, servers, vars, with,
+    Builder, Client, Mcp, TestBridge, echo, eventually,
+    far::{self, Far},
+    fixture, servers, vars, with,
 };
 use serde_json::{Value, json};
 
@@ -230,74 +227,15 @@ fn one_that_restarts_between_calls_is_asked_in_a_new_session() {
     }
 }
 
-/// A remote server that notes each request's verb and method. It ends with the test's process.
-fn recorder() -> (String, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}/mcp", listener.local_addr().expect("an address"));
-    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
-    let notes = seen.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let notes = notes.clone();
-            std::thread::spawn(move || while record(&stream, &notes).is_some() {});
-        }
-    });
-    (url, seen)
-}
-
-fn record(mut stream: &TcpStream, notes: &Mutex<Vec<String>>) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let (mut head, mut length) = (String::new(), 0);
-    while reader.read_line(&mut head).ok()? > 2 {
-        let last = head.lines().last()?.to_ascii_lowercase();
-        if let Some(bytes) = last.strip_prefix("content-length:") {
-            length = bytes.trim().parse().ok()?;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let message: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let (verb, method) = (
-        head.split(' ').next()?,
-        message["method"].as_str().unwrap_or(""),
-    );
-    notes
-        .lock()
-        .expect("the notes")
-        .push(format!("{verb} {method}").trim().to_owned());
-    let result = match method {
-        "initialize" => json!({
-            "protocolVersion": "2025-11-25",
-            "capabilities": {"tools": {}},
-            "serverInfo": {"name": "recorder", "version": "1"},
-        }),
-        _ => json!({"tools": []}),
-    };
-    let answer = json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string();
-    let (status, answer) = match (verb, &message["id"]) {
-        ("GET", _) => ("405 Method Not Allowed", ""),
-        (_, Value::Null) => ("202 Accepted", ""),
-        _ => ("200 OK", answer.as_str()),
-    };
-    let length = answer.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nMcp-Session-Id: one\r\n\
-         Content-Length: {length}\r\n\r\n"
-    );
-    stream.write_all((head + answer).as_bytes()).ok()
-}
-
 #[test]
 fn a_command_that_is_done_has_closed_its_sessions() {
-    let (url, seen) = recorder();
-    let remote = json!({"url": url, "type": "streamable-http"});
+    let far = Far::start(far::respond);
+    let remote = json!({"url": format!("{}/mcp", far.origin), "type": "streamable-http"});
     let near = TestBridge::builder(servers([("echo", remote)])).prepare();
     let check = near.command(&["check"]);
     assert!(check.status.success(), "{check:?}");
-    let seen = seen.lock().expect("the notes");
-    let count = |what: &str| seen.iter().filter(|one| *one == what).count();
-    assert!(count("POST initialize") > 0, "{seen:?}");
-    assert_eq!(count("DELETE"), count("POST initialize"), "{seen:?}");
+    assert!(far.count("POST initialize") > 0);
+    assert_eq!(far.count("DELETE"), far.count("POST initialize"));
 }
 
 #[test]
