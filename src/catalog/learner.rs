@@ -34,6 +34,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Learner {
     shared: Arc<Shared>,
     watch: Watch,
+    began: Instant,
     _stop: DropGuard,
 }
 
@@ -41,6 +42,7 @@ struct Shared {
     spec: Mutex<Arc<ServerSpec>>,
     learnt: Mutex<Option<Arc<Learnt>>>,
     publish: watch::Sender<Knowledge>,
+    changes: watch::Sender<()>,
     wanted: Wanted,
     stop: CancellationToken,
 }
@@ -70,18 +72,21 @@ impl Wanted {
 }
 
 impl Learner {
-    /// Begins to learn at once. A task of `tasks` does it, and ends when nothing of it is left.
+    /// Begins to learn at once. A task of `tasks` does it, and ends when nothing of it is left;
+    /// `changes` is told of each new answer.
     pub fn start(
         spec: Arc<ServerSpec>,
         children: Arc<Children>,
         store: Arc<Store>,
         tasks: &TaskTracker,
+        changes: watch::Sender<()>,
     ) -> Self {
         let (publish, watch) = watch::channel(Knowledge::Learning);
         let shared = Arc::new(Shared {
             spec: Mutex::new(spec),
             learnt: Mutex::default(),
             publish,
+            changes,
             wanted: Wanted {
                 requests: Notify::new(),
                 granted: Mutex::default(),
@@ -91,6 +96,7 @@ impl Learner {
         tasks.spawn(shared.clone().run(children, store));
         Self {
             watch,
+            began: Instant::now(),
             _stop: shared.stop.clone().drop_guard(),
             shared,
         }
@@ -114,6 +120,11 @@ impl Learner {
     /// Asks the server again.
     pub fn refresh(&self) {
         self.shared.wanted.requests.notify_one();
+    }
+
+    /// When learning began.
+    pub fn began(&self) -> Instant {
+        self.began
     }
 
     /// To read or await the entry.
@@ -140,6 +151,7 @@ impl Shared {
         if let Some(learnt) = learnt {
             let offer = Offer::new(self.spec(), learnt);
             self.publish.send_replace(Knowledge::Ready(Arc::new(offer)));
+            self.changes.send_replace(());
         }
     }
 
