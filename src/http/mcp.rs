@@ -1,4 +1,4 @@
-//! `/mcp/{server}`: MCP Streamable HTTP.
+//! `/mcp/{server}`, and `/mcp` for all servers: MCP Streamable HTTP.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,8 +11,7 @@ use axum::{
 
 use crate::{
     app::App,
-    catalog::{Knowledge, Offer},
-    mcp::{self, Asking, ClientMessage, RpcError},
+    mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
     telemetry::RequestId,
 };
 
@@ -64,6 +63,68 @@ pub async fn delete(
     ended.await.unwrap_or_else(RpcError::into_response)
 }
 
+/// One message of a client's of all servers.
+pub async fn post_all(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let posted = async {
+        let asking = asking_all(&app, peer, &parts.headers, parts.extensions.get())?;
+        accepts(&parts.headers, &["application/json", "text/event-stream"])?;
+        let message = read(body, &parts.headers, app.settings.listen.max_body_bytes).await?;
+        mcp::all::post(asking, message).await
+    };
+    posted.await.unwrap_or_else(RpcError::into_response)
+}
+
+/// A stream of what belongs to no request, of all servers.
+pub async fn get_all(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let (parts, _) = request.into_parts();
+    let opened = asking_all(&app, peer, &parts.headers, parts.extensions.get());
+    let opened = opened.and_then(|asking| {
+        accepts(&parts.headers, &["text/event-stream"])?;
+        mcp::all::get(&asking)
+    });
+    opened.unwrap_or_else(RpcError::into_response)
+}
+
+/// Ends the protocol's session with all servers.
+pub async fn delete_all(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let (parts, _) = request.into_parts();
+    let asking = asking_all(&app, peer, &parts.headers, parts.extensions.get());
+    let ended = asking.and_then(|asking| mcp::all::delete(&asking));
+    ended.unwrap_or_else(RpcError::into_response)
+}
+
+fn asking_all<'a>(
+    app: &'a Arc<App>,
+    peer: SocketAddr,
+    headers: &'a HeaderMap,
+    request_id: Option<&RequestId>,
+) -> Result<AskingAll<'a>, RpcError> {
+    Ok(AskingAll {
+        app,
+        caller: app.identity.authenticate(headers, peer.ip())?,
+        headers,
+        request_id: text(request_id),
+    })
+}
+
+fn text(request_id: Option<&RequestId>) -> Box<str> {
+    let text = request_id.map(ToString::to_string);
+    text.unwrap_or_default().into()
+}
+
 async fn asking<'a>(
     app: &'a Arc<App>,
     server: &str,
@@ -72,43 +133,15 @@ async fn asking<'a>(
     request_id: Option<&RequestId>,
 ) -> Result<Asking<'a>, RpcError> {
     let caller = app.identity.authenticate(headers, peer.ip())?;
-    let offer = offer(app, server).await?;
-    let request_id = request_id
-        .map(ToString::to_string)
-        .unwrap_or_default()
-        .into();
+    let offer = mcp::offer(app, server).await?;
     Ok(Asking {
         app,
         caller,
         offer,
         headers,
-        request_id,
+        request_id: text(request_id),
+        shown: None,
     })
-}
-
-async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
-    let unknown = || {
-        let message = format!("Not Found: there is no server '{server}'");
-        RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
-    };
-    let name = server.parse().map_err(|_| unknown())?;
-    match app.catalog.offer(&name).await.ok_or_else(unknown)? {
-        Knowledge::Ready(offer) => Ok(offer),
-        Knowledge::Learning => {
-            let message = format!("the server '{server}' is starting; try again in a moment");
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            Err(RpcError::new(status, -32603, "starting", &message))
-        }
-        Knowledge::Failed { brief, .. } => {
-            let message = format!("the server '{server}' cannot be used: {brief}");
-            Err(RpcError::new(
-                StatusCode::BAD_GATEWAY,
-                -32603,
-                "not_started",
-                &message,
-            ))
-        }
-    }
 }
 
 /// Clients must take both forms of an answer; `*/*` takes everything.

@@ -19,10 +19,11 @@ use super::{
     stream,
 };
 use crate::{
+    app::App,
     call::{Ask, Call},
     child::{Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
-    model::RawJson,
+    model::{Caller, RawJson, ServerName},
     session::{Class, Place},
 };
 
@@ -51,16 +52,23 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
 
 /// The client's stream for what belongs to no request.
 pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
-    let session = session(asking)?;
-    check_version(asking.headers)?;
-    let seen = asking
-        .headers
+    stream_of(asking.app, session(asking)?, asking.headers)
+}
+
+/// The stream of a session.
+pub fn stream_of(
+    app: &App,
+    session: Arc<McpSession>,
+    headers: &HeaderMap,
+) -> Result<Response, RpcError> {
+    check_version(headers)?;
+    let seen = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse().ok());
     // Without an id a stream begins with what comes next.
     let seen = seen.unwrap_or_else(|| session.outbox.last());
     let (sender, events) = mpsc::channel(64);
-    let stopping = asking.app.engine.stopping.clone();
+    let stopping = app.engine.stopping.clone();
     tokio::spawn(async move {
         let outbox = session.outbox.clone();
         let sending = session.ended.run_until_cancelled(outbox.send(seen, sender));
@@ -86,7 +94,12 @@ fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Response {
         version,
         message.params.capabilities.clone().unwrap_or_default(),
     );
-    let mut response = json(lists::answer(message, &result));
+    greeted(message, &result, &session)
+}
+
+/// The answer to `initialize`, with the session's id.
+pub fn greeted(message: &ClientMessage, result: &RawJson, session: &McpSession) -> Response {
+    let mut response = json(lists::answer(message, result));
     if let Ok(id) = HeaderValue::from_str(session.id.as_str()) {
         response.headers_mut().insert(SESSION, id);
     }
@@ -94,24 +107,32 @@ fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Response {
 }
 
 fn session(asking: &Asking<'_>) -> Result<Arc<McpSession>, RpcError> {
-    let Some(id) = asking.headers.get(SESSION) else {
+    let server = Some(&asking.offer.spec.name);
+    session_with(asking.app, &asking.caller, server, asking.headers)
+}
+
+/// The session that the headers name, if it is this caller's with this server.
+pub fn session_with(
+    app: &App,
+    caller: &Caller,
+    server: Option<&ServerName>,
+    headers: &HeaderMap,
+) -> Result<Arc<McpSession>, RpcError> {
+    let Some(id) = headers.get(SESSION) else {
         return Err(RpcError::invalid(
             "Mcp-Session-Id is missing: send initialize first",
         ));
     };
-    let principal = &asking.caller.principal;
     let id = id.to_str().unwrap_or_default();
-    let found = asking
-        .app
-        .mcp
-        .find(id, principal, Some(&asking.offer.spec.name));
+    let found = app.mcp.find(id, &caller.principal, server);
     found.ok_or_else(|| {
         let message = "Session not found: send initialize again";
         RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_session", message)
     })
 }
 
-fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
+/// The version header, where one is sent.
+pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
     let Some(version) = headers.get("mcp-protocol-version") else {
         return Ok(());
     };
@@ -135,20 +156,7 @@ async fn in_session(
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
     match &message.kind {
-        Kind::Response => {
-            let id = message.answer_id();
-            session.answer(&message.line, &id);
-            Ok(StatusCode::ACCEPTED.into_response())
-        }
-        Kind::Notification(method) => {
-            match (&**method, &message.params.request_id) {
-                ("notifications/cancelled", Some(id)) => session.cancel(id),
-                // The child had its own from us.
-                ("notifications/initialized", _) => {}
-                _ => session.tell(&message.line),
-            }
-            Ok(StatusCode::ACCEPTED.into_response())
-        }
+        Kind::Response | Kind::Notification(_) => Ok(take(&session, &message)),
         Kind::Request(method) if &**method == "ping" => {
             Ok(json(lists::answer(&message, &RawJson::empty_object())))
         }
@@ -159,7 +167,24 @@ async fn in_session(
     }
 }
 
-async fn relay(
+/// Takes what needs no answer.
+pub fn take(session: &McpSession, message: &ClientMessage) -> Response {
+    match (&message.kind, &message.params.request_id) {
+        (Kind::Response, _) => {
+            session.answer(&message.line, &message.answer_id());
+        }
+        (Kind::Notification(method), Some(id)) if &**method == "notifications/cancelled" => {
+            session.cancel(id);
+        }
+        // The child had its own from us.
+        (Kind::Notification(method), _) if &**method == "notifications/initialized" => {}
+        _ => session.tell(&message.line),
+    }
+    StatusCode::ACCEPTED.into_response()
+}
+
+/// Passes a request on to the caller's child.
+pub async fn relay(
     asking: Asking<'_>,
     session: Arc<McpSession>,
     message: ClientMessage,
@@ -181,6 +206,7 @@ async fn relay(
         caller,
         offer,
         request_id,
+        shown,
         ..
     } = asking;
     let profile = Profile {
@@ -189,6 +215,7 @@ async fn relay(
         ..Profile::silent()
     };
     let (followed, mode) = (session.clone(), offer.spec.mode);
+    let news_shown = shown.clone();
     let make = |hearing, parked| Call {
         caller,
         spec: offer.spec.clone(),
@@ -197,11 +224,14 @@ async fn relay(
         profile,
         hearing: Some(hearing),
         parked,
-        on_child: Some(Arc::new(move |child| followed.follow(child, mode))),
+        on_child: Some(Arc::new(move |child| {
+            followed.follow(child, mode, news_shown.clone());
+        })),
         request_id,
     };
     let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parked);
     relay.keep(in_flight);
+    relay.show(shown);
     Ok(relay.respond().await)
 }
 

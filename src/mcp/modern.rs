@@ -22,8 +22,9 @@ use super::{
 };
 use crate::{
     call::{Ask, Call},
+    catalog::Offer,
     child::{Profile, Replier, Reply, Said, splice},
-    model::RawJson,
+    model::{RawJson, Tool},
 };
 
 /// The revision that is spoken here.
@@ -31,7 +32,7 @@ pub const VERSION: &str = "2026-07-28";
 /// A subscription's longest life: a day.
 const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);
 /// Methods of older revisions that this one has no more.
-const REMOVED: &[&str] = &[
+pub const REMOVED: &[&str] = &[
     "initialize",
     "logging/setLevel",
     "ping",
@@ -55,7 +56,8 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
     let answered = match &message.kind {
         Kind::Request(method) => {
             let method = method.clone();
-            let checked = headers::check(asking.headers, &message, &method, &asking.offer);
+            let schema = called(&asking.offer, &message).map(Tool::input_schema);
+            let checked = headers::check(asking.headers, &message, &method, schema);
             match checked {
                 Ok(()) => request(asking, message, &method).await,
                 Err(error) => Err(error),
@@ -76,7 +78,15 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
     })
 }
 
-async fn request(
+/// The tool that a message calls.
+pub fn called<'a>(offer: &'a Offer, message: &ClientMessage) -> Option<&'a Tool> {
+    let calls = message.kind == Kind::Request("tools/call".into());
+    let (name, _) = message.params.name.as_ref().filter(|_| calls)?;
+    offer.tool(name).map(|offered| &offered.tool)
+}
+
+/// A request whose headers were checked.
+pub async fn request(
     asking: Asking<'_>,
     message: ClientMessage,
     method: &str,
@@ -122,6 +132,7 @@ async fn pass(
         caller,
         offer,
         request_id,
+        shown,
         ..
     } = asking;
     let mut spec = offer.spec.clone();
@@ -143,7 +154,8 @@ async fn pass(
     let (_, parked) = watch::channel(false);
     let (owner, id) = (app.mcp.owner(), message.answer_id());
     let cancelled = CancellationToken::new();
-    let relay = Relay::start(app, owner, id, manner, cancelled, make, parked);
+    let mut relay = Relay::start(app, owner, id, manner, cancelled, make, parked);
+    relay.show(shown);
     Ok(relay.respond().await)
 }
 
@@ -163,6 +175,7 @@ async fn relay(
         caller,
         offer,
         request_id,
+        shown,
         ..
     } = asking;
     let make = |hearing, parked| Call {
@@ -187,6 +200,7 @@ async fn relay(
         parked,
     );
     relay.can_park(park, retry);
+    relay.show(shown);
     Ok(relay.respond().await)
 }
 

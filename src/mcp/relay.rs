@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{RpcError, files, park::Retry, session::InFlight, stream};
+use super::{RpcError, all::Shown, files, park::Retry, session::InFlight, stream};
 use crate::{
     app::App,
     call::{Answer, Call, CallError},
@@ -70,6 +70,8 @@ pub struct Relay {
     retry: Option<(watch::Sender<bool>, Retry)>,
     /// The client can cancel the request by its id while this lives.
     in_flight: Option<InFlight>,
+    /// How the server's resources are called, where they are not as it calls them.
+    shown: Option<Shown>,
 }
 
 /// What happened next.
@@ -112,12 +114,18 @@ impl Relay {
             asks: 0,
             retry: None,
             in_flight: None,
+            shown: None,
         }
     }
 
     /// Keeps the client's way to cancel the request for as long as it runs.
     pub fn keep(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
+    }
+
+    /// Calls the server's resources so in the answer.
+    pub fn show(&mut self, shown: Option<Shown>) {
+        self.shown = shown;
     }
 
     /// Lets the request wait for its client's retry.
@@ -280,7 +288,13 @@ impl Relay {
 
     fn finish(&self, answer: Result<Answer, CallError>) -> Result<Reply, RpcError> {
         match answer {
-            Ok(answer) => Ok(files::with_links(&answer, &self.spec, &self.app.settings)),
+            Ok(answer) => {
+                let reply = files::with_links(&answer, &self.spec, &self.app.settings);
+                Ok(match &self.shown {
+                    Some(shown) => shown.reply(reply),
+                    None => reply,
+                })
+            }
             Err(CallError::Rpc { reply, .. }) => Ok(reply),
             Err(error) => Err(RpcError::of_call(&error).to(Some(self.id.clone()))),
         }

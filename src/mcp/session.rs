@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::stream::Outbox;
+use super::{all::Shown, stream::Outbox};
 use crate::{
     child::{Child, Ear, Replier},
     config::Mode,
@@ -57,6 +57,8 @@ pub struct McpSession {
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<Ear>>>,
+    /// Told to each child that is followed from now on.
+    greeting: Mutex<Option<bytes::Bytes>>,
     last_used: Mutex<Instant>,
 }
 
@@ -87,6 +89,7 @@ impl McpSessions {
             asked: Mutex::default(),
             asks: AtomicU64::new(1),
             followed: Mutex::default(),
+            greeting: Mutex::default(),
             last_used: Mutex::new(Instant::now()),
         });
         let mut all = lock(&self.all);
@@ -187,12 +190,24 @@ impl McpSession {
         }
     }
 
+    /// Tells this to the session's children, those to come included; the last such line counts.
+    pub fn tell_always(&self, line: &bytes::Bytes) {
+        *lock(&self.greeting) = Some(line.clone());
+        self.tell(line);
+    }
+
     /// Passes on what this child says to nobody in particular, until it or the session ends; from
-    /// now on the child hears what the client tells.
-    pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode) {
+    /// now on the child hears what the client tells. `shown` is how its resources are called.
+    pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode, shown: Option<Shown>) {
         let mut followed = lock(&self.followed);
         followed.retain(|_, ear| ear.as_ref().is_none_or(Ear::is_open));
         let ear = (mode != Mode::Shared).then(|| child.ear());
+        let greeting = lock(&self.greeting).clone();
+        if let (Some(ear), Some(greeting)) = (&ear, greeting)
+            && !followed.contains_key(&child.number())
+        {
+            ear.tell(&greeting);
+        }
         if followed.insert(child.number(), ear).is_some() {
             return;
         }
@@ -201,7 +216,10 @@ impl McpSession {
         tokio::spawn(ended.run_until_cancelled_owned(async move {
             loop {
                 match news.recv().await {
-                    Ok(said) => outbox.push(&said.line),
+                    Ok(said) => match &shown {
+                        Some(shown) => outbox.push(&shown.note(&said)),
+                        None => outbox.push(&said.line),
+                    },
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 }

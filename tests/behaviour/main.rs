@@ -18,6 +18,7 @@ mod identity;
 mod leftovers;
 mod limits;
 mod mcp;
+mod mcp_all;
 mod mcp_bytes;
 mod openapi;
 mod real_servers;
