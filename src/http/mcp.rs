@@ -4,9 +4,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Path, Request, State},
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    extract::{ConnectInfo, FromRequest, FromRequestParts as _, Path, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
 };
 
 use crate::{
@@ -15,133 +15,110 @@ use crate::{
     telemetry::RequestId,
 };
 
+/// What a request of HTTP's came with.
+pub struct Came {
+    app: Arc<App>,
+    /// None for all of them.
+    server: Option<String>,
+    peer: SocketAddr,
+    parts: Parts,
+    body: Body,
+}
+
+impl FromRequest<Arc<App>> for Came {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let server = Option::<Path<String>>::from_request_parts(&mut parts, app).await;
+        let server = server.map_err(IntoResponse::into_response)?;
+        let peer = ConnectInfo::from_request_parts(&mut parts, app).await;
+        let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
+        Ok(Self {
+            app: app.clone(),
+            server: server.map(|Path(server)| server),
+            peer,
+            parts,
+            body,
+        })
+    }
+}
+
 /// One message of a client's.
-pub async fn post(
-    State(app): State<Arc<App>>,
-    Path(server): Path<String>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, body) = request.into_parts();
+pub async fn post(came: Came) -> Response {
+    let body = came.body;
+    let (app, headers) = (&came.app, &came.parts.headers);
     let posted = async {
-        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
-        accepts(&parts.headers, &["application/json", "text/event-stream"])?;
-        let message = read(body, &parts.headers, app.settings.listen.max_body_bytes).await?;
-        mcp::post(asking, message).await
+        let asking = asking(app, came.server.as_deref(), came.peer, &came.parts).await?;
+        accepts(headers, &["application/json", "text/event-stream"])?;
+        let message = read(body, headers, app.settings.listen.max_body_bytes).await?;
+        match asking {
+            Asked::One(asking) => mcp::post(asking, message).await,
+            Asked::All(asking) => mcp::all::post(asking, message).await,
+        }
     };
     posted.await.unwrap_or_else(RpcError::into_response)
 }
 
 /// A stream of what belongs to no request.
-pub async fn get(
-    State(app): State<Arc<App>>,
-    Path(server): Path<String>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, _) = request.into_parts();
+pub async fn get(came: Came) -> Response {
     let opened = async {
-        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
-        accepts(&parts.headers, &["text/event-stream"])?;
-        mcp::get(&asking)
+        let server = came.server.as_deref();
+        let asking = asking(&came.app, server, came.peer, &came.parts).await?;
+        accepts(&came.parts.headers, &["text/event-stream"])?;
+        match asking {
+            Asked::One(asking) => mcp::get(&asking),
+            Asked::All(asking) => mcp::all::get(&asking),
+        }
     };
     opened.await.unwrap_or_else(RpcError::into_response)
 }
 
 /// Ends the protocol's session.
-pub async fn delete(
-    State(app): State<Arc<App>>,
-    Path(server): Path<String>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, _) = request.into_parts();
+pub async fn delete(came: Came) -> Response {
     let ended = async {
-        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
-        mcp::delete(&asking)
+        let server = came.server.as_deref();
+        match asking(&came.app, server, came.peer, &came.parts).await? {
+            Asked::One(asking) => mcp::delete(&asking),
+            Asked::All(asking) => mcp::all::delete(&asking),
+        }
     };
     ended.await.unwrap_or_else(RpcError::into_response)
 }
 
-/// One message of a client's of all servers.
-pub async fn post_all(
-    State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, body) = request.into_parts();
-    let posted = async {
-        let asking = asking_all(&app, peer, &parts.headers, parts.extensions.get())?;
-        accepts(&parts.headers, &["application/json", "text/event-stream"])?;
-        let message = read(body, &parts.headers, app.settings.listen.max_body_bytes).await?;
-        mcp::all::post(asking, message).await
-    };
-    posted.await.unwrap_or_else(RpcError::into_response)
-}
-
-/// A stream of what belongs to no request, of all servers.
-pub async fn get_all(
-    State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, _) = request.into_parts();
-    let opened = asking_all(&app, peer, &parts.headers, parts.extensions.get());
-    let opened = opened.and_then(|asking| {
-        accepts(&parts.headers, &["text/event-stream"])?;
-        mcp::all::get(&asking)
-    });
-    opened.unwrap_or_else(RpcError::into_response)
-}
-
-/// Ends the protocol's session with all servers.
-pub async fn delete_all(
-    State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, _) = request.into_parts();
-    let asking = asking_all(&app, peer, &parts.headers, parts.extensions.get());
-    let ended = asking.and_then(|asking| mcp::all::delete(&asking));
-    ended.unwrap_or_else(RpcError::into_response)
-}
-
-fn asking_all<'a>(
-    app: &'a Arc<App>,
-    peer: SocketAddr,
-    headers: &'a HeaderMap,
-    request_id: Option<&RequestId>,
-) -> Result<AskingAll<'a>, RpcError> {
-    Ok(AskingAll {
-        app,
-        caller: app.identity.authenticate(headers, peer.ip())?,
-        headers,
-        request_id: text(request_id),
-    })
-}
-
-fn text(request_id: Option<&RequestId>) -> Box<str> {
-    let text = request_id.map(ToString::to_string);
-    text.unwrap_or_default().into()
+/// Who was asked.
+enum Asked<'a> {
+    One(Asking<'a>),
+    All(AskingAll<'a>),
 }
 
 async fn asking<'a>(
     app: &'a Arc<App>,
-    server: &str,
+    server: Option<&str>,
     peer: SocketAddr,
-    headers: &'a HeaderMap,
-    request_id: Option<&RequestId>,
-) -> Result<Asking<'a>, RpcError> {
+    parts: &'a Parts,
+) -> Result<Asked<'a>, RpcError> {
+    let headers = &parts.headers;
     let caller = app.identity.authenticate(headers, peer.ip())?;
-    let offer = mcp::offer(app, server).await?;
-    Ok(Asking {
+    let request_id = parts.extensions.get::<RequestId>();
+    let request_id = request_id.map(ToString::to_string).unwrap_or_default();
+    let request_id = request_id.into();
+    let Some(server) = server else {
+        return Ok(Asked::All(AskingAll {
+            app,
+            caller,
+            headers,
+            request_id,
+        }));
+    };
+    Ok(Asked::One(Asking {
         app,
         caller,
-        offer,
+        offer: mcp::offer(app, server).await?,
         headers,
-        request_id: text(request_id),
+        request_id,
         shown: None,
-    })
+    }))
 }
 
 /// Clients must take both forms of an answer; `*/*` takes everything.

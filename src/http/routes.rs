@@ -25,9 +25,6 @@ pub fn router(app: &Arc<App>) -> Router {
     };
     let server = get(documents::below_mcpo).post(call::below_mcpo);
     let mcp = get(mcp::get).post(mcp::post).delete(mcp::delete);
-    let all = get(mcp::get_all)
-        .post(mcp::post_all)
-        .delete(mcp::delete_all);
     let server_at_root = get(documents::at_root).post(call::at_root);
     let routes =
         Router::new()
@@ -39,8 +36,8 @@ pub fn router(app: &Arc<App>) -> Router {
             .route("/docs", get(documents::index))
             .route("/docs/assets/{file}", get(documents::asset))
             .route("/mcpo/{server}/{leaf}", server)
-            .route("/mcp", all.clone())
-            .route("/mcp/", all)
+            .route("/mcp", mcp.clone())
+            .route("/mcp/", mcp.clone())
             .route("/mcp/{server}", mcp)
             .route("/{server}/{leaf}", server_at_root)
             .fallback(not_found)

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode};
 
+use tokio::sync::watch;
+
 use super::{ClientMessage, Kind, RpcError, all::Shown};
 use crate::{
     app::App,
-    call::Relayed,
+    call::{Ask, Call, Relayed},
     catalog::{Knowledge, Offer},
+    child::Profile,
     model::Caller,
     session::Place,
 };
@@ -58,6 +61,22 @@ impl Asking<'_> {
             let status = StatusCode::NOT_FOUND;
             RpcError::new(status, -32600, "unknown_session", "no such session")
         })
+    }
+
+    /// A call that passes a request on to the child at this place. Nobody hears what the child says
+    /// meanwhile, and it cannot wait for its client.
+    pub fn call(&self, relayed: Relayed, place: Place, profile: Profile) -> Call {
+        Call {
+            caller: self.caller.clone(),
+            spec: self.offer.spec.clone(),
+            place,
+            ask: Ask::Relay(relayed),
+            profile,
+            hearing: None,
+            on_child: None,
+            parked: watch::channel(false).1,
+            request_id: self.request_id.clone(),
+        }
     }
 }
 

@@ -20,7 +20,6 @@ use super::{
 };
 use crate::{
     app::App,
-    call::{Ask, Call},
     child::{Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::{Caller, RawJson, ServerName},
@@ -201,37 +200,21 @@ pub async fn relay(
         park,
     });
     let cancelled = in_flight.cancelled.clone();
-    let Asking {
-        app,
-        caller,
-        offer,
-        request_id,
-        shown,
-        ..
-    } = asking;
     let profile = Profile {
         protocol_version: session.version.clone(),
         capabilities: session.capabilities.clone(),
         ..Profile::silent()
     };
-    let (followed, mode) = (session.clone(), offer.spec.mode);
-    let news_shown = shown.clone();
-    let make = |hearing, parked| Call {
-        caller,
-        spec: offer.spec.clone(),
-        place,
-        ask: Ask::Relay(relayed),
-        profile,
-        hearing: Some(hearing),
-        parked,
-        on_child: Some(Arc::new(move |child| {
-            followed.follow(child, mode, news_shown.clone());
-        })),
-        request_id,
-    };
-    let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parked);
+    let mut call = asking.call(relayed, place, profile);
+    let (followed, mode) = (session.clone(), call.spec.mode);
+    let shown = asking.shown.clone();
+    call.on_child = Some(Arc::new(move |child| {
+        followed.follow(child, mode, shown.clone());
+    }));
+    call.parked = parked;
+    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancelled, call);
     relay.keep(in_flight);
-    relay.show(shown);
+    relay.show(asking.shown);
     Ok(relay.respond().await)
 }
 
