@@ -1,6 +1,6 @@
 //! Clients of 2024-11-05 to 2025-11-25: sessions, a GET stream, and requests in both directions.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{
     http::{HeaderMap, HeaderValue, StatusCode},
@@ -13,14 +13,14 @@ use tokio::sync::{mpsc, watch};
 use super::{
     ClientMessage, Kind, RpcError,
     asking::{Asking, relayed},
-    lists,
+    lists::{self, member},
     relay::{Asked, Manner, Relay, json, with_token},
     session::McpSession,
     stream,
 };
 use crate::{
     app::App,
-    child::{Profile, Replier, Reply, Said, splice},
+    child::{Ear, Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::{Caller, RawJson, ServerName},
     session::{Class, Place},
@@ -175,6 +175,14 @@ pub fn take(session: &McpSession, message: &ClientMessage) -> Response {
         (Kind::Notification(method), Some(id)) if &**method == "notifications/cancelled" => {
             session.cancel(id);
         }
+        (Kind::Notification(method), _) if &**method == "notifications/progress" => {
+            let whole = RawJson::parse(message.line.clone()).ok();
+            let params = whole.and_then(|whole| member(&whole, "params"));
+            let token = params.and_then(|params| member(&params, "progressToken"));
+            if !token.is_some_and(|token| session.progress(&message.line, &token)) {
+                session.tell(&message.line);
+            }
+        }
         // The child had its own from us.
         (Kind::Notification(method), _) if &**method == "notifications/initialized" => {}
         _ => session.tell(&message.line),
@@ -198,6 +206,7 @@ pub async fn relay(
         id: id.clone(),
         token: message.params.meta.progress_token.clone(),
         park,
+        child: Mutex::default(),
     });
     let cancelled = in_flight.cancelled.clone();
     let profile = Profile {
@@ -208,7 +217,9 @@ pub async fn relay(
     let mut call = asking.call(relayed, place, profile);
     let (followed, mode) = (session.clone(), call.spec.mode);
     let shown = asking.shown.clone();
+    let asked = manner.clone();
     call.on_child = Some(Arc::new(move |child| {
+        *asked.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child.ear());
         followed.follow(child, mode, shown.clone());
     }));
     call.parked = parked;
@@ -235,10 +246,16 @@ struct LegacyManner {
     id: RawJson,
     token: Option<RawJson>,
     park: watch::Sender<bool>,
+    /// The child that serves it.
+    child: Mutex<Option<Ear>>,
 }
 
 impl Manner for LegacyManner {
     fn told(&self, said: &Said) -> Option<Bytes> {
+        if &*said.method == "notifications/cancelled" {
+            let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            return self.session.withdrawn(said, child.as_ref()?);
+        }
         with_token(said, self.token.as_ref())
     }
 
@@ -254,8 +271,16 @@ impl Manner for LegacyManner {
         let Some(id) = said.id.clone().filter(|_| answers) else {
             return Asked::Declined;
         };
-        let number = self.session.ask(replier, self.park.clone()).to_string();
-        Asked::Send(splice(&said.line, &[(&id, number.as_bytes())]))
+        let meta = said
+            .params
+            .as_ref()
+            .and_then(|params| member(params, "_meta"));
+        let token = meta.and_then(|meta| member(&meta, "progressToken"));
+        let number = self.session.ask(replier, self.park.clone(), token.clone());
+        let number = number.to_string();
+        let mut edits = vec![(&id, number.as_bytes())];
+        edits.extend(token.as_ref().map(|token| (token, number.as_bytes())));
+        Asked::Send(splice(&said.line, &edits))
     }
 
     fn answered(&self, reply: &Reply) -> Bytes {

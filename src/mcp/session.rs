@@ -13,12 +13,15 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{all::Shown, stream::Outbox};
+use super::{all::Shown, lists::member, stream::Outbox};
 use crate::{
-    child::{Child, Ear, Replier},
+    child::{Child, Ear, Replier, Said, splice},
     config::Mode,
     model::{Principal, RawJson, ServerName, SessionId},
 };
@@ -62,9 +65,22 @@ pub struct McpSession {
     last_used: Mutex<Instant>,
 }
 
+/// What a child asked and the client has not answered.
 struct Asked {
     replier: Replier,
     parked: watch::Sender<bool>,
+    /// The child's own, for progress with the answer.
+    token: Option<RawJson>,
+}
+
+impl Asked {
+    /// The clock of the request for which it was asked goes on, unless more of it was asked.
+    fn is_over(&self, others: &HashMap<u64, Self>) {
+        let same = |other: &Self| other.parked.same_channel(&self.parked);
+        if !others.values().any(same) {
+            self.parked.send_replace(false);
+        }
+    }
 }
 
 impl McpSessions {
@@ -156,29 +172,61 @@ impl McpSession {
         }
     }
 
-    /// Keeps the way back to a child that asked, under a number of ours.
-    pub fn ask(&self, replier: Replier, parked: watch::Sender<bool>) -> u64 {
+    /// Keeps the way back to a child that asked, under a number of ours, which stands for the
+    /// child's progress token, too: several children may use the same.
+    pub fn ask(
+        &self,
+        replier: Replier,
+        parked: watch::Sender<bool>,
+        token: Option<RawJson>,
+    ) -> u64 {
         let number = self.asks.fetch_add(1, Ordering::Relaxed);
         parked.send_replace(true);
-        lock(&self.asked).insert(number, Asked { replier, parked });
+        let asked = Asked {
+            replier,
+            parked,
+            token,
+        };
+        lock(&self.asked).insert(number, asked);
         number
+    }
+
+    /// Tells the child that asked how far its client's answer is; `false` if nobody asked.
+    pub fn progress(&self, line: &bytes::Bytes, token: &RawJson) -> bool {
+        let asked = lock(&self.asked);
+        let found = number(token).and_then(|number| asked.get(&number));
+        let Some((found, own)) = found.and_then(|found| Some((found, found.token.as_ref()?)))
+        else {
+            return false;
+        };
+        let line = splice(line, &[(token, own.as_bytes())]);
+        found.replier.tell(&line);
+        true
+    }
+
+    /// The child no longer wants the answer to what it asked with this id: the line that says so,
+    /// with our number for it; `None` where nothing of it is open.
+    pub fn withdrawn(&self, said: &Said, ear: &Ear) -> Option<bytes::Bytes> {
+        let id = member(said.params.as_ref()?, "requestId")?;
+        let mut asked = lock(&self.asked);
+        let mut open = asked.iter();
+        let found = open.find(|(_, asked)| ear.asked(&asked.replier, &id));
+        let number = *found?.0;
+        let gone = asked.remove(&number)?;
+        gone.is_over(&asked);
+        drop(asked);
+        Some(splice(&said.line, &[(&id, number.to_string().as_bytes())]))
     }
 
     /// Passes a client's answer on to the child that asked; `false` if nobody did.
     pub fn answer(&self, line: &bytes::Bytes, id: &RawJson) -> bool {
-        let number = id.as_str().trim_matches('"').parse::<u64>().ok();
-        let asked = number.and_then(|number| lock(&self.asked).remove(&number));
-        let Some(Asked { replier, parked }) = asked else {
+        let mut open = lock(&self.asked);
+        let Some(asked) = number(id).and_then(|number| open.remove(&number)) else {
             return false;
         };
-        replier.relay(line, id);
-        let others = lock(&self.asked);
-        if !others
-            .values()
-            .any(|other| other.parked.same_channel(&parked))
-        {
-            parked.send_replace(false);
-        }
+        asked.is_over(&open);
+        drop(open);
+        asked.replier.relay(line, id);
         true
     }
 
@@ -212,19 +260,32 @@ impl McpSession {
             return;
         }
         drop(followed);
-        let (outbox, ended, mut news) = (self.outbox.clone(), self.ended.clone(), child.news());
+        let (ended, mut news) = (self.ended.clone(), child.news());
+        let (session, ear) = (Arc::downgrade(self), child.ear());
         tokio::spawn(ended.run_until_cancelled_owned(async move {
             loop {
-                match news.recv().await {
-                    Ok(said) => match &shown {
-                        Some(shown) => outbox.push(&shown.note(&said)),
-                        None => outbox.push(&said.line),
-                    },
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                let said = match news.recv().await {
+                    Ok(said) => said,
+                    Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                let Some(session) = session.upgrade() else {
+                    return;
+                };
+                if let Some(line) = session.told(&said, &ear, shown.as_ref()) {
+                    session.outbox.push(&line);
                 }
             }
         }));
+    }
+
+    /// What a child said, as the client is to read it.
+    fn told(&self, said: &Said, ear: &Ear, shown: Option<&Shown>) -> Option<bytes::Bytes> {
+        match (&*said.method, shown) {
+            ("notifications/cancelled", _) => self.withdrawn(said, ear),
+            (_, Some(shown)) => Some(shown.note(said)),
+            (_, None) => Some(said.line.clone()),
+        }
     }
 }
 
@@ -240,6 +301,11 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         lock(&self.session.in_flight).remove(&self.id);
     }
+}
+
+/// A number of ours, as a client writes it.
+fn number(id: &RawJson) -> Option<u64> {
+    id.as_str().trim_matches('"').parse().ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -606,6 +606,40 @@ fn questions_that_wait_side_by_side_are_told_apart() {
 }
 
 #[test]
+fn progress_with_an_answer_and_questions_taken_back_are_of_the_right_child() {
+    let own = |name: &str| with(library(name, &[]), json!({"workspace": "own"}));
+    let bridge = TestBridge::start(servers([("one", own("one")), ("two", own("two"))]));
+    let able = json!({"elicitation": {}});
+    let mcp = Mcp::legacy(bridge.chat("alice", "c1"), ALL, &able);
+    let mut news = mcp.listen();
+    // Both children call their question `q` and its progress `t`.
+    let (mut one, mut two) = (
+        mcp.begin("one_withdraw", json!({})),
+        mcp.begin("two_withdraw", json!({})),
+    );
+    let asked = [one.message(), two.message()];
+    let number = |asked: &Value| asked["id"].clone();
+    assert_ne!(number(&asked[0]), number(&asked[1]));
+    for (stream, asked, name) in [(two, &asked[1], "two"), (one, &asked[0], "one")] {
+        assert_eq!(asked["params"]["_meta"]["progressToken"], number(asked));
+        let params = json!({"progressToken": number(asked), "progress": 0.5});
+        let told = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
+        assert_eq!(mcp.send(&told.to_string()).status, 202);
+        let lines = stream.rest();
+        let mut messages: Vec<Value> = lines
+            .iter()
+            .map(|line| serde_json::from_str(line).expect("json"))
+            .collect();
+        let said = messages.pop().expect("an answer")["result"]["content"][0]["text"].take();
+        assert_eq!(said, format!("{name} heard 0.5"));
+        // Right behind the question it rides the call's stream, later it belongs to no request.
+        let withdrawn = messages.pop().unwrap_or_else(|| news.message());
+        assert_eq!(withdrawn["method"], "notifications/cancelled");
+        assert_eq!(withdrawn["params"]["requestId"], number(asked));
+    }
+}
+
+#[test]
 fn a_modern_clients_retry_resumes_the_call_of_its_server() {
     let bridge = askers();
     let mcp = Mcp::modern(bridge.chat("alice", "c1"), ALL, json!({"elicitation": {}}));
