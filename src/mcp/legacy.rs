@@ -13,19 +13,30 @@ use tokio::sync::{mpsc, watch};
 use super::{
     ClientMessage, Kind, RpcError,
     asking::{Asking, relayed},
-    lists::{self, member},
+    lists,
     relay::{Asked, Manner, Relay, json, with_token},
     session::McpSession,
     stream,
 };
 use crate::{
     app::App,
-    child::{Ear, Profile, Replier, Reply, Said, splice},
+    child::{Ear, Era, Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::{Caller, RawJson, ServerName},
     session::{Class, Place},
 };
 
+/// What `logging/setLevel` may ask for.
+pub const LEVELS: &[&str] = &[
+    "debug",
+    "info",
+    "notice",
+    "warning",
+    "error",
+    "critical",
+    "alert",
+    "emergency",
+];
 /// `Mcp-Session-Id`
 const SESSION: &str = "mcp-session-id";
 
@@ -159,6 +170,9 @@ async fn in_session(
         Kind::Request(method) if &**method == "ping" => {
             Ok(json(lists::answer(&message, &RawJson::empty_object())))
         }
+        Kind::Request(method) if &**method == "logging/setLevel" && is_modern(&asking) => {
+            set_level(&asking, &session, &message)
+        }
         Kind::Request(method) => match lists::list(&asking.offer, method) {
             Some(list) => Ok(json(lists::answer(&message, &list))),
             None => relay(asking, session, message).await,
@@ -177,8 +191,8 @@ pub fn take(session: &McpSession, message: &ClientMessage) -> Response {
         }
         (Kind::Notification(method), _) if &**method == "notifications/progress" => {
             let whole = RawJson::parse(message.line.clone()).ok();
-            let params = whole.and_then(|whole| member(&whole, "params"));
-            let token = params.and_then(|params| member(&params, "progressToken"));
+            let params = whole.and_then(|whole| whole.member("params"));
+            let token = params.and_then(|params| params.member("progressToken"));
             if !token.is_some_and(|token| session.progress(&message.line, &token)) {
                 session.tell(&message.line);
             }
@@ -190,13 +204,53 @@ pub fn take(session: &McpSession, message: &ClientMessage) -> Response {
     StatusCode::ACCEPTED.into_response()
 }
 
+/// Whether the server's children speak 2026-07-28 alone.
+fn is_modern(asking: &Asking<'_>) -> bool {
+    asking.offer.learnt.era == Era::Modern
+}
+
+/// Notes the level, which goes to children of 2026-07-28 with each request.
+fn set_level(
+    asking: &Asking<'_>,
+    session: &McpSession,
+    message: &ClientMessage,
+) -> Result<Response, RpcError> {
+    if !asking
+        .offer
+        .learnt
+        .hello
+        .capabilities
+        .contains_key("logging")
+    {
+        let text = "Method not found: logging/setLevel";
+        return Err(RpcError::new(
+            StatusCode::OK,
+            -32601,
+            "unknown_method",
+            text,
+        ));
+    }
+    let level = message.params.level.as_deref();
+    let Some(level) = level.filter(|level| LEVELS.contains(level)) else {
+        let text = format!("params.level must be one of {}", LEVELS.join(", "));
+        return Err(RpcError::new(
+            StatusCode::OK,
+            -32602,
+            "bad_arguments",
+            &text,
+        ));
+    };
+    session.set_log_level(level);
+    Ok(json(lists::answer(message, &RawJson::empty_object())))
+}
+
 /// Passes a request on to the caller's child.
 pub async fn relay(
     asking: Asking<'_>,
     session: Arc<McpSession>,
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
-    let relayed = relayed(&asking.offer, &message)?;
+    let relayed = relayed(&asking.offer, &message, Era::Legacy)?;
     let place = place(&asking, &session)?;
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
@@ -205,6 +259,7 @@ pub async fn relay(
         session: session.clone(),
         id: id.clone(),
         token: message.params.meta.progress_token.clone(),
+        reads_modern: &*relayed.method == "resources/read" && is_modern(&asking),
         park,
         child: Mutex::default(),
     });
@@ -212,6 +267,7 @@ pub async fn relay(
     let profile = Profile {
         protocol_version: session.version.clone(),
         capabilities: session.capabilities.clone(),
+        log_level: Some(session.log_level()),
         ..Profile::silent()
     };
     let mut call = asking.call(relayed, place, profile);
@@ -245,6 +301,8 @@ struct LegacyManner {
     session: Arc<McpSession>,
     id: RawJson,
     token: Option<RawJson>,
+    /// The answer of a child of 2026-07-28 to a read.
+    reads_modern: bool,
     park: watch::Sender<bool>,
     /// The child that serves it.
     child: Mutex<Option<Ear>>,
@@ -274,8 +332,8 @@ impl Manner for LegacyManner {
         let meta = said
             .params
             .as_ref()
-            .and_then(|params| member(params, "_meta"));
-        let token = meta.and_then(|meta| member(&meta, "progressToken"));
+            .and_then(|params| params.member("_meta"));
+        let token = meta.and_then(|meta| meta.member("progressToken"));
         let number = self.session.ask(replier, self.park.clone(), token.clone());
         let number = number.to_string();
         let mut edits = vec![(&id, number.as_bytes())];
@@ -284,6 +342,13 @@ impl Manner for LegacyManner {
     }
 
     fn answered(&self, reply: &Reply) -> Bytes {
-        splice(&reply.line, &[(&reply.id, self.id.as_bytes())])
+        let id = self.id.as_bytes();
+        match &reply.outcome {
+            Err(error) if self.reads_modern => {
+                let earlier = lists::earlier_code(error);
+                splice(&reply.line, &[(&reply.id, id), (error, earlier.as_bytes())])
+            }
+            _ => splice(&reply.line, &[(&reply.id, id)]),
+        }
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{all::Shown, lists::member, stream::Outbox};
+use super::{all::Shown, stream::Outbox};
 use crate::{
     child::{Child, Ear, Replier, Said, splice},
     config::Mode,
@@ -30,6 +30,9 @@ use crate::{
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Sessions of one principal; the one that was used longest ago makes room.
 const MOST: usize = 1000;
+
+/// The log messages that a client gets who asked for none in particular.
+const LOG_LEVEL: &str = "info";
 
 /// All sessions of this bridge.
 #[derive(Default)]
@@ -62,6 +65,7 @@ pub struct McpSession {
     followed: Mutex<HashMap<u64, Option<Ear>>>,
     /// Told to each child that is followed from now on.
     greeting: Mutex<Option<bytes::Bytes>>,
+    log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
 }
 
@@ -106,6 +110,7 @@ impl McpSessions {
             asks: AtomicU64::new(1),
             followed: Mutex::default(),
             greeting: Mutex::default(),
+            log_level: Mutex::new(LOG_LEVEL.into()),
             last_used: Mutex::new(Instant::now()),
         });
         let mut all = lock(&self.all);
@@ -207,7 +212,7 @@ impl McpSession {
     /// The child no longer wants the answer to what it asked with this id: the line that says so,
     /// with our number for it; `None` where nothing of it is open.
     pub fn withdrawn(&self, said: &Said, ear: &Ear) -> Option<bytes::Bytes> {
-        let id = member(said.params.as_ref()?, "requestId")?;
+        let id = said.params.as_ref()?.member("requestId")?;
         let mut asked = lock(&self.asked);
         let mut open = asked.iter();
         let found = open.find(|(_, asked)| ear.asked(&asked.replier, &id));
@@ -228,6 +233,16 @@ impl McpSession {
         drop(open);
         asked.replier.relay(line, id);
         true
+    }
+
+    /// The least log messages that the client wants.
+    pub fn log_level(&self) -> Box<str> {
+        lock(&self.log_level).clone()
+    }
+
+    /// The client wants log messages from this level on.
+    pub fn set_log_level(&self, level: &str) {
+        *lock(&self.log_level) = level.into();
     }
 
     /// Passes what the client tells on to its children. A shared child is not told: it would take

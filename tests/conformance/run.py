@@ -32,6 +32,10 @@ RUNS = [  # server, revision, what must fail; None: shown, not judged
     ("legacy", MODERN, BEYOND_LEGACY),
     ("dual-stateful", LEGACY, None),
     ("dual-stateful", MODERN, None),
+    ("modern", LEGACY, {}),
+    ("modern", MODERN, {}),
+    ("modern-stateful", LEGACY, None),
+    ("modern-stateful", MODERN, None),
 ]
 ALL_RUNS = [  # at /mcp, each in front of servers of its own
     ("all", LEGACY, {}),

@@ -15,6 +15,7 @@ PYTHON = HERE.parents[1] / ".tools/fixture/bin/python"
 START, END = 60, 30  # seconds for a server to be ready, and to end
 FIXTURE = {"command": str(PYTHON), "args": [str(HERE / "fixture_server.py")]}
 LEGACY_FIXTURE = FIXTURE | {"args": [*FIXTURE["args"], "--legacy"]}
+MODERN_FIXTURE = FIXTURE | {"args": [*FIXTURE["args"], "--modern"]}
 
 
 def with_names(fixture):
@@ -25,6 +26,8 @@ BRIDGE_SERVERS = {  # shared: the suite's clients say nothing that would tell on
     "dual": FIXTURE | {"mode": "shared"},
     "legacy": LEGACY_FIXTURE | {"mode": "shared"},
     "dual-stateful": FIXTURE | {"mode": "stateful"},
+    "modern": MODERN_FIXTURE | {"mode": "shared"},
+    "modern-stateful": MODERN_FIXTURE | {"mode": "stateful"},
 }
 # Behind /mcp a tool is called {server}_{tool}: with this fixture's names, as the suite knows them.
 BESIDE = {"command": "python3", "args": [str(HERE.parent / "fixtures/echo_server.py")], "mode": "shared"}

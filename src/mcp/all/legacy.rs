@@ -12,25 +12,13 @@ use crate::{
     child::splice,
     mcp::{
         ClientMessage, Kind, RpcError,
-        legacy::{check_version, greeted, relay, session_with, stream_of, take},
-        lists::{self, member},
+        legacy::{LEVELS, check_version, greeted, relay, session_with, stream_of, take},
+        lists,
         relay::json,
         session::McpSession,
     },
     model::RawJson,
 };
-
-/// Of RFC 5424, as `logging/setLevel` takes them.
-const LEVELS: &[&str] = &[
-    "debug",
-    "info",
-    "notice",
-    "warning",
-    "error",
-    "critical",
-    "alert",
-    "emergency",
-];
 
 /// One message of a client's.
 pub async fn post(asking: AskingAll<'_>, message: ClientMessage) -> Result<Response, RpcError> {
@@ -92,13 +80,15 @@ async fn initialize(asking: &AskingAll<'_>, message: &ClientMessage) -> Response
 /// The children of the session are told, each when it first serves it; none is started for this.
 fn set_level(session: &McpSession, message: &ClientMessage) -> Result<Response, RpcError> {
     let whole = RawJson::parse(message.line.clone()).ok();
-    let params = whole.and_then(|whole| member(&whole, "params"));
-    let level = params.and_then(|params| member(&params, "level"));
+    let params = whole.and_then(|whole| whole.member("params"));
+    let level = params.and_then(|params| params.member("level"));
     let level = level.and_then(|level| level.read::<String>().ok());
-    if !level.is_some_and(|level| LEVELS.contains(&&*level)) {
+    let Some(level) = level.filter(|level| LEVELS.contains(&&**level)) else {
         let text = format!("params.level must be one of {}", LEVELS.join(", "));
         return Err(RpcError::params(&text).answered());
-    }
+    };
+    // Children of 2026-07-28 hear it with each request, others once.
+    session.set_log_level(&level);
     // Numbers of ours begin with 1: nobody waits for this answer.
     session.tell_always(&splice(&message.line, &[(&message.answer_id(), b"0")]));
     Ok(json(lists::answer(message, &RawJson::empty_object())))

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     child::{Said, splice},
-    mcp::{ClientMessage, RpcError, listen::SUBSCRIPTION, lists::member, modern::request, stream},
+    mcp::{ClientMessage, RpcError, listen::SUBSCRIPTION, modern::request, stream},
     model::RawJson,
 };
 
@@ -164,20 +164,19 @@ impl Part {
     /// A line as the client is to read it; `None` for the server's own acknowledgement.
     fn line(&self, line: &Bytes) -> Option<Bytes> {
         let whole = RawJson::parse(line.clone()).ok()?;
-        let method = member(&whole, "method").and_then(|method| method.read::<String>().ok());
+        let method = whole
+            .member("method")
+            .and_then(|method| method.read::<String>().ok());
         let said = Said {
             line: line.clone(),
-            id: member(&whole, "id"),
+            id: whole.member("id"),
             method: method.unwrap_or_default().into(),
-            params: member(&whole, "params"),
+            params: whole.member("params"),
         };
         if &*said.method == "notifications/subscriptions/acknowledged" {
             return None;
         }
-        let place = said
-            .params
-            .as_ref()
-            .and_then(|params| member(params, "uri"));
+        let place = said.params.as_ref().and_then(|params| params.member("uri"));
         let own = place.as_ref().and_then(|place| place.read::<String>().ok());
         match (place, own.and_then(|own| self.asked.get(&own))) {
             (Some(place), Some(asked)) => {

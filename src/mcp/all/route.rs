@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     child::splice,
-    mcp::{Asking, ClientMessage, Kind, RpcError, lists::member, offer},
+    mcp::{Asking, ClientMessage, Kind, RpcError, offer},
     model::RawJson,
 };
 
@@ -59,9 +59,9 @@ fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, Rp
         return Ok(None);
     };
     let whole = || RawJson::parse(message.line.clone()).ok();
-    let params = || member(&whole()?, "params");
+    let params = || whole()?.member("params");
     let text = |object: RawJson, key: &str| {
-        let place = member(&object, key)?;
+        let place = object.member(key)?;
         Some((place.read::<String>().ok()?, place))
     };
     let (found, missing) = match &**method {
@@ -81,7 +81,7 @@ fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, Rp
             (resource, "params.uri is missing")
         }
         "completion/complete" => {
-            let target = params().and_then(|params| member(&params, "ref"));
+            let target = params().and_then(|params| params.member("ref"));
             let prompt = || text(target.clone()?, "name");
             let found = match target.clone().and_then(|target| text(target, "uri")) {
                 Some((uri, place)) => Some((Reference::Resource(uri), place)),
@@ -105,14 +105,13 @@ fn find(view: &View, reference: &Reference) -> Result<(usize, String), RpcError>
         };
         RpcError::new(StatusCode::OK, -32602, kind, &text)
     };
-    let owned = |(server, own): (usize, &str)| (server, own.to_owned());
     match reference {
         Reference::Tool(name) => {
-            let tool = view.tool(name).map(owned);
+            let tool = view.tool(name);
             tool.ok_or_else(|| unknown("tool", name))
         }
         Reference::Prompt(name) => {
-            let prompt = view.prompt(name).map(owned);
+            let prompt = view.prompt(name);
             prompt.ok_or_else(|| unknown("prompt", name))
         }
         Reference::Resource(uri) => find_resource(view, uri),

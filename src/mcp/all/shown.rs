@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::view::View;
 use crate::{
     child::{Reply, Said, splice},
-    mcp::lists::member,
     model::RawJson,
 };
 
@@ -36,7 +35,7 @@ impl Shown {
     /// A note of the server's, as a line.
     pub fn note(&self, said: &Said) -> bytes::Bytes {
         let place = (&*said.method == "notifications/resources/updated")
-            .then(|| member(said.params.as_ref()?, "uri"))
+            .then(|| said.params.as_ref()?.member("uri"))
             .flatten();
         let places: Vec<RawJson> = place.into_iter().collect();
         exchanged(&self.view, self.server, &said.line, &places).unwrap_or_else(|| said.line.clone())
@@ -45,13 +44,13 @@ impl Shown {
 
 /// A tool as it is listed: it may name a resource that shows its results.
 pub fn tool(view: &View, server: usize, tool: RawJson) -> RawJson {
-    let Some(meta) = member(&tool, "_meta") else {
+    let Some(meta) = tool.member("_meta") else {
         return tool;
     };
-    let nested = member(&meta, "ui").and_then(|ui| member(&ui, "resourceUri"));
+    let nested = meta.member("ui").and_then(|ui| ui.member("resourceUri"));
     let places: Vec<RawJson> = nested
         .into_iter()
-        .chain(member(&meta, "ui/resourceUri"))
+        .chain(meta.member("ui/resourceUri"))
         .collect();
     let line = tool.clone().into_bytes();
     exchanged(view, server, &line, &places)
@@ -92,26 +91,26 @@ fn in_result(result: &RawJson) -> Vec<RawJson> {
     if holds("resource_link") {
         places.extend(items(result, "content").iter().filter_map(link));
         let messages = items(result, "messages");
-        let contents = messages.iter().filter_map(|it| member(it, "content"));
+        let contents = messages.iter().filter_map(|it| it.member("content"));
         places.extend(contents.filter_map(|it| link(&it)));
     }
     if holds("\"contents\"") {
         let read = items(result, "contents");
-        places.extend(read.iter().filter_map(|it| member(it, "uri")));
+        places.extend(read.iter().filter_map(|it| it.member("uri")));
     }
     places
 }
 
 fn link(block: &RawJson) -> Option<RawJson> {
-    let kind: String = member(block, "type")?.read().ok()?;
+    let kind: String = block.member("type")?.read().ok()?;
     (kind == "resource_link")
-        .then(|| member(block, "uri"))
+        .then(|| block.member("uri"))
         .flatten()
 }
 
 /// The items of a member that is an array.
 fn items(object: &RawJson, key: &str) -> Vec<RawJson> {
-    let Some(list) = member(object, key) else {
+    let Some(list) = object.member(key) else {
         return Vec::new();
     };
     let bytes = list.into_bytes();

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     catalog::Offer,
     config::Loaded,
-    mcp::lists::{exchange, member},
+    mcp::lists::exchange,
     model::{RawJson, ServerName},
 };
 
@@ -130,12 +130,26 @@ impl View {
     }
 
     /// Whose tool this is, and how the server spells it.
-    pub fn tool(&self, name: &str) -> Option<(usize, &str)> {
-        find(&self.tools, name)
+    pub fn tool(&self, name: &str) -> Option<(usize, String)> {
+        find(&self.tools, name).or_else(|| self.unlisted(name))
+    }
+
+    /// A tool that only a session's own child knows, where lists depend on the session.
+    fn unlisted(&self, name: &str) -> Option<(usize, String)> {
+        let mut offers = self.offers.iter().enumerate();
+        offers.find_map(|(server, offer)| {
+            let spec = &offer.spec;
+            let own = name
+                .strip_prefix(spec.name.as_str())?
+                .strip_prefix('_')
+                .filter(|own| spec.session_lists && offer.may_call(own))?;
+            let named = Namer::new(&spec.name, self.config.servers.keys()).name(own);
+            (named == name).then(|| (server, own.to_owned()))
+        })
     }
 
     /// Whose prompt this is, and how the server spells it.
-    pub fn prompt(&self, name: &str) -> Option<(usize, &str)> {
+    pub fn prompt(&self, name: &str) -> Option<(usize, String)> {
         find(&self.prompts, name)
     }
 
@@ -225,16 +239,17 @@ fn name(taken: &mut HashMap<String, Named>, namer: &Namer<'_>, server: usize, ow
     name
 }
 
-fn find<'a>(names: &'a HashMap<String, Named>, name: &str) -> Option<(usize, &'a str)> {
-    names.get(name).map(|found| (found.server, &*found.own))
+fn find(names: &HashMap<String, Named>, name: &str) -> Option<(usize, String)> {
+    let found = names.get(name)?;
+    Some((found.server, (*found.own).to_owned()))
 }
 
 fn text(item: &RawJson, key: &str) -> Option<String> {
-    member(item, key)?.read().ok()
+    item.member(key)?.read().ok()
 }
 
 fn renamed(item: &RawJson, key: &str, value: &str) -> RawJson {
-    let place = member(item, key);
+    let place = item.member(key);
     let value = RawJson::of(&value.into());
     place.map_or_else(|| item.clone(), |place| exchange(item, &place, &value))
 }
