@@ -301,6 +301,18 @@ fn a_call_keeps_every_byte_but_those_of_its_name() {
     assert_eq!(through(&legacy(chat), r#""b\u0079tes_raw""#), expected);
 }
 
+#[test]
+fn a_tool_that_only_the_chats_process_has_can_be_called_where_lists_depend_on_it() {
+    let own = with(echo(), json!({"session_lists": true}));
+    let bridge = TestBridge::start(servers([("own", own), ("echo", echo())]));
+    for mcp in both(&bridge, "c1") {
+        mcp.call("own_change_tools", json!({}));
+        assert_eq!(mcp.text("own_extra", json!({})), "extra");
+        mcp.call("echo_change_tools", json!({}));
+        assert_eq!(mcp.begin("echo_extra", json!({})).refusal().1, -32602);
+    }
+}
+
 // Resources.
 
 #[test]
