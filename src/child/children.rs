@@ -235,7 +235,8 @@ impl Children {
             Some(Ok(Err(closed))) => match child.closed(closed).await {
                 ChildError::Died { status, said } => {
                     let why = format!("it ended before it was ready ({status})");
-                    ChildError::NotStarted { why, said }
+                    let refused = false;
+                    ChildError::NotStarted { why, said, refused }
                 }
                 other => other,
             },
@@ -245,6 +246,7 @@ impl Children {
                 ChildError::NotStarted {
                     why,
                     said: child.last_words(),
+                    refused: false,
                 }
             }
             None => stopped(),
