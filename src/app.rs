@@ -20,7 +20,7 @@ use crate::{
     config::{Loaded, Settings},
     identity::Identity,
     install::{Installer, InstallerSettings},
-    mcp::{McpSessions, Parks},
+    mcp::{McpSessions, Parks, all::Views},
     model::{Principal, ServerName},
     session::{SessionSettings, Sessions, SharedChildren},
     store::Store,
@@ -53,6 +53,8 @@ pub struct App {
     pub mcp: McpSessions,
     /// Calls that wait for their client's retry.
     pub parks: Parks,
+    /// What the endpoint of all servers offers.
+    pub views: Views,
     /// When this process began.
     pub started: Instant,
     config: RwLock<Arc<Loaded>>,
@@ -118,6 +120,7 @@ impl App {
             metrics,
             mcp: McpSessions::default(),
             parks: Parks::default(),
+            views: Views::default(),
             started: Instant::now(),
             config: RwLock::new(Arc::new(config)),
             calls_without_chat: AtomicBool::new(false),

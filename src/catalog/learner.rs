@@ -37,6 +37,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Learner {
     shared: Arc<Shared>,
     watch: Watch,
+    began: Instant,
     _stop: DropGuard,
 }
 
@@ -45,6 +46,7 @@ struct Shared {
     learnt: Mutex<Option<Arc<Learnt>>>,
     news: broadcast::Sender<News>,
     publish: watch::Sender<Knowledge>,
+    changes: watch::Sender<()>,
     wanted: Wanted,
     stop: CancellationToken,
 }
@@ -74,13 +76,15 @@ impl Wanted {
 }
 
 impl Learner {
-    /// Begins to learn at once. A task of `tasks` does it, and ends when nothing of it is left.
+    /// Begins to learn at once. A task of `tasks` does it, and ends when nothing of it is left;
+    /// `changes` is told of each new answer.
     pub fn start(
         spec: Arc<ServerSpec>,
         children: Arc<Children>,
         store: Arc<Store>,
         news: broadcast::Sender<News>,
         tasks: &TaskTracker,
+        changes: watch::Sender<()>,
     ) -> Self {
         let (publish, watch) = watch::channel(Knowledge::Learning);
         let shared = Arc::new(Shared {
@@ -88,6 +92,7 @@ impl Learner {
             learnt: Mutex::default(),
             news,
             publish,
+            changes,
             wanted: Wanted {
                 requests: Notify::new(),
                 granted: Mutex::default(),
@@ -97,6 +102,7 @@ impl Learner {
         tasks.spawn(shared.clone().run(children, store));
         Self {
             watch,
+            began: Instant::now(),
             _stop: shared.stop.clone().drop_guard(),
             shared,
         }
@@ -122,6 +128,11 @@ impl Learner {
         self.shared.wanted.requests.notify_one();
     }
 
+    /// When learning began.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
     /// To read or await the entry.
     pub fn watch(&self) -> Watch {
         self.watch.clone()
@@ -142,6 +153,7 @@ impl Shared {
         if let Some(learnt) = learnt {
             let offer = Offer::new(self.spec(), learnt);
             self.publish.send_replace(Knowledge::Ready(Arc::new(offer)));
+            self.changes.send_replace(());
         }
     }
 

@@ -61,6 +61,7 @@ pub struct Catalog {
     store: Arc<Store>,
     learning: TaskTracker,
     news: broadcast::Sender<News>,
+    changes: watch::Sender<()>,
 }
 
 /// A list of a server's that differs from what was served before.
@@ -84,6 +85,7 @@ impl Catalog {
             store,
             learning: TaskTracker::new(),
             news: broadcast::channel(NEWS).0,
+            changes: watch::Sender::new(()),
         }
     }
 
@@ -108,10 +110,13 @@ impl Catalog {
                     self.store.clone(),
                     self.news.clone(),
                     &self.learning,
+                    self.changes.clone(),
                 ),
             };
             entries.insert(spec.name.clone(), learner);
         }
+        drop(entries);
+        self.changes.send_replace(());
     }
 
     /// Forgets all servers. Those that are just being asked are ended, and when this returns
@@ -154,6 +159,27 @@ impl Catalog {
             Ok(Err(_)) | Err(_) => Knowledge::Learning,
         };
         Some(known)
+    }
+
+    /// Waits until each of these is known or has failed, or was being learnt for [`PATIENCE`]: a
+    /// slow one is waited for when it is new, and then no more.
+    pub async fn settled<'a>(&self, servers: impl Iterator<Item = &'a ServerName>) {
+        let waits: Vec<_> = {
+            let entries = self.lock();
+            let learners = servers.filter_map(|server| entries.get(server));
+            learners
+                .map(|learner| (learner.began() + PATIENCE, learner.watch()))
+                .collect()
+        };
+        for (until, mut knowledge) in waits {
+            let known = knowledge.wait_for(|state| !matches!(state, Knowledge::Learning));
+            let _ = tokio::time::timeout_at(until, known).await;
+        }
+    }
+
+    /// Says when what is known of some server changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// What its operator should look at.

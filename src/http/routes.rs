@@ -36,6 +36,8 @@ pub fn router(app: &Arc<App>) -> Router {
             .route("/docs", get(documents::index))
             .route("/docs/assets/{file}", get(documents::asset))
             .route("/mcpo/{server}/{leaf}", server)
+            .route("/mcp", mcp.clone())
+            .route("/mcp/", mcp.clone())
             .route("/mcp/{server}", mcp)
             .route("/{server}/{leaf}", server_at_root)
             .fallback(not_found)

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The member of `_meta` that says which subscription a note is for.
-const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

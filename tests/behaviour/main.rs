@@ -20,6 +20,7 @@ mod install;
 mod leftovers;
 mod limits;
 mod mcp;
+mod mcp_all;
 mod mcp_bytes;
 mod mcp_sessions;
 mod modern_only;
