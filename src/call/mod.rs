@@ -8,6 +8,7 @@ mod arguments;
 mod ask;
 mod error;
 mod files;
+mod meta;
 mod record;
 mod run;
 mod shared;
@@ -16,6 +17,7 @@ mod stateless;
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -80,6 +82,8 @@ pub struct Call {
     /// Set while the caller has been asked something: the call's clock stops, and it gives back its
     /// place among the running calls.
     pub parked: watch::Receiver<bool>,
+    /// Headers of the caller's request that the server gets; `None` where its config forwards none.
+    pub forwarded: Option<HeaderMap>,
     /// For logs and the journal.
     pub request_id: Box<str>,
 }
@@ -106,6 +110,7 @@ impl Call {
             hearing: None,
             on_child: None,
             parked: watch::channel(false).1,
+            forwarded: None,
             request_id: request_id.into(),
         }
     }

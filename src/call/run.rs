@@ -105,10 +105,16 @@ impl Running {
         if let Some(on_child) = &self.call.on_child {
             on_child(child);
         }
-        let write = self.call.ask.writer(&self.call.spec, &job.work())?;
+        let (spec, forwarded) = (&self.call.spec, self.call.forwarded.as_ref());
+        let write = self.call.ask.writer(spec, &job.work(), forwarded)?;
         let cancelled = CancellationToken::new();
         let hearing = self.call.hearing.clone();
-        let mut answer = std::pin::pin!(child.exchange(write, &cancelled, hearing));
+        let mut accompanied = None;
+        let make = |number: u64| {
+            accompanied = forwarded.and_then(|headers| child.accompany(number, headers.clone()));
+            write(number)
+        };
+        let mut answer = std::pin::pin!(child.exchange(make, &cancelled, hearing));
         let mut deadline = self.deadline;
         let mut parked = self.call.parked.clone();
         loop {

@@ -10,9 +10,9 @@ use indexmap::IndexMap;
 
 use super::Learnt;
 use crate::{
-    config::{Mode, ServerSpec},
+    config::{Documents, Mode, ServerSpec},
     model::Tool,
-    openapi::{ArgumentRules, DocumentInput, document},
+    openapi::{ArgumentRules, DocumentInput, document, name_of_dots},
 };
 
 /// What a server offers under one version of its config.
@@ -70,6 +70,12 @@ impl Offer {
         self.tools.get(name)
     }
 
+    /// A tool by the last part of its URL, decoded.
+    pub fn tool_at(&self, segment: &str) -> Option<&OfferedTool> {
+        let named = self.tool(segment);
+        named.or_else(|| self.tool(name_of_dots(segment)?))
+    }
+
     /// All of them, in the server's order.
     pub fn tools(&self) -> impl ExactSizeIterator<Item = &Tool> {
         self.tools.values().map(|offered| &offered.tool)
@@ -114,7 +120,8 @@ impl Offer {
     }
 
     /// The OpenAPI document for operations below `server_url`; made once, then served from memory.
-    pub fn document(&self, server_url: &str, secured: bool) -> Bytes {
+    /// What `said` says of title, description and version stands over the server's own words.
+    pub fn document(&self, server_url: &str, said: &Documents, secured: bool) -> Bytes {
         let mut documents = self
             .documents
             .lock()
@@ -124,13 +131,18 @@ impl Offer {
         }
         let tools: Vec<Tool> = self.tools().cloned().collect();
         let made = document(&DocumentInput {
-            title: self.title(),
-            version: &self.learnt.hello.server_info.version,
-            description: self.learnt.hello.instructions.as_deref(),
+            title: said.name.as_deref().unwrap_or(self.title()),
+            version: (said.version.as_deref()).unwrap_or(&self.learnt.hello.server_info.version),
+            description: (said.description.as_deref()).or(self
+                .learnt
+                .hello
+                .instructions
+                .as_deref()),
             server_url,
             tools: &tools,
             usage_guide: self.spec.usage_guide.as_deref(),
             secured,
+            operation_ids: said.operation_ids,
         });
         let made = Bytes::from(made.to_string());
         documents.insert(server_url.to_owned(), made.clone());

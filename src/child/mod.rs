@@ -31,6 +31,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::{
@@ -47,7 +48,7 @@ use crate::{
     artifacts,
     config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, Transport},
     model::RawJson,
-    remote::{self, Failed, Outbound, RemoteOptions},
+    remote::{self, Accompanied, Failed, Outbound, RemoteOptions},
     store::{Job, JobFolderPaths},
     telemetry::{ChildMode, Live, Metrics},
 };
@@ -487,6 +488,15 @@ impl Child {
                 Ok(reply)
             }
             Err(closed) => Err(self.closed(closed).await),
+        }
+    }
+
+    /// Sends these headers with the request of this number, for as long as what is returned lives.
+    /// `None` for a program, which has no headers.
+    pub fn accompany(&self, number: u64, headers: HeaderMap) -> Option<Accompanied> {
+        match &self.body {
+            Body::Local(_) => None,
+            Body::Remote(remote) => Some(remote.accompany(number, headers)),
         }
     }
 

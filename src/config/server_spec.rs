@@ -10,9 +10,11 @@ use url::Url;
 use crate::model::{RawJson, ServerName};
 
 mod command;
+mod forwarding;
 mod version;
 
 pub use command::{CommandSpec, ResolvedCommand};
+pub use forwarding::HeaderForwarding;
 pub use version::SpecVersion;
 
 /// One entry of `mcpServers`. `Debug` shows no value that may be secret.
@@ -48,6 +50,8 @@ pub struct ServerSpec {
     pub resolve_path_fields: Vec<String>,
     /// A call that saves work before a session is ended by us.
     pub before_end: Option<BeforeEnd>,
+    /// Headers of a caller's request that the server gets, where the file says so.
+    pub forwarding: Option<HeaderForwarding>,
 }
 
 impl ServerSpec {

@@ -29,6 +29,12 @@ impl Asking<'_> {
             RpcError::new(status, -32600, "unknown_session", "no such session")
         })
     }
+
+    /// The headers of the request that the server gets.
+    pub fn forwarded(&self) -> Option<HeaderMap> {
+        let identity = &self.app.identity;
+        identity.forwarded(&self.offer.spec, self.headers, self.caller.address)
+    }
 }
 
 /// The request as it goes to the child. Only tools that the config offers are called.
@@ -56,5 +62,6 @@ pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcErr
         tool,
         name: place,
         arguments: message.params.arguments.clone(),
+        meta: message.params.meta.whole.clone(),
     })
 }

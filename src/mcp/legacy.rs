@@ -176,6 +176,7 @@ async fn relay(
         park,
     });
     let cancelled = in_flight.cancelled.clone();
+    let forwarded = asking.forwarded();
     let Asking {
         app,
         caller,
@@ -198,6 +199,7 @@ async fn relay(
         hearing: Some(hearing),
         parked,
         on_child: Some(Arc::new(move |child| followed.follow(child, mode))),
+        forwarded,
         request_id,
     };
     let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parked);

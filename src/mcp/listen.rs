@@ -159,11 +159,13 @@ async fn subscribe(asking: &Asking<'_>, wanted: &Wanted) -> Result<News, RpcErro
                 tool: None,
                 name: None,
                 arguments: None,
+                meta: None,
             }),
             profile: Profile::able(),
             hearing: None,
             on_child: Some(on_child.clone()),
             parked: watch::channel(false).1,
+            forwarded: asking.forwarded(),
             request_id: asking.request_id.clone(),
         };
         // A server without subscriptions still has news of its lists.

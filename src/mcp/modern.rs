@@ -117,6 +117,7 @@ async fn pass(
     let relayed = relayed(&asking.offer, &message)?;
     let place = asking.place()?;
     let manner = manner(&message, method);
+    let forwarded = asking.forwarded();
     let Asking {
         app,
         caller,
@@ -138,6 +139,7 @@ async fn pass(
         hearing: Some(hearing),
         parked,
         on_child: None,
+        forwarded,
         request_id,
     };
     let (_, parked) = watch::channel(false);
@@ -158,6 +160,7 @@ async fn relay(
     let place = asking.place()?;
     let (park, parked) = watch::channel(false);
     let manner = manner(&message, method);
+    let forwarded = asking.forwarded();
     let Asking {
         app,
         caller,
@@ -174,6 +177,7 @@ async fn relay(
         hearing: Some(hearing),
         parked,
         on_child: None,
+        forwarded,
         request_id,
     };
     let owner = app.mcp.owner();

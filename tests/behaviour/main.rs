@@ -11,6 +11,7 @@ mod support;
 mod chats;
 mod children;
 mod commands;
+mod dropin;
 mod failures;
 mod files;
 mod harness;

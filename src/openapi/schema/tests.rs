@@ -270,6 +270,17 @@ fn boolean_schemas_become_objects() {
 }
 
 #[test]
+fn variants_survive_open_webuis_unwrapping() {
+    let null = json!({"type": "null"});
+    let inner = json!({"description": "n", "anyOf": [{"type": "integer"}, {"type": "string"}]});
+    let nested = property(json!({"anyOf": [inner, null]}), json!({}));
+    let flat = json!({"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]});
+    assert_eq!(nested, flat);
+    let empty = property(json!({"anyOf": [null, null]}), json!({}));
+    assert_eq!(empty, null, "an empty list of variants would be left");
+}
+
+#[test]
 fn draft_7_tuples_become_prefix_items() {
     let body = request(json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
