@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{CallError, arguments::resolve, meta};
 use crate::{
-    child::{end_line, splice},
+    child::{Era, Profile, envelop, splice, unfold},
     config::{ServerSpec, Transport},
     model::RawJson,
 };
@@ -36,6 +36,8 @@ pub struct Relayed {
     pub id: RawJson,
     /// The client's progress token.
     pub token: Option<RawJson>,
+    /// Which form of the protocol the message has.
+    pub era: Era,
     /// The method.
     pub method: Box<str>,
     /// Of `tools/call`: the tool, as the server spells it.
@@ -86,6 +88,14 @@ impl Ask {
         }
     }
 
+    /// The message of an MCP client.
+    pub fn line(&self) -> Option<&Bytes> {
+        match self {
+            Self::Tool { .. } => None,
+            Self::Relay(relayed) => Some(&relayed.line),
+        }
+    }
+
     /// The arguments, for the journal.
     pub fn arguments(&self) -> Option<&RawJson> {
         match self {
@@ -94,12 +104,23 @@ impl Ask {
         }
     }
 
-    /// Writes the request for a number of ours; paths are resolved below `work`. A program reads
-    /// what is `forwarded` in the `_meta` of a tool call.
+    /// Which form of the protocol it has.
+    pub fn era(&self) -> Era {
+        match self {
+            Self::Tool { .. } => Era::Legacy,
+            Self::Relay(relayed) => relayed.era,
+        }
+    }
+
+    /// Writes the request for a number of ours and a child of this era, which may know nothing of
+    /// the caller's; paths are resolved below `work`. A program reads what is `forwarded` in the
+    /// `_meta` of a tool call.
     pub fn writer(
         &self,
         spec: &ServerSpec,
         work: &Path,
+        era: Era,
+        profile: &Profile,
         forwarded: Option<&HeaderMap>,
     ) -> Result<impl FnOnce(u64) -> Bytes + Send + use<>, CallError> {
         let resolved = match self.arguments() {
@@ -111,13 +132,23 @@ impl Ask {
         let program = matches!(spec.transport, Transport::Stdio(_));
         let forwarded = forwarded.filter(|_| program && self.is_tool_call());
         let forwarded = forwarded.map(meta::headers);
-        let ask = self.clone();
-        Ok(move |number: u64| match ask {
-            Self::Tool { name, arguments } => {
-                let arguments = resolved.unwrap_or(arguments);
-                tool_call(number, &name, &arguments, forwarded.as_ref())
+        let (ask, profile) = (self.clone(), profile.clone());
+        Ok(move |number: u64| {
+            let asked = ask.era();
+            let line = match ask {
+                Self::Tool { name, arguments } => {
+                    let arguments = resolved.unwrap_or(arguments);
+                    tool_call(number, &name, &arguments, forwarded.as_ref())
+                }
+                Self::Relay(relayed) => {
+                    relayed.line_for(number, resolved.as_ref(), forwarded.as_ref())
+                }
+            };
+            match (asked, era) {
+                (Era::Legacy, Era::Modern) => envelop(&line, &profile),
+                (Era::Modern, Era::Legacy) => unfold(&line),
+                _ => line,
             }
-            Self::Relay(relayed) => relayed.line_for(number, resolved.as_ref(), forwarded.as_ref()),
         })
     }
 }
@@ -151,9 +182,7 @@ impl Relayed {
         if let (Some(before), Some(now)) = (&self.arguments, arguments) {
             edits.push((before, now.as_bytes()));
         }
-        let mut line = splice(&self.line, &edits).to_vec();
-        end_line(&mut line);
-        line.into()
+        splice(&self.line, &edits)
     }
 }
 
@@ -161,11 +190,9 @@ fn tool_call(number: u64, name: &str, arguments: &RawJson, forwarded: Option<&Va
     let name = Value::from(name);
     let meta = forwarded.map(|headers| meta::with_headers(None, None, headers));
     let meta = meta.map_or_else(String::new, |meta| format!(r#","_meta":{meta}"#));
-    let mut line = format!(
+    let line = format!(
         r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":{name},"arguments":{}{meta}}}}}"#,
         arguments.as_str()
-    )
-    .into_bytes();
-    end_line(&mut line);
+    );
     line.into()
 }

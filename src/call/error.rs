@@ -43,6 +43,18 @@ pub enum CallError {
     /// Another replica works in this chat.
     #[error("{0}")]
     Elsewhere(String),
+    /// The server asked the caller something, and he cannot be asked.
+    #[error(
+        "the server asks its user something ({asked}) and this caller cannot be asked: use an MCP \
+         client that declares the capability"
+    )]
+    Unanswerable {
+        /// Which questions, by their methods.
+        asked: String,
+    },
+    /// The server went on asking.
+    #[error("the server still asks for input after {0} rounds")]
+    TooManyRounds(usize),
     /// The bridge is stopping.
     #[error("the bridge is shutting down")]
     ShuttingDown,
@@ -72,6 +84,9 @@ impl CallError {
                 "remote_failed"
             }
             Self::Child(ChildError::TooLong { .. }) => "answer_too_large",
+            Self::Child(ChildError::Unsubscribed) => "not_subscribed",
+            Self::Unanswerable { .. } => "input_required",
+            Self::TooManyRounds(_) => "too_many_rounds",
             Self::Child(ChildError::Timeout) | Self::Timeout(_) => "timeout",
             Self::Rpc { .. } => "rpc_error",
             Self::Left => "cancelled",

@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod meta;
 mod record;
+mod rounds;
 mod run;
 mod shared;
 mod stateful;

@@ -105,16 +105,8 @@ impl Running {
         if let Some(on_child) = &self.call.on_child {
             on_child(child);
         }
-        let (spec, forwarded) = (&self.call.spec, self.call.forwarded.as_ref());
-        let write = self.call.ask.writer(spec, &job.work(), forwarded)?;
         let cancelled = CancellationToken::new();
-        let hearing = self.call.hearing.clone();
-        let mut accompanied = None;
-        let make = |number: u64| {
-            accompanied = forwarded.and_then(|headers| child.accompany(number, headers.clone()));
-            write(number)
-        };
-        let mut answer = std::pin::pin!(child.exchange(make, &cancelled, hearing));
+        let mut answer = Box::pin(self.exchange(child, job, &cancelled));
         let mut deadline = self.deadline;
         let mut parked = self.call.parked.clone();
         loop {
@@ -129,7 +121,7 @@ impl Running {
                 permit.take();
             }
             tokio::select! {
-                reply = &mut answer => return self.reply(reply),
+                reply = &mut answer => return reply,
                 () = self.left.cancelled() => {
                     // A late answer may still write files, which must not be the next call's.
                     cancelled.cancel();
@@ -150,7 +142,7 @@ impl Running {
         }
     }
 
-    fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
+    pub(super) fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
         match reply {
             Ok(reply) => Ok(reply),
             Err(ChildError::Timeout) => Err(CallError::Timeout(self.call.spec.timeout)),

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pages;
 use crate::{
-    child::{Child, ChildError, ChildRequest, Children, End, HelloParts, Profile},
+    child::{Child, ChildError, ChildRequest, Children, End, Era, HelloParts, Profile},
     config::ServerSpec,
     model::{Principal, RawJson, ServerName, Tool},
     store::{Job, Lease, LeaseError, NewJob, PrincipalHash, Store, StoreError},
@@ -23,10 +23,13 @@ const PROBE: Duration = Duration::from_secs(15);
 /// What a server said of itself, without the name of the folder in which it said so.
 #[derive(Debug)]
 pub struct Learnt {
-    /// Its answer to `initialize`.
+    /// Its answer to `initialize`, or what stands for it.
     pub hello: HelloParts,
     /// The same as it came.
     pub hello_raw: RawJson,
+    /// How its children are spoken to, where both sides could do otherwise: what speaks older
+    /// revisions too is spoken to in those.
+    pub era: Era,
     /// Its answer to `server/discover`, if it speaks 2026-07-28; found out after the rest.
     pub modern: OnceLock<RawJson>,
     /// All its tools, in its order.
@@ -95,7 +98,19 @@ pub async fn learn_unless(
 ) -> Result<Learnt, LearnError> {
     let making = (store.clone(), spec.name.clone());
     let (job, lease) = blocking(move || throw_away_job(&making.0, making.1)).await?;
-    let learnt = ask(spec, children, &job, deadline, stop).await;
+    let mut learnt = ask(spec, children, &job, Profile::silent(), deadline, stop).await;
+    if matches!(
+        &learnt,
+        Err(LearnError::Child(ChildError::NotStarted { .. }))
+    ) {
+        // It may be one that an older revision's first words leave silent, or dead.
+        let deadline = deadline.min(Instant::now() + PROBE);
+        let modern = ask(spec, children, &job, Profile::modern(), deadline, stop).await;
+        if modern.is_ok() {
+            children.speaks_modern_only(spec);
+            learnt = modern;
+        }
+    }
     let store = store.clone();
     blocking(move || {
         // A folder that cannot be removed now is garbage that the collector gets later.
@@ -143,7 +158,7 @@ pub async fn probe(
     };
     let found = match children.ready_unless(request, stop).await {
         Ok(child) => {
-            let found = child.hello().0.clone();
+            let found = child.hello().raw.clone();
             child.end(End::Kill).await;
             Some(found)
         }
@@ -163,19 +178,25 @@ async fn ask(
     spec: &Arc<ServerSpec>,
     children: &Children,
     job: &Job,
+    profile: Profile,
     deadline: Instant,
     stop: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
     let request = ChildRequest {
         spec: spec.clone(),
         job: job.clone(),
-        profile: Profile::silent(),
+        profile,
         overlay: Vec::new(),
         deadline,
         listener: Arc::new(|_| {}),
     };
     let child = Arc::new(children.ready_unless(request, stop).await?);
-    let hello_raw = child.hello().0.clone();
+    let hello = child.hello();
+    let modern = OnceLock::new();
+    if hello.era == Era::Modern {
+        let _ = modern.set(hello.raw.clone());
+    }
+    let (era, hello_raw) = (hello.era, hello.initialized(spec.name.as_str()));
     let hello: HelloParts = hello_raw.read().unwrap_or_default();
     let listing = tokio::time::timeout_at(deadline, lists(&child, job, &hello));
     let lists = stop.run_until_cancelled(listing).await;
@@ -192,7 +213,8 @@ async fn ask(
     Ok(Learnt {
         hello,
         hello_raw,
-        modern: OnceLock::new(),
+        era,
+        modern,
         tools: lists.tools,
         prompts: lists.prompts,
         resources: lists.resources,

@@ -11,8 +11,8 @@ use indexmap::IndexMap;
 use super::Learnt;
 use crate::{
     config::{Documents, Mode, ServerSpec},
-    model::Tool,
-    openapi::{ArgumentRules, DocumentInput, document, name_of_dots},
+    model::{RawJson, Tool},
+    openapi::{ArgumentRules, DocumentInput, FieldFault, document, name_of_dots},
 };
 
 /// What a server offers under one version of its config.
@@ -70,10 +70,35 @@ impl Offer {
         self.tools.get(name)
     }
 
-    /// A tool by the last part of its URL, decoded.
-    pub fn tool_at(&self, segment: &str) -> Option<&OfferedTool> {
-        let named = self.tool(segment);
-        named.or_else(|| self.tool(name_of_dots(segment)?))
+    /// The name of the tool that the last part of a URL, decoded, means.
+    pub fn name_at<'a>(&self, segment: &'a str) -> &'a str {
+        let known = |name: &&str| self.tools.contains_key(*name);
+        let dots = || name_of_dots(segment).filter(known);
+        Some(segment).filter(known).or_else(dots).unwrap_or(segment)
+    }
+
+    /// Whether callers may call a tool: one that was learnt, or, where tools depend on the session,
+    /// any that the config does not hide.
+    pub fn may_call(&self, name: &str) -> bool {
+        self.tools.contains_key(name) || (self.spec.session_lists && self.spec.offers(name))
+    }
+
+    /// The arguments of a call as the tool's schema wants them. Where the session may have another
+    /// schema, those that do not fit this one are left to the server.
+    pub fn check(&self, tool: &str, arguments: RawJson) -> Result<RawJson, Vec<FieldFault>> {
+        let Some(known) = self.tools.get(tool) else {
+            let nothing = arguments.as_bytes() == b"null";
+            return Ok(if nothing {
+                RawJson::empty_object()
+            } else {
+                arguments
+            });
+        };
+        let checked = known.rules().check(&arguments);
+        checked.or_else(|faults| {
+            let open = self.spec.session_lists;
+            open.then_some(arguments).ok_or(faults)
+        })
     }
 
     /// All of them, in the server's order.
@@ -83,7 +108,11 @@ impl Offer {
 
     /// Names in `enabledTools` that the server does not have: spelled wrong, or of another version.
     pub fn missing_tools(&self) -> Vec<&str> {
-        let wanted = self.spec.enabled_tools.iter().flatten().map(String::as_str);
+        let enabled = self.spec.enabled_tools.iter().flatten();
+        // Another session may have them.
+        let wanted = enabled
+            .map(String::as_str)
+            .filter(|_| !self.spec.session_lists);
         let has = |name: &str| self.learnt.tools.iter().any(|tool| &*tool.name == name);
         wanted.filter(|name| !has(name)).collect()
     }

@@ -43,6 +43,9 @@ pub enum ChildError {
         /// What happened, with scheme, host and port of the server.
         why: String,
     },
+    /// It does not tell of a resource that it was asked to watch.
+    #[error("the server does not tell when this resource changes")]
+    Unsubscribed,
     /// The deadline passed.
     #[error("the server did not answer in time")]
     Timeout,

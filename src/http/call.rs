@@ -118,11 +118,12 @@ async fn prepare(
     request_id: Option<String>,
 ) -> Result<Call, Problem> {
     let offer = offer(app, server).await?;
-    let offered = offer
-        .tool_at(tool)
-        .ok_or_else(|| Problem::unknown_tool(server, tool))?;
+    let tool = offer.name_at(tool);
+    if !offer.may_call(tool) {
+        return Err(Problem::unknown_tool(server, tool));
+    }
     let arguments = read(body, app.settings.listen.max_body_bytes).await?;
-    let checked = offered.rules().check(&arguments);
+    let checked = offer.check(tool, arguments);
     let arguments = checked.map_err(|faults| Problem::bad_arguments(&faults))?;
     let place = Place::of(&caller, &offer.spec);
     let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
@@ -132,7 +133,7 @@ async fn prepare(
         caller,
         offer.spec.clone(),
         place,
-        &offered.tool.name,
+        tool,
         arguments,
         &id,
     ))

@@ -131,7 +131,7 @@ async fn leaf_of(
                 DOCS_CSP,
             ))
         }
-        tool if offer.tool_at(tool).is_some() => Err(Problem::method_not_allowed()),
+        tool if offer.may_call(offer.name_at(tool)) => Err(Problem::method_not_allowed()),
         _ => Err(Problem::not_found()),
     }
 }

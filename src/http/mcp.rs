@@ -4,9 +4,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Path, Request, State},
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    extract::{ConnectInfo, FromRequest, FromRequestParts as _, Path, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
 };
 
 use crate::{
@@ -16,49 +16,61 @@ use crate::{
     telemetry::RequestId,
 };
 
+/// What a request of HTTP's came with.
+pub struct Came {
+    app: Arc<App>,
+    server: String,
+    peer: SocketAddr,
+    parts: Parts,
+    body: Body,
+}
+
+impl FromRequest<Arc<App>> for Came {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let server = Path::from_request_parts(&mut parts, app).await;
+        let Path(server) = server.map_err(IntoResponse::into_response)?;
+        let peer = ConnectInfo::from_request_parts(&mut parts, app).await;
+        let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
+        Ok(Self {
+            app: app.clone(),
+            server,
+            peer,
+            parts,
+            body,
+        })
+    }
+}
+
 /// One message of a client's.
-pub async fn post(
-    State(app): State<Arc<App>>,
-    Path(server): Path<String>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, body) = request.into_parts();
+pub async fn post(came: Came) -> Response {
+    let body = came.body;
+    let (app, headers) = (&came.app, &came.parts.headers);
     let posted = async {
-        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
-        accepts(&parts.headers, &["application/json", "text/event-stream"])?;
-        let message = read(body, &parts.headers, app.settings.listen.max_body_bytes).await?;
+        let asking = asking(app, &came.server, came.peer, &came.parts).await?;
+        accepts(headers, &["application/json", "text/event-stream"])?;
+        let message = read(body, headers, app.settings.listen.max_body_bytes).await?;
         mcp::post(asking, message).await
     };
     posted.await.unwrap_or_else(RpcError::into_response)
 }
 
 /// A stream of what belongs to no request.
-pub async fn get(
-    State(app): State<Arc<App>>,
-    Path(server): Path<String>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, _) = request.into_parts();
+pub async fn get(came: Came) -> Response {
     let opened = async {
-        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
-        accepts(&parts.headers, &["text/event-stream"])?;
+        let asking = asking(&came.app, &came.server, came.peer, &came.parts).await?;
+        accepts(&came.parts.headers, &["text/event-stream"])?;
         mcp::get(&asking)
     };
     opened.await.unwrap_or_else(RpcError::into_response)
 }
 
 /// Ends the protocol's session.
-pub async fn delete(
-    State(app): State<Arc<App>>,
-    Path(server): Path<String>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, _) = request.into_parts();
+pub async fn delete(came: Came) -> Response {
     let ended = async {
-        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
+        let asking = asking(&came.app, &came.server, came.peer, &came.parts).await?;
         mcp::delete(&asking)
     };
     ended.await.unwrap_or_else(RpcError::into_response)
@@ -68,21 +80,19 @@ async fn asking<'a>(
     app: &'a Arc<App>,
     server: &str,
     peer: SocketAddr,
-    headers: &'a HeaderMap,
-    request_id: Option<&RequestId>,
+    parts: &'a Parts,
 ) -> Result<Asking<'a>, RpcError> {
+    let headers = &parts.headers;
     let caller = app.identity.authenticate(headers, peer.ip())?;
     let offer = offer(app, server).await?;
-    let request_id = request_id
-        .map(ToString::to_string)
-        .unwrap_or_default()
-        .into();
+    let request_id = parts.extensions.get::<RequestId>();
+    let request_id = request_id.map(ToString::to_string).unwrap_or_default();
     Ok(Asking {
         app,
         caller,
         offer,
         headers,
-        request_id,
+        request_id: request_id.into(),
     })
 }
 

@@ -139,7 +139,9 @@ impl From<CallError> for Problem {
             CallError::Busy(_) | CallError::Child(ChildError::TooManyStarts) => {
                 (StatusCode::TOO_MANY_REQUESTS, Some(10))
             }
-            CallError::Child(_) => (StatusCode::BAD_GATEWAY, None),
+            CallError::Child(_) | CallError::Unanswerable { .. } | CallError::TooManyRounds(_) => {
+                (StatusCode::BAD_GATEWAY, None)
+            }
             CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, None),
             CallError::UnknownSession => (StatusCode::NOT_FOUND, None),
             CallError::Elsewhere(_) | CallError::ShuttingDown => {

@@ -4,8 +4,17 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode};
 
+use tokio::sync::watch;
+
 use super::{ClientMessage, Kind, RpcError};
-use crate::{app::App, call::Relayed, catalog::Offer, model::Caller, session::Place};
+use crate::{
+    app::App,
+    call::{Ask, Call, Relayed},
+    catalog::Offer,
+    child::{Era, Profile},
+    model::Caller,
+    session::Place,
+};
 
 /// Everything that a request of a client's needs.
 pub struct Asking<'a> {
@@ -31,14 +40,31 @@ impl Asking<'_> {
     }
 
     /// The headers of the request that the server gets.
-    pub fn forwarded(&self) -> Option<HeaderMap> {
+    fn forwarded(&self) -> Option<HeaderMap> {
         let identity = &self.app.identity;
         identity.forwarded(&self.offer.spec, self.headers, self.caller.address)
+    }
+
+    /// A call that passes a request on to the child at this place. Nobody hears what the child says
+    /// meanwhile, and it cannot wait for its client.
+    pub fn call(&self, relayed: Relayed, place: Place, profile: Profile) -> Call {
+        Call {
+            caller: self.caller.clone(),
+            spec: self.offer.spec.clone(),
+            place,
+            ask: Ask::Relay(relayed),
+            profile,
+            hearing: None,
+            on_child: None,
+            parked: watch::channel(false).1,
+            forwarded: self.forwarded(),
+            request_id: self.request_id.clone(),
+        }
     }
 }
 
 /// The request as it goes to the child. Only tools that the config offers are called.
-pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcError> {
+pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relayed, RpcError> {
     let Kind::Request(method) = &message.kind else {
         return Err(RpcError::invalid("not a request"));
     };
@@ -48,7 +74,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcErr
             let text = "params.name is missing: the tool's name";
             return Err(RpcError::new(StatusCode::OK, -32602, "bad_arguments", text));
         };
-        if offer.tool(name).is_none() {
+        if !offer.may_call(name) {
             let text = format!("Unknown tool: {name}");
             return Err(RpcError::new(StatusCode::OK, -32602, "unknown_tool", &text));
         }
@@ -58,6 +84,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcErr
         line: message.line.clone(),
         id: message.answer_id(),
         token: message.params.meta.progress_token.clone(),
+        era,
         method: method.clone(),
         tool,
         name: place,

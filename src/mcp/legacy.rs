@@ -19,13 +19,23 @@ use super::{
     stream,
 };
 use crate::{
-    call::{Ask, Call},
-    child::{Profile, Replier, Reply, Said, splice},
+    child::{Era, Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::RawJson,
     session::{Class, Place},
 };
 
+/// What `logging/setLevel` may ask for.
+const LEVELS: &[&str] = &[
+    "debug",
+    "info",
+    "notice",
+    "warning",
+    "error",
+    "critical",
+    "alert",
+    "emergency",
+];
 /// `Mcp-Session-Id`
 const SESSION: &str = "mcp-session-id";
 
@@ -152,6 +162,9 @@ async fn in_session(
         Kind::Request(method) if &**method == "ping" => {
             Ok(json(lists::answer(&message, &RawJson::empty_object())))
         }
+        Kind::Request(method) if &**method == "logging/setLevel" && is_modern(&asking) => {
+            set_level(&asking, &session, &message)
+        }
         Kind::Request(method) => match lists::list(&asking.offer, method) {
             Some(list) => Ok(json(lists::answer(&message, &list))),
             None => relay(asking, session, message).await,
@@ -159,12 +172,52 @@ async fn in_session(
     }
 }
 
+/// Whether the server's children speak 2026-07-28 alone.
+fn is_modern(asking: &Asking<'_>) -> bool {
+    asking.offer.learnt.era == Era::Modern
+}
+
+/// Notes the level, which goes to children of 2026-07-28 with each request.
+fn set_level(
+    asking: &Asking<'_>,
+    session: &McpSession,
+    message: &ClientMessage,
+) -> Result<Response, RpcError> {
+    if !asking
+        .offer
+        .learnt
+        .hello
+        .capabilities
+        .contains_key("logging")
+    {
+        let text = "Method not found: logging/setLevel";
+        return Err(RpcError::new(
+            StatusCode::OK,
+            -32601,
+            "unknown_method",
+            text,
+        ));
+    }
+    let level = message.params.level.as_deref();
+    let Some(level) = level.filter(|level| LEVELS.contains(level)) else {
+        let text = format!("params.level must be one of {}", LEVELS.join(", "));
+        return Err(RpcError::new(
+            StatusCode::OK,
+            -32602,
+            "bad_arguments",
+            &text,
+        ));
+    };
+    session.set_log_level(level);
+    Ok(json(lists::answer(message, &RawJson::empty_object())))
+}
+
 async fn relay(
     asking: Asking<'_>,
     session: Arc<McpSession>,
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
-    let relayed = relayed(&asking.offer, &message)?;
+    let relayed = relayed(&asking.offer, &message, Era::Legacy)?;
     let place = place(&asking, &session)?;
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
@@ -173,36 +226,21 @@ async fn relay(
         session: session.clone(),
         id: id.clone(),
         token: message.params.meta.progress_token.clone(),
+        reads_modern: &*relayed.method == "resources/read" && is_modern(&asking),
         park,
     });
     let cancelled = in_flight.cancelled.clone();
-    let forwarded = asking.forwarded();
-    let Asking {
-        app,
-        caller,
-        offer,
-        request_id,
-        ..
-    } = asking;
     let profile = Profile {
         protocol_version: session.version.clone(),
         capabilities: session.capabilities.clone(),
+        log_level: Some(session.log_level()),
         ..Profile::silent()
     };
-    let (followed, mode) = (session.clone(), offer.spec.mode);
-    let make = |hearing, parked| Call {
-        caller,
-        spec: offer.spec.clone(),
-        place,
-        ask: Ask::Relay(relayed),
-        profile,
-        hearing: Some(hearing),
-        parked,
-        on_child: Some(Arc::new(move |child| followed.follow(child, mode))),
-        forwarded,
-        request_id,
-    };
-    let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parked);
+    let mut call = asking.call(relayed, place, profile);
+    let (followed, mode) = (session.clone(), call.spec.mode);
+    call.on_child = Some(Arc::new(move |child| followed.follow(child, mode)));
+    call.parked = parked;
+    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancelled, call);
     relay.keep(in_flight);
     Ok(relay.respond().await)
 }
@@ -223,6 +261,8 @@ struct LegacyManner {
     session: Arc<McpSession>,
     id: RawJson,
     token: Option<RawJson>,
+    /// The answer of a child of 2026-07-28 to a read.
+    reads_modern: bool,
     park: watch::Sender<bool>,
 }
 
@@ -248,6 +288,13 @@ impl Manner for LegacyManner {
     }
 
     fn answered(&self, reply: &Reply) -> Bytes {
-        splice(&reply.line, &[(&reply.id, self.id.as_bytes())])
+        let id = self.id.as_bytes();
+        match &reply.outcome {
+            Err(error) if self.reads_modern => {
+                let earlier = lists::earlier_code(error);
+                splice(&reply.line, &[(&reply.id, id), (error, earlier.as_bytes())])
+            }
+            _ => splice(&reply.line, &[(&reply.id, id)]),
+        }
     }
 }

@@ -6,12 +6,12 @@ use axum::{http::StatusCode, response::Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 
 use super::{ClientMessage, RpcError, asking::Asking, stream};
 use crate::{
-    call::{Ask, Call, Relayed},
-    child::{Child, Profile, Said, splice},
+    call::Relayed,
+    child::{Child, Era, Profile, Said, splice},
     model::RawJson,
 };
 
@@ -147,27 +147,19 @@ async fn subscribe(asking: &Asking<'_>, wanted: &Wanted) -> Result<News, RpcErro
         let place = asking.place()?;
         let line = RawJson::of(&ask).into_bytes();
         let asked = ClientMessage::read(&line)?;
-        let call = Call {
-            caller: asking.caller.clone(),
-            spec: asking.offer.spec.clone(),
-            place,
-            ask: Ask::Relay(Relayed {
-                line: asked.line.clone(),
-                id: asked.answer_id(),
-                token: None,
-                method: "subscriptions/listen".into(),
-                tool: None,
-                name: None,
-                arguments: None,
-                meta: None,
-            }),
-            profile: Profile::able(),
-            hearing: None,
-            on_child: Some(on_child.clone()),
-            parked: watch::channel(false).1,
-            forwarded: asking.forwarded(),
-            request_id: asking.request_id.clone(),
+        let relayed = Relayed {
+            line: asked.line.clone(),
+            id: asked.answer_id(),
+            token: None,
+            era: Era::Legacy,
+            method: "subscriptions/listen".into(),
+            tool: None,
+            name: None,
+            arguments: None,
+            meta: None,
         };
+        let mut call = asking.call(relayed, place, Profile::able());
+        call.on_child = Some(on_child.clone());
         // A server without subscriptions still has news of its lists.
         let asked = asking.app.engine.run(call).await;
         failure = failure.or(asked.err());

@@ -28,6 +28,9 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Sessions of one principal; the one that was used longest ago makes room.
 const MOST: usize = 1000;
 
+/// The log messages that a client gets who asked for none in particular.
+const LOG_LEVEL: &str = "info";
+
 /// All sessions of this bridge.
 #[derive(Default)]
 pub struct McpSessions {
@@ -57,6 +60,7 @@ pub struct McpSession {
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<Ear>>>,
+    log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
 }
 
@@ -87,6 +91,7 @@ impl McpSessions {
             asked: Mutex::default(),
             asks: AtomicU64::new(1),
             followed: Mutex::default(),
+            log_level: Mutex::new(LOG_LEVEL.into()),
             last_used: Mutex::new(Instant::now()),
         });
         let mut all = lock(&self.all);
@@ -177,6 +182,16 @@ impl McpSession {
             parked.send_replace(false);
         }
         true
+    }
+
+    /// The least log messages that the client wants.
+    pub fn log_level(&self) -> Box<str> {
+        lock(&self.log_level).clone()
+    }
+
+    /// The client wants log messages from this level on.
+    pub fn set_log_level(&self, level: &str) {
+        *lock(&self.log_level) = level.into();
     }
 
     /// Passes what the client tells on to its children. A shared child is not told: it would take

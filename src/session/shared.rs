@@ -127,14 +127,14 @@ impl SharedChildren {
     ) -> Result<Way, SessionError> {
         let version = spec.version();
         let mut states = self.states();
-        let mut profile = profile.clone();
+        let mut profile = self.children.spoken(spec, profile.clone());
         let mut key = (spec.name.clone(), profile.key());
         let children = states
             .keys()
             .filter(|(server, _)| *server == spec.name)
             .count();
         if children >= PROFILES && !states.contains_key(&key) {
-            profile = Profile::silent();
+            profile = self.children.spoken(spec, Profile::silent());
             key.1 = profile.key();
         }
         match states.get(&key) {

@@ -30,6 +30,7 @@ fn spec() -> ServerSpec {
         resolve_path_fields: Vec::new(),
         before_end: None,
         forwarding: None,
+        session_lists: false,
     }
 }
 
