@@ -16,9 +16,8 @@ from open_webui.utils import tools  # noqa: E402
 
 logging.disable(logging.CRITICAL)
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# Where schemas stand below a schema.
-LISTS, MAPS = ("anyOf", "oneOf", "allOf", "prefixItems"), ("properties", "patternProperties", "$defs")
-SINGLES = ("items", "additionalProperties", "not", "contains", "propertyNames")
+# Where Open WebUI and models' APIs look for schemas below a schema.
+LISTS = ("anyOf", "oneOf", "allOf")
 
 
 def specs(document):
@@ -60,7 +59,7 @@ def _look(schema, place, found):
         return
     if "$ref" in schema:
         found.append(f"{place} has a reference, which nobody resolves")
-    if not any(key in schema for key in ("type", "anyOf", "properties")) and not place.endswith("not"):
+    if not any(key in schema for key in ("type", "anyOf", "properties")):
         found.append(f"{place} has no type")
     types = schema.get("type")
     if "array" in (types if isinstance(types, list) else [types]) and not isinstance(schema.get("items"), dict):
@@ -71,9 +70,7 @@ def _look(schema, place, found):
                 found.append(f"{place}.{key} is empty")
             for index, inner in enumerate(schema[key]):
                 _look(inner, f"{place}.{key}[{index}]", found)
-    for key in MAPS:
-        for name, inner in schema.get(key, {}).items():
-            _look(inner, f"{place}.{key}.{name}", found)
-    for key in SINGLES:
-        if key in schema and not isinstance(schema[key], bool):
-            _look(schema[key], f"{place}.{key}", found)
+    for name, inner in schema.get("properties", {}).items():
+        _look(inner, f"{place}.properties.{name}", found)
+    if "items" in schema:
+        _look(schema["items"], f"{place}.items", found)
