@@ -64,6 +64,10 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let children = Arc::new(Children::new(child_settings(&settings), metrics.clone()));
         let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
+        let known = Arc::downgrade(&catalog);
+        children.know_schemas(Arc::new(move |server, tool| {
+            known.upgrade()?.tool_schema(server, tool)
+        }));
         let listener = listener(Arc::downgrade(&catalog));
         let sessions = Arc::new(Sessions::new(
             session_settings(&settings),
@@ -260,6 +264,7 @@ fn child_settings(settings: &Settings) -> ChildSettings {
         start_timeout: limits.start_timeout,
         max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),
         max_starts: limits.max_starts.get(),
+        input_timeout: limits.input_timeout,
         kill_grace: limits.kill_grace,
     }
 }
@@ -267,7 +272,6 @@ fn child_settings(settings: &Settings) -> ChildSettings {
 fn session_settings(settings: &Settings) -> SessionSettings {
     SessionSettings {
         max_total: settings.stateful.max_total_processes.get(),
-        patience: settings.limits.queue_timeout,
         cleanup_interval: settings.stateful.cleanup_interval,
         snapshot: snapshot_limits(settings),
     }

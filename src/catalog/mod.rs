@@ -20,7 +20,12 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::{child::Children, config::ServerSpec, model::ServerName, store::Store};
+use crate::{
+    child::Children,
+    config::ServerSpec,
+    model::{RawJson, ServerName},
+    store::Store,
+};
 
 pub use learn::{Learnt, learn};
 pub use offer::Offer;
@@ -106,6 +111,15 @@ impl Catalog {
         self.lock()
             .get(server)
             .map(|learner| learner.watch().borrow().clone())
+    }
+
+    /// The input schema of a tool, by the name that the server gave it.
+    pub fn tool_schema(&self, server: &ServerName, tool: &str) -> Option<RawJson> {
+        let Some(Knowledge::Ready(offer)) = self.peek(server) else {
+            return None;
+        };
+        let tool = offer.tool(tool)?;
+        Some(RawJson::of(tool.tool.input_schema()))
     }
 
     /// What the server offers. Waits up to [`PATIENCE`] for the first answer.

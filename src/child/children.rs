@@ -34,8 +34,8 @@ use super::{
 use crate::{
     artifacts,
     config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion, Transport},
-    model::RawJson,
-    remote::{self, Outbound, RemoteOptions},
+    model::{RawJson, ServerName},
+    remote::{self, Outbound, RemoteOptions, ToolSchema},
     store::Job,
     telemetry::{ChildMode, Metrics},
 };
@@ -50,9 +50,12 @@ const NEWS: usize = 256;
 
 /// Making one connection to a remote server.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A remote server may be silent for a call's time and this: a call's own clock stands still while
-/// its caller is asked something, for 600 s at most.
-const PARKED: Duration = Duration::from_secs(660);
+/// A remote server may be silent for a call's time, for as long as its caller may be asked
+/// something meanwhile, and this.
+const SPARE: Duration = Duration::from_secs(60);
+
+/// Finds the input schema of a server's tool.
+pub type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
 
 /// Where children come from.
 pub struct Children {
@@ -65,6 +68,7 @@ pub struct Children {
     /// Read when the first remote server is reached.
     outbound: Arc<OnceLock<Outbound>>,
     remotes: TaskTracker,
+    schemas: OnceLock<Schemas>,
     numbers: AtomicU64,
     /// Servers that refused every revision before 2026-07-28.
     modern_only: Mutex<HashSet<SpecVersion>>,
@@ -83,9 +87,16 @@ impl Children {
             open_files: getrlimit(Resource::Nofile),
             outbound: Arc::default(),
             remotes: TaskTracker::new(),
+            schemas: OnceLock::new(),
             numbers: AtomicU64::new(1),
             modern_only: Mutex::default(),
         }
+    }
+
+    /// Remote servers of 2026-07-28 want to see arguments in headers that their tools' schemas mark.
+    /// Heard once: the catalogue knows them, and is itself made of children.
+    pub fn know_schemas(&self, schemas: Schemas) {
+        let _ = self.schemas.set(schemas);
     }
 
     /// Ends processes that lost their supervisor, until dropped.
@@ -235,7 +246,8 @@ impl Children {
             Some(Ok(Err(closed))) => match child.closed(closed).await {
                 ChildError::Died { status, said } => {
                     let why = format!("it ended before it was ready ({status})");
-                    ChildError::NotStarted { why, said }
+                    let refused = false;
+                    ChildError::NotStarted { why, said, refused }
                 }
                 other => other,
             },
@@ -245,6 +257,7 @@ impl Children {
                 ChildError::NotStarted {
                     why,
                     said: child.last_words(),
+                    refused: false,
                 }
             }
             None => stopped(),
@@ -290,16 +303,23 @@ impl Children {
         let options = RemoteOptions {
             outbound,
             connect_timeout: CONNECT,
-            idle_timeout: request.spec.timeout.max(self.settings.start_timeout) + PARKED,
+            idle_timeout: request.spec.timeout.max(self.settings.start_timeout)
+                + self.settings.input_timeout
+                + SPARE,
             max_message: self.settings.max_message,
             extra_headers: Vec::new(),
-            tool_schema: None,
+            tool_schema: self.tool_schema(&request.spec.name),
         };
         let pipes = remote::connect(spec, options)
             .map_err(|error| ChildError::not_started(error.to_string()))?;
         self.remotes.spawn(pipes.handle.gone());
         let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
         Ok((Body::Remote(pipes.handle), connection))
+    }
+
+    fn tool_schema(&self, server: &ServerName) -> Option<ToolSchema> {
+        let (schemas, server) = (self.schemas.get()?.clone(), server.clone());
+        Some(Arc::new(move |tool| schemas(&server, tool)))
     }
 
     fn converse(

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    Cancellation,
     connection::Connection,
     frame::{self, Reply, Said},
 };
@@ -37,6 +38,8 @@ pub struct Hearing {
     pub owner: u64,
     /// Where it goes.
     pub heard: mpsc::Sender<Heard>,
+    /// How he calls his request off.
+    pub cancellation: Cancellation,
 }
 
 /// Something that a child said to one hearer.

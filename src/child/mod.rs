@@ -8,6 +8,7 @@
 //! ```
 
 mod body;
+mod cancellation;
 mod children;
 mod connection;
 mod control;
@@ -32,6 +33,7 @@ use tokio::time::Instant;
 
 use crate::{config::ServerSpec, store::Job};
 
+pub use cancellation::Cancellation;
 pub use children::Children;
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
@@ -70,6 +72,8 @@ pub struct ChildSettings {
     pub max_message: usize,
     /// Cold starts side by side.
     pub max_starts: usize,
+    /// How long a caller may be asked something.
+    pub input_timeout: Duration,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
 }

@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode};
 
-use tokio::sync::watch;
-
 use super::{ClientMessage, Kind, RpcError};
 use crate::{
     app::App,
-    call::{Ask, Call, Relayed},
+    call::{Ask, Call, Parking, Relayed},
     catalog::Offer,
     child::{Era, Profile},
     model::Caller,
@@ -56,7 +54,7 @@ impl Asking<'_> {
             profile,
             hearing: None,
             on_child: None,
-            parked: watch::channel(false).1,
+            parking: Parking::default(),
             forwarded: self.forwarded(),
             request_id: self.request_id.clone(),
         }

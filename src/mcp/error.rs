@@ -6,9 +6,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    call::CallError, child::ChildError, identity::Refusal, model::RawJson, telemetry::ProblemKind,
-};
+use crate::{call::CallError, identity::Refusal, model::RawJson, telemetry::ProblemKind};
 
 /// Why a message got no result.
 #[derive(Debug)]
@@ -106,9 +104,6 @@ impl RpcError {
             CallError::UnknownSession => (StatusCode::NOT_FOUND, -32600, None),
             CallError::BadPath { .. } => (StatusCode::OK, -32602, None),
             CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, -32603, None),
-            CallError::Child(ChildError::Timeout) | CallError::Timeout(_) => {
-                (StatusCode::OK, -32603, None)
-            }
             _ => (StatusCode::OK, -32603, None),
         };
         let mut failure = Self::new(status, code, error.kind(), &error.to_string());

@@ -8,7 +8,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{
     ClientMessage, Kind, RpcError,
@@ -19,6 +19,7 @@ use super::{
     stream,
 };
 use crate::{
+    call::Parking,
     child::{Era, Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::RawJson,
@@ -152,7 +153,7 @@ async fn in_session(
         }
         Kind::Notification(method) => {
             match (&**method, &message.params.request_id) {
-                ("notifications/cancelled", Some(id)) => session.cancel(id),
+                ("notifications/cancelled", Some(id)) => session.cancel(&message.line, id),
                 // The child had its own from us.
                 ("notifications/initialized", _) => {}
                 _ => session.tell(&message.line),
@@ -221,26 +222,25 @@ async fn relay(
     let place = place(&asking, &session)?;
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
-    let (park, parked) = watch::channel(false);
-    let manner = Arc::new(LegacyManner {
-        session: session.clone(),
-        id: id.clone(),
-        token: message.params.meta.progress_token.clone(),
-        reads_modern: &*relayed.method == "resources/read" && is_modern(&asking),
-        park,
-    });
-    let cancelled = in_flight.cancelled.clone();
+    let cancellation = in_flight.cancellation.clone();
     let profile = Profile {
         protocol_version: session.version.clone(),
         capabilities: session.capabilities.clone(),
         log_level: Some(session.log_level()),
         ..Profile::silent()
     };
+    let reads_modern = &*relayed.method == "resources/read" && is_modern(&asking);
     let mut call = asking.call(relayed, place, profile);
+    let manner = Arc::new(LegacyManner {
+        session: session.clone(),
+        id: id.clone(),
+        token: message.params.meta.progress_token.clone(),
+        reads_modern,
+        parking: call.parking.clone(),
+    });
     let (followed, mode) = (session.clone(), call.spec.mode);
     call.on_child = Some(Arc::new(move |child| followed.follow(child, mode)));
-    call.parked = parked;
-    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancelled, call);
+    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancellation, call);
     relay.keep(in_flight);
     Ok(relay.respond().await)
 }
@@ -263,7 +263,7 @@ struct LegacyManner {
     token: Option<RawJson>,
     /// The answer of a child of 2026-07-28 to a read.
     reads_modern: bool,
-    park: watch::Sender<bool>,
+    parking: Parking,
 }
 
 impl Manner for LegacyManner {
@@ -283,7 +283,10 @@ impl Manner for LegacyManner {
         let Some(id) = said.id.clone().filter(|_| answers) else {
             return Asked::Declined;
         };
-        let number = self.session.ask(replier, self.park.clone()).to_string();
+        let Some(number) = self.session.ask(replier, self.parking.clone()) else {
+            return Asked::Declined;
+        };
+        let number = number.to_string();
         Asked::Send(splice(&said.line, &[(&id, number.as_bytes())]))
     }
 

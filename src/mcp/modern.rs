@@ -10,8 +10,6 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     ClientMessage, Kind, RpcError,
@@ -21,7 +19,7 @@ use super::{
     relay::{Asked, Manner, Relay, json as answer_json, with_subscription, with_token},
 };
 use crate::{
-    child::{Era, Profile, Replier, Reply, STANDING, Said, splice},
+    child::{Cancellation, Era, Profile, Replier, Reply, STANDING, Said, splice},
     config::Mode,
     model::RawJson,
 };
@@ -124,14 +122,12 @@ async fn relay(
     let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
     let relayed = relayed(&asking.offer, &message, Era::Modern)?;
     let place = asking.place()?;
-    let (park, parked) = watch::channel(false);
     let profile = if is_modern {
         Profile::modern()
     } else {
         Profile::able()
     };
     let mut call = asking.call(relayed, place, profile);
-    call.parked = parked;
     let mut owner = asking.app.mcp.owner();
     if method == "subscriptions/listen" {
         // A subscription lasts as long as its client wants.
@@ -139,9 +135,9 @@ async fn relay(
         owner = STANDING;
     }
     let (id, manner) = (message.answer_id(), manner(&message, method));
-    let cancelled = CancellationToken::new();
-    let mut relay = Relay::start(asking.app, owner, id, manner, cancelled, call);
-    relay.can_park(park, retry);
+    let cancellation = Cancellation::default();
+    let mut relay = Relay::start(asking.app, owner, id, manner, cancellation, call);
+    relay.can_park(retry);
     Ok(relay.respond().await)
 }
 

@@ -9,14 +9,13 @@ use axum::{
 };
 use bytes::Bytes;
 use indexmap::IndexMap;
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
 
 use super::{RpcError, files, lists, park::Retry, session::InFlight, stream};
 use crate::{
     app::App,
-    call::{Answer, Ask, Call, CallError},
-    child::{BACKLOG, Heard, Hearing, Replier, Reply, Said, splice},
+    call::{Answer, Ask, Call, CallError, Parking},
+    child::{BACKLOG, Cancellation, Heard, Hearing, Replier, Reply, Said, splice},
     config::ServerSpec,
     model::RawJson,
 };
@@ -60,7 +59,7 @@ pub struct Relay {
     manner: Arc<dyn Manner>,
     call: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
     heard: mpsc::Receiver<Heard>,
-    cancelled: CancellationToken,
+    cancellation: Cancellation,
     spec: Arc<ServerSpec>,
     lists_tools: bool,
     app: Arc<App>,
@@ -68,7 +67,10 @@ pub struct Relay {
     /// What the child asked and the client's retry will answer.
     asked: IndexMap<String, (Said, Replier)>,
     asks: usize,
-    retry: Option<(watch::Sender<bool>, Retry)>,
+    /// What the client answered, for the child to hear once the call goes on.
+    answers: Vec<(Replier, RawJson)>,
+    parking: Parking,
+    retry: Option<Retry>,
     /// The client can cancel the request by its id while this lives.
     in_flight: Option<InFlight>,
 }
@@ -87,14 +89,16 @@ impl Relay {
         owner: u64,
         id: RawJson,
         manner: Arc<dyn Manner>,
-        cancelled: CancellationToken,
+        cancellation: Cancellation,
         mut call: Call,
     ) -> Self {
         let (sender, heard) = mpsc::channel(BACKLOG);
         call.hearing = Some(Hearing {
             owner,
             heard: sender,
+            cancellation: cancellation.clone(),
         });
+        let parking = call.parking.clone();
         let spec = call.spec.clone();
         let lists_tools = matches!(&call.ask, Ask::Relay(asked) if &*asked.method == "tools/list");
         let engine = app.engine.clone();
@@ -102,13 +106,15 @@ impl Relay {
             manner,
             call: Box::pin(async move { engine.run(call).await }),
             heard,
-            cancelled,
+            cancellation,
             spec,
             lists_tools,
             app: app.clone(),
             id,
             asked: IndexMap::new(),
             asks: 0,
+            answers: Vec::new(),
+            parking,
             retry: None,
             in_flight: None,
         }
@@ -120,23 +126,23 @@ impl Relay {
     }
 
     /// Lets the request wait for its client's retry.
-    pub fn can_park(&mut self, park: watch::Sender<bool>, retry: Retry) {
-        self.retry = Some((park, retry));
+    pub fn can_park(&mut self, retry: Retry) {
+        self.retry = Some(retry);
     }
 
-    /// Answers what the child asked, as far as the client did.
+    /// Takes the answers to what the child asked, as far as the client gave them.
     pub fn answer(&mut self, answers: &IndexMap<String, RawJson>) {
         for (key, answer) in answers {
             if let Some((_, replier)) = self.asked.shift_remove(key) {
-                replier.result(answer);
+                self.answers.push((replier, answer.clone()));
             }
         }
     }
 
     /// Goes on as the request with this id.
     pub fn go_on(mut self, id: RawJson, manner: Arc<dyn Manner>) -> Self {
-        if let Some((park, _)) = self.retry.as_ref().filter(|_| self.asked.is_empty()) {
-            park.send_replace(false);
+        if self.asked.is_empty() {
+            self.parking.come_back();
         }
         self.id = id;
         self.manner = manner;
@@ -204,10 +210,10 @@ impl Relay {
 
     /// Gives the request away until its retry; returns the answer for now.
     fn park(self) -> Result<Bytes, RpcError> {
-        let Some((park, retry)) = self.retry.clone() else {
+        let Some(retry) = self.retry.clone() else {
             return Err(RpcError::invalid("this request cannot wait").to(Some(self.id.clone())));
         };
-        park.send_replace(true);
+        self.parking.park();
         let asked = self.asked.iter().map(|(key, (said, _))| {
             let key = serde_json::Value::from(key.as_str());
             let method = serde_json::Value::from(&*said.method);
@@ -217,8 +223,9 @@ impl Relay {
         let asked = asked.collect::<Vec<_>>().join(",");
         let (parks, id) = (self.app.parks.clone(), self.id.clone());
         let stopping = self.app.engine.stopping.clone();
+        let kept = self.app.settings.limits.input_timeout;
         let state = parks
-            .park(retry, self, stopping)
+            .park(retry, self, kept, stopping)
             .map_err(|error| error.to(Some(id.clone())))?;
         Ok(format!(
             r#"{{"jsonrpc":"2.0","id":{},"result":{{"resultType":"input_required","inputRequests":{{{asked}}},"requestState":"{}"}}}}"#,
@@ -232,15 +239,21 @@ impl Relay {
     async fn next(&mut self) -> Next {
         loop {
             let gathering = !self.asked.is_empty();
+            let answered = !self.answers.is_empty();
             tokio::select! {
                 biased;
                 Some(heard) = self.heard.recv() => if let Some(next) = self.hear(heard) {
                     return next;
                 },
                 answer = &mut self.call => return self.last(answer),
-                () = self.cancelled.cancelled() => {
+                () = self.cancellation.cancelled() => {
                     let error = RpcError::new(StatusCode::OK, -32800, "cancelled", "cancelled");
                     return Next::Done(Box::new(Err(error.to(Some(self.id.clone())))));
+                }
+                () = self.parking.resumed(), if answered && !gathering => {
+                    for (replier, answer) in self.answers.drain(..) {
+                        replier.result(&answer);
+                    }
                 }
                 // What a child asks together goes out together.
                 () = tokio::time::sleep(GATHER), if gathering => return Next::Parked,

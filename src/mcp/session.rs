@@ -13,12 +13,13 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::stream::Outbox;
 use crate::{
-    child::{Child, Ear, Replier},
+    call::Parking,
+    child::{Cancellation, Child, Ear, Replier},
     config::Mode,
     model::{Principal, RawJson, ServerName, SessionId},
 };
@@ -27,6 +28,8 @@ use crate::{
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Sessions of one principal; the one that was used longest ago makes room.
 const MOST: usize = 1000;
+/// Questions that wait for one client.
+const MOST_ASKED: usize = 1000;
 
 /// The log messages that a client gets who asked for none in particular.
 const LOG_LEVEL: &str = "info";
@@ -56,7 +59,8 @@ pub struct McpSession {
     pub outbox: Arc<Outbox>,
     /// Set when it ends.
     pub ended: CancellationToken,
-    in_flight: Mutex<HashMap<Vec<u8>, CancellationToken>>,
+    in_flight: Mutex<Requests>,
+    requests: AtomicU64,
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<Ear>>>,
@@ -64,9 +68,12 @@ pub struct McpSession {
     last_used: Mutex<Instant>,
 }
 
+/// Requests under way by the client's id: one that he uses twice at once is of both.
+type Requests = HashMap<Vec<u8>, Vec<(u64, Cancellation)>>;
+
 struct Asked {
     replier: Replier,
-    parked: watch::Sender<bool>,
+    parking: Parking,
 }
 
 impl McpSessions {
@@ -88,6 +95,7 @@ impl McpSessions {
             outbox: Arc::default(),
             ended: CancellationToken::new(),
             in_flight: Mutex::default(),
+            requests: AtomicU64::new(1),
             asked: Mutex::default(),
             asks: AtomicU64::new(1),
             followed: Mutex::default(),
@@ -142,45 +150,64 @@ impl McpSessions {
 impl McpSession {
     /// Notes a request, so that its client can cancel it by its id.
     pub fn begin_request(self: &Arc<Self>, id: &RawJson) -> InFlight {
-        let cancelled = CancellationToken::new();
-        lock(&self.in_flight).insert(id.as_bytes().to_vec(), cancelled.clone());
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let (id, cancellation) = (id.as_bytes().to_vec(), Cancellation::default());
+        let mut in_flight = lock(&self.in_flight);
+        let same = in_flight.entry(id.clone()).or_default();
+        same.push((number, cancellation.clone()));
+        drop(in_flight);
         InFlight {
             session: self.clone(),
-            id: id.as_bytes().to_vec(),
-            cancelled,
+            id,
+            number,
+            cancellation,
         }
     }
 
-    /// The client no longer wants the answer to a request of its own.
-    pub fn cancel(&self, id: &RawJson) {
-        if let Some(cancelled) = lock(&self.in_flight).get(id.as_bytes()) {
-            cancelled.cancel();
+    /// The client says in this line that he no longer wants the answer to a request of his own.
+    pub fn cancel(&self, line: &bytes::Bytes, id: &RawJson) {
+        let same = lock(&self.in_flight).get(id.as_bytes()).cloned();
+        for (_, cancellation) in same.unwrap_or_default() {
+            cancellation.cancel(line, id);
         }
     }
 
-    /// Keeps the way back to a child that asked, under a number of ours.
-    pub fn ask(&self, replier: Replier, parked: watch::Sender<bool>) -> u64 {
+    /// Keeps the way back to a child that asked, under a number of ours. `None`, and the child is
+    /// declined, where too much waits for this client already.
+    pub fn ask(&self, replier: Replier, parking: Parking) -> Option<u64> {
+        let mut asked = lock(&self.asked);
+        if asked.len() >= MOST_ASKED {
+            drop(asked);
+            return None;
+        }
         let number = self.asks.fetch_add(1, Ordering::Relaxed);
-        parked.send_replace(true);
-        lock(&self.asked).insert(number, Asked { replier, parked });
-        number
+        parking.park();
+        asked.insert(number, Asked { replier, parking });
+        Some(number)
     }
 
-    /// Passes a client's answer on to the child that asked; `false` if nobody did.
+    /// Passes a client's answer on to the child that asked, once its call may go on; `false` if
+    /// nobody did.
     pub fn answer(&self, line: &bytes::Bytes, id: &RawJson) -> bool {
         let number = id.as_str().trim_matches('"').parse::<u64>().ok();
         let asked = number.and_then(|number| lock(&self.asked).remove(&number));
-        let Some(Asked { replier, parked }) = asked else {
+        let Some(Asked { replier, parking }) = asked else {
             return false;
         };
-        replier.relay(line, id);
         let others = lock(&self.asked);
-        if !others
-            .values()
-            .any(|other| other.parked.same_channel(&parked))
-        {
-            parked.send_replace(false);
+        if others.values().any(|other| other.parking.is_of(&parking)) {
+            // The call still waits for its caller; the child may need this answer to ask no more.
+            drop(others);
+            replier.relay(line, id);
+            return true;
         }
+        drop(others);
+        parking.come_back();
+        let (line, id) = (line.clone(), id.clone());
+        tokio::spawn(async move {
+            parking.resumed().await;
+            replier.relay(&line, &id);
+        });
         true
     }
 
@@ -229,13 +256,21 @@ impl McpSession {
 pub struct InFlight {
     session: Arc<McpSession>,
     id: Vec<u8>,
+    number: u64,
     /// Set when the client cancels it.
-    pub cancelled: CancellationToken,
+    pub cancellation: Cancellation,
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        lock(&self.session.in_flight).remove(&self.id);
+        let mut in_flight = lock(&self.session.in_flight);
+        let Some(same) = in_flight.get_mut(&self.id) else {
+            return;
+        };
+        same.retain(|(number, _)| *number != self.number);
+        if same.is_empty() {
+            in_flight.remove(&self.id);
+        }
     }
 }
 

@@ -78,7 +78,10 @@ pub enum Ended {
 
 /// Serves until a signal ends it. `port_file` gets the address that was bound, for tests and
 /// scripts that ask for port 0.
-pub async fn serve(settings: Settings, port_file: Option<PathBuf>) -> Result<Ended, ServeError> {
+pub async fn serve(
+    mut settings: Settings,
+    port_file: Option<PathBuf>,
+) -> Result<Ended, ServeError> {
     let mut signals = Signals::new()?;
     let config = config::servers(&settings)?;
     let tls = settings.listen.tls.as_ref().map(tls::Acceptor::load);
@@ -86,6 +89,7 @@ pub async fn serve(settings: Settings, port_file: Option<PathBuf>) -> Result<End
     let store = Store::open(&settings.jobs_dir, None, Timestamp::now())?;
     let listener = listen(&settings).await?;
     let address = listener.local_addr()?;
+    settings.listen.bound_to(address.port());
     let app = App::new(settings, store, config);
     let open_files = limits::raise_open_files();
     tracing::debug!(?open_files, "limits");

@@ -257,8 +257,9 @@ impl Builder<'_> {
         };
         let kind = match kind {
             // As in mcpo.
-            None | Some("sse") => RemoteKind::Sse,
-            Some(_) => RemoteKind::StreamableHttp,
+            Some("sse") => RemoteKind::Sse,
+            // Without a type, as mcpo has it for SSE: the older transport is found from here too.
+            None | Some(_) => RemoteKind::StreamableHttp,
         };
         let good = self.faults.len() == before;
         good.then_some(Transport::Remote(RemoteSpec { url, kind, headers }))

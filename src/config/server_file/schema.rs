@@ -47,7 +47,7 @@ pub(super) struct ServerEntry {
     #[schemars(length(min = 1))]
     pub cwd: Option<String>,
     /// How to speak to the server: `stdio` for a command; for a url `streamable-http` (also
-    /// `http`) or `sse`. A url without a type means `sse`, as in mcpo.
+    /// `http`), which falls back to the older `sse` where the server knows no POST, or `sse`.
     #[schemars(extend("enum" = [
         "stdio", "sse", "streamable-http", "streamable_http", "streamablehttp", "streamableHttp",
         "http", null,

@@ -143,6 +143,17 @@ pub struct Listen {
     pub max_body_bytes: u64,
 }
 
+impl Listen {
+    /// The port that the system chose, where it was left to it; links follow, unless they were told
+    /// where to go.
+    pub fn bound_to(&mut self, port: u16) {
+        if self.base_url == BaseUrl::local(self.port, self.tls.is_some()) {
+            self.base_url = BaseUrl::local(port, self.tls.is_some());
+        }
+        self.port = port;
+    }
+}
+
 /// Who may call, and who is believed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Access {
@@ -230,6 +241,9 @@ pub struct Limits {
     /// A call's wait for its turn.
     #[serde(serialize_with = "as_seconds")]
     pub queue_timeout: Duration,
+    /// A caller's answer to what a server asks him.
+    #[serde(serialize_with = "as_seconds")]
+    pub input_timeout: Duration,
     /// From SIGTERM to SIGKILL of a child.
     #[serde(serialize_with = "as_seconds")]
     pub kill_grace: Duration,

@@ -94,7 +94,7 @@ fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
     let port = read!(r.required(args.port, parse::port));
     let tls = tls(r, args.ssl_certfile, args.ssl_keyfile);
     let base_url = read!(r.optional(args.base_url, parse::base_url));
-    let base_url = base_url.unwrap_or_else(|| own_url(port, tls.is_some()));
+    let base_url = base_url.unwrap_or_else(|| BaseUrl::local(port, tls.is_some()));
     let named = read!(r.optional(args.allowed_hosts, parse::hosts)).unwrap_or_default();
     let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let own = (!is_unspecified(&host)).then(|| host.clone());
@@ -121,15 +121,6 @@ fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
             .unwrap_or_default(),
         max_body_bytes: read!(r.required(args.max_body_bytes, parse::bytes)),
     }
-}
-
-/// The bridge as a browser on this machine reaches it. A port that the system chooses is not known
-/// yet.
-fn own_url(port: u16, tls: bool) -> BaseUrl {
-    let scheme = if tls { "https" } else { "http" };
-    let port = if port == 0 { 8080 } else { port };
-    let url = format!("{scheme}://localhost:{port}");
-    url.parse().expect("it is a base URL")
 }
 
 fn tls(r: &mut Reader, certificate: Option<String>, key: Option<String>) -> Option<Tls> {
@@ -213,6 +204,7 @@ fn limits(r: &mut Reader, args: LimitArgs) -> Limits {
         timeout: read!(r.required(args.timeout, parse::timeout)),
         start_timeout: read!(r.required(args.start_timeout, parse::timeout)),
         queue_timeout: read!(r.required(args.queue_timeout, parse::grace)),
+        input_timeout: read!(r.required(args.input_timeout, parse::timeout)),
         kill_grace: read!(r.required(args.kill_grace, parse::grace)),
         shutdown_grace: read!(r.required(args.shutdown_grace, parse::grace)),
         max_message_bytes: read!(r.required(args.max_message_bytes, parse::bytes)),

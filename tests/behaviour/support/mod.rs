@@ -5,6 +5,7 @@
 
 mod bridge;
 mod client;
+pub mod far;
 mod folders;
 mod processes;
 mod sse;
@@ -33,6 +34,11 @@ pub fn echo() -> Value {
 /// The test server that shows and sends bytes as they are.
 pub fn bytes() -> Value {
     json!({ "command": "python3", "args": [fixture("bytes_server.py")] })
+}
+
+/// The server that asks its user in the middle of a call.
+pub fn dialog() -> Value {
+    json!({"command": "python3", "args": [fixture("dialog_server.py")]})
 }
 
 /// The test server that misbehaves as `mode` says.

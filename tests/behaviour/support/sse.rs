@@ -125,6 +125,16 @@ impl Mcp {
         let client = self.client.clone().header("Mcp-Session-Id", session);
         Stream::read(client.open("GET", &self.path, &[], None))
     }
+
+    /// The same stream, taken up again after the event with this id.
+    pub fn listen_after(&self, id: &str) -> Stream {
+        let client = self.client.clone().header("Last-Event-ID", id);
+        let again = Self {
+            client,
+            ..self.clone()
+        };
+        again.listen()
+    }
 }
 
 fn modern_headers(message: &str) -> Vec<(&'static str, String)> {
@@ -178,6 +188,8 @@ pub struct Stream {
     pub headers: http::HeaderMap,
     lines: Box<dyn BufRead + Send>,
     has_events: bool,
+    /// Of the last message, where it was an event with one.
+    pub event_id: String,
 }
 
 impl Stream {
@@ -188,6 +200,7 @@ impl Stream {
             status: head.status.as_u16(),
             has_events: kind.is_some_and(|kind| kind == "text/event-stream"),
             headers: head.headers,
+            event_id: String::new(),
             lines: Box::new(BufReader::new(body.into_reader())),
         }
     }
@@ -250,6 +263,9 @@ impl Iterator for Stream {
             }
             if !self.has_events {
                 return Some(line);
+            }
+            if let Some(id) = line.strip_prefix("id: ") {
+                id.trim_end().clone_into(&mut self.event_id);
             }
             // One message is one line of data; comments, names and ids say nothing here.
             if let Some(data) = line.strip_prefix("data: ") {
