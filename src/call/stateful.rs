@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Answer, CallError, Running, files, holds::Holds, run::PING_PATIENCE};
 use crate::{
     child::{ChildError, End},
+    config::UserValues,
     session::{Found, Lent, Place, Workspace},
     store::Job,
 };
@@ -81,8 +82,9 @@ impl Running {
     ) -> Result<Found, CallError> {
         let (spec, profile) = (&self.call.spec, self.call.profile.clone());
         let sessions = &self.engine.sessions;
+        let user = UserValues::of(&self.call.caller);
         let until = (self.queue_until, self.deadline);
-        let finding = sessions.child(workspace, spec, place.class, profile, until);
+        let finding = sessions.child(workspace, spec, place.class, profile, &user, until);
         self.before(async { Ok(finding.await?) }).await
     }
 

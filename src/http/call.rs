@@ -14,7 +14,7 @@ use crate::{
     app::App,
     call::{Call, CallError},
     catalog::{Knowledge, Offer},
-    config::{Listen, Mode, RESERVED_NAMES},
+    config::{Listen, Mode, RESERVED_NAMES, ServerAccess},
     identity::SESSION_HEADER,
     model::{Caller, Principal},
     openapi::{self, path_segment},
@@ -87,7 +87,8 @@ async fn call(
     let prepared = prepare(app, server, tool, caller, body, request_id).await;
     let mut call = prepared.inspect_err(|problem| {
         // What runs leaves its own line.
-        App::audit_refusal(peer.ip(), &principal, server, tool, problem.kind());
+        let kind = app.refusal_kind(server, problem.kind());
+        App::audit_refusal(peer.ip(), &principal, server, tool, kind);
     })?;
     call.forwarded = app
         .identity
@@ -117,7 +118,7 @@ async fn prepare(
     body: Body,
     request_id: Option<String>,
 ) -> Result<Call, Problem> {
-    let offer = offer(app, server).await?;
+    let offer = offer(app, server, &caller).await?;
     let tool = offer.name_at(tool);
     if !offer.may_call(tool) {
         return Err(Problem::unknown_tool(server, tool));
@@ -139,9 +140,12 @@ async fn prepare(
     ))
 }
 
-async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, Problem> {
+async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, Problem> {
     let unknown = || Problem::unknown_server(server);
-    let name = server.parse().map_err(|_| unknown())?;
+    let (name, access) = app.server_for(server, caller).ok_or_else(unknown)?;
+    if access != ServerAccess::Use {
+        return Err(Problem::user_needed(server));
+    }
     match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(offer),
         Knowledge::Learning => Err(Problem::not_ready(server)),

@@ -11,7 +11,8 @@ use axum::{
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::{app::App, catalog::Knowledge};
+use super::documents::Reader;
+use crate::{app::App, catalog::Knowledge, config::ServerAccess, model::Caller};
 
 /// The answer of `/health`.
 #[derive(Debug, Serialize)]
@@ -28,7 +29,7 @@ pub struct Health {
     pub reasons: Vec<String>,
     /// What deserves a look though it is no fault.
     pub warnings: Vec<String>,
-    /// Each server.
+    /// Each server that is there for who asks.
     pub servers: IndexMap<String, ServerHealth>,
     /// What runs.
     pub load: Load,
@@ -74,18 +75,31 @@ pub struct Load {
 
 impl App {
     /// How the bridge is now.
-    pub fn health(&self) -> Health {
+    pub fn health(&self, caller: &Caller) -> Health {
         let config = self.config();
         let mut reasons = Vec::new();
         let mut servers = IndexMap::new();
-        for name in config.servers.keys() {
+        let mut hidden = false;
+        let shows_all = self.shows_all(caller);
+        for (name, spec) in &config.servers {
             let health = server(self.catalog.peek(name));
+            if spec.access(caller) == ServerAccess::None {
+                hidden |= health.reason.is_some();
+                continue;
+            }
             if let Some(reason) = &health.reason {
                 reasons.push(format!("server '{name}': {reason}"));
             }
             servers.insert(name.as_str().to_owned(), health);
         }
-        reasons.extend(self.reload_fault());
+        if hidden {
+            reasons.push("a server cannot be used; with an API key it is named here".to_owned());
+        }
+        // A place in the server file names its server.
+        reasons.extend(self.reload_fault().map(|fault| match shows_all {
+            true => fault,
+            false => "the server file was not taken over, the old one is in force".to_owned(),
+        }));
         let mut status = if reasons.is_empty() {
             Status::Ok
         } else {
@@ -123,7 +137,11 @@ impl App {
             version: env!("CARGO_PKG_VERSION"),
             uptime: self.started.elapsed().as_secs(),
             reasons,
-            warnings: self.warnings(),
+            warnings: if shows_all {
+                self.warnings()
+            } else {
+                Vec::new()
+            },
             servers,
             load,
         }
@@ -151,8 +169,8 @@ fn server(known: Option<Knowledge>) -> ServerHealth {
 }
 
 /// `GET /health`.
-pub async fn report(State(app): State<Arc<App>>) -> Response {
-    let health = app.health();
+pub async fn report(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    let health = app.health(&reader.caller(&app));
     let status = match health.status {
         Status::Ok | Status::Degraded => StatusCode::OK,
         Status::Down => StatusCode::SERVICE_UNAVAILABLE,
@@ -174,8 +192,8 @@ pub async fn live() -> &'static str {
 }
 
 /// `GET /health/ready`: calls are taken.
-pub async fn ready(State(app): State<Arc<App>>) -> Response {
-    if app.health().status == Status::Down {
+pub async fn ready(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    if app.health(&reader.caller(&app)).status == Status::Down {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
     } else {
         "ok\n".into_response()

@@ -11,7 +11,9 @@ use axum::{
 
 use crate::{
     app::App,
+    catalog::Offer,
     mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
+    model::Caller,
     telemetry::RequestId,
 };
 
@@ -113,12 +115,27 @@ async fn asking<'a>(
     };
     Ok(Asked::One(Asking {
         app,
+        offer: offer_for(app, server, peer, &caller).await?,
         caller,
-        offer: mcp::offer(app, server).await?,
         headers,
         request_id,
         shown: None,
     }))
+}
+
+async fn offer_for(
+    app: &App,
+    server: &str,
+    peer: SocketAddr,
+    caller: &Caller,
+) -> Result<Arc<Offer>, RpcError> {
+    let offer = mcp::offer(app, server, caller).await;
+    offer.inspect_err(|error| {
+        let kind = app.refusal_kind(server, error.kind);
+        if kind == "not_allowed" {
+            App::audit_refusal(peer.ip(), &caller.principal, server, "", kind);
+        }
+    })
 }
 
 /// Clients must take both forms of an answer; `*/*` takes everything.

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod allow;
 mod catalog;
 mod chats;
 mod children;

@@ -179,6 +179,7 @@ fn identity_headers(r: &mut Reader, args: HeaderArgs) -> IdentityHeaders {
         user_name: read!(r.required(args.header_user_name, parse::header_name)),
         user_email: read!(r.required(args.header_user_email, parse::header_name)),
         user_role: read!(r.required(args.header_user_role, parse::header_name)),
+        user_groups: read!(r.required(args.header_user_groups, parse::header_name)),
         user_jwt: read!(r.required(args.header_user_jwt, parse::header_name)),
         chat_id: read!(r.required(args.header_chat_id, parse::header_name)),
         message_id: read!(r.required(args.header_message_id, parse::header_name)),
