@@ -96,9 +96,12 @@ impl App {
             reasons.push("a server cannot be used; with an API key it is named here".to_owned());
         }
         // A place in the server file names its server.
-        reasons.extend(self.reload_fault().map(|fault| match shows_all {
-            true => fault,
-            false => "the server file was not taken over, the old one is in force".to_owned(),
+        reasons.extend(self.reload_fault().map(|fault| {
+            if shows_all {
+                fault
+            } else {
+                "the server file was not taken over, the old one is in force".to_owned()
+            }
         }));
         let mut status = if reasons.is_empty() {
             Status::Ok

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const KEYS: &str = "openwebui:front,robot:steel";
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
-fn builder(allow: Value) -> Builder {
+fn builder(allow: &Value) -> Builder {
     let team = with(echo(), json!({ "allow": allow }));
     TestBridge::builder(servers([("open", echo()), ("team", team)]))
         .var(vars::API_KEY, KEYS)
@@ -80,7 +80,7 @@ fn shown(reply: &Reply, server: &str) -> (u16, String, Vec<String>) {
 
 #[test]
 fn for_others_there_is_no_such_server_on_any_surface() {
-    let bridge = builder(sales()).start();
+    let bridge = builder(&sales()).start();
     let mut ann = Mcp::legacy(user(&bridge, "ann-id"), "team", &json!({}));
     assert_eq!(ann.text("echo", json!({"text": "hi"})), "hi");
     let strangers = [
@@ -128,7 +128,7 @@ fn everything_of(client: &Client, server: &str, who: usize) -> Vec<(String, Repl
 
 #[test]
 fn all_servers_at_once_are_those_that_are_there_for_the_caller() {
-    let bridge = builder(sales()).start();
+    let bridge = builder(&sales()).start();
     for (id, expected) in [("ann-id", true), ("bob", false)] {
         let client = user(&bridge, id);
         for mcp in [
@@ -159,7 +159,7 @@ fn all_servers_at_once_are_those_that_are_there_for_the_caller() {
 
 #[test]
 fn each_list_admits_by_itself() {
-    let bridge = builder(sales()).start();
+    let bridge = builder(&sales()).start();
     let anybody = || user(&bridge, "x-id");
     let groups = |value: &str| anybody().header("X-OpenWebUI-User-Groups", value);
     for (client, status) in [
@@ -197,7 +197,7 @@ fn each_list_admits_by_itself() {
 
 #[test]
 fn a_key_that_names_no_user_reads_what_there_is_and_calls_nothing() {
-    let bridge = builder(sales()).start();
+    let bridge = builder(&sales()).start();
     let openwebui = bridge.client().bearer("front");
     // As Open WebUI registers a connection, and fetches the document in each turn.
     for path in ["/team/openapi.json", "/mcpo/team/docs"] {
@@ -259,7 +259,7 @@ fn groups_are_believed_of_a_key_and_of_nobody_else() {
 
 #[test]
 fn a_reload_counts_at_once_and_ends_the_streams_of_who_is_out() {
-    let bridge = builder(sales()).start();
+    let bridge = builder(&sales()).start();
     let ann = user(&bridge, "ann-id");
     assert_eq!(ann.call("team", "counter", json!({})).ok(), 1);
     let mcp = Mcp::legacy(ann.clone(), "team", &json!({}));

@@ -137,7 +137,7 @@ pub(super) struct BeforeEndEntry {
 pub(super) struct AllowEntry {
     /// Users by id, or by mail address, in which case does not matter.
     pub users: Option<Vec<String>>,
-    /// Groups by name or id, as the header of MCPO_HEADER_USER_GROUPS has them.
+    /// Groups by name or id, as the request's header for groups has them.
     pub groups: Option<Vec<String>>,
     /// Roles: Open WebUI's are `admin` and `user`.
     pub roles: Option<Vec<String>>,

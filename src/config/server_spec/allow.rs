@@ -130,9 +130,12 @@ mod tests {
     }
 
     fn allow(key: &str, name: &str) -> Allow {
-        let of = |wanted: &str| match key == wanted {
-            true => vec![name.to_owned()],
-            false => Vec::new(),
+        let of = |wanted: &str| {
+            if key == wanted {
+                vec![name.to_owned()]
+            } else {
+                Vec::new()
+            }
         };
         Allow::new(&of("users"), &of("groups"), &of("roles"), &of("keys"))
     }
