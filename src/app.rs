@@ -20,8 +20,9 @@ use crate::{
     identity::Identity,
     mcp::{McpSessions, Parks},
     model::{Principal, ServerName},
+    replicas::{PeerKey, Replicas},
     session::{SessionSettings, Sessions, SharedChildren},
-    store::Store,
+    store::{Store, StoreError},
     telemetry::{Action, AuditEvent, Metrics, ServerState, audit, memory_limit, stateful_cap},
 };
 
@@ -49,6 +50,8 @@ pub struct App {
     pub mcp: McpSessions,
     /// Calls that wait for their client's retry.
     pub parks: Parks,
+    /// The other bridges on the same jobs folder.
+    pub replicas: Replicas,
     /// When this process began.
     pub started: Instant,
     config: RwLock<Arc<Loaded>>,
@@ -59,7 +62,8 @@ pub struct App {
 
 impl App {
     /// Builds the bridge; nothing runs before [`App::apply`].
-    pub fn new(settings: Settings, store: Store, config: Loaded) -> Arc<Self> {
+    pub fn new(settings: Settings, store: Store, config: Loaded) -> Result<Arc<Self>, StoreError> {
+        let key = PeerKey::new(settings.replicas.key.as_ref(), &store)?;
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let metrics = Arc::new(Metrics::new());
         let children = Arc::new(Children::new(child_settings(&settings), metrics.clone()));
@@ -90,9 +94,16 @@ impl App {
             stopping: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
+        let replicas = Replicas::new(
+            &settings,
+            key,
+            store.clone(),
+            engine.sessions.clone(),
+            metrics.clone(),
+        );
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             identity: Identity::new(&settings),
             settings,
             catalog,
@@ -101,12 +112,13 @@ impl App {
             metrics,
             mcp: McpSessions::default(),
             parks: Parks::default(),
+            replicas,
             started: Instant::now(),
             config: RwLock::new(Arc::new(config)),
             calls_without_chat: AtomicBool::new(false),
             reload_fault: Mutex::default(),
             cap_warning: Mutex::default(),
-        })
+        }))
     }
 
     /// The server file as it is in force.

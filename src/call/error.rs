@@ -43,6 +43,18 @@ pub enum CallError {
     /// Another replica works in this chat.
     #[error("{0}")]
     Elsewhere(String),
+    /// Another replica took the chat over while this one did not answer.
+    #[error(
+        "another bridge has taken this chat over while this one did not answer; its files are \
+         there, what it held in memory is gone: call again"
+    )]
+    Fenced,
+    /// The replica that ran the call ended, or fell silent, before it answered.
+    #[error(
+        "the bridge that ran this call ended before it answered ({0}); part of the work may be \
+         done: look at the files, then call again"
+    )]
+    ReplicaLost(String),
     /// The bridge is stopping.
     #[error("the bridge is shutting down")]
     ShuttingDown,
@@ -79,6 +91,8 @@ impl CallError {
             Self::DiskFull(_) => "disk_full",
             Self::UnknownSession => "unknown_session",
             Self::Elsewhere(_) => "elsewhere",
+            Self::Fenced => "fenced",
+            Self::ReplicaLost(_) => "replica_lost",
             Self::ShuttingDown => "shutting_down",
             Self::BadPath { .. } => "bad_path",
             Self::Internal(_) => "internal",

@@ -14,15 +14,26 @@ impl Running {
     pub(super) async fn stateful(&self) -> (Result<Answer, CallError>, Option<Job>) {
         let (caller, spec, place) = (&self.call.caller, &self.call.spec, &self.call.place);
         let sessions = &self.engine.sessions;
-        let opening = async { Ok(sessions.open(place, &caller.principal, &spec.name).await?) };
+        let opening = async {
+            match place.opened.take() {
+                Some(workspace) => Ok(workspace),
+                None => Ok(sessions.open(place, &caller.principal, &spec.name).await?),
+            }
+        };
         let workspace = match self.before(opening).await {
             Ok(workspace) => workspace,
             Err(error) => return (Err(error), None),
         };
         let job = workspace.job.clone();
-        let answer = self.in_workspace(place, &workspace).await;
+        let mut answer = self.in_workspace(place, &workspace).await;
+        let lost = workspace.is_lost();
         drop(workspace);
         sessions.call_ended();
+        if lost {
+            // The folder is another's: neither the answer counts nor what is recorded of it.
+            answer = Err(CallError::Fenced);
+            return (answer, None);
+        }
         (answer, Some(job))
     }
 
@@ -34,6 +45,9 @@ impl Running {
         let engine = &self.engine;
         let spec = &self.call.spec;
         let turn = self.queue(workspace.turn(spec)).await?;
+        if workspace.is_lost() {
+            return Err(CallError::Fenced);
+        }
         let admitted = engine
             .admission
             .enter(&self.call.caller.principal, self.deadline);

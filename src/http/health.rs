@@ -91,7 +91,7 @@ impl App {
         } else {
             Status::Degraded
         };
-        if self.engine.stopping.is_cancelled() {
+        if self.engine.stopping.is_cancelled() || self.replicas.is_draining() {
             reasons.push("the bridge is shutting down".to_owned());
             status = Status::Down;
         }

@@ -5,14 +5,17 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     body::Body,
     extract::{ConnectInfo, Path, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
 
+use super::peers;
 use crate::{
     app::App,
     catalog::{Knowledge, Offer},
     mcp::{self, Asking, ClientMessage, RpcError},
+    model::Caller,
     telemetry::RequestId,
 };
 
@@ -25,10 +28,14 @@ pub async fn post(
 ) -> Response {
     let (parts, body) = request.into_parts();
     let posted = async {
-        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
+        let caller = peers::caller(&app, &parts.extensions, &parts.headers, peer)?;
+        let asking = asking(&app, &server, &parts, caller).await?;
         accepts(&parts.headers, &["application/json", "text/event-stream"])?;
-        let message = read(body, &parts.headers, app.settings.listen.max_body_bytes).await?;
-        mcp::post(asking, message).await
+        let body = read(body, &parts.headers, app.settings.listen.max_body_bytes).await?;
+        let message = ClientMessage::read(&body)?;
+        let request = peers::forward(&parts, &body);
+        let attempt = || mcp::post(asking.clone(), message.clone());
+        app.replicas.run(&asking.caller, &request, attempt).await
     };
     posted.await.unwrap_or_else(RpcError::into_response)
 }
@@ -42,9 +49,12 @@ pub async fn get(
 ) -> Response {
     let (parts, _) = request.into_parts();
     let opened = async {
-        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
+        let caller = peers::caller(&app, &parts.extensions, &parts.headers, peer)?;
+        let asking = asking(&app, &server, &parts, caller).await?;
         accepts(&parts.headers, &["text/event-stream"])?;
-        mcp::get(&asking)
+        let request = peers::forward(&parts, &Bytes::new());
+        let attempt = || mcp::get(&asking);
+        app.replicas.run(&asking.caller, &request, attempt).await
     };
     opened.await.unwrap_or_else(RpcError::into_response)
 }
@@ -58,8 +68,11 @@ pub async fn delete(
 ) -> Response {
     let (parts, _) = request.into_parts();
     let ended = async {
-        let asking = asking(&app, &server, peer, &parts.headers, parts.extensions.get()).await?;
-        mcp::delete(&asking)
+        let caller = peers::caller(&app, &parts.extensions, &parts.headers, peer)?;
+        let asking = asking(&app, &server, &parts, caller).await?;
+        let request = peers::forward(&parts, &Bytes::new());
+        let attempt = || mcp::delete(&asking);
+        app.replicas.run(&asking.caller, &request, attempt).await
     };
     ended.await.unwrap_or_else(RpcError::into_response)
 }
@@ -67,12 +80,11 @@ pub async fn delete(
 async fn asking<'a>(
     app: &'a Arc<App>,
     server: &str,
-    peer: SocketAddr,
-    headers: &'a HeaderMap,
-    request_id: Option<&RequestId>,
+    parts: &'a Parts,
+    caller: Caller,
 ) -> Result<Asking<'a>, RpcError> {
-    let caller = app.identity.authenticate(headers, peer.ip())?;
     let offer = offer(app, server).await?;
+    let request_id = parts.extensions.get::<RequestId>();
     let request_id = request_id
         .map(ToString::to_string)
         .unwrap_or_default()
@@ -81,7 +93,8 @@ async fn asking<'a>(
         app,
         caller,
         offer,
-        headers,
+        headers: &parts.headers,
+        target: peers::target_of(parts).to_owned(),
         request_id,
     })
 }
@@ -148,7 +161,7 @@ fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
     ))
 }
 
-async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<ClientMessage, RpcError> {
+async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<Bytes, RpcError> {
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
@@ -162,7 +175,7 @@ async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<ClientMessa
         return Err(RpcError::new(status, -32600, "bad_media_type", message));
     }
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let bytes = axum::body::to_bytes(body, most).await.map_err(|_| {
+    axum::body::to_bytes(body, most).await.map_err(|_| {
         let message = format!("the body is larger than {limit} bytes (MCPO_MAX_BODY_BYTES)");
         RpcError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -170,6 +183,5 @@ async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<ClientMessa
             "body_too_large",
             &message,
         )
-    })?;
-    ClientMessage::read(&bytes)
+    })
 }

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, StatusCode};
 
 use super::{ClientMessage, Kind, RpcError};
-use crate::{app::App, call::Relayed, catalog::Offer, model::Caller, session::Place};
+use crate::{
+    app::App, call::Relayed, catalog::Offer, model::Caller, session::Place, store::InstanceId,
+};
 
 /// Everything that a request of a client's needs.
+#[derive(Clone)]
 pub struct Asking<'a> {
     /// The bridge.
     pub app: &'a Arc<App>,
@@ -17,6 +20,8 @@ pub struct Asking<'a> {
     pub offer: Arc<Offer>,
     /// The request's headers.
     pub headers: &'a HeaderMap,
+    /// Path and query, as they came.
+    pub target: String,
     /// For logs.
     pub request_id: Box<str>,
 }
@@ -28,6 +33,23 @@ impl Asking<'_> {
             let status = StatusCode::NOT_FOUND;
             RpcError::new(status, -32600, "unknown_session", "no such session")
         })
+    }
+
+    /// Opens the place here, or says which replica the message belongs to.
+    pub async fn enter(&self, mut place: Place) -> Result<Place, RpcError> {
+        let replicas = &self.app.replicas;
+        let entered = replicas
+            .enter(&self.caller, &self.offer.spec, &mut place)
+            .await;
+        entered.map_err(RpcError::elsewhere)?;
+        Ok(place)
+    }
+
+    /// Sends the message to the replica that made or keeps what it names; an error of its own where
+    /// that one has ended.
+    pub async fn at_home(&self, home: InstanceId, unknown: RpcError) -> RpcError {
+        let home = self.app.replicas.home(home).await;
+        home.map_or(unknown, RpcError::elsewhere)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    http::{HeaderMap, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderValue, Method, StatusCode},
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    ClientMessage, Kind, RpcError,
+    ClientMessage, Kind, RpcError, abroad,
     asking::{Asking, relayed},
     lists,
     relay::{Asked, Manner, Relay, json, with_token},
@@ -23,22 +23,22 @@ use crate::{
     child::{Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::RawJson,
+    replicas::Homed,
     session::{Class, Place},
 };
 
 /// `Mcp-Session-Id`
-const SESSION: &str = "mcp-session-id";
+pub const SESSION: &str = "mcp-session-id";
 
 /// One message of a client's.
 pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
     let id = message.id.clone();
     let answered = match &message.kind {
-        Kind::Request(method) if &**method == "initialize" => Ok(initialize(&asking, &message)),
-        _ => {
-            let session = session(&asking)?;
-            check_version(asking.headers)?;
-            in_session(asking, session, message).await
-        }
+        Kind::Request(method) if &**method == "initialize" => initialize(&asking, &message).await,
+        _ => match session(&asking).await {
+            Ok(session) => in_session(asking, session, message).await,
+            Err(error) => Err(error),
+        },
     };
     answered.map_err(|error| {
         if error.id.is_none() {
@@ -50,8 +50,8 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
 }
 
 /// The client's stream for what belongs to no request.
-pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
-    let session = session(asking)?;
+pub async fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
+    let session = session(asking).await?;
     check_version(asking.headers)?;
     let seen = asking
         .headers
@@ -71,13 +71,20 @@ pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
 }
 
 /// Ends the protocol's session and its streams; the chat's child and folder stay.
-pub fn delete(asking: &Asking<'_>) -> Result<Response, RpcError> {
-    let session = session(asking)?;
+pub async fn delete(asking: &Asking<'_>) -> Result<Response, RpcError> {
+    let session = session(asking).await?;
     asking.app.mcp.end(&session);
+    abroad::tell(asking, &session, &Method::DELETE, &Bytes::new()).await;
     Ok(StatusCode::OK.into_response())
 }
 
-fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Response {
+async fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Result<Response, RpcError> {
+    // Where the chat's child lives, if it does, the session needs no go-between.
+    if let Some(place) = Place::of(&asking.caller, &asking.offer.spec) {
+        let (caller, spec) = (&asking.caller, &asking.offer.spec);
+        let here = asking.app.replicas.look(caller, spec, &place).await;
+        here.map_err(RpcError::elsewhere)?;
+    }
     let version = lists::agree(message.params.protocol_version.as_deref());
     let result = lists::initialize(&asking.offer, version);
     let session = asking.app.mcp.begin(
@@ -87,28 +94,38 @@ fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Response {
         message.params.capabilities.clone().unwrap_or_default(),
     );
     let mut response = json(lists::answer(message, &result));
-    if let Ok(id) = HeaderValue::from_str(session.id.as_str()) {
+    let id = Homed {
+        token: session.id.clone(),
+        home: asking.app.replicas.own(),
+    };
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert(SESSION, id);
     }
-    response
+    Ok(response)
 }
 
-fn session(asking: &Asking<'_>) -> Result<Arc<McpSession>, RpcError> {
+async fn session(asking: &Asking<'_>) -> Result<Arc<McpSession>, RpcError> {
     let Some(id) = asking.headers.get(SESSION) else {
         return Err(RpcError::invalid(
             "Mcp-Session-Id is missing: send initialize first",
         ));
     };
     let principal = &asking.caller.principal;
-    let id = id.to_str().unwrap_or_default();
-    let found = asking
-        .app
-        .mcp
-        .find(id, principal, Some(&asking.offer.spec.name));
-    found.ok_or_else(|| {
+    let unknown = || {
         let message = "Session not found: send initialize again";
         RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_session", message)
-    })
+    };
+    let id = id.to_str().unwrap_or_default().parse::<Homed>();
+    let id = id.map_err(|_| unknown())?;
+    let (sessions, server) = (&asking.app.mcp, &asking.offer.spec.name);
+    let found = if id.home == asking.app.replicas.own() {
+        sessions.find(&id.token, principal, Some(server))
+    } else if let Some(guest) = asking.caller.guest().filter(|guest| guest.id == id.token) {
+        sessions.guest(principal, guest)
+    } else {
+        return Err(asking.at_home(id.home, unknown()).await);
+    };
+    found.ok_or_else(unknown)
 }
 
 fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
@@ -134,10 +151,13 @@ async fn in_session(
     session: Arc<McpSession>,
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
+    check_version(asking.headers)?;
     match &message.kind {
         Kind::Response => {
             let id = message.answer_id();
-            session.answer(&message.line, &id);
+            if !session.answer(&message.line, &id) {
+                abroad::tell(&asking, &session, &Method::POST, &message.line).await;
+            }
             Ok(StatusCode::ACCEPTED.into_response())
         }
         Kind::Notification(method) => {
@@ -147,6 +167,7 @@ async fn in_session(
                 ("notifications/initialized", _) => {}
                 _ => session.tell(&message.line),
             }
+            abroad::tell(&asking, &session, &Method::POST, &message.line).await;
             Ok(StatusCode::ACCEPTED.into_response())
         }
         Kind::Request(method) if &**method == "ping" => {
@@ -165,7 +186,10 @@ async fn relay(
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
     let relayed = relayed(&asking.offer, &message)?;
-    let place = place(&asking, &session)?;
+    let place = match asking.enter(place(&asking, &session)?).await {
+        Ok(place) => place,
+        Err(error) => return Err(abroad::go(&asking, &session, error).await),
+    };
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
     let (park, parked) = watch::channel(false);

@@ -144,7 +144,7 @@ async fn subscribe(asking: &Asking<'_>, wanted: &Wanted) -> Result<News, RpcErro
     }
     let mut failure = None;
     for ask in asks {
-        let place = asking.place()?;
+        let place = asking.enter(asking.place()?).await?;
         let line = RawJson::of(&ask).into_bytes();
         let asked = ClientMessage::read(&line)?;
         let call = Call {

@@ -101,7 +101,8 @@ async fn request(
     }
     if let Some(state) = &message.params.request_state {
         let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
-        let relay = asking.app.parks.take(state, &retry, &message)?;
+        let parks = &asking.app.parks;
+        let relay = parks.take(&asking, state, &retry, &message).await?;
         let manner = manner(&message, method);
         return Ok(relay.go_on(message.answer_id(), manner).respond().await);
     }
@@ -115,7 +116,7 @@ async fn pass(
     method: &str,
 ) -> Result<Response, RpcError> {
     let relayed = relayed(&asking.offer, &message)?;
-    let place = asking.place()?;
+    let place = asking.enter(asking.place()?).await?;
     let manner = manner(&message, method);
     let Asking {
         app,
@@ -155,7 +156,7 @@ async fn relay(
     let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
     let legacy = without_envelope(&message)?;
     let relayed = relayed(&asking.offer, &legacy)?;
-    let place = asking.place()?;
+    let place = asking.enter(asking.place()?).await?;
     let (park, parked) = watch::channel(false);
     let manner = manner(&message, method);
     let Asking {

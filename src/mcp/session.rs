@@ -15,12 +15,14 @@ use std::{
 use serde_json::{Map, Value};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::stream::Outbox;
 use crate::{
     child::{Child, Ear, Replier},
     config::Mode,
-    model::{Principal, RawJson, ServerName, SessionId},
+    model::{Guest, Principal, RawJson, ServerName, SessionId},
+    replicas::Abroad,
 };
 
 /// A session that nobody used for this long is forgotten; its client then begins anew.
@@ -58,6 +60,8 @@ pub struct McpSession {
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<Ear>>>,
     last_used: Mutex<Instant>,
+    /// Where else its children live.
+    pub abroad: Abroad,
 }
 
 struct Asked {
@@ -74,21 +78,30 @@ impl McpSessions {
         version: &str,
         capabilities: Map<String, Value>,
     ) -> Arc<McpSession> {
-        let session = Arc::new(McpSession {
+        let made = Guest {
             id: SessionId::random(),
-            principal,
             server,
             version: version.into(),
             capabilities,
-            owner: self.owner(),
-            outbox: Arc::default(),
-            ended: CancellationToken::new(),
-            in_flight: Mutex::default(),
-            asked: Mutex::default(),
-            asks: AtomicU64::new(1),
-            followed: Mutex::default(),
-            last_used: Mutex::new(Instant::now()),
-        });
+        };
+        let session = Arc::new(McpSession::new(principal, made, self.owner(), 1));
+        self.keep(&session);
+        session
+    }
+
+    /// The session of another replica's that came with a request of its client's. Its questions
+    /// have numbers that the home and other replicas do not give.
+    pub fn guest(&self, principal: &Principal, guest: &Guest) -> Option<Arc<McpSession>> {
+        let known = lock(&self.all).contains_key(&guest.id);
+        if !known {
+            let apart = Uuid::new_v4().as_u64_pair().0 >> 12 | 1 << 32;
+            let session = McpSession::new(principal.clone(), guest.clone(), self.owner(), apart);
+            self.keep(&Arc::new(session));
+        }
+        self.find(&guest.id, principal, guest.server.as_ref())
+    }
+
+    fn keep(&self, session: &Arc<McpSession>) {
         let mut all = lock(&self.all);
         all.retain(|_, other| lock(&other.last_used).elapsed() < KEPT);
         let own = all
@@ -101,8 +114,8 @@ impl McpSessions {
             oldest.ended.cancel();
             all.remove(&oldest.id);
         }
-        all.insert(session.id.clone(), session.clone());
-        session
+        all.entry(session.id.clone())
+            .or_insert_with(|| session.clone());
     }
 
     /// A number that tells one asker from all others.
@@ -113,12 +126,11 @@ impl McpSessions {
     /// The session, if it is this principal's and for this server. There is no hint of others'.
     pub fn find(
         &self,
-        id: &str,
+        id: &SessionId,
         principal: &Principal,
         server: Option<&ServerName>,
     ) -> Option<Arc<McpSession>> {
-        let id = id.parse::<SessionId>().ok()?;
-        let session = lock(&self.all).get(&id)?.clone();
+        let session = lock(&self.all).get(id)?.clone();
         let theirs = session.principal == *principal && session.server.as_ref() == server;
         theirs.then(|| {
             *lock(&session.last_used) = Instant::now();
@@ -135,6 +147,35 @@ impl McpSessions {
 }
 
 impl McpSession {
+    fn new(principal: Principal, made: Guest, owner: u64, first_ask: u64) -> Self {
+        Self {
+            id: made.id,
+            principal,
+            server: made.server,
+            version: made.version,
+            capabilities: made.capabilities,
+            owner,
+            outbox: Arc::default(),
+            ended: CancellationToken::new(),
+            in_flight: Mutex::default(),
+            asked: Mutex::default(),
+            asks: AtomicU64::new(first_ask),
+            followed: Mutex::default(),
+            last_used: Mutex::new(Instant::now()),
+            abroad: Abroad::default(),
+        }
+    }
+
+    /// What another replica needs to go on with it.
+    pub fn as_guest(&self) -> Guest {
+        Guest {
+            id: self.id.clone(),
+            server: self.server.clone(),
+            version: self.version.clone(),
+            capabilities: self.capabilities.clone(),
+        }
+    }
+
     /// Notes a request, so that its client can cancel it by its id.
     pub fn begin_request(self: &Arc<Self>, id: &RawJson) -> InFlight {
         let cancelled = CancellationToken::new();

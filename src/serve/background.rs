@@ -8,7 +8,7 @@ use tokio::{sync::Notify, task::JoinSet};
 use super::reload;
 use crate::{
     app::App,
-    store::{Clocks, HEARTBEAT_EVERY, TOMBSTONE},
+    store::{Clocks, TOMBSTONE},
 };
 
 /// Until children were measured, the limit on them is looked at this often.
@@ -26,6 +26,7 @@ pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     tasks.spawn(async move { engine.sessions.keep_house().await });
     tasks.spawn(collect(app.clone()));
     tasks.spawn(beat(app.clone()));
+    tasks.spawn(watch(app.clone()));
     tasks.spawn(reload::watch(app.clone(), hangups));
     tasks.spawn(measure(app.clone()));
     Background(tasks)
@@ -67,14 +68,32 @@ async fn collect(app: Arc<App>) {
     }
 }
 
+/// Tells the others that this bridge lives, and sees whether they believed so all the time.
 async fn beat(app: Arc<App>) {
-    let mut timer = tokio::time::interval(HEARTBEAT_EVERY);
+    let every = app.store.instance().renew_every();
+    let mut timer = tokio::time::interval(every);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
+        app.engine.sessions.check_leases().await;
         let store = app.store.clone();
         let renew = move || store.renew(Timestamp::now());
         if let Ok(Err(error)) = tokio::task::spawn_blocking(renew).await {
             tracing::warn!(%error, "the heartbeat was not written: other replicas may take over");
+        }
+    }
+}
+
+/// Looks after the others, often enough that silence counts from its beginning.
+async fn watch(app: Arc<App>) {
+    let mut timer = tokio::time::interval(app.store.instance().renew_every() / 2);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let looker = app.clone();
+        let look = move || looker.replicas.watch();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
+            tracing::warn!(%error, "other bridges on the jobs folder cannot be seen");
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Ending sessions: idle ones, the least recently used, those of removed servers, all of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -40,10 +43,11 @@ impl Sessions {
     }
 
     fn end_idle(self: &Arc<Self>, now: Instant) {
-        // A dead child needs no idle time.
+        let draining = self.draining.load(Ordering::Relaxed);
+        // A dead child needs no idle time, and a bridge that is about to end has none to give.
         let over = |session: &Session| {
             !session.child.is_alive()
-                || session.in_flight() == 0 && session.idle_end(ONE_CALL_IDLE) <= now
+                || session.in_flight() == 0 && (draining || session.idle_end(ONE_CALL_IDLE) <= now)
         };
         for workspace in self.workspaces() {
             for session in workspace.sessions() {
@@ -63,6 +67,12 @@ impl Sessions {
                 }
             }
         }
+    }
+
+    /// From now on sessions end as they get idle, so that other replicas can go on with their chats.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.call_ended();
     }
 
     /// Ends the idle session that was used longest ago, the dead first and then those of callers
@@ -226,6 +236,9 @@ impl Sessions {
         workspace: &Arc<Workspace>,
         change: impl FnOnce(&mut Metadata) + Send + 'static,
     ) {
+        if workspace.is_lost() {
+            return;
+        }
         let (store, job) = (self.store.clone(), workspace.job.clone());
         let write = move || store.update_metadata(&job, change).map(drop);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {

@@ -22,5 +22,6 @@ mod mcp_bytes;
 mod openapi;
 mod real_servers;
 mod remote;
+mod replicas;
 mod running;
 mod sessions;

@@ -11,7 +11,7 @@ use axum::http::HeaderName;
 use ipnet::IpNet;
 use url::Url;
 
-use super::super::BaseUrl;
+use super::{super::BaseUrl, PeerAddress};
 
 /// Why a text is not the value: what is wrong, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -186,6 +186,20 @@ pub(super) fn host(text: &str) -> Result<String, Bad> {
 fn is_host_name(text: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     (1..=253).contains(&text.len()) && text.chars().all(good)
+}
+
+/// `10.0.0.7`, `bridge-1:9000`, `[fd00::7]:9000`
+pub(super) fn peer_address(text: &str) -> Result<PeerAddress, Bad> {
+    let whole = host(text);
+    let (name, number) = match (whole, text.rsplit_once(':')) {
+        (Ok(host), _) => return Ok(PeerAddress { host, port: None }),
+        (Err(bad), None) => return Err(bad),
+        (Err(_), Some(parts)) => parts,
+    };
+    Ok(PeerAddress {
+        host: host(name)?,
+        port: Some(port(number)?),
+    })
 }
 
 pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {

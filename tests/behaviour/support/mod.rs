@@ -7,6 +7,7 @@ mod bridge;
 mod client;
 mod folders;
 mod processes;
+mod replicas;
 mod sse;
 pub mod vars;
 mod wait;
@@ -14,6 +15,7 @@ mod wait;
 pub use bridge::{Builder, TestBridge};
 pub use client::{Client, PendingCall, Reply};
 pub use processes::{Process, alive, kill_process, processes_of};
+pub use replicas::Replicas;
 pub use sse::{LEGACY, MODERN, Mcp, Stream, with_envelope};
 pub use wait::{eventually, until};
 
