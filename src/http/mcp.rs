@@ -4,9 +4,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, FromRequest, FromRequestParts as _, Path, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 
@@ -15,25 +15,47 @@ use crate::{
     app::App,
     catalog::{Knowledge, Offer},
     mcp::{self, Asking, ClientMessage, RpcError},
-    model::Caller,
     telemetry::RequestId,
 };
 
+/// What a request of HTTP's came with.
+pub struct Came {
+    app: Arc<App>,
+    server: String,
+    peer: SocketAddr,
+    parts: Parts,
+    body: Body,
+}
+
+impl FromRequest<Arc<App>> for Came {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let server = Path::from_request_parts(&mut parts, app).await;
+        let Path(server) = server.map_err(IntoResponse::into_response)?;
+        let peer = ConnectInfo::from_request_parts(&mut parts, app).await;
+        let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
+        Ok(Self {
+            app: app.clone(),
+            server,
+            peer,
+            parts,
+            body,
+        })
+    }
+}
+
 /// One message of a client's.
-pub async fn post(
-    State(app): State<Arc<App>>,
-    Path(server): Path<String>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, body) = request.into_parts();
+pub async fn post(came: Came) -> Response {
+    let body = came.body;
+    let (app, headers) = (&came.app, &came.parts.headers);
     let posted = async {
-        let caller = peers::caller(&app, &parts.extensions, &parts.headers, peer)?;
-        let asking = asking(&app, &server, &parts, caller).await?;
-        accepts(&parts.headers, &["application/json", "text/event-stream"])?;
-        let body = read(body, &parts.headers, app.settings.listen.max_body_bytes).await?;
+        let asking = asking(app, &came.server, came.peer, &came.parts).await?;
+        accepts(headers, &["application/json", "text/event-stream"])?;
+        let body = read(body, headers, app.settings.listen.max_body_bytes).await?;
         let message = ClientMessage::read(&body)?;
-        let request = peers::forward(&parts, &body);
+        let request = peers::forward(&came.parts, &body);
         let attempt = || mcp::post(asking.clone(), message.clone());
         app.replicas.run(&asking.caller, &request, attempt).await
     };
@@ -41,38 +63,30 @@ pub async fn post(
 }
 
 /// A stream of what belongs to no request.
-pub async fn get(
-    State(app): State<Arc<App>>,
-    Path(server): Path<String>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, _) = request.into_parts();
+pub async fn get(came: Came) -> Response {
     let opened = async {
-        let caller = peers::caller(&app, &parts.extensions, &parts.headers, peer)?;
-        let asking = asking(&app, &server, &parts, caller).await?;
-        accepts(&parts.headers, &["text/event-stream"])?;
-        let request = peers::forward(&parts, &Bytes::new());
+        let asking = asking(&came.app, &came.server, came.peer, &came.parts).await?;
+        accepts(&came.parts.headers, &["text/event-stream"])?;
+        let request = peers::forward(&came.parts, &Bytes::new());
         let attempt = || mcp::get(&asking);
-        app.replicas.run(&asking.caller, &request, attempt).await
+        came.app
+            .replicas
+            .run(&asking.caller, &request, attempt)
+            .await
     };
     opened.await.unwrap_or_else(RpcError::into_response)
 }
 
 /// Ends the protocol's session.
-pub async fn delete(
-    State(app): State<Arc<App>>,
-    Path(server): Path<String>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let (parts, _) = request.into_parts();
+pub async fn delete(came: Came) -> Response {
     let ended = async {
-        let caller = peers::caller(&app, &parts.extensions, &parts.headers, peer)?;
-        let asking = asking(&app, &server, &parts, caller).await?;
-        let request = peers::forward(&parts, &Bytes::new());
+        let asking = asking(&came.app, &came.server, came.peer, &came.parts).await?;
+        let request = peers::forward(&came.parts, &Bytes::new());
         let attempt = || mcp::delete(&asking);
-        app.replicas.run(&asking.caller, &request, attempt).await
+        came.app
+            .replicas
+            .run(&asking.caller, &request, attempt)
+            .await
     };
     ended.await.unwrap_or_else(RpcError::into_response)
 }
@@ -80,22 +94,21 @@ pub async fn delete(
 async fn asking<'a>(
     app: &'a Arc<App>,
     server: &str,
+    peer: SocketAddr,
     parts: &'a Parts,
-    caller: Caller,
 ) -> Result<Asking<'a>, RpcError> {
+    let headers = &parts.headers;
+    let caller = peers::caller(app, &parts.extensions, headers, peer)?;
     let offer = offer(app, server).await?;
     let request_id = parts.extensions.get::<RequestId>();
-    let request_id = request_id
-        .map(ToString::to_string)
-        .unwrap_or_default()
-        .into();
+    let request_id = request_id.map(ToString::to_string).unwrap_or_default();
     Ok(Asking {
         app,
         caller,
         offer,
-        headers: &parts.headers,
+        headers,
         target: peers::target_of(parts).to_owned(),
-        request_id,
+        request_id: request_id.into(),
     })
 }
 

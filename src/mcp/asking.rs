@@ -4,9 +4,17 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode};
 
+use tokio::sync::watch;
+
 use super::{ClientMessage, Kind, RpcError};
 use crate::{
-    app::App, call::Relayed, catalog::Offer, model::Caller, session::Place, store::InstanceId,
+    app::App,
+    call::{Ask, Call, Relayed},
+    catalog::Offer,
+    child::Profile,
+    model::Caller,
+    session::Place,
+    store::InstanceId,
 };
 
 /// Everything that a request of a client's needs.
@@ -50,6 +58,22 @@ impl Asking<'_> {
     pub async fn at_home(&self, home: InstanceId, unknown: RpcError) -> RpcError {
         let home = self.app.replicas.home(home).await;
         home.map_or(unknown, RpcError::elsewhere)
+    }
+
+    /// A call that passes a request on to the child at this place. Nobody hears what the child says
+    /// meanwhile, and it cannot wait for its client.
+    pub fn call(&self, relayed: Relayed, place: Place, profile: Profile) -> Call {
+        Call {
+            caller: self.caller.clone(),
+            spec: self.offer.spec.clone(),
+            place,
+            ask: Ask::Relay(relayed),
+            profile,
+            hearing: None,
+            on_child: None,
+            parked: watch::channel(false).1,
+            request_id: self.request_id.clone(),
+        }
     }
 }
 

@@ -19,7 +19,6 @@ use super::{
     stream,
 };
 use crate::{
-    call::{Ask, Call},
     child::{Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::RawJson,
@@ -200,31 +199,16 @@ async fn relay(
         park,
     });
     let cancelled = in_flight.cancelled.clone();
-    let Asking {
-        app,
-        caller,
-        offer,
-        request_id,
-        ..
-    } = asking;
     let profile = Profile {
         protocol_version: session.version.clone(),
         capabilities: session.capabilities.clone(),
         ..Profile::silent()
     };
-    let (followed, mode) = (session.clone(), offer.spec.mode);
-    let make = |hearing, parked| Call {
-        caller,
-        spec: offer.spec.clone(),
-        place,
-        ask: Ask::Relay(relayed),
-        profile,
-        hearing: Some(hearing),
-        parked,
-        on_child: Some(Arc::new(move |child| followed.follow(child, mode))),
-        request_id,
-    };
-    let mut relay = Relay::start(app, session.owner, id, manner, cancelled, make, parked);
+    let mut call = asking.call(relayed, place, profile);
+    let (followed, mode) = (session.clone(), call.spec.mode);
+    call.on_child = Some(Arc::new(move |child| followed.follow(child, mode)));
+    call.parked = parked;
+    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancelled, call);
     relay.keep(in_flight);
     Ok(relay.respond().await)
 }

@@ -6,11 +6,11 @@ use axum::{http::StatusCode, response::Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 
 use super::{ClientMessage, RpcError, asking::Asking, stream};
 use crate::{
-    call::{Ask, Call, Relayed},
+    call::Relayed,
     child::{Child, Profile, Said, splice},
     model::RawJson,
 };
@@ -147,25 +147,17 @@ async fn subscribe(asking: &Asking<'_>, wanted: &Wanted) -> Result<News, RpcErro
         let place = asking.enter(asking.place()?).await?;
         let line = RawJson::of(&ask).into_bytes();
         let asked = ClientMessage::read(&line)?;
-        let call = Call {
-            caller: asking.caller.clone(),
-            spec: asking.offer.spec.clone(),
-            place,
-            ask: Ask::Relay(Relayed {
-                line: asked.line.clone(),
-                id: asked.answer_id(),
-                token: None,
-                method: "subscriptions/listen".into(),
-                tool: None,
-                name: None,
-                arguments: None,
-            }),
-            profile: Profile::able(),
-            hearing: None,
-            on_child: Some(on_child.clone()),
-            parked: watch::channel(false).1,
-            request_id: asking.request_id.clone(),
+        let relayed = Relayed {
+            line: asked.line.clone(),
+            id: asked.answer_id(),
+            token: None,
+            method: "subscriptions/listen".into(),
+            tool: None,
+            name: None,
+            arguments: None,
         };
+        let mut call = asking.call(relayed, place, Profile::able());
+        call.on_child = Some(on_child.clone());
         // A server without subscriptions still has news of its lists.
         let asked = asking.app.engine.run(call).await;
         failure = failure.or(asked.err());

@@ -21,7 +21,6 @@ use super::{
     relay::{Asked, Manner, Relay, json as answer_json, with_subscription, with_token},
 };
 use crate::{
-    call::{Ask, Call},
     child::{Profile, Replier, Reply, Said, splice},
     model::RawJson,
 };
@@ -118,33 +117,14 @@ async fn pass(
     let relayed = relayed(&asking.offer, &message)?;
     let place = asking.enter(asking.place()?).await?;
     let manner = manner(&message, method);
-    let Asking {
-        app,
-        caller,
-        offer,
-        request_id,
-        ..
-    } = asking;
-    let mut spec = offer.spec.clone();
+    let mut call = asking.call(relayed, place, Profile::modern());
     if method == "subscriptions/listen" {
         // A subscription lasts as long as its client wants.
-        Arc::make_mut(&mut spec).timeout = LONGEST_LISTEN;
+        Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
     }
-    let make = |hearing, parked| Call {
-        caller,
-        spec,
-        place,
-        ask: Ask::Relay(relayed),
-        profile: Profile::modern(),
-        hearing: Some(hearing),
-        parked,
-        on_child: None,
-        request_id,
-    };
-    let (_, parked) = watch::channel(false);
-    let (owner, id) = (app.mcp.owner(), message.answer_id());
+    let (owner, id) = (asking.app.mcp.owner(), message.answer_id());
     let cancelled = CancellationToken::new();
-    let relay = Relay::start(app, owner, id, manner, cancelled, make, parked);
+    let relay = Relay::start(asking.app, owner, id, manner, cancelled, call);
     Ok(relay.respond().await)
 }
 
@@ -159,34 +139,11 @@ async fn relay(
     let place = asking.enter(asking.place()?).await?;
     let (park, parked) = watch::channel(false);
     let manner = manner(&message, method);
-    let Asking {
-        app,
-        caller,
-        offer,
-        request_id,
-        ..
-    } = asking;
-    let make = |hearing, parked| Call {
-        caller,
-        spec: offer.spec.clone(),
-        place,
-        ask: Ask::Relay(relayed),
-        profile: Profile::able(),
-        hearing: Some(hearing),
-        parked,
-        on_child: None,
-        request_id,
-    };
-    let owner = app.mcp.owner();
-    let mut relay = Relay::start(
-        app,
-        owner,
-        message.answer_id(),
-        manner,
-        CancellationToken::new(),
-        make,
-        parked,
-    );
+    let mut call = asking.call(relayed, place, Profile::able());
+    call.parked = parked;
+    let (owner, id) = (asking.app.mcp.owner(), message.answer_id());
+    let cancelled = CancellationToken::new();
+    let mut relay = Relay::start(asking.app, owner, id, manner, cancelled, call);
     relay.can_park(park, retry);
     Ok(relay.respond().await)
 }

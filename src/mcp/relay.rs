@@ -81,24 +81,20 @@ enum Next {
 }
 
 impl Relay {
-    /// Begins. `owner` tells this client's requests from others'; `make` completes the call.
+    /// Begins. `owner` tells this client's requests from others'.
     pub fn start(
         app: &Arc<App>,
         owner: u64,
         id: RawJson,
         manner: Arc<dyn Manner>,
         cancelled: CancellationToken,
-        make: impl FnOnce(Hearing, watch::Receiver<bool>) -> Call,
-        parked: watch::Receiver<bool>,
+        mut call: Call,
     ) -> Self {
         let (sender, heard) = mpsc::channel(BACKLOG);
-        let call = make(
-            Hearing {
-                owner,
-                heard: sender,
-            },
-            parked,
-        );
+        call.hearing = Some(Hearing {
+            owner,
+            heard: sender,
+        });
         let spec = call.spec.clone();
         let engine = app.engine.clone();
         Self {

@@ -1,0 +1,350 @@
+//! Where children come from: a place among the starts, a process or a remote session, first words.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, getrlimit};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot},
+    time::Instant,
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
+
+use super::{
+    Child, ChildError, ChildRequest, ChildSettings, End, Listener, Said,
+    body::Body,
+    connection::{Cleaner, Connection},
+    environment, hearing, hello, launch,
+    log::ServerLog,
+    reaper::Supervisors,
+    tree,
+};
+use crate::{
+    artifacts,
+    config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, Transport},
+    model::RawJson,
+    remote::{self, Outbound, RemoteOptions},
+    store::Job,
+    telemetry::{ChildMode, Metrics},
+};
+
+/// A cold start holds its place among the concurrent starts no longer than this.
+const START_PLACE: Duration = Duration::from_secs(10);
+/// A start that used no processor time for so long gives its place back: it waits for something,
+/// and servers that hang must not keep others from starting.
+const IDLE_START: Duration = Duration::from_millis(250);
+/// Pieces of news that a slow listener may have waiting; he loses the oldest.
+const NEWS: usize = 256;
+
+/// Making one connection to a remote server.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A remote server may be silent for a call's time and this: a call's own clock stands still while
+/// its caller is asked something, for 600 s at most.
+const PARKED: Duration = Duration::from_secs(660);
+
+/// Where children come from.
+pub struct Children {
+    settings: ChildSettings,
+    starts: Arc<Semaphore>,
+    supervisors: Supervisors,
+    metrics: Arc<Metrics>,
+    /// For the children, however far the bridge raised its own.
+    open_files: Rlimit,
+    /// Read when the first remote server is reached.
+    outbound: Arc<OnceLock<Outbound>>,
+    remotes: TaskTracker,
+    numbers: AtomicU64,
+}
+
+impl Children {
+    /// No child is started before one is asked for. Two things are noted now: the limit on open
+    /// files, which children will get, and which processes are ours already, which are left alone.
+    pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
+        let starts = Arc::new(Semaphore::new(settings.max_starts.max(1)));
+        Self {
+            settings,
+            starts,
+            supervisors: Supervisors::new(),
+            metrics,
+            open_files: getrlimit(Resource::Nofile),
+            outbound: Arc::default(),
+            remotes: TaskTracker::new(),
+            numbers: AtomicU64::new(1),
+        }
+    }
+
+    /// Ends processes that lost their supervisor, until dropped.
+    pub async fn sweep_strays(&self) {
+        self.supervisors.sweep().await;
+    }
+
+    /// Waits until no child is left. Those that nobody holds any more are ending already.
+    pub async fn none_left(&self) {
+        self.remotes.close();
+        tokio::join!(self.supervisors.none_left(), self.remotes.wait());
+    }
+
+    /// How much time a child gets between SIGTERM and SIGKILL.
+    pub fn kill_grace(&self) -> Duration {
+        self.settings.kill_grace
+    }
+
+    /// A child that has answered `initialize`. On any failure nothing of it is left running; a
+    /// child whose caller left is killed behind him.
+    pub async fn ready(&self, request: ChildRequest) -> Result<Child, ChildError> {
+        self.ready_unless(request, &CancellationToken::new()).await
+    }
+
+    /// As [`Children::ready`], but gives up once `stop` is cancelled, and returns when nothing of
+    /// the child is left.
+    pub async fn ready_unless(
+        &self,
+        request: ChildRequest,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
+        let place = self.place(request.deadline, stop).await?;
+        // Held until ready, but neither for ever nor longer than the caller stays.
+        let (launched, pid) = oneshot::channel();
+        let place = AbortOnDropHandle::new(tokio::spawn(hold(place, pid)));
+        let (spec, paths, began) = (request.spec.clone(), request.job.paths(), Instant::now());
+        let until = request.deadline.min(began + self.settings.start_timeout);
+        let started = self.start(request, until, launched, stop).await;
+        drop(place);
+        match &started {
+            Ok(_) => self.metrics.child_started(&spec.name, began.elapsed()),
+            Err(_) => self.metrics.child_start_failed(&spec.name),
+        }
+        started.map_err(|error| error.without_folder(&paths))
+    }
+
+    /// A place among the concurrent starts. The wait is bounded as a start is, and beside it.
+    async fn place(
+        &self,
+        deadline: Instant,
+        stop: &CancellationToken,
+    ) -> Result<OwnedSemaphorePermit, ChildError> {
+        let until = deadline.min(Instant::now() + self.settings.start_timeout);
+        let place = tokio::time::timeout_at(until, self.starts.clone().acquire_owned());
+        match stop.run_until_cancelled(place).await {
+            Some(Ok(Ok(place))) => Ok(place),
+            Some(_) => Err(ChildError::TooManyStarts),
+            None => Err(stopped()),
+        }
+    }
+
+    async fn start(
+        &self,
+        request: ChildRequest,
+        until: Instant,
+        launched: oneshot::Sender<u32>,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
+        let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
+        let (news, _) = broadcast::channel(NEWS);
+        let (body, connection) = match &request.spec.transport {
+            Transport::Stdio(command) => {
+                let found = self.local(command, &request, until, &log, &news).await?;
+                let _ = launched.send(found.0.pid().unwrap_or_default());
+                found
+            }
+            // It uses nothing of this machine that starts side by side would contend for.
+            Transport::Remote(remote) => self.remote(remote, &request, &log, &news).await?,
+        };
+        let limit = self.settings.max_message;
+        let mode = match request.spec.mode {
+            Mode::Stateful => ChildMode::Stateful,
+            Mode::Stateless => ChildMode::Stateless,
+            Mode::Shared => ChildMode::Shared,
+        };
+        let mut child = Child {
+            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+            body,
+            connection,
+            log,
+            paths: request.job.paths(),
+            hello: None,
+            limit,
+            news,
+            _live: self.metrics.child_live(mode),
+        };
+        let greeting = hello::introduce(&child.connection, &request.profile);
+        let greeting = tokio::time::timeout_at(until, greeting);
+        let failure = match stop.run_until_cancelled(greeting).await {
+            Some(Ok(Ok(Ok(hello)))) => {
+                child.hello = Some(hello);
+                return Ok(child);
+            }
+            Some(Ok(Ok(Err(refused)))) => {
+                match refused.error().and_then(|raw| child.body.failed(raw)) {
+                    Some(failed) => ChildError::not_started(failed.why),
+                    None => refused.into(),
+                }
+            }
+            Some(Ok(Err(closed))) => match child.closed(closed).await {
+                ChildError::Died { status, said } => {
+                    let why = format!("it ended before it was ready ({status})");
+                    ChildError::NotStarted { why, said }
+                }
+                other => other,
+            },
+            Some(Err(_)) => {
+                let waited = self.settings.start_timeout.as_secs();
+                let why = format!("no answer to initialize within {waited} s");
+                ChildError::NotStarted {
+                    why,
+                    said: child.last_words(),
+                }
+            }
+            None => stopped(),
+        };
+        child.end(End::Kill).await;
+        Err(match &request.spec.transport {
+            Transport::Remote(remote) => {
+                failure.of_remote(&remote.url.origin().ascii_serialization())
+            }
+            Transport::Stdio(_) => failure,
+        })
+    }
+
+    async fn local(
+        &self,
+        command: &CommandSpec,
+        request: &ChildRequest,
+        until: Instant,
+        log: &ServerLog,
+        news: &broadcast::Sender<Said>,
+    ) -> Result<(Body, Connection), ChildError> {
+        let resolved = command.resolve(&request.job.work(), &request.job.id());
+        let launch = self.launch(resolved, request);
+        let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
+        tokio::spawn(log.clone().follow(pipes.stderr));
+        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, news);
+        Ok((Body::Local(process), connection))
+    }
+
+    async fn remote(
+        &self,
+        spec: &RemoteSpec,
+        request: &ChildRequest,
+        log: &ServerLog,
+        news: &broadcast::Sender<Said>,
+    ) -> Result<(Body, Connection), ChildError> {
+        let outbound = self.outbound.clone();
+        // Reads the system's certificates from disk.
+        let read = move || outbound.get_or_init(Outbound::from_environment).clone();
+        let outbound = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| ChildError::not_started(error.to_string()))?;
+        let options = RemoteOptions {
+            outbound,
+            connect_timeout: CONNECT,
+            idle_timeout: request.spec.timeout.max(self.settings.start_timeout) + PARKED,
+            max_message: self.settings.max_message,
+            extra_headers: Vec::new(),
+            tool_schema: None,
+        };
+        let pipes = remote::connect(spec, options)
+            .map_err(|error| ChildError::not_started(error.to_string()))?;
+        self.remotes.spawn(pipes.handle.gone());
+        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, news);
+        Ok((Body::Remote(pipes.handle), connection))
+    }
+
+    fn converse(
+        &self,
+        stdin: impl AsyncWrite + Send + Unpin + 'static,
+        stdout: impl AsyncRead + Send + Unpin + 'static,
+        request: &ChildRequest,
+        log: &ServerLog,
+        news: &broadcast::Sender<Said>,
+    ) -> Connection {
+        Connection::open(
+            stdin,
+            stdout,
+            self.settings.max_message,
+            with_news(request.listener.clone(), news.clone(), request.spec.mode),
+            without_folder(&request.job),
+            Arc::new(log.clone()),
+        )
+    }
+
+    fn launch(&self, resolved: ResolvedCommand, request: &ChildRequest) -> launch::Launch {
+        let env = environment::environment(
+            &resolved.program,
+            &request.job,
+            &self.settings.tools_dir,
+            resolved.env,
+            &request.overlay,
+        );
+        launch::Launch {
+            program: resolved.program,
+            args: resolved.args,
+            env,
+            cwd: resolved.cwd,
+            open_files: self.open_files,
+        }
+    }
+}
+
+/// Takes the folder's path out of what the child says: everybody behind reads relative names.
+fn without_folder(job: &Job) -> Cleaner {
+    let (paths, id) = (job.paths(), job.id().to_string());
+    let finder = memchr::memmem::Finder::new(id.as_bytes()).into_owned();
+    Arc::new(move |line: Bytes| {
+        // The path holds the folder's id, whose letters are written one way only.
+        if finder.find(&line).is_none() {
+            return line;
+        }
+        match RawJson::parse(line.clone()) {
+            Ok(whole) => artifacts::relative(whole, &paths).into_bytes(),
+            Err(_) => line,
+        }
+    })
+}
+
+/// What a shared child says to nobody in particular may be about anybody: only what concerns
+/// everybody goes on. Late progress has a number of ours, which says nothing to anyone.
+fn with_news(listener: Listener, news: broadcast::Sender<Said>, mode: Mode) -> Listener {
+    Arc::new(move |said| {
+        listener(said);
+        let of_one_caller = mode != Mode::Shared && &*said.method != "notifications/progress";
+        if of_one_caller || hearing::is_news(&said.method) {
+            // Nobody listening is fine.
+            let _ = news.send(said.clone());
+        }
+    })
+}
+
+fn stopped() -> ChildError {
+    ChildError::not_started("the bridge is stopping".to_owned())
+}
+
+/// Holds a place among the starts while the child with this id is at work on its start.
+async fn hold(place: OwnedSemaphorePermit, pid: oneshot::Receiver<u32>) {
+    let working = async {
+        let Ok(pid) = pid.await else { return };
+        let mut before = None;
+        loop {
+            tokio::time::sleep(IDLE_START).await;
+            let used = tokio::task::spawn_blocking(move || tree::processor_time(pid))
+                .await
+                .ok();
+            if used == before {
+                return;
+            }
+            before = used;
+        }
+    };
+    let _ = tokio::time::timeout(START_PLACE, working).await;
+    drop(place);
+}
