@@ -56,6 +56,8 @@ pub struct App {
     pub started: Instant,
     config: RwLock<Arc<Loaded>>,
     calls_without_chat: AtomicBool,
+    /// Every server was asked once what it offers.
+    pub acquainted: AtomicBool,
     reload_fault: Mutex<Option<String>>,
     cap_warning: Mutex<Option<String>>,
 }
@@ -116,6 +118,7 @@ impl App {
             started: Instant::now(),
             config: RwLock::new(Arc::new(config)),
             calls_without_chat: AtomicBool::new(false),
+            acquainted: AtomicBool::new(false),
             reload_fault: Mutex::default(),
             cap_warning: Mutex::default(),
         }))

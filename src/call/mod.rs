@@ -115,6 +115,7 @@ impl Call {
 struct Running {
     engine: Arc<CallEngine>,
     call: Call,
+    began: Instant,
     deadline: Instant,
     /// The caller hung up.
     left: CancellationToken,

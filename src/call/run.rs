@@ -28,10 +28,12 @@ impl CallEngine {
         }
         let left = CancellationToken::new();
         let _hang_up = left.clone().drop_guard();
-        let deadline = Instant::now() + call.spec.timeout;
+        let began = Instant::now();
+        let deadline = began + call.spec.timeout;
         let running = Running {
             engine: self.clone(),
             call,
+            began,
             deadline,
             left,
         };

@@ -1,6 +1,8 @@
 //! A call in a chat: in its workspace, in order, by the chat's own child.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{Answer, CallError, Running, files, run::PING_PATIENCE};
 use crate::{
@@ -9,6 +11,10 @@ use crate::{
     session::{Found, Lent, Place, Turn, Workspace},
     store::Job,
 };
+
+/// A lease that was seen to be ours is not looked at again so soon: nobody is taken for dead within
+/// so short a time.
+const LEASE_TRUSTED: Duration = Duration::from_millis(500);
 
 impl Running {
     pub(super) async fn stateful(&self) -> (Result<Answer, CallError>, Option<Job>) {
@@ -45,13 +51,11 @@ impl Running {
         let engine = &self.engine;
         let spec = &self.call.spec;
         let turn = self.queue(workspace.turn(spec)).await?;
-        if workspace.is_lost() {
-            return Err(CallError::Fenced);
-        }
         let admitted = engine
             .admission
             .enter(&self.call.caller.principal, self.deadline);
         let mut permit = Some(self.queue(admitted).await??);
+        let checked = self.check_lease(workspace, self.began).await?;
         engine.check_free_disk()?;
         let mut found = self.find(place, workspace).await?;
         let job = &workspace.job;
@@ -71,6 +75,7 @@ impl Running {
                 return Err(error);
             }
         };
+        self.check_lease(workspace, checked).await?;
         let mut seen = workspace.files.lock().await;
         let (mut answer, snapshot) = self.answer(reply, job, &seen).await?;
         if let Some(snapshot) = snapshot {
@@ -81,6 +86,21 @@ impl Running {
             }
         }
         Ok(answer)
+    }
+
+    /// After a wait in which the bridge itself may have been stopped: whether the folder is still
+    /// ours. Returns when that was known.
+    async fn check_lease(
+        &self,
+        workspace: &Arc<Workspace>,
+        known: Instant,
+    ) -> Result<Instant, CallError> {
+        if known.elapsed() < LEASE_TRUSTED {
+            return Ok(known);
+        }
+        let now = Instant::now();
+        let held = self.engine.sessions.still_held(workspace).await;
+        held.then_some(now).ok_or(CallError::Fenced)
     }
 
     async fn find(&self, place: &Place, workspace: &Arc<Workspace>) -> Result<Found, CallError> {

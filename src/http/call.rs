@@ -116,7 +116,7 @@ async fn prepare(
     body: &Bytes,
     request_id: Option<&str>,
 ) -> Result<Call, Problem> {
-    let offer = offer(app, server).await?;
+    let offer = offer(app, server, caller).await?;
     let offered = offer
         .tool(tool)
         .ok_or_else(|| Problem::unknown_tool(server, tool))?;
@@ -137,12 +137,15 @@ async fn prepare(
     ))
 }
 
-async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, Problem> {
+async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, Problem> {
     let unknown = || Problem::unknown_server(server);
     let name = server.parse().map_err(|_| unknown())?;
     match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(offer),
-        Knowledge::Learning => Err(Problem::not_ready(server)),
+        Knowledge::Learning => Err(match app.replicas.anyone_for(caller) {
+            Some(other) => Problem::elsewhere(other),
+            None => Problem::not_ready(server),
+        }),
         Knowledge::Failed { why, .. } => Err(Problem::failed(server, &why)),
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     app::App,
     catalog::{Knowledge, Offer},
     mcp::{self, Asking, ClientMessage, RpcError},
+    model::Caller,
     telemetry::RequestId,
 };
 
@@ -51,13 +52,16 @@ pub async fn post(came: Came) -> Response {
     let body = came.body;
     let (app, headers) = (&came.app, &came.parts.headers);
     let posted = async {
-        let asking = asking(app, &came.server, came.peer, &came.parts).await?;
+        let caller = peers::caller(app, &came.parts.extensions, headers, came.peer)?;
         accepts(headers, &["application/json", "text/event-stream"])?;
         let body = read(body, headers, app.settings.listen.max_body_bytes).await?;
         let message = ClientMessage::read(&body)?;
         let request = peers::forward(&came.parts, &body);
-        let attempt = || mcp::post(asking.clone(), message.clone());
-        app.replicas.run(&asking.caller, &request, attempt).await
+        let attempt = async || {
+            let asking = asking(app, &came.server, &came.parts, &caller).await?;
+            mcp::post(asking, message.clone()).await
+        };
+        app.replicas.run(&caller, &request, attempt).await
     };
     posted.await.unwrap_or_else(RpcError::into_response)
 }
@@ -65,14 +69,12 @@ pub async fn post(came: Came) -> Response {
 /// A stream of what belongs to no request.
 pub async fn get(came: Came) -> Response {
     let opened = async {
-        let asking = asking(&came.app, &came.server, came.peer, &came.parts).await?;
-        accepts(&came.parts.headers, &["text/event-stream"])?;
-        let request = peers::forward(&came.parts, &Bytes::new());
-        let attempt = || mcp::get(&asking);
-        came.app
-            .replicas
-            .run(&asking.caller, &request, attempt)
-            .await
+        let (app, parts) = (&came.app, &came.parts);
+        let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer)?;
+        accepts(&parts.headers, &["text/event-stream"])?;
+        let request = peers::forward(parts, &Bytes::new());
+        let attempt = async || mcp::get(&asking(app, &came.server, parts, &caller).await?).await;
+        app.replicas.run(&caller, &request, attempt).await
     };
     opened.await.unwrap_or_else(RpcError::into_response)
 }
@@ -80,13 +82,11 @@ pub async fn get(came: Came) -> Response {
 /// Ends the protocol's session.
 pub async fn delete(came: Came) -> Response {
     let ended = async {
-        let asking = asking(&came.app, &came.server, came.peer, &came.parts).await?;
-        let request = peers::forward(&came.parts, &Bytes::new());
-        let attempt = || mcp::delete(&asking);
-        came.app
-            .replicas
-            .run(&asking.caller, &request, attempt)
-            .await
+        let (app, parts) = (&came.app, &came.parts);
+        let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer)?;
+        let request = peers::forward(parts, &Bytes::new());
+        let attempt = async || mcp::delete(&asking(app, &came.server, parts, &caller).await?).await;
+        app.replicas.run(&caller, &request, attempt).await
     };
     ended.await.unwrap_or_else(RpcError::into_response)
 }
@@ -94,25 +94,23 @@ pub async fn delete(came: Came) -> Response {
 async fn asking<'a>(
     app: &'a Arc<App>,
     server: &str,
-    peer: SocketAddr,
     parts: &'a Parts,
+    caller: &Caller,
 ) -> Result<Asking<'a>, RpcError> {
-    let headers = &parts.headers;
-    let caller = peers::caller(app, &parts.extensions, headers, peer)?;
-    let offer = offer(app, server).await?;
+    let offer = offer(app, server, caller).await?;
     let request_id = parts.extensions.get::<RequestId>();
     let request_id = request_id.map(ToString::to_string).unwrap_or_default();
     Ok(Asking {
         app,
-        caller,
+        caller: caller.clone(),
         offer,
-        headers,
+        headers: &parts.headers,
         target: peers::target_of(parts).to_owned(),
         request_id: request_id.into(),
     })
 }
 
-async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
+async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {
     let unknown = || {
         let message = format!("Not Found: there is no server '{server}'");
         RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
@@ -121,6 +119,9 @@ async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
     match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(offer),
         Knowledge::Learning => {
+            if let Some(other) = app.replicas.anyone_for(caller) {
+                return Err(RpcError::elsewhere(other));
+            }
             let message = format!("the server '{server}' is starting; try again in a moment");
             let status = StatusCode::SERVICE_UNAVAILABLE;
             Err(RpcError::new(status, -32603, "starting", &message))

@@ -54,6 +54,7 @@ pub fn router(app: &Arc<App>) -> Router {
     routes
         .layer(middleware::from_fn_with_state(app.clone(), hosts::check))
         .layer(middleware::from_fn_with_state(app.clone(), peers::admit))
+        .layer(middleware::from_fn_with_state(app.clone(), health::leave))
         .layer(middleware::from_fn_with_state(
             app.metrics.clone(),
             count_requests,

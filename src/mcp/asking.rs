@@ -18,7 +18,6 @@ use crate::{
 };
 
 /// Everything that a request of a client's needs.
-#[derive(Clone)]
 pub struct Asking<'a> {
     /// The bridge.
     pub app: &'a Arc<App>,

@@ -189,16 +189,25 @@ impl Replicas {
         {
             return Err(held);
         }
-        let others = self.others();
-        let next = self.next.fetch_add(1, Ordering::Relaxed);
-        // With nobody else there, work goes on as long as it can.
-        let Some(peer) = others.get(next % others.len().max(1)) else {
-            return Ok(());
-        };
         if caller.hop() == Some(Hop::Lease) && spec.mode != Mode::Stateful {
             return Ok(());
         }
-        Err(Elsewhere {
+        // With nobody else there, work goes on as long as it can.
+        self.another().map_or(Ok(()), Err)
+    }
+
+    /// Another bridge for a request that has come to this one first, where this one does not know
+    /// yet what its servers offer.
+    pub fn anyone_for(&self, caller: &Caller) -> Option<Elsewhere> {
+        caller.hop().is_none().then(|| self.another()).flatten()
+    }
+
+    /// The others in turn.
+    fn another(&self) -> Option<Elsewhere> {
+        let others = self.others();
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        let peer = others.get(next % others.len().max(1))?;
+        Some(Elsewhere {
             to: peer.instance,
             address: Some(peer.address.clone()),
             draining: false,

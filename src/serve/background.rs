@@ -95,6 +95,10 @@ async fn watch(app: Arc<App>) {
         if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
             tracing::warn!(%error, "other bridges on the jobs folder cannot be seen");
         }
+        // Alone, a bridge may be stopped as long as somebody likes.
+        let shared = !app.replicas.others().is_empty();
+        let most = shared.then(|| app.store.instance().ttl() * 3 / 4);
+        app.engine.children.bound_silence(most);
     }
 }
 

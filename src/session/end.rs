@@ -83,8 +83,7 @@ impl Sessions {
         };
         let session = &taken.session;
         tracing::debug!(server = %session.spec.name, "session gives up its place");
-        save(session).await;
-        let how = End::Gracefully(self.children.kill_grace());
+        let how = self.save(&taken.workspace, session).await;
         self.end_unbound(&taken.workspace, session, how).await;
         drop(taken);
         self.call_ended();
@@ -177,8 +176,7 @@ impl Sessions {
             if !session.child.is_alive() {
                 sessions.end_now(&workspace, &session, End::Kill).await;
             } else if workspace.unbind_idle(&session) {
-                save(&session).await;
-                let how = End::Gracefully(sessions.children.kill_grace());
+                let how = sessions.save(&workspace, &session).await;
                 sessions.end_unbound(&workspace, &session, how).await;
             }
             drop((ending, session, workspace));
@@ -190,8 +188,7 @@ impl Sessions {
     /// Unbinds it, lets it save (`before_end`) and ends it. The caller holds the workspace's turn.
     async fn end_with_care(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Arc<Session>) {
         if workspace.unbind(session) {
-            save(session).await;
-            let how = End::Gracefully(self.children.kill_grace());
+            let how = self.save(workspace, session).await;
             self.end_unbound(workspace, session, how).await;
         }
     }
@@ -264,6 +261,18 @@ struct Taken {
 enum Right {
     Alone(#[expect(dead_code, reason = "held, not used")] Turn),
     Beside(Ending),
+}
+
+impl Sessions {
+    /// Lets the child save what it holds (`before_end`), and says how to end it. One whose folder
+    /// is another's by now saves nothing.
+    async fn save(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Session) -> End {
+        if !self.still_held(workspace).await {
+            return End::Kill;
+        }
+        save(session).await;
+        End::Gracefully(self.children.kill_grace())
+    }
 }
 
 async fn save(session: &Session) {

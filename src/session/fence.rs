@@ -8,7 +8,7 @@ use crate::child::End;
 
 impl Sessions {
     /// Whether we may still work there; where not, its children are ended before this returns.
-    pub(super) async fn still_held(self: &Arc<Self>, workspace: &Arc<Workspace>) -> bool {
+    pub async fn still_held(self: &Arc<Self>, workspace: &Arc<Workspace>) -> bool {
         let (store, lease) = (self.store.clone(), workspace.lease.clone());
         let held = tokio::task::spawn_blocking(move || store.holds(&lease)).await;
         match held {

@@ -149,9 +149,11 @@ impl Store {
 
     fn remove_orphan(&self, shard: &Path, name: &str) -> Result<bool, StoreError> {
         let path = shard.join(name);
-        let leads_nowhere = || {
-            let content = files::read_record(&path).unwrap_or_default();
-            parse(&content).map_or(Ok(true), |id| self.job(id).map(|job| job.is_none()))
+        let leads_nowhere = || match files::read_record(&path) {
+            Ok(content) => {
+                parse(&content).map_or(Ok(true), |id| self.job(id).map(|job| job.is_none()))
+            }
+            Err(error) => Err(files::at("read", &path)(error)),
         };
         if !leads_nowhere()? {
             return Ok(false);
@@ -162,8 +164,7 @@ impl Store {
         if !leads_nowhere()? {
             return Ok(false);
         }
-        remove_tree(&path).map_err(files::at("remove", &path))?;
-        Ok(true)
+        Ok(self.clear_binding(&path)?.is_none())
     }
 
     fn lock_shard(&self, key: &WorkspaceKey) -> Result<FileLock, StoreError> {

@@ -189,11 +189,16 @@ fn a_call_under_way_on_a_bridge_that_stops_dead_is_not_run_twice() {
     replicas.bridges[0].wait_for_file("began");
     replicas.bridges[0].signal(Signal::STOP);
     // The chat's turn is the sleeper's, so this one has not begun; but nobody here can know.
-    assert_eq!(counted(&count(&chats[1])), 1);
+    let taken = count(&chats[1]);
+    assert_eq!(counted(&taken), 1, "{taken}");
+    assert_eq!(
+        replicas.owners(),
+        [1],
+        "the old child was ended before that"
+    );
     replicas.bridges[0].signal(Signal::CONT);
     let answer = direct.rest();
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    eventually("the old child is gone", || replicas.owners() == [1]);
     let begun = chats[1].call("echo", "sleeping", json!({})).ok();
     assert_eq!(begun, 0, "the new child was asked once, to count");
 }

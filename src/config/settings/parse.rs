@@ -67,6 +67,14 @@ pub(super) fn timeout(text: &str) -> Result<Duration, Bad> {
     seconds(text, false, DAY)
 }
 
+/// Two seconds to a day: a bridge that is only busy must not be taken for dead.
+pub(super) fn lease(text: &str) -> Result<Duration, Bad> {
+    match seconds(text, false, DAY)? {
+        time if time >= Duration::from_secs(2) => Ok(time),
+        _ => bad("out of range", "write a number of seconds, 2 or more"),
+    }
+}
+
 /// Nothing to a day.
 pub(super) fn grace(text: &str) -> Result<Duration, Bad> {
     seconds(text, true, DAY)

@@ -191,7 +191,7 @@ fn replicas(r: &mut Reader, args: ReplicaArgs) -> Replicas {
     Replicas {
         address: read!(r.optional(args.peer_address, parse::peer_address)),
         key: r.secret("peer_key", args.peer_key, args.peer_key_file),
-        lease_ttl: read!(r.required(args.lease_ttl, parse::timeout)),
+        lease_ttl: read!(r.required(args.lease_ttl, parse::lease)),
         drain_delay: read!(r.required(args.drain_delay, parse::grace)),
     }
 }
