@@ -32,7 +32,7 @@ impl Running {
         };
         let job = workspace.job.clone();
         let mut answer = self.in_workspace(place, &workspace).await;
-        let lost = workspace.is_lost();
+        let lost = workspace.is_lost() || self.check_lease(&workspace, self.began).await.is_err();
         drop(workspace);
         sessions.call_ended();
         if lost {

@@ -14,8 +14,6 @@ use crate::{model::Caller, remote::Outbound, telemetry::REQUEST_ID};
 
 /// In the same network a connection is there at once, or the other is gone.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Who answered within this is asked without being asked first whether he listens.
-const FRESH: Duration = Duration::from_secs(1);
 /// Idle connections are given up so soon that a restarted replica meets none.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
@@ -77,9 +75,7 @@ impl Replicas {
         let Some(address) = &to.address else {
             return Sent::Unreachable("it did not say where it can be reached".to_owned());
         };
-        if !self.heard_within(to.to, FRESH)
-            && let Err(sent) = self.knock(to, address, caller).await
-        {
+        if let Err(sent) = self.knock(to, address, caller).await {
             return sent;
         }
         let asked = self.ask(to, address, caller, request);
@@ -89,16 +85,14 @@ impl Replicas {
         };
         match answer {
             Ok(answer) if is_again(&answer) => Sent::Again,
-            Ok(answer) => {
-                self.note_heard(to.to);
-                Sent::Answered(self.passed_on(to, answer))
-            }
+            Ok(answer) => Sent::Answered(self.passed_on(to, answer)),
             Err(Failed::NotSent(why)) => Sent::Unreachable(why),
             Err(Failed::Sent(why)) => Sent::Lost(why),
         }
     }
 
-    /// Asks something harmless: a stopped process takes connections and never answers.
+    /// Asks something harmless first: a stopped process takes connections and never answers, and a
+    /// connection that was kept may be one to a process that has ended. Then nothing was lost.
     async fn knock(&self, to: &Elsewhere, address: &str, caller: &Caller) -> Result<(), Sent> {
         let request = Forward {
             method: Method::GET,
@@ -109,7 +103,8 @@ impl Replicas {
         let asked = self.ask(to, address, caller, &request);
         match tokio::time::timeout(CONNECT, asked).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
-                self.note_heard(to.to);
+                // To its end, so that the connection can be used again.
+                let _ = answer.bytes().await;
                 Ok(())
             }
             Ok(Ok(answer)) if is_again(&answer) => {

@@ -18,12 +18,11 @@ mod key;
 mod run;
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::http::{HeaderValue, Method};
@@ -58,8 +57,6 @@ pub struct Replicas {
     /// How long a call waits for one that is about to end.
     patience: Duration,
     others: watch::Sender<Arc<[Peer]>>,
-    /// When each last answered.
-    heard: Mutex<HashMap<InstanceId, Instant>>,
     draining: AtomicBool,
     next: AtomicUsize,
 }
@@ -99,7 +96,6 @@ impl Replicas {
             silence: ttl * 3 / 2 + Duration::from_secs(2),
             patience: settings.limits.queue_timeout,
             others: watch::Sender::new(Arc::from([])),
-            heard: Mutex::default(),
             draining: AtomicBool::new(false),
             next: AtomicUsize::new(0),
         }
@@ -255,17 +251,6 @@ impl Replicas {
     /// What other replicas know this one by.
     pub fn own(&self) -> InstanceId {
         self.store.instance().id()
-    }
-
-    fn note_heard(&self, from: InstanceId) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.retain(|_, at| at.elapsed() < self.silence);
-        heard.insert(from, Instant::now());
-    }
-
-    fn heard_within(&self, from: InstanceId, time: Duration) -> bool {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.get(&from).is_some_and(|at| at.elapsed() < time)
     }
 
     /// Waits until a replica has ended or fallen silent.

@@ -440,9 +440,14 @@ impl Store {
 
 /// Whether its owner still holds it. A shared attempt: two who look do not see each other.
 fn is_locked(path: &Path) -> bool {
-    files::open_read(path).is_ok_and(|file| {
-        flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-    })
+    match files::open_read(path) {
+        Ok(file) => {
+            let tried = flock(&file, FlockOperation::NonBlockingLockShared);
+            tried == Err(rustix::io::Errno::WOULDBLOCK)
+        }
+        // Too many open files, say, is no proof of anybody's death.
+        Err(error) => !files::is_absent(&error),
+    }
 }
 
 #[cfg(test)]
