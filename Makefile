@@ -13,23 +13,25 @@ MCPO_CONFIG_FILE ?= config/mcp-servers.json
 MCPO_JOBS_DIR ?= .run/jobs
 MCPO_TOOLS_DIR ?= .run/tools
 
-# More flags for `mcpo-bridge serve`, `scripts/test`, `scripts/bench` and `scripts/conformance`
+# More flags for `mcpo-bridge serve`, `scripts/test`, `scripts/bench`, `scripts/sizing` and
+# `scripts/conformance`
 RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+SIZING_ARGS ?=
 CONFORMANCE_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench examples scripts tests/clients tests/conformance tests/fixtures
+PYTHON_DIRS := bench examples scripts tests/clients tests/conformance tests/fixtures tests/kubernetes
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build test lint fmt fmt-check clippy doc python check-example bench conformance deny clean uv
+.PHONY: help run build test lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance deny clean uv
 
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: uv build $(MCPO_CONFIG_FILE) ## Build and start the bridge with the example servers on port 8080
 	env MCPO_HOST='$(MCPO_HOST)' MCPO_PORT='$(MCPO_PORT)' MCPO_BASE_URL='$(MCPO_BASE_URL)' \
@@ -74,6 +76,15 @@ check-example: uv
 
 bench: ## Measure the bridge against its child's bare stdio and its peers (npm, PyPI), side by side
 	scripts/bench $(BENCH_ARGS)
+
+sizing: ## Measure what a chat costs with the example's real servers: memory, CPU, disk
+	scripts/sizing $(SIZING_ARGS)
+
+check-kubernetes: uv ## Render the overlays of deploy/kubernetes; check them by schemas and rules
+	scripts/check-kubernetes
+
+check-workflows: uv ## Check .github by GitHub's schemas, zizmor and yamllint
+	scripts/check-workflows
 
 conformance: ## Run the official MCP conformance suite through the bridge (needs npm)
 	scripts/conformance $(CONFORMANCE_ARGS)

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{CallError, arguments::resolve};
 use crate::{
-    child::{end_line, splice},
+    child::{Era, Profile, envelop, splice, unfold},
     config::ServerSpec,
     model::RawJson,
 };
@@ -35,6 +35,8 @@ pub struct Relayed {
     pub id: RawJson,
     /// The client's progress token.
     pub token: Option<RawJson>,
+    /// Which form of the protocol the message has.
+    pub era: Era,
     /// The method.
     pub method: Box<str>,
     /// Of `tools/call`: the tool, as the server spells it.
@@ -83,6 +85,14 @@ impl Ask {
         }
     }
 
+    /// The message of an MCP client.
+    pub fn line(&self) -> Option<&Bytes> {
+        match self {
+            Self::Tool { .. } => None,
+            Self::Relay(relayed) => Some(&relayed.line),
+        }
+    }
+
     /// The arguments, for the journal.
     pub fn arguments(&self) -> Option<&RawJson> {
         match self {
@@ -91,11 +101,22 @@ impl Ask {
         }
     }
 
-    /// Writes the request for a number of ours; paths are resolved below `work`.
+    /// Which form of the protocol it has.
+    pub fn era(&self) -> Era {
+        match self {
+            Self::Tool { .. } => Era::Legacy,
+            Self::Relay(relayed) => relayed.era,
+        }
+    }
+
+    /// Writes the request for a number of ours and a child of this era, which may know nothing of
+    /// the caller's; paths are resolved below `work`.
     pub fn writer(
         &self,
         spec: &ServerSpec,
         work: &Path,
+        era: Era,
+        profile: &Profile,
     ) -> Result<impl FnOnce(u64) -> Bytes + Send + use<>, CallError> {
         let resolved = match self.arguments() {
             Some(arguments) if !spec.resolve_path_fields.is_empty() => {
@@ -103,13 +124,21 @@ impl Ask {
             }
             _ => None,
         };
-        let ask = self.clone();
-        Ok(move |number: u64| match ask {
-            Self::Tool { name, arguments } => {
-                let arguments = resolved.unwrap_or(arguments);
-                tool_call(number, &name, &arguments)
+        let (ask, profile) = (self.clone(), profile.clone());
+        Ok(move |number: u64| {
+            let asked = ask.era();
+            let line = match ask {
+                Self::Tool { name, arguments } => {
+                    let arguments = resolved.unwrap_or(arguments);
+                    tool_call(number, &name, &arguments)
+                }
+                Self::Relay(relayed) => relayed.line_for(number, resolved.as_ref()),
+            };
+            match (asked, era) {
+                (Era::Legacy, Era::Modern) => envelop(&line, &profile),
+                (Era::Modern, Era::Legacy) => unfold(&line),
+                _ => line,
             }
-            Self::Relay(relayed) => relayed.line_for(number, resolved.as_ref()),
         })
     }
 }
@@ -129,19 +158,15 @@ impl Relayed {
         if let (Some(before), Some(now)) = (&self.arguments, arguments) {
             edits.push((before, now.as_bytes()));
         }
-        let mut line = splice(&self.line, &edits).to_vec();
-        end_line(&mut line);
-        line.into()
+        splice(&self.line, &edits)
     }
 }
 
 fn tool_call(number: u64, name: &str, arguments: &RawJson) -> Bytes {
     let name = Value::from(name);
-    let mut line = format!(
+    let line = format!(
         r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":{name},"arguments":{}}}}}"#,
         arguments.as_str()
-    )
-    .into_bytes();
-    end_line(&mut line);
+    );
     line.into()
 }

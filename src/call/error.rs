@@ -55,6 +55,18 @@ pub enum CallError {
          done: look at the files, then call again"
     )]
     ReplicaLost(String),
+    /// The server asked the caller something, and he cannot be asked.
+    #[error(
+        "the server asks its user something ({asked}) and this caller cannot be asked: use an MCP \
+         client that declares the capability"
+    )]
+    Unanswerable {
+        /// Which questions, by their methods.
+        asked: String,
+    },
+    /// The server went on asking.
+    #[error("the server still asks for input after {0} rounds")]
+    TooManyRounds(usize),
     /// The bridge is stopping.
     #[error("the bridge is shutting down")]
     ShuttingDown,
@@ -84,6 +96,9 @@ impl CallError {
                 "remote_failed"
             }
             Self::Child(ChildError::TooLong { .. }) => "answer_too_large",
+            Self::Child(ChildError::Unsubscribed) => "not_subscribed",
+            Self::Unanswerable { .. } => "input_required",
+            Self::TooManyRounds(_) => "too_many_rounds",
             Self::Child(ChildError::Timeout) | Self::Timeout(_) => "timeout",
             Self::Rpc { .. } => "rpc_error",
             Self::Left => "cancelled",

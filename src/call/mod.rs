@@ -9,6 +9,7 @@ mod ask;
 mod error;
 mod files;
 mod record;
+mod rounds;
 mod run;
 mod shared;
 mod stateful;

@@ -107,10 +107,8 @@ impl Running {
         if let Some(on_child) = &self.call.on_child {
             on_child(child);
         }
-        let write = self.call.ask.writer(&self.call.spec, &job.work())?;
         let cancelled = CancellationToken::new();
-        let hearing = self.call.hearing.clone();
-        let mut answer = std::pin::pin!(child.exchange(write, &cancelled, hearing));
+        let mut answer = Box::pin(self.exchange(child, job, &cancelled));
         let mut deadline = self.deadline;
         let mut parked = self.call.parked.clone();
         loop {
@@ -125,7 +123,7 @@ impl Running {
                 permit.take();
             }
             tokio::select! {
-                reply = &mut answer => return self.reply(reply),
+                reply = &mut answer => return reply,
                 () = self.left.cancelled() => {
                     // A late answer may still write files, which must not be the next call's.
                     cancelled.cancel();
@@ -146,7 +144,7 @@ impl Running {
         }
     }
 
-    fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
+    pub(super) fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
         match reply {
             Ok(reply) => Ok(reply),
             Err(ChildError::Timeout) => Err(CallError::Timeout(self.call.spec.timeout)),

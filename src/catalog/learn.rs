@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pages;
 use crate::{
-    child::{Child, ChildError, ChildRequest, Children, End, HelloParts, Profile},
+    child::{Child, ChildError, ChildRequest, Children, End, Era, HelloParts, Profile},
     config::ServerSpec,
     model::{Principal, RawJson, ServerName, Tool},
     store::{Job, Lease, LeaseError, NewJob, PrincipalHash, Store, StoreError},
@@ -23,10 +23,13 @@ const PROBE: Duration = Duration::from_secs(15);
 /// What a server said of itself, without the name of the folder in which it said so.
 #[derive(Debug)]
 pub struct Learnt {
-    /// Its answer to `initialize`.
+    /// Its answer to `initialize`, or what stands for it.
     pub hello: HelloParts,
     /// The same as it came.
     pub hello_raw: RawJson,
+    /// How its children are spoken to, where both sides could do otherwise: what speaks older
+    /// revisions too is spoken to in those.
+    pub era: Era,
     /// Its answer to `server/discover`, if it speaks 2026-07-28; found out after the rest.
     pub modern: OnceLock<RawJson>,
     /// All its tools, in its order.
@@ -95,7 +98,12 @@ pub async fn learn_unless(
 ) -> Result<Learnt, LearnError> {
     let making = (store.clone(), spec.name.clone());
     let (job, lease) = blocking(move || throw_away_job(&making.0, making.1)).await?;
-    let learnt = ask(spec, children, &job, deadline, stop).await;
+    let mut learnt = ask(spec, children, &job, Profile::silent(), deadline, stop).await;
+    if is_unheard(&learnt) {
+        learnt = in_another_form(spec, children, &job, deadline, stop)
+            .await
+            .or(learnt);
+    }
     let store = store.clone();
     blocking(move || {
         // A folder that cannot be removed now is garbage that the collector gets later.
@@ -105,6 +113,33 @@ pub async fn learn_unless(
     })
     .await;
     learnt
+}
+
+/// Whether the server said nothing at all to us.
+fn is_unheard(learnt: &Result<Learnt, LearnError>) -> bool {
+    match learnt {
+        Err(LearnError::Child(ChildError::NotStarted { refused, .. })) => !refused,
+        _ => false,
+    }
+}
+
+/// A server that is silent, or dies, at the first words of older revisions may speak 2026-07-28
+/// alone. One that answers those words now was only slow the first time.
+async fn in_another_form(
+    spec: &Arc<ServerSpec>,
+    children: &Children,
+    job: &Job,
+    deadline: Instant,
+    stop: &CancellationToken,
+) -> Result<Learnt, LearnError> {
+    let soon = || deadline.min(Instant::now() + PROBE);
+    let modern = ask(spec, children, job, Profile::modern(), soon(), stop).await?;
+    let legacy = ask(spec, children, job, Profile::silent(), soon(), stop).await;
+    if !is_unheard(&legacy) {
+        return legacy;
+    }
+    children.speaks_modern_only(spec);
+    Ok(modern)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -143,7 +178,7 @@ pub async fn probe(
     };
     let found = match children.ready_unless(request, stop).await {
         Ok(child) => {
-            let found = child.hello().0.clone();
+            let found = child.hello().raw.clone();
             child.end(End::Kill).await;
             Some(found)
         }
@@ -163,19 +198,25 @@ async fn ask(
     spec: &Arc<ServerSpec>,
     children: &Children,
     job: &Job,
+    profile: Profile,
     deadline: Instant,
     stop: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
     let request = ChildRequest {
         spec: spec.clone(),
         job: job.clone(),
-        profile: Profile::silent(),
+        profile,
         overlay: Vec::new(),
         deadline,
         listener: Arc::new(|_| {}),
     };
     let child = Arc::new(children.ready_unless(request, stop).await?);
-    let hello_raw = child.hello().0.clone();
+    let hello = child.hello();
+    let modern = OnceLock::new();
+    if hello.era == Era::Modern {
+        let _ = modern.set(hello.raw.clone());
+    }
+    let (era, hello_raw) = (hello.era, hello.initialized(spec.name.as_str()));
     let hello: HelloParts = hello_raw.read().unwrap_or_default();
     let listing = tokio::time::timeout_at(deadline, lists(&child, job, &hello));
     let lists = stop.run_until_cancelled(listing).await;
@@ -192,7 +233,8 @@ async fn ask(
     Ok(Learnt {
         hello,
         hello_raw,
-        modern: OnceLock::new(),
+        era,
+        modern,
         tools: lists.tools,
         prompts: lists.prompts,
         resources: lists.resources,

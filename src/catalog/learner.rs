@@ -177,7 +177,13 @@ impl Shared {
 
     /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.
     async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<Store>) {
-        if spec.mode == Mode::Stateful {
+        let known = {
+            let learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+            learnt
+                .as_ref()
+                .is_some_and(|learnt| learnt.modern.get().is_some())
+        };
+        if known || spec.mode == Mode::Stateful {
             return;
         }
         let modern = probe(spec, children, store, &self.stop).await;

@@ -11,8 +11,8 @@ use indexmap::IndexMap;
 use super::Learnt;
 use crate::{
     config::{Mode, ServerSpec},
-    model::Tool,
-    openapi::{ArgumentRules, DocumentInput, document},
+    model::{RawJson, Tool},
+    openapi::{ArgumentRules, DocumentInput, FieldFault, document},
 };
 
 /// What a server offers under one version of its config.
@@ -70,6 +70,30 @@ impl Offer {
         self.tools.get(name)
     }
 
+    /// Whether callers may call a tool: one that was learnt, or, where tools depend on the session,
+    /// any that the config does not hide.
+    pub fn may_call(&self, name: &str) -> bool {
+        self.tools.contains_key(name) || (self.spec.session_lists && self.spec.offers(name))
+    }
+
+    /// The arguments of a call as the tool's schema wants them. Where the session may have another
+    /// schema, those that do not fit this one are left to the server.
+    pub fn check(&self, tool: &str, arguments: RawJson) -> Result<RawJson, Vec<FieldFault>> {
+        let Some(known) = self.tools.get(tool) else {
+            let nothing = arguments.as_bytes() == b"null";
+            return Ok(if nothing {
+                RawJson::empty_object()
+            } else {
+                arguments
+            });
+        };
+        let checked = known.rules().check(&arguments);
+        checked.or_else(|faults| {
+            let open = self.spec.session_lists;
+            open.then_some(arguments).ok_or(faults)
+        })
+    }
+
     /// All of them, in the server's order.
     pub fn tools(&self) -> impl ExactSizeIterator<Item = &Tool> {
         self.tools.values().map(|offered| &offered.tool)
@@ -77,7 +101,11 @@ impl Offer {
 
     /// Names in `enabledTools` that the server does not have: spelled wrong, or of another version.
     pub fn missing_tools(&self) -> Vec<&str> {
-        let wanted = self.spec.enabled_tools.iter().flatten().map(String::as_str);
+        let enabled = self.spec.enabled_tools.iter().flatten();
+        // Another session may have them.
+        let wanted = enabled
+            .map(String::as_str)
+            .filter(|_| !self.spec.session_lists);
         let has = |name: &str| self.learnt.tools.iter().any(|tool| &*tool.name == name);
         wanted.filter(|name| !has(name)).collect()
     }

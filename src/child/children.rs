@@ -1,8 +1,9 @@
 //! Where children come from: a place among the starts, a process or a remote session, first words.
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,17 +22,18 @@ use tokio_util::{
 };
 
 use super::{
-    Child, ChildError, ChildRequest, ChildSettings, End, Listener, Said,
+    Child, ChildError, ChildRequest, ChildSettings, End, Era, Listener, Profile, Said,
     body::Body,
     connection::{Cleaner, Connection},
     environment, hearing, hello, launch,
     log::ServerLog,
     reaper::Supervisors,
+    subscription::Subscriptions,
     tree,
 };
 use crate::{
     artifacts,
-    config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, Transport},
+    config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion, Transport},
     model::RawJson,
     remote::{self, Outbound, RemoteOptions},
     store::Job,
@@ -64,6 +66,8 @@ pub struct Children {
     outbound: Arc<OnceLock<Outbound>>,
     remotes: TaskTracker,
     numbers: AtomicU64,
+    /// Servers that refused every revision before 2026-07-28.
+    modern_only: Mutex<HashSet<SpecVersion>>,
 }
 
 impl Children {
@@ -80,6 +84,7 @@ impl Children {
             outbound: Arc::default(),
             remotes: TaskTracker::new(),
             numbers: AtomicU64::new(1),
+            modern_only: Mutex::default(),
         }
     }
 
@@ -133,6 +138,28 @@ impl Children {
         started.map_err(|error| error.without_folder(&paths))
     }
 
+    /// The profile in which a server's children are spoken to, where the wanted one is of a form
+    /// that it is known not to speak.
+    pub fn spoken(&self, spec: &ServerSpec, wanted: Profile) -> Profile {
+        if self.modern_only().contains(&spec.version()) {
+            Profile::modern()
+        } else {
+            wanted
+        }
+    }
+
+    /// The server's children are spoken to in the form of 2026-07-28 from now on.
+    pub fn speaks_modern_only(&self, spec: &ServerSpec) {
+        tracing::debug!(server = %spec.name, "speaks only 2026-07-28");
+        self.modern_only().insert(spec.version());
+    }
+
+    fn modern_only(&self) -> MutexGuard<'_, HashSet<SpecVersion>> {
+        self.modern_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A place among the concurrent starts. The wait is bounded as a start is, and beside it.
     async fn place(
         &self,
@@ -157,14 +184,17 @@ impl Children {
     ) -> Result<Child, ChildError> {
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
         let (news, _) = broadcast::channel(NEWS);
+        let listener = with_news(request.listener.clone(), news.clone(), request.spec.mode);
         let (body, connection) = match &request.spec.transport {
             Transport::Stdio(command) => {
-                let found = self.local(command, &request, until, &log, &news).await?;
+                let found = self
+                    .local(command, &request, until, &log, &listener)
+                    .await?;
                 let _ = launched.send(found.0.pid().unwrap_or_default());
                 found
             }
             // It uses nothing of this machine that starts side by side would contend for.
-            Transport::Remote(remote) => self.remote(remote, &request, &log, &news).await?,
+            Transport::Remote(remote) => self.remote(remote, &request, &log, &listener).await?,
         };
         let limit = self.settings.max_message;
         let mode = match request.spec.mode {
@@ -179,18 +209,30 @@ impl Children {
             log,
             paths: request.job.paths(),
             hello: None,
+            subscriptions: None,
             limit,
             news,
             _live: self.metrics.child_live(mode),
         };
-        let greeting = hello::introduce(&child.connection, &request.profile);
+        let profile = self.spoken(&request.spec, request.profile);
+        let greeting = Box::pin(hello::introduce(&child.connection, &profile));
         let greeting = tokio::time::timeout_at(until, greeting);
         let failure = match stop.run_until_cancelled(greeting).await {
             Some(Ok(Ok(Ok(hello)))) => {
+                if profile.era == Era::Legacy && hello.era == Era::Modern {
+                    self.speaks_modern_only(&request.spec);
+                }
+                if hello.era == Era::Modern && mode != ChildMode::Stateless {
+                    let parts = hello.raw.read().unwrap_or_default();
+                    let connection = child.connection.clone();
+                    child.subscriptions = Some(Subscriptions::open(connection, &parts, listener));
+                }
                 child.hello = Some(hello);
                 return Ok(child);
             }
             Some(Ok(Ok(Err(refused)))) => {
+                // Another program may answer under the same name today.
+                self.modern_only().remove(&request.spec.version());
                 match refused.error().and_then(|raw| child.body.failed(raw)) {
                     Some(failed) => ChildError::not_started(failed.why),
                     None => refused.into(),
@@ -199,7 +241,8 @@ impl Children {
             Some(Ok(Err(closed))) => match child.closed(closed).await {
                 ChildError::Died { status, said } => {
                     let why = format!("it ended before it was ready ({status})");
-                    ChildError::NotStarted { why, said }
+                    let refused = false;
+                    ChildError::NotStarted { why, said, refused }
                 }
                 other => other,
             },
@@ -209,6 +252,7 @@ impl Children {
                 ChildError::NotStarted {
                     why,
                     said: child.last_words(),
+                    refused: false,
                 }
             }
             None => stopped(),
@@ -228,13 +272,13 @@ impl Children {
         request: &ChildRequest,
         until: Instant,
         log: &ServerLog,
-        news: &broadcast::Sender<Said>,
+        listener: &Listener,
     ) -> Result<(Body, Connection), ChildError> {
         let resolved = command.resolve(&request.job.work(), &request.job.id());
         let launch = self.launch(resolved, request);
         let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
         tokio::spawn(log.clone().follow(pipes.stderr));
-        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, news);
+        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
         Ok((Body::Local(process), connection))
     }
 
@@ -243,7 +287,7 @@ impl Children {
         spec: &RemoteSpec,
         request: &ChildRequest,
         log: &ServerLog,
-        news: &broadcast::Sender<Said>,
+        listener: &Listener,
     ) -> Result<(Body, Connection), ChildError> {
         let outbound = self.outbound.clone();
         // Reads the system's certificates from disk.
@@ -262,7 +306,7 @@ impl Children {
         let pipes = remote::connect(spec, options)
             .map_err(|error| ChildError::not_started(error.to_string()))?;
         self.remotes.spawn(pipes.handle.gone());
-        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, news);
+        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
         Ok((Body::Remote(pipes.handle), connection))
     }
 
@@ -272,13 +316,13 @@ impl Children {
         stdout: impl AsyncRead + Send + Unpin + 'static,
         request: &ChildRequest,
         log: &ServerLog,
-        news: &broadcast::Sender<Said>,
+        listener: &Listener,
     ) -> Connection {
         Connection::open(
             stdin,
             stdout,
             self.settings.max_message,
-            with_news(request.listener.clone(), news.clone(), request.spec.mode),
+            listener.clone(),
             without_folder(&request.job),
             Arc::new(log.clone()),
         )

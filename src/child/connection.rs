@@ -366,7 +366,9 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
 
     fn told(&self, said: Said) {
         let hearer = self.shared.hearer(&said);
-        if hearer.is_none() || hearing::is_news(&said.method) {
+        // What is for one subscription is for its hearer alone, or for nobody any more.
+        let of_all = || !hearing::is_of_subscription(&said);
+        if (hearer.is_none() || hearing::is_news(&said.method)) && of_all() {
             (self.listener)(&said);
         }
         if let Some(number) = hearer {

@@ -55,6 +55,16 @@ pub struct Said {
     pub params: Option<RawJson>,
 }
 
+impl Said {
+    /// Reads a message again, after its line was changed.
+    pub fn read(line: &Bytes) -> Option<Self> {
+        match message(line)? {
+            Message::Request(said) | Message::Notification(said) => Some(said),
+            Message::Response { .. } => None,
+        }
+    }
+}
+
 /// The line with single values exchanged, everything else byte by byte. `edits` are parts of the
 /// line, in any order, with what takes their place; parts of other buffers are left out.
 pub fn splice(line: &Bytes, edits: &[(&RawJson, &[u8])]) -> Bytes {

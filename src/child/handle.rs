@@ -7,10 +7,12 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ChildError, Ear, End, ExitStatus, Hearing, Hello, Outcome, Reply, Said,
+    ChildError, Ear, End, Era, ExitStatus, Hearing, Hello, Outcome, Profile, Reply, Said,
     body::Body,
     connection::{Closed, Connection},
+    envelope,
     log::ServerLog,
+    subscription::Subscriptions,
 };
 use crate::{model::RawJson, remote::Failed, store::JobFolderPaths, telemetry::Live};
 
@@ -26,6 +28,8 @@ pub struct Child {
     pub(super) log: ServerLog,
     pub(super) paths: JobFolderPaths,
     pub(super) hello: Option<Hello>,
+    /// Of a child of 2026-07-28, which says no news unasked.
+    pub(super) subscriptions: Option<Subscriptions>,
     pub(super) limit: usize,
     pub(super) news: broadcast::Sender<Said>,
     pub(super) _live: Live,
@@ -37,6 +41,11 @@ impl Child {
         self.hello
             .as_ref()
             .expect("a child is handed out after its hello")
+    }
+
+    /// How it is spoken to.
+    pub fn era(&self) -> Era {
+        self.hello().era
     }
 
     /// Its own among all children of this bridge.
@@ -60,12 +69,25 @@ impl Child {
         self.body.memory()
     }
 
-    /// One request. Dropping the future cancels it on the child's side.
+    /// One request of ours, in the child's own form. Dropping the future cancels it on the child's
+    /// side.
     pub async fn request(
         &self,
         method: &str,
         params: Option<&RawJson>,
     ) -> Result<Outcome, ChildError> {
+        let uri = params.and_then(|params| params.member("uri")?.read().ok());
+        if let Some(done) = self.instead_of(method, uri).await {
+            return done.map(|()| Ok(RawJson::empty_object()));
+        }
+        let enveloped;
+        let params = match self.era() {
+            Era::Legacy => params,
+            Era::Modern => {
+                enveloped = envelope::params(params, &Profile::modern());
+                Some(&enveloped)
+            }
+        };
         match self.connection.request(method, params).await {
             Ok(Err(error)) => self.own_words(error).map(Err),
             Ok(outcome) => Ok(outcome),
@@ -111,6 +133,29 @@ impl Child {
         self.news.subscribe()
     }
 
+    /// Does what a child of 2026-07-28 has no method for, and older ones have; `None` for others.
+    pub async fn instead_of(
+        &self,
+        method: &str,
+        uri: Option<String>,
+    ) -> Option<Result<(), ChildError>> {
+        if self.era() == Era::Legacy {
+            return None;
+        }
+        match (method, &self.subscriptions, uri) {
+            // The level of logs travels with each request from now on.
+            ("ping" | "logging/setLevel", ..) => Some(Ok(())),
+            ("resources/subscribe", Some(subscriptions), Some(uri)) => {
+                Some(subscriptions.to_resource(&uri).await)
+            }
+            ("resources/unsubscribe", Some(subscriptions), Some(uri)) => {
+                subscriptions.end_resource(&uri);
+                Some(Ok(()))
+            }
+            _ => None,
+        }
+    }
+
     /// For telling it things later.
     pub fn ear(&self) -> Ear {
         Ear::new(self.connection.clone())
@@ -118,7 +163,15 @@ impl Child {
 
     /// Whether it answers at all within `patience`.
     pub async fn answers_ping(&self, patience: Duration) -> bool {
-        let ping = self.connection.request("ping", None);
+        let (method, params) = match self.era() {
+            Era::Legacy => ("ping", None),
+            // It has no ping; this is what it must always answer.
+            Era::Modern => (
+                "server/discover",
+                Some(envelope::params(None, &Profile::modern())),
+            ),
+        };
+        let ping = self.connection.request(method, params.as_ref());
         match tokio::time::timeout(patience, ping).await {
             Ok(Ok(Err(error))) => self.body.failed(&error).is_none(),
             answer => matches!(answer, Ok(Ok(_))),

@@ -26,6 +26,10 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 /// Messages that a slow hearer may have waiting; a hearer further behind loses his request.
 pub const BACKLOG: usize = 16 * 1024;
 
+/// The owner of requests that last until somebody ends them, such as subscriptions: they are never
+/// at work on anything that a child could ask about.
+pub const STANDING: u64 = u64::MAX;
+
 /// Hears what a child says while one request of his is in flight.
 #[derive(Clone)]
 pub struct Hearing {
@@ -48,11 +52,20 @@ pub type Listener = Arc<dyn Fn(&Said) + Send + Sync>;
 
 /// The way back to a child that asked. Dropped without an answer, it declines.
 pub struct Replier {
-    connection: Connection,
-    id: RawJson,
-    answered: bool,
+    way: Way,
+    /// What the child calls its question, where it gave it a name.
+    pub key: Option<Box<str>>,
     /// Of the request for which the child asked.
     asks: Option<Arc<Asks>>,
+}
+
+/// How an answer comes to the child.
+enum Way {
+    /// As the answer to a request of its own with this id.
+    Message(Connection, RawJson),
+    /// With the next round of the request for which it asked.
+    Round(oneshot::Sender<RawJson>),
+    Answered,
 }
 
 /// What a child asked for one request and waits to be answered.
@@ -106,9 +119,17 @@ impl Replier {
     /// For a request that the child sent with this id.
     pub fn new(connection: Connection, id: RawJson) -> Self {
         Self {
-            connection,
-            id,
-            answered: false,
+            way: Way::Message(connection, id),
+            key: None,
+            asks: None,
+        }
+    }
+
+    /// For a question that came in a result, under this name.
+    pub fn of_round(key: &str, answer: oneshot::Sender<RawJson>) -> Self {
+        Self {
+            way: Way::Round(answer),
+            key: Some(key.into()),
             asks: None,
         }
     }
@@ -122,17 +143,34 @@ impl Replier {
 
     /// Answers with `result`.
     pub fn result(mut self, result: &RawJson) {
-        self.answered = true;
-        self.connection
-            .send(frame::answer(&self.id, "result", result.as_str()));
+        match std::mem::replace(&mut self.way, Way::Answered) {
+            Way::Message(connection, id) => {
+                connection.send(frame::answer(&id, "result", result.as_str()));
+            }
+            Way::Round(answer) => {
+                let _ = answer.send(result.clone());
+            }
+            Way::Answered => {}
+        }
     }
 
     /// Passes on a whole answer of a client's, whose id is `id` within the line.
     pub fn relay(mut self, line: &bytes::Bytes, id: &RawJson) {
-        self.answered = true;
-        let mut line = frame::splice(line, &[(id, self.id.as_bytes())]).to_vec();
-        frame::end_line(&mut line);
-        self.connection.send(line.into());
+        match std::mem::replace(&mut self.way, Way::Answered) {
+            Way::Message(connection, own) => {
+                let mut line = frame::splice(line, &[(id, own.as_bytes())]).to_vec();
+                frame::end_line(&mut line);
+                connection.send(line.into());
+            }
+            Way::Round(answer) => {
+                // An error is no answer that a round could carry: the drop declines.
+                let whole = RawJson::parse(line.clone()).ok();
+                if let Some(result) = whole.and_then(|whole| whole.member("result")) {
+                    let _ = answer.send(result);
+                }
+            }
+            Way::Answered => {}
+        }
     }
 }
 
@@ -141,10 +179,9 @@ impl Drop for Replier {
         if let Some(asks) = &self.asks {
             asks.end();
         }
-        if !self.answered {
+        if let Way::Message(connection, id) = &self.way {
             let error = r#"{"code":-32601,"message":"the client does not answer this"}"#;
-            self.connection
-                .send(frame::answer(&self.id, "error", error));
+            connection.send(frame::answer(id, "error", error));
         }
     }
 }
@@ -169,7 +206,14 @@ pub fn hearer(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
     if is_news(&said.method) {
         return None;
     }
-    let at_work = || waiting.iter().filter(|(_, request)| !request.asks.waits());
+    let stands = |request: &InFlight| {
+        let hearing = request.hearing.as_ref();
+        hearing.is_some_and(|hearing| hearing.owner == STANDING)
+    };
+    let at_work = || {
+        let waiting = waiting.iter();
+        waiting.filter(|(_, request)| !request.asks.waits() && !stands(request))
+    };
     let just_asked = || {
         waiting
             .iter()
@@ -199,20 +243,30 @@ fn newest_of_one<'a>(
         .then_some(newest)
 }
 
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(rename = "progressToken", borrow, default)]
+    token: Option<&'a RawValue>,
+    #[serde(rename = "_meta", borrow, default)]
+    meta: Option<Meta<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Meta<'a> {
+    #[serde(rename = "io.modelcontextprotocol/subscriptionId", borrow, default)]
+    subscription: Option<&'a RawValue>,
+}
+
+/// Whether a message is for one subscription, and so nobody else's business.
+pub fn is_of_subscription(said: &Said) -> bool {
+    let params = said.params.as_ref().map_or(&b"{}"[..], RawJson::as_bytes);
+    let named: Option<Named<'_>> = serde_json::from_slice(params).ok();
+    let meta = named.and_then(|named| named.meta);
+    meta.is_some_and(|meta| meta.subscription.is_some())
+}
+
 /// The number of our request that the params name: a progress token or a subscription.
 fn named_request(params: &RawJson) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Named<'a> {
-        #[serde(rename = "progressToken", borrow, default)]
-        token: Option<&'a RawValue>,
-        #[serde(rename = "_meta", borrow, default)]
-        meta: Option<Meta<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Meta<'a> {
-        #[serde(rename = "io.modelcontextprotocol/subscriptionId", borrow, default)]
-        subscription: Option<&'a RawValue>,
-    }
     let named: Named<'_> = serde_json::from_slice(params.as_bytes()).ok()?;
     let id = named
         .meta

@@ -1,10 +1,22 @@
 //! The first words with a child, and what it said of itself.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ChildError, connection::Connection};
+use super::{
+    ChildError,
+    connection::{Closed, Connection},
+    envelope,
+};
 use crate::model::RawJson;
+
+/// What we are called.
+pub const CLIENT: &str = "mcpo-bridge";
+/// How long a server that refused `initialize` may take to say that it is of 2026-07-28: older ones
+/// may stay silent.
+const DISCOVERY: Duration = Duration::from_secs(3);
 
 /// Which side of the protocol's break a conversation is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +36,8 @@ pub struct Profile {
     pub protocol_version: Box<str>,
     /// What the caller can answer; everything else the bridge declines for him.
     pub capabilities: Map<String, Value>,
+    /// The least log messages that the caller wants, for children that are told with each request.
+    pub log_level: Option<Box<str>>,
 }
 
 impl Profile {
@@ -56,6 +70,7 @@ impl Profile {
             era: Era::Modern,
             protocol_version: "2026-07-28".into(),
             capabilities: Map::new(),
+            log_level: None,
         }
     }
 
@@ -65,13 +80,45 @@ impl Profile {
             era: Era::Legacy,
             protocol_version: "2025-11-25".into(),
             capabilities: Map::new(),
+            log_level: None,
         }
     }
 }
 
-/// A child's answer to `initialize` or `server/discover`: the whole result, as it came.
+/// A child's answer to `initialize` or `server/discover`.
 #[derive(Debug, Clone)]
-pub struct Hello(pub RawJson);
+pub struct Hello {
+    /// Which of both it answered, and so how the child is spoken to.
+    pub era: Era,
+    /// The whole result, as it came.
+    pub raw: RawJson,
+}
+
+impl Hello {
+    /// As an answer to `initialize`, which servers of 2026-07-28 do not give themselves.
+    pub fn initialized(&self, name: &str) -> RawJson {
+        if self.era == Era::Legacy {
+            return self.raw.clone();
+        }
+        let info = self.raw.member("_meta");
+        let info = info.and_then(|meta| meta.member("io.modelcontextprotocol/serverInfo"));
+        let info = info.or_else(|| self.raw.member("serverInfo"));
+        let info = info.unwrap_or_else(|| RawJson::of(&json!({"name": name, "version": ""})));
+        let mut result = RawJson::empty_object();
+        let instructions = self.raw.member("instructions");
+        for (name, value) in [("instructions", instructions), ("serverInfo", Some(info))] {
+            if let Some(value) = value {
+                result = result.with_member(name, &value);
+            }
+        }
+        let capabilities = self.raw.member("capabilities");
+        let capabilities = capabilities.unwrap_or_else(RawJson::empty_object);
+        let version = RawJson::of(&Profile::silent().protocol_version.as_ref().into());
+        result
+            .with_member("capabilities", &capabilities)
+            .with_member("protocolVersion", &version)
+    }
+}
 
 /// What we read of the answer to `initialize`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -138,51 +185,49 @@ impl From<Refused> for ChildError {
         Self::NotStarted {
             why: why.to_owned(),
             said,
+            refused: true,
         }
     }
 }
 
-/// Introduces us; the child is ready afterwards.
+/// Introduces us; the child is ready afterwards. One that refuses `initialize` is asked whether it
+/// speaks 2026-07-28 alone.
 pub async fn introduce(
     connection: &Connection,
     profile: &Profile,
-) -> Result<Result<Hello, Refused>, super::connection::Closed> {
+) -> Result<Result<Hello, Refused>, Closed> {
     if profile.era == Era::Modern {
-        return discover(connection, profile).await;
+        return discover(connection).await;
     }
     let params = RawJson::of(&json!({
         "protocolVersion": profile.protocol_version,
         "capabilities": profile.capabilities,
-        "clientInfo": {"name": "mcpo-bridge", "version": env!("CARGO_PKG_VERSION")},
+        "clientInfo": {"name": CLIENT, "version": env!("CARGO_PKG_VERSION")},
     }));
     let raw = match connection.request("initialize", Some(&params)).await? {
         Ok(result) => result,
-        Err(error) => return Ok(Err(Refused::Rpc(error))),
+        Err(error) => {
+            let discovery = tokio::time::timeout(DISCOVERY, discover(connection)).await;
+            return Ok(match discovery {
+                Ok(Ok(Ok(hello))) => Ok(hello),
+                _ => Err(Refused::Rpc(error)),
+            });
+        }
     };
     if let Err(error) = raw.read::<HelloParts>() {
         return Ok(Err(Refused::NoHello(error)));
     }
     connection.notify("notifications/initialized", None);
-    Ok(Ok(Hello(raw)))
+    let era = Era::Legacy;
+    Ok(Ok(Hello { era, raw }))
 }
 
 /// Asks a child of 2026-07-28 what it is, which also pins a process that could be either.
-async fn discover(
-    connection: &Connection,
-    profile: &Profile,
-) -> Result<Result<Hello, Refused>, super::connection::Closed> {
-    let params = RawJson::of(&json!({"_meta": {
-        "io.modelcontextprotocol/protocolVersion": profile.protocol_version,
-        "io.modelcontextprotocol/clientCapabilities": profile.capabilities,
-        "io.modelcontextprotocol/clientInfo": {
-            "name": "mcpo-bridge",
-            "version": env!("CARGO_PKG_VERSION"),
-        },
-    }}));
-    Ok(
-        match connection.request("server/discover", Some(&params)).await? {
-            Ok(result) => Ok(Hello(result)),
-            Err(error) => Err(Refused::NotModern(error)),
-        },
-    )
+async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Closed> {
+    let params = envelope::params(None, &Profile::modern());
+    let answer = connection.request("server/discover", Some(&params)).await?;
+    let era = Era::Modern;
+    Ok(answer
+        .map(|raw| Hello { era, raw })
+        .map_err(Refused::NotModern))
 }

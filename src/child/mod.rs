@@ -11,6 +11,7 @@ mod body;
 mod children;
 mod connection;
 mod control;
+mod envelope;
 mod environment;
 mod error;
 mod frame;
@@ -21,6 +22,7 @@ mod launch;
 mod log;
 mod process;
 mod reaper;
+mod subscription;
 mod supervisor;
 mod tree;
 
@@ -33,11 +35,12 @@ use crate::{config::ServerSpec, store::Job};
 pub use children::Children;
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
+pub use envelope::{envelop, unfold};
 pub use error::ChildError;
 pub use frame::{Reply, Said, end_line, splice};
 pub use handle::Child;
-pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier};
-pub use hello::{Hello, HelloParts, Profile};
+pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier, STANDING};
+pub use hello::{Era, Hello, HelloParts, Profile};
 pub use supervisor::supervise;
 
 /// What a ready child is asked for.

@@ -129,15 +129,15 @@ impl Asked {
         let app = &local.app;
         let offer = offer(local).await?;
         let server = &offer.spec.name;
-        let Some(tool) = offer.tool(&self.tool) else {
+        if !offer.may_call(&self.tool) {
             let names = offer.tools().map(|tool| &*tool.name);
             let names = names.collect::<Vec<_>>().join(", ");
             return Err(Failure::told_wrongly(format!(
                 "the server '{server}' offers no tool '{}'; it offers: {names}",
                 self.tool
             )));
-        };
-        let checked = tool.rules().check(&self.given);
+        }
+        let checked = offer.check(&self.tool, self.given.clone());
         let arguments =
             checked.map_err(|faults| arguments::refused(server.as_str(), &self.tool, &faults))?;
         let place = Place::of(&self.caller, &offer.spec);

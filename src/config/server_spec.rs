@@ -38,6 +38,8 @@ pub struct ServerSpec {
     pub enabled_tools: Option<Vec<String>>,
     /// Never offered, whatever `enabled_tools` says.
     pub disabled_tools: Vec<String>,
+    /// What the server lists depends on the session: lists come from the caller's own child.
+    pub session_lists: bool,
     /// Text for the operation descriptions.
     pub usage_guide: Option<String>,
     /// Text appended to an answer that made files.

@@ -117,12 +117,12 @@ async fn prepare(
     request_id: Option<&str>,
 ) -> Result<Call, Problem> {
     let offer = offer(app, server, caller).await?;
-    let offered = offer
-        .tool(tool)
-        .ok_or_else(|| Problem::unknown_tool(server, tool))?;
+    if !offer.may_call(tool) {
+        return Err(Problem::unknown_tool(server, tool));
+    }
     let arguments = openapi::read_body(body.clone());
     let arguments = arguments.map_err(|error| Problem::bad_json(&error))?;
-    let checked = offered.rules().check(&arguments);
+    let checked = offer.check(tool, arguments);
     let arguments = checked.map_err(|faults| Problem::bad_arguments(&faults))?;
     let place = Place::of(caller, &offer.spec);
     let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;

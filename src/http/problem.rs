@@ -153,7 +153,10 @@ impl From<CallError> for Problem {
             CallError::Busy(_) | CallError::Child(ChildError::TooManyStarts) => {
                 (StatusCode::TOO_MANY_REQUESTS, Some(10))
             }
-            CallError::Child(_) | CallError::ReplicaLost(_) => (StatusCode::BAD_GATEWAY, None),
+            CallError::Child(_)
+            | CallError::ReplicaLost(_)
+            | CallError::Unanswerable { .. }
+            | CallError::TooManyRounds(_) => (StatusCode::BAD_GATEWAY, None),
             CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, None),
             CallError::UnknownSession => (StatusCode::NOT_FOUND, None),
             CallError::Elsewhere(_) | CallError::Fenced | CallError::ShuttingDown => {

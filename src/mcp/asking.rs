@@ -11,7 +11,7 @@ use crate::{
     app::App,
     call::{Ask, Call, Relayed},
     catalog::Offer,
-    child::Profile,
+    child::{Era, Profile},
     model::Caller,
     session::Place,
     store::InstanceId,
@@ -77,7 +77,7 @@ impl Asking<'_> {
 }
 
 /// The request as it goes to the child. Only tools that the config offers are called.
-pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcError> {
+pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relayed, RpcError> {
     let Kind::Request(method) = &message.kind else {
         return Err(RpcError::invalid("not a request"));
     };
@@ -87,7 +87,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcErr
             let text = "params.name is missing: the tool's name";
             return Err(RpcError::new(StatusCode::OK, -32602, "bad_arguments", text));
         };
-        if offer.tool(name).is_none() {
+        if !offer.may_call(name) {
             let text = format!("Unknown tool: {name}");
             return Err(RpcError::new(StatusCode::OK, -32602, "unknown_tool", &text));
         }
@@ -97,6 +97,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage) -> Result<Relayed, RpcErr
         line: message.line.clone(),
         id: message.answer_id(),
         token: message.params.meta.progress_token.clone(),
+        era,
         method: method.clone(),
         tool,
         name: place,

@@ -19,13 +19,24 @@ use super::{
     stream,
 };
 use crate::{
-    child::{Profile, Replier, Reply, Said, splice},
+    child::{Era, Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
     model::RawJson,
     replicas::Homed,
     session::{Class, Place},
 };
 
+/// What `logging/setLevel` may ask for.
+const LEVELS: &[&str] = &[
+    "debug",
+    "info",
+    "notice",
+    "warning",
+    "error",
+    "critical",
+    "alert",
+    "emergency",
+];
 /// `Mcp-Session-Id`
 pub const SESSION: &str = "mcp-session-id";
 
@@ -172,6 +183,9 @@ async fn in_session(
         Kind::Request(method) if &**method == "ping" => {
             Ok(json(lists::answer(&message, &RawJson::empty_object())))
         }
+        Kind::Request(method) if &**method == "logging/setLevel" && is_modern(&asking) => {
+            set_level(&asking, &session, &message)
+        }
         Kind::Request(method) => match lists::list(&asking.offer, method) {
             Some(list) => Ok(json(lists::answer(&message, &list))),
             None => relay(asking, session, message).await,
@@ -179,12 +193,52 @@ async fn in_session(
     }
 }
 
+/// Whether the server's children speak 2026-07-28 alone.
+fn is_modern(asking: &Asking<'_>) -> bool {
+    asking.offer.learnt.era == Era::Modern
+}
+
+/// Notes the level, which goes to children of 2026-07-28 with each request.
+fn set_level(
+    asking: &Asking<'_>,
+    session: &McpSession,
+    message: &ClientMessage,
+) -> Result<Response, RpcError> {
+    if !asking
+        .offer
+        .learnt
+        .hello
+        .capabilities
+        .contains_key("logging")
+    {
+        let text = "Method not found: logging/setLevel";
+        return Err(RpcError::new(
+            StatusCode::OK,
+            -32601,
+            "unknown_method",
+            text,
+        ));
+    }
+    let level = message.params.level.as_deref();
+    let Some(level) = level.filter(|level| LEVELS.contains(level)) else {
+        let text = format!("params.level must be one of {}", LEVELS.join(", "));
+        return Err(RpcError::new(
+            StatusCode::OK,
+            -32602,
+            "bad_arguments",
+            &text,
+        ));
+    };
+    session.set_log_level(level);
+    Ok(json(lists::answer(message, &RawJson::empty_object())))
+}
+
 async fn relay(
     asking: Asking<'_>,
     session: Arc<McpSession>,
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
-    let relayed = relayed(&asking.offer, &message)?;
+    let relayed = relayed(&asking.offer, &message, Era::Legacy)?;
     let place = match asking.enter(place(&asking, &session)?).await {
         Ok(place) => place,
         Err(error) => return Err(abroad::go(&asking, &session, error).await),
@@ -196,12 +250,14 @@ async fn relay(
         session: session.clone(),
         id: id.clone(),
         token: message.params.meta.progress_token.clone(),
+        reads_modern: &*relayed.method == "resources/read" && is_modern(&asking),
         park,
     });
     let cancelled = in_flight.cancelled.clone();
     let profile = Profile {
         protocol_version: session.version.clone(),
         capabilities: session.capabilities.clone(),
+        log_level: Some(session.log_level()),
         ..Profile::silent()
     };
     let mut call = asking.call(relayed, place, profile);
@@ -229,6 +285,8 @@ struct LegacyManner {
     session: Arc<McpSession>,
     id: RawJson,
     token: Option<RawJson>,
+    /// The answer of a child of 2026-07-28 to a read.
+    reads_modern: bool,
     park: watch::Sender<bool>,
 }
 
@@ -254,6 +312,13 @@ impl Manner for LegacyManner {
     }
 
     fn answered(&self, reply: &Reply) -> Bytes {
-        splice(&reply.line, &[(&reply.id, self.id.as_bytes())])
+        let id = self.id.as_bytes();
+        match &reply.outcome {
+            Err(error) if self.reads_modern => {
+                let earlier = lists::earlier_code(error);
+                splice(&reply.line, &[(&reply.id, id), (error, earlier.as_bytes())])
+            }
+            _ => splice(&reply.line, &[(&reply.id, id)]),
+        }
     }
 }

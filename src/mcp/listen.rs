@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::{ClientMessage, RpcError, asking::Asking, stream};
 use crate::{
     call::Relayed,
-    child::{Child, Profile, Said, splice},
+    child::{Child, Era, Profile, Said, splice},
     model::RawJson,
 };
 
@@ -151,6 +151,7 @@ async fn subscribe(asking: &Asking<'_>, wanted: &Wanted) -> Result<News, RpcErro
             line: asked.line.clone(),
             id: asked.answer_id(),
             token: None,
+            era: Era::Legacy,
             method: "subscriptions/listen".into(),
             tool: None,
             name: None,

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::{ClientMessage, modern::VERSION};
 use crate::{
     catalog::Offer,
-    child::splice,
-    model::{Member, RawJson},
+    child::{Reply, splice},
+    config::ServerSpec,
+    model::RawJson,
 };
 
 /// Revisions with sessions, newest first.
@@ -25,16 +26,9 @@ pub fn agree(wanted: Option<&str>) -> &'static str {
 /// The server's own answer to `initialize`, for the agreed revision.
 pub fn initialize(offer: &Offer, version: &str) -> RawJson {
     let hello = &offer.learnt.hello_raw;
-    let said = member(hello, "protocolVersion");
+    let said = hello.member("protocolVersion");
     let version = RawJson::of(&version.into());
     said.map_or_else(|| hello.clone(), |said| exchange(hello, &said, &version))
-}
-
-/// A member of an object, within it.
-fn member(object: &RawJson, name: &str) -> Option<RawJson> {
-    let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
-    let found = object.members()?.into_iter().find(named)?;
-    Some(found.value)
 }
 
 /// A value with one part of it exchanged, everything else byte by byte.
@@ -43,8 +37,12 @@ fn exchange(whole: &RawJson, part: &RawJson, new: &RawJson) -> RawJson {
     RawJson::parse(line).unwrap_or_else(|_| whole.clone())
 }
 
-/// The result of a list method, all of it in one page; `None` for other methods.
+/// The result of a list method, all of it in one page; `None` for other methods, and where only the
+/// caller's own child knows.
 pub fn list(offer: &Offer, method: &str) -> Option<RawJson> {
+    if offer.spec.session_lists {
+        return None;
+    }
     let (key, items): (&str, Vec<&str>) = match method {
         "tools/list" => (
             "tools",
@@ -61,6 +59,47 @@ pub fn list(offer: &Offer, method: &str) -> Option<RawJson> {
 
 fn items(list: &[RawJson]) -> Vec<&str> {
     list.iter().map(RawJson::as_str).collect()
+}
+
+/// Whether it is a list or a read, whose result says how long it holds.
+pub fn holds(method: &str) -> bool {
+    matches!(
+        method,
+        "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
+            | "resources/read"
+    )
+}
+
+/// A child's own `tools/list` with the tools that the config offers.
+pub fn offered(reply: Reply, spec: &ServerSpec) -> Reply {
+    let tools = reply.outcome.as_ref().ok();
+    let tools = tools.and_then(|result| result.member("tools"));
+    let read = |tools: &RawJson| tools.read::<Vec<RawTool>>().ok();
+    let Some((place, tools)) = tools.and_then(|place| Some((place.clone(), read(&place)?))) else {
+        return reply;
+    };
+    let hidden = |tool: &RawTool| tool.name().is_some_and(|name| !spec.offers(&name));
+    if !tools.iter().any(hidden) {
+        return reply;
+    }
+    let kept = tools.iter().filter(|tool| !hidden(tool));
+    let kept: Vec<&str> = kept.map(|tool| tool.0.get()).collect();
+    let kept = format!("[{}]", kept.join(","));
+    let line = splice(&reply.line, &[(&place, kept.as_bytes())]);
+    Reply::read(&line).unwrap_or(reply)
+}
+
+#[derive(serde::Deserialize)]
+struct RawTool(Box<serde_json::value::RawValue>);
+
+impl RawTool {
+    fn name(&self) -> Option<String> {
+        let tool = RawJson::parse(self.0.get().to_owned().into()).ok()?;
+        tool.member("name")?.read().ok()
+    }
 }
 
 /// A result as the answer to a message.
@@ -96,7 +135,10 @@ pub fn discover(offer: &Offer) -> RawJson {
 }
 
 fn server_info(offer: &Offer) -> Value {
-    member(&offer.learnt.hello_raw, "serverInfo")
+    offer
+        .learnt
+        .hello_raw
+        .member("serverInfo")
         .and_then(|info| info.read().ok())
         .unwrap_or_default()
 }
@@ -131,15 +173,27 @@ pub fn complete(result: &RawJson, holds: bool) -> RawJson {
 
 /// The code of an error object.
 pub fn code(error: &RawJson) -> Option<i64> {
-    member(error, "code")?.read().ok()
+    error.member("code")?.read().ok()
 }
 
 /// An error object with the code that 2026-07-28 has for it.
 pub fn current_code(error: &RawJson) -> RawJson {
     // "Resource not found" of older revisions is a wrong parameter now.
-    match member(error, "code") {
-        Some(code) if code.as_str() == "-32002" => {
-            exchange(error, &code, &RawJson::of(&(-32602).into()))
+    recoded(error, NOT_FOUND, INVALID_PARAMS)
+}
+
+/// The error of a read with the code that older revisions have for it.
+pub fn earlier_code(error: &RawJson) -> RawJson {
+    recoded(error, INVALID_PARAMS, NOT_FOUND)
+}
+
+const NOT_FOUND: i64 = -32002;
+const INVALID_PARAMS: i64 = -32602;
+
+fn recoded(error: &RawJson, from: i64, to: i64) -> RawJson {
+    match error.member("code") {
+        Some(found) if code(error) == Some(from) => {
+            exchange(error, &found, &RawJson::of(&to.into()))
         }
         _ => error.clone(),
     }

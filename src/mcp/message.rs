@@ -46,6 +46,8 @@ pub struct Params {
     pub capabilities: Option<Map<String, Value>>,
     /// Of `notifications/cancelled`.
     pub request_id: Option<RawJson>,
+    /// Of `logging/setLevel`.
+    pub level: Option<String>,
     /// Of a retry: what the first answer asked to be sent back.
     pub request_state: Option<String>,
     /// Of a retry: the answers.
@@ -59,8 +61,6 @@ pub struct Params {
 /// The members of `_meta` that a bridge reads.
 #[derive(Debug, Clone, Default)]
 pub struct Meta {
-    /// Where `_meta` itself lies.
-    pub whole: Option<RawJson>,
     /// For progress.
     pub progress_token: Option<RawJson>,
     /// 2026-07-28 and later.
@@ -102,6 +102,8 @@ struct RawParams<'a> {
     capabilities: Option<&'a RawValue>,
     #[serde(borrow, default)]
     request_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    level: Option<&'a RawValue>,
     #[serde(borrow, default)]
     request_state: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -197,6 +199,7 @@ impl Params {
             protocol_version: found.protocol_version.and_then(text_of),
             capabilities: found.capabilities.and_then(object_of),
             request_id: found.request_id.map(raw),
+            level: found.level.and_then(text_of),
             request_state: found.request_state.and_then(text_of),
             input_responses: found.input_responses.map(raw),
             notifications: found.notifications.map(raw),
@@ -213,7 +216,6 @@ impl Meta {
         let bad = |error: serde_json::Error| RpcError::params(&format!("params._meta: {error}"));
         let found: RawMeta<'_> = serde_json::from_str(meta.get()).map_err(bad)?;
         Ok(Self {
-            whole: Some(RawJson::within(line, meta)),
             progress_token: found
                 .progress_token
                 .map(|token| RawJson::within(line, token)),

@@ -21,8 +21,10 @@ use super::{
     relay::{Asked, Manner, Relay, json as answer_json, with_subscription, with_token},
 };
 use crate::{
-    child::{Profile, Replier, Reply, Said, splice},
+    child::{Era, Profile, Replier, Reply, STANDING, Said, splice},
+    config::Mode,
     model::RawJson,
+    replicas::Routed as _,
 };
 
 /// The revision that is spoken here.
@@ -92,56 +94,58 @@ async fn request(
         let list = lists::complete(&list, true);
         return Ok(answer_json(lists::answer(&message, &list)));
     }
-    if modern.is_some() {
-        return pass(asking, message, method).await;
-    }
-    if method == "subscriptions/listen" {
+    let is_modern = modern.is_some();
+    let shared = asking.offer.spec.mode == Mode::Shared;
+    if method == "subscriptions/listen" && !(is_modern && shared) {
         return listen::listen(asking, &message).await;
     }
     if let Some(state) = &message.params.request_state {
         let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
-        let parks = &asking.app.parks;
-        let relay = parks.take(&asking, state, &retry, &message).await?;
-        let manner = manner(&message, method);
-        return Ok(relay.go_on(message.answer_id(), manner).respond().await);
+        match asking
+            .app
+            .parks
+            .take(&asking, state, &retry, &message)
+            .await
+        {
+            Ok(relay) => {
+                let manner = manner(&message, method);
+                return Ok(relay.go_on(message.answer_id(), manner).respond().await);
+            }
+            Err(error) if error.elsewhere().is_some() => return Err(error),
+            // It may be the child's own.
+            Err(_) if is_modern => {}
+            Err(unknown) => return Err(unknown),
+        }
     }
-    relay(asking, message, method).await
+    relay(asking, message, method, is_modern).await
 }
 
-/// To a child that speaks this revision itself: nothing is translated.
-async fn pass(
-    asking: Asking<'_>,
-    message: ClientMessage,
-    method: &str,
-) -> Result<Response, RpcError> {
-    let relayed = relayed(&asking.offer, &message)?;
-    let place = asking.enter(asking.place()?).await?;
-    let manner = manner(&message, method);
-    let mut call = asking.call(relayed, place, Profile::modern());
-    if method == "subscriptions/listen" {
-        // A subscription lasts as long as its client wants.
-        Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
-    }
-    let (owner, id) = (asking.app.mcp.owner(), message.answer_id());
-    let cancelled = CancellationToken::new();
-    let relay = Relay::start(asking.app, owner, id, manner, cancelled, call);
-    Ok(relay.respond().await)
-}
-
+/// To the child. One that speaks this revision itself hears the message as it came; from another,
+/// what it asks comes back as `input_required`.
 async fn relay(
     asking: Asking<'_>,
     message: ClientMessage,
     method: &str,
+    is_modern: bool,
 ) -> Result<Response, RpcError> {
     let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
-    let legacy = without_envelope(&message)?;
-    let relayed = relayed(&asking.offer, &legacy)?;
+    let relayed = relayed(&asking.offer, &message, Era::Modern)?;
     let place = asking.enter(asking.place()?).await?;
     let (park, parked) = watch::channel(false);
-    let manner = manner(&message, method);
-    let mut call = asking.call(relayed, place, Profile::able());
+    let profile = if is_modern {
+        Profile::modern()
+    } else {
+        Profile::able()
+    };
+    let mut call = asking.call(relayed, place, profile);
     call.parked = parked;
-    let (owner, id) = (asking.app.mcp.owner(), message.answer_id());
+    let mut owner = asking.app.mcp.owner();
+    if method == "subscriptions/listen" {
+        // A subscription lasts as long as its client wants.
+        Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
+        owner = STANDING;
+    }
+    let (id, manner) = (message.answer_id(), manner(&message, method));
     let cancelled = CancellationToken::new();
     let mut relay = Relay::start(asking.app, owner, id, manner, cancelled, call);
     relay.can_park(park, retry);
@@ -159,26 +163,8 @@ fn manner(message: &ClientMessage, method: &str) -> Arc<dyn Manner> {
             .clone()
             .unwrap_or_default(),
         logs: message.params.meta.log_level.is_some(),
-        reads: method == "resources/read",
+        holds: lists::holds(method),
     })
-}
-
-/// The message without what only this era puts into `_meta`: some legacy children refuse it.
-pub fn without_envelope(message: &ClientMessage) -> Result<ClientMessage, RpcError> {
-    let Some(meta) = &message.params.meta.whole else {
-        return Ok(message.clone());
-    };
-    let is_envelope = |name: &RawJson| {
-        let name: Option<String> = name.read().ok();
-        name.is_some_and(|name| name.starts_with("io.modelcontextprotocol/"))
-    };
-    let members = meta.members().unwrap_or_default().into_iter();
-    let kept: Vec<String> = members
-        .filter(|member| !is_envelope(&member.name))
-        .map(|member| format!("{}:{}", member.name.as_str(), member.value.as_str()))
-        .collect();
-    let kept = format!("{{{}}}", kept.join(","));
-    ClientMessage::read(&splice(&message.line, &[(meta, kept.as_bytes())]))
 }
 
 /// How a client without a session is spoken to while a request of his runs.
@@ -188,8 +174,8 @@ struct ModernManner {
     capabilities: Map<String, Value>,
     /// He wants log messages.
     logs: bool,
-    /// The answer is a read, which says how long it holds.
-    reads: bool,
+    /// The answer is a list or a read, which says how long it holds.
+    holds: bool,
 }
 
 impl Manner for ModernManner {
@@ -225,7 +211,7 @@ impl Manner for ModernManner {
         let id = self.id.as_bytes();
         match &reply.outcome {
             Ok(result) => {
-                let complete = lists::complete(result, self.reads);
+                let complete = lists::complete(result, self.holds);
                 splice(
                     &reply.line,
                     &[(&reply.id, id), (result, complete.as_bytes())],

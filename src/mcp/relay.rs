@@ -12,10 +12,10 @@ use indexmap::IndexMap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{RpcError, files, park::Retry, session::InFlight, stream};
+use super::{RpcError, files, lists, park::Retry, session::InFlight, stream};
 use crate::{
     app::App,
-    call::{Answer, Call, CallError},
+    call::{Answer, Ask, Call, CallError},
     child::{BACKLOG, Heard, Hearing, Replier, Reply, Said, splice},
     config::ServerSpec,
     model::RawJson,
@@ -63,6 +63,7 @@ pub struct Relay {
     heard: mpsc::Receiver<Heard>,
     cancelled: CancellationToken,
     spec: Arc<ServerSpec>,
+    lists_tools: bool,
     app: Arc<App>,
     id: RawJson,
     /// What the child asked and the client's retry will answer.
@@ -96,6 +97,7 @@ impl Relay {
             heard: sender,
         });
         let spec = call.spec.clone();
+        let lists_tools = matches!(&call.ask, Ask::Relay(asked) if &*asked.method == "tools/list");
         let engine = app.engine.clone();
         Self {
             manner,
@@ -103,6 +105,7 @@ impl Relay {
             heard,
             cancelled,
             spec,
+            lists_tools,
             app: app.clone(),
             id,
             asked: IndexMap::new(),
@@ -267,9 +270,12 @@ impl Relay {
                 Asked::Fail(error) => Some(Next::Done(Box::new(Err(*error)))),
                 Asked::Park(said, replier) => {
                     self.asks += 1;
-                    let kind = said.method.split('/').next().unwrap_or_default();
-                    self.asked
-                        .insert(format!("{kind}_{}", self.asks), (said, replier));
+                    let key = replier.key.as_ref().map(ToString::to_string);
+                    let key = key.unwrap_or_else(|| {
+                        let kind = said.method.split('/').next().unwrap_or_default();
+                        format!("{kind}_{}", self.asks)
+                    });
+                    self.asked.insert(key, (said, replier));
                     None
                 }
             },
@@ -278,6 +284,7 @@ impl Relay {
 
     fn finish(&self, answer: Result<Answer, CallError>) -> Result<Reply, RpcError> {
         match answer {
+            Ok(answer) if self.lists_tools => Ok(lists::offered(answer.reply, &self.spec)),
             Ok(answer) => Ok(files::with_links(&answer, &self.spec, &self.app.settings)),
             Err(CallError::Rpc { reply, .. }) => Ok(reply),
             Err(error) => Err(RpcError::of_call(&error).to(Some(self.id.clone()))),

@@ -30,6 +30,9 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Sessions of one principal; the one that was used longest ago makes room.
 const MOST: usize = 1000;
 
+/// The log messages that a client gets who asked for none in particular.
+const LOG_LEVEL: &str = "info";
+
 /// All sessions of this bridge.
 #[derive(Default)]
 pub struct McpSessions {
@@ -59,6 +62,7 @@ pub struct McpSession {
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<Ear>>>,
+    log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
     /// Where else its children live.
     pub abroad: Abroad,
@@ -83,6 +87,7 @@ impl McpSessions {
             server,
             version: version.into(),
             capabilities,
+            log_level: LOG_LEVEL.into(),
         };
         let session = Arc::new(McpSession::new(principal, made, self.owner(), 1));
         self.keep(&session);
@@ -98,7 +103,9 @@ impl McpSessions {
             let session = McpSession::new(principal.clone(), guest.clone(), self.owner(), apart);
             self.keep(&Arc::new(session));
         }
-        self.find(&guest.id, principal, guest.server.as_ref())
+        let found = self.find(&guest.id, principal, guest.server.as_ref())?;
+        found.set_log_level(&guest.log_level);
+        Some(found)
     }
 
     fn keep(&self, session: &Arc<McpSession>) {
@@ -161,6 +168,7 @@ impl McpSession {
             asked: Mutex::default(),
             asks: AtomicU64::new(first_ask),
             followed: Mutex::default(),
+            log_level: Mutex::new(made.log_level),
             last_used: Mutex::new(Instant::now()),
             abroad: Abroad::default(),
         }
@@ -173,6 +181,7 @@ impl McpSession {
             server: self.server.clone(),
             version: self.version.clone(),
             capabilities: self.capabilities.clone(),
+            log_level: self.log_level(),
         }
     }
 
@@ -218,6 +227,16 @@ impl McpSession {
             parked.send_replace(false);
         }
         true
+    }
+
+    /// The least log messages that the client wants.
+    pub fn log_level(&self) -> Box<str> {
+        lock(&self.log_level).clone()
+    }
+
+    /// The client wants log messages from this level on.
+    pub fn set_log_level(&self, level: &str) {
+        *lock(&self.log_level) = level.into();
     }
 
     /// Passes what the client tells on to its children. A shared child is not told: it would take

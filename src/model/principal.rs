@@ -95,4 +95,6 @@ pub struct Guest {
     pub version: Box<str>,
     /// What the client can answer.
     pub capabilities: Map<String, Value>,
+    /// The least level of log messages that it wants.
+    pub log_level: Box<str>,
 }

@@ -80,6 +80,39 @@ impl RawJson {
         });
         Some(members.collect())
     }
+
+    /// A member of an object, within it.
+    pub fn member(&self, name: &str) -> Option<Self> {
+        let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
+        let found = self.members()?.into_iter().find(named)?;
+        Some(found.value)
+    }
+
+    /// The object with this member, in the place of one of that name or in front; every other byte
+    /// stays. A value that is no object stays as it is.
+    pub fn with_member(&self, name: &str, value: &Self) -> Self {
+        let Some(members) = self.members() else {
+            return self.clone();
+        };
+        let text = self.as_bytes();
+        let mut out = Vec::with_capacity(text.len() + name.len() + value.0.len() + 8);
+        if let Some(before) = self.member(name) {
+            let start = before.0.as_ptr().addr() - self.0.as_ptr().addr();
+            out.extend_from_slice(&text[..start]);
+            out.extend_from_slice(&value.0);
+            out.extend_from_slice(&text[start + before.0.len()..]);
+        } else {
+            out.push(b'{');
+            out.extend_from_slice(serde_json::Value::from(name).to_string().as_bytes());
+            out.push(b':');
+            out.extend_from_slice(&value.0);
+            if !members.is_empty() {
+                out.push(b',');
+            }
+            out.extend_from_slice(&text[1..]);
+        }
+        Self(out.into())
+    }
 }
 
 /// One member of an object. Both parts lie within it.
@@ -136,6 +169,20 @@ impl Serialize for RawJson {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_is_set_and_every_other_byte_stays() {
+        let raw = |text: &str| RawJson::parse(text.to_owned().into()).unwrap();
+        for (before, after) in [
+            ("{}", r#"{"a":1.0}"#),
+            (r#"{ "b" : 1e400 }"#, r#"{"a":1.0, "b" : 1e400 }"#),
+            (r#"{ "b":[1],"a" : {"a":2} }"#, r#"{ "b":[1],"a" : 1.0 }"#),
+            ("[1]", "[1]"),
+        ] {
+            let set = raw(before).with_member("a", &raw("1.0"));
+            assert_eq!(set.as_str(), after);
+        }
+    }
 
     #[test]
     fn keeps_the_bytes() {

@@ -127,14 +127,14 @@ impl SharedChildren {
     ) -> Result<Way, SessionError> {
         let version = spec.version();
         let mut states = self.states();
-        let mut profile = profile.clone();
+        let mut profile = self.children.spoken(spec, profile.clone());
         let mut key = (spec.name.clone(), profile.key());
         let children = states
             .keys()
             .filter(|(server, _)| *server == spec.name)
             .count();
         if children >= PROFILES && !states.contains_key(&key) {
-            profile = Profile::silent();
+            profile = self.children.spoken(spec, Profile::silent());
             key.1 = profile.key();
         }
         match states.get(&key) {
@@ -174,7 +174,7 @@ impl SharedChildren {
             tell.send_replace(Some(match &started {
                 Ok(shared) => Ok(shared.clone()),
                 Err(SessionError::Child(error)) => Err(error.clone()),
-                Err(error) => Err(not_started(error.to_string())),
+                Err(error) => Err(ChildError::not_started(error.to_string())),
             }));
             started
         })))
@@ -355,12 +355,7 @@ impl State {
 }
 
 fn called_off() -> ChildError {
-    not_started("the server was changed, or the bridge is stopping: try again".to_owned())
-}
-
-fn not_started(why: String) -> ChildError {
-    ChildError::NotStarted {
-        why,
-        said: String::new(),
-    }
+    ChildError::not_started(
+        "the server was changed, or the bridge is stopping: try again".to_owned(),
+    )
 }

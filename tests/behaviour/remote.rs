@@ -7,7 +7,9 @@ use std::{
     time::Instant,
 };
 
-use crate::support::{Builder, Client, TestBridge, echo, eventually, fixture, servers, vars, with};
+use crate::support::{
+    Builder, Client, Mcp, TestBridge, echo, eventually, fixture, servers, vars, with,
+};
 use serde_json::{Value, json};
 
 const KEY: &str = "a-key-that-nobody-may-read-anywhere";
@@ -332,5 +334,52 @@ fn a_wrong_key_is_named_without_the_key() {
         for secret in [wrong, KEY, "in-the-query"] {
             assert!(!text.contains(secret), "{text}");
         }
+    }
+}
+
+/// Ended with the test.
+struct Started(std::process::Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn one_that_speaks_only_the_newest_revision_serves_everybody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = folder.path().join("port");
+    let mut command = std::process::Command::new("python3");
+    let command = command.arg(fixture("modern_http.py")).arg(&port);
+    let _server = Started(command.spawn().expect("python"));
+    eventually("the server listens", || port.exists());
+    let port = std::fs::read_to_string(&port).expect("a port");
+    let url = format!("http://127.0.0.1:{port}/mcp");
+    for mode in ["stateful", "stateless", "shared"] {
+        let remote = json!({"url": url, "type": "streamable-http", "mode": mode});
+        let bridge = TestBridge::start(servers([("modern", remote)]));
+        let client = bridge.chat("alice", "c1");
+        let hi = json!({"text": "hi"});
+        assert_eq!(
+            client.call("modern", "echo", hi.clone()).ok(),
+            "hi",
+            "{mode}"
+        );
+        let older = Mcp::legacy(client.clone(), "modern", &json!({"elicitation": {}}));
+        assert_eq!(older.text("echo", hi.clone()), "hi", "{mode}");
+        let newer = Mcp::modern(client, "modern", json!({}));
+        assert_eq!(newer.text("echo", hi), "hi", "{mode}");
+        let mut stream = older.begin("ask", json!({}));
+        let asked = stream.message();
+        assert_eq!(asked["method"], "elicitation/create", "{mode}");
+        let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}});
+        assert_eq!(older.send(&answer.to_string()).status, 202);
+        let result = stream.result();
+        assert_eq!(
+            result["content"][0]["text"], r#"{"action": "accept"}"#,
+            "{mode}"
+        );
     }
 }

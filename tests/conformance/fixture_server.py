@@ -2,6 +2,7 @@
 
     python fixture_server.py             a child on stdio that speaks both eras, as the SDK does
     python fixture_server.py --legacy    a child that knows nothing of 2026-07-28
+    python fixture_server.py --modern    a child that speaks 2026-07-28 alone
     python fixture_server.py --http PORT the same server over the SDK's own Streamable HTTP, at /mcp
 
 Its tools ask the user in whichever way the connection's era has: requests to the client before
@@ -18,7 +19,7 @@ import mcp_types as types
 from mcp.server.caching import CACHEABLE_METHODS, CacheHint
 from mcp.server.lowlevel.server import NotificationOptions, Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
-from mcp.server.runner import serve_loop
+from mcp.server.runner import _serve_modern_stream, serve_loop
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import (
     InMemorySubscriptionBus,
@@ -354,12 +355,14 @@ def build():
     return server
 
 
-async def serve_stdio(server, legacy):
+async def serve_stdio(server, legacy, modern):
     changes = NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
     options = server.create_initialization_options(changes)
     async with stdio_server() as (read, write):
         if legacy:  # the SDK's loop of the handshake alone: `server/discover` is not found there
             await serve_loop(server, read, write, lifespan_state={}, init_options=options)
+        elif modern:  # the half of the SDK's loop that an opening request of 2026-07-28 chooses
+            await _serve_modern_stream(server, read, write, lifespan_state={}, raise_exceptions=False)
         else:
             await server.run(read, write, options)
 
@@ -392,6 +395,7 @@ def refuse_modern(app):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--legacy", action="store_true", help="know nothing of 2026-07-28")
+    parser.add_argument("--modern", action="store_true", help="speak 2026-07-28 alone, on stdio")
     parser.add_argument("--http", type=int, metavar="PORT", help="serve the SDK's HTTP instead of stdio")
     wanted = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)  # on stderr
@@ -400,7 +404,7 @@ def main():
     if wanted.http:
         serve_http(server, wanted.http, wanted.legacy)
     else:
-        asyncio.run(serve_stdio(server, wanted.legacy))
+        asyncio.run(serve_stdio(server, wanted.legacy, wanted.modern))
 
 
 if __name__ == "__main__":

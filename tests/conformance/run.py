@@ -32,6 +32,10 @@ RUNS = [  # server, revision, what must fail; None: shown, not judged
     ("legacy", MODERN, BEYOND_LEGACY),
     ("dual-stateful", LEGACY, None),
     ("dual-stateful", MODERN, None),
+    ("modern", LEGACY, {}),
+    ("modern", MODERN, {}),
+    ("modern-stateful", LEGACY, None),
+    ("modern-stateful", MODERN, None),
 ]
 # Without a bridge the legacy fixture refuses 2026-07-28 altogether: what passes there passes for nothing.
 DIRECT_RUNS = [

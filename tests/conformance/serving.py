@@ -15,10 +15,13 @@ PYTHON = HERE.parents[1] / ".tools/fixture/bin/python"
 START, END = 60, 30  # seconds for a server to be ready, and to end
 FIXTURE = {"command": str(PYTHON), "args": [str(HERE / "fixture_server.py")]}
 LEGACY_FIXTURE = FIXTURE | {"args": [*FIXTURE["args"], "--legacy"]}
+MODERN_FIXTURE = FIXTURE | {"args": [*FIXTURE["args"], "--modern"]}
 BRIDGE_SERVERS = {  # shared: the suite's clients say nothing that would tell one chat from another
     "dual": FIXTURE | {"mode": "shared"},
     "legacy": LEGACY_FIXTURE | {"mode": "shared"},
     "dual-stateful": FIXTURE | {"mode": "stateful"},
+    "modern": MODERN_FIXTURE | {"mode": "shared"},
+    "modern-stateful": MODERN_FIXTURE | {"mode": "stateful"},
 }
 
 

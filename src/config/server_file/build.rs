@@ -165,6 +165,7 @@ impl Builder<'_> {
             concurrency: count(entry.concurrency),
             enabled_tools: entry.enabled_tools,
             disabled_tools: entry.disabled_tools.unwrap_or_default(),
+            session_lists: entry.session_lists.unwrap_or_default(),
             usage_guide: entry.usage_guide,
             post_instruction: entry.post_instruction,
             file_path_fields: entry.file_path_fields.unwrap_or_default(),

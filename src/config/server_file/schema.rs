@@ -86,6 +86,10 @@ pub(super) struct ServerEntry {
     /// Tools that are not offered.
     #[serde(rename = "disabledTools")]
     pub disabled_tools: Option<Vec<String>>,
+    /// `true`: what the server lists depends on the session, so that MCP clients get tools,
+    /// prompts and resources from the chat's own process and not from the catalogue. Tools that
+    /// the catalogue does not have can be called then. Default: false.
+    pub session_lists: Option<bool>,
     /// How to use this server, for the model: added to the descriptions of its tools.
     pub usage_guide: Option<String>,
     /// What the model should say or do when a call has made files: added to such answers.
@@ -118,11 +122,12 @@ pub(super) struct BeforeEndEntry {
 }
 
 /// Other spellings of keys: what mcpo and Claude write, and the style of the rest of the file.
-pub(super) const ALIASES: [(&str, &str); 10] = [
+pub(super) const ALIASES: [(&str, &str); 11] = [
     ("enabled_tools", "enabledTools"),
     ("disabled_tools", "disabledTools"),
     ("idleTimeout", "idle_timeout"),
     ("maxProcessesPerChat", "max_processes_per_chat"),
+    ("sessionLists", "session_lists"),
     ("usageGuide", "usage_guide"),
     ("postInstruction", "post_instruction"),
     ("filePathFields", "file_path_fields"),
