@@ -101,6 +101,7 @@ fn caller(user: Option<String>, chat: Option<String>) -> Result<Caller, Failure>
         chat: some(chat, "--chat")?,
         session: None,
         address: Ipv4Addr::LOCALHOST.into(),
+        forwarded: None,
     })
 }
 

@@ -20,6 +20,7 @@ pub use server_spec::{
     Transport, WorkspaceScope,
 };
 pub use settings::{
-    IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel, Settings, SettingsArgs,
+    IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel, PeerAddress, Settings,
+    SettingsArgs,
 };
 pub use start_config::start_config;

@@ -96,6 +96,7 @@ impl Identity {
             chat: None,
             session: None,
             address: peer.to_canonical(),
+            forwarded: None,
         })
     }
 
@@ -147,6 +148,7 @@ impl Identity {
             chat,
             session: text(headers, &SESSION_HEADER)?,
             address: peer.to_canonical(),
+            forwarded: None,
         })
     }
 

@@ -12,6 +12,7 @@ use crate::{
     child::{Era, Profile},
     model::Caller,
     session::Place,
+    store::InstanceId,
 };
 
 /// Everything that a request of a client's needs.
@@ -24,14 +25,39 @@ pub struct Asking<'a> {
     pub offer: Arc<Offer>,
     /// The request's headers.
     pub headers: &'a HeaderMap,
+    /// Path and query, as they came.
+    pub target: String,
     /// For logs.
     pub request_id: Box<str>,
     /// How its resources are called, where that is not as it calls them.
     pub shown: Option<Shown>,
 }
 
-/// What a server offers; waited for as long as a caller waits.
-pub async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
+/// What is needed to send a client's message on to another replica.
+#[derive(Clone, Copy)]
+pub struct Incoming<'a> {
+    /// The bridge.
+    pub app: &'a Arc<App>,
+    /// Who sent it.
+    pub caller: &'a Caller,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// Path and query, as they came.
+    pub target: &'a str,
+}
+
+impl Incoming<'_> {
+    /// Sends the message to the replica that made or keeps what it names; an error of its own where
+    /// that one has ended.
+    pub async fn at_home(&self, home: InstanceId, unknown: RpcError) -> RpcError {
+        let home = self.app.replicas.home(home).await;
+        home.map_or(unknown, RpcError::elsewhere)
+    }
+}
+
+/// What a server offers; waited for as long as a caller waits. Where this replica does not know,
+/// another may.
+pub async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {
     let unknown = || {
         let message = format!("Not Found: there is no server '{server}'");
         RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
@@ -40,6 +66,9 @@ pub async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
     match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(offer),
         Knowledge::Learning => {
+            if let Some(other) = app.replicas.anyone_for(caller) {
+                return Err(RpcError::elsewhere(other));
+            }
             let message = format!("the server '{server}' is starting; try again in a moment");
             let status = StatusCode::SERVICE_UNAVAILABLE;
             Err(RpcError::new(status, -32603, "starting", &message))
@@ -59,6 +88,26 @@ impl Asking<'_> {
             let status = StatusCode::NOT_FOUND;
             RpcError::new(status, -32600, "unknown_session", "no such session")
         })
+    }
+
+    /// Opens the place here, or says which replica the message belongs to.
+    pub async fn enter(&self, mut place: Place) -> Result<Place, RpcError> {
+        let replicas = &self.app.replicas;
+        let entered = replicas
+            .enter(&self.caller, &self.offer.spec, &mut place)
+            .await;
+        entered.map_err(RpcError::elsewhere)?;
+        Ok(place)
+    }
+
+    /// The message, to be sent on.
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming {
+            app: self.app,
+            caller: &self.caller,
+            headers: self.headers,
+            target: &self.target,
+        }
     }
 
     /// A call that passes a request on to the child at this place. Nobody hears what the child says

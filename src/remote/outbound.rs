@@ -29,7 +29,6 @@ impl Outbound {
     }
 
     /// Trusts nobody and asks no proxy.
-    #[cfg(test)]
     pub fn direct() -> Self {
         Self {
             tls: tls(RootCertStore::empty()),

@@ -29,6 +29,7 @@ mod parked;
 mod real_servers;
 mod remote;
 mod remote_faults;
+mod replicas;
 mod running;
 mod session_lists;
 mod sessions;

@@ -4,10 +4,10 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, thread};
 
 use super::{
     Access, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log, LogFormat, LogLevel,
-    Settings, Stateful,
+    Replicas, Settings, Stateful,
     args::{
-        AccessArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs, SettingsArgs,
-        StatefulArgs,
+        AccessArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs, ReplicaArgs,
+        SettingsArgs, StatefulArgs,
     },
     parse,
     reader::Reader,
@@ -48,6 +48,7 @@ impl SettingsArgs {
             files: files(r, self.files),
             limits: limits(r, self.limits),
             stateful: stateful(r, self.stateful),
+            replicas: replicas(r, self.replicas),
             log: log(r, self.log),
             warnings: Vec::new(),
         };
@@ -193,6 +194,15 @@ fn stateful(r: &mut Reader, args: StatefulArgs) -> Stateful {
     }
 }
 
+fn replicas(r: &mut Reader, args: ReplicaArgs) -> Replicas {
+    Replicas {
+        address: read!(r.optional(args.peer_address, parse::peer_address)),
+        key: r.secret("peer_key", args.peer_key, args.peer_key_file),
+        lease_ttl: read!(r.required(args.lease_ttl, parse::lease)),
+        drain_delay: read!(r.required(args.drain_delay, parse::grace)),
+    }
+}
+
 fn log(r: &mut Reader, args: LogArgs) -> Log {
     Log {
         level: read!(r.required(args.log_level, parse::choice(&LEVELS))),
@@ -254,6 +264,9 @@ fn warnings(settings: &Settings) -> Vec<String> {
         );
     }
     let short = |secret: &crate::config::Secret| secret.expose().len() < 32;
+    if settings.replicas.key.as_ref().is_some_and(short) {
+        warnings.push("MCPO_PEER_KEY has fewer than 32 bytes, so it can be guessed".into());
+    }
     if access.jwt_secret.as_ref().is_some_and(short) {
         warnings.push(
             "MCPO_JWT_SECRET has fewer than 32 bytes, so a token can be used to guess it".into(),

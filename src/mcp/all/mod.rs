@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use axum::{http::HeaderMap, response::Response};
 
-use super::{Asking, ClientMessage, RpcError, is_modern};
+use super::{Asking, ClientMessage, RpcError, asking::Incoming, is_modern};
 use crate::{
     app::App,
     catalog::Knowledge,
@@ -41,6 +41,8 @@ pub struct AskingAll<'a> {
     pub caller: Caller,
     /// The request's headers.
     pub headers: &'a HeaderMap,
+    /// Path and query, as they came.
+    pub target: String,
     /// For logs.
     pub request_id: Box<str>,
 }
@@ -87,6 +89,16 @@ impl<'a> AskingAll<'a> {
         view(self.app, &self.caller)
     }
 
+    /// The message, to be sent on.
+    fn incoming(&self) -> Incoming<'_> {
+        Incoming {
+            app: self.app,
+            caller: &self.caller,
+            headers: self.headers,
+            target: &self.target,
+        }
+    }
+
     /// The same request to one of the servers.
     fn to(&self, view: &Arc<View>, server: usize) -> Asking<'a> {
         Asking {
@@ -94,6 +106,7 @@ impl<'a> AskingAll<'a> {
             caller: self.caller.clone(),
             offer: view.offers[server].clone(),
             headers: self.headers,
+            target: self.target.clone(),
             request_id: self.request_id.clone(),
             shown: Some(Shown::new(view.clone(), server)),
         }

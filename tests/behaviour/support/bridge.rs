@@ -27,9 +27,18 @@ pub struct Builder {
     config: Value,
     variables: Vec<(String, String)>,
     arguments: Vec<String>,
+    /// Shared with others.
+    jobs: Option<PathBuf>,
 }
 
 impl Builder {
+    /// Works in a jobs folder that other bridges may use, too: who made it sees to it.
+    #[must_use]
+    pub fn jobs(mut self, path: PathBuf) -> Self {
+        self.jobs = Some(path);
+        self
+    }
+
     /// Sets an environment variable of the bridge.
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // numbers and texts alike, without a reference at each call
@@ -91,6 +100,7 @@ impl TestBridge {
             config,
             variables: Vec::new(),
             arguments: Vec::new(),
+            jobs: None,
         }
     }
 
@@ -126,7 +136,8 @@ impl TestBridge {
     }
 
     pub fn jobs(&self) -> PathBuf {
-        self.root.path().join("jobs")
+        let shared = self.settings.jobs.clone();
+        shared.unwrap_or_else(|| self.root.path().join("jobs"))
     }
 
     pub fn tools(&self) -> PathBuf {
@@ -255,7 +266,7 @@ impl TestBridge {
     #[track_caller]
     fn assert_nothing_left(&self) {
         self.assert_no_process(Duration::from_secs(1));
-        if !self.killed {
+        if !self.killed && self.settings.jobs.is_none() {
             folders::assert_clean(&self.jobs(), &self.root.path().join("tmp"));
         }
     }

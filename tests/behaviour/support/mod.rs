@@ -8,6 +8,7 @@ mod client;
 pub mod far;
 mod folders;
 mod processes;
+mod replicas;
 mod sse;
 pub mod vars;
 mod wait;
@@ -15,6 +16,7 @@ mod wait;
 pub use bridge::{Builder, TestBridge};
 pub use client::{Client, PendingCall, Reply};
 pub use processes::{Process, alive, kill_process, processes_of};
+pub use replicas::Replicas;
 pub use sse::{ALL, LEGACY, MODERN, Mcp, Stream, with_envelope};
 pub use wait::{eventually, until};
 
