@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::http::{HeaderValue, Method, header};
 use bytes::Bytes;
 
-use super::{RpcError, asking::Incoming, legacy::SESSION, session::McpSession};
+use super::{RpcError, asking::Incoming, legacy::SESSION, session::McpSession, stream::Messages};
 use crate::{
     model::Hop,
     replicas::{Elsewhere, Forward, Homed, Routed as _},
@@ -52,7 +52,7 @@ pub async fn tell(incoming: Incoming<'_>, session: &McpSession, method: &Method,
 async fn hear(incoming: Incoming<'_>, session: &Arc<McpSession>, to: &Elsewhere) {
     let request = request(incoming, session, &Method::GET, &Bytes::new());
     let replicas = &incoming.app.replicas;
-    let Some(mut stream) = replicas.listen(to, incoming.caller, &request).await else {
+    let Some(stream) = replicas.listen(to, incoming.caller, &request).await else {
         session.abroad.remove(to.to);
         return;
     };
@@ -60,6 +60,7 @@ async fn hear(incoming: Incoming<'_>, session: &Arc<McpSession>, to: &Elsewhere)
     let stopping = incoming.app.engine.stopping.clone();
     tokio::spawn(async move {
         let ended = session.ended.clone();
+        let mut stream = Messages::of(stream);
         let pass = async {
             while let Some(line) = stream.next().await {
                 session.outbox.push(&line);

@@ -223,37 +223,11 @@ impl Replicas {
         to: &Elsewhere,
         caller: &Caller,
         request: &Forward,
-    ) -> Option<Heard> {
+    ) -> Option<Response> {
         let address = to.address.as_ref()?;
         let asked = self.ask(to, address, caller, request);
         let answer = tokio::time::timeout(CONNECT, asked).await.ok()?.ok()?;
-        (answer.status() == StatusCode::OK).then(|| Heard {
-            answer,
-            rest: Vec::new(),
-        })
-    }
-}
-
-/// A stream of events, as another replica writes them.
-pub struct Heard {
-    answer: reqwest::Response,
-    rest: Vec<u8>,
-}
-
-impl Heard {
-    /// The next message; `None` once the stream has ended.
-    pub async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            while let Some(end) = memchr::memchr(b'\n', &self.rest) {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                // Comments, ids and names say nothing here; a message is one line of data.
-                if let Some(data) = line.strip_prefix(b"data: ") {
-                    return Some(Bytes::copy_from_slice(data.trim_ascii_end()));
-                }
-            }
-            let chunk = self.answer.chunk().await.ok()??;
-            self.rest.extend_from_slice(&chunk);
-        }
+        (answer.status() == StatusCode::OK).then(|| self.passed_on(to, answer))
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Mcp, Replicas, TestBridge, bytes, echo, eventually, fixture, servers, until, vars, with,
+    Client, Mcp, Replicas, TestBridge, echo, eventually, servers, until, vars, with,
 };
 
 fn just_echo() -> Value {
@@ -374,96 +374,4 @@ fn clearing_up_on_one_bridge_leaves_what_another_works_in() {
     );
     assert_eq!(replicas.workspaces().len(), 1);
     assert_eq!(count(&chat), 2);
-}
-
-/// The server whose tool asks its client.
-fn asker() -> Value {
-    json!({"command": "python3", "args": [fixture("asking_server.py")]})
-}
-
-#[test]
-fn a_protocol_session_is_reached_from_every_bridge_and_ends_with_its_own() {
-    let config = servers([("bytes", bytes()), ("echo", echo())]);
-    let mut replicas = Replicas::start(3, &config);
-    let able = json!({"elicitation": {}});
-    let first = Mcp::legacy(replicas.bridges[0].client(), "echo", &able);
-    let session = first.session.clone().expect("a session");
-    let at = |index: usize| {
-        let client = replicas.bridges[index].client();
-        Mcp::modern(client, "echo", json!({})).in_session(&session)
-    };
-    assert_eq!(at(1).text("counter", json!({})), "1");
-    assert_eq!(at(2).text("counter", json!({})), "2");
-    let mut news = at(1).listen();
-    assert_eq!(news.status, 200);
-    at(2).call("change_tools", json!({}));
-    let told = news.message();
-    assert_eq!(told["method"], "notifications/tools/list_changed");
-    let other = Mcp::modern(replicas.bridges[1].client(), "bytes", json!({}));
-    assert_eq!(other.in_session(&session).begin("x", json!({})).status, 404);
-    drop(news);
-    replicas.kill_hard(0);
-    let at = |index: usize| {
-        let client = replicas.bridges[index].client();
-        Mcp::modern(client, "echo", json!({})).in_session(&session)
-    };
-    assert_eq!(at(1).begin("counter", json!({})).status, 404);
-    assert_eq!(at(2).end(), 404);
-}
-
-#[test]
-fn a_child_asks_its_client_through_bridges_that_do_not_run_it() {
-    let replicas = Replicas::start(3, &servers([("asking", asker())]));
-    let able = json!({"elicitation": {}});
-    let chat = |index: usize| replicas.bridges[index].chat("alice", "c");
-    let home = Mcp::legacy(chat(0), "asking", &able);
-    let session = home.session.clone().expect("a session");
-    let at = |index: usize| Mcp::modern(chat(index), "asking", json!({})).in_session(&session);
-    // The chat's child comes to run on a bridge that the session was not made on.
-    let modern = Mcp::modern(chat(1), "asking", able.clone());
-    let parked = modern.begin("ask", json!({})).result();
-    assert_eq!(replicas.owners(), [1]);
-    // Its retry goes on from anywhere.
-    let key = parked["inputRequests"].as_object().expect("questions");
-    let key = key.keys().next().expect("a question").clone();
-    let retry = json!({
-        "name": "ask", "arguments": {},
-        "requestState": parked["requestState"],
-        "inputResponses": {key: {"action": "accept", "content": {"colour": "red"}}},
-    });
-    let modern = Mcp::modern(chat(2), "asking", able);
-    let answer = modern.request("tools/call", retry).result();
-    let text = answer["content"][0]["text"].as_str().expect("a text");
-    assert!(text.contains("accept") && text.contains("red"), "{text}");
-    // A session's request: by the session's bridge to the one with the child, and its answer too.
-    let mut asked = at(2).begin("ask", json!({}));
-    let question = asked.message();
-    assert_eq!(question["method"], "elicitation/create");
-    let answer = json!({
-        "jsonrpc": "2.0", "id": question["id"],
-        "result": {"action": "accept", "content": {"colour": "blue"}},
-    });
-    assert_eq!(at(1).send(&answer.to_string()).status, 202);
-    let result = asked.result();
-    assert!(result.to_string().contains("blue"), "{result}");
-    assert_eq!(replicas.owners(), [1], "one child served all of it");
-}
-
-#[test]
-fn news_of_a_child_elsewhere_reach_the_sessions_stream() {
-    let replicas = Replicas::start(3, &just_echo());
-    let chat = |index: usize| replicas.bridges[index].chat("alice", "c");
-    let home = Mcp::legacy(chat(0), "echo", &json!({}));
-    let session = home.session.clone().expect("a session");
-    let at = |index: usize| Mcp::modern(chat(index), "echo", json!({})).in_session(&session);
-    assert_eq!(count(&chat(1)), 1);
-    assert_eq!(at(2).text("counter", json!({})), "2");
-    let mut news = at(2).listen();
-    assert_eq!(news.status, 200);
-    chat(1).call("echo", "change_tools", json!({})).ok();
-    assert_eq!(news.message()["method"], "notifications/tools/list_changed");
-    drop(news);
-    assert_eq!(at(1).end(), 200);
-    assert_eq!(at(0).begin("counter", json!({})).status, 404);
-    assert_eq!(count(&chat(2)), 3, "the chat's child stays");
 }

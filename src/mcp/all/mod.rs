@@ -17,7 +17,10 @@ mod view;
 
 use std::sync::Arc;
 
-use axum::{http::HeaderMap, response::Response};
+use axum::{
+    http::{HeaderMap, Method},
+    response::Response,
+};
 
 use super::{Asking, ClientMessage, RpcError, asking::Incoming, is_modern};
 use crate::{
@@ -25,6 +28,9 @@ use crate::{
     catalog::Knowledge,
     config::Loaded,
     model::{Caller, ServerName},
+    openapi::path_segment,
+    replicas::Forward,
+    telemetry::REQUEST_ID,
 };
 
 pub use legacy::{delete, get};
@@ -96,6 +102,22 @@ impl<'a> AskingAll<'a> {
             caller: &self.caller,
             headers: self.headers,
             target: &self.target,
+        }
+    }
+
+    /// A message of ours to one of the servers, as it may go to another replica.
+    fn to_server(&self, server: &ServerName, message: &ClientMessage) -> Forward {
+        let mut headers = self.headers.clone();
+        if let Ok(id) = self.request_id.parse() {
+            headers.insert(REQUEST_ID, id);
+        }
+        let path = self.target.split('?').next().unwrap_or_default();
+        let path = path.trim_end_matches('/');
+        Forward {
+            method: Method::POST,
+            target: format!("{path}/{}", path_segment(server.as_str())),
+            headers,
+            body: message.line.clone(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, TestBridge, folders, vars};
+use super::{Client, Process, TestBridge, folders, vars};
 
 /// Bridges that share a jobs folder. Dropping it asserts that they leave nothing behind.
 pub struct Replicas {
@@ -72,10 +72,16 @@ impl Replicas {
         self.bridges[next % self.bridges.len()].chat(user, chat)
     }
 
-    /// The bridges that have a child now.
+    /// The bridges that have a chat's child now. Those that only learn what servers offer do not
+    /// count.
     pub fn owners(&self) -> Vec<usize> {
+        let chats = self.workspaces();
+        let serves = |process: &Process| {
+            let folder = std::fs::read_link(format!("/proc/{}/cwd", process.pid));
+            folder.is_ok_and(|folder| chats.iter().any(|chat| folder.starts_with(chat)))
+        };
         (0..self.bridges.len())
-            .filter(|index| !self.bridges[*index].children().is_empty())
+            .filter(|index| self.bridges[*index].children().iter().any(serves))
             .collect()
     }
 
