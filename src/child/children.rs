@@ -28,12 +28,14 @@ use super::{
     environment, hearing, hello, launch,
     log::ServerLog,
     reaper::Supervisors,
+    run::{self, Done, Errand},
     subscription::Subscriptions,
     tree,
 };
 use crate::{
     artifacts,
     config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion, Transport},
+    install::{Launches, Resolved},
     model::{RawJson, ServerName},
     remote::{self, Outbound, RemoteOptions, ToolSchema},
     store::Job,
@@ -63,6 +65,7 @@ pub struct Children {
     starts: Arc<Semaphore>,
     supervisors: Supervisors,
     metrics: Arc<Metrics>,
+    launches: Launches,
     /// For the children, however far the bridge raised its own.
     open_files: Rlimit,
     /// Read when the first remote server is reached.
@@ -84,6 +87,7 @@ impl Children {
             starts,
             supervisors: Supervisors::new(),
             metrics,
+            launches: Launches::default(),
             open_files: getrlimit(Resource::Nofile),
             outbound: Arc::default(),
             remotes: TaskTracker::new(),
@@ -91,6 +95,16 @@ impl Children {
             numbers: AtomicU64::new(1),
             modern_only: Mutex::default(),
         }
+    }
+
+    /// How each server is started: as written, or from its environment.
+    pub fn launches(&self) -> &Launches {
+        &self.launches
+    }
+
+    /// Runs a program to its end, at most to `until`. Dropping the future kills all of it.
+    pub async fn run(&self, errand: Errand, until: Instant) -> Result<Done, ChildError> {
+        run::run(errand, self.open_files, &self.supervisors, until).await
     }
 
     /// Remote servers of 2026-07-28 want to see arguments in headers that their tools' schemas mark.
@@ -279,8 +293,12 @@ impl Children {
         log: &ServerLog,
         listener: &Listener,
     ) -> Result<(Body, Connection), ChildError> {
+        let installed = self.launches.ready(&request.spec, until).await;
+        let installed = installed.map_err(|why| ChildError::not_started(why.to_string()))?;
+        // What was changed behind our back is its launcher's to judge.
+        let installed = installed.filter(|found| found.locked || found.holds());
         let resolved = command.resolve(&request.job.work(), &request.job.id());
-        let launch = self.launch(resolved, request);
+        let launch = self.launch(resolved, installed.as_deref(), request);
         let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
         tokio::spawn(log.clone().follow(pipes.stderr));
         let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
@@ -340,19 +358,33 @@ impl Children {
         )
     }
 
-    fn launch(&self, resolved: ResolvedCommand, request: &ChildRequest) -> launch::Launch {
+    fn launch(
+        &self,
+        command: ResolvedCommand,
+        installed: Option<&Resolved>,
+        request: &ChildRequest,
+    ) -> launch::Launch {
         let env = environment::environment(
-            &resolved.program,
+            &command.program,
+            installed,
             &request.job,
             &self.settings.tools_dir,
-            resolved.env,
+            command.env,
             &request.overlay,
         );
+        let (program, args) = match installed {
+            Some(found) => {
+                let own = command.args.into_iter().skip(found.rest);
+                let args = found.args.iter().cloned().chain(own).collect();
+                (found.program.clone(), args)
+            }
+            None => (command.program, command.args),
+        };
         launch::Launch {
-            program: resolved.program,
-            args: resolved.args,
+            program,
+            args,
             env,
-            cwd: resolved.cwd,
+            cwd: command.cwd,
             open_files: self.open_files,
         }
     }

@@ -178,6 +178,11 @@ impl Connection {
         self.send(frame::line(None, method, params.map(RawJson::as_bytes)));
     }
 
+    /// Whether both are with the same child.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Whether requests can still be answered.
     pub fn is_open(&self) -> bool {
         matches!(&*self.shared.lock(), Waiting::Open(_))

@@ -23,6 +23,7 @@ mod launch;
 mod log;
 mod process;
 mod reaper;
+mod run;
 mod subscription;
 mod supervisor;
 mod tree;
@@ -38,11 +39,13 @@ pub use children::Children;
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
 pub use envelope::{envelop, unfold};
+pub use environment::environment_for_installing;
 pub use error::ChildError;
 pub use frame::{Reply, Said, end_line, splice};
 pub use handle::Child;
 pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier, STANDING};
 pub use hello::{Era, Hello, HelloParts, Profile};
+pub use run::Errand;
 pub use supervisor::supervise;
 
 /// What a ready child is asked for.

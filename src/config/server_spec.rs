@@ -54,6 +54,8 @@ pub struct ServerSpec {
     pub before_end: Option<BeforeEnd>,
     /// Headers of a caller's request that the server gets, where the file says so.
     pub forwarding: Option<HeaderForwarding>,
+    /// Its packages may be installed ahead, and its program started without its launcher.
+    pub install: bool,
 }
 
 impl ServerSpec {

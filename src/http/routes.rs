@@ -43,6 +43,8 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/docs/assets/{file}", get(documents::asset))
         // A tool may have slashes in its name.
         .route("/mcpo/{server}/{*leaf}", server)
+        .route("/mcp", mcp.clone())
+        .route("/mcp/", mcp.clone())
         .route("/mcp/{server}", mcp)
         .route("/{server}/{*leaf}", server_at_root)
         .fallback(not_found);

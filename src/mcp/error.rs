@@ -68,6 +68,12 @@ impl RpcError {
         Self::new(StatusCode::NOT_FOUND, -32601, "unknown_method", &message)
     }
 
+    /// As an answer like any other: under 200, as clients with sessions expect it.
+    pub fn answered(mut self) -> Self {
+        self.status = StatusCode::OK;
+        self
+    }
+
     /// For the message with this id.
     pub fn to(mut self, id: Option<RawJson>) -> Self {
         self.id = id;

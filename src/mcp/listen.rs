@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The member of `_meta` that says which subscription a note is for.
-const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -31,11 +31,17 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn has(&self, said: &Said) -> bool {
-        match &*said.method {
+    fn has_list(&self, method: &str) -> bool {
+        match method {
             "notifications/tools/list_changed" => self.tools_list_changed,
             "notifications/prompts/list_changed" => self.prompts_list_changed,
             "notifications/resources/list_changed" => self.resources_list_changed,
+            _ => false,
+        }
+    }
+
+    fn has(&self, said: &Said) -> bool {
+        match &*said.method {
             "notifications/resources/updated" => {
                 let params: Value = said
                     .params
@@ -47,7 +53,7 @@ impl Wanted {
                     .iter()
                     .any(|wanted| wanted == uri)
             }
-            _ => false,
+            method => self.has_list(method),
         }
     }
 }
@@ -61,6 +67,8 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
             .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))?,
         None => Wanted::default(),
     };
+    // What the catalogue finds out by itself is news too.
+    let (server, mut lists) = (asking.offer.spec.name.clone(), asking.app.catalog.news());
     let mut news = subscribe(&asking, message, &wanted).await?;
     let (sender, events) = mpsc::channel(64);
     let id = message.answer_id();
@@ -79,6 +87,12 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
             next = loop {
                 let said = tokio::select! {
                     said = next_of(&mut news) => said,
+                    Ok(changed) = lists.recv() => {
+                        if changed.server == server && wanted.has_list(changed.method) {
+                            break marked(&said(changed.method), &id);
+                        }
+                        continue;
+                    }
                     () = sender.closed() => return,
                     () = stopping.cancelled() => return,
                     () = tokio::time::sleep(stream::PING_EVERY) => break stream::PING,
@@ -92,6 +106,16 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
         }
     });
     Ok(stream::response(events))
+}
+
+/// A notification without parameters, as a child would send it.
+fn said(method: &str) -> Said {
+    Said {
+        line: format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#).into(),
+        id: None,
+        method: method.into(),
+        params: None,
+    }
 }
 
 async fn next_of(news: &mut News) -> Result<Said, broadcast::error::RecvError> {

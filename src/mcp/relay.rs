@@ -11,7 +11,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use tokio::sync::mpsc;
 
-use super::{RpcError, files, lists, park::Retry, session::InFlight, stream};
+use super::{RpcError, all::Shown, files, lists, park::Retry, session::InFlight, stream};
 use crate::{
     app::App,
     call::{Answer, Ask, Call, CallError, Parking},
@@ -73,6 +73,8 @@ pub struct Relay {
     retry: Option<Retry>,
     /// The client can cancel the request by its id while this lives.
     in_flight: Option<InFlight>,
+    /// How the server's resources are called, where they are not as it calls them.
+    shown: Option<Shown>,
 }
 
 /// What happened next.
@@ -117,12 +119,18 @@ impl Relay {
             parking,
             retry: None,
             in_flight: None,
+            shown: None,
         }
     }
 
     /// Keeps the client's way to cancel the request for as long as it runs.
     pub fn keep(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
+    }
+
+    /// Calls the server's resources so in the answer.
+    pub fn show(&mut self, shown: Option<Shown>) {
+        self.shown = shown;
     }
 
     /// Lets the request wait for its client's retry.
@@ -296,7 +304,13 @@ impl Relay {
     fn finish(&self, answer: Result<Answer, CallError>) -> Result<Reply, RpcError> {
         match answer {
             Ok(answer) if self.lists_tools => Ok(lists::offered(answer.reply, &self.spec)),
-            Ok(answer) => Ok(files::with_links(&answer, &self.spec, &self.app.settings)),
+            Ok(answer) => {
+                let reply = files::with_links(&answer, &self.spec, &self.app.settings);
+                Ok(match &self.shown {
+                    Some(shown) => shown.reply(reply),
+                    None => reply,
+                })
+            }
             Err(CallError::Rpc { reply, .. }) => Ok(reply),
             Err(error) => Err(RpcError::of_call(&error).to(Some(self.id.clone()))),
         }

@@ -175,7 +175,7 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>) 
     let ended = async {
         engine.running.wait().await;
         tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
-        app.catalog.close().await;
+        tokio::join!(app.installer.close(), app.catalog.close());
         engine.children.none_left().await;
     };
     if tokio::time::timeout(END_TIME, ended).await.is_err() {

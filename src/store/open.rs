@@ -61,7 +61,7 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
             there.uid()
         )));
     }
-    for part in ["", "bindings", "artifacts", "instances", "tmp"] {
+    for part in ["", "bindings", "artifacts", "catalog", "instances", "tmp"] {
         files::make_dir(&root.join(".bridge").join(part)).map_err(failed)?;
     }
     Ok((root, configured))

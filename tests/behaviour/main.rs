@@ -8,6 +8,7 @@
 
 mod support;
 
+mod catalog;
 mod chats;
 mod children;
 mod commands;
@@ -16,9 +17,11 @@ mod failures;
 mod files;
 mod harness;
 mod identity;
+mod install;
 mod leftovers;
 mod limits;
 mod mcp;
+mod mcp_all;
 mod mcp_bytes;
 mod mcp_sessions;
 mod modern_only;

@@ -172,6 +172,7 @@ impl Builder<'_> {
             resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
             before_end: entry.before_end.and_then(before_end),
             forwarding: entry.client_header_forwarding.and_then(forwarding),
+            install: entry.install.unwrap_or(true),
             transport: match (entry.command, entry.url) {
                 (Some(program), _) => {
                     self.command(program, entry.args, entry.env, entry.cwd, path)?

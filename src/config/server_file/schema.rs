@@ -100,6 +100,9 @@ pub(super) struct ServerEntry {
     pub resolve_path_fields: Option<Vec<String>>,
     /// A tool to call before the bridge ends a chat's process, to save what it holds.
     pub before_end: Option<BeforeEndEntry>,
+    /// `false` starts the program as written, every time. By default the packages of `uvx`, `npx`,
+    /// `pipx run` and `uv run` are installed once, and the program is started without these.
+    pub install: Option<bool>,
     /// `true` leaves the server out.
     pub disabled: Option<bool>,
     /// `false` leaves the server out.

@@ -30,8 +30,12 @@ pub struct Settings {
     pub command_line: CommandLine,
     /// Workspaces, links, leases.
     pub jobs_dir: PathBuf,
-    /// Launcher caches (uv, npm) that all children share.
+    /// Launcher caches (uv, npm) that all children share, and what is installed for them.
     pub tools_dir: PathBuf,
+    /// What is locked; need not be there.
+    pub lock_file: PathBuf,
+    /// Packages of launchers are installed beside the calls.
+    pub install: bool,
     /// The mode of servers that name none.
     pub default_mode: Mode,
     /// The language of sentences around links and of pages for browsers.

@@ -32,12 +32,16 @@ impl SettingsArgs {
     pub fn resolve(self) -> Result<Settings, Faults> {
         let r = &mut Reader::new();
         let general = self.general;
+        let config_file = read!(r.required(general.config, parse::path));
         let mut settings = Settings {
-            config_file: read!(r.required(general.config, parse::path)),
             hot_reload: read!(r.required(general.hot_reload, parse::boolean)),
             command_line: CommandLine::default(),
             jobs_dir: read!(r.required(general.jobs_dir, parse::path)),
             tools_dir: read!(r.required(general.tools_dir, parse::path)),
+            lock_file: read!(r.optional(general.lock_file, parse::path))
+                .unwrap_or_else(|| config_file.with_extension("lock.json")),
+            config_file,
+            install: read!(r.required(general.install, parse::boolean)),
             default_mode: read!(r.required(general.default_mode, parse::choice(&MODES))),
             lang: read!(r.required(general.lang, parse::choice(&LANGS))),
             journal: read!(r.required(general.journal, parse::choice(&JOURNALS))),

@@ -12,6 +12,9 @@ pub const LEGACY: &str = "2025-11-25";
 /// The revision that has none.
 pub const MODERN: &str = "2026-07-28";
 
+/// Stands for all servers at once, where a server's name is asked for.
+pub const ALL: &str = "";
+
 /// Speaks MCP with one server. Legacy once it was initialized, modern otherwise.
 #[derive(Clone)]
 pub struct Mcp {
@@ -24,11 +27,16 @@ pub struct Mcp {
 }
 
 impl Mcp {
-    /// A modern client that has these capabilities.
+    /// A modern client that has these capabilities, of one server or of [`ALL`].
     pub fn modern(client: Client, server: &str, capabilities: Value) -> Self {
+        let path = if server == ALL {
+            "/mcp".to_owned()
+        } else {
+            format!("/mcp/{server}")
+        };
         Self {
             client,
-            path: format!("/mcp/{server}"),
+            path,
             session: None,
             capabilities,
         }
