@@ -15,7 +15,7 @@ use crate::{
     app::App,
     call::{Call, CallError},
     catalog::{Knowledge, Offer},
-    config::{Mode, RESERVED_NAMES},
+    config::{Listen, Mode, RESERVED_NAMES},
     identity::SESSION_HEADER,
     model::{Caller, Principal},
     openapi::{self, path_segment},
@@ -46,6 +46,24 @@ pub async fn at_root(
     if RESERVED_NAMES.contains(&server.as_str()) {
         return Problem::not_found().into_response();
     }
+    let (config, single) = (state.config(), &state.settings.command_line.server);
+    if single.is_some() && !config.servers.contains_key(server.as_str()) {
+        return of_single(state, Path(format!("{server}/{tool}")), peer, request).await;
+    }
+    below_mcpo(state, Path((server, tool)), peer, request).await
+}
+
+/// At the root, where mcpo serves a single server's tools.
+pub async fn of_single(
+    state: State<Arc<App>>,
+    Path(tool): Path<String>,
+    peer: ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let Some(single) = &state.settings.command_line.server else {
+        return Problem::not_found().into_response();
+    };
+    let server = single.name.to_string();
     below_mcpo(state, Path((server, tool)), peer, request).await
 }
 
@@ -75,11 +93,12 @@ async fn call(
     let body = read(body, app.settings.listen.max_body_bytes)
         .await
         .inspect_err(refused)?;
-    let request = peers::forward(&parts, &body);
+    let request = peers::forward(app, &caller, &parts, &body);
     let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
     let attempt = async || {
         let prepared = prepare(app, server, tool, &caller, &body, request_id.as_deref()).await;
         let mut call = prepared.inspect_err(refused)?;
+        call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, &caller);
         let entered = app
             .replicas
             .enter(&caller, &call.spec, &mut call.place)
@@ -117,6 +136,7 @@ async fn prepare(
     request_id: Option<&str>,
 ) -> Result<Call, Problem> {
     let offer = offer(app, server, caller).await?;
+    let tool = offer.name_at(tool);
     if !offer.may_call(tool) {
         return Err(Problem::unknown_tool(server, tool));
     }
@@ -169,8 +189,25 @@ fn note_missing_chat(app: &App, offer: &Offer, place: &Place) {
     }
 }
 
+/// Which of its addresses a server is asked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// `/mcpo/{server}/…`
+    Mcpo,
+    /// `/{server}/…`
+    Root,
+    /// `/…`, for a single server.
+    Single,
+}
+
 /// The address of a server's operations, as its document names it.
-pub fn server_url(prefix: &str, below_mcpo: bool, server: &str) -> String {
-    let mcpo = if below_mcpo { "/mcpo" } else { "" };
-    format!("{prefix}{mcpo}/{}", path_segment(server))
+pub fn server_url(listen: &Listen, front: Front, server: &str) -> String {
+    let outside = format!("{}{}", listen.root_path, listen.path_prefix);
+    let server = path_segment(server);
+    match front {
+        Front::Mcpo => format!("{outside}/mcpo/{server}"),
+        Front::Root => format!("{outside}/{server}"),
+        Front::Single if outside.is_empty() => "/".to_owned(),
+        Front::Single => outside,
+    }
 }

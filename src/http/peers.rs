@@ -77,14 +77,19 @@ pub fn caller(
 }
 
 /// The request as it may go on to another replica.
-pub fn forward(parts: &Parts, body: &Bytes) -> Forward {
+pub fn forward(app: &App, caller: &Caller, parts: &Parts, body: &Bytes) -> Forward {
     let mut headers = parts.headers.clone();
     if let Some(id) = parts.extensions.get::<crate::telemetry::RequestId>()
         && let Ok(id) = id.as_str().parse()
     {
         headers.insert(crate::telemetry::REQUEST_ID, id);
     }
+    let config = app.config();
+    let servers = config.servers.values();
     Forward {
+        chosen: app
+            .identity
+            .forwarded_to_any(servers, &parts.headers, caller),
         method: parts.method.clone(),
         target: target_of(parts).to_owned(),
         headers,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use bytes::Bytes;
 
 use super::{RpcError, asking::Incoming, legacy::SESSION, session::McpSession, stream::Messages};
@@ -102,6 +102,7 @@ fn request(incoming: Incoming<'_>, session: &McpSession, method: &Method, body: 
         method: method.clone(),
         target: incoming.target.to_owned(),
         headers,
+        chosen: HeaderMap::new(),
         body: body.clone(),
     }
 }

@@ -9,7 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{Elsewhere, Envelope, PEER_HEADER, Replicas};
+use super::{Elsewhere, Envelope, PEER_HEADER, Replicas, tls::Known};
 use crate::{model::Caller, remote::Outbound, telemetry::REQUEST_ID};
 
 /// In the same network a connection is there at once, or the other is gone.
@@ -17,7 +17,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// Idle connections are given up so soon that a restarted replica meets none.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
-/// What of a request's headers goes on. Identity travels in the envelope, and secrets not at all.
+/// What of a request's headers always goes on. Identity travels in the envelope, and secrets not at
+/// all, but where the config has a server get them.
 const PASSED: [HeaderName; 4] = [
     header::CONTENT_TYPE,
     header::ACCEPT,
@@ -43,6 +44,8 @@ pub struct Forward {
     pub target: String,
     /// Of the request; the envelope and what must not go on is seen to here.
     pub headers: HeaderMap,
+    /// The client's headers that a server may get.
+    pub chosen: HeaderMap,
     /// The whole body.
     pub body: Bytes,
 }
@@ -59,15 +62,15 @@ pub(super) enum Sent {
     Lost(String),
 }
 
-pub(super) fn client() -> reqwest::Client {
-    Outbound::direct()
+pub(super) fn client(certificates: &Known) -> reqwest::Client {
+    Outbound::straight(certificates.tls())
         .builder()
         .connect_timeout(CONNECT)
         .pool_idle_timeout(POOL_IDLE)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .build()
-        .expect("a client without certificates can be made")
+        .expect("a client with these can be made")
 }
 
 impl Replicas {
@@ -98,6 +101,7 @@ impl Replicas {
             method: Method::GET,
             target: format!("{}/health/live", self.path_prefix),
             headers: HeaderMap::new(),
+            chosen: HeaderMap::new(),
             body: Bytes::new(),
         };
         let asked = self.ask(to, address, caller, &request);
@@ -140,17 +144,18 @@ impl Replicas {
             Failed::NotSent("what the client says of itself is too long to go on".to_owned())
         })?;
         let mut headers = HeaderMap::new();
-        for (name, value) in &request.headers {
-            if PASSED.contains(name) || name.as_str().starts_with("mcp-") {
-                headers.append(name, value.clone());
-            }
+        let always = |name: &HeaderName| PASSED.contains(name) || name.as_str().starts_with("mcp-");
+        let usual = request.headers.iter().filter(|(name, _)| always(name));
+        let chosen = request.chosen.iter().filter(|(name, _)| !always(name));
+        for (name, value) in usual.chain(chosen) {
+            headers.append(name, value.clone());
         }
         headers.insert(PEER_HEADER.clone(), sealed);
         let asked = self
             .client
             .request(
                 request.method.clone(),
-                format!("http://{address}{}", request.target),
+                format!("{}{}", self.certificates.way(address), request.target),
             )
             .headers(headers)
             .body(request.body.clone());

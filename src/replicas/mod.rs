@@ -16,6 +16,7 @@ mod forward;
 mod guest;
 mod key;
 mod run;
+mod tls;
 
 use std::{
     sync::{
@@ -43,11 +44,13 @@ pub use forward::{Forward, again};
 pub use guest::{Abroad, Homed};
 pub use key::PeerKey;
 pub use run::Routed;
+pub use tls::{Fingerprint, fingerprint, origin};
 
 /// What a bridge knows of the others.
 pub struct Replicas {
     key: PeerKey,
     client: reqwest::Client,
+    certificates: tls::Known,
     store: Arc<Store>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
@@ -86,9 +89,11 @@ impl Replicas {
         metrics: Arc<Metrics>,
     ) -> Self {
         let ttl = store.instance().ttl();
+        let certificates = tls::Known::default();
         Self {
             key,
-            client: forward::client(),
+            client: forward::client(&certificates),
+            certificates,
             store,
             sessions,
             metrics,

@@ -10,6 +10,7 @@
 mod background;
 mod reload;
 mod signals;
+mod tls;
 
 use std::{
     io,
@@ -30,7 +31,7 @@ use crate::{
     app::App,
     config::{self, ConfigError, Settings},
     http, limits,
-    replicas::reachable_at,
+    replicas::{origin, reachable_at},
     store::{Membership, Store, StoreError},
 };
 
@@ -60,6 +61,9 @@ pub enum ServeError {
         /// What the system said.
         error: io::Error,
     },
+    /// The certificate or its key.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// Signals, or the file for the port.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -81,12 +85,16 @@ pub async fn serve(
     port_file: Option<PathBuf>,
 ) -> Result<Ended, ServeError> {
     let mut signals = Signals::new()?;
-    let config = config::load(&settings.config_file, &settings)?;
+    let config = config::servers(&settings)?;
+    let tls = settings.listen.tls.as_ref().map(tls::Acceptor::load);
+    let tls = tls.transpose()?;
     let listener = listen(&settings).await?;
     let address = listener.local_addr()?;
     settings.listen.bound_to(address.port());
+    let reachable = reachable_at(settings.replicas.address.as_ref(), address);
+    let certificate = tls.as_ref().map(tls::Acceptor::fingerprint);
     let membership = Membership {
-        address: reachable_at(settings.replicas.address.as_ref(), address),
+        address: reachable.map(|address| origin(&address, certificate)),
         ttl: settings.replicas.lease_ttl,
     };
     let store = Store::open(&settings.jobs_dir, &membership, Timestamp::now())?;
@@ -103,13 +111,7 @@ pub async fn serve(
         write_whole(&path, &format!("{address}\n"))?;
     }
     tracing::info!(%address, servers = app.config().servers.len(), "serving");
-    let stopping = app.engine.stopping.clone();
-    let service = http::router(&app).into_make_service_with_connect_info::<SocketAddr>();
-    // Without this an answer can wait 40 ms for the client's acknowledgement.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let server = axum::serve(listener, service)
-        .with_graceful_shutdown(async move { stopping.cancelled().await });
-    let server = tokio::spawn(async move { server.await });
+    let server = tokio::spawn(answer(app.clone(), listener, tls));
     signals.stop().await;
     tracing::info!("stopping: running calls may finish; a second signal ends at once");
     let until = Instant::now() + app.settings.limits.shutdown_grace;
@@ -129,6 +131,32 @@ pub async fn serve(
     app.store.leave();
     tracing::info!("stopped");
     Ok(Ended::Cleanly)
+}
+
+/// Answers requests until the bridge stops, and then those that are under way.
+async fn answer(
+    app: Arc<App>,
+    listener: TcpListener,
+    tls: Option<tls::Acceptor>,
+) -> io::Result<()> {
+    let stopping = app.engine.stopping.clone();
+    let stopped = async move { stopping.cancelled().await };
+    let router = http::router(&app);
+    match tls {
+        None => {
+            let service = router.into_make_service_with_connect_info::<SocketAddr>();
+            // Without this an answer can wait 40 ms for the client's acknowledgement.
+            let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+            let server = axum::serve(listener, service);
+            server.with_graceful_shutdown(stopped).await
+        }
+        Some(acceptor) => {
+            let router = router.layer(axum::middleware::map_request(tls::name_peer));
+            let service = router.into_make_service_with_connect_info::<tls::Peer>();
+            let server = axum::serve(tls::Listener::new(listener, acceptor)?, service);
+            server.with_graceful_shutdown(stopped).await
+        }
+    }
 }
 
 async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {

@@ -117,6 +117,8 @@ impl<'a> AskingAll<'a> {
             method: Method::POST,
             target: format!("{path}/{}", path_segment(server.as_str())),
             headers,
+            // Only calls have a use for them.
+            chosen: HeaderMap::new(),
             body: message.line.clone(),
         }
     }
