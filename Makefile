@@ -20,15 +20,17 @@ BENCH_ARGS ?=
 SIZING_ARGS ?=
 CONFORMANCE_ARGS ?=
 DOCKER_TEST_ARGS ?=
+MCPO_ARGS ?=
+SCHEMAS_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench deploy examples scripts tests/clients tests/conformance tests/docker tests/fixtures tests/kubernetes
+PYTHON_DIRS := bench deploy examples scripts tests/clients tests/conformance tests/docker tests/fixtures tests/kubernetes tests/mcpo tests/openwebui
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build test test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance deny clean uv
+.PHONY: help run build test test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-schemas deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +93,12 @@ check-workflows: uv ## Check .github by GitHub's schemas, zizmor and yamllint
 
 conformance: ## Run the official MCP conformance suite through the bridge (needs npm)
 	scripts/conformance $(CONFORMANCE_ARGS)
+
+test-mcpo: ## Ask mcpo and the bridge the same, side by side, and compare (slow; needs PyPI)
+	scripts/test-mcpo $(MCPO_ARGS)
+
+test-schemas: ## Read documents with Open WebUI's own converter and call every tool (1.1 GB from PyPI)
+	scripts/test-schemas $(SCHEMAS_ARGS)
 
 deny: ## Check the dependencies' licences, sources and advisories (cargo-deny)
 	@cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked

@@ -10,6 +10,7 @@ mod attach;
 mod error;
 mod files;
 mod holds;
+mod meta;
 mod parking;
 mod record;
 mod rounds;
@@ -20,6 +21,7 @@ mod stateless;
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -84,6 +86,8 @@ pub struct Call {
     pub on_child: Option<OnChild>,
     /// Says when the caller is asked something, and when he has answered.
     pub parking: Parking,
+    /// Headers of the caller's request that the server gets; `None` where its config forwards none.
+    pub forwarded: Option<HeaderMap>,
     /// For logs and the journal.
     pub request_id: Box<str>,
 }
@@ -110,6 +114,7 @@ impl Call {
             hearing: None,
             on_child: None,
             parking: Parking::default(),
+            forwarded: None,
             request_id: request_id.into(),
         }
     }

@@ -47,10 +47,17 @@ impl Running {
         }
         let plays = era == Era::Modern && self.plays_rounds();
         let mut round = None;
+        let (spec, profile) = (&self.call.spec, &self.call.profile);
+        let forwarded = self.call.forwarded.as_ref();
         for _ in 0..ROUNDS {
-            let write = ask.writer(&self.call.spec, &job.work(), era, &self.call.profile)?;
+            let write = ask.writer(spec, &job.work(), era, profile, forwarded)?;
             let begun = round.take();
-            let write = move |number| with_round(write(number), begun.as_ref());
+            let mut accompanied = None;
+            let write = |number| {
+                accompanied =
+                    forwarded.and_then(|headers| child.accompany(number, headers.clone()));
+                with_round(write(number), begun.as_ref())
+            };
             let hearing = self.call.hearing.clone();
             let exchanged = child.exchange(write, cancelled, hearing).await;
             let reply = self.reply(exchanged)?;

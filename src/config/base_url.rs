@@ -22,8 +22,9 @@ pub struct InvalidBaseUrl;
 
 impl BaseUrl {
     /// Where a browser on this machine finds a bridge that listens on this port.
-    pub fn local(port: u16) -> Self {
-        let url = Url::parse(&format!("http://localhost:{port}"));
+    pub fn local(port: u16, tls: bool) -> Self {
+        let scheme = if tls { "https" } else { "http" };
+        let url = Url::parse(&format!("{scheme}://localhost:{port}"));
         url.map_or(Self::Relative, Self::Absolute)
     }
 

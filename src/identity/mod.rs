@@ -13,6 +13,7 @@ use crate::{
     model::{Caller, Principal, UserInfo},
 };
 
+mod forwarding;
 mod headers;
 mod keys;
 mod refusal;

@@ -204,3 +204,23 @@ fn flattening_leaves_the_commands_own_words() {
     let cli = <Cli as clap::Parser>::parse_from(["t", "--port=1"]);
     assert!(cli.settings.listen.port.is_some());
 }
+
+#[test]
+fn the_links_front_follows_the_port_and_the_certificate() {
+    let url = |flags: &[&str]| resolve(flags).unwrap().listen.base_url.to_string();
+    assert_eq!(url(&["--port", "8000"]), "http://localhost:8000");
+    let tls = ["-p", "8443", "-t", "c.pem", "-K", "k.pem"];
+    assert_eq!(url(&tls), "https://localhost:8443");
+    assert_eq!(url(&["-p", "1", "--base-url", "/"]), "/");
+}
+
+#[test]
+fn a_certificate_needs_its_key() {
+    let faults = resolve(&["--ssl-certfile", "c.pem"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        faults.contains("--ssl-keyfile / MCPO_SSL_KEYFILE is not given"),
+        "{faults}"
+    );
+}
