@@ -306,6 +306,13 @@ fn warnings(settings: &Settings) -> Vec<String> {
             "MCPO_JWT_SECRET has fewer than 32 bytes, so a token can be used to guess it".into(),
         );
     }
+    if let Some(host) = settings.listen.base_url.internal_host() {
+        warnings.push(format!(
+            "MCPO_BASE_URL = {}: links begin with it, and a browser can hardly reach '{host}'; set \
+             it to the URL under which users' browsers reach the bridge",
+            settings.listen.base_url
+        ));
+    }
     if settings.listen.allowed_hosts.iter().any(|host| host == "*") {
         warnings.push("MCPO_ALLOWED_HOSTS=* switches the protection from DNS rebinding off".into());
     }
