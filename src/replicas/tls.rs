@@ -113,3 +113,35 @@ impl ServerCertVerifier for Verifier {
         algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_certificates_that_a_record_names_are_trusted() {
+        let made = || rcgen::generate_simple_self_signed(["elsewhere".to_owned()]).unwrap();
+        let (named, other) = (made().cert.der().clone(), made().cert.der().clone());
+        let known = Known::default();
+        let verifier = Verifier {
+            known: known.clone(),
+            provider: Arc::new(ring::default_provider()),
+        };
+        let trusts = |certificate: &CertificateDer<'_>| {
+            let name = ServerName::try_from("10.0.0.5").unwrap();
+            let now = UnixTime::now();
+            let verified = verifier.verify_server_cert(certificate, &[], &name, &[], now);
+            verified.is_ok()
+        };
+        assert!(!trusts(&named));
+        let origin = origin("10.0.0.5:8080", Some(fingerprint(&named)));
+        assert_eq!(known.way(&origin), "https://10.0.0.5:8080");
+        assert!(trusts(&named) && !trusts(&other));
+    }
+
+    #[test]
+    fn without_a_certificate_it_is_http() {
+        let origin = origin("bridge-1:8080", None);
+        assert_eq!(Known::default().way(&origin), "http://bridge-1:8080");
+    }
+}

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Mcp, Replicas, TestBridge, echo, eventually, servers, until, vars, with,
+    ALL, Client, Mcp, Replicas, TestBridge, echo, eventually, servers, until, vars, with,
 };
 
 fn just_echo() -> Value {
@@ -374,4 +374,27 @@ fn clearing_up_on_one_bridge_leaves_what_another_works_in() {
     );
     assert_eq!(replicas.workspaces().len(), 1);
     assert_eq!(count(&chat), 2);
+}
+
+#[test]
+fn headers_that_a_server_gets_reach_it_on_another_bridge() {
+    let forwarding = json!({"enabled": true, "whitelist": ["X-Tenant", "Authorization"]});
+    let server = with(echo(), json!({"client_header_forwarding": forwarding}));
+    let config = servers([("echo", server), ("plain", echo())]);
+    let replicas = Replicas::with(2, &config, &[(vars::API_KEY, "the-key")]);
+    let at = |index: usize| {
+        let client = replicas.bridges[index].chat("alice", "c");
+        let client = client.bearer("the-key").header("X-Tenant", "a");
+        client.header("X-Other", "b")
+    };
+    assert_eq!(count(&at(0)), 1);
+    let wanted = json!({"x-tenant": "a"});
+    let meta = at(1).call("echo", "meta", json!({})).ok();
+    assert_eq!(counted(&meta)["mcpo-bridge/headers"], wanted, "{meta}");
+    let mcp = Mcp::legacy(at(1), ALL, &json!({}));
+    let meta = mcp.text("echo_meta", json!({}));
+    assert!(meta.contains(r#"{"x-tenant": "a"}"#), "{meta}");
+    let meta = at(1).call("plain", "meta", json!({})).ok();
+    assert!(!meta.to_string().contains("x-tenant"), "{meta}");
+    assert_eq!(replicas.owners(), [0]);
 }

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Process, eventually, folders, kill_process, processes_of, until};
+use super::{Client, Process, eventually, folders, is_stopped, kill_process, processes_of, until};
 
 const START: Duration = Duration::from_secs(20);
 /// Its own grace for children, and then some for a busy machine.
@@ -225,6 +225,9 @@ impl TestBridge {
         let id = self.running.as_ref().expect("the bridge runs").child.id();
         let pid = Pid::from_raw(id.cast_signed()).expect("a process id");
         send(pid, signal).expect("the bridge can be signalled");
+        if signal == Signal::STOP {
+            eventually("each thread stands still", || is_stopped(id.cast_signed()));
+        }
     }
 
     /// Waits until the bridge has ended by itself.
