@@ -13,24 +13,24 @@ MCPO_CONFIG_FILE ?= config/mcp-servers.json
 MCPO_JOBS_DIR ?= .run/jobs
 MCPO_TOOLS_DIR ?= .run/tools
 
-# More flags for `mcpo-bridge serve`, `scripts/test`, `scripts/bench`, `scripts/sizing` and
-# `scripts/conformance`
+# More flags for `mcpo-bridge serve` and for the scripts of the same names
 RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 SIZING_ARGS ?=
 CONFORMANCE_ARGS ?=
+DOCKER_TEST_ARGS ?=
 MCPO_ARGS ?=
 SCHEMAS_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := tests/mcpo tests/openwebui bench examples scripts tests/clients tests/conformance tests/fixtures tests/kubernetes
+PYTHON_DIRS := bench deploy examples scripts tests/clients tests/conformance tests/docker tests/fixtures tests/kubernetes tests/mcpo tests/openwebui
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build test lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-schemas deny clean uv
+.PHONY: help run build test test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-schemas deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ help: ## Show this list
 run: uv build $(MCPO_CONFIG_FILE) ## Build and start the bridge with the example servers on port 8080
 	env MCPO_HOST='$(MCPO_HOST)' MCPO_PORT='$(MCPO_PORT)' MCPO_BASE_URL='$(MCPO_BASE_URL)' \
 	MCPO_CONFIG_FILE='$(MCPO_CONFIG_FILE)' MCPO_JOBS_DIR='$(MCPO_JOBS_DIR)' \
-	MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' \
+	MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_ASSETS_DIR='$(CURDIR)/assets' \
 	target/release/mcpo-bridge serve $(RUN_ARGS)
 
 build: ## Build the release binary, target/release/mcpo-bridge
@@ -75,6 +75,9 @@ check-example: uv
 	cargo build $(LOCKED)
 	env MCPO_JOBS_DIR=.run/check-jobs MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_START_TIMEOUT=180 \
 	target/debug/mcpo-bridge check --config mcp-servers.json.example
+
+test-docker: ## Prove the image and the Compose files on a real engine (needs Docker; some 20 minutes)
+	scripts/test-docker $(DOCKER_TEST_ARGS)
 
 bench: ## Measure the bridge against its child's bare stdio and its peers (npm, PyPI), side by side
 	scripts/bench $(BENCH_ARGS)

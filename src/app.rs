@@ -22,8 +22,9 @@ use crate::{
     install::{Installer, InstallerSettings},
     mcp::{McpSessions, Parks, all::Views},
     model::{Caller, Principal, ServerName},
+    replicas::{PeerKey, Replicas},
     session::{SessionSettings, Sessions, SharedChildren},
-    store::Store,
+    store::{Store, StoreError},
     telemetry::{Action, AuditEvent, Metrics, ServerState, audit, memory_limit, stateful_cap},
 };
 
@@ -55,17 +56,22 @@ pub struct App {
     pub parks: Parks,
     /// What the endpoint of all servers offers.
     pub views: Views,
+    /// The other bridges on the same jobs folder.
+    pub replicas: Replicas,
     /// When this process began.
     pub started: Instant,
     config: RwLock<Arc<Loaded>>,
     calls_without_chat: AtomicBool,
+    /// Every server was asked once what it offers.
+    pub acquainted: AtomicBool,
     reload_fault: Mutex<Option<String>>,
     cap_warning: Mutex<Option<String>>,
 }
 
 impl App {
     /// Builds the bridge; nothing runs before [`App::apply`].
-    pub fn new(settings: Settings, store: Store, config: Loaded) -> Arc<Self> {
+    pub fn new(settings: Settings, store: Store, config: Loaded) -> Result<Arc<Self>, StoreError> {
+        let key = PeerKey::new(settings.replicas.key.as_ref(), &store)?;
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let metrics = Arc::new(Metrics::new());
         let children = Arc::new(Children::new(child_settings(&settings), metrics.clone()));
@@ -108,9 +114,16 @@ impl App {
             stopping: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
+        let replicas = Replicas::new(
+            &settings,
+            key,
+            store.clone(),
+            engine.sessions.clone(),
+            metrics.clone(),
+        );
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             identity: Identity::new(&settings),
             settings,
             catalog,
@@ -121,12 +134,14 @@ impl App {
             mcp: McpSessions::default(),
             parks: Parks::default(),
             views: Views::default(),
+            replicas,
             started: Instant::now(),
             config: RwLock::new(Arc::new(config)),
             calls_without_chat: AtomicBool::new(false),
+            acquainted: AtomicBool::new(false),
             reload_fault: Mutex::default(),
             cap_warning: Mutex::default(),
-        })
+        }))
     }
 
     /// The server file as it is in force.

@@ -20,6 +20,7 @@ mod mcp;
 mod model;
 mod openapi;
 mod remote;
+mod replicas;
 mod serve;
 mod session;
 mod store;

@@ -118,6 +118,12 @@ impl Children {
         self.supervisors.sweep().await;
     }
 
+    /// Bounds this process's own silence: where it is stopped for longer, its children are killed,
+    /// so that another bridge can take over what they work in.
+    pub fn bound_silence(&self, most: Option<Duration>) {
+        self.supervisors.bound_silence(most);
+    }
+
     /// Waits until no child is left. Those that nobody holds any more are ending already.
     pub async fn none_left(&self) {
         self.remotes.close();

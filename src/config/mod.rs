@@ -22,6 +22,6 @@ pub use server_spec::{
 };
 pub use settings::{
     CommandLine, Documents, IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel,
-    OperationIds, Settings, SettingsArgs, SingleServer, Tls,
+    OperationIds, PeerAddress, Settings, SettingsArgs, SingleServer, Tls,
 };
 pub use start_config::start_config;

@@ -1,11 +1,12 @@
 //! `/health`: how the bridge is, from what it knows already. Never spawns, never blocks, needs no
 //! key.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
-    extract::State,
+    extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use indexmap::IndexMap;
@@ -108,7 +109,7 @@ impl App {
         } else {
             Status::Degraded
         };
-        if self.engine.stopping.is_cancelled() {
+        if self.engine.stopping.is_cancelled() || self.replicas.is_draining() {
             reasons.push("the bridge is shutting down".to_owned());
             status = Status::Down;
         }
@@ -189,14 +190,42 @@ pub async fn report(State(app): State<Arc<App>>, reader: Reader) -> Response {
         .into_response()
 }
 
+/// A bridge that is about to end keeps no connection: the next request comes to another.
+pub async fn leave(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if app.replicas.is_draining() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
+}
+
 /// `GET /health/live`: the process answers.
 pub async fn live() -> &'static str {
     "ok\n"
 }
 
+impl App {
+    /// Where others can take the calls, a bridge is ready once it has asked each server what it
+    /// offers. Only once: a changed server file must not make all bridges unready together.
+    fn is_acquainted(&self) -> bool {
+        if self.acquainted.load(Ordering::Relaxed) || self.replicas.others().is_empty() {
+            return true;
+        }
+        let known = |name| {
+            let known = self.catalog.peek(name);
+            !matches!(known, Some(Knowledge::Learning) | None)
+        };
+        let all = self.config().servers.keys().all(known);
+        self.acquainted.fetch_or(all, Ordering::Relaxed);
+        all
+    }
+}
+
 /// `GET /health/ready`: calls are taken.
 pub async fn ready(State(app): State<Arc<App>>, reader: Reader) -> Response {
-    if app.health(&reader.caller(&app)).status == Status::Down {
+    let down = app.health(&reader.caller(&app)).status == Status::Down;
+    if down || !app.is_acquainted() {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
     } else {
         "ok\n".into_response()

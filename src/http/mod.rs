@@ -8,6 +8,7 @@ mod health;
 mod hosts;
 mod mcp;
 mod metrics;
+mod peers;
 mod problem;
 mod routes;
 

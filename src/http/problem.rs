@@ -9,7 +9,12 @@ use axum::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    call::CallError, child::ChildError, identity::Refusal, model::RawJson, openapi::FieldFault,
+    call::CallError,
+    child::ChildError,
+    identity::Refusal,
+    model::RawJson,
+    openapi::FieldFault,
+    replicas::{Elsewhere, Routed},
     telemetry::ProblemKind,
 };
 
@@ -22,6 +27,7 @@ pub struct Problem {
     more: Map<String, Value>,
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
+    elsewhere: Option<Box<Elsewhere>>,
 }
 
 impl Problem {
@@ -35,7 +41,15 @@ impl Problem {
             more,
             retry_after,
             challenge,
+            elsewhere: None,
         }
+    }
+
+    /// The call belongs to another replica.
+    pub fn elsewhere(elsewhere: Elsewhere) -> Self {
+        let mut problem = Self::from(CallError::from(&elsewhere));
+        problem.elsewhere = Some(Box::new(elsewhere));
+        problem
     }
 
     fn message(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
@@ -145,12 +159,13 @@ impl From<CallError> for Problem {
             CallError::Busy(_) | CallError::Child(ChildError::TooManyStarts) => {
                 (StatusCode::TOO_MANY_REQUESTS, Some(10))
             }
-            CallError::Child(_) | CallError::Unanswerable { .. } | CallError::TooManyRounds(_) => {
-                (StatusCode::BAD_GATEWAY, None)
-            }
+            CallError::Child(_)
+            | CallError::ReplicaLost(_)
+            | CallError::Unanswerable { .. }
+            | CallError::TooManyRounds(_) => (StatusCode::BAD_GATEWAY, None),
             CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, None),
             CallError::UnknownSession => (StatusCode::NOT_FOUND, None),
-            CallError::Elsewhere(_) | CallError::ShuttingDown => {
+            CallError::Elsewhere(_) | CallError::Fenced | CallError::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some(5))
             }
             CallError::BadPath { .. } => (StatusCode::UNPROCESSABLE_ENTITY, None),
@@ -192,6 +207,12 @@ impl From<Refusal> for Problem {
         let mut problem = Self::new(status, refusal.kind(), refusal.to_string().into());
         problem.challenge = refusal.challenge();
         problem
+    }
+}
+
+impl Routed for Problem {
+    fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_deref()
     }
 }
 

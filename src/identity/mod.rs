@@ -156,6 +156,7 @@ impl Identity {
             chat,
             session: text(headers, &SESSION_HEADER)?,
             address: peer.to_canonical(),
+            forwarded: None,
         })
     }
 

@@ -177,7 +177,8 @@ async fn subscribe(
     let found: Arc<Mutex<News>> = Arc::default();
     let keep = found.clone();
     let relayed = relayed(&asking.offer, message, Era::Modern)?;
-    let mut call = asking.call(relayed, asking.place()?, Profile::able());
+    let place = asking.enter(asking.place()?).await?;
+    let mut call = asking.call(relayed, place, Profile::able());
     call.on_child = Some(Arc::new(move |child: &Child| {
         let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(child.news());

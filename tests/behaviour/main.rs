@@ -31,6 +31,8 @@ mod parked;
 mod real_servers;
 mod remote;
 mod remote_faults;
+mod replicas;
+mod replicas_mcp;
 mod running;
 mod session_lists;
 mod sessions;

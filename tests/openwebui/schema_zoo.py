@@ -111,7 +111,9 @@ def keeps(schema, parameters):
     for name, inner in (wanted.items() if isinstance(wanted, dict) else ()):
         if not isinstance(inner, dict):
             continue
-        assert name in parameters["properties"], f"the argument {name!r} is lost"
+        # Only an argument that no value satisfies may be left out, and these say so by a keyword.
+        impossible = {"not", "allOf", "anyOf", "oneOf", "$ref"} & set(inner)
+        assert impossible or name in parameters["properties"], f"the argument {name!r} is lost"
         if set(inner) <= {"type", "description", "title", "properties", "required", "items", "default"} and (
             inner.get("type") in PLAIN
         ):
@@ -119,8 +121,8 @@ def keeps(schema, parameters):
             assert now == inner["type"], f"the argument {name!r} was {inner['type']} and is {now}"
     required = schema.get("required")
     for name in required if isinstance(required, list) else ():
-        lost = isinstance(name, str) and not (isinstance(wanted, dict) and wanted.get(name) is False)
-        if lost:
+        left_out = isinstance(wanted, dict) and name in wanted and name not in parameters["properties"]
+        if isinstance(name, str) and not left_out:
             assert name in parameters.get("required", []), f"{name!r} is no longer required"
 
 

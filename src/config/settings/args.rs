@@ -8,9 +8,11 @@ use clap::Args;
 
 mod http;
 mod load;
+mod replicas;
 
 pub(super) use http::{AccessArgs, DocumentArgs, HeaderArgs, ListenArgs};
 pub(super) use load::{FileArgs, LimitArgs, LogArgs, StatefulArgs};
+pub(super) use replicas::ReplicaArgs;
 
 /// All settings, to be flattened into a command.
 #[derive(Debug, Clone, Default, Args)]
@@ -31,6 +33,8 @@ pub struct SettingsArgs {
     pub(super) limits: LimitArgs,
     #[command(flatten)]
     pub(super) stateful: StatefulArgs,
+    #[command(flatten)]
+    pub(super) replicas: ReplicaArgs,
     #[command(flatten)]
     pub(super) log: LogArgs,
 }

@@ -4,10 +4,10 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, thread};
 
 use super::{
     Access, CommandLine, Documents, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log,
-    LogFormat, LogLevel, OperationIds, Settings, Stateful, Tls,
+    LogFormat, LogLevel, OperationIds, Replicas, Settings, Stateful, Tls,
     args::{
         AccessArgs, DocumentArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs,
-        SettingsArgs, StatefulArgs,
+        ReplicaArgs, SettingsArgs, StatefulArgs,
     },
     parse,
     reader::Reader,
@@ -62,6 +62,7 @@ impl SettingsArgs {
             files: files(r, self.files),
             limits: limits(r, self.limits),
             stateful: stateful(r, self.stateful),
+            replicas: replicas(r, self.replicas),
             log: log(r, self.log),
             warnings: Vec::new(),
         };
@@ -239,6 +240,15 @@ fn stateful(r: &mut Reader, args: StatefulArgs) -> Stateful {
     }
 }
 
+fn replicas(r: &mut Reader, args: ReplicaArgs) -> Replicas {
+    Replicas {
+        address: read!(r.optional(args.peer_address, parse::peer_address)),
+        key: r.secret("peer_key", args.peer_key, args.peer_key_file),
+        lease_ttl: read!(r.required(args.lease_ttl, parse::lease)),
+        drain_delay: read!(r.required(args.drain_delay, parse::grace)),
+    }
+}
+
 fn log(r: &mut Reader, args: LogArgs) -> Log {
     Log {
         level: read!(r.required(args.log_level, parse::choice(&LEVELS))),
@@ -300,10 +310,20 @@ fn warnings(settings: &Settings) -> Vec<String> {
         );
     }
     let short = |secret: &crate::config::Secret| secret.expose().len() < 32;
+    if settings.replicas.key.as_ref().is_some_and(short) {
+        warnings.push("MCPO_PEER_KEY has fewer than 32 bytes, so it can be guessed".into());
+    }
     if access.jwt_secret.as_ref().is_some_and(short) {
         warnings.push(
             "MCPO_JWT_SECRET has fewer than 32 bytes, so a token can be used to guess it".into(),
         );
+    }
+    if let Some(host) = settings.listen.base_url.internal_host() {
+        warnings.push(format!(
+            "MCPO_BASE_URL = {}: links begin with it, and a browser can hardly reach '{host}'; set \
+             it to the URL under which users' browsers reach the bridge",
+            settings.listen.base_url
+        ));
     }
     if settings.listen.allowed_hosts.iter().any(|host| host == "*") {
         warnings.push("MCPO_ALLOWED_HOSTS=* switches the protection from DNS rebinding off".into());

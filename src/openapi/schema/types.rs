@@ -70,6 +70,13 @@ pub fn settle(schema: &mut Map<String, Value>) {
         schema.shift_remove("anyOf");
         schema.entry("type").or_insert("null".into());
     }
+    if let Some(Value::Array(parts)) = schema.get_mut("allOf") {
+        // What could not be merged stands beside the rest, and must be complete as well.
+        parts
+            .iter_mut()
+            .filter_map(Value::as_object_mut)
+            .for_each(settle);
+    }
     if !schema.contains_key("type") && !schema.contains_key("anyOf") {
         if let Some(types) = derived(schema) {
             schema.insert("type".into(), types);

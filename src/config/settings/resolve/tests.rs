@@ -179,13 +179,14 @@ fn allowed_hosts_are_ours_and_the_named_ones() {
 }
 
 #[test]
-fn what_weakens_the_bridge_is_a_warning() {
+fn what_weakens_the_bridge_or_its_links_is_a_warning() {
     let s = resolve(&[
         "--trusted-proxies=0.0.0.0/0",
         "--jwt-secret=short",
         "--allowed-hosts=*",
+        "--base-url=http://mcpo-bridge:8080",
     ]);
-    assert_eq!(s.unwrap().warnings.len(), 3);
+    assert_eq!(s.unwrap().warnings.len(), 4);
 }
 
 #[test]
