@@ -13,6 +13,7 @@ mod catalog;
 mod chats;
 mod children;
 mod commands;
+mod connections;
 mod dropin;
 mod failures;
 mod files;

@@ -134,6 +134,13 @@ impl Maker {
                  have, so it gets no access grant; the bridge decides all the same"
             ));
         }
+        let closed = self.settings.access.strict_auth || spec.allow.is_some();
+        if self.args.session && self.args.kind == Kind::Openapi && closed {
+            note(format!(
+                "{server}: with --session Open WebUI fetches the document without a key, and this \
+                 one is not for everybody: put Open WebUI's address into MCPO_TRUSTED_PROXIES"
+            ));
+        }
         let id = id(server, ids);
         ids.push(id.clone());
         let (kind, door) = match self.args.kind {
