@@ -17,11 +17,11 @@ use crate::{
     call::{CallEngine, snapshot_limits},
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children, Listener, Said},
-    config::{Loaded, Settings},
+    config::{Loaded, ServerAccess, Settings},
     identity::Identity,
     install::{Installer, InstallerSettings},
     mcp::{McpSessions, Parks, all::Views},
-    model::{Principal, ServerName},
+    model::{Caller, Principal, ServerName},
     replicas::{PeerKey, Replicas},
     session::{SessionSettings, Sessions, SharedChildren},
     store::{Store, StoreError},
@@ -152,6 +152,30 @@ impl App {
             .clone()
     }
 
+    /// The server of this name and what this caller may do with it, if it is there for him at all:
+    /// every door asks here, and gives the same answer for a server that is not there.
+    pub fn server_for(&self, name: &str, caller: &Caller) -> Option<(ServerName, ServerAccess)> {
+        let config = self.config();
+        let spec = config.servers.get(name)?;
+        let access = spec.access(caller);
+        (access != ServerAccess::None).then(|| (spec.name.clone(), access))
+    }
+
+    /// Whether every server is there for this caller, at least for reading.
+    pub fn shows_all(&self, caller: &Caller) -> bool {
+        let config = self.config();
+        let mut servers = config.servers.values();
+        servers.all(|spec| spec.access(caller) != ServerAccess::None)
+    }
+
+    /// The word for the audit log where a caller was told that there is no such server.
+    pub fn refusal_kind(&self, server: &str, kind: &'static str) -> &'static str {
+        match kind {
+            "unknown_server" if self.config().servers.contains_key(server) => "not_allowed",
+            kind => kind,
+        }
+    }
+
     /// Puts a server file in force: unchanged servers keep their sessions, others lose them as
     /// their calls end.
     pub async fn apply(&self, config: Arc<Loaded>) {
@@ -170,6 +194,7 @@ impl App {
             self.metrics.server_gone(name);
         }
         self.catalog.follow(config.servers.values());
+        self.mcp.end_where_changed(&before.servers, &config.servers);
         let version = |name: &ServerName| config.servers.get(name).map(|spec| spec.version());
         self.engine
             .sessions

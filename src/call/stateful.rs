@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Answer, CallError, Running, files, holds::Holds, run::PING_PATIENCE};
 use crate::{
     child::{ChildError, End},
+    config::UserValues,
     session::{Found, Lent, Place, Workspace},
     store::Job,
 };
@@ -122,8 +123,9 @@ impl Running {
     ) -> Result<Found, CallError> {
         let (spec, profile) = (&self.call.spec, self.call.profile.clone());
         let sessions = &self.engine.sessions;
+        let user = UserValues::of(&self.call.caller);
         let until = (self.queue_until, self.deadline);
-        let finding = sessions.child(workspace, spec, place.class, profile, until);
+        let finding = sessions.child(workspace, spec, place.class, profile, &user, until);
         self.before(async { Ok(finding.await?) }).await
     }
 

@@ -15,7 +15,7 @@ use crate::{
     app::App,
     call::{Call, CallError},
     catalog::{Knowledge, Offer},
-    config::{Listen, Mode, RESERVED_NAMES},
+    config::{Listen, Mode, RESERVED_NAMES, ServerAccess},
     identity::SESSION_HEADER,
     model::{Caller, Principal},
     openapi::{self, path_segment},
@@ -82,13 +82,8 @@ async fn call(
     })?;
     let refused = |problem: &Problem| {
         // What runs leaves its own line.
-        App::audit_refusal(
-            caller.address,
-            &caller.principal,
-            server,
-            tool,
-            problem.kind(),
-        );
+        let kind = app.refusal_kind(server, problem.kind());
+        App::audit_refusal(caller.address, &caller.principal, server, tool, kind);
     };
     let body = read(body, app.settings.listen.max_body_bytes)
         .await
@@ -159,7 +154,10 @@ async fn prepare(
 
 async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, Problem> {
     let unknown = || Problem::unknown_server(server);
-    let name = server.parse().map_err(|_| unknown())?;
+    let (name, access) = app.server_for(server, caller).ok_or_else(unknown)?;
+    if access != ServerAccess::Use {
+        return Err(Problem::user_needed(server));
+    }
     match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(offer),
         Knowledge::Learning => Err(match app.replicas.anyone_for(caller) {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::peers;
 use crate::{
     app::App,
+    catalog::Offer,
     mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
     model::Caller,
     telemetry::RequestId,
@@ -128,13 +129,23 @@ async fn asking<'a>(
     };
     Ok(Asked::One(Asking {
         app,
-        offer: mcp::offer(app, server, &caller).await?,
+        offer: offer_for(app, server, &caller).await?,
         caller,
         headers,
         target,
         request_id,
         shown: None,
     }))
+}
+
+async fn offer_for(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {
+    let offer = mcp::offer(app, server, caller).await;
+    offer.inspect_err(|error| {
+        let kind = app.refusal_kind(server, error.kind);
+        if kind == "not_allowed" {
+            App::audit_refusal(caller.address, &caller.principal, server, "", kind);
+        }
+    })
 }
 
 /// Clients must take both forms of an answer; `*/*` takes everything.

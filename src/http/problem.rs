@@ -76,6 +76,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown_server", text.into())
     }
 
+    /// 403: the caller is believed, and the server is for users, of whom he names none.
+    pub fn user_needed(server: &str) -> Self {
+        let text = crate::identity::user_needed(server);
+        Self::message(StatusCode::FORBIDDEN, "user_needed", text)
+    }
+
     /// 404: the server has no such tool, or the config does not offer it.
     pub fn unknown_tool(server: &str, tool: &str) -> Self {
         let text = format!("Not Found: the server '{server}' has no tool '{tool}'");

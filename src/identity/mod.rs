@@ -19,9 +19,9 @@ mod keys;
 mod refusal;
 mod token;
 
-pub use refusal::Refusal;
+pub use refusal::{Refusal, user_needed};
 
-use headers::{refuse_duplicates, says_forwarded, text};
+use headers::{list, refuse_duplicates, says_forwarded, text};
 use keys::{KEY_HEADER, KeyCheck};
 use token::TokenReader;
 
@@ -53,6 +53,7 @@ impl Identity {
             &names.user_name,
             &names.user_email,
             &names.user_role,
+            &names.user_groups,
             &names.user_jwt,
             &names.chat_id,
             &names.message_id,
@@ -91,14 +92,13 @@ impl Identity {
         if self.strict && method != Method::OPTIONS {
             return self.authenticate(headers, peer);
         }
-        Ok(Caller {
-            principal: Principal::Anonymous,
-            user: UserInfo::default(),
-            chat: None,
-            session: None,
-            address: peer.to_canonical(),
-            forwarded: None,
-        })
+        Ok(Caller::nobody(peer))
+    }
+
+    /// For a document that is not for everybody: who asks as far as he says so, else nobody.
+    pub fn reader(&self, headers: &HeaderMap, peer: IpAddr) -> Caller {
+        let known = self.authenticate(headers, peer);
+        known.unwrap_or_else(|_| Caller::nobody(peer))
     }
 
     /// Whether plain identity headers of this request are believed: it carries a valid key, or
@@ -139,13 +139,20 @@ impl Identity {
             None
         };
         let (principal, user) = match (said, key) {
-            (Some((id, user)), _) => (Principal::User(id), user),
+            (Some((id, mut user)), _) => {
+                // No token names them, so that they are believed of whoever has the key.
+                if trusted {
+                    user.groups = list(headers, &self.names.user_groups)?;
+                }
+                (Principal::User(id), user)
+            }
             (None, Some(key)) => (Principal::Key(key.into()), UserInfo::default()),
             (None, None) => (Principal::Anonymous, UserInfo::default()),
         };
         Ok(Caller {
             principal,
             user,
+            trusted,
             chat,
             session: text(headers, &SESSION_HEADER)?,
             address: peer.to_canonical(),
@@ -161,6 +168,7 @@ impl Identity {
             name: text(headers, &self.names.user_name)?.map(|name| headers::percent_decoded(&name)),
             email: text(headers, &self.names.user_email)?,
             role: text(headers, &self.names.user_role)?,
+            groups: Vec::new(),
         };
         Ok(Some((id, user)))
     }

@@ -10,6 +10,8 @@ use crate::{
     call::{Ask, Call, Parking, Relayed},
     catalog::{Knowledge, Offer},
     child::{Era, Profile},
+    config::ServerAccess,
+    identity::user_needed,
     model::Caller,
     session::Place,
     store::InstanceId,
@@ -55,14 +57,11 @@ impl Incoming<'_> {
     }
 }
 
-/// What a server offers; waited for as long as a caller waits. Where this replica does not know,
-/// another may.
+/// What a server offers to this caller; waited for as long as a caller waits. Where this replica
+/// does not know, another may.
 pub async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {
-    let unknown = || {
-        let message = format!("Not Found: there is no server '{server}'");
-        RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
-    };
-    let name = server.parse().map_err(|_| unknown())?;
+    let unknown = || unknown(server);
+    let (name, _) = app.server_for(server, caller).ok_or_else(unknown)?;
     match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(offer),
         Knowledge::Learning => {
@@ -81,9 +80,24 @@ pub async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer
     }
 }
 
+fn unknown(server: &str) -> RpcError {
+    let message = format!("Not Found: there is no server '{server}'");
+    RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
+}
+
 impl Asking<'_> {
-    /// Where a call of this caller works, as the OpenAPI door has it.
+    /// Where a call of this caller works, as the OpenAPI door has it; an error where he may only
+    /// read what the server offers.
     pub fn place(&self) -> Result<Place, RpcError> {
+        let server = self.offer.spec.name.as_str();
+        match self.app.server_for(server, &self.caller) {
+            Some((_, ServerAccess::Use)) => {}
+            Some(_) => {
+                let (status, text) = (StatusCode::FORBIDDEN, user_needed(server));
+                return Err(RpcError::new(status, -32600, "user_needed", &text));
+            }
+            None => return Err(unknown(server)),
+        }
         Place::of(&self.caller, &self.offer.spec).ok_or_else(|| {
             let status = StatusCode::NOT_FOUND;
             RpcError::new(status, -32600, "unknown_session", "no such session")

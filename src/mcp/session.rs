@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -22,13 +23,16 @@ use crate::{
     call::Parking,
     catalog::News,
     child::{Cancellation, Child, Ear, Replier, Said, splice},
-    config::Mode,
+    config::{Mode, ServerSpec},
     model::{Guest, Principal, RawJson, ServerName, SessionId},
     replicas::Abroad,
 };
 
 /// A session that nobody used for this long is forgotten; its client then begins anew.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// The servers of a config.
+type Servers = IndexMap<ServerName, Arc<ServerSpec>>;
+
 /// Sessions of one principal; the one that was used longest ago makes room.
 const MOST: usize = 1000;
 /// Questions that wait for one client.
@@ -180,6 +184,21 @@ impl McpSessions {
             .filter(|session| session.server.as_ref() == Some(&news.server))
         {
             session.outbox.push(line.as_bytes());
+        }
+    }
+
+    /// Ends the sessions with servers that are there for others now: their clients begin anew, if
+    /// they still may. What the endpoint of all servers shows goes by the config of the moment.
+    pub fn end_where_changed(&self, before: &Servers, now: &Servers) {
+        let changed = |server: &ServerName| {
+            let allow = |servers: &Servers| servers.get(server).map(|spec| spec.allow.clone());
+            allow(before) != allow(now)
+        };
+        let all: Vec<_> = lock(&self.all).values().cloned().collect();
+        for session in all {
+            if session.server.as_ref().is_some_and(changed) {
+                self.end(&session);
+            }
         }
     }
 

@@ -38,6 +38,8 @@ pub struct UserInfo {
     pub email: Option<Box<str>>,
     /// Open WebUI's role: `admin`, `user`, `pending`.
     pub role: Option<Box<str>>,
+    /// Names or ids of his groups.
+    pub groups: Vec<Box<str>>,
 }
 
 /// Everything known of the sender of one request.
@@ -46,11 +48,9 @@ pub struct Caller {
     /// Who owns what this request makes.
     pub principal: Principal,
     /// Beside the id.
-    #[allow(
-        dead_code,
-        reason = "children get it only where a placeholder asks: not built yet"
-    )]
     pub user: UserInfo,
+    /// He has a key, or comes from a trusted address: what he says of a user is believed.
+    pub trusted: bool,
     /// The chat, from a header of a caller who may name one; empty headers are absent.
     pub chat: Option<Box<str>>,
     /// `X-MCPO-Session` as sent.
@@ -99,4 +99,19 @@ pub struct Guest {
     pub log_level: Box<str>,
     /// What each of its children is told first.
     pub greeting: Option<Box<str>>,
+}
+
+impl Caller {
+    /// Somebody of whom nothing is known.
+    pub fn nobody(address: IpAddr) -> Self {
+        Self {
+            principal: Principal::Anonymous,
+            user: UserInfo::default(),
+            trusted: false,
+            chat: None,
+            session: None,
+            address: address.to_canonical(),
+            forwarded: None,
+        }
+    }
 }

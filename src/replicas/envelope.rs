@@ -121,8 +121,10 @@ mod tests {
             principal: Principal::User("alice".into()),
             user: UserInfo {
                 name: Some("アリス".into()),
+                groups: vec!["sales".into()],
                 ..UserInfo::default()
             },
+            trusted: true,
             chat: Some("c".into()),
             session: None,
             address: "10.0.0.9".parse().unwrap(),
@@ -145,6 +147,7 @@ mod tests {
         let caller = opened.caller_of(b"{}").unwrap();
         assert_eq!(caller.principal, alice().principal);
         assert_eq!(caller.user, alice().user);
+        assert!(caller.trusted);
         assert_eq!(caller.chat, alice().chat);
         assert_eq!(caller.hop(), Some(Hop::Lease));
     }

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod allow;
 mod catalog;
 mod chats;
 mod children;
@@ -35,4 +36,5 @@ mod replicas_mcp;
 mod running;
 mod session_lists;
 mod sessions;
+mod threats;
 mod waits;

@@ -18,6 +18,7 @@ mod keys;
 mod path;
 mod schema;
 mod shape;
+mod users;
 
 pub use schema::json_schema;
 
@@ -199,7 +200,8 @@ fn server(
 fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Path, known: &[&str]) {
     let unknown = keys::unknown(keys, path, known);
     builder.warnings.extend(unknown);
-    let nested: [(&str, &[&str]); 2] = [
+    let nested: [(&str, &[&str]); 3] = [
+        ("allow", &["users", "groups", "roles", "keys"]),
         ("before_end", &["tool", "arguments"]),
         (
             "client_header_forwarding",

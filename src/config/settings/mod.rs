@@ -192,6 +192,9 @@ pub struct IdentityHeaders {
     /// `X-OpenWebUI-User-Role`
     #[serde(serialize_with = "as_text")]
     pub user_role: HeaderName,
+    /// `X-OpenWebUI-User-Groups`, a list
+    #[serde(serialize_with = "as_text")]
+    pub user_groups: HeaderName,
     /// `X-OpenWebUI-User-Jwt`
     #[serde(serialize_with = "as_text")]
     pub user_jwt: HeaderName,

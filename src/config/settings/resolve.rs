@@ -12,7 +12,7 @@ use super::{
     parse,
     reader::Reader,
 };
-use crate::config::{BaseUrl, Fault, Faults, KeyRing, Mode};
+use crate::config::{BaseUrl, Fault, Faults, KeyRing, Mode, Secret};
 
 /// Reads a field by its name, which is its id in the table.
 macro_rules! read {
@@ -26,6 +26,17 @@ impl SettingsArgs {
     pub fn config_file(&self) -> Option<PathBuf> {
         let given = self.general.config.as_deref().map(str::trim);
         given.filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// The API keys themselves, for whoever has to hand one on; faults are told by
+    /// [`SettingsArgs::resolve`].
+    pub fn keys_in_clear(&self) -> Vec<(String, Secret)> {
+        let (keys, file) = (
+            self.access.api_key.clone(),
+            self.access.api_key_file.clone(),
+        );
+        let text = Reader::new().secret("api_key", keys, file);
+        text.map_or_else(Vec::new, |text| KeyRing::in_clear(text.expose()))
     }
 
     /// Checks everything and fills in the defaults. An empty value counts as unset.
@@ -180,6 +191,7 @@ fn identity_headers(r: &mut Reader, args: HeaderArgs) -> IdentityHeaders {
         user_name: read!(r.required(args.header_user_name, parse::header_name)),
         user_email: read!(r.required(args.header_user_email, parse::header_name)),
         user_role: read!(r.required(args.header_user_role, parse::header_name)),
+        user_groups: read!(r.required(args.header_user_groups, parse::header_name)),
         user_jwt: read!(r.required(args.header_user_jwt, parse::header_name)),
         chat_id: read!(r.required(args.header_chat_id, parse::header_name)),
         message_id: read!(r.required(args.header_message_id, parse::header_name)),

@@ -26,7 +26,7 @@ use super::{Asking, ClientMessage, RpcError, asking::Incoming, is_modern};
 use crate::{
     app::App,
     catalog::Knowledge,
-    config::Loaded,
+    config::{Loaded, ServerAccess, ServerSpec},
     model::{Caller, ServerName},
     openapi::path_segment,
     replicas::Forward,
@@ -70,9 +70,11 @@ pub async fn post(asking: AskingAll<'_>, message: ClientMessage) -> Result<Respo
     })
 }
 
-/// The servers that a caller may use: all of them. Everything at this endpoint goes by this.
-fn servers<'a>(config: &'a Loaded, _caller: &Caller) -> impl Iterator<Item = &'a ServerName> {
-    config.servers.keys()
+/// The servers that are there for a caller. Everything at this endpoint goes by this.
+fn servers<'a>(config: &'a Loaded, caller: &Caller) -> impl Iterator<Item = &'a ServerName> {
+    let seen = |spec: &ServerSpec| spec.access(caller) != ServerAccess::None;
+    let servers = config.servers.iter();
+    servers.filter_map(move |(name, spec)| seen(spec).then_some(name))
 }
 
 /// What they offer, as far as it is known now.
