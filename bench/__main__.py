@@ -21,7 +21,7 @@ class Bench:
     def __init__(self, chosen):
         self.binary = chosen.binary
         quick = chosen.quick
-        self.rounds, self.seconds = (1, 1.0) if quick else (5, 3.0)
+        self.rounds, self.seconds = (1, 1.0) if quick else (3, 2.0)
         self.chats, self.calls = (4, 20_000) if quick else (12, 100_000)
         self.download = 256 if quick else 1024  # MB
         self.versions, self._prepared = {}, set()

@@ -1,7 +1,7 @@
 //! Which session a call belongs to.
 
 use crate::{
-    config::{ServerSpec, WorkspaceScope},
+    config::{Mode, ServerSpec, WorkspaceScope},
     model::{Caller, Principal, ServerName, SessionId, WorkspaceKey},
 };
 
@@ -81,6 +81,15 @@ impl Place {
                 class: Class::Lasting,
                 session: minted,
                 claim,
+            });
+        }
+        if spec.mode != Mode::Stateful {
+            // There is nothing to come back to, and random numbers are a system call each.
+            return Some(Self {
+                key: WorkspaceKey::session(principal, "", own),
+                class: Class::OneCall,
+                session: None,
+                claim: Claim::Free,
             });
         }
         let minted = SessionId::random();
