@@ -79,7 +79,7 @@ check-example: uv
 test-docker: ## Prove the image and the Compose files on a real engine (needs Docker; some 20 minutes)
 	scripts/test-docker $(DOCKER_TEST_ARGS)
 
-bench: ## Measure the bridge against its child's bare stdio and its peers (npm, PyPI), side by side
+bench: ## Measure the bridge beside mcpo, its peers, uvx, nginx and a no-op (npm, PyPI, Debian)
 	scripts/bench $(BENCH_ARGS)
 
 sizing: ## Measure what a chat costs with the example's real servers: memory, CPU, disk

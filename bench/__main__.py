@@ -1,126 +1,79 @@
-"""The command: which contenders, how many calls, and where the numbers go."""
+"""The command: which measures, for how long, and where the numbers go."""
 
 import argparse
+import json
 import signal
 import sys
-from contextlib import ExitStack
+import tempfile
 from pathlib import Path
 
-from bench import report
-from bench.contender import Fault, Missing
-from bench.contenders import (
-    Bridge,
-    Loopback,
-    McpLegacy,
-    McpModern,
-    McpProxy,
-    Stdio,
-    Supergateway,
-    SupergatewayModern,
-)
-from bench.echo_child import ROOT
-from bench.rounds import Plan, measure
+from bench import plot, report
+from bench.contender import ROOT, Fault, note, program
+from bench.contenders import Bridge
+from bench.measures import EVERY
 
-BASELINE = Stdio.name
-FLOOR = Loopback.name
-ONLY = (
-    "contenders, comma-separated (stdio always runs): stdio,loopback,bridge,mcp-legacy,mcp-modern,"
-    "supergateway,mcp-proxy, and supergateway-modern, which runs only if it is named here; a peer that cannot be installed is reported as missing"
-)
-BESIDE = McpLegacy.name  # what the peers are compared with
+DOCS = ROOT / "docs"
+
+
+class Bench:
+    """What every measure is told."""
+
+    def __init__(self, chosen):
+        self.binary = chosen.binary
+        quick = chosen.quick
+        self.rounds, self.seconds = (1, 1.0) if quick else (3, 2.0)
+        self.chats, self.calls = (4, 20_000) if quick else (12, 100_000)
+        self.download = 256 if quick else 1024  # MB
+        self.versions, self._prepared = {}, set()
+        self.forks = Bridge(self.binary, {}).supports_fork()
+
+    def use(self, contender):
+        """Gets it ready to be started, and remembers what it is."""
+        contender.install()
+        self.versions[contender.name.split(",")[0]] = contender.version
+
+    def prepare(self, bridge):
+        """Installs the bridge's servers, once in a run."""
+        wanted = json.dumps({name: spec.get("args") for name, spec in bridge.servers.items()})
+        if wanted not in self._prepared:
+            with tempfile.TemporaryDirectory(prefix="mcpo-bench-") as folder:
+                bridge.prepare(Path(folder))
+            self._prepared.add(wanted)
 
 
 def arguments():
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench",
-        description="One echo child called over its bare pipes, through the bridge and through its peers, in one run.",
-    )
-    parser.add_argument("--calls", type=int, default=6000, help="timed calls of each contender (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=6, help="into which they are split (default %(default)s)")
-    parser.add_argument("--warm", type=int, default=300, help="calls before each round that do not count (default %(default)s)")
-    parser.add_argument("--bytes", type=int, default=64, help="size of each payload (default %(default)s)")
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="short rounds and small numbers: to see that all of it runs")
+    parser.add_argument("--only", metavar="NAMES", help=f"measures, comma-separated: {','.join(EVERY)}")
     parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "mcpo-bridge")
-    parser.add_argument("--only", metavar="NAMES", help=ONLY)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and its plot; not with --only")
     chosen = parser.parse_args()
-    if min(chosen.rounds, chosen.bytes) < 1 or chosen.warm < 0 or chosen.calls < chosen.rounds:
-        parser.error("--rounds and --bytes are at least 1, --calls at least --rounds, --warm not negative")
+    chosen.only = chosen.only.split(",") if chosen.only else list(EVERY)
+    if unknown := set(chosen.only) - set(EVERY):
+        parser.error(f"no such measure: {', '.join(sorted(unknown))}; there are {', '.join(EVERY)}")
+    if chosen.docs and len(chosen.only) < len(EVERY):
+        parser.error("--docs is for a whole run")
+    for needed in (chosen.binary, *map(program, ("load", "noop", "echo"))):
+        if not needed.is_file():
+            parser.error(f"{needed} is missing: start scripts/bench, which builds it")
     return chosen
 
 
-def contenders(chosen):
-    binary = chosen.binary
-    ours = [Bridge(binary), McpLegacy(binary), McpModern(binary)]
-    every = [Stdio(), Loopback(), *ours, Supergateway(), SupergatewayModern(), McpProxy()]
-    names = {contender.name for contender in every}
-    # It starts a child for each call: minutes of a run, for a number that 100 calls give as well.
-    usual = names - {SupergatewayModern.name}
-    wanted = set(chosen.only.split(",")) | {BASELINE} if chosen.only else usual
-    if unknown := wanted - names:
-        raise Fault(f"no such contender: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
-    running = [contender for contender in every if contender.name in wanted]
-    if any(isinstance(contender, Bridge) for contender in running) and not binary.is_file():
-        raise Fault(f"{binary} is missing: run `cargo build --release`, or scripts/bench")
-    return running
-
-
-def installed(wanted):
-    """Those that can run, and of the others name → why not."""
-    running, missing = [], {}
-    for contender in wanted:
-        try:
-            contender.install()
-            running.append(contender)
-        except Missing as why:
-            missing[contender.name] = str(why)
-    return running, missing
-
-
-def progress(plan):
-    if not sys.stderr.isatty():
-        return lambda turn: None
-    return lambda turn: print(f"\rround {turn + 1} of {plan.rounds} ", end="", file=sys.stderr, flush=True)
-
-
 def run(chosen):
-    plan = Plan(chosen.rounds, chosen.calls // chosen.rounds, chosen.warm, chosen.bytes)
-    running, missing = installed(contenders(chosen))
-    host = report.machine()
-    versions = {contender.name: contender.version() for contender in running}
-    with ExitStack() as stack:
-        lines = {}
-        for contender in running:
-            stack.enter_context(contender)
-            lines[contender.name] = contender.connect()
-            stack.callback(lines[contender.name].close)
-        results = measure(lines, plan, progress(plan))
-    if sys.stderr.isatty():
-        print("\r" + " " * 20 + "\r", end="", file=sys.stderr)
-    # Printed only now: a bridge that does not end well is a run that did not go well.
-    tell(running, missing, plan, host, versions, results)
+    bench, host, found = Bench(chosen), report.machine(), []
+    for name in chosen.only:
+        note(f"{name} ...")
+        found.append(EVERY[name].measure(bench))
+        print(report.of_measure(found[-1]) + "\n", flush=True)
+    host["load at the end"] = report.load()
+    verdicts = [verdict for measured in found for verdict in measured.verdicts]
+    print(report.of_verdicts(verdicts))
     if chosen.json:
-        chosen.json.write_text(report.as_json(results, plan, host, versions, missing) + "\n")
-
-
-def tell(running, missing, plan, host, versions, results):
-    print(", ".join(f"{what} {value}" for what, value in host.items()))
-    print(
-        f"one caller, a call at a time: {plan.rounds} alternating rounds of {plan.calls} calls"
-        f" ({plan.total} each), {plan.size} bytes, no errors\n"
-    )
-    width = max(map(len, [*results, *missing]))
-    for contender in running:
-        version = versions[contender.name]
-        print(f"  {contender.name:<{width}} {contender.about}" + (f" ({version})" if version != "-" else ""))
-    for name, why in missing.items():
-        print(f"  {name:<{width}} MISSING, not measured: {why}")
-    print("\n" + report.table(results, [name for name in (BASELINE, BESIDE) if name in results], missing))
-    if {Bridge.name, FLOOR} <= results.keys():
-        bridge, floor, child = (results[name].percentile(50) / 1e6 for name in (Bridge.name, FLOOR, BASELINE))
-        print(
-            f"\nthrough the bridge, a call takes {bridge / child:.2f} x the child's bare stdio (p50): {bridge:.3f} ms,"
-            f"\nwhere the child's pipes alone take {child:.3f}, and HTTP and this client alone {floor:.3f}"
-        )
+        chosen.json.write_text(report.as_json(found, host, bench.versions) + "\n")
+    if chosen.docs:
+        (DOCS / "benchmarks.md").write_text(report.page(found, host, bench))
+        (DOCS / "benchmarks.svg").write_text(plot.svg(found))
 
 
 def main():

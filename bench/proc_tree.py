@@ -60,3 +60,14 @@ def disk(folder: Path):
     """Bytes that the folder's files take on disk, and how many files and folders there are."""
     every = [folder, *folder.rglob("*")]
     return sum(path.lstat().st_blocks * 512 for path in every), len(every)
+
+
+def status(pid):
+    """`VmRSS` and `VmHWM`, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+
+
+def forget_peak(pid):
+    """Lets `VmHWM` begin anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")

@@ -16,8 +16,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.contender import Fault
-from bench.echo_child import ROOT
+from bench.contender import ROOT, Fault
 from bench.proc_tree import disk, processes, pss, rollup, tree
 
 EXAMPLE = ROOT / "mcp-servers.json.example"

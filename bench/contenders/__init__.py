@@ -1,17 +1,8 @@
-"""The ways to reach the echo child, each a `Contender`."""
+"""The ways to reach a child, each a `Contender`."""
 
-from bench.contenders.bridge import Bridge, McpLegacy, McpModern
-from bench.contenders.loopback import Loopback
-from bench.contenders.peers import McpProxy, Supergateway, SupergatewayModern
-from bench.contenders.stdio import Stdio
+from bench.contenders.bridge import Bridge
+from bench.contenders.floor import Nginx, Noop
+from bench.contenders.peers import McpProxy, Mcpo, Supergateway
+from bench.contenders.uvx import Uvx
 
-__all__ = [
-    "Bridge",
-    "Loopback",
-    "McpLegacy",
-    "McpModern",
-    "McpProxy",
-    "Stdio",
-    "Supergateway",
-    "SupergatewayModern",
-]
+__all__ = ["Bridge", "McpProxy", "Mcpo", "Nginx", "Noop", "Supergateway", "Uvx"]

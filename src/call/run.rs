@@ -70,6 +70,7 @@ impl Running {
         wait: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
         tokio::select! {
+            biased; // what is there at once needs no timer
             outcome = wait => outcome,
             () = self.left.cancelled() => Err(CallError::Left),
             () = self.engine.ending.cancelled() => Err(CallError::ShuttingDown),

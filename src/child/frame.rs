@@ -181,6 +181,11 @@ pub enum Line {
     End,
 }
 
+/// Bytes that lines are read into together.
+const BLOCK: usize = 16 * 1024;
+/// Bytes that a read has room for, at least.
+const LEAST_READ: usize = 2 * 1024;
+
 /// Splits a stream at newlines, without copying lines out of the buffer.
 pub struct LineReader<R> {
     input: R,
@@ -194,7 +199,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     pub fn new(input: R, limit: usize) -> Self {
         Self {
             input,
-            buffer: BytesMut::with_capacity(16 * 1024),
+            buffer: BytesMut::with_capacity(BLOCK),
             searched: 0,
             limit,
         }
@@ -221,8 +226,10 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
                 self.searched = 0;
                 return Line::TooLong;
             }
-            // Doubling keeps the copies of a growing line few.
-            self.buffer.reserve(self.searched.max(16 * 1024));
+            // Small lines share a block; doubling keeps the copies of a growing one few.
+            if self.buffer.capacity() - self.searched < LEAST_READ {
+                self.buffer.reserve(self.searched.max(BLOCK));
+            }
             match self.input.read_buf(&mut self.buffer).await {
                 Ok(0) | Err(_) => return self.last_line(),
                 Ok(_) => {}

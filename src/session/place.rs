@@ -2,7 +2,7 @@
 
 use super::Opened;
 use crate::{
-    config::{ServerSpec, WorkspaceScope},
+    config::{Mode, ServerSpec, WorkspaceScope},
     model::{Caller, Principal, ServerName, SessionId, WorkspaceKey},
 };
 
@@ -87,6 +87,15 @@ impl Place {
                 session: minted,
                 claim,
                 opened: Opened::default(),
+            });
+        }
+        if spec.mode != Mode::Stateful {
+            // There is nothing to come back to, and random numbers are a system call each.
+            return Some(Self {
+                key: WorkspaceKey::session(principal, "", own),
+                class: Class::OneCall,
+                session: None,
+                claim: Claim::Free,
             });
         }
         let minted = SessionId::random();

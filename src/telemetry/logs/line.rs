@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tracing::{
     Event, Level, Metadata,
     field::{Field, Visit},
@@ -85,19 +85,29 @@ impl Line {
     }
 
     fn json(&self) -> String {
-        let mut line = json!({
-            "timestamp": self.timestamp,
-            "level": self.level,
-            "message": self.message,
-            "target": self.target,
-        });
+        let own = [
+            ("timestamp", self.timestamp.as_str()),
+            ("level", self.level),
+            ("message", &self.message),
+            ("target", &self.target),
+        ];
+        let mut line = Vec::with_capacity(512);
+        for (name, text) in own {
+            member(&mut line, name, &text);
+        }
         for (name, value) in &self.fields {
-            // The four above are ours.
-            if line.get(name).is_none() {
-                line[name] = value.clone();
+            if !own.iter().any(|(ours, _)| ours == name) {
+                member(&mut line, name, value);
             }
         }
-        escaped(&line.to_string()) + "\n"
+        line.extend_from_slice(b"}\n");
+        let line = String::from_utf8(line).expect("JSON is UTF-8");
+        let text = line.trim_ascii_end();
+        if printable(text) {
+            line
+        } else {
+            escaped(text) + "\n"
+        }
     }
 
     fn text(&self, colour: bool) -> String {
@@ -127,6 +137,14 @@ impl Line {
         }
         line + "\n"
     }
+}
+
+/// `{` or `,`, then `"name":value`.
+fn member(line: &mut Vec<u8>, name: &str, value: &impl serde::Serialize) {
+    line.push(if line.is_empty() { b'{' } else { b',' });
+    serde_json::to_writer(&mut *line, name).expect("a text is JSON");
+    line.push(b':');
+    serde_json::to_writer(line, value).expect("texts and JSON values are JSON");
 }
 
 fn level(metadata: &Metadata<'_>) -> &'static str {
@@ -170,9 +188,17 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// Nothing in it is obeyed or hidden, as in nearly all lines.
+fn printable(text: &str) -> bool {
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
 /// What a terminal obeys or hides is written as `\uXXXX`: JSON leaves some of it as it is. In JSON
 /// such characters stand only within strings, where this is their other spelling.
 fn escaped(text: &str) -> String {
+    if printable(text) {
+        return text.to_owned();
+    }
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         let hidden = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

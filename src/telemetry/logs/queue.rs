@@ -17,6 +17,9 @@ use std::{
 const ORDINARY_LIMIT: usize = 8 * 1024 * 1024;
 /// Bytes that wait before audit lines are dropped.
 const AUDIT_LIMIT: usize = 64 * 1024 * 1024;
+/// How long the first waiting line waits for others: a write and a wake-up for each line cost more
+/// than the lines where there are thousands a second.
+const LINGER: Duration = Duration::from_millis(2);
 /// What the end of the process gives a slow reader.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
@@ -92,8 +95,12 @@ impl Queue {
         }
         state.waiting.text.extend_from_slice(line.as_bytes());
         state.waiting.lines += 1;
+        let first = state.waiting.lines == 1;
         drop(state);
-        self.0.changed.notify_all();
+        // Whoever waits for lines was woken by the first of them.
+        if first {
+            self.0.changed.notify_all();
+        }
     }
 }
 
@@ -123,7 +130,10 @@ impl Shared {
     fn next(&self) -> Option<(Batch, u64)> {
         let idle = |state: &mut State| state.waiting.lines == 0 && !state.closing;
         let waited = self.changed.wait_while(self.lock(), idle);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        let state = waited.unwrap_or_else(PoisonError::into_inner);
+        let open = |state: &mut State| !state.closing;
+        let lingered = self.changed.wait_timeout_while(state, LINGER, open);
+        let (mut state, _) = lingered.unwrap_or_else(PoisonError::into_inner);
         if state.waiting.lines == 0 {
             return None;
         }

@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use tower::ServiceExt as _;
 use tracing::instrument::WithSubscriber as _;
 
+use uuid::Uuid;
+
 use super::*;
 use crate::{config::LogLevel, telemetry::logs::testing::Captured};
 
