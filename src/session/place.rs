@@ -96,6 +96,7 @@ impl Place {
                 class: Class::OneCall,
                 session: None,
                 claim: Claim::Free,
+                opened: Opened::default(),
             });
         }
         let minted = SessionId::random();
