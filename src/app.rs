@@ -20,6 +20,7 @@ use crate::{
     identity::Identity,
     mcp::{McpSessions, Parks},
     model::{Principal, ServerName},
+    openwebui::OpenWebUi,
     session::{SessionSettings, Sessions, SharedChildren},
     store::Store,
     telemetry::{Action, AuditEvent, Metrics, ServerState, audit, memory_limit, stateful_cap},
@@ -85,15 +86,17 @@ impl App {
             sessions,
             shared,
             store: store.clone(),
+            openwebui: openwebui(&settings, &metrics),
             metrics: metrics.clone(),
             running: TaskTracker::new(),
             stopping: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
+        let openwebui = engine.openwebui.clone();
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
         Arc::new(Self {
-            identity: Identity::new(&settings),
+            identity: Identity::new(&settings, openwebui),
             settings,
             catalog,
             engine,
@@ -236,6 +239,16 @@ impl App {
             ..AuditEvent::new(Action::Refusal, principal, kind)
         });
     }
+}
+
+/// The client of Open WebUI, where the settings name one.
+fn openwebui(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<OpenWebUi>> {
+    let url = settings.openwebui.url.clone()?;
+    let client = OpenWebUi::new(url, metrics.clone());
+    let client = client.inspect_err(|error| {
+        tracing::error!(%error, "Open WebUI cannot be asked");
+    });
+    client.ok().map(Arc::new)
 }
 
 /// Who hears children: a changed list makes the catalogue ask again.

@@ -18,6 +18,7 @@ mod limits;
 mod mcp;
 mod model;
 mod openapi;
+mod openwebui;
 mod remote;
 mod serve;
 mod session;

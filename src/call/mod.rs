@@ -6,6 +6,7 @@
 mod answer;
 mod arguments;
 mod ask;
+mod chips;
 mod error;
 mod files;
 mod record;
@@ -25,6 +26,7 @@ use crate::{
     child::{Child, Children, Hearing, Profile},
     config::{ServerSpec, Settings},
     model::{Caller, RawJson},
+    openwebui::OpenWebUi,
     session::{Place, Sessions, SharedChildren},
     store::Store,
     telemetry::Metrics,
@@ -49,6 +51,8 @@ pub struct CallEngine {
     pub shared: Arc<SharedChildren>,
     /// Folders and links.
     pub store: Arc<Store>,
+    /// Where chats show things, if the settings name it.
+    pub openwebui: Option<Arc<OpenWebUi>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Running calls, for a shutdown that waits for them.

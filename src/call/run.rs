@@ -51,6 +51,9 @@ impl Running {
         };
         let (answer, job) = outcome;
         record::record(&self, &began, &answer, job.as_ref()).await;
+        if let Ok(answer) = &answer {
+            self.attach(answer).await;
+        }
         answer
     }
 

@@ -99,6 +99,8 @@ fn caller(user: Option<String>, chat: Option<String>) -> Result<Caller, Failure>
         principal: user.map_or(Principal::Anonymous, Principal::User),
         user: UserInfo::default(),
         chat: some(chat, "--chat")?,
+        message: None,
+        token: None,
         session: None,
         address: Ipv4Addr::LOCALHOST.into(),
     })

@@ -59,6 +59,7 @@ async fn call(
     let caller = app
         .identity
         .authenticate(&parts.headers, peer.ip())
+        .await
         .map_err(Problem::from);
     let caller = caller.inspect_err(|problem| {
         let nobody = Principal::Anonymous;

@@ -43,10 +43,11 @@ impl axum::extract::FromRequestParts<Arc<App>> for Reader {
 
 impl Reader {
     /// Refuses a reader who may not see documents.
-    pub fn admit(&self, app: &App) -> Result<(), Problem> {
+    pub async fn admit(&self, app: &App) -> Result<(), Problem> {
         let ip = self.peer.ip();
         app.identity
-            .authenticate_document(&self.method, &self.headers, ip)?;
+            .authenticate_document(&self.method, &self.headers, ip)
+            .await?;
         Ok(())
     }
 }
@@ -76,14 +77,53 @@ pub async fn at_root(
         .unwrap_or_else(Problem::into_response)
 }
 
+/// `GET /mcpo/{server}/{secret}/openapi.json`: for who cannot send a key.
+pub async fn secret_below_mcpo(
+    State(app): State<Arc<App>>,
+    Path((server, secret)): Path<(String, String)>,
+) -> Response {
+    by_secret(&app, &server, &secret, true)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
+/// `GET /{server}/{secret}/openapi.json`.
+pub async fn secret_at_root(
+    State(app): State<Arc<App>>,
+    Path((server, secret)): Path<(String, String)>,
+) -> Response {
+    if RESERVED_NAMES.contains(&server.as_str()) {
+        return Problem::not_found().into_response();
+    }
+    by_secret(&app, &server, &secret, false)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
+async fn by_secret(
+    app: &App,
+    server: &str,
+    secret: &str,
+    below_mcpo: bool,
+) -> Result<Response, Problem> {
+    if !app.settings.access.keys.opens_documents(secret) {
+        return Err(Problem::not_found());
+    }
+    leaf(app, server, "openapi.json", below_mcpo).await
+}
+
 async fn leaf_of(
     app: &App,
     server: &str,
-    leaf: &str,
+    name: &str,
     reader: &Reader,
     below_mcpo: bool,
 ) -> Result<Response, Problem> {
-    reader.admit(app)?;
+    reader.admit(app).await?;
+    leaf(app, server, name, below_mcpo).await
+}
+
+async fn leaf(app: &App, server: &str, leaf: &str, below_mcpo: bool) -> Result<Response, Problem> {
     let unknown = || Problem::unknown_server(server);
     let name = server.parse().map_err(|_| unknown())?;
     let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
@@ -123,7 +163,7 @@ fn openapi_json(app: &App, offer: &Offer, below_mcpo: bool) -> Response {
 
 /// `GET /openapi.json`: names the servers and where their documents are.
 pub async fn root(State(app): State<Arc<App>>, reader: Reader) -> Response {
-    match reader.admit(&app) {
+    match reader.admit(&app).await {
         Ok(()) => index_with(&app, |entries| {
             json(openapi::index_document(entries).to_string().into())
         }),
@@ -133,7 +173,7 @@ pub async fn root(State(app): State<Arc<App>>, reader: Reader) -> Response {
 
 /// `GET /docs`.
 pub async fn index(State(app): State<Arc<App>>, reader: Reader) -> Response {
-    match reader.admit(&app) {
+    match reader.admit(&app).await {
         Ok(()) => index_with(&app, |entries| {
             page(openapi::index_page(entries), INDEX_CSP)
         }),

@@ -83,7 +83,7 @@ async fn asking<'a>(
     parts: &'a Parts,
 ) -> Result<Asking<'a>, RpcError> {
     let headers = &parts.headers;
-    let caller = app.identity.authenticate(headers, peer.ip())?;
+    let caller = app.identity.authenticate(headers, peer.ip()).await?;
     let offer = offer(app, server).await?;
     let request_id = parts.extensions.get::<RequestId>();
     let request_id = request_id.map(ToString::to_string).unwrap_or_default();

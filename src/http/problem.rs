@@ -185,6 +185,7 @@ impl From<Refusal> for Problem {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
         let mut problem = Self::new(status, refusal.kind(), refusal.to_string().into());
         problem.challenge = refusal.challenge();
+        problem.retry_after = refusal.retry_after().map(Duration::from_secs);
         problem
     }
 }

@@ -36,6 +36,14 @@ pub fn router(app: &Arc<App>) -> Router {
             .route("/docs", get(documents::index))
             .route("/docs/assets/{file}", get(documents::asset))
             .route("/mcpo/{server}/{leaf}", server)
+            .route(
+                "/mcpo/{server}/{secret}/openapi.json",
+                get(documents::secret_below_mcpo),
+            )
+            .route(
+                "/{server}/{secret}/openapi.json",
+                get(documents::secret_at_root),
+            )
             .route("/mcp/{server}", mcp)
             .route("/{server}/{leaf}", server_at_root)
             .fallback(not_found)

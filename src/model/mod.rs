@@ -7,7 +7,7 @@ mod server_name;
 mod tool;
 
 pub use ids::{JobId, LinkToken, SessionId, WorkspaceKey};
-pub use principal::{Caller, Principal, UserInfo};
+pub use principal::{Caller, Principal, UserInfo, UserToken};
 pub use raw_json::{Member, RawJson};
 pub use server_name::ServerName;
 pub use tool::Tool;

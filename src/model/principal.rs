@@ -1,6 +1,6 @@
 //! Who is calling, as far as the bridge can prove it.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 /// The owner of sessions and links. Resolved once per request by `identity`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,6 +35,29 @@ pub struct UserInfo {
     pub role: Option<Box<str>>,
 }
 
+/// A user's own token for Open WebUI. It lives as long as the request that brought it: it is never
+/// stored, logged or handed to a child.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UserToken(Box<str>);
+
+impl UserToken {
+    /// Takes the credential of an `Authorization` header.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// For the `Authorization` of a request to Open WebUI, and nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for UserToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
 /// Everything known of the sender of one request.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -48,6 +71,10 @@ pub struct Caller {
     pub user: UserInfo,
     /// The chat, from a header of a caller who may name one; empty headers are absent.
     pub chat: Option<Box<str>>,
+    /// The message that is being answered, under the same rule as the chat.
+    pub message: Option<Box<str>>,
+    /// What acts for the user at Open WebUI, where the connection sends it and it was verified.
+    pub token: Option<UserToken>,
     /// `X-MCPO-Session` as sent.
     pub session: Option<Box<str>>,
     /// The TCP peer, for the audit log.

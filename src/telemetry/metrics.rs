@@ -24,7 +24,7 @@ use crate::model::ServerName;
 pub use http::count_requests;
 pub use labels::{ChildMode, ServerState};
 
-use labels::{ByCall, ByKind, ByMode, ByRequest, ByServer, ByServerState, ByStart, ByTool};
+use labels::{ByCall, ByKind, ByMode, ByRequest, ByServer, ByServerState, ByStart, ByTool, ByWhat};
 
 /// What [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -46,6 +46,7 @@ pub struct Metrics {
     published_bytes: Counter,
     downloaded_bytes: Counter,
     gc_removed: Counter,
+    openwebui_requests: Family<ByWhat, Counter>,
     http_requests: Family<ByRequest, Counter>,
     server_states: Family<ByServerState, Gauge>,
     resident_bytes: Gauge<u64, AtomicU64>,
@@ -106,6 +107,7 @@ impl Metrics {
             published_bytes: counted(r, "published_bytes", "Bytes of files that became links"),
             downloaded_bytes: counted(r, "downloaded_bytes", "Bytes of files that were fetched"),
             gc_removed: counted(r, "gc_removed", "Workspaces and links that expired"),
+            openwebui_requests: counted(r, "openwebui_requests", "Requests to Open WebUI's API"),
             http_requests: counted(r, "http_requests", "Requests that were answered"),
             server_states: counted(r, "server_state", "1 for the state that a server is in"),
             resident_bytes: counted(r, "process_resident_memory_bytes", "Memory of the bridge"),
@@ -184,6 +186,12 @@ impl Metrics {
     /// A round of the collector removed so many workspaces and links.
     pub fn gc_removed(&self, count: u64) {
         self.gc_removed.inc_by(count);
+    }
+
+    /// Open WebUI was asked for something: `ok`, or why not.
+    pub fn openwebui_asked(&self, what: &'static str, outcome: &'static str) {
+        let labels = ByWhat { what, outcome };
+        self.openwebui_requests.get_or_create(&labels).inc();
     }
 
     /// A server of the catalogue entered a state.

@@ -21,6 +21,8 @@ mod mcp;
 mod mcp_bytes;
 mod modern_only;
 mod openapi;
+mod openwebui_files;
+mod openwebui_session;
 mod real_servers;
 mod remote;
 mod running;

@@ -8,9 +8,11 @@ use clap::Args;
 
 mod http;
 mod load;
+mod openwebui;
 
 pub(super) use http::{AccessArgs, HeaderArgs, ListenArgs};
 pub(super) use load::{FileArgs, LimitArgs, LogArgs, StatefulArgs};
+pub(super) use openwebui::OpenWebUiArgs;
 
 /// All settings, to be flattened into a command.
 #[derive(Debug, Clone, Default, Args)]
@@ -23,6 +25,8 @@ pub struct SettingsArgs {
     pub(super) access: AccessArgs,
     #[command(flatten)]
     pub(super) headers: HeaderArgs,
+    #[command(flatten)]
+    pub(super) openwebui: OpenWebUiArgs,
     #[command(flatten)]
     pub(super) files: FileArgs,
     #[command(flatten)]

@@ -4,10 +4,10 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, thread};
 
 use super::{
     Access, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log, LogFormat, LogLevel,
-    Settings, Stateful,
+    OpenWebUiSettings, Settings, Stateful,
     args::{
-        AccessArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs, SettingsArgs,
-        StatefulArgs,
+        AccessArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs, OpenWebUiArgs,
+        SettingsArgs, StatefulArgs,
     },
     parse,
     reader::Reader,
@@ -41,6 +41,7 @@ impl SettingsArgs {
             journal: read!(r.required(general.journal, parse::choice(&JOURNALS))),
             listen: listen(r, self.listen),
             access: access(r, self.access, self.headers),
+            openwebui: openwebui(r, self.openwebui),
             files: files(r, self.files),
             limits: limits(r, self.limits),
             stateful: stateful(r, self.stateful),
@@ -135,6 +136,7 @@ fn access(r: &mut Reader, args: AccessArgs, headers: HeaderArgs) -> Access {
 
 fn identity_headers(r: &mut Reader, args: HeaderArgs) -> IdentityHeaders {
     IdentityHeaders {
+        key: read!(r.required(args.header_key, parse::header_name)),
         user_id: read!(r.required(args.header_user_id, parse::header_name)),
         user_name: read!(r.required(args.header_user_name, parse::header_name)),
         user_email: read!(r.required(args.header_user_email, parse::header_name)),
@@ -142,6 +144,12 @@ fn identity_headers(r: &mut Reader, args: HeaderArgs) -> IdentityHeaders {
         user_jwt: read!(r.required(args.header_user_jwt, parse::header_name)),
         chat_id: read!(r.required(args.header_chat_id, parse::header_name)),
         message_id: read!(r.required(args.header_message_id, parse::header_name)),
+    }
+}
+
+fn openwebui(r: &mut Reader, args: OpenWebUiArgs) -> OpenWebUiSettings {
+    OpenWebUiSettings {
+        url: read!(r.optional(args.openwebui_url, parse::service_url)),
     }
 }
 
@@ -153,6 +161,7 @@ fn files(r: &mut Reader, args: FileArgs) -> Files {
         max_per_call: read!(r.required(args.max_files_per_call, parse::count)).get(),
         max_workspace_bytes: read!(r.required(args.max_workspace_bytes, parse::bytes)),
         max_workspace_files: read!(r.required(args.max_workspace_files, parse::count)).get(),
+        max_upload_bytes: read!(r.required(args.max_upload_bytes, parse::bytes)),
         min_free_disk_bytes: read!(r.required(args.min_free_disk_bytes, parse::bytes_or_none)),
     }
 }
@@ -226,6 +235,12 @@ fn check_exposure(r: &mut Reader, settings: &Settings) {
     }
 }
 
+/// What `--strict-auth` means for connections that send the user's token.
+const SESSION_DOCUMENTS: &str = "documents ask for the key (MCPO_STRICT_AUTH), and Open WebUI sends \
+    none when it fetches openapi.json of a connection with auth type session: let it come from an \
+    address in MCPO_TRUSTED_PROXIES, or put what `mcpo-bridge openwebui spec-path` prints into the \
+    connection's path";
+
 fn warnings(settings: &Settings) -> Vec<String> {
     let access = &settings.access;
     let mut warnings = Vec::new();
@@ -245,6 +260,9 @@ fn warnings(settings: &Settings) -> Vec<String> {
             "MCPO_TRUSTED_PROXIES holds every address: user headers are believed from anybody"
                 .into(),
         );
+    }
+    if access.strict_auth && settings.openwebui.url.is_some() && !access.keys.is_empty() {
+        warnings.push(SESSION_DOCUMENTS.into());
     }
     let short = |secret: &crate::config::Secret| secret.expose().len() < 32;
     if access.jwt_secret.as_ref().is_some_and(short) {

@@ -6,6 +6,7 @@
 mod bridge;
 mod client;
 mod folders;
+mod openwebui;
 mod processes;
 mod sse;
 pub mod vars;
@@ -13,6 +14,7 @@ mod wait;
 
 pub use bridge::{Builder, TestBridge};
 pub use client::{Client, PendingCall, Reply};
+pub use openwebui::{FakeOpenWebUi, Mood};
 pub use processes::{Process, alive, kill_process, processes_of};
 pub use sse::{LEGACY, MODERN, Mcp, Stream, with_envelope};
 pub use wait::{eventually, until};

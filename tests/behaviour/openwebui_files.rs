@@ -1,0 +1,125 @@
+//! Files between a chat of Open WebUI and its folder, with the user's own token.
+
+use crate::support::{Client, FakeOpenWebUi, Mcp, Mood, TestBridge, echo, servers, vars};
+use serde_json::{Value, json};
+
+const KEY: &str = "the-key";
+const TOKEN: &str = "eyJ-the-token-of-alice";
+const CHAT: &str = "6e0d4fc2-3f1c-4a5e-9a4e-5a1b7d0c9f11";
+
+fn builder(openwebui: &FakeOpenWebUi) -> crate::support::Builder {
+    openwebui.user(TOKEN, "alice", "user");
+    openwebui.chat(CHAT, &json!([]));
+    TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::API_KEY, KEY)
+        .var(vars::OPENWEBUI_URL, openwebui.url())
+}
+
+/// As a connection of auth type session calls while it answers `message`.
+fn session(bridge: &TestBridge, message: &str) -> Client {
+    let client = bridge.client().bearer(TOKEN).header("X-MCPO-Key", KEY);
+    let client = client.in_chat(CHAT);
+    client.header("X-OpenWebUI-Message-Id", message)
+}
+
+fn write(client: &Client, name: &str) -> Value {
+    client.echo("write_file", json!({"name": name, "content": "four"}))
+}
+
+#[test]
+fn a_new_file_is_attached_to_the_message_and_linked_all_the_same() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    let answer = write(&session(&bridge, "m1"), "売上 \"1\".txt");
+    assert!(answer["files"][0]["url"].is_string(), "{answer}");
+    let uploads = openwebui.asked("/api/v1/files/");
+    assert_eq!(uploads.len(), 1);
+    assert!(
+        uploads[0].path.ends_with("?process=false"),
+        "{}",
+        uploads[0].path
+    );
+    let body = String::from_utf8_lossy(&uploads[0].body);
+    assert!(
+        body.contains("filename=\"売上 %221%22.txt\"")
+            || body.contains("filename=\"売上 \\\"1\\\".txt\""),
+        "{body}"
+    );
+    assert!(
+        body.contains("text/plain") && body.contains("\r\n\r\nfour\r\n"),
+        "{body}"
+    );
+    let event = openwebui.asked("/event").remove(0);
+    assert_eq!(
+        event.path,
+        format!("/api/v1/chats/{CHAT}/messages/m1/event")
+    );
+    let file = json!({"type": "file", "id": "uploaded-0", "name": "売上 \"1\".txt", "url": "uploaded-0", "size": 4});
+    assert_eq!(
+        openwebui.events(),
+        [json!({"type": "files", "data": {"files": [file]}})]
+    );
+}
+
+#[test]
+fn the_mcp_door_attaches_files_too() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    let mcp = Mcp::legacy(session(&bridge, "m1"), "echo", &json!({}));
+    mcp.call("write_file", json!({"name": "a.txt", "content": "four"}));
+    assert_eq!(openwebui.events().len(), 1);
+}
+
+#[test]
+fn several_files_are_one_event_and_their_archive_is_not_attached() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    session(&bridge, "m1").echo("write_many", json!({"count": 3}));
+    let events = openwebui.events();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["data"]["files"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn nothing_is_attached_where_open_webui_keeps_no_chat_or_no_token_came() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    let with_key = bridge.client().bearer(KEY).as_user("alice");
+    write(
+        &with_key
+            .in_chat(CHAT)
+            .header("X-OpenWebUI-Message-Id", "m1"),
+        "a.txt",
+    );
+    let client = bridge.client().bearer(TOKEN).header("X-MCPO-Key", KEY);
+    for chat in ["temporary:../../../x", "local:é", "channel:1"] {
+        let temporary = client.clone().in_chat(chat);
+        write(&temporary.header("X-OpenWebUI-Message-Id", "m1"), "a.txt");
+    }
+    write(&client.in_chat(CHAT), "a.txt");
+    assert!(openwebui.asked("/api/v1/files/").is_empty());
+    assert!(openwebui.events().is_empty());
+}
+
+#[test]
+fn a_file_that_cannot_be_attached_fails_no_call() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).var(vars::MAX_UPLOAD_BYTES, 4).start();
+    for (part, mood) in [
+        ("/files/", Mood::Status(413)),
+        ("/files/", Mood::Page),
+        ("/event", Mood::Status(401)),
+    ] {
+        openwebui.mood(part, mood);
+        let answer = write(&session(&bridge, "m1"), "a.txt");
+        assert!(answer["files"][0]["url"].is_string(), "{answer}");
+        openwebui.mood(part, Mood::Well);
+    }
+    let long = json!({"name": "b.txt", "content": "fives"});
+    session(&bridge, "m1").echo("write_file", long);
+    let log = bridge.log();
+    assert_eq!(log.matches("not attached in the chat").count(), 4, "{log}");
+    let metrics = bridge.client().get("/metrics").text();
+    let refused = r#"mcpo_openwebui_requests_total{what="upload",outcome="refused"} 1"#;
+    assert!(metrics.contains(refused), "{metrics}");
+}
