@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +19,8 @@ use crate::{
     child::{ChildSettings, Children, Listener, Said},
     config::{Loaded, Settings},
     identity::Identity,
-    mcp::{McpSessions, Parks},
+    install::{Installer, InstallerSettings},
+    mcp::{McpSessions, Parks, all::Views},
     model::{Principal, ServerName},
     openwebui::OpenWebUi,
     session::{SessionSettings, Sessions, SharedChildren},
@@ -40,6 +42,8 @@ pub struct App {
     pub identity: Identity,
     /// What servers offer.
     pub catalog: Arc<Catalog>,
+    /// What servers are started from.
+    pub installer: Arc<Installer>,
     /// How calls run.
     pub engine: Arc<CallEngine>,
     /// What outlives the process.
@@ -50,6 +54,8 @@ pub struct App {
     pub mcp: McpSessions,
     /// Calls that wait for their client's retry.
     pub parks: Parks,
+    /// What the endpoint of all servers offers.
+    pub views: Views,
     /// When this process began.
     pub started: Instant,
     config: RwLock<Arc<Loaded>>,
@@ -65,6 +71,18 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let children = Arc::new(Children::new(child_settings(&settings), metrics.clone()));
         let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
+        let installer = Installer::new(installer_settings(&settings), children.clone());
+        let installer = Arc::new(installer);
+        let weak = Arc::downgrade(&catalog);
+        installer.on_change(move |server| {
+            if let Some(catalog) = weak.upgrade() {
+                catalog.refresh(server);
+            }
+        });
+        let known = Arc::downgrade(&catalog);
+        children.know_schemas(Arc::new(move |server, tool| {
+            known.upgrade()?.tool_schema(server, tool)
+        }));
         let listener = listener(Arc::downgrade(&catalog));
         let sessions = Arc::new(Sessions::new(
             session_settings(&settings),
@@ -99,11 +117,13 @@ impl App {
             identity: Identity::new(&settings, openwebui),
             settings,
             catalog,
+            installer,
             engine,
             store,
             metrics,
             mcp: McpSessions::default(),
             parks: Parks::default(),
+            views: Views::default(),
             started: Instant::now(),
             config: RwLock::new(Arc::new(config)),
             calls_without_chat: AtomicBool::new(false),
@@ -123,6 +143,9 @@ impl App {
     /// Puts a server file in force: unchanged servers keep their sessions, others lose them as
     /// their calls end.
     pub async fn apply(&self, config: Arc<Loaded>) {
+        // First of all: a locked server must not be started as written in between.
+        let specs = config.servers.values().cloned().collect();
+        self.installer.follow(specs).await;
         let before = {
             let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *current, config.clone())
@@ -173,6 +196,7 @@ impl App {
         let mut warnings = self.settings.warnings.clone();
         let config = self.config();
         warnings.extend(config.warnings.iter().cloned());
+        warnings.extend(self.installer.warnings());
         for name in config.servers.keys() {
             warnings.extend(self.catalog.warnings(name));
         }
@@ -264,15 +288,27 @@ fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Sen
     })
 }
 
+/// Children start in folders of their own: a relative path would mean theirs.
+fn tools_dir(settings: &Settings) -> PathBuf {
+    std::path::absolute(&settings.tools_dir).unwrap_or_else(|_| settings.tools_dir.clone())
+}
+
+fn installer_settings(settings: &Settings) -> InstallerSettings {
+    InstallerSettings {
+        tools_dir: tools_dir(settings),
+        lock_file: settings.lock_file.clone(),
+        in_background: settings.install,
+    }
+}
+
 fn child_settings(settings: &Settings) -> ChildSettings {
     let limits = &settings.limits;
     ChildSettings {
-        // Children start in folders of their own: a relative path would mean theirs.
-        tools_dir: std::path::absolute(&settings.tools_dir)
-            .unwrap_or_else(|_| settings.tools_dir.clone()),
+        tools_dir: tools_dir(settings),
         start_timeout: limits.start_timeout,
         max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),
         max_starts: limits.max_starts.get(),
+        input_timeout: limits.input_timeout,
         kill_grace: limits.kill_grace,
     }
 }
@@ -280,7 +316,6 @@ fn child_settings(settings: &Settings) -> ChildSettings {
 fn session_settings(settings: &Settings) -> SessionSettings {
     SessionSettings {
         max_total: settings.stateful.max_total_processes.get(),
-        patience: settings.limits.queue_timeout,
         cleanup_interval: settings.stateful.cleanup_interval,
         snapshot: snapshot_limits(settings),
     }

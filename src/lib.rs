@@ -14,6 +14,7 @@ mod cli;
 mod config;
 mod http;
 mod identity;
+mod install;
 mod limits;
 mod mcp;
 mod model;

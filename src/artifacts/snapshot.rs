@@ -72,6 +72,8 @@ pub struct Snapshot {
     files: BTreeMap<RelativePath, FileState>,
     /// How many names in this tree a file has that has several anywhere.
     names: HashMap<Identity, u64>,
+    /// There is more than is looked at.
+    over: bool,
 }
 
 /// Why no snapshot was taken.
@@ -113,6 +115,25 @@ impl Snapshot {
         Ok(walk.found)
     }
 
+    /// Of a tree that holds more than is looked at. Nothing counts as changed since: what is new in
+    /// it is not known.
+    pub fn over() -> Self {
+        Self {
+            over: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it is one of those.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Drops a file from what is known: wherever it lies at the next look, it is new.
+    pub fn forget(&mut self, path: &RelativePath) {
+        self.files.remove(path);
+    }
+
     /// What the tree takes of the disk.
     pub fn usage(&self) -> Usage {
         self.usage
@@ -132,7 +153,8 @@ impl Snapshot {
 /// Regular files that are new in `new` or differ from `old` in size, mtime, ctime or inode, in
 /// order of path. A touched file counts as changed: content is not compared.
 pub fn changed(old: &Snapshot, new: &Snapshot) -> Vec<ChangedFile> {
-    let differs = |path: &RelativePath, state: &FileState| old.files.get(path) != Some(state);
+    let differs =
+        |path: &RelativePath, state: &FileState| !old.over && old.files.get(path) != Some(state);
     new.files
         .iter()
         .filter(|(path, state)| differs(path, state))

@@ -28,6 +28,9 @@ pub enum CallError {
     /// The deadline passed; the child was ended if it is the chat's own.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
+    /// The caller did not answer what the server asked him; the child goes on without the call.
+    #[error("the server's question was not answered within {} s (MCPO_INPUT_TIMEOUT)", .0.as_secs_f64())]
+    Unanswered(Duration),
     /// The caller hung up.
     #[error("the caller left")]
     Left,
@@ -88,6 +91,7 @@ impl CallError {
             Self::Unanswerable { .. } => "input_required",
             Self::TooManyRounds(_) => "too_many_rounds",
             Self::Child(ChildError::Timeout) | Self::Timeout(_) => "timeout",
+            Self::Unanswered(_) => "not_answered",
             Self::Rpc { .. } => "rpc_error",
             Self::Left => "cancelled",
             Self::Busy(_) | Self::Child(ChildError::TooManyStarts) => "busy",

@@ -116,6 +116,26 @@ pub struct Found {
     pub published: Published,
     /// What got none, and why.
     pub notice: Option<Notice>,
+    /// The call has left more than is looked at, and why it fails for that.
+    pub refused: Option<String>,
+}
+
+impl Found {
+    /// The folder holds more than is looked at, and nothing is linked. The call that made it so
+    /// fails; later ones may be about to delete files, and have their answer.
+    fn over(before: &Snapshot, why: String) -> Self {
+        let (notice, refused) = if before.is_over() {
+            (Some(Notice::NotLinked(vec![why])), None)
+        } else {
+            (None, Some(why))
+        };
+        Self {
+            snapshot: Snapshot::over(),
+            published: Published::default(),
+            notice,
+            refused,
+        }
+    }
 }
 
 /// Which call left the files.
@@ -154,10 +174,11 @@ impl CallEngine {
         named: Vec<RelativePath>,
     ) -> Result<Found, CallError> {
         let limits = snapshot_limits(&self.settings);
-        let snapshot = Snapshot::take(&job.work(), &limits).map_err(|error| match error {
-            SnapshotError::Io(error) => CallError::Internal(error.to_string()),
-            over => CallError::DiskFull(over.to_string()),
-        })?;
+        let snapshot = match Snapshot::take(&job.work(), &limits) {
+            Ok(snapshot) => snapshot,
+            Err(SnapshotError::Io(error)) => return Err(CallError::Internal(error.to_string())),
+            Err(over) => return Ok(Found::over(before, over.to_string())),
+        };
         self.check_quota(job, &snapshot)?;
         let mut paths: Vec<RelativePath> = artifacts::changed(before, &snapshot)
             .into_iter()
@@ -194,6 +215,7 @@ impl CallEngine {
             snapshot,
             published,
             notice,
+            refused: None,
         })
     }
 

@@ -6,9 +6,12 @@
 mod answer;
 mod arguments;
 mod ask;
+mod attach;
 mod chips;
 mod error;
 mod files;
+mod holds;
+mod parking;
 mod record;
 mod rounds;
 mod run;
@@ -18,7 +21,7 @@ mod stateless;
 
 use std::sync::Arc;
 
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -36,6 +39,7 @@ pub use answer::{Answer, Notice};
 pub use ask::{Ask, Relayed};
 pub use error::CallError;
 pub use files::{Link, Published, snapshot_limits};
+pub use parking::Parking;
 
 /// What every call needs.
 pub struct CallEngine {
@@ -82,9 +86,8 @@ pub struct Call {
     pub hearing: Option<Hearing>,
     /// Told which child serves the call, before it is asked.
     pub on_child: Option<OnChild>,
-    /// Set while the caller has been asked something: the call's clock stops, and it gives back its
-    /// place among the running calls.
-    pub parked: watch::Receiver<bool>,
+    /// Says when the caller is asked something, and when he has answered.
+    pub parking: Parking,
     /// For logs and the journal.
     pub request_id: Box<str>,
 }
@@ -110,7 +113,7 @@ impl Call {
             profile: Profile::silent(),
             hearing: None,
             on_child: None,
-            parked: watch::channel(false).1,
+            parking: Parking::default(),
             request_id: request_id.into(),
         }
     }
@@ -121,6 +124,8 @@ struct Running {
     engine: Arc<CallEngine>,
     call: Call,
     deadline: Instant,
+    /// Turn, permit and process are waited for until then, together.
+    queue_until: Instant,
     /// The caller hung up.
     left: CancellationToken,
 }

@@ -1,6 +1,6 @@
 //! What is kept of a finished call: counters, the audit line, the journal, the workspace's clock.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -10,6 +10,9 @@ use crate::{
     store::{Job, JobStatus, JournalEntry, JournalMode},
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
+
+/// How long an answer waits until its call is written down.
+const RECORDING: Duration = Duration::from_secs(2);
 
 /// When a call began, on both clocks.
 pub struct Began {
@@ -55,7 +58,7 @@ fn write_audit(
     answer: &Result<Answer, CallError>,
     job: Option<&Job>,
     outcome: &'static str,
-    took: std::time::Duration,
+    took: Duration,
 ) {
     let caller = &running.call.caller;
     let published = answer.iter().flat_map(|answer| answer.files.all());
@@ -129,7 +132,14 @@ async fn write_folder(
             };
         })
     };
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
-        tracing::warn!(%error, "the call was not written to its workspace");
+    let written = tokio::task::spawn_blocking(move || {
+        if let Err(error) = write() {
+            tracing::warn!(%error, "the call was not written to its workspace");
+        }
+    });
+    // It goes on behind an answer that need not wait for a disk that hangs, or for a lock that
+    // somebody keeps.
+    if tokio::time::timeout(RECORDING, written).await.is_err() {
+        tracing::warn!("the call is written to its workspace late");
     }
 }

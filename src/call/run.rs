@@ -3,41 +3,49 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
-use super::{Answer, Call, CallEngine, CallError, Published, Running, files::Maker, record};
+use super::{
+    Answer, Call, CallEngine, CallError, Notice, Published, Running, files::Maker, holds::Holds,
+    parking::State, record,
+};
 use crate::{
-    admission::Permit,
     artifacts::Snapshot,
     child::{Child, ChildError, Reply},
     config::Mode,
+    model::RawJson,
     store::Job,
 };
 
-/// How long a caller who was asked something may take to answer.
-const LONGEST_PARK: Duration = Duration::from_secs(600);
 /// How long a child that was told of a cancelled call may take to answer a ping.
 pub const PING_PATIENCE: Duration = Duration::from_secs(5);
 
 impl CallEngine {
     /// Runs the call. Dropping the future means that the caller hung up.
     pub async fn run(self: &Arc<Self>, call: Call) -> Result<Answer, CallError> {
+        let (running, _hang_up) = self.begin(call)?;
+        let task = self.running.spawn(running.finish().in_current_span());
+        task.await
+            .unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
+    }
+
+    /// A call whose clock runs, and what tells it by its drop that the caller hung up.
+    pub(super) fn begin(self: &Arc<Self>, call: Call) -> Result<(Running, DropGuard), CallError> {
         if self.stopping.is_cancelled() {
             return Err(CallError::ShuttingDown);
         }
         let left = CancellationToken::new();
-        let _hang_up = left.clone().drop_guard();
-        let deadline = Instant::now() + call.spec.timeout;
+        let hang_up = left.clone().drop_guard();
+        let (now, patience) = (Instant::now(), self.settings.limits.queue_timeout);
         let running = Running {
             engine: self.clone(),
+            deadline: now + call.spec.timeout,
+            queue_until: now + patience,
             call,
-            deadline,
             left,
         };
-        let task = self.running.spawn(running.finish().in_current_span());
-        task.await
-            .unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
+        Ok((running, hang_up))
     }
 }
 
@@ -49,6 +57,7 @@ impl Running {
             Mode::Stateless => self.stateless().await,
             Mode::Shared => self.shared().await,
         };
+        self.call.parking.end();
         let (answer, job) = outcome;
         record::record(&self, &began, &answer, job.as_ref()).await;
         if let Ok(answer) = &answer {
@@ -84,26 +93,29 @@ impl Running {
     async fn bounded<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
         let patience = self.engine.settings.limits.queue_timeout;
         let bounded = async {
-            tokio::time::timeout(patience, turn).await.map_err(|_| {
-                let seconds = patience.as_secs_f64();
-                CallError::Busy(format!(
-                    "other calls of this chat are running and none ended within {seconds} s \
-                     (MCPO_QUEUE_TIMEOUT)"
-                ))
-            })
+            let turn = tokio::time::timeout_at(self.queue_until, turn).await;
+            turn.map_err(|_| Self::busy(patience))
         };
         self.before(bounded).await
     }
 
+    fn busy(waited: Duration) -> CallError {
+        let seconds = waited.as_secs_f64();
+        CallError::Busy(format!(
+            "other calls are in front of this one and none ended within {seconds} s \
+             (MCPO_QUEUE_TIMEOUT)"
+        ))
+    }
+
     /// Asks the child. The caller of this settles the child after a timeout or a hang-up.
     ///
-    /// While the caller is asked something himself (`parked`), the call's clock stands still and
-    /// its place among the running calls is another's; both come back with his answer.
+    /// While the caller is asked something himself, the call's clock stands still and what it holds
+    /// is others'; it has it back before the child hears his answer.
     pub(super) async fn ask(
         &self,
         child: &Child,
         job: &Job,
-        permit: &mut Option<Permit>,
+        holds: &mut Holds,
     ) -> Result<Reply, CallError> {
         if let Some(on_child) = &self.call.on_child {
             on_child(child);
@@ -111,38 +123,51 @@ impl Running {
         let cancelled = CancellationToken::new();
         let mut answer = Box::pin(self.exchange(child, job, &cancelled));
         let mut deadline = self.deadline;
-        let mut parked = self.call.parked.clone();
-        loop {
-            let is_parked = *parked.borrow_and_update();
-            let until = if is_parked {
-                Instant::now() + LONGEST_PARK
-            } else {
-                deadline
-            };
+        let mut state = self.call.parking.watch();
+        let error = loop {
+            let now = *state.borrow_and_update();
             let began = Instant::now();
-            if is_parked {
-                permit.take();
-            }
+            let until = match now {
+                State::Parked => {
+                    holds.give_away(self).await;
+                    began + self.engine.settings.limits.input_timeout
+                }
+                // Others may have the turn, as long as a call of theirs may take.
+                State::Returning => began + self.call.spec.timeout,
+                State::Running | State::Ended => deadline,
+            };
+            let back = async {
+                match now {
+                    State::Returning => holds.take_back(self).await,
+                    _ => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 reply = &mut answer => return reply,
-                () = self.left.cancelled() => {
-                    // A late answer may still write files, which must not be the next call's.
-                    cancelled.cancel();
-                    let grace = self.engine.children.kill_grace();
-                    let _ = tokio::time::timeout(grace, &mut answer).await;
-                    return Err(CallError::Left);
-                }
+                () = self.left.cancelled() => break CallError::Left,
                 () = self.engine.ending.cancelled() => return Err(CallError::ShuttingDown),
-                () = tokio::time::sleep_until(until) => {
-                    return Err(CallError::Timeout(self.call.spec.timeout));
-                }
-                Ok(()) = parked.changed() => if is_parked {
-                    deadline += began.elapsed();
-                    let principal = &self.call.caller.principal;
-                    *permit = Some(self.engine.admission.enter(principal, deadline).await?);
-                }
+                () = tokio::time::sleep_until(until) => match now {
+                    State::Parked => {
+                        break CallError::Unanswered(self.engine.settings.limits.input_timeout);
+                    }
+                    State::Returning => break Self::busy(self.call.spec.timeout),
+                    _ => return Err(CallError::Timeout(self.call.spec.timeout)),
+                },
+                back = back => match back {
+                    Ok(()) => self.call.parking.resume(),
+                    Err(error) => break error,
+                },
+                Ok(()) = state.changed() => {}
             }
-        }
+            if !matches!(now, State::Running) {
+                deadline += began.elapsed();
+            }
+        };
+        // A late answer may still write files, which must not be the next call's.
+        cancelled.cancel();
+        let grace = self.engine.children.kill_grace();
+        let _ = tokio::time::timeout(grace, &mut answer).await;
+        Err(error)
     }
 
     pub(super) fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
@@ -153,13 +178,15 @@ impl Running {
         }
     }
 
-    /// What the call left in its folder, as an answer; only tool calls are looked after.
+    /// What the call left in its folder, as an answer; only tool calls are looked after. `seen` is
+    /// the folder at the last look, and after this at the new one.
     pub(super) async fn answer(
         &self,
         reply: Reply,
         job: &Job,
-        before: &Snapshot,
-    ) -> Result<(Answer, Option<Snapshot>), CallError> {
+        before: Snapshot,
+        seen: &mut Snapshot,
+    ) -> Result<Answer, CallError> {
         let outcome = match &reply.outcome {
             Ok(result) => result.clone(),
             Err(error) => {
@@ -169,36 +196,43 @@ impl Running {
                 });
             }
         };
-        if !self.call.ask.is_tool_call() {
-            let (files, notices) = (Published::default(), Vec::new());
-            return Ok((
-                Answer {
-                    reply,
-                    outcome,
-                    files,
-                    notices,
-                },
-                None,
-            ));
-        }
+        let (files, notices) = if self.call.ask.is_tool_call() {
+            self.files(job, before, seen, &outcome).await?
+        } else {
+            (Published::default(), Vec::new())
+        };
+        Ok(Answer {
+            reply,
+            outcome,
+            files,
+            notices,
+        })
+    }
+
+    async fn files(
+        &self,
+        job: &Job,
+        before: Snapshot,
+        seen: &mut Snapshot,
+        outcome: &RawJson,
+    ) -> Result<(Published, Vec<Notice>), CallError> {
         let maker = Maker {
             principal: self.call.caller.principal.clone(),
             spec: self.call.spec.clone(),
             tool: self.call.ask.label().into(),
         };
-        let looked = self
-            .engine
-            .publish(job, before.clone(), maker, &outcome)
-            .await?;
-        let (files, notices) = (looked.published, looked.notice.into_iter().collect());
-        Ok((
-            Answer {
-                reply,
-                outcome,
-                files,
-                notices,
-            },
-            Some(looked.snapshot),
-        ))
+        let looking = self.engine.publish(job, before, maker, outcome);
+        // The tool has answered; a disk that hangs must hold up neither that nor the chat. What is
+        // linked too late is new again at the next look.
+        let Ok(looked) = tokio::time::timeout(self.call.spec.timeout, looking).await else {
+            let why = "the folder's disk did not answer in time".to_owned();
+            return Ok((Published::default(), vec![Notice::NotLinked(vec![why])]));
+        };
+        let looked = looked?;
+        *seen = looked.snapshot;
+        match looked.refused {
+            Some(why) => Err(CallError::DiskFull(why)),
+            None => Ok((looked.published, looked.notice.into_iter().collect())),
+        }
     }
 }

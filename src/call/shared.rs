@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, CallError, Published, Running, run::PING_PATIENCE};
+use super::{Answer, CallError, Published, Running, holds::Holds, run::PING_PATIENCE};
 use crate::{child::End, session::SharedChild, store::Job};
 
 impl Running {
@@ -13,12 +13,14 @@ impl Running {
     async fn by_shared_child(&self) -> Result<Answer, CallError> {
         let shared = &self.engine.shared;
         let mut found = self.find_shared().await?;
-        let mut reply = self.ask(&found.child, &found.job, &mut None).await;
+        let mut holds = self.queue(Holds::beside(&found)).await?;
+        let mut reply = self.ask(&found.child, &found.job, &mut holds).await;
         if matches!(&reply, Err(error) if error.is_unheard()) {
             // Nothing was done yet: the same in a new session.
             found.child.end(End::Kill).await;
             found = self.find_shared().await?;
-            reply = self.ask(&found.child, &found.job, &mut None).await;
+            holds = self.queue(Holds::beside(&found)).await?;
+            reply = self.ask(&found.child, &found.job, &mut holds).await;
         }
         match reply {
             Ok(reply) => {
@@ -42,7 +44,10 @@ impl Running {
             Err(error) => {
                 if matches!(
                     error,
-                    CallError::Timeout(_) | CallError::Left | CallError::ShuttingDown
+                    CallError::Timeout(_)
+                        | CallError::Unanswered(_)
+                        | CallError::Left
+                        | CallError::ShuttingDown
                 ) {
                     // That call alone is cancelled; the child is ended only if it hangs.
                     let shared = shared.clone();
@@ -55,7 +60,7 @@ impl Running {
         }
     }
 
-    async fn find_shared(&self) -> Result<Arc<SharedChild>, CallError> {
+    pub(super) async fn find_shared(&self) -> Result<Arc<SharedChild>, CallError> {
         let shared = &self.engine.shared;
         let finding = shared.child(&self.call.spec, &self.call.profile, self.deadline);
         self.before(async { Ok(finding.await?) }).await

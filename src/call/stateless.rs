@@ -2,9 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Answer, CallError, Running};
+use super::{Answer, CallError, Running, holds::Holds};
 use crate::{
-    admission::Permit,
     artifacts::Snapshot,
     child::{Child, ChildRequest, End},
     session::SessionError,
@@ -16,7 +15,7 @@ impl Running {
         let admitted = self
             .engine
             .admission
-            .enter(&self.call.caller.principal, self.deadline);
+            .enter(&self.call.caller.principal, self.queue_until);
         let permit = match self.queue(admitted).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(busy)) => return (Err(busy.into()), None),
@@ -26,14 +25,14 @@ impl Running {
             Ok(made) => made,
             Err(error) => return (Err(error), None),
         };
-        let mut permit = Some(permit);
-        let (answer, child) = self.in_fresh_folder(&job, &mut permit).await;
+        let mut holds = Holds::permit(permit);
+        let (answer, child) = self.in_fresh_folder(&job, &mut holds).await;
         let engine = self.engine.clone();
         let over = async move {
             if let Some((child, how)) = child {
                 child.end(how).await;
             }
-            drop(permit);
+            drop(holds);
             let release = move || engine.store.release(&lease);
             if let Ok(Err(error)) = tokio::task::spawn_blocking(release).await {
                 tracing::warn!(%error, "lease not released");
@@ -65,19 +64,20 @@ impl Running {
     async fn in_fresh_folder(
         &self,
         job: &Job,
-        permit: &mut Option<Permit>,
+        holds: &mut Holds,
     ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
         let child = match self.fresh_child(job).await {
             Ok(child) => child,
             Err(error) => return (Err(error), None),
         };
-        match self.ask(&child, job, permit).await {
+        match self.ask(&child, job, holds).await {
             Ok(reply) => {
                 // The answer is in, so the child has nothing left to do; only then is its folder
                 // looked through.
                 child.end(End::Kill).await;
-                let answer = self.answer(reply, job, &Snapshot::default()).await;
-                (answer.map(|(answer, _)| answer), None)
+                let (before, mut seen) = (Snapshot::default(), Snapshot::default());
+                let answer = self.answer(reply, job, before, &mut seen).await;
+                (answer, None)
             }
             Err(error) => {
                 let how = match error {

@@ -99,17 +99,10 @@ pub async fn learn_unless(
     let making = (store.clone(), spec.name.clone());
     let (job, lease) = blocking(move || throw_away_job(&making.0, making.1)).await?;
     let mut learnt = ask(spec, children, &job, Profile::silent(), deadline, stop).await;
-    if matches!(
-        &learnt,
-        Err(LearnError::Child(ChildError::NotStarted { .. }))
-    ) {
-        // It may be one that an older revision's first words leave silent, or dead.
-        let deadline = deadline.min(Instant::now() + PROBE);
-        let modern = ask(spec, children, &job, Profile::modern(), deadline, stop).await;
-        if modern.is_ok() {
-            children.speaks_modern_only(spec);
-            learnt = modern;
-        }
+    if is_unheard(&learnt) {
+        learnt = in_another_form(spec, children, &job, deadline, stop)
+            .await
+            .or(learnt);
     }
     let store = store.clone();
     blocking(move || {
@@ -120,6 +113,33 @@ pub async fn learn_unless(
     })
     .await;
     learnt
+}
+
+/// Whether the server said nothing at all to us.
+fn is_unheard(learnt: &Result<Learnt, LearnError>) -> bool {
+    match learnt {
+        Err(LearnError::Child(ChildError::NotStarted { refused, .. })) => !refused,
+        _ => false,
+    }
+}
+
+/// A server that is silent, or dies, at the first words of older revisions may speak 2026-07-28
+/// alone. One that answers those words now was only slow the first time.
+async fn in_another_form(
+    spec: &Arc<ServerSpec>,
+    children: &Children,
+    job: &Job,
+    deadline: Instant,
+    stop: &CancellationToken,
+) -> Result<Learnt, LearnError> {
+    let soon = || deadline.min(Instant::now() + PROBE);
+    let modern = ask(spec, children, job, Profile::modern(), soon(), stop).await?;
+    let legacy = ask(spec, children, job, Profile::silent(), soon(), stop).await;
+    if !is_unheard(&legacy) {
+        return legacy;
+    }
+    children.speaks_modern_only(spec);
+    Ok(modern)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -6,18 +6,21 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::{sync::Notify, sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, broadcast, watch},
+    time::Instant,
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use super::{
-    Knowledge, Learnt, Offer, Watch,
+    Knowledge, Learnt, News, Offer, Watch, disk,
     learn::{LearnError, learn_unless, probe},
 };
 use crate::{
-    child::Children,
+    child::{ChildError, Children},
     config::{Mode, ServerSpec},
     store::Store,
 };
@@ -34,13 +37,16 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Learner {
     shared: Arc<Shared>,
     watch: Watch,
+    began: Instant,
     _stop: DropGuard,
 }
 
 struct Shared {
     spec: Mutex<Arc<ServerSpec>>,
     learnt: Mutex<Option<Arc<Learnt>>>,
+    news: broadcast::Sender<News>,
     publish: watch::Sender<Knowledge>,
+    changes: watch::Sender<()>,
     wanted: Wanted,
     stop: CancellationToken,
 }
@@ -70,18 +76,23 @@ impl Wanted {
 }
 
 impl Learner {
-    /// Begins to learn at once. A task of `tasks` does it, and ends when nothing of it is left.
+    /// Begins to learn at once. A task of `tasks` does it, and ends when nothing of it is left;
+    /// `changes` is told of each new answer.
     pub fn start(
         spec: Arc<ServerSpec>,
         children: Arc<Children>,
         store: Arc<Store>,
+        news: broadcast::Sender<News>,
         tasks: &TaskTracker,
+        changes: watch::Sender<()>,
     ) -> Self {
         let (publish, watch) = watch::channel(Knowledge::Learning);
         let shared = Arc::new(Shared {
             spec: Mutex::new(spec),
             learnt: Mutex::default(),
+            news,
             publish,
+            changes,
             wanted: Wanted {
                 requests: Notify::new(),
                 granted: Mutex::default(),
@@ -91,6 +102,7 @@ impl Learner {
         tasks.spawn(shared.clone().run(children, store));
         Self {
             watch,
+            began: Instant::now(),
             _stop: shared.stop.clone().drop_guard(),
             shared,
         }
@@ -116,6 +128,11 @@ impl Learner {
         self.shared.wanted.requests.notify_one();
     }
 
+    /// When learning began.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
     /// To read or await the entry.
     pub fn watch(&self) -> Watch {
         self.watch.clone()
@@ -132,38 +149,51 @@ impl Shared {
 
     /// Publishes what is learnt, seen through the current spec.
     fn offer(&self) {
-        let learnt = self
-            .learnt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let learnt = self.known().clone();
         if let Some(learnt) = learnt {
             let offer = Offer::new(self.spec(), learnt);
             self.publish.send_replace(Knowledge::Ready(Arc::new(offer)));
+            self.changes.send_replace(());
         }
     }
 
     async fn run(self: Arc<Self>, children: Arc<Children>, store: Arc<Store>) {
         let mut pause = FIRST_PAUSE;
+        // What was kept on disk is believed until the server was asked once.
+        let mut believed = self.remember(&children, &store).await;
         loop {
             let spec = self.spec();
+            let key = disk::Key::of(&spec, &children);
             let deadline = Instant::now() + ATTEMPT;
-            let learnt = learn_unless(&spec, &children, &store, deadline, &self.stop).await;
+            let attempt = self.stop.child_token();
+            let learnt = learn_unless(&spec, &children, &store, deadline, &attempt);
+            let learnt = self.unless_outdated(learnt, &attempt).await;
             if self.stop.is_cancelled() {
                 return;
+            }
+            if attempt.is_cancelled() {
+                continue;
             }
             let again = match learnt {
                 Ok(learnt) => {
                     tracing::info!(server = %spec.name, tools = learnt.tools.len(), "server is ready");
-                    *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some(Arc::new(learnt));
-                    self.offer();
+                    believed = false;
+                    self.take_over(learnt);
                     self.probe(&spec, &children, &store).await;
+                    self.keep(spec, key, &children, &store).await;
                     pause = FIRST_PAUSE;
                     self.stop.run_until_cancelled(self.wanted.granted()).await
                 }
+                Err(error)
+                    if key == disk::Key::of(&spec, &children)
+                        && doubted(&error, &spec, &children) =>
+                {
+                    tracing::warn!(server = %spec.name, error = %error.brief(),
+                        "it does not start from its environment and runs as written");
+                    continue;
+                }
                 Err(error) => {
-                    self.fail(&spec, &error, pause);
+                    self.fail(&spec, &error, pause, std::mem::take(&mut believed));
                     let retry = tokio::time::timeout(jittered(pause), self.wanted.granted());
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     self.stop.run_until_cancelled(retry).await.map(drop)
@@ -175,31 +205,102 @@ impl Shared {
         }
     }
 
+    /// Waits for a first attempt, which is given up where the server is started from its
+    /// environment meanwhile: asking again is quicker than waiting for its launcher.
+    async fn unless_outdated<T>(
+        &self,
+        attempt: impl Future<Output = T>,
+        given_up: &CancellationToken,
+    ) -> T {
+        let mut attempt = std::pin::pin!(attempt);
+        if self.known().is_none() {
+            tokio::select! {
+                done = &mut attempt => return done,
+                () = self.wanted.requests.notified() => given_up.cancel(),
+            }
+        }
+        attempt.await
+    }
+
+    /// Offers what was kept on disk, if it counts for this server as it is now.
+    async fn remember(&self, children: &Children, store: &Arc<Store>) -> bool {
+        let (spec, store) = (self.spec(), store.clone());
+        let key = disk::Key::of(&spec, children);
+        let read = tokio::task::spawn_blocking(move || disk::read(&store, &spec, &key));
+        let Ok(Some(learnt)) = read.await else {
+            return false;
+        };
+        *self.known() = Some(Arc::new(learnt));
+        self.offer();
+        true
+    }
+
+    /// Offers what was learnt; who was told otherwise before hears of it.
+    fn take_over(&self, learnt: Learnt) {
+        let before = self.known().clone();
+        if let Some(before) = &before
+            && disk::unchanged(before, &learnt)
+        {
+            return;
+        }
+        let news = before.map(|before| disk::news(&before, &learnt));
+        *self.known() = Some(Arc::new(learnt));
+        self.offer();
+        for method in news.into_iter().flatten() {
+            let server = self.spec().name.clone();
+            // Nobody listening is fine.
+            let _ = self.news.send(News { server, method });
+        }
+    }
+
+    /// Keeps what was learnt for the next start, unless it was of other packages than are started
+    /// by now.
+    async fn keep(
+        &self,
+        spec: Arc<ServerSpec>,
+        key: disk::Key,
+        children: &Children,
+        store: &Arc<Store>,
+    ) {
+        let known = self.known().clone();
+        let Some(learnt) = known.filter(|_| key == disk::Key::of(&spec, children)) else {
+            return;
+        };
+        children.launches().trust(&spec);
+        let store = store.clone();
+        let write = move || disk::write(&store, &spec, &key, &learnt);
+        let _ = tokio::task::spawn_blocking(write).await;
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Arc<Learnt>>> {
+        self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.
     async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<Store>) {
-        let known = {
-            let learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
-            learnt
-                .as_ref()
-                .is_some_and(|learnt| learnt.modern.get().is_some())
-        };
+        let known = self.known().clone();
+        let known = known.is_some_and(|learnt| learnt.modern.get().is_some());
         if known || spec.mode == Mode::Stateful {
             return;
         }
         let modern = probe(spec, children, store, &self.stop).await;
-        let learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        let learnt = self.known();
         if let (Some(learnt), Some(modern)) = (&*learnt, modern) {
             let _ = learnt.modern.set(modern);
         }
     }
 
-    fn fail(&self, spec: &ServerSpec, error: &LearnError, pause: Duration) {
+    /// `believed`: what is offered is from before the restart, and was never confirmed.
+    fn fail(&self, spec: &ServerSpec, error: &LearnError, pause: Duration, believed: bool) {
         let (why, brief) = (error.to_string(), error.brief());
+        if believed {
+            *self.known() = None;
+        }
         // Its own words may hold secrets: they are in its log, in `check` and for callers.
         tracing::warn!(server = %spec.name, error = %brief, retry_in = ?pause, "server is not ready");
         // An older answer is better than none: the server may come back.
         self.publish.send_if_modified(|state| {
-            let known = matches!(state, Knowledge::Ready(_));
+            let known = matches!(state, Knowledge::Ready(_)) && !believed;
             if !known {
                 *state = Knowledge::Failed {
                     why: why.into(),
@@ -209,6 +310,12 @@ impl Shared {
             !known
         });
     }
+}
+
+/// Whether a failure speaks against the environment that the server was started from.
+fn doubted(error: &LearnError, spec: &ServerSpec, children: &Children) -> bool {
+    let of_the_program = matches!(error, LearnError::Child(ChildError::NotStarted { .. }));
+    of_the_program && children.launches().doubt(spec, &error.brief())
 }
 
 /// Three quarters to five quarters: servers that failed together do not come back together.

@@ -1,11 +1,14 @@
 //! What each server offers, learnt once and kept: documents and lists are answered from memory.
 //!
 //! ```text
-//! Learning ──learnt──▶ Ready ◀──learnt── (refresh; the old answer stays meanwhile)
+//! Learning ──learnt, or kept on disk──▶ Ready ◀──learnt── (refresh; the old answer stays meanwhile)
 //!     └──failed──▶ Failed ──backoff──▶ Learning
 //! ```
+//! What was kept on disk over a restart is served at once and asked for again; where that fails,
+//! it is no longer believed.
 //! One task for each server: a failing one is retried on its own clock and delays nobody.
 
+mod disk;
 mod learn;
 mod learner;
 mod offer;
@@ -17,10 +20,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::{child::Children, config::ServerSpec, model::ServerName, store::Store};
+use crate::{
+    child::Children,
+    config::ServerSpec,
+    model::{RawJson, ServerName},
+    store::Store,
+};
 
 pub use learn::{Learnt, learn};
 pub use offer::Offer;
@@ -52,7 +60,21 @@ pub struct Catalog {
     children: Arc<Children>,
     store: Arc<Store>,
     learning: TaskTracker,
+    news: broadcast::Sender<News>,
+    changes: watch::Sender<()>,
 }
+
+/// A list of a server's that differs from what was served before.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// Whose.
+    pub server: ServerName,
+    /// The notification that says so.
+    pub method: &'static str,
+}
+
+/// Pieces of news that a slow listener may have waiting.
+const NEWS: usize = 64;
 
 impl Catalog {
     /// Empty; [`Catalog::follow`] fills it.
@@ -62,7 +84,14 @@ impl Catalog {
             children,
             store,
             learning: TaskTracker::new(),
+            news: broadcast::channel(NEWS).0,
+            changes: watch::Sender::new(()),
         }
+    }
+
+    /// Changes of lists, from now on.
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
     }
 
     /// Learns new and changed servers, forgets removed ones, keeps the others.
@@ -79,11 +108,15 @@ impl Catalog {
                     spec.clone(),
                     self.children.clone(),
                     self.store.clone(),
+                    self.news.clone(),
                     &self.learning,
+                    self.changes.clone(),
                 ),
             };
             entries.insert(spec.name.clone(), learner);
         }
+        drop(entries);
+        self.changes.send_replace(());
     }
 
     /// Forgets all servers. Those that are just being asked are ended, and when this returns
@@ -108,6 +141,15 @@ impl Catalog {
             .map(|learner| learner.watch().borrow().clone())
     }
 
+    /// The input schema of a tool, by the name that the server gave it.
+    pub fn tool_schema(&self, server: &ServerName, tool: &str) -> Option<RawJson> {
+        let Some(Knowledge::Ready(offer)) = self.peek(server) else {
+            return None;
+        };
+        let tool = offer.tool(tool)?;
+        Some(RawJson::of(tool.tool.input_schema()))
+    }
+
     /// What the server offers. Waits up to [`PATIENCE`] for the first answer.
     pub async fn offer(&self, server: &ServerName) -> Option<Knowledge> {
         let mut knowledge = self.lock().get(server).map(Learner::watch)?;
@@ -117,6 +159,27 @@ impl Catalog {
             Ok(Err(_)) | Err(_) => Knowledge::Learning,
         };
         Some(known)
+    }
+
+    /// Waits until each of these is known or has failed, or was being learnt for [`PATIENCE`]: a
+    /// slow one is waited for when it is new, and then no more.
+    pub async fn settled<'a>(&self, servers: impl Iterator<Item = &'a ServerName>) {
+        let waits: Vec<_> = {
+            let entries = self.lock();
+            let learners = servers.filter_map(|server| entries.get(server));
+            learners
+                .map(|learner| (learner.began() + PATIENCE, learner.watch()))
+                .collect()
+        };
+        for (until, mut knowledge) in waits {
+            let known = knowledge.wait_for(|state| !matches!(state, Knowledge::Learning));
+            let _ = tokio::time::timeout_at(until, known).await;
+        }
+    }
+
+    /// Says when what is known of some server changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// What its operator should look at.

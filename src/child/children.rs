@@ -28,14 +28,16 @@ use super::{
     environment, hearing, hello, launch,
     log::ServerLog,
     reaper::Supervisors,
+    run::{self, Done, Errand},
     subscription::Subscriptions,
     tree,
 };
 use crate::{
     artifacts,
     config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion, Transport},
-    model::RawJson,
-    remote::{self, Outbound, RemoteOptions},
+    install::{Launches, Resolved},
+    model::{RawJson, ServerName},
+    remote::{self, Outbound, RemoteOptions, ToolSchema},
     store::Job,
     telemetry::{ChildMode, Metrics},
 };
@@ -50,9 +52,12 @@ const NEWS: usize = 256;
 
 /// Making one connection to a remote server.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A remote server may be silent for a call's time and this: a call's own clock stands still while
-/// its caller is asked something, for 600 s at most.
-const PARKED: Duration = Duration::from_secs(660);
+/// A remote server may be silent for a call's time, for as long as its caller may be asked
+/// something meanwhile, and this.
+const SPARE: Duration = Duration::from_secs(60);
+
+/// Finds the input schema of a server's tool.
+pub type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
 
 /// Where children come from.
 pub struct Children {
@@ -60,11 +65,13 @@ pub struct Children {
     starts: Arc<Semaphore>,
     supervisors: Supervisors,
     metrics: Arc<Metrics>,
+    launches: Launches,
     /// For the children, however far the bridge raised its own.
     open_files: Rlimit,
     /// Read when the first remote server is reached.
     outbound: Arc<OnceLock<Outbound>>,
     remotes: TaskTracker,
+    schemas: OnceLock<Schemas>,
     numbers: AtomicU64,
     /// Servers that refused every revision before 2026-07-28.
     modern_only: Mutex<HashSet<SpecVersion>>,
@@ -80,12 +87,30 @@ impl Children {
             starts,
             supervisors: Supervisors::new(),
             metrics,
+            launches: Launches::default(),
             open_files: getrlimit(Resource::Nofile),
             outbound: Arc::default(),
             remotes: TaskTracker::new(),
+            schemas: OnceLock::new(),
             numbers: AtomicU64::new(1),
             modern_only: Mutex::default(),
         }
+    }
+
+    /// How each server is started: as written, or from its environment.
+    pub fn launches(&self) -> &Launches {
+        &self.launches
+    }
+
+    /// Runs a program to its end, at most to `until`. Dropping the future kills all of it.
+    pub async fn run(&self, errand: Errand, until: Instant) -> Result<Done, ChildError> {
+        run::run(errand, self.open_files, &self.supervisors, until).await
+    }
+
+    /// Remote servers of 2026-07-28 want to see arguments in headers that their tools' schemas mark.
+    /// Heard once: the catalogue knows them, and is itself made of children.
+    pub fn know_schemas(&self, schemas: Schemas) {
+        let _ = self.schemas.set(schemas);
     }
 
     /// Ends processes that lost their supervisor, until dropped.
@@ -235,7 +260,8 @@ impl Children {
             Some(Ok(Err(closed))) => match child.closed(closed).await {
                 ChildError::Died { status, said } => {
                     let why = format!("it ended before it was ready ({status})");
-                    ChildError::NotStarted { why, said }
+                    let refused = false;
+                    ChildError::NotStarted { why, said, refused }
                 }
                 other => other,
             },
@@ -245,6 +271,7 @@ impl Children {
                 ChildError::NotStarted {
                     why,
                     said: child.last_words(),
+                    refused: false,
                 }
             }
             None => stopped(),
@@ -266,8 +293,12 @@ impl Children {
         log: &ServerLog,
         listener: &Listener,
     ) -> Result<(Body, Connection), ChildError> {
+        let installed = self.launches.ready(&request.spec, until).await;
+        let installed = installed.map_err(|why| ChildError::not_started(why.to_string()))?;
+        // What was changed behind our back is its launcher's to judge.
+        let installed = installed.filter(|found| found.locked || found.holds());
         let resolved = command.resolve(&request.job.work(), &request.job.id());
-        let launch = self.launch(resolved, request);
+        let launch = self.launch(resolved, installed.as_deref(), request);
         let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
         tokio::spawn(log.clone().follow(pipes.stderr));
         let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
@@ -290,16 +321,23 @@ impl Children {
         let options = RemoteOptions {
             outbound,
             connect_timeout: CONNECT,
-            idle_timeout: request.spec.timeout.max(self.settings.start_timeout) + PARKED,
+            idle_timeout: request.spec.timeout.max(self.settings.start_timeout)
+                + self.settings.input_timeout
+                + SPARE,
             max_message: self.settings.max_message,
             extra_headers: Vec::new(),
-            tool_schema: None,
+            tool_schema: self.tool_schema(&request.spec.name),
         };
         let pipes = remote::connect(spec, options)
             .map_err(|error| ChildError::not_started(error.to_string()))?;
         self.remotes.spawn(pipes.handle.gone());
         let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
         Ok((Body::Remote(pipes.handle), connection))
+    }
+
+    fn tool_schema(&self, server: &ServerName) -> Option<ToolSchema> {
+        let (schemas, server) = (self.schemas.get()?.clone(), server.clone());
+        Some(Arc::new(move |tool| schemas(&server, tool)))
     }
 
     fn converse(
@@ -320,19 +358,33 @@ impl Children {
         )
     }
 
-    fn launch(&self, resolved: ResolvedCommand, request: &ChildRequest) -> launch::Launch {
+    fn launch(
+        &self,
+        command: ResolvedCommand,
+        installed: Option<&Resolved>,
+        request: &ChildRequest,
+    ) -> launch::Launch {
         let env = environment::environment(
-            &resolved.program,
+            &command.program,
+            installed,
             &request.job,
             &self.settings.tools_dir,
-            resolved.env,
+            command.env,
             &request.overlay,
         );
+        let (program, args) = match installed {
+            Some(found) => {
+                let own = command.args.into_iter().skip(found.rest);
+                let args = found.args.iter().cloned().chain(own).collect();
+                (found.program.clone(), args)
+            }
+            None => (command.program, command.args),
+        };
         launch::Launch {
-            program: resolved.program,
-            args: resolved.args,
+            program,
+            args,
             env,
-            cwd: resolved.cwd,
+            cwd: command.cwd,
             open_files: self.open_files,
         }
     }

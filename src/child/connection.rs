@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Cancellation,
     frame::{self, Line, LineReader, Message, Reply, Said},
     hearing::{self, Heard, Hearing, InFlight, Listener, Replier},
 };
@@ -130,6 +131,8 @@ impl Connection {
     ) -> Result<Reply, Closed> {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
+        let cancellation = hearing.as_ref().map(|hearing| hearing.cancellation.clone());
+        let cancellation = cancellation.unwrap_or_default();
         self.shared.expect(
             number,
             InFlight {
@@ -142,6 +145,7 @@ impl Connection {
             connection: self,
             number,
             cancel,
+            cancellation,
         };
         let sent = self.outgoing.send(make(number)).await;
         let reply = match sent {
@@ -151,7 +155,7 @@ impl Connection {
                     biased;
                     reply = &mut answer => reply.ok(),
                     () = cancelled.cancelled() => {
-                        self.send(frame::cancelled(number));
+                        self.send(unanswered.cancellation.line_for(number));
                         unanswered.cancel = false;
                         answer.await.ok()
                     }
@@ -172,6 +176,11 @@ impl Connection {
     /// Says something that needs no answer; lost where the child takes nothing in.
     pub fn notify(&self, method: &str, params: Option<&RawJson>) {
         self.send(frame::line(None, method, params.map(RawJson::as_bytes)));
+    }
+
+    /// Whether both are with the same child.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Whether requests can still be answered.
@@ -267,13 +276,15 @@ struct Unanswered<'a> {
     connection: &'a Connection,
     number: u64,
     cancel: bool,
+    cancellation: Cancellation,
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         let waited = self.connection.shared.take(self.number).is_some();
         if self.cancel && waited {
-            self.connection.send(frame::cancelled(self.number));
+            let line = self.cancellation.line_for(self.number);
+            self.connection.send(line);
         }
     }
 }

@@ -87,14 +87,12 @@ mod tests {
             ),
         ] {
             let newer = envelop(&Bytes::from_static(line.as_bytes()), &profile);
-            let read: Value = serde_json::from_slice(&newer).unwrap();
-            let meta = &read["params"]["_meta"];
-            assert_eq!(meta["io.modelcontextprotocol/protocolVersion"], VERSION);
-            assert_eq!(
-                meta["io.modelcontextprotocol/clientCapabilities"],
-                json!({})
-            );
-            assert_eq!(meta["io.modelcontextprotocol/logLevel"], "info");
+            let whole = RawJson::parse(newer.clone()).unwrap();
+            let meta = whole.member("params").unwrap().member("_meta").unwrap();
+            let said = |name: &str| meta.member(&format!("{RESERVED}{name}")).unwrap();
+            assert_eq!(said("protocolVersion").as_str(), r#""2026-07-28""#);
+            assert_eq!(said("clientCapabilities").as_str(), "{}");
+            assert_eq!(said("logLevel").as_str(), r#""info""#);
             assert_eq!(unfold(&newer), back);
         }
     }

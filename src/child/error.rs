@@ -16,6 +16,8 @@ pub enum ChildError {
         why: String,
         /// What it said itself: its answer, or the last lines of its log.
         said: String,
+        /// It answered, and refused every form of the protocol that it was asked in.
+        refused: bool,
     },
     /// It ended while a call waited.
     #[error("the server ended during the call ({status}){said}")]
@@ -60,15 +62,17 @@ impl ChildError {
         Self::NotStarted {
             why,
             said: String::new(),
+            refused: false,
         }
     }
 
     /// Says which remote server did not start, unless that is said already.
     pub fn of_remote(self, origin: &str) -> Self {
         match self {
-            Self::NotStarted { why, said } if !why.contains(origin) => Self::NotStarted {
+            Self::NotStarted { why, said, refused } if !why.contains(origin) => Self::NotStarted {
                 why: format!("{why} (the remote server {origin})"),
                 said,
+                refused,
             },
             other => other,
         }
@@ -88,9 +92,10 @@ impl ChildError {
     pub fn without_folder(self, paths: &JobFolderPaths) -> Self {
         let plain = |text: String| relative_text(&text, paths);
         match self {
-            Self::NotStarted { why, said } => Self::NotStarted {
+            Self::NotStarted { why, said, refused } => Self::NotStarted {
                 why: plain(why),
                 said: shortened(&plain(said)),
+                refused,
             },
             Self::Died { status, said } => Self::Died {
                 status,

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    Cancellation,
     connection::Connection,
     frame::{self, Reply, Said},
 };
@@ -37,6 +38,8 @@ pub struct Hearing {
     pub owner: u64,
     /// Where it goes.
     pub heard: mpsc::Sender<Heard>,
+    /// How he calls his request off.
+    pub cancellation: Cancellation,
 }
 
 /// Something that a child said to one hearer.
@@ -104,9 +107,15 @@ impl Ear {
 
     /// Passes on a message that needs no answer; lost where the child takes nothing in.
     pub fn tell(&self, line: &bytes::Bytes) {
-        let mut line = line.to_vec();
-        frame::end_line(&mut line);
-        self.0.send(line.into());
+        tell(&self.0, line);
+    }
+
+    /// Whether it was this child that asked, with this id.
+    pub fn asked(&self, question: &Replier, id: &RawJson) -> bool {
+        match &question.way {
+            Way::Message(connection, own) => connection.is_same(&self.0) && own == id,
+            Way::Round(_) | Way::Answered => false,
+        }
     }
 
     /// Whether anyone hears.
@@ -115,7 +124,20 @@ impl Ear {
     }
 }
 
+fn tell(connection: &Connection, line: &bytes::Bytes) {
+    let mut line = line.to_vec();
+    frame::end_line(&mut line);
+    connection.send(line.into());
+}
+
 impl Replier {
+    /// Tells the child that asked something beside the answer.
+    pub fn tell(&self, line: &bytes::Bytes) {
+        if let Way::Message(connection, _) = &self.way {
+            tell(connection, line);
+        }
+    }
+
     /// For a request that the child sent with this id.
     pub fn new(connection: Connection, id: RawJson) -> Self {
         Self {

@@ -16,7 +16,7 @@ use crate::model::RawJson;
 pub const CLIENT: &str = "mcpo-bridge";
 /// How long a server that refused `initialize` may take to say that it is of 2026-07-28: older ones
 /// may stay silent.
-const DISCOVERY: Duration = Duration::from_secs(5);
+const DISCOVERY: Duration = Duration::from_secs(3);
 
 /// Which side of the protocol's break a conversation is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -185,6 +185,7 @@ impl From<Refused> for ChildError {
         Self::NotStarted {
             why: why.to_owned(),
             said,
+            refused: true,
         }
     }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 mod body;
+mod cancellation;
 mod children;
 mod connection;
 mod control;
@@ -22,6 +23,7 @@ mod launch;
 mod log;
 mod process;
 mod reaper;
+mod run;
 mod subscription;
 mod supervisor;
 mod tree;
@@ -32,15 +34,18 @@ use tokio::time::Instant;
 
 use crate::{config::ServerSpec, store::Job};
 
+pub use cancellation::Cancellation;
 pub use children::Children;
 pub use connection::Outcome;
 pub use control::{End, ExitStatus, SUPERVISE};
 pub use envelope::{envelop, unfold};
+pub use environment::environment_for_installing;
 pub use error::ChildError;
 pub use frame::{Reply, Said, end_line, splice};
 pub use handle::Child;
 pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier, STANDING};
 pub use hello::{Era, Hello, HelloParts, Profile};
+pub use run::Errand;
 pub use supervisor::supervise;
 
 /// What a ready child is asked for.
@@ -70,6 +75,8 @@ pub struct ChildSettings {
     pub max_message: usize,
     /// Cold starts side by side.
     pub max_starts: usize,
+    /// How long a caller may be asked something.
+    pub input_timeout: Duration,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    ChildError, HelloParts, Profile, Said,
+    Cancellation, ChildError, HelloParts, Profile, Said,
     connection::{Connection, Outcome},
     envelope, frame,
     hearing::{BACKLOG, Heard, Hearing, Listener, STANDING},
@@ -115,6 +115,7 @@ async fn listen(
     let hearing = Hearing {
         owner: STANDING,
         heard: sender,
+        cancellation: Cancellation::default(),
     };
     let params = RawJson::of(&json!({"notifications": filter}));
     let params = envelope::params(Some(&params), &Profile::modern());

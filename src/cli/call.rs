@@ -163,6 +163,7 @@ async fn offer(local: &Local) -> Result<Offer, Failure> {
     let app = &local.app;
     let config = app.config();
     let spec = config.servers.values().next().expect("one was chosen");
+    app.installer.follow(vec![spec.clone()]).await;
     let deadline = Instant::now() + app.settings.limits.start_timeout + LIST_TIME;
     let learnt = learn(spec, &app.engine.children, &app.store, deadline).await;
     let learnt = learnt.map_err(|error| Failure::failed(format!("{}: {error}", spec.name)))?;

@@ -1,5 +1,6 @@
 //! `mcpo-bridge check`: whether the settings and the server file are good and every server works.
 
+mod launch;
 mod report;
 
 use clap::Args;

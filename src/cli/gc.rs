@@ -71,6 +71,10 @@ fn text(report: &GcReport) -> String {
         (report.removed_bindings, "chats forgotten"),
         (report.removed_instances, "dead bridges cleared away"),
         (
+            report.removed_catalog_entries,
+            "lists of servers that are gone removed",
+        ),
+        (
             report.unknown_entries,
             "entries left alone: not the bridge's",
         ),

@@ -27,7 +27,9 @@ pub struct Local {
 
 impl Local {
     /// Puts them together on the jobs folder of `settings`. Must be called within a runtime.
-    pub fn new(settings: Settings, config: Loaded) -> Result<Self, Failure> {
+    pub fn new(mut settings: Settings, config: Loaded) -> Result<Self, Failure> {
+        // A command has no time to install anything: it uses what is there.
+        settings.install = false;
         let store = Store::open(&settings.jobs_dir, None, Timestamp::now());
         let app = App::new(settings, store.map_err(Failure::failed)?, config);
         let mut beside = JoinSet::new();
@@ -43,7 +45,11 @@ impl Local {
         engine.stopping.cancel();
         engine.running.close();
         engine.running.wait().await;
-        tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
+        tokio::join!(
+            engine.sessions.end_all(),
+            engine.shared.end_all(),
+            self.app.installer.close()
+        );
         // Remote servers are still being told that their sessions are over.
         let _ = tokio::time::timeout(LEAVE, engine.children.none_left()).await;
         self.beside.shutdown().await;

@@ -9,6 +9,7 @@ mod failure;
 mod gc;
 mod healthcheck;
 mod init;
+mod install;
 mod jobs;
 mod local;
 mod log;
@@ -67,6 +68,9 @@ enum Command {
     /// Checks the settings and the server file, starts every server once and names every fault
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
+    /// Installs what servers need, and locks its versions
+    #[command(after_help = install::HELP)]
+    Install(install::InstallArgs),
     /// Lists the tools that are offered
     #[command(after_help = tools::HELP)]
     Tools(tools::ToolsArgs),
@@ -107,6 +111,7 @@ pub fn main() -> ExitCode {
         None => return serve::run(cli.serve),
         Some(Command::Serve(args)) => return serve::run(args),
         Some(Command::Check(args)) => check::run(args),
+        Some(Command::Install(args)) => install::run(args),
         Some(Command::Tools(args)) => tools::run(args),
         Some(Command::Call(args)) => call::run(args),
         Some(Command::Init(args)) => init::run(args),
@@ -124,10 +129,14 @@ pub fn main() -> ExitCode {
 }
 
 /// The settings that a command's `--help` shows: those that matter to it most.
-const SHOWN: [(&str, &[&str]); 10] = [
+const SHOWN: [(&str, &[&str]); 11] = [
     (
         "check",
         &["config", "tools_dir", "start_timeout", "log_level"],
+    ),
+    (
+        "install",
+        &["config", "tools_dir", "lock_file", "start_timeout"],
     ),
     (
         "tools",
@@ -192,6 +201,7 @@ mod tests {
     fn settings_are_taken_after_every_command_that_reads_them() {
         for line in [
             "check",
+            "install",
             "tools",
             "call a b",
             "sessions",
@@ -224,7 +234,7 @@ mod tests {
             sub.render_long_help().to_string()
         };
         assert!(help("serve").contains("--header-user-id"));
-        for name in ["check", "call", "sessions", "gc"] {
+        for name in ["check", "install", "call", "sessions", "gc"] {
             let help = help(name);
             assert!(
                 help.contains("serve --help") && !help.contains("--header-user-id"),

@@ -17,6 +17,7 @@ use crate::{
     app::App,
     catalog::{Offer, learn},
     config::{Loaded, ServerSpec, Settings},
+    install::Launching,
 };
 
 /// For `tools/list` with all its pages, past the start timeout.
@@ -30,6 +31,8 @@ pub struct Surveyed {
     pub spec: Arc<ServerSpec>,
     /// What it offers, or the named fault with the server's last words.
     pub outcome: Result<Offer, String>,
+    /// How it was started.
+    pub launching: Launching,
     /// From its start to its list of tools.
     pub took: Duration,
 }
@@ -37,12 +40,13 @@ pub struct Surveyed {
 /// Starts every server of `config`; the order stays. A failing one takes nothing from the others.
 pub async fn survey(mut settings: Settings, config: Loaded) -> Result<Vec<Surveyed>, Failure> {
     let folder = Folder::new()?;
-    settings.jobs_dir = folder.0.join("jobs");
+    settings.jobs_dir = folder.jobs();
     // Side by side: a server that waited for its turn would seem slower than it is.
     let servers = NonZeroUsize::new(config.servers.len()).unwrap_or(NonZeroUsize::MIN);
     settings.limits.max_starts = settings.limits.max_starts.max(servers);
     let specs: Vec<_> = config.servers.values().cloned().collect();
     let local = Local::new(settings, config)?;
+    local.app.installer.follow(specs.clone()).await;
     let display = MultiProgress::new();
     let each = specs.into_iter().map(|spec| {
         let bar = line(&display, &spec);
@@ -68,15 +72,17 @@ async fn one(app: &App, spec: Arc<ServerSpec>, bar: ProgressBar) -> Surveyed {
         Ok(_) => "answered",
         Err(_) => "failed",
     });
+    let launching = app.installer.launches().of(&spec);
     Surveyed {
         spec,
         outcome,
+        launching,
         took,
     }
 }
 
 /// One line of the display; without a terminal on stderr nothing is shown.
-fn line(display: &MultiProgress, spec: &ServerSpec) -> ProgressBar {
+pub fn line(display: &MultiProgress, spec: &ServerSpec) -> ProgressBar {
     let bar = display.add(ProgressBar::new_spinner());
     if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {msg} ({elapsed})") {
         bar.set_style(style);
@@ -88,10 +94,11 @@ fn line(display: &MultiProgress, spec: &ServerSpec) -> ProgressBar {
 }
 
 /// A temporary folder that goes when this is dropped.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Result<Self, Failure> {
+    /// Makes one.
+    pub fn new() -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("mcpo-bridge-{}", uuid::Uuid::new_v4()));
         let made = DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|error| {
@@ -102,6 +109,11 @@ impl Folder {
             ))
         })?;
         Ok(Self(path))
+    }
+
+    /// For a jobs folder.
+    pub fn jobs(&self) -> PathBuf {
+        self.0.join("jobs")
     }
 }
 

@@ -21,6 +21,12 @@ pub enum BaseUrl {
 pub struct InvalidBaseUrl;
 
 impl BaseUrl {
+    /// Where a browser on this machine finds a bridge that listens on this port.
+    pub fn local(port: u16) -> Self {
+        let url = Url::parse(&format!("http://localhost:{port}"));
+        url.map_or(Self::Relative, Self::Absolute)
+    }
+
     /// The host name or address, lower case, without port; IPv6 without brackets.
     pub fn host(&self) -> Option<String> {
         match self {

@@ -50,6 +50,8 @@ pub struct ServerSpec {
     pub resolve_path_fields: Vec<String>,
     /// A call that saves work before a session is ended by us.
     pub before_end: Option<BeforeEnd>,
+    /// Its packages may be installed ahead, and its program started without its launcher.
+    pub install: bool,
 }
 
 impl ServerSpec {

@@ -1,4 +1,4 @@
-//! `/mcp/{server}`: MCP Streamable HTTP.
+//! `/mcp/{server}`, and `/mcp` for all servers: MCP Streamable HTTP.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,15 +11,15 @@ use axum::{
 
 use crate::{
     app::App,
-    catalog::{Knowledge, Offer},
-    mcp::{self, Asking, ClientMessage, RpcError},
+    mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
     telemetry::RequestId,
 };
 
 /// What a request of HTTP's came with.
 pub struct Came {
     app: Arc<App>,
-    server: String,
+    /// None for all of them.
+    server: Option<String>,
     peer: SocketAddr,
     parts: Parts,
     body: Body,
@@ -30,13 +30,13 @@ impl FromRequest<Arc<App>> for Came {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
-        let server = Path::from_request_parts(&mut parts, app).await;
-        let Path(server) = server.map_err(IntoResponse::into_response)?;
+        let server = Option::<Path<String>>::from_request_parts(&mut parts, app).await;
+        let server = server.map_err(IntoResponse::into_response)?;
         let peer = ConnectInfo::from_request_parts(&mut parts, app).await;
         let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
         Ok(Self {
             app: app.clone(),
-            server,
+            server: server.map(|Path(server)| server),
             peer,
             parts,
             body,
@@ -49,10 +49,13 @@ pub async fn post(came: Came) -> Response {
     let body = came.body;
     let (app, headers) = (&came.app, &came.parts.headers);
     let posted = async {
-        let asking = asking(app, &came.server, came.peer, &came.parts).await?;
+        let asking = asking(app, came.server.as_deref(), came.peer, &came.parts).await?;
         accepts(headers, &["application/json", "text/event-stream"])?;
         let message = read(body, headers, app.settings.listen.max_body_bytes).await?;
-        mcp::post(asking, message).await
+        match asking {
+            Asked::One(asking) => mcp::post(asking, message).await,
+            Asked::All(asking) => mcp::all::post(asking, message).await,
+        }
     };
     posted.await.unwrap_or_else(RpcError::into_response)
 }
@@ -60,9 +63,13 @@ pub async fn post(came: Came) -> Response {
 /// A stream of what belongs to no request.
 pub async fn get(came: Came) -> Response {
     let opened = async {
-        let asking = asking(&came.app, &came.server, came.peer, &came.parts).await?;
+        let server = came.server.as_deref();
+        let asking = asking(&came.app, server, came.peer, &came.parts).await?;
         accepts(&came.parts.headers, &["text/event-stream"])?;
-        mcp::get(&asking)
+        match asking {
+            Asked::One(asking) => mcp::get(&asking),
+            Asked::All(asking) => mcp::all::get(&asking),
+        }
     };
     opened.await.unwrap_or_else(RpcError::into_response)
 }
@@ -70,55 +77,48 @@ pub async fn get(came: Came) -> Response {
 /// Ends the protocol's session.
 pub async fn delete(came: Came) -> Response {
     let ended = async {
-        let asking = asking(&came.app, &came.server, came.peer, &came.parts).await?;
-        mcp::delete(&asking)
+        let server = came.server.as_deref();
+        match asking(&came.app, server, came.peer, &came.parts).await? {
+            Asked::One(asking) => mcp::delete(&asking),
+            Asked::All(asking) => mcp::all::delete(&asking),
+        }
     };
     ended.await.unwrap_or_else(RpcError::into_response)
 }
 
-async fn asking<'a>(
-    app: &'a Arc<App>,
-    server: &str,
-    peer: SocketAddr,
-    parts: &'a Parts,
-) -> Result<Asking<'a>, RpcError> {
-    let headers = &parts.headers;
-    let caller = app.identity.authenticate(headers, peer.ip()).await?;
-    let offer = offer(app, server).await?;
-    let request_id = parts.extensions.get::<RequestId>();
-    let request_id = request_id.map(ToString::to_string).unwrap_or_default();
-    Ok(Asking {
-        app,
-        caller,
-        offer,
-        headers,
-        request_id: request_id.into(),
-    })
+/// Who was asked.
+enum Asked<'a> {
+    One(Asking<'a>),
+    All(AskingAll<'a>),
 }
 
-async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
-    let unknown = || {
-        let message = format!("Not Found: there is no server '{server}'");
-        RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
+async fn asking<'a>(
+    app: &'a Arc<App>,
+    server: Option<&str>,
+    peer: SocketAddr,
+    parts: &'a Parts,
+) -> Result<Asked<'a>, RpcError> {
+    let headers = &parts.headers;
+    let caller = app.identity.authenticate(headers, peer.ip()).await?;
+    let request_id = parts.extensions.get::<RequestId>();
+    let request_id = request_id.map(ToString::to_string).unwrap_or_default();
+    let request_id = request_id.into();
+    let Some(server) = server else {
+        return Ok(Asked::All(AskingAll {
+            app,
+            caller,
+            headers,
+            request_id,
+        }));
     };
-    let name = server.parse().map_err(|_| unknown())?;
-    match app.catalog.offer(&name).await.ok_or_else(unknown)? {
-        Knowledge::Ready(offer) => Ok(offer),
-        Knowledge::Learning => {
-            let message = format!("the server '{server}' is starting; try again in a moment");
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            Err(RpcError::new(status, -32603, "starting", &message))
-        }
-        Knowledge::Failed { brief, .. } => {
-            let message = format!("the server '{server}' cannot be used: {brief}");
-            Err(RpcError::new(
-                StatusCode::BAD_GATEWAY,
-                -32603,
-                "not_started",
-                &message,
-            ))
-        }
-    }
+    Ok(Asked::One(Asking {
+        app,
+        caller,
+        offer: mcp::offer(app, server).await?,
+        headers,
+        request_id,
+        shown: None,
+    }))
 }
 
 /// Clients must take both forms of an answer; `*/*` takes everything.

@@ -133,9 +133,9 @@ impl From<CallError> for Problem {
         let (kind, text) = (error.kind(), error.to_string());
         let (status, retry) = match error {
             CallError::Rpc { error, .. } => return rpc(&error),
-            CallError::Child(ChildError::Timeout) | CallError::Timeout(_) => {
-                (StatusCode::GATEWAY_TIMEOUT, None)
-            }
+            CallError::Child(ChildError::Timeout)
+            | CallError::Timeout(_)
+            | CallError::Unanswered(_) => (StatusCode::GATEWAY_TIMEOUT, None),
             CallError::Busy(_) | CallError::Child(ChildError::TooManyStarts) => {
                 (StatusCode::TOO_MANY_REQUESTS, Some(10))
             }

@@ -44,6 +44,8 @@ pub fn router(app: &Arc<App>) -> Router {
                 "/{server}/{secret}/openapi.json",
                 get(documents::secret_at_root),
             )
+            .route("/mcp", mcp.clone())
+            .route("/mcp/", mcp.clone())
             .route("/mcp/{server}", mcp)
             .route("/{server}/{leaf}", server_at_root)
             .fallback(not_found)

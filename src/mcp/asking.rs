@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode};
 
-use tokio::sync::watch;
-
-use super::{ClientMessage, Kind, RpcError};
+use super::{ClientMessage, Kind, RpcError, all::Shown};
 use crate::{
     app::App,
-    call::{Ask, Call, Relayed},
-    catalog::Offer,
+    call::{Ask, Call, Parking, Relayed},
+    catalog::{Knowledge, Offer},
     child::{Era, Profile},
     model::Caller,
     session::Place,
@@ -28,6 +26,30 @@ pub struct Asking<'a> {
     pub headers: &'a HeaderMap,
     /// For logs.
     pub request_id: Box<str>,
+    /// How its resources are called, where that is not as it calls them.
+    pub shown: Option<Shown>,
+}
+
+/// What a server offers; waited for as long as a caller waits.
+pub async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
+    let unknown = || {
+        let message = format!("Not Found: there is no server '{server}'");
+        RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
+    };
+    let name = server.parse().map_err(|_| unknown())?;
+    match app.catalog.offer(&name).await.ok_or_else(unknown)? {
+        Knowledge::Ready(offer) => Ok(offer),
+        Knowledge::Learning => {
+            let message = format!("the server '{server}' is starting; try again in a moment");
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            Err(RpcError::new(status, -32603, "starting", &message))
+        }
+        Knowledge::Failed { brief, .. } => {
+            let message = format!("the server '{server}' cannot be used: {brief}");
+            let status = StatusCode::BAD_GATEWAY;
+            Err(RpcError::new(status, -32603, "not_started", &message))
+        }
+    }
 }
 
 impl Asking<'_> {
@@ -50,7 +72,7 @@ impl Asking<'_> {
             profile,
             hearing: None,
             on_child: None,
-            parked: watch::channel(false).1,
+            parking: Parking::default(),
             request_id: self.request_id.clone(),
         }
     }

@@ -6,9 +6,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    call::CallError, child::ChildError, identity::Refusal, model::RawJson, telemetry::ProblemKind,
-};
+use crate::{call::CallError, identity::Refusal, model::RawJson, telemetry::ProblemKind};
 
 /// Why a message got no result.
 #[derive(Debug)]
@@ -70,6 +68,12 @@ impl RpcError {
         Self::new(StatusCode::NOT_FOUND, -32601, "unknown_method", &message)
     }
 
+    /// As an answer like any other: under 200, as clients with sessions expect it.
+    pub fn answered(mut self) -> Self {
+        self.status = StatusCode::OK;
+        self
+    }
+
     /// For the message with this id.
     pub fn to(mut self, id: Option<RawJson>) -> Self {
         self.id = id;
@@ -106,9 +110,6 @@ impl RpcError {
             CallError::UnknownSession => (StatusCode::NOT_FOUND, -32600, None),
             CallError::BadPath { .. } => (StatusCode::OK, -32602, None),
             CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, -32603, None),
-            CallError::Child(ChildError::Timeout) | CallError::Timeout(_) => {
-                (StatusCode::OK, -32603, None)
-            }
             _ => (StatusCode::OK, -32603, None),
         };
         let mut failure = Self::new(status, code, error.kind(), &error.to_string());

@@ -6,17 +6,17 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use super::{ClientMessage, RpcError, modern::VERSION};
-use crate::{catalog::Offer, model::RawJson};
+use crate::model::RawJson;
 
 /// Methods whose `Mcp-Name` must be sent.
 const NAMED: &[&str] = &["tools/call", "resources/read", "prompts/get"];
 
-/// Checks the headers against the message.
+/// Checks the headers against the message. `schema` is that of the arguments of the tool it calls.
 pub fn check(
     headers: &HeaderMap,
     message: &ClientMessage,
     method: &str,
-    offer: &Offer,
+    schema: Option<&Value>,
 ) -> Result<(), RpcError> {
     check_version(headers, message)?;
     same(headers, "mcp-method", method)?;
@@ -32,16 +32,10 @@ pub fn check(
         };
         same(headers, "mcp-name", name)?;
     }
-    if let Some((tool, _)) = message
-        .params
-        .name
-        .as_ref()
-        .filter(|_| method == "tools/call")
-        && let Some(tool) = offer.tool(tool)
-    {
-        check_params(headers, message, tool.tool.input_schema())?;
+    match schema {
+        Some(schema) => check_params(headers, message, schema),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), RpcError> {

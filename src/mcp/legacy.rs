@@ -1,6 +1,6 @@
 //! Clients of 2024-11-05 to 2025-11-25: sessions, a GET stream, and requests in both directions.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{
     http::{HeaderMap, HeaderValue, StatusCode},
@@ -8,7 +8,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{
     ClientMessage, Kind, RpcError,
@@ -19,14 +19,16 @@ use super::{
     stream,
 };
 use crate::{
-    child::{Era, Profile, Replier, Reply, Said, splice},
+    app::App,
+    call::Parking,
+    child::{Ear, Era, Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
-    model::RawJson,
+    model::{Caller, RawJson, ServerName},
     session::{Class, Place},
 };
 
 /// What `logging/setLevel` may ask for.
-const LEVELS: &[&str] = &[
+pub const LEVELS: &[&str] = &[
     "debug",
     "info",
     "notice",
@@ -61,16 +63,23 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
 
 /// The client's stream for what belongs to no request.
 pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
-    let session = session(asking)?;
-    check_version(asking.headers)?;
-    let seen = asking
-        .headers
+    stream_of(asking.app, session(asking)?, asking.headers)
+}
+
+/// The stream of a session.
+pub fn stream_of(
+    app: &App,
+    session: Arc<McpSession>,
+    headers: &HeaderMap,
+) -> Result<Response, RpcError> {
+    check_version(headers)?;
+    let seen = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse().ok());
     // Without an id a stream begins with what comes next.
     let seen = seen.unwrap_or_else(|| session.outbox.last());
     let (sender, events) = mpsc::channel(64);
-    let stopping = asking.app.engine.stopping.clone();
+    let stopping = app.engine.stopping.clone();
     tokio::spawn(async move {
         let outbox = session.outbox.clone();
         let sending = session.ended.run_until_cancelled(outbox.send(seen, sender));
@@ -96,7 +105,12 @@ fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Response {
         version,
         message.params.capabilities.clone().unwrap_or_default(),
     );
-    let mut response = json(lists::answer(message, &result));
+    greeted(message, &result, &session)
+}
+
+/// The answer to `initialize`, with the session's id.
+pub fn greeted(message: &ClientMessage, result: &RawJson, session: &McpSession) -> Response {
+    let mut response = json(lists::answer(message, result));
     if let Ok(id) = HeaderValue::from_str(session.id.as_str()) {
         response.headers_mut().insert(SESSION, id);
     }
@@ -104,24 +118,32 @@ fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Response {
 }
 
 fn session(asking: &Asking<'_>) -> Result<Arc<McpSession>, RpcError> {
-    let Some(id) = asking.headers.get(SESSION) else {
+    let server = Some(&asking.offer.spec.name);
+    session_with(asking.app, &asking.caller, server, asking.headers)
+}
+
+/// The session that the headers name, if it is this caller's with this server.
+pub fn session_with(
+    app: &App,
+    caller: &Caller,
+    server: Option<&ServerName>,
+    headers: &HeaderMap,
+) -> Result<Arc<McpSession>, RpcError> {
+    let Some(id) = headers.get(SESSION) else {
         return Err(RpcError::invalid(
             "Mcp-Session-Id is missing: send initialize first",
         ));
     };
-    let principal = &asking.caller.principal;
     let id = id.to_str().unwrap_or_default();
-    let found = asking
-        .app
-        .mcp
-        .find(id, principal, Some(&asking.offer.spec.name));
+    let found = app.mcp.find(id, &caller.principal, server);
     found.ok_or_else(|| {
         let message = "Session not found: send initialize again";
         RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_session", message)
     })
 }
 
-fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
+/// The version header, where one is sent.
+pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
     let Some(version) = headers.get("mcp-protocol-version") else {
         return Ok(());
     };
@@ -145,20 +167,7 @@ async fn in_session(
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
     match &message.kind {
-        Kind::Response => {
-            let id = message.answer_id();
-            session.answer(&message.line, &id);
-            Ok(StatusCode::ACCEPTED.into_response())
-        }
-        Kind::Notification(method) => {
-            match (&**method, &message.params.request_id) {
-                ("notifications/cancelled", Some(id)) => session.cancel(id),
-                // The child had its own from us.
-                ("notifications/initialized", _) => {}
-                _ => session.tell(&message.line),
-            }
-            Ok(StatusCode::ACCEPTED.into_response())
-        }
+        Kind::Response | Kind::Notification(_) => Ok(take(&session, &message)),
         Kind::Request(method) if &**method == "ping" => {
             Ok(json(lists::answer(&message, &RawJson::empty_object())))
         }
@@ -170,6 +179,30 @@ async fn in_session(
             None => relay(asking, session, message).await,
         },
     }
+}
+
+/// Takes what needs no answer.
+pub fn take(session: &McpSession, message: &ClientMessage) -> Response {
+    match (&message.kind, &message.params.request_id) {
+        (Kind::Response, _) => {
+            session.answer(&message.line, &message.answer_id());
+        }
+        (Kind::Notification(method), Some(id)) if &**method == "notifications/cancelled" => {
+            session.cancel(&message.line, id);
+        }
+        (Kind::Notification(method), _) if &**method == "notifications/progress" => {
+            let whole = RawJson::parse(message.line.clone()).ok();
+            let params = whole.and_then(|whole| whole.member("params"));
+            let token = params.and_then(|params| params.member("progressToken"));
+            if !token.is_some_and(|token| session.progress(&message.line, &token)) {
+                session.tell(&message.line);
+            }
+        }
+        // The child had its own from us.
+        (Kind::Notification(method), _) if &**method == "notifications/initialized" => {}
+        _ => session.tell(&message.line),
+    }
+    StatusCode::ACCEPTED.into_response()
 }
 
 /// Whether the server's children speak 2026-07-28 alone.
@@ -212,7 +245,8 @@ fn set_level(
     Ok(json(lists::answer(message, &RawJson::empty_object())))
 }
 
-async fn relay(
+/// Passes a request on to the caller's child.
+pub async fn relay(
     asking: Asking<'_>,
     session: Arc<McpSession>,
     message: ClientMessage,
@@ -221,27 +255,33 @@ async fn relay(
     let place = place(&asking, &session)?;
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
-    let (park, parked) = watch::channel(false);
-    let manner = Arc::new(LegacyManner {
-        session: session.clone(),
-        id: id.clone(),
-        token: message.params.meta.progress_token.clone(),
-        reads_modern: &*relayed.method == "resources/read" && is_modern(&asking),
-        park,
-    });
-    let cancelled = in_flight.cancelled.clone();
+    let cancellation = in_flight.cancellation.clone();
     let profile = Profile {
         protocol_version: session.version.clone(),
         capabilities: session.capabilities.clone(),
         log_level: Some(session.log_level()),
         ..Profile::silent()
     };
+    let reads_modern = &*relayed.method == "resources/read" && is_modern(&asking);
     let mut call = asking.call(relayed, place, profile);
+    let manner = Arc::new(LegacyManner {
+        session: session.clone(),
+        id: id.clone(),
+        token: message.params.meta.progress_token.clone(),
+        reads_modern,
+        parking: call.parking.clone(),
+        child: Mutex::default(),
+    });
     let (followed, mode) = (session.clone(), call.spec.mode);
-    call.on_child = Some(Arc::new(move |child| followed.follow(child, mode)));
-    call.parked = parked;
-    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancelled, call);
+    let shown = asking.shown.clone();
+    let asked = manner.clone();
+    call.on_child = Some(Arc::new(move |child| {
+        *asked.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child.ear());
+        followed.follow(child, mode, shown.clone());
+    }));
+    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancellation, call);
     relay.keep(in_flight);
+    relay.show(asking.shown);
     Ok(relay.respond().await)
 }
 
@@ -263,11 +303,17 @@ struct LegacyManner {
     token: Option<RawJson>,
     /// The answer of a child of 2026-07-28 to a read.
     reads_modern: bool,
-    park: watch::Sender<bool>,
+    parking: Parking,
+    /// The child that serves it.
+    child: Mutex<Option<Ear>>,
 }
 
 impl Manner for LegacyManner {
     fn told(&self, said: &Said) -> Option<Bytes> {
+        if &*said.method == "notifications/cancelled" {
+            let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            return self.session.withdrawn(said, child.as_ref()?);
+        }
         with_token(said, self.token.as_ref())
     }
 
@@ -283,8 +329,19 @@ impl Manner for LegacyManner {
         let Some(id) = said.id.clone().filter(|_| answers) else {
             return Asked::Declined;
         };
-        let number = self.session.ask(replier, self.park.clone()).to_string();
-        Asked::Send(splice(&said.line, &[(&id, number.as_bytes())]))
+        let meta = said
+            .params
+            .as_ref()
+            .and_then(|params| params.member("_meta"));
+        let token = meta.and_then(|meta| meta.member("progressToken"));
+        let parking = self.parking.clone();
+        let Some(number) = self.session.ask(replier, parking, token.clone()) else {
+            return Asked::Declined;
+        };
+        let number = number.to_string();
+        let mut edits = vec![(&id, number.as_bytes())];
+        edits.extend(token.as_ref().map(|token| (token, number.as_bytes())));
+        Asked::Send(splice(&said.line, &edits))
     }
 
     fn answered(&self, reply: &Reply) -> Bytes {

@@ -2,21 +2,24 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::{http::StatusCode, response::Response};
+use axum::response::Response;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 use tokio::sync::{broadcast, mpsc};
 
-use super::{ClientMessage, RpcError, asking::Asking, stream};
+use super::{
+    ClientMessage, RpcError,
+    asking::{Asking, relayed},
+    stream,
+};
 use crate::{
-    call::Relayed,
     child::{Child, Era, Profile, Said, splice},
     model::RawJson,
 };
 
 /// The member of `_meta` that says which subscription a note is for.
-const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -28,11 +31,17 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn has(&self, said: &Said) -> bool {
-        match &*said.method {
+    fn has_list(&self, method: &str) -> bool {
+        match method {
             "notifications/tools/list_changed" => self.tools_list_changed,
             "notifications/prompts/list_changed" => self.prompts_list_changed,
             "notifications/resources/list_changed" => self.resources_list_changed,
+            _ => false,
+        }
+    }
+
+    fn has(&self, said: &Said) -> bool {
+        match &*said.method {
             "notifications/resources/updated" => {
                 let params: Value = said
                     .params
@@ -44,7 +53,7 @@ impl Wanted {
                     .iter()
                     .any(|wanted| wanted == uri)
             }
-            _ => false,
+            method => self.has_list(method),
         }
     }
 }
@@ -58,7 +67,9 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
             .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))?,
         None => Wanted::default(),
     };
-    let mut news = subscribe(&asking, &wanted).await?;
+    // What the catalogue finds out by itself is news too.
+    let (server, mut lists) = (asking.offer.spec.name.clone(), asking.app.catalog.news());
+    let mut news = subscribe(&asking, message, &wanted).await?;
     let (sender, events) = mpsc::channel(64);
     let id = message.answer_id();
     let filter = filter.as_ref().map_or("{}", RawJson::as_str);
@@ -75,7 +86,13 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
             }
             next = loop {
                 let said = tokio::select! {
-                    said = news.recv() => said,
+                    said = next_of(&mut news) => said,
+                    Ok(changed) = lists.recv() => {
+                        if changed.server == server && wanted.has_list(changed.method) {
+                            break marked(&said(changed.method), &id);
+                        }
+                        continue;
+                    }
                     () = sender.closed() => return,
                     () = stopping.cancelled() => return,
                     () = tokio::time::sleep(stream::PING_EVERY) => break stream::PING,
@@ -89,6 +106,23 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
         }
     });
     Ok(stream::response(events))
+}
+
+/// A notification without parameters, as a child would send it.
+fn said(method: &str) -> Said {
+    Said {
+        line: format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#).into(),
+        id: None,
+        method: method.into(),
+        params: None,
+    }
+}
+
+async fn next_of(news: &mut News) -> Result<Said, broadcast::error::RecvError> {
+    match news {
+        Some(news) => news.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The news with the subscription that it is for; every other byte stays.
@@ -125,52 +159,28 @@ struct HasMeta<'a> {
     meta: Option<&'a RawValue>,
 }
 
-type News = broadcast::Receiver<Said>;
+/// Of a child; there is none where every call has a child of its own.
+type News = Option<broadcast::Receiver<Said>>;
 
-/// Finds the caller's child by asking it something harmless, and subscribes to what was named.
-async fn subscribe(asking: &Asking<'_>, wanted: &Wanted) -> Result<News, RpcError> {
-    let found: Arc<Mutex<Option<News>>> = Arc::default();
+/// Attaches to the caller's child, and subscribes to what was named.
+async fn subscribe(
+    asking: &Asking<'_>,
+    message: &ClientMessage,
+    wanted: &Wanted,
+) -> Result<News, RpcError> {
+    let found: Arc<Mutex<News>> = Arc::default();
     let keep = found.clone();
-    let on_child = Arc::new(move |child: &Child| {
+    let relayed = relayed(&asking.offer, message, Era::Modern)?;
+    let mut call = asking.call(relayed, asking.place()?, Profile::able());
+    call.on_child = Some(Arc::new(move |child: &Child| {
         let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get_or_insert_with(|| child.news());
-    });
-    let mut asks = vec![json!({"jsonrpc": "2.0", "id": 1, "method": "ping"})];
-    for uri in &wanted.resource_subscriptions {
-        let params = json!({"uri": uri});
-        asks.push(
-            json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": params}),
-        );
-    }
-    let mut failure = None;
-    for ask in asks {
-        let place = asking.place()?;
-        let line = RawJson::of(&ask).into_bytes();
-        let asked = ClientMessage::read(&line)?;
-        let relayed = Relayed {
-            line: asked.line.clone(),
-            id: asked.answer_id(),
-            token: None,
-            era: Era::Legacy,
-            method: "subscriptions/listen".into(),
-            tool: None,
-            name: None,
-            arguments: None,
-        };
-        let mut call = asking.call(relayed, place, Profile::able());
-        call.on_child = Some(on_child.clone());
-        // A server without subscriptions still has news of its lists.
-        let asked = asking.app.engine.run(call).await;
-        failure = failure.or(asked.err());
-    }
+        *kept = Some(child.news());
+    }));
+    let resources = wanted.resource_subscriptions.clone();
+    let attached = asking.app.engine.attach(call, resources).await;
+    attached.map_err(|error| RpcError::of_call(&error))?;
     let news = found.lock().unwrap_or_else(PoisonError::into_inner).take();
-    news.ok_or_else(|| {
-        if let Some(error) = failure {
-            return RpcError::of_call(&error);
-        }
-        let status = StatusCode::BAD_GATEWAY;
-        RpcError::new(status, -32603, "not_started", "the server did not start")
-    })
+    Ok(news)
 }
 
 #[cfg(test)]

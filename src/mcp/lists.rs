@@ -32,7 +32,7 @@ pub fn initialize(offer: &Offer, version: &str) -> RawJson {
 }
 
 /// A value with one part of it exchanged, everything else byte by byte.
-fn exchange(whole: &RawJson, part: &RawJson, new: &RawJson) -> RawJson {
+pub fn exchange(whole: &RawJson, part: &RawJson, new: &RawJson) -> RawJson {
     let line = splice(&whole.clone().into_bytes(), &[(part, new.as_bytes())]);
     RawJson::parse(line).unwrap_or_else(|_| whole.clone())
 }
@@ -115,7 +115,7 @@ pub fn answer(message: &ClientMessage, result: &RawJson) -> bytes::Bytes {
 
 /// How long a list or a read may be kept, in milliseconds: what it is made from may change at any
 /// time, and asking again costs little.
-const TTL: u64 = 1000;
+pub const TTL: u64 = 1000;
 
 /// What the server is and can, for clients without a session.
 pub fn discover(offer: &Offer) -> RawJson {

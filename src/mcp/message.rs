@@ -197,7 +197,7 @@ impl Params {
             uri: found.uri.and_then(text_of),
             arguments: found.arguments.map(raw),
             protocol_version: found.protocol_version.and_then(text_of),
-            capabilities: found.capabilities.and_then(object_of),
+            capabilities: found.capabilities.map(raw).and_then(object_of),
             request_id: found.request_id.map(raw),
             level: found.level.and_then(text_of),
             request_state: found.request_state.and_then(text_of),
@@ -220,7 +220,10 @@ impl Meta {
                 .progress_token
                 .map(|token| RawJson::within(line, token)),
             protocol_version: found.protocol_version.and_then(text_of),
-            client_capabilities: found.client_capabilities.and_then(object_of),
+            client_capabilities: found
+                .client_capabilities
+                .map(|raw| RawJson::within(line, raw))
+                .and_then(object_of),
             log_level: found.log_level.and_then(text_of),
         })
     }
@@ -230,8 +233,16 @@ fn text_of(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
-fn object_of(raw: &RawValue) -> Option<Map<String, Value>> {
-    serde_json::from_str(raw.get()).ok()
+/// An odd number somewhere in it must not take away what the client can do.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "for use as a function of options"
+)]
+fn object_of(raw: RawJson) -> Option<Map<String, Value>> {
+    match raw.approximate() {
+        Value::Object(members) => Some(members),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

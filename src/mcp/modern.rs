@@ -10,8 +10,6 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     ClientMessage, Kind, RpcError,
@@ -21,9 +19,10 @@ use super::{
     relay::{Asked, Manner, Relay, json as answer_json, with_subscription, with_token},
 };
 use crate::{
-    child::{Era, Profile, Replier, Reply, STANDING, Said, splice},
+    catalog::Offer,
+    child::{Cancellation, Era, Profile, Replier, Reply, STANDING, Said, splice},
     config::Mode,
-    model::RawJson,
+    model::{RawJson, Tool},
 };
 
 /// The revision that is spoken here.
@@ -31,7 +30,7 @@ pub const VERSION: &str = "2026-07-28";
 /// A subscription's longest life: a day.
 const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);
 /// Methods of older revisions that this one has no more.
-const REMOVED: &[&str] = &[
+pub const REMOVED: &[&str] = &[
     "initialize",
     "logging/setLevel",
     "ping",
@@ -55,7 +54,8 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
     let answered = match &message.kind {
         Kind::Request(method) => {
             let method = method.clone();
-            let checked = headers::check(asking.headers, &message, &method, &asking.offer);
+            let schema = called(&asking.offer, &message).map(Tool::input_schema);
+            let checked = headers::check(asking.headers, &message, &method, schema);
             match checked {
                 Ok(()) => request(asking, message, &method).await,
                 Err(error) => Err(error),
@@ -76,7 +76,15 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
     })
 }
 
-async fn request(
+/// The tool that a message calls.
+pub fn called<'a>(offer: &'a Offer, message: &ClientMessage) -> Option<&'a Tool> {
+    let calls = message.kind == Kind::Request("tools/call".into());
+    let (name, _) = message.params.name.as_ref().filter(|_| calls)?;
+    offer.tool(name).map(|offered| &offered.tool)
+}
+
+/// A request whose headers were checked.
+pub async fn request(
     asking: Asking<'_>,
     message: ClientMessage,
     method: &str,
@@ -124,14 +132,12 @@ async fn relay(
     let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
     let relayed = relayed(&asking.offer, &message, Era::Modern)?;
     let place = asking.place()?;
-    let (park, parked) = watch::channel(false);
     let profile = if is_modern {
         Profile::modern()
     } else {
         Profile::able()
     };
     let mut call = asking.call(relayed, place, profile);
-    call.parked = parked;
     let mut owner = asking.app.mcp.owner();
     if method == "subscriptions/listen" {
         // A subscription lasts as long as its client wants.
@@ -139,9 +145,10 @@ async fn relay(
         owner = STANDING;
     }
     let (id, manner) = (message.answer_id(), manner(&message, method));
-    let cancelled = CancellationToken::new();
-    let mut relay = Relay::start(asking.app, owner, id, manner, cancelled, call);
-    relay.can_park(park, retry);
+    let cancellation = Cancellation::default();
+    let mut relay = Relay::start(asking.app, owner, id, manner, cancellation, call);
+    relay.can_park(retry);
+    relay.show(asking.shown);
     Ok(relay.respond().await)
 }
 

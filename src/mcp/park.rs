@@ -16,8 +16,6 @@ use tokio_util::sync::CancellationToken;
 use super::{ClientMessage, RpcError, relay::Relay};
 use crate::model::{Principal, RawJson, ServerName, SessionId};
 
-/// A client that does not come back within this time loses its call.
-const KEPT: Duration = Duration::from_secs(600);
 /// Parked calls of one principal.
 const MOST: usize = 100;
 
@@ -66,12 +64,13 @@ pub struct Parks {
 }
 
 impl Parks {
-    /// Keeps a call until it expires or the bridge stops; returns the `requestState` that brings it
-    /// back.
+    /// Keeps a call for so long, or until the bridge stops; returns the `requestState` that brings
+    /// it back.
     pub fn park(
         &self,
         retry: Retry,
         relay: Relay,
+        kept: Duration,
         stopping: CancellationToken,
     ) -> Result<SessionId, RpcError> {
         let mut all = self.lock();
@@ -90,7 +89,7 @@ impl Parks {
         let (parks, expired) = (self.clone(), state.clone());
         tokio::spawn(async move {
             // A bridge that stops takes no retries.
-            let expiry = tokio::time::sleep(KEPT);
+            let expiry = tokio::time::sleep(kept);
             stopping.run_until_cancelled(expiry).await;
             // Dropping it cancels the call.
             let gone = parks.lock().remove(&expired);

@@ -9,14 +9,13 @@ use axum::{
 };
 use bytes::Bytes;
 use indexmap::IndexMap;
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
 
-use super::{RpcError, files, lists, park::Retry, session::InFlight, stream};
+use super::{RpcError, all::Shown, files, lists, park::Retry, session::InFlight, stream};
 use crate::{
     app::App,
-    call::{Answer, Ask, Call, CallError},
-    child::{BACKLOG, Heard, Hearing, Replier, Reply, Said, splice},
+    call::{Answer, Ask, Call, CallError, Parking},
+    child::{BACKLOG, Cancellation, Heard, Hearing, Replier, Reply, Said, splice},
     config::ServerSpec,
     model::RawJson,
 };
@@ -60,7 +59,7 @@ pub struct Relay {
     manner: Arc<dyn Manner>,
     call: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
     heard: mpsc::Receiver<Heard>,
-    cancelled: CancellationToken,
+    cancellation: Cancellation,
     spec: Arc<ServerSpec>,
     lists_tools: bool,
     app: Arc<App>,
@@ -68,9 +67,14 @@ pub struct Relay {
     /// What the child asked and the client's retry will answer.
     asked: IndexMap<String, (Said, Replier)>,
     asks: usize,
-    retry: Option<(watch::Sender<bool>, Retry)>,
+    /// What the client answered, for the child to hear once the call goes on.
+    answers: Vec<(Replier, RawJson)>,
+    parking: Parking,
+    retry: Option<Retry>,
     /// The client can cancel the request by its id while this lives.
     in_flight: Option<InFlight>,
+    /// How the server's resources are called, where they are not as it calls them.
+    shown: Option<Shown>,
 }
 
 /// What happened next.
@@ -87,14 +91,16 @@ impl Relay {
         owner: u64,
         id: RawJson,
         manner: Arc<dyn Manner>,
-        cancelled: CancellationToken,
+        cancellation: Cancellation,
         mut call: Call,
     ) -> Self {
         let (sender, heard) = mpsc::channel(BACKLOG);
         call.hearing = Some(Hearing {
             owner,
             heard: sender,
+            cancellation: cancellation.clone(),
         });
+        let parking = call.parking.clone();
         let spec = call.spec.clone();
         let lists_tools = matches!(&call.ask, Ask::Relay(asked) if &*asked.method == "tools/list");
         let engine = app.engine.clone();
@@ -102,15 +108,18 @@ impl Relay {
             manner,
             call: Box::pin(async move { engine.run(call).await }),
             heard,
-            cancelled,
+            cancellation,
             spec,
             lists_tools,
             app: app.clone(),
             id,
             asked: IndexMap::new(),
             asks: 0,
+            answers: Vec::new(),
+            parking,
             retry: None,
             in_flight: None,
+            shown: None,
         }
     }
 
@@ -119,24 +128,29 @@ impl Relay {
         self.in_flight = Some(in_flight);
     }
 
-    /// Lets the request wait for its client's retry.
-    pub fn can_park(&mut self, park: watch::Sender<bool>, retry: Retry) {
-        self.retry = Some((park, retry));
+    /// Calls the server's resources so in the answer.
+    pub fn show(&mut self, shown: Option<Shown>) {
+        self.shown = shown;
     }
 
-    /// Answers what the child asked, as far as the client did.
+    /// Lets the request wait for its client's retry.
+    pub fn can_park(&mut self, retry: Retry) {
+        self.retry = Some(retry);
+    }
+
+    /// Takes the answers to what the child asked, as far as the client gave them.
     pub fn answer(&mut self, answers: &IndexMap<String, RawJson>) {
         for (key, answer) in answers {
             if let Some((_, replier)) = self.asked.shift_remove(key) {
-                replier.result(answer);
+                self.answers.push((replier, answer.clone()));
             }
         }
     }
 
     /// Goes on as the request with this id.
     pub fn go_on(mut self, id: RawJson, manner: Arc<dyn Manner>) -> Self {
-        if let Some((park, _)) = self.retry.as_ref().filter(|_| self.asked.is_empty()) {
-            park.send_replace(false);
+        if self.asked.is_empty() {
+            self.parking.come_back();
         }
         self.id = id;
         self.manner = manner;
@@ -204,10 +218,10 @@ impl Relay {
 
     /// Gives the request away until its retry; returns the answer for now.
     fn park(self) -> Result<Bytes, RpcError> {
-        let Some((park, retry)) = self.retry.clone() else {
+        let Some(retry) = self.retry.clone() else {
             return Err(RpcError::invalid("this request cannot wait").to(Some(self.id.clone())));
         };
-        park.send_replace(true);
+        self.parking.park();
         let asked = self.asked.iter().map(|(key, (said, _))| {
             let key = serde_json::Value::from(key.as_str());
             let method = serde_json::Value::from(&*said.method);
@@ -217,8 +231,9 @@ impl Relay {
         let asked = asked.collect::<Vec<_>>().join(",");
         let (parks, id) = (self.app.parks.clone(), self.id.clone());
         let stopping = self.app.engine.stopping.clone();
+        let kept = self.app.settings.limits.input_timeout;
         let state = parks
-            .park(retry, self, stopping)
+            .park(retry, self, kept, stopping)
             .map_err(|error| error.to(Some(id.clone())))?;
         Ok(format!(
             r#"{{"jsonrpc":"2.0","id":{},"result":{{"resultType":"input_required","inputRequests":{{{asked}}},"requestState":"{}"}}}}"#,
@@ -232,15 +247,21 @@ impl Relay {
     async fn next(&mut self) -> Next {
         loop {
             let gathering = !self.asked.is_empty();
+            let answered = !self.answers.is_empty();
             tokio::select! {
                 biased;
                 Some(heard) = self.heard.recv() => if let Some(next) = self.hear(heard) {
                     return next;
                 },
                 answer = &mut self.call => return self.last(answer),
-                () = self.cancelled.cancelled() => {
+                () = self.cancellation.cancelled() => {
                     let error = RpcError::new(StatusCode::OK, -32800, "cancelled", "cancelled");
                     return Next::Done(Box::new(Err(error.to(Some(self.id.clone())))));
+                }
+                () = self.parking.resumed(), if answered && !gathering => {
+                    for (replier, answer) in self.answers.drain(..) {
+                        replier.result(&answer);
+                    }
                 }
                 // What a child asks together goes out together.
                 () = tokio::time::sleep(GATHER), if gathering => return Next::Parked,
@@ -283,7 +304,13 @@ impl Relay {
     fn finish(&self, answer: Result<Answer, CallError>) -> Result<Reply, RpcError> {
         match answer {
             Ok(answer) if self.lists_tools => Ok(lists::offered(answer.reply, &self.spec)),
-            Ok(answer) => Ok(files::with_links(&answer, &self.spec, &self.app.settings)),
+            Ok(answer) => {
+                let reply = files::with_links(&answer, &self.spec, &self.app.settings);
+                Ok(match &self.shown {
+                    Some(shown) => shown.reply(reply),
+                    None => reply,
+                })
+            }
             Err(CallError::Rpc { reply, .. }) => Ok(reply),
             Err(error) => Err(RpcError::of_call(&error).to(Some(self.id.clone()))),
         }

@@ -13,12 +13,14 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::stream::Outbox;
+use super::{all::Shown, stream::Outbox};
 use crate::{
-    child::{Child, Ear, Replier},
+    call::Parking,
+    catalog::News,
+    child::{Cancellation, Child, Ear, Replier, Said, splice},
     config::Mode,
     model::{Principal, RawJson, ServerName, SessionId},
 };
@@ -27,6 +29,8 @@ use crate::{
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Sessions of one principal; the one that was used longest ago makes room.
 const MOST: usize = 1000;
+/// Questions that wait for one client.
+const MOST_ASKED: usize = 1000;
 
 /// The log messages that a client gets who asked for none in particular.
 const LOG_LEVEL: &str = "info";
@@ -56,17 +60,35 @@ pub struct McpSession {
     pub outbox: Arc<Outbox>,
     /// Set when it ends.
     pub ended: CancellationToken,
-    in_flight: Mutex<HashMap<Vec<u8>, CancellationToken>>,
+    in_flight: Mutex<Requests>,
+    requests: AtomicU64,
     asked: Mutex<HashMap<u64, Asked>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<Ear>>>,
+    /// Told to each child that is followed from now on.
+    greeting: Mutex<Option<bytes::Bytes>>,
     log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
 }
 
+/// Requests under way by the client's id: one that he uses twice at once is of both.
+type Requests = HashMap<Vec<u8>, Vec<(u64, Cancellation)>>;
+
+/// What a child asked and the client has not answered.
 struct Asked {
     replier: Replier,
-    parked: watch::Sender<bool>,
+    parking: Parking,
+    /// The child's own, for progress with the answer.
+    token: Option<RawJson>,
+}
+
+impl Asked {
+    /// Whether the call for which it was asked waits for another answer, too.
+    fn is_one_of_several(&self, others: &HashMap<u64, Self>) -> bool {
+        others
+            .values()
+            .any(|other| other.parking.is_of(&self.parking))
+    }
 }
 
 impl McpSessions {
@@ -88,9 +110,11 @@ impl McpSessions {
             outbox: Arc::default(),
             ended: CancellationToken::new(),
             in_flight: Mutex::default(),
+            requests: AtomicU64::new(1),
             asked: Mutex::default(),
             asks: AtomicU64::new(1),
             followed: Mutex::default(),
+            greeting: Mutex::default(),
             log_level: Mutex::new(LOG_LEVEL.into()),
             last_used: Mutex::new(Instant::now()),
         });
@@ -131,6 +155,18 @@ impl McpSessions {
         })
     }
 
+    /// Tells the clients of a server that it offers something else than before.
+    pub fn announce(&self, news: &News) {
+        let line = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, news.method);
+        let all: Vec<_> = lock(&self.all).values().cloned().collect();
+        for session in all
+            .iter()
+            .filter(|session| session.server.as_ref() == Some(&news.server))
+        {
+            session.outbox.push(line.as_bytes());
+        }
+    }
+
     /// Ends a session and its streams.
     pub fn end(&self, session: &McpSession) {
         lock(&self.all).remove(&session.id);
@@ -142,45 +178,97 @@ impl McpSessions {
 impl McpSession {
     /// Notes a request, so that its client can cancel it by its id.
     pub fn begin_request(self: &Arc<Self>, id: &RawJson) -> InFlight {
-        let cancelled = CancellationToken::new();
-        lock(&self.in_flight).insert(id.as_bytes().to_vec(), cancelled.clone());
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let (id, cancellation) = (id.as_bytes().to_vec(), Cancellation::default());
+        let mut in_flight = lock(&self.in_flight);
+        let same = in_flight.entry(id.clone()).or_default();
+        same.push((number, cancellation.clone()));
+        drop(in_flight);
         InFlight {
             session: self.clone(),
-            id: id.as_bytes().to_vec(),
-            cancelled,
+            id,
+            number,
+            cancellation,
         }
     }
 
-    /// The client no longer wants the answer to a request of its own.
-    pub fn cancel(&self, id: &RawJson) {
-        if let Some(cancelled) = lock(&self.in_flight).get(id.as_bytes()) {
-            cancelled.cancel();
+    /// The client says in this line that he no longer wants the answer to a request of his own.
+    pub fn cancel(&self, line: &bytes::Bytes, id: &RawJson) {
+        let same = lock(&self.in_flight).get(id.as_bytes()).cloned();
+        for (_, cancellation) in same.unwrap_or_default() {
+            cancellation.cancel(line, id);
         }
     }
 
-    /// Keeps the way back to a child that asked, under a number of ours.
-    pub fn ask(&self, replier: Replier, parked: watch::Sender<bool>) -> u64 {
+    /// Keeps the way back to a child that asked, under a number of ours, which stands for the
+    /// child's progress token, too: several children may use the same. `None`, and the child is
+    /// declined, where too much waits for this client already.
+    pub fn ask(&self, replier: Replier, parking: Parking, token: Option<RawJson>) -> Option<u64> {
+        let mut asked = lock(&self.asked);
+        if asked.len() >= MOST_ASKED {
+            drop(asked);
+            return None;
+        }
         let number = self.asks.fetch_add(1, Ordering::Relaxed);
-        parked.send_replace(true);
-        lock(&self.asked).insert(number, Asked { replier, parked });
-        number
+        parking.park();
+        let ours = Asked {
+            replier,
+            parking,
+            token,
+        };
+        asked.insert(number, ours);
+        Some(number)
     }
 
-    /// Passes a client's answer on to the child that asked; `false` if nobody did.
-    pub fn answer(&self, line: &bytes::Bytes, id: &RawJson) -> bool {
-        let number = id.as_str().trim_matches('"').parse::<u64>().ok();
-        let asked = number.and_then(|number| lock(&self.asked).remove(&number));
-        let Some(Asked { replier, parked }) = asked else {
+    /// Tells the child that asked how far its client's answer is; `false` if nobody asked.
+    pub fn progress(&self, line: &bytes::Bytes, token: &RawJson) -> bool {
+        let asked = lock(&self.asked);
+        let found = number(token).and_then(|number| asked.get(&number));
+        let Some((found, own)) = found.and_then(|found| Some((found, found.token.as_ref()?)))
+        else {
             return false;
         };
-        replier.relay(line, id);
-        let others = lock(&self.asked);
-        if !others
-            .values()
-            .any(|other| other.parked.same_channel(&parked))
-        {
-            parked.send_replace(false);
+        let line = splice(line, &[(token, own.as_bytes())]);
+        found.replier.tell(&line);
+        true
+    }
+
+    /// The child no longer wants the answer to what it asked with this id: the line that says so,
+    /// with our number for it; `None` where nothing of it is open.
+    pub fn withdrawn(&self, said: &Said, ear: &Ear) -> Option<bytes::Bytes> {
+        let id = said.params.as_ref()?.member("requestId")?;
+        let mut asked = lock(&self.asked);
+        let mut open = asked.iter();
+        let found = open.find(|(_, asked)| ear.asked(&asked.replier, &id));
+        let number = *found?.0;
+        let gone = asked.remove(&number)?;
+        if !gone.is_one_of_several(&asked) {
+            gone.parking.come_back();
         }
+        drop(asked);
+        Some(splice(&said.line, &[(&id, number.to_string().as_bytes())]))
+    }
+
+    /// Passes a client's answer on to the child that asked, once its call may go on; `false` if
+    /// nobody did.
+    pub fn answer(&self, line: &bytes::Bytes, id: &RawJson) -> bool {
+        let mut open = lock(&self.asked);
+        let Some(asked) = number(id).and_then(|number| open.remove(&number)) else {
+            return false;
+        };
+        let waits = asked.is_one_of_several(&open);
+        drop(open);
+        if waits {
+            // The call still waits for its caller; the child may need this answer to ask no more.
+            asked.replier.relay(line, id);
+            return true;
+        }
+        asked.parking.come_back();
+        let (line, id) = (line.clone(), id.clone());
+        tokio::spawn(async move {
+            asked.parking.resumed().await;
+            asked.replier.relay(&line, &id);
+        });
         true
     }
 
@@ -202,26 +290,54 @@ impl McpSession {
         }
     }
 
+    /// Tells this to the session's children, those to come included; the last such line counts.
+    pub fn tell_always(&self, line: &bytes::Bytes) {
+        *lock(&self.greeting) = Some(line.clone());
+        self.tell(line);
+    }
+
     /// Passes on what this child says to nobody in particular, until it or the session ends; from
-    /// now on the child hears what the client tells.
-    pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode) {
+    /// now on the child hears what the client tells. `shown` is how its resources are called.
+    pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode, shown: Option<Shown>) {
         let mut followed = lock(&self.followed);
         followed.retain(|_, ear| ear.as_ref().is_none_or(Ear::is_open));
         let ear = (mode != Mode::Shared).then(|| child.ear());
+        let greeting = lock(&self.greeting).clone();
+        if let (Some(ear), Some(greeting)) = (&ear, greeting)
+            && !followed.contains_key(&child.number())
+        {
+            ear.tell(&greeting);
+        }
         if followed.insert(child.number(), ear).is_some() {
             return;
         }
         drop(followed);
-        let (outbox, ended, mut news) = (self.outbox.clone(), self.ended.clone(), child.news());
+        let (ended, mut news) = (self.ended.clone(), child.news());
+        let (session, ear) = (Arc::downgrade(self), child.ear());
         tokio::spawn(ended.run_until_cancelled_owned(async move {
             loop {
-                match news.recv().await {
-                    Ok(said) => outbox.push(&said.line),
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                let said = match news.recv().await {
+                    Ok(said) => said,
+                    Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                let Some(session) = session.upgrade() else {
+                    return;
+                };
+                if let Some(line) = session.told(&said, &ear, shown.as_ref()) {
+                    session.outbox.push(&line);
                 }
             }
         }));
+    }
+
+    /// What a child said, as the client is to read it.
+    fn told(&self, said: &Said, ear: &Ear, shown: Option<&Shown>) -> Option<bytes::Bytes> {
+        match (&*said.method, shown) {
+            ("notifications/cancelled", _) => self.withdrawn(said, ear),
+            (_, Some(shown)) => Some(shown.note(said)),
+            (_, None) => Some(said.line.clone()),
+        }
     }
 }
 
@@ -229,14 +345,27 @@ impl McpSession {
 pub struct InFlight {
     session: Arc<McpSession>,
     id: Vec<u8>,
+    number: u64,
     /// Set when the client cancels it.
-    pub cancelled: CancellationToken,
+    pub cancellation: Cancellation,
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        lock(&self.session.in_flight).remove(&self.id);
+        let mut in_flight = lock(&self.session.in_flight);
+        let Some(same) = in_flight.get_mut(&self.id) else {
+            return;
+        };
+        same.retain(|(number, _)| *number != self.number);
+        if same.is_empty() {
+            in_flight.remove(&self.id);
+        }
     }
+}
+
+/// A number of ours, as a client writes it.
+fn number(id: &RawJson) -> Option<u64> {
+    id.as_str().trim_matches('"').parse().ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -37,6 +37,16 @@ pub fn event(id: Option<u64>, line: &[u8]) -> Bytes {
     event.into()
 }
 
+/// The message of such an event; `None` for a comment.
+pub fn line_of(event: &Bytes) -> Option<Bytes> {
+    let start = memchr::memmem::find(event, b"data: ")? + b"data: ".len();
+    Some(
+        event
+            .slice(start..)
+            .slice_ref(event[start..].trim_ascii_end()),
+    )
+}
+
 /// A response whose body is what comes through the channel.
 pub fn response(events: mpsc::Receiver<Bytes>) -> Response {
     let events = futures_util::stream::unfold(events, |mut events| async move {

@@ -7,7 +7,10 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
+
+/// Levels of an object that are looked into where it holds something odd.
+const LEVELS: usize = 32;
 
 /// One valid JSON value as its original bytes (UTF-8): numbers, key order and escapes survive.
 /// Cloning is cheap.
@@ -42,7 +45,7 @@ impl RawJson {
     }
 
     /// Writes a value out.
-    pub fn of(value: &serde_json::Value) -> Self {
+    pub fn of(value: &Value) -> Self {
         Self(value.to_string().into())
     }
 
@@ -69,6 +72,12 @@ impl RawJson {
     /// Reads it as a typed value; the error says where the shape differs.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.0)
+    }
+
+    /// As a value that is near it: `null` stands for what no type of ours holds (1e400, a lone
+    /// surrogate, too many levels), and members with such names are left out.
+    pub fn approximate(&self) -> Value {
+        near(&self.0, LEVELS)
     }
 
     /// The members of an object in their order, repeated ones included; `None` for other values.
@@ -113,6 +122,28 @@ impl RawJson {
         }
         Self(out.into())
     }
+}
+
+fn near(json: &[u8], levels: usize) -> Value {
+    let whole = serde_json::from_slice(json);
+    if whole.is_ok() || levels == 0 {
+        return whole.unwrap_or_default();
+    }
+    if let Ok(Members(members)) = serde_json::from_slice(json) {
+        let near = members.into_iter().filter_map(|(name, value)| {
+            let name = serde_json::from_str(name.get()).ok()?;
+            Some((name, near(value.get().as_bytes(), levels - 1)))
+        });
+        return Value::Object(near.collect());
+    }
+    let items: Vec<&RawValue> = serde_json::from_slice(json).unwrap_or_default();
+    if items.is_empty() {
+        return Value::Null;
+    }
+    let near = items
+        .into_iter()
+        .map(|item| near(item.get().as_bytes(), levels - 1));
+    Value::Array(near.collect())
 }
 
 /// One member of an object. Both parts lie within it.
@@ -207,6 +238,23 @@ mod tests {
         ];
         assert_eq!(members, expected);
         assert!(RawJson::parse("[1]".into()).unwrap().members().is_none());
+    }
+
+    #[test]
+    fn something_odd_costs_nothing_beside_it() {
+        let raw = RawJson::parse(
+            r#"{"a":{"x":1e400,"y":[1,"\ud800",{}]},"b":{},"\ud800":1,"deep":[]}"#.into(),
+        );
+        let expected =
+            serde_json::json!({"a": {"x": null, "y": [1, null, {}]}, "b": {}, "deep": []});
+        assert_eq!(raw.unwrap().approximate(), expected);
+        let deep = format!("{}1e400{}", "[".repeat(1000), "]".repeat(1000));
+        assert!(
+            RawJson::parse(deep.into())
+                .unwrap()
+                .approximate()
+                .is_array()
+        );
     }
 
     #[test]

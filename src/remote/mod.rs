@@ -9,6 +9,8 @@
 //! that cannot be answered gets a JSON-RPC error in its place. The end of stdin says goodbye to
 //! the server; the end of stdout means that its session is lost.
 //!
+//! A server that knows no POST where `url` points is spoken to over the older transport.
+//!
 //! **A `tools/call` is sent once.** It is sent again only where no byte of it can have reached the
 //! server: the connection was never made.
 
@@ -131,20 +133,27 @@ pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes,
 async fn carry(
     kind: RemoteKind,
     http: Http,
-    input: Input,
+    mut input: Input,
     output: Output,
     tool_schema: Option<ToolSchema>,
     hang_up: CancellationToken,
 ) {
     match kind {
         RemoteKind::StreamableHttp => {
-            let remote = Streamable::new(http, output, tool_schema);
-            hang_up.run_until_cancelled(remote.serve(input)).await;
+            let remote = Streamable::new(http.clone(), output.clone(), tool_schema);
+            hang_up.run_until_cancelled(remote.serve(&mut input)).await;
+            if let Some(refused) = remote.refused() {
+                let older = OldSse::new(http, output);
+                hang_up
+                    .run_until_cancelled(older.serve(input, Some(refused)))
+                    .await;
+                return;
+            }
             let _ = tokio::time::timeout(GOODBYE, remote.say_goodbye()).await;
         }
         RemoteKind::Sse => {
             let remote = OldSse::new(http, output);
-            hang_up.run_until_cancelled(remote.serve(input)).await;
+            hang_up.run_until_cancelled(remote.serve(input, None)).await;
         }
     }
 }

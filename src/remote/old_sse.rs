@@ -17,6 +17,7 @@ use super::{
     message::{self, Outgoing},
     pipe::{Flights, Input, Landed, Output},
     sse::Cursor,
+    streamable::Refused,
 };
 
 /// Bytes that are read of an answer to a POST; the real one comes on the stream.
@@ -34,15 +35,22 @@ impl OldSse {
         Arc::new(Self { http, output })
     }
 
-    /// Carries messages until the bridge closes the pipe, or the stream ends.
-    pub async fn serve(self: &Arc<Self>, mut input: Input) {
+    /// Carries messages until the bridge closes the pipe, or the stream ends. A message that the
+    /// newer transport `refused` is the first; without this one either, its failure stands.
+    pub async fn serve(self: &Arc<Self>, mut input: Input, refused: Option<Refused>) {
         let mut flights = Flights::default();
         let (mut events, endpoint) = match self.open().await {
             Ok(open) => open,
-            Err(failure) => return self.refuse(&mut input, &failure).await,
+            Err(failure) => match refused {
+                Some((message, before)) => return self.fail(&message, &before).await,
+                None => return self.refuse(&mut input, &failure).await,
+            },
         };
         let endpoint = Arc::new(endpoint);
         let write = async {
+            if let Some((message, _)) = refused {
+                self.carry(message, &endpoint, &mut flights);
+            }
             loop {
                 tokio::select! {
                     next = input.next() => match next {
@@ -109,13 +117,7 @@ impl OldSse {
         // Answers come on the stream, so there is nothing to drop for a request that is cancelled.
         flights.other(async move {
             if let Err(failure) = this.post(&message, &endpoint).await {
-                let origin = this.http.origin();
-                if let Some(id) = message.id() {
-                    let line = this.http.failed(&failure, id, Heard::Perhaps);
-                    this.output.line(line).await;
-                } else {
-                    tracing::debug!(origin, %failure, "a message was not accepted");
-                }
+                this.fail(&message, &failure).await;
             }
             Landed::Done
         });
@@ -153,10 +155,19 @@ impl OldSse {
     /// Says to the first request why there is no session.
     async fn refuse(&self, input: &mut Input, failure: &Failure) {
         while let Some(message) = input.next().await {
-            if let Some(id) = message.id() {
-                let line = self.http.failed(failure, id, Heard::Perhaps);
-                return self.output.line(line).await;
+            if message.id().is_some() {
+                return self.fail(&message, failure).await;
             }
+        }
+    }
+
+    /// Says why a request has no answer; of other messages only the log hears.
+    async fn fail(&self, message: &Outgoing, failure: &Failure) {
+        if let Some(id) = message.id() {
+            let line = self.http.failed(failure, id, Heard::Perhaps);
+            self.output.line(line).await;
+        } else {
+            tracing::debug!(origin = self.http.origin(), %failure, "a message was not accepted");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! fresh ── answer to initialize ──▶ settled ── initialized accepted ──▶ listening
 //!   │                                   └── 404 ──▶ lost                    └── 404 ──▶ lost
+//!   ├── initialize refused: 400, 404 or 405 without JSON-RPC ──▶ the older transport
 //!   └── messages that name their revision themselves need no session
 //! ```
 
@@ -41,8 +42,12 @@ pub struct Streamable {
     output: Output,
     session: Mutex<Session>,
     lost: CancellationToken,
+    refused: Mutex<Option<Refused>>,
     tool_schema: Option<ToolSchema>,
 }
+
+/// An `initialize` that was posted to something that is no Streamable HTTP, and what it said.
+pub type Refused = (Outgoing, Failure);
 
 /// What the server gave with its answer to `initialize`.
 #[derive(Default, Clone)]
@@ -59,12 +64,13 @@ impl Streamable {
             output,
             session: Mutex::default(),
             lost: CancellationToken::new(),
+            refused: Mutex::default(),
             tool_schema,
         })
     }
 
     /// Carries messages until the bridge closes the pipe, or the server ends the session.
-    pub async fn serve(self: &Arc<Self>, mut input: Input) {
+    pub async fn serve(self: &Arc<Self>, input: &mut Input) {
         let mut flights = Flights::default();
         let mut listening = None;
         let work = async {
@@ -80,6 +86,14 @@ impl Streamable {
             flights.land_all().await;
         };
         self.lost.run_until_cancelled(work).await;
+    }
+
+    /// What is to be asked over the older transport instead, once.
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Tells the server that nobody comes back.
@@ -164,6 +178,11 @@ impl Streamable {
             Ok(response) => match self.refusal(response, Some(id)).await {
                 Refusal::Rpc(line) => return self.output.line(line).await,
                 Refusal::Failure(Failure::SessionLost) => (Failure::SessionLost, Heard::No),
+                Refusal::Failure(failure) if is_older(&message, &failure) => {
+                    let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+                    *refused = Some((message, failure));
+                    return self.lost.cancel();
+                }
                 Refusal::Failure(failure) => (failure, Heard::Perhaps),
             },
             Err(failure) => (failure, Heard::Perhaps),
@@ -259,6 +278,17 @@ impl Streamable {
             .filter_map(|(name, value)| Some((name.parse().ok()?, value?)))
             .collect()
     }
+}
+
+/// What the specification tells clients to take for a server of the older transport.
+fn is_older(message: &Outgoing, failure: &Failure) -> bool {
+    let signs = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::NOT_FOUND,
+        StatusCode::METHOD_NOT_ALLOWED,
+    ];
+    let opens = message.method() == Some("initialize") && message.modern.is_none();
+    opens && matches!(failure, Failure::Status(status) if signs.contains(status))
 }
 
 enum Refusal {

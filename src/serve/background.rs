@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, broadcast::error::RecvError},
+    task::JoinSet,
+};
 
 use super::reload;
 use crate::{
@@ -28,6 +31,7 @@ pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     tasks.spawn(beat(app.clone()));
     tasks.spawn(reload::watch(app.clone(), hangups));
     tasks.spawn(measure(app.clone()));
+    tasks.spawn(announce(app.clone()));
     Background(tasks)
 }
 
@@ -48,8 +52,11 @@ async fn collect(app: Arc<App>) {
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
-        let store = app.store.clone();
-        let round = move || store.collect(&clocks, None, Timestamp::now());
+        let (store, installer) = (app.store.clone(), app.installer.clone());
+        let round = move || {
+            installer.keep_house();
+            store.collect(&clocks, None, Timestamp::now())
+        };
         let Ok(report) = tokio::task::spawn_blocking(round).await else {
             continue;
         };
@@ -75,6 +82,18 @@ async fn beat(app: Arc<App>) {
         let renew = move || store.renew(Timestamp::now());
         if let Ok(Err(error)) = tokio::task::spawn_blocking(renew).await {
             tracing::warn!(%error, "the heartbeat was not written: other replicas may take over");
+        }
+    }
+}
+
+/// Clients with a session hear of lists that changed without their own child's doing.
+async fn announce(app: Arc<App>) {
+    let mut news = app.catalog.news();
+    loop {
+        match news.recv().await {
+            Ok(news) => app.mcp.announce(&news),
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
         }
     }
 }

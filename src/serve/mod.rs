@@ -74,12 +74,16 @@ pub enum Ended {
 
 /// Serves until a signal ends it. `port_file` gets the address that was bound, for tests and
 /// scripts that ask for port 0.
-pub async fn serve(settings: Settings, port_file: Option<PathBuf>) -> Result<Ended, ServeError> {
+pub async fn serve(
+    mut settings: Settings,
+    port_file: Option<PathBuf>,
+) -> Result<Ended, ServeError> {
     let mut signals = Signals::new()?;
     let config = config::load(&settings.config_file, &settings)?;
     let store = Store::open(&settings.jobs_dir, None, Timestamp::now())?;
     let listener = listen(&settings).await?;
     let address = listener.local_addr()?;
+    settings.listen.bound_to(address.port());
     let app = App::new(settings, store, config);
     let open_files = limits::raise_open_files();
     tracing::debug!(?open_files, "limits");
@@ -145,7 +149,7 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>) 
     let ended = async {
         engine.running.wait().await;
         tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
-        app.catalog.close().await;
+        tokio::join!(app.installer.close(), app.catalog.close());
         engine.children.none_left().await;
     };
     if tokio::time::timeout(END_TIME, ended).await.is_err() {

@@ -26,9 +26,17 @@ pub async fn watch(app: Arc<App>, hangups: Arc<Notify>) {
     }
 }
 
+/// Of the server file and the lock file, which need not be there.
 async fn digest(app: &App) -> Option<[u8; 32]> {
     let text = tokio::fs::read(&app.settings.config_file).await.ok()?;
-    Some(Sha256::digest(text).into())
+    let lock = tokio::fs::read(&app.settings.lock_file).await;
+    let digest = Sha256::new().chain_update(text);
+    Some(
+        digest
+            .chain_update(lock.unwrap_or_default())
+            .finalize()
+            .into(),
+    )
 }
 
 async fn reload(app: &Arc<App>) {

@@ -127,12 +127,27 @@ impl Sessions {
             {
                 let (sessions, workspace) = (self.clone(), workspace.clone());
                 self.tasks.spawn(async move {
-                    let turn = workspace.turn(&alone(&session.spec)).await;
-                    sessions.end_with_care(&workspace, &session).await;
-                    drop((turn, workspace));
+                    sessions.end_when_unused(&workspace, &session).await;
+                    drop(workspace);
                     sessions.call_ended();
                 });
             }
+        }
+    }
+
+    /// Ends a session in its turn. A call whose caller was asked something uses it without a turn.
+    async fn end_when_unused(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Arc<Session>) {
+        loop {
+            let mut ended = std::pin::pin!(self.room.notified());
+            // Before the look: a call that ends during it is heard.
+            ended.as_mut().enable();
+            let turn = workspace.turn(&alone(&session.spec)).await;
+            if session.in_flight() == 0 || !session.child.is_alive() {
+                self.end_with_care(workspace, session).await;
+                return;
+            }
+            drop(turn);
+            ended.await;
         }
     }
 

@@ -83,8 +83,6 @@ impl From<LeaseError> for SessionError {
 pub struct SessionSettings {
     /// Live stateful children.
     pub max_total: usize,
-    /// How long a call waits for a place among them.
-    pub patience: Duration,
     /// The longest time between two clean-ups.
     pub cleanup_interval: Duration,
     /// What a look through a folder may find.

@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{Claim, Entry, Place, SessionError, Sessions, Workspace};
 use crate::{
-    artifacts::Snapshot,
+    artifacts::{Snapshot, SnapshotError},
     model::{Principal, ServerName, WorkspaceKey},
     store::{Job, JobStatus, Metadata, NewJob, PrincipalHash},
 };
@@ -114,7 +114,11 @@ impl Sessions {
             let clear = |metadata: &mut Metadata| metadata.live_sessions.clear();
             metadata = self.store.update_metadata(job, clear)?;
         }
-        let files = Snapshot::take(&job.work(), &self.settings.snapshot)?;
+        let files = match Snapshot::take(&job.work(), &self.settings.snapshot) {
+            // Opened all the same: only a tool can delete what is too much.
+            Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) => Snapshot::over(),
+            taken => taken?,
+        };
         Ok((metadata, files))
     }
 

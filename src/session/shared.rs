@@ -10,7 +10,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::SessionError;
@@ -51,6 +55,8 @@ pub struct SharedChild {
     pub child: Child,
     /// Where it works: a folder of its own, from which nothing is published.
     pub job: Job,
+    /// Calls side by side, where the config bounds them.
+    places: Option<Arc<Semaphore>>,
     lease: Lease,
     version: SpecVersion,
 }
@@ -174,7 +180,7 @@ impl SharedChildren {
             tell.send_replace(Some(match &started {
                 Ok(shared) => Ok(shared.clone()),
                 Err(SessionError::Child(error)) => Err(error.clone()),
-                Err(error) => Err(not_started(error.to_string())),
+                Err(error) => Err(ChildError::not_started(error.to_string())),
             }));
             started
         })))
@@ -245,6 +251,9 @@ impl SharedChildren {
                 child,
                 job,
                 lease,
+                places: spec
+                    .concurrency
+                    .map(|most| Arc::new(Semaphore::new(most.get()))),
                 version: spec.version(),
             }),
             Err(error) => {
@@ -344,6 +353,15 @@ impl SharedChildren {
     }
 }
 
+impl SharedChild {
+    /// Waits for a place among the calls that its config allows side by side; none is needed where
+    /// it says nothing.
+    pub async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let places = self.places.clone()?;
+        Some(places.acquire_owned().await.expect("never closed"))
+    }
+}
+
 impl State {
     fn version(&self) -> SpecVersion {
         match self {
@@ -355,12 +373,7 @@ impl State {
 }
 
 fn called_off() -> ChildError {
-    not_started("the server was changed, or the bridge is stopping: try again".to_owned())
-}
-
-fn not_started(why: String) -> ChildError {
-    ChildError::NotStarted {
-        why,
-        said: String::new(),
-    }
+    ChildError::not_started(
+        "the server was changed, or the bridge is stopping: try again".to_owned(),
+    )
 }

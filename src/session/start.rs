@@ -24,14 +24,15 @@ pub struct Found {
 
 impl Sessions {
     /// The child that serves this call: an idle one, else a new one while there may be more, else
-    /// the least busy.
+    /// the least busy. A place among the processes is waited for until the first of the instants,
+    /// and all of it is over by the second.
     pub async fn child(
         self: &Arc<Self>,
         workspace: &Arc<Workspace>,
         spec: &Arc<ServerSpec>,
         class: Class,
         profile: Profile,
-        deadline: Instant,
+        (patience, deadline): (Instant, Instant),
     ) -> Result<Found, SessionError> {
         let slot = workspace.slot(spec);
         let _gate = slot.gate.lock().await;
@@ -43,7 +44,7 @@ impl Sessions {
             }
             Err(left) => left,
         };
-        let place = self.place(workspace, deadline).await?;
+        let place = self.place(workspace, patience.min(deadline)).await?;
         let child = self.children.ready(ChildRequest {
             spec: spec.clone(),
             job: workspace.job.clone(),
@@ -93,18 +94,17 @@ impl Sessions {
         }
     }
 
-    /// A place among the live children; the least recently used idle session makes room. The
-    /// caller has a turn in `own`.
+    /// A place among the live children; the least recently used idle session makes room, in `own`
+    /// also while somebody has the turn there: an idle child is in nobody's way.
     async fn place(
         self: &Arc<Self>,
         own: &Arc<Workspace>,
-        deadline: Instant,
+        until: Instant,
     ) -> Result<OwnedSemaphorePermit, SessionError> {
         if let Some(place) = self.population.try_place() {
             return Ok(place);
         }
         let mut place = std::pin::pin!(self.population.place());
-        let until = deadline.min(Instant::now() + self.settings.patience);
         let wait = async {
             loop {
                 // First, so that nothing is ended for a place that is free.

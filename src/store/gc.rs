@@ -41,6 +41,8 @@ pub struct GcReport {
     pub removed_bindings: u64,
     /// Dead instances whose files were removed.
     pub removed_instances: u64,
+    /// Catalogue entries of servers that are long gone.
+    pub removed_catalog_entries: u64,
     /// Entries of the jobs folder that are not ours; left alone.
     pub unknown_entries: u64,
     /// What could not be cleaned, and why; the rest was.
@@ -69,6 +71,9 @@ impl Store {
         if user.is_none() {
             let (removed, errors) = self.sweep_instances(now);
             round.report.removed_instances = removed;
+            round.note_all(errors);
+            let (removed, errors) = self.sweep_catalog(now);
+            round.report.removed_catalog_entries = removed;
             round.note_all(errors);
         }
         let (removed, errors) = self.sweep_bindings();

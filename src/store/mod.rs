@@ -9,11 +9,13 @@
 //! {job-id}/metadata.json …     ours: journal.jsonl, server.log, lease, lock
 //! .bridge/bindings/{ab}/{key}  which job folder a workspace key has
 //! .bridge/artifacts/{ab}/{token}/{meta.json,data}
+//! .bridge/catalog/{digest}.json  what a server offered when it was last asked
 //! .bridge/instances/{id}.{json,lock}
 //! .bridge/tmp/{instance}/      staging, gone with its instance
 //! ```
 
 mod binding;
+mod catalog;
 mod error;
 mod files;
 mod gc;

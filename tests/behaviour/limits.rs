@@ -3,7 +3,7 @@
 use std::thread;
 
 use crate::support::{TestBridge, echo, rude, servers, vars, with};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))
@@ -267,6 +267,47 @@ fn a_workspace_with_too_many_files_is_507() {
     let reply = bridge.chat("alice", "c1").call("rude", "poke", json!({}));
     assert_eq!(reply.status, 507, "{}", reply.text());
     assert_eq!(bridge.chat("alice", "c2").echo("counter", json!({})), 1);
+}
+
+#[test]
+fn a_workspace_with_too_many_files_opens_for_the_tools_that_delete_them() {
+    let mut bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_WORKSPACE_FILES, 100)
+        .start();
+    let call = |bridge: &TestBridge, tool: &str, arguments: Value| {
+        bridge.chat("alice", "c1").call("echo", tool, arguments)
+    };
+    let made = call(&bridge, "write_many", json!({"count": 150}));
+    assert_eq!(made.status, 507, "{}", made.text());
+    // In the open folder, and in the one that a new bridge finds.
+    for _ in 0..2 {
+        let file = json!({"name": "more.txt", "content": "1"});
+        let over = call(&bridge, "write_file", file).ok();
+        assert!(
+            over["notice"].to_string().contains("more than 100 files"),
+            "{over}"
+        );
+        assert_eq!(over["files"], Value::Null, "{over}");
+        bridge.restart();
+    }
+    let mut folders = bridge
+        .workspaces()
+        .into_iter()
+        .map(|path| path.join("work"));
+    let work = folders.find(|work| work.join("many-00000.txt").exists());
+    let work = work.expect("the chat's folder");
+    for number in 0..100 {
+        std::fs::remove_file(work.join(format!("many-{number:05}.txt"))).expect("as a tool would");
+    }
+    let fits = call(&bridge, "echo", json!({"text": "a"})).ok();
+    let said = fits.to_string();
+    assert!(
+        !said.contains("100 files") && !said.contains("/files/"),
+        "{said}"
+    );
+    let file = json!({"name": "again.txt", "content": "1"});
+    let under = call(&bridge, "write_file", file).ok();
+    assert_eq!(under["files"].as_array().map(Vec::len), Some(1), "{under}");
 }
 
 #[test]

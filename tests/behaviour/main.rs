@@ -8,6 +8,7 @@
 
 mod support;
 
+mod catalog;
 mod chats;
 mod children;
 mod commands;
@@ -15,16 +16,22 @@ mod failures;
 mod files;
 mod harness;
 mod identity;
+mod install;
 mod leftovers;
 mod limits;
 mod mcp;
+mod mcp_all;
 mod mcp_bytes;
+mod mcp_sessions;
 mod modern_only;
 mod openapi;
 mod openwebui_files;
 mod openwebui_session;
+mod parked;
 mod real_servers;
 mod remote;
+mod remote_faults;
 mod running;
 mod session_lists;
 mod sessions;
+mod waits;

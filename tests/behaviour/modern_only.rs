@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Mcp, Stream, TestBridge, fixture, servers, vars, with};
+use crate::support::{Client, Mcp, Stream, TestBridge, eventually, fixture, servers, vars, with};
 
 const META: &str = "io.modelcontextprotocol/";
 const MODES: [&str; 3] = ["stateful", "stateless", "shared"];
@@ -124,9 +124,12 @@ fn a_server_that_stays_silent_or_dies_at_the_older_handshake_is_learnt_too() {
     for how in ["silent", "die"] {
         let server = with(modern_only(), json!({"env": {"REFUSE": how}}));
         let bridge = TestBridge::builder(servers([("modern", server)]))
-            .var(vars::START_TIMEOUT, 2)
+            .var(vars::START_TIMEOUT, 3)
             .start();
         let client = chat(&bridge);
+        eventually("it is learnt", || {
+            client.get("/mcpo/modern/openapi.json").status == 200
+        });
         assert_eq!(client.call("modern", "counter", json!({})).ok(), 1, "{how}");
         assert_eq!(legacy(client).text("counter", json!({})), "2", "{how}");
     }

@@ -1,13 +1,12 @@
 //! Remote servers: one bridge in front of another, through both doors.
 
-use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{net::TcpListener, time::Instant};
 
-use crate::support::{Builder, Client, TestBridge, echo, eventually, fixture, servers, vars, with};
+use crate::support::{
+    Builder, Client, Mcp, TestBridge, echo, eventually,
+    far::{self, Far},
+    fixture, servers, vars, with,
+};
 use serde_json::{Value, json};
 
 const KEY: &str = "a-key-that-nobody-may-read-anywhere";
@@ -228,74 +227,15 @@ fn one_that_restarts_between_calls_is_asked_in_a_new_session() {
     }
 }
 
-/// A remote server that notes each request's verb and method. It ends with the test's process.
-fn recorder() -> (String, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}/mcp", listener.local_addr().expect("an address"));
-    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
-    let notes = seen.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let notes = notes.clone();
-            std::thread::spawn(move || while record(&stream, &notes).is_some() {});
-        }
-    });
-    (url, seen)
-}
-
-fn record(mut stream: &TcpStream, notes: &Mutex<Vec<String>>) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let (mut head, mut length) = (String::new(), 0);
-    while reader.read_line(&mut head).ok()? > 2 {
-        let last = head.lines().last()?.to_ascii_lowercase();
-        if let Some(bytes) = last.strip_prefix("content-length:") {
-            length = bytes.trim().parse().ok()?;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let message: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let (verb, method) = (
-        head.split(' ').next()?,
-        message["method"].as_str().unwrap_or(""),
-    );
-    notes
-        .lock()
-        .expect("the notes")
-        .push(format!("{verb} {method}").trim().to_owned());
-    let result = match method {
-        "initialize" => json!({
-            "protocolVersion": "2025-11-25",
-            "capabilities": {"tools": {}},
-            "serverInfo": {"name": "recorder", "version": "1"},
-        }),
-        _ => json!({"tools": []}),
-    };
-    let answer = json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string();
-    let (status, answer) = match (verb, &message["id"]) {
-        ("GET", _) => ("405 Method Not Allowed", ""),
-        (_, Value::Null) => ("202 Accepted", ""),
-        _ => ("200 OK", answer.as_str()),
-    };
-    let length = answer.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nMcp-Session-Id: one\r\n\
-         Content-Length: {length}\r\n\r\n"
-    );
-    stream.write_all((head + answer).as_bytes()).ok()
-}
-
 #[test]
 fn a_command_that_is_done_has_closed_its_sessions() {
-    let (url, seen) = recorder();
-    let remote = json!({"url": url, "type": "streamable-http"});
+    let far = Far::start(far::respond);
+    let remote = json!({"url": format!("{}/mcp", far.origin), "type": "streamable-http"});
     let near = TestBridge::builder(servers([("echo", remote)])).prepare();
     let check = near.command(&["check"]);
     assert!(check.status.success(), "{check:?}");
-    let seen = seen.lock().expect("the notes");
-    let count = |what: &str| seen.iter().filter(|one| *one == what).count();
-    assert!(count("POST initialize") > 0, "{seen:?}");
-    assert_eq!(count("DELETE"), count("POST initialize"), "{seen:?}");
+    assert!(far.count("POST initialize") > 0);
+    assert_eq!(far.count("DELETE"), far.count("POST initialize"));
 }
 
 #[test]
@@ -332,5 +272,52 @@ fn a_wrong_key_is_named_without_the_key() {
         for secret in [wrong, KEY, "in-the-query"] {
             assert!(!text.contains(secret), "{text}");
         }
+    }
+}
+
+/// Ended with the test.
+struct Started(std::process::Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn one_that_speaks_only_the_newest_revision_serves_everybody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = folder.path().join("port");
+    let mut command = std::process::Command::new("python3");
+    let command = command.arg(fixture("modern_http.py")).arg(&port);
+    let _server = Started(command.spawn().expect("python"));
+    eventually("the server listens", || port.exists());
+    let port = std::fs::read_to_string(&port).expect("a port");
+    let url = format!("http://127.0.0.1:{port}/mcp");
+    for mode in ["stateful", "stateless", "shared"] {
+        let remote = json!({"url": url, "type": "streamable-http", "mode": mode});
+        let bridge = TestBridge::start(servers([("modern", remote)]));
+        let client = bridge.chat("alice", "c1");
+        let hi = json!({"text": "hi"});
+        assert_eq!(
+            client.call("modern", "echo", hi.clone()).ok(),
+            "hi",
+            "{mode}"
+        );
+        let older = Mcp::legacy(client.clone(), "modern", &json!({"elicitation": {}}));
+        assert_eq!(older.text("echo", hi.clone()), "hi", "{mode}");
+        let newer = Mcp::modern(client, "modern", json!({}));
+        assert_eq!(newer.text("echo", hi), "hi", "{mode}");
+        let mut stream = older.begin("ask", json!({}));
+        let asked = stream.message();
+        assert_eq!(asked["method"], "elicitation/create", "{mode}");
+        let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}});
+        assert_eq!(older.send(&answer.to_string()).status, 202);
+        let result = stream.result();
+        assert_eq!(
+            result["content"][0]["text"], r#"{"action": "accept"}"#,
+            "{mode}"
+        );
     }
 }

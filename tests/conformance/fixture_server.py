@@ -3,6 +3,7 @@
     python fixture_server.py             a child on stdio that speaks both eras, as the SDK does
     python fixture_server.py --legacy    a child that knows nothing of 2026-07-28
     python fixture_server.py --modern    a child that speaks 2026-07-28 alone
+    python fixture_server.py --bare      its names without `test_`, for a server called `test` behind `/mcp`
     python fixture_server.py --http PORT the same server over the SDK's own Streamable HTTP, at /mcp
 
 Its tools ask the user in whichever way the connection's era has: requests to the client before
@@ -45,8 +46,11 @@ ASKED = {  # method -> the capability that it takes, and the SDK's request and r
     "roots/list": ("roots", types.ListRootsRequest, types.ListRootsResult),
 }
 
+LEFT_OUT = "test_"  # what names lack with --bare
+
 bus = InMemorySubscriptionBus()
 subscribed = set()  # URIs, by legacy clients
+bare = False
 
 
 class InputRequired(Exception):
@@ -245,11 +249,22 @@ TOOLS = {
 }
 
 
+def listed(items):
+    return [item | {"name": item["name"].removeprefix(LEFT_OUT)} for item in items] if bare else items
+
+
+def named(params, known):
+    """The params with the name that is known here."""
+    whole = LEFT_OUT + params.name
+    return params.model_copy(update={"name": whole}) if bare and whole in known else params
+
+
 async def list_tools(_ctx, _params):
-    return {"tools": [content.tool(name) for name in TOOLS]}
+    return {"tools": listed([content.tool(name) for name in TOOLS])}
 
 
 async def call_tool(ctx, params):
+    params = named(params, TOOLS)
     if params.name not in TOOLS:
         raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name}")
     call = Call(ctx, params)
@@ -294,10 +309,11 @@ async def unsubscribe(_ctx, params):
 
 
 async def list_prompts(_ctx, _params):
-    return {"prompts": content.PROMPT_LIST}
+    return {"prompts": listed(content.PROMPT_LIST)}
 
 
 async def get_prompt(ctx, params):
+    params = named(params, [prompt["name"] for prompt in content.PROMPT_LIST])
     if params.name == content.PROMPT_THAT_ASKS:
         try:
             answer = await Call(ctx, params).ask(user_context=content.ASK_CONTEXT)
@@ -396,8 +412,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--legacy", action="store_true", help="know nothing of 2026-07-28")
     parser.add_argument("--modern", action="store_true", help="speak 2026-07-28 alone, on stdio")
+    parser.add_argument("--bare", action="store_true", help=f"leave {LEFT_OUT} out of all names")
     parser.add_argument("--http", type=int, metavar="PORT", help="serve the SDK's HTTP instead of stdio")
     wanted = parser.parse_args()
+    global bare
+    bare = wanted.bare
     logging.basicConfig(level=logging.WARNING)  # on stderr
     warnings.simplefilter("ignore", MCPDeprecationWarning)  # legacy clients live on what is deprecated
     server = build()

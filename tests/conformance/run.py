@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from serving import BRIDGE_SERVERS, Bridge, Direct, Fault
+from serving import ALL_SERVERS, BRIDGE_SERVERS, Bridge, Direct, Fault
 from suite import LEGACY, MODERN, greet, run_suite, scored_scenarios
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,12 @@ RUNS = [  # server, revision, what must fail; None: shown, not judged
     ("modern-stateful", LEGACY, None),
     ("modern-stateful", MODERN, None),
 ]
+ALL_RUNS = [  # at /mcp, each in front of servers of its own
+    ("all", LEGACY, {}),
+    ("all", MODERN, {}),
+    ("all-legacy", LEGACY, {}),
+    ("all-legacy", MODERN, BEYOND_LEGACY),
+]
 # Without a bridge the legacy fixture refuses 2026-07-28 altogether: what passes there passes for nothing.
 DIRECT_RUNS = [
     ("dual", LEGACY, {}),
@@ -51,7 +57,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--direct", action="store_true", help="the SDK's own HTTP instead of the bridge")
     parser.add_argument("--binary", type=Path, default=BINARY, help="the bridge to run")
-    parser.add_argument("--server", choices=BRIDGE_SERVERS, help="only this server")
+    parser.add_argument("--server", choices=[*BRIDGE_SERVERS, *ALL_SERVERS], help="only this server")
     parser.add_argument("--revision", choices=[LEGACY, MODERN], help="only this revision")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the suite's results and logs there")
     return parser.parse_args()
@@ -79,7 +85,6 @@ def measure(serving, server, revision, results):
 
 
 def run(serving, runs, results):
-    print(LINE.format("server", "revision", "passed", "scored", "s", "failed"))
     wrong = []
     for server, revision, must_fail in runs:
         try:
@@ -97,18 +102,33 @@ def run(serving, runs, results):
     return wrong
 
 
+def servings(wanted, results):
+    """What is to be run, and in front of what."""
+    if wanted.direct:
+        yield Direct(results), DIRECT_RUNS
+        return
+    yield Bridge(wanted.binary, results), RUNS
+    for server, behind in ALL_SERVERS.items():
+        yield Bridge(wanted.binary, results, behind), [run for run in ALL_RUNS if run[0] == server]
+
+
 def main():
     wanted = arguments()
-    runs = [
-        (server, revision, must_fail)
-        for server, revision, must_fail in (DIRECT_RUNS if wanted.direct else RUNS)
-        if wanted.server in (None, server) and wanted.revision in (None, revision)
-    ]
     results = wanted.keep or Path(tempfile.mkdtemp(prefix="mcpo-conformance-"))
     results.mkdir(parents=True, exist_ok=True)
+    wrong, every = [], []
+    print(LINE.format("server", "revision", "passed", "scored", "s", "failed"))
     try:
-        with Direct(results) if wanted.direct else Bridge(wanted.binary, results) as serving:
-            wrong = run(serving, runs, results)
+        for serving, runs in servings(wanted, results):
+            runs = [
+                (server, revision, must_fail)
+                for server, revision, must_fail in runs
+                if wanted.server in (None, server) and wanted.revision in (None, revision)
+            ]
+            every += runs
+            if runs:
+                with serving:
+                    wrong += run(serving, runs, results)
     except Fault as fault:
         print(f"conformance: {fault}", file=sys.stderr)
         return 2
@@ -118,7 +138,7 @@ def main():
         shutil.rmtree(results)
     else:
         print(f"results and logs: {results}")
-    if not wanted.direct and any(must_fail for _, _, must_fail in runs):
+    if not wanted.direct and any(must_fail for _, _, must_fail in every):
         for scenario, reason in BEYOND_LEGACY.items():
             print(f"not for legacy children: {scenario}: {reason}")
     return 1 if wrong else 0

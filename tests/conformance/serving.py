@@ -16,12 +16,24 @@ START, END = 60, 30  # seconds for a server to be ready, and to end
 FIXTURE = {"command": str(PYTHON), "args": [str(HERE / "fixture_server.py")]}
 LEGACY_FIXTURE = FIXTURE | {"args": [*FIXTURE["args"], "--legacy"]}
 MODERN_FIXTURE = FIXTURE | {"args": [*FIXTURE["args"], "--modern"]}
+
+
+def with_names(fixture):
+    return {"command": fixture["command"], "args": [*fixture["args"], "--bare"], "mode": "shared"}
+
+
 BRIDGE_SERVERS = {  # shared: the suite's clients say nothing that would tell one chat from another
     "dual": FIXTURE | {"mode": "shared"},
     "legacy": LEGACY_FIXTURE | {"mode": "shared"},
     "dual-stateful": FIXTURE | {"mode": "stateful"},
     "modern": MODERN_FIXTURE | {"mode": "shared"},
     "modern-stateful": MODERN_FIXTURE | {"mode": "stateful"},
+}
+# Behind /mcp a tool is called {server}_{tool}: with this fixture's names, as the suite knows them.
+BESIDE = {"command": "python3", "args": [str(HERE.parent / "fixtures/echo_server.py")], "mode": "shared"}
+ALL_SERVERS = {
+    "all": {"test": with_names(FIXTURE), "beside": BESIDE},
+    "all-legacy": {"beside": BESIDE, "test": with_names(LEGACY_FIXTURE)},
 }
 
 
@@ -79,18 +91,20 @@ class Serving:
 class Bridge(Serving):
     """All fixtures behind one bridge, on a port of its choice."""
 
-    def __init__(self, binary, folder):
+    def __init__(self, binary, folder, servers=BRIDGE_SERVERS):
         super().__init__(folder)
         self._binary = binary
+        self._servers = servers
 
     def url(self, server):
-        return f"http://127.0.0.1:{self._port}/mcp/{server}"
+        path = "/mcp" if server in ALL_SERVERS else f"/mcp/{server}"
+        return f"http://127.0.0.1:{self._port}{path}"
 
     def start(self):
         if not self._binary.exists():
             raise Fault(f"{self._binary} is not there: build it with `make build`")
         config = self._folder / "mcp-servers.json"
-        config.write_text(json.dumps({"mcpServers": BRIDGE_SERVERS}, indent=1))
+        config.write_text(json.dumps({"mcpServers": self._servers}, indent=1))
         # Nobody's settings but these, and everything else as it is by default.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MCPO_", "RUST_"))}
         settings = {
@@ -104,7 +118,7 @@ class Bridge(Serving):
         port_file.unlink(missing_ok=True)  # of an earlier run into the same folder
         self.launch("bridge", [self._binary, "serve", "--port-file", port_file], inherited | settings)
         self._port = self.wait("the bridge's port", lambda: read_port(port_file))
-        for server in BRIDGE_SERVERS:
+        for server in self._servers:
             document = f"http://127.0.0.1:{self._port}/mcpo/{server}/openapi.json"
             self.wait(f"the catalogue of {server}", lambda: answers(document))
 

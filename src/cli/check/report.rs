@@ -5,6 +5,7 @@ use std::{fmt::Write as _, path::PathBuf};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use super::launch::Launch;
 use crate::{
     catalog::Offer,
     cli::{
@@ -44,6 +45,8 @@ pub struct ServerReport {
     #[serde(flatten)]
     found: Option<Found>,
     start_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launch: Option<Launch>,
     warnings: Vec<String>,
 }
 
@@ -123,6 +126,7 @@ impl ServerReport {
             error: None,
             found: None,
             start_seconds: None,
+            launch: None,
             warnings: Vec::new(),
         }
     }
@@ -131,6 +135,7 @@ impl ServerReport {
     pub fn of(surveyed: &Surveyed) -> Self {
         let base = Self {
             start_seconds: Some((surveyed.took.as_secs_f64() * 1000.0).round() / 1000.0),
+            launch: Launch::of(&surveyed.launching),
             ..Self::skipped(&surveyed.spec)
         };
         match &surveyed.outcome {
@@ -159,6 +164,9 @@ impl ServerReport {
         text.push('\n');
         if let Some(found) = self.found.as_ref().filter(|found| !found.tools.is_empty()) {
             let _ = writeln!(text, "  {DIM}tools, about tokens:{DIM:#} {}", found.tools());
+        }
+        if let Some(launch) = &self.launch {
+            let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&launch.text(), 4));
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "  {ODD}warning:{ODD:#} {}", indented(warning, 4));

@@ -171,6 +171,7 @@ impl Builder<'_> {
             file_path_fields: entry.file_path_fields.unwrap_or_default(),
             resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
             before_end: entry.before_end.and_then(before_end),
+            install: entry.install.unwrap_or(true),
             transport: match (entry.command, entry.url) {
                 (Some(program), _) => {
                     self.command(program, entry.args, entry.env, entry.cwd, path)?
@@ -253,8 +254,9 @@ impl Builder<'_> {
         };
         let kind = match kind {
             // As in mcpo.
-            None | Some("sse") => RemoteKind::Sse,
-            Some(_) => RemoteKind::StreamableHttp,
+            Some("sse") => RemoteKind::Sse,
+            // Without a type, as mcpo has it for SSE: the older transport is found from here too.
+            None | Some(_) => RemoteKind::StreamableHttp,
         };
         let good = self.faults.len() == before;
         good.then_some(Transport::Remote(RemoteSpec { url, kind, headers }))

@@ -47,7 +47,7 @@ pub(super) struct ServerEntry {
     #[schemars(length(min = 1))]
     pub cwd: Option<String>,
     /// How to speak to the server: `stdio` for a command; for a url `streamable-http` (also
-    /// `http`) or `sse`. A url without a type means `sse`, as in mcpo.
+    /// `http`), which falls back to the older `sse` where the server knows no POST, or `sse`.
     #[schemars(extend("enum" = [
         "stdio", "sse", "streamable-http", "streamable_http", "streamablehttp", "streamableHttp",
         "http", null,
@@ -100,6 +100,9 @@ pub(super) struct ServerEntry {
     pub resolve_path_fields: Option<Vec<String>>,
     /// A tool to call before the bridge ends a chat's process, to save what it holds.
     pub before_end: Option<BeforeEndEntry>,
+    /// `false` starts the program as written, every time. By default the packages of `uvx`, `npx`,
+    /// `pipx run` and `uv run` are installed once, and the program is started without these.
+    pub install: Option<bool>,
     /// `true` leaves the server out.
     pub disabled: Option<bool>,
     /// `false` leaves the server out.

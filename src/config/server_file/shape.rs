@@ -89,7 +89,9 @@ fn expected(key: &str) -> Expected {
         "max_processes_per_chat" | "concurrency" => {
             Expected::shown("a whole number without quotes, from 1 to 1000")
         }
-        "disabled" | "enabled" => Expected::shown("true or false, without quotes"),
+        "disabled" | "enabled" | "install" | "session_lists" => {
+            Expected::shown("true or false, without quotes")
+        }
         "usage_guide" | "post_instruction" => Expected::shown("a string"),
         "enabledTools" | "disabledTools" => {
             Expected::shown(r#"a list of tool names: ["read_sheet", "write_sheet"]"#)

@@ -213,7 +213,7 @@ fn remote_servers_follow_mcpo() {
             Transport::Stdio(_) => panic!("a remote server"),
         }
     };
-    assert_eq!(kind(json!({})), RemoteKind::Sse);
+    assert_eq!(kind(json!({})), RemoteKind::StreamableHttp);
     assert_eq!(kind(json!({"type": "sse"})), RemoteKind::Sse);
     for http in ["streamable-http", "streamablehttp", "http"] {
         assert_eq!(kind(json!({"type": http})), RemoteKind::StreamableHttp);

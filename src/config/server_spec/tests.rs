@@ -29,6 +29,7 @@ fn spec() -> ServerSpec {
         file_path_fields: Vec::new(),
         resolve_path_fields: Vec::new(),
         before_end: None,
+        install: true,
         session_lists: false,
     }
 }
@@ -76,7 +77,7 @@ type Change = fn(&mut ServerSpec);
 #[test]
 fn the_version_follows_what_shapes_a_child_and_nothing_else() {
     let base = spec().version();
-    let shaping: [Change; 7] = [
+    let shaping: [Change; 8] = [
         |s| s.mode = Mode::Shared,
         |s| s.workspace = WorkspaceScope::Own,
         |s| command(s).program.push('x'),
@@ -86,6 +87,7 @@ fn the_version_follows_what_shapes_a_child_and_nothing_else() {
         },
         |s| command(s).cwd = Some("/srv".into()),
         |s| s.name = "word".parse().unwrap(),
+        |s| s.install = false,
     ];
     for (number, change) in shaping.iter().enumerate() {
         let mut spec = spec();

@@ -30,6 +30,11 @@ impl SpecVersion {
                 hash.list(command.args.iter().map(String::as_str));
                 hash.pairs(&command.env);
                 hash.list(command.cwd.iter().map(|cwd| cwd.to_str().unwrap_or("")));
+                hash.text(if spec.install {
+                    "install"
+                } else {
+                    "as written"
+                });
             }
             Transport::Remote(remote) => {
                 hash.text(match remote.kind {

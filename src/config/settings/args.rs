@@ -58,7 +58,7 @@ pub(super) struct GeneralArgs {
         default_value = "/tmp/mcpo-jobs"
     )]
     pub jobs_dir: Option<String>,
-    /// Caches of launchers (uvx, npx), shared by all servers and kept between runs
+    /// Packages and caches of launchers (uvx, npx), shared by all servers and kept between runs
     #[arg(
         long,
         value_name = "DIR",
@@ -66,6 +66,17 @@ pub(super) struct GeneralArgs {
         default_value = "/tmp/mcpo-tools"
     )]
     pub tools_dir: Option<String>,
+    /// What `mcpo-bridge install` locked [default: beside the server file, as
+    /// mcp-servers.lock.json]
+    #[arg(long, value_name = "FILE", env = "MCPO_LOCK_FILE")]
+    pub lock_file: Option<String>,
+    /// Install the packages of launchers (uvx, npx) once, beside the calls; if false, only what
+    /// `mcpo-bridge install` installed is started without its launcher
+    #[arg(
+        long, value_name = "BOOL", env = "MCPO_INSTALL", default_value = "true",
+        default_missing_value = "true", num_args = 0..=1, require_equals = true
+    )]
+    pub install: Option<String>,
     /// The mode of servers that name none: stateful, stateless or shared
     #[arg(
         long,

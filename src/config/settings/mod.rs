@@ -26,8 +26,12 @@ pub struct Settings {
     pub config_file: PathBuf,
     /// Workspaces, links, leases.
     pub jobs_dir: PathBuf,
-    /// Launcher caches (uv, npm) that all children share.
+    /// Launcher caches (uv, npm) that all children share, and what is installed for them.
     pub tools_dir: PathBuf,
+    /// What is locked; need not be there.
+    pub lock_file: PathBuf,
+    /// Packages of launchers are installed beside the calls.
+    pub install: bool,
     /// The mode of servers that name none.
     pub default_mode: Mode,
     /// The language of sentences around links and of pages for browsers.
@@ -70,6 +74,17 @@ pub struct Listen {
     pub cors_allow_origins: Vec<String>,
     /// The largest request body, in bytes.
     pub max_body_bytes: u64,
+}
+
+impl Listen {
+    /// The port that the system chose, where it was left to it; links follow, unless they were told
+    /// where to go.
+    pub fn bound_to(&mut self, port: u16) {
+        if self.base_url == BaseUrl::local(self.port) {
+            self.base_url = BaseUrl::local(port);
+        }
+        self.port = port;
+    }
 }
 
 /// Who may call, and who is believed.
@@ -168,6 +183,9 @@ pub struct Limits {
     /// A call's wait for its turn.
     #[serde(serialize_with = "as_seconds")]
     pub queue_timeout: Duration,
+    /// A caller's answer to what a server asks him.
+    #[serde(serialize_with = "as_seconds")]
+    pub input_timeout: Duration,
     /// From SIGTERM to SIGKILL of a child.
     #[serde(serialize_with = "as_seconds")]
     pub kill_grace: Duration,

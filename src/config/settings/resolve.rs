@@ -12,7 +12,7 @@ use super::{
     parse,
     reader::Reader,
 };
-use crate::config::{Fault, Faults, KeyRing, Mode};
+use crate::config::{BaseUrl, Fault, Faults, KeyRing, Mode};
 
 /// Reads a field by its name, which is its id in the table.
 macro_rules! read {
@@ -32,10 +32,14 @@ impl SettingsArgs {
     pub fn resolve(self) -> Result<Settings, Faults> {
         let r = &mut Reader::new();
         let general = self.general;
+        let config_file = read!(r.required(general.config, parse::path));
         let mut settings = Settings {
-            config_file: read!(r.required(general.config, parse::path)),
             jobs_dir: read!(r.required(general.jobs_dir, parse::path)),
             tools_dir: read!(r.required(general.tools_dir, parse::path)),
+            lock_file: read!(r.optional(general.lock_file, parse::path))
+                .unwrap_or_else(|| config_file.with_extension("lock.json")),
+            config_file,
+            install: read!(r.required(general.install, parse::boolean)),
             default_mode: read!(r.required(general.default_mode, parse::choice(&MODES))),
             lang: read!(r.required(general.lang, parse::choice(&LANGS))),
             journal: read!(r.required(general.journal, parse::choice(&JOURNALS))),
@@ -87,7 +91,9 @@ const FORMATS: [(&str, LogFormat); 3] = [
 
 fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
     let host = read!(r.required(args.host, parse::host));
-    let base_url = read!(r.required(args.base_url, parse::base_url));
+    let port = read!(r.required(args.port, parse::port));
+    let base_url = read!(r.optional(args.base_url, parse::base_url));
+    let base_url = base_url.unwrap_or_else(|| BaseUrl::local(port));
     let named = read!(r.optional(args.allowed_hosts, parse::hosts)).unwrap_or_default();
     let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let own = (!is_unspecified(&host)).then(|| host.clone());
@@ -104,7 +110,7 @@ fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
     }
     Listen {
         host,
-        port: read!(r.required(args.port, parse::port)),
+        port,
         base_url,
         path_prefix: read!(r.optional(args.path_prefix, parse::path_prefix)).unwrap_or_default(),
         allowed_hosts,
@@ -177,6 +183,7 @@ fn limits(r: &mut Reader, args: LimitArgs) -> Limits {
         timeout: read!(r.required(args.timeout, parse::timeout)),
         start_timeout: read!(r.required(args.start_timeout, parse::timeout)),
         queue_timeout: read!(r.required(args.queue_timeout, parse::grace)),
+        input_timeout: read!(r.required(args.input_timeout, parse::timeout)),
         kill_grace: read!(r.required(args.kill_grace, parse::grace)),
         shutdown_grace: read!(r.required(args.shutdown_grace, parse::grace)),
         max_message_bytes: read!(r.required(args.max_message_bytes, parse::bytes)),

@@ -21,11 +21,11 @@ fn sessions(folder: &Folder, store: Arc<Store>) -> Arc<Sessions> {
         start_timeout: Duration::from_secs(1),
         max_message: 1024,
         max_starts: 1,
+        input_timeout: Duration::from_secs(600),
         kill_grace: Duration::from_secs(1),
     };
     let settings = SessionSettings {
         max_total: 1,
-        patience: Duration::from_secs(1),
         cleanup_interval: Duration::from_secs(60),
         snapshot: Limits {
             entries: 3,
@@ -96,13 +96,28 @@ async fn a_folder_that_cannot_be_opened_is_given_back() {
     let sessions = sessions(&folder, store.clone());
     let work = open(&sessions).await.unwrap().job.work();
     close(&sessions).await;
-    for name in ["a", "b", "c", "d"] {
-        std::fs::write(work.join(name), "").unwrap();
-    }
+    std::fs::remove_dir(&work).unwrap();
+    std::fs::write(&work, "").unwrap();
     let failed = open(&sessions).await;
     assert!(matches!(failed, Err(SessionError::Files(_))));
     assert!(!leased(&store, "c"));
     assert!(sessions.entries().is_empty());
+}
+
+#[tokio::test]
+async fn a_folder_with_too_many_files_opens_and_nothing_in_it_is_new() {
+    let folder = Folder::new();
+    let store = Arc::new(folder.open());
+    let sessions = sessions(&folder, store.clone());
+    let work = open(&sessions).await.unwrap().job.work();
+    close(&sessions).await;
+    for name in ["a", "b", "c", "d"] {
+        std::fs::write(work.join(name), "").unwrap();
+    }
+    let opened = open(&sessions).await.unwrap();
+    assert!(opened.files.lock().await.is_over());
+    drop(opened);
+    close(&sessions).await;
 }
 
 #[tokio::test]

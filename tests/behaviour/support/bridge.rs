@@ -129,6 +129,10 @@ impl TestBridge {
         self.root.path().join("jobs")
     }
 
+    pub fn tools(&self) -> PathBuf {
+        self.root.path().join("tools")
+    }
+
     pub fn config_file(&self) -> PathBuf {
         self.root.path().join("config/mcp-servers.json")
     }

@@ -5,6 +5,7 @@
 
 mod bridge;
 mod client;
+pub mod far;
 mod folders;
 mod openwebui;
 mod processes;
@@ -16,7 +17,7 @@ pub use bridge::{Builder, TestBridge};
 pub use client::{Client, PendingCall, Reply};
 pub use openwebui::{FakeOpenWebUi, Mood};
 pub use processes::{Process, alive, kill_process, processes_of};
-pub use sse::{LEGACY, MODERN, Mcp, Stream, with_envelope};
+pub use sse::{ALL, LEGACY, MODERN, Mcp, Stream, with_envelope};
 pub use wait::{eventually, until};
 
 use serde_json::{Value, json};
@@ -35,6 +36,19 @@ pub fn echo() -> Value {
 /// The test server that shows and sends bytes as they are.
 pub fn bytes() -> Value {
     json!({ "command": "python3", "args": [fixture("bytes_server.py")] })
+}
+
+/// The server that asks its user in the middle of a call.
+pub fn dialog() -> Value {
+    json!({"command": "python3", "args": [fixture("dialog_server.py")]})
+}
+
+/// The test server with prompts and resources; `name` is in all that it says, and what `more` of it
+/// says the fixture's own text tells.
+pub fn library(name: &str, more: &[&str]) -> Value {
+    let script = fixture("library_server.py");
+    let args = [&[&script, name], more].concat();
+    json!({ "command": "python3", "args": args })
 }
 
 /// The test server that misbehaves as `mode` says.

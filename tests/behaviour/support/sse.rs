@@ -12,6 +12,9 @@ pub const LEGACY: &str = "2025-11-25";
 /// The revision that has none.
 pub const MODERN: &str = "2026-07-28";
 
+/// Stands for all servers at once, where a server's name is asked for.
+pub const ALL: &str = "";
+
 /// Speaks MCP with one server. Legacy once it was initialized, modern otherwise.
 #[derive(Clone)]
 pub struct Mcp {
@@ -24,11 +27,16 @@ pub struct Mcp {
 }
 
 impl Mcp {
-    /// A modern client that has these capabilities.
+    /// A modern client that has these capabilities, of one server or of [`ALL`].
     pub fn modern(client: Client, server: &str, capabilities: Value) -> Self {
+        let path = if server == ALL {
+            "/mcp".to_owned()
+        } else {
+            format!("/mcp/{server}")
+        };
         Self {
             client,
-            path: format!("/mcp/{server}"),
+            path,
             session: None,
             capabilities,
         }
@@ -125,6 +133,16 @@ impl Mcp {
         let client = self.client.clone().header("Mcp-Session-Id", session);
         Stream::read(client.open("GET", &self.path, &[], None))
     }
+
+    /// The same stream, taken up again after the event with this id.
+    pub fn listen_after(&self, id: &str) -> Stream {
+        let client = self.client.clone().header("Last-Event-ID", id);
+        let again = Self {
+            client,
+            ..self.clone()
+        };
+        again.listen()
+    }
 }
 
 fn modern_headers(message: &str) -> Vec<(&'static str, String)> {
@@ -178,6 +196,8 @@ pub struct Stream {
     pub headers: http::HeaderMap,
     lines: Box<dyn BufRead + Send>,
     has_events: bool,
+    /// Of the last message, where it was an event with one.
+    pub event_id: String,
 }
 
 impl Stream {
@@ -188,6 +208,7 @@ impl Stream {
             status: head.status.as_u16(),
             has_events: kind.is_some_and(|kind| kind == "text/event-stream"),
             headers: head.headers,
+            event_id: String::new(),
             lines: Box::new(BufReader::new(body.into_reader())),
         }
     }
@@ -250,6 +271,9 @@ impl Iterator for Stream {
             }
             if !self.has_events {
                 return Some(line);
+            }
+            if let Some(id) = line.strip_prefix("id: ") {
+                id.trim_end().clone_into(&mut self.event_id);
             }
             // One message is one line of data; comments, names and ids say nothing here.
             if let Some(data) = line.strip_prefix("data: ") {

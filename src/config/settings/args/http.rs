@@ -23,13 +23,8 @@ pub(in crate::config::settings) struct ListenArgs {
     )]
     pub port: Option<String>,
     /// The front of download links, as the user's browser reaches the bridge; `/` makes links
-    /// relative to the page's origin
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "MCPO_BASE_URL",
-        default_value = "http://localhost:8080"
-    )]
+    /// relative to the page's origin [default: http://localhost:PORT]
+    #[arg(long, value_name = "URL", env = "MCPO_BASE_URL")]
     pub base_url: Option<String>,
     /// In front of every route, such as `/mcpo` [default: none]
     #[arg(long, value_name = "PATH", env = "MCPO_PATH_PREFIX")]

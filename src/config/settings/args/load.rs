@@ -92,6 +92,14 @@ pub(in crate::config::settings) struct LimitArgs {
         default_value = "60"
     )]
     pub queue_timeout: Option<String>,
+    /// How long a caller may take to answer what a server asks him during a call
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "MCPO_INPUT_TIMEOUT",
+        default_value = "600"
+    )]
+    pub input_timeout: Option<String>,
     /// From SIGTERM to SIGKILL of a server's process
     #[arg(
         long,

@@ -1,0 +1,129 @@
+//! What a call holds while its child works: its turn in the folder, and its place among the running
+//! calls. Both are others' while its caller is asked something.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{CallError, Running, snapshot_limits};
+use crate::{
+    admission::Permit,
+    artifacts::{RelativePath, Snapshot, changed},
+    config::ServerSpec,
+    session::{SharedChild, Turn, Workspace},
+};
+
+/// A call of a `shared` server holds at most a place beside others, one of a `stateless` server no
+/// turn.
+#[derive(Default)]
+pub struct Holds {
+    permit: Option<Permit>,
+    seat: Option<Seat>,
+    admitted: bool,
+    beside: Option<Beside>,
+}
+
+/// A place beside other calls on a shared child, where there are so many and no more.
+struct Beside {
+    child: Arc<SharedChild>,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// A call's place in its workspace.
+struct Seat {
+    workspace: Arc<Workspace>,
+    turn: Option<Turn>,
+    /// What it had changed when it gave its turn away: its own, whoever looks next.
+    changed: Vec<RelativePath>,
+}
+
+impl Holds {
+    /// A place among the running calls.
+    pub fn permit(permit: Permit) -> Self {
+        Self {
+            permit: Some(permit),
+            admitted: true,
+            ..Self::default()
+        }
+    }
+
+    /// With a turn.
+    pub fn in_turn(permit: Permit, workspace: &Arc<Workspace>, turn: Turn) -> Self {
+        let seat = Seat {
+            workspace: workspace.clone(),
+            turn: Some(turn),
+            changed: Vec::new(),
+        };
+        Self {
+            seat: Some(seat),
+            ..Self::permit(permit)
+        }
+    }
+
+    /// A place beside others on this child.
+    pub async fn beside(child: &Arc<SharedChild>) -> Self {
+        let beside = Beside {
+            child: child.clone(),
+            place: child.place().await,
+        };
+        Self {
+            beside: Some(beside),
+            ..Self::default()
+        }
+    }
+
+    /// Gives all of it away. What the call changed until now stays its own.
+    pub(super) async fn give_away(&mut self, running: &Running) {
+        self.permit = None;
+        if let Some(beside) = &mut self.beside {
+            beside.place = None;
+        }
+        let Some(seat) = &mut self.seat else { return };
+        let Some(turn) = seat.turn.take() else { return };
+        if running.call.ask.is_tool_call() {
+            let mut seen = seat.workspace.files.lock().await;
+            let work = seat.workspace.job.work();
+            let limits = snapshot_limits(&running.engine.settings);
+            let look = move || Snapshot::take(&work, &limits);
+            // What cannot be looked through now is told by the look after the call.
+            if let Ok(Ok(now)) = tokio::task::spawn_blocking(look).await {
+                let own = changed(&seen, &now).into_iter().map(|file| file.path);
+                seat.changed.extend(own);
+                *seen = now;
+            }
+        }
+        drop(turn);
+    }
+
+    /// Waits for all of it, the turn first.
+    pub(super) async fn take_back(&mut self, running: &Running) -> Result<(), CallError> {
+        self.take_turn(&running.call.spec).await;
+        if let Some(beside) = self.beside.as_mut().filter(|beside| beside.place.is_none()) {
+            beside.place = beside.child.place().await;
+        }
+        if self.admitted && self.permit.is_none() {
+            let principal = &running.call.caller.principal;
+            let deadline = tokio::time::Instant::now() + running.call.spec.timeout;
+            let permit = running.engine.admission.enter(principal, deadline).await?;
+            self.permit = Some(permit);
+        }
+        Ok(())
+    }
+
+    /// Waits for the turn, where the call needs one and has none.
+    pub(super) async fn take_turn(&mut self, spec: &ServerSpec) {
+        if let Some(seat) = self.seat.as_mut().filter(|seat| seat.turn.is_none()) {
+            seat.turn = Some(seat.workspace.turn(spec).await);
+        }
+    }
+
+    /// The folder as it was before the call: of what it changed itself before it gave its turn away
+    /// nothing is known.
+    pub(super) fn before(&self, seen: &Snapshot) -> Snapshot {
+        let mut before = seen.clone();
+        for path in self.seat.iter().flat_map(|seat| &seat.changed) {
+            before.forget(path);
+        }
+        before
+    }
+}

@@ -1,0 +1,30 @@
+//! Launchers' work, done once: `uvx`, `npx` and the like choose versions, fetch packages and then
+//! start a program, at every start. Here their command lines are read, the packages installed into
+//! environments below `MCPO_TOOLS_DIR`, and the programs started directly.
+//!
+//! ```text
+//! command line ──launcher──▶ Wanted ──lock file, or chosen once──▶ Pin ──▶ environment ──▶ Resolved
+//!      └── not understood, or it cannot be installed: runs as written
+//! ```
+//! Who starts children asks [`Launches`], which answers at once; [`Installer`] keeps it true.
+
+mod asked;
+mod folder;
+mod installer;
+mod launcher;
+mod launches;
+mod lock_file;
+mod node;
+mod pin;
+mod python;
+mod resolved;
+mod settle;
+mod work;
+
+pub use asked::Asked;
+pub use installer::{Installer, InstallerSettings, Step};
+pub use launcher::Target;
+pub use launches::{Launches, Launching};
+pub use lock_file::LockFile;
+pub use pin::Pin;
+pub use resolved::{Kind, Resolved};

@@ -1,0 +1,851 @@
+//! The endpoint of all servers: `/mcp`.
+
+use crate::support::{
+    ALL, Client, LEGACY, MODERN, Mcp, Stream, TestBridge, bytes, echo, eventually, library, rude,
+    servers, vars, with, with_envelope,
+};
+use serde_json::{Value, json};
+
+fn legacy(client: Client) -> Mcp {
+    Mcp::legacy(client, ALL, &json!({}))
+}
+
+fn modern(client: Client) -> Mcp {
+    Mcp::modern(client, ALL, json!({}))
+}
+
+fn both(bridge: &TestBridge, chat: &str) -> [Mcp; 2] {
+    let chat = bridge.chat("alice", chat);
+    [legacy(chat.clone()), modern(chat)]
+}
+
+/// One member of each item of a list.
+fn listed(mcp: &Mcp, method: &str, key: &str, member: &str) -> Vec<String> {
+    let list = mcp.request(method, json!({})).result()[key].take();
+    let items = list.as_array().expect("a list");
+    let text = |item: &Value| item[member].as_str().expect("a text").to_owned();
+    items.iter().map(text).collect()
+}
+
+fn tools(mcp: &Mcp) -> Vec<String> {
+    listed(mcp, "tools/list", "tools", "name")
+}
+
+fn few(names: &Value) -> Value {
+    with(echo(), json!({"enabled_tools": names}))
+}
+
+// Who is there, and what is offered.
+
+#[test]
+fn the_tools_of_all_servers_are_listed_in_the_configs_order_and_called() {
+    let bridge = TestBridge::start(servers([
+        ("zoo", few(&json!(["echo", "add"]))),
+        (
+            "ant",
+            with(
+                echo(),
+                json!({"disabled_tools": ["die"], "enabled_tools": ["echo", "die"]}),
+            ),
+        ),
+    ]));
+    for mcp in both(&bridge, "c1") {
+        assert_eq!(tools(&mcp), ["zoo_echo", "zoo_add", "ant_echo"]);
+        assert_eq!(mcp.text("zoo_add", json!({"a": 1, "b": 2})), "3");
+        assert_eq!(mcp.text("ant_echo", json!({"text": "hi"})), "hi");
+        for hidden in [
+            "zoo_counter",
+            "ant_die",
+            "ant_add",
+            "echo",
+            "none_echo",
+            "zoo_",
+        ] {
+            assert_eq!(
+                mcp.begin(hidden, json!({})).refusal(),
+                (200, -32602),
+                "{hidden}"
+            );
+        }
+    }
+}
+
+#[test]
+fn names_that_interfaces_refuse_are_changed_and_lead_back() {
+    let bridge = TestBridge::start(servers([
+        ("a", library("one", &[])),
+        ("a_b", library("two", &[])),
+        ("図書館", library("three", &[])),
+    ]));
+    for mcp in both(&bridge, "c1") {
+        let names = tools(&mcp);
+        let usual = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        assert!(
+            names
+                .iter()
+                .all(|name| name.len() <= 64 && name.chars().all(usual)),
+            "{names:?}"
+        );
+        let odd: Vec<_> = names.iter().filter(|name| name.contains("a_b_c")).collect();
+        let said: Vec<_> = odd.iter().map(|name| mcp.text(name, json!({}))).collect();
+        assert_eq!(said, ["one a.b/c", "two a.b/c", "three a.b/c"], "{odd:?}");
+        let prompts = listed(&mcp, "prompts/list", "prompts", "name");
+        assert_eq!(prompts[..2], ["a_greet", "a_b_greet"]);
+        for (prompt, name) in prompts.iter().zip(["one", "two", "three"]) {
+            let got = mcp.request("prompts/get", json!({"name": prompt})).result();
+            let text = &got["messages"][0]["content"]["text"];
+            assert_eq!(*text, format!("{name} greet"));
+        }
+    }
+}
+
+#[test]
+fn greetings_speak_for_all_servers() {
+    let bridge = TestBridge::start(servers([
+        ("one", library("one", &["instructions"])),
+        ("two", library("two", &["instructions", "quiet"])),
+        ("three", library("three", &[])),
+    ]));
+    let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
+    let hello = json!({"jsonrpc": "2.0", "id": 9, "method": "initialize", "params": params});
+    let reply = bridge.client().post("/mcp", hello.to_string());
+    assert!(!reply.header("Mcp-Session-Id").is_empty());
+    let legacy = reply.ok()["result"].take();
+    assert_eq!(legacy["protocolVersion"], "2025-06-18");
+    assert_eq!(legacy["serverInfo"]["name"], "mcpo-bridge");
+    let modern = modern(bridge.client())
+        .request("server/discover", json!({}))
+        .result();
+    assert_eq!(modern["supportedVersions"], json!([MODERN]));
+    for hello in [&legacy, &modern] {
+        let capabilities = json!({
+            "tools": {"listChanged": true},
+            "prompts": {"listChanged": true},
+            "resources": {"listChanged": true, "subscribe": true},
+            "completions": {},
+            "logging": {},
+        });
+        assert_eq!(hello["capabilities"], capabilities);
+        let text = hello["instructions"].as_str().expect("a text");
+        let expected = "# one (its tools begin with one_)\n\nAsk one.\n\n\
+                        # two (its tools begin with two_)\n\nAsk two.";
+        assert_eq!(text, expected);
+    }
+}
+
+#[test]
+fn lists_and_greetings_start_no_process() {
+    let bridge = TestBridge::start(servers([("one", library("one", &[])), ("echo", echo())]));
+    legacy(bridge.client());
+    eventually("the learners are gone", || bridge.children().is_empty());
+    for mcp in both(&bridge, "c1") {
+        for method in [
+            "tools/list",
+            "prompts/list",
+            "resources/list",
+            "resources/templates/list",
+        ] {
+            mcp.request(method, json!({})).result();
+        }
+    }
+    let mcp = legacy(bridge.client());
+    mcp.request("ping", json!({})).result();
+    mcp.request("logging/setLevel", json!({"level": "error"}))
+        .result();
+    let filter = json!({"notifications": {"toolsListChanged": true}});
+    let mut listening = modern(bridge.client()).request("subscriptions/listen", filter);
+    listening.message();
+    assert!(bridge.children().is_empty() && bridge.workspaces().is_empty());
+}
+
+#[test]
+fn a_broken_and_a_slow_server_hurt_nobody_and_the_slow_ones_tools_come_later() {
+    let slow = with(rude("slow_start"), json!({"env": {"START_SECONDS": "8"}}));
+    let bridge = TestBridge::start(servers([
+        ("broken", rude("exits_at_start")),
+        ("slow", slow),
+        ("echo", few(&json!(["echo"]))),
+    ]));
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    assert_eq!(tools(&mcp), ["echo_echo"]);
+    assert_eq!(mcp.text("echo_echo", json!({"text": "hi"})), "hi");
+    let broken = mcp.begin("broken_poke", json!({}));
+    let status = broken.status;
+    let said = broken.answer();
+    assert_eq!(status, 502, "{said}");
+    assert!(
+        said["error"]["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("'broken'"))
+    );
+    let mut news = mcp.listen();
+    let filter = json!({"notifications": {"toolsListChanged": true}});
+    let mut listening = modern(bridge.client()).request("subscriptions/listen", filter.clone());
+    assert_eq!(
+        listening.message()["params"]["notifications"],
+        filter["notifications"]
+    );
+    assert_eq!(news.message()["method"], "notifications/tools/list_changed");
+    let told = listening.message();
+    assert_eq!(told["method"], "notifications/tools/list_changed");
+    assert_eq!(
+        told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"],
+        1
+    );
+    assert_eq!(tools(&mcp), ["slow_poke", "echo_echo"]);
+}
+
+#[test]
+fn a_server_that_is_still_learnt_is_waited_for_when_it_is_called() {
+    let slow = with(rude("slow_start"), json!({"env": {"START_SECONDS": "7"}}));
+    let bridge = TestBridge::start(servers([("slow", slow), ("echo", echo())]));
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    let called = mcp.request("tools/call", json!({"name": "slow_poke", "arguments": {}}));
+    assert_eq!(called.status, 200);
+    called.result();
+}
+
+#[test]
+fn servers_come_and_go_with_the_config() {
+    let bridge = TestBridge::start(servers([("one", library("one", &[]))]));
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    let one = tools(&mcp);
+    let mut news = mcp.listen();
+    let expect = |news: &mut Stream, wanted: &[&str]| {
+        for list in wanted {
+            let method = format!("notifications/{list}/list_changed");
+            assert_eq!(news.message()["method"], method);
+        }
+    };
+    bridge.write_config(&servers([
+        ("one", library("one", &[])),
+        ("two", library("two", &["own"])),
+    ]));
+    expect(&mut news, &["tools", "prompts", "resources"]);
+    let two = tools(&mcp);
+    assert_eq!(two[..one.len()], one);
+    assert_eq!(two.len(), 2 * one.len());
+    bridge.write_config(&servers([("two", library("two", &["own"]))]));
+    expect(&mut news, &["tools", "prompts", "resources"]);
+    assert_eq!(tools(&mcp), two[one.len()..], "names stay");
+    assert_eq!(mcp.begin("one_view", json!({})).refusal().1, -32602);
+}
+
+// The same children and folders as everywhere.
+
+#[test]
+fn a_chat_has_one_child_of_each_server_through_every_door() {
+    let bridge = TestBridge::start(servers([("echo", echo()), ("other", echo())]));
+    let chat = bridge.chat("alice", "c1");
+    assert_eq!(chat.echo("counter", json!({})), 1);
+    let all = legacy(chat.clone());
+    assert_eq!(all.text("echo_counter", json!({})), "2");
+    assert_eq!(all.text("other_counter", json!({})), "1");
+    let one = Mcp::legacy(chat.clone(), "echo", &json!({}));
+    assert_eq!(one.text("counter", json!({})), "3");
+    assert_eq!(all.end(), 200);
+    assert_eq!(modern(chat.clone()).text("echo_counter", json!({})), "4");
+    assert_eq!(chat.echo("counter", json!({})), 5);
+    assert_eq!(bridge.workspaces().len(), 1);
+}
+
+#[test]
+fn files_of_one_server_are_the_others_and_are_linked() {
+    let bridge = TestBridge::start(servers([("echo", echo()), ("other", echo())]));
+    for (mcp, name) in both(&bridge, "c1").into_iter().zip(["l.txt", "m.txt"]) {
+        let result = mcp.call(
+            "echo_write_file",
+            json!({"name": name, "content": "a deck"}),
+        );
+        let content = result["content"].as_array().expect("blocks");
+        let link = content.last().expect("a link");
+        assert_eq!(
+            (&link["type"], &link["name"]),
+            (&json!("resource_link"), &json!(name))
+        );
+        let url = link["uri"].as_str().expect("a link");
+        assert_eq!(bridge.client().download(url).text(), "a deck");
+        assert_eq!(mcp.text("other_read_file", json!({"name": name})), "a deck");
+    }
+}
+
+#[test]
+fn a_client_without_a_chat_has_its_session_for_all_servers() {
+    let bridge = TestBridge::start(servers([("echo", echo()), ("other", echo())]));
+    let (first, second) = (legacy(bridge.client()), legacy(bridge.client()));
+    first.call("echo_write_file", json!({"name": "a", "content": "mine"}));
+    assert_eq!(first.text("other_read_file", json!({"name": "a"})), "mine");
+    assert_eq!(second.text("other_list_files", json!({})), "[]");
+    assert_eq!(first.text("echo_counter", json!({})), "1");
+    assert_eq!(second.text("echo_counter", json!({})), "1");
+}
+
+#[test]
+fn a_call_keeps_every_byte_but_those_of_its_name() {
+    let bridge = TestBridge::start(servers([("bytes", bytes()), ("echo", echo())]));
+    let strange = r#""one":1.0,"huge":1e400,"lone":"\ud800","twice":1,"twice":2, "spaced" : [ ]"#;
+    let params = |name: &str| {
+        format!(r#"{{ "x":{{{strange}}},"name" : {name},"arguments":{{{strange}}},"last":-0.0}}"#)
+    };
+    let call = |name: &str| {
+        let params = params(name);
+        format!(
+            r#"{{ "jsonrpc":"2.0","id":"\u0041","x":1E+2,"method":"tools/call","params":{params}}}"#
+        )
+    };
+    let through = |mcp: &Mcp, name: &str| mcp.send(&call(name)).last_line();
+    let chat = bridge.chat("alice", "c1");
+    let one = Mcp::legacy(chat.clone(), "bytes", &json!({}));
+    let expected = through(&one, r#""raw""#);
+    assert!(expected.contains(&params(r#""raw""#)), "{expected}");
+    assert_eq!(through(&legacy(chat), r#""b\u0079tes_raw""#), expected);
+}
+
+#[test]
+fn a_tool_that_only_the_chats_process_has_can_be_called_where_lists_depend_on_it() {
+    let own = with(echo(), json!({"session_lists": true}));
+    let bridge = TestBridge::start(servers([("own", own), ("echo", echo())]));
+    for mcp in both(&bridge, "c1") {
+        mcp.call("own_change_tools", json!({}));
+        assert_eq!(mcp.text("own_extra", json!({})), "extra");
+        mcp.call("echo_change_tools", json!({}));
+        assert_eq!(mcp.begin("echo_extra", json!({})).refusal().1, -32602);
+    }
+}
+
+// Resources.
+
+#[test]
+fn resources_go_to_who_has_them_and_shared_uris_name_their_server() {
+    let bridge = TestBridge::start(servers([
+        ("one", library("one", &["own", "template"])),
+        ("two", library("two", &["own"])),
+        ("echo", echo()),
+    ]));
+    for mcp in both(&bridge, "c1") {
+        let uris = listed(&mcp, "resources/list", "resources", "uri");
+        let all = [
+            "mcpo:one/test://shared",
+            "test://one/own",
+            "mcpo:two/test://shared",
+            "test://two/own",
+        ];
+        assert_eq!(uris, all);
+        let templates = listed(
+            &mcp,
+            "resources/templates/list",
+            "resourceTemplates",
+            "uriTemplate",
+        );
+        let all = [
+            "mcpo:one/test://pages/{page}",
+            "test://one/{id}",
+            "mcpo:two/test://pages/{page}",
+        ];
+        assert_eq!(templates, all);
+        for (uri, own, server) in [
+            ("mcpo:one/test://shared", "test://shared", "one"),
+            ("mcpo:two/test://shared", "test://shared", "two"),
+            ("test://two/own", "test://two/own", "two"),
+            ("mcpo:two/test://two/own", "test://two/own", "two"),
+            ("test://one/7", "test://one/7", "one"),
+            ("mcpo:one/test://pages/3", "test://pages/3", "one"),
+            ("mcpo:two/never://listed", "never://listed", "two"),
+        ] {
+            let read = mcp.request("resources/read", json!({"uri": uri})).result();
+            let content = &read["contents"][0];
+            assert_eq!(content["text"], format!("{server} {own}"), "{uri}");
+            // What was read has the URI by which it can be read again.
+            let again = content["uri"].as_str().expect("a uri");
+            let again = mcp
+                .request("resources/read", json!({"uri": again}))
+                .result();
+            assert_eq!(
+                again["contents"][0]["text"],
+                format!("{server} {own}"),
+                "{uri}"
+            );
+        }
+        for unclear in ["test://shared", "test://pages/3", "never://listed"] {
+            let said = mcp
+                .request("resources/read", json!({"uri": unclear}))
+                .answer();
+            assert_eq!(said["error"]["code"], -32602, "{said}");
+            let named = [format!("mcpo:one/{unclear}"), format!("mcpo:two/{unclear}")];
+            assert_eq!(said["error"]["data"]["uris"], json!(named), "{said}");
+        }
+        for unknown in ["mcpo:none/test://shared", "mcpo:echo", "mcpo:"] {
+            let refusal = mcp
+                .request("resources/read", json!({"uri": unknown}))
+                .refusal();
+            assert_eq!(refusal.1, -32602, "{unknown}");
+        }
+    }
+}
+
+#[test]
+fn one_servers_resources_keep_their_uris_beside_servers_without_any() {
+    let bridge = TestBridge::start(servers([
+        ("one", library("one", &["own"])),
+        ("two", library("two", &["quiet"])),
+    ]));
+    for mcp in both(&bridge, "c1") {
+        let uris = listed(&mcp, "resources/list", "resources", "uri");
+        assert_eq!(uris, ["test://shared", "test://one/own"]);
+        let read = mcp
+            .request("resources/read", json!({"uri": "never://listed"}))
+            .result();
+        assert_eq!(read["contents"][0]["text"], "one never://listed");
+    }
+}
+
+#[test]
+fn links_in_results_lead_back_to_their_server() {
+    let bridge = TestBridge::start(servers([
+        ("one", library("one", &["own"])),
+        ("two", library("two", &[])),
+    ]));
+    for mcp in both(&bridge, "c1") {
+        for (uri, expected) in [
+            ("test://one/own", "test://one/own"),
+            ("never://listed", "mcpo:one/never://listed"),
+            ("test://shared", "mcpo:one/test://shared"),
+            ("https://example.org/a", "https://example.org/a"),
+        ] {
+            let result = mcp.call("one_link", json!({"uri": uri}));
+            assert_eq!(result["content"][0]["uri"], expected);
+        }
+        let list = mcp.request("tools/list", json!({})).result();
+        let shows = list["tools"].as_array().expect("tools").iter();
+        let shows = shows.filter(|tool| tool["_meta"]["odd"] == json!(1.0));
+        let shows: Vec<_> = shows
+            .map(|tool| &tool["_meta"]["ui"]["resourceUri"])
+            .collect();
+        assert_eq!(shows, ["mcpo:one/test://shared", "mcpo:two/test://shared"]);
+    }
+}
+
+#[test]
+fn completion_asks_the_server_of_the_prompt_or_template() {
+    let bridge = TestBridge::start(servers([
+        ("one", library("one", &[])),
+        ("two", library("two", &["template"])),
+    ]));
+    for mcp in both(&bridge, "c1") {
+        for (reference, expected) in [
+            (
+                json!({"type": "ref/prompt", "name": "two_greet"}),
+                "two greet",
+            ),
+            (
+                json!({"type": "ref/resource", "uri": "test://two/{id}"}),
+                "two test://two/{id}",
+            ),
+            (
+                json!({"type": "ref/resource", "uri": "mcpo:one/test://pages/{page}"}),
+                "one test://pages/{page}",
+            ),
+        ] {
+            let argument = json!({"name": "page", "value": "1"});
+            let params = json!({"ref": reference, "argument": argument});
+            let result = mcp.request("completion/complete", params).result();
+            assert_eq!(result["completion"]["values"], json!([expected]));
+        }
+        let nobody = json!({"ref": {"type": "ref/prompt"}, "argument": {"name": "a", "value": ""}});
+        assert_eq!(
+            mcp.request("completion/complete", nobody).refusal(),
+            (200, -32602)
+        );
+    }
+}
+
+#[test]
+fn updates_of_subscribed_resources_come_with_the_uri_that_was_subscribed_to() {
+    let bridge = TestBridge::start(servers([
+        ("one", library("one", &["own"])),
+        ("two", library("two", &[])),
+    ]));
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    let mut news = mcp.listen();
+    for uri in ["mcpo:two/test://shared", "test://one/own"] {
+        mcp.request("resources/subscribe", json!({"uri": uri}))
+            .result();
+    }
+    assert_eq!(
+        mcp.text("two_touch", json!({"uri": "test://shared"})),
+        "test://shared"
+    );
+    let told = news.message();
+    assert_eq!(told["method"], "notifications/resources/updated");
+    assert_eq!(
+        told["params"],
+        json!({"uri": "mcpo:two/test://shared", "by": "two"})
+    );
+    mcp.request(
+        "resources/unsubscribe",
+        json!({"uri": "mcpo:two/test://shared"}),
+    )
+    .result();
+    assert_eq!(
+        mcp.text("one_touch", json!({"uri": "test://one/own"})),
+        "test://one/own"
+    );
+    assert_eq!(news.message()["params"]["uri"], "test://one/own");
+    assert_eq!(mcp.text("two_touch", json!({"uri": "other"})), "");
+}
+
+#[test]
+fn one_subscription_listens_to_resources_of_several_servers() {
+    let bridge = TestBridge::start(servers([
+        ("one", library("one", &["own"])),
+        ("two", library("two", &["own"])),
+    ]));
+    let mcp = modern(bridge.chat("alice", "c1"));
+    let uris = [
+        "mcpo:two/test://shared",
+        "mcpo:one/test://one/own",
+        "test://two/own",
+    ];
+    let filter = json!({"resourceSubscriptions": uris});
+    let params = json!({"notifications": filter});
+    let mut listening = mcp.request("subscriptions/listen", params);
+    let acknowledged = listening.message();
+    assert_eq!(
+        acknowledged["method"],
+        "notifications/subscriptions/acknowledged"
+    );
+    assert_eq!(acknowledged["params"]["notifications"], filter);
+    for (tool, own, uri) in [
+        ("two_touch", "test://shared", uris[0]),
+        ("one_touch", "test://one/own", uris[1]),
+        ("two_touch", "test://two/own", uris[2]),
+    ] {
+        mcp.call("one_touch", json!({"uri": "test://shared"}));
+        mcp.call(tool, json!({"uri": own}));
+        let told = listening.message();
+        assert_eq!(told["params"]["uri"], uri);
+        let id = &told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"];
+        assert_eq!(*id, json!(1));
+    }
+    let unclear = json!({"notifications": {"resourceSubscriptions": ["test://shared"]}});
+    assert_eq!(
+        mcp.request("subscriptions/listen", unclear).refusal().1,
+        -32602
+    );
+}
+
+// What goes on while a request runs.
+
+#[test]
+fn changed_lists_of_any_child_are_told() {
+    let bridge = TestBridge::start(servers([("one", library("one", &[])), ("echo", echo())]));
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    let mut news = mcp.listen();
+    mcp.call("echo_change_tools", json!({}));
+    assert_eq!(news.message()["method"], "notifications/tools/list_changed");
+    mcp.call("one_add_prompt", json!({}));
+    assert_eq!(
+        news.message()["method"],
+        "notifications/prompts/list_changed"
+    );
+}
+
+#[test]
+fn progress_comes_with_the_clients_token_and_in_order() {
+    let bridge = TestBridge::start(servers([("echo", echo()), ("bytes", bytes())]));
+    for mcp in both(&bridge, "c1") {
+        let arguments = json!({"count": 50});
+        let params = json!({"name": "bytes_notes", "arguments": arguments, "_meta": {"progressToken": "mine"}});
+        let messages = mcp.request("tools/call", params).rest();
+        let notes: Vec<Value> = messages[..50]
+            .iter()
+            .map(|line| serde_json::from_str(line).expect("json"))
+            .collect();
+        for (index, note) in notes.iter().enumerate() {
+            assert_eq!(note["params"]["progressToken"], "mine");
+            assert_eq!(note["params"]["seq"], index);
+        }
+    }
+}
+
+fn askers() -> TestBridge {
+    TestBridge::start(servers([
+        ("one", library("one", &[])),
+        ("two", library("two", &[])),
+    ]))
+}
+
+#[test]
+fn questions_of_several_children_at_once_get_their_own_answers() {
+    let bridge = askers();
+    let mcp = Mcp::legacy(bridge.chat("alice", "c1"), ALL, &json!({"elicitation": {}}));
+    // The chat's calls go one after the other; its servers all call their question number one.
+    let mut seen = Vec::new();
+    for name in ["one", "two"] {
+        let mut stream = mcp.begin(&format!("{name}_ask"), json!({}));
+        let asked = stream.message();
+        assert_eq!(asked["params"]["message"], format!("{name} asks"));
+        assert!(!seen.contains(&asked["id"]), "{seen:?} {asked}");
+        seen.push(asked["id"].clone());
+        let result = json!({"action": "accept", "content": {"to": name}});
+        let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": result});
+        assert_eq!(mcp.send(&answer.to_string()).status, 202);
+        let said = stream.result()["content"][0]["text"].clone();
+        assert_eq!(said, format!("{name} accept {{'to': '{name}'}}"));
+    }
+}
+
+#[test]
+fn questions_that_wait_side_by_side_are_told_apart() {
+    let shared = |name: &str| with(library(name, &[]), json!({"mode": "shared"}));
+    let bridge = TestBridge::start(servers([("one", shared("one")), ("two", shared("two"))]));
+    let mcp = Mcp::legacy(bridge.client(), ALL, &json!({"elicitation": {}}));
+    let call = |id: u32, name: &str| {
+        let params = json!({"name": format!("{name}_ask"), "arguments": {}});
+        let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+        mcp.send(&call.to_string())
+    };
+    let (mut one, mut two) = (call(1, "one"), call(2, "two"));
+    let ids = [one.message()["id"].clone(), two.message()["id"].clone()];
+    assert_ne!(ids[0], ids[1]);
+    for (stream, id, name) in [(two, &ids[1], "two"), (one, &ids[0], "one")] {
+        let result = json!({"action": "accept", "content": {"to": name}});
+        let answer = json!({"jsonrpc": "2.0", "id": id, "result": result});
+        assert_eq!(mcp.send(&answer.to_string()).status, 202);
+        let said = stream.result()["content"][0]["text"].clone();
+        assert_eq!(said, format!("{name} accept {{'to': '{name}'}}"));
+    }
+}
+
+#[test]
+fn progress_with_an_answer_and_questions_taken_back_are_of_the_right_child() {
+    let own = |name: &str| with(library(name, &[]), json!({"workspace": "own"}));
+    let bridge = TestBridge::start(servers([("one", own("one")), ("two", own("two"))]));
+    let able = json!({"elicitation": {}});
+    let mcp = Mcp::legacy(bridge.chat("alice", "c1"), ALL, &able);
+    let mut news = mcp.listen();
+    // Both children call their question `q` and its progress `t`.
+    let (mut one, mut two) = (
+        mcp.begin("one_withdraw", json!({})),
+        mcp.begin("two_withdraw", json!({})),
+    );
+    let asked = [one.message(), two.message()];
+    let number = |asked: &Value| asked["id"].clone();
+    assert_ne!(number(&asked[0]), number(&asked[1]));
+    for (stream, asked, name) in [(two, &asked[1], "two"), (one, &asked[0], "one")] {
+        assert_eq!(asked["params"]["_meta"]["progressToken"], number(asked));
+        let params = json!({"progressToken": number(asked), "progress": 0.5});
+        let told = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
+        assert_eq!(mcp.send(&told.to_string()).status, 202);
+        let lines = stream.rest();
+        let mut messages: Vec<Value> = lines
+            .iter()
+            .map(|line| serde_json::from_str(line).expect("json"))
+            .collect();
+        let said = messages.pop().expect("an answer")["result"]["content"][0]["text"].take();
+        assert_eq!(said, format!("{name} heard 0.5"));
+        // Right behind the question it rides the call's stream, later it belongs to no request.
+        let withdrawn = messages.pop().unwrap_or_else(|| news.message());
+        assert_eq!(withdrawn["method"], "notifications/cancelled");
+        assert_eq!(withdrawn["params"]["requestId"], number(asked));
+    }
+}
+
+#[test]
+fn a_modern_clients_retry_resumes_the_call_of_its_server() {
+    let bridge = askers();
+    let mcp = Mcp::modern(bridge.chat("alice", "c1"), ALL, json!({"elicitation": {}}));
+    let parked = mcp.begin("two_ask", json!({})).result();
+    assert_eq!(parked["resultType"], "input_required", "{parked}");
+    let asked = parked["inputRequests"].as_object().expect("a question");
+    let (key, asked) = asked.iter().next().expect("a question");
+    assert_eq!(asked["params"]["message"], "two asks");
+    let retry = |name: &str| {
+        let answers = json!({key: {"action": "accept", "content": {}}});
+        json!({
+            "name": name,
+            "arguments": {},
+            "requestState": parked["requestState"],
+            "inputResponses": answers,
+        })
+    };
+    let other = mcp.request("tools/call", retry("one_ask"));
+    assert_eq!(other.refusal(), (400, -32602));
+    let result = mcp.request("tools/call", retry("two_ask")).result();
+    assert_eq!(result["content"][0]["text"], "two accept {}");
+}
+
+#[test]
+fn a_cancelled_request_is_cancelled_in_its_child() {
+    let shared = with(echo(), json!({"mode": "shared"}));
+    let bridge = TestBridge::start(servers([("echo", shared.clone()), ("other", shared)]));
+    let mcp = legacy(bridge.client());
+    let params = json!({"name": "other_sleep", "arguments": {"seconds": 60}});
+    let call = json!({"jsonrpc": "2.0", "id": "long", "method": "tools/call", "params": params});
+    let session = mcp.session.clone().expect("a session");
+    let sleeping = bridge
+        .client()
+        .header("Accept", "application/json, text/event-stream")
+        .header("Mcp-Session-Id", session)
+        .begin("mcp", "", &call);
+    eventually("it sleeps", || mcp.text("other_sleeping", json!({})) == "1");
+    let params = json!({"requestId": "long"});
+    let told = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
+    assert_eq!(mcp.send(&told.to_string()).status, 202);
+    eventually("the child hears of it", || {
+        mcp.text("other_cancelled", json!({})) == "[60]"
+    });
+    assert_eq!(mcp.text("echo_cancelled", json!({})), "[]");
+    sleeping.rest();
+}
+
+#[test]
+fn the_level_of_logs_reaches_each_child_when_it_first_serves_the_session() {
+    let bridge = askers();
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    assert_eq!(mcp.text("one_level", json!({})), "None");
+    for level in ["warning", "error"] {
+        mcp.request("logging/setLevel", json!({"level": level}))
+            .result();
+        assert_eq!(mcp.text("one_level", json!({})), level);
+    }
+    assert_eq!(mcp.text("two_level", json!({})), "error");
+    let bad = mcp.request("logging/setLevel", json!({"level": "loud"}));
+    assert_eq!(bad.refusal(), (200, -32602));
+}
+
+// Refusals.
+
+#[test]
+fn sessions_are_of_one_caller_and_of_this_endpoint() {
+    let bridge = TestBridge::start(servers([("echo", echo())]));
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    let alice = bridge.chat("alice", "c1");
+    let all = legacy(alice.clone());
+    let one = Mcp::legacy(alice.clone(), "echo", &json!({}));
+    let session = |mcp: &Mcp| mcp.session.clone().expect("a session");
+    for foreign in [
+        modern(alice.clone()).in_session(&session(&one)),
+        Mcp::modern(alice, "echo", json!({})).in_session(&session(&all)),
+        modern(bridge.chat("bob", "c1")).in_session(&session(&all)),
+        all.in_session("nobody"),
+    ] {
+        assert_eq!(foreign.send(ping).status, 404);
+        assert_eq!(foreign.listen().status, 404);
+        assert_eq!(foreign.end(), 404);
+    }
+    let stream = all.listen();
+    assert_eq!(all.send(ping).status, 200);
+    assert_eq!(all.end(), 200);
+    assert_eq!(stream.rest(), Vec::<String>::new());
+    assert_eq!(all.send(ping).status, 404);
+    assert_eq!(bridge.client().post("/mcp", ping).status, 400, "no session");
+}
+
+#[test]
+fn the_key_is_asked_for_and_hosts_and_origins_are_checked() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::API_KEY, "sesame")
+        .start();
+    let mcp = legacy(bridge.client().bearer("sesame"));
+    let session = mcp.session.clone().expect("a session");
+    for (client, status) in [
+        (bridge.client(), 401),
+        (bridge.client().bearer("wrong"), 403),
+    ] {
+        let stranger = modern(client).in_session(&session);
+        assert_eq!(stranger.request("tools/list", json!({})).status, status);
+        assert_eq!(stranger.listen().status, status);
+        assert_eq!(stranger.end(), status);
+    }
+    for (name, value) in [("Host", "evil.example"), ("Origin", "http://evil.example")] {
+        let client = bridge.client().bearer("sesame").header(name, value);
+        assert_eq!(client.post("/mcp", "{}").status, 403, "{name}");
+    }
+    let modern = modern(bridge.client().bearer("sesame"));
+    assert_eq!(modern.text("echo_echo", json!({"text": "hi"})), "hi");
+}
+
+#[test]
+fn modern_headers_are_held_against_the_name_that_the_client_wrote() {
+    let bridge = TestBridge::start(servers([("echo", echo())]));
+    let params = json!({"name": "echo_echo", "arguments": {"text": "hi"}});
+    let params = with_envelope(params, &json!({}));
+    let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params});
+    for (name, status) in [("echo_echo", 200), ("echo", 400), ("echo_add", 400)] {
+        let client = bridge
+            .client()
+            .header("MCP-Protocol-Version", MODERN)
+            .header("Mcp-Method", "tools/call")
+            .header("Mcp-Name", name);
+        let said = client.post("/mcp", call.to_string()).expect(status);
+        assert_eq!(said["id"], 7);
+        if status == 400 {
+            assert_eq!(said["error"]["code"], -32020, "{name}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_remote_server_is_sent_the_name_that_it_knows() {
+    let far = TestBridge::start(servers([("echo", echo())]));
+    let url = format!("http://{}/mcp/echo", far.address());
+    let remote = |mode: &str| json!({"url": url, "type": "streamable-http", "mode": mode});
+    let near = TestBridge::start(servers([
+        ("lasting", remote("stateful")),
+        ("all", remote("shared")),
+    ]));
+    for mcp in both(&near, "c1") {
+        for server in ["lasting", "all"] {
+            let tool = format!("{server}_echo");
+            assert_eq!(mcp.text(&tool, json!({"text": server})), server);
+        }
+    }
+}
+
+#[test]
+fn methods_that_name_no_server_are_not_found() {
+    let bridge = TestBridge::start(servers([("bytes", bytes())]));
+    let (old, new) = (legacy(bridge.client()), modern(bridge.client()));
+    for method in ["tasks/get", "never/heard/of"] {
+        assert_eq!(
+            old.request(method, json!({})).refusal(),
+            (200, -32601),
+            "{method}"
+        );
+        assert_eq!(
+            new.request(method, json!({})).refusal(),
+            (404, -32601),
+            "{method}"
+        );
+    }
+    for gone in [
+        "initialize",
+        "ping",
+        "logging/setLevel",
+        "resources/subscribe",
+    ] {
+        assert_eq!(
+            new.request(gone, json!({})).refusal(),
+            (404, -32601),
+            "{gone}"
+        );
+    }
+    let old_version = bridge.client().header("MCP-Protocol-Version", LEGACY);
+    assert_eq!(old_version.post("/mcp", "[]").status, 400);
+}
+
+#[test]
+fn the_endpoint_may_have_a_slash_behind_it_and_answers_without_any_server() {
+    let bridge = TestBridge::start(servers([]));
+    let list = with_envelope(json!({}), &json!({}));
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": list});
+    let client = bridge
+        .client()
+        .header("MCP-Protocol-Version", MODERN)
+        .header("Mcp-Method", "tools/list");
+    for path in ["/mcp", "/mcp/"] {
+        let listed = client.post(path, list.to_string()).ok();
+        assert_eq!(listed["result"]["tools"], json!([]), "{path}");
+    }
+}
