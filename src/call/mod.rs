@@ -7,10 +7,12 @@ mod answer;
 mod arguments;
 mod ask;
 mod attach;
+mod attachments;
 mod chips;
 mod error;
 mod files;
 mod holds;
+mod incoming;
 mod parking;
 mod record;
 mod rounds;
@@ -19,7 +21,7 @@ mod shared;
 mod stateful;
 mod stateless;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,6 +41,7 @@ pub use answer::{Answer, Notice};
 pub use ask::{Ask, Relayed};
 pub use error::CallError;
 pub use files::{Link, Published, snapshot_limits};
+pub use incoming::Incoming;
 pub use parking::Parking;
 
 /// What every call needs.
@@ -88,6 +91,9 @@ pub struct Call {
     pub on_child: Option<OnChild>,
     /// Says when the caller is asked something, and when he has answered.
     pub parking: Parking,
+    /// Files that came with a call of a `stateless` server, under names that are free in an empty
+    /// folder.
+    pub incoming: Mutex<Vec<Incoming>>,
     /// For logs and the journal.
     pub request_id: Box<str>,
 }
@@ -114,6 +120,7 @@ impl Call {
             hearing: None,
             on_child: None,
             parking: Parking::default(),
+            incoming: Mutex::default(),
             request_id: request_id.into(),
         }
     }

@@ -236,3 +236,9 @@ impl Running {
         }
     }
 }
+
+/// Work on the disk.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("work on the disk does not panic")
+}

@@ -1,6 +1,9 @@
 //! `POST /mcpo/{server}/{tool}`: the OpenAPI door to a tool.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use axum::{
     body::Body,
@@ -9,14 +12,14 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{Problem, answer, metrics::Audited};
+use super::{Problem, answer, call_files::WithFiles, metrics::Audited, multipart};
 use crate::{
     app::App,
     call::{Call, CallError},
     catalog::{Knowledge, Offer},
     config::{Mode, RESERVED_NAMES},
     identity::SESSION_HEADER,
-    model::{Caller, Principal},
+    model::{Caller, Principal, RawJson},
     openapi::{self, path_segment},
     session::{Class, Place},
     telemetry::RequestId,
@@ -55,10 +58,9 @@ async fn call(
     peer: SocketAddr,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
     let caller = app
         .identity
-        .authenticate(&parts.headers, peer.ip())
+        .authenticate(request.headers(), peer.ip())
         .await
         .map_err(Problem::from);
     let caller = caller.inspect_err(|problem| {
@@ -66,8 +68,7 @@ async fn call(
         App::audit_refusal(peer.ip(), &nobody, server, tool, problem.kind());
     })?;
     let principal = caller.principal.clone();
-    let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
-    let prepared = prepare(app, server, tool, caller, body, request_id).await;
+    let prepared = prepare(app, server, tool, caller, request).await;
     let call = prepared.inspect_err(|problem| {
         // What runs leaves its own line.
         App::audit_refusal(peer.ip(), &principal, server, tool, problem.kind());
@@ -94,28 +95,38 @@ async fn prepare(
     server: &str,
     tool: &str,
     caller: Caller,
-    body: Body,
-    request_id: Option<String>,
+    request: Request,
 ) -> Result<Call, Problem> {
     let offer = offer(app, server).await?;
     if !offer.may_call(tool) {
         return Err(Problem::unknown_tool(server, tool));
     }
-    let arguments = read(body, app.settings.listen.max_body_bytes).await?;
-    let checked = offer.check(tool, arguments);
-    let arguments = checked.map_err(|faults| Problem::bad_arguments(&faults))?;
-    let place = Place::of(&caller, &offer.spec);
-    let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
+    let id = request.extensions().get::<RequestId>();
+    let id = id.map(ToString::to_string).unwrap_or_default();
+    let check = |arguments: RawJson| {
+        let checked = offer.check(tool, arguments);
+        checked.map_err(|faults| Problem::bad_arguments(&faults))
+    };
+    let place = || {
+        let place = Place::of(&caller, &offer.spec);
+        place.ok_or_else(|| Problem::from(CallError::UnknownSession))
+    };
+    let (place, arguments, incoming) = if multipart::is_multipart(request.headers()) {
+        let with = WithFiles::read(app, &offer, tool, request).await?;
+        check(with.arguments(&with.expected())?)?;
+        let place = place()?;
+        let (arguments, incoming) = with.bring(app, &caller, &offer, &place).await?;
+        (place, check(arguments)?, incoming)
+    } else {
+        let limit = app.settings.listen.max_body_bytes;
+        let arguments = check(read(request.into_body(), limit).await?)?;
+        (place()?, arguments, Vec::new())
+    };
     note_missing_chat(app, &offer, &place);
-    let id = request_id.unwrap_or_default();
-    Ok(Call::of_tool(
-        caller,
-        offer.spec.clone(),
-        place,
-        tool,
-        arguments,
-        &id,
-    ))
+    let spec = offer.spec.clone();
+    let mut call = Call::of_tool(caller, spec, place, tool, arguments, &id);
+    call.incoming = Mutex::new(incoming);
+    Ok(call)
 }
 
 async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, Problem> {
@@ -128,7 +139,7 @@ async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, Problem> {
     }
 }
 
-async fn read(body: Body, limit: u64) -> Result<crate::model::RawJson, Problem> {
+async fn read(body: Body, limit: u64) -> Result<RawJson, Problem> {
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
     let bytes = axum::body::to_bytes(body, most).await;
     let bytes = bytes.map_err(|error| {

@@ -2,14 +2,17 @@
 
 mod answer;
 mod call;
+mod call_files;
 mod documents;
 pub mod files;
 mod health;
 mod hosts;
 mod mcp;
 mod metrics;
+mod multipart;
 mod problem;
 mod routes;
+mod upload;
 
 pub use problem::Problem;
 pub use routes::router;

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::{Router, middleware, routing::get};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::{
     Problem, call, documents,
     files::{self, PageLanguage},
-    health, hosts, mcp, metrics,
+    health, hosts, mcp, metrics, upload,
 };
 use crate::{
     app::App,
@@ -48,6 +53,9 @@ pub fn router(app: &Arc<App>) -> Router {
             .route("/mcp/", mcp.clone())
             .route("/mcp/{server}", mcp)
             .route("/{server}/{leaf}", server_at_root)
+            .route("/files", post(upload::post))
+            // Each door has limits of its own.
+            .layer(DefaultBodyLimit::disable())
             .fallback(not_found)
             .method_not_allowed_fallback(wrong_method)
             .with_state(app.clone())

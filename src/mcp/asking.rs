@@ -1,6 +1,6 @@
 //! What both eras need to know of a request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, StatusCode};
 
@@ -73,6 +73,7 @@ impl Asking<'_> {
             hearing: None,
             on_child: None,
             parking: Parking::default(),
+            incoming: Mutex::default(),
             request_id: self.request_id.clone(),
         }
     }

@@ -1,4 +1,4 @@
-//! Files that go to Open WebUI.
+//! Files that go to Open WebUI and come from it.
 
 use std::{fs::File, time::Duration};
 
@@ -7,9 +7,10 @@ use reqwest::{
     multipart::{Form, Part},
 };
 use serde::Deserialize;
+use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
-use super::{Failure, OpenWebUi, read};
+use super::{Failure, OpenWebUi, SILENCE, next, read};
 use crate::model::UserToken;
 
 /// Read and sent at a time.
@@ -47,4 +48,36 @@ impl OpenWebUi {
         let stored: Stored = serde_json::from_slice(&body).map_err(|_| Failure::Unreadable)?;
         Ok(stored.id)
     }
+
+    /// Writes a file of the user's into `to` and returns its size. What is larger than `limit` is
+    /// given up.
+    pub async fn download(
+        &self,
+        token: &UserToken,
+        id: &str,
+        to: File,
+        limit: u64,
+    ) -> Result<u64, Failure> {
+        let url = self.at(&["api", "v1", "files", id, "content"]);
+        let request = self.ask(Method::GET, url, token)?;
+        let mut response = self.send("download", request, SILENCE).await?;
+        if response.content_length().is_some_and(|size| size > limit) {
+            return Err(Failure::TooLarge(limit));
+        }
+        let mut to = tokio::fs::File::from_std(to);
+        let mut size = 0;
+        while let Some(chunk) = next(&mut response).await? {
+            size += chunk.len() as u64;
+            if size > limit {
+                return Err(Failure::TooLarge(limit));
+            }
+            to.write_all(&chunk).await.map_err(|error| disk(&error))?;
+        }
+        to.flush().await.map_err(|error| disk(&error))?;
+        Ok(size)
+    }
+}
+
+fn disk(error: &std::io::Error) -> Failure {
+    Failure::Disk(error.to_string().into())
 }

@@ -42,6 +42,8 @@ pub struct Workspace {
     worked_before: Mutex<HashSet<String>>,
     /// Servers whose child was replaced, until an answer says so.
     losses: Mutex<HashSet<ServerName>>,
+    /// The message for which the chat's attached files were last looked at.
+    attached: Mutex<Option<Box<str>>>,
 }
 
 /// The children of one server in one workspace.
@@ -106,6 +108,7 @@ impl Workspace {
             slots: Mutex::default(),
             worked_before: Mutex::new(worked_before.into_iter().collect()),
             losses: Mutex::default(),
+            attached: Mutex::default(),
         }
     }
 
@@ -202,6 +205,15 @@ impl Workspace {
     /// An answer says that what the server held in memory is gone: it need not be said again.
     pub fn loss_told(&self, server: &ServerName) {
         self.losses().remove(server);
+    }
+
+    /// Whether this is the first call for a message, before which the chat's attached files are
+    /// looked at; without one, every call is.
+    pub fn begin_attachments(&self, message: Option<&str>) -> bool {
+        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = message.is_none() || attached.as_deref() != message;
+        *attached = message.map(Into::into);
+        first
     }
 
     fn losses(&self) -> std::sync::MutexGuard<'_, HashSet<ServerName>> {

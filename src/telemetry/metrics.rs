@@ -45,6 +45,7 @@ pub struct Metrics {
     files_published: Counter,
     published_bytes: Counter,
     downloaded_bytes: Counter,
+    uploaded_bytes: Counter,
     gc_removed: Counter,
     openwebui_requests: Family<ByWhat, Counter>,
     http_requests: Family<ByRequest, Counter>,
@@ -106,6 +107,7 @@ impl Metrics {
             files_published: counted(r, "files_published", "Files that became links"),
             published_bytes: counted(r, "published_bytes", "Bytes of files that became links"),
             downloaded_bytes: counted(r, "downloaded_bytes", "Bytes of files that were fetched"),
+            uploaded_bytes: counted(r, "uploaded_bytes", "Bytes of files that were sent"),
             gc_removed: counted(r, "gc_removed", "Workspaces and links that expired"),
             openwebui_requests: counted(r, "openwebui_requests", "Requests to Open WebUI's API"),
             http_requests: counted(r, "http_requests", "Requests that were answered"),
@@ -181,6 +183,11 @@ impl Metrics {
     /// `bytes` of files went out.
     pub fn downloaded(&self, bytes: u64) {
         self.downloaded_bytes.inc_by(bytes);
+    }
+
+    /// `bytes` of files came in.
+    pub fn uploaded(&self, bytes: u64) {
+        self.uploaded_bytes.inc_by(bytes);
     }
 
     /// A round of the collector removed so many workspaces and links.

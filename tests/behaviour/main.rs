@@ -34,4 +34,5 @@ mod remote_faults;
 mod running;
 mod session_lists;
 mod sessions;
+mod uploads;
 mod waits;

@@ -123,3 +123,125 @@ fn a_file_that_cannot_be_attached_fails_no_call() {
     let refused = r#"mcpo_openwebui_requests_total{what="upload",outcome="refused"} 1"#;
     assert!(metrics.contains(refused), "{metrics}");
 }
+
+fn attached(openwebui: &FakeOpenWebUi, files: &[(&str, &str, &[u8])]) {
+    let list = files.iter().map(|(id, name, bytes)| {
+        openwebui.file(id, bytes);
+        json!({"type": "file", "id": id, "url": id, "name": name, "size": bytes.len()})
+    });
+    openwebui.chat(CHAT, &list.collect::<Vec<_>>().into());
+}
+
+#[test]
+fn what_the_user_attached_lies_in_the_folder_before_the_call() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    attached(&openwebui, &[("f1", "売上 1.csv", b"a,b")]);
+    let client = session(&bridge, "m1");
+    let answer = client.echo("read_file", json!({"name": "売上 1.csv"}));
+    assert_eq!(answer["result"], "a,b");
+    assert!(
+        answer["notice"]
+            .as_str()
+            .is_some_and(|text| text.contains("売上 1.csv")),
+        "{answer}"
+    );
+    assert_eq!(answer.get("files"), None, "no call made it");
+    assert_eq!(
+        client.echo("read_file", json!({"name": "売上 1.csv"})),
+        "a,b"
+    );
+    assert_eq!(
+        openwebui.asked("/api/v1/chats/").len(),
+        1,
+        "once for each message"
+    );
+    session(&bridge, "m2").echo("counter", json!({}));
+    assert_eq!(openwebui.asked("/api/v1/chats/").len(), 2);
+    assert_eq!(openwebui.asked("/content").len(), 1, "once for each file");
+}
+
+#[test]
+fn a_file_is_not_brought_again_after_a_restart_or_once_it_was_deleted() {
+    let openwebui = FakeOpenWebUi::start();
+    let mut bridge = builder(&openwebui).start();
+    attached(&openwebui, &[("f1", "a.csv", b"a,b")]);
+    write(&session(&bridge, "m1"), "b.txt");
+    bridge.restart();
+    let work = bridge.work_with("a.csv");
+    std::fs::remove_file(work.join("a.csv")).expect("it is there");
+    write(&session(&bridge, "m2"), "c.txt");
+    assert!(!work.join("a.csv").exists());
+    assert_eq!(openwebui.asked("/content").len(), 1);
+}
+
+#[test]
+fn an_attached_file_replaces_nothing_and_its_name_leads_nowhere() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    write(&session(&bridge, "m1"), "a.txt");
+    attached(
+        &openwebui,
+        &[
+            ("f1", "a.txt", b"new"),
+            ("f2", "../../../evil", b"x"),
+            ("f3", ".hidden", b"x"),
+        ],
+    );
+    let answer = session(&bridge, "m2").echo("read_file", json!({"name": "a.txt"}));
+    assert_eq!(answer["result"], "four");
+    let notice = answer["notice"].as_str().expect("a notice");
+    assert!(notice.contains("a-2.txt, evil, hidden"), "{notice}");
+    let work = bridge.workspaces()[0].join("work");
+    assert_eq!(
+        std::fs::read(work.join("a-2.txt")).expect("it is there"),
+        b"new"
+    );
+}
+
+#[test]
+fn what_cannot_be_brought_is_told_and_fails_no_call() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).var(vars::MAX_UPLOAD_BYTES, 4).start();
+    attached(
+        &openwebui,
+        &[("f1", "big.bin", b"fives"), ("f2", "small.bin", b"four")],
+    );
+    let answer = session(&bridge, "m1").echo("counter", json!({}));
+    assert_eq!(answer["result"], 1);
+    let notice = answer["notice"].as_str().expect("a notice");
+    assert!(
+        notice.contains("big.bin: larger than 4 bytes") && notice.contains("small.bin"),
+        "{notice}"
+    );
+    for (part, mood) in [
+        ("/content", Mood::Status(404)),
+        ("/api/v1/chats/", Mood::Page),
+        ("/api/v1/chats/", Mood::Status(401)),
+    ] {
+        openwebui.mood(part, mood);
+        let message = format!("{part}{}", openwebui.asked("").len());
+        let message = message.replace(|letter: char| !letter.is_ascii_alphanumeric(), "");
+        let answer = session(&bridge, &message).call("echo", "counter", json!({}));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        openwebui.mood(part, Mood::Well);
+    }
+}
+
+#[test]
+fn a_stateless_call_gets_the_attached_files_that_it_names() {
+    let openwebui = FakeOpenWebUi::start();
+    openwebui.user(TOKEN, "alice", "user");
+    let once = crate::support::with(echo(), json!({"mode": "stateless"}));
+    let bridge = TestBridge::builder(servers([("echo", once)]))
+        .var(vars::API_KEY, KEY)
+        .var(vars::OPENWEBUI_URL, openwebui.url())
+        .start();
+    attached(
+        &openwebui,
+        &[("f1", "a.csv", b"a,b"), ("f2", "b.csv", b"c,d")],
+    );
+    let client = session(&bridge, "m1");
+    assert_eq!(client.echo("read_file", json!({"name": "a.csv"})), "a,b");
+    assert_eq!(openwebui.asked("/content").len(), 1, "only what is named");
+}

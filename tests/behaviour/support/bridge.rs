@@ -154,6 +154,14 @@ impl TestBridge {
         folders::workspaces(&self.jobs())
     }
 
+    /// The `work` folder that has `name` in it.
+    #[track_caller]
+    pub fn work_with(&self, name: &str) -> PathBuf {
+        let works = self.workspaces().into_iter().map(|job| job.join("work"));
+        let found = works.into_iter().find(|work| work.join(name).exists());
+        found.unwrap_or_else(|| panic!("no workspace has {name}"))
+    }
+
     /// Waits until a child has made `work/{name}` in some workspace.
     #[track_caller]
     pub fn wait_for_file(&self, name: &str) {

@@ -13,6 +13,7 @@ pub const LANG: &str = "MCPO_LANG";
 pub const LOG_LEVEL: &str = "MCPO_LOG_LEVEL";
 pub const MAX_BODY_BYTES: &str = "MCPO_MAX_BODY_BYTES";
 pub const MAX_CONCURRENT: &str = "MCPO_MAX_CONCURRENT";
+pub const MAX_FILES_PER_CALL: &str = "MCPO_MAX_FILES_PER_CALL";
 pub const MAX_MESSAGE_BYTES: &str = "MCPO_MAX_MESSAGE_BYTES";
 pub const MAX_STARTS: &str = "MCPO_MAX_STARTS";
 pub const MAX_TOTAL_PROCESSES: &str = "MCPO_STATEFUL_MAX_TOTAL_PROCESSES";
