@@ -23,12 +23,12 @@ CONFORMANCE_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench examples scripts tests/clients tests/conformance tests/fixtures tests/kubernetes
+PYTHON_DIRS := bench examples scripts tests/clients tests/conformance tests/fixtures tests/kubernetes tests/openwebui
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build test lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance deny clean uv
+.PHONY: help run build test lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-openwebui deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ check-workflows: uv ## Check .github by GitHub's schemas, zizmor and yamllint
 
 conformance: ## Run the official MCP conformance suite through the bridge (needs npm)
 	scripts/conformance $(CONFORMANCE_ARGS)
+
+test-openwebui: uv ## Drive real chats in the real Open WebUI (PyPI, 1.1 GB) through the bridge
+	scripts/test-openwebui $(TEST_ARGS)
 
 deny: ## Check the dependencies' licences, sources and advisories (cargo-deny)
 	@cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked

@@ -154,6 +154,11 @@ impl Snapshot {
         self.files.keys()
     }
 
+    /// The same with their sizes in bytes.
+    pub fn sizes(&self) -> impl Iterator<Item = (&RelativePath, u64)> {
+        self.files.iter().map(|(path, state)| (path, state.size))
+    }
+
     /// How many names the tree held of a file that has several.
     pub(super) fn names_of(&self, file: &Stat) -> u64 {
         self.names.get(&identity(file)).copied().unwrap_or(0)

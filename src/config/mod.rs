@@ -14,7 +14,9 @@ pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use fault::{Fault, Faults};
 pub use key_ring::KeyRing;
 pub use secret::Secret;
-pub use server_file::{ConfigError, Loaded, RESERVED_NAMES, json_schema, load};
+pub use server_file::{
+    ConfigError, FILES_SERVER, LINK_FIELD, Loaded, RESERVED_NAMES, json_schema, load,
+};
 pub use server_spec::{
     BeforeEnd, CommandSpec, Mode, RemoteKind, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion,
     Transport, WorkspaceScope,

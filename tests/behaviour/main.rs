@@ -14,6 +14,7 @@ mod children;
 mod commands;
 mod failures;
 mod files;
+mod files_server;
 mod harness;
 mod identity;
 mod install;

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -216,6 +217,24 @@ class Stop(unittest.TestCase):
                 while "600" not in said and time.monotonic() < end:
                     said = text(chat.say((named(door, "cancelled"), {})))
                 self.assertIn("600", said)
+
+
+@unittest.skipUnless(shutil.which("chromium"), "Chromium is not installed")
+class Screens(unittest.TestCase):
+    """What people see. The pictures stay in the folder that MCPO_SCREENSHOTS names."""
+
+    def test_the_chip_is_in_the_chat_and_the_servers_are_on_the_tools_page(self):
+        folder = os.environ.get("MCPO_SCREENSHOTS") or self.enterContext(tempfile.TemporaryDirectory())
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        chat = echo(it.admin)
+        chat.say(("write_file", {"name": "minutes.txt", "content": "four"}))
+        url = it.openwebui.url
+        pages = ["chat", f"{url}/c/{chat.id}", "minutes.txt"]
+        pages += ["tools", f"{url}/?settings=admin%3Aintegrations", "powerpoint"]
+        python = ROOT / ".tools/openwebui/bin/python"
+        browser = [str(python), str(ROOT / "tests/openwebui/browser.py"), shutil.which("chromium")]
+        done = subprocess.run([*browser, it.admin.token, folder, *pages], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
 
 
 @unittest.skip("servers have no `allow` yet")

@@ -161,6 +161,8 @@ pub struct Files {
     pub max_workspace_bytes: u64,
     /// Files and folders in one workspace; ≥ 1.
     pub max_workspace_files: usize,
+    /// The built-in server `files` is offered.
+    pub server: bool,
     /// The largest file that is taken in, or handed to Open WebUI, in bytes.
     pub max_upload_bytes: u64,
     /// Below this much free disk nothing new is written.

@@ -167,6 +167,7 @@ fn files(r: &mut Reader, args: FileArgs) -> Files {
         max_per_call: read!(r.required(args.max_files_per_call, parse::count)).get(),
         max_workspace_bytes: read!(r.required(args.max_workspace_bytes, parse::bytes)),
         max_workspace_files: read!(r.required(args.max_workspace_files, parse::count)).get(),
+        server: read!(r.required(args.files_server, parse::boolean)),
         max_upload_bytes: read!(r.required(args.max_upload_bytes, parse::bytes)),
         min_free_disk_bytes: read!(r.required(args.min_free_disk_bytes, parse::bytes_or_none)),
     }

@@ -336,6 +336,8 @@ impl TestBridge {
             .env("MCPO_CONFIG_FILE", self.config_file())
             .env("MCPO_JOBS_DIR", self.jobs())
             .env("MCPO_TOOLS_DIR", root.join("tools"))
+            // One process less to learn from; its own tests turn it on.
+            .env("MCPO_FILES_SERVER", "false")
             .envs(
                 self.settings
                     .variables

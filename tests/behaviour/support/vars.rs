@@ -5,6 +5,7 @@ pub const API_KEY: &str = "MCPO_API_KEY";
 pub const BASE_URL: &str = "MCPO_BASE_URL";
 pub const CLEANUP_INTERVAL: &str = "MCPO_STATEFUL_CLEANUP_INTERVAL";
 pub const FILE_EXPIRY: &str = "MCPO_FILE_EXPIRY";
+pub const FILES_SERVER: &str = "MCPO_FILES_SERVER";
 pub const FILE_RETENTION: &str = "MCPO_FILE_RETENTION";
 pub const HOST: &str = "MCPO_HOST";
 pub const JWT_SECRET: &str = "MCPO_JWT_SECRET";
