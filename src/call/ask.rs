@@ -110,13 +110,15 @@ impl Ask {
     }
 
     /// Writes the request for a number of ours and a child of this era, which may know nothing of
-    /// the caller's; paths are resolved below `work`.
+    /// the caller's; paths are resolved below `work`. With `follows` a tool call of ours asks for
+    /// progress; clients ask for themselves.
     pub fn writer(
         &self,
         spec: &ServerSpec,
         work: &Path,
         era: Era,
         profile: &Profile,
+        follows: bool,
     ) -> Result<impl FnOnce(u64) -> Bytes + Send + use<>, CallError> {
         let resolved = match self.arguments() {
             Some(arguments) if !spec.resolve_path_fields.is_empty() => {
@@ -130,7 +132,7 @@ impl Ask {
             let line = match ask {
                 Self::Tool { name, arguments } => {
                     let arguments = resolved.unwrap_or(arguments);
-                    tool_call(number, &name, &arguments)
+                    tool_call(number, &name, &arguments, follows)
                 }
                 Self::Relay(relayed) => relayed.line_for(number, resolved.as_ref()),
             };
@@ -162,10 +164,15 @@ impl Relayed {
     }
 }
 
-fn tool_call(number: u64, name: &str, arguments: &RawJson) -> Bytes {
+fn tool_call(number: u64, name: &str, arguments: &RawJson, follows: bool) -> Bytes {
     let name = Value::from(name);
+    let meta = if follows {
+        format!(r#","_meta":{{"progressToken":{number}}}"#)
+    } else {
+        String::new()
+    };
     let line = format!(
-        r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":{name},"arguments":{}}}}}"#,
+        r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":{name},"arguments":{}{meta}}}}}"#,
         arguments.as_str()
     );
     line.into()

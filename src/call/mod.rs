@@ -20,6 +20,7 @@ mod run;
 mod shared;
 mod stateful;
 mod stateless;
+mod status;
 
 use std::sync::{Arc, Mutex};
 
@@ -43,6 +44,7 @@ pub use error::CallError;
 pub use files::{Link, Published, snapshot_limits};
 pub use incoming::Incoming;
 pub use parking::Parking;
+use status::Status;
 
 /// What every call needs.
 pub struct CallEngine {
@@ -135,4 +137,6 @@ struct Running {
     queue_until: Instant,
     /// The caller hung up.
     left: CancellationToken,
+    /// What shows of it in the chat meanwhile.
+    status: Status,
 }

@@ -48,7 +48,9 @@ impl Running {
         let plays = era == Era::Modern && self.plays_rounds();
         let mut round = None;
         for _ in 0..ROUNDS {
-            let write = ask.writer(&self.call.spec, &job.work(), era, &self.call.profile)?;
+            let (spec, profile) = (&self.call.spec, &self.call.profile);
+            let follows = self.call.hearing.is_some();
+            let write = ask.writer(spec, &job.work(), era, profile, follows)?;
             let begun = round.take();
             let write = move |number| with_round(write(number), begun.as_ref());
             let hearing = self.call.hearing.clone();

@@ -14,12 +14,18 @@ use crate::model::UserToken;
 pub enum Event {
     /// Files that Open WebUI has.
     Files(Vec<Value>),
+    /// A line about what is being done, and whether that is over; it goes then.
+    Status(String, bool),
 }
 
 impl Event {
     fn body(&self) -> Value {
         match self {
             Self::Files(files) => json!({"type": "files", "data": {"files": files}}),
+            Self::Status(line, over) => {
+                let data = json!({"description": line, "done": over, "hidden": over});
+                json!({"type": "status", "data": data})
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Files between a chat of Open WebUI and its folder, with the user's own token.
 
-use crate::support::{Client, FakeOpenWebUi, Mcp, Mood, TestBridge, echo, servers, vars};
+use crate::support::{
+    Client, FakeOpenWebUi, Mcp, Mood, TestBridge, echo, eventually, servers, vars,
+};
 use serde_json::{Value, json};
 
 const KEY: &str = "the-key";
@@ -117,8 +119,9 @@ fn a_file_that_cannot_be_attached_fails_no_call() {
     }
     let long = json!({"name": "b.txt", "content": "fives"});
     session(&bridge, "m1").echo("write_file", long);
-    let log = bridge.log();
-    assert_eq!(log.matches("not attached in the chat").count(), 4, "{log}");
+    eventually("all of it is in the log", || {
+        bridge.log().matches("not attached in the chat").count() == 4
+    });
     let metrics = bridge.client().get("/metrics").text();
     let refused = r#"mcpo_openwebui_requests_total{what="upload",outcome="refused"} 1"#;
     assert!(metrics.contains(refused), "{metrics}");
@@ -244,4 +247,57 @@ fn a_stateless_call_gets_the_attached_files_that_it_names() {
     let client = session(&bridge, "m1");
     assert_eq!(client.echo("read_file", json!({"name": "a.csv"})), "a,b");
     assert_eq!(openwebui.asked("/content").len(), 1, "only what is named");
+}
+
+fn lines(openwebui: &FakeOpenWebUi) -> Vec<Value> {
+    let events = openwebui.events().into_iter();
+    events.filter(|event| event["type"] == "status").collect()
+}
+
+#[test]
+fn progress_shows_in_the_chat_and_goes_with_the_answer() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    let client = session(&bridge, "m1");
+    client.echo("slow_progress", json!({"steps": 300}));
+    let lines = lines(&openwebui);
+    let (last, before) = lines.split_last().expect("lines");
+    assert!(
+        !before.is_empty() && before.len() < 20,
+        "one a second: {lines:?}"
+    );
+    assert!(before.iter().all(|line| line["data"]["done"] == false));
+    assert_eq!(
+        (&last["data"]["done"], &last["data"]["hidden"]),
+        (&json!(true), &json!(true))
+    );
+}
+
+#[test]
+fn a_short_call_shows_nothing_and_a_wait_for_a_turn_is_told() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    let client = session(&bridge, "m1");
+    client.echo("counter", json!({}));
+    assert!(lines(&openwebui).is_empty());
+    let long = client.begin("echo", "sleep", &json!({"seconds": 4, "touch": "begun"}));
+    bridge.wait_for_file("begun");
+    client.echo("counter", json!({}));
+    long.rest();
+    let lines = lines(&openwebui);
+    assert!(
+        lines[0]["data"]["description"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("Waiting")),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_chat_that_shows_no_status_fails_no_call() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    openwebui.mood("/event", Mood::Status(500));
+    let answer = session(&bridge, "m1").echo("slow_progress", json!({"steps": 150}));
+    assert_eq!(answer, "done");
 }
