@@ -13,22 +13,24 @@ MCPO_CONFIG_FILE ?= config/mcp-servers.json
 MCPO_JOBS_DIR ?= .run/jobs
 MCPO_TOOLS_DIR ?= .run/tools
 
-# More flags for `mcpo-bridge serve`, `scripts/test`, `scripts/bench`, `scripts/sizing` and
-# `scripts/conformance`
+# More flags for `mcpo-bridge serve` and for the scripts of the same names
 RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 SIZING_ARGS ?=
 CONFORMANCE_ARGS ?=
+DOCKER_TEST_ARGS ?=
+MCPO_ARGS ?=
+SCHEMAS_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench examples scripts tests/clients tests/conformance tests/fixtures tests/kubernetes tests/openwebui
+PYTHON_DIRS := bench deploy examples scripts tests/clients tests/conformance tests/docker tests/fixtures tests/kubernetes tests/mcpo tests/openwebui
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build test lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-openwebui deny clean uv
+.PHONY: help run build test test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +38,7 @@ help: ## Show this list
 run: uv build $(MCPO_CONFIG_FILE) ## Build and start the bridge with the example servers on port 8080
 	env MCPO_HOST='$(MCPO_HOST)' MCPO_PORT='$(MCPO_PORT)' MCPO_BASE_URL='$(MCPO_BASE_URL)' \
 	MCPO_CONFIG_FILE='$(MCPO_CONFIG_FILE)' MCPO_JOBS_DIR='$(MCPO_JOBS_DIR)' \
-	MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' \
+	MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_ASSETS_DIR='$(CURDIR)/assets' \
 	target/release/mcpo-bridge serve $(RUN_ARGS)
 
 build: ## Build the release binary, target/release/mcpo-bridge
@@ -74,6 +76,9 @@ check-example: uv
 	env MCPO_JOBS_DIR=.run/check-jobs MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_START_TIMEOUT=180 \
 	target/debug/mcpo-bridge check --config mcp-servers.json.example
 
+test-docker: ## Prove the image and the Compose files on a real engine (needs Docker; some 20 minutes)
+	scripts/test-docker $(DOCKER_TEST_ARGS)
+
 bench: ## Measure the bridge against its child's bare stdio and its peers (npm, PyPI), side by side
 	scripts/bench $(BENCH_ARGS)
 
@@ -89,8 +94,14 @@ check-workflows: uv ## Check .github by GitHub's schemas, zizmor and yamllint
 conformance: ## Run the official MCP conformance suite through the bridge (needs npm)
 	scripts/conformance $(CONFORMANCE_ARGS)
 
-test-openwebui: uv ## Drive real chats in the real Open WebUI (PyPI, 1.1 GB) through the bridge
+test-openwebui: uv ## Drive real chats in the real Open WebUI through the bridge (1.1 GB from PyPI)
 	scripts/test-openwebui $(TEST_ARGS)
+
+test-mcpo: ## Ask mcpo and the bridge the same, side by side, and compare (slow; needs PyPI)
+	scripts/test-mcpo $(MCPO_ARGS)
+
+test-schemas: ## Read documents with Open WebUI's own converter and call every tool (1.1 GB from PyPI)
+	scripts/test-schemas $(SCHEMAS_ARGS)
 
 deny: ## Check the dependencies' licences, sources and advisories (cargo-deny)
 	@cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked

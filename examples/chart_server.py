@@ -16,10 +16,15 @@ import matplotlib
 
 matplotlib.use("Agg")  # no display
 
-from matplotlib import pyplot
+from matplotlib import font_manager, pyplot
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from openpyxl import load_workbook
+
+# matplotlib's own font has no Japanese, Chinese or Korean: these come after it, where they are installed.
+CJK_FONTS = ("Noto Sans CJK JP", "IPAexGothic", "Hiragino Sans", "Yu Gothic")
+installed = {font.name for font in font_manager.fontManager.ttflist}
+pyplot.rcParams["font.family"] = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
 
 server = MCPServer("chart")
 

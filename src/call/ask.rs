@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{CallError, arguments::resolve};
+use super::{CallError, arguments::resolve, meta};
 use crate::{
     child::{Era, Profile, envelop, splice, unfold},
-    config::ServerSpec,
+    config::{ServerSpec, Transport},
     model::RawJson,
 };
 
@@ -45,6 +46,8 @@ pub struct Relayed {
     pub name: Option<RawJson>,
     /// Of `tools/call`, where the client sent some.
     pub arguments: Option<RawJson>,
+    /// The metadata, where the client sent some.
+    pub meta: Option<RawJson>,
 }
 
 /// Methods that are counted by name; others are counted as `other`.
@@ -110,14 +113,16 @@ impl Ask {
     }
 
     /// Writes the request for a number of ours and a child of this era, which may know nothing of
-    /// the caller's; paths are resolved below `work`. With `follows` a tool call of ours asks for
-    /// progress; clients ask for themselves.
+    /// the caller's; paths are resolved below `work`. A program reads what is `forwarded` in the
+    /// `_meta` of a tool call. With `follows` a tool call of ours asks for progress; clients ask for
+    /// themselves.
     pub fn writer(
         &self,
         spec: &ServerSpec,
         work: &Path,
         era: Era,
         profile: &Profile,
+        forwarded: Option<&HeaderMap>,
         follows: bool,
     ) -> Result<impl FnOnce(u64) -> Bytes + Send + use<>, CallError> {
         let resolved = match self.arguments() {
@@ -126,15 +131,20 @@ impl Ask {
             }
             _ => None,
         };
+        let program = matches!(spec.transport, Transport::Stdio(_));
+        let forwarded = forwarded.filter(|_| program && self.is_tool_call());
+        let forwarded = forwarded.map(meta::headers);
         let (ask, profile) = (self.clone(), profile.clone());
         Ok(move |number: u64| {
             let asked = ask.era();
             let line = match ask {
                 Self::Tool { name, arguments } => {
                     let arguments = resolved.unwrap_or(arguments);
-                    tool_call(number, &name, &arguments, follows)
+                    tool_call(number, &name, &arguments, forwarded.as_ref(), follows)
                 }
-                Self::Relay(relayed) => relayed.line_for(number, resolved.as_ref()),
+                Self::Relay(relayed) => {
+                    relayed.line_for(number, resolved.as_ref(), forwarded.as_ref())
+                }
             };
             match (asked, era) {
                 (Era::Legacy, Era::Modern) => envelop(&line, &profile),
@@ -146,14 +156,28 @@ impl Ask {
 }
 
 impl Relayed {
-    fn line_for(&self, number: u64, arguments: Option<&RawJson>) -> Bytes {
+    fn line_for(
+        &self,
+        number: u64,
+        arguments: Option<&RawJson>,
+        forwarded: Option<&Value>,
+    ) -> Bytes {
         let number = number.to_string();
         let mut edits: Vec<(&RawJson, &[u8])> = vec![(&self.id, number.as_bytes())];
-        edits.extend(self.token.as_ref().map(|token| (token, number.as_bytes())));
-        let name = self
+        let meta = forwarded.map(|headers| {
+            let token = self.token.as_ref().map(|_| number.as_str());
+            meta::with_headers(self.meta.as_ref(), token, headers)
+        });
+        let mut name = self
             .tool
             .as_ref()
             .map(|tool| Value::from(&**tool).to_string());
+        match (&meta, &self.meta) {
+            (Some(now), Some(before)) => edits.push((before, now.as_bytes())),
+            // Every tool call has a name, and so a place for the metadata.
+            (Some(now), None) => name = name.map(|name| format!("{name},\"_meta\":{now}")),
+            (None, _) => edits.extend(self.token.as_ref().map(|token| (token, number.as_bytes()))),
+        }
         if let (Some(place), Some(name)) = (&self.name, &name) {
             edits.push((place, name.as_bytes()));
         }
@@ -164,13 +188,21 @@ impl Relayed {
     }
 }
 
-fn tool_call(number: u64, name: &str, arguments: &RawJson, follows: bool) -> Bytes {
+fn tool_call(
+    number: u64,
+    name: &str,
+    arguments: &RawJson,
+    forwarded: Option<&Value>,
+    follows: bool,
+) -> Bytes {
     let name = Value::from(name);
-    let meta = if follows {
-        format!(r#","_meta":{{"progressToken":{number}}}"#)
-    } else {
-        String::new()
+    let asked = format!(r#"{{"progressToken":{number}}}"#);
+    let asked = RawJson::parse(asked.into()).ok().filter(|_| follows);
+    let meta = match (forwarded, asked) {
+        (Some(headers), asked) => Some(meta::with_headers(asked.as_ref(), None, headers)),
+        (None, asked) => asked.map(|asked| asked.as_str().to_owned()),
     };
+    let meta = meta.map_or_else(String::new, |meta| format!(r#","_meta":{meta}"#));
     let line = format!(
         r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":{name},"arguments":{}{meta}}}}}"#,
         arguments.as_str()

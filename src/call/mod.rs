@@ -13,6 +13,7 @@ mod error;
 mod files;
 mod holds;
 mod incoming;
+mod meta;
 mod parking;
 mod record;
 mod rounds;
@@ -24,6 +25,7 @@ mod status;
 
 use std::sync::{Arc, Mutex};
 
+use axum::http::HeaderMap;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -96,6 +98,8 @@ pub struct Call {
     /// Files that came with a call of a `stateless` server, under names that are free in an empty
     /// folder.
     pub incoming: Mutex<Vec<Incoming>>,
+    /// Headers of the caller's request that the server gets; `None` where its config forwards none.
+    pub forwarded: Option<HeaderMap>,
     /// For logs and the journal.
     pub request_id: Box<str>,
 }
@@ -123,6 +127,7 @@ impl Call {
             on_child: None,
             parking: Parking::default(),
             incoming: Mutex::default(),
+            forwarded: None,
             request_id: request_id.into(),
         }
     }

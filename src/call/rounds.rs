@@ -47,12 +47,18 @@ impl Running {
         }
         let plays = era == Era::Modern && self.plays_rounds();
         let mut round = None;
+        let (spec, profile) = (&self.call.spec, &self.call.profile);
+        let forwarded = self.call.forwarded.as_ref();
         for _ in 0..ROUNDS {
-            let (spec, profile) = (&self.call.spec, &self.call.profile);
             let follows = self.call.hearing.is_some();
-            let write = ask.writer(spec, &job.work(), era, profile, follows)?;
+            let write = ask.writer(spec, &job.work(), era, profile, forwarded, follows)?;
             let begun = round.take();
-            let write = move |number| with_round(write(number), begun.as_ref());
+            let mut accompanied = None;
+            let write = |number| {
+                accompanied =
+                    forwarded.and_then(|headers| child.accompany(number, headers.clone()));
+                with_round(write(number), begun.as_ref())
+            };
             let hearing = self.call.hearing.clone();
             let exchanged = child.exchange(write, cancelled, hearing).await;
             let reply = self.reply(exchanged)?;

@@ -10,9 +10,9 @@ use indexmap::IndexMap;
 
 use super::Learnt;
 use crate::{
-    config::{Mode, ServerSpec},
+    config::{Documents, Mode, ServerSpec},
     model::{RawJson, Tool},
-    openapi::{ArgumentRules, DocumentInput, FieldFault, document},
+    openapi::{ArgumentRules, DocumentInput, FieldFault, document, name_of_dots},
 };
 
 /// What a server offers under one version of its config.
@@ -68,6 +68,13 @@ impl Offer {
     /// A tool that callers may use, by the name the server gave it.
     pub fn tool(&self, name: &str) -> Option<&OfferedTool> {
         self.tools.get(name)
+    }
+
+    /// The name of the tool that the last part of a URL, decoded, means.
+    pub fn name_at<'a>(&self, segment: &'a str) -> &'a str {
+        let known = |name: &&str| self.tools.contains_key(*name);
+        let dots = || name_of_dots(segment).filter(known);
+        Some(segment).filter(known).or_else(dots).unwrap_or(segment)
     }
 
     /// Whether callers may call a tool: one that was learnt, or, where tools depend on the session,
@@ -142,7 +149,8 @@ impl Offer {
     }
 
     /// The OpenAPI document for operations below `server_url`; made once, then served from memory.
-    pub fn document(&self, server_url: &str, secured: bool) -> Bytes {
+    /// What `said` says of title, description and version stands over the server's own words.
+    pub fn document(&self, server_url: &str, said: &Documents, secured: bool) -> Bytes {
         let mut documents = self
             .documents
             .lock()
@@ -152,13 +160,18 @@ impl Offer {
         }
         let tools: Vec<Tool> = self.tools().cloned().collect();
         let made = document(&DocumentInput {
-            title: self.title(),
-            version: &self.learnt.hello.server_info.version,
-            description: self.learnt.hello.instructions.as_deref(),
+            title: said.name.as_deref().unwrap_or(self.title()),
+            version: (said.version.as_deref()).unwrap_or(&self.learnt.hello.server_info.version),
+            description: (said.description.as_deref()).or(self
+                .learnt
+                .hello
+                .instructions
+                .as_deref()),
             server_url,
             tools: &tools,
             usage_guide: self.spec.usage_guide.as_deref(),
             secured,
+            operation_ids: said.operation_ids,
         });
         let made = Bytes::from(made.to_string());
         documents.insert(server_url.to_owned(), made.clone());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,12 @@ use super::{
     log::ServerLog,
     subscription::Subscriptions,
 };
-use crate::{model::RawJson, remote::Failed, store::JobFolderPaths, telemetry::Live};
+use crate::{
+    model::RawJson,
+    remote::{Accompanied, Failed},
+    store::JobFolderPaths,
+    telemetry::Live,
+};
 
 /// How long a call's failure waits to learn how the child ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -116,6 +122,15 @@ impl Child {
                 Ok(reply)
             }
             Err(closed) => Err(self.closed(closed).await),
+        }
+    }
+
+    /// Sends these headers with the request of this number, for as long as what is returned lives.
+    /// `None` for a program, which has no headers.
+    pub fn accompany(&self, number: u64, headers: HeaderMap) -> Option<Accompanied> {
+        match &self.body {
+            Body::Local(_) => None,
+            Body::Remote(remote) => Some(remote.accompany(number, headers)),
         }
     }
 

@@ -1,8 +1,9 @@
 //! `mcpo-bridge healthcheck`: for containers, whose images need no other HTTP client for it.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io,
     net::{IpAddr, TcpStream, ToSocketAddrs as _},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,8 @@ use url::Url;
 
 use super::{Failure, SettingsArgs, output::print};
 use crate::config::Listen;
+
+mod tls;
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -44,6 +47,8 @@ struct Target {
     host: String,
     port: u16,
     path: String,
+    /// Of a bridge that speaks HTTPS itself.
+    certificate: Option<PathBuf>,
 }
 
 /// Asks. Every failure is exit code 1: Docker keeps 2 for itself.
@@ -92,6 +97,7 @@ impl Target {
             host,
             port: listen.port,
             path: format!("{}/health", listen.path_prefix),
+            certificate: listen.tls.as_ref().map(|tls| tls.certificate.clone()),
         })
     }
 
@@ -103,8 +109,8 @@ impl Target {
         });
         let Some((url, host, port)) = parts else {
             return Err(Failure::failed(
-                "--url: an http URL is expected, such as http://127.0.0.1:8080/health (the bridge \
-                 itself speaks no TLS)",
+                "--url: an http URL is expected, such as http://127.0.0.1:8080/health (for https \
+                 leave it out: MCPO_SSL_CERTFILE says whom to ask)",
             ));
         };
         let path = match url.path() {
@@ -112,7 +118,13 @@ impl Target {
             path => path,
         };
         let path = path.to_owned();
-        Ok(Self { host, port, path })
+        let certificate = None;
+        Ok(Self {
+            host,
+            port,
+            path,
+            certificate,
+        })
     }
 
     fn authority(&self) -> String {
@@ -125,28 +137,39 @@ impl Target {
     }
 
     fn url(&self) -> String {
-        format!("http://{}{}", self.authority(), self.path)
+        let scheme = self.certificate.as_ref().map_or("http", |_| "https");
+        format!("{scheme}://{}{}", self.authority(), self.path)
     }
 
     /// The status and the body.
     fn get(&self, patience: Duration) -> io::Result<(u16, Vec<u8>)> {
         let until = Instant::now() + patience;
-        let mut stream = self.connect(until)?;
+        let connection = self.connect(until)?;
+        // Its own handle, because the deadline is the connection's and TLS hides it.
+        let timer = connection.try_clone()?;
+        timer.set_read_timeout(Some(left(until)?))?;
+        let mut stream: Box<dyn tls::Stream> = match &self.certificate {
+            Some(certificate) => tls::over(connection, certificate)?,
+            None => Box::new(connection),
+        };
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: mcpo-bridge-healthcheck\r\n\
              Accept: application/json\r\nConnection: close\r\n\r\n",
             self.path,
             self.authority()
         );
-        stream.set_write_timeout(Some(left(until)?))?;
+        timer.set_write_timeout(Some(left(until)?))?;
         stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         let mut part = [0; 8192];
         while (answer.len() as u64) < LIMIT {
-            stream.set_read_timeout(Some(left(until)?))?;
-            match stream.read(&mut part)? {
-                0 => break,
-                read => answer.extend_from_slice(&part[..read]),
+            timer.set_read_timeout(Some(left(until)?))?;
+            match stream.read(&mut part) {
+                Ok(0) => break,
+                Ok(read) => answer.extend_from_slice(&part[..read]),
+                // TLS misses its own farewell where the other side just closes.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+                Err(error) => return Err(error),
             }
         }
         parse_answer(&answer)
@@ -186,6 +209,8 @@ fn parse_answer(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
 
     #[test]
@@ -218,6 +243,8 @@ mod tests {
         let url = asked(&["--host", "bridge.internal", "--port", "9"]);
         assert_eq!(url.unwrap(), "http://bridge.internal:9/health");
         assert!(asked(&["--port", "0"]).is_err());
+        let url = asked(&["--port", "9", "-t", "c.pem", "-K", "k.pem"]);
+        assert_eq!(url.unwrap(), "https://127.0.0.1:9/health");
     }
 
     /// Serves one connection.
@@ -233,8 +260,12 @@ mod tests {
                 let _ = stream.read(&mut [0; 1]);
             }
         });
-        let (host, path) = ("127.0.0.1".to_owned(), "/health".to_owned());
-        Target { host, port, path }
+        Target {
+            host: "127.0.0.1".to_owned(),
+            port,
+            path: "/health".to_owned(),
+            certificate: None,
+        }
     }
 
     #[test]

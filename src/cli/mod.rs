@@ -34,7 +34,6 @@ use local::Local;
 #[derive(Parser)]
 #[command(
     name = "mcpo-bridge",
-    version,
     about,
     long_about = None,
     after_help = HELP,
@@ -49,7 +48,8 @@ struct Cli {
 }
 
 const HELP: &str = "\
-Without a command it serves: `mcpo-bridge --config mcp-servers.json --port 8080`.
+Without a command it serves: `mcpo-bridge --config mcp-servers.json --port 8080`, or one server at
+the root: `mcpo-bridge --port 8080 -- uvx mcp-server-time`.
 Every setting is a flag and a variable: see `mcpo-bridge serve --help`.
 
 Examples:

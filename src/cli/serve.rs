@@ -4,11 +4,16 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::{Failure, SettingsArgs};
+use super::{Failure, SettingsArgs, output::print};
 use crate::{
+    config::{Faults, Settings},
     serve::{self, Ended, ServeError},
     telemetry,
 };
+
+mod given;
+
+use given::GivenArgs;
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -18,7 +23,10 @@ unset. Secrets are better given by variable or file.
 SIGHUP, or a change of the server file, reloads it. SIGTERM stops taking calls, lets running ones
 finish within MCPO_SHUTDOWN_GRACE and ends every process; a second signal ends at once.
 
+A command line of mcpo works as it is: docs/mcpo.md tells what is different.
+
 Examples:
+  mcpo-bridge --port 8000 --api-key top-secret -- uvx mcp-server-time
   mcpo-bridge serve --config mcp-servers.json
   MCPO_API_KEY_FILE=/run/secrets/key mcpo-bridge serve --host 0.0.0.0 --base-url https://files.example";
 
@@ -27,6 +35,14 @@ Examples:
 pub struct ServeArgs {
     #[command(flatten)]
     settings: SettingsArgs,
+    #[command(flatten)]
+    given: GivenArgs,
+    /// The version that the document at the root names; without one, print the program's own
+    #[arg(
+        long = "version", short = 'v', short_alias = 'V', id = "document_version", value_name = "TEXT",
+        num_args = 0..=1, default_missing_value = "", help_heading = "Documents"
+    )]
+    version: Option<String>,
     /// Write the bound address here once calls are taken (for port 0)
     #[arg(long, value_name = "PATH", hide = true)]
     port_file: Option<PathBuf>,
@@ -34,7 +50,12 @@ pub struct ServeArgs {
 
 /// Runs the service until a signal ends it.
 pub fn run(args: ServeArgs) -> ExitCode {
-    let settings = match args.settings.resolve() {
+    if args.version.as_deref() == Some("") {
+        let printed = print(concat!("mcpo-bridge ", env!("CARGO_PKG_VERSION"), "\n"));
+        return printed.map_or_else(Failure::tell, |()| ExitCode::SUCCESS);
+    }
+    let port_file = args.port_file.clone();
+    let settings = match settings(args) {
         Ok(settings) => settings,
         Err(faults) => return Failure::from(faults).tell(),
     };
@@ -46,7 +67,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
         .enable_all()
         .build();
     let ended = runtime.map_err(ServeError::from).and_then(|runtime| {
-        let ended = runtime.block_on(serve::serve(settings, args.port_file));
+        let ended = runtime.block_on(serve::serve(settings, port_file));
         // Whatever still blocks must not keep a process that was told to end.
         runtime.shutdown_background();
         ended
@@ -59,9 +80,25 @@ pub fn run(args: ServeArgs) -> ExitCode {
             eprintln!("mcpo-bridge: {error}");
             tracing::error!("{error}");
             match error {
-                ServeError::Config(_) => ExitCode::from(2),
+                ServeError::Config(_) | ServeError::Tls(_) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
         }
     }
+}
+
+fn settings(args: ServeArgs) -> Result<Settings, Faults> {
+    let file = args.settings.config_file();
+    let mut settings = args.settings.resolve()?;
+    settings.documents.version = args.version;
+    settings.command_line = args.given.resolve(settings.documents.name.as_deref())?;
+    if let (Some(file), Some(_)) = (file, &settings.command_line.server)
+        && file.is_file()
+    {
+        let file = file.display();
+        settings.warnings.push(format!(
+            "{file} is not read, because a server is given on the command line"
+        ));
+    }
+    Ok(settings)
 }

@@ -1,6 +1,6 @@
 //! Where the browser finds us: the front of every link that we hand out.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::{Serialize, Serializer};
 use url::Url;
@@ -22,8 +22,9 @@ pub struct InvalidBaseUrl;
 
 impl BaseUrl {
     /// Where a browser on this machine finds a bridge that listens on this port.
-    pub fn local(port: u16) -> Self {
-        let url = Url::parse(&format!("http://localhost:{port}"));
+    pub fn local(port: u16, tls: bool) -> Self {
+        let scheme = if tls { "https" } else { "http" };
+        let url = Url::parse(&format!("{scheme}://localhost:{port}"));
         url.map_or(Self::Relative, Self::Absolute)
     }
 
@@ -35,6 +36,22 @@ impl BaseUrl {
                 .host_str()
                 .map(|host| host.trim_matches(['[', ']']).to_owned()),
         }
+    }
+
+    /// The host, where it looks like a name that only the bridge's neighbours know: one without a
+    /// dot, such as a container's, one of Docker's or Kubernetes' own, or no address at all.
+    pub fn internal_host(&self) -> Option<String> {
+        let host = self.host()?;
+        let internal = match host.parse::<IpAddr>() {
+            Ok(address) => address.is_unspecified(),
+            Err(_) => {
+                host != "localhost" && !host.contains('.')
+                    || [".docker.internal", ".svc", ".cluster.local"]
+                        .iter()
+                        .any(|end| host.ends_with(end))
+            }
+        };
+        internal.then_some(host)
     }
 }
 
@@ -94,6 +111,28 @@ mod tests {
         assert_eq!(host("/"), None);
         assert_eq!(host("http://LocalHost:8080").unwrap(), "localhost");
         assert_eq!(host("http://[::1]:8080").unwrap(), "::1");
+    }
+
+    #[test]
+    fn knows_names_that_a_browser_can_hardly_reach() {
+        let internal = |host: &str| {
+            let url = format!("http://{host}:8080");
+            url.parse::<BaseUrl>().unwrap().internal_host().is_some()
+        };
+        for host in [
+            "mcpo-bridge",
+            "0.0.0.0",
+            "[::]",
+            "host.docker.internal",
+            "mcpo-bridge.default.svc",
+            "mcpo-bridge.default.svc.cluster.local",
+        ] {
+            assert!(internal(host), "{host}");
+        }
+        for host in ["localhost", "127.0.0.1", "[::1]", "192.0.2.10", "x.example"] {
+            assert!(!internal(host), "{host}");
+        }
+        assert_eq!("/".parse::<BaseUrl>().unwrap().internal_host(), None);
     }
 
     #[test]

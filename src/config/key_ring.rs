@@ -66,6 +66,14 @@ impl KeyRing {
         if unnamed > 1 {
             return Err(InvalidKeys::Unnamed);
         }
+        // A single key that holds a colon was one key to mcpo, and its callers send all of it.
+        if let [key] = keys.as_slice()
+            && unnamed == 0
+        {
+            let digest = Sha256::digest(text.trim()).into();
+            let name = key.name.clone();
+            keys.push(NamedKey { name, digest });
+        }
         Ok(Self(keys))
     }
 
@@ -102,9 +110,12 @@ impl KeyRing {
         found.into()
     }
 
-    /// The names, in the order given.
+    /// The names, in the order given; one that holds several keys stands once.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|key| &*key.name)
+        let earlier =
+            |index: usize, name: &str| self.0[..index].iter().any(|key| &*key.name == name);
+        let names = self.0.iter().map(|key| &*key.name).enumerate();
+        names.filter_map(move |(index, name)| (!earlier(index, name)).then_some(name))
     }
 }
 
@@ -167,6 +178,16 @@ mod tests {
         let ring = KeyRing::parse("webui:old,webui:new").unwrap();
         assert_eq!(ring.find(b"old"), Some("webui"));
         assert_eq!(ring.find(b"new"), Some("webui"));
+    }
+
+    #[test]
+    fn a_single_key_with_a_colon_is_known_in_full_too() {
+        let ring = KeyRing::parse("top:secret").unwrap();
+        assert_eq!(ring.find(b"secret"), Some("top"));
+        assert_eq!(ring.find(b"top:secret"), Some("top"));
+        assert_eq!(ring.names().collect::<Vec<_>>(), ["top"]);
+        let ring = KeyRing::parse("top:secret,b:c").unwrap();
+        assert_eq!(ring.find(b"top:secret"), None);
     }
 
     #[test]

@@ -15,13 +15,14 @@ pub use fault::{Fault, Faults};
 pub use key_ring::KeyRing;
 pub use secret::Secret;
 pub use server_file::{
-    ConfigError, FILES_SERVER, LINK_FIELD, Loaded, RESERVED_NAMES, json_schema, load,
+    ConfigError, FILES_SERVER, LINK_FIELD, Loaded, RESERVED_NAMES, json_schema, load, servers,
 };
 pub use server_spec::{
-    BeforeEnd, CommandSpec, Mode, RemoteKind, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion,
-    Transport, WorkspaceScope,
+    BeforeEnd, CommandSpec, HeaderForwarding, Mode, RemoteKind, RemoteSpec, ResolvedCommand,
+    ServerSpec, SpecVersion, Transport, WorkspaceScope,
 };
 pub use settings::{
-    IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel, Settings, SettingsArgs,
+    CommandLine, Documents, IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel,
+    OperationIds, Settings, SettingsArgs, SingleServer, Tls,
 };
 pub use start_config::start_config;

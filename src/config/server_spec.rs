@@ -10,9 +10,11 @@ use url::Url;
 use crate::model::{RawJson, ServerName};
 
 mod command;
+mod forwarding;
 mod version;
 
 pub use command::{CommandSpec, ResolvedCommand};
+pub use forwarding::HeaderForwarding;
 pub use version::SpecVersion;
 
 /// One entry of `mcpServers`. `Debug` shows no value that may be secret.
@@ -52,6 +54,8 @@ pub struct ServerSpec {
     pub before_end: Option<BeforeEnd>,
     /// Its packages may be installed ahead, and its program started without its launcher.
     pub install: bool,
+    /// Headers of a caller's request that the server gets, where the file says so.
+    pub forwarding: Option<HeaderForwarding>,
 }
 
 impl ServerSpec {

@@ -17,7 +17,7 @@ use crate::{
     app::App,
     call::{Call, CallError},
     catalog::{Knowledge, Offer},
-    config::{Mode, RESERVED_NAMES},
+    config::{Listen, Mode, RESERVED_NAMES},
     identity::SESSION_HEADER,
     model::{Caller, Principal, RawJson},
     openapi::{self, path_segment},
@@ -48,6 +48,24 @@ pub async fn at_root(
     if RESERVED_NAMES.contains(&server.as_str()) {
         return Problem::not_found().into_response();
     }
+    let (config, single) = (state.config(), &state.settings.command_line.server);
+    if single.is_some() && !config.servers.contains_key(server.as_str()) {
+        return of_single(state, Path(format!("{server}/{tool}")), peer, request).await;
+    }
+    below_mcpo(state, Path((server, tool)), peer, request).await
+}
+
+/// At the root, where mcpo serves a single server's tools.
+pub async fn of_single(
+    state: State<Arc<App>>,
+    Path(tool): Path<String>,
+    peer: ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let Some(single) = &state.settings.command_line.server else {
+        return Problem::not_found().into_response();
+    };
+    let server = single.name.to_string();
     below_mcpo(state, Path((server, tool)), peer, request).await
 }
 
@@ -68,11 +86,13 @@ async fn call(
         App::audit_refusal(peer.ip(), &nobody, server, tool, problem.kind());
     })?;
     let principal = caller.principal.clone();
+    let headers = request.headers().clone();
     let prepared = prepare(app, server, tool, caller, request).await;
-    let call = prepared.inspect_err(|problem| {
+    let mut call = prepared.inspect_err(|problem| {
         // What runs leaves its own line.
         App::audit_refusal(peer.ip(), &principal, server, tool, problem.kind());
     })?;
+    call.forwarded = app.identity.forwarded(&call.spec, &headers, peer.ip());
     let (spec, session) = (call.spec.clone(), call.place.session.clone());
     let answered = app.engine.run(call).await.map_err(Problem::from);
     let response = answered.and_then(|answer| answer::response(&answer, &spec, &app.settings));
@@ -98,6 +118,7 @@ async fn prepare(
     request: Request,
 ) -> Result<Call, Problem> {
     let offer = offer(app, server).await?;
+    let tool = offer.name_at(tool);
     if !offer.may_call(tool) {
         return Err(Problem::unknown_tool(server, tool));
     }
@@ -159,8 +180,25 @@ fn note_missing_chat(app: &App, offer: &Offer, place: &Place) {
     }
 }
 
+/// Which of its addresses a server is asked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// `/mcpo/{server}/…`
+    Mcpo,
+    /// `/{server}/…`
+    Root,
+    /// `/…`, for a single server.
+    Single,
+}
+
 /// The address of a server's operations, as its document names it.
-pub fn server_url(prefix: &str, below_mcpo: bool, server: &str) -> String {
-    let mcpo = if below_mcpo { "/mcpo" } else { "" };
-    format!("{prefix}{mcpo}/{}", path_segment(server))
+pub fn server_url(listen: &Listen, front: Front, server: &str) -> String {
+    let outside = format!("{}{}", listen.root_path, listen.path_prefix);
+    let server = path_segment(server);
+    match front {
+        Front::Mcpo => format!("{outside}/mcpo/{server}"),
+        Front::Root => format!("{outside}/{server}"),
+        Front::Single if outside.is_empty() => "/".to_owned(),
+        Front::Single => outside,
+    }
 }

@@ -9,7 +9,10 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{Problem, call::server_url};
+use super::{
+    Problem,
+    call::{Front, server_url},
+};
 use crate::{
     app::App,
     catalog::{Knowledge, Offer},
@@ -58,7 +61,7 @@ pub async fn below_mcpo(
     Path((server, leaf)): Path<(String, String)>,
     reader: Reader,
 ) -> Response {
-    leaf_of(&app, &server, &leaf, &reader, true)
+    leaf_of(&app, &server, &leaf, &reader, Front::Mcpo)
         .await
         .unwrap_or_else(Problem::into_response)
 }
@@ -72,58 +75,45 @@ pub async fn at_root(
     if RESERVED_NAMES.contains(&server.as_str()) {
         return Problem::not_found().into_response();
     }
-    leaf_of(&app, &server, &leaf, &reader, false)
+    leaf_of(&app, &server, &leaf, &reader, Front::Root)
         .await
         .unwrap_or_else(Problem::into_response)
 }
 
-/// `GET /mcpo/{server}/{secret}/openapi.json`: for who cannot send a key.
-pub async fn secret_below_mcpo(
+/// `GET /{leaf}`, where a single server is served at the root.
+pub async fn of_single(
     State(app): State<Arc<App>>,
-    Path((server, secret)): Path<(String, String)>,
+    Path(leaf): Path<String>,
+    reader: Reader,
 ) -> Response {
-    by_secret(&app, &server, &secret, true)
+    single_leaf(&app, &leaf, &reader)
         .await
-        .unwrap_or_else(Problem::into_response)
+        .unwrap_or_else(|| Problem::not_found().into_response())
 }
 
-/// `GET /{server}/{secret}/openapi.json`.
-pub async fn secret_at_root(
-    State(app): State<Arc<App>>,
-    Path((server, secret)): Path<(String, String)>,
-) -> Response {
-    if RESERVED_NAMES.contains(&server.as_str()) {
-        return Problem::not_found().into_response();
-    }
-    by_secret(&app, &server, &secret, false)
-        .await
-        .unwrap_or_else(Problem::into_response)
-}
-
-async fn by_secret(
-    app: &App,
-    server: &str,
-    secret: &str,
-    below_mcpo: bool,
-) -> Result<Response, Problem> {
-    if !app.settings.access.keys.opens_documents(secret) {
-        return Err(Problem::not_found());
-    }
-    leaf(app, server, "openapi.json", below_mcpo).await
+/// `None` where servers come from a file.
+async fn single_leaf(app: &App, leaf: &str, reader: &Reader) -> Option<Response> {
+    let single = app.settings.command_line.server.as_ref()?;
+    let found = leaf_of(app, single.name.as_str(), leaf, reader, Front::Single).await;
+    Some(found.unwrap_or_else(Problem::into_response))
 }
 
 async fn leaf_of(
     app: &App,
     server: &str,
-    name: &str,
+    leaf: &str,
     reader: &Reader,
-    below_mcpo: bool,
+    front: Front,
 ) -> Result<Response, Problem> {
-    reader.admit(app).await?;
-    leaf(app, server, name, below_mcpo).await
-}
-
-async fn leaf(app: &App, server: &str, leaf: &str, below_mcpo: bool) -> Result<Response, Problem> {
+    let keys = &app.settings.access.keys;
+    let leaf = match leaf.split_once('/') {
+        // For who cannot send a key: the path itself says that it may be read.
+        Some((secret, document @ "openapi.json")) if keys.opens_documents(secret) => document,
+        _ => {
+            reader.admit(app).await?;
+            leaf
+        }
+    };
     let unknown = || Problem::unknown_server(server);
     let name = server.parse().map_err(|_| unknown())?;
     let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
@@ -138,34 +128,43 @@ async fn leaf(app: &App, server: &str, leaf: &str, below_mcpo: bool) -> Result<R
         }
     };
     match leaf {
-        "openapi.json" => Ok(openapi_json(app, &offer, below_mcpo)),
+        "openapi.json" => Ok(openapi_json(app, &offer, front)),
         "docs" => {
-            let assets = if below_mcpo {
-                "../../docs/assets"
-            } else {
-                "../docs/assets"
+            let assets = match front {
+                Front::Mcpo => "../../docs/assets",
+                Front::Root => "../docs/assets",
+                Front::Single => "docs/assets",
             };
             Ok(page(
                 openapi::docs_page(offer.title(), "openapi.json", assets),
                 DOCS_CSP,
             ))
         }
-        tool if offer.tool(tool).is_some() => Err(Problem::method_not_allowed()),
+        tool if offer.may_call(offer.name_at(tool)) => Err(Problem::method_not_allowed()),
         _ => Err(Problem::not_found()),
     }
 }
 
-fn openapi_json(app: &App, offer: &Offer, below_mcpo: bool) -> Response {
-    let listen = &app.settings.listen;
-    let url = server_url(&listen.path_prefix, below_mcpo, offer.spec.name.as_str());
-    json(offer.document(&url, !app.settings.access.keys.is_empty()))
+fn openapi_json(app: &App, offer: &Offer, front: Front) -> Response {
+    let settings = &app.settings;
+    let url = server_url(&settings.listen, front, offer.spec.name.as_str());
+    let documents = match front {
+        Front::Single => settings.documents.clone(),
+        // Title, description and version are those of the root's document.
+        Front::Mcpo | Front::Root => settings.documents.of_server(),
+    };
+    json(offer.document(&url, &documents, !settings.access.keys.is_empty()))
 }
 
 /// `GET /openapi.json`: names the servers and where their documents are.
 pub async fn root(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    if let Some(document) = single_leaf(&app, "openapi.json", &reader).await {
+        return document;
+    }
     match reader.admit(&app).await {
         Ok(()) => index_with(&app, |entries| {
-            json(openapi::index_document(entries).to_string().into())
+            let document = openapi::index_document(&app.settings.documents, entries);
+            json(document.to_string().into())
         }),
         Err(problem) => problem.into_response(),
     }
@@ -173,6 +172,9 @@ pub async fn root(State(app): State<Arc<App>>, reader: Reader) -> Response {
 
 /// `GET /docs`.
 pub async fn index(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    if let Some(page) = single_leaf(&app, "docs", &reader).await {
+        return page;
+    }
     match reader.admit(&app).await {
         Ok(()) => index_with(&app, |entries| {
             page(openapi::index_page(entries), INDEX_CSP)

@@ -18,9 +18,11 @@ use crate::app::App;
 pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let listen = &app.settings.listen;
     let path = request.uri().path();
-    let path = path
-        .strip_prefix(listen.path_prefix.as_str())
-        .unwrap_or(path);
+    let path = [&listen.root_path, &listen.path_prefix]
+        .iter()
+        .fold(path, |path, front| {
+            path.strip_prefix(front.as_str()).unwrap_or(path)
+        });
     let exempt = path == "/health" || path.starts_with("/health/") || path.starts_with("/files/");
     if !exempt {
         // HTTP/1.1 sends Host; an absolute request target counts over it.

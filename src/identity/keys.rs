@@ -63,6 +63,13 @@ fn value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
     value.filter(|value| !value.is_empty())
 }
 
+/// Whether `Authorization` carries one of our keys, whatever else the request carries.
+pub(super) fn authorization_is_ours(keys: &KeyRing, headers: &HeaderMap) -> bool {
+    let value = headers.get(AUTHORIZATION);
+    let key = value.and_then(|value| key_in(value.as_bytes().trim_ascii()));
+    key.is_some_and(|key| keys.find(&key).is_some())
+}
+
 /// The key in `Bearer KEY`, or the password in `Basic base64(anyone:KEY)`.
 fn key_in(authorization: &[u8]) -> Option<Cow<'_, [u8]>> {
     let space = authorization.iter().position(|byte| *byte == b' ')?;

@@ -15,6 +15,7 @@ use crate::{
     openwebui::{OpenWebUi, User},
 };
 
+mod forwarding;
 mod headers;
 mod keys;
 mod refusal;

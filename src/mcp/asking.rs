@@ -61,6 +61,12 @@ impl Asking<'_> {
         })
     }
 
+    /// The headers of the request that the server gets.
+    fn forwarded(&self) -> Option<HeaderMap> {
+        let identity = &self.app.identity;
+        identity.forwarded(&self.offer.spec, self.headers, self.caller.address)
+    }
+
     /// A call that passes a request on to the child at this place. Nobody hears what the child says
     /// meanwhile, and it cannot wait for its client.
     pub fn call(&self, relayed: Relayed, place: Place, profile: Profile) -> Call {
@@ -74,6 +80,7 @@ impl Asking<'_> {
             on_child: None,
             parking: Parking::default(),
             incoming: Mutex::default(),
+            forwarded: self.forwarded(),
             request_id: self.request_id.clone(),
         }
     }
@@ -105,5 +112,6 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
         tool,
         name: place,
         arguments: message.params.arguments.clone(),
+        meta: message.params.meta.whole.clone(),
     })
 }

@@ -61,6 +61,8 @@ pub struct Params {
 /// The members of `_meta` that a bridge reads.
 #[derive(Debug, Clone, Default)]
 pub struct Meta {
+    /// Where `_meta` itself lies.
+    pub whole: Option<RawJson>,
     /// For progress.
     pub progress_token: Option<RawJson>,
     /// 2026-07-28 and later.
@@ -216,6 +218,7 @@ impl Meta {
         let bad = |error: serde_json::Error| RpcError::params(&format!("params._meta: {error}"));
         let found: RawMeta<'_> = serde_json::from_str(meta.get()).map_err(bad)?;
         Ok(Self {
+            whole: Some(RawJson::within(line, meta)),
             progress_token: found
                 .progress_token
                 .map(|token| RawJson::within(line, token)),

@@ -14,6 +14,6 @@ mod schema;
 
 pub use arguments::{ArgumentRules, FieldFault, read_body};
 pub use docs::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, asset, docs_page, index_page};
-pub use document::{DocumentInput, document, index_document, path_segment};
+pub use document::{DocumentInput, document, index_document, name_of_dots, path_segment};
 pub use results::{ToolFailure, result_body};
 pub use schema::request_schema;

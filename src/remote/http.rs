@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::{
     RemoteError, RemoteOptions,
+    company::Company,
     failure::{Failure, Heard, Mark},
 };
 use crate::config::RemoteSpec;
@@ -35,6 +36,7 @@ pub struct Http {
     idle: Duration,
     limit: usize,
     mark: Mark,
+    company: Company,
 }
 
 /// Whether a request whose connection broke may be sent again. One that was never sent always may.
@@ -74,6 +76,7 @@ impl Http {
             idle: options.idle_timeout,
             limit: options.max_message,
             mark: Mark::random(),
+            company: Company::default(),
         })
     }
 
@@ -85,6 +88,11 @@ impl Http {
     /// What our own errors bear.
     pub fn mark(&self) -> &Mark {
         &self.mark
+    }
+
+    /// Headers of single requests.
+    pub fn company(&self) -> &Company {
+        &self.company
     }
 
     /// A JSON-RPC error, as a line, for the request with this id.

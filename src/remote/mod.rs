@@ -14,6 +14,7 @@
 //! **A `tools/call` is sent once.** It is sent again only where no byte of it can have reached the
 //! server: the connection was never made.
 
+mod company;
 mod events;
 mod failure;
 mod http;
@@ -27,7 +28,7 @@ mod streamable;
 
 use std::{sync::Arc, time::Duration};
 
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 
@@ -36,9 +37,11 @@ use crate::{
     model::RawJson,
 };
 
+pub use company::Accompanied;
 pub use failure::Failed;
 pub use outbound::Outbound;
 
+use company::Company;
 use failure::Mark;
 use http::Http;
 use old_sse::OldSse;
@@ -101,7 +104,7 @@ pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes,
     let (stdin, our_stdin) = tokio::io::duplex(PIPE);
     let (our_stdout, stdout) = tokio::io::duplex(PIPE);
     let (output, lines) = Output::new();
-    let mark = http.mark().clone();
+    let (mark, company) = (http.mark().clone(), http.company().clone());
     let (hang_up, gone) = (CancellationToken::new(), CancellationToken::new());
     let input = Input::new(our_stdin);
     let (hanging, leaving) = (hang_up.clone(), gone.clone().drop_guard());
@@ -122,6 +125,7 @@ pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes,
         hang_up,
         gone,
         mark,
+        company,
     };
     Ok(RemotePipes {
         stdin,
@@ -164,9 +168,15 @@ pub struct RemoteHandle {
     hang_up: CancellationToken,
     gone: CancellationToken,
     mark: Mark,
+    company: Company,
 }
 
 impl RemoteHandle {
+    /// Sends these headers with the request of this number, for as long as what is returned lives.
+    pub fn accompany(&self, number: u64, headers: HeaderMap) -> Accompanied {
+        self.company.join(number, headers)
+    }
+
     /// Waits until nothing is left: some seconds at most after the end of stdin.
     pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
         self.gone.clone().cancelled_owned()

@@ -125,7 +125,8 @@ impl OldSse {
 
     async fn post(&self, message: &Outgoing, endpoint: &Url) -> Result<(), Failure> {
         let json = HeaderValue::from_static("application/json");
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
+        let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
+        self.http.company().add_to(&mut headers, message.id());
         let resend = if message.is_idempotent() {
             Resend::Once
         } else {

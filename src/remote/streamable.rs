@@ -212,6 +212,7 @@ impl Streamable {
         headers.insert(ACCEPT, accepted);
         let json = HeaderValue::from_static("application/json");
         headers.insert(CONTENT_TYPE, json);
+        self.http.company().add_to(&mut headers, message.id());
         let resend = if message.is_idempotent() {
             Resend::Once
         } else {

@@ -9,6 +9,7 @@
 mod background;
 mod reload;
 mod signals;
+mod tls;
 
 use std::{
     io,
@@ -58,6 +59,9 @@ pub enum ServeError {
         /// What the system said.
         error: io::Error,
     },
+    /// The certificate or its key.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// Signals, or the file for the port.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -79,7 +83,9 @@ pub async fn serve(
     port_file: Option<PathBuf>,
 ) -> Result<Ended, ServeError> {
     let mut signals = Signals::new()?;
-    let config = config::load(&settings.config_file, &settings)?;
+    let config = config::servers(&settings)?;
+    let tls = settings.listen.tls.as_ref().map(tls::Acceptor::load);
+    let tls = tls.transpose()?;
     let store = Store::open(&settings.jobs_dir, None, Timestamp::now())?;
     let listener = listen(&settings).await?;
     let address = listener.local_addr()?;
@@ -96,13 +102,7 @@ pub async fn serve(
         write_whole(&path, &format!("{address}\n"))?;
     }
     tracing::info!(%address, servers = app.config().servers.len(), "serving");
-    let stopping = app.engine.stopping.clone();
-    let service = http::router(&app).into_make_service_with_connect_info::<SocketAddr>();
-    // Without this an answer can wait 40 ms for the client's acknowledgement.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let server = axum::serve(listener, service)
-        .with_graceful_shutdown(async move { stopping.cancelled().await });
-    let server = tokio::spawn(async move { server.await });
+    let server = tokio::spawn(answer(app.clone(), listener, tls));
     signals.stop().await;
     tracing::info!("stopping: running calls may finish; a second signal ends at once");
     app.engine.stopping.cancel();
@@ -117,6 +117,32 @@ pub async fn serve(
     app.store.leave();
     tracing::info!("stopped");
     Ok(Ended::Cleanly)
+}
+
+/// Answers requests until the bridge stops, and then those that are under way.
+async fn answer(
+    app: Arc<App>,
+    listener: TcpListener,
+    tls: Option<tls::Acceptor>,
+) -> io::Result<()> {
+    let stopping = app.engine.stopping.clone();
+    let stopped = async move { stopping.cancelled().await };
+    let router = http::router(&app);
+    match tls {
+        None => {
+            let service = router.into_make_service_with_connect_info::<SocketAddr>();
+            // Without this an answer can wait 40 ms for the client's acknowledgement.
+            let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+            let server = axum::serve(listener, service);
+            server.with_graceful_shutdown(stopped).await
+        }
+        Some(acceptor) => {
+            let router = router.layer(axum::middleware::map_request(tls::name_peer));
+            let service = router.into_make_service_with_connect_info::<tls::Peer>();
+            let server = axum::serve(tls::Listener::new(listener, acceptor)?, service);
+            server.with_graceful_shutdown(stopped).await
+        }
+    }
 }
 
 async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {

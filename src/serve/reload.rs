@@ -12,11 +12,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Watches until dropped.
 pub async fn watch(app: Arc<App>, hangups: Arc<Notify>) {
+    let settings = &app.settings;
+    let looks = settings.hot_reload && settings.command_line.server.is_none();
     let mut seen = digest(&app).await;
     loop {
-        let asked = tokio::time::timeout(LOOK_EVERY, hangups.notified())
-            .await
-            .is_ok();
+        let hangup = hangups.notified();
+        let asked = if looks {
+            tokio::time::timeout(LOOK_EVERY, hangup).await.is_ok()
+        } else {
+            hangup.await;
+            true
+        };
         let now = digest(&app).await;
         // A file that is just being replaced may be missing for a moment.
         if asked || (now != seen && now.is_some()) {
@@ -41,7 +47,7 @@ async fn digest(app: &App) -> Option<[u8; 32]> {
 
 async fn reload(app: &Arc<App>) {
     let settings = app.settings.clone();
-    let load = move || config::load(&settings.config_file, &settings);
+    let load = move || config::servers(&settings);
     let Ok(loaded) = tokio::task::spawn_blocking(load).await else {
         return;
     };

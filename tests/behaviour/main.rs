@@ -12,6 +12,7 @@ mod catalog;
 mod chats;
 mod children;
 mod commands;
+mod dropin;
 mod failures;
 mod files;
 mod files_server;

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::support::{Client, FakeOpenWebUi, Mood, TestBridge, echo, servers, vars};
+use crate::support::{Client, FakeOpenWebUi, Mood, TestBridge, echo, servers, vars, with};
 use serde_json::json;
 
 const KEY: &str = "the-key";
@@ -147,6 +147,34 @@ fn the_token_reaches_no_child_no_log_and_no_file() {
         let metrics = bridge.client().get("/metrics").text();
         assert!(!metrics.contains(text));
     }
+}
+
+#[test]
+fn a_server_that_gets_headers_gets_neither_the_token_nor_what_was_not_believed() {
+    let openwebui = FakeOpenWebUi::start();
+    openwebui.user(TOKEN, "alice", "user");
+    let names = [
+        "Authorization",
+        "Cookie",
+        "X-MCPO-Key",
+        "X-OpenWebUI-*",
+        "X-Tenant",
+    ];
+    let forwarding = json!({"client_header_forwarding": {"enabled": true, "whitelist": names}});
+    let bridge = TestBridge::builder(servers([("echo", with(echo(), forwarding))]))
+        .var(vars::API_KEY, KEY)
+        .var(vars::OPENWEBUI_URL, openwebui.url())
+        .start();
+    let client = session(&bridge, TOKEN, "c1")
+        .as_user("bob")
+        .header("X-Tenant", "a");
+    let meta = client
+        .header("Cookie", format!("token={TOKEN}"))
+        .echo("meta", json!({}));
+    let expected = json!({
+        "x-tenant": "a", "x-openwebui-chat-id": "c1", "x-openwebui-message-id": "m1",
+    });
+    assert_eq!(meta["mcpo-bridge/headers"], expected);
 }
 
 fn holds(folder: &std::path::Path, text: &[u8]) -> bool {

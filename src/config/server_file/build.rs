@@ -11,12 +11,12 @@ use super::{
     interpolate::{Lookup, interpolate},
     keys::nearest,
     path::Path,
-    schema::{BeforeEndEntry, ServerEntry},
+    schema::{BeforeEndEntry, ForwardingEntry, ServerEntry},
 };
 use crate::{
     config::{
-        BeforeEnd, CommandSpec, Fault, Mode, RemoteKind, RemoteSpec, ServerSpec, Settings,
-        Transport,
+        BeforeEnd, CommandSpec, Fault, HeaderForwarding, Mode, RemoteKind, RemoteSpec, ServerSpec,
+        Settings, Transport,
     },
     model::{RawJson, ServerName},
 };
@@ -172,6 +172,7 @@ impl Builder<'_> {
             resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
             before_end: entry.before_end.and_then(before_end),
             install: entry.install.unwrap_or(true),
+            forwarding: entry.client_header_forwarding.and_then(forwarding),
             transport: match (entry.command, entry.url) {
                 (Some(program), _) => {
                     self.command(program, entry.args, entry.env, entry.cwd, path)?
@@ -199,7 +200,10 @@ impl Builder<'_> {
         path: &Path,
     ) -> Option<Transport> {
         let before = self.faults.len();
-        let env = env.unwrap_or_default();
+        let given = self.settings.command_line.env.iter();
+        let given = given.map(|(name, value)| (name.clone(), value.expose().to_owned()));
+        // The server's own come last, and so count.
+        let env: IndexMap<_, _> = given.chain(env.unwrap_or_default()).collect();
         for name in env.keys() {
             let place = path.key("env").key(name);
             if name.is_empty() || name.contains(['=', '\0']) {
@@ -261,6 +265,13 @@ impl Builder<'_> {
         let good = self.faults.len() == before;
         good.then_some(Transport::Remote(RemoteSpec { url, kind, headers }))
     }
+}
+
+/// As mcpo, nothing is forwarded unless `enabled` says so.
+fn forwarding(entry: ForwardingEntry) -> Option<HeaderForwarding> {
+    let patterns = |list: Option<Vec<String>>| list.unwrap_or_default();
+    let forwarding = HeaderForwarding::new(patterns(entry.whitelist), patterns(entry.blacklist));
+    entry.enabled.unwrap_or(false).then_some(forwarding)
 }
 
 fn before_end(entry: BeforeEndEntry) -> Option<BeforeEnd> {

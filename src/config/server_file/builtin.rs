@@ -52,6 +52,7 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         file_path_fields: vec![LINK_FIELD.into()],
         resolve_path_fields: Vec::new(),
         before_end: None,
+        forwarding: None,
         install: false,
     }
 }

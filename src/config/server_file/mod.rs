@@ -68,17 +68,34 @@ pub const RESERVED_NAMES: [&str; 9] = [
     "admin",
 ];
 
+/// What is to be served: the one server of the command line, else the file's.
+pub fn servers(settings: &Settings) -> Result<Loaded, ConfigError> {
+    match &settings.command_line.server {
+        Some(server) => {
+            let origin = "the command line".to_owned();
+            load_bytes(server.document.expose().as_bytes(), origin, settings)
+        }
+        None => load(&settings.config_file, settings),
+    }
+}
+
 /// Reads and checks the file; blocks on files. References are read anew each time.
 pub fn load(path: &FilePath, settings: &Settings) -> Result<Loaded, ConfigError> {
     let bytes = fs::read(path).map_err(|source| ConfigError::Unreadable {
         path: path.display().to_string(),
         source,
     })?;
-    let lookup = |name: &str| std::env::var(name).ok();
-    read(&bytes, settings, &lookup).map_err(|faults| {
-        let origin = path.display().to_string();
-        ConfigError::Faulty(Faults { origin, faults })
-    })
+    load_bytes(&bytes, path.display().to_string(), settings)
+}
+
+fn load_bytes(bytes: &[u8], origin: String, settings: &Settings) -> Result<Loaded, ConfigError> {
+    let lookup = |name: &str| {
+        let given = settings.command_line.env.iter().rev();
+        let mut given = given.filter(|(known, _)| known == name);
+        let given = given.next().map(|(_, value)| value.expose().to_owned());
+        given.or_else(|| std::env::var(name).ok())
+    };
+    read(bytes, settings, &lookup).map_err(|faults| ConfigError::Faulty(Faults { origin, faults }))
 }
 
 fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec<Fault>> {
@@ -189,21 +206,28 @@ fn server(
 fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Path, known: &[&str]) {
     let unknown = keys::unknown(keys, path, known);
     builder.warnings.extend(unknown);
-    if let Some(Value::Object(call)) = keys.get("before_end") {
-        let names = ["tool", "arguments"];
-        let unknown = keys::unknown(call, &path.key("before_end"), &names);
-        builder.warnings.extend(unknown);
-    }
-    for later in ["client_header_forwarding", "oauth"] {
-        let off = keys
-            .get(later)
-            .is_some_and(|value| value["enabled"] == false);
-        if keys.contains_key(later) && !off {
-            let place = path.key(later);
-            builder
-                .warnings
-                .push(format!("{place}: not supported yet, ignored"));
+    let nested: [(&str, &[&str]); 2] = [
+        ("before_end", &["tool", "arguments"]),
+        (
+            "client_header_forwarding",
+            &["enabled", "whitelist", "blacklist", "debug_headers"],
+        ),
+    ];
+    for (key, names) in nested {
+        if let Some(Value::Object(inner)) = keys.get(key) {
+            let unknown = keys::unknown(inner, &path.key(key), names);
+            builder.warnings.extend(unknown);
         }
+    }
+    if keys
+        .get("oauth")
+        .is_some_and(|value| value["enabled"] != false)
+    {
+        let place = path.key("oauth");
+        builder.warnings.push(format!(
+            "{place}: ignored, because the bridge does no OAuth of its own: put a token into \
+             headers, such as \"Authorization\": \"Bearer ${{file:/run/secrets/TOKEN}}\""
+        ));
     }
     if RESERVED_NAMES.contains(&name) {
         builder.warnings.push(format!(

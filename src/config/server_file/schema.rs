@@ -107,9 +107,10 @@ pub(super) struct ServerEntry {
     pub disabled: Option<bool>,
     /// `false` leaves the server out.
     pub enabled: Option<bool>,
-    /// mcpo's forwarding of request headers. Not supported yet.
-    pub client_header_forwarding: Option<Map<String, Value>>,
-    /// mcpo's OAuth settings. Not supported yet.
+    /// Headers of the caller's request that the server gets: a remote one as headers of a call, a
+    /// program in the call's `_meta`, under `mcpo-bridge/headers`.
+    pub client_header_forwarding: Option<ForwardingEntry>,
+    /// mcpo's OAuth settings. Not supported: put a token into `headers`.
     pub oauth: Option<Map<String, Value>>,
 }
 
@@ -122,6 +123,22 @@ pub(super) struct BeforeEndEntry {
     pub tool: String,
     /// Its arguments.
     pub arguments: Option<Map<String, Value>>,
+}
+
+/// Which headers of a request are passed on. In names, case does not matter; `X-Tenant-*` and `*`
+/// stand for many.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct ForwardingEntry {
+    /// Nothing is passed on unless this is `true`.
+    pub enabled: Option<bool>,
+    /// Only these. Without a list, all but those that must be named: Authorization, Cookie.
+    pub whitelist: Option<Vec<String>>,
+    /// Never these, whatever the whitelist says.
+    pub blacklist: Option<Vec<String>>,
+    /// mcpo's; without effect here.
+    #[expect(dead_code, reason = "it is accepted, and that is all")]
+    pub debug_headers: Option<bool>,
 }
 
 /// Other spellings of keys: what mcpo and Claude write, and the style of the rest of the file.

@@ -102,7 +102,10 @@ fn expected(key: &str) -> Expected {
         "before_end" => {
             Expected::shown(r#"an object: {"tool": "save", "arguments": {"name": "backup"}}"#)
         }
-        "client_header_forwarding" | "oauth" => Expected::hidden("an object, as mcpo has it"),
+        "client_header_forwarding" => Expected::hidden(
+            r#"an object: {"enabled": true, "whitelist": ["X-Tenant-*"], "blacklist": []}"#,
+        ),
+        "oauth" => Expected::hidden("an object, as mcpo has it"),
         _ => Expected::hidden("what docs/mcp-servers.schema.json says"),
     }
 }

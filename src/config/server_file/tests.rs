@@ -248,7 +248,7 @@ fn comments_are_silent_and_unknown_keys_are_not() {
                 "//": 1, "_comment": [], "comand": "x", "command": "run", "description": "d",
                 "env": {"//": "no variable", "A": "b"},
                 "before_end": {"tool": "t", "argument": {}, "arguments": {"//": "kept"}},
-                "oauth": {}, "client_header_forwarding": {"enabled": false},
+                "oauth": {}, "client_header_forwarding": {"enabled": false, "whitlist": []},
             },
             "mcp": {"command": "x"},
         },
@@ -261,7 +261,10 @@ fn comments_are_silent_and_unknown_keys_are_not() {
             "mcpServers.excel.comand: unknown key, ignored; did you mean command?",
             "mcpServers.excel.description: unknown key, ignored; check its spelling, or remove it",
             "mcpServers.excel.before_end.argument: unknown key, ignored; did you mean arguments?",
-            "mcpServers.excel.oauth: not supported yet, ignored",
+            "mcpServers.excel.client_header_forwarding.whitlist: unknown key, ignored; did you mean \
+             whitelist?",
+            "mcpServers.excel.oauth: ignored, because the bridge does no OAuth of its own: put a \
+             token into headers, such as \"Authorization\": \"Bearer ${file:/run/secrets/TOKEN}\"",
             "mcpServers.mcp: served under /mcpo/mcp only, because /mcp is the bridge's own",
         ]
     );

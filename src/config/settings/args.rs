@@ -10,7 +10,7 @@ mod http;
 mod load;
 mod openwebui;
 
-pub(super) use http::{AccessArgs, HeaderArgs, ListenArgs};
+pub(super) use http::{AccessArgs, DocumentArgs, HeaderArgs, ListenArgs};
 pub(super) use load::{FileArgs, LimitArgs, LogArgs, StatefulArgs};
 pub(super) use openwebui::OpenWebUiArgs;
 
@@ -21,6 +21,8 @@ pub struct SettingsArgs {
     pub(super) general: GeneralArgs,
     #[command(flatten)]
     pub(super) listen: ListenArgs,
+    #[command(flatten)]
+    pub(super) documents: DocumentArgs,
     #[command(flatten)]
     pub(super) access: AccessArgs,
     #[command(flatten)]
@@ -50,6 +52,12 @@ pub(super) struct GeneralArgs {
         default_value = "/app/config/mcp-servers.json"
     )]
     pub config: Option<String>,
+    /// Read the server file again when it changes; if false, only on SIGHUP
+    #[arg(
+        long, value_name = "BOOL", env = "MCPO_HOT_RELOAD", default_value = "true",
+        default_missing_value = "true", num_args = 0..=1, require_equals = true
+    )]
+    pub hot_reload: Option<String>,
     /// Where workspaces, links and leases live
     #[arg(
         long,

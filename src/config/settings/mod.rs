@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use url::Url;
 
 use super::{BaseUrl, KeyRing, Mode, Secret};
+use crate::model::ServerName;
 
 mod args;
 mod parse;
@@ -24,6 +25,10 @@ pub use args::SettingsArgs;
 pub struct Settings {
     /// The server file.
     pub config_file: PathBuf,
+    /// A change of the server file is taken over by itself.
+    pub hot_reload: bool,
+    /// What the command line of `serve` says beside the settings.
+    pub command_line: CommandLine,
     /// Workspaces, links, leases.
     pub jobs_dir: PathBuf,
     /// Launcher caches (uv, npm) that all children share, and what is installed for them.
@@ -40,6 +45,8 @@ pub struct Settings {
     pub journal: Journal,
     /// The HTTP side.
     pub listen: Listen,
+    /// What documents say.
+    pub documents: Documents,
     /// Who may call, and who is believed.
     pub access: Access,
     /// Open WebUI as a service that we call.
@@ -56,6 +63,69 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
+/// Servers and variables that are given on the command line itself, as mcpo's are.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct CommandLine {
+    /// The one server that stands in place of the server file.
+    pub server: Option<SingleServer>,
+    /// Variables for every child, beneath the server's own, and for references in the file.
+    pub env: Vec<(String, Secret)>,
+}
+
+/// A server without a file. It is served at the root, and by its name like any other.
+#[derive(Debug, Clone, Serialize)]
+pub struct SingleServer {
+    /// The last part of its URLs below `/mcpo` and `/mcp`.
+    #[serde(serialize_with = "as_name")]
+    pub name: ServerName,
+    /// A server file that holds this server alone: arguments and headers may be secrets.
+    pub document: Secret,
+}
+
+/// What documents say.
+#[derive(Debug, Clone, Serialize)]
+pub struct Documents {
+    /// The title at the root.
+    pub name: Option<String>,
+    /// The description at the root.
+    pub description: Option<String>,
+    /// The version at the root, where the command line names one.
+    pub version: Option<String>,
+    /// How operations are called.
+    pub operation_ids: OperationIds,
+}
+
+impl Documents {
+    /// For the document of one server among several: it speaks for itself.
+    pub fn of_server(&self) -> Self {
+        Self {
+            name: None,
+            description: None,
+            version: None,
+            operation_ids: self.operation_ids,
+        }
+    }
+}
+
+/// How operations are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OperationIds {
+    /// As their tools.
+    Tool,
+    /// `tool_NAME_post`, as `FastAPI` made them for mcpo.
+    Mcpo,
+}
+
+/// A certificate and its key, as files.
+#[derive(Debug, Clone, Serialize)]
+pub struct Tls {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
 /// The HTTP side.
 #[derive(Debug, Clone, Serialize)]
 pub struct Listen {
@@ -67,6 +137,10 @@ pub struct Listen {
     pub base_url: BaseUrl,
     /// Empty, or `/x`: in front of every route.
     pub path_prefix: String,
+    /// Empty, or `/x`: what a proxy in front takes off.
+    pub root_path: String,
+    /// HTTPS, where it is set.
+    pub tls: Option<Tls>,
     /// Host names and addresses in `Host` and `Origin` that are ours: lower case, no port, IPv6
     /// without brackets. Loopback's names and the base URL's host are among them. `*` is any.
     pub allowed_hosts: Vec<String>,
@@ -80,8 +154,8 @@ impl Listen {
     /// The port that the system chose, where it was left to it; links follow, unless they were told
     /// where to go.
     pub fn bound_to(&mut self, port: u16) {
-        if self.base_url == BaseUrl::local(self.port) {
-            self.base_url = BaseUrl::local(port);
+        if self.base_url == BaseUrl::local(self.port, self.tls.is_some()) {
+            self.base_url = BaseUrl::local(port, self.tls.is_some());
         }
         self.port = port;
     }
@@ -131,6 +205,10 @@ pub struct IdentityHeaders {
     /// `X-OpenWebUI-Message-Id`
     #[serde(serialize_with = "as_text")]
     pub message_id: HeaderName,
+}
+
+fn as_name<S: Serializer>(name: &ServerName, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(name.as_str())
 }
 
 fn as_text<S: Serializer>(name: &HeaderName, to: S) -> Result<S::Ok, S::Error> {

@@ -212,9 +212,14 @@ pub(super) fn service_url(text: &str) -> Result<Url, Bad> {
     bad("not a plain http or https URL", fix)
 }
 
-/// Nothing for `/`, else `/a/b`.
+/// Nothing for `/`, else `/a/b`. As in mcpo, the slashes around it may be left out.
 pub(super) fn path_prefix(text: &str) -> Result<String, Bad> {
     let path = text.trim_end_matches('/');
+    let path = if path.is_empty() || path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
     let good = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
     let segment = |part: &str| {
         let dots = part == "." || part == "..";
@@ -224,7 +229,7 @@ pub(super) fn path_prefix(text: &str) -> Result<String, Bad> {
         .strip_prefix('/')
         .map(|path| path.split('/').all(segment));
     if path.is_empty() || parts == Some(true) {
-        return Ok(path.to_owned());
+        return Ok(path);
     }
     bad(
         "not a path prefix",

@@ -3,11 +3,11 @@
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, thread};
 
 use super::{
-    Access, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log, LogFormat, LogLevel,
-    OpenWebUiSettings, Settings, Stateful,
+    Access, CommandLine, Documents, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log,
+    LogFormat, LogLevel, OpenWebUiSettings, OperationIds, Settings, Stateful, Tls,
     args::{
-        AccessArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs, OpenWebUiArgs,
-        SettingsArgs, StatefulArgs,
+        AccessArgs, DocumentArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs,
+        OpenWebUiArgs, SettingsArgs, StatefulArgs,
     },
     parse,
     reader::Reader,
@@ -34,6 +34,8 @@ impl SettingsArgs {
         let general = self.general;
         let config_file = read!(r.required(general.config, parse::path));
         let mut settings = Settings {
+            hot_reload: read!(r.required(general.hot_reload, parse::boolean)),
+            command_line: CommandLine::default(),
             jobs_dir: read!(r.required(general.jobs_dir, parse::path)),
             tools_dir: read!(r.required(general.tools_dir, parse::path)),
             lock_file: read!(r.optional(general.lock_file, parse::path))
@@ -44,6 +46,7 @@ impl SettingsArgs {
             lang: read!(r.required(general.lang, parse::choice(&LANGS))),
             journal: read!(r.required(general.journal, parse::choice(&JOURNALS))),
             listen: listen(r, self.listen),
+            documents: documents(r, self.documents),
             access: access(r, self.access, self.headers),
             openwebui: openwebui(r, self.openwebui),
             files: files(r, self.files),
@@ -83,6 +86,8 @@ const LEVELS: [(&str, LogLevel); 6] = [
     ("CRITICAL", LogLevel::Critical),
     ("WARN", LogLevel::Warning),
 ];
+const OPERATION_IDS: [(&str, OperationIds); 2] =
+    [("tool", OperationIds::Tool), ("mcpo", OperationIds::Mcpo)];
 const FORMATS: [(&str, LogFormat); 3] = [
     ("auto", LogFormat::Auto),
     ("json", LogFormat::Json),
@@ -92,8 +97,9 @@ const FORMATS: [(&str, LogFormat); 3] = [
 fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
     let host = read!(r.required(args.host, parse::host));
     let port = read!(r.required(args.port, parse::port));
+    let tls = tls(r, args.ssl_certfile, args.ssl_keyfile);
     let base_url = read!(r.optional(args.base_url, parse::base_url));
-    let base_url = base_url.unwrap_or_else(|| BaseUrl::local(port));
+    let base_url = base_url.unwrap_or_else(|| BaseUrl::local(port, tls.is_some()));
     let named = read!(r.optional(args.allowed_hosts, parse::hosts)).unwrap_or_default();
     let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let own = (!is_unspecified(&host)).then(|| host.clone());
@@ -113,10 +119,38 @@ fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
         port,
         base_url,
         path_prefix: read!(r.optional(args.path_prefix, parse::path_prefix)).unwrap_or_default(),
+        root_path: read!(r.optional(args.root_path, parse::path_prefix)).unwrap_or_default(),
+        tls,
         allowed_hosts,
         cors_allow_origins: read!(r.optional(args.cors_allow_origins, parse::origins))
             .unwrap_or_default(),
         max_body_bytes: read!(r.required(args.max_body_bytes, parse::bytes)),
+    }
+}
+
+fn tls(r: &mut Reader, certificate: Option<String>, key: Option<String>) -> Option<Tls> {
+    let certificate = r.optional("ssl_certfile", certificate, parse::path);
+    let key = r.optional("ssl_keyfile", key, parse::path);
+    let (given, missing) = match (certificate, key) {
+        (Some(certificate), Some(key)) => return Some(Tls { certificate, key }),
+        (None, None) => return None,
+        (Some(_), None) => ("ssl_certfile", "ssl_keyfile"),
+        (None, Some(_)) => ("ssl_keyfile", "ssl_certfile"),
+    };
+    let missing = r.place(missing);
+    let fix = "give both a certificate and its key, or neither";
+    let fault = Fault::new(r.place(given), format!("{missing} is not given"), fix);
+    r.faults.push(fault);
+    None
+}
+
+fn documents(r: &mut Reader, args: DocumentArgs) -> Documents {
+    let text = |text: &str| Ok(text.to_owned());
+    Documents {
+        name: read!(r.optional(args.name, text)),
+        description: read!(r.optional(args.description, text)),
+        version: None,
+        operation_ids: read!(r.required(args.operation_ids, parse::choice(&OPERATION_IDS))),
     }
 }
 
@@ -277,6 +311,13 @@ fn warnings(settings: &Settings) -> Vec<String> {
         warnings.push(
             "MCPO_JWT_SECRET has fewer than 32 bytes, so a token can be used to guess it".into(),
         );
+    }
+    if let Some(host) = settings.listen.base_url.internal_host() {
+        warnings.push(format!(
+            "MCPO_BASE_URL = {}: links begin with it, and a browser can hardly reach '{host}'; set \
+             it to the URL under which users' browsers reach the bridge",
+            settings.listen.base_url
+        ));
     }
     if settings.listen.allowed_hosts.iter().any(|host| host == "*") {
         warnings.push("MCPO_ALLOWED_HOSTS=* switches the protection from DNS rebinding off".into());

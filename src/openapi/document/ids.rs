@@ -14,9 +14,27 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 /// What model APIs take as a function's name.
 const LONGEST: usize = 64;
 
+/// In front of names that URLs take for steps between folders, encoded or not.
+const DOTS: &str = "tool_";
+
 /// A name as one segment of a URL's path, percent-encoded.
 pub fn path_segment(name: &str) -> String {
-    utf8_percent_encode(name, SEGMENT).to_string()
+    let front = if is_dots(name) { DOTS } else { "" };
+    format!("{front}{}", utf8_percent_encode(name, SEGMENT))
+}
+
+/// The name that a segment stands for besides its own: clients cannot ask for `/..`.
+pub fn name_of_dots(segment: &str) -> Option<&str> {
+    segment.strip_prefix(DOTS).filter(|name| is_dots(name))
+}
+
+fn is_dots(name: &str) -> bool {
+    matches!(name, "." | "..")
+}
+
+/// What FastAPI made of a tool's name in mcpo; others may filter on it.
+pub fn mcpo_operation_id(name: &str) -> String {
+    format!("tool_{name}_post")
 }
 
 /// One id per name, in order: `[A-Za-z0-9_-]{1,64}`, all different. A name that is an id already

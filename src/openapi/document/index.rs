@@ -4,11 +4,13 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::openapi::IndexEntry;
+use crate::{config::Documents, openapi::IndexEntry};
 
 /// Like mcpo's: the servers with links to their docs, in the description.
-pub fn index_document(servers: &[IndexEntry<'_>]) -> Value {
-    let mut description = String::from("MCP servers as OpenAPI.\n\n- **available tools**:");
+pub fn index_document(said: &Documents, servers: &[IndexEntry<'_>]) -> Value {
+    let text = said.description.as_deref();
+    let mut description = text.unwrap_or("MCP servers as OpenAPI.").to_owned();
+    description.push_str("\n\n- **available tools**:");
     for server in servers {
         let name = markdown_text(server.name);
         let _ = write!(description, "\n    - [{name}]({}/docs)", server.url);
@@ -16,9 +18,9 @@ pub fn index_document(servers: &[IndexEntry<'_>]) -> Value {
     json!({
         "openapi": "3.1.0",
         "info": {
-            "title": "mcpo-bridge",
+            "title": said.name.as_deref().unwrap_or("mcpo-bridge"),
             "description": description,
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": said.version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION")),
         },
         "paths": {},
     })

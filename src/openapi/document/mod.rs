@@ -12,10 +12,10 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-pub use ids::{operation_ids, path_segment};
+pub use ids::{mcpo_operation_id, name_of_dots, operation_ids, path_segment};
 pub use index::index_document;
 
-use crate::model::Tool;
+use crate::{config::OperationIds, model::Tool};
 
 /// What a document says of a server.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,8 @@ pub struct DocumentInput<'a> {
     pub usage_guide: Option<&'a str>,
     /// Whether calls need a key.
     pub secured: bool,
+    /// How operations are called.
+    pub operation_ids: OperationIds,
 }
 
 /// The document. Size and time follow the tools; build it once per catalogue.
@@ -41,7 +43,12 @@ pub fn document(input: &DocumentInput<'_>) -> Value {
     let mut names: HashSet<&str> = HashSet::new();
     let mut tools: Vec<&Tool> = input.tools.iter().collect();
     tools.retain(|tool| !tool.name.is_empty() && names.insert(&tool.name));
-    let ids = operation_ids(tools.iter().map(|tool| &*tool.name));
+    let names = tools.iter().map(|tool| match input.operation_ids {
+        OperationIds::Tool => tool.name.to_string(),
+        OperationIds::Mcpo => mcpo_operation_id(&tool.name),
+    });
+    let names: Vec<String> = names.collect();
+    let ids = operation_ids(names.iter().map(String::as_str));
     let mut paths = Map::new();
     for (tool, id) in tools.into_iter().zip(ids) {
         let operation = operation::post(tool, &id, input);

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{DocumentInput, document, index_document, operation_ids, path_segment};
 use crate::{
+    config::{Documents, OperationIds, SettingsArgs},
     model::Tool,
     openapi::{IndexEntry, IndexStatus},
 };
@@ -27,7 +28,13 @@ fn input(tools: &[Tool]) -> DocumentInput<'_> {
         tools,
         usage_guide: None,
         secured: false,
+        operation_ids: OperationIds::Tool,
     }
+}
+
+fn documents() -> Documents {
+    let args = SettingsArgs::default();
+    args.resolve().unwrap().documents
 }
 
 /// As excel-mcp-server, a time server and a slide server write them.
@@ -130,6 +137,7 @@ fn names_are_one_path_segment_each() {
         ("../../etc", "..%2F..%2Fetc"),
         ("with space", "with%20space"),
         ("{id}", "%7Bid%7D"),
+        ("..", "tool_.."),
         ("表", "%E8%A1%A8"),
         ("get-time_2.0~x", "get-time_2.0~x"),
         ("a\r\nb?c#d%", "a%0D%0Ab%3Fc%23d%25"),
@@ -145,6 +153,18 @@ fn a_name_that_is_an_id_keeps_it() {
     let long = "x".repeat(70);
     let ids = operation_ids([&*long, &*format!("{long}y")]);
     assert_eq!(ids[1], format!("{}_2", "x".repeat(62)));
+}
+
+#[test]
+fn mcpos_operation_ids_are_there_for_who_filters_on_them() {
+    let tools = tools(json!([{"name": "get_time"}, {"name": "a/b c"}]));
+    let document = document(&DocumentInput {
+        operation_ids: OperationIds::Mcpo,
+        ..input(&tools)
+    });
+    let id = |path: &str| document["paths"][path]["post"]["operationId"].clone();
+    assert_eq!(id("/get_time"), "tool_get_time_post");
+    assert_eq!(id("/a%2Fb%20c"), "tool_a_b_c_post");
 }
 
 #[test]
@@ -182,10 +202,13 @@ fn the_root_document_links_to_each_servers_docs() {
         status: IndexStatus::Starting,
         url,
     };
-    let document = index_document(&[
-        entry("excel", "mcpo/excel"),
-        entry("a](x)", "mcpo/a%5D%28x%29"),
-    ]);
+    let document = index_document(
+        &documents(),
+        &[
+            entry("excel", "mcpo/excel"),
+            entry("a](x)", "mcpo/a%5D%28x%29"),
+        ],
+    );
     let text = document["info"]["description"].as_str().unwrap();
     assert!(text.contains("[excel](mcpo/excel/docs)"), "{text}");
     assert!(

@@ -194,6 +194,9 @@ impl<'a> Inliner<'a> {
                 branches.push(branch);
             }
         }
+        if key == "anyOf" {
+            branches = flat(branches);
+        }
         if !branches.is_empty() {
             out.insert(key.into(), branches.into());
         } else if !list.is_empty() {
@@ -325,6 +328,25 @@ impl<'a> Inliner<'a> {
         }
         Ok(())
     }
+}
+
+/// A variant that is itself but variants gives way to them: Open WebUI unwraps the only one beside
+/// `null` and then drops what is called `anyOf`.
+fn flat(branches: Vec<Value>) -> Vec<Value> {
+    let mut all = Vec::with_capacity(branches.len());
+    for branch in branches {
+        let words = |key: &String| ["anyOf", "title", "description"].contains(&&**key);
+        match branch {
+            Value::Object(mut map) if map.contains_key("anyOf") && map.keys().all(words) => {
+                match map.shift_remove("anyOf") {
+                    Some(Value::Array(inner)) => all.extend(inner),
+                    _ => all.push(map.into()),
+                }
+            }
+            other => all.push(other),
+        }
+    }
+    all
 }
 
 /// Draft 4 had `exclusiveMinimum: true` beside `minimum`.

@@ -270,6 +270,17 @@ fn boolean_schemas_become_objects() {
 }
 
 #[test]
+fn variants_survive_open_webuis_unwrapping() {
+    let nothing = json!({"type": "null"});
+    let inner = json!({"description": "n", "anyOf": [{"type": "integer"}, {"type": "string"}]});
+    let nested = property(json!({"anyOf": [inner, nothing]}), json!({}));
+    let flat = json!({"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]});
+    assert_eq!(nested, flat);
+    let empty = property(json!({"anyOf": [nothing, nothing]}), json!({}));
+    assert_eq!(empty, nothing, "an empty list of variants would be left");
+}
+
+#[test]
 fn draft_7_tuples_become_prefix_items() {
     let body = request(json!({
         "$schema": "http://json-schema.org/draft-07/schema#",

@@ -61,6 +61,22 @@ pub fn write<'a>(types: impl IntoIterator<Item = &'a str>) -> Option<Value> {
 
 /// Writes out what follows from the other keywords.
 pub fn settle(schema: &mut Map<String, Value>) {
+    let only_null = |branches: &Value| {
+        let branches = branches.as_array().filter(|branches| !branches.is_empty());
+        branches.is_some_and(|all| all.iter().all(|branch| branch["type"] == "null"))
+    };
+    if schema.get("anyOf").is_some_and(only_null) {
+        // Open WebUI takes `null` out, and would leave an empty list, which no model API takes.
+        schema.shift_remove("anyOf");
+        schema.entry("type").or_insert("null".into());
+    }
+    if let Some(Value::Array(parts)) = schema.get_mut("allOf") {
+        // What could not be merged stands beside the rest, and must be complete as well.
+        parts
+            .iter_mut()
+            .filter_map(Value::as_object_mut)
+            .for_each(settle);
+    }
     if !schema.contains_key("type") && !schema.contains_key("anyOf") {
         if let Some(types) = derived(schema) {
             schema.insert("type".into(), types);

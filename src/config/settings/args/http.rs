@@ -23,12 +23,23 @@ pub(in crate::config::settings) struct ListenArgs {
     )]
     pub port: Option<String>,
     /// The front of download links, as the user's browser reaches the bridge; `/` makes links
-    /// relative to the page's origin [default: http://localhost:PORT]
+    /// relative to the page's origin
+    /// [default: http://localhost:PORT; https with a certificate]
     #[arg(long, value_name = "URL", env = "MCPO_BASE_URL")]
     pub base_url: Option<String>,
     /// In front of every route, such as `/mcpo` [default: none]
     #[arg(long, value_name = "PATH", env = "MCPO_PATH_PREFIX")]
     pub path_prefix: Option<String>,
+    /// What a proxy takes off the front of paths before they come here, such as `/tools`: documents
+    /// name it, and requests that still have it are served, too [default: none]
+    #[arg(long, value_name = "PATH", env = "MCPO_ROOT_PATH")]
+    pub root_path: Option<String>,
+    /// Serve HTTPS with this certificate chain (PEM); needs the key [default: none]
+    #[arg(long, short = 't', value_name = "FILE", env = "MCPO_SSL_CERTFILE")]
+    pub ssl_certfile: Option<String>,
+    /// The certificate's private key (PEM, without a passphrase) [default: none]
+    #[arg(long, short = 'K', value_name = "FILE", env = "MCPO_SSL_KEYFILE")]
+    pub ssl_keyfile: Option<String>,
     /// Host names that requests may be addressed to, beside loopback's, the listening address
     /// and the base URL's (comma-separated, repeatable); `*` allows any [default: none]
     #[arg(long, value_name = "HOSTS", env = "MCPO_ALLOWED_HOSTS", action = ArgAction::Append)]
@@ -47,6 +58,26 @@ pub(in crate::config::settings) struct ListenArgs {
         default_value = "32MiB"
     )]
     pub max_body_bytes: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Documents")]
+pub(in crate::config::settings) struct DocumentArgs {
+    /// The title of the document at the root [default: mcpo-bridge, or a single server's own]
+    #[arg(long, short, value_name = "TEXT", env = "MCPO_NAME")]
+    pub name: Option<String>,
+    /// The description of the document at the root [default: one sentence, or a single server's own]
+    #[arg(long, short, value_name = "TEXT", env = "MCPO_DESCRIPTION")]
+    pub description: Option<String>,
+    /// How operations are called: tool (as the tool) or mcpo (`tool_NAME_post`), for installations
+    /// that filter on mcpo's names
+    #[arg(
+        long,
+        value_name = "STYLE",
+        env = "MCPO_OPERATION_IDS",
+        default_value = "tool"
+    )]
+    pub operation_ids: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Args)]

@@ -179,13 +179,14 @@ fn allowed_hosts_are_ours_and_the_named_ones() {
 }
 
 #[test]
-fn what_weakens_the_bridge_is_a_warning() {
+fn what_weakens_the_bridge_or_its_links_is_a_warning() {
     let s = resolve(&[
         "--trusted-proxies=0.0.0.0/0",
         "--jwt-secret=short",
         "--allowed-hosts=*",
+        "--base-url=http://mcpo-bridge:8080",
     ]);
-    assert_eq!(s.unwrap().warnings.len(), 3);
+    assert_eq!(s.unwrap().warnings.len(), 4);
 }
 
 #[test]
@@ -202,4 +203,24 @@ fn flattening_leaves_the_commands_own_words() {
     assert_eq!(about.as_deref(), Some("Serves"));
     let cli = <Cli as clap::Parser>::parse_from(["t", "--port=1"]);
     assert!(cli.settings.listen.port.is_some());
+}
+
+#[test]
+fn the_links_front_follows_the_port_and_the_certificate() {
+    let url = |flags: &[&str]| resolve(flags).unwrap().listen.base_url.to_string();
+    assert_eq!(url(&["--port", "8000"]), "http://localhost:8000");
+    let tls = ["-p", "8443", "-t", "c.pem", "-K", "k.pem"];
+    assert_eq!(url(&tls), "https://localhost:8443");
+    assert_eq!(url(&["-p", "1", "--base-url", "/"]), "/");
+}
+
+#[test]
+fn a_certificate_needs_its_key() {
+    let faults = resolve(&["--ssl-certfile", "c.pem"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        faults.contains("--ssl-keyfile / MCPO_SSL_KEYFILE is not given"),
+        "{faults}"
+    );
 }
