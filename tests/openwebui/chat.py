@@ -68,3 +68,10 @@ def text(message):
     for item in message.get("output") or []:
         said.append(json.dumps(item, ensure_ascii=False))
     return "\n".join(said)
+
+
+def results(message):
+    """What the tools answered, in their order."""
+    items = message.get("output") or []
+    outputs = [item["output"] for item in items if item.get("type") == "function_call_output"]
+    return ["".join(part.get("text", "") for part in parts) for parts in outputs]

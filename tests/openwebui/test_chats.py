@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from chat import Chat, text  # noqa: E402
+from chat import Chat, results, text  # noqa: E402
 from model import Model  # noqa: E402
 from serving import KEY, ROOT, Bridge, OpenWebUi, Refused, free_port, send  # noqa: E402
 
@@ -52,6 +52,7 @@ class Setup:
             connection("openapi", bridge, "echo", "echo"),
             connection("openapi", bridge, "excel", "excel"),
             connection("openapi", bridge, "powerpoint", "powerpoint"),
+            connection("openapi", bridge, "files", "files"),
             connection("openapi", bridge, "echo", "keyed", session=False),
             connection("openapi", bridge, "echo", "admins", grants=[]),
             connection("mcp", bridge, "echo", "echom"),
@@ -71,7 +72,7 @@ class Setup:
 
     def _wait_until_learnt(self):
         end = time.monotonic() + 180
-        for name in servers():
+        for name in [*servers(), "files"]:
             while True:
                 try:
                     send("GET", f"{self.bridge.url}/mcpo/{name}/openapi.json")
@@ -113,7 +114,7 @@ DOORS = ["server:echo", "server:mcp:echom", "server:keyed"]
 
 class Registration(unittest.TestCase):
     def test_both_types_are_verified(self):
-        for wanted in (it.connections[0], it.connections[3], it.connections[5]):
+        for wanted in (it.connections[0], it.connections[4], it.connections[-1]):
             answer = it.admin.post("/api/v1/configs/tool_servers/verify", wanted)
             self.assertTrue(answer, wanted["info"]["id"])
 
@@ -133,14 +134,15 @@ class Isolation(unittest.TestCase):
             with self.subTest(door):
                 count, write = named(door, "counter"), named(door, "write_file")
                 one, two, other = echo(it.alice, door), echo(it.alice, door), echo(it.bob, door)
-                self.assertIn("1", text(one.say((count, {}))))
-                said = text(one.say((count, {}), (write, {"name": "mine.txt", "content": "alice"})))
-                self.assertIn("2", said)
+                self.assertEqual(results(one.say((count, {}))), ["1"])
+                said = one.say((count, {}), (write, {"name": "mine.txt", "content": "alice"}))
+                self.assertEqual(results(said)[0], "2")
                 listing = (named(door, "list_files"), {})
-                self.assertIn("mine.txt", text(one.say(listing)))
+                self.assertIn("mine.txt", results(one.say(listing))[0])
                 for chat in (two, other):
-                    said = text(chat.say(listing, (count, {})))
-                    self.assertNotIn("mine.txt", said)
+                    said = results(chat.say(listing, (count, {})))
+                    self.assertNotIn("mine.txt", said[0])
+                    self.assertEqual(said[1], "1")
 
 
 class Files(unittest.TestCase):
@@ -201,6 +203,25 @@ class Files(unittest.TestCase):
         self.assertFalse(answer.get("files"), "what the user attached is not attached again")
 
 
+    def test_an_old_file_gets_a_fresh_link(self):
+        chat = Chat(it.alice, ["server:echo", "server:files"])
+        first = chat.say(("write_file", {"name": "a.txt", "content": "four"}))
+        listed = results(chat.say(("list_files", {})))
+        again = chat.say(("get_link", {"name": "a.txt"}))
+        links = [LINK.findall(text(answer))[-1] for answer in (first, again)]
+        self.assertNotEqual(*links)
+        self.assertEqual(send("GET", links[1]), b"four")
+        self.assertIn("a.txt", listed[0])
+
+
+class Progress(unittest.TestCase):
+    def test_a_long_call_shows_its_progress_and_takes_it_away(self):
+        answer = echo(it.alice).say(("slow_progress", {"steps": 300}))
+        lines = answer.get("statusHistory") or []
+        self.assertTrue(lines, answer)
+        self.assertTrue(lines[-1]["done"] and lines[-1]["hidden"], lines)
+
+
 class Stop(unittest.TestCase):
     def test_a_stop_in_the_chat_cancels_the_child(self):
         for door in ("server:echo", "server:mcp:echom"):
@@ -213,10 +234,11 @@ class Stop(unittest.TestCase):
                     self.assertLess(time.monotonic(), end, "the call never arrived")
                     time.sleep(0.2)
                 chat.stop()
-                end, said = time.monotonic() + 30, ""
-                while "600" not in said and time.monotonic() < end:
-                    said = text(chat.say((named(door, "cancelled"), {})))
-                self.assertIn("600", said)
+                end, said = time.monotonic() + 30, []
+                while said != ["[600]"] and time.monotonic() < end:
+                    said = results(chat.say((named(door, "cancelled"), {})))
+                    said = [re.sub(r"\s", "", one).replace('{"results":[600]}', "[600]") for one in said]
+                self.assertEqual(said, ["[600]"])
 
 
 @unittest.skipUnless(shutil.which("chromium"), "Chromium is not installed")
