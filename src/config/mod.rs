@@ -18,7 +18,7 @@ pub use server_file::{
     ConfigError, FILES_SERVER, LINK_FIELD, Loaded, RESERVED_NAMES, json_schema, load, servers,
 };
 pub use server_spec::{
-    BeforeEnd, CommandSpec, HeaderForwarding, Mode, RemoteKind, RemoteSpec, ResolvedCommand,
+    BeforeEnd, CommandSpec, Embed, HeaderForwarding, Mode, RemoteKind, RemoteSpec, ResolvedCommand,
     ServerSpec, SpecVersion, Transport, WorkspaceScope,
 };
 pub use settings::{

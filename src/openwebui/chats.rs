@@ -14,6 +14,8 @@ use crate::model::UserToken;
 pub enum Event {
     /// Files that Open WebUI has.
     Files(Vec<Value>),
+    /// Pages, each in a frame that its script does not leave.
+    Pages(Vec<String>),
     /// A line about what is being done, and whether that is over; it goes then.
     Status(String, bool),
 }
@@ -22,6 +24,7 @@ impl Event {
     fn body(&self) -> Value {
         match self {
             Self::Files(files) => json!({"type": "files", "data": {"files": files}}),
+            Self::Pages(pages) => json!({"type": "embeds", "data": {"embeds": pages}}),
             Self::Status(line, over) => {
                 let data = json!({"description": line, "done": over, "hidden": over});
                 json!({"type": "status", "data": data})

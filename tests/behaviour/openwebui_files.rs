@@ -1,7 +1,7 @@
 //! Files between a chat of Open WebUI and its folder, with the user's own token.
 
 use crate::support::{
-    Client, FakeOpenWebUi, Mcp, Mood, TestBridge, echo, eventually, servers, vars,
+    Client, FakeOpenWebUi, Mcp, Mood, TestBridge, echo, eventually, servers, vars, with,
 };
 use serde_json::{Value, json};
 
@@ -235,7 +235,7 @@ fn what_cannot_be_brought_is_told_and_fails_no_call() {
 fn a_stateless_call_gets_the_attached_files_that_it_names() {
     let openwebui = FakeOpenWebUi::start();
     openwebui.user(TOKEN, "alice", "user");
-    let once = crate::support::with(echo(), json!({"mode": "stateless"}));
+    let once = with(echo(), json!({"mode": "stateless"}));
     let bridge = TestBridge::builder(servers([("echo", once)]))
         .var(vars::API_KEY, KEY)
         .var(vars::OPENWEBUI_URL, openwebui.url())
@@ -300,4 +300,42 @@ fn a_chat_that_shows_no_status_fails_no_call() {
     openwebui.mood("/event", Mood::Status(500));
     let answer = session(&bridge, "m1").echo("slow_progress", json!({"steps": 150}));
     assert_eq!(answer, "done");
+}
+
+#[test]
+fn pictures_and_pages_show_in_the_chat_where_the_config_says_so() {
+    let openwebui = FakeOpenWebUi::start();
+    openwebui.user(TOKEN, "alice", "user");
+    openwebui.chat(CHAT, &json!([]));
+    let shown = with(echo(), json!({"embed": ["image", "html"]}));
+    let bridge = TestBridge::builder(servers([("echo", shown), ("plain", echo())]))
+        .var(vars::API_KEY, KEY)
+        .var(vars::OPENWEBUI_URL, openwebui.url())
+        .start();
+    let client = session(&bridge, "m1");
+    for (name, content) in [
+        ("a.html", "<p>hello</p>"),
+        ("a.png", "no picture"),
+        ("a.txt", "x"),
+    ] {
+        client.echo("write_file", json!({"name": name, "content": content}));
+    }
+    let page = json!({"name": "b.html", "content": "<p>not shown</p>"});
+    client.call("plain", "write_file", page).ok();
+    let events = openwebui.events().into_iter();
+    let events: Vec<_> = events.filter(|event| event["type"] != "status").collect();
+    let kinds: Vec<_> = events
+        .iter()
+        .map(|event| event["type"].as_str().expect("a type"))
+        .collect();
+    assert_eq!(kinds, ["files", "embeds", "files", "files", "files"]);
+    assert_eq!(events[1]["data"]["embeds"], json!(["<p>hello</p>"]));
+    let picture = &events[2]["data"]["files"][0];
+    assert_eq!(picture["type"], "image");
+    let url = picture["url"].as_str().expect("a url");
+    assert!(
+        url.starts_with("/api/v1/files/") && url.ends_with("/content"),
+        "{url}"
+    );
+    assert_eq!(events[3]["data"]["files"][0]["type"], "file");
 }

@@ -204,7 +204,7 @@ fn strict_documents_open_to_trusted_addresses_and_to_the_path_secret() {
     }
     assert_eq!(
         far.client().get("/mcpo/echo/made-up/openapi.json").status,
-        404
+        401
     );
     assert!(far.log().contains("openwebui spec-path"), "{}", far.log());
     far.finish();

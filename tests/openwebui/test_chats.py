@@ -19,6 +19,7 @@ from serving import KEY, ROOT, Bridge, OpenWebUi, Refused, free_port, send  # no
 
 ECHO = {"command": "python3", "args": [str(ROOT / "tests/fixtures/echo_server.py")]}
 EVERYBODY = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/files/[^\s)\"\\]+")
 
 
@@ -36,7 +37,8 @@ def connection(kind, bridge, server, id, grants=EVERYBODY, session=True):
 
 def servers():
     example = json.loads((ROOT / "mcp-servers.json.example").read_text())["mcpServers"]
-    return {"echo": ECHO, "excel": example["excel"], "powerpoint": example["powerpoint"]}
+    echo = ECHO | {"embed": ["image", "html"]}
+    return {"echo": echo, "excel": example["excel"], "powerpoint": example["powerpoint"]}
 
 
 class Setup:
@@ -214,6 +216,14 @@ class Files(unittest.TestCase):
         self.assertIn("a.txt", listed[0])
 
 
+    def test_a_page_and_a_picture_show_in_the_chat(self):
+        page = ("write_file", {"name": "page.html", "content": "<p>hello</p>"})
+        picture = ("write_bytes", {"name": "dot.png", "base64": PIXEL})
+        answer = echo(it.alice).say(page, picture)
+        self.assertEqual(answer["embeds"], ["<p>hello</p>"])
+        self.assertEqual(sorted(file["type"] for file in answer["files"]), ["file", "image"])
+
+
 class Progress(unittest.TestCase):
     def test_a_long_call_shows_its_progress_and_takes_it_away(self):
         answer = echo(it.alice).say(("slow_progress", {"steps": 300}))
@@ -252,7 +262,10 @@ class Screens(unittest.TestCase):
         chat.say(("write_file", {"name": "minutes.txt", "content": "four"}))
         url = it.openwebui.url
         pages = ["chat", f"{url}/c/{chat.id}", "minutes.txt"]
-        pages += ["tools", f"{url}/?settings=admin%3Aintegrations", "powerpoint"]
+        shown = echo(it.admin)
+        shown.say(("write_file", {"name": "page.html", "content": "<h1 style='color: teal'>A page of a tool</h1>"}))
+        pages += ["page", f"{url}/c/{shown.id}", "page.html"]
+        pages += ["tools", f"{url}/?settings=admin%3Aintegrations", "Powerpoint"]
         python = ROOT / ".tools/openwebui/bin/python"
         browser = [str(python), str(ROOT / "tests/openwebui/browser.py"), shutil.which("chromium")]
         done = subprocess.run([*browser, it.admin.token, folder, *pages], capture_output=True, text=True)

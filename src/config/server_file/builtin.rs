@@ -49,6 +49,7 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         session_lists: false,
         usage_guide: None,
         post_instruction: None,
+        embed: Vec::new(),
         file_path_fields: vec![LINK_FIELD.into()],
         resolve_path_fields: Vec::new(),
         before_end: None,
