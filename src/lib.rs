@@ -22,6 +22,7 @@ mod model;
 mod openapi;
 mod openwebui;
 mod remote;
+mod replicas;
 mod serve;
 mod session;
 mod store;

@@ -137,6 +137,7 @@ impl Call {
 struct Running {
     engine: Arc<CallEngine>,
     call: Call,
+    began: Instant,
     deadline: Instant,
     /// Turn, permit and process are waited for until then, together.
     queue_until: Instant,

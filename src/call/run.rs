@@ -48,11 +48,12 @@ impl CallEngine {
         }
         let left = CancellationToken::new();
         let hang_up = left.clone().drop_guard();
-        let (now, patience) = (Instant::now(), self.settings.limits.queue_timeout);
+        let (began, patience) = (Instant::now(), self.settings.limits.queue_timeout);
         let running = Running {
             engine: self.clone(),
-            deadline: now + call.spec.timeout,
-            queue_until: now + patience,
+            began,
+            deadline: began + call.spec.timeout,
+            queue_until: began + patience,
             call,
             left,
             status: Status::default(),

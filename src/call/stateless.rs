@@ -6,6 +6,7 @@ use super::{Answer, CallError, Running, holds::Holds};
 use crate::{
     artifacts::Snapshot,
     child::{Child, ChildRequest, End},
+    config::UserValues,
     session::SessionError,
     store::{Job, Lease, NewJob, PrincipalHash},
 };
@@ -111,6 +112,7 @@ impl Running {
             job: job.clone(),
             profile: self.call.profile.clone(),
             overlay: Vec::new(),
+            user: UserValues::of(&self.call.caller),
             deadline: self.deadline,
             listener: std::sync::Arc::new(|_| {}),
         });

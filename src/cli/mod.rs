@@ -129,7 +129,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The settings that a command's `--help` shows: those that matter to it most.
-const SHOWN: [(&str, &[&str]); 11] = [
+const SHOWN: [(&str, &[&str]); 13] = [
     (
         "check",
         &["config", "tools_dir", "start_timeout", "log_level"],
@@ -153,6 +153,8 @@ const SHOWN: [(&str, &[&str]); 11] = [
     ("gc", &["jobs_dir", "file_retention"]),
     ("healthcheck", &["host", "port", "path_prefix"]),
     ("spec-path", &["api_key", "api_key_file"]),
+    ("connections", &["config", "api_key", "api_key_file"]),
+    ("sync", &["config", "api_key", "api_key_file"]),
 ];
 
 /// The definition, with a `--help` that fits a screen: only `serve` lists all settings.
@@ -211,6 +213,8 @@ mod tests {
             "gc",
             "healthcheck",
             "openwebui spec-path",
+            "openwebui connections",
+            "openwebui sync --url http://x",
         ] {
             let words = line.split(' ');
             let given = ["mcpo-bridge"].into_iter().chain(words);

@@ -1,5 +1,13 @@
 //! `mcpo-bridge openwebui`: what an administrator of Open WebUI needs from here.
 
+mod admin;
+mod connection;
+mod connections;
+mod grants;
+mod marker;
+mod plan;
+mod sync;
+
 use clap::{Args, Subcommand};
 
 use super::{Failure, SettingsArgs, output::print};
@@ -7,6 +15,12 @@ use super::{Failure, SettingsArgs, output::print};
 /// What can be asked.
 #[derive(Subcommand)]
 pub enum OpenWebUiCommand {
+    /// Prints the connections of Open WebUI to this config's servers
+    #[command(after_help = connections::HELP)]
+    Connections(connections::ConnectionsArgs),
+    /// Brings the connections of a running Open WebUI up to this config
+    #[command(after_help = sync::HELP)]
+    Sync(sync::SyncArgs),
     /// Prints the path of openapi.json for connections that send no key when they fetch it
     #[command(after_help = SPEC_PATH)]
     SpecPath(SpecPathArgs),
@@ -30,6 +44,8 @@ pub struct SpecPathArgs {
 /// Runs the command.
 pub fn run(command: OpenWebUiCommand) -> Result<(), Failure> {
     match command {
+        OpenWebUiCommand::Connections(args) => connections::run(args),
+        OpenWebUiCommand::Sync(args) => sync::run(args),
         OpenWebUiCommand::SpecPath(args) => spec_path(args),
     }
 }

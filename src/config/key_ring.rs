@@ -7,6 +7,8 @@ use serde::{Serialize, Serializer, ser::SerializeSeq};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use super::Secret;
+
 /// `MCPO_API_KEY`: named keys. Two keys may share a name, so that a key can be rotated without
 /// its holder becoming somebody else.
 #[derive(Clone, Default)]
@@ -75,6 +77,17 @@ impl KeyRing {
             keys.push(NamedKey { name, digest });
         }
         Ok(Self(keys))
+    }
+
+    /// The keys themselves, each with its name, of a text that [`KeyRing::parse`] takes.
+    pub fn in_clear(text: &str) -> Vec<(String, Secret)> {
+        let entries = text.split([',', '\n', '\r']).map(str::trim);
+        let entries = entries.filter(|entry| !entry.is_empty());
+        let named = entries.map(|entry| {
+            let (name, key) = entry.split_once(':').unwrap_or((UNNAMED, entry));
+            (name.trim().to_owned(), Secret::new(key.trim()))
+        });
+        named.collect()
     }
 
     /// Whether no key is set: then no route asks for one.

@@ -10,6 +10,7 @@ mod hosts;
 mod mcp;
 mod metrics;
 mod multipart;
+mod peers;
 mod problem;
 mod routes;
 mod upload;

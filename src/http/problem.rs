@@ -9,7 +9,12 @@ use axum::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    call::CallError, child::ChildError, identity::Refusal, model::RawJson, openapi::FieldFault,
+    call::CallError,
+    child::ChildError,
+    identity::Refusal,
+    model::RawJson,
+    openapi::FieldFault,
+    replicas::{Elsewhere, Routed},
     telemetry::ProblemKind,
 };
 
@@ -22,6 +27,7 @@ pub struct Problem {
     more: Map<String, Value>,
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
+    elsewhere: Option<Box<Elsewhere>>,
 }
 
 impl Problem {
@@ -35,7 +41,15 @@ impl Problem {
             more,
             retry_after,
             challenge,
+            elsewhere: None,
         }
+    }
+
+    /// The call belongs to another replica.
+    pub fn elsewhere(elsewhere: Elsewhere) -> Self {
+        let mut problem = Self::from(CallError::from(&elsewhere));
+        problem.elsewhere = Some(Box::new(elsewhere));
+        problem
     }
 
     fn message(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
@@ -60,6 +74,12 @@ impl Problem {
     pub fn unknown_server(name: &str) -> Self {
         let text = format!("Not Found: there is no server '{name}'");
         Self::new(StatusCode::NOT_FOUND, "unknown_server", text.into())
+    }
+
+    /// 403: the caller is believed, and the server is for users, of whom he names none.
+    pub fn user_needed(server: &str) -> Self {
+        let text = crate::identity::user_needed(server);
+        Self::message(StatusCode::FORBIDDEN, "user_needed", text)
     }
 
     /// 404: the server has no such tool, or the config does not offer it.
@@ -162,12 +182,13 @@ impl From<CallError> for Problem {
             CallError::Busy(_) | CallError::Child(ChildError::TooManyStarts) => {
                 (StatusCode::TOO_MANY_REQUESTS, Some(10))
             }
-            CallError::Child(_) | CallError::Unanswerable { .. } | CallError::TooManyRounds(_) => {
-                (StatusCode::BAD_GATEWAY, None)
-            }
+            CallError::Child(_)
+            | CallError::ReplicaLost(_)
+            | CallError::Unanswerable { .. }
+            | CallError::TooManyRounds(_) => (StatusCode::BAD_GATEWAY, None),
             CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, None),
             CallError::UnknownSession => (StatusCode::NOT_FOUND, None),
-            CallError::Elsewhere(_) | CallError::ShuttingDown => {
+            CallError::Elsewhere(_) | CallError::Fenced | CallError::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some(5))
             }
             CallError::BadPath { .. } => (StatusCode::UNPROCESSABLE_ENTITY, None),
@@ -210,6 +231,12 @@ impl From<Refusal> for Problem {
         problem.challenge = refusal.challenge();
         problem.retry_after = refusal.retry_after().map(Duration::from_secs);
         problem
+    }
+}
+
+impl Routed for Problem {
+    fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_deref()
     }
 }
 

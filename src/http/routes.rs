@@ -15,7 +15,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, Expos
 use super::{
     Problem, call, documents,
     files::{self, PageLanguage},
-    health, hosts, mcp, metrics, upload,
+    health, hosts, mcp, metrics, peers, upload,
 };
 use crate::{
     app::App,
@@ -73,9 +73,12 @@ pub fn router(app: &Arc<App>) -> Router {
         root => Router::new().nest(root, routes.clone()).merge(routes),
     };
     // The outermost layer is the last: every answer has a request id, also a refusal; pages of
-    // other origins learn why they are refused; and only hosts that are ours reach a handler.
+    // other origins learn why they are refused; what another replica sends on is known as such; and
+    // of the rest only hosts that are ours reach a handler.
     routes
         .layer(middleware::from_fn_with_state(app.clone(), hosts::check))
+        .layer(middleware::from_fn_with_state(app.clone(), peers::admit))
+        .layer(middleware::from_fn_with_state(app.clone(), health::leave))
         .layer(middleware::from_fn_with_state(
             app.metrics.clone(),
             count_requests,

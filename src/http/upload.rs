@@ -11,14 +11,14 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Problem, metrics::Audited, multipart};
+use super::{Problem, metrics::Audited, multipart, peers};
 use crate::{
     app::App,
     artifacts::mime_type,
     call::{CallError, Incoming},
-    config::{Mode, WorkspaceScope},
+    config::{Mode, ServerAccess, WorkspaceScope},
     identity::SESSION_HEADER,
-    model::{Caller, Principal, ServerName},
+    model::{Caller, Principal},
     session::{Place, SessionError},
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
@@ -38,7 +38,7 @@ pub async fn post(
     headers: HeaderMap,
     request: Request,
 ) -> Response {
-    let caller = match app.identity.authenticate(&headers, peer.ip()).await {
+    let caller = match peers::caller(&app, request.extensions(), &headers, peer).await {
         Ok(caller) => caller,
         Err(refusal) => return Problem::from(refusal).into_response(),
     };
@@ -96,9 +96,12 @@ fn place_of(app: &App, caller: &Caller, server: Option<&str>) -> Result<Place, P
     let config = app.config();
     let mut own = None;
     if let Some(server) = server.map(str::trim).filter(|server| !server.is_empty()) {
-        let name = server.parse::<ServerName>().ok();
-        let spec = name.and_then(|name| config.servers.get(&name));
-        let spec = spec.ok_or_else(|| Problem::unknown_server(server))?;
+        let unknown = || Problem::unknown_server(server);
+        let (name, access) = app.server_for(server, caller).ok_or_else(unknown)?;
+        if access != ServerAccess::Use {
+            return Err(Problem::user_needed(server));
+        }
+        let spec = config.servers.get(&name).ok_or_else(unknown)?;
         if spec.mode != Mode::Stateful {
             return Err(Problem::no_folder(server));
         }

@@ -21,9 +21,9 @@ mod keys;
 mod refusal;
 mod token;
 
-pub use refusal::Refusal;
+pub use refusal::{Refusal, user_needed};
 
-use headers::{refuse_duplicates, says_forwarded, text};
+use headers::{list, refuse_duplicates, says_forwarded, text};
 use keys::KeyCheck;
 use token::TokenReader;
 
@@ -57,6 +57,7 @@ impl Identity {
             &names.user_name,
             &names.user_email,
             &names.user_role,
+            &names.user_groups,
             &names.user_jwt,
             &names.chat_id,
             &names.message_id,
@@ -75,15 +76,20 @@ impl Identity {
     /// For every route that acts or tells about somebody's data: where keys are set, one of them
     /// is needed.
     pub async fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Caller, Refusal> {
-        refuse_duplicates(headers, &self.single)?;
-        let key = match self.check_key(headers) {
-            KeyCheck::Valid(name) => Some(name),
-            KeyCheck::NotNeeded => None,
-            KeyCheck::Missing => return Err(Refusal::MissingKey),
-            KeyCheck::Wrong => return Err(Refusal::InvalidKey),
-        };
+        let key = self.key(headers)?;
         let session = self.session(headers).await?;
         self.resolve(key, session, headers, peer)
+    }
+
+    /// The name of the key that was sent, where keys are set.
+    fn key(&self, headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+        refuse_duplicates(headers, &self.single)?;
+        match self.check_key(headers) {
+            KeyCheck::Valid(name) => Ok(Some(name)),
+            KeyCheck::NotNeeded => Ok(None),
+            KeyCheck::Missing => Err(Refusal::MissingKey),
+            KeyCheck::Wrong => Err(Refusal::InvalidKey),
+        }
     }
 
     /// For documents (`openapi.json`, docs pages): open to all unless strict, `OPTIONS` always.
@@ -99,14 +105,17 @@ impl Identity {
         if self.strict && !readable && method != Method::OPTIONS {
             return self.authenticate(headers, peer).await;
         }
-        Ok(Caller {
-            principal: Principal::Anonymous,
-            user: UserInfo::default(),
-            chat: None,
-            message: None,
-            token: None,
-            session: None,
-            address: peer.to_canonical(),
+        Ok(Caller::nobody(peer))
+    }
+
+    /// For a document that is not for everybody: who asks as far as he says so, else nobody. Open
+    /// WebUI says nothing when it fetches one for a connection with the user's token.
+    pub fn reader(&self, headers: &HeaderMap, peer: IpAddr) -> Caller {
+        let key = self.key(headers);
+        let known = key.and_then(|key| self.resolve(key, None, headers, peer));
+        known.unwrap_or_else(|_| Caller {
+            trusted: self.openwebui.is_some() && self.is_near(headers, peer),
+            ..Caller::nobody(peer)
         })
     }
 
@@ -180,18 +189,26 @@ impl Identity {
             (None, None)
         };
         let (principal, user) = match (said, key) {
-            (Some((id, user)), _) => (Principal::User(id), user),
+            (Some((id, mut user)), _) => {
+                // No token names them, so that they are believed of whoever has the key.
+                if trusted {
+                    user.groups = list(headers, &self.names.user_groups)?;
+                }
+                (Principal::User(id), user)
+            }
             (None, Some(key)) => (Principal::Key(key.into()), UserInfo::default()),
             (None, None) => (Principal::Anonymous, UserInfo::default()),
         };
         Ok(Caller {
             principal,
             user,
+            trusted,
             chat,
             message,
             token,
             session: text(headers, &SESSION_HEADER)?,
             address: peer.to_canonical(),
+            forwarded: None,
         })
     }
 
@@ -203,6 +220,7 @@ impl Identity {
             name: text(headers, &self.names.user_name)?.map(|name| headers::percent_decoded(&name)),
             email: text(headers, &self.names.user_email)?,
             role: text(headers, &self.names.user_role)?,
+            groups: Vec::new(),
         };
         Ok(Some((id, user)))
     }

@@ -48,6 +48,15 @@ pub enum Refusal {
     },
 }
 
+/// What a caller is told who has a key or a trusted address, but names no user.
+pub fn user_needed(server: &str) -> String {
+    format!(
+        "the server '{server}' is only there for certain users, and this request names none that \
+         can be believed: set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI, or list the \
+         key's name under allow.keys of the server"
+    )
+}
+
 impl Refusal {
     /// One word for logs and metrics.
     pub fn kind(&self) -> &'static str {

@@ -95,6 +95,7 @@ impl OpenWebUi {
             name: filled(account.name),
             email: filled(account.email),
             role: filled(account.role),
+            groups: Vec::new(),
         };
         Ok(Some(User { id, info }))
     }

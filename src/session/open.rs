@@ -1,6 +1,6 @@
 //! Opening and closing a workspace: its binding, its lease, what lies in it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -20,7 +20,10 @@ impl Sessions {
         principal: &Principal,
     ) -> Result<Arc<Workspace>, SessionError> {
         let entry = self.entries().entry(place.key).or_default().clone();
-        if let Some(workspace) = entry.open().clone() {
+        let open = entry.open().clone();
+        if let Some(workspace) = open
+            && self.still_held(&workspace).await
+        {
             return Ok(workspace);
         }
         let (reply, opened) = oneshot::channel();
@@ -162,6 +165,59 @@ impl Sessions {
         }
         // Under the lock, so that of several who forget it the last one sees that he is.
         drop(entry);
+    }
+}
+
+/// A workspace that a door has opened for a call, until the call takes it. Dropped untaken, the
+/// housekeeper hears of it.
+#[derive(Clone, Default)]
+pub struct Opened(Arc<Mutex<Option<Waiting>>>);
+
+struct Waiting {
+    workspace: Option<Arc<Workspace>>,
+    sessions: Arc<Sessions>,
+}
+
+impl Opened {
+    pub(super) fn new(workspace: Arc<Workspace>, sessions: Arc<Sessions>) -> Self {
+        let waiting = Waiting {
+            workspace: Some(workspace),
+            sessions,
+        };
+        Self(Arc::new(Mutex::new(Some(waiting))))
+    }
+
+    /// The workspace, once.
+    pub fn take(&self) -> Option<Arc<Workspace>> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.take()?.workspace.take()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.workspace.take().is_some() {
+            self.sessions.call_ended();
+        }
+    }
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opened")
+    }
+}
+
+impl Sessions {
+    /// Opens a place ahead of its call, which then works there and nowhere else.
+    pub async fn open_ahead(
+        self: &Arc<Self>,
+        place: &mut Place,
+        principal: &Principal,
+    ) -> Result<(), SessionError> {
+        let workspace = self.open(place, principal).await?;
+        place.opened = Opened::new(workspace, self.clone());
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which session a call belongs to.
 
+use super::Opened;
 use crate::{
     config::{ServerSpec, WorkspaceScope},
     model::{Caller, Principal, ServerName, SessionId, WorkspaceKey},
@@ -16,6 +17,8 @@ pub struct Place {
     pub session: Option<SessionId>,
     /// What its key says of the caller's right to it.
     pub claim: Claim,
+    /// Its workspace, where a door has opened it.
+    pub opened: Opened,
 }
 
 /// Whether a workspace may be made for a key.
@@ -47,6 +50,7 @@ impl Place {
             class: Class::Lasting,
             session: None,
             claim: Claim::Free,
+            opened: Opened::default(),
         }
     }
 
@@ -69,6 +73,7 @@ impl Place {
                 class: Class::Lasting,
                 session: None,
                 claim: Claim::Free,
+                opened: Opened::default(),
             });
         }
         if let Some(named) = caller.session.as_deref() {
@@ -86,6 +91,7 @@ impl Place {
                 class: Class::Lasting,
                 session: minted,
                 claim,
+                opened: Opened::default(),
             });
         }
         let minted = SessionId::random();
@@ -94,6 +100,7 @@ impl Place {
             class: Class::OneCall,
             claim: Claim::Minted(WorkspaceKey::session(principal, minted.as_str(), None)),
             session: Some(minted),
+            opened: Opened::default(),
         })
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +44,8 @@ pub struct Workspace {
     losses: Mutex<HashSet<ServerName>>,
     /// The message for which the chat's attached files were last looked at.
     attached: Mutex<Option<Box<str>>>,
+    /// Another replica has taken the folder over: nothing more is written there.
+    lost: AtomicBool,
 }
 
 /// The children of one server in one workspace.
@@ -109,7 +111,18 @@ impl Workspace {
             worked_before: Mutex::new(worked_before.into_iter().collect()),
             losses: Mutex::default(),
             attached: Mutex::default(),
+            lost: AtomicBool::new(false),
         }
+    }
+
+    /// Whether another replica has taken the folder over.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Notes that; `false` if it was known.
+    pub(super) fn lose(&self) -> bool {
+        !self.lost.swap(true, Ordering::Relaxed)
     }
 
     /// Waits for the turn of a call to `spec`: alone, unless its `concurrency` says otherwise.

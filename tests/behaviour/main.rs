@@ -8,6 +8,7 @@
 
 mod support;
 
+mod allow;
 mod catalog;
 mod chats;
 mod children;
@@ -33,8 +34,11 @@ mod parked;
 mod real_servers;
 mod remote;
 mod remote_faults;
+mod replicas;
+mod replicas_mcp;
 mod running;
 mod session_lists;
 mod sessions;
+mod threats;
 mod uploads;
 mod waits;

@@ -272,10 +272,5 @@ class Screens(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
 
 
-@unittest.skip("servers have no `allow` yet")
-class Allowed(unittest.TestCase):
-    """A user outside a server's `allow` is refused."""
-
-
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -54,6 +54,7 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         resolve_path_fields: Vec::new(),
         before_end: None,
         forwarding: None,
+        allow: None,
         install: false,
     }
 }

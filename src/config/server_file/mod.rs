@@ -19,6 +19,7 @@ mod keys;
 mod path;
 mod schema;
 mod shape;
+mod users;
 
 pub use builtin::{FILES_SERVER, LINK_FIELD};
 pub use schema::json_schema;
@@ -206,7 +207,8 @@ fn server(
 fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Path, known: &[&str]) {
     let unknown = keys::unknown(keys, path, known);
     builder.warnings.extend(unknown);
-    let nested: [(&str, &[&str]); 2] = [
+    let nested: [(&str, &[&str]); 3] = [
+        ("allow", &["users", "groups", "roles", "keys"]),
         ("before_end", &["tool", "arguments"]),
         (
             "client_header_forwarding",

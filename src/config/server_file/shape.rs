@@ -106,6 +106,9 @@ fn expected(key: &str) -> Expected {
         "client_header_forwarding" => Expected::hidden(
             r#"an object: {"enabled": true, "whitelist": ["X-Tenant-*"], "blacklist": []}"#,
         ),
+        "allow" => Expected::hidden(
+            r#"an object of lists: {"users": ["ann@example.com"], "groups": ["sales"], "roles": ["admin"]}"#,
+        ),
         "oauth" => Expected::hidden("an object, as mcpo has it"),
         _ => Expected::hidden("what docs/mcp-servers.schema.json says"),
     }

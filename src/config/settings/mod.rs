@@ -57,6 +57,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Children that live on between calls.
     pub stateful: Stateful,
+    /// Several bridges on one jobs folder.
+    pub replicas: Replicas,
     /// Where the log goes.
     pub log: Log,
     /// What deserves a line at start and in `/health`, though it is no fault.
@@ -196,6 +198,9 @@ pub struct IdentityHeaders {
     /// `X-OpenWebUI-User-Role`
     #[serde(serialize_with = "as_text")]
     pub user_role: HeaderName,
+    /// `X-OpenWebUI-User-Groups`, a list
+    #[serde(serialize_with = "as_text")]
+    pub user_groups: HeaderName,
     /// `X-OpenWebUI-User-Jwt`
     #[serde(serialize_with = "as_text")]
     pub user_jwt: HeaderName,
@@ -291,6 +296,30 @@ pub struct Stateful {
     /// Time between two rounds of the collector.
     #[serde(serialize_with = "as_seconds")]
     pub cleanup_interval: Duration,
+}
+
+/// Several bridges on one jobs folder.
+#[derive(Debug, Clone, Serialize)]
+pub struct Replicas {
+    /// Where the others reach this one, where that was said.
+    pub address: Option<PeerAddress>,
+    /// What they prove themselves to each other with; else one that lies in the jobs folder.
+    pub key: Option<Secret>,
+    /// How long one may be silent before others take its chats over.
+    #[serde(serialize_with = "as_seconds")]
+    pub lease_ttl: Duration,
+    /// How long one that stops still takes requests for the others.
+    #[serde(serialize_with = "as_seconds")]
+    pub drain_delay: Duration,
+}
+
+/// A host, as a URL has it but for IPv6's brackets, and perhaps a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PeerAddress {
+    /// Name or address.
+    pub host: String,
+    /// Else the one that is listened on.
+    pub port: Option<u16>,
 }
 
 /// Where the log goes.

@@ -11,7 +11,7 @@ use axum::http::HeaderName;
 use ipnet::IpNet;
 use url::Url;
 
-use super::super::BaseUrl;
+use super::{super::BaseUrl, PeerAddress};
 
 /// Why a text is not the value: what is wrong, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,6 +65,14 @@ const TEN_YEARS: u32 = 3650 * DAY;
 /// More than nothing, at most a day.
 pub(super) fn timeout(text: &str) -> Result<Duration, Bad> {
     seconds(text, false, DAY)
+}
+
+/// Two seconds to a day: a bridge that is only busy must not be taken for dead.
+pub(super) fn lease(text: &str) -> Result<Duration, Bad> {
+    match seconds(text, false, DAY)? {
+        time if time >= Duration::from_secs(2) => Ok(time),
+        _ => bad("out of range", "write a number of seconds, 2 or more"),
+    }
 }
 
 /// Nothing to a day.
@@ -186,6 +194,20 @@ pub(super) fn host(text: &str) -> Result<String, Bad> {
 fn is_host_name(text: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     (1..=253).contains(&text.len()) && text.chars().all(good)
+}
+
+/// `10.0.0.7`, `bridge-1:9000`, `[fd00::7]:9000`
+pub(super) fn peer_address(text: &str) -> Result<PeerAddress, Bad> {
+    let whole = host(text);
+    let (name, number) = match (whole, text.rsplit_once(':')) {
+        (Ok(host), _) => return Ok(PeerAddress { host, port: None }),
+        (Err(bad), None) => return Err(bad),
+        (Err(_), Some(parts)) => parts,
+    };
+    Ok(PeerAddress {
+        host: host(name)?,
+        port: Some(port(number)?),
+    })
 }
 
 pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {

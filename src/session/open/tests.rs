@@ -48,6 +48,7 @@ fn place(key: WorkspaceKey) -> Place {
         class: Class::Lasting,
         session: None,
         claim: Claim::Free,
+        opened: Opened::default(),
     }
 }
 
@@ -58,7 +59,7 @@ fn server() -> ServerName {
 /// Whether anybody holds the lease of the chat's folder.
 fn leased(store: &Store, chat: &str) -> bool {
     let job = store.lookup(&key(chat)).unwrap();
-    job.is_some_and(|job| store.leased_by(&job, Timestamp::now()).unwrap().is_some())
+    job.is_some_and(|job| store.leased_by(&job).unwrap().is_some())
 }
 
 async fn open(sessions: &Arc<Sessions>) -> Result<Arc<Workspace>, SessionError> {

@@ -122,6 +122,19 @@ impl Client {
         Self::new(self.address).get(path)
     }
 
+    /// Whether the bridge takes calls, as a balancer asks: on a connection of its own.
+    pub fn is_ready(&self) -> bool {
+        let ask = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let Ok(mut stream) = TcpStream::connect(self.address) else {
+            return false;
+        };
+        let mut answer = Vec::new();
+        let asked = stream
+            .write_all(ask)
+            .and_then(|()| stream.read_to_end(&mut answer));
+        asked.is_ok() && answer.starts_with(b"HTTP/1.1 200")
+    }
+
     fn send(
         &self,
         method: &str,

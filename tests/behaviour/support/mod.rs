@@ -9,6 +9,7 @@ pub mod far;
 mod folders;
 mod openwebui;
 mod processes;
+mod replicas;
 mod sse;
 pub mod vars;
 mod wait;
@@ -16,7 +17,8 @@ mod wait;
 pub use bridge::{Builder, TestBridge};
 pub use client::{Client, PendingCall, Reply};
 pub use openwebui::{FakeOpenWebUi, Mood};
-pub use processes::{Process, alive, kill_process, processes_of};
+pub use processes::{Process, alive, is_stopped, kill_process, processes_of};
+pub use replicas::Replicas;
 pub use sse::{ALL, LEGACY, MODERN, Mcp, Stream, with_envelope};
 pub use wait::{eventually, until};
 

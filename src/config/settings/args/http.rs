@@ -170,7 +170,15 @@ pub(in crate::config::settings) struct HeaderArgs {
         default_value = "X-OpenWebUI-User-Role"
     )]
     pub header_user_role: Option<String>,
-    /// The signed token that stands for the four above
+    /// The user's groups, by name or id: `{{USER_GROUPS}}` in a custom header of the connection
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "MCPO_HEADER_USER_GROUPS",
+        default_value = "X-OpenWebUI-User-Groups"
+    )]
+    pub header_user_groups: Option<String>,
+    /// The signed token that stands for id, name, address and role
     #[arg(
         long,
         value_name = "NAME",
