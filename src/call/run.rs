@@ -32,7 +32,7 @@ impl CallEngine {
         let shown = Shown::begin(self, &mut running.call);
         running.status = shown.status();
         let task = async move {
-            let answer = running.finish().await;
+            let answer = Box::pin(running.finish()).await;
             shown.end().await;
             answer
         };
