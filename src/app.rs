@@ -22,6 +22,7 @@ use crate::{
     install::{Installer, InstallerSettings},
     mcp::{McpSessions, Parks, all::Views},
     model::{Caller, Principal, ServerName},
+    openwebui::OpenWebUi,
     replicas::{PeerKey, Replicas},
     session::{SessionSettings, Sessions, SharedChildren},
     store::{Store, StoreError},
@@ -109,6 +110,7 @@ impl App {
             sessions,
             shared,
             store: store.clone(),
+            openwebui: openwebui(&settings, &metrics),
             metrics: metrics.clone(),
             running: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -121,10 +123,11 @@ impl App {
             engine.sessions.clone(),
             metrics.clone(),
         );
+        let openwebui = engine.openwebui.clone();
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
         Ok(Arc::new(Self {
-            identity: Identity::new(&settings),
+            identity: Identity::new(&settings, openwebui),
             settings,
             catalog,
             installer,
@@ -300,6 +303,16 @@ impl App {
             ..AuditEvent::new(Action::Refusal, principal, kind)
         });
     }
+}
+
+/// The client of Open WebUI, where the settings name one.
+fn openwebui(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<OpenWebUi>> {
+    let url = settings.openwebui.url.clone()?;
+    let client = OpenWebUi::new(url, metrics.clone());
+    let client = client.inspect_err(|error| {
+        tracing::error!(%error, "Open WebUI cannot be asked");
+    });
+    client.ok().map(Arc::new)
 }
 
 /// Who hears children: a changed list makes the catalogue ask again.

@@ -36,12 +36,12 @@ impl Running {
     }
 
     pub(super) async fn open(&self) -> Result<Arc<Workspace>, CallError> {
-        let (caller, spec, place) = (&self.call.caller, &self.call.spec, &self.call.place);
+        let (caller, place) = (&self.call.caller, &self.call.place);
         let sessions = &self.engine.sessions;
         let opening = async {
             match place.opened.take() {
                 Some(workspace) => Ok(workspace),
-                None => Ok(sessions.open(place, &caller.principal, &spec.name).await?),
+                None => Ok(sessions.open(place, &caller.principal).await?),
             }
         };
         self.before(opening).await
@@ -55,6 +55,7 @@ impl Running {
         let engine = &self.engine;
         let spec = &self.call.spec;
         let turn = self.queue(workspace.turn(spec)).await?;
+        let brought = self.bring_all(workspace).await?;
         let admitted = engine
             .admission
             .enter(&self.call.caller.principal, self.queue_until);
@@ -88,6 +89,7 @@ impl Running {
         let mut seen = workspace.files.lock().await;
         let before = holds.before(&seen);
         let mut answer = self.answer(reply, job, before, &mut seen).await?;
+        answer.notices.extend(brought);
         if found.replaced && self.call.ask.is_tool_call() {
             answer.notices.insert(0, files::inventory(&seen));
             workspace.loss_told(&spec.name);

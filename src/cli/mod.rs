@@ -129,7 +129,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The settings that a command's `--help` shows: those that matter to it most.
-const SHOWN: [(&str, &[&str]); 12] = [
+const SHOWN: [(&str, &[&str]); 13] = [
     (
         "check",
         &["config", "tools_dir", "start_timeout", "log_level"],
@@ -152,6 +152,7 @@ const SHOWN: [(&str, &[&str]); 12] = [
     ("revoke", &["jobs_dir", "log_file"]),
     ("gc", &["jobs_dir", "file_retention"]),
     ("healthcheck", &["host", "port", "path_prefix"]),
+    ("spec-path", &["api_key", "api_key_file"]),
     ("connections", &["config", "api_key", "api_key_file"]),
     ("sync", &["config", "api_key", "api_key_file"]),
 ];
@@ -211,6 +212,7 @@ mod tests {
             "jobs revoke x",
             "gc",
             "healthcheck",
+            "openwebui spec-path",
             "openwebui connections",
             "openwebui sync --url http://x",
         ] {

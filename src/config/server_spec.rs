@@ -52,6 +52,8 @@ pub struct ServerSpec {
     pub usage_guide: Option<String>,
     /// Text appended to an answer that made files.
     pub post_instruction: Option<String>,
+    /// What of the files that a call made shows in the chat itself, where the user's token came.
+    pub embed: Vec<Embed>,
     /// Result fields that name files.
     pub file_path_fields: Vec<String>,
     /// Argument fields that are made absolute.
@@ -150,6 +152,17 @@ pub enum Mode {
     Stateless,
     /// One process for everyone: for servers that hold nothing and write nothing.
     Shared,
+}
+
+/// A kind of file that a chat can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Embed {
+    /// Pictures.
+    Image,
+    /// Pages, in a sandboxed frame of Open WebUI's.
+    Html,
 }
 
 /// Which folder a server's process works in.

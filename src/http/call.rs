@@ -1,6 +1,9 @@
 //! `POST /mcpo/{server}/{tool}`: the OpenAPI door to a tool.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use axum::{
     body::Body,
@@ -10,14 +13,14 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{Problem, answer, metrics::Audited, peers};
+use super::{Problem, answer, call_files::WithFiles, metrics::Audited, multipart, peers};
 use crate::{
     app::App,
     call::{Call, CallError},
     catalog::{Knowledge, Offer},
     config::{Listen, Mode, RESERVED_NAMES, ServerAccess},
     identity::SESSION_HEADER,
-    model::{Caller, Principal},
+    model::{Caller, Principal, RawJson},
     openapi::{self, path_segment},
     session::{Class, Place},
     telemetry::RequestId,
@@ -74,8 +77,9 @@ async fn call(
     peer: SocketAddr,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    let caller = peers::caller(app, &parts.extensions, &parts.headers, peer).map_err(Problem::from);
+    let (extensions, headers) = (request.extensions(), request.headers());
+    let caller = peers::caller(app, extensions, headers, peer).await;
+    let caller = caller.map_err(Problem::from);
     let caller = caller.inspect_err(|problem| {
         let nobody = Principal::Anonymous;
         App::audit_refusal(peer.ip(), &nobody, server, tool, problem.kind());
@@ -85,6 +89,11 @@ async fn call(
         let kind = app.refusal_kind(server, problem.kind());
         App::audit_refusal(caller.address, &caller.principal, server, tool, kind);
     };
+    if multipart::is_multipart(request.headers()) {
+        let prepared = prepare_with_files(app, server, tool, &caller, request).await;
+        return run(app, prepared.inspect_err(refused)?).await;
+    }
+    let (parts, body) = request.into_parts();
     let body = read(body, app.settings.listen.max_body_bytes)
         .await
         .inspect_err(refused)?;
@@ -150,6 +159,40 @@ async fn prepare(
         arguments,
         request_id.unwrap_or_default(),
     ))
+}
+
+/// The same for a call that brings files. They are written as they come, so that it cannot be sent on
+/// to another replica.
+async fn prepare_with_files(
+    app: &Arc<App>,
+    server: &str,
+    tool: &str,
+    caller: &Caller,
+    request: Request,
+) -> Result<Call, Problem> {
+    let offer = offer(app, server, caller).await?;
+    let tool = offer.name_at(tool);
+    if !offer.may_call(tool) {
+        return Err(Problem::unknown_tool(server, tool));
+    }
+    let check = |arguments: RawJson| {
+        let checked = offer.check(tool, arguments);
+        checked.map_err(|faults| Problem::bad_arguments(&faults))
+    };
+    let id = request.extensions().get::<RequestId>();
+    let id = id.map(ToString::to_string).unwrap_or_default();
+    let headers = request.headers().clone();
+    let with = WithFiles::read(app, &offer, tool, request).await?;
+    check(with.arguments(&with.expected())?)?;
+    let place = Place::of(caller, &offer.spec);
+    let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
+    let (arguments, incoming) = with.bring(app, caller, &offer, &place).await?;
+    note_missing_chat(app, &offer, &place);
+    let (spec, arguments) = (offer.spec.clone(), check(arguments)?);
+    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, &id);
+    call.incoming = Mutex::new(incoming);
+    call.forwarded = app.identity.forwarded(&call.spec, &headers, caller);
+    Ok(call)
 }
 
 async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, Problem> {

@@ -47,10 +47,11 @@ impl axum::extract::FromRequestParts<Arc<App>> for Reader {
 
 impl Reader {
     /// Refuses a reader who may not see documents.
-    pub fn admit(&self, app: &App) -> Result<(), Problem> {
+    pub async fn admit(&self, app: &App) -> Result<(), Problem> {
         let ip = self.peer.ip();
         app.identity
-            .authenticate_document(&self.method, &self.headers, ip)?;
+            .authenticate_document(&self.method, &self.headers, ip)
+            .await?;
         Ok(())
     }
 
@@ -116,7 +117,15 @@ async fn leaf_of(
     reader: &Reader,
     front: Front,
 ) -> Result<Response, Problem> {
-    reader.admit(app)?;
+    let keys = &app.settings.access.keys;
+    let leaf = match leaf.split_once('/') {
+        // For who cannot send a key: the path itself says that it may be read.
+        Some((secret, document @ "openapi.json")) if keys.opens_documents(secret) => document,
+        _ => {
+            reader.admit(app).await?;
+            leaf
+        }
+    };
     let unknown = || Problem::unknown_server(server);
     let config = app.config();
     let spec = config.servers.get(server);
@@ -167,7 +176,7 @@ pub async fn root(State(app): State<Arc<App>>, reader: Reader) -> Response {
     if let Some(document) = single_leaf(&app, "openapi.json", &reader).await {
         return document;
     }
-    match reader.admit(&app) {
+    match reader.admit(&app).await {
         Ok(()) => index_with(&app, &reader, |entries| {
             let document = openapi::index_document(&app.settings.documents, entries);
             json(document.to_string().into())
@@ -181,7 +190,7 @@ pub async fn index(State(app): State<Arc<App>>, reader: Reader) -> Response {
     if let Some(page) = single_leaf(&app, "docs", &reader).await {
         return page;
     }
-    match reader.admit(&app) {
+    match reader.admit(&app).await {
         Ok(()) => index_with(&app, &reader, |entries| {
             page(openapi::index_page(entries), INDEX_CSP)
         }),

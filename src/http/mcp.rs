@@ -53,7 +53,7 @@ pub async fn post(came: Came) -> Response {
     let body = came.body;
     let (app, headers) = (&came.app, &came.parts.headers);
     let posted = async {
-        let caller = peers::caller(app, &came.parts.extensions, headers, came.peer)?;
+        let caller = peers::caller(app, &came.parts.extensions, headers, came.peer).await?;
         accepts(headers, &["application/json", "text/event-stream"])?;
         let body = read(body, headers, app.settings.listen.max_body_bytes).await?;
         let message = ClientMessage::read(&body)?;
@@ -72,7 +72,7 @@ pub async fn post(came: Came) -> Response {
 pub async fn get(came: Came) -> Response {
     let opened = async {
         let (app, parts) = (&came.app, &came.parts);
-        let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer)?;
+        let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
         accepts(&parts.headers, &["text/event-stream"])?;
         let request = peers::forward(app, &caller, parts, &Bytes::new());
         let server = came.server.as_deref();
@@ -89,7 +89,7 @@ pub async fn get(came: Came) -> Response {
 pub async fn delete(came: Came) -> Response {
     let ended = async {
         let (app, parts) = (&came.app, &came.parts);
-        let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer)?;
+        let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
         let request = peers::forward(app, &caller, parts, &Bytes::new());
         let server = came.server.as_deref();
         let attempt = async || match asking(app, server, parts, &caller).await? {

@@ -19,7 +19,7 @@ use crate::{
 
 /// `GET /metrics`: Prometheus' text format; open like documents.
 pub async fn render(State(app): State<Arc<App>>, reader: Reader) -> Response {
-    if let Err(problem) = reader.admit(&app) {
+    if let Err(problem) = reader.admit(&app).await {
         return problem.into_response();
     }
     // Labels name servers.

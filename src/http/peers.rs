@@ -64,7 +64,7 @@ pub fn proven(extensions: &Extensions) -> Option<&Caller> {
 }
 
 /// Who calls: as another replica has proven it, or by the request's own headers.
-pub fn caller(
+pub async fn caller(
     app: &App,
     extensions: &Extensions,
     headers: &HeaderMap,
@@ -72,7 +72,7 @@ pub fn caller(
 ) -> Result<Caller, Refusal> {
     match proven(extensions) {
         Some(caller) => Ok(caller.clone()),
-        None => app.identity.authenticate(headers, peer.ip()),
+        None => app.identity.authenticate(headers, peer.ip()).await,
     }
 }
 

@@ -131,6 +131,29 @@ impl Problem {
         Self::message(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
     }
 
+    /// 400: a body in parts that cannot be read.
+    pub fn bad_part(why: &str) -> Self {
+        Self::message(StatusCode::BAD_REQUEST, "bad_multipart", why)
+    }
+
+    /// 413.
+    pub fn file_too_large(name: &str, limit: u64) -> Self {
+        let text = format!("{name}: larger than {limit} bytes (MCPO_MAX_UPLOAD_BYTES)");
+        Self::message(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", text)
+    }
+
+    /// 413.
+    pub fn too_many_files(most: usize) -> Self {
+        let text = format!("more than {most} files (MCPO_MAX_FILES_PER_CALL): send them in turn");
+        Self::message(StatusCode::PAYLOAD_TOO_LARGE, "too_many_files", text)
+    }
+
+    /// 422: files for a server that keeps none.
+    pub fn no_folder(server: &str) -> Self {
+        let text = format!("the server '{server}' has no folder that lasts: it takes no files");
+        Self::message(StatusCode::UNPROCESSABLE_ENTITY, "no_folder", text)
+    }
+
     /// 500: the tool said that it failed.
     pub fn tool_failed(message: &str) -> Self {
         Self::message(StatusCode::INTERNAL_SERVER_ERROR, "tool_error", message)
@@ -206,6 +229,7 @@ impl From<Refusal> for Problem {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
         let mut problem = Self::new(status, refusal.kind(), refusal.to_string().into());
         problem.challenge = refusal.challenge();
+        problem.retry_after = refusal.retry_after().map(Duration::from_secs);
         problem
     }
 }

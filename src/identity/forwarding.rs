@@ -3,7 +3,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use axum::http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use axum::http::{
+    HeaderMap, HeaderName,
+    header::{AUTHORIZATION, COOKIE},
+};
 
 use super::{Identity, SESSION_HEADER, keys};
 use crate::{config::ServerSpec, model::Caller};
@@ -59,11 +62,18 @@ impl Identity {
             &names.user_email,
             &names.user_role,
         ];
-        if *name == keys::KEY_HEADER || *name == SESSION_HEADER {
+        if *name == self.names.key || *name == SESSION_HEADER {
             return false;
         }
+        let session = self.openwebui.is_some();
+        let proven = session && keys::user_token(&self.keys, headers).is_some();
+        if *name == COOKIE {
+            // Open WebUI can be told to send the user's, with his token in it.
+            return !session;
+        }
         if *name == AUTHORIZATION {
-            return !keys::authorization_is_ours(&self.keys, headers);
+            // The user's own token for Open WebUI is nobody's but ours to use.
+            return !proven && !keys::authorization_is_ours(&self.keys, headers);
         }
         if *name == names.user_jwt {
             // Whoever came this far with a token had it verified.
@@ -77,10 +87,12 @@ impl Identity {
             return trusted();
         }
         if plain.contains(&name) {
-            return self.tokens.is_none() && trusted();
+            return self.tokens.is_none() && !proven && trusted();
         }
         if *name == names.chat_id || *name == names.message_id {
-            return trusted() || (self.tokens.is_some() && headers.contains_key(&names.user_jwt));
+            return proven
+                || trusted()
+                || (self.tokens.is_some() && headers.contains_key(&names.user_jwt));
         }
         true
     }

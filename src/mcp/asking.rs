@@ -1,6 +1,6 @@
 //! What both eras need to know of a request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, StatusCode};
 
@@ -142,6 +142,7 @@ impl Asking<'_> {
             hearing: None,
             on_child: None,
             parking: Parking::default(),
+            incoming: Mutex::default(),
             forwarded: self.forwarded(),
             request_id: self.request_id.clone(),
         }

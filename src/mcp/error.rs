@@ -150,6 +150,7 @@ impl From<Refusal> for RpcError {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
         let mut error = Self::new(status, -32600, refusal.kind(), &refusal.to_string());
         error.challenge = refusal.challenge();
+        error.retry_after = refusal.retry_after();
         error
     }
 }

@@ -1,6 +1,6 @@
 //! Who is calling, as far as the bridge can prove it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -42,6 +42,31 @@ pub struct UserInfo {
     pub groups: Vec<Box<str>>,
 }
 
+/// A user's own token for Open WebUI. It lives as long as the request that brought it: it is never
+/// stored, logged or handed to a child. It is written only into the envelope in which a request goes on
+/// to the replica that holds the chat.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UserToken(Box<str>);
+
+impl UserToken {
+    /// Takes the credential of an `Authorization` header.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// For the `Authorization` of a request to Open WebUI, and nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for UserToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
 /// Everything known of the sender of one request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Caller {
@@ -53,6 +78,10 @@ pub struct Caller {
     pub trusted: bool,
     /// The chat, from a header of a caller who may name one; empty headers are absent.
     pub chat: Option<Box<str>>,
+    /// The message that is being answered, under the same rule as the chat.
+    pub message: Option<Box<str>>,
+    /// What acts for the user at Open WebUI, where the connection sends it and it was verified.
+    pub token: Option<UserToken>,
     /// `X-MCPO-Session` as sent.
     pub session: Option<Box<str>>,
     /// The TCP peer, for the audit log.
@@ -109,6 +138,8 @@ impl Caller {
             user: UserInfo::default(),
             trusted: false,
             chat: None,
+            message: None,
+            token: None,
             session: None,
             address: address.to_canonical(),
             forwarded: None,

@@ -126,6 +126,8 @@ mod tests {
             },
             trusted: true,
             chat: Some("c".into()),
+            message: None,
+            token: None,
             session: None,
             address: "10.0.0.9".parse().unwrap(),
             forwarded: None,

@@ -148,10 +148,7 @@ impl Replicas {
         if spec.mode != Mode::Stateful {
             return Ok(());
         }
-        let opened = self
-            .sessions
-            .open_ahead(place, &caller.principal, &spec.name)
-            .await;
+        let opened = self.sessions.open_ahead(place, &caller.principal).await;
         match opened {
             Err(SessionError::Lease(held)) => elsewhere(held).map_or(Ok(()), Err),
             _ => Ok(()),

@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{Claim, Entry, Place, SessionError, Sessions, Workspace};
 use crate::{
     artifacts::{Snapshot, SnapshotError},
-    model::{Principal, ServerName, WorkspaceKey},
+    model::{Principal, WorkspaceKey},
     store::{Job, JobStatus, Metadata, NewJob, PrincipalHash},
 };
 
@@ -18,7 +18,6 @@ impl Sessions {
         self: &Arc<Self>,
         place: &Place,
         principal: &Principal,
-        server: &ServerName,
     ) -> Result<Arc<Workspace>, SessionError> {
         let entry = self.entries().entry(place.key).or_default().clone();
         let open = entry.open().clone();
@@ -29,10 +28,10 @@ impl Sessions {
         }
         let (reply, opened) = oneshot::channel();
         let (sessions, place) = (self.clone(), place.clone());
-        let (principal, server) = (principal.clone(), server.clone());
+        let principal = principal.clone();
         // A task of its own: a caller who hangs up must not leave a lease that nobody knows of.
         self.tasks.spawn(async move {
-            let opened = sessions.open_entry(entry, place, principal, server).await;
+            let opened = sessions.open_entry(entry, place, principal).await;
             if reply.send(opened).is_err() {
                 sessions.call_ended();
             }
@@ -45,7 +44,6 @@ impl Sessions {
         entry: Arc<Entry>,
         place: Place,
         principal: Principal,
-        server: ServerName,
     ) -> Result<Arc<Workspace>, SessionError> {
         let key = place.key;
         let gate = entry.gate.lock().await;
@@ -53,7 +51,7 @@ impl Sessions {
             return Ok(workspace);
         }
         let sessions = self.clone();
-        let read = move || sessions.read(&place, &principal, &server);
+        let read = move || sessions.read(&place, &principal);
         let opened = tokio::task::spawn_blocking(read)
             .await
             .expect("opening a folder does not panic");
@@ -68,12 +66,7 @@ impl Sessions {
     }
 
     /// Blocks on the disk.
-    fn read(
-        &self,
-        place: &Place,
-        principal: &Principal,
-        server: &ServerName,
-    ) -> Result<Arc<Workspace>, SessionError> {
+    fn read(&self, place: &Place, principal: &Principal) -> Result<Arc<Workspace>, SessionError> {
         let store = &self.store;
         let new = NewJob {
             principal: PrincipalHash::from(principal),
@@ -96,7 +89,7 @@ impl Sessions {
         let found = store.open_workspace(&place.key, &new, Timestamp::now())?;
         match self.look(&found.job) {
             Ok((before, files)) => {
-                tracing::debug!(job = ?found.job.id(), %server, "workspace opened");
+                tracing::debug!(job = ?found.job.id(), "workspace opened");
                 let servers = before.server_names;
                 let workspace = Workspace::new(found.job, found.lease, files, servers);
                 Ok(Arc::new(workspace))
@@ -221,9 +214,8 @@ impl Sessions {
         self: &Arc<Self>,
         place: &mut Place,
         principal: &Principal,
-        server: &ServerName,
     ) -> Result<(), SessionError> {
-        let workspace = self.open(place, principal, server).await?;
+        let workspace = self.open(place, principal).await?;
         place.opened = Opened::new(workspace, self.clone());
         Ok(())
     }

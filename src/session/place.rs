@@ -58,8 +58,13 @@ impl Place {
     ///
     /// An anonymous caller may use only ids that we minted: `None` means his id is not one.
     pub fn of(caller: &Caller, spec: &ServerSpec) -> Option<Self> {
-        let principal = &caller.principal;
         let own = (spec.workspace == WorkspaceScope::Own).then_some(&spec.name);
+        Self::within(caller, own)
+    }
+
+    /// The same for the folder that the chat's servers share, or for one of a server's own.
+    pub fn within(caller: &Caller, own: Option<&ServerName>) -> Option<Self> {
+        let principal = &caller.principal;
         let anonymous = *principal == Principal::Anonymous;
         if let Some(chat) = caller.chat.as_deref().filter(|_| !anonymous) {
             let key = WorkspaceKey::chat(principal, chat, own);

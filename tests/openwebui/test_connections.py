@@ -15,6 +15,7 @@ from model import Model  # noqa: E402
 from serving import KEY, ROOT, Bridge, OpenWebUi, free_port  # noqa: E402
 
 ECHO = {"command": "python3", "args": [str(ROOT / "tests/fixtures/echo_server.py")]}
+ALONE = {"MCPO_FILES_SERVER": "false"}  # the connections here are those of the file
 PATH = "/api/v1/configs/tool_servers"
 THEIRS = {
     "type": "openapi", "url": "http://127.0.0.1:9/x", "path": "openapi.json", "auth_type": "none", "key": "",
@@ -39,7 +40,7 @@ class Setup:
         openwebui = f"http://127.0.0.1:{ports[1]}"
         self._running = [model := Model()]
         try:
-            self.bridge = Bridge(self.binary, servers(), ports[0], openwebui, self.folder)
+            self.bridge = Bridge(self.binary, servers(), ports[0], openwebui, self.folder, **ALONE)
             self._running.append(self.bridge)
             printed = self.run("connections", "--show-key", "--compact").stdout
             self.openwebui = OpenWebUi(ports[1], model.url, json.loads(printed), self.folder)
@@ -61,7 +62,7 @@ class Setup:
             "MCPO_JOBS_DIR": str(self.folder / "jobs"),
             "MCPO_BASE_URL": self.bridge.url,
             "MCPO_API_KEY": key,
-        }
+        } | ALONE
         env |= {"MCPO_OPENWEBUI_ADMIN_KEY": token} if token else {}
         command = [str(self.binary), "openwebui", *arguments]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)

@@ -169,6 +169,7 @@ impl Builder<'_> {
             session_lists: entry.session_lists.unwrap_or_default(),
             usage_guide: entry.usage_guide,
             post_instruction: entry.post_instruction,
+            embed: entry.embed.unwrap_or_default(),
             file_path_fields: entry.file_path_fields.unwrap_or_default(),
             resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
             before_end: entry.before_end.and_then(before_end),

@@ -12,6 +12,7 @@ use super::{Fault, Faults, ServerSpec, Settings};
 use crate::model::ServerName;
 
 mod build;
+mod builtin;
 mod interpolate;
 mod json_text;
 mod keys;
@@ -20,6 +21,7 @@ mod schema;
 mod shape;
 mod users;
 
+pub use builtin::{FILES_SERVER, LINK_FIELD};
 pub use schema::json_schema;
 
 use build::Builder;
@@ -128,7 +130,12 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
     let Value::Object(root) = document else {
         return Err(faults);
     };
-    build(root, &disabled, faults, settings, lookup)
+    let named = root
+        .get("mcpServers")
+        .is_some_and(|servers| servers.get(builtin::FILES).is_some());
+    let mut loaded = build(root, &disabled, faults, settings, lookup)?;
+    builtin::add(&mut loaded, settings, named);
+    Ok(loaded)
 }
 
 fn build(

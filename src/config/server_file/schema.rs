@@ -5,7 +5,7 @@ use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Mode, WorkspaceScope};
+use crate::config::{Embed, Mode, WorkspaceScope};
 
 /// The servers that mcpo-bridge runs: the file that Claude Desktop and mcpo use, with some more
 /// keys. In `command`, `args`, `env`, `cwd`, `url` and `headers`, `${VAR}`, `${VAR:-default}` and
@@ -97,6 +97,10 @@ pub(super) struct ServerEntry {
     pub usage_guide: Option<String>,
     /// What the model should say or do when a call has made files: added to such answers.
     pub post_instruction: Option<String>,
+    /// What of the files that a call made shows in the chat itself, beside its link: `image`, `html`
+    /// (a page runs in Open WebUI's sandboxed frame). Only for connections that send the user's token
+    /// (auth type session).
+    pub embed: Option<Vec<Embed>>,
     /// Fields in results that name files. Files are found without it; it puts these first.
     pub file_path_fields: Option<Vec<String>>,
     /// Fields in arguments that name files; relative names are made absolute within the folder.

@@ -99,6 +99,7 @@ fn expected(key: &str) -> Expected {
         "file_path_fields" | "resolve_path_fields" => {
             Expected::shown(r#"a list of field names: ["file_path"]"#)
         }
+        "embed" => Expected::shown(r#"a list of "image" and "html""#),
         "before_end" => {
             Expected::shown(r#"an object: {"tool": "save", "arguments": {"name": "backup"}}"#)
         }

@@ -29,6 +29,7 @@ fn spec() -> ServerSpec {
         file_path_fields: Vec::new(),
         resolve_path_fields: Vec::new(),
         before_end: None,
+        embed: Vec::new(),
         install: true,
         forwarding: None,
         allow: None,

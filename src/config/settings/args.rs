@@ -8,10 +8,12 @@ use clap::Args;
 
 mod http;
 mod load;
+mod openwebui;
 mod replicas;
 
 pub(super) use http::{AccessArgs, DocumentArgs, HeaderArgs, ListenArgs};
 pub(super) use load::{FileArgs, LimitArgs, LogArgs, StatefulArgs};
+pub(super) use openwebui::OpenWebUiArgs;
 pub(super) use replicas::ReplicaArgs;
 
 /// All settings, to be flattened into a command.
@@ -27,6 +29,8 @@ pub struct SettingsArgs {
     pub(super) access: AccessArgs,
     #[command(flatten)]
     pub(super) headers: HeaderArgs,
+    #[command(flatten)]
+    pub(super) openwebui: OpenWebUiArgs,
     #[command(flatten)]
     pub(super) files: FileArgs,
     #[command(flatten)]

@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use axum::http::HeaderName;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
+use url::Url;
 
 use super::{BaseUrl, KeyRing, Mode, Secret};
 use crate::model::ServerName;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub documents: Documents,
     /// Who may call, and who is believed.
     pub access: Access,
+    /// Open WebUI as a service that we call.
+    pub openwebui: OpenWebUiSettings,
     /// Links and workspaces.
     pub files: Files,
     /// Time and load.
@@ -180,6 +183,9 @@ pub struct Access {
 /// The names of the headers that say who the user is.
 #[derive(Debug, Clone, Serialize)]
 pub struct IdentityHeaders {
+    /// `X-MCPO-Key`
+    #[serde(serialize_with = "as_text")]
+    pub key: HeaderName,
     /// `X-OpenWebUI-User-Id`
     #[serde(serialize_with = "as_text")]
     pub user_id: HeaderName,
@@ -214,6 +220,14 @@ fn as_text<S: Serializer>(name: &HeaderName, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(name.as_str())
 }
 
+/// Open WebUI as a service that we call.
+#[derive(Debug, Clone, Serialize)]
+pub struct OpenWebUiSettings {
+    /// Its address for us; without it no user token is looked at.
+    #[serde(serialize_with = "as_url")]
+    pub url: Option<Url>,
+}
+
 /// Links and workspaces.
 #[derive(Debug, Clone, Serialize)]
 #[expect(clippy::struct_field_names, reason = "workspaces have files, too")]
@@ -230,6 +244,10 @@ pub struct Files {
     pub max_workspace_bytes: u64,
     /// Files and folders in one workspace; ≥ 1.
     pub max_workspace_files: usize,
+    /// The built-in server `files` is offered.
+    pub server: bool,
+    /// The largest file that is taken in, or handed to Open WebUI, in bytes.
+    pub max_upload_bytes: u64,
     /// Below this much free disk nothing new is written.
     pub min_free_disk_bytes: u64,
 }
@@ -363,6 +381,11 @@ pub enum Journal {
     Metadata,
     /// Nothing.
     Off,
+}
+
+#[expect(clippy::ref_option, reason = "serde hands the field over like this")]
+fn as_url<S: Serializer>(url: &Option<Url>, to: S) -> Result<S::Ok, S::Error> {
+    url.as_ref().map(Url::as_str).serialize(to)
 }
 
 fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {

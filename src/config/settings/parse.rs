@@ -220,6 +220,20 @@ pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {
     })
 }
 
+/// Where another service answers: no user, query or fragment, which could hold secrets.
+pub(super) fn service_url(text: &str) -> Result<Url, Bad> {
+    let fix = "write it like http://open-webui:8080, without user, query and fragment";
+    let Ok(url) = Url::parse(text) else {
+        return bad("not a URL", fix);
+    };
+    let plain = url.username().is_empty() && url.password().is_none();
+    let plain = plain && url.query().is_none() && url.fragment().is_none();
+    if plain && matches!(url.scheme(), "http" | "https") && url.has_host() {
+        return Ok(url);
+    }
+    bad("not a plain http or https URL", fix)
+}
+
 /// Nothing for `/`, else `/a/b`. As in mcpo, the slashes around it may be left out.
 pub(super) fn path_prefix(text: &str) -> Result<String, Bad> {
     let path = text.trim_end_matches('/');

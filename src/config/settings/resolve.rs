@@ -4,10 +4,10 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, thread};
 
 use super::{
     Access, CommandLine, Documents, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log,
-    LogFormat, LogLevel, OperationIds, Replicas, Settings, Stateful, Tls,
+    LogFormat, LogLevel, OpenWebUiSettings, OperationIds, Replicas, Settings, Stateful, Tls,
     args::{
         AccessArgs, DocumentArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs,
-        ReplicaArgs, SettingsArgs, StatefulArgs,
+        OpenWebUiArgs, ReplicaArgs, SettingsArgs, StatefulArgs,
     },
     parse,
     reader::Reader,
@@ -59,6 +59,7 @@ impl SettingsArgs {
             listen: listen(r, self.listen),
             documents: documents(r, self.documents),
             access: access(r, self.access, self.headers),
+            openwebui: openwebui(r, self.openwebui),
             files: files(r, self.files),
             limits: limits(r, self.limits),
             stateful: stateful(r, self.stateful),
@@ -187,6 +188,7 @@ fn access(r: &mut Reader, args: AccessArgs, headers: HeaderArgs) -> Access {
 
 fn identity_headers(r: &mut Reader, args: HeaderArgs) -> IdentityHeaders {
     IdentityHeaders {
+        key: read!(r.required(args.header_key, parse::header_name)),
         user_id: read!(r.required(args.header_user_id, parse::header_name)),
         user_name: read!(r.required(args.header_user_name, parse::header_name)),
         user_email: read!(r.required(args.header_user_email, parse::header_name)),
@@ -198,6 +200,12 @@ fn identity_headers(r: &mut Reader, args: HeaderArgs) -> IdentityHeaders {
     }
 }
 
+fn openwebui(r: &mut Reader, args: OpenWebUiArgs) -> OpenWebUiSettings {
+    OpenWebUiSettings {
+        url: read!(r.optional(args.openwebui_url, parse::service_url)),
+    }
+}
+
 fn files(r: &mut Reader, args: FileArgs) -> Files {
     let expiry = read!(r.required(args.file_expiry, parse::lifetime));
     Files {
@@ -206,6 +214,8 @@ fn files(r: &mut Reader, args: FileArgs) -> Files {
         max_per_call: read!(r.required(args.max_files_per_call, parse::count)).get(),
         max_workspace_bytes: read!(r.required(args.max_workspace_bytes, parse::bytes)),
         max_workspace_files: read!(r.required(args.max_workspace_files, parse::count)).get(),
+        server: read!(r.required(args.files_server, parse::boolean)),
+        max_upload_bytes: read!(r.required(args.max_upload_bytes, parse::bytes)),
         min_free_disk_bytes: read!(r.required(args.min_free_disk_bytes, parse::bytes_or_none)),
     }
 }
@@ -289,6 +299,12 @@ fn check_exposure(r: &mut Reader, settings: &Settings) {
     }
 }
 
+/// What `--strict-auth` means for connections that send the user's token.
+const SESSION_DOCUMENTS: &str = "documents ask for the key (MCPO_STRICT_AUTH), and Open WebUI sends \
+    none when it fetches openapi.json of a connection with auth type session: let it come from an \
+    address in MCPO_TRUSTED_PROXIES, or put what `mcpo-bridge openwebui spec-path` prints into the \
+    connection's path";
+
 fn warnings(settings: &Settings) -> Vec<String> {
     let access = &settings.access;
     let mut warnings = Vec::new();
@@ -308,6 +324,9 @@ fn warnings(settings: &Settings) -> Vec<String> {
             "MCPO_TRUSTED_PROXIES holds every address: user headers are believed from anybody"
                 .into(),
         );
+    }
+    if access.strict_auth && settings.openwebui.url.is_some() && !access.keys.is_empty() {
+        warnings.push(SESSION_DOCUMENTS.into());
     }
     let short = |secret: &crate::config::Secret| secret.expose().len() < 32;
     if settings.replicas.key.as_ref().is_some_and(short) {

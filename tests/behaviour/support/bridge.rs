@@ -165,6 +165,14 @@ impl TestBridge {
         folders::workspaces(&self.jobs())
     }
 
+    /// The `work` folder that has `name` in it.
+    #[track_caller]
+    pub fn work_with(&self, name: &str) -> PathBuf {
+        let works = self.workspaces().into_iter().map(|job| job.join("work"));
+        let found = works.into_iter().find(|work| work.join(name).exists());
+        found.unwrap_or_else(|| panic!("no workspace has {name}"))
+    }
+
     /// Waits until a child has made `work/{name}` in some workspace.
     #[track_caller]
     pub fn wait_for_file(&self, name: &str) {
@@ -342,6 +350,8 @@ impl TestBridge {
             .env("MCPO_CONFIG_FILE", self.config_file())
             .env("MCPO_JOBS_DIR", self.jobs())
             .env("MCPO_TOOLS_DIR", root.join("tools"))
+            // One process less to learn from; its own tests turn it on.
+            .env("MCPO_FILES_SERVER", "false")
             .envs(
                 self.settings
                     .variables

@@ -85,6 +85,28 @@ impl Client {
         self.send("POST", path, &[content], Some(body.into()))
     }
 
+    /// Posts parts: a name, the file's name where it is a file, and the content.
+    pub fn post_parts(&self, path: &str, parts: &[(&str, Option<&str>, &[u8])]) -> Reply {
+        let mut body = Vec::new();
+        for (name, file, content) in parts {
+            let file = file
+                .map(|file| format!("; filename=\"{file}\""))
+                .unwrap_or_default();
+            let head = format!(
+                "--boundary\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n"
+            );
+            body.extend([head.as_bytes(), content, b"\r\n"].concat());
+        }
+        body.extend(b"--boundary--\r\n");
+        let kind = b"multipart/form-data; boundary=boundary".to_vec();
+        self.send(
+            "POST",
+            path,
+            &[("Content-Type".to_owned(), kind)],
+            Some(body),
+        )
+    }
+
     pub fn get(&self, path: &str) -> Reply {
         self.send("GET", path, &[], None)
     }

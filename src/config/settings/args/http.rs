@@ -130,6 +130,14 @@ pub(in crate::config::settings) struct AccessArgs {
 #[command(next_help_heading = "Identity headers (where Open WebUI's were renamed)")]
 #[expect(clippy::struct_field_names, reason = "a field is named as its flag")]
 pub(in crate::config::settings) struct HeaderArgs {
+    /// Carries the API key where `Authorization` is somebody else's
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "MCPO_HEADER_KEY",
+        default_value = "X-MCPO-Key"
+    )]
+    pub header_key: Option<String>,
     /// Names the user
     #[arg(
         long,
