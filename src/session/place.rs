@@ -2,7 +2,7 @@
 
 use super::Opened;
 use crate::{
-    config::{Mode, ServerSpec, WorkspaceScope},
+    config::{ServerSpec, WorkspaceScope},
     model::{Caller, Principal, ServerName, SessionId, WorkspaceKey},
 };
 
@@ -91,16 +91,6 @@ impl Place {
                 class: Class::Lasting,
                 session: minted,
                 claim,
-                opened: Opened::default(),
-            });
-        }
-        if spec.mode != Mode::Stateful {
-            // There is nothing to come back to, and random numbers are a system call each.
-            return Some(Self {
-                key: WorkspaceKey::session(principal, "", own),
-                class: Class::OneCall,
-                session: None,
-                claim: Claim::Free,
                 opened: Opened::default(),
             });
         }
