@@ -21,6 +21,7 @@ mod mcp;
 mod model;
 mod openapi;
 mod openwebui;
+mod pinned;
 mod remote;
 mod replicas;
 mod serve;

@@ -6,15 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConfig, pki_types::CertificateDer};
 use sha2::{Digest as _, Sha256};
 
-use crate::model::hex;
+use crate::{model::hex, pinned::Pinned};
 
 /// Of a certificate: its SHA-256.
 pub type Fingerprint = [u8; 32];
@@ -52,70 +47,27 @@ impl Known {
 
     /// How to speak TLS with them.
     pub fn tls(&self) -> ClientConfig {
-        let provider = Arc::new(ring::default_provider());
-        ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .expect("ring offers the versions that rustls has by default")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier {
-                known: self.clone(),
-                provider,
-            }))
-            .with_no_client_auth()
+        self.pinned().client()
     }
-}
 
-#[derive(Debug)]
-struct Verifier {
-    known: Known,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let known = self.known.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(&hex(&fingerprint(end_entity))) {
-            return Ok(ServerCertVerified::assertion());
-        }
+    fn pinned(&self) -> Pinned<impl Fn(&CertificateDer<'_>) -> bool + Send + Sync + 'static> {
+        let known = self.clone();
+        let knows = move |shown: &CertificateDer<'_>| {
+            let known = known.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.contains(&hex(&fingerprint(shown)))
+        };
         let other = "its certificate is not the one that its record names";
-        Err(Error::General(other.to_owned()))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        algorithms.supported_schemes()
+        Pinned::new(knows, other)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls::{
+        client::danger::ServerCertVerifier as _,
+        pki_types::{ServerName, UnixTime},
+    };
+
     use super::*;
 
     #[test]
@@ -123,10 +75,7 @@ mod tests {
         let made = || rcgen::generate_simple_self_signed(["elsewhere".to_owned()]).unwrap();
         let (named, other) = (made().cert.der().clone(), made().cert.der().clone());
         let known = Known::default();
-        let verifier = Verifier {
-            known: known.clone(),
-            provider: Arc::new(ring::default_provider()),
-        };
+        let verifier = known.pinned();
         let trusts = |certificate: &CertificateDer<'_>| {
             let name = ServerName::try_from("10.0.0.5").unwrap();
             let now = UnixTime::now();
