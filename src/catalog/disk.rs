@@ -141,9 +141,7 @@ fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error
     }))
 }
 
-/// Keeps what was learnt. A disk that fails costs the next start some time, and nothing now.
-/// Blocks.
-pub fn write(store: &Store, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
+fn content(key: &Key, learnt: &Learnt) -> serde_json::Result<Vec<u8>> {
     let writing = Writing {
         format: FORMAT,
         key,
@@ -157,7 +155,13 @@ pub fn write(store: &Store, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
         memory: learnt.memory,
         wrote_files: learnt.wrote_files,
     };
-    let Ok(content) = serde_json::to_vec(&writing) else {
+    serde_json::to_vec(&writing)
+}
+
+/// Keeps what was learnt. A disk that fails costs the next start some time, and nothing now.
+/// Blocks.
+pub fn write(store: &Store, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
+    let Ok(content) = content(key, learnt) else {
         return;
     };
     if let Err(error) = store.keep_catalog_entry(&spec.name, &content) {
@@ -227,20 +231,7 @@ mod tests {
     }
 
     fn text(key: &Key, learnt: &Learnt) -> Bytes {
-        let writing = Writing {
-            format: FORMAT,
-            key,
-            hello: &learnt.hello_raw,
-            spoken_modern: learnt.era == Era::Modern,
-            modern: learnt.modern.get(),
-            tools: &learnt.tools,
-            prompts: &learnt.prompts,
-            resources: &learnt.resources,
-            templates: &learnt.templates,
-            memory: learnt.memory,
-            wrote_files: learnt.wrote_files,
-        };
-        serde_json::to_vec(&writing).unwrap().into()
+        content(key, learnt).unwrap().into()
     }
 
     #[test]
