@@ -205,15 +205,7 @@ impl Running {
         before: Snapshot,
         seen: &mut Snapshot,
     ) -> Result<Answer, CallError> {
-        let outcome = match &reply.outcome {
-            Ok(result) => result.clone(),
-            Err(error) => {
-                return Err(CallError::Rpc {
-                    error: error.clone(),
-                    reply,
-                });
-            }
-        };
+        let (reply, outcome) = outcome(reply)?;
         let (files, notices) = if self.call.ask.is_tool_call() {
             self.files(job, before, seen, &outcome).await?
         } else {
@@ -252,6 +244,14 @@ impl Running {
             Some(why) => Err(CallError::DiskFull(why)),
             None => Ok((looked.published, looked.notice.into_iter().collect())),
         }
+    }
+}
+
+/// A reply with its result; the child's error is the call's.
+pub(super) fn outcome(reply: Reply) -> Result<(Reply, RawJson), CallError> {
+    match reply.outcome.clone() {
+        Ok(result) => Ok((reply, result)),
+        Err(error) => Err(CallError::Rpc { error, reply }),
     }
 }
 

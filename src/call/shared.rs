@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Answer, CallError, Published, Running, holds::Holds, run::PING_PATIENCE};
+use super::{
+    Answer, CallError, Published, Running,
+    holds::Holds,
+    run::{PING_PATIENCE, outcome},
+};
 use crate::{child::End, session::SharedChild, store::Job};
 
 impl Running {
@@ -24,15 +28,7 @@ impl Running {
         }
         match reply {
             Ok(reply) => {
-                let outcome = match &reply.outcome {
-                    Ok(result) => result.clone(),
-                    Err(error) => {
-                        return Err(CallError::Rpc {
-                            error: error.clone(),
-                            reply,
-                        });
-                    }
-                };
+                let (reply, outcome) = outcome(reply)?;
                 let (files, notices) = (Published::default(), Vec::new());
                 Ok(Answer {
                     reply,
