@@ -21,23 +21,41 @@ use crate::{
 /// The member of `_meta` that says which subscription a note is for.
 pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
+/// Of what a client wants to hear.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Wanted {
+pub(super) struct Wanted {
     tools_list_changed: bool,
     prompts_list_changed: bool,
     resources_list_changed: bool,
-    resource_subscriptions: Vec<String>,
+    pub resource_subscriptions: Vec<String>,
 }
 
 impl Wanted {
-    fn has_list(&self, method: &str) -> bool {
-        match method {
-            "notifications/tools/list_changed" => self.tools_list_changed,
-            "notifications/prompts/list_changed" => self.prompts_list_changed,
-            "notifications/resources/list_changed" => self.resources_list_changed,
+    /// Reads `params.notifications`; without them nothing is wanted.
+    pub fn read(filter: Option<&RawJson>) -> Result<Self, RpcError> {
+        let Some(filter) = filter else {
+            return Ok(Self::default());
+        };
+        filter
+            .read()
+            .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))
+    }
+
+    /// Changes of this list: `tools`, `prompts` or `resources`.
+    pub fn has_list(&self, list: &str) -> bool {
+        match list {
+            "tools" => self.tools_list_changed,
+            "prompts" => self.prompts_list_changed,
+            "resources" => self.resources_list_changed,
             _ => false,
         }
+    }
+
+    fn has_change(&self, method: &str) -> bool {
+        let list = method.strip_prefix("notifications/");
+        let list = list.and_then(|list| list.strip_suffix("/list_changed"));
+        list.is_some_and(|list| self.has_list(list))
     }
 
     fn has(&self, said: &Said) -> bool {
@@ -53,7 +71,7 @@ impl Wanted {
                     .iter()
                     .any(|wanted| wanted == uri)
             }
-            method => self.has_list(method),
+            method => self.has_change(method),
         }
     }
 }
@@ -61,12 +79,7 @@ impl Wanted {
 /// Opens the stream. The caller's child is started where it does not run: nothing else has news.
 pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Response, RpcError> {
     let filter = message.params.notifications.clone();
-    let wanted: Wanted = match &filter {
-        Some(filter) => filter
-            .read()
-            .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))?,
-        None => Wanted::default(),
-    };
+    let wanted = Wanted::read(filter.as_ref())?;
     // What the catalogue finds out by itself is news too.
     let (server, mut lists) = (asking.offer.spec.name.clone(), asking.app.catalog.news());
     let mut news = subscribe(&asking, message, &wanted).await?;
@@ -94,7 +107,7 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
                 let said = tokio::select! {
                     said = next_of(&mut news) => said,
                     Ok(changed) = lists.recv() => {
-                        if changed.server == server && wanted.has_list(changed.method) {
+                        if changed.server == server && wanted.has_change(changed.method) {
                             break marked(&said(changed.method), &id);
                         }
                         continue;

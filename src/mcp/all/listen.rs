@@ -10,7 +10,6 @@ use axum::{
 };
 use bytes::Bytes;
 use indexmap::IndexMap;
-use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -24,32 +23,12 @@ use crate::{
     child::{Said, splice},
     mcp::{
         ClientMessage, RpcError,
-        listen::SUBSCRIPTION,
+        listen::{SUBSCRIPTION, Wanted},
         modern::request,
         stream::{self, Messages},
     },
     model::RawJson,
 };
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Wanted {
-    tools_list_changed: bool,
-    prompts_list_changed: bool,
-    resources_list_changed: bool,
-    resource_subscriptions: Vec<String>,
-}
-
-impl Wanted {
-    fn has(&self, list: &str) -> bool {
-        match list {
-            "tools" => self.tools_list_changed,
-            "prompts" => self.prompts_list_changed,
-            "resources" => self.resources_list_changed,
-            _ => false,
-        }
-    }
-}
 
 /// One server's part of a subscription.
 struct Part {
@@ -67,9 +46,7 @@ pub async fn listen(
 ) -> Result<Response, RpcError> {
     let filter = message.params.notifications.clone();
     let filter = filter.unwrap_or_else(RawJson::empty_object);
-    let wanted: Wanted = filter
-        .read()
-        .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))?;
+    let wanted = Wanted::read(Some(&filter))?;
     let mut by_server: IndexMap<usize, IndexMap<String, String>> = IndexMap::new();
     for uri in &wanted.resource_subscriptions {
         let (server, own) = find_resource(view, uri)?;
@@ -208,7 +185,7 @@ fn news_of_lists(
             };
             for list in differences(&before, &now) {
                 let event = stream::event(None, &note(list, Some(&id)));
-                if wanted.has(list) && sender.send(event).await.is_err() {
+                if wanted.has_list(list) && sender.send(event).await.is_err() {
                     return;
                 }
             }
