@@ -17,6 +17,32 @@ fn asker() -> Value {
     json!({"command": "python3", "args": [fixture("asking_server.py")]})
 }
 
+/// The call again, with the answer to what it asked.
+fn retry_of(tool: &str, parked: &Value) -> Value {
+    let key = parked["inputRequests"].as_object().expect("questions");
+    let key = key.keys().next().expect("a question").clone();
+    json!({
+        "name": tool, "arguments": {},
+        "requestState": parked["requestState"],
+        "inputResponses": {key: {"action": "accept", "content": {"colour": "red"}}},
+    })
+}
+
+/// A call by one way asks its session's client, whose answer by another way it hears.
+#[track_caller]
+fn asks_and_hears(call: &Mcp, tool: &str, answering: &Mcp) {
+    let mut asked = call.begin(tool, json!({}));
+    let question = asked.message();
+    assert_eq!(question["method"], "elicitation/create");
+    let answer = json!({
+        "jsonrpc": "2.0", "id": question["id"],
+        "result": {"action": "accept", "content": {"colour": "blue"}},
+    });
+    assert_eq!(answering.send(&answer.to_string()).status, 202);
+    let result = asked.result();
+    assert!(result.to_string().contains("blue"), "{result}");
+}
+
 #[test]
 fn a_protocol_session_is_reached_from_every_bridge_and_ends_with_its_own() {
     let config = servers([("bytes", bytes()), ("echo", echo())]);
@@ -60,28 +86,13 @@ fn a_child_asks_its_client_through_bridges_that_do_not_run_it() {
     let parked = modern.begin("ask", json!({})).result();
     assert_eq!(replicas.owners(), [1]);
     // Its retry goes on from anywhere.
-    let key = parked["inputRequests"].as_object().expect("questions");
-    let key = key.keys().next().expect("a question").clone();
-    let retry = json!({
-        "name": "ask", "arguments": {},
-        "requestState": parked["requestState"],
-        "inputResponses": {key: {"action": "accept", "content": {"colour": "red"}}},
-    });
+    let retry = retry_of("ask", &parked);
     let modern = Mcp::modern(chat(2), "asking", able);
     let answer = modern.request("tools/call", retry).result();
     let text = answer["content"][0]["text"].as_str().expect("a text");
     assert!(text.contains("accept") && text.contains("red"), "{text}");
     // A session's request: by the session's bridge to the one with the child, and its answer too.
-    let mut asked = at(2).begin("ask", json!({}));
-    let question = asked.message();
-    assert_eq!(question["method"], "elicitation/create");
-    let answer = json!({
-        "jsonrpc": "2.0", "id": question["id"],
-        "result": {"action": "accept", "content": {"colour": "blue"}},
-    });
-    assert_eq!(at(1).send(&answer.to_string()).status, 202);
-    let result = asked.result();
-    assert!(result.to_string().contains("blue"), "{result}");
+    asks_and_hears(&at(2), "ask", &at(1));
     assert_eq!(replicas.owners(), [1], "one child served all of it");
 }
 
@@ -168,29 +179,14 @@ fn clients_of_all_servers_find_their_chat_from_every_bridge() {
     let modern = |index: usize| Mcp::modern(chat(index), ALL, able.clone());
     assert_eq!(modern(2).text("echo_counter", json!({})), "2");
     let parked = modern(0).begin("asking_ask", json!({})).result();
-    let key = parked["inputRequests"].as_object().expect("questions");
-    let key = key.keys().next().expect("a question").clone();
-    let retry = json!({
-        "name": "asking_ask", "arguments": {},
-        "requestState": parked["requestState"],
-        "inputResponses": {key: {"action": "accept", "content": {"colour": "red"}}},
-    });
+    let retry = retry_of("asking_ask", &parked);
     let answer = modern(2).request("tools/call", retry.clone()).result();
     assert!(answer.to_string().contains("red"), "{answer}");
     assert_eq!(modern(0).request("tools/call", retry).refusal().1, -32602);
     // With one: by its home to the chat, and the client's answer after it.
     let at = |index: usize| Mcp::modern(chat(index), ALL, json!({})).in_session(&session);
     assert_eq!(at(2).text("echo_counter", json!({})), "3");
-    let mut asked = at(2).begin("asking_ask", json!({}));
-    let question = asked.message();
-    assert_eq!(question["method"], "elicitation/create");
-    let answer = json!({
-        "jsonrpc": "2.0", "id": question["id"],
-        "result": {"action": "accept", "content": {"colour": "blue"}},
-    });
-    assert_eq!(at(1).send(&answer.to_string()).status, 202);
-    let result = asked.result();
-    assert!(result.to_string().contains("blue"), "{result}");
+    asks_and_hears(&at(2), "asking_ask", &at(1));
     let mut news = at(2).listen();
     assert_eq!(news.status, 200);
     chat(1).call("echo", "change_tools", json!({})).ok();
