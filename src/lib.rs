@@ -28,8 +28,8 @@ mod telemetry;
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|word| word == child::SUPERVISE) {
-        return child::supervise(&args.collect::<Vec<_>>());
+    if let Some(duty) = args.next().and_then(|word| child::Duty::named(&word)) {
+        return child::supervise(duty, &args.collect::<Vec<_>>());
     }
     cli::main()
 }

@@ -25,7 +25,9 @@ use super::{
     Child, ChildError, ChildRequest, ChildSettings, End, Era, Listener, Profile, Said,
     body::Body,
     connection::{Cleaner, Connection},
-    environment, hearing, hello, launch,
+    environment,
+    fork::{ForkServers, Forking, Means, ParentRef, Plan, Scratch, Wanted},
+    hearing, hello, launch,
     log::ServerLog,
     reaper::Supervisors,
     run::{self, Done, Errand},
@@ -66,6 +68,7 @@ pub struct Children {
     supervisors: Supervisors,
     metrics: Arc<Metrics>,
     launches: Launches,
+    forks: Arc<ForkServers>,
     /// For the children, however far the bridge raised its own.
     open_files: Rlimit,
     /// Read when the first remote server is reached.
@@ -82,10 +85,17 @@ impl Children {
     /// files, which children will get, and which processes are ours already, which are left alone.
     pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
         let starts = Arc::new(Semaphore::new(settings.max_starts.max(1)));
+        let supervisors = Supervisors::new();
+        let forks = Arc::new(ForkServers::new(Means {
+            supervisors: supervisors.clone(),
+            start_timeout: settings.start_timeout,
+            max_message: settings.max_message,
+        }));
         Self {
             settings,
             starts,
-            supervisors: Supervisors::new(),
+            supervisors,
+            forks,
             metrics,
             launches: Launches::default(),
             open_files: getrlimit(Resource::Nofile),
@@ -100,6 +110,37 @@ impl Children {
     /// How each server is started: as written, or from its environment.
     pub fn launches(&self) -> &Launches {
         &self.launches
+    }
+
+    /// What processes are forked from.
+    pub fn forks(&self) -> &ForkServers {
+        &self.forks
+    }
+
+    /// How processes of this server come to be; a fork parent is made where there may be one.
+    pub async fn forking(&self, spec: &Arc<ServerSpec>, until: Instant) -> Forking {
+        let Transport::Stdio(command) = &spec.transport else {
+            return Forking::NotYet;
+        };
+        let found = self.launches.ready(spec, until).await.ok().flatten();
+        if let Some(why) = ForkServers::refuses(spec, found.as_deref()) {
+            return Forking::Starts(why.into());
+        }
+        // Where it would work makes no difference to what can be forked.
+        let plan = self.scratch().map_err(|error| error.to_string());
+        let plan = plan.and_then(|job| {
+            let command = command.resolve(&job.job.work(), &job.job.id());
+            Plan::of(&command, found.as_deref())
+        });
+        match (plan, &found) {
+            (Ok(plan), Some(found)) => {
+                let want = || self.parent_for(spec, command, found);
+                let _ = self.forks.parent(spec, found, &plan, true, want);
+                self.forks.settled(spec, until).await
+            }
+            (Err(why), _) => Forking::Starts(why.into()),
+            (Ok(_), None) => Forking::NotYet,
+        }
     }
 
     /// Runs a program to its end, at most to `until`. Dropping the future kills all of it.
@@ -121,6 +162,7 @@ impl Children {
     /// Waits until no child is left. Those that nobody holds any more are ending already.
     pub async fn none_left(&self) {
         self.remotes.close();
+        self.forks.close().await;
         tokio::join!(self.supervisors.none_left(), self.remotes.wait());
     }
 
@@ -298,11 +340,80 @@ impl Children {
         // What was changed behind our back is its launcher's to judge.
         let installed = installed.filter(|found| found.locked || found.holds());
         let resolved = command.resolve(&request.job.work(), &request.job.id());
-        let launch = self.launch(resolved, installed.as_deref(), request);
-        let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
+        let fork = self.fork_from(request, command, &resolved, installed.as_ref());
+        let (job, overlay) = (&request.job, &request.overlay);
+        let launch = self.launch(resolved, installed.as_deref(), job, overlay);
+        let forked = match &fork {
+            Some((from, argv)) => {
+                let forked = from.parent().fork(&launch, argv, until).await;
+                forked
+                    .inspect_err(|error| self.forks.give_up(&request.spec, from, &error.brief()))
+                    .ok()
+            }
+            None => None,
+        };
+        let (process, pipes) = match forked {
+            Some(forked) => forked,
+            None => launch::launch(&launch, &self.supervisors, until).await?,
+        };
         tokio::spawn(log.clone().follow(pipes.stderr));
         let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
         Ok((Body::Local(process), connection))
+    }
+
+    /// What to fork the process from, and its own arguments; `None`: it is started by itself. What
+    /// is set for one call only must be there when the modules are imported.
+    fn fork_from(
+        &self,
+        request: &ChildRequest,
+        command: &CommandSpec,
+        resolved: &ResolvedCommand,
+        found: Option<&Arc<Resolved>>,
+    ) -> Option<(ParentRef, Vec<String>)> {
+        let spec = &request.spec;
+        let refused = ForkServers::refuses(spec, found.map(|found| &**found)).is_some();
+        if refused || !request.overlay.is_empty() {
+            return None;
+        }
+        let plan = match Plan::of(resolved, found.map(|found| &**found)) {
+            Ok(plan) => plan,
+            Err(why) => {
+                self.forks.cannot(spec, &why);
+                return None;
+            }
+        };
+        let found = found?;
+        let want = || self.parent_for(spec, command, found);
+        let parent = self.forks.parent(spec, found, &plan, false, want)?;
+        if !parent.holds() {
+            self.forks.forget(spec);
+            return None;
+        }
+        Some((parent, plan.argv))
+    }
+
+    fn parent_for(
+        &self,
+        spec: &Arc<ServerSpec>,
+        command: &CommandSpec,
+        found: &Arc<Resolved>,
+    ) -> std::io::Result<Wanted> {
+        let job = self.scratch()?;
+        let command = command.resolve(&job.job.work(), &job.job.id());
+        let plan = Plan::of(&command, Some(found)).map_err(std::io::Error::other)?;
+        let launch = self.launch(command, Some(found), &job.job, &[]);
+        Ok(Wanted {
+            spec: spec.clone(),
+            found: found.clone(),
+            profile: self.spoken(spec, Profile::silent()),
+            plan,
+            launch,
+            job,
+        })
+    }
+
+    fn scratch(&self) -> std::io::Result<Scratch> {
+        Scratch::within(&self.settings.scratch)
     }
 
     async fn remote(
@@ -362,15 +473,16 @@ impl Children {
         &self,
         command: ResolvedCommand,
         installed: Option<&Resolved>,
-        request: &ChildRequest,
+        job: &Job,
+        overlay: &[(String, String)],
     ) -> launch::Launch {
         let env = environment::environment(
             &command.program,
             installed,
-            &request.job,
+            job,
             &self.settings.tools_dir,
             command.env,
-            &request.overlay,
+            overlay,
         );
         let (program, args) = match installed {
             Some(found) => {

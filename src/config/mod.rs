@@ -16,8 +16,8 @@ pub use key_ring::KeyRing;
 pub use secret::Secret;
 pub use server_file::{ConfigError, Loaded, RESERVED_NAMES, json_schema, load, servers};
 pub use server_spec::{
-    BeforeEnd, CommandSpec, HeaderForwarding, Mode, RemoteKind, RemoteSpec, ResolvedCommand,
-    ServerSpec, SpecVersion, Transport, WorkspaceScope,
+    BeforeEnd, CommandSpec, HeaderForwarding, Launch, Mode, RemoteKind, RemoteSpec,
+    ResolvedCommand, ServerSpec, SpecVersion, Transport, WorkspaceScope,
 };
 pub use settings::{
     CommandLine, Documents, IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel,

@@ -54,6 +54,8 @@ pub struct ServerSpec {
     pub before_end: Option<BeforeEnd>,
     /// Its packages may be installed ahead, and its program started without its launcher.
     pub install: bool,
+    /// How its processes come to be.
+    pub launch: Launch,
     /// Headers of a caller's request that the server gets, where the file says so.
     pub forwarding: Option<HeaderForwarding>,
 }
@@ -123,6 +125,20 @@ pub enum Mode {
     Stateless,
     /// One process for everyone: for servers that hold nothing and write nothing.
     Shared,
+}
+
+/// How a server's processes come to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Launch {
+    /// By forking where that is known to be as good, else each by itself.
+    #[default]
+    Auto,
+    /// Each by itself.
+    Exec,
+    /// By forking wherever it can be done.
+    Fork,
 }
 
 /// Which folder a server's process works in.

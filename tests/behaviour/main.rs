@@ -15,6 +15,7 @@ mod commands;
 mod dropin;
 mod failures;
 mod files;
+mod fork;
 mod harness;
 mod identity;
 mod install;

@@ -30,6 +30,7 @@ fn spec() -> ServerSpec {
         resolve_path_fields: Vec::new(),
         before_end: None,
         install: true,
+        launch: Launch::Auto,
         forwarding: None,
         session_lists: false,
     }
