@@ -115,6 +115,7 @@ impl Parent {
             name: parent.plan.name(),
             written: &parent.plan.written,
             argv: &parent.plan.argv,
+            env: pairs(&launch),
             sentinel: job.id().to_string(),
             learnt: job.folder().join("learnt"),
         });
@@ -184,13 +185,9 @@ impl Parent {
         let ours = tokio::net::UnixStream::from_std(ours).map_err(failed)?;
         let control = OwnedFd::from(control);
         let (pipes, theirs) = launch::pipes().map_err(failed)?;
-        let latin = |text: &OsStr| wire::latin(text.as_bytes());
-        let env = launch.env.iter();
         let order = Order::Fork(wire::Fork {
             cwd: &launch.cwd.to_string_lossy(),
-            env: env
-                .map(|(name, value)| (latin(name), latin(value)))
-                .collect(),
+            env: pairs(launch),
             argv,
             learn,
         });
@@ -239,6 +236,14 @@ impl Parent {
         process.gone().await;
         greeted.unwrap_or(Err(ChildError::Timeout))
     }
+}
+
+/// The environment as it goes over the wire.
+fn pairs(launch: &Launch) -> Vec<(String, String)> {
+    let latin = |text: &OsStr| wire::latin(text.as_bytes());
+    let env = launch.env.iter();
+    env.map(|(name, value)| (latin(name), latin(value)))
+        .collect()
 }
 
 fn not_ready(log: &ServerLog) -> ChildError {

@@ -256,7 +256,7 @@ class Parent:
         os.close(read)
         os.close(write)
         self.supervisor = os.open(f"/proc/{os.getppid()}/exe", os.O_RDONLY)
-        self.changed, self.code, self.begin = {}, None, None
+        self.changed, self.code, self.begin = None, None, None
         del sys.orig_argv[sys.orig_argv.index(__file__) + 1 :]
         self.taints = Taints({})
         if not (getattr(sys.flags, "safe_path", False) or sys.flags.isolated):
@@ -265,6 +265,7 @@ class Parent:
         sys.meta_path.insert(0, self.taints)
 
     def set_up(self, begin):
+        self.given = latin(begin.pop("env"))
         self.begin = begin
         if "file" in begin:
             unsafe = not (getattr(sys.flags, "safe_path", False) or sys.flags.isolated)
@@ -299,17 +300,16 @@ class Parent:
         gc.disable()
         preload(names, self.taints)
         sys.argv = [""]
-        self.changed = {
-            name: os.environb.get(name)
-            for name in {*self.environment, *os.environb}
-            if os.environb.get(name) != self.environment.get(name)
-        }
+        self.changed = self.changes()
         forget_parent()
         gc.collect()
-        own = [self, vars(self), self.environment, self.begin, *self.begin.values()]
+        own = [self, vars(self), self.environment, self.given, self.changed, self.begin]
+        own.extend(self.begin.values())
         own.append(own)
         find_captured(self.begin["sentinel"], self.taints, own)
-        if any(self.begin["sentinel"].encode() in (value or b"") for value in self.changed.values()):
+        word, folder = self.begin["sentinel"].encode(), os.fsencode(self.folder)
+        values = [(value or b"").replace(folder, b"") for value in self.changed.values()]
+        if any(word in value for value in values):
             self.taints.add("its import sets a variable that names the working folder", ["?"])
         found = self.taints.found
         if found:
@@ -331,13 +331,22 @@ class Parent:
         signal.signal(signal.SIGCHLD, reap)
         self.answer({"ready": ready})
 
+    def changes(self):
+        """Variables that are not as the bridge gave them; `None` for those that are gone."""
+        return {
+            name: os.environb.get(name)
+            for name in {*self.given, *os.environb}
+            if os.environb.get(name) != self.given.get(name)
+        }
+
     def answer(self, words):
         self.socket.send(json.dumps(words).encode())
 
     def begin_anew(self, names, excluded, number):
         path = os.path.join(self.folder, "..", "again.json")
         with open(path, "w", encoding="utf-8") as file:
-            json.dump([self.begin, names, excluded, number], file)
+            pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in self.given.items()]
+            json.dump([{**self.begin, "env": pairs}, names, excluded, number], file)
         for child in processes_below():
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -389,14 +398,16 @@ class Parent:
         self.taints.watching = False
         sys.meta_path.remove(self.taints)
         os.chdir(request["cwd"])
-        environment = {name.encode("latin-1"): value.encode("latin-1") for name, value in request["env"]}
+        changed = self.changed if self.changed is not None else self.changes()
         os.environb.clear()
-        os.environb.update(environment)
-        for name, value in self.changed.items():
+        os.environb.update(latin(request["env"]))
+        # What the interpreter, what starts it, and imports change.
+        before, now = os.fsencode(self.folder), os.fsencode(os.getcwd())
+        for name, value in changed.items():
             if value is None:
                 os.environb.pop(name, None)
             else:
-                os.environb[name] = value
+                os.environb[name] = value.replace(before, now)
         forget_parent(os.getcwd(), os.environ.get("HOME"))
         __import__("time").tzset()
         __import__("random").seed()
@@ -430,6 +441,11 @@ class Parent:
             with open(path, "rb") as file:
                 self.code = compile(file.read(), path, "exec", dont_inherit=True)
         exec(self.code, main.__dict__)
+
+
+def latin(pairs):
+    """Bytes, each of which came as the character of its number."""
+    return {name.encode("latin-1"): value.encode("latin-1") for name, value in pairs}
 
 
 def reap(*_):

@@ -40,6 +40,8 @@ pub struct Begin<'a> {
     pub written: &'a [String],
     /// The server's own arguments, as they are in the parent's own folder.
     pub argv: &'a [String],
+    /// The environment that its interpreter was given; see [`Fork::env`].
+    pub env: Vec<(String, String)>,
     /// What no module may keep.
     pub sentinel: String,
     /// The file in which processes write down what they import.
