@@ -112,7 +112,9 @@ async fn supervised(
     supervisors: &Supervisors,
     until: Instant,
 ) -> Result<Process, ChildError> {
-    let spawned = spawn(duty, launch, stdio, supervisors);
+    let spawned = spawn(duty, launch, &stdio, supervisors);
+    // What the child has must be the child's alone: its end is how we learn that it is gone.
+    drop(stdio);
     let (control, supervisor) = spawned.map_err(|error| not_spawned(&error))?;
     let keeper = Keeper::Own(supervisor, supervisors.clone());
     follow(control, keeper, until).await
@@ -142,7 +144,7 @@ type Control = (tokio::net::UnixStream, tokio::process::Child);
 fn spawn(
     duty: &str,
     launch: &Launch,
-    stdio: Stdio3,
+    stdio: &Stdio3,
     supervisors: &Supervisors,
 ) -> std::io::Result<Control> {
     let (ours, theirs) = UnixStream::pair()?;
@@ -165,7 +167,7 @@ fn spawn(
         .id()
         .and_then(|pid| Pid::from_raw(pid.cast_signed()));
     let _ = prlimit(pid, Resource::Nofile, launch.open_files);
-    send_stdio(&ours, &stdio)?;
+    send_stdio(&ours, stdio)?;
     ours.set_nonblocking(true)?;
     Ok((tokio::net::UnixStream::from_std(ours)?, supervisor))
 }

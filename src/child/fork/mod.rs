@@ -188,8 +188,7 @@ impl ForkServers {
         let state = entry.state.borrow().clone();
         match state {
             State::Ready(ready) if ready.parent.runs(plan) => return Some(ParentRef(ready)),
-            State::Starting | State::Ready(_) => return None,
-            State::Exec(_, None) => return None,
+            State::Starting | State::Ready(_) | State::Exec(_, None) => return None,
             State::Exec(_, Some(until)) if now < until => return None,
             State::Exec(..) | State::None => {}
         }
