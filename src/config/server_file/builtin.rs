@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use super::Loaded;
 use crate::{
-    config::{CommandSpec, Mode, ServerSpec, Settings, Transport, WorkspaceScope},
+    config::{CommandSpec, Launch, Mode, ServerSpec, Settings, Transport, WorkspaceScope},
     model::ServerName,
 };
 
@@ -56,5 +56,6 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         forwarding: None,
         allow: None,
         install: false,
+        launch: Launch::Exec,
     }
 }
