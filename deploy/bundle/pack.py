@@ -109,7 +109,9 @@ class Compose:
 
 def take_files(folder, servers, images):
     """Nothing that is not in a clone: no config, no secrets of this machine."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--", *TAKEN], cwd=ROOT, check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", *TAKEN], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     for name in filter(None, listed.stdout.split("\0")):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

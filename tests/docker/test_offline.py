@@ -24,10 +24,14 @@ class WithoutNetwork(unittest.TestCase):
         self.addCleanup(docker, "rm", "--force", "--volumes", name)
 
         def curl(*arguments, check=True):
-            return docker("exec", name, "curl", "-sS", "-m", "120", "-HAuthorization: Bearer key", *arguments, check=check)
+            return docker(
+                "exec", name, "curl", "-sS", "-m", "120", "-HAuthorization: Bearer key", *arguments, check=check
+            )
 
         wait_for("it listens", lambda: "status" in curl("http://localhost:8080/health", check=False))
-        call = curl("-HContent-Type: application/json", "-d", WORKBOOK, "http://localhost:8080/mcpo/excel/create_workbook")
+        call = curl(
+            "-HContent-Type: application/json", "-d", WORKBOOK, "http://localhost:8080/mcpo/excel/create_workbook"
+        )
         (file,) = json.loads(call)["files"]
         self.assertTrue(curl("-o", "/dev/null", "-w", "%{http_code}", file["url"]).startswith("200"))
         started = docker("logs", name)
