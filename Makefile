@@ -30,7 +30,7 @@ PYTHON_DIRS := bench deploy examples scripts tests/clients tests/conformance tes
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build test test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-schemas deny clean uv
+.PHONY: help run build test test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ check-workflows: uv ## Check .github by GitHub's schemas, zizmor and yamllint
 
 conformance: ## Run the official MCP conformance suite through the bridge (needs npm)
 	scripts/conformance $(CONFORMANCE_ARGS)
+
+test-openwebui: uv ## Drive real chats in the real Open WebUI through the bridge (1.1 GB from PyPI)
+	scripts/test-openwebui $(TEST_ARGS)
 
 test-mcpo: ## Ask mcpo and the bridge the same, side by side, and compare (slow; needs PyPI)
 	scripts/test-mcpo $(MCPO_ARGS)

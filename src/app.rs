@@ -17,13 +17,15 @@ use crate::{
     call::{CallEngine, snapshot_limits},
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children, Listener, Said},
-    config::{Loaded, Settings},
+    config::{Loaded, ServerAccess, Settings},
     identity::Identity,
     install::{Installer, InstallerSettings},
     mcp::{McpSessions, Parks, all::Views},
-    model::{Principal, ServerName},
+    model::{Caller, Principal, ServerName},
+    openwebui::OpenWebUi,
+    replicas::{PeerKey, Replicas},
     session::{SessionSettings, Sessions, SharedChildren},
-    store::Store,
+    store::{Store, StoreError},
     telemetry::{Action, AuditEvent, Metrics, ServerState, audit, memory_limit, stateful_cap},
 };
 
@@ -55,17 +57,22 @@ pub struct App {
     pub parks: Parks,
     /// What the endpoint of all servers offers.
     pub views: Views,
+    /// The other bridges on the same jobs folder.
+    pub replicas: Replicas,
     /// When this process began.
     pub started: Instant,
     config: RwLock<Arc<Loaded>>,
     calls_without_chat: AtomicBool,
+    /// Every server was asked once what it offers.
+    pub acquainted: AtomicBool,
     reload_fault: Mutex<Option<String>>,
     cap_warning: Mutex<Option<String>>,
 }
 
 impl App {
     /// Builds the bridge; nothing runs before [`App::apply`].
-    pub fn new(settings: Settings, store: Store, config: Loaded) -> Arc<Self> {
+    pub fn new(settings: Settings, store: Store, config: Loaded) -> Result<Arc<Self>, StoreError> {
+        let key = PeerKey::new(settings.replicas.key.as_ref(), &store)?;
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let metrics = Arc::new(Metrics::new());
         let children = Arc::new(Children::new(child_settings(&settings), metrics.clone()));
@@ -103,15 +110,24 @@ impl App {
             sessions,
             shared,
             store: store.clone(),
+            openwebui: openwebui(&settings, &metrics),
             metrics: metrics.clone(),
             running: TaskTracker::new(),
             stopping: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
+        let replicas = Replicas::new(
+            &settings,
+            key,
+            store.clone(),
+            engine.sessions.clone(),
+            metrics.clone(),
+        );
+        let openwebui = engine.openwebui.clone();
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
-        Arc::new(Self {
-            identity: Identity::new(&settings),
+        Ok(Arc::new(Self {
+            identity: Identity::new(&settings, openwebui),
             settings,
             catalog,
             installer,
@@ -121,12 +137,14 @@ impl App {
             mcp: McpSessions::default(),
             parks: Parks::default(),
             views: Views::default(),
+            replicas,
             started: Instant::now(),
             config: RwLock::new(Arc::new(config)),
             calls_without_chat: AtomicBool::new(false),
+            acquainted: AtomicBool::new(false),
             reload_fault: Mutex::default(),
             cap_warning: Mutex::default(),
-        })
+        }))
     }
 
     /// The server file as it is in force.
@@ -135,6 +153,30 @@ impl App {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The server of this name and what this caller may do with it, if it is there for him at all:
+    /// every door asks here, and gives the same answer for a server that is not there.
+    pub fn server_for(&self, name: &str, caller: &Caller) -> Option<(ServerName, ServerAccess)> {
+        let config = self.config();
+        let spec = config.servers.get(name)?;
+        let access = spec.access(caller);
+        (access != ServerAccess::None).then(|| (spec.name.clone(), access))
+    }
+
+    /// Whether every server is there for this caller, at least for reading.
+    pub fn shows_all(&self, caller: &Caller) -> bool {
+        let config = self.config();
+        let mut servers = config.servers.values();
+        servers.all(|spec| spec.access(caller) != ServerAccess::None)
+    }
+
+    /// The word for the audit log where a caller was told that there is no such server.
+    pub fn refusal_kind(&self, server: &str, kind: &'static str) -> &'static str {
+        match kind {
+            "unknown_server" if self.config().servers.contains_key(server) => "not_allowed",
+            kind => kind,
+        }
     }
 
     /// Puts a server file in force: unchanged servers keep their sessions, others lose them as
@@ -155,6 +197,7 @@ impl App {
             self.metrics.server_gone(name);
         }
         self.catalog.follow(config.servers.values());
+        self.mcp.end_where_changed(&before.servers, &config.servers);
         let version = |name: &ServerName| config.servers.get(name).map(|spec| spec.version());
         self.engine
             .sessions
@@ -260,6 +303,16 @@ impl App {
             ..AuditEvent::new(Action::Refusal, principal, kind)
         });
     }
+}
+
+/// The client of Open WebUI, where the settings name one.
+fn openwebui(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<OpenWebUi>> {
+    let url = settings.openwebui.url.clone()?;
+    let client = OpenWebUi::new(url, metrics.clone());
+    let client = client.inspect_err(|error| {
+        tracing::error!(%error, "Open WebUI cannot be asked");
+    });
+    client.ok().map(Arc::new)
 }
 
 /// Who hears children: a changed list makes the catalogue ask again.

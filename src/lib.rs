@@ -12,6 +12,7 @@ mod catalog;
 mod child;
 mod cli;
 mod config;
+mod files_server;
 mod http;
 mod identity;
 mod install;
@@ -19,7 +20,9 @@ mod limits;
 mod mcp;
 mod model;
 mod openapi;
+mod openwebui;
 mod remote;
+mod replicas;
 mod serve;
 mod session;
 mod store;
@@ -28,8 +31,9 @@ mod telemetry;
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|word| word == child::SUPERVISE) {
-        return child::supervise(&args.collect::<Vec<_>>());
+    match args.next() {
+        Some(word) if word == child::SUPERVISE => child::supervise(&args.collect::<Vec<_>>()),
+        Some(word) if word == config::FILES_SERVER => files_server::serve(),
+        _ => cli::main(),
     }
-    cli::main()
 }

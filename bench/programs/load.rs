@@ -150,13 +150,12 @@ impl Connection {
     async fn exchange(&mut self, number: u64) -> Result<u64, String> {
         let plan = self.plan.clone();
         let text = |error: io::Error| error.to_string();
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(&plan.address).await.map_err(text)?;
-                stream.set_nodelay(true).map_err(text)?;
-                stream
-            }
+        let mut stream = if let Some(stream) = self.stream.take() {
+            stream
+        } else {
+            let stream = TcpStream::connect(&plan.address).await.map_err(text)?;
+            stream.set_nodelay(true).map_err(text)?;
+            stream
         };
         let digits = format!("{number:08}");
         let body = plan.body.replace("{n}", &digits);

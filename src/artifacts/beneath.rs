@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat},
     io::Errno,
 };
 
@@ -49,6 +49,20 @@ pub fn open_file(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> 
         }
     }
     Err(Errno::AGAIN.into())
+}
+
+/// Removes a file. No part of its path may be a link, and the last one no folder.
+pub fn remove_file(work: &Path, path: &RelativePath) -> io::Result<()> {
+    let root = open_dir(work)?;
+    let mut parts: Vec<&OsStr> = path.as_path().iter().collect();
+    let name = parts.pop().ok_or(io::ErrorKind::NotFound)?;
+    let mut held: Option<OwnedFd> = None;
+    for part in parts {
+        let parent = held.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+        held = Some(dir_at(parent, part)?);
+    }
+    let parent = held.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+    Ok(unlinkat(parent, name, AtFlags::empty())?)
 }
 
 fn file_flags() -> OFlags {

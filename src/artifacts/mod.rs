@@ -10,6 +10,8 @@ mod relative_path;
 mod snapshot;
 
 pub use archive::publish_archive;
+pub use beneath::remove_file;
+pub use names::{mime_type, numbered, safe as safe_name};
 pub use publish::{Origin, PublishError, publish};
 pub use relative::{relative, relative_text};
 pub use relative_path::RelativePath;

@@ -5,6 +5,8 @@ use std::{borrow::Cow, ffi::OsStr, path::Path};
 /// A model has to copy the whole URL.
 const ASCII_LIMIT: usize = 64;
 const EXTENSION_LIMIT: usize = 10;
+/// Bytes: a filesystem has 255 for the whole name.
+const STEM_LIMIT: usize = 200;
 
 /// One name for people: UTF-8, without separators, control characters and the marks that make
 /// text run backwards (a `.exe` that reads as `.pdf`).
@@ -50,6 +52,45 @@ pub fn ascii(name: &str) -> String {
 
 fn is_extension(text: &str) -> bool {
     (1..=EXTENSION_LIMIT).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+/// A name under which somebody else's file may lie in a workspace: one part of a path, seen by
+/// whoever looks for files, and with room for a number.
+pub fn safe(name: &str) -> String {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let clean = display(OsStr::new(last));
+    let clean = clean.trim().trim_start_matches(['.', '~']);
+    let (stem, extension) = split(clean);
+    let stem = within(stem.trim(), STEM_LIMIT);
+    let stem = if stem.is_empty() { "file" } else { stem };
+    match extension {
+        Some(extension) => format!("{stem}.{extension}"),
+        None => stem.to_owned(),
+    }
+}
+
+/// The name, and then the name with numbers: `a.xlsx`, `a-2.xlsx`, `a-3.xlsx` …
+pub fn numbered(name: &str) -> impl Iterator<Item = String> + use<> {
+    let name = name.to_owned();
+    (1_usize..).map(move |number| match (number, split(&name)) {
+        (1, _) => name.clone(),
+        (_, (stem, Some(extension))) => format!("{stem}-{number}.{extension}"),
+        (_, (stem, None)) => format!("{stem}-{number}"),
+    })
+}
+
+fn split(name: &str) -> (&str, Option<&str>) {
+    match name.rsplit_once('.') {
+        Some((stem, extension)) if !stem.is_empty() && is_extension(extension) => {
+            (stem, Some(extension))
+        }
+        _ => (name, None),
+    }
+}
+
+/// As many whole characters as fit.
+fn within(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 /// The media type that the name's extension says; else `application/octet-stream`.
@@ -101,6 +142,32 @@ mod tests {
             assert_eq!(ascii(name), expected, "{name}");
         }
         assert!(ascii(&"長い名前long".repeat(99)).len() <= ASCII_LIMIT);
+    }
+
+    #[test]
+    fn safe_names_are_one_part_of_a_path_and_are_seen() {
+        for (name, expected) in [
+            ("売上 2024.xlsx", "売上 2024.xlsx"),
+            ("../../etc/passwd", "passwd"),
+            ("C:\\Users\\a\\b.docx", "b.docx"),
+            ("..", "file"),
+            ("", "file"),
+            (".bashrc", "bashrc"),
+            ("~$lock.xlsx", "$lock.xlsx"),
+            ("a\0b\n.txt", "a_b_.txt"),
+            (".xlsx", "xlsx"),
+        ] {
+            assert_eq!(safe(name), expected, "{name}");
+        }
+        let long = safe(&format!("{}.xlsx", "長".repeat(500)));
+        assert!(long.len() <= 210 && long.ends_with("長.xlsx"), "{long}");
+    }
+
+    #[test]
+    fn a_taken_name_gets_a_number_before_its_extension() {
+        let names = |name: &str| numbered(name).take(3).collect::<Vec<_>>();
+        assert_eq!(names("a.b.xlsx"), ["a.b.xlsx", "a.b-2.xlsx", "a.b-3.xlsx"]);
+        assert_eq!(names("README"), ["README", "README-2", "README-3"]);
     }
 
     #[test]

@@ -129,6 +129,16 @@ impl Snapshot {
         self.over
     }
 
+    /// Adds a file that was put there by no call, so that the next look finds nothing new in it.
+    pub fn note(&mut self, work: &Path, path: &RelativePath) -> io::Result<()> {
+        let top = beneath::open_dir(work)?;
+        let stat = fstat(beneath::open_file(top.as_fd(), path)?)?;
+        self.usage.entries += 1;
+        self.usage.bytes += allocated(&stat);
+        self.files.insert(path.clone(), state(&stat));
+        Ok(())
+    }
+
     /// Drops a file from what is known: wherever it lies at the next look, it is new.
     pub fn forget(&mut self, path: &RelativePath) {
         self.files.remove(path);
@@ -142,6 +152,11 @@ impl Snapshot {
     /// The publishable files, in order of path: what the model may be told is there.
     pub fn files(&self) -> impl Iterator<Item = &RelativePath> {
         self.files.keys()
+    }
+
+    /// The same with their sizes in bytes.
+    pub fn sizes(&self) -> impl Iterator<Item = (&RelativePath, u64)> {
+        self.files.iter().map(|(path, state)| (path, state.size))
     }
 
     /// How many names the tree held of a file that has several.

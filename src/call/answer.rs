@@ -27,6 +27,10 @@ pub enum Notice {
     },
     /// Files that got no link, and why.
     NotLinked(Vec<String>),
+    /// Files that were attached in the chat and are in the folder since this call, by these names.
+    Brought(Vec<String>),
+    /// Attached files that are not there, and why.
+    NotBrought(Vec<String>),
 }
 
 impl Notice {
@@ -58,6 +62,28 @@ impl Notice {
                     }
                 )
             }
+            (Self::Brought(names), Lang::En) => {
+                format!(
+                    "Attached files are in this chat's folder: {}.",
+                    names.join(", ")
+                )
+            }
+            (Self::Brought(names), Lang::Ja) => {
+                format!(
+                    "添付ファイルをこのチャットのフォルダーに置きました: {}。",
+                    names.join(", ")
+                )
+            }
+            (Self::NotBrought(why), Lang::En) => {
+                format!(
+                    "Attached files that are not in this chat's folder: {}.",
+                    why.join("; ")
+                )
+            }
+            (Self::NotBrought(why), Lang::Ja) => format!(
+                "このチャットのフォルダーに置けなかった添付ファイル: {}。",
+                why.join("; ")
+            ),
             (Self::NotLinked(why), Lang::En) => format!("Not linked: {}.", why.join("; ")),
             (Self::NotLinked(why), Lang::Ja) => {
                 format!("リンクを作成できなかったファイル: {}。", why.join("; "))

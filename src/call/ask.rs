@@ -114,7 +114,8 @@ impl Ask {
 
     /// Writes the request for a number of ours and a child of this era, which may know nothing of
     /// the caller's; paths are resolved below `work`. A program reads what is `forwarded` in the
-    /// `_meta` of a tool call.
+    /// `_meta` of a tool call. With `follows` a tool call of ours asks for progress; clients ask for
+    /// themselves.
     pub fn writer(
         &self,
         spec: &ServerSpec,
@@ -122,6 +123,7 @@ impl Ask {
         era: Era,
         profile: &Profile,
         forwarded: Option<&HeaderMap>,
+        follows: bool,
     ) -> Result<impl FnOnce(u64) -> Bytes + Send + use<>, CallError> {
         let resolved = match self.arguments() {
             Some(arguments) if !spec.resolve_path_fields.is_empty() => {
@@ -138,7 +140,7 @@ impl Ask {
             let line = match ask {
                 Self::Tool { name, arguments } => {
                     let arguments = resolved.unwrap_or(arguments);
-                    tool_call(number, &name, &arguments, forwarded.as_ref())
+                    tool_call(number, &name, &arguments, forwarded.as_ref(), follows)
                 }
                 Self::Relay(relayed) => {
                     relayed.line_for(number, resolved.as_ref(), forwarded.as_ref())
@@ -186,9 +188,20 @@ impl Relayed {
     }
 }
 
-fn tool_call(number: u64, name: &str, arguments: &RawJson, forwarded: Option<&Value>) -> Bytes {
+fn tool_call(
+    number: u64,
+    name: &str,
+    arguments: &RawJson,
+    forwarded: Option<&Value>,
+    follows: bool,
+) -> Bytes {
     let name = Value::from(name);
-    let meta = forwarded.map(|headers| meta::with_headers(None, None, headers));
+    let asked = format!(r#"{{"progressToken":{number}}}"#);
+    let asked = RawJson::parse(asked.into()).ok().filter(|_| follows);
+    let meta = match (forwarded, asked) {
+        (Some(headers), asked) => Some(meta::with_headers(asked.as_ref(), None, headers)),
+        (None, asked) => asked.map(|asked| asked.as_str().to_owned()),
+    };
     let meta = meta.map_or_else(String::new, |meta| format!(r#","_meta":{meta}"#));
     let line = format!(
         r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":{name},"arguments":{}{meta}}}}}"#,

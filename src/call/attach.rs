@@ -61,12 +61,14 @@ impl Running {
         };
         let job = workspace.job.clone();
         let found = self.find(&self.call.place, &workspace).await;
-        let attached = found.map(|found| {
+        let held = self.check_lease(&workspace, self.began).await;
+        let attached = held.and(found).map(|found| {
             let kept = (found.session, workspace);
             self.show(resources, kept, |(session, _)| &session.child);
         });
         self.engine.sessions.call_ended();
-        (attached, Some(job))
+        let ours = !matches!(attached, Err(CallError::Fenced));
+        (attached, ours.then_some(job))
     }
 
     /// Shows the child, and subscribes behind the caller's back: a child that is busy answers late.

@@ -46,6 +46,18 @@ pub enum CallError {
     /// Another replica works in this chat.
     #[error("{0}")]
     Elsewhere(String),
+    /// Another replica took the chat over while this one did not answer.
+    #[error(
+        "another bridge has taken this chat over while this one did not answer; its files are \
+         there, what it held in memory is gone: call again"
+    )]
+    Fenced,
+    /// The replica that ran the call ended, or fell silent, before it answered.
+    #[error(
+        "the bridge that ran this call ended before it answered ({0}); part of the work may be \
+         done: look at the files, then call again"
+    )]
+    ReplicaLost(String),
     /// The server asked the caller something, and he cannot be asked.
     #[error(
         "the server asks its user something ({asked}) and this caller cannot be asked: use an MCP \
@@ -98,6 +110,8 @@ impl CallError {
             Self::DiskFull(_) => "disk_full",
             Self::UnknownSession => "unknown_session",
             Self::Elsewhere(_) => "elsewhere",
+            Self::Fenced => "fenced",
+            Self::ReplicaLost(_) => "replica_lost",
             Self::ShuttingDown => "shutting_down",
             Self::BadPath { .. } => "bad_path",
             Self::Internal(_) => "internal",

@@ -95,7 +95,7 @@ impl Holds {
         drop(turn);
     }
 
-    /// Waits for all of it, the turn first.
+    /// Waits for all of it, the turn first; the folder must still be ours then.
     pub(super) async fn take_back(&mut self, running: &Running) -> Result<(), CallError> {
         self.take_turn(&running.call.spec).await;
         if let Some(beside) = self.beside.as_mut().filter(|beside| beside.place.is_none()) {
@@ -107,7 +107,10 @@ impl Holds {
             let permit = running.engine.admission.enter(principal, deadline).await?;
             self.permit = Some(permit);
         }
-        Ok(())
+        match &self.seat {
+            Some(seat) => running.still_ours(&seat.workspace).await,
+            None => Ok(()),
+        }
     }
 
     /// Waits for the turn, where the call needs one and has none.

@@ -7,9 +7,12 @@ mod answer;
 mod arguments;
 mod ask;
 mod attach;
+mod attachments;
+mod chips;
 mod error;
 mod files;
 mod holds;
+mod incoming;
 mod meta;
 mod parking;
 mod record;
@@ -18,8 +21,9 @@ mod run;
 mod shared;
 mod stateful;
 mod stateless;
+mod status;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::http::HeaderMap;
 use tokio::time::Instant;
@@ -30,6 +34,7 @@ use crate::{
     child::{Child, Children, Hearing, Profile},
     config::{ServerSpec, Settings},
     model::{Caller, RawJson},
+    openwebui::OpenWebUi,
     session::{Place, Sessions, SharedChildren},
     store::Store,
     telemetry::Metrics,
@@ -39,7 +44,9 @@ pub use answer::{Answer, Notice};
 pub use ask::{Ask, Relayed};
 pub use error::CallError;
 pub use files::{Link, Published, snapshot_limits};
+pub use incoming::Incoming;
 pub use parking::Parking;
+use status::Status;
 
 /// What every call needs.
 pub struct CallEngine {
@@ -55,6 +62,8 @@ pub struct CallEngine {
     pub shared: Arc<SharedChildren>,
     /// Folders and links.
     pub store: Arc<Store>,
+    /// Where chats show things, if the settings name it.
+    pub openwebui: Option<Arc<OpenWebUi>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Running calls, for a shutdown that waits for them.
@@ -86,6 +95,9 @@ pub struct Call {
     pub on_child: Option<OnChild>,
     /// Says when the caller is asked something, and when he has answered.
     pub parking: Parking,
+    /// Files that came with a call of a `stateless` server, under names that are free in an empty
+    /// folder.
+    pub incoming: Mutex<Vec<Incoming>>,
     /// Headers of the caller's request that the server gets; `None` where its config forwards none.
     pub forwarded: Option<HeaderMap>,
     /// For logs and the journal.
@@ -114,6 +126,7 @@ impl Call {
             hearing: None,
             on_child: None,
             parking: Parking::default(),
+            incoming: Mutex::default(),
             forwarded: None,
             request_id: request_id.into(),
         }
@@ -124,9 +137,12 @@ impl Call {
 struct Running {
     engine: Arc<CallEngine>,
     call: Call,
+    began: Instant,
     deadline: Instant,
     /// Turn, permit and process are waited for until then, together.
     queue_until: Instant,
     /// The caller hung up.
     left: CancellationToken,
+    /// What shows of it in the chat meanwhile.
+    status: Status,
 }

@@ -50,7 +50,8 @@ impl Running {
         let (spec, profile) = (&self.call.spec, &self.call.profile);
         let forwarded = self.call.forwarded.as_ref();
         for _ in 0..ROUNDS {
-            let write = ask.writer(spec, &job.work(), era, profile, forwarded)?;
+            let follows = self.call.hearing.is_some();
+            let write = ask.writer(spec, &job.work(), era, profile, forwarded, follows)?;
             let begun = round.take();
             let mut accompanied = None;
             let write = |number| {

@@ -7,8 +7,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use super::{
-    Answer, Call, CallEngine, CallError, Notice, Published, Running, files::Maker, holds::Holds,
-    parking::State, record,
+    Answer, Call, CallEngine, CallError, Notice, Published, Running,
+    files::Maker,
+    holds::Holds,
+    parking::State,
+    record,
+    status::{Shown, Status},
 };
 use crate::{
     artifacts::Snapshot,
@@ -24,8 +28,15 @@ pub const PING_PATIENCE: Duration = Duration::from_secs(5);
 impl CallEngine {
     /// Runs the call. Dropping the future means that the caller hung up.
     pub async fn run(self: &Arc<Self>, call: Call) -> Result<Answer, CallError> {
-        let (running, _hang_up) = self.begin(call)?;
-        let task = self.running.spawn(running.finish().in_current_span());
+        let (mut running, _hang_up) = self.begin(call)?;
+        let shown = Shown::begin(self, &mut running.call);
+        running.status = shown.status();
+        let task = async move {
+            let answer = Box::pin(running.finish()).await;
+            shown.end().await;
+            answer
+        };
+        let task = self.running.spawn(task.in_current_span());
         task.await
             .unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
     }
@@ -37,13 +48,15 @@ impl CallEngine {
         }
         let left = CancellationToken::new();
         let hang_up = left.clone().drop_guard();
-        let (now, patience) = (Instant::now(), self.settings.limits.queue_timeout);
+        let (began, patience) = (Instant::now(), self.settings.limits.queue_timeout);
         let running = Running {
             engine: self.clone(),
-            deadline: now + call.spec.timeout,
-            queue_until: now + patience,
+            began,
+            deadline: began + call.spec.timeout,
+            queue_until: began + patience,
             call,
             left,
+            status: Status::default(),
         };
         Ok((running, hang_up))
     }
@@ -60,6 +73,9 @@ impl Running {
         self.call.parking.end();
         let (answer, job) = outcome;
         record::record(&self, &began, &answer, job.as_ref()).await;
+        if let Ok(answer) = &answer {
+            self.attach(answer).await;
+        }
         answer
     }
 
@@ -81,11 +97,15 @@ impl Running {
 
     /// Waits for its turn: bounded, and then 429; sent away when the bridge stops.
     pub(super) async fn queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
-        tokio::select! {
+        self.status
+            .waits(self.engine.settings.lang, self.engine.admission.load().1);
+        let turn = tokio::select! {
             biased;
             () = self.engine.stopping.cancelled() => Err(CallError::ShuttingDown),
             turn = self.bounded(turn) => turn,
-        }
+        };
+        self.status.set(None);
+        turn
     }
 
     async fn bounded<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
@@ -233,4 +253,10 @@ impl Running {
             None => Ok((looked.published, looked.notice.into_iter().collect())),
         }
     }
+}
+
+/// Work on the disk.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("work on the disk does not panic")
 }

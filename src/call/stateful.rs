@@ -1,13 +1,20 @@
 //! A call in a chat: in its workspace, in order, by the chat's own child.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{Answer, CallError, Running, files, holds::Holds, run::PING_PATIENCE};
 use crate::{
     child::{ChildError, End},
+    config::UserValues,
     session::{Found, Lent, Place, Workspace},
     store::Job,
 };
+
+/// A lease that was seen to be ours is not looked at again so soon: nobody is taken for dead within
+/// so short a time.
+const LEASE_TRUSTED: Duration = Duration::from_millis(500);
 
 impl Running {
     pub(super) async fn stateful(&self) -> (Result<Answer, CallError>, Option<Job>) {
@@ -16,16 +23,27 @@ impl Running {
             Err(error) => return (Err(error), None),
         };
         let job = workspace.job.clone();
-        let answer = self.in_workspace(&self.call.place, &workspace).await;
+        let mut answer = self.in_workspace(&self.call.place, &workspace).await;
+        let lost = self.check_lease(&workspace, self.began).await.is_err();
         drop(workspace);
         self.engine.sessions.call_ended();
+        if lost {
+            // The folder is another's: neither the answer counts nor what is recorded of it.
+            answer = Err(CallError::Fenced);
+            return (answer, None);
+        }
         (answer, Some(job))
     }
 
     pub(super) async fn open(&self) -> Result<Arc<Workspace>, CallError> {
-        let (caller, spec, place) = (&self.call.caller, &self.call.spec, &self.call.place);
+        let (caller, place) = (&self.call.caller, &self.call.place);
         let sessions = &self.engine.sessions;
-        let opening = async { Ok(sessions.open(place, &caller.principal, &spec.name).await?) };
+        let opening = async {
+            match place.opened.take() {
+                Some(workspace) => Ok(workspace),
+                None => Ok(sessions.open(place, &caller.principal).await?),
+            }
+        };
         self.before(opening).await
     }
 
@@ -37,13 +55,16 @@ impl Running {
         let engine = &self.engine;
         let spec = &self.call.spec;
         let turn = self.queue(workspace.turn(spec)).await?;
+        let brought = self.bring_all(workspace).await?;
         let admitted = engine
             .admission
             .enter(&self.call.caller.principal, self.queue_until);
         let permit = self.queue(admitted).await??;
         let mut holds = Holds::in_turn(permit, workspace, turn);
+        let checked = self.check_lease(workspace, self.began).await?;
         engine.check_free_disk()?;
         let mut found = self.find(place, workspace).await?;
+        let checked = self.check_lease(workspace, checked).await?;
         let job = &workspace.job;
         let mut reply = self.ask(&found.session.child, job, &mut holds).await;
         if matches!(&reply, Err(error) if error.is_unheard()) {
@@ -64,14 +85,37 @@ impl Running {
         // A child that answers without waiting for its caller does so in another call's turn.
         let late = holds.take_turn(spec);
         let _ = tokio::time::timeout(spec.timeout, late).await;
+        self.check_lease(workspace, checked).await?;
         let mut seen = workspace.files.lock().await;
         let before = holds.before(&seen);
         let mut answer = self.answer(reply, job, before, &mut seen).await?;
+        answer.notices.extend(brought);
         if found.replaced && self.call.ask.is_tool_call() {
             answer.notices.insert(0, files::inventory(&seen));
             workspace.loss_told(&spec.name);
         }
         Ok(answer)
+    }
+
+    /// After a wait in which the bridge itself may have been stopped: whether the folder is still
+    /// ours. Returns when that was known.
+    pub(super) async fn check_lease(
+        &self,
+        workspace: &Arc<Workspace>,
+        known: Instant,
+    ) -> Result<Instant, CallError> {
+        if known.elapsed() < LEASE_TRUSTED && !workspace.is_lost() {
+            return Ok(known);
+        }
+        let now = Instant::now();
+        self.still_ours(workspace).await?;
+        Ok(now)
+    }
+
+    /// Whether the folder is still ours, now.
+    pub(super) async fn still_ours(&self, workspace: &Arc<Workspace>) -> Result<(), CallError> {
+        let held = self.engine.sessions.still_held(workspace).await;
+        held.then_some(()).ok_or(CallError::Fenced)
     }
 
     pub(super) async fn find(
@@ -81,8 +125,9 @@ impl Running {
     ) -> Result<Found, CallError> {
         let (spec, profile) = (&self.call.spec, self.call.profile.clone());
         let sessions = &self.engine.sessions;
+        let user = UserValues::of(&self.call.caller);
         let until = (self.queue_until, self.deadline);
-        let finding = sessions.child(workspace, spec, place.class, profile, until);
+        let finding = sessions.child(workspace, spec, place.class, profile, &user, until);
         self.before(async { Ok(finding.await?) }).await
     }
 

@@ -6,6 +6,7 @@ use super::{Answer, CallError, Running, holds::Holds};
 use crate::{
     artifacts::Snapshot,
     child::{Child, ChildRequest, End},
+    config::UserValues,
     session::SessionError,
     store::{Job, Lease, NewJob, PrincipalHash},
 };
@@ -66,6 +67,20 @@ impl Running {
         job: &Job,
         holds: &mut Holds,
     ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
+        let mut seen = Snapshot::default();
+        let incoming = self
+            .call
+            .incoming
+            .lock()
+            .map(|mut files| std::mem::take(&mut *files));
+        let incoming = incoming.unwrap_or_default();
+        if let Err(error) = self.engine.put(job, &mut seen, incoming).await {
+            return (Err(error), None);
+        }
+        let brought = match self.bring_named(job, &mut seen).await {
+            Ok(brought) => brought,
+            Err(error) => return (Err(error), None),
+        };
         let child = match self.fresh_child(job).await {
             Ok(child) => child,
             Err(error) => return (Err(error), None),
@@ -75,8 +90,10 @@ impl Running {
                 // The answer is in, so the child has nothing left to do; only then is its folder
                 // looked through.
                 child.end(End::Kill).await;
-                let (before, mut seen) = (Snapshot::default(), Snapshot::default());
-                let answer = self.answer(reply, job, before, &mut seen).await;
+                let mut answer = self.answer(reply, job, seen.clone(), &mut seen).await;
+                if let Ok(answer) = &mut answer {
+                    answer.notices.extend(brought);
+                }
                 (answer, None)
             }
             Err(error) => {
@@ -95,6 +112,7 @@ impl Running {
             job: job.clone(),
             profile: self.call.profile.clone(),
             overlay: Vec::new(),
+            user: UserValues::of(&self.call.caller),
             deadline: self.deadline,
             listener: std::sync::Arc::new(|_| {}),
         });

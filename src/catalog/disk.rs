@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::Learnt;
 use crate::{
-    child::{Children, Era},
+    child::{Children, Era, HelloParts},
     config::ServerSpec,
     install::Launching,
     model::{RawJson, Tool},
@@ -99,6 +99,15 @@ pub fn read(store: &Store, spec: &ServerSpec, key: &Key) -> Option<Learnt> {
             None
         }
     }
+}
+
+/// What a server of this config said of itself when it was last asked, whatever it was started
+/// from. Blocks.
+pub fn kept(store: &Store, spec: &ServerSpec) -> Option<HelloParts> {
+    let content = Bytes::from(store.catalog_entry(&spec.name).ok()??);
+    let read: Reading = serde_json::from_slice(&content).ok()?;
+    let same = read.format == FORMAT && read.key.config == spec.version().to_hex();
+    same.then(|| serde_json::from_str(read.hello.get()).ok())?
 }
 
 fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error> {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::pages;
 use crate::{
     child::{Child, ChildError, ChildRequest, Children, End, Era, HelloParts, Profile},
-    config::ServerSpec,
+    config::{ServerSpec, UserValues},
     model::{Principal, RawJson, ServerName, Tool},
     store::{Job, Lease, LeaseError, NewJob, PrincipalHash, Store, StoreError},
 };
@@ -173,6 +173,7 @@ pub async fn probe(
         job: job.clone(),
         profile: Profile::modern(),
         overlay: Vec::new(),
+        user: UserValues::default(),
         deadline: Instant::now() + PROBE,
         listener: Arc::new(|_| {}),
     };
@@ -207,6 +208,7 @@ async fn ask(
         job: job.clone(),
         profile,
         overlay: Vec::new(),
+        user: UserValues::default(),
         deadline,
         listener: Arc::new(|_| {}),
     };

@@ -30,6 +30,7 @@ use crate::{
     store::Store,
 };
 
+pub use disk::kept;
 pub use learn::{Learnt, learn};
 pub use offer::Offer;
 

@@ -118,6 +118,12 @@ impl Children {
         self.supervisors.sweep().await;
     }
 
+    /// Bounds this process's own silence: where it is stopped for longer, its children are killed,
+    /// so that another bridge can take over what they work in.
+    pub fn bound_silence(&self, most: Option<Duration>) {
+        self.supervisors.bound_silence(most);
+    }
+
     /// Waits until no child is left. Those that nobody holds any more are ending already.
     pub async fn none_left(&self) {
         self.remotes.close();
@@ -297,7 +303,7 @@ impl Children {
         let installed = installed.map_err(|why| ChildError::not_started(why.to_string()))?;
         // What was changed behind our back is its launcher's to judge.
         let installed = installed.filter(|found| found.locked || found.holds());
-        let resolved = command.resolve(&request.job.work(), &request.job.id());
+        let resolved = command.resolve(&request.job.work(), &request.job.id(), &request.user);
         let launch = self.launch(resolved, installed.as_deref(), request);
         let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
         tokio::spawn(log.clone().follow(pipes.stderr));
@@ -328,7 +334,7 @@ impl Children {
             extra_headers: Vec::new(),
             tool_schema: self.tool_schema(&request.spec.name),
         };
-        let pipes = remote::connect(spec, options)
+        let pipes = remote::connect(&spec.for_user(&request.user), options)
             .map_err(|error| ChildError::not_started(error.to_string()))?;
         self.remotes.spawn(pipes.handle.gone());
         let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);

@@ -4,6 +4,8 @@
 //! bridge → supervisor   one byte with three descriptors: the child's stdin, stdout, stderr
 //! supervisor → bridge   "pid 4711"             the child runs
 //!                       "fail <why>"           it could not be started; the end
+//! bridge → supervisor   "silence <time>"       milliseconds in which it says so again, or is taken
+//!                                              for dead; 0 takes it back
 //! bridge → supervisor   "end <wait> <grace>"   milliseconds before SIGTERM, and then before SIGKILL
 //! supervisor → bridge   "exit code 0" | "exit signal 9"   after nothing of the tree is left
 //! ```
@@ -78,6 +80,17 @@ impl Report {
     }
 }
 
+/// The line that bounds the bridge's own silence.
+pub fn silence_line(most: Option<Duration>) -> String {
+    format!("silence {}\n", most.unwrap_or_default().as_millis())
+}
+
+/// The time of such a line; `None` for anything else.
+pub fn silence_of(line: &str) -> Option<Duration> {
+    let time = line.strip_prefix("silence ")?;
+    time.parse().ok().map(Duration::from_millis)
+}
+
 /// How a child is asked to end. Its stdin is closed in every case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -133,6 +146,20 @@ mod tests {
             assert_eq!(Report::from_line(&report.to_line()), Some(report));
         }
         assert_eq!(Report::from_line("exit code nine"), None);
+    }
+
+    #[test]
+    fn a_bound_on_silence_survives_the_line() {
+        let second = Duration::from_secs(1);
+        assert_eq!(
+            silence_of(silence_line(Some(second)).trim_end()),
+            Some(second)
+        );
+        assert_eq!(
+            silence_of(silence_line(None).trim_end()),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(silence_of("end 0 0"), None);
     }
 
     #[test]

@@ -32,7 +32,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{config::ServerSpec, store::Job};
+use crate::{
+    config::{ServerSpec, UserValues},
+    store::Job,
+};
 
 pub use cancellation::Cancellation;
 pub use children::Children;
@@ -58,6 +61,8 @@ pub struct ChildRequest {
     pub profile: Profile,
     /// Variables of one call or caller, over the server's own.
     pub overlay: Vec<(String, String)>,
+    /// The user for whom it works, where it is one.
+    pub user: UserValues,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// Hears the child's notifications.

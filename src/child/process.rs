@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     ChildError,
-    control::{End, ExitStatus, Report},
+    control::{End, ExitStatus, Report, silence_line},
     reaper::Supervisors,
     tree,
 };
@@ -130,6 +130,11 @@ impl Owner {
     ) {
         let mut asked_to_end: Option<Instant> = None;
         let mut handles = true;
+        let mut silence = self.supervisors.silence();
+        let bounded = *silence.borrow_and_update();
+        if bounded.is_some() {
+            self.say(&silence_line(bounded)).await;
+        }
         let status = loop {
             tokio::select! {
                 report = next_report(&mut self.reports) => match report {
@@ -141,9 +146,13 @@ impl Owner {
                     handles = order.is_some();
                     // No handle is left: nobody can want it any more.
                     let order = order.unwrap_or(End::Kill);
-                    let _ = self.control.write_all(order.to_line().as_bytes()).await;
+                    self.say(&order.to_line()).await;
                     let over = Instant::now() + order.longest() + SPARE;
                     asked_to_end = Some(asked_to_end.map_or(over, |before| before.min(over)));
+                }
+                () = due(&mut silence) => {
+                    let bounded = *silence.borrow_and_update();
+                    self.say(&silence_line(bounded)).await;
                 }
                 () = at(asked_to_end) => break None,
             }
@@ -153,6 +162,11 @@ impl Owner {
             Some(_) => self.reap().await,
         }
         gone.send_replace(Some(status.unwrap_or(ExitStatus::Unknown)));
+    }
+
+    /// One that is gone is seen by its silence.
+    async fn say(&mut self, line: &str) {
+        let _ = self.control.write_all(line.as_bytes()).await;
     }
 
     /// For a supervisor that does not do its work, because its child stopped it, say. First what is
@@ -177,6 +191,18 @@ impl Owner {
             let _ = timeout(REAPED, self.supervisor.wait()).await;
         }
         self.supervisors.forget(pid);
+    }
+}
+
+/// Waits until the bound on our silence is to be said again, or another.
+async fn due(silence: &mut watch::Receiver<Option<Duration>>) {
+    let most = *silence.borrow();
+    let again = at(most.map(|most| Instant::now() + most / 4));
+    tokio::select! {
+        changed = silence.changed() => if changed.is_err() {
+            std::future::pending::<()>().await;
+        },
+        () = again => {}
     }
 }
 

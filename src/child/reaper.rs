@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::tree;
 
@@ -27,6 +27,8 @@ pub struct Supervisors {
     ended: Arc<Notify>,
     /// What whoever started this process had started before, in its place: not ours to end.
     guests: Arc<Mutex<HashSet<u32>>>,
+    /// How long the bridge may be silent before its supervisors kill what they hold.
+    silence: Arc<watch::Sender<Option<Duration>>>,
 }
 
 impl Supervisors {
@@ -38,7 +40,23 @@ impl Supervisors {
             stray: Arc::default(),
             ended: Arc::default(),
             guests: Arc::new(Mutex::new(guests.into_iter().collect())),
+            silence: Arc::new(watch::Sender::new(None)),
         }
+    }
+
+    /// From now on supervisors kill what they hold once the bridge was silent for so long; with
+    /// `None`, only once it has ended.
+    pub fn bound_silence(&self, most: Option<Duration>) {
+        self.silence.send_if_modified(|now| {
+            let new = *now != most;
+            *now = most;
+            new
+        });
+    }
+
+    /// What is said there.
+    pub fn silence(&self) -> watch::Receiver<Option<Duration>> {
+        self.silence.subscribe()
     }
 
     /// Spawns under the lock, so that no round can take the newcomer for a stray (0.2 ms).

@@ -2,7 +2,8 @@
 //!
 //! It is the child's parent and a subreaper, so whatever the child starts, grandchildren of `uvx`
 //! and `npx` and `setsid` runaways included, stays below it and is ended with it. When the bridge
-//! dies, however it dies, the control socket closes and the whole tree is killed.
+//! dies, however it dies, the control socket closes and the whole tree is killed. So it is when the
+//! bridge has bound its own silence and breaks that: another may work in the folder by then.
 //!
 //! ```text
 //! Running ──"end"──▶ Waiting ──time──▶ Terminating (SIGTERM sent) ──time──▶ Killing
@@ -34,7 +35,7 @@ use rustix::{
 };
 
 use super::{
-    control::{End, ExitStatus, Report},
+    control::{End, ExitStatus, Report, silence_of},
     tree,
 };
 
@@ -131,6 +132,7 @@ struct Bridge {
 /// What the bridge wants.
 enum Order {
     End(Duration, Duration),
+    Silence(Duration),
     Gone,
 }
 
@@ -152,10 +154,9 @@ impl Bridge {
         let end = self.pending.iter().rposition(|byte| *byte == b'\n')?;
         let lines: Vec<u8> = self.pending.drain(..=end).collect();
         let text = String::from_utf8_lossy(&lines);
-        text.lines()
-            .rev()
-            .find_map(End::times)
-            .map(|(wait, grace)| Order::End(wait, grace))
+        let end = text.lines().rev().find_map(End::times);
+        end.map(|(wait, grace)| Order::End(wait, grace))
+            .or_else(|| text.lines().rev().find_map(silence_of).map(Order::Silence))
     }
 }
 
@@ -175,6 +176,8 @@ struct Supervisor {
     status: Option<ExitStatus>,
     phase: Phase,
     orders_may_come: bool,
+    /// When the bridge is taken for dead unless it says something.
+    silent_at: Option<Instant>,
     next_kill: Instant,
     pause: Duration,
 }
@@ -186,6 +189,7 @@ impl Supervisor {
             status: None,
             phase: Phase::Running,
             orders_may_come: true,
+            silent_at: None,
             next_kill: Instant::now(),
             pause: TICK,
         }
@@ -198,11 +202,18 @@ impl Supervisor {
             if everything_gone {
                 return self.status.unwrap_or(ExitStatus::Unknown);
             }
+            if self.silent_at.is_some_and(|at| Instant::now() >= at) {
+                self.silent_at = None;
+                self.kill_all();
+            }
             self.advance();
             let watched = pidfd.as_ref().filter(|_| self.status.is_none());
             if self.orders_wait(bridge.control.as_fd(), watched.map(OwnedFd::as_fd)) {
                 match bridge.order() {
                     Some(Order::End(wait, grace)) => self.end(wait, grace),
+                    Some(Order::Silence(most)) => {
+                        self.silent_at = (!most.is_zero()).then(|| Instant::now() + most);
+                    }
                     Some(Order::Gone) => {
                         self.orders_may_come = false;
                         self.kill_all();
@@ -216,7 +227,10 @@ impl Supervisor {
     /// Waits for an order, the child's exit or the next tick; true if an order can be read.
     fn orders_wait(&self, control: BorrowedFd<'_>, child: Option<BorrowedFd<'_>>) -> bool {
         let pause = if matches!(self.phase, Phase::Running) {
-            REAP
+            let silent = self
+                .silent_at
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            silent.map_or(REAP, |silent| silent.clamp(TICK, REAP))
         } else {
             TICK
         };

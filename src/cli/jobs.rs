@@ -41,20 +41,20 @@ pub fn run(command: JobsCommand) -> Result<(), Failure> {
 const PREFIX: usize = 4;
 
 /// A workspace by its id, or by a beginning of it that only one has.
-fn find(store: &Store, id: &str, now: Timestamp) -> Result<JobSummary, Failure> {
+fn find(store: &Store, id: &str) -> Result<JobSummary, Failure> {
     let none = || {
         Failure::failed(format!(
             "no workspace has the id '{id}': `mcpo-bridge jobs list` names them"
         ))
     };
     if let Ok(id) = id.parse::<JobId>() {
-        let found = store.summary(id, now).map_err(Failure::failed)?;
+        let found = store.summary(id).map_err(Failure::failed)?;
         return found.ok_or_else(none);
     }
     if id.len() < PREFIX {
         return Err(none());
     }
-    let jobs = store.jobs(now).map_err(Failure::failed)?.into_iter();
+    let jobs = store.jobs().map_err(Failure::failed)?.into_iter();
     let mut found = jobs.filter(|job| job.job.id().to_string().starts_with(id));
     match (found.next(), found.next()) {
         (Some(job), None) => Ok(job),

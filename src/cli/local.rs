@@ -12,7 +12,7 @@ use super::Failure;
 use crate::{
     app::App,
     config::{Loaded, Settings},
-    store::{HEARTBEAT_EVERY, Store},
+    store::{Membership, Store},
 };
 
 /// How long each thing that still runs may keep a command that is done.
@@ -30,8 +30,9 @@ impl Local {
     pub fn new(mut settings: Settings, config: Loaded) -> Result<Self, Failure> {
         // A command has no time to install anything: it uses what is there.
         settings.install = false;
-        let store = Store::open(&settings.jobs_dir, None, Timestamp::now());
+        let store = Store::open(&settings.jobs_dir, &Membership::default(), Timestamp::now());
         let app = App::new(settings, store.map_err(Failure::failed)?, config);
+        let app = app.map_err(Failure::failed)?;
         let mut beside = JoinSet::new();
         let engine = app.engine.clone();
         beside.spawn(async move { engine.children.sweep_strays().await });
@@ -58,7 +59,7 @@ impl Local {
 
 /// A bridge on another host must see that this process lives.
 async fn beat(store: Arc<Store>) {
-    let mut timer = tokio::time::interval(HEARTBEAT_EVERY);
+    let mut timer = tokio::time::interval(store.instance().renew_every());
     loop {
         timer.tick().await;
         let store = store.clone();
@@ -101,5 +102,5 @@ pub fn open_store(jobs_dir: &Path) -> Result<Store, Failure> {
              MCPO_JOBS_DIR"
         )));
     }
-    Store::open(jobs_dir, None, Timestamp::now()).map_err(Failure::failed)
+    Store::open(jobs_dir, &Membership::default(), Timestamp::now()).map_err(Failure::failed)
 }

@@ -13,6 +13,7 @@ mod install;
 mod jobs;
 mod local;
 mod log;
+mod openwebui;
 mod output;
 mod serve;
 mod sessions;
@@ -91,6 +92,9 @@ enum Command {
     /// Asks a running bridge whether it is well
     #[command(after_help = healthcheck::HELP)]
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// What an administrator of Open WebUI needs
+    #[command(subcommand)]
+    Openwebui(openwebui::OpenWebUiCommand),
     /// Prints the JSON Schema of the server file
     #[command(after_help = config_schema::HELP)]
     ConfigSchema,
@@ -115,6 +119,7 @@ pub fn main() -> ExitCode {
         Some(Command::Jobs(command)) => jobs::run(command),
         Some(Command::Gc(args)) => gc::run(args),
         Some(Command::Healthcheck(args)) => healthcheck::run(args),
+        Some(Command::Openwebui(command)) => openwebui::run(command),
         Some(Command::ConfigSchema) => config_schema::run(),
     };
     match done {
@@ -124,7 +129,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The settings that a command's `--help` shows: those that matter to it most.
-const SHOWN: [(&str, &[&str]); 10] = [
+const SHOWN: [(&str, &[&str]); 13] = [
     (
         "check",
         &["config", "tools_dir", "start_timeout", "log_level"],
@@ -147,6 +152,9 @@ const SHOWN: [(&str, &[&str]); 10] = [
     ("revoke", &["jobs_dir", "log_file"]),
     ("gc", &["jobs_dir", "file_retention"]),
     ("healthcheck", &["host", "port", "path_prefix"]),
+    ("spec-path", &["api_key", "api_key_file"]),
+    ("connections", &["config", "api_key", "api_key_file"]),
+    ("sync", &["config", "api_key", "api_key_file"]),
 ];
 
 /// The definition, with a `--help` that fits a screen: only `serve` lists all settings.
@@ -204,6 +212,9 @@ mod tests {
             "jobs revoke x",
             "gc",
             "healthcheck",
+            "openwebui spec-path",
+            "openwebui connections",
+            "openwebui sync --url http://x",
         ] {
             let words = line.split(' ');
             let given = ["mcpo-bridge"].into_iter().chain(words);

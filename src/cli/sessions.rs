@@ -57,7 +57,7 @@ pub fn run(args: SessionsArgs) -> Result<(), Failure> {
 }
 
 fn rows(store: &Store, now: Timestamp) -> Result<Vec<Row>, StoreError> {
-    let sessions = store.sessions(now)?.into_iter();
+    let sessions = store.sessions()?.into_iter();
     let rows = sessions.map(|session| row(store, session, now));
     // A workspace may have gone between the two looks.
     Ok(rows
@@ -68,7 +68,7 @@ fn rows(store: &Store, now: Timestamp) -> Result<Vec<Row>, StoreError> {
 }
 
 fn row(store: &Store, found: SessionSummary, now: Timestamp) -> Result<Option<Row>, StoreError> {
-    let Some(summary) = store.summary(found.job, now)? else {
+    let Some(summary) = store.summary(found.job)? else {
         return Ok(None);
     };
     let (session, metadata) = (found.session, summary.metadata);

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use super::Secret;
 
 /// `MCPO_API_KEY`: named keys. Two keys may share a name, so that a key can be rotated without
 /// its holder becoming somebody else.
@@ -76,6 +79,17 @@ impl KeyRing {
         Ok(Self(keys))
     }
 
+    /// The keys themselves, each with its name, of a text that [`KeyRing::parse`] takes.
+    pub fn in_clear(text: &str) -> Vec<(String, Secret)> {
+        let entries = text.split([',', '\n', '\r']).map(str::trim);
+        let entries = entries.filter(|entry| !entry.is_empty());
+        let named = entries.map(|entry| {
+            let (name, key) = entry.split_once(':').unwrap_or((UNNAMED, entry));
+            (name.trim().to_owned(), Secret::new(key.trim()))
+        });
+        named.collect()
+    }
+
     /// Whether no key is set: then no route asks for one.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -95,12 +109,36 @@ impl KeyRing {
         Some(&self.0[index].name)
     }
 
+    /// For each key the part of a path that opens documents, and nothing else, without the key: it
+    /// changes with the key, and says nothing of it.
+    pub fn document_secrets(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|key| (&*key.name, key.document_secret()))
+    }
+
+    /// Whether a part of a path is one of those. Takes the same time for every offer.
+    pub fn opens_documents(&self, offered: &str) -> bool {
+        let same = |key: &NamedKey| key.document_secret().as_bytes().ct_eq(offered.as_bytes());
+        let none = Choice::from(0);
+        let found = self.0.iter().fold(none, |found, key| found | same(key));
+        found.into()
+    }
+
     /// The names, in the order given; one that holds several keys stands once.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let earlier =
             |index: usize, name: &str| self.0[..index].iter().any(|key| &*key.name == name);
         let names = self.0.iter().map(|key| &*key.name).enumerate();
         names.filter_map(move |(index, name)| (!earlier(index, name)).then_some(name))
+    }
+}
+
+impl NamedKey {
+    fn document_secret(&self) -> String {
+        let digest = Sha256::new()
+            .chain_update("mcpo-bridge: documents\0")
+            .chain_update(self.digest)
+            .finalize();
+        BASE64_URL_SAFE_NO_PAD.encode(&digest[..16])
     }
 }
 
@@ -171,6 +209,23 @@ mod tests {
         assert_eq!(KeyRing::parse("a:").unwrap_err(), InvalidKeys::Empty(1));
         assert_eq!(KeyRing::parse("k,:b").unwrap_err(), InvalidKeys::Name(2));
         assert_eq!(KeyRing::parse("a b:c").unwrap_err(), InvalidKeys::Name(1));
+    }
+
+    #[test]
+    fn each_key_opens_documents_by_a_word_of_its_own_that_says_nothing_of_it() {
+        let ring = KeyRing::parse("alice:k1,bob:k2").unwrap();
+        let words: Vec<_> = ring.document_secrets().collect();
+        assert_eq!(words.len(), 2);
+        assert_ne!(words[0].1, words[1].1);
+        for (_, word) in &words {
+            assert_eq!(word.len(), 22, "{word}");
+            assert!(ring.opens_documents(word));
+            assert!(!ring.opens_documents(&word[1..]));
+            assert_eq!(ring.find(word.as_bytes()), None, "it is no key");
+        }
+        for wrong in ["k1", "", "alice"] {
+            assert!(!ring.opens_documents(wrong), "{wrong}");
+        }
     }
 
     #[test]

@@ -14,13 +14,16 @@ pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use fault::{Fault, Faults};
 pub use key_ring::KeyRing;
 pub use secret::Secret;
-pub use server_file::{ConfigError, Loaded, RESERVED_NAMES, json_schema, load, servers};
+pub use server_file::{
+    ConfigError, FILES_SERVER, LINK_FIELD, Loaded, RESERVED_NAMES, json_schema, load, servers,
+};
 pub use server_spec::{
-    BeforeEnd, CommandSpec, HeaderForwarding, Mode, RemoteKind, RemoteSpec, ResolvedCommand,
-    ServerSpec, SpecVersion, Transport, WorkspaceScope,
+    Allow, BeforeEnd, CommandSpec, Embed, HeaderForwarding, Mode, RemoteKind, RemoteSpec,
+    ResolvedCommand, ServerAccess, ServerSpec, SpecVersion, Transport, USER_PLACEHOLDERS,
+    UserValues, WorkspaceScope, asks_for_user,
 };
 pub use settings::{
     CommandLine, Documents, IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel,
-    OperationIds, Settings, SettingsArgs, SingleServer, Tls,
+    OperationIds, PeerAddress, Settings, SettingsArgs, SingleServer, Tls,
 };
 pub use start_config::start_config;

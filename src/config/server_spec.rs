@@ -7,15 +7,21 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::model::{RawJson, ServerName};
+use crate::model::{Caller, RawJson, ServerName};
 
+mod allow;
 mod command;
 mod forwarding;
+mod user_values;
 mod version;
 
+pub use allow::{Allow, ServerAccess};
 pub use command::{CommandSpec, ResolvedCommand};
 pub use forwarding::HeaderForwarding;
+pub use user_values::{USER_PLACEHOLDERS, UserValues, asks_for_user};
 pub use version::SpecVersion;
+
+use user_values::fill;
 
 /// One entry of `mcpServers`. `Debug` shows no value that may be secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub struct ServerSpec {
     pub usage_guide: Option<String>,
     /// Text appended to an answer that made files.
     pub post_instruction: Option<String>,
+    /// What of the files that a call made shows in the chat itself, where the user's token came.
+    pub embed: Vec<Embed>,
     /// Result fields that name files.
     pub file_path_fields: Vec<String>,
     /// Argument fields that are made absolute.
@@ -56,6 +64,8 @@ pub struct ServerSpec {
     pub install: bool,
     /// Headers of a caller's request that the server gets, where the file says so.
     pub forwarding: Option<HeaderForwarding>,
+    /// Whom it is there for; everybody, where the file does not say.
+    pub allow: Option<Allow>,
 }
 
 impl ServerSpec {
@@ -64,6 +74,12 @@ impl ServerSpec {
         let listed = |list: &[String]| list.iter().any(|name| name == tool);
         let enabled = self.enabled_tools.as_deref().is_none_or(listed);
         enabled && !listed(&self.disabled_tools)
+    }
+
+    /// What this caller may do with it.
+    pub fn access(&self, caller: &Caller) -> ServerAccess {
+        let allow = self.allow.as_ref();
+        allow.map_or(ServerAccess::Use, |allow| allow.access(caller))
     }
 
     /// A hash of everything that shapes a child. A reload keeps the sessions of a server whose
@@ -91,6 +107,19 @@ pub struct RemoteSpec {
     pub kind: RemoteKind,
     /// Sent with every request; names and values are valid HTTP. Values may be secrets.
     pub headers: IndexMap<String, String>,
+}
+
+impl RemoteSpec {
+    /// With headers for this user.
+    pub fn for_user(&self, user: &UserValues) -> Self {
+        let user = user.in_headers();
+        let filled = self.headers.iter();
+        let filled = filled.map(|(name, value)| (name.clone(), fill(value, &user.pairs())));
+        Self {
+            headers: filled.collect(),
+            ..self.clone()
+        }
+    }
 }
 
 impl fmt::Debug for RemoteSpec {
@@ -123,6 +152,17 @@ pub enum Mode {
     Stateless,
     /// One process for everyone: for servers that hold nothing and write nothing.
     Shared,
+}
+
+/// A kind of file that a chat can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Embed {
+    /// Pictures.
+    Image,
+    /// Pages, in a sandboxed frame of Open WebUI's.
+    Html,
 }
 
 /// Which folder a server's process works in.

@@ -1,6 +1,9 @@
 //! `POST /mcpo/{server}/{tool}`: the OpenAPI door to a tool.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use axum::{
     body::Body,
@@ -8,15 +11,16 @@ use axum::{
     http::HeaderValue,
     response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
 
-use super::{Problem, answer, metrics::Audited};
+use super::{Problem, answer, call_files::WithFiles, metrics::Audited, multipart, peers};
 use crate::{
     app::App,
     call::{Call, CallError},
     catalog::{Knowledge, Offer},
-    config::{Listen, Mode, RESERVED_NAMES},
+    config::{Listen, Mode, RESERVED_NAMES, ServerAccess},
     identity::SESSION_HEADER,
-    model::{Caller, Principal},
+    model::{Caller, Principal, RawJson},
     openapi::{self, path_segment},
     session::{Class, Place},
     telemetry::RequestId,
@@ -73,25 +77,43 @@ async fn call(
     peer: SocketAddr,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    let caller = app
-        .identity
-        .authenticate(&parts.headers, peer.ip())
-        .map_err(Problem::from);
+    let (extensions, headers) = (request.extensions(), request.headers());
+    let caller = peers::caller(app, extensions, headers, peer).await;
+    let caller = caller.map_err(Problem::from);
     let caller = caller.inspect_err(|problem| {
         let nobody = Principal::Anonymous;
         App::audit_refusal(peer.ip(), &nobody, server, tool, problem.kind());
     })?;
-    let principal = caller.principal.clone();
-    let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
-    let prepared = prepare(app, server, tool, caller, body, request_id).await;
-    let mut call = prepared.inspect_err(|problem| {
+    let refused = |problem: &Problem| {
         // What runs leaves its own line.
-        App::audit_refusal(peer.ip(), &principal, server, tool, problem.kind());
-    })?;
-    call.forwarded = app
-        .identity
-        .forwarded(&call.spec, &parts.headers, peer.ip());
+        let kind = app.refusal_kind(server, problem.kind());
+        App::audit_refusal(caller.address, &caller.principal, server, tool, kind);
+    };
+    if multipart::is_multipart(request.headers()) {
+        let prepared = prepare_with_files(app, server, tool, &caller, request).await;
+        return run(app, prepared.inspect_err(refused)?).await;
+    }
+    let (parts, body) = request.into_parts();
+    let body = read(body, app.settings.listen.max_body_bytes)
+        .await
+        .inspect_err(refused)?;
+    let request = peers::forward(app, &caller, &parts, &body);
+    let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
+    let attempt = async || {
+        let prepared = prepare(app, server, tool, &caller, &body, request_id.as_deref()).await;
+        let mut call = prepared.inspect_err(refused)?;
+        call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, &caller);
+        let entered = app
+            .replicas
+            .enter(&caller, &call.spec, &mut call.place)
+            .await;
+        entered.map_err(Problem::elsewhere)?;
+        run(app, call).await
+    };
+    app.replicas.run(&caller, &request, attempt).await
+}
+
+async fn run(app: &Arc<App>, call: Call) -> Result<Response, Problem> {
     let (spec, session) = (call.spec.clone(), call.place.session.clone());
     let answered = app.engine.run(call).await.map_err(Problem::from);
     let response = answered.and_then(|answer| answer::response(&answer, &spec, &app.settings));
@@ -113,53 +135,92 @@ async fn prepare(
     app: &Arc<App>,
     server: &str,
     tool: &str,
-    caller: Caller,
-    body: Body,
-    request_id: Option<String>,
+    caller: &Caller,
+    body: &Bytes,
+    request_id: Option<&str>,
 ) -> Result<Call, Problem> {
-    let offer = offer(app, server).await?;
+    let offer = offer(app, server, caller).await?;
     let tool = offer.name_at(tool);
     if !offer.may_call(tool) {
         return Err(Problem::unknown_tool(server, tool));
     }
-    let arguments = read(body, app.settings.listen.max_body_bytes).await?;
+    let arguments = openapi::read_body(body.clone());
+    let arguments = arguments.map_err(|error| Problem::bad_json(&error))?;
     let checked = offer.check(tool, arguments);
     let arguments = checked.map_err(|faults| Problem::bad_arguments(&faults))?;
-    let place = Place::of(&caller, &offer.spec);
+    let place = Place::of(caller, &offer.spec);
     let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
     note_missing_chat(app, &offer, &place);
-    let id = request_id.unwrap_or_default();
     Ok(Call::of_tool(
-        caller,
+        caller.clone(),
         offer.spec.clone(),
         place,
         tool,
         arguments,
-        &id,
+        request_id.unwrap_or_default(),
     ))
 }
 
-async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, Problem> {
+/// The same for a call that brings files. They are written as they come, so that it cannot be sent on
+/// to another replica.
+async fn prepare_with_files(
+    app: &Arc<App>,
+    server: &str,
+    tool: &str,
+    caller: &Caller,
+    request: Request,
+) -> Result<Call, Problem> {
+    let offer = offer(app, server, caller).await?;
+    let tool = offer.name_at(tool);
+    if !offer.may_call(tool) {
+        return Err(Problem::unknown_tool(server, tool));
+    }
+    let check = |arguments: RawJson| {
+        let checked = offer.check(tool, arguments);
+        checked.map_err(|faults| Problem::bad_arguments(&faults))
+    };
+    let id = request.extensions().get::<RequestId>();
+    let id = id.map(ToString::to_string).unwrap_or_default();
+    let headers = request.headers().clone();
+    let with = WithFiles::read(app, &offer, tool, request).await?;
+    check(with.arguments(&with.expected())?)?;
+    let place = Place::of(caller, &offer.spec);
+    let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
+    let (arguments, incoming) = with.bring(app, caller, &offer, &place).await?;
+    note_missing_chat(app, &offer, &place);
+    let (spec, arguments) = (offer.spec.clone(), check(arguments)?);
+    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, &id);
+    call.incoming = Mutex::new(incoming);
+    call.forwarded = app.identity.forwarded(&call.spec, &headers, caller);
+    Ok(call)
+}
+
+async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, Problem> {
     let unknown = || Problem::unknown_server(server);
-    let name = server.parse().map_err(|_| unknown())?;
+    let (name, access) = app.server_for(server, caller).ok_or_else(unknown)?;
+    if access != ServerAccess::Use {
+        return Err(Problem::user_needed(server));
+    }
     match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(offer),
-        Knowledge::Learning => Err(Problem::not_ready(server)),
+        Knowledge::Learning => Err(match app.replicas.anyone_for(caller) {
+            Some(other) => Problem::elsewhere(other),
+            None => Problem::not_ready(server),
+        }),
         Knowledge::Failed { why, .. } => Err(Problem::failed(server, &why)),
     }
 }
 
-async fn read(body: Body, limit: u64) -> Result<crate::model::RawJson, Problem> {
+async fn read(body: Body, limit: u64) -> Result<Bytes, Problem> {
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
     let bytes = axum::body::to_bytes(body, most).await;
-    let bytes = bytes.map_err(|error| {
+    bytes.map_err(|error| {
         let over = std::error::Error::source(&error).map(ToString::to_string);
         match over.as_deref() {
             Some("length limit exceeded") => Problem::too_large(limit),
             _ => Problem::broken_body(&error),
         }
-    })?;
-    openapi::read_body(bytes).map_err(|error| Problem::bad_json(&error))
+    })
 }
 
 /// Without a chat every call is a stranger's: somebody forgot a setting in Open WebUI.

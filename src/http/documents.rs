@@ -16,7 +16,8 @@ use super::{
 use crate::{
     app::App,
     catalog::{Knowledge, Offer},
-    config::RESERVED_NAMES,
+    config::{RESERVED_NAMES, ServerAccess, ServerSpec},
+    model::Caller,
     openapi::{self, DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, path_segment},
 };
 
@@ -46,11 +47,23 @@ impl axum::extract::FromRequestParts<Arc<App>> for Reader {
 
 impl Reader {
     /// Refuses a reader who may not see documents.
-    pub fn admit(&self, app: &App) -> Result<(), Problem> {
+    pub async fn admit(&self, app: &App) -> Result<(), Problem> {
         let ip = self.peer.ip();
         app.identity
-            .authenticate_document(&self.method, &self.headers, ip)?;
+            .authenticate_document(&self.method, &self.headers, ip)
+            .await?;
         Ok(())
+    }
+
+    /// Who reads, for what is not for everybody: as far as the request says so.
+    pub fn caller(&self, app: &App) -> Caller {
+        app.identity.reader(&self.headers, self.peer.ip())
+    }
+
+    /// Whether a server is there for the reader.
+    fn sees(&self, app: &App, spec: &ServerSpec) -> bool {
+        // Where it is for everybody, it does not matter what a request says.
+        spec.allow.is_none() || spec.access(&self.caller(app)) != ServerAccess::None
     }
 }
 
@@ -104,9 +117,20 @@ async fn leaf_of(
     reader: &Reader,
     front: Front,
 ) -> Result<Response, Problem> {
-    reader.admit(app)?;
+    let keys = &app.settings.access.keys;
+    let leaf = match leaf.split_once('/') {
+        // For who cannot send a key: the path itself says that it may be read.
+        Some((secret, document @ "openapi.json")) if keys.opens_documents(secret) => document,
+        _ => {
+            reader.admit(app).await?;
+            leaf
+        }
+    };
     let unknown = || Problem::unknown_server(server);
-    let name = server.parse().map_err(|_| unknown())?;
+    let config = app.config();
+    let spec = config.servers.get(server);
+    let spec = spec.filter(|spec| reader.sees(app, spec));
+    let name = spec.map(|spec| spec.name.clone()).ok_or_else(unknown)?;
     let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => offer,
         Knowledge::Learning => return Err(Problem::not_ready(server)),
@@ -152,8 +176,8 @@ pub async fn root(State(app): State<Arc<App>>, reader: Reader) -> Response {
     if let Some(document) = single_leaf(&app, "openapi.json", &reader).await {
         return document;
     }
-    match reader.admit(&app) {
-        Ok(()) => index_with(&app, |entries| {
+    match reader.admit(&app).await {
+        Ok(()) => index_with(&app, &reader, |entries| {
             let document = openapi::index_document(&app.settings.documents, entries);
             json(document.to_string().into())
         }),
@@ -166,20 +190,25 @@ pub async fn index(State(app): State<Arc<App>>, reader: Reader) -> Response {
     if let Some(page) = single_leaf(&app, "docs", &reader).await {
         return page;
     }
-    match reader.admit(&app) {
-        Ok(()) => index_with(&app, |entries| {
+    match reader.admit(&app).await {
+        Ok(()) => index_with(&app, &reader, |entries| {
             page(openapi::index_page(entries), INDEX_CSP)
         }),
         Err(problem) => problem.into_response(),
     }
 }
 
-fn index_with(app: &App, make: impl FnOnce(&[IndexEntry<'_>]) -> Response) -> Response {
+fn index_with(
+    app: &App,
+    reader: &Reader,
+    make: impl FnOnce(&[IndexEntry<'_>]) -> Response,
+) -> Response {
     let config = app.config();
     let known: Vec<_> = config
         .servers
-        .keys()
-        .map(|name| (name, app.catalog.peek(name).unwrap_or(Knowledge::Learning)))
+        .iter()
+        .filter(|(_, spec)| reader.sees(app, spec))
+        .map(|(name, _)| (name, app.catalog.peek(name).unwrap_or(Knowledge::Learning)))
         .map(|(name, known)| (name, known, format!("mcpo/{}", path_segment(name.as_str()))))
         .collect();
     let entries: Vec<IndexEntry<'_>> = known

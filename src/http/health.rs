@@ -1,17 +1,19 @@
 //! `/health`: how the bridge is, from what it knows already. Never spawns, never blocks, needs no
 //! key.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
-    extract::State,
+    extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::{app::App, catalog::Knowledge};
+use super::documents::Reader;
+use crate::{app::App, catalog::Knowledge, config::ServerAccess, model::Caller};
 
 /// The answer of `/health`.
 #[derive(Debug, Serialize)]
@@ -28,7 +30,7 @@ pub struct Health {
     pub reasons: Vec<String>,
     /// What deserves a look though it is no fault.
     pub warnings: Vec<String>,
-    /// Each server.
+    /// Each server that is there for who asks.
     pub servers: IndexMap<String, ServerHealth>,
     /// What runs.
     pub load: Load,
@@ -74,24 +76,40 @@ pub struct Load {
 
 impl App {
     /// How the bridge is now.
-    pub fn health(&self) -> Health {
+    pub fn health(&self, caller: &Caller) -> Health {
         let config = self.config();
         let mut reasons = Vec::new();
         let mut servers = IndexMap::new();
-        for name in config.servers.keys() {
+        let mut hidden = false;
+        let shows_all = self.shows_all(caller);
+        for (name, spec) in &config.servers {
             let health = server(self.catalog.peek(name));
+            if spec.access(caller) == ServerAccess::None {
+                hidden |= health.reason.is_some();
+                continue;
+            }
             if let Some(reason) = &health.reason {
                 reasons.push(format!("server '{name}': {reason}"));
             }
             servers.insert(name.as_str().to_owned(), health);
         }
-        reasons.extend(self.reload_fault());
+        if hidden {
+            reasons.push("a server cannot be used; with an API key it is named here".to_owned());
+        }
+        // A place in the server file names its server.
+        reasons.extend(self.reload_fault().map(|fault| {
+            if shows_all {
+                fault
+            } else {
+                "the server file was not taken over, the old one is in force".to_owned()
+            }
+        }));
         let mut status = if reasons.is_empty() {
             Status::Ok
         } else {
             Status::Degraded
         };
-        if self.engine.stopping.is_cancelled() {
+        if self.engine.stopping.is_cancelled() || self.replicas.is_draining() {
             reasons.push("the bridge is shutting down".to_owned());
             status = Status::Down;
         }
@@ -123,7 +141,11 @@ impl App {
             version: env!("CARGO_PKG_VERSION"),
             uptime: self.started.elapsed().as_secs(),
             reasons,
-            warnings: self.warnings(),
+            warnings: if shows_all {
+                self.warnings()
+            } else {
+                Vec::new()
+            },
             servers,
             load,
         }
@@ -151,8 +173,8 @@ fn server(known: Option<Knowledge>) -> ServerHealth {
 }
 
 /// `GET /health`.
-pub async fn report(State(app): State<Arc<App>>) -> Response {
-    let health = app.health();
+pub async fn report(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    let health = app.health(&reader.caller(&app));
     let status = match health.status {
         Status::Ok | Status::Degraded => StatusCode::OK,
         Status::Down => StatusCode::SERVICE_UNAVAILABLE,
@@ -168,14 +190,42 @@ pub async fn report(State(app): State<Arc<App>>) -> Response {
         .into_response()
 }
 
+/// A bridge that is about to end keeps no connection: the next request comes to another.
+pub async fn leave(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if app.replicas.is_draining() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
+}
+
 /// `GET /health/live`: the process answers.
 pub async fn live() -> &'static str {
     "ok\n"
 }
 
+impl App {
+    /// Where others can take the calls, a bridge is ready once it has asked each server what it
+    /// offers. Only once: a changed server file must not make all bridges unready together.
+    fn is_acquainted(&self) -> bool {
+        if self.acquainted.load(Ordering::Relaxed) || self.replicas.others().is_empty() {
+            return true;
+        }
+        let known = |name| {
+            let known = self.catalog.peek(name);
+            !matches!(known, Some(Knowledge::Learning) | None)
+        };
+        let all = self.config().servers.keys().all(known);
+        self.acquainted.fetch_or(all, Ordering::Relaxed);
+        all
+    }
+}
+
 /// `GET /health/ready`: calls are taken.
-pub async fn ready(State(app): State<Arc<App>>) -> Response {
-    if app.health().status == Status::Down {
+pub async fn ready(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    let down = app.health(&reader.caller(&app)).status == Status::Down;
+    if down || !app.is_acquainted() {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
     } else {
         "ok\n".into_response()

@@ -8,10 +8,14 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 
+use super::peers;
 use crate::{
     app::App,
+    catalog::Offer,
     mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
+    model::Caller,
     telemetry::RequestId,
 };
 
@@ -49,13 +53,17 @@ pub async fn post(came: Came) -> Response {
     let body = came.body;
     let (app, headers) = (&came.app, &came.parts.headers);
     let posted = async {
-        let asking = asking(app, came.server.as_deref(), came.peer, &came.parts).await?;
+        let caller = peers::caller(app, &came.parts.extensions, headers, came.peer).await?;
         accepts(headers, &["application/json", "text/event-stream"])?;
-        let message = read(body, headers, app.settings.listen.max_body_bytes).await?;
-        match asking {
-            Asked::One(asking) => mcp::post(asking, message).await,
-            Asked::All(asking) => mcp::all::post(asking, message).await,
-        }
+        let body = read(body, headers, app.settings.listen.max_body_bytes).await?;
+        let message = ClientMessage::read(&body)?;
+        let request = peers::forward(app, &caller, &came.parts, &body);
+        let server = came.server.as_deref();
+        let attempt = async || match asking(app, server, &came.parts, &caller).await? {
+            Asked::One(asking) => mcp::post(asking, message.clone()).await,
+            Asked::All(asking) => mcp::all::post(asking, message.clone()).await,
+        };
+        app.replicas.run(&caller, &request, attempt).await
     };
     posted.await.unwrap_or_else(RpcError::into_response)
 }
@@ -63,13 +71,16 @@ pub async fn post(came: Came) -> Response {
 /// A stream of what belongs to no request.
 pub async fn get(came: Came) -> Response {
     let opened = async {
+        let (app, parts) = (&came.app, &came.parts);
+        let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
+        accepts(&parts.headers, &["text/event-stream"])?;
+        let request = peers::forward(app, &caller, parts, &Bytes::new());
         let server = came.server.as_deref();
-        let asking = asking(&came.app, server, came.peer, &came.parts).await?;
-        accepts(&came.parts.headers, &["text/event-stream"])?;
-        match asking {
-            Asked::One(asking) => mcp::get(&asking),
-            Asked::All(asking) => mcp::all::get(&asking),
-        }
+        let attempt = async || match asking(app, server, parts, &caller).await? {
+            Asked::One(asking) => mcp::get(&asking).await,
+            Asked::All(asking) => mcp::all::get(&asking).await,
+        };
+        app.replicas.run(&caller, &request, attempt).await
     };
     opened.await.unwrap_or_else(RpcError::into_response)
 }
@@ -77,11 +88,15 @@ pub async fn get(came: Came) -> Response {
 /// Ends the protocol's session.
 pub async fn delete(came: Came) -> Response {
     let ended = async {
+        let (app, parts) = (&came.app, &came.parts);
+        let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
+        let request = peers::forward(app, &caller, parts, &Bytes::new());
         let server = came.server.as_deref();
-        match asking(&came.app, server, came.peer, &came.parts).await? {
-            Asked::One(asking) => mcp::delete(&asking),
-            Asked::All(asking) => mcp::all::delete(&asking),
-        }
+        let attempt = async || match asking(app, server, parts, &caller).await? {
+            Asked::One(asking) => mcp::delete(&asking).await,
+            Asked::All(asking) => mcp::all::delete(&asking).await,
+        };
+        app.replicas.run(&caller, &request, attempt).await
     };
     ended.await.unwrap_or_else(RpcError::into_response)
 }
@@ -95,11 +110,11 @@ enum Asked<'a> {
 async fn asking<'a>(
     app: &'a Arc<App>,
     server: Option<&str>,
-    peer: SocketAddr,
     parts: &'a Parts,
+    caller: &Caller,
 ) -> Result<Asked<'a>, RpcError> {
-    let headers = &parts.headers;
-    let caller = app.identity.authenticate(headers, peer.ip())?;
+    let (caller, headers) = (caller.clone(), &parts.headers);
+    let target = peers::target_of(parts).to_owned();
     let request_id = parts.extensions.get::<RequestId>();
     let request_id = request_id.map(ToString::to_string).unwrap_or_default();
     let request_id = request_id.into();
@@ -108,17 +123,29 @@ async fn asking<'a>(
             app,
             caller,
             headers,
+            target,
             request_id,
         }));
     };
     Ok(Asked::One(Asking {
         app,
+        offer: offer_for(app, server, &caller).await?,
         caller,
-        offer: mcp::offer(app, server).await?,
         headers,
+        target,
         request_id,
         shown: None,
     }))
+}
+
+async fn offer_for(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {
+    let offer = mcp::offer(app, server, caller).await;
+    offer.inspect_err(|error| {
+        let kind = app.refusal_kind(server, error.kind);
+        if kind == "not_allowed" {
+            App::audit_refusal(caller.address, &caller.principal, server, "", kind);
+        }
+    })
 }
 
 /// Clients must take both forms of an answer; `*/*` takes everything.
@@ -158,7 +185,7 @@ fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
     ))
 }
 
-async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<ClientMessage, RpcError> {
+async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<Bytes, RpcError> {
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
@@ -172,7 +199,7 @@ async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<ClientMessa
         return Err(RpcError::new(status, -32600, "bad_media_type", message));
     }
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let bytes = axum::body::to_bytes(body, most).await.map_err(|_| {
+    axum::body::to_bytes(body, most).await.map_err(|_| {
         let message = format!("the body is larger than {limit} bytes (MCPO_MAX_BODY_BYTES)");
         RpcError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -180,6 +207,5 @@ async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<ClientMessa
             "body_too_large",
             &message,
         )
-    })?;
-    ClientMessage::read(&bytes)
+    })
 }

@@ -9,17 +9,22 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{documents::Reader, files::Served};
+use super::{Problem, documents::Reader, files::Served};
 use crate::{
     app::App,
+    identity::Refusal,
     model::Principal,
     telemetry::{Action, AuditEvent, AuditFile, METRICS_TYPE, Metrics, ProblemKind, audit},
 };
 
 /// `GET /metrics`: Prometheus' text format; open like documents.
 pub async fn render(State(app): State<Arc<App>>, reader: Reader) -> Response {
-    if let Err(problem) = reader.admit(&app) {
+    if let Err(problem) = reader.admit(&app).await {
         return problem.into_response();
+    }
+    // Labels name servers.
+    if !app.shows_all(&reader.caller(&app)) {
+        return Problem::from(Refusal::MissingKey).into_response();
     }
     let kind = HeaderValue::from_static(METRICS_TYPE);
     ([(header::CONTENT_TYPE, kind)], app.render_metrics()).into_response()

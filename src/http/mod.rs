@@ -2,14 +2,18 @@
 
 mod answer;
 mod call;
+mod call_files;
 mod documents;
 pub mod files;
 mod health;
 mod hosts;
 mod mcp;
 mod metrics;
+mod multipart;
+mod peers;
 mod problem;
 mod routes;
+mod upload;
 
 pub use problem::Problem;
 pub use routes::router;

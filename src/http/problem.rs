@@ -9,7 +9,12 @@ use axum::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    call::CallError, child::ChildError, identity::Refusal, model::RawJson, openapi::FieldFault,
+    call::CallError,
+    child::ChildError,
+    identity::Refusal,
+    model::RawJson,
+    openapi::FieldFault,
+    replicas::{Elsewhere, Routed},
     telemetry::ProblemKind,
 };
 
@@ -22,6 +27,7 @@ pub struct Problem {
     more: Map<String, Value>,
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
+    elsewhere: Option<Box<Elsewhere>>,
 }
 
 impl Problem {
@@ -35,7 +41,15 @@ impl Problem {
             more,
             retry_after,
             challenge,
+            elsewhere: None,
         }
+    }
+
+    /// The call belongs to another replica.
+    pub fn elsewhere(elsewhere: Elsewhere) -> Self {
+        let mut problem = Self::from(CallError::from(&elsewhere));
+        problem.elsewhere = Some(Box::new(elsewhere));
+        problem
     }
 
     fn message(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
@@ -60,6 +74,12 @@ impl Problem {
     pub fn unknown_server(name: &str) -> Self {
         let text = format!("Not Found: there is no server '{name}'");
         Self::new(StatusCode::NOT_FOUND, "unknown_server", text.into())
+    }
+
+    /// 403: the caller is believed, and the server is for users, of whom he names none.
+    pub fn user_needed(server: &str) -> Self {
+        let text = crate::identity::user_needed(server);
+        Self::message(StatusCode::FORBIDDEN, "user_needed", text)
     }
 
     /// 404: the server has no such tool, or the config does not offer it.
@@ -111,6 +131,29 @@ impl Problem {
         Self::message(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
     }
 
+    /// 400: a body in parts that cannot be read.
+    pub fn bad_part(why: &str) -> Self {
+        Self::message(StatusCode::BAD_REQUEST, "bad_multipart", why)
+    }
+
+    /// 413.
+    pub fn file_too_large(name: &str, limit: u64) -> Self {
+        let text = format!("{name}: larger than {limit} bytes (MCPO_MAX_UPLOAD_BYTES)");
+        Self::message(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", text)
+    }
+
+    /// 413.
+    pub fn too_many_files(most: usize) -> Self {
+        let text = format!("more than {most} files (MCPO_MAX_FILES_PER_CALL): send them in turn");
+        Self::message(StatusCode::PAYLOAD_TOO_LARGE, "too_many_files", text)
+    }
+
+    /// 422: files for a server that keeps none.
+    pub fn no_folder(server: &str) -> Self {
+        let text = format!("the server '{server}' has no folder that lasts: it takes no files");
+        Self::message(StatusCode::UNPROCESSABLE_ENTITY, "no_folder", text)
+    }
+
     /// 500: the tool said that it failed.
     pub fn tool_failed(message: &str) -> Self {
         Self::message(StatusCode::INTERNAL_SERVER_ERROR, "tool_error", message)
@@ -139,12 +182,13 @@ impl From<CallError> for Problem {
             CallError::Busy(_) | CallError::Child(ChildError::TooManyStarts) => {
                 (StatusCode::TOO_MANY_REQUESTS, Some(10))
             }
-            CallError::Child(_) | CallError::Unanswerable { .. } | CallError::TooManyRounds(_) => {
-                (StatusCode::BAD_GATEWAY, None)
-            }
+            CallError::Child(_)
+            | CallError::ReplicaLost(_)
+            | CallError::Unanswerable { .. }
+            | CallError::TooManyRounds(_) => (StatusCode::BAD_GATEWAY, None),
             CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, None),
             CallError::UnknownSession => (StatusCode::NOT_FOUND, None),
-            CallError::Elsewhere(_) | CallError::ShuttingDown => {
+            CallError::Elsewhere(_) | CallError::Fenced | CallError::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some(5))
             }
             CallError::BadPath { .. } => (StatusCode::UNPROCESSABLE_ENTITY, None),
@@ -185,7 +229,14 @@ impl From<Refusal> for Problem {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
         let mut problem = Self::new(status, refusal.kind(), refusal.to_string().into());
         problem.challenge = refusal.challenge();
+        problem.retry_after = refusal.retry_after().map(Duration::from_secs);
         problem
+    }
+}
+
+impl Routed for Problem {
+    fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_deref()
     }
 }
 

@@ -4,18 +4,18 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State},
     http::Method,
     middleware,
     response::{IntoResponse as _, Response},
-    routing::get,
+    routing::{get, post},
 };
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::{
     Problem, call, documents,
     files::{self, PageLanguage},
-    health, hosts, mcp, metrics,
+    health, hosts, mcp, metrics, peers, upload,
 };
 use crate::{
     app::App,
@@ -47,6 +47,9 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/mcp/", mcp.clone())
         .route("/mcp/{server}", mcp)
         .route("/{server}/{*leaf}", server_at_root)
+        .route("/files", post(upload::post))
+        // Each door has limits of its own.
+        .layer(DefaultBodyLimit::disable())
         .fallback(not_found);
     // A single server's tools may be called as routes of ours, which take no POST.
     let routes = match &app.settings.command_line.server {
@@ -70,9 +73,12 @@ pub fn router(app: &Arc<App>) -> Router {
         root => Router::new().nest(root, routes.clone()).merge(routes),
     };
     // The outermost layer is the last: every answer has a request id, also a refusal; pages of
-    // other origins learn why they are refused; and only hosts that are ours reach a handler.
+    // other origins learn why they are refused; what another replica sends on is known as such; and
+    // of the rest only hosts that are ours reach a handler.
     routes
         .layer(middleware::from_fn_with_state(app.clone(), hosts::check))
+        .layer(middleware::from_fn_with_state(app.clone(), peers::admit))
+        .layer(middleware::from_fn_with_state(app.clone(), health::leave))
         .layer(middleware::from_fn_with_state(
             app.metrics.clone(),
             count_requests,

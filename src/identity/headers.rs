@@ -7,6 +7,8 @@ use super::Refusal;
 
 /// Ids are kept and hashed; nobody's real one comes near.
 const LONGEST: usize = 1024;
+/// Somebody may be in many groups.
+const LONGEST_LIST: usize = 16 * 1024;
 
 /// In front of a value that is no UTF-8, which is then kept percent-encoded. No header value
 /// can hold DEL, so no other value looks like that.
@@ -15,10 +17,9 @@ const NOT_UTF8: char = '\u{7f}';
 /// The value of a header that was sent at most once, without the white space around it. Empty is
 /// absent: Open WebUI sends empty headers for what it does not know.
 pub(super) fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<str>>, Refusal> {
-    let Some(value) = headers.get(name) else {
+    let Some(bytes) = bytes(headers, name) else {
         return Ok(None);
     };
-    let bytes = value.as_bytes().trim_ascii();
     if bytes.len() > LONGEST {
         return Err(Refusal::BadHeader {
             header: name.to_string(),
@@ -31,6 +32,39 @@ pub(super) fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<
         Err(_) => format!("{NOT_UTF8}{}", percent_encode(bytes, NON_ALPHANUMERIC)).into(),
     };
     Ok(Some(text))
+}
+
+/// The names in a header that was sent at most once: between commas, each percent-encoded where it
+/// has to be, as Open WebUI's `{{USER_GROUPS}}` has them; or a JSON list, in which a name may have
+/// a comma.
+pub(super) fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<Box<str>>, Refusal> {
+    let Some(bytes) = bytes(headers, name) else {
+        return Ok(Vec::new());
+    };
+    let bad = |why| Refusal::BadHeader {
+        header: name.to_string(),
+        why,
+    };
+    if bytes.len() > LONGEST_LIST {
+        return Err(bad("it is longer than 16 KiB"));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| bad("it is not UTF-8"))?;
+    let names: Vec<String> = if text.starts_with('[') {
+        serde_json::from_str(text).map_err(|_| bad("it is not a JSON list of strings"))?
+    } else {
+        let parts = text.split(',');
+        parts.map(|part| percent_decoded(part).into()).collect()
+    };
+    let names = names.iter().map(|name| name.trim());
+    Ok(names
+        .filter(|name| !name.is_empty())
+        .map(Into::into)
+        .collect())
+}
+
+fn bytes<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+    let value = headers.get(name)?;
+    Some(value.as_bytes().trim_ascii())
 }
 
 /// Refuses a request that carries one of `names` twice, even with equal values.

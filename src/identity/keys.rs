@@ -1,14 +1,11 @@
-//! The three places where a request may carry an API key.
+//! The three places where a request may carry an API key, and the user's token beside it.
 
 use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-use crate::config::KeyRing;
-
-/// `X-MCPO-Key`: for connections whose `Authorization` is the user's own token.
-pub(super) static KEY_HEADER: HeaderName = HeaderName::from_static("x-mcpo-key");
+use crate::{config::KeyRing, model::UserToken};
 
 /// What a request says about keys.
 pub(super) enum KeyCheck<'a> {
@@ -22,17 +19,17 @@ pub(super) enum KeyCheck<'a> {
     Wrong,
 }
 
-/// Looks at `X-MCPO-Key`, and only without it at `Authorization`, which may then belong to
-/// somebody else.
-pub(super) fn check<'a>(keys: &'a KeyRing, headers: &HeaderMap) -> KeyCheck<'a> {
+/// Looks at `header` (`X-MCPO-Key`), and only without it at `Authorization`, which may then belong
+/// to somebody else.
+pub(super) fn check<'a>(
+    keys: &'a KeyRing,
+    header: &HeaderName,
+    headers: &HeaderMap,
+) -> KeyCheck<'a> {
     if keys.is_empty() {
         return KeyCheck::NotNeeded;
     }
-    let value = |name| {
-        let value = headers.get(name).map(|value| value.as_bytes().trim_ascii());
-        value.filter(|value| !value.is_empty())
-    };
-    let offered = match (value(&KEY_HEADER), value(&AUTHORIZATION)) {
+    let offered = match (value(headers, header), value(headers, &AUTHORIZATION)) {
         (Some(key), _) => Cow::Borrowed(key),
         (None, Some(authorization)) => match key_in(authorization) {
             Some(key) => key,
@@ -42,6 +39,28 @@ pub(super) fn check<'a>(keys: &'a KeyRing, headers: &HeaderMap) -> KeyCheck<'a> 
         (None, None) => return KeyCheck::Missing,
     };
     keys.find(&offered).map_or(KeyCheck::Wrong, KeyCheck::Valid)
+}
+
+/// The user's token for Open WebUI: a bearer token that is no key of ours.
+pub(super) fn user_token(keys: &KeyRing, headers: &HeaderMap) -> Option<UserToken> {
+    let authorization = value(headers, &AUTHORIZATION)?;
+    let (scheme, token) = authorization.split_at_checked(BEARER.len())?;
+    let token = token.trim_ascii();
+    let is_token = scheme.eq_ignore_ascii_case(BEARER)
+        && !token.is_empty()
+        && token.len() <= LONGEST_TOKEN
+        && keys.find(token).is_none();
+    let token = std::str::from_utf8(token).ok().filter(|_| is_token)?;
+    Some(UserToken::new(token))
+}
+
+const BEARER: &[u8] = b"bearer ";
+/// Hashing costs time for every byte.
+const LONGEST_TOKEN: usize = 16 * 1024;
+
+fn value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+    let value = headers.get(name).map(|value| value.as_bytes().trim_ascii());
+    value.filter(|value| !value.is_empty())
 }
 
 /// Whether `Authorization` carries one of our keys, whatever else the request carries.

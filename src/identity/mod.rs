@@ -1,16 +1,18 @@
 //! Who is calling. Every door asks here first, so that all doors believe the same things.
 //!
-//! One principal per request: the user of a verified token, else of plain headers from a trusted
-//! caller, else the key, else nobody. What an untrusted caller says of himself counts as unsaid.
+//! One principal per request: the user of a verified token (Open WebUI's signed header, or the
+//! user's own, which Open WebUI is asked about), else of plain headers from a trusted caller, else
+//! the key, else nobody. What an untrusted caller says of himself counts as unsaid.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::http::{HeaderMap, HeaderName, Method};
 use ipnet::IpNet;
 
 use crate::{
     config::{IdentityHeaders, KeyRing, Settings},
-    model::{Caller, Principal, UserInfo},
+    model::{Caller, Principal, UserInfo, UserToken},
+    openwebui::{OpenWebUi, User},
 };
 
 mod forwarding;
@@ -19,10 +21,10 @@ mod keys;
 mod refusal;
 mod token;
 
-pub use refusal::Refusal;
+pub use refusal::{Refusal, user_needed};
 
-use headers::{refuse_duplicates, says_forwarded, text};
-use keys::{KEY_HEADER, KeyCheck};
+use headers::{list, refuse_duplicates, says_forwarded, text};
+use keys::KeyCheck;
 use token::TokenReader;
 
 /// `X-MCPO-Session`: the session id of callers who send no chat.
@@ -34,6 +36,8 @@ pub struct Identity {
     keys: KeyRing,
     strict: bool,
     tokens: Option<TokenReader>,
+    /// Says whose the tokens in `Authorization` are.
+    openwebui: Option<Arc<OpenWebUi>>,
     trusted_proxies: Vec<IpNet>,
     names: IdentityHeaders,
     /// Two of one of these and the request is refused.
@@ -42,17 +46,18 @@ pub struct Identity {
 
 impl Identity {
     /// Takes keys, token secret, trusted addresses and header names from the settings.
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings, openwebui: Option<Arc<OpenWebUi>>) -> Self {
         let access = &settings.access;
         let names = access.headers.clone();
         let single = [
             &axum::http::header::AUTHORIZATION,
-            &KEY_HEADER,
+            &names.key,
             &SESSION_HEADER,
             &names.user_id,
             &names.user_name,
             &names.user_email,
             &names.user_role,
+            &names.user_groups,
             &names.user_jwt,
             &names.chat_id,
             &names.message_id,
@@ -61,6 +66,7 @@ impl Identity {
             keys: access.keys.clone(),
             strict: access.strict_auth,
             tokens: access.jwt_secret.as_ref().map(TokenReader::new),
+            openwebui,
             trusted_proxies: access.trusted_proxies.clone(),
             single: single.into_iter().cloned().collect(),
             names,
@@ -69,34 +75,47 @@ impl Identity {
 
     /// For every route that acts or tells about somebody's data: where keys are set, one of them
     /// is needed.
-    pub fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Caller, Refusal> {
+    pub async fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Caller, Refusal> {
+        let key = self.key(headers)?;
+        let session = self.session(headers).await?;
+        self.resolve(key, session, headers, peer)
+    }
+
+    /// The name of the key that was sent, where keys are set.
+    fn key(&self, headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         refuse_duplicates(headers, &self.single)?;
-        let key = match self.check_key(headers) {
-            KeyCheck::Valid(name) => Some(name),
-            KeyCheck::NotNeeded => None,
-            KeyCheck::Missing => return Err(Refusal::MissingKey),
-            KeyCheck::Wrong => return Err(Refusal::InvalidKey),
-        };
-        self.resolve(key, headers, peer)
+        match self.check_key(headers) {
+            KeyCheck::Valid(name) => Ok(Some(name)),
+            KeyCheck::NotNeeded => Ok(None),
+            KeyCheck::Missing => Err(Refusal::MissingKey),
+            KeyCheck::Wrong => Err(Refusal::InvalidKey),
+        }
     }
 
     /// For documents (`openapi.json`, docs pages): open to all unless strict, `OPTIONS` always.
     /// Where it is open, an answer must not depend on who asks: the caller is nobody.
-    pub fn authenticate_document(
+    pub async fn authenticate_document(
         &self,
         method: &Method,
         headers: &HeaderMap,
         peer: IpAddr,
     ) -> Result<Caller, Refusal> {
-        if self.strict && method != Method::OPTIONS {
-            return self.authenticate(headers, peer);
+        // Open WebUI sends neither key nor token for the document of a session connection.
+        let readable = self.openwebui.is_some() && self.is_near(headers, peer);
+        if self.strict && !readable && method != Method::OPTIONS {
+            return self.authenticate(headers, peer).await;
         }
-        Ok(Caller {
-            principal: Principal::Anonymous,
-            user: UserInfo::default(),
-            chat: None,
-            session: None,
-            address: peer.to_canonical(),
+        Ok(Caller::nobody(peer))
+    }
+
+    /// For a document that is not for everybody: who asks as far as he says so, else nobody. Open
+    /// WebUI says nothing when it fetches one for a connection with the user's token.
+    pub fn reader(&self, headers: &HeaderMap, peer: IpAddr) -> Caller {
+        let key = self.key(headers);
+        let known = key.and_then(|key| self.resolve(key, None, headers, peer));
+        known.unwrap_or_else(|_| Caller {
+            trusted: self.openwebui.is_some() && self.is_near(headers, peer),
+            ..Caller::nobody(peer)
         })
     }
 
@@ -108,7 +127,7 @@ impl Identity {
     }
 
     fn check_key(&self, headers: &HeaderMap) -> KeyCheck<'_> {
-        keys::check(&self.keys, headers)
+        keys::check(&self.keys, &self.names.key, headers)
     }
 
     fn is_near(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
@@ -118,36 +137,78 @@ impl Identity {
         listed && !says_forwarded(headers)
     }
 
+    /// The user of a token in `Authorization`. Whoever needs a key has shown it before this.
+    async fn session(&self, headers: &HeaderMap) -> Result<Option<(UserToken, User)>, Refusal> {
+        let Some(openwebui) = &self.openwebui else {
+            return Ok(None);
+        };
+        let Some(token) = keys::user_token(&self.keys, headers) else {
+            return Ok(None);
+        };
+        let user = openwebui.user_of(&token).await;
+        let user = user.inspect_err(|failure| {
+            tracing::warn!(%failure, "a user token could not be verified");
+        });
+        match user.map_err(Refusal::Unverified)? {
+            Some(user) => Ok(Some((token, user))),
+            None => Err(Refusal::InvalidSession),
+        }
+    }
+
     fn resolve(
         &self,
         key: Option<&str>,
+        session: Option<(UserToken, User)>,
         headers: &HeaderMap,
         peer: IpAddr,
     ) -> Result<Caller, Refusal> {
         let trusted = key.is_some() || self.is_near(headers, peer);
-        let said = match &self.tokens {
+        let signed = match &self.tokens {
             Some(tokens) => tokens.read(headers, &self.names.user_jwt)?,
-            None if trusted => self.plain_user(headers)?,
+            None => None,
+        };
+        let (token, asked) = session.unzip();
+        if let (Some((id, _)), Some(user)) = (&signed, &asked)
+            && *id != user.id
+        {
+            let header = self.names.user_jwt.to_string();
+            return Err(Refusal::TwoUsers { header });
+        }
+        let proven = asked.map(|user| (user.id, user.info)).or(signed);
+        let may_name_chat = trusted || proven.is_some();
+        let said = match proven {
+            Some(user) => Some(user),
+            None if trusted && self.tokens.is_none() => self.plain_user(headers)?,
             None => None,
         };
         // Who proved to be a user may name his chat: it only ever selects among his own.
-        let proven = self.tokens.is_some() && said.is_some();
-        let chat = if trusted || proven {
-            text(headers, &self.names.chat_id)?
+        let (chat, message) = if may_name_chat {
+            let chat = text(headers, &self.names.chat_id)?;
+            (chat, text(headers, &self.names.message_id)?)
         } else {
-            None
+            (None, None)
         };
         let (principal, user) = match (said, key) {
-            (Some((id, user)), _) => (Principal::User(id), user),
+            (Some((id, mut user)), _) => {
+                // No token names them, so that they are believed of whoever has the key.
+                if trusted {
+                    user.groups = list(headers, &self.names.user_groups)?;
+                }
+                (Principal::User(id), user)
+            }
             (None, Some(key)) => (Principal::Key(key.into()), UserInfo::default()),
             (None, None) => (Principal::Anonymous, UserInfo::default()),
         };
         Ok(Caller {
             principal,
             user,
+            trusted,
             chat,
+            message,
+            token,
             session: text(headers, &SESSION_HEADER)?,
             address: peer.to_canonical(),
+            forwarded: None,
         })
     }
 
@@ -159,6 +220,7 @@ impl Identity {
             name: text(headers, &self.names.user_name)?.map(|name| headers::percent_decoded(&name)),
             email: text(headers, &self.names.user_email)?,
             role: text(headers, &self.names.user_role)?,
+            groups: Vec::new(),
         };
         Ok(Some((id, user)))
     }

@@ -1,5 +1,7 @@
 //! Why a request is turned away before anything else is looked at.
 
+use crate::openwebui::Failure;
+
 /// The request's own fault; the text may be sent to the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -15,6 +17,21 @@ pub enum Refusal {
         /// The header that carried it.
         header: String,
     },
+    /// 401: Open WebUI was asked.
+    #[error(
+        "Open WebUI does not accept the user token in Authorization: sign in again, or give the \
+         connection the auth type bearer"
+    )]
+    InvalidSession,
+    /// 401: two proofs of two users.
+    #[error("The user token in Authorization and the one in {header} are two users'")]
+    TwoUsers {
+        /// The header that carried the other.
+        header: String,
+    },
+    /// 502 or 503: nobody could say whose the token is.
+    #[error("The user token could not be verified: {0} (MCPO_OPENWEBUI_URL)")]
+    Unverified(Failure),
     /// 400: two values, and no way to tell which one a proxy in front looked at.
     #[error("The header {header} was sent more than once")]
     DuplicateHeader {
@@ -31,6 +48,15 @@ pub enum Refusal {
     },
 }
 
+/// What a caller is told who has a key or a trusted address, but names no user.
+pub fn user_needed(server: &str) -> String {
+    format!(
+        "the server '{server}' is only there for certain users, and this request names none that \
+         can be believed: set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI, or list the \
+         key's name under allow.keys of the server"
+    )
+}
+
 impl Refusal {
     /// One word for logs and metrics.
     pub fn kind(&self) -> &'static str {
@@ -38,6 +64,9 @@ impl Refusal {
             Self::MissingKey => "missing_key",
             Self::InvalidKey => "invalid_key",
             Self::InvalidToken { .. } => "invalid_token",
+            Self::InvalidSession => "invalid_session",
+            Self::TwoUsers { .. } => "two_users",
+            Self::Unverified(_) => "openwebui_unavailable",
             Self::DuplicateHeader { .. } => "duplicate_header",
             Self::BadHeader { .. } => "bad_header",
         }
@@ -46,10 +75,20 @@ impl Refusal {
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            Self::MissingKey | Self::InvalidToken { .. } => 401,
+            Self::MissingKey
+            | Self::InvalidToken { .. }
+            | Self::InvalidSession
+            | Self::TwoUsers { .. } => 401,
+            Self::Unverified(Failure::Unreachable(_) | Failure::Silent) => 503,
+            Self::Unverified(_) => 502,
             Self::InvalidKey => 403,
             Self::DuplicateHeader { .. } | Self::BadHeader { .. } => 400,
         }
+    }
+
+    /// Seconds after which the same request may do better.
+    pub fn retry_after(&self) -> Option<u64> {
+        matches!(self, Self::Unverified(_)).then_some(5)
     }
 
     /// The value of `WWW-Authenticate`, where the answer must have one.

@@ -1,5 +1,6 @@
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use clap::{Args, Command, FromArgMatches};
+use futures_util::FutureExt as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ fn identity(flags: &[&str]) -> Identity {
         SettingsArgs::augment_args(Command::new("t")).mut_args(|arg| arg.env(None::<&str>));
     let matches = command.get_matches_from(["t"].iter().chain(flags));
     let args = SettingsArgs::from_arg_matches(&matches).unwrap();
-    Identity::new(&args.resolve().unwrap())
+    Identity::new(&args.resolve().unwrap(), None)
 }
 
 /// `Name: value` lines as headers; repeated names are sent repeatedly.
@@ -31,8 +32,13 @@ fn headers(lines: &[&str]) -> HeaderMap {
     map
 }
 
+/// Nobody is asked, so nothing is waited for.
+fn now<T>(done: impl Future<Output = T>) -> T {
+    done.now_or_never().expect("no wait")
+}
+
 fn ask(identity: &Identity, peer: &str, lines: &[&str]) -> Result<Caller, Refusal> {
-    identity.authenticate(&headers(lines), peer.parse().unwrap())
+    now(identity.authenticate(&headers(lines), peer.parse().unwrap()))
 }
 
 fn principal(identity: &Identity, peer: &str, lines: &[&str]) -> Principal {
@@ -119,7 +125,7 @@ mod keys {
     #[test]
     fn documents_are_open_unless_strict() {
         let ask = |identity: &Identity, method: Method, lines: &[&str]| {
-            identity.authenticate_document(&method, &headers(lines), FAR.parse().unwrap())
+            now(identity.authenticate_document(&method, &headers(lines), FAR.parse().unwrap()))
         };
         let open = identity(&["--api-key=k1"]);
         assert!(ask(&open, Method::GET, &[]).is_ok());
@@ -245,7 +251,7 @@ mod plain_headers {
                 "x-openwebui-chat-id",
                 HeaderValue::from_bytes(bytes).unwrap(),
             );
-            let caller = identity.authenticate(&map, NEAR.parse().unwrap()).unwrap();
+            let caller = now(identity.authenticate(&map, NEAR.parse().unwrap())).unwrap();
             caller.chat.unwrap()
         };
         let evil = "temporary:../../../../tmp/evil é";

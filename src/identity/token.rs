@@ -64,6 +64,7 @@ impl TokenReader {
             name: filled(claims.name),
             email: filled(claims.email),
             role: filled(claims.role),
+            groups: Vec::new(),
         };
         Ok(Some((claims.sub, user)))
     }

@@ -1,6 +1,6 @@
 //! What both eras need to know of a request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, StatusCode};
 
@@ -10,8 +10,11 @@ use crate::{
     call::{Ask, Call, Parking, Relayed},
     catalog::{Knowledge, Offer},
     child::{Era, Profile},
+    config::ServerAccess,
+    identity::user_needed,
     model::Caller,
     session::Place,
+    store::InstanceId,
 };
 
 /// Everything that a request of a client's needs.
@@ -24,22 +27,47 @@ pub struct Asking<'a> {
     pub offer: Arc<Offer>,
     /// The request's headers.
     pub headers: &'a HeaderMap,
+    /// Path and query, as they came.
+    pub target: String,
     /// For logs.
     pub request_id: Box<str>,
     /// How its resources are called, where that is not as it calls them.
     pub shown: Option<Shown>,
 }
 
-/// What a server offers; waited for as long as a caller waits.
-pub async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
-    let unknown = || {
-        let message = format!("Not Found: there is no server '{server}'");
-        RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
-    };
-    let name = server.parse().map_err(|_| unknown())?;
+/// What is needed to send a client's message on to another replica.
+#[derive(Clone, Copy)]
+pub struct Incoming<'a> {
+    /// The bridge.
+    pub app: &'a Arc<App>,
+    /// Who sent it.
+    pub caller: &'a Caller,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// Path and query, as they came.
+    pub target: &'a str,
+}
+
+impl Incoming<'_> {
+    /// Sends the message to the replica that made or keeps what it names; an error of its own where
+    /// that one has ended.
+    pub async fn at_home(&self, home: InstanceId, unknown: RpcError) -> RpcError {
+        let home = self.app.replicas.home(home).await;
+        home.map_or(unknown, RpcError::elsewhere)
+    }
+}
+
+/// What a server offers to this caller; waited for as long as a caller waits. Where this replica
+/// does not know, another may.
+pub async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {
+    let unknown = || unknown(server);
+    let (name, _) = app.server_for(server, caller).ok_or_else(unknown)?;
     match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(offer),
         Knowledge::Learning => {
+            if let Some(other) = app.replicas.anyone_for(caller) {
+                return Err(RpcError::elsewhere(other));
+            }
             let message = format!("the server '{server}' is starting; try again in a moment");
             let status = StatusCode::SERVICE_UNAVAILABLE;
             Err(RpcError::new(status, -32603, "starting", &message))
@@ -52,19 +80,54 @@ pub async fn offer(app: &App, server: &str) -> Result<Arc<Offer>, RpcError> {
     }
 }
 
+fn unknown(server: &str) -> RpcError {
+    let message = format!("Not Found: there is no server '{server}'");
+    RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
+}
+
 impl Asking<'_> {
-    /// Where a call of this caller works, as the OpenAPI door has it.
+    /// Where a call of this caller works, as the OpenAPI door has it; an error where he may only
+    /// read what the server offers.
     pub fn place(&self) -> Result<Place, RpcError> {
+        let server = self.offer.spec.name.as_str();
+        match self.app.server_for(server, &self.caller) {
+            Some((_, ServerAccess::Use)) => {}
+            Some(_) => {
+                let (status, text) = (StatusCode::FORBIDDEN, user_needed(server));
+                return Err(RpcError::new(status, -32600, "user_needed", &text));
+            }
+            None => return Err(unknown(server)),
+        }
         Place::of(&self.caller, &self.offer.spec).ok_or_else(|| {
             let status = StatusCode::NOT_FOUND;
             RpcError::new(status, -32600, "unknown_session", "no such session")
         })
     }
 
+    /// Opens the place here, or says which replica the message belongs to.
+    pub async fn enter(&self, mut place: Place) -> Result<Place, RpcError> {
+        let replicas = &self.app.replicas;
+        let entered = replicas
+            .enter(&self.caller, &self.offer.spec, &mut place)
+            .await;
+        entered.map_err(RpcError::elsewhere)?;
+        Ok(place)
+    }
+
+    /// The message, to be sent on.
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming {
+            app: self.app,
+            caller: &self.caller,
+            headers: self.headers,
+            target: &self.target,
+        }
+    }
+
     /// The headers of the request that the server gets.
     fn forwarded(&self) -> Option<HeaderMap> {
         let identity = &self.app.identity;
-        identity.forwarded(&self.offer.spec, self.headers, self.caller.address)
+        identity.forwarded(&self.offer.spec, self.headers, &self.caller)
     }
 
     /// A call that passes a request on to the child at this place. Nobody hears what the child says
@@ -79,6 +142,7 @@ impl Asking<'_> {
             hearing: None,
             on_child: None,
             parking: Parking::default(),
+            incoming: Mutex::default(),
             forwarded: self.forwarded(),
             request_id: self.request_id.clone(),
         }

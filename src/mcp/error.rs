@@ -6,7 +6,13 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use crate::{call::CallError, identity::Refusal, model::RawJson, telemetry::ProblemKind};
+use crate::{
+    call::CallError,
+    identity::Refusal,
+    model::RawJson,
+    replicas::{Elsewhere, Routed},
+    telemetry::ProblemKind,
+};
 
 /// Why a message got no result.
 #[derive(Debug)]
@@ -25,6 +31,7 @@ pub struct RpcError {
     pub kind: &'static str,
     retry_after: Option<u64>,
     challenge: Option<&'static str>,
+    elsewhere: Option<Box<Elsewhere>>,
 }
 
 impl RpcError {
@@ -39,7 +46,15 @@ impl RpcError {
             kind,
             retry_after: None,
             challenge: None,
+            elsewhere: None,
         }
+    }
+
+    /// The message belongs to another replica.
+    pub fn elsewhere(elsewhere: Elsewhere) -> Self {
+        let mut error = Self::of_call(&CallError::from(&elsewhere));
+        error.elsewhere = Some(Box::new(elsewhere));
+        error
     }
 
     /// 400 / −32700.
@@ -104,7 +119,7 @@ impl RpcError {
     pub fn of_call(error: &CallError) -> Self {
         let (status, code, retry) = match error {
             CallError::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, -32603, Some(10)),
-            CallError::Elsewhere(_) | CallError::ShuttingDown => {
+            CallError::Elsewhere(_) | CallError::Fenced | CallError::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, -32603, Some(5))
             }
             CallError::UnknownSession => (StatusCode::NOT_FOUND, -32600, None),
@@ -118,11 +133,24 @@ impl RpcError {
     }
 }
 
+impl From<CallError> for RpcError {
+    fn from(error: CallError) -> Self {
+        Self::of_call(&error)
+    }
+}
+
+impl Routed for RpcError {
+    fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_deref()
+    }
+}
+
 impl From<Refusal> for RpcError {
     fn from(refusal: Refusal) -> Self {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
         let mut error = Self::new(status, -32600, refusal.kind(), &refusal.to_string());
         error.challenge = refusal.challenge();
+        error.retry_after = refusal.retry_after();
         error
     }
 }

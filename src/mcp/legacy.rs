@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{
-    http::{HeaderMap, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderValue, Method, StatusCode},
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
@@ -11,8 +11,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    ClientMessage, Kind, RpcError,
-    asking::{Asking, relayed},
+    ClientMessage, Kind, RpcError, abroad,
+    asking::{Asking, Incoming, relayed},
     lists,
     relay::{Asked, Manner, Relay, json, with_token},
     session::McpSession,
@@ -23,7 +23,8 @@ use crate::{
     call::Parking,
     child::{Ear, Era, Profile, Replier, Reply, Said, splice},
     config::WorkspaceScope,
-    model::{Caller, RawJson, ServerName},
+    model::{RawJson, ServerName},
+    replicas::Homed,
     session::{Class, Place},
 };
 
@@ -39,18 +40,17 @@ pub const LEVELS: &[&str] = &[
     "emergency",
 ];
 /// `Mcp-Session-Id`
-const SESSION: &str = "mcp-session-id";
+pub const SESSION: &str = "mcp-session-id";
 
 /// One message of a client's.
 pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
     let id = message.id.clone();
     let answered = match &message.kind {
-        Kind::Request(method) if &**method == "initialize" => Ok(initialize(&asking, &message)),
-        _ => {
-            let session = session(&asking)?;
-            check_version(asking.headers)?;
-            in_session(asking, session, message).await
-        }
+        Kind::Request(method) if &**method == "initialize" => initialize(&asking, &message).await,
+        _ => match session(&asking).await {
+            Ok(session) => in_session(asking, session, message).await,
+            Err(error) => Err(error),
+        },
     };
     answered.map_err(|error| {
         if error.id.is_none() {
@@ -62,8 +62,8 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
 }
 
 /// The client's stream for what belongs to no request.
-pub fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
-    stream_of(asking.app, session(asking)?, asking.headers)
+pub async fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
+    stream_of(asking.app, session(asking).await?, asking.headers)
 }
 
 /// The stream of a session.
@@ -90,13 +90,21 @@ pub fn stream_of(
 }
 
 /// Ends the protocol's session and its streams; the chat's child and folder stay.
-pub fn delete(asking: &Asking<'_>) -> Result<Response, RpcError> {
-    let session = session(asking)?;
+pub async fn delete(asking: &Asking<'_>) -> Result<Response, RpcError> {
+    let session = session(asking).await?;
     asking.app.mcp.end(&session);
+    let nothing = Bytes::new();
+    abroad::tell(asking.incoming(), &session, &Method::DELETE, &nothing).await;
     Ok(StatusCode::OK.into_response())
 }
 
-fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Response {
+async fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Result<Response, RpcError> {
+    // Where the chat's child lives, if it does, the session needs no go-between.
+    if let Some(place) = Place::of(&asking.caller, &asking.offer.spec) {
+        let (caller, spec) = (&asking.caller, &asking.offer.spec);
+        let here = asking.app.replicas.look(caller, spec, &place).await;
+        here.map_err(RpcError::elsewhere)?;
+    }
     let version = lists::agree(message.params.protocol_version.as_deref());
     let result = lists::initialize(&asking.offer, version);
     let session = asking.app.mcp.begin(
@@ -105,41 +113,57 @@ fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Response {
         version,
         message.params.capabilities.clone().unwrap_or_default(),
     );
-    greeted(message, &result, &session)
+    Ok(greeted(asking.app, message, &result, &session))
 }
 
 /// The answer to `initialize`, with the session's id.
-pub fn greeted(message: &ClientMessage, result: &RawJson, session: &McpSession) -> Response {
+pub fn greeted(
+    app: &App,
+    message: &ClientMessage,
+    result: &RawJson,
+    session: &McpSession,
+) -> Response {
     let mut response = json(lists::answer(message, result));
-    if let Ok(id) = HeaderValue::from_str(session.id.as_str()) {
+    let id = Homed {
+        token: session.id.clone(),
+        home: app.replicas.own(),
+    };
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert(SESSION, id);
     }
     response
 }
 
-fn session(asking: &Asking<'_>) -> Result<Arc<McpSession>, RpcError> {
-    let server = Some(&asking.offer.spec.name);
-    session_with(asking.app, &asking.caller, server, asking.headers)
+async fn session(asking: &Asking<'_>) -> Result<Arc<McpSession>, RpcError> {
+    session_with(asking.incoming(), Some(&asking.offer.spec.name)).await
 }
 
-/// The session that the headers name, if it is this caller's with this server.
-pub fn session_with(
-    app: &App,
-    caller: &Caller,
+/// The session that the headers name, if it is this caller's with this server, or where it is.
+pub async fn session_with(
+    incoming: Incoming<'_>,
     server: Option<&ServerName>,
-    headers: &HeaderMap,
 ) -> Result<Arc<McpSession>, RpcError> {
-    let Some(id) = headers.get(SESSION) else {
+    let Some(id) = incoming.headers.get(SESSION) else {
         return Err(RpcError::invalid(
             "Mcp-Session-Id is missing: send initialize first",
         ));
     };
-    let id = id.to_str().unwrap_or_default();
-    let found = app.mcp.find(id, &caller.principal, server);
-    found.ok_or_else(|| {
+    let (app, caller) = (incoming.app, incoming.caller);
+    let unknown = || {
         let message = "Session not found: send initialize again";
         RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_session", message)
-    })
+    };
+    let id = id.to_str().unwrap_or_default().parse::<Homed>();
+    let id = id.map_err(|_| unknown())?;
+    let (sessions, principal) = (&app.mcp, &caller.principal);
+    let found = if id.home == app.replicas.own() {
+        sessions.find(&id.token, principal, server)
+    } else if let Some(guest) = caller.guest().filter(|guest| guest.id == id.token) {
+        sessions.guest(principal, guest)
+    } else {
+        return Err(incoming.at_home(id.home, unknown()).await);
+    };
+    found.ok_or_else(unknown)
 }
 
 /// The version header, where one is sent.
@@ -166,8 +190,11 @@ async fn in_session(
     session: Arc<McpSession>,
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
+    check_version(asking.headers)?;
     match &message.kind {
-        Kind::Response | Kind::Notification(_) => Ok(take(&session, &message)),
+        Kind::Response | Kind::Notification(_) => {
+            Ok(take(asking.incoming(), &session, &message).await)
+        }
         Kind::Request(method) if &**method == "ping" => {
             Ok(json(lists::answer(&message, &RawJson::empty_object())))
         }
@@ -181,12 +208,22 @@ async fn in_session(
     }
 }
 
-/// Takes what needs no answer.
-pub fn take(session: &McpSession, message: &ClientMessage) -> Response {
+/// Takes what needs no answer, and passes it on to wherever else the session's children live.
+pub async fn take(
+    incoming: Incoming<'_>,
+    session: &McpSession,
+    message: &ClientMessage,
+) -> Response {
+    if !take_here(session, message) {
+        abroad::tell(incoming, session, &Method::POST, &message.line).await;
+    }
+    StatusCode::ACCEPTED.into_response()
+}
+
+/// Whether it was for a child of this replica alone.
+fn take_here(session: &McpSession, message: &ClientMessage) -> bool {
     match (&message.kind, &message.params.request_id) {
-        (Kind::Response, _) => {
-            session.answer(&message.line, &message.answer_id());
-        }
+        (Kind::Response, _) => return session.answer(&message.line, &message.answer_id()),
         (Kind::Notification(method), Some(id)) if &**method == "notifications/cancelled" => {
             session.cancel(&message.line, id);
         }
@@ -194,15 +231,16 @@ pub fn take(session: &McpSession, message: &ClientMessage) -> Response {
             let whole = RawJson::parse(message.line.clone()).ok();
             let params = whole.and_then(|whole| whole.member("params"));
             let token = params.and_then(|params| params.member("progressToken"));
-            if !token.is_some_and(|token| session.progress(&message.line, &token)) {
-                session.tell(&message.line);
+            if token.is_some_and(|token| session.progress(&message.line, &token)) {
+                return true;
             }
+            session.tell(&message.line);
         }
         // The child had its own from us.
         (Kind::Notification(method), _) if &**method == "notifications/initialized" => {}
         _ => session.tell(&message.line),
     }
-    StatusCode::ACCEPTED.into_response()
+    false
 }
 
 /// Whether the server's children speak 2026-07-28 alone.
@@ -252,7 +290,10 @@ pub async fn relay(
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
     let relayed = relayed(&asking.offer, &message, Era::Legacy)?;
-    let place = place(&asking, &session)?;
+    let place = match asking.enter(place(&asking, &session)?).await {
+        Ok(place) => place,
+        Err(error) => return Err(abroad::go(asking.incoming(), &session, error).await),
+    };
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
     let cancellation = in_flight.cancellation.clone();

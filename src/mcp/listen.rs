@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     child::{Child, Era, Profile, Said, splice},
-    model::RawJson,
+    model::{RawJson, ServerName},
 };
 
 /// The member of `_meta` that says which subscription a note is for.
@@ -78,10 +78,16 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
         id.as_str()
     );
     let stopping = asking.app.engine.stopping.clone();
+    let (app, caller) = (Arc::downgrade(asking.app), asking.caller.clone());
+    let may_hear = move |server: &ServerName| {
+        let app = app.upgrade();
+        app.is_some_and(|app| app.server_for(server.as_str(), &caller).is_some())
+    };
     tokio::spawn(async move {
         let mut next = stream::event(None, acknowledged.as_bytes());
         loop {
-            if sender.send(next).await.is_err() {
+            // The server may be there for others since.
+            if !may_hear(&server) || sender.send(next).await.is_err() {
                 return;
             }
             next = loop {
@@ -171,7 +177,8 @@ async fn subscribe(
     let found: Arc<Mutex<News>> = Arc::default();
     let keep = found.clone();
     let relayed = relayed(&asking.offer, message, Era::Modern)?;
-    let mut call = asking.call(relayed, asking.place()?, Profile::able());
+    let place = asking.enter(asking.place()?).await?;
+    let mut call = asking.call(relayed, place, Profile::able());
     call.on_child = Some(Arc::new(move |child: &Child| {
         let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(child.news());

@@ -3,6 +3,7 @@
 //! Messages pass byte by byte; what changes is ids, progress tokens, our folder's path, and the
 //! links that are appended to a tool's result.
 
+mod abroad;
 pub mod all;
 mod asking;
 mod error;

@@ -23,6 +23,7 @@ use crate::{
     child::{Cancellation, Era, Profile, Replier, Reply, STANDING, Said, splice},
     config::Mode,
     model::{RawJson, Tool},
+    replicas::Routed as _,
 };
 
 /// The revision that is spoken here.
@@ -108,11 +109,17 @@ pub async fn request(
     }
     if let Some(state) = &message.params.request_state {
         let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
-        match asking.app.parks.take(state, &retry, &message) {
+        match asking
+            .app
+            .parks
+            .take(&asking, state, &retry, &message)
+            .await
+        {
             Ok(relay) => {
                 let manner = manner(&message, method);
                 return Ok(relay.go_on(message.answer_id(), manner).respond().await);
             }
+            Err(error) if error.elsewhere().is_some() => return Err(error),
             // It may be the child's own.
             Err(_) if is_modern => {}
             Err(unknown) => return Err(unknown),
@@ -131,7 +138,7 @@ async fn relay(
 ) -> Result<Response, RpcError> {
     let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
     let relayed = relayed(&asking.offer, &message, Era::Modern)?;
-    let place = asking.place()?;
+    let place = asking.enter(asking.place()?).await?;
     let profile = if is_modern {
         Profile::modern()
     } else {

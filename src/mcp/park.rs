@@ -13,8 +13,11 @@ use serde_json::{Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{ClientMessage, RpcError, relay::Relay};
-use crate::model::{Principal, RawJson, ServerName, SessionId};
+use super::{Asking, ClientMessage, RpcError, relay::Relay};
+use crate::{
+    model::{Principal, RawJson, ServerName, SessionId},
+    replicas::Homed,
+};
 
 /// Parked calls of one principal.
 const MOST: usize = 100;
@@ -98,26 +101,33 @@ impl Parks {
         Ok(state)
     }
 
-    /// The call that this retry goes on with, its child's questions answered.
-    pub fn take(
+    /// The call that this retry goes on with, its child's questions answered. The state names the
+    /// replica that keeps the call.
+    pub async fn take(
         &self,
+        asking: &Asking<'_>,
         state: &str,
         retry: &Retry,
         message: &ClientMessage,
     ) -> Result<Relay, RpcError> {
         let unknown = || RpcError::params("requestState is unknown, expired or of another request");
-        let state: SessionId = state.parse().map_err(|_| unknown())?;
-        let mut all = self.lock();
-        if all
-            .get(&state)
-            .is_none_or(|(expected, _)| expected != retry)
-        {
-            return Err(unknown());
+        let state: Homed = state.parse().map_err(|_| unknown())?;
+        if state.home != asking.app.replicas.own() {
+            return Err(asking.incoming().at_home(state.home, unknown()).await);
         }
-        let (_, mut relay) = all.remove(&state).ok_or_else(unknown)?;
+        self.resume(&state.token, retry, message)
+            .ok_or_else(unknown)
+    }
+
+    fn resume(&self, state: &SessionId, retry: &Retry, message: &ClientMessage) -> Option<Relay> {
+        let mut all = self.lock();
+        if all.get(state).is_none_or(|(expected, _)| expected != retry) {
+            return None;
+        }
+        let (_, mut relay) = all.remove(state)?;
         drop(all);
         relay.answer(&answers(message));
-        Ok(relay)
+        Some(relay)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, (Retry, Relay)>> {

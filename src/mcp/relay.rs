@@ -18,6 +18,7 @@ use crate::{
     child::{BACKLOG, Cancellation, Heard, Hearing, Replier, Reply, Said, splice},
     config::ServerSpec,
     model::RawJson,
+    replicas::Homed,
 };
 
 /// A silent call becomes a stream after this long, so that pings can keep it open: clients give up
@@ -230,15 +231,16 @@ impl Relay {
         });
         let asked = asked.collect::<Vec<_>>().join(",");
         let (parks, id) = (self.app.parks.clone(), self.id.clone());
+        let home = self.app.replicas.own();
         let stopping = self.app.engine.stopping.clone();
         let kept = self.app.settings.limits.input_timeout;
-        let state = parks
+        let token = parks
             .park(retry, self, kept, stopping)
             .map_err(|error| error.to(Some(id.clone())))?;
+        let state = Homed { token, home };
         Ok(format!(
-            r#"{{"jsonrpc":"2.0","id":{},"result":{{"resultType":"input_required","inputRequests":{{{asked}}},"requestState":"{}"}}}}"#,
+            r#"{{"jsonrpc":"2.0","id":{},"result":{{"resultType":"input_required","inputRequests":{{{asked}}},"requestState":"{state}"}}}}"#,
             id.as_str(),
-            state.as_str()
         )
         .into())
     }

@@ -12,21 +12,27 @@ use std::{
     time::Duration,
 };
 
+use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{all::Shown, stream::Outbox};
 use crate::{
     call::Parking,
     catalog::News,
     child::{Cancellation, Child, Ear, Replier, Said, splice},
-    config::Mode,
-    model::{Principal, RawJson, ServerName, SessionId},
+    config::{Mode, ServerSpec},
+    model::{Guest, Principal, RawJson, ServerName, SessionId},
+    replicas::Abroad,
 };
 
 /// A session that nobody used for this long is forgotten; its client then begins anew.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// The servers of a config.
+type Servers = IndexMap<ServerName, Arc<ServerSpec>>;
+
 /// Sessions of one principal; the one that was used longest ago makes room.
 const MOST: usize = 1000;
 /// Questions that wait for one client.
@@ -69,6 +75,8 @@ pub struct McpSession {
     greeting: Mutex<Option<bytes::Bytes>>,
     log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
+    /// Where else its children live.
+    pub abroad: Abroad,
 }
 
 /// Requests under way by the client's id: one that he uses twice at once is of both.
@@ -100,24 +108,37 @@ impl McpSessions {
         version: &str,
         capabilities: Map<String, Value>,
     ) -> Arc<McpSession> {
-        let session = Arc::new(McpSession {
+        let made = Guest {
             id: SessionId::random(),
-            principal,
             server,
             version: version.into(),
             capabilities,
-            owner: self.owner(),
-            outbox: Arc::default(),
-            ended: CancellationToken::new(),
-            in_flight: Mutex::default(),
-            requests: AtomicU64::new(1),
-            asked: Mutex::default(),
-            asks: AtomicU64::new(1),
-            followed: Mutex::default(),
-            greeting: Mutex::default(),
-            log_level: Mutex::new(LOG_LEVEL.into()),
-            last_used: Mutex::new(Instant::now()),
-        });
+            log_level: LOG_LEVEL.into(),
+            greeting: None,
+        };
+        let session = Arc::new(McpSession::new(principal, made, self.owner(), 1));
+        self.keep(&session);
+        session
+    }
+
+    /// The session of another replica's that came with a request of its client's. Its questions
+    /// have numbers that the home and other replicas do not give.
+    pub fn guest(&self, principal: &Principal, guest: &Guest) -> Option<Arc<McpSession>> {
+        let known = lock(&self.all).contains_key(&guest.id);
+        if !known {
+            let apart = Uuid::new_v4().as_u64_pair().0 >> 12 | 1 << 32;
+            let session = McpSession::new(principal.clone(), guest.clone(), self.owner(), apart);
+            self.keep(&Arc::new(session));
+        }
+        let found = self.find(&guest.id, principal, guest.server.as_ref())?;
+        found.set_log_level(&guest.log_level);
+        if let Some(greeting) = &guest.greeting {
+            *lock(&found.greeting) = Some(greeting.to_string().into());
+        }
+        Some(found)
+    }
+
+    fn keep(&self, session: &Arc<McpSession>) {
         let mut all = lock(&self.all);
         all.retain(|_, other| lock(&other.last_used).elapsed() < KEPT);
         let own = all
@@ -130,8 +151,8 @@ impl McpSessions {
             oldest.ended.cancel();
             all.remove(&oldest.id);
         }
-        all.insert(session.id.clone(), session.clone());
-        session
+        all.entry(session.id.clone())
+            .or_insert_with(|| session.clone());
     }
 
     /// A number that tells one asker from all others.
@@ -142,12 +163,11 @@ impl McpSessions {
     /// The session, if it is this principal's and for this server. There is no hint of others'.
     pub fn find(
         &self,
-        id: &str,
+        id: &SessionId,
         principal: &Principal,
         server: Option<&ServerName>,
     ) -> Option<Arc<McpSession>> {
-        let id = id.parse::<SessionId>().ok()?;
-        let session = lock(&self.all).get(&id)?.clone();
+        let session = lock(&self.all).get(id)?.clone();
         let theirs = session.principal == *principal && session.server.as_ref() == server;
         theirs.then(|| {
             *lock(&session.last_used) = Instant::now();
@@ -167,6 +187,21 @@ impl McpSessions {
         }
     }
 
+    /// Ends the sessions with servers that are there for others now: their clients begin anew, if
+    /// they still may. What the endpoint of all servers shows goes by the config of the moment.
+    pub fn end_where_changed(&self, before: &Servers, now: &Servers) {
+        let changed = |server: &ServerName| {
+            let allow = |servers: &Servers| servers.get(server).map(|spec| spec.allow.clone());
+            allow(before) != allow(now)
+        };
+        let all: Vec<_> = lock(&self.all).values().cloned().collect();
+        for session in all {
+            if session.server.as_ref().is_some_and(changed) {
+                self.end(&session);
+            }
+        }
+    }
+
     /// Ends a session and its streams.
     pub fn end(&self, session: &McpSession) {
         lock(&self.all).remove(&session.id);
@@ -176,6 +211,42 @@ impl McpSessions {
 }
 
 impl McpSession {
+    fn new(principal: Principal, made: Guest, owner: u64, first_ask: u64) -> Self {
+        Self {
+            id: made.id,
+            principal,
+            server: made.server,
+            version: made.version,
+            capabilities: made.capabilities,
+            owner,
+            outbox: Arc::default(),
+            ended: CancellationToken::new(),
+            in_flight: Mutex::default(),
+            requests: AtomicU64::new(1),
+            asked: Mutex::default(),
+            asks: AtomicU64::new(first_ask),
+            followed: Mutex::default(),
+            greeting: Mutex::new(made.greeting.map(|line| String::from(line).into())),
+            log_level: Mutex::new(made.log_level),
+            last_used: Mutex::new(Instant::now()),
+            abroad: Abroad::default(),
+        }
+    }
+
+    /// What another replica needs to go on with it.
+    pub fn as_guest(&self) -> Guest {
+        Guest {
+            id: self.id.clone(),
+            server: self.server.clone(),
+            version: self.version.clone(),
+            capabilities: self.capabilities.clone(),
+            log_level: self.log_level(),
+            greeting: lock(&self.greeting)
+                .as_ref()
+                .and_then(|line| std::str::from_utf8(line).ok().map(Into::into)),
+        }
+    }
+
     /// Notes a request, so that its client can cancel it by its id.
     pub fn begin_request(self: &Arc<Self>, id: &RawJson) -> InFlight {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);

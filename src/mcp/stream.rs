@@ -8,11 +8,12 @@ use std::{
 };
 
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream},
     http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use tokio::sync::{Notify, mpsc};
 
 /// A stream that says nothing for this long gets a comment: proxies and clients close silent ones.
@@ -37,14 +38,40 @@ pub fn event(id: Option<u64>, line: &[u8]) -> Bytes {
     event.into()
 }
 
-/// The message of such an event; `None` for a comment.
-pub fn line_of(event: &Bytes) -> Option<Bytes> {
-    let start = memchr::memmem::find(event, b"data: ")? + b"data: ".len();
-    Some(
-        event
-            .slice(start..)
-            .slice_ref(event[start..].trim_ascii_end()),
-    )
+/// The messages of a response that is a stream of events, however its bytes are cut.
+pub struct Messages {
+    body: BodyDataStream,
+    rest: Vec<u8>,
+    /// In so much of the rest there is no end of a line.
+    looked: usize,
+}
+
+impl Messages {
+    /// Of this response.
+    pub fn of(response: Response) -> Self {
+        Self {
+            body: response.into_body().into_data_stream(),
+            rest: Vec::new(),
+            looked: 0,
+        }
+    }
+
+    /// The next one; `None` once the stream has ended.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            while let Some(end) = memchr::memchr(b'\n', &self.rest[self.looked..]) {
+                let line: Vec<u8> = self.rest.drain(..=self.looked + end).collect();
+                self.looked = 0;
+                // Comments, ids and names say nothing here; a message is one line of data.
+                if let Some(data) = line.strip_prefix(b"data: ") {
+                    return Some(Bytes::copy_from_slice(data.trim_ascii_end()));
+                }
+            }
+            self.looked = self.rest.len();
+            let chunk = self.body.next().await?.ok()?;
+            self.rest.extend_from_slice(&chunk);
+        }
+    }
 }
 
 /// A response whose body is what comes through the channel.

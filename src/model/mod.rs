@@ -6,8 +6,8 @@ mod raw_json;
 mod server_name;
 mod tool;
 
-pub use ids::{JobId, LinkToken, SessionId, WorkspaceKey};
-pub use principal::{Caller, Principal, UserInfo};
+pub use ids::{JobId, LinkToken, SessionId, WorkspaceKey, hex};
+pub use principal::{Caller, Guest, Hop, Principal, UserInfo, UserToken};
 pub use raw_json::{Member, RawJson};
 pub use server_name::ServerName;
 pub use tool::Tool;

@@ -31,8 +31,13 @@ impl Outbound {
     /// Trusts nobody and asks no proxy.
     #[cfg(test)]
     pub fn direct() -> Self {
+        Self::straight(tls(RootCertStore::empty()))
+    }
+
+    /// Asks no proxy.
+    pub fn straight(tls: ClientConfig) -> Self {
         Self {
-            tls: tls(RootCertStore::empty()),
+            tls,
             proxies: false,
         }
     }

@@ -11,7 +11,7 @@ use tokio::{
 use super::reload;
 use crate::{
     app::App,
-    store::{Clocks, HEARTBEAT_EVERY, TOMBSTONE},
+    store::{Clocks, TOMBSTONE},
 };
 
 /// Until children were measured, the limit on them is looked at this often.
@@ -29,6 +29,7 @@ pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     tasks.spawn(async move { engine.sessions.keep_house().await });
     tasks.spawn(collect(app.clone()));
     tasks.spawn(beat(app.clone()));
+    tasks.spawn(watch(app.clone()));
     tasks.spawn(reload::watch(app.clone(), hangups));
     tasks.spawn(measure(app.clone()));
     tasks.spawn(announce(app.clone()));
@@ -74,10 +75,14 @@ async fn collect(app: Arc<App>) {
     }
 }
 
+/// Tells the others that this bridge lives, and sees whether they believed so all the time.
 async fn beat(app: Arc<App>) {
-    let mut timer = tokio::time::interval(HEARTBEAT_EVERY);
+    let every = app.store.instance().renew_every();
+    let mut timer = tokio::time::interval(every);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
+        app.engine.sessions.check_leases().await;
         let store = app.store.clone();
         let renew = move || store.renew(Timestamp::now());
         if let Ok(Err(error)) = tokio::task::spawn_blocking(renew).await {
@@ -95,6 +100,24 @@ async fn announce(app: Arc<App>) {
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }
+    }
+}
+
+/// Looks after the others, often enough that silence counts from its beginning.
+async fn watch(app: Arc<App>) {
+    let mut timer = tokio::time::interval(app.store.instance().renew_every() / 2);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let looker = app.clone();
+        let look = move || looker.replicas.watch();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
+            tracing::warn!(%error, "other bridges on the jobs folder cannot be seen");
+        }
+        // Alone, a bridge may be stopped as long as somebody likes.
+        let shared = !app.replicas.others().is_empty();
+        let most = shared.then(|| app.store.instance().ttl() * 3 / 4);
+        app.engine.children.bound_silence(most);
     }
 }
 

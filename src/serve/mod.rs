@@ -1,7 +1,8 @@
 //! The life of the service: config → build → run → drain.
 //!
 //! ```text
-//! Running ──SIGTERM, SIGINT──▶ Draining: no new calls, running ones finish within the grace
+//! Running ──SIGTERM, SIGINT──▶ Handing over: new calls go to the other bridges on the folder, if any
+//!    Handing over ──noticed, and calls done──▶ Draining: no new calls, running ones finish
 //!    Draining ──done, or the grace is over──▶ Ending: children end, leases are given back ──▶ exit 0
 //!    any ──second signal──▶ exit at once; supervisors kill what is left
 //! ```
@@ -30,7 +31,8 @@ use crate::{
     app::App,
     config::{self, ConfigError, Settings},
     http, limits,
-    store::{Store, StoreError},
+    replicas::{origin, reachable_at},
+    store::{Membership, Store, StoreError},
 };
 
 use signals::Signals;
@@ -86,11 +88,18 @@ pub async fn serve(
     let config = config::servers(&settings)?;
     let tls = settings.listen.tls.as_ref().map(tls::Acceptor::load);
     let tls = tls.transpose()?;
-    let store = Store::open(&settings.jobs_dir, None, Timestamp::now())?;
     let listener = listen(&settings).await?;
     let address = listener.local_addr()?;
     settings.listen.bound_to(address.port());
-    let app = App::new(settings, store, config);
+    let reachable = reachable_at(settings.replicas.address.as_ref(), address);
+    let certificate = tls.as_ref().map(tls::Acceptor::fingerprint);
+    let membership = Membership {
+        address: reachable.map(|address| origin(&address, certificate)),
+        ttl: settings.replicas.lease_ttl,
+    };
+    let store = Store::open(&settings.jobs_dir, &membership, Timestamp::now())?;
+    let app = App::new(settings, store, config)?;
+    app.replicas.watch()?;
     let open_files = limits::raise_open_files();
     tracing::debug!(?open_files, "limits");
     for warning in app.warnings() {
@@ -105,9 +114,14 @@ pub async fn serve(
     let server = tokio::spawn(answer(app.clone(), listener, tls));
     signals.stop().await;
     tracing::info!("stopping: running calls may finish; a second signal ends at once");
-    app.engine.stopping.cancel();
+    let until = Instant::now() + app.settings.limits.shutdown_grace;
+    let ended = async {
+        hand_over(&app, until).await;
+        app.engine.stopping.cancel();
+        drain(&app, server, until).await;
+    };
     tokio::select! {
-        () = drain(&app, server) => {}
+        () = ended => {}
         () = signals.stop() => {
             app.store.leave();
             return Ok(Ended::AtOnce);
@@ -156,12 +170,33 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
         })
 }
 
+/// Where other bridges share the folder: they get what comes from now on, and each chat as soon as
+/// no call of it runs here. Requests are still taken until balancers had time to notice.
+async fn hand_over(app: &Arc<App>, until: Instant) {
+    let looker = app.clone();
+    let look = move || looker.replicas.watch();
+    let _ = tokio::task::spawn_blocking(look).await;
+    if app.replicas.others().is_empty() {
+        return;
+    }
+    app.replicas.drain();
+    let store = app.store.clone();
+    let tell = move || store.drain(Timestamp::now());
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await {
+        tracing::warn!(%error, "the others do not learn that this bridge is about to end");
+    }
+    app.engine.sessions.drain();
+    app.engine.running.close();
+    let noticed = Instant::now() + app.settings.replicas.drain_delay;
+    tokio::time::sleep_until(noticed.min(until)).await;
+    let _ = timeout_at(until, app.engine.running.wait()).await;
+}
+
 /// Lets running calls and downloads finish within the grace, then ends every child.
-async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>) {
+async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>, until: Instant) {
     let engine = &app.engine;
     engine.running.close();
     let grace = app.settings.limits.shutdown_grace;
-    let until = Instant::now() + grace;
     if timeout_at(until, engine.running.wait()).await.is_err() {
         tracing::warn!(
             ?grace,

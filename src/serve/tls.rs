@@ -25,7 +25,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::Tls;
+use crate::{
+    config::Tls,
+    replicas::{Fingerprint, fingerprint},
+};
 
 /// Whoever says nothing for so long is no client.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -65,7 +68,10 @@ impl TlsError {
 }
 
 /// A certificate and its key, read and found to belong together.
-pub struct Acceptor(TlsAcceptor);
+pub struct Acceptor {
+    acceptor: TlsAcceptor,
+    fingerprint: Fingerprint,
+}
 
 impl Acceptor {
     /// Reads both files: blocks.
@@ -83,6 +89,7 @@ impl Acceptor {
         }
         let private = PrivateKeyDer::from_pem_file(key);
         let private = private.map_err(|error| TlsError::key(key, error))?;
+        let fingerprint = fingerprint(&chain[0]);
         // The provider is named here, since a process-wide one would be a global.
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -91,7 +98,15 @@ impl Acceptor {
             .with_single_cert(chain, private);
         let mut config = config.map_err(|error| TlsError::key(key, error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            fingerprint,
+        })
+    }
+
+    /// By what other bridges know the certificate.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 }
 
@@ -107,7 +122,7 @@ impl Listener {
     pub fn new(listener: TcpListener, acceptor: Acceptor) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (done, through) = mpsc::channel(1);
-        let accepting = tokio::spawn(accept(listener, acceptor.0, done));
+        let accepting = tokio::spawn(accept(listener, acceptor.acceptor, done));
         Ok(Self {
             through,
             address,

@@ -1,6 +1,9 @@
 //! Ending sessions: idle ones, the least recently used, those of removed servers, all of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -40,10 +43,11 @@ impl Sessions {
     }
 
     fn end_idle(self: &Arc<Self>, now: Instant) {
-        // A dead child needs no idle time.
+        let draining = self.draining.load(Ordering::Relaxed);
+        // A dead child needs no idle time, and a bridge that is about to end has none to give.
         let over = |session: &Session| {
             !session.child.is_alive()
-                || session.in_flight() == 0 && session.idle_end(ONE_CALL_IDLE) <= now
+                || session.in_flight() == 0 && (draining || session.idle_end(ONE_CALL_IDLE) <= now)
         };
         for workspace in self.workspaces() {
             for session in workspace.sessions() {
@@ -65,6 +69,12 @@ impl Sessions {
         }
     }
 
+    /// From now on sessions end as they get idle, so that other replicas can go on with their chats.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.call_ended();
+    }
+
     /// Ends the idle session that was used longest ago, the dead first and then those of callers
     /// without a chat; `false` if none is idle. In the caller's `own` workspace he has the turn.
     pub(super) async fn evict_one(self: &Arc<Self>, own: Option<(Arc<Workspace>, Ending)>) -> bool {
@@ -73,8 +83,7 @@ impl Sessions {
         };
         let session = &taken.session;
         tracing::debug!(server = %session.spec.name, "session gives up its place");
-        save(session).await;
-        let how = End::Gracefully(self.children.kill_grace());
+        let how = self.save(&taken.workspace, session).await;
         self.end_unbound(&taken.workspace, session, how).await;
         drop(taken);
         self.call_ended();
@@ -182,8 +191,7 @@ impl Sessions {
             if !session.child.is_alive() {
                 sessions.end_now(&workspace, &session, End::Kill).await;
             } else if workspace.unbind_idle(&session) {
-                save(&session).await;
-                let how = End::Gracefully(sessions.children.kill_grace());
+                let how = sessions.save(&workspace, &session).await;
                 sessions.end_unbound(&workspace, &session, how).await;
             }
             drop((ending, session, workspace));
@@ -195,8 +203,7 @@ impl Sessions {
     /// Unbinds it, lets it save (`before_end`) and ends it. The caller holds the workspace's turn.
     async fn end_with_care(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Arc<Session>) {
         if workspace.unbind(session) {
-            save(session).await;
-            let how = End::Gracefully(self.children.kill_grace());
+            let how = self.save(workspace, session).await;
             self.end_unbound(workspace, session, how).await;
         }
     }
@@ -241,6 +248,9 @@ impl Sessions {
         workspace: &Arc<Workspace>,
         change: impl FnOnce(&mut Metadata) + Send + 'static,
     ) {
+        if workspace.is_lost() {
+            return;
+        }
         let (store, job) = (self.store.clone(), workspace.job.clone());
         let write = move || store.update_metadata(&job, change).map(drop);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
@@ -266,6 +276,18 @@ struct Taken {
 enum Right {
     Alone(#[expect(dead_code, reason = "held, not used")] Turn),
     Beside(Ending),
+}
+
+impl Sessions {
+    /// Lets the child save what it holds (`before_end`), and says how to end it. One whose folder
+    /// is another's by now saves nothing.
+    async fn save(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Session) -> End {
+        if !self.still_held(workspace).await {
+            return End::Kill;
+        }
+        save(session).await;
+        End::Gracefully(self.children.kill_grace())
+    }
 }
 
 async fn save(session: &Session) {

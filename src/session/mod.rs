@@ -8,6 +8,7 @@
 //! No lock is held across a start but the chat's own order of calls.
 
 mod end;
+mod fence;
 mod open;
 mod place;
 mod population;
@@ -17,7 +18,7 @@ mod workspace;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -34,6 +35,7 @@ use crate::{
 
 use population::Population;
 
+pub use open::Opened;
 pub use place::{Claim, Class, Place};
 pub use shared::{SharedChild, SharedChildren};
 pub use start::Found;
@@ -104,6 +106,8 @@ pub struct Sessions {
     tasks: TaskTracker,
     metrics: Arc<Metrics>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
+    /// The bridge is about to end.
+    draining: AtomicBool,
 }
 
 /// A workspace being opened, used or closed.
@@ -141,6 +145,7 @@ impl Sessions {
             tasks: TaskTracker::new(),
             metrics,
             listener,
+            draining: AtomicBool::new(false),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Opening and closing a workspace: its binding, its lease, what lies in it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{Claim, Entry, Place, SessionError, Sessions, Workspace};
 use crate::{
     artifacts::{Snapshot, SnapshotError},
-    model::{Principal, ServerName, WorkspaceKey},
+    model::{Principal, WorkspaceKey},
     store::{Job, JobStatus, Metadata, NewJob, PrincipalHash},
 };
 
@@ -18,18 +18,20 @@ impl Sessions {
         self: &Arc<Self>,
         place: &Place,
         principal: &Principal,
-        server: &ServerName,
     ) -> Result<Arc<Workspace>, SessionError> {
         let entry = self.entries().entry(place.key).or_default().clone();
-        if let Some(workspace) = entry.open().clone() {
+        let open = entry.open().clone();
+        if let Some(workspace) = open
+            && self.still_held(&workspace).await
+        {
             return Ok(workspace);
         }
         let (reply, opened) = oneshot::channel();
         let (sessions, place) = (self.clone(), place.clone());
-        let (principal, server) = (principal.clone(), server.clone());
+        let principal = principal.clone();
         // A task of its own: a caller who hangs up must not leave a lease that nobody knows of.
         self.tasks.spawn(async move {
-            let opened = sessions.open_entry(entry, place, principal, server).await;
+            let opened = sessions.open_entry(entry, place, principal).await;
             if reply.send(opened).is_err() {
                 sessions.call_ended();
             }
@@ -42,7 +44,6 @@ impl Sessions {
         entry: Arc<Entry>,
         place: Place,
         principal: Principal,
-        server: ServerName,
     ) -> Result<Arc<Workspace>, SessionError> {
         let key = place.key;
         let gate = entry.gate.lock().await;
@@ -50,7 +51,7 @@ impl Sessions {
             return Ok(workspace);
         }
         let sessions = self.clone();
-        let read = move || sessions.read(&place, &principal, &server);
+        let read = move || sessions.read(&place, &principal);
         let opened = tokio::task::spawn_blocking(read)
             .await
             .expect("opening a folder does not panic");
@@ -65,12 +66,7 @@ impl Sessions {
     }
 
     /// Blocks on the disk.
-    fn read(
-        &self,
-        place: &Place,
-        principal: &Principal,
-        server: &ServerName,
-    ) -> Result<Arc<Workspace>, SessionError> {
+    fn read(&self, place: &Place, principal: &Principal) -> Result<Arc<Workspace>, SessionError> {
         let store = &self.store;
         let new = NewJob {
             principal: PrincipalHash::from(principal),
@@ -93,7 +89,7 @@ impl Sessions {
         let found = store.open_workspace(&place.key, &new, Timestamp::now())?;
         match self.look(&found.job) {
             Ok((before, files)) => {
-                tracing::debug!(job = ?found.job.id(), %server, "workspace opened");
+                tracing::debug!(job = ?found.job.id(), "workspace opened");
                 let servers = before.server_names;
                 let workspace = Workspace::new(found.job, found.lease, files, servers);
                 Ok(Arc::new(workspace))
@@ -169,6 +165,59 @@ impl Sessions {
         }
         // Under the lock, so that of several who forget it the last one sees that he is.
         drop(entry);
+    }
+}
+
+/// A workspace that a door has opened for a call, until the call takes it. Dropped untaken, the
+/// housekeeper hears of it.
+#[derive(Clone, Default)]
+pub struct Opened(Arc<Mutex<Option<Waiting>>>);
+
+struct Waiting {
+    workspace: Option<Arc<Workspace>>,
+    sessions: Arc<Sessions>,
+}
+
+impl Opened {
+    pub(super) fn new(workspace: Arc<Workspace>, sessions: Arc<Sessions>) -> Self {
+        let waiting = Waiting {
+            workspace: Some(workspace),
+            sessions,
+        };
+        Self(Arc::new(Mutex::new(Some(waiting))))
+    }
+
+    /// The workspace, once.
+    pub fn take(&self) -> Option<Arc<Workspace>> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.take()?.workspace.take()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.workspace.take().is_some() {
+            self.sessions.call_ended();
+        }
+    }
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opened")
+    }
+}
+
+impl Sessions {
+    /// Opens a place ahead of its call, which then works there and nowhere else.
+    pub async fn open_ahead(
+        self: &Arc<Self>,
+        place: &mut Place,
+        principal: &Principal,
+    ) -> Result<(), SessionError> {
+        let workspace = self.open(place, principal).await?;
+        place.opened = Opened::new(workspace, self.clone());
+        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! Which session a call belongs to.
 
+use super::Opened;
 use crate::{
-    config::{Mode, ServerSpec, WorkspaceScope},
+    config::{ServerSpec, WorkspaceScope},
     model::{Caller, Principal, ServerName, SessionId, WorkspaceKey},
 };
 
@@ -16,6 +17,8 @@ pub struct Place {
     pub session: Option<SessionId>,
     /// What its key says of the caller's right to it.
     pub claim: Claim,
+    /// Its workspace, where a door has opened it.
+    pub opened: Opened,
 }
 
 /// Whether a workspace may be made for a key.
@@ -47,6 +50,7 @@ impl Place {
             class: Class::Lasting,
             session: None,
             claim: Claim::Free,
+            opened: Opened::default(),
         }
     }
 
@@ -54,8 +58,13 @@ impl Place {
     ///
     /// An anonymous caller may use only ids that we minted: `None` means his id is not one.
     pub fn of(caller: &Caller, spec: &ServerSpec) -> Option<Self> {
-        let principal = &caller.principal;
         let own = (spec.workspace == WorkspaceScope::Own).then_some(&spec.name);
+        Self::within(caller, own)
+    }
+
+    /// The same for the folder that the chat's servers share, or for one of a server's own.
+    pub fn within(caller: &Caller, own: Option<&ServerName>) -> Option<Self> {
+        let principal = &caller.principal;
         let anonymous = *principal == Principal::Anonymous;
         if let Some(chat) = caller.chat.as_deref().filter(|_| !anonymous) {
             let key = WorkspaceKey::chat(principal, chat, own);
@@ -64,6 +73,7 @@ impl Place {
                 class: Class::Lasting,
                 session: None,
                 claim: Claim::Free,
+                opened: Opened::default(),
             });
         }
         if let Some(named) = caller.session.as_deref() {
@@ -81,15 +91,7 @@ impl Place {
                 class: Class::Lasting,
                 session: minted,
                 claim,
-            });
-        }
-        if spec.mode != Mode::Stateful {
-            // There is nothing to come back to, and random numbers are a system call each.
-            return Some(Self {
-                key: WorkspaceKey::session(principal, "", own),
-                class: Class::OneCall,
-                session: None,
-                claim: Claim::Free,
+                opened: Opened::default(),
             });
         }
         let minted = SessionId::random();
@@ -98,6 +100,7 @@ impl Place {
             class: Class::OneCall,
             claim: Claim::Minted(WorkspaceKey::session(principal, minted.as_str(), None)),
             session: Some(minted),
+            opened: Opened::default(),
         })
     }
 }

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::SessionError;
 use crate::{
     child::{Child, ChildError, ChildRequest, Children, End, Listener, Profile},
-    config::{ServerSpec, SpecVersion},
+    config::{ServerSpec, SpecVersion, UserValues},
     model::{Principal, ServerName},
     store::{Job, Lease, NewJob, PrincipalHash, Store},
 };
@@ -239,6 +239,7 @@ impl SharedChildren {
             job: job.clone(),
             profile,
             overlay: Vec::new(),
+            user: UserValues::default(),
             deadline: Instant::now() + NO_DEADLINE,
             listener: (self.listener)(&spec.name),
         };

@@ -9,7 +9,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use super::{Class, Lent, Session, SessionError, Sessions, Workspace};
 use crate::{
     child::{ChildRequest, Profile},
-    config::ServerSpec,
+    config::{ServerSpec, UserValues},
     store::LiveSession,
 };
 
@@ -32,6 +32,7 @@ impl Sessions {
         spec: &Arc<ServerSpec>,
         class: Class,
         profile: Profile,
+        user: &UserValues,
         (patience, deadline): (Instant, Instant),
     ) -> Result<Found, SessionError> {
         let slot = workspace.slot(spec);
@@ -50,6 +51,7 @@ impl Sessions {
             job: workspace.job.clone(),
             profile,
             overlay: Vec::new(),
+            user: user.clone(),
             deadline,
             listener: (self.listener)(&spec.name),
         });

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -42,6 +42,10 @@ pub struct Workspace {
     worked_before: Mutex<HashSet<String>>,
     /// Servers whose child was replaced, until an answer says so.
     losses: Mutex<HashSet<ServerName>>,
+    /// The message for which the chat's attached files were last looked at.
+    attached: Mutex<Option<Box<str>>>,
+    /// Another replica has taken the folder over: nothing more is written there.
+    lost: AtomicBool,
 }
 
 /// The children of one server in one workspace.
@@ -106,7 +110,19 @@ impl Workspace {
             slots: Mutex::default(),
             worked_before: Mutex::new(worked_before.into_iter().collect()),
             losses: Mutex::default(),
+            attached: Mutex::default(),
+            lost: AtomicBool::new(false),
         }
+    }
+
+    /// Whether another replica has taken the folder over.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Notes that; `false` if it was known.
+    pub(super) fn lose(&self) -> bool {
+        !self.lost.swap(true, Ordering::Relaxed)
     }
 
     /// Waits for the turn of a call to `spec`: alone, unless its `concurrency` says otherwise.
@@ -202,6 +218,15 @@ impl Workspace {
     /// An answer says that what the server held in memory is gone: it need not be said again.
     pub fn loss_told(&self, server: &ServerName) {
         self.losses().remove(server);
+    }
+
+    /// Whether this is the first call for a message, before which the chat's attached files are
+    /// looked at; without one, every call is.
+    pub fn begin_attachments(&self, message: Option<&str>) -> bool {
+        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = message.is_none() || attached.as_deref() != message;
+        *attached = message.map(Into::into);
+        first
     }
 
     fn losses(&self) -> std::sync::MutexGuard<'_, HashSet<ServerName>> {

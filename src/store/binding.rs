@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -52,27 +51,41 @@ impl Store {
             return Ok((job, Binding::Existing));
         }
         let path = self.binding_path(key);
-        match fs::remove_file(&path) {
-            Err(error) if !files::is_absent(&error) => {
-                return Err(files::at("replace", &path)(error));
-            }
-            _ => {}
+        if let Some(job) = self.clear_binding(&path)? {
+            return Ok((job, Binding::Existing));
         }
         let new = NewJob {
             key: Some(*key),
             ..new.clone()
         };
         let job = self.create_job(&new, now)?;
-        if self
-            .show_binding(&path, &job)
-            .map_err(files::at("write", &path))?
-        {
+        let content = job.id().to_string();
+        let shown = files::show_new(&path, content.as_bytes(), self.staging());
+        if shown.map_err(files::at("write", &path))? {
             return Ok((job, Binding::Created));
         }
         // Only where locks do not reach the other replica, and it was faster.
         self.remove_job(&job)?;
         let job = self.lookup(key)?.ok_or(StoreError::JobGone)?;
         Ok((job, Binding::Existing))
+    }
+
+    /// Takes a binding away that leads nowhere. Where locks do not reach the other replica, it may
+    /// have made a good one since the look: that is put back, and its folder is the answer.
+    fn clear_binding(&self, path: &Path) -> Result<Option<Job>, StoreError> {
+        let taken = self.staging().join(Uuid::new_v4().to_string());
+        match fs::rename(path, &taken) {
+            Ok(()) => {}
+            Err(error) if files::is_absent(&error) => return Ok(None),
+            Err(error) => return Err(files::at("replace", path)(error)),
+        }
+        let content = files::read_record(&taken).unwrap_or_default();
+        let _ = remove_tree(&taken);
+        let Some(job) = parse(&content).map_or(Ok(None), |id| self.job(id))? else {
+            return Ok(None);
+        };
+        files::show_new(path, &content, self.staging()).map_err(files::at("write", path))?;
+        Ok(Some(job))
     }
 
     /// The folder of that key, if it has one.
@@ -136,9 +149,11 @@ impl Store {
 
     fn remove_orphan(&self, shard: &Path, name: &str) -> Result<bool, StoreError> {
         let path = shard.join(name);
-        let leads_nowhere = || {
-            let content = files::read_record(&path).unwrap_or_default();
-            parse(&content).map_or(Ok(true), |id| self.job(id).map(|job| job.is_none()))
+        let leads_nowhere = || match files::read_record(&path) {
+            Ok(content) => {
+                parse(&content).map_or(Ok(true), |id| self.job(id).map(|job| job.is_none()))
+            }
+            Err(error) => Err(files::at("read", &path)(error)),
         };
         if !leads_nowhere()? {
             return Ok(false);
@@ -149,23 +164,7 @@ impl Store {
         if !leads_nowhere()? {
             return Ok(false);
         }
-        remove_tree(&path).map_err(files::at("remove", &path))?;
-        Ok(true)
-    }
-
-    /// `false` where the name is taken. By link, because a rename would replace silently.
-    fn show_binding(&self, path: &Path, job: &Job) -> io::Result<bool> {
-        let temp = self.staging().join(Uuid::new_v4().to_string());
-        let mut file = files::create_new(&temp)?;
-        let shown = write!(file, "{}", job.id())
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::hard_link(&temp, path));
-        let _ = fs::remove_file(&temp);
-        match shown {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(self.clear_binding(&path)?.is_none())
     }
 
     fn lock_shard(&self, key: &WorkspaceKey) -> Result<FileLock, StoreError> {
@@ -211,7 +210,7 @@ mod tests {
             .count();
         assert_eq!(created, 1);
         assert!(bound.iter().all(|(job, _)| job.id() == bound[0].0.id()));
-        assert_eq!(stores[0].jobs(folder.now).unwrap().len(), 1);
+        assert_eq!(stores[0].jobs().unwrap().len(), 1);
     }
 
     #[test]

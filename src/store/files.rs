@@ -105,6 +105,50 @@ pub fn write_whole(path: &Path, content: &[u8], staging: &Path) -> io::Result<()
     written
 }
 
+/// Makes a file that must not be there yet, whole; `false` where somebody was faster. By link or by
+/// a rename that replaces nothing, which are one step on shared filesystems, too; where there is
+/// neither, by making it, and then who reads at that moment may see it empty.
+pub fn show_new(path: &Path, content: &[u8], staging: &Path) -> io::Result<bool> {
+    let temp = staging.join(Uuid::new_v4().to_string());
+    let mut file = create_new(&temp)?;
+    let shown = file
+        .write_all(content)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| match fs::hard_link(&temp, path) {
+            Err(error) if is_refused(&error) => rename_new(&temp, path),
+            other => other,
+        })
+        .or_else(|error| {
+            if is_refused(&error) {
+                create_new(path)?.write_all(content)
+            } else {
+                Err(error)
+            }
+        });
+    let _ = fs::remove_file(&temp);
+    match shown {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let cwd = rustix::fs::CWD;
+    let flags = rustix::fs::RenameFlags::NOREPLACE;
+    rustix::fs::renameat_with(cwd, from, cwd, to, flags).map_err(Into::into)
+}
+
+/// The filesystem does not know that operation.
+fn is_refused(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(
+        code,
+        Some(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL | Errno::MLINK)
+    )
+}
+
 /// Replaces a JSON record whole.
 pub fn write_json(path: &Path, record: &impl Serialize, staging: &Path) -> io::Result<()> {
     let mut content = serde_json::to_vec_pretty(record)?;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    GoneReason, Job, PrincipalHash, Store, StoreError, files,
+    GoneReason, Job, LeaseError, PrincipalHash, Store, StoreError, files,
     link::{self, is_over},
     lock::FileLock,
     remove::remove_tree,
@@ -69,7 +69,7 @@ impl Store {
         });
         round.jobs();
         if user.is_none() {
-            let (removed, errors) = self.sweep_instances(now);
+            let (removed, errors) = self.sweep_instances();
             round.report.removed_instances = removed;
             round.note_all(errors);
             let (removed, errors) = self.sweep_catalog(now);
@@ -178,11 +178,27 @@ impl Round<'_> {
             }
             Ok(lock) => Some(lock),
         };
-        if self.store.leased_by(job, self.now)?.is_some() {
+        // Our own lease is somebody's at work, too. Any other is taken, so that nobody can take it
+        // while the folder goes, whatever his lock says.
+        if self.store.leased_by(job)?.is_some() {
             self.report.leased_jobs += 1;
             return Ok(None);
         }
+        let lease = match self.store.acquire_locked(job, self.now) {
+            Ok(lease) => Some(lease),
+            Err(LeaseError::Elsewhere { .. }) => {
+                self.report.leased_jobs += 1;
+                return Ok(None);
+            }
+            // It is what makes room.
+            Err(LeaseError::Store(error)) if error.is_disk_full() => None,
+            Err(LeaseError::Store(error)) => return Err(error),
+        };
         if !self.is_due(job)? {
+            drop(lock);
+            if let Some(lease) = lease {
+                self.store.release(&lease)?;
+            }
             return Ok(None);
         }
         let staged = self.store.take_away(job);

@@ -1,34 +1,72 @@
-//! One running bridge among those that share the folder: unknown → alive → dead, never back.
+//! One running bridge among those that share the folder: unknown → alive ⇄ silent, or dead.
 //!
-//! Alive means that it holds the lock on its file. Where that lock cannot be judged (another
-//! host's, on a filesystem whose locks stay local), a fresh heartbeat counts too.
+//! Each instance writes its record again and again. Who reads it compares it with what he read
+//! before, by his own clock: unchanged for [`Instance::ttl`] *as he watched* means that it is
+//! silent, and its leases may be taken over. Clocks of different hosts are never compared, and time
+//! in which nobody looked (he was stopped himself, or the folder could not be read) hardly counts.
+//!
+//! Where both run on one kernel and see the same mount, the instance's lock tells more: free means
+//! that the process has ended, at once. A held lock proves nothing, for a stopped process holds it.
 
 use std::{
+    collections::HashMap,
     fmt, fs,
     fs::File,
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     str::FromStr,
-    time::Duration,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Store, StoreError, files, remove};
+use super::{Store, StoreError, files, lock, remove};
 
-/// How often [`super::Store::renew`] is due. A silent instance counts as dead after three of them.
-pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
-const HEARTBEAT_FRESH: SignedDuration = SignedDuration::from_secs(30);
-/// Another host's clock may be wrong: its files are left much longer than its leases.
-const FOREIGN_FILES_KEPT: SignedDuration = SignedDuration::from_hours(1);
+/// How long an instance may be silent before its leases are taken over, where nothing else is set.
+const LEASE_TTL: Duration = Duration::from_secs(20);
+/// The record is renewed so many times within that.
+const RENEWALS: u32 = 4;
+/// A silent instance may come back: its files are left much longer than its leases.
+const SILENT_FILES_KEPT: Duration = Duration::from_secs(3600);
+
+/// How an instance takes part.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// Where other replicas reach it, if they can.
+    pub address: Option<String>,
+    /// How long it may be silent before others take its leases over.
+    pub ttl: Duration,
+}
+
+impl Default for Membership {
+    /// Nobody reaches it: commands.
+    fn default() -> Self {
+        Self {
+            address: None,
+            ttl: LEASE_TTL,
+        }
+    }
+}
 
 /// Names one run of one bridge process. Random; not a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InstanceId(Uuid);
+
+impl InstanceId {
+    /// Of a new run.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
 
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,21 +86,41 @@ impl FromStr for InstanceId {
 struct Record {
     instance: InstanceId,
     boot_id: String,
+    /// Of the folder, as its kernel numbers mounts; none where its lock tells nothing.
+    #[serde(default)]
+    device: Option<u64>,
     pid: u32,
     host: String,
     address: Option<String>,
+    /// Milliseconds of silence after which its leases may be taken over.
+    #[serde(default)]
+    ttl_ms: u64,
+    /// It takes nothing new: it is about to end.
+    #[serde(default)]
+    draining: bool,
     started_at: Timestamp,
+    /// Only ever compared with an earlier reading of itself.
     renewed_at: Timestamp,
 }
 
-/// This process: holds the lock that tells others that it lives.
+/// This process, as the others see it.
 #[derive(Debug)]
 pub struct Instance {
     record: Record,
+    draining: AtomicBool,
     folder: PathBuf,
     staging: PathBuf,
-    /// Locked for as long as it is open.
-    _alive: File,
+    /// Locked for as long as it is open; none where the filesystem has no locks.
+    _alive: Option<File>,
+}
+
+/// Another instance that takes calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Which run of which bridge.
+    pub instance: InstanceId,
+    /// Where it is reached.
+    pub address: String,
 }
 
 impl Instance {
@@ -76,30 +134,48 @@ impl Instance {
         self.record.address.as_deref()
     }
 
+    /// How long it may be silent before others take its leases over.
+    pub fn ttl(&self) -> Duration {
+        Duration::from_millis(self.record.ttl_ms)
+    }
+
+    /// How often [`super::Store::renew`] is due.
+    pub fn renew_every(&self) -> Duration {
+        self.ttl() / RENEWALS
+    }
+
     pub(super) fn join(
         bridge: &Path,
-        address: Option<&str>,
+        membership: &Membership,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        let id = InstanceId(Uuid::new_v4());
+        let id = InstanceId::random();
         let folder = bridge.join("instances");
         let path = folder.join(format!("{id}.lock"));
-        let alive = lock_then_show(&folder.join(format!("new-{id}")), &path)
-            .map_err(files::at("lock (the filesystem must support flock)", &path))?;
-        // Only now: staging without a lock is what the dead leave.
+        let (alive, device) = match lock_then_show(&folder.join(format!("new-{id}")), &path) {
+            Ok((file, device)) => (Some(file), Some(device)),
+            Err(error) if lock::is_unsupported(&error) => {
+                tracing::warn!(%error, "the jobs folder has no file locks: only time tells that a bridge has ended");
+                (None, None)
+            }
+            Err(error) => return Err(files::at("lock", &path)(error)),
+        };
         let staging = bridge.join("tmp").join(id.to_string());
-        files::make_dir(&staging).map_err(files::at("make", &staging))?;
         let record = Record {
             instance: id,
             boot_id: boot_id(),
+            device,
             pid: std::process::id(),
             host: rustix::system::uname().nodename().to_string_lossy().into(),
-            address: address.map(Into::into),
+            address: membership.address.clone(),
+            ttl_ms: u64::try_from(membership.ttl.as_millis()).unwrap_or(u64::MAX),
+            draining: false,
             started_at: now,
             renewed_at: now,
         };
         let instance = Self {
             record,
+            draining: AtomicBool::new(false),
             folder,
             staging,
             _alive: alive,
@@ -108,13 +184,27 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Writes the record. Others clear staging away that has none, so both are made again here.
     pub(super) fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
         let record = Record {
             renewed_at: now,
+            draining: self.draining.load(Ordering::Relaxed),
             ..self.record.clone()
         };
         let path = self.folder.join(format!("{}.json", self.id()));
-        files::write_json(&path, &record, &self.staging).map_err(files::at("write", &path))
+        let write = || {
+            files::make_dir(&self.staging)
+                .and_then(|()| files::write_json(&path, &record, &self.staging))
+        };
+        let written = match write() {
+            Err(error) if files::is_absent(&error) => write(),
+            other => other,
+        };
+        written.map_err(files::at("write", &path))
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn staging(&self) -> &Path {
@@ -148,15 +238,16 @@ impl Instance {
     }
 }
 
-/// Nobody may see the file unlocked, or he would take us for dead.
-fn lock_then_show(hidden: &Path, shown: &Path) -> io::Result<File> {
+/// Nobody may see the file unlocked, or he would take us for dead. Gives the folder's device, too.
+fn lock_then_show(hidden: &Path, shown: &Path) -> io::Result<(File, u64)> {
     let file = files::create_new(hidden)?;
     let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(Into::into);
     let shown = locked.and_then(|()| fs::rename(hidden, shown));
-    if shown.is_err() {
+    let device = shown.and_then(|()| Ok(file.metadata()?.dev()));
+    if device.is_err() {
         let _ = fs::remove_file(hidden);
     }
-    shown.map(|()| file)
+    device.map(|device| (file, device))
 }
 
 fn remove_files(folder: &Path, id: InstanceId) -> io::Result<()> {
@@ -175,49 +266,159 @@ fn boot_id() -> String {
 /// What is known of another instance.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
-    /// It lives, and is reached there.
-    Alive(Option<String>),
-    /// It ended.
+    /// It lives, as far as can be seen.
+    Alive {
+        /// Where it is reached.
+        address: Option<String>,
+        /// It is about to end, and gives its leases back as its calls end.
+        draining: bool,
+    },
+    /// It ended, or has been silent for too long.
     Dead {
         /// Its files may go too.
         for_sure: bool,
     },
 }
 
-impl Store {
-    pub(super) fn liveness(&self, id: InstanceId, now: Timestamp) -> Liveness {
-        let folder = &self.instance.folder;
-        let record: Option<Record> = files::read_json(&folder.join(format!("{id}.json")))
-            .ok()
-            .flatten();
-        let address = record.as_ref().and_then(|record| record.address.clone());
-        if id == self.instance.id() || is_locked(&folder.join(format!("{id}.lock"))) {
-            return Liveness::Alive(address);
+/// What was seen of the others' records, by our own clock.
+#[derive(Debug, Default)]
+pub(super) struct Watched(Mutex<HashMap<InstanceId, Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    renewed_at: Timestamp,
+    unchanged: Duration,
+    looked: Instant,
+}
+
+impl Watched {
+    /// For how long the record has been seen unchanged. Between two looks no more counts than the
+    /// time between two renewals: nobody is dead because we did not look.
+    fn unchanged(&self, record: &Record, most: Duration, at: Instant) -> Duration {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.entry(record.instance).or_insert(Seen {
+            renewed_at: record.renewed_at,
+            unchanged: Duration::ZERO,
+            looked: at,
+        });
+        if seen.renewed_at == record.renewed_at {
+            seen.unchanged += at.saturating_duration_since(seen.looked).min(most);
+        } else {
+            (seen.renewed_at, seen.unchanged) = (record.renewed_at, Duration::ZERO);
         }
-        let own_boot = &self.instance.record.boot_id;
-        match record {
-            Some(record) if own_boot.is_empty() || record.boot_id != *own_boot => {
-                let silent = now.duration_since(record.renewed_at);
-                if silent < HEARTBEAT_FRESH {
-                    return Liveness::Alive(address);
-                }
-                let for_sure = silent > FOREIGN_FILES_KEPT;
-                Liveness::Dead { for_sure }
+        seen.looked = at;
+        seen.unchanged
+    }
+
+    fn forget(&self, id: InstanceId) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+    }
+}
+
+impl Store {
+    pub(super) fn liveness(&self, id: InstanceId) -> Liveness {
+        self.liveness_at(id, Instant::now())
+    }
+
+    fn liveness_at(&self, id: InstanceId, at: Instant) -> Liveness {
+        let own = &self.instance.record;
+        if id == own.instance {
+            return Liveness::Alive {
+                address: own.address.clone(),
+                draining: self.instance.draining.load(Ordering::Relaxed),
+            };
+        }
+        let folder = &self.instance.folder;
+        let record = match files::read_json::<Record>(&folder.join(format!("{id}.json"))) {
+            Ok(Some(record)) => record,
+            // It left, or never was.
+            Ok(None) => {
+                self.watched.forget(id);
+                return Liveness::Dead { for_sure: true };
             }
-            // Same kernel: the lock is the truth, at once. Without a record there is no heartbeat.
-            _ => Liveness::Dead { for_sure: true },
+            Err(error) => {
+                tracing::warn!(%id, %error, "the record of another bridge cannot be read: it is taken for alive");
+                return Liveness::Alive {
+                    address: None,
+                    draining: false,
+                };
+            }
+        };
+        let same_mount = record.device.is_some() && record.device == own.device;
+        let same_kernel = !own.boot_id.is_empty() && record.boot_id == own.boot_id;
+        if same_mount && same_kernel && !is_locked(&folder.join(format!("{id}.lock"))) {
+            return Liveness::Dead { for_sure: true };
+        }
+        // Each may be set otherwise: the longer time is safe for both.
+        let ttl = self
+            .instance
+            .ttl()
+            .max(Duration::from_millis(record.ttl_ms));
+        let silent = self.watched.unchanged(&record, ttl / RENEWALS, at);
+        if silent >= ttl {
+            return Liveness::Dead {
+                for_sure: silent > SILENT_FILES_KEPT.max(ttl),
+            };
+        }
+        Liveness::Alive {
+            address: record.address,
+            draining: record.draining,
+        }
+    }
+
+    /// Looks at every instance once, so that silence is noticed in time; returns those that take
+    /// calls, this one left out. Call it several times within each [`Instance::renew_every`].
+    pub fn watch(&self) -> Result<Vec<Peer>, StoreError> {
+        let folder = &self.instance.folder;
+        let names = files::names_in(folder).map_err(files::at("list", folder))?;
+        let ids = names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.strip_suffix(".json")?.parse().ok());
+        let others = ids.filter(|id| *id != self.instance.id());
+        Ok(others
+            .filter_map(|instance| match self.liveness(instance) {
+                Liveness::Alive {
+                    address: Some(address),
+                    draining: false,
+                } => Some(Peer { instance, address }),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Whether an instance may still come back to work: not where it is known to have ended, or
+    /// was silent for too long.
+    pub fn is_alive(&self, id: InstanceId) -> bool {
+        matches!(self.liveness(id), Liveness::Alive { .. })
+    }
+
+    /// The instance, if others reach it.
+    pub fn peer(&self, id: InstanceId) -> Option<Peer> {
+        match self.liveness(id) {
+            Liveness::Alive {
+                address: Some(address),
+                ..
+            } => Some(Peer {
+                instance: id,
+                address,
+            }),
+            _ => None,
         }
     }
 
     /// Removes the files of dead instances; returns how many there were, and what failed.
-    pub(super) fn sweep_instances(&self, now: Timestamp) -> (u64, Vec<StoreError>) {
+    pub(super) fn sweep_instances(&self) -> (u64, Vec<StoreError>) {
         let (mut removed, mut errors) = (0, Vec::new());
         let mut dead = std::collections::BTreeSet::new();
         for folder in [self.bridge("tmp"), self.instance.folder.clone()] {
             match files::names_in(&folder) {
                 Ok(names) => dead.extend(names.into_iter().flatten().filter_map(|name| {
                     let id: InstanceId = name.split('.').next()?.parse().ok()?;
-                    let gone = self.liveness(id, now) == Liveness::Dead { for_sure: true };
+                    let gone = self.liveness(id) == Liveness::Dead { for_sure: true };
                     gone.then(|| id.to_string())
                 })),
                 Err(error) => errors.push(files::at("list", &folder)(error)),
@@ -225,6 +426,7 @@ impl Store {
         }
         for id in dead.iter().filter_map(|id| id.parse().ok()) {
             let staging = self.bridge("tmp").join(InstanceId::to_string(&id));
+            self.watched.forget(id);
             let gone = remove::remove_tree(&staging)
                 .and_then(|()| remove_files(&self.instance.folder, id));
             match gone {
@@ -238,9 +440,14 @@ impl Store {
 
 /// Whether its owner still holds it. A shared attempt: two who look do not see each other.
 fn is_locked(path: &Path) -> bool {
-    files::open_read(path).is_ok_and(|file| {
-        flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-    })
+    match files::open_read(path) {
+        Ok(file) => {
+            let tried = flock(&file, FlockOperation::NonBlockingLockShared);
+            tried == Err(rustix::io::Errno::WOULDBLOCK)
+        }
+        // Too many open files, say, is no proof of anybody's death.
+        Err(error) => !files::is_absent(&error),
+    }
 }
 
 #[cfg(test)]
@@ -268,36 +475,96 @@ mod tests {
         assert!(staging.exists());
         let store = folder.open();
         assert!(!staging.exists());
-        assert_eq!(
-            store.liveness(id, folder.now),
-            Liveness::Dead { for_sure: true }
-        );
+        assert_eq!(store.liveness(id), Liveness::Dead { for_sure: true });
+    }
+
+    /// The record of a bridge on another host, written by a clock that is far off.
+    struct Foreign(Record);
+
+    impl Foreign {
+        fn new(store: &Store) -> Self {
+            let mut record = store.instance.record.clone();
+            record.instance = InstanceId::random();
+            record.boot_id = "another host".into();
+            Self(record)
+        }
+
+        fn beat(&mut self, store: &Store, at: Timestamp) {
+            self.0.renewed_at = at;
+            let path = store
+                .instance
+                .folder
+                .join(format!("{}.json", self.0.instance));
+            files::write_json(&path, &self.0, store.staging()).unwrap();
+        }
     }
 
     #[test]
-    fn another_hosts_heartbeat_counts_for_thirty_seconds() {
+    fn another_hosts_silence_counts_as_it_is_watched_and_not_by_its_clock() {
         let folder = Folder::new();
         let store = folder.open();
-        let mut record = store.instance.record.clone();
-        record.instance = InstanceId(Uuid::new_v4());
-        record.boot_id = "another host".into();
-        let path = store
-            .instance
-            .folder
-            .join(format!("{}.json", record.instance));
-        files::write_json(&path, &record, store.staging()).unwrap();
-        let at = |seconds| store.liveness(record.instance, later(folder.now, seconds));
-        assert_eq!(at(29), Liveness::Alive(None));
-        assert_eq!(at(31), Liveness::Dead { for_sure: false });
-        assert_eq!(at(7200), Liveness::Dead { for_sure: true });
+        let mut other = Foreign::new(&store);
+        let began = Instant::now();
+        let seconds = Duration::from_secs;
+        let id = other.0.instance;
+        let look = |after| store.liveness_at(id, began + seconds(after));
+        let alive = Liveness::Alive {
+            address: None,
+            draining: false,
+        };
+        other.beat(&store, later(folder.now, -100_000));
+        for after in (0..20).step_by(5) {
+            assert_eq!(look(after), alive, "{after}");
+        }
+        assert_eq!(look(20), Liveness::Dead { for_sure: false });
+        other.beat(&store, later(folder.now, -99_999));
+        assert_eq!(look(21), alive);
+        // We were stopped, or the folder could not be read: that is no silence of its.
+        assert_eq!(look(500), alive);
+    }
+
+    #[test]
+    fn a_stopped_neighbour_is_silent_though_it_holds_its_lock() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let began = Instant::now();
+        let id = one.instance().id();
+        let at = |after| two.liveness_at(id, began + Duration::from_secs(after));
+        for after in (0..20).step_by(5) {
+            assert!(matches!(at(after), Liveness::Alive { .. }), "{after}");
+        }
+        assert_eq!(at(20), Liveness::Dead { for_sure: false });
+        assert_eq!(two.sweep_instances().0, 0);
+        one.renew(later(folder.now, 1)).unwrap();
+        assert!(matches!(at(21), Liveness::Alive { .. }));
+    }
+
+    #[test]
+    fn only_those_who_take_calls_are_peers() {
+        let folder = Folder::new();
+        let reached = |address: &str| {
+            let membership = Membership {
+                address: Some(address.into()),
+                ..Membership::default()
+            };
+            Store::open(&folder.path(), &membership, folder.now).unwrap()
+        };
+        let (one, two, command) = (reached("a:1"), reached("b:2"), folder.open());
+        let peer = Peer {
+            instance: two.instance().id(),
+            address: "b:2".into(),
+        };
+        assert_eq!(one.watch().unwrap(), [peer]);
+        assert_eq!(command.watch().unwrap().len(), 2);
+        two.drain(later(folder.now, 1)).unwrap();
+        assert_eq!(one.watch().unwrap(), []);
     }
 
     #[test]
     fn a_live_neighbour_keeps_its_files() {
         let folder = Folder::new();
         let (one, two) = (folder.open(), folder.open());
-        let years = later(folder.now, 100_000_000);
-        assert_eq!(two.sweep_instances(years).0, 0);
+        assert_eq!(two.sweep_instances().0, 0);
         assert!(one.staging().exists());
     }
 }

@@ -1,10 +1,18 @@
-//! Who works in a workspace. One instance at a time; a dead one's lease is taken over.
+//! Who works in a workspace. One instance at a time; a dead or silent one's lease is taken over.
+//!
+//! ```text
+//! free ──acquire──▶ held ──release──▶ free
+//!                    └──holder dead or silent: acquire──▶ held by another; the first is fenced
+//! ```
+//! Each change of hands goes to who makes the file `lease.N` first, N being the next fencing number,
+//! and then stands in `lease`. That holds also where file locks do not reach other hosts.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
     InstanceId, Job, NewJob, Store, StoreError, files, instance::Liveness, lock::FileLock,
+    remove::remove_tree,
 };
 use crate::model::JobId;
 
@@ -31,6 +39,8 @@ pub enum LeaseError {
         instance: InstanceId,
         /// Where it can be reached, if it said so.
         address: Option<String>,
+        /// It is about to end and will give the lease back: wait for that.
+        draining: bool,
     },
     /// The folder failed; [`StoreError::JobGone`] when it was removed meanwhile: bind again.
     #[error(transparent)]
@@ -64,41 +74,101 @@ impl Store {
         }
     }
 
-    /// Takes the lease: free, stale (its instance is dead), or ours already (then the same fence).
-    /// Not counted: the caller releases once its last child in the workspace has ended.
+    /// Takes the lease: free, stale (its instance is dead or silent), or ours already (then the
+    /// same fence). Not counted: the caller releases once its last child in the workspace has ended.
     pub fn acquire(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
         let _lock = FileLock::job(job)?;
+        self.acquire_locked(job, now)
+    }
+
+    /// The caller has the workspace's lock.
+    pub(super) fn acquire_locked(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
         let record = read(job)?;
         let own = self.instance().id();
-        let mut lease = Lease {
-            job: job.id(),
-            instance: own,
-            fence: record.fence,
-            since: record.since.unwrap_or(now),
-        };
-        match record.instance {
-            Some(holder) if holder == own => return Ok(lease),
-            Some(holder) => {
-                if let Liveness::Alive(address) = self.liveness(holder, now) {
-                    return Err(LeaseError::Elsewhere {
-                        instance: holder,
-                        // What it says now counts: a pod may have come back under another address.
-                        address: address.or(record.address),
-                    });
-                }
-            }
-            None => {}
+        if record.instance == Some(own) {
+            return Ok(Lease {
+                job: job.id(),
+                instance: own,
+                fence: record.fence,
+                since: record.since.unwrap_or(now),
+            });
         }
-        lease.fence += 1;
-        lease.since = now;
-        let record = Record {
+        let fence = self.claim(job)?;
+        let taken = Record {
             instance: Some(own),
             address: self.instance().address().map(Into::into),
-            fence: lease.fence,
+            fence,
             since: Some(now),
         };
-        self.write_lease(job, &record)?;
-        Ok(lease)
+        let written = self.write_lease(job, &taken);
+        // Whoever still wants this number sees the lease, and gives up.
+        let _ = remove_tree(&claim_path(job, fence));
+        written?;
+        Ok(Lease {
+            job: job.id(),
+            instance: own,
+            fence,
+            since: now,
+        })
+    }
+
+    fn refuse_alive(&self, holder: InstanceId, known: Option<String>) -> Result<(), LeaseError> {
+        match self.liveness(holder) {
+            Liveness::Alive { address, draining } => Err(LeaseError::Elsewhere {
+                instance: holder,
+                // What it says now counts: a pod may have come back under another address.
+                address: address.or(known),
+                draining,
+            }),
+            Liveness::Dead { .. } => Ok(()),
+        }
+    }
+
+    /// Wins the next fencing number: the file of that name is made by one instance alone. One that
+    /// was won by somebody who died before he used it is skipped.
+    fn claim(&self, job: &Job) -> Result<u64, LeaseError> {
+        loop {
+            let judged = read(job)?;
+            if let Some(holder) = judged.instance {
+                self.refuse_alive(holder, judged.address)?;
+            }
+            let Some(fence) = self.claim_above(job, judged.fence)? else {
+                continue;
+            };
+            // Between the look and the claim somebody may have won this number, used it and
+            // removed its file again.
+            if read(job)?.fence == judged.fence {
+                return Ok(fence);
+            }
+            let _ = remove_tree(&claim_path(job, fence));
+        }
+    }
+
+    /// `None` where a claim that stood in the way is gone: look again.
+    fn claim_above(&self, job: &Job, last: u64) -> Result<Option<u64>, LeaseError> {
+        let own = self.instance().id();
+        let mut fence = last;
+        loop {
+            fence += 1;
+            let path = claim_path(job, fence);
+            let made = files::show_new(&path, own.to_string().as_bytes(), self.staging());
+            if made.map_err(files::at("write", &path))? {
+                return Ok(Some(fence));
+            }
+            let claimant = match files::read_record(&path) {
+                Ok(content) => std::str::from_utf8(&content)
+                    .ok()
+                    .and_then(|text| text.parse().ok()),
+                Err(error) if files::is_absent(&error) => return Ok(None),
+                // A child put something else there.
+                Err(_) => None,
+            };
+            match claimant {
+                Some(claimant) if claimant == own => return Ok(Some(fence)),
+                Some(claimant) => self.refuse_alive(claimant, None)?,
+                None => {}
+            }
+        }
     }
 
     /// Gives it back. Fine if it was taken over or the folder is gone.
@@ -121,17 +191,28 @@ impl Store {
         self.write_lease(&job, &free)
     }
 
-    /// Whether nobody took it over.
-    #[cfg(test)]
-    fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
+    /// Whether nobody took it over. One that was taken over is lost for good: nothing may be
+    /// written in its name any more.
+    pub fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
         let job = self.job(lease.job)?;
         job.map_or(Ok(false), |job| Ok(is_of(&read(&job)?, lease)))
     }
 
     /// The living holder of a workspace's lease, ourselves included.
-    pub fn leased_by(&self, job: &Job, now: Timestamp) -> Result<Option<InstanceId>, StoreError> {
+    pub fn leased_by(&self, job: &Job) -> Result<Option<InstanceId>, StoreError> {
         let holder = read(job)?.instance;
-        Ok(holder.filter(|id| matches!(self.liveness(*id, now), Liveness::Alive(_))))
+        Ok(holder.filter(|id| self.is_alive(*id)))
+    }
+
+    /// What [`Self::acquire`] would refuse with, without taking anything.
+    pub fn check_elsewhere(&self, job: &Job) -> Result<(), LeaseError> {
+        let record = read(job)?;
+        match record.instance {
+            Some(holder) if holder != self.instance().id() => {
+                self.refuse_alive(holder, record.address)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write_lease(&self, job: &Job, record: &Record) -> Result<(), StoreError> {
@@ -146,6 +227,10 @@ fn is_of(record: &Record, lease: &Lease) -> bool {
 
 fn path(job: &Job) -> std::path::PathBuf {
     job.folder().join("lease")
+}
+
+fn claim_path(job: &Job, fence: u64) -> std::path::PathBuf {
+    job.folder().join(format!("lease.{fence}"))
 }
 
 fn read(job: &Job) -> Result<Record, StoreError> {
@@ -168,25 +253,37 @@ mod tests {
     };
 
     use super::*;
-    use crate::store::testing::{Folder, key, later, new_job};
+    use crate::store::{
+        Membership,
+        testing::{Folder, key, later, new_job},
+    };
 
     #[test]
     fn one_living_instance_at_a_time() {
         let folder = Folder::new();
-        let one = Store::open(&folder.path(), Some("10.0.0.1:8080"), folder.now).unwrap();
+        let membership = Membership {
+            address: Some("10.0.0.1:8080".into()),
+            ..Membership::default()
+        };
+        let one = Store::open(&folder.path(), &membership, folder.now).unwrap();
         let two = folder.open();
         let held = one
             .open_workspace(&key("c"), &new_job(), folder.now)
             .unwrap();
-        // However late: the lock says that it lives.
+        // However late by the clock on the wall: nobody has watched it be silent.
         match two.acquire(&held.job, later(folder.now, 100_000)) {
-            Err(LeaseError::Elsewhere { instance, address }) => {
+            Err(LeaseError::Elsewhere {
+                instance,
+                address,
+                draining,
+            }) => {
                 assert_eq!(instance, one.instance().id());
                 assert_eq!(address.as_deref(), Some("10.0.0.1:8080"));
+                assert!(!draining);
             }
             other => panic!("{other:?}"),
         }
-        let leased = two.leased_by(&held.job, folder.now).unwrap();
+        let leased = two.leased_by(&held.job).unwrap();
         assert_eq!(leased, Some(one.instance().id()));
         one.release(&held.lease).unwrap();
         assert_eq!(two.acquire(&held.job, folder.now).unwrap().fence, 2);
@@ -234,7 +331,7 @@ mod tests {
             return;
         };
         let now = Timestamp::now();
-        let store = Store::open(path.as_ref(), None, now).unwrap();
+        let store = Store::open(path.as_ref(), &Membership::default(), now).unwrap();
         let held = store.open_workspace(&key("c"), &new_job(), now).unwrap();
         println!("\nheld {}", held.job.id());
         loop {
@@ -297,6 +394,45 @@ mod tests {
                 .count()
         });
         assert_eq!(won, 1);
+    }
+
+    #[test]
+    fn a_number_that_was_won_and_never_used_is_skipped_once_its_winner_is_dead() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let living = folder.open();
+        let claim = |id: InstanceId| std::fs::write(claim_path(&job, 1), id.to_string()).unwrap();
+        claim(living.instance().id());
+        let refused = store.acquire(&job, folder.now);
+        assert!(matches!(refused, Err(LeaseError::Elsewhere { .. })));
+        claim(folder.crash(|store| store.instance().id()));
+        assert_eq!(store.acquire(&job, folder.now).unwrap().fence, 2);
+    }
+
+    #[test]
+    fn without_locks_one_of_those_who_take_over_at_once_wins() {
+        let folder = Folder::new();
+        let stores: Vec<_> = (0..4).map(|_| folder.open()).collect();
+        for round in 0..20 {
+            let job = stores[0].create_job(&new_job(), folder.now).unwrap();
+            let won: Vec<_> = std::thread::scope(|scope| {
+                let take = |store: &Store| store.acquire_locked(&job, folder.now).ok();
+                let threads: Vec<_> = stores
+                    .iter()
+                    .map(|store| scope.spawn(move || take(store)))
+                    .collect();
+                let won = threads.into_iter().map(|thread| thread.join().unwrap());
+                won.flatten().collect()
+            });
+            let holding = stores.iter().filter(|store| {
+                won.iter().any(|lease| {
+                    lease.instance == store.instance().id() && store.holds(lease).unwrap()
+                })
+            });
+            assert_eq!(holding.count(), 1, "round {round}");
+            assert_eq!(won.len(), 1, "round {round}");
+        }
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! What is in the folder, for the command line.
 
-use jiff::Timestamp;
-
 use super::{InstanceId, Job, LiveSession, Metadata, Store, StoreError, files};
 use crate::model::JobId;
 
@@ -29,14 +27,14 @@ pub struct SessionSummary {
 
 impl Store {
     /// All workspaces, oldest first. Unreadable ones are logged and left out.
-    pub fn jobs(&self, now: Timestamp) -> Result<Vec<JobSummary>, StoreError> {
+    pub fn jobs(&self) -> Result<Vec<JobSummary>, StoreError> {
         let names = files::names_in(self.root()).map_err(files::at("list", self.root()))?;
         let ids = names
             .into_iter()
             .flatten()
             .filter_map(|name| name.parse().ok());
         let mut jobs: Vec<_> = ids
-            .filter_map(|id| match self.summary(id, now) {
+            .filter_map(|id| match self.summary(id) {
                 Ok(summary) => summary,
                 Err(error) => {
                     tracing::warn!(job = ?id, %error, "a workspace cannot be listed");
@@ -49,20 +47,20 @@ impl Store {
     }
 
     /// One workspace, if it exists.
-    pub fn summary(&self, id: JobId, now: Timestamp) -> Result<Option<JobSummary>, StoreError> {
+    pub fn summary(&self, id: JobId) -> Result<Option<JobSummary>, StoreError> {
         let Some(job) = self.job(id)? else {
             return Ok(None);
         };
         Ok(Some(JobSummary {
             metadata: self.metadata(&job)?,
-            leased_by: self.leased_by(&job, now)?,
+            leased_by: self.leased_by(&job)?,
             job,
         }))
     }
 
     /// The children that live under fresh leases.
-    pub fn sessions(&self, now: Timestamp) -> Result<Vec<SessionSummary>, StoreError> {
-        let jobs = self.jobs(now)?.into_iter();
+    pub fn sessions(&self) -> Result<Vec<SessionSummary>, StoreError> {
+        let jobs = self.jobs()?.into_iter();
         Ok(jobs
             .filter_map(|job| job.leased_by.map(|instance| (job, instance)))
             .flat_map(|(job, instance)| {
@@ -103,10 +101,10 @@ mod tests {
         };
         folder.crash(open);
         let store = folder.open();
-        assert_eq!(store.sessions(folder.now).unwrap(), []);
-        assert_eq!(store.jobs(folder.now).unwrap().len(), 1);
+        assert_eq!(store.sessions().unwrap(), []);
+        assert_eq!(store.jobs().unwrap().len(), 1);
         open(&store);
-        assert_eq!(store.sessions(folder.now).unwrap()[0].session, session);
+        assert_eq!(store.sessions().unwrap()[0].session, session);
     }
 
     #[test]
@@ -119,7 +117,7 @@ mod tests {
                 .unwrap();
         }
         std::fs::create_dir(folder.path().join("lost+found")).unwrap();
-        let jobs = store.jobs(folder.now).unwrap();
+        let jobs = store.jobs().unwrap();
         assert_eq!(jobs.len(), 3);
         assert!(jobs.is_sorted_by_key(|job| job.metadata.created_at));
     }

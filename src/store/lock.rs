@@ -22,10 +22,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks; the first ones come sooner.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// An exclusive lock on a file, until dropped. Excludes threads, processes and replicas alike.
+/// An exclusive lock on a file, until dropped. Excludes threads and processes, and other hosts where
+/// the filesystem carries locks to them: what must hold without that is decided by exclusive names.
 #[derive(Debug)]
 pub struct FileLock {
     _file: File,
+}
+
+/// Whether the filesystem has no locks at all.
+pub fn is_unsupported(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(
+        code,
+        Some(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL)
+    )
 }
 
 impl FileLock {
@@ -78,6 +88,7 @@ fn lock_until(file: &File, until: Instant) -> io::Result<()> {
                            folder, or a replica that hangs";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
+            Err(error) if is_unsupported(&error.into()) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,6 +1,6 @@
 //! `metadata.json`: what the store knows of a workspace. Never the chat id or the user's name.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,9 @@ pub struct Metadata {
     /// The children that work in it.
     #[serde(default)]
     pub live_sessions: Vec<LiveSession>,
+    /// Attached files of the chat that were brought here: their ids in Open WebUI, and their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attachments: BTreeMap<String, String>,
     /// Fields that this version does not know.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -86,6 +89,7 @@ impl Metadata {
             status: JobStatus::default(),
             error: None,
             live_sessions: Vec::new(),
+            attachments: BTreeMap::new(),
             other: Map::new(),
         }
     }

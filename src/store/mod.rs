@@ -1,17 +1,19 @@
 //! Everything that outlives a request, in the jobs folder: workspaces, bindings, leases, links.
 //!
 //! Several bridges may share the folder (NFS too), so nothing is believed to be ours alone: names
-//! appear by link or rename, changes happen under file locks, and a lease says who works where.
+//! appear by link or rename, changes happen under file locks, and a lease says who works where. File
+//! locks may not reach other hosts, so who gets a binding or a lease is decided by exclusive names.
 //! All calls block on the disk; async callers use `spawn_blocking`.
 //!
 //! ```text
 //! {job-id}/work/ home/ tmp/    the children's
-//! {job-id}/metadata.json …     ours: journal.jsonl, server.log, lease, lock
+//! {job-id}/metadata.json …     ours: journal.jsonl, server.log, lease, lease.N, lock
 //! .bridge/bindings/{ab}/{key}  which job folder a workspace key has
 //! .bridge/artifacts/{ab}/{token}/{meta.json,data}
 //! .bridge/catalog/{digest}.json  what a server offered when it was last asked
 //! .bridge/instances/{id}.{json,lock}
 //! .bridge/tmp/{instance}/      staging, gone with its instance
+//! .bridge/peer-key             what the bridges on this folder prove themselves with
 //! ```
 
 mod binding;
@@ -19,6 +21,7 @@ mod catalog;
 mod error;
 mod files;
 mod gc;
+mod incoming;
 mod instance;
 mod job;
 mod journal;
@@ -37,10 +40,13 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use crate::model::LinkToken;
+
 pub use error::{StoreError, is_disk_full};
 pub use files::open_append;
 pub use gc::{Clocks, GcReport};
-pub use instance::{HEARTBEAT_EVERY, Instance, InstanceId};
+pub use incoming::StagedFile;
+pub use instance::{Instance, InstanceId, Membership, Peer};
 pub use job::{Job, JobFolderPaths, NewJob};
 pub use journal::{JournalEntry, JournalMode};
 pub use lease::{Lease, LeaseError};
@@ -56,24 +62,26 @@ pub struct Store {
     /// The folder as the operator spelled it, made absolute: children may print that spelling.
     configured: PathBuf,
     instance: Instance,
+    watched: instance::Watched,
 }
 
 impl Store {
     /// Opens the folder (made 0700 where absent), joins it as a new instance and clears what dead
-    /// instances left half-made. `address` is where other replicas reach this one.
+    /// instances left half-made.
     pub fn open(
         jobs_dir: &Path,
-        address: Option<&str>,
+        membership: &Membership,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         let (root, configured) = open::prepare(jobs_dir)?;
-        let instance = Instance::join(&root.join(".bridge"), address, now)?;
+        let instance = Instance::join(&root.join(".bridge"), membership, now)?;
         let store = Self {
             root,
             configured,
             instance,
+            watched: instance::Watched::default(),
         };
-        for error in store.sweep_instances(now).1 {
+        for error in store.sweep_instances().1 {
             tracing::warn!(%error, "cannot clear what a dead instance left");
         }
         Ok(store)
@@ -90,9 +98,30 @@ impl Store {
         self.instance.leave();
     }
 
-    /// Tells the other replicas that this one lives. Call every [`HEARTBEAT_EVERY`].
+    /// Tells the other replicas that this one lives. Call every [`Instance::renew_every`].
     pub fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
         self.instance.renew(now)
+    }
+
+    /// Tells the other replicas that this one is about to end: they bring nothing new, and wait for
+    /// its leases.
+    pub fn drain(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.instance.drain();
+        self.instance.renew(now)
+    }
+
+    /// The secret that all bridges on this folder share: made by the first of them, at random.
+    pub fn peer_key(&self) -> Result<Vec<u8>, StoreError> {
+        let path = self.bridge("peer-key");
+        let fresh = LinkToken::random().as_str().to_owned() + LinkToken::random().as_str();
+        files::show_new(&path, fresh.as_bytes(), self.staging())
+            .map_err(files::at("write", &path))?;
+        let key = files::read_record(&path).map_err(files::at("read", &path))?;
+        if key.len() < fresh.len() {
+            let error = std::io::Error::other("it is too short: remove it and start all bridges");
+            return Err(files::at("use", &path)(error));
+        }
+        Ok(key)
     }
 
     /// The canonical path of the jobs folder.

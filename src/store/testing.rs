@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{NewJob, PrincipalHash, Store};
+use super::{Membership, NewJob, PrincipalHash, Store};
 use crate::model::{Principal, WorkspaceKey};
 
 /// A folder that goes with the test, and a fixed clock.
@@ -50,7 +50,7 @@ impl Folder {
     }
 
     pub fn open(&self) -> Store {
-        Store::open(&self.path(), None, self.now).unwrap()
+        Store::open(&self.path(), &Membership::default(), self.now).unwrap()
     }
 
     /// Runs an instance that ends as by SIGKILL: its lock goes, its files stay.

@@ -22,6 +22,8 @@ pub enum Action {
     Call,
     /// A file went out.
     Download,
+    /// Files came in.
+    Upload,
     /// Somebody was sent away.
     Refusal,
     /// Links were taken back.
@@ -33,6 +35,7 @@ impl Action {
         match self {
             Self::Call => "call",
             Self::Download => "download",
+            Self::Upload => "upload",
             Self::Refusal => "refusal",
             Self::Revoke => "revoke",
         }

@@ -24,7 +24,9 @@ use crate::model::ServerName;
 pub use http::count_requests;
 pub use labels::{ChildMode, ServerState};
 
-use labels::{ByCall, ByKind, ByMode, ByRequest, ByServer, ByServerState, ByStart, ByTool};
+use labels::{
+    ByCall, ByKind, ByMode, ByOutcome, ByRequest, ByServer, ByServerState, ByStart, ByTool, ByWhat,
+};
 
 /// What [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,7 +47,10 @@ pub struct Metrics {
     files_published: Counter,
     published_bytes: Counter,
     downloaded_bytes: Counter,
+    uploaded_bytes: Counter,
     gc_removed: Counter,
+    openwebui_requests: Family<ByWhat, Counter>,
+    forwarded: Family<ByOutcome, Counter>,
     http_requests: Family<ByRequest, Counter>,
     server_states: Family<ByServerState, Gauge>,
     resident_bytes: Gauge<u64, AtomicU64>,
@@ -105,13 +110,21 @@ impl Metrics {
             files_published: counted(r, "files_published", "Files that became links"),
             published_bytes: counted(r, "published_bytes", "Bytes of files that became links"),
             downloaded_bytes: counted(r, "downloaded_bytes", "Bytes of files that were fetched"),
+            uploaded_bytes: counted(r, "uploaded_bytes", "Bytes of files that were sent"),
             gc_removed: counted(r, "gc_removed", "Workspaces and links that expired"),
+            openwebui_requests: counted(r, "openwebui_requests", "Requests to Open WebUI's API"),
+            forwarded: counted(r, "forwarded_requests", "Requests sent on to other bridges"),
             http_requests: counted(r, "http_requests", "Requests that were answered"),
             server_states: counted(r, "server_state", "1 for the state that a server is in"),
             resident_bytes: counted(r, "process_resident_memory_bytes", "Memory of the bridge"),
             open_fds: counted(r, "process_open_fds", "Open file descriptors of the bridge"),
             registry,
         }
+    }
+
+    /// A request was sent on to another bridge, or could not be.
+    pub fn forwarded(&self, outcome: &'static str) {
+        self.forwarded.get_or_create(&ByOutcome { outcome }).inc();
     }
 
     /// A call ended. `server` and `tool` are the catalogue's; `outcome` is `ok`, `tool_error` or a
@@ -181,9 +194,20 @@ impl Metrics {
         self.downloaded_bytes.inc_by(bytes);
     }
 
+    /// `bytes` of files came in.
+    pub fn uploaded(&self, bytes: u64) {
+        self.uploaded_bytes.inc_by(bytes);
+    }
+
     /// A round of the collector removed so many workspaces and links.
     pub fn gc_removed(&self, count: u64) {
         self.gc_removed.inc_by(count);
+    }
+
+    /// Open WebUI was asked for something: `ok`, or why not.
+    pub fn openwebui_asked(&self, what: &'static str, outcome: &'static str) {
+        let labels = ByWhat { what, outcome };
+        self.openwebui_requests.get_or_create(&labels).inc();
     }
 
     /// A server of the catalogue entered a state.

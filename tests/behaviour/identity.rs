@@ -16,7 +16,7 @@ fn counter(client: &Client) -> u16 {
     client.call("echo", "counter", json!({})).status
 }
 
-fn token(user: &str, secret: &str, lifetime: i64) -> String {
+pub fn token(user: &str, secret: &str, lifetime: i64) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("after 1970")

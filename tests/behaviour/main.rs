@@ -8,13 +8,16 @@
 
 mod support;
 
+mod allow;
 mod catalog;
 mod chats;
 mod children;
 mod commands;
+mod connections;
 mod dropin;
 mod failures;
 mod files;
+mod files_server;
 mod harness;
 mod identity;
 mod install;
@@ -26,11 +29,17 @@ mod mcp_bytes;
 mod mcp_sessions;
 mod modern_only;
 mod openapi;
+mod openwebui_files;
+mod openwebui_session;
 mod parked;
 mod real_servers;
 mod remote;
 mod remote_faults;
+mod replicas;
+mod replicas_mcp;
 mod running;
 mod session_lists;
 mod sessions;
+mod threats;
+mod uploads;
 mod waits;

@@ -47,7 +47,7 @@ pub fn run(args: ListArgs) -> Result<(), Failure> {
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();
-    let jobs = store.jobs(now).map_err(Failure::failed)?;
+    let jobs = store.jobs().map_err(Failure::failed)?;
     let rows: Vec<Row> = jobs.into_iter().map(row).collect();
     args.output.print(&rows, |rows| text(rows, now))
 }

@@ -115,7 +115,7 @@ fn links(store: &Store, what: What, now: Timestamp) -> Result<Vec<Artifact>, Fai
             };
         }
         What::Job(id) => id,
-        What::Other(text) => find(store, &text, now)?.job.id(),
+        What::Other(text) => find(store, &text)?.job.id(),
     };
     store.artifacts_of(job).map_err(Failure::failed)
 }

@@ -92,7 +92,7 @@ pub fn run(args: ShowArgs) -> Result<(), Failure> {
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();
-    let found = find(&store, args.job.trim(), now)?;
+    let found = find(&store, args.job.trim())?;
     let links = links(&store, &found, &settings, args.links, now)?;
     let shown = Shown {
         files: files(&found, &settings)?,

@@ -56,7 +56,7 @@ impl Builder<'_> {
         }
     }
 
-    fn fault(&mut self, path: Path, problem: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn fault(&mut self, path: Path, problem: impl Into<String>, fix: impl Into<String>) {
         self.faults.push(Fault::new(path, problem, fix));
     }
 
@@ -153,6 +153,7 @@ impl Builder<'_> {
         let count = |given: Option<u16>| given.and_then(|count| NonZeroUsize::new(count.into()));
         let mode = entry.mode.unwrap_or(self.settings.default_mode);
         let off = mode == Mode::Stateful && !stateful.enabled;
+        let allow = entry.allow.map(|allow| self.allow(allow, path));
         let spec = ServerSpec {
             name,
             mode: if off { Mode::Stateless } else { mode },
@@ -168,11 +169,13 @@ impl Builder<'_> {
             session_lists: entry.session_lists.unwrap_or_default(),
             usage_guide: entry.usage_guide,
             post_instruction: entry.post_instruction,
+            embed: entry.embed.unwrap_or_default(),
             file_path_fields: entry.file_path_fields.unwrap_or_default(),
             resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
             before_end: entry.before_end.and_then(before_end),
             install: entry.install.unwrap_or(true),
             forwarding: entry.client_header_forwarding.and_then(forwarding),
+            allow: allow.flatten(),
             transport: match (entry.command, entry.url) {
                 (Some(program), _) => {
                     self.command(program, entry.args, entry.env, entry.cwd, path)?
@@ -183,6 +186,7 @@ impl Builder<'_> {
                 (None, None) => return None,
             },
         };
+        self.check_placeholders(&spec, path);
         if off {
             self.warnings.push(format!(
                 "{path}: runs stateless, because MCPO_STATEFUL_ENABLED is false"

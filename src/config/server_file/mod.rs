@@ -12,13 +12,16 @@ use super::{Fault, Faults, ServerSpec, Settings};
 use crate::model::ServerName;
 
 mod build;
+mod builtin;
 mod interpolate;
 mod json_text;
 mod keys;
 mod path;
 mod schema;
 mod shape;
+mod users;
 
+pub use builtin::{FILES_SERVER, LINK_FIELD};
 pub use schema::json_schema;
 
 use build::Builder;
@@ -127,7 +130,12 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
     let Value::Object(root) = document else {
         return Err(faults);
     };
-    build(root, &disabled, faults, settings, lookup)
+    let named = root
+        .get("mcpServers")
+        .is_some_and(|servers| servers.get(builtin::FILES).is_some());
+    let mut loaded = build(root, &disabled, faults, settings, lookup)?;
+    builtin::add(&mut loaded, settings, named);
+    Ok(loaded)
 }
 
 fn build(
@@ -199,7 +207,8 @@ fn server(
 fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Path, known: &[&str]) {
     let unknown = keys::unknown(keys, path, known);
     builder.warnings.extend(unknown);
-    let nested: [(&str, &[&str]); 2] = [
+    let nested: [(&str, &[&str]); 3] = [
+        ("allow", &["users", "groups", "roles", "keys"]),
         ("before_end", &["tool", "arguments"]),
         (
             "client_header_forwarding",

@@ -5,7 +5,7 @@ use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Mode, WorkspaceScope};
+use crate::config::{Embed, Mode, WorkspaceScope};
 
 /// The servers that mcpo-bridge runs: the file that Claude Desktop and mcpo use, with some more
 /// keys. In `command`, `args`, `env`, `cwd`, `url` and `headers`, `${VAR}`, `${VAR:-default}` and
@@ -41,7 +41,9 @@ pub(super) struct ServerEntry {
     /// replaced when it starts. Keep secrets in `env`: arguments show in the list of processes.
     pub args: Option<Vec<String>>,
     /// The program's environment variables, beside the few that every server gets.
-    /// `{MCPO_WORKDIR}` and `{MCPO_JOB_ID}` are replaced.
+    /// `{MCPO_WORKDIR}` and `{MCPO_JOB_ID}` are replaced, and, unless the server is shared,
+    /// `{MCPO_USER_ID}`, `{MCPO_USER_NAME}`, `{MCPO_USER_EMAIL}`, `{MCPO_USER_ROLE}` and
+    /// `{MCPO_USER_GROUPS}` of the user for whom it is started.
     pub env: Option<IndexMap<String, String>>,
     /// The folder to start in, if not the chat's folder; a relative one starts from there.
     #[schemars(length(min = 1))]
@@ -57,7 +59,8 @@ pub(super) struct ServerEntry {
     /// Where a remote server answers: an http or https URL.
     #[schemars(length(min = 1))]
     pub url: Option<String>,
-    /// HTTP headers for a remote server.
+    /// HTTP headers for a remote server. Unless it is shared, `{MCPO_USER_ID}` and its like are
+    /// replaced as in `env`.
     pub headers: Option<IndexMap<String, String>>,
     /// Who shares a running process. `stateful` (the default): one for each user and chat.
     /// `stateless`: a fresh one for each call. `shared`: one for everyone, for servers that hold
@@ -94,6 +97,10 @@ pub(super) struct ServerEntry {
     pub usage_guide: Option<String>,
     /// What the model should say or do when a call has made files: added to such answers.
     pub post_instruction: Option<String>,
+    /// What of the files that a call made shows in the chat itself, beside its link: `image`, `html`
+    /// (a page runs in Open WebUI's sandboxed frame). Only for connections that send the user's token
+    /// (auth type session).
+    pub embed: Option<Vec<Embed>>,
     /// Fields in results that name files. Files are found without it; it puts these first.
     pub file_path_fields: Option<Vec<String>>,
     /// Fields in arguments that name files; relative names are made absolute within the folder.
@@ -110,6 +117,9 @@ pub(super) struct ServerEntry {
     /// Headers of the caller's request that the server gets: a remote one as headers of a call, a
     /// program in the call's `_meta`, under `mcpo-bridge/headers`.
     pub client_header_forwarding: Option<ForwardingEntry>,
+    /// Whom the server is there for: a user who is in one of the lists. For everybody else there is
+    /// no such server. Without it, the server is there for everybody.
+    pub allow: Option<AllowEntry>,
     /// mcpo's OAuth settings. Not supported: put a token into `headers`.
     pub oauth: Option<Map<String, Value>>,
 }
@@ -123,6 +133,20 @@ pub(super) struct BeforeEndEntry {
     pub tool: String,
     /// Its arguments.
     pub arguments: Option<Map<String, Value>>,
+}
+
+/// Who may use a server.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct AllowEntry {
+    /// Users by id, or by mail address, in which case does not matter.
+    pub users: Option<Vec<String>>,
+    /// Groups by name or id, as the request's header for groups has them.
+    pub groups: Option<Vec<String>>,
+    /// Roles: Open WebUI's are `admin` and `user`.
+    pub roles: Option<Vec<String>>,
+    /// API keys by name, for programs that name no user.
+    pub keys: Option<Vec<String>>,
 }
 
 /// Which headers of a request are passed on. In names, case does not matter; `X-Tenant-*` and `*`

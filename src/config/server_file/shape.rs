@@ -99,11 +99,15 @@ fn expected(key: &str) -> Expected {
         "file_path_fields" | "resolve_path_fields" => {
             Expected::shown(r#"a list of field names: ["file_path"]"#)
         }
+        "embed" => Expected::shown(r#"a list of "image" and "html""#),
         "before_end" => {
             Expected::shown(r#"an object: {"tool": "save", "arguments": {"name": "backup"}}"#)
         }
         "client_header_forwarding" => Expected::hidden(
             r#"an object: {"enabled": true, "whitelist": ["X-Tenant-*"], "blacklist": []}"#,
+        ),
+        "allow" => Expected::hidden(
+            r#"an object of lists: {"users": ["ann@example.com"], "groups": ["sales"], "roles": ["admin"]}"#,
         ),
         "oauth" => Expected::hidden("an object, as mcpo has it"),
         _ => Expected::hidden("what docs/mcp-servers.schema.json says"),

@@ -11,7 +11,10 @@ use crate::{
 };
 
 fn settings() -> Settings {
-    SettingsArgs::default().resolve().unwrap()
+    let mut settings = SettingsArgs::default().resolve().unwrap();
+    // What these tests count is what the file has.
+    settings.files.server = false;
+    settings
 }
 
 fn read_text(text: &str) -> Result<Loaded, Vec<Fault>> {
@@ -331,7 +334,11 @@ fn the_start_config_is_good_and_pinned() {
     assert_eq!(loaded.warnings, [""; 0]);
     for name in ["time", "excel", "powerpoint"] {
         let spec = &loaded.servers[name];
-        let resolved = command(spec).resolve(FilePath::new("/w"), &JobId::random());
+        let resolved = command(spec).resolve(
+            FilePath::new("/w"),
+            &JobId::random(),
+            &crate::config::UserValues::default(),
+        );
         assert!(
             resolved.args.iter().any(|arg| arg.contains("==")),
             "{name} has no pin"

@@ -7,10 +7,11 @@ use std::{
 
 use indexmap::IndexMap;
 
+use super::user_values::{UserValues, fill};
 use crate::model::JobId;
 
 /// A program to start: argv, no shell. `${…}` are replaced already, `{MCPO_WORKDIR}` and
-/// `{MCPO_JOB_ID}` not yet. Holds no NUL anywhere. `Debug` shows no argument and no value.
+/// `{MCPO_JOB_ID}` not yet, nor what is of the user. Holds no NUL anywhere. `Debug` shows no argument and no value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommandSpec {
     /// As written: a path, or a name to be looked up in `PATH`.
@@ -38,50 +39,30 @@ pub struct ResolvedCommand {
 }
 
 impl CommandSpec {
-    /// Fills in the placeholders of `args`, `env` and `cwd` for one workspace. `workdir` should
-    /// be UTF-8 (our own names are): other bytes become U+FFFD in arguments.
-    pub fn resolve(&self, workdir: &Path, job: &JobId) -> ResolvedCommand {
+    /// Fills in the placeholders of `args`, `env` and `cwd` for one workspace, and in `env` those of
+    /// its user. `workdir` should be UTF-8 (our own names are): other bytes become U+FFFD in
+    /// arguments.
+    pub fn resolve(&self, workdir: &Path, job: &JobId, user: &UserValues) -> ResolvedCommand {
         let folder = workdir.to_string_lossy();
         let job = job.to_string();
-        let fill = |text: &str| replace(text, &folder, &job);
+        let place = [("{MCPO_WORKDIR}", &*folder), ("{MCPO_JOB_ID}", &*job)];
+        let both: Vec<_> = place.into_iter().chain(user.pairs()).collect();
+        let fill_place = |text: &str| fill(text, &place);
         let cwd = self.cwd.as_ref().map_or_else(
             || workdir.to_owned(),
-            |cwd| workdir.join(fill(&cwd.to_string_lossy())),
+            |cwd| workdir.join(fill_place(&cwd.to_string_lossy())),
         );
         ResolvedCommand {
             program: self.program.clone(),
-            args: self.args.iter().map(|arg| fill(arg)).collect(),
+            args: self.args.iter().map(|arg| fill_place(arg)).collect(),
             env: self
                 .env
                 .iter()
-                .map(|(name, value)| (name.clone(), fill(value)))
+                .map(|(name, value)| (name.clone(), fill(value, &both)))
                 .collect(),
             cwd,
         }
     }
-}
-
-/// One pass, so that nothing in an inserted value is taken for a placeholder.
-fn replace(text: &str, workdir: &str, job: &str) -> String {
-    const WORKDIR: &str = "{MCPO_WORKDIR}";
-    const JOB: &str = "{MCPO_JOB_ID}";
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('{') {
-        let (before, from) = rest.split_at(at);
-        out.push_str(before);
-        rest = if let Some(after) = from.strip_prefix(WORKDIR) {
-            out.push_str(workdir);
-            after
-        } else if let Some(after) = from.strip_prefix(JOB) {
-            out.push_str(job);
-            after
-        } else {
-            out.push('{');
-            &from[1..]
-        };
-    }
-    out + rest
 }
 
 impl fmt::Debug for CommandSpec {

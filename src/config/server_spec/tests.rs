@@ -29,8 +29,10 @@ fn spec() -> ServerSpec {
         file_path_fields: Vec::new(),
         resolve_path_fields: Vec::new(),
         before_end: None,
+        embed: Vec::new(),
         install: true,
         forwarding: None,
+        allow: None,
         session_lists: false,
     }
 }
@@ -48,7 +50,7 @@ fn placeholders_are_filled_in_once() {
     command(&mut spec).args.push("{{MCPO_JOB_ID}{x}".into());
     let job = JobId::random();
     let odd = Path::new("/jobs/{MCPO_JOB_ID}/work");
-    let resolved = command(&mut spec).resolve(odd, &job);
+    let resolved = command(&mut spec).resolve(odd, &job, &UserValues::default());
     let args = [
         "--dir=/jobs/{MCPO_JOB_ID}/work/x".to_owned(),
         job.to_string(),
@@ -68,7 +70,8 @@ fn a_relative_cwd_lies_in_the_workspace_and_an_absolute_one_does_not() {
         ("{MCPO_WORKDIR}/a", "/w/a"),
     ] {
         command(&mut spec).cwd = Some(PathBuf::from(written));
-        let resolved = command(&mut spec).resolve(Path::new("/w"), &JobId::random());
+        let resolved =
+            command(&mut spec).resolve(Path::new("/w"), &JobId::random(), &UserValues::default());
         assert_eq!(resolved.cwd, Path::new(folder));
     }
 }

@@ -8,9 +8,13 @@ use clap::Args;
 
 mod http;
 mod load;
+mod openwebui;
+mod replicas;
 
 pub(super) use http::{AccessArgs, DocumentArgs, HeaderArgs, ListenArgs};
 pub(super) use load::{FileArgs, LimitArgs, LogArgs, StatefulArgs};
+pub(super) use openwebui::OpenWebUiArgs;
+pub(super) use replicas::ReplicaArgs;
 
 /// All settings, to be flattened into a command.
 #[derive(Debug, Clone, Default, Args)]
@@ -26,11 +30,15 @@ pub struct SettingsArgs {
     #[command(flatten)]
     pub(super) headers: HeaderArgs,
     #[command(flatten)]
+    pub(super) openwebui: OpenWebUiArgs,
+    #[command(flatten)]
     pub(super) files: FileArgs,
     #[command(flatten)]
     pub(super) limits: LimitArgs,
     #[command(flatten)]
     pub(super) stateful: StatefulArgs,
+    #[command(flatten)]
+    pub(super) replicas: ReplicaArgs,
     #[command(flatten)]
     pub(super) log: LogArgs,
 }

@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use axum::http::HeaderName;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
+use url::Url;
 
 use super::{BaseUrl, KeyRing, Mode, Secret};
 use crate::model::ServerName;
@@ -48,12 +49,16 @@ pub struct Settings {
     pub documents: Documents,
     /// Who may call, and who is believed.
     pub access: Access,
+    /// Open WebUI as a service that we call.
+    pub openwebui: OpenWebUiSettings,
     /// Links and workspaces.
     pub files: Files,
     /// Time and load.
     pub limits: Limits,
     /// Children that live on between calls.
     pub stateful: Stateful,
+    /// Several bridges on one jobs folder.
+    pub replicas: Replicas,
     /// Where the log goes.
     pub log: Log,
     /// What deserves a line at start and in `/health`, though it is no fault.
@@ -178,6 +183,9 @@ pub struct Access {
 /// The names of the headers that say who the user is.
 #[derive(Debug, Clone, Serialize)]
 pub struct IdentityHeaders {
+    /// `X-MCPO-Key`
+    #[serde(serialize_with = "as_text")]
+    pub key: HeaderName,
     /// `X-OpenWebUI-User-Id`
     #[serde(serialize_with = "as_text")]
     pub user_id: HeaderName,
@@ -190,6 +198,9 @@ pub struct IdentityHeaders {
     /// `X-OpenWebUI-User-Role`
     #[serde(serialize_with = "as_text")]
     pub user_role: HeaderName,
+    /// `X-OpenWebUI-User-Groups`, a list
+    #[serde(serialize_with = "as_text")]
+    pub user_groups: HeaderName,
     /// `X-OpenWebUI-User-Jwt`
     #[serde(serialize_with = "as_text")]
     pub user_jwt: HeaderName,
@@ -209,6 +220,14 @@ fn as_text<S: Serializer>(name: &HeaderName, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(name.as_str())
 }
 
+/// Open WebUI as a service that we call.
+#[derive(Debug, Clone, Serialize)]
+pub struct OpenWebUiSettings {
+    /// Its address for us; without it no user token is looked at.
+    #[serde(serialize_with = "as_url")]
+    pub url: Option<Url>,
+}
+
 /// Links and workspaces.
 #[derive(Debug, Clone, Serialize)]
 #[expect(clippy::struct_field_names, reason = "workspaces have files, too")]
@@ -225,6 +244,10 @@ pub struct Files {
     pub max_workspace_bytes: u64,
     /// Files and folders in one workspace; ≥ 1.
     pub max_workspace_files: usize,
+    /// The built-in server `files` is offered.
+    pub server: bool,
+    /// The largest file that is taken in, or handed to Open WebUI, in bytes.
+    pub max_upload_bytes: u64,
     /// Below this much free disk nothing new is written.
     pub min_free_disk_bytes: u64,
 }
@@ -273,6 +296,30 @@ pub struct Stateful {
     /// Time between two rounds of the collector.
     #[serde(serialize_with = "as_seconds")]
     pub cleanup_interval: Duration,
+}
+
+/// Several bridges on one jobs folder.
+#[derive(Debug, Clone, Serialize)]
+pub struct Replicas {
+    /// Where the others reach this one, where that was said.
+    pub address: Option<PeerAddress>,
+    /// What they prove themselves to each other with; else one that lies in the jobs folder.
+    pub key: Option<Secret>,
+    /// How long one may be silent before others take its chats over.
+    #[serde(serialize_with = "as_seconds")]
+    pub lease_ttl: Duration,
+    /// How long one that stops still takes requests for the others.
+    #[serde(serialize_with = "as_seconds")]
+    pub drain_delay: Duration,
+}
+
+/// A host, as a URL has it but for IPv6's brackets, and perhaps a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PeerAddress {
+    /// Name or address.
+    pub host: String,
+    /// Else the one that is listened on.
+    pub port: Option<u16>,
 }
 
 /// Where the log goes.
@@ -334,6 +381,11 @@ pub enum Journal {
     Metadata,
     /// Nothing.
     Off,
+}
+
+#[expect(clippy::ref_option, reason = "serde hands the field over like this")]
+fn as_url<S: Serializer>(url: &Option<Url>, to: S) -> Result<S::Ok, S::Error> {
+    url.as_ref().map(Url::as_str).serialize(to)
 }
 
 fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {

@@ -11,7 +11,7 @@ use axum::http::HeaderName;
 use ipnet::IpNet;
 use url::Url;
 
-use super::super::BaseUrl;
+use super::{super::BaseUrl, PeerAddress};
 
 /// Why a text is not the value: what is wrong, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,6 +65,14 @@ const TEN_YEARS: u32 = 3650 * DAY;
 /// More than nothing, at most a day.
 pub(super) fn timeout(text: &str) -> Result<Duration, Bad> {
     seconds(text, false, DAY)
+}
+
+/// Two seconds to a day: a bridge that is only busy must not be taken for dead.
+pub(super) fn lease(text: &str) -> Result<Duration, Bad> {
+    match seconds(text, false, DAY)? {
+        time if time >= Duration::from_secs(2) => Ok(time),
+        _ => bad("out of range", "write a number of seconds, 2 or more"),
+    }
 }
 
 /// Nothing to a day.
@@ -188,6 +196,20 @@ fn is_host_name(text: &str) -> bool {
     (1..=253).contains(&text.len()) && text.chars().all(good)
 }
 
+/// `10.0.0.7`, `bridge-1:9000`, `[fd00::7]:9000`
+pub(super) fn peer_address(text: &str) -> Result<PeerAddress, Bad> {
+    let whole = host(text);
+    let (name, number) = match (whole, text.rsplit_once(':')) {
+        (Ok(host), _) => return Ok(PeerAddress { host, port: None }),
+        (Err(bad), None) => return Err(bad),
+        (Err(_), Some(parts)) => parts,
+    };
+    Ok(PeerAddress {
+        host: host(name)?,
+        port: Some(port(number)?),
+    })
+}
+
 pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {
     text.parse().or_else(|error: super::super::InvalidBaseUrl| {
         bad(
@@ -196,6 +218,20 @@ pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {
              for links relative to the page's origin",
         )
     })
+}
+
+/// Where another service answers: no user, query or fragment, which could hold secrets.
+pub(super) fn service_url(text: &str) -> Result<Url, Bad> {
+    let fix = "write it like http://open-webui:8080, without user, query and fragment";
+    let Ok(url) = Url::parse(text) else {
+        return bad("not a URL", fix);
+    };
+    let plain = url.username().is_empty() && url.password().is_none();
+    let plain = plain && url.query().is_none() && url.fragment().is_none();
+    if plain && matches!(url.scheme(), "http" | "https") && url.has_host() {
+        return Ok(url);
+    }
+    bad("not a plain http or https URL", fix)
 }
 
 /// Nothing for `/`, else `/a/b`. As in mcpo, the slashes around it may be left out.

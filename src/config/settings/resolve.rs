@@ -4,15 +4,15 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, thread};
 
 use super::{
     Access, CommandLine, Documents, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log,
-    LogFormat, LogLevel, OperationIds, Settings, Stateful, Tls,
+    LogFormat, LogLevel, OpenWebUiSettings, OperationIds, Replicas, Settings, Stateful, Tls,
     args::{
         AccessArgs, DocumentArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs,
-        SettingsArgs, StatefulArgs,
+        OpenWebUiArgs, ReplicaArgs, SettingsArgs, StatefulArgs,
     },
     parse,
     reader::Reader,
 };
-use crate::config::{BaseUrl, Fault, Faults, KeyRing, Mode};
+use crate::config::{BaseUrl, Fault, Faults, KeyRing, Mode, Secret};
 
 /// Reads a field by its name, which is its id in the table.
 macro_rules! read {
@@ -26,6 +26,17 @@ impl SettingsArgs {
     pub fn config_file(&self) -> Option<PathBuf> {
         let given = self.general.config.as_deref().map(str::trim);
         given.filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// The API keys themselves, for whoever has to hand one on; faults are told by
+    /// [`SettingsArgs::resolve`].
+    pub fn keys_in_clear(&self) -> Vec<(String, Secret)> {
+        let (keys, file) = (
+            self.access.api_key.clone(),
+            self.access.api_key_file.clone(),
+        );
+        let text = Reader::new().secret("api_key", keys, file);
+        text.map_or_else(Vec::new, |text| KeyRing::in_clear(text.expose()))
     }
 
     /// Checks everything and fills in the defaults. An empty value counts as unset.
@@ -48,9 +59,11 @@ impl SettingsArgs {
             listen: listen(r, self.listen),
             documents: documents(r, self.documents),
             access: access(r, self.access, self.headers),
+            openwebui: openwebui(r, self.openwebui),
             files: files(r, self.files),
             limits: limits(r, self.limits),
             stateful: stateful(r, self.stateful),
+            replicas: replicas(r, self.replicas),
             log: log(r, self.log),
             warnings: Vec::new(),
         };
@@ -175,13 +188,21 @@ fn access(r: &mut Reader, args: AccessArgs, headers: HeaderArgs) -> Access {
 
 fn identity_headers(r: &mut Reader, args: HeaderArgs) -> IdentityHeaders {
     IdentityHeaders {
+        key: read!(r.required(args.header_key, parse::header_name)),
         user_id: read!(r.required(args.header_user_id, parse::header_name)),
         user_name: read!(r.required(args.header_user_name, parse::header_name)),
         user_email: read!(r.required(args.header_user_email, parse::header_name)),
         user_role: read!(r.required(args.header_user_role, parse::header_name)),
+        user_groups: read!(r.required(args.header_user_groups, parse::header_name)),
         user_jwt: read!(r.required(args.header_user_jwt, parse::header_name)),
         chat_id: read!(r.required(args.header_chat_id, parse::header_name)),
         message_id: read!(r.required(args.header_message_id, parse::header_name)),
+    }
+}
+
+fn openwebui(r: &mut Reader, args: OpenWebUiArgs) -> OpenWebUiSettings {
+    OpenWebUiSettings {
+        url: read!(r.optional(args.openwebui_url, parse::service_url)),
     }
 }
 
@@ -193,6 +214,8 @@ fn files(r: &mut Reader, args: FileArgs) -> Files {
         max_per_call: read!(r.required(args.max_files_per_call, parse::count)).get(),
         max_workspace_bytes: read!(r.required(args.max_workspace_bytes, parse::bytes)),
         max_workspace_files: read!(r.required(args.max_workspace_files, parse::count)).get(),
+        server: read!(r.required(args.files_server, parse::boolean)),
+        max_upload_bytes: read!(r.required(args.max_upload_bytes, parse::bytes)),
         min_free_disk_bytes: read!(r.required(args.min_free_disk_bytes, parse::bytes_or_none)),
     }
 }
@@ -224,6 +247,15 @@ fn stateful(r: &mut Reader, args: StatefulArgs) -> Stateful {
         ),
         max_total_processes: read!(r.required(args.stateful_max_total_processes, parse::count)),
         cleanup_interval: read!(r.required(args.stateful_cleanup_interval, parse::timeout)),
+    }
+}
+
+fn replicas(r: &mut Reader, args: ReplicaArgs) -> Replicas {
+    Replicas {
+        address: read!(r.optional(args.peer_address, parse::peer_address)),
+        key: r.secret("peer_key", args.peer_key, args.peer_key_file),
+        lease_ttl: read!(r.required(args.lease_ttl, parse::lease)),
+        drain_delay: read!(r.required(args.drain_delay, parse::grace)),
     }
 }
 
@@ -267,6 +299,12 @@ fn check_exposure(r: &mut Reader, settings: &Settings) {
     }
 }
 
+/// What `--strict-auth` means for connections that send the user's token.
+const SESSION_DOCUMENTS: &str = "documents ask for the key (MCPO_STRICT_AUTH), and Open WebUI sends \
+    none when it fetches openapi.json of a connection with auth type session: let it come from an \
+    address in MCPO_TRUSTED_PROXIES, or put what `mcpo-bridge openwebui spec-path` prints into the \
+    connection's path";
+
 fn warnings(settings: &Settings) -> Vec<String> {
     let access = &settings.access;
     let mut warnings = Vec::new();
@@ -287,7 +325,13 @@ fn warnings(settings: &Settings) -> Vec<String> {
                 .into(),
         );
     }
+    if access.strict_auth && settings.openwebui.url.is_some() && !access.keys.is_empty() {
+        warnings.push(SESSION_DOCUMENTS.into());
+    }
     let short = |secret: &crate::config::Secret| secret.expose().len() < 32;
+    if settings.replicas.key.as_ref().is_some_and(short) {
+        warnings.push("MCPO_PEER_KEY has fewer than 32 bytes, so it can be guessed".into());
+    }
     if access.jwt_secret.as_ref().is_some_and(short) {
         warnings.push(
             "MCPO_JWT_SECRET has fewer than 32 bytes, so a token can be used to guess it".into(),

@@ -5,12 +5,10 @@
 use std::sync::Arc;
 
 use axum::{
-    body::BodyDataStream,
     http::{StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::json;
@@ -24,7 +22,12 @@ use super::{
 };
 use crate::{
     child::{Said, splice},
-    mcp::{ClientMessage, RpcError, listen::SUBSCRIPTION, modern::request, stream},
+    mcp::{
+        ClientMessage, RpcError,
+        listen::SUBSCRIPTION,
+        modern::request,
+        stream::{self, Messages},
+    },
     model::RawJson,
 };
 
@@ -50,7 +53,7 @@ impl Wanted {
 
 /// One server's part of a subscription.
 struct Part {
-    events: BodyDataStream,
+    messages: Messages,
     /// The URIs as the client asked for them, by what they are at the server.
     asked: IndexMap<String, String>,
     shown: Shown,
@@ -131,14 +134,18 @@ async fn part(
         .into_iter()
         .collect();
     let own = ClientMessage::read(&splice(&message.line, &edits))?;
-    let response = request(asking.to(view, server), own, "subscriptions/listen").await?;
+    // Each chat's folder may be on another replica, and so each part goes its own way.
+    let forward = asking.to_server(&view.offers[server].spec.name, &own);
+    let attempt = || request(asking.to(view, server), own.clone(), "subscriptions/listen");
+    let (replicas, caller) = (&asking.app.replicas, &asking.caller);
+    let response = replicas.run(caller, &forward, attempt).await?;
     let kind = response.headers().get(header::CONTENT_TYPE);
     let is_stream = kind.is_some_and(|kind| kind == "text/event-stream");
     if response.status() != StatusCode::OK || !is_stream {
         return Ok(Err(Box::new(response)));
     }
     Ok(Ok(Part {
-        events: response.into_body().into_data_stream(),
+        messages: Messages::of(response),
         asked,
         shown: Shown::new(view.clone(), server),
     }))
@@ -147,15 +154,10 @@ async fn part(
 impl Part {
     /// Passes on what the server says, until it says no more.
     async fn send(mut self, sender: &mpsc::Sender<Bytes>) {
-        while let Some(Ok(event)) = self.events.next().await {
-            let passed = match stream::line_of(&event) {
-                Some(line) => match self.line(&line) {
-                    Some(line) => stream::event(None, &line),
-                    None => continue,
-                },
-                None => event,
-            };
-            if sender.send(passed).await.is_err() {
+        while let Some(line) = self.messages.next().await {
+            if let Some(line) = self.line(&line)
+                && sender.send(stream::event(None, &line)).await.is_err()
+            {
                 return;
             }
         }

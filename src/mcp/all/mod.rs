@@ -17,14 +17,20 @@ mod view;
 
 use std::sync::Arc;
 
-use axum::{http::HeaderMap, response::Response};
+use axum::{
+    http::{HeaderMap, Method},
+    response::Response,
+};
 
-use super::{Asking, ClientMessage, RpcError, is_modern};
+use super::{Asking, ClientMessage, RpcError, asking::Incoming, is_modern};
 use crate::{
     app::App,
     catalog::Knowledge,
-    config::Loaded,
+    config::{Loaded, ServerAccess, ServerSpec},
     model::{Caller, ServerName},
+    openapi::path_segment,
+    replicas::Forward,
+    telemetry::REQUEST_ID,
 };
 
 pub use legacy::{delete, get};
@@ -41,6 +47,8 @@ pub struct AskingAll<'a> {
     pub caller: Caller,
     /// The request's headers.
     pub headers: &'a HeaderMap,
+    /// Path and query, as they came.
+    pub target: String,
     /// For logs.
     pub request_id: Box<str>,
 }
@@ -62,9 +70,11 @@ pub async fn post(asking: AskingAll<'_>, message: ClientMessage) -> Result<Respo
     })
 }
 
-/// The servers that a caller may use: all of them. Everything at this endpoint goes by this.
-fn servers<'a>(config: &'a Loaded, _caller: &Caller) -> impl Iterator<Item = &'a ServerName> {
-    config.servers.keys()
+/// The servers that are there for a caller. Everything at this endpoint goes by this.
+fn servers<'a>(config: &'a Loaded, caller: &Caller) -> impl Iterator<Item = &'a ServerName> {
+    let seen = |spec: &ServerSpec| spec.access(caller) != ServerAccess::None;
+    let servers = config.servers.iter();
+    servers.filter_map(move |(name, spec)| seen(spec).then_some(name))
 }
 
 /// What they offer, as far as it is known now.
@@ -87,6 +97,34 @@ impl<'a> AskingAll<'a> {
         view(self.app, &self.caller)
     }
 
+    /// The message, to be sent on.
+    fn incoming(&self) -> Incoming<'_> {
+        Incoming {
+            app: self.app,
+            caller: &self.caller,
+            headers: self.headers,
+            target: &self.target,
+        }
+    }
+
+    /// A message of ours to one of the servers, as it may go to another replica.
+    fn to_server(&self, server: &ServerName, message: &ClientMessage) -> Forward {
+        let mut headers = self.headers.clone();
+        if let Ok(id) = self.request_id.parse() {
+            headers.insert(REQUEST_ID, id);
+        }
+        let path = self.target.split('?').next().unwrap_or_default();
+        let path = path.trim_end_matches('/');
+        Forward {
+            method: Method::POST,
+            target: format!("{path}/{}", path_segment(server.as_str())),
+            headers,
+            // Only calls have a use for them.
+            chosen: HeaderMap::new(),
+            body: message.line.clone(),
+        }
+    }
+
     /// The same request to one of the servers.
     fn to(&self, view: &Arc<View>, server: usize) -> Asking<'a> {
         Asking {
@@ -94,6 +132,7 @@ impl<'a> AskingAll<'a> {
             caller: self.caller.clone(),
             offer: view.offers[server].clone(),
             headers: self.headers,
+            target: self.target.clone(),
             request_id: self.request_id.clone(),
             shown: Some(Shown::new(view.clone(), server)),
         }

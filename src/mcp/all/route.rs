@@ -164,7 +164,7 @@ async fn late(
                 uris::read_named(uri).is_some_and(|(named, _)| named == server.as_str())
             }
         };
-        if may_be && let Err(error) = offer(app, server.as_str()).await {
+        if may_be && let Err(error) = offer(app, server.as_str(), caller).await {
             failure = failure.or(Some(error));
         }
     }

@@ -3,6 +3,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt as _;
 
 use super::*;
+use crate::model::ServerName;
 use crate::{
     artifacts::Limits,
     child::{ChildSettings, Children},
@@ -47,6 +48,7 @@ fn place(key: WorkspaceKey) -> Place {
         class: Class::Lasting,
         session: None,
         claim: Claim::Free,
+        opened: Opened::default(),
     }
 }
 
@@ -57,12 +59,12 @@ fn server() -> ServerName {
 /// Whether anybody holds the lease of the chat's folder.
 fn leased(store: &Store, chat: &str) -> bool {
     let job = store.lookup(&key(chat)).unwrap();
-    job.is_some_and(|job| store.leased_by(&job, Timestamp::now()).unwrap().is_some())
+    job.is_some_and(|job| store.leased_by(&job).unwrap().is_some())
 }
 
 async fn open(sessions: &Arc<Sessions>) -> Result<Arc<Workspace>, SessionError> {
     let place = place(key("c"));
-    sessions.open(&place, &alice(), &server()).await
+    sessions.open(&place, &alice()).await
 }
 
 async fn close(sessions: &Arc<Sessions>) {
@@ -77,9 +79,7 @@ async fn a_caller_who_hangs_up_while_it_opens_leaves_neither_lease_nor_entry() {
     let store = Arc::new(folder.open());
     let sessions = sessions(&folder, store.clone());
     // Polled once: the opening has begun, and nobody waits for it.
-    let given_up = sessions
-        .open(&place(key("c")), &alice(), &server())
-        .now_or_never();
+    let given_up = sessions.open(&place(key("c")), &alice()).now_or_never();
     assert!(given_up.is_none());
     sessions.tasks.close();
     sessions.tasks.wait().await;
@@ -166,15 +166,15 @@ async fn the_others_folder_proves_an_id_that_was_minted_for_a_server_of_its_own(
     };
     for stranger in [own, all] {
         let place = claimed(stranger, Claim::Proven(all));
-        let opened = sessions.open(&place, &alice(), &server()).await;
+        let opened = sessions.open(&place, &alice()).await;
         assert!(matches!(opened, Err(SessionError::Unknown)));
     }
     let minted = claimed(own, Claim::Minted(all));
-    let first = sessions.open(&minted, &alice(), &server()).await.unwrap();
+    let first = sessions.open(&minted, &alice()).await.unwrap();
     let again = claimed(own, Claim::Proven(all));
-    let again = sessions.open(&again, &alice(), &server()).await.unwrap();
+    let again = sessions.open(&again, &alice()).await.unwrap();
     assert_eq!(first.job.id(), again.job.id());
     let other = claimed(all, Claim::Proven(all));
-    let other = sessions.open(&other, &alice(), &server()).await.unwrap();
+    let other = sessions.open(&other, &alice()).await.unwrap();
     assert_ne!(first.job.id(), other.job.id());
 }

@@ -122,7 +122,7 @@ fn a_users_things_go_now_and_nobody_elses() {
         store.link(&his, folder.now).unwrap(),
         Link::Live(..)
     ));
-    assert_eq!(store.jobs(folder.now).unwrap().len(), 1);
+    assert_eq!(store.jobs().unwrap().len(), 1);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Process, eventually, folders, kill_process, processes_of, until};
+use super::{Client, Process, eventually, folders, is_stopped, kill_process, processes_of, until};
 
 const START: Duration = Duration::from_secs(20);
 /// Its own grace for children, and then some for a busy machine.
@@ -27,9 +27,18 @@ pub struct Builder {
     config: Value,
     variables: Vec<(String, String)>,
     arguments: Vec<String>,
+    /// Shared with others.
+    jobs: Option<PathBuf>,
 }
 
 impl Builder {
+    /// Works in a jobs folder that other bridges may use, too: who made it sees to it.
+    #[must_use]
+    pub fn jobs(mut self, path: PathBuf) -> Self {
+        self.jobs = Some(path);
+        self
+    }
+
     /// Sets an environment variable of the bridge.
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // numbers and texts alike, without a reference at each call
@@ -91,6 +100,7 @@ impl TestBridge {
             config,
             variables: Vec::new(),
             arguments: Vec::new(),
+            jobs: None,
         }
     }
 
@@ -126,7 +136,8 @@ impl TestBridge {
     }
 
     pub fn jobs(&self) -> PathBuf {
-        self.root.path().join("jobs")
+        let shared = self.settings.jobs.clone();
+        shared.unwrap_or_else(|| self.root.path().join("jobs"))
     }
 
     pub fn tools(&self) -> PathBuf {
@@ -152,6 +163,14 @@ impl TestBridge {
     /// The workspace folders, which are named by their job ids.
     pub fn workspaces(&self) -> Vec<PathBuf> {
         folders::workspaces(&self.jobs())
+    }
+
+    /// The `work` folder that has `name` in it.
+    #[track_caller]
+    pub fn work_with(&self, name: &str) -> PathBuf {
+        let works = self.workspaces().into_iter().map(|job| job.join("work"));
+        let found = works.into_iter().find(|work| work.join(name).exists());
+        found.unwrap_or_else(|| panic!("no workspace has {name}"))
     }
 
     /// Waits until a child has made `work/{name}` in some workspace.
@@ -214,6 +233,9 @@ impl TestBridge {
         let id = self.running.as_ref().expect("the bridge runs").child.id();
         let pid = Pid::from_raw(id.cast_signed()).expect("a process id");
         send(pid, signal).expect("the bridge can be signalled");
+        if signal == Signal::STOP {
+            eventually("each thread stands still", || is_stopped(id.cast_signed()));
+        }
     }
 
     /// Waits until the bridge has ended by itself.
@@ -255,7 +277,7 @@ impl TestBridge {
     #[track_caller]
     fn assert_nothing_left(&self) {
         self.assert_no_process(Duration::from_secs(1));
-        if !self.killed {
+        if !self.killed && self.settings.jobs.is_none() {
             folders::assert_clean(&self.jobs(), &self.root.path().join("tmp"));
         }
     }
@@ -328,6 +350,8 @@ impl TestBridge {
             .env("MCPO_CONFIG_FILE", self.config_file())
             .env("MCPO_JOBS_DIR", self.jobs())
             .env("MCPO_TOOLS_DIR", root.join("tools"))
+            // One process less to learn from; its own tests turn it on.
+            .env("MCPO_FILES_SERVER", "false")
             .envs(
                 self.settings
                     .variables

@@ -85,6 +85,28 @@ impl Client {
         self.send("POST", path, &[content], Some(body.into()))
     }
 
+    /// Posts parts: a name, the file's name where it is a file, and the content.
+    pub fn post_parts(&self, path: &str, parts: &[(&str, Option<&str>, &[u8])]) -> Reply {
+        let mut body = Vec::new();
+        for (name, file, content) in parts {
+            let file = file
+                .map(|file| format!("; filename=\"{file}\""))
+                .unwrap_or_default();
+            let head = format!(
+                "--boundary\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n"
+            );
+            body.extend([head.as_bytes(), content, b"\r\n"].concat());
+        }
+        body.extend(b"--boundary--\r\n");
+        let kind = b"multipart/form-data; boundary=boundary".to_vec();
+        self.send(
+            "POST",
+            path,
+            &[("Content-Type".to_owned(), kind)],
+            Some(body),
+        )
+    }
+
     pub fn get(&self, path: &str) -> Reply {
         self.send("GET", path, &[], None)
     }
@@ -98,6 +120,19 @@ impl Client {
     pub fn download(&self, url: &str) -> Reply {
         let path = url.find("/files/").map_or(url, |start| &url[start..]);
         Self::new(self.address).get(path)
+    }
+
+    /// Whether the bridge takes calls, as a balancer asks: on a connection of its own.
+    pub fn is_ready(&self) -> bool {
+        let ask = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let Ok(mut stream) = TcpStream::connect(self.address) else {
+            return false;
+        };
+        let mut answer = Vec::new();
+        let asked = stream
+            .write_all(ask)
+            .and_then(|()| stream.read_to_end(&mut answer));
+        asked.is_ok() && answer.starts_with(b"HTTP/1.1 200")
     }
 
     fn send(

@@ -70,6 +70,14 @@ impl Far {
         seen.iter().filter(says).count()
     }
 
+    /// The heads of all requests, as they came.
+    pub fn all(&self) -> Vec<String> {
+        let seen = self.seen.lock().expect("what was seen");
+        let whole =
+            |one: &Seen| format!("{} {}\n{}\n{}", one.verb, one.path, one.head, one.message);
+        seen.iter().map(whole).collect()
+    }
+
     /// The last request with this method.
     pub fn last(&self, method: &str) -> Seen {
         let seen = self.seen.lock().expect("what was seen");

@@ -7,14 +7,18 @@ mod bridge;
 mod client;
 pub mod far;
 mod folders;
+mod openwebui;
 mod processes;
+mod replicas;
 mod sse;
 pub mod vars;
 mod wait;
 
 pub use bridge::{Builder, TestBridge};
 pub use client::{Client, PendingCall, Reply};
-pub use processes::{Process, alive, kill_process, processes_of};
+pub use openwebui::{FakeOpenWebUi, Mood};
+pub use processes::{Process, alive, is_stopped, kill_process, processes_of};
+pub use replicas::Replicas;
 pub use sse::{ALL, LEGACY, MODERN, Mcp, Stream, with_envelope};
 pub use wait::{eventually, until};
 

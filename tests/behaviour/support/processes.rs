@@ -45,14 +45,22 @@ fn command(pid: i32) -> String {
 
 /// Whether the process runs; a zombie does not.
 pub fn alive(pid: i32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
+    !matches!(state(&format!("/proc/{pid}")), None | Some('Z' | 'X'))
+}
+
+/// Whether no thread of the process runs any more: a signal to stop takes each when it can.
+pub fn is_stopped(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    let folders = threads.filter_map(|thread| Some(thread.ok()?.path().display().to_string()));
+    folders
+        .map(|folder| state(&folder))
+        .all(|state| state == Some('T'))
+}
+
+fn state(folder: &str) -> Option<char> {
+    let stat = fs::read_to_string(format!("{folder}/stat")).ok()?;
     // The command's name stands in brackets and may hold anything: the state follows the last one.
-    let state = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.chars().next());
-    !matches!(state, None | Some('Z' | 'X'))
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// SIGKILL, as the kernel's memory killer would send it. Gone already is as good.

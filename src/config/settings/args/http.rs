@@ -130,6 +130,14 @@ pub(in crate::config::settings) struct AccessArgs {
 #[command(next_help_heading = "Identity headers (where Open WebUI's were renamed)")]
 #[expect(clippy::struct_field_names, reason = "a field is named as its flag")]
 pub(in crate::config::settings) struct HeaderArgs {
+    /// Carries the API key where `Authorization` is somebody else's
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "MCPO_HEADER_KEY",
+        default_value = "X-MCPO-Key"
+    )]
+    pub header_key: Option<String>,
     /// Names the user
     #[arg(
         long,
@@ -162,7 +170,15 @@ pub(in crate::config::settings) struct HeaderArgs {
         default_value = "X-OpenWebUI-User-Role"
     )]
     pub header_user_role: Option<String>,
-    /// The signed token that stands for the four above
+    /// The user's groups, by name or id: `{{USER_GROUPS}}` in a custom header of the connection
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "MCPO_HEADER_USER_GROUPS",
+        default_value = "X-OpenWebUI-User-Groups"
+    )]
+    pub header_user_groups: Option<String>,
+    /// The signed token that stands for id, name, address and role
     #[arg(
         long,
         value_name = "NAME",

@@ -40,6 +40,22 @@ pub(in crate::config::settings) struct FileArgs {
         default_value = "10000"
     )]
     pub max_workspace_files: Option<String>,
+    /// Offer the built-in server `files`, by which a chat lists, links and deletes its files. An
+    /// entry `files` in the server file takes its place
+    #[arg(
+        long, value_name = "BOOL", env = "MCPO_FILES_SERVER", default_value = "true",
+        default_missing_value = "true", num_args = 0..=1, require_equals = true
+    )]
+    pub files_server: Option<String>,
+    /// The largest file that comes into a workspace by an upload or from a chat, or that is attached
+    /// in a chat, in bytes or with a unit
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "MCPO_MAX_UPLOAD_BYTES",
+        default_value = "100MiB"
+    )]
+    pub max_upload_bytes: Option<String>,
     /// Refuse new work while the disk has less than this free, in bytes or with a unit; 0: never
     #[arg(
         long,

@@ -1,0 +1,135 @@
+//! New files in the chat itself: attached to the message that is being answered, beside the links in
+//! the text. Only where the user's own token came with the call. Nothing here fails a call.
+
+use std::{fs::File, io::Read as _, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Answer, Running, run::blocking};
+use crate::{
+    config::Embed,
+    model::UserToken,
+    openwebui::{Event, Failure, OpenWebUi},
+    store::{Artifact, Link},
+};
+
+/// All uploads of one call: the model waits for its answer meanwhile.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A larger page is only attached.
+const LONGEST_PAGE: u64 = 1024 * 1024;
+
+impl Running {
+    /// Attaches what the call published.
+    pub(super) async fn attach(&self, answer: &Answer) {
+        let caller = &self.call.caller;
+        let (Some(openwebui), Some(token)) = (&self.engine.openwebui, &caller.token) else {
+            return;
+        };
+        let (Some(chat), Some(message)) = (&caller.chat, &caller.message) else {
+            return;
+        };
+        if answer.files.files.is_empty() || !OpenWebUi::keeps(chat) {
+            return;
+        }
+        let until = Instant::now() + PATIENCE;
+        let attaching = async {
+            let files = &answer.files.files;
+            let shown = self.shown(openwebui, token, files, until).await;
+            for event in shown.events() {
+                openwebui.tell(token, chat, message, &event).await?;
+            }
+            Ok::<(), Failure>(())
+        };
+        let attached = tokio::select! {
+            attached = attaching => attached,
+            () = self.left.cancelled() => return,
+            () = self.engine.ending.cancelled() => return,
+        };
+        if let Err(failure) = attached {
+            tracing::warn!(%failure, "files are not attached in the chat; their links work");
+        }
+    }
+
+    /// The files that Open WebUI took in time, in their order, and the pages among them.
+    async fn shown(
+        &self,
+        openwebui: &OpenWebUi,
+        token: &UserToken,
+        files: &[Artifact],
+        until: Instant,
+    ) -> Shown {
+        let mut shown = Shown::default();
+        for file in files {
+            let uploaded = timeout_at(until, self.chip(openwebui, token, file)).await;
+            match uploaded.unwrap_or(Err(Failure::Silent)) {
+                Ok(chip) => shown.chips.push(chip),
+                Err(failure) => {
+                    tracing::warn!(%failure, "a file is not attached in the chat; its link works");
+                }
+            }
+            shown.pages.extend(self.page(file).await);
+        }
+        shown
+    }
+
+    /// The text of a page that the config lets the chat show.
+    async fn page(&self, file: &Artifact) -> Option<String> {
+        let wanted = self.call.spec.embed.contains(&Embed::Html);
+        if !wanted || file.mime_type != "text/html" || file.size > LONGEST_PAGE {
+            return None;
+        }
+        let mut data = self.open_artifact(file).await.ok()?;
+        let read = move || {
+            let mut text = String::new();
+            data.read_to_string(&mut text).ok().map(|_| text)
+        };
+        blocking(read).await
+    }
+
+    async fn open_artifact(&self, file: &Artifact) -> Result<File, Failure> {
+        let (store, link) = (self.engine.store.clone(), file.token.clone());
+        match blocking(move || store.link(&link, Timestamp::now())).await {
+            Ok(Link::Live(_, data)) => Ok(data),
+            Ok(_) => Err(Failure::Disk("the file is gone".into())),
+            Err(error) => Err(Failure::Disk(error.to_string().into())),
+        }
+    }
+
+    async fn chip(
+        &self,
+        openwebui: &OpenWebUi,
+        token: &UserToken,
+        file: &Artifact,
+    ) -> Result<Value, Failure> {
+        let limit = self.engine.settings.files.max_upload_bytes;
+        if file.size > limit {
+            return Err(Failure::TooLarge(limit));
+        }
+        let data = self.open_artifact(file).await?;
+        let (name, kind, size) = (&file.name, &file.mime_type, file.size);
+        let id = openwebui.upload(token, name, kind, data, size).await?;
+        if kind.starts_with("image/") && self.call.spec.embed.contains(&Embed::Image) {
+            let url = format!("/api/v1/files/{id}/content");
+            return Ok(json!({"type": "image", "id": id, "name": name, "url": url, "size": size}));
+        }
+        Ok(json!({"type": "file", "id": id, "name": name, "url": id, "size": size}))
+    }
+}
+
+/// What shows with the message.
+#[derive(Default)]
+struct Shown {
+    chips: Vec<Value>,
+    pages: Vec<String>,
+}
+
+impl Shown {
+    fn events(self) -> impl Iterator<Item = Event> {
+        let chips = (!self.chips.is_empty()).then_some(Event::Files(self.chips));
+        let pages = (!self.pages.is_empty()).then_some(Event::Pages(self.pages));
+        chips.into_iter().chain(pages)
+    }
+}

@@ -1,0 +1,109 @@
+//! Requests that another replica has sent on: their envelope says who calls, and nobody else's may.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{OriginalUri, Request, State},
+    http::{Extensions, HeaderMap, StatusCode, request::Parts},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+
+use super::Problem;
+use crate::{
+    app::App,
+    identity::Refusal,
+    model::Caller,
+    replicas::{Envelope, Forward, PEER_HEADER, Refused, again},
+};
+
+/// Takes the envelope off, and leaves the caller in the request's extensions.
+pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let mut sent = request.headers().get_all(&PEER_HEADER).iter();
+    let (first, second) = (sent.next().cloned(), sent.next().is_some());
+    let Some(value) = first else {
+        return next.run(request).await;
+    };
+    request.headers_mut().remove(&PEER_HEADER);
+    if second {
+        return refuse();
+    }
+    let opened = app
+        .replicas
+        .open(&value, request.method(), target(request.uri()));
+    match opened {
+        Ok(envelope) => match unpack(&app, envelope, request).await {
+            Ok(request) => next.run(request).await,
+            Err(refusal) => refusal,
+        },
+        Err(Refused::Misdirected) => again(),
+        Err(Refused::Forged) => refuse(),
+    }
+}
+
+async fn unpack(app: &App, envelope: Envelope, request: Request) -> Result<Request, Response> {
+    let (mut parts, body) = request.into_parts();
+    let limit = usize::try_from(app.settings.listen.max_body_bytes).unwrap_or(usize::MAX);
+    let body = axum::body::to_bytes(body, limit).await;
+    let body = body.map_err(|error| Problem::broken_body(&error).into_response())?;
+    let caller = envelope.caller_of(&body).map_err(|_| refuse())?;
+    parts.extensions.insert(Arc::new(caller));
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+fn refuse() -> Response {
+    let text = format!("the {PEER_HEADER} header is for the bridges of this service alone");
+    Problem::new(StatusCode::FORBIDDEN, "forged_peer", text.into()).into_response()
+}
+
+/// The caller whom another replica has proven.
+pub fn proven(extensions: &Extensions) -> Option<&Caller> {
+    extensions.get::<Arc<Caller>>().map(|caller| &**caller)
+}
+
+/// Who calls: as another replica has proven it, or by the request's own headers.
+pub async fn caller(
+    app: &App,
+    extensions: &Extensions,
+    headers: &HeaderMap,
+    peer: SocketAddr,
+) -> Result<Caller, Refusal> {
+    match proven(extensions) {
+        Some(caller) => Ok(caller.clone()),
+        None => app.identity.authenticate(headers, peer.ip()).await,
+    }
+}
+
+/// The request as it may go on to another replica.
+pub fn forward(app: &App, caller: &Caller, parts: &Parts, body: &Bytes) -> Forward {
+    let mut headers = parts.headers.clone();
+    if let Some(id) = parts.extensions.get::<crate::telemetry::RequestId>()
+        && let Ok(id) = id.as_str().parse()
+    {
+        headers.insert(crate::telemetry::REQUEST_ID, id);
+    }
+    let config = app.config();
+    let servers = config.servers.values();
+    Forward {
+        chosen: app
+            .identity
+            .forwarded_to_any(servers, &parts.headers, caller),
+        method: parts.method.clone(),
+        target: target_of(parts).to_owned(),
+        headers,
+        body: body.clone(),
+    }
+}
+
+/// Path and query, as they came.
+pub fn target_of(parts: &Parts) -> &str {
+    let original = parts.extensions.get::<OriginalUri>();
+    target(original.map_or(&parts.uri, |original| &original.0))
+}
+
+fn target(uri: &axum::http::Uri) -> &str {
+    uri.path_and_query()
+        .map_or("/", axum::http::uri::PathAndQuery::as_str)
+}

@@ -1,0 +1,147 @@
+//! HTTPS between replicas: each says in its record by which certificate it is known, whatever names
+//! stand in that.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use sha2::{Digest as _, Sha256};
+
+use crate::model::hex;
+
+/// Of a certificate: its SHA-256.
+pub type Fingerprint = [u8; 32];
+
+/// By what a certificate is known.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
+    Sha256::digest(certificate).into()
+}
+
+/// What a record says of the way to its replica: `http://HOST:PORT`, or `https://HOST:PORT#` and the
+/// certificate's fingerprint.
+pub fn origin(address: &str, certificate: Option<Fingerprint>) -> String {
+    match certificate {
+        None => format!("http://{address}"),
+        Some(certificate) => format!("https://{address}#{}", hex(&certificate)),
+    }
+}
+
+/// The certificates of replicas, as far as their records were read.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Arc<Mutex<HashSet<String>>>);
+
+impl Known {
+    /// The way to a replica, whose certificate is trusted from now on.
+    pub fn way<'a>(&self, origin: &'a str) -> &'a str {
+        let Some((way, certificate)) = origin.split_once('#') else {
+            return origin;
+        };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains(certificate) {
+            known.insert(certificate.to_owned());
+        }
+        way
+    }
+
+    /// How to speak TLS with them.
+    pub fn tls(&self) -> ClientConfig {
+        let provider = Arc::new(ring::default_provider());
+        ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("ring offers the versions that rustls has by default")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier {
+                known: self.clone(),
+                provider,
+            }))
+            .with_no_client_auth()
+    }
+}
+
+#[derive(Debug)]
+struct Verifier {
+    known: Known,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let known = self.known.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(&hex(&fingerprint(end_entity))) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let other = "its certificate is not the one that its record names";
+        Err(Error::General(other.to_owned()))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_certificates_that_a_record_names_are_trusted() {
+        let made = || rcgen::generate_simple_self_signed(["elsewhere".to_owned()]).unwrap();
+        let (named, other) = (made().cert.der().clone(), made().cert.der().clone());
+        let known = Known::default();
+        let verifier = Verifier {
+            known: known.clone(),
+            provider: Arc::new(ring::default_provider()),
+        };
+        let trusts = |certificate: &CertificateDer<'_>| {
+            let name = ServerName::try_from("10.0.0.5").unwrap();
+            let now = UnixTime::now();
+            let verified = verifier.verify_server_cert(certificate, &[], &name, &[], now);
+            verified.is_ok()
+        };
+        assert!(!trusts(&named));
+        let origin = origin("10.0.0.5:8080", Some(fingerprint(&named)));
+        assert_eq!(known.way(&origin), "https://10.0.0.5:8080");
+        assert!(trusts(&named) && !trusts(&other));
+    }
+
+    #[test]
+    fn without_a_certificate_it_is_http() {
+        let origin = origin("bridge-1:8080", None);
+        assert_eq!(Known::default().way(&origin), "http://bridge-1:8080");
+    }
+}
