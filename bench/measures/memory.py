@@ -6,7 +6,7 @@ from bench.findings import Measured, compared, shown
 from bench.load import drive
 from bench.measures.echo import BODY, MANY
 
-ABOUT = "Resident memory of the program itself, its child left out: idle, after warm-up, after many calls"
+ABOUT = "Resident memory of the program itself, its child left out: idle, after half as many calls to warm up, after all of them"
 HEADS = ["", "idle MB", "warm MB", "after all MB", "calls"]
 
 
