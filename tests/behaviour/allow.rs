@@ -209,6 +209,9 @@ fn a_key_that_names_no_user_reads_what_there_is_and_calls_nothing() {
     for path in ["/docs", "/openapi.json", "/health", "/metrics"] {
         assert!(openwebui.get(path).text().contains("team"), "{path}");
     }
+    eventually("the child that was asked what it offers has ended", || {
+        bridge.children().is_empty()
+    });
     let legacy = Mcp::legacy(openwebui.clone(), "team", &json!({}));
     let modern = Mcp::modern(openwebui.clone(), "team", json!({}));
     for mcp in [&legacy, &modern] {
