@@ -9,7 +9,7 @@ mod page;
 
 use std::{
     fs::File,
-    io::{Seek, SeekFrom},
+    io::{self, Read as _, Seek, SeekFrom},
     sync::Arc,
 };
 
@@ -21,9 +21,10 @@ use axum::{
     response::Response,
     routing::get,
 };
+use bytes::Bytes;
+use futures_util::stream;
 use jiff::Timestamp;
-use tokio::io::AsyncReadExt;
-use tokio_util::io::ReaderStream;
+use tokio::task::JoinHandle;
 
 use self::{conditions::Selection, page::Problem};
 use crate::{
@@ -31,8 +32,8 @@ use crate::{
     store::{Artifact, GoneReason, Link, Store, StoreError},
 };
 
-/// Read and sent at a time: memory for each download, whatever its size.
-const CHUNK: usize = 128 * 1024;
+/// Read and sent at a time. A download holds two of them, whatever its size.
+const CHUNK: u64 = 256 * 1024;
 
 /// The language of pages for browsers that do not ask for one of ours (`MCPO_LANG`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -178,8 +179,32 @@ fn bytes(artifact: Artifact, data: File, selection: &Selection) -> Response {
 
 /// The next `length` bytes. The open file stays readable if clean-up removes its name meanwhile.
 fn stream(data: File, length: u64) -> Body {
-    let data = tokio::fs::File::from_std(data).take(length);
-    Body::from_stream(ReaderStream::with_capacity(data, CHUNK))
+    Body::from_stream(stream::try_unfold(Ahead::read(data, length), Ahead::next))
+}
+
+/// A block that is being read while the one before is sent; after the last one, nothing.
+struct Ahead(Option<JoinHandle<io::Result<(Bytes, File)>>>, u64);
+
+impl Ahead {
+    fn read(data: File, left: u64) -> Self {
+        let size = left.min(CHUNK);
+        let reading = (size > 0).then(|| {
+            tokio::task::spawn_blocking(move || {
+                let mut block = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+                (&data).read_exact(&mut block)?;
+                Ok((block.into(), data))
+            })
+        });
+        Self(reading, left - size)
+    }
+
+    async fn next(self) -> io::Result<Option<(Bytes, Self)>> {
+        let Some(reading) = self.0 else {
+            return Ok(None);
+        };
+        let (block, data) = reading.await??;
+        Ok(Some((block, Self::read(data, self.1))))
+    }
 }
 
 fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
