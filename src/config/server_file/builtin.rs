@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use super::Loaded;
 use crate::{
-    config::{CommandSpec, Mode, ServerSpec, Settings, Transport, WorkspaceScope},
+    config::{CommandSpec, Mode, Remembered, ServerSpec, Settings, Transport, WorkspaceScope},
     model::ServerName,
 };
 
@@ -55,6 +55,7 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         before_end: None,
         forwarding: None,
         allow: None,
+        remembered: Remembered::default(),
         install: false,
     }
 }

@@ -33,6 +33,7 @@ fn spec() -> ServerSpec {
         install: true,
         forwarding: None,
         allow: None,
+        remembered: Remembered::default(),
         session_lists: false,
     }
 }
