@@ -18,7 +18,7 @@ pub use server_file::{
     ConfigError, FILES_SERVER, LINK_FIELD, Loaded, RESERVED_NAMES, json_schema, load, servers,
 };
 pub use server_spec::{
-    Allow, BeforeEnd, CommandSpec, Embed, HeaderForwarding, Mode, Remembered, RemoteKind,
+    Allow, BeforeEnd, CommandSpec, Embed, HeaderForwarding, Launch, Mode, Remembered, RemoteKind,
     RemoteSpec, ResolvedCommand, ServerAccess, ServerSpec, SpecVersion, Transport,
     USER_PLACEHOLDERS, UserValues, WorkspaceScope, asks_for_user,
 };

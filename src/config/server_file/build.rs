@@ -174,6 +174,7 @@ impl Builder<'_> {
             resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
             before_end: entry.before_end.and_then(before_end),
             install: entry.install.unwrap_or(true),
+            launch: entry.launch.unwrap_or_default(),
             forwarding: entry.client_header_forwarding.and_then(forwarding),
             allow: allow.flatten(),
             remembered: Remembered::default(),

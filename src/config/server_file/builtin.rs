@@ -6,7 +6,9 @@ use indexmap::IndexMap;
 
 use super::Loaded;
 use crate::{
-    config::{CommandSpec, Mode, Remembered, ServerSpec, Settings, Transport, WorkspaceScope},
+    config::{
+        CommandSpec, Launch, Mode, Remembered, ServerSpec, Settings, Transport, WorkspaceScope,
+    },
     model::ServerName,
 };
 
@@ -57,5 +59,6 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         allow: None,
         remembered: Remembered::default(),
         install: false,
+        launch: Launch::Exec,
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, sync::OnceLock};
 
 use sha2::{Digest, Sha256};
 
-use super::{Mode, RemoteKind, ServerSpec, Transport, WorkspaceScope};
+use super::{Launch, Mode, RemoteKind, ServerSpec, Transport, WorkspaceScope};
 
 /// SHA-256 over a server's transport, mode and workspace. Equal versions make equal children.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +34,11 @@ impl SpecVersion {
                     "install"
                 } else {
                     "as written"
+                });
+                hash.text(match spec.launch {
+                    Launch::Auto => "auto",
+                    Launch::Exec => "exec",
+                    Launch::Fork => "fork",
                 });
             }
             Transport::Remote(remote) => {
