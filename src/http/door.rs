@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 
-use super::{health, hosts, metrics, peers};
+use super::{health, hosts, leftover::Leftover, metrics, peers};
 use crate::{app::App, telemetry::Requested};
 
 /// Middleware for `axum::middleware::from_fn_with_state`, added by `Router::layer` so that the route
@@ -21,10 +21,14 @@ pub async fn pass(
     next: Next,
 ) -> Response {
     let requested = Requested::of(&request);
+    let (request, leftover) = Leftover::watch(request);
     let mut response = match admit(&app, request).await {
         Ok(request) => next.run(request).await,
         Err(refusal) => refusal,
     };
+    if let Some(leftover) = leftover {
+        leftover.settle(&mut response).await;
+    }
     health::leave(&app, &mut response);
     app.metrics.answered(requested, response.status());
     metrics::count_problem(&app.metrics, peer, &response);

@@ -8,6 +8,7 @@ mod door;
 pub mod files;
 mod health;
 mod hosts;
+mod leftover;
 mod mcp;
 mod metrics;
 mod multipart;

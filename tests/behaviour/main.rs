@@ -34,6 +34,7 @@ mod openwebui_files;
 mod openwebui_session;
 mod parked;
 mod real_servers;
+mod refusals;
 mod remote;
 mod remote_faults;
 mod replicas;
