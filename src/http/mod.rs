@@ -13,6 +13,7 @@ mod multipart;
 mod peers;
 mod problem;
 mod routes;
+mod spool;
 mod upload;
 
 pub use problem::Problem;

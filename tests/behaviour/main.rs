@@ -36,6 +36,7 @@ mod real_servers;
 mod remote;
 mod remote_faults;
 mod replicas;
+mod replicas_files;
 mod replicas_mcp;
 mod running;
 mod session_lists;
