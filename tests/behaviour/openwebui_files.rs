@@ -294,6 +294,22 @@ fn a_short_call_shows_nothing_and_a_wait_for_a_turn_is_told() {
 }
 
 #[test]
+fn progress_of_the_mcp_door_shows_too_whether_its_client_asked_for_it_or_not() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    let steps = json!({"steps": 300});
+    let mut mcp = Mcp::legacy(session(&bridge, "m1"), "echo", &json!({}));
+    mcp.call("slow_progress", steps.clone());
+    let silent = lines(&openwebui).len();
+    assert!(silent > 1, "{:?}", openwebui.events());
+    mcp = Mcp::modern(session(&bridge, "m2"), "echo", json!({}));
+    mcp.call("slow_progress", steps);
+    let lines = lines(&openwebui);
+    assert!(lines.len() > silent + 1, "{lines:?}");
+    assert_eq!(lines[lines.len() - 1]["data"]["hidden"], true);
+}
+
+#[test]
 fn a_chat_that_shows_no_status_fails_no_call() {
     let openwebui = FakeOpenWebUi::start();
     let bridge = builder(&openwebui).start();
