@@ -60,8 +60,11 @@ async def look(port, token, folder, pages):
             await page.until(f"location.href.startsWith({origin!r})")
             await page.run(f"localStorage.token = {token!r}; localStorage.locale = 'en-US'")
             for name, address, words in pages:
-                await page.ask("Page.navigate", url=address)
-                found = await page.until(f"document.body && document.body.innerText.includes({words!r})")
+                there = f"document.body && document.body.innerText.includes({words!r})"
+                for _ in range(2):  # a part of the page that did not load leaves it at an error
+                    await page.ask("Page.navigate", url=address)
+                    if found := await page.until(there):
+                        break
                 await asyncio.sleep(2)  # pictures and fonts
                 if await page.run(CLOSE_NEWS):
                     await asyncio.sleep(1)
