@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
@@ -75,7 +75,10 @@ impl App {
         let key = PeerKey::new(settings.replicas.key.as_ref(), &store)?;
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let metrics = Arc::new(Metrics::new());
-        let children = Arc::new(Children::new(child_settings(&settings), metrics.clone()));
+        let children = Arc::new(Children::new(
+            child_settings(&settings, &store),
+            metrics.clone(),
+        ));
         let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
         let installer = Installer::new(installer_settings(&settings), children.clone());
         let installer = Arc::new(installer);
@@ -202,6 +205,7 @@ impl App {
         self.engine
             .sessions
             .end_outdated(|session| version(&session.spec.name) == Some(session.version));
+        self.engine.children.forks().follow(version);
         self.engine
             .shared
             .end_outdated(|name, running| version(name) == Some(running))
@@ -237,6 +241,7 @@ impl App {
         let config = self.config();
         warnings.extend(config.warnings.iter().cloned());
         warnings.extend(self.installer.warnings());
+        warnings.extend(self.engine.children.forks().warnings());
         for name in config.servers.keys() {
             warnings.extend(self.catalog.warnings(name));
         }
@@ -329,22 +334,24 @@ fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Sen
 }
 
 /// Children start in folders of their own: a relative path would mean theirs.
-fn tools_dir(settings: &Settings) -> PathBuf {
-    std::path::absolute(&settings.tools_dir).unwrap_or_else(|_| settings.tools_dir.clone())
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn installer_settings(settings: &Settings) -> InstallerSettings {
     InstallerSettings {
-        tools_dir: tools_dir(settings),
+        tools_dir: absolute(&settings.tools_dir),
+        preinstalled_dir: settings.preinstalled_dir.as_deref().map(absolute),
         lock_file: settings.lock_file.clone(),
         in_background: settings.install,
     }
 }
 
-fn child_settings(settings: &Settings) -> ChildSettings {
+fn child_settings(settings: &Settings, store: &Store) -> ChildSettings {
     let limits = &settings.limits;
     ChildSettings {
-        tools_dir: tools_dir(settings),
+        tools_dir: absolute(&settings.tools_dir),
+        scratch: store.staging().to_owned(),
         start_timeout: limits.start_timeout,
         max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),
         max_starts: limits.max_starts.get(),

@@ -32,9 +32,14 @@ mod telemetry;
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
     let mut args = std::env::args_os().skip(1);
-    match args.next() {
-        Some(word) if word == child::SUPERVISE => child::supervise(&args.collect::<Vec<_>>()),
-        Some(word) if word == config::FILES_SERVER => files_server::serve(),
-        _ => cli::main(),
+    let Some(word) = args.next() else {
+        return cli::main();
+    };
+    if let Some(duty) = child::Duty::named(&word) {
+        return child::supervise(duty, &args.collect::<Vec<_>>());
     }
+    if word == config::FILES_SERVER {
+        return files_server::serve();
+    }
+    cli::main()
 }

@@ -63,7 +63,7 @@ impl Running {
             let hearing = self.call.hearing.clone();
             let exchanged = child.exchange(write, cancelled, hearing).await;
             let reply = self.reply(exchanged)?;
-            let Some(asked) = Asked::of(&reply).filter(|_| plays) else {
+            let Some(asked) = plays.then(|| Asked::of(&reply)).flatten() else {
                 return Ok(reply);
             };
             let answers = cancelled.run_until_cancelled(self.answers(&asked)).await;
@@ -176,8 +176,9 @@ fn as_request(key: &RawJson, question: &RawJson) -> Option<Said> {
 
 /// The request as a line, with what its round adds.
 fn with_round(line: Bytes, round: Option<&Round>) -> Bytes {
-    let line = match (round, RawJson::parse(line.clone())) {
-        (Some(round), Ok(whole)) => {
+    let whole = round.map(|round| (round, RawJson::parse(line.clone())));
+    let line = match whole {
+        Some((round, Ok(whole))) => {
             let params = whole.member("params");
             let params = params.unwrap_or_else(RawJson::empty_object);
             let mut params = params.with_member("inputResponses", &round.answers);

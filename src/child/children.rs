@@ -1,5 +1,7 @@
 //! Where children come from: a place among the starts, a process or a remote session, first words.
 
+mod forked;
+
 use std::{
     collections::HashSet,
     sync::{
@@ -25,7 +27,9 @@ use super::{
     Child, ChildError, ChildRequest, ChildSettings, End, Era, Listener, Profile, Said,
     body::Body,
     connection::{Cleaner, Connection},
-    environment, hearing, hello, launch,
+    environment,
+    fork::{ForkServers, Means},
+    hearing, hello, launch,
     log::ServerLog,
     reaper::Supervisors,
     run::{self, Done, Errand},
@@ -66,6 +70,7 @@ pub struct Children {
     supervisors: Supervisors,
     metrics: Arc<Metrics>,
     launches: Launches,
+    forks: Arc<ForkServers>,
     /// For the children, however far the bridge raised its own.
     open_files: Rlimit,
     /// Read when the first remote server is reached.
@@ -82,10 +87,17 @@ impl Children {
     /// files, which children will get, and which processes are ours already, which are left alone.
     pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
         let starts = Arc::new(Semaphore::new(settings.max_starts.max(1)));
+        let supervisors = Supervisors::new();
+        let forks = Arc::new(ForkServers::new(Means {
+            supervisors: supervisors.clone(),
+            start_timeout: settings.start_timeout,
+            max_message: settings.max_message,
+        }));
         Self {
             settings,
             starts,
-            supervisors: Supervisors::new(),
+            supervisors,
+            forks,
             metrics,
             launches: Launches::default(),
             open_files: getrlimit(Resource::Nofile),
@@ -100,6 +112,11 @@ impl Children {
     /// How each server is started: as written, or from its environment.
     pub fn launches(&self) -> &Launches {
         &self.launches
+    }
+
+    /// What processes are forked from.
+    pub fn forks(&self) -> &ForkServers {
+        &self.forks
     }
 
     /// Runs a program to its end, at most to `until`. Dropping the future kills all of it.
@@ -127,6 +144,7 @@ impl Children {
     /// Waits until no child is left. Those that nobody holds any more are ending already.
     pub async fn none_left(&self) {
         self.remotes.close();
+        self.forks.close().await;
         tokio::join!(self.supervisors.none_left(), self.remotes.wait());
     }
 
@@ -212,9 +230,8 @@ impl Children {
         let listener = with_news(request.listener.clone(), news.clone(), request.spec.mode);
         let (body, connection) = match &request.spec.transport {
             Transport::Stdio(command) => {
-                let found = self
-                    .local(command, &request, until, &log, &listener)
-                    .await?;
+                let local = self.local(command, &request, until, &log, &listener);
+                let found = Box::pin(local).await?;
                 let _ = launched.send(found.0.pid().unwrap_or_default());
                 found
             }
@@ -304,8 +321,17 @@ impl Children {
         // What was changed behind our back is its launcher's to judge.
         let installed = installed.filter(|found| found.locked || found.holds());
         let resolved = command.resolve(&request.job.work(), &request.job.id(), &request.user);
-        let launch = self.launch(resolved, installed.as_deref(), request);
-        let (process, pipes) = launch::launch(&launch, &self.supervisors, until).await?;
+        let fork = self.fork_from(request, command, &resolved, installed.as_ref());
+        let (job, overlay) = (&request.job, &request.overlay);
+        let launch = self.launch(resolved, installed.as_deref(), job, overlay);
+        let forked = match &fork {
+            Some(fork) => self.forked(&request.spec, fork, &launch, until).await,
+            None => None,
+        };
+        let (process, pipes) = match forked {
+            Some(forked) => forked,
+            None => launch::launch(&launch, &self.supervisors, until).await?,
+        };
         tokio::spawn(log.clone().follow(pipes.stderr));
         let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
         Ok((Body::Local(process), connection))
@@ -368,15 +394,16 @@ impl Children {
         &self,
         command: ResolvedCommand,
         installed: Option<&Resolved>,
-        request: &ChildRequest,
+        job: &Job,
+        overlay: &[(String, String)],
     ) -> launch::Launch {
         let env = environment::environment(
             &command.program,
             installed,
-            &request.job,
+            job,
             &self.settings.tools_dir,
             command.env,
-            &request.overlay,
+            overlay,
         );
         let (program, args) = match installed {
             Some(found) => {

@@ -8,6 +8,8 @@
 //!                                              for dead; 0 takes it back
 //! bridge → supervisor   "end <wait> <grace>"   milliseconds before SIGTERM, and then before SIGKILL
 //! supervisor → bridge   "exit code 0" | "exit signal 9"   after nothing of the tree is left
+//! supervisor → bridge   "by 4710"              before "pid", from one that the bridge did not start
+//! bridge → nursery      "sweep"                a supervisor below it is gone: what it left goes too
 //! ```
 //! The end of the stream, whichever way, means: kill everything now.
 
@@ -15,6 +17,12 @@ use std::time::Duration;
 
 /// The hidden subcommand that turns this binary into a supervisor.
 pub const SUPERVISE: &str = "__supervise";
+/// The same above a fork parent, whose end leaves those that were forked from it.
+pub const NURSERY: &str = "__nursery";
+/// The same for a child that was forked already, by the process that becomes its supervisor.
+pub const ADOPT: &str = "__adopt";
+/// Asks a nursery to look for what a supervisor left.
+pub const SWEEP: &str = "sweep";
 
 /// How a child left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +51,8 @@ impl std::fmt::Display for ExitStatus {
 /// What a supervisor reports.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Report {
+    /// The supervisor's own process id.
+    By(u32),
     /// The child runs under this process id.
     Started(u32),
     /// It could not be started, and why.
@@ -55,6 +65,7 @@ impl Report {
     /// One line, without its newline.
     pub fn to_line(&self) -> String {
         match self {
+            Self::By(pid) => format!("by {pid}"),
             Self::Started(pid) => format!("pid {pid}"),
             Self::Failed(why) => format!("fail {}", why.replace('\n', " ")),
             Self::Exited(status) => status.to_string(),
@@ -65,6 +76,9 @@ impl Report {
     pub fn from_line(line: &str) -> Option<Self> {
         if let Some(why) = line.strip_prefix("fail ") {
             return Some(Self::Failed(why.to_owned()));
+        }
+        if let Some(pid) = line.strip_prefix("by ") {
+            return pid.parse().ok().map(Self::By);
         }
         if let Some(pid) = line.strip_prefix("pid ") {
             return pid.parse().ok().map(Self::Started);
@@ -137,6 +151,7 @@ mod tests {
     #[test]
     fn reports_survive_the_line() {
         for report in [
+            Report::By(6),
             Report::Started(7),
             Report::Failed("No such file".into()),
             Report::Exited(ExitStatus::Code(-1)),

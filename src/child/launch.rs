@@ -2,9 +2,12 @@
 
 use std::{
     ffi::OsString,
-    io::{IoSlice, PipeReader, PipeWriter, pipe},
+    io::{IoSlice, pipe},
     mem::MaybeUninit,
-    os::{fd::AsFd as _, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::PathBuf,
     process::Stdio,
 };
@@ -18,7 +21,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ChildError, control::SUPERVISE, process::Process, reaper::Supervisors};
+use super::{
+    ChildError,
+    control::{NURSERY, SUPERVISE},
+    keeper::Keeper,
+    process::Process,
+    reaper::Supervisors,
+};
 
 /// A command as it will be run: no shell, nothing inherited.
 #[derive(Clone)]
@@ -42,6 +51,38 @@ pub struct Pipes {
     pub stderr: Receiver,
 }
 
+/// The child's ends of them.
+pub struct Stdio3 {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+impl Stdio3 {
+    /// In the order of their numbers.
+    pub fn all(&self) -> [BorrowedFd<'_>; 3] {
+        [&self.stdin, &self.stdout, &self.stderr].map(AsFd::as_fd)
+    }
+}
+
+/// Both ends of three pipes.
+pub fn pipes() -> std::io::Result<(Pipes, Stdio3)> {
+    let (child_stdin, stdin) = pipe()?;
+    let (stdout, child_stdout) = pipe()?;
+    let (stderr, child_stderr) = pipe()?;
+    let ours = Pipes {
+        stdin: Sender::from_owned_fd(stdin.into())?,
+        stdout: Receiver::from_owned_fd(stdout.into())?,
+        stderr: Receiver::from_owned_fd(stderr.into())?,
+    };
+    let theirs = Stdio3 {
+        stdin: child_stdin.into(),
+        stdout: child_stdout.into(),
+        stderr: child_stderr.into(),
+    };
+    Ok((ours, theirs))
+}
+
 /// Starts the child and waits until it runs (not until it speaks), at most to `until`: a program on
 /// a mount that hangs may never.
 pub async fn launch(
@@ -49,38 +90,75 @@ pub async fn launch(
     supervisors: &Supervisors,
     until: Instant,
 ) -> Result<(Process, Pipes), ChildError> {
-    let (control, pipes) = spawn(launch, supervisors)
-        .map_err(|error| ChildError::not_started(format!("cannot start a process: {error}")))?;
-    // A task of its own: a start whose caller left is still followed to its end.
-    let started = Process::started(control.0, control.1, supervisors.clone(), until);
-    let started = tokio::spawn(started);
-    let process = started.await.unwrap_or_else(|error| {
+    let (pipes, theirs) = pipes().map_err(|error| not_spawned(&error))?;
+    let process = supervised(SUPERVISE, launch, theirs, supervisors, until).await?;
+    Ok((process, pipes))
+}
+
+/// Starts a fork parent: its stdin is a socket, and its end leaves those forked from it.
+pub async fn nursery(
+    launch: &Launch,
+    stdio: Stdio3,
+    supervisors: &Supervisors,
+    until: Instant,
+) -> Result<Process, ChildError> {
+    supervised(NURSERY, launch, stdio, supervisors, until).await
+}
+
+async fn supervised(
+    duty: &str,
+    launch: &Launch,
+    stdio: Stdio3,
+    supervisors: &Supervisors,
+    until: Instant,
+) -> Result<Process, ChildError> {
+    let spawned = spawn(duty, launch, &stdio, supervisors);
+    // What the child has must be the child's alone: its end is how we learn that it is gone.
+    drop(stdio);
+    let (control, supervisor) = spawned.map_err(|error| not_spawned(&error))?;
+    let keeper = Keeper::Own(supervisor, supervisors.clone());
+    follow(control, keeper, until).await
+}
+
+/// A task of its own: a start whose caller left is still followed to its end.
+pub async fn follow(
+    control: tokio::net::UnixStream,
+    keeper: Keeper,
+    until: Instant,
+) -> Result<Process, ChildError> {
+    let started = tokio::spawn(Process::started(control, keeper, until));
+    started.await.unwrap_or_else(|error| {
         Err(ChildError::not_started(format!(
             "its start was interrupted: {error}"
         )))
-    })?;
-    Ok((process, pipes))
+    })
+}
+
+fn not_spawned(error: &std::io::Error) -> ChildError {
+    ChildError::not_started(format!("cannot start a process: {error}"))
 }
 
 type Control = (tokio::net::UnixStream, tokio::process::Child);
 
 /// No `pre_exec` here: it would force `fork`, whose cost grows with our memory.
-fn spawn(launch: &Launch, supervisors: &Supervisors) -> std::io::Result<(Control, Pipes)> {
+fn spawn(
+    duty: &str,
+    launch: &Launch,
+    stdio: &Stdio3,
+    supervisors: &Supervisors,
+) -> std::io::Result<Control> {
     let (ours, theirs) = UnixStream::pair()?;
-    let (child_stdin, stdin) = pipe()?;
-    let (stdout, child_stdout) = pipe()?;
-    let (stderr, child_stderr) = pipe()?;
     let mut command = std::process::Command::new("/proc/self/exe");
     std::os::unix::process::CommandExt::arg0(&mut command, "mcpo-bridge");
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command
-        .arg(SUPERVISE)
+        .arg(duty)
         .arg(&launch.program)
         .args(&launch.args)
         .env_clear()
         .envs(launch.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&launch.cwd)
-        .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let supervisor = supervisors.spawn(command)?;
@@ -89,24 +167,13 @@ fn spawn(launch: &Launch, supervisors: &Supervisors) -> std::io::Result<(Control
         .id()
         .and_then(|pid| Pid::from_raw(pid.cast_signed()));
     let _ = prlimit(pid, Resource::Nofile, launch.open_files);
-    send_stdio(&ours, &child_stdin, &child_stdout, &child_stderr)?;
+    send_stdio(&ours, stdio)?;
     ours.set_nonblocking(true)?;
-    let control = tokio::net::UnixStream::from_std(ours)?;
-    let pipes = Pipes {
-        stdin: Sender::from_owned_fd(stdin.into())?,
-        stdout: Receiver::from_owned_fd(stdout.into())?,
-        stderr: Receiver::from_owned_fd(stderr.into())?,
-    };
-    Ok(((control, supervisor), pipes))
+    Ok((tokio::net::UnixStream::from_std(ours)?, supervisor))
 }
 
-fn send_stdio(
-    control: &UnixStream,
-    stdin: &PipeReader,
-    stdout: &PipeWriter,
-    stderr: &PipeWriter,
-) -> std::io::Result<()> {
-    let descriptors = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+fn send_stdio(control: &UnixStream, stdio: &Stdio3) -> std::io::Result<()> {
+    let descriptors = stdio.all();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));

@@ -15,10 +15,12 @@ mod control;
 mod envelope;
 mod environment;
 mod error;
+mod fork;
 mod frame;
 mod handle;
 mod hearing;
 mod hello;
+mod keeper;
 mod launch;
 mod log;
 mod process;
@@ -40,16 +42,17 @@ use crate::{
 pub use cancellation::Cancellation;
 pub use children::Children;
 pub use connection::Outcome;
-pub use control::{End, ExitStatus, SUPERVISE};
+pub use control::{End, ExitStatus};
 pub use envelope::{envelop, unfold};
 pub use environment::environment_for_installing;
 pub use error::ChildError;
+pub use fork::Forking;
 pub use frame::{Reply, Said, end_line, splice};
 pub use handle::Child;
 pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier, STANDING};
 pub use hello::{Era, Hello, HelloParts, Profile};
 pub use run::Errand;
-pub use supervisor::supervise;
+pub use supervisor::{Duty, supervise};
 
 /// What a ready child is asked for.
 pub struct ChildRequest {
@@ -74,6 +77,8 @@ pub struct ChildRequest {
 pub struct ChildSettings {
     /// Launcher caches.
     pub tools_dir: PathBuf,
+    /// Where folders may be made that end with this process.
+    pub scratch: PathBuf,
     /// Bounds a start, handshake included.
     pub start_timeout: Duration,
     /// Bytes of one message from a child.

@@ -15,44 +15,57 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
     ChildError,
-    control::{End, ExitStatus, Report, silence_line},
-    reaper::Supervisors,
-    tree,
+    control::{End, ExitStatus, Report, SWEEP, silence_line},
+    keeper::Keeper,
 };
 
 /// What a supervisor gets beyond the times of an end before it is taken for stuck.
 const SPARE: Duration = Duration::from_secs(2);
-/// How long the end of a supervisor is waited for.
-const REAPED: Duration = Duration::from_secs(5);
 
 /// A running child process tree. Dropping it kills the tree.
 pub struct Process {
     pid: u32,
-    orders: mpsc::UnboundedSender<End>,
+    orders: mpsc::UnboundedSender<Order>,
     exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+enum Order {
+    End(End),
+    Sweep,
+}
+
+/// Asks a nursery to look for what a supervisor left. Does not keep it alive.
+#[derive(Clone)]
+pub struct Sweeper(mpsc::WeakUnboundedSender<Order>);
+
+impl Sweeper {
+    /// A nursery that is gone left nothing.
+    pub fn sweep(&self) {
+        if let Some(orders) = self.0.upgrade() {
+            let _ = orders.send(Order::Sweep);
+        }
+    }
 }
 
 impl Process {
     /// Waits for the supervisor's first word. One that has said nothing at `until` is killed.
     pub async fn started(
         control: UnixStream,
-        supervisor: tokio::process::Child,
-        supervisors: Supervisors,
+        mut keeper: Keeper,
         until: Instant,
     ) -> Result<Self, ChildError> {
         let (read, write) = control.into_split();
         let mut reports = BufReader::new(read).lines();
-        let first = timeout_at(until, next_report(&mut reports)).await;
+        let first = timeout_at(until, first_report(&mut reports, &mut keeper)).await;
         let owner = Owner {
             reports,
             control: write,
-            supervisor,
-            supervisors,
+            keeper,
         };
         let pid = match first {
             Ok(Some(Report::Started(pid))) => pid,
@@ -89,7 +102,12 @@ impl Process {
 
     /// Asks it to end; the first word counts, later ones only hasten it.
     pub fn ask_to_end(&self, how: End) {
-        let _ = self.orders.send(how);
+        let _ = self.orders.send(Order::End(how));
+    }
+
+    /// For what its supervisor should look for.
+    pub fn sweeper(&self) -> Sweeper {
+        Sweeper(self.orders.downgrade())
     }
 
     /// Waits until nothing of the tree is left, without keeping it alive.
@@ -115,22 +133,34 @@ async fn next_report(reports: &mut Lines<BufReader<OwnedReadHalf>>) -> Option<Re
     }
 }
 
+/// A supervisor that the bridge did not start says first who it is.
+async fn first_report(
+    reports: &mut Lines<BufReader<OwnedReadHalf>>,
+    keeper: &mut Keeper,
+) -> Option<Report> {
+    loop {
+        match next_report(reports).await? {
+            Report::By(pid) => keeper.is(pid),
+            other => return Some(other),
+        }
+    }
+}
+
 struct Owner {
     reports: Lines<BufReader<OwnedReadHalf>>,
     control: OwnedWriteHalf,
-    supervisor: tokio::process::Child,
-    supervisors: Supervisors,
+    keeper: Keeper,
 }
 
 impl Owner {
     async fn run(
         mut self,
-        mut inbox: mpsc::UnboundedReceiver<End>,
+        mut inbox: mpsc::UnboundedReceiver<Order>,
         gone: watch::Sender<Option<ExitStatus>>,
     ) {
         let mut asked_to_end: Option<Instant> = None;
         let mut handles = true;
-        let mut silence = self.supervisors.silence();
+        let mut silence = self.keeper.silence();
         let bounded = *silence.borrow_and_update();
         if bounded.is_some() {
             self.say(&silence_line(bounded)).await;
@@ -145,7 +175,14 @@ impl Owner {
                 order = inbox.recv(), if handles => {
                     handles = order.is_some();
                     // No handle is left: nobody can want it any more.
-                    let order = order.unwrap_or(End::Kill);
+                    let order = match order {
+                        Some(Order::End(order)) => order,
+                        Some(Order::Sweep) => {
+                            self.say(&format!("{SWEEP}\n")).await;
+                            continue;
+                        }
+                        None => End::Kill,
+                    };
                     self.say(&order.to_line()).await;
                     let over = Instant::now() + order.longest() + SPARE;
                     asked_to_end = Some(asked_to_end.map_or(over, |before| before.min(over)));
@@ -169,28 +206,15 @@ impl Owner {
         let _ = self.control.write_all(line.as_bytes()).await;
     }
 
-    /// For a supervisor that does not do its work, because its child stopped it, say. First what is
-    /// below it: as long as it is there, all of that can be found.
-    async fn kill(mut self) {
-        if let Some(pid) = self.supervisor.id() {
-            let _ = tokio::task::spawn_blocking(move || tree::kill_below(pid)).await;
-        }
-        let _ = self.supervisor.start_kill();
-        let supervisors = self.supervisors.clone();
-        self.reap().await;
-        supervisors.look_for_strays();
+    /// For a supervisor that does not do its work, because its child stopped it, say.
+    async fn kill(self) {
+        self.keeper.kill().await;
+        drop(self.control);
     }
 
-    /// A supervisor that said its last word ends at once; one that lost its socket is killed.
-    async fn reap(mut self) {
+    async fn reap(self) {
         drop(self.control);
-        let pid = self.supervisor.id();
-        if timeout(REAPED, self.supervisor.wait()).await.is_err() {
-            let _ = self.supervisor.start_kill();
-            // One that even so does not go is the kernel's; its end cannot be waited for.
-            let _ = timeout(REAPED, self.supervisor.wait()).await;
-        }
-        self.supervisors.forget(pid);
+        self.keeper.reap().await;
     }
 }
 
@@ -216,7 +240,10 @@ async fn at(moment: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::child::reaper::Supervisors;
 
     /// A supervisor that says what it is given and otherwise nothing.
     fn silent(supervisors: &Supervisors) -> (UnixStream, UnixStream, tokio::process::Child) {
@@ -231,7 +258,8 @@ mod tests {
         let supervisors = Supervisors::new();
         let (ours, _theirs, supervisor) = silent(&supervisors);
         let until = Instant::now() + Duration::from_millis(20);
-        let started = Process::started(ours, supervisor, supervisors.clone(), until).await;
+        let keeper = Keeper::Own(supervisor, supervisors.clone());
+        let started = Process::started(ours, keeper, until).await;
         assert!(matches!(started, Err(ChildError::NotStarted { .. })));
         supervisors.none_left().await;
     }
@@ -242,7 +270,8 @@ mod tests {
         let (ours, mut theirs, supervisor) = silent(&supervisors);
         theirs.write_all(b"pid 4711\n").await.unwrap();
         let until = Instant::now() + Duration::from_secs(60);
-        let started = Process::started(ours, supervisor, supervisors.clone(), until).await;
+        let keeper = Keeper::Own(supervisor, supervisors.clone());
+        let started = Process::started(ours, keeper, until).await;
         let process = started.ok().unwrap();
         process.ask_to_end(End::Kill);
         let gone = timeout(Duration::from_secs(30), process.gone()).await;

@@ -15,9 +15,13 @@
 //!
 //! Environment, working directory and arguments are the child's own: they were given to this
 //! process, which passes them on unread.
+//!
+//! Two more duties come with fork parents (`fork/`). A *nursery* is above such a parent, and lets live
+//! what is below it when that has ended: the supervisors of forked children. Such a supervisor
+//! *adopts*: it was forked from the parent, forked the child itself, and then became this program.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{IoSliceMut, Read as _, Write as _},
     mem::MaybeUninit,
     os::{
@@ -35,7 +39,7 @@ use rustix::{
 };
 
 use super::{
-    control::{End, ExitStatus, Report, silence_of},
+    control::{ADOPT, End, ExitStatus, NURSERY, Report, SUPERVISE, SWEEP, silence_of},
     tree,
 };
 
@@ -49,8 +53,32 @@ const REAP: Duration = Duration::from_secs(10);
 /// The kernel's out-of-memory killer takes children (1000 = first), never the bridge.
 const OOM_SCORE: &str = "800";
 
+/// What a supervisor is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// One child, which it starts.
+    Child,
+    /// A fork parent, which it starts, and what comes of that.
+    Nursery,
+    /// One child that is there.
+    Adopted,
+}
+
+impl Duty {
+    /// As said by the first argument of the command line.
+    pub fn named(word: &OsStr) -> Option<Self> {
+        let duties = [
+            (SUPERVISE, Self::Child),
+            (NURSERY, Self::Nursery),
+            (ADOPT, Self::Adopted),
+        ];
+        let duty = duties.into_iter().find(|(name, _)| word == *name);
+        duty.map(|(_, duty)| duty)
+    }
+}
+
 /// Runs as supervisor of `argv` until nothing of the child is left.
-pub fn supervise(argv: &[OsString]) -> ExitCode {
+pub fn supervise(duty: Duty, argv: &[OsString]) -> ExitCode {
     let Ok(control) = std::io::stdin().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;
     };
@@ -58,10 +86,14 @@ pub fn supervise(argv: &[OsString]) -> ExitCode {
         control: control.into(),
         pending: Vec::new(),
     };
-    match start(&bridge.control, argv) {
+    let started = match duty {
+        Duty::Child | Duty::Nursery => start(&bridge.control, argv),
+        Duty::Adopted => adopt(argv).inspect(|_| bridge.report(&Report::By(std::process::id()))),
+    };
+    match started {
         Ok(child) => {
             bridge.report(&Report::Started(tree::number(child)));
-            let status = Supervisor::new(child).run(&mut bridge);
+            let status = Supervisor::new(child, duty).run(&mut bridge);
             bridge.report(&Report::Exited(status));
             ExitCode::SUCCESS
         }
@@ -104,6 +136,17 @@ fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
     Pid::from_raw(child.id().cast_signed()).ok_or_else(|| std::io::ErrorKind::Other.into())
 }
 
+/// Takes over a child of this process that waits for a word from stdout.
+fn adopt(argv: &[OsString]) -> std::io::Result<Pid> {
+    let pid = argv.first().and_then(|word| word.to_str()?.parse().ok());
+    let child = pid
+        .and_then(Pid::from_raw)
+        .ok_or(std::io::ErrorKind::InvalidInput)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    rustix::io::write(std::io::stdout(), b"!")?;
+    Ok(child)
+}
+
 fn receive_stdio(control: &UnixStream) -> std::io::Result<[OwnedFd; 3]> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -130,9 +173,11 @@ struct Bridge {
 }
 
 /// What the bridge wants.
+#[derive(Clone, Copy)]
 enum Order {
     End(Duration, Duration),
     Silence(Duration),
+    Sweep,
     Gone,
 }
 
@@ -145,18 +190,26 @@ impl Bridge {
     }
 
     /// Reads what is there after poll said so. Unknown lines are skipped.
-    fn order(&mut self) -> Option<Order> {
+    fn orders(&mut self) -> Vec<Order> {
         let mut buffer = [0_u8; 256];
         match self.control.read(&mut buffer) {
-            Ok(0) | Err(_) => return Some(Order::Gone),
+            Ok(0) | Err(_) => return vec![Order::Gone],
             Ok(count) => self.pending.extend_from_slice(&buffer[..count]),
         }
-        let end = self.pending.iter().rposition(|byte| *byte == b'\n')?;
-        let lines: Vec<u8> = self.pending.drain(..=end).collect();
+        let end = self.pending.iter().rposition(|byte| *byte == b'\n');
+        let lines: Vec<u8> = self.pending.drain(..end.map_or(0, |end| end + 1)).collect();
         let text = String::from_utf8_lossy(&lines);
-        let end = text.lines().rev().find_map(End::times);
-        end.map(|(wait, grace)| Order::End(wait, grace))
-            .or_else(|| text.lines().rev().find_map(silence_of).map(Order::Silence))
+        text.lines().filter_map(Order::from_line).collect()
+    }
+}
+
+impl Order {
+    fn from_line(line: &str) -> Option<Self> {
+        if line == SWEEP {
+            return Some(Self::Sweep);
+        }
+        let end = End::times(line).map(|(wait, grace)| Self::End(wait, grace));
+        end.or_else(|| silence_of(line).map(Self::Silence))
     }
 }
 
@@ -173,6 +226,7 @@ enum Phase {
 
 struct Supervisor {
     child: Pid,
+    duty: Duty,
     status: Option<ExitStatus>,
     phase: Phase,
     orders_may_come: bool,
@@ -183,9 +237,10 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(child: Pid) -> Self {
+    fn new(child: Pid, duty: Duty) -> Self {
         Self {
             child,
+            duty,
             status: None,
             phase: Phase::Running,
             orders_may_come: true,
@@ -209,17 +264,23 @@ impl Supervisor {
             self.advance();
             let watched = pidfd.as_ref().filter(|_| self.status.is_none());
             if self.orders_wait(bridge.control.as_fd(), watched.map(OwnedFd::as_fd)) {
-                match bridge.order() {
-                    Some(Order::End(wait, grace)) => self.end(wait, grace),
-                    Some(Order::Silence(most)) => {
-                        self.silent_at = (!most.is_zero()).then(|| Instant::now() + most);
-                    }
-                    Some(Order::Gone) => {
-                        self.orders_may_come = false;
-                        self.kill_all();
-                    }
-                    None => {}
+                for order in bridge.orders() {
+                    self.follow(order);
                 }
+            }
+        }
+    }
+
+    fn follow(&mut self, order: Order) {
+        match order {
+            Order::End(wait, grace) => self.end(wait, grace),
+            Order::Silence(most) => {
+                self.silent_at = (!most.is_zero()).then(|| Instant::now() + most);
+            }
+            Order::Sweep => self.sweep(),
+            Order::Gone => {
+                self.orders_may_come = false;
+                self.kill_all();
             }
         }
     }
@@ -267,6 +328,7 @@ impl Supervisor {
     fn advance(&mut self) {
         let now = Instant::now();
         match self.phase {
+            Phase::Running if self.lets_live() => {}
             Phase::Running if self.status.is_some() => self.kill_all(),
             Phase::Waiting(until, grace) if now >= until => {
                 if !grace.is_zero() {
@@ -277,7 +339,8 @@ impl Supervisor {
             Phase::Terminating(until) if now >= until => self.kill_all(),
             _ => {}
         }
-        let kills = matches!(self.phase, Phase::Killing) || self.status.is_some();
+        let ended = self.status.is_some() && !self.lets_live();
+        let kills = matches!(self.phase, Phase::Killing) || ended;
         if kills && now >= self.next_kill {
             if let Phase::Killing = self.phase {
                 tree::signal_descendants(Signal::KILL);
@@ -289,6 +352,24 @@ impl Supervisor {
         }
     }
 
+    /// Others than the child are worth living when it has ended.
+    fn lets_live(&self) -> bool {
+        self.duty == Duty::Nursery && matches!(self.phase, Phase::Running)
+    }
+
+    /// Kills what came to this nursery and is no supervisor: orphans of the fork parent's own
+    /// imports, and of a supervisor that was killed.
+    fn sweep(&self) {
+        let child = tree::number(self.child);
+        for pid in tree::children_and_zombies(std::process::id()) {
+            let parent = pid == child && self.status.is_none();
+            if !parent && !tree::is_ours(pid) {
+                tree::kill_below(pid);
+                tree::send(pid, Signal::KILL);
+            }
+        }
+    }
+
     /// Collects every process that ended; true once there is none left.
     fn reap(&mut self) -> bool {
         loop {
@@ -297,6 +378,9 @@ impl Supervisor {
                     let code = status.exit_status().map(ExitStatus::Code);
                     let signal = status.terminating_signal().map(ExitStatus::Signal);
                     self.status = code.or(signal).or(Some(ExitStatus::Unknown));
+                    if self.duty == Duty::Nursery {
+                        self.sweep();
+                    }
                 }
                 Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
                 Ok(None) => return false,

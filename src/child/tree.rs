@@ -110,6 +110,17 @@ pub fn send(pid: u32, signal: Signal) {
     }
 }
 
+/// Whether a process runs the program that we are.
+pub fn is_ours(pid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let program = |pid: &str| {
+        let found = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let own = program("self");
+    own.is_some() && own == program(&pid.to_string())
+}
+
 /// The command's name, cut by the kernel to 15 bytes.
 pub fn name(pid: u32) -> String {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! `mcpo-bridge check`: whether the settings and the server file are good and every server works.
 
+mod fork;
 mod launch;
 mod report;
 
@@ -81,7 +82,7 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         let specs = config.servers.values();
         specs.map(|spec| ServerReport::skipped(spec)).collect()
     } else {
-        let surveyed = block_on(survey(settings, config))?;
+        let surveyed = block_on(survey(settings, config, true))?;
         surveyed.iter().map(ServerReport::of).collect()
     };
     let report = Report::new(path, warnings, servers);

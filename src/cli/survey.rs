@@ -16,6 +16,7 @@ use super::{Failure, Local, local::until_signal};
 use crate::{
     app::App,
     catalog::{Offer, learn},
+    child::Forking,
     config::{Loaded, ServerSpec, Settings},
     install::Launching,
 };
@@ -33,12 +34,18 @@ pub struct Surveyed {
     pub outcome: Result<Offer, String>,
     /// How it was started.
     pub launching: Launching,
+    /// How further processes of it would come to be, where that was asked.
+    pub forking: Option<Forking>,
     /// From its start to its list of tools.
     pub took: Duration,
 }
 
-/// Starts every server of `config`; the order stays. A failing one takes nothing from the others.
-pub async fn survey(mut settings: Settings, config: Loaded) -> Result<Vec<Surveyed>, Failure> {
+/// Starts every server of `config`, and where `fork` says so its fork parent; the order stays. A failing one takes nothing from the others.
+pub async fn survey(
+    mut settings: Settings,
+    config: Loaded,
+    fork: bool,
+) -> Result<Vec<Surveyed>, Failure> {
     let folder = Folder::new()?;
     settings.jobs_dir = folder.jobs();
     // Side by side: a server that waited for its turn would seem slower than it is.
@@ -50,7 +57,7 @@ pub async fn survey(mut settings: Settings, config: Loaded) -> Result<Vec<Survey
     let display = MultiProgress::new();
     let each = specs.into_iter().map(|spec| {
         let bar = line(&display, &spec);
-        one(&local.app, spec, bar)
+        one(&local.app, spec, fork, bar)
     });
     let surveyed = until_signal(join_all(each)).await;
     let _ = display.clear();
@@ -58,7 +65,7 @@ pub async fn survey(mut settings: Settings, config: Loaded) -> Result<Vec<Survey
     surveyed
 }
 
-async fn one(app: &App, spec: Arc<ServerSpec>, bar: ProgressBar) -> Surveyed {
+async fn one(app: &App, spec: Arc<ServerSpec>, fork: bool, bar: ProgressBar) -> Surveyed {
     let began = Instant::now();
     let time = app.settings.limits.start_timeout + LIST_TIME;
     let deadline = tokio::time::Instant::now() + time;
@@ -73,10 +80,15 @@ async fn one(app: &App, spec: Arc<ServerSpec>, bar: ProgressBar) -> Surveyed {
         Err(_) => "failed",
     });
     let launching = app.installer.launches().of(&spec);
+    let forking = match &outcome {
+        Ok(_) if fork => Some(app.engine.children.forking(&spec, deadline).await),
+        _ => None,
+    };
     Surveyed {
         spec,
         outcome,
         launching,
+        forking,
         took,
     }
 }

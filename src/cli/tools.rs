@@ -61,7 +61,7 @@ pub fn run(args: ToolsArgs) -> Result<(), Failure> {
     if let Some(name) = &args.server {
         only(&mut config, name)?;
     }
-    let surveyed = block_on(survey(settings, config))?;
+    let surveyed = block_on(survey(settings, config, false))?;
     let listed: Vec<Listed> = surveyed.iter().map(Listed::of).collect();
     args.output.print(&listed, |listed| text(listed))?;
     let failed = surveyed.iter().filter_map(|server| {

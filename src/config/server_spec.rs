@@ -19,7 +19,7 @@ pub use allow::{Allow, ServerAccess};
 pub use command::{CommandSpec, ResolvedCommand};
 pub use forwarding::HeaderForwarding;
 pub use user_values::{USER_PLACEHOLDERS, UserValues, asks_for_user};
-pub use version::SpecVersion;
+pub use version::{Remembered, SpecVersion};
 
 use user_values::fill;
 
@@ -62,10 +62,14 @@ pub struct ServerSpec {
     pub before_end: Option<BeforeEnd>,
     /// Its packages may be installed ahead, and its program started without its launcher.
     pub install: bool,
+    /// How its processes come to be.
+    pub launch: Launch,
     /// Headers of a caller's request that the server gets, where the file says so.
     pub forwarding: Option<HeaderForwarding>,
     /// Whom it is there for; everybody, where the file does not say.
     pub allow: Option<Allow>,
+    /// What [`Self::version`] found.
+    pub remembered: Remembered,
 }
 
 impl ServerSpec {
@@ -85,7 +89,7 @@ impl ServerSpec {
     /// A hash of everything that shapes a child. A reload keeps the sessions of a server whose
     /// version is the same; it changes with the value of a `${…}` too.
     pub fn version(&self) -> SpecVersion {
-        SpecVersion::of(self)
+        self.remembered.get(|| SpecVersion::of(self))
     }
 }
 
@@ -163,6 +167,20 @@ pub enum Embed {
     Image,
     /// Pages, in a sandboxed frame of Open WebUI's.
     Html,
+}
+
+/// How a server's processes come to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Launch {
+    /// By forking where that is known to be as good, else each by itself.
+    #[default]
+    Auto,
+    /// Each by itself.
+    Exec,
+    /// By forking wherever it can be done.
+    Fork,
 }
 
 /// Which folder a server's process works in.

@@ -111,7 +111,7 @@ async fn call(
     let body = read(body, app.settings.listen.max_body_bytes)
         .await
         .inspect_err(refused)?;
-    let request = peers::forward(app, &caller, &parts, body.clone());
+    let request = || peers::forward(app, &caller, &parts, body.clone());
     let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
     let attempt = async || {
         let prepared = prepare(app, server, tool, &caller, &body, request_id.as_deref()).await;
@@ -124,7 +124,7 @@ async fn call(
         entered.map_err(Problem::elsewhere)?;
         run(app, call).await
     };
-    app.replicas.run(&caller, &request, attempt).await
+    app.replicas.run(&caller, request, attempt).await
 }
 
 async fn run(app: &Arc<App>, call: Call) -> Result<Response, Problem> {

@@ -4,6 +4,7 @@ mod answer;
 mod call;
 mod call_files;
 mod documents;
+mod door;
 pub mod files;
 mod health;
 mod hosts;

@@ -3,9 +3,8 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    extract::{OriginalUri, Request, State},
+    extract::{OriginalUri, Request},
     http::{Extensions, HeaderMap, StatusCode, request::Parts},
-    middleware::Next,
     response::{IntoResponse as _, Response},
 };
 
@@ -18,26 +17,23 @@ use crate::{
 };
 
 /// Takes the envelope off, and leaves the caller in the request's extensions.
-pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub async fn admit(app: &App, mut request: Request) -> Result<Request, Response> {
     let mut sent = request.headers().get_all(&PEER_HEADER).iter();
     let (first, second) = (sent.next().cloned(), sent.next().is_some());
     let Some(value) = first else {
-        return next.run(request).await;
+        return Ok(request);
     };
     request.headers_mut().remove(&PEER_HEADER);
     if second {
-        return refuse();
+        return Err(refuse());
     }
     let opened = app
         .replicas
         .open(&value, request.method(), target(request.uri()));
     match opened {
-        Ok(envelope) => match unpack(&app, envelope, request).await {
-            Ok(request) => next.run(request).await,
-            Err(refusal) => refusal,
-        },
-        Err(Refused::Misdirected) => again(),
-        Err(Refused::Forged) => refuse(),
+        Ok(envelope) => unpack(app, envelope, request).await,
+        Err(Refused::Misdirected) => Err(again()),
+        Err(Refused::Forged) => Err(refuse()),
     }
 }
 

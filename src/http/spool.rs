@@ -31,7 +31,7 @@ pub async fn run<F: Future<Output = Result<Response, Problem>>>(
         }
         None => spool(app, body).await?,
     };
-    let forward = peers::forward(app, caller, &parts, payload.clone());
+    let forward = || peers::forward(app, caller, &parts, payload.clone());
     let again = async || attempt(again(&parts, &payload)?).await;
     app.replicas.run(caller, &forward, again).await
 }

@@ -10,6 +10,8 @@ mod python;
 mod requirement;
 mod uv;
 
+pub use python::target as python_target;
+
 use std::path::{Path, PathBuf};
 
 use crate::config::CommandSpec;

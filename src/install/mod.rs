@@ -16,6 +16,7 @@ mod launches;
 mod lock_file;
 mod node;
 mod pin;
+mod preinstalled;
 mod python;
 mod resolved;
 mod settle;
@@ -23,8 +24,8 @@ mod work;
 
 pub use asked::Asked;
 pub use installer::{Installer, InstallerSettings, Step};
-pub use launcher::Target;
+pub use launcher::{Target, python_target};
 pub use launches::{Launches, Launching};
 pub use lock_file::LockFile;
 pub use pin::Pin;
-pub use resolved::{Kind, Resolved};
+pub use resolved::{Kind, Resolved, Seen, seen};

@@ -31,6 +31,21 @@ pub struct Job {
 }
 
 impl Job {
+    /// A folder like a workspace, which is in no list, for processes that work for nobody.
+    pub fn scratch(within: &Path) -> io::Result<Self> {
+        let id = JobId::random();
+        let folder = fs::canonicalize(within)?.join(id.to_string());
+        for part in ["", "work", "home", "tmp"] {
+            files::make_dir(&folder.join(part))?;
+        }
+        let configured = folder.clone();
+        Ok(Self {
+            id,
+            folder,
+            configured,
+        })
+    }
+
     /// Its id, the folder's name.
     pub fn id(&self) -> JobId {
         self.id

@@ -147,7 +147,8 @@ impl Store {
     }
 
     /// Ours alone, on the same filesystem as everything else in the folder.
-    fn staging(&self) -> &Path {
+    /// What is in it ends with this process.
+    pub fn staging(&self) -> &Path {
         self.instance.staging()
     }
 }

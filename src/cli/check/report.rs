@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use super::launch::Launch;
+use super::{fork::Processes, launch::Launch};
 use crate::{
     catalog::Offer,
     cli::{
@@ -47,6 +47,8 @@ pub struct ServerReport {
     start_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     launch: Option<Launch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<Processes>,
     warnings: Vec<String>,
 }
 
@@ -127,6 +129,7 @@ impl ServerReport {
             found: None,
             start_seconds: None,
             launch: None,
+            processes: None,
             warnings: Vec::new(),
         }
     }
@@ -136,6 +139,7 @@ impl ServerReport {
         let base = Self {
             start_seconds: Some((surveyed.took.as_secs_f64() * 1000.0).round() / 1000.0),
             launch: Launch::of(&surveyed.launching),
+            processes: surveyed.forking.as_ref().and_then(Processes::of),
             ..Self::skipped(&surveyed.spec)
         };
         match &surveyed.outcome {
@@ -167,6 +171,9 @@ impl ServerReport {
         }
         if let Some(launch) = &self.launch {
             let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&launch.text(), 4));
+        }
+        if let Some(processes) = &self.processes {
+            let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&processes.text(), 4));
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "  {ODD}warning:{ODD:#} {}", indented(warning, 4));

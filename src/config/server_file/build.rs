@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     config::{
-        BeforeEnd, CommandSpec, Fault, HeaderForwarding, Mode, RemoteKind, RemoteSpec, ServerSpec,
-        Settings, Transport,
+        BeforeEnd, CommandSpec, Fault, HeaderForwarding, Mode, Remembered, RemoteKind, RemoteSpec,
+        ServerSpec, Settings, Transport,
     },
     model::{RawJson, ServerName},
 };
@@ -174,8 +174,10 @@ impl Builder<'_> {
             resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
             before_end: entry.before_end.and_then(before_end),
             install: entry.install.unwrap_or(true),
+            launch: entry.launch.unwrap_or_default(),
             forwarding: entry.client_header_forwarding.and_then(forwarding),
             allow: allow.flatten(),
+            remembered: Remembered::default(),
             transport: match (entry.command, entry.url) {
                 (Some(program), _) => {
                     self.command(program, entry.args, entry.env, entry.cwd, path)?

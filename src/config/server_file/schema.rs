@@ -5,7 +5,7 @@ use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Embed, Mode, WorkspaceScope};
+use crate::config::{Embed, Launch, Mode, WorkspaceScope};
 
 /// The servers that mcpo-bridge runs: the file that Claude Desktop and mcpo use, with some more
 /// keys. In `command`, `args`, `env`, `cwd`, `url` and `headers`, `${VAR}`, `${VAR:-default}` and
@@ -110,6 +110,10 @@ pub(super) struct ServerEntry {
     /// `false` starts the program as written, every time. By default the packages of `uvx`, `npx`,
     /// `pipx run` and `uv run` are installed once, and the program is started without these.
     pub install: Option<bool>,
+    /// How processes of a Python server come to be. `exec`: each is started by itself. `fork`: from
+    /// a process that has imported the server's modules already, which takes a fraction of the time
+    /// and memory. `auto` (the default): `fork` where the packages are pinned, else `exec`.
+    pub launch: Option<Launch>,
     /// `true` leaves the server out.
     pub disabled: Option<bool>,
     /// `false` leaves the server out.

@@ -92,6 +92,7 @@ fn expected(key: &str) -> Expected {
         "disabled" | "enabled" | "install" | "session_lists" => {
             Expected::shown("true or false, without quotes")
         }
+        "launch" => Expected::shown(r#"one of "auto", "exec", "fork""#),
         "usage_guide" | "post_instruction" => Expected::shown("a string"),
         "enabledTools" | "disabledTools" => {
             Expected::shown(r#"a list of tool names: ["read_sheet", "write_sheet"]"#)

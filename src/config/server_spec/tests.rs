@@ -31,8 +31,10 @@ fn spec() -> ServerSpec {
         before_end: None,
         embed: Vec::new(),
         install: true,
+        launch: Launch::Auto,
         forwarding: None,
         allow: None,
+        remembered: Remembered::default(),
         session_lists: false,
     }
 }

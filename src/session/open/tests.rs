@@ -19,6 +19,7 @@ fn sessions(folder: &Folder, store: Arc<Store>) -> Arc<Sessions> {
     let metrics = Arc::new(Metrics::new());
     let children = ChildSettings {
         tools_dir: folder.outside().to_owned(),
+        scratch: folder.outside().to_owned(),
         start_timeout: Duration::from_secs(1),
         max_message: 1024,
         max_starts: 1,

@@ -1,0 +1,123 @@
+//! Processes that are forked instead of started.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Children;
+use crate::{
+    child::{
+        ChildRequest, Forking, Profile,
+        fork::{ForkServers, ParentRef, Plan, Scratch, Wanted},
+        launch::{Launch, Pipes},
+        process::Process,
+    },
+    config::{CommandSpec, ResolvedCommand, ServerSpec, Transport, UserValues},
+    install::Resolved,
+};
+
+/// What a process is forked from, and its own arguments.
+pub struct Fork {
+    parent: ParentRef,
+    argv: Vec<String>,
+}
+
+impl Children {
+    /// How processes of this server come to be; a fork parent is made where there may be one.
+    pub async fn forking(&self, spec: &Arc<ServerSpec>, until: Instant) -> Forking {
+        let Transport::Stdio(command) = &spec.transport else {
+            return Forking::NotYet;
+        };
+        let found = self.launches.ready(spec, until).await.ok().flatten();
+        if let Some(why) = ForkServers::refuses(spec, found.as_deref()) {
+            return Forking::Starts(why.into());
+        }
+        // Where it would work makes no difference to what can be forked.
+        let plan = self.scratch().map_err(|error| error.to_string());
+        let plan = plan.and_then(|job| {
+            let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
+            Plan::of(&command, found.as_deref())
+        });
+        match (plan, &found) {
+            (Ok(plan), Some(found)) => {
+                let want = || self.parent_for(spec, command, found);
+                let _ = self.forks.parent(spec, found, &plan, true, want);
+                self.forks.settled(spec, until).await
+            }
+            (Err(why), _) => Forking::Starts(why.into()),
+            (Ok(_), None) => Forking::NotYet,
+        }
+    }
+
+    /// What to fork the process from, and its own arguments; `None`: it is started by itself. What
+    /// is set for one call only must be there when the modules are imported.
+    pub(super) fn fork_from(
+        &self,
+        request: &ChildRequest,
+        command: &CommandSpec,
+        resolved: &ResolvedCommand,
+        found: Option<&Arc<Resolved>>,
+    ) -> Option<Fork> {
+        let spec = &request.spec;
+        let refused = ForkServers::refuses(spec, found.map(|found| &**found)).is_some();
+        if refused || !request.overlay.is_empty() {
+            return None;
+        }
+        let plan = match Plan::of(resolved, found.map(|found| &**found)) {
+            Ok(plan) => plan,
+            Err(why) => {
+                self.forks.cannot(spec, &why);
+                return None;
+            }
+        };
+        let found = found?;
+        let want = || self.parent_for(spec, command, found);
+        let parent = self.forks.parent(spec, found, &plan, false, want)?;
+        if !parent.holds() {
+            self.forks.forget(spec);
+            return None;
+        }
+        Some(Fork {
+            parent,
+            argv: plan.argv,
+        })
+    }
+
+    /// One that cannot be forked is started by itself, as are those after it for a while.
+    pub(super) async fn forked(
+        &self,
+        spec: &ServerSpec,
+        fork: &Fork,
+        launch: &Launch,
+        until: Instant,
+    ) -> Option<(Process, Pipes)> {
+        let forked = fork.parent.parent().fork(launch, &fork.argv, until).await;
+        forked
+            .inspect_err(|error| self.forks.give_up(spec, &fork.parent, &error.brief()))
+            .ok()
+    }
+
+    fn parent_for(
+        &self,
+        spec: &Arc<ServerSpec>,
+        command: &CommandSpec,
+        found: &Arc<Resolved>,
+    ) -> std::io::Result<Wanted> {
+        let job = self.scratch()?;
+        let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
+        let plan = Plan::of(&command, Some(found)).map_err(std::io::Error::other)?;
+        let launch = self.launch(command, Some(found), &job.job, &[]);
+        Ok(Wanted {
+            spec: spec.clone(),
+            found: found.clone(),
+            profile: self.spoken(spec, Profile::silent()),
+            plan,
+            launch,
+            job,
+        })
+    }
+
+    fn scratch(&self) -> std::io::Result<Scratch> {
+        Scratch::within(&self.settings.scratch)
+    }
+}
