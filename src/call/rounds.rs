@@ -50,7 +50,8 @@ impl Running {
         let (spec, profile) = (&self.call.spec, &self.call.profile);
         let forwarded = self.call.forwarded.as_ref();
         for _ in 0..ROUNDS {
-            let follows = self.call.hearing.is_some();
+            let hearing = self.call.hearing.as_ref();
+            let follows = hearing.is_some_and(|hearing| hearing.witness.is_some());
             let write = ask.writer(spec, &job.work(), era, profile, forwarded, follows)?;
             let begun = round.take();
             let mut accompanied = None;

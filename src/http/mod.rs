@@ -15,6 +15,7 @@ mod multipart;
 mod peers;
 mod problem;
 mod routes;
+mod spool;
 mod upload;
 
 pub use problem::Problem;

@@ -101,7 +101,7 @@ async fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Result<Resp
     // Where the chat's child lives, if it does, the session needs no go-between.
     if let Some(place) = Place::of(&asking.caller, &asking.offer.spec) {
         let (caller, spec) = (&asking.caller, &asking.offer.spec);
-        let here = asking.app.replicas.look(caller, spec, &place).await;
+        let here = asking.app.replicas.look(caller, spec.mode, &place).await;
         here.map_err(RpcError::elsewhere)?;
     }
     let version = lists::agree(message.params.protocol_version.as_deref());

@@ -38,6 +38,7 @@ mod refusals;
 mod remote;
 mod remote_faults;
 mod replicas;
+mod replicas_files;
 mod replicas_mcp;
 mod running;
 mod session_lists;
