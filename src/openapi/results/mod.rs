@@ -71,7 +71,7 @@ pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
     let Ok(members) = serde_json::from_slice::<Members>(&line) else {
         return Ok(result.clone());
     };
-    let content = members.get("content").map(|content| content.get());
+    let content = members.get("content").map(RawValue::get);
     let blocks = content.and_then(|list| serde_json::from_str::<Vec<&RawValue>>(list).ok());
     let structured = members
         .get("structuredContent")
