@@ -15,8 +15,6 @@ const SECRET: &str = "a secret of at least thirty-two bytes";
 
 /// One call at each door.
 fn doors(client: &Client) -> Vec<(&'static str, Reply)> {
-    // Who is refused before his body was read loses the connection, which must not be used again.
-    let client = client.clone().header("Connection", "close");
     let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
         "protocolVersion": "2025-11-25", "capabilities": {},
         "clientInfo": {"name": "test", "version": "1"},
