@@ -16,7 +16,7 @@ pub use metrics::{
     CONTENT_TYPE as METRICS_TYPE, ChildMode, Live, Metrics, ServerState, count_requests,
 };
 pub use request_id::{REQUEST_ID, RequestId, layer as request_id_layer};
-pub use system::{memory_limit, stateful_cap};
+pub use system::{available_memory, memory_limit, stateful_cap};
 
 /// The word for a problem, as an extension on its answer: metrics count by it.
 #[derive(Debug, Clone, Copy)]
