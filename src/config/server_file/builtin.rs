@@ -57,5 +57,7 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         allow: None,
         install: false,
         launch: Launch::Exec,
+        // It is ready in no time.
+        pool: Some(0),
     }
 }
