@@ -66,7 +66,7 @@ impl Running {
     async fn finish(self) -> Result<Answer, CallError> {
         let began = record::Began::now();
         let outcome = match self.call.spec.mode {
-            Mode::Stateful => self.stateful().await,
+            Mode::Stateful => Box::pin(self.stateful()).await,
             Mode::Stateless => self.stateless().await,
             Mode::Shared => self.shared().await,
         };
