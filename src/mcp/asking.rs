@@ -119,7 +119,7 @@ impl Asking<'_> {
         });
         let replicas = &self.app.replicas;
         let entered = replicas
-            .enter(&self.caller, &self.offer.spec, &mut place)
+            .enter(&self.caller, self.offer.spec.mode, &mut place)
             .await;
         entered.map_err(RpcError::elsewhere)?;
         Ok(place)

@@ -92,7 +92,7 @@ impl Store {
     fn own_record(&self, fence: u64, since: Timestamp) -> Record {
         Record {
             instance: Some(self.instance().id()),
-            address: self.instance().address().map(Into::into),
+            address: self.instance().address(),
             fence,
             since: Some(since),
         }

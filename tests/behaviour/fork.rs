@@ -9,10 +9,15 @@ use crate::support::{
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+/// The interpreter; `MCPO_TEST_PYTHON` names another, by its whole path.
+fn python() -> String {
+    std::env::var("MCPO_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
 /// The server with these modules, imported by it at its start.
 fn server(modules: &str) -> Value {
     json!({
-        "command": "python3",
+        "command": python(),
         "args": [fixture("fork_server.py"), "--work", "{MCPO_WORKDIR}"],
         "env": {"MODULES": modules, "OWN": "{MCPO_JOB_ID}"},
         "mode": "stateless",

@@ -2,7 +2,7 @@
 //! processes are forked. A process costs a fraction of the time and of the memory then.
 //!
 //! ```text
-//! bridge ─┬─ nursery (supervisor) ── parent (server.py) ─┬─ supervisor ── server
+//! bridge ─┬─ nursery (supervisor) ── parent (server/) ─┬─ supervisor ── server
 //!         │                                              └─ supervisor ── server
 //!         └──── control socket of each supervisor, pipes of each server
 //!
@@ -10,12 +10,13 @@
 //!                          └── unfit ──▶ Exec     └── gone ──▶ Exec ──pause──▶ (none)
 //! ```
 //! A process is forked before anything of the server's own has run but imports, and whatever an import
-//! leaves behind that must not be shared keeps that module out of the parent (`server.py`). While
+//! leaves behind that must not be shared keeps that module out of the parent (`server/`). While
 //! there is no parent, and wherever there can be none, processes are started each by itself: nobody
 //! ever waits for a parent.
 
 mod parent;
 mod plan;
+mod program;
 mod wire;
 
 use std::{
@@ -114,21 +115,21 @@ pub struct Wanted {
 /// name is not.
 pub struct Scratch {
     pub job: Job,
-    pub script: PathBuf,
+    pub program: PathBuf,
 }
 
 impl Scratch {
     /// Makes one.
     pub fn within(folder: &Path) -> std::io::Result<Self> {
-        let script = folder.join(format!("fork-{}.py", uuid::Uuid::new_v4()));
+        let program = folder.join(format!("fork-{}", uuid::Uuid::new_v4()));
         let job = Job::scratch(folder)?;
-        Ok(Self { job, script })
+        Ok(Self { job, program })
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.script);
+        let _ = std::fs::remove_dir_all(&self.program);
         let _ = std::fs::remove_dir_all(self.job.folder());
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Scratch,
     plan::Plan,
+    program,
     wire::{self, Begin, Loaded, Order, Socket, Word},
 };
 use crate::child::{
@@ -30,8 +31,6 @@ use crate::child::{
     reaper::Supervisors,
 };
 
-/// The other side of [`wire`].
-const SERVER: &str = include_str!("server.py");
 /// What a parent that is told to end by the end of its socket gets.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -73,15 +72,15 @@ impl Parent {
         profile: &Profile,
         means: Means,
     ) -> Result<Self, String> {
-        let written = std::fs::write(&folder.script, SERVER);
-        written.map_err(|error| format!("no file for it: {error}"))?;
+        let written = program::write(&folder.program);
+        written.map_err(|error| format!("no folder for its program: {error}"))?;
         let job = &folder.job;
         let log = ServerLog::new(name, job.server_log());
         let said = |error: ChildError| error.without_folder(&job.paths()).to_string();
         let own = Launch {
             args: [
                 plan.options.clone(),
-                vec![folder.script.display().to_string()],
+                vec![folder.program.display().to_string()],
             ]
             .concat(),
             program: plan.program.clone(),

@@ -1,4 +1,4 @@
-//! The words between the bridge and a fork parent; `server.py` has the other side.
+//! The words between the bridge and a fork parent; `server/mcpo_fork/parent.py` has the other side.
 
 use std::{
     io::{self, IoSlice},

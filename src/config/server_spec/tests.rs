@@ -35,6 +35,7 @@ fn spec() -> ServerSpec {
         pool: None,
         forwarding: None,
         allow: None,
+        remembered: Remembered::default(),
         session_lists: false,
     }
 }
