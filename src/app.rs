@@ -24,7 +24,7 @@ use crate::{
     model::{Caller, Principal, ServerName},
     openwebui::OpenWebUi,
     replicas::{PeerKey, Replicas},
-    session::{SessionSettings, Sessions, SharedChildren},
+    session::{PoolSettings, SessionSettings, Sessions, SharedChildren},
     store::{Store, StoreError},
     telemetry::{Action, AuditEvent, Metrics, ServerState, audit, memory_limit, stateful_cap},
 };
@@ -205,6 +205,7 @@ impl App {
         self.engine
             .sessions
             .end_outdated(|session| version(&session.spec.name) == Some(session.version));
+        self.engine.sessions.pool.follow(config.servers.values());
         self.engine.children.forks().follow(version);
         self.engine
             .shared
@@ -365,5 +366,12 @@ fn session_settings(settings: &Settings) -> SessionSettings {
         max_total: settings.stateful.max_total_processes.get(),
         cleanup_interval: settings.stateful.cleanup_interval,
         snapshot: snapshot_limits(settings),
+        pool: PoolSettings {
+            max: settings.pool.max,
+            idle: settings.pool.idle,
+            min_free_memory: settings.pool.min_free_memory_bytes,
+            min_free_disk: settings.files.min_free_disk_bytes,
+            starts: settings.limits.max_starts.get().div_ceil(2),
+        },
     }
 }

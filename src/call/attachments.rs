@@ -64,33 +64,39 @@ impl Running {
         Ok(lot.notices(names))
     }
 
-    /// Brings what the arguments name into a folder that lives for this call alone.
-    pub(super) async fn bring_named(
-        &self,
-        job: &Job,
-        seen: &mut Snapshot,
-    ) -> Result<Vec<Notice>, CallError> {
+    /// Fetches what the arguments name, for a folder that lives for this call alone.
+    pub(super) async fn fetch_named(&self) -> Result<Lot, CallError> {
         let arguments = self.call.ask.arguments();
         let arguments: Value = arguments
             .and_then(|raw| raw.read().ok())
             .unwrap_or_default();
         let mut named = HashSet::new();
         collect_names(&arguments, &mut named);
-        let Some(access) = self.access().filter(|_| !named.is_empty()) else {
-            return Ok(Vec::new());
-        };
         let mut lot = Lot::default();
+        let Some(access) = self.access().filter(|_| !named.is_empty()) else {
+            return Ok(lot);
+        };
         let wanted = |file: &Attachment| named.contains(file.name.as_str());
         self.before(async {
             self.fetch(&access, wanted, &mut lot).await;
             Ok(())
         })
         .await?;
+        Ok(lot)
+    }
+
+    /// Puts it there; what is to be said of it.
+    pub(super) async fn put_named(
+        &self,
+        job: &Job,
+        seen: &mut Snapshot,
+        mut lot: Lot,
+    ) -> Vec<Notice> {
         let files: Vec<_> = lot.files.drain(..).map(|(_, file)| file).collect();
         if let Err(error) = self.engine.put(job, seen, files).await {
             lot.refused.push(error.to_string());
         }
-        Ok(lot.notices(Vec::new()))
+        lot.notices(Vec::new())
     }
 
     fn access(&self) -> Option<Access<'_>> {
@@ -160,12 +166,17 @@ impl Running {
 
 /// What came, by Open WebUI's ids, and what did not.
 #[derive(Default)]
-struct Lot {
+pub(super) struct Lot {
     files: Vec<(String, Incoming)>,
     refused: Vec<String>,
 }
 
 impl Lot {
+    /// No file came.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     fn refuse(&mut self, what: &str, failure: &Failure) {
         tracing::warn!(%failure, "an attached file is not in the chat's folder");
         self.refused.push(format!("{what}: {failure}"));

@@ -35,7 +35,7 @@ use crate::{
     config::{ServerSpec, Settings},
     model::{Caller, RawJson},
     openwebui::OpenWebUi,
-    session::{Place, Sessions, SharedChildren},
+    session::{Place, Sessions, SharedChildren, Wants},
     store::Store,
     telemetry::Metrics,
 };
@@ -130,6 +130,16 @@ impl Call {
             forwarded: None,
             request_id: request_id.into(),
         }
+    }
+}
+
+impl Call {
+    /// The child that it needs.
+    pub fn wants(&self) -> Arc<Wants> {
+        Arc::new(Wants {
+            spec: self.spec.clone(),
+            profile: self.profile.clone(),
+        })
     }
 }
 

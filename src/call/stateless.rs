@@ -2,14 +2,26 @@
 
 use jiff::Timestamp;
 
-use super::{Answer, CallError, Running, holds::Holds};
+use super::{Answer, CallError, Incoming, Running, attachments::Lot, holds::Holds, run::blocking};
 use crate::{
     artifacts::Snapshot,
     child::{Child, ChildRequest, End},
     config::UserValues,
-    session::SessionError,
-    store::{Job, Lease, NewJob, PrincipalHash},
+    session::{SessionError, Spare},
+    store::{Job, Lease, NewJob, PrincipalHash, StoreError},
 };
+
+/// What must lie in the folder before the child starts.
+struct GivenFiles {
+    incoming: Vec<Incoming>,
+    named: Lot,
+}
+
+impl GivenFiles {
+    fn is_none(&self) -> bool {
+        self.incoming.is_empty() && self.named.is_empty()
+    }
+}
 
 impl Running {
     pub(super) async fn stateless(&self) -> (Result<Answer, CallError>, Option<Job>) {
@@ -22,12 +34,16 @@ impl Running {
             Ok(Err(busy)) => return (Err(busy.into()), None),
             Err(error) => return (Err(error), None),
         };
-        let (job, lease) = match self.new_folder().await {
+        let files = match self.given_files().await {
+            Ok(files) => files,
+            Err(error) => return (Err(error), None),
+        };
+        let (job, lease, child) = match self.new_folder(files.is_none()).await {
             Ok(made) => made,
             Err(error) => return (Err(error), None),
         };
         let mut holds = Holds::permit(permit);
-        let (answer, child) = self.in_fresh_folder(&job, &mut holds).await;
+        let (answer, child) = self.in_new_folder(&job, child, files, &mut holds).await;
         let engine = self.engine.clone();
         let over = async move {
             if let Some((child, how)) = child {
@@ -44,46 +60,64 @@ impl Running {
         (answer, Some(job))
     }
 
-    async fn new_folder(&self) -> Result<(Job, Lease), CallError> {
+    /// The files that come with the call, and those of the chat that it names.
+    async fn given_files(&self) -> Result<GivenFiles, CallError> {
+        let incoming = self.call.incoming.lock();
+        let incoming = incoming.map(|mut files| std::mem::take(&mut *files));
+        Ok(GivenFiles {
+            incoming: incoming.unwrap_or_default(),
+            named: self.fetch_named().await?,
+        })
+    }
+
+    /// A folder for this call alone; where it needs no files, perhaps with a child that is ready
+    /// there.
+    async fn new_folder(&self, empty: bool) -> Result<(Job, Lease, Option<Child>), CallError> {
         self.engine.check_free_disk()?;
         let store = self.engine.store.clone();
         let principal = PrincipalHash::from(&self.call.caller.principal);
         let server = self.call.spec.name.clone();
+        let spare = if empty { self.spare().await? } else { None };
         let make = move || {
             let new = NewJob {
                 principal,
                 key: None,
                 servers: &[server],
             };
-            store.create_leased_job(&new, Timestamp::now())
+            if let Some(Ok(parts)) = spare.map(|spare| spare.claim(&new)) {
+                return Ok((parts.job, parts.lease, Some(parts.child)));
+            }
+            let (job, lease) = store.create_leased_job(&new, Timestamp::now())?;
+            Ok((job, lease, None))
         };
-        let made = tokio::task::spawn_blocking(make).await;
-        let made = made.expect("making a folder does not panic");
+        let made: Result<_, StoreError> = blocking(make).await;
         Ok(made.map_err(SessionError::from)?)
     }
 
-    async fn in_fresh_folder(
+    async fn spare(&self) -> Result<Option<Spare>, CallError> {
+        let pool = &self.engine.sessions.pool;
+        let taking = pool.take(&self.call.spec, &self.call.profile);
+        self.before(async { Ok(taking.await) }).await
+    }
+
+    async fn in_new_folder(
         &self,
         job: &Job,
+        ready: Option<Child>,
+        files: GivenFiles,
         holds: &mut Holds,
     ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
         let mut seen = Snapshot::default();
-        let incoming = self
-            .call
-            .incoming
-            .lock()
-            .map(|mut files| std::mem::take(&mut *files));
-        let incoming = incoming.unwrap_or_default();
-        if let Err(error) = self.engine.put(job, &mut seen, incoming).await {
+        if let Err(error) = self.engine.put(job, &mut seen, files.incoming).await {
             return (Err(error), None);
         }
-        let brought = match self.bring_named(job, &mut seen).await {
-            Ok(brought) => brought,
-            Err(error) => return (Err(error), None),
-        };
-        let child = match self.fresh_child(job).await {
-            Ok(child) => child,
-            Err(error) => return (Err(error), None),
+        let brought = self.put_named(job, &mut seen, files.named).await;
+        let child = match ready {
+            Some(child) => child,
+            None => match self.fresh_child(job).await {
+                Ok(child) => child,
+                Err(error) => return (Err(error), None),
+            },
         };
         match self.ask(&child, job, holds).await {
             Ok(reply) => {

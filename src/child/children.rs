@@ -170,10 +170,35 @@ impl Children {
         // Held until ready, but neither for ever nor longer than the caller stays.
         let (launched, pid) = oneshot::channel();
         let place = AbortOnDropHandle::new(tokio::spawn(hold(place, pid)));
+        let started = self.begin(request, launched, stop).await;
+        drop(place);
+        started
+    }
+
+    /// As [`Children::ready_unless`], for nobody who waits: it takes no place among the starts, so
+    /// that no other start ever waits for it.
+    pub async fn ready_aside(
+        &self,
+        request: ChildRequest,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
+        self.begin(request, oneshot::channel().0, stop).await
+    }
+
+    /// Whether more than half of the places among the starts are free.
+    pub fn has_leisure(&self) -> bool {
+        self.starts.available_permits() * 2 > self.settings.max_starts.max(1)
+    }
+
+    async fn begin(
+        &self,
+        request: ChildRequest,
+        launched: oneshot::Sender<u32>,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
         let (spec, paths, began) = (request.spec.clone(), request.job.paths(), Instant::now());
         let until = request.deadline.min(began + self.settings.start_timeout);
         let started = self.start(request, until, launched, stop).await;
-        drop(place);
         match &started {
             Ok(_) => self.metrics.child_started(&spec.name, began.elapsed()),
             Err(_) => self.metrics.child_start_failed(&spec.name),

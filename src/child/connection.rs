@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -63,6 +63,8 @@ struct Shared {
     numbers: AtomicU64,
     waiting: Mutex<Waiting>,
     closing: CancellationToken,
+    /// It asked something when nobody could answer.
+    declined: AtomicBool,
 }
 
 enum Waiting {
@@ -85,6 +87,7 @@ impl Connection {
             numbers: AtomicU64::new(1),
             waiting: Mutex::new(Waiting::Open(BTreeMap::new())),
             closing: CancellationToken::new(),
+            declined: AtomicBool::new(false),
         });
         tokio::spawn(write(stdin, lines, shared.clone()));
         let reader = Reader {
@@ -186,6 +189,11 @@ impl Connection {
     /// Whether requests can still be answered.
     pub fn is_open(&self) -> bool {
         matches!(&*self.shared.lock(), Waiting::Open(_))
+    }
+
+    /// Whether the child asked something when nobody could answer.
+    pub fn has_declined(&self) -> bool {
+        self.shared.declined.load(Ordering::Relaxed)
     }
 
     /// Ends the child's stdin; answers on their way still arrive.
@@ -377,6 +385,8 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
             let asks = self.shared.asks(number);
             self.shared
                 .tell(number, Heard::Asked(said, replier.count(asks)));
+        } else {
+            self.shared.declined.store(true, Ordering::Relaxed);
         }
     }
 

@@ -69,6 +69,11 @@ impl Child {
         self.connection.is_open() && self.body.is_there()
     }
 
+    /// Whether it asked something when nobody could be asked, and was declined.
+    pub fn was_declined(&self) -> bool {
+        self.connection.has_declined()
+    }
+
     /// Memory of the process and all below it: proportional set size, bytes; 0 for a remote server.
     /// Reads all of `/proc`: blocks.
     pub fn memory(&self) -> u64 {

@@ -64,6 +64,8 @@ pub struct ServerSpec {
     pub install: bool,
     /// How its processes come to be.
     pub launch: Launch,
+    /// Processes that may be ready before anybody calls, where the file says so.
+    pub pool: Option<usize>,
     /// Headers of a caller's request that the server gets, where the file says so.
     pub forwarding: Option<HeaderForwarding>,
     /// Whom it is there for; everybody, where the file does not say.

@@ -71,6 +71,8 @@ pub struct Load {
     pub sessions: usize,
     /// Live shared processes.
     pub shared: usize,
+    /// Processes that are ready and nobody's yet.
+    pub ready: usize,
 }
 
 impl App {
@@ -131,6 +133,7 @@ impl App {
             waiting_calls,
             sessions: self.engine.sessions.count(),
             shared: self.engine.shared.count(),
+            ready: self.engine.sessions.pool.count(),
         };
         Health {
             status,

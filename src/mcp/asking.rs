@@ -13,7 +13,7 @@ use crate::{
     config::ServerAccess,
     identity::user_needed,
     model::Caller,
-    session::Place,
+    session::{Place, Wants},
     store::InstanceId,
 };
 
@@ -104,8 +104,19 @@ impl Asking<'_> {
         })
     }
 
-    /// Opens the place here, or says which replica the message belongs to.
-    pub async fn enter(&self, mut place: Place) -> Result<Place, RpcError> {
+    /// Opens the place here, or says which replica the message belongs to. With a profile, it is
+    /// for a request to a child that is spoken to like that.
+    pub async fn enter(
+        &self,
+        mut place: Place,
+        profile: Option<&Profile>,
+    ) -> Result<Place, RpcError> {
+        place.wants = profile.map(|profile| {
+            Arc::new(Wants {
+                spec: self.offer.spec.clone(),
+                profile: profile.clone(),
+            })
+        });
         let replicas = &self.app.replicas;
         let entered = replicas
             .enter(&self.caller, self.offer.spec.mode, &mut place)

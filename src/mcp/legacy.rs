@@ -289,19 +289,20 @@ pub async fn relay(
     message: ClientMessage,
 ) -> Result<Response, RpcError> {
     let relayed = relayed(&asking.offer, &message, Era::Legacy)?;
-    let place = match asking.enter(place(&asking, &session)?).await {
-        Ok(place) => place,
-        Err(error) => return Err(abroad::go(asking.incoming(), &session, error).await),
-    };
-    let id = message.answer_id();
-    let in_flight = session.begin_request(&id);
-    let cancellation = in_flight.cancellation.clone();
     let profile = Profile {
         protocol_version: session.version.clone(),
         capabilities: session.capabilities.clone(),
         log_level: Some(session.log_level()),
         ..Profile::silent()
     };
+    let place = place(&asking, &session)?;
+    let place = match asking.enter(place, Some(&profile)).await {
+        Ok(place) => place,
+        Err(error) => return Err(abroad::go(asking.incoming(), &session, error).await),
+    };
+    let id = message.answer_id();
+    let in_flight = session.begin_request(&id);
+    let cancellation = in_flight.cancellation.clone();
     let reads_modern = &*relayed.method == "resources/read" && is_modern(&asking);
     let mut call = asking.call(relayed, place, profile);
     let manner = Arc::new(LegacyManner {

@@ -190,7 +190,7 @@ async fn subscribe(
     let found: Arc<Mutex<News>> = Arc::default();
     let keep = found.clone();
     let relayed = relayed(&asking.offer, message, Era::Modern)?;
-    let place = asking.enter(asking.place()?).await?;
+    let place = asking.enter(asking.place()?, None).await?;
     let mut call = asking.call(relayed, place, Profile::able());
     call.on_child = Some(Arc::new(move |child: &Child| {
         let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);

@@ -138,12 +138,12 @@ async fn relay(
 ) -> Result<Response, RpcError> {
     let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
     let relayed = relayed(&asking.offer, &message, Era::Modern)?;
-    let place = asking.enter(asking.place()?).await?;
     let profile = if is_modern {
         Profile::modern()
     } else {
         Profile::able()
     };
+    let place = asking.enter(asking.place()?, Some(&profile)).await?;
     let mut call = asking.call(relayed, place, profile);
     let mut owner = asking.app.mcp.owner();
     if method == "subscriptions/listen" {

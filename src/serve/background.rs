@@ -27,6 +27,8 @@ pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     tasks.spawn(async move { engine.children.sweep_strays().await });
     let engine = app.engine.clone();
     tasks.spawn(async move { engine.sessions.keep_house().await });
+    let pool = app.engine.sessions.pool.clone();
+    tasks.spawn(async move { pool.fill().await });
     tasks.spawn(collect(app.clone()));
     tasks.spawn(beat(app.clone()));
     tasks.spawn(watch(app.clone()));

@@ -72,12 +72,16 @@ impl Sessions {
     /// From now on sessions end as they get idle, so that other replicas can go on with their chats.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.pool.stop();
         self.call_ended();
     }
 
     /// Ends the idle session that was used longest ago, the dead first and then those of callers
     /// without a chat; `false` if none is idle. In the caller's `own` workspace he has the turn.
     pub(super) async fn evict_one(self: &Arc<Self>, own: Option<(Arc<Workspace>, Ending)>) -> bool {
+        if self.pool.make_room().await {
+            return true;
+        }
         let Some(taken) = self.take_idle(own) else {
             return false;
         };
@@ -162,6 +166,7 @@ impl Sessions {
 
     /// Ends every session at once, saving what can be saved, and closes all workspaces.
     pub async fn end_all(self: &Arc<Self>) {
+        self.pool.stop();
         for workspace in self.workspaces() {
             for session in workspace.sessions() {
                 let (sessions, workspace) = (self.clone(), workspace.clone());
@@ -176,6 +181,7 @@ impl Sessions {
         for closed in self.close_unused() {
             let _ = closed.await;
         }
+        self.pool.end_all().await;
     }
 
     /// Ends a session in the workspace where the caller has a turn. The end goes on where the

@@ -28,6 +28,7 @@ impl Sessions {
     /// Looks at the lease of every open workspace: after each renewal, and before the first one
     /// after a time in which others may have taken this bridge for dead.
     pub async fn check_leases(self: &Arc<Self>) {
+        self.pool.check_leases().await;
         for workspace in self.workspaces() {
             self.still_held(&workspace).await;
         }

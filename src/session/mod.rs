@@ -7,10 +7,12 @@
 //! Whatever ended a session, the next call in its chat starts another one in the same folder.
 //! No lock is held across a start but the chat's own order of calls.
 
+mod adopt;
 mod end;
 mod fence;
 mod open;
 mod place;
+mod pool;
 mod population;
 mod shared;
 mod start;
@@ -36,7 +38,8 @@ use crate::{
 use population::Population;
 
 pub use open::Opened;
-pub use place::{Claim, Class, Place};
+pub use place::{Claim, Class, Place, Wants};
+pub use pool::{Pool, PoolSettings, Spare};
 pub use shared::{SharedChild, SharedChildren};
 pub use start::Found;
 use workspace::Ending;
@@ -89,6 +92,8 @@ pub struct SessionSettings {
     pub cleanup_interval: Duration,
     /// What a look through a folder may find.
     pub snapshot: Limits,
+    /// What is kept ready.
+    pub pool: PoolSettings,
 }
 
 /// All sessions of this bridge.
@@ -97,7 +102,9 @@ pub struct Sessions {
     children: Arc<Children>,
     store: Arc<Store>,
     workspaces: Mutex<HashMap<WorkspaceKey, Arc<Entry>>>,
-    population: Population,
+    population: Arc<Population>,
+    /// Children that are nobody's yet.
+    pub pool: Arc<Pool>,
     /// Wakes the housekeeper: a session is idle, began or died, or a workspace is unused.
     house: Notify,
     /// Wakes those who wait for a place: a session may be idle now.
@@ -133,13 +140,22 @@ impl Sessions {
         metrics: Arc<Metrics>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     ) -> Self {
-        let population = Population::new(settings.max_total);
+        let population = Arc::new(Population::new(settings.max_total));
+        let pool = Arc::new(Pool::new(
+            settings.pool.clone(),
+            children.clone(),
+            store.clone(),
+            metrics.clone(),
+            population.clone(),
+            listener.clone(),
+        ));
         Self {
             settings,
             children,
             store,
             workspaces: Mutex::default(),
             population,
+            pool,
             house: Notify::new(),
             room: Notify::new(),
             tasks: TaskTracker::new(),

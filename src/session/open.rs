@@ -50,11 +50,14 @@ impl Sessions {
         if let Some(workspace) = entry.open().clone() {
             return Ok(workspace);
         }
-        let sessions = self.clone();
-        let read = move || sessions.read(&place, &principal);
-        let opened = tokio::task::spawn_blocking(read)
-            .await
-            .expect("opening a folder does not panic");
+        let opened = if let Some(adopted) = self.adopted(&place, &principal).await {
+            Ok(adopted)
+        } else {
+            let sessions = self.clone();
+            let read = move || sessions.read(&place, &principal);
+            let opened = tokio::task::spawn_blocking(read).await;
+            opened.expect("opening a folder does not panic")
+        };
         if let Ok(workspace) = &opened {
             *entry.open() = Some(workspace.clone());
         }
@@ -73,19 +76,7 @@ impl Sessions {
             key: Some(place.key),
             servers: &[],
         };
-        match place.claim {
-            Claim::Proven(session) => {
-                let proven = store.lookup(&place.key)?.is_some();
-                if !proven && store.lookup(&session)?.is_none() {
-                    return Err(SessionError::Unknown);
-                }
-            }
-            // A server with a folder of its own comes first: the others' folder proves the id.
-            Claim::Minted(session) if session != place.key => {
-                store.bind(&session, &new, Timestamp::now())?;
-            }
-            Claim::Minted(_) | Claim::Free => {}
-        }
+        self.prove(place, &new)?;
         let found = store.open_workspace(&place.key, &new, Timestamp::now())?;
         match self.look(&found.job) {
             Ok((before, files)) => {
@@ -101,6 +92,25 @@ impl Sessions {
                 Err(failure)
             }
         }
+    }
+
+    /// Whether there may be a folder for the place. Blocks on the disk.
+    pub(super) fn prove(&self, place: &Place, new: &NewJob<'_>) -> Result<(), SessionError> {
+        let store = &self.store;
+        match place.claim {
+            Claim::Proven(session) => {
+                let proven = store.lookup(&place.key)?.is_some();
+                if !proven && store.lookup(&session)?.is_none() {
+                    return Err(SessionError::Unknown);
+                }
+            }
+            // A server with a folder of its own comes first: the others' folder proves the id.
+            Claim::Minted(session) if session != place.key => {
+                store.bind(&session, new, Timestamp::now())?;
+            }
+            Claim::Minted(_) | Claim::Free => {}
+        }
+        Ok(())
     }
 
     fn look(&self, job: &Job) -> Result<(Metadata, Snapshot), SessionError> {

@@ -1,7 +1,10 @@
 //! Which session a call belongs to.
 
+use std::sync::Arc;
+
 use super::Opened;
 use crate::{
+    child::Profile,
     config::{ServerSpec, WorkspaceScope},
     model::{Caller, Principal, ServerName, SessionId, WorkspaceKey},
 };
@@ -19,6 +22,17 @@ pub struct Place {
     pub claim: Claim,
     /// Its workspace, where a door has opened it.
     pub opened: Opened,
+    /// What works there first: a place that has no folder yet may get one in which that is ready.
+    pub wants: Option<Arc<Wants>>,
+}
+
+/// A child as a call needs it.
+#[derive(Debug, Clone)]
+pub struct Wants {
+    /// Of which server.
+    pub spec: Arc<ServerSpec>,
+    /// How it is spoken to.
+    pub profile: Profile,
 }
 
 /// Whether a workspace may be made for a key.
@@ -51,6 +65,7 @@ impl Place {
             session: None,
             claim: Claim::Free,
             opened: Opened::default(),
+            wants: None,
         }
     }
 
@@ -74,6 +89,7 @@ impl Place {
                 session: None,
                 claim: Claim::Free,
                 opened: Opened::default(),
+                wants: None,
             });
         }
         if let Some(named) = caller.session.as_deref() {
@@ -92,6 +108,7 @@ impl Place {
                 session: minted,
                 claim,
                 opened: Opened::default(),
+                wants: None,
             });
         }
         let minted = SessionId::random();
@@ -103,6 +120,7 @@ impl Place {
             claim: Claim::Minted(session),
             session: Some(minted),
             opened: Opened::default(),
+            wants: None,
         })
     }
 }

@@ -39,6 +39,12 @@ impl Population {
         self.bounds().limit
     }
 
+    /// Whether more places are in use than there should be.
+    pub fn is_over(&self) -> bool {
+        let bounds = self.bounds();
+        bounds.withheld < bounds.most - bounds.limit
+    }
+
     /// Lowers or raises the number of places, from one to as many as there were at first. Places
     /// in use are withdrawn as they come back.
     pub fn set_limit(&self, limit: usize) {
@@ -56,6 +62,15 @@ impl Population {
     /// A place, if one is free and nobody waits for it.
     pub fn try_place(&self) -> Option<OwnedSemaphorePermit> {
         self.places.clone().try_acquire_owned().ok()
+    }
+
+    /// A place for what can do without: one is always left to others.
+    pub fn try_spare_place(&self) -> Option<OwnedSemaphorePermit> {
+        if self.places.available_permits() > 1 {
+            self.try_place()
+        } else {
+            None
+        }
     }
 
     /// Waits for a place; the order of the first poll counts.

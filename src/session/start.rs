@@ -40,6 +40,8 @@ impl Sessions {
         self.drop_unfit(workspace, spec).await;
         let left = match slot.lend(spec, class) {
             Ok(session) => {
+                // One that was ready before its first call.
+                workspace.note_worked(&spec.name, true);
                 let replaced = workspace.has_loss(&spec.name);
                 return Ok(Found { session, replaced });
             }
@@ -74,7 +76,7 @@ impl Sessions {
     }
 
     /// Its death frees a place, and its end is the beginning of an idle time.
-    fn watch(self: &Arc<Self>, session: &Session) {
+    pub(super) fn watch(self: &Arc<Self>, session: &Session) {
         let (gone, sessions) = (session.child.gone(), Arc::downgrade(self));
         self.house.notify_one();
         tokio::spawn(async move {
@@ -142,7 +144,11 @@ impl Sessions {
     }
 
     /// Tells whoever reads the folder (`mcpo-bridge sessions`) that the child works there.
-    async fn note_started(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Arc<Session>) {
+    pub(super) async fn note_started(
+        self: &Arc<Self>,
+        workspace: &Arc<Workspace>,
+        session: &Arc<Session>,
+    ) {
         let live = LiveSession {
             server: session.spec.name.as_str().to_owned(),
             number: session.child.number(),

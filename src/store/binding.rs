@@ -50,8 +50,7 @@ impl Store {
         if let Some(job) = self.lookup(key)? {
             return Ok((job, Binding::Existing));
         }
-        let path = self.binding_path(key);
-        if let Some(job) = self.clear_binding(&path)? {
+        if let Some(job) = self.clear_binding(&self.binding_path(key))? {
             return Ok((job, Binding::Existing));
         }
         let new = NewJob {
@@ -59,15 +58,47 @@ impl Store {
             ..new.clone()
         };
         let job = self.create_job(&new, now)?;
-        let content = job.id().to_string();
-        let shown = files::show_new(&path, content.as_bytes(), self.staging());
-        if shown.map_err(files::at("write", &path))? {
+        if self.show_binding(key, &job)? {
             return Ok((job, Binding::Created));
         }
         // Only where locks do not reach the other replica, and it was faster.
         self.remove_job(&job)?;
         let job = self.lookup(key)?.ok_or(StoreError::JobGone)?;
         Ok((job, Binding::Existing))
+    }
+
+    /// Makes an unclaimed folder of ours the one of that key, as the principal's of `new`; `false`
+    /// where the key has one already. Whatever the outcome but `true`, the caller removes it.
+    pub fn adopt(
+        &self,
+        key: &WorkspaceKey,
+        job: &Job,
+        lease: &Lease,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        if self.lookup(key)?.is_some() {
+            return Ok(false);
+        }
+        let _lock = self.lock_shard(key)?;
+        let taken = self.lookup(key)?.is_some();
+        if taken || self.clear_binding(&self.binding_path(key))?.is_some() {
+            return Ok(false);
+        }
+        let new = NewJob {
+            key: Some(*key),
+            ..new.clone()
+        };
+        // First whose it is: a folder that a key leads to is nobody else's.
+        self.claim(job, lease, &new, now)?;
+        self.show_binding(key, job)
+    }
+
+    /// `false` where another replica was faster.
+    fn show_binding(&self, key: &WorkspaceKey, job: &Job) -> Result<bool, StoreError> {
+        let (path, id) = (self.binding_path(key), job.id().to_string());
+        let shown = files::show_new(&path, id.as_bytes(), self.staging());
+        shown.map_err(files::at("write", &path))
     }
 
     /// Takes a binding away that leads nowhere. Where locks do not reach the other replica, it may

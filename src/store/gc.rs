@@ -214,6 +214,10 @@ impl Round<'_> {
         if let Some(user) = &self.user {
             return Ok(metadata.principal.as_ref() == Some(user));
         }
+        if metadata.unclaimed {
+            // It goes with its bridge, whose lease is looked at next.
+            return Ok(true);
+        }
         let idle_since = metadata.last_call_at.unwrap_or(metadata.created_at);
         let retained = !is_over(idle_since, self.clocks.retention, self.now);
         let new = !is_over(metadata.created_at, NEW, self.now);

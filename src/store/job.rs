@@ -22,6 +22,15 @@ pub struct NewJob<'a> {
     pub servers: &'a [ServerName],
 }
 
+impl NewJob<'_> {
+    /// Writes down whose the folder is.
+    pub(super) fn note_in(&self, metadata: &mut Metadata) {
+        metadata.session_keys = self.key.iter().map(|key| key.to_hex()).collect();
+        metadata.principal = Some(self.principal.clone());
+        metadata.server_names = self.servers.iter().map(ToString::to_string).collect();
+    }
+}
+
 /// A workspace folder that existed when this was made. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -91,11 +100,25 @@ pub struct JobFolderPaths {
 impl Store {
     /// Makes a workspace folder with its metadata; it appears whole or not at all.
     pub fn create_job(&self, new: &NewJob<'_>, now: Timestamp) -> Result<Job, StoreError> {
+        let owned = |metadata: &mut Metadata| new.note_in(metadata);
+        self.make_job(owned, |_| Ok(()), now)
+    }
+
+    /// The same, with what `more` puts into it before anybody sees it.
+    pub(super) fn make_job(
+        &self,
+        note: impl FnOnce(&mut Metadata),
+        more: impl FnOnce(&Path) -> io::Result<()>,
+        now: Timestamp,
+    ) -> Result<Job, StoreError> {
         let id = JobId::random();
         let staged = self.staging().join(id.to_string());
         let job = self.job_at(id);
+        let mut metadata = Metadata::empty(id, now);
+        note(&mut metadata);
         let made = self
-            .fill_job(&staged, id, new, now)
+            .fill_job(&staged, &metadata)
+            .and_then(|()| more(&staged))
             .and_then(|()| fs::rename(&staged, &job.folder));
         made.map(|()| job).map_err(|error| {
             // The first failure is the one to tell.
@@ -104,23 +127,11 @@ impl Store {
         })
     }
 
-    fn fill_job(
-        &self,
-        folder: &Path,
-        id: JobId,
-        new: &NewJob<'_>,
-        now: Timestamp,
-    ) -> io::Result<()> {
+    fn fill_job(&self, folder: &Path, metadata: &Metadata) -> io::Result<()> {
         for part in ["", "work", "home", "tmp"] {
             files::make_dir(&folder.join(part))?;
         }
-        let metadata = Metadata {
-            session_keys: new.key.iter().map(|key| key.to_hex()).collect(),
-            principal: Some(new.principal.clone()),
-            server_names: new.servers.iter().map(ToString::to_string).collect(),
-            ..Metadata::empty(id, now)
-        };
-        files::write_json(&folder.join("metadata.json"), &metadata, self.staging())
+        files::write_json(&folder.join("metadata.json"), metadata, self.staging())
     }
 
     /// The workspace with that id, if its folder exists.

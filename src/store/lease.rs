@@ -7,14 +7,19 @@
 //! Each change of hands goes to who makes the file `lease.N` first, N being the next fencing number,
 //! and then stands in `lease`. That holds also where file locks do not reach other hosts.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    InstanceId, Job, NewJob, Store, StoreError, files, instance::Liveness, lock::FileLock,
-    remove::remove_tree,
+    InstanceId, Job, Metadata, NewJob, Store, StoreError, files, instance::Liveness,
+    lock::FileLock, remove::remove_tree,
 };
 use crate::model::JobId;
+
+/// The file's name.
+const LEASE: &str = "lease";
 
 /// The right of this instance to run children in a workspace, until released or taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,20 +62,39 @@ struct Record {
 }
 
 impl Store {
-    /// A workspace folder of our own from the start. Where the lease cannot be had, no folder is
-    /// left either.
+    /// A workspace folder that is our own from the moment in which it appears.
     pub fn create_leased_job(
         &self,
         new: &NewJob<'_>,
         now: Timestamp,
-    ) -> Result<(Job, Lease), LeaseError> {
-        let job = self.create_job(new, now)?;
-        match self.acquire(&job, now) {
-            Ok(lease) => Ok((job, lease)),
-            Err(error) => {
-                let _ = self.remove_job(&job);
-                Err(error)
-            }
+    ) -> Result<(Job, Lease), StoreError> {
+        self.make_leased_job(|metadata| new.note_in(metadata), now)
+    }
+
+    pub(super) fn make_leased_job(
+        &self,
+        note: impl FnOnce(&mut Metadata),
+        now: Timestamp,
+    ) -> Result<(Job, Lease), StoreError> {
+        // Nobody can want the first number of a folder that he cannot see.
+        let record = self.own_record(1, now);
+        let write = |folder: &Path| files::write_json(&folder.join(LEASE), &record, self.staging());
+        let job = self.make_job(note, write, now)?;
+        let lease = Lease {
+            job: job.id(),
+            instance: self.instance().id(),
+            fence: 1,
+            since: now,
+        };
+        Ok((job, lease))
+    }
+
+    fn own_record(&self, fence: u64, since: Timestamp) -> Record {
+        Record {
+            instance: Some(self.instance().id()),
+            address: self.instance().address(),
+            fence,
+            since: Some(since),
         }
     }
 
@@ -93,14 +117,8 @@ impl Store {
                 since: record.since.unwrap_or(now),
             });
         }
-        let fence = self.claim(job)?;
-        let taken = Record {
-            instance: Some(own),
-            address: self.instance().address(),
-            fence,
-            since: Some(now),
-        };
-        let written = self.write_lease(job, &taken);
+        let fence = self.win_fence(job)?;
+        let written = self.write_lease(job, &self.own_record(fence, now));
         // Whoever still wants this number sees the lease, and gives up.
         let _ = remove_tree(&claim_path(job, fence));
         written?;
@@ -126,7 +144,7 @@ impl Store {
 
     /// Wins the next fencing number: the file of that name is made by one instance alone. One that
     /// was won by somebody who died before he used it is skipped.
-    fn claim(&self, job: &Job) -> Result<u64, LeaseError> {
+    fn win_fence(&self, job: &Job) -> Result<u64, LeaseError> {
         loop {
             let judged = read(job)?;
             if let Some(holder) = judged.instance {
@@ -226,7 +244,7 @@ fn is_of(record: &Record, lease: &Lease) -> bool {
 }
 
 fn path(job: &Job) -> std::path::PathBuf {
-    job.folder().join("lease")
+    job.folder().join(LEASE)
 }
 
 fn claim_path(job: &Job, fence: u64) -> std::path::PathBuf {

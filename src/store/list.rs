@@ -46,13 +46,17 @@ impl Store {
         Ok(jobs)
     }
 
-    /// One workspace, if it exists.
+    /// One workspace, if it exists. A folder that is nobody's yet is none.
     pub fn summary(&self, id: JobId) -> Result<Option<JobSummary>, StoreError> {
         let Some(job) = self.job(id)? else {
             return Ok(None);
         };
+        let metadata = self.metadata(&job)?;
+        if metadata.unclaimed {
+            return Ok(None);
+        }
         Ok(Some(JobSummary {
-            metadata: self.metadata(&job)?,
+            metadata,
             leased_by: self.leased_by(&job)?,
             job,
         }))

@@ -52,6 +52,9 @@ pub struct Metadata {
     /// Whose it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<PrincipalHash>,
+    /// It is nobody's: made for a process that waits for whom it will work for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unclaimed: bool,
     /// The servers that worked in it.
     #[serde(default)]
     pub server_names: Vec<String>,
@@ -83,6 +86,7 @@ impl Metadata {
             job_id,
             session_keys: Vec::new(),
             principal: None,
+            unclaimed: false,
             server_names: Vec::new(),
             created_at,
             last_call_at: None,

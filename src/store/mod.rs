@@ -35,6 +35,7 @@ mod principal;
 mod remove;
 #[cfg(test)]
 pub mod testing;
+mod unclaimed;
 
 use std::path::{Path, PathBuf};
 

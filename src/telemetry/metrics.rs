@@ -40,6 +40,8 @@ pub struct Metrics {
     children: Family<ByMode, Gauge>,
     child_starts: Family<ByStart, Counter>,
     child_start_seconds: Family<ByServer, Histogram>,
+    pooled: Family<ByServer, Gauge>,
+    pool_asked: Family<ByStart, Counter>,
     sessions: Gauge,
     running: Gauge,
     waiting: Gauge,
@@ -103,6 +105,16 @@ impl Metrics {
             children: counted(r, "children", "Children that run now"),
             child_starts: counted(r, "child_starts", "Attempts to start a child"),
             child_start_seconds: timed(r, "child_start_duration_seconds", "Until a child is ready"),
+            pooled: counted(
+                r,
+                "pool_children",
+                "Children that are ready and nobody's yet",
+            ),
+            pool_asked: counted(
+                r,
+                "pool_asked",
+                "Calls and chats that began with a child that was ready (hit), or did not (miss)",
+            ),
             sessions: counted(r, "sessions", "Sessions that are open now"),
             running: counted(r, "calls_running", "Calls that run now"),
             waiting: counted(r, "calls_waiting", "Calls that wait for a place now"),
@@ -169,6 +181,19 @@ impl Metrics {
 
     fn start_ended(&self, server: &ServerName, outcome: &'static str) {
         self.child_starts
+            .get_or_create(&ByStart::new(server, outcome))
+            .inc();
+    }
+
+    /// Counts a child that is ready and nobody's until the answer is dropped.
+    pub fn pooled(&self, server: &ServerName) -> Live {
+        live(&self.pooled.get_or_create(&ByServer::new(server)))
+    }
+
+    /// Somebody wanted a child of this server that is ready.
+    pub fn pool_asked(&self, server: &ServerName, hit: bool) {
+        let outcome = if hit { "hit" } else { "miss" };
+        self.pool_asked
             .get_or_create(&ByStart::new(server, outcome))
             .inc();
     }

@@ -46,7 +46,7 @@ pub fn memory_limit() -> MemoryLimit {
 }
 
 fn memory_limit_below(root: &Path) -> MemoryLimit {
-    let machine = read(&root.join("proc/meminfo")).and_then(|text| total_of(&text));
+    let machine = read(&root.join("proc/meminfo")).and_then(|text| kibibytes(&text, "MemTotal:"));
     let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
     let cgroup = groups
         .lines()
@@ -70,12 +70,46 @@ fn memory_limit_below(root: &Path) -> MemoryLimit {
     }
 }
 
+/// Bytes that new processes may still take: of the machine's memory, and of that of each group that
+/// bounds this process; what the kernel would give back for them counts as free. `u64::MAX` where
+/// nothing is known. Reads a few small files.
+pub fn available_memory() -> u64 {
+    available_memory_below(Path::new("/"))
+}
+
+fn available_memory_below(root: &Path) -> u64 {
+    let machine =
+        read(&root.join("proc/meminfo")).and_then(|text| kibibytes(&text, "MemAvailable:"));
+    let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
+    let left = groups
+        .lines()
+        .flat_map(|line| limit_files(root, line))
+        .filter_map(|file| left_in_group(&file));
+    left.chain(machine).min().unwrap_or(u64::MAX)
+}
+
+/// What the group with this limit has left.
+fn left_in_group(limit: &Path) -> Option<u64> {
+    let number = |path: &Path| read(path)?.trim().parse::<u64>().ok();
+    let most = number(limit)?;
+    let (used, cache) = match limit.file_name()?.to_str()? {
+        "memory.max" => ("memory.current", "inactive_file "),
+        _ => ("memory.usage_in_bytes", "total_inactive_file "),
+    };
+    let used = number(&limit.with_file_name(used))?;
+    let stat = read(&limit.with_file_name("memory.stat")).unwrap_or_default();
+    let mut lines = stat.lines();
+    let cached = lines.find_map(|line| line.strip_prefix(cache)?.trim().parse::<u64>().ok());
+    Some(most.saturating_sub(used.saturating_sub(cached.unwrap_or(0))))
+}
+
 fn read(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-fn total_of(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+/// A line of `/proc/meminfo`, in bytes.
+fn kibibytes(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
@@ -150,14 +184,67 @@ mod tests {
         "MemTotal:       4194304 kB\nMemFree: 1 kB\n",
     );
 
-    fn limit_of(files: &[(&str, &str)]) -> MemoryLimit {
+    fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        memory_limit_below(root.path())
+        root
+    }
+
+    fn limit_of(files: &[(&str, &str)]) -> MemoryLimit {
+        memory_limit_below(system(files).path())
+    }
+
+    fn available_in(files: &[(&str, &str)]) -> u64 {
+        available_memory_below(system(files).path())
+    }
+
+    #[test]
+    fn what_is_free_is_what_the_tightest_of_all_leaves() {
+        let machine = ("proc/meminfo", "MemTotal: 9 kB\nMemAvailable: 2097152 kB\n");
+        assert_eq!(available_in(&[]), u64::MAX);
+        assert_eq!(available_in(&[machine]), 2 * GIB);
+        let group = ("proc/self/cgroup", "0::/a\n");
+        let files = [
+            machine,
+            group,
+            ("sys/fs/cgroup/memory.max", "max\n"),
+            ("sys/fs/cgroup/memory.current", "1\n"),
+            ("sys/fs/cgroup/a/memory.max", "1073741824\n"),
+            ("sys/fs/cgroup/a/memory.current", "1000000000\n"),
+            (
+                "sys/fs/cgroup/a/memory.stat",
+                "anon 5\ninactive_file 400000000\n",
+            ),
+        ];
+        assert_eq!(available_in(&files), GIB - 600_000_000);
+    }
+
+    #[test]
+    fn version_1_is_read_too() {
+        let files = [
+            ("proc/self/cgroup", "4:memory:/b\n"),
+            ("sys/fs/cgroup/memory/b/memory.limit_in_bytes", "1000\n"),
+            ("sys/fs/cgroup/memory/b/memory.usage_in_bytes", "900\n"),
+            (
+                "sys/fs/cgroup/memory/b/memory.stat",
+                "inactive_file 1\ntotal_inactive_file 300\n",
+            ),
+        ];
+        assert_eq!(available_in(&files), 400);
+    }
+
+    #[test]
+    fn a_group_that_is_over_its_limit_has_nothing_left() {
+        let files = [
+            ("proc/self/cgroup", "0::/\n"),
+            ("sys/fs/cgroup/memory.max", "10\n"),
+            ("sys/fs/cgroup/memory.current", "11\n"),
+        ];
+        assert_eq!(available_in(&files), 0);
     }
 
     fn of(bytes: u64, source: MemorySource) -> MemoryLimit {

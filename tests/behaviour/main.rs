@@ -33,6 +33,7 @@ mod openapi;
 mod openwebui_files;
 mod openwebui_session;
 mod parked;
+mod pool;
 mod real_servers;
 mod refusals;
 mod remote;

@@ -175,6 +175,7 @@ impl Builder<'_> {
             before_end: entry.before_end.and_then(before_end),
             install: entry.install.unwrap_or(true),
             launch: entry.launch.unwrap_or_default(),
+            pool: entry.pool.map(usize::from),
             forwarding: entry.client_header_forwarding.and_then(forwarding),
             allow: allow.flatten(),
             remembered: Remembered::default(),

@@ -60,5 +60,7 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         remembered: Remembered::default(),
         install: false,
         launch: Launch::Exec,
+        // It is ready in no time.
+        pool: Some(0),
     }
 }

@@ -114,6 +114,11 @@ pub(super) struct ServerEntry {
     /// a process that has imported the server's modules already, which takes a fraction of the time
     /// and memory. `auto` (the default): `fork` where the packages are pinned, else `exec`.
     pub launch: Option<Launch>,
+    /// How many processes of the server may be started before anybody calls (MCPO_POOL_MAX bounds
+    /// those of all servers together). 0 for a server whose start does something that should happen
+    /// for a call only.
+    #[schemars(range(max = 1000))]
+    pub pool: Option<u16>,
     /// `true` leaves the server out.
     pub disabled: Option<bool>,
     /// `false` leaves the server out.

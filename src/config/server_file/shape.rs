@@ -89,6 +89,7 @@ fn expected(key: &str) -> Expected {
         "max_processes_per_chat" | "concurrency" => {
             Expected::shown("a whole number without quotes, from 1 to 1000")
         }
+        "pool" => Expected::shown("a whole number without quotes, from 0 to 1000"),
         "disabled" | "enabled" | "install" | "session_lists" => {
             Expected::shown("true or false, without quotes")
         }

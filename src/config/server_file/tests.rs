@@ -149,6 +149,7 @@ fn numbers_have_their_ranges() {
         ("idle_timeout", json!(1e-9), json!("1800")),
         ("concurrency", json!(1), json!(0)),
         ("max_processes_per_chat", json!(1000), json!(1.5)),
+        ("pool", json!(0), json!(-1)),
     ] {
         assert!(read_server(json!({key: good})).is_ok(), "{key}");
         let faults = read_server(json!({key: bad})).unwrap_err();

@@ -32,6 +32,7 @@ fn spec() -> ServerSpec {
         embed: Vec::new(),
         install: true,
         launch: Launch::Auto,
+        pool: None,
         forwarding: None,
         allow: None,
         remembered: Remembered::default(),

@@ -12,7 +12,7 @@ mod openwebui;
 mod replicas;
 
 pub(super) use http::{AccessArgs, DocumentArgs, HeaderArgs, ListenArgs};
-pub(super) use load::{FileArgs, LimitArgs, LogArgs, StatefulArgs};
+pub(super) use load::{FileArgs, LimitArgs, LogArgs, PoolArgs, StatefulArgs};
 pub(super) use openwebui::OpenWebUiArgs;
 pub(super) use replicas::ReplicaArgs;
 
@@ -37,6 +37,8 @@ pub struct SettingsArgs {
     pub(super) limits: LimitArgs,
     #[command(flatten)]
     pub(super) stateful: StatefulArgs,
+    #[command(flatten)]
+    pub(super) pool: PoolArgs,
     #[command(flatten)]
     pub(super) replicas: ReplicaArgs,
     #[command(flatten)]

@@ -59,6 +59,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Children that live on between calls.
     pub stateful: Stateful,
+    /// Children that nobody has yet.
+    pub pool: Pool,
     /// Several bridges on one jobs folder.
     pub replicas: Replicas,
     /// Where the log goes.
@@ -298,6 +300,18 @@ pub struct Stateful {
     /// Time between two rounds of the collector.
     #[serde(serialize_with = "as_seconds")]
     pub cleanup_interval: Duration,
+}
+
+/// Children that are ready before anybody calls.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pool {
+    /// Of all servers; 0 for none.
+    pub max: usize,
+    /// A server for which nobody came for so long has none.
+    #[serde(serialize_with = "as_seconds")]
+    pub idle: Duration,
+    /// Below this much free memory there are none.
+    pub min_free_memory_bytes: u64,
 }
 
 /// Several bridges on one jobs folder.

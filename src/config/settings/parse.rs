@@ -115,6 +115,15 @@ pub(super) fn count(text: &str) -> Result<NonZeroUsize, Bad> {
     }
 }
 
+/// As [`count`], and 0 for none.
+pub(super) fn count_or_none(text: &str) -> Result<usize, Bad> {
+    if text == "0" {
+        Ok(0)
+    } else {
+        count(text).map(NonZeroUsize::get)
+    }
+}
+
 /// As [`bytes()`], and 0 for no limit.
 pub(super) fn bytes_or_none(text: &str) -> Result<u64, Bad> {
     if text == "0" { Ok(0) } else { bytes(text) }

@@ -4,10 +4,10 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, thread};
 
 use super::{
     Access, CommandLine, Documents, Files, IdentityHeaders, Journal, Lang, Limits, Listen, Log,
-    LogFormat, LogLevel, OpenWebUiSettings, OperationIds, Replicas, Settings, Stateful, Tls,
+    LogFormat, LogLevel, OpenWebUiSettings, OperationIds, Pool, Replicas, Settings, Stateful, Tls,
     args::{
         AccessArgs, DocumentArgs, FileArgs, HeaderArgs, LimitArgs, ListenArgs, LogArgs,
-        OpenWebUiArgs, ReplicaArgs, SettingsArgs, StatefulArgs,
+        OpenWebUiArgs, PoolArgs, ReplicaArgs, SettingsArgs, StatefulArgs,
     },
     parse,
     reader::Reader,
@@ -64,6 +64,7 @@ impl SettingsArgs {
             files: files(r, self.files),
             limits: limits(r, self.limits),
             stateful: stateful(r, self.stateful),
+            pool: pool(r, self.pool),
             replicas: replicas(r, self.replicas),
             log: log(r, self.log),
             warnings: Vec::new(),
@@ -248,6 +249,14 @@ fn stateful(r: &mut Reader, args: StatefulArgs) -> Stateful {
         ),
         max_total_processes: read!(r.required(args.stateful_max_total_processes, parse::count)),
         cleanup_interval: read!(r.required(args.stateful_cleanup_interval, parse::timeout)),
+    }
+}
+
+fn pool(r: &mut Reader, args: PoolArgs) -> Pool {
+    Pool {
+        max: read!(r.required(args.pool_max, parse::count_or_none)),
+        idle: read!(r.required(args.pool_idle, parse::timeout)),
+        min_free_memory_bytes: read!(r.required(args.pool_min_free_memory, parse::bytes_or_none)),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::model::ServerName;
 use crate::{
     artifacts::Limits,
     child::{ChildSettings, Children},
-    session::{Class, SessionSettings},
+    session::{Class, PoolSettings, SessionSettings},
     store::{
         LiveSession, Store,
         testing::{Folder, alice, key},
@@ -33,6 +33,13 @@ fn sessions(folder: &Folder, store: Arc<Store>) -> Arc<Sessions> {
             entries: 3,
             depth: 8,
         },
+        pool: PoolSettings {
+            max: 0,
+            idle: Duration::from_secs(60),
+            min_free_memory: 0,
+            min_free_disk: 0,
+            starts: 1,
+        },
     };
     Arc::new(Sessions::new(
         settings,
@@ -50,6 +57,7 @@ fn place(key: WorkspaceKey) -> Place {
         session: None,
         claim: Claim::Free,
         opened: Opened::default(),
+        wants: None,
     }
 }
 

@@ -352,6 +352,12 @@ impl TestBridge {
             .env("MCPO_TOOLS_DIR", root.join("tools"))
             // One process less to learn from; its own tests turn it on.
             .env("MCPO_FILES_SERVER", "false")
+            // Processes and folders that no call made are in the way of counting those that calls
+            // made; the pool's own tests turn it on, and MCPO_TEST_POOL does for all.
+            .env(
+                "MCPO_POOL_MAX",
+                std::env::var("MCPO_TEST_POOL").as_deref().unwrap_or("0"),
+            )
             .envs(
                 self.settings
                     .variables

@@ -178,6 +178,33 @@ pub(in crate::config::settings) struct StatefulArgs {
 }
 
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Processes that are ready")]
+#[expect(clippy::struct_field_names, reason = "a field is named as its flag")]
+pub(in crate::config::settings) struct PoolArgs {
+    /// Processes in all that are started ahead of the calls and chats that take them, as many as
+    /// lately came; 0: none
+    #[arg(long, value_name = "COUNT", env = "MCPO_POOL_MAX", default_value = "8")]
+    pub pool_max: Option<String>,
+    /// None is kept of a server for which nobody came for this long
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "MCPO_POOL_IDLE",
+        default_value = "600"
+    )]
+    pub pool_idle: Option<String>,
+    /// None is kept while less memory than this is free, of the machine's or a container's, in bytes
+    /// or with a unit; 0: whatever is free
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "MCPO_POOL_MIN_FREE_MEMORY",
+        default_value = "512MiB"
+    )]
+    pub pool_min_free_memory: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Log")]
 #[expect(clippy::struct_field_names, reason = "a field is named as its flag")]
 pub(in crate::config::settings) struct LogArgs {

@@ -1,0 +1,99 @@
+//! A new place gets the folder in which its first child is ready.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Claim, Place, Session, SessionError, Sessions, Wants, Workspace, pool::Spare};
+use crate::{
+    artifacts::Snapshot,
+    config::Mode,
+    model::Principal,
+    store::{NewJob, PrincipalHash, StoreError},
+};
+
+/// A workspace, and who was there first.
+struct Adopted {
+    workspace: Arc<Workspace>,
+    session: Arc<Session>,
+}
+
+impl Sessions {
+    /// The place's workspace around a child of the pool's, bound there and idle. `None` where the
+    /// place has a folder, or no such child is ready: then everything goes its usual way.
+    pub(super) async fn adopted(
+        self: &Arc<Self>,
+        place: &Place,
+        principal: &Principal,
+    ) -> Option<Arc<Workspace>> {
+        let wants = place.wants.as_ref()?;
+        let stateful = wants.spec.mode == Mode::Stateful;
+        if !stateful || !self.is_new(place).await {
+            return None;
+        }
+        let spare = self.pool.take(&wants.spec, &wants.profile).await?;
+        let (sessions, place, principal) = (self.clone(), place.clone(), principal.clone());
+        let wants = wants.clone();
+        let adopt = move || sessions.adopt(spare, &place, &wants, &principal);
+        let adopted = tokio::task::spawn_blocking(adopt).await;
+        let adopted = adopted.expect("opening a folder does not panic");
+        let adopted = adopted.inspect_err(|error| {
+            tracing::debug!(%error, "a process that was ready could not be used");
+        });
+        let Adopted { workspace, session } = adopted.ok()??;
+        self.watch(&session);
+        self.note_started(&workspace, &session).await;
+        tracing::debug!(job = ?workspace.job.id(), "workspace opened, its process is ready");
+        Some(workspace)
+    }
+
+    /// Whether a folder would be made for the place.
+    async fn is_new(self: &Arc<Self>, place: &Place) -> bool {
+        let (store, key, claim) = (self.store.clone(), place.key, place.claim);
+        let look = move || {
+            let proven = match claim {
+                Claim::Proven(session) => store.lookup(&session)?.is_some(),
+                Claim::Minted(_) | Claim::Free => true,
+            };
+            Ok::<_, StoreError>(proven && store.lookup(&key)?.is_none())
+        };
+        matches!(tokio::task::spawn_blocking(look).await, Ok(Ok(true)))
+    }
+
+    /// Blocks on the disk. What is not adopted ends by its drop.
+    fn adopt(
+        &self,
+        spare: Spare,
+        place: &Place,
+        wants: &Wants,
+        principal: &Principal,
+    ) -> Result<Option<Adopted>, SessionError> {
+        let new = NewJob {
+            principal: PrincipalHash::from(principal),
+            key: Some(place.key),
+            servers: &[],
+        };
+        self.prove(place, &new)?;
+        let (job, lease) = spare.folder();
+        if !self
+            .store
+            .adopt(&place.key, job, lease, &new, Timestamp::now())?
+        {
+            return Ok(None);
+        }
+        let parts = spare.into_parts();
+        // As in a folder whose child is started by its first call: what it wrote since its birth is
+        // new to that call.
+        let workspace = Workspace::new(parts.job, parts.lease, Snapshot::default(), []);
+        let session = Arc::new(Session::new(
+            parts.child,
+            wants.spec.clone(),
+            parts.place.expect("it counts as a stateful process"),
+            self.metrics.session_live(),
+            place.class,
+        ));
+        drop(workspace.slot(&wants.spec).bind(&session, place.class));
+        let workspace = Arc::new(workspace);
+        Ok(Some(Adopted { workspace, session }))
+    }
+}
