@@ -1,7 +1,6 @@
 """A server that tells what must be its own, and leaves traces for those after it. Imported ahead."""
 
 import builtins
-import gc
 import json
 import os
 import random
@@ -23,11 +22,10 @@ def of_packages():
         import numpy.random
 
         yield "numpy", numpy.random.random()
-    if "mcp" in sys.modules:
-        kind = sys.modules["mcp.server.request_state"].RequestStateSecurity
-        # The name of a key is made of it.
-        (key,) = {one.codec._mint_kid.hex() for one in gc.get_objects() if type(one) is kind}
-        yield "request state", key
+    if canary_holds.server:
+        layers = canary_holds.server._lowlevel_server.middleware
+        (security,) = [layer._security for layer in layers if hasattr(layer, "_security")]
+        yield "request state", security.codec._mint_kid.hex()  # a name that is made of the key
 
 
 def tell():
