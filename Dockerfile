@@ -9,6 +9,9 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG NODE_IMAGE=node:22-bookworm-slim
 # What the servers of mcp-servers.json need: `python` has uv and uvx, `node` has npm and npx too.
 ARG RUNTIME=python
+# Whose servers are installed into the image: a file of this folder that .dockerignore lets through,
+# config/image.json for one of your own, or deploy/docker/empty for none.
+ARG SERVERS=mcp-servers.json.example
 
 # ---- the program ---------------------------------------------------------------------------------
 FROM ${RUST_IMAGE} AS builder
@@ -63,8 +66,8 @@ COPY --from=node-image /usr/local/lib/node_modules/npm /usr/local/lib/node_modul
 RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm \
     && ln -s ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx
 
-# ---- the image -----------------------------------------------------------------------------------
-FROM ${RUNTIME} AS runtime
+# ---- the program with all that it needs ----------------------------------------------------------
+FROM ${RUNTIME} AS base
 WORKDIR /app
 COPY assets /app/assets
 COPY examples /app/examples
@@ -76,7 +79,25 @@ ENV MCPO_HOST=0.0.0.0 \
     MCPO_CONFIG_FILE=/app/config/mcp-servers.json \
     MCPO_JOBS_DIR=/tmp/mcpo-jobs \
     MCPO_TOOLS_DIR=/tmp/mcpo-tools \
+    MCPO_PREINSTALLED_DIR=/opt/mcpo-tools \
     MCPO_ASSETS_DIR=/app/assets
+
+# ---- the servers ---------------------------------------------------------------------------------
+FROM base AS servers
+ARG SERVERS
+# With the versions of SERVERS.lock, where there is one.
+COPY ${SERVERS} ${SERVERS}.loc[k] /build/
+COPY deploy/docker/preinstall.py /build/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=npm,target=/usr/local/etc/npmrc \
+    --mount=type=cache,id=mcpo-uv,target=/opt/mcpo-tools/uv/cache \
+    --mount=type=cache,id=mcpo-npm,target=/opt/mcpo-tools/npm \
+    python3 /build/preinstall.py "/build/${SERVERS##*/}"
+
+# ---- the image -----------------------------------------------------------------------------------
+FROM base AS runtime
+# Not below MCPO_TOOLS_DIR, where a volume would hide it. It belongs to root: no server can change it.
+COPY --from=servers /opt/mcpo-tools /opt/mcpo-tools
 USER 10001:10001
 EXPOSE 8080
 # SIGTERM: no new calls, running ones finish (docs/operations.md).

@@ -19,18 +19,19 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 SIZING_ARGS ?=
 CONFORMANCE_ARGS ?=
+BUNDLE_ARGS ?=
 DOCKER_TEST_ARGS ?=
 MCPO_ARGS ?=
 SCHEMAS_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/clients tests/conformance tests/docker tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui
+PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build test test-fork test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +70,7 @@ doc:
 python:
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m compileall -q -f $(PYTHON_DIRS)
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s bench -t .
+	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s tests/bundle
 
 # Starts each server of the example and lists its tools, as its users' machines will.
 check-example: uv
@@ -78,6 +80,9 @@ check-example: uv
 
 test-fork: ## Fork processes of Python and look for traces of one in others: MCPO_FORKS=1000 MCPO_TEST_PYTHON=python3.13
 	PYTHONDONTWRITEBYTECODE=1 python3 -W error -m unittest discover -q -s tests/fork_parent
+
+bundle: uv ## Pack images, Compose files, documents, checksums and SBOMs for a host without internet
+	scripts/bundle $(BUNDLE_ARGS)
 
 test-docker: ## Prove the image and the Compose files on a real engine (needs Docker; some 20 minutes)
 	scripts/test-docker $(DOCKER_TEST_ARGS)

@@ -5,11 +5,14 @@ import json
 import signal
 import sys
 import tempfile
+import time
+import traceback
 from pathlib import Path
 
 from bench import plot, report
 from bench.contender import ROOT, Fault, note, program
 from bench.contenders import Bridge
+from bench.findings import Measured
 from bench.measures import EVERY
 
 DOCS = ROOT / "docs"
@@ -22,7 +25,7 @@ class Bench:
         self.binary = chosen.binary
         quick = chosen.quick
         self.rounds, self.seconds = (1, 1.0) if quick else (3, 2.0)
-        self.chats, self.calls = (4, 20_000) if quick else (12, 100_000)
+        self.chats, self.calls = (4, 24_000) if quick else (12, 600_000)
         self.download = 256 if quick else 1024  # MB
         self.versions, self._prepared = {}, set()
         self.forks = Bridge(self.binary, {}).supports_fork()
@@ -61,12 +64,14 @@ def arguments():
 
 
 def run(chosen):
-    bench, host, found = Bench(chosen), report.machine(), []
+    """Whether every measure came to its end: one that fails is told, and costs none of the others."""
+    bench, host, found, began = Bench(chosen), report.machine(), [], time.monotonic()
     for name in chosen.only:
         note(f"{name} ...")
-        found.append(EVERY[name].measure(bench))
+        found.append(attempt(name, bench))
         print(report.of_measure(found[-1]) + "\n", flush=True)
     host["load at the end"] = report.load()
+    host["the run took"] = f"{(time.monotonic() - began) / 60:.0f} minutes"
     verdicts = [verdict for measured in found for verdict in measured.verdicts]
     print(report.of_verdicts(verdicts))
     if chosen.json:
@@ -74,13 +79,25 @@ def run(chosen):
     if chosen.docs:
         (DOCS / "benchmarks.md").write_text(report.page(found, host, bench))
         (DOCS / "benchmarks.svg").write_text(plot.svg(found))
+    return all(measured.whole for measured in found)
+
+
+def attempt(name, bench):
+    try:
+        return EVERY[name].measure(bench)
+    except Exception as why:  # whatever it is, the other measures are worth having
+        if not isinstance(why, Fault):
+            traceback.print_exc()
+        return Measured.failed(name, why)
 
 
 def main():
     # So that `with` blocks end what they started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        run(arguments())
+        if not run(arguments()):
+            note("not every measure came to its end: see above")
+            return 1
     except Fault as fault:
         print(f"\nbench: {fault}", file=sys.stderr)
         return 1

@@ -42,10 +42,23 @@ class Measured:
     notes: list = field(default_factory=list)
     #: name → value, for the plot.
     chart: dict = field(default_factory=dict)
+    #: Whether it came to its end.
+    whole: bool = True
+
+    @classmethod
+    def failed(cls, name, why):
+        """A measure of which there is nothing, and that nobody takes for one that was met."""
+        verdict = Verdict(f"{name}: the measure failed", "all of it")
+        return cls(name, f"The measure *{name}* failed", ["", ""], [["why", first_line(why)]], [verdict], whole=False)
 
     def missing(self, name, why):
         self.rows.append([name, "missing", *["-"] * (len(self.heads) - 2)])
         self.notes.append(f"{name} is missing: {why}")
+
+
+def first_line(why):
+    lines = str(why).strip().splitlines()
+    return (lines[0] if lines else type(why).__name__).replace("|", "/")
 
 
 def shown(value, digits=2):

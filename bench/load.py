@@ -44,17 +44,26 @@ def warm(options):
     return float(options[options.index("--warm") + 1]) if "--warm" in options else 0.0
 
 
-def alternating(jobs, rounds):
+def alternating(jobs, rounds, lost=None):
     """`jobs` (name → function) in turn, `rounds` times, each time in another order: name → medians.
 
-    Errors are summed up, everything else is the median over the rounds.
+    Errors are summed up, everything else is the median over the rounds. Whoever fails is told to
+    `lost` with the reason, and left out from then on.
     """
     found = {name: [] for name in jobs}
     names = list(jobs)
     for turn in range(rounds):
         turn %= len(names)
         for name in names[turn:] + names[:turn]:
-            found[name].append(jobs[name]())
+            if name not in found:
+                continue
+            try:
+                found[name].append(jobs[name]())
+            except Fault as why:
+                if lost is None:
+                    raise
+                lost(name, why)
+                del found[name]
     return {name: middle(runs) for name, runs in found.items()}
 
 

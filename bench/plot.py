@@ -3,7 +3,7 @@
 import math
 from html import escape
 
-WIDTH, LEFT, RIGHT, BAR, GAP = 860, 330, 90, 16, 8
+WIDTH, LEFT, RIGHT, BAR, GAP = 900, 330, 90, 16, 8
 GOOD, BAD, OTHER = "#2a7f62", "#c0392b", "#8a94a6"
 FONT = 'font-family="system-ui, sans-serif" font-size="12"'
 
@@ -18,7 +18,7 @@ def svg(found):
         for measured in found
         for name, value in sorted(measured.chart.items(), key=lambda pair: -pair[1])
     ]
-    first, top = panel("How many times better than it must be (line: just met)", margins, 24, LEFT + 90, line=1)
+    first, top = panel("How many times better than it must be (line: just met)", margins, 24, LEFT + 60, line=1)
     second, bottom = panel("Shared echo child, 64 callers: calls a second", rates, top + 34, LEFT - 170)
     parts = [*first, *second]
     return (

@@ -90,6 +90,9 @@ checked, errors counted. It runs on the same cores as what it drives. Contenders
 {bench.rounds} rounds, each in another order, and the tables show medians of these. *CPU* is the time of
 the program and all processes below it. *Cold* is from the start to what it can first be asked.
 
+A load average above {host["cores"] // 2} at start or end (see below) means that the machine had other work: then
+differences of some 10 % say nothing, and a must that is met or missed by so little is neither.
+
 {measures}
 
 ## Machine and versions

@@ -3,10 +3,11 @@
 import unittest
 import xml.etree.ElementTree
 
+from bench.contender import Fault
 from bench.findings import Measured, compared
 from bench.load import alternating
 from bench.plot import svg
-from bench.report import of_verdicts, table
+from bench.report import of_measure, of_verdicts, table
 
 
 class Verdicts(unittest.TestCase):
@@ -23,6 +24,12 @@ class Verdicts(unittest.TestCase):
         self.assertIsNone(verdict.met)
         self.assertIn("not compared", of_verdicts([verdict]))
 
+    def test_a_measure_that_failed_is_shown_as_such_and_met_nothing(self):
+        failed = Measured.failed("echo", Fault("no port | left\nand more"))
+        self.assertIn("no port / left", of_measure(failed))
+        self.assertEqual([verdict.met for verdict in failed.verdicts], [None])
+        self.assertFalse(failed.whole)
+
     def test_the_margin_tells_how_many_times_better_either_way(self):
         self.assertAlmostEqual(compared("m", "≤ 1/4", 1, 8, 1 / 4).margin, 2)
         self.assertAlmostEqual(compared("m", "≥ 10 ×", 20, 1, 10, at_most=False).margin, 2)
@@ -33,6 +40,14 @@ class Rounds(unittest.TestCase):
         runs = iter([{"p50_ms": 1, "errors": 1}, {"p50_ms": 9, "errors": 0}, {"p50_ms": 2, "errors": 2}])
         found = alternating({"one": lambda: next(runs)}, 3)
         self.assertEqual((found["one"]["p50_ms"], found["one"]["errors"]), (2, 3))
+
+    def test_who_fails_is_told_and_left_out_and_the_others_go_on(self):
+        def fails():
+            raise Fault("it ended")
+
+        lost = []
+        found = alternating({"a": lambda: {"errors": 0}, "b": fails}, 2, lambda name, why: lost.append((name, str(why))))
+        self.assertEqual((list(found), lost), (["a"], [("b", "it ended")]))
 
     def test_who_comes_first_changes(self):
         order = []

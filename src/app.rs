@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
@@ -334,13 +334,14 @@ fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Sen
 }
 
 /// Children start in folders of their own: a relative path would mean theirs.
-fn tools_dir(settings: &Settings) -> PathBuf {
-    std::path::absolute(&settings.tools_dir).unwrap_or_else(|_| settings.tools_dir.clone())
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn installer_settings(settings: &Settings) -> InstallerSettings {
     InstallerSettings {
-        tools_dir: tools_dir(settings),
+        tools_dir: absolute(&settings.tools_dir),
+        preinstalled_dir: settings.preinstalled_dir.as_deref().map(absolute),
         lock_file: settings.lock_file.clone(),
         in_background: settings.install,
     }
@@ -349,7 +350,7 @@ fn installer_settings(settings: &Settings) -> InstallerSettings {
 fn child_settings(settings: &Settings, store: &Store) -> ChildSettings {
     let limits = &settings.limits;
     ChildSettings {
-        tools_dir: tools_dir(settings),
+        tools_dir: absolute(&settings.tools_dir),
         scratch: store.staging().to_owned(),
         start_timeout: limits.start_timeout,
         max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),

@@ -37,8 +37,8 @@ def measure(bench):
                 targets |= {name: (contender, target) for name, target in reach(contender).items()}
             except (Missing, Fault) as why:
                 found.missing(contender.name, why)
-        one = alternating(jobs(bench, targets, 1) | {"stdio": lambda: over_stdio(bench, child)}, bench.rounds)
-        many = alternating(jobs(bench, targets, MANY), bench.rounds)
+        one = alternating(jobs(bench, targets, 1) | {"stdio": lambda: over_stdio(bench, child)}, bench.rounds, found.missing)
+        many = alternating(jobs(bench, targets, MANY), bench.rounds, found.missing)
         memory = {name: contender.memory()["VmRSS"] / 2**20 for name, (contender, _) in targets.items()}
         cold = {name: contender.cold for name, (contender, _) in targets.items()}
     for name in sorted(one, key=lambda name: one[name]["p50_ms"]):

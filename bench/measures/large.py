@@ -35,7 +35,7 @@ def measure(bench):
             idles[contender.name] = contender.memory()["VmRSS"]
             target = Target(contender.port, path, BODY)
             jobs[contender.name] = lambda contender=contender, target=target: one_round(contender, target, peaks)
-        times = alternating(jobs, bench.rounds)
+        times = alternating(jobs, bench.rounds, found.missing)
     for name, measured in times.items():
         above = peaks[name] - idles[name]
         cells = [measured["p50_ms"], measured["cpu_ms"], idles[name] / 1e6, above / 1e6, above / SIZE]

@@ -31,7 +31,7 @@ def measure(bench):
             found.rows.append([contender.name, shown(first), shown(seconds[contender.name], 3), shown(cpu)])
         except (Missing, Fault) as why:
             found.missing(contender.name, why)
-    label = "start to first good openapi.json, three servers, second start"
+    label = "documents of three servers, second start"
     found.verdicts.append(
         compared(label, "≤ 1/10 of mcpo's", seconds.get("bridge"), seconds.get("mcpo"), 1 / 10, unit=" s")
     )

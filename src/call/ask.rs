@@ -114,8 +114,8 @@ impl Ask {
 
     /// Writes the request for a number of ours and a child of this era, which may know nothing of
     /// the caller's; paths are resolved below `work`. A program reads what is `forwarded` in the
-    /// `_meta` of a tool call. With `follows` a tool call of ours asks for progress; clients ask for
-    /// themselves.
+    /// `_meta` of a tool call. With `follows` a tool call asks for progress, whether its client did or
+    /// not.
     pub fn writer(
         &self,
         spec: &ServerSpec,
@@ -143,7 +143,7 @@ impl Ask {
                     tool_call(number, &name, &arguments, forwarded.as_ref(), follows)
                 }
                 Self::Relay(relayed) => {
-                    relayed.line_for(number, resolved.as_ref(), forwarded.as_ref())
+                    relayed.line_for(number, resolved.as_ref(), forwarded.as_ref(), follows)
                 }
             };
             match (asked, era) {
@@ -158,15 +158,18 @@ impl Ask {
 impl Relayed {
     fn line_for(
         &self,
-        number: u64,
+        own: u64,
         arguments: Option<&RawJson>,
         forwarded: Option<&Value>,
+        follows: bool,
     ) -> Bytes {
-        let number = number.to_string();
+        let number = own.to_string();
         let mut edits: Vec<(&RawJson, &[u8])> = vec![(&self.id, number.as_bytes())];
-        let meta = forwarded.map(|headers| {
-            let token = self.token.as_ref().map(|_| number.as_str());
-            meta::with_headers(self.meta.as_ref(), token, headers)
+        let asks = (follows && self.tool.is_some()) || self.token.is_some();
+        let written = forwarded.is_some() || (asks && self.token.is_none());
+        let meta = written.then(|| {
+            let token = asks.then_some(own);
+            meta::with(self.meta.as_ref(), token, forwarded)
         });
         let mut name = self
             .tool
@@ -196,12 +199,8 @@ fn tool_call(
     follows: bool,
 ) -> Bytes {
     let name = Value::from(name);
-    let asked = format!(r#"{{"progressToken":{number}}}"#);
-    let asked = RawJson::parse(asked.into()).ok().filter(|_| follows);
-    let meta = match (forwarded, asked) {
-        (Some(headers), asked) => Some(meta::with_headers(asked.as_ref(), None, headers)),
-        (None, asked) => asked.map(|asked| asked.as_str().to_owned()),
-    };
+    let written = follows || forwarded.is_some();
+    let meta = written.then(|| meta::with(None, follows.then_some(number), forwarded));
     let meta = meta.map_or_else(String::new, |meta| format!(r#","_meta":{meta}"#));
     let line = format!(
         r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":{name},"arguments":{}{meta}}}}}"#,

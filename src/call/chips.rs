@@ -1,7 +1,7 @@
 //! New files in the chat itself: attached to the message that is being answered, beside the links in
 //! the text. Only where the user's own token came with the call. Nothing here fails a call.
 
-use std::{fs::File, io::Read as _, time::Duration};
+use std::{collections::HashSet, fs::File, io::Read as _, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::{Answer, Running, run::blocking};
 use crate::{
     config::Embed,
     model::UserToken,
-    openwebui::{Event, Failure, OpenWebUi},
+    openwebui::{Beside, Event, Failure, OpenWebUi},
     store::{Artifact, Link},
 };
 
@@ -38,7 +38,11 @@ impl Running {
         let attaching = async {
             let files = &answer.files.files;
             let shown = self.shown(openwebui, token, files, until).await;
-            for event in shown.events() {
+            let before = openwebui.beside(token, chat, message).await;
+            let before = before.inspect_err(|failure| {
+                tracing::debug!(%failure, "what the message shows already is not known");
+            });
+            for event in shown.events(before.ok()) {
                 openwebui.tell(token, chat, message, &event).await?;
             }
             Ok::<(), Failure>(())
@@ -70,7 +74,7 @@ impl Running {
                     tracing::warn!(%failure, "a file is not attached in the chat; its link works");
                 }
             }
-            shown.pages.extend(self.page(file).await);
+            shown.pages.extend(self.page(file).await.map(Value::from));
         }
         shown
     }
@@ -123,13 +127,33 @@ impl Running {
 #[derive(Default)]
 struct Shown {
     chips: Vec<Value>,
-    pages: Vec<String>,
+    pages: Vec<Value>,
 }
 
 impl Shown {
-    fn events(self) -> impl Iterator<Item = Event> {
-        let chips = (!self.chips.is_empty()).then_some(Event::Files(self.chips));
-        let pages = (!self.pages.is_empty()).then_some(Event::Pages(self.pages));
-        chips.into_iter().chain(pages)
+    /// With what the message showed `before`, if that is known: whoever looks at the chat now sees
+    /// only what the last event has.
+    fn events(self, before: Option<Beside>) -> impl Iterator<Item = Event> {
+        let Self { chips, mut pages } = self;
+        let all = before.is_some();
+        let before = before.unwrap_or_default();
+        let latest = (!before.files.is_empty()).then(|| latest(&chips, before.files));
+        let files = (!chips.is_empty()).then_some(Event::Files(chips));
+        let latest = latest.filter(|_| files.is_some()).map(Event::AllFiles);
+        let new = !pages.is_empty();
+        pages.extend(before.pages);
+        let pages = new.then_some(Event::Pages(pages, all));
+        files.into_iter().chain(latest).chain(pages)
     }
+}
+
+/// The files of both, and of several versions of one name the latest.
+fn latest(new: &[Value], before: Vec<Value>) -> Vec<Value> {
+    let mut names = HashSet::new();
+    let all = new.iter().cloned().chain(before);
+    all.filter(|file| match file["name"].as_str() {
+        Some(name) => names.insert(name.to_owned()),
+        None => true,
+    })
+    .collect()
 }

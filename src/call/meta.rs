@@ -7,6 +7,7 @@ use crate::model::RawJson;
 
 /// Under this name; what a client itself sends under it never arrives.
 const KEY: &str = "mcpo-bridge/headers";
+const TOKEN: &str = "progressToken";
 
 /// Names in lower case; several values of one name are joined, as HTTP does it.
 pub fn headers(headers: &HeaderMap) -> Value {
@@ -21,20 +22,28 @@ pub fn headers(headers: &HeaderMap) -> Value {
     members.into()
 }
 
-/// The client's metadata with the headers, and with our own progress token for his.
-pub fn with_headers(meta: Option<&RawJson>, token: Option<&str>, headers: &Value) -> String {
+/// The client's metadata with the headers, and with our own progress token, in the place of his where
+/// he sent one.
+pub fn with(meta: Option<&RawJson>, token: Option<u64>, headers: Option<&Value>) -> String {
     let members = meta.and_then(RawJson::members).unwrap_or_default();
-    let mut texts: Vec<String> = Vec::with_capacity(members.len() + 1);
+    let mut texts: Vec<String> = Vec::with_capacity(members.len() + 2);
     for member in members {
         let name: String = member.name.read().unwrap_or_default();
-        let value = match (name.as_str(), token) {
-            (KEY, _) => continue,
-            ("progressToken", Some(token)) => token,
-            _ => member.value.as_str(),
+        let ours = match name.as_str() {
+            KEY => headers.is_some(),
+            TOKEN => token.is_some(),
+            _ => false,
         };
-        texts.push(format!("{}:{value}", member.name.as_str()));
+        if !ours {
+            texts.push(format!(
+                "{}:{}",
+                member.name.as_str(),
+                member.value.as_str()
+            ));
+        }
     }
-    texts.push(format!("{}:{headers}", Value::from(KEY)));
+    texts.extend(token.map(|token| format!("{}:{token}", Value::from(TOKEN))));
+    texts.extend(headers.map(|headers| format!("{}:{headers}", Value::from(KEY))));
     format!("{{{}}}", texts.join(","))
 }
 
@@ -50,12 +59,18 @@ mod tests {
         let meta = RawJson::parse(meta.to_owned().into()).unwrap();
         let headers = json!({"x": "y"});
         assert_eq!(
-            with_headers(Some(&meta), Some("7"), &headers),
+            with(Some(&meta), Some(7), Some(&headers)),
             r#"{"a":1.0,"progressToken":7,"mcpo-bridge/headers":{"x":"y"}}"#
         );
         assert_eq!(
-            with_headers(None, None, &headers),
+            with(None, None, Some(&headers)),
             r#"{"mcpo-bridge/headers":{"x":"y"}}"#
         );
+        assert_eq!(
+            with(Some(&meta), None, None),
+            meta.as_str(),
+            "what nobody may forge is only looked at where headers are forwarded"
+        );
+        assert_eq!(with(None, Some(7), None), r#"{"progressToken":7}"#);
     }
 }

@@ -50,7 +50,8 @@ impl Running {
         let (spec, profile) = (&self.call.spec, &self.call.profile);
         let forwarded = self.call.forwarded.as_ref();
         for _ in 0..ROUNDS {
-            let follows = self.call.hearing.is_some();
+            let hearing = self.call.hearing.as_ref();
+            let follows = hearing.is_some_and(|hearing| hearing.witness.is_some());
             let write = ask.writer(spec, &job.work(), era, profile, forwarded, follows)?;
             let begun = round.take();
             let mut accompanied = None;
@@ -62,7 +63,7 @@ impl Running {
             let hearing = self.call.hearing.clone();
             let exchanged = child.exchange(write, cancelled, hearing).await;
             let reply = self.reply(exchanged)?;
-            let Some(asked) = Asked::of(&reply).filter(|_| plays) else {
+            let Some(asked) = plays.then(|| Asked::of(&reply)).flatten() else {
                 return Ok(reply);
             };
             let answers = cancelled.run_until_cancelled(self.answers(&asked)).await;
@@ -175,8 +176,9 @@ fn as_request(key: &RawJson, question: &RawJson) -> Option<Said> {
 
 /// The request as a line, with what its round adds.
 fn with_round(line: Bytes, round: Option<&Round>) -> Bytes {
-    let line = match (round, RawJson::parse(line.clone())) {
-        (Some(round), Ok(whole)) => {
+    let whole = round.map(|round| (round, RawJson::parse(line.clone())));
+    let line = match whole {
+        Some((round, Ok(whole))) => {
             let params = whole.member("params");
             let params = params.unwrap_or_else(RawJson::empty_object);
             let mut params = params.with_member("inputResponses", &round.answers);

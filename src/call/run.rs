@@ -65,10 +65,11 @@ impl CallEngine {
 impl Running {
     async fn finish(self) -> Result<Answer, CallError> {
         let began = record::Began::now();
+        // Boxed each, so that a call takes memory for its own mode alone.
         let outcome = match self.call.spec.mode {
-            Mode::Stateful => self.stateful().await,
-            Mode::Stateless => self.stateless().await,
-            Mode::Shared => self.shared().await,
+            Mode::Stateful => Box::pin(self.stateful()).await,
+            Mode::Stateless => Box::pin(self.stateless()).await,
+            Mode::Shared => Box::pin(self.shared()).await,
         };
         self.call.parking.end();
         let (answer, job) = outcome;

@@ -1,7 +1,10 @@
 //! What a call is doing, as a line under the message in the chat: its wait for a turn, and what its
 //! server says of its progress. Only where the user's own token came with the call.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use tokio::{
@@ -10,9 +13,9 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Ask, Call, CallEngine};
+use super::{Call, CallEngine};
 use crate::{
-    child::{BACKLOG, Cancellation, Heard, Hearing, Said},
+    child::{BACKLOG, Cancellation, Hearing, Said},
     config::Lang,
     openwebui::{Event, OpenWebUi},
 };
@@ -26,7 +29,7 @@ const LONGEST: usize = 200;
 
 /// The line of one call. Cheap to clone; says nothing where nobody would see it.
 #[derive(Clone, Default)]
-pub struct Status(Option<watch::Sender<Option<String>>>);
+pub struct Status(Option<Arc<watch::Sender<Option<String>>>>);
 
 /// What shows the line, until the call ends.
 pub struct Shown {
@@ -81,7 +84,7 @@ impl Shown {
             return nobody;
         }
         let (status, lines) = watch::channel(None);
-        let status = Status(Some(status));
+        let status = Status(Some(Arc::new(status)));
         let show = async move |event: Event| {
             let told = openwebui.tell(&token, &chat, &message, &event).await;
             if let Err(failure) = told {
@@ -152,31 +155,36 @@ async fn closed(lines: &mut watch::Receiver<Option<String>>) {
     while other.changed().await.is_ok() {}
 }
 
-/// Hears what the child says of its progress, where nobody else does.
+/// Has the line say what the child says of its progress. Where nobody else hears the child, it is
+/// heard here; its questions are declined by their drop, since a chat cannot be asked.
 fn follow(call: &mut Call, status: &Status) -> Option<JoinHandle<()>> {
-    if call.hearing.is_some() || !matches!(call.ask, Ask::Tool { .. }) {
-        return None;
+    let mut hearer = None;
+    if call.hearing.is_none() {
+        let mut owner = [0; 8];
+        getrandom::fill(&mut owner).ok()?;
+        let (sender, mut heard) = mpsc::channel(BACKLOG);
+        call.hearing = Some(Hearing {
+            // Any number that no other caller has.
+            owner: u64::from_le_bytes(owner) >> 1 | 1 << 62,
+            heard: sender,
+            cancellation: Cancellation::default(),
+            witness: None,
+        });
+        hearer = Some(tokio::spawn(async move {
+            while heard.recv().await.is_some() {}
+        }));
     }
-    let mut owner = [0; 8];
-    getrandom::fill(&mut owner).ok()?;
-    let (sender, mut heard) = mpsc::channel(BACKLOG);
-    call.hearing = Some(Hearing {
-        // Any number that no other caller has.
-        owner: u64::from_le_bytes(owner) >> 1 | 1 << 62,
-        heard: sender,
-        cancellation: Cancellation::default(),
-    });
-    let status = status.clone();
-    Some(tokio::spawn(async move {
-        while let Some(heard) = heard.recv().await {
-            // A question is declined by its drop: a chat cannot be asked.
-            if let Heard::Told(said) = heard
-                && let Some(line) = line_of(&said)
-            {
-                status.set(Some(line));
+    if let Some(hearing) = &mut call.hearing {
+        // A child that is still being settled keeps no line up.
+        let status = status.0.as_ref().map(Arc::downgrade);
+        hearing.witness = Some(Arc::new(move |said| {
+            let status = status.as_ref().and_then(Weak::upgrade);
+            if let (Some(status), Some(line)) = (status, line_of(said)) {
+                Status(Some(status)).set(Some(line));
             }
-        }
-    }))
+        }));
+    }
+    hearer
 }
 
 /// The server's words, and how far it is.

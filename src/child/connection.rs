@@ -243,7 +243,12 @@ impl Shared {
         let hearing = requests
             .get(&number)
             .and_then(|request| request.hearing.as_ref());
-        let full = hearing.map(|hearing| hearing.heard.try_send(heard));
+        let full = hearing.map(|hearing| {
+            if let (Some(witness), Heard::Told(said)) = (&hearing.witness, &heard) {
+                witness(said);
+            }
+            hearing.heard.try_send(heard)
+        });
         // What is dropped may answer the child, and must not do so under the lock.
         let dropped = match full {
             Some(Err(mpsc::error::TrySendError::Full(heard))) => {

@@ -40,6 +40,8 @@ pub struct Hearing {
     pub heard: mpsc::Sender<Heard>,
     /// How he calls his request off.
     pub cancellation: Cancellation,
+    /// Sees what the child tells, before he hears it: where it is there, progress is asked for.
+    pub witness: Option<Listener>,
 }
 
 /// Something that a child said to one hearer.

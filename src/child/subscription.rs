@@ -116,6 +116,7 @@ async fn listen(
         owner: STANDING,
         heard: sender,
         cancellation: Cancellation::default(),
+        witness: None,
     };
     let params = RawJson::of(&json!({"notifications": filter}));
     let params = envelope::params(Some(&params), &Profile::modern());

@@ -115,6 +115,13 @@ impl KeyRing {
         self.0.iter().map(|key| (&*key.name, key.document_secret()))
     }
 
+    /// The same for a key in clear.
+    pub fn document_secret(key: &Secret) -> String {
+        let digest = Sha256::digest(key.expose()).into();
+        let name = UNNAMED.into();
+        NamedKey { name, digest }.document_secret()
+    }
+
     /// Whether a part of a path is one of those. Takes the same time for every offer.
     pub fn opens_documents(&self, offered: &str) -> bool {
         let same = |key: &NamedKey| key.document_secret().as_bytes().ct_eq(offered.as_bytes());
@@ -220,6 +227,8 @@ mod tests {
         for (_, word) in &words {
             assert_eq!(word.len(), 22, "{word}");
             assert!(ring.opens_documents(word));
+            let own = ["k1", "k2"].map(|key| KeyRing::document_secret(&Secret::new(key)));
+            assert!(own.contains(word));
             assert!(!ring.opens_documents(&word[1..]));
             assert_eq!(ring.find(word.as_bytes()), None, "it is no key");
         }

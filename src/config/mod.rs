@@ -18,9 +18,9 @@ pub use server_file::{
     ConfigError, FILES_SERVER, LINK_FIELD, Loaded, RESERVED_NAMES, json_schema, load, servers,
 };
 pub use server_spec::{
-    Allow, BeforeEnd, CommandSpec, Embed, HeaderForwarding, Launch, Mode, RemoteKind, RemoteSpec,
-    ResolvedCommand, ServerAccess, ServerSpec, SpecVersion, Transport, USER_PLACEHOLDERS,
-    UserValues, WorkspaceScope, asks_for_user,
+    Allow, BeforeEnd, CommandSpec, Embed, HeaderForwarding, Launch, Mode, Remembered, RemoteKind,
+    RemoteSpec, ResolvedCommand, ServerAccess, ServerSpec, SpecVersion, Transport,
+    USER_PLACEHOLDERS, UserValues, WorkspaceScope, asks_for_user,
 };
 pub use settings::{
     CommandLine, Documents, IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel,

@@ -19,7 +19,7 @@ pub use allow::{Allow, ServerAccess};
 pub use command::{CommandSpec, ResolvedCommand};
 pub use forwarding::HeaderForwarding;
 pub use user_values::{USER_PLACEHOLDERS, UserValues, asks_for_user};
-pub use version::SpecVersion;
+pub use version::{Remembered, SpecVersion};
 
 use user_values::fill;
 
@@ -68,6 +68,8 @@ pub struct ServerSpec {
     pub forwarding: Option<HeaderForwarding>,
     /// Whom it is there for; everybody, where the file does not say.
     pub allow: Option<Allow>,
+    /// What [`Self::version`] found.
+    pub remembered: Remembered,
 }
 
 impl ServerSpec {
@@ -87,7 +89,7 @@ impl ServerSpec {
     /// A hash of everything that shapes a child. A reload keeps the sessions of a server whose
     /// version is the same; it changes with the value of a `${…}` too.
     pub fn version(&self) -> SpecVersion {
-        SpecVersion::of(self)
+        self.remembered.get(|| SpecVersion::of(self))
     }
 }
 

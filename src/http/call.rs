@@ -13,7 +13,7 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::{Problem, answer, call_files::WithFiles, metrics::Audited, multipart, peers};
+use super::{Problem, answer, call_files::WithFiles, metrics::Audited, multipart, peers, spool};
 use crate::{
     app::App,
     call::{Call, CallError},
@@ -22,6 +22,7 @@ use crate::{
     identity::SESSION_HEADER,
     model::{Caller, Principal, RawJson},
     openapi::{self, path_segment},
+    replicas::Routed as _,
     session::{Class, Place},
     telemetry::RequestId,
 };
@@ -85,19 +86,32 @@ async fn call(
         App::audit_refusal(peer.ip(), &nobody, server, tool, problem.kind());
     })?;
     let refused = |problem: &Problem| {
+        if problem.elsewhere().is_some() {
+            return;
+        }
         // What runs leaves its own line.
         let kind = app.refusal_kind(server, problem.kind());
         App::audit_refusal(caller.address, &caller.principal, server, tool, kind);
     };
     if multipart::is_multipart(request.headers()) {
-        let prepared = prepare_with_files(app, server, tool, &caller, request).await;
-        return run(app, prepared.inspect_err(refused)?).await;
+        let attempt = async |request| {
+            let prepared = prepare_with_files(app, server, tool, &caller, request).await;
+            run(app, prepared.inspect_err(refused)?).await
+        };
+        // Nothing is written for a caller who has no such tool.
+        let known = tool_of(app, server, tool, &caller).await;
+        if let Err(problem) = known.inspect_err(refused)
+            && problem.elsewhere().is_none()
+        {
+            return Err(problem);
+        }
+        return spool::run(app, &caller, request, attempt).await;
     }
     let (parts, body) = request.into_parts();
     let body = read(body, app.settings.listen.max_body_bytes)
         .await
         .inspect_err(refused)?;
-    let request = peers::forward(app, &caller, &parts, &body);
+    let request = || peers::forward(app, &caller, &parts, body.clone());
     let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
     let attempt = async || {
         let prepared = prepare(app, server, tool, &caller, &body, request_id.as_deref()).await;
@@ -105,12 +119,12 @@ async fn call(
         call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, &caller);
         let entered = app
             .replicas
-            .enter(&caller, &call.spec, &mut call.place)
+            .enter(&caller, call.spec.mode, &mut call.place)
             .await;
         entered.map_err(Problem::elsewhere)?;
         run(app, call).await
     };
-    app.replicas.run(&caller, &request, attempt).await
+    app.replicas.run(&caller, request, attempt).await
 }
 
 async fn run(app: &Arc<App>, call: Call) -> Result<Response, Problem> {
@@ -139,11 +153,8 @@ async fn prepare(
     body: &Bytes,
     request_id: Option<&str>,
 ) -> Result<Call, Problem> {
-    let offer = offer(app, server, caller).await?;
+    let offer = tool_of(app, server, tool, caller).await?;
     let tool = offer.name_at(tool);
-    if !offer.may_call(tool) {
-        return Err(Problem::unknown_tool(server, tool));
-    }
     let arguments = openapi::read_body(body.clone());
     let arguments = arguments.map_err(|error| Problem::bad_json(&error))?;
     let checked = offer.check(tool, arguments);
@@ -161,8 +172,7 @@ async fn prepare(
     ))
 }
 
-/// The same for a call that brings files. They are written as they come, so that it cannot be sent on
-/// to another replica.
+/// The same for a call that brings files, and its place: that is opened before they are put there.
 async fn prepare_with_files(
     app: &Arc<App>,
     server: &str,
@@ -170,11 +180,8 @@ async fn prepare_with_files(
     caller: &Caller,
     request: Request,
 ) -> Result<Call, Problem> {
-    let offer = offer(app, server, caller).await?;
+    let offer = tool_of(app, server, tool, caller).await?;
     let tool = offer.name_at(tool);
-    if !offer.may_call(tool) {
-        return Err(Problem::unknown_tool(server, tool));
-    }
     let check = |arguments: RawJson| {
         let checked = offer.check(tool, arguments);
         checked.map_err(|faults| Problem::bad_arguments(&faults))
@@ -185,7 +192,12 @@ async fn prepare_with_files(
     let with = WithFiles::read(app, &offer, tool, request).await?;
     check(with.arguments(&with.expected())?)?;
     let place = Place::of(caller, &offer.spec);
-    let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
+    let mut place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
+    let entered = app
+        .replicas
+        .enter(caller, offer.spec.mode, &mut place)
+        .await;
+    entered.map_err(Problem::elsewhere)?;
     let (arguments, incoming) = with.bring(app, caller, &offer, &place).await?;
     note_missing_chat(app, &offer, &place);
     let (spec, arguments) = (offer.spec.clone(), check(arguments)?);
@@ -193,6 +205,21 @@ async fn prepare_with_files(
     call.incoming = Mutex::new(incoming);
     call.forwarded = app.identity.forwarded(&call.spec, &headers, caller);
     Ok(call)
+}
+
+/// The offer of a server that has the tool.
+async fn tool_of(
+    app: &App,
+    server: &str,
+    tool: &str,
+    caller: &Caller,
+) -> Result<Arc<Offer>, Problem> {
+    let offer = offer(app, server, caller).await?;
+    let name = offer.name_at(tool);
+    if offer.may_call(name) {
+        return Ok(offer);
+    }
+    Err(Problem::unknown_tool(server, name))
 }
 
 async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, Problem> {

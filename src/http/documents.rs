@@ -118,18 +118,20 @@ async fn leaf_of(
     front: Front,
 ) -> Result<Response, Problem> {
     let keys = &app.settings.access.keys;
-    let leaf = match leaf.split_once('/') {
-        // For who cannot send a key: the path itself says that it may be read.
-        Some((secret, document @ "openapi.json")) if keys.opens_documents(secret) => document,
+    let (leaf, opened) = match leaf.split_once('/') {
+        // For who cannot send a key: the path itself says that he has it.
+        Some((secret, document @ "openapi.json")) if keys.opens_documents(secret) => {
+            (document, true)
+        }
         _ => {
             reader.admit(app).await?;
-            leaf
+            (leaf, false)
         }
     };
     let unknown = || Problem::unknown_server(server);
     let config = app.config();
     let spec = config.servers.get(server);
-    let spec = spec.filter(|spec| reader.sees(app, spec));
+    let spec = spec.filter(|spec| opened || reader.sees(app, spec));
     let name = spec.map(|spec| spec.name.clone()).ok_or_else(unknown)?;
     let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => offer,

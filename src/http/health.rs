@@ -4,9 +4,8 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
-    extract::{Request, State},
+    extract::State,
     http::{HeaderValue, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use indexmap::IndexMap;
@@ -191,13 +190,11 @@ pub async fn report(State(app): State<Arc<App>>, reader: Reader) -> Response {
 }
 
 /// A bridge that is about to end keeps no connection: the next request comes to another.
-pub async fn leave(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+pub fn leave(app: &App, response: &mut Response) {
     if app.replicas.is_draining() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    response
 }
 
 /// `GET /health/live`: the process answers.

@@ -1,12 +1,9 @@
 //! Only hosts and origins that are ours reach a handler: a page that rebinds its own name to our
 //! address must not act in a browser's name.
 
-use std::sync::Arc;
-
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
-    middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use url::Url;
@@ -15,7 +12,7 @@ use super::{Problem, peers::proven};
 use crate::app::App;
 
 /// Refuses unknown `Host` and `Origin` with 403. Health checks come by address and are exempt.
-pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub fn check(app: &App, request: &Request) -> Result<(), Response> {
     let listen = &app.settings.listen;
     let path = request.uri().path();
     let path = [&listen.root_path, &listen.path_prefix]
@@ -30,14 +27,14 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
         let target = request.uri().host().map(str::to_owned);
         let host = target.or_else(|| host(request.headers()));
         if !host.is_some_and(|host| known(&host, &listen.allowed_hosts)) {
-            return refuse("Host");
+            return Err(refuse("Host"));
         }
         let origin = request.headers().get(header::ORIGIN);
-        if !origin.is_none_or(|origin| known_origin(origin, &app)) {
-            return refuse("Origin");
+        if !origin.is_none_or(|origin| known_origin(origin, app)) {
+            return Err(refuse("Origin"));
         }
     }
-    next.run(request).await
+    Ok(())
 }
 
 fn refuse(header: &str) -> Response {
@@ -56,8 +53,9 @@ fn host(headers: &HeaderMap) -> Option<String> {
 }
 
 fn known(host: &str, allowed: &[String]) -> bool {
-    let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
-    allowed.iter().any(|name| name == "*" || *name == host)
+    let host = host.trim_matches(['[', ']']);
+    let named = |name: &String| name == "*" || name.eq_ignore_ascii_case(host);
+    allowed.iter().any(named)
 }
 
 fn known_origin(origin: &HeaderValue, app: &App) -> bool {

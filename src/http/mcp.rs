@@ -57,13 +57,13 @@ pub async fn post(came: Came) -> Response {
         accepts(headers, &["application/json", "text/event-stream"])?;
         let body = read(body, headers, app.settings.listen.max_body_bytes).await?;
         let message = ClientMessage::read(&body)?;
-        let request = peers::forward(app, &caller, &came.parts, &body);
+        let request = || peers::forward(app, &caller, &came.parts, body.clone());
         let server = came.server.as_deref();
         let attempt = async || match asking(app, server, &came.parts, &caller).await? {
             Asked::One(asking) => mcp::post(asking, message.clone()).await,
             Asked::All(asking) => mcp::all::post(asking, message.clone()).await,
         };
-        app.replicas.run(&caller, &request, attempt).await
+        app.replicas.run(&caller, request, attempt).await
     };
     posted.await.unwrap_or_else(RpcError::into_response)
 }
@@ -74,13 +74,13 @@ pub async fn get(came: Came) -> Response {
         let (app, parts) = (&came.app, &came.parts);
         let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
         accepts(&parts.headers, &["text/event-stream"])?;
-        let request = peers::forward(app, &caller, parts, &Bytes::new());
+        let request = || peers::forward(app, &caller, parts, Bytes::new());
         let server = came.server.as_deref();
         let attempt = async || match asking(app, server, parts, &caller).await? {
             Asked::One(asking) => mcp::get(&asking).await,
             Asked::All(asking) => mcp::all::get(&asking).await,
         };
-        app.replicas.run(&caller, &request, attempt).await
+        app.replicas.run(&caller, request, attempt).await
     };
     opened.await.unwrap_or_else(RpcError::into_response)
 }
@@ -90,13 +90,13 @@ pub async fn delete(came: Came) -> Response {
     let ended = async {
         let (app, parts) = (&came.app, &came.parts);
         let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
-        let request = peers::forward(app, &caller, parts, &Bytes::new());
+        let request = || peers::forward(app, &caller, parts, Bytes::new());
         let server = came.server.as_deref();
         let attempt = async || match asking(app, server, parts, &caller).await? {
             Asked::One(asking) => mcp::delete(&asking).await,
             Asked::All(asking) => mcp::all::delete(&asking).await,
         };
-        app.replicas.run(&caller, &request, attempt).await
+        app.replicas.run(&caller, request, attempt).await
     };
     ended.await.unwrap_or_else(RpcError::into_response)
 }

@@ -30,16 +30,10 @@ pub async fn render(State(app): State<Arc<App>>, reader: Reader) -> Response {
     ([(header::CONTENT_TYPE, kind)], app.render_metrics()).into_response()
 }
 
-/// Counts problems by their kind, and leaves an audit line for refusals that no call left.
-pub async fn count_problems(
-    State(metrics): State<Arc<Metrics>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let response = next.run(request).await;
+/// Counts a problem by its kind, and leaves an audit line for refusals that no call left.
+pub fn count_problem(metrics: &Metrics, peer: SocketAddr, response: &Response) {
     let Some(ProblemKind(kind)) = response.extensions().get() else {
-        return response;
+        return;
     };
     metrics.problem(kind);
     let status = response.status();
@@ -51,7 +45,6 @@ pub async fn count_problems(
             ..event
         });
     }
-    response
 }
 
 /// Set as an extension on answers whose audit line is written.

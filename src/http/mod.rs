@@ -4,15 +4,18 @@ mod answer;
 mod call;
 mod call_files;
 mod documents;
+mod door;
 pub mod files;
 mod health;
 mod hosts;
+mod leftover;
 mod mcp;
 mod metrics;
 mod multipart;
 mod peers;
 mod problem;
 mod routes;
+mod spool;
 mod upload;
 
 pub use problem::Problem;

@@ -8,7 +8,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use tokio::io::AsyncWriteExt as _;
 
 use super::Problem;
-use crate::{app::App, call::Incoming, store::StoreError};
+use crate::{
+    app::App,
+    call::Incoming,
+    store::{StagedFile, StoreError},
+};
 
 /// A body in parts.
 #[derive(Default)]
@@ -65,9 +69,7 @@ async fn text(mut field: Field<'_>, room: &mut u64, limit: u64) -> Result<String
 async fn file(app: &App, mut field: Field<'_>) -> Result<Incoming, Problem> {
     let name = field.file_name().unwrap_or_default().to_owned();
     let limit = app.settings.files.max_upload_bytes;
-    let store = app.store.clone();
-    let staged = tokio::task::spawn_blocking(move || store.stage_file()).await;
-    let file = staged.expect("staging does not panic").map_err(full)?;
+    let file = stage(app).await?;
     let mut to = tokio::fs::File::from_std(file.data().map_err(unwritten)?);
     let mut size = 0;
     while let Some(chunk) = field.chunk().await.map_err(|error| bad(&error))? {
@@ -81,11 +83,19 @@ async fn file(app: &App, mut field: Field<'_>) -> Result<Incoming, Problem> {
     Ok(Incoming { name, file, size })
 }
 
+/// Begins a file.
+pub async fn stage(app: &App) -> Result<StagedFile, Problem> {
+    let store = app.store.clone();
+    let staged = tokio::task::spawn_blocking(move || store.stage_file()).await;
+    staged.expect("staging does not panic").map_err(full)
+}
+
 fn full(error: StoreError) -> Problem {
     crate::call::CallError::from(error).into()
 }
 
-fn unwritten(source: std::io::Error) -> Problem {
+/// What came could not be kept.
+pub fn unwritten(source: std::io::Error) -> Problem {
     full(StoreError::Io {
         action: "write",
         path: "an upload".into(),

@@ -3,54 +3,58 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    body::Body,
-    extract::{OriginalUri, Request, State},
+    extract::{OriginalUri, Request},
     http::{Extensions, HeaderMap, StatusCode, request::Parts},
-    middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use bytes::Bytes;
 
-use super::Problem;
+use super::{Problem, multipart, spool};
 use crate::{
     app::App,
     identity::Refusal,
     model::Caller,
-    replicas::{Envelope, Forward, PEER_HEADER, Refused, again},
+    replicas::{Envelope, Forward, PEER_HEADER, Payload, Refused, again},
 };
 
 /// Takes the envelope off, and leaves the caller in the request's extensions.
-pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub async fn admit(app: &App, mut request: Request) -> Result<Request, Response> {
     let mut sent = request.headers().get_all(&PEER_HEADER).iter();
     let (first, second) = (sent.next().cloned(), sent.next().is_some());
     let Some(value) = first else {
-        return next.run(request).await;
+        return Ok(request);
     };
     request.headers_mut().remove(&PEER_HEADER);
     if second {
-        return refuse();
+        return Err(refuse());
     }
     let opened = app
         .replicas
         .open(&value, request.method(), target(request.uri()));
     match opened {
-        Ok(envelope) => match unpack(&app, envelope, request).await {
-            Ok(request) => next.run(request).await,
-            Err(refusal) => refusal,
-        },
-        Err(Refused::Misdirected) => again(),
-        Err(Refused::Forged) => refuse(),
+        Ok(envelope) => unpack(app, envelope, request).await,
+        Err(Refused::Misdirected) => Err(again()),
+        Err(Refused::Forged) => Err(refuse()),
     }
 }
 
 async fn unpack(app: &App, envelope: Envelope, request: Request) -> Result<Request, Response> {
     let (mut parts, body) = request.into_parts();
-    let limit = usize::try_from(app.settings.listen.max_body_bytes).unwrap_or(usize::MAX);
-    let body = axum::body::to_bytes(body, limit).await;
-    let body = body.map_err(|error| Problem::broken_body(&error).into_response())?;
-    let caller = envelope.caller_of(&body).map_err(|_| refuse())?;
+    let body = if multipart::is_multipart(&parts.headers) {
+        spool::spool(app, body)
+            .await
+            .map_err(Problem::into_response)?
+    } else {
+        let limit = usize::try_from(app.settings.listen.max_body_bytes).unwrap_or(usize::MAX);
+        let body = axum::body::to_bytes(body, limit).await;
+        let body = body.map_err(|error| Problem::broken_body(&error).into_response())?;
+        body.into()
+    };
+    let caller = envelope.caller_of(&body.digest()).map_err(|_| refuse())?;
     parts.extensions.insert(Arc::new(caller));
-    Ok(Request::from_parts(parts, Body::from(body)))
+    let bytes = body.body();
+    let bytes = bytes.map_err(|error| multipart::unwritten(error).into_response())?;
+    parts.extensions.insert(body);
+    Ok(Request::from_parts(parts, bytes))
 }
 
 fn refuse() -> Response {
@@ -77,7 +81,7 @@ pub async fn caller(
 }
 
 /// The request as it may go on to another replica.
-pub fn forward(app: &App, caller: &Caller, parts: &Parts, body: &Bytes) -> Forward {
+pub fn forward(app: &App, caller: &Caller, parts: &Parts, body: impl Into<Payload>) -> Forward {
     let mut headers = parts.headers.clone();
     if let Some(id) = parts.extensions.get::<crate::telemetry::RequestId>()
         && let Ok(id) = id.as_str().parse()
@@ -93,7 +97,7 @@ pub fn forward(app: &App, caller: &Caller, parts: &Parts, body: &Bytes) -> Forwa
         method: parts.method.clone(),
         target: target_of(parts).to_owned(),
         headers,
-        body: body.clone(),
+        body: body.into(),
     }
 }
 

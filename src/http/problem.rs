@@ -142,6 +142,15 @@ impl Problem {
         Self::message(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", text)
     }
 
+    /// 413: a body that brings files.
+    pub fn files_too_large(limit: u64) -> Self {
+        let text = format!(
+            "the files are together larger than {limit} bytes (MCPO_MAX_UPLOAD_BYTES for each, \
+             MCPO_MAX_FILES_PER_CALL of them): send them in turn"
+        );
+        Self::message(StatusCode::PAYLOAD_TOO_LARGE, "file_too_large", text)
+    }
+
     /// 413.
     pub fn too_many_files(most: usize) -> Self {
         let text = format!("more than {most} files (MCPO_MAX_FILES_PER_CALL): send them in turn");

@@ -13,15 +13,15 @@ use axum::{
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::{
-    Problem, call, documents,
+    Problem, call, documents, door,
     files::{self, PageLanguage},
-    health, hosts, mcp, metrics, peers, upload,
+    health, mcp, metrics, upload,
 };
 use crate::{
     app::App,
     config::{Lang, Listen},
     identity::SESSION_HEADER,
-    telemetry::{REQUEST_ID, count_requests, request_id_layer},
+    telemetry::{REQUEST_ID, request_id_layer},
 };
 
 /// The whole service.
@@ -72,23 +72,14 @@ pub fn router(app: &Arc<App>) -> Router {
         "" => routes,
         root => Router::new().nest(root, routes.clone()).merge(routes),
     };
-    // The outermost layer is the last: every answer has a request id, also a refusal; pages of
-    // other origins learn why they are refused; what another replica sends on is known as such; and
-    // of the rest only hosts that are ours reach a handler.
-    routes
-        .layer(middleware::from_fn_with_state(app.clone(), hosts::check))
-        .layer(middleware::from_fn_with_state(app.clone(), peers::admit))
-        .layer(middleware::from_fn_with_state(app.clone(), health::leave))
-        .layer(middleware::from_fn_with_state(
-            app.metrics.clone(),
-            count_requests,
-        ))
-        .layer(middleware::from_fn_with_state(
-            app.metrics.clone(),
-            super::metrics::count_problems,
-        ))
-        .layer(cors(&app.settings.listen))
-        .layer(middleware::from_fn(request_id_layer))
+    // From the outside in: every answer has a request id, also a refusal; pages of other origins
+    // learn why they are refused; and only who may come in reaches a handler. One layer of three:
+    // each further one would copy all below it for each request.
+    routes.layer((
+        middleware::from_fn(request_id_layer),
+        cors(&app.settings.listen),
+        middleware::from_fn_with_state(app.clone(), door::pass),
+    ))
 }
 
 /// Credentials are allowed only for origins that are named: `*` never gets a browser's own.

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Problem, metrics::Audited, multipart, peers};
+use super::{Problem, metrics::Audited, multipart, peers, spool};
 use crate::{
     app::App,
     artifacts::mime_type,
@@ -42,7 +42,17 @@ pub async fn post(
         Ok(caller) => caller,
         Err(refusal) => return Problem::from(refusal).into_response(),
     };
-    let mut response = match upload(&app, &caller, asked.server, request).await {
+    let asked = asked.server.as_deref();
+    let attempt = async |request| upload(&app, &caller, asked, request).await;
+    // Nothing is written for a caller who has no folder.
+    let known = asked.map_or(Ok(()), |server| {
+        place_of(&app, &caller, Some(server)).map(drop)
+    });
+    let taken = match known {
+        Ok(()) => spool::run(&app, &caller, request, attempt).await,
+        Err(refused) => Err(refused),
+    };
+    let mut response = match taken {
         Ok(response) => response,
         Err(problem) => {
             write_audit(&caller, &[], problem.kind());
@@ -56,25 +66,19 @@ pub async fn post(
 async fn upload(
     app: &Arc<App>,
     caller: &Caller,
-    server: Option<String>,
+    server: Option<&str>,
     request: Request,
 ) -> Result<Response, Problem> {
-    // Nothing is written for a caller who has no folder.
-    let mut place = None;
-    if let Some(server) = &server {
-        place = Some(place_of(app, caller, Some(server))?);
-    }
     let parts = multipart::read(app, request).await?;
-    let place = if let Some(place) = place {
-        place
-    } else {
-        let named = parts.texts.iter().find(|(name, _)| name == "server");
-        place_of(app, caller, named.map(|(_, server)| server.as_str()))?
-    };
+    let named = parts.texts.iter().find(|(name, _)| name == "server");
+    let named = named.map(|(_, server)| server.as_str());
+    let mut place = place_of(app, caller, server.or(named))?;
     let files: Vec<_> = parts.files.into_iter().map(|(_, file)| file).collect();
     if files.is_empty() {
         return Err(Problem::bad_part("there is no part with a file in it"));
     }
+    let entered = app.replicas.enter(caller, Mode::Stateful, &mut place).await;
+    entered.map_err(Problem::elsewhere)?;
     let taken = take_in(app, caller, &place, files).await?;
     let total: u64 = taken.iter().map(|file| file.size).sum();
     app.metrics.uploaded(total);

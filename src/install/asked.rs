@@ -31,7 +31,7 @@ pub struct Asked {
     pub digest: String,
     /// The versions that are known for it: locked ones, or those chosen before.
     pub pin: Option<Pin>,
-    /// The lock file says so.
+    /// The lock file says so, or that of what was installed ahead.
     pub locked: bool,
     /// Folders have no versions: they can be installed but not locked.
     pub lockable: bool,
@@ -66,10 +66,11 @@ impl Asked {
             What::Interpreter(_) => (String::new(), false),
         };
         let entry = lock.and_then(|lock| lock.entry(&spec.name, &digest));
-        let (locked, mut warning) = match entry {
-            Some(Ok(pin)) => (Some(pin), None),
-            Some(Err(why)) => (None, Some(why)),
-            None => (None, None),
+        let ahead = folder.pinned_ahead(&digest);
+        let (locked, mut warning) = match (entry, ahead) {
+            (Some(Ok(pin)), _) | (_, Some(pin)) => (Some(pin), None),
+            (Some(Err(why)), None) => (None, Some(why)),
+            (None, None) => (None, None),
         };
         if lock.is_some() && lockable && locked.is_none() && warning.is_none() {
             let why = "it is not in the lock file: run `mcpo-bridge install`";

@@ -20,13 +20,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::pin::Pin;
+use super::{pin::Pin, preinstalled::Preinstalled};
 
 /// Environments and pins that no bridge used for so long are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 /// What is being made for longer than this was given up.
 const GIVEN_UP: Duration = Duration::from_secs(86_400);
 
+/// Below a tools folder.
+pub(super) const INSTALLED: &str = "installed";
 const RECORD: &str = "environment.json";
 const USED: &str = "used";
 
@@ -34,6 +36,8 @@ const USED: &str = "used";
 #[derive(Debug, Clone)]
 pub struct Folder {
     root: PathBuf,
+    /// Looked at where something is not here.
+    ahead: Option<Preinstalled>,
 }
 
 /// What an environment says of itself.
@@ -50,43 +54,40 @@ impl Folder {
     /// Below this tools folder, which need not be there yet.
     pub fn within(tools_dir: &Path) -> Self {
         Self {
-            root: tools_dir.join("installed"),
+            root: tools_dir.join(INSTALLED),
+            ahead: None,
         }
+    }
+
+    /// The same, with what was installed ahead.
+    #[must_use]
+    pub fn over(self, ahead: Option<Preinstalled>) -> Self {
+        Self { ahead, ..self }
+    }
+
+    /// What was installed ahead for such a command line.
+    pub fn pinned_ahead(&self, wanted: &str) -> Option<Pin> {
+        self.ahead.as_ref()?.pin(wanted)
     }
 
     /// Whether what lies there may be run: nobody but us and root can have put it there.
     pub fn is_ours(&self) -> Result<(), String> {
-        let found = match fs::symlink_metadata(&self.root) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(format!("{} cannot be used ({error})", self.root.display())),
-        };
-        let own = rustix::process::geteuid().as_raw();
-        let trusted = found.is_dir() && (found.uid() == own || found.uid() == 0);
-        // A group may be all that users of a shared volume have in common.
-        if trusted && found.mode() & 0o002 == 0 {
-            return Ok(());
-        }
-        Err(format!(
-            "{} may be written by others than user {own}: remove it, or set MCPO_TOOLS_DIR to a \
-             folder of your own",
-            self.root.display()
-        ))
+        is_ours(&self.root, "MCPO_TOOLS_DIR")?;
+        let ahead = self.ahead.as_ref();
+        ahead.map_or(Ok(()), |ahead| {
+            is_ours(ahead.root(), "MCPO_PREINSTALLED_DIR")
+        })
     }
 
     /// The environment of this pin, if it is there and whole.
     pub fn environment(&self, pin: &Pin) -> Option<(PathBuf, Record)> {
-        let path = self.path(pin);
-        let text = fs::read(path.join(RECORD)).ok()?;
-        let record: Record = serde_json::from_slice(&text).ok()?;
-        // Its interpreter may have gone with an update of the system.
-        let python = path.join("venv");
-        let whole = !python.exists() || python.join("bin/python").exists();
-        whole.then_some((path, record))
+        let ahead = self.ahead.as_ref().map(Preinstalled::root);
+        let roots = std::iter::once(self.root.as_path()).chain(ahead);
+        roots.into_iter().find_map(|root| environment(root, pin))
     }
 
     fn path(&self, pin: &Pin) -> PathBuf {
-        self.root.join("environments").join(pin.digest())
+        environment_path(&self.root, pin)
     }
 
     /// A folder to make an environment in. Goes when dropped.
@@ -111,7 +112,7 @@ impl Folder {
         for _ in 0..2 {
             match fs::rename(&stage.path, &place) {
                 Ok(()) => return Ok(place),
-                Err(_) if self.environment(&record.pin).is_some() => return Ok(place),
+                Err(_) if environment(&self.root, &record.pin).is_some() => return Ok(place),
                 // One that is broken: out of the way with it.
                 Err(_) => {
                     let aside = self.root.join("staging").join(Uuid::new_v4().to_string());
@@ -184,6 +185,39 @@ impl Folder {
         }
         removed
     }
+}
+
+fn is_ours(root: &Path, setting: &str) -> Result<(), String> {
+    let found = match fs::symlink_metadata(root) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(format!("{} cannot be used ({error})", root.display())),
+    };
+    let own = rustix::process::geteuid().as_raw();
+    let trusted = found.is_dir() && (found.uid() == own || found.uid() == 0);
+    // A group may be all that users of a shared volume have in common.
+    if trusted && found.mode() & 0o002 == 0 {
+        return Ok(());
+    }
+    Err(format!(
+        "{} may be written by others than user {own}: remove it, or set {setting} to a folder of \
+         your own",
+        root.display()
+    ))
+}
+
+fn environment(root: &Path, pin: &Pin) -> Option<(PathBuf, Record)> {
+    let path = environment_path(root, pin);
+    let text = fs::read(path.join(RECORD)).ok()?;
+    let record: Record = serde_json::from_slice(&text).ok()?;
+    // Its interpreter may have gone with an update of the system.
+    let python = path.join("venv");
+    let whole = !python.exists() || python.join("bin/python").exists();
+    whole.then_some((path, record))
+}
+
+fn environment_path(root: &Path, pin: &Pin) -> PathBuf {
+    root.join("environments").join(pin.digest())
 }
 
 /// A folder in which something is made; what is left of it goes when this is dropped.

@@ -17,7 +17,9 @@ use super::{
     Asked, Launches, LockFile, Pin, Resolved,
     folder::{Folder, Record},
     launcher::What,
-    node, python,
+    node,
+    preinstalled::Preinstalled,
+    python,
     settle::as_it_is,
     work::{Failed, Work},
 };
@@ -31,6 +33,8 @@ const AT_ONCE: usize = 2;
 pub struct InstallerSettings {
     /// Environments lie below it; absolute.
     pub tools_dir: PathBuf,
+    /// What was installed ahead and is only read; absolute.
+    pub preinstalled_dir: Option<PathBuf>,
     /// What is locked.
     pub lock_file: PathBuf,
     /// Install what is not there, beside the calls. Without it only what is locked.
@@ -76,7 +80,8 @@ impl Installer {
     /// Does nothing before [`Installer::follow`].
     pub fn new(settings: InstallerSettings, children: Arc<Children>) -> Self {
         Self {
-            folder: Folder::within(&settings.tools_dir),
+            folder: Folder::within(&settings.tools_dir)
+                .over(settings.preinstalled_dir.as_deref().map(Preinstalled::open)),
             settings,
             children,
             places: Semaphore::new(AT_ONCE),

@@ -16,6 +16,7 @@ mod launches;
 mod lock_file;
 mod node;
 mod pin;
+mod preinstalled;
 mod python;
 mod resolved;
 mod settle;

@@ -103,6 +103,6 @@ fn request(incoming: Incoming<'_>, session: &McpSession, method: &Method, body: 
         target: incoming.target.to_owned(),
         headers,
         chosen: HeaderMap::new(),
-        body: body.clone(),
+        body: body.clone().into(),
     }
 }

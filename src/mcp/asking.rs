@@ -108,7 +108,7 @@ impl Asking<'_> {
     pub async fn enter(&self, mut place: Place) -> Result<Place, RpcError> {
         let replicas = &self.app.replicas;
         let entered = replicas
-            .enter(&self.caller, &self.offer.spec, &mut place)
+            .enter(&self.caller, self.offer.spec.mode, &mut place)
             .await;
         entered.map_err(RpcError::elsewhere)?;
         Ok(place)

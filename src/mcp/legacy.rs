@@ -76,13 +76,12 @@ pub fn stream_of(
     let seen = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse().ok());
-    // Without an id a stream begins with what comes next.
-    let seen = seen.unwrap_or_else(|| session.outbox.last());
     let (sender, events) = mpsc::channel(64);
     let stopping = app.engine.stopping.clone();
+    // Before the answer, so that what comes after it is on this stream.
+    let sending = session.outbox.open(seen, sender);
     tokio::spawn(async move {
-        let outbox = session.outbox.clone();
-        let sending = session.ended.run_until_cancelled(outbox.send(seen, sender));
+        let sending = session.ended.run_until_cancelled(sending);
         // A stream that waits for news must not use up the grace of a bridge that stops.
         stopping.run_until_cancelled(sending).await;
     });
@@ -102,7 +101,7 @@ async fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Result<Resp
     // Where the chat's child lives, if it does, the session needs no go-between.
     if let Some(place) = Place::of(&asking.caller, &asking.offer.spec) {
         let (caller, spec) = (&asking.caller, &asking.offer.spec);
-        let here = asking.app.replicas.look(caller, spec, &place).await;
+        let here = asking.app.replicas.look(caller, spec.mode, &place).await;
         here.map_err(RpcError::elsewhere)?;
     }
     let version = lists::agree(message.params.protocol_version.as_deref());

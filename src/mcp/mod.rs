@@ -14,6 +14,7 @@ mod listen;
 mod lists;
 mod message;
 mod modern;
+mod outbox;
 mod park;
 mod relay;
 mod session;

@@ -100,6 +100,7 @@ impl Relay {
             owner,
             heard: sender,
             cancellation: cancellation.clone(),
+            witness: None,
         });
         let parking = call.parking.clone();
         let spec = call.spec.clone();

@@ -18,7 +18,7 @@ use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{all::Shown, stream::Outbox};
+use super::{all::Shown, outbox::Outbox};
 use crate::{
     call::Parking,
     catalog::News,

@@ -1,11 +1,6 @@
 //! Server-sent events, as MCP uses them.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream},
@@ -14,17 +9,12 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 /// A stream that says nothing for this long gets a comment: proxies and clients close silent ones.
 pub const PING_EVERY: Duration = Duration::from_secs(15);
 /// A comment, which clients must ignore.
 pub const PING: Bytes = Bytes::from_static(b": ping\n\n");
-/// Events that a GET stream can be resumed from.
-const KEPT: usize = 256;
-/// Bytes of these.
-const KEPT_BYTES: usize = 4 * 1024 * 1024;
-
 /// One message as an event. Messages are single lines.
 pub fn event(id: Option<u64>, line: &[u8]) -> Bytes {
     let mut event = Vec::with_capacity(line.len() + 48);
@@ -92,78 +82,4 @@ pub fn response(events: mpsc::Receiver<Bytes>) -> Response {
     );
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
-}
-
-/// What a client's GET stream gets, kept for a while so that it can be resumed.
-#[derive(Default)]
-pub struct Outbox {
-    events: Mutex<Events>,
-    more: Notify,
-}
-
-#[derive(Default)]
-struct Events {
-    kept: VecDeque<(u64, Bytes)>,
-    bytes: usize,
-    last: u64,
-}
-
-impl Outbox {
-    /// Adds a message.
-    pub fn push(&self, line: &[u8]) {
-        let mut events = self.lock();
-        events.last += 1;
-        let event = event(Some(events.last), line);
-        events.bytes += event.len();
-        let number = events.last;
-        events.kept.push_back((number, event));
-        while events.kept.len() > KEPT || events.bytes > KEPT_BYTES {
-            let Some((_, event)) = events.kept.pop_front() else {
-                break;
-            };
-            events.bytes -= event.len();
-        }
-        drop(events);
-        self.more.notify_waiters();
-    }
-
-    /// The number of the newest event.
-    pub fn last(&self) -> u64 {
-        self.lock().last
-    }
-
-    /// Sends what comes after `seen`, until the reader is gone.
-    pub async fn send(&self, mut seen: u64, reader: mpsc::Sender<Bytes>) {
-        loop {
-            let mut more = std::pin::pin!(self.more.notified());
-            // Listening begins before looking, or an event in between could be missed.
-            more.as_mut().enable();
-            let new: Vec<(u64, Bytes)> = self
-                .lock()
-                .kept
-                .iter()
-                .filter(|(number, _)| *number > seen)
-                .cloned()
-                .collect();
-            for (number, event) in new {
-                seen = number;
-                if reader.send(event).await.is_err() {
-                    return;
-                }
-            }
-            tokio::select! {
-                () = more => {}
-                () = reader.closed() => return,
-                () = tokio::time::sleep(PING_EVERY) => {
-                    if reader.send(PING).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Events> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }

@@ -12,10 +12,13 @@ use crate::model::UserToken;
 /// Something that the chat shows with a message.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// Files that Open WebUI has.
+    /// New files that Open WebUI has. It keeps them with the message, before what that had.
     Files(Vec<Value>),
-    /// Pages, each in a frame that its script does not leave.
-    Pages(Vec<String>),
+    /// All files of the message, for who looks at it now: Open WebUI shows him those of the last event.
+    AllFiles(Vec<Value>),
+    /// Pages, each in a frame that its script does not leave, and whether they are all of the
+    /// message's.
+    Pages(Vec<Value>, bool),
     /// A line about what is being done, and whether that is over; it goes then.
     Status(String, bool),
 }
@@ -24,7 +27,13 @@ impl Event {
     fn body(&self) -> Value {
         match self {
             Self::Files(files) => json!({"type": "files", "data": {"files": files}}),
-            Self::Pages(pages) => json!({"type": "embeds", "data": {"embeds": pages}}),
+            Self::AllFiles(files) => {
+                json!({"type": "chat:message:files", "data": {"files": files}})
+            }
+            Self::Pages(pages, all) => {
+                let data = json!({"embeds": pages, "replace": all});
+                json!({"type": "embeds", "data": data})
+            }
             Self::Status(line, over) => {
                 let data = json!({"description": line, "done": over, "hidden": over});
                 json!({"type": "status", "data": data})
@@ -51,19 +60,48 @@ pub struct Attachment {
 /// A chat of thousands of messages.
 const LONGEST_CHAT: usize = 64 * 1024 * 1024;
 
+/// What a message shows beside its text, newest first.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// Its files.
+    pub files: Vec<Value>,
+    /// Its pages.
+    pub pages: Vec<Value>,
+}
+
 impl OpenWebUi {
+    /// What a message shows already.
+    pub async fn beside(
+        &self,
+        token: &UserToken,
+        chat: &str,
+        message: &str,
+    ) -> Result<Beside, Failure> {
+        let chat = self.chat(token, chat).await?;
+        let message = &chat["history"]["messages"][message];
+        let list = |key: &str| message[key].as_array().cloned().unwrap_or_default();
+        Ok(Beside {
+            files: list("files"),
+            pages: list("embeds"),
+        })
+    }
+
     /// The files that the user's messages of a chat carry, each once.
     pub async fn attachments(
         &self,
         token: &UserToken,
         chat: &str,
     ) -> Result<Vec<Attachment>, Failure> {
+        Ok(attachments(&self.chat(token, chat).await?))
+    }
+
+    async fn chat(&self, token: &UserToken, chat: &str) -> Result<Value, Failure> {
         let url = self.at(&["api", "v1", "chats", chat]);
         let request = self.ask(Method::GET, url, token)?;
         let response = self.send("chat", request, SILENCE).await?;
         let body = read(response, LONGEST_CHAT).await?;
-        let chat: Value = serde_json::from_slice(&body).map_err(|_| Failure::Unreadable)?;
-        Ok(attachments(&chat["chat"]))
+        let mut chat: Value = serde_json::from_slice(&body).map_err(|_| Failure::Unreadable)?;
+        Ok(chat["chat"].take())
     }
 
     /// Whether it has such a chat, as far as the id says.

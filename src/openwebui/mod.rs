@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::{model::UserToken, remote::Outbound, telemetry::Metrics};
 
-pub use chats::{Attachment, Event};
+pub use chats::{Attachment, Beside, Event};
 pub use error::Failure;
 pub use users::User;
 

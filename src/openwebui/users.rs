@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use moka::{Expiry, future::Cache};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -74,8 +74,19 @@ impl OpenWebUi {
             email: Option<Box<str>>,
             role: Option<Box<str>>,
         }
-        let request = self.ask(Method::GET, self.at(&["api", "v1", "auths", ""]), token)?;
-        let response = match self.send("user", request, SILENCE).await {
+        let ask = async |path: &[&str]| {
+            let request = self.ask(Method::GET, self.at(path), token)?;
+            self.send("user", request, SILENCE).await
+        };
+        let asked = match ask(&["api", "v1", "auths", ""]).await {
+            // That is for people who are signed in. Tokens of automations and sub-agents, and API
+            // keys, learn of whom they are where users set their status.
+            Err(Failure::Refused(StatusCode::FORBIDDEN)) => {
+                ask(&["api", "v1", "users", "user", "status"]).await
+            }
+            asked => asked,
+        };
+        let response = match asked {
             Ok(response) => response,
             Err(failure) if failure.is_about_token() => return Ok(None),
             Err(failure) => return Err(failure),

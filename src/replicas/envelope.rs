@@ -5,11 +5,10 @@ use std::sync::Arc;
 use axum::http::{HeaderName, HeaderValue, Method};
 use jsonwebtoken::{Algorithm, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::PeerKey;
 use crate::{
-    model::{Caller, Guest, Hop, hex},
+    model::{Caller, Guest, Hop},
     store::InstanceId,
 };
 
@@ -43,10 +42,10 @@ pub enum Refused {
 }
 
 impl Envelope {
-    /// For one request.
+    /// For one request; of its body the digest.
     pub fn new(
         to: InstanceId,
-        (method, target, body): (&Method, &str, &[u8]),
+        (method, target, body): (&Method, &str, String),
         caller: &Caller,
         hop: Hop,
         guest: Option<Arc<Guest>>,
@@ -55,7 +54,7 @@ impl Envelope {
             aud: to.to_string(),
             method: method.to_string(),
             target: target.to_owned(),
-            body: digest(body),
+            body,
             hop,
             caller: caller.clone(),
             guest,
@@ -95,9 +94,9 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// Who calls, if the body is the one that was signed.
-    pub fn caller_of(self, body: &[u8]) -> Result<Caller, Refused> {
-        if self.body != digest(body) {
+    /// Who calls, if the body of this digest is the one that was signed.
+    pub fn caller_of(self, body: &str) -> Result<Caller, Refused> {
+        if self.body != body {
             return Err(Refused::Forged);
         }
         Ok(Caller {
@@ -107,14 +106,17 @@ impl Envelope {
     }
 }
 
-fn digest(body: &[u8]) -> String {
-    hex(&Sha256::digest(body))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Principal, UserInfo};
+    use crate::{
+        model::{Principal, UserInfo},
+        replicas::Payload,
+    };
+
+    fn digest(body: &'static [u8]) -> String {
+        Payload::Whole(bytes::Bytes::from_static(body)).digest()
+    }
 
     fn alice() -> Caller {
         Caller {
@@ -135,7 +137,7 @@ mod tests {
     }
 
     fn sealed(to: InstanceId, key: &PeerKey) -> HeaderValue {
-        let request = (&Method::POST, "/mcpo/excel/write?a=1", &b"{}"[..]);
+        let request = (&Method::POST, "/mcpo/excel/write?a=1", digest(b"{}"));
         Envelope::new(to, request, &alice(), Hop::Lease, None)
             .seal(key)
             .unwrap()
@@ -146,7 +148,7 @@ mod tests {
         let (key, own) = (PeerKey::of(b"secret"), InstanceId::random());
         let request = (&Method::POST, "/mcpo/excel/write?a=1");
         let opened = Envelope::open(&sealed(own, &key), &key, own, request).unwrap();
-        let caller = opened.caller_of(b"{}").unwrap();
+        let caller = opened.caller_of(&digest(b"{}")).unwrap();
         assert_eq!(caller.principal, alice().principal);
         assert_eq!(caller.user, alice().user);
         assert!(caller.trusted);
@@ -175,7 +177,10 @@ mod tests {
         let misdirected = open(b"secret", other, &Method::POST, target);
         assert_eq!(misdirected, Err(Refused::Misdirected));
         let opened = Envelope::open(&sealed, &key, own, (&Method::POST, target)).unwrap();
-        assert_eq!(opened.caller_of(b"{ }").unwrap_err(), Refused::Forged);
+        assert_eq!(
+            opened.caller_of(&digest(b"{ }")).unwrap_err(),
+            Refused::Forged
+        );
     }
 
     #[test]

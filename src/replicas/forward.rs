@@ -7,9 +7,8 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::Response,
 };
-use bytes::Bytes;
 
-use super::{Elsewhere, Envelope, PEER_HEADER, Replicas, tls::Known};
+use super::{Elsewhere, Envelope, PEER_HEADER, Payload, Replicas, tls::Known};
 use crate::{model::Caller, remote::Outbound, telemetry::REQUEST_ID};
 
 /// In the same network a connection is there at once, or the other is gone.
@@ -47,7 +46,7 @@ pub struct Forward {
     /// The client's headers that a server may get.
     pub chosen: HeaderMap,
     /// The whole body.
-    pub body: Bytes,
+    pub body: Payload,
 }
 
 /// How it went.
@@ -102,7 +101,7 @@ impl Replicas {
             target: format!("{}/health/live", self.path_prefix),
             headers: HeaderMap::new(),
             chosen: HeaderMap::new(),
-            body: Bytes::new(),
+            body: Payload::Whole(bytes::Bytes::new()),
         };
         let asked = self.ask(to, address, caller, &request);
         match tokio::time::timeout(CONNECT, asked).await {
@@ -137,12 +136,15 @@ impl Replicas {
         caller: &Caller,
         request: &Forward,
     ) -> Result<reqwest::Response, Failed> {
-        let signed = (&request.method, request.target.as_str(), &request.body[..]);
+        let digest = request.body.digest();
+        let signed = (&request.method, request.target.as_str(), digest);
         let envelope = Envelope::new(to.to, signed, caller, to.hop, to.guest.clone());
         let sealed = envelope.seal(&self.key);
         let sealed = sealed.ok_or_else(|| {
             Failed::NotSent("what the client says of itself is too long to go on".to_owned())
         })?;
+        let body = request.body.outgoing();
+        let body = body.map_err(|error| Failed::NotSent(error.to_string()))?;
         let mut headers = HeaderMap::new();
         let always = |name: &HeaderName| PASSED.contains(name) || name.as_str().starts_with("mcp-");
         let usual = request.headers.iter().filter(|(name, _)| always(name));
@@ -158,7 +160,7 @@ impl Replicas {
                 format!("{}{}", self.certificates.way(address), request.target),
             )
             .headers(headers)
-            .body(request.body.clone());
+            .body(body);
         asked.send().await.map_err(|error| {
             let why = reason(&error);
             if error.is_connect() || error.is_builder() {

@@ -15,6 +15,7 @@ mod envelope;
 mod forward;
 mod guest;
 mod key;
+mod payload;
 mod run;
 mod tls;
 
@@ -31,7 +32,7 @@ use tokio::sync::watch;
 
 use crate::{
     call::CallError,
-    config::{Mode, ServerSpec, Settings},
+    config::{Mode, Settings},
     model::{Caller, Guest, Hop},
     session::{Place, SessionError, Sessions},
     store::{InstanceId, LeaseError, Peer, Store, StoreError},
@@ -43,6 +44,7 @@ pub use envelope::{Envelope, PEER_HEADER, Refused};
 pub use forward::{Forward, again};
 pub use guest::{Abroad, Homed};
 pub use key::PeerKey;
+pub use payload::{Payload, Spooled};
 pub use run::Routed;
 pub use tls::{Fingerprint, fingerprint, origin};
 
@@ -124,6 +126,17 @@ impl Replicas {
         self.others.borrow().clone()
     }
 
+    /// Whether nobody else works on the folder, by a look at this moment: one that has just started
+    /// may hold a chat already.
+    pub async fn is_alone(&self) -> bool {
+        if !self.others().is_empty() {
+            return false;
+        }
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || store.watch()).await;
+        matches!(found, Ok(Ok(others)) if others.is_empty())
+    }
+
     /// From now on what is new goes to others, where there are any.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -139,13 +152,13 @@ impl Replicas {
     pub async fn enter(
         &self,
         caller: &Caller,
-        spec: &ServerSpec,
+        mode: Mode,
         place: &mut Place,
     ) -> Result<(), Elsewhere> {
         if self.is_draining() {
-            return self.leave(caller, spec, place).await;
+            return self.leave(caller, mode, place).await;
         }
-        if spec.mode != Mode::Stateful {
+        if mode != Mode::Stateful {
             return Ok(());
         }
         let opened = self.sessions.open_ahead(place, &caller.principal).await;
@@ -157,37 +170,27 @@ impl Replicas {
 
     /// Where a chat's calls run now, if that is elsewhere; takes nothing. For what comes before a
     /// chat's first call.
-    pub async fn look(
-        &self,
-        caller: &Caller,
-        spec: &ServerSpec,
-        place: &Place,
-    ) -> Result<(), Elsewhere> {
+    pub async fn look(&self, caller: &Caller, mode: Mode, place: &Place) -> Result<(), Elsewhere> {
         if caller.hop().is_some() {
             return Ok(());
         }
         if self.is_draining() {
-            return self.leave(caller, spec, place).await;
+            return self.leave(caller, mode, place).await;
         }
-        if spec.mode != Mode::Stateful {
+        if mode != Mode::Stateful {
             return Ok(());
         }
         self.holder(place).await.map_or(Ok(()), Err)
     }
 
     /// A bridge that is about to end opens nothing: the holder gets it, or anybody else.
-    async fn leave(
-        &self,
-        caller: &Caller,
-        spec: &ServerSpec,
-        place: &Place,
-    ) -> Result<(), Elsewhere> {
-        if spec.mode == Mode::Stateful
+    async fn leave(&self, caller: &Caller, mode: Mode, place: &Place) -> Result<(), Elsewhere> {
+        if mode == Mode::Stateful
             && let Some(held) = self.holder(place).await
         {
             return Err(held);
         }
-        if caller.hop() == Some(Hop::Lease) && spec.mode != Mode::Stateful {
+        if caller.hop() == Some(Hop::Lease) && mode != Mode::Stateful {
             return Ok(());
         }
         // With nobody else there, work goes on as long as it can.

@@ -24,13 +24,13 @@ pub trait Routed: From<CallError> {
 }
 
 impl Replicas {
-    /// Runs `attempt`; where it says that the request belongs elsewhere, sends it there. A replica
+    /// Runs `attempt`; where it says that the request belongs elsewhere, sends `request` there. A replica
     /// that does not answer is waited for until it has come back, or its chats are free to take:
     /// then `attempt` takes them.
     pub async fn run<E: Routed, F: Future<Output = Result<Response, E>>>(
         &self,
         caller: &Caller,
-        request: &Forward,
+        request: impl Fn() -> Forward,
         attempt: impl Fn() -> F,
     ) -> Result<Response, E> {
         let began = Instant::now();
@@ -49,7 +49,7 @@ impl Replicas {
                 // Who sent it here looks again, and knows more then.
                 return Ok(again());
             } else {
-                match self.send(elsewhere, caller, request).await {
+                match self.send(elsewhere, caller, &request()).await {
                     Sent::Answered(response) => {
                         self.metrics.forwarded("answered");
                         return Ok(response);

@@ -37,6 +37,11 @@ pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
 }
 
 impl Background {
+    /// Runs one more beside them.
+    pub fn also(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task);
+    }
+
     /// Ends them.
     pub async fn stop(mut self) {
         self.0.shutdown().await;

@@ -8,6 +8,7 @@
 //! ```
 
 mod background;
+mod certificate;
 mod reload;
 mod signals;
 mod tls;
@@ -24,6 +25,7 @@ use axum::serve::ListenerExt as _;
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
+    sync::watch,
     time::{Instant, timeout_at},
 };
 
@@ -94,7 +96,9 @@ pub async fn serve(
     let reachable = reachable_at(settings.replicas.address.as_ref(), address);
     let certificate = tls.as_ref().map(tls::Acceptor::fingerprint);
     let membership = Membership {
-        address: reachable.map(|address| origin(&address, certificate)),
+        address: reachable
+            .as_deref()
+            .map(|address| origin(address, certificate)),
         ttl: settings.replicas.lease_ttl,
     };
     let store = Store::open(&settings.jobs_dir, &membership, Timestamp::now())?;
@@ -106,12 +110,17 @@ pub async fn serve(
         tracing::warn!("{warning}");
     }
     app.apply(app.config()).await;
-    let background = background::start(&app, signals.hangups());
+    let mut background = background::start(&app, signals.hangups());
+    let tls = tls.map(watch::Sender::new);
+    let served = tls.as_ref().map(watch::Sender::subscribe);
+    if let (Some(files), Some(current)) = (app.settings.listen.tls.clone(), tls) {
+        background.also(certificate::watch(app.clone(), files, reachable, current));
+    }
     if let Some(path) = port_file {
         write_whole(&path, &format!("{address}\n"))?;
     }
     tracing::info!(%address, servers = app.config().servers.len(), "serving");
-    let server = tokio::spawn(answer(app.clone(), listener, tls));
+    let server = tokio::spawn(answer(app.clone(), listener, served));
     signals.stop().await;
     tracing::info!("stopping: running calls may finish; a second signal ends at once");
     let until = Instant::now() + app.settings.limits.shutdown_grace;
@@ -137,7 +146,7 @@ pub async fn serve(
 async fn answer(
     app: Arc<App>,
     listener: TcpListener,
-    tls: Option<tls::Acceptor>,
+    tls: Option<watch::Receiver<tls::Acceptor>>,
 ) -> io::Result<()> {
     let stopping = app.engine.stopping.clone();
     let stopped = async move { stopping.cancelled().await };

@@ -19,7 +19,7 @@ use rustls::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -68,6 +68,7 @@ impl TlsError {
 }
 
 /// A certificate and its key, read and found to belong together.
+#[derive(Clone)]
 pub struct Acceptor {
     acceptor: TlsAcceptor,
     fingerprint: Fingerprint,
@@ -118,11 +119,11 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Begins to take connections.
-    pub fn new(listener: TcpListener, acceptor: Acceptor) -> io::Result<Self> {
+    /// Begins to take connections, each with the certificate that is current then.
+    pub fn new(listener: TcpListener, current: watch::Receiver<Acceptor>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (done, through) = mpsc::channel(1);
-        let accepting = tokio::spawn(accept(listener, acceptor.acceptor, done));
+        let accepting = tokio::spawn(accept(listener, current, done));
         Ok(Self {
             through,
             address,
@@ -133,7 +134,7 @@ impl Listener {
 
 async fn accept(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    current: watch::Receiver<Acceptor>,
     done: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
 ) {
     let places = Arc::new(Semaphore::new(HANDSHAKES));
@@ -146,7 +147,8 @@ async fn accept(
                 continue;
             }
         };
-        let (acceptor, done) = (acceptor.clone(), done.clone());
+        let acceptor = current.borrow().acceptor.clone();
+        let done = done.clone();
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             match timeout(HANDSHAKE, acceptor.accept(stream)).await {
@@ -222,7 +224,8 @@ mod tests {
         let (_folder, tls, certificate) = files();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let listener = Listener::new(listener, Acceptor::load(&tls).unwrap()).unwrap();
+        let (_current, acceptor) = watch::channel(Acceptor::load(&tls).unwrap());
+        let listener = Listener::new(listener, acceptor).unwrap();
         let say = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() };
         let router = Router::new()
             .route("/", get(say))
@@ -251,6 +254,37 @@ mod tests {
         assert!(answer.ends_with(&own.to_string()), "{answer}");
         drop(silent);
         server.abort();
+    }
+
+    /// The certificate that a server shows to whoever takes any.
+    async fn shown(address: SocketAddr, trusted: &[&CertificateDer<'static>]) -> Vec<u8> {
+        let mut roots = RootCertStore::empty();
+        for certificate in trusted {
+            roots.add((*certificate).clone()).unwrap();
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(name, stream).await.unwrap();
+        let certificates = stream.get_ref().1.peer_certificates().unwrap();
+        certificates[0].to_vec()
+    }
+
+    #[tokio::test]
+    async fn new_connections_get_the_certificate_that_is_current() {
+        let ((_one, tls, old), (_two, renewed, new)) = (files(), files());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let current = watch::Sender::new(Acceptor::load(&tls).unwrap());
+        let _listener = Listener::new(listener, current.subscribe()).unwrap();
+        assert_eq!(shown(address, &[&old, &new]).await, old.as_ref());
+        current.send_replace(Acceptor::load(&renewed).unwrap());
+        assert_eq!(shown(address, &[&old, &new]).await, new.as_ref());
     }
 
     #[test]

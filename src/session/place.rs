@@ -95,10 +95,12 @@ impl Place {
             });
         }
         let minted = SessionId::random();
+        let session = WorkspaceKey::session(principal, minted.as_str(), None);
+        let of_server = |server| WorkspaceKey::session(principal, minted.as_str(), Some(server));
         Some(Self {
-            key: WorkspaceKey::session(principal, minted.as_str(), own),
+            key: own.map_or(session, of_server),
             class: Class::OneCall,
-            claim: Claim::Minted(WorkspaceKey::session(principal, minted.as_str(), None)),
+            claim: Claim::Minted(session),
             session: Some(minted),
             opened: Opened::default(),
         })

@@ -135,11 +135,11 @@ impl SharedChildren {
         let mut states = self.states();
         let mut profile = self.children.spoken(spec, profile.clone());
         let mut key = (spec.name.clone(), profile.key());
-        let children = states
-            .keys()
-            .filter(|(server, _)| *server == spec.name)
-            .count();
-        if children >= PROFILES && !states.contains_key(&key) {
+        let of_server = |states: &HashMap<Key, State>| {
+            let of_server = states.keys().filter(|(server, _)| *server == spec.name);
+            of_server.count()
+        };
+        if !states.contains_key(&key) && of_server(&states) >= PROFILES {
             profile = self.children.spoken(spec, Profile::silent());
             key.1 = profile.key();
         }

@@ -42,6 +42,11 @@ impl StagedFile {
         self.data.try_clone()
     }
 
+    /// Its bytes from the beginning, by a handle that shares no position with others.
+    pub fn read(&self) -> io::Result<File> {
+        File::open(&self.path)
+    }
+
     /// Puts it into the workspace under the first of `names` that is free, and returns that one.
     /// Nothing there is replaced, and no link is followed: a name is one part of a path.
     pub fn place(

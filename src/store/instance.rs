@@ -107,6 +107,8 @@ struct Record {
 #[derive(Debug)]
 pub struct Instance {
     record: Record,
+    /// Where it is reached now: with a new certificate it is known by another one.
+    address: Mutex<Option<String>>,
     draining: AtomicBool,
     folder: PathBuf,
     staging: PathBuf,
@@ -130,8 +132,9 @@ impl Instance {
     }
 
     /// Where other replicas reach this one, if that is known.
-    pub fn address(&self) -> Option<&str> {
-        self.record.address.as_deref()
+    pub fn address(&self) -> Option<String> {
+        let address = self.address.lock();
+        address.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How long it may be silent before others take its leases over.
@@ -175,6 +178,7 @@ impl Instance {
         };
         let instance = Self {
             record,
+            address: Mutex::new(membership.address.clone()),
             draining: AtomicBool::new(false),
             folder,
             staging,
@@ -188,6 +192,7 @@ impl Instance {
     pub(super) fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
         let record = Record {
             renewed_at: now,
+            address: self.address(),
             draining: self.draining.load(Ordering::Relaxed),
             ..self.record.clone()
         };
@@ -201,6 +206,11 @@ impl Instance {
             other => other,
         };
         written.map_err(files::at("write", &path))
+    }
+
+    pub(super) fn move_to(&self, address: String) {
+        let mut now = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = Some(address);
     }
 
     pub(super) fn drain(&self) {
@@ -327,7 +337,7 @@ impl Store {
         let own = &self.instance.record;
         if id == own.instance {
             return Liveness::Alive {
-                address: own.address.clone(),
+                address: self.instance.address(),
                 draining: self.instance.draining.load(Ordering::Relaxed),
             };
         }
@@ -521,6 +531,18 @@ mod tests {
         assert_eq!(look(21), alive);
         // We were stopped, or the folder could not be read: that is no silence of its.
         assert_eq!(look(500), alive);
+    }
+
+    #[test]
+    fn others_see_where_an_instance_is_reached_from_now_on() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let id = one.instance().id();
+        one.move_to("https://h:1#ab".to_owned(), folder.now)
+            .unwrap();
+        one.drain(folder.now).unwrap();
+        let seen = two.peer(id).map(|peer| peer.address);
+        assert_eq!(seen.as_deref(), Some("https://h:1#ab"));
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Store {
         let fence = self.claim(job)?;
         let taken = Record {
             instance: Some(own),
-            address: self.instance().address().map(Into::into),
+            address: self.instance().address(),
             fence,
             since: Some(now),
         };

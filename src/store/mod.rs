@@ -110,6 +110,12 @@ impl Store {
         self.instance.renew(now)
     }
 
+    /// Tells the other replicas where this one is reached from now on.
+    pub fn move_to(&self, address: String, now: Timestamp) -> Result<(), StoreError> {
+        self.instance.move_to(address);
+        self.instance.renew(now)
+    }
+
     /// The secret that all bridges on this folder share: made by the first of them, at random.
     pub fn peer_key(&self) -> Result<Vec<u8>, StoreError> {
         let path = self.bridge("peer-key");

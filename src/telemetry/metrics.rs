@@ -21,7 +21,7 @@ use prometheus_client::{
 
 use crate::model::ServerName;
 
-pub use http::count_requests;
+pub use http::Requested;
 pub use labels::{ChildMode, ServerState};
 
 use labels::{

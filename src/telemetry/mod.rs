@@ -12,9 +12,7 @@ mod system;
 
 pub use audit::{Action, AuditEvent, AuditFile, audit};
 pub use logs::{LogGuard, init, init_for_command};
-pub use metrics::{
-    CONTENT_TYPE as METRICS_TYPE, ChildMode, Live, Metrics, ServerState, count_requests,
-};
+pub use metrics::{CONTENT_TYPE as METRICS_TYPE, ChildMode, Live, Metrics, Requested, ServerState};
 pub use request_id::{REQUEST_ID, RequestId, layer as request_id_layer};
 pub use system::{memory_limit, stateful_cap};
 

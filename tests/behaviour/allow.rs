@@ -63,6 +63,15 @@ fn everything(client: &Client, server: &str) -> Vec<(String, Reply)> {
     }
     let path = format!("/mcpo/{server}/echo");
     all.push(("call below /mcpo", client.post(&path, r#"{"text": "x"}"#)));
+    let file: (&str, Option<&str>, &[u8]) = ("text", Some("a.txt"), b"x");
+    let named: (&str, Option<&str>, &[u8]) = ("server", None, server.as_bytes());
+    all.push(("call with files", client.post_parts(&path, &[file])));
+    let path = format!("/files?server={server}");
+    all.push(("upload", client.post_parts(&path, &[file])));
+    all.push((
+        "upload in parts",
+        client.post_parts("/files", &[named, file]),
+    ));
     let (status, code) = modern.begin("echo", json!({"text": "x"})).refusal();
     assert_eq!((status, code), (404, -32600), "a modern call of {server}");
     let named = |(what, reply): (&str, Reply)| (format!("{what} of {server}"), reply);

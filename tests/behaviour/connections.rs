@@ -60,6 +60,7 @@ fn connections_hold_no_key_unless_it_is_asked_for_and_grants_of_allow() {
         ],
     );
     let one = &all[0];
+    assert_eq!(one["path"], "openapi.json");
     assert_eq!(one["url"], "http://bridge:1/x/mcp/echo");
     assert_eq!(
         (&one["auth_type"], &one["key"]),
@@ -72,6 +73,36 @@ fn connections_hold_no_key_unless_it_is_asked_for_and_grants_of_allow() {
         "the token says it"
     );
     assert_eq!(one["config"]["access_grants"], json!([]));
+}
+
+#[test]
+fn a_connection_with_the_users_token_reads_its_document_as_it_is_printed() {
+    let team = with(echo(), json!({"allow": {"users": ["alice"]}}));
+    let bridge = TestBridge::builder(servers([("echo", echo()), ("team", team)]))
+        .var(vars::API_KEY, "robot:steel,openwebui:front")
+        .var(vars::STRICT_AUTH, "true")
+        .var(vars::TRUSTED_PROXIES, "none")
+        .start();
+    let (hidden, _) = printed(&bridge, &["--session"]);
+    assert_eq!(hidden[0]["path"], "${MCPO_SPEC_PATH}");
+    let (all, said) = printed(&bridge, &["--session", "--show-key"]);
+    assert!(!said.contains("MCPO_TRUSTED_PROXIES"), "{said}");
+    for connection in all {
+        let text = |key: &str| connection[key].as_str().expect("a text").to_owned();
+        let (_, front) = text("url").split_once("/mcpo/").map_or_else(
+            || panic!("{connection}"),
+            |(origin, server)| (origin.to_owned(), format!("/mcpo/{server}")),
+        );
+        let document = bridge
+            .client()
+            .get(&format!("{front}/{}", text("path")))
+            .ok();
+        assert!(document["paths"]["/counter"].is_object(), "{document}");
+        assert_eq!(
+            bridge.client().get(&format!("{front}/openapi.json")).status,
+            401
+        );
+    }
 }
 
 #[test]

@@ -59,6 +59,22 @@ fn it_is_at_the_mcp_doors_too() {
 }
 
 #[test]
+fn a_folder_of_a_servers_own_is_not_looked_into() {
+    let own = with(
+        echo(),
+        json!({"workspace": "own", "allow": {"users": ["alice"]}}),
+    );
+    let bridge = start(servers([("own", own)]));
+    let alice = bridge.chat("alice", "c1");
+    let write = json!({"name": "a.txt", "content": "x"});
+    alice.call("own", "write_file", write).ok();
+    for user in ["alice", "bob"] {
+        let chat = bridge.chat(user, "c1");
+        assert_eq!(files(&chat, "list_files", json!({})), json!({"files": []}));
+    }
+}
+
+#[test]
 fn it_is_turned_off_by_a_setting_and_by_an_entry_of_its_name() {
     let is_there = |bridge: &TestBridge| {
         let health = bridge.client().get("/health").ok();

@@ -163,6 +163,48 @@ fn what_is_locked_is_what_runs_whatever_else_there_is_by_now() {
 
 #[test]
 #[ignore = "needs uv"]
+fn what_was_installed_ahead_runs_with_an_empty_tools_folder_until_something_else_is_locked() {
+    let wheels = wheels(&["1.0"]);
+    let ahead = tempfile::tempdir().expect("a folder");
+    let ahead_lock = ahead.path().join("mcp-servers.lock.json");
+    let image = prepared(servers([("called-otherwise", tiny(wheels.path()))]));
+    let folder = ahead.path().to_str().expect("a path");
+    let lock_there = ahead_lock.to_str().expect("a path");
+    install(
+        &image,
+        &["--tools-dir", folder, "--lock-file", lock_there],
+        0,
+    );
+    let there = || {
+        let mut all = Vec::new();
+        files(&ahead.path().join("installed"), &mut all);
+        all.sort();
+        all
+    };
+    let before = there();
+    fs::remove_file(wheels.path().join("tiny_mcp-1.0-py3-none-any.whl")).expect("no index");
+    let config = servers([("tiny", tiny(wheels.path()))]);
+    let builder = TestBridge::builder(config).var("MCPO_PREINSTALLED_DIR", folder);
+    let mut bridge = builder.start();
+    let found = told(&bridge);
+    let program = found["executable"].as_str().expect("a path");
+    assert!(program.starts_with(folder), "{program}");
+    assert!(!bridge.tools().join("installed").exists());
+    assert_eq!(there(), before, "it is only read");
+    let report = bridge.command(&["check", "--json", "--preinstalled-dir", folder]);
+    let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
+    assert_eq!(report["servers"][0]["launch"]["how"], "locked");
+    // What the operator locks counts before what the image brought.
+    wheel(wheels.path(), "2.0");
+    install(&bridge, &["--upgrade", "--yes"], 0);
+    bridge.restart();
+    let found = told(&bridge);
+    assert!(is_installed(&bridge, &found), "{found}");
+    assert_eq!(found["version"], "2.0");
+}
+
+#[test]
+#[ignore = "needs uv"]
 fn what_is_not_what_was_locked_does_not_run_at_all() {
     let wheels = wheels(&["1.0"]);
     let mut bridge = prepared(servers([("tiny", tiny(wheels.path()))]));

@@ -709,6 +709,39 @@ fn changed_lists_are_told_on_the_stream_and_listed_from_then_on() {
 }
 
 #[test]
+fn each_message_is_on_the_newest_of_a_sessions_streams_only() {
+    let bridge = start();
+    let mcp = legacy(bridge.chat("alice", "c1"));
+    let changed = |stream: &mut Stream| {
+        mcp.call("change_tools", json!({}));
+        let message = stream.message();
+        assert_eq!(message["method"], "notifications/tools/list_changed");
+        stream.event_id.parse::<u64>().expect("a number")
+    };
+    mcp.call("counter", json!({}));
+    let mut first = mcp.listen();
+    let one = changed(&mut first);
+    let mut second = mcp.listen();
+    let two = changed(&mut second);
+    let mut third = mcp.listen_after(&one.to_string());
+    third.message();
+    assert_eq!(
+        third.event_id,
+        two.to_string(),
+        "what came after is sent again"
+    );
+    let three = changed(&mut third);
+    drop((second, third));
+    // That they are gone is not noticed at once.
+    let heard = thread::spawn(move || (first.message(), first.event_id));
+    while !heard.is_finished() {
+        mcp.call("change_tools", json!({}));
+    }
+    let (_, four) = heard.join().expect("a message");
+    assert!(four.parse::<u64>().expect("a number") > three);
+}
+
+#[test]
 fn open_streams_and_parked_calls_hold_up_no_shutdown() {
     let bridge = asker();
     let able = json!({"elicitation": {}});

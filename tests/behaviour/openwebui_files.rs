@@ -294,6 +294,68 @@ fn a_short_call_shows_nothing_and_a_wait_for_a_turn_is_told() {
 }
 
 #[test]
+fn progress_of_the_mcp_door_shows_too_whether_its_client_asked_for_it_or_not() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    let steps = json!({"steps": 300});
+    let mut mcp = Mcp::legacy(session(&bridge, "m1"), "echo", &json!({}));
+    mcp.call("slow_progress", steps.clone());
+    let silent = lines(&openwebui).len();
+    assert!(silent > 1, "{:?}", openwebui.events());
+    mcp = Mcp::modern(session(&bridge, "m2"), "echo", json!({}));
+    mcp.call("slow_progress", steps);
+    let lines = lines(&openwebui);
+    assert!(lines.len() > silent + 1, "{lines:?}");
+    assert_eq!(lines[lines.len() - 1]["data"]["hidden"], true);
+}
+
+/// The names and ids of the files of all events of a type, in their order.
+fn files_of(openwebui: &FakeOpenWebUi, kind: &str) -> Vec<Vec<(String, String)>> {
+    let events = openwebui.events().into_iter();
+    let events = events.filter(|event| event["type"] == kind);
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let files = |event: Value| {
+        let files = event["data"]["files"].as_array().expect("files").clone();
+        let files = files.iter();
+        files
+            .map(|file| (text(&file["name"]), text(&file["id"])))
+            .collect()
+    };
+    events.map(files).collect()
+}
+
+#[test]
+fn who_looks_at_the_chat_sees_each_file_of_the_message_once_with_its_latest_version() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    let client = session(&bridge, "m1");
+    write(&client, "a.txt");
+    write(&client, "b.txt");
+    client.echo("write_file", json!({"name": "a.txt", "content": "newer"}));
+    write(&session(&bridge, "m2"), "c.txt");
+    let named = |all: Vec<Vec<(String, String)>>| {
+        let line = |files: Vec<(String, String)>| {
+            let files = files.into_iter();
+            let files: Vec<_> = files.map(|(name, id)| format!("{name}={id}")).collect();
+            files.join(" ")
+        };
+        all.into_iter().map(line).collect::<Vec<_>>()
+    };
+    let kept = [
+        "a.txt=uploaded-0",
+        "b.txt=uploaded-1",
+        "a.txt=uploaded-2",
+        "c.txt=uploaded-3",
+    ];
+    assert_eq!(named(files_of(&openwebui, "files")), kept);
+    let shown = [
+        "b.txt=uploaded-1 a.txt=uploaded-0",
+        "a.txt=uploaded-2 b.txt=uploaded-1",
+    ];
+    assert_eq!(named(files_of(&openwebui, "chat:message:files")), shown);
+}
+
+#[test]
 fn a_chat_that_shows_no_status_fails_no_call() {
     let openwebui = FakeOpenWebUi::start();
     let bridge = builder(&openwebui).start();
@@ -323,13 +385,22 @@ fn pictures_and_pages_show_in_the_chat_where_the_config_says_so() {
     let page = json!({"name": "b.html", "content": "<p>not shown</p>"});
     client.call("plain", "write_file", page).ok();
     let events = openwebui.events().into_iter();
-    let events: Vec<_> = events.filter(|event| event["type"] != "status").collect();
+    let of_all = |event: &Value| event["type"] == "status" || event["type"] == "chat:message:files";
+    let events: Vec<_> = events.filter(|event| !of_all(event)).collect();
     let kinds: Vec<_> = events
         .iter()
         .map(|event| event["type"].as_str().expect("a type"))
         .collect();
     assert_eq!(kinds, ["files", "embeds", "files", "files", "files"]);
     assert_eq!(events[1]["data"]["embeds"], json!(["<p>hello</p>"]));
+    let page = json!({"name": "c.html", "content": "<p>more</p>"});
+    client.echo("write_file", page);
+    let all = openwebui.events().pop().expect("an event");
+    assert_eq!(
+        all["data"]["embeds"],
+        json!(["<p>more</p>", "<p>hello</p>"])
+    );
+    assert_eq!(all["data"]["replace"], true);
     let picture = &events[2]["data"]["files"][0];
     assert_eq!(picture["type"], "image");
     let url = picture["url"].as_str().expect("a url");

@@ -76,6 +76,21 @@ fn a_token_that_open_webui_refuses_is_401_on_both_doors() {
 }
 
 #[test]
+fn automations_and_api_keys_are_their_users() {
+    let openwebui = FakeOpenWebUi::start();
+    let bridge = builder(&openwebui).start();
+    openwebui.key("sk-of-alice", "alice");
+    assert_eq!(count(&session(&bridge, TOKEN, "c1")), 1);
+    assert_eq!(count(&session(&bridge, "sk-of-alice", "c1")), 2);
+    openwebui.key("sk-of-bob", "bob");
+    assert_eq!(count(&session(&bridge, "sk-of-bob", "c1")), 1);
+    openwebui.mood("/user/status", Mood::Status(403));
+    openwebui.key("sk-of-carol", "carol");
+    let refused = session(&bridge, "sk-of-carol", "c1").call("echo", "counter", json!({}));
+    assert_eq!(refused.status, 401, "{}", refused.text());
+}
+
+#[test]
 fn who_cannot_be_verified_is_told_that_and_not_that_he_is_wrong() {
     let openwebui = FakeOpenWebUi::start();
     let bridge = builder(&openwebui).start();

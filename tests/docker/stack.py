@@ -61,7 +61,7 @@ class Stack:
 
     def __init__(self, name, files=("docker-compose.yml",), overrides=(NAMES, HEALTH), **variables):
         self.project = f"mcpo-{TAG}-{name}"
-        self.folder = FOLDER / name
+        self.folder, self.source = FOLDER / name, CLONE
         self.files = list(files)
         self.overrides = overrides
         self.webui_port, self.bridge_port = free_port(), free_port()
@@ -78,8 +78,13 @@ class Stack:
             **variables,
         }
 
+    def of(self, source):
+        """Of these files in place of a checkout's."""
+        self.source = source
+        return self
+
     def __enter__(self):
-        shutil.copytree(CLONE, self.folder)
+        shutil.copytree(self.source, self.folder)
         for number, text in enumerate(self.overrides):
             (self.folder / f"test-{number}.yml").write_text(text)
             self.files.append(f"test-{number}.yml")

@@ -18,6 +18,9 @@ from pathlib import Path
 import aiohttp
 
 PATIENCE = 60
+# What is new in Open WebUI lies over the first page that somebody sees.
+CLOSE_NEWS = """[...document.querySelectorAll('button')]
+    .filter(button => button.innerText.trim() === "Okay, Let's Go!").map(button => button.click()).length"""
 
 
 class Page:
@@ -57,9 +60,14 @@ async def look(port, token, folder, pages):
             await page.until(f"location.href.startsWith({origin!r})")
             await page.run(f"localStorage.token = {token!r}; localStorage.locale = 'en-US'")
             for name, address, words in pages:
-                await page.ask("Page.navigate", url=address)
-                found = await page.until(f"document.body && document.body.innerText.includes({words!r})")
+                there = f"document.body && document.body.innerText.includes({words!r})"
+                for _ in range(2):  # a part of the page that did not load leaves it at an error
+                    await page.ask("Page.navigate", url=address)
+                    if found := await page.until(there):
+                        break
                 await asyncio.sleep(2)  # pictures and fonts
+                if await page.run(CLOSE_NEWS):
+                    await asyncio.sleep(1)
                 shot = await page.ask("Page.captureScreenshot", format="png")
                 (folder / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
                 if not found:

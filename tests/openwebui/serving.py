@@ -1,5 +1,7 @@
 """The real Open WebUI and a real bridge, each on a free port and in folders of their own."""
 
+import base64
+import hmac
 import json
 import os
 import signal
@@ -13,12 +15,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 START, END = 180, 30  # seconds to be ready, and to end
 KEY = "a-key-of-the-bridge"
+SECRET = "only-for-tests"
 
 
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def unpadded(bytes):
+    return base64.urlsafe_b64encode(bytes).rstrip(b"=").decode()
 
 
 class Process:
@@ -90,7 +97,7 @@ class OpenWebUi(Process):
         env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         env |= {
             "DATA_DIR": str(folder / "openwebui"),
-            "WEBUI_SECRET_KEY": "only-for-tests",
+            "WEBUI_SECRET_KEY": SECRET,
             "FROM_INIT_PY": "true",
             "OPENAI_API_BASE_URLS": model,
             "OPENAI_API_KEYS": "none",
@@ -110,6 +117,13 @@ class OpenWebUi(Process):
         super().__init__("openwebui", serve, env, folder, f"{self.url}/health")
         who = {"name": "Admin", "email": "admin@example.com", "password": "pass-word-1"}
         self.admin = User(self.url, post(f"{self.url}/api/v1/auths/signup", who))
+
+    def automation_of(self, user):
+        """The token that it gives to an automation of this user's."""
+        head, claims, _ = user.token.split(".")
+        claims = json.loads(base64.urlsafe_b64decode(claims + "==")) | {"typ": "automation"}
+        signed = f"{head}.{unpadded(json.dumps(claims).encode())}"
+        return f"{signed}.{unpadded(hmac.digest(SECRET.encode(), signed.encode(), 'sha256'))}"
 
     def add_user(self, name):
         who = {"name": name, "email": f"{name}@example.com", "password": "pass-word-1", "role": "user"}

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from chat import Chat, results, text  # noqa: E402
 from model import Model  # noqa: E402
-from serving import KEY, ROOT, Bridge, OpenWebUi, Refused, free_port, send  # noqa: E402
+from serving import KEY, ROOT, Bridge, OpenWebUi, Refused, User, free_port, send  # noqa: E402
 
 ECHO = {"command": "python3", "args": [str(ROOT / "tests/fixtures/echo_server.py")]}
 EVERYBODY = [{"principal_type": "user", "principal_id": "*", "permission": "read"}]
@@ -224,12 +224,29 @@ class Files(unittest.TestCase):
         self.assertEqual(sorted(file["type"] for file in answer["files"]), ["file", "image"])
 
 
+class Programs(unittest.TestCase):
+    def test_an_api_key_and_an_automation_are_their_user(self):
+        settings = it.admin.get("/api/v1/auths/admin/config")
+        it.admin.post("/api/v1/auths/admin/config", settings | {"ENABLE_API_KEYS": True})
+        key = it.admin.post("/api/v1/auths/api_key", {})["api_key"]
+        for token in (key, it.openwebui.automation_of(it.admin)):
+            program = User(it.openwebui.url, {"id": it.admin.id, "token": token})
+            with self.assertRaises(Refused):
+                program.get("/api/v1/auths/")
+            for door in ("server:echo", "server:mcp:echom"):
+                write = (named(door, "write_file"), {"name": "a.txt", "content": "four"})
+                answer = echo(program, door).say(write)
+                self.assertEqual([file["name"] for file in answer.get("files") or []], ["a.txt"])
+
+
 class Progress(unittest.TestCase):
     def test_a_long_call_shows_its_progress_and_takes_it_away(self):
-        answer = echo(it.alice).say(("slow_progress", {"steps": 300}))
-        lines = answer.get("statusHistory") or []
-        self.assertTrue(lines, answer)
-        self.assertTrue(lines[-1]["done"] and lines[-1]["hidden"], lines)
+        for door in ("server:echo", "server:mcp:echom"):
+            with self.subTest(door):
+                answer = echo(it.alice, door).say((named(door, "slow_progress"), {"steps": 300}))
+                lines = answer.get("statusHistory") or []
+                self.assertTrue(lines, answer)
+                self.assertTrue(lines[-1]["done"] and lines[-1]["hidden"], lines)
 
 
 class Stop(unittest.TestCase):

@@ -204,6 +204,15 @@ class Allowed(Case):
                 self.assertRegex(said, "there is no server|Offered: *$|no tool")
             it.put({})
 
+    def test_with_the_users_own_token_each_document_is_read_and_its_tools_are_called(self):
+        self.synced("--session")
+        self.assert_up_to_date("--session")
+        for door in ("server:echo", "server:team"):
+            with self.subTest(door):
+                self.assertIn("a-canary", self.answer(self.say(it.carol, door)))
+        self.assertNotIn("a-canary", self.answer(self.say(it.bob, "server:team")))
+        self.synced()
+
     def answer(self, said):
         """Without the question, which the model's call repeats."""
         lines = [line for line in said.splitlines() if '"function_call"' not in line]

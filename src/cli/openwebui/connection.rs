@@ -12,7 +12,7 @@ use super::{
 use crate::{
     catalog,
     cli::{Failure, SettingsArgs, local::open_store, output::note},
-    config::{self, BaseUrl, Loaded, Secret, ServerSpec, Settings},
+    config::{self, BaseUrl, KeyRing, Loaded, Secret, ServerSpec, Settings},
     openapi::path_segment,
 };
 
@@ -53,6 +53,7 @@ pub struct Maker {
     settings: Settings,
     config: Loaded,
     key: Option<Secret>,
+    spec_path: String,
 }
 
 impl Maker {
@@ -65,19 +66,29 @@ impl Maker {
         if args.session && key.is_none() {
             note("no API key is set: the user's token alone says who calls");
         }
+        // Open WebUI fetches the document without the key that it sends with calls.
+        let fetched_bare = args.session && args.kind == Kind::Openapi;
+        let spec_path = match key.as_ref().filter(|_| fetched_bare) {
+            Some(key) => format!("{}/{SPEC}", KeyRing::document_secret(key)),
+            None => SPEC.to_owned(),
+        };
         Ok(Self {
             args,
             bridge: bridge(url, &settings)?,
             settings,
             config,
             key,
+            spec_path,
         })
     }
 
-    /// Puts this in the place of the key, if there is one.
-    pub fn hide_key(&mut self, placeholder: &str) {
+    /// Puts these in the place of the key, if there is one, and of the path that is made of it.
+    pub fn hide_key(&mut self, placeholder: &str, of_path: &str) {
         if self.key.is_some() {
             self.key = Some(Secret::new(placeholder));
+        }
+        if self.spec_path != SPEC {
+            of_path.clone_into(&mut self.spec_path);
         }
     }
 
@@ -135,9 +146,10 @@ impl Maker {
             ));
         }
         let closed = self.settings.access.strict_auth || spec.allow.is_some();
-        if self.args.session && self.args.kind == Kind::Openapi && closed {
+        let bare = self.args.session && self.args.kind == Kind::Openapi && self.key.is_none();
+        if bare && closed {
             note(format!(
-                "{server}: with --session Open WebUI fetches the document without a key, and this \
+                "{server}: Open WebUI fetches the document without the user's token, and this \
                  one is not for everybody: put Open WebUI's address into MCPO_TRUSTED_PROXIES"
             ));
         }
@@ -155,7 +167,7 @@ impl Maker {
         let mut connection = json!({
             "type": kind,
             "url": format!("{}/{door}/{}", self.bridge, path_segment(server)),
-            "path": "openapi.json",
+            "path": self.spec_path,
             "spec_type": "url",
             "spec": "",
             "auth_type": auth,
@@ -226,6 +238,7 @@ impl Maker {
 }
 
 const KEY_HEADER: &str = "X-MCPO-Key";
+const SPEC: &str = "openapi.json";
 
 /// As Open WebUI writes its own headers: two spellings of one header would be sent as two.
 fn as_written(name: &str) -> String {

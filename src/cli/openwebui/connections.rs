@@ -15,7 +15,8 @@ use crate::cli::{
 pub const HELP: &str = "\
 For the variable TOOL_SERVER_CONNECTIONS, which Open WebUI reads while its database is new; for one
 that runs already there is `mcpo-bridge openwebui sync`. The keys stand as ${MCPO_API_KEY} in it,
-unless --show-key is given. Access grants of `allow` are made where it holds ids of Open WebUI; mail
+unless --show-key is given; with --session, what `mcpo-bridge openwebui spec-path` prints stands as
+${MCPO_SPEC_PATH}. Access grants of `allow` are made where it holds ids of Open WebUI; mail
 addresses and names of groups are only known to a running one.
 
 Examples:
@@ -24,6 +25,8 @@ Examples:
 
 /// In the place of a key.
 const PLACEHOLDER: &str = "${MCPO_API_KEY}";
+/// In the place of what `spec-path` prints.
+const PATH_PLACEHOLDER: &str = "${MCPO_SPEC_PATH}";
 
 /// What `connections` is told.
 #[derive(Args)]
@@ -47,7 +50,7 @@ pub struct ConnectionsArgs {
 pub fn run(args: ConnectionsArgs) -> Result<(), Failure> {
     let mut maker = Maker::new(args.make, args.bridge_url.as_deref(), args.settings)?;
     if !args.show_key {
-        maker.hide_key(PLACEHOLDER);
+        maker.hide_key(PLACEHOLDER, PATH_PLACEHOLDER);
     }
     let connections = maker.connections(&Directory::default());
     if args.compact {

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     config::{
-        BeforeEnd, CommandSpec, Fault, HeaderForwarding, Mode, RemoteKind, RemoteSpec, ServerSpec,
-        Settings, Transport,
+        BeforeEnd, CommandSpec, Fault, HeaderForwarding, Mode, Remembered, RemoteKind, RemoteSpec,
+        ServerSpec, Settings, Transport,
     },
     model::{RawJson, ServerName},
 };
@@ -177,6 +177,7 @@ impl Builder<'_> {
             launch: entry.launch.unwrap_or_default(),
             forwarding: entry.client_header_forwarding.and_then(forwarding),
             allow: allow.flatten(),
+            remembered: Remembered::default(),
             transport: match (entry.command, entry.url) {
                 (Some(program), _) => {
                     self.command(program, entry.args, entry.env, entry.cwd, path)?

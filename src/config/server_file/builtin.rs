@@ -6,7 +6,9 @@ use indexmap::IndexMap;
 
 use super::Loaded;
 use crate::{
-    config::{CommandSpec, Launch, Mode, ServerSpec, Settings, Transport, WorkspaceScope},
+    config::{
+        CommandSpec, Launch, Mode, Remembered, ServerSpec, Settings, Transport, WorkspaceScope,
+    },
     model::ServerName,
 };
 
@@ -55,6 +57,7 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         before_end: None,
         forwarding: None,
         allow: None,
+        remembered: Remembered::default(),
         install: false,
         launch: Launch::Exec,
     }

@@ -34,6 +34,7 @@ fn spec() -> ServerSpec {
         launch: Launch::Auto,
         forwarding: None,
         allow: None,
+        remembered: Remembered::default(),
         session_lists: false,
     }
 }

@@ -1,6 +1,6 @@
 //! The fingerprint of everything that shapes a child.
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
 use sha2::{Digest, Sha256};
 
@@ -60,6 +60,32 @@ impl SpecVersion {
             .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     }
 }
+
+/// The version of a spec that does not change any more, found when it is first asked for: each call
+/// of a shared server asks. A copy forgets it, as a copy is made to be changed.
+#[derive(Debug, Default)]
+pub struct Remembered(OnceLock<SpecVersion>);
+
+impl Remembered {
+    pub(super) fn get(&self, find: impl FnOnce() -> SpecVersion) -> SpecVersion {
+        *self.0.get_or_init(find)
+    }
+}
+
+impl Clone for Remembered {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// It says nothing that the other fields do not say.
+impl PartialEq for Remembered {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Remembered {}
 
 impl fmt::Debug for SpecVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

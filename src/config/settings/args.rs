@@ -82,6 +82,10 @@ pub(super) struct GeneralArgs {
     /// mcp-servers.lock.json]
     #[arg(long, value_name = "FILE", env = "MCPO_LOCK_FILE")]
     pub lock_file: Option<String>,
+    /// What was installed ahead by `mcpo-bridge install` and is only read, with the lock file
+    /// mcp-servers.lock.json in it: the image's own is /opt/mcpo-tools
+    #[arg(long, value_name = "DIR", env = "MCPO_PREINSTALLED_DIR")]
+    pub preinstalled_dir: Option<String>,
     /// Install the packages of launchers (uvx, npx) once, beside the calls; if false, only what
     /// `mcpo-bridge install` installed is started without its launcher
     #[arg(

@@ -33,6 +33,8 @@ pub struct Settings {
     pub jobs_dir: PathBuf,
     /// Launcher caches (uv, npm) that all children share, and what is installed for them.
     pub tools_dir: PathBuf,
+    /// What was installed ahead and is only read.
+    pub preinstalled_dir: Option<PathBuf>,
     /// What is locked; need not be there.
     pub lock_file: PathBuf,
     /// Packages of launchers are installed beside the calls.

@@ -49,6 +49,7 @@ impl SettingsArgs {
             command_line: CommandLine::default(),
             jobs_dir: read!(r.required(general.jobs_dir, parse::path)),
             tools_dir: read!(r.required(general.tools_dir, parse::path)),
+            preinstalled_dir: read!(r.optional(general.preinstalled_dir, parse::path)),
             lock_file: read!(r.optional(general.lock_file, parse::path))
                 .unwrap_or_else(|| config_file.with_extension("lock.json")),
             config_file,

@@ -2,7 +2,7 @@ use std::io::Write;
 
 use serde_json::{Map, Value};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 

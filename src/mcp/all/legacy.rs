@@ -107,7 +107,7 @@ async fn look(asking: &AskingAll<'_>, view: &View) -> Result<(), RpcError> {
     let Some(place) = Place::of(&asking.caller, spec) else {
         return Ok(());
     };
-    let here = replicas.look(&asking.caller, spec, &place).await;
+    let here = replicas.look(&asking.caller, spec.mode, &place).await;
     here.map_err(RpcError::elsewhere)
 }
 

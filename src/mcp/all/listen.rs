@@ -112,10 +112,10 @@ async fn part(
         .collect();
     let own = ClientMessage::read(&splice(&message.line, &edits))?;
     // Each chat's folder may be on another replica, and so each part goes its own way.
-    let forward = asking.to_server(&view.offers[server].spec.name, &own);
+    let forward = || asking.to_server(&view.offers[server].spec.name, &own);
     let attempt = || request(asking.to(view, server), own.clone(), "subscriptions/listen");
     let (replicas, caller) = (&asking.app.replicas, &asking.caller);
-    let response = replicas.run(caller, &forward, attempt).await?;
+    let response = replicas.run(caller, forward, attempt).await?;
     let kind = response.headers().get(header::CONTENT_TYPE);
     let is_stream = kind.is_some_and(|kind| kind == "text/event-stream");
     if response.status() != StatusCode::OK || !is_stream {

@@ -121,7 +121,7 @@ impl<'a> AskingAll<'a> {
             headers,
             // Only calls have a use for them.
             chosen: HeaderMap::new(),
-            body: message.line.clone(),
+            body: message.line.clone().into(),
         }
     }
 

@@ -6,9 +6,13 @@ mod block;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::model::RawJson;
@@ -22,7 +26,43 @@ pub struct ToolFailure {
 }
 
 /// The members of one JSON object, unread. The last of a repeated key counts.
-type Members<'a> = HashMap<String, &'a RawValue>;
+struct Members<'a>(Vec<(Name<'a>, &'a RawValue)>);
+
+/// Borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Members<'a> {
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        let mut latest = self.0.iter().rev();
+        let (_, value) = latest.find(|(known, _)| known.0 == name)?;
+        Some(value)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
+        object.deserialize_map(EachMember)
+    }
+}
+
+struct EachMember;
+
+impl<'de> Visitor<'de> for EachMember {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = object.next_entry()? {
+            members.push(member);
+        }
+        Ok(Members(members))
+    }
+}
 
 /// The answer to a call: one content item bare, none as `[]`, several as an array. Text that is
 /// JSON is passed on as JSON, byte by byte; a result that is no `CallToolResult` passes as it is.
@@ -31,7 +71,7 @@ pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
     let Ok(members) = serde_json::from_slice::<Members>(&line) else {
         return Ok(result.clone());
     };
-    let content = members.get("content").map(|content| content.get());
+    let content = members.get("content").map(RawValue::get);
     let blocks = content.and_then(|list| serde_json::from_str::<Vec<&RawValue>>(list).ok());
     let structured = members
         .get("structuredContent")
@@ -40,7 +80,7 @@ pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
         .get("isError")
         .is_some_and(|flag| flag.get() == "true")
     {
-        return Err(failure(blocks.as_deref(), structured.copied()));
+        return Err(failure(blocks.as_deref(), structured));
     }
     let Some(blocks) = blocks else {
         return Ok(structured.map_or_else(|| result.clone(), |value| RawJson::within(&line, value)));

@@ -1,12 +1,13 @@
 //! One line of the log: its fields, and the two ways to write it.
 
 use std::{
+    borrow::Cow,
     error::Error,
     fmt::{self, Write as _},
 };
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::{
     Event, Level, Metadata,
     field::{Field, Visit},
@@ -17,6 +18,9 @@ use crate::telemetry::audit::{AUDIT, FILES};
 
 /// Bytes of one text; what children and clients say may be long.
 const TEXT_LIMIT: usize = 8 * 1024;
+
+/// Fields of a line that take one allocation.
+const MOST_FIELDS: usize = 16;
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +34,7 @@ pub enum Format {
 /// What an event or a span says.
 #[derive(Debug, Default)]
 pub struct Fields {
-    values: Map<String, Value>,
+    values: Vec<(&'static str, Value)>,
     /// The field [`FILES`] holds JSON, which becomes part of the line.
     audit: bool,
 }
@@ -40,29 +44,34 @@ pub struct Fields {
 pub struct Line {
     timestamp: String,
     level: &'static str,
-    target: String,
+    target: Cow<'static, str>,
     message: String,
-    fields: Map<String, Value>,
+    fields: Vec<(&'static str, Value)>,
 }
 
 impl Line {
     pub fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         let mut fields = Fields {
-            values: Map::new(),
+            // An audit line has the most: more than nearly all others have with their spans'.
+            values: Vec::with_capacity(MOST_FIELDS),
             audit: metadata.target() == AUDIT,
         };
         event.record(&mut fields);
         let mut values = fields.values;
-        let message = values.shift_remove("message");
+        let mut take = |wanted: &str| {
+            let at = values.iter().position(|(name, _)| *name == wanted)?;
+            Some(into_text(values.remove(at).1))
+        };
+        let message = take("message");
         // Lines of the `log` crate come with their own target, and where in the code they are.
-        let target = values.shift_remove("log.target");
-        values.retain(|name, _| !name.starts_with("log."));
+        let target = take("log.target");
+        values.retain(|(name, _)| !name.starts_with("log."));
         Self {
             timestamp: format!("{:.3}", Timestamp::now()),
             level: level(metadata),
-            target: target.map_or_else(|| metadata.target().to_owned(), into_text),
-            message: message.map_or_else(String::new, into_text),
+            target: target.map_or(Cow::Borrowed(metadata.target()), Cow::Owned),
+            message: message.unwrap_or_default(),
             fields: values,
         }
     }
@@ -70,8 +79,8 @@ impl Line {
     /// Adds what the line does not say already.
     pub fn add(&mut self, outer: &Fields) {
         for (name, value) in &outer.values {
-            if !self.fields.contains_key(name) {
-                self.fields.insert(name.clone(), value.clone());
+            if !self.fields.iter().any(|(known, _)| known == name) {
+                self.fields.push((name, value.clone()));
             }
         }
     }
@@ -163,10 +172,10 @@ pub fn losses(format: Format) -> Box<dyn Fn(u64) -> String + Send> {
         let line = Line {
             timestamp: format!("{:.3}", Timestamp::now()),
             level: "ERROR",
-            target: module_path!().to_owned(),
+            target: module_path!().into(),
             message: "log lines were lost: whoever reads the log is too slow, or its disk is full"
                 .to_owned(),
-            fields: Map::from_iter([("lost_lines".to_owned(), count.into())]),
+            fields: vec![("lost_lines", count.into())],
         };
         line.render(format)
     })
@@ -220,8 +229,13 @@ fn bounded(mut text: String) -> String {
 }
 
 impl Fields {
+    /// What is recorded again takes the place of what was there.
     fn insert(&mut self, field: &Field, value: Value) {
-        self.values.insert(field.name().to_owned(), value);
+        let before = self.values.iter_mut();
+        match before.into_iter().find(|(name, _)| *name == field.name()) {
+            Some((_, before)) => *before = value,
+            None => self.values.push((field.name(), value)),
+        }
     }
 }
 

@@ -1,35 +1,36 @@
 //! Requests are counted in one place, whatever answers them.
 
-use std::sync::Arc;
-
-use axum::{
-    extract::{Request, State},
-    http::StatusCode,
-    middleware::Next,
-    response::Response,
-};
+use axum::{extract::Request, http::StatusCode};
 
 use super::{Metrics, labels::ByRequest};
 use crate::telemetry::request_id::{method_label, route_label};
 
-/// Middleware for `axum::middleware::from_fn_with_state`, added by `Router::layer` so that the
-/// route is known. A caller who hangs up first is not counted.
-pub async fn count_requests(
-    State(metrics): State<Arc<Metrics>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let route = route_label(&request).to_owned();
-    let method = method_label(request.method());
-    let response = next.run(request).await;
-    let status = class(response.status());
-    let labels = ByRequest {
-        route,
-        method,
-        status,
-    };
-    metrics.http_requests.get_or_create(&labels).inc();
-    response
+/// What a request is counted as once it is answered. A caller who hangs up first is not counted.
+pub struct Requested {
+    route: String,
+    method: &'static str,
+}
+
+impl Requested {
+    /// Where the route is known, which is within `Router::layer`.
+    pub fn of(request: &Request) -> Self {
+        Self {
+            route: route_label(request).to_owned(),
+            method: method_label(request.method()),
+        }
+    }
+}
+
+impl Metrics {
+    /// A request was answered.
+    pub fn answered(&self, Requested { route, method }: Requested, status: StatusCode) {
+        let labels = ByRequest {
+            route,
+            method,
+            status: class(status),
+        };
+        self.http_requests.get_or_create(&labels).inc();
+    }
 }
 
 fn class(status: StatusCode) -> &'static str {

@@ -1,6 +1,12 @@
 use std::sync::Arc;
 
-use axum::{Router, body::Body, extract::Request, middleware::from_fn_with_state, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    middleware::{Next, from_fn_with_state},
+    routing::get,
+};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -163,9 +169,15 @@ fn a_tool_with_an_odd_name_cannot_forge_a_line() {
 #[tokio::test]
 async fn requests_are_counted_by_route_and_never_by_what_clients_made_up() {
     let metrics = Arc::new(Metrics::new());
+    let count = |State(metrics): State<Arc<Metrics>>, request: Request, next: Next| async move {
+        let requested = Requested::of(&request);
+        let response = next.run(request).await;
+        metrics.answered(requested, response.status());
+        response
+    };
     let app = Router::new()
         .route("/files/{token}", get(|| async {}))
-        .layer(from_fn_with_state(metrics.clone(), count_requests));
+        .layer(from_fn_with_state(metrics.clone(), count));
     for (method, path) in [
         ("GET", "/files/SECRET"),
         ("MADEUP", "/files/SECRET"),

@@ -2,7 +2,7 @@
 //! driven by `make test-openwebui`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard},
@@ -40,6 +40,8 @@ pub struct Asked {
 struct State {
     moods: HashMap<&'static str, Mood>,
     users: HashMap<String, Value>,
+    /// Of programs: they are not signed in.
+    keys: HashSet<String>,
     chats: HashMap<String, Value>,
     files: HashMap<String, Vec<u8>>,
     asked: Vec<Asked>,
@@ -81,6 +83,12 @@ impl FakeOpenWebUi {
             "role": role, "token": token, "token_type": "Bearer",
         });
         self.state().users.insert(token.to_owned(), user);
+    }
+
+    /// A program that acts for him: an automation, or who has an API key of his.
+    pub fn key(&self, token: &str, id: &str) {
+        self.user(token, id, "user");
+        self.state().keys.insert(token.to_owned());
     }
 
     /// How requests are answered whose path holds `part`.
@@ -183,17 +191,40 @@ fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
         .next()
 }
 
+/// As the real one keeps what shows with a message: new things come first.
+fn keep(message: &mut Value, event: &[u8]) {
+    let event: Value = serde_json::from_slice(event).unwrap_or_default();
+    let key = match event["type"].as_str() {
+        Some("files") => "files",
+        Some("embeds") => "embeds",
+        _ => return,
+    };
+    let data = &event["data"];
+    let mut all = data[key].as_array().cloned().unwrap_or_default();
+    if data["replace"] != true {
+        all.extend(message[key].as_array().cloned().unwrap_or_default());
+    }
+    message[key] = all.into();
+}
+
 impl State {
     fn answer(&mut self, asked: &Asked) -> (u16, Vec<u8>) {
         let token = header(&asked.head, "authorization").and_then(|value| value.split_once(' '));
-        let Some(user) = token.and_then(|(_, token)| self.users.get(token)) else {
+        let token = token.map(|(_, token)| token).unwrap_or_default();
+        let Some(user) = self.users.get(token) else {
             return (401, b"{\"detail\": \"401 Unauthorized\"}".to_vec());
         };
         let path = asked.path.split('?').next().unwrap_or_default();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let json = |value: &Value| (200, value.to_string().into_bytes());
         let found = match (asked.method.as_str(), &parts[..]) {
-            ("GET", ["api", "v1", "auths"]) => Some(json(user)),
+            ("GET", ["api", "v1", "auths"]) if self.keys.contains(token) => Some((
+                403,
+                b"{\"detail\": \"A human session is required.\"}".to_vec(),
+            )),
+            ("GET", ["api", "v1", "auths"] | ["api", "v1", "users", "user", "status"]) => {
+                Some(json(user))
+            }
             ("GET", ["api", "v1", "chats", id]) => self.chats.get(*id).map(json),
             ("GET", ["api", "v1", "files", id, "content"]) => {
                 self.files.get(*id).map(|bytes| (200, bytes.clone()))
@@ -203,7 +234,15 @@ impl State {
                 self.files.insert(id.clone(), asked.body.clone());
                 Some(json(&json!({"id": id, "filename": "x"})))
             }
-            ("POST", ["api", "v1", "chats", .., "event"]) => Some(json(&json!(true))),
+            ("POST", ["api", "v1", "chats", chat, "messages", message, "event"]) => {
+                if let Some(chat) = self.chats.get_mut(*chat) {
+                    keep(
+                        &mut chat["chat"]["history"]["messages"][*message],
+                        &asked.body,
+                    );
+                }
+                Some(json(&json!(true)))
+            }
             _ => None,
         };
         found.unwrap_or((404, b"{\"detail\": \"Not found\"}".to_vec()))

@@ -34,7 +34,8 @@ pub(in crate::config::settings) struct ListenArgs {
     /// name it, and requests that still have it are served, too [default: none]
     #[arg(long, value_name = "PATH", env = "MCPO_ROOT_PATH")]
     pub root_path: Option<String>,
-    /// Serve HTTPS with this certificate chain (PEM); needs the key [default: none]
+    /// Serve HTTPS with this certificate chain (PEM); needs the key. When the files change, new
+    /// connections get what is in them [default: none]
     #[arg(long, short = 't', value_name = "FILE", env = "MCPO_SSL_CERTFILE")]
     pub ssl_certfile: Option<String>,
     /// The certificate's private key (PEM, without a passphrase) [default: none]

@@ -1,0 +1,79 @@
+//! Requests that are refused before their body was read, byte by byte on one kept connection.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+};
+
+use crate::support::{TestBridge, echo, servers, vars};
+
+/// A bridge that refuses whoever has no key.
+fn closed() -> TestBridge {
+    TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::API_KEY, "key:steel")
+        .start()
+}
+
+/// The head of a call with a body of so many bytes.
+fn head(length: usize, more: &str) -> String {
+    format!(
+        "POST /echo/counter HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{more}\r\n"
+    )
+}
+
+/// An answer's status line and headers, once all of it was read.
+fn answer(stream: &mut BufReader<TcpStream>) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(stream.read_line(&mut head).expect("an answer"), 0, "{head}");
+    }
+    let head = head.to_lowercase();
+    let length = head.split("content-length: ").nth(1).expect("a length");
+    let length = length.lines().next().and_then(|line| line.parse().ok());
+    let mut body = vec![0; length.expect("a number")];
+    stream.read_exact(&mut body).expect("a body");
+    head
+}
+
+fn connect(bridge: &TestBridge) -> (TcpStream, BufReader<TcpStream>) {
+    let stream = TcpStream::connect(bridge.address()).expect("the bridge listens");
+    let reader = BufReader::new(stream.try_clone().expect("the same socket"));
+    (stream, reader)
+}
+
+#[test]
+fn a_short_body_is_read_and_its_connection_kept() {
+    let bridge = closed();
+    let (mut stream, mut reader) = connect(&bridge);
+    for _ in 0..20 {
+        stream.write_all(head(2, "").as_bytes()).expect("sent");
+        stream.flush().expect("sent");
+        stream.write_all(b"{}").expect("sent");
+        let answer = answer(&mut reader);
+        assert!(answer.starts_with("http/1.1 401"), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+}
+
+#[test]
+fn where_a_long_one_is_left_unread_the_answer_says_that_the_connection_ends() {
+    let bridge = closed();
+    let (mut stream, mut reader) = connect(&bridge);
+    stream
+        .write_all(head(1 << 20, "").as_bytes())
+        .expect("sent");
+    let refused = answer(&mut reader);
+    assert!(refused.starts_with("http/1.1 401"), "{refused}");
+    assert!(refused.contains("connection: close"), "{refused}");
+}
+
+#[test]
+fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked() {
+    let bridge = closed();
+    let (mut stream, mut reader) = connect(&bridge);
+    let waits = head(2, "Expect: 100-continue\r\n");
+    stream.write_all(waits.as_bytes()).expect("sent");
+    let refused = answer(&mut reader);
+    assert!(refused.starts_with("http/1.1 401"), "{refused}");
+    assert!(refused.contains("connection: close"), "{refused}");
+}
