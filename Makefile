@@ -26,12 +26,12 @@ SCHEMAS_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench deploy examples scripts tests/bundle tests/clients tests/conformance tests/docker tests/fixtures tests/kubernetes tests/mcpo tests/openwebui
+PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build bundle test test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +50,7 @@ config/mcp-servers.json:
 	mkdir -p config
 	cp mcp-servers.json.example $@
 
-test: uv lint check-example ## Prove everything: format, lints, docs, example config, all tests
+test: uv lint check-example test-fork ## Prove everything: format, lints, docs, example config, all tests
 	scripts/test $(TEST_ARGS)
 
 lint: fmt-check clippy doc python ## Check format, clippy, documentation and Python files
@@ -77,6 +77,9 @@ check-example: uv
 	cargo build $(LOCKED)
 	env MCPO_JOBS_DIR=.run/check-jobs MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_START_TIMEOUT=180 \
 	target/debug/mcpo-bridge check --config mcp-servers.json.example
+
+test-fork: ## Fork processes of Python and look for traces of one in others: MCPO_FORKS=1000 MCPO_TEST_PYTHON=python3.13
+	PYTHONDONTWRITEBYTECODE=1 python3 -W error -m unittest discover -q -s tests/fork_parent
 
 bundle: uv ## Pack images, Compose files, documents, checksums and SBOMs for a host without internet
 	scripts/bundle $(BUNDLE_ARGS)

@@ -105,7 +105,7 @@ pub fn silence_of(line: &str) -> Option<Duration> {
     time.parse().ok().map(Duration::from_millis)
 }
 
-/// How a child is asked to end. Its stdin is closed in every case.
+/// How a child is asked to end. Its stdin is closed first, unless it is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// Time to leave by itself, then SIGTERM, the same time again, then SIGKILL.

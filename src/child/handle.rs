@@ -205,8 +205,13 @@ impl Child {
 
     /// Ends it and waits until nothing of its tree is left.
     pub async fn end(&self, how: End) -> ExitStatus {
+        // One that hears that nothing more comes begins to leave by itself: work for nothing.
+        if how != End::Kill {
+            self.connection.close_stdin();
+        }
+        let status = self.body.end(how).await;
         self.connection.close_stdin();
-        self.body.end(how).await
+        status
     }
 
     pub(super) async fn closed(&self, why: Closed) -> ChildError {

@@ -35,7 +35,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
-    process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, wait},
+    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, wait},
 };
 
 use super::{
@@ -48,6 +48,8 @@ const TICK: Duration = Duration::from_millis(10);
 /// Kills follow each other after [`TICK`] and then ever more slowly: each reads all of `/proc`, and
 /// what does not go at once waits for the kernel.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What a killed child gets to be gone before the first look for what else there is.
+const KILLED: Duration = Duration::from_millis(5);
 /// How often orphans that ended by themselves are reaped while the child runs.
 const REAP: Duration = Duration::from_secs(10);
 /// The kernel's out-of-memory killer takes children (1000 = first), never the bridge.
@@ -287,7 +289,11 @@ impl Supervisor {
 
     /// Waits for an order, the child's exit or the next tick; true if an order can be read.
     fn orders_wait(&self, control: BorrowedFd<'_>, child: Option<BorrowedFd<'_>>) -> bool {
-        let pause = if matches!(self.phase, Phase::Running) {
+        let pause = if let Phase::Killing = self.phase {
+            self.next_kill
+                .saturating_duration_since(Instant::now())
+                .clamp(Duration::from_millis(1), TICK)
+        } else if let Phase::Running = self.phase {
             let silent = self
                 .silent_at
                 .map(|at| at.saturating_duration_since(Instant::now()));
@@ -311,6 +317,9 @@ impl Supervisor {
     fn end(&mut self, wait: Duration, grace: Duration) {
         let until = Instant::now() + wait;
         match self.phase {
+            Phase::Running | Phase::Waiting(..) if wait + grace == Duration::ZERO => {
+                self.kill_all();
+            }
             Phase::Running => self.phase = Phase::Waiting(until, grace),
             Phase::Waiting(before, other) => {
                 self.phase = Phase::Waiting(until.min(before), grace.min(other));
@@ -320,9 +329,17 @@ impl Supervisor {
         }
     }
 
+    /// Most children have nothing below them but their group: all of `/proc` is read only if
+    /// something is left when that is dead.
     fn kill_all(&mut self) {
         self.phase = Phase::Killing;
         (self.next_kill, self.pause) = (Instant::now(), TICK);
+        // Not reaped, it still has its number.
+        if self.status.is_none() {
+            let _ = kill_process_group(self.child, Signal::KILL);
+            tree::send(tree::number(self.child), Signal::KILL);
+            self.next_kill += KILLED;
+        }
     }
 
     fn advance(&mut self) {
