@@ -123,15 +123,26 @@ fn too_many_starts_are_429() {
     bridge.chat("alice", "c0").echo("counter", json!({}));
     fs::write(&wait, "").expect("the file");
     let before = bridge.workspaces().len();
-    // One starts, the others wait longer for its place than a place is waited for.
-    let _calls: Vec<_> = (0..4)
-        .map(|n| {
-            bridge
-                .chat("alice", &format!("s{n}"))
-                .begin("slow", "log_line", &json!({}))
-        })
-        .collect();
-    eventually("all have come", || bridge.workspaces().len() >= before + 4);
+    let begin = |chat: &str| {
+        let chat = bridge.chat("alice", chat);
+        chat.begin("slow", "log_line", &json!({}))
+    };
+    // One starts. The next one comes when that is well under way, so that it gets the place after it,
+    // and whoever comes behind both waits in vain.
+    let starting = || {
+        let all = bridge.children().into_iter().map(|one| one.command);
+        let of_slow = all.filter(|command| command.contains("odd_server"));
+        of_slow
+            .filter(|command| !command.contains("__supervise"))
+            .count()
+    };
+    let others = starting();
+    let _first = begin("s0");
+    eventually("the first starts", || starting() > others);
+    let _second = begin("s1");
+    eventually("the second waits", || {
+        bridge.workspaces().len() >= before + 2
+    });
     let reply = bridge
         .chat("alice", "c2")
         .call("echo", "counter", json!({}));

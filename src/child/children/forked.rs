@@ -49,6 +49,13 @@ impl Children {
         }
     }
 
+    /// Makes what processes of this server are forked from, where there may be one, and waits for it.
+    pub async fn prepare(&self, spec: &Arc<ServerSpec>, until: Instant) {
+        if self.forks.is_undecided(spec) {
+            self.forking(spec, until).await;
+        }
+    }
+
     /// What to fork the process from, and its own arguments; `None`: it is started by itself. What
     /// is set for one call only must be there when the modules are imported.
     pub(super) fn fork_from(

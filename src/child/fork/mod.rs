@@ -263,6 +263,13 @@ impl ForkServers {
         }
     }
 
+    /// Whether it is open how processes of this server come to be.
+    pub fn is_undecided(&self, spec: &ServerSpec) -> bool {
+        let entries = self.lock();
+        let entry = entries.get(&(spec.name.clone(), spec.version()));
+        entry.is_none_or(|entry| matches!(*entry.state.borrow(), State::None | State::Starting))
+    }
+
     /// Servers that should be forked, and are not.
     pub fn warnings(&self) -> Vec<String> {
         let entries = self.lock();

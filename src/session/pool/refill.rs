@@ -22,6 +22,8 @@ use crate::{
 const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// A child that has just started may answer its first ping as late as this.
 const FIRST_PING: Duration = Duration::from_secs(5);
+/// How long what children are forked from is waited for.
+const PARENT: Duration = Duration::from_secs(60);
 /// Between two looks while anything is ready, or should be.
 const REST: Duration = Duration::from_secs(1);
 /// The same while others start.
@@ -184,6 +186,10 @@ impl Pool {
         let (spec, profile) = (kind.spec.clone(), kind.profile.clone());
         let (pool, off) = (self.clone(), kind.outdated.clone());
         self.home.tasks.spawn(async move {
+            // What it is forked from comes first: the pool can wait for it, and one that was started by
+            // itself would hold its memory alone.
+            let parent = pool.home.children.prepare(&spec, Instant::now() + PARENT);
+            let _ = off.run_until_cancelled(parent).await;
             let began = Instant::now();
             let made = pool.make(&spec, profile, &off).await;
             pool.settle(&key, made, began);
