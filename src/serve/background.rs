@@ -114,6 +114,7 @@ async fn announce(app: Arc<App>) {
 async fn watch(app: Arc<App>) {
     let mut timer = tokio::time::interval(app.store.instance().renew_every() / 2);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut known = 0;
     loop {
         timer.tick().await;
         let looker = app.clone();
@@ -122,9 +123,14 @@ async fn watch(app: Arc<App>) {
             tracing::warn!(%error, "other bridges on the jobs folder cannot be seen");
         }
         // Alone, a bridge may be stopped as long as somebody likes.
-        let shared = !app.replicas.others().is_empty();
-        let most = shared.then(|| app.store.instance().ttl() * 3 / 4);
+        let others = app.replicas.others().len();
+        // Half of it: the others count from the last renewal, which was up to a quarter before.
+        let most = (others > 0).then(|| app.store.instance().ttl() / 2);
         app.engine.children.bound_silence(most);
+        if others != known {
+            known = others;
+            tracing::info!(others, "bridges that share the jobs folder");
+        }
     }
 }
 

@@ -158,6 +158,7 @@ fn a_stopped_bridge_is_succeeded_and_finds_itself_fenced_when_it_wakes() {
     let file = json!({"name": "kept.txt", "content": "x"});
     chats[0].call("echo", "write_file", file).ok();
     assert_eq!(count(&chats[0]), 1);
+    replicas.wait_until_acquainted(0);
     replicas.bridges[0].signal(Signal::STOP);
     let began = Instant::now();
     let taken = count(&chats[1]);
@@ -184,6 +185,7 @@ fn a_call_under_way_on_a_bridge_that_stops_dead_is_not_run_twice() {
     let replicas = Replicas::with(2, &just_echo(), &[(vars::LEASE_TTL, "3")]);
     let chats = [0, 1].map(|index| replicas.bridges[index].chat("alice", "c"));
     assert_eq!(count(&chats[0]), 1);
+    replicas.wait_until_acquainted(0);
     let sleep = json!({"seconds": 60, "touch": "began"});
     let direct = chats[0].begin("echo", "sleep", &sleep);
     replicas.bridges[0].wait_for_file("began");

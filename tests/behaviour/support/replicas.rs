@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Process, TestBridge, folders, vars};
+use super::{Client, Process, TestBridge, eventually, folders, vars};
 
 /// Bridges that share a jobs folder. Dropping it asserts that they leave nothing behind.
 pub struct Replicas {
@@ -45,6 +45,14 @@ impl Replicas {
             next: AtomicUsize::new(0),
             killed: false,
         }
+    }
+
+    /// Waits until this one has noticed that it is not alone.
+    #[track_caller]
+    pub fn wait_until_acquainted(&self, index: usize) {
+        eventually("it sees the others", || {
+            self.bridges[index].log().contains("bridges that share")
+        });
     }
 
     pub fn jobs(&self) -> PathBuf {
