@@ -52,7 +52,7 @@ where
         if let Some(span) = context.span(id)
             && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
         {
-            values.record(fields);
+            fields.record_again(|fields| values.record(fields));
         }
     }
 

@@ -1,13 +1,13 @@
 //! One line of the log: its fields, and the two ways to write it.
 
 use std::{
-    borrow::Cow,
+    cell::Cell,
     error::Error,
     fmt::{self, Write as _},
+    ops::Range,
 };
 
 use jiff::Timestamp;
-use serde_json::Value;
 use tracing::{
     Event, Level, Metadata,
     field::{Field, Visit},
@@ -19,8 +19,10 @@ use crate::telemetry::audit::{AUDIT, FILES};
 /// Bytes of one text; what children and clients say may be long.
 const TEXT_LIMIT: usize = 8 * 1024;
 
-/// Fields of a line that take one allocation.
-const MOST_FIELDS: usize = 16;
+/// Fields of a line, and bytes of their values, that take one allocation: an audit line has the
+/// most, with its span's.
+const MOST_FIELDS: usize = 24;
+const USUAL_TEXT: usize = 512;
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,53 +36,60 @@ pub enum Format {
 /// What an event or a span says.
 #[derive(Debug, Default)]
 pub struct Fields {
-    values: Vec<(&'static str, Value)>,
+    /// All values, one after the other.
+    texts: String,
+    entries: Vec<Entry>,
     /// The field [`FILES`] holds JSON, which becomes part of the line.
     audit: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    name: &'static str,
+    /// Within the texts.
+    value: Range<usize>,
+    /// JSON already: a number, say.
+    json: bool,
 }
 
 /// An event with the fields of its spans.
 #[derive(Debug)]
 pub struct Line {
-    timestamp: String,
+    now: Timestamp,
     level: &'static str,
-    target: Cow<'static, str>,
-    message: String,
-    fields: Vec<(&'static str, Value)>,
+    target: &'static str,
+    fields: Fields,
 }
+
+/// What lines of the `log` crate bring: their own target, and where in the code they are.
+const OF_LOG: &str = "log.";
+const LOG_TARGET: &str = "log.target";
+const MESSAGE: &str = "message";
+/// What each line says first; no field takes its place.
+const FIRST: [&str; 4] = ["timestamp", "level", MESSAGE, "target"];
 
 impl Line {
     pub fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         let mut fields = Fields {
-            // An audit line has the most: more than nearly all others have with their spans'.
-            values: Vec::with_capacity(MOST_FIELDS),
+            texts: String::with_capacity(USUAL_TEXT),
+            entries: Vec::with_capacity(MOST_FIELDS),
             audit: metadata.target() == AUDIT,
         };
         event.record(&mut fields);
-        let mut values = fields.values;
-        let mut take = |wanted: &str| {
-            let at = values.iter().position(|(name, _)| *name == wanted)?;
-            Some(into_text(values.remove(at).1))
-        };
-        let message = take("message");
-        // Lines of the `log` crate come with their own target, and where in the code they are.
-        let target = take("log.target");
-        values.retain(|(name, _)| !name.starts_with("log."));
         Self {
-            timestamp: format!("{:.3}", Timestamp::now()),
+            now: Timestamp::now(),
             level: level(metadata),
-            target: target.map_or(Cow::Borrowed(metadata.target()), Cow::Owned),
-            message: message.unwrap_or_default(),
-            fields: values,
+            target: metadata.target(),
+            fields,
         }
     }
 
     /// Adds what the line does not say already.
     pub fn add(&mut self, outer: &Fields) {
-        for (name, value) in &outer.values {
-            if !self.fields.iter().any(|(known, _)| known == name) {
-                self.fields.push((name, value.clone()));
+        for entry in &outer.entries {
+            if self.fields.get(entry.name).is_none() {
+                self.fields.copy(outer, entry);
             }
         }
     }
@@ -93,38 +102,58 @@ impl Line {
         }
     }
 
+    fn message(&self) -> &str {
+        self.fields.get(MESSAGE).unwrap_or_default()
+    }
+
+    fn target(&self) -> &str {
+        self.fields.get(LOG_TARGET).unwrap_or(self.target)
+    }
+
+    /// What stands behind what each line says.
+    fn rest(&self) -> impl Iterator<Item = (&Entry, &str)> {
+        let rest = self.fields.entries.iter().filter(|entry| {
+            let name = entry.name;
+            name != MESSAGE && !name.starts_with(OF_LOG)
+        });
+        rest.map(|entry| (entry, self.fields.text(entry)))
+    }
+
     fn json(&self) -> String {
-        let own = [
-            ("timestamp", self.timestamp.as_str()),
-            ("level", self.level),
-            ("message", &self.message),
-            ("target", &self.target),
-        ];
-        let mut line = Vec::with_capacity(512);
-        for (name, text) in own {
-            member(&mut line, name, &text);
-        }
-        for (name, value) in &self.fields {
-            if !own.iter().any(|(ours, _)| ours == name) {
-                member(&mut line, name, value);
+        let mut line = String::with_capacity(2 * USUAL_TEXT);
+        line.push_str("{\"timestamp\":\"");
+        push_time(&mut line, self.now);
+        line.push_str("\",\"level\":\"");
+        line.push_str(self.level);
+        line.push_str("\",\"message\":");
+        push_json(&mut line, self.message());
+        line.push_str(",\"target\":");
+        push_json(&mut line, self.target());
+        for (entry, value) in self.rest() {
+            if FIRST.contains(&entry.name) {
+                continue;
+            }
+            line.push(',');
+            push_json(&mut line, entry.name);
+            line.push(':');
+            if entry.json {
+                push_escaped(&mut line, value);
+            } else {
+                push_json(&mut line, value);
             }
         }
-        line.extend_from_slice(b"}\n");
-        let line = String::from_utf8(line).expect("JSON is UTF-8");
-        let text = line.trim_ascii_end();
-        if printable(text) {
-            line
-        } else {
-            escaped(text) + "\n"
-        }
+        line.push_str("}\n");
+        line
     }
 
     fn text(&self, colour: bool) -> String {
-        let paint = |code: &str, text: &str| {
+        let paint = |line: &mut String, code: &str, write: &dyn Fn(&mut String)| {
             if colour {
-                format!("\x1b[{code}m{text}\x1b[0m")
-            } else {
-                text.to_owned()
+                let _ = write!(line, "\x1b[{code}m");
+            }
+            write(line);
+            if colour {
+                line.push_str("\x1b[0m");
             }
         };
         let code = match self.level {
@@ -133,27 +162,55 @@ impl Line {
             "INFO" => "32",
             _ => "34",
         };
-        let mut line = format!(
-            "{} {} {} {}",
-            paint("2", &self.timestamp),
-            paint(code, &format!("{:8}", self.level)),
-            paint("2", &escaped(&self.target)),
-            escaped(&self.message),
-        );
-        for (name, value) in &self.fields {
-            let name = paint("2", &format!("{}=", escaped(name)));
-            let _ = write!(line, " {name}{}", shown(value));
+        let mut line = String::with_capacity(USUAL_TEXT);
+        paint(&mut line, "2", &|line| push_time(line, self.now));
+        line.push(' ');
+        paint(&mut line, code, &|line| {
+            let _ = write!(line, "{:8}", self.level);
+        });
+        line.push(' ');
+        paint(&mut line, "2", &|line| push_escaped(line, self.target()));
+        line.push(' ');
+        push_escaped(&mut line, self.message());
+        for (entry, value) in self.rest() {
+            line.push(' ');
+            paint(&mut line, "2", &|line| {
+                push_escaped(line, entry.name);
+                line.push('=');
+            });
+            if entry.json {
+                push_escaped(&mut line, value);
+            } else if cannot_be_misread(value) {
+                line.push_str(value);
+            } else {
+                push_json(&mut line, value);
+            }
         }
-        line + "\n"
+        line.push('\n');
+        line
     }
 }
 
-/// `{` or `,`, then `"name":value`.
-fn member(line: &mut Vec<u8>, name: &str, value: &impl serde::Serialize) {
-    line.push(if line.is_empty() { b'{' } else { b',' });
-    serde_json::to_writer(&mut *line, name).expect("a text is JSON");
-    line.push(b':');
-    serde_json::to_writer(line, value).expect("texts and JSON values are JSON");
+thread_local! {
+    /// The last second that this thread wrote, and how: lines come by the thousand in each.
+    static SECOND: Cell<(i64, [u8; SECOND_LENGTH])> = const { Cell::new((i64::MIN, [0; SECOND_LENGTH])) };
+}
+const SECOND_LENGTH: usize = "2026-07-28T12:00:00".len();
+
+/// In UTC, with milliseconds.
+fn push_time(line: &mut String, now: Timestamp) {
+    let whole = now.as_second();
+    let (known, mut text) = SECOND.get();
+    if known != whole {
+        let written = format!("{now:.3}");
+        let Some(second) = written.as_bytes().first_chunk() else {
+            return line.push_str(&written);
+        };
+        text = *second;
+        SECOND.set((whole, text));
+    }
+    line.push_str(str::from_utf8(&text).unwrap_or_default());
+    let _ = write!(line, ".{:03}Z", now.subsec_millisecond());
 }
 
 fn level(metadata: &Metadata<'_>) -> &'static str {
@@ -169,111 +226,156 @@ fn level(metadata: &Metadata<'_>) -> &'static str {
 /// The line that tells of lost ones.
 pub fn losses(format: Format) -> Box<dyn Fn(u64) -> String + Send> {
     Box::new(move |count| {
+        let mut fields = Fields::default();
+        let lost = "log lines were lost: whoever reads the log is too slow, or its disk is full";
+        fields.push(MESSAGE, false, |text| text.push_str(lost));
+        fields.push_number("lost_lines", count);
         let line = Line {
-            timestamp: format!("{:.3}", Timestamp::now()),
+            now: Timestamp::now(),
             level: "ERROR",
-            target: module_path!().into(),
-            message: "log lines were lost: whoever reads the log is too slow, or its disk is full"
-                .to_owned(),
-            fields: vec![("lost_lines", count.into())],
+            target: module_path!(),
+            fields,
         };
         line.render(format)
     })
 }
 
-fn into_text(value: Value) -> String {
-    match value {
-        Value::String(text) => text,
-        other => other.to_string(),
-    }
-}
-
-/// As it is if that cannot be misread, else in quotes.
-fn shown(value: &Value) -> String {
+/// Where a word stands alone, it needs no quotes.
+fn cannot_be_misread(text: &str) -> bool {
     let plain = |c: char| c.is_alphanumeric() || "._-:/@#+%".contains(c);
-    match value {
-        Value::String(text) if !text.is_empty() && text.chars().all(plain) => text.clone(),
-        other => escaped(&other.to_string()),
-    }
+    !text.is_empty() && text.chars().all(plain)
 }
 
-/// Nothing in it is obeyed or hidden, as in nearly all lines.
+/// Nothing in it is obeyed or hidden, as in nearly all texts. Looks at all of it, so that many
+/// bytes are looked at together.
 fn printable(text: &str) -> bool {
-    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+    text.bytes()
+        .fold(true, |all, byte| all & printable_byte(byte))
+}
+
+fn printable_byte(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte)
+}
+
+/// As a JSON string.
+fn push_json(line: &mut String, text: &str) {
+    let plain = |byte: u8| printable_byte(byte) && byte != b'"' && byte != b'\\';
+    if text.bytes().fold(true, |all, byte| all & plain(byte)) {
+        line.push('"');
+        line.push_str(text);
+        line.push('"');
+    } else {
+        let quoted = serde_json::to_string(text).expect("a text is JSON");
+        push_escaped(line, &quoted);
+    }
 }
 
 /// What a terminal obeys or hides is written as `\uXXXX`: JSON leaves some of it as it is. In JSON
 /// such characters stand only within strings, where this is their other spelling.
-fn escaped(text: &str) -> String {
+fn push_escaped(line: &mut String, text: &str) {
     if printable(text) {
-        return text.to_owned();
+        return line.push_str(text);
     }
-    let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         let hidden = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if c.is_control() || hidden {
-            let _ = write!(clean, "\\u{:04x}", u32::from(c));
+            let _ = write!(line, "\\u{:04x}", u32::from(c));
         } else {
-            clean.push(c);
+            line.push(c);
         }
     }
-    clean
-}
-
-fn bounded(mut text: String) -> String {
-    if text.len() > TEXT_LIMIT {
-        text.truncate(text.floor_char_boundary(TEXT_LIMIT));
-        text.push('…');
-    }
-    text
 }
 
 impl Fields {
+    fn text(&self, entry: &Entry) -> &str {
+        &self.texts[entry.value.clone()]
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let entry = self.entries.iter().find(|entry| entry.name == name)?;
+        Some(self.text(entry))
+    }
+
     /// What is recorded again takes the place of what was there.
-    fn insert(&mut self, field: &Field, value: Value) {
-        let before = self.values.iter_mut();
-        match before.into_iter().find(|(name, _)| *name == field.name()) {
-            Some((_, before)) => *before = value,
-            None => self.values.push((field.name(), value)),
+    pub fn record_again(&mut self, values: impl FnOnce(&mut Self)) {
+        let mut new = Self {
+            audit: self.audit,
+            ..Self::default()
+        };
+        values(&mut new);
+        for entry in &new.entries {
+            let kept = self.entries.len();
+            self.copy(&new, entry);
+            let before = self.entries[..kept].iter();
+            if let Some(before) = before.into_iter().position(|old| old.name == entry.name) {
+                self.entries.swap_remove(before);
+            }
         }
+    }
+
+    fn copy(&mut self, of: &Self, entry: &Entry) {
+        self.push(entry.name, entry.json, |text| text.push_str(of.text(entry)));
+    }
+
+    fn push(&mut self, name: &'static str, json: bool, write: impl FnOnce(&mut String)) {
+        let start = self.texts.len();
+        write(&mut self.texts);
+        if !json && self.texts.len() - start > TEXT_LIMIT {
+            let end = self.texts.floor_char_boundary(start + TEXT_LIMIT);
+            self.texts.truncate(end);
+            self.texts.push('…');
+        }
+        let value = start..self.texts.len();
+        self.entries.push(Entry { name, value, json });
+    }
+
+    fn push_number(&mut self, name: &'static str, value: impl fmt::Display) {
+        self.push(name, true, |text| {
+            let _ = write!(text, "{value}");
+        });
     }
 }
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.insert(field, bounded(format!("{value:?}")).into());
+        self.push(field.name(), false, |text| {
+            let _ = write!(text, "{value:?}");
+        });
     }
 
-    fn record_str(&mut self, field: &Field, text: &str) {
+    fn record_str(&mut self, field: &Field, value: &str) {
         let json = self.audit && field.name() == FILES;
-        let value = json.then(|| serde_json::from_str(text).ok()).flatten();
-        let value = value.unwrap_or_else(|| bounded(text.to_owned()).into());
-        self.insert(field, value);
+        self.push(field.name(), json, |text| text.push_str(value));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        let mut text = value.to_string();
-        let mut source = value.source();
-        while let Some(error) = source {
-            let _ = write!(text, ": {error}");
-            source = error.source();
-        }
-        self.insert(field, bounded(text).into());
+        self.push(field.name(), false, |text| {
+            let _ = write!(text, "{value}");
+            let mut source = value.source();
+            while let Some(error) = source {
+                let _ = write!(text, ": {error}");
+                source = error.source();
+            }
+        });
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.insert(field, value.into());
+        self.push_number(field.name(), value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.insert(field, value.into());
+        self.push_number(field.name(), value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.insert(field, value.into());
+        // JSON has no NaN.
+        match serde_json::Number::from_f64(value) {
+            Some(value) => self.push_number(field.name(), value),
+            None => self.push_number(field.name(), "null"),
+        }
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.insert(field, value.into());
+        self.push_number(field.name(), value);
     }
 }
