@@ -117,7 +117,9 @@ async fn call(
         let prepared = prepare(app, server, tool, &caller, &body, request_id.as_deref()).await;
         let mut call = prepared.inspect_err(refused)?;
         call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, &caller);
-        call.place.wants = Some(call.wants());
+        if call.spec.mode == Mode::Stateful {
+            call.place.wants = Some(call.wants());
+        }
         let entered = app
             .replicas
             .enter(&caller, call.spec.mode, &mut call.place)

@@ -22,7 +22,7 @@ use crate::{
     app::App,
     call::Parking,
     child::{Ear, Era, Profile, Replier, Reply, Said, splice},
-    config::WorkspaceScope,
+    config::{Mode, WorkspaceScope},
     model::{RawJson, ServerName},
     replicas::Homed,
     session::{Class, Place},
@@ -329,10 +329,10 @@ pub async fn relay(
 /// The chat's place, as the OpenAPI door has it; for clients that send no chat, the session's own.
 fn place(asking: &Asking<'_>, session: &McpSession) -> Result<Place, RpcError> {
     let place = asking.place()?;
-    if place.class == Class::Lasting {
+    let spec = &asking.offer.spec;
+    if place.class == Class::Lasting || spec.mode != Mode::Stateful {
         return Ok(place);
     }
-    let spec = &asking.offer.spec;
     let own = (spec.workspace == WorkspaceScope::Own).then_some(&spec.name);
     Ok(Place::of_protocol(&session.principal, &session.id, own))
 }

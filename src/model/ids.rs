@@ -157,6 +157,11 @@ impl fmt::Debug for JobId {
 pub struct WorkspaceKey([u8; 32]);
 
 impl WorkspaceKey {
+    /// Of no workspace.
+    pub fn nowhere() -> Self {
+        Self([0; 32])
+    }
+
     /// One chat of one principal; with `own`, of one server in that chat.
     pub fn chat(principal: &Principal, chat: &str, own: Option<&ServerName>) -> Self {
         Self::derive("chat", principal, chat, own)

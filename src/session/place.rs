@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Opened;
 use crate::{
     child::Profile,
-    config::{ServerSpec, WorkspaceScope},
+    config::{Mode, ServerSpec, WorkspaceScope},
     model::{Caller, Principal, ServerName, SessionId, WorkspaceKey},
 };
 
@@ -73,8 +73,28 @@ impl Place {
     ///
     /// An anonymous caller may use only ids that we minted: `None` means his id is not one.
     pub fn of(caller: &Caller, spec: &ServerSpec) -> Option<Self> {
+        if spec.mode != Mode::Stateful {
+            return Self::nowhere(caller);
+        }
         let own = (spec.workspace == WorkspaceScope::Own).then_some(&spec.name);
         Self::within(caller, own)
+    }
+
+    /// Of a call that works in no folder that is kept.
+    fn nowhere(caller: &Caller) -> Option<Self> {
+        let named = caller.session.as_deref();
+        let ours = |id: &str| id.parse::<SessionId>().is_ok();
+        if caller.principal == Principal::Anonymous && !named.is_none_or(ours) {
+            return None;
+        }
+        Some(Self {
+            key: WorkspaceKey::nowhere(),
+            class: Class::OneCall,
+            session: None,
+            claim: Claim::Free,
+            opened: Opened::default(),
+            wants: None,
+        })
     }
 
     /// The same for the folder that the chat's servers share, or for one of a server's own.
