@@ -9,6 +9,7 @@ mod ask;
 mod attach;
 mod attachments;
 mod chips;
+mod detached;
 mod error;
 mod files;
 mod holds;

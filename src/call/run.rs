@@ -4,10 +4,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::Instrument as _;
 
 use super::{
     Answer, Call, CallEngine, CallError, Notice, Published, Running,
+    detached::Detached,
     files::Maker,
     holds::Holds,
     parking::State,
@@ -26,7 +26,8 @@ use crate::{
 pub const PING_PATIENCE: Duration = Duration::from_secs(5);
 
 impl CallEngine {
-    /// Runs the call. Dropping the future means that the caller hung up.
+    /// Runs the call, as long as the future is polled. Dropping it means that the caller hung up; the
+    /// call then ends by itself.
     pub async fn run(self: &Arc<Self>, call: Call) -> Result<Answer, CallError> {
         let (mut running, _hang_up) = self.begin(call)?;
         let shown = Shown::begin(self, &mut running.call);
@@ -36,9 +37,7 @@ impl CallEngine {
             shown.end().await;
             answer
         };
-        let task = self.running.spawn(task.in_current_span());
-        task.await
-            .unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
+        Detached::new(self.running.track_future(task)).await
     }
 
     /// A call whose clock runs, and what tells it by its drop that the caller hung up.
