@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,13 +20,9 @@ use super::{
     Cancellation,
     frame::{self, Line, LineReader, Message, Reply, Said},
     hearing::{self, Heard, Hearing, InFlight, Listener, Replier},
+    outgoing::{Outgoing, Shut},
 };
 use crate::model::RawJson;
-
-/// Messages that wait for a child which reads slowly; then senders wait.
-const OUTGOING: usize = 256;
-/// Messages written with one call.
-const BATCH: usize = 64;
 
 /// How long answers are waited for from a child that closed its stdin.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -56,10 +52,10 @@ pub enum Closed {
 #[derive(Clone)]
 pub struct Connection {
     shared: Arc<Shared>,
-    outgoing: mpsc::Sender<Bytes>,
 }
 
 struct Shared {
+    outgoing: Outgoing,
     numbers: AtomicU64,
     waiting: Mutex<Waiting>,
     closing: CancellationToken,
@@ -82,24 +78,23 @@ impl Connection {
         cleaner: Cleaner,
         noise: Arc<impl NoiseLog>,
     ) -> Self {
-        let (outgoing, lines) = mpsc::channel(OUTGOING);
         let shared = Arc::new(Shared {
+            outgoing: Outgoing::new(stdin),
             numbers: AtomicU64::new(1),
             waiting: Mutex::new(Waiting::Open(BTreeMap::new())),
             closing: CancellationToken::new(),
             declined: AtomicBool::new(false),
         });
-        tokio::spawn(write(stdin, lines, shared.clone()));
+        tokio::spawn(write(shared.clone()));
         let reader = Reader {
             lines: LineReader::new(stdout, limit),
             shared: shared.clone(),
-            outgoing: outgoing.clone(),
             listener,
             cleaner,
             noise,
         };
         tokio::spawn(reader.run());
-        Self { shared, outgoing }
+        Self { shared }
     }
 
     /// Asks and waits. Dropping the future tells the child that nobody waits any more.
@@ -150,7 +145,7 @@ impl Connection {
             cancel,
             cancellation,
         };
-        let sent = self.outgoing.send(make(number)).await;
+        let sent = self.shared.outgoing.send(make(number)).await;
         let reply = match sent {
             Ok(()) => {
                 let mut answer = std::pin::pin!(answer);
@@ -164,7 +159,7 @@ impl Connection {
                     }
                 }
             }
-            Err(_) => None,
+            Err(Shut) => None,
         };
         // Answered or closed: there is nothing left to cancel.
         unanswered.cancel = false;
@@ -173,7 +168,7 @@ impl Connection {
 
     /// Sends a whole line, its end included; lost where the child takes nothing in.
     pub fn send(&self, line: Bytes) {
-        let _ = self.outgoing.try_send(line);
+        self.shared.outgoing.try_send(line);
     }
 
     /// Says something that needs no answer; lost where the child takes nothing in.
@@ -302,38 +297,23 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-async fn write(
-    mut stdin: impl AsyncWrite + Unpin,
-    mut lines: mpsc::Receiver<Bytes>,
-    shared: Arc<Shared>,
-) {
-    let closing = shared.closing.clone();
-    let mut batch = Vec::with_capacity(BATCH);
+async fn write(shared: Arc<Shared>) {
     let pump = async {
-        while lines.recv_many(&mut batch, BATCH).await > 0 {
-            let written = match &batch[..] {
-                [one] => stdin.write_all(one).await,
-                many => stdin.write_all(&many.concat()).await,
-            };
-            batch.clear();
-            if written.is_err() {
-                // The child closed its stdin: who asks now is told at once, who asked before may
-                // have an answer on its way.
-                lines.close();
-                tokio::time::sleep(LAST_ANSWERS).await;
-                shared.close(Closed::StreamEnded);
-                return;
-            }
+        if shared.outgoing.write_left().await.is_err() {
+            // The child closed its stdin: who asks now is told at once, who asked before may have
+            // an answer on its way.
+            shared.outgoing.shut();
+            tokio::time::sleep(LAST_ANSWERS).await;
+            shared.close(Closed::StreamEnded);
         }
-        closing.cancelled().await;
     };
-    closing.run_until_cancelled(pump).await;
+    shared.closing.run_until_cancelled(pump).await;
+    shared.outgoing.close();
 }
 
 struct Reader<R, N> {
     lines: LineReader<R>,
     shared: Arc<Shared>,
-    outgoing: mpsc::Sender<Bytes>,
     listener: Listener,
     cleaner: Cleaner,
     noise: Arc<N>,
@@ -374,7 +354,6 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
         let Some(id) = said.id.clone() else { return };
         let connection = Connection {
             shared: self.shared.clone(),
-            outgoing: self.outgoing.clone(),
         };
         let replier = Replier::new(connection, id);
         if &*said.method == "ping" {

@@ -23,6 +23,7 @@ mod hello;
 mod keeper;
 mod launch;
 mod log;
+mod outgoing;
 mod process;
 mod reaper;
 mod run;

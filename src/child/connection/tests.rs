@@ -1,5 +1,5 @@
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader, DuplexStream, Lines};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines};
 
 use super::*;
 
