@@ -10,19 +10,14 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::{
-    Problem, call, documents, door,
+    Problem, call, documents,
+    door::{self, Door},
     files::{self, PageLanguage},
     health, mcp, metrics, upload,
 };
-use crate::{
-    app::App,
-    config::{Lang, Listen},
-    identity::SESSION_HEADER,
-    telemetry::{REQUEST_ID, request_id_layer},
-};
+use crate::{app::App, config::Lang};
 
 /// The whole service.
 pub fn router(app: &Arc<App>) -> Router {
@@ -72,32 +67,8 @@ pub fn router(app: &Arc<App>) -> Router {
         "" => routes,
         root => Router::new().nest(root, routes.clone()).merge(routes),
     };
-    // From the outside in: every answer has a request id, also a refusal; pages of other origins
-    // learn why they are refused; and only who may come in reaches a handler. One layer of three:
-    // each further one would copy all below it for each request.
-    routes.layer((
-        middleware::from_fn(request_id_layer),
-        cors(&app.settings.listen),
-        middleware::from_fn_with_state(app.clone(), door::pass),
-    ))
-}
-
-/// Credentials are allowed only for origins that are named: `*` never gets a browser's own.
-fn cors(listen: &Listen) -> CorsLayer {
-    let origins = &listen.cors_allow_origins;
-    let any = origins.iter().any(|origin| origin == "*");
-    let listed = origins.iter().filter_map(|origin| origin.parse().ok());
-    let origin = if any {
-        AllowOrigin::mirror_request()
-    } else {
-        AllowOrigin::list(listed)
-    };
-    CorsLayer::new()
-        .allow_origin(origin)
-        .allow_methods(AllowMethods::mirror_request())
-        .allow_headers(AllowHeaders::mirror_request())
-        .allow_credentials(!any)
-        .expose_headers(ExposeHeaders::list([SESSION_HEADER.clone(), REQUEST_ID]))
+    let door = Arc::new(Door::new(app));
+    routes.layer(middleware::from_fn_with_state(door, door::pass))
 }
 
 async fn not_found() -> Problem {

@@ -9,13 +9,14 @@
 
 mod background;
 mod certificate;
+mod connections;
+mod poll_again;
 mod reload;
 mod signals;
 mod tls;
 
 use std::{
     io,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -148,24 +149,19 @@ async fn answer(
     listener: TcpListener,
     tls: Option<watch::Receiver<tls::Acceptor>>,
 ) -> io::Result<()> {
-    let stopping = app.engine.stopping.clone();
-    let stopped = async move { stopping.cancelled().await };
-    let router = http::router(&app);
+    let (router, stopping) = (http::router(&app), app.engine.stopping.clone());
     match tls {
         None => {
-            let service = router.into_make_service_with_connect_info::<SocketAddr>();
             // Without this an answer can wait 40 ms for the client's acknowledgement.
             let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-            let server = axum::serve(listener, service);
-            server.with_graceful_shutdown(stopped).await
+            connections::serve(listener, router, stopping).await;
         }
         Some(acceptor) => {
-            let router = router.layer(axum::middleware::map_request(tls::name_peer));
-            let service = router.into_make_service_with_connect_info::<tls::Peer>();
-            let server = axum::serve(tls::Listener::new(listener, acceptor)?, service);
-            server.with_graceful_shutdown(stopped).await
+            let listener = tls::Listener::new(listener, acceptor)?;
+            connections::serve(listener, router, stopping).await;
         }
     }
+    Ok(())
 }
 
 async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {

@@ -8,10 +8,6 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    extract::{ConnectInfo, Request, connect_info::Connected},
-    serve::IncomingStream,
-};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -177,35 +173,19 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// Who is at the other end; axum knows it only for its own listeners.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(SocketAddr);
-
-impl Connected<IncomingStream<'_, Listener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-/// Says it as handlers expect it.
-pub async fn name_peer(mut request: Request) -> Request {
-    if let Some(ConnectInfo(Peer(address))) = request.extensions().get().copied() {
-        request.extensions_mut().insert(ConnectInfo(address));
-    }
-    request
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use axum::{Router, middleware, routing::get};
+    use axum::{Router, extract::ConnectInfo, routing::get};
     use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_rustls::TlsConnector;
 
-    use super::*;
+    use tokio_util::sync::CancellationToken;
+
+    use super::{super::connections, *};
 
     fn files() -> (TempDir, Tls, CertificateDer<'static>) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -227,11 +207,9 @@ mod tests {
         let (_current, acceptor) = watch::channel(Acceptor::load(&tls).unwrap());
         let listener = Listener::new(listener, acceptor).unwrap();
         let say = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() };
-        let router = Router::new()
-            .route("/", get(say))
-            .layer(middleware::map_request(name_peer));
-        let service = router.into_make_service_with_connect_info::<Peer>();
-        let server = tokio::spawn(async move { axum::serve(listener, service).await });
+        let router = Router::new().route("/", get(say));
+        let stopping = CancellationToken::new();
+        let server = tokio::spawn(connections::serve(listener, router, stopping));
         let silent = TcpStream::connect(address).await.unwrap();
 
         let mut roots = RootCertStore::empty();

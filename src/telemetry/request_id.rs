@@ -10,7 +10,6 @@ use std::{
 use axum::{
     extract::{MatchedPath, Request},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
-    middleware::Next,
     response::Response,
 };
 use tracing::Instrument as _;
@@ -78,9 +77,12 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Middleware for `axum::middleware::from_fn`, added by `Router::layer` so that the route is known.
-/// Everything inside runs in a span with `request_id`, `method` and `route`.
-pub async fn layer(mut request: Request, next: Next) -> Response {
+/// Answers within a span with `request_id`, `method` and `route`. For middleware that is added by
+/// `Router::layer`, so that the route is known.
+pub async fn tied<F: Future<Output = Response>>(
+    mut request: Request,
+    answer: impl FnOnce(Request) -> F,
+) -> Response {
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
     // The audit target, so that its lines have the request's id at every level.
@@ -93,7 +95,7 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     );
     let handled = async {
         let mut line = EndLine::new();
-        let response = next.run(request).await;
+        let response = answer(request).await;
         line.status = Some(response.status());
         response
     };

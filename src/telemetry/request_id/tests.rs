@@ -1,4 +1,9 @@
-use axum::{Extension, Router, body::Body, middleware::from_fn, routing::get};
+use axum::{
+    Extension, Router,
+    body::Body,
+    middleware::{Next, from_fn},
+    routing::get,
+};
 use proptest::prelude::*;
 use tower::ServiceExt as _;
 use tracing::instrument::WithSubscriber as _;
@@ -19,7 +24,9 @@ fn app() -> Router {
         )
         .route("/broken", get(|| async { StatusCode::BAD_GATEWAY }))
         .route("/slow", get(std::future::pending::<()>))
-        .layer(from_fn(layer))
+        .layer(from_fn(|request, next: Next| {
+            tied(request, |request| next.run(request))
+        }))
 }
 
 fn request(path: &str, ids: &[&str]) -> Request {
@@ -106,7 +113,9 @@ async fn the_id_is_there_even_where_the_level_hides_everything_else() {
             "/",
             get(|| async { tracing::info!(target: AUDIT, "audit") }),
         )
-        .layer(from_fn(layer));
+        .layer(from_fn(|request, next: Next| {
+            tied(request, |request| next.run(request))
+        }));
     app.oneshot(request("/", &["r3"]))
         .with_subscriber(log.dispatch.clone())
         .await
