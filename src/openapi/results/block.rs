@@ -56,11 +56,20 @@ fn string<'a>(members: &Members<'a>, key: &str) -> Option<Cow<'a, str>> {
     Some(text.0)
 }
 
+/// Prose is told by its first letter.
+fn may_be_json(text: &str) -> bool {
+    let first = text.trim_ascii_start().bytes().next();
+    first.is_some_and(|byte| b"{[\"-tfn".contains(&byte) || byte.is_ascii_digit())
+}
+
 /// Text that is JSON becomes that JSON, unread; other text stays the literal that it came as.
 fn json_or_text(line: &Bytes, literal: &RawValue) -> RawJson {
     let Ok(Text(text)) = serde_json::from_str(literal.get()) else {
         return RawJson::within(line, literal);
     };
+    if !may_be_json(&text) {
+        return RawJson::within(line, literal);
+    }
     let inner = match text {
         // Without escapes the JSON within the string is a part of the line itself.
         Cow::Borrowed(text) => line.slice_ref(text.as_bytes()),
