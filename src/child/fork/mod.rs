@@ -17,11 +17,12 @@
 mod parent;
 mod plan;
 mod program;
+mod state;
+mod wanted;
 mod wire;
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -32,35 +33,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use parent::Means;
 use parent::Parent;
 pub use plan::Plan;
+pub use state::{Forking, ParentRef};
+use state::{LONGEST_PAUSE, Ready, State, lost};
+pub use wanted::{Scratch, Wanted};
 
-use super::{Profile, launch::Launch as Command};
 use crate::{
     config::{self, Mode, ServerSpec, SpecVersion, Transport, asks_for_user},
-    install::{Resolved, Seen, seen},
+    install::{Resolved, seen},
     model::ServerName,
-    store::Job,
 };
 
 /// A parent that nobody asked anything for so long ends; and this is how near to each other two
 /// starts must be for a parent to be worth it by itself.
 const IDLE: Duration = Duration::from_secs(900);
-/// After a parent was lost; doubles with each.
-const PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-
-/// How processes of a server come to be now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Forking {
-    /// By forking, from a parent with so many modules; some are imported by each process itself.
-    Forks {
-        modules: usize,
-        left_out: Vec<String>,
-    },
-    /// Each by itself, and why.
-    Starts(Arc<str>),
-    /// Each by itself: nobody asked for more so far.
-    NotYet,
-}
 
 /// The parents of all servers.
 pub struct ForkServers {
@@ -84,53 +69,6 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.outdated.cancel();
-    }
-}
-
-#[derive(Clone)]
-enum State {
-    None,
-    Starting,
-    Ready(Arc<Ready>),
-    Exec(Arc<str>, Option<Instant>),
-}
-
-/// A parent, and what its sources were when it was made.
-struct Ready {
-    parent: Parent,
-    sources: Vec<(PathBuf, Seen)>,
-}
-
-/// What is needed to make a parent.
-pub struct Wanted {
-    pub spec: Arc<ServerSpec>,
-    pub found: Arc<Resolved>,
-    pub profile: Profile,
-    pub plan: Plan,
-    pub launch: Command,
-    pub job: Scratch,
-}
-
-/// A folder that goes when this is dropped, and beside it the parent's program, in whose path its
-/// name is not.
-pub struct Scratch {
-    pub job: Job,
-    pub program: PathBuf,
-}
-
-impl Scratch {
-    /// Makes one.
-    pub fn within(folder: &Path) -> std::io::Result<Self> {
-        let program = folder.join(format!("fork-{}", uuid::Uuid::new_v4()));
-        let job = Job::scratch(folder)?;
-        Ok(Self { job, program })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.program);
-        let _ = std::fs::remove_dir_all(self.job.folder());
     }
 }
 
@@ -193,7 +131,7 @@ impl ForkServers {
         entry.last = now;
         let state = entry.state.borrow().clone();
         match state {
-            State::Ready(ready) if ready.parent.runs(plan) => return Some(ParentRef(ready)),
+            State::Ready(ready) if ready.parent.runs(plan) => return Some(ParentRef::to(ready)),
             State::Starting | State::Ready(_) | State::Exec(_, None) => return None,
             State::Exec(_, Some(until)) if now < until => return None,
             State::Exec(..) | State::None => {}
@@ -292,8 +230,7 @@ impl ForkServers {
         let Some(entry) = entries.get_mut(&key) else {
             return;
         };
-        let same =
-            matches!(&*entry.state.borrow(), State::Ready(ready) if Arc::ptr_eq(ready, &parent.0));
+        let same = matches!(&*entry.state.borrow(), State::Ready(ready) if parent.is(ready));
         if same {
             let state = lost(why, entry.lost);
             entry.lost += 1;
@@ -378,43 +315,5 @@ impl ForkServers {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(ServerName, SpecVersion), Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn lost(why: &str, times: u32) -> State {
-    let pause = PAUSE.saturating_mul(1 << times.min(10)).min(LONGEST_PAUSE);
-    State::Exec(why.into(), Some(Instant::now() + pause))
-}
-
-impl State {
-    fn told(&self) -> Forking {
-        match self {
-            Self::Ready(ready) => {
-                let loaded = &ready.parent.loaded;
-                let (modules, left_out) = (loaded.modules, loaded.left_out.clone());
-                Forking::Forks { modules, left_out }
-            }
-            Self::Exec(why, _) => Forking::Starts(why.clone()),
-            Self::None | Self::Starting => Forking::NotYet,
-        }
-    }
-}
-
-/// A parent to fork from.
-#[derive(Clone)]
-pub struct ParentRef(Arc<Ready>);
-
-impl ParentRef {
-    /// The files that it was made of are as they were. Looks at the disk.
-    pub fn holds(&self) -> bool {
-        self.0
-            .sources
-            .iter()
-            .all(|(path, then)| seen(path) == *then)
-    }
-
-    /// The parent itself.
-    pub fn parent(&self) -> &Parent {
-        &self.0.parent
     }
 }
