@@ -4,6 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument as _;
 
 use super::{
     Answer, Call, CallEngine, CallError, Notice, Published, Running,
@@ -29,15 +30,38 @@ impl CallEngine {
     /// Runs the call, as long as the future is polled. Dropping it means that the caller hung up; the
     /// call then ends by itself.
     pub async fn run(self: &Arc<Self>, call: Call) -> Result<Answer, CallError> {
-        let (mut running, _hang_up) = self.begin(call)?;
+        let (call, _hang_up) = self.whole(call)?;
+        Detached::new(self.running.track_future(call)).await
+    }
+
+    /// The same for a call that goes on while nobody polls the future.
+    pub async fn run_apart(self: &Arc<Self>, call: Call) -> Result<Answer, CallError> {
+        let (call, _hang_up) = self.whole(call)?;
+        let task = self.running.spawn(call.in_current_span());
+        task.await
+            .unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
+    }
+
+    /// A call to its end, and what tells it by its drop that the caller hung up.
+    fn whole(
+        self: &Arc<Self>,
+        call: Call,
+    ) -> Result<
+        (
+            impl Future<Output = Result<Answer, CallError>> + Send + use<>,
+            DropGuard,
+        ),
+        CallError,
+    > {
+        let (mut running, hang_up) = self.begin(call)?;
         let shown = Shown::begin(self, &mut running.call);
         running.status = shown.status();
-        let task = async move {
+        let whole = async move {
             let answer = Box::pin(running.finish()).await;
             shown.end().await;
             answer
         };
-        Detached::new(self.running.track_future(task)).await
+        Ok((whole, hang_up))
     }
 
     /// A call whose clock runs, and what tells it by its drop that the caller hung up.

@@ -10,8 +10,6 @@ use axum::{
 use bytes::Bytes;
 use indexmap::IndexMap;
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
-use tracing::Instrument as _;
 
 use super::{RpcError, all::Shown, files, lists, park::Retry, session::InFlight, stream};
 use crate::{
@@ -87,15 +85,6 @@ enum Next {
     Parked,
 }
 
-/// As a task, for a call that goes on while nobody looks at its relay. It ends with this future.
-async fn apart(
-    call: impl Future<Output = Result<Answer, CallError>> + Send + 'static,
-) -> Result<Answer, CallError> {
-    let task = AbortOnDropHandle::new(tokio::spawn(call.in_current_span()));
-    task.await
-        .unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
-}
-
 impl Relay {
     /// Begins. `owner` tells this client's requests from others'.
     pub fn start(
@@ -119,7 +108,7 @@ impl Relay {
         let engine = app.engine.clone();
         Self {
             manner,
-            call: Box::pin(apart(async move { engine.run(call).await })),
+            call: Box::pin(async move { engine.run_apart(call).await }),
             heard,
             cancellation,
             spec,
