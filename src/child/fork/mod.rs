@@ -91,10 +91,12 @@ impl ForkServers {
             return Some("its environment names the user, and imports could keep what they read");
         }
         match spec.launch {
-            config::Launch::Exec => Some("\"launch\" is \"exec\" in the server file"),
+            config::Launch::Exec => Some("its \"launch\" is \"exec\""),
             config::Launch::Fork => None,
             config::Launch::Auto => match found {
-                None => Some("its packages are not installed by the bridge"),
+                None => {
+                    Some("it starts as written; from an environment of the bridge it may be forked")
+                }
                 Some(found) if found.identity.is_none() => {
                     Some("its packages are not pinned; \"launch\": \"fork\" forks all the same")
                 }
