@@ -52,6 +52,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const KILLED: Duration = Duration::from_millis(5);
 /// How often orphans that ended by themselves are reaped while the child runs.
 const REAP: Duration = Duration::from_secs(10);
+/// A nursery looks again after these: what a killed supervisor leaves comes to it only after the
+/// bridge has seen that one's end.
+const SWEEPS: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(3),
+];
 /// The kernel's out-of-memory killer takes children (1000 = first), never the bridge.
 const OOM_SCORE: &str = "800";
 
@@ -236,6 +244,8 @@ struct Supervisor {
     silent_at: Option<Instant>,
     next_kill: Instant,
     pause: Duration,
+    /// Further sweeps, the next one last.
+    sweeps: Vec<Instant>,
 }
 
 impl Supervisor {
@@ -249,6 +259,7 @@ impl Supervisor {
             silent_at: None,
             next_kill: Instant::now(),
             pause: TICK,
+            sweeps: Vec::new(),
         }
     }
 
@@ -264,6 +275,9 @@ impl Supervisor {
                 self.kill_all();
             }
             self.advance();
+            if self.sweeps.pop_if(|at| Instant::now() >= *at).is_some() {
+                self.sweep();
+            }
             let watched = pidfd.as_ref().filter(|_| self.status.is_none());
             if self.orders_wait(bridge.control.as_fd(), watched.map(OwnedFd::as_fd)) {
                 for order in bridge.orders() {
@@ -279,7 +293,11 @@ impl Supervisor {
             Order::Silence(most) => {
                 self.silent_at = (!most.is_zero()).then(|| Instant::now() + most);
             }
-            Order::Sweep => self.sweep(),
+            Order::Sweep => {
+                self.sweep();
+                let now = Instant::now();
+                self.sweeps = SWEEPS.iter().rev().map(|after| now + *after).collect();
+            }
             Order::Gone => {
                 self.orders_may_come = false;
                 self.kill_all();
@@ -294,10 +312,14 @@ impl Supervisor {
                 .saturating_duration_since(Instant::now())
                 .clamp(Duration::from_millis(1), TICK)
         } else if let Phase::Running = self.phase {
-            let silent = self
+            let next = self
                 .silent_at
-                .map(|at| at.saturating_duration_since(Instant::now()));
-            silent.map_or(REAP, |silent| silent.clamp(TICK, REAP))
+                .into_iter()
+                .chain(self.sweeps.last().copied());
+            let next = next
+                .min()
+                .map_or(REAP, |at| at.saturating_duration_since(Instant::now()));
+            next.clamp(TICK, REAP)
         } else {
             TICK
         };
