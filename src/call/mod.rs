@@ -36,7 +36,7 @@ use crate::{
     config::{ServerSpec, Settings},
     model::{Caller, RawJson},
     openwebui::OpenWebUi,
-    session::{Place, Sessions, SharedChildren, Wants},
+    session::{Place, Sessions, SharedChildren},
     store::Store,
     telemetry::Metrics,
 };
@@ -131,16 +131,6 @@ impl Call {
             forwarded: None,
             request_id: request_id.into(),
         }
-    }
-}
-
-impl Call {
-    /// The child that it needs.
-    pub fn wants(&self) -> Arc<Wants> {
-        Arc::new(Wants {
-            spec: self.spec.clone(),
-            profile: self.profile.clone(),
-        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! The call as a task: it ends when the child is settled, whether its caller waits or not.
+//! The call from its first wait to its record: it ends when the child is settled, whether its caller
+//! waits or not.
 
 use std::{future::Future, sync::Arc, time::Duration};
 

@@ -52,9 +52,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const KILLED: Duration = Duration::from_millis(5);
 /// How often orphans that ended by themselves are reaped while the child runs.
 const REAP: Duration = Duration::from_secs(10);
-/// A nursery looks again after these: what a killed supervisor leaves comes to it only after the
-/// bridge has seen that one's end.
-const SWEEPS: [Duration; 4] = [
+/// When a nursery looks, after it was asked to: what a killed supervisor leaves comes to it only after
+/// the bridge has seen that one's end.
+const SWEEPS: [Duration; 5] = [
+    Duration::ZERO,
     Duration::from_millis(20),
     Duration::from_millis(100),
     Duration::from_millis(500),
@@ -244,7 +245,7 @@ struct Supervisor {
     silent_at: Option<Instant>,
     next_kill: Instant,
     pause: Duration,
-    /// Further sweeps, the next one last.
+    /// When to sweep, the next one last.
     sweeps: Vec<Instant>,
 }
 
@@ -294,7 +295,6 @@ impl Supervisor {
                 self.silent_at = (!most.is_zero()).then(|| Instant::now() + most);
             }
             Order::Sweep => {
-                self.sweep();
                 let now = Instant::now();
                 self.sweeps = SWEEPS.iter().rev().map(|after| now + *after).collect();
             }

@@ -23,7 +23,7 @@ use crate::{
     model::{Caller, Principal, RawJson},
     openapi::{self, path_segment},
     replicas::Routed as _,
-    session::{Class, Place},
+    session::{Class, Place, Wants},
     telemetry::RequestId,
 };
 
@@ -117,9 +117,7 @@ async fn call(
         let prepared = prepare(app, server, tool, &caller, &body, request_id.as_deref()).await;
         let mut call = prepared.inspect_err(refused)?;
         call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, &caller);
-        if call.spec.mode == Mode::Stateful {
-            call.place.wants = Some(call.wants());
-        }
+        call.place.wants = Wants::of(&call.spec, &call.profile);
         let entered = app
             .replicas
             .enter(&caller, call.spec.mode, &mut call.place)

@@ -111,12 +111,7 @@ impl Asking<'_> {
         mut place: Place,
         profile: Option<&Profile>,
     ) -> Result<Place, RpcError> {
-        place.wants = profile.map(|profile| {
-            Arc::new(Wants {
-                spec: self.offer.spec.clone(),
-                profile: profile.clone(),
-            })
-        });
+        place.wants = profile.and_then(|profile| Wants::of(&self.offer.spec, profile));
         let replicas = &self.app.replicas;
         let entered = replicas
             .enter(&self.caller, self.offer.spec.mode, &mut place)

@@ -22,7 +22,7 @@ use crate::{
     app::App,
     call::Parking,
     child::{Ear, Era, Profile, Replier, Reply, Said, splice},
-    config::{Mode, WorkspaceScope},
+    config::WorkspaceScope,
     model::{RawJson, ServerName},
     replicas::Homed,
     session::{Class, Place},
@@ -330,7 +330,7 @@ pub async fn relay(
 fn place(asking: &Asking<'_>, session: &McpSession) -> Result<Place, RpcError> {
     let place = asking.place()?;
     let spec = &asking.offer.spec;
-    if place.class == Class::Lasting || spec.mode != Mode::Stateful {
+    if place.class == Class::Lasting {
         return Ok(place);
     }
     let own = (spec.workspace == WorkspaceScope::Own).then_some(&spec.name);

@@ -35,6 +35,18 @@ pub struct Wants {
     pub profile: Profile,
 }
 
+impl Wants {
+    /// None of a server whose children work in no chat's folder.
+    pub fn of(spec: &Arc<ServerSpec>, profile: &Profile) -> Option<Arc<Self>> {
+        (spec.mode == Mode::Stateful).then(|| {
+            Arc::new(Self {
+                spec: spec.clone(),
+                profile: profile.clone(),
+            })
+        })
+    }
+}
+
 /// Whether a workspace may be made for a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
@@ -80,7 +92,8 @@ impl Place {
         Self::within(caller, own)
     }
 
-    /// Of a call that works in no folder that is kept.
+    /// Of a call that works in no folder that is kept, so that no session of the caller's is short-lived
+    /// there.
     fn nowhere(caller: &Caller) -> Option<Self> {
         let named = caller.session.as_deref();
         let ours = |id: &str| id.parse::<SessionId>().is_ok();
@@ -89,7 +102,7 @@ impl Place {
         }
         Some(Self {
             key: WorkspaceKey::nowhere(),
-            class: Class::OneCall,
+            class: Class::Lasting,
             session: None,
             claim: Claim::Free,
             opened: Opened::default(),

@@ -133,7 +133,7 @@ impl ForkServers {
         entry.last = now;
         let state = entry.state.borrow().clone();
         match state {
-            State::Ready(ready) if ready.parent.runs(plan) => return Some(ParentRef::to(ready)),
+            State::Ready(ready) if ready.parent.runs(plan) => return Some(ParentRef(ready)),
             State::Starting | State::Ready(_) | State::Exec(_, None) => return None,
             State::Exec(_, Some(until)) if now < until => return None,
             State::Exec(..) | State::None => {}
@@ -232,7 +232,8 @@ impl ForkServers {
         let Some(entry) = entries.get_mut(&key) else {
             return;
         };
-        let same = matches!(&*entry.state.borrow(), State::Ready(ready) if parent.is(ready));
+        let same =
+            matches!(&*entry.state.borrow(), State::Ready(ready) if Arc::ptr_eq(ready, &parent.0));
         if same {
             let state = lost(why, entry.lost);
             entry.lost += 1;

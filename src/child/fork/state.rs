@@ -63,18 +63,9 @@ impl State {
 
 /// A parent to fork from.
 #[derive(Clone)]
-pub struct ParentRef(Arc<Ready>);
+pub struct ParentRef(pub Arc<Ready>);
 
 impl ParentRef {
-    pub fn to(ready: Arc<Ready>) -> Self {
-        Self(ready)
-    }
-
-    /// Whether it is this one.
-    pub fn is(&self, ready: &Arc<Ready>) -> bool {
-        Arc::ptr_eq(&self.0, ready)
-    }
-
     /// The files that it was made of are as they were. Looks at the disk.
     pub fn holds(&self) -> bool {
         self.0

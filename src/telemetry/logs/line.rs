@@ -43,7 +43,7 @@ pub struct Fields {
     audit: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Entry {
     name: &'static str,
     /// Within the texts.
@@ -304,12 +304,8 @@ impl Fields {
         };
         values(&mut new);
         for entry in &new.entries {
-            let kept = self.entries.len();
+            self.entries.retain(|old| old.name != entry.name);
             self.copy(&new, entry);
-            let before = self.entries[..kept].iter();
-            if let Some(before) = before.into_iter().position(|old| old.name == entry.name) {
-                self.entries.swap_remove(before);
-            }
         }
     }
 
