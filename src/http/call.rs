@@ -6,12 +6,14 @@ use std::{
 };
 
 use axum::{
-    body::Body,
+    BoxError,
+    body::HttpBody,
     extract::{ConnectInfo, Path, Request, State},
-    http::HeaderValue,
+    http::{Extensions, HeaderMap, HeaderValue, request::Parts},
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use super::{Problem, answer, call_files::WithFiles, metrics::Audited, multipart, peers, spool};
 use crate::{
@@ -24,7 +26,7 @@ use crate::{
     openapi::{self, path_segment},
     replicas::Routed as _,
     session::{Class, Place, Wants},
-    telemetry::RequestId,
+    telemetry::{ProblemKind, RequestId},
 };
 
 /// Under `/mcpo/`, where every server is.
@@ -34,9 +36,35 @@ pub async fn below_mcpo(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    let answered = call(&app, &server, &tool, peer, request).await;
+    audited(call(&app, &server, &tool, peer, request).await)
+}
+
+/// The same for a call whose address was read already, and whose body stays with whoever asks.
+pub async fn straight<B>(
+    app: &Arc<App>,
+    (server, tool): (&str, &str),
+    peer: SocketAddr,
+    id: &RequestId,
+    parts: &Parts,
+    body: B,
+) -> Response
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let caller = match caller(app, server, tool, peer, &parts.extensions, &parts.headers).await {
+        Ok(caller) => caller,
+        Err(problem) => return audited(Err(problem)),
+    };
+    audited(with_arguments(app, (server, tool), &caller, id, parts, body).await)
+}
+
+/// Whose audit line is written; told only where one would be written else.
+fn audited(answered: Result<Response, Problem>) -> Response {
     let mut response = answered.unwrap_or_else(Problem::into_response);
-    response.extensions_mut().insert(Audited);
+    if response.extensions().get::<ProblemKind>().is_some() {
+        response.extensions_mut().insert(Audited);
+    }
     response
 }
 
@@ -79,53 +107,80 @@ async fn call(
     request: Request,
 ) -> Result<Response, Problem> {
     let (extensions, headers) = (request.extensions(), request.headers());
+    let caller = caller(app, server, tool, peer, extensions, headers).await?;
+    let id = peers::request_id(extensions);
+    if !multipart::is_multipart(headers) {
+        let (parts, body) = request.into_parts();
+        return with_arguments(app, (server, tool), &caller, &id, &parts, body).await;
+    }
+    let refused = |problem: &Problem| refused(app, &caller, server, tool, problem);
+    let attempt = async |request| {
+        let prepared = prepare_with_files(app, server, tool, &caller, &id, request).await;
+        run(app, prepared.inspect_err(refused)?).await
+    };
+    // Nothing is written for a caller who has no such tool.
+    let known = tool_of(app, server, tool, &caller).await;
+    if let Err(problem) = known.inspect_err(refused)
+        && problem.elsewhere().is_none()
+    {
+        return Err(problem);
+    }
+    spool::run(app, &caller, request, attempt).await
+}
+
+async fn caller(
+    app: &App,
+    server: &str,
+    tool: &str,
+    peer: SocketAddr,
+    extensions: &Extensions,
+    headers: &HeaderMap,
+) -> Result<Caller, Problem> {
     let caller = peers::caller(app, extensions, headers, peer).await;
-    let caller = caller.map_err(Problem::from);
-    let caller = caller.inspect_err(|problem| {
+    caller.map_err(Problem::from).inspect_err(|problem| {
         let nobody = Principal::Anonymous;
         App::audit_refusal(peer.ip(), &nobody, server, tool, problem.kind());
-    })?;
-    let refused = |problem: &Problem| {
-        if problem.elsewhere().is_some() {
-            return;
-        }
-        // What runs leaves its own line.
+    })
+}
+
+/// Leaves the audit line of a call that does not run: what runs leaves its own.
+fn refused(app: &App, caller: &Caller, server: &str, tool: &str, problem: &Problem) {
+    if problem.elsewhere().is_none() {
         let kind = app.refusal_kind(server, problem.kind());
         App::audit_refusal(caller.address, &caller.principal, server, tool, kind);
-    };
-    if multipart::is_multipart(request.headers()) {
-        let attempt = async |request| {
-            let prepared = prepare_with_files(app, server, tool, &caller, request).await;
-            run(app, prepared.inspect_err(refused)?).await
-        };
-        // Nothing is written for a caller who has no such tool.
-        let known = tool_of(app, server, tool, &caller).await;
-        if let Err(problem) = known.inspect_err(refused)
-            && problem.elsewhere().is_none()
-        {
-            return Err(problem);
-        }
-        return spool::run(app, &caller, request, attempt).await;
     }
-    let (parts, body) = request.into_parts();
-    let body = read(body, app.settings.listen.max_body_bytes)
-        .await
-        .inspect_err(refused)?;
-    let request = || peers::forward(app, &caller, &parts, body.clone());
-    let request_id = parts.extensions.get::<RequestId>().map(ToString::to_string);
+}
+
+/// A call whose body is its arguments.
+async fn with_arguments<B>(
+    app: &Arc<App>,
+    (server, tool): (&str, &str),
+    caller: &Caller,
+    id: &RequestId,
+    parts: &Parts,
+    body: B,
+) -> Result<Response, Problem>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let refused = |problem: &Problem| refused(app, caller, server, tool, problem);
+    let body = read(body, app.settings.listen.max_body_bytes).await;
+    let body = body.inspect_err(refused)?;
+    let request = || peers::forward(app, caller, parts, id, body.clone());
     let attempt = async || {
-        let prepared = prepare(app, server, tool, &caller, &body, request_id.as_deref()).await;
+        let prepared = prepare(app, server, tool, caller, &body, id).await;
         let mut call = prepared.inspect_err(refused)?;
-        call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, &caller);
+        call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, caller);
         call.place.wants = Wants::of(&call.spec, &call.profile);
         let entered = app
             .replicas
-            .enter(&caller, call.spec.mode, &mut call.place)
+            .enter(caller, call.spec.mode, &mut call.place)
             .await;
         entered.map_err(Problem::elsewhere)?;
         run(app, call).await
     };
-    app.replicas.run(&caller, request, attempt).await
+    app.replicas.run(caller, request, attempt).await
 }
 
 async fn run(app: &Arc<App>, call: Call) -> Result<Response, Problem> {
@@ -152,7 +207,7 @@ async fn prepare(
     tool: &str,
     caller: &Caller,
     body: &Bytes,
-    request_id: Option<&str>,
+    id: &RequestId,
 ) -> Result<Call, Problem> {
     let offer = tool_of(app, server, tool, caller).await?;
     let tool = offer.name_at(tool);
@@ -169,7 +224,7 @@ async fn prepare(
         place,
         tool,
         arguments,
-        request_id.unwrap_or_default(),
+        id.as_str(),
     ))
 }
 
@@ -179,6 +234,7 @@ async fn prepare_with_files(
     server: &str,
     tool: &str,
     caller: &Caller,
+    id: &RequestId,
     request: Request,
 ) -> Result<Call, Problem> {
     let offer = tool_of(app, server, tool, caller).await?;
@@ -187,8 +243,6 @@ async fn prepare_with_files(
         let checked = offer.check(tool, arguments);
         checked.map_err(|faults| Problem::bad_arguments(&faults))
     };
-    let id = request.extensions().get::<RequestId>();
-    let id = id.map(ToString::to_string).unwrap_or_default();
     let headers = request.headers().clone();
     let with = WithFiles::read(app, &offer, tool, request).await?;
     check(with.arguments(&with.expected())?)?;
@@ -202,7 +256,7 @@ async fn prepare_with_files(
     let (arguments, incoming) = with.bring(app, caller, &offer, &place).await?;
     note_missing_chat(app, &offer, &place);
     let (spec, arguments) = (offer.spec.clone(), check(arguments)?);
-    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, &id);
+    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, id.as_str());
     call.incoming = Mutex::new(incoming);
     call.forwarded = app.identity.forwarded(&call.spec, &headers, caller);
     Ok(call)
@@ -239,16 +293,17 @@ async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, P
     }
 }
 
-async fn read(body: Body, limit: u64) -> Result<Bytes, Problem> {
+async fn read<B>(body: B, limit: u64) -> Result<Bytes, Problem>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let bytes = axum::body::to_bytes(body, most).await;
-    bytes.map_err(|error| {
-        let over = std::error::Error::source(&error).map(ToString::to_string);
-        match over.as_deref() {
-            Some("length limit exceeded") => Problem::too_large(limit),
-            _ => Problem::broken_body(&error),
-        }
-    })
+    match Limited::new(body, most).collect().await {
+        Ok(read) => Ok(read.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(limit)),
+        Err(error) => Err(Problem::broken_body(&error)),
+    }
 }
 
 /// Without a chat every call is a stranger's: somebody forgot a setting in Open WebUI.

@@ -90,14 +90,22 @@ async fn enter(app: &App, peer: SocketAddr, request: Request, next: Next) -> Res
     if let Some(leftover) = leftover {
         leftover.settle(&mut response).await;
     }
-    health::leave(app, &mut response);
-    app.metrics.answered(requested, response.status());
-    metrics::count_problem(&app.metrics, peer, &response);
+    leave(app, peer, requested, &mut response);
     response
 }
 
 async fn admit(app: &App, request: Request) -> Result<Request, Response> {
     let request = peers::admit(app, request).await?;
-    hosts::check(app, &request)?;
+    // Another replica names this one as it reaches it.
+    if peers::proven(request.extensions()).is_none() {
+        hosts::check(app, request.uri(), request.headers())?;
+    }
     Ok(request)
+}
+
+/// What each answer passes on its way out.
+pub fn leave(app: &App, peer: SocketAddr, requested: Requested, response: &mut Response) {
+    health::leave(app, response);
+    app.metrics.answered(requested, response.status());
+    metrics::count_problem(&app.metrics, peer, response);
 }

@@ -2,37 +2,37 @@
 //! address must not act in a browser's name.
 
 use axum::{
-    extract::Request,
-    http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, uri::Authority},
     response::{IntoResponse as _, Response},
 };
 use url::Url;
 
-use super::{Problem, peers::proven};
+use super::Problem;
 use crate::app::App;
 
 /// Refuses unknown `Host` and `Origin` with 403. Health checks come by address and are exempt.
-pub fn check(app: &App, request: &Request) -> Result<(), Response> {
+pub fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), Response> {
     let listen = &app.settings.listen;
-    let path = request.uri().path();
     let path = [&listen.root_path, &listen.path_prefix]
         .iter()
-        .fold(path, |path, front| {
+        .fold(uri.path(), |path, front| {
             path.strip_prefix(front.as_str()).unwrap_or(path)
         });
     let exempt = path == "/health" || path.starts_with("/health/") || path.starts_with("/files/");
-    // Another replica names this one as it reaches it.
-    if !exempt && proven(request.extensions()).is_none() {
-        // HTTP/1.1 sends Host; an absolute request target counts over it.
-        let target = request.uri().host().map(str::to_owned);
-        let host = target.or_else(|| host(request.headers()));
-        if !host.is_some_and(|host| known(&host, &listen.allowed_hosts)) {
-            return Err(refuse("Host"));
-        }
-        let origin = request.headers().get(header::ORIGIN);
-        if !origin.is_none_or(|origin| known_origin(origin, app)) {
-            return Err(refuse("Origin"));
-        }
+    if exempt {
+        return Ok(());
+    }
+    // HTTP/1.1 sends Host; an absolute request target counts over it.
+    let known_host = match uri.host() {
+        Some(target) => known(target, &listen.allowed_hosts),
+        None => host(headers).is_some_and(|host| known(host, &listen.allowed_hosts)),
+    };
+    if !known_host {
+        return Err(refuse("Host"));
+    }
+    let origin = headers.get(header::ORIGIN);
+    if !origin.is_none_or(|origin| known_origin(origin, app)) {
+        return Err(refuse("Origin"));
     }
     Ok(())
 }
@@ -42,14 +42,26 @@ fn refuse(header: &str) -> Response {
     Problem::new(StatusCode::FORBIDDEN, "unknown_host", text.into()).into_response()
 }
 
-fn host(headers: &HeaderMap) -> Option<String> {
+fn host(headers: &HeaderMap) -> Option<&str> {
     let mut all = headers.get_all(header::HOST).iter();
     let one = all.next()?.to_str().ok()?;
     if all.next().is_some() {
         return None;
     }
+    if let Some(host) = plain_host(one) {
+        return Some(host);
+    }
     let authority: Authority = one.parse().ok()?;
-    Some(authority.host().to_owned())
+    let host = authority.host();
+    one.find(host).map(|start| &one[start..start + host.len()])
+}
+
+/// Of a name with at most a port, which is how nearly all are sent.
+fn plain_host(sent: &str) -> Option<&str> {
+    let (host, port) = sent.split_once(':').unwrap_or((sent, "0"));
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let plain = !host.is_empty() && host.bytes().all(letter);
+    (plain && port.parse::<u16>().is_ok()).then_some(host)
 }
 
 fn known(host: &str, allowed: &[String]) -> bool {
@@ -92,7 +104,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, sent.parse().unwrap());
             assert_eq!(
-                host(&headers).is_some_and(|host| known(&host, &allowed)),
+                host(&headers).is_some_and(|host| known(host, &allowed)),
                 good,
                 "{sent}"
             );

@@ -14,7 +14,7 @@ use std::{
 use axum::{
     body::{Body, Bytes, HttpBody, to_bytes},
     extract::Request,
-    http::{HeaderValue, Version, header},
+    http::{HeaderMap, HeaderValue, Version, header},
     response::Response,
 };
 use http_body::{Frame, SizeHint};
@@ -26,7 +26,13 @@ const SOON: Duration = Duration::from_millis(500);
 /// The way back for a body that is not read to its end.
 pub struct Leftover {
     rest: Rest,
-    /// The client sends its body only where it is asked for (`Expect: 100-continue`).
+    client: Client,
+}
+
+/// What is to be known of who sent a body.
+#[derive(Clone, Copy)]
+pub struct Client {
+    /// It sends its body only where it is asked for (`Expect: 100-continue`).
     asked_for: bool,
     version: Version,
 }
@@ -48,8 +54,7 @@ impl Leftover {
         }
         let leftover = Self {
             rest: Rest::default(),
-            asked_for: request.headers().contains_key(header::EXPECT),
-            version: request.version(),
+            client: Client::of(request.headers(), request.version()),
         };
         let back = leftover.rest.clone();
         let request = request.map(|body| Body::new(Lent { body, back }));
@@ -58,9 +63,22 @@ impl Leftover {
 
     /// To be called once the answer is known.
     pub async fn settle(self, response: &mut Response) {
-        let Some(rest) = self.rest.lock().take() else {
-            return;
-        };
+        let rest = self.rest.lock().take();
+        if let Some(rest) = rest {
+            self.client.settle(rest, response).await;
+        }
+    }
+}
+
+impl Client {
+    /// By its request.
+    pub fn of(headers: &HeaderMap, version: Version) -> Self {
+        let asked_for = headers.contains_key(header::EXPECT);
+        Self { asked_for, version }
+    }
+
+    /// Reads what nobody read, or has the answer say that the connection ends.
+    pub async fn settle(self, rest: Body, response: &mut Response) {
         let read = !self.asked_for
             && matches!(
                 tokio::time::timeout(SOON, to_bytes(rest, SHORT)).await,

@@ -16,7 +16,6 @@ use crate::{
     catalog::Offer,
     mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
     model::Caller,
-    telemetry::RequestId,
 };
 
 /// What a request of HTTP's came with.
@@ -57,7 +56,8 @@ pub async fn post(came: Came) -> Response {
         accepts(headers, &["application/json", "text/event-stream"])?;
         let body = read(body, headers, app.settings.listen.max_body_bytes).await?;
         let message = ClientMessage::read(&body)?;
-        let request = || peers::forward(app, &caller, &came.parts, body.clone());
+        let id = peers::request_id(&came.parts.extensions);
+        let request = || peers::forward(app, &caller, &came.parts, &id, body.clone());
         let server = came.server.as_deref();
         let attempt = async || match asking(app, server, &came.parts, &caller).await? {
             Asked::One(asking) => mcp::post(asking, message.clone()).await,
@@ -74,7 +74,8 @@ pub async fn get(came: Came) -> Response {
         let (app, parts) = (&came.app, &came.parts);
         let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
         accepts(&parts.headers, &["text/event-stream"])?;
-        let request = || peers::forward(app, &caller, parts, Bytes::new());
+        let id = peers::request_id(&parts.extensions);
+        let request = || peers::forward(app, &caller, parts, &id, Bytes::new());
         let server = came.server.as_deref();
         let attempt = async || match asking(app, server, parts, &caller).await? {
             Asked::One(asking) => mcp::get(&asking).await,
@@ -90,7 +91,8 @@ pub async fn delete(came: Came) -> Response {
     let ended = async {
         let (app, parts) = (&came.app, &came.parts);
         let caller = peers::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
-        let request = || peers::forward(app, &caller, parts, Bytes::new());
+        let id = peers::request_id(&parts.extensions);
+        let request = || peers::forward(app, &caller, parts, &id, Bytes::new());
         let server = came.server.as_deref();
         let attempt = async || match asking(app, server, parts, &caller).await? {
             Asked::One(asking) => mcp::delete(&asking).await,
@@ -115,9 +117,7 @@ async fn asking<'a>(
 ) -> Result<Asked<'a>, RpcError> {
     let (caller, headers) = (caller.clone(), &parts.headers);
     let target = peers::target_of(parts).to_owned();
-    let request_id = parts.extensions.get::<RequestId>();
-    let request_id = request_id.map(ToString::to_string).unwrap_or_default();
-    let request_id = request_id.into();
+    let request_id = peers::request_id(&parts.extensions).as_str().into();
     let Some(server) = server else {
         return Ok(Asked::All(AskingAll {
             app,

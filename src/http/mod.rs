@@ -16,7 +16,8 @@ mod peers;
 mod problem;
 mod routes;
 mod spool;
+mod straight;
 mod upload;
 
 pub use problem::Problem;
-pub use routes::router;
+pub use straight::Service;

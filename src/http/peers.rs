@@ -14,6 +14,7 @@ use crate::{
     identity::Refusal,
     model::Caller,
     replicas::{Envelope, Forward, PEER_HEADER, Payload, Refused, again},
+    telemetry::{REQUEST_ID, RequestId},
 };
 
 /// Takes the envelope off, and leaves the caller in the request's extensions.
@@ -80,14 +81,22 @@ pub async fn caller(
     }
 }
 
+/// The id that the request got on its way in.
+pub fn request_id(extensions: &Extensions) -> RequestId {
+    let id = extensions.get::<RequestId>().cloned();
+    id.unwrap_or_else(RequestId::random)
+}
+
 /// The request as it may go on to another replica.
-pub fn forward(app: &App, caller: &Caller, parts: &Parts, body: impl Into<Payload>) -> Forward {
+pub fn forward(
+    app: &App,
+    caller: &Caller,
+    parts: &Parts,
+    id: &RequestId,
+    body: impl Into<Payload>,
+) -> Forward {
     let mut headers = parts.headers.clone();
-    if let Some(id) = parts.extensions.get::<crate::telemetry::RequestId>()
-        && let Ok(id) = id.as_str().parse()
-    {
-        headers.insert(crate::telemetry::REQUEST_ID, id);
-    }
+    headers.insert(REQUEST_ID, id.header().clone());
     let config = app.config();
     let servers = config.servers.values();
     Forward {

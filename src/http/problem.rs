@@ -1,6 +1,6 @@
 //! One error → status table. Bodies are RFC 9457 problems whose `detail` has mcpo's shape.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -111,7 +111,7 @@ impl Problem {
     }
 
     /// 400: the connection gave out.
-    pub fn broken_body(error: &axum::Error) -> Self {
+    pub fn broken_body(error: &dyn Display) -> Self {
         let text = format!("the body could not be read: {error}");
         Self::new(StatusCode::BAD_REQUEST, "broken_body", text.into())
     }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{app::App, config::Lang};
 
-/// The whole service.
+/// All of them; calls in their usual spelling do not come here ([`super::straight`]).
 pub fn router(app: &Arc<App>) -> Router {
     let language = match app.settings.lang {
         Lang::Ja => PageLanguage::Japanese,

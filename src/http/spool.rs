@@ -31,7 +31,8 @@ pub async fn run<F: Future<Output = Result<Response, Problem>>>(
         }
         None => spool(app, body).await?,
     };
-    let forward = || peers::forward(app, caller, &parts, payload.clone());
+    let id = peers::request_id(&parts.extensions);
+    let forward = || peers::forward(app, caller, &parts, &id, payload.clone());
     let again = async || attempt(again(&parts, &payload)?).await;
     app.replicas.run(caller, &forward, again).await
 }

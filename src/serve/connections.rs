@@ -2,25 +2,20 @@
 //!
 //! As `axum::serve` does it, but see [`PollAgain`].
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
-use axum::{
-    Router,
-    extract::{ConnectInfo, Request},
-    response::Response,
-    serve::Listener,
-};
-use hyper::{body::Incoming, server::conn::http1, service::Service};
+use axum::serve::Listener;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::poll_again::PollAgain;
+use crate::http::Service;
 
-/// Serves until it is stopped, and then what is under way. Handlers know the other end by
-/// `ConnectInfo<SocketAddr>`.
+/// Serves until it is stopped, and then what is under way.
 pub async fn serve(
     mut listener: impl Listener<Addr = SocketAddr>,
-    router: Router,
+    service: Arc<Service>,
     stopping: CancellationToken,
 ) {
     let open = TaskTracker::new();
@@ -29,11 +24,12 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = stopping.cancelled() => break,
         };
-        let service = Addressed {
-            router: router.clone(),
-            peer: ConnectInfo(peer),
-        };
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let service = service.clone();
+        let answer = service_fn(move |request: hyper::Request<Incoming>| {
+            let service = service.clone();
+            async move { Ok::<_, Infallible>(service.answer(peer, request).await) }
+        });
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
         let stopping = stopping.clone();
         open.spawn(async move {
             let mut connection = PollAgain::new(connection);
@@ -52,22 +48,4 @@ pub async fn serve(
     drop(listener);
     open.close();
     open.wait().await;
-}
-
-/// The routes, for one connection.
-struct Addressed {
-    router: Router,
-    peer: ConnectInfo<SocketAddr>,
-}
-
-impl Service<hyper::Request<Incoming>> for Addressed {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = <Router as tower::Service<Request>>::Future;
-
-    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.peer);
-        let mut router = self.router.clone();
-        tower::Service::call(&mut router, request)
-    }
 }

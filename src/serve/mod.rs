@@ -149,16 +149,17 @@ async fn answer(
     listener: TcpListener,
     tls: Option<watch::Receiver<tls::Acceptor>>,
 ) -> io::Result<()> {
-    let (router, stopping) = (http::router(&app), app.engine.stopping.clone());
+    let service = Arc::new(http::Service::new(&app));
+    let stopping = app.engine.stopping.clone();
     match tls {
         None => {
             // Without this an answer can wait 40 ms for the client's acknowledgement.
             let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-            connections::serve(listener, router, stopping).await;
+            connections::serve(listener, service, stopping).await;
         }
         Some(acceptor) => {
             let listener = tls::Listener::new(listener, acceptor)?;
-            connections::serve(listener, router, stopping).await;
+            connections::serve(listener, service, stopping).await;
         }
     }
     Ok(())

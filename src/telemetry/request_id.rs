@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
     response::Response,
 };
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::audit::AUDIT;
 
@@ -23,7 +23,7 @@ const MAX_LENGTH: usize = 128;
 
 /// Names one request: 1–128 of `[A-Za-z0-9._-]`. In the extensions of every request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(Box<str>);
+pub struct RequestId(HeaderValue);
 
 /// The text is no request id.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,10 @@ impl RequestId {
         let half = || RandomState::new().hash_one(());
         let bytes = (u128::from(half()) << 64 | u128::from(half())).to_be_bytes();
         let id = uuid::Builder::from_random_bytes(bytes).into_uuid();
-        Self(id.to_string().into())
+        Self::of_fit(
+            id.hyphenated()
+                .encode_lower(&mut uuid::Uuid::encode_buffer()),
+        )
     }
 
     /// The caller's id, else a fresh one: a bad one, or two of them, is no reason to refuse.
@@ -51,11 +54,16 @@ impl RequestId {
 
     /// The id's text.
     pub fn as_str(&self) -> &str {
+        self.0.to_str().expect("its letters are ASCII")
+    }
+
+    /// As it stands in a header.
+    pub fn header(&self) -> &HeaderValue {
         &self.0
     }
 
-    fn header(&self) -> HeaderValue {
-        HeaderValue::from_str(&self.0).expect("its letters are fit for a header")
+    fn of_fit(text: &str) -> Self {
+        Self(HeaderValue::from_str(text).expect("its letters are fit for a header"))
     }
 }
 
@@ -64,7 +72,7 @@ impl FromStr for RequestId {
     fn from_str(text: &str) -> Result<Self, InvalidRequestId> {
         let fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if (1..=MAX_LENGTH).contains(&text.len()) && text.bytes().all(fit) {
-            Ok(Self(text.into()))
+            Ok(Self::of_fit(text))
         } else {
             Err(InvalidRequestId)
         }
@@ -73,34 +81,49 @@ impl FromStr for RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
-/// Answers within a span with `request_id`, `method` and `route`. For middleware that is added by
-/// `Router::layer`, so that the route is known.
+/// Answers within a span with `request_id`, `method` and `route`, and gives the request its id. For
+/// middleware that is added by `Router::layer`, so that the route is known.
 pub async fn tied<F: Future<Output = Response>>(
     mut request: Request,
     answer: impl FnOnce(Request) -> F,
 ) -> Response {
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
-    // The audit target, so that its lines have the request's id at every level.
-    let span = tracing::info_span!(
+    let span = span(&id, request.method(), route_label(&request));
+    within(span, &id, answer(request)).await
+}
+
+/// What the lines of one request are written in.
+///
+/// The audit target, so that its lines have the request's id at every level.
+pub fn span(id: &RequestId, method: &Method, route: &str) -> Span {
+    tracing::info_span!(
         target: AUDIT,
         "request",
-        request_id = %id,
-        method = method_label(request.method()),
-        route = route_label(&request),
-    );
+        request_id = id.as_str(),
+        method = method_label(method),
+        route,
+    )
+}
+
+/// Answers within the request's span; the answer names the id.
+pub async fn within(
+    span: Span,
+    id: &RequestId,
+    answer: impl Future<Output = Response>,
+) -> Response {
     let handled = async {
         let mut line = EndLine::new();
-        let response = answer(request).await;
+        let response = answer.await;
         line.status = Some(response.status());
         response
     };
     let mut response = handled.instrument(span).await;
-    response.headers_mut().insert(REQUEST_ID, id.header());
+    response.headers_mut().insert(REQUEST_ID, id.0.clone());
     response
 }
 

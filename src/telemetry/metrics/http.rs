@@ -1,23 +1,31 @@
 //! Requests are counted in one place, whatever answers them.
 
-use axum::{extract::Request, http::StatusCode};
+use std::sync::Arc;
+
+use axum::{
+    extract::Request,
+    http::{Method, StatusCode},
+};
 
 use super::{Metrics, labels::ByRequest};
 use crate::telemetry::request_id::{method_label, route_label};
 
 /// What a request is counted as once it is answered. A caller who hangs up first is not counted.
 pub struct Requested {
-    route: String,
+    route: Arc<str>,
     method: &'static str,
 }
 
 impl Requested {
     /// Where the route is known, which is within `Router::layer`.
     pub fn of(request: &Request) -> Self {
-        Self {
-            route: route_label(request).to_owned(),
-            method: method_label(request.method()),
-        }
+        Self::at(route_label(request).into(), request.method())
+    }
+
+    /// By the pattern of its route.
+    pub fn at(route: Arc<str>, method: &Method) -> Self {
+        let method = method_label(method);
+        Self { route, method }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The labels of metrics, and the words that may stand in them.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
@@ -148,7 +151,7 @@ impl ByServerState {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByRequest {
-    pub(super) route: String,
+    pub(super) route: Arc<str>,
     pub(super) method: &'static str,
     pub(super) status: &'static str,
 }
