@@ -1,7 +1,5 @@
 //! What a child is asked: a tool call of ours, or a client's own message, byte by byte.
 
-use std::path::Path;
-
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde_json::Value;
@@ -11,6 +9,7 @@ use crate::{
     child::{Era, Profile, envelop, splice, unfold},
     config::{ServerSpec, Transport},
     model::RawJson,
+    store::Job,
 };
 
 /// One request to a child.
@@ -113,42 +112,40 @@ impl Ask {
     }
 
     /// Writes the request for a number of ours and a child of this era, which may know nothing of
-    /// the caller's; paths are resolved below `work`. A program reads what is `forwarded` in the
+    /// the caller's; paths are resolved below the job's folder. A program reads what is `forwarded` in the
     /// `_meta` of a tool call. With `follows` a tool call asks for progress, whether its client did or
     /// not.
-    pub fn writer(
-        &self,
+    pub fn writer<'a>(
+        &'a self,
         spec: &ServerSpec,
-        work: &Path,
+        job: &Job,
         era: Era,
-        profile: &Profile,
+        profile: &'a Profile,
         forwarded: Option<&HeaderMap>,
         follows: bool,
-    ) -> Result<impl FnOnce(u64) -> Bytes + Send + use<>, CallError> {
+    ) -> Result<impl FnOnce(u64) -> Vec<u8> + Send + use<'a>, CallError> {
         let resolved = match self.arguments() {
             Some(arguments) if !spec.resolve_path_fields.is_empty() => {
-                Some(resolve(&spec.resolve_path_fields, arguments, work)?)
+                Some(resolve(&spec.resolve_path_fields, arguments, &job.work())?)
             }
             _ => None,
         };
         let program = matches!(spec.transport, Transport::Stdio(_));
         let forwarded = forwarded.filter(|_| program && self.is_tool_call());
         let forwarded = forwarded.map(meta::headers);
-        let (ask, profile) = (self.clone(), profile.clone());
         Ok(move |number: u64| {
-            let asked = ask.era();
-            let line = match ask {
+            let line = match self {
                 Self::Tool { name, arguments } => {
-                    let arguments = resolved.unwrap_or(arguments);
-                    tool_call(number, &name, &arguments, forwarded.as_ref(), follows)
+                    let arguments = resolved.as_ref().unwrap_or(arguments);
+                    tool_call(number, name, arguments, forwarded.as_ref(), follows)
                 }
-                Self::Relay(relayed) => {
-                    relayed.line_for(number, resolved.as_ref(), forwarded.as_ref(), follows)
-                }
+                Self::Relay(relayed) => relayed
+                    .line_for(number, resolved.as_ref(), forwarded.as_ref(), follows)
+                    .into(),
             };
-            match (asked, era) {
-                (Era::Legacy, Era::Modern) => envelop(&line, &profile),
-                (Era::Modern, Era::Legacy) => unfold(&line),
+            match (self.era(), era) {
+                (Era::Legacy, Era::Modern) => envelop(&line.into(), profile).into(),
+                (Era::Modern, Era::Legacy) => unfold(&line.into()).into(),
                 _ => line,
             }
         })
@@ -197,14 +194,26 @@ fn tool_call(
     arguments: &RawJson,
     forwarded: Option<&Value>,
     follows: bool,
-) -> Bytes {
-    let name = Value::from(name);
+) -> Vec<u8> {
     let written = follows || forwarded.is_some();
     let meta = written.then(|| meta::with(None, follows.then_some(number), forwarded));
     let meta = meta.map_or_else(String::new, |meta| format!(r#","_meta":{meta}"#));
-    let line = format!(
-        r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":{name},"arguments":{}{meta}}}}}"#,
-        arguments.as_str()
-    );
-    line.into()
+    let number = number.to_string();
+    let head = [
+        r#"{"jsonrpc":"2.0","id":"#,
+        &number,
+        r#","method":"tools/call","params":{"name":"#,
+    ];
+    let tail = [r#","arguments":"#, arguments.as_str(), &meta, "}}"];
+    let size: usize = head.iter().chain(&tail).map(|part| part.len()).sum();
+    // With the name's quotes and the line's end: as a rule nothing grows after this.
+    let mut line = Vec::with_capacity(size + name.len() + "\"\"\n".len());
+    for part in head {
+        line.extend_from_slice(part.as_bytes());
+    }
+    serde_json::to_writer(&mut line, name).expect("a text is JSON");
+    for part in tail {
+        line.extend_from_slice(part.as_bytes());
+    }
+    line
 }

@@ -126,7 +126,7 @@ impl Call {
             profile: Profile::silent(),
             hearing: None,
             on_child: None,
-            parking: Parking::default(),
+            parking: Parking::never(),
             incoming: Mutex::default(),
             forwarded: None,
             request_id: request_id.into(),

@@ -11,7 +11,10 @@ use tokio::sync::watch;
 
 /// Where a call stands between its child and its caller. Its door and the engine each hold one.
 #[derive(Debug, Clone)]
-pub struct Parking(watch::Sender<State>);
+pub struct Parking(Option<watch::Sender<State>>);
+
+/// Sees where the call stands.
+pub(super) struct Watch(Option<watch::Receiver<State>>);
 
 /// See the top of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,11 +31,34 @@ pub(super) enum State {
 
 impl Default for Parking {
     fn default() -> Self {
-        Self(watch::Sender::new(State::Running))
+        Self(Some(watch::Sender::new(State::Running)))
+    }
+}
+
+impl Watch {
+    /// Where it stands now.
+    pub fn now(&mut self) -> State {
+        let state = self.0.as_mut().map(|state| *state.borrow_and_update());
+        state.unwrap_or(State::Running)
+    }
+
+    /// Waits until it stands somewhere else.
+    pub async fn changed(&mut self) {
+        if let Some(state) = &mut self.0
+            && state.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
     }
 }
 
 impl Parking {
+    /// Of a call whose caller cannot be asked anything.
+    pub fn never() -> Self {
+        Self(None)
+    }
+
     /// The caller is asked something.
     pub fn park(&self) {
         self.change(|state| (state != State::Ended).then_some(State::Parked));
@@ -46,13 +72,16 @@ impl Parking {
     /// Waits until the child may hear the answers; after the end of the call that is at once.
     pub async fn resumed(&self) {
         let going = |state: &State| matches!(state, State::Running | State::Ended);
-        // It cannot close: this is a sender.
-        let _ = self.0.subscribe().wait_for(going).await;
+        if let Some(state) = &self.0 {
+            // It cannot close: this is a sender.
+            let _ = state.subscribe().wait_for(going).await;
+        }
     }
 
     /// Whether both are of the same call.
     pub fn is_of(&self, other: &Self) -> bool {
-        self.0.same_channel(&other.0)
+        let both = self.0.as_ref().zip(other.0.as_ref());
+        both.is_some_and(|(one, other)| one.same_channel(other))
     }
 
     pub(super) fn resume(&self) {
@@ -63,12 +92,13 @@ impl Parking {
         self.change(|_| Some(State::Ended));
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<State> {
-        self.0.subscribe()
+    pub(super) fn watch(&self) -> Watch {
+        Watch(self.0.as_ref().map(watch::Sender::subscribe))
     }
 
     fn change(&self, next: impl FnOnce(State) -> Option<State>) {
-        self.0.send_if_modified(|state| {
+        let Some(state) = &self.0 else { return };
+        state.send_if_modified(|state| {
             let next = next(*state);
             *state = next.unwrap_or(*state);
             next.is_some()
@@ -83,12 +113,12 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_heard_when_the_call_goes_on_and_never_waits_for_one_that_ended() {
         let parking = Parking::default();
-        let seen = parking.watch();
+        let mut seen = parking.watch();
         parking.come_back();
-        assert_eq!(*seen.borrow(), State::Running, "nothing was asked");
+        assert_eq!(seen.now(), State::Running, "nothing was asked");
         parking.park();
         parking.resume();
-        assert_eq!(*seen.borrow(), State::Parked, "nothing was answered");
+        assert_eq!(seen.now(), State::Parked, "nothing was answered");
         parking.come_back();
         let door = parking.clone();
         let heard = tokio::spawn(async move { door.resumed().await });

@@ -52,7 +52,7 @@ impl Running {
         for _ in 0..ROUNDS {
             let hearing = self.call.hearing.as_ref();
             let follows = hearing.is_some_and(|hearing| hearing.witness.is_some());
-            let write = ask.writer(spec, &job.work(), era, profile, forwarded, follows)?;
+            let write = ask.writer(spec, job, era, profile, forwarded, follows)?;
             let begun = round.take();
             let mut accompanied = None;
             let write = |number| {
@@ -175,21 +175,18 @@ fn as_request(key: &RawJson, question: &RawJson) -> Option<Said> {
 }
 
 /// The request as a line, with what its round adds.
-fn with_round(line: Bytes, round: Option<&Round>) -> Bytes {
-    let whole = round.map(|round| (round, RawJson::parse(line.clone())));
-    let line = match whole {
-        Some((round, Ok(whole))) => {
-            let params = whole.member("params");
-            let params = params.unwrap_or_else(RawJson::empty_object);
-            let mut params = params.with_member("inputResponses", &round.answers);
-            if let Some(state) = &round.state {
-                params = params.with_member("requestState", state);
-            }
-            whole.with_member("params", &params).into_bytes()
+fn with_round(mut line: Vec<u8>, round: Option<&Round>) -> Bytes {
+    if let Some(round) = round
+        && let Ok(whole) = RawJson::parse(line.clone().into())
+    {
+        let params = whole.member("params");
+        let params = params.unwrap_or_else(RawJson::empty_object);
+        let mut params = params.with_member("inputResponses", &round.answers);
+        if let Some(state) = &round.state {
+            params = params.with_member("requestState", state);
         }
-        _ => line,
-    };
-    let mut line = line.to_vec();
+        line = whole.with_member("params", &params).into_bytes().into();
+    }
     end_line(&mut line);
     line.into()
 }

@@ -58,7 +58,7 @@ impl CallEngine {
         let shown = Shown::begin(self, &mut running.call);
         running.status = shown.status();
         let whole = async move {
-            let answer = Box::pin(running.finish()).await;
+            let answer = running.finish().await;
             shown.end().await;
             answer
         };
@@ -122,12 +122,16 @@ impl Running {
 
     /// Waits for its turn: bounded, and then 429; sent away when the bridge stops.
     pub(super) async fn queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
+        let engine = &self.engine;
         self.status
-            .waits(self.engine.settings.lang, self.engine.admission.load().1);
+            .waits(engine.settings.lang, || engine.admission.load().1);
+        if engine.stopping.is_cancelled() {
+            return Err(CallError::ShuttingDown);
+        }
         let turn = tokio::select! {
-            biased;
-            () = self.engine.stopping.cancelled() => Err(CallError::ShuttingDown),
+            biased; // a turn that is there at once needs nobody to listen
             turn = self.bounded(turn) => turn,
+            () = engine.stopping.cancelled() => Err(CallError::ShuttingDown),
         };
         self.status.set(None);
         turn
@@ -168,7 +172,7 @@ impl Running {
         let mut deadline = self.deadline;
         let mut state = self.call.parking.watch();
         let error = loop {
-            let now = *state.borrow_and_update();
+            let now = state.now();
             let began = Instant::now();
             let until = match now {
                 State::Parked => {
@@ -186,6 +190,7 @@ impl Running {
                 }
             };
             tokio::select! {
+                biased;
                 reply = &mut answer => return reply,
                 () = self.left.cancelled() => break CallError::Left,
                 () = self.engine.ending.cancelled() => return Err(CallError::ShuttingDown),
@@ -200,7 +205,7 @@ impl Running {
                     Ok(()) => self.call.parking.resume(),
                     Err(error) => break error,
                 },
-                Ok(()) = state.changed() => {}
+                () = state.changed() => {}
             }
             if !matches!(now, State::Running) {
                 deadline += began.elapsed();

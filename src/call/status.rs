@@ -51,11 +51,11 @@ impl Status {
     }
 
     /// The call waits for its turn, as others do.
-    pub fn waits(&self, lang: Lang, others: usize) {
+    pub fn waits(&self, lang: Lang, others: impl FnOnce() -> usize) {
         if self.0.is_none() {
             return;
         }
-        self.set(Some(match (lang, others) {
+        self.set(Some(match (lang, others()) {
             (Lang::En, 0) => "Waiting for a turn".to_owned(),
             (Lang::En, others) => format!("Waiting for a turn ({others} before this call)"),
             (Lang::Ja, 0) => "順番を待っています".to_owned(),

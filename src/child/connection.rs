@@ -130,13 +130,12 @@ impl Connection {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         let cancellation = hearing.as_ref().map(|hearing| hearing.cancellation.clone());
-        let cancellation = cancellation.unwrap_or_default();
         self.shared.expect(
             number,
             InFlight {
                 answer: sender,
                 hearing,
-                asks: Arc::default(),
+                asks: None,
             },
         )?;
         let mut unanswered = Unanswered {
@@ -153,7 +152,7 @@ impl Connection {
                     biased;
                     reply = &mut answer => reply.ok(),
                     () = cancelled.cancelled() => {
-                        self.send(unanswered.cancellation.line_for(number));
+                        self.send(unanswered.line());
                         unanswered.cancel = false;
                         answer.await.ok()
                     }
@@ -227,13 +226,12 @@ impl Shared {
     }
 
     fn asks(&self, number: u64) -> Arc<hearing::Asks> {
-        match &*self.lock() {
-            Waiting::Open(waiting) => waiting
-                .get(&number)
-                .map(|request| request.asks.clone())
-                .unwrap_or_default(),
-            Waiting::Closed(_) => Arc::default(),
-        }
+        let Waiting::Open(waiting) = &mut *self.lock() else {
+            return Arc::default();
+        };
+        let request = waiting.get_mut(&number);
+        let asks = request.map(|request| request.asks.get_or_insert_default().clone());
+        asks.unwrap_or_default()
     }
 
     /// A hearer who is too far behind loses his request: others must not wait for him, and he must
@@ -284,15 +282,24 @@ struct Unanswered<'a> {
     connection: &'a Connection,
     number: u64,
     cancel: bool,
-    cancellation: Cancellation,
+    cancellation: Option<Cancellation>,
+}
+
+impl Unanswered<'_> {
+    /// What tells the child of it.
+    fn line(&self) -> Bytes {
+        match &self.cancellation {
+            Some(cancellation) => cancellation.line_for(self.number),
+            None => frame::cancelled(self.number),
+        }
+    }
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         let waited = self.connection.shared.take(self.number).is_some();
         if self.cancel && waited {
-            let line = self.cancellation.line_for(self.number);
-            self.connection.send(line);
+            self.connection.send(self.line());
         }
     }
 }

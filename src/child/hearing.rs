@@ -216,8 +216,8 @@ pub struct InFlight {
     pub answer: oneshot::Sender<Reply>,
     /// Who hears the rest.
     pub hearing: Option<Hearing>,
-    /// What the child asked for it.
-    pub asks: Arc<Asks>,
+    /// What the child asked for it, if it ever did.
+    pub asks: Option<Arc<Asks>>,
 }
 
 /// Who hears a message, by the number of his request.
@@ -236,12 +236,16 @@ pub fn hearer(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
     };
     let at_work = || {
         let waiting = waiting.iter();
-        waiting.filter(|(_, request)| !request.asks.waits() && !stands(request))
+        waiting.filter(|(_, request)| {
+            let waits = request.asks.as_ref().is_some_and(|asks| asks.waits());
+            !waits && !stands(request)
+        })
     };
     let just_asked = || {
-        waiting
-            .iter()
-            .filter(|(_, request)| request.asks.asked_just_now())
+        waiting.iter().filter(|(_, request)| {
+            let asks = request.asks.as_ref();
+            asks.is_some_and(|asks| asks.asked_just_now())
+        })
     };
     if at_work().next().is_some() {
         newest_of_one(at_work())

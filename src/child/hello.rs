@@ -1,6 +1,6 @@
 //! The first words with a child, and what it said of itself.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -33,7 +33,7 @@ pub struct Profile {
     /// Which form of the protocol.
     pub era: Era,
     /// The revision we ask for.
-    pub protocol_version: Box<str>,
+    pub protocol_version: Cow<'static, str>,
     /// What the caller can answer; everything else the bridge declines for him.
     pub capabilities: Map<String, Value>,
     /// The least log messages that the caller wants, for children that are told with each request.
@@ -42,7 +42,14 @@ pub struct Profile {
 
 impl Profile {
     /// The same text for profiles that a process cannot tell apart.
-    pub fn key(&self) -> String {
+    pub fn key(&self) -> Cow<'static, str> {
+        let era = match self.era {
+            Era::Legacy => "legacy",
+            Era::Modern => "modern",
+        };
+        if self.capabilities.is_empty() {
+            return era.into();
+        }
         let mut capabilities: Vec<String> = self
             .capabilities
             .iter()
@@ -50,7 +57,7 @@ impl Profile {
             .collect();
         capabilities.sort();
         // Revisions differ in little that a server looks at: only abilities need a child each.
-        format!("{:?} {}", self.era, capabilities.join(","))
+        format!("{era} {}", capabilities.join(",")).into()
     }
 
     /// For callers whose abilities come with each request: the child is told that everything can be

@@ -4,7 +4,7 @@
 //! one than the call itself. So a call with a plain address goes to its handler at once, past all that
 //! [`door`] has for it. All else goes by the [`routes`], calls spelled otherwise too.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use axum::{
     Router,
@@ -91,7 +91,8 @@ impl Service {
         let requested = Requested::at(route.clone(), &parts.method);
         let client = Client::of(&parts.headers, parts.version);
         let span = span(&id, &parts.method, route);
-        let answer = async {
+        // In place: it is large, and would be copied.
+        let answer = pin!(async {
             let mut response = match hosts::check(app, &parts.uri, &parts.headers) {
                 Ok(()) => call::straight(app, tool, peer, &id, parts, &mut body).await,
                 Err(refusal) => refusal,
@@ -101,7 +102,7 @@ impl Service {
             }
             door::leave(app, peer, requested, &mut response);
             response
-        };
+        });
         within(span, &id, answer).await
     }
 }

@@ -290,7 +290,7 @@ pub async fn relay(
 ) -> Result<Response, RpcError> {
     let relayed = relayed(&asking.offer, &message, Era::Legacy)?;
     let profile = Profile {
-        protocol_version: session.version.clone(),
+        protocol_version: String::from(session.version.clone()).into(),
         capabilities: session.capabilities.clone(),
         log_level: Some(session.log_level()),
         ..Profile::silent()

@@ -2,34 +2,35 @@
 //!
 //! As `axum::serve` does it, but see [`PollAgain`].
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr};
 
-use axum::serve::Listener;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use axum::{response::Response, serve::Listener};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::poll_again::PollAgain;
-use crate::http::Service;
 
-/// Serves until it is stopped, and then what is under way.
-pub async fn serve(
+/// Serves until it is stopped, and then what is under way. `answer` is told where a request came from.
+pub async fn serve<F>(
     mut listener: impl Listener<Addr = SocketAddr>,
-    service: Arc<Service>,
+    answer: impl Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
     stopping: CancellationToken,
-) {
+) where
+    F: Future<Output = Response> + Send + 'static,
+{
     let open = TaskTracker::new();
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stopping.cancelled() => break,
         };
-        let service = service.clone();
-        let answer = service_fn(move |request: hyper::Request<Incoming>| {
-            let service = service.clone();
-            async move { Ok::<_, Infallible>(service.answer(peer, request).await) }
+        let answer = answer.clone();
+        let service = service_fn(move |request| {
+            let answered = answer(peer, request);
+            async { Ok::<_, Infallible>(answered.await) }
         });
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         let stopping = stopping.clone();
         open.spawn(async move {
             let mut connection = PollAgain::new(connection);

@@ -150,6 +150,10 @@ async fn answer(
     tls: Option<watch::Receiver<tls::Acceptor>>,
 ) -> io::Result<()> {
     let service = Arc::new(http::Service::new(&app));
+    let service = move |peer, request| {
+        let service = service.clone();
+        async move { service.answer(peer, request).await }
+    };
     let stopping = app.engine.stopping.clone();
     match tls {
         None => {

@@ -177,7 +177,7 @@ impl axum::serve::Listener for Listener {
 mod tests {
     use std::fs;
 
-    use axum::{Router, extract::ConnectInfo, routing::get};
+    use axum::response::IntoResponse as _;
     use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -206,10 +206,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (_current, acceptor) = watch::channel(Acceptor::load(&tls).unwrap());
         let listener = Listener::new(listener, acceptor).unwrap();
-        let say = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() };
-        let router = Router::new().route("/", get(say));
+        let say = |peer: SocketAddr, _| async move { peer.to_string().into_response() };
         let stopping = CancellationToken::new();
-        let server = tokio::spawn(connections::serve(listener, router, stopping));
+        let server = tokio::spawn(connections::serve(listener, say, stopping));
         let silent = TcpStream::connect(address).await.unwrap();
 
         let mut roots = RootCertStore::empty();

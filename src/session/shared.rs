@@ -4,6 +4,7 @@
 //! can answer the same share a child: one for all who can answer nothing, and a few others.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -35,7 +36,7 @@ const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 const PROFILES: usize = 8;
 
 /// A server and what the callers of its child can answer.
-type Key = (ServerName, String);
+type Key = (ServerName, Cow<'static, str>);
 
 /// All shared children of this bridge.
 pub struct SharedChildren {

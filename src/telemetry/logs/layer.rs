@@ -42,7 +42,7 @@ where
         context: Context<'_, S>,
     ) {
         if let Some(span) = context.span(id) {
-            let mut fields = Fields::default();
+            let mut fields = Fields::of_span(attributes.metadata().fields().len());
             attributes.record(&mut fields);
             span.extensions_mut().insert(fields);
         }
@@ -67,7 +67,7 @@ where
         let audit = event.metadata().target() == AUDIT;
         let worth = if audit { Worth::Audit } else { Worth::Ordinary };
         for sink in &self.sinks {
-            sink.queue.push(&line.render(sink.format), worth);
+            sink.queue.push(line.render(sink.format), worth);
         }
     }
 }

@@ -23,6 +23,8 @@ const TEXT_LIMIT: usize = 8 * 1024;
 /// most, with its span's.
 const MOST_FIELDS: usize = 24;
 const USUAL_TEXT: usize = 512;
+/// Of a span: an id, a method and a route.
+const USUAL_SPAN: usize = 128;
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,39 @@ pub struct Line {
     level: &'static str,
     target: &'static str,
     fields: Fields,
+    rendered: String,
+}
+
+/// What a line is made in.
+#[derive(Default)]
+struct Room {
+    texts: String,
+    entries: Vec<Entry>,
+    rendered: String,
+}
+
+impl Room {
+    fn usual() -> Self {
+        Self {
+            texts: String::with_capacity(USUAL_TEXT),
+            entries: Vec::with_capacity(MOST_FIELDS),
+            rendered: String::with_capacity(2 * USUAL_TEXT),
+        }
+    }
+
+    /// Empty for the next line; not where one was so long that it would be missed elsewhere.
+    fn cleared(mut self) -> Option<Self> {
+        self.texts.clear();
+        self.entries.clear();
+        self.rendered.clear();
+        let room = self.texts.capacity().max(self.rendered.capacity());
+        (room <= TEXT_LIMIT).then_some(self)
+    }
+}
+
+thread_local! {
+    /// What this thread's last line was made in.
+    static ROOM: Cell<Option<Room>> = const { Cell::new(None) };
 }
 
 /// What lines of the `log` crate bring: their own target, and where in the code they are.
@@ -71,9 +106,10 @@ const FIRST: [&str; 4] = ["timestamp", "level", MESSAGE, "target"];
 impl Line {
     pub fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
+        let room = ROOM.take().unwrap_or_else(Room::usual);
         let mut fields = Fields {
-            texts: String::with_capacity(USUAL_TEXT),
-            entries: Vec::with_capacity(MOST_FIELDS),
+            texts: room.texts,
+            entries: room.entries,
             audit: metadata.target() == AUDIT,
         };
         event.record(&mut fields);
@@ -82,6 +118,7 @@ impl Line {
             level: level(metadata),
             target: metadata.target(),
             fields,
+            rendered: room.rendered,
         }
     }
 
@@ -95,11 +132,15 @@ impl Line {
     }
 
     /// The line with its end.
-    pub fn render(&self, format: Format) -> String {
+    pub fn render(&mut self, format: Format) -> &str {
+        let mut line = std::mem::take(&mut self.rendered);
+        line.clear();
         match format {
-            Format::Json => self.json(),
-            Format::Text { colour } => self.text(colour),
+            Format::Json => self.json(&mut line),
+            Format::Text { colour } => self.text(&mut line, colour),
         }
+        self.rendered = line;
+        &self.rendered
     }
 
     fn message(&self) -> &str {
@@ -119,34 +160,32 @@ impl Line {
         rest.map(|entry| (entry, self.fields.text(entry)))
     }
 
-    fn json(&self) -> String {
-        let mut line = String::with_capacity(2 * USUAL_TEXT);
+    fn json(&self, line: &mut String) {
         line.push_str("{\"timestamp\":\"");
-        push_time(&mut line, self.now);
+        push_time(line, self.now);
         line.push_str("\",\"level\":\"");
         line.push_str(self.level);
         line.push_str("\",\"message\":");
-        push_json(&mut line, self.message());
+        push_json(line, self.message());
         line.push_str(",\"target\":");
-        push_json(&mut line, self.target());
+        push_json(line, self.target());
         for (entry, value) in self.rest() {
             if FIRST.contains(&entry.name) {
                 continue;
             }
             line.push(',');
-            push_json(&mut line, entry.name);
+            push_json(line, entry.name);
             line.push(':');
             if entry.json {
-                push_escaped(&mut line, value);
+                push_escaped(line, value);
             } else {
-                push_json(&mut line, value);
+                push_json(line, value);
             }
         }
         line.push_str("}\n");
-        line
     }
 
-    fn text(&self, colour: bool) -> String {
+    fn text(&self, line: &mut String, colour: bool) {
         let paint = |line: &mut String, code: &str, write: &dyn Fn(&mut String)| {
             if colour {
                 let _ = write!(line, "\x1b[{code}m");
@@ -162,32 +201,42 @@ impl Line {
             "INFO" => "32",
             _ => "34",
         };
-        let mut line = String::with_capacity(USUAL_TEXT);
-        paint(&mut line, "2", &|line| push_time(line, self.now));
+        paint(line, "2", &|line| push_time(line, self.now));
         line.push(' ');
-        paint(&mut line, code, &|line| {
+        paint(line, code, &|line| {
             let _ = write!(line, "{:8}", self.level);
         });
         line.push(' ');
-        paint(&mut line, "2", &|line| push_escaped(line, self.target()));
+        paint(line, "2", &|line| push_escaped(line, self.target()));
         line.push(' ');
-        push_escaped(&mut line, self.message());
+        push_escaped(line, self.message());
         for (entry, value) in self.rest() {
             line.push(' ');
-            paint(&mut line, "2", &|line| {
+            paint(line, "2", &|line| {
                 push_escaped(line, entry.name);
                 line.push('=');
             });
             if entry.json {
-                push_escaped(&mut line, value);
+                push_escaped(line, value);
             } else if cannot_be_misread(value) {
                 line.push_str(value);
             } else {
-                push_json(&mut line, value);
+                push_json(line, value);
             }
         }
         line.push('\n');
-        line
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let room = Room {
+            texts: std::mem::take(&mut self.fields.texts),
+            entries: std::mem::take(&mut self.fields.entries),
+            rendered: std::mem::take(&mut self.rendered),
+        };
+        // A thread that ends has no use for it.
+        let _ = ROOM.try_with(|kept| kept.set(room.cleared()));
     }
 }
 
@@ -230,13 +279,14 @@ pub fn losses(format: Format) -> Box<dyn Fn(u64) -> String + Send> {
         let lost = "log lines were lost: whoever reads the log is too slow, or its disk is full";
         fields.push(MESSAGE, false, |text| text.push_str(lost));
         fields.push_number("lost_lines", count);
-        let line = Line {
+        let mut line = Line {
             now: Timestamp::now(),
             level: "ERROR",
             target: module_path!(),
             fields,
+            rendered: String::new(),
         };
-        line.render(format)
+        line.render(format).to_owned()
     })
 }
 
@@ -287,6 +337,15 @@ fn push_escaped(line: &mut String, text: &str) {
 }
 
 impl Fields {
+    /// With room for so many of the usual length.
+    pub fn of_span(count: usize) -> Self {
+        Self {
+            texts: String::with_capacity(USUAL_SPAN),
+            entries: Vec::with_capacity(count),
+            audit: false,
+        }
+    }
+
     fn text(&self, entry: &Entry) -> &str {
         &self.texts[entry.value.clone()]
     }

@@ -55,29 +55,35 @@ impl EncodeLabelValue for ServerState {
     }
 }
 
+impl EncodeLabelValue for ServerName {
+    fn encode(&self, to: &mut LabelValueEncoder) -> fmt::Result {
+        to.write_str(self.as_str())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByServer {
-    server: String,
+    server: ServerName,
 }
 
 impl ByServer {
     pub(super) fn new(server: &ServerName) -> Self {
         Self {
-            server: server.to_string(),
+            server: server.clone(),
         }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByTool {
-    server: String,
+    server: ServerName,
     tool: String,
 }
 
 impl ByTool {
     pub(super) fn new(server: &ServerName, tool: &str) -> Self {
         Self {
-            server: server.to_string(),
+            server: server.clone(),
             tool: tool.to_owned(),
         }
     }
@@ -93,7 +99,7 @@ impl ByTool {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByCall {
-    server: String,
+    server: ServerName,
     tool: String,
     outcome: &'static str,
 }
@@ -121,14 +127,14 @@ pub(super) struct ByMode {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByStart {
-    server: String,
+    server: ServerName,
     outcome: &'static str,
 }
 
 impl ByStart {
     pub(super) fn new(server: &ServerName, outcome: &'static str) -> Self {
         Self {
-            server: server.to_string(),
+            server: server.clone(),
             outcome,
         }
     }
@@ -136,14 +142,14 @@ impl ByStart {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByServerState {
-    server: String,
+    server: ServerName,
     state: ServerState,
 }
 
 impl ByServerState {
     pub(super) fn new(server: &ServerName, state: ServerState) -> Self {
         Self {
-            server: server.to_string(),
+            server: server.clone(),
             state,
         }
     }
