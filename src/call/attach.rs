@@ -21,7 +21,7 @@ impl CallEngine {
     /// whether the child knows how to or not. A `stateless` server has no child to listen to.
     pub async fn attach(
         self: &Arc<Self>,
-        call: Call,
+        call: Box<Call>,
         resources: Vec<String>,
     ) -> Result<(), CallError> {
         let (running, _hang_up) = self.begin(call)?;

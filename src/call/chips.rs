@@ -35,7 +35,8 @@ impl Running {
             return;
         }
         let until = Instant::now() + PATIENCE;
-        let attaching = async {
+        // Boxed, as few calls have anything to attach.
+        let attaching = Box::pin(async {
             let files = &answer.files.files;
             let shown = self.shown(openwebui, token, files, until).await;
             let before = openwebui.beside(token, chat, message).await;
@@ -46,7 +47,7 @@ impl Running {
                 openwebui.tell(token, chat, message, &event).await?;
             }
             Ok::<(), Failure>(())
-        };
+        });
         let attached = tokio::select! {
             attached = attaching => attached,
             () = self.left.cancelled() => return,

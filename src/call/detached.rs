@@ -12,28 +12,28 @@ use super::CallError;
 
 /// Polled by whoever waits, so that nobody has to be woken in between; a task of its own from the
 /// moment that he leaves. A panic is an error of the call, as it is of a task.
-pub struct Detached<F: Future + Send + 'static>(Option<Pin<Box<F>>>)
+pub struct Detached<F: Future + Send + Unpin + 'static>(Option<F>)
 where
     F::Output: Send;
 
-impl<F: Future + Send + 'static> Detached<F>
+impl<F: Future + Send + Unpin + 'static> Detached<F>
 where
     F::Output: Send,
 {
     pub fn new(future: F) -> Self {
-        Self(Some(Box::pin(future)))
+        Self(Some(future))
     }
 }
 
 impl<T: Send, F> Future for Detached<F>
 where
-    F: Future<Output = Result<T, CallError>> + Send + 'static,
+    F: Future<Output = Result<T, CallError>> + Send + Unpin + 'static,
 {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let future = self.0.as_mut().expect("polled after its end");
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(future).poll(context)));
         let polled = polled.unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))));
         if polled.is_ready() {
             self.0 = None;
@@ -42,7 +42,7 @@ where
     }
 }
 
-impl<F: Future + Send + 'static> Drop for Detached<F>
+impl<F: Future + Send + Unpin + 'static> Drop for Detached<F>
 where
     F::Output: Send,
 {
@@ -74,13 +74,13 @@ mod tests {
 
     #[tokio::test]
     async fn it_answers_whoever_waits_and_a_panic_is_an_error() {
-        let answer = Detached::new(async { Ok::<_, CallError>(7) }).await;
+        let answer = Detached::new(Box::pin(async { Ok::<_, CallError>(7) })).await;
         assert_eq!(answer.unwrap(), 7);
         let broken = async {
             assert!(tokio::runtime::Handle::try_current().is_err(), "on purpose");
             Ok::<(), _>(())
         };
-        let error = Detached::new(broken).await.unwrap_err();
+        let error = Detached::new(Box::pin(broken)).await.unwrap_err();
         assert!(error.to_string().contains("on purpose"), "{error}");
     }
 
@@ -94,7 +94,7 @@ mod tests {
             ours.store(true, Ordering::Relaxed);
             Ok::<(), CallError>(())
         };
-        let waiting = Detached::new(running.track_future(work));
+        let waiting = Detached::new(running.track_future(Box::pin(work)));
         let waited = tokio::time::timeout(std::time::Duration::ZERO, waiting).await;
         assert!(waited.is_err() && running.len() == 1);
         go.send(()).unwrap();
@@ -105,6 +105,6 @@ mod tests {
 
     #[test]
     fn without_a_runtime_it_just_ends() {
-        drop(Detached::new(async { Ok::<(), CallError>(()) }));
+        drop(Detached::new(Box::pin(async { Ok::<(), CallError>(()) })));
     }
 }

@@ -27,7 +27,7 @@ pub struct Published {
     /// One for each file.
     pub files: Vec<Artifact>,
     /// One for all of them, where there are several.
-    pub archive: Option<Artifact>,
+    pub archive: Option<Box<Artifact>>,
 }
 
 /// A link as callers see it.
@@ -73,7 +73,7 @@ impl Link {
 impl Published {
     /// All links, the archive's last.
     pub fn all(&self) -> impl Iterator<Item = &Artifact> {
-        self.files.iter().chain(&self.archive)
+        self.files.iter().chain(self.archive.as_deref())
     }
 
     /// A ready sentence with the links, as markdown.
@@ -241,7 +241,7 @@ impl CallEngine {
         if published.files.len() > 1 {
             let now = Timestamp::now();
             match publish_archive(&self.store, job, ARCHIVE, &published.files, origin, now) {
-                Ok(archive) => published.archive = Some(archive),
+                Ok(archive) => published.archive = Some(Box::new(archive)),
                 Err(error) => refused.push(error.to_string()),
             }
         }

@@ -114,8 +114,8 @@ impl Call {
         name: &str,
         arguments: RawJson,
         request_id: &str,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             caller,
             spec,
             place,
@@ -130,14 +130,15 @@ impl Call {
             incoming: Mutex::default(),
             forwarded: None,
             request_id: request_id.into(),
-        }
+        })
     }
 }
 
 /// A call under way: what its stages share.
 struct Running {
     engine: Arc<CallEngine>,
-    call: Call,
+    /// Boxed, as a call is handed on many times.
+    call: Box<Call>,
     began: Instant,
     deadline: Instant,
     /// Turn, permit and process are waited for until then, together.

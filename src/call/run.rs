@@ -1,7 +1,12 @@
 //! The call from its first wait to its record: it ends when the child is settled, whether its caller
 //! waits or not.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -30,13 +35,13 @@ pub const PING_PATIENCE: Duration = Duration::from_secs(5);
 impl CallEngine {
     /// Runs the call, as long as the future is polled. Dropping it means that the caller hung up; the
     /// call then ends by itself.
-    pub async fn run(self: &Arc<Self>, call: Call) -> Result<Answer, CallError> {
+    pub async fn run(self: &Arc<Self>, call: Box<Call>) -> Result<Answer, CallError> {
         let (call, _hang_up) = self.whole(call)?;
         Detached::new(self.running.track_future(call)).await
     }
 
     /// The same for a call that goes on while nobody polls the future.
-    pub async fn run_apart(self: &Arc<Self>, call: Call) -> Result<Answer, CallError> {
+    pub async fn run_apart(self: &Arc<Self>, call: Box<Call>) -> Result<Answer, CallError> {
         let (call, _hang_up) = self.whole(call)?;
         let task = self.running.spawn(call.in_current_span());
         task.await
@@ -46,10 +51,10 @@ impl CallEngine {
     /// A call to its end, and what tells it by its drop that the caller hung up.
     fn whole(
         self: &Arc<Self>,
-        call: Call,
+        call: Box<Call>,
     ) -> Result<
         (
-            impl Future<Output = Result<Answer, CallError>> + Send + use<>,
+            Pin<Box<impl Future<Output = Result<Answer, CallError>> + Send + use<>>>,
             DropGuard,
         ),
         CallError,
@@ -57,16 +62,19 @@ impl CallEngine {
         let (mut running, hang_up) = self.begin(call)?;
         let shown = Shown::begin(self, &mut running.call);
         running.status = shown.status();
-        let whole = async move {
+        let whole = Box::pin(async move {
             let answer = running.finish().await;
             shown.end().await;
             answer
-        };
+        });
         Ok((whole, hang_up))
     }
 
     /// A call whose clock runs, and what tells it by its drop that the caller hung up.
-    pub(super) fn begin(self: &Arc<Self>, call: Call) -> Result<(Running, DropGuard), CallError> {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        call: Box<Call>,
+    ) -> Result<(Running, DropGuard), CallError> {
         if self.stopping.is_cancelled() {
             return Err(CallError::ShuttingDown);
         }
@@ -89,11 +97,11 @@ impl CallEngine {
 impl Running {
     async fn finish(self) -> Result<Answer, CallError> {
         let began = record::Began::now();
-        // Boxed each, so that a call takes memory for its own mode alone.
+        // Boxed, so that a call of the smallest mode takes no memory for the others.
         let outcome = match self.call.spec.mode {
             Mode::Stateful => Box::pin(self.stateful()).await,
             Mode::Stateless => Box::pin(self.stateless()).await,
-            Mode::Shared => Box::pin(self.shared()).await,
+            Mode::Shared => self.shared().await,
         };
         self.call.parking.end();
         let (answer, job) = outcome;
@@ -168,7 +176,7 @@ impl Running {
             on_child(child);
         }
         let cancelled = CancellationToken::new();
-        let mut answer = Box::pin(self.exchange(child, job, &cancelled));
+        let mut answer = pin!(self.exchange(child, job, &cancelled));
         let mut deadline = self.deadline;
         let mut state = self.call.parking.watch();
         let error = loop {

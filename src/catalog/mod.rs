@@ -153,6 +153,10 @@ impl Catalog {
 
     /// What the server offers. Waits up to [`PATIENCE`] for the first answer.
     pub async fn offer(&self, server: &ServerName) -> Option<Knowledge> {
+        let now = self.peek(server)?;
+        if !matches!(now, Knowledge::Learning) {
+            return Some(now);
+        }
         let mut knowledge = self.lock().get(server).map(Learner::watch)?;
         let known = knowledge.wait_for(|state| !matches!(state, Knowledge::Learning));
         let known = match tokio::time::timeout(PATIENCE, known).await {

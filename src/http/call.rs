@@ -183,7 +183,7 @@ where
     app.replicas.run(caller, request, attempt).await
 }
 
-async fn run(app: &Arc<App>, call: Call) -> Result<Response, Problem> {
+async fn run(app: &Arc<App>, call: Box<Call>) -> Result<Response, Problem> {
     let (spec, session) = (call.spec.clone(), call.place.session.clone());
     let answered = app.engine.run(call).await.map_err(Problem::from);
     let response = answered.and_then(|answer| answer::response(&answer, &spec, &app.settings));
@@ -208,7 +208,7 @@ async fn prepare(
     caller: &Caller,
     body: &Bytes,
     id: &RequestId,
-) -> Result<Call, Problem> {
+) -> Result<Box<Call>, Problem> {
     let offer = tool_of(app, server, tool, caller).await?;
     let tool = offer.name_at(tool);
     let arguments = openapi::read_body(body.clone());
@@ -236,7 +236,7 @@ async fn prepare_with_files(
     caller: &Caller,
     id: &RequestId,
     request: Request,
-) -> Result<Call, Problem> {
+) -> Result<Box<Call>, Problem> {
     let offer = tool_of(app, server, tool, caller).await?;
     let tool = offer.name_at(tool);
     let check = |arguments: RawJson| {

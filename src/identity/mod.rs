@@ -145,7 +145,8 @@ impl Identity {
         let Some(token) = keys::user_token(&self.keys, headers) else {
             return Ok(None);
         };
-        let user = openwebui.user_of(&token).await;
+        // Boxed: it is large, and asked of few callers.
+        let user = Box::pin(openwebui.user_of(&token)).await;
         let user = user.inspect_err(|failure| {
             tracing::warn!(%failure, "a user token could not be verified");
         });

@@ -138,8 +138,8 @@ impl Asking<'_> {
 
     /// A call that passes a request on to the child at this place. Nobody hears what the child says
     /// meanwhile, and it cannot wait for its client.
-    pub fn call(&self, relayed: Relayed, place: Place, profile: Profile) -> Call {
-        Call {
+    pub fn call(&self, relayed: Relayed, place: Place, profile: Profile) -> Box<Call> {
+        Box::new(Call {
             caller: self.caller.clone(),
             spec: self.offer.spec.clone(),
             place,
@@ -151,7 +151,7 @@ impl Asking<'_> {
             incoming: Mutex::default(),
             forwarded: self.forwarded(),
             request_id: self.request_id.clone(),
-        }
+        })
     }
 }
 

@@ -93,7 +93,7 @@ impl Relay {
         id: RawJson,
         manner: Arc<dyn Manner>,
         cancellation: Cancellation,
-        mut call: Call,
+        mut call: Box<Call>,
     ) -> Self {
         let (sender, heard) = mpsc::channel(BACKLOG);
         call.hearing = Some(Hearing {

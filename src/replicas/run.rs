@@ -49,7 +49,8 @@ impl Replicas {
                 // Who sent it here looks again, and knows more then.
                 return Ok(again());
             } else {
-                match self.send(elsewhere, caller, &request()).await {
+                // Boxed: it is large, and few requests go on.
+                match Box::pin(self.send(elsewhere, caller, &request())).await {
                     Sent::Answered(response) => {
                         self.metrics.forwarded("answered");
                         return Ok(response);

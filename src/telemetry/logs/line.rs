@@ -173,9 +173,10 @@ impl Line {
             if FIRST.contains(&entry.name) {
                 continue;
             }
-            line.push(',');
-            push_json(line, entry.name);
-            line.push(':');
+            // Names are the code's own words.
+            line.push_str(",\"");
+            line.push_str(entry.name);
+            line.push_str("\":");
             if entry.json {
                 push_escaped(line, value);
             } else {
