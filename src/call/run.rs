@@ -133,9 +133,6 @@ impl Running {
         let engine = &self.engine;
         self.status
             .waits(engine.settings.lang, || engine.admission.load().1);
-        if engine.stopping.is_cancelled() {
-            return Err(CallError::ShuttingDown);
-        }
         let turn = tokio::select! {
             biased; // a turn that is there at once needs nobody to listen
             turn = self.bounded(turn) => turn,

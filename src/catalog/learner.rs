@@ -133,6 +133,11 @@ impl Learner {
         self.began
     }
 
+    /// What is known now.
+    pub fn known(&self) -> Knowledge {
+        self.watch.borrow().clone()
+    }
+
     /// To read or await the entry.
     pub fn watch(&self) -> Watch {
         self.watch.clone()

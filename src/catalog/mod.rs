@@ -137,9 +137,7 @@ impl Catalog {
 
     /// What is known now.
     pub fn peek(&self, server: &ServerName) -> Option<Knowledge> {
-        self.lock()
-            .get(server)
-            .map(|learner| learner.watch().borrow().clone())
+        self.lock().get(server).map(Learner::known)
     }
 
     /// The input schema of a tool, by the name that the server gave it.

@@ -141,6 +141,7 @@ impl Connection {
         let mut unanswered = Unanswered {
             connection: self,
             number,
+            waits: true,
             cancel,
             cancellation,
         };
@@ -160,8 +161,9 @@ impl Connection {
             }
             Err(Shut) => None,
         };
-        // Answered or closed: there is nothing left to cancel.
+        // Answered or closed: there is nothing left to cancel, and an answer waits no more.
         unanswered.cancel = false;
+        unanswered.waits = reply.is_none();
         reply.ok_or_else(|| self.shared.closed())
     }
 
@@ -281,6 +283,7 @@ impl Shared {
 struct Unanswered<'a> {
     connection: &'a Connection,
     number: u64,
+    waits: bool,
     cancel: bool,
     cancellation: Option<Cancellation>,
 }
@@ -297,7 +300,7 @@ impl Unanswered<'_> {
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        let waited = self.connection.shared.take(self.number).is_some();
+        let waited = self.waits && self.connection.shared.take(self.number).is_some();
         if self.cancel && waited {
             self.connection.send(self.line());
         }

@@ -104,7 +104,7 @@ impl Outgoing {
 
     /// Writes what waits, unless somebody else does: he looks again once he has let go.
     fn flush(&self) {
-        while !self.lines().waiting.is_empty() {
+        loop {
             let mut pipe = match self.pipe.try_lock() {
                 Ok(pipe) => pipe,
                 Err(TryLockError::Poisoned(pipe)) => pipe.into_inner(),
@@ -114,6 +114,11 @@ impl Outgoing {
             let Some(open) = stdin else { return };
             if !self.write_now(open, rest) {
                 self.stuck.notify_one();
+                return;
+            }
+            drop(pipe);
+            // Who came meanwhile found the pipe taken, and went.
+            if self.lines().waiting.is_empty() {
                 return;
             }
         }

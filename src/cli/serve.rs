@@ -7,6 +7,7 @@ use clap::Args;
 use super::{Failure, SettingsArgs, output::print};
 use crate::{
     config::{Faults, Settings},
+    limits,
     serve::{self, Ended, ServeError},
     telemetry,
 };
@@ -63,9 +64,11 @@ pub fn run(args: ServeArgs) -> ExitCode {
         Ok(guard) => guard,
         Err(error) => return Failure::told_wrongly(error).tell(),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = limits::worker_threads() {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.enable_all().build();
     let ended = runtime.map_err(ServeError::from).and_then(|runtime| {
         let ended = runtime.block_on(serve::serve(settings, port_file));
         // Whatever still blocks must not keep a process that was told to end.

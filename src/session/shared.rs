@@ -133,9 +133,9 @@ impl SharedChildren {
         profile: &Profile,
     ) -> Result<Way, SessionError> {
         let version = spec.version();
-        let mut states = self.states();
         let mut profile = self.children.spoken(spec, profile.clone());
         let mut key = (spec.name.clone(), profile.key());
+        let mut states = self.states();
         let of_server = |states: &HashMap<Key, State>| {
             let of_server = states.keys().filter(|(server, _)| *server == spec.name);
             of_server.count()
