@@ -1,7 +1,7 @@
 //! One call of a tool, from its arguments to its answer: the path that every door shares.
 //!
-//! A call runs in a task of its own: when its caller hangs up, the task goes on until the child is
-//! settled, so that nothing half-done is left to the next call.
+//! When its caller hangs up, a call goes on in a task of its own until the child is settled, so that
+//! nothing half-done is left to the next call.
 
 mod answer;
 mod arguments;

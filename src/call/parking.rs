@@ -130,4 +130,15 @@ mod tests {
         parking.park();
         parking.resumed().await;
     }
+
+    #[tokio::test]
+    async fn a_caller_who_cannot_be_asked_is_never_waited_for() {
+        let parking = Parking::never();
+        let mut seen = parking.watch();
+        parking.park();
+        assert_eq!(seen.now(), State::Running);
+        parking.resumed().await;
+        assert!(!parking.is_of(&parking.clone()));
+        assert!(futures_util::FutureExt::now_or_never(seen.changed()).is_none());
+    }
 }

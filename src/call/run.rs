@@ -1,12 +1,7 @@
 //! The call from its first wait to its record: it ends when the child is settled, whether its caller
 //! waits or not.
 
-use std::{
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -54,7 +49,7 @@ impl CallEngine {
         call: Box<Call>,
     ) -> Result<
         (
-            Pin<Box<impl Future<Output = Result<Answer, CallError>> + Send + use<>>>,
+            impl Future<Output = Result<Answer, CallError>> + Send + Unpin + use<>,
             DropGuard,
         ),
         CallError,

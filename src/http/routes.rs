@@ -17,7 +17,10 @@ use super::{
     files::{self, PageLanguage},
     health, mcp, metrics, upload,
 };
-use crate::{app::App, config::Lang};
+use crate::{
+    app::App,
+    config::{Lang, Listen},
+};
 
 /// All of them; calls in their usual spelling do not come here ([`super::straight`]).
 pub fn router(app: &Arc<App>) -> Router {
@@ -59,16 +62,21 @@ pub fn router(app: &Arc<App>) -> Router {
             .merge(files::router(app.store.clone(), language).layer(
                 middleware::from_fn_with_state(app.clone(), super::metrics::audit_download),
             ));
-    let routes = match app.settings.listen.path_prefix.as_str() {
+    let routes = placed(routes, &app.settings.listen);
+    let door = Arc::new(Door::new(app));
+    routes.layer(middleware::from_fn_with_state(door, door::pass))
+}
+
+/// Where the settings want them.
+pub fn placed(routes: Router, listen: &Listen) -> Router {
+    let routes = match listen.path_prefix.as_str() {
         "" => routes,
         prefix => Router::new().nest(prefix, routes),
     };
-    let routes = match app.settings.listen.root_path.as_str() {
+    match listen.root_path.as_str() {
         "" => routes,
         root => Router::new().nest(root, routes.clone()).merge(routes),
-    };
-    let door = Arc::new(Door::new(app));
-    routes.layer(middleware::from_fn_with_state(door, door::pass))
+    }
 }
 
 async fn not_found() -> Problem {

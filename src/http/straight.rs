@@ -19,7 +19,7 @@ use tower::Service as _;
 use super::{call, door, hosts, leftover::Client, multipart, routes};
 use crate::{
     app::App,
-    config::RESERVED_NAMES,
+    config::{Listen, RESERVED_NAMES},
     replicas::PEER_HEADER,
     telemetry::{RequestId, Requested, span, within},
 };
@@ -46,7 +46,10 @@ impl Service {
         Self {
             app: app.clone(),
             router: routes::router(app),
-            fronts: fronts(app),
+            fronts: fronts(
+                &app.settings.listen,
+                app.settings.command_line.server.is_some(),
+            ),
         }
     }
 
@@ -75,8 +78,11 @@ impl Service {
             && !headers.contains_key(ORIGIN)
             && !headers.contains_key(&PEER_HEADER)
             && !multipart::is_multipart(headers);
-        let mut fronts = self.fronts.iter().filter(|_| plain);
-        fronts.find_map(|front| Some((&front.route, front.tool(path)?)))
+        if plain {
+            tool(&self.fronts, path)
+        } else {
+            None
+        }
     }
 
     async fn call(
@@ -115,21 +121,110 @@ impl Front {
     }
 }
 
-/// In the order in which the routes match them.
-fn fronts(app: &App) -> Vec<Front> {
-    let (listen, single) = (&app.settings.listen, &app.settings.command_line.server);
+/// By the first of the fronts that the path has: what that one cannot tell is left to the routes.
+fn tool<'f, 'p>(fronts: &'f [Front], path: &'p str) -> Option<(&'f Arc<str>, (&'p str, &'p str))> {
+    let front = fronts.iter().find(|front| path.starts_with(&front.path))?;
+    Some((&front.route, front.tool(path)?))
+}
+
+/// In the order in which the routes match them. The tools of a `single` server are at the root, too:
+/// what is meant there the routes find out.
+fn fronts(listen: &Listen, single: bool) -> Vec<Front> {
     let inner = listen.path_prefix.clone();
     let outer = (!listen.root_path.is_empty()).then(|| format!("{}{inner}", listen.root_path));
-    let front = |before: &str, path: &str, at_root| Front {
-        path: format!("{before}{path}"),
-        route: format!("{before}{path}{{server}}/{{*leaf}}").into(),
+    let bases: Vec<String> = outer.into_iter().chain([inner]).collect();
+    let front = |base: &String, path: &str, at_root| Front {
+        path: format!("{base}{path}"),
+        route: format!("{base}{path}{{server}}/{{*leaf}}").into(),
         at_root,
     };
-    let bases: Vec<String> = outer.into_iter().chain([inner]).collect();
-    let below = bases.iter().map(|before| front(before, "/mcpo/", false));
-    // A single server has its tools there, too.
-    let root = bases.iter().filter(|_| single.is_none());
+    let below = bases.iter().map(|base| front(base, "/mcpo/", false));
+    let at_root = bases.iter().filter(|_| !single);
     below
-        .chain(root.map(|before| front(before, "/", true)))
+        .chain(at_root.map(|base| front(base, "/", true)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        extract::{MatchedPath, Path},
+        routing::post,
+    };
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::config::SettingsArgs;
+
+    /// What the routes make of a call's path, of all of which `/{server}/{*leaf}` could take the place.
+    async fn routed(router: &Router, path: &str) -> Option<(String, String, String)> {
+        let request = Request::post(path).body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let found = axum::body::to_bytes(response.into_body(), 1000).await;
+        serde_json::from_slice(&found.unwrap()).ok()
+    }
+
+    fn router(listen: &Listen) -> Router {
+        let call = post(
+            async |route: MatchedPath, Path((server, tool)): Path<(String, String)>| {
+                let at_root = !route.as_str().ends_with("/mcpo/{server}/{*leaf}");
+                let ours = at_root && RESERVED_NAMES.contains(&server.as_str());
+                let found = (!ours).then(|| (route.as_str().to_owned(), server, tool));
+                serde_json::to_string(&found).unwrap()
+            },
+        );
+        let mut routes = Router::new()
+            .route("/mcpo/{server}/{*leaf}", call.clone())
+            .route("/{server}/{*leaf}", call);
+        for other in [
+            "/health/live",
+            "/docs/assets/{file}",
+            "/mcp",
+            "/mcp/",
+            "/mcp/{server}",
+            "/files/{*rest}",
+        ] {
+            routes = routes.route(other, post(async || "null"));
+        }
+        routes::placed(routes, listen)
+    }
+
+    #[tokio::test]
+    async fn a_call_that_goes_straight_goes_where_the_routes_would_send_it() {
+        let names = [
+            "", "mcpo", "mcp", "api", "p", "docs", "files", "time", "a.b",
+        ];
+        let mut paths = vec![String::new()];
+        for _ in 0..4 {
+            let longer = paths
+                .iter()
+                .flat_map(|path| names.map(|name| format!("{path}/{name}")));
+            paths = paths.iter().cloned().chain(longer).collect();
+        }
+        paths.sort();
+        paths.dedup();
+        for (root, prefix) in [("", ""), ("/api", ""), ("", "/p"), ("/api", "/p")] {
+            let mut listen = SettingsArgs::default().resolve().unwrap().listen;
+            (listen.root_path, listen.path_prefix) = (root.to_owned(), prefix.to_owned());
+            let (router, fronts) = (router(&listen), fronts(&listen, false));
+            let (mut straight, mut roundabout) = (0, 0);
+            for path in paths.iter().filter(|path| !path.is_empty()) {
+                let routed = routed(&router, path).await;
+                let tool = tool(&fronts, path).map(|(route, (server, tool))| {
+                    (route.to_string(), server.to_owned(), tool.to_owned())
+                });
+                straight += usize::from(tool.is_some());
+                // No server is called nothing.
+                let named = routed
+                    .as_ref()
+                    .is_some_and(|(_, server, _)| !server.is_empty());
+                roundabout += usize::from(tool.is_none() && named);
+                assert!(
+                    tool.is_none() || tool == routed,
+                    "{path}: {tool:?}, {routed:?}"
+                );
+            }
+            assert!(straight > 100 * roundabout, "{straight} {roundabout}");
+        }
+    }
 }
