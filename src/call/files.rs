@@ -364,7 +364,7 @@ pub fn is_error(result: &RawJson) -> bool {
         #[serde(rename = "isError", borrow, default)]
         is_error: Option<&'a RawValue>,
     }
-    let flag: Result<Flag<'_>, _> = serde_json::from_slice(result.as_bytes());
+    let flag: Result<Flag<'_>, _> = serde_json::from_str(result.as_str());
     flag.is_ok_and(|flag| flag.is_error.is_some_and(|raw| raw.get() == "true"))
 }
 

@@ -38,7 +38,7 @@ use crate::{
     openwebui::OpenWebUi,
     session::{Place, Sessions, SharedChildren},
     store::Store,
-    telemetry::Metrics,
+    telemetry::{Metrics, RequestId},
 };
 
 pub use answer::{Answer, Notice};
@@ -102,7 +102,7 @@ pub struct Call {
     /// Headers of the caller's request that the server gets; `None` where its config forwards none.
     pub forwarded: Option<HeaderMap>,
     /// For logs and the journal.
-    pub request_id: Box<str>,
+    pub request_id: RequestId,
 }
 
 impl Call {
@@ -113,7 +113,7 @@ impl Call {
         place: Place,
         name: &str,
         arguments: RawJson,
-        request_id: &str,
+        request_id: &RequestId,
     ) -> Box<Self> {
         Box::new(Self {
             caller,
@@ -129,7 +129,7 @@ impl Call {
             parking: Parking::never(),
             incoming: Mutex::default(),
             forwarded: None,
-            request_id: request_id.into(),
+            request_id: request_id.clone(),
         })
     }
 }

@@ -112,7 +112,7 @@ async fn write_folder(
         let entry = JournalEntry {
             at,
             duration,
-            request_id: Some(&request_id),
+            request_id: Some(request_id.as_str()),
             server: server.as_str(),
             tool: &tool,
             outcome,

@@ -132,7 +132,9 @@ pub fn messages(line: &Bytes) -> Vec<Message> {
 }
 
 fn message(line: &Bytes) -> Option<Message> {
-    let envelope: Envelope<'_> = serde_json::from_slice(line).ok()?;
+    // All of it at once, instead of each text by itself.
+    let text = str::from_utf8(line).ok()?;
+    let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
     let raw = |part: &RawValue| RawJson::within(line, part);
     if let Some(method) = envelope.method {
         let said = Said {

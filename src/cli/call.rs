@@ -147,7 +147,7 @@ impl Asked {
             place,
             &self.tool,
             arguments,
-            RequestId::random().as_str(),
+            &RequestId::random(),
         );
         match app.engine.run(call).await {
             Ok(answer) => Ok((answer, offer)),

@@ -224,7 +224,7 @@ async fn prepare(
         place,
         tool,
         arguments,
-        id.as_str(),
+        id,
     ))
 }
 
@@ -256,7 +256,7 @@ async fn prepare_with_files(
     let (arguments, incoming) = with.bring(app, caller, &offer, &place).await?;
     note_missing_chat(app, &offer, &place);
     let (spec, arguments) = (offer.spec.clone(), check(arguments)?);
-    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, id.as_str());
+    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, id);
     call.incoming = Mutex::new(incoming);
     call.forwarded = app.identity.forwarded(&call.spec, &headers, caller);
     Ok(call)

@@ -117,7 +117,7 @@ async fn asking<'a>(
 ) -> Result<Asked<'a>, RpcError> {
     let (caller, headers) = (caller.clone(), &parts.headers);
     let target = peers::target_of(parts).to_owned();
-    let request_id = peers::request_id(&parts.extensions).as_str().into();
+    let request_id = peers::request_id(&parts.extensions);
     let Some(server) = server else {
         return Ok(Asked::All(AskingAll {
             app,

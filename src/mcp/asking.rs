@@ -15,6 +15,7 @@ use crate::{
     model::Caller,
     session::{Place, Wants},
     store::InstanceId,
+    telemetry::RequestId,
 };
 
 /// Everything that a request of a client's needs.
@@ -30,7 +31,7 @@ pub struct Asking<'a> {
     /// Path and query, as they came.
     pub target: String,
     /// For logs.
-    pub request_id: Box<str>,
+    pub request_id: RequestId,
     /// How its resources are called, where that is not as it calls them.
     pub shown: Option<Shown>,
 }

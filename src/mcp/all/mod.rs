@@ -30,7 +30,7 @@ use crate::{
     model::{Caller, ServerName},
     openapi::path_segment,
     replicas::Forward,
-    telemetry::REQUEST_ID,
+    telemetry::{REQUEST_ID, RequestId},
 };
 
 pub use legacy::{delete, get};
@@ -50,7 +50,7 @@ pub struct AskingAll<'a> {
     /// Path and query, as they came.
     pub target: String,
     /// For logs.
-    pub request_id: Box<str>,
+    pub request_id: RequestId,
 }
 
 /// One message of a client's, of whichever era.
@@ -110,9 +110,7 @@ impl<'a> AskingAll<'a> {
     /// A message of ours to one of the servers, as it may go to another replica.
     fn to_server(&self, server: &ServerName, message: &ClientMessage) -> Forward {
         let mut headers = self.headers.clone();
-        if let Ok(id) = self.request_id.parse() {
-            headers.insert(REQUEST_ID, id);
-        }
+        headers.insert(REQUEST_ID, self.request_id.header().clone());
         let path = self.target.split('?').next().unwrap_or_default();
         let path = path.trim_end_matches('/');
         Forward {

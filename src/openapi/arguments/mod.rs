@@ -75,13 +75,19 @@ impl ArgumentRules {
             return Err(vec![FieldFault::not_an_object(&value)]);
         }
         match &self.validator {
-            Some(_) if deeper_than(&value, BODY_DEPTH) => {
+            Some(_) if brackets(body) > BODY_DEPTH && deeper_than(&value, BODY_DEPTH) => {
                 Err(vec![FieldFault::too_deep(BODY_DEPTH)])
             }
             Some(validator) if !validator.is_valid(&value) => correct(validator, value, body),
             _ => Ok(body.clone()),
         }
     }
+}
+
+/// At least as many as the value has levels.
+fn brackets(body: &RawJson) -> usize {
+    let bytes = body.as_bytes().iter();
+    bytes.filter(|byte| matches!(byte, b'[' | b'{')).count()
 }
 
 fn compile(schema: &Value) -> Result<Validator, String> {

@@ -67,10 +67,10 @@ impl<'de> Visitor<'de> for EachMember {
 /// The answer to a call: one content item bare, none as `[]`, several as an array. Text that is
 /// JSON is passed on as JSON, byte by byte; a result that is no `CallToolResult` passes as it is.
 pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
-    let line = result.clone().into_bytes();
-    let Ok(members) = serde_json::from_slice::<Members>(&line) else {
+    let Ok(members) = serde_json::from_str::<Members>(result.as_str()) else {
         return Ok(result.clone());
     };
+    let line = result.clone().into_bytes();
     let content = members.get("content").map(RawValue::get);
     let blocks = content.and_then(|list| serde_json::from_str::<Vec<&RawValue>>(list).ok());
     let structured = members

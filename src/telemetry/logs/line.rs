@@ -260,7 +260,12 @@ fn push_time(line: &mut String, now: Timestamp) {
         SECOND.set((whole, text));
     }
     line.push_str(str::from_utf8(&text).unwrap_or_default());
-    let _ = write!(line, ".{:03}Z", now.subsec_millisecond());
+    let part = now.subsec_millisecond().unsigned_abs();
+    line.push('.');
+    for place in [100, 10, 1] {
+        line.extend(char::from_digit(u32::from(part / place % 10), 10));
+    }
+    line.push('Z');
 }
 
 fn level(metadata: &Metadata<'_>) -> &'static str {
