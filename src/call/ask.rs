@@ -1,5 +1,7 @@
 //! What a child is asked: a tool call of ours, or a client's own message, byte by byte.
 
+use std::io::Write as _;
+
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde_json::Value;
@@ -198,22 +200,20 @@ fn tool_call(
     let written = follows || forwarded.is_some();
     let meta = written.then(|| meta::with(None, follows.then_some(number), forwarded));
     let meta = meta.map_or_else(String::new, |meta| format!(r#","_meta":{meta}"#));
-    let number = number.to_string();
-    let head = [
-        r#"{"jsonrpc":"2.0","id":"#,
-        &number,
-        r#","method":"tools/call","params":{"name":"#,
-    ];
-    let tail = [r#","arguments":"#, arguments.as_str(), &meta, "}}"];
-    let size: usize = head.iter().chain(&tail).map(|part| part.len()).sum();
-    // With the name's quotes and the line's end: as a rule nothing grows after this.
-    let mut line = Vec::with_capacity(size + name.len() + "\"\"\n".len());
-    for part in head {
-        line.extend_from_slice(part.as_bytes());
-    }
-    serde_json::to_writer(&mut line, name).expect("a text is JSON");
-    for part in tail {
-        line.extend_from_slice(part.as_bytes());
-    }
+    // Of the right size, with the name's quotes and the line's end: as a rule nothing grows after this.
+    let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
+    let frame =
+        r#"{"jsonrpc":"2.0","id":,"method":"tools/call","params":{"name":"","arguments":}}"#;
+    let size = frame.len() + digits + name.len() + arguments.as_bytes().len() + meta.len() + 1;
+    let mut line = Vec::with_capacity(size);
+    let mut write = || -> std::io::Result<()> {
+        write!(
+            line,
+            r#"{{"jsonrpc":"2.0","id":{number},"method":"tools/call","params":{{"name":"#
+        )?;
+        serde_json::to_writer(&mut line, name)?;
+        write!(line, r#","arguments":{}{meta}}}}}"#, arguments.as_str())
+    };
+    write().expect("memory takes everything");
     line
 }

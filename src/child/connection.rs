@@ -342,21 +342,28 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
     }
 
     fn hear(&self, line: &Bytes) {
+        if let Some(message) = frame::message(line) {
+            return self.take_in(message);
+        }
         let messages = frame::messages(line);
         if messages.is_empty() {
             self.noise.noise(line);
         }
         for message in messages {
-            match message {
-                // An unknown number is an answer given twice, or too late: nobody waits for it.
-                Message::Response { number, reply } => {
-                    if let Some(request) = self.shared.take(number) {
-                        let _ = request.answer.send(reply);
-                    }
+            self.take_in(message);
+        }
+    }
+
+    fn take_in(&self, message: Message) {
+        match message {
+            // An unknown number is an answer given twice, or too late: nobody waits for it.
+            Message::Response { number, reply } => {
+                if let Some(request) = self.shared.take(number) {
+                    let _ = request.answer.send(reply);
                 }
-                Message::Request(said) => self.asked(said),
-                Message::Notification(said) => self.told(said),
             }
+            Message::Request(said) => self.asked(said),
+            Message::Notification(said) => self.told(said),
         }
     }
 

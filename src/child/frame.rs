@@ -112,11 +112,9 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(member: D) -> Result<Option<&'a Ra
     <&RawValue>::deserialize(member).map(Some)
 }
 
-/// Reads one line: one message, or a batch of them. Empty where it is not JSON-RPC.
+/// Reads a line that is no message by itself: it may be a batch of them, or one to be mended. Empty
+/// where it is not JSON-RPC.
 pub fn messages(line: &Bytes) -> Vec<Message> {
-    if let Some(message) = message(line) {
-        return vec![message];
-    }
     if line.trim_ascii_start().first() == Some(&b'[') {
         let batch: Vec<&RawValue> = serde_json::from_slice(line).unwrap_or_default();
         let parts = batch
@@ -131,7 +129,8 @@ pub fn messages(line: &Bytes) -> Vec<Message> {
     }
 }
 
-fn message(line: &Bytes) -> Option<Message> {
+/// Reads one line, which as a rule is one message.
+pub fn message(line: &Bytes) -> Option<Message> {
     // All of it at once, instead of each text by itself.
     let text = str::from_utf8(line).ok()?;
     let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
@@ -301,9 +300,7 @@ mod tests {
     use super::*;
 
     fn one(line: &str) -> Message {
-        messages(&Bytes::copy_from_slice(line.as_bytes()))
-            .pop()
-            .expect(line)
+        message(&Bytes::copy_from_slice(line.as_bytes())).expect(line)
     }
 
     #[test]
@@ -377,7 +374,9 @@ mod tests {
             r#"{"id":2,"level":"info"}"#,
             r#"{"id":2,"error":null}"#,
         ] {
-            assert!(messages(&Bytes::from(garbage)).is_empty(), "{garbage}");
+            let line = Bytes::from(garbage);
+            let none = message(&line).is_none() && messages(&line).is_empty();
+            assert!(none, "{garbage}");
         }
         let broken = Bytes::from_static(b"{\"id\":1,\"result\":{\"t\":\"\xff\"}}");
         assert_eq!(messages(&broken).len(), 1);

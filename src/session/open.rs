@@ -181,7 +181,7 @@ impl Sessions {
 /// A workspace that a door has opened for a call, until the call takes it. Dropped untaken, the
 /// housekeeper hears of it.
 #[derive(Clone, Default)]
-pub struct Opened(Arc<Mutex<Option<Waiting>>>);
+pub struct Opened(Option<Arc<Mutex<Option<Waiting>>>>);
 
 struct Waiting {
     workspace: Option<Arc<Workspace>>,
@@ -194,12 +194,13 @@ impl Opened {
             workspace: Some(workspace),
             sessions,
         };
-        Self(Arc::new(Mutex::new(Some(waiting))))
+        Self(Some(Arc::new(Mutex::new(Some(waiting)))))
     }
 
     /// The workspace, once.
     pub fn take(&self) -> Option<Arc<Workspace>> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.0.as_ref()?;
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.take()?.workspace.take()
     }
 }

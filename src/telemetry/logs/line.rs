@@ -263,7 +263,7 @@ fn push_time(line: &mut String, now: Timestamp) {
     let part = now.subsec_millisecond().unsigned_abs();
     line.push('.');
     for place in [100, 10, 1] {
-        line.extend(char::from_digit(u32::from(part / place % 10), 10));
+        line.extend(char::from_digit(part / place % 10, 10));
     }
     line.push('Z');
 }
