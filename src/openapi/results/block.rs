@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::Members;
@@ -23,9 +23,24 @@ struct Binary<'a> {
     size: usize,
 }
 
+/// A block of text. No name stands twice in it.
+#[derive(Deserialize)]
+struct Written<'a> {
+    #[serde(rename = "type")]
+    _type: IgnoredAny,
+    #[serde(borrow)]
+    text: &'a RawValue,
+}
+
 /// The value of a block, and whether it was text. `block` lies within `line`.
 pub fn item(line: &Bytes, block: &RawValue) -> (RawJson, bool) {
     let whole = || RawJson::within(line, block);
+    // As nearly all are, read without a list of members.
+    if block.get().starts_with(r#"{"type":"text","#)
+        && let Ok(Written { text, .. }) = serde_json::from_str(block.get())
+    {
+        return (json_or_text(line, text), true);
+    }
     let Ok(members) = serde_json::from_str::<Members>(block.get()) else {
         return (whole(), false);
     };

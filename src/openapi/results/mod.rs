@@ -64,22 +64,52 @@ impl<'de> Visitor<'de> for EachMember {
     }
 }
 
+/// What counts of a result, where it is an object.
+#[derive(Deserialize)]
+struct Parts<'a> {
+    /// The blocks, if it is a list of them.
+    #[serde(borrow, default)]
+    content: Option<Vec<&'a RawValue>>,
+    /// `null` is none.
+    #[serde(borrow, default, rename = "structuredContent")]
+    structured: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "isError")]
+    is_error: Option<&'a RawValue>,
+}
+
+impl<'a> Parts<'a> {
+    fn read(result: &'a str) -> Option<Self> {
+        // Of an array the first three items would be taken for the members.
+        if !result.starts_with('{') {
+            return None;
+        }
+        let usual = serde_json::from_str(result);
+        usual.ok().or_else(|| Self::of_odd(result))
+    }
+
+    /// Where a name stands twice, or the content is something else.
+    fn of_odd(result: &'a str) -> Option<Self> {
+        let members: Members<'a> = serde_json::from_str(result).ok()?;
+        let content = members.get("content").map(RawValue::get);
+        Some(Self {
+            content: content.and_then(|list| serde_json::from_str(list).ok()),
+            structured: members
+                .get("structuredContent")
+                .filter(|value| value.get() != "null"),
+            is_error: members.get("isError"),
+        })
+    }
+}
+
 /// The answer to a call: one content item bare, none as `[]`, several as an array. Text that is
 /// JSON is passed on as JSON, byte by byte; a result that is no `CallToolResult` passes as it is.
 pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
-    let Ok(members) = serde_json::from_str::<Members>(result.as_str()) else {
+    let Some(parts) = Parts::read(result.as_str()) else {
         return Ok(result.clone());
     };
     let line = result.clone().into_bytes();
-    let content = members.get("content").map(RawValue::get);
-    let blocks = content.and_then(|list| serde_json::from_str::<Vec<&RawValue>>(list).ok());
-    let structured = members
-        .get("structuredContent")
-        .filter(|value| value.get() != "null");
-    if members
-        .get("isError")
-        .is_some_and(|flag| flag.get() == "true")
-    {
+    let (blocks, structured) = (parts.content, parts.structured);
+    if parts.is_error.is_some_and(|flag| flag.get() == "true") {
         return Err(failure(blocks.as_deref(), structured));
     }
     let Some(blocks) = blocks else {

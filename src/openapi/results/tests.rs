@@ -44,6 +44,30 @@ fn text_is_json_where_it_can_be() {
 }
 
 #[test]
+fn of_a_name_that_stands_twice_the_last_counts_and_a_list_is_no_result() {
+    for (result, wanted) in [
+        (
+            r#"{"content":[],"content":[{"type":"text","text":"a b","text":"c d"}]}"#,
+            r#""c d""#,
+        ),
+        (
+            r#"{"content":[{"type":"text","type":"image","data":"AA","text":"x"}]}"#,
+            r#""data:image/png;base64,AA""#,
+        ),
+        (
+            r#"{"isError":true,"isError":false,"content":[{"type":"text","text":"ok"}]}"#,
+            r#""ok""#,
+        ),
+        (
+            r#"[[{"type":"text","text":"x"}]]"#,
+            r#"[[{"type":"text","text":"x"}]]"#,
+        ),
+    ] {
+        assert_eq!(result_body(&raw(result)).unwrap().as_str(), wanted);
+    }
+}
+
+#[test]
 fn one_item_is_bare_and_several_are_a_list() {
     assert_eq!(body(&json!({"content": []})), "[]");
     assert_eq!(
