@@ -1,10 +1,13 @@
 import os
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
 from bench.proc_tree import disk, processes, pss, tree
+
+PATIENCE = 10  # seconds
 
 
 class ProcTree(unittest.TestCase):
@@ -14,11 +17,12 @@ class ProcTree(unittest.TestCase):
             ["sh", "-c", "echo up; cat; true"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as shell:
             shell.stdout.readline()
-            every = processes()
-            while len(tree(every[shell.pid], every)) < 2:
+            commands, until = {}, time.monotonic() + PATIENCE
+            # Between its fork and its exec it is another shell, or nothing at all.
+            while "cat" not in commands.values() and time.monotonic() < until:
                 every = processes()
-            found = tree(every[os.getpid()], every)
-            commands = {process.pid: process.command for process in found}
+                found = tree(every[os.getpid()], every)
+                commands = {process.pid: process.command for process in found}
             self.assertIn(shell.pid, commands)
             self.assertIn("cat", commands.values())
             self.assertGreater(pss(shell.pid), 0)
