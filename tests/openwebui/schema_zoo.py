@@ -107,6 +107,9 @@ def keeps(schema, parameters):
     """Names, plain types and needs of a schema whose root says its properties are as they were."""
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
         return
+    # Nothing satisfies it: the bridge says so in a warning, and accepts anything.
+    if schema.get("not") in (True, {}):
+        return
     wanted = schema.get("properties")
     for name, inner in (wanted.items() if isinstance(wanted, dict) else ()):
         if not isinstance(inner, dict):
