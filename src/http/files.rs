@@ -6,11 +6,12 @@
 mod conditions;
 mod headers;
 mod page;
+mod stream;
 
 use std::{
     fs::File,
-    io::{self, Read as _, Seek, SeekFrom},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    io::{Seek as _, SeekFrom},
+    sync::Arc,
 };
 
 use axum::{
@@ -21,20 +22,13 @@ use axum::{
     response::Response,
     routing::get,
 };
-use bytes::Bytes;
-use futures_util::stream;
 use jiff::Timestamp;
-use tokio::task::JoinHandle;
 
-use self::{conditions::Selection, page::Problem};
+use self::{conditions::Selection, page::Problem, stream::stream};
 use crate::{
     model::LinkToken,
     store::{Artifact, GoneReason, Link, Store, StoreError},
 };
-
-/// Read and sent at a time. A download holds some of them, whatever its size: hyper takes about
-/// 400 KB ahead of a slow client.
-const CHUNK: u64 = 128 * 1024;
 
 /// The language of pages for browsers that do not ask for one of ours (`MCPO_LANG`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -176,83 +170,6 @@ fn bytes(artifact: Artifact, data: File, selection: &Selection) -> Response {
     }
     response.extensions_mut().insert(Served(Arc::new(artifact)));
     response
-}
-
-/// The next `length` bytes. The open file stays readable if clean-up removes its name meanwhile.
-fn stream(data: File, length: u64) -> Body {
-    let ahead = Ahead::read(data, length, Sent::default());
-    Body::from_stream(stream::try_unfold(ahead, Ahead::next))
-}
-
-/// A block that is being read while the one before is sent; after the last one, nothing.
-struct Ahead {
-    reading: Option<JoinHandle<io::Result<(Block, File)>>>,
-    left: u64,
-    sent: Sent,
-}
-
-impl Ahead {
-    fn read(data: File, left: u64, sent: Sent) -> Self {
-        let size = left.min(CHUNK);
-        let reading = (size > 0).then(|| {
-            let mut block = sent.block(usize::try_from(size).unwrap_or(usize::MAX));
-            tokio::task::spawn_blocking(move || {
-                (&data).read_exact(&mut block.bytes)?;
-                Ok((block, data))
-            })
-        });
-        let left = left - size;
-        Self {
-            reading,
-            left,
-            sent,
-        }
-    }
-
-    async fn next(self) -> io::Result<Option<(Bytes, Self)>> {
-        let Some(reading) = self.reading else {
-            return Ok(None);
-        };
-        let (block, data) = reading.await??;
-        let ahead = Self::read(data, self.left, self.sent);
-        Ok(Some((Bytes::from_owner(block), ahead)))
-    }
-}
-
-/// The memory of one download's blocks that have been sent. It is read into again: fresh memory for
-/// each block would have to be zeroed, and would lie about in the allocator behind each thread.
-#[derive(Clone, Default)]
-struct Sent(Arc<Mutex<Vec<Vec<u8>>>>);
-
-struct Block {
-    bytes: Vec<u8>,
-    sent: Sent,
-}
-
-impl Sent {
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn block(&self, size: usize) -> Block {
-        let mut bytes = self.lock().pop().unwrap_or_default();
-        bytes.resize(size, 0);
-        let sent = self.clone();
-        Block { bytes, sent }
-    }
-}
-
-impl AsRef<[u8]> for Block {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        self.sent.lock().push(bytes);
-    }
 }
 
 fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
