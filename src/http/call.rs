@@ -13,9 +13,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
-use super::{Problem, answer, call_files::WithFiles, metrics::Audited, multipart, peers, spool};
+use super::{
+    Problem, answer, body, call_files::WithFiles, metrics::Audited, multipart, peers, spool,
+};
 use crate::{
     app::App,
     call::{Call, CallError},
@@ -165,8 +166,8 @@ where
     B::Error: Into<BoxError>,
 {
     let refused = |problem: &Problem| refused(app, caller, server, tool, problem);
-    let body = read(body, app.settings.listen.max_body_bytes).await;
-    let body = body.inspect_err(refused)?;
+    let body = body::whole(body, app.settings.listen.max_body_bytes).await;
+    let body = body.map_err(Problem::from).inspect_err(refused)?;
     let request = || peers::forward(app, caller, parts, id, body.clone());
     let attempt = async || {
         let prepared = prepare(app, server, tool, caller, &body, id).await;
@@ -209,8 +210,7 @@ async fn prepare(
     body: &Bytes,
     id: &RequestId,
 ) -> Result<Box<Call>, Problem> {
-    let offer = tool_of(app, server, tool, caller).await?;
-    let tool = offer.name_at(tool);
+    let (offer, tool) = tool_of(app, server, tool, caller).await?;
     let arguments = openapi::read_body(body.clone());
     let arguments = arguments.map_err(|error| Problem::bad_json(&error))?;
     let checked = offer.check(tool, arguments);
@@ -237,8 +237,7 @@ async fn prepare_with_files(
     id: &RequestId,
     request: Request,
 ) -> Result<Box<Call>, Problem> {
-    let offer = tool_of(app, server, tool, caller).await?;
-    let tool = offer.name_at(tool);
+    let (offer, tool) = tool_of(app, server, tool, caller).await?;
     let check = |arguments: RawJson| {
         let checked = offer.check(tool, arguments);
         checked.map_err(|faults| Problem::bad_arguments(&faults))
@@ -262,17 +261,17 @@ async fn prepare_with_files(
     Ok(call)
 }
 
-/// The offer of a server that has the tool.
-async fn tool_of(
+/// The offer of a server that has the tool, and the tool's name.
+async fn tool_of<'t>(
     app: &App,
     server: &str,
-    tool: &str,
+    tool: &'t str,
     caller: &Caller,
-) -> Result<Arc<Offer>, Problem> {
+) -> Result<(Arc<Offer>, &'t str), Problem> {
     let offer = offer(app, server, caller).await?;
     let name = offer.name_at(tool);
     if offer.may_call(name) {
-        return Ok(offer);
+        return Ok((offer, name));
     }
     Err(Problem::unknown_tool(server, name))
 }
@@ -290,19 +289,6 @@ async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, P
             None => Problem::not_ready(server),
         }),
         Knowledge::Failed { why, .. } => Err(Problem::failed(server, &why)),
-    }
-}
-
-async fn read<B>(body: B, limit: u64) -> Result<Bytes, Problem>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    match Limited::new(body, most).collect().await {
-        Ok(read) => Ok(read.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(limit)),
-        Err(error) => Err(Problem::broken_body(&error)),
     }
 }
 

@@ -10,7 +10,7 @@ use axum::{
 };
 use bytes::Bytes;
 
-use super::peers;
+use super::{body, peers};
 use crate::{
     app::App,
     catalog::Offer,
@@ -54,7 +54,8 @@ pub async fn post(came: Came) -> Response {
     let posted = async {
         let caller = peers::caller(app, &came.parts.extensions, headers, came.peer).await?;
         accepts(headers, &["application/json", "text/event-stream"])?;
-        let body = read(body, headers, app.settings.listen.max_body_bytes).await?;
+        is_json(headers)?;
+        let body = body::whole(body, app.settings.listen.max_body_bytes).await?;
         let message = ClientMessage::read(&body)?;
         let id = peers::request_id(&came.parts.extensions);
         let request = || peers::forward(app, &caller, &came.parts, &id, body.clone());
@@ -185,7 +186,7 @@ fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
     ))
 }
 
-async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<Bytes, RpcError> {
+fn is_json(headers: &HeaderMap) -> Result<(), RpcError> {
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
@@ -193,19 +194,10 @@ async fn read(body: Body, headers: &HeaderMap, limit: u64) -> Result<Bytes, RpcE
         .and_then(|kind| kind.split(';').next())
         .unwrap_or_default()
         .trim();
-    if !kind.eq_ignore_ascii_case("application/json") {
-        let message = "Unsupported Media Type: Content-Type must be application/json";
-        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Err(RpcError::new(status, -32600, "bad_media_type", message));
+    if kind.eq_ignore_ascii_case("application/json") {
+        return Ok(());
     }
-    let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    axum::body::to_bytes(body, most).await.map_err(|_| {
-        let message = format!("the body is larger than {limit} bytes (MCPO_MAX_BODY_BYTES)");
-        RpcError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            -32600,
-            "body_too_large",
-            &message,
-        )
-    })
+    let message = "Unsupported Media Type: Content-Type must be application/json";
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Err(RpcError::new(status, -32600, "bad_media_type", message))
 }

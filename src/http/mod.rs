@@ -1,6 +1,7 @@
 //! The HTTP doors: who may come in, what is asked, and how it is answered.
 
 mod answer;
+mod body;
 mod call;
 mod call_files;
 mod documents;

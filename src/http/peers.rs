@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{Problem, multipart, spool};
+use super::{Problem, body, multipart, spool};
 use crate::{
     app::App,
     identity::Refusal,
@@ -45,9 +45,8 @@ async fn unpack(app: &App, envelope: Envelope, request: Request) -> Result<Reque
             .await
             .map_err(Problem::into_response)?
     } else {
-        let limit = usize::try_from(app.settings.listen.max_body_bytes).unwrap_or(usize::MAX);
-        let body = axum::body::to_bytes(body, limit).await;
-        let body = body.map_err(|error| Problem::broken_body(&error).into_response())?;
+        let body = body::whole(body, app.settings.listen.max_body_bytes).await;
+        let body = body.map_err(|unread| Problem::from(unread).into_response())?;
         body.into()
     };
     let caller = envelope.caller_of(&body.digest()).map_err(|_| refuse())?;

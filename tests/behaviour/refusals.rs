@@ -23,6 +23,10 @@ fn head(length: usize, more: &str) -> String {
 
 /// An answer's status line and headers, once all of it was read.
 fn answer(stream: &mut BufReader<TcpStream>) -> String {
+    answer_and_body(stream).0
+}
+
+fn answer_and_body(stream: &mut BufReader<TcpStream>) -> (String, String) {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         assert_ne!(stream.read_line(&mut head).expect("an answer"), 0, "{head}");
@@ -32,7 +36,7 @@ fn answer(stream: &mut BufReader<TcpStream>) -> String {
     let length = length.lines().next().and_then(|line| line.parse().ok());
     let mut body = vec![0; length.expect("a number")];
     stream.read_exact(&mut body).expect("a body");
-    head
+    (head, String::from_utf8(body).expect("text"))
 }
 
 fn connect(bridge: &TestBridge) -> (TcpStream, BufReader<TcpStream>) {
@@ -76,4 +80,20 @@ fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked() {
     let refused = answer(&mut reader);
     assert!(refused.starts_with("http/1.1 401"), "{refused}");
     assert!(refused.contains("connection: close"), "{refused}");
+}
+
+#[test]
+fn a_body_whose_pieces_are_no_pieces_is_called_broken_and_not_too_large() {
+    let bridge = TestBridge::start(servers([("echo", echo())]));
+    for path in ["/echo/counter", "/mcpo/echo/counter", "/mcp/echo"] {
+        let (mut stream, mut reader) = connect(&bridge);
+        let broken = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
+             Content-Type: application/json\r\nAccept: */*\r\n\r\n2\r\n{{}}\r\nno number\r\n"
+        );
+        stream.write_all(broken.as_bytes()).expect("sent");
+        let (head, body) = answer_and_body(&mut reader);
+        assert!(head.starts_with("http/1.1 400"), "{path}: {head}");
+        assert!(body.contains("could not be read"), "{path}: {body}");
+    }
 }
