@@ -3,62 +3,25 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll},
 };
 
-use futures_util::task::AtomicWaker;
 use tracing::Instrument as _;
 
 use super::CallError;
 
 /// Polled by whoever waits, so that nobody has to be woken in between; a task of its own from the
 /// moment that he leaves. A panic is an error of the call, as it is of a task.
-///
-/// Whoever waits is woken for other things, too: the future is polled only when it was woken itself.
-pub struct Detached<F: Future + Send + Unpin + 'static>
+pub struct Detached<F: Future + Send + Unpin + 'static>(Option<F>)
 where
-    F::Output: Send,
-{
-    future: Option<F>,
-    bell: Arc<Bell>,
-    waker: Waker,
-}
-
-/// What the future has for a waker.
-struct Bell {
-    rung: AtomicBool,
-    waiting: AtomicWaker,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
-        self.waiting.wake();
-    }
-}
+    F::Output: Send;
 
 impl<F: Future + Send + Unpin + 'static> Detached<F>
 where
     F::Output: Send,
 {
     pub fn new(future: F) -> Self {
-        let bell = Arc::new(Bell {
-            rung: AtomicBool::new(true),
-            waiting: AtomicWaker::new(),
-        });
-        Self {
-            future: Some(future),
-            waker: bell.clone().into(),
-            bell,
-        }
+        Self(Some(future))
     }
 }
 
@@ -69,22 +32,11 @@ where
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Self {
-            future,
-            bell,
-            waker,
-        } = &mut *self;
-        // In this order, or a ring in between would be lost.
-        bell.waiting.register(context.waker());
-        if !bell.rung.swap(false, Ordering::AcqRel) {
-            return Poll::Pending;
-        }
-        let running = future.as_mut().expect("polled after its end");
-        let mut context = Context::from_waker(waker);
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(running).poll(&mut context)));
+        let running = self.0.as_mut().expect("polled after its end");
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(running).poll(context)));
         let polled = polled.unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))));
         if polled.is_ready() {
-            *future = None;
+            self.0 = None;
         }
         polled
     }
@@ -95,7 +47,7 @@ where
     F::Output: Send,
 {
     fn drop(&mut self) {
-        if let Some(rest) = self.future.take()
+        if let Some(rest) = self.0.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(rest.in_current_span());
@@ -111,6 +63,11 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> CallError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
     use tokio_util::task::TaskTracker;
 
     use super::*;
@@ -144,36 +101,6 @@ mod tests {
         running.close();
         running.wait().await;
         assert!(done.load(Ordering::Relaxed));
-    }
-
-    #[tokio::test]
-    async fn it_is_polled_when_it_was_woken_and_not_for_other_reasons() {
-        let (go, gone) = tokio::sync::oneshot::channel::<()>();
-        let mut gone = Box::pin(gone);
-        let mut polls = 0;
-        let counting = std::future::poll_fn(move |context| {
-            polls += 1;
-            gone.as_mut()
-                .poll(context)
-                .map(|_| Ok::<_, CallError>(polls))
-        });
-        let mut waiting = Detached::new(counting);
-        let mut others = 0;
-        let mut go = Some(go);
-        let polls = std::future::poll_fn(|context| {
-            others += 1;
-            if others == 5 {
-                let _ = go.take().unwrap().send(());
-            } else if others < 5 {
-                context.waker().wake_by_ref();
-            }
-            Pin::new(&mut waiting).poll(context)
-        });
-        assert_eq!(
-            polls.await.unwrap(),
-            2,
-            "at first, and when there was an answer"
-        );
     }
 
     #[test]
