@@ -3,6 +3,7 @@
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
@@ -112,8 +113,13 @@ impl Running {
         &self,
         wait: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
+        let mut wait = pin!(wait);
+        // What is there at once needs no timer.
+        if let Some(outcome) = wait.as_mut().now_or_never() {
+            return outcome;
+        }
         tokio::select! {
-            biased; // what is there at once needs no timer
+            biased;
             outcome = wait => outcome,
             () = self.left.cancelled() => Err(CallError::Left),
             () = self.engine.ending.cancelled() => Err(CallError::ShuttingDown),
@@ -125,13 +131,18 @@ impl Running {
 
     /// Waits for its turn: bounded, and then 429; sent away when the bridge stops.
     pub(super) async fn queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
-        let engine = &self.engine;
+        let (engine, mut turn) = (&self.engine, pin!(turn));
         self.status
             .waits(engine.settings.lang, || engine.admission.load().1);
-        let turn = tokio::select! {
-            biased; // a turn that is there at once needs nobody to listen
-            turn = self.bounded(turn) => turn,
-            () = engine.stopping.cancelled() => Err(CallError::ShuttingDown),
+        // A turn that is there at once needs nobody to listen.
+        let turn = if let Some(turn) = turn.as_mut().now_or_never() {
+            Ok(turn)
+        } else {
+            tokio::select! {
+                biased;
+                turn = Box::pin(self.bounded(turn)) => turn,
+                () = engine.stopping.cancelled() => Err(CallError::ShuttingDown),
+            }
         };
         self.status.set(None);
         turn
