@@ -65,28 +65,26 @@ pub struct Line {
 }
 
 /// What a line is made in.
-#[derive(Default)]
 struct Room {
-    texts: String,
-    entries: Vec<Entry>,
+    fields: Fields,
     rendered: String,
 }
 
 impl Room {
     fn usual() -> Self {
         Self {
-            texts: String::with_capacity(USUAL_TEXT),
-            entries: Vec::with_capacity(MOST_FIELDS),
+            fields: Fields::with_room(MOST_FIELDS, USUAL_TEXT),
             rendered: String::with_capacity(2 * USUAL_TEXT),
         }
     }
 
     /// Empty for the next line; not where one was so long that it would be missed elsewhere.
     fn cleared(mut self) -> Option<Self> {
-        self.texts.clear();
-        self.entries.clear();
+        self.fields.texts.clear();
+        self.fields.entries.clear();
         self.rendered.clear();
-        let room = self.texts.capacity().max(self.rendered.capacity());
+        let room = self.fields.texts.capacity();
+        let room = room.max(self.rendered.capacity());
         (room <= TEXT_LIMIT).then_some(self)
     }
 }
@@ -107,11 +105,8 @@ impl Line {
     pub fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         let room = ROOM.take().unwrap_or_else(Room::usual);
-        let mut fields = Fields {
-            texts: room.texts,
-            entries: room.entries,
-            audit: metadata.target() == AUDIT,
-        };
+        let mut fields = room.fields;
+        fields.audit = metadata.target() == AUDIT;
         event.record(&mut fields);
         Self {
             now: Timestamp::now(),
@@ -232,8 +227,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let room = Room {
-            texts: std::mem::take(&mut self.fields.texts),
-            entries: std::mem::take(&mut self.fields.entries),
+            fields: std::mem::take(&mut self.fields),
             rendered: std::mem::take(&mut self.rendered),
         };
         // A thread that ends has no use for it.
@@ -345,8 +339,12 @@ fn push_escaped(line: &mut String, text: &str) {
 impl Fields {
     /// With room for so many of the usual length.
     pub fn of_span(count: usize) -> Self {
+        Self::with_room(count, USUAL_SPAN)
+    }
+
+    fn with_room(count: usize, bytes: usize) -> Self {
         Self {
-            texts: String::with_capacity(USUAL_SPAN),
+            texts: String::with_capacity(bytes),
             entries: Vec::with_capacity(count),
             audit: false,
         }
