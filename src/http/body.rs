@@ -3,16 +3,36 @@
 use axum::{BoxError, body::HttpBody, http::StatusCode};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::json;
 
 use super::Problem;
 use crate::mcp::RpcError;
 
 /// Why a body was not read.
+#[derive(Debug, thiserror::Error)]
 pub enum Unread {
     /// It has more bytes than this.
+    #[error("the body is larger than {0} bytes (MCPO_MAX_BODY_BYTES)")]
     TooLarge(u64),
     /// What the connection or its framing said.
+    #[error("the body could not be read: {0}")]
     Broken(BoxError),
+}
+
+impl Unread {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Broken(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::TooLarge(_) => "body_too_large",
+            Self::Broken(_) => "broken_body",
+        }
+    }
 }
 
 /// All of a body that has at most `limit` bytes.
@@ -31,27 +51,18 @@ where
 
 impl From<Unread> for Problem {
     fn from(unread: Unread) -> Self {
-        match unread {
-            Unread::TooLarge(limit) => Self::too_large(limit),
-            Unread::Broken(error) => Self::broken_body(&error),
-        }
+        let text = unread.to_string();
+        let detail = match unread {
+            Unread::TooLarge(_) => json!({"message": text}),
+            Unread::Broken(_) => text.into(),
+        };
+        Self::new(unread.status(), unread.kind(), detail)
     }
 }
 
 impl From<Unread> for RpcError {
     fn from(unread: Unread) -> Self {
-        let (status, kind, message) = match unread {
-            Unread::TooLarge(limit) => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                format!("the body is larger than {limit} bytes (MCPO_MAX_BODY_BYTES)"),
-            ),
-            Unread::Broken(error) => (
-                StatusCode::BAD_REQUEST,
-                "broken_body",
-                format!("the body could not be read: {error}"),
-            ),
-        };
-        Self::new(status, -32600, kind, &message)
+        let (status, kind) = (unread.status(), unread.kind());
+        Self::new(status, -32600, kind, &unread.to_string())
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::{
 use axum::http::{HeaderMap, StatusCode, header};
 use tokio::io::AsyncWriteExt as _;
 
-use super::Problem;
+use super::{Problem, body::Unread};
 use crate::{
     app::App,
     call::Incoming,
@@ -60,7 +60,7 @@ async fn text(mut field: Field<'_>, room: &mut u64, limit: u64) -> Result<String
     while let Some(chunk) = field.chunk().await.map_err(|error| bad(&error))? {
         *room = room
             .checked_sub(chunk.len() as u64)
-            .ok_or_else(|| Problem::too_large(limit))?;
+            .ok_or(Unread::TooLarge(limit))?;
         bytes.extend_from_slice(&chunk);
     }
     String::from_utf8(bytes).map_err(|_| Problem::bad_part("a part that is no file is not UTF-8"))

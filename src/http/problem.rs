@@ -1,6 +1,6 @@
 //! One error → status table. Bodies are RFC 9457 problems whose `detail` has mcpo's shape.
 
-use std::{fmt::Display, time::Duration};
+use std::time::Duration;
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -110,12 +110,6 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_json", text.into())
     }
 
-    /// 400: the connection gave out.
-    pub fn broken_body(error: &dyn Display) -> Self {
-        let text = format!("the body could not be read: {error}");
-        Self::new(StatusCode::BAD_REQUEST, "broken_body", text.into())
-    }
-
     /// 422 naming each field, in mcpo's shape.
     pub fn bad_arguments(faults: &[FieldFault]) -> Self {
         Self::new(
@@ -123,12 +117,6 @@ impl Problem {
             "bad_arguments",
             json!(faults),
         )
-    }
-
-    /// 413.
-    pub fn too_large(limit: u64) -> Self {
-        let text = format!("the body is larger than {limit} bytes (MCPO_MAX_BODY_BYTES)");
-        Self::message(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
     }
 
     /// 400: a body in parts that cannot be read.

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Problem, multipart, peers};
+use super::{Problem, body::Unread, multipart, peers};
 use crate::{
     app::App,
     model::Caller,
@@ -53,7 +53,7 @@ pub async fn spool(app: &App, body: Body) -> Result<Payload, Problem> {
     let (mut to, mut digest) = (tokio::fs::File::from_std(to), Sha256::new());
     let (mut chunks, mut size) = (body.into_data_stream(), 0_u64);
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| Problem::broken_body(&error))?;
+        let chunk = chunk.map_err(|error| Unread::Broken(error.into()))?;
         size = size.saturating_add(chunk.len() as u64);
         if size > limit {
             return Err(Problem::files_too_large(limit));
