@@ -31,7 +31,7 @@ PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +53,7 @@ config/mcp-servers.json:
 test: uv lint check-example test-fork ## Prove everything: format, lints, docs, example config, all tests
 	scripts/test $(TEST_ARGS)
 
-lint: fmt-check clippy doc python ## Check format, clippy, documentation and Python files
+lint: fmt-check clippy doc python copies ## Check format, clippy, documentation, Python files and copies
 
 fmt: ## Format the Rust code
 	cargo fmt
@@ -71,6 +71,11 @@ python:
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m compileall -q -f $(PYTHON_DIRS)
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s bench -t .
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s tests/bundle
+
+# Kustomize reads no file outside the folder of its kustomization.yaml, so that the base has a copy.
+copies:
+	@cmp mcp-servers.json.example deploy/kubernetes/base/mcp-servers.json || \
+	{ echo 'copies: cp mcp-servers.json.example deploy/kubernetes/base/mcp-servers.json' >&2; exit 1; }
 
 # Starts each server of the example and lists its tools, as its users' machines will.
 check-example: uv
