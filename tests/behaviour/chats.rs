@@ -2,8 +2,15 @@
 
 use std::thread;
 
-use crate::support::{TestBridge, echo, eventually, kill_process, rude, servers, vars, with};
-use serde_json::json;
+use crate::support::{
+    LONG, TestBridge, echo, eventually, kill_process, odd, promptly, rude, servers, vars, with,
+};
+use serde_json::{Value, json};
+
+/// A count, with or without something to say beside it.
+fn counted(answer: &Value) -> &Value {
+    answer.get("result").unwrap_or(answer)
+}
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))
@@ -88,35 +95,45 @@ fn twenty_chats_writing_the_same_name_each_get_their_own_bytes_back() {
 fn calls_in_one_chat_run_in_order_and_other_chats_do_not_wait_for_them() {
     let bridge = start();
     let busy = bridge.chat("alice", "c1");
-    let sleeping = busy.begin(
-        "echo",
-        "sleep",
-        &json!({"seconds": 1.5, "touch": "started"}),
-    );
-    bridge.wait_for_file("started");
-    let begun = std::time::Instant::now();
-    assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 1);
-    let other = begun.elapsed();
-    assert_eq!(busy.echo("counter", json!({})), 1);
-    assert!(
-        begun.elapsed() > other,
-        "the second call waited for the first"
+    let sleep = |seconds: u64, touch: &str| {
+        let arguments = json!({"seconds": seconds, "touch": touch});
+        let call = busy.begin("echo", "sleep", &arguments);
+        bridge.wait_for_file(touch);
+        call
+    };
+    let sleeping = sleep(LONG, "long");
+    promptly("a call of another chat", || {
+        assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 1);
+    });
+    sleeping.hang_up();
+    let sleeping = sleep(2, "short");
+    assert_eq!(
+        counted(&busy.echo("running", json!({}))),
+        1,
+        "the process gets the second call when it has answered the first"
     );
     assert!(sleeping.rest().contains("slept"));
 }
 
 #[test]
 fn a_slow_start_of_one_chat_does_not_hold_up_another_server() {
-    let slow = with(echo(), json!({"env": {"START_DELAY": "3"}}));
+    let folder = tempfile::tempdir().expect("a folder");
+    let wait = folder.path().join("wait");
+    let slow = with(odd("waits"), json!({"env": {"WAIT_FILE": wait}}));
     let bridge = TestBridge::start(servers([("slow", slow), ("echo", echo())]));
+    let first = bridge.chat("alice", "c0");
+    first.call("slow", "log_line", json!({})).ok();
+    std::fs::write(&wait, "").expect("the file");
+    let before = bridge.children().len();
     let pending = bridge
         .chat("alice", "c1")
-        .begin("slow", "echo", &json!({"text": "late"}));
-    let begun = std::time::Instant::now();
-    bridge
-        .chat("alice", "c2")
-        .echo("echo", json!({"text": "soon"}));
-    assert!(begun.elapsed().as_secs() < 2, "{:?}", begun.elapsed());
+        .begin("slow", "log_line", &json!({}));
+    eventually("it is starting", || bridge.children().len() > before);
+    promptly("a call of another chat", || {
+        bridge
+            .chat("alice", "c2")
+            .echo("echo", json!({"text": "soon"}));
+    });
     pending.hang_up();
 }
 
@@ -265,18 +282,16 @@ fn a_shared_server_serves_everybody_side_by_side() {
     let bridge = TestBridge::start(servers([("echo", shared)]));
     assert_eq!(bridge.chat("alice", "c1").echo("counter", json!({})), 1);
     assert_eq!(bridge.chat("bob", "c2").echo("counter", json!({})), 2);
-    let begun = std::time::Instant::now();
+    let sleep = json!({"seconds": LONG});
     let sleeping: Vec<_> = (0..5)
-        .map(|_| {
-            bridge
-                .client()
-                .begin("echo", "sleep", &json!({"seconds": 1}))
-        })
+        .map(|_| bridge.client().begin("echo", "sleep", &sleep))
         .collect();
-    for call in sleeping {
-        assert!(call.rest().contains("slept"));
-    }
-    assert!(begun.elapsed().as_secs_f64() < 4.0, "{:?}", begun.elapsed());
+    eventually("all five are in the one process", || {
+        bridge.client().echo("sleeping", json!({})) == 5
+    });
+    sleeping
+        .into_iter()
+        .for_each(crate::support::PendingCall::hang_up);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Remote servers: one bridge in front of another, through both doors.
 
-use std::{net::TcpListener, time::Instant};
+use std::net::TcpListener;
 
 use crate::support::{
-    Builder, Client, Mcp, TestBridge, echo, eventually,
+    Builder, Client, LONG, Mcp, TestBridge, echo, eventually,
     far::{self, Far},
-    fixture, servers, vars, with,
+    fixture, promptly, servers, vars, with,
 };
 use serde_json::{Value, json};
 
@@ -197,16 +197,12 @@ fn one_that_dies_fails_its_call_at_once_and_is_found_again() {
     let near = in_front_of(&far, json!({}));
     let chat = near.chat("alice", "c1");
     assert_eq!(counted(&chat), 1);
-    let calling = chat.begin("echo", "sleep", &json!({"seconds": 50, "touch": "begun"}));
+    let calling = chat.begin("echo", "sleep", &json!({"seconds": LONG, "touch": "begun"}));
     far.wait_for_file("begun");
-    let began = Instant::now();
     let address = far.address();
     far.kill_hard();
-    let killed = Instant::now();
-    let answer = calling.rest();
+    let answer = promptly("the answer", || calling.rest());
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
-    let late = killed.elapsed().as_millis();
-    assert!(late < 1000, "{late} ms after {:?}", killed - began);
     assert!(answer.contains(&format!("http://{address}")), "{answer}");
     assert!(!answer.contains("in-the-query"), "{answer}");
     far.restart();

@@ -4,14 +4,14 @@ use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ALL, Client, Mcp, Replicas, TestBridge, echo, eventually, servers, until, vars, with,
+    ALL, Client, Mcp, Replicas, TestBridge, echo, eventually, promptly, servers, until, vars, with,
 };
 
 fn just_echo() -> Value {
@@ -87,7 +87,9 @@ fn a_named_session_is_found_from_every_bridge() {
 
 #[test]
 fn chats_of_a_killed_bridge_go_on_elsewhere_with_their_files_and_are_told() {
-    let mut replicas = Replicas::start(3, &just_echo());
+    // On one host a lock shows that it has ended, and no call waits for its lease to run out.
+    let ttl = [(vars::LEASE_TTL, "100")];
+    let mut replicas = Replicas::with(3, &just_echo(), &ttl);
     for chat in 0..9 {
         let client = replicas.bridges[chat % 3].chat("alice", &format!("c{chat}"));
         let file = json!({"name": "kept.txt", "content": format!("of {chat}")});
@@ -95,10 +97,9 @@ fn chats_of_a_killed_bridge_go_on_elsewhere_with_their_files_and_are_told() {
         assert_eq!(count(&client), 1);
     }
     replicas.kill_hard(0);
-    let began = Instant::now();
     for chat in 0..9 {
         let client = replicas.bridges[1 + chat % 2].chat("alice", &format!("c{chat}"));
-        let answer = count(&client);
+        let answer = promptly("the call", || count(&client));
         if chat % 3 == 0 {
             assert_eq!(answer["result"], 1, "{answer}");
             let notice = answer["notice"].as_str().expect("what was lost");
@@ -112,12 +113,6 @@ fn chats_of_a_killed_bridge_go_on_elsewhere_with_their_files_and_are_told() {
         let kept = client.call("echo", "read_file", json!({"name": "kept.txt"}));
         assert_eq!(kept.ok(), format!("of {chat}"));
     }
-    // On one host a lock tells that it has ended: nobody waited for its lease to run out.
-    assert!(
-        began.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        began.elapsed()
-    );
     assert_eq!(replicas.workspaces().len(), 9);
 }
 
@@ -160,16 +155,13 @@ fn a_stopped_bridge_is_succeeded_and_finds_itself_fenced_when_it_wakes() {
     assert_eq!(count(&chats[0]), 1);
     replicas.wait_until_acquainted(0);
     replicas.bridges[0].signal(Signal::STOP);
-    let began = Instant::now();
-    let taken = count(&chats[1]);
-    let took = began.elapsed();
+    let taken = promptly("the takeover", || count(&chats[1]));
     assert_eq!(taken["result"], 1, "{taken}");
     assert!(
         taken["notice"]
             .as_str()
             .is_some_and(|notice| notice.contains("kept.txt"))
     );
-    assert!(took < Duration::from_secs(15), "{took:?}");
     replicas.bridges[0].signal(Signal::CONT);
     // Whatever reaches it first, its old child does no more work.
     assert_eq!(count(&chats[0]), 2, "it sends the call on");

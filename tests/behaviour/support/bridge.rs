@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use super::{Client, Process, eventually, folders, is_stopped, kill_process, processes_of, until};
 
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// Its own grace for children, and then some for a busy machine.
-const STOP: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(60);
 /// How long children may outlive a bridge that was killed.
 const ORPHANS: Duration = Duration::from_secs(5);
 /// The log's end that a failing test prints, in bytes.
@@ -176,12 +176,14 @@ impl TestBridge {
     /// Waits until a child has made `work/{name}` in some workspace.
     #[track_caller]
     pub fn wait_for_file(&self, name: &str) {
-        let made = || {
-            self.workspaces()
-                .iter()
-                .any(|path| path.join("work").join(name).exists())
-        };
-        eventually(&format!("{name} is in a workspace"), made);
+        eventually(&format!("{name} is in a workspace"), || self.has_file(name));
+    }
+
+    /// Whether a workspace has a file of this name.
+    pub fn has_file(&self, name: &str) -> bool {
+        self.workspaces()
+            .iter()
+            .any(|path| path.join("work").join(name).exists())
     }
 
     /// Live processes that this test caused, the bridge itself left out.
@@ -273,10 +275,10 @@ impl TestBridge {
         assert!(port.is_ok(), "the port is still taken: {port:?}");
     }
 
-    /// A killed process may still be on its way out, hence a second.
+    /// A killed process may still be on its way out.
     #[track_caller]
     fn assert_nothing_left(&self) {
-        self.assert_no_process(Duration::from_secs(1));
+        self.assert_no_process(ORPHANS);
         if !self.killed && self.settings.jobs.is_none() {
             folders::assert_clean(&self.jobs(), &self.root.path().join("tmp"));
         }

@@ -20,7 +20,7 @@ pub use openwebui::{FakeOpenWebUi, Mood};
 pub use processes::{Process, alive, is_stopped, kill_process, processes_of};
 pub use replicas::Replicas;
 pub use sse::{ALL, LEGACY, MODERN, Mcp, Stream, with_envelope};
-pub use wait::{eventually, until};
+pub use wait::{LONG, eventually, promptly, until};
 
 use serde_json::{Value, json};
 
@@ -56,6 +56,11 @@ pub fn library(name: &str, more: &[&str]) -> Value {
 /// The test server that misbehaves as `mode` says.
 pub fn rude(mode: &str) -> Value {
     json!({ "command": "python3", "args": [fixture("rude_server.py"), mode] })
+}
+
+/// The test server for how processes are started and ended.
+pub fn odd(mode: &str) -> Value {
+    json!({ "command": "python3", "args": [fixture("odd_server.py"), mode] })
 }
 
 /// `entry` with the keys of `more` set or replaced.
