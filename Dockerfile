@@ -1,7 +1,7 @@
 # The image of mcpo-bridge: `docker build -t mcpo-bridge .`, explained in docs/docker.md.
 #
-# Stages in the order in which things change, seldom first: system packages, uv, (Node,) then the
-# program. The program is compiled elsewhere, so that no compiler is in what runs.
+# Layers in the order in which they change, seldom first: system packages, uv, (Node,) the servers,
+# then the program. The program is compiled elsewhere, so that no compiler is in what runs.
 
 # Mirrors of a company, if Docker Hub is out of reach.
 ARG RUST_IMAGE=rust:1.95-slim-bookworm
@@ -66,9 +66,26 @@ COPY --from=node-image /usr/local/lib/node_modules/npm /usr/local/lib/node_modul
 RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm \
     && ln -s ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx
 
-# ---- the program with all that it needs ----------------------------------------------------------
-FROM ${RUNTIME} AS base
+# ---- the servers ---------------------------------------------------------------------------------
+# Made by the program, but no layer below it: the image below has them first.
+FROM ${RUNTIME} AS servers
+ARG SERVERS
+COPY --from=builder /build/target/release/mcpo-bridge /usr/local/bin/
+ENV MCPO_ASSETS_DIR=/app/assets
+# With the versions of SERVERS.lock, where there is one.
+COPY ${SERVERS} ${SERVERS}.loc[k] /build/
+COPY deploy/docker/preinstall.py /build/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=npm,target=/usr/local/etc/npmrc \
+    --mount=type=cache,id=mcpo-uv,target=/opt/mcpo-tools/uv/cache \
+    --mount=type=cache,id=mcpo-npm,target=/opt/mcpo-tools/npm \
+    python3 /build/preinstall.py "/build/${SERVERS##*/}"
+
+# ---- the image -----------------------------------------------------------------------------------
+FROM ${RUNTIME} AS runtime
 WORKDIR /app
+# Not below MCPO_TOOLS_DIR, where a volume would hide it. It belongs to root: no server can change it.
+COPY --from=servers /opt/mcpo-tools /opt/mcpo-tools
 COPY assets /app/assets
 COPY examples /app/examples
 COPY deploy/docker/init.py /app/init.py
@@ -81,23 +98,6 @@ ENV MCPO_HOST=0.0.0.0 \
     MCPO_TOOLS_DIR=/tmp/mcpo-tools \
     MCPO_PREINSTALLED_DIR=/opt/mcpo-tools \
     MCPO_ASSETS_DIR=/app/assets
-
-# ---- the servers ---------------------------------------------------------------------------------
-FROM base AS servers
-ARG SERVERS
-# With the versions of SERVERS.lock, where there is one.
-COPY ${SERVERS} ${SERVERS}.loc[k] /build/
-COPY deploy/docker/preinstall.py /build/
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    --mount=type=secret,id=npm,target=/usr/local/etc/npmrc \
-    --mount=type=cache,id=mcpo-uv,target=/opt/mcpo-tools/uv/cache \
-    --mount=type=cache,id=mcpo-npm,target=/opt/mcpo-tools/npm \
-    python3 /build/preinstall.py "/build/${SERVERS##*/}"
-
-# ---- the image -----------------------------------------------------------------------------------
-FROM base AS runtime
-# Not below MCPO_TOOLS_DIR, where a volume would hide it. It belongs to root: no server can change it.
-COPY --from=servers /opt/mcpo-tools /opt/mcpo-tools
 USER 10001:10001
 EXPOSE 8080
 # SIGTERM: no new calls, running ones finish (docs/operations.md).

@@ -11,6 +11,8 @@ import time
 import unittest
 from pathlib import Path
 
+import stand_ins
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARTS = sorted(path.stem.removeprefix("test_") for path in HERE.glob("test_*.py"))
@@ -19,7 +21,7 @@ PARTS = sorted(path.stem.removeprefix("test_") for path in HERE.glob("test_*.py"
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"only these of: {', '.join(PARTS)}")
-    parser.add_argument("--keep-image", action="store_true", help="leave the image for the next run's cache")
+    parser.add_argument("--keep-image", action="store_true", help="leave the images for the next run")
     wanted = parser.parse_args()
     unknown = set(wanted.parts) - set(PARTS)
     if unknown:
@@ -30,7 +32,9 @@ def main():
     folder = Path(tempfile.mkdtemp(prefix="docker-test-", dir=ROOT / ".run"))
     tag = f"test-{secrets.token_hex(3)}"
     os.environ.update(MCPO_TEST_FOLDER=str(folder), MCPO_IMAGE_TAG=tag)
+    made = []
     try:
+        made = stand_ins.ensure(stand_ins.named())
         clone(folder / "clone")
         build(folder / "clone")
         sys.path.insert(0, str(HERE))
@@ -40,7 +44,7 @@ def main():
         return 0 if result.wasSuccessful() else 1
     finally:
         if not wanted.keep_image:
-            subprocess.run(["docker", "image", "rm", "--force", f"mcpo-bridge:{tag}"], capture_output=True, check=False)
+            stand_ins.remove([*made, f"mcpo-bridge:{tag}"])
         shutil.rmtree(folder)
 
 

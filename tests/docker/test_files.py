@@ -17,8 +17,9 @@ DEVELOPMENT = "docker-compose.override.yml.example"
 SETS = [[BASE], [BASE, DEVELOPMENT], [BASE, PROD], [BASE, SCALE], [BASE, PROD, SCALE]]
 
 
-def config(files, *arguments):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("COMPOSE_", "MCPO_"))}
+def config(files, *arguments, given=None, unset=()):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("COMPOSE_", "MCPO_")) and k not in unset}
+    clean.update(given or {})
     options = [option for file in files for option in ("-f", file)]
     done = subprocess.run(
         ["docker", "compose", *options, "config", *arguments],
@@ -76,7 +77,48 @@ class ComposeFiles(unittest.TestCase):
         self.assertEqual(kinds, {"volume"})
 
 
+    def test_volumes_of_several_machines_name_what_they_need(self):
+        """Each file of deploy/volumes: refused without its variables, and with them it replaces the volume alone."""
+        plain = json.loads(config([BASE, SCALE], "--format", "json").stdout)
+        files = sorted((CLONE / "deploy/volumes").glob("*.yml"))
+        self.assertTrue(files)
+        for file in files:
+            with self.subTest(file.name):
+                needed = set(re.findall(r"\$\{(\w+):\?", file.read_text(encoding="utf-8")))
+                files = [BASE, SCALE, str(file.relative_to(CLONE))]
+                self.assertIn(min(needed), config(files, "-q", unset=needed).stderr)
+                given = {name: f"the-{name.lower()}" for name in needed}
+                done = config(files, "--format", "json", given=given)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                found = json.loads(done.stdout)
+                options = found["volumes"]["mcpo-jobs"].pop("driver_opts")
+                self.assertFalse([name for name, value in given.items() if value not in json.dumps(options)])
+                plain["volumes"]["mcpo-jobs"] = found["volumes"]["mcpo-jobs"]
+                self.assertEqual(found, plain)
+
+    def test_other_balancers_take_the_place_of_nginx(self):
+        for name in ("haproxy", "traefik"):
+            with self.subTest(name):
+                files = [BASE, SCALE, f"deploy/{name}/docker-compose.{name}.yml"]
+                done = config(files, "--format", "json")
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertIn(f"{name}:", json.loads(done.stdout)["services"]["balancer"]["image"])
+
+
 class TheImage(unittest.TestCase):
+    def test_the_program_is_in_the_last_layers_and_the_servers_below_it(self):
+        made = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", f"mcpo-bridge:{TAG}").splitlines()
+        made.reverse()  # the oldest first
+
+        def layer(*words):
+            (found,) = (number for number, text in enumerate(made) if all(word in text for word in words))
+            return found
+
+        system, servers = layer("RUN", "apt-get install", "tini"), layer("COPY", "/opt/mcpo-tools")
+        program = layer("COPY", "/usr/local/bin/", "mcpo-bridge")
+        self.assertLess(system, servers)
+        self.assertLess(servers, program)
+
     def test_it_says_what_it_is_and_how_it_is_watched(self):
         image = inspect(f"mcpo-bridge:{TAG}")
         how = image["Config"]

@@ -1,6 +1,7 @@
 """Three bridges on one volume, round robin, and chats that do not care which one answers."""
 
 import json
+import os
 import subprocess
 import threading
 import unittest
@@ -164,6 +165,44 @@ class ThreeBridges(unittest.TestCase):
         after = set(self.stack.ids("mcpo-bridge"))
         self.assertEqual((len(after), after & before), (3, set()))
         self.assertTrue(all(self.everybody(lambda chat: result(chat.call("read_file", name="mine.txt")) == chat.name)))
+
+
+class OtherBalancers(unittest.TestCase):
+    """HAProxy and Traefik in place of nginx, by the shipped files."""
+
+    def test_haproxy(self):
+        self.chats_go_on("haproxy")
+
+    def test_traefik(self):
+        host = os.environ.get("DOCKER_HOST", "")
+        socket = host.removeprefix("unix://") if host.startswith("unix://") else "/var/run/docker.sock"
+        self.chats_go_on("traefik", DOCKER_SOCKET=socket)
+
+    def chats_go_on(self, balancer, **variables):
+        files = (*FILES, f"deploy/{balancer}/docker-compose.{balancer}.yml")
+        with Stack(balancer, files, (NAMES, HEALTH, FIXTURES), **variables) as stack:
+            stack.write_config({"mcpServers": {"counter": COUNTER}})
+            stack.compose("up", "-d", "--scale", "mcpo-bridge=2", "balancer")
+            first = stack.ids("mcpo-bridge")[0]
+            key = docker("exec", first, "cat", "/run/mcpo/api-key").partition(":")[2]
+            secret = docker("exec", first, "cat", "/run/mcpo/jwt-secret")
+            chats = [Chat(stack, number, key, secret) for number in range(12)]
+            wait_for("the counter is offered", lambda: chats[0].ask("echo", text="x")[0] == 200, 60)
+            stack.wait_healthy("balancer")
+            for _ in range(3):
+                self.assertFalse(any([chat.step() for chat in chats]), "a chat lost its process")
+            made = chats[0].call("write_file", name="made.txt", content="by way of " + balancer)
+            found = request("GET", made["files"][0]["url"])
+            self.assertEqual((found.status, found.body), (200, f"by way of {balancer}".encode()))
+            stack.compose("up", "-d", "--no-recreate", "--scale", "mcpo-bridge=1", "mcpo-bridge")
+            wait_for("one bridge is left", lambda: len(stack.ids("mcpo-bridge")) == 1, 120)
+
+            def all_answer():
+                return all(chat.ask("list_files")[0] == 200 for chat in chats)
+
+            # The balancer has up to 2 s to notice; then nothing fails any more.
+            wait_for("every chat is answered by the bridge that is left", all_answer, 30)
+            self.assertTrue(all_answer())
 
 
 class ProductionScaled(unittest.TestCase):
