@@ -18,6 +18,7 @@ RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 SIZING_ARGS ?=
+SOAK_ARGS ?=
 CONFORMANCE_ARGS ?=
 BUNDLE_ARGS ?=
 DOCKER_TEST_ARGS ?=
@@ -26,12 +27,12 @@ SCHEMAS_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui
+PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/soak
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench soak sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +95,9 @@ test-docker: ## Prove the image and the Compose files on a real engine (needs Do
 
 bench: ## Measure the bridge beside mcpo, its peers, uvx, nginx and a no-op (npm, PyPI, Debian)
 	scripts/bench $(BENCH_ARGS)
+
+soak: ## Load the bridge for 15 minutes while a process is killed every 3 s (SOAK_ARGS='--minutes 2')
+	scripts/soak $(SOAK_ARGS)
 
 sizing: ## Measure what a chat costs with the example's real servers: memory, CPU, disk
 	scripts/sizing $(SIZING_ARGS)

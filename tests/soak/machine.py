@@ -1,0 +1,141 @@
+"""The bridge under load, and the processes that belong to it: started, killed, counted."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+from bench.proc_tree import processes, tree
+
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "tests/fixtures"
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+class Machine:
+    """A copy of the binary and of the test servers in a folder of their own: whatever runs from there is ours."""
+
+    def __init__(self, folder, binary, tools, real):
+        self.folder, self.port, self.tools = folder, free_port(), tools
+        self.jobs, self.config, self.log = folder / "jobs", folder / "mcp-servers.json", folder / "bridge.log"
+        self.binary = folder / "mcpo-bridge-under-test"
+        shutil.copy2(binary, self.binary)
+        for name in ("echo_server.py", "wire.py"):
+            shutil.copy2(FIXTURES / name, folder / name)
+        self.real, self.turn, self.bridge = real, 0, None
+        self.write_config()
+
+    def write_config(self):
+        """Another content each time, for a reload that changes one server and leaves the others alone."""
+        self.turn += 1
+        echo = {"command": "python3", "args": [str(self.folder / "echo_server.py")], "timeout": 60}
+        servers = {
+            "chat": {**echo, "mode": "stateful", "idle_timeout": 60},
+            "fresh": {**echo, "mode": "stateless"},
+            "shared": {**echo, "mode": "shared"},
+            "reloaded": {**echo, "mode": "stateful", "idle_timeout": 60, "env": {"TURN": str(self.turn)}},
+        }
+        if self.real:
+            example = json.loads((ROOT / "mcp-servers.json.example").read_text(encoding="utf-8"))["mcpServers"]
+            servers.update({name: example[name] for name in ("excel", "time")})
+        beside = self.config.with_suffix(".new")
+        beside.write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+        beside.replace(self.config)
+
+    def start(self):
+        settings = {
+            "MCPO_HOST": "127.0.0.1",
+            "MCPO_PORT": str(self.port),
+            "MCPO_CONFIG_FILE": str(self.config),
+            "MCPO_JOBS_DIR": str(self.jobs),
+            "MCPO_TOOLS_DIR": str(self.tools),
+            "MCPO_FILE_EXPIRY": "120",
+            "MCPO_FILE_RETENTION": "60",
+            "MCPO_STATEFUL_CLEANUP_INTERVAL": "10",
+            "MCPO_QUEUE_TIMEOUT": "30",
+            "MCPO_LOG_LEVEL": "INFO",
+        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MCPO_")}
+        with self.log.open("ab") as log:
+            self.bridge = subprocess.Popen(
+                [self.binary, "serve"], env={**kept, **settings}, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def ours(self):
+        """Every process that runs our copy of the binary, one of our servers, or works in our jobs folder."""
+        found = []
+        for process in processes().values():
+            if process.pid == os.getpid():
+                continue
+            if str(self.folder) in process.command or any(
+                target.startswith(str(self.folder)) for target in links(process.pid, "exe", "cwd")
+            ):
+                found.append(process)
+        return found
+
+    def victims(self):
+        """What can be killed now, by kind."""
+        kinds = {"supervisor": [], "nursery": [], "fork parent": [], "child": []}
+        for process in self.ours():
+            words = process.command.split()
+            if self.bridge and process.pid == self.bridge.pid:
+                continue
+            if "__supervise" in words or "__adopt" in words:
+                kinds["supervisor"].append(process.pid)
+            elif "__nursery" in words:
+                kinds["nursery"].append(process.pid)
+            elif "mcpo_fork" in process.command:
+                kinds["fork parent"].append(process.pid)
+            elif not process.command.startswith(str(self.binary)):
+                kinds["child"].append(process.pid)
+        return {kind: pids for kind, pids in kinds.items() if pids}
+
+    def kill_one(self, with_bridge):
+        """SIGKILLs a random one of a random kind; says which kind."""
+        kinds = self.victims()
+        if with_bridge and self.bridge.poll() is None:
+            kinds["bridge"] = [self.bridge.pid]
+        if not kinds:
+            return None
+        kind = random.choice(sorted(kinds))
+        try:
+            os.kill(random.choice(kinds[kind]), signal.SIGKILL)
+        except ProcessLookupError:
+            return None
+        if kind == "bridge":
+            self.bridge.wait()
+            self.start()
+        return kind
+
+    def sample(self):
+        """Resident MiB, descriptors and threads of the bridge; folders of chats; processes in all."""
+        folder = Path(f"/proc/{self.bridge.pid}")
+        status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+        return {
+            "memory": int(status["VmRSS"].split()[0]) / 1024,
+            "descriptors": len(os.listdir(folder / "fd")),
+            "threads": int(status["Threads"]),
+            "folders": sum(1 for entry in os.scandir(self.jobs) if not entry.name.startswith(".")),
+            "processes": len(tree(processes()[self.bridge.pid], processes())),
+        }
+
+    def stop(self):
+        self.bridge.send_signal(signal.SIGTERM)
+        return self.bridge.wait(timeout=120)
+
+
+def links(pid, *names):
+    for name in names:
+        try:
+            yield os.readlink(f"/proc/{pid}/{name}")
+        except OSError:
+            continue
