@@ -43,6 +43,15 @@ impl Store {
         new: &NewJob<'_>,
         now: Timestamp,
     ) -> Result<(Job, Binding), StoreError> {
+        self.in_whole_folder(|| self.bind_once(key, new, now))
+    }
+
+    fn bind_once(
+        &self,
+        key: &WorkspaceKey,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<(Job, Binding), StoreError> {
         if let Some(job) = self.lookup(key)? {
             return Ok((job, Binding::Existing));
         }

@@ -38,6 +38,11 @@ impl StoreError {
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_disk_full(source))
     }
+
+    /// A name on the way was not there.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if super::files::is_absent(source))
+    }
 }
 
 /// A path for logs: who reads them must not learn a workspace's name or open a link.

@@ -28,6 +28,10 @@ pub struct StagedFile {
 impl Store {
     /// Begins a file.
     pub fn stage_file(&self) -> Result<StagedFile, StoreError> {
+        self.in_whole_folder(|| self.stage_file_once())
+    }
+
+    fn stage_file_once(&self) -> Result<StagedFile, StoreError> {
         let path = self.staging().join(format!("in-{}", Uuid::new_v4()));
         match files::create_new(&path) {
             Ok(data) => Ok(StagedFile { path, data }),

@@ -112,8 +112,16 @@ pub struct Instance {
     draining: AtomicBool,
     folder: PathBuf,
     staging: PathBuf,
-    /// Locked for as long as it is open; none where the filesystem has no locks.
-    _alive: Option<File>,
+    /// None where the filesystem has no locks.
+    alive: Mutex<Option<Alive>>,
+}
+
+/// The lock file of this run: locked for as long as it is open.
+#[derive(Debug)]
+struct Alive {
+    file: File,
+    /// Of the folder, as our kernel numbers mounts.
+    device: u64,
 }
 
 /// Another instance that takes calls.
@@ -155,11 +163,11 @@ impl Instance {
         let id = InstanceId::random();
         let folder = bridge.join("instances");
         let path = folder.join(format!("{id}.lock"));
-        let (alive, device) = match lock_then_show(&folder.join(format!("new-{id}")), &path) {
-            Ok((file, device)) => (Some(file), Some(device)),
+        let alive = match lock_then_show(&folder.join(format!("new-{id}")), &path) {
+            Ok(alive) => Some(alive),
             Err(error) if lock::is_unsupported(&error) => {
                 tracing::warn!(%error, "the jobs folder has no file locks: only time tells that a bridge has ended");
-                (None, None)
+                None
             }
             Err(error) => return Err(files::at("lock", &path)(error)),
         };
@@ -167,7 +175,7 @@ impl Instance {
         let record = Record {
             instance: id,
             boot_id: boot_id(),
-            device,
+            device: None,
             pid: std::process::id(),
             host: rustix::system::uname().nodename().to_string_lossy().into(),
             address: membership.address.clone(),
@@ -182,7 +190,7 @@ impl Instance {
             draining: AtomicBool::new(false),
             folder,
             staging,
-            _alive: alive,
+            alive: Mutex::new(alive),
         };
         instance.renew(now)?;
         Ok(instance)
@@ -190,8 +198,10 @@ impl Instance {
 
     /// Writes the record. Others clear staging away that has none, so both are made again here.
     pub(super) fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.keep_locked()?;
         let record = Record {
             renewed_at: now,
+            device: self.device(),
             address: self.address(),
             draining: self.draining.load(Ordering::Relaxed),
             ..self.record.clone()
@@ -206,6 +216,33 @@ impl Instance {
             other => other,
         };
         written.map_err(files::at("write", &path))
+    }
+
+    /// Makes the lock file again where somebody removed or replaced it: one that is free would say
+    /// that this process has ended.
+    fn keep_locked(&self) -> Result<(), StoreError> {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = alive.as_mut() else {
+            return Ok(());
+        };
+        let path = self.folder.join(format!("{}.lock", self.id()));
+        let mut renew = || {
+            let own = held.file.metadata()?;
+            match fs::symlink_metadata(&path) {
+                Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => return Ok(()),
+                Err(error) if !files::is_absent(&error) => return Err(error),
+                _ => {}
+            }
+            let hidden = self.folder.join(format!("new-{}", self.id()));
+            *held = lock_then_show(&hidden, &path)?;
+            Ok(())
+        };
+        renew().map_err(files::at("lock", &path))
+    }
+
+    fn device(&self) -> Option<u64> {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.as_ref().map(|alive| alive.device)
     }
 
     pub(super) fn move_to(&self, address: String) {
@@ -249,7 +286,7 @@ impl Instance {
 }
 
 /// Nobody may see the file unlocked, or he would take us for dead. Gives the folder's device, too.
-fn lock_then_show(hidden: &Path, shown: &Path) -> io::Result<(File, u64)> {
+fn lock_then_show(hidden: &Path, shown: &Path) -> io::Result<Alive> {
     let file = files::create_new(hidden)?;
     let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(Into::into);
     let shown = locked.and_then(|()| fs::rename(hidden, shown));
@@ -257,7 +294,7 @@ fn lock_then_show(hidden: &Path, shown: &Path) -> io::Result<(File, u64)> {
     if device.is_err() {
         let _ = fs::remove_file(hidden);
     }
-    device.map(|device| (file, device))
+    device.map(|device| Alive { file, device })
 }
 
 fn remove_files(folder: &Path, id: InstanceId) -> io::Result<()> {
@@ -357,7 +394,7 @@ impl Store {
                 };
             }
         };
-        let same_mount = record.device.is_some() && record.device == own.device;
+        let same_mount = record.device.is_some() && record.device == self.instance.device();
         let same_kernel = !own.boot_id.is_empty() && record.boot_id == own.boot_id;
         if same_mount && same_kernel && !is_locked(&folder.join(format!("{id}.lock"))) {
             return Liveness::Dead { for_sure: true };
@@ -580,6 +617,59 @@ mod tests {
         assert_eq!(command.watch().unwrap().len(), 2);
         two.drain(later(folder.now, 1)).unwrap();
         assert_eq!(one.watch().unwrap(), []);
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_is_made_again() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let id = one.instance().id();
+        let path = one.instance.folder.join(format!("{id}.lock"));
+        fs::remove_file(&path).unwrap();
+        one.renew(later(folder.now, 1)).unwrap();
+        assert!(path.exists());
+        assert!(two.is_alive(id));
+        drop(one);
+        assert!(!two.is_alive(id));
+    }
+
+    #[test]
+    fn an_emptied_jobs_folder_is_filled_again_by_whoever_needs_it_first() {
+        use crate::store::testing::{key, new_job};
+        type Work = fn(&Store, Timestamp);
+        let works: [Work; 5] = [
+            |store, now| store.renew(now).unwrap(),
+            |store, _| store.check_writable().unwrap(),
+            |store, now| drop(store.open_workspace(&key("c"), &new_job(), now).unwrap()),
+            |store, now| drop(store.create_leased_job(&new_job(), now).unwrap()),
+            |store, _| {
+                drop(store.stage_file().unwrap());
+                drop(store.stage_link().unwrap());
+            },
+        ];
+        for (number, work) in works.into_iter().enumerate() {
+            let folder = Folder::new();
+            let store = folder.open();
+            fs::rename(folder.path(), folder.outside().join("away")).unwrap();
+            if number % 2 == 0 {
+                fs::create_dir(folder.path()).unwrap();
+            }
+            work(&store, folder.now);
+            store.check_writable().unwrap();
+            let other = folder.open();
+            assert!(other.is_alive(store.instance().id()), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_takes_no_files_is_not_writable() {
+        let folder = Folder::new();
+        let store = folder.open();
+        store.check_writable().unwrap();
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+        fs::remove_dir(store.staging()).unwrap();
+        fs::write(store.staging(), "no folder").unwrap();
+        store.check_writable().unwrap_err();
     }
 
     #[test]

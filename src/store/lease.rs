@@ -68,7 +68,7 @@ impl Store {
         new: &NewJob<'_>,
         now: Timestamp,
     ) -> Result<(Job, Lease), StoreError> {
-        self.make_leased_job(|metadata| new.note_in(metadata), now)
+        self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(metadata), now))
     }
 
     pub(super) fn make_leased_job(

@@ -131,6 +131,10 @@ const DATA: &str = "data";
 impl Store {
     /// Begins an artifact.
     pub fn stage_link(&self) -> Result<StagedLink, StoreError> {
+        self.in_whole_folder(|| self.stage_link_once())
+    }
+
+    fn stage_link_once(&self) -> Result<StagedLink, StoreError> {
         let folder = self.staging().join(format!("link-{}", Uuid::new_v4()));
         let data = files::make_dir(&folder).and_then(|()| files::create_new(&folder.join(DATA)));
         match data {

@@ -37,9 +37,14 @@ mod remove;
 pub mod testing;
 mod unclaimed;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::model::LinkToken;
 
@@ -101,7 +106,74 @@ impl Store {
 
     /// Tells the other replicas that this one lives. Call every [`Instance::renew_every`].
     pub fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.instance.renew(now)
+        match self.instance.renew(now) {
+            Err(error) if error.is_absent() => self.restore(now),
+            other => other,
+        }
+    }
+
+    /// Whether records can be written in the jobs folder now: makes a small file and removes it.
+    /// Makes our own folders again where the jobs folder was emptied or replaced. Blocks on the
+    /// disk for as long as that hangs: a caller who must answer waits with a limit.
+    #[allow(dead_code, reason = "for /health, which asks it next")]
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        self.in_whole_folder(|| self.write_probe()).map(drop)
+    }
+
+    /// What the filesystem takes for the time: its own clock where it is another machine's.
+    #[allow(dead_code, reason = "see above")]
+    fn write_probe(&self) -> Result<std::time::SystemTime, StoreError> {
+        let path = self.staging().join(format!("probe-{}", Uuid::new_v4()));
+        let made = files::create_new(&path).and_then(|mut file| {
+            file.write_all(b"probe")?;
+            file.metadata()?.modified()
+        });
+        let removed = match fs::remove_file(&path) {
+            Err(error) if !files::is_absent(&error) => Err(error),
+            _ => Ok(()),
+        };
+        made.and_then(|time| removed.map(|()| time))
+            .map_err(files::at("write", &path))
+    }
+
+    /// Makes our own folders again. Whoever emptied the jobs folder, or mounted another volume in
+    /// its place, took the records: chats begin anew, but they do begin.
+    fn restore(&self, now: Timestamp) -> Result<(), StoreError> {
+        let (root, _) = open::prepare(&self.configured)?;
+        if root != self.root {
+            return Err(StoreError::Unusable {
+                path: self.configured.clone(),
+                problem: format!(
+                    "is not the same as at the start ({}): restart the bridge",
+                    self.root.display()
+                ),
+            });
+        }
+        self.instance.renew(now)?;
+        tracing::warn!(
+            folder = %self.root.display(),
+            "the jobs folder was emptied or replaced while the bridge runs: its records are begun \
+             anew; chats and links from before are gone unless the old folder comes back"
+        );
+        Ok(())
+    }
+
+    /// Does `work`; where that failed because our own folders are gone, makes them and does it
+    /// once more.
+    fn in_whole_folder<T>(
+        &self,
+        work: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match work() {
+            Err(error)
+                if error.is_absent()
+                    && !(open::is_whole(&self.root) && self.staging().is_dir()) =>
+            {
+                self.restore(Timestamp::now())?;
+                work()
+            }
+            other => other,
+        }
     }
 
     /// Tells the other replicas that this one is about to end: they bring nothing new, and wait for

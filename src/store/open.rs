@@ -9,6 +9,9 @@ use std::{
 
 use super::{StoreError, files};
 
+/// What is made below `.bridge`.
+const PARTS: [&str; 6] = ["", "bindings", "artifacts", "catalog", "instances", "tmp"];
+
 /// Returns the canonical and the configured absolute path.
 pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
     let unusable = |problem: String| StoreError::Unusable {
@@ -61,10 +64,16 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
             there.uid()
         )));
     }
-    for part in ["", "bindings", "artifacts", "catalog", "instances", "tmp"] {
+    for part in PARTS {
         files::make_dir(&root.join(".bridge").join(part)).map_err(failed)?;
     }
     Ok((root, configured))
+}
+
+/// Whether every folder of ours is there.
+pub fn is_whole(root: &Path) -> bool {
+    let there = |part: &&str| files::is_own_dir(&root.join(".bridge").join(part));
+    PARTS.iter().all(|part| there(part).unwrap_or(true))
 }
 
 /// A folder of somebody else's is a volume that our group may write (Kubernetes mounts them so, with
