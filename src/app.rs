@@ -243,6 +243,7 @@ impl App {
         let config = self.config();
         warnings.extend(config.warnings.iter().cloned());
         warnings.extend(self.installer.warnings());
+        warnings.extend(self.store.warnings());
         warnings.extend(self.engine.children.forks().warnings());
         for name in config.servers.keys() {
             warnings.extend(self.catalog.warnings(name));

@@ -101,6 +101,7 @@ pub async fn serve(
             .as_deref()
             .map(|address| origin(address, certificate)),
         ttl: settings.replicas.lease_ttl,
+        mends_leases: true,
     };
     let store = Store::open(&settings.jobs_dir, &membership, Timestamp::now())?;
     let app = App::new(settings, store, config)?;

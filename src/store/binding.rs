@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Job, Lease, LeaseError, NewJob, Store, StoreError, files, lock::FileLock, remove::remove_tree,
+    Job, Lease, LeaseError, NewJob, Store, StoreError, files, lock::FileLock, metadata::Kept,
+    remove::remove_tree,
 };
 use crate::model::{JobId, WorkspaceKey};
 
@@ -119,7 +120,16 @@ impl Store {
             Err(error) if files::is_absent(&error) => return Ok(None),
             Err(error) => return Err(files::at("replace", path)(error)),
         }
-        let content = files::read_record(&taken).unwrap_or_default();
+        let content = match files::read_record(&taken) {
+            Ok(content) => content,
+            Err(error) if files::is_broken(&error) => Vec::new(),
+            Err(error) => {
+                // It may be a good one: it goes back, and who asked is told.
+                let _ = fs::hard_link(&taken, path);
+                let _ = remove_tree(&taken);
+                return Err(files::at("read", path)(error));
+            }
+        };
         let _ = remove_tree(&taken);
         let Some(job) = parse(&content).map_or(Ok(None), |id| self.job(id))? else {
             return Ok(None);
@@ -133,7 +143,7 @@ impl Store {
         let path = self.binding_path(key);
         let id = match files::read_record(&path) {
             Ok(content) => parse(&content),
-            Err(error) if files::is_absent(&error) => None,
+            Err(error) if files::is_absent(&error) || files::is_broken(&error) => None,
             Err(error) => return Err(files::at("read", &path)(error)),
         };
         id.map_or(Ok(None), |id| self.job(id))
@@ -149,8 +159,9 @@ impl Store {
         for _ in 0..ATTEMPTS {
             let bound = self.bind(key, new, now).map_err(LeaseError::Store);
             let leased = bound.and_then(|(job, _)| {
-                self.acquire(&job, now)
-                    .map(|lease| Workspace { job, lease })
+                let lease = self.acquire(&job, now)?;
+                self.note_owner(&job, key, new)?;
+                Ok(Workspace { job, lease })
             });
             match leased {
                 Err(LeaseError::Store(StoreError::JobGone)) => {}
@@ -160,21 +171,43 @@ impl Store {
         Err(StoreError::JobGone.into())
     }
 
+    /// Writes down again whose a folder is whose metadata was torn: the key leads nobody else there.
+    fn note_owner(
+        &self,
+        job: &Job,
+        key: &WorkspaceKey,
+        new: &NewJob<'_>,
+    ) -> Result<(), StoreError> {
+        if self.read_metadata(job)?.1 == Kept::Yes {
+            return Ok(());
+        }
+        let new = NewJob {
+            key: Some(*key),
+            ..new.clone()
+        };
+        self.update_metadata(job, |metadata| new.note_in(metadata))
+            .map(drop)
+    }
+
     /// Removes bindings whose folder is gone; returns how many, and what failed.
     pub(super) fn sweep_bindings(&self) -> (u64, Vec<StoreError>) {
         let (mut removed, mut errors) = (0, Vec::new());
         let top = self.bridge("bindings");
-        for shard in files::names_in(&top)
-            .unwrap_or_default()
+        let mut list = |path: &Path| {
+            let names = files::names_in(path).map_err(files::at("list", path));
+            names.unwrap_or_else(|error| {
+                errors.push(error);
+                Vec::new()
+            })
+        };
+        let shards: Vec<_> = list(&top)
             .into_iter()
             .flatten()
-        {
-            let shard = top.join(shard);
-            for name in files::names_in(&shard)
-                .unwrap_or_default()
-                .into_iter()
-                .flatten()
-            {
+            .map(|shard| top.join(shard))
+            .map(|shard| (list(&shard), shard))
+            .collect();
+        for (names, shard) in shards {
+            for name in names.into_iter().flatten() {
                 if name.len() != 64 {
                     continue;
                 }
@@ -193,6 +226,8 @@ impl Store {
             Ok(content) => {
                 parse(&content).map_or(Ok(true), |id| self.job(id).map(|job| job.is_none()))
             }
+            Err(error) if files::is_broken(&error) => Ok(true),
+            Err(error) if files::is_absent(&error) => Ok(false),
             Err(error) => Err(files::at("read", &path)(error)),
         };
         if !leads_nowhere()? {

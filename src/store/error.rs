@@ -21,6 +21,9 @@ pub enum StoreError {
     /// The workspace folder was removed (retention, `gc --user`) or is no folder of ours.
     #[error("the workspace folder is gone; a new one is made for the next call")]
     JobGone,
+    /// Another instance holds the workspace: nothing is written there in our name.
+    #[error("another bridge has taken the workspace over: nothing more is written in it from here")]
+    TakenOver,
     /// The filesystem refused.
     #[error("cannot {action} {}: {source}", Redacted(path))]
     Io {

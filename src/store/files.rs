@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, io::Errno};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -34,7 +34,7 @@ fn only_regular(file: File) -> io::Result<File> {
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
-        Err(io::Error::other("not a regular file"))
+        Err(broken("not a regular file"))
     }
 }
 
@@ -74,20 +74,29 @@ pub fn read_record(path: &Path) -> io::Result<Vec<u8>> {
     let file = open_read(path)?;
     file.take(RECORD_LIMIT + 1).read_to_end(&mut content)?;
     if content.len() as u64 > RECORD_LIMIT {
-        return Err(io::Error::other("larger than any record of ours"));
+        return Err(broken("larger than any record of ours"));
     }
     Ok(content)
 }
 
-/// Reads a JSON record; `None` where there is none. Broken content is `InvalidData`.
+fn broken(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// What is there was read, or could be, and is no record of ours: torn, or something else in its
+/// place. All other errors say nothing of what is there.
+pub fn is_broken(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    error.kind() == io::ErrorKind::InvalidData
+        || matches!(code, Some(Errno::LOOP | Errno::NXIO | Errno::ISDIR))
+}
+
+/// Reads a JSON record; `None` where there is none.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match read_record(path) {
-        Ok(content) => serde_json::from_slice(&content).map(Some).map_err(|error| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("broken record: {error}"),
-            )
-        }),
+        Ok(content) => serde_json::from_slice(&content)
+            .map(Some)
+            .map_err(|error| broken(format!("broken record: {error}"))),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),
     }
@@ -105,15 +114,24 @@ pub fn write_whole(path: &Path, content: &[u8], staging: &Path) -> io::Result<()
     written
 }
 
-/// Makes a file that must not be there yet, whole; `false` where somebody was faster. By link or by
-/// a rename that replaces nothing, which are one step on shared filesystems, too; where there is
-/// neither, by making it, and then who reads at that moment may see it empty.
+/// Makes a file that must not be there yet, whole and on the disk; `false` where somebody was
+/// faster. By link or by a rename that replaces nothing, which are one step on shared filesystems,
+/// too; where there is neither, by making it, and then who reads at that moment may see it empty.
 pub fn show_new(path: &Path, content: &[u8], staging: &Path) -> io::Result<bool> {
+    show(path, content, staging, true)
+}
+
+/// The same for what a crash of the host may take with it.
+pub fn show_new_unsynced(path: &Path, content: &[u8], staging: &Path) -> io::Result<bool> {
+    show(path, content, staging, false)
+}
+
+fn show(path: &Path, content: &[u8], staging: &Path, sync: bool) -> io::Result<bool> {
     let temp = staging.join(Uuid::new_v4().to_string());
     let mut file = create_new(&temp)?;
     let shown = file
         .write_all(content)
-        .and_then(|()| file.sync_all())
+        .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
         .and_then(|()| match fs::hard_link(&temp, path) {
             Err(error) if is_refused(&error) => rename_new(&temp, path),
             other => other,
@@ -141,7 +159,6 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// The filesystem does not know that operation.
 fn is_refused(error: &io::Error) -> bool {
-    use rustix::io::Errno;
     let code = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(
         code,
@@ -151,9 +168,31 @@ fn is_refused(error: &io::Error) -> bool {
 
 /// Replaces a JSON record whole.
 pub fn write_json(path: &Path, record: &impl Serialize, staging: &Path) -> io::Result<()> {
+    write_whole(path, &to_json(record)?, staging)
+}
+
+/// A record as it stands in its file.
+pub fn to_json(record: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut content = serde_json::to_vec_pretty(record)?;
     content.push(b'\n');
-    write_whole(path, &content, staging)
+    Ok(content)
+}
+
+/// Sees to it that a file's bytes are on the disk. Absent is fine.
+pub fn sync_file(path: &Path) -> io::Result<()> {
+    match open_read(path) {
+        Ok(file) => file.sync_all(),
+        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sees to it that the names in a folder are on the disk. A filesystem that cannot does it itself.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    match File::open(path).and_then(|folder| folder.sync_all()) {
+        Err(error) if is_refused(&error) => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes a folder 0700; one that is there already is fine.

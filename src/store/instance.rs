@@ -29,11 +29,15 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Store, StoreError, files, lock, remove};
+use crate::model::JobId;
 
 /// How long an instance may be silent before its leases are taken over, where nothing else is set.
 const LEASE_TTL: Duration = Duration::from_secs(20);
 /// The record is renewed so many times within that.
 const RENEWALS: u32 = 4;
+/// Within so many renewals an instance has looked at every lease that it holds: between two of them
+/// it does so once.
+const LOOKED_THROUGH: u32 = 4;
 /// A silent instance may come back: its files are left much longer than its leases.
 const SILENT_FILES_KEPT: Duration = Duration::from_secs(3600);
 
@@ -44,6 +48,8 @@ pub struct Membership {
     pub address: Option<String>,
     /// How long it may be silent before others take its leases over.
     pub ttl: Duration,
+    /// It looks at each lease that it holds after each renewal, and writes a broken one anew.
+    pub mends_leases: bool,
 }
 
 impl Default for Membership {
@@ -52,6 +58,7 @@ impl Default for Membership {
         Self {
             address: None,
             ttl: LEASE_TTL,
+            mends_leases: false,
         }
     }
 }
@@ -98,6 +105,9 @@ struct Record {
     /// It takes nothing new: it is about to end.
     #[serde(default)]
     draining: bool,
+    /// See [`Membership::mends_leases`].
+    #[serde(default)]
+    mends_leases: bool,
     started_at: Timestamp,
     /// Only ever compared with an earlier reading of itself.
     renewed_at: Timestamp,
@@ -181,6 +191,7 @@ impl Instance {
             address: membership.address.clone(),
             ttl_ms: u64::try_from(membership.ttl.as_millis()).unwrap_or(u64::MAX),
             draining: false,
+            mends_leases: membership.mends_leases,
             started_at: now,
             renewed_at: now,
         };
@@ -327,6 +338,12 @@ pub(super) enum Liveness {
     },
 }
 
+impl Liveness {
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self, Self::Dead { .. })
+    }
+}
+
 /// What was seen of the others' records, by our own clock.
 #[derive(Debug, Default)]
 pub(super) struct Watched(Mutex<HashMap<InstanceId, Seen>>);
@@ -334,6 +351,8 @@ pub(super) struct Watched(Mutex<HashMap<InstanceId, Seen>>);
 #[derive(Debug)]
 struct Seen {
     renewed_at: Timestamp,
+    /// How many renewals were seen.
+    renewals: u32,
     unchanged: Duration,
     looked: Instant,
 }
@@ -345,6 +364,7 @@ impl Watched {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = seen.entry(record.instance).or_insert(Seen {
             renewed_at: record.renewed_at,
+            renewals: 0,
             unchanged: Duration::ZERO,
             looked: at,
         });
@@ -352,9 +372,15 @@ impl Watched {
             seen.unchanged += at.saturating_duration_since(seen.looked).min(most);
         } else {
             (seen.renewed_at, seen.unchanged) = (record.renewed_at, Duration::ZERO);
+            seen.renewals = seen.renewals.saturating_add(1);
         }
         seen.looked = at;
         seen.unchanged
+    }
+
+    fn renewals(&self, id: InstanceId) -> u32 {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&id).map_or(0, |seen| seen.renewals)
     }
 
     fn forget(&self, id: InstanceId) {
@@ -381,6 +407,13 @@ impl Store {
         let folder = &self.instance.folder;
         let record = match files::read_json::<Record>(&folder.join(format!("{id}.json"))) {
             Ok(Some(record)) => record,
+            // Its record was removed, and comes back with its next renewal.
+            Ok(None) if locked(&folder.join(format!("{id}.lock"))) == Locked::Held => {
+                return Liveness::Alive {
+                    address: None,
+                    draining: false,
+                };
+            }
             // It left, or never was.
             Ok(None) => {
                 self.watched.forget(id);
@@ -396,7 +429,8 @@ impl Store {
         };
         let same_mount = record.device.is_some() && record.device == self.instance.device();
         let same_kernel = !own.boot_id.is_empty() && record.boot_id == own.boot_id;
-        if same_mount && same_kernel && !is_locked(&folder.join(format!("{id}.lock"))) {
+        // One that is not there proves nothing: somebody may have removed it.
+        if same_mount && same_kernel && locked(&folder.join(format!("{id}.lock"))) == Locked::Free {
             return Liveness::Dead { for_sure: true };
         }
         // Each may be set otherwise: the longer time is safe for both.
@@ -416,17 +450,49 @@ impl Store {
         }
     }
 
-    /// Looks at every instance once, so that silence is noticed in time; returns those that take
-    /// calls, this one left out. Call it several times within each [`Instance::renew_every`].
-    pub fn watch(&self) -> Result<Vec<Peer>, StoreError> {
+    /// Every instance that has a record, this one left out.
+    fn others(&self) -> Result<impl Iterator<Item = InstanceId>, StoreError> {
         let folder = &self.instance.folder;
         let names = files::names_in(folder).map_err(files::at("list", folder))?;
+        let own = self.instance.id();
         let ids = names
             .into_iter()
             .flatten()
             .filter_map(|name| name.strip_suffix(".json")?.parse().ok());
-        let others = ids.filter(|id| *id != self.instance.id());
-        Ok(others
+        Ok(ids.filter(move |id| *id != own))
+    }
+
+    /// The living others who may hold a lease that cannot be read. Those are left out that looked
+    /// through all their leases since it was first found so: they would have written it anew.
+    pub(super) fn suspects(&self, job: JobId) -> Result<Vec<(InstanceId, Liveness)>, StoreError> {
+        let mut found = Vec::new();
+        for id in self.others()? {
+            let alive = self.liveness(id);
+            if alive.is_dead() {
+                continue;
+            }
+            let renewals = self.watched.renewals(id);
+            let mut broken = self.broken();
+            let since = broken.entry(job).or_default().entry(id);
+            let since = *since.or_insert(renewals);
+            drop(broken);
+            if renewals.saturating_sub(since) < LOOKED_THROUGH || !self.mends_leases(id) {
+                found.push((id, alive));
+            }
+        }
+        Ok(found)
+    }
+
+    fn mends_leases(&self, id: InstanceId) -> bool {
+        let path = self.instance.folder.join(format!("{id}.json"));
+        matches!(files::read_json::<Record>(&path), Ok(Some(record)) if record.mends_leases)
+    }
+
+    /// Looks at every instance once, so that silence is noticed in time; returns those that take
+    /// calls, this one left out. Call it several times within each [`Instance::renew_every`].
+    pub fn watch(&self) -> Result<Vec<Peer>, StoreError> {
+        Ok(self
+            .others()?
             .filter_map(|instance| match self.liveness(instance) {
                 Liveness::Alive {
                     address: Some(address),
@@ -485,15 +551,26 @@ impl Store {
     }
 }
 
-/// Whether its owner still holds it. A shared attempt: two who look do not see each other.
-fn is_locked(path: &Path) -> bool {
-    match files::open_read(path) {
-        Ok(file) => {
-            let tried = flock(&file, FlockOperation::NonBlockingLockShared);
-            tried == Err(rustix::io::Errno::WOULDBLOCK)
-        }
-        // Too many open files, say, is no proof of anybody's death.
-        Err(error) => !files::is_absent(&error),
+/// What the lock file of an instance says of its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Locked {
+    /// It has not ended.
+    Held,
+    /// It has ended.
+    Free,
+    /// Nothing: the file is not there or cannot be looked at.
+    Unknown,
+}
+
+/// A shared attempt: two who look do not see each other.
+fn locked(path: &Path) -> Locked {
+    let Ok(file) = files::open_read(path) else {
+        return Locked::Unknown;
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Locked::Free,
+        Err(rustix::io::Errno::WOULDBLOCK) => Locked::Held,
+        Err(_) => Locked::Unknown,
     }
 }
 

@@ -101,7 +101,6 @@ impl<'a> Body<'a> {
 
 impl Store {
     /// Appends the call. The file is rotated once (`journal.1.jsonl`) at 16 MiB.
-    #[allow(clippy::unused_self)] // where the records lie is the store's to know
     pub fn journal(
         &self,
         job: &Job,
@@ -114,6 +113,7 @@ impl Store {
         let line = line(mode, entry);
         let path = job.folder().join("journal.jsonl");
         let _lock = FileLock::job(job)?;
+        self.refuse_others(job)?;
         append(&path, &line, FILE_LIMIT).map_err(files::at("append to", &path))
     }
 }

@@ -4,17 +4,21 @@
 //! free ──acquire──▶ held ──release──▶ free
 //!                    └──holder dead or silent: acquire──▶ held by another; the first is fenced
 //! ```
-//! Each change of hands goes to who makes the file `lease.N` first, N being the next fencing number,
-//! and then stands in `lease`. That holds also where file locks do not reach other hosts.
+//! Each change of hands goes to who makes the file `lease.N` first, N being the next fencing number;
+//! its rename to `lease` makes it so. That holds also where file locks do not reach other hosts.
+//!
+//! A `lease` that cannot be read is held, not free: whoever holds it writes it anew, and nobody takes
+//! it over as long as an instance lives that may be its holder.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{
     InstanceId, Job, Metadata, NewJob, Store, StoreError, files, instance::Liveness,
-    lock::FileLock, remove::remove_tree,
+    lock::FileLock, metadata, remove::remove_tree,
 };
 use crate::model::JobId;
 
@@ -53,7 +57,7 @@ pub enum LeaseError {
 }
 
 /// The file. The fence stays when the holder goes.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     instance: Option<InstanceId>,
     address: Option<String>,
@@ -107,27 +111,42 @@ impl Store {
 
     /// The caller has the workspace's lock.
     pub(super) fn acquire_locked(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
-        let record = read(job)?;
         let own = self.instance().id();
-        if record.instance == Some(own) {
-            return Ok(Lease {
-                job: job.id(),
-                instance: own,
-                fence: record.fence,
-                since: record.since.unwrap_or(now),
-            });
+        loop {
+            let found = read(job)?;
+            let (claim, fence) = match &found {
+                Found::Record(record) if record.instance == Some(own) => {
+                    return Ok(Lease {
+                        job: job.id(),
+                        instance: own,
+                        fence: record.fence,
+                        since: record.since.unwrap_or(now),
+                    });
+                }
+                Found::Record(record) => {
+                    if let Some(holder) = record.instance {
+                        self.refuse_alive(holder, record.address.clone())?;
+                    }
+                    (record.fence + 1, record.fence + 1)
+                }
+                Found::Broken(why) => {
+                    self.refuse_suspects(job, why)?;
+                    (MENDING, beyond_any(now))
+                }
+            };
+            let record = self.own_record(fence, now);
+            if self.put_in_place(job, claim, &record, &found, Sync::Yes)? {
+                self.broken().remove(&job.id());
+                // What a bridge of an earlier version left that was killed.
+                let _ = remove_tree(&claim_path(job, fence.saturating_sub(1)));
+                return Ok(Lease {
+                    job: job.id(),
+                    instance: own,
+                    fence,
+                    since: now,
+                });
+            }
         }
-        let fence = self.win_fence(job)?;
-        let written = self.write_lease(job, &self.own_record(fence, now));
-        // Whoever still wants this number sees the lease, and gives up.
-        let _ = remove_tree(&claim_path(job, fence));
-        written?;
-        Ok(Lease {
-            job: job.id(),
-            instance: own,
-            fence,
-            since: now,
-        })
     }
 
     fn refuse_alive(&self, holder: InstanceId, known: Option<String>) -> Result<(), LeaseError> {
@@ -142,51 +161,115 @@ impl Store {
         }
     }
 
-    /// Wins the next fencing number: the file of that name is made by one instance alone. One that
-    /// was won by somebody who died before he used it is skipped.
-    fn win_fence(&self, job: &Job) -> Result<u64, LeaseError> {
-        loop {
-            let judged = read(job)?;
-            if let Some(holder) = judged.instance {
-                self.refuse_alive(holder, judged.address)?;
-            }
-            let Some(fence) = self.claim_above(job, judged.fence)? else {
-                continue;
-            };
-            // Between the look and the claim somebody may have won this number, used it and
-            // removed its file again.
-            if read(job)?.fence == judged.fence {
-                return Ok(fence);
-            }
-            let _ = remove_tree(&claim_path(job, fence));
+    /// Refuses as long as somebody lives who may hold a lease that cannot be read.
+    fn refuse_suspects(&self, job: &Job, why: &str) -> Result<(), LeaseError> {
+        let new = !self.broken().contains_key(&job.id());
+        let mut suspects = self.suspects(job.id())?.into_iter();
+        let Some((instance, alive)) = suspects.next() else {
+            tracing::warn!(
+                job = ?job.id(),
+                why,
+                "the lease of a workspace cannot be read, and nobody lives who could hold it: it \
+                 is begun anew"
+            );
+            return Ok(());
+        };
+        let others = suspects.count();
+        if new {
+            tracing::warn!(
+                job = ?job.id(),
+                why,
+                suspects = others + 1,
+                "the lease of a workspace cannot be read: it counts as held until the bridge that \
+                 holds it has written it anew, or until no bridge lives that could hold it"
+            );
         }
+        let Liveness::Alive { address, draining } = alive else {
+            return Ok(());
+        };
+        Err(LeaseError::Elsewhere {
+            instance,
+            address,
+            // Of several one cannot be picked: the call waits until the holder has shown itself.
+            draining: draining || others > 0,
+        })
     }
 
-    /// `None` where a claim that stood in the way is gone: look again.
-    fn claim_above(&self, job: &Job, last: u64) -> Result<Option<u64>, LeaseError> {
-        let own = self.instance().id();
-        let mut fence = last;
-        loop {
-            fence += 1;
-            let path = claim_path(job, fence);
-            let made = files::show_new(&path, own.to_string().as_bytes(), self.staging());
-            if made.map_err(files::at("write", &path))? {
-                return Ok(Some(fence));
+    /// Puts `record` in the place of what was `found`, if nobody else was faster: the file
+    /// `lease.{claim}` is made by one instance alone, holds the record from the beginning, and
+    /// becomes the lease by its rename. Who takes its maker for dead removes it first, so that one
+    /// who was only stopped for long finds nothing to rename: the number never goes back.
+    /// `false`: look again.
+    fn put_in_place(
+        &self,
+        job: &Job,
+        claim: u64,
+        record: &Record,
+        found: &Found,
+        sync: Sync,
+    ) -> Result<bool, LeaseError> {
+        let (claim, lease) = (claim_path(job, claim), path(job));
+        let content = files::to_json(record).map_err(files::at("write", &claim))?;
+        let made = match sync {
+            Sync::Yes => files::show_new(&claim, &content, self.staging()),
+            Sync::No => files::show_new_unsynced(&claim, &content, self.staging()),
+        };
+        if !made.map_err(files::at("write", &claim))? {
+            self.clear_claim(&claim)?;
+            return Ok(false);
+        }
+        // Between the look and the claim somebody may have used this number already.
+        let same = read(job).map(|now| now == *found);
+        if !matches!(same, Ok(true)) {
+            let _ = remove_tree(&claim);
+            return same.map_err(Into::into);
+        }
+        match fs::rename(&claim, &lease) {
+            Ok(()) => {}
+            Err(error) if files::is_absent(&error) => return Ok(false),
+            // Something else is in the lease's place: it goes, and then it is as if it had not been.
+            Err(error) if files::is_broken(&error) || lease.is_dir() => {
+                let _ = remove_tree(&lease);
+                let _ = remove_tree(&claim);
+                return Err(files::at("write", &lease)(error).into());
             }
-            let claimant = match files::read_record(&path) {
-                Ok(content) => std::str::from_utf8(&content)
-                    .ok()
-                    .and_then(|text| text.parse().ok()),
-                Err(error) if files::is_absent(&error) => return Ok(None),
-                // A child put something else there.
-                Err(_) => None,
-            };
-            match claimant {
-                Some(claimant) if claimant == own => return Ok(Some(fence)),
-                Some(claimant) => self.refuse_alive(claimant, None)?,
-                None => {}
+            Err(error) => {
+                let _ = remove_tree(&claim);
+                return Err(files::at("write", &lease)(error).into());
             }
         }
+        // Another's claim may have stood under that name by then.
+        Ok(matches!(read(job)?, Found::Record(now) if now == *record))
+    }
+
+    /// Takes the claim of a dead instance out of the way; refuses where its maker lives.
+    fn clear_claim(&self, path: &Path) -> Result<(), LeaseError> {
+        let read_claim = |path: &Path| match files::read_record(path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if files::is_absent(&error) => Ok(None),
+            // A child put something else there.
+            Err(error) if files::is_broken(&error) => Ok(Some(Vec::new())),
+            Err(error) => Err(files::at("read", path)(error)),
+        };
+        let Some(content) = read_claim(path)? else {
+            return Ok(());
+        };
+        if let Some(maker) = claimant(&content).filter(|maker| *maker != self.instance().id()) {
+            self.refuse_alive(maker, None)?;
+        }
+        // By rename: of several who do this one gets it.
+        let taken = self.staging().join(Uuid::new_v4().to_string());
+        match fs::rename(path, &taken) {
+            Err(error) if files::is_absent(&error) => return Ok(()),
+            other => other.map_err(files::at("remove", path))?,
+        }
+        // Since the look a living one's may have come into its place: that is put back.
+        let another = !matches!(read_claim(&taken)?, Some(now) if now == content);
+        if another {
+            let _ = fs::hard_link(&taken, path);
+        }
+        let _ = remove_tree(&taken);
+        Ok(())
     }
 
     /// Gives it back. Fine if it was taken over or the folder is gone.
@@ -198,45 +281,148 @@ impl Store {
             Err(StoreError::JobGone) => return Ok(()),
             other => other?,
         };
-        let record = read(&job)?;
-        if !is_of(&record, lease) {
-            return Ok(());
-        }
         let free = Record {
-            fence: record.fence,
+            fence: lease.fence,
             ..Record::default()
         };
-        self.write_lease(&job, &free)
+        loop {
+            let found = read(&job)?;
+            if matches!(&found, Found::Record(record) if !is_of(record, lease)) {
+                return Ok(());
+            }
+            // A lost one after a crash of the host is as stale as a released one.
+            let put = self.put_in_place(&job, lease.fence + 1, &free, &found, Sync::No);
+            match put {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // Somebody is about to take it over.
+                Err(LeaseError::Elsewhere { .. }) => return Ok(()),
+                Err(LeaseError::Store(error)) => return Err(error),
+            }
+        }
     }
 
     /// Whether nobody took it over. One that was taken over is lost for good: nothing may be
-    /// written in its name any more.
+    /// written in its name any more. A record that is broken is written anew by this.
     pub fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
-        let job = self.job(lease.job)?;
-        job.map_or(Ok(false), |job| Ok(is_of(&read(&job)?, lease)))
+        let Some(job) = self.job(lease.job)? else {
+            return Ok(false);
+        };
+        match read(&job)? {
+            Found::Record(record) => Ok(is_of(&record, lease)),
+            // Nobody takes a broken one over as long as we live.
+            Found::Broken(why) => self.mend(&job, lease, &why),
+        }
     }
 
-    /// The living holder of a workspace's lease, ourselves included.
-    pub fn leased_by(&self, job: &Job) -> Result<Option<InstanceId>, StoreError> {
-        let holder = read(job)?.instance;
-        Ok(holder.filter(|id| self.is_alive(*id)))
-    }
-
-    /// What [`Self::acquire`] would refuse with, without taking anything.
-    pub fn check_elsewhere(&self, job: &Job) -> Result<(), LeaseError> {
-        let record = read(job)?;
-        match record.instance {
-            Some(holder) if holder != self.instance().id() => {
-                self.refuse_alive(holder, record.address)
+    fn mend(&self, job: &Job, lease: &Lease, why: &str) -> Result<bool, StoreError> {
+        let lock = match FileLock::job(job) {
+            Err(StoreError::JobGone) => return Ok(false),
+            other => other,
+        };
+        let found = read(job)?;
+        if let Found::Record(record) = &found {
+            return Ok(is_of(record, lease));
+        }
+        let record = self.own_record(lease.fence, lease.since);
+        let put = lock
+            .map_err(LeaseError::from)
+            .and_then(|_lock| self.put_in_place(job, MENDING, &record, &found, Sync::Yes));
+        match put {
+            Ok(true) => {
+                self.broken().remove(&job.id());
+                tracing::warn!(job = ?job.id(), why, "a lease of this bridge could not be read: it is written anew");
             }
+            Ok(false) | Err(LeaseError::Elsewhere { .. }) => {}
+            Err(LeaseError::Store(error)) => {
+                tracing::warn!(job = ?job.id(), why, %error, "a lease of this bridge cannot be read, nor written anew");
+            }
+        }
+        match read(job)? {
+            Found::Record(record) => Ok(is_of(&record, lease)),
+            Found::Broken(_) => Ok(true),
+        }
+    }
+
+    /// Refuses where another instance holds the workspace: before each write, under its lock.
+    pub(super) fn refuse_others(&self, job: &Job) -> Result<(), StoreError> {
+        match read(job)? {
+            Found::Record(Record {
+                instance: Some(holder),
+                ..
+            }) if holder != self.instance().id() => Err(StoreError::TakenOver),
             _ => Ok(()),
         }
     }
 
-    fn write_lease(&self, job: &Job, record: &Record) -> Result<(), StoreError> {
-        let path = path(job);
-        files::write_json(&path, record, self.staging()).map_err(files::at("write", &path))
+    /// The living holder of a workspace's lease, ourselves included; of a broken one somebody who
+    /// may hold it.
+    pub fn leased_by(&self, job: &Job) -> Result<Option<InstanceId>, StoreError> {
+        match read(job)? {
+            Found::Record(record) => Ok(record.instance.filter(|id| self.is_alive(*id))),
+            Found::Broken(_) => {
+                let suspects = self.suspects(job.id())?;
+                Ok(suspects.first().map(|(id, _)| *id))
+            }
+        }
     }
+
+    /// What [`Self::acquire`] would refuse with, without taking anything.
+    pub fn check_elsewhere(&self, job: &Job) -> Result<(), LeaseError> {
+        match read(job)? {
+            Found::Record(record) => match record.instance {
+                Some(holder) if holder != self.instance().id() => {
+                    self.refuse_alive(holder, record.address)
+                }
+                _ => Ok(()),
+            },
+            Found::Broken(why) => self.refuse_suspects(job, &why),
+        }
+    }
+
+    /// Removes what instances that are dead left when they were killed on their way to a lease.
+    pub(super) fn sweep_claims(&self, job: &Job) -> Result<(), StoreError> {
+        let folder = job.folder();
+        let names = files::names_in(folder).map_err(files::at("list", folder))?;
+        for name in names.into_iter().flatten() {
+            if name.strip_prefix("lease.").is_some_and(is_number) {
+                match self.clear_claim(&folder.join(name)) {
+                    Ok(()) | Err(LeaseError::Elsewhere { .. }) => {}
+                    Err(LeaseError::Store(error)) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether it must be on the disk before anybody relies on it.
+#[derive(Debug, Clone, Copy)]
+enum Sync {
+    Yes,
+    No,
+}
+
+/// The claim on a lease that cannot be read, whose number nobody knows.
+const MENDING: u64 = 0;
+
+/// A number that is larger than what a lease that cannot be read can have had: nobody changes hands
+/// once a second for fifty years.
+fn beyond_any(now: Timestamp) -> u64 {
+    u64::try_from(now.as_second()).unwrap_or(0).max(1 << 30)
+}
+
+/// Who made a claim; an earlier version wrote only that.
+fn claimant(content: &[u8]) -> Option<InstanceId> {
+    if let Ok(record) = serde_json::from_slice::<Record>(content) {
+        // A claim to release names nobody: whoever makes one needs no time for it.
+        return record.instance;
+    }
+    std::str::from_utf8(content).ok()?.trim().parse().ok()
 }
 
 fn is_of(record: &Record, lease: &Lease) -> bool {
@@ -247,18 +433,28 @@ fn path(job: &Job) -> std::path::PathBuf {
     job.folder().join(LEASE)
 }
 
-fn claim_path(job: &Job, fence: u64) -> std::path::PathBuf {
-    job.folder().join(format!("lease.{fence}"))
+fn claim_path(job: &Job, claim: u64) -> std::path::PathBuf {
+    job.folder().join(format!("lease.{claim}"))
 }
 
-fn read(job: &Job) -> Result<Record, StoreError> {
+/// What stands in the file.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Record(Record),
+    /// Torn, or something else in its place: somebody may hold it.
+    Broken(String),
+}
+
+fn read(job: &Job) -> Result<Found, StoreError> {
     let path = path(job);
     match files::read_json(&path) {
-        Ok(record) => Ok(record.unwrap_or_default()),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            tracing::warn!(job = ?job.id(), %error, "unreadable lease: taken as free");
-            Ok(Record::default())
+        Ok(Some(record)) => Ok(Found::Record(record)),
+        // Nobody was there yet; or somebody is, and it was removed.
+        Ok(None) if metadata::has_live_sessions(job)? => {
+            Ok(Found::Broken("it was removed".to_owned()))
         }
+        Ok(None) => Ok(Found::Record(Record::default())),
+        Err(error) if files::is_broken(&error) => Ok(Found::Broken(error.to_string())),
         Err(error) => Err(files::at("read", &path)(error)),
     }
 }

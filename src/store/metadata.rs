@@ -1,6 +1,6 @@
 //! `metadata.json`: what the store knows of a workspace. Never the chat id or the user's name.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -100,28 +100,43 @@ impl Metadata {
 }
 
 impl Store {
-    /// Reads the metadata. A corrupt or missing file is logged and rebuilt from the folder.
-    #[allow(clippy::unused_self)] // where the records lie is the store's to know
+    /// Reads the metadata. Where its file is torn or missing, that is logged and what can be seen of
+    /// the folder is returned. Where it cannot be read, that is an error: what is there may be whole.
     pub fn metadata(&self, job: &Job) -> Result<Metadata, StoreError> {
-        let path = job.folder().join("metadata.json");
-        match files::read_json::<Metadata>(&path) {
-            Ok(Some(metadata)) if metadata.job_id == job.id() => return Ok(metadata),
-            Ok(Some(_)) => {
-                tracing::warn!(job = ?job.id(), "metadata of another workspace: rebuilt");
-            }
-            Ok(None) => tracing::warn!(job = ?job.id(), "no metadata: rebuilt"),
-            Err(error) => tracing::warn!(job = ?job.id(), %error, "unreadable metadata: rebuilt"),
-        }
-        let born = fs::symlink_metadata(job.folder())
-            .and_then(|found| found.created().or_else(|_| found.modified()));
-        match born {
-            Ok(born) => {
-                let born = Timestamp::try_from(born).unwrap_or(Timestamp::UNIX_EPOCH);
-                Ok(Metadata::empty(job.id(), born))
-            }
-            Err(error) if files::is_absent(&error) => Err(StoreError::JobGone),
-            Err(error) => Err(files::at("look at", job.folder())(error)),
-        }
+        self.read_metadata(job).map(|(metadata, _)| metadata)
+    }
+
+    /// The same, and whether it is the file's content.
+    #[allow(clippy::unused_self)] // where the records lie is the store's to know
+    pub(super) fn read_metadata(&self, job: &Job) -> Result<(Metadata, Kept), StoreError> {
+        let why = match read(job) {
+            Ok(Some(metadata)) if metadata.job_id == job.id() => return Ok((metadata, Kept::Yes)),
+            Ok(Some(_)) => "it is of another workspace".to_owned(),
+            Ok(None) => "it is not there".to_owned(),
+            Err(error) if is_torn(job, &error) => error.to_string(),
+            Err(error) => return Err(files::at("read", &path(job))(error)),
+        };
+        let found = match fs::symlink_metadata(job.folder()) {
+            Ok(found) => found,
+            Err(error) if files::is_absent(&error) => return Err(StoreError::JobGone),
+            Err(error) => return Err(files::at("look at", job.folder())(error)),
+        };
+        tracing::warn!(
+            job = ?job.id(),
+            why,
+            "metadata.json is broken: whose the workspace is is not known until its chat is heard \
+             of again"
+        );
+        let of = |time: io::Result<std::time::SystemTime>| {
+            let time = time.ok().and_then(|time| Timestamp::try_from(time).ok());
+            time.unwrap_or(Timestamp::UNIX_EPOCH)
+        };
+        let mut metadata =
+            Metadata::empty(job.id(), of(found.created().or_else(|_| found.modified())));
+        // Every record that we write or remove there changes the folder: the nearest thing to the
+        // end of the last call.
+        metadata.last_call_at = Some(of(found.modified()));
+        Ok((metadata, Kept::No))
     }
 
     /// Changes the metadata as one step, also among replicas; returns what was written.
@@ -131,11 +146,51 @@ impl Store {
         change: impl FnOnce(&mut Metadata),
     ) -> Result<Metadata, StoreError> {
         let _lock = FileLock::job(job)?;
-        let mut metadata = self.metadata(job)?;
+        self.refuse_others(job)?;
+        let (mut metadata, kept) = self.read_metadata(job)?;
         change(&mut metadata);
-        let path = job.folder().join("metadata.json");
+        let path = path(job);
+        if matches!(kept, Kept::No) {
+            // What is left of it may tell an operator whose it was.
+            let _ = fs::rename(&path, path.with_file_name(BROKEN));
+        }
         files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))?;
         Ok(metadata)
+    }
+}
+
+/// Whether metadata is what the file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Yes,
+    /// The file is torn or missing: it was put together from what can be seen.
+    No,
+}
+
+const FILE: &str = "metadata.json";
+/// What a torn file is kept as.
+const BROKEN: &str = "metadata.broken.json";
+
+fn path(job: &Job) -> PathBuf {
+    job.folder().join(FILE)
+}
+
+fn read(job: &Job) -> io::Result<Option<Metadata>> {
+    files::read_json(&path(job))
+}
+
+/// A file of ours that is torn, and not something else in its place, which is left alone.
+fn is_torn(job: &Job, error: &io::Error) -> bool {
+    let regular = || fs::symlink_metadata(path(job)).is_ok_and(|found| found.is_file());
+    error.kind() == io::ErrorKind::InvalidData && regular()
+}
+
+/// Whether processes are noted in a workspace. Where that cannot be known there may be some.
+pub(super) fn has_live_sessions(job: &Job) -> Result<bool, StoreError> {
+    match read(job) {
+        Ok(found) => Ok(found.is_some_and(|metadata| !metadata.live_sessions.is_empty())),
+        Err(error) if files::is_broken(&error) => Ok(true),
+        Err(error) => Err(files::at("read", &path(job))(error)),
     }
 }
 
@@ -201,19 +256,66 @@ mod tests {
         let server = |metadata: &mut Metadata| metadata.server_names = vec!["excel".into()];
         store.update_metadata(&job, server).unwrap();
         assert_eq!(store.metadata(&job).unwrap().server_names, ["excel"]);
+        let kept = fs::read_to_string(job.folder().join(BROKEN)).unwrap();
+        assert_eq!(kept, "[]", "what is left of it stays for the operator");
     }
 
     #[test]
-    fn a_link_or_fifo_in_its_place_is_not_read() {
+    fn a_torn_file_has_its_owner_again_with_the_chats_next_call() {
+        use crate::store::testing::key;
+        let folder = Folder::new();
+        let open = |store: &Store| {
+            let opened = store.open_workspace(&key("c"), &new_job(), folder.now);
+            opened.unwrap().job
+        };
+        let job = folder.crash(open);
+        fs::write(path(&job), "").unwrap();
+        let store = folder.open();
+        assert_eq!(store.metadata(&job).unwrap().principal, None);
+        assert_eq!(open(&store).id(), job.id());
+        let metadata = store.metadata(&job).unwrap();
+        assert_eq!(metadata.principal, Some(new_job().principal));
+        assert_eq!(metadata.session_keys, [key("c").to_hex()]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_never_rewritten() {
+        use rustix::fs::{CWD, Mode, mkfifoat};
         let folder = Folder::new();
         let store = folder.open();
         let job = store.create_job(&new_job(), folder.now).unwrap();
-        let path = job.folder().join("metadata.json");
-        fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert_eq!(store.metadata(&job).unwrap().principal, None);
-        fs::remove_file(&path).unwrap();
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
-        assert_eq!(store.metadata(&job).unwrap().principal, None);
+        let (path, aside) = (path(&job), job.folder().join("aside"));
+        let places: [fn(&std::path::Path); 4] = [
+            |path| std::os::unix::fs::symlink("/etc/passwd", path).unwrap(),
+            |path| std::os::unix::fs::symlink("metadata.json", path).unwrap(),
+            |path| mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).unwrap(),
+            |path| fs::create_dir(path).unwrap(),
+        ];
+        for put in places {
+            fs::rename(&path, &aside).unwrap();
+            put(&path);
+            let seen = fs::symlink_metadata(&path).unwrap();
+            store.metadata(&job).unwrap_err();
+            let idle = |metadata: &mut Metadata| metadata.status = JobStatus::Idle;
+            store.update_metadata(&job, idle).unwrap_err();
+            use std::os::unix::fs::MetadataExt as _;
+            assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), seen.ino());
+            crate::store::remove::remove_tree(&path).unwrap();
+            fs::rename(&aside, &path).unwrap();
+            let metadata = store.metadata(&job).unwrap();
+            assert_eq!(metadata.principal, Some(new_job().principal));
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_into_a_workspace_that_another_holds() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let job = one.create_job(&new_job(), folder.now).unwrap();
+        one.acquire(&job, folder.now).unwrap();
+        let idle = |metadata: &mut Metadata| metadata.status = JobStatus::Idle;
+        let refused = two.update_metadata(&job, idle);
+        assert!(matches!(refused, Err(StoreError::TakenOver)), "{refused:?}");
+        one.update_metadata(&job, idle).unwrap();
     }
 }

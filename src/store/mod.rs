@@ -38,15 +38,17 @@ pub mod testing;
 mod unclaimed;
 
 use std::{
+    collections::HashMap,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::model::LinkToken;
+use crate::model::{JobId, LinkToken};
 
 pub use error::{StoreError, is_disk_full};
 pub use files::open_append;
@@ -69,6 +71,8 @@ pub struct Store {
     configured: PathBuf,
     instance: Instance,
     watched: instance::Watched,
+    /// Leases that cannot be read: the others' renewals that had been seen when that was noticed.
+    broken: Mutex<HashMap<JobId, HashMap<InstanceId, u32>>>,
 }
 
 impl Store {
@@ -86,6 +90,7 @@ impl Store {
             configured,
             instance,
             watched: instance::Watched::default(),
+            broken: Mutex::default(),
         };
         for error in store.sweep_instances().1 {
             tracing::warn!(%error, "cannot clear what a dead instance left");
@@ -201,6 +206,23 @@ impl Store {
             return Err(files::at("use", &path)(error));
         }
         Ok(key)
+    }
+
+    /// What deserves a look in the jobs folder though the bridge serves.
+    pub fn warnings(&self) -> Vec<String> {
+        let broken = self.broken().len();
+        let broken = (broken > 0).then(|| {
+            format!(
+                "the records of who works in {broken} workspaces (their file 'lease') cannot be \
+                 read: their chats wait until the bridge that holds them has written them anew, or \
+                 until no bridge lives that could hold them"
+            )
+        });
+        broken.into_iter().collect()
+    }
+
+    fn broken(&self) -> MutexGuard<'_, HashMap<JobId, HashMap<InstanceId, u32>>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The canonical path of the jobs folder.
