@@ -50,7 +50,10 @@ pub fn run(args: GcArgs) -> Result<(), Failure> {
         tombstone: TOMBSTONE,
     };
     let user = args.user.map(|id| Principal::User(id.into()));
-    let report = store.collect(&clocks, user.as_ref(), Timestamp::now());
+    let report = match &user {
+        Some(_) => store.collect(&clocks, user.as_ref(), Timestamp::now()),
+        None => store.collect_due_after_a_look(&clocks),
+    };
     args.output.print(&report, text)?;
     if report.errors.is_empty() {
         Ok(())
@@ -83,8 +86,11 @@ fn text(report: &GcReport) -> String {
     for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
         let _ = writeln!(text, "{count} {what}");
     }
-    if text.is_empty() {
+    if text.is_empty() && report.held_back.is_none() {
         text.push_str("nothing to clean up\n");
+    }
+    if let Some(why) = &report.held_back {
+        let _ = writeln!(text, "{ODD}nothing was removed for its age:{ODD:#} {why}");
     }
     for error in &report.errors {
         let _ = writeln!(text, "{ODD}not cleaned:{ODD:#} {error}");

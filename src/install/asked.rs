@@ -77,8 +77,16 @@ impl Asked {
             warning = Some(why.to_owned());
         }
         let is_locked = locked.is_some();
+        let chosen = || {
+            let pin = folder.pin(&chosen_for(command, &digest));
+            pin.map_err(|error| Some(format!("what was chosen for it cannot be read: {error}")))
+        };
+        let pin = match locked {
+            Some(pin) => Some(pin),
+            None => chosen()?,
+        };
         Ok(Self {
-            pin: locked.or_else(|| folder.pin(&chosen_for(command, &digest))),
+            pin,
             wanted,
             command: command.clone(),
             digest,

@@ -17,18 +17,34 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{pin::Pin, preinstalled::Preinstalled};
+use crate::store::read_within;
 
 /// Environments and pins that no bridge used for so long are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 /// What is being made for longer than this was given up.
 const GIVEN_UP: Duration = Duration::from_secs(86_400);
 
+/// The clock of the filesystem.
+const NOW: Timestamps = Timestamps {
+    last_access: Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    },
+    last_modification: Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    },
+};
+
 /// Below a tools folder.
 pub(super) const INSTALLED: &str = "installed";
+/// A record names each package and its hashes.
+const LARGEST: u64 = 64 * 1024 * 1024;
 const RECORD: &str = "environment.json";
 const USED: &str = "used";
 
@@ -113,6 +129,8 @@ impl Folder {
             match fs::rename(&stage.path, &place) {
                 Ok(()) => return Ok(place),
                 Err(_) if environment(&self.root, &record.pin).is_some() => return Ok(place),
+                // One that cannot be read may be whole, and in use.
+                Err(error) if is_unreadable(&place) => return Err(error),
                 // One that is broken: out of the way with it.
                 Err(_) => {
                     let aside = self.root.join("staging").join(Uuid::new_v4().to_string());
@@ -127,9 +145,14 @@ impl Folder {
     }
 
     /// What was chosen for this command before.
-    pub fn pin(&self, command: &str) -> Option<Pin> {
-        let text = fs::read(self.pin_file(command)).ok()?;
-        serde_json::from_slice(&text).ok()
+    /// What cannot be read is an error: something else may be chosen, and that would be written
+    /// over it.
+    pub fn pin(&self, command: &str) -> io::Result<Option<Pin>> {
+        match read_within(&self.pin_file(command), LARGEST) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Remembers what was chosen.
@@ -149,15 +172,28 @@ impl Folder {
         let stamps = environments.map(|path| path.join(USED));
         let pins = pins.iter().map(|command| self.pin_file(command));
         for path in stamps.chain(pins) {
+            // By the filesystem's clock: bridges of several hosts may share the folder.
             let _ = File::options()
                 .append(true)
                 .open(path)
-                .and_then(|file| file.set_modified(SystemTime::now()));
+                .and_then(|file| Ok(futimens(&file, &NOW)?));
         }
     }
 
-    /// Removes what nobody used for long, and what was begun and given up.
-    pub fn sweep(&self, now: SystemTime) -> usize {
+    /// Removes what nobody used for long, and what was begun and given up. All times are those of
+    /// the filesystem: no host's clock is compared with another's.
+    pub fn sweep(&self) -> usize {
+        self.now().map_or(0, |now| self.sweep_at(now))
+    }
+
+    /// The time as the filesystem tells it; none where nothing can be made there.
+    fn now(&self) -> Option<SystemTime> {
+        let stage = self.stage().ok()?;
+        let made = fs::symlink_metadata(&stage.path);
+        made.and_then(|made| made.modified()).ok()
+    }
+
+    fn sweep_at(&self, now: SystemTime) -> usize {
         let old = |path: &Path, age: Duration| {
             let changed = fs::symlink_metadata(path).and_then(|found| found.modified());
             changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|past| past > age))
@@ -208,12 +244,17 @@ fn is_ours(root: &Path, setting: &str) -> Result<(), String> {
 
 fn environment(root: &Path, pin: &Pin) -> Option<(PathBuf, Record)> {
     let path = environment_path(root, pin);
-    let text = fs::read(path.join(RECORD)).ok()?;
+    let text = read_within(&path.join(RECORD), LARGEST).ok()?;
     let record: Record = serde_json::from_slice(&text).ok()?;
     // Its interpreter may have gone with an update of the system.
     let python = path.join("venv");
     let whole = !python.exists() || python.join("bin/python").exists();
     whole.then_some((path, record))
+}
+
+fn is_unreadable(environment: &Path) -> bool {
+    let read = read_within(&environment.join(RECORD), LARGEST);
+    read.is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
 }
 
 fn environment_path(root: &Path, pin: &Pin) -> PathBuf {
@@ -305,9 +346,10 @@ mod tests {
         };
         stamp(&used.join(USED));
         stamp(&folder.pin_file("used"));
-        assert_eq!(folder.sweep(later), 2);
+        assert_eq!(folder.sweep(), 0);
+        assert_eq!(folder.sweep_at(later), 2);
         assert!(!old.exists() && used.exists());
-        assert!(folder.pin("old").is_none() && folder.pin("used").is_some());
+        assert!(folder.pin("old").unwrap().is_none() && folder.pin("used").unwrap().is_some());
         folder.touch([used.as_path()].into_iter(), &["used".to_owned()]);
         let touched = fs::metadata(used.join(USED)).unwrap().modified().unwrap();
         assert!(touched < later);

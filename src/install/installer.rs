@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::SystemTime,
 };
 
 use tokio::sync::Semaphore;
@@ -180,13 +179,17 @@ impl Installer {
         let _ = self.folder.set_pin(&asked.chosen_for(), pin);
     }
 
-    /// Environments in use are noted as such, and those that nobody used for long removed. Blocks.
-    pub fn keep_house(&self) {
+    /// Environments in use are noted as such, and those that nobody used for long removed, unless
+    /// the clock is in doubt. Blocks.
+    pub fn keep_house(&self, clock_is_right: bool) {
         let installed = self.launches().installed();
         let folders = installed.iter().filter_map(|found| found.folder.as_deref());
         let pins = lock(&self.pins).clone();
         self.folder.touch(folders, &pins);
-        let removed = self.folder.sweep(SystemTime::now());
+        if !clock_is_right {
+            return;
+        }
+        let removed = self.folder.sweep();
         if removed > 0 {
             tracing::info!(removed, "environments that nobody used any more are gone");
         }

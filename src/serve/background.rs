@@ -62,8 +62,9 @@ async fn collect(app: Arc<App>) {
         timer.tick().await;
         let (store, installer) = (app.store.clone(), app.installer.clone());
         let round = move || {
-            installer.keep_house();
-            store.collect(&clocks, None, Timestamp::now())
+            let report = store.collect_due(&clocks);
+            installer.keep_house(report.held_back.is_none());
+            report
         };
         let Ok(report) = tokio::task::spawn_blocking(round).await else {
             continue;
@@ -79,6 +80,11 @@ async fn collect(app: Arc<App>) {
         );
         app.metrics
             .gc_removed(report.ended_links + report.removed_jobs);
+        if let Some(why) = report.held_back {
+            tracing::debug!(why, "nothing was cleaned for its age");
+            let soon = app.store.instance().renew_every();
+            timer.reset_after(soon.min(app.settings.stateful.cleanup_interval));
+        }
     }
 }
 

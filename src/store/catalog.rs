@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
+    io,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -23,13 +23,11 @@ impl Store {
     /// What was kept for this server; `None` where there is nothing.
     pub fn catalog_entry(&self, server: &ServerName) -> io::Result<Option<Vec<u8>>> {
         let path = self.catalog_file(server);
-        let file = match files::open_read(&path) {
-            Ok(file) => file,
+        let content = match files::read_within(&path, LIMIT) {
+            Ok(content) => content,
             Err(error) if files::is_absent(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut content = Vec::new();
-        file.take(LIMIT).read_to_end(&mut content)?;
         // For the clean-up: somebody wants it still.
         let file = File::options().append(true).open(&path);
         let _ = file.and_then(|file| file.set_modified(SystemTime::now()));

@@ -70,10 +70,16 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 
 /// Reads a record of at most 1 MiB.
 pub fn read_record(path: &Path) -> io::Result<Vec<u8>> {
+    read_within(path, RECORD_LIMIT)
+}
+
+/// Reads a regular file of at most so many bytes, and waits for nobody: a FIFO, a device or a link
+/// in its place is an error.
+pub fn read_within(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let file = open_read(path)?;
-    file.take(RECORD_LIMIT + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > RECORD_LIMIT {
+    file.take(limit + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
         return Err(broken("larger than any record of ours"));
     }
     Ok(content)

@@ -23,12 +23,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Store, StoreError, files, lock, remove};
+use super::{
+    Store, StoreError,
+    clock::{self, PeerClock},
+    files, lock, remove,
+};
 use crate::model::JobId;
 
 /// How long an instance may be silent before its leases are taken over, where nothing else is set.
@@ -338,6 +342,15 @@ pub(super) enum Liveness {
     },
 }
 
+/// What a record tells of its clock before it was seen to change: it may be old, but it cannot be
+/// of tomorrow, and one of just now is of a clock like ours.
+fn ahead_at_first(record: &Record) -> Option<SignedDuration> {
+    let ahead = Timestamp::now().duration_since(record.renewed_at);
+    let fresh = Duration::from_millis(record.ttl_ms) / RENEWALS;
+    let latest = clock::TOLERANCE + SignedDuration::try_from(fresh).unwrap_or_default();
+    (ahead <= latest).then(|| ahead.min(clock::TOLERANCE))
+}
+
 impl Liveness {
     pub(super) fn is_dead(&self) -> bool {
         matches!(self, Self::Dead { .. })
@@ -355,6 +368,8 @@ struct Seen {
     renewals: u32,
     unchanged: Duration,
     looked: Instant,
+    /// How far our clock was ahead of its when it was last seen to write.
+    ahead: Option<SignedDuration>,
 }
 
 impl Watched {
@@ -367,15 +382,22 @@ impl Watched {
             renewals: 0,
             unchanged: Duration::ZERO,
             looked: at,
+            ahead: ahead_at_first(record),
         });
         if seen.renewed_at == record.renewed_at {
             seen.unchanged += at.saturating_duration_since(seen.looked).min(most);
         } else {
             (seen.renewed_at, seen.unchanged) = (record.renewed_at, Duration::ZERO);
             seen.renewals = seen.renewals.saturating_add(1);
+            seen.ahead = Some(Timestamp::now().duration_since(record.renewed_at));
         }
         seen.looked = at;
         seen.unchanged
+    }
+
+    fn ahead(&self, id: InstanceId) -> Option<SignedDuration> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&id)?.ahead
     }
 
     fn renewals(&self, id: InstanceId) -> u32 {
@@ -484,8 +506,29 @@ impl Store {
     }
 
     fn mends_leases(&self, id: InstanceId) -> bool {
+        self.record_of(id).is_some_and(|record| record.mends_leases)
+    }
+
+    fn record_of(&self, id: InstanceId) -> Option<Record> {
         let path = self.instance.folder.join(format!("{id}.json"));
-        matches!(files::read_json::<Record>(&path), Ok(Some(record)) if record.mends_leases)
+        files::read_json(&path).unwrap_or_default()
+    }
+
+    /// The clocks of the living others.
+    pub(super) fn peer_clocks(&self) -> Result<Vec<PeerClock>, StoreError> {
+        let mut clocks = Vec::new();
+        for id in self.others()? {
+            if self.liveness(id).is_dead() {
+                continue;
+            }
+            // One whose record cannot be read is as unknown as one that has not written yet.
+            let host = self.record_of(id).map(|record| record.host);
+            clocks.push(PeerClock {
+                host: host.unwrap_or_else(|| "another machine".to_owned()),
+                ahead: self.watched.ahead(id),
+            });
+        }
+        Ok(clocks)
     }
 
     /// Looks at every instance once, so that silence is noticed in time; returns those that take

@@ -154,8 +154,13 @@ impl Store {
     /// Moves the folder out of sight in one step: nobody finds it half-removed.
     pub(super) fn take_away(&self, job: &Job) -> io::Result<PathBuf> {
         let staged = self.staging().join(format!("gone-{}", Uuid::new_v4()));
-        remove::unlock_dir(&job.folder)?;
-        fs::rename(&job.folder, &staged)?;
+        match fs::rename(&job.folder, &staged) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                remove::unlock_dir(&job.folder)?;
+                fs::rename(&job.folder, &staged)?;
+            }
+            other => other?,
+        }
         Ok(staged)
     }
 

@@ -10,7 +10,10 @@
 //! A `lease` that cannot be read is held, not free: whoever holds it writes it anew, and nobody takes
 //! it over as long as an instance lives that may be its holder.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -228,10 +231,10 @@ impl Store {
             Ok(()) => {}
             Err(error) if files::is_absent(&error) => return Ok(false),
             // Something else is in the lease's place: it goes, and then it is as if it had not been.
-            Err(error) if files::is_broken(&error) || lease.is_dir() => {
-                let _ = remove_tree(&lease);
+            Err(_) if lease.is_dir() => {
                 let _ = remove_tree(&claim);
-                return Err(files::at("write", &lease)(error).into());
+                remove_tree(&lease).map_err(files::at("replace", &lease))?;
+                return Ok(false);
             }
             Err(error) => {
                 let _ = remove_tree(&claim);
@@ -380,6 +383,38 @@ impl Store {
         }
     }
 
+    /// Keeps everybody else from taking a workspace that is about to be removed: the claim goes with
+    /// its folder. The caller has its lock.
+    pub(super) fn claim_to_remove(&self, job: &Job) -> Result<PathBuf, LeaseError> {
+        loop {
+            let found = read(job)?;
+            let claim = match &found {
+                Found::Record(record) => {
+                    if let Some(holder) = record.instance {
+                        self.refuse_alive(holder, record.address.clone())?;
+                    }
+                    record.fence + 1
+                }
+                Found::Broken(why) => {
+                    self.refuse_suspects(job, why)?;
+                    MENDING
+                }
+            };
+            let path = claim_path(job, claim);
+            let record = self.own_record(claim, Timestamp::UNIX_EPOCH);
+            let content = files::to_json(&record).map_err(files::at("write", &path))?;
+            let made = files::show_new_unsynced(&path, &content, self.staging());
+            if !made.map_err(files::at("write", &path))? {
+                self.clear_claim(&path)?;
+            } else if read(job)? == found {
+                self.broken().remove(&job.id());
+                return Ok(path);
+            } else {
+                let _ = remove_tree(&path);
+            }
+        }
+    }
+
     /// Removes what instances that are dead left when they were killed on their way to a lease.
     pub(super) fn sweep_claims(&self, job: &Job) -> Result<(), StoreError> {
         let folder = job.folder();
@@ -468,7 +503,8 @@ mod tests {
 
     use super::*;
     use crate::store::{
-        Membership,
+        LiveSession, Membership,
+        binding::Workspace,
         testing::{Folder, key, later, new_job},
     };
 
@@ -621,7 +657,150 @@ mod tests {
         let refused = store.acquire(&job, folder.now);
         assert!(matches!(refused, Err(LeaseError::Elsewhere { .. })));
         claim(folder.crash(|store| store.instance().id()));
-        assert_eq!(store.acquire(&job, folder.now).unwrap().fence, 2);
+        assert_eq!(store.acquire(&job, folder.now).unwrap().fence, 1);
+        assert_eq!(claims(&job), [] as [String; 0]);
+    }
+
+    fn claims(job: &Job) -> Vec<String> {
+        let names = files::names_in(job.folder()).unwrap();
+        let mut claims: Vec<_> = names.into_iter().flatten().collect();
+        claims.retain(|name| name.starts_with("lease."));
+        claims
+    }
+
+    #[test]
+    fn one_who_was_stopped_after_his_claim_sets_no_number_back() {
+        let folder = Folder::new();
+        let (slow, other) = (folder.open(), folder.open());
+        let job = slow.create_job(&new_job(), folder.now).unwrap();
+        // What `slow` does up to its rename, after which it is stopped for longer than its time.
+        let found = read(&job).unwrap();
+        let record = slow.own_record(1, folder.now);
+        let content = files::to_json(&record).unwrap();
+        files::show_new(&claim_path(&job, 1), &content, slow.staging()).unwrap();
+        let lock = slow.instance().id().to_string() + ".lock";
+        let instances = slow.bridge("instances");
+        std::fs::rename(instances.join(&lock), folder.outside().join(&lock)).unwrap();
+        std::fs::remove_file(instances.join(lock.replace("lock", "json"))).unwrap();
+        assert!(!other.is_alive(slow.instance().id()));
+        let taken = other.acquire(&job, folder.now).unwrap();
+        assert!(!matches!(
+            slow.put_in_place(&job, 1, &record, &found, Sync::Yes),
+            Ok(true)
+        ));
+        assert!(other.holds(&taken).unwrap());
+        let lost = Lease {
+            instance: slow.instance().id(),
+            ..taken.clone()
+        };
+        assert!(!slow.holds(&lost).unwrap());
+        // Nor can it give back what is another's by now.
+        slow.release(&lost).unwrap();
+        assert!(other.holds(&taken).unwrap());
+        assert_eq!(claims(&job), [] as [String; 0]);
+    }
+
+    /// What may stand in the place of a lease after a crash of the host, or put there by a child.
+    fn break_lease(job: &Job, how: usize) {
+        let path = path(job);
+        std::fs::remove_file(&path).unwrap();
+        match how {
+            0 => std::fs::write(&path, "").unwrap(),
+            1 => std::fs::write(&path, "{\"instance\": \"").unwrap(),
+            2 => std::fs::create_dir(&path).unwrap(),
+            3 => std::os::unix::fs::symlink("/etc/passwd", &path).unwrap(),
+            4 => {
+                use rustix::fs::{CWD, Mode, mkfifoat};
+                mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+            }
+            // Removed; that somebody works there is still in the metadata.
+            _ => {}
+        }
+    }
+
+    fn hold(store: &Store, now: Timestamp) -> Workspace {
+        let held = store.open_workspace(&key("c"), &new_job(), now).unwrap();
+        let session = LiveSession {
+            server: "excel".into(),
+            number: 1,
+            pid: Some(7),
+            started_at: now,
+        };
+        store
+            .update_metadata(&held.job, |m| m.live_sessions = vec![session])
+            .unwrap();
+        held
+    }
+
+    #[test]
+    fn a_broken_lease_is_held_and_its_holder_writes_it_anew() {
+        for how in 0..6 {
+            let folder = Folder::new();
+            let (one, two) = (folder.open(), folder.open());
+            let held = hold(&one, folder.now);
+            break_lease(&held.job, how);
+            match two.acquire(&held.job, folder.now) {
+                Err(LeaseError::Elsewhere { instance, .. }) => {
+                    assert_eq!(instance, one.instance().id(), "{how}");
+                }
+                other => panic!("{how}: {other:?}"),
+            }
+            assert!(two.check_elsewhere(&held.job).is_err(), "{how}");
+            assert!(two.leased_by(&held.job).unwrap().is_some(), "{how}");
+            assert!(two.warnings()[0].contains("'lease'"), "{how}");
+            assert!(one.holds(&held.lease).unwrap(), "{how}");
+            assert!(matches!(read(&held.job).unwrap(), Found::Record(r) if is_of(&r, &held.lease)));
+            assert!(two.acquire(&held.job, folder.now).is_err(), "{how}");
+            assert_eq!(two.warnings(), [] as [String; 0], "{how}");
+        }
+    }
+
+    #[test]
+    fn a_broken_lease_is_free_once_nobody_lives_who_could_hold_it() {
+        for how in 0..6 {
+            let folder = Folder::new();
+            let other = folder.open();
+            let held = folder.crash(|store| hold(store, folder.now));
+            break_lease(&held.job, how);
+            let store = folder.open();
+            assert!(store.acquire(&held.job, folder.now).is_err(), "{how}");
+            drop(other);
+            let taken = store.acquire(&held.job, folder.now).unwrap();
+            assert!(taken.fence > held.lease.fence, "{how}: the number grows");
+            assert!(store.holds(&taken).unwrap());
+        }
+    }
+
+    #[test]
+    fn who_looked_through_its_leases_meanwhile_does_not_hold_a_broken_one() {
+        let folder = Folder::new();
+        let membership = Membership {
+            mends_leases: true,
+            ..Membership::default()
+        };
+        let other = Store::open(&folder.path(), &membership, folder.now).unwrap();
+        let held = folder.crash(|store| hold(store, folder.now));
+        break_lease(&held.job, 0);
+        let store = folder.open();
+        for renewal in 1..=4 {
+            assert!(store.acquire(&held.job, folder.now).is_err(), "{renewal}");
+            other.renew(later(folder.now, renewal)).unwrap();
+        }
+        store.acquire(&held.job, folder.now).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_vanished_proves_no_death() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let held = hold(&one, folder.now);
+        let lock = one.instance().id().to_string() + ".lock";
+        std::fs::remove_file(one.bridge("instances").join(lock)).unwrap();
+        let refused = two.acquire(&held.job, folder.now);
+        assert!(
+            matches!(refused, Err(LeaseError::Elsewhere { .. })),
+            "{refused:?}"
+        );
     }
 
     #[test]

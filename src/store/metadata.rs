@@ -116,17 +116,23 @@ impl Store {
             Err(error) if is_torn(job, &error) => error.to_string(),
             Err(error) => return Err(files::at("read", &path(job))(error)),
         };
-        let found = match fs::symlink_metadata(job.folder()) {
-            Ok(found) => found,
-            Err(error) if files::is_absent(&error) => return Err(StoreError::JobGone),
-            Err(error) => return Err(files::at("look at", job.folder())(error)),
-        };
         tracing::warn!(
             job = ?job.id(),
             why,
             "metadata.json is broken: whose the workspace is is not known until its chat is heard \
              of again"
         );
+        self.metadata_of_folder(job)
+    }
+
+    /// What can be seen of the folder itself.
+    #[allow(clippy::unused_self)] // where the records lie is the store's to know
+    pub(super) fn metadata_of_folder(&self, job: &Job) -> Result<(Metadata, Kept), StoreError> {
+        let found = match fs::symlink_metadata(job.folder()) {
+            Ok(found) => found,
+            Err(error) if files::is_absent(&error) => return Err(StoreError::JobGone),
+            Err(error) => return Err(files::at("look at", job.folder())(error)),
+        };
         let of = |time: io::Result<std::time::SystemTime>| {
             let time = time.ok().and_then(|time| Timestamp::try_from(time).ok());
             time.unwrap_or(Timestamp::UNIX_EPOCH)

@@ -18,6 +18,7 @@
 
 mod binding;
 mod catalog;
+mod clock;
 mod error;
 mod files;
 mod gc;
@@ -42,16 +43,19 @@ use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    time::Instant,
 };
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use self::clock::{Clock, Doubt, Moment};
+
 use crate::model::{JobId, LinkToken};
 
 pub use error::{StoreError, is_disk_full};
-pub use files::open_append;
+pub use files::{open_append, read_within};
 pub use gc::{Clocks, GcReport};
 pub use incoming::StagedFile;
 pub use instance::{Instance, InstanceId, Membership, Peer};
@@ -71,6 +75,9 @@ pub struct Store {
     configured: PathBuf,
     instance: Instance,
     watched: instance::Watched,
+    clock: Clock,
+    /// A round of clean-up was done.
+    swept: AtomicBool,
     /// Leases that cannot be read: the others' renewals that had been seen when that was noticed.
     broken: Mutex<HashMap<JobId, HashMap<InstanceId, u32>>>,
 }
@@ -90,6 +97,8 @@ impl Store {
             configured,
             instance,
             watched: instance::Watched::default(),
+            clock: Clock::at(Moment::now()),
+            swept: AtomicBool::new(false),
             broken: Mutex::default(),
         };
         for error in store.sweep_instances().1 {
@@ -126,7 +135,6 @@ impl Store {
     }
 
     /// What the filesystem takes for the time: its own clock where it is another machine's.
-    #[allow(dead_code, reason = "see above")]
     fn write_probe(&self) -> Result<std::time::SystemTime, StoreError> {
         let path = self.staging().join(format!("probe-{}", Uuid::new_v4()));
         let made = files::create_new(&path).and_then(|mut file| {
@@ -218,7 +226,36 @@ impl Store {
                  until no bridge lives that could hold them"
             )
         });
-        broken.into_iter().collect()
+        broken.into_iter().chain(self.clock.warning()).collect()
+    }
+
+    /// What is believed to be the time: what is written down and what is judged by it. A clock that
+    /// somebody sets while the bridge runs is not followed at once.
+    pub fn now(&self) -> Timestamp {
+        self.clock.believed(Moment::now())
+    }
+
+    /// Why nothing may be removed for its age now. Blocks on the disk.
+    fn doubt(&self) -> Option<Doubt> {
+        let disk = self.in_whole_folder(|| self.write_probe()).ok();
+        match self.peer_clocks() {
+            Ok(peers) => self.clock.judge(Moment::now(), disk, &peers),
+            Err(error) => Some(Doubt::Unknown(error.to_string())),
+        }
+    }
+
+    /// The same for a command, which has seen nothing of the others yet: waits until they were seen
+    /// to write, or silent.
+    fn doubt_after_a_look(&self) -> Option<Doubt> {
+        let until = Instant::now() + self.instance.ttl() * 2;
+        loop {
+            match self.doubt() {
+                Some(Doubt::Unknown(_)) if Instant::now() < until => {
+                    std::thread::sleep(self.instance.renew_every() / 8);
+                }
+                doubt => return doubt,
+            }
+        }
     }
 
     fn broken(&self) -> MutexGuard<'_, HashMap<JobId, HashMap<InstanceId, u32>>> {

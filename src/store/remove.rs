@@ -60,7 +60,13 @@ fn empty_once(dir: BorrowedFd<'_>, top: BorrowedFd<'_>) -> io::Result<bool> {
         }
         any = true;
         let is_dir = entry.file_type() == FileType::Directory;
-        if !is_dir && unlinkat(dir, name, AtFlags::empty()).is_ok() {
+        // Most folders that we made are empty.
+        let kind = if is_dir {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        if unlinkat(dir, name, kind).is_ok() {
             continue;
         }
         let moved = CString::new(Uuid::new_v4().to_string())?;

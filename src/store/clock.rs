@@ -1,0 +1,299 @@
+//! Whether the clock on the wall may be believed. What a bridge keeps and for how long is written
+//! down in its time, by this bridge or by another; judged by a clock that is hours ahead, all of it
+//! is over. So before anything is removed for its age, the clock is held against three others:
+//!
+//! - the time since the kernel started, which nobody sets: has ours moved otherwise since we looked?
+//! - those of the other bridges on the folder, by the times that they write into their records;
+//! - that of the filesystem, by the time of a new file (on shared storage it is another machine's).
+//!
+//! Where one of them disagrees nothing is removed, and `/health` says so.
+
+use std::{
+    fs,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+/// What clocks that are kept right may differ, and then some: nothing is kept so short that this
+/// matters.
+pub(super) const TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
+/// A clock that was set and then runs evenly for so long was set to the right time.
+const BELIEVED_AFTER: Duration = Duration::from_secs(3600);
+
+/// What this process knows of its clock.
+#[derive(Debug)]
+pub(super) struct Clock(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// A moment that is believed, on both clocks.
+    wall: Timestamp,
+    up: Duration,
+    /// How far the wall clock is off, and since when, by the kernel's time.
+    moved: Option<(SignedDuration, Duration)>,
+    /// Of the last look at the other clocks.
+    doubt: Option<String>,
+}
+
+/// Both clocks at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub wall: Timestamp,
+    /// Since the kernel started, suspended times included.
+    pub up: Duration,
+}
+
+impl Moment {
+    pub fn now() -> Self {
+        Self {
+            wall: Timestamp::now(),
+            up: uptime(),
+        }
+    }
+}
+
+fn uptime() -> Duration {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let read = || {
+        let text = fs::read_to_string("/proc/uptime").ok()?;
+        let seconds = text.split_whitespace().next()?.parse().ok()?;
+        Duration::try_from_secs_f64(seconds).ok()
+    };
+    // Without it a suspended machine looks as if its clock had been set.
+    read().unwrap_or_else(|| START.get_or_init(Instant::now).elapsed())
+}
+
+/// The clock of another bridge, as far as its record tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PeerClock {
+    pub host: String,
+    /// How far ours is ahead of it; none before it was seen to write.
+    pub ahead: Option<SignedDuration>,
+}
+
+/// Why nothing is removed for its age now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Another bridge was not yet seen to write: that takes seconds.
+    Unknown(String),
+    /// Clocks disagree.
+    Disagree(String),
+}
+
+impl Doubt {
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Unknown(why) | Self::Disagree(why) => why,
+        }
+    }
+}
+
+impl Clock {
+    pub fn at(moment: Moment) -> Self {
+        Self(Mutex::new(State {
+            wall: moment.wall,
+            up: moment.up,
+            moved: None,
+            doubt: None,
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time that is believed: that on the wall, or where that was set meanwhile what it would
+    /// be otherwise.
+    pub fn believed(&self, moment: Moment) -> Timestamp {
+        let mut state = self.state();
+        let passed = moment.up.saturating_sub(state.up);
+        let expected = state.wall.saturating_add(passed).unwrap_or(Timestamp::MAX);
+        let off = moment.wall.duration_since(expected);
+        if off.abs() <= TOLERANCE {
+            (state.wall, state.up, state.moved) = (moment.wall, moment.up, None);
+            return moment.wall;
+        }
+        let since = match state.moved {
+            Some((before, since)) if (off - before).abs() <= TOLERANCE => since,
+            _ => {
+                state.moved = Some((off, moment.up));
+                moment.up
+            }
+        };
+        if moment.up.saturating_sub(since) >= BELIEVED_AFTER {
+            (state.wall, state.up, state.moved) = (moment.wall, moment.up, None);
+            return moment.wall;
+        }
+        expected
+    }
+
+    /// Looks at all clocks. `None` where they agree.
+    pub fn judge(
+        &self,
+        moment: Moment,
+        disk: Option<SystemTime>,
+        peers: &[PeerClock],
+    ) -> Option<Doubt> {
+        self.believed(moment);
+        let doubt = self.own(moment, disk).or_else(|| of_peers(peers));
+        let mut state = self.state();
+        let why = match &doubt {
+            Some(Doubt::Disagree(why)) => Some(why.clone()),
+            _ => None,
+        };
+        // The figures of one doubt change from look to look.
+        if why.is_some() != state.doubt.is_some() {
+            if let Some(why) = &why {
+                tracing::warn!("{}", warning(why));
+            } else {
+                tracing::info!("the clocks agree again: clean-up goes on");
+            }
+        }
+        state.doubt = why;
+        doubt
+    }
+
+    fn own(&self, moment: Moment, disk: Option<SystemTime>) -> Option<Doubt> {
+        if let Some((off, _)) = self.state().moved {
+            let why = format!(
+                "this machine's clock was set {} while the bridge runs. If it is right now: restart \
+                 the bridge, or wait an hour",
+                difference(off, "forward", "back")
+            );
+            return Some(Doubt::Disagree(why));
+        }
+        let disk = disk.and_then(|time| Timestamp::try_from(time).ok())?;
+        let off = moment.wall.duration_since(disk);
+        (off.abs() > TOLERANCE).then(|| {
+            Doubt::Disagree(format!(
+                "this machine's clock is {} of that of the filesystem of the jobs folder. Set both \
+                 by a time server",
+                difference(off, "ahead", "behind")
+            ))
+        })
+    }
+
+    /// For `/health`.
+    pub fn warning(&self) -> Option<String> {
+        self.state().doubt.as_deref().map(warning)
+    }
+}
+
+fn of_peers(peers: &[PeerClock]) -> Option<Doubt> {
+    let far = |peer: &&PeerClock| peer.ahead.is_some_and(|ahead| ahead.abs() > TOLERANCE);
+    if let Some(PeerClock {
+        host,
+        ahead: Some(ahead),
+    }) = peers.iter().find(far)
+    {
+        return Some(Doubt::Disagree(format!(
+            "this machine's clock is {} of that of a bridge on {host}, which uses the same jobs \
+             folder. Set both by a time server",
+            difference(*ahead, "ahead", "behind")
+        )));
+    }
+    let unknown = peers.iter().find(|peer| peer.ahead.is_none())?;
+    Some(Doubt::Unknown(format!(
+        "the clock of a bridge on {}, which uses the same jobs folder, is not known yet",
+        unknown.host
+    )))
+}
+
+fn difference(off: SignedDuration, ahead: &str, behind: &str) -> String {
+    let direction = if off.is_negative() { behind } else { ahead };
+    format!("{} s {direction}", off.abs().as_secs())
+}
+
+fn warning(why: &str) -> String {
+    format!("nothing is cleaned up for its age: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    /// `up` seconds after the start, with a wall clock that is `off` then.
+    fn at(up: u64, off: i64) -> Moment {
+        let wall = Timestamp::from_second(1_800_000_000).unwrap();
+        let passed = SignedDuration::from_secs(up.cast_signed() + off);
+        Moment {
+            wall: wall + passed,
+            up: Duration::from_secs(1000 + up),
+        }
+    }
+
+    fn clock() -> Clock {
+        Clock::at(at(0, 0))
+    }
+
+    fn disagrees(doubt: Option<Doubt>) -> bool {
+        matches!(doubt, Some(Doubt::Disagree(_)))
+    }
+
+    #[test]
+    fn a_clock_that_is_set_and_set_back_is_not_believed_meanwhile() {
+        for off in [3 * HOUR.cast_signed(), -2 * 86_400, 100 * 31_536_000] {
+            let clock = clock();
+            assert_eq!(clock.judge(at(10, 0), None, &[]), None);
+            assert!(disagrees(clock.judge(at(20, off), None, &[])), "{off}");
+            assert_eq!(clock.believed(at(21, off)), at(21, 0).wall);
+            assert!(clock.warning().unwrap().contains("was set"));
+            assert_eq!(clock.judge(at(25, 0), None, &[]), None);
+            assert_eq!(clock.warning(), None);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_corrected_and_runs_evenly_is_believed_in_the_end() {
+        let clock = clock();
+        let off = 3 * HOUR.cast_signed();
+        assert!(disagrees(clock.judge(at(10, off), None, &[])));
+        assert!(disagrees(clock.judge(at(HOUR, off + 5), None, &[])));
+        assert_eq!(clock.judge(at(HOUR + 10, off), None, &[]), None);
+        assert_eq!(clock.believed(at(HOUR + 11, off)), at(HOUR + 11, off).wall);
+    }
+
+    #[test]
+    fn a_clock_that_drifts_is_followed() {
+        let clock = clock();
+        for day in 1..100 {
+            let moment = at(day * 86_400, day.cast_signed() * 30);
+            assert_eq!(clock.judge(moment, None, &[]), None);
+        }
+    }
+
+    #[test]
+    fn the_filesystems_clock_and_the_others_must_agree() {
+        let clock = clock();
+        let moment = at(10, 0);
+        let disk = |off: i64| {
+            Some(SystemTime::from(
+                moment.wall + SignedDuration::from_secs(off),
+            ))
+        };
+        assert_eq!(clock.judge(moment, disk(-30), &[]), None);
+        assert!(disagrees(clock.judge(moment, disk(-7200), &[])));
+        assert!(clock.warning().unwrap().contains("7200 s ahead"));
+        let peer = |ahead: Option<i64>| PeerClock {
+            host: "far".to_owned(),
+            ahead: ahead.map(SignedDuration::from_secs),
+        };
+        assert_eq!(clock.judge(moment, None, &[peer(Some(3))]), None);
+        let unknown = clock.judge(moment, None, &[peer(Some(3)), peer(None)]);
+        assert!(matches!(unknown, Some(Doubt::Unknown(_))));
+        assert_eq!(clock.warning(), None, "seconds are no news");
+        let far = clock.judge(moment, None, &[peer(None), peer(Some(-7200))]);
+        assert!(far.unwrap().why().contains("7200 s behind"));
+    }
+
+    #[test]
+    fn the_kernel_tells_its_time() {
+        let before = uptime();
+        assert!(before > Duration::ZERO);
+        assert!(uptime() >= before);
+    }
+}
