@@ -3,7 +3,6 @@
 
 use std::{collections::HashSet, fs::File, io::Read as _, time::Duration};
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
@@ -96,8 +95,8 @@ impl Running {
 
     async fn open_artifact(&self, file: &Artifact) -> Result<File, Failure> {
         let (store, link) = (self.engine.store.clone(), file.token.clone());
-        match blocking(move || store.link(&link, Timestamp::now())).await {
-            Ok(Link::Live(_, data)) => Ok(data),
+        match blocking(move || store.link(&link, store.now())).await {
+            Ok(Link::Live(_, data)) => Ok(data.into()),
             Ok(_) => Err(Failure::Disk("the file is gone".into())),
             Err(error) => Err(Failure::Disk(error.to_string().into())),
         }

@@ -2,7 +2,6 @@
 
 use std::{path::Path, sync::Arc};
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 
@@ -229,7 +228,7 @@ impl CallEngine {
     ) -> Result<Published, CallError> {
         let mut published = Published::default();
         for path in paths {
-            match publish(&self.store, job, path, snapshot, origin, Timestamp::now()) {
+            match publish(&self.store, job, path, snapshot, origin, self.store.now()) {
                 Ok(artifact) => published.files.push(artifact),
                 Err(error) if error.is_disk_full() => {
                     self.take_back(&published);
@@ -239,7 +238,7 @@ impl CallEngine {
             }
         }
         if published.files.len() > 1 {
-            let now = Timestamp::now();
+            let now = self.store.now();
             match publish_archive(&self.store, job, ARCHIVE, &published.files, origin, now) {
                 Ok(archive) => published.archive = Some(Box::new(archive)),
                 Err(error) => refused.push(error.to_string()),

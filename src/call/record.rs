@@ -122,8 +122,9 @@ async fn write_folder(
             files: &files,
         };
         engine.store.journal(&job, mode, &entry)?;
+        let now = engine.store.now();
         engine.store.update_metadata(&job, |metadata| {
-            metadata.last_call_at = Some(Timestamp::now());
+            metadata.last_call_at = Some(now);
             metadata.error.clone_from(&error);
             metadata.status = match (&error, metadata.live_sessions.is_empty()) {
                 (Some(_), _) => JobStatus::Failed,

@@ -1,7 +1,5 @@
 //! A call by a fresh child in a fresh folder; nothing of the child is left after the answer.
 
-use jiff::Timestamp;
-
 use super::{Answer, CallError, Incoming, Running, attachments::Lot, holds::Holds, run::blocking};
 use crate::{
     artifacts::Snapshot,
@@ -87,7 +85,7 @@ impl Running {
             if let Some(Ok(parts)) = spare.map(|spare| spare.claim(&new)) {
                 return Ok((parts.job, parts.lease, Some(parts.child)));
             }
-            let (job, lease) = store.create_leased_job(&new, Timestamp::now())?;
+            let (job, lease) = store.create_leased_job(&new, store.now())?;
             Ok((job, lease, None))
         };
         let made: Result<_, StoreError> = blocking(make).await;

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -154,7 +153,7 @@ fn throw_away_job(store: &Store, server: ServerName) -> Result<(Job, Lease), Lea
         key: None,
         servers: &[server],
     };
-    Ok(store.create_leased_job(&new, Timestamp::now())?)
+    Ok(store.create_leased_job(&new, store.now())?)
 }
 
 /// Finds out whether the server speaks 2026-07-28. Servers pin a process to what they hear first,

@@ -9,11 +9,15 @@ mod page;
 mod stream;
 
 use std::{
-    fs::File,
     io::{Seek as _, SeekFrom},
     sync::Arc,
 };
 
+use self::{conditions::Selection, page::Problem, stream::stream};
+use crate::{
+    model::LinkToken,
+    store::{Artifact, Bytes, GoneReason, Link, Store, StoreError},
+};
 use axum::{
     Router,
     body::Body,
@@ -21,13 +25,6 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::Response,
     routing::get,
-};
-use jiff::Timestamp;
-
-use self::{conditions::Selection, page::Problem, stream::stream};
-use crate::{
-    model::LinkToken,
-    store::{Artifact, GoneReason, Link, Store, StoreError},
 };
 
 /// The language of pages for browsers that do not ask for one of ours (`MCPO_LANG`).
@@ -67,7 +64,7 @@ async fn download(State(downloads): State<Downloads>, request: Request) -> Respo
         return page::answer(Problem::NotFound, downloads.language, &headers);
     };
     let found = tokio::task::spawn_blocking(move || {
-        let link = downloads.store.link(&token, Timestamp::now())?;
+        let link = downloads.store.link(&token, downloads.store.now())?;
         match link {
             Link::Live(artifact, data) => Answer::live(artifact, data, &method, &headers),
             Link::Gone(GoneReason::Expired) => Ok(Answer::Problem(Problem::Expired, headers)),
@@ -98,7 +95,7 @@ fn token(path: &str) -> Option<LinkToken> {
 enum Answer {
     Bytes {
         artifact: Box<Artifact>,
-        data: File,
+        data: Bytes,
         selection: Selection,
     },
     Problem(Problem, HeaderMap),
@@ -107,7 +104,7 @@ enum Answer {
 impl Answer {
     fn live(
         artifact: Box<Artifact>,
-        mut data: File,
+        mut data: Bytes,
         method: &Method,
         headers: &HeaderMap,
     ) -> Result<Self, StoreError> {
@@ -139,7 +136,7 @@ impl Answer {
     }
 }
 
-fn bytes(artifact: Artifact, data: File, selection: &Selection) -> Response {
+fn bytes(artifact: Artifact, data: Bytes, selection: &Selection) -> Response {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers::describe(headers, &artifact);

@@ -7,7 +7,6 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode},
     response::{IntoResponse as _, Response},
 };
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -152,8 +151,9 @@ pub async fn take_in(
     let taken = engine.take_in(&workspace, files).await;
     let (store, job) = (app.store.clone(), workspace.job.clone());
     let touch = move || {
+        let now = store.now();
         store.update_metadata(&job, |metadata| {
-            metadata.last_call_at = Some(Timestamp::now());
+            metadata.last_call_at = Some(now);
         })
     };
     if let Ok(Err(error)) = tokio::task::spawn_blocking(touch).await {

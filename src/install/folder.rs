@@ -188,7 +188,8 @@ impl Folder {
 
     /// The time as the filesystem tells it; none where nothing can be made there.
     fn now(&self) -> Option<SystemTime> {
-        let stage = self.stage().ok()?;
+        // What is not there yet need not be made for this.
+        let stage = self.root.is_dir().then(|| self.stage().ok())??;
         let made = fs::symlink_metadata(&stage.path);
         made.and_then(|made| made.modified()).ok()
     }

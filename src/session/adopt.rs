@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::{Claim, Place, Session, SessionError, Sessions, Wants, Workspace, pool::Spare};
 use crate::{
     artifacts::Snapshot,
@@ -77,7 +75,7 @@ impl Sessions {
         let (job, lease) = spare.folder();
         if !self
             .store
-            .adopt(&place.key, job, lease, &new, Timestamp::now())?
+            .adopt(&place.key, job, lease, &new, self.store.now())?
         {
             return Ok(None);
         }

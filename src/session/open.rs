@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jiff::Timestamp;
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{Claim, Entry, Place, SessionError, Sessions, Workspace};
@@ -77,7 +76,7 @@ impl Sessions {
             servers: &[],
         };
         self.prove(place, &new)?;
-        let found = store.open_workspace(&place.key, &new, Timestamp::now())?;
+        let found = store.open_workspace(&place.key, &new, store.now())?;
         match self.look(&found.job) {
             Ok((before, files)) => {
                 tracing::debug!(job = ?found.job.id(), "workspace opened");
@@ -106,7 +105,7 @@ impl Sessions {
             }
             // A server with a folder of its own comes first: the others' folder proves the id.
             Claim::Minted(session) if session != place.key => {
-                store.bind(&session, new, Timestamp::now())?;
+                store.bind(&session, new, store.now())?;
             }
             Claim::Minted(_) | Claim::Free => {}
         }

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinHandle,
@@ -231,7 +230,7 @@ impl SharedChildren {
                 key: None,
                 servers: &[server],
             };
-            store.create_leased_job(&new, Timestamp::now())
+            store.create_leased_job(&new, store.now())
         };
         let made = tokio::task::spawn_blocking(make).await;
         let (job, lease) = made.expect("making a folder does not panic")?;

@@ -20,7 +20,7 @@ use super::{
     metadata::Kept,
     remove::remove_tree,
 };
-use crate::model::Principal;
+use crate::model::{JobId, Principal};
 
 /// How long things are kept. Links carry their own end.
 #[derive(Debug, Clone, Copy)]
@@ -174,7 +174,8 @@ impl Round<'_> {
             }
         };
         if items.len() <= FEW {
-            return run(self);
+            run(self);
+            return;
         }
         let this = &*self;
         let reports: Vec<GcReport> = thread::scope(|scope| {
@@ -247,22 +248,22 @@ impl Round<'_> {
                 return self.note(Err(files::at("list", self.store.root())(error)));
             }
         };
-        let mut ids = Vec::new();
+        let mut ids: Vec<JobId> = Vec::new();
         for name in names {
-            match name.as_deref().map(str::parse) {
+            match name.as_deref().map(str::parse::<JobId>) {
                 Some(Ok(id)) => ids.push(id),
                 _ if name.as_deref() == Some(".bridge") => {}
                 _ => self.report.unknown_entries += 1,
             }
         }
-        self.each(&ids, |round, id| match round.store.job(*id)? {
-            Some(job) => round.job(&job),
-            None => {
-                // Gone meanwhile, or a link or a file in its place.
-                let there = round.store.root().join(id.to_string());
-                round.report.unknown_entries += u64::from(there.symlink_metadata().is_ok());
-                Ok(())
+        self.each(&ids, |round, id| {
+            if let Some(job) = round.store.job(*id)? {
+                return round.job(&job);
             }
+            // Gone meanwhile, or a link or a file in its place.
+            let there = round.store.root().join(id.to_string());
+            round.report.unknown_entries += u64::from(there.symlink_metadata().is_ok());
+            Ok(())
         });
     }
 

@@ -691,6 +691,29 @@ mod tests {
     }
 
     #[test]
+    fn clocks_that_are_far_apart_are_noticed_before_anything_is_removed() {
+        let folder = Folder::new();
+        let store = folder.open();
+        assert_eq!(store.doubt(), None, "alone, and the filesystem agrees");
+        let mut other = Foreign::new(&store);
+        let now = Timestamp::now();
+        let why = |store: &Store| store.doubt().map(|doubt| doubt.why().to_owned());
+        // Two hours behind, or it wrote that two hours ago.
+        other.beat(&store, later(now, -7200));
+        assert!(matches!(store.doubt(), Some(clock::Doubt::Unknown(_))));
+        other.beat(&store, later(now, -7199));
+        assert!(why(&store).unwrap().contains("ahead"));
+        assert!(store.warnings()[0].contains("nothing is cleaned up"));
+        // It was set right.
+        other.beat(&store, now);
+        assert_eq!(store.doubt(), None);
+        assert_eq!(store.warnings(), [] as [String; 0]);
+        let mut tomorrow = Foreign::new(&store);
+        tomorrow.beat(&store, later(now, 86_400));
+        assert!(why(&store).unwrap().contains("behind"));
+    }
+
+    #[test]
     fn others_see_where_an_instance_is_reached_from_now_on() {
         let folder = Folder::new();
         let (one, two) = (folder.open(), folder.open());

@@ -296,10 +296,9 @@ impl Store {
             // A lost one after a crash of the host is as stale as a released one.
             let put = self.put_in_place(&job, lease.fence + 1, &free, &found, Sync::No);
             match put {
-                Ok(true) => return Ok(()),
                 Ok(false) => {}
-                // Somebody is about to take it over.
-                Err(LeaseError::Elsewhere { .. }) => return Ok(()),
+                // Elsewhere: somebody is about to take it over.
+                Ok(true) | Err(LeaseError::Elsewhere { .. }) => return Ok(()),
                 Err(LeaseError::Store(error)) => return Err(error),
             }
         }
@@ -319,31 +318,55 @@ impl Store {
     }
 
     fn mend(&self, job: &Job, lease: &Lease, why: &str) -> Result<bool, StoreError> {
-        let lock = match FileLock::job(job) {
+        let _lock = match FileLock::job(job) {
             Err(StoreError::JobGone) => return Ok(false),
-            other => other,
+            // Without it the claim decides.
+            other => other.ok(),
         };
-        let found = read(job)?;
-        if let Found::Record(record) = &found {
-            return Ok(is_of(record, lease));
-        }
         let record = self.own_record(lease.fence, lease.since);
-        let put = lock
-            .map_err(LeaseError::from)
-            .and_then(|_lock| self.put_in_place(job, MENDING, &record, &found, Sync::Yes));
-        match put {
-            Ok(true) => {
-                self.broken().remove(&job.id());
-                tracing::warn!(job = ?job.id(), why, "a lease of this bridge could not be read: it is written anew");
+        loop {
+            let found = read(job)?;
+            if let Found::Record(record) = &found {
+                return Ok(is_of(record, lease));
             }
-            Ok(false) | Err(LeaseError::Elsewhere { .. }) => {}
-            Err(LeaseError::Store(error)) => {
-                tracing::warn!(job = ?job.id(), why, %error, "a lease of this bridge cannot be read, nor written anew");
+            match self.put_in_place(job, MENDING, &record, &found, Sync::Yes) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.broken().remove(&job.id());
+                    tracing::warn!(
+                        job = ?job.id(),
+                        why,
+                        "a lease of this bridge could not be read: it is written anew"
+                    );
+                    return Ok(true);
+                }
+                // Somebody takes us for dead; he has not taken it over yet.
+                Err(LeaseError::Elsewhere { .. }) => return Ok(true),
+                Err(LeaseError::Store(error)) => {
+                    tracing::warn!(
+                        job = ?job.id(),
+                        why,
+                        %error,
+                        "a lease of this bridge cannot be read, nor be written anew"
+                    );
+                    return Ok(true);
+                }
             }
         }
-        match read(job)? {
-            Found::Record(record) => Ok(is_of(&record, lease)),
-            Found::Broken(_) => Ok(true),
+    }
+
+    /// Forgets leases that could not be read and by now can be, or are gone.
+    pub(super) fn forget_mended(&self) {
+        let noted: Vec<JobId> = self.broken().keys().copied().collect();
+        for id in noted {
+            let mended = match self.job(id) {
+                Ok(Some(job)) => matches!(read(&job), Ok(Found::Record(_))),
+                Ok(None) => true,
+                Err(_) => false,
+            };
+            if mended {
+                self.broken().remove(&id);
+            }
         }
     }
 
@@ -751,6 +774,7 @@ mod tests {
             assert!(one.holds(&held.lease).unwrap(), "{how}");
             assert!(matches!(read(&held.job).unwrap(), Found::Record(r) if is_of(&r, &held.lease)));
             assert!(two.acquire(&held.job, folder.now).is_err(), "{how}");
+            two.renew(folder.now).unwrap();
             assert_eq!(two.warnings(), [] as [String; 0], "{how}");
         }
     }

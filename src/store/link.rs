@@ -1,15 +1,20 @@
 //! Published artifacts on disk: `meta.json` and the immutable `data` under a random token.
 
 use std::{
+    borrow::Cow,
+    collections::HashMap,
     fs::{self, File},
-    io,
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{PrincipalHash, Store, StoreError, files, is_disk_full, remove::remove_tree};
@@ -78,7 +83,7 @@ pub enum GoneReason {
 #[derive(Debug)]
 pub enum Link {
     /// The bytes, open for reading; they stay readable if the link ends meanwhile.
-    Live(Box<Artifact>, File),
+    Live(Box<Artifact>, Bytes),
     /// It existed: 410.
     Gone(GoneReason),
     /// It never existed, or its tombstone is over: 404.
@@ -102,16 +107,155 @@ impl StagedLink {
         &mut self.data
     }
 
-    /// Makes it reachable under `artifact.token`.
+    /// Makes it reachable under `artifact.token`, whose hash must be that of the bytes. When this
+    /// returns, both are on the disk: a link is a promise.
     pub fn publish(mut self, store: &Store, artifact: &Artifact) -> Result<(), StoreError> {
-        let target = store.link_folder(&artifact.token);
-        let shown = files::write_json(&self.folder.join(META), artifact, store.staging())
-            .and_then(|()| target.parent().map_or(Ok(()), files::make_dir))
-            .and_then(|()| fs::rename(&self.folder, &target));
-        shown.map_err(files::at("publish", &self.folder))?;
+        if let Some(job) = store.job(artifact.job)? {
+            store.refuse_others(&job)?;
+        }
+        store.sync_records(artifact.job)?;
+        self.show(store, artifact)
+            .map_err(files::at("publish", &self.folder))?;
         self.published = true;
         Ok(())
     }
+
+    fn show(&self, store: &Store, artifact: &Artifact) -> io::Result<()> {
+        let target = store.link_folder(&artifact.token);
+        let shard = target.parent().unwrap_or(&target);
+        self.data.sync_all()?;
+        let record = Published {
+            artifact: Cow::Borrowed(artifact),
+            stamp: Some(Stamp::of(&self.data)?),
+        };
+        let meta = self.folder.join(META);
+        files::write_json(&meta, &record, store.staging())?;
+        files::sync_file(&meta)?;
+        files::sync_dir(&self.folder)?;
+        let new = !shard.is_dir();
+        files::make_dir(shard)?;
+        fs::rename(&self.folder, &target)?;
+        files::sync_dir(shard)?;
+        if new {
+            files::sync_dir(&store.bridge("artifacts"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The record, with what tells that the bytes are those that were hashed.
+#[derive(Serialize, Deserialize)]
+struct Published<'a> {
+    #[serde(flatten)]
+    artifact: Cow<'a, Artifact>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stamp: Option<Stamp>,
+}
+
+/// Which file it is, and when it was changed last. Every change of its bytes shows in `changed`,
+/// the one time that no program can set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let found = file.metadata()?;
+        Ok(Self {
+            inode: found.ino(),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+
+    /// Whether the bytes of an open file were changed since it was stamped. The end of its link
+    /// changes the time, too, and nothing of the bytes.
+    pub fn still_holds(&self, file: &File) -> io::Result<bool> {
+        let now = Self::of(file)?;
+        let removed = file.metadata()?.nlink() == 0;
+        Ok(now == *self || removed && (now.size, now.modified) == (self.size, self.modified))
+    }
+}
+
+/// The bytes of a link: open for reading, and those that were published.
+#[derive(Debug)]
+pub struct Bytes {
+    file: File,
+    stamp: Stamp,
+}
+
+impl Bytes {
+    /// The open file, from its beginning, and what it must look like to the end.
+    pub fn into_parts(self) -> (File, Stamp) {
+        (self.file, self.stamp)
+    }
+}
+
+impl From<Bytes> for File {
+    fn from(bytes: Bytes) -> Self {
+        bytes.file
+    }
+}
+
+impl Read for Bytes {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl Seek for Bytes {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
+}
+
+/// Files whose bytes were hashed anew, since their record does not vouch for them: it is of an
+/// earlier version, or the folder was copied.
+#[derive(Debug, Default)]
+pub(super) struct Hashed(Mutex<HashMap<LinkToken, Stamp>>);
+
+/// So many are remembered.
+const HASHED: usize = 10_000;
+
+impl Hashed {
+    fn map(&self) -> MutexGuard<'_, HashMap<LinkToken, Stamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn knows(&self, token: &LinkToken, stamp: Stamp) -> bool {
+        self.map().get(token) == Some(&stamp)
+    }
+
+    fn note(&self, token: &LinkToken, stamp: Stamp) {
+        let mut map = self.map();
+        if map.len() >= HASHED {
+            map.clear();
+        }
+        map.insert(token.clone(), stamp);
+    }
+}
+
+fn sha256(file: &File) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(&mut buffer, at)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+        at += read as u64;
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    Ok(digest
+        .iter()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
 }
 
 impl Drop for StagedLink {
@@ -125,6 +269,8 @@ impl Drop for StagedLink {
     }
 }
 
+/// So many workspaces are remembered as being on the disk.
+const SYNCED: usize = 100_000;
 const META: &str = "meta.json";
 const DATA: &str = "data";
 
@@ -153,14 +299,19 @@ impl Store {
     /// Follows a token. Expiry counts from the clock alone, not from when GC comes by.
     pub fn link(&self, token: &LinkToken, now: Timestamp) -> Result<Link, StoreError> {
         let folder = self.link_folder(token);
-        let Some(artifact) = read(&folder)? else {
+        let Some(Published { artifact, stamp }) = read_published(&folder)? else {
             return Ok(Link::Unknown);
         };
+        let artifact = artifact.into_owned();
         let (reason, ended) = match (artifact.gone_at, artifact.gone) {
             (Some(at), reason) => (reason.unwrap_or(GoneReason::Expired), at),
             (None, _) if artifact.expires_at <= now => (GoneReason::Expired, artifact.expires_at),
             (None, _) => match files::open_read(&folder.join(DATA)) {
-                Ok(data) => return Ok(Link::Live(Box::new(artifact), data)),
+                Ok(data) => {
+                    let bytes = self.check(&artifact, stamp, data);
+                    let bytes = bytes.map_err(files::at("serve", &folder.join(DATA)))?;
+                    return Ok(Link::Live(Box::new(artifact), bytes));
+                }
                 // Ended between the two looks.
                 Err(error) if files::is_absent(&error) => (GoneReason::Expired, now),
                 Err(error) => return Err(files::at("open", &folder.join(DATA))(error)),
@@ -172,14 +323,55 @@ impl Store {
         Ok(Link::Gone(reason))
     }
 
+    /// Holds the bytes against the hash that was published. They need not be read for that where
+    /// the file is the same and was not changed since it was hashed.
+    fn check(&self, artifact: &Artifact, stamp: Option<Stamp>, file: File) -> io::Result<Bytes> {
+        let now = Stamp::of(&file)?;
+        if Some(now) != stamp && !self.hashed.knows(&artifact.token, now) {
+            let same = sha256(&file)? == artifact.sha256 && Stamp::of(&file)? == now;
+            if !same {
+                let why = "its bytes are not those that were published: somebody changed them, or \
+                           the disk did";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            self.hashed.note(&artifact.token, now);
+        }
+        Ok(Bytes { file, stamp: now })
+    }
+
+    /// Sees to it, once in the life of this process, that the records of the workspace of a link
+    /// are on the disk. Its folder may be gone by now.
+    fn sync_records(&self, id: JobId) -> Result<(), StoreError> {
+        let synced = || self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(job) = self.job(id)? else {
+            return Ok(());
+        };
+        if synced().contains(&id) {
+            return Ok(());
+        }
+        for name in ["metadata.json", "lease"] {
+            let path = job.folder().join(name);
+            files::sync_file(&path).map_err(files::at("sync", &path))?;
+        }
+        for folder in [job.folder(), self.root()] {
+            files::sync_dir(folder).map_err(files::at("sync", folder))?;
+        }
+        let mut synced = synced();
+        if synced.len() >= SYNCED {
+            synced.clear();
+        }
+        synced.insert(id);
+        Ok(())
+    }
+
     /// Takes a link back: its bytes go at once and it answers 410. `false` if there is none live.
     pub fn revoke(&self, token: &LinkToken, now: Timestamp) -> Result<bool, StoreError> {
-        match self.link(token, now)? {
-            Link::Live(artifact, _) => {
-                self.end_link(*artifact, GoneReason::Revoked, now)?;
+        match read(&self.link_folder(token))? {
+            Some(artifact) if artifact.gone_at.is_none() && artifact.expires_at > now => {
+                self.end_link(artifact, GoneReason::Revoked, now)?;
                 Ok(true)
             }
-            Link::Gone(..) | Link::Unknown => Ok(false),
+            _ => Ok(false),
         }
     }
 
@@ -266,6 +458,11 @@ fn end_in_order(folder: &Path, write: impl Fn() -> io::Result<()>) -> io::Result
 
 /// Reads the record in a link's folder.
 pub(super) fn read(folder: &Path) -> Result<Option<Artifact>, StoreError> {
+    let published = read_published(folder)?;
+    Ok(published.map(|published| published.artifact.into_owned()))
+}
+
+fn read_published(folder: &Path) -> Result<Option<Published<'static>>, StoreError> {
     let meta = folder.join(META);
     files::read_json(&meta).map_err(files::at("read", &meta))
 }
@@ -277,13 +474,88 @@ pub(super) fn is_over(from: Timestamp, kept: Duration, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::Write as _;
 
     use super::*;
     use crate::{
         model::Principal,
         store::testing::{Folder, later},
     };
+
+    const SHA256_OF_BYTES: &str =
+        "277089d91c0bdf4f2e6862ba7e4a07605119431f5d13f726dd352b06f1b206a9";
+
+    #[test]
+    fn changed_bytes_are_not_served_and_moved_ones_are() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let artifact = publish(&store, folder.now);
+        let data = store.link_folder(&artifact.token).join(DATA);
+        let link = |store: &Store| store.link(&artifact.token, folder.now);
+        // As a backup that was played back: another file with the same bytes.
+        fs::copy(&data, data.with_extension("copy")).unwrap();
+        fs::rename(data.with_extension("copy"), &data).unwrap();
+        for store in [&store, &store, &folder.open()] {
+            assert!(matches!(link(store), Ok(Link::Live(..))));
+        }
+        // By somebody who sets the time back that he can set.
+        let modified = fs::metadata(&data).unwrap().modified().unwrap();
+        for changed in ["Bytes", "more bytes", ""] {
+            fs::write(&data, changed).unwrap();
+            let file = File::options().append(true).open(&data).unwrap();
+            file.set_modified(modified).unwrap();
+            let refused = link(&store).unwrap_err().to_string();
+            assert!(
+                refused.contains("not those that were published"),
+                "{refused}"
+            );
+        }
+        fs::write(&data, "bytes").unwrap();
+        assert!(matches!(link(&store), Ok(Link::Live(..))));
+        fs::write(&data, "Bytes").unwrap();
+        assert!(store.revoke(&artifact.token, folder.now).unwrap());
+    }
+
+    #[test]
+    fn bytes_that_change_while_they_are_read_are_noticed_and_a_link_that_ends_is_no_change() {
+        let folder = Folder::new();
+        let store = folder.open();
+        for change in [true, false] {
+            let artifact = publish(&store, folder.now);
+            let data = store.link_folder(&artifact.token).join(DATA);
+            let Link::Live(_, bytes) = store.link(&artifact.token, folder.now).unwrap() else {
+                panic!("it lives")
+            };
+            let (file, stamp) = bytes.into_parts();
+            if change {
+                // A clock of the kernel that stands still between two of its ticks would hide it.
+                while fs::metadata(&data).unwrap().ctime_nsec() == stamp.changed.1 {
+                    fs::write(&data, "Bytes").unwrap();
+                }
+            } else {
+                store.revoke(&artifact.token, folder.now).unwrap();
+            }
+            assert_eq!(stamp.still_holds(&file).unwrap(), !change);
+        }
+    }
+
+    #[test]
+    fn a_link_from_a_workspace_that_another_took_over_is_not_made() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let job = one
+            .create_job(&crate::store::testing::new_job(), folder.now)
+            .unwrap();
+        one.acquire(&job, folder.now).unwrap();
+        let artifact = Artifact {
+            job: job.id(),
+            token: LinkToken::random(),
+            ..publish(&one, folder.now)
+        };
+        let publish = |store: &Store| store.stage_link().unwrap().publish(store, &artifact);
+        assert!(matches!(publish(&two), Err(StoreError::TakenOver)));
+        publish(&one).unwrap();
+    }
 
     fn publish(store: &Store, now: Timestamp) -> Artifact {
         let artifact = Artifact {
@@ -293,7 +565,7 @@ mod tests {
             ascii_name: "file.xlsx".into(),
             size: 5,
             mime_type: "text/plain".into(),
-            sha256: String::new(),
+            sha256: SHA256_OF_BYTES.into(),
             created_at: now,
             expires_at: later(now, 60),
             gone_at: None,

@@ -286,7 +286,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_never_rewritten() {
+        use std::os::unix::fs::MetadataExt as _;
+
         use rustix::fs::{CWD, Mode, mkfifoat};
+
         let folder = Folder::new();
         let store = folder.open();
         let job = store.create_job(&new_job(), folder.now).unwrap();
@@ -304,7 +307,6 @@ mod tests {
             store.metadata(&job).unwrap_err();
             let idle = |metadata: &mut Metadata| metadata.status = JobStatus::Idle;
             store.update_metadata(&job, idle).unwrap_err();
-            use std::os::unix::fs::MetadataExt as _;
             assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), seen.ino());
             crate::store::remove::remove_tree(&path).unwrap();
             fs::rename(&aside, &path).unwrap();

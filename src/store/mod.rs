@@ -39,7 +39,7 @@ pub mod testing;
 mod unclaimed;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -62,7 +62,7 @@ pub use instance::{Instance, InstanceId, Membership, Peer};
 pub use job::{Job, JobFolderPaths, NewJob};
 pub use journal::{JournalEntry, JournalMode};
 pub use lease::{Lease, LeaseError};
-pub use link::{Artifact, GoneReason, Link, StagedLink, TOMBSTONE};
+pub use link::{Artifact, Bytes, GoneReason, Link, StagedLink, Stamp, TOMBSTONE};
 pub use list::{JobSummary, SessionSummary};
 pub use metadata::{JobStatus, LiveSession, Metadata};
 pub use principal::PrincipalHash;
@@ -76,6 +76,9 @@ pub struct Store {
     instance: Instance,
     watched: instance::Watched,
     clock: Clock,
+    hashed: link::Hashed,
+    /// Workspaces whose records are known to be on the disk.
+    synced: Mutex<HashSet<JobId>>,
     /// A round of clean-up was done.
     swept: AtomicBool,
     /// Leases that cannot be read: the others' renewals that had been seen when that was noticed.
@@ -98,6 +101,8 @@ impl Store {
             instance,
             watched: instance::Watched::default(),
             clock: Clock::at(Moment::now()),
+            hashed: link::Hashed::default(),
+            synced: Mutex::default(),
             swept: AtomicBool::new(false),
             broken: Mutex::default(),
         };
@@ -120,6 +125,7 @@ impl Store {
 
     /// Tells the other replicas that this one lives. Call every [`Instance::renew_every`].
     pub fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.forget_mended();
         match self.instance.renew(now) {
             Err(error) if error.is_absent() => self.restore(now),
             other => other,

@@ -35,6 +35,7 @@ mod openwebui_session;
 mod parked;
 mod pool;
 mod real_servers;
+mod records;
 mod refusals;
 mod remote;
 mod remote_faults;

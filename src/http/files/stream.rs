@@ -11,15 +11,24 @@ use bytes::Bytes;
 use futures_util::stream::try_unfold;
 use rustix::io::{ReadWriteFlags, preadv2};
 
+use crate::store::Stamp;
+
 /// Read and sent at a time. A download holds some of them, whatever its size: hyper takes about
 /// 400 KB ahead of a slow client.
 const CHUNK: u64 = 128 * 1024;
 
 /// The next `length` bytes from where the file is at. The open file stays readable if clean-up
-/// removes its name meanwhile.
-pub fn stream(data: File, length: u64) -> Body {
+/// removes its name meanwhile. If its bytes are changed meanwhile the connection is broken before
+/// the last of them: what was changed is never whole.
+pub fn stream(data: crate::store::Bytes, length: u64) -> Body {
+    let (data, stamp) = data.into_parts();
+    send(data, Some(stamp), length)
+}
+
+fn send(data: File, stamp: Option<Stamp>, length: u64) -> Body {
     let reader = Reader {
         data,
+        stamp,
         left: length,
         sent: Sent::default(),
     };
@@ -28,6 +37,7 @@ pub fn stream(data: File, length: u64) -> Body {
 
 struct Reader {
     data: File,
+    stamp: Option<Stamp>,
     left: u64,
     sent: Sent,
 }
@@ -50,6 +60,12 @@ impl Reader {
             (self.data, block) = reading.await??;
         }
         self.left -= block.bytes.len() as u64;
+        if self.left == 0
+            && let Some(stamp) = &self.stamp
+            && !stamp.still_holds(&self.data)?
+        {
+            return Err(io::Error::other("the file was changed while it was sent"));
+        }
         Ok(Some((Bytes::from_owner(block), self)))
     }
 }
@@ -120,7 +136,7 @@ mod tests {
     }
 
     async fn read(data: File, length: usize) -> Result<Bytes, axum::Error> {
-        axum::body::to_bytes(stream(data, length as u64), usize::MAX).await
+        axum::body::to_bytes(send(data, None, length as u64), usize::MAX).await
     }
 
     #[tokio::test]

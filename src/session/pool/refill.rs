@@ -3,7 +3,6 @@
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -244,7 +243,7 @@ impl Pool {
             let (home, spec) = (home.clone(), spec.clone());
             move || {
                 let made_of = MadeOf::now(&home, &spec);
-                let made = home.store.create_unclaimed(Timestamp::now());
+                let made = home.store.create_unclaimed(home.store.now());
                 made.map(|(job, lease)| (made_of, job, lease))
             }
         };

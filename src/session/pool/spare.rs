@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tokio::{runtime::Handle, sync::OwnedSemaphorePermit};
 
 use super::{Home, PING, code::Code};
@@ -53,7 +52,8 @@ impl Spare {
     /// Makes its folder this principal's. Blocks on the disk.
     pub fn claim(self, new: &NewJob<'_>) -> Result<Parts, StoreError> {
         let (job, lease) = self.folder();
-        self.home.store.claim(job, lease, new, Timestamp::now())?;
+        let store = &self.home.store;
+        store.claim(job, lease, new, store.now())?;
         Ok(self.into_parts())
     }
 

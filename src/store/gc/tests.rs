@@ -190,3 +190,108 @@ fn a_new_workspace_is_not_taken_before_its_first_call() {
         1
     );
 }
+
+#[test]
+fn while_clocks_disagree_only_what_needs_no_clock_goes() {
+    let folder = Folder::new();
+    let made = folder.crash(|store| store.create_unclaimed(folder.now).unwrap().0);
+    let store = folder.open();
+    let long_ago = later(folder.now, -30 * 24 * HOUR);
+    let token = link(&store, &alice(), long_ago);
+    let (job, _) = store.bind(&key("c"), &new_job(), long_ago).unwrap();
+    let doubt = Some(Doubt::Disagree("it is tomorrow".to_owned()));
+    let report = store.collect_unless(doubt, &CLOCKS);
+    assert_eq!(report.held_back.as_deref(), Some("it is tomorrow"));
+    assert_eq!((report.removed_jobs, report.ended_links), (1, 0));
+    assert!(!made.folder().exists() && job.folder().exists());
+    let found = store.link(&token, long_ago).unwrap();
+    assert!(matches!(found, Link::Live(..)), "its bytes are there");
+    let report = store.collect_unless(None, &CLOCKS);
+    assert_eq!(report.held_back, None);
+    assert_eq!((report.removed_jobs, report.ended_links), (1, 1));
+    assert_eq!(report.errors, [] as [String; 0]);
+}
+
+#[test]
+fn many_go_in_one_round_and_each_is_counted_once() {
+    let folder = Folder::new();
+    let store = folder.open();
+    let chats = ["a", "b", "c"].map(|chat| store.bind(&key(chat), &new_job(), folder.now));
+    for _ in 0..200 {
+        let job = store.create_job(&new_job(), folder.now).unwrap();
+        fs::write(job.work().join("a"), "x").unwrap();
+        link(&store, &alice(), folder.now);
+    }
+    let (held, _) = store.create_leased_job(&new_job(), folder.now).unwrap();
+    let report = store.collect(&CLOCKS, None, later(folder.now, 2 * HOUR));
+    assert_eq!(report.errors, [] as [String; 0]);
+    assert_eq!((report.removed_jobs, report.ended_links), (203, 200));
+    assert_eq!((report.leased_jobs, report.removed_bindings), (1, 3));
+    assert!(held.folder().exists() && chats.len() == 3);
+    assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+}
+
+#[test]
+fn two_who_clean_at_once_do_not_trip_over_each_other() {
+    let folder = Folder::new();
+    let stores = [folder.open(), folder.open()];
+    for _ in 0..100 {
+        stores[0].create_job(&new_job(), folder.now).unwrap();
+    }
+    let reports: Vec<_> = thread::scope(|scope| {
+        let clean = |store: &Store| store.collect(&CLOCKS, None, later(folder.now, 2 * HOUR));
+        let started = stores
+            .each_ref()
+            .map(|store| scope.spawn(move || clean(store)));
+        started.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(
+        reports
+            .iter()
+            .map(|report| report.removed_jobs)
+            .sum::<u64>(),
+        100
+    );
+    for report in reports {
+        assert_eq!(report.errors, [] as [String; 0]);
+    }
+}
+
+#[test]
+fn the_claims_of_killed_bridges_go() {
+    let folder = Folder::new();
+    let store = folder.open();
+    let (job, _) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+    let claim = |number: u32, id: &str| {
+        let path = job.folder().join(format!("lease.{number}"));
+        fs::write(&path, id).unwrap();
+        path
+    };
+    let living = claim(1, &folder.open().instance().id().to_string());
+    let other = folder.open();
+    let kept = claim(2, &other.instance().id().to_string());
+    let dead = claim(3, &folder.crash(|store| store.instance().id().to_string()));
+    store.collect(&CLOCKS, None, folder.now);
+    assert!(!dead.exists() && !living.exists(), "both have ended");
+    assert!(kept.exists());
+}
+
+#[test]
+fn something_else_in_the_place_of_metadata_keeps_no_folder_for_ever() {
+    let folder = Folder::new();
+    let store = folder.open();
+    let job = store.create_job(&new_job(), folder.now).unwrap();
+    let metadata = job.folder().join("metadata.json");
+    fs::remove_file(&metadata).unwrap();
+    fs::create_dir(&metadata).unwrap();
+    let report = store.collect(&CLOCKS, None, later(folder.now, HOUR - 60));
+    assert_eq!(report.removed_jobs, 0);
+    let user = store.collect(&CLOCKS, Some(&alice()), folder.now);
+    assert_eq!((user.removed_jobs, user.errors.len()), (0, 1));
+    let report = store.collect(&CLOCKS, None, later(folder.now, HOUR + 60));
+    assert_eq!(
+        (report.removed_jobs, report.errors.len()),
+        (1, 0),
+        "{report:?}"
+    );
+}

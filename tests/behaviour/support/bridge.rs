@@ -266,7 +266,7 @@ impl TestBridge {
     }
 
     #[track_caller]
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         let address = self.address();
         self.signal(Signal::TERM);
         let status = self.wait_for_exit();
