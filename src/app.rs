@@ -245,6 +245,7 @@ impl App {
         warnings.extend(self.installer.warnings());
         warnings.extend(self.store.warnings());
         warnings.extend(self.engine.children.forks().warnings());
+        warnings.extend(self.replicas.warnings());
         for name in config.servers.keys() {
             warnings.extend(self.catalog.warnings(name));
         }

@@ -209,7 +209,7 @@ impl App {
     /// Where others can take the calls, a bridge is ready once it has asked each server what it
     /// offers. Only once: a changed server file must not make all bridges unready together.
     fn is_acquainted(&self) -> bool {
-        if self.acquainted.load(Ordering::Relaxed) || self.replicas.others().is_empty() {
+        if self.acquainted.load(Ordering::Relaxed) || !self.replicas.may_have_others() {
             return true;
         }
         let known = |name| {

@@ -13,7 +13,7 @@ use crate::{
     app::App,
     identity::Refusal,
     model::Caller,
-    replicas::{Envelope, Forward, PEER_HEADER, Payload, Refused, again},
+    replicas::{Forward, OverChannel, PEER_HEADER, Payload, Refused, again},
     telemetry::{REQUEST_ID, RequestId},
 };
 
@@ -25,20 +25,18 @@ pub async fn admit(app: &App, mut request: Request) -> Result<Request, Response>
         return Ok(request);
     };
     request.headers_mut().remove(&PEER_HEADER);
-    if second {
+    let proven = request.extensions().get::<OverChannel>().is_some();
+    if second || !proven {
         return Err(refuse());
     }
-    let opened = app
-        .replicas
-        .open(&value, request.method(), target(request.uri()));
-    match opened {
-        Ok(envelope) => unpack(app, envelope, request).await,
+    match app.replicas.read(&value) {
+        Ok(caller) => unpack(app, caller, request).await,
         Err(Refused::Misdirected) => Err(again()),
-        Err(Refused::Forged) => Err(refuse()),
+        Err(Refused::Broken) => Err(refuse()),
     }
 }
 
-async fn unpack(app: &App, envelope: Envelope, request: Request) -> Result<Request, Response> {
+async fn unpack(app: &App, caller: Caller, request: Request) -> Result<Request, Response> {
     let (mut parts, body) = request.into_parts();
     let body = if multipart::is_multipart(&parts.headers) {
         spool::spool(app, body)
@@ -49,7 +47,6 @@ async fn unpack(app: &App, envelope: Envelope, request: Request) -> Result<Reque
         let body = body.map_err(|unread| Problem::from(unread).into_response())?;
         body.into()
     };
-    let caller = envelope.caller_of(&body.digest()).map_err(|_| refuse())?;
     parts.extensions.insert(Arc::new(caller));
     let bytes = body.body();
     let bytes = bytes.map_err(|error| multipart::unwritten(error).into_response())?;
@@ -58,7 +55,10 @@ async fn unpack(app: &App, envelope: Envelope, request: Request) -> Result<Reque
 }
 
 fn refuse() -> Response {
-    let text = format!("the {PEER_HEADER} header is for the bridges of this service alone");
+    let text = format!(
+        "the {PEER_HEADER} header is for the bridges of this service alone, within the encrypted \
+         connections between them: a bridge of an older version that sends it has to be updated"
+    );
     Problem::new(StatusCode::FORBIDDEN, "forged_peer", text.into()).into_response()
 }
 

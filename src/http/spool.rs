@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::{body::Body, extract::Request, http::request::Parts, response::Response};
 use futures_util::StreamExt as _;
-use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
 use super::{Problem, body::Unread, multipart, peers};
@@ -50,7 +49,7 @@ pub async fn spool(app: &App, body: Body) -> Result<Payload, Problem> {
     let limit = limit.saturating_add(listen.max_body_bytes);
     let file = multipart::stage(app).await?;
     let to = file.data().map_err(multipart::unwritten)?;
-    let (mut to, mut digest) = (tokio::fs::File::from_std(to), Sha256::new());
+    let mut to = tokio::fs::File::from_std(to);
     let (mut chunks, mut size) = (body.into_data_stream(), 0_u64);
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| Unread::Broken(error.into()))?;
@@ -58,9 +57,8 @@ pub async fn spool(app: &App, body: Body) -> Result<Payload, Problem> {
         if size > limit {
             return Err(Problem::files_too_large(limit));
         }
-        digest.update(&chunk);
         to.write_all(&chunk).await.map_err(multipart::unwritten)?;
     }
     to.flush().await.map_err(multipart::unwritten)?;
-    Ok(Payload::Spooled(Arc::new(Spooled::new(file, digest))))
+    Ok(Payload::Spooled(Arc::new(Spooled::new(file))))
 }

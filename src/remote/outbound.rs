@@ -8,7 +8,8 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring};
 #[derive(Clone)]
 pub struct Outbound {
     tls: ClientConfig,
-    proxies: bool,
+    /// All but tests do.
+    asks_proxies: bool,
 }
 
 impl Outbound {
@@ -24,28 +25,23 @@ impl Outbound {
         roots.add_parsable_certificates(found.certs);
         Self {
             tls: tls(roots),
-            proxies: true,
+            asks_proxies: true,
         }
     }
 
     /// Trusts nobody and asks no proxy.
     #[cfg(test)]
     pub fn direct() -> Self {
-        Self::straight(tls(RootCertStore::empty()))
-    }
-
-    /// Asks no proxy.
-    pub fn straight(tls: ClientConfig) -> Self {
         Self {
-            tls,
-            proxies: false,
+            tls: tls(RootCertStore::empty()),
+            asks_proxies: false,
         }
     }
 
     /// A client builder with these.
     pub fn builder(&self) -> reqwest::ClientBuilder {
         let builder = reqwest::Client::builder().tls_backend_preconfigured(self.tls.clone());
-        if self.proxies {
+        if self.asks_proxies {
             builder
         } else {
             builder.no_proxy()

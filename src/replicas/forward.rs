@@ -1,20 +1,25 @@
 //! One request to another replica, and its answer as it comes.
 
-use std::time::Duration;
+use std::error::Error;
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
     response::Response,
 };
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 
-use super::{Elsewhere, Envelope, PEER_HEADER, Payload, Replicas, tls::Known};
-use crate::{model::Caller, remote::Outbound, telemetry::REQUEST_ID};
-
-/// In the same network a connection is there at once, or the other is gone.
-const CONNECT: Duration = Duration::from_secs(2);
-/// Idle connections are given up so soon that a restarted replica meets none.
-const POOL_IDLE: Duration = Duration::from_secs(4);
+use super::{
+    Elsewhere, Envelope, PEER_HEADER, Payload, Replicas,
+    channel::{CONNECT, NoChannel},
+};
+use crate::{
+    model::{Caller, Hop, Principal},
+    store::Peer,
+    telemetry::REQUEST_ID,
+};
 
 /// What of a request's headers always goes on. Identity travels in the envelope, and secrets not at
 /// all, but where the config has a server get them.
@@ -61,24 +66,13 @@ pub(super) enum Sent {
     Lost(String),
 }
 
-pub(super) fn client(certificates: &Known) -> reqwest::Client {
-    Outbound::straight(certificates.tls())
-        .builder()
-        .connect_timeout(CONNECT)
-        .pool_idle_timeout(POOL_IDLE)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .build()
-        .expect("a client with these can be made")
-}
-
 impl Replicas {
     pub(super) async fn send(&self, to: &Elsewhere, caller: &Caller, request: &Forward) -> Sent {
         let Some(address) = &to.address else {
             return Sent::Unreachable("it did not say where it can be reached".to_owned());
         };
-        if let Err(sent) = self.knock(to, address, caller).await {
-            return sent;
+        if let Err(why) = self.knock(to, address).await {
+            return Sent::Unreachable(why);
         }
         let asked = self.ask(to, address, caller, request);
         let answer = tokio::select! {
@@ -88,45 +82,55 @@ impl Replicas {
         match answer {
             Ok(answer) if is_again(&answer) => Sent::Again,
             Ok(answer) => Sent::Answered(self.passed_on(to, answer)),
-            Err(Failed::NotSent(why)) => Sent::Unreachable(why),
+            Err(Failed::NotSent(why) | Failed::Unproven(why)) => Sent::Unreachable(why),
             Err(Failed::Sent(why)) => Sent::Lost(why),
         }
     }
 
-    /// Asks something harmless first: a stopped process takes connections and never answers, and a
-    /// connection that was kept may be one to a process that has ended. Then nothing was lost.
-    async fn knock(&self, to: &Elsewhere, address: &str, caller: &Caller) -> Result<(), Sent> {
+    /// Asks something harmless first, in nobody's name: a stopped process takes connections and never
+    /// answers, and a connection that was kept may be one to a process that has ended. Then nothing
+    /// was lost. Whether the other holds the peer key is known by then, too.
+    async fn knock(&self, to: &Elsewhere, address: &str) -> Result<(), String> {
         let request = Forward {
             method: Method::GET,
             target: format!("{}/health/live", self.path_prefix),
             headers: HeaderMap::new(),
             chosen: HeaderMap::new(),
-            body: Payload::Whole(bytes::Bytes::new()),
+            body: Payload::Whole(Bytes::new()),
         };
-        let asked = self.ask(to, address, caller, &request);
+        let nobody = nobody();
+        let asked = self.ask(to, address, &nobody, &request);
         match tokio::time::timeout(CONNECT, asked).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
                 // To its end, so that the connection can be used again.
-                let _ = answer.bytes().await;
+                let _ = answer.into_body().collect().await;
+                self.has_proven(to.to);
                 Ok(())
             }
-            Ok(Ok(answer)) if is_again(&answer) => {
-                Err(Sent::Unreachable("another bridge is there now".to_owned()))
+            Ok(Ok(answer)) if is_again(&answer) => Err("another bridge is there now".to_owned()),
+            Ok(Ok(answer)) => Err(format!("it refuses this bridge: {}", answer.status())),
+            Ok(Err(Failed::NotSent(why) | Failed::Sent(why))) => Err(why),
+            Ok(Err(Failed::Unproven(why))) => {
+                self.has_not_proven(to.to, address, &why);
+                Err(why)
             }
-            Ok(Ok(answer)) => {
-                let status = answer.status();
-                tracing::warn!(
-                    to = %to.to,
-                    %status,
-                    "another bridge refuses this one: MCPO_PEER_KEY must be the same for all"
-                );
-                Err(Sent::Unreachable(format!(
-                    "it refuses this bridge: {status}"
-                )))
-            }
-            Ok(Err(Failed::NotSent(why) | Failed::Sent(why))) => Err(Sent::Unreachable(why)),
-            Err(_) => Err(Sent::Unreachable("it does not answer".to_owned())),
+            Err(_) => Err("it does not answer".to_owned()),
         }
+    }
+
+    /// Lets one that was seen prove that it holds the peer key.
+    pub(super) async fn challenge(&self, peer: &Peer) -> bool {
+        let to = Elsewhere {
+            to: peer.instance,
+            address: Some(peer.address.clone()),
+            draining: false,
+            hop: Hop::Lease,
+            guest: None,
+        };
+        let proven = self.knock(&to, &peer.address).await;
+        proven
+            .inspect_err(|why| tracing::debug!(to = %to.to, why, "another bridge is not known yet"))
+            .is_ok()
     }
 
     pub(super) async fn ask(
@@ -135,35 +139,36 @@ impl Replicas {
         address: &str,
         caller: &Caller,
         request: &Forward,
-    ) -> Result<reqwest::Response, Failed> {
-        let digest = request.body.digest();
-        let signed = (&request.method, request.target.as_str(), digest);
-        let envelope = Envelope::new(to.to, signed, caller, to.hop, to.guest.clone());
-        let sealed = envelope.seal(&self.key);
-        let sealed = sealed.ok_or_else(|| {
+    ) -> Result<Answer, Failed> {
+        let envelope = Envelope::new(to.to, caller, to.hop, to.guest.clone()).written();
+        let envelope = envelope.ok_or_else(|| {
             Failed::NotSent("what the client says of itself is too long to go on".to_owned())
         })?;
-        let body = request.body.outgoing();
+        let body = request.body.body();
         let body = body.map_err(|error| Failed::NotSent(error.to_string()))?;
-        let mut headers = HeaderMap::new();
+        let asked = Request::builder()
+            .method(request.method.clone())
+            .uri(format!(
+                "{}{}",
+                self.certificates.way(address),
+                request.target
+            ))
+            .body(body);
+        let mut asked = asked.map_err(|error| Failed::NotSent(error.to_string()))?;
+        let headers = asked.headers_mut();
         let always = |name: &HeaderName| PASSED.contains(name) || name.as_str().starts_with("mcp-");
         let usual = request.headers.iter().filter(|(name, _)| always(name));
         let chosen = request.chosen.iter().filter(|(name, _)| !always(name));
         for (name, value) in usual.chain(chosen) {
             headers.append(name, value.clone());
         }
-        headers.insert(PEER_HEADER.clone(), sealed);
-        let asked = self
-            .client
-            .request(
-                request.method.clone(),
-                format!("{}{}", self.certificates.way(address), request.target),
-            )
-            .headers(headers)
-            .body(body);
-        asked.send().await.map_err(|error| {
+        headers.insert(PEER_HEADER.clone(), envelope);
+        self.client.request(asked).await.map_err(|error| {
+            if let Some(unproven @ NoChannel::Unproven(_)) = cause_of(&error) {
+                return Failed::Unproven(unproven.to_string());
+            }
             let why = reason(&error);
-            if error.is_connect() || error.is_builder() {
+            if error.is_connect() {
                 Failed::NotSent(why)
             } else {
                 Failed::Sent(why)
@@ -172,7 +177,7 @@ impl Replicas {
     }
 
     /// The answer, whose body ends with the other replica's.
-    fn passed_on(&self, to: &Elsewhere, answer: reqwest::Response) -> Response {
+    fn passed_on(&self, to: &Elsewhere, answer: Answer) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = answer.status();
         for (name, value) in answer.headers() {
@@ -183,17 +188,21 @@ impl Replicas {
         }
         let (store, id) = (self.store.clone(), to.to);
         let look = self.store.instance().renew_every();
-        let chunks = futures_util::stream::unfold(Some(answer), move |answer| {
+        let chunks = futures_util::stream::unfold(Some(answer.into_body()), move |body| {
             let store = store.clone();
             async move {
-                let mut answer = answer?;
+                let mut body = body?;
                 loop {
                     tokio::select! {
-                        chunk = answer.chunk() => {
-                            return match chunk {
-                                Ok(chunk) => chunk.map(|chunk| (Ok(chunk), Some(answer))),
-                                Err(error) => Some((Err(reason(&error)), None)),
+                        frame = body.frame() => {
+                            let frame = match frame? {
+                                Ok(frame) => frame,
+                                Err(error) => return Some((Err(reason(&error)), None)),
                             };
+                            // Trailers say nothing that is ours.
+                            if let Ok(chunk) = frame.into_data() {
+                                return Some((Ok(chunk), Some(body)));
+                            }
                         }
                         // A stopped replica keeps its connections open.
                         () = tokio::time::sleep(look) => {
@@ -238,8 +247,28 @@ impl Replicas {
     }
 }
 
+/// An answer whose body is still coming.
+type Answer = hyper::Response<Incoming>;
+
+/// Who asks where no caller does.
+fn nobody() -> Caller {
+    Caller {
+        principal: Principal::Anonymous,
+        user: crate::model::UserInfo::default(),
+        trusted: false,
+        chat: None,
+        message: None,
+        token: None,
+        session: None,
+        address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        forwarded: None,
+    }
+}
+
 /// No answer came.
 pub(super) enum Failed {
+    /// The request was never sent: the other is no bridge with our key.
+    Unproven(String),
     /// The request was never sent.
     NotSent(String),
     /// It may have arrived.
@@ -247,7 +276,7 @@ pub(super) enum Failed {
 }
 
 /// 421 with our own mark.
-fn is_again(answer: &reqwest::Response) -> bool {
+fn is_again(answer: &Answer) -> bool {
     answer.status() == StatusCode::MISDIRECTED_REQUEST
         && answer.headers().contains_key(&PEER_HEADER)
 }
@@ -262,10 +291,22 @@ pub fn again() -> Response {
 }
 
 /// The innermost cause, without the address: callers may read it.
-fn reason(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+fn reason(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
     cause.to_string()
+}
+
+/// Why there was no connection, if it was that.
+fn cause_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e NoChannel> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
 }

@@ -6,11 +6,14 @@
 //!                            or parked the call                [`Hop::Session`]
 //! ```
 //! A request that came by a lease never goes on, and one that came by a session only by a lease:
-//! there are no loops. It carries an [`Envelope`]: who calls, as the first replica proved it, signed
-//! with a key that all of them share. Answers come back byte by byte, as they are written; who hangs
-//! up at one end hangs up at the other.
+//! there are no loops. It travels within an encrypted connection whose both ends have proven that they
+//! hold the key that all replicas share ([`channel`]), and carries an [`Envelope`]: who calls, as the
+//! first replica proved it. Records and leases in the jobs folder are not believed so far: they say
+//! where to ask, and who does not prove the key there gets nothing. Answers come back byte by byte, as
+//! they are written; who hangs up at one end hangs up at the other.
 
 mod address;
+mod channel;
 mod envelope;
 mod forward;
 mod guest;
@@ -20,14 +23,17 @@ mod run;
 mod tls;
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use axum::http::{HeaderValue, Method};
+use axum::http::HeaderValue;
+use futures_util::future::join_all;
+use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use crate::{
@@ -35,12 +41,14 @@ use crate::{
     config::{Mode, Settings},
     model::{Caller, Guest, Hop},
     session::{Place, SessionError, Sessions},
-    store::{InstanceId, LeaseError, Peer, Store, StoreError},
+    store::{InstanceId, LeaseError, Others, Peer, Store, StoreError},
     telemetry::Metrics,
 };
 
 pub use address::reachable_at;
-pub use envelope::{Envelope, PEER_HEADER, Refused};
+pub use channel::{OverChannel, is_asked_for, switching};
+use envelope::Envelope;
+pub use envelope::{PEER_HEADER, Refused};
 pub use forward::{Forward, again};
 pub use guest::{Abroad, Homed};
 pub use key::PeerKey;
@@ -51,7 +59,7 @@ pub use tls::{Fingerprint, fingerprint, origin};
 /// What a bridge knows of the others.
 pub struct Replicas {
     key: PeerKey,
-    client: reqwest::Client,
+    client: channel::PeerClient,
     certificates: tls::Known,
     store: Arc<Store>,
     sessions: Arc<Sessions>,
@@ -62,9 +70,25 @@ pub struct Replicas {
     /// How long a call waits for one that is about to end.
     patience: Duration,
     others: watch::Sender<Arc<[Peer]>>,
+    known: Mutex<Known>,
     draining: AtomicBool,
     next: AtomicUsize,
 }
+
+/// What the folder says of the others, and what they have proven.
+#[derive(Default)]
+struct Known {
+    seen: Others,
+    /// Those that hold the peer key.
+    proven: HashSet<InstanceId>,
+    /// What those say that do not.
+    unproven: HashMap<InstanceId, String>,
+}
+
+/// Said where several bridges run.
+const KEY_IN_FOLDER: &str = "several bridges share the jobs folder, and their peer key lies in it, where \
+    a malicious server could read it and speak for any user: set the same MCPO_PEER_KEY for all of \
+    them (see \"Between bridges\" in docs/security.md)";
 
 /// A request belongs elsewhere.
 #[derive(Debug, Clone)]
@@ -93,8 +117,8 @@ impl Replicas {
         let ttl = store.instance().ttl();
         let certificates = tls::Known::default();
         Self {
+            client: channel::client(&key, &certificates),
             key,
-            client: forward::client(&certificates),
             certificates,
             store,
             sessions,
@@ -103,6 +127,7 @@ impl Replicas {
             silence: ttl * 3 / 2 + Duration::from_secs(2),
             patience: settings.limits.queue_timeout,
             others: watch::Sender::new(Arc::from([])),
+            known: Mutex::default(),
             draining: AtomicBool::new(false),
             next: AtomicUsize::new(0),
         }
@@ -110,31 +135,109 @@ impl Replicas {
 
     /// Looks who is there, so that silence is noticed in time. Blocks on the disk.
     pub fn watch(&self) -> Result<(), StoreError> {
-        let found = self.store.watch()?;
-        self.others.send_if_modified(|others| {
-            let new = **others != *found;
-            if new {
-                *others = found.into();
-            }
-            new
-        });
+        let seen = self.store.watch()?;
+        let mut known = self.known();
+        let is_there = |id: &InstanceId| seen.peers.iter().any(|peer| peer.instance == *id);
+        known.proven.retain(is_there);
+        known.unproven.retain(|id, _| is_there(id));
+        known.seen = seen;
+        self.believe(&known);
         Ok(())
     }
 
-    /// Those that take calls, without this one.
+    /// Lets those prove themselves that were seen and have not yet. Until then they are not among
+    /// [`Self::others`]: anything that writes in the jobs folder can make a record.
+    pub async fn prove(&self) {
+        let strangers: Vec<Peer> = {
+            let known = self.known();
+            let peers = known.seen.peers.iter();
+            let strangers = peers.filter(|peer| !known.proven.contains(&peer.instance));
+            strangers.cloned().collect()
+        };
+        join_all(strangers.iter().map(|peer| self.challenge(peer))).await;
+    }
+
+    fn has_proven(&self, id: InstanceId) {
+        let mut known = self.known();
+        known.unproven.remove(&id);
+        if known.proven.insert(id) {
+            self.believe(&known);
+        }
+    }
+
+    fn has_not_proven(&self, id: InstanceId, address: &str, why: &str) {
+        let address = self.certificates.way(address);
+        let text = format!(
+            "a record in the jobs folder names another bridge ({id}, {address}), to which nothing is \
+             sent: {why}; all bridges on a jobs folder need the same MCPO_PEER_KEY and the same version"
+        );
+        let mut known = self.known();
+        if known.proven.remove(&id) {
+            self.believe(&known);
+        }
+        if known.unproven.insert(id, text.clone()).is_none() {
+            tracing::warn!("{text}");
+        }
+    }
+
+    fn believe(&self, known: &Known) {
+        let peers = known.seen.peers.iter();
+        let believed = peers.filter(|peer| known.proven.contains(&peer.instance));
+        let believed: Vec<Peer> = believed.cloned().collect();
+        self.others.send_if_modified(|others| {
+            let new = **others != *believed;
+            if new {
+                *others = believed.into();
+            }
+            new
+        });
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that take calls and have proven that they hold the peer key, without this one.
     pub fn others(&self) -> Arc<[Peer]> {
         self.others.borrow().clone()
+    }
+
+    /// How many there are that may take chats over when this one falls silent, as far as the folder
+    /// says: also those that cannot be reached, are about to end or have proven nothing.
+    pub fn neighbours(&self) -> usize {
+        self.known().seen.alive
+    }
+
+    /// Whether there is one, by its record, that takes calls; it need not have proven itself yet.
+    pub fn may_have_others(&self) -> bool {
+        !self.known().seen.peers.is_empty()
+    }
+
+    /// What operators should know.
+    pub fn warnings(&self) -> Vec<String> {
+        let known = self.known();
+        let mut warnings: Vec<String> = known.unproven.values().cloned().collect();
+        warnings.sort();
+        if known.seen.alive > 0 && self.key.is_in_jobs_folder() {
+            warnings.push(KEY_IN_FOLDER.to_owned());
+        }
+        warnings
+    }
+
+    /// What who connects as another bridge has to prove, and is shown.
+    pub fn proof(&self) -> Arc<ServerConfig> {
+        self.key.server()
     }
 
     /// Whether nobody else works on the folder, by a look at this moment: one that has just started
     /// may hold a chat already.
     pub async fn is_alone(&self) -> bool {
-        if !self.others().is_empty() {
+        if self.may_have_others() {
             return false;
         }
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || store.watch()).await;
-        matches!(found, Ok(Ok(others)) if others.is_empty())
+        matches!(found, Ok(Ok(others)) if others.peers.is_empty())
     }
 
     /// From now on what is new goes to others, where there are any.
@@ -243,14 +346,9 @@ impl Replicas {
         })
     }
 
-    /// Opens the envelope of a request that says to come from another replica.
-    pub fn open(
-        &self,
-        value: &HeaderValue,
-        method: &Method,
-        target: &str,
-    ) -> Result<Envelope, Refused> {
-        Envelope::open(value, &self.key, self.own(), (method, target))
+    /// Reads the envelope of a request that another replica has sent here.
+    pub fn read(&self, value: &HeaderValue) -> Result<Caller, Refused> {
+        Envelope::read(value, self.own())
     }
 
     /// What other replicas know this one by.
@@ -294,11 +392,20 @@ fn elsewhere(error: LeaseError) -> Option<Elsewhere> {
     }
 }
 
+impl Elsewhere {
+    /// The call's error, where the other could not be asked; nothing was done.
+    pub fn unreachable(&self, why: Option<&str>) -> CallError {
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        CallError::Elsewhere(format!(
+            "this chat runs on another bridge ({}), which cannot be reached now{why}; the call was not \
+             begun",
+            self.to
+        ))
+    }
+}
+
 impl From<&Elsewhere> for CallError {
     fn from(elsewhere: &Elsewhere) -> Self {
-        Self::Elsewhere(format!(
-            "this chat runs on another bridge ({}), which cannot be reached now",
-            elsewhere.to
-        ))
+        elsewhere.unreachable(None)
     }
 }

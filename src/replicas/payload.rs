@@ -4,10 +4,9 @@ use std::{io, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 use tokio_util::io::ReaderStream;
 
-use crate::{model::hex, store::StagedFile};
+use crate::store::StagedFile;
 
 /// Read and sent at a time.
 const CHUNK: usize = 128 * 1024;
@@ -23,30 +22,16 @@ pub enum Payload {
 
 /// A body on disk; gone when it is dropped.
 #[derive(Debug)]
-pub struct Spooled {
-    file: StagedFile,
-    digest: String,
-}
+pub struct Spooled(StagedFile);
 
 impl Spooled {
-    /// `digest` is that of everything in the file.
-    pub fn new(file: StagedFile, digest: Sha256) -> Self {
-        Self {
-            file,
-            digest: hex(&digest.finalize()),
-        }
+    /// All that is in the file.
+    pub fn new(file: StagedFile) -> Self {
+        Self(file)
     }
 }
 
 impl Payload {
-    /// SHA-256, lower-case hex.
-    pub fn digest(&self) -> String {
-        match self {
-            Self::Whole(bytes) => hex(&Sha256::digest(bytes)),
-            Self::Spooled(spooled) => spooled.digest.clone(),
-        }
-    }
-
     /// From its beginning.
     pub fn body(&self) -> io::Result<Body> {
         Ok(match self {
@@ -54,18 +39,11 @@ impl Payload {
             Self::Spooled(spooled) => Body::from_stream(spooled.read()?),
         })
     }
-
-    pub(super) fn outgoing(&self) -> io::Result<reqwest::Body> {
-        Ok(match self {
-            Self::Whole(bytes) => bytes.clone().into(),
-            Self::Spooled(spooled) => reqwest::Body::wrap_stream(spooled.read()?),
-        })
-    }
 }
 
 impl Spooled {
     fn read(&self) -> io::Result<ReaderStream<tokio::fs::File>> {
-        let file = tokio::fs::File::from_std(self.file.read()?);
+        let file = tokio::fs::File::from_std(self.0.read()?);
         Ok(ReaderStream::with_capacity(file, CHUNK))
     }
 }

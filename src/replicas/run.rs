@@ -34,6 +34,7 @@ impl Replicas {
         attempt: impl Fn() -> F,
     ) -> Result<Response, E> {
         let began = Instant::now();
+        let mut last = None;
         loop {
             let error = match attempt().await {
                 Err(error) => error,
@@ -62,13 +63,13 @@ impl Replicas {
                     Sent::Unreachable(why) => {
                         self.metrics.forwarded("unreachable");
                         tracing::debug!(to = %elsewhere.to, why, "another bridge does not answer");
+                        last = Some(why);
                     }
                     Sent::Again => self.metrics.forwarded("again"),
                 }
             }
             if began.elapsed() > patience {
-                let why = CallError::from(elsewhere);
-                return Err(why.into());
+                return Err(elsewhere.unreachable(last.as_deref()).into());
             }
             tokio::time::sleep(PAUSE).await;
         }

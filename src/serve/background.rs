@@ -8,6 +8,8 @@ use tokio::{
     task::JoinSet,
 };
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::reload;
 use crate::{
     app::App,
@@ -121,6 +123,7 @@ async fn watch(app: Arc<App>) {
     let mut timer = tokio::time::interval(app.store.instance().renew_every() / 2);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut known = 0;
+    let mut proving = AbortOnDropHandle::new(tokio::spawn(async {}));
     loop {
         timer.tick().await;
         let looker = app.clone();
@@ -128,14 +131,27 @@ async fn watch(app: Arc<App>) {
         if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
             tracing::warn!(%error, "other bridges on the jobs folder cannot be seen");
         }
+        if proving.is_finished() {
+            // Beside the looks, which have to be often: who does not answer takes its time.
+            let prover = app.clone();
+            proving = AbortOnDropHandle::new(tokio::spawn(async move {
+                prover.replicas.prove().await;
+            }));
+        }
         // Alone, a bridge may be stopped as long as somebody likes.
         let others = app.replicas.others().len();
         // Half of it: the others count from the last renewal, which was up to a quarter before.
-        let most = (others > 0).then(|| app.store.instance().ttl() / 2);
+        let most = (app.replicas.neighbours() > 0).then(|| app.store.instance().ttl() / 2);
         app.engine.children.bound_silence(most);
         if others != known {
             known = others;
             tracing::info!(others, "bridges that share the jobs folder");
+            if others > 0 {
+                app.replicas
+                    .warnings()
+                    .iter()
+                    .for_each(|warning| tracing::warn!("{warning}"));
+            }
         }
     }
 }

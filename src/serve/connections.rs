@@ -36,7 +36,9 @@ pub async fn serve<F>(
             let answered = answer(peer, request);
             async { Ok::<_, Infallible>(answered.await) }
         });
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let connection = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         let (bell, hung) = bells.hang(number);
         open.spawn(async move {
             let mut connection = PollAgain::new(connection);

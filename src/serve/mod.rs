@@ -9,6 +9,7 @@
 
 mod background;
 mod certificate;
+mod channel;
 mod connections;
 mod poll_again;
 mod reload;
@@ -34,10 +35,11 @@ use crate::{
     app::App,
     config::{self, ConfigError, Settings},
     http, limits,
-    replicas::{origin, reachable_at},
+    replicas::{is_asked_for, origin, reachable_at},
     store::{Membership, Store, StoreError},
 };
 
+use channel::Channels;
 use signals::Signals;
 
 /// How long answers may take to leave after the grace.
@@ -151,11 +153,22 @@ async fn answer(
     tls: Option<watch::Receiver<tls::Acceptor>>,
 ) -> io::Result<()> {
     let service = Arc::new(http::Service::new(&app));
-    let service = move |peer, request| {
+    let answer = move |peer, request| {
         let service = service.clone();
         async move { service.answer(peer, request).await }
     };
     let stopping = app.engine.stopping.clone();
+    let channels = Channels::new(app.replicas.proof(), stopping.clone());
+    let open = channels.clone();
+    let service = move |peer, request| {
+        let (answer, open) = (answer.clone(), open.clone());
+        async move {
+            if is_asked_for(&request) {
+                return open.open(peer, request, answer);
+            }
+            answer(peer, request).await
+        }
+    };
     match tls {
         None => {
             // Without this an answer can wait 40 ms for the client's acknowledgement.
@@ -167,6 +180,7 @@ async fn answer(
             connections::serve(listener, service, stopping).await;
         }
     }
+    channels.ended().await;
     Ok(())
 }
 
@@ -187,6 +201,7 @@ async fn hand_over(app: &Arc<App>, until: Instant) {
     let looker = app.clone();
     let look = move || looker.replicas.watch();
     let _ = tokio::task::spawn_blocking(look).await;
+    app.replicas.prove().await;
     if app.replicas.others().is_empty() {
         return;
     }

@@ -147,6 +147,16 @@ pub struct Peer {
     pub address: String,
 }
 
+/// The other instances that live.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Those that take calls.
+    pub peers: Vec<Peer>,
+    /// How many there are in all. Each may take a lease over, also one that nobody reaches or that is
+    /// about to end.
+    pub alive: usize,
+}
+
 impl Instance {
     /// The id under which this run holds its leases.
     pub fn id(&self) -> InstanceId {
@@ -531,19 +541,20 @@ impl Store {
         Ok(clocks)
     }
 
-    /// Looks at every instance once, so that silence is noticed in time; returns those that take
-    /// calls, this one left out. Call it several times within each [`Instance::renew_every`].
-    pub fn watch(&self) -> Result<Vec<Peer>, StoreError> {
-        Ok(self
-            .others()?
-            .filter_map(|instance| match self.liveness(instance) {
-                Liveness::Alive {
-                    address: Some(address),
-                    draining: false,
-                } => Some(Peer { instance, address }),
-                _ => None,
-            })
-            .collect())
+    /// Looks at every instance once, so that silence is noticed in time; this one is left out. Call
+    /// it several times within each [`Instance::renew_every`].
+    pub fn watch(&self) -> Result<Others, StoreError> {
+        let mut others = Others::default();
+        for instance in self.others()? {
+            let Liveness::Alive { address, draining } = self.liveness(instance) else {
+                continue;
+            };
+            others.alive += 1;
+            if let Some(address) = address.filter(|_| !draining) {
+                others.peers.push(Peer { instance, address });
+            }
+        }
+        Ok(others)
     }
 
     /// Whether an instance may still come back to work: not where it is known to have ended, or
@@ -756,10 +767,10 @@ mod tests {
             instance: two.instance().id(),
             address: "b:2".into(),
         };
-        assert_eq!(one.watch().unwrap(), [peer]);
-        assert_eq!(command.watch().unwrap().len(), 2);
+        assert_eq!(one.watch().unwrap().peers, [peer]);
+        assert_eq!(command.watch().unwrap().peers.len(), 2);
         two.drain(later(folder.now, 1)).unwrap();
-        assert_eq!(one.watch().unwrap(), []);
+        assert_eq!(one.watch().unwrap().peers, []);
     }
 
     #[test]

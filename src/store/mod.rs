@@ -58,7 +58,7 @@ pub use error::{StoreError, is_disk_full};
 pub use files::{open_append, read_within};
 pub use gc::{Clocks, GcReport};
 pub use incoming::StagedFile;
-pub use instance::{Instance, InstanceId, Membership, Peer};
+pub use instance::{Instance, InstanceId, Membership, Others, Peer};
 pub use job::{Job, JobFolderPaths, NewJob};
 pub use journal::{JournalEntry, JournalMode};
 pub use lease::{Lease, LeaseError};

@@ -42,6 +42,7 @@ mod remote_faults;
 mod replicas;
 mod replicas_files;
 mod replicas_mcp;
+mod replicas_proof;
 mod running;
 mod session_lists;
 mod sessions;

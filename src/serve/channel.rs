@@ -1,0 +1,125 @@
+//! The accepting end of connections between replicas (`replicas/channel.rs`).
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{http::StatusCode, response::Response};
+use hyper::{
+    Request, body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade,
+};
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::poll_again::PollAgain;
+use crate::replicas::{OverChannel, switching};
+
+/// Bridges are through their handshake at once.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at the same time. Who holds no key can only wait in one.
+const HANDSHAKES: usize = 64;
+
+/// Takes connections from other replicas.
+#[derive(Clone)]
+pub struct Channels {
+    proof: TlsAcceptor,
+    places: Arc<Semaphore>,
+    open: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Channels {
+    /// `proof` is what both ends have to prove to each other.
+    pub fn new(proof: Arc<ServerConfig>, stopping: CancellationToken) -> Self {
+        Self {
+            proof: TlsAcceptor::from(proof),
+            places: Arc::new(Semaphore::new(HANDSHAKES)),
+            open: TaskTracker::new(),
+            stopping,
+        }
+    }
+
+    /// Switches a connection over, unless too many are about to (503). `answer` gets the requests of
+    /// a peer that has proven itself.
+    pub fn open<F>(
+        &self,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+        answer: impl Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    ) -> Response
+    where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            return response;
+        };
+        let upgrade = hyper::upgrade::on(request);
+        let channels = self.clone();
+        self.open.spawn(async move {
+            channels.run(peer, upgrade, place, answer).await;
+        });
+        switching()
+    }
+
+    async fn run<F>(
+        self,
+        peer: SocketAddr,
+        upgrade: OnUpgrade,
+        place: OwnedSemaphorePermit,
+        answer: impl Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        let proof = async {
+            let upgraded = upgrade.await.map_err(std::io::Error::other)?;
+            self.proof.accept(TokioIo::new(upgraded)).await
+        };
+        let proven = tokio::select! {
+            proven = timeout(HANDSHAKE, proof) => proven,
+            () = self.stopping.cancelled() => return,
+        };
+        drop(place);
+        let stream = match proven {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    %peer,
+                    %error,
+                    "refused as another bridge: all bridges on a jobs folder need the same \
+                     MCPO_PEER_KEY"
+                );
+                return;
+            }
+            Err(_) => return,
+        };
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(OverChannel);
+            let answered = answer(peer, request);
+            async { Ok::<_, Infallible>(answered.await) }
+        });
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let mut connection = PollAgain::new(connection);
+        let served = tokio::select! {
+            served = &mut connection => served,
+            () = self.stopping.cancelled() => {
+                connection.inner().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%peer, %error, "the connection of another bridge broke");
+        }
+    }
+
+    /// Waits until all have ended: stop first.
+    pub async fn ended(&self) {
+        self.open.close();
+        self.open.wait().await;
+    }
+}
