@@ -197,6 +197,8 @@ impl Shared {
                         "it does not start from its environment and runs as written");
                     continue;
                 }
+                // This bridge was busy; nothing is known of the server by that.
+                Err(LearnError::Child(ChildError::TooManyStarts)) => continue,
                 Err(error) => {
                     self.fail(&spec, &error, pause, std::mem::take(&mut believed));
                     let retry = tokio::time::timeout(jittered(pause), self.wanted.granted());

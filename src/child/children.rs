@@ -60,8 +60,16 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// something meanwhile, and this.
 const SPARE: Duration = Duration::from_secs(60);
 
+/// A start whose process does not exist yet gives its place back after this: what would make the
+/// process, such as a fork parent or a mount, does not answer.
+const LAUNCH: Duration = Duration::from_secs(2);
+
 /// Finds the input schema of a server's tool.
 pub type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
+
+/// What the packages of a local server are started from; `None`: the command is run as written.
+#[derive(Default)]
+struct Installed(Option<Arc<Resolved>>);
 
 /// Where children come from.
 pub struct Children {
@@ -166,23 +174,19 @@ impl Children {
         request: ChildRequest,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        let place = self.place(request.deadline, stop).await?;
-        // Held until ready, but neither for ever nor longer than the caller stays.
-        let (launched, pid) = oneshot::channel();
-        let place = AbortOnDropHandle::new(tokio::spawn(hold(place, pid)));
-        let started = self.begin(request, launched, stop).await;
-        drop(place);
-        started
+        Box::pin(self.begin(request, None, stop)).await
     }
 
     /// As [`Children::ready_unless`], for nobody who waits: it takes no place among the starts, so
-    /// that no other start ever waits for it.
+    /// that no other start ever waits for it. It holds `place`, one of its caller's own, as long as
+    /// a start holds one.
     pub async fn ready_aside(
         &self,
         request: ChildRequest,
+        place: OwnedSemaphorePermit,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        self.begin(request, oneshot::channel().0, stop).await
+        Box::pin(self.begin(request, Some(place), stop)).await
     }
 
     /// Whether more than half of the places among the starts are free.
@@ -193,17 +197,51 @@ impl Children {
     async fn begin(
         &self,
         request: ChildRequest,
-        launched: oneshot::Sender<u32>,
+        place: Option<OwnedSemaphorePermit>,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        let (spec, paths, began) = (request.spec.clone(), request.job.paths(), Instant::now());
+        let (spec, paths) = (request.spec.clone(), request.job.paths());
+        let resolved = self.resolved(&request, stop).await?;
+        let place = match place {
+            None if resolved.is_some() => Some(self.place(request.deadline, stop).await?),
+            place => place,
+        };
+        let (launched, pid) = oneshot::channel();
+        // Held until ready, but neither for ever nor longer than the caller stays.
+        let place = place.map(|place| AbortOnDropHandle::new(tokio::spawn(hold(place, pid))));
+        let began = Instant::now();
         let until = request.deadline.min(began + self.settings.start_timeout);
-        let started = self.start(request, until, launched, stop).await;
+        let started = self.start(request, resolved, until, launched, stop).await;
+        drop(place);
         match &started {
             Ok(_) => self.metrics.child_started(&spec.name, began.elapsed()),
             Err(_) => self.metrics.child_start_failed(&spec.name),
         }
         started.map_err(|error| error.without_folder(&paths))
+    }
+
+    /// What a local process is started from; `None` for a remote server. The packages of a locked
+    /// server may still be on their way: that is waited for before a place among the starts is
+    /// taken, which others could use meanwhile.
+    async fn resolved(
+        &self,
+        request: &ChildRequest,
+        stop: &CancellationToken,
+    ) -> Result<Option<Installed>, ChildError> {
+        if let Transport::Remote(_) = &request.spec.transport {
+            return Ok(None);
+        }
+        let until = request
+            .deadline
+            .min(Instant::now() + self.settings.start_timeout);
+        let ready = self.launches.ready(&request.spec, until);
+        let Some(found) = stop.run_until_cancelled(ready).await else {
+            return Err(stopped());
+        };
+        let found = found.map_err(|why| ChildError::not_started(why.to_string()))?;
+        // What was changed behind our back is its launcher's to judge.
+        let found = found.filter(|found| found.locked || found.holds());
+        Ok(Some(Installed(found)))
     }
 
     /// The profile in which a server's children are spoken to, where the wanted one is of a form
@@ -246,6 +284,7 @@ impl Children {
     async fn start(
         &self,
         request: ChildRequest,
+        resolved: Option<Installed>,
         until: Instant,
         launched: oneshot::Sender<u32>,
         stop: &CancellationToken,
@@ -255,12 +294,14 @@ impl Children {
         let listener = with_news(request.listener.clone(), news.clone(), request.spec.mode);
         let (body, connection) = match &request.spec.transport {
             Transport::Stdio(command) => {
-                let local = self.local(command, &request, until, &log, &listener);
+                let Installed(found) = resolved.unwrap_or_default();
+                let local = self.local(command, found, &request, until, (&log, &listener));
                 let found = Box::pin(local).await?;
                 let _ = launched.send(found.0.pid().unwrap_or_default());
                 found
             }
-            // It uses nothing of this machine that starts side by side would contend for.
+            // It uses nothing of this machine that starts side by side would contend for, so it has
+            // no place among them.
             Transport::Remote(remote) => self.remote(remote, &request, &log, &listener).await?,
         };
         let limit = self.settings.max_message;
@@ -336,15 +377,11 @@ impl Children {
     async fn local(
         &self,
         command: &CommandSpec,
+        installed: Option<Arc<Resolved>>,
         request: &ChildRequest,
         until: Instant,
-        log: &ServerLog,
-        listener: &Listener,
+        (log, listener): (&ServerLog, &Listener),
     ) -> Result<(Body, Connection), ChildError> {
-        let installed = self.launches.ready(&request.spec, until).await;
-        let installed = installed.map_err(|why| ChildError::not_started(why.to_string()))?;
-        // What was changed behind our back is its launcher's to judge.
-        let installed = installed.filter(|found| found.locked || found.holds());
         let resolved = command.resolve(&request.job.work(), &request.job.id(), &request.user);
         let fork = self.fork_from(request, command, &resolved, installed.as_ref());
         let (job, overlay) = (&request.job, &request.overlay);
@@ -484,7 +521,9 @@ fn stopped() -> ChildError {
 /// Holds a place among the starts while the child with this id is at work on its start.
 async fn hold(place: OwnedSemaphorePermit, pid: oneshot::Receiver<u32>) {
     let working = async {
-        let Ok(pid) = pid.await else { return };
+        let Ok(Ok(pid)) = tokio::time::timeout(LAUNCH, pid).await else {
+            return;
+        };
         let mut before = None;
         loop {
             tokio::time::sleep(IDLE_START).await;

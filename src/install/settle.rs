@@ -19,6 +19,9 @@ const PAUSE_LOCKED: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(300);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
+/// An installation holds its place among those side by side no longer than this.
+const INSTALL_PLACE: Duration = Duration::from_secs(30);
+
 /// What a look at a server's command line and at the disk tells.
 pub enum Look {
     /// There is nothing to install, or not here; and why.
@@ -136,7 +139,12 @@ impl Installer {
         let mut pause = if asked.locked { PAUSE_LOCKED } else { PAUSE };
         loop {
             let done = {
-                let _place = self.places.acquire().await;
+                let place = self.places.clone().acquire_owned().await;
+                // A package index that does not answer must not hold up what comes from others.
+                let _place = AbortOnDropHandle::new(tokio::spawn(async move {
+                    tokio::time::sleep(INSTALL_PLACE).await;
+                    drop(place);
+                }));
                 self.install(&asked, false, &|_| {}).await
             };
             let why = match done {

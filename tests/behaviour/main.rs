@@ -18,6 +18,7 @@ mod dropin;
 mod failures;
 mod files;
 mod files_server;
+mod fairness;
 mod fork;
 mod harness;
 mod identity;

@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::population::Population;
@@ -63,6 +66,8 @@ pub struct Pool {
     kinds: Mutex<Kinds>,
     /// The servers as they are now; calls may still go on with what they were.
     current: Mutex<HashMap<ServerName, SpecVersion>>,
+    /// Places of the pool's own starts, held while a start is at work.
+    starts: Arc<Semaphore>,
     /// Wakes the one who fills.
     wake: Notify,
     /// Wakes those who wait for a start to be over.
@@ -152,6 +157,7 @@ impl Pool {
             tasks: TaskTracker::new(),
         };
         Self {
+            starts: Arc::new(Semaphore::new(settings.starts.max(1))),
             settings,
             home: Arc::new(home),
             kinds: Mutex::default(),

@@ -23,6 +23,8 @@ const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 const FIRST_PING: Duration = Duration::from_secs(5);
 /// How long what children are forked from is waited for.
 const PARENT: Duration = Duration::from_secs(60);
+/// A start holds its place among the pool's for so long while it waits for that.
+const PARENT_PLACE: Duration = Duration::from_secs(10);
 /// Between two looks while anything is ready, or should be.
 const REST: Duration = Duration::from_secs(1);
 /// The same while others start.
@@ -49,8 +51,8 @@ enum NotMade {
 struct Room {
     /// Children of all kinds.
     most: usize,
-    /// New ones, for now.
-    new: usize,
+    /// New ones may be started now.
+    new: bool,
 }
 
 impl Pool {
@@ -86,11 +88,7 @@ impl Pool {
         let halted = scarce || disk < self.settings.min_free_disk || now < *no_new_before;
         let room = Room {
             most: if low { 0 } else { self.settings.max },
-            new: if halted || self.stopping.is_cancelled() {
-                0
-            } else {
-                self.settings.starts
-            },
+            new: !halted && !self.stopping.is_cancelled(),
         };
         let ended = self.trim(&room, now);
         drop(ended);
@@ -146,10 +144,16 @@ impl Pool {
         let mut ended = Vec::new();
         let mut kinds = self.lock();
         while let Some((key, count)) = self.due(&kinds, room, now) {
-            let starting: usize = kinds.values().map(|kind| kind.starting).sum();
-            if starting >= room.new || !self.home.children.has_leisure() {
-                return room.new > 0;
+            if !room.new {
+                return false;
             }
+            if !self.home.children.has_leisure() {
+                return true;
+            }
+            // Given back while the start only waits, so that it does not hold up those of others.
+            let Ok(place) = self.starts.clone().try_acquire_owned() else {
+                return true;
+            };
             if kinds.values().map(Kind::count).sum::<usize>() >= room.most {
                 // The first of one server is worth more than the last of another.
                 let richest = kinds.values_mut().max_by_key(|kind| kind.ready.len());
@@ -159,7 +163,7 @@ impl Pool {
                 }
             }
             if let Some(kind) = kinds.get_mut(&key) {
-                self.start(key, kind);
+                self.start(key, kind, place);
             }
         }
         false
@@ -180,7 +184,7 @@ impl Pool {
             .map(|(key, kind)| (key.clone(), kind.count()))
     }
 
-    fn start(self: &Arc<Self>, key: Key, kind: &mut Kind) {
+    fn start(self: &Arc<Self>, key: Key, kind: &mut Kind, place: OwnedSemaphorePermit) {
         kind.starting += 1;
         let (spec, profile) = (kind.spec.clone(), kind.profile.clone());
         let (pool, off) = (self.clone(), kind.outdated.clone());
@@ -188,13 +192,35 @@ impl Pool {
             // What it is forked from comes first: the pool can wait for it, and one that was started by
             // itself would hold its memory alone.
             let parent = pool.home.children.prepare(&spec, Instant::now() + PARENT);
-            let _ = off.run_until_cancelled(parent).await;
+            let parent = pool.beside(off.run_until_cancelled(parent), place);
+            let Some((_, place)) = off.run_until_cancelled(parent).await else {
+                pool.settle(&key, Err(NotMade::CalledOff), Instant::now());
+                pool.settled.notify_waiters();
+                return;
+            };
             let began = Instant::now();
-            let made = pool.make(&spec, profile, &off).await;
+            let made = pool.make(&spec, profile, place, &off).await;
             pool.settle(&key, made, began);
             pool.settled.notify_waiters();
             pool.wake.notify_one();
         });
+    }
+
+    /// Waits for something with a place among the pool's starts, which is others' meanwhile where
+    /// that takes long.
+    async fn beside<T>(
+        &self,
+        wait: impl Future<Output = T>,
+        place: OwnedSemaphorePermit,
+    ) -> (T, OwnedSemaphorePermit) {
+        let mut wait = std::pin::pin!(wait);
+        if let Ok(done) = tokio::time::timeout(PARENT_PLACE, &mut wait).await {
+            return (done, place);
+        }
+        drop(place);
+        let done = wait.await;
+        let place = self.starts.clone().acquire_owned().await;
+        (done, place.expect("never closed"))
     }
 
     /// What was made is ready, unless nobody wants it any more.
@@ -232,6 +258,7 @@ impl Pool {
         &self,
         spec: &Arc<ServerSpec>,
         profile: Profile,
+        start: OwnedSemaphorePermit,
         off: &CancellationToken,
     ) -> Result<Spare, NotMade> {
         let home = &self.home;
@@ -268,7 +295,7 @@ impl Pool {
                 _ => (home.listener)(&spec.name),
             },
         };
-        let child = match home.children.ready_aside(request, off).await {
+        let child = match home.children.ready_aside(request, start, off).await {
             Ok(child) => child,
             Err(error) => {
                 self.give_back(place);
