@@ -2,9 +2,10 @@
 
 use std::{
     net::IpAddr,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock, Weak,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -13,20 +14,23 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, AdmissionSettings, three_quarters},
     call::{CallEngine, snapshot_limits},
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children, Listener, Said},
     config::{Loaded, ServerAccess, Settings},
     identity::Identity,
     install::{Installer, InstallerSettings},
+    limits,
     mcp::{McpSessions, Parks, all::Views},
     model::{Caller, Principal, ServerName},
     openwebui::OpenWebUi,
     replicas::{PeerKey, Replicas},
     session::{PoolSettings, SessionSettings, Sessions, SharedChildren},
     store::{Store, StoreError},
-    telemetry::{Action, AuditEvent, Metrics, ServerState, audit, memory_limit, stateful_cap},
+    telemetry::{
+        Action, AuditEvent, Metrics, ServerState, StatefulCap, audit, memory_limit, stateful_cap,
+    },
 };
 
 /// What Open WebUI needs so that calls carry a chat.
@@ -67,6 +71,7 @@ pub struct App {
     pub acquainted: AtomicBool,
     reload_fault: Mutex<Option<String>>,
     cap_warning: Mutex<Option<String>>,
+    system_cap: OnceLock<StatefulCap>,
 }
 
 impl App {
@@ -100,15 +105,25 @@ impl App {
             metrics.clone(),
             listener.clone(),
         ));
+        let idle = Arc::downgrade(&sessions);
+        children.make_room_by(Arc::new(move |tenant, why| {
+            let idle = idle.upgrade();
+            Box::pin(async move {
+                match idle {
+                    Some(sessions) => sessions.relieve(None, tenant, why).await,
+                    None => false,
+                }
+            })
+        }));
         let shared = Arc::new(SharedChildren::new(
             children.clone(),
             store.clone(),
             listener,
+            settings.limits.server_calls_per_user.get(),
         ));
-        let limits = &settings.limits;
         let engine = Arc::new(CallEngine {
             settings: settings.clone(),
-            admission: Admission::new(limits.max_concurrent.get(), limits.queue_timeout),
+            admission: Admission::new(&admission_settings(&settings)),
             children,
             sessions,
             shared,
@@ -147,6 +162,7 @@ impl App {
             acquainted: AtomicBool::new(false),
             reload_fault: Mutex::default(),
             cap_warning: Mutex::default(),
+            system_cap: OnceLock::new(),
         }))
     }
 
@@ -261,16 +277,29 @@ impl App {
         warnings
     }
 
+    /// Notes how many processes the system's limits leave room for, and lowers their number to that.
+    pub fn fit_system(&self, open_files: Option<u64>) {
+        let most = self.settings.stateful.max_total_processes;
+        if let Some(cap) = limits::stateful_cap(most, open_files) {
+            let _ = self.system_cap.set(cap);
+            self.fit_memory();
+        }
+    }
+
     /// Lowers the number of stateful processes to what the memory holds, by the largest child of
-    /// today's servers; raises it again when these got smaller.
+    /// today's servers, and to what the system's limits leave room for; raises it again when these
+    /// got smaller.
     pub fn fit_memory(&self) {
         let most = self.settings.stateful.max_total_processes;
         let largest = self.catalog.largest_child();
-        if largest == 0 {
+        let system = self.system_cap.get();
+        if largest == 0 && system.is_none() {
             // Nothing was measured: no reason to change anything.
             return;
         }
-        let cap = stateful_cap(most, largest, memory_limit());
+        let memory = (largest > 0).then(|| stateful_cap(most, largest, memory_limit()));
+        let caps = memory.flatten().into_iter().chain(system.cloned());
+        let cap = caps.min_by_key(|cap| cap.max);
         let limit = cap.as_ref().map_or(most, |cap| cap.max);
         self.engine.sessions.cap(limit.get());
         let new = cap.map(|cap| cap.warning);
@@ -351,6 +380,18 @@ fn installer_settings(settings: &Settings) -> InstallerSettings {
     }
 }
 
+fn admission_settings(settings: &Settings) -> AdmissionSettings {
+    let limits = &settings.limits;
+    let max_concurrent = limits.max_concurrent.get();
+    let per_user = limits.max_concurrent_per_user.map(NonZeroUsize::get);
+    AdmissionSettings {
+        max_concurrent,
+        per_user: per_user.unwrap_or_else(|| three_quarters(max_concurrent)),
+        per_user_and_server: limits.server_calls_per_user.get(),
+        waiting: limits.max_waiting.get(),
+    }
+}
+
 fn child_settings(settings: &Settings, store: &Store) -> ChildSettings {
     let limits = &settings.limits;
     ChildSettings {
@@ -367,6 +408,10 @@ fn child_settings(settings: &Settings, store: &Store) -> ChildSettings {
 fn session_settings(settings: &Settings) -> SessionSettings {
     SessionSettings {
         max_total: settings.stateful.max_total_processes.get(),
+        max_per_user: settings
+            .stateful
+            .max_processes_per_user
+            .map(NonZeroUsize::get),
         cleanup_interval: settings.stateful.cleanup_interval,
         snapshot: snapshot_limits(settings),
         pool: PoolSettings {

@@ -60,13 +60,13 @@ impl Running {
             Err(error) => return (Err(error), None),
         };
         let job = workspace.job.clone();
-        let found = self.find(&self.call.place, &workspace).await;
+        let found = self.find(&self.call.place, &workspace, None).await;
         let held = self.check_lease(&workspace, self.began).await;
         let attached = held.and(found).map(|found| {
             let kept = (found.session, workspace);
             self.show(resources, kept, |(session, _)| &session.child);
         });
-        self.engine.sessions.call_ended();
+        self.engine.sessions.call_ended(self.call.place.key);
         let ours = !matches!(attached, Err(CallError::Fenced));
         (attached, ours.then_some(job))
     }
@@ -86,6 +86,7 @@ impl Running {
             return;
         }
         let (engine, patience) = (self.engine.clone(), self.call.spec.timeout);
+        let key = self.call.place.key;
         self.engine.running.spawn(async move {
             let asking = async {
                 for uri in resources {
@@ -98,7 +99,7 @@ impl Running {
             let asking = tokio::time::timeout(patience, asking);
             engine.stopping.run_until_cancelled(asking).await;
             drop(kept);
-            engine.sessions.call_ended();
+            engine.sessions.call_ended(key);
         });
     }
 }

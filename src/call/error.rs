@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::{
-    admission::Busy,
     artifacts::PublishError,
     child::{ChildError, Reply},
     model::RawJson,
@@ -119,12 +118,6 @@ impl CallError {
     }
 }
 
-impl From<Busy> for CallError {
-    fn from(busy: Busy) -> Self {
-        Self::Busy(format!("{busy} (MCPO_MAX_CONCURRENT, MCPO_QUEUE_TIMEOUT)"))
-    }
-}
-
 impl From<StoreError> for CallError {
     fn from(error: StoreError) -> Self {
         if error.is_disk_full() {
@@ -153,7 +146,9 @@ impl From<SessionError> for CallError {
             SessionError::Lease(error) => Self::Elsewhere(error.to_string()),
             SessionError::Store(error) => error.into(),
             SessionError::Files(error) => Self::DiskFull(error.to_string()),
-            SessionError::Full { .. } => Self::Busy(error.to_string()),
+            SessionError::Full { .. } | SessionError::ShareFull { .. } => {
+                Self::Busy(error.to_string())
+            }
         }
     }
 }

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::{CallError, Running, snapshot_limits};
 use crate::{
-    admission::Permit,
+    admission::Place,
     artifacts::{RelativePath, Snapshot, changed},
     config::ServerSpec,
+    model::Tenant,
     session::{SharedChild, Turn, Workspace},
 };
 
@@ -17,16 +16,16 @@ use crate::{
 /// turn.
 #[derive(Default)]
 pub struct Holds {
-    permit: Option<Permit>,
+    permit: Option<Place>,
     seat: Option<Seat>,
     admitted: bool,
     beside: Option<Beside>,
 }
 
-/// A place beside other calls on a shared child, where there are so many and no more.
+/// A place beside other calls on a shared child.
 struct Beside {
     child: Arc<SharedChild>,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 /// A call's place in its workspace.
@@ -39,7 +38,7 @@ struct Seat {
 
 impl Holds {
     /// A place among the running calls.
-    pub fn permit(permit: Permit) -> Self {
+    pub fn permit(permit: Place) -> Self {
         Self {
             permit: Some(permit),
             admitted: true,
@@ -48,7 +47,7 @@ impl Holds {
     }
 
     /// With a turn.
-    pub fn in_turn(permit: Permit, workspace: &Arc<Workspace>, turn: Turn) -> Self {
+    pub fn in_turn(permit: Place, workspace: &Arc<Workspace>, turn: Turn) -> Self {
         let seat = Seat {
             workspace: workspace.clone(),
             turn: Some(turn),
@@ -61,10 +60,10 @@ impl Holds {
     }
 
     /// A place beside others on this child.
-    pub async fn beside(child: &Arc<SharedChild>) -> Self {
+    pub async fn beside(child: &Arc<SharedChild>, tenant: &Tenant) -> Self {
         let beside = Beside {
             child: child.clone(),
-            place: child.place().await,
+            place: Some(child.place(tenant).await),
         };
         Self {
             beside: Some(beside),
@@ -95,17 +94,24 @@ impl Holds {
         drop(turn);
     }
 
+    /// Gives the place among the running calls away, and no more.
+    pub(super) fn step_aside(&mut self) {
+        self.permit = None;
+    }
+
+    /// Has it back.
+    pub(super) fn step_in(&mut self, permit: Place) {
+        self.permit = Some(permit);
+    }
+
     /// Waits for all of it, the turn first; the folder must still be ours then.
     pub(super) async fn take_back(&mut self, running: &Running) -> Result<(), CallError> {
         self.take_turn(&running.call.spec).await;
         if let Some(beside) = self.beside.as_mut().filter(|beside| beside.place.is_none()) {
-            beside.place = beside.child.place().await;
+            beside.place = Some(beside.child.place(&running.tenant).await);
         }
         if self.admitted && self.permit.is_none() {
-            let principal = &running.call.caller.principal;
-            let deadline = tokio::time::Instant::now() + running.call.spec.timeout;
-            let permit = running.engine.admission.enter(principal, deadline).await?;
-            self.permit = Some(permit);
+            self.permit = Some(running.admitted().await);
         }
         match &self.seat {
             Some(seat) => running.still_ours(&seat.workspace).await,

@@ -34,7 +34,7 @@ use crate::{
     admission::Admission,
     child::{Child, Children, Hearing, Profile},
     config::{ServerSpec, Settings},
-    model::{Caller, RawJson},
+    model::{Caller, RawJson, Tenant},
     openwebui::OpenWebUi,
     session::{Place, Sessions, SharedChildren},
     store::Store,
@@ -139,6 +139,8 @@ struct Running {
     engine: Arc<CallEngine>,
     /// Boxed, as a call is handed on many times.
     call: Box<Call>,
+    /// Against whose share it counts.
+    tenant: Tenant,
     began: Instant,
     deadline: Instant,
     /// Turn, permit and process are waited for until then, together.

@@ -18,10 +18,11 @@ use super::{
     status::{Shown, Status},
 };
 use crate::{
+    admission::Place,
     artifacts::Snapshot,
     child::{Child, ChildError, Reply},
     config::Mode,
-    model::RawJson,
+    model::{RawJson, Tenant},
     store::Job,
 };
 
@@ -82,6 +83,7 @@ impl CallEngine {
             began,
             deadline: began + call.spec.timeout,
             queue_until: began + patience,
+            tenant: Tenant::of(&call.caller),
             call,
             left,
             status: Status::default(),
@@ -138,14 +140,28 @@ impl Running {
         let turn = if let Some(turn) = turn.as_mut().now_or_never() {
             Ok(turn)
         } else {
-            tokio::select! {
-                biased;
-                turn = Box::pin(self.bounded(turn)) => turn,
-                () = engine.stopping.cancelled() => Err(CallError::ShuttingDown),
-            }
+            Box::pin(self.in_queue(turn)).await
         };
         self.status.set(None);
         turn
+    }
+
+    /// One of those that wait; it is sent away where it has to make room for a caller who has fewer.
+    async fn in_queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
+        let (engine, waiting) = (&self.engine, &self.engine.admission.waiting);
+        let ticket = waiting.join(&self.tenant);
+        let ticket = ticket.map_err(|_| Self::sent_away(waiting.most()))?;
+        tokio::select! {
+            biased;
+            turn = self.bounded(turn) => turn,
+            () = ticket.displaced() => Err(Self::sent_away(waiting.most())),
+            () = engine.stopping.cancelled() => Err(CallError::ShuttingDown),
+        }
+    }
+
+    /// A place among the running calls.
+    pub(super) fn admitted(&self) -> impl Future<Output = Place> + use<> {
+        self.engine.admission.enter(&self.call.spec, &self.tenant)
     }
 
     async fn bounded<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
@@ -162,6 +178,13 @@ impl Running {
         CallError::Busy(format!(
             "other calls are in front of this one and none ended within {seconds} s \
              (MCPO_QUEUE_TIMEOUT)"
+        ))
+    }
+
+    fn sent_away(most: usize) -> CallError {
+        CallError::Busy(format!(
+            "{most} calls are waiting, which is as many as may (MCPO_MAX_WAITING), and no other \
+             caller has more of them than this one"
         ))
     }
 

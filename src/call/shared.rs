@@ -17,13 +17,13 @@ impl Running {
     async fn by_shared_child(&self) -> Result<Answer, CallError> {
         let shared = &self.engine.shared;
         let mut found = self.find_shared().await?;
-        let mut holds = self.queue(Holds::beside(&found)).await?;
+        let mut holds = self.queue(Holds::beside(&found, &self.tenant)).await?;
         let mut reply = self.ask(&found.child, &found.job, &mut holds).await;
         if matches!(&reply, Err(error) if error.is_unheard()) {
             // Nothing was done yet: the same in a new session.
             found.child.end(End::Kill).await;
             found = self.find_shared().await?;
-            holds = self.queue(Holds::beside(&found)).await?;
+            holds = self.queue(Holds::beside(&found, &self.tenant)).await?;
             reply = self.ask(&found.child, &found.job, &mut holds).await;
         }
         match reply {
@@ -58,7 +58,8 @@ impl Running {
 
     pub(super) async fn find_shared(&self) -> Result<Arc<SharedChild>, CallError> {
         let shared = &self.engine.shared;
-        let finding = shared.child(&self.call.spec, &self.call.profile, self.deadline);
+        let how = (&self.call.profile, &self.tenant);
+        let finding = shared.child(&self.call.spec, how, self.deadline);
         self.before(async { Ok(finding.await?) }).await
     }
 }

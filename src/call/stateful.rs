@@ -8,7 +8,7 @@ use super::{Answer, CallError, Running, files, holds::Holds, run::PING_PATIENCE}
 use crate::{
     child::{ChildError, End},
     config::UserValues,
-    session::{Found, Lent, Place, Workspace},
+    session::{Found, Lent, Place, Room, Start, Workspace},
     store::Job,
 };
 
@@ -25,8 +25,9 @@ impl Running {
         let job = workspace.job.clone();
         let mut answer = self.in_workspace(&self.call.place, &workspace).await;
         let lost = self.check_lease(&workspace, self.began).await.is_err();
+        let key = workspace.key;
         drop(workspace);
-        self.engine.sessions.call_ended();
+        self.engine.sessions.call_ended(key);
         if lost {
             // The folder is another's: neither the answer counts nor what is recorded of it.
             answer = Err(CallError::Fenced);
@@ -56,14 +57,12 @@ impl Running {
         let spec = &self.call.spec;
         let turn = self.queue(workspace.turn(spec)).await?;
         let brought = self.bring_all(workspace).await?;
-        let admitted = engine
-            .admission
-            .enter(&self.call.caller.principal, self.queue_until);
-        let permit = self.queue(admitted).await??;
+        let permit = self.queue(self.admitted()).await?;
         let mut holds = Holds::in_turn(permit, workspace, turn);
         let checked = self.check_lease(workspace, self.began).await?;
         engine.check_free_disk()?;
-        let mut found = self.find(place, workspace).await?;
+        let room = self.room(workspace, &mut holds).await?;
+        let mut found = self.find(place, workspace, room).await?;
         let checked = self.check_lease(workspace, checked).await?;
         let job = &workspace.job;
         let mut reply = self.ask(&found.session.child, job, &mut holds).await;
@@ -71,7 +70,8 @@ impl Running {
             // Nothing was done yet: the same in a new session, whose news are told as ever.
             let (sessions, how) = (&engine.sessions, End::Kill);
             sessions.end_now(workspace, &found.session, how).await;
-            found = self.find(place, workspace).await?;
+            let room = self.room(workspace, &mut holds).await?;
+            found = self.find(place, workspace, room).await?;
             reply = self.ask(&found.session.child, job, &mut holds).await;
         }
         let reply = match reply {
@@ -118,16 +118,43 @@ impl Running {
         held.then_some(()).ok_or(CallError::Fenced)
     }
 
+    /// The right to start a child, where the call has to. While it waits for that, the call's place
+    /// among the running ones is others'.
+    async fn room(
+        &self,
+        workspace: &Arc<Workspace>,
+        holds: &mut Holds,
+    ) -> Result<Option<Start>, CallError> {
+        let (sessions, spec) = (&self.engine.sessions, &self.call.spec);
+        match sessions.room(workspace, spec, &self.tenant) {
+            Room::Unneeded => Ok(None),
+            Room::Free(start) => Ok(Some(start)),
+            Room::Wanting => {
+                holds.step_aside();
+                let making = sessions.make_room(workspace, spec, &self.tenant);
+                let start = self.queue(making).await.map_err(|error| match error {
+                    CallError::Busy(_) => sessions.full(spec, &self.tenant).into(),
+                    other => other,
+                })?;
+                holds.step_in(self.queue(self.admitted()).await?);
+                Ok(start)
+            }
+        }
+    }
+
     pub(super) async fn find(
         &self,
         place: &Place,
         workspace: &Arc<Workspace>,
+        room: Option<Start>,
     ) -> Result<Found, CallError> {
         let (spec, profile) = (&self.call.spec, self.call.profile.clone());
         let sessions = &self.engine.sessions;
         let user = UserValues::of(&self.call.caller);
         let until = (self.queue_until, self.deadline);
-        let finding = sessions.child(workspace, spec, place.class, profile, &user, until);
+        let whose = (&user, &self.tenant);
+        let what = (place.class, profile);
+        let finding = sessions.child(workspace, spec, what, whose, room, until);
         self.before(async { Ok(finding.await?) }).await
     }
 
@@ -164,8 +191,9 @@ impl Running {
                     sessions.end_now(&workspace, &session, how).await;
                 }
             }
+            let key = workspace.key;
             drop((session, workspace, holds));
-            sessions.call_ended();
+            sessions.call_ended(key);
         });
     }
 }

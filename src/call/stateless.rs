@@ -23,17 +23,13 @@ impl GivenFiles {
 
 impl Running {
     pub(super) async fn stateless(&self) -> (Result<Answer, CallError>, Option<Job>) {
-        let admitted = self
-            .engine
-            .admission
-            .enter(&self.call.caller.principal, self.queue_until);
-        let permit = match self.queue(admitted).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(busy)) => return (Err(busy.into()), None),
-            Err(error) => return (Err(error), None),
-        };
+        // First, since Open WebUI may be slow: nobody else has to wait for it.
         let files = match self.given_files().await {
             Ok(files) => files,
+            Err(error) => return (Err(error), None),
+        };
+        let permit = match self.queue(self.admitted()).await {
+            Ok(permit) => permit,
             Err(error) => return (Err(error), None),
         };
         let (job, lease, child) = match self.new_folder(files.is_none()).await {
@@ -145,6 +141,7 @@ impl Running {
             profile: self.call.profile.clone(),
             overlay: Vec::new(),
             user: UserValues::of(&self.call.caller),
+            tenant: self.tenant.clone(),
             deadline: self.deadline,
             listener: std::sync::Arc::new(|_| {}),
         });

@@ -12,7 +12,7 @@ use super::pages;
 use crate::{
     child::{Child, ChildError, ChildRequest, Children, End, Era, HelloParts, Profile},
     config::{ServerSpec, UserValues},
-    model::{Principal, RawJson, ServerName, Tool},
+    model::{Principal, RawJson, ServerName, Tenant, Tool},
     store::{Job, Lease, LeaseError, NewJob, PrincipalHash, Store, StoreError},
 };
 
@@ -173,6 +173,7 @@ pub async fn probe(
         profile: Profile::modern(),
         overlay: Vec::new(),
         user: UserValues::default(),
+        tenant: Tenant::bridge(),
         deadline: Instant::now() + PROBE,
         listener: Arc::new(|_| {}),
     };
@@ -208,6 +209,7 @@ async fn ask(
         profile,
         overlay: Vec::new(),
         user: UserValues::default(),
+        tenant: Tenant::bridge(),
         deadline,
         listener: Arc::new(|_| {}),
     };

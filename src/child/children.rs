@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot},
+    sync::{OwnedSemaphorePermit, broadcast, oneshot},
     time::Instant,
 };
 use tokio_util::{
@@ -37,10 +37,11 @@ use super::{
     tree,
 };
 use crate::{
+    admission::{Place, Places, Share},
     artifacts,
     config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion, Transport},
     install::{Launches, Resolved},
-    model::{RawJson, ServerName},
+    model::{RawJson, ServerName, Tenant},
     remote::{self, Outbound, RemoteOptions, ToolSchema},
     store::Job,
     telemetry::{ChildMode, Metrics},
@@ -62,19 +63,33 @@ const SPARE: Duration = Duration::from_secs(60);
 
 /// A start whose process does not exist yet gives its place back after this: what would make the
 /// process, such as a fork parent or a mount, does not answer.
-const LAUNCH: Duration = Duration::from_secs(2);
+const LAUNCH: Duration = Duration::from_secs(5);
 
 /// Finds the input schema of a server's tool.
 pub type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
+
+/// Ends something idle where the system has no room for a start of this tenant's, and why; `false`
+/// if nothing is idle.
+pub type MakeRoom =
+    Arc<dyn Fn(Tenant, String) -> futures_util::future::BoxFuture<'static, bool> + Send + Sync>;
 
 /// What the packages of a local server are started from; `None`: the command is run as written.
 #[derive(Default)]
 struct Installed(Option<Arc<Resolved>>);
 
+/// What a start holds while it is at work.
+#[expect(dead_code, reason = "held, not used")]
+enum StartPlace {
+    /// One of those that all share.
+    Shared(Place),
+    /// One of the pool's own.
+    OfPool(OwnedSemaphorePermit),
+}
+
 /// Where children come from.
 pub struct Children {
     settings: ChildSettings,
-    starts: Arc<Semaphore>,
+    starts: Places,
     supervisors: Supervisors,
     metrics: Arc<Metrics>,
     launches: Launches,
@@ -85,6 +100,7 @@ pub struct Children {
     outbound: Arc<OnceLock<Outbound>>,
     remotes: TaskTracker,
     schemas: OnceLock<Schemas>,
+    room_makers: OnceLock<MakeRoom>,
     numbers: AtomicU64,
     /// Servers that refused every revision before 2026-07-28.
     modern_only: Mutex<HashSet<SpecVersion>>,
@@ -94,7 +110,7 @@ impl Children {
     /// No child is started before one is asked for. Two things are noted now: the limit on open
     /// files, which children will get, and which processes are ours already, which are left alone.
     pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
-        let starts = Arc::new(Semaphore::new(settings.max_starts.max(1)));
+        let starts = Places::new(settings.max_starts, Share::all());
         let supervisors = Supervisors::new();
         let forks = Arc::new(ForkServers::new(Means {
             supervisors: supervisors.clone(),
@@ -112,6 +128,7 @@ impl Children {
             outbound: Arc::default(),
             remotes: TaskTracker::new(),
             schemas: OnceLock::new(),
+            room_makers: OnceLock::new(),
             numbers: AtomicU64::new(1),
             modern_only: Mutex::default(),
         }
@@ -136,6 +153,12 @@ impl Children {
     /// Heard once: the catalogue knows them, and is itself made of children.
     pub fn know_schemas(&self, schemas: Schemas) {
         let _ = self.schemas.set(schemas);
+    }
+
+    /// Where the system has no room for one more process, idle ones make room. Heard once: what is
+    /// idle is itself made of children.
+    pub fn make_room_by(&self, make_room: MakeRoom) {
+        let _ = self.room_makers.set(make_room);
     }
 
     /// Ends processes that lost their supervisor, until dropped.
@@ -174,7 +197,21 @@ impl Children {
         request: ChildRequest,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        Box::pin(self.begin(request, None, stop)).await
+        loop {
+            let (wanted, tenant) = (request.clone(), request.tenant.clone());
+            match Box::pin(self.begin(wanted, None, stop)).await {
+                Err(error) if error.is_lack_of_room() && !stop.is_cancelled() => {
+                    let relieved = match self.room_makers.get() {
+                        Some(make_room) => make_room(tenant, error.brief()).await,
+                        None => false,
+                    };
+                    if !relieved {
+                        return Err(error);
+                    }
+                }
+                started => return started,
+            }
+        }
     }
 
     /// As [`Children::ready_unless`], for nobody who waits: it takes no place among the starts, so
@@ -186,24 +223,26 @@ impl Children {
         place: OwnedSemaphorePermit,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
+        let place = StartPlace::OfPool(place);
         Box::pin(self.begin(request, Some(place), stop)).await
     }
 
     /// Whether more than half of the places among the starts are free.
     pub fn has_leisure(&self) -> bool {
-        self.starts.available_permits() * 2 > self.settings.max_starts.max(1)
+        self.starts.has_leisure()
     }
 
     async fn begin(
         &self,
         request: ChildRequest,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<StartPlace>,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
         let (spec, paths) = (request.spec.clone(), request.job.paths());
-        let resolved = self.resolved(&request, stop).await?;
+        let resolved = self.resolved(&request, stop).await;
+        let resolved = resolved.inspect_err(|_| self.metrics.child_start_failed(&spec.name))?;
         let place = match place {
-            None if resolved.is_some() => Some(self.place(request.deadline, stop).await?),
+            None if resolved.is_some() => Some(self.place(&request, stop).await?),
             place => place,
         };
         let (launched, pid) = oneshot::channel();
@@ -269,14 +308,15 @@ impl Children {
     /// A place among the concurrent starts. The wait is bounded as a start is, and beside it.
     async fn place(
         &self,
-        deadline: Instant,
+        request: &ChildRequest,
         stop: &CancellationToken,
-    ) -> Result<OwnedSemaphorePermit, ChildError> {
-        let until = deadline.min(Instant::now() + self.settings.start_timeout);
-        let place = tokio::time::timeout_at(until, self.starts.clone().acquire_owned());
+    ) -> Result<StartPlace, ChildError> {
+        let longest = Instant::now() + self.settings.start_timeout;
+        let until = request.deadline.min(longest);
+        let place = tokio::time::timeout_at(until, self.starts.enter(&request.tenant));
         match stop.run_until_cancelled(place).await {
-            Some(Ok(Ok(place))) => Ok(place),
-            Some(_) => Err(ChildError::TooManyStarts),
+            Some(Ok(place)) => Ok(StartPlace::Shared(place)),
+            Some(Err(_)) => Err(ChildError::TooManyStarts),
             None => Err(stopped()),
         }
     }
@@ -519,7 +559,7 @@ fn stopped() -> ChildError {
 }
 
 /// Holds a place among the starts while the child with this id is at work on its start.
-async fn hold(place: OwnedSemaphorePermit, pid: oneshot::Receiver<u32>) {
+async fn hold(place: StartPlace, pid: oneshot::Receiver<u32>) {
     let working = async {
         let Ok(Ok(pid)) = tokio::time::timeout(LAUNCH, pid).await else {
             return;

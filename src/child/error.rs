@@ -78,6 +78,17 @@ impl ChildError {
         }
     }
 
+    /// Whether it did not start because the system has no descriptors, processes or memory left.
+    pub fn is_lack_of_room(&self) -> bool {
+        // EAGAIN, ENOMEM, ENFILE, EMFILE: the supervisor tells in words what it met.
+        const LACKS: [&str; 4] = ["11", "12", "23", "24"];
+        let Self::NotStarted { why, .. } = self else {
+            return false;
+        };
+        let lacks = |number: &&str| why.contains(&format!("(os error {number})"));
+        LACKS.iter().any(lacks)
+    }
+
     /// Without the server's own words, which may hold what not everybody should read.
     pub fn brief(&self) -> String {
         match self {
@@ -111,4 +122,26 @@ fn shortened(said: &str) -> String {
     let lines = said.lines();
     let lines = lines.map(|line| line.chars().take(QUOTED).collect::<String>());
     lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_start_that_the_system_has_no_room_for_is_told_from_others() {
+        let failed = |number: i32| {
+            let error = Error::from_raw_os_error(number);
+            ChildError::not_started(format!("cannot start 'server': {error}"))
+        };
+        for number in [11, 12, 23, 24] {
+            assert!(failed(number).is_lack_of_room(), "{number}");
+        }
+        for number in [1, 2, 13] {
+            assert!(!failed(number).is_lack_of_room(), "{number}");
+        }
+        assert!(!ChildError::Timeout.is_lack_of_room());
+    }
 }

@@ -37,6 +37,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::{ServerSpec, UserValues},
+    model::Tenant,
     store::Job,
 };
 
@@ -56,6 +57,7 @@ pub use run::Errand;
 pub use supervisor::{Duty, supervise};
 
 /// What a ready child is asked for.
+#[derive(Clone)]
 pub struct ChildRequest {
     /// Which server, and so which version of it.
     pub spec: Arc<ServerSpec>,
@@ -67,6 +69,8 @@ pub struct ChildRequest {
     pub overlay: Vec<(String, String)>,
     /// The user for whom it works, where it is one.
     pub user: UserValues,
+    /// Against whose share its start counts.
+    pub tenant: Tenant,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// Hears the child's notifications.

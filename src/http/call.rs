@@ -173,7 +173,7 @@ where
         let prepared = prepare(app, server, tool, caller, &body, id).await;
         let mut call = prepared.inspect_err(refused)?;
         call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, caller);
-        call.place.wants = Wants::of(&call.spec, &call.profile);
+        call.place.wants = Wants::of(&call.spec, &call.profile, &call.caller);
         let entered = app
             .replicas
             .enter(caller, call.spec.mode, &mut call.place)

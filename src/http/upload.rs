@@ -160,7 +160,7 @@ pub async fn take_in(
         tracing::warn!(%error, "the upload was not noted in its workspace");
     }
     drop(workspace);
-    engine.sessions.call_ended();
+    engine.sessions.call_ended(place.key);
     let names = taken?.into_iter().zip(sent);
     let taken = names.map(|(name, (sent_as, size))| Taken {
         name,

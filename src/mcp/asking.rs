@@ -112,7 +112,8 @@ impl Asking<'_> {
         mut place: Place,
         profile: Option<&Profile>,
     ) -> Result<Place, RpcError> {
-        place.wants = profile.and_then(|profile| Wants::of(&self.offer.spec, profile));
+        place.wants =
+            profile.and_then(|profile| Wants::of(&self.offer.spec, profile, &self.caller));
         let replicas = &self.app.replicas;
         let entered = replicas
             .enter(&self.caller, self.offer.spec.mode, &mut place)

@@ -4,10 +4,12 @@ mod ids;
 mod principal;
 mod raw_json;
 mod server_name;
+mod tenant;
 mod tool;
 
 pub use ids::{JobId, LinkToken, SessionId, WorkspaceKey, hex};
 pub use principal::{Caller, Guest, Hop, Principal, UserInfo, UserToken};
 pub use raw_json::{Member, RawJson};
 pub use server_name::ServerName;
+pub use tenant::Tenant;
 pub use tool::Tool;

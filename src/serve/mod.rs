@@ -110,6 +110,7 @@ pub async fn serve(
     app.replicas.watch()?;
     let open_files = limits::raise_open_files();
     tracing::debug!(?open_files, "limits");
+    app.fit_system(open_files);
     for warning in app.warnings() {
         tracing::warn!("{warning}");
     }

@@ -29,6 +29,10 @@ impl Sessions {
         if !stateful || !self.is_new(place).await {
             return None;
         }
+        // Who holds as many as he may gets one when one of his own has ended.
+        if self.population.of(&wants.spec).is_at_share(&wants.tenant) {
+            return None;
+        }
         let spare = self.pool.take(&wants.spec, &wants.profile).await?;
         let (sessions, place, principal) = (self.clone(), place.clone(), principal.clone());
         let wants = wants.clone();
@@ -39,7 +43,7 @@ impl Sessions {
             tracing::debug!(%error, "a process that was ready could not be used");
         });
         let Adopted { workspace, session } = adopted.ok()??;
-        self.watch(&session);
+        self.watch(&workspace, &session);
         self.note_started(&workspace, &session).await;
         tracing::debug!(job = ?workspace.job.id(), "workspace opened, its process is ready");
         Some(workspace)
@@ -80,13 +84,15 @@ impl Sessions {
             return Ok(None);
         }
         let parts = spare.into_parts();
+        let mut seat = parts.place.expect("it counts as a stateful process");
+        seat.pass_to(&wants.tenant);
         // As in a folder whose child is started by its first call: what it wrote since its birth is
         // new to that call.
-        let workspace = Workspace::new(parts.job, parts.lease, Snapshot::default(), []);
+        let workspace = Workspace::new(place.key, parts.job, parts.lease, Snapshot::default(), []);
         let session = Arc::new(Session::new(
             parts.child,
             wants.spec.clone(),
-            parts.place.expect("it counts as a stateful process"),
+            seat,
             self.metrics.session_live(),
             place.class,
         ));

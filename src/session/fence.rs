@@ -48,6 +48,6 @@ impl Sessions {
         for session in workspace.sessions() {
             self.end_now(workspace, &session, End::Kill).await;
         }
-        self.call_ended();
+        self.call_ended(workspace.key);
     }
 }

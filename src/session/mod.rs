@@ -8,6 +8,7 @@
 //! No lock is held across a start but the chat's own order of calls.
 
 mod adopt;
+mod agenda;
 mod end;
 mod fence;
 mod open;
@@ -35,13 +36,14 @@ use crate::{
     telemetry::Metrics,
 };
 
+use agenda::Agenda;
 use population::Population;
 
 pub use open::Opened;
 pub use place::{Claim, Class, Place, Wants};
 pub use pool::{Pool, PoolSettings, Spare};
 pub use shared::{SharedChild, SharedChildren};
-pub use start::Found;
+pub use start::{Found, Room, Start};
 use workspace::Ending;
 pub use workspace::{Lent, Session, Turn, Workspace};
 
@@ -72,6 +74,26 @@ pub enum SessionError {
         /// How many there may be.
         limit: usize,
     },
+    /// All that one user may have work.
+    #[error(
+        "all {held} stateful processes that one user may have are busy \
+         (MCPO_STATEFUL_MAX_PROCESSES_PER_USER)"
+    )]
+    ShareFull {
+        /// How many he has.
+        held: usize,
+    },
+}
+
+impl SessionError {
+    /// Whether the system has no descriptors, processes or memory left for it.
+    pub fn is_lack_of_room(&self) -> bool {
+        match self {
+            Self::Child(error) => error.is_lack_of_room(),
+            Self::Store(error) => error.is_lack_of_descriptors(),
+            _ => false,
+        }
+    }
 }
 
 impl From<LeaseError> for SessionError {
@@ -88,6 +110,8 @@ impl From<LeaseError> for SessionError {
 pub struct SessionSettings {
     /// Live stateful children.
     pub max_total: usize,
+    /// Of one user, where that was said.
+    pub max_per_user: Option<usize>,
     /// The longest time between two clean-ups.
     pub cleanup_interval: Duration,
     /// What a look through a folder may find.
@@ -107,6 +131,8 @@ pub struct Sessions {
     pub pool: Arc<Pool>,
     /// Wakes the housekeeper: a session is idle, began or died, or a workspace is unused.
     house: Notify,
+    /// What he looks at then.
+    agenda: Mutex<Agenda>,
     /// Wakes those who wait for a place: a session may be idle now.
     room: Notify,
     /// Work that its caller cannot give up: a shutdown waits for it.
@@ -140,7 +166,7 @@ impl Sessions {
         metrics: Arc<Metrics>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     ) -> Self {
-        let population = Arc::new(Population::new(settings.max_total));
+        let population = Arc::new(Population::new(settings.max_total, settings.max_per_user));
         let pool = Arc::new(Pool::new(
             settings.pool.clone(),
             children.clone(),
@@ -157,6 +183,7 @@ impl Sessions {
             population,
             pool,
             house: Notify::new(),
+            agenda: Mutex::default(),
             room: Notify::new(),
             tasks: TaskTracker::new(),
             metrics,

@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{Claim, Entry, Place, SessionError, Sessions, Workspace};
 use crate::{
     artifacts::{Snapshot, SnapshotError},
-    model::{Principal, WorkspaceKey},
+    model::{Principal, Tenant, WorkspaceKey},
     store::{Job, JobStatus, Metadata, NewJob, PrincipalHash},
 };
 
@@ -18,21 +18,41 @@ impl Sessions {
         place: &Place,
         principal: &Principal,
     ) -> Result<Arc<Workspace>, SessionError> {
-        let entry = self.entries().entry(place.key).or_default().clone();
-        let open = entry.open().clone();
-        if let Some(workspace) = open
-            && self.still_held(&workspace).await
-        {
-            return Ok(workspace);
+        loop {
+            let entry = self.entries().entry(place.key).or_default().clone();
+            let open = entry.open().clone();
+            if let Some(workspace) = open
+                && self.still_held(&workspace).await
+            {
+                return Ok(workspace);
+            }
+            match self.opened(entry, place, principal).await {
+                // Idle children, with four descriptors each, make room.
+                Err(error) if error.is_lack_of_room() => {
+                    let why = error.to_string();
+                    if !self.relieve(None, Tenant::bridge(), why).await {
+                        return Err(error);
+                    }
+                }
+                opened => return opened,
+            }
         }
+    }
+
+    async fn opened(
+        self: &Arc<Self>,
+        entry: Arc<Entry>,
+        place: &Place,
+        principal: &Principal,
+    ) -> Result<Arc<Workspace>, SessionError> {
         let (reply, opened) = oneshot::channel();
         let (sessions, place) = (self.clone(), place.clone());
-        let principal = principal.clone();
+        let (principal, key) = (principal.clone(), place.key);
         // A task of its own: a caller who hangs up must not leave a lease that nobody knows of.
         self.tasks.spawn(async move {
             let opened = sessions.open_entry(entry, place, principal).await;
             if reply.send(opened).is_err() {
-                sessions.call_ended();
+                sessions.call_ended(key);
             }
         });
         opened.await.expect("opening a folder does not panic")
@@ -81,7 +101,7 @@ impl Sessions {
             Ok((before, files)) => {
                 tracing::debug!(job = ?found.job.id(), "workspace opened");
                 let servers = before.server_names;
-                let workspace = Workspace::new(found.job, found.lease, files, servers);
+                let workspace = Workspace::new(place.key, found.job, found.lease, files, servers);
                 Ok(Arc::new(workspace))
             }
             Err(failure) => {
@@ -132,12 +152,19 @@ impl Sessions {
     pub(super) fn close_unused(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
         let entries = self.entries();
         let unused = entries.iter().filter(|(_, entry)| entry.is_unused());
-        let closing = unused.map(|(key, entry)| {
-            let (sessions, key, entry) = (self.clone(), *key, entry.clone());
-            let close = async move { sessions.close(key, entry).await };
-            self.tasks.spawn(close)
-        });
+        let closing = unused.map(|(key, entry)| self.close_soon(*key, entry.clone()));
         closing.collect()
+    }
+
+    /// The same for one of them.
+    pub(super) fn close_soon(
+        self: &Arc<Self>,
+        key: WorkspaceKey,
+        entry: Arc<Entry>,
+    ) -> JoinHandle<()> {
+        let sessions = self.clone();
+        self.tasks
+            .spawn(async move { sessions.close(key, entry).await })
     }
 
     async fn close(self: &Arc<Self>, key: WorkspaceKey, entry: Arc<Entry>) {
@@ -206,8 +233,10 @@ impl Opened {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.workspace.take().is_some() {
-            self.sessions.call_ended();
+        if let Some(workspace) = self.workspace.take() {
+            let key = workspace.key;
+            drop(workspace);
+            self.sessions.call_ended(key);
         }
     }
 }
@@ -233,7 +262,7 @@ impl Sessions {
 
 impl Entry {
     /// An entry without a workspace counts too: what was begun there may have failed.
-    fn is_unused(&self) -> bool {
+    pub(super) fn is_unused(&self) -> bool {
         self.open().as_ref().is_none_or(is_unused)
     }
 

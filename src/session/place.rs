@@ -6,7 +6,7 @@ use super::Opened;
 use crate::{
     child::Profile,
     config::{Mode, ServerSpec, WorkspaceScope},
-    model::{Caller, Principal, ServerName, SessionId, WorkspaceKey},
+    model::{Caller, Principal, ServerName, SessionId, Tenant, WorkspaceKey},
 };
 
 /// Where a stateful call works.
@@ -33,15 +33,18 @@ pub struct Wants {
     pub spec: Arc<ServerSpec>,
     /// How it is spoken to.
     pub profile: Profile,
+    /// Against whose share it counts.
+    pub tenant: Tenant,
 }
 
 impl Wants {
     /// None of a server whose children work in no chat's folder.
-    pub fn of(spec: &Arc<ServerSpec>, profile: &Profile) -> Option<Arc<Self>> {
+    pub fn of(spec: &Arc<ServerSpec>, profile: &Profile, caller: &Caller) -> Option<Arc<Self>> {
         (spec.mode == Mode::Stateful).then(|| {
             Arc::new(Self {
                 spec: spec.clone(),
                 profile: profile.clone(),
+                tenant: Tenant::of(caller),
             })
         })
     }

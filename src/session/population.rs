@@ -1,97 +1,83 @@
-//! How many stateful children may live: a number of places, which may be lowered and raised.
+//! How many stateful children may live, and how many of one tenant.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use super::end::Whose;
+use crate::{
+    admission::{Place, Places, Share, three_quarters},
+    config::{ServerSpec, Transport},
+    model::Tenant,
+};
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+/// With fewer places than this each is worth too much to be kept for others.
+const FEW: usize = 4;
 
-/// Places for live children, given out in the order of asking.
+/// Places for live children.
 pub struct Population {
-    places: Arc<Semaphore>,
-    bounds: Mutex<Bounds>,
-}
-
-struct Bounds {
-    /// Places that exist, those withheld included.
+    /// Processes of this machine.
+    local: Places,
+    /// Sessions with servers elsewhere use nothing that processes need: neither makes room for the
+    /// other.
+    elsewhere: Places,
     most: usize,
-    /// Places that may be in use.
-    limit: usize,
-    /// Places taken out of the semaphore; fewer than wanted while too many are in use.
-    withheld: usize,
+    /// Of one tenant, where the settings say so.
+    per_user: Option<usize>,
 }
 
 impl Population {
-    /// `most` places, at least one.
-    pub fn new(most: usize) -> Self {
+    /// `most` places, at least one; of one tenant `per_user`, or else three of four.
+    pub fn new(most: usize, per_user: Option<usize>) -> Self {
         let most = most.max(1);
-        let bounds = Bounds {
-            most,
-            limit: most,
-            withheld: 0,
-        };
+        let share = share(most, per_user);
         Self {
-            places: Arc::new(Semaphore::new(most)),
-            bounds: Mutex::new(bounds),
+            local: Places::new(most, share),
+            elsewhere: Places::new(most, share),
+            most,
+            per_user,
         }
     }
 
-    /// How many places there are now.
-    pub fn limit(&self) -> usize {
-        self.bounds().limit
+    /// Where children of this server have their places.
+    pub fn of(&self, spec: &ServerSpec) -> &Places {
+        self.kind(matches!(spec.transport, Transport::Remote(_)))
     }
 
-    /// Whether more places are in use than there should be.
+    /// How many children a tenant has.
+    pub fn held_by(&self, tenant: &Tenant, remote: bool) -> usize {
+        self.kind(remote).held_by(tenant)
+    }
+
+    /// Whether a tenant has as many as one may.
+    pub fn at_share(&self, whose: &Whose) -> bool {
+        self.kind(whose.remote).is_at_share(&whose.tenant)
+    }
+
+    fn kind(&self, remote: bool) -> &Places {
+        if remote { &self.elsewhere } else { &self.local }
+    }
+
+    /// Whether more processes live than there should be.
     pub fn is_over(&self) -> bool {
-        let bounds = self.bounds();
-        bounds.withheld < bounds.most - bounds.limit
+        self.local.is_over()
     }
 
-    /// Lowers or raises the number of places, from one to as many as there were at first. Places
-    /// in use are withdrawn as they come back.
+    /// Lowers or raises the number of processes, from one to as many as there were at first.
     pub fn set_limit(&self, limit: usize) {
-        let mut bounds = self.bounds();
-        bounds.limit = limit.clamp(1, bounds.most);
-        let wanted = bounds.most - bounds.limit;
-        if wanted > bounds.withheld {
-            bounds.withheld += self.places.forget_permits(wanted - bounds.withheld);
-        } else {
-            self.places.add_permits(bounds.withheld - wanted);
-            bounds.withheld = wanted;
-        }
+        let limit = limit.clamp(1, self.most);
+        self.local.set_limit(limit, share(limit, self.per_user));
     }
 
-    /// A place, if one is free and nobody waits for it.
-    pub fn try_place(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.clone().try_acquire_owned().ok()
+    /// A place for a process that is nobody's yet: one is always left to others.
+    pub fn try_spare_place(&self) -> Option<Place> {
+        self.local.try_enter_spare(&Tenant::bridge())
     }
+}
 
-    /// A place for what can do without: one is always left to others.
-    pub fn try_spare_place(&self) -> Option<OwnedSemaphorePermit> {
-        if self.places.available_permits() > 1 {
-            self.try_place()
-        } else {
-            None
-        }
-    }
-
-    /// Waits for a place; the order of the first poll counts.
-    pub fn place(
-        &self,
-    ) -> impl Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + use<> {
-        self.places.clone().acquire_owned()
-    }
-
-    /// Takes a place back: for the next who waits, unless there are too many.
-    pub fn give_back(&self, place: OwnedSemaphorePermit) {
-        let mut bounds = self.bounds();
-        if bounds.withheld < bounds.most - bounds.limit {
-            bounds.withheld += 1;
-            place.forget();
-        }
-    }
-
-    fn bounds(&self) -> std::sync::MutexGuard<'_, Bounds> {
-        self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn share(limit: usize, per_user: Option<usize>) -> Share {
+    let usual = if limit < FEW {
+        limit
+    } else {
+        three_quarters(limit)
+    };
+    Share::each(per_user.unwrap_or(usual))
 }
 
 #[cfg(test)]
@@ -99,39 +85,25 @@ mod tests {
     use super::*;
 
     fn free(population: &Population) -> usize {
-        let taken = std::iter::from_fn(|| population.try_place());
+        let taken = std::iter::from_fn(|| population.local.try_enter(&Tenant::bridge()));
         taken.collect::<Vec<_>>().len()
     }
 
     #[test]
-    fn the_same_limit_said_again_takes_no_more_places() {
-        let population = Population::new(10);
-        for _ in 0..5 {
-            population.set_limit(7);
-            assert_eq!(free(&population), 7);
+    fn one_tenant_leaves_a_quarter_to_others_where_there_is_one() {
+        for (places, own) in [(1, 1), (3, 3), (4, 3), (8, 6), (100, 75)] {
+            assert_eq!(free(&Population::new(places, None)), own, "of {places}");
         }
+        assert_eq!(free(&Population::new(8, Some(8))), 8);
+        assert_eq!(free(&Population::new(8, Some(2))), 2);
     }
 
     #[test]
-    fn a_limit_that_rises_gives_the_places_back() {
-        let population = Population::new(10);
-        for (limit, places) in [(3, 3), (6, 6), (100, 10), (0, 1), (10, 10)] {
+    fn a_limit_is_lowered_and_raised_as_far_as_it_was() {
+        let population = Population::new(10, Some(10));
+        for (limit, places) in [(7, 7), (7, 7), (3, 3), (6, 6), (100, 10), (0, 1), (10, 10)] {
             population.set_limit(limit);
             assert_eq!(free(&population), places);
-            assert_eq!(population.limit(), places);
         }
-    }
-
-    #[test]
-    fn places_in_use_are_withdrawn_as_they_come_back() {
-        let population = Population::new(3);
-        let mut used: Vec<_> = std::iter::from_fn(|| population.try_place()).collect();
-        population.set_limit(1);
-        for _ in 0..2 {
-            population.give_back(used.pop().unwrap());
-            assert_eq!(free(&population), 0);
-        }
-        population.give_back(used.pop().unwrap());
-        assert_eq!(free(&population), 1);
     }
 }

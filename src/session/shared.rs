@@ -10,18 +10,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::SessionError;
 use crate::{
+    admission::{Place, Places},
     child::{Child, ChildError, ChildRequest, Children, End, Listener, Profile},
     config::{ServerSpec, SpecVersion, UserValues},
-    model::{Principal, ServerName},
+    model::{Principal, ServerName, Tenant},
     store::{Job, Lease, NewJob, PrincipalHash, Store},
 };
 
@@ -43,6 +40,8 @@ pub struct SharedChildren {
     store: Arc<Store>,
     states: Mutex<HashMap<Key, State>>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
+    /// Calls of one user that a child works on, where its config says nothing of calls side by side.
+    per_user: usize,
     /// Starts and ends, which no caller can interrupt: a shutdown waits for them.
     tasks: TaskTracker,
     /// Nothing is started any more, and nobody waited for.
@@ -55,8 +54,8 @@ pub struct SharedChild {
     pub child: Child,
     /// Where it works: a folder of its own, from which nothing is published.
     pub job: Job,
-    /// Calls side by side, where the config bounds them.
-    places: Option<Arc<Semaphore>>,
+    /// For the calls that it works on side by side.
+    places: Places,
     lease: Lease,
     version: SpecVersion,
 }
@@ -91,8 +90,10 @@ impl SharedChildren {
         children: Arc<Children>,
         store: Arc<Store>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
+        per_user: usize,
     ) -> Self {
         Self {
+            per_user,
             children,
             store,
             states: Mutex::default(),
@@ -107,10 +108,10 @@ impl SharedChildren {
     pub async fn child(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
-        profile: &Profile,
+        (profile, tenant): (&Profile, &Tenant),
         deadline: Instant,
     ) -> Result<Arc<SharedChild>, SessionError> {
-        let way = self.way(spec, profile)?;
+        let way = self.way(spec, profile, tenant)?;
         let child = async {
             match way {
                 Way::There(shared) => Ok(shared),
@@ -130,6 +131,7 @@ impl SharedChildren {
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
         profile: &Profile,
+        tenant: &Tenant,
     ) -> Result<Way, SessionError> {
         let version = spec.version();
         let mut profile = self.children.spoken(spec, profile.clone());
@@ -173,9 +175,9 @@ impl SharedChildren {
             outcome,
         };
         states.insert(key.clone(), State::Starting(start));
-        let (shares, spec) = (self.clone(), spec.clone());
+        let (shares, spec, tenant) = (self.clone(), spec.clone(), tenant.clone());
         Ok(Way::Begun(self.tasks.spawn(async move {
-            let started = shares.start(&spec, profile, &called_off).await;
+            let started = shares.start(&spec, (profile, tenant), &called_off).await;
             let started = shares.settle(key, spec.version(), &called_off, started);
             tell.send_replace(Some(match &started {
                 Ok(shared) => Ok(shared.clone()),
@@ -219,7 +221,7 @@ impl SharedChildren {
     async fn start(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
-        profile: Profile,
+        (profile, tenant): (Profile, Tenant),
         off: &CancellationToken,
     ) -> Result<SharedChild, SessionError> {
         let (store, server) = (self.store.clone(), spec.name.clone());
@@ -240,6 +242,7 @@ impl SharedChildren {
             profile,
             overlay: Vec::new(),
             user: UserValues::default(),
+            tenant,
             deadline: Instant::now() + NO_DEADLINE,
             listener: (self.listener)(&spec.name),
         };
@@ -252,9 +255,10 @@ impl SharedChildren {
                 child,
                 job,
                 lease,
-                places: spec
-                    .concurrency
-                    .map(|most| Arc::new(Semaphore::new(most.get()))),
+                places: Places::side_by_side(
+                    spec.concurrency.map(std::num::NonZeroUsize::get),
+                    self.per_user,
+                ),
                 version: spec.version(),
             }),
             Err(error) => {
@@ -355,11 +359,10 @@ impl SharedChildren {
 }
 
 impl SharedChild {
-    /// Waits for a place among the calls that its config allows side by side; none is needed where
-    /// it says nothing.
-    pub async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        let places = self.places.clone()?;
-        Some(places.acquire_owned().await.expect("never closed"))
+    /// Waits for a place among the calls that it works on side by side: in all as many as its config
+    /// says, and of one user never all.
+    pub fn place(&self, tenant: &Tenant) -> impl Future<Output = Place> + use<> {
+        self.places.enter(tenant)
     }
 }
 

@@ -19,16 +19,19 @@ use tokio::{
 
 use super::Class;
 use crate::{
+    admission::Place,
     artifacts::Snapshot,
     child::Child,
-    config::{ServerSpec, SpecVersion},
-    model::ServerName,
+    config::{ServerSpec, SpecVersion, Transport},
+    model::{ServerName, Tenant, WorkspaceKey},
     store::{Job, Lease},
     telemetry::Live,
 };
 
 /// One chat's folder while anybody works in it.
 pub struct Workspace {
+    /// Which one it is.
+    pub key: WorkspaceKey,
     /// Its folder.
     pub job: Job,
     /// Our right to it.
@@ -51,7 +54,7 @@ pub struct Workspace {
 /// The children of one server in one workspace.
 pub struct Slot {
     /// Held while a child is chosen or started.
-    pub gate: tokio::sync::Mutex<()>,
+    pub gate: Arc<tokio::sync::Mutex<()>>,
     /// Calls of this server side by side, where its config allows more than one.
     places: Arc<Semaphore>,
     /// The children.
@@ -67,7 +70,9 @@ pub struct Session {
     /// The version of that, for comparison after a reload.
     pub version: SpecVersion,
     /// Counts against the limit on stateful processes, until the child has ended.
-    place: Mutex<Option<OwnedSemaphorePermit>>,
+    place: Mutex<Option<Place>>,
+    /// Against whose share it counts.
+    pub tenant: Tenant,
     _live: Live,
     class: Mutex<Class>,
     in_flight: AtomicUsize,
@@ -96,12 +101,14 @@ pub struct Ending(#[expect(dead_code, reason = "held, not used")] OwnedMutexGuar
 impl Workspace {
     /// A workspace whose lease we hold. `worked_before` names the servers that ever ran here.
     pub fn new(
+        key: WorkspaceKey,
         job: Job,
         lease: Lease,
         files: Snapshot,
         worked_before: impl IntoIterator<Item = String>,
     ) -> Self {
         Self {
+            key,
             job,
             lease,
             files: tokio::sync::Mutex::new(files),
@@ -168,7 +175,7 @@ impl Workspace {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.entry(spec.name.clone()).or_insert_with(|| {
             Arc::new(Slot {
-                gate: tokio::sync::Mutex::default(),
+                gate: Arc::default(),
                 places: Arc::new(Semaphore::new(concurrency)),
                 sessions: Mutex::default(),
             })
@@ -246,17 +253,19 @@ impl Slot {
     /// Lends the child that serves a call: an idle one, else the least busy. `Err` where a new
     /// one is to be started, and whether others stay beside it.
     pub fn lend(&self, spec: &ServerSpec, class: Class) -> Result<Lent, bool> {
-        let version = spec.version();
         let bound = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sessions = bound.clone();
-        // Those of an older config end with their calls.
-        sessions.retain(|session| session.version == version && session.child.is_alive());
-        let busy: Vec<_> = sessions.iter().map(|session| session.in_flight()).collect();
-        match choose(&busy, spec.max_processes_per_chat) {
-            // Under the lock, so that a child that was found idle is lent or ended, not both.
+        // Under the lock, so that a child that was found idle is lent or ended, not both.
+        let (sessions, chosen) = fitting(&bound, spec);
+        match chosen {
             Some(index) => Ok(sessions[index].lend(class)),
             None => Err(!sessions.is_empty()),
         }
+    }
+
+    /// Whether a child is there that would serve a call now.
+    pub fn would_lend(&self, spec: &ServerSpec) -> bool {
+        let bound = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        fitting(&bound, spec).1.is_some()
     }
 
     /// Binds a new child, in use.
@@ -281,6 +290,17 @@ impl Slot {
     }
 }
 
+/// The children that may serve a call, and which of them does.
+fn fitting(bound: &[Arc<Session>], spec: &ServerSpec) -> (Vec<Arc<Session>>, Option<usize>) {
+    let version = spec.version();
+    // Those of an older config end with their calls.
+    let fits = |session: &&Arc<Session>| session.version == version && session.child.is_alive();
+    let sessions: Vec<_> = bound.iter().filter(fits).cloned().collect();
+    let busy: Vec<_> = sessions.iter().map(|session| session.in_flight()).collect();
+    let chosen = choose(&busy, spec.max_processes_per_chat);
+    (sessions, chosen)
+}
+
 /// Which of the children, by the calls that each has, serves one more; `None` starts another.
 fn choose(busy: &[usize], most: usize) -> Option<usize> {
     let least = (0..busy.len()).min_by_key(|index| busy[*index])?;
@@ -292,7 +312,7 @@ impl Session {
     pub fn new(
         child: Child,
         spec: Arc<ServerSpec>,
-        place: OwnedSemaphorePermit,
+        place: Place,
         live: Live,
         class: Class,
     ) -> Self {
@@ -300,6 +320,7 @@ impl Session {
             child,
             version: spec.version(),
             spec,
+            tenant: place.tenant().clone(),
             place: Mutex::new(Some(place)),
             _live: live,
             class: Mutex::new(class),
@@ -309,7 +330,7 @@ impl Session {
     }
 
     /// Its place among the live children, once.
-    pub fn give_up_place(&self) -> Option<OwnedSemaphorePermit> {
+    pub fn give_up_place(&self) -> Option<Place> {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         place.take()
     }
@@ -325,6 +346,11 @@ impl Session {
     /// Calls that use it now.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is with a server elsewhere.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.spec.transport, Transport::Remote(_))
     }
 
     /// What kind of caller it serves.

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::io::Errno;
+
 use crate::model::{JobId, LinkToken};
 
 /// A failure of the jobs folder: what, where, and what to do.
@@ -45,6 +47,19 @@ impl StoreError {
     /// A name on the way was not there.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Io { source, .. } if super::files::is_absent(source))
+    }
+
+    /// Whether this process, or the system, may open no more files.
+    pub fn is_lack_of_descriptors(&self) -> bool {
+        let Self::Io { source, .. } = self else {
+            return false;
+        };
+        let number = source.raw_os_error();
+        number.is_some_and(|number| {
+            [Errno::MFILE, Errno::NFILE]
+                .map(Errno::raw_os_error)
+                .contains(&number)
+        })
     }
 }
 

@@ -14,7 +14,7 @@ pub use audit::{Action, AuditEvent, AuditFile, audit};
 pub use logs::{LogGuard, init, init_for_command};
 pub use metrics::{CONTENT_TYPE as METRICS_TYPE, ChildMode, Live, Metrics, Requested, ServerState};
 pub use request_id::{REQUEST_ID, RequestId, span, tied, within};
-pub use system::{available_memory, memory_limit, stateful_cap};
+pub use system::{Cap as StatefulCap, available_memory, memory_limit, stateful_cap};
 
 /// The word for a problem, as an extension on its answer: metrics count by it.
 #[derive(Debug, Clone, Copy)]

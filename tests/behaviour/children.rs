@@ -114,7 +114,7 @@ fn too_many_starts_are_429() {
     );
     let bridge = TestBridge::builder(servers([("slow", slow), ("echo", echo())]))
         .var(vars::MAX_STARTS, 1)
-        .var(vars::START_TIMEOUT, 3)
+        .var(vars::START_TIMEOUT, 15)
         .start();
     bridge
         .chat("alice", "c0")

@@ -2,14 +2,18 @@
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use crate::support::{TestBridge, echo, until, vars};
+use crate::support::{
+    PendingCall, TestBridge, echo, eventually,
+    far::{self, Far},
+    servers, until, vars, with,
+};
 
 /// The wrong way takes a minute or more.
 const SOON: Duration = Duration::from_secs(30);
@@ -75,4 +79,249 @@ fn silent_remote_servers_hold_up_no_local_start() {
     for count in [4, 10, 60] {
         is_ready_beside(count);
     }
+}
+
+/// A call that sleeps until its caller hangs up, once it is at work.
+fn long_call(bridge: &TestBridge, user: &str, chat: &str) -> PendingCall {
+    let touch = format!("{user}-{chat}");
+    let sleeping = json!({"seconds": 3600, "touch": touch});
+    let call = bridge.chat(user, chat).begin("echo", "sleep", &sleeping);
+    bridge.wait_for_file(&touch);
+    call
+}
+
+/// What each of these calls is answered, as it comes.
+fn answers(calls: Vec<PendingCall>) -> mpsc::Receiver<String> {
+    let (sender, answers) = mpsc::channel();
+    for call in calls {
+        let sender = sender.clone();
+        thread::spawn(move || sender.send(call.rest()));
+    }
+    answers
+}
+
+#[test]
+fn calls_that_a_silent_remote_server_does_not_answer_hold_up_no_local_call() {
+    let far = Far::start(|seen, stream| {
+        if seen.method() == "tools/call" {
+            // No answer, for as long as the test runs.
+            thread::sleep(Duration::from_secs(3600));
+        }
+        far::respond(seen, stream)
+    });
+    for mode in ["stateful", "stateless"] {
+        let before = far.count("POST tools/call");
+        let remote = json!({"url": format!("{}/mcp", far.origin), "mode": mode});
+        let bridge = TestBridge::builder(servers([("far", remote), ("echo", echo())]))
+            .var(vars::MAX_CONCURRENT, 2)
+            .start();
+        let held: Vec<_> = ["alice", "bob", "carol"]
+            .map(|user| {
+                let chat = bridge.chat(user, "c1");
+                chat.begin("far", "echo", &json!({"text": "a"}))
+            })
+            .into();
+        eventually("all three were asked", || {
+            far.count("POST tools/call") == before + 3
+        });
+        let chat = bridge.chat("dave", "c1");
+        assert_eq!(chat.echo("counter", json!({})), 1, "{mode}");
+        held.into_iter().for_each(PendingCall::hang_up);
+    }
+}
+
+#[test]
+fn one_user_never_runs_all_calls_nor_do_two() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_CONCURRENT, 8)
+        .start();
+    // Six are as many as one may; the others of his wait.
+    let mut held: Vec<_> = (0..6)
+        .map(|chat| long_call(&bridge, "mallory", &format!("c{chat}")))
+        .collect();
+    for chat in 6..20 {
+        let chat = bridge.chat("mallory", &format!("c{chat}"));
+        held.push(chat.begin("echo", "sleep", &json!({"seconds": 3600})));
+    }
+    held.push(long_call(&bridge, "trent", "c0"));
+    held.push(
+        bridge
+            .chat("trent", "c1")
+            .begin("echo", "sleep", &json!({"seconds": 3600})),
+    );
+    for turn in 1..4 {
+        assert_eq!(bridge.chat("carol", "c1").echo("counter", json!({})), turn);
+    }
+    held.into_iter().for_each(PendingCall::hang_up);
+}
+
+#[test]
+fn a_newcomer_finds_a_place_in_a_queue_that_one_user_fills() {
+    for mode in ["stateful", "stateless", "shared"] {
+        // One place: of a shared server by its concurrency, of the others by the bridge's limit.
+        let mut entry = with(echo(), json!({"mode": mode}));
+        if mode == "shared" {
+            entry = with(entry, json!({"concurrency": 1}));
+        }
+        let bridge = TestBridge::builder(servers([("echo", entry)]))
+            .var(vars::MAX_CONCURRENT, 1)
+            .var(vars::MAX_WAITING, 4)
+            .start();
+        let running = long_call(&bridge, "greedy", "c0");
+        let flood = (1..10).map(|chat| {
+            let chat = bridge.chat("greedy", &format!("c{chat}"));
+            chat.begin("echo", "counter", &json!({}))
+        });
+        let flood = answers(flood.collect());
+        // Of nine calls four may wait.
+        for _ in 0..5 {
+            let refused = flood.recv_timeout(SOON).expect("an answer");
+            assert!(refused.starts_with("HTTP/1.1 429"), "{mode}: {refused}");
+            assert!(refused.contains("MCPO_MAX_WAITING"), "{mode}: {refused}");
+        }
+        let chat = bridge.chat("modest", "c1");
+        let modest = answers(vec![chat.begin("echo", "counter", &json!({}))]);
+        // The greedy user's last call makes room.
+        let refused = flood.recv_timeout(SOON).expect("an answer");
+        assert!(refused.starts_with("HTTP/1.1 429"), "{mode}: {refused}");
+        running.hang_up();
+        let answered = modest.recv_timeout(SOON).expect("an answer");
+        assert!(answered.starts_with("HTTP/1.1 200"), "{mode}: {answered}");
+        for _ in 0..3 {
+            let answered = flood.recv_timeout(SOON).expect("an answer");
+            assert!(answered.starts_with("HTTP/1.1 200"), "{mode}: {answered}");
+        }
+    }
+}
+
+#[test]
+fn a_shared_server_takes_its_turns_by_user() {
+    let shared = with(echo(), json!({"mode": "shared", "concurrency": 4}));
+    let bridge = TestBridge::start(servers([("echo", shared)]));
+    let sleep = |chat: &str| {
+        let chat = bridge.chat("mallory", chat);
+        chat.begin("echo", "sleep", &json!({"seconds": 3600}))
+    };
+    let held: Vec<_> = (0..12).map(|chat| sleep(&format!("c{chat}"))).collect();
+    let modest = bridge.chat("modest", "c1");
+    eventually("three sleep", || modest.echo("sleeping", json!({})) == 3);
+    // It has the fourth place again and again, in front of nine that wait.
+    for _ in 0..5 {
+        assert_eq!(modest.echo("sleeping", json!({})), 3);
+    }
+    held.into_iter().for_each(PendingCall::hang_up);
+}
+
+#[test]
+fn a_flood_waits_in_the_bridge_and_not_in_a_shared_server() {
+    let shared = with(echo(), json!({"mode": "shared"}));
+    let bridge = TestBridge::builder(servers([("echo", shared)]))
+        .var(vars::SERVER_CALLS_PER_USER, 3)
+        .start();
+    let held: Vec<_> = (0..40)
+        .map(|chat| {
+            let chat = bridge.chat("mallory", &format!("c{chat}"));
+            chat.begin("echo", "sleep", &json!({"seconds": 3600}))
+        })
+        .collect();
+    let modest = bridge.chat("modest", "c1");
+    eventually("three sleep", || modest.echo("sleeping", json!({})) == 3);
+    for _ in 0..5 {
+        assert_eq!(modest.echo("sleeping", json!({})), 3);
+    }
+    held.into_iter().for_each(PendingCall::hang_up);
+}
+
+#[test]
+fn a_user_with_many_chats_ends_his_own_sessions_and_no_one_elses() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_TOTAL_PROCESSES, 6)
+        .var(vars::POOL_MAX, 0)
+        .start();
+    let others = ["bob", "carol", "dave"];
+    for user in others {
+        assert_eq!(bridge.chat(user, "c1").echo("counter", json!({})), 1);
+    }
+    for chat in 0..9 {
+        let chat = bridge.chat("mallory", &format!("c{chat}"));
+        assert_eq!(chat.echo("counter", json!({})), 1);
+    }
+    for user in others {
+        assert_eq!(
+            bridge.chat(user, "c1").echo("counter", json!({})),
+            2,
+            "{user}"
+        );
+    }
+    // His newest are his own; a newcomer takes from him.
+    assert_eq!(bridge.chat("mallory", "c8").echo("counter", json!({})), 2);
+    assert_eq!(bridge.chat("erin", "c1").echo("counter", json!({})), 1);
+    for user in others {
+        assert_eq!(
+            bridge.chat(user, "c1").echo("counter", json!({})),
+            3,
+            "{user}"
+        );
+    }
+}
+
+#[test]
+fn one_user_leaves_places_for_processes_to_others() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_TOTAL_PROCESSES, 4)
+        .var(vars::MAX_CONCURRENT, 16)
+        .var(vars::POOL_MAX, 0)
+        .start();
+    // Three of four work, and none of them can give way.
+    let held: Vec<_> = (0..3)
+        .map(|chat| long_call(&bridge, "mallory", &format!("c{chat}")))
+        .collect();
+    let chat = bridge.chat("mallory", "c3");
+    let fourth = answers(vec![chat.begin("echo", "counter", &json!({}))]);
+    for user in ["bob", "carol"] {
+        assert_eq!(bridge.chat(user, "c1").echo("counter", json!({})), 1);
+    }
+    assert!(fourth.try_recv().is_err(), "it waits");
+    held.into_iter().for_each(PendingCall::hang_up);
+    let answered = fourth.recv_timeout(SOON).expect("an answer");
+    assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+}
+
+#[test]
+fn remote_sessions_and_processes_do_not_end_each_other() {
+    let far = Far::start(far::respond);
+    let url = format!("{}/mcp", far.origin);
+    let config = servers([("far", json!({"url": url})), ("echo", echo())]);
+    let bridge = TestBridge::builder(config)
+        .var(vars::MAX_TOTAL_PROCESSES, 1)
+        .var(vars::POOL_MAX, 0)
+        .start();
+    let chat = bridge.chat("alice", "c1");
+    assert_eq!(chat.echo("counter", json!({})), 1);
+    let answer = bridge
+        .chat("bob", "c1")
+        .call("far", "echo", json!({"text": "a"}));
+    assert_eq!(answer.ok(), "a");
+    assert_eq!(chat.echo("counter", json!({})), 2);
+}
+
+#[test]
+fn idle_sessions_make_room_where_descriptors_run_out() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::POOL_MAX, 0)
+        .start();
+    for chat in 0..8 {
+        let chat = bridge.chat("mallory", &format!("c{chat}"));
+        assert_eq!(chat.echo("counter", json!({})), 1);
+    }
+    assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 1);
+    bridge.leave_descriptors(8);
+    for chat in 0..4 {
+        let chat = bridge.chat("carol", &format!("c{chat}"));
+        assert_eq!(chat.call("echo", "counter", json!({})).ok(), 1);
+    }
+    assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 2);
+    assert_eq!(bridge.chat("mallory", "c7").echo("counter", json!({})), 2);
+    let log = bridge.log();
+    assert!(log.contains("an idle one was ended"), "{log}");
 }

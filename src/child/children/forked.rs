@@ -100,7 +100,12 @@ impl Children {
     ) -> Option<(Process, Pipes)> {
         let forked = fork.parent.parent().fork(launch, &fork.argv, until).await;
         forked
-            .inspect_err(|error| self.forks.give_up(spec, &fork.parent, &error.brief()))
+            .inspect_err(|error| {
+                // That is no fault of the parent's.
+                if !error.is_lack_of_room() {
+                    self.forks.give_up(spec, &fork.parent, &error.brief());
+                }
+            })
             .ok()
     }
 

@@ -261,6 +261,12 @@ pub struct Files {
 pub struct Limits {
     /// Calls being executed.
     pub max_concurrent: NonZeroUsize,
+    /// Of these, calls of one user, where that was said.
+    pub max_concurrent_per_user: Option<NonZeroUsize>,
+    /// Calls of one user that a server works on side by side.
+    pub server_calls_per_user: NonZeroUsize,
+    /// Calls that wait for their turn.
+    pub max_waiting: NonZeroUsize,
     /// Cold starts at the same time.
     pub max_starts: NonZeroUsize,
     /// A call's deadline where its server names none.
@@ -295,8 +301,10 @@ pub struct Stateful {
     pub default_idle_timeout: Duration,
     /// For servers that name none.
     pub max_processes_per_chat: NonZeroUsize,
-    /// Over this many the least recently used idle session ends.
+    /// Over this many an idle session ends.
     pub max_total_processes: NonZeroUsize,
+    /// Of these, processes of one user, where that was said.
+    pub max_processes_per_user: Option<NonZeroUsize>,
     /// Time between two rounds of the collector.
     #[serde(serialize_with = "as_seconds")]
     pub cleanup_interval: Duration,

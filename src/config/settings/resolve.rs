@@ -229,6 +229,9 @@ fn limits(r: &mut Reader, args: LimitArgs) -> Limits {
     Limits {
         max_concurrent: read!(r.optional(args.max_concurrent, parse::count))
             .unwrap_or(cpus.saturating_mul(four)),
+        max_concurrent_per_user: read!(r.optional(args.max_concurrent_per_user, parse::count)),
+        server_calls_per_user: read!(r.required(args.server_calls_per_user, parse::count)),
+        max_waiting: read!(r.required(args.max_waiting, parse::count)),
         max_starts: read!(r.optional(args.max_starts, parse::count)).unwrap_or(cpus),
         timeout: read!(r.required(args.timeout, parse::timeout)),
         start_timeout: read!(r.required(args.start_timeout, parse::timeout)),
@@ -248,6 +251,9 @@ fn stateful(r: &mut Reader, args: StatefulArgs) -> Stateful {
             r.required(args.stateful_max_processes_per_chat, parse::count)
         ),
         max_total_processes: read!(r.required(args.stateful_max_total_processes, parse::count)),
+        max_processes_per_user: read!(
+            r.optional(args.stateful_max_processes_per_user, parse::count)
+        ),
         cleanup_interval: read!(r.required(args.stateful_cleanup_interval, parse::timeout)),
     }
 }

@@ -28,6 +28,7 @@ fn sessions(folder: &Folder, store: Arc<Store>) -> Arc<Sessions> {
     };
     let settings = SessionSettings {
         max_total: 1,
+        max_per_user: None,
         cleanup_interval: Duration::from_secs(60),
         snapshot: Limits {
             entries: 3,

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     child::{ChildError, ChildRequest, Profile},
     config::{Mode, ServerSpec, UserValues},
+    model::Tenant,
     store::StoreError,
     telemetry::available_memory,
 };
@@ -277,10 +278,7 @@ impl Pool {
         let made = tokio::task::spawn_blocking(make).await;
         let (made_of, job, lease) = match made.expect("making a folder does not panic") {
             Ok(made) => made,
-            Err(error) => {
-                self.give_back(place);
-                return Err(error.into());
-            }
+            Err(error) => return Err(error.into()),
         };
         let request = ChildRequest {
             spec: spec.clone(),
@@ -288,6 +286,7 @@ impl Pool {
             profile,
             overlay: Vec::new(),
             user: UserValues::default(),
+            tenant: Tenant::bridge(),
             deadline: Instant::now() + NO_DEADLINE,
             listener: match spec.mode {
                 // As a call's own child has it.
@@ -298,7 +297,7 @@ impl Pool {
         let child = match home.children.ready_aside(request, start, off).await {
             Ok(child) => child,
             Err(error) => {
-                self.give_back(place);
+                drop(place);
                 home.remove(job).await;
                 let called_off = off.is_cancelled();
                 return Err(if called_off {
@@ -324,12 +323,6 @@ impl Pool {
             Ok(spare)
         } else {
             Err(NotMade::Silent)
-        }
-    }
-
-    fn give_back(&self, place: Option<OwnedSemaphorePermit>) {
-        if let Some(place) = place {
-            self.home.population.give_back(place);
         }
     }
 }

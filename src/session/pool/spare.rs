@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::{runtime::Handle, sync::OwnedSemaphorePermit};
+use tokio::runtime::Handle;
 
 use super::{Home, PING, code::Code};
 use crate::{
+    admission::Place,
     child::{Child, End},
     config::{ServerSpec, Transport},
     install::{Launching, Resolved},
@@ -30,7 +31,7 @@ pub struct Parts {
     /// Our right to it.
     pub lease: Lease,
     /// Its place among the stateful processes, where it counts as one.
-    pub place: Option<OwnedSemaphorePermit>,
+    pub place: Option<Place>,
     pub(super) counted: Option<Live>,
 }
 
@@ -93,9 +94,7 @@ impl Home {
     /// Ends a child that nobody had: it has nothing to save.
     pub(super) async fn end(&self, parts: Parts) {
         parts.child.end(End::Kill).await;
-        if let Some(place) = parts.place {
-            self.population.give_back(place);
-        }
+        drop(parts.place);
         drop(parts.counted);
         self.remove(parts.job).await;
     }

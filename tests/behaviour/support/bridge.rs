@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process as send};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process as send, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -195,6 +195,22 @@ impl TestBridge {
         let mut all = processes_of(self.root.path());
         all.retain(|process| Some(process.pid) != own);
         all
+    }
+
+    /// Lowers the bridge's limit on open files until it can open so many more.
+    pub fn leave_descriptors(&self, count: usize) {
+        let pid = self.running.as_ref().expect("the bridge runs").child.id();
+        let listed = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+        let numbers = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let used: std::collections::HashSet<usize> = numbers.collect();
+        let mut free = (0..).filter(|number| !used.contains(number));
+        let limit = free.nth(count).expect("numbers do not end");
+        let pid = Pid::from_raw(pid.cast_signed());
+        let lower = Rlimit {
+            current: Some(limit as u64),
+            maximum: getrlimit(Resource::Nofile).maximum,
+        };
+        prlimit(pid, Resource::Nofile, lower).expect("a lower limit");
     }
 
     /// What the bridge wrote to stdout and stderr so far.

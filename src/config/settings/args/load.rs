@@ -72,6 +72,27 @@ pub(in crate::config::settings) struct LimitArgs {
     /// Calls being executed at the same time [default: 4 × CPUs, a container's quota counted]
     #[arg(long, value_name = "COUNT", env = "MCPO_MAX_CONCURRENT")]
     pub max_concurrent: Option<String>,
+    /// Of these, calls of one user; the rest is kept for users of whom none is being executed
+    /// [default: three of four]
+    #[arg(long, value_name = "COUNT", env = "MCPO_MAX_CONCURRENT_PER_USER")]
+    pub max_concurrent_per_user: Option<String>,
+    /// Calls of one user that one server works on at the same time, where it is `shared` without a
+    /// `concurrency` of its own, or remote; four times as many of callers who are no known user
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "MCPO_SERVER_CALLS_PER_USER",
+        default_value = "8"
+    )]
+    pub server_calls_per_user: Option<String>,
+    /// Calls that wait for their turn; over it the last one of the user who has the most is refused
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "MCPO_MAX_WAITING",
+        default_value = "1000"
+    )]
+    pub max_waiting: Option<String>,
     /// Servers being started at the same time [default: CPUs, a container's quota counted]
     #[arg(long, value_name = "COUNT", env = "MCPO_MAX_STARTS")]
     pub max_starts: Option<String>,
@@ -159,7 +180,8 @@ pub(in crate::config::settings) struct StatefulArgs {
         default_value = "1"
     )]
     pub stateful_max_processes_per_chat: Option<String>,
-    /// Live processes in all; over it the least recently used idle one ends
+    /// Live processes in all; over it the least recently used idle one of the user who has the most
+    /// ends
     #[arg(
         long,
         value_name = "COUNT",
@@ -167,6 +189,14 @@ pub(in crate::config::settings) struct StatefulArgs {
         default_value = "100"
     )]
     pub stateful_max_total_processes: Option<String>,
+    /// Of these, processes of one user; over it his own least recently used idle one ends
+    /// [default: three of four, where there are four or more]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "MCPO_STATEFUL_MAX_PROCESSES_PER_USER"
+    )]
+    pub stateful_max_processes_per_user: Option<String>,
     /// Time between two rounds of cleaning up
     #[arg(
         long,
