@@ -19,6 +19,7 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 SIZING_ARGS ?=
 SOAK_ARGS ?=
+FAIRNESS_ARGS ?=
 CONFORMANCE_ARGS ?=
 BUNDLE_ARGS ?=
 DOCKER_TEST_ARGS ?=
@@ -27,12 +28,12 @@ SCHEMAS_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/soak
+PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/soak
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench soak sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench soak load-fairness sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +99,9 @@ bench: ## Measure the bridge beside mcpo, its peers, uvx, nginx and a no-op (npm
 
 soak: ## Load the bridge for 15 minutes while a process is killed every 3 s (SOAK_ARGS='--minutes 2')
 	scripts/soak $(SOAK_ARGS)
+
+load-fairness: build ## Flood the bridge as one user and watch nine others (FAIRNESS_ARGS='--runs 1 --seconds 5')
+	scripts/load-fairness $(FAIRNESS_ARGS)
 
 sizing: ## Measure what a chat costs with the example's real servers: memory, CPU, disk
 	scripts/sizing $(SIZING_ARGS)

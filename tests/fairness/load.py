@@ -1,0 +1,211 @@
+"""One user floods the bridge, and nine others must not notice.
+
+For each mode a bridge is started with a server of its own. Nine users call once a second, first alone and
+then beside one who sends 500 calls in 50 chats and keeps 1,200 in the air. Held: no 429 for the nine, their
+p95 at most twice as long or 50 ms more than alone, whichever is more (medians of the runs), and none of them
+loses the process in which his counter stands.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+USERS = [f"user{number}" for number in range(9)]
+CHATS = 50
+FIRST = 500
+IN_THE_AIR = 1200
+START = 60
+
+
+class Bridge:
+    """A bridge of its own on a free port, with one server, `echo`."""
+
+    def __init__(self, binary, mode):
+        self.folder = tempfile.TemporaryDirectory(prefix="mcpo-fairness-")
+        root = Path(self.folder.name)
+        server = {"command": sys.executable, "args": [str(ROOT / "tests/fixtures/echo_server.py")], "mode": mode}
+        (root / "servers.json").write_text(json.dumps({"mcpServers": {"echo": server}}))
+        self.log = open(root / "log", "wb")
+        port_file = root / "port"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "MCPO_CONFIG_FILE": str(root / "servers.json"),
+            "MCPO_JOBS_DIR": str(root / "jobs"),
+            "MCPO_TOOLS_DIR": str(root / "tools"),
+            "MCPO_INSTALL": "false",
+            "MCPO_LOG_LEVEL": "WARNING",
+        }
+        command = [binary, "serve", "--port", "0", "--port-file", str(port_file)]
+        self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
+        until = time.monotonic() + START
+        while not port_file.exists():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise SystemExit(f"the bridge did not start:\n{(root / 'log').read_text()}")
+            time.sleep(0.05)
+        host, _, port = port_file.read_text().strip().rpartition(":")
+        self.address = (host, int(port))
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+        self.folder.cleanup()
+
+
+class Client:
+    """One connection, which is opened again where the bridge has closed it."""
+
+    def __init__(self, address, user):
+        self.address, self.user, self.stream = address, user, None
+
+    async def call(self, chat, tool, arguments):
+        """The status and the body of the answer."""
+        if self.stream is None:
+            self.stream = await asyncio.open_connection(*self.address, limit=1 << 20)
+        reader, writer = self.stream
+        body = json.dumps(arguments).encode()
+        head = (
+            f"POST /mcpo/echo/{tool} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"X-OpenWebUI-User-Id: {self.user}\r\nX-OpenWebUI-Chat-Id: {chat}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        status = int(lines[0].split()[1])
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
+        answer = await reader.readexactly(int(headers.get("content-length", 0)))
+        if headers.get("connection") == "close":
+            self.close()
+        return status, answer
+
+    def close(self):
+        if self.stream is not None:
+            self.stream[1].close()
+            self.stream = None
+
+
+async def modest(address, user, seconds, mode, seen):
+    """One of the nine: a call a second, counted by the process of his chat."""
+    client = Client(address, user)
+    for turn in range(seconds):
+        due = time.monotonic() + 1
+        began = time.perf_counter()
+        try:
+            status, answer = await client.call("chat", "counter", {})
+        except (OSError, asyncio.IncompleteReadError) as fault:
+            client.close()
+            status, answer = 0, str(fault).encode()
+        seen["times"].append(time.perf_counter() - began)
+        seen["statuses"][status] = seen["statuses"].get(status, 0) + 1
+        if status == 200 and mode == "stateful":
+            told = json.loads(answer)
+            count = told["result"] if isinstance(told, dict) else told
+            if count <= seen["counts"].get(user, 0):
+                seen["lost"] += 1
+            seen["counts"][user] = count
+        await asyncio.sleep(max(0, due - time.monotonic()))
+    client.close()
+
+
+async def one_of_the_flood(address, number, stop, flood):
+    """Calls again and again, in one of the chats."""
+    client = Client(address, "mallory")
+    while not stop.is_set():
+        try:
+            status, _ = await client.call(f"chat{number % CHATS}", "counter", {})
+        except (OSError, asyncio.IncompleteReadError):
+            client.close()
+            status = 0
+        flood[status] = flood.get(status, 0) + 1
+        if status != 200:
+            # As a client that reads Retry-After, only less patient.
+            await asyncio.sleep(0.2)
+    client.close()
+
+
+async def run(binary, mode, seconds):
+    """A time alone, a time beside the flood: the p95 of both, and what broke a rule."""
+    bridge = Bridge(binary, mode)
+    seen = {"counts": {}, "lost": 0}
+    try:
+        warm = {**seen, "times": [], "statuses": {}}
+        # The server is learnt, and each of the nine has his process.
+        until = time.monotonic() + START
+        while True:
+            client = Client(bridge.address, "warm")
+            status, _ = await client.call("chat", "counter", {})
+            client.close()
+            if status == 200 or time.monotonic() > until:
+                break
+            await asyncio.sleep(0.2)
+        await asyncio.gather(*(modest(bridge.address, user, 2, mode, warm) for user in USERS))
+        alone = {**warm, "times": [], "statuses": {}}
+        await asyncio.gather(*(modest(bridge.address, user, seconds, mode, alone) for user in USERS))
+        beside = {**alone, "times": [], "statuses": {}}
+        stop, flood = asyncio.Event(), {}
+        calls = [asyncio.create_task(one_of_the_flood(bridge.address, n, stop, flood)) for n in range(FIRST)]
+        nine = asyncio.gather(*(modest(bridge.address, user, seconds, mode, beside) for user in USERS))
+        await asyncio.sleep(1)
+        calls += [
+            asyncio.create_task(one_of_the_flood(bridge.address, n, stop, flood)) for n in range(FIRST, IN_THE_AIR)
+        ]
+        await nine
+        stop.set()
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    finally:
+        bridge.close()
+    p95 = [sorted(part["times"])[int(len(part["times"]) * 0.95)] for part in (alone, beside)]
+    return {"p95": p95, "alone": alone["statuses"], "beside": beside["statuses"], "lost": beside["lost"], "flood": flood}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--binary", default=str(ROOT / "target/release/mcpo-bridge"))
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--modes", default="stateful,stateless,shared")
+    args = parser.parse_args()
+    if not os.access(args.binary, os.X_OK):
+        raise SystemExit(f"{args.binary} is not there: make build, or --binary target/debug/mcpo-bridge")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    failed = False
+    for mode in args.modes.split(","):
+        runs = []
+        for number in range(args.runs):
+            done = asyncio.run(run(args.binary, mode, args.seconds))
+            runs.append(done)
+            print(
+                f"{mode} {number + 1}: p95 {done['p95'][0] * 1000:.1f} ms alone, {done['p95'][1] * 1000:.1f} ms beside; "
+                f"the nine got {done['beside']}, {done['lost']} lost a process; the flood got {done['flood']}",
+                flush=True,
+            )
+        alone, beside = (statistics.median(one["p95"][part] for one in runs) for part in (0, 1))
+        rules = {
+            "only 200 for the nine": all(set(one["beside"]) == {200} for one in runs),
+            "no process lost": all(one["lost"] == 0 for one in runs),
+            f"p95 {alone * 1000:.1f} ms -> {beside * 1000:.1f} ms": beside <= max(2 * alone, alone + 0.05),
+        }
+        for rule, held in rules.items():
+            print(f"{mode}: {'pass' if held else 'FAIL'}: {rule}", flush=True)
+            failed = failed or not held
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
