@@ -38,6 +38,14 @@ impl BaseUrl {
         }
     }
 
+    /// The origin of the pages there, as browsers write it.
+    pub fn origin(&self) -> Option<String> {
+        match self {
+            Self::Relative => None,
+            Self::Absolute(url) => Some(url.origin().ascii_serialization()),
+        }
+    }
+
     /// The host, where it looks like a name that only the bridge's neighbours know: one without a
     /// dot, such as a container's, one of Docker's or Kubernetes' own, or no address at all.
     pub fn internal_host(&self) -> Option<String> {

@@ -4,10 +4,9 @@
 use std::borrow::Cow;
 
 use axum::{
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, uri::Authority},
+    http::{HeaderMap, StatusCode, Uri, header, uri::Authority},
     response::{IntoResponse as _, Response},
 };
-use url::Url;
 
 use super::Problem;
 use crate::app::App;
@@ -24,23 +23,33 @@ pub fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), Response> 
     if exempt {
         return Ok(());
     }
-    // HTTP/1.1 sends Host; an absolute request target counts over it.
-    let known_host = match uri.host() {
-        Some(target) => known(target, &listen.allowed_hosts),
-        None => host(headers).is_some_and(|host| known(&host, &listen.allowed_hosts)),
-    };
-    if !known_host {
-        return Err(refuse("Host"));
+    if !names_us(app, uri, headers) {
+        return Err(refuse(
+            "the Host header names no host of this bridge (MCPO_ALLOWED_HOSTS)",
+        ));
     }
-    let origin = headers.get(header::ORIGIN);
-    if !origin.is_none_or(|origin| known_origin(origin, app)) {
-        return Err(refuse("Origin"));
+    let origins = &app.identity.origins;
+    let mut sent = headers.get_all(header::ORIGIN).iter();
+    if !sent.all(|origin| origins.admits(origin)) {
+        return Err(refuse(
+            "the Origin header names no origin of this bridge (MCPO_BASE_URL) and none whose pages \
+             may call it (MCPO_CORS_ALLOW_ORIGINS)",
+        ));
     }
     Ok(())
 }
 
-fn refuse(header: &str) -> Response {
-    let text = format!("the {header} header names no host of this bridge (MCPO_ALLOWED_HOSTS)");
+/// Whether a request names this bridge as its host, which a page that rebound its name does not.
+pub fn names_us(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
+    let allowed = &app.settings.listen.allowed_hosts;
+    // HTTP/1.1 sends Host; an absolute request target counts over it.
+    match uri.host() {
+        Some(target) => known(target, allowed),
+        None => host(headers).is_some_and(|host| known(&host, allowed)),
+    }
+}
+
+fn refuse(text: &'static str) -> Response {
     Problem::new(StatusCode::FORBIDDEN, "unknown_host", text.into()).into_response()
 }
 
@@ -69,23 +78,6 @@ fn known(host: &str, allowed: &[String]) -> bool {
     let host = host.trim_matches(['[', ']']);
     let named = |name: &String| name == "*" || name.eq_ignore_ascii_case(host);
     allowed.iter().any(named)
-}
-
-fn known_origin(origin: &HeaderValue, app: &App) -> bool {
-    let listen = &app.settings.listen;
-    let Ok(origin) = origin.to_str() else {
-        return false;
-    };
-    let named = |allowed: &String| allowed == "*" || allowed == origin;
-    if listen.cors_allow_origins.iter().any(named) {
-        return true;
-    }
-    let url = Url::parse(origin).ok();
-    url.and_then(|url| {
-        url.host_str()
-            .map(|host| known(host, &listen.allowed_hosts))
-    })
-    .unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -10,7 +10,11 @@ use axum::{
     Router,
     body::{Body, HttpBody as _},
     extract::{ConnectInfo, Request},
-    http::{Method, header::ORIGIN, request::Parts},
+    http::{
+        HeaderValue, Method, Version,
+        header::{ORIGIN, VIA},
+        request::Parts,
+    },
     response::Response,
 };
 use hyper::body::Incoming;
@@ -55,7 +59,13 @@ impl Service {
 
     /// Answers one request that came from `peer`.
     pub async fn answer(&self, peer: SocketAddr, request: hyper::Request<Incoming>) -> Response {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if parts.version < Version::HTTP_11 {
+            // The oldest proxies speak so, and add no header (nginx's plain proxy_pass).
+            parts
+                .headers
+                .append(VIA, HeaderValue::from_static("1.0 unknown"));
+        }
         match self.tool(&parts) {
             Some((route, tool)) => self.call(peer, route, tool, &parts, body).await,
             None => Box::pin(self.route(peer, parts, body)).await,

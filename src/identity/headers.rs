@@ -81,14 +81,6 @@ pub(super) fn refuse_duplicates(headers: &HeaderMap, names: &[HeaderName]) -> Re
     }
 }
 
-/// Whether some proxy says that the request began elsewhere: then its peer vouches for nothing.
-pub(super) fn says_forwarded(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| {
-        let name = name.as_str();
-        name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded")
-    })
-}
-
 /// Undoes Open WebUI's percent-encoding of names; what does not decode stays as it is.
 pub(super) fn percent_decoded(text: &str) -> Box<str> {
     let decoded = percent_decode_str(text).decode_utf8();

@@ -4,7 +4,13 @@
 //! user's own, which Open WebUI is asked about), else of plain headers from a trusted caller, else
 //! the key, else nobody. What an untrusted caller says of himself counts as unsaid.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use axum::http::{HeaderMap, HeaderName, Method};
 use ipnet::IpNet;
@@ -18,19 +24,29 @@ use crate::{
 mod forwarding;
 mod headers;
 mod keys;
+mod origins;
+mod proxies;
 mod refusal;
 mod token;
 
+pub use origins::Origins;
 pub use refusal::{Refusal, user_needed};
 
-use headers::{list, refuse_duplicates, says_forwarded, text};
+use headers::{list, refuse_duplicates, text};
 use keys::KeyCheck;
+use proxies::passed_a_proxy;
 use token::TokenReader;
 
 /// `X-MCPO-Session`: the session id of callers who send no chat.
 pub static SESSION_HEADER: HeaderName = HeaderName::from_static("x-mcpo-session");
 
-/// Resolves callers by what the settings say. Made once; nothing in it changes.
+/// What a missing key means once users are named without one.
+const BY_ADDRESS: &str = "user headers are believed by their sender's address, because there is no API \
+    key: every program on a trusted machine, also a server's child and what a proxy passes on without \
+    saying so (nginx's plain proxy_pass, ssh -R, socat), may speak for every user; set MCPO_API_KEY, \
+    or MCPO_JWT_SECRET so that users are proven";
+
+/// Resolves callers by what the settings say. Made once.
 #[derive(Debug)]
 pub struct Identity {
     keys: KeyRing,
@@ -39,9 +55,13 @@ pub struct Identity {
     /// Says whose the tokens in `Authorization` are.
     openwebui: Option<Arc<OpenWebUi>>,
     trusted_proxies: Vec<IpNet>,
+    /// Whose pages may call.
+    pub origins: Origins,
     names: IdentityHeaders,
     /// Two of one of these and the request is refused.
     single: Vec<HeaderName>,
+    /// A user was believed for where the request came from.
+    believed_address: AtomicBool,
 }
 
 impl Identity {
@@ -68,9 +88,17 @@ impl Identity {
             tokens: access.jwt_secret.as_ref().map(TokenReader::new),
             openwebui,
             trusted_proxies: access.trusted_proxies.clone(),
+            origins: Origins::new(&settings.listen),
             single: single.into_iter().cloned().collect(),
             names,
+            believed_address: AtomicBool::new(false),
         }
+    }
+
+    /// What deserves a look in how callers are known by now.
+    pub fn warning(&self) -> Option<&'static str> {
+        let believed = self.believed_address.load(Ordering::Relaxed);
+        believed.then_some(BY_ADDRESS)
     }
 
     /// For every route that acts or tells about somebody's data: where keys are set, one of them
@@ -120,7 +148,7 @@ impl Identity {
     }
 
     /// Whether plain identity headers of this request are believed: it carries a valid key, or
-    /// its TCP peer is in the trusted list and no proxy in between passed on somebody else's.
+    /// its TCP peer is in the trusted list and nothing shows that it began with somebody else.
     #[cfg(test)]
     fn is_trusted(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
         matches!(self.check_key(headers), KeyCheck::Valid(_)) || self.is_near(headers, peer)
@@ -130,11 +158,23 @@ impl Identity {
         keys::check(&self.keys, &self.names.key, headers)
     }
 
+    /// Whether the peer's address says who calls: it is in the trusted list, no proxy passed the
+    /// request on, and no page of an origin that was not named had a browser send it.
     fn is_near(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
         // A dual-stack socket shows 127.0.0.1 as ::ffff:127.0.0.1.
         let peer = peer.to_canonical();
         let listed = self.trusted_proxies.iter().any(|net| net.contains(&peer));
-        listed && !says_forwarded(headers)
+        listed && self.is_direct(headers)
+    }
+
+    fn is_direct(&self, headers: &HeaderMap) -> bool {
+        !passed_a_proxy(headers) && self.origins.vouch(headers)
+    }
+
+    /// Whether the bridge's own state may be told: who has a key, or works on this machine.
+    pub fn is_operator(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
+        let keyed = matches!(self.key(headers), Ok(Some(_)));
+        keyed || (peer.to_canonical().is_loopback() && self.is_direct(headers))
     }
 
     /// The user of a token in `Authorization`. Whoever needs a key has shown it before this.
@@ -179,7 +219,13 @@ impl Identity {
         let may_name_chat = trusted || proven.is_some();
         let said = match proven {
             Some(user) => Some(user),
-            None if trusted && self.tokens.is_none() => self.plain_user(headers)?,
+            None if trusted && self.tokens.is_none() => {
+                let user = self.plain_user(headers)?;
+                if user.is_some() && key.is_none() {
+                    self.note_believed_address();
+                }
+                user
+            }
             None => None,
         };
         // Who proved to be a user may name his chat: it only ever selects among his own.
@@ -211,6 +257,15 @@ impl Identity {
             address: peer.to_canonical(),
             forwarded: None,
         })
+    }
+
+    /// Said once in the log, and in `/health`.
+    fn note_believed_address(&self) {
+        let noted = self.believed_address.load(Ordering::Relaxed)
+            || self.believed_address.swap(true, Ordering::Relaxed);
+        if !noted {
+            tracing::warn!("{BY_ADDRESS}");
+        }
     }
 
     fn plain_user(&self, headers: &HeaderMap) -> Result<Option<(Box<str>, UserInfo)>, Refusal> {

@@ -171,10 +171,85 @@ mod plain_headers {
             "X-Forwarded-Host: x",
             "X-Forwarded-Proto:",
             "X-Real-IP: 127.0.0.1",
+            "Via: 1.1 proxy",
+            "CF-Connecting-IP: 1.2.3.4",
+            "Origin: http://evil.example",
+            "Origin: null",
+            "Sec-Fetch-Site: cross-site",
         ] {
             let caller = ask(&identity, NEAR, &[ALICE, CHAT, proxied]).unwrap();
             assert_eq!(caller.principal, Principal::Anonymous, "{proxied}");
             assert_eq!(caller.chat, None, "{proxied}");
+        }
+    }
+
+    #[test]
+    fn a_browser_is_believed_only_with_a_page_that_was_named() {
+        let flag = "--cors-allow-origins=*,https://chat.example";
+        for (flags, origin, principal_is) in [
+            (vec![], "http://localhost:8080", user("alice")),
+            (vec![flag], "https://chat.example", user("alice")),
+            (vec![flag], "http://evil.example", Principal::Anonymous),
+            (vec![flag], "http://localhost:3000", Principal::Anonymous),
+        ] {
+            let origin = format!("Origin: {origin}");
+            let identity = identity(&flags);
+            assert_eq!(
+                principal(&identity, NEAR, &[ALICE, &origin]),
+                principal_is,
+                "{origin}"
+            );
+        }
+        let keyed = identity(&["--api-key=k1", flag]);
+        let lines = ["X-MCPO-Key: k1", ALICE, "Origin: http://evil.example"];
+        assert_eq!(
+            principal(&keyed, FAR, &lines),
+            user("alice"),
+            "the key counts"
+        );
+    }
+
+    #[test]
+    fn the_first_user_who_is_known_by_address_is_a_warning() {
+        let alone = identity(&[]);
+        principal(&alone, NEAR, &["Accept: */*"]);
+        principal(&alone, FAR, &[ALICE]);
+        assert_eq!(alone.warning(), None);
+        principal(&alone, NEAR, &[ALICE]);
+        assert!(alone.warning().unwrap().contains("MCPO_API_KEY"));
+        for flags in [&["--api-key=k1"][..], &["--jwt-secret", SECRET]] {
+            let keyed = identity(flags);
+            principal(&keyed, NEAR, &[ALICE, "X-MCPO-Key: k1"]);
+            assert_eq!(keyed.warning(), None);
+        }
+    }
+
+    #[test]
+    fn an_operator_has_a_key_or_sits_at_this_machine() {
+        let (open, keyed) = (
+            identity(&["--trusted-proxies=203.0.113.0/24"]),
+            identity(&["--api-key=k1"]),
+        );
+        let is = |identity: &Identity, peer: &str, lines: &[&str]| {
+            identity.is_operator(&headers(lines), peer.parse().unwrap())
+        };
+        assert!(is(&open, NEAR, &[]) && is(&keyed, "::1", &[]));
+        assert!(is(
+            &keyed,
+            FAR,
+            &["Authorization: Bearer k1", "X-Forwarded-For: 1.2.3.4"]
+        ));
+        assert!(!is(&open, FAR, &[]), "who is believed is no operator yet");
+        assert!(!is(&keyed, FAR, &["Authorization: Bearer wrong"]));
+        for sign in [
+            "Via: 1.1 x",
+            "Origin: http://evil.example",
+            "Sec-Fetch-Site: same-site",
+        ] {
+            assert!(
+                !is(&open, NEAR, &[sign]) && !is(&keyed, NEAR, &[sign]),
+                "{sign}"
+            );
         }
     }
 
@@ -323,7 +398,7 @@ mod tokens {
         let exp = get_current_timestamp() + 60;
         let claims = json!({
             "sub": "alice", "name": "山田", "email": "a@x", "role": "admin",
-            "iss": "open-webui", "aud": "x", "exp": exp,
+            "iss": "open-webui", "iat": exp - 360, "exp": exp,
         });
         let line = signed(Algorithm::HS256, SECRET, &claims);
         let lines = [
@@ -336,6 +411,25 @@ mod tokens {
         assert_eq!(caller.chat.as_deref(), Some("c1"));
         assert_eq!(caller.user.name.as_deref(), Some("山田"));
         assert_eq!(caller.user.role.as_deref(), Some("admin"));
+    }
+
+    #[test]
+    fn what_a_token_may_leave_out_or_say_of_itself() {
+        let now = get_current_timestamp();
+        for claims in [
+            json!({"sub": "alice", "exp": now + 300}),
+            json!({"sub": "alice", "exp": now + 86_400, "iat": now}),
+            json!({"sub": "alice", "exp": f64::from(u32::try_from(now).unwrap()) + 0.5}),
+            json!({"sub": "alice", "exp": now + 300, "aud": ["x", "mcpo-bridge"]}),
+            json!({"sub": "alice", "exp": now + 300, "iss": "open-webui", "jti": "1"}),
+        ] {
+            let line = signed(Algorithm::HS256, SECRET, &claims);
+            assert_eq!(
+                principal(&with_secret(), FAR, &[&line]),
+                user("alice"),
+                "{claims}"
+            );
+        }
     }
 
     #[test]
@@ -385,6 +479,16 @@ mod tokens {
             format!("X-OpenWebUI-User-Jwt: {header}.{body}.")
         };
         let hs256 = |claims: Value| signed(Algorithm::HS256, SECRET, &claims);
+        let typed = |typ: &str, crit: Option<Vec<String>>| {
+            let typ = Some(typ.to_owned());
+            let header = Header {
+                typ,
+                crit,
+                ..Header::new(Algorithm::HS256)
+            };
+            let token = encode(&header, &good, &EncodingKey::from_secret(SECRET.as_bytes()));
+            format!("X-OpenWebUI-User-Jwt: {}", token.unwrap())
+        };
         let tampered = {
             let line = hs256(good.clone());
             let (head, signature) = line.rsplit_once('.').unwrap();
@@ -424,6 +528,33 @@ mod tokens {
             (
                 "user is no text",
                 hs256(json!({"sub": 7, "exp": now + 300})),
+            ),
+            ("no expiry", hs256(json!({"sub": "alice"}))),
+            ("no number", hs256(json!({"sub": "alice", "exp": null}))),
+            (
+                "years to live",
+                hs256(json!({"sub": "alice", "exp": now + 400 * 86_400})),
+            ),
+            (
+                "made days ago",
+                hs256(json!({"sub": "alice", "exp": now + 300, "iat": now - 3 * 86_400})),
+            ),
+            (
+                "made tomorrow",
+                hs256(json!({"sub": "alice", "exp": now + 300, "iat": now + 3600})),
+            ),
+            (
+                "of another issuer",
+                hs256(json!({"sub": "alice", "exp": now + 300, "iss": "payroll"})),
+            ),
+            (
+                "for another audience",
+                hs256(json!({"sub": "alice", "exp": now + 300, "aud": ["payroll"]})),
+            ),
+            ("of another type", typed("logout+jwt", None)),
+            (
+                "with an extension",
+                typed("JWT", Some(vec!["b64".to_owned()])),
             ),
             ("garbage", "X-OpenWebUI-User-Jwt: a.b.c".into()),
         ];

@@ -114,6 +114,7 @@ fn hosts_origins_and_forms_that_are_not_ours_are_refused() {
         "Mcp-Session-Id: {}",
         mcp.session.as_deref().expect("a session")
     );
+    let own_origin = format!("Origin: http://localhost:{}", bridge.address().port());
     let accept = "Accept: application/json, text/event-stream";
     let kind = "Content-Type: application/json";
     for (lines, status) in [
@@ -125,8 +126,10 @@ fn hosts_origins_and_forms_that_are_not_ours_are_refused() {
         ),
         (
             vec![&host, "Origin: http://localhost:3000", accept, kind],
-            "200",
+            "403",
         ),
+        (vec![&host, "Origin: foo://localhost", accept, kind], "403"),
+        (vec![&host, &own_origin, accept, kind], "200"),
         (vec![&host, kind], "406"),
         (vec![&host, "Accept: application/json", kind], "406"),
         (vec![&host, "Accept: text/event-stream", kind], "406"),

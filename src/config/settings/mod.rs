@@ -11,6 +11,7 @@ use super::{BaseUrl, KeyRing, Mode, Secret};
 use crate::model::ServerName;
 
 mod args;
+mod misspelt;
 mod parse;
 mod reader;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod resolve;
 mod table;
 
 pub use args::SettingsArgs;
+pub use misspelt::misspelt_variables;
 
 /// Everything that flags and variables say. `Debug` and JSON show no secret.
 #[derive(Debug, Clone, Serialize)]
@@ -165,7 +167,33 @@ impl Listen {
         }
         self.port = port;
     }
+
+    /// The origins of our own pages: at our port under each name that is ours, where links lead, and
+    /// at the web's usual ports of hosts that were named, where something in front of us listens.
+    pub fn own_origins(&self) -> Vec<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let mut own = Vec::from_iter(self.base_url.origin());
+        for host in self.allowed_hosts.iter().filter(|host| *host != "*") {
+            let shown = if host.contains(':') {
+                format!("[{host}]")
+            } else {
+                host.clone()
+            };
+            let mut urls = vec![format!("{scheme}://{shown}:{}", self.port)];
+            let is_base = self.base_url.host().as_ref() == Some(host);
+            if !resolve::is_loopback(host) && !is_base {
+                urls.extend([format!("http://{shown}"), format!("https://{shown}")]);
+            }
+            // Drops the scheme's own port, as browsers do.
+            let parsed = urls.iter().filter_map(|url| Url::parse(url).ok());
+            own.extend(parsed.map(|url| url.origin().ascii_serialization()));
+        }
+        own
+    }
 }
+
+/// `MCPO_STATEFUL_MAX_TOTAL_PROCESSES` where it is not set.
+pub const DEFAULT_MAX_TOTAL_PROCESSES: usize = 100;
 
 /// Who may call, and who is believed.
 #[derive(Debug, Clone, Serialize)]

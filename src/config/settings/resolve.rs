@@ -289,7 +289,7 @@ fn is_unspecified(host: &str) -> bool {
 }
 
 /// A name other than `localhost` may resolve to anything, so it counts as beyond.
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let address = host.parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
@@ -321,6 +321,51 @@ const SESSION_DOCUMENTS: &str = "documents ask for the key (MCPO_STRICT_AUTH), a
     address in MCPO_TRUSTED_PROXIES, or put what `mcpo-bridge openwebui spec-path` prints into the \
     connection's path";
 
+fn any_origin(settings: &Settings) -> Option<String> {
+    let any = settings
+        .listen
+        .cors_allow_origins
+        .iter()
+        .any(|it| it == "*");
+    (any && settings.access.keys.is_empty()).then(|| {
+        "MCPO_CORS_ALLOW_ORIGINS=* without an API key: every web page that a browser on a machine \
+         which reaches the bridge opens may call every tool and read what anonymous callers made; name \
+         the origins, or set MCPO_API_KEY"
+            .to_owned()
+    })
+}
+
+/// Where the settings show that others than programs on this machine come to a bridge on loopback,
+/// while users are known by address.
+fn proxied_without_key(settings: &Settings) -> Option<String> {
+    let (listen, access) = (&settings.listen, &settings.access);
+    let by_address = access.keys.is_empty()
+        && access.jwt_secret.is_none()
+        && access
+            .trusted_proxies
+            .iter()
+            .any(|net| net.addr().is_loopback());
+    if !by_address || !is_loopback(&listen.host) {
+        return None;
+    }
+    let beyond = |host: &str| !is_loopback(host);
+    let sign = match listen.base_url.host() {
+        None => "MCPO_BASE_URL = /".to_owned(),
+        Some(host) if beyond(&host) => format!("MCPO_BASE_URL = {}", listen.base_url),
+        Some(_) if !listen.root_path.is_empty() => format!("MCPO_ROOT_PATH = {}", listen.root_path),
+        Some(_) => {
+            let host = listen.allowed_hosts.iter().find(|host| beyond(host))?;
+            format!("MCPO_ALLOWED_HOSTS holds {host}")
+        }
+    };
+    Some(format!(
+        "{sign}, so a proxy on this machine seems to pass requests on, and there is no API key: one \
+         that adds no header such as X-Forwarded-For or Via (nginx's plain proxy_pass, ssh -R, socat) \
+         makes everybody a program of this machine, whose user headers are believed; set MCPO_API_KEY, \
+         or MCPO_TRUSTED_PROXIES=none"
+    ))
+}
+
 fn warnings(settings: &Settings) -> Vec<String> {
     let access = &settings.access;
     let mut warnings = Vec::new();
@@ -331,6 +376,8 @@ fn warnings(settings: &Settings) -> Vec<String> {
             settings.listen.host, settings.listen.port
         ));
     }
+    warnings.extend(any_origin(settings));
+    warnings.extend(proxied_without_key(settings));
     if access
         .trusted_proxies
         .iter()
