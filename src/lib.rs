@@ -31,6 +31,7 @@ mod telemetry;
 
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
+    hide_from_children();
     let mut args = std::env::args_os().skip(1);
     let Some(word) = args.next() else {
         return cli::main();
@@ -42,4 +43,12 @@ pub fn main() -> std::process::ExitCode {
         return files_server::serve();
     }
     cli::main()
+}
+
+/// Keeps processes of the same user, which children are, from reading this one's environment, memory
+/// and descriptors, and from tracing it. The kernel takes it back in what we execute. It also means
+/// that this program leaves no core dump.
+fn hide_from_children() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }

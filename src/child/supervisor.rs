@@ -25,7 +25,7 @@ use std::{
     io::{IoSliceMut, Read as _, Write as _},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt as _},
     },
     process::{Command, ExitCode, Stdio},
@@ -50,8 +50,8 @@ const TICK: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What a killed child gets to be gone before the first look for what else there is.
 const KILLED: Duration = Duration::from_millis(5);
-/// How often orphans that ended by themselves are reaped while the child runs.
-const REAP: Duration = Duration::from_secs(10);
+/// How long is waited for a word or an end while the child runs, where nothing is due.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// When a nursery looks, after it was asked to: what a killed supervisor leaves comes to it only after
 /// the bridge has seen that one's end.
 const SWEEPS: [Duration; 5] = [
@@ -132,8 +132,6 @@ fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
         maximum: Some(0),
     };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
-    let own_score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let child = Command::new(program)
         .args(args)
         .process_group(0)
@@ -141,9 +139,10 @@ fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
         .stdout(Stdio::from(stdout))
         .stderr(Stdio::from(stderr))
         .spawn();
-    let _ = std::fs::write("/proc/self/oom_score_adj", own_score.trim());
     // Waited for by number: orphans that come to us are reaped by the same call.
     let child = child?;
+    // Ours belongs to root, since we are not dumpable; the child's is its user's again.
+    let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OOM_SCORE);
     Pid::from_raw(child.id().cast_signed()).ok_or_else(|| std::io::ErrorKind::Other.into())
 }
 
@@ -156,6 +155,14 @@ fn adopt(argv: &[OsString]) -> std::io::Result<Pid> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::io::write(std::io::stdout(), b"!")?;
     Ok(child)
+}
+
+/// Gets a byte whenever a child of this process ends (SIGCHLD). It never holds up who writes.
+fn ends() -> std::io::Result<UnixStream> {
+    let (ours, signals) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, signals)?;
+    Ok(ours)
 }
 
 fn receive_stdio(control: &UnixStream) -> std::io::Result<[OwnedFd; 3]> {
@@ -247,6 +254,8 @@ struct Supervisor {
     pause: Duration,
     /// When to sweep, the next one last.
     sweeps: Vec<Instant>,
+    /// Can be read once a process below this one has ended, orphans of the child's too.
+    ended: Option<UnixStream>,
 }
 
 impl Supervisor {
@@ -261,6 +270,7 @@ impl Supervisor {
             next_kill: Instant::now(),
             pause: TICK,
             sweeps: Vec::new(),
+            ended: ends().ok(),
         }
     }
 
@@ -316,21 +326,23 @@ impl Supervisor {
                 .silent_at
                 .into_iter()
                 .chain(self.sweeps.last().copied());
-            let next = next
-                .min()
-                .map_or(REAP, |at| at.saturating_duration_since(Instant::now()));
-            next.clamp(TICK, REAP)
+            let next = next.min().map_or(LONGEST_WAIT, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            next.clamp(TICK, LONGEST_WAIT)
         } else {
             TICK
         };
         let pause = Timespec::try_from(pause).ok();
-        let mut watched = Vec::with_capacity(2);
+        let mut watched = Vec::with_capacity(3);
         if self.orders_may_come {
             watched.push(PollFd::from_borrowed_fd(control, PollFlags::IN));
         }
-        if let Some(child) = child {
-            watched.push(PollFd::from_borrowed_fd(child, PollFlags::IN));
-        }
+        let others = child
+            .into_iter()
+            .chain(self.ended.as_ref().map(AsFd::as_fd));
+        watched.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        // Interrupted by a signal, it has left the answers as they were: none.
         let _ = poll(&mut watched, pause.as_ref());
         self.orders_may_come && watched.first().is_some_and(|fd| !fd.revents().is_empty())
     }
@@ -402,7 +414,7 @@ impl Supervisor {
         let child = tree::number(self.child);
         for pid in tree::children_and_zombies(std::process::id()) {
             let parent = pid == child && self.status.is_none();
-            if !parent && !tree::is_ours(pid) {
+            if !parent && !tree::is_supervisor(pid) {
                 tree::kill_below(pid);
                 tree::send(pid, Signal::KILL);
             }
@@ -411,6 +423,13 @@ impl Supervisor {
 
     /// Collects every process that ended; true once there is none left.
     fn reap(&mut self) -> bool {
+        // Emptied before looking, so that no end is missed.
+        let mut bytes = [0; 64];
+        while let Some(mut ended) = self.ended.as_ref()
+            && ended
+                .read(&mut bytes)
+                .is_ok_and(|count| count == bytes.len())
+        {}
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.child => {

@@ -1,6 +1,6 @@
 //! Process trees, read from `/proc`.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, ffi::OsStr, os::unix::ffi::OsStrExt as _, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -110,15 +110,24 @@ pub fn send(pid: u32, signal: Signal) {
     }
 }
 
-/// Whether a process runs the program that we are.
-pub fn is_ours(pid: u32) -> bool {
+/// Whether a process is a supervisor. Another one's program can only be looked at with rights over it
+/// (supervisors are not dumpable), and of the rest the command line tells: it can be made up, but who
+/// could be taken for a supervisor so could as well be one.
+pub fn is_supervisor(pid: u32) -> bool {
     use std::os::unix::fs::MetadataExt as _;
-    let program = |pid: &str| {
-        let found = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-        Some((found.dev(), found.ino()))
+    let program = |pid: &str| std::fs::metadata(format!("/proc/{pid}/exe"));
+    let same = match (program("self"), program(&pid.to_string())) {
+        (Ok(own), Ok(other)) => (own.dev(), own.ino()) == (other.dev(), other.ino()),
+        (_, Err(error)) => error.kind() == std::io::ErrorKind::PermissionDenied,
+        (Err(_), _) => false,
     };
-    let own = program("self");
-    own.is_some() && own == program(&pid.to_string())
+    same && has_duty(pid)
+}
+
+fn has_duty(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let word = line.split(|byte| *byte == 0).nth(1);
+    word.is_some_and(|word| super::Duty::named(OsStr::from_bytes(word)).is_some())
 }
 
 /// The command's name, cut by the kernel to 15 bytes.

@@ -535,3 +535,12 @@ fn many(count: usize) {
         }
     }
 }
+
+#[test]
+fn a_fork_parent_that_stands_still_costs_nobody_a_call() {
+    let (bridge, ..) = two("big");
+    let parent = rustix::process::Pid::from_raw(parent_pid(&bridge)).expect("a process id");
+    rustix::process::kill_process(parent, rustix::process::Signal::STOP).expect("it is stopped");
+    let found = look(&bridge);
+    assert_eq!(found["parents"][0], "__supervise");
+}

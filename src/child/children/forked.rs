@@ -1,6 +1,6 @@
 //! Processes that are forked instead of started.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -15,6 +15,9 @@ use crate::{
     config::{CommandSpec, ResolvedCommand, ServerSpec, Transport, UserValues},
     install::Resolved,
 };
+
+/// A fork takes milliseconds: one that takes longer has a parent that does not run.
+const LONGEST_FORK: Duration = Duration::from_secs(10);
 
 /// What a process is forked from, and its own arguments.
 pub struct Fork {
@@ -98,7 +101,11 @@ impl Children {
         launch: &Launch,
         until: Instant,
     ) -> Option<(Process, Pipes)> {
-        let forked = fork.parent.parent().fork(launch, &fork.argv, until).await;
+        // One that is stopped must leave time to start the process by itself.
+        let now = Instant::now();
+        let patience = (until.saturating_duration_since(now) / 4).min(LONGEST_FORK);
+        let parent = fork.parent.parent();
+        let forked = parent.fork(launch, &fork.argv, now + patience).await;
         forked
             .inspect_err(|error| {
                 // That is no fault of the parent's.

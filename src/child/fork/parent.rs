@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     io,
     os::{
         fd::{AsFd as _, OwnedFd},
@@ -119,7 +120,10 @@ impl Parent {
             learnt: job.folder().join("learnt"),
         });
         let lost = |error: io::Error| format!("its fork parent is gone: {error}");
-        parent.socket.send(&begin, &[]).await.map_err(lost)?;
+        // It forks supervisors, and cannot read what program its own is: that one is not dumpable.
+        let program = File::open("/proc/self/exe").map_err(|error| error.to_string())?;
+        let sent = parent.socket.send(&begin, &[program.as_fd()]).await;
+        sent.map_err(lost)?;
         let own_argv = parent.plan.argv.clone();
         let handshake = |learn| parent.handshake(&launch, &own_argv, learn, &log, profile);
         handshake(true).await.map_err(said)?;

@@ -24,7 +24,7 @@ class Parent:
         os.dup2(read, 0)
         os.close(read)
         os.close(write)
-        self.supervisor = os.open(f"/proc/{os.getppid()}/exe", os.O_RDONLY)
+        self.supervisor = None  # a descriptor of the program that supervises
         self.changed, self.code, self.begin = None, None, None
         self.program = sys.path.pop(0)  # the folder of this program, with or without `-P`
         sys.path_importer_cache.pop(self.program, None)
@@ -35,7 +35,8 @@ class Parent:
     def live(self):
         """Returns in each forked process, when that is over."""
         if len(sys.argv) > 1:
-            begin, names, excluded, number = given()
+            begin, names, excluded, number, self.supervisor = given()
+            os.set_inheritable(self.supervisor, False)
             self.set_up(begin)
             self.prepare(names, excluded, number)
         request = self.serve()
@@ -59,6 +60,7 @@ class Parent:
                 os._exit(0)
             message = json.loads(data)
             if "begin" in message:
+                self.supervisor = descriptors.pop()
                 self.set_up(message["begin"])
             elif "preload" in message:
                 self.prepare(learnt(self.begin["learnt"]), {}, 1)
@@ -130,7 +132,9 @@ class Parent:
         path = os.path.join(self.folder, "..", "again.json")
         with open(path, "w", encoding="utf-8") as file:
             pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in self.given.items()]
-            json.dump([{**self.begin, "env": pairs}, names, excluded, number], file)
+            begin = {**self.begin, "env": pairs}
+            json.dump([begin, names, excluded, number, self.supervisor], file)
+        os.set_inheritable(self.supervisor, True)
         for child in state.processes_below():
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
