@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     artifacts::PublishError,
-    child::{ChildError, Reply},
+    child::{ChildError, ExitStatus, Reply},
     model::RawJson,
     session::SessionError,
     store::StoreError,
@@ -83,7 +83,57 @@ pub enum CallError {
     Internal(String),
 }
 
+/// How much a failed call is an operator's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The caller's own doing, or what limits are for.
+    Expected,
+    /// The server failed, or something that the bridge depends on.
+    Failure,
+    /// The bridge itself failed.
+    Fault,
+}
+
 impl CallError {
+    /// See [`Severity`]. No default: each new error has to say.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::Child(ChildError::Unsubscribed | ChildError::TooManyStarts)
+            | Self::Rpc { .. }
+            | Self::Unanswered(_)
+            | Self::Left
+            | Self::Busy(_)
+            | Self::UnknownSession
+            | Self::Elsewhere(_)
+            | Self::Unanswerable { .. }
+            | Self::ShuttingDown
+            | Self::BadPath { .. } => Severity::Expected,
+            Self::Child(_)
+            | Self::Timeout(_)
+            | Self::DiskFull(_)
+            | Self::Fenced
+            | Self::ReplicaLost(_)
+            | Self::TooManyRounds(_) => Severity::Failure,
+            Self::Internal(_) => Severity::Fault,
+        }
+    }
+
+    /// Without the server's own words, for the log.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Child(error) => error.brief(),
+            other => other.to_string(),
+        }
+    }
+
+    /// How the server's process left, where that ended the call.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        match self {
+            Self::Child(ChildError::Died { status, .. }) => Some(*status),
+            _ => None,
+        }
+    }
+
     /// Whether a remote server refused the call unread because it had forgotten the session.
     pub fn is_unheard(&self) -> bool {
         matches!(self, Self::Child(ChildError::Unheard { .. }))

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::{Answer, CallError, Running, files::is_error};
+use super::{Answer, CallError, Running, error::Severity, files::is_error};
 use crate::{
     config::Journal,
     store::{Job, JobStatus, JournalEntry, JournalMode},
@@ -48,8 +48,29 @@ pub async fn record(
         .metrics
         .call_ended(&call.spec.name, call.ask.label(), outcome, took);
     write_audit(running, answer, job, outcome, took);
+    if let Err(error) = answer {
+        tell_failure(running, error);
+    }
     if let Some(job) = job {
         write_folder(running, began, answer, job, outcome).await;
+    }
+}
+
+/// What an operator should see without asking for it. The server's own words, which may hold a user's
+/// data, are in `server.log` and in the answer.
+fn tell_failure(running: &Running, error: &CallError) {
+    let call = &running.call;
+    let (server, tool) = (call.spec.name.as_str(), call.ask.label());
+    let (outcome, why) = (error.kind(), error.brief());
+    let exit = error.exit_status().map(tracing::field::display);
+    match error.severity() {
+        Severity::Expected => {}
+        Severity::Failure => {
+            tracing::warn!(server, tool, outcome, exit, error = why, "a call failed");
+        }
+        Severity::Fault => {
+            tracing::error!(server, tool, outcome, exit, error = why, "a call failed");
+        }
     }
 }
 
