@@ -1,7 +1,11 @@
 //! What a call gives its door, and the sentences around it.
 
 use super::Published;
-use crate::{child::Reply, config::Lang, model::RawJson};
+use crate::{
+    child::Reply,
+    config::Lang,
+    model::{RawJson, plain_text},
+};
 
 /// A finished call.
 pub struct Answer {
@@ -109,6 +113,7 @@ impl Answer {
             .iter()
             .map(|notice| notice.text(lang))
             .collect();
-        (!texts.is_empty()).then(|| texts.join(" "))
+        // Names of files are in them, and our own words have no markup.
+        (!texts.is_empty()).then(|| plain_text(&texts.join(" ")))
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         self, ChangedFile, Origin, RelativePath, Snapshot, SnapshotError, publish, publish_archive,
     },
     config::{Lang, ServerSpec, Settings},
-    model::{Principal, RawJson},
+    model::{Principal, RawJson, link_text},
     store::{Artifact, Job},
 };
 
@@ -60,12 +60,7 @@ impl Link {
     }
 
     fn markdown(&self) -> String {
-        let name = self
-            .name
-            .replace('\\', "\\\\")
-            .replace('[', "\\[")
-            .replace(']', "\\]");
-        format!("[{name}]({})", self.url)
+        format!("[{}]({})", link_text(&self.name), self.url)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The words of the product as types. Parsed once at the edge, never re-checked inside.
 
 mod ids;
+mod markup;
 mod principal;
 mod raw_json;
 mod server_name;
@@ -8,6 +9,7 @@ mod tenant;
 mod tool;
 
 pub use ids::{JobId, LinkToken, SessionId, WorkspaceKey, hex};
+pub use markup::{link_text, plain_text};
 pub use principal::{Caller, Guest, Hop, Principal, UserInfo, UserToken};
 pub use raw_json::{Member, RawJson};
 pub use server_name::ServerName;

@@ -6,7 +6,7 @@ use super::{names, view::View};
 use crate::{
     catalog::Offer,
     mcp::{lists::TTL, modern::VERSION},
-    model::RawJson,
+    model::{RawJson, link_text},
 };
 
 /// The answer to `initialize`, for the agreed revision.
@@ -83,7 +83,8 @@ fn subscribes(view: &View) -> bool {
 fn add_instructions(result: &mut Value, view: &View) {
     let texts = view.offers.iter().filter_map(|offer| {
         let text = offer.learnt.hello.instructions.as_deref()?.trim();
-        let (name, begin) = (&offer.spec.name, names::beginning(&offer.spec.name));
+        let name = link_text(offer.spec.name.as_str());
+        let begin = names::beginning(&offer.spec.name);
         (!text.is_empty()).then(|| format!("# {name} (its tools begin with {begin})\n\n{text}"))
     });
     let texts: Vec<String> = texts.collect();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::{config::Documents, openapi::IndexEntry};
+use crate::{config::Documents, model::link_text, openapi::IndexEntry};
 
 /// Like mcpo's: the servers with links to their docs, in the description.
 pub fn index_document(said: &Documents, servers: &[IndexEntry<'_>]) -> Value {
@@ -12,7 +12,7 @@ pub fn index_document(said: &Documents, servers: &[IndexEntry<'_>]) -> Value {
     let mut description = text.unwrap_or("MCP servers as OpenAPI.").to_owned();
     description.push_str("\n\n- **available tools**:");
     for server in servers {
-        let name = markdown_text(server.name);
+        let name = link_text(server.name);
         let _ = write!(description, "\n    - [{name}]({}/docs)", server.url);
     }
     json!({
@@ -24,16 +24,4 @@ pub fn index_document(said: &Documents, servers: &[IndexEntry<'_>]) -> Value {
         },
         "paths": {},
     })
-}
-
-/// A name cannot end its link or start markup of its own.
-fn markdown_text(name: &str) -> String {
-    let mut text = String::with_capacity(name.len());
-    for letter in name.chars() {
-        if letter.is_ascii_punctuation() && letter != '-' {
-            text.push('\\');
-        }
-        text.push(letter);
-    }
-    text
 }

@@ -207,14 +207,13 @@ fn the_root_document_links_to_each_servers_docs() {
         &[
             entry("excel", "mcpo/excel"),
             entry("a](x)", "mcpo/a%5D%28x%29"),
+            entry("<img src=x>", "mcpo/x"),
         ],
     );
     let text = document["info"]["description"].as_str().unwrap();
     assert!(text.contains("[excel](mcpo/excel/docs)"), "{text}");
-    assert!(
-        text.contains(r"[a\]\(x\)](mcpo/a%5D%28x%29/docs)"),
-        "{text}"
-    );
+    assert!(text.contains(r"[a\](x)](mcpo/a%5D%28x%29/docs)"), "{text}");
+    assert!(text.contains("[&lt;img src=x&gt;](mcpo/x/docs)"), "{text}");
     assert_eq!(document["paths"], json!({}));
 }
 
