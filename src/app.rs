@@ -18,7 +18,8 @@ use crate::{
     call::{CallEngine, snapshot_limits},
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children, Listener, Said},
-    config::{Loaded, ServerAccess, Settings},
+    condition::Condition,
+    config::{DEFAULT_MAX_TOTAL_PROCESSES, Loaded, ServerAccess, Settings},
     identity::Identity,
     install::{Installer, InstallerSettings},
     limits,
@@ -39,6 +40,9 @@ const NO_CHAT: &str = "stateful calls arrive without a chat that belongs to a us
     (or add the custom headers X-OpenWebUI-Chat-Id: {{CHAT_ID}} and X-OpenWebUI-User-Id: \
     {{USER_ID}} to the connection), and let it send the API key or come from a trusted address";
 
+/// So few stateful processes are too few for more than some users.
+const FEW_PROCESSES: usize = 10;
+
 /// The running bridge.
 pub struct App {
     /// What flags and environment said.
@@ -53,6 +57,8 @@ pub struct App {
     pub engine: Arc<CallEngine>,
     /// What outlives the process.
     pub store: Arc<Store>,
+    /// Whether the machine lets it work.
+    pub condition: Arc<Condition>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The MCP protocol's own sessions.
@@ -144,7 +150,9 @@ impl App {
         let openwebui = engine.openwebui.clone();
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
+        let min_free = settings.files.min_free_disk_bytes;
         Ok(Arc::new(Self {
+            condition: Arc::new(Condition::new(store.clone(), min_free)),
             identity: Identity::new(&settings, openwebui),
             settings,
             catalog,
@@ -258,6 +266,8 @@ impl App {
         let mut warnings = self.settings.warnings.clone();
         let config = self.config();
         warnings.extend(config.warnings.iter().cloned());
+        warnings.extend(self.identity.warning().map(str::to_owned));
+        warnings.extend(self.allow_without_key(&config));
         warnings.extend(self.installer.warnings());
         warnings.extend(self.store.warnings());
         warnings.extend(self.engine.children.forks().warnings());
@@ -286,6 +296,22 @@ impl App {
         }
     }
 
+    /// Rules on who may use a server hold nobody who can name himself.
+    fn allow_without_key(&self, config: &Loaded) -> Option<String> {
+        let access = &self.settings.access;
+        let by_address = access.keys.is_empty()
+            && access.jwt_secret.is_none()
+            && !access.trusted_proxies.is_empty();
+        let mut servers = config.servers.values();
+        let spec = servers.find(|spec| by_address && spec.allow.is_some())?;
+        Some(format!(
+            "server '{}' is for certain callers only (allow), but without an API key every program at \
+             an address in MCPO_TRUSTED_PROXIES may name any user, a child of another server, too: set \
+             MCPO_API_KEY or MCPO_JWT_SECRET",
+            spec.name
+        ))
+    }
+
     /// Lowers the number of stateful processes to what the memory holds, by the largest child of
     /// today's servers, and to what the system's limits leave room for; raises it again when these
     /// got smaller.
@@ -307,10 +333,16 @@ impl App {
             .cap_warning
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(text) = new.as_ref().filter(|_| new != *warning) {
-            tracing::warn!("{text}");
+        // What nobody asked for is no reason to worry, as long as some fit.
+        let by_system = system.is_some_and(|cap| cap.max == limit);
+        let wished =
+            most.get() != DEFAULT_MAX_TOTAL_PROCESSES || limit.get() < FEW_PROCESSES || by_system;
+        match new.as_ref().filter(|_| new != *warning) {
+            Some(text) if wished => tracing::warn!("{text}"),
+            Some(text) => tracing::debug!("{text}"),
+            None => {}
         }
-        *warning = new;
+        *warning = new.filter(|_| wished);
     }
 
     /// The counters, with what is read at the moment of asking.

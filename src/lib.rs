@@ -11,6 +11,7 @@ mod call;
 mod catalog;
 mod child;
 mod cli;
+mod condition;
 mod config;
 mod files_server;
 mod http;

@@ -131,6 +131,20 @@ fn user_pids() -> Option<u64> {
     Some(limit.saturating_sub(threads.sum()))
 }
 
+/// Descriptors that are left, and how many there may be; `None` where there is no limit.
+pub fn open_files_left() -> Option<(u64, u64)> {
+    let most = getrlimit(Resource::Nofile).current?;
+    // To count them takes one.
+    let used = fs::read_dir("/proc/self/fd").map_or(most, |open| open.count() as u64);
+    Some((most.saturating_sub(used), most))
+}
+
+/// Processes and threads that this process's groups (cgroups) may still get; `None` where none of
+/// them has a limit.
+pub fn processes_left() -> Option<u64> {
+    group_pids(Path::new("/"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

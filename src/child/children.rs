@@ -28,6 +28,7 @@ use super::{
     body::Body,
     connection::{Cleaner, Connection},
     environment,
+    failed_starts::FailedStarts,
     fork::{ForkServers, Means},
     hearing, hello, launch,
     log::ServerLog,
@@ -94,6 +95,7 @@ pub struct Children {
     metrics: Arc<Metrics>,
     launches: Launches,
     forks: Arc<ForkServers>,
+    failed_starts: FailedStarts,
     /// For the children, however far the bridge raised its own.
     open_files: Rlimit,
     /// Read when the first remote server is reached.
@@ -122,6 +124,7 @@ impl Children {
             starts,
             supervisors,
             forks,
+            failed_starts: FailedStarts::default(),
             metrics,
             launches: Launches::default(),
             open_files: getrlimit(Resource::Nofile),
@@ -142,6 +145,11 @@ impl Children {
     /// What processes are forked from.
     pub fn forks(&self) -> &ForkServers {
         &self.forks
+    }
+
+    /// Starts that failed last.
+    pub fn failed_starts(&self) -> &FailedStarts {
+        &self.failed_starts
     }
 
     /// Runs a program to its end, at most to `until`. Dropping the future kills all of it.
@@ -240,6 +248,9 @@ impl Children {
     ) -> Result<Child, ChildError> {
         let (spec, paths) = (request.spec.clone(), request.job.paths());
         let resolved = self.resolved(&request, stop).await;
+        if resolved.is_err() && !stop.is_cancelled() {
+            self.failed_starts.note(&spec, &resolved);
+        }
         let resolved = resolved.inspect_err(|_| self.metrics.child_start_failed(&spec.name))?;
         let place = match place {
             None if resolved.is_some() => Some(self.place(&request, stop).await?),
@@ -252,11 +263,15 @@ impl Children {
         let until = request.deadline.min(began + self.settings.start_timeout);
         let started = self.start(request, resolved, until, launched, stop).await;
         drop(place);
+        let started = started.map_err(|error| error.without_folder(&paths));
+        if !stop.is_cancelled() {
+            self.failed_starts.note(&spec, &started);
+        }
         match &started {
             Ok(_) => self.metrics.child_started(&spec.name, began.elapsed()),
             Err(_) => self.metrics.child_start_failed(&spec.name),
         }
-        started.map_err(|error| error.without_folder(&paths))
+        started
     }
 
     /// What a local process is started from; `None` for a remote server. The packages of a locked

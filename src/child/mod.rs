@@ -15,6 +15,7 @@ mod control;
 mod envelope;
 mod environment;
 mod error;
+mod failed_starts;
 mod fork;
 mod frame;
 mod handle;

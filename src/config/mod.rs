@@ -2,6 +2,7 @@
 //! environment). Both report all their faults at once, and neither ever prints a secret.
 
 mod base_url;
+mod bounded;
 mod fault;
 mod key_ring;
 mod secret;
@@ -11,11 +12,13 @@ mod settings;
 mod start_config;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
+pub use bounded::read_bounded;
 pub use fault::{Fault, Faults};
 pub use key_ring::KeyRing;
 pub use secret::Secret;
 pub use server_file::{
-    ConfigError, FILES_SERVER, LINK_FIELD, Loaded, RESERVED_NAMES, json_schema, load, servers,
+    ConfigError, FILES_SERVER, LARGEST_FILE, LINK_FIELD, Loaded, RESERVED_NAMES, json_schema, load,
+    servers,
 };
 pub use server_spec::{
     Allow, BeforeEnd, CommandSpec, Embed, HeaderForwarding, Launch, Mode, Remembered, RemoteKind,
@@ -23,7 +26,8 @@ pub use server_spec::{
     USER_PLACEHOLDERS, UserValues, WorkspaceScope, asks_for_user,
 };
 pub use settings::{
-    CommandLine, Documents, IdentityHeaders, Journal, Lang, Listen, Log, LogFormat, LogLevel,
-    OperationIds, PeerAddress, Settings, SettingsArgs, SingleServer, Tls,
+    CommandLine, DEFAULT_MAX_TOTAL_PROCESSES, Documents, IdentityHeaders, Journal, Lang, Listen,
+    Log, LogFormat, LogLevel, OperationIds, PeerAddress, Settings, SettingsArgs, SingleServer, Tls,
+    misspelt_variables,
 };
 pub use start_config::start_config;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{ConnectInfo, Path, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{
     Problem,
     call::{Front, server_url},
+    hosts,
 };
 use crate::{
     app::App,
@@ -24,6 +25,7 @@ use crate::{
 /// Who asks for a document.
 pub struct Reader {
     method: Method,
+    uri: Uri,
     headers: HeaderMap,
     peer: SocketAddr,
 }
@@ -39,6 +41,7 @@ impl axum::extract::FromRequestParts<Arc<App>> for Reader {
         let peer = peer.map_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)), |peer| peer.0);
         Ok(Self {
             method: parts.method.clone(),
+            uri: parts.uri.clone(),
             headers: parts.headers.clone(),
             peer,
         })
@@ -58,6 +61,12 @@ impl Reader {
     /// Who reads, for what is not for everybody: as far as the request says so.
     pub fn caller(&self, app: &App) -> Caller {
         app.identity.reader(&self.headers, self.peer.ip())
+    }
+
+    /// Whether the bridge's own state may be told to the reader.
+    pub fn is_operator(&self, app: &App) -> bool {
+        hosts::names_us(app, &self.uri, &self.headers)
+            && app.identity.is_operator(&self.headers, self.peer.ip())
     }
 
     /// Whether a server is there for the reader.

@@ -1,5 +1,5 @@
 //! `/health`: how the bridge is, from what it knows already. Never spawns, never blocks, needs no
-//! key.
+//! key; but only who has one, or sits at this machine, learns more than the status.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -12,7 +12,9 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::documents::Reader;
-use crate::{app::App, catalog::Knowledge, config::ServerAccess, model::Caller};
+use crate::{
+    app::App, catalog::Knowledge, condition::Trouble, config::ServerAccess, model::Caller,
+};
 
 /// The answer of `/health`.
 #[derive(Debug, Serialize)]
@@ -84,7 +86,13 @@ impl App {
         let mut hidden = false;
         let shows_all = self.shows_all(caller);
         for (name, spec) in &config.servers {
-            let health = server(self.catalog.peek(name));
+            let mut health = server(self.catalog.peek(name));
+            if let Some(why) = self.engine.children.failed_starts().of(spec)
+                && health.reason.is_none()
+            {
+                health.status = "failed";
+                health.reason = Some(format!("its last start failed: {why}"));
+            }
             if spec.access(caller) == ServerAccess::None {
                 hidden |= health.reason.is_some();
                 continue;
@@ -114,18 +122,18 @@ impl App {
             reasons.push("the bridge is shutting down".to_owned());
             status = Status::Down;
         }
-        match self.store.free_bytes() {
-            Err(error) => {
-                reasons.push(format!("the jobs folder cannot be used: {error}"));
-                status = Status::Down;
-            }
-            Ok(free) if free < self.settings.files.min_free_disk_bytes => {
-                reasons.push(format!(
-                    "only {free} bytes of disk are free (MCPO_MIN_FREE_DISK_BYTES)"
-                ));
-                status = status.max(Status::Degraded);
-            }
-            Ok(_) => {}
+        let short = self.engine.children.failed_starts().shortage();
+        let short = short.map(|why| Trouble {
+            text: format!("the machine lets no further process start: {why}"),
+            down: true,
+        });
+        for trouble in self.condition.troubles().into_iter().chain(short) {
+            status = status.max(if trouble.down {
+                Status::Down
+            } else {
+                Status::Degraded
+            });
+            reasons.push(trouble.text);
         }
         let (running_calls, waiting_calls) = self.engine.admission.load();
         let load = Load {
@@ -174,14 +182,30 @@ fn server(known: Option<Knowledge>) -> ServerHealth {
     }
 }
 
+/// What everybody may know.
+#[derive(Serialize)]
+struct Brief<'h> {
+    status: Status,
+    timestamp: &'h str,
+}
+
 /// `GET /health`.
 pub async fn report(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    app.condition.look().await;
     let health = app.health(&reader.caller(&app));
     let status = match health.status {
         Status::Ok | Status::Degraded => StatusCode::OK,
         Status::Down => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let body = serde_json::to_string(&health).unwrap_or_default();
+    let body = if reader.is_operator(&app) {
+        serde_json::to_string(&health)
+    } else {
+        serde_json::to_string(&Brief {
+            status: health.status,
+            timestamp: &health.timestamp,
+        })
+    };
+    let body = body.unwrap_or_default();
     let kind = HeaderValue::from_static("application/json");
     let fresh = HeaderValue::from_static("no-store");
     (
@@ -224,6 +248,7 @@ impl App {
 
 /// `GET /health/ready`: calls are taken.
 pub async fn ready(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    app.condition.look().await;
     let down = app.health(&reader.caller(&app)).status == Status::Down;
     if down || !app.is_acquainted() {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()

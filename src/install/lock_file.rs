@@ -9,7 +9,10 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::pin::{Pin, platform};
-use crate::model::ServerName;
+use crate::{
+    config::{LARGEST_FILE, read_bounded},
+    model::ServerName,
+};
 
 /// The layout that this version writes and reads.
 const VERSION: u32 = 1;
@@ -57,7 +60,7 @@ pub enum LockFileError {
 impl LockFile {
     /// Reads it; `None` where there is none.
     pub fn read(path: &Path) -> Result<Option<Self>, LockFileError> {
-        let text = match fs::read(path) {
+        let text = match read_bounded(path, LARGEST_FILE) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {

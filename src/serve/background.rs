@@ -19,6 +19,9 @@ use crate::{
 /// Until children were measured, the limit on them is looked at this often.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
 
+/// How often the jobs folder and the machine's limits are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
 /// The running tasks.
 pub struct Background(JoinSet<()>);
 
@@ -37,6 +40,7 @@ pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     tasks.spawn(reload::watch(app.clone(), hangups));
     tasks.spawn(measure(app.clone()));
     tasks.spawn(announce(app.clone()));
+    tasks.spawn(look_after(app.clone()));
     Background(tasks)
 }
 
@@ -100,9 +104,14 @@ async fn beat(app: Arc<App>) {
         app.engine.sessions.check_leases().await;
         let store = app.store.clone();
         let renew = move || store.renew(Timestamp::now());
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(renew).await {
+        let failed = match tokio::task::spawn_blocking(renew).await {
+            Ok(renewed) => renewed.err().map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = &failed {
             tracing::warn!(%error, "the heartbeat was not written: other replicas may take over");
         }
+        app.condition.note_heartbeat(failed);
     }
 }
 
@@ -153,6 +162,16 @@ async fn watch(app: Arc<App>) {
                     .for_each(|warning| tracing::warn!("{warning}"));
             }
         }
+    }
+}
+
+/// What is wrong with the machine is in the log also where nobody asks for `/health`.
+async fn look_after(app: Arc<App>) {
+    let mut timer = tokio::time::interval(LOOK_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        app.condition.look().await;
     }
 }
 

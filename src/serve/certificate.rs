@@ -1,17 +1,24 @@
 //! A renewed certificate is taken over without a restart: connections that are open stay as they are,
 //! and new ones get it.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::tls::Acceptor;
-use crate::{app::App, config::Tls, replicas::origin};
+use crate::{
+    app::App,
+    config::{Tls, read_bounded},
+    replicas::origin,
+};
 
 /// How often the files are looked at. Notifications would miss bind mounts and Kubernetes' links.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Bytes of a certificate or key: more than any has.
+const LARGEST_FILE: u64 = 1024 * 1024;
 
 /// Watches until dropped. `address` is where other bridges reach this one: they know it by its
 /// certificate.
@@ -42,10 +49,15 @@ pub async fn watch(
 }
 
 async fn digest(tls: &Tls) -> Option<[u8; 32]> {
-    let certificate = tokio::fs::read(&tls.certificate).await.ok()?;
-    let key = tokio::fs::read(&tls.key).await.ok()?;
-    let digest = Sha256::new().chain_update(certificate).chain_update(key);
-    Some(digest.finalize().into())
+    let Tls { certificate, key } = tls.clone();
+    let read = move || {
+        let parts = [certificate, key].map(|path| read_bounded(&path, LARGEST_FILE));
+        let digest = parts.into_iter().try_fold(Sha256::new(), |digest, part| {
+            Ok::<_, io::Error>(digest.chain_update(part?))
+        });
+        digest.map(|digest| digest.finalize().into()).ok()
+    };
+    tokio::task::spawn_blocking(read).await.ok()?
 }
 
 fn take_over(app: &App, tls: &Tls, address: Option<&str>) -> Option<Acceptor> {

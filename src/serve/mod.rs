@@ -42,6 +42,9 @@ use crate::{
 use channel::Channels;
 use signals::Signals;
 
+/// For how long a port that is taken is tried again, and how often.
+const PORT_TAKEN: Duration = Duration::from_secs(5);
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// How long answers may take to leave after the grace.
 const LINGER: Duration = Duration::from_secs(1);
 /// Bounds the end of all children: the longest `before_end`, and twice the kill grace.
@@ -91,6 +94,9 @@ pub async fn serve(
 ) -> Result<Ended, ServeError> {
     let mut signals = Signals::new()?;
     let config = config::servers(&settings)?;
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let misspelt = config::misspelt_variables(variables);
+    settings.warnings.extend(misspelt);
     let tls = settings.listen.tls.as_ref().map(tls::Acceptor::load);
     let tls = tls.transpose()?;
     let listener = listen(&settings).await?;
@@ -142,6 +148,7 @@ pub async fn serve(
         }
     }
     background.stop().await;
+    app.condition.close().await;
     app.store.leave();
     tracing::info!("stopped");
     Ok(Ended::Cleanly)
@@ -185,15 +192,30 @@ async fn answer(
     Ok(())
 }
 
+/// A process of a bridge that was killed a moment ago may still hold its listener: one that was about
+/// to become a supervisor, and has not executed it yet.
 async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
     let (host, port) = (&settings.listen.host, settings.listen.port);
-    TcpListener::bind((host.as_str(), port))
-        .await
-        .map_err(|error| ServeError::Listen {
-            host: host.clone(),
-            port,
-            error,
-        })
+    let until = Instant::now() + PORT_TAKEN;
+    let mut told = false;
+    loop {
+        let error = match TcpListener::bind((host.as_str(), port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => error,
+        };
+        if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= until {
+            let host = host.clone();
+            return Err(ServeError::Listen { host, port, error });
+        }
+        if !std::mem::replace(&mut told, true) {
+            let seconds = PORT_TAKEN.as_secs();
+            tracing::info!(
+                port,
+                "the port is in use; it is tried again for {seconds} s"
+            );
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
 }
 
 /// Where other bridges share the folder: they get what comes from now on, and each chat as soon as

@@ -270,6 +270,34 @@ impl Instance {
         alive.as_ref().map(|alive| alive.device)
     }
 
+    /// Whether the folder is still the one that was joined: our own lock lies there. A volume that was
+    /// mounted anew, or a folder that was made again, has none or another one.
+    pub(super) fn is_shown(&self) -> Result<(), StoreError> {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = if alive.is_some() { "lock" } else { "json" };
+        let path = self.folder.join(format!("{}.{kind}", self.id()));
+        let replaced = || {
+            io::Error::other(
+                "the jobs folder was replaced by another one; it is made ready with the next heartbeat",
+            )
+        };
+        let look = || {
+            let shown = match fs::symlink_metadata(&path) {
+                Err(error) if files::is_absent(&error) => return Err(replaced()),
+                shown => shown?,
+            };
+            let own = alive.as_ref().map(|alive| alive.file.metadata());
+            let own = own.transpose()?;
+            let same = |own: fs::Metadata| (own.dev(), own.ino()) == (shown.dev(), shown.ino());
+            if own.is_none_or(same) {
+                Ok(())
+            } else {
+                Err(replaced())
+            }
+        };
+        look().map_err(files::at("find", &path))
+    }
+
     pub(super) fn move_to(&self, address: String) {
         let mut now = self.address.lock().unwrap_or_else(PoisonError::into_inner);
         *now = Some(address);

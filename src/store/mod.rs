@@ -33,6 +33,7 @@ mod lock;
 mod metadata;
 mod open;
 mod principal;
+mod probe;
 mod remove;
 #[cfg(test)]
 pub mod testing;
@@ -66,6 +67,7 @@ pub use link::{Artifact, Bytes, GoneReason, Link, StagedLink, Stamp, TOMBSTONE};
 pub use list::{JobSummary, SessionSummary};
 pub use metadata::{JobStatus, LiveSession, Metadata};
 pub use principal::PrincipalHash;
+pub use probe::Room;
 
 /// The jobs folder of this process. Dropping it ends the instance: its leases are then stale.
 #[derive(Debug)]
@@ -275,8 +277,7 @@ impl Store {
 
     /// Bytes that are free on the folder's filesystem for us, for the free-disk floor.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        let found = rustix::fs::statvfs(&self.root)
-            .map_err(|error| files::at("measure", &self.root)(error.into()))?;
+        let found = self.statvfs()?;
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 

@@ -3,7 +3,9 @@
 //! `$${` stands for a plain `${`. Every other `$`, doubled or not, stands for itself: passwords
 //! and regular expressions are full of them.
 
-use std::{fs, io::Read};
+use std::path::Path;
+
+use crate::config::read_bounded;
 
 /// Secrets are short; a file beyond this is a mistake, such as a device that never ends.
 const LARGEST_FILE: u64 = 1024 * 1024;
@@ -91,13 +93,10 @@ fn resolve(reference: &str, lookup: Lookup) -> Result<String, Unresolved> {
 }
 
 fn read(path: &str) -> Result<String, Unresolved> {
-    let mut text = String::new();
-    let read =
-        fs::File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_string(&mut text));
-    let problem = match read {
+    let problem = match read_bounded(Path::new(path), LARGEST_FILE).map(String::from_utf8) {
         Err(error) => format!("the file {path} cannot be read: {error}"),
-        Ok(size) if size as u64 > LARGEST_FILE => format!("the file {path} is larger than 1 MiB"),
-        Ok(_) => {
+        Ok(Err(_)) => format!("the file {path} is not UTF-8"),
+        Ok(Ok(text)) => {
             let text = text
                 .trim_start_matches('\u{feff}')
                 .trim_end_matches(['\n', '\r']);

@@ -3,12 +3,12 @@
 //! Reading goes text → value (no key twice) → schema (types and ranges) → keys (comments,
 //! spellings) → references → specs. Each step adds its faults; a good file has none of them.
 
-use std::{collections::BTreeSet, fs, path::Path as FilePath, sync::Arc};
+use std::{collections::BTreeSet, path::Path as FilePath, sync::Arc};
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use super::{Fault, Faults, ServerSpec, Settings};
+use super::{Fault, Faults, ServerSpec, Settings, read_bounded};
 use crate::model::ServerName;
 
 mod build;
@@ -69,6 +69,9 @@ pub const RESERVED_NAMES: [&str; 9] = [
     "admin",
 ];
 
+/// Bytes of a server file or its lock file: more than any has.
+pub const LARGEST_FILE: u64 = 16 * 1024 * 1024;
+
 /// What is to be served: the one server of the command line, else the file's.
 pub fn servers(settings: &Settings) -> Result<Loaded, ConfigError> {
     match &settings.command_line.server {
@@ -82,7 +85,7 @@ pub fn servers(settings: &Settings) -> Result<Loaded, ConfigError> {
 
 /// Reads and checks the file; blocks on files. References are read anew each time.
 pub fn load(path: &FilePath, settings: &Settings) -> Result<Loaded, ConfigError> {
-    let bytes = fs::read(path).map_err(|source| ConfigError::Unreadable {
+    let bytes = read_bounded(path, LARGEST_FILE).map_err(|source| ConfigError::Unreadable {
         path: path.display().to_string(),
         source,
     })?;

@@ -31,7 +31,10 @@ fn the_defaults_are_the_products() {
     assert_eq!(s.limits.max_concurrent.get(), 4 * s.limits.max_starts.get());
     assert!(s.stateful.enabled);
     assert_eq!(s.stateful.default_idle_timeout, Duration::from_mins(30));
-    assert_eq!(s.stateful.max_total_processes.get(), 100);
+    assert_eq!(
+        s.stateful.max_total_processes.get(),
+        crate::config::DEFAULT_MAX_TOTAL_PROCESSES
+    );
     assert_eq!(s.stateful.cleanup_interval, Duration::from_mins(5));
     assert_eq!(s.default_mode, Mode::Stateful);
     assert_eq!(s.log.level, LogLevel::Info);
