@@ -33,6 +33,8 @@ mod telemetry;
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
     hide_from_children();
+    // What whoever started us left open is not for children either; what we open ourselves never is.
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
     let mut args = std::env::args_os().skip(1);
     let Some(word) = args.next() else {
         return cli::main();

@@ -35,7 +35,10 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
-    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, wait},
+    process::{
+        DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open,
+        set_dumpable_behavior, wait,
+    },
 };
 
 use super::{
@@ -63,6 +66,7 @@ const SWEEPS: [Duration; 5] = [
 ];
 /// The kernel's out-of-memory killer takes children (1000 = first), never the bridge.
 const OOM_SCORE: &str = "800";
+const OOM_FILE: &str = "/proc/self/oom_score_adj";
 
 /// What a supervisor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +136,8 @@ fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
         maximum: Some(0),
     };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+    let own_score = std::fs::read_to_string(OOM_FILE).unwrap_or_default();
+    set_oom_score(OOM_SCORE);
     let child = Command::new(program)
         .args(args)
         .process_group(0)
@@ -139,11 +145,17 @@ fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
         .stdout(Stdio::from(stdout))
         .stderr(Stdio::from(stderr))
         .spawn();
+    set_oom_score(own_score.trim());
     // Waited for by number: orphans that come to us are reaped by the same call.
     let child = child?;
-    // Ours belongs to root, since we are not dumpable; the child's is its user's again.
-    let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OOM_SCORE);
     Pid::from_raw(child.id().cast_signed()).ok_or_else(|| std::io::ErrorKind::Other.into())
+}
+
+/// Children begin with that of this process. The file belongs to root while the process is not dumpable.
+fn set_oom_score(score: &str) {
+    let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+    let _ = std::fs::write(OOM_FILE, score);
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Takes over a child of this process that waits for a word from stdout.
