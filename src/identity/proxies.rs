@@ -7,7 +7,9 @@ use axum::http::{HeaderMap, header::HeaderName};
 
 /// Words that stand for forwarding, or for what the request was before it: `Via`,
 /// `X-Original-Url`, `X-Proxy-User`, `X-Remote-User`, `X-Request-Start`.
-const FORWARDING: [&str; 14] = [
+const FORWARDING: [&str; 16] = [
+    "real",
+    "connecting",
     "via",
     "proxy",
     "proxied",
@@ -153,6 +155,8 @@ mod tests {
             "Via",
             "X-Via",
             "X-Real-IP",
+            "X-Real-Port",
+            "X-Connecting-Host",
             "True-Client-IP",
             "X-Client-IP",
             "Client-IP",
