@@ -98,18 +98,6 @@ impl ChildError {
         }
     }
 
-    /// Whether the machine had no descriptors, processes or memory left for it.
-    pub fn is_shortage(&self) -> bool {
-        use rustix::io::Errno;
-        // Part of these come as text from a supervisor, as the system's errors are written.
-        let errors = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM];
-        let texts = errors.map(|errno| format!("(os error {})", errno.raw_os_error()));
-        match self {
-            Self::NotStarted { why, .. } => texts.iter().any(|text| why.contains(text)),
-            _ => false,
-        }
-    }
-
     /// Takes the workspace's path and id out of the words: the error goes to callers, records and
     /// logs, which must not learn them.
     pub fn without_folder(self, paths: &JobFolderPaths) -> Self {

@@ -38,7 +38,7 @@ impl FailedStarts {
             }
             Err(error @ ChildError::NotStarted { .. }) => {
                 let why: Arc<str> = error.brief().into();
-                if error.is_shortage() {
+                if error.is_lack_of_room() {
                     failed.short = Some((Instant::now(), why.clone()));
                 }
                 failed
