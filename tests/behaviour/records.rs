@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -12,6 +13,16 @@ use crate::support::{Client, Replicas, TestBridge, echo, eventually, servers, un
 
 fn just_echo() -> Value {
     servers([("echo", echo())])
+}
+
+/// Waits until calls are answered, however slow the machine is.
+#[track_caller]
+fn wait_until_known(bridge: &TestBridge) {
+    let known = until(Duration::from_secs(120), || {
+        let health = bridge.client().get("/health").json();
+        (health["servers"]["echo"]["status"] == "ready").then_some(())
+    });
+    assert!(known.is_some(), "what the server offers is not known");
 }
 
 #[track_caller]
@@ -43,6 +54,7 @@ fn chat_folder(jobs: &Path) -> PathBuf {
 #[test]
 fn metadata_that_cannot_be_read_is_left_as_it_is() {
     let mut bridge = TestBridge::start(just_echo());
+    wait_until_known(&bridge);
     let chat = bridge.chat("alice", "c");
     assert_eq!(count(&chat), 1);
     let folder = chat_folder(&bridge.jobs());
@@ -75,6 +87,7 @@ fn a_torn_lease_or_a_vanished_lock_leaves_a_chat_where_it_is() {
     let replicas = Replicas::start(2, &just_echo());
     replicas.wait_until_acquainted(0);
     replicas.wait_until_acquainted(1);
+    replicas.bridges.iter().for_each(wait_until_known);
     let [one, two] = [0, 1].map(|index| replicas.bridges[index].chat("alice", "c"));
     assert_eq!(count(&one), 1);
     assert_eq!(count(&two), 2);
@@ -108,6 +121,7 @@ fn a_torn_lease_or_a_vanished_lock_leaves_a_chat_where_it_is() {
 #[test]
 fn a_jobs_folder_that_is_replaced_works_from_the_next_call_on() {
     let bridge = TestBridge::start(just_echo());
+    wait_until_known(&bridge);
     assert_eq!(count(&bridge.chat("alice", "before")), 1);
     let away = tempfile::tempdir_in(bridge.jobs().parent().expect("a parent")).expect("a folder");
     fs::rename(bridge.jobs(), away.path().join("jobs")).expect("moved away");
@@ -120,7 +134,7 @@ fn a_jobs_folder_that_is_replaced_works_from_the_next_call_on() {
     assert!(bridge.log().contains("emptied or replaced"));
     // The chat from before has no folder any more: it begins anew, sooner or later.
     let before = bridge.chat("alice", "before");
-    let again = until(std::time::Duration::from_secs(30), || {
+    let again = until(Duration::from_secs(30), || {
         let answer = before.call("echo", "counter", json!({}));
         (answer.status == 200).then_some(())
     });
@@ -130,6 +144,7 @@ fn a_jobs_folder_that_is_replaced_works_from_the_next_call_on() {
 #[test]
 fn changed_bytes_are_never_served_as_the_file_that_was_linked() {
     let bridge = TestBridge::start(just_echo());
+    wait_until_known(&bridge);
     let chat = bridge.chat("alice", "c");
     let file = json!({"name": "a.txt", "content": "words"});
     let link = chat.call("echo", "write_file", file).link("a.txt");
@@ -161,6 +176,7 @@ fn where_another_bridges_clock_is_far_off_nothing_goes_for_its_age_and_health_sa
         .var(vars::CLEANUP_INTERVAL, 1)
         .var(vars::LEASE_TTL, 120)
         .start();
+    wait_until_known(&bridge);
     count(&bridge.chat("alice", "c"));
     bridge.stop();
     let folder = chat_folder(&bridge.jobs());
