@@ -25,8 +25,8 @@ pub enum CallError {
         reply: Reply,
     },
     /// The deadline passed; the child was ended if it is the chat's own.
-    #[error("no answer within {} s", .0.as_secs_f64())]
-    Timeout(Duration),
+    #[error("no answer within {} s{}", .0.time.as_secs_f64(), .0.said())]
+    Timeout(Waited),
     /// The caller did not answer what the server asked him; the child goes on without the call.
     #[error("the server's question was not answered within {} s (MCPO_INPUT_TIMEOUT)", .0.as_secs_f64())]
     Unanswered(Duration),
@@ -92,6 +92,23 @@ pub enum Severity {
     Failure,
     /// The bridge itself failed.
     Fault,
+}
+
+/// How long an answer was waited for.
+#[derive(Debug)]
+pub struct Waited {
+    /// The call's time.
+    pub time: Duration,
+    /// What stood on the child's stdout meanwhile and was no JSON-RPC.
+    pub noise: Option<Box<str>>,
+}
+
+impl Waited {
+    fn said(&self) -> String {
+        self.noise.as_ref().map_or_else(String::new, |line| {
+            format!("; on its stdout stood what is no JSON-RPC: {}", line.trim())
+        })
+    }
 }
 
 impl CallError {

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::{CallEngine, CallError, Notice};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         self, ChangedFile, Origin, RelativePath, Snapshot, SnapshotError, publish, publish_archive,
     },
     config::{Lang, ServerSpec, Settings},
-    model::{Principal, RawJson, link_text},
+    model::{Principal, RawJson, last_members, link_text},
     store::{Artifact, Job},
 };
 
@@ -353,13 +353,8 @@ fn collect(fields: &[String], value: &Value, found: &mut Vec<RelativePath>) {
 
 /// Whether the result says that the tool failed.
 pub fn is_error(result: &RawJson) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Flag<'a> {
-        #[serde(rename = "isError", borrow, default)]
-        is_error: Option<&'a RawValue>,
-    }
-    let flag: Result<Flag<'_>, _> = serde_json::from_str(result.as_str());
-    flag.is_ok_and(|flag| flag.is_error.is_some_and(|raw| raw.get() == "true"))
+    let [flag] = last_members(result.as_bytes(), ["isError"]).unwrap_or_default();
+    flag.is_some_and(|raw| raw.get() == "true")
 }
 
 #[cfg(test)]

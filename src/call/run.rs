@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use super::{
     Answer, Call, CallEngine, CallError, Notice, Published, Running,
     detached::Detached,
+    error::Waited,
     files::Maker,
     holds::Holds,
     parking::State,
@@ -126,7 +127,7 @@ impl Running {
             () = self.left.cancelled() => Err(CallError::Left),
             () = self.engine.ending.cancelled() => Err(CallError::ShuttingDown),
             () = tokio::time::sleep_until(self.deadline) => {
-                Err(CallError::Timeout(self.call.spec.timeout))
+                Err(self.timed_out(None))
             }
         }
     }
@@ -201,6 +202,7 @@ impl Running {
         if let Some(on_child) = &self.call.on_child {
             on_child(child);
         }
+        let quiet = child.noise_lines();
         let cancelled = CancellationToken::new();
         let mut answer = pin!(self.exchange(child, job, &cancelled));
         let mut deadline = self.deadline;
@@ -233,7 +235,7 @@ impl Running {
                         break CallError::Unanswered(self.engine.settings.limits.input_timeout);
                     }
                     State::Returning => break Self::busy(self.call.spec.timeout),
-                    _ => return Err(CallError::Timeout(self.call.spec.timeout)),
+                    _ => return Err(self.timed_out(self.noise_since(child, quiet))),
                 },
                 back = back => match back {
                     Ok(()) => self.call.parking.resume(),
@@ -252,10 +254,22 @@ impl Running {
         Err(error)
     }
 
+    fn timed_out(&self, noise: Option<Box<str>>) -> CallError {
+        let time = self.call.spec.timeout;
+        CallError::Timeout(Waited { time, noise })
+    }
+
+    /// What the child said since then that was no JSON-RPC. A shared one may have said it of somebody
+    /// else's call.
+    fn noise_since(&self, child: &Child, lines: u64) -> Option<Box<str>> {
+        let own = self.call.spec.mode != Mode::Shared && child.noise_lines() > lines;
+        own.then(|| child.noise())
+    }
+
     pub(super) fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
         match reply {
             Ok(reply) => Ok(reply),
-            Err(ChildError::Timeout) => Err(CallError::Timeout(self.call.spec.timeout)),
+            Err(ChildError::Timeout) => Err(self.timed_out(None)),
             Err(error) => Err(CallError::Child(error)),
         }
     }

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -189,29 +188,27 @@ fn follow(call: &mut Call, status: &Status) -> Option<JoinHandle<()>> {
 
 /// The server's words, and how far it is.
 fn line_of(said: &Said) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Progress {
-        #[serde(rename = "progress")]
-        done: f64,
-        total: Option<f64>,
-        message: Option<String>,
-    }
     if &*said.method != "notifications/progress" {
         return None;
     }
-    let progress: Progress = said.params.as_ref()?.read().ok()?;
-    let far = match progress.total {
-        Some(total) if total > 0.0 => format!("{}/{total}", progress.done),
-        _ => progress.done.to_string(),
+    let params = said.params.as_ref()?;
+    let number = |name: &str| params.member(name)?.read::<f64>().ok();
+    let far = match (number("progress"), number("total")) {
+        (Some(done), Some(total)) if total > 0.0 => format!("{done}/{total}"),
+        (Some(done), _) => done.to_string(),
+        (None, _) => String::new(),
     };
-    let words = progress.message.unwrap_or_default();
+    let words = params.member("message").and_then(|words| words.read().ok());
+    let words: String = words.unwrap_or_default();
     let words: String = words
         .chars()
         .filter(|c| !c.is_control())
         .take(LONGEST)
         .collect();
     Some(match words.trim() {
+        "" if far.is_empty() => return None,
         "" => far,
+        words if far.is_empty() => words.to_owned(),
         words => format!("{words} ({far})"),
     })
 }

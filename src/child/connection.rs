@@ -61,7 +61,20 @@ struct Shared {
     closing: CancellationToken,
     /// It asked something when nobody could answer.
     declined: AtomicBool,
+    noise: Mutex<Noise>,
 }
+
+/// Lines of a child's that were no JSON-RPC.
+#[derive(Debug, Default)]
+pub struct Noise {
+    /// How many there were.
+    pub lines: u64,
+    /// The beginning of the last.
+    pub last: Box<str>,
+}
+
+/// Bytes of a line that are kept for an error message.
+const QUOTED: usize = 300;
 
 enum Waiting {
     Open(BTreeMap<u64, InFlight>),
@@ -84,6 +97,7 @@ impl Connection {
             waiting: Mutex::new(Waiting::Open(BTreeMap::new())),
             closing: CancellationToken::new(),
             declined: AtomicBool::new(false),
+            noise: Mutex::default(),
         });
         tokio::spawn(write(shared.clone()));
         let reader = Reader {
@@ -190,6 +204,12 @@ impl Connection {
     /// Whether the child asked something when nobody could answer.
     pub fn has_declined(&self) -> bool {
         self.shared.declined.load(Ordering::Relaxed)
+    }
+
+    /// What the child said so far that was no JSON-RPC.
+    pub fn noise<T>(&self, read: impl FnOnce(&Noise) -> T) -> T {
+        let noise = self.shared.noise.lock();
+        read(&noise.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends the child's stdin; answers on their way still arrive.
@@ -347,6 +367,12 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
         }
         let messages = frame::messages(line);
         if messages.is_empty() {
+            let last = String::from_utf8_lossy(&line[..line.len().min(QUOTED)]);
+            let kept = self.shared.noise.lock();
+            let mut kept = kept.unwrap_or_else(PoisonError::into_inner);
+            kept.lines += 1;
+            kept.last = last.into();
+            drop(kept);
             self.noise.noise(line);
         }
         for message in messages {

@@ -3,11 +3,18 @@
 use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use crate::model::RawJson;
+use crate::model::{RawJson, last_members, present, without_mark};
+
+/// Places in a line at which a message is looked for behind something else.
+const TRIED: usize = 8;
+/// What a message from a child begins with.
+const BEGINS: [&[u8]; 3] = [b"\"jsonrpc\"", b"\"id\"", b"\"result\""];
+/// JSON-RPC's internal error: of an error object without a code.
+const INTERNAL_ERROR: i64 = -32603;
 
 /// One message from a child. Members keep their bytes, and the line is kept whole: whoever passes
 /// it on changes single values in place (see [`splice`]).
@@ -108,32 +115,116 @@ struct Envelope<'a> {
     error: Option<&'a RawValue>,
 }
 
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(member: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(member).map(Some)
-}
-
-/// Reads a line that is no message by itself: it may be a batch of them, or one to be mended. Empty
-/// where it is not JSON-RPC.
+/// Reads a line that is no message by itself: it may be a batch of them, one to be mended, or one
+/// behind something else. Empty where it is not JSON-RPC.
 pub fn messages(line: &Bytes) -> Vec<Message> {
-    if line.trim_ascii_start().first() == Some(&b'[') {
+    if line.first() == Some(&b'[') {
         let batch: Vec<&RawValue> = serde_json::from_slice(line).unwrap_or_default();
         let parts = batch
             .into_iter()
             .map(|part| RawJson::within(line, part).into_bytes());
-        return parts.filter_map(|part| message(&part)).collect();
+        let found: Vec<Message> = parts.filter_map(|part| odd(&part)).collect();
+        if !found.is_empty() {
+            return found;
+        }
     }
     // Bytes that are no UTF-8 must not cost the caller his answer.
-    match String::from_utf8_lossy(line) {
-        Cow::Owned(mended) => message(&Bytes::from(mended)).into_iter().collect(),
-        Cow::Borrowed(_) => Vec::new(),
+    let line = match String::from_utf8_lossy(line) {
+        Cow::Owned(mended) => Bytes::from(mended),
+        Cow::Borrowed(_) => line.clone(),
+    };
+    if let Some(message) = odd(&line) {
+        return vec![message];
     }
+    // What is JSON is one thing: a log line that quotes a message is no message.
+    if serde_json::from_slice::<&RawValue>(&line).is_ok() {
+        return Vec::new();
+    }
+    behind(&line)
+}
+
+/// Messages behind something else in one line: a prompt, a word of progress, control characters of a
+/// terminal. Behind words only answers count: who writes a log there quotes what it was sent, too.
+fn behind(line: &Bytes) -> Vec<Message> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    for _ in 0..TRIED {
+        let Some(start) = begin(line, at) else {
+            break;
+        };
+        let mut values = serde_json::Deserializer::from_slice(&line[start..]).into_iter();
+        let value: Option<&RawValue> = values.next().and_then(Result::ok);
+        let Some(value) = value else {
+            at = start + 1;
+            continue;
+        };
+        let part = RawJson::within(line, value).into_bytes();
+        at = start + part.len();
+        let bare = is_of_terminal(&line[..start]);
+        found.extend(odd(&part).filter(|message| match message {
+            Message::Response { .. } => true,
+            Message::Request(_) | Message::Notification(_) => bare,
+        }));
+    }
+    found
+}
+
+/// Where an object begins that may be a message.
+fn begin(line: &[u8], from: usize) -> Option<usize> {
+    let starts = memchr::memchr_iter(b'{', &line[from..]).map(|start| from + start);
+    let mut starts = starts.filter(|start| {
+        let inside = line[start + 1..].trim_ascii_start();
+        BEGINS.iter().any(|begin| inside.starts_with(begin))
+    });
+    starts.next()
+}
+
+/// Whether nothing of this is text: control characters, and the sequences that begin with one.
+fn is_of_terminal(before: &[u8]) -> bool {
+    let mut rest = before;
+    while let Some((first, more)) = rest.split_first() {
+        rest = match (first, more.first()) {
+            (0x1b, Some(b'[')) => {
+                let end = more[1..]
+                    .iter()
+                    .position(|byte| (0x40..=0x7e).contains(byte));
+                match end {
+                    Some(end) => &more[end + 2..],
+                    None => return false,
+                }
+            }
+            (0x1b, Some(_)) => &more[1..],
+            (byte, _) if byte.is_ascii_control() || byte.is_ascii_whitespace() => more,
+            _ => return false,
+        };
+    }
+    true
 }
 
 /// Reads one line, which as a rule is one message.
 pub fn message(line: &Bytes) -> Option<Message> {
     // All of it at once, instead of each text by itself.
     let text = str::from_utf8(line).ok()?;
-    let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
+    read(line, serde_json::from_str(text).ok()?)
+}
+
+/// As [`message`], but for that no member costs another: one that is there twice, or a name that is
+/// no text.
+fn odd(line: &Bytes) -> Option<Message> {
+    let names = ["id", "method", "params", "result", "error"];
+    let [id, method, params, result, error] = last_members(line, names)?;
+    let is_there = |raw: &&RawValue| raw.get() != "null";
+    let envelope = Envelope {
+        id: id.filter(is_there),
+        method: method.and_then(|raw| serde_json::from_str(raw.get()).ok()),
+        params: params.filter(is_there),
+        result,
+        error: error.filter(is_there),
+    };
+    read(line, envelope)
+}
+
+fn read(line: &Bytes, envelope: Envelope<'_>) -> Option<Message> {
     let raw = |part: &RawValue| RawJson::within(line, part);
     if let Some(method) = envelope.method {
         let said = Said {
@@ -150,26 +241,81 @@ pub fn message(line: &Bytes) -> Option<Message> {
         });
     }
     let id = envelope.id?;
+    let number = number(id.get())?;
     let outcome = match (envelope.error, envelope.result) {
-        (Some(error), _) => Err(raw(error)),
-        (None, Some(result)) => Ok(raw(result)),
+        // "No error", in other words.
+        (Some(error), Some(result)) if is_nothing(error) => Ok(result),
+        (Some(error), _) if is_nothing(error) && error.get() != "{}" => return None,
+        (Some(error), _) => match error_object(error) {
+            None => Err(error),
+            Some(object) => return Some(with_error(line, number, &raw(error), &object)),
+        },
+        (None, Some(result)) => Ok(result),
         // A log line of the child's that happens to have a number.
         (None, None) => return None,
     };
     let reply = Reply {
         line: line.clone(),
         id: raw(id),
-        outcome,
+        outcome: outcome.map(raw).map_err(raw),
     };
-    Some(Message::Response {
-        number: number(id)?,
-        reply,
-    })
+    Some(Message::Response { number, reply })
 }
 
-/// Some servers answer number 5 with `"5"`.
-fn number(id: &RawValue) -> Option<u64> {
-    id.get().trim_matches('"').parse().ok()
+fn is_nothing(error: &RawValue) -> bool {
+    matches!(error.get(), "false" | "0" | "\"\"" | "{}" | "[]")
+}
+
+/// The error as the protocol has it, with all words that the child said; `None` where it is so already.
+fn error_object(error: &RawValue) -> Option<String> {
+    let [code, message, data] =
+        last_members(error.get().as_bytes(), ["code", "message", "data"]).unwrap_or_default();
+    let number = code.and_then(|code| serde_json::from_str::<i64>(code.get()).ok());
+    let is_text = |raw: &RawValue| raw.get().starts_with('"');
+    if number.is_some() && message.is_some_and(is_text) {
+        return None;
+    }
+    let text = |raw: &RawValue| match serde_json::from_str::<String>(raw.get()) {
+        Ok(text) => text,
+        Err(_) => raw.get().to_owned(),
+    };
+    let number = number.or_else(|| code.and_then(|code| text(code).trim().parse().ok()));
+    let words = message.filter(|raw| raw.get() != "null").map(text);
+    let words = words.unwrap_or_else(|| text(error));
+    let data = data.map_or(error.get(), RawValue::get);
+    Some(format!(
+        r#"{{"code":{},"message":{},"data":{data}}}"#,
+        number.unwrap_or(INTERNAL_ERROR),
+        serde_json::Value::from(words),
+    ))
+}
+
+/// The answer with this error in the place of the one that it has.
+fn with_error(line: &Bytes, number: u64, error: &RawJson, object: &str) -> Message {
+    let line = splice(line, &[(error, object.as_bytes())]);
+    let names = ["id", "error"];
+    let [id, error] = last_members(&line, names).unwrap_or_default();
+    let part =
+        |raw: Option<&RawValue>| raw.map_or_else(RawJson::null, |raw| RawJson::within(&line, raw));
+    let reply = Reply {
+        id: part(id),
+        outcome: Err(part(error)),
+        line: line.clone(),
+    };
+    Message::Response { number, reply }
+}
+
+/// The number of ours that an id stands for. Some servers answer number 5 with `"5"`, and some with
+/// `5.0`.
+pub fn number(id: &str) -> Option<u64> {
+    /// Whole numbers up to here are the same as floating-point ones.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let id = id.trim_matches('"').trim();
+    id.parse().ok().or_else(|| {
+        let float: f64 = id.parse().ok()?;
+        let whole = float.fract() == 0.0 && (0.0..=EXACT).contains(&float);
+        whole.then(|| format!("{float:.0}").parse().ok())?
+    })
 }
 
 /// What a reader found.
@@ -212,7 +358,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
             if let Some(length) = memchr::memchr(b'\n', &self.buffer[self.searched..]) {
                 let line = self.buffer.split_to(self.searched + length + 1).freeze();
                 self.searched = 0;
-                let line = line.slice_ref(line.trim_ascii());
+                let line = line.slice_ref(without_mark(&line));
                 if line.is_empty() {
                     continue;
                 }
@@ -242,7 +388,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     fn last_line(&mut self) -> Line {
         self.searched = 0;
         let rest = self.buffer.split().freeze();
-        let rest = rest.slice_ref(rest.trim_ascii());
+        let rest = rest.slice_ref(without_mark(&rest));
         if rest.is_empty() {
             Line::End
         } else {
@@ -324,10 +470,12 @@ mod tests {
             one(r#"{"id":7,"result":null}"#),
             Message::Response { number: 7, .. }
         ));
-        let Message::Response { reply, .. } = one(r#"{"id":1,"error":{"code":-1}}"#) else {
+        let Message::Response { reply, .. } = one(r#"{"id":1,"error":{"code":-1,"message":""}}"#)
+        else {
             panic!("an error");
         };
-        assert_eq!(reply.outcome.unwrap_err().as_str(), r#"{"code":-1}"#);
+        let error = reply.outcome.unwrap_err();
+        assert_eq!(error.as_str(), r#"{"code":-1,"message":""}"#);
     }
 
     #[test]
@@ -373,6 +521,9 @@ mod tests {
             r#"{"id":null,"result":1}"#,
             r#"{"id":2,"level":"info"}"#,
             r#"{"id":2,"error":null}"#,
+            r#"{"level":"debug","sent":"{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{}}"}"#,
+            r#"received {"jsonrpc":"2.0","id":2,"method":"tools/call"}"#,
+            r#"half {"jsonrpc":"2.0","id":2,"result":{"#,
         ] {
             let line = Bytes::from(garbage);
             let none = message(&line).is_none() && messages(&line).is_empty();
@@ -388,6 +539,103 @@ mod tests {
         assert_eq!(messages(&batch).len(), 2);
     }
 
+    fn answer(line: &str) -> Reply {
+        let line = Bytes::copy_from_slice(line.as_bytes());
+        let found = message(&line).map_or_else(|| messages(&line), |one| vec![one]);
+        match found.into_iter().next() {
+            Some(Message::Response { number: 5, reply }) => reply,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn ids_are_numbers_in_every_spelling() {
+        for id in ["5", "\"5\"", "5.0", "\"5.0\"", "5e0", "0.5e1"] {
+            answer(&format!(r#"{{"id":{id},"result":{{}}}}"#));
+        }
+        for id in ["5.5", "-5", "\"x\"", "[5]", "1e40", "true"] {
+            assert_eq!(number(id), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn an_answer_behind_something_else_in_its_line_is_found() {
+        for line in [
+            r#"Starting...{"jsonrpc":"2.0","id":5,"result":{}}"#,
+            "\u{1b}[?25h\u{1b}[0m{ \"id\":5,\"result\":{}}",
+            r#"Ok to proceed? (y) {"id":5,"jsonrpc":"2.0","result":{}} done"#,
+            r#"{"half {"id":5,"result":{}}"#,
+            r#"[1/3] {not json} {"jsonrpc":"2.0","id":5,"result":{}}"#,
+            "\u{0}\u{0}{\"result\":{},\"id\":5}",
+        ] {
+            answer(line);
+        }
+        let both = Bytes::from_static(br#"{"id":5,"result":{}}{"id":6,"result":{}}"#);
+        assert_eq!(messages(&both).len(), 2);
+        let asked =
+            Bytes::from_static(b"\x1b[2K{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}");
+        assert!(matches!(messages(&asked)[..], [Message::Request(_)]));
+    }
+
+    #[test]
+    fn looking_behind_words_is_bounded() {
+        let hostile = Bytes::from(r#"x{"id":"#.repeat(200_000));
+        assert!(messages(&hostile).is_empty());
+    }
+
+    #[test]
+    fn odd_members_cost_no_answer() {
+        for line in [
+            r#"{"jsonrpc":"2.0","jsonrpc":"2.0","id":5,"result":{}}"#,
+            r#"{"id":5,"id":5,"result":{}}"#,
+            r#"{"id":5,"method":7,"result":{}}"#,
+            r#"{"id":5,"\ud800":1,"\ud800":2,"result":{},"result":{}}"#,
+            r#"{"id":5,"result":{},"error":false}"#,
+            r#"{"id":5,"result":{},"error":{}}"#,
+            r#"[{"id":5,"result":{}},{"id":5,"id":5}]"#,
+        ] {
+            assert!(answer(line).outcome.is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_odd_error_keeps_its_words_and_becomes_an_object() {
+        for (said, code, words) in [
+            (r#""it broke""#, -32603, "it broke"),
+            (r#"{"message":"it broke"}"#, -32603, "it broke"),
+            (r#"{"code":"-5","message":"it broke"}"#, -5, "it broke"),
+            (
+                r#"{"code":7,"message":{"text":"it broke"}}"#,
+                7,
+                r#"{"text":"it broke"}"#,
+            ),
+            (
+                r#"{"code":1.5,"message":null,"detail":"it broke"}"#,
+                -32603,
+                "it broke",
+            ),
+            (r#"["it broke"]"#, -32603, "it broke"),
+            ("42", -32603, "42"),
+            ("true", -32603, "true"),
+        ] {
+            let reply = answer(&format!(r#"{{"id":5,"error":{said},"x":1.0}}"#));
+            let error: serde_json::Value = reply.outcome.unwrap_err().read().unwrap();
+            assert_eq!(error["code"], code, "{said}");
+            assert!(
+                error["message"].as_str().unwrap().contains(words),
+                "{error}"
+            );
+            assert_eq!(reply.id.as_str(), "5");
+            assert!(
+                str::from_utf8(&reply.line)
+                    .unwrap()
+                    .ends_with(r#","x":1.0}"#)
+            );
+        }
+        let sound = r#"{"id":5,"error":{ "code":-1,"message":"m","data":1.0 }}"#;
+        assert_eq!(answer(sound).line, sound);
+    }
+
     #[test]
     fn deep_json_passes() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -399,7 +647,7 @@ mod tests {
 
     #[tokio::test]
     async fn lines_are_split_trimmed_and_bounded() {
-        let input: &[u8] = b"\n one \r\n\ntwo\nlast";
+        let input: &[u8] = b"\xef\xbb\xbf\n\xef\xbb\xbf one \r\n\ntwo\n\xef\xbb\xbflast";
         let mut reader = LineReader::new(input, 100);
         for expected in ["one", "two", "last"] {
             let Line::Whole(line) = reader.next().await else {

@@ -16,6 +16,7 @@ use super::{
     subscription::Subscriptions,
 };
 use crate::{
+    artifacts::relative_text,
     model::RawJson,
     remote::{Accompanied, Failed},
     store::JobFolderPaths,
@@ -174,6 +175,17 @@ impl Child {
             }
             _ => None,
         }
+    }
+
+    /// How many lines it said so far that were no JSON-RPC.
+    pub fn noise_lines(&self) -> u64 {
+        self.connection.noise(|noise| noise.lines)
+    }
+
+    /// The last of them, without the folder's name.
+    pub fn noise(&self) -> Box<str> {
+        let last = self.connection.noise(|noise| noise.last.clone());
+        relative_text(&last, &self.paths).into()
     }
 
     /// For telling it things later.

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,7 +19,7 @@ use super::{
     connection::Connection,
     frame::{self, Reply, Said},
 };
-use crate::model::RawJson;
+use crate::model::{RawJson, last_members};
 
 /// A child that asks several things at once sends them within this time.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -178,6 +177,15 @@ impl Replier {
         }
     }
 
+    /// Says that it cannot be answered, and why.
+    pub fn refuse(mut self, code: i64, message: &str) {
+        if let Way::Message(connection, id) = &self.way {
+            let error = serde_json::json!({"code": code, "message": message}).to_string();
+            connection.send(frame::answer(id, "error", &error));
+            self.way = Way::Answered;
+        }
+    }
+
     /// Passes on a whole answer of a client's, whose id is `id` within the line.
     pub fn relay(mut self, line: &bytes::Bytes, id: &RawJson) {
         match std::mem::replace(&mut self.way, Way::Answered) {
@@ -271,36 +279,26 @@ fn newest_of_one<'a>(
         .then_some(newest)
 }
 
-#[derive(Deserialize)]
-struct Named<'a> {
-    #[serde(rename = "progressToken", borrow, default)]
-    token: Option<&'a RawValue>,
-    #[serde(rename = "_meta", borrow, default)]
-    meta: Option<Meta<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Meta<'a> {
-    #[serde(rename = "io.modelcontextprotocol/subscriptionId", borrow, default)]
-    subscription: Option<&'a RawValue>,
+/// What the params name: a progress token, and a subscription.
+fn named(params: &RawJson) -> [Option<&RawValue>; 2] {
+    let names = ["progressToken", "_meta"];
+    let [token, meta] = last_members(params.as_bytes(), names).unwrap_or_default();
+    let names = ["io.modelcontextprotocol/subscriptionId"];
+    let meta = meta.and_then(|meta| last_members(meta.get().as_bytes(), names));
+    let [subscription] = meta.unwrap_or_default();
+    [token, subscription].map(|raw| raw.filter(|raw| raw.get() != "null"))
 }
 
 /// Whether a message is for one subscription, and so nobody else's business.
 pub fn is_of_subscription(said: &Said) -> bool {
-    let params = said.params.as_ref().map_or(&b"{}"[..], RawJson::as_bytes);
-    let named: Option<Named<'_>> = serde_json::from_slice(params).ok();
-    let meta = named.and_then(|named| named.meta);
-    meta.is_some_and(|meta| meta.subscription.is_some())
+    let named = said.params.as_ref().map(named);
+    named.is_some_and(|[_, subscription]| subscription.is_some())
 }
 
 /// The number of our request that the params name: a progress token or a subscription.
 fn named_request(params: &RawJson) -> Option<u64> {
-    let named: Named<'_> = serde_json::from_slice(params.as_bytes()).ok()?;
-    let id = named
-        .meta
-        .and_then(|meta| meta.subscription)
-        .or(named.token)?;
-    id.get().trim_matches('"').parse().ok()
+    let [token, subscription] = named(params);
+    frame::number(subscription.or(token)?.get())
 }
 
 /// Whether a message concerns everybody rather than a request in flight.

@@ -14,7 +14,7 @@ const LEVELS: usize = 32;
 
 /// One valid JSON value as its original bytes (UTF-8): numbers, key order and escapes survive.
 /// Cloning is cheap.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RawJson(Bytes);
 
 impl RawJson {
@@ -90,6 +90,28 @@ impl RawJson {
         Some(members.collect())
     }
 
+    /// The elements of an array, within it; `None` for other values.
+    pub fn elements(&self) -> Option<Vec<Self>> {
+        let elements: Vec<&RawValue> = serde_json::from_slice(&self.0).ok()?;
+        let within = elements.into_iter().map(|it| Self::within(&self.0, it));
+        Some(within.collect())
+    }
+
+    /// An object of these.
+    pub fn of_members(members: &[Member]) -> Self {
+        let members = members
+            .iter()
+            .map(|member| format!("{}:{}", member.name.as_str(), member.value.as_str()));
+        let members: Vec<String> = members.collect();
+        Self(format!("{{{}}}", members.join(",")).into())
+    }
+
+    /// An array of these.
+    pub fn of_elements(elements: &[Self]) -> Self {
+        let elements: Vec<&str> = elements.iter().map(Self::as_str).collect();
+        Self(format!("[{}]", elements.join(",")).into())
+    }
+
     /// A member of an object, within it.
     pub fn member(&self, name: &str) -> Option<Self> {
         let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
@@ -122,6 +144,33 @@ impl RawJson {
         }
         Self(out.into())
     }
+}
+
+/// The members of these names, the last of each where there are several: what a typed reader makes of an
+/// object, but for that nothing odd beside them costs them. `None` for what is no object.
+pub fn last_members<'a, const N: usize>(
+    json: &'a [u8],
+    names: [&str; N],
+) -> Option<[Option<&'a RawValue>; N]> {
+    let Members(members) = serde_json::from_slice(json).ok()?;
+    let mut found = [None; N];
+    for (name, value) in members {
+        let place = names.iter().position(|wanted| {
+            let name: Result<std::borrow::Cow<'_, str>, _> = serde_json::from_str(name.get());
+            name.is_ok_and(|name| name == *wanted)
+        });
+        if let Some(place) = place {
+            found[place] = Some(value);
+        }
+    }
+    Some(found)
+}
+
+/// For optional members: `None` where one is absent; `null` is a value.
+pub fn present<'de: 'a, 'a, D: Deserializer<'de>>(
+    member: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(member).map(Some)
 }
 
 fn near(json: &[u8], levels: usize) -> Value {
@@ -255,6 +304,17 @@ mod tests {
                 .approximate()
                 .is_array()
         );
+    }
+
+    #[test]
+    fn the_last_of_several_members_counts_and_nothing_beside_it() {
+        let json = br#"{"a":1,"\ud800":1e400,"b":null,"a":2}"#;
+        let [a, b, c] = last_members(json, ["a", "b", "c"]).unwrap();
+        let text = |raw: Option<&RawValue>| raw.map(|raw| raw.get().to_owned());
+        assert_eq!(text(a).as_deref(), Some("2"));
+        assert_eq!(text(b).as_deref(), Some("null"));
+        assert_eq!(text(c), None);
+        assert!(last_members(b"[]", ["a"]).is_none());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use crate::model::without_mark;
+
 /// One event that carries data.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Event {
@@ -171,6 +173,9 @@ impl Parser {
         let mut data = std::mem::take(&mut self.data);
         self.cursor.last_id = self.id.clone().filter(|id| !id.is_empty());
         data.pop()?;
+        if data.starts_with(MARK) {
+            data = without_mark(&data).to_vec();
+        }
         let kind = if kind.is_empty() {
             b"message".to_vec()
         } else {
@@ -210,6 +215,12 @@ mod tests {
             let (found, _) = events(stream, chunk);
             assert_eq!(found, [message("one\ntwo\n"), message(" {\"a\":\n1}")]);
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_in_front_of_an_events_data_is_no_part_of_it() {
+        let (found, _) = events("data: \u{feff}{}\n\ndata:{}\n\n".as_bytes(), 7);
+        assert_eq!(found, [message("{}"), message("{}")]);
     }
 
     #[test]
