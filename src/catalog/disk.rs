@@ -55,6 +55,7 @@ struct Writing<'a> {
     templates: &'a [RawJson],
     memory: u64,
     wrote_files: bool,
+    odd: Option<&'a str>,
 }
 
 fn raw_tools<S: Serializer>(tools: &[Tool], to: S) -> Result<S::Ok, S::Error> {
@@ -80,6 +81,8 @@ struct Reading<'a> {
     templates: Vec<&'a RawValue>,
     memory: u64,
     wrote_files: bool,
+    #[serde(default)]
+    odd: Option<String>,
 }
 
 /// Reads what was kept for `key`; `None` where there is nothing that counts. Blocks.
@@ -107,7 +110,7 @@ pub fn kept(store: &Store, spec: &ServerSpec) -> Option<HelloParts> {
     let content = Bytes::from(store.catalog_entry(&spec.name).ok()??);
     let read: Reading = serde_json::from_slice(&content).ok()?;
     let same = read.format == FORMAT && read.key.config == spec.version().to_hex();
-    same.then(|| serde_json::from_str(read.hello.get()).ok())?
+    same.then(|| HelloParts::of(&RawJson::within(&content, read.hello)).0)
 }
 
 fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error> {
@@ -124,7 +127,7 @@ fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error
     }
     let tools = read.tools.into_iter().map(raw);
     Ok(Some(Learnt {
-        hello: hello_raw.read()?,
+        hello: HelloParts::of(&hello_raw).0,
         hello_raw,
         era: if read.spoken_modern {
             Era::Modern
@@ -138,6 +141,7 @@ fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error
         templates: all(read.templates),
         memory: read.memory,
         wrote_files: read.wrote_files,
+        odd: read.odd,
     }))
 }
 
@@ -154,6 +158,7 @@ fn content(key: &Key, learnt: &Learnt) -> serde_json::Result<Vec<u8>> {
         templates: &learnt.templates,
         memory: learnt.memory,
         wrote_files: learnt.wrote_files,
+        odd: learnt.odd.as_deref(),
     };
     serde_json::to_vec(&writing)
 }
@@ -192,7 +197,10 @@ pub fn news(before: &Learnt, after: &Learnt) -> Vec<&'static str> {
 
 /// What was learnt, with what is known still true of it: an equal answer keeps its documents.
 pub fn unchanged(before: &Arc<Learnt>, after: &Learnt) -> bool {
-    before.era == after.era && before.hello_raw == after.hello_raw && news(before, after).is_empty()
+    before.era == after.era
+        && before.hello_raw == after.hello_raw
+        && before.odd == after.odd
+        && news(before, after).is_empty()
 }
 
 #[cfg(test)]
@@ -207,7 +215,7 @@ mod tests {
         let hello_raw =
             raw(r#"{"protocolVersion":"2025-06-18","serverInfo":{"name":"n"},"x":1e400}"#);
         Learnt {
-            hello: hello_raw.read().unwrap(),
+            hello: HelloParts::of(&hello_raw).0,
             hello_raw,
             era: Era::Modern,
             modern: OnceLock::from(raw(r#"{"m":1.0}"#)),
@@ -220,6 +228,7 @@ mod tests {
             templates: Vec::new(),
             memory: 7,
             wrote_files: true,
+            odd: Some("odd".to_owned()),
         }
     }
 
@@ -246,6 +255,7 @@ mod tests {
         );
         assert_eq!(after.modern.get().unwrap().as_str(), r#"{"m":1.0}"#);
         assert_eq!((after.memory, after.wrote_files), (7, true));
+        assert_eq!(after.odd.as_deref(), Some("odd"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Asking a server what it offers, in a throw-away child and folder.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -8,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::pages;
+use super::{listed::Faults, pages};
 use crate::{
     child::{Child, ChildError, ChildRequest, Children, End, Era, HelloParts, Profile},
     config::{ServerSpec, UserValues},
@@ -43,6 +44,8 @@ pub struct Learnt {
     pub memory: u64,
     /// The call-less files that it wrote at start: a `shared` server should write none.
     pub wrote_files: bool,
+    /// What is odd about its greeting and its lists, for its operator.
+    pub odd: Option<String>,
 }
 
 /// Why a server could not be learnt.
@@ -61,8 +64,8 @@ pub enum LearnError {
     #[error("it answered tools/list with the error {0}")]
     Refused(String),
     /// It answered `tools/list` with something else.
-    #[error("its answer to tools/list is no ListToolsResult: {0}")]
-    BadList(serde_json::Error),
+    #[error("its answer to tools/list is no ListToolsResult")]
+    BadList,
 }
 
 impl LearnError {
@@ -71,8 +74,7 @@ impl LearnError {
         match self {
             Self::Child(error) => error.brief(),
             Self::Refused(_) => "it answered tools/list with an error".to_owned(),
-            Self::BadList(_) => "its answer to tools/list is no ListToolsResult".to_owned(),
-            Self::Store(_) | Self::Lease(_) => self.to_string(),
+            Self::BadList | Self::Store(_) | Self::Lease(_) => self.to_string(),
         }
     }
 }
@@ -220,7 +222,7 @@ async fn ask(
         let _ = modern.set(hello.raw.clone());
     }
     let (era, hello_raw) = (hello.era, hello.initialized(spec.name.as_str()));
-    let hello: HelloParts = hello_raw.read().unwrap_or_default();
+    let (hello, of_hello) = HelloParts::of(&hello_raw);
     let listing = tokio::time::timeout_at(deadline, lists(&child, job, &hello));
     let lists = stop.run_until_cancelled(listing).await;
     let (measured, work) = (child.clone(), job.work());
@@ -233,6 +235,11 @@ async fn ask(
     child.end(End::Kill).await;
     let lists = lists.and_then(Result::ok);
     let lists = lists.unwrap_or(Err(ChildError::Timeout.into()))?;
+    let mut odd = Faults::default();
+    of_hello
+        .into_iter()
+        .chain(lists.odd)
+        .for_each(|fault| odd.push(fault));
     Ok(Learnt {
         hello,
         hello_raw,
@@ -244,6 +251,7 @@ async fn ask(
         templates: lists.templates,
         memory,
         wrote_files,
+        odd: odd.text(),
     })
 }
 
@@ -253,33 +261,48 @@ struct Lists {
     prompts: Vec<RawJson>,
     resources: Vec<RawJson>,
     templates: Vec<RawJson>,
+    odd: Vec<String>,
 }
 
 async fn lists(child: &Child, job: &Job, hello: &HelloParts) -> Result<Lists, LearnError> {
+    let listed = pages::all(child, "tools/list", "tools", job).await?;
+    let mut odd = listed.odd;
     let mut tools: Vec<Tool> = Vec::new();
-    for tool in pages::all(child, "tools/list", "tools", job)
-        .await?
-        .iter()
-        .filter_map(Tool::read_raw)
-    {
-        if !tools.iter().any(|known| known.name == tool.name) {
-            tools.push(tool);
+    let (mut names, mut nameless, mut again) = (HashSet::new(), 0, 0);
+    for item in &listed.items {
+        match Tool::read_raw(item) {
+            Some(tool) if names.insert(tool.name.clone()) => tools.push(tool),
+            Some(_) => again += 1,
+            None => nameless += 1,
+        }
+    }
+    for (many, what) in [
+        (nameless, "without a name"),
+        (again, "with the name of another"),
+    ] {
+        if many > 0 {
+            odd.push(format!("tools/list: left out {what}: {many} tools"));
         }
     }
     // Only tools are needed: a server that fails at what it offers beside them still serves.
-    let beside = async |capability: &str, method: &str, key: &str| {
+    let mut beside = async |capability: &str, method: &str, key: &str| {
         if !hello.capabilities.contains_key(capability) {
             return Vec::new();
         }
-        pages::all(child, method, key, job)
-            .await
-            .unwrap_or_default()
+        let pages = pages::all(child, method, key, job).await;
+        let pages = pages.unwrap_or_default();
+        odd.extend(pages.odd);
+        pages.items
     };
+    let prompts = beside("prompts", "prompts/list", "prompts").await;
+    let resources = beside("resources", "resources/list", "resources").await;
+    let templates = beside("resources", "resources/templates/list", "resourceTemplates").await;
     Ok(Lists {
         tools,
-        prompts: beside("prompts", "prompts/list", "prompts").await,
-        resources: beside("resources", "resources/list", "resources").await,
-        templates: beside("resources", "resources/templates/list", "resourceTemplates").await,
+        prompts,
+        resources,
+        templates,
+        odd,
     })
 }
 

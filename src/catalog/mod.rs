@@ -11,6 +11,7 @@
 mod disk;
 mod learn;
 mod learner;
+mod listed;
 mod offer;
 mod pages;
 
@@ -32,6 +33,7 @@ use crate::{
 
 pub use disk::kept;
 pub use learn::{Learnt, learn};
+pub use listed::{Item, completion};
 pub use offer::Offer;
 
 use learner::Learner;

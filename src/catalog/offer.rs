@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use indexmap::IndexMap;
 
-use super::Learnt;
+use super::{Learnt, listed::Listed};
 use crate::{
     config::{Documents, Mode, ServerSpec},
     model::{RawJson, Tool},
@@ -22,6 +22,7 @@ pub struct Offer {
     /// Everything the server said.
     pub learnt: Arc<Learnt>,
     tools: IndexMap<Box<str>, OfferedTool>,
+    listed: OnceLock<Listed>,
     documents: Mutex<HashMap<String, Bytes>>,
 }
 
@@ -61,6 +62,7 @@ impl Offer {
             spec,
             learnt,
             tools,
+            listed: OnceLock::new(),
             documents: Mutex::default(),
         }
     }
@@ -106,6 +108,15 @@ impl Offer {
         self.tools.values().map(|offered| &offered.tool)
     }
 
+    /// Its part of the lists of all servers.
+    pub fn listed(&self) -> &Listed {
+        self.listed.get_or_init(|| {
+            let learnt = &self.learnt;
+            let (prompts, resources) = (&learnt.prompts, &learnt.resources);
+            Listed::of(self.tools(), prompts, resources, &learnt.templates)
+        })
+    }
+
     /// Names in `enabledTools` that the server does not have: spelled wrong, or of another version.
     pub fn missing_tools(&self) -> Vec<&str> {
         let enabled = self.spec.enabled_tools.iter().flatten();
@@ -134,6 +145,12 @@ impl Offer {
                  link to: use \"mode\": \"stateful\" or \"stateless\""
             ));
         }
+        if let Some(odd) = &self.learnt.odd {
+            warnings.push(format!(
+                "server '{name}': its answers do not fit MCP's schema: {odd}"
+            ));
+        }
+        warnings.extend(self.listed().warnings(name));
         warnings
     }
 

@@ -1,6 +1,6 @@
 //! A list of a server's, all pages of it, each item as it came.
 
-use serde_json::{Map, Value, json, value::RawValue};
+use std::collections::HashSet;
 
 use super::learn::LearnError;
 use crate::{artifacts, child::Child, model::RawJson, store::Job};
@@ -8,40 +8,128 @@ use crate::{artifacts, child::Child, model::RawJson, store::Job};
 /// Pages that are read; a server with more is not honest.
 const MAX_PAGES: usize = 1000;
 
-/// Asks `method` until there are no more pages, and gathers what lies under `key`.
-pub async fn all(
-    child: &Child,
-    method: &str,
-    key: &str,
-    job: &Job,
-) -> Result<Vec<RawJson>, LearnError> {
-    let mut items = Vec::new();
-    let mut cursor: Option<String> = None;
-    for _ in 0..MAX_PAGES {
+/// What came of a list.
+#[derive(Default)]
+pub struct Pages {
+    /// Each item once.
+    pub items: Vec<RawJson>,
+    /// What an operator should know of it.
+    pub odd: Vec<String>,
+}
+
+/// Asks `method` until there are no more pages, and gathers what lies under `key`. The first page must
+/// be there; what is odd after it costs nothing but itself.
+pub async fn all(child: &Child, method: &str, key: &str, job: &Job) -> Result<Pages, LearnError> {
+    let mut pages = Pages::default();
+    let mut seen = HashSet::new();
+    let mut cursors = HashSet::new();
+    let mut cursor: Option<RawJson> = None;
+    for number in 1.. {
         let params = match &cursor {
-            Some(next) => json!({"cursor": next}),
-            None => Value::Object(Map::new()),
+            Some(next) => RawJson::empty_object().with_member("cursor", next),
+            None => RawJson::empty_object(),
         };
-        let answer = child.request(method, Some(&RawJson::of(&params))).await?;
-        let page = answer.map_err(|error| {
-            LearnError::Refused(artifacts::relative_text(error.as_str(), &job.paths()))
-        })?;
-        let page = page.into_bytes();
-        let members: indexmap::IndexMap<String, &RawValue> =
-            serde_json::from_slice(&page).map_err(LearnError::BadList)?;
-        if let Some(list) = members.get(key) {
-            let list: Vec<&RawValue> =
-                serde_json::from_str(list.get()).map_err(LearnError::BadList)?;
-            items.extend(list.into_iter().map(|item| RawJson::within(&page, item)));
-        }
-        let next = members
-            .get("nextCursor")
-            .and_then(|next| serde_json::from_str(next.get()).ok());
-        // A cursor that stays the same would go on for ever.
-        if next.is_none() || next == cursor {
+        let page = match child.request(method, Some(&params)).await? {
+            Ok(page) => page,
+            Err(error) => {
+                let said = artifacts::relative_text(error.as_str(), &job.paths());
+                if number == 1 {
+                    return Err(LearnError::Refused(said));
+                }
+                let what = format!("{method}: page {number} is an error; the rest is left out");
+                pages.odd.push(what);
+                break;
+            }
+        };
+        if page.members().is_none() {
+            if number == 1 {
+                return Err(LearnError::BadList);
+            }
+            pages
+                .odd
+                .push(format!("{method}: page {number} is no object"));
             break;
         }
-        cursor = next;
+        match page.member(key).map(|list| list.elements()) {
+            Some(Some(list)) => pages
+                .items
+                .extend(list.into_iter().filter(|item| seen.insert(item.clone()))),
+            Some(None) => pages.odd.push(format!("{method}: \"{key}\" is no list")),
+            None => pages.odd.push(format!("{method}: \"{key}\" is missing")),
+        }
+        let Some(next) = next_cursor(&page) else {
+            break;
+        };
+        if let Some(why) = next.odd {
+            pages.odd.push(format!("{method}: nextCursor {why}"));
+        }
+        let Some(next) = next.cursor else {
+            break;
+        };
+        // One that came before would go on for ever.
+        if !cursors.insert(next.clone()) {
+            if cursor.as_ref() != Some(&next) {
+                pages
+                    .odd
+                    .push(format!("{method}: its pages lead back to one before"));
+            }
+            break;
+        }
+        if number == MAX_PAGES {
+            let what = format!("{method}: more than {MAX_PAGES} pages; the rest is left out");
+            pages.odd.push(what);
+            break;
+        }
+        cursor = Some(next);
     }
-    Ok(items)
+    Ok(pages)
+}
+
+struct Next {
+    cursor: Option<RawJson>,
+    odd: Option<&'static str>,
+}
+
+/// What the next page is asked for by. A number goes back as it came: who writes one reads one.
+fn next_cursor(page: &RawJson) -> Option<Next> {
+    let cursor = page.member("nextCursor")?;
+    Some(match cursor.as_bytes().first()? {
+        b'"' => Next {
+            cursor: Some(cursor),
+            odd: None,
+        },
+        b'0'..=b'9' | b'-' => Next {
+            cursor: Some(cursor),
+            odd: Some("is a number, not a text"),
+        },
+        b'n' | b'f' => return None,
+        _ => Next {
+            cursor: None,
+            odd: Some("has the wrong type: pages after it are missing"),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_of_every_type_are_told_apart() {
+        for (cursor, goes_on, is_odd) in [
+            (r#""a""#, true, false),
+            (r#""""#, true, false),
+            ("3", true, true),
+            ("{}", false, true),
+            ("true", false, true),
+        ] {
+            let page = format!(r#"{{"nextCursor":{cursor}}}"#);
+            let next = next_cursor(&RawJson::parse(page.into()).unwrap()).unwrap();
+            let found = (next.cursor.is_some(), next.odd.is_some());
+            assert_eq!(found, (goes_on, is_odd), "{cursor}");
+        }
+        for end in ["{}", r#"{"nextCursor":null}"#, r#"{"nextCursor":false}"#] {
+            assert!(next_cursor(&RawJson::parse(end.into()).unwrap()).is_none());
+        }
+    }
 }

@@ -24,7 +24,7 @@ use tokio_util::{
 };
 
 use super::{
-    Child, ChildError, ChildRequest, ChildSettings, End, Era, Listener, Profile, Said,
+    Child, ChildError, ChildRequest, ChildSettings, End, Era, HelloParts, Listener, Profile, Said,
     body::Body,
     connection::{Cleaner, Connection},
     environment,
@@ -386,7 +386,7 @@ impl Children {
                     self.speaks_modern_only(&request.spec);
                 }
                 if hello.era == Era::Modern && mode != ChildMode::Stateless {
-                    let parts = hello.raw.read().unwrap_or_default();
+                    let (parts, _) = HelloParts::of(&hello.raw);
                     let connection = child.connection.clone();
                     child.subscriptions = Some(Subscriptions::open(connection, &parts, listener));
                 }

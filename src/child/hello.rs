@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -60,13 +59,32 @@ impl Profile {
         format!("{era} {}", capabilities.join(",")).into()
     }
 
-    /// For callers whose abilities come with each request: the child is told that everything can be
-    /// answered, and what one caller cannot is found out when he is asked.
-    pub fn able() -> Self {
-        let names = ["elicitation", "roots", "sampling"];
-        let able = names.map(|name| (name.to_owned(), Value::Object(Map::new())));
+    /// For a child of an older revision whose caller says with each request what he can answer: what the
+    /// first says counts. Written in one way, since processes are kept ready by it.
+    pub fn able(capabilities: &Map<String, Value>) -> Self {
+        let parts = |name: &str, known: &[&str]| {
+            let said = capabilities.get(name)?.as_object()?;
+            let parts = known.iter().filter(|part| said.contains_key(**part));
+            let parts = parts.map(|part| ((*part).to_owned(), json!({})));
+            Some(parts.collect::<Map<_, _>>())
+        };
+        let mut able = Map::new();
+        if let Some(mut modes) = parts("elicitation", &["form", "url"]) {
+            // What names no mode is of the one that was there first.
+            if modes.is_empty() {
+                modes.insert("form".to_owned(), json!({}));
+            }
+            able.insert("elicitation".to_owned(), modes.into());
+        }
+        // He cannot say when they change.
+        if let Some(roots) = parts("roots", &[]) {
+            able.insert("roots".to_owned(), roots.into());
+        }
+        if let Some(sampling) = parts("sampling", &["context", "tools"]) {
+            able.insert("sampling".to_owned(), sampling.into());
+        }
         Self {
-            capabilities: able.into_iter().collect(),
+            capabilities: able,
             ..Self::silent()
         }
     }
@@ -128,12 +146,9 @@ impl Hello {
 }
 
 /// What we read of the answer to `initialize`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default)]
 pub struct HelloParts {
-    /// The revision that the child chose.
-    pub protocol_version: String,
-    /// What it offers.
+    /// What it offers, each an object.
     pub capabilities: Map<String, Value>,
     /// Name and version.
     pub server_info: ServerInfo,
@@ -142,8 +157,7 @@ pub struct HelloParts {
 }
 
 /// Who the child says it is.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default)]
 pub struct ServerInfo {
     /// For programs.
     pub name: String,
@@ -153,14 +167,70 @@ pub struct ServerInfo {
     pub version: String,
 }
 
+impl HelloParts {
+    /// Reads a result. A member of the wrong type counts as absent, and costs nothing beside it; the
+    /// second part says what was so.
+    pub fn of(raw: &RawJson) -> (Self, Vec<String>) {
+        let mut odd = Vec::new();
+        let mut text = |object: &RawJson, name: &str, shown: &str, needed: bool| {
+            let found = object.member(name);
+            let read: Option<String> = found.as_ref().and_then(|found| found.read().ok());
+            if read.is_none() && (needed || found.is_some()) {
+                let what = if found.is_some() {
+                    "no text"
+                } else {
+                    "missing"
+                };
+                odd.push(format!("initialize: {shown} is {what}"));
+            }
+            read
+        };
+        let info = raw.member("serverInfo");
+        let info = info.filter(|info| info.members().is_some());
+        let info = info.unwrap_or_else(RawJson::empty_object);
+        text(raw, "protocolVersion", "protocolVersion", true);
+        let mut parts = Self {
+            capabilities: Map::new(),
+            server_info: ServerInfo {
+                name: text(&info, "name", "serverInfo.name", true).unwrap_or_default(),
+                title: text(&info, "title", "serverInfo.title", false),
+                version: text(&info, "version", "serverInfo.version", true).unwrap_or_default(),
+            },
+            instructions: text(raw, "instructions", "instructions", false),
+        };
+        match raw.member("capabilities").map(|raw| raw.approximate()) {
+            Some(Value::Object(members)) => {
+                for (name, value) in members {
+                    let value = match value {
+                        Value::Object(_) => value,
+                        // "No", in other words.
+                        Value::Null | Value::Bool(false) => {
+                            odd.push(format!("initialize: capabilities.{name} is {value}"));
+                            continue;
+                        }
+                        _ => {
+                            odd.push(format!("initialize: capabilities.{name} is no object"));
+                            json!({})
+                        }
+                    };
+                    parts.capabilities.insert(name, value);
+                }
+            }
+            Some(_) => odd.push("initialize: capabilities is no object".to_owned()),
+            None => odd.push("initialize: capabilities is missing".to_owned()),
+        }
+        (parts, odd)
+    }
+}
+
 /// An answer to `initialize` or `server/discover` that is no welcome.
 pub enum Refused {
     /// This error object.
     Rpc(RawJson),
     /// This error object, to `server/discover`.
     NotModern(RawJson),
-    /// A result that is none, and why.
-    NoHello(serde_json::Error),
+    /// A result that is none.
+    NoHello,
 }
 
 impl Refused {
@@ -168,7 +238,7 @@ impl Refused {
     pub fn error(&self) -> Option<&RawJson> {
         match self {
             Self::Rpc(error) | Self::NotModern(error) => Some(error),
-            Self::NoHello(_) => None,
+            Self::NoHello => None,
         }
     }
 }
@@ -184,9 +254,9 @@ impl From<Refused> for ChildError {
                 "it does not speak the revision 2026-07-28",
                 format!(": {}", error.as_str()),
             ),
-            Refused::NoHello(error) => (
-                "its answer to initialize is no InitializeResult",
-                format!(": {error}"),
+            Refused::NoHello => (
+                "its answer to initialize is no InitializeResult: it is no object",
+                String::new(),
             ),
         };
         Self::NotStarted {
@@ -221,8 +291,8 @@ pub async fn introduce(
             });
         }
     };
-    if let Err(error) = raw.read::<HelloParts>() {
-        return Ok(Err(Refused::NoHello(error)));
+    if raw.members().is_none() {
+        return Ok(Err(Refused::NoHello));
     }
     connection.notify("notifications/initialized", None);
     let era = Era::Legacy;
@@ -237,4 +307,112 @@ async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Clo
     Ok(answer
         .map(|raw| Hello { era, raw })
         .map_err(Refused::NotModern))
+}
+
+/// The ability that a caller needs for what a child asks; `None` where we do not know the question.
+pub fn needed(method: &str) -> Option<&'static str> {
+    match method {
+        "elicitation/create" => Some("elicitation"),
+        "sampling/createMessage" => Some("sampling"),
+        "roots/list" => Some("roots"),
+        _ => None,
+    }
+}
+
+/// Whether a caller with these abilities can be asked this, mode included.
+pub fn can_answer(
+    capabilities: &Map<String, Value>,
+    needed: &str,
+    params: Option<&RawJson>,
+) -> bool {
+    let Some(said) = capabilities.get(needed).filter(|said| !said.is_null()) else {
+        return false;
+    };
+    if needed != "elicitation" {
+        return true;
+    }
+    let mode = params.and_then(|params| params.member("mode")?.read::<String>().ok());
+    let has = |mode: &str| said.get(mode).is_some();
+    match mode.as_deref() {
+        None | Some("form") => has("form") || !has("url"),
+        Some(mode) => has(mode),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().cloned().unwrap()
+    }
+
+    #[test]
+    fn a_child_hears_what_its_caller_can_do_in_one_spelling() {
+        for (said, heard) in [
+            (json!({}), json!({})),
+            (
+                json!({"elicitation": {"url": {}, "form": {}, "x": 1}}),
+                json!({"elicitation": {"form": {}, "url": {}}}),
+            ),
+            (
+                json!({"elicitation": {}}),
+                json!({"elicitation": {"form": {}}}),
+            ),
+            (
+                json!({"elicitation": {"url": {}}}),
+                json!({"elicitation": {"url": {}}}),
+            ),
+            (
+                json!({"sampling": {"tools": {}}, "roots": {"listChanged": true}, "experimental": {"a": {}}}),
+                json!({"roots": {}, "sampling": {"tools": {}}}),
+            ),
+            (json!({"elicitation": null, "roots": true}), json!({})),
+        ] {
+            let profile = Profile::able(&object(said.clone()));
+            assert_eq!(Value::Object(profile.capabilities), heard, "{said}");
+        }
+        let one = Profile::able(&object(json!({"roots": {}, "elicitation": {}})));
+        let same = Profile::able(&object(json!({"elicitation": {"form": {}}, "roots": {}})));
+        assert_eq!(one.key(), same.key());
+    }
+
+    #[test]
+    fn questions_are_held_against_abilities_and_modes() {
+        let can = |said: Value, mode: Option<&str>| {
+            let params = mode.map(|mode| RawJson::of(&json!({"mode": mode})));
+            can_answer(&object(said), "elicitation", params.as_ref())
+        };
+        assert!(can(json!({"elicitation": {}}), None));
+        assert!(can(json!({"elicitation": {}}), Some("form")));
+        assert!(!can(json!({"elicitation": {}}), Some("url")));
+        assert!(can(json!({"elicitation": {"url": {}}}), Some("url")));
+        assert!(!can(json!({"elicitation": {"url": {}}}), None));
+        assert!(can(
+            json!({"elicitation": {"form": {}, "url": {}}}),
+            Some("url")
+        ));
+        assert!(!can(json!({"sampling": {}}), None));
+    }
+
+    #[test]
+    fn an_odd_hello_costs_nothing_but_its_odd_members() {
+        let raw = RawJson::parse(
+            r#"{"protocolVersion":5,"capabilities":{"tools":true,"resources":false,"prompts":null,"logging":[],"x":{"y":1}},
+                "serverInfo":{"name":null,"version":2,"title":"T"},"instructions":{},"\ud800":1,"capabilities":{}}"#
+                .into(),
+        );
+        let (parts, odd) = HelloParts::of(&raw.unwrap());
+        let capabilities = json!({"tools": {}, "logging": {}, "x": {"y": 1}});
+        assert_eq!(Value::Object(parts.capabilities), capabilities);
+        assert_eq!(parts.server_info.title.as_deref(), Some("T"));
+        assert_eq!((&*parts.server_info.name, parts.instructions), ("", None));
+        assert!(odd.len() >= 7, "{odd:?}");
+        for info in ["null", "[]", "5", "{}"] {
+            let raw =
+                format!(r#"{{"protocolVersion":"1","capabilities":{{}},"serverInfo":{info}}}"#);
+            let (_, odd) = HelloParts::of(&RawJson::parse(raw.into()).unwrap());
+            assert_eq!(odd.len(), 2, "{info}");
+        }
+    }
 }

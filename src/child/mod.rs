@@ -50,10 +50,10 @@ pub use envelope::{envelop, unfold};
 pub use environment::environment_for_installing;
 pub use error::ChildError;
 pub use fork::Forking;
-pub use frame::{Reply, Said, end_line, splice};
+pub use frame::{Reply, Said, end_line, number, splice};
 pub use handle::Child;
 pub use hearing::{BACKLOG, Ear, Heard, Hearing, Listener, Replier, STANDING};
-pub use hello::{Era, Hello, HelloParts, Profile};
+pub use hello::{Era, Hello, HelloParts, Profile, can_answer, needed};
 pub use run::Errand;
 pub use supervisor::{Duty, supervise};
 

@@ -60,7 +60,7 @@ fn capabilities(view: &View) -> Value {
     let ui = "io.modelcontextprotocol/ui";
     let extensions = view.offers.iter().filter_map(|offer| {
         let extensions = offer.learnt.hello.capabilities.get("extensions")?;
-        extensions.get(ui).cloned()
+        extensions.get(ui).filter(|ui| ui.is_object()).cloned()
     });
     if let Some(first) = extensions.into_iter().next() {
         capabilities["extensions"] = Value::Object(Map::from_iter([(ui.to_owned(), first)]));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::view::View;
 use crate::{
+    catalog::completion,
     child::{Reply, Said, splice},
     model::RawJson,
 };
@@ -30,6 +31,19 @@ impl Shown {
         let places = in_result(result);
         let line = exchanged(&self.view, self.server, &reply.line, &places);
         line.and_then(|line| Reply::read(&line)).unwrap_or(reply)
+    }
+
+    /// An answer of the server's to `completion/complete`.
+    pub fn completion(reply: Reply) -> Reply {
+        let Ok(result) = &reply.outcome else {
+            return reply;
+        };
+        let mended = completion(result);
+        if mended == *result {
+            return reply;
+        }
+        let line = splice(&reply.line, &[(result, mended.as_bytes())]);
+        Reply::read(&line).unwrap_or(reply)
     }
 
     /// A note of the server's, as a line.
@@ -110,12 +124,6 @@ fn link(block: &RawJson) -> Option<RawJson> {
 
 /// The items of a member that is an array.
 fn items(object: &RawJson, key: &str) -> Vec<RawJson> {
-    let Some(list) = object.member(key) else {
-        return Vec::new();
-    };
-    let bytes = list.into_bytes();
-    let found: Vec<&serde_json::value::RawValue> =
-        serde_json::from_slice(&bytes).unwrap_or_default();
-    let within = found.into_iter().map(|item| RawJson::within(&bytes, item));
-    within.collect()
+    let list = object.member(key);
+    list.and_then(|list| list.elements()).unwrap_or_default()
 }

@@ -19,6 +19,18 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
 /// A template longer than this is not matched: URIs of it must name their server.
 const LONGEST_TEMPLATE: usize = 2000;
 
+/// Templates of one server that are matched; URIs of the others must name their server. Each costs
+/// time for every URI that is looked up.
+const MATCHED: usize = 200;
+
+/// Whether it is a URI by itself, and no path or name.
+pub fn has_scheme(uri: &str) -> bool {
+    uri.split_once(':').is_some_and(|(scheme, _)| {
+        let usual = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(usual)
+    })
+}
+
 /// The URI that names its server.
 pub fn named(server: &ServerName, uri: &str) -> String {
     let server = utf8_percent_encode(server.as_str(), ENCODED);
@@ -45,14 +57,15 @@ pub enum Owner {
 #[derive(Default)]
 pub struct Uris {
     listed: HashMap<String, Vec<usize>>,
-    templates: Vec<Template>,
+    /// Templates by their text.
+    templates: HashMap<String, Vec<usize>>,
+    matched: Vec<Template>,
     servers: Vec<usize>,
 }
 
 struct Template {
     server: usize,
-    text: String,
-    matches: Option<Regex>,
+    matches: Regex,
     /// Characters outside of its expressions: the more, the more it says.
     literal: usize,
 }
@@ -64,39 +77,37 @@ impl Uris {
     }
 
     /// A resource that it lists.
-    pub fn resource(&mut self, server: usize, uri: String) {
-        let servers = self.listed.entry(uri).or_default();
-        if !servers.contains(&server) {
-            servers.push(server);
-        }
+    pub fn resource(&mut self, server: usize, uri: &str) {
+        note(&mut self.listed, server, uri);
     }
 
-    /// A resource template that it lists.
-    pub fn template(&mut self, server: usize, text: String) {
-        let (pattern, literal) = pattern(&text);
-        let short = text.len() <= LONGEST_TEMPLATE;
-        let matches = short.then(|| Regex::new(&pattern).ok()).flatten();
-        self.templates.push(Template {
-            server,
-            text,
-            matches,
-            literal,
-        });
+    /// A resource template that it lists. All of one server come after each other.
+    pub fn template(&mut self, server: usize, text: &str) {
+        note(&mut self.templates, server, text);
+        let own = self.matched.iter().rev();
+        let own = own.take_while(|known| known.server == server).count();
+        if text.len() > LONGEST_TEMPLATE || own >= MATCHED {
+            return;
+        }
+        let (pattern, literal) = pattern(text);
+        if let Ok(matches) = Regex::new(&pattern) {
+            self.matched.push(Template {
+                server,
+                matches,
+                literal,
+            });
+        }
     }
 
     /// Whose the URI is: of who lists it; else of who has it for a template; else of who has the
     /// template that says the most of it; else of the one server that has resources.
     pub fn owner(&self, uri: &str) -> Owner {
-        if let Some(servers) = self.listed.get(uri) {
+        let known = self.listed.get(uri).or_else(|| self.templates.get(uri));
+        if let Some(servers) = known {
             return one_of(servers.clone());
         }
-        let same = self.templates.iter().filter(|known| known.text == uri);
-        let same: Vec<usize> = same.map(|known| known.server).collect();
-        if !same.is_empty() {
-            return one_of(same);
-        }
-        let fits = |known: &&Template| known.matches.as_ref().is_some_and(|it| it.is_match(uri));
-        let mut fitting: Vec<&Template> = self.templates.iter().filter(fits).collect();
+        let fits = |known: &&Template| known.matches.is_match(uri);
+        let mut fitting: Vec<&Template> = self.matched.iter().filter(fits).collect();
         fitting.sort_by_key(|known| Reverse(known.literal));
         let most = fitting.first().map(|known| known.literal);
         let best = fitting
@@ -109,6 +120,14 @@ impl Uris {
         } else {
             one_of(best)
         }
+    }
+}
+
+/// Servers come in their order.
+fn note(known: &mut HashMap<String, Vec<usize>>, server: usize, text: &str) {
+    let servers = known.entry(text.to_owned()).or_default();
+    if servers.last() != Some(&server) {
+        servers.push(server);
     }
 }
 
@@ -164,13 +183,13 @@ mod tests {
         let mut uris = Uris::default();
         for server in 0..3 {
             uris.server(server);
-            uris.resource(server, "test://all".to_owned());
+            uris.resource(server, "test://all");
         }
-        uris.resource(1, "file:///logs/today".to_owned());
-        uris.template(0, "file:///{+path}".to_owned());
-        uris.template(2, "file:///logs/{day}".to_owned());
-        uris.template(0, "same://{x}".to_owned());
-        uris.template(1, "same://{y}".to_owned());
+        uris.resource(1, "file:///logs/today");
+        uris.template(0, "file:///{+path}");
+        uris.template(2, "file:///logs/{day}");
+        uris.template(0, "same://{x}");
+        uris.template(1, "same://{y}");
         for (uri, owner) in [
             ("test://all", Owner::Unclear(vec![0, 1, 2])),
             ("file:///logs/today", Owner::One(1)),

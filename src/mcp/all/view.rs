@@ -14,7 +14,7 @@ use super::{
     uris::{self, Owner, Uris},
 };
 use crate::{
-    catalog::Offer,
+    catalog::{Item, Offer},
     config::Loaded,
     mcp::lists::exchange,
     model::{RawJson, ServerName},
@@ -92,39 +92,38 @@ impl View {
     fn add(&mut self, server: usize) {
         let (offer, config) = (self.offers[server].clone(), self.config.clone());
         let namer = Namer::new(&offer.spec.name, config.servers.keys());
-        for tool in offer.tools() {
-            let name = name(&mut self.tools, &namer, server, &tool.name);
-            let listed = renamed(&tool.raw, "name", &name);
-            let listed = shown::tool(self, server, listed);
-            self.lists.tools.push(listed);
+        let listed = offer.listed();
+        for tool in &listed.tools {
+            let name = name(&mut self.tools, &namer, server, &tool.own);
+            let tool = renamed(&tool.raw, "name", &name);
+            self.lists.tools.push(shown::tool(self, server, tool));
         }
-        for prompt in &offer.learnt.prompts {
-            let Some(own) = text(prompt, "name") else {
-                continue;
-            };
-            let name = name(&mut self.prompts, &namer, server, &own);
-            self.lists.prompts.push(renamed(prompt, "name", &name));
+        for prompt in &listed.prompts {
+            let name = name(&mut self.prompts, &namer, server, &prompt.own);
+            self.lists.prompts.push(renamed(&prompt.raw, "name", &name));
         }
-        for resource in &offer.learnt.resources {
+        for resource in &listed.resources {
             let listed = self.with_uri(server, resource, "uri");
             self.lists.resources.push(listed);
         }
-        for template in &offer.learnt.templates {
+        for template in &listed.templates {
             let listed = self.with_uri(server, template, "uriTemplate");
             self.lists.templates.push(listed);
         }
     }
 
-    fn with_uri(&self, server: usize, item: &RawJson, key: &str) -> RawJson {
-        let own = text(item, key);
-        let other = own.and_then(|own| self.other_uri(server, &own));
-        other.map_or_else(|| item.clone(), |uri| renamed(item, key, &uri))
+    fn with_uri(&self, server: usize, item: &Item, key: &str) -> RawJson {
+        let other = self.other_uri(server, &item.own);
+        other.map_or_else(|| item.raw.clone(), |uri| renamed(&item.raw, key, &uri))
     }
 
     /// The URI that stands for a server's `own` here; `None` where it stays as it is, because it
     /// leads back to this server.
     pub fn other_uri(&self, server: usize, own: &str) -> Option<String> {
-        let stays = self.uris.owner(own) == Owner::One(server) && uris::read_named(own).is_none();
+        // What is no URI by itself (no scheme) is one with its server's name in front.
+        let stays = self.uris.owner(own) == Owner::One(server)
+            && uris::read_named(own).is_none()
+            && uris::has_scheme(own);
         let name = &self.offers.get(server)?.spec.name;
         (!stays).then(|| uris::named(name, own))
     }
@@ -211,16 +210,15 @@ impl View {
 fn all_uris(offers: &[Arc<Offer>]) -> Uris {
     let mut uris = Uris::default();
     for (server, offer) in offers.iter().enumerate() {
-        let learnt = &offer.learnt;
-        if learnt.hello.capabilities.contains_key("resources") {
+        if offer.learnt.hello.capabilities.contains_key("resources") {
             uris.server(server);
         }
-        for uri in learnt.resources.iter().filter_map(|it| text(it, "uri")) {
-            uris.resource(server, uri);
+        let listed = offer.listed();
+        for resource in &listed.resources {
+            uris.resource(server, &resource.own);
         }
-        let templates = learnt.templates.iter();
-        for template in templates.filter_map(|it| text(it, "uriTemplate")) {
-            uris.template(server, template);
+        for template in &listed.templates {
+            uris.template(server, &template.own);
         }
     }
     uris
@@ -242,10 +240,6 @@ fn name(taken: &mut HashMap<String, Named>, namer: &Namer<'_>, server: usize, ow
 fn find(names: &HashMap<String, Named>, name: &str) -> Option<(usize, String)> {
     let found = names.get(name)?;
     Some((found.server, (*found.own).to_owned()))
-}
-
-fn text(item: &RawJson, key: &str) -> Option<String> {
-    item.member(key)?.read().ok()
 }
 
 fn renamed(item: &RawJson, key: &str, value: &str) -> RawJson {
