@@ -7,7 +7,7 @@ use super::{
     holds::Holds,
     run::{PING_PATIENCE, outcome},
 };
-use crate::{child::End, session::SharedChild, store::Job};
+use crate::{session::SharedChild, store::Job};
 
 impl Running {
     pub(super) async fn shared(&self) -> (Result<Answer, CallError>, Option<Job>) {
@@ -20,8 +20,9 @@ impl Running {
         let mut holds = self.queue(Holds::beside(&found, &self.tenant)).await?;
         let mut reply = self.ask(&found.child, &found.job, &mut holds).await;
         if matches!(&reply, Err(error) if error.is_unheard()) {
-            // Nothing was done yet: the same in a new session.
-            found.child.end(End::Kill).await;
+            // Nothing was done yet: the same in a new session. Calls of others may still be answered
+            // in the old one, or be refused there as this one was.
+            shared.forget(&found);
             found = self.find_shared().await?;
             holds = self.queue(Holds::beside(&found, &self.tenant)).await?;
             reply = self.ask(&found.child, &found.job, &mut holds).await;

@@ -106,14 +106,24 @@ impl Running {
             return (Err(error), None);
         }
         let brought = self.put_named(job, &mut seen, files.named).await;
-        let child = match ready {
+        let mut child = match ready {
             Some(child) => child,
             None => match self.fresh_child(job).await {
                 Ok(child) => child,
                 Err(error) => return (Err(error), None),
             },
         };
-        match self.ask(&child, job, holds).await {
+        let mut reply = self.ask(&child, job, holds).await;
+        if matches!(&reply, Err(error) if error.is_unheard()) {
+            // It was ready ahead, and its session is lost. Nothing was done yet.
+            child.end(End::Kill).await;
+            child = match self.fresh_child(job).await {
+                Ok(child) => child,
+                Err(error) => return (Err(error), None),
+            };
+            reply = self.ask(&child, job, holds).await;
+        }
+        match reply {
             Ok(reply) => {
                 // The answer is in, so the child has nothing left to do; only then is its folder
                 // looked through.

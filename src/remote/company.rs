@@ -46,6 +46,19 @@ impl Company {
         }
     }
 
+    /// Whether the request with this id shows what only its own caller has: a refusal of it says nothing
+    /// about the session, which others may use.
+    pub fn has_credentials(&self, id: Option<&str>) -> bool {
+        let known = self.lock();
+        let own = id.and_then(|id| known.get(id));
+        own.is_some_and(|own| {
+            own.keys().any(|name| {
+                let kinds = ["authorization", "cookie", "jwt", "token", "key", "secret"];
+                kinds.iter().any(|kind| name.as_str().contains(kind))
+            })
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, HeaderMap>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

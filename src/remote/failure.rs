@@ -43,9 +43,16 @@ pub enum Failure {
     /// All was well but for the answer.
     #[error("it ended its answer without answering the request")]
     Unanswered,
-    /// The server knows the session no more.
+    /// The server knows the session no more, and refused the request unread.
     #[error("it ended the session; the next call opens a new one")]
     SessionLost,
+    /// The server knows the session no more in which it had taken the request.
+    #[error("it ended the session during the request; the next call opens a new one")]
+    SessionBroken,
+    /// What was good for the session before is not any more: the session, or what the bridge shows for
+    /// itself. A new session finds out.
+    #[error("it answered with HTTP status 401 Unauthorized (check the server's `headers`)")]
+    Unauthorized,
     /// The old transport's first event is missing or leads elsewhere.
     #[error("it named no endpoint on its own origin for messages")]
     NoEndpoint,
@@ -66,8 +73,25 @@ impl Failure {
         Self::Broken(root(error))
     }
 
+    /// Whether nothing more can be asked in the session.
+    pub fn ends_session(&self) -> bool {
+        matches!(
+            self,
+            Self::SessionLost | Self::SessionBroken | Self::Unauthorized
+        )
+    }
+
+    /// Whether the server may have acted on the request.
+    fn heard(&self) -> Heard {
+        match self {
+            Self::SessionLost | Self::Unauthorized => Heard::No,
+            _ => Heard::Perhaps,
+        }
+    }
+
     /// A JSON-RPC error, as a line, for the request with this id. The `mark` says that it is ours.
-    pub fn line(&self, origin: &str, id: &str, mark: &Mark, heard: Heard) -> Bytes {
+    pub fn line(&self, origin: &str, id: &str, mark: &Mark) -> Bytes {
+        let heard = self.heard();
         let message = format!("the remote server {origin} failed: {self}");
         let data = serde_json::json!({"mark": mark.0, "unheard": heard == Heard::No});
         let error = serde_json::json!({"code": INTERNAL_ERROR, "message": message, "data": data});
@@ -77,7 +101,7 @@ impl Failure {
 
 /// Whether the server may have acted on the request that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+enum Heard {
     /// It may have.
     Perhaps,
     /// It refused it for want of a session: asking in a new one does nothing twice.
@@ -152,12 +176,8 @@ mod tests {
 
     #[test]
     fn a_line_is_json_with_the_id_as_it_was() {
-        let line = Failure::Status(StatusCode::FORBIDDEN).line(
-            "https://h\"x",
-            "\"a\"",
-            &Mark::random(),
-            Heard::Perhaps,
-        );
+        let line =
+            Failure::Status(StatusCode::FORBIDDEN).line("https://h\"x", "\"a\"", &Mark::random());
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(value["id"], "a");
         let message = value["error"]["message"].as_str().unwrap();
@@ -168,7 +188,7 @@ mod tests {
     #[test]
     fn only_an_error_with_the_mark_is_ours() {
         let mark = Mark::random();
-        let line = Failure::SessionLost.line("https://h", "1", &mark, Heard::No);
+        let line = Failure::SessionLost.line("https://h", "1", &mark);
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         let error = RawJson::of(&value["error"]);
         let failed = mark.failed(&error).unwrap();

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{
     RemoteError, RemoteOptions,
     company::Company,
-    failure::{Failure, Heard, Mark},
+    failure::{Failure, Mark},
 };
 use crate::config::RemoteSpec;
 
@@ -96,8 +96,8 @@ impl Http {
     }
 
     /// A JSON-RPC error, as a line, for the request with this id.
-    pub fn failed(&self, failure: &Failure, id: &str, heard: Heard) -> Bytes {
-        failure.line(&self.origin, id, &self.mark, heard)
+    pub fn failed(&self, failure: &Failure, id: &str) -> Bytes {
+        failure.line(&self.origin, id, &self.mark)
     }
 
     /// How long the server may be silent.

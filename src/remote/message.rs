@@ -4,6 +4,11 @@ use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
+use crate::{
+    child::number,
+    model::{RawJson, last_members},
+};
+
 const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 
 /// A message of ours, read as far as its way over HTTP depends on it.
@@ -85,7 +90,7 @@ struct Params<'a> {
 impl Outgoing {
     /// Reads one line; `None` where it is no message, which the bridge never writes.
     pub fn read(body: Bytes) -> Option<Self> {
-        let envelope: Envelope<'_> = serde_json::from_slice(&body).ok()?;
+        let envelope = Envelope::read(&body)?;
         let params = envelope.params.and_then(read::<Params<'_>>);
         let params = params.unwrap_or_default();
         let method: Option<Box<str>> = envelope.method.and_then(text).map(Into::into);
@@ -175,35 +180,74 @@ fn owned<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
 
 /// Whether a message from the server, or one of a batch, answers the request with this id.
 pub fn answers(line: &[u8], id: &str) -> bool {
-    if line.trim_ascii_start().first() == Some(&b'[') {
-        let batch: Vec<&RawValue> = serde_json::from_slice(line).unwrap_or_default();
-        return batch
-            .iter()
-            .any(|part| answer(part.get().as_bytes(), id).is_some());
-    }
     answer(line, id).is_some()
 }
 
 fn answer<'a>(line: &'a [u8], id: &str) -> Option<Envelope<'a>> {
-    let envelope: Envelope<'_> = serde_json::from_slice(line).ok()?;
+    if line.trim_ascii_start().first() == Some(&b'[') {
+        let batch: Vec<&RawValue> = serde_json::from_slice(line).unwrap_or_default();
+        let mut parts = batch.into_iter().map(|part| part.get().as_bytes());
+        return parts.find_map(|part| answer_alone(part, id));
+    }
+    answer_alone(line, id)
+}
+
+fn answer_alone<'a>(line: &'a [u8], id: &str) -> Option<Envelope<'a>> {
+    let envelope = Envelope::read(line)?;
     let is_ours = envelope.method.is_none() && envelope.id.is_some_and(|raw| same(raw.get(), id));
     is_ours.then_some(envelope)
 }
 
-/// Some servers answer number 5 with `"5"`.
+impl<'a> Envelope<'a> {
+    /// One that is there twice, or something odd beside it, costs no member.
+    fn read(line: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok().or_else(|| {
+            let names = ["id", "method", "params", "result", "error"];
+            let found = last_members(line, names)?;
+            let [id, method, params, result, error] =
+                found.map(|raw| raw.filter(|raw| raw.get() != "null"));
+            Some(Self {
+                id,
+                method,
+                params,
+                result,
+                error,
+            })
+        })
+    }
+}
+
+/// Some servers answer number 5 with `"5"` or `5.0`.
 fn same(theirs: &str, ours: &str) -> bool {
-    theirs.trim_matches('"') == ours.trim_matches('"')
+    match (number(theirs), number(ours)) {
+        (Some(theirs), Some(ours)) => theirs == ours,
+        _ => theirs == ours,
+    }
+}
+
+/// A body that is one answer to nobody in particular, as the answer to the request with this id: on its
+/// own connection there is no other that it could answer.
+pub fn addressed(body: Bytes, id: &str) -> Bytes {
+    let Some(envelope) = Envelope::read(&body) else {
+        return body;
+    };
+    let nameless = envelope.id.is_none_or(|id| id.get() == "null");
+    let answers = envelope.result.is_some() || envelope.error.is_some();
+    if !nameless || !answers || envelope.method.is_some() {
+        return body;
+    }
+    let Ok(id) = RawJson::parse(id.to_owned().into()) else {
+        return body;
+    };
+    let whole = RawJson::parse(body.clone());
+    whole.map_or(body, |whole| whole.with_member("id", &id).into_bytes())
 }
 
 /// The revision that an answer to `initialize` settles on.
 pub fn negotiated(line: &[u8], id: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Settled {
-        protocol_version: String,
-    }
-    let settled: Settled = read(answer(line, id)?.result?)?;
-    Some(settled.protocol_version)
+    let result = answer(line, id)?.result?;
+    let [version] = last_members(result.get().as_bytes(), ["protocolVersion"])?;
+    text(version?)
 }
 
 /// A JSON-RPC error in the body of a refusal.
@@ -212,7 +256,7 @@ pub struct RpcError {
     pub line: Bytes,
     /// Whether the body named the request, and not just the connection.
     pub names_request: bool,
-    /// Its code.
+    /// Its code; 0 where it has none.
     pub code: i64,
     /// Its message.
     pub message: String,
@@ -220,15 +264,9 @@ pub struct RpcError {
 
 /// Reads the body of a refusal. One that names no request is given the request's id.
 pub fn rpc_error(body: &Bytes, id: Option<&str>) -> Option<RpcError> {
-    #[derive(Deserialize)]
-    struct Parts {
-        code: i64,
-        #[serde(default)]
-        message: String,
-    }
-    let envelope: Envelope<'_> = serde_json::from_slice(body).ok()?;
+    let envelope = Envelope::read(body)?;
     let error = envelope.error?;
-    let parts: Parts = owned(error)?;
+    let parts = ErrorParts::read(error)?;
     let named = envelope.id.zip(id);
     let names_request = named.is_some_and(|(theirs, ours)| same(theirs.get(), ours));
     let line = if names_request {
@@ -243,6 +281,40 @@ pub fn rpc_error(body: &Bytes, id: Option<&str>) -> Option<RpcError> {
         code: parts.code,
         message: parts.message,
     })
+}
+
+/// What an error object says.
+pub struct ErrorParts {
+    /// 0 where it has none.
+    pub code: i64,
+    /// Empty where it has none.
+    pub message: String,
+}
+
+impl ErrorParts {
+    /// `None` for what is no error of JSON-RPC, such as OAuth's.
+    fn read(error: &RawValue) -> Option<Self> {
+        let [code, message] = last_members(error.get().as_bytes(), ["code", "message"])?;
+        let (code, message) = (code.and_then(owned::<i64>), message.and_then(text));
+        let is_error = code.is_some() || message.is_some();
+        is_error.then(|| Self {
+            code: code.unwrap_or_default(),
+            message: message.unwrap_or_default(),
+        })
+    }
+}
+
+/// The error that answers the request with this id.
+pub fn error_of(line: &[u8], id: &str) -> Option<ErrorParts> {
+    ErrorParts::read(answer(line, id)?.error?)
+}
+
+/// The id of a message that is an answer with an error.
+pub fn refused_id(line: &[u8]) -> Option<Box<str>> {
+    // Most messages are none, and are not read for this.
+    memchr::memmem::find(line, b"\"error\"")?;
+    let envelope = Envelope::read(line).filter(|envelope| envelope.error.is_some())?;
+    Some(envelope.id?.get().into())
 }
 
 /// One line of a message: newlines between its tokens become spaces. Inside strings JSON has them
@@ -301,12 +373,20 @@ mod tests {
 
     #[test]
     fn answers_are_found_alone_and_in_batches() {
-        assert!(answers(br#"{"id":"7","result":{}}"#, "7"));
+        for id in ["\"7\"", "7.0", "7"] {
+            let twice = format!(r#"{{"jsonrpc":"2.0","jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
+            assert!(answers(twice.as_bytes(), "7"), "{id}");
+        }
         assert!(answers(br#" [{"method":"n"},{"id":7,"error":{}}]"#, "7"));
         assert!(!answers(br#"{"id":7,"method":"ping"}"#, "7"));
         assert!(!answers(br#"{"id":8,"result":{}}"#, "7"));
-        let settled = br#"{"id":1,"result":{"protocolVersion":"2025-06-18"}}"#;
-        assert_eq!(negotiated(settled, "1").as_deref(), Some("2025-06-18"));
+        for settled in [
+            r#"{"id":1,"result":{"protocolVersion":"2025-06-18"}}"#,
+            r#"[5,{"id":1,"result":{"protocolVersion":"2025-06-18"}}]"#,
+        ] {
+            let version = negotiated(settled.as_bytes(), "1");
+            assert_eq!(version.as_deref(), Some("2025-06-18"));
+        }
     }
 
     #[test]
@@ -319,6 +399,19 @@ mod tests {
         assert!(!named.names_request);
         let oauth = Bytes::from_static(br#"{"error":"invalid_token"}"#);
         assert!(rpc_error(&oauth, None).is_none());
+    }
+
+    #[test]
+    fn an_answer_without_an_id_answers_the_request_whose_body_it_is() {
+        for (body, expected) in [
+            (r#"{"id":null,"result":{}}"#, r#"{"id":7,"result":{}}"#),
+            (r#"{"error":{"code":1}}"#, r#"{"id":7,"error":{"code":1}}"#),
+            (r#"{"id":8,"result":{}}"#, r#"{"id":8,"result":{}}"#),
+            (r#"{"method":"n"}"#, r#"{"method":"n"}"#),
+            ("[]", "[]"),
+        ] {
+            assert_eq!(addressed(Bytes::from(body), "7"), expected);
+        }
     }
 
     #[test]

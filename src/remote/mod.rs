@@ -18,6 +18,7 @@ mod company;
 mod events;
 mod failure;
 mod http;
+mod lost;
 mod message;
 mod mirror;
 mod old_sse;

@@ -1,24 +1,31 @@
 //! HTTP with server-sent events, of revision 2024-11-05: one stream brings everything, and its
-//! first event says where messages go. The stream is the session: its end is the end.
+//! first event says where messages go. The stream is the session: its end is the end. So is a refusal
+//! that says so (`lost.rs`): what stands between the two may keep a stream open whose server is gone.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use reqwest::{
-    Method, Url,
+    Method, StatusCode, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     events::Events,
-    failure::{Failure, Heard},
+    failure::Failure,
     http::{Content, Http, Resend, content},
+    lost,
     message::{self, Outgoing},
-    pipe::{Flights, Input, Landed, Output},
+    pipe::{Flights, Input, Landed, Output, wind_up},
     sse::Cursor,
     streamable::Refused,
 };
+use crate::model::utf8;
 
 /// Bytes that are read of an answer to a POST; the real one comes on the stream.
 const ANSWER: usize = 256 * 1024;
@@ -27,12 +34,20 @@ const ANSWER: usize = 256 * 1024;
 pub struct OldSse {
     http: Http,
     output: Output,
+    lost: CancellationToken,
+    /// A request was taken in the session.
+    proven: AtomicBool,
 }
 
 impl OldSse {
     /// Nothing is sent yet.
     pub fn new(http: Http, output: Output) -> Arc<Self> {
-        Arc::new(Self { http, output })
+        Arc::new(Self {
+            http,
+            output,
+            lost: CancellationToken::new(),
+            proven: AtomicBool::new(false),
+        })
     }
 
     /// Carries messages until the bridge closes the pipe, or the stream ends. A message that the
@@ -58,6 +73,10 @@ impl OldSse {
                         None => break,
                     },
                     true = flights.land() => {}
+                    () = self.lost.cancelled() => {
+                        let refusal = |id: &str| self.http.failed(&Failure::SessionLost, id);
+                        return wind_up(&mut input, &mut flights, &self.output, refusal).await;
+                    }
                 }
             }
             flights.land_all().await;
@@ -65,7 +84,7 @@ impl OldSse {
         let read = async {
             loop {
                 match events.message().await {
-                    Ok(Some(data)) => self.output.line(message::line(data)).await,
+                    Ok(Some(data)) => self.pass(data).await,
                     Ok(None) => break,
                     Err(failure) => {
                         tracing::debug!(origin = self.http.origin(), %failure, "the stream ended");
@@ -112,11 +131,28 @@ impl OldSse {
         Ok((events, endpoint))
     }
 
+    /// Passes on one message, unless it only says that the session is lost.
+    async fn pass(&self, data: Vec<u8>) {
+        let refused = message::refused_id(&data).filter(|id| lost::by_answer(&data, id));
+        match refused.filter(|_| self.proven.load(Ordering::Relaxed)) {
+            Some(id) => {
+                self.lost.cancel();
+                let line = self.http.failed(&Failure::SessionLost, &id);
+                self.output.line(line).await;
+            }
+            None => self.output.line(message::line(data)).await,
+        }
+    }
+
     fn carry(self: &Arc<Self>, message: Outgoing, endpoint: &Arc<Url>, flights: &mut Flights) {
         let (this, endpoint) = (self.clone(), endpoint.clone());
         // Answers come on the stream, so there is nothing to drop for a request that is cancelled.
         flights.other(async move {
             if let Err(failure) = this.post(&message, &endpoint).await {
+                // Before its sender hears of it, who may come again at once.
+                if failure.ends_session() {
+                    this.lost.cancel();
+                }
                 this.fail(&message, &failure).await;
             }
             Landed::Done
@@ -140,15 +176,27 @@ impl OldSse {
         let status = response.status();
         let limit = ANSWER.min(self.http.limit());
         let body = self.http.body(response, limit).await.unwrap_or_default();
+        let opens = message.method() == Some("initialize");
         if status.is_success() {
+            if message.id().is_some() && !opens {
+                self.proven.store(true, Ordering::Relaxed);
+            }
             return Ok(());
         }
-        match message
-            .id()
-            .and_then(|id| message::rpc_error(&body, Some(id)))
-        {
-            Some(error) => self.output.line(message::line(error.line)).await,
-            None => return Err(Failure::Status(status)),
+        let body = utf8(body);
+        let error = message::rpc_error(&body, message.id());
+        if !opens && lost::by_refusal(status, &body, error.as_ref()) {
+            return Err(Failure::SessionLost);
+        }
+        let is_stale = status == StatusCode::UNAUTHORIZED
+            && self.proven.load(Ordering::Relaxed)
+            && !self.http.company().has_credentials(message.id());
+        match error {
+            _ if is_stale => return Err(Failure::Unauthorized),
+            Some(error) if message.id().is_some() => {
+                self.output.line(message::line(error.line)).await;
+            }
+            _ => return Err(Failure::Status(status)),
         }
         Ok(())
     }
@@ -165,7 +213,7 @@ impl OldSse {
     /// Says why a request has no answer; of other messages only the log hears.
     async fn fail(&self, message: &Outgoing, failure: &Failure) {
         if let Some(id) = message.id() {
-            let line = self.http.failed(failure, id, Heard::Perhaps);
+            let line = self.http.failed(failure, id);
             self.output.line(line).await;
         } else {
             tracing::debug!(origin = self.http.origin(), %failure, "a message was not accepted");

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream},
     sync::mpsc,
@@ -71,6 +72,33 @@ pub async fn pump(mut lines: mpsc::Receiver<Bytes>, mut stdout: DuplexStream) {
     while let Some(line) = lines.recv().await {
         if stdout.write_all(&line).await.is_err() {
             return;
+        }
+    }
+}
+
+/// After the session was lost: what is under way may still land, and what comes meanwhile is refused
+/// unread, so that its sender may send it in a new session.
+pub async fn wind_up(
+    input: &mut Input,
+    flights: &mut Flights,
+    output: &Output,
+    refusal: impl Fn(&str) -> Bytes,
+) {
+    let refusing = async {
+        while let Some(message) = input.next().await {
+            if let Some(id) = message.id() {
+                output.line(refusal(id)).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = flights.land_all() => {}
+        () = refusing => {}
+    }
+    // What lies in the pipe already.
+    while let Some(Some(message)) = input.next().now_or_never() {
+        if let Some(id) = message.id() {
+            output.line(refusal(id)).await;
         }
     }
 }

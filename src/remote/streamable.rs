@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! fresh ── answer to initialize ──▶ settled ── initialized accepted ──▶ listening
-//!   │                                   └── 404 ──▶ lost                    └── 404 ──▶ lost
+//!   │                                   └── refused ──▶ lost                └── refused ──▶ lost
 //!   ├── initialize refused: 400, 404 or 405 without JSON-RPC ──▶ the older transport
 //!   └── messages that name their revision themselves need no session
 //! ```
+//! What counts as "the session is lost" says `lost.rs`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use reqwest::{
@@ -19,20 +23,21 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     ToolSchema,
     events::Events,
-    failure::{Failure, Heard},
+    failure::Failure,
     http::{Content, Http, Resend, content},
+    lost,
     message::{self, Kind, Outgoing},
     mirror::mirror,
-    pipe::{Flights, Input, Landed, Output},
+    pipe::{Flights, Input, Landed, Output, wind_up},
     sse::Cursor,
 };
+use crate::model::utf8;
 
 mod answer;
 mod listen;
 
 /// Bytes that are read of a refusal.
 const REFUSAL: usize = 256 * 1024;
-const METHOD_NOT_FOUND: i64 = -32601;
 const SESSION: &str = "mcp-session-id";
 const VERSION: &str = "mcp-protocol-version";
 
@@ -42,6 +47,8 @@ pub struct Streamable {
     output: Output,
     session: Mutex<Session>,
     lost: CancellationToken,
+    /// A request was answered in the session.
+    proven: AtomicBool,
     refused: Mutex<Option<Refused>>,
     tool_schema: Option<ToolSchema>,
 }
@@ -64,6 +71,7 @@ impl Streamable {
             output,
             session: Mutex::default(),
             lost: CancellationToken::new(),
+            proven: AtomicBool::new(false),
             refused: Mutex::default(),
             tool_schema,
         })
@@ -85,15 +93,23 @@ impl Streamable {
             }
             flights.land_all().await;
         };
-        self.lost.run_until_cancelled(work).await;
+        let ended = self.lost.run_until_cancelled(work).await.is_some();
+        let is_older = || self.refused_lock().is_some();
+        if ended || is_older() {
+            return;
+        }
+        drop(listening);
+        let refusal = |id: &str| self.http.failed(&Failure::SessionLost, id);
+        wind_up(input, &mut flights, &self.output, refusal).await;
     }
 
     /// What is to be asked over the older transport instead, once.
     pub fn refused(&self) -> Option<Refused> {
-        self.refused
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.refused_lock().take()
+    }
+
+    fn refused_lock(&self) -> MutexGuard<'_, Option<Refused>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the server that nobody comes back.
@@ -153,7 +169,7 @@ impl Streamable {
     async fn tell(&self, message: &Outgoing) -> bool {
         let failure = match self.post(message).await {
             Ok(response) if response.status().is_success() => return true,
-            Ok(response) => match self.refusal(response, None).await {
+            Ok(response) => match self.refusal(response, message).await {
                 Refusal::Rpc(_) => return false,
                 Refusal::Failure(failure) => failure,
             },
@@ -168,28 +184,27 @@ impl Streamable {
     /// Sends a request; in the end there is a line for it.
     async fn ask(&self, message: Outgoing) {
         let id = message.id().unwrap_or("null");
-        let (failure, heard) = match self.post(&message).await {
+        let failure = match self.post(&message).await {
             Ok(response) if response.status().is_success() => {
                 match self.answer(response, &message, id).await {
-                    Ok(()) => return,
-                    Err(failure) => (failure, Heard::Perhaps),
+                    Ok(()) if message.method() == Some("initialize") => return,
+                    Ok(()) => return self.proven.store(true, Ordering::Relaxed),
+                    Err(failure) => failure,
                 }
             }
-            Ok(response) => match self.refusal(response, Some(id)).await {
+            Ok(response) => match self.refusal(response, &message).await {
                 Refusal::Rpc(line) => return self.output.line(line).await,
-                Refusal::Failure(Failure::SessionLost) => (Failure::SessionLost, Heard::No),
                 Refusal::Failure(failure) if is_older(&message, &failure) => {
-                    let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-                    *refused = Some((message, failure));
+                    *self.refused_lock() = Some((message, failure));
                     return self.lost.cancel();
                 }
-                Refusal::Failure(failure) => (failure, Heard::Perhaps),
+                Refusal::Failure(failure) => failure,
             },
-            Err(failure) => (failure, Heard::Perhaps),
+            Err(failure) => failure,
         };
-        let line = self.http.failed(&failure, id, heard);
-        self.output.line(line).await;
+        // Before its sender hears of it, who may come again at once.
         self.note(&failure);
+        self.output.line(self.http.failed(&failure, id)).await;
     }
 
     async fn post(&self, message: &Outgoing) -> Result<Response, Failure> {
@@ -225,28 +240,24 @@ impl Streamable {
     }
 
     /// Reads why the server refused.
-    async fn refusal(&self, response: Response, id: Option<&str>) -> Refusal {
-        let status = response.status();
-        let in_session = self.session().id.is_some();
+    async fn refusal(&self, response: Response, message: &Outgoing) -> Refusal {
+        let (status, id) = (response.status(), message.id());
+        let in_session = self.is_in_session(message);
         let limit = REFUSAL.min(self.http.limit());
         let body = self.http.body(response, limit).await.unwrap_or_default();
+        let body = utf8(body);
         let error = message::rpc_error(&body, id);
-        let is_about_session = match (&error, status) {
-            (Some(error), StatusCode::NOT_FOUND) => {
-                !(error.names_request && error.code == METHOD_NOT_FOUND)
-            }
-            (None, StatusCode::NOT_FOUND) => true,
-            // Many servers were copied from an example that says it so.
-            (Some(error), StatusCode::BAD_REQUEST) => {
-                !error.names_request && error.message.to_ascii_lowercase().contains("session")
-            }
-            _ => false,
-        };
+        let is_about_session = lost::by_refusal(status, &body, error.as_ref());
+        // What was good for the session before: a new one finds out whether it is at fault.
+        let is_stale = status == StatusCode::UNAUTHORIZED
+            && self.proven.load(Ordering::Relaxed)
+            && !self.http.company().has_credentials(id);
         // Within a session a 403 is about one request, and the server's words are worth having.
         let is_about_credentials =
             status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && !in_session;
         match error {
             _ if in_session && is_about_session => Refusal::Failure(Failure::SessionLost),
+            _ if in_session && is_stale => Refusal::Failure(Failure::Unauthorized),
             // About the bridge's credentials, and so ours to explain.
             _ if is_about_credentials => Refusal::Failure(Failure::Status(status)),
             Some(error) => Refusal::Rpc(message::line(error.line)),
@@ -256,9 +267,16 @@ impl Streamable {
 
     /// A session that is lost ends the pipe.
     fn note(&self, failure: &Failure) {
-        if *failure == Failure::SessionLost {
+        if failure.ends_session() {
             self.lost.cancel();
         }
+    }
+
+    /// Whether a message goes to a session of the server's: one that opens another, or names its revision
+    /// itself, goes to none.
+    fn is_in_session(&self, message: &Outgoing) -> bool {
+        let opens = message.method() == Some("initialize");
+        !opens && message.modern.is_none() && self.session().id.is_some()
     }
 
     fn session(&self) -> Session {

@@ -268,6 +268,18 @@ impl SharedChildren {
         }
     }
 
+    /// Gives this child to nobody any more; it ends once nobody calls it.
+    pub fn forget(self: &Arc<Self>, gone: &Arc<SharedChild>) {
+        let is_it = |_: &Key, state: &mut State| match state {
+            State::Running(shared) => Arc::ptr_eq(shared, gone),
+            _ => false,
+        };
+        let found: Vec<_> = self.states().extract_if(is_it).collect();
+        for (_, state) in found {
+            self.give_up(state);
+        }
+    }
+
     /// Ends the child if it fails a ping: called after a call on it was given up.
     pub async fn check(self: &Arc<Self>, shared: &Arc<SharedChild>, patience: Duration) {
         if !shared.child.answers_ping(patience).await {

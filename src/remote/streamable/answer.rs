@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Content, Cursor, Events, Failure, HeaderValue, Outgoing, Response, SESSION, Streamable,
-    content, message,
+    content, lost, message, utf8,
 };
 
 /// After the answer the server should end the stream; then the connection can be used again.
@@ -36,11 +36,16 @@ impl Streamable {
             }
             self.settle(|settled| settled.id = session);
         }
-        let question = Question { id, opens };
+        let question = Question {
+            id,
+            opens,
+            in_session: self.is_in_session(message),
+        };
         match content(&response) {
             Content::Json => {
                 let body = self.http.body(response, self.http.limit()).await?;
-                if self.pass(body.into(), &question).await {
+                let body = message::addressed(utf8(body), id);
+                if self.pass(body.into(), &question).await? {
                     Ok(())
                 } else {
                     Err(Failure::Unanswered)
@@ -84,11 +89,11 @@ impl Streamable {
     async fn drain(&self, events: &mut Events, question: &Question<'_>) -> End {
         loop {
             match events.message().await {
-                Ok(Some(data)) => {
-                    if self.pass(data, question).await {
-                        break;
-                    }
-                }
+                Ok(Some(data)) => match self.pass(data, question).await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(failure) => return End::Open(failure),
+                },
                 Ok(None) => return End::Open(Failure::Unanswered),
                 Err(failure) => return End::Open(failure),
             }
@@ -110,7 +115,8 @@ impl Streamable {
             attempt += 1;
             match self.open_stream(cursor).await {
                 Ok(response) => return Ok(response),
-                Err(Failure::SessionLost) => return Err(Failure::SessionLost),
+                // It had taken the request before.
+                Err(Failure::SessionLost) => return Err(Failure::SessionBroken),
                 Err(refused) if super::listen::is_final(&refused) => return Err(failure),
                 Err(_) if attempt >= RESUMPTIONS => return Err(failure),
                 Err(_) => {}
@@ -118,9 +124,13 @@ impl Streamable {
         }
     }
 
-    /// Passes on one message; true if it is the answer.
-    async fn pass(&self, data: Vec<u8>, question: &Question<'_>) -> bool {
+    /// Passes on one message; true if it is the answer. An answer that only says that the session is lost
+    /// is a failure.
+    async fn pass(&self, data: Vec<u8>, question: &Question<'_>) -> Result<bool, Failure> {
         let is_answer = message::answers(&data, question.id);
+        if is_answer && question.in_session && lost::by_answer(&data, question.id) {
+            return Err(Failure::SessionLost);
+        }
         if is_answer && question.opens {
             // Before the bridge hears of it: its next message has to carry the revision.
             let version = message::negotiated(&data, question.id);
@@ -128,11 +138,12 @@ impl Streamable {
             self.settle(|session| session.version = version);
         }
         self.output.line(message::line(data)).await;
-        is_answer
+        Ok(is_answer)
     }
 }
 
 struct Question<'a> {
     id: &'a str,
     opens: bool,
+    in_session: bool,
 }

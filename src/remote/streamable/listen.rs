@@ -8,7 +8,7 @@ use reqwest::{
     header::{ACCEPT, HeaderValue},
 };
 
-use super::{Content, Cursor, Events, Failure, Resend, Streamable, content, message};
+use super::{Content, Cursor, Events, Failure, Resend, Streamable, content, lost, message};
 
 /// The pause where the server names none.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -66,8 +66,17 @@ impl Streamable {
             .send(Method::GET, url, headers, Bytes::new(), Resend::Once);
         let response = sent.await?;
         match response.status() {
-            StatusCode::NOT_FOUND if self.session().id.is_some() => Err(Failure::SessionLost),
-            status if !status.is_success() => Err(Failure::Status(status)),
+            status if !status.is_success() => {
+                let limit = super::REFUSAL.min(self.http.limit());
+                let body = self.http.body(response, limit).await.unwrap_or_default();
+                let error = message::rpc_error(&body, None);
+                let lost = lost::by_refusal(status, &body, error.as_ref());
+                Err(if lost && self.session().id.is_some() {
+                    Failure::SessionLost
+                } else {
+                    Failure::Status(status)
+                })
+            }
             _ if content(&response) != Content::Events => Err(Failure::NotMcp),
             _ => Ok(response),
         }
@@ -86,6 +95,8 @@ pub(super) fn is_final(failure: &Failure) -> bool {
         | Failure::TooLarge(_)
         | Failure::NotMcp
         | Failure::SessionLost
+        | Failure::SessionBroken
+        | Failure::Unauthorized
         | Failure::NoEndpoint => true,
         Failure::Unreachable(_)
         | Failure::ConnectTimeout
