@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -120,9 +120,12 @@ impl Running {
             waiting.push(answered);
         }
         let mut answers = RawJson::empty_object();
-        for ((key, _), answer) in asked.requests.iter().zip(join_all(waiting).await).rev() {
-            let answer = answer.map_err(|_| CallError::Unanswerable {
-                asked: asked.methods(),
+        for ((key, said), answer) in asked.requests.iter().zip(join_all(waiting).await).rev() {
+            let answer = answer.or_else(|_| {
+                let unasked = unasked(&said.method);
+                unasked.ok_or_else(|| CallError::Unanswerable {
+                    asked: asked.methods(),
+                })
             })?;
             answers = answers.with_member(key, &answer);
         }
@@ -164,6 +167,16 @@ impl Asked {
             .collect();
         methods.into_iter().collect::<Vec<_>>().join(", ")
     }
+}
+
+/// The answer of a caller who cannot be asked, which lets the call go on; a round has no place for an
+/// error. `None` where no answer says so.
+fn unasked(method: &str) -> Option<RawJson> {
+    Some(RawJson::of(&match method {
+        "elicitation/create" => json!({"action": "cancel"}),
+        "roots/list" => json!({"roots": []}),
+        _ => return None,
+    }))
 }
 
 /// The question as a child of an older revision asks it.

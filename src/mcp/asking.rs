@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, StatusCode};
 
-use super::{ClientMessage, Kind, RpcError, all::Shown};
+use super::{ClientMessage, Kind, RpcError, all::Shown, files::is_openwebui};
 use crate::{
     app::App,
     call::{Ask, Call, Parking, Relayed},
@@ -120,6 +120,12 @@ impl Asking<'_> {
             .await;
         entered.map_err(RpcError::elsewhere)?;
         Ok(place)
+    }
+
+    /// Whether Open WebUI asks, which may also say its name.
+    pub fn is_openwebui(&self, client_name: Option<&str>) -> bool {
+        let names = &self.app.settings.access.headers;
+        is_openwebui(self.headers, names, client_name)
     }
 
     /// The message, to be sent on.

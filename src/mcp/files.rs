@@ -1,19 +1,46 @@
 //! The links of a call in a tool's result: a text block with markdown, and a `resource_link` for
 //! each file. All other bytes stay.
+//!
+//! Open WebUI shows `structuredContent` once more where it is not the only text of the result. There the
+//! text of the links comes as an embedded resource, which it passes on without counting it.
 
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use axum::http::{HeaderMap, HeaderName};
+use serde_json::json;
 
 use crate::{
     call::{Answer, Link},
     child::{Reply, splice},
-    config::{ServerSpec, Settings},
-    model::RawJson,
+    config::{IdentityHeaders, ServerSpec, Settings},
+    model::{RawJson, last_members},
 };
 
+/// The URI of the text with the links, where it is a resource.
+const LINKS: &str = "mcpo-bridge:links";
+
+/// Whether a request comes from Open WebUI: by the headers that it sends with every call in a chat, or by
+/// the name that it says.
+pub fn is_openwebui(
+    headers: &HeaderMap,
+    names: &IdentityHeaders,
+    client_name: Option<&str>,
+) -> bool {
+    let sends = |name: &HeaderName| headers.get(name).is_some_and(|value| !value.is_empty());
+    let letters = client_name.unwrap_or_default().chars();
+    let letters = letters.filter(|c| c.is_ascii_alphanumeric());
+    let letters: String = letters.map(|c| c.to_ascii_lowercase()).collect();
+    sends(&names.chat_id) || sends(&names.message_id) || letters.starts_with("openwebui")
+}
+
 /// The answer's line with what the call left appended to its `content`.
-pub fn with_links(answer: &Answer, spec: &ServerSpec, settings: &Settings) -> Reply {
-    let blocks = blocks(answer, spec, settings);
+pub fn with_links(
+    answer: &Answer,
+    spec: &ServerSpec,
+    settings: &Settings,
+    openwebui: bool,
+) -> Reply {
+    let structured = answer.outcome.member("structuredContent");
+    let embeds = openwebui && structured.is_some_and(|it| it.as_str() != "null");
+    let blocks = blocks(answer, spec, settings, embeds);
     let unchanged = || answer.reply.clone();
     if blocks.is_empty() {
         return unchanged();
@@ -34,14 +61,22 @@ pub fn with_links(answer: &Answer, spec: &ServerSpec, settings: &Settings) -> Re
     Reply::read(&line).unwrap_or_else(unchanged)
 }
 
-fn blocks(answer: &Answer, spec: &ServerSpec, settings: &Settings) -> Vec<String> {
+fn blocks(answer: &Answer, spec: &ServerSpec, settings: &Settings, embeds: bool) -> Vec<String> {
     let mut texts = Vec::new();
     if !answer.files.files.is_empty() {
         texts.push(answer.files.message(settings));
         texts.extend(spec.post_instruction.clone());
     }
     texts.extend(answer.notice(settings.lang));
-    let text = (!texts.is_empty()).then(|| json!({"type": "text", "text": texts.join("\n")}));
+    let text = (!texts.is_empty()).then(|| texts.join("\n"));
+    let text = text.map(|text| {
+        if embeds {
+            let resource = json!({"uri": LINKS, "mimeType": "text/markdown", "text": text});
+            json!({"type": "resource", "resource": resource})
+        } else {
+            json!({"type": "text", "text": text})
+        }
+    });
     let links = answer.files.all().map(|file| {
         let link = Link::of(file, settings);
         json!({
@@ -60,12 +95,7 @@ fn blocks(answer: &Answer, spec: &ServerSpec, settings: &Settings) -> Vec<String
 
 /// The `content` of a result, within its line.
 fn content(result: &RawJson) -> Option<RawJson> {
-    #[derive(Deserialize)]
-    struct Parts<'a> {
-        #[serde(borrow)]
-        content: &'a RawValue,
-    }
     let bytes = result.clone().into_bytes();
-    let parts: Parts<'_> = serde_json::from_slice(&bytes).ok()?;
-    Some(RawJson::within(&bytes, parts.content))
+    let [content] = last_members(&bytes, ["content"])?;
+    Some(RawJson::within(&bytes, content?))
 }

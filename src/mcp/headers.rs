@@ -5,7 +5,7 @@ use axum::http::HeaderMap;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::{ClientMessage, RpcError, modern::VERSION};
+use super::{ClientMessage, RpcError, lists::LEGACY, modern::VERSION};
 use crate::model::RawJson;
 
 /// Methods whose `Mcp-Name` must be sent.
@@ -46,7 +46,9 @@ fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), Rpc
     };
     let Some(said) = &message.params.meta.protocol_version else {
         if version != VERSION {
-            return Err(unsupported(&version));
+            // It may be of either era.
+            let all = [&[VERSION], LEGACY].concat();
+            return Err(unsupported(&version, &all));
         }
         let missing = "params._meta[\"io.modelcontextprotocol/protocolVersion\"] is missing";
         return Err(RpcError::params(missing));
@@ -57,7 +59,7 @@ fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), Rpc
         )));
     }
     if version != VERSION {
-        return Err(unsupported(&version));
+        return Err(unsupported(&version, &[VERSION]));
     }
     if message.params.meta.client_capabilities.is_none() {
         let missing = "params._meta[\"io.modelcontextprotocol/clientCapabilities\"] is missing";
@@ -66,7 +68,7 @@ fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), Rpc
     Ok(())
 }
 
-fn unsupported(version: &str) -> RpcError {
+fn unsupported(version: &str, supported: &[&str]) -> RpcError {
     let status = axum::http::StatusCode::BAD_REQUEST;
     RpcError::new(
         status,
@@ -74,7 +76,7 @@ fn unsupported(version: &str) -> RpcError {
         "unsupported_version",
         "Unsupported protocol version",
     )
-    .with(json!({"supported": [VERSION], "requested": version}))
+    .with(json!({"supported": supported, "requested": version}))
 }
 
 fn one(headers: &HeaderMap, name: &str) -> Result<Option<String>, RpcError> {

@@ -14,7 +14,7 @@ use super::{
     ClientMessage, Kind, RpcError, abroad,
     asking::{Asking, Incoming, relayed},
     lists,
-    relay::{Asked, Manner, Relay, json, with_token},
+    relay::{Asked, Manner, Relay, json, refused, with_token},
     session::McpSession,
     stream,
 };
@@ -322,6 +322,7 @@ pub async fn relay(
     }));
     let mut relay = Relay::start(asking.app, session.owner, id, manner, cancellation, call);
     relay.keep(in_flight);
+    relay.for_openwebui(asking.is_openwebui(None));
     relay.show(asking.shown);
     Ok(relay.respond().await)
 }
@@ -359,15 +360,12 @@ impl Manner for LegacyManner {
     }
 
     fn asked(&self, said: Said, replier: Replier) -> Asked {
-        let able = |capability: &str| self.session.capabilities.contains_key(capability);
-        let answers = match &*said.method {
-            "elicitation/create" => able("elicitation"),
-            "sampling/createMessage" => able("sampling"),
-            "roots/list" => able("roots"),
-            // What we do not know is the client's to judge.
-            _ => true,
-        };
-        let Some(id) = said.id.clone().filter(|_| answers) else {
+        // What we do not know is the client's to judge.
+        if let Some((code, why)) = refused(&self.session.capabilities, &said) {
+            replier.refuse(code, &why);
+            return Asked::Declined;
+        }
+        let Some(id) = said.id.clone() else {
             return Asked::Declined;
         };
         let meta = said

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::response::Response;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 use tokio::sync::{broadcast, mpsc};
 
 use super::{
@@ -191,7 +191,8 @@ async fn subscribe(
     let keep = found.clone();
     let relayed = relayed(&asking.offer, message, Era::Modern)?;
     let place = asking.enter(asking.place()?, None).await?;
-    let mut call = asking.call(relayed, place, Profile::able());
+    let able = message.params.meta.client_capabilities.as_ref();
+    let mut call = asking.call(relayed, place, Profile::able(able.unwrap_or(&Map::new())));
     call.on_child = Some(Arc::new(move |child: &Child| {
         let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(child.news());

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::RpcError;
-use crate::model::RawJson;
+use crate::model::{RawJson, last_members, present, utf8};
 
 /// One message from a client. All parts lie within the line.
 #[derive(Debug, Clone)]
@@ -71,13 +71,16 @@ pub struct Meta {
     pub client_capabilities: Option<Map<String, Value>>,
     /// 2026-07-28 and later: log messages are wanted.
     pub log_level: Option<String>,
+    /// 2026-07-28 and later: what the client is called.
+    pub client_name: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow, default)]
     jsonrpc: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    /// `"id":null` is no notification's.
+    #[serde(borrow, default, deserialize_with = "present")]
     id: Option<&'a RawValue>,
     #[serde(default)]
     method: Option<String>,
@@ -126,13 +129,15 @@ struct RawMeta<'a> {
     client_capabilities: Option<&'a RawValue>,
     #[serde(rename = "io.modelcontextprotocol/logLevel", borrow, default)]
     log_level: Option<&'a RawValue>,
+    #[serde(rename = "io.modelcontextprotocol/clientInfo", borrow, default)]
+    client_info: Option<&'a RawValue>,
 }
 
 impl ClientMessage {
     /// Reads one message. Members that we read may stand in it once only: a proxy in front may
     /// have looked at the other one.
     pub fn read(body: &Bytes) -> Result<Self, RpcError> {
-        let whole = RawJson::parse(body.clone())
+        let whole = RawJson::parse(utf8(body.clone()))
             .map_err(|error| RpcError::parse(&format!("the body is not JSON: {error}")))?;
         let line = whole.into_bytes();
         if line.first() == Some(&b'[') {
@@ -228,6 +233,10 @@ impl Meta {
                 .map(|raw| RawJson::within(line, raw))
                 .and_then(object_of),
             log_level: found.log_level.and_then(text_of),
+            client_name: found.client_info.and_then(|info| {
+                let [name] = last_members(info.get().as_bytes(), ["name"])?;
+                text_of(name?)
+            }),
         })
     }
 }
@@ -282,6 +291,8 @@ mod tests {
             "1",
             r#"{"id":1,"method":"m"}"#,
             r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":null,"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":true,"method":"m"}"#,
             r#"{"jsonrpc":"2.0","id":1}"#,
             r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#,
         ] {

@@ -9,18 +9,20 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     ClientMessage, Kind, RpcError,
     asking::{Asking, relayed},
-    headers, listen, lists,
+    headers,
+    legacy::SESSION,
+    listen, lists,
     park::Retry,
-    relay::{Asked, Manner, Relay, json as answer_json, with_subscription, with_token},
+    relay::{Asked, Manner, Relay, json as answer_json, refused, with_subscription, with_token},
 };
 use crate::{
     catalog::Offer,
-    child::{Cancellation, Era, Profile, Replier, Reply, STANDING, Said, splice},
+    child::{Cancellation, Era, Profile, Replier, Reply, STANDING, Said, needed, splice},
     config::Mode,
     model::{RawJson, Tool},
     replicas::Routed as _,
@@ -39,13 +41,17 @@ pub const REMOVED: &[&str] = &[
     "resources/unsubscribe",
 ];
 
-/// Whether a message is of this era: by its header, or by what only this era puts into a message.
+/// Whether a message is of this era: by its header, or by what only this era puts into a message. A version
+/// that nobody knows is of the era of the session in which it is sent.
 pub fn is_modern(headers: &HeaderMap, message: &ClientMessage) -> bool {
+    let in_session = headers.contains_key(SESSION);
     let version = headers
         .get("mcp-protocol-version")
         .and_then(|version| version.to_str().ok());
     let initializes = message.kind == Kind::Request("initialize".into());
-    let newer = version.is_some_and(|version| !lists::LEGACY.contains(&version));
+    let newer = version.is_some_and(|version| {
+        version == VERSION || !in_session && !lists::LEGACY.contains(&version)
+    });
     (newer && !initializes) || message.params.meta.protocol_version.is_some()
 }
 
@@ -141,7 +147,8 @@ async fn relay(
     let profile = if is_modern {
         Profile::modern()
     } else {
-        Profile::able()
+        let able = message.params.meta.client_capabilities.as_ref();
+        Profile::able(able.unwrap_or(&Map::new()))
     };
     let place = asking.enter(asking.place()?, Some(&profile)).await?;
     let mut call = asking.call(relayed, place, profile);
@@ -155,6 +162,7 @@ async fn relay(
     let cancellation = Cancellation::default();
     let mut relay = Relay::start(asking.app, owner, id, manner, cancellation, call);
     relay.can_park(retry);
+    relay.for_openwebui(asking.is_openwebui(message.params.meta.client_name.as_deref()));
     relay.show(asking.shown);
     Ok(relay.respond().await)
 }
@@ -196,22 +204,16 @@ impl Manner for ModernManner {
     }
 
     fn asked(&self, said: Said, replier: Replier) -> Asked {
-        let needed = match &*said.method {
-            "elicitation/create" => "elicitation",
-            "sampling/createMessage" => "sampling",
-            "roots/list" => "roots",
-            _ => return Asked::Declined,
-        };
-        if self.capabilities.contains_key(needed) {
-            return Asked::Park(said, replier);
+        if needed(&said.method).is_none() {
+            return Asked::Declined;
         }
-        let mut required = Map::new();
-        required.insert(needed.to_owned(), json!({}));
-        let message = format!("the client must declare the capability '{needed}'");
-        let status = StatusCode::BAD_REQUEST;
-        let error = RpcError::new(status, -32021, "missing_capability", &message);
-        let error = error.with(json!({"requiredCapabilities": required}));
-        Asked::Fail(Box::new(error.to(Some(self.id.clone()))))
+        match refused(&self.capabilities, &said) {
+            None => Asked::Park(said, replier),
+            Some((code, why)) => {
+                replier.refuse(code, &why);
+                Asked::Declined
+            }
+        }
     }
 
     fn answered(&self, reply: &Reply) -> Bytes {

@@ -9,13 +9,16 @@ use axum::{
 };
 use bytes::Bytes;
 use indexmap::IndexMap;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::{RpcError, all::Shown, files, lists, park::Retry, session::InFlight, stream};
 use crate::{
     app::App,
     call::{Answer, Ask, Call, CallError, Parking},
-    child::{BACKLOG, Cancellation, Heard, Hearing, Replier, Reply, Said, splice},
+    child::{
+        BACKLOG, Cancellation, Heard, Hearing, Replier, Reply, Said, can_answer, needed, splice,
+    },
     config::ServerSpec,
     model::RawJson,
     replicas::Homed,
@@ -51,8 +54,6 @@ pub enum Asked {
     Declined,
     /// The request waits for its client's retry, which brings the answer.
     Park(Said, Replier),
-    /// This client cannot be asked: the request fails.
-    Fail(Box<RpcError>),
 }
 
 /// A running request.
@@ -63,6 +64,7 @@ pub struct Relay {
     cancellation: Cancellation,
     spec: Arc<ServerSpec>,
     lists_tools: bool,
+    completes: bool,
     app: Arc<App>,
     id: RawJson,
     /// What the child asked and the client's retry will answer.
@@ -76,6 +78,7 @@ pub struct Relay {
     in_flight: Option<InFlight>,
     /// How the server's resources are called, where they are not as it calls them.
     shown: Option<Shown>,
+    openwebui: bool,
 }
 
 /// What happened next.
@@ -104,7 +107,9 @@ impl Relay {
         });
         let parking = call.parking.clone();
         let spec = call.spec.clone();
-        let lists_tools = matches!(&call.ask, Ask::Relay(asked) if &*asked.method == "tools/list");
+        let asks =
+            |method: &str| matches!(&call.ask, Ask::Relay(asked) if &*asked.method == method);
+        let (lists_tools, completes) = (asks("tools/list"), asks("completion/complete"));
         let engine = app.engine.clone();
         Self {
             manner,
@@ -113,6 +118,7 @@ impl Relay {
             cancellation,
             spec,
             lists_tools,
+            completes,
             app: app.clone(),
             id,
             asked: IndexMap::new(),
@@ -122,7 +128,13 @@ impl Relay {
             retry: None,
             in_flight: None,
             shown: None,
+            openwebui: false,
         }
+    }
+
+    /// The answer is for Open WebUI.
+    pub fn for_openwebui(&mut self, is: bool) {
+        self.openwebui = is;
     }
 
     /// Keeps the client's way to cancel the request for as long as it runs.
@@ -289,7 +301,6 @@ impl Relay {
             Heard::Asked(said, replier) => match self.manner.asked(said, replier) {
                 Asked::Send(line) => Some(Next::Event(line)),
                 Asked::Declined => None,
-                Asked::Fail(error) => Some(Next::Done(Box::new(Err(*error)))),
                 Asked::Park(said, replier) => {
                     self.asks += 1;
                     let key = replier.key.as_ref().map(ToString::to_string);
@@ -306,9 +317,13 @@ impl Relay {
 
     fn finish(&self, answer: Result<Answer, CallError>) -> Result<Reply, RpcError> {
         match answer {
+            Ok(answer) if self.completes && self.shown.is_some() => {
+                Ok(Shown::completion(answer.reply))
+            }
             Ok(answer) if self.lists_tools => Ok(lists::offered(answer.reply, &self.spec)),
             Ok(answer) => {
-                let reply = files::with_links(&answer, &self.spec, &self.app.settings);
+                let reply =
+                    files::with_links(&answer, &self.spec, &self.app.settings, self.openwebui);
                 Ok(match &self.shown {
                     Some(shown) => shown.reply(reply),
                     None => reply,
@@ -318,6 +333,21 @@ impl Relay {
             Err(error) => Err(RpcError::of_call(&error).to(Some(self.id.clone()))),
         }
     }
+}
+
+/// What a child is told that asks its caller for what he did not declare. Its call goes on without.
+pub fn refused(capabilities: &Map<String, Value>, said: &Said) -> Option<(i64, String)> {
+    let needed = needed(&said.method)?;
+    if can_answer(capabilities, needed, said.params.as_ref()) {
+        return None;
+    }
+    Some(if capabilities.contains_key(needed) {
+        let why = format!("the client does not support this mode of {needed}");
+        (-32602, why)
+    } else {
+        let why = format!("the client does not answer this: it did not declare {needed}");
+        (-32601, why)
+    })
 }
 
 /// One message as the whole answer.

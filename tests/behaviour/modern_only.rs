@@ -215,7 +215,7 @@ fn clients_of_its_own_revision_play_the_rounds_with_its_own_names() {
 }
 
 #[test]
-fn a_caller_who_cannot_be_asked_is_told_so() {
+fn a_caller_who_cannot_be_asked_loses_nothing_but_the_question() {
     let bridge = start("stateful");
     let client = chat(&bridge);
     // The server looks at what its caller declared.
@@ -229,11 +229,13 @@ fn a_caller_who_cannot_be_asked_is_told_so() {
     let unable = Mcp::legacy(client.clone(), "modern", &json!({}));
     assert_eq!(unable.begin("ask", json!({})).refusal(), (200, -32021));
     // It does not, and asks anyway.
-    let refused = client.call("modern", "ask_anyway", json!({})).expect(502);
-    assert_eq!(refused["type"], "urn:mcpo-bridge:problem:input_required");
-    let told = unable.begin("ask_anyway", json!({})).answer();
-    let told = told["error"]["message"].as_str().expect("an error");
-    assert!(told.contains("elicitation/create"), "{told}");
+    let cancelled = json!({"action": "cancel"});
+    assert_eq!(
+        client.call("modern", "ask_anyway", json!({})).ok(),
+        cancelled
+    );
+    let told: Value = serde_json::from_str(&unable.text("ask_anyway", json!({}))).expect("JSON");
+    assert_eq!(told, cancelled);
     // The child is as good as before.
     assert_eq!(
         client.call("modern", "echo", json!({"text": "hi"})).ok(),
@@ -242,7 +244,7 @@ fn a_caller_who_cannot_be_asked_is_told_so() {
 }
 
 #[test]
-fn a_client_that_refuses_to_answer_ends_the_call() {
+fn a_client_that_refuses_to_answer_cancels_the_question_and_its_call_goes_on() {
     let bridge = start("stateful");
     let mcp = legacy(chat(&bridge));
     let mut stream = mcp.begin("ask", json!({}));
@@ -250,7 +252,8 @@ fn a_client_that_refuses_to_answer_ends_the_call() {
     let refusal = json!({"code": -1, "message": "no"});
     let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "error": refusal});
     assert_eq!(mcp.send(&answer.to_string()).status, 202);
-    assert_eq!(stream.refusal().1, -32603);
+    let result = stream.result();
+    assert_eq!(result["content"][0]["text"], r#"{"action": "cancel"}"#);
     assert_eq!(mcp.text("echo", json!({"text": "hi"})), "hi");
 }
 
