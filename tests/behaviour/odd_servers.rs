@@ -1,6 +1,6 @@
 //! Servers whose messages are odd: nothing of it costs more than itself.
 
-use crate::support::{ALL, Client, Mcp, TestBridge, echo, eventually, fixture, servers, with};
+use crate::support::{ALL, Client, Mcp, TestBridge, echo, fixture, servers, with};
 use serde_json::{Value, json};
 
 fn script(script: &Value) -> Value {
@@ -26,14 +26,6 @@ fn warnings(bridge: &TestBridge) -> String {
     bridge.client().get("/health").json()["warnings"].to_string()
 }
 
-/// Waits until the server is known.
-fn known(bridge: &TestBridge, server: &str) {
-    eventually("the server is known", || {
-        let path = format!("/mcpo/{server}/openapi.json");
-        bridge.client().get(&path).status == 200
-    });
-}
-
 #[test]
 fn an_odd_tool_is_mended_at_the_endpoint_of_all_servers_and_named_in_warnings() {
     let odd = json!([
@@ -46,7 +38,7 @@ fn an_odd_tool_is_mended_at_the_endpoint_of_all_servers_and_named_in_warnings() 
         {"name": 5}, {"inputSchema": {}}, null, "words",
         {"name": "good", "inputSchema": {"type": "object", "properties": {"a": {"type": "string"}}}},
     ]);
-    let bridge = TestBridge::start(servers([
+    let bridge = TestBridge::ready(servers([
         ("odd", listing("tools/list", "tools", &odd)),
         ("fine", with(echo(), json!({"enabled_tools": ["echo"]}))),
     ]));
@@ -111,7 +103,7 @@ fn odd_prompts_and_resources_cost_nothing_beside_them() {
         {"uri": "x://2"}, {"name": "without a uri"}, {"uri": "x://3", "name": "s", "size": "5 KB"},
         {"uri": "no scheme", "name": "t"},
     ]);
-    let bridge = TestBridge::start(servers([
+    let bridge = TestBridge::ready(servers([
         ("p", listing("prompts/list", "prompts", &prompts)),
         ("r", listing("resources/list", "resources", &resources)),
     ]));
@@ -148,7 +140,7 @@ fn an_odd_greeting_is_a_greeting() {
             "extensions": {"io.modelcontextprotocol/ui": null}},
         "serverInfo": {"name": null, "version": 2}, "instructions": {"a": 1},
     }}}));
-    let bridge = TestBridge::start(servers([("odd", odd)]));
+    let bridge = TestBridge::ready(servers([("odd", odd)]));
     let chat = bridge.chat("alice", "c1");
     assert_eq!(chat.call("odd", "plain", json!({})).ok(), "called plain");
     let hello = Mcp::modern(chat, ALL, json!({}))
@@ -166,8 +158,7 @@ fn pages_are_followed_as_far_as_they_lead_and_what_is_odd_is_said() {
     ] {
         let first = json!({"tools": [{"name": "one", "inputSchema": {"type": "object"}}], "nextCursor": cursor});
         let odd = script(&json!({"results": {"tools/list": first}}));
-        let bridge = TestBridge::start(servers([("odd", odd)]));
-        known(&bridge, "odd");
+        let bridge = TestBridge::ready(servers([("odd", odd)]));
         let warned = warnings(&bridge);
         assert!(warned.contains(words), "{warned}");
     }
@@ -175,8 +166,7 @@ fn pages_are_followed_as_far_as_they_lead_and_what_is_odd_is_said() {
         "capabilities": {"tools": {}, "prompts": {}},
         "results": {"tools/list": {"tools": null}, "prompts/list": {"prompts": {"a": 1}}},
     }));
-    let bridge = TestBridge::start(servers([("odd", lists)]));
-    known(&bridge, "odd");
+    let bridge = TestBridge::ready(servers([("odd", lists)]));
     let warned = warnings(&bridge);
     assert!(
         warned.contains("tools/list") && warned.contains("prompts/list"),
@@ -203,14 +193,14 @@ fn answers_are_found_behind_marks_and_words_and_with_odd_ids() {
         format!("[7,{{\"id\":{{}}}},{answer}]\n"),
     ] {
         let server = script(&json!({"raw": {"tools/call": raw}}));
-        let bridge = TestBridge::start(servers([("odd", server)]));
+        let bridge = TestBridge::ready(servers([("odd", server)]));
         let called = bridge.chat("alice", "c1").call("odd", "plain", json!({}));
         assert_eq!(called.ok(), "found", "{raw}");
     }
     let hello = r#"{"jsonrpc":"2.0","id":%ID%,"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"n","version":"1"}}}"#;
     for before in ["\u{feff}", "Starting server on stdio..."] {
         let server = script(&json!({"raw": {"initialize": format!("{before}{hello}\n")}}));
-        let bridge = TestBridge::start(servers([("odd", server)]));
+        let bridge = TestBridge::ready(servers([("odd", server)]));
         let called = bridge.chat("alice", "c1").call("odd", "plain", json!({}));
         assert_eq!(called.ok(), "called plain", "{before}");
     }
@@ -219,8 +209,8 @@ fn answers_are_found_behind_marks_and_words_and_with_odd_ids() {
 #[test]
 fn a_call_without_an_answer_says_what_stood_in_its_place() {
     let server = script(&json!({"raw": {"tools/call": "License expired: see the portal\n"}}));
-    let server = with(server, json!({"timeout": 2}));
-    let bridge = TestBridge::start(servers([("odd", server)]));
+    let server = with(server, json!({"timeout": 15}));
+    let bridge = TestBridge::ready(servers([("odd", server)]));
     let failed = bridge.chat("alice", "c1").call("odd", "plain", json!({}));
     assert_eq!(failed.status, 504);
     assert!(
@@ -240,7 +230,7 @@ fn an_odd_error_keeps_its_words_at_every_door() {
     ] {
         let raw = format!("{{\"jsonrpc\":\"2.0\",\"id\":%ID%,\"error\":{error}}}\n");
         let server = script(&json!({"raw": {"tools/call": raw}}));
-        let bridge = TestBridge::start(servers([("odd", server)]));
+        let bridge = TestBridge::ready(servers([("odd", server)]));
         let chat = bridge.chat("alice", "c1");
         let failed = chat.call("odd", "plain", json!({}));
         assert!(failed.text().contains("it broke"), "{}", failed.text());
@@ -262,7 +252,7 @@ fn an_odd_error_keeps_its_words_at_every_door() {
 
 #[test]
 fn a_request_with_a_null_id_is_refused() {
-    let bridge = TestBridge::start(servers([("echo", echo())]));
+    let bridge = TestBridge::ready(servers([("echo", echo())]));
     let call = json!({"jsonrpc": "2.0", "id": null, "method": "tools/list"});
     for path in ["/mcp", "/mcp/echo"] {
         let reply = bridge.client().post(path, call.to_string());
@@ -273,7 +263,7 @@ fn a_request_with_a_null_id_is_refused() {
 
 #[test]
 fn a_body_with_a_byte_order_mark_is_read() {
-    let bridge = TestBridge::start(servers([("echo", echo())]));
+    let bridge = TestBridge::ready(servers([("echo", echo())]));
     let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
         "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "é", "version": "1"}}});
     let text = hello.to_string();
@@ -293,7 +283,7 @@ fn a_body_with_a_byte_order_mark_is_read() {
 
 #[test]
 fn an_unknown_version_hears_which_there_are_in_its_era() {
-    let bridge = TestBridge::start(servers([("echo", echo())]));
+    let bridge = TestBridge::ready(servers([("echo", echo())]));
     for path in ["/mcp", "/mcp/echo"] {
         let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
             "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
@@ -321,7 +311,7 @@ fn an_unknown_version_hears_which_there_are_in_its_era() {
 
 #[test]
 fn a_child_hears_what_its_caller_can_do() {
-    let bridge = TestBridge::start(servers([("s", script(&json!({})))]));
+    let bridge = TestBridge::ready(servers([("s", script(&json!({})))]));
     for (chat, declared, heard) in [
         (
             "c1",
@@ -353,7 +343,7 @@ fn a_child_hears_what_its_caller_can_do() {
 
 #[test]
 fn a_child_that_asks_for_what_is_not_there_hears_so_and_its_call_goes_on() {
-    let bridge = TestBridge::start(servers([("s", script(&json!({})))]));
+    let bridge = TestBridge::ready(servers([("s", script(&json!({})))]));
     let url = json!({"method": "elicitation/create", "params": {"mode": "url", "url": "https://x/", "message": "m", "elicitationId": "e"}});
     let sample =
         json!({"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 5}});
@@ -392,7 +382,7 @@ fn the_text_of_links_is_an_embedded_resource_where_open_webui_would_show_a_resul
         }
         script(&json!({"results": {"tools/call": result}, "writes": "a.txt"}))
     };
-    let bridge = TestBridge::start(servers([
+    let bridge = TestBridge::ready(servers([
         ("wrapped", result(json!({"result": 1}))),
         ("plain", result(Value::Null)),
     ]));

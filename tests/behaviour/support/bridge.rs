@@ -109,6 +109,20 @@ impl TestBridge {
         Self::builder(config).start()
     }
 
+    /// As `start`, and waits until every server is learnt or has failed, however slow the machine is.
+    #[track_caller]
+    pub fn ready(config: Value) -> Self {
+        let bridge = Self::start(config);
+        eventually("every server is known", || {
+            let servers = bridge.client().get("/health").json()["servers"].take();
+            let servers = servers.as_object().expect("servers");
+            servers
+                .values()
+                .all(|server| server["status"] != "starting")
+        });
+        bridge
+    }
+
     /// Starts the bridge again, on the same folders.
     #[track_caller]
     pub fn restart(&mut self) {
