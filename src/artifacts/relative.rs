@@ -14,6 +14,24 @@ use crate::{
     store::JobFolderPaths,
 };
 
+/// What stands in every text that holds a path of the folder: letters that are written one way only.
+pub fn marks(folder: &JobFolderPaths) -> Vec<Finder<'static>> {
+    let id = folder.canonical.file_name();
+    let short = folder.short_tmp.as_deref().and_then(short_parts);
+    let short = short.map(|(_, name, _)| name);
+    let marks = id.into_iter().filter_map(|id| id.to_str()).chain(short);
+    marks
+        .map(|mark| Finder::new(mark.as_bytes()).into_owned())
+        .collect()
+}
+
+/// Where the folder of links is, its name, and that of the link.
+fn short_parts(link: &Path) -> Option<(&Path, &str, &str)> {
+    let folder = link.parent()?;
+    let name = folder.file_name()?.to_str()?;
+    Some((folder.parent()?, name, link.file_name()?.to_str()?))
+}
+
 /// Rewrites the folder's absolute path in any JSON string of `raw` to a name relative to `work/`;
 /// all else stays byte by byte. Does not copy where nothing matches.
 pub fn relative(raw: RawJson, folder: &JobFolderPaths) -> RawJson {
@@ -57,6 +75,50 @@ struct Rewriter {
     finder: Finder<'static>,
     /// Spellings of the jobs folder with a slash at the end.
     parents: Vec<Vec<u8>>,
+    short: Option<Short>,
+}
+
+/// The link to the folder's `tmp/`.
+struct Short {
+    /// Spellings of what its folder is in, with a slash at the end.
+    parents: Vec<Vec<u8>>,
+    name: Vec<u8>,
+    link: Vec<u8>,
+    finder: Finder<'static>,
+}
+
+impl Short {
+    fn new(link: &Path) -> Option<Self> {
+        let (parent, name, link) = short_parts(link)?;
+        Some(Self {
+            parents: spellings(parent),
+            finder: Finder::new(name).into_owned(),
+            name: name.into(),
+            link: link.into(),
+        })
+    }
+
+    /// The path around the name of its folder at `at`, and what takes its place.
+    fn mention(&self, text: &[u8], at: usize) -> Option<(Range<usize>, &'static str)> {
+        let link = slash_on(text, at + self.name.len())?;
+        let end = link
+            + text[link..]
+                .starts_with(&self.link)
+                .then_some(self.link.len())?;
+        if continues_name(&text[end..]) {
+            return None;
+        }
+        let start = before(text, at, &self.parents)?;
+        Some((start..end, "../tmp"))
+    }
+}
+
+/// Where a path begins that goes through one of `parents` to a name at `at`.
+fn before(text: &[u8], at: usize, parents: &[Vec<u8>]) -> Option<usize> {
+    parents
+        .iter()
+        .filter_map(|parent| match_back(&text[..at], parent))
+        .find_map(|start| beginning(text, start))
 }
 
 impl Rewriter {
@@ -72,6 +134,7 @@ impl Rewriter {
             finder: Finder::new(&id).into_owned(),
             id,
             parents,
+            short: folder.short_tmp.as_deref().and_then(Short::new),
         })
     }
 
@@ -79,10 +142,14 @@ impl Rewriter {
     fn rewrite(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut out: Option<Vec<u8>> = None;
         let mut kept = 0;
-        for at in self.finder.find_iter(text) {
-            let Some((found, name)) = self.mention(text, at) else {
-                continue;
-            };
+        let finder = self.finder.find_iter(text);
+        let mut mentions: Vec<_> = finder.filter_map(|at| self.mention(text, at)).collect();
+        if let Some(short) = &self.short {
+            let found = short.finder.find_iter(text);
+            mentions.extend(found.filter_map(|at| short.mention(text, at)));
+            mentions.sort_by_key(|(found, _)| found.start);
+        }
+        for (found, name) in mentions {
             if found.start < kept {
                 continue;
             }
@@ -102,18 +169,15 @@ impl Rewriter {
         if continues_name(&text[end..]) {
             return None;
         }
-        let starts = self.parents.iter();
-        let start = starts
-            .filter_map(|parent| match_back(&text[..at], parent))
-            .find_map(|start| beginning(text, start))?;
+        let start = before(text, at, &self.parents)?;
         let (end, name) = within(text, end);
         Some((start..end, name))
     }
 }
 
-/// Escaped, `\u`-escaped and percent-encoded; the last two only where they differ.
-fn spellings(path: &Path) -> Vec<Vec<u8>> {
-    /// What `pathlib` and `url` leave as it is in a path.
+/// A path as `pathlib` and `url` write it in a URI.
+pub fn percent_encoded(path: &str) -> Cow<'_, str> {
+    /// What they leave as it is is not in here.
     const IN_URL: &AsciiSet = &CONTROLS
         .add(b' ')
         .add(b'"')
@@ -130,6 +194,11 @@ fn spellings(path: &Path) -> Vec<Vec<u8>> {
         .add(b'{')
         .add(b'|')
         .add(b'}');
+    utf8_percent_encode(path, IN_URL).into()
+}
+
+/// Escaped, `\u`-escaped and percent-encoded; the last two only where they differ.
+fn spellings(path: &Path) -> Vec<Vec<u8>> {
     let Some(text) = path.to_str() else {
         return Vec::new();
     };
@@ -147,7 +216,7 @@ fn spellings(path: &Path) -> Vec<Vec<u8>> {
             }
         }
     }
-    let url: Cow<'_, str> = utf8_percent_encode(text, IN_URL).into();
+    let url = percent_encoded(text);
     [escaped, &ascii, &url]
         .map(|text| format!("{text}/").into_bytes())
         .into()

@@ -4,6 +4,7 @@ mod forked;
 
 use std::{
     collections::HashSet,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -34,6 +35,7 @@ use super::{
     log::ServerLog,
     reaper::Supervisors,
     run::{self, Done, Errand},
+    short_tmp::{ShortName, ShortTmp},
     subscription::Subscriptions,
     tree,
 };
@@ -44,7 +46,7 @@ use crate::{
     install::{Launches, Resolved},
     model::{RawJson, ServerName, Tenant},
     remote::{self, Outbound, RemoteOptions, ToolSchema},
-    store::Job,
+    store::{Job, JobFolderPaths},
     telemetry::{ChildMode, Metrics},
 };
 
@@ -104,8 +106,15 @@ pub struct Children {
     schemas: OnceLock<Schemas>,
     room_makers: OnceLock<MakeRoom>,
     numbers: AtomicU64,
+    short_tmp: Arc<ShortTmp>,
     /// Servers that refused every revision before 2026-07-28.
     modern_only: Mutex<HashSet<SpecVersion>>,
+}
+
+/// How a child spells the folder that it works in, and the short name for as long as it lives.
+struct Folder {
+    paths: JobFolderPaths,
+    short: Option<Arc<ShortName>>,
 }
 
 impl Children {
@@ -133,6 +142,7 @@ impl Children {
             schemas: OnceLock::new(),
             room_makers: OnceLock::new(),
             numbers: AtomicU64::new(1),
+            short_tmp: Arc::default(),
             modern_only: Mutex::default(),
         }
     }
@@ -185,6 +195,7 @@ impl Children {
         self.remotes.close();
         self.forks.close().await;
         tokio::join!(self.supervisors.none_left(), self.remotes.wait());
+        self.short_tmp.close();
     }
 
     /// How much time a child gets between SIGTERM and SIGKILL.
@@ -246,7 +257,7 @@ impl Children {
         place: Option<StartPlace>,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        let (spec, paths) = (request.spec.clone(), request.job.paths());
+        let spec = request.spec.clone();
         let resolved = self.resolved(&request, stop).await;
         if resolved.is_err() && !stop.is_cancelled() {
             self.failed_starts.note(&spec, &resolved);
@@ -260,8 +271,11 @@ impl Children {
         // Held until ready, but neither for ever nor longer than the caller stays.
         let place = place.map(|place| AbortOnDropHandle::new(tokio::spawn(hold(place, pid))));
         let began = Instant::now();
+        let folder = self.folder(&request).await;
+        let paths = folder.paths.clone();
         let until = request.deadline.min(began + self.settings.start_timeout);
-        let started = self.start(request, resolved, until, launched, stop).await;
+        let started = self.start(request, resolved, folder, until, launched, stop);
+        let started = Box::pin(started).await;
         drop(place);
         let started = started.map_err(|error| error.without_folder(&paths));
         if !stop.is_cancelled() {
@@ -296,6 +310,20 @@ impl Children {
         // What was changed behind our back is its launcher's to judge.
         let found = found.filter(|found| found.locked || found.holds());
         Ok(Some(Installed(found)))
+    }
+
+    async fn folder(&self, request: &ChildRequest) -> Folder {
+        let mut paths = request.job.paths();
+        let short = match &request.spec.transport {
+            Transport::Stdio(_) => {
+                let (names, job) = (self.short_tmp.clone(), request.job.clone());
+                let named = tokio::task::spawn_blocking(move || names.of(&job));
+                named.await.ok().flatten()
+            }
+            Transport::Remote(_) => None,
+        };
+        paths.short_tmp = short.as_ref().map(|name| name.path().to_owned());
+        Folder { paths, short }
     }
 
     /// The profile in which a server's children are spoken to, where the wanted one is of a form
@@ -340,6 +368,7 @@ impl Children {
         &self,
         request: ChildRequest,
         resolved: Option<Installed>,
+        folder: Folder,
         until: Instant,
         launched: oneshot::Sender<u32>,
         stop: &CancellationToken,
@@ -350,14 +379,18 @@ impl Children {
         let (body, connection) = match &request.spec.transport {
             Transport::Stdio(command) => {
                 let Installed(found) = resolved.unwrap_or_default();
-                let local = self.local(command, found, &request, until, (&log, &listener));
+                let heard = (&log, &listener);
+                let local = self.local(command, found, &request, &folder, until, heard);
                 let found = Box::pin(local).await?;
                 let _ = launched.send(found.0.pid().unwrap_or_default());
                 found
             }
             // It uses nothing of this machine that starts side by side would contend for, so it has
             // no place among them.
-            Transport::Remote(remote) => self.remote(remote, &request, &log, &listener).await?,
+            Transport::Remote(remote) => {
+                self.remote(remote, &request, &folder, &log, &listener)
+                    .await?
+            }
         };
         let limit = self.settings.max_message;
         let mode = match request.spec.mode {
@@ -370,7 +403,8 @@ impl Children {
             body,
             connection,
             log,
-            paths: request.job.paths(),
+            paths: folder.paths,
+            _short_tmp: folder.short,
             hello: None,
             subscriptions: None,
             limit,
@@ -434,13 +468,16 @@ impl Children {
         command: &CommandSpec,
         installed: Option<Arc<Resolved>>,
         request: &ChildRequest,
+        folder: &Folder,
         until: Instant,
         (log, listener): (&ServerLog, &Listener),
     ) -> Result<(Body, Connection), ChildError> {
         let resolved = command.resolve(&request.job.work(), &request.job.id(), &request.user);
         let fork = self.fork_from(request, command, &resolved, installed.as_ref());
         let (job, overlay) = (&request.job, &request.overlay);
-        let launch = self.launch(resolved, installed.as_deref(), job, overlay);
+        let tmp = folder.paths.short_tmp.clone();
+        let tmp = tmp.unwrap_or_else(|| job.tmp());
+        let launch = self.launch(resolved, installed.as_deref(), job, &tmp, overlay);
         let forked = match &fork {
             Some(fork) => self.forked(&request.spec, fork, &launch, until).await,
             None => None,
@@ -450,7 +487,7 @@ impl Children {
             None => launch::launch(&launch, &self.supervisors, until).await?,
         };
         tokio::spawn(log.clone().follow(pipes.stderr));
-        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
+        let connection = self.converse(pipes.stdin, pipes.stdout, folder, log, listener);
         Ok((Body::Local(process), connection))
     }
 
@@ -458,6 +495,7 @@ impl Children {
         &self,
         spec: &RemoteSpec,
         request: &ChildRequest,
+        folder: &Folder,
         log: &ServerLog,
         listener: &Listener,
     ) -> Result<(Body, Connection), ChildError> {
@@ -480,7 +518,7 @@ impl Children {
         let pipes = remote::connect(&spec.for_user(&request.user), options)
             .map_err(|error| ChildError::not_started(error.to_string()))?;
         self.remotes.spawn(pipes.handle.gone());
-        let connection = self.converse(pipes.stdin, pipes.stdout, request, log, listener);
+        let connection = self.converse(pipes.stdin, pipes.stdout, folder, log, listener);
         Ok((Body::Remote(pipes.handle), connection))
     }
 
@@ -493,7 +531,7 @@ impl Children {
         &self,
         stdin: impl AsyncWrite + Send + Unpin + 'static,
         stdout: impl AsyncRead + Send + Unpin + 'static,
-        request: &ChildRequest,
+        folder: &Folder,
         log: &ServerLog,
         listener: &Listener,
     ) -> Connection {
@@ -502,7 +540,7 @@ impl Children {
             stdout,
             self.settings.max_message,
             listener.clone(),
-            without_folder(&request.job),
+            without_folder(folder.paths.clone()),
             Arc::new(log.clone()),
         )
     }
@@ -512,12 +550,14 @@ impl Children {
         command: ResolvedCommand,
         installed: Option<&Resolved>,
         job: &Job,
+        tmp: &Path,
         overlay: &[(String, String)],
     ) -> launch::Launch {
         let env = environment::environment(
             &command.program,
             installed,
             job,
+            tmp,
             &self.settings.tools_dir,
             command.env,
             overlay,
@@ -541,12 +581,10 @@ impl Children {
 }
 
 /// Takes the folder's path out of what the child says: everybody behind reads relative names.
-fn without_folder(job: &Job) -> Cleaner {
-    let (paths, id) = (job.paths(), job.id().to_string());
-    let finder = memchr::memmem::Finder::new(id.as_bytes()).into_owned();
+fn without_folder(paths: JobFolderPaths) -> Cleaner {
+    let finders = artifacts::marks(&paths);
     Arc::new(move |line: Bytes| {
-        // The path holds the folder's id, whose letters are written one way only.
-        if finder.find(&line).is_none() {
+        if finders.iter().all(|finder| finder.find(&line).is_none()) {
             return line;
         }
         match RawJson::parse(line.clone()) {

@@ -67,12 +67,13 @@ pub enum Passed {
     Launcher,
 }
 
-/// Everything that a child of this program sees. Later entries win: what its environment needs,
+/// Everything that a child of this program sees; `tmp` is how it is to spell its job's own. Later entries win: what its environment needs,
 /// the server's own `env`, then the overlay of one call, then the names that say where it works.
 pub fn environment(
     program: &str,
     installed: Option<&Resolved>,
     job: &Job,
+    tmp: &Path,
     tools_dir: &Path,
     own: impl IntoIterator<Item = (String, String)>,
     overlay: &[(String, String)],
@@ -82,7 +83,7 @@ pub fn environment(
         (true, Some(_)) => Passed::Network,
         (true, None) => Passed::Launcher,
     };
-    let mut env = base(passed, tools_dir, &job.home(), &job.tmp());
+    let mut env = base(passed, tools_dir, &job.home(), tmp);
     let needed = installed.into_iter().flat_map(|found| found.env.clone());
     env.extend(needed);
     let own = own.into_iter().chain(overlay.iter().cloned());

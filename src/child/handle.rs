@@ -1,6 +1,6 @@
 //! A running child, as its users hold it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use super::{
     connection::{Closed, Connection},
     envelope,
     log::ServerLog,
+    short_tmp::ShortName,
     subscription::Subscriptions,
 };
 use crate::{
@@ -34,6 +35,7 @@ pub struct Child {
     pub(super) connection: Connection,
     pub(super) log: ServerLog,
     pub(super) paths: JobFolderPaths,
+    pub(super) _short_tmp: Option<Arc<ShortName>>,
     pub(super) hello: Option<Hello>,
     /// Of a child of 2026-07-28, which says no news unasked.
     pub(super) subscriptions: Option<Subscriptions>,
@@ -53,6 +55,11 @@ impl Child {
     /// How it is spoken to.
     pub fn era(&self) -> Era {
         self.hello().era
+    }
+
+    /// How it spells the folder that it works in.
+    pub fn paths(&self) -> &JobFolderPaths {
+        &self.paths
     }
 
     /// Its own among all children of this bridge.

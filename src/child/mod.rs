@@ -28,6 +28,7 @@ mod outgoing;
 mod process;
 mod reaper;
 mod run;
+mod short_tmp;
 mod subscription;
 mod supervisor;
 mod tree;

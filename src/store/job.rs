@@ -84,6 +84,7 @@ impl Job {
         JobFolderPaths {
             canonical: self.folder.clone(),
             configured: self.configured.clone(),
+            short_tmp: None,
         }
     }
 }
@@ -95,6 +96,8 @@ pub struct JobFolderPaths {
     pub canonical: PathBuf,
     /// With the jobs folder as the operator wrote it.
     pub configured: PathBuf,
+    /// A link to its `tmp/`, which its children have for `TMPDIR`.
+    pub short_tmp: Option<PathBuf>,
 }
 
 impl Store {

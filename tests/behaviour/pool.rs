@@ -112,12 +112,16 @@ fn a_new_chat_takes_the_ready_process_and_its_folder() {
     for (name, value) in [
         ("MCPO_JOB_ID", id.clone()),
         ("HOME", folder.join("home").to_string_lossy()),
-        ("TMPDIR", folder.join("tmp").to_string_lossy()),
         ("MCPO_WORKDIR", folder.join("work").to_string_lossy()),
     ] {
         let own = format!("{name}={value}");
         assert!(environment.split('\0').any(|line| line == own), "{own}");
     }
+    let mut lines = environment.split('\0');
+    let short = lines.find_map(|line| line.strip_prefix("TMPDIR="));
+    let leads = fs::canonicalize(short.expect("a TMPDIR")).expect("a link");
+    let tmp = fs::canonicalize(folder.join("tmp")).expect("its own");
+    assert_eq!(leads, tmp);
     assert_eq!(alice.echo("counter", json!({})), 1, "nobody used it before");
     let saved = alice.call(
         "echo",

@@ -10,6 +10,7 @@ fn folder() -> JobFolderPaths {
     JobFolderPaths {
         canonical: format!("/data/jobs/{ID}").into(),
         configured: format!("/srv/mcpo jobs/{ID}").into(),
+        short_tmp: Some("/tmp/mb-k3x9qa/7".into()),
     }
 }
 
@@ -52,6 +53,17 @@ fn paths_become_relative_names() {
             r#""PWD=a:b""#,
         ),
         (r#""(/data/jobs/ID/work)""#, r#""(.)""#),
+        (
+            r#""in /tmp/mb-k3x9qa/7/c.png, ok""#,
+            r#""in ../tmp/c.png, ok""#,
+        ),
+        (r#""file:///tmp/mb-k3x9qa/7/c.png""#, r#""../tmp/c.png""#),
+        (r#""\/tmp\/mb-k3x9qa\/7\/c.png""#, r#""../tmp\/c.png""#),
+        (r#""/tmp/mb-k3x9qa/7""#, r#""../tmp""#),
+        (
+            r#""/tmp/mb-k3x9qa/7/a:/data/jobs/ID/work/b""#,
+            r#""../tmp/a:b""#,
+        ),
     ] {
         assert_eq!(rewritten(before), after, "{before}");
     }
@@ -86,6 +98,7 @@ fn odd_jobs_folders_are_seen_as_servers_escape_them() {
     let folder = JobFolderPaths {
         canonical: format!("/data/ジョブ\"q/{ID}").into(),
         configured: format!("/{ID}").into(),
+        short_tmp: None,
     };
     for before in [
         r#""/data/ジョブ\"q/ID/work/x""#,
@@ -109,6 +122,9 @@ fn what_only_looks_like_it_stays() {
         r#""/data/jobs/IDx/work""#,
         r#""/data/jobs/ID-1/work""#,
         r#""/host/data/jobs/ID/work""#,
+        r#""/tmp/mb-k3x9qa/71/c.png""#,
+        r#""/var/tmp/mb-k3x9qa/7/c.png""#,
+        r#""/tmp/mb-k3x9qa""#,
         r#""http://h/data/jobs/ID/work""#,
         r#""data/jobs/ID/work""#,
         r#""/data/jobs/other/work/x""#,

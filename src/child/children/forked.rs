@@ -125,7 +125,9 @@ impl Children {
         let job = self.scratch()?;
         let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
         let plan = Plan::of(&command, Some(found)).map_err(std::io::Error::other)?;
-        let launch = self.launch(command, Some(found), &job.job, &[]);
+        // By its own path: it holds the word by which modules are found that keep it.
+        let tmp = job.job.tmp();
+        let launch = self.launch(command, Some(found), &job.job, &tmp, &[]);
         Ok(Wanted {
             spec: spec.clone(),
             found: found.clone(),
