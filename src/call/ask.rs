@@ -127,10 +127,11 @@ impl Ask {
         follows: bool,
     ) -> Result<impl FnOnce(u64) -> Vec<u8> + Send + use<'a>, CallError> {
         let resolved = match self.arguments() {
-            Some(arguments) if !spec.resolve_path_fields.is_empty() => {
-                Some(resolve(&spec.resolve_path_fields, arguments, &job.work())?)
+            Some(arguments) => {
+                let (paths, uris) = (&spec.resolve_path_fields, &spec.resolve_uri_fields);
+                resolve(paths, uris, arguments, &job.work())?
             }
-            _ => None,
+            None => None,
         };
         let program = matches!(spec.transport, Transport::Stdio(_));
         let forwarded = forwarded.filter(|_| program && self.is_tool_call());

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::server_file::{FILES_SERVER, OWN_PROGRAM};
 use crate::model::{Caller, RawJson, ServerName};
 
 mod allow;
@@ -58,6 +59,8 @@ pub struct ServerSpec {
     pub file_path_fields: Vec<String>,
     /// Argument fields that are made absolute.
     pub resolve_path_fields: Vec<String>,
+    /// Argument fields in which a file's name becomes a `file:` URI.
+    pub resolve_uri_fields: Vec<String>,
     /// A call that saves work before a session is ended by us.
     pub before_end: Option<BeforeEnd>,
     /// Its packages may be installed ahead, and its program started without its launcher.
@@ -75,6 +78,14 @@ pub struct ServerSpec {
 }
 
 impl ServerSpec {
+    /// Whether it is the bridge's own, which lists and deletes the files of a chat.
+    pub fn is_files_server(&self) -> bool {
+        let Transport::Stdio(command) = &self.transport else {
+            return false;
+        };
+        command.program == OWN_PROGRAM && command.args == [FILES_SERVER]
+    }
+
     /// Whether callers may see and call `tool`.
     pub fn offers(&self, tool: &str) -> bool {
         let listed = |list: &[String]| list.iter().any(|name| name == tool);

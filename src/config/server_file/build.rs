@@ -172,6 +172,7 @@ impl Builder<'_> {
             embed: entry.embed.unwrap_or_default(),
             file_path_fields: entry.file_path_fields.unwrap_or_default(),
             resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
+            resolve_uri_fields: entry.resolve_uri_fields.unwrap_or_default(),
             before_end: entry.before_end.and_then(before_end),
             install: entry.install.unwrap_or(true),
             launch: entry.launch.unwrap_or_default(),

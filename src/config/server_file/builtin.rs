@@ -16,6 +16,8 @@ use crate::{
 pub(super) const FILES: &str = "files";
 /// The word on the command line that makes the bridge's own binary this server.
 pub const FILES_SERVER: &str = "__files";
+/// The program that is the bridge itself.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
 /// The field of its answers that names a file to link.
 pub const LINK_FIELD: &str = "file";
 /// It holds nothing, and starts in milliseconds.
@@ -35,7 +37,7 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
     ServerSpec {
         name,
         transport: Transport::Stdio(CommandSpec {
-            program: "/proc/self/exe".into(),
+            program: OWN_PROGRAM.into(),
             args: vec![FILES_SERVER.into()],
             env: IndexMap::new(),
             cwd: None,
@@ -54,6 +56,7 @@ fn files(name: ServerName, settings: &Settings) -> ServerSpec {
         embed: Vec::new(),
         file_path_fields: vec![LINK_FIELD.into()],
         resolve_path_fields: Vec::new(),
+        resolve_uri_fields: Vec::new(),
         before_end: None,
         forwarding: None,
         allow: None,

@@ -21,7 +21,7 @@ mod schema;
 mod shape;
 mod users;
 
-pub use builtin::{FILES_SERVER, LINK_FIELD};
+pub use builtin::{FILES_SERVER, LINK_FIELD, OWN_PROGRAM};
 pub use schema::json_schema;
 
 use build::Builder;

@@ -103,8 +103,12 @@ pub(super) struct ServerEntry {
     pub embed: Option<Vec<Embed>>,
     /// Fields in results that name files. Files are found without it; it puts these first.
     pub file_path_fields: Option<Vec<String>>,
-    /// Fields in arguments that name files; relative names are made absolute within the folder.
+    /// Fields in arguments that name files; relative names are made absolute within the folder, and
+    /// `file:` URIs stay URIs.
     pub resolve_path_fields: Option<Vec<String>>,
+    /// Fields in arguments that name files or pages by URI: a file's name becomes its `file:` URI;
+    /// `http:`, `https:` and `data:` URIs stay as they are.
+    pub resolve_uri_fields: Option<Vec<String>>,
     /// A tool to call before the bridge ends a chat's process, to save what it holds.
     pub before_end: Option<BeforeEndEntry>,
     /// `false` starts the program as written, every time. By default the packages of `uvx`, `npx`,
@@ -175,7 +179,7 @@ pub(super) struct ForwardingEntry {
 }
 
 /// Other spellings of keys: what mcpo and Claude write, and the style of the rest of the file.
-pub(super) const ALIASES: [(&str, &str); 11] = [
+pub(super) const ALIASES: [(&str, &str); 12] = [
     ("enabled_tools", "enabledTools"),
     ("disabled_tools", "disabledTools"),
     ("idleTimeout", "idle_timeout"),
@@ -185,6 +189,7 @@ pub(super) const ALIASES: [(&str, &str); 11] = [
     ("postInstruction", "post_instruction"),
     ("filePathFields", "file_path_fields"),
     ("resolvePathFields", "resolve_path_fields"),
+    ("resolveUriFields", "resolve_uri_fields"),
     ("beforeEnd", "before_end"),
     ("clientHeaderForwarding", "client_header_forwarding"),
 ];

@@ -98,7 +98,7 @@ fn expected(key: &str) -> Expected {
         "enabledTools" | "disabledTools" => {
             Expected::shown(r#"a list of tool names: ["read_sheet", "write_sheet"]"#)
         }
-        "file_path_fields" | "resolve_path_fields" => {
+        "file_path_fields" | "resolve_path_fields" | "resolve_uri_fields" => {
             Expected::shown(r#"a list of field names: ["file_path"]"#)
         }
         "embed" => Expected::shown(r#"a list of "image" and "html""#),

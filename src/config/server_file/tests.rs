@@ -82,6 +82,7 @@ fn every_key_arrives_in_either_spelling() {
         "idle_timeout": 0.5, "timeout": 7, "max_processes_per_chat": 2, "concurrency": 3,
         "enabledTools": ["t"], "disabledTools": ["u"], "usage_guide": "g",
         "post_instruction": "p", "file_path_fields": ["f"], "resolve_path_fields": ["r"],
+        "resolve_uri_fields": ["u"],
         "before_end": {"tool": "save", "arguments": {"n": 1}}, "type": "stdio",
     });
     let mut theirs = ours.as_object().unwrap().clone();

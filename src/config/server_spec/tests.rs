@@ -28,6 +28,7 @@ fn spec() -> ServerSpec {
         post_instruction: None,
         file_path_fields: Vec::new(),
         resolve_path_fields: Vec::new(),
+        resolve_uri_fields: Vec::new(),
         before_end: None,
         embed: Vec::new(),
         install: true,
