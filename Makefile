@@ -24,16 +24,17 @@ CONFORMANCE_ARGS ?=
 BUNDLE_ARGS ?=
 DOCKER_TEST_ARGS ?=
 MCPO_ARGS ?=
+SERVERS_ARGS ?=
 SCHEMAS_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/soak
+PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/servers tests/soak
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench soak load-fairness sizing conformance test-mcpo test-openwebui test-schemas deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench soak load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -120,6 +121,9 @@ test-openwebui: uv ## Drive real chats in the real Open WebUI through the bridge
 
 test-mcpo: ## Ask mcpo and the bridge the same, side by side, and compare (slow; needs PyPI)
 	scripts/test-mcpo $(MCPO_ARGS)
+
+test-servers: uv ## Start the servers of docs/servers.md, make a file with each and open it (Chromium, npm, PyPI)
+	scripts/test-servers $(SERVERS_ARGS)
 
 test-schemas: ## Read documents with Open WebUI's own converter and call every tool (1.1 GB from PyPI)
 	scripts/test-schemas $(SCHEMAS_ARGS)
