@@ -137,6 +137,7 @@ impl App {
             openwebui: openwebui(&settings, &metrics),
             metrics: metrics.clone(),
             running: TaskTracker::new(),
+            measuring: tokio::sync::Semaphore::new(1),
             stopping: CancellationToken::new(),
             ending: CancellationToken::new(),
         });

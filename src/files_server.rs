@@ -15,8 +15,11 @@ use serde_json::{Value, json};
 use crate::{
     artifacts::{Limits, RelativePath, Snapshot, mime_type, remove_file},
     config::LINK_FIELD,
+    store::remove_tree,
 };
 
+/// Folders within folders that are looked into; each holds a descriptor.
+const DEPTH: usize = 500;
 /// Names in one answer: a model reads all of them.
 const LISTED: usize = 200;
 
@@ -90,6 +93,12 @@ fn tools() -> Value {
             "inputSchema": one,
             "annotations": {"destructiveHint": true, "idempotentHint": true},
         },
+        {
+            "name": "clear_temporary_files",
+            "description": "Deletes what the servers of this chat keep for themselves: temporary files, caches, settings. For a chat that takes more of the disk than it may; a server that is in use may have to start anew. Files that list_files names stay.",
+            "inputSchema": {"type": "object", "properties": {}},
+            "annotations": {"destructiveHint": true, "idempotentHint": true},
+        },
     ])
 }
 
@@ -100,6 +109,7 @@ fn call(params: &Value, work: &Path) -> Result<Value, (i32, String)> {
         "list_files" => list(work),
         "get_link" => link(work, name),
         "delete_file" => delete(work, name),
+        "clear_temporary_files" => clear(work),
         _ => return Err((-32602, format!("Unknown tool: {tool}"))),
     };
     Ok(match done {
@@ -109,7 +119,12 @@ fn call(params: &Value, work: &Path) -> Result<Value, (i32, String)> {
 }
 
 fn look(work: &Path) -> Result<Snapshot, String> {
-    Snapshot::take(work, &Limits::default()).map_err(|error| error.to_string())
+    // However much there is: this is how a chat makes room.
+    let limits = Limits {
+        entries: u64::MAX,
+        depth: DEPTH,
+    };
+    Snapshot::take(work, &limits).map_err(|error| error.to_string())
 }
 
 fn list(work: &Path) -> Result<Value, String> {
@@ -143,6 +158,21 @@ fn delete(work: &Path, name: &str) -> Result<Value, String> {
     let path = find(work, name)?;
     remove_file(work, &path).map_err(|error| format!("'{name}' cannot be deleted: {error}"))?;
     Ok(json!({ "deleted": path.display() }))
+}
+
+/// Empties the folders beside `work`. What somebody still writes there may stay.
+fn clear(work: &Path) -> Result<Value, String> {
+    let mut kept = 0_usize;
+    for folder in ["../tmp", "../home"] {
+        let folder = work.join(folder);
+        let is_dir = folder.symlink_metadata().is_ok_and(|found| found.is_dir());
+        let entries = is_dir.then(|| std::fs::read_dir(&folder)).transpose();
+        let entries = entries.map_err(|error| format!("they cannot be listed: {error}"))?;
+        for entry in entries.into_iter().flatten().flatten() {
+            kept += usize::from(remove_tree(&entry.path()).is_err());
+        }
+    }
+    Ok(json!({ "cleared": true, "not_deleted": kept }))
 }
 
 #[cfg(test)]
@@ -193,6 +223,35 @@ mod tests {
         assert!(ask(&work, "delete_file", "sub/a.xlsx").0);
         assert!(!work.join("sub/a.xlsx").exists());
         assert!(dir.path().join("secret").exists());
+    }
+
+    #[test]
+    fn what_servers_keep_for_themselves_is_cleared_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["work", "tmp/deep/er", "home/.cache", "outside"] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        for file in [
+            "work/a",
+            "tmp/b",
+            "tmp/deep/er/c",
+            "home/.cache/d",
+            "outside/e",
+        ] {
+            fs::write(dir.path().join(file), "x").unwrap();
+        }
+        symlink("../outside", dir.path().join("tmp/link")).unwrap();
+        let (good, text) = ask(&dir.path().join("work"), "clear_temporary_files", "");
+        assert!(good && text.contains(r#""not_deleted":0"#), "{text}");
+        for folder in ["tmp", "home"] {
+            let left = fs::read_dir(dir.path().join(folder)).unwrap();
+            assert_eq!(left.count(), 0, "{folder}");
+        }
+        assert!(dir.path().join("work/a").exists() && dir.path().join("outside/e").exists());
+        fs::remove_dir(dir.path().join("tmp")).unwrap();
+        symlink("outside", dir.path().join("tmp")).unwrap();
+        assert!(ask(&dir.path().join("work"), "clear_temporary_files", "").0);
+        assert!(dir.path().join("outside/e").exists());
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use std::{
     collections::HashSet,
-    io::{self, Write},
+    io::{self, Read, Write},
 };
 
 use jiff::{Timestamp, tz::TimeZone};
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
 use super::{
-    Origin, PublishError, RelativePath, names,
+    Origin, Patience, Place, PublishError, RelativePath, names,
     publish::{failed, seal},
 };
 use crate::store::{Artifact, Job, Link, Store};
@@ -23,6 +23,7 @@ pub fn publish_archive(
     name: &str,
     artifacts: &[Artifact],
     origin: &Origin<'_>,
+    patience: &Patience,
     now: Timestamp,
 ) -> Result<Artifact, PublishError> {
     let too_large = || PublishError::TooLarge {
@@ -43,12 +44,30 @@ pub fn publish_archive(
         };
         zip.start_file(unique(&artifact.path, &mut taken), options(artifact, now))
             .map_err(io::Error::from)
-            .and_then(|()| io::copy(&mut data, &mut zip))
+            .and_then(|()| pack(&mut data, &mut zip, patience))
             .map_err(failed(name))?;
     }
     let written = zip.finish().map_err(io::Error::from);
     written.and_then(Write::flush).map_err(failed(name))?;
-    seal(store, staged, &path, job, origin, now)
+    seal(
+        store,
+        staged,
+        &Place::work(path),
+        job,
+        origin,
+        patience,
+        now,
+    )
+}
+
+fn pack(data: &mut impl Read, zip: &mut impl Write, patience: &Patience) -> io::Result<()> {
+    const BLOCK: u64 = 1024 * 1024;
+    loop {
+        patience.check()?;
+        if io::copy(&mut data.by_ref().take(BLOCK), zip)? == 0 {
+            return Ok(());
+        }
+    }
 }
 
 fn options(artifact: &Artifact, now: Timestamp) -> SimpleFileOptions {
@@ -124,10 +143,24 @@ mod tests {
             fs::write(job.work().join(path), text).unwrap();
             let snapshot = Snapshot::take(&job.work(), &Limits::default()).unwrap();
             let path = RelativePath::parse(path).unwrap();
-            publish(&store, &job, &path, &snapshot, &origin, folder.now).unwrap()
+            let place = Place::work(path);
+            let patience = Patience::endless();
+            publish(
+                &store, &job, &place, &snapshot, &origin, &patience, folder.now,
+            )
+            .unwrap()
         });
         let pack = |origin: &Origin<'_>| {
-            publish_archive(&store, &job, "files.zip", &artifacts, origin, folder.now)
+            let patience = Patience::endless();
+            publish_archive(
+                &store,
+                &job,
+                "files.zip",
+                &artifacts,
+                origin,
+                &patience,
+                folder.now,
+            )
         };
         let archive = pack(&origin).unwrap();
         assert_eq!(

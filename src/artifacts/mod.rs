@@ -3,16 +3,25 @@
 
 mod archive;
 mod beneath;
+mod embedded;
+mod mentions;
 mod names;
+mod patience;
+mod place;
 mod publish;
 mod relative;
 mod relative_path;
 mod snapshot;
+mod sqlite;
 
 pub use archive::publish_archive;
 pub use beneath::remove_file;
+pub use embedded::{Embedded, embedded};
+pub use mentions::Mentions;
 pub use names::{mime_type, numbered, safe as safe_name};
+pub use patience::Patience;
+pub use place::{Area, Place};
 pub use publish::{Origin, PublishError, publish};
-pub use relative::{relative, relative_text};
+pub use relative::{marks, percent_encoded, relative, relative_text};
 pub use relative_path::RelativePath;
-pub use snapshot::{ChangedFile, Limits, Snapshot, SnapshotError, changed};
+pub use snapshot::{ChangedFile, Limits, Snapshot, SnapshotError, changed, changed_aside};

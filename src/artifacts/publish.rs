@@ -1,21 +1,22 @@
 //! Copies a file out of a workspace to where only its link reaches it.
 
 use std::{
+    ffi::OsString,
     fmt::Write,
     fs::File,
     io::{self, Read, Seek},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use rustix::{
-    fs::{FileType, fstat, ioctl_ficlone},
+    fs::{FileType, SeekFrom, Stat, fstat, ioctl_ficlone, seek},
     io::Errno,
 };
 use sha2::{Digest, Sha256};
 
-use super::{RelativePath, Snapshot, beneath, names, snapshot::is_same};
+use super::{Place, RelativePath, Snapshot, beneath, names, patience::Patience, snapshot, sqlite};
 use crate::{
     model::{LinkToken, Principal, ServerName},
     store::{Artifact, Job, PrincipalHash, StagedLink, Store, StoreError},
@@ -51,6 +52,12 @@ pub enum PublishError {
     /// Somebody kept writing to it.
     #[error("{0}: the file kept changing while it was copied")]
     Unstable(String),
+    /// A database in the middle of a transaction: a copy would be of neither before nor after.
+    #[error("{0}: a transaction is not finished; it is linked by the first call that finds it so")]
+    InTransaction(String),
+    /// It was not copied in the time that there was for it.
+    #[error("{0}: copying it took too long and was given up")]
+    GivenUp(String),
     /// Over `max_bytes`.
     #[error("{name}: larger than the {limit} bytes that may be published")]
     TooLarge {
@@ -86,38 +93,42 @@ impl PublishError {
 /// How often a file is copied that changes meanwhile.
 const ATTEMPTS: usize = 3;
 const CHUNK: usize = 256 * 1024;
+/// What is copied between two looks whether anybody still waits.
+const BLOCK: u64 = 8 * 1024 * 1024;
 
-/// Publishes one version of one file of `job`. `snapshot` is the newest one of its `work/`: a file
-/// with several names is published only if it holds all of them.
+/// Publishes one version of one file of `job`. `snapshot` is the newest one of it: a file with several
+/// names is published only if it holds all of them.
 pub fn publish(
     store: &Store,
     job: &Job,
-    path: &RelativePath,
+    place: &Place,
     snapshot: &Snapshot,
     origin: &Origin<'_>,
+    patience: &Patience,
     now: Timestamp,
 ) -> Result<Artifact, PublishError> {
-    let name = path.display();
-    let source = Source::open(job, path, snapshot)?;
+    let name = place.display();
+    let source = Source::open(job, place, snapshot)?;
     let mut staged = store.stage_link()?;
-    source.copy_to(staged.data(), origin.max_bytes, &name, copy_bytes)?;
-    seal(store, staged, path, job, origin, now)
+    source.copy_to(staged.data(), origin.max_bytes, &name, patience, copy_bytes)?;
+    seal(store, staged, place, job, origin, patience, now)
 }
 
 /// Describes what was staged and gives it its link.
 pub(super) fn seal(
     store: &Store,
     mut staged: StagedLink,
-    path: &RelativePath,
+    place: &Place,
     job: &Job,
     origin: &Origin<'_>,
+    patience: &Patience,
     now: Timestamp,
 ) -> Result<Artifact, PublishError> {
-    let name = path.name().into_owned();
-    let (size, sha256) = digest(staged.data()).map_err(failed(&name))?;
+    let name = place.path.name().into_owned();
+    let (size, sha256) = digest(staged.data(), patience).map_err(failed(&name))?;
     let artifact = Artifact {
         token: LinkToken::random(),
-        path: path.display().into_owned(),
+        path: place.display(),
         ascii_name: names::ascii(&name),
         size,
         mime_type: names::mime_type(&name),
@@ -138,33 +149,62 @@ pub(super) fn seal(
 }
 
 pub(super) fn failed(name: &str) -> impl Fn(io::Error) -> PublishError {
-    move |source| PublishError::Io {
-        name: name.to_owned(),
-        source,
+    move |source| {
+        let name = name.to_owned();
+        if source.kind() == io::ErrorKind::TimedOut {
+            PublishError::GivenUp(name)
+        } else {
+            PublishError::Io { name, source }
+        }
     }
 }
 
-/// An open regular file of a workspace that nobody outside shares.
+/// An open regular file of a workspace that nobody outside shares, and of a database its log.
 struct Source {
     file: File,
+    log: Option<File>,
 }
 
 impl Source {
-    fn open(job: &Job, path: &RelativePath, snapshot: &Snapshot) -> Result<Self, PublishError> {
-        let name = || path.display().into_owned();
-        let root = beneath::open_dir(&job.work()).map_err(failed(&name()))?;
-        let file =
-            beneath::open_file(root.as_fd(), path).map_err(|error| refusal(name(), error))?;
-        let stat = fstat(&file).map_err(|error| failed(&name())(error.into()))?;
+    fn open(job: &Job, place: &Place, snapshot: &Snapshot) -> Result<Self, PublishError> {
+        let name = || place.display();
+        let root = beneath::open_dir(&place.area.of(job)).map_err(failed(&name()))?;
+        let file = Self::open_one(&root, &place.path, snapshot, &name())?;
+        let mut log = None;
+        if sqlite::is_database(&file) {
+            let beside = |suffix: &str| {
+                let mut beside = OsString::from(place.path.as_path().file_name()?);
+                beside.push(suffix);
+                let path = place.path.sibling(&beside);
+                // What is no plain file is nothing of SQLite's.
+                Self::open_one(&root, &path, snapshot, &name()).ok()
+            };
+            if beside(sqlite::JOURNAL_SUFFIX).is_some_and(|journal| sqlite::is_hot(&journal)) {
+                return Err(PublishError::InTransaction(name()));
+            }
+            log = beside(sqlite::WAL_SUFFIX);
+        }
+        Ok(Self { file, log })
+    }
+
+    fn open_one(
+        root: &OwnedFd,
+        path: &RelativePath,
+        snapshot: &Snapshot,
+        name: &str,
+    ) -> Result<File, PublishError> {
+        let file = beneath::open_file(root.as_fd(), path);
+        let file = file.map_err(|error| refusal(name.to_owned(), error))?;
+        let stat = fstat(&file).map_err(|error| failed(name)(error.into()))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(PublishError::NotAFile(name()));
+            return Err(PublishError::NotAFile(name.to_owned()));
         }
         #[allow(clippy::useless_conversion)] // not on every platform
         let links = u64::from(stat.st_nlink);
         if links > 1 && snapshot.names_of(&stat) < links {
-            return Err(PublishError::LinkedElsewhere(name()));
+            return Err(PublishError::LinkedElsewhere(name.to_owned()));
         }
-        Ok(Self { file })
+        Ok(file)
     }
 
     /// Copies until the file held still. `copy` is the disk, so that tests can fill it.
@@ -173,24 +213,55 @@ impl Source {
         target: &mut File,
         limit: u64,
         name: &str,
-        mut copy: impl FnMut(&File, &mut File, u64) -> io::Result<u64>,
+        patience: &Patience,
+        mut copy: impl FnMut(&File, &mut File, u64, &Patience) -> io::Result<u64>,
     ) -> Result<(), PublishError> {
         let failed = failed(name);
-        let stat = || fstat(&self.file).map_err(|error| failed(error.into()));
+        let too_large = || PublishError::TooLarge {
+            name: name.to_owned(),
+            limit,
+        };
         for _ in 0..ATTEMPTS {
-            let before = stat()?;
-            let size = u64::try_from(before.st_size).unwrap_or(u64::MAX);
+            let before = self.stats().map_err(&failed)?;
+            let size = u64::try_from(before.0.st_size).unwrap_or(u64::MAX);
             if size > limit {
-                let name = name.to_owned();
-                return Err(PublishError::TooLarge { name, limit });
+                return Err(too_large());
             }
-            let copied = copy(&self.file, target, size).map_err(&failed)?;
-            if copied == size && is_same(&before, &stat()?) {
-                return Ok(());
+            let copied = copy(&self.file, target, size, patience).map_err(&failed)?;
+            let completed = self.complete(target, patience);
+            if copied != size || !is_same(&before, &self.stats().map_err(&failed)?) {
+                continue;
             }
+            completed.map_err(&failed)?;
+            let whole = target.metadata().map_err(&failed)?.len();
+            return if whole > limit {
+                Err(too_large())
+            } else {
+                Ok(())
+            };
         }
         Err(PublishError::Unstable(name.to_owned()))
     }
+
+    fn complete(&self, target: &mut File, patience: &Patience) -> io::Result<()> {
+        match &self.log {
+            Some(log) => sqlite::complete(target, log, patience),
+            None => Ok(()),
+        }
+    }
+
+    fn stats(&self) -> io::Result<(Stat, Option<Stat>)> {
+        let log = self.log.as_ref().map(fstat).transpose()?;
+        Ok((fstat(&self.file)?, log))
+    }
+}
+
+fn is_same(before: &(Stat, Option<Stat>), after: &(Stat, Option<Stat>)) -> bool {
+    let same_log = match (&before.1, &after.1) {
+        (Some(before), Some(after)) => snapshot::is_same(before, after),
+        _ => true,
+    };
+    same_log && snapshot::is_same(&before.0, &after.0)
 }
 
 fn refusal(name: String, error: io::Error) -> PublishError {
@@ -204,24 +275,56 @@ fn refusal(name: String, error: io::Error) -> PublishError {
     }
 }
 
-/// Fills `target` with the first `size` bytes of `source`, sharing blocks where that is possible.
-fn copy_bytes(mut source: &File, target: &mut File, size: u64) -> io::Result<u64> {
+/// Fills `target` with the first `size` bytes of `source`, sharing blocks where that is possible, and
+/// leaving out what was never written.
+fn copy_bytes(source: &File, target: &mut File, size: u64, patience: &Patience) -> io::Result<u64> {
     target.set_len(0)?;
     target.rewind()?;
     if ioctl_ficlone(&*target, source).is_ok() {
         // It may have grown since it was measured: what counts is what was cloned.
         return target.metadata().map(|cloned| cloned.len());
     }
-    source.rewind()?;
-    io::copy(&mut source.take(size), target)
+    let mut at = 0;
+    while at < size {
+        patience.check()?;
+        let (start, end) = written(source, at, size);
+        at = start;
+        while at < end {
+            patience.check()?;
+            let mut from = source;
+            from.seek(io::SeekFrom::Start(at))?;
+            target.seek(io::SeekFrom::Start(at))?;
+            let copied = io::copy(&mut from.take(BLOCK.min(end - at)), target)?;
+            if copied == 0 {
+                // It has become shorter.
+                return Ok(at);
+            }
+            at += copied;
+        }
+    }
+    target.set_len(size)?;
+    Ok(size)
+}
+
+/// The next part that was written, from `at` on and not beyond `size`; empty where nothing more was.
+fn written(source: &File, at: u64, size: u64) -> (u64, u64) {
+    let start = match seek(source, SeekFrom::Data(at)) {
+        Ok(start) => start.min(size),
+        Err(Errno::NXIO) => return (size, size),
+        // Not every filesystem knows.
+        Err(_) => return (at, size),
+    };
+    let end = seek(source, SeekFrom::Hole(start)).unwrap_or(size);
+    (start, end.min(size))
 }
 
 /// Size and SHA-256 of the copy itself, not of a file that may have changed since.
-fn digest(file: &mut File) -> io::Result<(u64, String)> {
+fn digest(file: &mut File, patience: &Patience) -> io::Result<(u64, String)> {
     file.rewind()?;
     let (mut hash, mut size) = (Sha256::new(), 0);
     let mut chunk = vec![0; CHUNK];
     loop {
+        patience.check()?;
         let length = match file.read(&mut chunk) {
             Ok(0) => break,
             Ok(length) => length,

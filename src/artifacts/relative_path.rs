@@ -53,9 +53,20 @@ impl RelativePath {
         self.0.file_name().map(names::display).unwrap_or_default()
     }
 
+    /// Another name in the folder that this one is in.
+    pub(super) fn sibling(&self, name: &OsStr) -> Self {
+        Self(self.0.with_file_name(name))
+    }
+
     /// An entry of the folder `parent`, or of the top folder, as a directory listing named it.
     pub(super) fn entry(parent: Option<&Self>, name: &OsStr) -> Self {
         Self(parent.map_or_else(|| name.into(), |parent| parent.0.join(name)))
+    }
+}
+
+impl AsRef<Self> for RelativePath {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 

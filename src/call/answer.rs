@@ -31,6 +31,20 @@ pub enum Notice {
     },
     /// Files that got no link, and why.
     NotLinked(Vec<String>),
+    /// What the call says it wrote where no file is linked, whatever is there.
+    Outside {
+        /// Some paths, as it spells them.
+        paths: Vec<String>,
+        /// How many more there are.
+        more: usize,
+    },
+    /// The folder takes more of the disk than it may.
+    Full {
+        /// Bytes.
+        used: u64,
+        /// Bytes.
+        limit: u64,
+    },
     /// Files that were attached in the chat and are in the folder since this call, by these names.
     Brought(Vec<String>),
     /// Attached files that are not there, and why.
@@ -87,6 +101,24 @@ impl Notice {
             (Self::NotBrought(why), Lang::Ja) => format!(
                 "このチャットのフォルダーに置けなかった添付ファイル: {}。",
                 why.join("; ")
+            ),
+            (Self::Outside { paths, more }, Lang::En) => format!(
+                "Outside this chat's folder, and so not linked: {}. Give a plain file name, without a \
+                 folder, to get a link.",
+                listed(paths, *more, "and {} more")
+            ),
+            (Self::Outside { paths, more }, Lang::Ja) => format!(
+                "このチャットのフォルダーの外にあるためリンクしていません: {}。\
+                 リンクが必要な場合は、フォルダーを付けずにファイル名だけを指定してください。",
+                listed(paths, *more, "ほか {} 件")
+            ),
+            (Self::Full { used, limit }, Lang::En) => format!(
+                "This chat's folder takes {used} bytes of the {limit} allowed \
+                 (MCPO_MAX_WORKSPACE_BYTES): delete files before new ones are made."
+            ),
+            (Self::Full { used, limit }, Lang::Ja) => format!(
+                "このチャットのフォルダーは上限 {limit} バイトに対して {used} バイトを使っています\
+                 （MCPO_MAX_WORKSPACE_BYTES）。新しいファイルを作る前に、ファイルを削除してください。"
             ),
             (Self::NotLinked(why), Lang::En) => format!("Not linked: {}.", why.join("; ")),
             (Self::NotLinked(why), Lang::Ja) => {

@@ -39,6 +39,9 @@ pub enum CallError {
     /// Less disk is free than is kept free, or the disk filled up.
     #[error("{0}")]
     DiskFull(String),
+    /// The call filled its folder far beyond what is allowed, and was ended for that.
+    #[error("the call was ended: {0}")]
+    OverQuota(String),
     /// The session id is not one that this caller was given.
     #[error("no such session")]
     UnknownSession,
@@ -128,6 +131,7 @@ impl CallError {
             Self::Child(_)
             | Self::Timeout(_)
             | Self::DiskFull(_)
+            | Self::OverQuota(_)
             | Self::Fenced
             | Self::ReplicaLost(_)
             | Self::TooManyRounds(_) => Severity::Failure,
@@ -173,7 +177,7 @@ impl CallError {
             Self::Rpc { .. } => "rpc_error",
             Self::Left => "cancelled",
             Self::Busy(_) | Self::Child(ChildError::TooManyStarts) => "busy",
-            Self::DiskFull(_) => "disk_full",
+            Self::DiskFull(_) | Self::OverQuota(_) => "disk_full",
             Self::UnknownSession => "unknown_session",
             Self::Elsewhere(_) => "elsewhere",
             Self::Fenced => "fenced",

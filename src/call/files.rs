@@ -1,24 +1,36 @@
 //! What a call left on disk becomes links.
 
-use std::{path::Path, sync::Arc};
+use std::{io::Write as _, path::Path, sync::Arc};
 
 use serde::Serialize;
 use serde_json::Value;
+use tokio::{
+    sync::{OwnedMutexGuard, oneshot},
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
 
-use super::{CallEngine, CallError, Notice};
+use super::{CallEngine, CallError, Notice, quota::Room};
 use crate::{
     artifacts::{
-        self, ChangedFile, Origin, RelativePath, Snapshot, SnapshotError, publish, publish_archive,
+        self, ChangedFile, Embedded, Mentions, Origin, Patience, Place, PublishError, RelativePath,
+        Snapshot, SnapshotError, numbered, publish, publish_archive,
     },
-    config::{Lang, ServerSpec, Settings},
+    config::{Lang, Mode, ServerSpec, Settings, WorkspaceScope},
     model::{Principal, RawJson, last_members, link_text},
-    store::{Artifact, Job},
+    store::{Artifact, Job, JobFolderPaths},
 };
 
 /// The name of the zip that holds several files of one call.
 const ARCHIVE: &str = "files.zip";
 /// Names that a notice lists before it only counts.
 const LISTED: usize = 20;
+/// Paths outside of the folder that a notice lists.
+const LISTED_OUTSIDE: usize = 5;
+/// Answers that are longer are not searched for paths outside of the folder.
+const SEARCHED: usize = 1 << 18;
+/// A step of the disk that began in time may end after it.
+const LAST_STEP: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// The links of one call.
 #[derive(Debug, Default)]
@@ -103,31 +115,35 @@ impl Published {
 }
 
 /// A look at the folder after a call.
-pub struct Found {
+struct Found {
     /// What lies there now; the next look compares with it.
-    pub snapshot: Snapshot,
+    snapshot: Snapshot,
     /// The links.
-    pub published: Published,
-    /// What got none, and why.
-    pub notice: Option<Notice>,
-    /// The call has left more than is looked at, and why it fails for that.
-    pub refused: Option<String>,
+    published: Published,
+    /// What the caller should know.
+    notices: Vec<Notice>,
+    /// The call has left more than may lie there, and why it fails for that.
+    refused: Option<String>,
 }
 
 impl Found {
-    /// The folder holds more than is looked at, and nothing is linked. The call that made it so
-    /// fails; later ones may be about to delete files, and have their answer.
-    fn over(before: &Snapshot, why: String) -> Self {
-        let (notice, refused) = if before.is_over() {
-            (Some(Notice::NotLinked(vec![why])), None)
-        } else {
-            (None, Some(why))
-        };
+    /// Nothing is linked, for this reason.
+    fn nothing(snapshot: Snapshot, why: String) -> Self {
         Self {
-            snapshot: Snapshot::over(),
+            snapshot,
             published: Published::default(),
-            notice,
-            refused,
+            notices: vec![Notice::NotLinked(vec![why])],
+            refused: None,
+        }
+    }
+
+    /// Nothing is linked, and the call fails.
+    fn refused(snapshot: Snapshot, why: String) -> Self {
+        Self {
+            snapshot,
+            published: Published::default(),
+            notices: Vec::new(),
+            refused: Some(why),
         }
     }
 }
@@ -143,59 +159,147 @@ pub struct Maker {
     pub tool: Box<str>,
 }
 
+/// What is looked for after a call, and where.
+pub struct Look {
+    /// The folder.
+    pub job: Job,
+    /// How its children spell it.
+    pub paths: JobFolderPaths,
+    /// What lay there before the call.
+    pub before: Snapshot,
+    /// Whose files they are.
+    pub maker: Maker,
+    /// What the call was given.
+    pub arguments: Option<RawJson>,
+    /// What it answered, the folder's path taken out.
+    pub result: RawJson,
+}
+
+/// Links and what is to be said of them, or why the call fails.
+pub type Looked = Result<(Published, Vec<Notice>), CallError>;
+
 impl CallEngine {
-    /// Publishes what differs from `before`, and what the result names in `file_path_fields`.
+    /// Publishes what the call changed, and brings `seen` up to date. The copies stop at `until`, or
+    /// when nobody waits any more because the caller `left`: then nothing is linked, and all of it is
+    /// new to the next call.
     pub(super) async fn publish(
         self: &Arc<Self>,
-        job: &Job,
-        before: Snapshot,
-        maker: Maker,
-        result: &RawJson,
-    ) -> Result<Found, CallError> {
-        let named = named_files(&maker.spec.file_path_fields, result);
-        let (engine, job) = (self.clone(), job.clone());
-        let look = move || engine.publish_now(&job, &before, &maker, named);
-        tokio::task::spawn_blocking(look)
-            .await
-            .expect("publishing does not panic")
-    }
-
-    fn publish_now(
-        &self,
-        job: &Job,
-        before: &Snapshot,
-        maker: &Maker,
-        named: Vec<RelativePath>,
-    ) -> Result<Found, CallError> {
-        let limits = snapshot_limits(&self.settings);
-        let snapshot = match Snapshot::take(&job.work(), &limits) {
-            Ok(snapshot) => snapshot,
-            Err(SnapshotError::Io(error)) => return Err(CallError::Internal(error.to_string())),
-            Err(over) => return Ok(Found::over(before, over.to_string())),
-        };
-        self.check_quota(job, &snapshot)?;
-        let mut paths: Vec<RelativePath> = artifacts::changed(before, &snapshot)
-            .into_iter()
-            .map(|ChangedFile { path, .. }| path)
-            .collect();
-        let known: Vec<&RelativePath> = snapshot.files().collect();
-        let extra = named
-            .into_iter()
-            .filter(|path| known.binary_search(&path).is_ok());
-        for path in extra {
-            if !paths.contains(&path) {
-                paths.push(path);
+        look: Look,
+        mut seen: OwnedMutexGuard<Snapshot>,
+        until: Instant,
+        left: &CancellationToken,
+    ) -> Looked {
+        let given_up = left.child_token();
+        let stop = given_up.clone().drop_guard();
+        let (tell, told) = oneshot::channel();
+        let (engine, left) = (self.clone(), left.clone());
+        // It keeps the folder until it is done: no other call looks meanwhile, and none begins what
+        // this one does not finish.
+        tokio::task::spawn_blocking(move || {
+            let found = engine.publish_now(&look, &Patience::until(until, given_up));
+            if left.is_cancelled() {
+                engine.take_back(&found.published);
+                return;
+            }
+            *seen = found.snapshot;
+            drop(seen);
+            let looked = match found.refused {
+                Some(why) => Err(CallError::DiskFull(why)),
+                None => Ok((found.published, found.notices)),
+            };
+            if let Err(Ok((published, _))) = tell.send(looked) {
+                engine.take_back(&published);
+            }
+        });
+        // A disk that hangs holds up neither the answer nor the chat.
+        let looked = timeout_at(until + LAST_STEP, told).await;
+        drop(stop);
+        match looked {
+            Ok(Ok(looked)) => looked,
+            Ok(Err(_)) => Err(CallError::Left),
+            Err(_) => {
+                self.metrics.files_given_up(1);
+                Ok(not_in_time())
             }
         }
+    }
+
+    fn publish_now(&self, look: &Look, patience: &Patience) -> Found {
+        let limits = snapshot_limits(&self.settings);
+        let (job, before, spec) = (&look.job, &look.before, &look.maker.spec);
         let mut refused = Vec::new();
+        let mut places = self.unpack(look, &mut refused);
+        let snapshot = match Snapshot::of(job, &limits) {
+            Ok(snapshot) => snapshot,
+            // The tool has done its work: its result is not lost for that.
+            Err(SnapshotError::Io(error)) => {
+                let why = format!("the chat's folder cannot be read: {error}");
+                return Found::nothing(before.clone(), why);
+            }
+            // The call that made it so fails; later ones may be about to delete files.
+            Err(over) if before.is_over() || spec.is_files_server() => {
+                return Found::nothing(Snapshot::over(), over.to_string());
+            }
+            Err(over) => return Found::refused(Snapshot::over(), over.to_string()),
+        };
+        let mut notices = Vec::new();
+        match self.room(before, &snapshot, spec) {
+            Room::Enough => {}
+            Room::Over(notice) => notices.push(notice),
+            Room::Refused(why) => return Found::refused(snapshot, why),
+        }
+        let changed = artifacts::changed(before, &snapshot);
+        let changed = changed.into_iter().map(|ChangedFile { path, .. }| path);
+        let named = named_files(&spec.file_path_fields, &look.result);
+        let named = named.into_iter().filter(|path| snapshot.has(path));
+        for place in changed.chain(named).map(Place::work) {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        let aside = artifacts::changed_aside(before, &snapshot);
+        let mentions = mentions(look, !aside.is_empty());
+        if let Some(mentions) = &mentions {
+            let alone = |place: &Place| {
+                let name = place.path.name();
+                !snapshot.files().any(|path| path.name() == name)
+            };
+            places.extend(
+                aside
+                    .into_iter()
+                    .filter(|place| mentions.names(place, alone(place))),
+            );
+        }
         let limit = self.settings.files.max_per_call;
-        if paths.len() > limit {
+        if places.len() > limit {
             refused.push(format!(
                 "{} more files (MCPO_MAX_FILES_PER_CALL)",
-                paths.len() - limit
+                places.len() - limit
             ));
-            paths.truncate(limit);
+            places.truncate(limit);
         }
+        let published = self.link(look, &places, &snapshot, patience, &mut refused);
+        if !refused.is_empty() {
+            notices.push(Notice::NotLinked(refused));
+        }
+        notices.extend(mentions.and_then(|mentions| outside(&mentions, &published)));
+        Found {
+            snapshot,
+            published,
+            notices,
+            refused: None,
+        }
+    }
+
+    fn link(
+        &self,
+        look: &Look,
+        places: &[Place],
+        snapshot: &Snapshot,
+        patience: &Patience,
+        refused: &mut Vec<String>,
+    ) -> Published {
+        let (job, maker) = (&look.job, &look.maker);
         let origin = Origin {
             principal: &maker.principal,
             server: &maker.spec.name,
@@ -203,89 +307,146 @@ impl CallEngine {
             ttl: self.settings.files.expiry,
             max_bytes: self.settings.files.max_workspace_bytes,
         };
-        let published = self.link(job, &paths, &snapshot, &origin, &mut refused)?;
-        let notice = (!refused.is_empty()).then_some(Notice::NotLinked(refused));
-        Ok(Found {
-            snapshot,
-            published,
-            notice,
-            refused: None,
-        })
-    }
-
-    fn link(
-        &self,
-        job: &Job,
-        paths: &[RelativePath],
-        snapshot: &Snapshot,
-        origin: &Origin<'_>,
-        refused: &mut Vec<String>,
-    ) -> Result<Published, CallError> {
         let mut published = Published::default();
-        for path in paths {
-            match publish(&self.store, job, path, snapshot, origin, self.store.now()) {
-                Ok(artifact) => published.files.push(artifact),
-                Err(error) if error.is_disk_full() => {
-                    self.take_back(&published);
-                    return Err(error.into());
+        for (index, place) in places.iter().enumerate() {
+            let now = self.store.now();
+            let error = match publish(&self.store, job, place, snapshot, &origin, patience, now) {
+                Ok(artifact) => {
+                    published.files.push(artifact);
+                    continue;
                 }
-                Err(error) => refused.push(error.to_string()),
+                Err(error) => error,
+            };
+            // It is known from now on, and no later call begins it again unasked.
+            let over = error.is_disk_full() || matches!(error, PublishError::GivenUp(_));
+            if !over {
+                refused.push(error.to_string());
+                continue;
             }
+            let rest = places.len() - index;
+            self.metrics.files_given_up(rest as u64);
+            let mut why = error.to_string();
+            if rest > 1 {
+                why = format!("{why}, and {} more files with it", rest - 1);
+            }
+            if self.gives_links(&maker.spec) {
+                why.push_str(" (get_link of the server files tries it again)");
+            }
+            refused.push(why);
+            return published;
         }
         if published.files.len() > 1 {
-            let now = self.store.now();
-            match publish_archive(&self.store, job, ARCHIVE, &published.files, origin, now) {
+            let (files, now) = (&published.files, self.store.now());
+            let packed = publish_archive(&self.store, job, ARCHIVE, files, &origin, patience, now);
+            match packed {
                 Ok(archive) => published.archive = Some(Box::new(archive)),
                 Err(error) => refused.push(error.to_string()),
             }
         }
-        Ok(published)
+        published
     }
 
-    /// A call that failed for want of disk leaves no copies behind.
+    /// Whether a later link can be asked for: the built-in server works in the folder, too.
+    fn gives_links(&self, spec: &ServerSpec) -> bool {
+        let settings = &self.settings;
+        let offered = settings.files.server && settings.stateful.enabled;
+        offered && spec.mode == Mode::Stateful && spec.workspace == WorkspaceScope::Chat
+    }
+
+    /// Puts files that came in the answer itself into the folder, and returns where they are.
+    fn unpack(&self, look: &Look, refused: &mut Vec<String>) -> Vec<Place> {
+        let mut files = artifacts::embedded(&look.result);
+        let limit = self.settings.files.max_per_call;
+        if files.len() > limit {
+            refused.push(format!(
+                "{} more files in the answer (MCPO_MAX_FILES_PER_CALL)",
+                files.len() - limit
+            ));
+            files.truncate(limit);
+        }
+        let (mut places, mut used) = (Vec::new(), look.before.usage().bytes);
+        for file in files {
+            used = used.saturating_add(file.bytes.len() as u64);
+            let placed = if used > self.settings.files.max_workspace_bytes {
+                Err("it does not fit into the folder (MCPO_MAX_WORKSPACE_BYTES)".to_owned())
+            } else if let Err(error) = self.check_free_disk() {
+                Err(error.to_string())
+            } else {
+                self.place(&look.job, &file)
+                    .map_err(|error| error.to_string())
+            };
+            match placed {
+                Ok(path) => places.push(Place::work(path)),
+                Err(why) => refused.push(format!("{} of the answer: {why}", file.name)),
+            }
+        }
+        places
+    }
+
+    /// Under its name, or a number where another file has that.
+    fn place(&self, job: &Job, file: &Embedded) -> Result<RelativePath, CallError> {
+        let internal = |error: &dyn std::fmt::Display| CallError::Internal(error.to_string());
+        let is_it = |name: &String| {
+            let path = job.work().join(name);
+            let length =
+                std::fs::symlink_metadata(&path).map(|found| (found.is_file(), found.len()));
+            length.is_ok_and(|found| found == (true, file.bytes.len() as u64))
+                && std::fs::read(&path).is_ok_and(|bytes| bytes == file.bytes)
+        };
+        let name = if is_it(&file.name) {
+            // The same answer as before.
+            file.name.clone()
+        } else {
+            let staged = self.store.stage_file()?;
+            let written = staged
+                .data()
+                .and_then(|mut data| data.write_all(&file.bytes));
+            written.map_err(|error| internal(&error))?;
+            staged.place(job, numbered(&file.name))?
+        };
+        RelativePath::parse(name).map_err(|error| internal(&error))
+    }
+
+    /// Links that nobody was told of are as if they had never been.
     fn take_back(&self, published: &Published) {
-        for artifact in &published.files {
+        self.metrics.files_given_up(published.all().count() as u64);
+        for artifact in published.all() {
             if let Err(error) = self.store.remove_link(&artifact.token) {
                 tracing::warn!(%error, "link not taken back");
             }
         }
     }
+}
 
-    /// A workspace over its quota takes no further files.
-    fn check_quota(&self, job: &Job, snapshot: &Snapshot) -> Result<(), CallError> {
-        let limits = &self.settings.files;
-        // What cannot be looked through, because there is too much of it, is over the quota too.
-        let beside = |folder: &Path| match Snapshot::take(folder, &snapshot_limits(&self.settings))
-        {
-            Ok(found) => found.usage().bytes,
-            Err(SnapshotError::Io(_)) => 0,
-            Err(_) => u64::MAX,
-        };
-        let used = [beside(&job.home()), beside(&job.tmp())]
-            .into_iter()
-            .fold(snapshot.usage().bytes, u64::saturating_add);
-        if used > limits.max_workspace_bytes {
-            return Err(CallError::DiskFull(format!(
-                "this chat's folder takes {} bytes of the {} allowed (MCPO_MAX_WORKSPACE_BYTES): \
-                 delete files, or start a new chat",
-                used, limits.max_workspace_bytes
-            )));
-        }
-        Ok(())
-    }
+/// What is said where the disk did not answer.
+pub(super) fn not_in_time() -> (Published, Vec<Notice>) {
+    let why = "the folder's disk did not answer in time".to_owned();
+    (Published::default(), vec![Notice::NotLinked(vec![why])])
+}
 
-    /// Below the floor nothing is begun: a full disk would hurt everybody.
-    pub(super) fn check_free_disk(&self) -> Result<(), CallError> {
-        let floor = self.settings.files.min_free_disk_bytes;
-        let free = self.store.free_bytes()?;
-        if free < floor {
-            return Err(CallError::DiskFull(format!(
-                "only {free} bytes are free where workspaces are kept, and {floor} must stay free \
-                 (MCPO_MIN_FREE_DISK_BYTES)"
-            )));
-        }
-        Ok(())
-    }
+/// What the call names; `None` where that is of no use.
+fn mentions(look: &Look, wanted: bool) -> Option<Mentions> {
+    let holds = |raw: &RawJson| raw.as_bytes().iter().any(|byte| b"/~\\".contains(byte));
+    let arguments = look.arguments.as_ref();
+    let useful = look.result.as_bytes().len() <= SEARCHED
+        && (holds(&look.result) || arguments.is_some_and(holds));
+    (wanted || useful).then(|| {
+        let arguments = arguments.map(|raw| artifacts::relative(raw.clone(), &look.paths));
+        Mentions::of(&look.maker.tool, arguments.as_ref(), &look.result)
+    })
+}
+
+/// A file of that name that has a link is the one that was meant.
+fn outside(mentions: &Mentions, published: &Published) -> Option<Notice> {
+    let linked = |path: &String| {
+        let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
+        published.files.iter().any(|file| file.name == name)
+    };
+    let mut paths = mentions.outside();
+    paths.retain(|path| !linked(path));
+    let more = paths.len().saturating_sub(LISTED_OUTSIDE);
+    paths.truncate(LISTED_OUTSIDE);
+    (!paths.is_empty()).then_some(Notice::Outside { paths, more })
 }
 
 /// What a look through a workspace may find.

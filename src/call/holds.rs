@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{CallError, Running, snapshot_limits};
 use crate::{
     admission::Place,
-    artifacts::{RelativePath, Snapshot, changed},
+    artifacts::{self, Snapshot, changed, changed_aside},
     config::ServerSpec,
     model::Tenant,
     session::{SharedChild, Turn, Workspace},
@@ -33,7 +33,7 @@ struct Seat {
     workspace: Arc<Workspace>,
     turn: Option<Turn>,
     /// What it had changed when it gave its turn away: its own, whoever looks next.
-    changed: Vec<RelativePath>,
+    changed: Vec<artifacts::Place>,
 }
 
 impl Holds {
@@ -81,13 +81,14 @@ impl Holds {
         let Some(turn) = seat.turn.take() else { return };
         if running.call.ask.is_tool_call() {
             let mut seen = seat.workspace.files.lock().await;
-            let work = seat.workspace.job.work();
+            let job = seat.workspace.job.clone();
             let limits = snapshot_limits(&running.engine.settings);
-            let look = move || Snapshot::take(&work, &limits);
+            let look = move || Snapshot::of(&job, &limits);
             // What cannot be looked through now is told by the look after the call.
             if let Ok(Ok(now)) = tokio::task::spawn_blocking(look).await {
                 let own = changed(&seen, &now).into_iter().map(|file| file.path);
-                seat.changed.extend(own);
+                seat.changed.extend(own.map(artifacts::Place::work));
+                seat.changed.extend(changed_aside(&seen, &now));
                 *seen = now;
             }
         }
@@ -126,12 +127,23 @@ impl Holds {
         }
     }
 
+    /// What the folder took before the call, if it has one that can be looked through.
+    pub(super) fn used(&self) -> Option<u64> {
+        let Some(seat) = &self.seat else {
+            // That of a `stateless` call is its own.
+            return self.beside.is_none().then_some(0);
+        };
+        let seen = seat.workspace.files.try_lock().ok()?;
+        let known = !seen.is_over() && seen.over_aside().is_none();
+        known.then(|| seen.usage().bytes)
+    }
+
     /// The folder as it was before the call: of what it changed itself before it gave its turn away
     /// nothing is known.
     pub(super) fn before(&self, seen: &Snapshot) -> Snapshot {
         let mut before = seen.clone();
-        for path in self.seat.iter().flat_map(|seat| &seat.changed) {
-            before.forget(path);
+        for place in self.seat.iter().flat_map(|seat| &seat.changed) {
+            before.forget(place);
         }
         before
     }

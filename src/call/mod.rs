@@ -16,6 +16,7 @@ mod holds;
 mod incoming;
 mod meta;
 mod parking;
+mod quota;
 mod record;
 mod rounds;
 mod run;
@@ -27,7 +28,7 @@ mod status;
 use std::sync::{Arc, Mutex};
 
 use axum::http::HeaderMap;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -69,6 +70,8 @@ pub struct CallEngine {
     pub metrics: Arc<Metrics>,
     /// Running calls, for a shutdown that waits for them.
     pub running: TaskTracker,
+    /// Looks at folders while their calls run: one at a time.
+    pub measuring: Semaphore,
     /// Set when no call may begin any more; those that wait for their turn are sent away.
     pub stopping: CancellationToken,
     /// Set when running calls have had their time.

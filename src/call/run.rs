@@ -9,10 +9,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use super::{
-    Answer, Call, CallEngine, CallError, Notice, Published, Running,
+    Answer, Call, CallEngine, CallError, Published, Running,
     detached::Detached,
     error::Waited,
-    files::Maker,
+    files::{Look, Looked, Maker, not_in_time},
     holds::Holds,
     parking::State,
     record,
@@ -24,7 +24,7 @@ use crate::{
     child::{Child, ChildError, Reply},
     config::Mode,
     model::{RawJson, Tenant},
-    store::Job,
+    store::{Job, JobFolderPaths},
 };
 
 /// How long a child that was told of a cancelled call may take to answer a ping.
@@ -205,6 +205,8 @@ impl Running {
         let quiet = child.noise_lines();
         let cancelled = CancellationToken::new();
         let mut answer = pin!(self.exchange(child, job, &cancelled));
+        let watched = holds.used().filter(|_| self.is_watched());
+        let mut watch = watched.map(|before| Box::pin(self.overfull(job, before)));
         let mut deadline = self.deadline;
         let mut state = self.call.parking.watch();
         let error = loop {
@@ -225,11 +227,19 @@ impl Running {
                     _ => std::future::pending().await,
                 }
             };
+            let overfull = async {
+                match &mut watch {
+                    // Meanwhile others may fill the folder.
+                    Some(watch) if matches!(now, State::Running) => watch.await,
+                    _ => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 reply = &mut answer => return reply,
                 () = self.left.cancelled() => break CallError::Left,
                 () = self.engine.ending.cancelled() => return Err(CallError::ShuttingDown),
+                over = overfull => return Err(over),
                 () = tokio::time::sleep_until(until) => match now {
                     State::Parked => {
                         break CallError::Unanswered(self.engine.settings.limits.input_timeout);
@@ -274,18 +284,17 @@ impl Running {
         }
     }
 
-    /// What the call left in its folder, as an answer; only tool calls are looked after. `seen` is
-    /// the folder at the last look, and after this at the new one.
+    /// What the call left in its folder, as an answer; only tool calls are looked after. `before` makes
+    /// what lay there before the call of what did at the last look.
     pub(super) async fn answer(
         &self,
         reply: Reply,
-        job: &Job,
-        before: Snapshot,
-        seen: &mut Snapshot,
+        folder: Folder,
+        before: impl FnOnce(&Snapshot) -> Snapshot,
     ) -> Result<Answer, CallError> {
         let (reply, outcome) = outcome(reply)?;
         let (files, notices) = if self.call.ask.is_tool_call() {
-            self.files(job, before, seen, &outcome).await?
+            self.files(folder, before, &outcome).await?
         } else {
             (Published::default(), Vec::new())
         };
@@ -299,30 +308,36 @@ impl Running {
 
     async fn files(
         &self,
-        job: &Job,
-        before: Snapshot,
-        seen: &mut Snapshot,
+        folder: Folder,
+        before: impl FnOnce(&Snapshot) -> Snapshot,
         outcome: &RawJson,
-    ) -> Result<(Published, Vec<Notice>), CallError> {
-        let maker = Maker {
-            principal: self.call.caller.principal.clone(),
-            spec: self.call.spec.clone(),
-            tool: self.call.ask.label().into(),
+    ) -> Looked {
+        // The tool has answered; a disk that hangs must hold up neither that nor the chat.
+        let until = Instant::now() + self.call.spec.timeout;
+        let Ok(seen) = tokio::time::timeout_at(until, folder.files.lock_owned()).await else {
+            return Ok(not_in_time());
         };
-        let looking = self.engine.publish(job, before, maker, outcome);
-        // The tool has answered; a disk that hangs must hold up neither that nor the chat. What is
-        // linked too late is new again at the next look.
-        let Ok(looked) = tokio::time::timeout(self.call.spec.timeout, looking).await else {
-            let why = "the folder's disk did not answer in time".to_owned();
-            return Ok((Published::default(), vec![Notice::NotLinked(vec![why])]));
+        let look = Look {
+            job: folder.job,
+            paths: folder.paths,
+            before: before(&seen),
+            maker: Maker {
+                principal: self.call.caller.principal.clone(),
+                spec: self.call.spec.clone(),
+                tool: self.call.ask.label().into(),
+            },
+            arguments: self.call.ask.arguments().cloned(),
+            result: outcome.clone(),
         };
-        let looked = looked?;
-        *seen = looked.snapshot;
-        match looked.refused {
-            Some(why) => Err(CallError::DiskFull(why)),
-            None => Ok((looked.published, looked.notice.into_iter().collect())),
-        }
+        self.engine.publish(look, seen, until, &self.left).await
     }
+}
+
+/// Where a call worked, and what lay there at the last look.
+pub(super) struct Folder {
+    pub job: Job,
+    pub paths: JobFolderPaths,
+    pub files: Arc<tokio::sync::Mutex<Snapshot>>,
 }
 
 /// A reply with its result; the child's error is the call's.

@@ -4,8 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Answer, CallError, Running, files, holds::Holds, run::PING_PATIENCE};
+use super::{
+    Answer, CallError, Running, files,
+    holds::Holds,
+    run::{Folder, PING_PATIENCE},
+};
 use crate::{
+    artifacts::Snapshot,
     child::{ChildError, End},
     config::UserValues,
     session::{Found, Lent, Place, Room, Start, Workspace},
@@ -60,7 +65,7 @@ impl Running {
         let permit = self.queue(self.admitted()).await?;
         let mut holds = Holds::in_turn(permit, workspace, turn);
         let checked = self.check_lease(workspace, self.began).await?;
-        engine.check_free_disk()?;
+        engine.check_free_disk_for(spec)?;
         let room = self.room(workspace, &mut holds).await?;
         let mut found = self.find(place, workspace, room).await?;
         let checked = self.check_lease(workspace, checked).await?;
@@ -86,13 +91,21 @@ impl Running {
         let late = holds.take_turn(spec);
         let _ = tokio::time::timeout(spec.timeout, late).await;
         self.check_lease(workspace, checked).await?;
-        let mut seen = workspace.files.lock().await;
-        let before = holds.before(&seen);
-        let mut answer = self.answer(reply, job, before, &mut seen).await?;
+        let paths = found.session.child.paths().clone();
+        let folder = Folder {
+            job: job.clone(),
+            paths,
+            files: workspace.files.clone(),
+        };
+        let before = |seen: &Snapshot| holds.before(seen);
+        let mut answer = self.answer(reply, folder, before).await?;
         answer.notices.extend(brought);
         if found.replaced && self.call.ask.is_tool_call() {
-            answer.notices.insert(0, files::inventory(&seen));
-            workspace.loss_told(&spec.name);
+            // A look that hangs keeps it; then the next answer says so.
+            if let Ok(seen) = workspace.files.try_lock() {
+                answer.notices.insert(0, files::inventory(&seen));
+                workspace.loss_told(&spec.name);
+            }
         }
         Ok(answer)
     }
@@ -167,7 +180,7 @@ impl Running {
         mut holds: Holds,
     ) {
         let over = match error {
-            CallError::Timeout(_) | CallError::ShuttingDown => {
+            CallError::Timeout(_) | CallError::ShuttingDown | CallError::OverQuota(_) => {
                 Some(End::Terminate(self.engine.children.kill_grace()))
             }
             CallError::Child(ChildError::Died { .. } | ChildError::TooLong { .. }) => {
@@ -179,10 +192,15 @@ impl Running {
             _ => return,
         };
         let (engine, spec) = (self.engine.clone(), self.call.spec.clone());
+        let filled = matches!(error, CallError::OverQuota(_));
         self.engine.running.spawn(async move {
             let sessions = &engine.sessions;
             if let Some(how) = over {
                 sessions.end_now(&workspace, &session, how).await;
+                if filled {
+                    // What this call wrote is not the next one's.
+                    engine.look_anew(&workspace).await;
+                }
             } else {
                 // Beside another call it might be too busy for a ping.
                 holds.take_turn(&spec).await;

@@ -1,6 +1,13 @@
 //! A call by a fresh child in a fresh folder; nothing of the child is left after the answer.
 
-use super::{Answer, CallError, Incoming, Running, attachments::Lot, holds::Holds, run::blocking};
+use std::sync::Arc;
+
+use super::{
+    Answer, CallError, Incoming, Running,
+    attachments::Lot,
+    holds::Holds,
+    run::{Folder, blocking},
+};
 use crate::{
     artifacts::Snapshot,
     child::{Child, ChildRequest, End},
@@ -128,7 +135,12 @@ impl Running {
                 // The answer is in, so the child has nothing left to do; only then is its folder
                 // looked through.
                 child.end(End::Kill).await;
-                let mut answer = self.answer(reply, job, seen.clone(), &mut seen).await;
+                let folder = Folder {
+                    job: job.clone(),
+                    paths: child.paths().clone(),
+                    files: Arc::new(tokio::sync::Mutex::new(seen)),
+                };
+                let mut answer = self.answer(reply, folder, Snapshot::clone).await;
                 if let Ok(answer) = &mut answer {
                     answer.notices.extend(brought);
                 }
@@ -153,7 +165,7 @@ impl Running {
             user: UserValues::of(&self.call.caller),
             tenant: self.tenant.clone(),
             deadline: self.deadline,
-            listener: std::sync::Arc::new(|_| {}),
+            listener: Arc::new(|_| {}),
         });
         self.before(async { ready.await.map_err(CallError::Child) })
             .await

@@ -183,7 +183,9 @@ impl From<CallError> for Problem {
             | CallError::ReplicaLost(_)
             | CallError::Unanswerable { .. }
             | CallError::TooManyRounds(_) => (StatusCode::BAD_GATEWAY, None),
-            CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, None),
+            CallError::DiskFull(_) | CallError::OverQuota(_) => {
+                (StatusCode::INSUFFICIENT_STORAGE, None)
+            }
             CallError::UnknownSession => (StatusCode::NOT_FOUND, None),
             CallError::Elsewhere(_) | CallError::Fenced | CallError::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some(5))

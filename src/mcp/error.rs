@@ -124,7 +124,9 @@ impl RpcError {
             }
             CallError::UnknownSession => (StatusCode::NOT_FOUND, -32600, None),
             CallError::BadPath { .. } => (StatusCode::OK, -32602, None),
-            CallError::DiskFull(_) => (StatusCode::INSUFFICIENT_STORAGE, -32603, None),
+            CallError::DiskFull(_) | CallError::OverQuota(_) => {
+                (StatusCode::INSUFFICIENT_STORAGE, -32603, None)
+            }
             _ => (StatusCode::OK, -32603, None),
         };
         let mut failure = Self::new(status, code, error.kind(), &error.to_string());

@@ -139,7 +139,7 @@ impl Sessions {
             let clear = |metadata: &mut Metadata| metadata.live_sessions.clear();
             metadata = self.store.update_metadata(job, clear)?;
         }
-        let files = match Snapshot::take(&job.work(), &self.settings.snapshot) {
+        let files = match Snapshot::of(job, &self.settings.snapshot) {
             // Opened all the same: only a tool can delete what is too much.
             Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) => Snapshot::over(),
             taken => taken?,

@@ -37,7 +37,7 @@ pub struct Workspace {
     /// Our right to it.
     pub lease: Lease,
     /// What lay in it after the last call; held while looking again.
-    pub files: tokio::sync::Mutex<Snapshot>,
+    pub files: Arc<tokio::sync::Mutex<Snapshot>>,
     order: Arc<RwLock<()>>,
     /// Held by an end that began under a call's turn and may outlast it.
     ending: Arc<tokio::sync::Mutex<()>>,
@@ -111,7 +111,7 @@ impl Workspace {
             key,
             job,
             lease,
-            files: tokio::sync::Mutex::new(files),
+            files: Arc::new(tokio::sync::Mutex::new(files)),
             order: Arc::default(),
             ending: Arc::default(),
             slots: Mutex::default(),

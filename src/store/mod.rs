@@ -68,6 +68,7 @@ pub use list::{JobSummary, SessionSummary};
 pub use metadata::{JobStatus, LiveSession, Metadata};
 pub use principal::PrincipalHash;
 pub use probe::Room;
+pub use remove::remove_tree;
 
 /// The jobs folder of this process. Dropping it ends the instance: its leases are then stale.
 #[derive(Debug)]

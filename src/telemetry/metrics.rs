@@ -47,6 +47,7 @@ pub struct Metrics {
     waiting: Gauge,
     queue: OnceLock<Box<QueueLoad>>,
     files_published: Counter,
+    files_given_up: Counter,
     published_bytes: Counter,
     downloaded_bytes: Counter,
     uploaded_bytes: Counter,
@@ -120,6 +121,11 @@ impl Metrics {
             waiting: counted(r, "calls_waiting", "Calls that wait for a place now"),
             queue: OnceLock::new(),
             files_published: counted(r, "files_published", "Files that became links"),
+            files_given_up: counted(
+                r,
+                "files_given_up",
+                "Files that got no link in time, for want of disk, or because nobody waited any more",
+            ),
             published_bytes: counted(r, "published_bytes", "Bytes of files that became links"),
             downloaded_bytes: counted(r, "downloaded_bytes", "Bytes of files that were fetched"),
             uploaded_bytes: counted(r, "uploaded_bytes", "Bytes of files that were sent"),
@@ -212,6 +218,11 @@ impl Metrics {
     pub fn published(&self, bytes: u64) {
         self.files_published.inc();
         self.published_bytes.inc_by(bytes);
+    }
+
+    /// So many files got no link because their copies were given up.
+    pub fn files_given_up(&self, count: u64) {
+        self.files_given_up.inc_by(count);
     }
 
     /// `bytes` of files went out.

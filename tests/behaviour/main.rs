@@ -36,6 +36,7 @@ mod openapi;
 mod openwebui_files;
 mod openwebui_session;
 mod parked;
+mod places;
 mod pool;
 mod real_servers;
 mod records;

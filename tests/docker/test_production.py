@@ -9,10 +9,11 @@ import unittest
 
 import deck
 import trustme
-from stack import HEALTH, NAMES, TAG, Stack, docker, free_port
+from stack import FIXTURES, HEALTH, NAMES, TAG, Stack, docker, free_port, result
 from web import answers, first_admin, request, wait_for
 
 FILES = ("docker-compose.yml", "docker-compose.prod.yml")
+PLACES = {"command": "python3", "args": ["/app/fixtures/places_server.py"]}
 # Stands in for the bridge and tells what nginx sent to it.
 MIRROR = """
 import http.server
@@ -31,10 +32,15 @@ class Production(unittest.TestCase):
         http, https = free_port(), free_port()
         self.origin, self.http = f"https://localhost:{https}", f"http://localhost:{http}"
         stack = Stack(
-            "production", FILES, (NAMES, HEALTH), HTTP_PORT=str(http), HTTPS_PORT=str(https), PUBLIC_URL=self.origin
+            "production",
+            FILES,
+            (NAMES, HEALTH, FIXTURES),
+            HTTP_PORT=str(http),
+            HTTPS_PORT=str(https),
+            PUBLIC_URL=self.origin,
         )
         with stack as self.stack:
-            stack.configure(chart=deck.CHART)
+            stack.configure(chart=deck.CHART, places=PLACES)
             refused = stack.run("up", "-d", check=False)
             self.assertRegex(refused.stderr, "does not exist: .*/certs/")
             self.certificate()
@@ -50,6 +56,7 @@ class Production(unittest.TestCase):
                 self.it_speaks_tls_and_says_so,
                 self.web_sockets_pass,
                 self.a_deck_is_made_all_the_same,
+                self.temporary_files_lie_on_the_volume,
                 self.a_download_needs_a_login,
                 self.passwords_cannot_be_guessed_fast,
                 self.cookies_do_not_reach_the_bridge,
@@ -92,6 +99,14 @@ class Production(unittest.TestCase):
         self.assertNotIn("openwebui", self.stack.exec("mcpo-bridge", "ls", "/run"))
         network = docker("network", "inspect", "-f", "{{.Internal}}", f"{self.stack.project}_mcpo-network")
         self.assertEqual(network, "true")
+
+    def temporary_files_lie_on_the_volume(self):
+        # `/tmp` is a tmpfs of 64 MB here.
+        call = self.stack.inner_chat()
+        self.assertEqual(result(call("places", "grow", path="$TMPDIR/big", mib=200)), "grown")
+        self.assertRegex(str(call("places", "bind_socket")), r"bound in \.\./tmp, 1\d bytes|bound in \.\./tmp, 2[0-4] bytes")
+        size = self.stack.exec("mcpo-bridge", "sh", "-c", "du -m /tmp/mcpo-jobs/*/tmp/big | cut -f1")
+        self.assertGreaterEqual(int(size), 200)
 
     def nothing_else_is_published(self):
         for port in (self.stack.bridge_port, self.stack.webui_port):

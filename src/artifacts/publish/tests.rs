@@ -55,9 +55,10 @@ impl Bench {
         publish(
             &self.store,
             &self.job,
-            &path,
+            &Place::work(path),
             snapshot,
             &origin,
+            &Patience::endless(),
             self.folder.now,
         )
     }
@@ -197,23 +198,30 @@ fn the_size_is_capped_sparse_or_not() {
 fn a_file_that_never_holds_still_is_refused_and_one_that_settles_is_whole() {
     let bench = Bench::new();
     bench.write("log", "x");
-    let path = RelativePath::parse("log").unwrap();
-    let source = Source::open(&bench.job, &path, &Snapshot::default()).unwrap();
+    let place = Place::work(RelativePath::parse("log").unwrap());
+    let source = Source::open(&bench.job, &place, &Snapshot::default()).unwrap();
+    let patience = Patience::endless();
     let copy_while_written = |writes: usize| {
         let round = Cell::new(0);
         let mut staged = bench.store.stage_link().unwrap();
-        let copied = source.copy_to(staged.data(), 1000, "log", |from, to, size| {
-            let copied = copy_bytes(from, to, size);
-            round.set(round.get() + 1);
-            if round.get() <= writes {
-                let mut log = File::options()
-                    .append(true)
-                    .open(bench.job.work().join("log"))?;
-                log.write_all(b"more")?;
-            }
-            copied
-        });
-        copied.map(|()| digest(staged.data()).unwrap().0)
+        let copied = source.copy_to(
+            staged.data(),
+            1000,
+            "log",
+            &patience,
+            |from, to, size, patience| {
+                let copied = copy_bytes(from, to, size, patience);
+                round.set(round.get() + 1);
+                if round.get() <= writes {
+                    let mut log = File::options()
+                        .append(true)
+                        .open(bench.job.work().join("log"))?;
+                    log.write_all(b"more")?;
+                }
+                copied
+            },
+        );
+        copied.map(|()| digest(staged.data(), &patience).unwrap().0)
     };
     assert!(matches!(
         copy_while_written(ATTEMPTS),
@@ -227,14 +235,73 @@ fn a_file_that_never_holds_still_is_refused_and_one_that_settles_is_whole() {
 fn a_full_disk_is_recognised_and_leaves_nothing() {
     let bench = Bench::new();
     bench.write("a", "text");
-    let path = RelativePath::parse("a").unwrap();
-    let source = Source::open(&bench.job, &path, &Snapshot::default()).unwrap();
+    let place = Place::work(RelativePath::parse("a").unwrap());
+    let source = Source::open(&bench.job, &place, &Snapshot::default()).unwrap();
+    let patience = Patience::endless();
     let mut staged = bench.store.stage_link().unwrap();
-    let refused = source.copy_to(staged.data(), 1000, "a", |_, to, _| {
+    let refused = source.copy_to(staged.data(), 1000, "a", &patience, |_, to, _, _| {
         to.write_all(b"te")?;
         Err(io::ErrorKind::StorageFull.into())
     });
     drop(staged);
     assert!(refused.unwrap_err().is_disk_full());
+    bench.assert_nothing_left();
+}
+
+#[test]
+fn a_sparse_file_is_copied_as_one() {
+    let bench = Bench::new();
+    let path = bench.job.work().join("sparse");
+    let file = File::create(&path).unwrap();
+    file.set_len(1 << 30).unwrap();
+    for at in [5 << 20, (1 << 30) - 1] {
+        std::os::unix::fs::FileExt::write_at(&file, b"x", at).unwrap();
+    }
+    let mut copy = tempfile::tempfile_in(bench.folder.path()).unwrap();
+    let source = File::open(&path).unwrap();
+    let copied = copy_bytes(&source, &mut copy, 1 << 30, &Patience::endless()).unwrap();
+    assert_eq!(copied, 1 << 30);
+    let found = copy.metadata().unwrap();
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&found);
+    assert_eq!(found.len(), 1 << 30);
+    assert!(blocks * 512 < 8 << 20, "{blocks} blocks");
+    for at in [5 << 20, (1 << 30) - 1] {
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&copy, &mut byte, at).unwrap();
+        assert_eq!(&byte, b"x");
+    }
+}
+
+#[test]
+fn a_copy_for_nobody_stops_and_leaves_nothing() {
+    let bench = Bench::new();
+    bench.write("a", "text");
+    let snapshot = Snapshot::of(&bench.job, &Limits::default()).unwrap();
+    let given_up = tokio_util::sync::CancellationToken::new();
+    given_up.cancel();
+    let later = tokio::time::Instant::now() + Duration::from_hours(1);
+    let nobody = Patience::until(later, given_up);
+    let origin = Origin {
+        principal: &alice(),
+        server: &"excel".parse().unwrap(),
+        tool: "write",
+        ttl: Duration::from_mins(1),
+        max_bytes: 1000,
+    };
+    let place = Place::work(RelativePath::parse("a").unwrap());
+    let now = bench.folder.now;
+    let refused = publish(
+        &bench.store,
+        &bench.job,
+        &place,
+        &snapshot,
+        &origin,
+        &nobody,
+        now,
+    );
+    assert!(
+        matches!(refused, Err(PublishError::GivenUp(_))),
+        "{refused:?}"
+    );
     bench.assert_nothing_left();
 }

@@ -161,3 +161,36 @@ fn limits_hold() {
     assert!(matches!(take(2, 3), Err(SnapshotError::TooManyEntries(2))));
     assert!(matches!(take(3, 2), Err(SnapshotError::TooDeep(2))));
 }
+
+#[test]
+fn what_is_hidden_or_beside_the_work_is_kept_apart_and_caches_are_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = Job::scratch(dir.path()).unwrap();
+    let before = Snapshot::of(&job, &Limits::default()).unwrap();
+    let put = |path: &str| {
+        let path = job.folder().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    };
+    for path in [
+        "work/plain/cache/a",
+        "work/.out/b",
+        "work/c.part",
+        "work/node_modules/d",
+        "work/.x/Code Cache/e",
+        "home/f",
+        "home/.cache/g",
+        "tmp/h/i",
+        "tmp/.pytest_cache/j",
+    ] {
+        put(path);
+    }
+    let after = Snapshot::of(&job, &Limits::default()).unwrap();
+    let plain: Vec<_> = after.files().map(|path| path.display()).collect();
+    assert_eq!(plain, ["plain/cache/a"]);
+    let aside = changed_aside(&before, &after);
+    let aside: Vec<_> = aside.iter().map(Place::display).collect();
+    assert_eq!(aside, [".out/b", "c.part", "home/f", "tmp/h/i"]);
+    assert_eq!(changed_aside(&after, &after), []);
+    assert!(after.aside_bytes() > 0 && after.aside_bytes() < after.usage().bytes);
+}

@@ -1,0 +1,215 @@
+//! Databases of `SQLite`: what lies beside one, and a copy that is whole by itself.
+//!
+//! A database in WAL mode has its newest pages in a log (`X-wal`) until a checkpoint moves them. The
+//! format of the log is fixed and documented (<https://www.sqlite.org/fileformat2.html#walformat>), so
+//! a copy of the database is completed here, without `SQLite`, which would have to write beside the
+//! original.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    os::{
+        fd::BorrowedFd,
+        unix::{ffi::OsStrExt, fs::FileExt},
+    },
+};
+
+use super::{RelativePath, beneath, patience::Patience};
+
+const HEADER: &[u8; 16] = b"SQLite format 3\0";
+/// The last bit says in which order the checksums read bytes.
+const WAL: u32 = 0x377f_0682;
+const JOURNAL: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+/// The first words of a log's index, in the machine's own order.
+const INDEX_VERSION: u32 = 3_007_000;
+const SUFFIXES: [&str; 3] = [WAL_SUFFIX, INDEX_SUFFIX, JOURNAL_SUFFIX];
+/// The log.
+pub const WAL_SUFFIX: &str = "-wal";
+const INDEX_SUFFIX: &str = "-shm";
+/// What undoes a transaction that is not finished.
+pub const JOURNAL_SUFFIX: &str = "-journal";
+
+/// What of `SQLite`'s a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A database.
+    Database,
+    /// A log, its index, or a journal.
+    Companion,
+}
+
+/// The database that a file of this name would belong to.
+pub fn main_name(path: &RelativePath) -> Option<&OsStr> {
+    let name = path.as_path().file_name()?.as_bytes();
+    let strip = |suffix: &&str| name.strip_suffix(suffix.as_bytes());
+    let main = SUFFIXES.iter().find_map(strip)?;
+    (!main.is_empty()).then(|| OsStr::from_bytes(main))
+}
+
+/// Whether a file of this name would be a log's index.
+pub fn is_index(path: &RelativePath) -> bool {
+    let name = path.as_path().file_name().unwrap_or_default();
+    name.as_bytes().ends_with(INDEX_SUFFIX.as_bytes())
+}
+
+/// Looks at the first bytes of a file.
+pub fn kind(root: BorrowedFd<'_>, path: &RelativePath) -> Option<Kind> {
+    let file = beneath::open_file(root, path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    if is_database(&file) {
+        return Some(Kind::Database);
+    }
+    let word: [u8; 4] = first(&file)?;
+    let companion = u32::from_be_bytes(word) & !1 == WAL
+        || u32::from_ne_bytes(word) == INDEX_VERSION && is_index(path)
+        || is_hot(&file);
+    companion.then_some(Kind::Companion)
+}
+
+/// Whether it begins as a database does.
+pub fn is_database(file: &File) -> bool {
+    first(file).as_ref() == Some(HEADER)
+}
+
+/// Whether a journal holds what is needed to undo a transaction; a finished one's is gone, empty or
+/// overwritten with zeros.
+pub fn is_hot(journal: &File) -> bool {
+    first(journal) == Some(JOURNAL)
+}
+
+fn first<const N: usize>(file: &File) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    Some(bytes)
+}
+
+/// Writes what the log holds of finished transactions into a copy of its database, which needs no log
+/// then.
+pub fn complete(copy: &mut File, log: &File, patience: &Patience) -> io::Result<()> {
+    let Some(mut frames) = Frames::open(log)? else {
+        return Ok(());
+    };
+    let (mut index, mut committed) = (0_u64, None);
+    while let Some(frame) = frames.next()? {
+        patience.check()?;
+        index += 1;
+        if frame.pages > 0 {
+            committed = Some((index, frame.pages));
+        }
+    }
+    let Some((count, pages)) = committed else {
+        return Ok(());
+    };
+    let size = u64::from(frames.page_size);
+    let mut frames = Frames::open(log)?.ok_or(io::ErrorKind::InvalidData)?;
+    for _ in 0..count {
+        patience.check()?;
+        // The log may have been begun anew: the copy is then made anew, too.
+        let frame = frames.next()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let at = u64::from(frame.number.saturating_sub(1)) * size;
+        copy.seek(SeekFrom::Start(at))?;
+        copy.write_all(&frames.page)?;
+    }
+    copy.set_len(u64::from(pages) * size)?;
+    if is_database(copy) {
+        // Read and written without a log from now on.
+        copy.write_all_at(&[1, 1], 18)?;
+    }
+    Ok(())
+}
+
+/// A page in the log.
+struct Frame {
+    /// Of the page, from 1.
+    number: u32,
+    /// Of the whole database after this one; 0 but at the end of a transaction.
+    pages: u32,
+}
+
+/// The frames of a log, as far as they are of its last beginning and whole.
+struct Frames<'a> {
+    log: BufReader<&'a File>,
+    page_size: u32,
+    salt: [u8; 8],
+    big_endian: bool,
+    sum: (u32, u32),
+    page: Vec<u8>,
+}
+
+impl<'a> Frames<'a> {
+    /// `None` where there is no log, or none that can be read.
+    fn open(log: &'a File) -> io::Result<Option<Self>> {
+        let mut reader = BufReader::new(log);
+        reader.seek(SeekFrom::Start(0))?;
+        let mut header = [0; 32];
+        if !filled(&mut reader, &mut header)? || word(&header, 0) & !1 != WAL {
+            return Ok(None);
+        }
+        let page_size = word(&header, 8);
+        if !page_size.is_power_of_two() || !(512..=65_536).contains(&page_size) {
+            return Ok(None);
+        }
+        let big_endian = word(&header, 0) & 1 == 1;
+        let sum = sum((0, 0), &header[..24], big_endian);
+        if sum != (word(&header, 24), word(&header, 28)) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            log: reader,
+            page_size,
+            salt: header[16..24].try_into().unwrap_or_default(),
+            big_endian,
+            sum,
+            page: vec![0; page_size as usize],
+        }))
+    }
+
+    /// The next one, whose page is then in `page`.
+    fn next(&mut self) -> io::Result<Option<Frame>> {
+        let mut header = [0; 24];
+        if !filled(&mut self.log, &mut header)? || !filled(&mut self.log, &mut self.page)? {
+            return Ok(None);
+        }
+        let partial = sum(self.sum, &header[..8], self.big_endian);
+        self.sum = sum(partial, &self.page, self.big_endian);
+        let whole = header[8..16] == self.salt
+            && self.sum == (word(&header, 16), word(&header, 20))
+            && word(&header, 0) > 0;
+        Ok(whole.then(|| Frame {
+            number: word(&header, 0),
+            pages: word(&header, 4),
+        }))
+    }
+}
+
+fn filled(from: &mut impl Read, into: &mut [u8]) -> io::Result<bool> {
+    match from.read_exact(into) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
+}
+
+/// The checksum that `SQLite`'s logs have.
+fn sum((mut one, mut two): (u32, u32), bytes: &[u8], big_endian: bool) -> (u32, u32) {
+    let read = |bytes: &[u8]| {
+        let bytes = bytes.try_into().unwrap_or_default();
+        if big_endian {
+            u32::from_be_bytes(bytes)
+        } else {
+            u32::from_le_bytes(bytes)
+        }
+    };
+    for pair in bytes.chunks_exact(8) {
+        one = one.wrapping_add(read(&pair[..4])).wrapping_add(two);
+        two = two.wrapping_add(read(&pair[4..])).wrapping_add(one);
+    }
+    (one, two)
+}
