@@ -358,6 +358,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
             if let Some(length) = memchr::memchr(b'\n', &self.buffer[self.searched..]) {
                 let line = self.buffer.split_to(self.searched + length + 1).freeze();
                 self.searched = 0;
+                self.leave_large_block(line.len());
                 let line = line.slice_ref(without_mark(&line));
                 if line.is_empty() {
                     continue;
@@ -381,6 +382,16 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
                 Ok(0) | Err(_) => return self.last_line(),
                 Ok(_) => {}
             }
+        }
+    }
+
+    /// The rest of a large line's allocation would keep all of it for as long as this reader waits. What
+    /// came behind the line goes into a new block.
+    fn leave_large_block(&mut self, line: usize) {
+        if line > BLOCK {
+            let mut block = BytesMut::with_capacity(self.buffer.len().max(BLOCK));
+            block.extend_from_slice(&self.buffer);
+            self.buffer = block;
         }
     }
 
@@ -661,6 +672,24 @@ mod tests {
             LineReader::new(&long[..], 100).next().await,
             Line::TooLong
         ));
+    }
+
+    /// A reader that waits for the next line holds no more than a block, and what came already.
+    #[tokio::test]
+    async fn a_large_line_is_given_back_while_the_reader_waits() {
+        let mut input = vec![b'x'; 1_000_000];
+        input.extend_from_slice(b"\nsmall\nhal");
+        let mut reader = LineReader::new(&input[..], 2_000_000);
+        let Line::Whole(large) = reader.next().await else {
+            panic!("a line")
+        };
+        let Line::Whole(small) = reader.next().await else {
+            panic!("a line")
+        };
+        assert_eq!((large.len(), &small[..]), (1_000_000, &b"small"[..]));
+        assert!(large.is_unique(), "the reader holds on to the large line");
+        assert!(reader.buffer.capacity() <= BLOCK, "{}", reader.buffer.capacity());
+        assert_eq!(reader.buffer, "hal");
     }
 
     #[test]

@@ -52,6 +52,9 @@ enum State {
     Line,
 }
 
+/// Bytes of a line whose allocation is not kept for the next ones.
+const LARGE: usize = 16 * 1024;
+
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl Parser {
@@ -141,6 +144,10 @@ impl Parser {
         if self.input.get_u8() == b'\r' {
             self.state = State::AfterReturn;
         }
+        // The rest of a large line's allocation would keep all of it for as long as the stream is open.
+        if line.len() > LARGE {
+            self.input = BytesMut::from(&self.input[..]);
+        }
         Some(line)
     }
 
@@ -205,6 +212,23 @@ mod tests {
 
     fn message(data: &str) -> (String, String) {
         ("message".to_owned(), data.to_owned())
+    }
+
+    /// A stream may be open for days.
+    #[test]
+    fn a_large_event_is_given_back_while_the_stream_is_open() {
+        let mut parser = Parser::new(2_000_000, Cursor::default());
+        parser.push(b"data: ");
+        parser.push(&vec![b'x'; 1_000_000]);
+        parser.push(b"\n\nda");
+        let large = parser.event().unwrap().unwrap();
+        assert_eq!(large.data.len(), 1_000_000);
+        assert!(parser.event().unwrap().is_none());
+        let held = parser.data.capacity() + parser.input.capacity();
+        assert!(held <= LARGE, "{held}");
+        // What is left of an allocation could be made whole again without a new one.
+        assert!(!parser.input.try_reclaim(LARGE));
+        assert_eq!(parser.input, "da");
     }
 
     #[test]
