@@ -4,7 +4,7 @@ use std::{fs, num::NonZeroUsize, os::unix::fs::MetadataExt as _, path::Path};
 
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 
-use crate::telemetry::StatefulCap;
+use crate::{config::Settings, telemetry::StatefulCap};
 
 /// Descriptors that a child takes: three pipes, its supervisor's socket and its process.
 const OF_A_CHILD: u64 = 5;
@@ -22,6 +22,49 @@ pub fn worker_threads() -> Option<usize> {
     let given = std::env::var_os("TOKIO_WORKER_THREADS").is_some();
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     (!given).then_some(processors - processors / 4)
+}
+
+/// Descriptors of the bridge itself: its files, its sockets, and what a request takes for a moment.
+const OWN: usize = 64;
+/// Downloads and uploads at the same time, however few descriptors are left for their files.
+const LEAST_FILES: usize = 8;
+/// More connections than this only cost memory.
+const MOST: usize = 16 * 1024;
+
+/// Works out how many connections there may be, or bounds what was set: the bridge's own files, the
+/// starts of processes and downloads must find a descriptor whatever clients do. Returns what is to be
+/// said of it.
+pub fn fit_connections(settings: &mut Settings) -> Option<String> {
+    // As far as `raise_open_files` goes.
+    let files = getrlimit(Resource::Nofile).maximum;
+    let files = files.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    });
+    let (limits, stateful) = (&settings.limits, &settings.stateful);
+    let children = stateful.max_total_processes.get() + settings.pool.max;
+    let children = children + limits.max_concurrent.get() + limits.max_starts.get();
+    let room = room(files, children);
+    let set = settings.listen.max_connections;
+    settings.listen.max_connections = match set {
+        0 => (room - room / 4).min(MOST),
+        set => set.min(room),
+    };
+    let connections = settings.listen.max_connections;
+    settings.listen.max_file_requests = (room - connections).max(LEAST_FILES);
+    (set > room).then(|| {
+        format!(
+            "MCPO_MAX_CONNECTIONS is {set}, but of {files} file descriptors only {room} are left \
+             for connections: {room} is used. Raise the limit on open files (ulimit -n)."
+        )
+    })
+}
+
+/// What is left of `files` descriptors beside the bridge's own and its children's.
+fn room(files: usize, children: usize) -> usize {
+    let of_a_child = usize::try_from(OF_A_CHILD).unwrap_or(usize::MAX);
+    let reserve = children.saturating_mul(of_a_child).saturating_add(OWN);
+    // As `for_files` counts: a quarter is for connections in any case.
+    files - reserve.min(files - files / 4)
 }
 
 /// Raises the limit on open files as far as it goes: each child takes four, each connection one, and
@@ -190,5 +233,13 @@ mod tests {
         assert_eq!(group_pids(root.path()), None);
         write("sys/fs/cgroup/pids/pids.max", "20\n");
         assert_eq!(group_pids(root.path()), Some(20));
+    }
+
+    #[test]
+    fn connections_leave_descriptors_for_children_and_the_bridge_itself() {
+        // 100 chats, 8 ready processes, 8 calls and 2 starts.
+        assert_eq!(room(2000, 118), 2000 - 5 * 118 - 64);
+        // Where there are few, a quarter.
+        assert_eq!((room(128, 118), room(64, 118), room(0, 1)), (32, 16, 0));
     }
 }

@@ -688,7 +688,11 @@ mod tests {
         };
         assert_eq!((large.len(), &small[..]), (1_000_000, &b"small"[..]));
         assert!(large.is_unique(), "the reader holds on to the large line");
-        assert!(reader.buffer.capacity() <= BLOCK, "{}", reader.buffer.capacity());
+        assert!(
+            reader.buffer.capacity() <= BLOCK,
+            "{}",
+            reader.buffer.capacity()
+        );
         assert_eq!(reader.buffer, "hal");
     }
 

@@ -9,18 +9,12 @@ use axum::{
 };
 
 use super::Problem;
-use crate::app::App;
+use crate::{app::App, config::Listen};
 
 /// Refuses unknown `Host` and `Origin` with 403. Health checks come by address and are exempt.
 pub fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), Response> {
     let listen = &app.settings.listen;
-    let path = [&listen.root_path, &listen.path_prefix]
-        .iter()
-        .fold(uri.path(), |path, front| {
-            path.strip_prefix(front.as_str()).unwrap_or(path)
-        });
-    let exempt = path == "/health" || path.starts_with("/health/") || path.starts_with("/files/");
-    if exempt {
+    if is_health(listen, uri.path()) || inner(listen, uri.path()).starts_with("/files/") {
         return Ok(());
     }
     if !names_us(app, uri, headers) {
@@ -47,6 +41,20 @@ pub fn names_us(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
         Some(target) => known(target, allowed),
         None => host(headers).is_some_and(|host| known(&host, allowed)),
     }
+}
+
+/// The path without what the settings put in front of it.
+pub fn inner<'p>(listen: &Listen, path: &'p str) -> &'p str {
+    let fronts = [&listen.root_path, &listen.path_prefix];
+    fronts.iter().fold(path, |path, front| {
+        path.strip_prefix(front.as_str()).unwrap_or(path)
+    })
+}
+
+/// Whether a path asks how the bridge is.
+pub fn is_health(listen: &Listen, path: &str) -> bool {
+    let path = inner(listen, path);
+    path == "/health" || path.starts_with("/health/")
 }
 
 fn refuse(text: &'static str) -> Response {

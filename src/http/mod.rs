@@ -21,4 +21,4 @@ mod straight;
 mod upload;
 
 pub use problem::Problem;
-pub use straight::Service;
+pub use straight::{Overfull, Service};

@@ -156,6 +156,34 @@ impl Problem {
         Self::message(StatusCode::INTERNAL_SERVER_ERROR, "tool_error", message)
     }
 
+    /// 503: all connections are taken by requests that are being answered.
+    pub fn overfull() -> Self {
+        let text = "all connections of the bridge are in use (MCPO_MAX_CONNECTIONS): try again in a \
+            moment";
+        let problem = Self::message(StatusCode::SERVICE_UNAVAILABLE, "overfull", text);
+        problem.retry_after(5)
+    }
+
+    /// 503: each of these takes a file descriptor.
+    pub fn too_many_file_requests() -> Self {
+        let text = "too many downloads and uploads at once for the open files that the bridge may have \
+            (ulimit -n): try again in a moment";
+        let problem = Self::message(StatusCode::SERVICE_UNAVAILABLE, "overfull", text);
+        problem.retry_after(5)
+    }
+
+    /// 400: proxies in front may see another body than the bridge.
+    pub fn bad_transfer_coding() -> Self {
+        let text = "the only transfer coding that is known is chunked, by itself";
+        Self::message(StatusCode::BAD_REQUEST, "bad_transfer_coding", text)
+    }
+
+    /// Says when to try again.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(Duration::from_secs(seconds));
+        self
+    }
+
     /// Adds an extension member.
     pub fn with(mut self, name: &str, value: Value) -> Self {
         self.more.insert(name.to_owned(), value);

@@ -4,23 +4,30 @@
 //! one than the call itself. So a call with a plain address goes to its handler at once, past all that
 //! [`door`] has for it. All else goes by the [`routes`], calls spelled otherwise too.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc};
+use std::{
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{
     Router,
-    body::{Body, HttpBody as _},
+    body::{Body, Bytes, HttpBody},
     extract::{ConnectInfo, Request},
     http::{
         HeaderValue, Method, Version,
-        header::{ORIGIN, VIA},
+        header::{CONNECTION, ORIGIN, TRANSFER_ENCODING, VIA},
         request::Parts,
     },
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service as _;
 
-use super::{call, door, hosts, leftover::Client, multipart, routes};
+use super::{Problem, call, door, hosts, leftover::Client, multipart, routes};
 use crate::{
     app::App,
     config::{Listen, RESERVED_NAMES},
@@ -28,11 +35,51 @@ use crate::{
     telemetry::{RequestId, Requested, span, within},
 };
 
+/// An extension of requests whose connection is one too many: they may ask how the bridge is.
+#[derive(Clone, Copy)]
+pub struct Overfull;
+
 /// Answers all requests.
 pub struct Service {
     app: Arc<App>,
     router: Router,
     fronts: Vec<Front>,
+    /// Requests that may have a file open.
+    files: Arc<Semaphore>,
+}
+
+/// Whose connection ends: its body is not read.
+fn closing(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(CONNECTION, close);
+    response
+}
+
+/// The body of an answer for which a file may be open.
+struct WithFile {
+    body: Body,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HttpBody for WithFile {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// What stands before `{server}/{tool}`.
@@ -50,6 +97,7 @@ impl Service {
         Self {
             app: app.clone(),
             router: routes::router(app),
+            files: Arc::new(Semaphore::new(app.settings.listen.max_file_requests)),
             fronts: fronts(
                 &app.settings.listen,
                 app.settings.command_line.server.is_some(),
@@ -60,6 +108,9 @@ impl Service {
     /// Answers one request that came from `peer`.
     pub async fn answer(&self, peer: SocketAddr, request: hyper::Request<Incoming>) -> Response {
         let (mut parts, body) = request.into_parts();
+        if let Some(problem) = self.unfit(&parts) {
+            return closing(problem);
+        }
         if parts.version < Version::HTTP_11 {
             // The oldest proxies speak so, and add no header (nginx's plain proxy_pass).
             parts
@@ -72,7 +123,48 @@ impl Service {
         }
     }
 
+    /// What is wrong with a request whoever sent it, and whatever it asks.
+    fn unfit(&self, parts: &Parts) -> Option<Problem> {
+        if parts.headers.contains_key(TRANSFER_ENCODING) {
+            let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+            let first = codings.next().map_or(&b""[..], HeaderValue::as_bytes);
+            if !first.trim_ascii().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() {
+                return Some(Problem::bad_transfer_coding());
+            }
+        }
+        let overfull = parts.extensions.get::<Overfull>().is_some();
+        (overfull && !hosts::is_health(&self.app.settings.listen, parts.uri.path()))
+            .then(Problem::overfull)
+    }
+
     async fn route(&self, peer: SocketAddr, parts: Parts, body: Incoming) -> Response {
+        let permit = if self.opens_file(&parts) {
+            match self.files.clone().try_acquire_owned() {
+                Ok(permit) => Some(permit),
+                Err(_) => return closing(Problem::too_many_file_requests()),
+            }
+        } else {
+            None
+        };
+        let response = self.routed(peer, parts, body).await;
+        match permit {
+            Some(permit) => response.map(|body| {
+                Body::new(WithFile {
+                    body,
+                    _permit: permit,
+                })
+            }),
+            None => response,
+        }
+    }
+
+    /// Downloads and uploads take a file descriptor beside that of their connection.
+    fn opens_file(&self, parts: &Parts) -> bool {
+        let path = hosts::inner(&self.app.settings.listen, parts.uri.path());
+        path.starts_with("/files/") || multipart::is_multipart(&parts.headers)
+    }
+
+    async fn routed(&self, peer: SocketAddr, parts: Parts, body: Incoming) -> Response {
         let mut request = Request::from_parts(parts, Body::new(body));
         request.extensions_mut().insert(ConnectInfo(peer));
         let Ok(response) = self.router.clone().call(request).await;

@@ -50,6 +50,19 @@ impl Background {
         self.0.spawn(task);
     }
 
+    /// Waits for one of them to panic; they do not end by themselves.
+    pub async fn broken(&mut self) -> String {
+        loop {
+            match self.0.join_next().await {
+                Some(Err(error)) if error.is_panic() => {
+                    return format!("a task in the background has ended: {error}");
+                }
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Ends them.
     pub async fn stop(mut self) {
         self.0.shutdown().await;

@@ -1,96 +1,194 @@
-//! Connections: taken, served, and in the end let finish what they have begun.
+//! Connections: taken, served within their limits, and in the end let finish what they have begun.
 //!
-//! As `axum::serve` does it, but see [`PollAgain`].
+//! As `axum::serve` does it, but see [`PollAgain`], [`super::open`] and [`super::wire`].
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
 };
 
-use axum::{response::Response, serve::Listener};
-use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
+use axum::{
+    body::{Body, HttpBody as _},
+    http::StatusCode,
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::future::{AbortRegistration, Abortable};
+use http_body::{Frame, SizeHint};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::poll_again::PollAgain;
+use super::{
+    open::{Admitted, BodyLength, Connection, Limits, Table},
+    poll_again::PollAgain,
+    tls::Acceptor,
+    wire::Wire,
+};
+use crate::http::Overfull;
+
+/// Bytes of a head, and read ahead of a body.
+const BUFFER: usize = 128 * 1024;
+/// Where no file descriptor is free, or no connection may be looked at yet.
+const PAUSE: Duration = Duration::from_millis(100);
+const SHORT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Serves until it is stopped, and then what is under way. `answer` is told where a request came from.
 pub async fn serve<F>(
-    mut listener: impl Listener<Addr = SocketAddr>,
-    answer: impl Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
+    listener: TcpListener,
+    tls: Option<watch::Receiver<Acceptor>>,
+    limits: Limits,
+    answer: impl Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     stopping: CancellationToken,
 ) where
     F: Future<Output = Response> + Send + 'static,
 {
-    let (open, bells) = (TaskTracker::new(), Bells::default());
-    for number in 0.. {
+    let (open, table) = (TaskTracker::new(), Table::new(limits));
+    let keeper = tokio::spawn(table.clone().keep_time());
+    loop {
         let (stream, peer) = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener) => accepted,
             () = stopping.cancelled() => break,
         };
-        let answer = answer.clone();
-        let service = service_fn(move |request| {
-            let answered = answer(peer, request);
-            async { Ok::<_, Infallible>(answered.await) }
-        });
-        let connection = http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let (bell, hung) = bells.hang(number);
-        open.spawn(async move {
-            let mut connection = PollAgain::new(connection);
-            let served = match Abortable::new(&mut connection, bell).await {
-                Ok(served) => served,
-                Err(_stopping) => {
-                    connection.inner().graceful_shutdown();
-                    connection.await
-                }
-            };
-            drop(hung);
-            if let Err(error) = served {
-                tracing::debug!(%peer, %error, "a connection broke");
+        let admitted = loop {
+            match table.admit(peer) {
+                Admitted::Later => tokio::time::sleep(SHORT_PAUSE).await,
+                admitted => break admitted,
+            }
+        };
+        let (connection, held, beyond) = match admitted {
+            Admitted::In(connection, held) => (connection, held, false),
+            Admitted::Beyond(connection, held) => (connection, held, true),
+            Admitted::Full | Admitted::Later => continue,
+        };
+        // Without this an answer can wait 40 ms for the client's acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let bell = Table::stops(&connection);
+        let acceptor = tls.as_ref().map(|current| current.borrow().clone());
+        let (here, answer) = (connection.clone(), answer.clone());
+        let answer = move |mut request: Request<Incoming>| {
+            if beyond {
+                request.extensions_mut().insert(Overfull);
+            }
+            answer(peer, request)
+        };
+        let task = open.spawn(async move {
+            let _held = held;
+            match acceptor {
+                None => one(stream, &here, bell, answer).await,
+                Some(acceptor) => match acceptor.accept(stream).await {
+                    Ok(stream) => one(stream, &here, bell, answer).await,
+                    Err(error) => tracing::debug!(%peer, %error, "no TLS"),
+                },
             }
         });
+        connection.runs_in(task.abort_handle());
     }
     drop(listener);
-    bells.ring();
+    table.stop();
     open.close();
-    open.wait().await;
+    loop {
+        tokio::select! {
+            () = open.wait() => break,
+            () = tokio::time::sleep(PAUSE) => table.end_unbegun(),
+        }
+    }
+    keeper.abort();
 }
 
-/// Tells each connection that it is to end. One token for all would be locked by all of them for each
-/// request, since whoever waits for one looks at it whenever he is polled.
-#[derive(Clone, Default)]
-struct Bells(Arc<Mutex<HashMap<u64, AbortHandle>>>);
-
-/// Takes a connection's bell down when it has ended.
-struct Hung {
-    bells: Bells,
-    number: u64,
-}
-
-impl Bells {
-    fn hang(&self, number: u64) -> (AbortRegistration, Hung) {
-        let (bell, ring) = AbortHandle::new_pair();
-        self.lock().insert(number, bell);
-        let bells = self.clone();
-        (ring, Hung { bells, number })
-    }
-
-    fn ring(&self) {
-        self.lock().values().for_each(AbortHandle::abort);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, AbortHandle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::debug!(%error, "a connection was not accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 }
 
-impl Drop for Hung {
+/// Serves one connection to its end.
+async fn one<S, F>(
+    stream: S,
+    here: &Arc<Connection>,
+    bell: AbortRegistration,
+    answer: impl Fn(Request<Incoming>) -> F,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    F: Future<Output = Response>,
+{
+    let service = service_fn(|request: Request<Incoming>| {
+        here.begin(match request.body().size_hint().exact() {
+            Some(length) => BodyLength::Bytes(length),
+            None => BodyLength::Chunked,
+        });
+        let (answered, connection) = (answer(request), here.clone());
+        async {
+            let response = answered.await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                connection.upgrade();
+            }
+            Ok::<_, Infallible>(response.map(|body| Answer { body, connection }))
+        }
+    });
+    let stream = TokioIo::new(Wire::new(stream, here.clone()));
+    let connection = http1::Builder::new()
+        // Its own limit for heads would be one for idle connections, too.
+        .header_read_timeout(None)
+        .max_buf_size(BUFFER)
+        .serve_connection(stream, service)
+        .with_upgrades();
+    let mut connection = PollAgain::new(connection);
+    let served = match Abortable::new(&mut connection, bell).await {
+        Ok(served) => served,
+        Err(_stopping) => {
+            connection.inner().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// The body of an answer, whose connection is idle once hyper has taken all of it.
+struct Answer {
+    body: Body,
+    connection: Arc<Connection>,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
     fn drop(&mut self) {
-        self.bells.lock().remove(&self.number);
+        self.connection.answered();
     }
 }

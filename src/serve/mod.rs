@@ -11,10 +11,12 @@ mod background;
 mod certificate;
 mod channel;
 mod connections;
+mod open;
 mod poll_again;
 mod reload;
 mod signals;
 mod tls;
+mod wire;
 
 use std::{
     io,
@@ -23,7 +25,6 @@ use std::{
     time::Duration,
 };
 
-use axum::serve::ListenerExt as _;
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -40,8 +41,12 @@ use crate::{
 };
 
 use channel::Channels;
+use open::Limits;
 use signals::Signals;
 
+/// Of the connections, an eighth may be new ones of one address; at least and at most so many.
+const MIN_NEW: usize = 16;
+const MAX_NEW: usize = 256;
 /// For how long a port that is taken is tried again, and how often.
 const PORT_TAKEN: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_millis(50);
@@ -72,6 +77,10 @@ pub enum ServeError {
     /// The certificate or its key.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    /// A task that should run until the bridge stops has panicked: without it the bridge would serve
+    /// nobody, or forget what it has to do.
+    #[error("{0}; the bridge ends, since it cannot go on without it")]
+    Broken(String),
     /// Signals, or the file for the port.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -111,6 +120,8 @@ pub async fn serve(
         ttl: settings.replicas.lease_ttl,
         mends_leases: true,
     };
+    let unfit = limits::fit_connections(&mut settings);
+    settings.warnings.extend(unfit);
     let store = Store::open(&settings.jobs_dir, &membership, Timestamp::now())?;
     let app = App::new(settings, store, config)?;
     app.replicas.watch()?;
@@ -130,9 +141,15 @@ pub async fn serve(
     if let Some(path) = port_file {
         write_whole(&path, &format!("{address}\n"))?;
     }
+    // Made here: what is wrong with it must not be found by a task beside this one.
+    let service = Arc::new(http::Service::new(&app));
     tracing::info!(%address, servers = app.config().servers.len(), "serving");
-    let server = tokio::spawn(answer(app.clone(), listener, served));
-    signals.stop().await;
+    let mut server = tokio::spawn(answer(app.clone(), service, listener, served));
+    tokio::select! {
+        () = signals.stop() => {}
+        ended = &mut server => return Err(ServeError::Broken(died(ended))),
+        why = background.broken() => return Err(ServeError::Broken(why)),
+    }
     tracing::info!("stopping: running calls may finish; a second signal ends at once");
     let until = Instant::now() + app.settings.limits.shutdown_grace;
     let ended = async {
@@ -154,13 +171,28 @@ pub async fn serve(
     Ok(Ended::Cleanly)
 }
 
+/// Why a task that should run until the bridge stops does not.
+fn died(ended: Result<(), tokio::task::JoinError>) -> String {
+    let why = ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned());
+    format!("the task that takes connections has ended: {why}")
+}
+
 /// Answers requests until the bridge stops, and then those that are under way.
 async fn answer(
     app: Arc<App>,
+    service: Arc<http::Service>,
     listener: TcpListener,
     tls: Option<watch::Receiver<tls::Acceptor>>,
-) -> io::Result<()> {
-    let service = Arc::new(http::Service::new(&app));
+) {
+    let listen = &app.settings.listen;
+    let most = listen.max_connections;
+    let limits = Limits {
+        most,
+        new_per_address: (most / 8).clamp(MIN_NEW, MAX_NEW),
+        head: listen.head_timeout,
+        body: listen.body_timeout,
+        idle: listen.keep_alive,
+    };
     let answer = move |peer, request| {
         let service = service.clone();
         async move { service.answer(peer, request).await }
@@ -177,19 +209,8 @@ async fn answer(
             answer(peer, request).await
         }
     };
-    match tls {
-        None => {
-            // Without this an answer can wait 40 ms for the client's acknowledgement.
-            let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-            connections::serve(listener, service, stopping).await;
-        }
-        Some(acceptor) => {
-            let listener = tls::Listener::new(listener, acceptor)?;
-            connections::serve(listener, service, stopping).await;
-        }
-    }
+    connections::serve(listener, tls, limits, service, stopping).await;
     channels.ended().await;
-    Ok(())
 }
 
 /// A process of a bridge that was killed a moment ago may still hold its listener: one that was about
@@ -242,7 +263,7 @@ async fn hand_over(app: &Arc<App>, until: Instant) {
 }
 
 /// Lets running calls and downloads finish within the grace, then ends every child.
-async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<io::Result<()>>, until: Instant) {
+async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Instant) {
     let engine = &app.engine;
     engine.running.close();
     let grace = app.settings.limits.shutdown_grace;

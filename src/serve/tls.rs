@@ -1,11 +1,9 @@
-//! HTTPS: handshakes beside each other, and connections that are through them.
+//! HTTPS: the certificate, and the handshake of one connection.
 
 use std::{
     fmt, io,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use rustls::{
@@ -13,25 +11,13 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
-    time::{sleep, timeout},
-};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     config::Tls,
     replicas::{Fingerprint, fingerprint},
 };
-
-/// Whoever says nothing for so long is no client.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at the same time; more wait in the system's queue.
-const HANDSHAKES: usize = 256;
-/// As axum does where no file descriptor is free.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why HTTPS cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -101,91 +87,53 @@ impl Acceptor {
         })
     }
 
+    /// Speaks TLS with a client; how long that may take is for who asks.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.acceptor.accept(stream).await
+    }
+
     /// By what other bridges know the certificate.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 }
 
-/// Gives connections whose handshake is done: a slow one keeps nobody waiting.
-pub struct Listener {
-    through: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
-    _accepting: AbortOnDropHandle<()>,
-}
-
-impl Listener {
-    /// Begins to take connections, each with the certificate that is current then.
-    pub fn new(listener: TcpListener, current: watch::Receiver<Acceptor>) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        let (done, through) = mpsc::channel(1);
-        let accepting = tokio::spawn(accept(listener, current, done));
-        Ok(Self {
-            through,
-            address,
-            _accepting: AbortOnDropHandle::new(accepting),
-        })
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    current: watch::Receiver<Acceptor>,
-    done: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
-) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
-    while let Ok(place) = places.clone().acquire_owned().await {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::debug!(%error, "a connection was not accepted");
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
-        let acceptor = current.borrow().acceptor.clone();
-        let done = done.clone();
-        tokio::spawn(async move {
-            let _ = stream.set_nodelay(true);
-            match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => drop(done.send((stream, peer)).await),
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS"),
-                Err(_) => tracing::debug!(%peer, "no TLS in time"),
-            }
-            drop(place);
-        });
-    }
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.through.recv().await {
-            Some(connection) => connection,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, net::SocketAddr, time::Duration};
 
     use axum::response::IntoResponse as _;
     use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::{net::TcpListener, sync::watch};
     use tokio_rustls::TlsConnector;
-
     use tokio_util::sync::CancellationToken;
 
-    use super::{super::connections, *};
+    use super::{
+        super::{connections, open::Limits},
+        *,
+    };
+
+    /// Serves HTTPS that tells everybody his address.
+    async fn server(
+        current: watch::Receiver<Acceptor>,
+    ) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let say = |peer: SocketAddr, _| async move { peer.to_string().into_response() };
+        let long = Duration::from_mins(10);
+        let limits = Limits {
+            most: 100,
+            new_per_address: 100,
+            head: long,
+            body: long,
+            idle: long,
+        };
+        let stopping = CancellationToken::new();
+        let serving = connections::serve(listener, Some(current), limits, say, stopping);
+        (address, tokio::spawn(serving))
+    }
 
     fn files() -> (TempDir, Tls, CertificateDer<'static>) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -202,13 +150,8 @@ mod tests {
     #[tokio::test]
     async fn a_request_comes_through_beside_one_who_says_nothing() {
         let (_folder, tls, certificate) = files();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let (_current, acceptor) = watch::channel(Acceptor::load(&tls).unwrap());
-        let listener = Listener::new(listener, acceptor).unwrap();
-        let say = |peer: SocketAddr, _| async move { peer.to_string().into_response() };
-        let stopping = CancellationToken::new();
-        let server = tokio::spawn(connections::serve(listener, say, stopping));
+        let (address, server) = server(acceptor).await;
         let silent = TcpStream::connect(address).await.unwrap();
 
         let mut roots = RootCertStore::empty();
@@ -255,13 +198,12 @@ mod tests {
     #[tokio::test]
     async fn new_connections_get_the_certificate_that_is_current() {
         let ((_one, tls, old), (_two, renewed, new)) = (files(), files());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let current = watch::Sender::new(Acceptor::load(&tls).unwrap());
-        let _listener = Listener::new(listener, current.subscribe()).unwrap();
+        let (address, server) = server(current.subscribe()).await;
         assert_eq!(shown(address, &[&old, &new]).await, old.as_ref());
         current.send_replace(Acceptor::load(&renewed).unwrap());
         assert_eq!(shown(address, &[&old, &new]).await, new.as_ref());
+        server.abort();
     }
 
     #[test]

@@ -156,6 +156,23 @@ pub struct Listen {
     pub cors_allow_origins: Vec<String>,
     /// The largest request body, in bytes.
     pub max_body_bytes: u64,
+    /// The most JSON values in one request body.
+    pub max_body_values: u64,
+    /// What all request bodies may take of the memory while they are read, parsed, checked, and wait.
+    pub body_memory_bytes: u64,
+    /// Connections; 0 until [`crate::serve`] worked it out.
+    pub max_connections: usize,
+    /// Requests at the same time that have a file open: downloads and uploads. Worked out likewise.
+    pub max_file_requests: usize,
+    /// A request's head has to be complete within this.
+    #[serde(serialize_with = "as_seconds")]
+    pub head_timeout: Duration,
+    /// The longest silence in a request's body.
+    #[serde(serialize_with = "as_seconds")]
+    pub body_timeout: Duration,
+    /// A connection without a request is kept this long.
+    #[serde(serialize_with = "as_seconds")]
+    pub keep_alive: Duration,
 }
 
 impl Listen {

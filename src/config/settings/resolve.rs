@@ -12,7 +12,10 @@ use super::{
     parse,
     reader::Reader,
 };
-use crate::config::{BaseUrl, Fault, Faults, KeyRing, Mode, Secret};
+use crate::{
+    config::{BaseUrl, Fault, Faults, KeyRing, Mode, RESERVED_NAMES, Secret},
+    telemetry::memory_limit,
+};
 
 /// Reads a field by its name, which is its id in the table.
 macro_rules! read {
@@ -70,6 +73,7 @@ impl SettingsArgs {
             warnings: Vec::new(),
         };
         check_exposure(r, &settings);
+        check_root_path(r, &settings.listen);
         if r.faults.is_empty() {
             settings.warnings = warnings(&settings);
             return Ok(settings);
@@ -139,6 +143,15 @@ fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
         cors_allow_origins: read!(r.optional(args.cors_allow_origins, parse::origins))
             .unwrap_or_default(),
         max_body_bytes: read!(r.required(args.max_body_bytes, parse::bytes)),
+        max_body_values: read!(r.required(args.max_body_values, parse::count)).get() as u64,
+        body_memory_bytes: read!(r.optional(args.body_memory, parse::bytes))
+            .unwrap_or_else(|| memory_limit().bytes / 8),
+        max_connections: read!(r.optional(args.max_connections, parse::count))
+            .map_or(0, NonZeroUsize::get),
+        max_file_requests: 0,
+        head_timeout: read!(r.required(args.head_timeout, parse::timeout)),
+        body_timeout: read!(r.required(args.body_timeout, parse::timeout)),
+        keep_alive: read!(r.required(args.keep_alive, parse::timeout)),
     }
 }
 
@@ -312,6 +325,26 @@ fn check_exposure(r: &mut Reader, settings: &Settings) {
              MCPO_ALLOW_UNAUTHENTICATED=true",
         );
         r.faults.push(fault.with_value(&settings.listen.host));
+    }
+}
+
+/// Routes are served with the root path and without it: one that begins as a route of ours would make
+/// one path mean two things.
+fn check_root_path(r: &mut Reader, listen: &Listen) {
+    let inner = listen.root_path.strip_prefix(&listen.path_prefix);
+    let first = inner.and_then(|path| path.strip_prefix('/'));
+    let first = first.and_then(|path| path.split('/').next());
+    if let Some(first) = first.filter(|first| RESERVED_NAMES.contains(first)) {
+        let fault = Fault::new(
+            r.place("root_path"),
+            format!(
+                "the bridge's own routes begin with {}/{first}, too",
+                listen.path_prefix
+            ),
+            "let the proxy take off another path, such as /tools; to serve everything below a \
+             path, set MCPO_PATH_PREFIX",
+        );
+        r.faults.push(fault.with_value(&listen.root_path));
     }
 }
 

@@ -59,6 +59,48 @@ pub(in crate::config::settings) struct ListenArgs {
         default_value = "32MiB"
     )]
     pub max_body_bytes: Option<String>,
+    /// JSON values in one request body, members of objects and lists counted one by one
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "MCPO_MAX_BODY_VALUES",
+        default_value = "1000000"
+    )]
+    pub max_body_values: Option<String>,
+    /// Memory for all request bodies together, from their first byte until their calls run, in bytes
+    /// or with a unit; a body that finds none waits, and then is refused with 503
+    /// [default: an eighth of the memory, a container's limit counted]
+    #[arg(long, value_name = "BYTES", env = "MCPO_BODY_MEMORY")]
+    pub body_memory: Option<String>,
+    /// Connections at the same time; over it the longest silent ones are closed
+    /// [default: three quarters of the open files that children leave, at most 16384]
+    #[arg(long, value_name = "COUNT", env = "MCPO_MAX_CONNECTIONS")]
+    pub max_connections: Option<String>,
+    /// How long a client may take to send a request's head, TLS included
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "MCPO_HEAD_TIMEOUT",
+        default_value = "20"
+    )]
+    pub head_timeout: Option<String>,
+    /// How long a client may be silent within a request's body. The whole may take this long, and a
+    /// second more for each KiB that came: slow uploads work
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "MCPO_BODY_TIMEOUT",
+        default_value = "30"
+    )]
+    pub body_timeout: Option<String>,
+    /// How long a connection is kept without a request, and a client that does not read its answer
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "MCPO_KEEP_ALIVE",
+        default_value = "75"
+    )]
+    pub keep_alive: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Args)]

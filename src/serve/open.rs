@@ -1,0 +1,628 @@
+//! The connections that are open: how long each may do nothing, and which one goes where there are too
+//! many.
+//!
+//! ```text
+//! New ──first whole head──▶ Busy ──answered──▶ Idle ──a byte──▶ Head ──whole──▶ Busy
+//! ```
+//!
+//! Only a new connection counts for its address: behind a proxy all users have one. Times are kept in
+//! atomics that one task looks at, because a timer for each request would cost more than the rest.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    future::{AbortHandle, AbortRegistration},
+    task::AtomicWaker,
+};
+
+/// Connections beyond all others, for those who ask how the bridge is.
+const BEYOND: usize = 32;
+/// Bytes of a body in each second that its sender is waited for, beyond the first idle time.
+const LEAST_RATE: u64 = 1024;
+/// A body whose sender is silent for so long may make room for others.
+const SILENT: Duration = Duration::from_secs(2);
+/// A connection that has not begun a request is given so long when the bridge stops.
+const STOPPING: Duration = Duration::from_millis(500);
+
+/// What is allowed.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections.
+    pub most: usize,
+    /// Connections of one address that have not sent a whole head yet.
+    pub new_per_address: usize,
+    /// From a head's first byte, or the connection's beginning, to the head's end.
+    pub head: Duration,
+    /// A silence in a body.
+    pub body: Duration,
+    /// Between two requests, and a client that does not read.
+    pub idle: Duration,
+}
+
+const NEW: u8 = 0;
+const BUSY: u8 = 1;
+const IDLE: u8 = 2;
+const HEAD: u8 = 3;
+
+/// How a request's body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLength {
+    /// After so many bytes.
+    Bytes(u64),
+    /// With its last chunk.
+    Chunked,
+    /// Not said yet.
+    Unknown,
+}
+
+const CHUNKED: u64 = u64::MAX;
+const UNKNOWN: u64 = u64::MAX - 1;
+
+/// One connection.
+pub struct Connection {
+    peer: SocketAddr,
+    clock: Instant,
+    stage: AtomicU8,
+    /// Milliseconds of `clock` when the stage began.
+    since: AtomicU64,
+    /// When bytes came or went for the last time.
+    moved: AtomicU64,
+    /// A part of the next head was read.
+    head_begun: AtomicBool,
+    /// The client has been looked for, and had sent nothing.
+    silent: AtomicBool,
+    /// Since when a write waits for the client, plus one; 0 while none does.
+    unread: AtomicU64,
+    body: AtomicU64,
+    /// Since when the body's next bytes are waited for, plus one; 0 while they are not.
+    waiting: AtomicU64,
+    /// Milliseconds that this body was waited for before.
+    waited: AtomicU64,
+    received: AtomicU64,
+    late: AtomicBool,
+    upgraded: AtomicBool,
+    reader: AtomicWaker,
+    /// Ends the task with the connection.
+    task: OnceLock<tokio::task::AbortHandle>,
+    ended: AtomicBool,
+    stop: OnceLock<AbortHandle>,
+    /// The number at which the table has it, until its first head is whole.
+    table: OnceLock<(Arc<Table>, u64)>,
+}
+
+impl Connection {
+    /// One that is in no table.
+    pub fn of(peer: SocketAddr) -> Arc<Self> {
+        Arc::new(Self::new(peer))
+    }
+
+    fn new(peer: SocketAddr) -> Self {
+        Self {
+            peer,
+            clock: Instant::now(),
+            stage: AtomicU8::new(NEW),
+            since: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            head_begun: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            unread: AtomicU64::new(0),
+            body: AtomicU64::new(UNKNOWN),
+            waiting: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            late: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+            task: OnceLock::new(),
+            ended: AtomicBool::new(false),
+            stop: OnceLock::new(),
+            table: OnceLock::new(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
+    fn enter(&self, stage: u8) {
+        self.since.store(self.now(), Relaxed);
+        self.stage.store(stage, Relaxed);
+    }
+
+    /// Bytes came.
+    pub fn came(&self) {
+        let now = self.now();
+        self.moved.store(now, Relaxed);
+        self.silent.store(false, Relaxed);
+        let waiting = self.waiting.swap(0, Relaxed);
+        if waiting > 0 {
+            self.waited
+                .fetch_add(now.saturating_sub(waiting - 1), Relaxed);
+        }
+    }
+
+    /// A part of a head was read.
+    pub fn read_of_head(&self) {
+        self.head_begun.store(true, Relaxed);
+        if self.stage.load(Relaxed) == IDLE {
+            self.enter(HEAD);
+        }
+    }
+
+    /// Nothing is there to read; with a waker it belongs to a body.
+    pub fn waits(&self, for_body: Option<&Waker>) {
+        self.silent.store(true, Relaxed);
+        if let Some(waker) = for_body {
+            self.reader.register(waker);
+            if self.waiting.load(Relaxed) == 0 {
+                self.waiting.store(self.now() + 1, Relaxed);
+            }
+        }
+    }
+
+    /// So many bytes of the body were read.
+    pub fn read_of_body(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Relaxed);
+    }
+
+    /// The body's time is over.
+    pub fn is_late(&self) -> bool {
+        self.late.load(Relaxed)
+    }
+
+    /// A write was tried: the client took something, or it did not.
+    pub fn wrote(&self, taken: bool) {
+        if taken {
+            if self.unread.load(Relaxed) != 0 {
+                self.unread.store(0, Relaxed);
+            }
+            self.moved.store(self.now(), Relaxed);
+        } else if self.unread.load(Relaxed) == 0 {
+            self.unread.store(self.now() + 1, Relaxed);
+        }
+    }
+
+    /// A whole head has come.
+    pub fn begin(&self, body: BodyLength) {
+        if self.stage.load(Relaxed) == NEW
+            && let Some((table, number)) = self.table.get()
+        {
+            table.lock().forget_new(*number);
+        }
+        self.body.store(
+            match body {
+                BodyLength::Bytes(length) => length.min(UNKNOWN - 1),
+                BodyLength::Chunked => CHUNKED,
+                BodyLength::Unknown => UNKNOWN,
+            },
+            Relaxed,
+        );
+        self.waiting.store(0, Relaxed);
+        self.waited.store(0, Relaxed);
+        self.received.store(0, Relaxed);
+        self.head_begun.store(false, Relaxed);
+        self.enter(BUSY);
+    }
+
+    /// How the last head's body ends; said once.
+    pub fn body(&self) -> BodyLength {
+        match self.body.swap(UNKNOWN, Relaxed) {
+            UNKNOWN => BodyLength::Unknown,
+            CHUNKED => BodyLength::Chunked,
+            length => BodyLength::Bytes(length),
+        }
+    }
+
+    /// What follows is no HTTP.
+    pub fn upgrade(&self) {
+        self.upgraded.store(true, Relaxed);
+    }
+
+    /// Whether what follows is no HTTP.
+    pub fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Relaxed)
+    }
+
+    /// The answer was handed over.
+    pub fn answered(&self) {
+        // The next head may have come with the request that was answered.
+        let begun = self.head_begun.load(Relaxed);
+        self.enter(if begun { HEAD } else { IDLE });
+    }
+
+    /// How it is ended.
+    pub fn runs_in(&self, task: tokio::task::AbortHandle) {
+        let _ = self.task.set(task);
+    }
+
+    fn end(&self) {
+        if let Some(task) = self.task.get()
+            && !self.ended.swap(true, Relaxed)
+        {
+            task.abort();
+        }
+    }
+
+    /// Whoever reads the body gets an error.
+    fn end_body(&self) {
+        self.late.store(true, Relaxed);
+        self.reader.wake();
+    }
+
+    fn silence(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.moved.load(Relaxed)))
+    }
+
+    fn age(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.since.load(Relaxed)))
+    }
+
+    /// For how long the body's sender has said nothing while it was waited for.
+    fn body_silence(&self) -> Option<Duration> {
+        let since = self.waiting.load(Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(self.now().saturating_sub(since)))
+    }
+
+    fn keep_time(&self, limits: &Limits) {
+        let unread = self.unread.load(Relaxed).checked_sub(1);
+        let unread = unread.map(|since| Duration::from_millis(self.now().saturating_sub(since)));
+        let over = match self.stage.load(Relaxed) {
+            NEW | HEAD => self.age() > limits.head,
+            IDLE => self.age().min(self.silence()) > limits.idle,
+            _ => {
+                if let Some(silence) = self.body_silence() {
+                    let waited = Duration::from_millis(self.waited.load(Relaxed)) + silence;
+                    let earned = Duration::from_secs(self.received.load(Relaxed) / LEAST_RATE);
+                    if silence > limits.body || waited > limits.body + earned {
+                        self.end_body();
+                    }
+                }
+                false
+            }
+        };
+        if over || unread.is_some_and(|unread| unread > limits.idle) {
+            tracing::debug!(peer = %self.peer, "a connection's time is over");
+            self.end();
+        }
+    }
+}
+
+/// What becomes of a connection that comes.
+pub enum Admitted {
+    /// It is served.
+    In(Arc<Connection>, Held),
+    /// It may ask how the bridge is, and nothing else.
+    Beyond(Arc<Connection>, Held),
+    /// All places are taken by those who are being served.
+    Full,
+    /// Those that could make room have not been looked at yet.
+    Later,
+}
+
+/// All of them.
+pub struct Table {
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    open: HashMap<u64, Arc<Connection>>,
+    new: BTreeMap<u64, IpAddr>,
+    new_of: HashMap<IpAddr, BTreeSet<u64>>,
+    /// Those in `open` that were ended, and whose tasks are on their way out.
+    ending: usize,
+    warned: bool,
+}
+
+/// A connection's place in the table.
+pub struct Held {
+    table: Arc<Table>,
+    number: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.table.lock();
+        state.forget_new(self.number);
+        if let Some(connection) = state.open.remove(&self.number)
+            && connection.ended.load(Relaxed)
+        {
+            state.ending = state.ending.saturating_sub(1);
+        }
+    }
+}
+
+impl State {
+    fn forget_new(&mut self, number: u64) {
+        let Some(address) = self.new.remove(&number) else {
+            return;
+        };
+        if let Some(numbers) = self.new_of.get_mut(&address) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.new_of.remove(&address);
+            }
+        }
+    }
+
+    fn end(&mut self, number: u64) {
+        self.forget_new(number);
+        if let Some(connection) = self.open.get(&number)
+            && !connection.ended.load(Relaxed)
+        {
+            connection.end();
+            self.ending += usize::from(connection.ended.load(Relaxed));
+        }
+    }
+
+    fn is_silent(&self, number: u64) -> bool {
+        let connection = self.open.get(&number);
+        connection.is_some_and(|connection| connection.silent.load(Relaxed))
+    }
+
+    /// The new connection that has been silent for longest; one that nobody has read from is not.
+    fn silent_of(&self, address: IpAddr) -> Option<u64> {
+        let numbers = self.new_of.get(&address)?;
+        numbers
+            .iter()
+            .copied()
+            .find(|number| self.is_silent(*number))
+    }
+
+    /// The one that goes when there are too many: the longest silent of those that have not begun a
+    /// request, then of those between two, then of those whose bodies do not come.
+    fn longest_silent(&self) -> Option<u64> {
+        let new = self
+            .new
+            .keys()
+            .copied()
+            .find(|number| self.is_silent(*number));
+        if new.is_some() {
+            return new;
+        }
+        let open = || {
+            let open = self.open.iter();
+            open.filter(|(_, connection)| !connection.ended.load(Relaxed))
+        };
+        let idle = open().filter(|(_, connection)| {
+            let stage = connection.stage.load(Relaxed);
+            matches!(stage, IDLE | HEAD) && connection.unread.load(Relaxed) == 0
+        });
+        let idle = idle.max_by_key(|(_, connection)| connection.silence());
+        let slow = || {
+            let slow = open().filter_map(|(number, connection)| {
+                let silence = connection.body_silence()?;
+                (silence > SILENT).then_some((number, silence))
+            });
+            slow.max_by_key(|(_, silence)| *silence)
+        };
+        idle.map(|(number, _)| *number)
+            .or_else(|| slow().map(|(number, _)| *number))
+    }
+}
+
+impl Table {
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            state: Mutex::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds a place for a connection from `peer`.
+    pub fn admit(self: &Arc<Self>, peer: SocketAddr) -> Admitted {
+        let mut state = self.lock();
+        let address = peer.ip().to_canonical();
+        let of_address = state.new_of.get(&address).map_or(0, BTreeSet::len);
+        if of_address >= self.limits.new_per_address {
+            match state.silent_of(address) {
+                Some(silent) => state.end(silent),
+                None => return Admitted::Later,
+            }
+        }
+        let mut beyond = false;
+        if state.open.len() - state.ending >= self.limits.most {
+            if !std::mem::replace(&mut state.warned, true) {
+                tracing::warn!(
+                    most = self.limits.most,
+                    "all connections are taken: the longest silent ones are closed \
+                     (MCPO_MAX_CONNECTIONS)"
+                );
+            }
+            match state.longest_silent() {
+                Some(silent) => state.end(silent),
+                None if state.open.len() - state.ending >= self.limits.most + BEYOND => {
+                    return Admitted::Full;
+                }
+                None => beyond = true,
+            }
+        }
+        let number = state.next;
+        state.next += 1;
+        let connection = Connection::of(peer);
+        let _ = connection.table.set((self.clone(), number));
+        state.open.insert(number, connection.clone());
+        state.new.insert(number, address);
+        state.new_of.entry(address).or_default().insert(number);
+        let table = self.clone();
+        let held = Held { table, number };
+        if beyond {
+            Admitted::Beyond(connection, held)
+        } else {
+            Admitted::In(connection, held)
+        }
+    }
+
+    /// Looks at all of them again and again.
+    pub async fn keep_time(self: Arc<Self>) {
+        let limits = &self.limits;
+        let shortest = limits.head.min(limits.body).min(limits.idle);
+        let every = (shortest / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            tokio::time::sleep(every).await;
+            let all = self.all();
+            for connection in all {
+                connection.keep_time(limits);
+            }
+            let mut state = self.lock();
+            let ended = state.open.values().filter(|open| open.ended.load(Relaxed));
+            state.ending = ended.count();
+            state.warned &= state.open.len() >= limits.most;
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Connection>> {
+        self.lock().open.values().cloned().collect()
+    }
+
+    /// Each connection is told when the bridge stops. One token for all would be locked by all of them for
+    /// each request, since whoever waits for one looks at it whenever he is polled.
+    pub fn stops(connection: &Connection) -> AbortRegistration {
+        let (bell, ring) = AbortHandle::new_pair();
+        let _ = connection.stop.set(bell);
+        ring
+    }
+
+    /// Tells all that the bridge stops. Requests that have come are answered.
+    pub fn stop(&self) {
+        for connection in self.all() {
+            if let Some(bell) = connection.stop.get() {
+                bell.abort();
+            }
+        }
+    }
+
+    /// After that: nobody waits for what has not begun, or does not go on.
+    pub fn end_unbegun(&self) {
+        for connection in self.all() {
+            match connection.stage.load(Relaxed) {
+                // What is left of an answer is on its way.
+                _ if connection.unread.load(Relaxed) != 0 => {}
+                NEW | HEAD | IDLE if connection.silence() > STOPPING => connection.end(),
+                BUSY if connection.body_silence() > Some(SILENT) => connection.end_body(),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 1000))
+    }
+
+    fn table(most: usize, new_per_address: usize) -> Arc<Table> {
+        let long = Duration::from_mins(10);
+        Table::new(Limits {
+            most,
+            new_per_address,
+            head: long,
+            body: long,
+            idle: long,
+        })
+    }
+
+    /// A connection whose task waits for ever.
+    fn open(table: &Arc<Table>, last: u8) -> Arc<Connection> {
+        let (Admitted::In(connection, held) | Admitted::Beyond(connection, held)) =
+            table.admit(peer(last))
+        else {
+            panic!("no place")
+        };
+        let task = tokio::spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        connection.runs_in(task.abort_handle());
+        connection
+    }
+
+    fn ended(connection: &Connection) -> bool {
+        connection.ended.load(Relaxed)
+    }
+
+    #[tokio::test]
+    async fn an_address_has_so_many_new_connections_and_any_number_with_a_request() {
+        let table = table(100, 2);
+        for _ in 0..20 {
+            open(&table, 1).begin(BodyLength::Bytes(0));
+        }
+        let (first, second) = (open(&table, 1), open(&table, 1));
+        // Nobody has looked whether they have sent something.
+        assert!(matches!(table.admit(peer(1)), Admitted::Later));
+        assert!(matches!(table.admit(peer(2)), Admitted::In(..)));
+        second.waits(None);
+        let third = open(&table, 1);
+        assert!(ended(&second) && !ended(&first) && !ended(&third));
+    }
+
+    #[tokio::test]
+    async fn over_the_total_the_longest_silent_goes_first_and_never_who_waits_for_an_answer() {
+        let table = table(4, 4);
+        let (busy, idle) = (open(&table, 1), open(&table, 2));
+        let (older, newer) = (open(&table, 3), open(&table, 4));
+        busy.begin(BodyLength::Bytes(0));
+        idle.begin(BodyLength::Bytes(0));
+        idle.answered();
+        older.waits(None);
+        newer.waits(None);
+        for (goes, stays) in [(&older, &newer), (&newer, &idle), (&idle, &busy)] {
+            let new = open(&table, 5);
+            assert!(ended(goes) && !ended(stays));
+            new.begin(BodyLength::Bytes(0));
+        }
+        tokio::task::yield_now().await;
+        for _ in 0..BEYOND {
+            let Admitted::Beyond(connection, held) = table.admit(peer(6)) else {
+                panic!("it may ask how the bridge is")
+            };
+            connection.begin(BodyLength::Bytes(0));
+            std::mem::forget(held);
+        }
+        assert!(matches!(table.admit(peer(7)), Admitted::Full));
+        assert!(!ended(&busy));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_late_after_a_silence_and_below_the_least_rate() {
+        let connection = Connection::of(peer(1));
+        let limits = Limits {
+            body: Duration::from_secs(30),
+            ..table(1, 1).limits
+        };
+        connection.begin(BodyLength::Bytes(1_000_000));
+        let waker = Waker::noop();
+        // Nobody has waited for it: it is not the sender who is slow.
+        connection.keep_time(&limits);
+        assert!(!connection.is_late());
+        connection.waits(Some(waker));
+        connection.keep_time(&limits);
+        assert!(!connection.is_late());
+        // Two minutes for 200 KiB are slow, and honest.
+        connection.waited.store(120_000, Relaxed);
+        connection.read_of_body(200 * 1024);
+        connection.keep_time(&limits);
+        assert!(!connection.is_late());
+        connection.waited.store(300_000, Relaxed);
+        connection.keep_time(&limits);
+        assert!(connection.is_late());
+    }
+}
