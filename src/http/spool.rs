@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{body::Body, extract::Request, http::request::Parts, response::Response};
+use axum::{
+    body::{Body, HttpBody as _},
+    extract::Request,
+    http::request::Parts,
+    response::Response,
+};
 use futures_util::StreamExt as _;
 use tokio::io::AsyncWriteExt as _;
 
@@ -43,16 +48,16 @@ fn again(parts: &Parts, payload: &Payload) -> Result<Request, Problem> {
 
 /// Writes a body down, of no more bytes than all that one request may bring.
 pub async fn spool(app: &App, body: Body) -> Result<Payload, Problem> {
-    let (files, listen) = (&app.settings.files, &app.settings.listen);
-    let limit = files.max_upload_bytes;
-    let limit = limit.saturating_mul(files.max_per_call as u64);
-    let limit = limit.saturating_add(listen.max_body_bytes);
+    let limit = multipart::most(app);
+    if body.size_hint().lower() > limit {
+        return Err(Problem::files_too_large(limit));
+    }
     let file = multipart::stage(app).await?;
     let to = file.data().map_err(multipart::unwritten)?;
     let mut to = tokio::fs::File::from_std(to);
     let (mut chunks, mut size) = (body.into_data_stream(), 0_u64);
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| Unread::Broken(error.into()))?;
+        let chunk = chunk.map_err(Unread::of)?;
         size = size.saturating_add(chunk.len() as u64);
         if size > limit {
             return Err(Problem::files_too_large(limit));
