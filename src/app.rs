@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, AdmissionSettings, three_quarters},
+    budget::BodyMemory,
     call::{CallEngine, snapshot_limits},
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children, Listener, Said},
@@ -59,6 +60,8 @@ pub struct App {
     pub store: Arc<Store>,
     /// Whether the machine lets it work.
     pub condition: Arc<Condition>,
+    /// Memory for request bodies.
+    pub bodies: BodyMemory,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The MCP protocol's own sessions.
@@ -155,6 +158,11 @@ impl App {
         Ok(Arc::new(Self {
             condition: Arc::new(Condition::new(store.clone(), min_free)),
             identity: Identity::new(&settings, openwebui),
+            bodies: BodyMemory::new(
+                settings.listen.body_memory_bytes,
+                settings.listen.max_body_values,
+                settings.limits.queue_timeout,
+            ),
             settings,
             catalog,
             installer,

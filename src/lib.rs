@@ -7,6 +7,7 @@
 mod admission;
 mod app;
 mod artifacts;
+mod budget;
 mod call;
 mod catalog;
 mod child;

@@ -1,12 +1,21 @@
-//! Bodies that are read whole, up to a limit.
+//! Bodies that are read whole, up to a limit, within the memory that there is for them.
+
+use std::{io, pin::pin};
 
 use axum::{BoxError, body::HttpBody, http::StatusCode};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Problem;
-use crate::mcp::RpcError;
+use crate::{
+    budget::{BodyMemory, Refused, SMALL},
+    mcp::RpcError,
+};
+
+/// When a body that found no memory may be sent again, in seconds.
+const RETRY_AFTER: u64 = 5;
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -14,55 +23,151 @@ pub enum Unread {
     /// It has more bytes than this.
     #[error("the body is larger than {0} bytes (MCPO_MAX_BODY_BYTES)")]
     TooLarge(u64),
+    /// It has more JSON values than this.
+    #[error("the body holds more than {0} JSON values (MCPO_MAX_BODY_VALUES)")]
+    TooManyValues(u64),
+    /// There is not so much memory for one body.
+    #[error(
+        "the body takes more than the {0} bytes of memory that there are for one: raise \
+         MCPO_BODY_MEMORY, or send less at once"
+    )]
+    NoMemory(u64),
+    /// Others take the memory for bodies.
+    #[error("other requests take the memory for bodies (MCPO_BODY_MEMORY): try again in a moment")]
+    Busy,
+    /// Its sender was silent for too long, or too slow.
+    #[error("the body did not come in time (MCPO_BODY_TIMEOUT)")]
+    TooSlow,
     /// What the connection or its framing said.
     #[error("the body could not be read: {0}")]
     Broken(BoxError),
 }
 
 impl Unread {
+    /// By what reading it gave.
+    pub fn of(error: impl Into<BoxError>) -> Self {
+        let error = error.into();
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+        while let Some(this) = cause {
+            let io = this.downcast_ref::<io::Error>();
+            if io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) {
+                return Self::TooSlow;
+            }
+            cause = this.source();
+        }
+        Self::Broken(error)
+    }
+
     fn status(&self) -> StatusCode {
         match self {
-            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge(_) | Self::TooManyValues(_) | Self::NoMemory(_) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Broken(_) => StatusCode::BAD_REQUEST,
         }
     }
 
     fn kind(&self) -> &'static str {
         match self {
-            Self::TooLarge(_) => "body_too_large",
+            Self::TooLarge(_) | Self::NoMemory(_) => "body_too_large",
+            Self::TooManyValues(_) => "too_many_values",
+            Self::Busy => "no_memory",
+            Self::TooSlow => "slow_body",
             Self::Broken(_) => "broken_body",
+        }
+    }
+
+    fn retry_after(&self) -> Option<u64> {
+        matches!(self, Self::Busy).then_some(RETRY_AFTER)
+    }
+}
+
+impl From<Refused> for Unread {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Never(bytes) => Self::NoMemory(bytes),
+            Refused::Now => Self::Busy,
+            Refused::Values(most) => Self::TooManyValues(most),
         }
     }
 }
 
-/// All of a body that has at most `limit` bytes.
-pub async fn whole<B>(body: B, limit: u64) -> Result<Bytes, Unread>
+/// All of a body that has at most `limit` bytes. It holds its share of the memory as long as any part of
+/// it is there.
+pub async fn whole<B>(memory: &BodyMemory, body: B, limit: u64) -> Result<Bytes, Unread>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    match Limited::new(body, most).collect().await {
-        Ok(read) => Ok(read.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Unread::TooLarge(limit)),
-        Err(error) => Err(Unread::Broken(error)),
+    let mut body = pin!(body);
+    let length = body.size_hint().exact();
+    if body.size_hint().lower() > limit {
+        return Err(Unread::TooLarge(limit));
     }
+    let (mut share, mut first, mut all) = (memory.begin(length), Bytes::new(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame.map_err(Unread::of)?.into_data() else {
+            continue;
+        };
+        let before = first.len().max(all.len());
+        let size = (before + chunk.len()) as u64;
+        if size > limit {
+            return Err(Unread::TooLarge(limit));
+        }
+        share.grow(size).await?;
+        if before == 0 {
+            // Most bodies come at once, and are not copied.
+            first = chunk;
+            continue;
+        }
+        if all.is_empty() {
+            let large = length.filter(|_| size > SMALL);
+            all.reserve_exact(large.map_or(0, |length| usize::try_from(length).unwrap_or(0)));
+            all.extend_from_slice(&std::mem::take(&mut first));
+        } else if size > SMALL
+            && let Some(length) = length
+        {
+            let length = usize::try_from(length).unwrap_or(0);
+            all.reserve_exact(length.saturating_sub(all.len()));
+        }
+        all.extend_from_slice(&chunk);
+    }
+    let bytes = if all.is_empty() { first } else { all.into() };
+    Ok(share.keep(bytes))
+}
+
+/// Takes the memory that the JSON in a body needs until it is checked.
+pub async fn parse(
+    memory: &BodyMemory,
+    body: &[u8],
+) -> Result<Option<OwnedSemaphorePermit>, Unread> {
+    Ok(memory.parse(body).await?)
 }
 
 impl From<Unread> for Problem {
     fn from(unread: Unread) -> Self {
         let text = unread.to_string();
         let detail = match unread {
-            Unread::TooLarge(_) => json!({"message": text}),
             Unread::Broken(_) => text.into(),
+            _ => json!({"message": text}),
         };
-        Self::new(unread.status(), unread.kind(), detail)
+        let problem = Self::new(unread.status(), unread.kind(), detail);
+        match unread.retry_after() {
+            Some(seconds) => problem.retry_after(seconds),
+            None => problem,
+        }
     }
 }
 
 impl From<Unread> for RpcError {
     fn from(unread: Unread) -> Self {
         let (status, kind) = (unread.status(), unread.kind());
-        Self::new(status, -32600, kind, &unread.to_string())
+        let error = Self::new(status, -32600, kind, &unread.to_string());
+        match unread.retry_after() {
+            Some(seconds) => error.retry_after(seconds),
+            None => error,
+        }
     }
 }

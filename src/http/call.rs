@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use axum::{
@@ -25,7 +25,7 @@ use crate::{
     identity::SESSION_HEADER,
     model::{Caller, Principal, RawJson},
     openapi::{self, path_segment},
-    replicas::Routed as _,
+    replicas::{Payload, Routed as _},
     session::{Class, Place, Wants},
     telemetry::{ProblemKind, RequestId},
 };
@@ -166,11 +166,31 @@ where
     B::Error: Into<BoxError>,
 {
     let refused = |problem: &Problem| refused(app, caller, server, tool, problem);
-    let body = body::whole(body, app.settings.listen.max_body_bytes).await;
+    // Nothing is read for a caller who has no such tool.
+    let known = match tool_of(app, server, tool, caller).await {
+        Err(problem) if problem.elsewhere().is_none() => {
+            refused(&problem);
+            return Err(problem);
+        }
+        known => Mutex::new(known.ok()),
+    };
+    let body = match parts.extensions.get::<Payload>() {
+        // What another replica sent was read already.
+        Some(Payload::Whole(body)) => Ok(body.clone()),
+        _ => body::whole(&app.bodies, body, app.settings.listen.max_body_bytes).await,
+    };
     let body = body.map_err(Problem::from).inspect_err(refused)?;
     let request = || peers::forward(app, caller, parts, id, body.clone());
     let attempt = async || {
-        let prepared = prepare(app, server, tool, caller, &body, id).await;
+        let first = known.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let found = match first {
+            Some(found) => Ok(found),
+            None => tool_of(app, server, tool, caller).await,
+        };
+        let prepared = match found {
+            Ok((offer, tool)) => prepare(app, &offer, tool, caller, &body, id).await,
+            Err(problem) => Err(problem),
+        };
         let mut call = prepared.inspect_err(refused)?;
         call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, caller);
         call.place.wants = Wants::of(&call.spec, &call.profile, &call.caller);
@@ -204,20 +224,22 @@ async fn run(app: &Arc<App>, call: Box<Call>) -> Result<Response, Problem> {
 /// Everything that can be wrong with a call before it runs.
 async fn prepare(
     app: &Arc<App>,
-    server: &str,
+    offer: &Arc<Offer>,
     tool: &str,
     caller: &Caller,
     body: &Bytes,
     id: &RequestId,
 ) -> Result<Box<Call>, Problem> {
-    let (offer, tool) = tool_of(app, server, tool, caller).await?;
+    let parsing = body::parse(&app.bodies, body).await?;
     let arguments = openapi::read_body(body.clone());
     let arguments = arguments.map_err(|error| Problem::bad_json(&error))?;
     let checked = offer.check(tool, arguments);
     let arguments = checked.map_err(|faults| Problem::bad_arguments(&faults))?;
+    drop(parsing);
+    let arguments = arguments.kept_with(body);
     let place = Place::of(caller, &offer.spec);
     let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
-    note_missing_chat(app, &offer, &place);
+    note_missing_chat(app, offer, &place);
     Ok(Call::of_tool(
         caller.clone(),
         offer.spec.clone(),

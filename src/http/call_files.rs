@@ -5,8 +5,9 @@ use std::{collections::HashSet, sync::Arc};
 
 use axum::extract::Request;
 use serde_json::{Map, Value};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Problem, multipart, upload};
+use super::{Problem, body::Unread, multipart, upload};
 use crate::{
     app::App,
     artifacts::{numbered, safe_name},
@@ -22,6 +23,8 @@ pub struct WithFiles {
     arguments: Map<String, Value>,
     /// With the names of their parts.
     files: Vec<(String, Incoming)>,
+    /// What the arguments take of the memory for bodies.
+    _held: Option<OwnedSemaphorePermit>,
     /// The tool's arguments by name, and whether each takes a list.
     lists: Vec<(String, bool)>,
 }
@@ -44,6 +47,8 @@ impl WithFiles {
                 let why = format!("the part '{name}' is no file: all words go into 'arguments'");
                 return Err(Problem::bad_part(&why));
             }
+            let parsing = app.bodies.parse(text.as_bytes()).await;
+            let _parsing = parsing.map_err(Unread::from)?;
             let read = serde_json::from_str(&text);
             arguments = read.map_err(|error| {
                 Problem::bad_part(&format!("the part 'arguments' is no JSON object: {error}"))
@@ -56,6 +61,7 @@ impl WithFiles {
         Ok(Self {
             arguments,
             files: parts.files,
+            _held: parts.held,
             lists: lists.collect(),
         })
     }

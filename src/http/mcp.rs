@@ -16,6 +16,7 @@ use crate::{
     catalog::Offer,
     mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
     model::Caller,
+    replicas::{Payload, Routed as _},
 };
 
 /// What a request of HTTP's came with.
@@ -55,8 +56,15 @@ pub async fn post(came: Came) -> Response {
         let caller = peers::caller(app, &came.parts.extensions, headers, came.peer).await?;
         accepts(headers, &["application/json", "text/event-stream"])?;
         is_json(headers)?;
-        let body = body::whole(body, app.settings.listen.max_body_bytes).await?;
+        known(app, came.server.as_deref(), &caller).await?;
+        let body = match came.parts.extensions.get::<Payload>() {
+            // What another replica sent was read already.
+            Some(Payload::Whole(body)) => body.clone(),
+            _ => body::whole(&app.bodies, body, app.settings.listen.max_body_bytes).await?,
+        };
+        let parsing = body::parse(&app.bodies, &body).await?;
         let message = ClientMessage::read(&body)?;
+        drop(parsing);
         let id = peers::request_id(&came.parts.extensions);
         let request = || peers::forward(app, &caller, &came.parts, &id, body.clone());
         let server = came.server.as_deref();
@@ -137,6 +145,18 @@ async fn asking<'a>(
         request_id,
         shown: None,
     }))
+}
+
+/// Refuses a body that is for no server of the caller's before it is read; a server that another
+/// replica may know is there.
+async fn known(app: &App, server: Option<&str>, caller: &Caller) -> Result<(), RpcError> {
+    let Some(server) = server else {
+        return Ok(());
+    };
+    match offer_for(app, server, caller).await {
+        Err(error) if error.elsewhere().is_none() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 async fn offer_for(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {

@@ -43,7 +43,7 @@ async fn unpack(app: &App, caller: Caller, request: Request) -> Result<Request, 
             .await
             .map_err(Problem::into_response)?
     } else {
-        let body = body::whole(body, app.settings.listen.max_body_bytes).await;
+        let body = body::whole(&app.bodies, body, app.settings.listen.max_body_bytes).await;
         let body = body.map_err(|unread| Problem::from(unread).into_response())?;
         body.into()
     };

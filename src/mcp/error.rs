@@ -95,6 +95,12 @@ impl RpcError {
         self
     }
 
+    /// Says when to try again.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
     /// With data for programs.
     pub fn with(mut self, data: Value) -> Self {
         self.data = Some(data);

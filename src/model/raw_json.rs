@@ -74,6 +74,12 @@ impl RawJson {
         serde_json::from_slice(&self.0)
     }
 
+    /// Keeps `body` as long as this value, which was made of it: it holds the memory for both.
+    #[must_use]
+    pub fn kept_with(self, body: &Bytes) -> Self {
+        Self(crate::budget::keep_with(self.0, body))
+    }
+
     /// As a value that is near it: `null` stands for what no type of ours holds (1e400, a lone
     /// surrogate, too many levels), and members with such names are left out.
     pub fn approximate(&self) -> Value {
