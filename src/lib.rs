@@ -5,6 +5,7 @@
 //! `admission` → `child` → `artifacts` → answer. `docs/architecture.md` walks one call through it.
 
 mod admission;
+mod allocator;
 mod app;
 mod artifacts;
 mod budget;

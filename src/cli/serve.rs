@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{Failure, SettingsArgs, output::print};
 use crate::{
+    allocator,
     config::{Faults, Settings},
     limits,
     serve::{self, Ended, ServeError},
@@ -55,6 +56,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
         let printed = print(concat!("mcpo-bridge ", env!("CARGO_PKG_VERSION"), "\n"));
         return printed.map_or_else(Failure::tell, |()| ExitCode::SUCCESS);
     }
+    allocator::give_back_large_blocks();
     let port_file = args.port_file.clone();
     let settings = match settings(args) {
         Ok(settings) => settings,
