@@ -14,6 +14,7 @@ mod chats;
 mod children;
 mod commands;
 mod connections;
+mod door;
 mod dropin;
 mod failures;
 mod fairness;

@@ -261,6 +261,10 @@ impl TestBridge {
         output
     }
 
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("the bridge runs").child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let id = self.running.as_ref().expect("the bridge runs").child.id();
         let pid = Pid::from_raw(id.cast_signed()).expect("a process id");

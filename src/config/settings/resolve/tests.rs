@@ -227,3 +227,19 @@ fn a_certificate_needs_its_key() {
         "{faults}"
     );
 }
+
+#[test]
+fn a_root_path_must_not_be_a_route() {
+    for (root, prefix) in [("/mcpo", ""), ("/docs/x", ""), ("/p/files", "/p")] {
+        let faults = resolve(&["--root-path", root, "--path-prefix", prefix]).unwrap_err();
+        assert!(faults.to_string().contains("MCPO_ROOT_PATH"), "{faults}");
+    }
+    for (root, prefix) in [
+        ("/tools", ""),
+        ("/mcpo", "/p"),
+        ("/p", "/p"),
+        ("/mcpox", ""),
+    ] {
+        assert!(resolve(&["--root-path", root, "--path-prefix", prefix]).is_ok());
+    }
+}
