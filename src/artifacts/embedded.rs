@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    fn found(content: Value) -> Vec<(String, Vec<u8>)> {
+    fn found(content: &Value) -> Vec<(String, Vec<u8>)> {
         let files = embedded(&RawJson::of(&json!({ "content": content })));
         files
             .into_iter()
@@ -208,7 +208,7 @@ mod tests {
             let block = json!({"type": "resource", "resource":
                 {"uri": uri, "mimeType": kind, "blob": "AAEC"}});
             assert_eq!(
-                found(json!([{"type": 5}, block])),
+                found(&json!([{"type": 5}, block])),
                 [(name.to_owned(), vec![0, 1, 2])],
                 "{uri}"
             );
@@ -218,14 +218,14 @@ mod tests {
     #[test]
     fn pictures_that_clients_show_stay_where_they_are_and_others_become_files() {
         let image = |kind: &str| json!([{"type": "image", "mimeType": kind, "data": "AAEC"}]);
-        assert_eq!(found(image("image/png")), []);
+        assert_eq!(found(&image("image/png")), []);
         let sheet = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet";
         assert_eq!(
-            found(image(sheet)),
+            found(&image(sheet)),
             [("file.xlsx".to_owned(), vec![0, 1, 2])]
         );
         let text = json!([{"type": "resource", "resource": {"uri": "a:b", "text": "x"}}]);
-        assert_eq!(found(text), []);
+        assert_eq!(found(&text), []);
     }
 
     #[test]
