@@ -26,7 +26,7 @@ pub fn is_openwebui(
 ) -> bool {
     let sends = |name: &HeaderName| headers.get(name).is_some_and(|value| !value.is_empty());
     let letters = client_name.unwrap_or_default().chars();
-    let letters = letters.filter(|c| c.is_ascii_alphanumeric());
+    let letters = letters.filter(char::is_ascii_alphanumeric);
     let letters: String = letters.map(|c| c.to_ascii_lowercase()).collect();
     sends(&names.chat_id) || sends(&names.message_id) || letters.starts_with("openwebui")
 }
