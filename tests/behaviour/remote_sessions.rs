@@ -218,7 +218,7 @@ fn old_and_forgetful(status: &'static str, body: &'static str) -> Far {
                     return far::write(stream, "202 Accepted", text, "Accepted");
                 }
                 let (to, known) = streams.get_mut(&number).expect("a stream");
-                if !*known && status.starts_with("2") {
+                if !*known && status.starts_with('2') {
                     let event = rpc_error(&seen.message["id"], -32001, "Session not found");
                     let _ = to.write_all(format!("event: message\ndata: {event}\n\n").as_bytes());
                 } else if !*known {
@@ -264,9 +264,12 @@ fn a_session_of_the_older_transport_is_lost_though_its_stream_stays_open() {
     }
 }
 
+/// An answer as an odd server gives it: header lines and body.
+type Odd = fn(&Value) -> (String, String);
+
 #[test]
 fn answers_with_a_byte_order_mark_or_an_odd_id_are_answers() {
-    let odd: [fn(&Value) -> (String, String); 5] = [
+    let odd: [Odd; 5] = [
         |answer| (JSON.to_owned(), format!("\u{feff}{answer}")),
         |answer| {
             (
