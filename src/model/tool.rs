@@ -29,7 +29,8 @@ impl Tool {
     /// Reads an item as it came; `None` where it has no usable name. Members that hold what no
     /// type of ours can are in `raw` only: they must not cost the tool.
     pub fn read_raw(item: &RawJson) -> Option<Self> {
-        let members = item.members()?.into_iter();
+        // Words with half a letter in them are words all the same.
+        let members = item.with_whole_letters().members()?.into_iter();
         let readable = members
             .filter_map(|member| Some((member.name.read().ok()?, member.value.read().ok()?)));
         let raw = item.clone();
@@ -47,6 +48,12 @@ impl Tool {
     /// The schema of the arguments; `null` where the server sent none.
     pub fn input_schema(&self) -> &Value {
         self.object.get("inputSchema").unwrap_or(&Value::Null)
+    }
+
+    /// Whether it runs only as a task of MCP's (`execution.taskSupport`), and not in a plain call.
+    pub fn needs_task(&self) -> bool {
+        let execution = self.object.get("execution");
+        execution.is_some_and(|execution| execution["taskSupport"] == "required")
     }
 
     /// The schema of `structuredContent`, if declared.

@@ -32,23 +32,20 @@ struct Written<'a> {
     text: &'a RawValue,
 }
 
-/// The value of a block, and whether it was text. `block` lies within `line`.
-pub fn item(line: &Bytes, block: &RawValue) -> (RawJson, bool) {
+/// The value of a block. `block` lies within `line`.
+pub fn item(line: &Bytes, block: &RawValue) -> RawJson {
     let whole = || RawJson::within(line, block);
     // As nearly all are, read without a list of members.
     if block.get().starts_with(r#"{"type":"text","#)
         && let Ok(Written { text, .. }) = serde_json::from_str(block.get())
     {
-        return (json_or_text(line, text), true);
+        return json_or_text(line, text);
     }
     let Ok(members) = serde_json::from_str::<Members>(block.get()) else {
-        return (whole(), false);
+        return whole();
     };
     let converted = match string(&members, "type").as_deref() {
-        Some("text") => {
-            let text = members.get("text").map(|text| json_or_text(line, text));
-            return (text.unwrap_or_else(whole), true);
-        }
+        Some("text") => members.get("text").map(|text| json_or_text(line, text)),
         Some("image") => data_uri(&members, "data", "image/png"),
         Some("audio") => data_uri(&members, "data", "audio/wav"),
         Some("resource") => members
@@ -56,7 +53,7 @@ pub fn item(line: &Bytes, block: &RawValue) -> (RawJson, bool) {
             .and_then(|resource| embedded(line, resource)),
         _ => None,
     };
-    (converted.unwrap_or_else(whole), false)
+    converted.unwrap_or_else(whole)
 }
 
 /// The text of a text block or of an embedded text resource.
@@ -95,6 +92,13 @@ fn json_or_text(line: &Bytes, literal: &RawValue) -> RawJson {
 
 fn data_uri(members: &Members<'_>, key: &str, default_type: &str) -> Option<RawJson> {
     let data = string(members, key)?;
+    // Some servers write the whole of it already.
+    if data
+        .get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case("data:"))
+    {
+        return RawJson::from_value(&data).ok();
+    }
     let mime_type = string(members, "mimeType").unwrap_or(default_type.into());
     RawJson::from_value(&format!("data:{mime_type};base64,{data}")).ok()
 }

@@ -103,7 +103,17 @@ impl<'a> Parts<'a> {
 
 /// The answer to a call: one content item bare, none as `[]`, several as an array. Text that is
 /// JSON is passed on as JSON, byte by byte; a result that is no `CallToolResult` passes as it is.
+///
+/// Of `structuredContent` nothing is added to blocks: servers repeat in it what the blocks say, with
+/// the bytes of pictures and files once more. Half a surrogate pair becomes U+FFFD, because readers of
+/// this answer pass it on to others who take none.
 pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
+    let result = result.with_whole_letters();
+    // Text that is JSON brings its own escapes.
+    whole_body(&result).map(|body| body.with_whole_letters())
+}
+
+fn whole_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
     let Some(parts) = Parts::read(result.as_str()) else {
         return Ok(result.clone());
     };
@@ -112,20 +122,15 @@ pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
     if parts.is_error.is_some_and(|flag| flag.get() == "true") {
         return Err(failure(blocks.as_deref(), structured));
     }
+    let structured = structured.map(|value| RawJson::within(&line, value));
     let Some(blocks) = blocks else {
-        return Ok(structured.map_or_else(|| result.clone(), |value| RawJson::within(&line, value)));
+        return Ok(structured.unwrap_or_else(|| result.clone()));
     };
-    let mut items: Vec<RawJson> = Vec::with_capacity(blocks.len());
-    let mut has_text = false;
-    for block in blocks {
-        let (item, text) = block::item(&line, block);
-        has_text |= text;
-        items.push(item);
+    if let Some(value) = structured.filter(|_| blocks.is_empty()) {
+        return Ok(value);
     }
-    if let Some(value) = structured.filter(|_| !has_text) {
-        items.push(RawJson::within(&line, value));
-    }
-    Ok(join(items))
+    let items = blocks.into_iter().map(|block| block::item(&line, block));
+    Ok(join(items.collect()))
 }
 
 fn join(mut items: Vec<RawJson>) -> RawJson {

@@ -77,9 +77,38 @@ fn one_item_is_bare_and_several_are_a_list() {
 }
 
 #[test]
-fn a_literal_that_no_unicode_string_can_hold_survives() {
-    let result = raw(r#"{"content":[{"type":"text","text":"\ud800 alone"}]}"#);
-    assert_eq!(result_body(&result).unwrap().as_str(), r#""\ud800 alone""#);
+fn half_a_letter_becomes_a_mark_that_every_reader_takes() {
+    for (content, answer) in [
+        (
+            r#"[{"type":"text","text":"\ud800 alone"}]"#,
+            r#""\ufffd alone""#,
+        ),
+        (
+            r#"[{"type":"text","text":"{\"a\":\"\\ud83d\"}"},{"type":"text","text":"\ud83d\ude00\ude00"}]"#,
+            r#"[{"a":"\ufffd"},"\ud83d\ude00\ufffd"]"#,
+        ),
+        (
+            r#"[{"type":"odd","\udc00":"\\ud800"}]"#,
+            r#"{"type":"odd","\ufffd":"\\ud800"}"#,
+        ),
+    ] {
+        let result = raw(&format!(r#"{{"content":{content}}}"#));
+        let body = result_body(&result).unwrap();
+        assert_eq!(body.as_str(), answer);
+        assert!(body.read::<Value>().is_ok(), "{answer}");
+    }
+    let failed = raw(r#"{"isError":true,"content":[{"type":"text","text":"no \ud800"}]}"#);
+    assert_eq!(result_body(&failed).unwrap_err().message, "no \u{fffd}");
+}
+
+#[test]
+fn a_picture_that_is_a_data_uri_already_stays_one() {
+    let uri = "data:image/gif;base64,aGk=";
+    let image = json!({"type": "image", "data": uri, "mimeType": "image/png"});
+    assert_eq!(body(&json!({"content": [image]})), format!("\"{uri}\""));
+    let blob = json!({"uri": "a:b", "mimeType": "image/gif", "blob": uri});
+    let resource = json!({"type": "resource", "resource": blob});
+    assert_eq!(body(&json!({"content": [resource]})), format!("\"{uri}\""));
 }
 
 #[test]
@@ -126,7 +155,7 @@ fn resources_are_text_or_named_binaries() {
 }
 
 #[test]
-fn structured_content_stands_in_for_missing_text() {
+fn structured_content_stands_in_for_missing_blocks() {
     let structured = json!({"n": 1});
     let image = json!({"type": "image", "data": "aGk=", "mimeType": "image/png"});
     assert_eq!(
@@ -143,7 +172,12 @@ fn structured_content_stands_in_for_missing_text() {
     );
     assert_eq!(
         body(&json!({"content": [image], "structuredContent": structured})),
-        r#"["data:image/png;base64,aGk=",{"n":1}]"#
+        r#""data:image/png;base64,aGk=""#
+    );
+    let blocks = json!([{"type": "resource", "resource": {"uri": "a:b", "blob": "Ynll"}}]);
+    assert_eq!(
+        body(&json!({"content": blocks, "structuredContent": {"content": blocks}})),
+        r#"{"type":"resource","uri":"a:b","mime_type":null,"size":3}"#
     );
 }
 
