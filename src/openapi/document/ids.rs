@@ -1,6 +1,6 @@
 //! Names of tools in URLs and as operation ids.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -48,16 +48,20 @@ pub fn operation_ids<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String
         .zip(&mapped)
         .map(|(name, id)| name == id && taken.insert(id.clone()))
         .collect();
+    // What was tried for an id already: thousands of names may come to the same.
+    let mut tried: HashMap<String, u64> = HashMap::new();
     let finish = |(id, exact): (String, bool)| {
         if exact || taken.insert(id.clone()) {
             return id;
         }
-        let numbered = (2..).map(|number| with_suffix(&id, number));
-        let mut free = numbered.filter(|id| !taken.contains(id));
-        let id = free.next().unwrap_or_default();
-        drop(free);
-        taken.insert(id.clone());
-        id
+        let number = tried.entry(id.clone()).or_insert(1);
+        loop {
+            *number += 1;
+            let numbered = with_suffix(&id, *number);
+            if taken.insert(numbered.clone()) {
+                return numbered;
+            }
+        }
     };
     mapped.into_iter().zip(exact).map(finish).collect()
 }
