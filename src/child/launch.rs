@@ -90,7 +90,7 @@ pub async fn launch(
     supervisors: &Supervisors,
     until: Instant,
 ) -> Result<(Process, Pipes), ChildError> {
-    let (pipes, theirs) = pipes().map_err(|error| not_spawned(&error))?;
+    let (pipes, theirs) = pipes().map_err(|error| not_spawned(&error, launch))?;
     let process = supervised(SUPERVISE, launch, theirs, supervisors, until).await?;
     Ok((process, pipes))
 }
@@ -115,7 +115,7 @@ async fn supervised(
     let spawned = spawn(duty, launch, &stdio, supervisors);
     // What the child has must be the child's alone: its end is how we learn that it is gone.
     drop(stdio);
-    let (control, supervisor) = spawned.map_err(|error| not_spawned(&error))?;
+    let (control, supervisor) = spawned.map_err(|error| not_spawned(&error, launch))?;
     let keeper = Keeper::Own(supervisor, supervisors.clone());
     follow(control, keeper, until).await
 }
@@ -134,7 +134,12 @@ pub async fn follow(
     })
 }
 
-fn not_spawned(error: &std::io::Error) -> ChildError {
+fn not_spawned(error: &std::io::Error, launch: &Launch) -> ChildError {
+    if error.kind() == std::io::ErrorKind::NotFound && !launch.cwd.is_dir() {
+        // Without the path, which may be a chat's.
+        let why = "the folder that its cwd names does not exist: make it, or name another";
+        return ChildError::not_started(why.to_owned());
+    }
     ChildError::not_started(format!("cannot start a process: {error}"))
 }
 

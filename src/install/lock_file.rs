@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::pin::{Pin, platform};
 use crate::{
     config::{LARGEST_FILE, read_bounded},
-    model::ServerName,
+    model::{ServerName, utf8},
 };
 
 /// The layout that this version writes and reads.
@@ -72,6 +72,7 @@ impl LockFile {
             path: path.to_owned(),
             why,
         };
+        let text = utf8(text.into());
         let written: Written =
             serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
         if written.version != VERSION {

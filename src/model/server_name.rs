@@ -4,15 +4,16 @@ use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// 1–64 characters, none of them a separator of URLs or paths, nor a control character.
+/// 1–255 characters, none of them `\ ? # %` nor a control character. A slash stands between parts that
+/// URLs can have, as in `@scope/name` and `github.com/owner/name`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerName(Arc<str>);
 
 /// Why a name was refused, with the fix.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a server name has 1 to 64 characters, is not '.' or '..', and has none of / \\ ? # % \
-     or control characters: rename it"
+    "a server name has 1 to 255 characters, none of them \\ ? # % or a control character, and \
+     no part between slashes is empty, '.' or '..': rename it"
 )]
 pub struct InvalidServerName;
 
@@ -27,8 +28,9 @@ impl FromStr for ServerName {
     type Err = InvalidServerName;
     fn from_str(text: &str) -> Result<Self, InvalidServerName> {
         let length = text.chars().count();
-        let odd = |c: char| c.is_control() || "/\\?#%".contains(c);
-        if length == 0 || length > 64 || text == "." || text == ".." || text.contains(odd) {
+        let odd = |c: char| c.is_control() || "\\?#%".contains(c);
+        let lost = |part: &str| matches!(part, "" | "." | "..");
+        if length > 255 || text.contains(odd) || text.split('/').any(lost) {
             return Err(InvalidServerName);
         }
         Ok(Self(text.into()))

@@ -21,6 +21,9 @@ use crate::{
     model::{RawJson, ServerName},
 };
 
+/// A `timeout` from which on it looks like milliseconds: nearly three hours.
+const MILLISECONDS: f64 = 10_000.0;
+
 /// What all servers of one load share, and what was found on the way.
 pub(super) struct Builder<'a> {
     pub settings: &'a Settings,
@@ -71,7 +74,12 @@ impl Builder<'_> {
                 return;
             }
             (false, false) => {
-                let meant = |key: &str| nearest(key, ["command", "url"].into_iter());
+                let meant = |key: &str| {
+                    let url =
+                        super::keys::elsewhere(key).is_some_and(|what| what.ends_with(" url"));
+                    let near = || nearest(key, ["command", "url"].into_iter());
+                    url.then_some("url").or_else(near)
+                };
                 let fix = match keys.keys().find_map(|key| Some((key, meant(key)?))) {
                     Some((key, name)) => format!("rename {key} to {name}"),
                     None => r#"add "command": "uvx" with "args", or "url": "https://…""#.into(),
@@ -153,6 +161,15 @@ impl Builder<'_> {
         let count = |given: Option<u16>| given.and_then(|count| NonZeroUsize::new(count.into()));
         let mode = entry.mode.unwrap_or(self.settings.default_mode);
         let off = mode == Mode::Stateful && !stateful.enabled;
+        if let Some(given) = entry.timeout.filter(|given| *given >= MILLISECONDS) {
+            self.warnings.push(format!(
+                "{}: {given} seconds are {:.1} hours; if milliseconds were meant, as in other clients' \
+                 files, write {}",
+                path.key("timeout"),
+                given / 3600.0,
+                given / 1000.0
+            ));
+        }
         let allow = entry.allow.map(|allow| self.allow(allow, path));
         let spec = ServerSpec {
             name,
@@ -228,6 +245,7 @@ impl Builder<'_> {
                 self.fault(path.key(key), "it is empty", "write a value, or a default");
             }
         }
+        self.warn_of_shell(&program, cwd.as_deref(), path);
         (self.faults.len() == before).then(|| {
             Transport::Stdio(CommandSpec {
                 program,
@@ -236,6 +254,31 @@ impl Builder<'_> {
                 cwd: cwd.map(PathBuf::from),
             })
         })
+    }
+
+    /// What a shell would have understood.
+    fn warn_of_shell(&mut self, program: &str, cwd: Option<&str>, path: &Path) {
+        for (key, text) in [("command", Some(program)), ("cwd", cwd)] {
+            if text.is_some_and(|text| text == "~" || text.starts_with("~/")) {
+                self.warnings.push(format!(
+                    "{}: no shell replaces the ~ here: write the whole path, or ${{HOME}}",
+                    path.key(key)
+                ));
+            }
+        }
+        let mut words = program.split_whitespace();
+        let (first, rest) = (words.next(), words.collect::<Vec<_>>());
+        if let Some(first) = first
+            && !rest.is_empty()
+            && !std::path::Path::new(program).exists()
+        {
+            let rest = serde_json::json!(rest);
+            self.warnings.push(format!(
+                "{}: there is no program of this name: write \"command\": \"{first}\", and put the rest \
+                 into args: {rest}",
+                path.key("command")
+            ));
+        }
     }
 
     fn remote(

@@ -3,10 +3,12 @@
 
 use std::{cell::RefCell, fmt};
 
+use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::path::Path;
+use crate::model::utf8;
 
 /// A value, and the paths of the keys that were there before.
 #[derive(Debug)]
@@ -15,9 +17,9 @@ pub(super) struct Parsed {
     pub duplicates: Vec<String>,
 }
 
-/// Parses one value. A byte order mark, which Windows editors write, is skipped.
+/// Parses one value, in any encoding that a mark in front names.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, serde_json::Error> {
-    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let bytes = &utf8(Bytes::copy_from_slice(bytes));
     let duplicates = RefCell::new(Vec::new());
     let mut text = serde_json::Deserializer::from_slice(bytes);
     let node = Node {
@@ -128,6 +130,7 @@ mod tests {
     #[test]
     fn a_byte_order_mark_is_no_fault_and_a_second_value_is() {
         assert!(parse(b"\xef\xbb\xbf{}").is_ok());
+        assert!(parse(b"\xff\xfe{\0}\0").is_ok());
         assert!(parse(b"{} {}").is_err());
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
     }

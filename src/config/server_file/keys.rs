@@ -46,14 +46,72 @@ pub(super) fn normalise(server: &mut Map<String, Value>, path: &Path) -> Vec<Fau
     faults
 }
 
+/// Keys of a server in other clients' files, and what to do with each here.
+const ELSEWHERE: [(&str, &str); 24] = [
+    // Windsurf, Gemini CLI, Continue.
+    ("serverUrl", "rename it to url"),
+    ("httpUrl", "rename it to url"),
+    ("uri", "rename it to url"),
+    ("endpoint", "rename it to url"),
+    ("transport", "rename it to type"),
+    ("transportType", "rename it to type"),
+    // VS Code.
+    (
+        "envFile",
+        "put its variables into env, as ${NAME} or ${file:/run/secrets/NAME}",
+    ),
+    ("dev", "nothing is watched here; remove it"),
+    ("gallery", "remove it"),
+    // Cline, Roo Code, Gemini CLI: whether the user is asked before a call.
+    (
+        "alwaysAllow",
+        "who may use a server is said in allow; remove it",
+    ),
+    (
+        "autoApprove",
+        "who may use a server is said in allow; remove it",
+    ),
+    ("trust", "who may use a server is said in allow; remove it"),
+    ("includeTools", "rename it to enabledTools"),
+    ("excludeTools", "rename it to disabledTools"),
+    ("tools", "name the useful tools in enabledTools"),
+    // LibreChat.
+    ("initTimeout", "MCPO_START_TIMEOUT bounds all starts"),
+    ("serverInstructions", "write them into usage_guide"),
+    ("chatMenu", "remove it"),
+    // Codex.
+    (
+        "startup_timeout_sec",
+        "MCPO_START_TIMEOUT bounds all starts",
+    ),
+    ("tool_timeout_sec", "rename it to timeout"),
+    ("http_headers", "rename it to headers"),
+    (
+        "env_http_headers",
+        "write them into headers, as \"${NAME}\"",
+    ),
+    (
+        "bearer_token_env_var",
+        "write \"Authorization\": \"Bearer ${NAME}\" into headers",
+    ),
+    ("requestInit", "put its headers into headers"),
+];
+
+/// What another client's key is here.
+pub(super) fn elsewhere(key: &str) -> Option<&'static str> {
+    let known = ELSEWHERE.iter().find(|(known, _)| *known == key);
+    known.map(|(_, what)| *what)
+}
+
 /// A warning for each key of `object` that is not in `known`.
 pub(super) fn unknown(object: &Map<String, Value>, path: &Path, known: &[&str]) -> Vec<String> {
     let is_known = |key: &str| known.contains(&key);
     let strange = object.keys().filter(|key| !is_known(key));
     let warning = |key: &String| {
-        let hint = match nearest(key, known.iter().copied()) {
-            Some(name) => format!("did you mean {name}?"),
-            None => "check its spelling, or remove it".into(),
+        let hint = match (elsewhere(key), nearest(key, known.iter().copied())) {
+            (Some(what), _) => what.to_owned(),
+            (None, Some(name)) => format!("did you mean {name}?"),
+            (None, None) => "check its spelling, or remove it".into(),
         };
         format!("{}: unknown key, ignored; {hint}", path.key(key))
     };

@@ -234,9 +234,10 @@ fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Pat
              headers, such as \"Authorization\": \"Bearer ${{file:/run/secrets/TOKEN}}\""
         ));
     }
-    if RESERVED_NAMES.contains(&name) {
+    let first = name.split('/').next().unwrap_or_default();
+    if RESERVED_NAMES.contains(&first) {
         builder.warnings.push(format!(
-            "{path}: served under /mcpo/{name} only, because /{name} is the bridge's own"
+            "{path}: served under /mcpo/{name} only, because /{first} is the bridge's own"
         ));
     }
 }
@@ -258,10 +259,25 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
         return None;
     }
     let names = ["mcpServers", "servers"];
-    let meant = root
-        .keys()
-        .find(|key| keys::nearest(key, names.into_iter()).is_some());
-    let fix = match meant {
+    let close = |key: &str| keys::nearest(key, names.into_iter()).is_some();
+    // VS Code's, Zed's, Codex's and Amp's settings.
+    let other = |key: &str| {
+        matches!(
+            key,
+            "mcp.servers" | "context_servers" | "mcp_servers" | "amp.mcpServers"
+        )
+    };
+    let meant = root.keys().find(|key| close(key) || other(key));
+    let nested = || {
+        root.iter().find_map(|(outer, value)| {
+            let inner = value.as_object()?.keys().find(|key| close(key))?;
+            Some(format!("{outer}.{inner}"))
+        })
+    };
+    let fix = match meant.cloned().or_else(nested) {
+        Some(key) if key.contains('.') => {
+            format!("move what is in {key} into \"mcpServers\" at the top of the file")
+        }
         Some(key) => format!("rename {key} to mcpServers"),
         None => r#"add "mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"]}}"#
             .to_owned(),

@@ -359,3 +359,85 @@ fn a_missing_file_says_how_to_get_one() {
         "{text}"
     );
 }
+
+#[test]
+fn what_other_clients_and_shells_write_is_explained() {
+    let warned = |keys: Value| read_server(keys).unwrap().warnings.join("\n");
+    assert!(warned(json!({"cwd": "~"})).contains("no shell"));
+    assert!(warned(json!({"command": "~/bin/run"})).contains("no shell"));
+    let words = warned(json!({"command": "npx -y some-server"}));
+    assert!(
+        words.contains(r#""command": "npx""#) && words.contains(r#"["-y","some-server"]"#),
+        "{words}"
+    );
+    assert_eq!(warned(json!({"command": "run"})), "");
+    let words = warned(json!({"timeout": 60000}));
+    assert!(
+        words.contains("16.7 hours") && words.contains("write 60"),
+        "{words}"
+    );
+    assert_eq!(warned(json!({"timeout": 9000})), "");
+    let refused = read_server(json!({"timeout": 600_000})).unwrap_err();
+    assert!(lines(&refused).contains("milliseconds"));
+    for (key, word) in [
+        ("autoApprove", "allow"),
+        ("envFile", "env"),
+        ("includeTools", "enabledTools"),
+    ] {
+        let words = warned(json!({key: []}));
+        assert!(words.contains(key) && words.contains(word), "{words}");
+    }
+    for key in ["serverUrl", "httpUrl", "endpoint"] {
+        let server = json!({"mcpServers": {"a": {key: "https://example.com/mcp"}}});
+        let faults = lines(&read_json(&server).unwrap_err());
+        assert!(faults.contains(&format!("rename {key} to url")), "{faults}");
+    }
+    let servers = json!({"a": {"command": "run"}});
+    for (document, words) in [
+        (
+            json!({"mcp.servers": servers}),
+            "move what is in mcp.servers",
+        ),
+        (
+            json!({"mcp": {"servers": servers}}),
+            "move what is in mcp.servers",
+        ),
+        (
+            json!({"amp.mcpServers": servers}),
+            "move what is in amp.mcpServers",
+        ),
+        (
+            json!({"context_servers": servers}),
+            "rename context_servers to mcpServers",
+        ),
+        (json!({"servers": servers}), "rename servers to mcpServers"),
+    ] {
+        let faults = lines(&read_json(&document).unwrap_err());
+        assert!(faults.contains(words), "{faults}");
+    }
+}
+
+#[test]
+fn names_as_registries_write_them_are_names() {
+    let long = "x".repeat(200);
+    let names = [
+        "github.com/owner/servers/tree/main/time",
+        "@scope/name",
+        "com.atlassian/x",
+        long.as_str(),
+    ];
+    for name in names {
+        let loaded = read_json(&json!({"mcpServers": {name: {"command": "run"}}})).unwrap();
+        assert_eq!(only(&loaded).name.as_str(), name);
+        assert_eq!(loaded.warnings, [""; 0]);
+    }
+    let loaded = read_json(&json!({"mcpServers": {"files/x": {"command": "run"}}})).unwrap();
+    let warning = &loaded.warnings[0];
+    assert!(warning.contains("/files is the bridge's own"), "{warning}");
+    for name in [
+        "", ".", "a/", "/a", "a//b", "a/../b", "a?b", "a%2Fb", "a\\b",
+    ] {
+        let document = json!({"mcpServers": {name: {"command": "run"}}});
+        assert!(read_json(&document).is_err(), "{name}");
+    }
+}
