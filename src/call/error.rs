@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::{
     artifacts::PublishError,
     child::{ChildError, ExitStatus, Reply},
@@ -9,6 +11,20 @@ use crate::{
     session::SessionError,
     store::StoreError,
 };
+
+/// What an error of the server's says, in whatever shape: its words must not be lost.
+pub fn rpc_words(error: &Value) -> String {
+    let said = match error {
+        Value::Object(members) => members.get("message").unwrap_or(error),
+        other => other,
+    };
+    match said {
+        Value::Null => "the server gave no message".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Object(members) if members.is_empty() => "the server gave no message".to_owned(),
+        other => other.to_string(),
+    }
+}
 
 /// Everything that can end a call without a result of the tool.
 #[derive(Debug, thiserror::Error)]

@@ -44,7 +44,7 @@ use crate::{
 
 pub use answer::{Answer, Notice};
 pub use ask::{Ask, Relayed};
-pub use error::CallError;
+pub use error::{CallError, rpc_words};
 pub use files::{Link, Published, snapshot_limits};
 pub use incoming::Incoming;
 pub use parking::Parking;
@@ -106,6 +106,8 @@ pub struct Call {
     pub forwarded: Option<HeaderMap>,
     /// For logs and the journal.
     pub request_id: RequestId,
+    /// When its time began.
+    pub received: Instant,
 }
 
 impl Call {
@@ -133,6 +135,7 @@ impl Call {
             incoming: Mutex::default(),
             forwarded: None,
             request_id: request_id.clone(),
+            received: Instant::now(),
         })
     }
 }

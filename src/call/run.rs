@@ -78,12 +78,12 @@ impl CallEngine {
         }
         let left = CancellationToken::new();
         let hang_up = left.clone().drop_guard();
-        let (began, patience) = (Instant::now(), self.settings.limits.queue_timeout);
+        let (received, patience) = (call.received, self.settings.limits.queue_timeout);
         let running = Running {
             engine: self.clone(),
-            began,
-            deadline: began + call.spec.timeout,
-            queue_until: began + patience,
+            began: Instant::now(),
+            deadline: received + call.spec.timeout,
+            queue_until: received + patience,
             tenant: Tenant::of(&call.caller),
             call,
             left,

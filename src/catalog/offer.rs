@@ -1,18 +1,30 @@
 //! A server as callers see it: what was learnt, seen through the config's filters.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    collections::{HashMap, HashSet},
+    num::NonZeroUsize,
+    panic::resume_unwind,
+    sync::{
+        Arc, LazyLock, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use indexmap::IndexMap;
+use tokio::{
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
 
 use super::{Learnt, listed::Listed};
 use crate::{
     config::{Documents, Mode, ServerSpec},
     model::{RawJson, Tool},
-    openapi::{ArgumentRules, DocumentInput, FieldFault, document, name_of_dots},
+    openapi::{
+        ArgumentRules, DocumentInput, Effort, Patience, Stopped, Unfit, document, name_of_dots,
+    },
 };
 
 /// What a server offers under one version of its config.
@@ -24,6 +36,21 @@ pub struct Offer {
     tools: IndexMap<Box<str>, OfferedTool>,
     listed: OnceLock<Listed>,
     documents: Mutex<HashMap<String, Bytes>>,
+}
+
+/// Checks that may take long, of all servers.
+static CHECKS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism();
+    Semaphore::new(processors.map_or(1, NonZeroUsize::get))
+});
+
+/// Says by its drop that nobody waits any more.
+struct Leaving(Arc<AtomicBool>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A tool that callers may use.
@@ -76,7 +103,10 @@ impl Offer {
     pub fn name_at<'a>(&self, segment: &'a str) -> &'a str {
         let known = |name: &&str| self.tools.contains_key(*name);
         let dots = || name_of_dots(segment).filter(known);
-        Some(segment).filter(known).or_else(dots).unwrap_or(segment)
+        // As with any address, a slash at the end changes nothing.
+        let bare = || Some(segment.trim_end_matches('/')).filter(known);
+        let named = Some(segment).filter(known).or_else(dots);
+        named.or_else(bare).unwrap_or(segment)
     }
 
     /// Whether callers may call a tool: one that was learnt, or, where tools depend on the session,
@@ -86,8 +116,9 @@ impl Offer {
     }
 
     /// The arguments of a call as the tool's schema wants them. Where the session may have another
-    /// schema, those that do not fit this one are left to the server.
-    pub fn check(&self, tool: &str, arguments: RawJson) -> Result<RawJson, Vec<FieldFault>> {
+    /// schema, those that do not fit this one are left to the server. May take seconds, so it is for
+    /// a thread of its own.
+    pub fn check(&self, tool: &str, arguments: RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
         let Some(known) = self.tools.get(tool) else {
             let nothing = arguments.as_bytes() == b"null";
             return Ok(if nothing {
@@ -96,11 +127,54 @@ impl Offer {
                 arguments
             });
         };
-        let checked = known.rules().check(&arguments);
-        checked.or_else(|faults| {
-            let open = self.spec.session_lists;
-            open.then_some(arguments).ok_or(faults)
+        let checked = known.rules().check(&arguments, effort);
+        checked.or_else(|unfit| match unfit {
+            Unfit::Faults(_) if self.spec.session_lists => Ok(arguments),
+            unfit => Err(unfit),
         })
+    }
+
+    /// The same on a runtime thread until `deadline`. What is small is checked at once, and nearly all
+    /// is; what is large, or turns out to cost much, gets a thread that nobody waits for, and only as
+    /// many at once as there are processors. It stops when the caller goes.
+    pub async fn check_until(
+        self: &Arc<Self>,
+        tool: &str,
+        arguments: RawJson,
+        deadline: Instant,
+    ) -> Result<RawJson, Unfit> {
+        let known = self.tools.get(tool);
+        let compiled = known.is_none_or(|known| known.rules.get().is_some());
+        if compiled && ArgumentRules::may_be_brief(&arguments) {
+            let brief = self.check(tool, arguments.clone(), &Effort::brief());
+            if brief != Err(Unfit::Stopped(Stopped::Work)) {
+                return brief;
+            }
+        }
+        let late = Unfit::Stopped(Stopped::Time);
+        let Ok(place) = timeout_at(deadline, CHECKS.acquire()).await else {
+            return Err(late);
+        };
+        let left = Arc::new(AtomicBool::new(false));
+        let _leaving = Leaving(left.clone());
+        let effort = Effort::whole(Patience {
+            until: Some(deadline.into_std()),
+            left: Some(left),
+        });
+        let (offer, tool) = (self.clone(), tool.to_owned());
+        let checked = spawn_blocking(move || {
+            // Until it stops, whoever waits for it or not.
+            let _place = place;
+            offer.check(&tool, arguments, &effort)
+        });
+        match checked.await {
+            Ok(checked) => checked,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime is shutting down.
+                Err(_) => Err(Unfit::Stopped(Stopped::Left)),
+            },
+        }
     }
 
     /// All of them, in the server's order.
@@ -124,8 +198,9 @@ impl Offer {
         let wanted = enabled
             .map(String::as_str)
             .filter(|_| !self.spec.session_lists);
-        let has = |name: &str| self.learnt.tools.iter().any(|tool| &*tool.name == name);
-        wanted.filter(|name| !has(name)).collect()
+        let tools = self.learnt.tools.iter();
+        let has: HashSet<&str> = tools.map(|tool| &*tool.name).collect();
+        wanted.filter(|name| !has.contains(name)).collect()
     }
 
     /// What its operator should look at.
@@ -137,6 +212,14 @@ impl Offer {
             let missing = missing.join(", ");
             warnings.push(format!(
                 "server '{name}': enabledTools names tools it does not have: {missing}"
+            ));
+        }
+        let tasks = self.tools().filter(|tool| tool.needs_task());
+        let tasks: Vec<&str> = tasks.map(|tool| &*tool.name).collect();
+        if !tasks.is_empty() {
+            let tasks = tasks.join(", ");
+            warnings.push(format!(
+                "server '{name}': not offered as OpenAPI, because they run as MCP tasks only: {tasks}"
             ));
         }
         if self.spec.mode == Mode::Shared && self.learnt.wrote_files {
@@ -175,7 +258,8 @@ impl Offer {
         if let Some(known) = documents.get(server_url) {
             return known.clone();
         }
-        let tools: Vec<Tool> = self.tools().cloned().collect();
+        let callable = self.tools().filter(|tool| !tool.needs_task());
+        let tools: Vec<Tool> = callable.cloned().collect();
         let made = document(&DocumentInput {
             title: said.name.as_deref().unwrap_or(self.title()),
             version: (said.version.as_deref()).unwrap_or(&self.learnt.hello.server_info.version),

@@ -17,7 +17,7 @@ use super::{
     tools::only,
 };
 use crate::{
-    call::{Answer, Call, CallError},
+    call::{Answer, Call, CallError, rpc_words},
     catalog::{Offer, learn},
     config::{self, Loaded, Settings},
     model::{Caller, Principal, RawJson},
@@ -124,7 +124,7 @@ impl Asked {
         printed
     }
 
-    async fn call(&self, local: &Local) -> Result<(Answer, Offer), Failure> {
+    async fn call(&self, local: &Local) -> Result<(Answer, Arc<Offer>), Failure> {
         let app = &local.app;
         let offer = offer(local).await?;
         let server = &offer.spec.name;
@@ -136,9 +136,10 @@ impl Asked {
                 self.tool
             )));
         }
-        let checked = offer.check(&self.tool, self.given.clone());
-        let arguments =
-            checked.map_err(|faults| arguments::refused(server.as_str(), &self.tool, &faults))?;
+        let deadline = Instant::now() + offer.spec.timeout;
+        let checked = offer.check_until(&self.tool, self.given.clone(), deadline);
+        let unfit = |unfit| arguments::refused(server.as_str(), &self.tool, unfit);
+        let arguments = checked.await.map_err(unfit)?;
         let place = Place::of(&self.caller, &offer.spec);
         let place = place.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
         let call = Call::of_tool(
@@ -157,7 +158,7 @@ impl Asked {
 }
 
 /// What the one server offers.
-async fn offer(local: &Local) -> Result<Offer, Failure> {
+async fn offer(local: &Local) -> Result<Arc<Offer>, Failure> {
     let app = &local.app;
     let config = app.config();
     let spec = config.servers.values().next().expect("one was chosen");
@@ -165,7 +166,7 @@ async fn offer(local: &Local) -> Result<Offer, Failure> {
     let deadline = Instant::now() + app.settings.limits.start_timeout + LIST_TIME;
     let learnt = learn(spec, &app.engine.children, &app.store, deadline).await;
     let learnt = learnt.map_err(|error| Failure::failed(format!("{}: {error}", spec.name)))?;
-    Ok(Offer::new(spec.clone(), Arc::new(learnt)))
+    Ok(Arc::new(Offer::new(spec.clone(), Arc::new(learnt))))
 }
 
 fn failure(error: &CallError) -> Failure {
@@ -175,12 +176,12 @@ fn failure(error: &CallError) -> Failure {
              its session is idle and ends (idle_timeout), or name another --chat"
         )),
         CallError::Rpc { error: object, .. } => {
-            let object: serde_json::Value = object.read().unwrap_or_default();
-            let message = object["message"].as_str().unwrap_or("no message");
-            Failure::failed(format!(
-                "{error}: {message} (code {})",
-                object["code"].as_i64().unwrap_or(0)
-            ))
+            let object = object.with_whole_letters().approximate();
+            let message = rpc_words(&object);
+            let code = object["code"]
+                .as_i64()
+                .map(|code| format!(" (code {code})"));
+            Failure::failed(format!("{error}: {message}{}", code.unwrap_or_default()))
         }
         other => Failure::failed(other),
     }

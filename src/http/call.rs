@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
+use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
     Problem, answer, body, call_files::WithFiles, metrics::Audited, multipart, peers, spool,
@@ -23,12 +24,44 @@ use crate::{
     catalog::{Knowledge, Offer},
     config::{Listen, Mode, RESERVED_NAMES, ServerAccess},
     identity::SESSION_HEADER,
-    model::{Caller, Principal, RawJson},
-    openapi::{self, path_segment},
+    model::{Caller, Principal, RawJson, ServerName},
+    openapi::{self, BRIEF_BYTES, Stopped, Unfit, path_segment},
     replicas::{Payload, Routed as _},
     session::{Class, Place, Wants},
     telemetry::{ProblemKind, RequestId},
 };
+
+/// A server whose name has slashes, and what follows it in a path.
+pub struct Named {
+    path: String,
+    server: usize,
+}
+
+impl Named {
+    /// The server's name, and the rest.
+    pub fn parts(&self) -> (&str, &str) {
+        (&self.path[..self.server], &self.path[self.server + 1..])
+    }
+}
+
+/// Where names have slashes, the longest of them that the path begins with is meant. `None` where the
+/// first part of the path is the server's name, as nearly always.
+pub fn with_slashes(app: &App, server: &str, leaf: &str) -> Option<Named> {
+    let config = app.config();
+    let names = config.servers.keys().map(ServerName::as_str);
+    let of_two = |name: &str| name.len() > server.len() || name == server;
+    let mut names = names
+        .filter(|name| name.contains('/') && of_two(name))
+        .peekable();
+    names.peek()?;
+    let path = format!("{server}/{leaf}");
+    let begins = |name: &&str| {
+        path.strip_prefix(*name)
+            .is_some_and(|rest| rest.starts_with('/'))
+    };
+    let server = names.filter(begins).map(str::len).max()?;
+    Some(Named { path, server })
+}
 
 /// Under `/mcpo/`, where every server is.
 pub async fn below_mcpo(
@@ -53,6 +86,8 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
+    let named = with_slashes(app, server, tool);
+    let (server, tool) = named.as_ref().map_or((server, tool), Named::parts);
     let caller = match caller(app, server, tool, peer, &parts.extensions, &parts.headers).await {
         Ok(caller) => caller,
         Err(problem) => return audited(Err(problem)),
@@ -80,7 +115,10 @@ pub async fn at_root(
         return Problem::not_found().into_response();
     }
     let (config, single) = (state.config(), &state.settings.command_line.server);
-    if single.is_some() && !config.servers.contains_key(server.as_str()) {
+    if single.is_some()
+        && with_slashes(&state, &server, &tool).is_none()
+        && !config.servers.contains_key(server.as_str())
+    {
         return of_single(state, Path(format!("{server}/{tool}")), peer, request).await;
     }
     below_mcpo(state, Path((server, tool)), peer, request).await
@@ -107,6 +145,8 @@ async fn call(
     peer: SocketAddr,
     request: Request,
 ) -> Result<Response, Problem> {
+    let named = with_slashes(app, server, tool);
+    let (server, tool) = named.as_ref().map_or((server, tool), Named::parts);
     let (extensions, headers) = (request.extensions(), request.headers());
     let caller = caller(app, server, tool, peer, extensions, headers).await?;
     let id = peers::request_id(extensions);
@@ -230,24 +270,52 @@ async fn prepare(
     body: &Bytes,
     id: &RequestId,
 ) -> Result<Box<Call>, Problem> {
+    let received = Instant::now();
     let parsing = body::parse(&app.bodies, body).await?;
-    let arguments = openapi::read_body(body.clone());
-    let arguments = arguments.map_err(|error| Problem::bad_json(&error))?;
-    let checked = offer.check(tool, arguments);
-    let arguments = checked.map_err(|faults| Problem::bad_arguments(&faults))?;
+    let arguments = read(body.clone()).await?;
+    let arguments = check(offer, tool, arguments, received).await?;
     drop(parsing);
     let arguments = arguments.kept_with(body);
     let place = Place::of(caller, &offer.spec);
     let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
     note_missing_chat(app, offer, &place);
-    Ok(Call::of_tool(
+    let mut call = Call::of_tool(
         caller.clone(),
         offer.spec.clone(),
         place,
         tool,
         arguments,
         id,
-    ))
+    );
+    call.received = received;
+    Ok(call)
+}
+
+/// A body as JSON: a large one is read where nobody waits for the thread.
+async fn read(body: Bytes) -> Result<RawJson, Problem> {
+    let read = if body.len() <= BRIEF_BYTES {
+        openapi::read_body(body)
+    } else {
+        let reading = spawn_blocking(|| openapi::read_body(body)).await;
+        reading.map_err(|_| CallError::ShuttingDown)?
+    };
+    read.map_err(|error| Problem::bad_json(&error))
+}
+
+/// The arguments to send; what the check takes is a part of the call's time.
+async fn check(
+    offer: &Arc<Offer>,
+    tool: &str,
+    arguments: RawJson,
+    received: Instant,
+) -> Result<RawJson, Problem> {
+    let time = offer.spec.timeout;
+    let checked = offer.check_until(tool, arguments, received + time).await;
+    checked.map_err(|unfit| match unfit {
+        Unfit::Faults(faults) => Problem::bad_arguments(&faults),
+        Unfit::Stopped(Stopped::Left) => CallError::Left.into(),
+        Unfit::Stopped(Stopped::Work | Stopped::Time) => CallError::Timeout(time).into(),
+    })
 }
 
 /// The same for a call that brings files, and its place: that is opened before they are put there.
@@ -260,13 +328,10 @@ async fn prepare_with_files(
     request: Request,
 ) -> Result<Box<Call>, Problem> {
     let (offer, tool) = tool_of(app, server, tool, caller).await?;
-    let check = |arguments: RawJson| {
-        let checked = offer.check(tool, arguments);
-        checked.map_err(|faults| Problem::bad_arguments(&faults))
-    };
     let headers = request.headers().clone();
     let with = WithFiles::read(app, &offer, tool, request).await?;
-    check(with.arguments(&with.expected())?)?;
+    let received = Instant::now();
+    check(&offer, tool, with.arguments(&with.expected())?, received).await?;
     let place = Place::of(caller, &offer.spec);
     let mut place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
     let entered = app
@@ -276,8 +341,10 @@ async fn prepare_with_files(
     entered.map_err(Problem::elsewhere)?;
     let (arguments, incoming) = with.bring(app, caller, &offer, &place).await?;
     note_missing_chat(app, &offer, &place);
-    let (spec, arguments) = (offer.spec.clone(), check(arguments)?);
+    let arguments = check(&offer, tool, arguments, received).await?;
+    let spec = offer.spec.clone();
     let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, id);
+    call.received = received;
     call.incoming = Mutex::new(incoming);
     call.forwarded = app.identity.forwarded(&call.spec, &headers, caller);
     Ok(call)
@@ -292,6 +359,12 @@ async fn tool_of<'t>(
 ) -> Result<(Arc<Offer>, &'t str), Problem> {
     let offer = offer(app, server, caller).await?;
     let name = offer.name_at(tool);
+    if offer
+        .tool(name)
+        .is_some_and(|known| known.tool.needs_task())
+    {
+        return Err(Problem::task_only(server, name));
+    }
     if offer.may_call(name) {
         return Ok((offer, name));
     }

@@ -9,7 +9,7 @@ use axum::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    call::CallError,
+    call::{CallError, rpc_words},
     child::ChildError,
     identity::Refusal,
     model::RawJson,
@@ -88,6 +88,15 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown_tool", text.into())
     }
 
+    /// 404: the tool is there, and this door cannot call it.
+    pub fn task_only(server: &str, tool: &str) -> Self {
+        let text = format!(
+            "Not Found: the tool '{tool}' of the server '{server}' runs as an MCP task only \
+             (execution.taskSupport): call it over MCP"
+        );
+        Self::new(StatusCode::NOT_FOUND, "unknown_tool", text.into())
+    }
+
     /// 503: the server is being asked what it offers.
     pub fn not_ready(server: &str) -> Self {
         let text = format!("the server '{server}' is starting; try again in a moment");
@@ -117,6 +126,12 @@ impl Problem {
             "bad_arguments",
             json!(faults),
         )
+    }
+
+    /// 413: a body that is small as text and large as values.
+    pub fn too_many_values(most: usize) -> Self {
+        let text = format!("the arguments have more than {most} JSON values: send them in turn");
+        Self::message(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", text)
     }
 
     /// 400: a body in parts that cannot be read.
@@ -234,17 +249,14 @@ impl From<CallError> for Problem {
 
 /// JSON-RPC codes as mcpo maps them.
 fn rpc(error: &RawJson) -> Problem {
-    let error: Value = error.read().unwrap_or_default();
+    let error: Value = error.with_whole_letters().approximate();
     let status = match error["code"].as_i64() {
         Some(-32700 | -32600) => StatusCode::BAD_REQUEST,
         Some(-32601) => StatusCode::NOT_FOUND,
         Some(-32602) => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let message = error["message"]
-        .as_str()
-        .unwrap_or("the server gave no message");
-    let mut detail = json!({"message": message});
+    let mut detail = json!({"message": rpc_words(&error)});
     if let Some(data) = error.get("data").filter(|data| !data.is_null()) {
         detail["data"] = data.clone();
     }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
 
 use super::{ClientMessage, Kind, RpcError, all::Shown, files::is_openwebui};
 use crate::{
@@ -159,6 +160,7 @@ impl Asking<'_> {
             incoming: Mutex::default(),
             forwarded: self.forwarded(),
             request_id: self.request_id.clone(),
+            received: Instant::now(),
         })
     }
 }

@@ -15,7 +15,8 @@ pub struct Edits(HashMap<Step, Edit>);
 
 enum Edit {
     Drop,
-    Replace(Box<str>),
+    /// Another text, and what changes in that.
+    Replace(Box<str>, Edits),
     Inside(Edits),
 }
 
@@ -30,8 +31,8 @@ impl Edits {
             let mut parent = Some(&mut *value);
             for step in above {
                 let inner = edits.0.entry(step.clone());
-                let Edit::Inside(inner) = inner.or_insert_with(|| Edit::Inside(Self::default()))
-                else {
+                let inner = inner.or_insert_with(|| Edit::Inside(Self::default()));
+                let (Edit::Inside(inner) | Edit::Replace(_, inner)) = inner else {
                     continue 'fixes;
                 };
                 edits = inner;
@@ -101,7 +102,7 @@ impl Edit {
                 if let Some(place) = last.of_mut(parent) {
                     *place = value;
                 }
-                Self::Replace(text)
+                Self::Replace(text, Edits::default())
             }
         }
     }
@@ -109,7 +110,7 @@ impl Edit {
     fn write(edit: Option<&Self>, raw: &str, out: &mut String) -> Result<(), serde_json::Error> {
         match edit {
             None | Some(Self::Drop) => out.push_str(raw),
-            Some(Self::Replace(text)) => out.push_str(text),
+            Some(Self::Replace(text, edits)) => edits.rewrite(text, out)?,
             Some(Self::Inside(edits)) => edits.rewrite(raw, out)?,
         }
         Ok(())

@@ -7,12 +7,17 @@ use jsonschema::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fixes::{Step, at, steps};
+use super::{
+    fixes::Step,
+    unions::{Objection, Union, Unions},
+};
 
 /// Faults in one answer: a model needs the first few.
 const FAULTS: usize = 20;
 /// Bytes of a value, or characters of a message, that are shown.
 const SHOWN: usize = 300;
+/// Of a value that fits no branch, or whose faults are too many to look for.
+const NO_FORM: &str = "Input matches none of the allowed forms";
 
 /// One entry of a 422 answer's `detail`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,6 +59,18 @@ impl FieldFault {
         )
     }
 
+    /// The validator gave up before it knew.
+    pub(super) fn too_complex() -> Self {
+        let text = "Arguments take too much work to be checked against this tool's schema: \
+                    send fewer values in one call";
+        Self::new("too_complex", &[], text.into(), &Value::Null)
+    }
+
+    /// Where the faults are would take too much work to find out.
+    pub(super) fn unexplained() -> Self {
+        Self::new("union", &[], NO_FORM.into(), &Value::Null)
+    }
+
     fn new(kind: &str, place: &[Step], msg: String, input: &Value) -> Self {
         let steps = place.iter().map(|step| match step {
             Step::Key(key) => shorten(key).into(),
@@ -68,41 +85,27 @@ impl FieldFault {
     }
 }
 
-/// The faults that stand for the errors, none twice.
-pub fn list<'i>(
-    errors: impl Iterator<Item = ValidationError<'i>>,
-    root: &Value,
-) -> Vec<FieldFault> {
+/// The faults that stand for the objections, none twice.
+pub fn list(objections: &[Objection<'_>], unions: &Unions) -> Vec<FieldFault> {
     let mut faults = Vec::new();
-    for error in errors {
-        collect(&error, root, &mut faults);
+    for objection in objections {
+        collect(objection, unions, &mut faults);
         if faults.len() >= FAULTS {
-            faults.truncate(FAULTS);
             break;
         }
     }
     faults
 }
 
-fn collect(error: &ValidationError<'_>, root: &Value, faults: &mut Vec<FieldFault>) {
-    let place = steps(error.instance_path(), root);
-    let input = at(root, &place).unwrap_or(&Value::Null);
-    match error.kind() {
+fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFault>) {
+    let (place, input) = (&objection.place, objection.value);
+    match &objection.kind {
         Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => return,
-        Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
-            if let Some(meant) = meant_variant(error, context) {
-                for inner in meant {
-                    collect(inner, root, faults);
-                }
-                return;
-            }
-        }
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
             for name in unexpected {
-                let mut place = place.clone();
-                place.push(Step::Key(name.clone()));
-                let input = at(root, &place).unwrap_or(&Value::Null);
+                let input = input.get(name).unwrap_or(&Value::Null);
                 let text = "Extra inputs are not permitted".into();
+                let place = below(place, name);
                 add(
                     faults,
                     FieldFault::new("extra_forbidden", &place, text, input),
@@ -111,8 +114,7 @@ fn collect(error: &ValidationError<'_>, root: &Value, faults: &mut Vec<FieldFaul
             return;
         }
         Kind::Required { property } => {
-            let mut place = place;
-            place.push(Step::Key(property.as_str().unwrap_or_default().into()));
+            let place = below(place, property.as_str().unwrap_or_default());
             add(
                 faults,
                 FieldFault::new("missing", &place, "Field required".into(), input),
@@ -121,8 +123,37 @@ fn collect(error: &ValidationError<'_>, root: &Value, faults: &mut Vec<FieldFaul
         }
         _ => {}
     }
-    let (kind, msg) = words(error);
-    add(faults, FieldFault::new(&kind, &place, msg, input));
+    let (kind, msg) = match objection.union() {
+        None => words(objection),
+        Some(Union::Several) => (
+            "oneOf".into(),
+            "Input matches more than one of the allowed forms, and is to match exactly one".into(),
+        ),
+        Some(union) => {
+            let context = unions.context(union, objection);
+            if let Some(meant) = meant_variant(objection, &context) {
+                for inner in meant {
+                    if faults.len() < FAULTS {
+                        collect(inner, unions, faults);
+                    }
+                }
+                return;
+            }
+            let expected = expected_types(objection, &context);
+            let msg = if expected.is_empty() {
+                NO_FORM.into()
+            } else {
+                format!("Input should be {}", expected.join(" or "))
+            };
+            ("union".into(), msg)
+        }
+    };
+    add(faults, FieldFault::new(&kind, place, msg, input));
+}
+
+fn below(place: &[Step], name: &str) -> Vec<Step> {
+    let inner = Step::Key(name.to_owned());
+    place.iter().cloned().chain([inner]).collect()
 }
 
 fn add(faults: &mut Vec<FieldFault>, fault: FieldFault) {
@@ -131,38 +162,39 @@ fn add(faults: &mut Vec<FieldFault>, fault: FieldFault) {
     }
 }
 
-/// The one variant whose type fits what was sent: its objections say more than "none fits".
-fn meant_variant<'c>(
-    error: &ValidationError<'_>,
-    context: &'c [Vec<ValidationError<'static>>],
-) -> Option<&'c Vec<ValidationError<'static>>> {
-    let other_type = |inner: &ValidationError<'_>| {
-        matches!(inner.kind(), Kind::Type { .. }) && inner.instance_path() == error.instance_path()
+/// The one variant whose type fits what was sent, or of those the one whose constants do, such as
+/// the `type` of a block: its objections say more than "none fits".
+fn meant_variant<'c, 'v>(
+    objection: &Objection<'_>,
+    context: &'c [Vec<Objection<'v>>],
+) -> Option<&'c [Objection<'v>]> {
+    let place = &objection.place;
+    let other_type =
+        |inner: &Objection<'_>| matches!(inner.kind, Kind::Type { .. }) && inner.place == *place;
+    let other_constant = |inner: &Objection<'_>| {
+        let constant = matches!(inner.kind, Kind::Constant { .. } | Kind::Enum { .. });
+        constant && inner.place.len() == place.len() + 1
     };
-    let mut fitting = context
+    let fitting = context
         .iter()
-        .filter(|branch| !branch.iter().any(other_type));
-    match (fitting.next(), fitting.next()) {
+        .filter(|branch| !branch.iter().any(other_type))
+        .collect::<Vec<_>>();
+    if let [only] = *fitting {
+        return Some(only);
+    }
+    let mut named = fitting
+        .into_iter()
+        .filter(|branch| !branch.iter().any(other_constant));
+    match (named.next(), named.next()) {
         (Some(only), None) => Some(only),
         _ => None,
     }
 }
 
 /// pydantic's kind and sentence where it has one, else the keyword's.
-fn words(error: &ValidationError<'_>) -> (String, String) {
-    let (kind, msg) = match error.kind() {
+fn words(objection: &Objection<'_>) -> (String, String) {
+    let (kind, msg) = match &objection.kind {
         Kind::Type { kind } => return type_words(kind),
-        Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
-            let expected = expected_types(error, context);
-            if expected.is_empty() {
-                ("union", "Input matches none of the allowed forms".into())
-            } else {
-                (
-                    "union",
-                    format!("Input should be {}", expected.join(" or ")),
-                )
-            }
-        }
         Kind::Enum { options } => (
             "enum",
             format!("Input should be one of {}", excerpt_text(options)),
@@ -206,12 +238,21 @@ fn words(error: &ValidationError<'_>) -> (String, String) {
             "too_long",
             format!("List should have at most {limit} items"),
         ),
-        other => {
-            let masked = error.masked_with("Input").to_string();
-            return (other.keyword().into(), shorten(&masked));
-        }
+        _ => return objection.words.clone(),
     };
     (kind.into(), msg)
+}
+
+/// The validator's own name and words for what it objects to.
+pub fn own_words(error: &ValidationError<'_>) -> (String, String) {
+    match error.kind() {
+        // For these there are better ones; words for each of a long list would only be memory.
+        Kind::Type { .. } | Kind::Required { .. } | Kind::Custom { .. } => Default::default(),
+        other => {
+            let masked = error.masked_with("Input").to_string();
+            (other.keyword().into(), shorten(&masked))
+        }
+    }
 }
 
 fn type_words(kind: &TypeKind) -> (String, String) {
@@ -236,18 +277,15 @@ fn type_words(kind: &TypeKind) -> (String, String) {
     )
 }
 
-fn expected_types(
-    error: &ValidationError<'_>,
-    context: &[Vec<ValidationError<'static>>],
-) -> Vec<String> {
+fn expected_types(objection: &Objection<'_>, context: &[Vec<Objection<'_>>]) -> Vec<String> {
     let mut expected: Vec<String> = Vec::new();
     for inner in context.iter().flatten() {
-        let Kind::Type { kind } = inner.kind() else {
+        let Kind::Type { kind } = &inner.kind else {
             continue;
         };
         let (_, sentence) = type_words(kind);
         let types = sentence.trim_start_matches("Input should be ").to_owned();
-        if inner.instance_path() == error.instance_path() && !expected.contains(&types) {
+        if inner.place == objection.place && !expected.contains(&types) {
             expected.push(types);
         }
     }

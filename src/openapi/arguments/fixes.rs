@@ -1,11 +1,22 @@
 //! Which exact correction answers a validation error, if any does.
 
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use indexmap::IndexMap;
 use jsonschema::{
-    JsonType, ValidationError,
+    JsonType,
     error::{TypeKind, ValidationErrorKind as Kind},
     paths::Location,
 };
 use serde_json::Value;
+
+use super::{
+    meter::spend,
+    strict,
+    unions::{Objection, Union, Unions},
+};
+use crate::model::RawJson;
 
 /// One step from a value to a value inside it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -18,7 +29,7 @@ pub enum Step {
 #[derive(Debug, Clone)]
 pub enum Fix {
     Drop,
-    /// The digits as they were sent, and what they mean.
+    /// The JSON as it was sent, and what it means.
     Replace {
         text: Box<str>,
         value: Value,
@@ -27,14 +38,28 @@ pub enum Fix {
 
 /// Corrections by place.
 #[derive(Default)]
-pub struct Fixes(Vec<(Vec<Step>, Fix)>);
+pub struct Fixes(IndexMap<Vec<Step>, Fix>);
 
 impl IntoIterator for Fixes {
     type Item = (Vec<Step>, Fix);
-    type IntoIter = std::vec::IntoIter<Self::Item>;
+    type IntoIter = indexmap::map::IntoIter<Vec<Step>, Fix>;
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
     }
+}
+
+/// A keyword with branches, by its schema's place, and where in the value it objects.
+type Visit = (String, Vec<Step>);
+
+/// What answers an objection, if anything does.
+type Answered = Option<Vec<(Vec<Step>, Fix)>>;
+
+/// Looks for corrections of one value.
+pub struct Search<'e> {
+    unions: &'e Unions,
+    /// What answers the objection of a keyword with branches, if anything does: each is found out
+    /// once, as branches within branches lead to the same places again and again.
+    known: HashMap<Visit, Answered>,
 }
 
 impl Fixes {
@@ -42,85 +67,101 @@ impl Fixes {
         self.0.is_empty()
     }
 
-    /// Adds what would answer `error`; false, and nothing added, where nothing exact does.
-    pub fn propose(&mut self, error: &ValidationError<'_>, root: &Value) -> bool {
-        let place = steps(error.instance_path(), root);
-        if let Kind::AdditionalProperties { unexpected }
-        | Kind::UnevaluatedProperties { unexpected } = error.kind()
-        {
-            return self.drop_nulls(&place, unexpected, root);
-        }
-        match at(root, &place) {
-            Some(Value::Null) if about_the_value(error.kind()) => {
-                // A null in a list is an element; only a member can be left out.
-                let member = matches!(place.last(), Some(Step::Key(_)));
-                member && self.put(place, Fix::Drop)
-            }
-            Some(Value::String(text)) => match converted(text, error.kind()) {
-                Some(fix) => self.put(place, fix),
-                None => self.variant(error, root),
-            },
-            _ => self.variant(error, root),
-        }
-    }
-
     fn put(&mut self, place: Vec<Step>, fix: Fix) -> bool {
-        if !self.0.iter().any(|(known, _)| *known == place) {
-            self.0.push((place, fix));
-        }
+        self.0.entry(place).or_insert(fix);
         true
     }
+}
 
-    fn drop_nulls(&mut self, place: &[Step], names: &[String], root: &Value) -> bool {
-        let Some(Value::Object(members)) = at(root, place) else {
-            return false;
-        };
-        let nulls = names
-            .iter()
-            .filter(|name| members.get(*name) == Some(&Value::Null));
-        let mut all = 0;
-        for name in nulls {
-            let mut place = place.to_vec();
-            place.push(Step::Key(name.clone()));
-            self.put(place, Fix::Drop);
-            all += 1;
+impl<'e> Search<'e> {
+    pub fn new(unions: &'e Unions) -> Self {
+        Self {
+            unions,
+            known: HashMap::new(),
         }
-        all == names.len()
+    }
+
+    /// Adds what would answer `objection`; false where nothing exact does.
+    pub fn propose(&mut self, objection: &Objection<'_>, fixes: &mut Fixes) -> bool {
+        spend(1);
+        let place = &objection.place;
+        if let Kind::AdditionalProperties { unexpected }
+        | Kind::UnevaluatedProperties { unexpected } = &objection.kind
+        {
+            return drop_nulls(objection, unexpected, fixes);
+        }
+        match objection.value {
+            Value::Null if about_the_value(objection) => {
+                // A null in a list is an element; only a member can be left out.
+                let member = matches!(place.last(), Some(Step::Key(_)));
+                member && fixes.put(place.clone(), Fix::Drop)
+            }
+            Value::String(text) => match converted(text, &objection.kind) {
+                Some(fix) => fixes.put(place.clone(), fix),
+                None => self.variant(objection, fixes),
+            },
+            _ => self.variant(objection, fixes),
+        }
     }
 
     /// Takes the first variant whose every objection can be answered.
-    fn variant(&mut self, error: &ValidationError<'_>, root: &Value) -> bool {
-        let (Kind::AnyOf { context } | Kind::OneOfNotValid { context }) = error.kind() else {
+    fn variant(&mut self, objection: &Objection<'_>, fixes: &mut Fixes) -> bool {
+        let Some(union @ Union::None(keyword, schema)) = objection.union() else {
             return false;
         };
-        for branch in context {
-            let mut trial = Self::default();
-            if !branch.is_empty() && branch.iter().all(|inner| trial.propose(inner, root)) {
-                for (place, fix) in trial {
-                    self.put(place, fix);
-                }
-                return true;
+        let visit = (format!("{schema}/{keyword}"), objection.place.clone());
+        let known = if let Some(known) = self.known.get(&visit) {
+            known.clone()
+        } else {
+            let found = self.answer(union, objection);
+            self.known.insert(visit, found.clone());
+            found
+        };
+        let found = known.is_some();
+        for (place, fix) in known.into_iter().flatten() {
+            fixes.put(place, fix);
+        }
+        found
+    }
+
+    fn answer(&mut self, union: Union<'_>, objection: &Objection<'_>) -> Answered {
+        for branch in self.unions.context(union, objection) {
+            let mut trial = Fixes::default();
+            if !branch.is_empty() && branch.iter().all(|inner| self.propose(inner, &mut trial)) {
+                return Some(trial.into_iter().collect());
             }
         }
-        false
+        None
     }
 }
 
-fn about_the_value(kind: &Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Type { .. }
-            | Kind::Enum { .. }
-            | Kind::Constant { .. }
-            | Kind::AnyOf { .. }
-            | Kind::OneOfNotValid { .. }
-            | Kind::FalseSchema
-    )
+fn drop_nulls(objection: &Objection<'_>, names: &[String], fixes: &mut Fixes) -> bool {
+    let Value::Object(members) = objection.value else {
+        return false;
+    };
+    let nulls = names
+        .iter()
+        .filter(|name| members.get(*name) == Some(&Value::Null));
+    let mut all = 0;
+    for name in nulls {
+        let mut place = objection.place.clone();
+        place.push(Step::Key(name.clone()));
+        fixes.put(place, Fix::Drop);
+        all += 1;
+    }
+    all == names.len()
 }
 
-/// The scalar that a string spells exactly, if the schema asks for one there.
+fn about_the_value(objection: &Objection<'_>) -> bool {
+    matches!(
+        objection.kind,
+        Kind::Type { .. } | Kind::Enum { .. } | Kind::Constant { .. } | Kind::FalseSchema
+    ) || matches!(objection.union(), Some(Union::None(..)))
+}
+
+/// What a string spells exactly, if the schema asks for that there.
 fn converted(text: &str, kind: &Kind) -> Option<Fix> {
-    let (spelled, value) = scalar(text)?;
+    let (spelled, value) = scalar(text).or_else(|| container(text, kind))?;
     let wanted = match kind {
         Kind::Type { kind } => {
             let asked = |name| match kind {
@@ -132,6 +173,8 @@ fn converted(text: &str, kind: &Kind) -> Option<Fix> {
                 Value::Number(number) => {
                     asked(JsonType::Number) || (asked(JsonType::Integer) && !number.is_f64())
                 }
+                Value::Array(_) => asked(JsonType::Array),
+                Value::Object(_) => asked(JsonType::Object),
                 _ => false,
             }
         }
@@ -164,6 +207,19 @@ fn scalar(text: &str) -> Option<(&str, Value)> {
         .bytes()
         .all(|byte| byte == b'-' || byte.is_ascii_digit());
     (!whole || !value.is_f64()).then_some((text, value))
+}
+
+/// A list or an object as JSON text, which models send where they were told of a list; read only
+/// where one is asked.
+fn container<'t>(text: &'t str, kind: &Kind) -> Option<(&'t str, Value)> {
+    let text = text.trim_matches([' ', '\t', '\n', '\r']);
+    if !matches!(kind, Kind::Type { .. }) || !text.starts_with(['[', '{']) {
+        return None;
+    }
+    // Paid as what it may become, before it is read.
+    spend(text.len() as u64 / 2);
+    let json = RawJson::parse(Bytes::copy_from_slice(text.as_bytes())).ok()?;
+    Some((text, strict::parse(&json).ok()?))
 }
 
 /// The path of a value within `root`. Whether a segment is a key or an index, only the value

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::meter::size;
 use crate::openapi::schema::{Refs, SOURCE_DEPTH, Target, deeper_than};
 
 /// References and branches followed one after another. The validator recurses this often at
@@ -14,10 +15,16 @@ const CHAIN: usize = 40;
 /// Schemas that one value is held against.
 const WORK: u64 = 50_000;
 
+/// Values in a schema: some seconds of compiling.
+const PARTS: u64 = 200_000;
+
 /// Says why a schema must not be compiled.
 pub fn check(schema: &Value) -> Result<(), String> {
     if deeper_than(schema, SOURCE_DEPTH) {
         return Err(format!("inputSchema nests more than {SOURCE_DEPTH} levels"));
+    }
+    if size(schema) > PARTS {
+        return Err(format!("inputSchema has more than {PARTS} parts"));
     }
     let refs = Refs::of(schema);
     let mut search = Search {

@@ -35,7 +35,12 @@ pub struct Converted {
 /// The request body of a tool: always `type: object` with `properties` at the root. Whatever
 /// cannot be converted becomes permissive there, with a warning.
 pub fn request_schema(tool: &Tool) -> Converted {
-    root::request(tool.input_schema())
+    request_schema_of(tool.input_schema())
+}
+
+/// The same of an `inputSchema`.
+pub fn request_schema_of(schema: &Value) -> Converted {
+    root::request(schema)
 }
 
 /// Any other schema of a tool (`outputSchema`), made to stand alone.

@@ -1,0 +1,260 @@
+//! What `anyOf` and `oneOf` object to, one level at a time.
+//!
+//! The validator itself lists the objections of all branches, of all branches within them, and so on,
+//! each with a copy of the value: for a schema that refers to itself that grows with the power of the
+//! depth. Here such a keyword says only that nothing fits. Who wants to know more asks
+//! [`Unions::context`], for the one value where it matters.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use jsonschema::{
+    Draft, Keyword, Registry, ValidationError, ValidationOptions, Validator,
+    error::ValidationErrorKind as Kind, paths::Location,
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    fault,
+    fixes::{Step, at, steps},
+    meter::{self, COUNTING, spend},
+};
+
+/// Where the schema stands among the validator's documents.
+const HOME: &str = "mcpo-bridge:///schema";
+/// Branches of one keyword that are looked into: no model is helped by more.
+const BRANCHES: usize = 128;
+/// Subschemas that are compiled for explanations of one tool. Each branch is compiled with all that
+/// it refers to.
+const COMPILED: usize = 500_000;
+/// Between the keyword and the place of its schema, in an error's message.
+const BETWEEN: char = ' ';
+
+/// A fault of the value that was checked, or of a branch that does not fit.
+pub struct Objection<'v> {
+    /// What the validator objects to.
+    pub kind: Kind,
+    /// Its own name and words for it.
+    pub words: (String, String),
+    /// Where in the whole value.
+    pub place: Vec<Step>,
+    /// What stands there.
+    pub value: &'v Value,
+}
+
+/// A keyword whose branches fit too seldom or too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Union<'e> {
+    /// No branch fits. The keyword, and where its schema is.
+    None(&'e str, &'e str),
+    /// More than one branch of `oneOf` fits.
+    Several,
+}
+
+impl Objection<'_> {
+    /// The keyword with branches that objects, if one does.
+    pub fn union(&self) -> Option<Union<'_>> {
+        let Kind::Custom { message, .. } = &self.kind else {
+            return None;
+        };
+        Some(match message.split_once(BETWEEN) {
+            Some((keyword, schema)) => Union::None(keyword, schema),
+            None => Union::Several,
+        })
+    }
+}
+
+/// The explaining validators of one schema.
+pub struct Unions {
+    registry: Registry<'static>,
+    draft: Draft,
+    /// Subschemas that one compilation may come to.
+    nodes: usize,
+    compiled: Mutex<Compiled>,
+    own: Weak<Self>,
+}
+
+#[derive(Default)]
+struct Compiled {
+    /// By place; what explains is told from what only decides.
+    validators: HashMap<(String, bool), Arc<Validator>>,
+    nodes: usize,
+}
+
+impl Unions {
+    /// Takes a schema in which work is counted already, and that compiles.
+    pub fn new(counted: &Value, nodes: usize) -> Option<Arc<Self>> {
+        let draft = Draft::default().detect(counted);
+        let registry = Registry::new().draft(draft).add(HOME, counted.clone());
+        let registry = registry
+            .and_then(jsonschema::RegistryBuilder::prepare)
+            .ok()?;
+        Some(Arc::new_cyclic(|own| Self {
+            registry,
+            draft,
+            nodes: nodes.max(1),
+            compiled: Mutex::default(),
+            own: own.clone(),
+        }))
+    }
+
+    /// All objections to the whole value; `None` where they cannot be found.
+    pub fn objections<'v>(&self, value: &'v Value) -> Option<Vec<Objection<'v>>> {
+        let root = self.validator("", true)?;
+        Some(list(&root, value, &[]))
+    }
+
+    /// What each branch of a union objects to; nothing where there are too many.
+    pub fn context<'v>(&self, union: Union<'_>, from: &Objection<'v>) -> Vec<Vec<Objection<'v>>> {
+        let Union::None(keyword, schema) = union else {
+            return Vec::new();
+        };
+        let (value, place) = (from.value, &from.place);
+        let mut branches = Vec::new();
+        while let Some(branch) = self.branch(schema, keyword, branches.len(), true) {
+            branches.push(list(&branch, value, place));
+            if branches.len() > BRANCHES {
+                return Vec::new();
+            }
+        }
+        branches
+    }
+
+    fn branch(
+        &self,
+        schema: &str,
+        keyword: &str,
+        index: usize,
+        explains: bool,
+    ) -> Option<Arc<Validator>> {
+        self.validator(&format!("{schema}/{keyword}/{index}"), explains)
+    }
+
+    fn validator(&self, place: &str, explains: bool) -> Option<Arc<Validator>> {
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (place.to_owned(), explains);
+        if let Some(known) = compiled.validators.get(&key) {
+            return Some(known.clone());
+        }
+        compiled.nodes += self.nodes;
+        if compiled.nodes > COMPILED.max(self.nodes * 2) {
+            return None;
+        }
+        let pointer: String =
+            percent_encoding::utf8_percent_encode(place, percent_encoding::NON_ALPHANUMERIC)
+                .to_string();
+        let pointer = pointer.replace("%2F", "/");
+        let mut options = options()
+            .with_draft(self.draft)
+            .with_registry(&self.registry);
+        if explains {
+            for (name, one) in [("anyOf", false), ("oneOf", true)] {
+                let unions = self.own.clone();
+                options = options.with_keyword(
+                    name,
+                    move |schema: &Map<String, Value>, branches: &Value, _: Location| {
+                        Ok(BranchesOf::keyword(&unions, schema, branches, one))
+                    },
+                );
+            }
+        }
+        let validator = options.build(&json!({"$ref": format!("{HOME}#{pointer}")}));
+        let validator = Arc::new(validator.ok()?);
+        compiled.validators.insert(key, validator.clone());
+        Some(validator)
+    }
+}
+
+/// What every compilation of a schema has.
+pub fn options<'i>() -> ValidationOptions<'i> {
+    jsonschema::options()
+        .offline()
+        .should_validate_formats(false)
+        .with_keyword(COUNTING, meter::keyword)
+}
+
+fn list<'v>(validator: &Validator, value: &'v Value, above: &[Step]) -> Vec<Objection<'v>> {
+    let errors = validator.iter_errors(value);
+    let placed = errors.filter_map(|error| {
+        let inside = steps(error.instance_path(), value);
+        let found = at(value, &inside)?;
+        let words = fault::own_words(&error);
+        Some(Objection {
+            kind: error.into_parts().kind,
+            words,
+            place: above.iter().cloned().chain(inside).collect(),
+            value: found,
+        })
+    });
+    placed.collect()
+}
+
+/// `anyOf` or `oneOf` in a validator that explains.
+struct BranchesOf {
+    unions: Weak<Unions>,
+    schema: String,
+    count: usize,
+    /// Exactly one is to fit.
+    one: bool,
+}
+
+impl BranchesOf {
+    fn keyword(
+        unions: &Weak<Unions>,
+        schema: &Map<String, Value>,
+        branches: &Value,
+        one: bool,
+    ) -> Box<dyn for<'i> Keyword<'i>> {
+        let place = schema.get(COUNTING).and_then(Value::as_str);
+        Box::new(Self {
+            unions: unions.clone(),
+            schema: place.unwrap_or_default().to_owned(),
+            count: branches.as_array().map_or(0, Vec::len),
+            one,
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        if self.one { "oneOf" } else { "anyOf" }
+    }
+
+    /// How many branches fit; no more are counted than matter.
+    fn fitting(&self, value: &Value) -> usize {
+        // Only while a tool is forgotten, and nobody waits for this.
+        let Some(unions) = self.unions.upgrade() else {
+            return 1;
+        };
+        let branches = (0..self.count).filter(|index| {
+            // What cannot be looked into does not object here: the whole is refused already.
+            let branch = unions.branch(&self.schema, self.name(), *index, false);
+            branch.is_none_or(|branch| branch.is_valid(value))
+        });
+        branches.take(if self.one { 2 } else { 1 }).count()
+    }
+}
+
+impl<'i> Keyword<'i> for BranchesOf {
+    fn validate(&self, value: &'i Value) -> Result<(), ValidationError<'i>> {
+        match self.fitting(value) {
+            1 => Ok(()),
+            0 => {
+                // The validator copies what a keyword of ours objects to.
+                spend(meter::size(value));
+                let (keyword, schema) = (self.name(), &self.schema);
+                Err(ValidationError::custom(format!(
+                    "{keyword}{BETWEEN}{schema}"
+                )))
+            }
+            _ => {
+                spend(meter::size(value));
+                Err(ValidationError::custom("several"))
+            }
+        }
+    }
+
+    fn is_valid(&self, value: &'i Value) -> bool {
+        self.fitting(value) == 1
+    }
+}
