@@ -8,14 +8,16 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
+use tokio::task::spawn_blocking;
 
 use super::{
     Problem,
-    call::{Front, server_url},
+    call::{Front, Named, server_url, with_slashes},
     hosts,
 };
 use crate::{
     app::App,
+    call::CallError,
     catalog::{Knowledge, Offer},
     config::{RESERVED_NAMES, ServerAccess, ServerSpec},
     model::Caller,
@@ -126,6 +128,8 @@ async fn leaf_of(
     reader: &Reader,
     front: Front,
 ) -> Result<Response, Problem> {
+    let named = with_slashes(app, server, leaf);
+    let (server, leaf) = named.as_ref().map_or((server, leaf), Named::parts);
     let keys = &app.settings.access.keys;
     let (leaf, opened) = match leaf.split_once('/') {
         // For who cannot send a key: the path itself says that he has it.
@@ -154,9 +158,13 @@ async fn leaf_of(
         }
     };
     match leaf {
-        "openapi.json" => Ok(openapi_json(app, &offer, front)),
+        "openapi.json" => openapi_json(app, &offer, front).await,
         "docs" => {
+            let listen = &app.settings.listen;
+            let outside = format!("{}{}/docs/assets", listen.root_path, listen.path_prefix);
             let assets = match front {
+                // How deep the page is depends on how its address spells the slashes.
+                _ if named.is_some() => &*outside,
                 Front::Mcpo => "../../docs/assets",
                 Front::Root => "../docs/assets",
                 Front::Single => "docs/assets",
@@ -171,7 +179,7 @@ async fn leaf_of(
     }
 }
 
-fn openapi_json(app: &App, offer: &Offer, front: Front) -> Response {
+async fn openapi_json(app: &App, offer: &Arc<Offer>, front: Front) -> Result<Response, Problem> {
     let settings = &app.settings;
     let url = server_url(&settings.listen, front, offer.spec.name.as_str());
     let documents = match front {
@@ -179,7 +187,12 @@ fn openapi_json(app: &App, offer: &Offer, front: Front) -> Response {
         // Title, description and version are those of the root's document.
         Front::Mcpo | Front::Root => settings.documents.of_server(),
     };
-    json(offer.document(&url, &documents, !settings.access.keys.is_empty()))
+    let secured = !settings.access.keys.is_empty();
+    let offer = offer.clone();
+    // That of thousands of tools takes a while to write.
+    let document = spawn_blocking(move || offer.document(&url, &documents, secured)).await;
+    let document = document.map_err(|_| CallError::ShuttingDown)?;
+    Ok(json(document))
 }
 
 /// `GET /openapi.json`: names the servers and where their documents are.

@@ -36,11 +36,13 @@ impl FromRequest<Arc<App>> for Came {
         let (mut parts, body) = request.into_parts();
         let server = Option::<Path<String>>::from_request_parts(&mut parts, app).await;
         let server = server.map_err(IntoResponse::into_response)?;
+        let server = server.map(|Path(server)| server.trim_end_matches('/').to_owned());
+        let server = server.filter(|server| !server.is_empty());
         let peer = ConnectInfo::from_request_parts(&mut parts, app).await;
         let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
         Ok(Self {
             app: app.clone(),
-            server: server.map(|Path(server)| server),
+            server,
             peer,
             parts,
             body,
@@ -191,7 +193,8 @@ fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
             .iter()
             .any(|taken| taken == form || taken == "*/*" || *taken == format!("{kind}/*"))
     };
-    if forms.iter().all(takes) {
+    // HTTP reads a missing header as `*/*`.
+    if !headers.contains_key(header::ACCEPT) || forms.iter().all(takes) {
         return Ok(());
     }
     let message = format!(

@@ -43,7 +43,8 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/mcpo/{server}/{*leaf}", server)
         .route("/mcp", mcp.clone())
         .route("/mcp/", mcp.clone())
-        .route("/mcp/{server}", mcp)
+        // A server may have slashes in its name, too.
+        .route("/mcp/{*server}", mcp)
         .route("/{server}/{*leaf}", server_at_root)
         .route("/files", post(upload::post))
         // Each door has limits of its own.

@@ -16,9 +16,10 @@ use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{ConnectInfo, Request},
     http::{
-        HeaderValue, Method, Version,
+        HeaderValue, Method, Uri, Version,
         header::{CONNECTION, ORIGIN, TRANSFER_ENCODING, VIA},
         request::Parts,
+        uri::PathAndQuery,
     },
     response::{IntoResponse as _, Response},
 };
@@ -164,7 +165,10 @@ impl Service {
         path.starts_with("/files/") || multipart::is_multipart(&parts.headers)
     }
 
-    async fn routed(&self, peer: SocketAddr, parts: Parts, body: Incoming) -> Response {
+    async fn routed(&self, peer: SocketAddr, mut parts: Parts, body: Incoming) -> Response {
+        if tool(&self.fronts, parts.uri.path()).is_none() || parts.method != Method::POST {
+            drop_last_slash(&mut parts.uri);
+        }
         let mut request = Request::from_parts(parts, Body::new(body));
         request.extensions_mut().insert(ConnectInfo(peer));
         let Ok(response) = self.router.clone().call(request).await;
@@ -213,6 +217,27 @@ impl Service {
         });
         within(span, &id, answer).await
     }
+}
+
+/// The same address in another spelling. Of a tool's, which may end in a slash, the offer decides.
+fn drop_last_slash(uri: &mut Uri) {
+    let bare = uri.path().trim_end_matches('/');
+    if bare.is_empty() || bare.len() == uri.path().len() {
+        return;
+    }
+    let query = uri.query().map(|query| format!("?{query}"));
+    let mut parts = std::mem::take(uri).into_parts();
+    let path = parts
+        .path_and_query
+        .as_ref()
+        .map_or("/", PathAndQuery::path);
+    let bare = format!(
+        "{}{}",
+        path.trim_end_matches('/'),
+        query.unwrap_or_default()
+    );
+    parts.path_and_query = bare.parse().ok();
+    *uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
 impl Front {
@@ -283,7 +308,7 @@ mod tests {
             "/docs/assets/{file}",
             "/mcp",
             "/mcp/",
-            "/mcp/{server}",
+            "/mcp/{*server}",
             "/files/{*rest}",
         ] {
             routes = routes.route(other, post(async || "null"));

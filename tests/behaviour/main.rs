@@ -9,6 +9,7 @@
 mod support;
 
 mod allow;
+mod arguments;
 mod catalog;
 mod chats;
 mod children;
