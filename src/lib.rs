@@ -8,6 +8,7 @@ mod admission;
 mod allocator;
 mod app;
 mod artifacts;
+mod boot_time;
 mod budget;
 mod call;
 mod catalog;

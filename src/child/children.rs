@@ -42,6 +42,7 @@ use super::{
 use crate::{
     admission::{Place, Places, Share},
     artifacts,
+    boot_time::BootTime,
     config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion, Transport},
     install::{Launches, Resolved},
     model::{RawJson, ServerName, Tenant},
@@ -184,10 +185,16 @@ impl Children {
         self.supervisors.sweep().await;
     }
 
-    /// Bounds this process's own silence: where it is stopped for longer, its children are killed,
-    /// so that another bridge can take over what they work in.
-    pub fn bound_silence(&self, most: Option<Duration>) {
-        self.supervisors.bound_silence(most);
+    /// Says how long this process has the right to run children: at that time they are killed, so that
+    /// another bridge can take over what they work in, unless a later one is said before. With `None`
+    /// nobody else may.
+    pub fn leash(&self, until: Option<BootTime>) {
+        self.supervisors.leash(until);
+    }
+
+    /// Whether that right has an end: others may take over.
+    pub fn is_leashed(&self) -> bool {
+        self.supervisors.is_leashed()
     }
 
     /// Waits until no child is left. Those that nobody holds any more are ending already.

@@ -4,8 +4,9 @@
 //! bridge → supervisor   one byte with three descriptors: the child's stdin, stdout, stderr
 //! supervisor → bridge   "pid 4711"             the child runs
 //!                       "fail <why>"           it could not be started; the end
-//! bridge → supervisor   "silence <time>"       milliseconds in which it says so again, or is taken
-//!                                              for dead; 0 takes it back
+//! bridge → supervisor   "until <time>"         milliseconds of CLOCK_BOOTTIME at which everything is
+//!                                              killed, unless a later time is said before; 0 takes
+//!                                              it back
 //! bridge → supervisor   "end <wait> <grace>"   milliseconds before SIGTERM, and then before SIGKILL
 //! supervisor → bridge   "exit code 0" | "exit signal 9"   after nothing of the tree is left
 //! supervisor → bridge   "by 4710"              before "pid", from one that the bridge did not start
@@ -14,6 +15,8 @@
 //! The end of the stream, whichever way, means: kill everything now.
 
 use std::time::Duration;
+
+use crate::boot_time::BootTime;
 
 /// The hidden subcommand that turns this binary into a supervisor.
 pub const SUPERVISE: &str = "__supervise";
@@ -94,15 +97,15 @@ impl Report {
     }
 }
 
-/// The line that bounds the bridge's own silence.
-pub fn silence_line(most: Option<Duration>) -> String {
-    format!("silence {}\n", most.unwrap_or_default().as_millis())
+/// The line that says how long the bridge's right to run children lasts.
+pub fn until_line(until: Option<BootTime>) -> String {
+    format!("until {}\n", until.map_or(0, BootTime::to_millis))
 }
 
-/// The time of such a line; `None` for anything else.
-pub fn silence_of(line: &str) -> Option<Duration> {
-    let time = line.strip_prefix("silence ")?;
-    time.parse().ok().map(Duration::from_millis)
+/// The time of such a line, none where there is no end; `None` for anything else.
+pub fn until_of(line: &str) -> Option<Option<BootTime>> {
+    let time = line.strip_prefix("until ")?.parse().ok()?;
+    Some((time != 0).then(|| BootTime::from_millis(time)))
 }
 
 /// How a child is asked to end. Its stdin is closed first, unless it is killed.
@@ -164,17 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_on_silence_survives_the_line() {
-        let second = Duration::from_secs(1);
+    fn an_end_of_the_right_to_run_survives_the_line() {
+        let until = BootTime::from_millis(86_400_007);
         assert_eq!(
-            silence_of(silence_line(Some(second)).trim_end()),
-            Some(second)
+            until_of(until_line(Some(until)).trim_end()),
+            Some(Some(until))
         );
-        assert_eq!(
-            silence_of(silence_line(None).trim_end()),
-            Some(Duration::ZERO)
-        );
-        assert_eq!(silence_of("end 0 0"), None);
+        assert_eq!(until_of(until_line(None).trim_end()), Some(None));
+        assert_eq!(until_of("end 0 0"), None);
     }
 
     #[test]

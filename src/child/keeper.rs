@@ -6,6 +6,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::{net::unix::pipe::Receiver, sync::watch, time::timeout};
 
 use super::{process::Sweeper, reaper::Supervisors, tree};
+use crate::boot_time::BootTime;
 
 /// How long the end of a supervisor is waited for.
 const REAPED: Duration = Duration::from_secs(5);
@@ -34,10 +35,10 @@ impl Keeper {
         }
     }
 
-    /// How long the bridge may be silent towards it.
-    pub fn silence(&self) -> watch::Receiver<Option<Duration>> {
+    /// When it kills what it holds, unless a later time is said before.
+    pub fn leashed(&self) -> watch::Receiver<Option<BootTime>> {
         match self {
-            Self::Own(_, supervisors) | Self::Forked(_, _, supervisors) => supervisors.silence(),
+            Self::Own(_, supervisors) | Self::Forked(_, _, supervisors) => supervisors.leashed(),
         }
     }
 

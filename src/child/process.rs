@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     ChildError,
-    control::{End, ExitStatus, Report, SWEEP, silence_line},
+    control::{End, ExitStatus, Report, SWEEP, until_line},
     keeper::Keeper,
 };
 
@@ -160,10 +160,10 @@ impl Owner {
     ) {
         let mut asked_to_end: Option<Instant> = None;
         let mut handles = true;
-        let mut silence = self.keeper.silence();
-        let bounded = *silence.borrow_and_update();
-        if bounded.is_some() {
-            self.say(&silence_line(bounded)).await;
+        let mut leash = self.keeper.leashed();
+        let until = *leash.borrow_and_update();
+        if until.is_some() {
+            self.say(&until_line(until)).await;
         }
         let status = loop {
             tokio::select! {
@@ -187,9 +187,10 @@ impl Owner {
                     let over = Instant::now() + order.longest() + SPARE;
                     asked_to_end = Some(asked_to_end.map_or(over, |before| before.min(over)));
                 }
-                () = due(&mut silence) => {
-                    let bounded = *silence.borrow_and_update();
-                    self.say(&silence_line(bounded)).await;
+                // By nothing but this: a bridge whose renewals fail lets it end.
+                Ok(()) = leash.changed() => {
+                    let until = *leash.borrow_and_update();
+                    self.say(&until_line(until)).await;
                 }
                 () = at(asked_to_end) => break None,
             }
@@ -215,18 +216,6 @@ impl Owner {
     async fn reap(self) {
         drop(self.control);
         self.keeper.reap().await;
-    }
-}
-
-/// Waits until the bound on our silence is to be said again, or another.
-async fn due(silence: &mut watch::Receiver<Option<Duration>>) {
-    let most = *silence.borrow();
-    let again = at(most.map(|most| Instant::now() + most / 4));
-    tokio::select! {
-        changed = silence.changed() => if changed.is_err() {
-            std::future::pending::<()>().await;
-        },
-        () = again => {}
     }
 }
 

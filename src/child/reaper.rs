@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use tokio::sync::{Notify, watch};
 
 use super::tree;
+use crate::boot_time::BootTime;
 
 /// How often strays are looked for when nobody said there are some.
 const ROUND: Duration = Duration::from_secs(5);
@@ -27,8 +28,8 @@ pub struct Supervisors {
     ended: Arc<Notify>,
     /// What whoever started this process had started before, in its place: not ours to end.
     guests: Arc<Mutex<HashSet<u32>>>,
-    /// How long the bridge may be silent before its supervisors kill what they hold.
-    silence: Arc<watch::Sender<Option<Duration>>>,
+    /// When supervisors kill what they hold, unless a later time is said before.
+    leash: Arc<watch::Sender<Option<BootTime>>>,
 }
 
 impl Supervisors {
@@ -40,23 +41,28 @@ impl Supervisors {
             stray: Arc::default(),
             ended: Arc::default(),
             guests: Arc::new(Mutex::new(guests.into_iter().collect())),
-            silence: Arc::new(watch::Sender::new(None)),
+            leash: Arc::new(watch::Sender::new(None)),
         }
     }
 
-    /// From now on supervisors kill what they hold once the bridge was silent for so long; with
-    /// `None`, only once it has ended.
-    pub fn bound_silence(&self, most: Option<Duration>) {
-        self.silence.send_if_modified(|now| {
-            let new = *now != most;
-            *now = most;
+    /// Supervisors kill what they hold at that time, unless a later one is said before; with `None`,
+    /// only once the bridge has ended.
+    pub fn leash(&self, until: Option<BootTime>) {
+        self.leash.send_if_modified(|now| {
+            let new = *now != until;
+            *now = until;
             new
         });
     }
 
+    /// Whether they do.
+    pub fn is_leashed(&self) -> bool {
+        self.leash.borrow().is_some()
+    }
+
     /// What is said there.
-    pub fn silence(&self) -> watch::Receiver<Option<Duration>> {
-        self.silence.subscribe()
+    pub fn leashed(&self) -> watch::Receiver<Option<BootTime>> {
+        self.leash.subscribe()
     }
 
     /// Spawns under the lock, so that no round can take the newcomer for a stray (0.2 ms).

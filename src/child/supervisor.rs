@@ -3,7 +3,8 @@
 //! It is the child's parent and a subreaper, so whatever the child starts, grandchildren of `uvx`
 //! and `npx` and `setsid` runaways included, stays below it and is ended with it. When the bridge
 //! dies, however it dies, the control socket closes and the whole tree is killed. So it is when the
-//! bridge has bound its own silence and breaks that: another may work in the folder by then.
+//! bridge's right to run children ends and it has said no later time: it was stopped, or could not
+//! renew its record, and another may work in the folder soon.
 //!
 //! ```text
 //! Running ──"end"──▶ Waiting ──time──▶ Terminating (SIGTERM sent) ──time──▶ Killing
@@ -42,9 +43,10 @@ use rustix::{
 };
 
 use super::{
-    control::{ADOPT, End, ExitStatus, NURSERY, Report, SUPERVISE, SWEEP, silence_of},
+    control::{ADOPT, End, ExitStatus, NURSERY, Report, SUPERVISE, SWEEP, until_of},
     tree,
 };
+use crate::boot_time::BootTime;
 
 /// How often ended processes are reaped while the tree is ending.
 const TICK: Duration = Duration::from_millis(10);
@@ -206,7 +208,7 @@ struct Bridge {
 #[derive(Clone, Copy)]
 enum Order {
     End(Duration, Duration),
-    Silence(Duration),
+    Until(Option<BootTime>),
     Sweep,
     Gone,
 }
@@ -239,7 +241,7 @@ impl Order {
             return Some(Self::Sweep);
         }
         let end = End::times(line).map(|(wait, grace)| Self::End(wait, grace));
-        end.or_else(|| silence_of(line).map(Self::Silence))
+        end.or_else(|| until_of(line).map(Self::Until))
     }
 }
 
@@ -260,8 +262,8 @@ struct Supervisor {
     status: Option<ExitStatus>,
     phase: Phase,
     orders_may_come: bool,
-    /// When the bridge is taken for dead unless it says something.
-    silent_at: Option<Instant>,
+    /// When everything is killed, unless the bridge says a later time before.
+    until: Option<BootTime>,
     next_kill: Instant,
     pause: Duration,
     /// When to sweep, the next one last.
@@ -278,7 +280,7 @@ impl Supervisor {
             status: None,
             phase: Phase::Running,
             orders_may_come: true,
-            silent_at: None,
+            until: None,
             next_kill: Instant::now(),
             pause: TICK,
             sweeps: Vec::new(),
@@ -293,8 +295,8 @@ impl Supervisor {
             if everything_gone {
                 return self.status.unwrap_or(ExitStatus::Unknown);
             }
-            if self.silent_at.is_some_and(|at| Instant::now() >= at) {
-                self.silent_at = None;
+            if self.until.is_some_and(|until| until.remaining().is_zero()) {
+                self.until = None;
                 self.kill_all();
             }
             self.advance();
@@ -313,8 +315,11 @@ impl Supervisor {
     fn follow(&mut self, order: Order) {
         match order {
             Order::End(wait, grace) => self.end(wait, grace),
-            Order::Silence(most) => {
-                self.silent_at = (!most.is_zero()).then(|| Instant::now() + most);
+            // What has ended does not come back: another may work in the folder by now.
+            Order::Until(until) => {
+                if self.until.is_none_or(|until| !until.remaining().is_zero()) {
+                    self.until = until;
+                }
             }
             Order::Sweep => {
                 let now = Instant::now();
@@ -334,14 +339,10 @@ impl Supervisor {
                 .saturating_duration_since(Instant::now())
                 .clamp(Duration::from_millis(1), TICK)
         } else if let Phase::Running = self.phase {
-            let next = self
-                .silent_at
-                .into_iter()
-                .chain(self.sweeps.last().copied());
-            let next = next.min().map_or(LONGEST_WAIT, |at| {
-                at.saturating_duration_since(Instant::now())
-            });
-            next.clamp(TICK, LONGEST_WAIT)
+            let sweep = self.sweeps.last();
+            let sweep = sweep.map(|at| at.saturating_duration_since(Instant::now()));
+            let next = self.until.map(BootTime::remaining).into_iter().chain(sweep);
+            next.min().unwrap_or(LONGEST_WAIT).clamp(TICK, LONGEST_WAIT)
         } else {
             TICK
         };

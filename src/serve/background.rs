@@ -10,9 +10,10 @@ use tokio::{
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::reload;
+use super::{leash::Leash, reload};
 use crate::{
     app::App,
+    boot_time::BootTime,
     store::{Clocks, TOMBSTONE},
 };
 
@@ -28,6 +29,7 @@ pub struct Background(JoinSet<()>);
 /// Starts them all.
 pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     let mut tasks = JoinSet::new();
+    let ttl = app.store.instance().ttl();
     let engine = app.engine.clone();
     tasks.spawn(async move { engine.children.sweep_strays().await });
     let engine = app.engine.clone();
@@ -35,8 +37,10 @@ pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     let pool = app.engine.sessions.pool.clone();
     tasks.spawn(async move { pool.fill().await });
     tasks.spawn(collect(app.clone()));
-    tasks.spawn(beat(app.clone()));
-    tasks.spawn(watch(app.clone()));
+    let (leash, renewed) = (Arc::new(Leash::new(ttl)), Arc::new(Notify::new()));
+    tasks.spawn(beat(app.clone(), leash.clone(), renewed.clone()));
+    tasks.spawn(check_leases(app.clone(), renewed));
+    tasks.spawn(watch(app.clone(), leash));
     tasks.spawn(reload::watch(app.clone(), hangups));
     tasks.spawn(measure(app.clone()));
     tasks.spawn(announce(app.clone()));
@@ -107,24 +111,37 @@ async fn collect(app: Arc<App>) {
     }
 }
 
-/// Tells the others that this bridge lives, and sees whether they believed so all the time.
-async fn beat(app: Arc<App>) {
+/// Tells the others that this bridge lives. What was really written lengthens its children's leash.
+async fn beat(app: Arc<App>, leash: Arc<Leash>, renewed: Arc<Notify>) {
     let every = app.store.instance().renew_every();
     let mut timer = tokio::time::interval(every);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
-        app.engine.sessions.check_leases().await;
-        let store = app.store.clone();
+        let (store, sent) = (app.store.clone(), BootTime::now());
         let renew = move || store.renew(Timestamp::now());
         let failed = match tokio::task::spawn_blocking(renew).await {
-            Ok(renewed) => renewed.err().map(|error| error.to_string()),
+            Ok(Ok(())) => {
+                app.engine.children.leash(leash.confirm(sent));
+                None
+            }
+            Ok(Err(error)) => Some(error.to_string()),
             Err(error) => Some(error.to_string()),
         };
         if let Some(error) = &failed {
             tracing::warn!(%error, "the heartbeat was not written: other replicas may take over");
         }
         app.condition.note_heartbeat(failed);
+        renewed.notify_one();
+    }
+}
+
+/// Sees after each renewal whether the others believed this bridge alive all the time. Beside the
+/// renewals, which must not wait for it: it reads as many leases as chats are open.
+async fn check_leases(app: Arc<App>, renewed: Arc<Notify>) {
+    loop {
+        renewed.notified().await;
+        app.engine.sessions.check_leases().await;
     }
 }
 
@@ -141,7 +158,7 @@ async fn announce(app: Arc<App>) {
 }
 
 /// Looks after the others, often enough that silence counts from its beginning.
-async fn watch(app: Arc<App>) {
+async fn watch(app: Arc<App>, leash: Arc<Leash>) {
     let mut timer = tokio::time::interval(app.store.instance().renew_every() / 2);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut known = 0;
@@ -160,11 +177,11 @@ async fn watch(app: Arc<App>) {
                 prover.replicas.prove().await;
             }));
         }
-        // Alone, a bridge may be stopped as long as somebody likes.
+        // Alone, a bridge may be stopped as long as somebody likes. Any other may take over, also one
+        // that nobody reaches, or that is about to end.
+        let until = leash.neighbours(app.replicas.neighbours() > 0);
+        app.engine.children.leash(until);
         let others = app.replicas.others().len();
-        // Half of it: the others count from the last renewal, which was up to a quarter before.
-        let most = (app.replicas.neighbours() > 0).then(|| app.store.instance().ttl() / 2);
-        app.engine.children.bound_silence(most);
         if others != known {
             known = others;
             tracing::info!(others, "bridges that share the jobs folder");

@@ -11,6 +11,7 @@ mod background;
 mod certificate;
 mod channel;
 mod connections;
+mod leash;
 mod open;
 mod poll_again;
 mod reload;

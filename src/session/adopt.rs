@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Claim, Place, Session, SessionError, Sessions, Wants, Workspace, pool::Spare};
 use crate::{
     artifacts::Snapshot,
+    boot_time::BootTime,
     config::Mode,
     model::Principal,
     store::{NewJob, PrincipalHash, StoreError},
@@ -77,6 +78,7 @@ impl Sessions {
         };
         self.prove(place, &new)?;
         let (job, lease) = spare.folder();
+        let held_at = BootTime::now();
         if !self
             .store
             .adopt(&place.key, job, lease, &new, self.store.now())?
@@ -88,7 +90,8 @@ impl Sessions {
         seat.pass_to(&wants.tenant);
         // As in a folder whose child is started by its first call: what it wrote since its birth is
         // new to that call.
-        let workspace = Workspace::new(place.key, parts.job, parts.lease, Snapshot::default(), []);
+        let lease = (parts.lease, held_at);
+        let workspace = Workspace::new(place.key, parts.job, lease, Snapshot::default(), []);
         let session = Arc::new(Session::new(
             parts.child,
             wants.spec.clone(),

@@ -7,6 +7,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{Claim, Entry, Place, SessionError, Sessions, Workspace};
 use crate::{
     artifacts::{Snapshot, SnapshotError},
+    boot_time::BootTime,
     model::{Principal, Tenant, WorkspaceKey},
     store::{Job, JobStatus, Metadata, NewJob, PrincipalHash},
 };
@@ -96,12 +97,14 @@ impl Sessions {
             servers: &[],
         };
         self.prove(place, &new)?;
+        let held_at = BootTime::now();
         let found = store.open_workspace(&place.key, &new, store.now())?;
         match self.look(&found.job) {
             Ok((before, files)) => {
                 tracing::debug!(job = ?found.job.id(), "workspace opened");
                 let servers = before.server_names;
-                let workspace = Workspace::new(place.key, found.job, found.lease, files, servers);
+                let lease = (found.lease, held_at);
+                let workspace = Workspace::new(place.key, found.job, lease, files, servers);
                 Ok(Arc::new(workspace))
             }
             Err(failure) => {

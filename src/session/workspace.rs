@@ -21,6 +21,7 @@ use super::Class;
 use crate::{
     admission::Place,
     artifacts::Snapshot,
+    boot_time::BootTime,
     child::Child,
     config::{ServerSpec, SpecVersion, Transport},
     model::{ServerName, Tenant, WorkspaceKey},
@@ -47,6 +48,8 @@ pub struct Workspace {
     losses: Mutex<HashSet<ServerName>>,
     /// The message for which the chat's attached files were last looked at.
     attached: Mutex<Option<Box<str>>>,
+    /// When the lease was last seen to be ours.
+    held_at: Mutex<BootTime>,
     /// Another replica has taken the folder over: nothing more is written there.
     lost: AtomicBool,
 }
@@ -99,11 +102,11 @@ pub enum Turn {
 pub struct Ending(#[expect(dead_code, reason = "held, not used")] OwnedMutexGuard<()>);
 
 impl Workspace {
-    /// A workspace whose lease we hold. `worked_before` names the servers that ever ran here.
+    /// A workspace whose lease we hold, as was known at `held_at`. `worked_before` names the servers that ever ran here.
     pub fn new(
         key: WorkspaceKey,
         job: Job,
-        lease: Lease,
+        (lease, held_at): (Lease, BootTime),
         files: Snapshot,
         worked_before: impl IntoIterator<Item = String>,
     ) -> Self {
@@ -118,8 +121,20 @@ impl Workspace {
             worked_before: Mutex::new(worked_before.into_iter().collect()),
             losses: Mutex::default(),
             attached: Mutex::default(),
+            held_at: Mutex::new(held_at),
             lost: AtomicBool::new(false),
         }
+    }
+
+    /// When its lease was last seen to be ours.
+    pub fn held_at(&self) -> BootTime {
+        *self.held_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It was seen to be ours at that time.
+    pub fn seen_held(&self, at: BootTime) {
+        let mut held_at = self.held_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *held_at = (*held_at).max(at);
     }
 
     /// Whether another replica has taken the folder over.

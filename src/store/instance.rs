@@ -240,7 +240,14 @@ impl Instance {
             Err(error) if files::is_absent(&error) => write(),
             other => other,
         };
-        written.map_err(files::at("write", &path))
+        written.map_err(files::at("write", &path))?;
+        // What depends on it is how long children may live: only what the others can read counts.
+        let shown = files::read_json::<Record>(&path).map_err(files::at("read", &path))?;
+        if shown.is_none_or(|shown| shown.renewed_at != now) {
+            let error = io::Error::other("it does not show what was just written");
+            return Err(files::at("renew", &path)(error));
+        }
+        Ok(())
     }
 
     /// Makes the lock file again where somebody removed or replaced it: one that is free would say

@@ -48,6 +48,7 @@ mod remote_faults;
 mod remote_sessions;
 mod replicas;
 mod replicas_files;
+mod replicas_leash;
 mod replicas_mcp;
 mod replicas_proof;
 mod running;

@@ -1,0 +1,147 @@
+//! Bridges that cannot write in the jobs folder any more, though they run on: what they held ends
+//! before another starts it, and alone nothing ends.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Replicas, TestBridge, echo, eventually, servers, until, vars};
+
+fn just_echo() -> Value {
+    servers([("echo", echo())])
+}
+
+fn count(client: &Client) -> crate::support::Reply {
+    client.call("echo", "counter", json!({}))
+}
+
+/// A bridge whose own staging folder is a file: nothing of its records can be written, as on a full
+/// or read-only file system, while others write there. (CI runs as root and has no FUSE: neither the
+/// rights of a folder nor a mount could do that to one of two bridges.)
+struct CutOff {
+    staging: PathBuf,
+}
+
+impl CutOff {
+    fn from_folder(bridge: &TestBridge) -> Self {
+        let records = bridge.jobs().join(".bridge");
+        let own = format!("http://{}", bridge.address());
+        let instances = fs::read_dir(records.join("instances")).expect("records");
+        let id = instances
+            .filter_map(|entry| {
+                let text = fs::read_to_string(entry.ok()?.path()).ok()?;
+                let record: Value = serde_json::from_str(&text).ok()?;
+                let id = record["instance"].as_str()?.to_owned();
+                (record["address"] == own).then_some(id)
+            })
+            .next();
+        let staging = records.join("tmp").join(id.expect("its record"));
+        fs::rename(&staging, staging.with_extension("aside")).expect("it is moved");
+        fs::write(&staging, "").expect("a file is in its place");
+        Self { staging }
+    }
+
+    fn heal(self) {
+        fs::remove_file(&self.staging).expect("the file goes");
+        let aside = self.staging.with_extension("aside");
+        fs::rename(aside, &self.staging).expect("the folder is back");
+    }
+}
+
+/// Waits until more renewals failed than others wait for.
+fn wait_for_silence(bridge: &TestBridge) {
+    let silent = until(Duration::from_secs(60), || {
+        let failed = bridge
+            .log()
+            .matches("the heartbeat was not written")
+            .count();
+        (failed >= 8).then_some(())
+    });
+    assert!(silent.is_some(), "its renewals fail");
+}
+
+#[test]
+fn a_bridge_that_is_cut_off_from_its_records_has_no_process_left_when_another_takes_over() {
+    let replicas = Replicas::with(2, &just_echo(), &[(vars::LEASE_TTL, "8")]);
+    let chats = [0, 1].map(|index| replicas.bridges[index].chat("alice", "c"));
+    assert_eq!(count(&chats[0]).ok(), 1);
+    replicas.wait_until_acquainted(0);
+    replicas.wait_until_acquainted(1);
+    let sleep = json!({"seconds": 300, "touch": "began"});
+    let direct = chats[0].begin("echo", "sleep", &sleep);
+    replicas.bridges[0].wait_for_file("began");
+    let cut = CutOff::from_folder(&replicas.bridges[0]);
+    // The bridge itself runs and can be reached: until it is taken for dead, it gets the calls.
+    let taken = until(Duration::from_secs(90), || {
+        let answer = count(&chats[1]);
+        (answer.status == 200).then(|| (answer.json(), replicas.owners()))
+    });
+    let (taken, owners) = taken.expect("another goes on");
+    assert_eq!(taken.get("result").unwrap_or(&taken), 1, "{taken}");
+    assert_eq!(owners, [1], "the old process was ended before that");
+    cut.heal();
+    let answer = direct.rest();
+    assert!(answer.contains("may have been carried out"), "{answer}");
+    assert!(!answer.contains("call again"), "{answer}");
+    eventually("the first sends its calls on", || {
+        count(&chats[0]).status == 200
+    });
+    assert_eq!(replicas.owners(), [1]);
+}
+
+#[test]
+fn a_bridge_that_is_alone_keeps_its_sessions_while_its_records_cannot_be_written() {
+    let replicas = Replicas::with(1, &just_echo(), &[(vars::LEASE_TTL, "2")]);
+    let chat = replicas.bridges[0].chat("alice", "c");
+    assert_eq!(count(&chat).ok(), 1);
+    let cut = CutOff::from_folder(&replicas.bridges[0]);
+    wait_for_silence(&replicas.bridges[0]);
+    assert_eq!(replicas.owners(), [0]);
+    cut.heal();
+    assert_eq!(count(&chat).ok(), 2);
+}
+
+/// A chat's lease that cannot be read: a folder is in its place.
+fn unreadable_lease(replicas: &Replicas) -> PathBuf {
+    let lease = replicas.workspaces()[0].join("lease");
+    fs::rename(&lease, lease.with_extension("aside")).expect("it is moved");
+    fs::create_dir(&lease).expect("a folder is in its place");
+    lease
+}
+
+fn heal_lease(lease: &PathBuf) {
+    fs::remove_dir(lease).expect("the folder goes");
+    fs::rename(lease.with_extension("aside"), lease).expect("the lease is back");
+}
+
+#[test]
+fn a_lease_that_cannot_be_read_is_taken_for_lost_where_others_are_there() {
+    let replicas = Replicas::with(2, &just_echo(), &[(vars::LEASE_TTL, "4")]);
+    let chat = replicas.bridges[0].chat("alice", "c");
+    assert_eq!(count(&chat).ok(), 1);
+    replicas.wait_until_acquainted(0);
+    let lease = unreadable_lease(&replicas);
+    let ended = until(Duration::from_secs(60), || {
+        replicas.owners().is_empty().then_some(())
+    });
+    assert!(ended.is_some(), "its process ends");
+    heal_lease(&lease);
+    assert_eq!(count(&chat).ok()["result"], 1, "and the chat goes on");
+}
+
+#[test]
+fn a_lease_that_cannot_be_read_is_nobody_elses_where_nobody_else_is() {
+    let replicas = Replicas::with(1, &just_echo(), &[(vars::LEASE_TTL, "2")]);
+    let chat = replicas.bridges[0].chat("alice", "c");
+    assert_eq!(count(&chat).ok(), 1);
+    let lease = unreadable_lease(&replicas);
+    let looked = until(Duration::from_secs(60), || {
+        let log = replicas.bridges[0].log();
+        let failed = log.matches("the lease cannot be read").count();
+        (failed >= 8).then_some(())
+    });
+    assert!(looked.is_some(), "it is looked at");
+    assert_eq!(replicas.owners(), [0]);
+    heal_lease(&lease);
+    assert_eq!(count(&chat).ok(), 2);
+}
