@@ -61,13 +61,13 @@ impl Running {
         };
         let job = workspace.job.clone();
         let found = self.find(&self.call.place, &workspace, None).await;
-        let held = self.check_lease(&workspace, self.began).await;
+        let held = self.check_lease(&workspace).await;
         let attached = held.and(found).map(|found| {
             let kept = (found.session, workspace);
             self.show(resources, kept, |(session, _)| &session.child);
         });
         self.engine.sessions.call_ended(self.call.place.key);
-        let ours = !matches!(attached, Err(CallError::Fenced));
+        let ours = !matches!(attached, Err(CallError::Fenced | CallError::TakenOver));
         (attached, ours.then_some(job))
     }
 

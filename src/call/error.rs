@@ -12,6 +12,10 @@ use crate::{
     store::StoreError,
 };
 
+/// What is said wherever a tool was called and gave no result. Whoever calls again does it twice.
+const MAY_BE_DONE: &str = "the call may have been carried out, in part or in whole: look at the chat's \
+    files, or at what the tool changes, before you repeat it";
+
 /// What an error of the server's says, in whatever shape: its words must not be lost.
 pub fn rpc_words(error: &Value) -> String {
     let said = match error {
@@ -64,18 +68,28 @@ pub enum CallError {
     /// Another replica works in this chat.
     #[error("{0}")]
     Elsewhere(String),
-    /// Another replica took the chat over while this one did not answer.
+    /// Another replica took the chat over, or may have, while this one did not answer, or could not
+    /// reach the jobs folder. The child had been asked.
     #[error(
-        "another bridge has taken this chat over while this one did not answer; its files are \
-         there, what it held in memory is gone: call again"
+        "another bridge has taken this chat over, or may have, while this one did not answer; {may}",
+        may = MAY_BE_DONE
     )]
     Fenced,
+    /// The same before the child was asked.
+    #[error(
+        "another bridge has taken this chat over, or may have, while this one did not answer; this \
+         call was not begun"
+    )]
+    TakenOver,
     /// The replica that ran the call ended, or fell silent, before it answered.
     #[error(
-        "the bridge that ran this call ended before it answered ({0}); part of the work may be \
-         done: look at the files, then call again"
+        "the bridge that ran this call ended before it answered ({0}); {may}",
+        may = MAY_BE_DONE
     )]
     ReplicaLost(String),
+    /// The tool had been called when this happened: it may have acted.
+    #[error("{0}; {may}", may = MAY_BE_DONE)]
+    Unfinished(Box<CallError>),
     /// The server asked the caller something, and he cannot be asked.
     #[error(
         "the server asks its user something ({asked}) and this caller cannot be asked: use an MCP \
@@ -103,7 +117,7 @@ pub enum CallError {
 }
 
 /// How much a failed call is an operator's business.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The caller's own doing, or what limits are for.
     Expected,
@@ -141,6 +155,7 @@ impl CallError {
             | Self::Busy(_)
             | Self::UnknownSession
             | Self::Elsewhere(_)
+            | Self::TakenOver
             | Self::Unanswerable { .. }
             | Self::ShuttingDown
             | Self::BadPath { .. } => Severity::Expected,
@@ -152,6 +167,7 @@ impl CallError {
             | Self::ReplicaLost(_)
             | Self::TooManyRounds(_) => Severity::Failure,
             Self::Internal(_) => Severity::Fault,
+            Self::Unfinished(error) => error.severity().max(Severity::Failure),
         }
     }
 
@@ -159,6 +175,7 @@ impl CallError {
     pub fn brief(&self) -> String {
         match self {
             Self::Child(error) => error.brief(),
+            Self::Unfinished(error) => error.brief(),
             other => other.to_string(),
         }
     }
@@ -167,6 +184,7 @@ impl CallError {
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match self {
             Self::Child(ChildError::Died { status, .. }) => Some(*status),
+            Self::Unfinished(error) => error.exit_status(),
             _ => None,
         }
     }
@@ -174,6 +192,30 @@ impl CallError {
     /// Whether a remote server refused the call unread because it had forgotten the session.
     pub fn is_unheard(&self) -> bool {
         matches!(self, Self::Child(ChildError::Unheard { .. }))
+    }
+
+    /// The error of a call whose tool was asked before it failed. What says "not now" would be read as
+    /// advice to repeat it, by programs too.
+    #[must_use]
+    pub fn after_asking(self) -> Self {
+        match self {
+            Self::Busy(_)
+            | Self::ShuttingDown
+            | Self::Timeout(_)
+            | Self::Unanswered(_)
+            | Self::TooManyRounds(_)
+            | Self::DiskFull(_)
+            | Self::OverQuota(_)
+            | Self::Internal(_)
+            | Self::Child(
+                ChildError::Died { .. }
+                | ChildError::TooLong { .. }
+                | ChildError::Unanswered { .. }
+                | ChildError::Timeout,
+            ) => Self::Unfinished(Box::new(self)),
+            Self::TakenOver => Self::Fenced,
+            other => other,
+        }
     }
 
     /// One word for logs and metrics.
@@ -195,7 +237,11 @@ impl CallError {
             Self::Busy(_) | Self::Child(ChildError::TooManyStarts) => "busy",
             Self::DiskFull(_) | Self::OverQuota(_) => "disk_full",
             Self::UnknownSession => "unknown_session",
-            Self::Elsewhere(_) => "elsewhere",
+            Self::Elsewhere(_) | Self::TakenOver => "elsewhere",
+            Self::Unfinished(error) => match error.kind() {
+                "busy" | "shutting_down" => "interrupted",
+                kind => kind,
+            },
             Self::Fenced => "fenced",
             Self::ReplicaLost(_) => "replica_lost",
             Self::ShuttingDown => "shutting_down",
@@ -207,7 +253,9 @@ impl CallError {
 
 impl From<StoreError> for CallError {
     fn from(error: StoreError) -> Self {
-        if error.is_disk_full() {
+        if let StoreError::TakenOver = error {
+            Self::TakenOver
+        } else if error.is_disk_full() {
             Self::DiskFull(error.to_string())
         } else {
             Self::Internal(error.to_string())

@@ -25,7 +25,7 @@ mod stateful;
 mod stateless;
 mod status;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
 
 use axum::http::HeaderMap;
 use tokio::{sync::Semaphore, time::Instant};
@@ -44,7 +44,7 @@ use crate::{
 
 pub use answer::{Answer, Notice};
 pub use ask::{Ask, Relayed};
-pub use error::{CallError, rpc_words};
+pub use error::{CallError, Waited, rpc_words};
 pub use files::{Link, Published, snapshot_limits};
 pub use incoming::Incoming;
 pub use parking::Parking;
@@ -147,10 +147,11 @@ struct Running {
     call: Box<Call>,
     /// Against whose share it counts.
     tenant: Tenant,
-    began: Instant,
     deadline: Instant,
     /// Turn, permit and process are waited for until then, together.
     queue_until: Instant,
+    /// The child was asked: from then on the tool may have acted.
+    asked: AtomicBool,
     /// The caller hung up.
     left: CancellationToken,
     /// What shows of it in the chat meanwhile.

@@ -1,7 +1,15 @@
 //! The call from its first wait to its record: it ends when the child is settled, whether its caller
 //! waits or not.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
@@ -81,11 +89,11 @@ impl CallEngine {
         let (received, patience) = (call.received, self.settings.limits.queue_timeout);
         let running = Running {
             engine: self.clone(),
-            began: Instant::now(),
             deadline: received + call.spec.timeout,
             queue_until: received + patience,
             tenant: Tenant::of(&call.caller),
             call,
+            asked: AtomicBool::new(false),
             left,
             status: Status::default(),
         };
@@ -103,12 +111,20 @@ impl Running {
             Mode::Shared => self.shared().await,
         };
         self.call.parking.end();
-        let (answer, job) = outcome;
+        let (mut answer, job) = outcome;
+        if self.has_asked() && self.call.ask.is_tool_call() {
+            answer = answer.map_err(CallError::after_asking);
+        }
         record::record(&self, &began, &answer, job.as_ref()).await;
         if let Ok(answer) = &answer {
             self.attach(answer).await;
         }
         answer
+    }
+
+    /// Whether the child was asked.
+    pub(super) fn has_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// Waits for something before the child is asked: it may be given up at any point.
@@ -203,6 +219,7 @@ impl Running {
             on_child(child);
         }
         let quiet = child.noise_lines();
+        self.asked.store(true, Ordering::Relaxed);
         let cancelled = CancellationToken::new();
         let mut answer = pin!(self.exchange(child, job, &cancelled));
         let watched = holds.used().filter(|_| self.is_watched());

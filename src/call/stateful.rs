@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-
 use super::{
     Answer, CallError, Running, files,
     holds::Holds,
@@ -18,7 +16,7 @@ use crate::{
 };
 
 /// A lease that was seen to be ours is not looked at again so soon: nobody is taken for dead within
-/// so short a time.
+/// so short a time. By a clock that counts what the machine was suspended.
 const LEASE_TRUSTED: Duration = Duration::from_millis(500);
 
 impl Running {
@@ -29,13 +27,13 @@ impl Running {
         };
         let job = workspace.job.clone();
         let mut answer = self.in_workspace(&self.call.place, &workspace).await;
-        let lost = self.check_lease(&workspace, self.began).await.is_err();
+        let held = self.check_lease(&workspace).await;
         let key = workspace.key;
         drop(workspace);
         self.engine.sessions.call_ended(key);
-        if lost {
+        if let Err(lost) = held {
             // The folder is another's: neither the answer counts nor what is recorded of it.
-            answer = Err(CallError::Fenced);
+            answer = Err(lost);
             return (answer, None);
         }
         (answer, Some(job))
@@ -64,11 +62,11 @@ impl Running {
         let brought = self.bring_all(workspace).await?;
         let permit = self.queue(self.admitted()).await?;
         let mut holds = Holds::in_turn(permit, workspace, turn);
-        let checked = self.check_lease(workspace, self.began).await?;
+        self.check_lease(workspace).await?;
         engine.check_free_disk_for(spec)?;
         let room = self.room(workspace, &mut holds).await?;
         let mut found = self.find(place, workspace, room).await?;
-        let checked = self.check_lease(workspace, checked).await?;
+        self.check_lease(workspace).await?;
         let job = &workspace.job;
         let mut reply = self.ask(&found.session.child, job, &mut holds).await;
         if matches!(&reply, Err(error) if error.is_unheard()) {
@@ -90,7 +88,7 @@ impl Running {
         // A child that answers without waiting for its caller does so in another call's turn.
         let late = holds.take_turn(spec);
         let _ = tokio::time::timeout(spec.timeout, late).await;
-        self.check_lease(workspace, checked).await?;
+        self.check_lease(workspace).await?;
         let paths = found.session.child.paths().clone();
         let folder = Folder {
             job: job.clone(),
@@ -111,24 +109,24 @@ impl Running {
     }
 
     /// After a wait in which the bridge itself may have been stopped: whether the folder is still
-    /// ours. Returns when that was known.
-    pub(super) async fn check_lease(
-        &self,
-        workspace: &Arc<Workspace>,
-        known: Instant,
-    ) -> Result<Instant, CallError> {
-        if known.elapsed() < LEASE_TRUSTED && !workspace.is_lost() {
-            return Ok(known);
+    /// ours.
+    pub(super) async fn check_lease(&self, workspace: &Arc<Workspace>) -> Result<(), CallError> {
+        if workspace.held_at().elapsed() < LEASE_TRUSTED && !workspace.is_lost() {
+            return Ok(());
         }
-        let now = Instant::now();
-        self.still_ours(workspace).await?;
-        Ok(now)
+        self.still_ours(workspace).await
     }
 
     /// Whether the folder is still ours, now.
     pub(super) async fn still_ours(&self, workspace: &Arc<Workspace>) -> Result<(), CallError> {
         let held = self.engine.sessions.still_held(workspace).await;
-        held.then_some(()).ok_or(CallError::Fenced)
+        if held {
+            Ok(())
+        } else if self.has_asked() {
+            Err(CallError::Fenced)
+        } else {
+            Err(CallError::TakenOver)
+        }
     }
 
     /// The right to start a child, where the call has to. While it waits for that, the call's place

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     app::App,
-    call::{Call, CallError},
+    call::{Call, CallError, Waited},
     catalog::{Knowledge, Offer},
     config::{Listen, Mode, RESERVED_NAMES, ServerAccess},
     identity::SESSION_HEADER,
@@ -314,7 +314,9 @@ async fn check(
     checked.map_err(|unfit| match unfit {
         Unfit::Faults(faults) => Problem::bad_arguments(&faults),
         Unfit::Stopped(Stopped::Left) => CallError::Left.into(),
-        Unfit::Stopped(Stopped::Work | Stopped::Time) => CallError::Timeout(time).into(),
+        Unfit::Stopped(Stopped::Work | Stopped::Time) => {
+            CallError::Timeout(Waited { time, noise: None }).into()
+        }
     })
 }
 

@@ -128,12 +128,6 @@ impl Problem {
         )
     }
 
-    /// 413: a body that is small as text and large as values.
-    pub fn too_many_values(most: usize) -> Self {
-        let text = format!("the arguments have more than {most} JSON values: send them in turn");
-        Self::message(StatusCode::PAYLOAD_TOO_LARGE, "too_many_values", text)
-    }
-
     /// 400: a body in parts that cannot be read.
     pub fn bad_part(why: &str) -> Self {
         Self::message(StatusCode::BAD_REQUEST, "bad_multipart", why)
@@ -216,6 +210,14 @@ impl From<CallError> for Problem {
         let (kind, text) = (error.kind(), error.to_string());
         let (status, retry) = match error {
             CallError::Rpc { error, .. } => return rpc(&error),
+            // Nothing here says when to come back: the tool may have acted.
+            CallError::Fenced => (StatusCode::CONFLICT, None),
+            CallError::Unfinished(error) => match Self::from(*error).status {
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                    (StatusCode::BAD_GATEWAY, None)
+                }
+                status => (status, None),
+            },
             CallError::Child(ChildError::Timeout)
             | CallError::Timeout(_)
             | CallError::Unanswered(_) => (StatusCode::GATEWAY_TIMEOUT, None),
@@ -230,7 +232,7 @@ impl From<CallError> for Problem {
                 (StatusCode::INSUFFICIENT_STORAGE, None)
             }
             CallError::UnknownSession => (StatusCode::NOT_FOUND, None),
-            CallError::Elsewhere(_) | CallError::Fenced | CallError::ShuttingDown => {
+            CallError::Elsewhere(_) | CallError::TakenOver | CallError::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some(5))
             }
             CallError::BadPath { .. } => (StatusCode::UNPROCESSABLE_ENTITY, None),
@@ -305,5 +307,63 @@ impl IntoResponse for Problem {
         }
         response.extensions_mut().insert(ProblemKind(self.kind));
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{call::Waited, child::ExitStatus, mcp::RpcError};
+
+    #[test]
+    fn what_may_have_been_done_is_said_to_be_and_nothing_advises_to_repeat_it() {
+        let second = Duration::from_secs(1);
+        let waited = Waited {
+            time: second,
+            noise: None,
+        };
+        let died = ChildError::Died {
+            status: ExitStatus::Signal(9),
+            said: String::new(),
+        };
+        let asked = [
+            CallError::Timeout(waited),
+            CallError::Unanswered(second),
+            CallError::Busy("other calls are in front".to_owned()),
+            CallError::ShuttingDown,
+            CallError::DiskFull("full".to_owned()),
+            CallError::TakenOver,
+            CallError::Internal("broken".to_owned()),
+            CallError::TooManyRounds(32),
+            CallError::Child(died),
+            CallError::Child(ChildError::Timeout),
+            CallError::Child(ChildError::TooLong { limit: 1 }),
+            CallError::Child(ChildError::Unanswered {
+                why: "reset".into(),
+            }),
+        ];
+        let asked = asked.into_iter().map(CallError::after_asking);
+        let lost = [
+            CallError::Fenced,
+            CallError::ReplicaLost("silent".to_owned()),
+        ];
+        for error in asked.chain(lost) {
+            let text = error.to_string();
+            assert!(text.contains("may have been carried out"), "{text}");
+            assert!(!text.contains("call again"), "{text}");
+            let rpc = RpcError::of_call(&error);
+            assert!(rpc.wait().is_none(), "{text}");
+            assert!(rpc.status == StatusCode::OK, "{text}: {}", rpc.status);
+            let problem = Problem::from(error);
+            assert!(problem.retry_after.is_none(), "{text}");
+            let later = [
+                StatusCode::TOO_MANY_REQUESTS,
+                StatusCode::SERVICE_UNAVAILABLE,
+            ];
+            assert!(!later.contains(&problem.status), "{text}");
+        }
+        // What was not begun says so.
+        let text = CallError::TakenOver.to_string();
+        assert!(text.contains("not begun"), "{text}");
     }
 }

@@ -89,6 +89,12 @@ impl RpcError {
         self
     }
 
+    /// After how many seconds the client may come back, if that is said.
+    #[cfg(test)]
+    pub fn wait(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     /// For the message with this id.
     pub fn to(mut self, id: Option<RawJson>) -> Self {
         self.id = id;
@@ -121,11 +127,11 @@ impl RpcError {
     }
 
     /// A call's failure. What is wrong with the call itself travels under 200, as JSON-RPC has it;
-    /// only what says "not now" is seen by proxies.
+    /// only what says "not now" is seen by proxies, and nothing that may have been carried out.
     pub fn of_call(error: &CallError) -> Self {
         let (status, code, retry) = match error {
             CallError::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, -32603, Some(10)),
-            CallError::Elsewhere(_) | CallError::Fenced | CallError::ShuttingDown => {
+            CallError::Elsewhere(_) | CallError::TakenOver | CallError::ShuttingDown => {
                 (StatusCode::SERVICE_UNAVAILABLE, -32603, Some(5))
             }
             CallError::UnknownSession => (StatusCode::NOT_FOUND, -32600, None),

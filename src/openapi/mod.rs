@@ -13,7 +13,7 @@ mod results;
 mod schema;
 
 pub use arguments::{
-    ArgumentRules, BRIEF_BYTES, Effort, FieldFault, MAX_VALUES, Patience, Stopped, Unfit, read_body,
+    ArgumentRules, BRIEF_BYTES, Effort, FieldFault, Patience, Stopped, Unfit, read_body,
 };
 pub use docs::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, asset, docs_page, index_page};
 pub use document::{DocumentInput, document, index_document, name_of_dots, path_segment};

@@ -69,9 +69,12 @@ impl Sessions {
 
     /// Looks at the lease of every open workspace: after each renewal.
     pub async fn check_leases(self: &Arc<Self>) {
-        let workspaces = stream::iter(self.workspaces());
-        let look = workspaces.for_each_concurrent(AT_ONCE, |workspace| async move {
-            self.still_held(&workspace).await;
+        let sessions = self.clone();
+        let look = stream::iter(self.workspaces()).for_each_concurrent(AT_ONCE, move |workspace| {
+            let sessions = sessions.clone();
+            async move {
+                sessions.still_held(&workspace).await;
+            }
         });
         tokio::join!(self.pool.check_leases(), look);
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::{
     cli::Failure,
     model::RawJson,
-    openapi::{MAX_VALUES, Unfit, read_body},
+    openapi::{Unfit, read_body},
 };
 
 /// What was given, before the tool's schema was held against it: values of `--arg` are texts.
@@ -53,11 +53,6 @@ fn named(pairs: Vec<String>) -> Result<RawJson, Failure> {
 pub fn refused(server: &str, tool: &str, unfit: Unfit) -> Failure {
     let faults = match unfit {
         Unfit::Faults(faults) => faults,
-        Unfit::TooManyValues => {
-            return Failure::told_wrongly(format!(
-                "the arguments have more than {MAX_VALUES} JSON values: send them in turn"
-            ));
-        }
         Unfit::Stopped(_) => {
             return Failure::failed("the arguments could not be checked within the call's timeout");
         }

@@ -38,9 +38,6 @@ const ROUNDS: usize = 4;
 /// Levels of a body that is held against a schema; see `soundness` for why.
 const BODY_DEPTH: usize = 64;
 
-/// JSON values in one body, keys not counted: each takes some hundred bytes once it is read.
-pub const MAX_VALUES: usize = 1_000_000;
-
 /// Bytes of a body that may be checked where the call is served.
 pub const BRIEF_BYTES: usize = 64 * 1024;
 /// Work of such a check: some milliseconds.
@@ -101,8 +98,6 @@ impl Effort {
 pub enum Unfit {
     /// These fields are wrong.
     Faults(Vec<FieldFault>),
-    /// More JSON values than [`MAX_VALUES`].
-    TooManyValues,
     /// There is no outcome: a brief check needs a whole one, or nobody waits for it any more.
     Stopped(Stopped),
 }
@@ -170,9 +165,6 @@ impl ArgumentRules {
     /// The arguments to send: the very bytes of `body` where they are valid, else with exact
     /// corrections at the failing places. `null` counts as `{}`. At most 20 faults.
     pub fn check(&self, body: &RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
-        if body.has_more_values_than(MAX_VALUES) {
-            return Err(Unfit::TooManyValues);
-        }
         let fault = |fault| Unfit::Faults(vec![fault]);
         let value = strict::parse(body).map_err(|error| fault(FieldFault::unreadable(&error)))?;
         if value.is_null() {

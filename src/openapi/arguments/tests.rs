@@ -2,7 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{ArgumentRules, Effort, FieldFault, MAX_VALUES, Patience, Stopped, Unfit, read_body};
+use super::{ArgumentRules, Effort, FieldFault, Patience, Stopped, Unfit, read_body};
 use crate::{model::RawJson, openapi::schema::tests::schema_like};
 
 fn check(schema: &Value, body: &str) -> Result<String, Vec<FieldFault>> {
@@ -16,7 +16,7 @@ fn checked(rules: &ArgumentRules, body: &RawJson) -> Result<RawJson, Vec<FieldFa
     let whole = Effort::whole(Patience::default());
     rules.check(body, &whole).map_err(|unfit| match unfit {
         Unfit::Faults(faults) => faults,
-        other => panic!("{other:?}"),
+        other @ Unfit::Stopped(_) => panic!("{other:?}"),
     })
 }
 
@@ -514,18 +514,6 @@ fn a_large_ordinary_body_passes() {
     // One wrong cell is not named among so many.
     let wrong = body.replacen("two\",null", "two\",{}", 1);
     assert!(!check(&schema, &wrong).unwrap_err().is_empty());
-}
-
-#[test]
-fn more_values_than_the_bound_are_not_read() {
-    let list = format!(r#"{{"a":[1{}]}}"#, ",1".repeat(MAX_VALUES));
-    let rules = ArgumentRules::compile(&json!({}));
-    let body = RawJson::parse(list.into()).unwrap();
-    let whole = Effort::whole(Patience::default());
-    assert_eq!(rules.check(&body, &whole), Err(Unfit::TooManyValues));
-    let string = format!(r#"{{"a":"{}"}}"#, "[,".repeat(MAX_VALUES));
-    let body = RawJson::parse(string.into()).unwrap();
-    assert_eq!(rules.check(&body, &whole), Ok(body.clone()));
 }
 
 #[test]
