@@ -103,7 +103,10 @@ pub fn until_line(until: Option<BootTime>) -> String {
 }
 
 /// The time of such a line, none where there is no end; `None` for anything else.
-#[expect(clippy::option_option, reason = "a line that is no such line is not one without an end")]
+#[expect(
+    clippy::option_option,
+    reason = "a line that is no such line is not one without an end"
+)]
 pub fn until_of(line: &str) -> Option<Option<BootTime>> {
     let time = line.strip_prefix("until ")?.parse().ok()?;
     Some((time != 0).then(|| BootTime::from_millis(time)))

@@ -239,7 +239,10 @@ mod tests {
         for off in [3 * HOUR.cast_signed(), -2 * 86_400, 100 * 31_536_000] {
             let clock = clock();
             assert_eq!(clock.judge(at(10, 0), None, &[]), None);
-            assert!(disagrees(clock.judge(at(20, off), None, &[]).as_ref()), "{off}");
+            assert!(
+                disagrees(clock.judge(at(20, off), None, &[]).as_ref()),
+                "{off}"
+            );
             assert_eq!(clock.believed(at(21, off)), at(21, 0).wall);
             assert!(clock.warning().unwrap().contains("was set"));
             assert_eq!(clock.judge(at(25, 0), None, &[]), None);
@@ -252,7 +255,9 @@ mod tests {
         let clock = clock();
         let off = 3 * HOUR.cast_signed();
         assert!(disagrees(clock.judge(at(10, off), None, &[]).as_ref()));
-        assert!(disagrees(clock.judge(at(HOUR, off + 5), None, &[]).as_ref()));
+        assert!(disagrees(
+            clock.judge(at(HOUR, off + 5), None, &[]).as_ref()
+        ));
         assert_eq!(clock.judge(at(HOUR + 10, off), None, &[]), None);
         assert_eq!(clock.believed(at(HOUR + 11, off)), at(HOUR + 11, off).wall);
     }

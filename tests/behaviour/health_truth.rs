@@ -74,13 +74,15 @@ fn a_jobs_folder_that_was_replaced_makes_the_bridge_down_and_unready() {
     assert_eq!(bridge.client().get("/health/ready").status, 200);
 }
 
+/// What the fault is called, and how it is brought about.
+type Break<'a> = (&'a str, &'a dyn Fn());
+
 #[test]
 fn a_server_file_that_is_no_file_or_gone_is_told_of_and_ends_no_reload() {
     let bridge = start();
     let file = bridge.config_file();
     let place = |new: PathBuf| fs::rename(new, &file).expect("it is replaced");
     let new = || file.with_extension("odd");
-    type Break<'a> = (&'a str, &'a dyn Fn());
     let fifo = || {
         run("mkfifo", &new());
         place(new());

@@ -26,15 +26,13 @@ impl CutOff {
     fn from_folder(bridge: &TestBridge) -> Self {
         let records = bridge.jobs().join(".bridge");
         let own = format!("http://{}", bridge.address());
-        let instances = fs::read_dir(records.join("instances")).expect("records");
-        let id = instances
-            .filter_map(|entry| {
-                let text = fs::read_to_string(entry.ok()?.path()).ok()?;
-                let record: Value = serde_json::from_str(&text).ok()?;
-                let id = record["instance"].as_str()?.to_owned();
-                (record["address"] == own).then_some(id)
-            })
-            .next();
+        let mut instances = fs::read_dir(records.join("instances")).expect("records");
+        let id = instances.find_map(|entry| {
+            let text = fs::read_to_string(entry.ok()?.path()).ok()?;
+            let record: Value = serde_json::from_str(&text).ok()?;
+            let id = record["instance"].as_str()?.to_owned();
+            (record["address"] == own).then_some(id)
+        });
         let staging = records.join("tmp").join(id.expect("its record"));
         fs::rename(&staging, staging.with_extension("aside")).expect("it is moved");
         fs::write(&staging, "").expect("a file is in its place");
