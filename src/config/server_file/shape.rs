@@ -84,8 +84,8 @@ fn expected(key: &str) -> Expected {
         "mode" => Expected::shown(r#"one of "stateful", "stateless", "shared""#),
         "workspace" => Expected::shown(r#""chat" or "own""#),
         "idle_timeout" | "timeout" => Expected::shown(
-            "a number of seconds (other clients' files may have milliseconds) without quotes, more \
-                 than 0 and at most 86400",
+            "a number of seconds without quotes, more than 0 and at most 86400; other clients' \
+                 files have milliseconds",
         ),
         "max_processes_per_chat" | "concurrency" => {
             Expected::shown("a whole number without quotes, from 1 to 1000")

@@ -118,7 +118,7 @@ fn all_faults_come_at_once_with_path_value_and_fix() {
         "word": {"command": "x", "url": "http://x", "max_processes_per_chat": 0},
         "pdf": {},
         "typo": {"comand": "x"},
-        "a/b": {"command": "x"},
+        "a//b": {"command": "x"},
         "env": {"command": "x", "env": {"PORT": 8080, "A": "${UNSET_ONE}"}},
         "text": "uvx",
     }}));
@@ -132,7 +132,7 @@ fn all_faults_come_at_once_with_path_value_and_fix() {
         "mcpServers.word.max_processes_per_chat = 0: ",
         "mcpServers.pdf: neither",
         "rename comand to command",
-        "mcpServers.a/b: ",
+        "mcpServers.a//b: ",
         "mcpServers.env.env.PORT: ",
         "mcpServers.env.env.A: the variable UNSET_ONE is not set; set UNSET_ONE",
         "mcpServers.text: ",
