@@ -195,6 +195,8 @@ fn meant_variant<'c, 'v>(
 fn words(objection: &Objection<'_>) -> (String, String) {
     let (kind, msg) = match &objection.kind {
         Kind::Type { kind } => return type_words(kind),
+        // The validator would quote the schema, which has marks of ours in it.
+        Kind::Not { .. } => ("not", "Input matches a form that is not allowed".into()),
         Kind::Enum { options } => (
             "enum",
             format!("Input should be one of {}", excerpt_text(options)),

@@ -106,7 +106,7 @@ impl<'e> Search<'e> {
 
     /// Takes the first variant whose every objection can be answered.
     fn variant(&mut self, objection: &Objection<'_>, fixes: &mut Fixes) -> bool {
-        let Some(union @ Union::None(keyword, schema)) = objection.union() else {
+        let Some(union @ Union::None(keyword, schema, _)) = objection.union() else {
             return false;
         };
         let visit = (format!("{schema}/{keyword}"), objection.place.clone());

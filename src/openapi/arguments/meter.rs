@@ -7,6 +7,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
@@ -17,9 +18,13 @@ use std::{
 
 use jsonschema::{Keyword, ValidationError, paths::Location};
 use rustix::time::{ClockId, clock_gettime};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-/// The keyword that counts. Its value is where its schema stands, as a JSON pointer.
+/// The keyword that counts. Its value is where its schema stands, as a JSON pointer; or, in a branch
+/// of ours that fits nothing, what its siblings cost.
+///
+/// The validator looks at it last, and not at all where its schema does not fit. So whatever goes on
+/// after something did not fit has such a branch, too: all else ends there.
 pub const COUNTING: &str = "x-mcpo-bridge-counting";
 /// Units between two looks at clocks: some 100 µs.
 const LOOK: u64 = 4_096;
@@ -48,6 +53,8 @@ pub struct Patience {
 }
 
 struct Meter {
+    /// What [`once`] found out.
+    known: HashMap<(String, usize), usize>,
     left: u64,
     next_look: u64,
     /// Of this thread, when the check began.
@@ -63,6 +70,7 @@ thread_local! {
 /// held against and for each name and element that is looked at there.
 pub fn metered<T>(work: u64, patience: &Patience, check: impl FnOnce() -> T) -> Result<T, Stopped> {
     let meter = Meter {
+        known: HashMap::new(),
         left: work,
         next_look: work.saturating_sub(LOOK),
         processor: processor_time(),
@@ -75,6 +83,19 @@ pub fn metered<T>(work: u64, patience: &Patience, check: impl FnOnce() -> T) -> 
         Ok(stopped) => *stopped,
         Err(other) => resume_unwind(other),
     })
+}
+
+/// What a schema has to do with a value, found out once for each run: values stay where they are
+/// meanwhile.
+pub fn once(schema: &str, value: &Value, find: impl FnOnce() -> usize) -> usize {
+    let key = (schema.to_owned(), std::ptr::from_ref(value).addr());
+    let known = METER.with_borrow(|meter| meter.as_ref()?.known.get(&key).copied());
+    if let Some(known) = known {
+        return known;
+    }
+    let found = find();
+    METER.with_borrow_mut(|meter| meter.as_mut().map(|meter| meter.known.insert(key, found)));
+    found
 }
 
 /// Counts work that is about to be done.
@@ -143,7 +164,20 @@ fn within(value: &Value, at: &mut String, count: &mut usize) -> Value {
                         | "dependentSchemas"
                         | "dependencies"
                 );
+                let alternatives = matches!(key.as_str(), "anyOf" | "oneOf");
+                let tried = matches!(key.as_str(), "not" | "if" | "contains");
                 let counted = match member {
+                    Value::Array(branches) if alternatives => {
+                        let mut counted = below(at, key, |at| within(member, at, count));
+                        if let Value::Array(counted) = &mut counted {
+                            counted.push(json!({COUNTING: cost_of(branches)}));
+                        }
+                        counted
+                    }
+                    Value::Object(_) if tried => {
+                        let with_count = json!({"anyOf": [member]});
+                        below(at, key, |at| within(&with_count, at, count))
+                    }
                     _ if matches!(key.as_str(), "const" | "enum" | "$vocabulary") => member.clone(),
                     Value::Object(named) if of_names => below(at, key, |at| {
                         let named = named.iter().map(|(name, schema)| {
@@ -179,21 +213,50 @@ fn below<T>(at: &mut String, step: &str, inside: impl FnOnce(&mut String) -> T) 
     inner
 }
 
+/// What it may cost that none of these fits, for [`Price::of_branches`].
+fn cost_of(branches: &[Value]) -> Value {
+    let (mut parts, mut patterns, mut unique) = (0_u64, 0_u64, false);
+    let mut open: Vec<&Value> = branches.iter().collect();
+    while let Some(value) = open.pop() {
+        parts += 1;
+        match value {
+            Value::Array(items) => open.extend(items),
+            Value::Object(members) => {
+                patterns += u64::from(members.contains_key("pattern"));
+                patterns += u64::from(members.contains_key("patternProperties"));
+                unique |= members.contains_key("uniqueItems");
+                open.extend(members.values());
+            }
+            _ => {}
+        }
+    }
+    // Few of the parts are looked at before something does not fit.
+    let parts = branches.len() as u64 + parts / 16;
+    json!([parts, patterns, unique, branches.len()])
+}
+
 /// What one evaluation of a schema costs.
 struct Price {
     /// Of the keywords themselves.
     keywords: u64,
     patterns: u64,
     unique: bool,
+    /// Times that the value is looked at.
+    times: u64,
+    /// As many values fit.
+    fits: bool,
 }
 
 /// The keyword, for `jsonschema`.
 #[expect(clippy::unnecessary_wraps, reason = "the library asks for a `Result`")]
 pub fn keyword<'a>(
     schema: &'a Map<String, Value>,
-    _: &'a Value,
+    counting: &'a Value,
     _: Location,
 ) -> Result<Box<dyn for<'i> Keyword<'i>>, ValidationError<'a>> {
+    if counting.is_array() {
+        return Ok(Box::new(Price::of_branches(counting)));
+    }
     let cost = |(key, value): (&String, &Value)| match value {
         Value::Array(_) | Value::Object(_) if matches!(key.as_str(), "enum" | "const") => {
             size(value)
@@ -207,36 +270,54 @@ pub fn keyword<'a>(
         keywords: 1 + schema.iter().map(cost).sum::<u64>(),
         patterns: u64::from(schema.contains_key("pattern")) + named.map_or(0, Map::len) as u64,
         unique: schema.get("uniqueItems") == Some(&Value::Bool(true)),
+        times: 1,
+        fits: true,
     }))
 }
 
 impl Price {
+    fn of_branches(cost: &Value) -> Self {
+        let number = |index: usize| cost[index].as_u64().unwrap_or(1);
+        Self {
+            keywords: number(0),
+            patterns: number(1),
+            unique: cost[2] == true,
+            times: number(3),
+            fits: false,
+        }
+    }
+
     fn of(&self, value: &Value) -> u64 {
         let text = |text: &str| text.len() as u64 / 64 * (1 + 8 * self.patterns) + self.patterns;
-        self.keywords
-            + match value {
-                Value::String(written) => text(written),
-                Value::Array(_) if self.unique => size(value),
-                Value::Array(items) => items.len() as u64,
-                Value::Object(members) if self.patterns > 0 => {
-                    members.keys().map(|key| 1 + text(key)).sum()
-                }
-                Value::Object(members) => members.len() as u64,
-                _ => 0,
+        let looked_at = match value {
+            Value::String(written) => text(written),
+            Value::Array(_) if self.unique => size(value),
+            Value::Array(items) => items.len() as u64,
+            Value::Object(members) if self.patterns > 0 => {
+                members.keys().map(|key| 1 + text(key)).sum()
             }
+            Value::Object(members) => members.len() as u64,
+            _ => 0,
+        };
+        self.keywords
+            .saturating_add(looked_at.saturating_mul(self.times))
     }
 }
 
 impl<'i> Keyword<'i> for Price {
     fn validate(&self, value: &'i Value) -> Result<(), ValidationError<'i>> {
         // Who asks this lists faults, and each takes memory.
-        spend(self.of(value) + 3);
-        Ok(())
+        spend(self.of(value).saturating_add(3));
+        if self.fits {
+            Ok(())
+        } else {
+            Err(ValidationError::custom("a branch of ours"))
+        }
     }
 
     fn is_valid(&self, value: &'i Value) -> bool {
         spend(self.of(value));
-        true
+        self.fits
     }
 }
 

@@ -16,7 +16,7 @@ fn checked(rules: &ArgumentRules, body: &RawJson) -> Result<RawJson, Vec<FieldFa
     let whole = Effort::whole(Patience::default());
     rules.check(body, &whole).map_err(|unfit| match unfit {
         Unfit::Faults(faults) => faults,
-        other @ Unfit::Stopped(_) => panic!("{other:?}"),
+        Unfit::Stopped(stopped) => panic!("{stopped:?}"),
     })
 }
 
@@ -443,7 +443,9 @@ fn no_schema_and_value_together_cost_more_than_their_bound() {
                 let body = format!(r#"{{"x":{before}{bottom}{after}}}"#);
                 let body = RawJson::parse(body.into()).unwrap();
                 let outcome = rules.check(&body, &little());
+                let said = format!("{outcome:?}");
                 assert!(!matches!(outcome, Err(Unfit::Stopped(_))), "{number}");
+                assert!(!said.contains("counting"), "{number}: {said}");
                 let lists = open == "[" && bottom == "[]";
                 // What only refers to itself is decided as if it did not.
                 if number < 2 && lists {
@@ -497,7 +499,6 @@ fn past_the_bounds_nothing_is_passed_on_and_nothing_explained() {
         ..little()
     };
     assert_eq!(kind(r#""a""#, &few(10_000, 0)), "too_complex");
-    assert_eq!(kind("5", &few(10_000, 0)), "too_complex");
     assert_eq!(kind("5", &few(1_000_000, 10_000)), "union");
     assert_eq!(kind("5", &few(1_000_000, 1_000_000)), "string_type");
     // A brief check says that there is no outcome yet.

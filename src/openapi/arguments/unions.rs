@@ -47,8 +47,8 @@ pub struct Objection<'v> {
 /// A keyword whose branches fit too seldom or too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Union<'e> {
-    /// No branch fits. The keyword, and where its schema is.
-    None(&'e str, &'e str),
+    /// No branch fits. The keyword, where its schema is, and how many branches there are.
+    None(&'e str, &'e str, usize),
     /// More than one branch of `oneOf` fits.
     Several,
 }
@@ -59,9 +59,13 @@ impl Objection<'_> {
         let Kind::Custom { message, .. } = &self.kind else {
             return None;
         };
-        Some(match message.split_once(BETWEEN) {
-            Some((keyword, schema)) => Union::None(keyword, schema),
-            None => Union::Several,
+        let mut parts = message.splitn(3, BETWEEN);
+        let parts = (parts.next(), parts.next(), parts.next());
+        Some(match parts {
+            (Some(keyword), Some(count), Some(schema)) => {
+                Union::None(keyword, schema, count.parse().unwrap_or_default())
+            }
+            _ => Union::Several,
         })
     }
 }
@@ -108,18 +112,20 @@ impl Unions {
 
     /// What each branch of a union objects to; nothing where there are too many.
     pub fn context<'v>(&self, union: Union<'_>, from: &Objection<'v>) -> Vec<Vec<Objection<'v>>> {
-        let Union::None(keyword, schema) = union else {
+        let Union::None(keyword, schema, count) = union else {
             return Vec::new();
         };
         let (value, place) = (from.value, &from.place);
-        let mut branches = Vec::new();
-        while let Some(branch) = self.branch(schema, keyword, branches.len(), true) {
-            branches.push(list(&branch, value, place));
-            if branches.len() > BRANCHES {
-                return Vec::new();
-            }
+        if count > BRANCHES {
+            return Vec::new();
         }
-        branches
+        let branches = (0..count).map_while(|index| self.branch(schema, keyword, index, true));
+        let branches: Vec<_> = branches.collect();
+        if branches.len() < count {
+            return Vec::new();
+        }
+        let lists = branches.iter().map(|branch| list(branch, value, place));
+        lists.collect()
     }
 
     fn branch(
@@ -211,7 +217,10 @@ impl BranchesOf {
         Box::new(Self {
             unions: unions.clone(),
             schema: place.unwrap_or_default().to_owned(),
-            count: branches.as_array().map_or(0, Vec::len),
+            // The last one is ours.
+            count: branches
+                .as_array()
+                .map_or(0, |all| all.len().saturating_sub(1)),
             one,
         })
     }
@@ -226,12 +235,15 @@ impl BranchesOf {
         let Some(unions) = self.unions.upgrade() else {
             return 1;
         };
-        let branches = (0..self.count).filter(|index| {
-            // What cannot be looked into does not object here: the whole is refused already.
-            let branch = unions.branch(&self.schema, self.name(), *index, false);
-            branch.is_none_or(|branch| branch.is_valid(value))
-        });
-        branches.take(if self.one { 2 } else { 1 }).count()
+        let find = || {
+            let branches = (0..self.count).filter(|index| {
+                // What cannot be looked into does not object here: the whole is refused already.
+                let branch = unions.branch(&self.schema, self.name(), *index, false);
+                branch.is_none_or(|branch| branch.is_valid(value))
+            });
+            branches.take(if self.one { 2 } else { 1 }).count()
+        };
+        meter::once(&format!("{}/{}", self.schema, self.name()), value, find)
     }
 }
 
@@ -242,9 +254,9 @@ impl<'i> Keyword<'i> for BranchesOf {
             0 => {
                 // The validator copies what a keyword of ours objects to.
                 spend(meter::size(value));
-                let (keyword, schema) = (self.name(), &self.schema);
+                let (keyword, count, schema) = (self.name(), self.count, &self.schema);
                 Err(ValidationError::custom(format!(
-                    "{keyword}{BETWEEN}{schema}"
+                    "{keyword}{BETWEEN}{count}{BETWEEN}{schema}"
                 )))
             }
             _ => {
