@@ -444,13 +444,15 @@ impl Table {
                      (MCPO_MAX_CONNECTIONS)"
                 );
             }
-            match state.longest_silent() {
-                Some(silent) => state.end(silent),
-                None if state.open.len() - state.ending >= self.limits.most + BEYOND => {
-                    return Admitted::Full;
-                }
-                None => beyond = true,
+            if let Some(silent) = state.longest_silent() {
+                state.end(silent);
             }
+            // The one that ended may have been beyond the limit itself.
+            let open = state.open.len() - state.ending;
+            if open >= self.limits.most + BEYOND {
+                return Admitted::Full;
+            }
+            beyond = open >= self.limits.most;
         }
         let number = state.next;
         state.next += 1;
