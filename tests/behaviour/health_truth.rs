@@ -108,7 +108,7 @@ fn a_server_file_that_is_no_file_or_gone_is_told_of_and_ends_no_reload() {
         until_health(&bridge, why, |health| {
             health["status"] == "degraded" && health["reasons"].to_string().contains(why)
         });
-        assert!(bridge.log().contains(why), "{why} is in the log");
+        eventually("the log says so", || bridge.log().contains(why));
         let name = format!("new-{index}");
         let config = servers([("echo", echo()), (&name, echo())]);
         bridge.write_config(&config);

@@ -251,7 +251,8 @@ mod tests {
                 .to_string()
         };
         assert_eq!(named("My Clock"), "My Clock");
-        assert_eq!(named("a/b"), "server");
+        assert_eq!(named("@scope/clock"), "@scope/clock");
+        assert_eq!(named("a//b"), "server");
         assert_eq!(named("docs"), "server");
     }
 
