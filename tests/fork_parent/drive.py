@@ -28,7 +28,8 @@ class ForkParent:
         theirs.close()
         begin = {"file": str(file), "name": str(file), "written": [str(file)], "argv": []}
         begin |= {"env": list(env.items()), "sentinel": job.name, "learnt": str(job / "learnt")}
-        self.say({"begin": begin})
+        with open("/proc/self/exe", "rb") as program:  # of the supervisors, as the bridge sends its own
+            self.say({"begin": begin}, [program.fileno()])
         self.say({"preload": {}})
         self.word = json.loads(self.socket.recv(1 << 20) or '{"unfit": "it is gone"}')
 
