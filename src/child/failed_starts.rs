@@ -28,7 +28,8 @@ struct Failed {
 }
 
 impl FailedStarts {
-    /// Notes how a start went. What was given up says nothing.
+    /// Notes how a start went. What was given up says nothing, and a process that refuses a revision of
+    /// the protocol has started: each `shared` server is asked for the newest once.
     pub fn note<T>(&self, spec: &ServerSpec, started: &Result<T, ChildError>) {
         let mut failed = self.lock();
         match started {
@@ -36,7 +37,7 @@ impl FailedStarts {
                 failed.servers.remove(&spec.name);
                 failed.short = None;
             }
-            Err(error @ ChildError::NotStarted { .. }) => {
+            Err(error @ ChildError::NotStarted { refused: false, .. }) => {
                 let why: Arc<str> = error.brief().into();
                 if error.is_lack_of_room() {
                     failed.short = Some((Instant::now(), why.clone()));

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{TestBridge, echo, eventually, fixture, servers, until, vars};
+use crate::support::{Mcp, TestBridge, echo, eventually, fixture, servers, until, vars, with};
 
 /// Far more than a look takes, and less than a hang would.
 const LONG: Duration = Duration::from_secs(30);
@@ -116,6 +116,17 @@ fn a_server_file_that_is_no_file_or_gone_is_told_of_and_ends_no_reload() {
             is_ok(health) && health["servers"][&name]["status"] == "ready"
         });
     }
+}
+
+#[test]
+fn a_shared_server_that_does_not_speak_the_newest_revision_is_well() {
+    let shared = with(echo(), json!({"mode": "shared"}));
+    let bridge = TestBridge::start(servers([("shared", shared)]));
+    // Its process is asked for that revision, and refuses it.
+    let mcp = Mcp::modern(bridge.client(), "shared", json!({}));
+    mcp.call("counter", json!({}));
+    let health = bridge.client().get("/health").json();
+    assert!(is_ok(&health), "{health}");
 }
 
 #[test]
