@@ -97,7 +97,7 @@ fn an_entry_that_is_broken_is_named_and_learnt_anew() {
     }
     bridge.restart();
     eventually("it is learnt anew", || document(&bridge) == before);
-    assert!(bridge.log().contains("is broken"), "{}", bridge.log());
+    bridge.wait_for_log("is broken");
 }
 
 #[test]

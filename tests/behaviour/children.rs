@@ -31,7 +31,7 @@ fn a_refused_start_is_not_quoted_to_everybody() {
     eventually("its start has failed", || {
         health().contains("it answered initialize with an error")
     });
-    for text in [health(), bridge.log()] {
+    for text in [health(), bridge.wait_for_log("is not ready")] {
         assert!(
             !text.contains("s3cr3t") && !text.contains("licence"),
             "{text}"
@@ -56,10 +56,10 @@ fn last_words_name_no_workspace() {
     assert!(said.contains("Traceback: server.py in job #"), "{said}");
     assert_eq!(workspaces.len(), 1);
     assert_names_no_workspace(&said, &workspaces);
-    assert_names_no_workspace(&bridge.log(), &workspaces);
     let metadata = fs::read_to_string(workspaces[0].join("metadata.json")).expect("metadata");
     let metadata: Value = serde_json::from_str(&metadata).expect("JSON");
     assert_names_no_workspace(&metadata["error"].to_string(), &workspaces);
+    assert_names_no_workspace(&bridge.finished_log(), &workspaces);
 }
 
 #[test]

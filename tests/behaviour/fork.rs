@@ -400,9 +400,7 @@ fn a_chat_outlives_the_fork_parent_and_new_processes_are_started() {
     };
     let supervisor = above(&found["pid"].to_string());
     kill_process(above(&supervisor).parse().expect("a number"));
-    eventually("the bridge knows", || {
-        bridge.log().contains("fork parent ended")
-    });
+    bridge.wait_for_log("fork parent ended");
     let chat = bridge.chat("alice", &format!("c{chats}"));
     let again = told(&chat.call("fork", "look", json!({})).ok());
     assert_eq!(again["pid"], found["pid"]);

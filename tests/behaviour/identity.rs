@@ -229,7 +229,7 @@ fn children_see_nothing_of_the_bridges_secrets_and_the_log_neither() {
     for ours in ["MCPO_WORKDIR", "MCPO_JOB_ID", "HOME", "TMPDIR", "PATH"] {
         assert!(environment.contains(ours), "{ours}: {environment}");
     }
-    let log = bridge.log();
+    let log = bridge.finished_log();
     for secret in ["open-sesame", SECRET, "private-argument"] {
         assert!(!log.contains(secret), "{secret} is in the log");
     }

@@ -312,9 +312,7 @@ fn a_server_that_does_not_like_its_environment_runs_as_written() {
     let mut server = tiny(wheels.path());
     server["env"]["REFUSES"] = "installed".into();
     let bridge = TestBridge::start(servers([("tiny", server)]));
-    eventually("it was tried", || {
-        bridge.log().contains("does not start from its environment")
-    });
+    bridge.wait_for_log("does not start from its environment");
     let found = told(&bridge);
     assert!(!is_installed(&bridge, &found), "{found}");
 }

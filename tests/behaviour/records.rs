@@ -63,9 +63,7 @@ fn metadata_that_cannot_be_read_is_left_as_it_is() {
     fs::rename(&metadata, &aside).expect("put aside");
     fs::create_dir(&metadata).expect("a folder");
     assert_eq!(count(&chat), 2, "a running chat goes on");
-    eventually("it is said", || {
-        bridge.log().contains("not written to its workspace")
-    });
+    bridge.wait_for_log("not written to its workspace");
     let refused = bridge.command(&["gc", "--user", "alice"]);
     assert!(!refused.status.success(), "it may be hers: {refused:?}");
     fs::remove_dir(&metadata).expect("it is there still, and empty");
@@ -131,7 +129,7 @@ fn a_jobs_folder_that_is_replaced_works_from_the_next_call_on() {
     let file = json!({"name": "a.txt", "content": "words"});
     let link = chat.call("echo", "write_file", file).link("a.txt");
     assert_eq!(chat.download(&link).text(), "words");
-    assert!(bridge.log().contains("emptied or replaced"));
+    bridge.wait_for_log("emptied or replaced");
     // The chat from before has no folder any more: it begins anew, sooner or later.
     let before = bridge.chat("alice", "before");
     let again = until(Duration::from_secs(30), || {

@@ -259,7 +259,8 @@ fn a_wrong_key_is_named_without_the_key() {
     let reason = || near.client().get("/health").json()["servers"]["echo"]["reason"].clone();
     eventually("the failure is known", || reason().is_string());
     let reason = reason().to_string();
-    for text in [&said, &reason, &near.log()] {
+    near.wait_for_log("HTTP status 403");
+    for text in [&said, &reason, &near.finished_log()] {
         assert!(text.contains("HTTP status 403"), "{text}");
         assert!(
             text.contains(&format!("http://{}", far.address())),

@@ -168,8 +168,7 @@ fn a_stopped_bridge_is_succeeded_and_finds_itself_fenced_when_it_wakes() {
     eventually("the old child is gone", || replicas.owners() == [1]);
     assert_eq!(count(&chats[0]), 3);
     assert_eq!(replicas.workspaces().len(), 1);
-    let log = replicas.bridges[0].log();
-    assert!(log.contains("taken this chat over"), "{log}");
+    replicas.bridges[0].wait_for_log("taken this chat over");
 }
 
 #[test]
@@ -338,11 +337,7 @@ fn bridges_with_different_keys_refuse_each_other() {
         answer.expect(503)["type"],
         "urn:mcpo-bridge:problem:elsewhere"
     );
-    assert!(
-        stranger.log().contains("MCPO_PEER_KEY"),
-        "{}",
-        stranger.log()
-    );
+    stranger.wait_for_log("MCPO_PEER_KEY");
     replicas.bridges.push(stranger);
 }
 

@@ -331,9 +331,7 @@ fn operators_hear_of_a_peer_key_that_servers_can_read() {
         .start();
     replicas.bridges.push(second);
     eventually("/health says so", || warned(&replicas));
-    eventually("the log says so", || {
-        replicas.bridges[0].log().contains("peer key lies in it")
-    });
+    replicas.bridges[0].wait_for_log("peer key lies in it");
     let replicas = Replicas::with(2, &config, &[(vars::PEER_KEY, PEER_KEY)]);
     replicas.wait_until_acquainted(0);
     assert!(!warned(&replicas));

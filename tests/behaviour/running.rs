@@ -68,9 +68,7 @@ fn the_request_id_comes_back_and_is_in_the_log() {
             .header("X-Request-Id")
             .is_empty()
     );
-    eventually("the log has the id", || {
-        bridge.log().contains("request-of-the-test")
-    });
+    bridge.wait_for_log("request-of-the-test");
 }
 
 #[test]
@@ -199,8 +197,7 @@ fn an_unknown_key_warns_and_a_comment_does_not() {
     let odd = with(echo(), json!({"idle_timeuot": 5, "//": "a comment"}));
     let bridge = TestBridge::start(servers([("echo", odd)]));
     assert_eq!(bridge.client().echo("counter", json!({})), 1);
-    let log = bridge.log();
-    assert!(log.contains("idle_timeuot"), "{log}");
+    let log = bridge.wait_for_log("idle_timeuot");
     assert!(!log.contains("\"//\""), "{log}");
 }
 
@@ -217,7 +214,7 @@ fn secrets_in_the_config_reach_the_child_and_nobody_else() {
     assert_eq!(environment["HOME_OF"], "fallback");
     // The folder's path is made relative on its way out, and the folder itself is ".".
     assert_eq!(environment["WORK"], environment["MCPO_WORKDIR"]);
-    assert!(!bridge.log().contains("the-servers-secret"));
+    assert!(!bridge.finished_log().contains("the-servers-secret"));
 }
 
 #[test]

@@ -227,10 +227,31 @@ impl TestBridge {
         prlimit(pid, Resource::Nofile, lower).expect("a lower limit");
     }
 
-    /// What the bridge wrote to stdout and stderr so far.
+    /// The whole lines that the bridge wrote to stdout and stderr so far. A thread of its own writes
+    /// them, so a line may come after the answer of the request that it is about: wait with
+    /// [`Self::wait_for_log`] for what has to be there, and look into [`Self::finished_log`] for what
+    /// must not be.
     pub fn log(&self) -> String {
         let raw = fs::read(self.log_file()).unwrap_or_default();
-        String::from_utf8_lossy(&raw).into_owned()
+        let mut log = String::from_utf8_lossy(&raw).into_owned();
+        log.truncate(log.rfind('\n').map_or(0, |end| end + 1));
+        log
+    }
+
+    /// Waits until these words are in the log, and gives it.
+    #[track_caller]
+    pub fn wait_for_log(&self, words: &str) -> String {
+        eventually(&format!("the log has `{words}`"), || {
+            self.log().contains(words)
+        });
+        self.log()
+    }
+
+    /// Ends the bridge and gives the whole log.
+    #[track_caller]
+    pub fn finished_log(mut self) -> String {
+        self.stop();
+        self.log()
     }
 
     /// Runs another command of the binary with this test's settings, to its end.
