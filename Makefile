@@ -35,7 +35,7 @@ PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench soak load-connections load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench soak load-bodies load-connections load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ soak: ## Load the bridge for 15 minutes while a process is killed every 3 s (SOA
 
 load-fairness: build ## Flood the bridge as one user and watch nine others (FAIRNESS_ARGS='--runs 1 --seconds 5')
 	scripts/load-fairness $(FAIRNESS_ARGS)
+
+load-bodies: build ## Send wrong, hostile and large bodies; look at the bridge's time and memory
+	scripts/load-bodies
 
 load-connections: build ## Attack a bridge with silent connections and slow bodies; look whether users notice
 	scripts/load-connections --bridge target/release/mcpo-bridge $(LOAD_ARGS)
