@@ -5,8 +5,11 @@
 //! New ──first whole head──▶ Busy ──answered──▶ Idle ──a byte──▶ Head ──whole──▶ Busy
 //! ```
 //!
-//! Only a new connection counts for its address: behind a proxy all users have one. Times are kept in
-//! atomics that one task looks at, because a timer for each request would cost more than the rest.
+//! Only a new connection counts for its address: behind a proxy all users have one. Such a proxy may
+//! also open hundreds at once, so an address that has more than its share loses nobody who has just come
+//! while there is room; where there is none, it is the first to lose its longest silent one. Times are
+//! kept in atomics that one task looks at, because a timer for each request would cost more than the
+//! rest.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,13 +19,14 @@ use std::{
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{
     future::{AbortHandle, AbortRegistration},
     task::AtomicWaker,
 };
+use tokio::time::Instant;
 
 /// Connections beyond all others, for those who ask how the bridge is.
 const BEYOND: usize = 32;
@@ -30,6 +34,9 @@ const BEYOND: usize = 32;
 const LEAST_RATE: u64 = 1024;
 /// A body whose sender is silent for so long may make room for others.
 const SILENT: Duration = Duration::from_secs(2);
+/// A new connection may make room for others after so long without a byte: a client that opens hundreds
+/// at once comes to send its heads a little later.
+const JUST_CAME: Duration = Duration::from_millis(100);
 /// A connection that has not begun a request is given so long when the bridge stops.
 const STOPPING: Duration = Duration::from_millis(500);
 
@@ -38,7 +45,8 @@ const STOPPING: Duration = Duration::from_millis(500);
 pub struct Limits {
     /// Connections.
     pub most: usize,
-    /// Connections of one address that have not sent a whole head yet.
+    /// Connections of one address that have not sent a whole head yet: beyond these its silent ones are
+    /// closed first, or after 2 s.
     pub new_per_address: usize,
     /// From a head's first byte, or the connection's beginning, to the head's end.
     pub head: Duration,
@@ -366,30 +374,46 @@ impl State {
         }
     }
 
-    fn is_silent(&self, number: u64) -> bool {
-        let connection = self.open.get(&number);
-        connection.is_some_and(|connection| connection.silent.load(Relaxed))
+    /// For how long a new connection has been silent; one that nobody has read from is not.
+    fn new_silence(&self, number: u64) -> Option<Duration> {
+        let connection = self.open.get(&number)?;
+        connection
+            .silent
+            .load(Relaxed)
+            .then(|| connection.silence())
     }
 
-    /// The new connection that has been silent for longest; one that nobody has read from is not.
-    fn silent_of(&self, address: IpAddr) -> Option<u64> {
+    /// The new connection of an address that has been silent for longest, and for how long.
+    fn silent_of(&self, address: IpAddr) -> Option<(u64, Duration)> {
         let numbers = self.new_of.get(&address)?;
         numbers
             .iter()
-            .copied()
-            .find(|number| self.is_silent(*number))
+            .find_map(|number| Some((*number, self.new_silence(*number)?)))
+    }
+
+    /// The same of the address that has most new ones, if these are more than `share`.
+    fn silent_of_greatest(&self, share: usize) -> Option<(u64, Duration)> {
+        let (address, numbers) = self
+            .new_of
+            .iter()
+            .max_by_key(|(_, numbers)| numbers.len())?;
+        (numbers.len() > share)
+            .then(|| self.silent_of(*address))
+            .flatten()
     }
 
     /// The one that goes when there are too many: the longest silent of those that have not begun a
-    /// request, then of those between two, then of those whose bodies do not come.
-    fn longest_silent(&self) -> Option<u64> {
-        let new = self
-            .new
-            .keys()
-            .copied()
-            .find(|number| self.is_silent(*number));
-        if new.is_some() {
-            return new;
+    /// request, beginning with an address that has more of them than its share; then of those between
+    /// two, then of those whose bodies do not come.
+    fn longest_silent(&self, share: usize) -> Goes {
+        let new = self.silent_of_greatest(share).or_else(|| {
+            let mut new = self.new.keys();
+            new.find_map(|number| Some((*number, self.new_silence(*number)?)))
+        });
+        match new {
+            Some((number, silence)) if silence >= JUST_CAME => return Goes::This(number),
+            Some(_) => return Goes::Soon,
+            None => {}
         }
         let open = || {
             let open = self.open.iter();
@@ -409,7 +433,18 @@ impl State {
         };
         idle.map(|(number, _)| *number)
             .or_else(|| slow().map(|(number, _)| *number))
+            .map_or(Goes::Nobody, Goes::This)
     }
+}
+
+/// Who makes room.
+enum Goes {
+    /// The connection of this number.
+    This(u64),
+    /// One that has only just come, if it stays silent.
+    Soon,
+    /// All are being served.
+    Nobody,
 }
 
 impl Table {
@@ -429,11 +464,12 @@ impl Table {
         let mut state = self.lock();
         let address = peer.ip().to_canonical();
         let of_address = state.new_of.get(&address).map_or(0, BTreeSet::len);
-        if of_address >= self.limits.new_per_address {
-            match state.silent_of(address) {
-                Some(silent) => state.end(silent),
-                None => return Admitted::Later,
-            }
+        let has_its_share = of_address >= self.limits.new_per_address;
+        if has_its_share
+            && let Some((number, silence)) = state.silent_of(address)
+            && silence >= SILENT
+        {
+            state.end(number);
         }
         let mut beyond = false;
         if state.open.len() - state.ending >= self.limits.most {
@@ -444,8 +480,12 @@ impl Table {
                      (MCPO_MAX_CONNECTIONS)"
                 );
             }
-            if let Some(silent) = state.longest_silent() {
-                state.end(silent);
+            match state.longest_silent(self.limits.new_per_address) {
+                Goes::This(number) => state.end(number),
+                Goes::Soon => return Admitted::Later,
+                // Nobody has looked yet whether those of this address have sent something.
+                Goes::Nobody if has_its_share => return Admitted::Later,
+                Goes::Nobody => {}
             }
             // The one that ended may have been beyond the limit itself.
             let open = state.open.len() - state.ending;
@@ -561,31 +601,69 @@ mod tests {
         connection.ended.load(Relaxed)
     }
 
-    #[tokio::test]
-    async fn an_address_has_so_many_new_connections_and_any_number_with_a_request() {
+    /// One that says nothing, and is as old.
+    async fn open_silent(table: &Arc<Table>, last: u8, silence: Duration) -> Arc<Connection> {
+        let connection = open(table, last);
+        connection.waits(None);
+        tokio::time::advance(silence).await;
+        connection
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_opens_many_at_once_loses_none_while_there_is_room() {
         let table = table(100, 2);
         for _ in 0..20 {
             open(&table, 1).begin(BodyLength::Bytes(0));
         }
-        let (first, second) = (open(&table, 1), open(&table, 1));
-        // Nobody has looked whether they have sent something.
-        assert!(matches!(table.admit(peer(1)), Admitted::Later));
-        assert!(matches!(table.admit(peer(2)), Admitted::In(..)));
-        second.waits(None);
-        let third = open(&table, 1);
-        assert!(ended(&second) && !ended(&first) && !ended(&third));
+        let burst: Vec<_> = (0..40).map(|_| open(&table, 1)).collect();
+        for connection in &burst {
+            connection.waits(None);
+        }
+        open(&table, 1);
+        assert!(!burst.iter().any(|connection| ended(connection)));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn beyond_its_share_an_address_loses_who_is_silent_for_long() {
+        let table = table(100, 2);
+        let first = open_silent(&table, 1, SILENT).await;
+        let other = open_silent(&table, 2, SILENT).await;
+        let second = open(&table, 1);
+        assert!(!ended(&first), "within its share");
+        let third = open(&table, 1);
+        assert!(ended(&first) && !ended(&second) && !ended(&third) && !ended(&other));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_the_total_an_address_with_more_than_its_share_is_the_first_to_lose() {
+        let table = table(4, 2);
+        let modest = open_silent(&table, 1, SILENT).await;
+        let first = open_silent(&table, 2, JUST_CAME).await;
+        open_silent(&table, 2, JUST_CAME).await;
+        open_silent(&table, 2, JUST_CAME).await;
+        open(&table, 3);
+        assert!(ended(&first) && !ended(&modest));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_the_total_who_has_just_come_is_waited_for() {
+        let table = table(2, 4);
+        let (first, _second) = (open(&table, 1), open(&table, 1));
+        first.waits(None);
+        assert!(matches!(table.admit(peer(2)), Admitted::Later));
+        first.begin(BodyLength::Bytes(0));
+        assert!(matches!(table.admit(peer(2)), Admitted::Beyond(..)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn over_the_total_the_longest_silent_goes_first_and_never_who_waits_for_an_answer() {
         let table = table(4, 4);
         let (busy, idle) = (open(&table, 1), open(&table, 2));
-        let (older, newer) = (open(&table, 3), open(&table, 4));
+        let older = open_silent(&table, 3, SILENT).await;
+        let newer = open_silent(&table, 4, SILENT).await;
         busy.begin(BodyLength::Bytes(0));
         idle.begin(BodyLength::Bytes(0));
         idle.answered();
-        older.waits(None);
-        newer.waits(None);
         for (goes, stays) in [(&older, &newer), (&newer, &idle), (&idle, &busy)] {
             let new = open(&table, 5);
             assert!(ended(goes) && !ended(stays));

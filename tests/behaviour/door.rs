@@ -150,6 +150,20 @@ fn silent_connections_make_room_for_users_of_the_same_address() {
 }
 
 #[test]
+fn a_client_that_opens_hundreds_at_once_before_it_sends_loses_none() {
+    let bridge = builder().var(vars::MAX_CONNECTIONS, 400).start();
+    let mut opened: Vec<_> = (0..200).map(|_| open(bridge.address(), "")).collect();
+    for stream in &mut opened {
+        let request = "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("it is sent");
+    }
+    for stream in opened {
+        let answer = rest(stream);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[test]
 fn where_all_connections_are_answered_health_still_is_and_others_are_told() {
     let bridge = builder()
         .var(vars::MAX_CONNECTIONS, 4)
