@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{Admission, AdmissionSettings, three_quarters},
     budget::BodyMemory,
-    call::{CallEngine, snapshot_limits},
+    call::{CallEngine, RecordQueue, snapshot_limits},
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children, Listener, Said},
     condition::Condition,
@@ -140,6 +140,7 @@ impl App {
             openwebui: openwebui(&settings, &metrics),
             metrics: metrics.clone(),
             running: TaskTracker::new(),
+            records: RecordQueue::new(settings.files.retention),
             measuring: tokio::sync::Semaphore::new(1),
             stopping: CancellationToken::new(),
             ending: CancellationToken::new(),

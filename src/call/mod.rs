@@ -48,6 +48,7 @@ pub use error::{CallError, Waited, rpc_words};
 pub use files::{Link, Published, snapshot_limits};
 pub use incoming::Incoming;
 pub use parking::Parking;
+pub use record::RecordQueue;
 use status::Status;
 
 /// What every call needs.
@@ -70,6 +71,8 @@ pub struct CallEngine {
     pub metrics: Arc<Metrics>,
     /// Running calls, for a shutdown that waits for them.
     pub running: TaskTracker,
+    /// Finished calls that are not written yet.
+    pub records: RecordQueue,
     /// Looks at folders while their calls run: one at a time.
     pub measuring: Semaphore,
     /// Set when no call may begin any more; those that wait for their turn are sent away.

@@ -1,13 +1,16 @@
 //! What is kept of a finished call: counters, the audit line, the journal, the workspace's clock.
 
+mod queue;
+
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+pub use self::queue::RecordQueue;
 use super::{Answer, CallError, Running, error::Severity, files::is_error};
 use crate::{
     config::Journal,
-    store::{Job, JobStatus, JournalEntry, JournalMode},
+    store::{Job, JournalEntry, JournalMode},
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
 
@@ -112,53 +115,32 @@ async fn write_folder(
     job: &Job,
     outcome: &'static str,
 ) {
-    let (engine, call) = (running.engine.clone(), &running.call);
+    let (engine, call) = (&running.engine, &running.call);
     let mode = match engine.settings.journal {
         Journal::Full => JournalMode::Full,
         Journal::Metadata => JournalMode::Metadata,
         Journal::Off => JournalMode::Off,
     };
-    let (at, duration) = (began.wall, began.instant.elapsed());
     let error = answer.as_ref().err().map(ToString::to_string);
-    let response = answer.as_ref().ok().map(|answer| answer.outcome.clone());
     let files: Vec<String> = answer
         .iter()
         .flat_map(|answer| &answer.files.files)
         .map(|file| file.path.clone())
         .collect();
-    let (server, tool) = (call.spec.name.clone(), Box::<str>::from(call.ask.label()));
-    let (request, request_id) = (call.ask.arguments().cloned(), call.request_id.clone());
-    let job = job.clone();
-    let write = move || {
-        let entry = JournalEntry {
-            at,
-            duration,
-            request_id: Some(request_id.as_str()),
-            server: server.as_str(),
-            tool: &tool,
-            outcome,
-            error: error.as_deref(),
-            request: request.as_ref(),
-            response: response.as_ref(),
-            files: &files,
-        };
-        engine.store.journal(&job, mode, &entry)?;
-        let now = engine.store.now();
-        engine.store.update_metadata(&job, |metadata| {
-            metadata.last_call_at = Some(now);
-            metadata.error.clone_from(&error);
-            metadata.status = match (&error, metadata.live_sessions.is_empty()) {
-                (Some(_), _) => JobStatus::Failed,
-                (None, true) => JobStatus::Ended,
-                (None, false) => JobStatus::Idle,
-            };
-        })
-    };
-    let written = tokio::task::spawn_blocking(move || {
-        if let Err(error) = write() {
-            tracing::warn!(%error, "the call was not written to its workspace");
-        }
-    });
+    let line = JournalEntry {
+        at: began.wall,
+        duration: began.instant.elapsed(),
+        request_id: Some(call.request_id.as_str()),
+        server: call.spec.name.as_str(),
+        tool: call.ask.label(),
+        outcome,
+        error: error.as_deref(),
+        request: call.ask.arguments(),
+        response: answer.as_ref().ok().map(|answer| &answer.outcome),
+        files: &files,
+    }
+    .line(mode);
+    let written = queue::write(engine, job, queue::Entry { line, error });
     // It goes on behind an answer that need not wait for a disk that hangs, or for a lock that
     // somebody keeps.
     if tokio::time::timeout(RECORDING, written).await.is_err() {

@@ -12,7 +12,7 @@ use crate::{
     child::{Child, ChildError, ChildRequest, Profile},
     config::{ServerSpec, Transport, UserValues},
     model::Tenant,
-    store::LiveSession,
+    store::{JobStatus, LiveSession},
 };
 
 /// A child for one call.
@@ -259,6 +259,7 @@ impl Sessions {
                 metadata.server_names.push(live.server.clone());
             }
             metadata.live_sessions.push(live);
+            metadata.status = JobStatus::Idle;
         })
         .await;
     }

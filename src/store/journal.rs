@@ -99,48 +99,48 @@ impl<'a> Body<'a> {
     }
 }
 
-impl Store {
-    /// Appends the call. The file is rotated once (`journal.1.jsonl`) at 16 MiB.
-    pub fn journal(
-        &self,
-        job: &Job,
-        mode: JournalMode,
-        entry: &JournalEntry<'_>,
-    ) -> Result<(), StoreError> {
+impl JournalEntry<'_> {
+    /// The call as a line; nothing where none is kept.
+    pub fn line(&self, mode: JournalMode) -> Vec<u8> {
         if mode == JournalMode::Off {
-            return Ok(());
+            return Vec::new();
         }
-        let line = line(mode, entry);
-        let path = job.folder().join("journal.jsonl");
-        let _lock = FileLock::job(job)?;
-        self.refuse_others(job)?;
-        append(&path, &line, FILE_LIMIT).map_err(files::at("append to", &path))
+        let bodies = mode == JournalMode::Full;
+        let line = Line {
+            at: self.at,
+            duration_ms: self.duration.as_millis(),
+            request_id: self.request_id,
+            server: self.server,
+            tool: self.tool,
+            outcome: self.outcome,
+            error: self.error,
+            request: self.request.filter(|_| bodies).map(Body::of),
+            response: self.response.filter(|_| bodies).map(Body::of),
+            files: self.files,
+        };
+        let mut line = serde_json::to_vec(&line).unwrap_or_default();
+        // A body may be spread over lines. Within JSON strings there are no raw line ends.
+        for byte in &mut line {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+        line.push(b'\n');
+        line
     }
 }
 
-fn line(mode: JournalMode, entry: &JournalEntry<'_>) -> Vec<u8> {
-    let bodies = mode == JournalMode::Full;
-    let line = Line {
-        at: entry.at,
-        duration_ms: entry.duration.as_millis(),
-        request_id: entry.request_id,
-        server: entry.server,
-        tool: entry.tool,
-        outcome: entry.outcome,
-        error: entry.error,
-        request: entry.request.filter(|_| bodies).map(Body::of),
-        response: entry.response.filter(|_| bodies).map(Body::of),
-        files: entry.files,
-    };
-    let mut line = serde_json::to_vec(&line).unwrap_or_default();
-    // A body may be spread over lines. Within JSON strings there are no raw line ends.
-    for byte in &mut line {
-        if matches!(byte, b'\n' | b'\r') {
-            *byte = b' ';
+impl Store {
+    /// Appends lines of [`JournalEntry::line`]. The file is rotated once (`journal.1.jsonl`) at 16 MiB.
+    pub fn append_to_journal(&self, job: &Job, lines: &[u8]) -> Result<(), StoreError> {
+        if lines.is_empty() {
+            return Ok(());
         }
+        let path = job.folder().join("journal.jsonl");
+        let _lock = FileLock::job(job)?;
+        self.refuse_others(job)?;
+        append(&path, lines, FILE_LIMIT).map_err(files::at("append to", &path))
     }
-    line.push(b'\n');
-    line
 }
 
 fn append(path: &Path, line: &[u8], limit: u64) -> io::Result<()> {
@@ -189,7 +189,8 @@ mod tests {
             raw(&format!("\"{}\"", "売".repeat(50_000))),
         );
         for mode in [JournalMode::Full, JournalMode::Metadata, JournalMode::Off] {
-            store.journal(&job, mode, &entry(&pretty, &long)).unwrap();
+            let line = entry(&pretty, &long).line(mode);
+            store.append_to_journal(&job, &line).unwrap();
         }
         let text = fs::read_to_string(job.folder().join("journal.jsonl")).unwrap();
         let lines: Vec<Value> = text

@@ -63,7 +63,11 @@ fn metadata_that_cannot_be_read_is_left_as_it_is() {
     fs::rename(&metadata, &aside).expect("put aside");
     fs::create_dir(&metadata).expect("a folder");
     assert_eq!(count(&chat), 2, "a running chat goes on");
-    bridge.wait_for_log("not written to its workspace");
+    // Not each call writes metadata.
+    eventually("it is said", || {
+        count(&chat);
+        bridge.log().contains("not written to its workspace")
+    });
     let refused = bridge.command(&["gc", "--user", "alice"]);
     assert!(!refused.status.success(), "it may be hers: {refused:?}");
     fs::remove_dir(&metadata).expect("it is there still, and empty");

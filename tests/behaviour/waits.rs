@@ -1,7 +1,7 @@
 //! What waits, for how long, and what waits for nothing.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,34 @@ fn a_lock_that_somebody_keeps_holds_up_no_answer() {
     assert_eq!(chat.echo("counter", json!({})), 2);
     // A record that was waited for to its end would be written, or refused after the 5 s of a lock.
     bridge.wait_for_log("written to its workspace late");
+}
+
+#[test]
+fn calls_of_a_chat_wait_for_its_journal_in_one_thread_and_are_all_written() {
+    const CALLS: usize = 60;
+    let bridge = TestBridge::start(servers([("echo", echo())]));
+    let chat = bridge.chat("alice", "c1");
+    chat.echo("counter", json!({}));
+    let workspace = bridge.workspaces().remove(0);
+    let lock = File::open(workspace.join("lock")).expect("a lock");
+    lock.lock().expect("it is free between calls");
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", bridge.pid()));
+        tasks.expect("the bridge runs").count()
+    };
+    let before = threads();
+    std::thread::scope(|scope| {
+        for _ in 0..CALLS {
+            scope.spawn(|| bridge.chat("alice", "c1").echo("counter", json!({})));
+        }
+    });
+    let waiting = threads();
+    assert!(waiting < before + CALLS / 2, "{before}, then {waiting}");
+    drop(lock);
+    let journal = || fs::read_to_string(workspace.join("journal.jsonl")).expect("a journal");
+    eventually("all calls are in the journal", || {
+        journal().lines().count() == CALLS + 1
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ loses the process in which his counter stands.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -120,20 +121,49 @@ async def modest(address, user, seconds, mode, seen):
     client.close()
 
 
-async def one_of_the_flood(address, number, stop, flood):
+async def one_of_the_flood(address, number, counts):
     """Calls again and again, in one of the chats."""
     client = Client(address, "mallory")
-    while not stop.is_set():
+    while True:
         try:
             status, _ = await client.call(f"chat{number % CHATS}", "counter", {})
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError) as fault:
             client.close()
-            status = 0
-        flood[status] = flood.get(status, 0) + 1
+            status = type(fault).__name__
+        counts[status] = counts.get(status, 0) + 1
         if status != 200:
             # As a client that reads Retry-After, only less patient.
             await asyncio.sleep(0.2)
-    client.close()
+
+
+async def flood(address):
+    """Floods until its input ends, and prints what it got."""
+    counts = {}
+    calls = [asyncio.create_task(one_of_the_flood(address, number, counts)) for number in range(FIRST)]
+    await asyncio.sleep(1)
+    calls += [asyncio.create_task(one_of_the_flood(address, number, counts)) for number in range(FIRST, IN_THE_AIR)]
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    print(json.dumps(counts))
+
+
+@contextlib.asynccontextmanager
+async def flooding(address):
+    """A flood by a process of its own, so that the times of the nine are not those of a busy client."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, "--flood", str(address[1]), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    counts = {}
+    try:
+        yield counts
+        out, _ = await process.communicate(b"")
+        counts.update(json.loads(out))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def run(binary, mode, seconds):
@@ -155,18 +185,8 @@ async def run(binary, mode, seconds):
         alone = {**warm, "times": [], "statuses": {}}
         await asyncio.gather(*(modest(bridge.address, user, seconds, mode, alone) for user in USERS))
         beside = {**alone, "times": [], "statuses": {}}
-        stop, flood = asyncio.Event(), {}
-        calls = [asyncio.create_task(one_of_the_flood(bridge.address, n, stop, flood)) for n in range(FIRST)]
-        nine = asyncio.gather(*(modest(bridge.address, user, seconds, mode, beside) for user in USERS))
-        await asyncio.sleep(1)
-        calls += [
-            asyncio.create_task(one_of_the_flood(bridge.address, n, stop, flood)) for n in range(FIRST, IN_THE_AIR)
-        ]
-        await nine
-        stop.set()
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+        async with flooding(bridge.address) as flood:
+            await asyncio.gather(*(modest(bridge.address, user, seconds, mode, beside) for user in USERS))
     finally:
         bridge.close()
     p95 = [sorted(part["times"])[int(len(part["times"]) * 0.95)] for part in (alone, beside)]
@@ -179,11 +199,14 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--modes", default="stateful,stateless,shared")
+    parser.add_argument("--flood", type=int, metavar="PORT", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not os.access(args.binary, os.X_OK):
         raise SystemExit(f"{args.binary} is not there: make build, or --binary target/debug/mcpo-bridge")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if args.flood:
+        return asyncio.run(flood(("127.0.0.1", args.flood)))
     failed = False
     for mode in args.modes.split(","):
         runs = []

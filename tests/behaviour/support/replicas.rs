@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Process, TestBridge, eventually, folders, vars};
+use super::{Client, Process, TestBridge, folders, vars};
 
 /// Bridges that share a jobs folder. Dropping it asserts that they leave nothing behind.
 pub struct Replicas {
