@@ -160,7 +160,8 @@ class Load:
         return answer.text if isinstance(answer, Outcome) else self.same(answer, one + two)
 
     async def shared(self, chat):
-        canary = secrets.token_hex(8)
+        # Digits alone would come back as a number, as mcpo's answers do.
+        canary = f"canary {secrets.token_hex(8)}"
         answer = await self.call(chat, "shared", "echo", text=canary)
         return answer.text if isinstance(answer, Outcome) else self.same(answer, canary)
 
