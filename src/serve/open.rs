@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Only a new connection counts for its address: behind a proxy all users have one. Such a proxy may
-//! also open hundreds at once, so an address that has more than its share loses nobody who has just come
-//! while there is room; where there is none, it is the first to lose its longest silent one. Times are
-//! kept in atomics that one task looks at, because a timer for each request would cost more than the
-//! rest.
+//! also open hundreds at once. While there is room, an address with more than its share therefore loses
+//! only connections that have been silent for [`SILENT`]; where there is none, its longest silent one
+//! is closed first. Times are kept in atomics that one task looks at, because a timer for each request
+//! would cost more than the rest.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -34,9 +34,6 @@ const BEYOND: usize = 32;
 const LEAST_RATE: u64 = 1024;
 /// A body whose sender is silent for so long may make room for others.
 const SILENT: Duration = Duration::from_secs(2);
-/// A new connection may make room for others after so long without a byte: a client that opens hundreds
-/// at once comes to send its heads a little later.
-const JUST_CAME: Duration = Duration::from_millis(100);
 /// A connection that has not begun a request is given so long when the bridge stops.
 const STOPPING: Duration = Duration::from_millis(500);
 
@@ -45,8 +42,8 @@ const STOPPING: Duration = Duration::from_millis(500);
 pub struct Limits {
     /// Connections.
     pub most: usize,
-    /// Connections of one address that have not sent a whole head yet: beyond these its silent ones are
-    /// closed first, or after 2 s.
+    /// Connections of one address that have not sent a whole head yet. Beyond these its silent ones are
+    /// closed after [`SILENT`], and first where room is needed.
     pub new_per_address: usize,
     /// From a head's first byte, or the connection's beginning, to the head's end.
     pub head: Duration,
@@ -402,19 +399,19 @@ impl State {
             .flatten()
     }
 
-    /// The one that goes when there are too many: the longest silent of those that have not begun a
-    /// request, beginning with an address that has more of them than its share; then of those between
-    /// two, then of those whose bodies do not come.
-    fn longest_silent(&self, share: usize) -> Goes {
-        let new = self.silent_of_greatest(share).or_else(|| {
+    /// The new connection that is closed when there are too many: the longest silent one, beginning
+    /// with an address that has more of them than its share.
+    fn longest_silent_new(&self, share: usize) -> Option<u64> {
+        let silent = self.silent_of_greatest(share).or_else(|| {
             let mut new = self.new.keys();
             new.find_map(|number| Some((*number, self.new_silence(*number)?)))
         });
-        match new {
-            Some((number, silence)) if silence >= JUST_CAME => return Goes::This(number),
-            Some(_) => return Goes::Soon,
-            None => {}
-        }
+        silent.map(|(number, _)| number)
+    }
+
+    /// The one of all others: the longest silent of those between two requests, then of those whose
+    /// bodies do not come.
+    fn longest_silent_begun(&self) -> Option<u64> {
         let open = || {
             let open = self.open.iter();
             open.filter(|(_, connection)| !connection.ended.load(Relaxed))
@@ -433,18 +430,7 @@ impl State {
         };
         idle.map(|(number, _)| *number)
             .or_else(|| slow().map(|(number, _)| *number))
-            .map_or(Goes::Nobody, Goes::This)
     }
-}
-
-/// Who makes room.
-enum Goes {
-    /// The connection of this number.
-    This(u64),
-    /// One that has only just come, if it stays silent.
-    Soon,
-    /// All are being served.
-    Nobody,
 }
 
 impl Table {
@@ -480,12 +466,13 @@ impl Table {
                      (MCPO_MAX_CONNECTIONS)"
                 );
             }
-            match state.longest_silent(self.limits.new_per_address) {
-                Goes::This(number) => state.end(number),
-                Goes::Soon => return Admitted::Later,
-                // Nobody has looked yet whether those of this address have sent something.
-                Goes::Nobody if has_its_share => return Admitted::Later,
-                Goes::Nobody => {}
+            let new = state.longest_silent_new(self.limits.new_per_address);
+            // Nobody has looked yet whether those of this address have sent something.
+            if new.is_none() && has_its_share {
+                return Admitted::Later;
+            }
+            if let Some(number) = new.or_else(|| state.longest_silent_begun()) {
+                state.end(number);
             }
             // The one that ended may have been beyond the limit itself.
             let open = state.open.len() - state.ending;
@@ -638,21 +625,24 @@ mod tests {
     async fn over_the_total_an_address_with_more_than_its_share_is_the_first_to_lose() {
         let table = table(4, 2);
         let modest = open_silent(&table, 1, SILENT).await;
-        let first = open_silent(&table, 2, JUST_CAME).await;
-        open_silent(&table, 2, JUST_CAME).await;
-        open_silent(&table, 2, JUST_CAME).await;
+        let first = open_silent(&table, 2, Duration::from_millis(1)).await;
+        open_silent(&table, 2, Duration::from_millis(1)).await;
+        open_silent(&table, 2, Duration::from_millis(1)).await;
         open(&table, 3);
         assert!(ended(&first) && !ended(&modest));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn over_the_total_who_has_just_come_is_waited_for() {
-        let table = table(2, 4);
-        let (first, _second) = (open(&table, 1), open(&table, 1));
-        first.waits(None);
-        assert!(matches!(table.admit(peer(2)), Admitted::Later));
-        first.begin(BodyLength::Bytes(0));
-        assert!(matches!(table.admit(peer(2)), Admitted::Beyond(..)));
+    async fn over_the_total_an_address_with_its_share_waits_until_its_new_ones_were_looked_at() {
+        let table = table(3, 2);
+        let idle = open(&table, 1);
+        idle.begin(BodyLength::Bytes(0));
+        idle.answered();
+        let (first, second) = (open(&table, 1), open(&table, 1));
+        assert!(matches!(table.admit(peer(1)), Admitted::Later));
+        second.waits(None);
+        let third = open(&table, 1);
+        assert!(ended(&second) && !ended(&first) && !ended(&third) && !ended(&idle));
     }
 
     #[tokio::test(start_paused = true)]
