@@ -10,12 +10,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from client import Broken, Refused
+from machine import RETENTION
 
 OUTCOMES = ("answered", "refused", "failed", "hung up")
 # The bridge is full, is starting, is stopping, or does not know its servers yet: nothing was done.
 REFUSALS = {429, 503}
 MODERN, LEGACY = "2026-07-28", "2025-11-25"
 LINK_LIFE = 100  # seconds; the bridge of the soak keeps a link for 120
+# The time of the last call is written at least once in an eighth of the retention.
+FORGOTTEN = RETENTION * 7 / 8
 
 
 @dataclass
@@ -41,6 +44,16 @@ class Chat:
     def __init__(self, user, name):
         self.headers = {"X-OpenWebUI-User-Id": user, "X-OpenWebUI-Chat-Id": name}
         self.turn, self.count, self.canary = asyncio.Lock(), {}, f"{user}/{name}"
+        self.last = time.monotonic()
+
+    def begin(self):
+        """After a rest as long as the retention the chat may be a new one, of which nothing is known."""
+        now = time.monotonic()
+        if now - self.last > FORGOTTEN:
+            self.count.clear()
+
+    def end(self):
+        self.last = time.monotonic()
 
     def heed(self, server, notice):
         """Memory was lost, and an answer has said so: this server counts from nothing."""
@@ -82,6 +95,7 @@ class Load:
     async def count(self, act, chat):
         tally, name = self.tally, act.__name__
         tally.sent += 1
+        chat.begin()
         try:
             outcome = await act(chat)
         except Refused:
@@ -99,6 +113,7 @@ class Load:
             outcome = "answered"
             tally.wrong.append(f"{name}: {error!r}")
             chat.count.clear()
+        chat.end()
         tally.outcomes[outcome] += 1
         tally.by_kind[f"{name} {outcome}"] += 1
 

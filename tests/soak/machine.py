@@ -13,6 +13,7 @@ from bench.proc_tree import processes, tree
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests/fixtures"
+RETENTION = 60  # seconds that a folder is kept after its last call
 
 
 def free_port():
@@ -59,7 +60,7 @@ class Machine:
             "MCPO_JOBS_DIR": str(self.jobs),
             "MCPO_TOOLS_DIR": str(self.tools),
             "MCPO_FILE_EXPIRY": "120",
-            "MCPO_FILE_RETENTION": "60",
+            "MCPO_FILE_RETENTION": str(RETENTION),
             "MCPO_STATEFUL_CLEANUP_INTERVAL": "10",
             "MCPO_QUEUE_TIMEOUT": "30",
             "MCPO_LOG_LEVEL": "INFO",
