@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{Admission, AdmissionSettings, three_quarters},
     budget::BodyMemory,
-    call::{CallEngine, RecordQueue, snapshot_limits},
+    call::{CallEngine, DiskShares, RecordQueue, snapshot_limits},
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children, Listener, Said},
     condition::Condition,
@@ -140,6 +140,7 @@ impl App {
             openwebui: openwebui(&settings, &metrics),
             metrics: metrics.clone(),
             running: TaskTracker::new(),
+            disk: Arc::new(DiskShares::new(settings.clone(), store.clone())),
             records: RecordQueue::new(settings.files.retention),
             measuring: tokio::sync::Semaphore::new(1),
             stopping: CancellationToken::new(),
@@ -161,6 +162,7 @@ impl App {
             identity: Identity::new(&settings, openwebui),
             bodies: BodyMemory::new(
                 settings.listen.body_memory_bytes,
+                settings.listen.body_memory_per_user_bytes,
                 settings.listen.max_body_values,
                 settings.limits.queue_timeout,
             ),

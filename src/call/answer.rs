@@ -1,6 +1,6 @@
 //! What a call gives its door, and the sentences around it.
 
-use super::Published;
+use super::{Published, disk_share::DiskLimit};
 use crate::{
     child::Reply,
     config::Lang,
@@ -42,8 +42,8 @@ pub enum Notice {
     Full {
         /// Bytes.
         used: u64,
-        /// Bytes.
-        limit: u64,
+        /// What it may.
+        limit: DiskLimit,
     },
     /// Files that were attached in the chat and are in the folder since this call, by these names.
     Brought(Vec<String>),
@@ -112,20 +112,39 @@ impl Notice {
                  リンクが必要な場合は、フォルダーを付けずにファイル名だけを指定してください。",
                 listed(paths, *more, "ほか {} 件")
             ),
-            (Self::Full { used, limit }, Lang::En) => format!(
-                "This chat's folder takes {used} bytes of the {limit} allowed \
-                 (MCPO_MAX_WORKSPACE_BYTES): delete files before new ones are made."
-            ),
-            (Self::Full { used, limit }, Lang::Ja) => format!(
-                "このチャットのフォルダーは上限 {limit} バイトに対して {used} バイトを使っています\
-                 （MCPO_MAX_WORKSPACE_BYTES）。新しいファイルを作る前に、ファイルを削除してください。"
-            ),
+            (Self::Full { used, limit }, Lang::En) => {
+                let why = limit.exceeded_by(*used);
+                format!(
+                    "{}: delete files before new ones are made.",
+                    capitalized(&why)
+                )
+            }
+            (Self::Full { used, limit }, Lang::Ja) => match limit.share {
+                None => format!(
+                    "このチャットのフォルダーは上限 {} バイトに対して {used} バイトを使っています\
+                     （MCPO_MAX_WORKSPACE_BYTES）。新しいファイルを作る前に、ファイルを削除してください。",
+                    limit.bytes
+                ),
+                Some(share) => format!(
+                    "このユーザーのチャットとリンクは上限 {} バイトに対して {} バイトを使っています\
+                     （MCPO_MAX_USER_BYTES。このチャットのフォルダーは {used} バイト）。\
+                     新しいファイルを作る前に、ファイルを削除してください。",
+                    share.bytes,
+                    share.elsewhere.saturating_add(*used)
+                ),
+            },
             (Self::NotLinked(why), Lang::En) => format!("Not linked: {}.", why.join("; ")),
             (Self::NotLinked(why), Lang::Ja) => {
                 format!("リンクを作成できなかったファイル: {}。", why.join("; "))
             }
         }
     }
+}
+
+fn capitalized(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
 }
 
 fn listed(files: &[String], more: usize, rest: &str) -> String {

@@ -50,7 +50,11 @@ impl Running {
         if files.is_empty() {
             return Ok(lot.notices(Vec::new()));
         }
-        let names = match self.engine.take_in(workspace, files).await {
+        let names = match self
+            .engine
+            .take_in(&self.call.caller.principal, workspace, files)
+            .await
+        {
             Ok(names) => names,
             Err(error) => {
                 lot.refused.push(error.to_string());
@@ -93,7 +97,8 @@ impl Running {
         mut lot: Lot,
     ) -> Vec<Notice> {
         let files: Vec<_> = lot.files.drain(..).map(|(_, file)| file).collect();
-        if let Err(error) = self.engine.put(job, seen, files).await {
+        let owner = &self.call.caller.principal;
+        if let Err(error) = self.engine.put(owner, job, seen, files).await {
             lot.refused.push(error.to_string());
         }
         lot.notices(Vec::new())

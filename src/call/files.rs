@@ -128,11 +128,11 @@ struct Found {
 
 impl Found {
     /// Nothing is linked, for this reason.
-    fn nothing(snapshot: Snapshot, why: String) -> Self {
+    fn nothing(snapshot: Snapshot, why: Notice) -> Self {
         Self {
             snapshot,
             published: Published::default(),
-            notices: vec![Notice::NotLinked(vec![why])],
+            notices: vec![why],
             refused: None,
         }
     }
@@ -234,18 +234,27 @@ impl CallEngine {
             // The tool has done its work: its result is not lost for that.
             Err(SnapshotError::Io(error)) => {
                 let why = format!("the chat's folder cannot be read: {error}");
-                return Found::nothing(before.clone(), why);
+                return Found::nothing(before.clone(), Notice::NotLinked(vec![why]));
             }
             // The call that made it so fails; later ones may be about to delete files.
             Err(over) if before.is_over() || spec.is_files_server() => {
-                return Found::nothing(Snapshot::over(), over.to_string());
+                let why = Notice::NotLinked(vec![over.to_string()]);
+                return Found::nothing(Snapshot::over(), why);
             }
             Err(over) => return Found::refused(Snapshot::over(), over.to_string()),
         };
         let mut notices = Vec::new();
-        match self.room(before, &snapshot, spec) {
+        match self.room(look, &snapshot) {
             Room::Enough => {}
-            Room::Over(notice) => notices.push(notice),
+            Room::Over(notice) => {
+                if let Notice::Full { limit, .. } = &notice
+                    && limit.share.is_some()
+                {
+                    // Links take as much again.
+                    return Found::nothing(snapshot, notice);
+                }
+                notices.push(notice);
+            }
             Room::Refused(why) => return Found::refused(snapshot, why),
         }
         let changed = artifacts::changed(before, &snapshot);
@@ -279,6 +288,8 @@ impl CallEngine {
             places.truncate(limit);
         }
         let published = self.link(look, &places, &snapshot, patience, &mut refused);
+        let linked = published.all().map(|artifact| artifact.size).sum();
+        self.disk.note_links(&look.maker.principal, linked);
         if !refused.is_empty() {
             notices.push(Notice::NotLinked(refused));
         }
@@ -365,10 +376,11 @@ impl CallEngine {
             files.truncate(limit);
         }
         let (mut places, mut used) = (Vec::new(), look.before.usage().bytes);
+        let limit = self.disk.limit(&look.maker.principal, look.job.id(), used);
         for file in files {
             used = used.saturating_add(file.bytes.len() as u64);
-            let placed = if used > self.settings.files.max_workspace_bytes {
-                Err("it does not fit into the folder (MCPO_MAX_WORKSPACE_BYTES)".to_owned())
+            let placed = if used > limit.bytes {
+                Err(format!("with it {}", limit.exceeded_by(used)))
             } else if let Err(error) = self.check_free_disk() {
                 Err(error.to_string())
             } else {

@@ -2,9 +2,10 @@
 
 use tokio::sync::MutexGuard;
 
-use super::{CallEngine, CallError, run::blocking};
+use super::{CallEngine, CallError, disk_share::DiskShares, run::blocking};
 use crate::{
     artifacts::{RelativePath, Snapshot, numbered, safe_name},
+    model::Principal,
     session::Workspace,
     store::{Job, StagedFile},
 };
@@ -23,26 +24,34 @@ impl CallEngine {
     /// Puts files into a workspace and returns the names that they got there.
     pub async fn take_in(
         &self,
+        owner: &Principal,
         workspace: &Workspace,
         files: Vec<Incoming>,
     ) -> Result<Vec<String>, CallError> {
         // While a call's changes are looked for, nothing of somebody else's appears.
         let mut seen: MutexGuard<'_, Snapshot> = workspace.files.lock().await;
-        self.put(&workspace.job, &mut seen, files).await
+        self.put(owner, &workspace.job, &mut seen, files).await
     }
 
     /// The same for a folder at which nobody else looks.
     pub(super) async fn put(
         &self,
+        owner: &Principal,
         job: &Job,
         seen: &mut Snapshot,
         files: Vec<Incoming>,
     ) -> Result<Vec<String>, CallError> {
-        self.check_room(seen, &files)?;
+        if files.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.check_entries(seen, &files)?;
         self.check_free_disk()?;
+        let (disk, owner) = (self.disk.clone(), owner.clone());
         let (job, mut now) = (job.clone(), std::mem::take(seen));
         let (names, now) = blocking(move || {
-            let names = put_all(&job, &mut now, files);
+            let names = check_bytes(&disk, &owner, &job, &now, &files)
+                .and_then(|()| put_all(&job, &mut now, files));
+            disk.note_folder(&owner, job.id(), now.usage().bytes);
             (names, now)
         })
         .await;
@@ -50,17 +59,8 @@ impl CallEngine {
         names
     }
 
-    fn check_room(&self, seen: &Snapshot, files: &[Incoming]) -> Result<(), CallError> {
-        let limits = &self.settings.files;
-        let (usage, coming) = (seen.usage(), files.iter().map(|file| file.size));
-        let bytes = coming.fold(usage.bytes, u64::saturating_add);
-        if bytes > limits.max_workspace_bytes {
-            return Err(CallError::DiskFull(format!(
-                "with these files this chat's folder would take {bytes} bytes of the {} allowed \
-                 (MCPO_MAX_WORKSPACE_BYTES)",
-                limits.max_workspace_bytes
-            )));
-        }
+    fn check_entries(&self, seen: &Snapshot, files: &[Incoming]) -> Result<(), CallError> {
+        let (limits, usage) = (&self.settings.files, seen.usage());
         let entries = usage.entries + files.len() as u64;
         if entries > limits.max_workspace_files as u64 {
             return Err(CallError::DiskFull(format!(
@@ -71,6 +71,24 @@ impl CallEngine {
         }
         Ok(())
     }
+}
+
+/// Blocks on the disk.
+fn check_bytes(
+    disk: &DiskShares,
+    owner: &Principal,
+    job: &Job,
+    seen: &Snapshot,
+    files: &[Incoming],
+) -> Result<(), CallError> {
+    let coming = files.iter().map(|file| file.size);
+    let bytes = coming.fold(seen.usage().bytes, u64::saturating_add);
+    let limit = disk.limit(owner, job.id(), bytes);
+    if bytes <= limit.bytes {
+        return Ok(());
+    }
+    let why = limit.exceeded_by(bytes);
+    Err(CallError::DiskFull(format!("with these files {why}")))
 }
 
 fn put_all(job: &Job, seen: &mut Snapshot, files: Vec<Incoming>) -> Result<Vec<String>, CallError> {

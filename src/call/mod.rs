@@ -10,6 +10,7 @@ mod attach;
 mod attachments;
 mod chips;
 mod detached;
+mod disk_share;
 mod error;
 mod files;
 mod holds;
@@ -44,6 +45,7 @@ use crate::{
 
 pub use answer::{Answer, Notice};
 pub use ask::{Ask, Relayed};
+pub use disk_share::DiskShares;
 pub use error::{CallError, Waited, rpc_words};
 pub use files::{Link, Published, snapshot_limits};
 pub use incoming::Incoming;
@@ -71,6 +73,8 @@ pub struct CallEngine {
     pub metrics: Arc<Metrics>,
     /// Running calls, for a shutdown that waits for them.
     pub running: TaskTracker,
+    /// What users have of the disk.
+    pub disk: Arc<DiskShares>,
     /// Finished calls that are not written yet.
     pub records: RecordQueue,
     /// Looks at folders while their calls run: one at a time.

@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{CallEngine, CallError, Notice, Running, files::snapshot_limits, run::blocking};
+use super::{
+    CallEngine, CallError, Notice, Running,
+    disk_share::DiskLimit,
+    files::{Look, snapshot_limits},
+    run::blocking,
+};
 use crate::{
     artifacts::{Snapshot, SnapshotError},
     config::ServerSpec,
@@ -34,9 +39,11 @@ pub(super) enum Room {
 impl CallEngine {
     /// Looks at what a call left. Only the one that took more than there is fails: whoever lists or
     /// deletes files of a full folder has the answer, and the built-in server always has.
-    pub(super) fn room(&self, before: &Snapshot, after: &Snapshot, spec: &ServerSpec) -> Room {
-        let limit = self.settings.files.max_workspace_bytes;
+    pub(super) fn room(&self, look: &Look, after: &Snapshot) -> Room {
+        let (before, spec, owner) = (&look.before, &look.maker.spec, &look.maker.principal);
         let used = after.usage().bytes;
+        self.disk.note_folder(owner, look.job.id(), used);
+        let limit = self.disk.limit(owner, look.job.id(), used);
         let exempt = before.is_over() || spec.is_files_server();
         if let Some(what) = after.over_aside() {
             if !exempt && before.over_aside().is_none() {
@@ -47,22 +54,23 @@ impl CallEngine {
                 self.way_out()
             )]));
         }
-        if used <= limit {
+        if used <= limit.bytes {
             return Room::Enough;
         }
         if exempt || used <= before.usage().bytes {
             return Room::Over(Notice::Full { used, limit });
         }
-        Room::Refused(self.too_much(used, after.aside_bytes()))
+        Room::Refused(self.too_much(&limit, after))
     }
 
-    fn too_much(&self, used: u64, aside: u64) -> String {
-        let limit = self.settings.files.max_workspace_bytes;
-        format!(
-            "this chat's folder takes {used} bytes of the {limit} allowed \
-             (MCPO_MAX_WORKSPACE_BYTES), {aside} of them in home/ and tmp/: {}",
-            self.way_out()
-        )
+    fn too_much(&self, limit: &DiskLimit, now: &Snapshot) -> String {
+        let (used, aside) = (now.usage().bytes, now.aside_bytes());
+        let why = limit.exceeded_by(used);
+        let way_out = match limit.share {
+            None => self.way_out(),
+            Some(_) => "delete files here or in other chats, or wait until links to them end",
+        };
+        format!("{why} ({aside} in home/ and tmp/): {way_out}")
     }
 
     fn way_out(&self) -> &'static str {
@@ -127,18 +135,19 @@ impl Running {
     /// Ends when the folder holds far more than it may, and than it did `before`: a call that fills
     /// the disk is not waited for.
     pub(super) async fn overfull(&self, job: &Job, before: u64) -> CallError {
-        let engine = &self.engine;
-        let limit = engine.settings.files.max_workspace_bytes;
-        let most = before.max(limit).saturating_add(limit / LEEWAY);
+        let (engine, owner) = (&self.engine, &self.call.caller.principal);
+        let limit = engine.disk.limit_as_counted(owner, job.id());
+        let most = before
+            .max(limit.bytes)
+            .saturating_add(engine.settings.files.max_workspace_bytes / LEEWAY);
         let mut pause = WATCH;
         loop {
             tokio::time::sleep(pause).await;
             let began = Instant::now();
             match engine.measure(job).await {
                 Ok(now) => {
-                    let used = now.usage().bytes;
-                    if used > most {
-                        return CallError::OverQuota(engine.too_much(used, now.aside_bytes()));
+                    if now.usage().bytes > most {
+                        return CallError::OverQuota(engine.too_much(&limit, &now));
                     }
                     if let Some(what) = now.over_aside() {
                         let why = format!("{what}: {}", engine.way_out());

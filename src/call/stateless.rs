@@ -109,7 +109,9 @@ impl Running {
         holds: &mut Holds,
     ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
         let mut seen = Snapshot::default();
-        if let Err(error) = self.engine.put(job, &mut seen, files.incoming).await {
+        let owner = &self.call.caller.principal;
+        let put = self.engine.put(owner, job, &mut seen, files.incoming);
+        if let Err(error) = put.await {
             return (Err(error), None);
         }
         let brought = self.put_named(job, &mut seen, files.named).await;

@@ -6,11 +6,10 @@ use axum::{BoxError, body::HttpBody, http::StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Problem;
 use crate::{
-    budget::{BodyMemory, Refused, SMALL},
+    budget::{Refused, SMALL, Taken, TenantMemory},
     mcp::RpcError,
 };
 
@@ -96,7 +95,7 @@ impl From<Refused> for Unread {
 
 /// All of a body that has at most `limit` bytes. It holds its share of the memory as long as any part of
 /// it is there.
-pub async fn whole<B>(memory: &BodyMemory, body: B, limit: u64) -> Result<Bytes, Unread>
+pub async fn whole<B>(memory: TenantMemory<'_>, body: B, limit: u64) -> Result<Bytes, Unread>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -139,10 +138,7 @@ where
 }
 
 /// Takes the memory that the JSON in a body needs until it is checked.
-pub async fn parse(
-    memory: &BodyMemory,
-    body: &[u8],
-) -> Result<Option<OwnedSemaphorePermit>, Unread> {
+pub async fn parse(memory: TenantMemory<'_>, body: &[u8]) -> Result<Option<Taken>, Unread> {
     Ok(memory.parse(body).await?)
 }
 

@@ -24,7 +24,7 @@ use crate::{
     catalog::{Knowledge, Offer},
     config::{Listen, Mode, RESERVED_NAMES, ServerAccess},
     identity::SESSION_HEADER,
-    model::{Caller, Principal, RawJson, ServerName},
+    model::{Caller, Principal, RawJson, ServerName, Tenant},
     openapi::{self, BRIEF_BYTES, Stopped, Unfit, path_segment},
     replicas::{Payload, Routed as _},
     session::{Class, Place, Wants},
@@ -217,7 +217,14 @@ where
     let body = match parts.extensions.get::<Payload>() {
         // What another replica sent was read already.
         Some(Payload::Whole(body)) => Ok(body.clone()),
-        _ => body::whole(&app.bodies, body, app.settings.listen.max_body_bytes).await,
+        _ => {
+            body::whole(
+                app.bodies.of(Tenant::of(caller)),
+                body,
+                app.settings.listen.max_body_bytes,
+            )
+            .await
+        }
     };
     let body = body.map_err(Problem::from).inspect_err(refused)?;
     let request = || peers::forward(app, caller, parts, id, body.clone());
@@ -271,7 +278,7 @@ async fn prepare(
     id: &RequestId,
 ) -> Result<Box<Call>, Problem> {
     let received = Instant::now();
-    let parsing = body::parse(&app.bodies, body).await?;
+    let parsing = body::parse(app.bodies.of(Tenant::of(caller)), body).await?;
     let arguments = read(body.clone()).await?;
     let arguments = check(offer, tool, arguments, received).await?;
     drop(parsing);
@@ -331,7 +338,7 @@ async fn prepare_with_files(
 ) -> Result<Box<Call>, Problem> {
     let (offer, tool) = tool_of(app, server, tool, caller).await?;
     let headers = request.headers().clone();
-    let with = WithFiles::read(app, &offer, tool, request).await?;
+    let with = WithFiles::read(app, caller, &offer, tool, request).await?;
     let received = Instant::now();
     check(&offer, tool, with.arguments(&with.expected())?, received).await?;
     let place = Place::of(caller, &offer.spec);

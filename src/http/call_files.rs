@@ -5,16 +5,16 @@ use std::{collections::HashSet, sync::Arc};
 
 use axum::extract::Request;
 use serde_json::{Map, Value};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Problem, body::Unread, multipart, upload};
 use crate::{
     app::App,
     artifacts::{numbered, safe_name},
+    budget::Taken,
     call::Incoming,
     catalog::Offer,
     config::Mode,
-    model::{Caller, RawJson},
+    model::{Caller, RawJson, Tenant},
     session::Place,
 };
 
@@ -24,7 +24,7 @@ pub struct WithFiles {
     /// With the names of their parts.
     files: Vec<(String, Incoming)>,
     /// What the arguments take of the memory for bodies.
-    _held: Option<OwnedSemaphorePermit>,
+    _held: Option<Taken>,
     /// The tool's arguments by name, and whether each takes a list.
     lists: Vec<(String, bool)>,
 }
@@ -33,6 +33,7 @@ impl WithFiles {
     /// Reads the body; the files are beside the workspaces then.
     pub async fn read(
         app: &App,
+        caller: &Caller,
         offer: &Offer,
         tool: &str,
         request: Request,
@@ -40,14 +41,18 @@ impl WithFiles {
         if offer.spec.mode == Mode::Shared {
             return Err(Problem::no_folder(offer.spec.name.as_str()));
         }
-        let parts = multipart::read(app, request).await?;
+        let parts = multipart::read(app, caller, request).await?;
         let mut arguments = Map::new();
         for (name, text) in parts.texts {
             if name != "arguments" {
                 let why = format!("the part '{name}' is no file: all words go into 'arguments'");
                 return Err(Problem::bad_part(&why));
             }
-            let parsing = app.bodies.parse(text.as_bytes()).await;
+            let parsing = app
+                .bodies
+                .of(Tenant::of(caller))
+                .parse(text.as_bytes())
+                .await;
             let _parsing = parsing.map_err(Unread::from)?;
             let read = serde_json::from_str(&text);
             arguments = read.map_err(|error| {

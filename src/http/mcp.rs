@@ -15,7 +15,7 @@ use crate::{
     app::App,
     catalog::Offer,
     mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
-    model::Caller,
+    model::{Caller, Tenant},
     replicas::{Payload, Routed as _},
 };
 
@@ -59,12 +59,13 @@ pub async fn post(came: Came) -> Response {
         accepts(headers, &["application/json", "text/event-stream"])?;
         is_json(headers)?;
         known(app, came.server.as_deref(), &caller).await?;
+        let memory = || app.bodies.of(Tenant::of(&caller));
         let body = match came.parts.extensions.get::<Payload>() {
             // What another replica sent was read already.
             Some(Payload::Whole(body)) => body.clone(),
-            _ => body::whole(&app.bodies, body, app.settings.listen.max_body_bytes).await?,
+            _ => body::whole(memory(), body, app.settings.listen.max_body_bytes).await?,
         };
-        let parsing = body::parse(&app.bodies, &body).await?;
+        let parsing = body::parse(memory(), &body).await?;
         let message = ClientMessage::read(&body)?;
         drop(parsing);
         let id = peers::request_id(&came.parts.extensions);

@@ -6,7 +6,7 @@ mod reader;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
-use tokio::{io::AsyncWriteExt as _, sync::OwnedSemaphorePermit};
+use tokio::io::AsyncWriteExt as _;
 
 use self::{
     names::Disposition,
@@ -15,8 +15,9 @@ use self::{
 use super::{Problem, body::Unread};
 use crate::{
     app::App,
-    budget::Share,
+    budget::{Share, Taken},
     call::Incoming,
+    model::{Caller, Tenant},
     store::{StagedFile, StoreError},
 };
 
@@ -28,7 +29,7 @@ pub struct Parts {
     /// The files, with the names of their parts.
     pub files: Vec<(String, Incoming)>,
     /// What the texts take of the memory for bodies.
-    pub held: Option<OwnedSemaphorePermit>,
+    pub held: Option<Taken>,
 }
 
 /// Whether a body comes in parts.
@@ -53,7 +54,7 @@ pub fn most(app: &App) -> u64 {
 
 /// Reads all parts. Each file may have `MCPO_MAX_UPLOAD_BYTES`, all texts together
 /// `MCPO_MAX_BODY_BYTES`; there may be as many files as a call may link.
-pub async fn read(app: &App, request: Request) -> Result<Parts, Problem> {
+pub async fn read(app: &App, caller: &Caller, request: Request) -> Result<Parts, Problem> {
     let boundary = boundary(request.headers())?;
     let mut body = Reader::new(request.into_body(), &boundary, most(app));
     body.check_length()?;
@@ -61,7 +62,7 @@ pub async fn read(app: &App, request: Request) -> Result<Parts, Problem> {
     let mut texts = Texts {
         limit: app.settings.listen.max_body_bytes,
         taken: 0,
-        share: app.bodies.begin(None),
+        share: app.bodies.of(Tenant::of(caller)).begin(None),
     };
     while let Some(head) = body.next().await? {
         let disposition = Disposition::read(&head.disposition);
@@ -88,7 +89,7 @@ pub async fn read(app: &App, request: Request) -> Result<Parts, Problem> {
             .files
             .push((name, file(app, &mut body, file_name, first).await?));
     }
-    parts.held = texts.share.into_permit();
+    parts.held = texts.share.into_taken();
     Ok(parts)
 }
 

@@ -12,7 +12,7 @@ use super::{Problem, body, multipart, spool};
 use crate::{
     app::App,
     identity::Refusal,
-    model::Caller,
+    model::{Caller, Tenant},
     replicas::{Forward, OverChannel, PEER_HEADER, Payload, Refused, again},
     telemetry::{REQUEST_ID, RequestId},
 };
@@ -43,7 +43,12 @@ async fn unpack(app: &App, caller: Caller, request: Request) -> Result<Request, 
             .await
             .map_err(Problem::into_response)?
     } else {
-        let body = body::whole(&app.bodies, body, app.settings.listen.max_body_bytes).await;
+        let body = body::whole(
+            app.bodies.of(Tenant::of(&caller)),
+            body,
+            app.settings.listen.max_body_bytes,
+        )
+        .await;
         let body = body.map_err(|unread| Problem::from(unread).into_response())?;
         body.into()
     };

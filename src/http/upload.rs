@@ -68,7 +68,7 @@ async fn upload(
     server: Option<&str>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let parts = multipart::read(app, request).await?;
+    let parts = multipart::read(app, caller, request).await?;
     let named = parts.texts.iter().find(|(name, _)| name == "server");
     let named = named.map(|(_, server)| server.as_str());
     let mut place = place_of(app, caller, server.or(named))?;
@@ -148,12 +148,14 @@ pub async fn take_in(
         .iter()
         .map(|file| (file.name.clone(), file.size))
         .collect();
-    let taken = engine.take_in(&workspace, files).await;
+    let taken = engine.take_in(&caller.principal, &workspace, files).await;
     let (store, job) = (app.store.clone(), workspace.job.clone());
+    let bytes = engine.disk.of_folder(job.id());
     let touch = move || {
         let now = store.now();
         store.update_metadata(&job, |metadata| {
             metadata.last_call_at = Some(now);
+            metadata.bytes = Some(bytes);
         })
     };
     if let Ok(Err(error)) = tokio::task::spawn_blocking(touch).await {

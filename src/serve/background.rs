@@ -84,8 +84,10 @@ async fn collect(app: Arc<App>) {
     loop {
         timer.tick().await;
         let (store, installer) = (app.store.clone(), app.installer.clone());
+        let disk = app.engine.disk.clone();
         let round = move || {
             let report = store.collect_due(&clocks);
+            disk.count();
             installer.keep_house(report.held_back.is_none());
             report
         };

@@ -63,6 +63,9 @@ pub struct Metadata {
     /// The end of the last call: retention counts from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_call_at: Option<Timestamp>,
+    /// What `work/`, `home/` and `tmp/` took of the disk then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// Where it is in its life.
     #[serde(default)]
     pub status: JobStatus,
@@ -90,6 +93,7 @@ impl Metadata {
             server_names: Vec::new(),
             created_at,
             last_call_at: None,
+            bytes: None,
             status: JobStatus::default(),
             error: None,
             live_sessions: Vec::new(),

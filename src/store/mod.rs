@@ -38,6 +38,7 @@ mod remove;
 #[cfg(test)]
 pub mod testing;
 mod unclaimed;
+mod usage;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -69,6 +70,7 @@ pub use metadata::{JobStatus, LiveSession, Metadata};
 pub use principal::PrincipalHash;
 pub use probe::Room;
 pub use remove::remove_tree;
+pub use usage::DiskUsage;
 
 /// The jobs folder of this process. Dropping it ends the instance: its leases are then stale.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! One user's load, or a machine that does not answer, holds up nobody else.
 
 use std::{
+    io::Write as _,
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -323,4 +324,89 @@ fn idle_sessions_make_room_where_descriptors_run_out() {
     assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 2);
     assert_eq!(bridge.chat("mallory", "c7").echo("counter", json!({})), 2);
     bridge.wait_for_log("an idle one was ended");
+}
+
+#[test]
+fn bodies_of_one_user_leave_memory_for_those_of_others() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::BODY_MEMORY, "64MiB")
+        .var(vars::QUEUE_TIMEOUT, 1)
+        .start();
+    bridge.chat("alice", "c").echo("counter", json!({}));
+    // Of the 24 MiB for large bodies each takes 6, and is never finished.
+    let slow: Vec<_> = (0..4)
+        .map(|number| {
+            let head = format!(
+                "POST /echo/echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                 X-OpenWebUI-User-Id: mallory\r\nX-OpenWebUI-Chat-Id: c{number}\r\n\
+                 Content-Length: {}\r\n\r\n{}",
+                6 << 20,
+                " ".repeat(200_000)
+            );
+            let mut stream = TcpStream::connect(bridge.address()).expect("the bridge listens");
+            stream.write_all(head.as_bytes()).expect("it is sent");
+            stream
+        })
+        .collect();
+    let large = json!({"text": "a".repeat(3_000_000)});
+    eventually("mallory's share is used up", || {
+        let reply = bridge
+            .chat("mallory", "c")
+            .call("echo", "echo", large.clone());
+        reply.status == 503 && reply.text().contains("no_memory")
+    });
+    let reply = bridge
+        .chat("alice", "c")
+        .call("echo", "echo", large.clone());
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    drop(slow);
+    eventually("his memory comes back", || {
+        let reply = bridge
+            .chat("mallory", "c")
+            .call("echo", "echo", large.clone());
+        reply.status == 200
+    });
+}
+
+#[test]
+fn one_user_has_his_share_of_the_disk_in_all_chats() {
+    let mut bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::MAX_USER_BYTES, 1 << 20)
+        .var(vars::FILES_SERVER, true)
+        .start();
+    let write = |bridge: &TestBridge, user: &str, chat: &str, name: &str, bytes: usize| {
+        let file = json!({"name": name, "content": "x".repeat(bytes)});
+        bridge.chat(user, chat).call("echo", "write_file", file)
+    };
+    // The file and its link: 800,000 bytes.
+    write(&bridge, "alice", "c1", "first.txt", 400_000).ok();
+    for chat in ["c2", "c3"] {
+        let over = write(&bridge, "alice", chat, "over.txt", 400_000);
+        assert_eq!(over.status, 507, "{}", over.text());
+        assert!(
+            over.text().contains("MCPO_MAX_USER_BYTES"),
+            "{}",
+            over.text()
+        );
+        // He can look, and make room.
+        let alice = bridge.chat("alice", chat);
+        let listed = alice.call("mcpo/files", "list_files", json!({})).ok();
+        assert!(listed.to_string().contains("over.txt"), "{listed}");
+        let gone = alice.call("mcpo/files", "delete_file", json!({"name": "over.txt"}));
+        assert_eq!(gone.status, 200, "{}", gone.text());
+        write(&bridge, "alice", chat, "small.txt", 10_000).ok();
+        write(
+            &bridge,
+            &format!("other of {chat}"),
+            chat,
+            "other.txt",
+            400_000,
+        )
+        .ok();
+        let large = vec![0; 400_000];
+        let upload = alice.post_parts("/files", &[("file", Some("up.bin"), &large)]);
+        assert_eq!(upload.status, 507, "{}", upload.text());
+        // A new bridge finds it in the records.
+        bridge.restart();
+    }
 }

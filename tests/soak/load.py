@@ -19,6 +19,7 @@ MODERN, LEGACY = "2026-07-28", "2025-11-25"
 LINK_LIFE = 100  # seconds; the bridge of the soak keeps a link for 120
 # The time of the last call is written at least once in an eighth of the retention.
 FORGOTTEN = RETENTION * 7 / 8
+STATEFUL = {"chat", "reloaded", "excel"}
 
 
 @dataclass
@@ -46,14 +47,15 @@ class Chat:
         self.turn, self.count, self.canary = asyncio.Lock(), {}, f"{user}/{name}"
         self.last = time.monotonic()
 
-    def begin(self):
-        """After a rest as long as the retention the chat may be a new one, of which nothing is known."""
+    def begins(self, server):
+        """A call to this server begins. After a rest as long as the retention the folder of the chat, in which
+        only stateful servers work, may be a new one, of which nothing is known."""
+        if server not in STATEFUL:
+            return
         now = time.monotonic()
         if now - self.last > FORGOTTEN:
             self.count.clear()
-
-    def end(self):
-        self.last = time.monotonic()
+        self.last = now
 
     def heed(self, server, notice):
         """Memory was lost, and an answer has said so: this server counts from nothing."""
@@ -95,7 +97,6 @@ class Load:
     async def count(self, act, chat):
         tally, name = self.tally, act.__name__
         tally.sent += 1
-        chat.begin()
         try:
             outcome = await act(chat)
         except Refused:
@@ -113,7 +114,6 @@ class Load:
             outcome = "answered"
             tally.wrong.append(f"{name}: {error!r}")
             chat.count.clear()
-        chat.end()
         tally.outcomes[outcome] += 1
         tally.by_kind[f"{name} {outcome}"] += 1
 
@@ -121,6 +121,7 @@ class Load:
 
     async def call(self, chat, server, tool, **arguments):
         """The JSON of a call that was answered, else the outcome as text."""
+        chat.begins(server)
         answer = self.settled(chat, await self.door.ask("POST", f"/mcpo/{server}/{tool}", chat.headers, arguments))
         if isinstance(answer, dict):
             chat.heed(server, str(answer.get("notice", "")))
@@ -219,6 +220,7 @@ class Load:
     async def mcp(self, chat, server, message, headers):
         accept = {"Accept": "application/json, text/event-stream"}
         path = f"/mcp/{server}".rstrip("/")
+        chat.begins(server)
         answer = await self.door.ask("POST", path, {**chat.headers, **accept, **headers}, message)
         if answer.status == 404 and "Mcp-Session-Id" in headers:
             self.tally.reasons["404 session of a killed bridge"] += 1
@@ -249,6 +251,7 @@ class Load:
             f"{canary}\r\n--{boundary}--\r\n"
         )
         headers = {**chat.headers, "Content-Type": f"multipart/form-data; boundary={boundary}"}
+        chat.begins("chat")
         answer = await self.door.ask("POST", "/files", headers, body.encode())
         if answer.status != 201:
             answer = self.settled(chat, answer)
@@ -261,6 +264,7 @@ class Load:
     async def hangs_up(self, chat):
         body = {"seconds": 30, "touch": f"h{next(self.numbers)}"}
         server = random.choice(["chat", "fresh", "shared"])
+        chat.begins(server)
         _, writer = await self.door.send("POST", f"/mcpo/{server}/sleep", chat.headers, body)
         await asyncio.sleep(random.uniform(0, 1))
         writer.close()

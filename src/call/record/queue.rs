@@ -25,6 +25,8 @@ const MOST: usize = 1024;
 /// How old the time of the last call may be in the metadata of a workspace that is called again and
 /// again. Retention is judged by it, so it is also at most an eighth of that.
 const RECENT: Duration = Duration::from_secs(5);
+/// By how many bytes the metadata may be wrong on what a workspace takes of the disk.
+const EXACT: u64 = 1024 * 1024;
 /// Workspaces that are remembered as recent before they are looked through.
 const REMEMBERED: usize = 1024;
 
@@ -41,12 +43,19 @@ struct Waiting {
     written: oneshot::Sender<()>,
 }
 
+/// What the metadata says of a workspace.
+struct Noted {
+    at: Instant,
+    /// What the workspace takes of the disk.
+    bytes: u64,
+}
+
 /// The calls that wait, by their workspace. A workspace is in it while it has a writer.
 pub struct RecordQueue {
     waiting: Mutex<HashMap<JobId, Vec<Waiting>>>,
     recent: Duration,
     /// When metadata without a failure was written.
-    noted: Mutex<HashMap<JobId, Instant>>,
+    noted: Mutex<HashMap<JobId, Noted>>,
 }
 
 impl RecordQueue {
@@ -60,21 +69,24 @@ impl RecordQueue {
     }
 
     /// Whether a good call needs no new metadata.
-    fn is_noted(&self, job: JobId) -> bool {
+    fn is_noted(&self, job: JobId, bytes: u64) -> bool {
         let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.get(&job).is_some_and(|at| at.elapsed() < self.recent)
+        noted.get(&job).is_some_and(|noted| {
+            noted.at.elapsed() < self.recent && noted.bytes.abs_diff(bytes) < EXACT
+        })
     }
 
-    fn note(&self, job: JobId, failed: bool) {
+    fn note(&self, job: JobId, bytes: u64, failed: bool) {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         if failed {
             noted.remove(&job);
             return;
         }
         if noted.len() >= REMEMBERED {
-            noted.retain(|_, at| at.elapsed() < self.recent);
+            noted.retain(|_, noted| noted.at.elapsed() < self.recent);
         }
-        noted.insert(job, Instant::now());
+        let at = Instant::now();
+        noted.insert(job, Noted { at, bytes });
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Waiting>>> {
@@ -147,12 +159,14 @@ impl Writer {
         store.append_to_journal(job, &lines)?;
         let error = batch.last().and_then(|waiting| waiting.entry.error.clone());
         let failed = error.is_some();
-        if !failed && self.engine.records.is_noted(job.id()) {
+        let bytes = self.engine.disk.of_folder(job.id());
+        if !failed && self.engine.records.is_noted(job.id(), bytes) {
             return Ok(());
         }
         let now = store.now();
         store.update_metadata(job, |metadata| {
             metadata.last_call_at = Some(now);
+            metadata.bytes = Some(bytes);
             metadata.status = match (&error, metadata.live_sessions.is_empty()) {
                 (Some(_), _) => JobStatus::Failed,
                 (None, true) => JobStatus::Ended,
@@ -160,7 +174,7 @@ impl Writer {
             };
             metadata.error = error;
         })?;
-        self.engine.records.note(job.id(), failed);
+        self.engine.records.note(job.id(), bytes, failed);
         Ok(())
     }
 }

@@ -160,6 +160,8 @@ pub struct Listen {
     pub max_body_values: u64,
     /// What all request bodies may take of the memory while they are read, parsed, checked, and wait.
     pub body_memory_bytes: u64,
+    /// Of this, the bodies of one user.
+    pub body_memory_per_user_bytes: u64,
     /// Connections; 0 until [`crate::serve`] worked it out.
     pub max_connections: usize,
     /// Requests at the same time that have a file open: downloads and uploads. Worked out likewise.
@@ -291,6 +293,8 @@ pub struct Files {
     pub max_per_call: usize,
     /// Bytes on disk in one workspace.
     pub max_workspace_bytes: u64,
+    /// Bytes on disk of all workspaces and links of one user, where that was said.
+    pub max_user_bytes: Option<u64>,
     /// Files and folders in one workspace; ≥ 1.
     pub max_workspace_files: usize,
     /// The built-in server `files` is offered.

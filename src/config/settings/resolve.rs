@@ -132,6 +132,8 @@ fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
             allowed_hosts.push(name);
         }
     }
+    let body_memory_bytes = read!(r.optional(args.body_memory, parse::bytes))
+        .unwrap_or_else(|| memory_limit().bytes / 8);
     Listen {
         host,
         port,
@@ -144,8 +146,9 @@ fn listen(r: &mut Reader, args: ListenArgs) -> Listen {
             .unwrap_or_default(),
         max_body_bytes: read!(r.required(args.max_body_bytes, parse::bytes)),
         max_body_values: read!(r.required(args.max_body_values, parse::count)).get() as u64,
-        body_memory_bytes: read!(r.optional(args.body_memory, parse::bytes))
-            .unwrap_or_else(|| memory_limit().bytes / 8),
+        body_memory_bytes,
+        body_memory_per_user_bytes: read!(r.optional(args.body_memory_per_user, parse::bytes))
+            .unwrap_or(body_memory_bytes / 4 * 3),
         max_connections: read!(r.optional(args.max_connections, parse::count))
             .map_or(0, NonZeroUsize::get),
         max_file_requests: 0,
@@ -228,6 +231,7 @@ fn files(r: &mut Reader, args: FileArgs) -> Files {
         retention: read!(r.optional(args.file_retention, parse::retention)).unwrap_or(expiry),
         max_per_call: read!(r.required(args.max_files_per_call, parse::count)).get(),
         max_workspace_bytes: read!(r.required(args.max_workspace_bytes, parse::bytes)),
+        max_user_bytes: read!(r.optional(args.max_user_bytes, parse::bytes)),
         max_workspace_files: read!(r.required(args.max_workspace_files, parse::count)).get(),
         server: read!(r.required(args.files_server, parse::boolean)),
         max_upload_bytes: read!(r.required(args.max_upload_bytes, parse::bytes)),

@@ -72,6 +72,11 @@ pub(in crate::config::settings) struct ListenArgs {
     /// [default: an eighth of the memory, a container's limit counted]
     #[arg(long, value_name = "BYTES", env = "MCPO_BODY_MEMORY")]
     pub body_memory: Option<String>,
+    /// Of this, what the bodies of one user take; a single body may take more, and then his others
+    /// wait for it. Where no user is known, callers with one key are one, and those from one address
+    /// [default: three quarters]
+    #[arg(long, value_name = "BYTES", env = "MCPO_BODY_MEMORY_PER_USER")]
+    pub body_memory_per_user: Option<String>,
     /// Connections at the same time; over it the longest silent ones are closed
     /// [default: three quarters of the open files that children leave, at most 16384]
     #[arg(long, value_name = "COUNT", env = "MCPO_MAX_CONNECTIONS")]

@@ -32,6 +32,10 @@ pub(in crate::config::settings) struct FileArgs {
         default_value = "2GiB"
     )]
     pub max_workspace_bytes: Option<String>,
+    /// The size of all chats and links of one user, in bytes or with a unit
+    /// [default: three quarters of what is free above the floor or taken by them]
+    #[arg(long, value_name = "BYTES", env = "MCPO_MAX_USER_BYTES")]
+    pub max_user_bytes: Option<String>,
     /// Files and folders in one workspace
     #[arg(
         long,
