@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::process::{Resource, Rlimit, getrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, broadcast, oneshot},
@@ -195,6 +195,12 @@ impl Children {
     /// Whether that right has an end: others may take over.
     pub fn is_leashed(&self) -> bool {
         self.supervisors.is_leashed()
+    }
+
+    /// What stands still hears of its end, too.
+    #[allow(clippy::unused_self)] // which processes are below us is ours to know
+    pub fn wake(&self) {
+        tree::signal_descendants(Signal::CONT);
     }
 
     /// Waits until no child is left. Those that nobody holds any more are ending already.

@@ -278,6 +278,7 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Insta
     // Downloads have the rest of the grace, and answers a moment to leave; what is open then ends
     // with the process.
     let _ = timeout_at(until.max(Instant::now() + LINGER), server).await;
+    engine.children.wake();
     let ended = async {
         engine.running.wait().await;
         tokio::join!(engine.sessions.end_all(), engine.shared.end_all());

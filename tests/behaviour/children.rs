@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{
     LONG, TestBridge, echo, eventually, odd, promptly, rude, servers, vars, with,
 };
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::{Value, json};
 
 fn start() -> TestBridge {
@@ -159,6 +159,19 @@ fn a_child_that_stops_its_supervisor_ends_with_it() {
         .chat("alice", "c1")
         .call("odd", "stop_supervisor", json!({}))
         .ok();
+    promptly("the end", || bridge.finish());
+}
+
+#[test]
+fn processes_that_stand_still_do_not_hold_up_the_end() {
+    let bridge = TestBridge::builder(servers([("echo", echo())]))
+        .var(vars::KILL_GRACE, 60)
+        .start();
+    bridge.chat("alice", "c1").echo("counter", json!({}));
+    for process in bridge.children() {
+        let pid = Pid::from_raw(process.pid).expect("a process id");
+        kill_process(pid, Signal::STOP).expect("it can be stopped");
+    }
     promptly("the end", || bridge.finish());
 }
 
