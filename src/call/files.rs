@@ -414,7 +414,7 @@ impl CallEngine {
                 .data()
                 .and_then(|mut data| data.write_all(&file.bytes));
             written.map_err(|error| internal(&error))?;
-            staged.place(job, numbered(&file.name))?
+            staged.place(&self.store, job, numbered(&file.name))?
         };
         RelativePath::parse(name).map_err(|error| internal(&error))
     }

@@ -7,7 +7,7 @@ use crate::{
     artifacts::{RelativePath, Snapshot, numbered, safe_name},
     model::Principal,
     session::Workspace,
-    store::{Job, StagedFile},
+    store::{Job, StagedFile, Store},
 };
 
 /// A file that came, and what it is to be called.
@@ -46,11 +46,11 @@ impl CallEngine {
         }
         self.check_entries(seen, &files)?;
         self.check_free_disk()?;
-        let (disk, owner) = (self.disk.clone(), owner.clone());
+        let (store, disk, owner) = (self.store.clone(), self.disk.clone(), owner.clone());
         let (job, mut now) = (job.clone(), std::mem::take(seen));
         let (names, now) = blocking(move || {
             let names = check_bytes(&disk, &owner, &job, &now, &files)
-                .and_then(|()| put_all(&job, &mut now, files));
+                .and_then(|()| put_all(&store, &job, &mut now, files));
             disk.note_folder(&owner, job.id(), now.usage().bytes);
             (names, now)
         })
@@ -91,11 +91,16 @@ fn check_bytes(
     Err(CallError::DiskFull(format!("with these files {why}")))
 }
 
-fn put_all(job: &Job, seen: &mut Snapshot, files: Vec<Incoming>) -> Result<Vec<String>, CallError> {
+fn put_all(
+    store: &Store,
+    job: &Job,
+    seen: &mut Snapshot,
+    files: Vec<Incoming>,
+) -> Result<Vec<String>, CallError> {
     let mut names = Vec::with_capacity(files.len());
     for incoming in files {
         let wanted = safe_name(&incoming.name);
-        let name = incoming.file.place(job, numbered(&wanted))?;
+        let name = incoming.file.place(store, job, numbered(&wanted))?;
         let path = RelativePath::parse(&name);
         let path = path.map_err(|error| CallError::Internal(error.to_string()))?;
         // A child may have taken it away already.

@@ -13,7 +13,7 @@ use rustix::{
 };
 use uuid::Uuid;
 
-use super::{Job, Store, StoreError, files};
+use super::{Job, Store, StoreError, files, lock::FileLock};
 
 /// Names that are tried before one is found that is free.
 const ATTEMPTS: usize = 1000;
@@ -55,9 +55,12 @@ impl StagedFile {
     /// Nothing there is replaced, and no link is followed: a name is one part of a path.
     pub fn place(
         self,
+        store: &Store,
         job: &Job,
         names: impl Iterator<Item = String>,
     ) -> Result<String, StoreError> {
+        let _lock = FileLock::job(job)?;
+        store.refuse_others(job)?;
         let work = job.work();
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         let folder = open(&work, flags, Mode::empty());
@@ -108,7 +111,7 @@ mod tests {
     fn put(store: &Store, job: &Job, names: &[&str]) -> Result<String, StoreError> {
         let staged = store.stage_file().unwrap();
         staged.data().unwrap().write_all(b"new").unwrap();
-        staged.place(job, names.iter().map(ToString::to_string))
+        staged.place(store, job, names.iter().map(ToString::to_string))
     }
 
     #[test]
@@ -128,6 +131,23 @@ mod tests {
         assert!(put(&store, &job, &["a"]).is_err());
         drop(store.stage_file().unwrap());
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_workspace_that_was_taken_over_takes_nothing() {
+        let dir = Folder::new();
+        let (slow, other) = (dir.open(), dir.open());
+        let job = slow.create_job(&new_job(), Timestamp::now()).unwrap();
+        let lease = slow.acquire(&job, dir.now).unwrap();
+        assert_eq!(put(&slow, &job, &["a"]).unwrap(), "a");
+        slow.release(&lease).unwrap();
+        let _taken = other.acquire(&job, dir.now).unwrap();
+        let refused = put(&slow, &job, &["b"]).unwrap_err();
+        assert!(matches!(refused, StoreError::TakenOver), "{refused}");
+        assert!(!job.work().join("b").exists());
+        let refused = slow.append_to_journal(&job, b"a call\n").unwrap_err();
+        assert!(matches!(refused, StoreError::TakenOver), "{refused}");
+        assert!(!job.folder().join("journal.jsonl").exists());
     }
 
     #[test]

@@ -155,6 +155,17 @@ fn a_name_that_is_an_id_keeps_it() {
     assert_eq!(ids[1], format!("{}_2", "x".repeat(62)));
 }
 
+/// With a look at each id before, the test would be ended for its time.
+#[test]
+fn of_very_many_names_without_a_latin_letter_each_has_an_id() {
+    let names: Vec<String> = (0..100_000)
+        .map(|_| "\u{540d}\u{524d}".to_owned())
+        .collect();
+    let ids = operation_ids(names.iter().map(String::as_str));
+    let different: std::collections::HashSet<_> = ids.iter().collect();
+    assert_eq!(different.len(), names.len());
+}
+
 #[test]
 fn mcpos_operation_ids_are_there_for_who_filters_on_them() {
     let tools = tools(json!([{"name": "get_time"}, {"name": "a/b c"}]));
