@@ -163,6 +163,26 @@ fn a_child_that_stops_its_supervisor_ends_with_it() {
 }
 
 #[test]
+fn a_working_folder_that_is_missing_is_named_as_such() {
+    let server = with(echo(), json!({"cwd": "/nowhere/at/all"}));
+    let bridge = TestBridge::start(servers([("echo", server)]));
+    eventually("it is known", || {
+        let health = bridge.client().get("/health").text();
+        health.contains("the folder that its cwd names does not exist")
+    });
+    let reply = bridge
+        .chat("alice", "c1")
+        .call("echo", "counter", json!({}));
+    assert!(
+        reply
+            .text()
+            .contains("the folder that its cwd names does not exist"),
+        "{}",
+        reply.text()
+    );
+}
+
+#[test]
 fn processes_that_stand_still_do_not_hold_up_the_end() {
     let bridge = TestBridge::builder(servers([("echo", echo())]))
         .var(vars::KILL_GRACE, 60)

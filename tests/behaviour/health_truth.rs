@@ -265,9 +265,27 @@ fn a_child_has_its_three_descriptors_and_none_of_ours() {
 
 #[test]
 fn orphans_of_a_child_are_reaped_when_they_end() {
-    let orphans = "for i in 1 2 3 4 5; do (sleep 0.1 &) ; done; exec python3 \"$0\"";
-    let server = json!({"command": "sh", "args": ["-c", orphans, fixture("echo_server.py")]});
-    let bridge = TestBridge::start(servers([("echo", server)]));
+    // One after the other: a look every few seconds would find too few of them in time.
+    let orphans = "
+import os, sys, time
+for _ in range(12):
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        orphan = os.fork()
+        if orphan:
+            os.write(writing, str(orphan).encode())
+        os._exit(0)
+    os.wait()
+    orphan = int(os.read(reading, 99))
+    while os.path.exists(f'/proc/{orphan}'):
+        time.sleep(0.01)
+os.execvp('python3', ['python3', sys.argv[1]])
+";
+    let args = json!(["-c", orphans, fixture("echo_server.py")]);
+    let bridge = TestBridge::start(servers([(
+        "echo",
+        json!({"command": "python3", "args": args}),
+    )]));
     let alice = bridge.chat("alice", "c1");
     let pid = alice.echo("where", json!({}))["pid"]
         .as_i64()
@@ -289,6 +307,9 @@ fn orphans_of_a_child_are_reaped_when_they_end() {
     assert!(reaped.is_some(), "{} are below the supervisor", left());
 }
 
+/// A user without rights.
+const NOBODY: u32 = 65534;
+
 /// Programs of the same user may look into a process unless it is not dumpable: then what `/proc` has
 /// of it belongs to root.
 #[test]
@@ -306,10 +327,32 @@ fn no_process_of_ours_can_be_looked_into() {
     }
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/health", silent.local_addr().expect("an address"));
+    let config = folder.path().join("servers.json");
+    fs::write(&config, r#"{"mcpServers": {}}"#).expect("the config");
+    let jobs = folder.path().join("jobs");
+    fs::create_dir(&jobs).expect("a folder");
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&jobs, Some(NOBODY), None).expect("another's");
+    }
+    let port = jobs.join("port");
+    let [config, jobs, written] = [&config, &jobs, &port].map(|path| path.to_str().expect("text"));
     for arguments in [
         &["__supervise", "sleep", "1000"][..],
         &["__nursery", "sleep", "1000"],
         &["healthcheck", "--patience", "1000", "--url", &url],
+        &[
+            "serve",
+            "--port",
+            "0",
+            "--config",
+            config,
+            "--jobs-dir",
+            jobs,
+            "--tools-dir",
+            jobs,
+            "--port-file",
+            written,
+        ],
     ] {
         // What they read first never comes.
         let (_ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
@@ -323,9 +366,14 @@ fn no_process_of_ours_can_be_looked_into() {
             )))
             .stdout(std::process::Stdio::null());
         if rustix::process::geteuid().is_root() {
-            command.uid(65534);
+            command.uid(NOBODY);
         }
         let mut child = command.spawn().expect("it runs");
+        if arguments[0] == "serve" {
+            // It begins by running itself once more.
+            let serves = until(LONG, || port.exists().then_some(()));
+            assert!(serves.is_some(), "it does not serve");
+        }
         let environment = format!("/proc/{}/environ", child.id());
         let hidden = until(LONG, || {
             let found = fs::metadata(&environment).expect("it lives");

@@ -175,6 +175,19 @@ fn pages_are_followed_as_far_as_they_lead_and_what_is_odd_is_said() {
 }
 
 #[test]
+fn pages_without_an_end_are_left_at_some_point_and_what_is_missing_is_said() {
+    for (pages, words) in [
+        (3, "lead back to one before"),
+        (5000, "more than 1000 pages"),
+    ] {
+        let bridge = TestBridge::ready(servers([("odd", script(&json!({ "pages": pages })))]));
+        let warned = warnings(&bridge);
+        assert!(warned.contains(words), "{warned}");
+        bridge.client().call("odd", "t2", json!({})).ok();
+    }
+}
+
+#[test]
 fn answers_are_found_behind_marks_and_words_and_with_odd_ids() {
     let answer =
         r#"{"jsonrpc":"2.0","id":%ID%,"result":{"content":[{"type":"text","text":"found"}]}}"#;

@@ -393,11 +393,14 @@ impl TestBridge {
         command
     }
 
-    /// The binary with an environment that holds nothing of the developer's.
+    /// The binary with an environment that holds nothing of the developer's, and with a descriptor that
+    /// whoever starts it has left open.
     fn binary(&self) -> Command {
         let root = self.root.path();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mcpo-bridge"));
+        let mut command = Command::new("sh");
         command
+            .args(["-c", "exec 9</dev/null; exec \"$0\" \"$@\""])
+            .arg(env!("CARGO_BIN_EXE_mcpo-bridge"))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", root.join("home"))
