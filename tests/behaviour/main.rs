@@ -15,6 +15,7 @@ mod chats;
 mod children;
 mod commands;
 mod connections;
+mod disk_faults;
 mod door;
 mod dropin;
 mod failures;
