@@ -237,7 +237,8 @@ fn a_blob_in_an_answer_becomes_a_file_with_a_link() {
     let large = json!({"uri": "a:b.gz", "kind": "a/b", "base64": "AAAA".repeat(5000)});
     let reply = ask(&chat, "blob", large);
     assert_eq!(names(&reply), [""; 0]);
-    assert!(notice(&reply).contains("does not fit"), "{}", reply.text());
+    let told = notice(&reply);
+    assert!(told.contains("MCPO_MAX_WORKSPACE_BYTES"), "{told}");
 }
 
 /// What Python's own SQLite finds in a file by itself.
