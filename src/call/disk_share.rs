@@ -1,10 +1,7 @@
 //! How much of the disk one chat's folder may take: what a folder may, and what is left of its
 //! user's share.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
     config::Settings,
@@ -12,20 +9,11 @@ use crate::{
     store::{DiskUsage, PrincipalHash, Store},
 };
 
-/// A user who seems to have used up his share is counted anew, but not more often than this.
-const COUNTED: Duration = Duration::from_secs(10);
-
 /// What users have of the disk.
 pub struct DiskShares {
     settings: Arc<Settings>,
     store: Arc<Store>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    usage: DiskUsage,
-    counted: Option<Instant>,
+    usage: Mutex<DiskUsage>,
 }
 
 /// The bytes that a chat's folder may take.
@@ -52,50 +40,34 @@ impl DiskShares {
         Self {
             settings,
             store,
-            state: Mutex::default(),
+            usage: Mutex::default(),
         }
     }
 
-    /// Counts what everybody has. Blocks on the disk.
-    pub fn count(&self) {
-        self.lock().counted = Some(Instant::now());
-        match self.store.disk_usage() {
-            Ok(usage) => self.lock().usage = usage,
-            Err(error) => tracing::warn!(%error, "what users have of the disk was not counted"),
-        }
+    /// What was counted takes the place of what was known.
+    pub fn counted(&self, usage: DiskUsage) {
+        *self.lock() = usage;
     }
 
     /// A folder takes so many bytes now.
     pub fn note_folder(&self, owner: &Principal, job: JobId, bytes: u64) {
         let owner = PrincipalHash::from(owner);
-        self.lock().usage.note_job(&owner, job, bytes);
+        self.lock().note_job(&owner, job, bytes);
     }
 
     /// Links with so many bytes were made.
     pub fn note_links(&self, owner: &Principal, bytes: u64) {
         let owner = PrincipalHash::from(owner);
-        self.lock().usage.note_link(&owner, bytes);
+        self.lock().note_link(&owner, bytes);
     }
 
     /// What a folder was seen to take.
     pub fn of_folder(&self, job: JobId) -> u64 {
-        self.lock().usage.of_job(job)
+        self.lock().of_job(job)
     }
 
-    /// What a folder may take that is about to take `wanted`. Blocks on the disk.
-    pub fn limit(&self, owner: &Principal, job: JobId, wanted: u64) -> DiskLimit {
-        let limit = self.limit_as_counted(owner, job);
-        let old = |counted: Option<Instant>| counted.is_none_or(|at| at.elapsed() > COUNTED);
-        if limit.share.is_none() || wanted <= limit.bytes || !old(self.lock().counted) {
-            return limit;
-        }
-        // Links end and folders go without our hearing of it.
-        self.count();
-        self.limit_as_counted(owner, job)
-    }
-
-    /// The same by what is known.
-    pub fn limit_as_counted(&self, owner: &Principal, job: JobId) -> DiskLimit {
+    /// What a folder may take.
+    pub fn limit(&self, owner: &Principal, job: JobId) -> DiskLimit {
         let of_folder = self.settings.files.max_workspace_bytes;
         let share = match owner {
             Principal::User(_) => self.share_of(owner, job),
@@ -115,8 +87,7 @@ impl DiskShares {
     fn share_of(&self, owner: &Principal, job: JobId) -> Option<UsedShare> {
         let owner = PrincipalHash::from(owner);
         let (elsewhere, all) = {
-            let state = self.lock();
-            let usage = &state.usage;
+            let usage = self.lock();
             let elsewhere = usage.of(&owner).saturating_sub(usage.of_job(job));
             (elsewhere, usage.all())
         };
@@ -135,8 +106,8 @@ impl DiskShares {
         Some(free.saturating_add(all) / 4 * 3)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, DiskUsage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

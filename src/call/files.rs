@@ -376,7 +376,7 @@ impl CallEngine {
             files.truncate(limit);
         }
         let (mut places, mut used) = (Vec::new(), look.before.usage().bytes);
-        let limit = self.disk.limit(&look.maker.principal, look.job.id(), used);
+        let limit = self.disk.limit(&look.maker.principal, look.job.id());
         for file in files {
             used = used.saturating_add(file.bytes.len() as u64);
             let placed = if used > limit.bytes {

@@ -73,7 +73,6 @@ impl CallEngine {
     }
 }
 
-/// Blocks on the disk.
 fn check_bytes(
     disk: &DiskShares,
     owner: &Principal,
@@ -83,7 +82,7 @@ fn check_bytes(
 ) -> Result<(), CallError> {
     let coming = files.iter().map(|file| file.size);
     let bytes = coming.fold(seen.usage().bytes, u64::saturating_add);
-    let limit = disk.limit(owner, job.id(), bytes);
+    let limit = disk.limit(owner, job.id());
     if bytes <= limit.bytes {
         return Ok(());
     }

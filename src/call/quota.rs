@@ -43,7 +43,7 @@ impl CallEngine {
         let (before, spec, owner) = (&look.before, &look.maker.spec, &look.maker.principal);
         let used = after.usage().bytes;
         self.disk.note_folder(owner, look.job.id(), used);
-        let limit = self.disk.limit(owner, look.job.id(), used);
+        let limit = self.disk.limit(owner, look.job.id());
         let exempt = before.is_over() || spec.is_files_server();
         if let Some(what) = after.over_aside() {
             if !exempt && before.over_aside().is_none() {
@@ -136,7 +136,7 @@ impl Running {
     /// the disk is not waited for.
     pub(super) async fn overfull(&self, job: &Job, before: u64) -> CallError {
         let (engine, owner) = (&self.engine, &self.call.caller.principal);
-        let limit = engine.disk.limit_as_counted(owner, job.id());
+        let limit = engine.disk.limit(owner, job.id());
         let most = before
             .max(limit.bytes)
             .saturating_add(engine.settings.files.max_workspace_bytes / LEEWAY);

@@ -86,8 +86,8 @@ async fn collect(app: Arc<App>) {
         let (store, installer) = (app.store.clone(), app.installer.clone());
         let disk = app.engine.disk.clone();
         let round = move || {
-            let report = store.collect_due(&clocks);
-            disk.count();
+            let mut report = store.collect_due(&clocks);
+            disk.counted(std::mem::take(&mut report.usage));
             installer.keep_house(report.held_back.is_none());
             report
         };

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    GoneReason, Job, LeaseError, Metadata, PrincipalHash, Store, StoreError,
+    DiskUsage, GoneReason, Job, LeaseError, Metadata, PrincipalHash, Store, StoreError,
     clock::Doubt,
     files,
     link::{self, is_over},
@@ -55,6 +55,9 @@ pub struct GcReport {
     pub held_back: Option<String>,
     /// What could not be cleaned, and why; the rest was.
     pub errors: Vec<String>,
+    /// What the workspaces and links take that stay.
+    #[serde(skip)]
+    pub usage: DiskUsage,
 }
 
 impl GcReport {
@@ -68,6 +71,7 @@ impl GcReport {
         self.removed_catalog_entries += other.removed_catalog_entries;
         self.unknown_entries += other.unknown_entries;
         self.errors.extend(other.errors);
+        self.usage.add(other.usage);
     }
 }
 
@@ -229,7 +233,11 @@ impl Round<'_> {
                 self.store.end_link(artifact, reason, self.now)?;
                 self.report.ended_links += 1;
             }
-            _ => {}
+            None => {
+                let usage = &mut self.report.usage;
+                usage.note_link(&artifact.principal, artifact.size);
+            }
+            Some(_) => {}
         }
         Ok(())
     }
@@ -344,7 +352,7 @@ impl Round<'_> {
     }
 
     /// Whether it goes now, and if so whether others may want it meanwhile.
-    fn is_due(&self, job: &Job) -> Result<Option<Shared>, StoreError> {
+    fn is_due(&mut self, job: &Job) -> Result<Option<Shared>, StoreError> {
         let (metadata, kept) = match self.store.read_metadata(job) {
             Err(StoreError::JobGone) => return Ok(None),
             // Whatever a child put in its place is as good as nothing; what may be whole is not.
@@ -360,6 +368,9 @@ impl Round<'_> {
             Shared::Yes
         };
         let due = self.is_over(&metadata, kept, job)?;
+        if !due && let (Some(owner), Some(bytes)) = (&metadata.principal, metadata.bytes) {
+            self.report.usage.note_job(owner, job.id(), bytes);
+        }
         Ok(due.then_some(shared))
     }
 

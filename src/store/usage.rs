@@ -1,12 +1,13 @@
-//! What each caller's workspaces and links take of the disk.
+//! What each caller's workspaces and links take of the disk: counted by the clean-up, which reads all
+//! records anyway.
 
 use std::collections::HashMap;
 
-use super::{PrincipalHash, Store, StoreError, link};
+use super::PrincipalHash;
 use crate::model::JobId;
 
 /// Bytes, by whose they are: as they were counted, and what came since.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskUsage {
     of_principal: HashMap<PrincipalHash, u64>,
     of_job: HashMap<JobId, u64>,
@@ -29,6 +30,16 @@ impl DiskUsage {
         self.all = self.all.saturating_add(bytes);
     }
 
+    /// What was counted beside it.
+    pub(super) fn add(&mut self, other: Self) {
+        for (owner, bytes) in other.of_principal {
+            let own = self.of_principal.entry(owner).or_default();
+            *own = own.saturating_add(bytes);
+        }
+        self.of_job.extend(other.of_job);
+        self.all = self.all.saturating_add(other.all);
+    }
+
     /// All that is this caller's.
     pub fn of(&self, owner: &PrincipalHash) -> u64 {
         self.of_principal.get(owner).copied().unwrap_or_default()
@@ -42,28 +53,5 @@ impl DiskUsage {
     /// Everybody's.
     pub fn all(&self) -> u64 {
         self.all
-    }
-}
-
-impl Store {
-    /// Counts, by the records of all workspaces and links. What cannot be read is left out.
-    pub fn disk_usage(&self) -> Result<DiskUsage, StoreError> {
-        let mut usage = DiskUsage::default();
-        for job in self.jobs()? {
-            if let (Some(owner), Some(bytes)) = (&job.metadata.principal, job.metadata.bytes) {
-                usage.note_job(owner, job.metadata.job_id, bytes);
-            }
-        }
-        self.each_link(|folder| {
-            let read = folder.and_then(|folder| link::read(&folder));
-            match read {
-                Ok(Some(artifact)) if artifact.gone_at.is_none() => {
-                    usage.note_link(&artifact.principal, artifact.size);
-                }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "a link was not counted"),
-            }
-        });
-        Ok(usage)
     }
 }

@@ -373,6 +373,7 @@ fn one_user_has_his_share_of_the_disk_in_all_chats() {
     let mut bridge = TestBridge::builder(servers([("echo", echo())]))
         .var(vars::MAX_USER_BYTES, 1 << 20)
         .var(vars::FILES_SERVER, true)
+        .var(vars::LOG_LEVEL, "DEBUG")
         .start();
     let write = |bridge: &TestBridge, user: &str, chat: &str, name: &str, bytes: usize| {
         let file = json!({"name": name, "content": "x".repeat(bytes)});
@@ -380,7 +381,11 @@ fn one_user_has_his_share_of_the_disk_in_all_chats() {
     };
     // The file and its link: 800,000 bytes.
     write(&bridge, "alice", "c1", "first.txt", 400_000).ok();
-    for chat in ["c2", "c3"] {
+    for (started, chat) in [(1, "c2"), (2, "c3")] {
+        // After a start it is in the records.
+        eventually("the clean-up has counted", || {
+            bridge.log().matches("\"message\":\"cleaned\"").count() >= started
+        });
         let over = write(&bridge, "alice", chat, "over.txt", 400_000);
         assert_eq!(over.status, 507, "{}", over.text());
         assert!(
@@ -406,7 +411,6 @@ fn one_user_has_his_share_of_the_disk_in_all_chats() {
         let large = vec![0; 400_000];
         let upload = alice.post_parts("/files", &[("file", Some("up.bin"), &large)]);
         assert_eq!(upload.status, 507, "{}", upload.text());
-        // A new bridge finds it in the records.
         bridge.restart();
     }
 }
