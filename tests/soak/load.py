@@ -45,17 +45,21 @@ class Chat:
     def __init__(self, user, name):
         self.headers = {"X-OpenWebUI-User-Id": user, "X-OpenWebUI-Chat-Id": name}
         self.turn, self.count, self.canary = asyncio.Lock(), {}, f"{user}/{name}"
-        self.last = time.monotonic()
+        self.last = self.began = time.monotonic()
 
     def begins(self, server):
         """A call to this server begins. After a rest as long as the retention the folder of the chat, in which
         only stateful servers work, may be a new one, of which nothing is known."""
         if server not in STATEFUL:
             return
-        now = time.monotonic()
-        if now - self.last > FORGOTTEN:
+        self.began = time.monotonic()
+        if self.began - self.last > FORGOTTEN:
             self.count.clear()
-        self.last = now
+
+    def answered(self, server):
+        """That call was answered, and so has been in the folder; one that was refused has not."""
+        if server in STATEFUL:
+            self.last = self.began
 
     def heed(self, server, notice):
         """Memory was lost, and an answer has said so: this server counts from nothing."""
@@ -123,6 +127,8 @@ class Load:
         """The JSON of a call that was answered, else the outcome as text."""
         chat.begins(server)
         answer = self.settled(chat, await self.door.ask("POST", f"/mcpo/{server}/{tool}", chat.headers, arguments))
+        if not isinstance(answer, Outcome):
+            chat.answered(server)
         if isinstance(answer, dict):
             chat.heed(server, str(answer.get("notice", "")))
         return answer
@@ -233,6 +239,8 @@ class Load:
             chat.count.clear()
             return Outcome("failed")
         blocks = told["result"].get("content", [])
+        if blocks:
+            chat.answered(server)
         chat.heed(server, " ".join(str(block.get("text", "")) for block in blocks[1:]))
         return answer
 
@@ -256,6 +264,7 @@ class Load:
         if answer.status != 201:
             answer = self.settled(chat, answer)
             return answer.text
+        chat.answered("chat")
         stored = answer.json()["files"][0]["name"]
         # The reading is part of the same act: it shows that the file is where tools find it.
         read = await self.call(chat, "chat", "read_file", name=stored)
