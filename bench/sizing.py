@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.contender import ROOT, Fault
-from bench.proc_tree import disk, processes, pss, rollup, tree
+from bench.proc_tree import children, disk, processes, pss, rollup, tree
 
 EXAMPLE = ROOT / "mcp-servers.json.example"
 READY, CALL, END = 300, 120, 90  # seconds
@@ -79,6 +79,8 @@ class Bridge:
             "MCPO_TOOLS_DIR": str(tools),
             "MCPO_PORT": "0",
             "MCPO_START_TIMEOUT": str(CALL),
+            # Processes that are nobody's yet are not part of what a chat costs.
+            "MCPO_POOL_MAX": "0",
         }
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MCPO_", "RUST_"))}
         self.process = subprocess.Popen(
@@ -113,10 +115,17 @@ class Bridge:
             raise Fault(f"{server}/{tool}: {error.code} {error.read()[:500]!r}") from None
 
     def sessions(self):
-        """Per session, the processes that live for it: our supervisor and all below it."""
+        """Per session, the processes that live for it: our supervisor and all below it. A process that was
+        started by itself is below the bridge, one that was forked below its parent's nursery."""
         every = processes()
-        mine = [p for p in every.values() if p.parent == self.process.pid and "__supervise" in p.command]
+        mine = [p for p in tree(every[self.process.pid], every) if {"__supervise", "__adopt"} & {*p.command.split()[:2]}]
         return [tree(supervisor, every) for supervisor in mine]
+
+    def parents(self):
+        """Per server that forks, the process that is forked from, and the nursery above it."""
+        every = processes()
+        nurseries = [p for p in every.values() if p.parent == self.process.pid and "__nursery" in p.command.split()[:2]]
+        return [[nursery, children(nursery.pid, every)[0]] for nursery in nurseries]
 
     def _offers(self, server):
         try:
@@ -168,7 +177,8 @@ def measure(bridge, chats):
             "files": (after[1] - before[1]) / chats,
         }
         before = after
-    return idle, rollup(bridge.process.pid), found
+    parents = [sum(pss(p.pid) for p in parent) / MEGA for parent in bridge.parents()]
+    return idle, rollup(bridge.process.pid), found, parents
 
 
 def at_once(bridge, chats):
@@ -191,7 +201,7 @@ def main():
             with Bridge(chosen.binary, root / "fill", tools):
                 pass
         with Bridge(chosen.binary, root, tools) as bridge:
-            idle, full, found = measure(bridge, chosen.chats)
+            idle, full, found, parents = measure(bridge, chosen.chats)
             together = at_once(bridge, chosen.chats)
         figures = {
             "cpus": os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count(),
@@ -205,6 +215,7 @@ def main():
             "starts_per_second": chosen.chats / together,
             "tools_mb": disk(tools)[0] / MEGA,
             "servers": found,
+            "fork_parents_mb": parents,
         }
     show(figures)
     if chosen.json:
@@ -216,6 +227,8 @@ def show(figures):
     print(f"bridge: {bridge['rss_idle']:.0f} MB resident when idle, {bridge['rss_full']:.0f} MB with all chats")
     print(f"cold starts at once: {figures['starts_per_second']:.1f}/s on {figures['cpus']} CPUs")
     print(f"tools folder: {figures['tools_mb']:.0f} MB")
+    parents = ", ".join(f"{megabytes:.0f} MB" for megabytes in figures["fork_parents_mb"])
+    print(f"processes that are forked from: {parents or 'none'}")
     for name, server in figures["servers"].items():
         print(
             f"{name}: {server['memory_mb']:.0f} MB per session ({server['first_mb']:.0f} for the first one; "
