@@ -86,15 +86,17 @@ class Machine:
     def victims(self):
         """What can be killed now, by kind."""
         kinds = {"supervisor": [], "nursery": [], "fork parent": [], "child": []}
+        every = processes()
         for process in self.ours():
             words = process.command.split()
+            above = every.get(process.parent)
             if self.bridge and process.pid == self.bridge.pid:
                 continue
             if "__supervise" in words or "__adopt" in words:
                 kinds["supervisor"].append(process.pid)
             elif "__nursery" in words:
                 kinds["nursery"].append(process.pid)
-            elif "mcpo_fork" in process.command:
+            elif above and "__nursery" in above.command.split():
                 kinds["fork parent"].append(process.pid)
             elif not process.command.startswith(str(self.binary)):
                 kinds["child"].append(process.pid)
