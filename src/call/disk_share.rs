@@ -61,8 +61,8 @@ impl DiskShares {
         self.lock().note_link(&owner, bytes);
     }
 
-    /// What a folder was seen to take.
-    pub fn of_folder(&self, job: JobId) -> u64 {
+    /// What a folder was seen to take, if it was looked at.
+    pub fn of_folder(&self, job: JobId) -> Option<u64> {
         self.lock().of_job(job)
     }
 
@@ -88,7 +88,9 @@ impl DiskShares {
         let owner = PrincipalHash::from(owner);
         let (elsewhere, all) = {
             let usage = self.lock();
-            let elsewhere = usage.of(&owner).saturating_sub(usage.of_job(job));
+            let elsewhere = usage
+                .of(&owner)
+                .saturating_sub(usage.of_job(job).unwrap_or_default());
             (elsewhere, usage.all())
         };
         let bytes = match self.settings.files.max_user_bytes {

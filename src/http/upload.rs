@@ -155,7 +155,7 @@ pub async fn take_in(
         let now = store.now();
         store.update_metadata(&job, |metadata| {
             metadata.last_call_at = Some(now);
-            metadata.bytes = Some(bytes);
+            metadata.bytes = bytes.or(metadata.bytes);
         })
     };
     if let Ok(Err(error)) = tokio::task::spawn_blocking(touch).await {

@@ -45,9 +45,9 @@ impl DiskUsage {
         self.of_principal.get(owner).copied().unwrap_or_default()
     }
 
-    /// What one workspace takes.
-    pub fn of_job(&self, job: JobId) -> u64 {
-        self.of_job.get(&job).copied().unwrap_or_default()
+    /// What one workspace takes, if that is known.
+    pub fn of_job(&self, job: JobId) -> Option<u64> {
+        self.of_job.get(&job).copied()
     }
 
     /// Everybody's.

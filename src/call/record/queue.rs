@@ -46,8 +46,8 @@ struct Waiting {
 /// What the metadata says of a workspace.
 struct Noted {
     at: Instant,
-    /// What the workspace takes of the disk.
-    bytes: u64,
+    /// What the workspace takes of the disk, if that is known.
+    bytes: Option<u64>,
 }
 
 /// The calls that wait, by their workspace. A workspace is in it while it has a writer.
@@ -69,14 +69,14 @@ impl RecordQueue {
     }
 
     /// Whether a good call needs no new metadata.
-    fn is_noted(&self, job: JobId, bytes: u64) -> bool {
+    fn is_noted(&self, job: JobId, bytes: Option<u64>) -> bool {
         let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.get(&job).is_some_and(|noted| {
-            noted.at.elapsed() < self.recent && noted.bytes.abs_diff(bytes) < EXACT
-        })
+        noted
+            .get(&job)
+            .is_some_and(|noted| noted.at.elapsed() < self.recent && is_near(noted.bytes, bytes))
     }
 
-    fn note(&self, job: JobId, bytes: u64, failed: bool) {
+    fn note(&self, job: JobId, bytes: Option<u64>, failed: bool) {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         if failed {
             noted.remove(&job);
@@ -103,6 +103,13 @@ impl RecordQueue {
         }
         taken
     }
+}
+
+fn is_near(noted: Option<u64>, bytes: Option<u64>) -> bool {
+    let (Some(noted), Some(bytes)) = (noted, bytes) else {
+        return noted == bytes;
+    };
+    noted.abs_diff(bytes) < EXACT
 }
 
 /// Writes the call, and tells when that is done, or that it never will be.
@@ -166,7 +173,8 @@ impl Writer {
         let now = store.now();
         store.update_metadata(job, |metadata| {
             metadata.last_call_at = Some(now);
-            metadata.bytes = Some(bytes);
+            // One that was not looked at since the start keeps what was written.
+            metadata.bytes = bytes.or(metadata.bytes);
             metadata.status = match (&error, metadata.live_sessions.is_empty()) {
                 (Some(_), _) => JobStatus::Failed,
                 (None, true) => JobStatus::Ended,
