@@ -222,7 +222,14 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
     let mut told = false;
     loop {
         let error = match TcpListener::bind((host.as_str(), port)).await {
-            Ok(listener) => return Ok(listener),
+            Ok(listener) => {
+                // As many may wait to be accepted as the system allows (net.core.somaxconn): a burst of
+                // thousands then costs nobody his connection.
+                if let Err(error) = rustix::net::listen(&listener, i32::MAX) {
+                    tracing::debug!(%error, "the listener's queue stays as it is");
+                }
+                return Ok(listener);
+            }
             Err(error) => error,
         };
         if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= until {

@@ -8,7 +8,7 @@
 //! Only a new connection counts for its address: behind a proxy all users have one. Such a proxy may
 //! also open hundreds at once. While there is room, an address with more than its share therefore loses
 //! only connections that have been silent for [`SILENT`]; where there is none, its longest silent one
-//! is closed first. Times are kept in atomics that one task looks at, because a timer for each request
+//! is closed first, unless it is found to have sent something after all. Times are kept in atomics that one task looks at, because a timer for each request
 //! would cost more than the rest.
 
 use std::{
@@ -16,7 +16,10 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::Waker,
     time::Duration,
@@ -85,6 +88,11 @@ pub struct Connection {
     head_begun: AtomicBool,
     /// The client has been looked for, and had sent nothing.
     silent: AtomicBool,
+    /// It ends unless its client has sent something meanwhile.
+    asked_to_end: AtomicBool,
+    /// Whoever reads heads, once there was none to read.
+    head_reader: AtomicWaker,
+    has_head_reader: AtomicBool,
     /// Since when a write waits for the client, plus one; 0 while none does.
     unread: AtomicU64,
     body: AtomicU64,
@@ -119,6 +127,9 @@ impl Connection {
             moved: AtomicU64::new(0),
             head_begun: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            asked_to_end: AtomicBool::new(false),
+            head_reader: AtomicWaker::new(),
+            has_head_reader: AtomicBool::new(false),
             unread: AtomicU64::new(0),
             body: AtomicU64::new(UNKNOWN),
             waiting: AtomicU64::new(0),
@@ -148,6 +159,9 @@ impl Connection {
         let now = self.now();
         self.moved.store(now, Relaxed);
         self.silent.store(false, Relaxed);
+        if self.is_asked_to_end() {
+            self.stay();
+        }
         let waiting = self.waiting.swap(0, Relaxed);
         if waiting > 0 {
             self.waited
@@ -163,14 +177,42 @@ impl Connection {
         }
     }
 
-    /// Nothing is there to read; with a waker it belongs to a body.
-    pub fn waits(&self, for_body: Option<&Waker>) {
+    /// Nothing of a head is there to read.
+    pub fn waits_for_head(&self, reader: &Waker) {
+        self.head_reader.register(reader);
+        self.has_head_reader.store(true, Relaxed);
         self.silent.store(true, Relaxed);
-        if let Some(waker) = for_body {
-            self.reader.register(waker);
-            if self.waiting.load(Relaxed) == 0 {
-                self.waiting.store(self.now() + 1, Relaxed);
-            }
+    }
+
+    /// Nothing of a body is there to read.
+    pub fn waits_for_body(&self, reader: &Waker) {
+        self.reader.register(reader);
+        if self.waiting.load(Relaxed) == 0 {
+            self.waiting.store(self.now() + 1, Relaxed);
+        }
+    }
+
+    /// Whoever finds nothing to read now has to end it: others need its place.
+    pub fn is_asked_to_end(&self) -> bool {
+        self.asked_to_end.load(SeqCst)
+    }
+
+    /// Others need its place. What its client has sent may not have been read yet, because the bridge is
+    /// busy: so its reader looks once more, and ends it only if there is nothing.
+    fn ask_to_end(&self) {
+        if !self.has_head_reader.load(Relaxed) {
+            return self.end();
+        }
+        if self.task.get().is_some() && !self.ended.swap(true, Relaxed) {
+            self.asked_to_end.store(true, SeqCst);
+            self.head_reader.wake();
+        }
+    }
+
+    /// It was asked to end, and its client had sent something.
+    fn stay(&self) {
+        if let Some((table, number)) = self.table.get() {
+            table.lock().stays(*number, self);
         }
     }
 
@@ -250,9 +292,8 @@ impl Connection {
     }
 
     fn end(&self) {
-        if let Some(task) = self.task.get()
-            && !self.ended.swap(true, Relaxed)
-        {
+        if let Some(task) = self.task.get() {
+            self.ended.store(true, Relaxed);
             task.abort();
         }
     }
@@ -282,7 +323,12 @@ impl Connection {
         let unread = unread.map(|since| Duration::from_millis(self.now().saturating_sub(since)));
         let over = match self.stage.load(Relaxed) {
             NEW | HEAD => self.age() > limits.head,
-            IDLE => self.age().min(self.silence()) > limits.idle,
+            IDLE => {
+                if self.age().min(self.silence()) > limits.idle {
+                    self.ask_to_end();
+                }
+                false
+            }
             _ => {
                 if let Some(silence) = self.body_silence() {
                     let waited = Duration::from_millis(self.waited.load(Relaxed)) + silence;
@@ -366,8 +412,25 @@ impl State {
         if let Some(connection) = self.open.get(&number)
             && !connection.ended.load(Relaxed)
         {
-            connection.end();
+            match connection.stage.load(Relaxed) {
+                BUSY => connection.end(),
+                _ => connection.ask_to_end(),
+            }
             self.ending += usize::from(connection.ended.load(Relaxed));
+        }
+    }
+
+    /// One that was asked to end goes on.
+    fn stays(&mut self, number: u64, connection: &Connection) {
+        if !connection.asked_to_end.swap(false, SeqCst) {
+            return;
+        }
+        connection.ended.store(false, Relaxed);
+        self.ending = self.ending.saturating_sub(1);
+        if connection.stage.load(Relaxed) == NEW {
+            let address = connection.peer.ip().to_canonical();
+            self.new.insert(number, address);
+            self.new_of.entry(address).or_default().insert(number);
         }
     }
 
@@ -542,7 +605,7 @@ impl Table {
             match connection.stage.load(Relaxed) {
                 // What is left of an answer is on its way.
                 _ if connection.unread.load(Relaxed) != 0 => {}
-                NEW | HEAD | IDLE if connection.silence() > STOPPING => connection.end(),
+                NEW | HEAD | IDLE if connection.silence() > STOPPING => connection.ask_to_end(),
                 BUSY if connection.body_silence() > Some(SILENT) => connection.end_body(),
                 _ => {}
             }
@@ -591,7 +654,7 @@ mod tests {
     /// One that says nothing, and is as old.
     async fn open_silent(table: &Arc<Table>, last: u8, silence: Duration) -> Arc<Connection> {
         let connection = open(table, last);
-        connection.waits(None);
+        connection.waits_for_head(Waker::noop());
         tokio::time::advance(silence).await;
         connection
     }
@@ -604,7 +667,7 @@ mod tests {
         }
         let burst: Vec<_> = (0..40).map(|_| open(&table, 1)).collect();
         for connection in &burst {
-            connection.waits(None);
+            connection.waits_for_head(Waker::noop());
         }
         open(&table, 1);
         assert!(!burst.iter().any(|connection| ended(connection)));
@@ -640,7 +703,7 @@ mod tests {
         idle.answered();
         let (first, second) = (open(&table, 1), open(&table, 1));
         assert!(matches!(table.admit(peer(1)), Admitted::Later));
-        second.waits(None);
+        second.waits_for_head(Waker::noop());
         let third = open(&table, 1);
         assert!(ended(&second) && !ended(&first) && !ended(&third) && !ended(&idle));
     }
@@ -683,7 +746,7 @@ mod tests {
         // Nobody has waited for it: it is not the sender who is slow.
         connection.keep_time(&limits);
         assert!(!connection.is_late());
-        connection.waits(Some(waker));
+        connection.waits_for_body(waker);
         connection.keep_time(&limits);
         assert!(!connection.is_late());
         // Two minutes for 200 KiB are slow, and honest.

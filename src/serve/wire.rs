@@ -244,13 +244,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
                 let why = "the body came too slowly";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
             }
-            match Pin::new(&mut this.stream).poll_read(context, buffer) {
-                Poll::Pending => {
-                    this.connection.waits(in_body.then(|| context.waker()));
-                    return Poll::Pending;
+            let mut read = Pin::new(&mut this.stream).poll_read(context, buffer);
+            if read.is_pending() && in_body {
+                this.connection.waits_for_body(context.waker());
+            } else if read.is_pending() {
+                this.connection.waits_for_head(context.waker());
+                if this.connection.is_asked_to_end() {
+                    // What came since the look above counts as well.
+                    read = Pin::new(&mut this.stream).poll_read(context, buffer);
+                    if read.is_pending() {
+                        return Poll::Ready(Ok(()));
+                    }
                 }
-                Poll::Ready(read) => read?,
             }
+            std::task::ready!(read)?;
             if buffer.filled().len() == start {
                 return Poll::Ready(Ok(()));
             }
@@ -316,11 +323,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::{
+        net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+        time::Duration,
+    };
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
-    use super::*;
+    use super::{
+        super::open::{Admitted, Limits, Table},
+        *,
+    };
+
+    const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1));
 
     /// What hyper would read, request by request, however the bytes are cut.
     async fn requests(sent: &[u8], cut: usize, bodies: &[BodyLength]) -> Vec<String> {
@@ -331,7 +346,7 @@ mod tests {
                 client.write_all(part).await.unwrap();
             }
         });
-        let connection = Connection::of(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        let connection = Connection::of(PEER);
         // Read in one piece where a piece is larger than the pipe.
         let server = tokio::io::BufReader::with_capacity(cut, server);
         let mut wire = Wire::new(server, connection.clone());
@@ -361,6 +376,50 @@ mod tests {
         }
         let found = found.into_iter().filter(|part| !part.is_empty());
         found.map(|part| String::from_utf8(part).unwrap()).collect()
+    }
+
+    /// A connection of a table with one place, whose task reads what comes; what it read.
+    async fn in_the_only_place(
+        table: &Arc<Table>,
+    ) -> (DuplexStream, tokio::task::JoinHandle<Vec<u8>>) {
+        let (client, server) = tokio::io::duplex(1000);
+        let Admitted::In(connection, held) = table.admit(PEER) else {
+            panic!("a place")
+        };
+        let mut wire = Wire::new(server, connection.clone());
+        let task = tokio::spawn(async move {
+            let _held = held;
+            let mut buffer = vec![0; 1000];
+            let read = wire.read(&mut buffer).await.unwrap();
+            buffer.truncate(read);
+            buffer
+        });
+        connection.runs_in(task.abort_handle());
+        // It looks, and finds nothing.
+        tokio::task::yield_now().await;
+        (client, task)
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_request_was_not_read_yet_is_not_silent() {
+        let long = Duration::from_mins(10);
+        let table = Table::new(Limits {
+            most: 1,
+            new_per_address: 1,
+            head: long,
+            body: long,
+            idle: long,
+        });
+        let (mut client, task) = in_the_only_place(&table).await;
+        client.write_all(b"GET / HTTP/1.1").await.unwrap();
+        let next = table.admit(PEER);
+        assert!(matches!(next, Admitted::In(..)), "it seemed to be silent");
+        assert_eq!(task.await.unwrap(), b"GET / HTTP/1.1");
+        drop(next);
+        // Who has sent nothing ends.
+        let (_client, task) = in_the_only_place(&table).await;
+        assert!(matches!(table.admit(PEER), Admitted::In(..)));
+        assert_eq!(task.await.unwrap(), b"");
     }
 
     #[tokio::test]
