@@ -239,11 +239,9 @@ fn the_commands_work_on_the_same_config() {
 
 /// The variables that a Compose file reads, or passes on to a container.
 fn variables(compose: &str) -> BTreeSet<String> {
-    let text: String = compose
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| format!("{}\n", line.split(" #").next().unwrap_or_default()))
-        .collect();
+    let lines = compose.lines().filter(|line| !line.starts_with('#'));
+    let lines = lines.map(|line| line.split(" #").next().unwrap_or_default());
+    let text = lines.collect::<Vec<_>>().join("\n");
     let read = regex::Regex::new(r"\$\{([A-Z_]+)|(?m)^ +([A-Z][A-Z_]+):$").expect("a pattern");
     let found = read.captures_iter(&text);
     let found = found.filter_map(|found| found.get(1).or(found.get(2)));
