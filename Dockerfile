@@ -20,16 +20,22 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca trust /run/secrets/ca
 WORKDIR /build
 # The dependencies alone, beside a program that does nothing: compiled again only when they change.
 COPY Cargo.toml Cargo.lock ./
+COPY crates/bridge/Cargo.toml crates/bridge/
+COPY crates/model/Cargo.toml crates/model/
+COPY crates/openapi/Cargo.toml crates/openapi/
+COPY crates/protocol/Cargo.toml crates/protocol/
+COPY crates/state/Cargo.toml crates/state/
 RUN --mount=type=secret,id=cargo,target=/usr/local/cargo/config.toml \
     --mount=type=cache,id=mcpo-cargo,target=/usr/local/cargo/registry \
-    mkdir src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs \
-    && cargo build --release --locked && rm -r src
+    for crate in crates/*; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+    && echo 'fn main() {}' >crates/bridge/src/main.rs \
+    && cargo build --release --locked && rm -r crates/*/src
 COPY mcp-servers.json.example ./
-COPY src src
+COPY crates crates
 # Files from the context may be older than the stubs above; cargo goes by their time.
 RUN --mount=type=secret,id=cargo,target=/usr/local/cargo/config.toml \
     --mount=type=cache,id=mcpo-cargo,target=/usr/local/cargo/registry \
-    touch src/lib.rs src/main.rs && cargo build --release --locked
+    touch crates/*/src/lib.rs crates/bridge/src/main.rs && cargo build --release --locked
 
 # ---- what the program and its servers need -------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS python

@@ -30,12 +30,12 @@ SCHEMAS_ARGS ?=
 
 # In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench deploy examples scripts src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/servers tests/soak
+PYTHON_DIRS := bench deploy examples scripts crates/bridge/src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/servers tests/soak
 
 # A uv of our own comes last: one that is installed already is honoured.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc python copies check-example check-kubernetes check-workflows bench soak load-bodies load-connections load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc modules python copies check-example check-kubernetes check-workflows bench soak load-bodies load-connections load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,7 +57,7 @@ config/mcp-servers.json:
 test: uv lint check-example test-fork ## Prove everything: format, lints, docs, example config, all tests
 	scripts/test $(TEST_ARGS)
 
-lint: fmt-check clippy doc python copies ## Check format, clippy, documentation, Python files and copies
+lint: fmt-check clippy doc modules python copies ## Check format, clippy, documentation, modules, Python files and copies
 
 fmt: ## Format the Rust code
 	cargo fmt
@@ -67,6 +67,10 @@ fmt-check:
 
 clippy:
 	cargo clippy $(LOCKED) --all-targets -- -D warnings
+
+# No module may import one that imports it.
+modules:
+	python3 scripts/module_graph.py
 
 doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --no-deps --document-private-items

@@ -111,12 +111,13 @@ def document(name, version, contents):
 
 
 def of_program(root, target):
-    """By cargo-cyclonedx, which writes beside Cargo.toml."""
+    """By cargo-cyclonedx, which writes beside the Cargo.toml of each crate of the workspace."""
     name = "mcpo-bridge-sbom"
-    written = Path(root) / f"{name}.json"
+    crates = Path(root) / "crates"
     command = ["cargo", "cyclonedx", "--format", "json", "--spec-version", "1.5", "--no-build-deps"]
     subprocess.run([*command, "--target", target, "--override-filename", name], cwd=root, check=True)
     try:
-        return written.read_text(encoding="utf-8")
+        return (crates / "bridge" / f"{name}.json").read_text(encoding="utf-8")
     finally:
-        written.unlink()
+        for written in crates.glob(f"*/{name}.json"):
+            written.unlink()

@@ -6,7 +6,9 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::support::{TestBridge, echo, eventually, fixture, rude, servers, vars, with};
+use crate::support::{
+    TestBridge, at_the_root, echo, eventually, fixture, rude, servers, vars, with,
+};
 use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::{Value, json};
 
@@ -481,7 +483,7 @@ fn init_writes_a_config_that_check_likes_and_overwrites_nothing_unasked() {
     let path = bridge.config_file().with_file_name("new.json");
     let name = path.to_str().expect("UTF-8");
     assert!(run(&bridge, &["init", name], 0).contains("check --config"));
-    let example = format!("{}/mcp-servers.json.example", env!("CARGO_MANIFEST_DIR"));
+    let example = at_the_root("mcp-servers.json.example");
     let example = std::fs::read_to_string(example).expect("the example");
     let written = || std::fs::read_to_string(&path).expect("it is written");
     assert_eq!(written(), example);
@@ -503,10 +505,7 @@ fn init_writes_a_config_that_check_likes_and_overwrites_nothing_unasked() {
 #[test]
 fn config_schema_is_the_committed_one() {
     let bridge = prepared();
-    let committed = format!(
-        "{}/docs/mcp-servers.schema.json",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let committed = at_the_root("docs/mcp-servers.schema.json");
     let committed = std::fs::read_to_string(committed).expect("the schema");
     assert_eq!(run(&bridge, &["config-schema"], 0), committed);
 }

@@ -16,6 +16,7 @@ mod children;
 mod commands;
 mod connections;
 mod disk_faults;
+mod docs;
 mod door;
 mod dropin;
 mod failures;

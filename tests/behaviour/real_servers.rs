@@ -3,7 +3,7 @@
 
 use std::{fs, process::Command};
 
-use crate::support::{Client, TestBridge};
+use crate::support::{Client, TestBridge, at_the_root};
 use serde_json::{Value, json};
 
 /// Where packages come from is the developer's business: these reach the launchers.
@@ -19,10 +19,6 @@ fn is_for_launchers(name: &str) -> bool {
     ]
     .iter()
     .any(|start| name.starts_with(start))
-}
-
-fn at_the_root(file: &str) -> String {
-    format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))
 }
 
 fn start() -> TestBridge {

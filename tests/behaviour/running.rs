@@ -1,6 +1,6 @@
 //! What an operator sees: health, metrics, logs, reload, commands.
 
-use crate::support::{TestBridge, echo, eventually, fixture, servers, vars, with};
+use crate::support::{TestBridge, at_the_root, echo, eventually, fixture, servers, vars, with};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -267,7 +267,7 @@ fn the_dotenv_example_names_every_variable_that_compose_takes_and_no_other() {
 
 #[test]
 fn the_example_config_is_valid_and_small_enough_for_small_models() {
-    let path = format!("{}/mcp-servers.json.example", env!("CARGO_MANIFEST_DIR"));
+    let path = at_the_root("mcp-servers.json.example");
     let text = std::fs::read_to_string(path).expect("the example");
     let example: Value = serde_json::from_str(&text).expect("strict JSON");
     for (name, server) in example["mcpServers"].as_object().expect("servers") {

@@ -113,7 +113,7 @@ class TheImage(unittest.TestCase):
     def test_it_says_what_it_is_and_how_it_is_watched(self):
         image = inspect(f"mcpo-bridge:{TAG}")
         how = image["Config"]
-        version = tomllib.loads((CLONE / "Cargo.toml").read_text())["package"]["version"]
+        version = tomllib.loads((CLONE / "Cargo.toml").read_text())["workspace"]["package"]["version"]
         self.assertEqual(how["Labels"]["org.opencontainers.image.version"], version)
         self.assertEqual(how["User"], "10001:10001")
         self.assertEqual(how["StopSignal"], "SIGTERM")

@@ -18,7 +18,7 @@ BRIDGE = "mcpo-bridge"
 #: Images of others that need root and a writable root: everything else still holds for them.
 ROOTFUL = {"open-webui"}
 PROBES = {"livenessProbe": "/health/live", "readinessProbe": "/health/ready", "startupProbe": "/health/live"}
-END_OF_SERVERS = 61  # seconds: END_TIME and LINGER in src/serve/mod.rs
+END_OF_SERVERS = 61  # seconds: END_TIME and LINGER in crates/bridge/src/serve/mod.rs
 DRAIN_DELAY = 5  # seconds; the default of MCPO_DRAIN_DELAY
 PLACEHOLDER = "host.of.site"
 

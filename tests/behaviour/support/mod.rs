@@ -72,7 +72,12 @@ pub fn with(mut entry: Value, more: Value) -> Value {
     entry
 }
 
+/// The path of a file of the repository.
+pub fn at_the_root(file: &str) -> String {
+    format!("{}/../../{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// The path of a file in `tests/fixtures`.
 pub fn fixture(name: &str) -> String {
-    format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+    at_the_root(&format!("tests/fixtures/{name}"))
 }

@@ -1,0 +1,469 @@
+//! The parts, put together once. Everything else is handed what it needs.
+
+use std::{
+    net::IpAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use bridge_model::{Caller, Principal, ServerName};
+use bridge_protocol::jsonrpc::Said;
+use bridge_state::{Store, StoreError};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::{Admission, AdmissionSettings, three_quarters},
+    budget::BodyMemory,
+    call::{CallEngine, DiskShares, RecordQueue, snapshot_limits},
+    catalog::{Catalog, Knowledge},
+    child::{ChildSettings, Children, Listener},
+    condition::Condition,
+    config::{DEFAULT_MAX_TOTAL_PROCESSES, Loaded, ServerAccess, Settings},
+    identity::Identity,
+    install::{Installer, InstallerSettings},
+    limits,
+    mcp::{McpSessions, Parks, all::Views},
+    memory::{Cap, memory_limit, stateful_cap},
+    openwebui::OpenWebUi,
+    replicas::{PeerKey, Replicas},
+    session::{PoolSettings, SessionSettings, Sessions, SharedChildren},
+    telemetry::{Action, AuditEvent, Metrics, ServerState, audit},
+};
+
+/// What Open WebUI needs so that calls carry a chat.
+const NO_CHAT: &str = "stateful calls arrive without a chat that belongs to a user or a key, so each \
+    gets a process and a folder of its own: set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI \
+    (or add the custom headers X-OpenWebUI-Chat-Id: {{CHAT_ID}} and X-OpenWebUI-User-Id: \
+    {{USER_ID}} to the connection), and let it send the API key or come from a trusted address";
+
+/// So few stateful processes are too few for more than some users.
+const FEW_PROCESSES: usize = 10;
+
+/// The running bridge.
+pub struct App {
+    /// What flags and environment said.
+    pub settings: Arc<Settings>,
+    /// Who is calling.
+    pub identity: Identity,
+    /// What servers offer.
+    pub catalog: Arc<Catalog>,
+    /// What servers are started from.
+    pub installer: Arc<Installer>,
+    /// How calls run.
+    pub engine: Arc<CallEngine>,
+    /// What outlives the process.
+    pub store: Arc<Store>,
+    /// Whether the machine lets it work.
+    pub condition: Arc<Condition>,
+    /// Memory for request bodies.
+    pub bodies: BodyMemory,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The MCP protocol's own sessions.
+    pub mcp: McpSessions,
+    /// Calls that wait for their client's retry.
+    pub parks: Parks,
+    /// What the endpoint of all servers offers.
+    pub views: Views,
+    /// The other bridges on the same jobs folder.
+    pub replicas: Replicas,
+    /// When this process began.
+    pub started: Instant,
+    config: RwLock<Arc<Loaded>>,
+    calls_without_chat: AtomicBool,
+    /// Every server was asked once what it offers.
+    pub acquainted: AtomicBool,
+    reload_fault: Mutex<Option<String>>,
+    cap_warning: Mutex<Option<String>>,
+    system_cap: OnceLock<Cap>,
+}
+
+impl App {
+    /// Builds the bridge; nothing runs before [`App::apply`].
+    pub fn new(settings: Settings, store: Store, config: Loaded) -> Result<Arc<Self>, StoreError> {
+        let key = PeerKey::new(settings.replicas.key.as_ref(), &store)?;
+        let (settings, store) = (Arc::new(settings), Arc::new(store));
+        let metrics = Arc::new(Metrics::new());
+        let children = Arc::new(Children::new(
+            child_settings(&settings, &store),
+            metrics.clone(),
+        ));
+        let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
+        let installer = Installer::new(installer_settings(&settings), children.clone());
+        let installer = Arc::new(installer);
+        let weak = Arc::downgrade(&catalog);
+        installer.on_change(move |server| {
+            if let Some(catalog) = weak.upgrade() {
+                catalog.refresh(server);
+            }
+        });
+        let known = Arc::downgrade(&catalog);
+        children.know_schemas(Arc::new(move |server, tool| {
+            known.upgrade()?.tool_schema(server, tool)
+        }));
+        let listener = listener(Arc::downgrade(&catalog));
+        let sessions = Arc::new(Sessions::new(
+            session_settings(&settings),
+            children.clone(),
+            store.clone(),
+            metrics.clone(),
+            listener.clone(),
+        ));
+        let idle = Arc::downgrade(&sessions);
+        children.make_room_by(Arc::new(move |tenant, why| {
+            let idle = idle.upgrade();
+            Box::pin(async move {
+                match idle {
+                    Some(sessions) => sessions.relieve(None, tenant, why).await,
+                    None => false,
+                }
+            })
+        }));
+        let shared = Arc::new(SharedChildren::new(
+            children.clone(),
+            store.clone(),
+            listener,
+            settings.limits.server_calls_per_user.get(),
+        ));
+        let engine = Arc::new(CallEngine {
+            settings: settings.clone(),
+            admission: Admission::new(&admission_settings(&settings)),
+            children,
+            sessions,
+            shared,
+            store: store.clone(),
+            openwebui: openwebui(&settings, &metrics),
+            metrics: metrics.clone(),
+            running: TaskTracker::new(),
+            disk: Arc::new(DiskShares::new(settings.clone(), store.clone())),
+            records: RecordQueue::new(settings.files.retention),
+            measuring: tokio::sync::Semaphore::new(1),
+            stopping: CancellationToken::new(),
+            ending: CancellationToken::new(),
+        });
+        let replicas = Replicas::new(
+            &settings,
+            key,
+            store.clone(),
+            engine.sessions.clone(),
+            metrics.clone(),
+        );
+        let openwebui = engine.openwebui.clone();
+        let admission = engine.admission.clone();
+        metrics.watch_queue(move || admission.load());
+        let min_free = settings.files.min_free_disk_bytes;
+        Ok(Arc::new(Self {
+            condition: Arc::new(Condition::new(store.clone(), min_free)),
+            identity: Identity::new(&settings, openwebui),
+            bodies: BodyMemory::new(
+                settings.listen.body_memory_bytes,
+                settings.listen.body_memory_per_user_bytes,
+                settings.listen.max_body_values,
+                settings.limits.queue_timeout,
+            ),
+            settings,
+            catalog,
+            installer,
+            engine,
+            store,
+            metrics,
+            mcp: McpSessions::default(),
+            parks: Parks::default(),
+            views: Views::default(),
+            replicas,
+            started: Instant::now(),
+            config: RwLock::new(Arc::new(config)),
+            calls_without_chat: AtomicBool::new(false),
+            acquainted: AtomicBool::new(false),
+            reload_fault: Mutex::default(),
+            cap_warning: Mutex::default(),
+            system_cap: OnceLock::new(),
+        }))
+    }
+
+    /// The server file as it is in force.
+    pub fn config(&self) -> Arc<Loaded> {
+        self.config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The server of this name and what this caller may do with it, if it is there for him at all:
+    /// every door asks here, and gives the same answer for a server that is not there.
+    pub fn server_for(&self, name: &str, caller: &Caller) -> Option<(ServerName, ServerAccess)> {
+        // Read in place: every call comes here.
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        let spec = config.servers.get(name)?;
+        let access = spec.access(caller);
+        (access != ServerAccess::None).then(|| (spec.name.clone(), access))
+    }
+
+    /// Whether every server is there for this caller, at least for reading.
+    pub fn shows_all(&self, caller: &Caller) -> bool {
+        let config = self.config();
+        let mut servers = config.servers.values();
+        servers.all(|spec| spec.access(caller) != ServerAccess::None)
+    }
+
+    /// The word for the audit log where a caller was told that there is no such server.
+    pub fn refusal_kind(&self, server: &str, kind: &'static str) -> &'static str {
+        match kind {
+            "unknown_server" if self.config().servers.contains_key(server) => "not_allowed",
+            kind => kind,
+        }
+    }
+
+    /// Puts a server file in force: unchanged servers keep their sessions, others lose them as
+    /// their calls end.
+    pub async fn apply(&self, config: Arc<Loaded>) {
+        // First of all: a locked server must not be started as written in between.
+        let specs = config.servers.values().cloned().collect();
+        self.installer.follow(specs).await;
+        let before = {
+            let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, config.clone())
+        };
+        for name in before
+            .servers
+            .keys()
+            .filter(|name| !config.servers.contains_key(*name))
+        {
+            self.metrics.server_gone(name);
+        }
+        self.catalog.follow(config.servers.values());
+        self.mcp.end_where_changed(&before.servers, &config.servers);
+        let version = |name: &ServerName| config.servers.get(name).map(|spec| spec.version());
+        self.engine
+            .sessions
+            .end_outdated(|session| version(&session.spec.name) == Some(session.version));
+        self.engine.sessions.pool.follow(config.servers.values());
+        self.engine.children.forks().follow(version);
+        self.engine
+            .shared
+            .end_outdated(|name, running| version(name) == Some(running))
+            .await;
+    }
+
+    /// Notes why the last reload changed nothing; `None` after a good one.
+    pub fn set_reload_fault(&self, fault: Option<String>) {
+        *self
+            .reload_fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// Why the last reload changed nothing.
+    pub fn reload_fault(&self) -> Option<String> {
+        self.reload_fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A stateful call came without a chat; said once in the log, and in `/health`.
+    pub fn note_call_without_chat(&self) {
+        if !self.calls_without_chat.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{NO_CHAT}");
+        }
+    }
+
+    /// What deserves a look though it is no fault.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.settings.warnings.clone();
+        let config = self.config();
+        warnings.extend(config.warnings.iter().cloned());
+        warnings.extend(self.identity.warning().map(str::to_owned));
+        warnings.extend(self.allow_without_key(&config));
+        warnings.extend(self.installer.warnings());
+        warnings.extend(self.store.warnings());
+        warnings.extend(self.engine.children.forks().warnings());
+        warnings.extend(self.replicas.warnings());
+        for name in config.servers.keys() {
+            warnings.extend(self.catalog.warnings(name));
+        }
+        let cap = self
+            .cap_warning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        warnings.extend(cap);
+        if self.calls_without_chat.load(Ordering::Relaxed) {
+            warnings.push(NO_CHAT.to_owned());
+        }
+        warnings
+    }
+
+    /// Notes how many processes the system's limits leave room for, and lowers their number to that.
+    pub fn fit_system(&self, open_files: Option<u64>) {
+        let most = self.settings.stateful.max_total_processes;
+        if let Some(cap) = limits::stateful_cap(most, open_files) {
+            let _ = self.system_cap.set(cap);
+            self.fit_memory();
+        }
+    }
+
+    /// Rules on who may use a server hold nobody who can name himself.
+    fn allow_without_key(&self, config: &Loaded) -> Option<String> {
+        let access = &self.settings.access;
+        let by_address = access.keys.is_empty()
+            && access.jwt_secret.is_none()
+            && !access.trusted_proxies.is_empty();
+        let mut servers = config.servers.values();
+        let spec = servers.find(|spec| by_address && spec.allow.is_some())?;
+        Some(format!(
+            "server '{}' is for certain callers only (allow), but without an API key every program at \
+             an address in MCPO_TRUSTED_PROXIES may name any user, a child of another server, too: set \
+             MCPO_API_KEY or MCPO_JWT_SECRET",
+            spec.name
+        ))
+    }
+
+    /// Lowers the number of stateful processes to what the memory holds, by the largest child of
+    /// today's servers, and to what the system's limits leave room for; raises it again when these
+    /// got smaller.
+    pub fn fit_memory(&self) {
+        let most = self.settings.stateful.max_total_processes;
+        let largest = self.catalog.largest_child();
+        let system = self.system_cap.get();
+        if largest == 0 && system.is_none() {
+            // Nothing was measured: no reason to change anything.
+            return;
+        }
+        let memory = (largest > 0).then(|| stateful_cap(most, largest, memory_limit()));
+        let caps = memory.flatten().into_iter().chain(system.cloned());
+        let cap = caps.min_by_key(|cap| cap.max);
+        let limit = cap.as_ref().map_or(most, |cap| cap.max);
+        self.engine.sessions.cap(limit.get());
+        let new = cap.map(|cap| cap.warning);
+        let mut warning = self
+            .cap_warning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // What nobody asked for is no reason to worry, as long as some fit.
+        let by_system = system.is_some_and(|cap| cap.max == limit);
+        let wished =
+            most.get() != DEFAULT_MAX_TOTAL_PROCESSES || limit.get() < FEW_PROCESSES || by_system;
+        match new.as_ref().filter(|_| new != *warning) {
+            Some(text) if wished => tracing::warn!("{text}"),
+            Some(text) => tracing::debug!("{text}"),
+            None => {}
+        }
+        *warning = new.filter(|_| wished);
+    }
+
+    /// The counters, with what is read at the moment of asking.
+    pub fn render_metrics(&self) -> String {
+        for name in self.config().servers.keys() {
+            let state = match self.catalog.peek(name) {
+                Some(Knowledge::Ready(_)) => ServerState::Ready,
+                Some(Knowledge::Failed { .. }) => ServerState::Failed,
+                Some(Knowledge::Learning) | None => ServerState::Learning,
+            };
+            self.metrics.server_state(name, state);
+        }
+        self.metrics.render()
+    }
+
+    /// Writes the audit line of a request that was turned away.
+    pub fn audit_refusal(
+        address: IpAddr,
+        principal: &Principal,
+        server: &str,
+        tool: &str,
+        kind: &'static str,
+    ) {
+        audit(&AuditEvent {
+            address: Some(address),
+            server: Some(server),
+            tool: Some(tool),
+            ..AuditEvent::new(Action::Refusal, principal, kind)
+        });
+    }
+}
+
+/// The client of Open WebUI, where the settings name one.
+fn openwebui(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<OpenWebUi>> {
+    let url = settings.openwebui.url.clone()?;
+    let client = OpenWebUi::new(url, metrics.clone());
+    let client = client.inspect_err(|error| {
+        tracing::error!(%error, "Open WebUI cannot be asked");
+    });
+    client.ok().map(Arc::new)
+}
+
+/// Who hears children: a changed list makes the catalogue ask again.
+fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Send + Sync> {
+    Arc::new(move |server: &ServerName| {
+        let (catalog, server) = (catalog.clone(), server.clone());
+        Arc::new(move |said: &Said| {
+            let lists = said.method.ends_with("/list_changed");
+            if let Some(catalog) = catalog.upgrade().filter(|_| lists) {
+                catalog.refresh(&server);
+            }
+        })
+    })
+}
+
+/// Children start in folders of their own: a relative path would mean theirs.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn installer_settings(settings: &Settings) -> InstallerSettings {
+    InstallerSettings {
+        tools_dir: absolute(&settings.tools_dir),
+        preinstalled_dir: settings.preinstalled_dir.as_deref().map(absolute),
+        lock_file: settings.lock_file.clone(),
+        in_background: settings.install,
+    }
+}
+
+fn admission_settings(settings: &Settings) -> AdmissionSettings {
+    let limits = &settings.limits;
+    let max_concurrent = limits.max_concurrent.get();
+    let per_user = limits.max_concurrent_per_user.map(NonZeroUsize::get);
+    AdmissionSettings {
+        max_concurrent,
+        per_user: per_user.unwrap_or_else(|| three_quarters(max_concurrent)),
+        per_user_and_server: limits.server_calls_per_user.get(),
+        waiting: limits.max_waiting.get(),
+    }
+}
+
+fn child_settings(settings: &Settings, store: &Store) -> ChildSettings {
+    let limits = &settings.limits;
+    ChildSettings {
+        tools_dir: absolute(&settings.tools_dir),
+        scratch: store.staging().to_owned(),
+        start_timeout: limits.start_timeout,
+        max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),
+        max_starts: limits.max_starts.get(),
+        input_timeout: limits.input_timeout,
+        kill_grace: limits.kill_grace,
+    }
+}
+
+fn session_settings(settings: &Settings) -> SessionSettings {
+    SessionSettings {
+        max_total: settings.stateful.max_total_processes.get(),
+        max_per_user: settings
+            .stateful
+            .max_processes_per_user
+            .map(NonZeroUsize::get),
+        cleanup_interval: settings.stateful.cleanup_interval,
+        snapshot: snapshot_limits(settings),
+        pool: PoolSettings {
+            max: settings.pool.max,
+            idle: settings.pool.idle,
+            min_free_memory: settings.pool.min_free_memory_bytes,
+            min_free_disk: settings.files.min_free_disk_bytes,
+            starts: settings.limits.max_starts.get().div_ceil(2),
+        },
+    }
+}

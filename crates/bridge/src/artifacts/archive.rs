@@ -1,0 +1,206 @@
+//! Several artifacts as one zip with a link of its own.
+
+use std::{
+    collections::HashSet,
+    io::{self, Read, Write},
+};
+
+use bridge_state::{Artifact, Job, Link, Store};
+use jiff::{Timestamp, tz::TimeZone};
+use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
+
+use super::{
+    Origin, Patience, Place, PublishError, RelativePath, names,
+    publish::{failed, seal},
+};
+
+/// Packs `artifacts` (live ones of `job`) into a zip called `name`. Entries keep their relative
+/// paths; of two with the same path the later one gets a number. Over `origin.max_bytes`:
+/// [`PublishError::TooLarge`].
+pub fn publish_archive(
+    store: &Store,
+    job: &Job,
+    name: &str,
+    artifacts: &[Artifact],
+    origin: &Origin<'_>,
+    patience: &Patience,
+    now: Timestamp,
+) -> Result<Artifact, PublishError> {
+    let too_large = || PublishError::TooLarge {
+        name: name.to_owned(),
+        limit: origin.max_bytes,
+    };
+    let total = artifacts.iter().map(|artifact| artifact.size).sum::<u64>();
+    if total > origin.max_bytes {
+        return Err(too_large());
+    }
+    let path = RelativePath::parse(name).map_err(|_| PublishError::NotFound(name.to_owned()))?;
+    let mut staged = store.stage_link()?;
+    let mut zip = ZipWriter::new(staged.data());
+    let mut taken = HashSet::new();
+    for artifact in artifacts {
+        let Link::Live(_, mut data) = store.link(&artifact.token, now)? else {
+            return Err(PublishError::NotFound(artifact.name.clone()));
+        };
+        zip.start_file(unique(&artifact.path, &mut taken), options(artifact, now))
+            .map_err(io::Error::from)
+            .and_then(|()| pack(&mut data, &mut zip, patience))
+            .map_err(failed(name))?;
+    }
+    let written = zip.finish().map_err(io::Error::from);
+    written.and_then(Write::flush).map_err(failed(name))?;
+    seal(
+        store,
+        staged,
+        &Place::work(path),
+        job,
+        origin,
+        patience,
+        now,
+    )
+}
+
+fn pack(data: &mut impl Read, zip: &mut impl Write, patience: &Patience) -> io::Result<()> {
+    const BLOCK: u64 = 1024 * 1024;
+    loop {
+        patience.check()?;
+        if io::copy(&mut data.by_ref().take(BLOCK), zip)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn options(artifact: &Artifact, now: Timestamp) -> SimpleFileOptions {
+    let method = if names::is_compressed(&artifact.mime_type) {
+        CompressionMethod::Stored
+    } else {
+        CompressionMethod::Deflated
+    };
+    SimpleFileOptions::default()
+        .compression_method(method)
+        .large_file(artifact.size >= u64::from(u32::MAX))
+        .last_modified_time(dos_time(now).unwrap_or_default())
+        .unix_permissions(0o644)
+}
+
+fn dos_time(now: Timestamp) -> Option<DateTime> {
+    let time = now.to_zoned(TimeZone::UTC);
+    let part = |value: i8| u8::try_from(value).ok();
+    DateTime::from_date_and_time(
+        u16::try_from(time.year()).ok()?,
+        part(time.month())?,
+        part(time.day())?,
+        part(time.hour())?,
+        part(time.minute())?,
+        part(time.second())?,
+    )
+    .ok()
+}
+
+/// `a/b.txt`, then `a/b (2).txt`: compared without case, for those who unpack on Windows.
+fn unique(path: &str, taken: &mut HashSet<String>) -> String {
+    let name_at = path.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = path[name_at..].rfind('.').filter(|dot| *dot > 0);
+    let (stem, extension) = path.split_at(dot.map_or(path.len(), |dot| name_at + dot));
+    let mut candidate = path.to_owned();
+    let mut number = 2_usize;
+    while !taken.insert(candidate.to_lowercase()) {
+        candidate = format!("{stem} ({number}){extension}");
+        number += 1;
+    }
+    candidate
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, io::Read, time::Duration};
+
+    use super::*;
+    use crate::artifacts::{Limits, Snapshot, publish};
+    use bridge_state::testing::{Folder, alice, new_job};
+
+    #[test]
+    fn a_zip_holds_every_version_under_its_path() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let job = store.create_job(&new_job(), folder.now).unwrap();
+        fs::create_dir(job.work().join("グラフ")).unwrap();
+        let origin = Origin {
+            principal: &alice(),
+            server: &"excel".parse().unwrap(),
+            tool: "write",
+            ttl: Duration::from_mins(1),
+            max_bytes: 10_000,
+        };
+        let files = [
+            ("グラフ/a.png", "png"),
+            ("text.csv", "1,2"),
+            ("text.csv", "3,4"),
+        ];
+        let artifacts = files.map(|(path, text)| {
+            fs::write(job.work().join(path), text).unwrap();
+            let snapshot = Snapshot::take(&job.work(), &Limits::default()).unwrap();
+            let path = RelativePath::parse(path).unwrap();
+            let place = Place::work(path);
+            let patience = Patience::endless();
+            publish(
+                &store, &job, &place, &snapshot, &origin, &patience, folder.now,
+            )
+            .unwrap()
+        });
+        let pack = |origin: &Origin<'_>| {
+            let patience = Patience::endless();
+            publish_archive(
+                &store,
+                &job,
+                "files.zip",
+                &artifacts,
+                origin,
+                &patience,
+                folder.now,
+            )
+        };
+        let archive = pack(&origin).unwrap();
+        assert_eq!(
+            (archive.name.as_str(), archive.mime_type.as_str()),
+            ("files.zip", "application/zip")
+        );
+        let Link::Live(_, data) = store.link(&archive.token, folder.now).unwrap() else {
+            panic!("the archive has no link");
+        };
+        let mut zip = zip::ZipArchive::new(data).unwrap();
+        let mut found = BTreeMap::new();
+        for index in 0..zip.len() {
+            let mut entry = zip.by_index(index).unwrap();
+            let mut text = String::new();
+            entry.read_to_string(&mut text).unwrap();
+            found.insert(
+                entry.name().unwrap().into_owned(),
+                (text, entry.compression()),
+            );
+        }
+        let expected = [
+            ("text (2).csv", "3,4", CompressionMethod::Deflated),
+            ("text.csv", "1,2", CompressionMethod::Deflated),
+            ("グラフ/a.png", "png", CompressionMethod::Stored),
+        ];
+        let expected = expected.map(|(name, text, how)| (name.to_owned(), (text.to_owned(), how)));
+        assert_eq!(found, BTreeMap::from(expected));
+        let small = Origin {
+            max_bytes: 8,
+            ..origin
+        };
+        assert!(matches!(pack(&small), Err(PublishError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn names_that_differ_in_case_only_are_kept_apart() {
+        let mut taken = HashSet::new();
+        let all =
+            ["A.txt", "a.txt", "d.d/x", "d.d/x", ".a", ".a"].map(|name| unique(name, &mut taken));
+        assert_eq!(
+            all,
+            ["A.txt", "a (2).txt", "d.d/x", "d.d/x (2)", ".a", ".a (2)"]
+        );
+    }
+}

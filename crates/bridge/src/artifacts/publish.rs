@@ -1,0 +1,344 @@
+//! Copies a file out of a workspace to where only its link reaches it.
+
+use std::{
+    ffi::OsString,
+    fmt::Write,
+    fs::File,
+    io::{self, Read, Seek},
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use bridge_model::{LinkToken, Principal, ServerName};
+use bridge_state::{Artifact, Job, PrincipalHash, StagedLink, Store, StoreError};
+use jiff::Timestamp;
+use rustix::{
+    fs::{FileType, SeekFrom, Stat, fstat, ioctl_ficlone, seek},
+    io::Errno,
+};
+use sha2::{Digest, Sha256};
+
+use super::{Place, RelativePath, Snapshot, beneath, names, patience::Patience, snapshot, sqlite};
+
+/// Which call made the files.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// Whose call it was.
+    pub principal: &'a Principal,
+    /// The server.
+    pub server: &'a ServerName,
+    /// The tool.
+    pub tool: &'a str,
+    /// How long the link lives (`MCPO_FILE_EXPIRY`).
+    pub ttl: Duration,
+    /// The largest file that is published, in bytes.
+    pub max_bytes: u64,
+}
+
+/// Why a file got no link.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// It vanished, or its path leads through a symbolic link or out of the workspace.
+    #[error("{0}: no such file in the workspace")]
+    NotFound(String),
+    /// A folder, FIFO, socket or device.
+    #[error("{0}: not a regular file")]
+    NotAFile(String),
+    /// It has a name outside the workspace too.
+    #[error("{0}: hard links to files outside the workspace are not published")]
+    LinkedElsewhere(String),
+    /// Somebody kept writing to it.
+    #[error("{0}: the file kept changing while it was copied")]
+    Unstable(String),
+    /// A database in the middle of a transaction: a copy would be of neither before nor after.
+    #[error("{0}: a transaction is not finished; it is linked by the first call that finds it so")]
+    InTransaction(String),
+    /// It was not copied in the time that there was for it.
+    #[error("{0}: copying it took too long and was given up")]
+    GivenUp(String),
+    /// Over `max_bytes`.
+    #[error("{name}: larger than the {limit} bytes that may be published")]
+    TooLarge {
+        /// The file.
+        name: String,
+        /// Bytes.
+        limit: u64,
+    },
+    /// The filesystem refused; nothing half-written is left.
+    #[error("{name}: cannot publish: {source}")]
+    Io {
+        /// The file.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl PublishError {
+    /// The disk or the quota is full (HTTP 507).
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => bridge_state::is_disk_full(source),
+            Self::Store(error) => error.is_disk_full(),
+            _ => false,
+        }
+    }
+}
+
+/// How often a file is copied that changes meanwhile.
+const ATTEMPTS: usize = 3;
+const CHUNK: usize = 256 * 1024;
+/// What is copied between two looks whether anybody still waits.
+const BLOCK: u64 = 8 * 1024 * 1024;
+
+/// Publishes one version of one file of `job`. `snapshot` is the newest one of it: a file with several
+/// names is published only if it holds all of them.
+pub fn publish(
+    store: &Store,
+    job: &Job,
+    place: &Place,
+    snapshot: &Snapshot,
+    origin: &Origin<'_>,
+    patience: &Patience,
+    now: Timestamp,
+) -> Result<Artifact, PublishError> {
+    let name = place.display();
+    let source = Source::open(job, place, snapshot)?;
+    let mut staged = store.stage_link()?;
+    source.copy_to(staged.data(), origin.max_bytes, &name, patience, copy_bytes)?;
+    seal(store, staged, place, job, origin, patience, now)
+}
+
+/// Describes what was staged and gives it its link.
+pub(super) fn seal(
+    store: &Store,
+    mut staged: StagedLink,
+    place: &Place,
+    job: &Job,
+    origin: &Origin<'_>,
+    patience: &Patience,
+    now: Timestamp,
+) -> Result<Artifact, PublishError> {
+    let name = place.path.name().into_owned();
+    let (size, sha256) = digest(staged.data(), patience).map_err(failed(&name))?;
+    let artifact = Artifact {
+        token: LinkToken::random(),
+        path: place.display(),
+        ascii_name: names::ascii(&name),
+        size,
+        mime_type: names::mime_type(&name),
+        sha256,
+        created_at: now,
+        expires_at: now.saturating_add(origin.ttl).unwrap_or(Timestamp::MAX),
+        gone_at: None,
+        gone: None,
+        job: job.id(),
+        server: origin.server.to_string(),
+        tool: origin.tool.to_owned(),
+        principal: PrincipalHash::from(origin.principal),
+        name,
+        other: serde_json::Map::new(),
+    };
+    staged.publish(store, &artifact)?;
+    Ok(artifact)
+}
+
+pub(super) fn failed(name: &str) -> impl Fn(io::Error) -> PublishError {
+    move |source| {
+        let name = name.to_owned();
+        if source.kind() == io::ErrorKind::TimedOut {
+            PublishError::GivenUp(name)
+        } else {
+            PublishError::Io { name, source }
+        }
+    }
+}
+
+/// An open regular file of a workspace that nobody outside shares, and of a database its log.
+struct Source {
+    file: File,
+    log: Option<File>,
+}
+
+impl Source {
+    fn open(job: &Job, place: &Place, snapshot: &Snapshot) -> Result<Self, PublishError> {
+        let name = || place.display();
+        let root = beneath::open_dir(&place.area.of(job)).map_err(failed(&name()))?;
+        let file = Self::open_one(&root, &place.path, snapshot, &name())?;
+        let mut log = None;
+        if sqlite::is_database(&file) {
+            let beside = |suffix: &str| {
+                let mut beside = OsString::from(place.path.as_path().file_name()?);
+                beside.push(suffix);
+                let path = place.path.sibling(&beside);
+                // What is no plain file is nothing of SQLite's.
+                Self::open_one(&root, &path, snapshot, &name()).ok()
+            };
+            if beside(sqlite::JOURNAL_SUFFIX).is_some_and(|journal| sqlite::is_hot(&journal)) {
+                return Err(PublishError::InTransaction(name()));
+            }
+            log = beside(sqlite::WAL_SUFFIX);
+        }
+        Ok(Self { file, log })
+    }
+
+    fn open_one(
+        root: &OwnedFd,
+        path: &RelativePath,
+        snapshot: &Snapshot,
+        name: &str,
+    ) -> Result<File, PublishError> {
+        let file = beneath::open_file(root.as_fd(), path);
+        let file = file.map_err(|error| refusal(name.to_owned(), error))?;
+        let stat = fstat(&file).map_err(|error| failed(name)(error.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(PublishError::NotAFile(name.to_owned()));
+        }
+        #[allow(clippy::useless_conversion)] // not on every platform
+        let links = u64::from(stat.st_nlink);
+        if links > 1 && snapshot.names_of(&stat) < links {
+            return Err(PublishError::LinkedElsewhere(name.to_owned()));
+        }
+        Ok(file)
+    }
+
+    /// Copies until the file held still. `copy` is the disk, so that tests can fill it.
+    fn copy_to(
+        &self,
+        target: &mut File,
+        limit: u64,
+        name: &str,
+        patience: &Patience,
+        mut copy: impl FnMut(&File, &mut File, u64, &Patience) -> io::Result<u64>,
+    ) -> Result<(), PublishError> {
+        let failed = failed(name);
+        let too_large = || PublishError::TooLarge {
+            name: name.to_owned(),
+            limit,
+        };
+        for _ in 0..ATTEMPTS {
+            let before = self.stats().map_err(&failed)?;
+            let size = u64::try_from(before.0.st_size).unwrap_or(u64::MAX);
+            if size > limit {
+                return Err(too_large());
+            }
+            let copied = copy(&self.file, target, size, patience).map_err(&failed)?;
+            let completed = self.complete(target, patience);
+            if copied != size || !is_same(&before, &self.stats().map_err(&failed)?) {
+                continue;
+            }
+            completed.map_err(&failed)?;
+            let whole = target.metadata().map_err(&failed)?.len();
+            return if whole > limit {
+                Err(too_large())
+            } else {
+                Ok(())
+            };
+        }
+        Err(PublishError::Unstable(name.to_owned()))
+    }
+
+    fn complete(&self, target: &mut File, patience: &Patience) -> io::Result<()> {
+        match &self.log {
+            Some(log) => sqlite::complete(target, log, patience),
+            None => Ok(()),
+        }
+    }
+
+    fn stats(&self) -> io::Result<(Stat, Option<Stat>)> {
+        let log = self.log.as_ref().map(fstat).transpose()?;
+        Ok((fstat(&self.file)?, log))
+    }
+}
+
+fn is_same(before: &(Stat, Option<Stat>), after: &(Stat, Option<Stat>)) -> bool {
+    let same_log = match (&before.1, &after.1) {
+        (Some(before), Some(after)) => snapshot::is_same(before, after),
+        _ => true,
+    };
+    same_log && snapshot::is_same(&before.0, &after.0)
+}
+
+fn refusal(name: String, error: io::Error) -> PublishError {
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOENT | Errno::LOOP | Errno::XDEV | Errno::NOTDIR) => {
+            PublishError::NotFound(name)
+        }
+        // A socket, or a device without a driver.
+        Some(Errno::NXIO | Errno::NODEV) => PublishError::NotAFile(name),
+        _ => failed(&name)(error),
+    }
+}
+
+/// Fills `target` with the first `size` bytes of `source`, sharing blocks where that is possible, and
+/// leaving out what was never written.
+fn copy_bytes(source: &File, target: &mut File, size: u64, patience: &Patience) -> io::Result<u64> {
+    target.set_len(0)?;
+    target.rewind()?;
+    if ioctl_ficlone(&*target, source).is_ok() {
+        // It may have grown since it was measured: what counts is what was cloned.
+        return target.metadata().map(|cloned| cloned.len());
+    }
+    let mut at = 0;
+    while at < size {
+        patience.check()?;
+        let (start, end) = written(source, at, size);
+        at = start;
+        while at < end {
+            patience.check()?;
+            let mut from = source;
+            from.seek(io::SeekFrom::Start(at))?;
+            target.seek(io::SeekFrom::Start(at))?;
+            let copied = io::copy(&mut from.take(BLOCK.min(end - at)), target)?;
+            if copied == 0 {
+                // It has become shorter.
+                return Ok(at);
+            }
+            at += copied;
+        }
+    }
+    target.set_len(size)?;
+    Ok(size)
+}
+
+/// The next part that was written, from `at` on and not beyond `size`; empty where nothing more was.
+fn written(source: &File, at: u64, size: u64) -> (u64, u64) {
+    let start = match seek(source, SeekFrom::Data(at)) {
+        Ok(start) => start.min(size),
+        Err(Errno::NXIO) => return (size, size),
+        // Not every filesystem knows.
+        Err(_) => return (at, size),
+    };
+    let end = seek(source, SeekFrom::Hole(start)).unwrap_or(size);
+    (start, end.min(size))
+}
+
+/// Size and SHA-256 of the copy itself, not of a file that may have changed since.
+fn digest(file: &mut File, patience: &Patience) -> io::Result<(u64, String)> {
+    file.rewind()?;
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        patience.check()?;
+        let length = match file.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hash.update(&chunk[..length]);
+        size += length as u64;
+    }
+    let digest = hash.finalize();
+    let mut hex = String::with_capacity(64);
+    for byte in &digest {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    Ok((size, hex))
+}
+
+#[cfg(test)]
+mod tests;

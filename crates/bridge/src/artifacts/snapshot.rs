@@ -1,0 +1,519 @@
+//! What lies in a workspace, so that the next look shows what a call created or changed.
+//!
+//! Files in `work/` are published whenever a call changed them. Beside these the snapshot keeps what is
+//! published only if the call names it ([`Place`]): hidden files of `work/`, and `home/` and `tmp/`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsStr,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use bridge_state::Job;
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Stat, fstat, statat},
+    io::Errno,
+};
+
+use super::{Area, Place, RelativePath, beneath, sqlite};
+
+/// Never published, nor anything below: caches and other tools' own business.
+const SKIPPED_NAMES: [&str; 2] = ["__pycache__", "node_modules"];
+/// Folders outside the plain files of `work/` that hold caches too, and no file for anybody.
+const CACHE_NAMES: [&str; 7] = [
+    ".git",
+    ".npm",
+    ".tox",
+    ".venv",
+    ".yarn",
+    ".pnpm-store",
+    "site-packages",
+];
+/// Never published: hidden files, and the locks that office programs put beside an open document.
+const SKIPPED_PREFIXES: [&str; 2] = [".", "~$"];
+/// Never published, in any case: files that are still being written.
+const SKIPPED_SUFFIXES: [&str; 3] = [".tmp", ".part", ".crdownload"];
+
+/// How much of a tree is looked at. Beyond that the workspace is over its limits (507).
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Files, folders and everything else.
+    pub entries: u64,
+    /// Folders within folders.
+    pub depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: 100_000,
+            depth: 64,
+        }
+    }
+}
+
+/// What a workspace takes of the disk, hidden and skipped files included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Allocated bytes: a sparse file counts by its blocks.
+    pub bytes: u64,
+    /// Files, folders and everything else.
+    pub entries: u64,
+}
+
+/// One regular file as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct FileState {
+    size: u64,
+    modified: (i64, i64),
+    /// Moves with every change, also where a program sets the other one back.
+    changed: (i64, i64),
+    identity: Identity,
+    /// Of a database: moves with every change of its log or journal.
+    beside: u64,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+/// The regular files that may be published, by path, and what all of it takes.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    usage: Usage,
+    /// The part of the bytes that is not in `work/`.
+    aside_bytes: u64,
+    files: BTreeMap<RelativePath, FileState>,
+    /// What is published only if a call names it. Caches are left out.
+    aside: BTreeMap<Place, FileState>,
+    /// How many names in this workspace a file has that has several anywhere.
+    names: HashMap<Identity, u64>,
+    /// There is more in `work/` than is looked at.
+    over: bool,
+    /// There is more beside it than is looked at, and where: of that part nothing is in `aside`.
+    over_aside: Option<String>,
+}
+
+/// Why no snapshot was taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A limit was passed.
+    #[error(
+        "the workspace has more than {0} files (MCPO_MAX_WORKSPACE_FILES): delete some of them"
+    )]
+    TooManyEntries(u64),
+    /// A limit was passed.
+    #[error("the workspace has folders more than {0} deep: delete them")]
+    TooDeep(usize),
+    /// The folder itself cannot be read.
+    #[error("the workspace cannot be read: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A regular file that is new or differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedFile {
+    /// Below `work/`.
+    pub path: RelativePath,
+    /// Bytes.
+    pub size: u64,
+    /// It was not there before.
+    pub created: bool,
+}
+
+impl Snapshot {
+    /// Looks through `work` alone, following no links and leaving no filesystem. What vanishes
+    /// meanwhile, or cannot be read, is left out.
+    pub fn take(work: &Path, limits: &Limits) -> Result<Self, SnapshotError> {
+        let mut found = Self::default();
+        found.walk(work, Area::Work, limits)?;
+        Ok(found)
+    }
+
+    /// Looks through all that a workspace's children may write to. Only `work/` must be readable and
+    /// within the limits; what is wrong beside it is in [`Snapshot::over_aside`].
+    pub fn of(job: &Job, limits: &Limits) -> Result<Self, SnapshotError> {
+        let mut found = Self::take(&job.work(), limits)?;
+        for area in [Area::Home, Area::Tmp] {
+            let before = found.usage.bytes;
+            let walked = found.walk(&area.of(job), area, limits);
+            found.aside_bytes += found.usage.bytes - before;
+            // A child may have removed the folder.
+            let Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) = walked else {
+                continue;
+            };
+            found.aside.retain(|place, _| place.area != area);
+            let what = match walked {
+                Err(SnapshotError::TooDeep(most)) => format!("folders more than {most} deep"),
+                _ => format!(
+                    "more than {} files (MCPO_MAX_WORKSPACE_FILES)",
+                    limits.entries
+                ),
+            };
+            found.over_aside = Some(format!("the chat's {} has {what}", area.name()));
+        }
+        Ok(found)
+    }
+
+    fn walk(&mut self, root: &Path, area: Area, limits: &Limits) -> Result<(), SnapshotError> {
+        let top = beneath::open_dir(root)?;
+        let root = top.try_clone()?;
+        let mut walk = Walk {
+            device: fstat(&top).map_err(io::Error::from)?.st_dev,
+            limits,
+            area,
+            entries: 0,
+            found: self,
+        };
+        walk.run(top)?;
+        self.join_databases(root.as_fd(), area);
+        Ok(())
+    }
+
+    /// Of a tree that holds more than is looked at. Nothing counts as changed since: what is new in
+    /// it is not known.
+    pub fn over() -> Self {
+        Self {
+            over: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it is one of those.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Why `home/` or `tmp/` holds more than is looked at, if it does.
+    pub fn over_aside(&self) -> Option<&str> {
+        self.over_aside.as_deref()
+    }
+
+    /// Adds a file that was put there by no call, so that the next look finds nothing new in it.
+    pub fn note(&mut self, work: &Path, path: &RelativePath) -> io::Result<()> {
+        let top = beneath::open_dir(work)?;
+        let stat = fstat(beneath::open_file(top.as_fd(), path)?)?;
+        self.usage.entries += 1;
+        self.usage.bytes += allocated(&stat);
+        self.files.insert(path.clone(), state(&stat));
+        Ok(())
+    }
+
+    /// Drops a file from what is known: wherever it lies at the next look, it is new.
+    pub fn forget(&mut self, place: &Place) {
+        match place.area {
+            Area::Work => self.files.remove(&place.path),
+            _ => None,
+        };
+        self.aside.remove(place);
+    }
+
+    /// What all of it takes of the disk; the entries are those of `work/`.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The bytes of it that are in `home/` and `tmp/`.
+    pub fn aside_bytes(&self) -> u64 {
+        self.aside_bytes
+    }
+
+    /// Whether there is a publishable file of this path.
+    pub fn has(&self, path: &RelativePath) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// The publishable files, in order of path: what the model may be told is there.
+    pub fn files(&self) -> impl Iterator<Item = &RelativePath> {
+        self.files.keys()
+    }
+
+    /// The same with their sizes in bytes.
+    pub fn sizes(&self) -> impl Iterator<Item = (&RelativePath, u64)> {
+        self.files.iter().map(|(path, state)| (path, state.size))
+    }
+
+    /// How many names the workspace held of a file that has several.
+    pub(super) fn names_of(&self, file: &Stat) -> u64 {
+        self.names.get(&identity(file)).copied().unwrap_or(0)
+    }
+
+    /// Makes one file of a database and what `SQLite` keeps beside it: neither log nor journal is
+    /// anything by itself, and what changes in them is a change of the database.
+    fn join_databases(&mut self, root: BorrowedFd<'_>, area: Area) {
+        if area == Area::Work {
+            join(
+                &mut self.files,
+                |path| sqlite::kind(root, path),
+                RelativePath::sibling,
+            );
+        }
+        join(
+            &mut self.aside,
+            |place| (place.area == area).then(|| sqlite::kind(root, &place.path))?,
+            |place, name| Place {
+                area: place.area,
+                path: RelativePath::sibling(&place.path, name),
+            },
+        );
+    }
+}
+
+/// `kind` says what of `SQLite`'s a file is, and reads it for that; `sibling` names one beside it.
+fn join<K: Ord + Clone + AsRef<RelativePath>>(
+    files: &mut BTreeMap<K, FileState>,
+    kind: impl Fn(&K) -> Option<sqlite::Kind>,
+    sibling: impl Fn(&K, &OsStr) -> K,
+) {
+    let may_be = |key: &&K| sqlite::main_name(key.as_ref()).is_some();
+    let candidates: Vec<K> = files.keys().filter(may_be).cloned().collect();
+    for key in candidates {
+        let Some(main) = sqlite::main_name(key.as_ref()).map(|name| sibling(&key, name)) else {
+            continue;
+        };
+        let of_database = files.contains_key(&main) && kind(&main) == Some(sqlite::Kind::Database);
+        if !of_database && kind(&key) != Some(sqlite::Kind::Companion) {
+            continue;
+        }
+        let own = files.remove(&key);
+        // Reading alone changes the index of a log.
+        if !sqlite::is_index(key.as_ref())
+            && let (Some(own), Some(main)) = (own, files.get_mut(&main))
+        {
+            let mut hash = DefaultHasher::new();
+            (own, main.beside).hash(&mut hash);
+            main.beside = hash.finish();
+        }
+    }
+}
+
+/// Regular files that are new in `new` or differ from `old` in size, mtime, ctime or inode, in
+/// order of path. A touched file counts as changed: content is not compared.
+pub fn changed(old: &Snapshot, new: &Snapshot) -> Vec<ChangedFile> {
+    let differs =
+        |path: &RelativePath, state: &FileState| !old.over && old.files.get(path) != Some(state);
+    new.files
+        .iter()
+        .filter(|(path, state)| differs(path, state))
+        .map(|(path, state)| ChangedFile {
+            path: path.clone(),
+            size: state.size,
+            created: !old.files.contains_key(path),
+        })
+        .collect()
+}
+
+/// The same for what is published only if a call names it.
+pub fn changed_aside(old: &Snapshot, new: &Snapshot) -> Vec<Place> {
+    if old.over || old.over_aside.is_some() {
+        return Vec::new();
+    }
+    let differs = |(place, state): &(&Place, &FileState)| old.aside.get(place) != Some(*state);
+    let changed = new.aside.iter().filter(differs);
+    changed.map(|(place, _)| place.clone()).collect()
+}
+
+/// A folder on the way down.
+struct Folder {
+    entries: Dir,
+    handle: OwnedFd,
+    path: Option<RelativePath>,
+    offer: Offer,
+}
+
+/// How what lies somewhere is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Offer {
+    /// Whenever a call changed it.
+    Always,
+    /// If the call names it, too.
+    Named,
+    /// Counted only.
+    Never,
+}
+
+struct Walk<'a> {
+    device: u64,
+    limits: &'a Limits,
+    area: Area,
+    entries: u64,
+    found: &'a mut Snapshot,
+}
+
+impl Walk<'_> {
+    /// Holds one descriptor for each level, so `limits.depth` bounds them.
+    fn run(&mut self, top: OwnedFd) -> Result<(), SnapshotError> {
+        let mut open = vec![Folder {
+            entries: Dir::read_from(&top).map_err(io::Error::from)?,
+            handle: top,
+            path: None,
+            offer: match self.area {
+                Area::Work => Offer::Always,
+                Area::Home | Area::Tmp => Offer::Named,
+            },
+        }];
+        while let Some(folder) = open.last_mut() {
+            // A folder that stops answering is done with, as if it had vanished.
+            let Some(Ok(entry)) = folder.entries.read() else {
+                open.pop();
+                continue;
+            };
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if let Some(inner) = self.visit(folder, name)? {
+                if open.len() > self.limits.depth {
+                    return Err(SnapshotError::TooDeep(self.limits.depth));
+                }
+                open.push(inner);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an entry; returns the folder to go down into, if it is one.
+    fn visit(
+        &mut self,
+        folder: &Folder,
+        name: &std::ffi::CStr,
+    ) -> Result<Option<Folder>, SnapshotError> {
+        let Ok(stat) = statat(&folder.handle, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            return Ok(None);
+        };
+        self.entries += 1;
+        if self.area == Area::Work {
+            self.found.usage.entries += 1;
+        }
+        if self.entries > self.limits.entries {
+            return Err(SnapshotError::TooManyEntries(self.limits.entries));
+        }
+        let os_name = OsStr::from_bytes(name.to_bytes());
+        let offer = offer_of(os_name, folder.offer);
+        let path = || RelativePath::entry(folder.path.as_ref(), os_name);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                self.found.usage.bytes += allocated(&stat);
+                Ok(self.go_down(folder, name, path(), offer))
+            }
+            FileType::RegularFile => {
+                self.count_file(&stat);
+                self.keep(offer, path, &stat);
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn keep(&mut self, offer: Offer, path: impl FnOnce() -> RelativePath, stat: &Stat) {
+        match offer {
+            Offer::Always => drop(self.found.files.insert(path(), state(stat))),
+            Offer::Named => {
+                let place = Place {
+                    area: self.area,
+                    path: path(),
+                };
+                self.found.aside.insert(place, state(stat));
+            }
+            Offer::Never => {}
+        }
+    }
+
+    fn count_file(&mut self, stat: &Stat) {
+        if stat.st_nlink > 1 {
+            let names = self.found.names.entry(identity(stat)).or_default();
+            *names += 1;
+            if *names > 1 {
+                return;
+            }
+        }
+        self.found.usage.bytes += allocated(stat);
+    }
+
+    fn go_down(
+        &self,
+        folder: &Folder,
+        name: &std::ffi::CStr,
+        path: RelativePath,
+        offer: Offer,
+    ) -> Option<Folder> {
+        let open = || -> Result<_, Errno> {
+            let handle = beneath::dir_at(folder.handle.as_fd(), name)?;
+            // A mount in a workspace is the operator's, and no call made what is in it.
+            let inside = fstat(&handle)?.st_dev == self.device;
+            inside
+                .then(|| Dir::read_from(&handle).map(|entries| (entries, handle)))
+                .transpose()
+        };
+        let (entries, handle) = open().ok()??;
+        Some(Folder {
+            entries,
+            handle,
+            path: Some(path),
+            offer,
+        })
+    }
+}
+
+/// How an entry of this name is published in a folder whose own is `folder`.
+fn offer_of(name: &OsStr, folder: Offer) -> Offer {
+    let name = name.as_bytes();
+    let ends = |suffix: &str| {
+        let start = name.len().checked_sub(suffix.len());
+        start.is_some_and(|start| name[start..].eq_ignore_ascii_case(suffix.as_bytes()))
+    };
+    if SKIPPED_NAMES.iter().any(|skip| name == skip.as_bytes()) {
+        return Offer::Never;
+    }
+    let hidden = SKIPPED_PREFIXES
+        .iter()
+        .any(|skip| name.starts_with(skip.as_bytes()))
+        || SKIPPED_SUFFIXES.iter().any(|skip| ends(skip));
+    let offer = if hidden {
+        folder.max(Offer::Named)
+    } else {
+        folder
+    };
+    // `.cache`, `Code Cache`, `_cacache`, `.pytest_cache`; a plain folder of this name is the user's.
+    let cache = ["cache", "caches"].iter().any(|end| ends(end))
+        || CACHE_NAMES.iter().any(|skip| name == skip.as_bytes());
+    if offer == Offer::Named && cache {
+        return Offer::Never;
+    }
+    offer
+}
+
+fn allocated(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(512)
+}
+
+fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// The widths of these fields differ by platform.
+#[allow(clippy::useless_conversion, clippy::cast_possible_wrap)]
+fn state(stat: &Stat) -> FileState {
+    FileState {
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+        changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        identity: identity(stat),
+        beside: 0,
+    }
+}
+
+/// Whether a file is still what it was: for copying without a torn page.
+pub(super) fn is_same(before: &Stat, after: &Stat) -> bool {
+    state(before) == state(after)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,461 @@
+//! The memory that request bodies take, from their first byte until their calls run.
+//!
+//! One budget, in three parts that cannot keep each other waiting:
+//!
+//! - *small* bodies, of which a slow sender holds no more than what has come;
+//! - *large* ones, whose whole length is taken once more than a small body has come: a sender has to
+//!   send to hold memory, and none waits half-read for the others;
+//! - *parsing*: what a large body takes as values, while it is parsed and checked.
+//!
+//! Of each part one tenant has no more than his share, so that others' bodies find memory while his
+//! wait. A single body may take more: his others wait for it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use bridge_model::Tenant;
+use bytes::Bytes;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+/// Permits are of so many bytes.
+const UNIT: u64 = 1024;
+/// Bytes of a small body.
+pub const SMALL: u64 = 64 * 1024;
+/// A body of fewer bytes is parsed without being counted.
+const TINY: usize = 16 * 1024;
+/// What one value takes at most, its name, its places in lists and hashes, and the allocator's
+/// share included.
+const VALUE: u64 = 128;
+/// Parts of less would refuse what everybody sends.
+const LEAST: u64 = 1024 * 1024;
+/// Beyond so many tenants, those who hold nothing are forgotten.
+const REMEMBERED: usize = 1000;
+
+/// Why there is no memory for a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It needs more than there is for one, in bytes.
+    Never(u64),
+    /// Others had it for too long.
+    Now,
+    /// It has more values than this.
+    Values(u64),
+}
+
+/// All of it.
+pub struct BodyMemory {
+    small: Part,
+    large: Part,
+    parsing: Part,
+    most_values: u64,
+    /// How long a body waits.
+    patience: Duration,
+}
+
+struct Part {
+    free: Arc<Semaphore>,
+    /// In units.
+    size: u32,
+    /// Of one tenant, in units.
+    share: u32,
+    of_tenant: Mutex<HashMap<Tenant, Weak<Semaphore>>>,
+}
+
+/// Units of a part, and of its tenant's share of that.
+#[derive(Debug)]
+pub struct Taken {
+    all: OwnedSemaphorePermit,
+    own: OwnedSemaphorePermit,
+}
+
+impl Part {
+    fn new(bytes: u64, share: u64) -> Self {
+        let units = |bytes: u64| u32::try_from(bytes / UNIT).unwrap_or(u32::MAX);
+        let size = units(bytes.max(LEAST));
+        let permits = usize::try_from(size).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            free: Arc::new(Semaphore::new(permits)),
+            size,
+            share: units(share).clamp(1, size),
+            of_tenant: Mutex::default(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        u64::from(self.size) * UNIT
+    }
+
+    /// Takes `bytes` for a tenant's body, which holds `held` already.
+    async fn take(
+        &self,
+        tenant: &Tenant,
+        bytes: u64,
+        held: Option<&Taken>,
+        patience: Duration,
+    ) -> Result<Taken, Refused> {
+        if bytes > self.bytes() {
+            return Err(Refused::Never(self.bytes()));
+        }
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let held = held.map_or(0, |held| held.own.num_permits());
+        let left = self.share - u32::try_from(held).unwrap_or(u32::MAX).min(self.share);
+        let until = Instant::now() + patience;
+        // His own first: what waits for the others' holds no more than his share.
+        let own = taken(self.share_of(tenant), units.min(left), until).await?;
+        let all = taken(self.free.clone(), units, until).await?;
+        Ok(Taken { all, own })
+    }
+
+    fn share_of(&self, tenant: &Tenant) -> Arc<Semaphore> {
+        let shares = self.of_tenant.lock();
+        let mut shares = shares.unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(tenant).and_then(Weak::upgrade) {
+            return share;
+        }
+        if shares.len() >= REMEMBERED {
+            shares.retain(|_, share| share.strong_count() > 0);
+        }
+        let permits = usize::try_from(self.share).unwrap_or(Semaphore::MAX_PERMITS);
+        let share = Arc::new(Semaphore::new(permits));
+        shares.insert(tenant.clone(), Arc::downgrade(&share));
+        share
+    }
+}
+
+async fn taken(
+    of: Arc<Semaphore>,
+    units: u32,
+    until: Instant,
+) -> Result<OwnedSemaphorePermit, Refused> {
+    if let Ok(permit) = of.clone().try_acquire_many_owned(units) {
+        return Ok(permit);
+    }
+    let taken = timeout_at(until, of.acquire_many_owned(units)).await;
+    let taken = taken.map_err(|_| Refused::Now)?;
+    taken.map_err(|_closed| Refused::Now)
+}
+
+impl Taken {
+    fn merge(&mut self, more: Self) {
+        self.all.merge(more.all);
+        self.own.merge(more.own);
+    }
+}
+
+impl BodyMemory {
+    /// `bytes` for all, of which one tenant has `share`; a body waits for `patience` and may have
+    /// `most_values` JSON values.
+    pub fn new(bytes: u64, share: u64, most_values: u64, patience: Duration) -> Self {
+        Self {
+            small: Part::new(bytes / 8, share / 8),
+            large: Part::new(bytes / 8 * 3, share / 8 * 3),
+            parsing: Part::new(bytes / 2, share / 2),
+            most_values,
+            patience,
+        }
+    }
+
+    /// What a tenant's bodies take.
+    pub fn of(&self, tenant: Tenant) -> TenantMemory<'_> {
+        TenantMemory {
+            memory: self,
+            tenant,
+        }
+    }
+}
+
+/// The memory for the bodies of one tenant.
+pub struct TenantMemory<'m> {
+    memory: &'m BodyMemory,
+    tenant: Tenant,
+}
+
+impl<'m> TenantMemory<'m> {
+    /// Begins a body, of which nothing has come. `length` is what its sender says.
+    pub fn begin(self, length: Option<u64>) -> Share<'m> {
+        Share {
+            of: self,
+            length,
+            size: 0,
+            taken: None,
+        }
+    }
+
+    /// Takes what the JSON in a body needs while it is parsed and checked; none for a tiny one. It has
+    /// to be held until then.
+    pub async fn parse(self, body: &[u8]) -> Result<Option<Taken>, Refused> {
+        if body.len() < TINY {
+            return Ok(None);
+        }
+        let memory = self.memory;
+        let values = values(body, memory.most_values);
+        if values > memory.most_values {
+            return Err(Refused::Values(memory.most_values));
+        }
+        let needed = (body.len() as u64).saturating_add(values.saturating_mul(VALUE));
+        let taken = memory
+            .parsing
+            .take(&self.tenant, needed, None, memory.patience)
+            .await?;
+        Ok(Some(taken))
+    }
+}
+
+/// What a body holds of the memory.
+pub struct Share<'m> {
+    of: TenantMemory<'m>,
+    length: Option<u64>,
+    /// Bytes.
+    size: u64,
+    taken: Option<Taken>,
+}
+
+impl Share<'_> {
+    /// Takes what is needed for `size` bytes in all, before they are kept.
+    pub async fn grow(&mut self, size: u64) -> Result<(), Refused> {
+        if size <= self.size {
+            return Ok(());
+        }
+        let memory = self.of.memory;
+        let (was_small, is_small) = (self.size <= SMALL, size <= SMALL);
+        // Half as much again lies beside a buffer that grows without a known length.
+        let target = match self.length {
+            _ if is_small => size,
+            Some(length) => length.max(size),
+            None => size.next_power_of_two().saturating_mul(3) / 2,
+        };
+        let part = if is_small {
+            &memory.small
+        } else {
+            &memory.large
+        };
+        // The small part's is given back once there is some of the large one.
+        let held = self.taken.as_ref().filter(|_| was_small == is_small);
+        let before = held.map_or(0, |_| self.size);
+        let more = target.div_ceil(UNIT) - before.div_ceil(UNIT).min(target.div_ceil(UNIT));
+        let more = part
+            .take(&self.of.tenant, more * UNIT, held, memory.patience)
+            .await?;
+        match &mut self.taken {
+            Some(taken) if was_small == is_small => taken.merge(more),
+            taken => *taken = Some(more),
+        }
+        self.size = target;
+        Ok(())
+    }
+
+    /// What it holds, for a body that is kept in pieces.
+    pub fn into_taken(self) -> Option<Taken> {
+        self.taken
+    }
+
+    /// The body, which holds its memory as long as any part of it is there.
+    pub fn keep(self, bytes: Bytes) -> Bytes {
+        match self.taken {
+            Some(taken) => Bytes::from_owner(Kept {
+                bytes,
+                _taken: taken,
+            }),
+            None => bytes,
+        }
+    }
+}
+
+struct Kept {
+    bytes: Bytes,
+    _taken: Taken,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// At least as many as there are values and names in a JSON text; exactly where it may be more than
+/// `most`.
+fn values(json: &[u8], most: u64) -> u64 {
+    let opens = |byte: &u8| matches!(byte, b',' | b':' | b'[' | b'{');
+    let least = 1 + json.iter().filter(|byte| opens(byte)).count() as u64;
+    if least <= most {
+        return least;
+    }
+    // Commas in texts are no values.
+    let (mut values, mut rest) = (1, json);
+    while let Some(quote) = memchr::memchr(b'"', rest) {
+        values += rest[..quote].iter().filter(|byte| opens(byte)).count() as u64;
+        rest = &rest[quote + 1..];
+        loop {
+            match memchr::memchr2(b'"', b'\\', rest) {
+                Some(at) if rest[at] == b'"' => {
+                    rest = &rest[at + 1..];
+                    break;
+                }
+                Some(escape) => rest = rest.get(escape + 2..).unwrap_or_default(),
+                None => return values,
+            }
+        }
+    }
+    values + rest.iter().filter(|byte| opens(byte)).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bridge_model::{Caller, Principal};
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn memory(bytes: u64) -> BodyMemory {
+        BodyMemory::new(bytes, bytes / 4 * 3, 1000, Duration::from_millis(10))
+    }
+
+    fn user(name: &str) -> Tenant {
+        Tenant::of(&Caller {
+            principal: Principal::User(name.into()),
+            ..Caller::nobody([127, 0, 0, 1].into())
+        })
+    }
+
+    #[tokio::test]
+    async fn a_slow_sender_of_a_large_body_holds_what_he_sent() {
+        let memory = memory(64 * MIB);
+        let mut slow = Vec::new();
+        for _ in 0..100 {
+            let mut share = memory.of(user("alice")).begin(Some(20 * MIB));
+            share.grow(10).await.unwrap();
+            slow.push(share);
+        }
+        let mut honest = memory.of(user("alice")).begin(Some(20 * MIB));
+        honest.grow(SMALL + 1).await.unwrap();
+        honest.grow(20 * MIB).await.unwrap();
+        // One more has no room, until the first is gone. Small ones do not wait for it.
+        let mut second = memory.of(user("alice")).begin(Some(20 * MIB));
+        assert_eq!(second.grow(SMALL + 1).await, Err(Refused::Now));
+        let bytes = honest.keep(vec![0; 20 * 1024 * 1024].into());
+        let part = bytes.slice(5..6);
+        drop(bytes);
+        assert_eq!(second.grow(SMALL + 1).await, Err(Refused::Now));
+        memory
+            .of(user("alice"))
+            .begin(None)
+            .grow(SMALL)
+            .await
+            .unwrap();
+        drop(part);
+        second.grow(SMALL + 1).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn all_of_it_comes_back() {
+        let memory = memory(64 * MIB);
+        for length in [None, Some(10 * MIB)] {
+            let mut share = memory.of(user("alice")).begin(length);
+            for size in (0..10 * MIB).step_by(10_000) {
+                share.grow(size).await.unwrap();
+            }
+            drop(share);
+            for part in [&memory.small, &memory.large] {
+                assert_eq!(part.free.available_permits() as u64, u64::from(part.size));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_tenant_leaves_memory_for_others() {
+        let memory = memory(64 * MIB);
+        let (mut held, refused) = (Vec::new(), Err(Refused::Now));
+        // 24 MiB of large bodies, of which 18 are one tenant's.
+        for number in 0..6 {
+            let mut share = memory.of(user("mallory")).begin(Some(3 * MIB));
+            assert_eq!(share.grow(3 * MIB).await, Ok(()), "{number}");
+            held.push(share);
+        }
+        let mut more = memory.of(user("mallory")).begin(Some(3 * MIB));
+        assert_eq!(more.grow(3 * MIB).await, refused);
+        let mut others = memory.of(user("alice")).begin(Some(5 * MIB));
+        others.grow(5 * MIB).await.unwrap();
+        drop(held);
+        more.grow(3 * MIB).await.unwrap();
+        // A body that is larger than the share is one at a time.
+        drop((more, others));
+        let mut whole = memory.of(user("mallory")).begin(Some(20 * MIB));
+        whole.grow(20 * MIB).await.unwrap();
+        let mut beside = memory.of(user("mallory")).begin(Some(3 * MIB));
+        assert_eq!(beside.grow(3 * MIB).await, refused);
+        let mut others = memory.of(user("alice")).begin(Some(4 * MIB));
+        others.grow(4 * MIB).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn small_and_parsed_ones_have_shares_too() {
+        let memory = memory(64 * MIB);
+        let mut held = Vec::new();
+        loop {
+            let mut share = memory.of(user("mallory")).begin(None);
+            if share.grow(SMALL).await.is_err() {
+                break;
+            }
+            held.push(share);
+        }
+        assert_eq!(held.len() as u64 * SMALL, 6 * MIB);
+        let mut others = memory.of(user("alice")).begin(None);
+        others.grow(SMALL).await.unwrap();
+        let text = vec![b' '; 8 * 1024 * 1024];
+        let mut parsed = Vec::new();
+        while let Ok(taken) = memory.of(user("mallory")).parse(&text).await {
+            parsed.push(taken);
+        }
+        assert_eq!(parsed.len(), 2);
+        let taken = memory.of(user("alice")).parse(&text[..7 << 20]).await;
+        assert!(taken.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn tenants_are_not_remembered_for_ever() {
+        let memory = memory(64 * MIB);
+        for number in 0..3 * REMEMBERED {
+            let mut share = memory.of(user(&number.to_string())).begin(None);
+            share.grow(1).await.unwrap();
+        }
+        assert!(memory.small.of_tenant.lock().unwrap().len() <= REMEMBERED);
+    }
+
+    #[tokio::test]
+    async fn what_can_never_fit_is_told_at_once() {
+        let memory = memory(8 * MIB);
+        let mut share = memory.of(user("alice")).begin(Some(20 * MIB));
+        assert_eq!(share.grow(SMALL + 1).await, Err(Refused::Never(3 * MIB)));
+        let many = format!("[{}1]", "1,".repeat(TINY));
+        let refused = memory.of(user("alice")).parse(many.as_bytes()).await;
+        assert_eq!(refused.unwrap_err(), Refused::Values(1000));
+        let text = format!("[{:?}]", ",".repeat(TINY));
+        assert!(
+            memory
+                .of(user("alice"))
+                .parse(text.as_bytes())
+                .await
+                .unwrap()
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn values_are_counted_and_what_stands_in_texts_is_not() {
+        for (json, count) in [
+            (r#"{"a":1,"b":[1,2]}"#, 7),
+            (r#"["a,b","\",\\",{}]"#, 5),
+            (r#"",,,,""#, 1),
+            (r#"["open, "#, 2),
+            (r#"["\"#, 2),
+        ] {
+            assert_eq!(values(json.as_bytes(), 0), count, "{json}");
+        }
+    }
+}

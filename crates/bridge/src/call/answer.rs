@@ -1,0 +1,189 @@
+//! What a call gives its door, and the sentences around it.
+
+use bridge_model::plain_text;
+use bridge_protocol::{RawJson, jsonrpc::Reply, last_members};
+
+use super::{Published, disk_share::DiskLimit};
+use crate::config::Lang;
+
+/// A finished call.
+pub struct Answer {
+    /// The server's answer, the folder's path taken out.
+    pub reply: Reply,
+    /// Its `result`, within that.
+    pub outcome: RawJson,
+    /// What the call left on disk.
+    pub files: Published,
+    /// What the model should know beside the result.
+    pub notices: Vec<Notice>,
+}
+
+/// Something that the model should be told once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The child is a new one; these files are still there.
+    MemoryLost {
+        /// Some of them, by name.
+        files: Vec<String>,
+        /// How many more there are.
+        more: usize,
+    },
+    /// Files that got no link, and why.
+    NotLinked(Vec<String>),
+    /// What the call says it wrote where no file is linked, whatever is there.
+    Outside {
+        /// Some paths, as it spells them.
+        paths: Vec<String>,
+        /// How many more there are.
+        more: usize,
+    },
+    /// The folder takes more of the disk than it may.
+    Full {
+        /// Bytes.
+        used: u64,
+        /// What it may.
+        limit: DiskLimit,
+    },
+    /// Files that were attached in the chat and are in the folder since this call, by these names.
+    Brought(Vec<String>),
+    /// Attached files that are not there, and why.
+    NotBrought(Vec<String>),
+}
+
+impl Notice {
+    /// The sentence.
+    pub fn text(&self, lang: Lang) -> String {
+        match (self, lang) {
+            (Self::MemoryLost { files, more }, Lang::En) => {
+                let there = listed(files, *more, "and {} more");
+                format!(
+                    "This server was restarted since the last call: whatever it held in memory \
+                     (open documents, ids, unsaved changes) is gone. Files that are still here: \
+                     {}. Open them again by name.",
+                    if there.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        there
+                    }
+                )
+            }
+            (Self::MemoryLost { files, more }, Lang::Ja) => {
+                let there = listed(files, *more, "ほか {} 件");
+                format!(
+                    "前回の呼び出しのあとでサーバーが再起動しました。メモリ上の内容（開いていた文書、ID、\
+                     未保存の変更）は失われています。残っているファイル: {}。名前を指定して開き直してください。",
+                    if there.is_empty() {
+                        "なし".to_owned()
+                    } else {
+                        there
+                    }
+                )
+            }
+            (Self::Brought(names), Lang::En) => {
+                format!(
+                    "Attached files are in this chat's folder: {}.",
+                    names.join(", ")
+                )
+            }
+            (Self::Brought(names), Lang::Ja) => {
+                format!(
+                    "添付ファイルをこのチャットのフォルダーに置きました: {}。",
+                    names.join(", ")
+                )
+            }
+            (Self::NotBrought(why), Lang::En) => {
+                format!(
+                    "Attached files that are not in this chat's folder: {}.",
+                    why.join("; ")
+                )
+            }
+            (Self::NotBrought(why), Lang::Ja) => format!(
+                "このチャットのフォルダーに置けなかった添付ファイル: {}。",
+                why.join("; ")
+            ),
+            (Self::Outside { paths, more }, Lang::En) => format!(
+                "Outside this chat's folder, and so not linked: {}. Give a plain file name, without a \
+                 folder, to get a link.",
+                listed(paths, *more, "and {} more")
+            ),
+            (Self::Outside { paths, more }, Lang::Ja) => format!(
+                "このチャットのフォルダーの外にあるためリンクしていません: {}。\
+                 リンクが必要な場合は、フォルダーを付けずにファイル名だけを指定してください。",
+                listed(paths, *more, "ほか {} 件")
+            ),
+            (Self::Full { used, limit }, Lang::En) => {
+                let why = limit.exceeded_by(*used);
+                format!(
+                    "{}: delete files before new ones are made.",
+                    capitalized(&why)
+                )
+            }
+            (Self::Full { used, limit }, Lang::Ja) => match limit.share {
+                None => format!(
+                    "このチャットのフォルダーは上限 {} バイトに対して {used} バイトを使っています\
+                     （MCPO_MAX_WORKSPACE_BYTES）。新しいファイルを作る前に、ファイルを削除してください。",
+                    limit.bytes
+                ),
+                Some(share) => format!(
+                    "このユーザーのチャットとリンクは上限 {} バイトに対して {} バイトを使っています\
+                     （MCPO_MAX_USER_BYTES。このチャットのフォルダーは {used} バイト）。\
+                     新しいファイルを作る前に、ファイルを削除してください。",
+                    share.bytes,
+                    share.elsewhere.saturating_add(*used)
+                ),
+            },
+            (Self::NotLinked(why), Lang::En) => format!("Not linked: {}.", why.join("; ")),
+            (Self::NotLinked(why), Lang::Ja) => {
+                format!("リンクを作成できなかったファイル: {}。", why.join("; "))
+            }
+        }
+    }
+}
+
+fn capitalized(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
+}
+
+fn listed(files: &[String], more: usize, rest: &str) -> String {
+    let mut listed = files.join(", ");
+    if more > 0 {
+        listed.push_str(", ");
+        listed.push_str(&rest.replace("{}", &more.to_string()));
+    }
+    listed
+}
+
+impl Answer {
+    /// All notices as one text.
+    pub fn notice(&self, lang: Lang) -> Option<String> {
+        let texts: Vec<String> = self
+            .notices
+            .iter()
+            .map(|notice| notice.text(lang))
+            .collect();
+        // Names of files are in them, and our own words have no markup.
+        (!texts.is_empty()).then(|| plain_text(&texts.join(" ")))
+    }
+}
+
+/// Whether the result says that the tool failed.
+pub fn is_error(result: &RawJson) -> bool {
+    let [flag] = last_members(result.as_bytes(), ["isError"]).unwrap_or_default();
+    flag.is_some_and(|raw| raw.get() == "true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_true_is_an_error() {
+        let is = |text: &str| is_error(&RawJson::parse(text.to_owned().into()).unwrap());
+        assert!(is(r#"{"content":[],"isError":true}"#));
+        assert!(!is(r#"{"content":[],"isError":false}"#));
+        assert!(!is(r#"{"isError":"true"}"#));
+        assert!(!is("[]"));
+    }
+}

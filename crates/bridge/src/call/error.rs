@@ -1,0 +1,290 @@
+//! Why a call failed. `http::problem` has the status of each.
+
+use std::time::Duration;
+
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::Reply;
+use bridge_state::StoreError;
+use serde_json::Value;
+
+use crate::{
+    artifacts::PublishError,
+    child::{ChildError, ExitStatus},
+    session::SessionError,
+};
+
+/// What is said wherever a tool was called and gave no result. Whoever calls again does it twice.
+const MAY_BE_DONE: &str = "the call may have been carried out, in part or in whole: look at the chat's \
+    files, or at what the tool changes, before you repeat it";
+
+/// What an error of the server's says, in whatever shape: its words must not be lost.
+pub fn rpc_words(error: &Value) -> String {
+    let said = match error {
+        Value::Object(members) => members.get("message").unwrap_or(error),
+        other => other,
+    };
+    match said {
+        Value::Null => "the server gave no message".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Object(members) if members.is_empty() => "the server gave no message".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Everything that can end a call without a result of the tool.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The child.
+    #[error(transparent)]
+    Child(ChildError),
+    /// The server answered with a JSON-RPC error object.
+    #[error("the server answered with an error")]
+    Rpc {
+        /// The object.
+        error: RawJson,
+        /// The whole answer that holds it.
+        reply: Reply,
+    },
+    /// The deadline passed; the child was ended if it is the chat's own.
+    #[error("no answer within {} s{}", .0.time.as_secs_f64(), .0.said())]
+    Timeout(Waited),
+    /// The caller did not answer what the server asked him; the child goes on without the call.
+    #[error("the server's question was not answered within {} s (MCPO_INPUT_TIMEOUT)", .0.as_secs_f64())]
+    Unanswered(Duration),
+    /// The caller hung up.
+    #[error("the caller left")]
+    Left,
+    /// Too many calls.
+    #[error("{0}; try again in a moment")]
+    Busy(String),
+    /// Less disk is free than is kept free, or the disk filled up.
+    #[error("{0}")]
+    DiskFull(String),
+    /// The call filled its folder far beyond what is allowed, and was ended for that.
+    #[error("the call was ended: {0}")]
+    OverQuota(String),
+    /// The session id is not one that this caller was given.
+    #[error("no such session")]
+    UnknownSession,
+    /// Another replica works in this chat.
+    #[error("{0}")]
+    Elsewhere(String),
+    /// Another replica took the chat over, or may have, while this one did not answer, or could not
+    /// reach the jobs folder. The child had been asked.
+    #[error(
+        "another bridge has taken this chat over, or may have, while this one did not answer; {may}",
+        may = MAY_BE_DONE
+    )]
+    Fenced,
+    /// The same before the child was asked.
+    #[error(
+        "another bridge has taken this chat over, or may have, while this one did not answer; this \
+         call was not begun"
+    )]
+    TakenOver,
+    /// The replica that ran the call ended, or fell silent, before it answered.
+    #[error(
+        "the bridge that ran this call ended before it answered ({0}); {may}",
+        may = MAY_BE_DONE
+    )]
+    ReplicaLost(String),
+    /// The tool had been called when this happened: it may have acted.
+    #[error("{0}; {may}", may = MAY_BE_DONE)]
+    Unfinished(Box<CallError>),
+    /// The server asked the caller something, and he cannot be asked.
+    #[error(
+        "the server asks its user something ({asked}) and this caller cannot be asked: use an MCP \
+         client that declares the capability"
+    )]
+    Unanswerable {
+        /// Which questions, by their methods.
+        asked: String,
+    },
+    /// The server went on asking.
+    #[error("the server still asks for input after {0} rounds")]
+    TooManyRounds(usize),
+    /// The bridge is stopping.
+    #[error("the bridge is shutting down")]
+    ShuttingDown,
+    /// An argument names a path that leaves the workspace.
+    #[error("{field}: a file name within the chat's folder is expected")]
+    BadPath {
+        /// The argument.
+        field: String,
+    },
+    /// The jobs folder.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// How much a failed call is an operator's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The caller's own doing, or what limits are for.
+    Expected,
+    /// The server failed, or something that the bridge depends on.
+    Failure,
+    /// The bridge itself failed.
+    Fault,
+}
+
+/// How long an answer was waited for.
+#[derive(Debug)]
+pub struct Waited {
+    /// The call's time.
+    pub time: Duration,
+    /// What stood on the child's stdout meanwhile and was no JSON-RPC.
+    pub noise: Option<Box<str>>,
+}
+
+impl Waited {
+    fn said(&self) -> String {
+        self.noise.as_ref().map_or_else(String::new, |line| {
+            format!("; on its stdout stood what is no JSON-RPC: {}", line.trim())
+        })
+    }
+}
+
+impl CallError {
+    /// See [`Severity`]. No default: each new error has to say.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::Child(ChildError::Unsubscribed | ChildError::TooManyStarts)
+            | Self::Rpc { .. }
+            | Self::Unanswered(_)
+            | Self::Left
+            | Self::Busy(_)
+            | Self::UnknownSession
+            | Self::Elsewhere(_)
+            | Self::TakenOver
+            | Self::Unanswerable { .. }
+            | Self::ShuttingDown
+            | Self::BadPath { .. } => Severity::Expected,
+            Self::Child(_)
+            | Self::Timeout(_)
+            | Self::DiskFull(_)
+            | Self::OverQuota(_)
+            | Self::Fenced
+            | Self::ReplicaLost(_)
+            | Self::TooManyRounds(_) => Severity::Failure,
+            Self::Internal(_) => Severity::Fault,
+            Self::Unfinished(error) => error.severity().max(Severity::Failure),
+        }
+    }
+
+    /// Without the server's own words, for the log.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Child(error) => error.brief(),
+            Self::Unfinished(error) => error.brief(),
+            other => other.to_string(),
+        }
+    }
+
+    /// How the server's process left, where that ended the call.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        match self {
+            Self::Child(ChildError::Died { status, .. }) => Some(*status),
+            Self::Unfinished(error) => error.exit_status(),
+            _ => None,
+        }
+    }
+
+    /// Whether a remote server refused the call unread because it had forgotten the session.
+    pub fn is_unheard(&self) -> bool {
+        matches!(self, Self::Child(ChildError::Unheard { .. }))
+    }
+
+    /// The error of a call whose tool was asked before it failed. What says "not now" would be read as
+    /// advice to repeat it, by programs too.
+    #[must_use]
+    pub fn after_asking(self) -> Self {
+        match self {
+            Self::Busy(_)
+            | Self::ShuttingDown
+            | Self::Timeout(_)
+            | Self::Unanswered(_)
+            | Self::TooManyRounds(_)
+            | Self::DiskFull(_)
+            | Self::OverQuota(_)
+            | Self::Internal(_)
+            | Self::Child(
+                ChildError::Died { .. }
+                | ChildError::TooLong { .. }
+                | ChildError::Unanswered { .. }
+                | ChildError::Timeout,
+            ) => Self::Unfinished(Box::new(self)),
+            Self::TakenOver => Self::Fenced,
+            other => other,
+        }
+    }
+
+    /// One word for logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Child(ChildError::NotStarted { .. }) => "not_started",
+            Self::Child(ChildError::Died { .. }) => "died",
+            Self::Child(ChildError::Unanswered { .. } | ChildError::Unheard { .. }) => {
+                "remote_failed"
+            }
+            Self::Child(ChildError::TooLong { .. }) => "answer_too_large",
+            Self::Child(ChildError::Unsubscribed) => "not_subscribed",
+            Self::Unanswerable { .. } => "input_required",
+            Self::TooManyRounds(_) => "too_many_rounds",
+            Self::Child(ChildError::Timeout) | Self::Timeout(_) => "timeout",
+            Self::Unanswered(_) => "not_answered",
+            Self::Rpc { .. } => "rpc_error",
+            Self::Left => "cancelled",
+            Self::Busy(_) | Self::Child(ChildError::TooManyStarts) => "busy",
+            Self::DiskFull(_) | Self::OverQuota(_) => "disk_full",
+            Self::UnknownSession => "unknown_session",
+            Self::Elsewhere(_) | Self::TakenOver => "elsewhere",
+            Self::Unfinished(error) => match error.kind() {
+                "busy" | "shutting_down" => "interrupted",
+                kind => kind,
+            },
+            Self::Fenced => "fenced",
+            Self::ReplicaLost(_) => "replica_lost",
+            Self::ShuttingDown => "shutting_down",
+            Self::BadPath { .. } => "bad_path",
+            Self::Internal(_) => "internal",
+        }
+    }
+}
+
+impl From<StoreError> for CallError {
+    fn from(error: StoreError) -> Self {
+        if let StoreError::TakenOver = error {
+            Self::TakenOver
+        } else if error.is_disk_full() {
+            Self::DiskFull(error.to_string())
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}
+
+impl From<PublishError> for CallError {
+    fn from(error: PublishError) -> Self {
+        if error.is_disk_full() {
+            Self::DiskFull(error.to_string())
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}
+
+impl From<SessionError> for CallError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Child(error) => Self::Child(error),
+            SessionError::Unknown => Self::UnknownSession,
+            SessionError::Lease(error) => Self::Elsewhere(error.to_string()),
+            SessionError::Store(error) => error.into(),
+            SessionError::Files(error) => Self::DiskFull(error.to_string()),
+            SessionError::Full { .. } | SessionError::ShareFull { .. } => {
+                Self::Busy(error.to_string())
+            }
+        }
+    }
+}

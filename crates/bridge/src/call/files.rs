@@ -1,0 +1,427 @@
+//! What a call left on disk becomes links.
+
+use std::{io::Write as _, path::Path, sync::Arc};
+
+use bridge_protocol::RawJson;
+use bridge_state::Job;
+use serde_json::Value;
+use tokio::{
+    sync::{OwnedMutexGuard, oneshot},
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    CallEngine, CallError, Notice, Published,
+    look::{Look, Looked, snapshot_limits},
+    quota::Room,
+};
+use crate::{
+    artifacts::{
+        self, ChangedFile, Embedded, Mentions, Origin, Patience, Place, PublishError, RelativePath,
+        Snapshot, SnapshotError, numbered, publish, publish_archive,
+    },
+    config::{Mode, ServerSpec, WorkspaceScope},
+};
+
+/// The name of the zip that holds several files of one call.
+const ARCHIVE: &str = "files.zip";
+/// Names that a notice lists before it only counts.
+const LISTED: usize = 20;
+/// Paths outside of the folder that a notice lists.
+const LISTED_OUTSIDE: usize = 5;
+/// Answers that are longer are not searched for paths outside of the folder.
+const SEARCHED: usize = 1 << 18;
+/// A step of the disk that began in time may end after it.
+const LAST_STEP: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A look at the folder after a call.
+struct Found {
+    /// What lies there now; the next look compares with it.
+    snapshot: Snapshot,
+    /// The links.
+    published: Published,
+    /// What the caller should know.
+    notices: Vec<Notice>,
+    /// The call has left more than may lie there, and why it fails for that.
+    refused: Option<String>,
+}
+
+impl Found {
+    /// Nothing is linked, for this reason.
+    fn nothing(snapshot: Snapshot, why: Notice) -> Self {
+        Self {
+            snapshot,
+            published: Published::default(),
+            notices: vec![why],
+            refused: None,
+        }
+    }
+
+    /// Nothing is linked, and the call fails.
+    fn refused(snapshot: Snapshot, why: String) -> Self {
+        Self {
+            snapshot,
+            published: Published::default(),
+            notices: Vec::new(),
+            refused: Some(why),
+        }
+    }
+}
+
+impl CallEngine {
+    /// Publishes what the call changed, and brings `seen` up to date. The copies stop at `until`, or
+    /// when nobody waits any more because the caller `left`: then nothing is linked, and all of it is
+    /// new to the next call.
+    pub(super) async fn publish(
+        self: &Arc<Self>,
+        look: Look,
+        mut seen: OwnedMutexGuard<Snapshot>,
+        until: Instant,
+        left: &CancellationToken,
+    ) -> Looked {
+        let given_up = left.child_token();
+        let stop = given_up.clone().drop_guard();
+        let (tell, told) = oneshot::channel();
+        let (engine, left) = (self.clone(), left.clone());
+        // It keeps the folder until it is done: no other call looks meanwhile, and none begins what
+        // this one does not finish.
+        tokio::task::spawn_blocking(move || {
+            let found = engine.publish_now(&look, &Patience::until(until, given_up));
+            if left.is_cancelled() {
+                engine.take_back(&found.published);
+                return;
+            }
+            *seen = found.snapshot;
+            drop(seen);
+            let looked = match found.refused {
+                Some(why) => Err(CallError::DiskFull(why)),
+                None => Ok((found.published, found.notices)),
+            };
+            if let Err(Ok((published, _))) = tell.send(looked) {
+                engine.take_back(&published);
+            }
+        });
+        // A disk that hangs holds up neither the answer nor the chat.
+        let looked = timeout_at(until + LAST_STEP, told).await;
+        drop(stop);
+        match looked {
+            Ok(Ok(looked)) => looked,
+            Ok(Err(_)) => Err(CallError::Left),
+            Err(_) => {
+                self.metrics.files_given_up(1);
+                Ok(not_in_time())
+            }
+        }
+    }
+
+    fn publish_now(&self, look: &Look, patience: &Patience) -> Found {
+        let limits = snapshot_limits(&self.settings);
+        let (job, before, spec) = (&look.job, &look.before, &look.maker.spec);
+        let mut refused = Vec::new();
+        let mut places = self.unpack(look, &mut refused);
+        let snapshot = match Snapshot::of(job, &limits) {
+            Ok(snapshot) => snapshot,
+            // The tool has done its work: its result is not lost for that.
+            Err(SnapshotError::Io(error)) => {
+                let why = format!("the chat's folder cannot be read: {error}");
+                return Found::nothing(before.clone(), Notice::NotLinked(vec![why]));
+            }
+            // The call that made it so fails; later ones may be about to delete files.
+            Err(over) if before.is_over() || spec.is_files_server() => {
+                let why = Notice::NotLinked(vec![over.to_string()]);
+                return Found::nothing(Snapshot::over(), why);
+            }
+            Err(over) => return Found::refused(Snapshot::over(), over.to_string()),
+        };
+        let mut notices = Vec::new();
+        match self.room(look, &snapshot) {
+            Room::Enough => {}
+            Room::Over(notice) => {
+                if let Notice::Full { limit, .. } = &notice
+                    && limit.share.is_some()
+                {
+                    // Links take as much again.
+                    return Found::nothing(snapshot, notice);
+                }
+                notices.push(notice);
+            }
+            Room::Refused(why) => return Found::refused(snapshot, why),
+        }
+        let changed = artifacts::changed(before, &snapshot);
+        let changed = changed.into_iter().map(|ChangedFile { path, .. }| path);
+        let named = named_files(&spec.file_path_fields, &look.result);
+        let named = named.into_iter().filter(|path| snapshot.has(path));
+        for place in changed.chain(named).map(Place::work) {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        let aside = artifacts::changed_aside(before, &snapshot);
+        let mentions = mentions(look, !aside.is_empty());
+        if let Some(mentions) = &mentions {
+            let alone = |place: &Place| {
+                let name = place.path.name();
+                !snapshot.files().any(|path| path.name() == name)
+            };
+            places.extend(
+                aside
+                    .into_iter()
+                    .filter(|place| mentions.names(place, alone(place))),
+            );
+        }
+        let limit = self.settings.files.max_per_call;
+        if places.len() > limit {
+            refused.push(format!(
+                "{} more files (MCPO_MAX_FILES_PER_CALL)",
+                places.len() - limit
+            ));
+            places.truncate(limit);
+        }
+        let published = self.link(look, &places, &snapshot, patience, &mut refused);
+        let linked = published.all().map(|artifact| artifact.size).sum();
+        self.disk.note_links(&look.maker.principal, linked);
+        if !refused.is_empty() {
+            notices.push(Notice::NotLinked(refused));
+        }
+        notices.extend(mentions.and_then(|mentions| outside(&mentions, &published)));
+        Found {
+            snapshot,
+            published,
+            notices,
+            refused: None,
+        }
+    }
+
+    fn link(
+        &self,
+        look: &Look,
+        places: &[Place],
+        snapshot: &Snapshot,
+        patience: &Patience,
+        refused: &mut Vec<String>,
+    ) -> Published {
+        let (job, maker) = (&look.job, &look.maker);
+        let origin = Origin {
+            principal: &maker.principal,
+            server: &maker.spec.name,
+            tool: &maker.tool,
+            ttl: self.settings.files.expiry,
+            max_bytes: self.settings.files.max_workspace_bytes,
+        };
+        let mut published = Published::default();
+        for (index, place) in places.iter().enumerate() {
+            let now = self.store.now();
+            let error = match publish(&self.store, job, place, snapshot, &origin, patience, now) {
+                Ok(artifact) => {
+                    published.files.push(artifact);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            // It is known from now on, and no later call begins it again unasked.
+            let over = error.is_disk_full() || matches!(error, PublishError::GivenUp(_));
+            if !over {
+                refused.push(error.to_string());
+                continue;
+            }
+            let rest = places.len() - index;
+            self.metrics.files_given_up(rest as u64);
+            let mut why = error.to_string();
+            if rest > 1 {
+                why = format!("{why}, and {} more files with it", rest - 1);
+            }
+            if self.gives_links(&maker.spec) {
+                why.push_str(" (get_link of the server files tries it again)");
+            }
+            refused.push(why);
+            return published;
+        }
+        if published.files.len() > 1 {
+            let (files, now) = (&published.files, self.store.now());
+            let packed = publish_archive(&self.store, job, ARCHIVE, files, &origin, patience, now);
+            match packed {
+                Ok(archive) => published.archive = Some(Box::new(archive)),
+                Err(error) => refused.push(error.to_string()),
+            }
+        }
+        published
+    }
+
+    /// Whether a later link can be asked for: the built-in server works in the folder, too.
+    fn gives_links(&self, spec: &ServerSpec) -> bool {
+        let settings = &self.settings;
+        let offered = settings.files.server && settings.stateful.enabled;
+        offered && spec.mode == Mode::Stateful && spec.workspace == WorkspaceScope::Chat
+    }
+
+    /// Puts files that came in the answer itself into the folder, and returns where they are.
+    fn unpack(&self, look: &Look, refused: &mut Vec<String>) -> Vec<Place> {
+        let mut files = artifacts::embedded(&look.result);
+        let limit = self.settings.files.max_per_call;
+        if files.len() > limit {
+            refused.push(format!(
+                "{} more files in the answer (MCPO_MAX_FILES_PER_CALL)",
+                files.len() - limit
+            ));
+            files.truncate(limit);
+        }
+        let (mut places, mut used) = (Vec::new(), look.before.usage().bytes);
+        let limit = self.disk.limit(&look.maker.principal, look.job.id());
+        for file in files {
+            used = used.saturating_add(file.bytes.len() as u64);
+            let placed = if used > limit.bytes {
+                Err(format!("with it {}", limit.exceeded_by(used)))
+            } else if let Err(error) = self.check_free_disk() {
+                Err(error.to_string())
+            } else {
+                self.place(&look.job, &file)
+                    .map_err(|error| error.to_string())
+            };
+            match placed {
+                Ok(path) => places.push(Place::work(path)),
+                Err(why) => refused.push(format!("{} of the answer: {why}", file.name)),
+            }
+        }
+        places
+    }
+
+    /// Under its name, or a number where another file has that.
+    fn place(&self, job: &Job, file: &Embedded) -> Result<RelativePath, CallError> {
+        let internal = |error: &dyn std::fmt::Display| CallError::Internal(error.to_string());
+        let is_it = |name: &String| {
+            let path = job.work().join(name);
+            let length =
+                std::fs::symlink_metadata(&path).map(|found| (found.is_file(), found.len()));
+            length.is_ok_and(|found| found == (true, file.bytes.len() as u64))
+                && std::fs::read(&path).is_ok_and(|bytes| bytes == file.bytes)
+        };
+        let name = if is_it(&file.name) {
+            // The same answer as before.
+            file.name.clone()
+        } else {
+            let staged = self.store.stage_file()?;
+            let written = staged
+                .data()
+                .and_then(|mut data| data.write_all(&file.bytes));
+            written.map_err(|error| internal(&error))?;
+            staged.place(&self.store, job, numbered(&file.name))?
+        };
+        RelativePath::parse(name).map_err(|error| internal(&error))
+    }
+
+    /// Links that nobody was told of are as if they had never been.
+    fn take_back(&self, published: &Published) {
+        self.metrics.files_given_up(published.all().count() as u64);
+        for artifact in published.all() {
+            if let Err(error) = self.store.remove_link(&artifact.token) {
+                tracing::warn!(%error, "link not taken back");
+            }
+        }
+    }
+}
+
+/// What is said where the disk did not answer.
+pub(super) fn not_in_time() -> (Published, Vec<Notice>) {
+    let why = "the folder's disk did not answer in time".to_owned();
+    (Published::default(), vec![Notice::NotLinked(vec![why])])
+}
+
+/// What the call names; `None` where that is of no use.
+fn mentions(look: &Look, wanted: bool) -> Option<Mentions> {
+    let holds = |raw: &RawJson| raw.as_bytes().iter().any(|byte| b"/~\\".contains(byte));
+    let arguments = look.arguments.as_ref();
+    let useful = look.result.as_bytes().len() <= SEARCHED
+        && (holds(&look.result) || arguments.is_some_and(holds));
+    (wanted || useful).then(|| {
+        let arguments = arguments.map(|raw| artifacts::relative(raw.clone(), &look.paths));
+        Mentions::of(&look.maker.tool, arguments.as_ref(), &look.result)
+    })
+}
+
+/// A file of that name that has a link is the one that was meant.
+fn outside(mentions: &Mentions, published: &Published) -> Option<Notice> {
+    let linked = |path: &String| {
+        let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
+        published.files.iter().any(|file| file.name == name)
+    };
+    let mut paths = mentions.outside();
+    paths.retain(|path| !linked(path));
+    let more = paths.len().saturating_sub(LISTED_OUTSIDE);
+    paths.truncate(LISTED_OUTSIDE);
+    (!paths.is_empty()).then_some(Notice::Outside { paths, more })
+}
+
+/// Some names of what lies in a workspace, for a model that lost its place.
+pub fn inventory(snapshot: &Snapshot) -> Notice {
+    let names: Vec<String> = snapshot
+        .files()
+        .map(|path| path.display().into_owned())
+        .collect();
+    let more = names.len().saturating_sub(LISTED);
+    Notice::MemoryLost {
+        files: names.into_iter().take(LISTED).collect(),
+        more,
+    }
+}
+
+/// The files that the configured fields of a result name, wherever in it they are.
+fn named_files(fields: &[String], result: &RawJson) -> Vec<RelativePath> {
+    let mut found = Vec::new();
+    if fields.is_empty() {
+        return found;
+    }
+    let Ok(result) = result.read::<Value>() else {
+        return found;
+    };
+    collect(fields, &result["structuredContent"], &mut found);
+    for block in result["content"].as_array().into_iter().flatten() {
+        let text = block["text"].as_str().unwrap_or_default();
+        if let Ok(value) = serde_json::from_str::<Value>(text) {
+            collect(fields, &value, &mut found);
+        }
+    }
+    found
+}
+
+fn collect(fields: &[String], value: &Value, found: &mut Vec<RelativePath>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                if fields.contains(name) {
+                    let one = member.as_str().into_iter();
+                    let many = member
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(Value::as_str);
+                    let paths = one.chain(many).map(Path::new);
+                    found.extend(paths.filter_map(|path| RelativePath::parse(path).ok()));
+                }
+                collect(fields, member, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(fields, item, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_are_found_in_text_and_structure_at_any_depth() {
+        let result = RawJson::of(&json!({
+            "content": [{"type": "text", "text": r#"{"saved":{"file_path":"a.xlsx"}}"#}],
+            "structuredContent": {"all": [{"file_path": ["b/c.png", "/etc/passwd", "../x"]}]},
+        }));
+        let found = named_files(&["file_path".into()], &result);
+        let names: Vec<_> = found
+            .iter()
+            .map(|path| path.display().into_owned())
+            .collect();
+        assert_eq!(names, ["b/c.png", "a.xlsx"]);
+    }
+}

@@ -1,0 +1,36 @@
+//! Why a server was not learnt.
+
+use bridge_state::{LeaseError, StoreError};
+
+use crate::child::ChildError;
+
+/// Why a server could not be learnt.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    /// The process failed.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The folder failed.
+    #[error("no folder for it: {0}")]
+    Store(#[from] StoreError),
+    /// The folder is somebody else's already.
+    #[error("no folder for it: {0}")]
+    Lease(#[from] LeaseError),
+    /// It answered `tools/list` with an error.
+    #[error("it answered tools/list with the error {0}")]
+    Refused(String),
+    /// It answered `tools/list` with something else.
+    #[error("its answer to tools/list is no ListToolsResult")]
+    BadList,
+}
+
+impl LearnError {
+    /// Without the server's own words, which may hold what not everybody should read.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Child(error) => error.brief(),
+            Self::Refused(_) => "it answered tools/list with an error".to_owned(),
+            Self::BadList | Self::Store(_) | Self::Lease(_) => self.to_string(),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Asking a server what it offers, in a throw-away child and folder.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bridge_model::{Principal, ServerName, Tenant};
+use bridge_protocol::{RawJson, Tool};
+use bridge_state::{Job, Lease, NewJob, PrincipalHash, Store};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{error::LearnError, listed::Faults, pages};
+use crate::{
+    child::{Child, ChildError, ChildRequest, Children, End, Era, HelloParts, Profile},
+    config::{ServerSpec, UserValues},
+};
+
+/// How long a server may take to start and to answer `server/discover`.
+const PROBE: Duration = Duration::from_secs(15);
+
+/// What a server said of itself, without the name of the folder in which it said so.
+#[derive(Debug)]
+pub struct Learnt {
+    /// Its answer to `initialize`, or what stands for it.
+    pub hello: HelloParts,
+    /// The same as it came.
+    pub hello_raw: RawJson,
+    /// How its children are spoken to, where both sides could do otherwise: what speaks older
+    /// revisions too is spoken to in those.
+    pub era: Era,
+    /// Its answer to `server/discover`, if it speaks 2026-07-28; found out after the rest.
+    pub modern: OnceLock<RawJson>,
+    /// All its tools, in its order.
+    pub tools: Vec<Tool>,
+    /// Its prompts, as they came.
+    pub prompts: Vec<RawJson>,
+    /// Its resources, as they came.
+    pub resources: Vec<RawJson>,
+    /// Its resource templates, as they came.
+    pub templates: Vec<RawJson>,
+    /// Proportional set size of the child and all below it, in bytes.
+    pub memory: u64,
+    /// The call-less files that it wrote at start: a `shared` server should write none.
+    pub wrote_files: bool,
+    /// What is odd about its greeting and its lists, for its operator.
+    pub odd: Option<String>,
+}
+
+/// Starts the server, asks, and leaves nothing behind.
+pub async fn learn(
+    spec: &Arc<ServerSpec>,
+    children: &Children,
+    store: &Arc<Store>,
+    deadline: Instant,
+) -> Result<Learnt, LearnError> {
+    learn_unless(spec, children, store, deadline, &CancellationToken::new()).await
+}
+
+/// As [`learn`], but gives up once `stop` is cancelled; then too nothing is left when it returns.
+pub async fn learn_unless(
+    spec: &Arc<ServerSpec>,
+    children: &Children,
+    store: &Arc<Store>,
+    deadline: Instant,
+    stop: &CancellationToken,
+) -> Result<Learnt, LearnError> {
+    let making = (store.clone(), spec.name.clone());
+    let (job, lease) = blocking(move || throw_away_job(&making.0, making.1)).await?;
+    let mut learnt = ask(spec, children, &job, Profile::silent(), deadline, stop).await;
+    if is_unheard(&learnt) {
+        learnt = in_another_form(spec, children, &job, deadline, stop)
+            .await
+            .or(learnt);
+    }
+    let store = store.clone();
+    blocking(move || {
+        // A folder that cannot be removed now is garbage that the collector gets later.
+        if store.remove_job(&job).is_err() {
+            let _ = store.release(&lease);
+        }
+    })
+    .await;
+    learnt
+}
+
+/// Whether the server said nothing at all to us.
+fn is_unheard(learnt: &Result<Learnt, LearnError>) -> bool {
+    match learnt {
+        Err(LearnError::Child(ChildError::NotStarted { refused, .. })) => !refused,
+        _ => false,
+    }
+}
+
+/// A server that is silent, or dies, at the first words of older revisions may speak 2026-07-28
+/// alone. One that answers those words now was only slow the first time.
+async fn in_another_form(
+    spec: &Arc<ServerSpec>,
+    children: &Children,
+    job: &Job,
+    deadline: Instant,
+    stop: &CancellationToken,
+) -> Result<Learnt, LearnError> {
+    let soon = || deadline.min(Instant::now() + PROBE);
+    let modern = ask(spec, children, job, Profile::modern(), soon(), stop).await?;
+    let legacy = ask(spec, children, job, Profile::silent(), soon(), stop).await;
+    if !is_unheard(&legacy) {
+        return legacy;
+    }
+    children.speaks_modern_only(spec);
+    Ok(modern)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("looking at files does not panic")
+}
+
+/// Leased, so that the collector does not take it from under a child that is slow to answer.
+fn throw_away_job(store: &Store, server: ServerName) -> Result<(Job, Lease), LearnError> {
+    let new = NewJob {
+        principal: PrincipalHash::from(&Principal::Anonymous),
+        key: None,
+        servers: &[server],
+    };
+    Ok(store.create_leased_job(&new, store.now())?)
+}
+
+/// Finds out whether the server speaks 2026-07-28. Servers pin a process to what they hear first,
+/// so this needs one of its own; old ones may stay silent.
+pub async fn probe(
+    spec: &Arc<ServerSpec>,
+    children: &Children,
+    store: &Arc<Store>,
+    stop: &CancellationToken,
+) -> Option<RawJson> {
+    let (keeper, server) = (store.clone(), spec.name.clone());
+    let made = blocking(move || throw_away_job(&keeper, server)).await;
+    let (job, lease) = made.ok()?;
+    let request = ChildRequest {
+        spec: spec.clone(),
+        job: job.clone(),
+        profile: Profile::modern(),
+        overlay: Vec::new(),
+        user: UserValues::default(),
+        tenant: Tenant::bridge(),
+        deadline: Instant::now() + PROBE,
+        listener: Arc::new(|_| {}),
+    };
+    let found = match children.ready_unless(request, stop).await {
+        Ok(child) => {
+            let found = child.hello().raw.clone();
+            child.end(End::Kill).await;
+            Some(found)
+        }
+        Err(_) => None,
+    };
+    let keeper = store.clone();
+    blocking(move || {
+        let _ = keeper.release(&lease);
+        // A folder that cannot be removed now is garbage that the collector gets later.
+        let _ = keeper.remove_job(&job);
+    })
+    .await;
+    found
+}
+
+async fn ask(
+    spec: &Arc<ServerSpec>,
+    children: &Children,
+    job: &Job,
+    profile: Profile,
+    deadline: Instant,
+    stop: &CancellationToken,
+) -> Result<Learnt, LearnError> {
+    let request = ChildRequest {
+        spec: spec.clone(),
+        job: job.clone(),
+        profile,
+        overlay: Vec::new(),
+        user: UserValues::default(),
+        tenant: Tenant::bridge(),
+        deadline,
+        listener: Arc::new(|_| {}),
+    };
+    let child = Arc::new(children.ready_unless(request, stop).await?);
+    let hello = child.hello();
+    let modern = OnceLock::new();
+    if hello.era == Era::Modern {
+        let _ = modern.set(hello.raw.clone());
+    }
+    let (era, hello_raw) = (hello.era, hello.initialized(spec.name.as_str()));
+    let (hello, of_hello) = HelloParts::of(&hello_raw);
+    let listing = tokio::time::timeout_at(deadline, lists(&child, job, &hello));
+    let lists = stop.run_until_cancelled(listing).await;
+    let (measured, work) = (child.clone(), job.work());
+    let (memory, wrote_files) = blocking(move || {
+        let files = std::fs::read_dir(work);
+        let wrote = files.is_ok_and(|mut files| files.next().is_some());
+        (measured.memory(), wrote)
+    })
+    .await;
+    child.end(End::Kill).await;
+    let lists = lists.and_then(Result::ok);
+    let lists = lists.unwrap_or(Err(ChildError::Timeout.into()))?;
+    let mut odd = Faults::default();
+    of_hello
+        .into_iter()
+        .chain(lists.odd)
+        .for_each(|fault| odd.push(fault));
+    Ok(Learnt {
+        hello,
+        hello_raw,
+        era,
+        modern,
+        tools: lists.tools,
+        prompts: lists.prompts,
+        resources: lists.resources,
+        templates: lists.templates,
+        memory,
+        wrote_files,
+        odd: odd.text(),
+    })
+}
+
+/// What the server lists.
+struct Lists {
+    tools: Vec<Tool>,
+    prompts: Vec<RawJson>,
+    resources: Vec<RawJson>,
+    templates: Vec<RawJson>,
+    odd: Vec<String>,
+}
+
+async fn lists(child: &Child, job: &Job, hello: &HelloParts) -> Result<Lists, LearnError> {
+    let listed = pages::all(child, "tools/list", "tools", job).await?;
+    let mut odd = listed.odd;
+    let mut tools: Vec<Tool> = Vec::new();
+    let (mut names, mut nameless, mut again) = (HashSet::new(), 0, 0);
+    for item in &listed.items {
+        match Tool::read_raw(item) {
+            Some(tool) if names.insert(tool.name.clone()) => tools.push(tool),
+            Some(_) => again += 1,
+            None => nameless += 1,
+        }
+    }
+    for (many, what) in [
+        (nameless, "without a name"),
+        (again, "with the name of another"),
+    ] {
+        if many > 0 {
+            odd.push(format!("tools/list: left out {what}: {many} tools"));
+        }
+    }
+    // Only tools are needed: a server that fails at what it offers beside them still serves.
+    let mut beside = async |capability: &str, method: &str, key: &str| {
+        if !hello.capabilities.contains_key(capability) {
+            return Vec::new();
+        }
+        let pages = pages::all(child, method, key, job).await;
+        let pages = pages.unwrap_or_default();
+        odd.extend(pages.odd);
+        pages.items
+    };
+    let prompts = beside("prompts", "prompts/list", "prompts").await;
+    let resources = beside("resources", "resources/list", "resources").await;
+    let templates = beside("resources", "resources/templates/list", "resourceTemplates").await;
+    Ok(Lists {
+        tools,
+        prompts,
+        resources,
+        templates,
+        odd,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bridge_state::{
+        Clocks,
+        testing::{Folder, later},
+    };
+
+    #[test]
+    fn the_collector_leaves_the_folder_of_a_child_that_is_asked() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let (job, lease) = throw_away_job(&store, "excel".parse().unwrap()).unwrap();
+        let clocks = Clocks {
+            retention: std::time::Duration::ZERO,
+            tombstone: std::time::Duration::ZERO,
+        };
+        let in_an_hour = later(folder.now, 3600);
+        assert_eq!(store.collect(&clocks, None, in_an_hour).leased_jobs, 1);
+        assert!(store.job(job.id()).unwrap().is_some());
+        store.release(&lease).unwrap();
+        assert_eq!(store.collect(&clocks, None, in_an_hour).removed_jobs, 1);
+    }
+}

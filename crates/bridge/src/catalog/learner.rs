@@ -1,0 +1,368 @@
+//! The task that keeps one server's entry true.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bridge_state::Store;
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::{Notify, broadcast, watch},
+    time::Instant,
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use super::{
+    Knowledge, Learnt, News, Offer, Watch, disk,
+    learn::{learn_unless, probe},
+};
+use crate::catalog::error::LearnError;
+use crate::{
+    child::{ChildError, Children},
+    config::{Mode, ServerSpec},
+};
+
+/// The first pause after a failure; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// Bounds one attempt, beside the start timeout: listing many pages takes time.
+const ATTEMPT: Duration = Duration::from_secs(180);
+/// From one attempt that was asked for to the next: children say "changed" as often as they like.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Owns one server's entry. Dropping it ends the task and, with it, a child that is being asked.
+pub struct Learner {
+    shared: Arc<Shared>,
+    watch: Watch,
+    began: Instant,
+    _stop: DropGuard,
+}
+
+struct Shared {
+    spec: Mutex<Arc<ServerSpec>>,
+    learnt: Mutex<Option<Arc<Learnt>>>,
+    news: broadcast::Sender<News>,
+    publish: watch::Sender<Knowledge>,
+    changes: watch::Sender<()>,
+    wanted: Wanted,
+    stop: CancellationToken,
+}
+
+/// Requests to ask again: the first is granted at once, later ones at an interval. None is lost.
+struct Wanted {
+    requests: Notify,
+    granted: Mutex<Option<Instant>>,
+}
+
+impl Wanted {
+    /// Waits until the server is to be asked again.
+    async fn granted(&self) {
+        self.requests.notified().await;
+        let before = *self.lock();
+        if let Some(before) = before {
+            tokio::time::sleep_until(before + SHORTEST_INTERVAL).await;
+        }
+        // What was asked for meanwhile is answered by the attempt that begins now.
+        let _ = self.requests.notified().now_or_never();
+        *self.lock() = Some(Instant::now());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Learner {
+    /// Begins to learn at once. A task of `tasks` does it, and ends when nothing of it is left;
+    /// `changes` is told of each new answer.
+    pub fn start(
+        spec: Arc<ServerSpec>,
+        children: Arc<Children>,
+        store: Arc<Store>,
+        news: broadcast::Sender<News>,
+        tasks: &TaskTracker,
+        changes: watch::Sender<()>,
+    ) -> Self {
+        let (publish, watch) = watch::channel(Knowledge::Learning);
+        let shared = Arc::new(Shared {
+            spec: Mutex::new(spec),
+            learnt: Mutex::default(),
+            news,
+            publish,
+            changes,
+            wanted: Wanted {
+                requests: Notify::new(),
+                granted: Mutex::default(),
+            },
+            stop: CancellationToken::new(),
+        });
+        tasks.spawn(shared.clone().run(children, store));
+        Self {
+            watch,
+            began: Instant::now(),
+            _stop: shared.stop.clone().drop_guard(),
+            shared,
+        }
+    }
+
+    /// The spec as last given.
+    pub fn spec(&self) -> Arc<ServerSpec> {
+        self.shared.spec()
+    }
+
+    /// A spec of the same version: filters and texts may differ, the server's answers do not.
+    pub fn update(&self, spec: Arc<ServerSpec>) {
+        *self
+            .shared
+            .spec
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = spec;
+        self.shared.offer();
+    }
+
+    /// Asks the server again.
+    pub fn refresh(&self) {
+        self.shared.wanted.requests.notify_one();
+    }
+
+    /// When learning began.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// What is known now.
+    pub fn known(&self) -> Knowledge {
+        self.watch.borrow().clone()
+    }
+
+    /// To read or await the entry.
+    pub fn watch(&self) -> Watch {
+        self.watch.clone()
+    }
+}
+
+impl Shared {
+    fn spec(&self) -> Arc<ServerSpec> {
+        self.spec
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Publishes what is learnt, seen through the current spec.
+    fn offer(&self) {
+        let learnt = self.known().clone();
+        if let Some(learnt) = learnt {
+            let offer = Offer::new(self.spec(), learnt);
+            self.publish.send_replace(Knowledge::Ready(Arc::new(offer)));
+            self.changes.send_replace(());
+        }
+    }
+
+    async fn run(self: Arc<Self>, children: Arc<Children>, store: Arc<Store>) {
+        let mut pause = FIRST_PAUSE;
+        // What was kept on disk is believed until the server was asked once.
+        let mut believed = self.remember(&children, &store).await;
+        loop {
+            let spec = self.spec();
+            let key = disk::Key::of(&spec, &children);
+            let deadline = Instant::now() + ATTEMPT;
+            let attempt = self.stop.child_token();
+            let learnt = learn_unless(&spec, &children, &store, deadline, &attempt);
+            let learnt = self.unless_outdated(learnt, &attempt).await;
+            if self.stop.is_cancelled() {
+                return;
+            }
+            if attempt.is_cancelled() {
+                continue;
+            }
+            let again = match learnt {
+                Ok(learnt) => {
+                    tracing::info!(server = %spec.name, tools = learnt.tools.len(), "server is ready");
+                    believed = false;
+                    self.take_over(learnt);
+                    self.probe(&spec, &children, &store).await;
+                    self.keep(spec, key, &children, &store).await;
+                    pause = FIRST_PAUSE;
+                    self.stop.run_until_cancelled(self.wanted.granted()).await
+                }
+                Err(error)
+                    if key == disk::Key::of(&spec, &children)
+                        && doubted(&error, &spec, &children) =>
+                {
+                    tracing::warn!(server = %spec.name, error = %error.brief(),
+                        "it does not start from its environment and runs as written");
+                    continue;
+                }
+                // This bridge was busy; nothing is known of the server by that.
+                Err(LearnError::Child(ChildError::TooManyStarts)) => continue,
+                Err(error) => {
+                    self.fail(&spec, &error, pause, std::mem::take(&mut believed));
+                    let retry = tokio::time::timeout(jittered(pause), self.wanted.granted());
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.stop.run_until_cancelled(retry).await.map(drop)
+                }
+            };
+            if again.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a first attempt, which is given up where the server is started from its
+    /// environment meanwhile: asking again is quicker than waiting for its launcher.
+    async fn unless_outdated<T>(
+        &self,
+        attempt: impl Future<Output = T>,
+        given_up: &CancellationToken,
+    ) -> T {
+        let mut attempt = std::pin::pin!(attempt);
+        if self.known().is_none() {
+            tokio::select! {
+                done = &mut attempt => return done,
+                () = self.wanted.requests.notified() => given_up.cancel(),
+            }
+        }
+        attempt.await
+    }
+
+    /// Offers what was kept on disk, if it counts for this server as it is now.
+    async fn remember(&self, children: &Children, store: &Arc<Store>) -> bool {
+        let (spec, store) = (self.spec(), store.clone());
+        let key = disk::Key::of(&spec, children);
+        let read = tokio::task::spawn_blocking(move || disk::read(&store, &spec, &key));
+        let Ok(Some(learnt)) = read.await else {
+            return false;
+        };
+        *self.known() = Some(Arc::new(learnt));
+        self.offer();
+        true
+    }
+
+    /// Offers what was learnt; who was told otherwise before hears of it.
+    fn take_over(&self, learnt: Learnt) {
+        let before = self.known().clone();
+        if let Some(before) = &before
+            && disk::unchanged(before, &learnt)
+        {
+            return;
+        }
+        let news = before.map(|before| disk::news(&before, &learnt));
+        *self.known() = Some(Arc::new(learnt));
+        self.offer();
+        for method in news.into_iter().flatten() {
+            let server = self.spec().name.clone();
+            // Nobody listening is fine.
+            let _ = self.news.send(News { server, method });
+        }
+    }
+
+    /// Keeps what was learnt for the next start, unless it was of other packages than are started
+    /// by now.
+    async fn keep(
+        &self,
+        spec: Arc<ServerSpec>,
+        key: disk::Key,
+        children: &Children,
+        store: &Arc<Store>,
+    ) {
+        let known = self.known().clone();
+        let Some(learnt) = known.filter(|_| key == disk::Key::of(&spec, children)) else {
+            return;
+        };
+        children.launches().trust(&spec);
+        let store = store.clone();
+        let write = move || disk::write(&store, &spec, &key, &learnt);
+        let _ = tokio::task::spawn_blocking(write).await;
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Arc<Learnt>>> {
+        self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.
+    async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<Store>) {
+        let known = self.known().clone();
+        let known = known.is_some_and(|learnt| learnt.modern.get().is_some());
+        if known || spec.mode == Mode::Stateful {
+            return;
+        }
+        let modern = probe(spec, children, store, &self.stop).await;
+        let learnt = self.known();
+        if let (Some(learnt), Some(modern)) = (&*learnt, modern) {
+            let _ = learnt.modern.set(modern);
+        }
+    }
+
+    /// `believed`: what is offered is from before the restart, and was never confirmed.
+    fn fail(&self, spec: &ServerSpec, error: &LearnError, pause: Duration, believed: bool) {
+        let (why, brief) = (error.to_string(), error.brief());
+        if believed {
+            *self.known() = None;
+        }
+        // Its own words may hold secrets: they are in its log, in `check` and for callers.
+        tracing::warn!(server = %spec.name, error = %brief, retry_in = ?pause, "server is not ready");
+        // An older answer is better than none: the server may come back.
+        self.publish.send_if_modified(|state| {
+            let known = matches!(state, Knowledge::Ready(_)) && !believed;
+            if !known {
+                *state = Knowledge::Failed {
+                    why: why.into(),
+                    brief: brief.into(),
+                };
+            }
+            !known
+        });
+    }
+}
+
+/// Whether a failure speaks against the environment that the server was started from.
+fn doubted(error: &LearnError, spec: &ServerSpec, children: &Children) -> bool {
+    let of_the_program = matches!(error, LearnError::Child(ChildError::NotStarted { .. }));
+    of_the_program && children.launches().doubt(spec, &error.brief())
+}
+
+/// Three quarters to five quarters: servers that failed together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0_u8; 1];
+    let _ = getrandom::fill(&mut byte);
+    pause.mul_f64(0.75 + f64::from(byte[0]) / 510.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_granted_at_an_interval_and_the_last_is_not_lost() {
+        let wanted = Wanted {
+            requests: Notify::new(),
+            granted: Mutex::default(),
+        };
+        let began = Instant::now();
+        wanted.requests.notify_one();
+        wanted.granted().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        wanted.requests.notify_one();
+        let spam = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                wanted.requests.notify_one();
+            }
+        };
+        tokio::select! {
+            () = wanted.granted() => {}
+            () = spam => {}
+        }
+        assert_eq!(began.elapsed(), SHORTEST_INTERVAL);
+        let none = tokio::time::timeout(SHORTEST_INTERVAL * 3, wanted.granted());
+        assert!(none.await.is_err(), "granted again though nobody asked");
+        wanted.requests.notify_one();
+        wanted.granted().await;
+        assert_eq!(began.elapsed(), SHORTEST_INTERVAL * 4);
+    }
+}

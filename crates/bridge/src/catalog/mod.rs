@@ -1,0 +1,214 @@
+//! What each server offers, learnt once and kept: documents and lists are answered from memory.
+//!
+//! ```text
+//! Learning ──learnt, or kept on disk──▶ Ready ◀──learnt── (refresh; the old answer stays meanwhile)
+//!     └──failed──▶ Failed ──backoff──▶ Learning
+//! ```
+//! What was kept on disk over a restart is served at once and asked for again; where that fails,
+//! it is no longer believed.
+//! One task for each server: a failing one is retried on its own clock and delays nobody.
+
+mod disk;
+mod error;
+mod learn;
+mod learner;
+mod listed;
+mod offer;
+mod pages;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bridge_model::ServerName;
+use bridge_protocol::RawJson;
+use bridge_state::Store;
+use tokio::sync::{broadcast, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::{child::Children, config::ServerSpec};
+
+pub use disk::kept;
+pub use learn::{Learnt, learn};
+pub use listed::{Item, completion};
+pub use offer::Offer;
+
+use learner::Learner;
+
+/// How long a request waits for a server that is still being learnt.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is known of one server.
+#[derive(Clone)]
+pub enum Knowledge {
+    /// Nothing yet.
+    Learning,
+    /// Everything.
+    Ready(Arc<Offer>),
+    /// Nothing, and why. It is tried again.
+    Failed {
+        /// For callers with the key: names the fault and quotes the server's last words.
+        why: Arc<str>,
+        /// For everybody: names the fault.
+        brief: Arc<str>,
+    },
+}
+
+/// The catalogue of all servers.
+pub struct Catalog {
+    entries: Mutex<HashMap<ServerName, Learner>>,
+    children: Arc<Children>,
+    store: Arc<Store>,
+    learning: TaskTracker,
+    news: broadcast::Sender<News>,
+    changes: watch::Sender<()>,
+}
+
+/// A list of a server's that differs from what was served before.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// Whose.
+    pub server: ServerName,
+    /// The notification that says so.
+    pub method: &'static str,
+}
+
+/// Pieces of news that a slow listener may have waiting.
+const NEWS: usize = 64;
+
+impl Catalog {
+    /// Empty; [`Catalog::follow`] fills it.
+    pub fn new(children: Arc<Children>, store: Arc<Store>) -> Self {
+        Self {
+            entries: Mutex::default(),
+            children,
+            store,
+            learning: TaskTracker::new(),
+            news: broadcast::channel(NEWS).0,
+            changes: watch::Sender::new(()),
+        }
+    }
+
+    /// Changes of lists, from now on.
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    /// Learns new and changed servers, forgets removed ones, keeps the others.
+    pub fn follow<'a>(&self, specs: impl Iterator<Item = &'a Arc<ServerSpec>>) {
+        let mut entries = self.lock();
+        let mut before = std::mem::take(&mut *entries);
+        for spec in specs {
+            let learner = match before.remove(&spec.name) {
+                Some(learner) if learner.spec().version() == spec.version() => {
+                    learner.update(spec.clone());
+                    learner
+                }
+                _ => Learner::start(
+                    spec.clone(),
+                    self.children.clone(),
+                    self.store.clone(),
+                    self.news.clone(),
+                    &self.learning,
+                    self.changes.clone(),
+                ),
+            };
+            entries.insert(spec.name.clone(), learner);
+        }
+        drop(entries);
+        self.changes.send_replace(());
+    }
+
+    /// Forgets all servers. Those that are just being asked are ended, and when this returns
+    /// nothing of them is left, nor of their folders.
+    pub async fn close(&self) {
+        self.lock().clear();
+        self.learning.close();
+        self.learning.wait().await;
+    }
+
+    /// Asks the server again what it offers: it said that its lists changed.
+    pub fn refresh(&self, server: &ServerName) {
+        if let Some(learner) = self.lock().get(server) {
+            learner.refresh();
+        }
+    }
+
+    /// What is known now.
+    pub fn peek(&self, server: &ServerName) -> Option<Knowledge> {
+        self.lock().get(server).map(Learner::known)
+    }
+
+    /// The input schema of a tool, by the name that the server gave it.
+    pub fn tool_schema(&self, server: &ServerName, tool: &str) -> Option<RawJson> {
+        let Some(Knowledge::Ready(offer)) = self.peek(server) else {
+            return None;
+        };
+        let tool = offer.tool(tool)?;
+        Some(RawJson::of(tool.tool.input_schema()))
+    }
+
+    /// What the server offers. Waits up to [`PATIENCE`] for the first answer.
+    pub async fn offer(&self, server: &ServerName) -> Option<Knowledge> {
+        let now = self.peek(server)?;
+        if !matches!(now, Knowledge::Learning) {
+            return Some(now);
+        }
+        let mut knowledge = self.lock().get(server).map(Learner::watch)?;
+        let known = knowledge.wait_for(|state| !matches!(state, Knowledge::Learning));
+        let known = match tokio::time::timeout(PATIENCE, known).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) | Err(_) => Knowledge::Learning,
+        };
+        Some(known)
+    }
+
+    /// Waits until each of these is known or has failed, or was being learnt for [`PATIENCE`]: a
+    /// slow one is waited for when it is new, and then no more.
+    pub async fn settled<'a>(&self, servers: impl Iterator<Item = &'a ServerName>) {
+        let waits: Vec<_> = {
+            let entries = self.lock();
+            let learners = servers.filter_map(|server| entries.get(server));
+            learners
+                .map(|learner| (learner.began() + PATIENCE, learner.watch()))
+                .collect()
+        };
+        for (until, mut knowledge) in waits {
+            let known = knowledge.wait_for(|state| !matches!(state, Knowledge::Learning));
+            let _ = tokio::time::timeout_at(until, known).await;
+        }
+    }
+
+    /// Says when what is known of some server changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// What its operator should look at.
+    pub fn warnings(&self, server: &ServerName) -> Vec<String> {
+        match self.peek(server) {
+            Some(Knowledge::Ready(offer)) => offer.warnings(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The largest memory that a child was seen to take, in bytes; 0 before any was learnt.
+    pub fn largest_child(&self) -> u64 {
+        let entries = self.lock();
+        let sizes = entries
+            .values()
+            .map(|learner| match &*learner.watch().borrow() {
+                Knowledge::Ready(offer) => offer.learnt.memory,
+                _ => 0,
+            });
+        sizes.max().unwrap_or(0)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ServerName, Learner>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Watch = watch::Receiver<Knowledge>;

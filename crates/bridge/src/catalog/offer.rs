@@ -1,0 +1,280 @@
+//! A server as callers see it: what was learnt, seen through the config's filters.
+
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroUsize,
+    panic::resume_unwind,
+    sync::{
+        Arc, LazyLock, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bridge_openapi::{
+    ArgumentRules, DocumentInput, Documents, Effort, Patience, Stopped, Unfit, document,
+    name_of_dots,
+};
+use bridge_protocol::{RawJson, Tool};
+use bytes::Bytes;
+use indexmap::IndexMap;
+use tokio::{
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
+
+use super::{Learnt, listed::Listed};
+use crate::config::{Mode, ServerSpec};
+
+/// What a server offers under one version of its config.
+pub struct Offer {
+    /// The config that filtered it.
+    pub spec: Arc<ServerSpec>,
+    /// Everything the server said.
+    pub learnt: Arc<Learnt>,
+    tools: IndexMap<Box<str>, OfferedTool>,
+    listed: OnceLock<Listed>,
+    documents: Mutex<HashMap<String, Bytes>>,
+}
+
+/// Checks that may take long, of all servers.
+static CHECKS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism();
+    Semaphore::new(processors.map_or(1, NonZeroUsize::get))
+});
+
+/// Says by its drop that nobody waits any more.
+struct Leaving(Arc<AtomicBool>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A tool that callers may use.
+pub struct OfferedTool {
+    /// As the server described it.
+    pub tool: Tool,
+    rules: OnceLock<ArgumentRules>,
+}
+
+impl OfferedTool {
+    /// The rules for its arguments, compiled on first use.
+    pub fn rules(&self) -> &ArgumentRules {
+        self.rules.get_or_init(|| {
+            let rules = ArgumentRules::compile(self.tool.input_schema());
+            if let Some(warning) = rules.warning() {
+                tracing::warn!(tool = %self.tool.name, "{warning}");
+            }
+            rules
+        })
+    }
+}
+
+impl Offer {
+    /// Filters by `enabledTools` and `disabledTools`.
+    pub fn new(spec: Arc<ServerSpec>, learnt: Arc<Learnt>) -> Self {
+        let offered = learnt.tools.iter().filter(|tool| spec.offers(&tool.name));
+        let tools = offered.map(|tool| {
+            let offered = OfferedTool {
+                tool: tool.clone(),
+                rules: OnceLock::new(),
+            };
+            (tool.name.clone(), offered)
+        });
+        let tools = tools.collect();
+        Self {
+            spec,
+            learnt,
+            tools,
+            listed: OnceLock::new(),
+            documents: Mutex::default(),
+        }
+    }
+
+    /// A tool that callers may use, by the name the server gave it.
+    pub fn tool(&self, name: &str) -> Option<&OfferedTool> {
+        self.tools.get(name)
+    }
+
+    /// The name of the tool that the last part of a URL, decoded, means.
+    pub fn name_at<'a>(&self, segment: &'a str) -> &'a str {
+        let known = |name: &&str| self.tools.contains_key(*name);
+        let dots = || name_of_dots(segment).filter(known);
+        // As with any address, a slash at the end changes nothing.
+        let bare = || Some(segment.trim_end_matches('/')).filter(known);
+        let named = Some(segment).filter(known).or_else(dots);
+        named.or_else(bare).unwrap_or(segment)
+    }
+
+    /// Whether callers may call a tool: one that was learnt, or, where tools depend on the session,
+    /// any that the config does not hide.
+    pub fn may_call(&self, name: &str) -> bool {
+        self.tools.contains_key(name) || (self.spec.session_lists && self.spec.offers(name))
+    }
+
+    /// The arguments of a call as the tool's schema wants them. Where the session may have another
+    /// schema, those that do not fit this one are left to the server. May take seconds, so it is for
+    /// a thread of its own.
+    pub fn check(&self, tool: &str, arguments: RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
+        let Some(known) = self.tools.get(tool) else {
+            let nothing = arguments.as_bytes() == b"null";
+            return Ok(if nothing {
+                RawJson::empty_object()
+            } else {
+                arguments
+            });
+        };
+        let checked = known.rules().check(&arguments, effort);
+        checked.or_else(|unfit| match unfit {
+            Unfit::Faults(_) if self.spec.session_lists => Ok(arguments),
+            unfit => Err(unfit),
+        })
+    }
+
+    /// The same on a runtime thread until `deadline`. What is small is checked at once, and nearly all
+    /// is; what is large, or turns out to cost much, gets a thread that nobody waits for, and only as
+    /// many at once as there are processors. It stops when the caller goes.
+    pub async fn check_until(
+        self: &Arc<Self>,
+        tool: &str,
+        arguments: RawJson,
+        deadline: Instant,
+    ) -> Result<RawJson, Unfit> {
+        let known = self.tools.get(tool);
+        let compiled = known.is_none_or(|known| known.rules.get().is_some());
+        if compiled && ArgumentRules::may_be_brief(&arguments) {
+            let brief = self.check(tool, arguments.clone(), &Effort::brief());
+            if brief != Err(Unfit::Stopped(Stopped::Work)) {
+                return brief;
+            }
+        }
+        let late = Unfit::Stopped(Stopped::Time);
+        let Ok(place) = timeout_at(deadline, CHECKS.acquire()).await else {
+            return Err(late);
+        };
+        let left = Arc::new(AtomicBool::new(false));
+        let _leaving = Leaving(left.clone());
+        let effort = Effort::whole(Patience {
+            until: Some(deadline.into_std()),
+            left: Some(left),
+        });
+        let (offer, tool) = (self.clone(), tool.to_owned());
+        let checked = spawn_blocking(move || {
+            // Until it stops, whoever waits for it or not.
+            let _place = place;
+            offer.check(&tool, arguments, &effort)
+        });
+        match checked.await {
+            Ok(checked) => checked,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime is shutting down.
+                Err(_) => Err(Unfit::Stopped(Stopped::Left)),
+            },
+        }
+    }
+
+    /// All of them, in the server's order.
+    pub fn tools(&self) -> impl ExactSizeIterator<Item = &Tool> {
+        self.tools.values().map(|offered| &offered.tool)
+    }
+
+    /// Its part of the lists of all servers.
+    pub fn listed(&self) -> &Listed {
+        self.listed.get_or_init(|| {
+            let learnt = &self.learnt;
+            let (prompts, resources) = (&learnt.prompts, &learnt.resources);
+            Listed::of(self.tools(), prompts, resources, &learnt.templates)
+        })
+    }
+
+    /// Names in `enabledTools` that the server does not have: spelled wrong, or of another version.
+    pub fn missing_tools(&self) -> Vec<&str> {
+        let enabled = self.spec.enabled_tools.iter().flatten();
+        // Another session may have them.
+        let wanted = enabled
+            .map(String::as_str)
+            .filter(|_| !self.spec.session_lists);
+        let tools = self.learnt.tools.iter();
+        let has: HashSet<&str> = tools.map(|tool| &*tool.name).collect();
+        wanted.filter(|name| !has.contains(name)).collect()
+    }
+
+    /// What its operator should look at.
+    pub fn warnings(&self) -> Vec<String> {
+        let name = &self.spec.name;
+        let mut warnings = Vec::new();
+        let missing = self.missing_tools();
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            warnings.push(format!(
+                "server '{name}': enabledTools names tools it does not have: {missing}"
+            ));
+        }
+        let tasks = self.tools().filter(|tool| tool.needs_task());
+        let tasks: Vec<&str> = tasks.map(|tool| &*tool.name).collect();
+        if !tasks.is_empty() {
+            let tasks = tasks.join(", ");
+            warnings.push(format!(
+                "server '{name}': not offered as OpenAPI, because they run as MCP tasks only: {tasks}"
+            ));
+        }
+        if self.spec.mode == Mode::Shared && self.learnt.wrote_files {
+            warnings.push(format!(
+                "server '{name}': it is shared but writes files, which nobody gets a \
+                 link to: use \"mode\": \"stateful\" or \"stateless\""
+            ));
+        }
+        if let Some(odd) = &self.learnt.odd {
+            warnings.push(format!(
+                "server '{name}': its answers do not fit MCP's schema: {odd}"
+            ));
+        }
+        warnings.extend(self.listed().warnings(name));
+        warnings
+    }
+
+    /// What people call it.
+    pub fn title(&self) -> &str {
+        let info = &self.learnt.hello.server_info;
+        let said = info.title.as_deref().unwrap_or(&info.name);
+        if said.is_empty() {
+            self.spec.name.as_str()
+        } else {
+            said
+        }
+    }
+
+    /// The OpenAPI document for operations below `server_url`; made once, then served from memory.
+    /// What `said` says of title, description and version stands over the server's own words.
+    pub fn document(&self, server_url: &str, said: &Documents, secured: bool) -> Bytes {
+        let mut documents = self
+            .documents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = documents.get(server_url) {
+            return known.clone();
+        }
+        let callable = self.tools().filter(|tool| !tool.needs_task());
+        let tools: Vec<Tool> = callable.cloned().collect();
+        let made = document(&DocumentInput {
+            title: said.name.as_deref().unwrap_or(self.title()),
+            version: (said.version.as_deref()).unwrap_or(&self.learnt.hello.server_info.version),
+            description: (said.description.as_deref()).or(self
+                .learnt
+                .hello
+                .instructions
+                .as_deref()),
+            server_url,
+            tools: &tools,
+            usage_guide: self.spec.usage_guide.as_deref(),
+            secured,
+            operation_ids: said.operation_ids,
+        });
+        let made = Bytes::from(made.to_string());
+        documents.insert(server_url.to_owned(), made.clone());
+        made
+    }
+}

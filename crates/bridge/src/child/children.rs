@@ -1,0 +1,649 @@
+//! Where children come from: a place among the starts, a process or a remote session, first words.
+
+mod forked;
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bridge_model::{BootTime, ServerName, Tenant};
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::Said;
+use bridge_state::{Job, JobFolderPaths};
+use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{OwnedSemaphorePermit, broadcast, oneshot},
+    time::Instant,
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
+
+use super::{
+    Child, ChildError, ChildRequest, ChildSettings, End, Era, HelloParts, Listener, Profile,
+    body::Body,
+    connection::{Cleaner, Connection},
+    environment,
+    failed_starts::FailedStarts,
+    fork::{ForkServers, Means},
+    hello, launch,
+    log::ServerLog,
+    reaper::Supervisors,
+    run::{self, Done, Errand},
+    short_tmp::{ShortName, ShortTmp},
+    subscription::Subscriptions,
+    tree,
+};
+use crate::child::connection;
+use crate::{
+    admission::{Place, Places, Share},
+    artifacts,
+    config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion, Transport},
+    launch::{Launches, Resolved},
+    remote::{self, Outbound, RemoteOptions, ToolSchema},
+    telemetry::{ChildMode, Metrics},
+};
+
+/// A cold start holds its place among the concurrent starts no longer than this.
+const START_PLACE: Duration = Duration::from_secs(10);
+/// A start that used no processor time for so long gives its place back: it waits for something,
+/// and servers that hang must not keep others from starting.
+const IDLE_START: Duration = Duration::from_millis(250);
+/// Pieces of news that a slow listener may have waiting; he loses the oldest.
+const NEWS: usize = 256;
+
+/// Making one connection to a remote server.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A remote server may be silent for a call's time, for as long as its caller may be asked
+/// something meanwhile, and this.
+const SPARE: Duration = Duration::from_secs(60);
+
+/// A start whose process does not exist yet gives its place back after this: what would make the
+/// process, such as a fork parent or a mount, does not answer.
+const LAUNCH: Duration = Duration::from_secs(5);
+
+/// Finds the input schema of a server's tool.
+pub type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
+
+/// Ends something idle where the system has no room for a start of this tenant's, and why; `false`
+/// if nothing is idle.
+pub type MakeRoom =
+    Arc<dyn Fn(Tenant, String) -> futures_util::future::BoxFuture<'static, bool> + Send + Sync>;
+
+/// What the packages of a local server are started from; `None`: the command is run as written.
+#[derive(Default)]
+struct Installed(Option<Arc<Resolved>>);
+
+/// What a start holds while it is at work.
+#[expect(dead_code, reason = "held, not used")]
+enum StartPlace {
+    /// One of those that all share.
+    Shared(Place),
+    /// One of the pool's own.
+    OfPool(OwnedSemaphorePermit),
+}
+
+/// Where children come from.
+pub struct Children {
+    settings: ChildSettings,
+    starts: Places,
+    supervisors: Supervisors,
+    metrics: Arc<Metrics>,
+    launches: Launches,
+    forks: Arc<ForkServers>,
+    failed_starts: FailedStarts,
+    /// For the children, however far the bridge raised its own.
+    open_files: Rlimit,
+    /// Read when the first remote server is reached.
+    outbound: Arc<OnceLock<Outbound>>,
+    remotes: TaskTracker,
+    schemas: OnceLock<Schemas>,
+    room_makers: OnceLock<MakeRoom>,
+    numbers: AtomicU64,
+    short_tmp: Arc<ShortTmp>,
+    /// Servers that refused every revision before 2026-07-28.
+    modern_only: Mutex<HashSet<SpecVersion>>,
+}
+
+/// How a child spells the folder that it works in, and the short name for as long as it lives.
+struct Folder {
+    paths: JobFolderPaths,
+    short: Option<Arc<ShortName>>,
+}
+
+impl Children {
+    /// No child is started before one is asked for. Two things are noted now: the limit on open
+    /// files, which children will get, and which processes are ours already, which are left alone.
+    pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
+        let starts = Places::new(settings.max_starts, Share::all());
+        let supervisors = Supervisors::new();
+        let forks = Arc::new(ForkServers::new(Means {
+            supervisors: supervisors.clone(),
+            start_timeout: settings.start_timeout,
+            max_message: settings.max_message,
+        }));
+        Self {
+            settings,
+            starts,
+            supervisors,
+            forks,
+            failed_starts: FailedStarts::default(),
+            metrics,
+            launches: Launches::default(),
+            open_files: getrlimit(Resource::Nofile),
+            outbound: Arc::default(),
+            remotes: TaskTracker::new(),
+            schemas: OnceLock::new(),
+            room_makers: OnceLock::new(),
+            numbers: AtomicU64::new(1),
+            short_tmp: Arc::default(),
+            modern_only: Mutex::default(),
+        }
+    }
+
+    /// How each server is started: as written, or from its environment.
+    pub fn launches(&self) -> &Launches {
+        &self.launches
+    }
+
+    /// What processes are forked from.
+    pub fn forks(&self) -> &ForkServers {
+        &self.forks
+    }
+
+    /// Starts that failed last.
+    pub fn failed_starts(&self) -> &FailedStarts {
+        &self.failed_starts
+    }
+
+    /// Runs a program to its end, at most to `until`. Dropping the future kills all of it.
+    pub async fn run(&self, errand: Errand, until: Instant) -> Result<Done, ChildError> {
+        run::run(errand, self.open_files, &self.supervisors, until).await
+    }
+
+    /// Remote servers of 2026-07-28 want to see arguments in headers that their tools' schemas mark.
+    /// Heard once: the catalogue knows them, and is itself made of children.
+    pub fn know_schemas(&self, schemas: Schemas) {
+        let _ = self.schemas.set(schemas);
+    }
+
+    /// Where the system has no room for one more process, idle ones make room. Heard once: what is
+    /// idle is itself made of children.
+    pub fn make_room_by(&self, make_room: MakeRoom) {
+        let _ = self.room_makers.set(make_room);
+    }
+
+    /// Ends processes that lost their supervisor, until dropped.
+    pub async fn sweep_strays(&self) {
+        self.supervisors.sweep().await;
+    }
+
+    /// Says how long this process has the right to run children: at that time they are killed, so that
+    /// another bridge can take over what they work in, unless a later one is said before. With `None`
+    /// nobody else may.
+    pub fn leash(&self, until: Option<BootTime>) {
+        self.supervisors.leash(until);
+    }
+
+    /// Whether that right has an end: others may take over.
+    pub fn is_leashed(&self) -> bool {
+        self.supervisors.is_leashed()
+    }
+
+    /// What stands still hears of its end, too.
+    #[allow(clippy::unused_self)] // which processes are below us is ours to know
+    pub fn wake(&self) {
+        tree::signal_descendants(Signal::CONT);
+    }
+
+    /// Waits until no child is left. Those that nobody holds any more are ending already.
+    pub async fn none_left(&self) {
+        self.remotes.close();
+        self.forks.close().await;
+        tokio::join!(self.supervisors.none_left(), self.remotes.wait());
+        self.short_tmp.close();
+    }
+
+    /// How much time a child gets between SIGTERM and SIGKILL.
+    pub fn kill_grace(&self) -> Duration {
+        self.settings.kill_grace
+    }
+
+    /// A child that has answered `initialize`. On any failure nothing of it is left running; a
+    /// child whose caller left is killed behind him.
+    pub async fn ready(&self, request: ChildRequest) -> Result<Child, ChildError> {
+        self.ready_unless(request, &CancellationToken::new()).await
+    }
+
+    /// As [`Children::ready`], but gives up once `stop` is cancelled, and returns when nothing of
+    /// the child is left.
+    pub async fn ready_unless(
+        &self,
+        request: ChildRequest,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
+        loop {
+            let (wanted, tenant) = (request.clone(), request.tenant.clone());
+            match Box::pin(self.begin(wanted, None, stop)).await {
+                Err(error) if error.is_lack_of_room() && !stop.is_cancelled() => {
+                    let relieved = match self.room_makers.get() {
+                        Some(make_room) => make_room(tenant, error.brief()).await,
+                        None => false,
+                    };
+                    if !relieved {
+                        return Err(error);
+                    }
+                }
+                started => return started,
+            }
+        }
+    }
+
+    /// As [`Children::ready_unless`], for nobody who waits: it takes no place among the starts, so
+    /// that no other start ever waits for it. It holds `place`, one of its caller's own, as long as
+    /// a start holds one.
+    pub async fn ready_aside(
+        &self,
+        request: ChildRequest,
+        place: OwnedSemaphorePermit,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
+        let place = StartPlace::OfPool(place);
+        Box::pin(self.begin(request, Some(place), stop)).await
+    }
+
+    /// Whether more than half of the places among the starts are free.
+    pub fn has_leisure(&self) -> bool {
+        self.starts.has_leisure()
+    }
+
+    async fn begin(
+        &self,
+        request: ChildRequest,
+        place: Option<StartPlace>,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
+        let spec = request.spec.clone();
+        let resolved = self.resolved(&request, stop).await;
+        if resolved.is_err() && !stop.is_cancelled() {
+            self.failed_starts.note(&spec, &resolved);
+        }
+        let resolved = resolved.inspect_err(|_| self.metrics.child_start_failed(&spec.name))?;
+        let place = match place {
+            None if resolved.is_some() => Some(self.place(&request, stop).await?),
+            place => place,
+        };
+        let (launched, pid) = oneshot::channel();
+        // Held until ready, but neither for ever nor longer than the caller stays.
+        let place = place.map(|place| AbortOnDropHandle::new(tokio::spawn(hold(place, pid))));
+        let began = Instant::now();
+        let folder = self.folder(&request).await;
+        let paths = folder.paths.clone();
+        let until = request.deadline.min(began + self.settings.start_timeout);
+        let started = self.start(request, resolved, folder, until, launched, stop);
+        let started = Box::pin(started).await;
+        drop(place);
+        let started = started.map_err(|error| error.without_folder(&paths));
+        if !stop.is_cancelled() {
+            self.failed_starts.note(&spec, &started);
+        }
+        match &started {
+            Ok(_) => self.metrics.child_started(&spec.name, began.elapsed()),
+            Err(_) => self.metrics.child_start_failed(&spec.name),
+        }
+        started
+    }
+
+    /// What a local process is started from; `None` for a remote server. The packages of a locked
+    /// server may still be on their way: that is waited for before a place among the starts is
+    /// taken, which others could use meanwhile.
+    async fn resolved(
+        &self,
+        request: &ChildRequest,
+        stop: &CancellationToken,
+    ) -> Result<Option<Installed>, ChildError> {
+        if let Transport::Remote(_) = &request.spec.transport {
+            return Ok(None);
+        }
+        let until = request
+            .deadline
+            .min(Instant::now() + self.settings.start_timeout);
+        let ready = self.launches.ready(&request.spec, until);
+        let Some(found) = stop.run_until_cancelled(ready).await else {
+            return Err(stopped());
+        };
+        let found = found.map_err(|why| ChildError::not_started(why.to_string()))?;
+        // What was changed behind our back is its launcher's to judge.
+        let found = found.filter(|found| found.locked || found.holds());
+        Ok(Some(Installed(found)))
+    }
+
+    async fn folder(&self, request: &ChildRequest) -> Folder {
+        let mut paths = request.job.paths();
+        let short = match &request.spec.transport {
+            Transport::Stdio(_) => {
+                let (names, job) = (self.short_tmp.clone(), request.job.clone());
+                let named = tokio::task::spawn_blocking(move || names.of(&job));
+                named.await.ok().flatten()
+            }
+            Transport::Remote(_) => None,
+        };
+        paths.short_tmp = short.as_ref().map(|name| name.path().to_owned());
+        Folder { paths, short }
+    }
+
+    /// The profile in which a server's children are spoken to, where the wanted one is of a form
+    /// that it is known not to speak.
+    pub fn spoken(&self, spec: &ServerSpec, wanted: Profile) -> Profile {
+        if self.modern_only().contains(&spec.version()) {
+            Profile::modern()
+        } else {
+            wanted
+        }
+    }
+
+    /// The server's children are spoken to in the form of 2026-07-28 from now on.
+    pub fn speaks_modern_only(&self, spec: &ServerSpec) {
+        tracing::debug!(server = %spec.name, "speaks only 2026-07-28");
+        self.modern_only().insert(spec.version());
+    }
+
+    fn modern_only(&self) -> MutexGuard<'_, HashSet<SpecVersion>> {
+        self.modern_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place among the concurrent starts. The wait is bounded as a start is, and beside it.
+    async fn place(
+        &self,
+        request: &ChildRequest,
+        stop: &CancellationToken,
+    ) -> Result<StartPlace, ChildError> {
+        let longest = Instant::now() + self.settings.start_timeout;
+        let until = request.deadline.min(longest);
+        let place = tokio::time::timeout_at(until, self.starts.enter(&request.tenant));
+        match stop.run_until_cancelled(place).await {
+            Some(Ok(place)) => Ok(StartPlace::Shared(place)),
+            Some(Err(_)) => Err(ChildError::TooManyStarts),
+            None => Err(stopped()),
+        }
+    }
+
+    async fn start(
+        &self,
+        request: ChildRequest,
+        resolved: Option<Installed>,
+        folder: Folder,
+        until: Instant,
+        launched: oneshot::Sender<u32>,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
+        let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
+        let (news, _) = broadcast::channel(NEWS);
+        let listener = with_news(request.listener.clone(), news.clone(), request.spec.mode);
+        let (body, connection) = match &request.spec.transport {
+            Transport::Stdio(command) => {
+                let Installed(found) = resolved.unwrap_or_default();
+                let heard = (&log, &listener);
+                let local = self.local(command, found, &request, &folder, until, heard);
+                let found = Box::pin(local).await?;
+                let _ = launched.send(found.0.pid().unwrap_or_default());
+                found
+            }
+            // It uses nothing of this machine that starts side by side would contend for, so it has
+            // no place among them.
+            Transport::Remote(remote) => {
+                self.remote(remote, &request, &folder, &log, &listener)
+                    .await?
+            }
+        };
+        let limit = self.settings.max_message;
+        let mode = match request.spec.mode {
+            Mode::Stateful => ChildMode::Stateful,
+            Mode::Stateless => ChildMode::Stateless,
+            Mode::Shared => ChildMode::Shared,
+        };
+        let mut child = Child {
+            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+            body,
+            connection,
+            log,
+            paths: folder.paths,
+            _short_tmp: folder.short,
+            hello: None,
+            subscriptions: None,
+            limit,
+            news,
+            _live: self.metrics.child_live(mode),
+        };
+        let profile = self.spoken(&request.spec, request.profile);
+        let greeting = Box::pin(hello::introduce(&child.connection, &profile));
+        let greeting = tokio::time::timeout_at(until, greeting);
+        let failure = match stop.run_until_cancelled(greeting).await {
+            Some(Ok(Ok(Ok(hello)))) => {
+                if profile.era == Era::Legacy && hello.era == Era::Modern {
+                    self.speaks_modern_only(&request.spec);
+                }
+                if hello.era == Era::Modern && mode != ChildMode::Stateless {
+                    let (parts, _) = HelloParts::of(&hello.raw);
+                    let connection = child.connection.clone();
+                    child.subscriptions = Some(Subscriptions::open(connection, &parts, listener));
+                }
+                child.hello = Some(hello);
+                return Ok(child);
+            }
+            Some(Ok(Ok(Err(refused)))) => {
+                // Another program may answer under the same name today.
+                self.modern_only().remove(&request.spec.version());
+                match refused.error().and_then(|raw| child.body.failed(raw)) {
+                    Some(failed) => ChildError::not_started(failed.why),
+                    None => refused.into(),
+                }
+            }
+            Some(Ok(Err(closed))) => match child.closed(closed).await {
+                ChildError::Died { status, said } => {
+                    let why = format!("it ended before it was ready ({status})");
+                    let refused = false;
+                    ChildError::NotStarted { why, said, refused }
+                }
+                other => other,
+            },
+            Some(Err(_)) => {
+                let waited = self.settings.start_timeout.as_secs();
+                let why = format!("no answer to initialize within {waited} s");
+                ChildError::NotStarted {
+                    why,
+                    said: child.last_words(),
+                    refused: false,
+                }
+            }
+            None => stopped(),
+        };
+        child.end(End::Kill).await;
+        Err(match &request.spec.transport {
+            Transport::Remote(remote) => {
+                failure.of_remote(&remote.url.origin().ascii_serialization())
+            }
+            Transport::Stdio(_) => failure,
+        })
+    }
+
+    async fn local(
+        &self,
+        command: &CommandSpec,
+        installed: Option<Arc<Resolved>>,
+        request: &ChildRequest,
+        folder: &Folder,
+        until: Instant,
+        (log, listener): (&ServerLog, &Listener),
+    ) -> Result<(Body, Connection), ChildError> {
+        let resolved = command.resolve(&request.job.work(), &request.job.id(), &request.user);
+        let fork = self.fork_from(request, command, &resolved, installed.as_ref());
+        let (job, overlay) = (&request.job, &request.overlay);
+        let tmp = folder.paths.short_tmp.clone();
+        let tmp = tmp.unwrap_or_else(|| job.tmp());
+        let launch = self.launch(resolved, installed.as_deref(), job, &tmp, overlay);
+        let forked = match &fork {
+            Some(fork) => self.forked(&request.spec, fork, &launch, until).await,
+            None => None,
+        };
+        let (process, pipes) = match forked {
+            Some(forked) => forked,
+            None => launch::launch(&launch, &self.supervisors, until).await?,
+        };
+        tokio::spawn(log.clone().follow(pipes.stderr));
+        let connection = self.converse(pipes.stdin, pipes.stdout, folder, log, listener);
+        Ok((Body::Local(process), connection))
+    }
+
+    async fn remote(
+        &self,
+        spec: &RemoteSpec,
+        request: &ChildRequest,
+        folder: &Folder,
+        log: &ServerLog,
+        listener: &Listener,
+    ) -> Result<(Body, Connection), ChildError> {
+        let outbound = self.outbound.clone();
+        // Reads the system's certificates from disk.
+        let read = move || outbound.get_or_init(Outbound::from_environment).clone();
+        let outbound = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| ChildError::not_started(error.to_string()))?;
+        let options = RemoteOptions {
+            outbound,
+            connect_timeout: CONNECT,
+            idle_timeout: request.spec.timeout.max(self.settings.start_timeout)
+                + self.settings.input_timeout
+                + SPARE,
+            max_message: self.settings.max_message,
+            extra_headers: Vec::new(),
+            tool_schema: self.tool_schema(&request.spec.name),
+        };
+        let pipes = remote::connect(&spec.for_user(&request.user), options)
+            .map_err(|error| ChildError::not_started(error.to_string()))?;
+        self.remotes.spawn(pipes.handle.gone());
+        let connection = self.converse(pipes.stdin, pipes.stdout, folder, log, listener);
+        Ok((Body::Remote(pipes.handle), connection))
+    }
+
+    fn tool_schema(&self, server: &ServerName) -> Option<ToolSchema> {
+        let (schemas, server) = (self.schemas.get()?.clone(), server.clone());
+        Some(Arc::new(move |tool| schemas(&server, tool)))
+    }
+
+    fn converse(
+        &self,
+        stdin: impl AsyncWrite + Send + Unpin + 'static,
+        stdout: impl AsyncRead + Send + Unpin + 'static,
+        folder: &Folder,
+        log: &ServerLog,
+        listener: &Listener,
+    ) -> Connection {
+        Connection::open(
+            stdin,
+            stdout,
+            self.settings.max_message,
+            listener.clone(),
+            without_folder(folder.paths.clone()),
+            Arc::new(log.clone()),
+        )
+    }
+
+    fn launch(
+        &self,
+        command: ResolvedCommand,
+        installed: Option<&Resolved>,
+        job: &Job,
+        tmp: &Path,
+        overlay: &[(String, String)],
+    ) -> launch::Launch {
+        let env = environment::environment(
+            &command.program,
+            installed,
+            job,
+            tmp,
+            &self.settings.tools_dir,
+            command.env,
+            overlay,
+        );
+        let (program, args) = match installed {
+            Some(found) => {
+                let own = command.args.into_iter().skip(found.rest);
+                let args = found.args.iter().cloned().chain(own).collect();
+                (found.program.clone(), args)
+            }
+            None => (command.program, command.args),
+        };
+        launch::Launch {
+            program,
+            args,
+            env,
+            cwd: command.cwd,
+            open_files: self.open_files,
+        }
+    }
+}
+
+/// Takes the folder's path out of what the child says: everybody behind reads relative names.
+fn without_folder(paths: JobFolderPaths) -> Cleaner {
+    let finders = artifacts::marks(&paths);
+    Arc::new(move |line: Bytes| {
+        if finders.iter().all(|finder| finder.find(&line).is_none()) {
+            return line;
+        }
+        match RawJson::parse(line.clone()) {
+            Ok(whole) => artifacts::relative(whole, &paths).into_bytes(),
+            Err(_) => line,
+        }
+    })
+}
+
+/// What a shared child says to nobody in particular may be about anybody: only what concerns
+/// everybody goes on. Late progress has a number of ours, which says nothing to anyone.
+fn with_news(listener: Listener, news: broadcast::Sender<Said>, mode: Mode) -> Listener {
+    Arc::new(move |said| {
+        listener(said);
+        let of_one_caller = mode != Mode::Shared && &*said.method != "notifications/progress";
+        if of_one_caller || connection::is_news(&said.method) {
+            // Nobody listening is fine.
+            let _ = news.send(said.clone());
+        }
+    })
+}
+
+fn stopped() -> ChildError {
+    ChildError::not_started("the bridge is stopping".to_owned())
+}
+
+/// Holds a place among the starts while the child with this id is at work on its start.
+async fn hold(place: StartPlace, pid: oneshot::Receiver<u32>) {
+    let working = async {
+        let Ok(Ok(pid)) = tokio::time::timeout(LAUNCH, pid).await else {
+            return;
+        };
+        let mut before = None;
+        loop {
+            tokio::time::sleep(IDLE_START).await;
+            let used = tokio::task::spawn_blocking(move || tree::processor_time(pid))
+                .await
+                .ok();
+            if used == before {
+                return;
+            }
+            before = used;
+        }
+    };
+    let _ = tokio::time::timeout(START_PLACE, working).await;
+    drop(place);
+}

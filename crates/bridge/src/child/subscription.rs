@@ -1,0 +1,153 @@
+//! The news of a child of 2026-07-28: it says them only on `subscriptions/listen`, a request that is
+//! answered when the child ends it. To everybody else they look like those of older children.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use bridge_protocol::jsonrpc::Said;
+use bridge_protocol::{RawJson, jsonrpc};
+use serde_json::{Map, Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    Cancellation, ChildError, HelloParts, Profile,
+    connection::{Connection, Outcome},
+    envelope,
+};
+use crate::child::connection::{BACKLOG, Heard, Hearing, Listener, STANDING};
+
+const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+/// How long a child may take to acknowledge a subscription.
+const ACKNOWLEDGE: Duration = Duration::from_secs(10);
+/// Between the end of a subscription to lists and the next.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What we listen to. Dropping it ends all of it.
+pub struct Subscriptions {
+    connection: Connection,
+    listener: Listener,
+    _lists: Option<AbortOnDropHandle<()>>,
+    resources: Mutex<HashMap<Box<str>, AbortOnDropHandle<()>>>,
+}
+
+impl Subscriptions {
+    /// Begins to listen to the lists that may change, as the child says of itself.
+    pub fn open(connection: Connection, hello: &HelloParts, listener: Listener) -> Self {
+        let may = |name: &str| hello.capabilities.get(name)?.get("listChanged")?.as_bool();
+        let filter: Map<String, Value> = ["tools", "prompts", "resources"]
+            .into_iter()
+            .filter(|name| may(name) == Some(true))
+            .map(|name| (format!("{name}ListChanged"), true.into()))
+            .collect();
+        let lists = (!filter.is_empty()).then(|| {
+            let (connection, listener) = (connection.clone(), listener.clone());
+            let listening = tokio::spawn(async move {
+                let filter = Value::Object(filter);
+                while connection.is_open() {
+                    let ended = listen(&connection, &filter, &listener, || {}).await;
+                    if matches!(ended, Some(Err(_))) {
+                        // It does not do what it said; asking again would not help.
+                        return;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            });
+            AbortOnDropHandle::new(listening)
+        });
+        Self {
+            connection,
+            listener,
+            _lists: lists,
+            resources: Mutex::default(),
+        }
+    }
+
+    /// Listens to a resource. Returns once the child has said that it tells.
+    pub async fn to_resource(&self, uri: &str) -> Result<(), ChildError> {
+        if self.resources().contains_key(uri) {
+            return Ok(());
+        }
+        let (acknowledge, acknowledged) = oneshot::channel();
+        let (connection, listener) = (self.connection.clone(), self.listener.clone());
+        let filter = json!({"resourceSubscriptions": [uri]});
+        let listening = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut acknowledge = Some(acknowledge);
+            let told = || {
+                if let Some(tell) = acknowledge.take() {
+                    let _ = tell.send(());
+                }
+            };
+            listen(&connection, &filter, &listener, told).await;
+        }));
+        match tokio::time::timeout(ACKNOWLEDGE, acknowledged).await {
+            Ok(Ok(())) => {
+                self.resources().insert(uri.into(), listening);
+                Ok(())
+            }
+            Ok(Err(_)) => Err(ChildError::Unsubscribed),
+            Err(_) => Err(ChildError::Timeout),
+        }
+    }
+
+    /// Listens to a resource no longer.
+    pub fn end_resource(&self, uri: &str) {
+        self.resources().remove(uri);
+    }
+
+    fn resources(&self) -> std::sync::MutexGuard<'_, HashMap<Box<str>, AbortOnDropHandle<()>>> {
+        self.resources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One subscription, until the child ends it; its answer, if it gave one.
+async fn listen(
+    connection: &Connection,
+    filter: &Value,
+    listener: &Listener,
+    mut acknowledged: impl FnMut(),
+) -> Option<Outcome> {
+    let (sender, mut heard) = mpsc::channel(BACKLOG);
+    let hearing = Hearing {
+        owner: STANDING,
+        heard: sender,
+        cancellation: Cancellation::default(),
+        witness: None,
+    };
+    let params = RawJson::of(&json!({"notifications": filter}));
+    let params = envelope::params(Some(&params), &Profile::modern());
+    let ask = |number: u64| {
+        let number = number.to_string();
+        jsonrpc::line(
+            Some(&number),
+            "subscriptions/listen",
+            Some(params.as_bytes()),
+        )
+    };
+    let never = CancellationToken::new();
+    let mut answer = std::pin::pin!(connection.exchange(ask, true, &never, Some(hearing)));
+    loop {
+        tokio::select! {
+            biased;
+            Some(Heard::Told(said)) = heard.recv() => {
+                if &*said.method == ACKNOWLEDGED {
+                    acknowledged();
+                } else {
+                    listener(&unmarked(&said));
+                }
+            }
+            reply = &mut answer => return reply.ok().map(|reply| reply.outcome),
+        }
+    }
+}
+
+/// The news without the mark of our subscription: nobody else knows it.
+fn unmarked(said: &Said) -> Said {
+    let line = envelope::unfold(&said.line);
+    Said::read(&line).unwrap_or_else(|| said.clone())
+}

@@ -1,0 +1,438 @@
+//! The process between the bridge and each child: `mcpo-bridge __supervise -- PROGRAM ARGS…`.
+//!
+//! It is the child's parent and a subreaper, so whatever the child starts, grandchildren of `uvx`
+//! and `npx` and `setsid` runaways included, stays below it and is ended with it. When the bridge
+//! dies, however it dies, the control socket closes and the whole tree is killed. So it is when the
+//! bridge's right to run children ends and it has said no later time: it was stopped, or could not
+//! renew its record, and another may work in the folder soon.
+//!
+//! ```text
+//! Running ──"end"──▶ Waiting ──time──▶ Terminating (SIGTERM sent) ──time──▶ Killing
+//!    │                   └── tree gone ──▶ done ◀── tree gone ──┴──────────────┘
+//!    └── child exits, or the socket closes ──▶ Killing
+//! ```
+//! Once the child itself has ended, only its own process group gets the rest of the time to leave;
+//! what left the group is a runaway and killed at once.
+//!
+//! Environment, working directory and arguments are the child's own: they were given to this
+//! process, which passes them on unread.
+//!
+//! Two more duties come with fork parents (`fork/`). A *nursery* is above such a parent, and lets live
+//! what is below it when that has ended: the supervisors of forked children. Such a supervisor
+//! *adopts*: it was forked from the parent, forked the child itself, and then became this program.
+
+use std::{
+    ffi::OsString,
+    io::{IoSliceMut, Read as _, Write as _},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use bridge_model::BootTime;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
+    process::{
+        DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open,
+        set_dumpable_behavior, wait,
+    },
+};
+
+use super::{
+    control::{Duty, End, ExitStatus, Report, SWEEP, until_of},
+    tree,
+};
+
+/// How often ended processes are reaped while the tree is ending.
+const TICK: Duration = Duration::from_millis(10);
+/// Kills follow each other after [`TICK`] and then ever more slowly: each reads all of `/proc`, and
+/// what does not go at once waits for the kernel.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What a killed child gets to be gone before the first look for what else there is.
+const KILLED: Duration = Duration::from_millis(5);
+/// How long is waited for a word or an end while the child runs, where nothing is due.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// When a nursery looks, after it was asked to: what a killed supervisor leaves comes to it only after
+/// the bridge has seen that one's end.
+const SWEEPS: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(3),
+];
+/// The kernel's out-of-memory killer takes children (1000 = first), never the bridge.
+const OOM_SCORE: &str = "800";
+const OOM_FILE: &str = "/proc/self/oom_score_adj";
+
+/// Runs as supervisor of `argv` until nothing of the child is left.
+pub fn supervise(duty: Duty, argv: &[OsString]) -> ExitCode {
+    let Ok(control) = std::io::stdin().as_fd().try_clone_to_owned() else {
+        return ExitCode::FAILURE;
+    };
+    let mut bridge = Bridge {
+        control: control.into(),
+        pending: Vec::new(),
+    };
+    let started = match duty {
+        Duty::Child | Duty::Nursery => start(&bridge.control, argv),
+        Duty::Adopted => adopt(argv).inspect(|_| bridge.report(&Report::By(std::process::id()))),
+    };
+    match started {
+        Ok(child) => {
+            bridge.report(&Report::Started(tree::number(child)));
+            let status = Supervisor::new(child, duty).run(&mut bridge);
+            bridge.report(&Report::Exited(status));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let program = argv
+                .first()
+                .map(|name| name.display().to_string())
+                .unwrap_or_default();
+            bridge.report(&Report::Failed(format!(
+                "cannot start '{program}': {error}"
+            )));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Starts the child in a process group of its own on the three descriptors that the bridge sends.
+fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
+    let [stdin, stdout, stderr] = receive_stdio(control)?;
+    let (program, args) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    // A core dump in `work/` would be handed out as the tool's file.
+    let none = rustix::process::Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+    let own_score = std::fs::read_to_string(OOM_FILE).unwrap_or_default();
+    set_oom_score(OOM_SCORE);
+    let child = Command::new(program)
+        .args(args)
+        .process_group(0)
+        .stdin(Stdio::from(stdin))
+        .stdout(Stdio::from(stdout))
+        .stderr(Stdio::from(stderr))
+        .spawn();
+    set_oom_score(own_score.trim());
+    // Waited for by number: orphans that come to us are reaped by the same call.
+    let child = child?;
+    Pid::from_raw(child.id().cast_signed()).ok_or_else(|| std::io::ErrorKind::Other.into())
+}
+
+/// Children begin with that of this process. The file belongs to root while the process is not dumpable.
+fn set_oom_score(score: &str) {
+    let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+    let _ = std::fs::write(OOM_FILE, score);
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// Takes over a child of this process that waits for a word from stdout.
+fn adopt(argv: &[OsString]) -> std::io::Result<Pid> {
+    let pid = argv.first().and_then(|word| word.to_str()?.parse().ok());
+    let child = pid
+        .and_then(Pid::from_raw)
+        .ok_or(std::io::ErrorKind::InvalidInput)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    rustix::io::write(std::io::stdout(), b"!")?;
+    Ok(child)
+}
+
+/// Gets a byte whenever a child of this process ends (SIGCHLD). It never holds up who writes.
+fn ends() -> std::io::Result<UnixStream> {
+    let (ours, signals) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, signals)?;
+    Ok(ours)
+}
+
+fn receive_stdio(control: &UnixStream) -> std::io::Result<[OwnedFd; 3]> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0_u8; 1];
+    recvmsg(
+        control,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let received = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors.collect::<Vec<_>>()),
+        _ => None,
+    });
+    received
+        .and_then(|descriptors| descriptors.try_into().ok())
+        .ok_or_else(|| std::io::Error::other("the bridge sent no stdio"))
+}
+
+/// The other end of the control socket.
+struct Bridge {
+    control: UnixStream,
+    pending: Vec<u8>,
+}
+
+/// What the bridge wants.
+#[derive(Clone, Copy)]
+enum Order {
+    End(Duration, Duration),
+    Until(Option<BootTime>),
+    Sweep,
+    Gone,
+}
+
+impl Bridge {
+    fn report(&mut self, report: &Report) {
+        // A bridge that is gone needs no report; its absence is seen by the next read.
+        let _ = self
+            .control
+            .write_all(format!("{}\n", report.to_line()).as_bytes());
+    }
+
+    /// Reads what is there after poll said so. Unknown lines are skipped.
+    fn orders(&mut self) -> Vec<Order> {
+        let mut buffer = [0_u8; 256];
+        match self.control.read(&mut buffer) {
+            Ok(0) | Err(_) => return vec![Order::Gone],
+            Ok(count) => self.pending.extend_from_slice(&buffer[..count]),
+        }
+        let end = self.pending.iter().rposition(|byte| *byte == b'\n');
+        let lines: Vec<u8> = self.pending.drain(..end.map_or(0, |end| end + 1)).collect();
+        let text = String::from_utf8_lossy(&lines);
+        text.lines().filter_map(Order::from_line).collect()
+    }
+}
+
+impl Order {
+    fn from_line(line: &str) -> Option<Self> {
+        if line == SWEEP {
+            return Some(Self::Sweep);
+        }
+        let end = End::times(line).map(|(wait, grace)| Self::End(wait, grace));
+        end.or_else(|| until_of(line).map(Self::Until))
+    }
+}
+
+/// Where the tree is on its way out.
+#[derive(Clone, Copy)]
+enum Phase {
+    Running,
+    /// stdin is closed; SIGTERM at the instant, and then the grace begins.
+    Waiting(Instant, Duration),
+    /// SIGTERM was sent; SIGKILL at the instant.
+    Terminating(Instant),
+    Killing,
+}
+
+struct Supervisor {
+    child: Pid,
+    duty: Duty,
+    status: Option<ExitStatus>,
+    phase: Phase,
+    orders_may_come: bool,
+    /// When everything is killed, unless the bridge says a later time before.
+    until: Option<BootTime>,
+    next_kill: Instant,
+    pause: Duration,
+    /// When to sweep, the next one last.
+    sweeps: Vec<Instant>,
+    /// Can be read once a process below this one has ended, orphans of the child's too.
+    ended: Option<UnixStream>,
+}
+
+impl Supervisor {
+    fn new(child: Pid, duty: Duty) -> Self {
+        Self {
+            child,
+            duty,
+            status: None,
+            phase: Phase::Running,
+            orders_may_come: true,
+            until: None,
+            next_kill: Instant::now(),
+            pause: TICK,
+            sweeps: Vec::new(),
+            ended: ends().ok(),
+        }
+    }
+
+    fn run(mut self, bridge: &mut Bridge) -> ExitStatus {
+        let pidfd = pidfd_open(self.child, PidfdFlags::empty()).ok();
+        loop {
+            let everything_gone = self.reap();
+            if everything_gone {
+                return self.status.unwrap_or(ExitStatus::Unknown);
+            }
+            if self.until.is_some_and(|until| until.remaining().is_zero()) {
+                self.until = None;
+                self.kill_all();
+            }
+            self.advance();
+            if self.sweeps.pop_if(|at| Instant::now() >= *at).is_some() {
+                self.sweep();
+            }
+            let watched = pidfd.as_ref().filter(|_| self.status.is_none());
+            if self.orders_wait(bridge.control.as_fd(), watched.map(OwnedFd::as_fd)) {
+                for order in bridge.orders() {
+                    self.follow(order);
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self, order: Order) {
+        match order {
+            Order::End(wait, grace) => self.end(wait, grace),
+            // What has ended does not come back: another may work in the folder by now.
+            Order::Until(until) => {
+                if self.until.is_none_or(|until| !until.remaining().is_zero()) {
+                    self.until = until;
+                }
+            }
+            Order::Sweep => {
+                let now = Instant::now();
+                self.sweeps = SWEEPS.iter().rev().map(|after| now + *after).collect();
+            }
+            Order::Gone => {
+                self.orders_may_come = false;
+                self.kill_all();
+            }
+        }
+    }
+
+    /// Waits for an order, the child's exit or the next tick; true if an order can be read.
+    fn orders_wait(&self, control: BorrowedFd<'_>, child: Option<BorrowedFd<'_>>) -> bool {
+        let pause = if let Phase::Killing = self.phase {
+            self.next_kill
+                .saturating_duration_since(Instant::now())
+                .clamp(Duration::from_millis(1), TICK)
+        } else if let Phase::Running = self.phase {
+            let sweep = self.sweeps.last();
+            let sweep = sweep.map(|at| at.saturating_duration_since(Instant::now()));
+            let next = self.until.map(BootTime::remaining).into_iter().chain(sweep);
+            next.min().unwrap_or(LONGEST_WAIT).clamp(TICK, LONGEST_WAIT)
+        } else {
+            TICK
+        };
+        let pause = Timespec::try_from(pause).ok();
+        let mut watched = Vec::with_capacity(3);
+        if self.orders_may_come {
+            watched.push(PollFd::from_borrowed_fd(control, PollFlags::IN));
+        }
+        let others = child
+            .into_iter()
+            .chain(self.ended.as_ref().map(AsFd::as_fd));
+        watched.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        // Interrupted by a signal, it has left the answers as they were: none.
+        let _ = poll(&mut watched, pause.as_ref());
+        self.orders_may_come && watched.first().is_some_and(|fd| !fd.revents().is_empty())
+    }
+
+    /// An order only ever hastens the end.
+    fn end(&mut self, wait: Duration, grace: Duration) {
+        let until = Instant::now() + wait;
+        match self.phase {
+            Phase::Running | Phase::Waiting(..) if wait + grace == Duration::ZERO => {
+                self.kill_all();
+            }
+            Phase::Running => self.phase = Phase::Waiting(until, grace),
+            Phase::Waiting(before, other) => {
+                self.phase = Phase::Waiting(until.min(before), grace.min(other));
+            }
+            Phase::Terminating(_) if wait + grace == Duration::ZERO => self.kill_all(),
+            Phase::Terminating(_) | Phase::Killing => {}
+        }
+    }
+
+    /// Most children have nothing below them but their group: all of `/proc` is read only if
+    /// something is left when that is dead.
+    fn kill_all(&mut self) {
+        self.phase = Phase::Killing;
+        (self.next_kill, self.pause) = (Instant::now(), TICK);
+        // Not reaped, it still has its number.
+        if self.status.is_none() {
+            let _ = kill_process_group(self.child, Signal::KILL);
+            tree::send(tree::number(self.child), Signal::KILL);
+            self.next_kill += KILLED;
+        }
+    }
+
+    fn advance(&mut self) {
+        let now = Instant::now();
+        match self.phase {
+            Phase::Running if self.lets_live() => {}
+            Phase::Running if self.status.is_some() => self.kill_all(),
+            Phase::Waiting(until, grace) if now >= until => {
+                if !grace.is_zero() {
+                    tree::signal_descendants(Signal::TERM);
+                }
+                self.phase = Phase::Terminating(now + grace);
+            }
+            Phase::Terminating(until) if now >= until => self.kill_all(),
+            _ => {}
+        }
+        let ended = self.status.is_some() && !self.lets_live();
+        let kills = matches!(self.phase, Phase::Killing) || ended;
+        if kills && now >= self.next_kill {
+            if let Phase::Killing = self.phase {
+                tree::signal_descendants(Signal::KILL);
+            } else {
+                tree::kill_descendants_outside(tree::number(self.child));
+            }
+            self.next_kill = now + self.pause;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Others than the child are worth living when it has ended.
+    fn lets_live(&self) -> bool {
+        self.duty == Duty::Nursery && matches!(self.phase, Phase::Running)
+    }
+
+    /// Kills what came to this nursery and is no supervisor: orphans of the fork parent's own
+    /// imports, and of a supervisor that was killed.
+    fn sweep(&self) {
+        let child = tree::number(self.child);
+        for pid in tree::children_and_zombies(std::process::id()) {
+            let parent = pid == child && self.status.is_none();
+            if !parent && !tree::is_supervisor(pid) {
+                tree::kill_below(pid);
+                tree::send(pid, Signal::KILL);
+            }
+        }
+    }
+
+    /// Collects every process that ended; true once there is none left.
+    fn reap(&mut self) -> bool {
+        // Emptied before looking, so that no end is missed.
+        let mut bytes = [0; 64];
+        while let Some(mut ended) = self.ended.as_ref()
+            && ended
+                .read(&mut bytes)
+                .is_ok_and(|count| count == bytes.len())
+        {}
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.child => {
+                    let code = status.exit_status().map(ExitStatus::Code);
+                    let signal = status.terminating_signal().map(ExitStatus::Signal);
+                    self.status = code.or(signal).or(Some(ExitStatus::Unknown));
+                    if self.duty == Duty::Nursery {
+                        self.sweep();
+                    }
+                }
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+}

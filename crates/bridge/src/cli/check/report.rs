@@ -1,0 +1,299 @@
+//! What `check` found out, for people and machines.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use bridge_openapi::{ArgumentRules, request_schema};
+use bridge_protocol::Tool;
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use super::{fork::Processes, launch::Launch};
+use crate::{
+    catalog::Offer,
+    cli::{
+        survey::Surveyed,
+        text::{BAD, BOLD, DIM, GOOD, ODD, counted, indented, plain},
+    },
+    config::{Mode, ServerSpec},
+};
+
+/// What small models cope with.
+const MANY_TOOLS: usize = 15;
+/// Bytes of English and JSON that make one token, by rule of thumb.
+const BYTES_PER_TOKEN: usize = 4;
+
+/// Everything.
+#[derive(Serialize)]
+pub struct Report {
+    /// No server failed.
+    pub ok: bool,
+    config_file: PathBuf,
+    /// Of the settings and the file.
+    warnings: Vec<String>,
+    servers: Vec<ServerReport>,
+}
+
+/// One server.
+#[derive(Serialize)]
+pub struct ServerReport {
+    name: String,
+    status: Status,
+    mode: Mode,
+    /// The named fault, with the server's last words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    found: Option<Found>,
+    start_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launch: Option<Launch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<Processes>,
+    warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Failed,
+    /// Not started, because nobody asked for it.
+    Skipped,
+}
+
+#[derive(Serialize)]
+struct Found {
+    title: String,
+    version: String,
+    tools_offered: usize,
+    tools_all: usize,
+    tokens_estimate: usize,
+    memory_bytes: u64,
+    /// In the server's order.
+    tools: Vec<ToolCost>,
+}
+
+/// One tool, and what it costs in every request of a model that may use it.
+#[derive(Serialize)]
+struct ToolCost {
+    name: String,
+    tokens_estimate: usize,
+}
+
+impl Report {
+    /// Sums up.
+    pub fn new(config_file: PathBuf, warnings: Vec<String>, servers: Vec<ServerReport>) -> Self {
+        Self {
+            ok: servers.iter().all(|server| server.status != Status::Failed),
+            config_file,
+            warnings,
+            servers,
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for warning in &self.warnings {
+            let _ = writeln!(text, "{ODD}warning:{ODD:#} {}", indented(warning, 2));
+        }
+        for server in &self.servers {
+            server.write(&mut text);
+        }
+        let path = self.config_file.display();
+        let servers = counted(self.servers.len(), "server");
+        let failed = self.servers.iter();
+        let failed = failed.filter(|server| server.status == Status::Failed);
+        let _ = match failed.count() {
+            0 if self.started() => writeln!(text, "{GOOD}ok:{GOOD:#} {path}: {servers}, all work"),
+            0 => writeln!(text, "{GOOD}ok:{GOOD:#} {path}: {servers}, none started"),
+            failed => writeln!(text, "{BAD}failed:{BAD:#} {path}: {failed} of {servers}"),
+        };
+        text
+    }
+
+    fn started(&self) -> bool {
+        let mut servers = self.servers.iter();
+        servers.all(|server| server.status != Status::Skipped)
+    }
+}
+
+impl ServerReport {
+    /// A server that was not started.
+    pub fn skipped(spec: &ServerSpec) -> Self {
+        Self {
+            name: spec.name.to_string(),
+            status: Status::Skipped,
+            mode: spec.mode,
+            error: None,
+            found: None,
+            start_seconds: None,
+            launch: None,
+            processes: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// A server that was.
+    pub fn of(surveyed: &Surveyed) -> Self {
+        let base = Self {
+            start_seconds: Some((surveyed.took.as_secs_f64() * 1000.0).round() / 1000.0),
+            launch: Launch::of(&surveyed.launching),
+            processes: surveyed.forking.as_ref().and_then(Processes::of),
+            ..Self::skipped(&surveyed.spec)
+        };
+        match &surveyed.outcome {
+            Ok(offer) => Self {
+                status: Status::Ok,
+                found: Some(Found::of(offer)),
+                warnings: warnings(offer),
+                ..base
+            },
+            Err(error) => Self {
+                status: Status::Failed,
+                error: Some(error.clone()),
+                ..base
+            },
+        }
+    }
+
+    fn write(&self, text: &mut String) {
+        let name = &self.name;
+        let _ = write!(text, "{BOLD}{name}{BOLD:#} {DIM}{}{DIM:#}: ", self.mode());
+        let _ = match (&self.found, &self.error) {
+            (Some(found), _) => write!(text, "{GOOD}ok{GOOD:#}, {}", found.text()),
+            (None, Some(error)) => write!(text, "{BAD}failed{BAD:#}: {}", indented(error, 2)),
+            (None, None) => write!(text, "not started"),
+        };
+        text.push('\n');
+        if let Some(found) = self.found.as_ref().filter(|found| !found.tools.is_empty()) {
+            let _ = writeln!(text, "  {DIM}tools, about tokens:{DIM:#} {}", found.tools());
+        }
+        if let Some(launch) = &self.launch {
+            let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&launch.text(), 4));
+        }
+        if let Some(processes) = &self.processes {
+            let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&processes.text(), 4));
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(text, "  {ODD}warning:{ODD:#} {}", indented(warning, 4));
+        }
+    }
+
+    fn mode(&self) -> &'static str {
+        match self.mode {
+            Mode::Stateful => "(stateful)",
+            Mode::Stateless => "(stateless)",
+            Mode::Shared => "(shared)",
+        }
+    }
+}
+
+impl Found {
+    fn of(offer: &Offer) -> Self {
+        let guide = offer.spec.usage_guide.as_deref();
+        Self {
+            title: offer.title().to_owned(),
+            version: offer.learnt.hello.server_info.version.clone(),
+            tools_offered: offer.tools().len(),
+            tools_all: offer.learnt.tools.len(),
+            tokens_estimate: tokens(offer.tools(), guide),
+            memory_bytes: offer.learnt.memory,
+            tools: offer
+                .tools()
+                .map(|tool| ToolCost::of(tool, guide))
+                .collect(),
+        }
+    }
+
+    /// The tools, each with its cost.
+    fn tools(&self) -> String {
+        let tools = self.tools.iter();
+        let each = tools.map(|tool| format!("{} {}", plain(&tool.name), tool.tokens_estimate));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "{} of {} offered, about {} tokens, {} of memory ({} {})",
+            self.tools_offered,
+            counted(self.tools_all, "tool"),
+            self.tokens_estimate,
+            HumanBytes(self.memory_bytes),
+            plain(&self.title),
+            plain(&self.version),
+        )
+    }
+}
+
+impl ToolCost {
+    fn of(tool: &Tool, guide: Option<&str>) -> Self {
+        Self {
+            name: tool.name.to_string(),
+            tokens_estimate: tokens(std::iter::once(tool), guide),
+        }
+    }
+}
+
+/// What the tools cost in every request of a model that may use them.
+fn tokens<'a>(tools: impl Iterator<Item = &'a Tool>, guide: Option<&str>) -> usize {
+    let guide = guide.map_or(0, str::len);
+    let bytes = tools.map(|tool| {
+        let description = tool.description().map_or(0, str::len);
+        let schema = request_schema(tool).schema.to_string();
+        tool.name.len() + description + guide + schema.len()
+    });
+    bytes.sum::<usize>().div_ceil(BYTES_PER_TOKEN)
+}
+
+fn warnings(offer: &Offer) -> Vec<String> {
+    let subject = format!("server '{}': ", offer.spec.name);
+    let own = offer.warnings().into_iter();
+    // Each stands below its server's name.
+    let own = own.map(|warning| match warning.strip_prefix(&subject) {
+        Some(rest) => rest.to_owned(),
+        None => warning,
+    });
+    let mut warnings: Vec<String> = own.collect();
+    let offered = offer.tools().len();
+    if offered > MANY_TOOLS {
+        warnings.push(format!(
+            "{offered} tools are offered, and small models cope with {MANY_TOOLS} at most: name \
+             the useful ones in enabledTools"
+        ));
+    }
+    if offered == 0 {
+        warnings.push("it offers no tools: look at enabledTools and disabledTools".to_owned());
+    }
+    for tool in offer.tools() {
+        let name = &tool.name;
+        let schema = request_schema(tool).warnings.into_iter();
+        // Not by the offer's own rules, which would log what stands here.
+        let rules = ArgumentRules::compile(tool.input_schema());
+        let both = schema.chain(rules.warning().map(str::to_owned));
+        warnings.extend(both.map(|warning| format!("tool {name}: {warning}")));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tokens_count_what_every_request_carries() {
+        let tool = |description: &str| {
+            let schema = json!({"type": "object", "properties": {}});
+            let tool = json!({"name": "abcd", "description": description, "inputSchema": schema});
+            Tool::read(tool).unwrap()
+        };
+        let plain = tokens([tool("")].iter(), None);
+        assert!(plain > 1);
+        assert_eq!(tokens([tool(&"x".repeat(400))].iter(), None), plain + 100);
+        let guided = tokens([tool(""), tool("")].iter(), Some(&"g".repeat(40)));
+        // Rounded up once instead of twice.
+        assert!(guided.abs_diff(2 * plain + 20) <= 1, "{guided}");
+    }
+}

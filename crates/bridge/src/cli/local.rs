@@ -1,0 +1,106 @@
+//! The bridge's parts in a command's own process: everything but the listening.
+
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
+
+use bridge_state::{Membership, Store};
+use jiff::Timestamp;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+
+use super::Failure;
+use crate::{
+    app::App,
+    config::{Loaded, Settings},
+};
+
+/// How long each thing that still runs may keep a command that is done.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// The parts, and what must run beside them.
+pub struct Local {
+    /// The parts.
+    pub app: Arc<App>,
+    beside: JoinSet<()>,
+}
+
+impl Local {
+    /// Puts them together on the jobs folder of `settings`. Must be called within a runtime.
+    pub fn new(mut settings: Settings, config: Loaded) -> Result<Self, Failure> {
+        // A command has no time to install anything: it uses what is there.
+        settings.install = false;
+        let store = Store::open(&settings.jobs_dir, &Membership::default(), Timestamp::now());
+        let app = App::new(settings, store.map_err(Failure::failed)?, config);
+        let app = app.map_err(Failure::failed)?;
+        let mut beside = JoinSet::new();
+        let engine = app.engine.clone();
+        beside.spawn(async move { engine.children.sweep_strays().await });
+        beside.spawn(beat(app.store.clone()));
+        Ok(Self { app, beside })
+    }
+
+    /// Ends every child and gives all leases back.
+    pub async fn end(mut self) {
+        let engine = &self.app.engine;
+        engine.stopping.cancel();
+        engine.running.close();
+        engine.running.wait().await;
+        tokio::join!(
+            engine.sessions.end_all(),
+            engine.shared.end_all(),
+            self.app.installer.close()
+        );
+        // Remote servers are still being told that their sessions are over.
+        let _ = tokio::time::timeout(LEAVE, engine.children.none_left()).await;
+        self.beside.shutdown().await;
+    }
+}
+
+/// A bridge on another host must see that this process lives.
+async fn beat(store: Arc<Store>) {
+    let mut timer = tokio::time::interval(store.instance().renew_every());
+    loop {
+        timer.tick().await;
+        let store = store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.renew(Timestamp::now())).await;
+    }
+}
+
+/// Runs a command's asynchronous part to its end.
+pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("no threads: {error}")))?;
+    let done = runtime.block_on(work);
+    // Tasks hold the store, whose end clears away after itself; but a disk that hangs must not
+    // keep a command that has its answer.
+    runtime.shutdown_timeout(LEAVE);
+    done
+}
+
+/// Gives `work` up at SIGINT and SIGTERM, so that what it started can be ended in good order.
+pub async fn until_signal<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("signals: {error}")));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => Ok(done),
+        _ = interrupt.recv() => Err(Failure::interrupted()),
+        _ = terminate.recv() => Err(Failure::interrupted()),
+    }
+}
+
+/// Opens the jobs folder that a bridge works in. A folder that is not there is not made: it would
+/// only hide that another one was meant.
+pub fn open_store(jobs_dir: &Path) -> Result<Store, Failure> {
+    if !jobs_dir.exists() {
+        let path = jobs_dir.display();
+        return Err(Failure::failed(format!(
+            "there is no jobs folder {path}: name the one that the bridge uses with --jobs-dir / \
+             MCPO_JOBS_DIR"
+        )));
+    }
+    Store::open(jobs_dir, &Membership::default(), Timestamp::now()).map_err(Failure::failed)
+}

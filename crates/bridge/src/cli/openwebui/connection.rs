@@ -1,0 +1,353 @@
+//! One connection of Open WebUI for each server of a config.
+
+use bridge_openapi::path_segment;
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+use super::{
+    grants::{Directory, Grant, grants},
+    marker::{self, Marker},
+};
+use crate::{
+    catalog,
+    cli::{Failure, SettingsArgs, local::open_store, text::note},
+    config::{self, BaseUrl, KeyRing, Loaded, Secret, ServerSpec, Settings},
+};
+
+/// The protocol of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// The tools as operations
+    #[default]
+    Openapi,
+    /// MCP Streamable HTTP
+    Mcp,
+}
+
+/// How connections are made.
+#[derive(Debug, Clone, Args)]
+pub struct MakeArgs {
+    /// How Open WebUI speaks to the bridge
+    #[arg(long = "type", value_name = "TYPE", default_value = "openapi")]
+    pub kind: Kind,
+    /// Send the user's own token (auth type session) and the key in X-MCPO-Key
+    #[arg(long)]
+    pub session: bool,
+    /// Who sees servers without `allow`; those with it are seen by whom it names
+    #[arg(long, value_name = "WHO", default_value = "everyone")]
+    pub grant: Grant,
+    /// The API key for Open WebUI, by its name [default: openwebui or open-webui, else the first]
+    #[arg(long, value_name = "NAME")]
+    pub key_name: Option<String>,
+    /// What tells these connections from another bridge's in the same Open WebUI
+    #[arg(long, value_name = "NAME", default_value = "mcpo-bridge")]
+    pub owner: String,
+}
+
+/// Everything that connections are made of.
+pub struct Maker {
+    args: MakeArgs,
+    bridge: String,
+    settings: Settings,
+    config: Loaded,
+    key: Option<Secret>,
+    spec_path: String,
+}
+
+impl Maker {
+    /// Reads the settings and the server file. `url` is where Open WebUI reaches the bridge.
+    pub fn new(args: MakeArgs, url: Option<&str>, from: SettingsArgs) -> Result<Self, Failure> {
+        let keys = from.keys_in_clear();
+        let settings = from.resolve()?;
+        let config = config::servers(&settings)?;
+        let key = choose(keys, args.key_name.as_deref())?;
+        if args.session && key.is_none() {
+            note("no API key is set: the user's token alone says who calls");
+        }
+        // Open WebUI fetches the document without the key that it sends with calls.
+        let fetched_bare = args.session && args.kind == Kind::Openapi;
+        let spec_path = match key.as_ref().filter(|_| fetched_bare) {
+            Some(key) => format!("{}/{SPEC}", KeyRing::document_secret(key)),
+            None => SPEC.to_owned(),
+        };
+        Ok(Self {
+            args,
+            bridge: bridge(url, &settings)?,
+            settings,
+            config,
+            key,
+            spec_path,
+        })
+    }
+
+    /// Puts these in the place of the key, if there is one, and of the path that is made of it.
+    pub fn hide_key(&mut self, placeholder: &str, of_path: &str) {
+        if self.key.is_some() {
+            self.key = Some(Secret::new(placeholder));
+        }
+        if self.spec_path != SPEC {
+            of_path.clone_into(&mut self.spec_path);
+        }
+    }
+
+    /// Which bridge's connections these are.
+    pub fn owner(&self) -> &str {
+        &self.args.owner
+    }
+
+    /// Whether access grants name users or groups, whose ids Open WebUI knows.
+    pub fn needs_directory(&self) -> bool {
+        let mut allows = self
+            .config
+            .servers
+            .values()
+            .filter_map(|spec| spec.allow.as_ref());
+        allows.any(|allow| allow.users().next().or(allow.groups().next()).is_some())
+    }
+
+    /// The front of all their URLs.
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
+    /// The connections, in the order of the config. Says for which names of `allow` there is no
+    /// grant.
+    pub fn connections(&self, known: &Directory) -> Vec<Value> {
+        let store = open_store(&self.settings.jobs_dir).ok();
+        let mut ids = Vec::new();
+        let servers = self.config.servers.values();
+        servers
+            .map(|spec| {
+                let hello = store.as_ref().and_then(|store| catalog::kept(store, spec));
+                let title = hello.map(|hello| hello.server_info).and_then(|info| {
+                    let said = info.title.unwrap_or(info.name);
+                    (!said.trim().is_empty()).then_some(said)
+                });
+                self.connection(spec, title, known, &mut ids)
+            })
+            .collect()
+    }
+
+    fn connection(
+        &self,
+        spec: &ServerSpec,
+        title: Option<String>,
+        known: &Directory,
+        ids: &mut Vec<String>,
+    ) -> Value {
+        let server = spec.name.as_str();
+        let (grants, unknown) = grants(spec, self.args.grant, known);
+        for name in unknown {
+            note(format!(
+                "{server}: {name:?} of allow is no user and no group that Open WebUI is known to \
+                 have, so it gets no access grant; the bridge decides all the same"
+            ));
+        }
+        let closed = self.settings.access.strict_auth || spec.allow.is_some();
+        let bare = self.args.session && self.args.kind == Kind::Openapi && self.key.is_none();
+        if bare && closed {
+            note(format!(
+                "{server}: Open WebUI fetches the document without the user's token, and this \
+                 one is not for everybody: put Open WebUI's address into MCPO_TRUSTED_PROXIES"
+            ));
+        }
+        let id = id(server, ids);
+        ids.push(id.clone());
+        let (kind, door) = match self.args.kind {
+            Kind::Openapi => ("openapi", "mcpo"),
+            Kind::Mcp => ("mcp", "mcp"),
+        };
+        let (auth, key) = match (&self.key, self.args.session) {
+            (_, true) => ("session", ""),
+            (Some(key), false) => ("bearer", key.expose()),
+            (None, false) => ("none", ""),
+        };
+        let mut connection = json!({
+            "type": kind,
+            "url": format!("{}/{door}/{}", self.bridge, path_segment(server)),
+            "path": self.spec_path,
+            "spec_type": "url",
+            "spec": "",
+            "auth_type": auth,
+            "key": key,
+            "headers": {},
+            "info": {
+                "id": id,
+                "name": title.unwrap_or_else(|| server.to_owned()),
+                "description": description(spec),
+            },
+            "config": {
+                "enable": true,
+                "function_name_filter_list": "",
+                "access_grants": grants,
+            },
+        });
+        let marker = Marker {
+            owner: self.args.owner.clone(),
+            server: server.to_owned(),
+            grants: marker::grants_digest(&connection),
+            info: marker::info_digest(&connection),
+        };
+        connection["headers"] = Value::Object(self.headers(&marker));
+        connection
+    }
+
+    /// Templates, so that the bridge learns user and chat also where Open WebUI forwards nothing by
+    /// itself; groups it never does.
+    fn headers(&self, marker: &Marker) -> Map<String, Value> {
+        let mut headers = Map::new();
+        headers.insert(marker::HEADER.to_owned(), marker.to_string().into());
+        if let Some(key) = self.key.as_ref().filter(|_| self.args.session) {
+            headers.insert(KEY_HEADER.to_owned(), key.expose().into());
+        }
+        let names = &self.settings.access.headers;
+        let mut add = |name: &axum::http::HeaderName, template: &str| {
+            headers.insert(as_written(name.as_str()), template.into());
+        };
+        add(&names.chat_id, "{{CHAT_ID}}");
+        add(&names.message_id, "{{MESSAGE_ID}}");
+        add(&names.user_groups, "{{USER_GROUPS}},{{USER_GROUP_IDS}}");
+        // With a secret only Open WebUI's signed token counts; with the user's own, that one.
+        if self.settings.access.jwt_secret.is_none() && !self.args.session {
+            add(&names.user_id, "{{USER_ID}}");
+            add(&names.user_name, "{{USER_NAME}}");
+            add(&names.user_email, "{{USER_EMAIL}}");
+            add(&names.user_role, "{{USER_ROLE}}");
+        }
+        headers
+    }
+
+    /// The names of all headers that we may set: others in a connection of ours are somebody's.
+    pub fn header_names(&self) -> Vec<String> {
+        let names = &self.settings.access.headers;
+        let known = [
+            &names.chat_id,
+            &names.message_id,
+            &names.user_groups,
+            &names.user_id,
+            &names.user_name,
+            &names.user_email,
+            &names.user_role,
+        ];
+        let known = known.into_iter().map(ToString::to_string);
+        let own = [marker::HEADER, KEY_HEADER].map(str::to_ascii_lowercase);
+        known.chain(own).collect()
+    }
+}
+
+const KEY_HEADER: &str = "X-MCPO-Key";
+const SPEC: &str = "openapi.json";
+
+/// As Open WebUI writes its own headers: two spellings of one header would be sent as two.
+fn as_written(name: &str) -> String {
+    let part = |part: &str| match part {
+        "openwebui" => "OpenWebUI".to_owned(),
+        part => {
+            let mut letters = part.chars();
+            let first = letters.next().map(|first| first.to_ascii_uppercase());
+            first.into_iter().chain(letters).collect()
+        }
+    };
+    name.split('-').map(part).collect::<Vec<_>>().join("-")
+}
+
+fn choose(mut keys: Vec<(String, Secret)>, name: Option<&str>) -> Result<Option<Secret>, Failure> {
+    let at = |wanted: &str| keys.iter().position(|(name, _)| name == wanted);
+    let found = match name {
+        Some(name) => Some(at(name).ok_or_else(|| {
+            Failure::told_wrongly(format!("--key-name: there is no API key named {name:?}"))
+        })?),
+        None => at("openwebui").or_else(|| at("open-webui")),
+    };
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(keys.swap_remove(found.unwrap_or(0)).1))
+}
+
+fn bridge(url: Option<&str>, settings: &Settings) -> Result<String, Failure> {
+    let Some(url) = url else {
+        let BaseUrl::Absolute(base) = &settings.listen.base_url else {
+            let why = "--bridge-url: say where Open WebUI reaches the bridge";
+            return Err(Failure::told_wrongly(why));
+        };
+        let local = base.host_str().is_some_and(|host| host == "localhost");
+        if local {
+            note(
+                "the connections lead to localhost (MCPO_BASE_URL); where Open WebUI runs in a \
+                 container, name the bridge with --bridge-url, such as http://mcpo-bridge:8080",
+            );
+        }
+        let base = base.as_str().trim_end_matches('/');
+        return Ok(format!("{base}{}", settings.listen.path_prefix));
+    };
+    let parsed = url.parse::<BaseUrl>().ok();
+    match parsed {
+        Some(BaseUrl::Absolute(url)) => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        _ => Err(Failure::told_wrongly(
+            "--bridge-url: an absolute http or https URL without query is expected, such as \
+             http://mcpo-bridge:8080",
+        )),
+    }
+}
+
+/// An id may hold neither ':' nor '|', and stands in front of the tools' names.
+fn id(server: &str, taken: &[String]) -> String {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let plain: String = server.chars().filter(|c| good(*c)).collect();
+    if plain == server && !taken.contains(&plain) {
+        return plain;
+    }
+    let hash = Sha256::digest(server);
+    let short = hash[..4]
+        .iter()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    match &*plain {
+        "" => short,
+        plain => format!("{plain}-{short}"),
+    }
+}
+
+/// One line for people.
+fn description(spec: &ServerSpec) -> &str {
+    let guide = spec.usage_guide.as_deref().unwrap_or_default();
+    guide
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or_default()
+}
+
+/// Whether two URLs lead to the same scheme, host and port.
+pub fn same_origin(one: &str, other: &str) -> bool {
+    let origin = |url: &str| Url::parse(url).ok().map(|url| url.origin());
+    origin(one).is_some_and(|one| Some(one) == origin(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_plain_and_differ() {
+        let mut taken = Vec::new();
+        for server in ["excel", "a b", "a:b", "ab", "表計", "図", "a|b"] {
+            let id = id(server, &taken);
+            assert!(!id.is_empty() && !taken.contains(&id), "{server}: {id}");
+            assert!(
+                id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'),
+                "{id}"
+            );
+            taken.push(id);
+        }
+        assert_eq!((&*taken[0], &*taken[3]), ("excel", "ab"));
+    }
+
+    #[test]
+    fn headers_are_spelled_as_open_webui_spells_them() {
+        assert_eq!(as_written("x-openwebui-chat-id"), "X-OpenWebUI-Chat-Id");
+        assert_eq!(as_written("x-a--b"), "X-A--B");
+    }
+}

@@ -1,0 +1,68 @@
+//! What commands print: answers to stdout, faults to stderr, colours on a terminal only.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::Failure;
+
+/// For whom the answer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For machines
+    Json,
+}
+
+/// How a command answers.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OutputArgs {
+    /// How to answer
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+impl OutputArgs {
+    /// Prints `value` as JSON, or what `text` makes of it.
+    pub fn print<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        if self.is_json() {
+            print_json(value)
+        } else {
+            print(&text(value))
+        }
+    }
+
+    /// Whether machines read it.
+    pub fn is_json(self) -> bool {
+        self.json || self.format == Format::Json
+    }
+}
+
+/// Writes to stdout; colours are taken out unless it is a terminal that wants them.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A reader that has seen enough (`| head`) is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!(
+            "the answer cannot be written: {error}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Writes `value` to stdout as indented JSON.
+pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value);
+    let text = text.map_err(|error| Failure::failed(format!("not JSON: {error}")))?;
+    print(&format!("{text}\n"))
+}

@@ -1,0 +1,145 @@
+//! Text for people: colours, columns, ages, and the words of servers without what steers a terminal.
+
+use std::{
+    borrow::Cow,
+    fmt::{Display, Write as _},
+    io::Write as _,
+};
+
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+
+/// All is well.
+pub const GOOD: Style = AnsiColor::Green.on_default().bold();
+
+/// It failed.
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// It deserves a look.
+pub const ODD: Style = AnsiColor::Yellow.on_default();
+
+/// A name, a heading.
+pub const BOLD: Style = Style::new().bold();
+
+/// Beside the point.
+pub const DIM: Style = Style::new().dimmed();
+
+/// Writes a line to stderr. Whoever closed it does not want to know.
+pub fn note(text: impl Display) {
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+/// The words of a server, without what would steer a terminal. Line ends and tabs stay.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if text.contains(steers) {
+        text.replace(steers, "\u{fffd}").into()
+    } else {
+        text.into()
+    }
+}
+
+/// The same on one line of at most `most` characters.
+pub fn one_line(text: &str, most: usize) -> String {
+    let text = plain(text.trim());
+    let line = text.lines().next().unwrap_or_default().trim_end();
+    let cut = line.chars().nth(most).is_some() || line.len() < text.len();
+    let mut line: String = line.chars().take(most).collect();
+    if cut {
+        line.push('…');
+    }
+    line
+}
+
+/// Lines after the first stand below it.
+pub fn indented(text: &str, by: usize) -> String {
+    plain(text).replace('\n', &format!("\n{:by$}", ""))
+}
+
+/// Rows under headings, in columns; an empty table is its headings.
+pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
+    let wide = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells
+            .chain([headings[column].chars().count()])
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(wide);
+    let line = |cells: [&str; N]| {
+        let padded = cells.iter().zip(widths);
+        let padded = padded.map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut text = format!("{BOLD}{}{BOLD:#}\n", line(headings));
+    for row in rows {
+        let cells = std::array::from_fn(|column| row[column].as_str());
+        let _ = writeln!(text, "{}", line(cells));
+    }
+    text
+}
+
+/// Seconds since `then`; 0 for what lies ahead.
+pub fn seconds_since(then: Timestamp, now: Timestamp) -> u64 {
+    u64::try_from(now.duration_since(then).as_secs()).unwrap_or(0)
+}
+
+/// `40 s`, `12 min`, `3 h`, `5 d`.
+pub fn ago(then: Timestamp, now: Timestamp) -> String {
+    match seconds_since(then, now) {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// To the second, in UTC.
+pub fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// `3 files`, `1 file`.
+pub fn counted(count: usize, thing: &str) -> String {
+    let many = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{many}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_servers_say_cannot_steer_a_terminal() {
+        assert_eq!(
+            plain("a\tb\n\u{1b}[2J売上\r"),
+            "a\tb\n\u{fffd}[2J売上\u{fffd}"
+        );
+        assert!(matches!(plain("nothing odd"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn one_line_tells_that_there_is_more() {
+        assert_eq!(one_line("  short\n", 9), "short");
+        assert_eq!(one_line("first\nsecond", 9), "first…");
+        assert_eq!(one_line("売上報告書です", 3), "売上報…");
+        assert_eq!(one_line("", 3), "");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let row = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
+        let text = table(["A", "B"], &[row("long", "x"), row("y", "")]);
+        let text = anstream::adapter::strip_str(&text).to_string();
+        assert_eq!(text, "A     B\nlong  x\ny\n");
+    }
+
+    #[test]
+    fn ages_are_told_in_the_unit_that_fits() {
+        let then = Timestamp::UNIX_EPOCH;
+        let at = |seconds| then + jiff::SignedDuration::from_secs(seconds);
+        let told = [0, 119, 120, 7199, 7200, 172_800].map(|seconds| ago(then, at(seconds)));
+        assert_eq!(told, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
+        assert_eq!(ago(at(5), then), "0 s");
+    }
+}

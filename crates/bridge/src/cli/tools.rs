@@ -1,0 +1,126 @@
+//! `mcpo-bridge tools`: what callers may use.
+
+use std::fmt::Write as _;
+
+use bridge_model::ServerName;
+use clap::Args;
+use indexmap::IndexMap;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    Failure, SettingsArgs,
+    local::block_on,
+    log,
+    output::OutputArgs,
+    survey::{Surveyed, survey},
+};
+use crate::cli::text::{BOLD, one_line};
+use crate::config::{self, Loaded};
+
+/// What `--help` adds.
+pub const HELP: &str = "\
+The servers are started in a temporary folder and ended again. Tools that enabledTools and
+disabledTools leave out are not listed. --json has everything that a server says of its tools,
+schemas included.
+
+Examples:
+  mcpo-bridge tools
+  mcpo-bridge tools excel
+  mcpo-bridge tools excel --json | jq '.[].tools[].inputSchema'";
+
+/// Characters of a description in the list.
+const SHOWN: usize = 100;
+
+/// What `tools` is told.
+#[derive(Args)]
+pub struct ToolsArgs {
+    /// Only this one
+    #[arg(value_name = "SERVER")]
+    server: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    server: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    tools: Vec<Map<String, Value>>,
+}
+
+/// Lists, and fails where a server did.
+pub fn run(args: ToolsArgs) -> Result<(), Failure> {
+    let settings = args.settings.resolve()?;
+    let mut config = config::load(&settings.config_file, &settings)?;
+    let _log = log::start(&settings.log)?;
+    if let Some(name) = &args.server {
+        only(&mut config, name)?;
+    }
+    let surveyed = block_on(survey(settings, config, false))?;
+    let listed: Vec<Listed> = surveyed.iter().map(Listed::of).collect();
+    args.output.print(&listed, |listed| text(listed))?;
+    let failed = surveyed.iter().filter_map(|server| {
+        let error = server.outcome.as_ref().err()?;
+        Some(format!("{}: {error}", server.spec.name))
+    });
+    let failed: Vec<String> = failed.collect();
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::failed(failed.join("\n")))
+    }
+}
+
+/// Leaves this server alone in the config.
+pub fn only(config: &mut Loaded, name: &str) -> Result<(), Failure> {
+    let found = config.servers.shift_remove(name);
+    let Some(spec) = found else {
+        let names = config.servers.keys().map(ServerName::as_str);
+        let names = names.collect::<Vec<_>>().join(", ");
+        return Err(Failure::told_wrongly(format!(
+            "there is no server '{name}' in the server file; there are: {names}"
+        )));
+    };
+    config.servers = IndexMap::from([(spec.name.clone(), spec)]);
+    Ok(())
+}
+
+impl Listed {
+    fn of(surveyed: &Surveyed) -> Self {
+        let (error, tools) = match &surveyed.outcome {
+            Ok(offer) => (
+                None,
+                offer.tools().map(|tool| tool.object.clone()).collect(),
+            ),
+            Err(error) => (Some(error.clone()), Vec::new()),
+        };
+        Self {
+            server: surveyed.spec.name.to_string(),
+            error,
+            tools,
+        }
+    }
+}
+
+fn text(listed: &[Listed]) -> String {
+    let mut text = String::new();
+    for server in listed.iter().filter(|server| server.error.is_none()) {
+        let _ = writeln!(text, "{BOLD}{}{BOLD:#}", server.server);
+        let said = |tool: &Map<String, Value>, key: &str| {
+            let value = tool.get(key).and_then(Value::as_str);
+            one_line(value.unwrap_or_default(), SHOWN)
+        };
+        let names: Vec<String> = server.tools.iter().map(|tool| said(tool, "name")).collect();
+        let width = names.iter().map(|name| name.chars().count()).max();
+        let width = width.unwrap_or(0);
+        for (tool, name) in server.tools.iter().zip(names) {
+            let line = format!("  {name:width$}  {}", said(tool, "description"));
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
+    }
+    text
+}

@@ -1,0 +1,229 @@
+//! Whether the machine lets the bridge work, looked at beside the calls. `/health` waits for a look for a
+//! moment at most: a disk that hangs must not hang it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bridge_state::{Room, Store};
+use tokio::sync::watch;
+
+use crate::limits;
+
+/// A look is taken again only after this.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long who asks waits for a new look.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A disk that has not answered for so long lets nobody work.
+const HANGS: Duration = Duration::from_secs(10);
+/// Descriptors that one start takes, and then some.
+const ONE_START: u64 = 16;
+
+/// What is wrong with the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// For people.
+    pub text: String,
+    /// No new chat can be worked with.
+    pub down: bool,
+}
+
+/// What was seen last. Cheap to read.
+pub struct Condition {
+    store: Arc<Store>,
+    min_free: u64,
+    state: Mutex<State>,
+    looks: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Vec<Trouble>,
+    heartbeat: Option<String>,
+    looked: Option<Instant>,
+    closed: bool,
+    looking_since: Option<Instant>,
+}
+
+impl Condition {
+    /// Nothing is looked at before somebody asks.
+    pub fn new(store: Arc<Store>, min_free: u64) -> Self {
+        Self {
+            store,
+            min_free,
+            state: Mutex::default(),
+            looks: watch::channel(0).0,
+        }
+    }
+
+    /// Takes a look, unless one was taken just now, and waits for it for a moment.
+    pub async fn look(self: &Arc<Self>) {
+        let mut looks = self.looks.subscribe();
+        {
+            let mut state = self.lock();
+            let fresh = state.looked.is_some_and(|looked| looked.elapsed() < FRESH);
+            if fresh || state.closed {
+                return;
+            }
+            if state.looking_since.is_none() {
+                state.looking_since = Some(Instant::now());
+                let this = self.clone();
+                tokio::task::spawn_blocking(move || this.take_look());
+            }
+        }
+        let _ = tokio::time::timeout(PATIENCE, looks.changed()).await;
+    }
+
+    /// No look is begun from now on. Waits for a moment for one that is under way: it writes.
+    pub async fn close(&self) {
+        let mut looks = self.looks.subscribe();
+        let looking = {
+            let mut state = self.lock();
+            state.closed = true;
+            state.looking_since.is_some()
+        };
+        if looking {
+            let _ = tokio::time::timeout(PATIENCE, looks.changed()).await;
+        }
+    }
+
+    /// How the last heartbeat went.
+    pub fn note_heartbeat(&self, failed: Option<String>) {
+        self.lock().heartbeat = failed;
+    }
+
+    /// What is wrong by what was seen last.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        let state = self.lock();
+        let mut troubles = state.seen.clone();
+        let hangs = state.looking_since.map(|since| since.elapsed());
+        if let Some(waited) = hangs.filter(|waited| *waited >= HANGS) {
+            let text = format!(
+                "the disk of the jobs folder has not answered for {} s",
+                waited.as_secs()
+            );
+            troubles.push(Trouble { text, down: true });
+        }
+        if let Some(error) = &state.heartbeat {
+            let text = format!(
+                "this bridge cannot tell the others that it lives, and they may take its chats over: {error}"
+            );
+            troubles.push(Trouble { text, down: false });
+        }
+        troubles
+    }
+
+    fn take_look(&self) {
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.seen()));
+        let seen = seen.unwrap_or_default();
+        let mut state = self.lock();
+        tell_changes(&state.seen, &seen);
+        state.seen = seen;
+        state.looked = Some(Instant::now());
+        state.looking_since = None;
+        drop(state);
+        self.looks.send_modify(|looks| *looks += 1);
+    }
+
+    fn seen(&self) -> Vec<Trouble> {
+        let mut seen = Vec::new();
+        match self.store.probe() {
+            Err(error) => seen.push(Trouble {
+                text: format!("the jobs folder cannot be used: {error}"),
+                down: true,
+            }),
+            // Chats can still be read, and made smaller.
+            Ok(Room { bytes }) if bytes < self.min_free => seen.push(Trouble {
+                text: format!("only {bytes} bytes of disk are free (MCPO_MIN_FREE_DISK_BYTES)"),
+                down: false,
+            }),
+            Ok(_) => {}
+        }
+        if let Some((left, most)) = limits::open_files_left().filter(|(left, _)| *left < ONE_START)
+        {
+            // Idle sessions can make room for another one.
+            seen.push(Trouble {
+                text: format!(
+                    "only {left} of {most} file descriptors are left: raise the limit on open files \
+                     (ulimit -n, LimitNOFILE), or lower MCPO_STATEFUL_MAX_TOTAL_PROCESSES"
+                ),
+                down: false,
+            });
+        }
+        if let Some(left) = limits::processes_left().filter(|left| *left < 4) {
+            seen.push(Trouble {
+                text: format!(
+                    "only {left} more processes and threads may run: raise the limit (pids_limit, \
+                     TasksMax), or lower MCPO_STATEFUL_MAX_TOTAL_PROCESSES"
+                ),
+                down: false,
+            });
+        }
+        seen
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Numbers in a text change all the time: only how many troubles there are is compared.
+fn tell_changes(before: &[Trouble], now: &[Trouble]) {
+    if now.len() > before.len() {
+        for trouble in now {
+            tracing::warn!(down = trouble.down, "{}", trouble.text);
+        }
+    } else if now.is_empty() && !before.is_empty() {
+        tracing::info!("the jobs folder and the machine's limits are well again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bridge_state::testing::Folder;
+
+    #[tokio::test]
+    async fn what_is_wrong_is_seen_at_the_next_look_and_gone_when_it_is_well() {
+        let folder = Folder::new();
+        let store = Arc::new(folder.open());
+        let condition = Arc::new(Condition::new(store, 0));
+        let downs = async || {
+            condition.lock().looked = None;
+            condition.look().await;
+            let troubles = condition.troubles();
+            troubles.iter().filter(|trouble| trouble.down).count()
+        };
+        assert_eq!(downs().await, 0);
+        let aside = folder.outside().join("aside");
+        std::fs::rename(folder.path(), &aside).unwrap();
+        std::fs::create_dir(folder.path()).unwrap();
+        assert_eq!(downs().await, 1);
+        std::fs::remove_dir(folder.path()).unwrap();
+        std::fs::rename(aside, folder.path()).unwrap();
+        assert_eq!(downs().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_holds_nobody_up_and_is_told_of() {
+        let folder = Folder::new();
+        let condition = Arc::new(Condition::new(Arc::new(folder.open()), 0));
+        // As if the disk had not answered since then; no second look is begun.
+        let since = Instant::now().checked_sub(HANGS);
+        condition.lock().looking_since = since;
+        let asked = tokio::time::timeout(Duration::from_secs(30), condition.look()).await;
+        assert!(asked.is_ok());
+        assert!(condition.troubles().iter().any(|trouble| trouble.down));
+    }
+
+    #[test]
+    fn a_failing_heartbeat_is_told_until_one_succeeds() {
+        let folder = Folder::new();
+        let condition = Condition::new(Arc::new(folder.open()), 0);
+        condition.note_heartbeat(Some("no space".to_owned()));
+        assert!(condition.troubles()[0].text.contains("no space"));
+        condition.note_heartbeat(None);
+        assert_eq!(condition.troubles(), []);
+    }
+}

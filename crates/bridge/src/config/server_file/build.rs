@@ -1,0 +1,335 @@
+//! One server: from checked keys to a [`ServerSpec`], with references replaced and defaults in.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use axum::http::{HeaderName, HeaderValue};
+use bridge_model::ServerName;
+use bridge_protocol::RawJson;
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::{
+    interpolate::{Lookup, interpolate},
+    keys::nearest,
+    path::Path,
+    schema::{BeforeEndEntry, ForwardingEntry, ServerEntry},
+};
+use crate::config::{
+    BeforeEnd, CommandSpec, Fault, HeaderForwarding, Mode, Remembered, RemoteKind, RemoteSpec,
+    ServerSpec, Settings, Transport,
+};
+
+/// A `timeout` from which on it looks like milliseconds: nearly three hours.
+const MILLISECONDS: f64 = 10_000.0;
+
+/// What all servers of one load share, and what was found on the way.
+pub(super) struct Builder<'a> {
+    pub settings: &'a Settings,
+    pub lookup: Lookup<'a>,
+    pub faults: Vec<Fault>,
+    pub warnings: Vec<String>,
+}
+
+impl Builder<'_> {
+    /// The spec of one server whose keys are normalised. `well_shaped` says that the schema found
+    /// no fault in it; without that only what can be told anyway is added to the faults.
+    pub(super) fn server(
+        &mut self,
+        name: &ServerName,
+        mut keys: Map<String, Value>,
+        well_shaped: bool,
+    ) -> Option<ServerSpec> {
+        let path = Path::server(name.as_str());
+        let before = self.faults.len();
+        self.check_transport(&keys, &path);
+        self.interpolate(&mut keys, &path);
+        if !well_shaped || self.faults.len() > before {
+            return None;
+        }
+        match serde_json::from_value(Value::Object(keys)) {
+            Ok(entry) => self.spec(name.clone(), entry, &path),
+            Err(error) => {
+                // Nothing secret: only numbers such as 2.0 pass the schema and not the type.
+                let fix = "write whole numbers without a decimal point";
+                self.faults.push(Fault::new(path, error.to_string(), fix));
+                None
+            }
+        }
+    }
+
+    pub(super) fn fault(&mut self, path: Path, problem: impl Into<String>, fix: impl Into<String>) {
+        self.faults.push(Fault::new(path, problem, fix));
+    }
+
+    /// Exactly one of `command` and `url`, and no key that only the other one has.
+    fn check_transport(&mut self, keys: &Map<String, Value>, path: &Path) {
+        let has = |key: &str| keys.contains_key(key);
+        let wrong_keys: &[&str] = match (has("command"), has("url")) {
+            (true, true) => {
+                let fix = "keep command for a program that the bridge starts, or url for a remote \
+                           server";
+                self.fault(path.clone(), "both command and url are given", fix);
+                return;
+            }
+            (false, false) => {
+                let meant = |key: &str| {
+                    let url =
+                        super::keys::elsewhere(key).is_some_and(|what| what.ends_with(" url"));
+                    let near = || nearest(key, ["command", "url"].into_iter());
+                    url.then_some("url").or_else(near)
+                };
+                let fix = match keys.keys().find_map(|key| Some((key, meant(key)?))) {
+                    Some((key, name)) => format!("rename {key} to {name}"),
+                    None => r#"add "command": "uvx" with "args", or "url": "https://…""#.into(),
+                };
+                self.fault(path.clone(), "neither command nor url is given", fix);
+                return;
+            }
+            (true, false) => &["headers"],
+            (false, true) => &["args", "env", "cwd"],
+        };
+        for key in wrong_keys.iter().filter(|key| has(key)) {
+            let other = if has("command") { "url" } else { "command" };
+            self.warnings.push(format!(
+                "{}: ignored, because it belongs to {other}",
+                path.key(key)
+            ));
+        }
+        let stdio = keys.get("type").is_some_and(|kind| kind == "stdio");
+        if has("url") && stdio {
+            let fix = r#"write "streamable-http" or "sse""#;
+            self.fault(path.key("type"), "stdio does not go with a url", fix);
+        } else if has("command") && has("type") && !stdio {
+            let fix = "remove it, or give a url instead of a command";
+            self.fault(path.key("type"), "only stdio goes with a command", fix);
+        }
+    }
+
+    fn interpolate(&mut self, keys: &mut Map<String, Value>, path: &Path) {
+        for key in ["command", "args", "env", "cwd", "url", "headers"] {
+            if let Some(value) = keys.get_mut(key) {
+                self.interpolate_value(value, &path.key(key), key == "args");
+            }
+        }
+    }
+
+    fn interpolate_value(&mut self, value: &mut Value, path: &Path, public: bool) {
+        match value {
+            Value::String(text) => match interpolate(text, self.lookup) {
+                Ok(done) if done.text.contains('\0') => {
+                    let fix = "no program and no header can be given one: remove it";
+                    self.fault(path.clone(), "the value has a NUL in it", fix);
+                }
+                Ok(done) => {
+                    if done.secret && public {
+                        self.warnings.push(format!(
+                            "{path}: a secret from a file shows in the list of processes; pass it \
+                             in env if the server allows"
+                        ));
+                    }
+                    *text = done.text;
+                }
+                Err(unresolved) => {
+                    for fault in unresolved {
+                        self.fault(path.clone(), fault.problem, fault.fix);
+                    }
+                }
+            },
+            Value::Array(list) => {
+                for (index, item) in list.iter_mut().enumerate() {
+                    self.interpolate_value(item, &path.index(index), public);
+                }
+            }
+            Value::Object(object) => {
+                for (key, item) in object.iter_mut() {
+                    self.interpolate_value(item, &path.key(key), public);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn spec(&mut self, name: ServerName, entry: ServerEntry, path: &Path) -> Option<ServerSpec> {
+        let stateful = &self.settings.stateful;
+        let seconds = |given: Option<f64>, default: Duration| {
+            // The schema holds the range; less than a millisecond would be no time at all.
+            let time = given.and_then(|given| Duration::try_from_secs_f64(given).ok());
+            time.map_or(default, |time| time.max(Duration::from_millis(1)))
+        };
+        let count = |given: Option<u16>| given.and_then(|count| NonZeroUsize::new(count.into()));
+        let mode = entry.mode.unwrap_or(self.settings.default_mode);
+        let off = mode == Mode::Stateful && !stateful.enabled;
+        if let Some(given) = entry.timeout.filter(|given| *given >= MILLISECONDS) {
+            self.warnings.push(format!(
+                "{}: {given} seconds are {:.1} hours; if milliseconds were meant, as in other clients' \
+                 files, write {}",
+                path.key("timeout"),
+                given / 3600.0,
+                given / 1000.0
+            ));
+        }
+        let allow = entry.allow.map(|allow| self.allow(allow, path));
+        let spec = ServerSpec {
+            name,
+            mode: if off { Mode::Stateless } else { mode },
+            workspace: entry.workspace.unwrap_or_default(),
+            idle_timeout: seconds(entry.idle_timeout, stateful.default_idle_timeout),
+            timeout: seconds(entry.timeout, self.settings.limits.timeout),
+            max_processes_per_chat: count(entry.max_processes_per_chat)
+                .unwrap_or(stateful.max_processes_per_chat)
+                .get(),
+            concurrency: count(entry.concurrency),
+            enabled_tools: entry.enabled_tools,
+            disabled_tools: entry.disabled_tools.unwrap_or_default(),
+            session_lists: entry.session_lists.unwrap_or_default(),
+            usage_guide: entry.usage_guide,
+            post_instruction: entry.post_instruction,
+            embed: entry.embed.unwrap_or_default(),
+            file_path_fields: entry.file_path_fields.unwrap_or_default(),
+            resolve_path_fields: entry.resolve_path_fields.unwrap_or_default(),
+            resolve_uri_fields: entry.resolve_uri_fields.unwrap_or_default(),
+            before_end: entry.before_end.and_then(before_end),
+            install: entry.install.unwrap_or(true),
+            launch: entry.launch.unwrap_or_default(),
+            pool: entry.pool.map(usize::from),
+            forwarding: entry.client_header_forwarding.and_then(forwarding),
+            allow: allow.flatten(),
+            remembered: Remembered::default(),
+            transport: match (entry.command, entry.url) {
+                (Some(program), _) => {
+                    self.command(program, entry.args, entry.env, entry.cwd, path)?
+                }
+                (None, Some(url)) => {
+                    self.remote(&url, entry.kind.as_deref(), entry.headers, path)?
+                }
+                (None, None) => return None,
+            },
+        };
+        self.check_placeholders(&spec, path);
+        if off {
+            self.warnings.push(format!(
+                "{path}: runs stateless, because MCPO_STATEFUL_ENABLED is false"
+            ));
+        }
+        Some(spec)
+    }
+
+    fn command(
+        &mut self,
+        program: String,
+        args: Option<Vec<String>>,
+        env: Option<IndexMap<String, String>>,
+        cwd: Option<String>,
+        path: &Path,
+    ) -> Option<Transport> {
+        let before = self.faults.len();
+        let given = self.settings.command_line.env.iter();
+        let given = given.map(|(name, value)| (name.clone(), value.expose().to_owned()));
+        // The server's own come last, and so count.
+        let env: IndexMap<_, _> = given.chain(env.unwrap_or_default()).collect();
+        for name in env.keys() {
+            let place = path.key("env").key(name);
+            if name.is_empty() || name.contains(['=', '\0']) {
+                let fix = "write a name without '='";
+                self.fault(place, "not the name of a variable", fix);
+            } else if ["MCPO_WORKDIR", "MCPO_JOB_ID"].contains(&name.as_str()) {
+                self.warnings
+                    .push(format!("{place}: ignored, because the bridge sets it"));
+            }
+        }
+        // A reference may have come to nothing.
+        for (key, text) in [("command", Some(&program)), ("cwd", cwd.as_ref())] {
+            if text.is_some_and(|text| text.trim().is_empty()) {
+                self.fault(path.key(key), "it is empty", "write a value, or a default");
+            }
+        }
+        self.warn_of_shell(&program, cwd.as_deref(), path);
+        (self.faults.len() == before).then(|| {
+            Transport::Stdio(CommandSpec {
+                program,
+                args: args.unwrap_or_default(),
+                env,
+                cwd: cwd.map(PathBuf::from),
+            })
+        })
+    }
+
+    /// What a shell would have understood.
+    fn warn_of_shell(&mut self, program: &str, cwd: Option<&str>, path: &Path) {
+        for (key, text) in [("command", Some(program)), ("cwd", cwd)] {
+            if text.is_some_and(|text| text == "~" || text.starts_with("~/")) {
+                self.warnings.push(format!(
+                    "{}: no shell replaces the ~ here: write the whole path, or ${{HOME}}",
+                    path.key(key)
+                ));
+            }
+        }
+        let mut words = program.split_whitespace();
+        let (first, rest) = (words.next(), words.collect::<Vec<_>>());
+        if let Some(first) = first
+            && !rest.is_empty()
+            && !std::path::Path::new(program).exists()
+        {
+            let rest = serde_json::json!(rest);
+            self.warnings.push(format!(
+                "{}: there is no program of this name: write \"command\": \"{first}\", and put the rest \
+                 into args: {rest}",
+                path.key("command")
+            ));
+        }
+    }
+
+    fn remote(
+        &mut self,
+        url: &str,
+        kind: Option<&str>,
+        headers: Option<IndexMap<String, String>>,
+        path: &Path,
+    ) -> Option<Transport> {
+        let before = self.faults.len();
+        let headers = headers.unwrap_or_default();
+        for (name, value) in &headers {
+            let place = path.key("headers").key(name);
+            if HeaderName::from_bytes(name.as_bytes()).is_err() {
+                let fix = "write letters, digits and hyphens";
+                self.fault(place, "not a header name", fix);
+            } else if HeaderValue::from_str(value).is_err() {
+                let fix = "write it without line ends and control characters";
+                self.fault(place, "the value cannot be sent in a header", fix);
+            }
+        }
+        let parsed = Url::parse(url).ok();
+        let http = |url: &Url| matches!(url.scheme(), "http" | "https");
+        let Some(url) = parsed.filter(http) else {
+            let fix = "write it like https://mcp.example.com/mcp";
+            self.fault(path.key("url"), "not an http or https URL", fix);
+            return None;
+        };
+        let kind = match kind {
+            // As in mcpo.
+            Some("sse") => RemoteKind::Sse,
+            // Without a type, as mcpo has it for SSE: the older transport is found from here too.
+            None | Some(_) => RemoteKind::StreamableHttp,
+        };
+        let good = self.faults.len() == before;
+        good.then_some(Transport::Remote(RemoteSpec { url, kind, headers }))
+    }
+}
+
+/// As mcpo, nothing is forwarded unless `enabled` says so.
+fn forwarding(entry: ForwardingEntry) -> Option<HeaderForwarding> {
+    let patterns = |list: Option<Vec<String>>| list.unwrap_or_default();
+    let forwarding = HeaderForwarding::new(patterns(entry.whitelist), patterns(entry.blacklist));
+    entry.enabled.unwrap_or(false).then_some(forwarding)
+}
+
+fn before_end(entry: BeforeEndEntry) -> Option<BeforeEnd> {
+    let arguments = entry.arguments.unwrap_or_default();
+    // An object of JSON values is always JSON.
+    let arguments = RawJson::from_value(&arguments).ok()?;
+    Some(BeforeEnd {
+        tool: entry.tool,
+        arguments,
+    })
+}

@@ -1,0 +1,274 @@
+//! The shape of `mcp-servers.json`. These doc comments are what editors show beside a key.
+
+use indexmap::IndexMap;
+use schemars::{JsonSchema, schema_for};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::config::{Embed, Launch, Mode, WorkspaceScope};
+
+/// The servers that mcpo-bridge runs: the file that Claude Desktop and mcpo use, with some more
+/// keys. In `command`, `args`, `env`, `cwd`, `url` and `headers`, `${VAR}`, `${VAR:-default}` and
+/// `${file:/run/secrets/NAME}` are replaced; `$${` stands for a plain `${`, and any other `$`
+/// for itself. Keys that begin with `//` or `_comment` are comments.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(title = "mcp-servers.json of mcpo-bridge")]
+#[expect(
+    dead_code,
+    reason = "servers are read one by one; this is the schema's root"
+)]
+struct ServerFile {
+    /// Each server by its name, which is the last part of its URLs.
+    mcp_servers: IndexMap<String, ServerEntry>,
+}
+
+/// One server: either `command` (a program that the bridge starts) or `url` (a server elsewhere).
+#[derive(Deserialize, JsonSchema)]
+#[expect(
+    clippy::doc_markdown,
+    reason = "editors show these comments as plain text"
+)]
+#[expect(
+    dead_code,
+    reason = "some keys are dealt with before, and are here for the schema"
+)]
+pub(super) struct ServerEntry {
+    /// The program to start: a path, or a name that is found in PATH. No shell is involved.
+    #[schemars(length(min = 1))]
+    pub command: Option<String>,
+    /// The program's arguments. `{MCPO_WORKDIR}` (the chat's folder) and `{MCPO_JOB_ID}` are
+    /// replaced when it starts. Keep secrets in `env`: arguments show in the list of processes.
+    pub args: Option<Vec<String>>,
+    /// The program's environment variables, beside the few that every server gets.
+    /// `{MCPO_WORKDIR}` and `{MCPO_JOB_ID}` are replaced, and, unless the server is shared,
+    /// `{MCPO_USER_ID}`, `{MCPO_USER_NAME}`, `{MCPO_USER_EMAIL}`, `{MCPO_USER_ROLE}` and
+    /// `{MCPO_USER_GROUPS}` of the user for whom it is started.
+    pub env: Option<IndexMap<String, String>>,
+    /// The folder to start in, if not the chat's folder; a relative one starts from there.
+    #[schemars(length(min = 1))]
+    pub cwd: Option<String>,
+    /// How to speak to the server: `stdio` for a command; for a url `streamable-http` (also
+    /// `http`), which falls back to the older `sse` where the server knows no POST, or `sse`.
+    #[schemars(extend("enum" = [
+        "stdio", "sse", "streamable-http", "streamable_http", "streamablehttp", "streamableHttp",
+        "http", null,
+    ]))]
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Where a remote server answers: an http or https URL.
+    #[schemars(length(min = 1))]
+    pub url: Option<String>,
+    /// HTTP headers for a remote server. Unless it is shared, `{MCPO_USER_ID}` and its like are
+    /// replaced as in `env`.
+    pub headers: Option<IndexMap<String, String>>,
+    /// Who shares a running process. `stateful` (the default): one for each user and chat.
+    /// `stateless`: a fresh one for each call. `shared`: one for everyone, for servers that hold
+    /// nothing and write nothing, such as a clock.
+    pub mode: Option<Mode>,
+    /// Which folder the server works in. `chat` (the default): the chat's folder, so that
+    /// servers see each other's files. `own`: a folder of its own within the chat.
+    pub workspace: Option<WorkspaceScope>,
+    /// Seconds without a call after which a chat's process ends. Default: 1800
+    /// (MCPO_STATEFUL_DEFAULT_IDLE_TIMEOUT).
+    #[schemars(range(max = 86400), extend("exclusiveMinimum" = 0))]
+    pub idle_timeout: Option<f64>,
+    /// Seconds that a call may take, wait and start included. Default: 300 (MCPO_TIMEOUT).
+    #[schemars(range(max = 86400), extend("exclusiveMinimum" = 0))]
+    pub timeout: Option<f64>,
+    /// Live processes of this server for one user and chat. Default: 1
+    /// (MCPO_STATEFUL_MAX_PROCESSES_PER_CHAT).
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_processes_per_chat: Option<u16>,
+    /// How many calls may run side by side. By default calls in one folder run one after another.
+    #[schemars(range(min = 1, max = 1000))]
+    pub concurrency: Option<u16>,
+    /// If given, only these tools are offered. Small models cope with about 15.
+    #[serde(rename = "enabledTools")]
+    pub enabled_tools: Option<Vec<String>>,
+    /// Tools that are not offered.
+    #[serde(rename = "disabledTools")]
+    pub disabled_tools: Option<Vec<String>>,
+    /// `true`: what the server lists depends on the session, so that MCP clients get tools,
+    /// prompts and resources from the chat's own process and not from the catalogue. Tools that
+    /// the catalogue does not have can be called then. Default: false.
+    pub session_lists: Option<bool>,
+    /// How to use this server, for the model: added to the descriptions of its tools.
+    pub usage_guide: Option<String>,
+    /// What the model should say or do when a call has made files: added to such answers.
+    pub post_instruction: Option<String>,
+    /// What of the files that a call made shows in the chat itself, beside its link: `image`, `html`
+    /// (a page runs in Open WebUI's sandboxed frame). Only for connections that send the user's token
+    /// (auth type session).
+    pub embed: Option<Vec<Embed>>,
+    /// Fields in results that name files. Files are found without it; it puts these first.
+    pub file_path_fields: Option<Vec<String>>,
+    /// Fields in arguments that name files; relative names are made absolute within the folder, and
+    /// `file:` URIs stay URIs.
+    pub resolve_path_fields: Option<Vec<String>>,
+    /// Fields in arguments that name files or pages by URI: a file's name becomes its `file:` URI;
+    /// `http:`, `https:` and `data:` URIs stay as they are.
+    pub resolve_uri_fields: Option<Vec<String>>,
+    /// A tool to call before the bridge ends a chat's process, to save what it holds.
+    pub before_end: Option<BeforeEndEntry>,
+    /// `false` starts the program as written, every time. By default the packages of `uvx`, `npx`,
+    /// `pipx run` and `uv run` are installed once, and the program is started without these.
+    pub install: Option<bool>,
+    /// How processes of a Python server come to be. `exec`: each is started by itself. `fork`: from
+    /// a process that has imported the server's modules already, which takes a fraction of the time
+    /// and memory. `auto` (the default): `fork` where the packages are pinned, else `exec`.
+    pub launch: Option<Launch>,
+    /// How many processes of the server may be started before anybody calls (MCPO_POOL_MAX bounds
+    /// those of all servers together). 0 for a server whose start does something that should happen
+    /// for a call only.
+    #[schemars(range(max = 1000))]
+    pub pool: Option<u16>,
+    /// `true` leaves the server out.
+    pub disabled: Option<bool>,
+    /// `false` leaves the server out.
+    pub enabled: Option<bool>,
+    /// Headers of the caller's request that the server gets: a remote one as headers of a call, a
+    /// program in the call's `_meta`, under `mcpo-bridge/headers`.
+    pub client_header_forwarding: Option<ForwardingEntry>,
+    /// Whom the server is there for: a user who is in one of the lists. For everybody else there is
+    /// no such server. Without it, the server is there for everybody.
+    pub allow: Option<AllowEntry>,
+    /// mcpo's OAuth settings. Not supported: put a token into `headers`.
+    pub oauth: Option<Map<String, Value>>,
+}
+
+/// The tool call that saves work.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct BeforeEndEntry {
+    /// The tool's name.
+    #[schemars(length(min = 1))]
+    pub tool: String,
+    /// Its arguments.
+    pub arguments: Option<Map<String, Value>>,
+}
+
+/// Who may use a server.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct AllowEntry {
+    /// Users by id, or by mail address, in which case does not matter.
+    pub users: Option<Vec<String>>,
+    /// Groups by name or id, as the request's header for groups has them.
+    pub groups: Option<Vec<String>>,
+    /// Roles: Open WebUI's are `admin` and `user`.
+    pub roles: Option<Vec<String>>,
+    /// API keys by name, for programs that name no user.
+    pub keys: Option<Vec<String>>,
+}
+
+/// Which headers of a request are passed on. In names, case does not matter; `X-Tenant-*` and `*`
+/// stand for many.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct ForwardingEntry {
+    /// Nothing is passed on unless this is `true`.
+    pub enabled: Option<bool>,
+    /// Only these. Without a list, all but those that must be named: Authorization, Cookie.
+    pub whitelist: Option<Vec<String>>,
+    /// Never these, whatever the whitelist says.
+    pub blacklist: Option<Vec<String>>,
+    /// mcpo's; without effect here.
+    #[expect(dead_code, reason = "it is accepted, and that is all")]
+    pub debug_headers: Option<bool>,
+}
+
+/// Other spellings of keys: what mcpo and Claude write, and the style of the rest of the file.
+pub(super) const ALIASES: [(&str, &str); 12] = [
+    ("enabled_tools", "enabledTools"),
+    ("disabled_tools", "disabledTools"),
+    ("idleTimeout", "idle_timeout"),
+    ("maxProcessesPerChat", "max_processes_per_chat"),
+    ("sessionLists", "session_lists"),
+    ("usageGuide", "usage_guide"),
+    ("postInstruction", "post_instruction"),
+    ("filePathFields", "file_path_fields"),
+    ("resolvePathFields", "resolve_path_fields"),
+    ("resolveUriFields", "resolve_uri_fields"),
+    ("beforeEnd", "before_end"),
+    ("clientHeaderForwarding", "client_header_forwarding"),
+];
+
+/// The JSON Schema (2020-12) of `mcp-servers.json`, committed as `docs/mcp-servers.schema.json`.
+pub fn json_schema() -> Value {
+    let mut schema = schema_for!(ServerFile).to_value();
+    tidy(&mut schema);
+    let comments = json!({"^(//|_comment)": true});
+    schema["properties"]["mcpServers"]["patternProperties"] = comments.clone();
+    schema["properties"]["$schema"] = json!({"type": "string"});
+    if let Some(keys) = schema["$defs"]["ServerEntry"]["properties"].as_object_mut() {
+        for map in ["env", "headers"] {
+            keys[map]["patternProperties"] = comments.clone();
+        }
+        for (alias, key) in ALIASES {
+            let mut same = keys[key].clone();
+            same["description"] = format!("The same as `{key}`.").into();
+            keys.insert(alias.into(), same);
+        }
+    }
+    schema
+}
+
+/// Every key that a server may have, other spellings included.
+pub(super) fn server_keys() -> Vec<String> {
+    let schema = json_schema();
+    let keys = schema["$defs"]["ServerEntry"]["properties"].as_object();
+    keys.into_iter().flat_map(Map::keys).cloned().collect()
+}
+
+/// `"format": "uint16"` is Rust's, not JSON Schema's: editors complain about it. And descriptions
+/// lose the line ends of this file.
+fn tidy(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            if object.get("format").is_some_and(Value::is_string) {
+                object.shift_remove("format");
+            }
+            if let Some(Value::String(text)) = object.get_mut("description") {
+                *text = text.replace('\n', " ");
+            }
+            object.values_mut().for_each(tidy);
+        }
+        Value::Array(list) => list.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// `UPDATE_DOCS=1 cargo test` writes the file anew.
+    #[test]
+    fn the_committed_schema_is_the_programs() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/mcp-servers.schema.json");
+        let text = format!("{:#}\n", json_schema());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            fs::write(&file, &text).unwrap();
+        }
+        let committed = fs::read_to_string(&file).unwrap_or_default();
+        assert!(
+            committed == text,
+            "run: UPDATE_DOCS=1 cargo test the_committed_schema"
+        );
+    }
+
+    #[test]
+    fn every_key_tells_what_it_is_for() {
+        let schema = json_schema();
+        let keys = schema["$defs"]["ServerEntry"]["properties"]
+            .as_object()
+            .unwrap();
+        assert!(keys.len() > 30, "{}", keys.len());
+        for (key, schema) in keys {
+            assert!(schema["description"].is_string(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Documents and pages: served from memory, open to everybody unless `--strict-auth`.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, State},
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse as _, Response},
+};
+use bridge_openapi::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, path_segment};
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+
+use super::{Problem, reader::Reader};
+use crate::http::front::{Front, Named, server_url, with_slashes};
+use crate::{
+    app::App,
+    call::CallError,
+    catalog::{Knowledge, Offer},
+    config::RESERVED_NAMES,
+};
+
+/// `GET /mcpo/{server}/{leaf}`.
+pub async fn below_mcpo(
+    State(app): State<Arc<App>>,
+    Path((server, leaf)): Path<(String, String)>,
+    reader: Reader,
+) -> Response {
+    leaf_of(&app, &server, &leaf, &reader, Front::Mcpo)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
+/// `GET /{server}/{leaf}`.
+pub async fn at_root(
+    State(app): State<Arc<App>>,
+    Path((server, leaf)): Path<(String, String)>,
+    reader: Reader,
+) -> Response {
+    if RESERVED_NAMES.contains(&server.as_str()) {
+        return Problem::not_found().into_response();
+    }
+    leaf_of(&app, &server, &leaf, &reader, Front::Root)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
+/// `GET /{leaf}`, where a single server is served at the root.
+pub async fn of_single(
+    State(app): State<Arc<App>>,
+    Path(leaf): Path<String>,
+    reader: Reader,
+) -> Response {
+    single_leaf(&app, &leaf, &reader)
+        .await
+        .unwrap_or_else(|| Problem::not_found().into_response())
+}
+
+/// `None` where servers come from a file.
+async fn single_leaf(app: &App, leaf: &str, reader: &Reader) -> Option<Response> {
+    let single = app.settings.command_line.server.as_ref()?;
+    let found = leaf_of(app, single.name.as_str(), leaf, reader, Front::Single).await;
+    Some(found.unwrap_or_else(Problem::into_response))
+}
+
+async fn leaf_of(
+    app: &App,
+    server: &str,
+    leaf: &str,
+    reader: &Reader,
+    front: Front,
+) -> Result<Response, Problem> {
+    let named = with_slashes(app, server, leaf);
+    let (server, leaf) = named.as_ref().map_or((server, leaf), Named::parts);
+    let keys = &app.settings.access.keys;
+    let (leaf, opened) = match leaf.split_once('/') {
+        // For who cannot send a key: the path itself says that he has it.
+        Some((secret, document @ "openapi.json")) if keys.opens_documents(secret) => {
+            (document, true)
+        }
+        _ => {
+            reader.admit(app).await?;
+            (leaf, false)
+        }
+    };
+    let unknown = || Problem::unknown_server(server);
+    let config = app.config();
+    let spec = config.servers.get(server);
+    let spec = spec.filter(|spec| opened || reader.sees(app, spec));
+    let name = spec.map(|spec| spec.name.clone()).ok_or_else(unknown)?;
+    let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
+        Knowledge::Ready(offer) => offer,
+        Knowledge::Learning => return Err(Problem::not_ready(server)),
+        Knowledge::Failed { .. } => {
+            // The reason may quote the server's log: it is for the operator, not for everybody.
+            return Err(Problem::failed(
+                server,
+                "it did not start (the log and 'check' say why)",
+            ));
+        }
+    };
+    match leaf {
+        "openapi.json" => openapi_json(app, &offer, front).await,
+        "docs" => {
+            let listen = &app.settings.listen;
+            let outside = format!("{}{}/docs/assets", listen.root_path, listen.path_prefix);
+            let assets = match front {
+                // How deep the page is depends on how its address spells the slashes.
+                _ if named.is_some() => &*outside,
+                Front::Mcpo => "../../docs/assets",
+                Front::Root => "../docs/assets",
+                Front::Single => "docs/assets",
+            };
+            Ok(page(
+                bridge_openapi::docs_page(offer.title(), "openapi.json", assets),
+                DOCS_CSP,
+            ))
+        }
+        tool if offer.may_call(offer.name_at(tool)) => Err(Problem::method_not_allowed()),
+        _ => Err(Problem::not_found()),
+    }
+}
+
+async fn openapi_json(app: &App, offer: &Arc<Offer>, front: Front) -> Result<Response, Problem> {
+    let settings = &app.settings;
+    let url = server_url(&settings.listen, front, offer.spec.name.as_str());
+    let documents = match front {
+        Front::Single => settings.documents.clone(),
+        // Title, description and version are those of the root's document.
+        Front::Mcpo | Front::Root => settings.documents.of_server(),
+    };
+    let secured = !settings.access.keys.is_empty();
+    let offer = offer.clone();
+    // That of thousands of tools takes a while to write.
+    let document = spawn_blocking(move || offer.document(&url, &documents, secured)).await;
+    let document = document.map_err(|_| CallError::ShuttingDown)?;
+    Ok(json(document))
+}
+
+/// `GET /openapi.json`: names the servers and where their documents are.
+pub async fn root(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    if let Some(document) = single_leaf(&app, "openapi.json", &reader).await {
+        return document;
+    }
+    match reader.admit(&app).await {
+        Ok(()) => index_with(&app, &reader, |entries| {
+            let document = bridge_openapi::index_document(&app.settings.documents, entries);
+            json(document.to_string().into())
+        }),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// `GET /docs`.
+pub async fn index(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    if let Some(page) = single_leaf(&app, "docs", &reader).await {
+        return page;
+    }
+    match reader.admit(&app).await {
+        Ok(()) => index_with(&app, &reader, |entries| {
+            page(bridge_openapi::index_page(entries), INDEX_CSP)
+        }),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn index_with(
+    app: &App,
+    reader: &Reader,
+    make: impl FnOnce(&[IndexEntry<'_>]) -> Response,
+) -> Response {
+    let config = app.config();
+    let known: Vec<_> = config
+        .servers
+        .iter()
+        .filter(|(_, spec)| reader.sees(app, spec))
+        .map(|(name, _)| (name, app.catalog.peek(name).unwrap_or(Knowledge::Learning)))
+        .map(|(name, known)| (name, known, format!("mcpo/{}", path_segment(name.as_str()))))
+        .collect();
+    let entries: Vec<IndexEntry<'_>> = known
+        .iter()
+        .map(|(name, known, url)| {
+            let (title, status) = match known {
+                Knowledge::Ready(offer) => (
+                    Some(offer.title()),
+                    IndexStatus::Ready {
+                        tools: offer.tools().len(),
+                    },
+                ),
+                Knowledge::Learning => (None, IndexStatus::Starting),
+                Knowledge::Failed { .. } => (
+                    None,
+                    IndexStatus::Failed {
+                        reason: "it did not start; see the log",
+                    },
+                ),
+            };
+            IndexEntry {
+                name: name.as_str(),
+                title,
+                status,
+                url,
+            }
+        })
+        .collect();
+    make(&entries)
+}
+
+/// `GET /docs/assets/{file}`: the docs page's scripts and styles, from the binary.
+pub async fn asset(Path(file): Path<String>) -> Response {
+    let Some((kind, bytes)) = bridge_openapi::asset(&file) else {
+        return Problem::not_found().into_response();
+    };
+    let cache = HeaderValue::from_static("public, max-age=86400");
+    let kind = HeaderValue::from_str(&kind).unwrap_or(HeaderValue::from_static("text/plain"));
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, cache),
+        nosniff(),
+    ];
+    (headers, bytes.into_owned()).into_response()
+}
+
+fn json(body: Bytes) -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, kind), nosniff()], body).into_response()
+}
+
+fn page(html: String, policy: &'static str) -> Response {
+    let kind = HeaderValue::from_static("text/html; charset=utf-8");
+    let policy = (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(policy),
+    );
+    ([(header::CONTENT_TYPE, kind), policy, nosniff()], html).into_response()
+}
+
+fn nosniff() -> (HeaderName, HeaderValue) {
+    (
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    )
+}

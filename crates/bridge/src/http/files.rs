@@ -1,0 +1,178 @@
+//! `/files/{token}/{name}`: downloads. The token alone decides what is served.
+//!
+//! Whatever a tool wrote is a stranger's content under our origin: it is always an attachment,
+//! never sniffed, and sandboxed should a browser show it all the same.
+
+mod conditions;
+mod headers;
+mod page;
+mod stream;
+
+use std::{
+    io::{Seek as _, SeekFrom},
+    sync::Arc,
+};
+
+use self::{conditions::Selection, page::Problem, stream::stream};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::Response,
+    routing::get,
+};
+use bridge_model::LinkToken;
+use bridge_state::{Artifact, Bytes, GoneReason, Link, Store, StoreError};
+
+/// The language of pages for browsers that do not ask for one of ours (`MCPO_LANG`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PageLanguage {
+    /// Japanese.
+    Japanese,
+    /// English.
+    #[default]
+    English,
+}
+
+/// Set as an extension on answers that carry or would carry (HEAD, 304, 416) an artifact, for the
+/// audit log.
+#[derive(Debug, Clone)]
+pub struct Served(pub Arc<Artifact>);
+
+#[derive(Debug, Clone)]
+struct Downloads {
+    store: Arc<Store>,
+    language: PageLanguage,
+}
+
+/// The routes `GET|HEAD /files/{token}/{name}`; every other path below `/files` is 404. Needs no
+/// key: the token is the capability.
+pub fn router(store: Arc<Store>, language: PageLanguage) -> Router {
+    Router::new()
+        .route("/files", get(download))
+        .route("/files/", get(download))
+        .route("/files/{*path}", get(download))
+        .with_state(Downloads { store, language })
+}
+
+async fn download(State(downloads): State<Downloads>, request: Request) -> Response {
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let Some(token) = token(request.uri().path()) else {
+        return page::answer(Problem::NotFound, downloads.language, &headers);
+    };
+    let found = tokio::task::spawn_blocking(move || {
+        let link = downloads.store.link(&token, downloads.store.now())?;
+        match link {
+            Link::Live(artifact, data) => Answer::live(artifact, data, &method, &headers),
+            Link::Gone(GoneReason::Expired) => Ok(Answer::Problem(Problem::Expired, headers)),
+            Link::Gone(GoneReason::Revoked) => Ok(Answer::Problem(Problem::Revoked, headers)),
+            Link::Unknown => Ok(Answer::Problem(Problem::NotFound, headers)),
+        }
+    });
+    match found.await {
+        Ok(Ok(answer)) => answer.respond(downloads.language),
+        Ok(Err(error)) => failed(&error, downloads.language),
+        Err(error) => failed(&error, downloads.language),
+    }
+}
+
+fn failed(error: &dyn std::error::Error, language: PageLanguage) -> Response {
+    tracing::error!(%error, "a download failed");
+    page::answer(Problem::Unreadable, language, &HeaderMap::new())
+}
+
+/// Exactly `/files/{token}/{name}`; the name is for people and may have been mangled on its way.
+fn token(path: &str) -> Option<LinkToken> {
+    let (token, name) = path.strip_prefix("/files/")?.split_once('/')?;
+    let one_name = !name.is_empty() && !name.contains('/');
+    one_name.then(|| token.parse().ok())?
+}
+
+/// What the disk said.
+enum Answer {
+    Bytes {
+        artifact: Box<Artifact>,
+        data: Bytes,
+        selection: Selection,
+    },
+    Problem(Problem, HeaderMap),
+}
+
+impl Answer {
+    fn live(
+        artifact: Box<Artifact>,
+        mut data: Bytes,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<Self, StoreError> {
+        let selection = conditions::select(&artifact, method, headers);
+        if let Selection::Part(range) = &selection {
+            let sought = data.seek(SeekFrom::Start(*range.start()));
+            sought.map_err(|source| StoreError::Io {
+                action: "read",
+                path: artifact.path.clone().into(),
+                source,
+            })?;
+        }
+        Ok(Self::Bytes {
+            artifact,
+            data,
+            selection,
+        })
+    }
+
+    fn respond(self, language: PageLanguage) -> Response {
+        match self {
+            Self::Problem(problem, headers) => page::answer(problem, language, &headers),
+            Self::Bytes {
+                artifact,
+                data,
+                selection,
+            } => bytes(*artifact, data, &selection),
+        }
+    }
+}
+
+fn bytes(artifact: Artifact, data: Bytes, selection: &Selection) -> Response {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers::describe(headers, &artifact);
+    match selection {
+        Selection::Whole => {
+            headers.insert(header::CONTENT_LENGTH, artifact.size.into());
+            *response.body_mut() = stream(data, artifact.size);
+        }
+        Selection::Part(range) => {
+            let length = range.end() - range.start() + 1;
+            headers.insert(header::CONTENT_LENGTH, length.into());
+            let range = format!("bytes {}-{}/{}", range.start(), range.end(), artifact.size);
+            insert(headers, header::CONTENT_RANGE, &range);
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            *response.body_mut() = stream(data, length);
+        }
+        Selection::NotModified => {
+            headers.remove(header::CONTENT_TYPE);
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        Selection::OutOfRange => {
+            headers.remove(header::CONTENT_DISPOSITION);
+            headers.remove(header::CONTENT_TYPE);
+            let range = format!("bytes */{}", artifact.size);
+            insert(headers, header::CONTENT_RANGE, &range);
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+        }
+    }
+    response.extensions_mut().insert(Served(Arc::new(artifact)));
+    response
+}
+
+fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
+    // Values are built from names that were made safe; what is not all the same is left out.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

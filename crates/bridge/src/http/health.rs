@@ -1,0 +1,257 @@
+//! `/health`: how the bridge is, from what it knows already. Never spawns, never blocks, needs no
+//! key; but only who has one, or sits at this machine, learns more than the status.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use axum::{
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use bridge_model::Caller;
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use crate::http::reader::Reader;
+use crate::{app::App, catalog::Knowledge, condition::Trouble, config::ServerAccess};
+
+/// The answer of `/health`.
+#[derive(Debug, Serialize)]
+pub struct Health {
+    /// `ok`, `degraded` (it serves, but not everything) or `down`.
+    pub status: Status,
+    /// When this was asked; RFC 3339.
+    pub timestamp: String,
+    /// Of the bridge.
+    pub version: &'static str,
+    /// Seconds since the start.
+    pub uptime: u64,
+    /// Why it is not `ok`.
+    pub reasons: Vec<String>,
+    /// What deserves a look though it is no fault.
+    pub warnings: Vec<String>,
+    /// Each server that is there for who asks.
+    pub servers: IndexMap<String, ServerHealth>,
+    /// What runs.
+    pub load: Load,
+}
+
+/// In one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All is well.
+    Ok,
+    /// It serves, but not everything.
+    Degraded,
+    /// It cannot serve: 503.
+    Down,
+}
+
+/// One server.
+#[derive(Debug, Serialize)]
+pub struct ServerHealth {
+    /// `ready`, `starting` or `failed`.
+    pub status: &'static str,
+    /// Tools on offer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<usize>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What runs now.
+#[derive(Debug, Serialize)]
+pub struct Load {
+    /// Calls being executed.
+    pub running_calls: usize,
+    /// Calls that wait for a place.
+    pub waiting_calls: usize,
+    /// Live stateful processes.
+    pub sessions: usize,
+    /// Live shared processes.
+    pub shared: usize,
+    /// Processes that are ready and nobody's yet.
+    pub ready: usize,
+}
+
+impl App {
+    /// How the bridge is now.
+    pub fn health(&self, caller: &Caller) -> Health {
+        let config = self.config();
+        let mut reasons = Vec::new();
+        let mut servers = IndexMap::new();
+        let mut hidden = false;
+        let shows_all = self.shows_all(caller);
+        for (name, spec) in &config.servers {
+            let mut health = server(self.catalog.peek(name));
+            if let Some(why) = self.engine.children.failed_starts().of(spec)
+                && health.reason.is_none()
+            {
+                health.status = "failed";
+                health.reason = Some(format!("its last start failed: {why}"));
+            }
+            if spec.access(caller) == ServerAccess::None {
+                hidden |= health.reason.is_some();
+                continue;
+            }
+            if let Some(reason) = &health.reason {
+                reasons.push(format!("server '{name}': {reason}"));
+            }
+            servers.insert(name.as_str().to_owned(), health);
+        }
+        if hidden {
+            reasons.push("a server cannot be used; with an API key it is named here".to_owned());
+        }
+        // A place in the server file names its server.
+        reasons.extend(self.reload_fault().map(|fault| {
+            if shows_all {
+                fault
+            } else {
+                "the server file was not taken over, the old one is in force".to_owned()
+            }
+        }));
+        let mut status = if reasons.is_empty() {
+            Status::Ok
+        } else {
+            Status::Degraded
+        };
+        if self.engine.stopping.is_cancelled() || self.replicas.is_draining() {
+            reasons.push("the bridge is shutting down".to_owned());
+            status = Status::Down;
+        }
+        let short = self.engine.children.failed_starts().shortage();
+        let short = short.map(|why| Trouble {
+            text: format!("the machine lets no further process start: {why}"),
+            down: true,
+        });
+        for trouble in self.condition.troubles().into_iter().chain(short) {
+            status = status.max(if trouble.down {
+                Status::Down
+            } else {
+                Status::Degraded
+            });
+            reasons.push(trouble.text);
+        }
+        let (running_calls, waiting_calls) = self.engine.admission.load();
+        let load = Load {
+            running_calls,
+            waiting_calls,
+            sessions: self.engine.sessions.count(),
+            shared: self.engine.shared.count(),
+            ready: self.engine.sessions.pool.count(),
+        };
+        Health {
+            status,
+            timestamp: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime: self.started.elapsed().as_secs(),
+            reasons,
+            warnings: if shows_all {
+                self.warnings()
+            } else {
+                Vec::new()
+            },
+            servers,
+            load,
+        }
+    }
+}
+
+fn server(known: Option<Knowledge>) -> ServerHealth {
+    match known {
+        Some(Knowledge::Ready(offer)) => ServerHealth {
+            status: "ready",
+            tools: Some(offer.tools().len()),
+            reason: None,
+        },
+        Some(Knowledge::Failed { brief, .. }) => ServerHealth {
+            status: "failed",
+            tools: None,
+            reason: Some(brief.to_string()),
+        },
+        Some(Knowledge::Learning) | None => ServerHealth {
+            status: "starting",
+            tools: None,
+            reason: None,
+        },
+    }
+}
+
+/// What everybody may know.
+#[derive(Serialize)]
+struct Brief<'h> {
+    status: Status,
+    timestamp: &'h str,
+}
+
+/// `GET /health`.
+pub async fn report(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    app.condition.look().await;
+    let health = app.health(&reader.caller(&app));
+    let status = match health.status {
+        Status::Ok | Status::Degraded => StatusCode::OK,
+        Status::Down => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = if reader.is_operator(&app) {
+        serde_json::to_string(&health)
+    } else {
+        serde_json::to_string(&Brief {
+            status: health.status,
+            timestamp: &health.timestamp,
+        })
+    };
+    let body = body.unwrap_or_default();
+    let kind = HeaderValue::from_static("application/json");
+    let fresh = HeaderValue::from_static("no-store");
+    (
+        status,
+        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, fresh)],
+        body,
+    )
+        .into_response()
+}
+
+/// A bridge that is about to end keeps no connection: the next request comes to another.
+pub fn leave(app: &App, response: &mut Response) {
+    if app.replicas.is_draining() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+}
+
+/// `GET /health/live`: the process answers.
+pub async fn live() -> &'static str {
+    "ok\n"
+}
+
+impl App {
+    /// Where others can take the calls, a bridge is ready once it has asked each server what it
+    /// offers. Only once: a changed server file must not make all bridges unready together.
+    fn is_acquainted(&self) -> bool {
+        if self.acquainted.load(Ordering::Relaxed) || !self.replicas.may_have_others() {
+            return true;
+        }
+        let known = |name| {
+            let known = self.catalog.peek(name);
+            !matches!(known, Some(Knowledge::Learning) | None)
+        };
+        let all = self.config().servers.keys().all(known);
+        self.acquainted.fetch_or(all, Ordering::Relaxed);
+        all
+    }
+}
+
+/// `GET /health/ready`: calls are taken.
+pub async fn ready(State(app): State<Arc<App>>, reader: Reader) -> Response {
+    app.condition.look().await;
+    let down = app.health(&reader.caller(&app)).status == Status::Down;
+    if down || !app.is_acquainted() {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    } else {
+        "ok\n".into_response()
+    }
+}

@@ -1,0 +1,192 @@
+//! `POST /files`: files for a chat's folder, before a tool is called with their names.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    extract::{ConnectInfo, Query, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use bridge_model::{Caller, Principal};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Problem, forward, multipart};
+use crate::http::Audited;
+use crate::{
+    app::App,
+    artifacts::mime_type,
+    call::{CallError, Incoming},
+    config::{Mode, ServerAccess, WorkspaceScope},
+    identity::SESSION_HEADER,
+    session::{Place, SessionError},
+    telemetry::{Action, AuditEvent, AuditFile, audit},
+};
+
+/// What may stand behind `?`.
+#[derive(Deserialize)]
+pub struct Asked {
+    /// Whose folder, where that server has one of its own in each chat.
+    server: Option<String>,
+}
+
+/// Takes files and answers with the names that they got.
+pub async fn post(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+    request: Request,
+) -> Response {
+    let caller = match forward::caller(&app, request.extensions(), &headers, peer).await {
+        Ok(caller) => caller,
+        Err(refusal) => return Problem::from(refusal).into_response(),
+    };
+    let asked = asked.server.as_deref();
+    let attempt = async |request| upload(&app, &caller, asked, request).await;
+    // Nothing is written for a caller who has no folder.
+    let known = asked.map_or(Ok(()), |server| {
+        place_of(&app, &caller, Some(server)).map(drop)
+    });
+    let taken = match known {
+        Ok(()) => forward::run(&app, &caller, request, attempt).await,
+        Err(refused) => Err(refused),
+    };
+    let mut response = match taken {
+        Ok(response) => response,
+        Err(problem) => {
+            write_audit(&caller, &[], problem.kind());
+            problem.into_response()
+        }
+    };
+    response.extensions_mut().insert(Audited);
+    response
+}
+
+async fn upload(
+    app: &Arc<App>,
+    caller: &Caller,
+    server: Option<&str>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let parts = multipart::read(app, caller, request).await?;
+    let named = parts.texts.iter().find(|(name, _)| name == "server");
+    let named = named.map(|(_, server)| server.as_str());
+    let mut place = place_of(app, caller, server.or(named))?;
+    let files: Vec<_> = parts.files.into_iter().map(|(_, file)| file).collect();
+    if files.is_empty() {
+        return Err(Problem::bad_part("there is no part with a file in it"));
+    }
+    let entered = app.replicas.enter(caller, Mode::Stateful, &mut place).await;
+    entered.map_err(Problem::elsewhere)?;
+    let taken = take_in(app, caller, &place, files).await?;
+    let total: u64 = taken.iter().map(|file| file.size).sum();
+    app.metrics.uploaded(total);
+    write_audit(caller, &taken, "ok");
+    let files: Vec<Value> = taken.iter().map(Taken::describe).collect();
+    let body = json!({ "files": files }).to_string();
+    let kind = [("content-type", "application/json")];
+    let mut response = (StatusCode::CREATED, kind, body).into_response();
+    if let Some(session) = &place.session
+        && let Ok(session) = HeaderValue::from_str(session.as_str())
+    {
+        let headers = response.headers_mut();
+        headers.insert(SESSION_HEADER.clone(), session);
+    }
+    Ok(response)
+}
+
+fn place_of(app: &App, caller: &Caller, server: Option<&str>) -> Result<Place, Problem> {
+    let config = app.config();
+    let mut own = None;
+    if let Some(server) = server.map(str::trim).filter(|server| !server.is_empty()) {
+        let unknown = || Problem::unknown_server(server);
+        let (name, access) = app.server_for(server, caller).ok_or_else(unknown)?;
+        if access != ServerAccess::Use {
+            return Err(Problem::user_needed(server));
+        }
+        let spec = config.servers.get(&name).ok_or_else(unknown)?;
+        if spec.mode != Mode::Stateful {
+            return Err(Problem::no_folder(server));
+        }
+        own = (spec.workspace == WorkspaceScope::Own).then(|| spec.name.clone());
+    }
+    let place = Place::within(caller, own.as_ref());
+    place.ok_or_else(|| Problem::from(CallError::UnknownSession))
+}
+
+/// A file that lies in a folder now.
+pub struct Taken {
+    /// Its name there.
+    pub name: String,
+    sent_as: String,
+    size: u64,
+}
+
+impl Taken {
+    fn describe(&self) -> Value {
+        let mut file = json!({
+            "name": self.name, "size": self.size, "mime_type": mime_type(&self.name),
+        });
+        if self.sent_as != self.name {
+            file["sent_as"] = self.sent_as.as_str().into();
+        }
+        file
+    }
+}
+
+/// Puts files into the folder of a place, and starts its clock anew.
+pub async fn take_in(
+    app: &Arc<App>,
+    caller: &Caller,
+    place: &Place,
+    files: Vec<Incoming>,
+) -> Result<Vec<Taken>, Problem> {
+    let engine = &app.engine;
+    let opened = engine.sessions.open(place, &caller.principal).await;
+    let workspace = opened.map_err(|error: SessionError| CallError::from(error))?;
+    let sent: Vec<_> = files
+        .iter()
+        .map(|file| (file.name.clone(), file.size))
+        .collect();
+    let taken = engine.take_in(&caller.principal, &workspace, files).await;
+    let (store, job) = (app.store.clone(), workspace.job.clone());
+    let bytes = engine.disk.of_folder(job.id());
+    let touch = move || {
+        let now = store.now();
+        store.update_metadata(&job, |metadata| {
+            metadata.last_call_at = Some(now);
+            metadata.bytes = bytes.or(metadata.bytes);
+        })
+    };
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(touch).await {
+        tracing::warn!(%error, "the upload was not noted in its workspace");
+    }
+    drop(workspace);
+    engine.sessions.call_ended(place.key);
+    let names = taken?.into_iter().zip(sent);
+    let taken = names.map(|(name, (sent_as, size))| Taken {
+        name,
+        sent_as,
+        size,
+    });
+    Ok(taken.collect())
+}
+
+fn write_audit(caller: &Caller, files: &[Taken], outcome: &'static str) {
+    let files: Vec<_> = files
+        .iter()
+        .map(|file| AuditFile {
+            name: &file.name,
+            size: file.size,
+            sha256: None,
+        })
+        .collect();
+    let principal: &Principal = &caller.principal;
+    audit(&AuditEvent {
+        address: Some(caller.address),
+        chat: caller.chat.as_deref(),
+        files: &files,
+        ..AuditEvent::new(Action::Upload, principal, outcome)
+    });
+}

@@ -1,0 +1,286 @@
+//! Who is calling. Every door asks here first, so that all doors believe the same things.
+//!
+//! One principal per request: the user of a verified token (Open WebUI's signed header, or the
+//! user's own, which Open WebUI is asked about), else of plain headers from a trusted caller, else
+//! the key, else nobody. What an untrusted caller says of himself counts as unsaid.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::http::{HeaderMap, HeaderName, Method};
+use bridge_model::{Caller, Principal, UserInfo, UserToken};
+use ipnet::IpNet;
+
+use crate::{
+    config::{IdentityHeaders, KeyRing, Settings},
+    openwebui::{OpenWebUi, User},
+};
+
+mod forwarding;
+mod headers;
+mod keys;
+mod origins;
+mod proxies;
+mod refusal;
+mod token;
+
+pub use origins::Origins;
+pub use refusal::{Refusal, user_needed};
+
+use headers::{list, refuse_duplicates, text};
+use keys::KeyCheck;
+use proxies::passed_a_proxy;
+use token::TokenReader;
+
+/// `X-MCPO-Session`: the session id of callers who send no chat.
+pub static SESSION_HEADER: HeaderName = HeaderName::from_static("x-mcpo-session");
+
+/// What a missing key means once users are named without one.
+const BY_ADDRESS: &str = "user headers are believed by their sender's address, because there is no API \
+    key: every program on a trusted machine, also a server's child and what a proxy passes on without \
+    saying so (nginx's plain proxy_pass, ssh -R, socat), may speak for every user; set MCPO_API_KEY, \
+    or MCPO_JWT_SECRET so that users are proven";
+
+/// Resolves callers by what the settings say. Made once.
+#[derive(Debug)]
+pub struct Identity {
+    keys: KeyRing,
+    strict: bool,
+    tokens: Option<TokenReader>,
+    /// Says whose the tokens in `Authorization` are.
+    openwebui: Option<Arc<OpenWebUi>>,
+    trusted_proxies: Vec<IpNet>,
+    /// Whose pages may call.
+    pub origins: Origins,
+    names: IdentityHeaders,
+    /// Two of one of these and the request is refused.
+    single: Vec<HeaderName>,
+    /// A user was believed for where the request came from.
+    believed_address: AtomicBool,
+}
+
+impl Identity {
+    /// Takes keys, token secret, trusted addresses and header names from the settings.
+    pub fn new(settings: &Settings, openwebui: Option<Arc<OpenWebUi>>) -> Self {
+        let access = &settings.access;
+        let names = access.headers.clone();
+        let single = [
+            &axum::http::header::AUTHORIZATION,
+            &names.key,
+            &SESSION_HEADER,
+            &names.user_id,
+            &names.user_name,
+            &names.user_email,
+            &names.user_role,
+            &names.user_groups,
+            &names.user_jwt,
+            &names.chat_id,
+            &names.message_id,
+        ];
+        Self {
+            keys: access.keys.clone(),
+            strict: access.strict_auth,
+            tokens: access.jwt_secret.as_ref().map(TokenReader::new),
+            openwebui,
+            trusted_proxies: access.trusted_proxies.clone(),
+            origins: Origins::new(&settings.listen),
+            single: single.into_iter().cloned().collect(),
+            names,
+            believed_address: AtomicBool::new(false),
+        }
+    }
+
+    /// What deserves a look in how callers are known by now.
+    pub fn warning(&self) -> Option<&'static str> {
+        let believed = self.believed_address.load(Ordering::Relaxed);
+        believed.then_some(BY_ADDRESS)
+    }
+
+    /// For every route that acts or tells about somebody's data: where keys are set, one of them
+    /// is needed.
+    pub async fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Caller, Refusal> {
+        let key = self.key(headers)?;
+        let session = self.session(headers).await?;
+        self.resolve(key, session, headers, peer)
+    }
+
+    /// The name of the key that was sent, where keys are set.
+    fn key(&self, headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+        refuse_duplicates(headers, &self.single)?;
+        match self.check_key(headers) {
+            KeyCheck::Valid(name) => Ok(Some(name)),
+            KeyCheck::NotNeeded => Ok(None),
+            KeyCheck::Missing => Err(Refusal::MissingKey),
+            KeyCheck::Wrong => Err(Refusal::InvalidKey),
+        }
+    }
+
+    /// For documents (`openapi.json`, docs pages): open to all unless strict, `OPTIONS` always.
+    /// Where it is open, an answer must not depend on who asks: the caller is nobody.
+    pub async fn authenticate_document(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        peer: IpAddr,
+    ) -> Result<Caller, Refusal> {
+        // Open WebUI sends neither key nor token for the document of a session connection.
+        let readable = self.openwebui.is_some() && self.is_near(headers, peer);
+        if self.strict && !readable && method != Method::OPTIONS {
+            return self.authenticate(headers, peer).await;
+        }
+        Ok(Caller::nobody(peer))
+    }
+
+    /// For a document that is not for everybody: who asks as far as he says so, else nobody. Open
+    /// WebUI says nothing when it fetches one for a connection with the user's token.
+    pub fn reader(&self, headers: &HeaderMap, peer: IpAddr) -> Caller {
+        let key = self.key(headers);
+        let known = key.and_then(|key| self.resolve(key, None, headers, peer));
+        known.unwrap_or_else(|_| Caller {
+            trusted: self.openwebui.is_some() && self.is_near(headers, peer),
+            ..Caller::nobody(peer)
+        })
+    }
+
+    /// Whether plain identity headers of this request are believed: it carries a valid key, or
+    /// its TCP peer is in the trusted list and nothing shows that it began with somebody else.
+    #[cfg(test)]
+    fn is_trusted(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
+        matches!(self.check_key(headers), KeyCheck::Valid(_)) || self.is_near(headers, peer)
+    }
+
+    fn check_key(&self, headers: &HeaderMap) -> KeyCheck<'_> {
+        keys::check(&self.keys, &self.names.key, headers)
+    }
+
+    /// Whether the peer's address says who calls: it is in the trusted list, no proxy passed the
+    /// request on, and no page of an origin that was not named had a browser send it.
+    fn is_near(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
+        // A dual-stack socket shows 127.0.0.1 as ::ffff:127.0.0.1.
+        let peer = peer.to_canonical();
+        let listed = self.trusted_proxies.iter().any(|net| net.contains(&peer));
+        listed && self.is_direct(headers)
+    }
+
+    fn is_direct(&self, headers: &HeaderMap) -> bool {
+        !passed_a_proxy(headers) && self.origins.vouch(headers)
+    }
+
+    /// Whether the bridge's own state may be told: who has a key, or works on this machine.
+    pub fn is_operator(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
+        let keyed = matches!(self.key(headers), Ok(Some(_)));
+        keyed || (peer.to_canonical().is_loopback() && self.is_direct(headers))
+    }
+
+    /// The user of a token in `Authorization`. Whoever needs a key has shown it before this.
+    async fn session(&self, headers: &HeaderMap) -> Result<Option<(UserToken, User)>, Refusal> {
+        let Some(openwebui) = &self.openwebui else {
+            return Ok(None);
+        };
+        let Some(token) = keys::user_token(&self.keys, headers) else {
+            return Ok(None);
+        };
+        // Boxed: it is large, and asked of few callers.
+        let user = Box::pin(openwebui.user_of(&token)).await;
+        let user = user.inspect_err(|failure| {
+            tracing::warn!(%failure, "a user token could not be verified");
+        });
+        match user.map_err(Refusal::Unverified)? {
+            Some(user) => Ok(Some((token, user))),
+            None => Err(Refusal::InvalidSession),
+        }
+    }
+
+    fn resolve(
+        &self,
+        key: Option<&str>,
+        session: Option<(UserToken, User)>,
+        headers: &HeaderMap,
+        peer: IpAddr,
+    ) -> Result<Caller, Refusal> {
+        let trusted = key.is_some() || self.is_near(headers, peer);
+        let signed = match &self.tokens {
+            Some(tokens) => tokens.read(headers, &self.names.user_jwt)?,
+            None => None,
+        };
+        let (token, asked) = session.unzip();
+        if let (Some((id, _)), Some(user)) = (&signed, &asked)
+            && *id != user.id
+        {
+            let header = self.names.user_jwt.to_string();
+            return Err(Refusal::TwoUsers { header });
+        }
+        let proven = asked.map(|user| (user.id, user.info)).or(signed);
+        let may_name_chat = trusted || proven.is_some();
+        let said = match proven {
+            Some(user) => Some(user),
+            None if trusted && self.tokens.is_none() => {
+                let user = self.plain_user(headers)?;
+                if user.is_some() && key.is_none() {
+                    self.note_believed_address();
+                }
+                user
+            }
+            None => None,
+        };
+        // Who proved to be a user may name his chat: it only ever selects among his own.
+        let (chat, message) = if may_name_chat {
+            let chat = text(headers, &self.names.chat_id)?;
+            (chat, text(headers, &self.names.message_id)?)
+        } else {
+            (None, None)
+        };
+        let (principal, user) = match (said, key) {
+            (Some((id, mut user)), _) => {
+                // No token names them, so that they are believed of whoever has the key.
+                if trusted {
+                    user.groups = list(headers, &self.names.user_groups)?;
+                }
+                (Principal::User(id), user)
+            }
+            (None, Some(key)) => (Principal::Key(key.into()), UserInfo::default()),
+            (None, None) => (Principal::Anonymous, UserInfo::default()),
+        };
+        Ok(Caller {
+            principal,
+            user,
+            trusted,
+            chat,
+            message,
+            token,
+            session: text(headers, &SESSION_HEADER)?,
+            address: peer.to_canonical(),
+            forwarded: None,
+        })
+    }
+
+    /// Said once in the log, and in `/health`.
+    fn note_believed_address(&self) {
+        let noted = self.believed_address.load(Ordering::Relaxed)
+            || self.believed_address.swap(true, Ordering::Relaxed);
+        if !noted {
+            tracing::warn!("{BY_ADDRESS}");
+        }
+    }
+
+    fn plain_user(&self, headers: &HeaderMap) -> Result<Option<(Box<str>, UserInfo)>, Refusal> {
+        let Some(id) = text(headers, &self.names.user_id)? else {
+            return Ok(None);
+        };
+        let user = UserInfo {
+            name: text(headers, &self.names.user_name)?.map(|name| headers::percent_decoded(&name)),
+            email: text(headers, &self.names.user_email)?,
+            role: text(headers, &self.names.user_role)?,
+            groups: Vec::new(),
+        };
+        Ok(Some((id, user)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! Signed user tokens: what Open WebUI sends when it shares a secret with us.
+
+use std::fmt;
+
+use axum::http::{HeaderMap, HeaderName};
+use bridge_model::UserInfo;
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode, get_current_timestamp};
+use serde::Deserialize;
+
+use super::Refusal;
+use crate::config::Secret;
+
+/// No token lives longer, whatever its `exp` says: Open WebUI makes one for each request, which lives
+/// for five minutes unless its administrator set another time.
+const LONGEST_LIFE_SECONDS: f64 = 24.0 * 3600.0;
+/// Who makes them, where a token says so.
+const ISSUER: &str = "open-webui";
+/// The audience that is us, where a token names one. Open WebUI's name none.
+const AUDIENCE: &str = "mcpo-bridge";
+/// Clocks of two machines differ by some seconds.
+const LEEWAY_SECONDS: u64 = 30;
+/// An id longer than this is nobody's.
+const LONGEST_ID: usize = 1024;
+/// Verifying costs time for every byte.
+const LONGEST_TOKEN: usize = 16 * 1024;
+
+/// Verifies tokens with one secret: HS256 and nothing else.
+pub(super) struct TokenReader {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: Box<str>,
+    name: Option<Box<str>>,
+    email: Option<Box<str>>,
+    role: Option<Box<str>>,
+    exp: f64,
+    iat: Option<f64>,
+}
+
+impl TokenReader {
+    pub(super) fn new(secret: &Secret) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        // Without an end it would be good for ever.
+        validation.set_required_spec_claims(&["sub", "exp"]);
+        // Checked where they stand in a token: one for somebody else is not for us, even if it was
+        // made with the same secret.
+        validation.set_issuer(&[ISSUER]);
+        validation.set_audience(&[AUDIENCE]);
+        validation.leeway = LEEWAY_SECONDS;
+        validation.validate_nbf = true;
+        Self {
+            key: DecodingKey::from_secret(secret.expose().as_bytes()),
+            validation,
+        }
+    }
+
+    /// The user of the token in `header`; none where there is no token.
+    pub(super) fn read(
+        &self,
+        headers: &HeaderMap,
+        header: &HeaderName,
+    ) -> Result<Option<(Box<str>, UserInfo)>, Refusal> {
+        let token = headers
+            .get(header)
+            .map(|value| value.as_bytes().trim_ascii());
+        let Some(token) = token.filter(|token| !token.is_empty()) else {
+            return Ok(None);
+        };
+        let claims = self.verify(token).ok_or_else(|| Refusal::InvalidToken {
+            header: header.to_string(),
+        })?;
+        let filled = |text: Option<Box<str>>| text.filter(|text| !text.is_empty());
+        let user = UserInfo {
+            name: filled(claims.name),
+            email: filled(claims.email),
+            role: filled(claims.role),
+            groups: Vec::new(),
+        };
+        Ok(Some((claims.sub, user)))
+    }
+
+    fn verify(&self, token: &[u8]) -> Option<Claims> {
+        if token.len() > LONGEST_TOKEN {
+            return None;
+        }
+        let decoded = decode::<Claims>(token, &self.key, &self.validation).ok()?;
+        let claims = decoded.claims;
+        let id = &claims.sub;
+        // The same bounds as for plain headers, which can hold no control characters either.
+        let good =
+            !id.trim().is_empty() && id.len() <= LONGEST_ID && !id.contains(char::is_control);
+        (good && is_plain(&decoded.header) && claims.is_of_today()).then_some(claims)
+    }
+}
+
+/// A token for users, and without extensions that must be understood: we know none.
+fn is_plain(header: &Header) -> bool {
+    let typ = header.typ.as_deref();
+    header.crit.is_none() && typ.is_none_or(|typ| typ.eq_ignore_ascii_case("JWT"))
+}
+
+impl Claims {
+    /// It was made in the last day, and ends within the next. That it has not ended yet was checked.
+    #[expect(clippy::cast_precision_loss, reason = "seconds of this age are exact")]
+    fn is_of_today(&self) -> bool {
+        let (now, leeway) = (get_current_timestamp() as f64, LEEWAY_SECONDS as f64);
+        let longest = LONGEST_LIFE_SECONDS + leeway;
+        let made = |at: f64| at <= now + leeway && now - at <= longest;
+        self.exp - now <= longest && self.iat.is_none_or(made)
+    }
+}
+
+impl fmt::Debug for TokenReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenReader")
+    }
+}

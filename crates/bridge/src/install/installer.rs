@@ -1,0 +1,463 @@
+//! Keeps [`Launches`] true: looks at what is there, and installs what is not.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use bridge_model::ServerName;
+use tokio::sync::Semaphore;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
+
+use super::{
+    Asked, LockFile, Pin,
+    folder::{Folder, Record},
+    node,
+    preinstalled::Preinstalled,
+    python,
+    work::{Failed, Work},
+};
+use crate::{
+    child::Children,
+    config::{CommandSpec, ServerSpec},
+    launch::{Kind, Launches, Launching, Resolved, Target, What},
+};
+
+/// Installations side by side: they wait for the network, and then compile.
+const AT_ONCE: usize = 2;
+
+/// What an installer is told.
+#[derive(Debug, Clone)]
+pub struct InstallerSettings {
+    /// Environments lie below it; absolute.
+    pub tools_dir: PathBuf,
+    /// What was installed ahead and is only read; absolute.
+    pub preinstalled_dir: Option<PathBuf>,
+    /// What is locked.
+    pub lock_file: PathBuf,
+    /// Install what is not there, beside the calls. Without it only what is locked.
+    pub in_background: bool,
+}
+
+/// Where an installation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Versions are being chosen.
+    Choosing,
+    /// Packages are being installed and compiled.
+    Installing,
+}
+
+/// The lock file, or what is wrong with it.
+pub type Lock = Result<Option<LockFile>, String>;
+type Changed = Box<dyn Fn(&ServerName) + Send + Sync>;
+
+/// Keeps the launches of all servers true.
+pub struct Installer {
+    pub(super) settings: InstallerSettings,
+    pub(super) folder: Folder,
+    children: Arc<Children>,
+    pub(super) places: Arc<Semaphore>,
+    pub(super) running: Mutex<HashMap<ServerName, Running>>,
+    pub(super) changed: OnceLock<Changed>,
+    warnings: Mutex<Vec<String>>,
+    pub(super) pins: Mutex<Vec<String>>,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+/// An installation beside the calls.
+pub struct Running {
+    /// For what.
+    pub of: String,
+    /// Dropping it ends the installation.
+    pub _task: AbortOnDropHandle<Option<()>>,
+}
+
+impl Installer {
+    /// Does nothing before [`Installer::follow`].
+    pub fn new(settings: InstallerSettings, children: Arc<Children>) -> Self {
+        Self {
+            folder: Folder::within(&settings.tools_dir)
+                .over(settings.preinstalled_dir.as_deref().map(Preinstalled::open)),
+            settings,
+            children,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            running: Mutex::default(),
+            changed: OnceLock::new(),
+            warnings: Mutex::default(),
+            pins: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Who is told when a server is started from another environment than before.
+    pub fn on_change(&self, changed: impl Fn(&ServerName) + Send + Sync + 'static) {
+        let _ = self.changed.set(Box::new(changed));
+    }
+
+    /// How servers are started now.
+    pub fn launches(&self) -> &Launches {
+        self.children.launches()
+    }
+
+    /// What an operator should look at: entries of the lock file that do not count.
+    pub fn warnings(&self) -> Vec<String> {
+        lock(&self.warnings).clone()
+    }
+
+    /// Takes the servers over. When it returns, those that were installed before are started from
+    /// their environments; the others are installed beside the calls.
+    pub async fn follow(self: &Arc<Self>, specs: Vec<Arc<ServerSpec>>) {
+        self.launches().follow(&specs);
+        let this = self.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let lock = this.read_lock();
+            let looks = specs.into_iter().map(|spec| {
+                let look = this.look(&spec, &lock);
+                (spec, look)
+            });
+            looks.collect::<Vec<_>>()
+        });
+        let Ok(looked) = looked.await else { return };
+        let mut warnings = Vec::new();
+        let names: Vec<_> = looked.iter().map(|(spec, _)| spec.name.clone()).collect();
+        lock(&self.running).retain(|name, _| names.contains(name));
+        for (spec, (look, warning)) in looked {
+            warnings.extend(warning.map(|why| format!("server '{}': {why}", spec.name)));
+            self.settle(&spec, look);
+        }
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        *lock(&self.warnings) = warnings;
+    }
+
+    /// What can be installed for this server; the error says why it runs as written, `None` if
+    /// there is nothing to install. Blocks on files.
+    pub fn asked(
+        &self,
+        spec: &ServerSpec,
+        lock: Option<&LockFile>,
+    ) -> Result<Asked, Option<String>> {
+        Asked::read(spec, lock, &self.folder)
+    }
+
+    /// Installs it, unless it is there already. With `anew`, versions are chosen again. What was
+    /// chosen is remembered by [`Installer::remember`] only.
+    pub async fn install(
+        &self,
+        asked: &Asked,
+        anew: bool,
+        step: &(dyn Fn(Step) + Sync),
+    ) -> Result<(Pin, Resolved), Failed> {
+        self.folder.is_ours()?;
+        let known = asked.pin.as_ref().filter(|_| !anew);
+        let made = match known {
+            Some(pin) => match self.folder.environment(pin) {
+                Some((_, record)) => Ok(record),
+                None => self.make(asked, Some(pin), anew, step).await,
+            },
+            None => self.make(asked, None, anew, step).await,
+        };
+        let record = match made {
+            // What was chosen once may be gone, or the interpreter that it was chosen for.
+            Err(_) if known.is_some() && !asked.locked => {
+                self.make(asked, None, true, step).await?
+            }
+            other => other?,
+        };
+        let resolved = self.resolve(asked, &record)?;
+        Ok((record.pin, resolved))
+    }
+
+    /// Remembers what was chosen for a command that is in no lock file. Blocks.
+    pub fn remember(&self, asked: &Asked, pin: &Pin) {
+        // Without it the same is chosen again, from the caches.
+        let _ = self.folder.set_pin(&asked.chosen_for(), pin);
+    }
+
+    /// Environments in use are noted as such, and those that nobody used for long removed, unless
+    /// the clock is in doubt. Blocks.
+    pub fn keep_house(&self, clock_is_right: bool) {
+        let installed = self.launches().installed();
+        let folders = installed.iter().filter_map(|found| found.folder.as_deref());
+        let pins = lock(&self.pins).clone();
+        self.folder.touch(folders, &pins);
+        if !clock_is_right {
+            return;
+        }
+        let removed = self.folder.sweep();
+        if removed > 0 {
+            tracing::info!(removed, "environments that nobody used any more are gone");
+        }
+    }
+
+    /// Stops installing; when it returns nothing of it is left running.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        lock(&self.running).clear();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn read_lock(&self) -> Lock {
+        let read = LockFile::read(&self.settings.lock_file);
+        read.map_err(|error| error.to_string())
+    }
+
+    async fn make(
+        &self,
+        asked: &Asked,
+        pin: Option<&Pin>,
+        anew: bool,
+        step: &(dyn Fn(Step) + Sync),
+    ) -> Result<Record, Failed> {
+        let stage = self.folder.stage();
+        let stage = stage.map_err(|error| {
+            let path = self.settings.tools_dir.display();
+            format!("{path} cannot be written ({error}): set MCPO_TOOLS_DIR to another folder")
+        })?;
+        let own = &asked.command.env;
+        let work = Work::new(&self.children, &self.settings.tools_dir, own, stage.path())?;
+        let record = match &asked.wanted.what {
+            What::Python(set) => {
+                let pin = if let Some(pin) = pin {
+                    pin.clone()
+                } else {
+                    step(Step::Choosing);
+                    python::choose(set, &work, stage.path(), anew).await?
+                };
+                step(Step::Installing);
+                if let Some((_, record)) = self.folder.environment(&pin) {
+                    return Ok(record);
+                }
+                python::install(set, &pin, &work, stage.path()).await?
+            }
+            What::Node(set) => {
+                let pin = if let Some(pin) = pin {
+                    pin.clone()
+                } else {
+                    step(Step::Choosing);
+                    node::choose(set, &work, stage.path(), anew).await?
+                };
+                step(Step::Installing);
+                node::install(set, &pin, &work, stage.path()).await?
+            }
+            What::Interpreter(_) => return Err("there is nothing to install".to_owned()),
+        };
+        let kept = work
+            .leave()
+            .and_then(|()| self.folder.keep(&stage, &record));
+        kept.map_err(|error| format!("the environment cannot be kept: {error}"))?;
+        Ok(record)
+    }
+
+    pub(super) fn resolve(&self, asked: &Asked, record: &Record) -> Result<Resolved, Failed> {
+        let (folder, record) = self
+            .folder
+            .environment(&record.pin)
+            .ok_or("its environment is gone")?;
+        let rest = asked.wanted.rest;
+        let mut resolved = match &asked.wanted.what {
+            What::Python(set) => python::resolve(set, &folder, &record, rest)?,
+            What::Node(set) => node::resolve(set, &folder, &record, rest)?,
+            What::Interpreter(target) => as_it_is(&asked.command, target),
+        };
+        resolved.locked = asked.locked;
+        Ok(resolved)
+    }
+}
+
+/// What is behind it is whole whoever panicked.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Until what is locked is tried again; it doubles up to [`LONGEST_PAUSE`].
+const PAUSE_LOCKED: Duration = Duration::from_secs(10);
+/// Until the rest is: it runs as written meanwhile.
+const PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// An installation holds its place among those side by side no longer than this.
+const INSTALL_PLACE: Duration = Duration::from_secs(30);
+
+/// What a look at a server's command line and at the disk tells.
+pub enum Look {
+    /// There is nothing to install, or not here; and why.
+    AsWritten(Option<String>),
+    /// It is there.
+    Installed(Box<Resolved>),
+    /// It can be installed.
+    Missing(Box<Asked>),
+    /// It is locked, and cannot be had.
+    Refused(String),
+}
+
+impl Installer {
+    /// Blocks on files.
+    pub(super) fn look(&self, spec: &ServerSpec, locks: &Lock) -> (Look, Option<String>) {
+        let file = locks.as_ref().ok().and_then(Option::as_ref);
+        let asked = match (self.asked(spec, file), locks) {
+            (Err(why), _) => return (Look::AsWritten(why), None),
+            (Ok(asked), Err(why)) if asked.lockable => return (Look::Refused(why.clone()), None),
+            (Ok(asked), _) => asked,
+        };
+        if let What::Interpreter(target) = &asked.wanted.what {
+            let found = as_it_is(&asked.command, target);
+            return (Look::Installed(Box::new(found)), None);
+        }
+        let warning = asked.warning.clone();
+        if let Err(why) = self.folder.is_ours() {
+            let look = if asked.locked {
+                Look::Refused(why)
+            } else {
+                Look::AsWritten(Some(why))
+            };
+            return (look, warning);
+        }
+        let command = asked.chosen_for();
+        let mut pins = lock(&self.pins);
+        if !pins.contains(&command) {
+            pins.push(command);
+        }
+        drop(pins);
+        let there = asked
+            .pin
+            .as_ref()
+            .and_then(|pin| self.folder.environment(pin));
+        let look = match there.map(|(_, record)| self.resolve(&asked, &record)) {
+            Some(Ok(resolved)) => Look::Installed(Box::new(resolved)),
+            Some(Err(why)) if asked.locked => Look::Refused(why),
+            Some(Err(why)) => Look::AsWritten(Some(why)),
+            None => Look::Missing(Box::new(asked)),
+        };
+        (look, warning)
+    }
+
+    /// Says how the server is started from now on.
+    pub(super) fn settle(self: &Arc<Self>, spec: &Arc<ServerSpec>, look: Look) {
+        let before = self.launches().of(spec);
+        let state = match look {
+            Look::AsWritten(why) => Launching::AsWritten(why.map(Into::into)),
+            Look::Refused(why) => {
+                tracing::error!(server = %spec.name, error = %why, "it cannot be started as locked");
+                Launching::Refused(why.into())
+            }
+            Look::Installed(resolved) => {
+                self.installed(spec, *resolved);
+                return;
+            }
+            Look::Missing(asked) if asked.locked || self.settings.in_background => {
+                self.behind(spec, *asked, &before);
+                return;
+            }
+            Look::Missing(_) => {
+                let why = "it is not installed yet: `mcpo-bridge install` does it";
+                Launching::AsWritten(Some(why.into()))
+            }
+        };
+        lock(&self.running).remove(&spec.name);
+        self.launches().set(spec, state);
+    }
+
+    fn installed(&self, spec: &ServerSpec, resolved: Resolved) {
+        let before = self.launches().of(spec);
+        let same = matches!(&before, Launching::Installed(before)
+            if before.identity == resolved.identity && before.locked == resolved.locked);
+        if same {
+            return;
+        }
+        if resolved.folder.is_some() {
+            tracing::info!(server = %spec.name, locked = resolved.locked, "it starts from its environment");
+        }
+        self.launches()
+            .set(spec, Launching::Installed(Arc::new(resolved)));
+        if let Some(changed) = self.changed.get() {
+            changed(&spec.name);
+        }
+    }
+
+    /// Installs beside the calls, unless that is under way already.
+    fn behind(self: &Arc<Self>, spec: &Arc<ServerSpec>, asked: Asked, before: &Launching) {
+        let pin = asked.pin.as_ref().map(Pin::digest).unwrap_or_default();
+        let of = format!("{:?} {} {pin}", spec.version(), asked.digest);
+        let mut running = lock(&self.running);
+        let under_way = running.get(&spec.name).is_some_and(|task| task.of == of);
+        if under_way && !matches!(before, Launching::Installed(_)) {
+            return;
+        }
+        let locked = asked.locked;
+        self.launches().set(spec, Launching::Installing { locked });
+        let task = self.clone().until_installed(spec.clone(), asked);
+        let task = self.stop.clone().run_until_cancelled_owned(task);
+        let task = AbortOnDropHandle::new(self.tasks.spawn(task));
+        running.insert(spec.name.clone(), Running { of, _task: task });
+    }
+
+    async fn until_installed(self: Arc<Self>, spec: Arc<ServerSpec>, asked: Asked) {
+        let mut pause = if asked.locked { PAUSE_LOCKED } else { PAUSE };
+        loop {
+            let done = {
+                let place = self.places.clone().acquire_owned().await;
+                // A package index that does not answer must not hold up what comes from others.
+                let _place = AbortOnDropHandle::new(tokio::spawn(async move {
+                    tokio::time::sleep(INSTALL_PLACE).await;
+                    drop(place);
+                }));
+                self.install(&asked, false, &|_| {}).await
+            };
+            let why = match done {
+                Ok((pin, resolved)) => {
+                    if !asked.locked {
+                        self.remember(&asked, &pin);
+                    }
+                    self.installed(&spec, resolved);
+                    return;
+                }
+                Err(why) => why,
+            };
+            // In the words of a package manager, from which passwords were taken out.
+            let error = why.lines().next().unwrap_or_default();
+            if asked.locked {
+                tracing::error!(server = %spec.name, error, retry_in = ?pause, "its locked packages cannot be installed");
+                let why = format!("its locked packages cannot be installed: {why}");
+                self.launches().set(&spec, Launching::Refused(why.into()));
+            } else {
+                tracing::warn!(server = %spec.name, error, retry_in = ?pause, "it cannot be installed and runs as written");
+                self.launches()
+                    .set(&spec, Launching::AsWritten(Some(why.into())));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// An interpreter as it is written: nothing is installed for it.
+pub fn as_it_is(command: &CommandSpec, target: &Target) -> Resolved {
+    Resolved {
+        program: command.program.clone(),
+        args: Vec::new(),
+        rest: 0,
+        env: Vec::new(),
+        path: None,
+        kind: Kind::Python {
+            interpreter: PathBuf::from(&command.program),
+            target: Some(target.clone()),
+        },
+        identity: None,
+        main: None,
+        locked: false,
+        folder: None,
+        sources: Vec::new(),
+        proven: false.into(),
+    }
+}

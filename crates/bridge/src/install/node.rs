@@ -1,0 +1,199 @@
+//! npm packages: chosen once, then installed exactly so.
+
+use std::{fs, path::Path};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    folder::Record,
+    pin::{Packages, Pin, platform, wanted_node},
+    work::{Failed, Work},
+};
+use crate::launch::{Kind, NodeSet, Resolved};
+
+/// No questions, no reports; and no address of a registry in what is written down.
+const QUIET: [&str; 4] = [
+    "--no-audit",
+    "--no-fund",
+    "--loglevel=error",
+    "--omit-lockfile-registry-resolved",
+];
+
+/// Chooses versions, which npm does by installing them.
+pub async fn choose(
+    set: &NodeSet,
+    work: &Work<'_>,
+    stage: &Path,
+    anew: bool,
+) -> Result<Pin, Failed> {
+    write(&stage.join("package.json"), &json!({"private": true}))?;
+    let mut args = vec!["install".to_owned()];
+    args.extend(QUIET.map(str::to_owned));
+    if anew {
+        args.push("--prefer-online".to_owned());
+    }
+    args.extend(set.fetching.iter().cloned());
+    args.push("--".to_owned());
+    args.extend(set.packages.iter().cloned());
+    work.run_in(&set.npm, args, stage).await?;
+    Ok(Pin {
+        wanted: wanted_node(set),
+        platform: platform(),
+        packages: Packages::Node {
+            package_lock: read(&stage.join("package-lock.json"))?,
+        },
+    })
+}
+
+/// Installs what was chosen, unless choosing has done so.
+pub async fn install(
+    set: &NodeSet,
+    pin: &Pin,
+    work: &Work<'_>,
+    stage: &Path,
+) -> Result<Record, Failed> {
+    let Packages::Node { package_lock } = &pin.packages else {
+        return Err("the lock file names Python packages for it".to_owned());
+    };
+    if !stage.join("node_modules").exists() {
+        let asked = &package_lock["packages"][""]["dependencies"];
+        let package = json!({"private": true, "dependencies": asked});
+        write(&stage.join("package.json"), &package)?;
+        write(&stage.join("package-lock.json"), package_lock)?;
+        let mut args = vec!["ci".to_owned()];
+        args.extend(QUIET.map(str::to_owned));
+        args.extend(set.fetching.iter().cloned());
+        work.run_in(&set.npm, args, stage).await?;
+    }
+    Ok(Record {
+        pin: pin.clone(),
+        scripts: std::collections::BTreeMap::new(),
+    })
+}
+
+/// How its program is started; the error says why it cannot be.
+pub fn resolve(
+    set: &NodeSet,
+    folder: &Path,
+    record: &Record,
+    rest: usize,
+) -> Result<Resolved, Failed> {
+    let modules = folder.join("node_modules");
+    let name = match &set.bin {
+        Some(name) => name.clone(),
+        None => program(&read(&modules.join(&set.main).join("package.json"))?)?,
+    };
+    let bin = modules.join(".bin");
+    let path = bin.join(&name);
+    if !path.exists() {
+        return Err(format!("its packages bring no program '{name}'"));
+    }
+    let script = path.display().to_string();
+    let (program, args, kind) = if is_for_node(&path) {
+        ("node".to_owned(), vec![script], Kind::Node)
+    } else {
+        (script, Vec::new(), Kind::Other)
+    };
+    Ok(Resolved {
+        program,
+        args,
+        rest,
+        env: Vec::new(),
+        path: Some(bin),
+        kind,
+        identity: Some(format!("{} {name}", record.pin.digest())),
+        main: record
+            .pin
+            .versions()
+            .into_iter()
+            .find(|(name, _)| *name == set.main),
+        locked: false,
+        folder: Some(folder.to_owned()),
+        sources: Vec::new(),
+        proven: false.into(),
+    })
+}
+
+/// npx's own rule: the only program, or the one that is called as its package is.
+fn program(package: &Value) -> Result<String, Failed> {
+    let name = package["name"].as_str().unwrap_or_default();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    let bins = match &package["bin"] {
+        Value::String(_) => return Ok(name.to_owned()),
+        Value::Object(bins) => bins.clone(),
+        _ => Map::new(),
+    };
+    let mut files = bins.values();
+    let first = files.next();
+    let one_file = files.all(|file| Some(file) == first);
+    match bins.keys().next() {
+        Some(only) if one_file => Ok(only.clone()),
+        Some(_) if bins.contains_key(name) => Ok(name.to_owned()),
+        _ => Err("its package does not say which program to run".to_owned()),
+    }
+}
+
+fn is_for_node(path: &Path) -> bool {
+    let content = fs::read(path).unwrap_or_default();
+    let first = content.split(|byte| *byte == b'\n').next();
+    let first = first.unwrap_or_default().trim_ascii_end();
+    first == b"#!/usr/bin/env node"
+}
+
+fn read(path: &Path) -> Result<Value, Failed> {
+    let text = fs::read(path);
+    let text = text.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn write(path: &Path, value: &Value) -> Result<(), Failed> {
+    let written = fs::write(path, format!("{value:#}\n"));
+    written.map_err(|error| format!("{} cannot be written: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_chosen_as_npx_does() {
+        for (package, expected) in [
+            (json!({"name": "@s/server", "bin": "x.js"}), Some("server")),
+            (
+                json!({"name": "server", "bin": {"run": "x.js"}}),
+                Some("run"),
+            ),
+            (
+                json!({"name": "server", "bin": {"a": "x.js", "b": "x.js"}}),
+                Some("a"),
+            ),
+            (
+                json!({"name": "@s/b", "bin": {"a": "x.js", "b": "y.js"}}),
+                Some("b"),
+            ),
+            (
+                json!({"name": "c", "bin": {"a": "x.js", "b": "y.js"}}),
+                None,
+            ),
+            (json!({"name": "c"}), None),
+        ] {
+            assert_eq!(program(&package).ok().as_deref(), expected, "{package}");
+        }
+    }
+
+    #[test]
+    fn only_plain_node_scripts_are_started_by_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x");
+        for (text, node) in [
+            ("#!/usr/bin/env node\n", true),
+            ("#!/usr/bin/env node\r\nx", true),
+            ("#!/usr/bin/env -S node --flag\n", false),
+            ("#!/usr/bin/env bun\n", false),
+            ("console.log()", false),
+        ] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(is_for_node(&file), node, "{text}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Exactly what is installed for a command: versions and hashes.
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::launch::{NodeSet, PythonSet};
+
+/// What was chosen once, and is installed the same way again. Holds no secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Which command line it was chosen for: [`wanted_python`] or [`wanted_node`].
+    pub wanted: String,
+    /// Where: wheels differ by system and processor.
+    pub platform: String,
+    /// What.
+    #[serde(flatten)]
+    pub packages: Packages,
+}
+
+/// The packages of a pin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Packages {
+    /// For `uv pip sync`.
+    Python {
+        /// The interpreter's version.
+        python: String,
+        /// Lines of a requirements file, each with its hashes.
+        requirements: Vec<String>,
+    },
+    /// For `npm ci`.
+    Node {
+        /// A package-lock.json.
+        package_lock: Value,
+    },
+}
+
+impl Pin {
+    /// Names what is installed. Equal digests make equal environments.
+    pub fn digest(&self) -> String {
+        let mut hash = Parts::new("mcpo-bridge environment v1");
+        hash.text(&self.platform);
+        match &self.packages {
+            Packages::Python {
+                python,
+                requirements,
+            } => {
+                hash.text("python");
+                hash.text(python);
+                hash.list(requirements);
+                // A folder has no hash: what is in it now is part of what was asked for.
+                if requirements.iter().any(|line| !line.contains("--hash=")) {
+                    hash.text(&self.wanted);
+                }
+            }
+            Packages::Node { package_lock } => {
+                hash.text("node");
+                hash.text(&package_lock.to_string());
+            }
+        }
+        hash.finish()
+    }
+
+    /// `name version` of each package, in order of the names.
+    pub fn versions(&self) -> Vec<(String, String)> {
+        let mut versions: Vec<(String, String)> = match &self.packages {
+            Packages::Python { requirements, .. } => requirements
+                .iter()
+                .map(|line| python_version(line))
+                .collect(),
+            Packages::Node { package_lock } => node_versions(package_lock),
+        };
+        versions.sort();
+        versions.dedup();
+        versions
+    }
+}
+
+fn python_version(line: &str) -> (String, String) {
+    let (name, rest) = line.split_once("==").unwrap_or((line, ""));
+    let version = rest.split([' ', ';']).next().unwrap_or_default();
+    let name = name.split([' ', '[']).next().unwrap_or_default();
+    (name.to_owned(), version.to_owned())
+}
+
+fn node_versions(lock: &Value) -> Vec<(String, String)> {
+    let packages = lock["packages"].as_object().into_iter().flatten();
+    let named = packages.filter_map(|(path, package)| {
+        let (_, name) = path.rsplit_once("node_modules/")?;
+        let version = package["version"].as_str().unwrap_or_default();
+        Some((name.to_owned(), version.to_owned()))
+    });
+    named.collect()
+}
+
+/// The system and processor of this process.
+pub fn platform() -> String {
+    let libc = if cfg!(target_env = "musl") {
+        "musl"
+    } else {
+        "gnu"
+    };
+    format!("{}-{}-{libc}", std::env::consts::OS, std::env::consts::ARCH)
+}
+
+/// Which packages a command line asks for; where it names local files, their content too.
+pub fn wanted_python(set: &PythonSet) -> String {
+    let mut hash = Parts::new("mcpo-bridge python v1");
+    hash.text(set.python.as_deref().unwrap_or_default());
+    hash.list(&set.requirements);
+    hash.list(&set.choosing);
+    hash.list(&set.fetching);
+    for source in &set.sources {
+        hash.text(&stamp(source));
+    }
+    hash.finish()
+}
+
+/// Which packages a command line asks for.
+pub fn wanted_node(set: &NodeSet) -> String {
+    let mut hash = Parts::new("mcpo-bridge node v1");
+    hash.list(&set.packages);
+    hash.list(&set.fetching);
+    hash.finish()
+}
+
+/// Changes when a local package or script does: a file by its content, a folder by the times that
+/// uv goes by.
+pub fn stamp(source: &Path) -> String {
+    if let Ok(content) = fs::read(source) {
+        let mut hash = Parts::new("file");
+        hash.bytes(&content);
+        return hash.finish();
+    }
+    let mut hash = Parts::new("folder");
+    for name in ["pyproject.toml", "setup.py", "setup.cfg", "src"] {
+        let changed = fs::metadata(source.join(name)).and_then(|found| found.modified());
+        hash.text(&format!("{:?}", changed.ok()));
+    }
+    hash.finish()
+}
+
+/// Hashes parts with their lengths, which keep ("ab","c") and ("a","bc") apart.
+pub struct Parts(Sha256);
+
+impl Parts {
+    pub fn new(kind: &str) -> Self {
+        let mut parts = Self(Sha256::new());
+        parts.text(kind);
+        parts
+    }
+
+    pub fn bytes(&mut self, part: &[u8]) {
+        self.0.update((part.len() as u64).to_be_bytes());
+        self.0.update(part);
+    }
+
+    pub fn text(&mut self, part: &str) {
+        self.bytes(part.as_bytes());
+    }
+
+    pub fn list(&mut self, items: &[String]) {
+        self.text(&items.len().to_string());
+        for item in items {
+            self.text(item);
+        }
+    }
+
+    /// Lower-case hex, 40 letters: enough to name a folder.
+    pub fn finish(self) -> String {
+        let digest: [u8; 32] = self.0.finalize().into();
+        digest[..20]
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pin(requirements: &[&str]) -> Pin {
+        Pin {
+            wanted: "w".into(),
+            platform: platform(),
+            packages: Packages::Python {
+                python: "3.11.2".into(),
+                requirements: requirements.iter().map(ToString::to_string).collect(),
+            },
+        }
+    }
+
+    #[test]
+    fn versions_are_read_from_both_kinds() {
+        let python = pin(&[
+            "b[x]==2.0 --hash=sha256:aa --hash=sha256:bb",
+            "a==1.0 ; python_version < '4' --hash=sha256:cc",
+        ]);
+        let own = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            let list = list.iter();
+            list.map(|(a, b)| ((*a).into(), (*b).into())).collect()
+        };
+        assert_eq!(python.versions(), own(&[("a", "1.0"), ("b", "2.0")]));
+        let package_lock = json!({"packages": {
+            "": {"dependencies": {"x": "^1"}},
+            "node_modules/x": {"version": "1.2.3"},
+            "node_modules/x/node_modules/@s/y": {"version": "4.0.0"},
+        }});
+        let node = Pin {
+            packages: Packages::Node { package_lock },
+            ..pin(&[])
+        };
+        assert_eq!(node.versions(), own(&[("@s/y", "4.0.0"), ("x", "1.2.3")]));
+    }
+
+    #[test]
+    fn the_digest_follows_what_is_installed() {
+        let base = pin(&["a==1 --hash=sha256:aa"]);
+        let renamed = Pin {
+            wanted: "other".into(),
+            ..base.clone()
+        };
+        assert_eq!(base.digest(), renamed.digest());
+        assert_ne!(base.digest(), pin(&["a==2 --hash=sha256:aa"]).digest());
+        let folder = pin(&["a @ file:///srv/a"]);
+        let changed = Pin {
+            wanted: "other".into(),
+            ..folder.clone()
+        };
+        assert_ne!(folder.digest(), changed.digest());
+        let elsewhere = Pin {
+            platform: "linux-riscv64-gnu".into(),
+            ..base.clone()
+        };
+        assert_ne!(base.digest(), elsewhere.digest());
+    }
+
+    #[test]
+    fn a_pin_survives_its_file() {
+        let base = pin(&["a==1 --hash=sha256:aa"]);
+        let text = serde_json::to_string(&base).unwrap();
+        assert_eq!(serde_json::from_str::<Pin>(&text).unwrap(), base);
+    }
+
+    #[test]
+    fn a_changed_script_asks_for_other_packages() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("s.py");
+        let set = PythonSet {
+            sources: vec![file.clone()],
+            ..PythonSet::default()
+        };
+        std::fs::write(&file, "a").unwrap();
+        let before = wanted_python(&set);
+        std::fs::write(&file, "b").unwrap();
+        assert_ne!(wanted_python(&set), before);
+    }
+}

@@ -1,0 +1,68 @@
+//! `mcpo-bridge` runs MCP servers for many people: a process and a folder for each chat, and
+//! what tools wrote as expiring download links.
+//!
+//! The tree tells the story of a request: `http` → `identity` → `catalog` → `session` →
+//! `admission` → `child` → `artifacts` → answer. `docs/architecture.md` walks one call through it.
+//!
+//! This crate is the product: it puts the other crates together and is imported by none of them. What can
+//! be said without sockets, settings and processes belongs into one of those.
+//!
+//! ```no_run
+//! // The whole program: parse the command line, run, return an exit code.
+//! fn main() -> std::process::ExitCode {
+//!     mcpo_bridge::main()
+//! }
+//! ```
+
+mod admission;
+mod allocator;
+mod app;
+mod artifacts;
+mod budget;
+mod call;
+mod catalog;
+mod child;
+mod cli;
+mod condition;
+mod config;
+mod files_server;
+mod http;
+mod identity;
+mod install;
+mod launch;
+mod limits;
+mod mcp;
+mod memory;
+mod openwebui;
+mod pinned;
+mod remote;
+mod replicas;
+mod serve;
+mod session;
+mod telemetry;
+
+/// Runs the command line of this process and returns its exit code.
+pub fn main() -> std::process::ExitCode {
+    hide_from_children();
+    // What whoever started us left open is not for children either; what we open ourselves never is.
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
+    let mut args = std::env::args_os().skip(1);
+    let Some(word) = args.next() else {
+        return cli::main();
+    };
+    if let Some(duty) = child::Duty::named(&word) {
+        return child::supervise(duty, &args.collect::<Vec<_>>());
+    }
+    if word == config::FILES_SERVER {
+        return files_server::serve();
+    }
+    cli::main()
+}
+
+/// Keeps processes of the same user, which children are, from reading this one's environment, memory
+/// and descriptors, and from tracing it. The kernel takes it back in what we execute. It also means
+/// that this program leaves no core dump.
+fn hide_from_children() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}

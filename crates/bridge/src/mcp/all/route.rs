@@ -1,0 +1,174 @@
+//! Which server a request is for, and the request as that server reads it.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::splice;
+use serde_json::json;
+
+use super::{
+    AskingAll, names, servers,
+    uris::{self, Owner},
+    view::View,
+};
+use crate::mcp::{Asking, ClientMessage, Kind, RpcError, offer};
+
+/// A request of one server.
+pub struct Routed<'a> {
+    /// To whom.
+    pub asking: Asking<'a>,
+    /// With the name or URI that the server knows; every other byte as it came.
+    pub message: ClientMessage,
+}
+
+/// What a request names its server by.
+enum Reference {
+    Tool(String),
+    Prompt(String),
+    Resource(String),
+}
+
+/// Finds the server; `None` where the method does not say which it is for.
+pub async fn route<'a>(
+    asking: &AskingAll<'a>,
+    view: Arc<View>,
+    message: &ClientMessage,
+) -> Result<Option<Routed<'a>>, RpcError> {
+    let Some((reference, place)) = reference(message)? else {
+        return Ok(None);
+    };
+    let found = match find(&view, &reference) {
+        Ok(found) => (view, found),
+        Err(unknown) => late(asking, &reference, unknown).await?,
+    };
+    let (view, (server, own)) = found;
+    let own = RawJson::of(&own.into());
+    let line = splice(&message.line, &[(&place, own.as_bytes())]);
+    Ok(Some(Routed {
+        asking: asking.to(&view, server),
+        message: ClientMessage::read(&line)?,
+    }))
+}
+
+/// What the request names, and where in its line.
+fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, RpcError> {
+    let Kind::Request(method) = &message.kind else {
+        return Ok(None);
+    };
+    let whole = || RawJson::parse(message.line.clone()).ok();
+    let params = || whole()?.member("params");
+    let text = |object: RawJson, key: &str| {
+        let place = object.member(key)?;
+        Some((place.read::<String>().ok()?, place))
+    };
+    let (found, missing) = match &**method {
+        "tools/call" => {
+            let name = message.params.name.clone();
+            let tool = name.map(|(name, place)| (Reference::Tool(name), place));
+            (tool, "params.name is missing: the tool's name")
+        }
+        "prompts/get" => {
+            let name = message.params.name.clone();
+            let prompt = name.map(|(name, place)| (Reference::Prompt(name), place));
+            (prompt, "params.name is missing: the prompt's name")
+        }
+        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
+            let uri = params().and_then(|params| text(params, "uri"));
+            let resource = uri.map(|(uri, place)| (Reference::Resource(uri), place));
+            (resource, "params.uri is missing")
+        }
+        "completion/complete" => {
+            let target = params().and_then(|params| params.member("ref"));
+            let prompt = || text(target.clone()?, "name");
+            let found = match target.clone().and_then(|target| text(target, "uri")) {
+                Some((uri, place)) => Some((Reference::Resource(uri), place)),
+                None => prompt().map(|(name, place)| (Reference::Prompt(name), place)),
+            };
+            (found, "params.ref names neither a prompt nor a resource")
+        }
+        _ => return Ok(None),
+    };
+    let missing = || RpcError::new(StatusCode::OK, -32602, "bad_arguments", missing);
+    found.ok_or_else(missing).map(Some)
+}
+
+fn find(view: &View, reference: &Reference) -> Result<(usize, String), RpcError> {
+    let unknown = |what: &str, name: &str| {
+        let text = format!("Unknown {what}: {name}");
+        let kind = if what == "tool" {
+            "unknown_tool"
+        } else {
+            "bad_arguments"
+        };
+        RpcError::new(StatusCode::OK, -32602, kind, &text)
+    };
+    match reference {
+        Reference::Tool(name) => {
+            let tool = view.tool(name);
+            tool.ok_or_else(|| unknown("tool", name))
+        }
+        Reference::Prompt(name) => {
+            let prompt = view.prompt(name);
+            prompt.ok_or_else(|| unknown("prompt", name))
+        }
+        Reference::Resource(uri) => find_resource(view, uri),
+    }
+}
+
+/// The server of a resource, and the resource's URI there.
+pub fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError> {
+    let unknown = || {
+        let text = format!("Resource not found: {uri}");
+        RpcError::new(StatusCode::OK, -32602, "bad_arguments", &text)
+    };
+    if let Some((server, own)) = uris::read_named(uri) {
+        let server = view.place(&server).ok_or_else(unknown)?;
+        return Ok((server, own.to_owned()));
+    }
+    let servers = match view.owner(uri) {
+        Owner::One(server) => return Ok((server, uri.to_owned())),
+        Owner::Unclear(servers) if servers.is_empty() => return Err(unknown()),
+        Owner::Unclear(servers) => servers,
+    };
+    let named: Vec<String> = view
+        .names(&servers)
+        .map(|server| uris::named(server, uri))
+        .collect();
+    let text = format!(
+        "it is not clear which server has {uri}: ask for it as {}",
+        named.join(" or ")
+    );
+    let error = RpcError::new(StatusCode::OK, -32602, "bad_arguments", &text);
+    Err(error.with(json!({"uris": named})))
+}
+
+/// Looks again when the servers are known whose it may be and that are not known yet: a client
+/// may have its list of names from before the bridge was restarted.
+async fn late(
+    asking: &AskingAll<'_>,
+    reference: &Reference,
+    unknown: RpcError,
+) -> Result<(Arc<View>, (usize, String)), RpcError> {
+    let (app, caller) = (asking.app, &asking.caller);
+    let before = super::view(app, caller);
+    let config = app.config();
+    let mut failure = None;
+    for server in servers(&config, caller).filter(|server| before.place(server.as_str()).is_none())
+    {
+        let may_be = match reference {
+            Reference::Tool(name) | Reference::Prompt(name) => names::may_be_of(server, name),
+            Reference::Resource(uri) => {
+                uris::read_named(uri).is_some_and(|(named, _)| named == server.as_str())
+            }
+        };
+        if may_be && let Err(error) = offer(app, server.as_str(), caller).await {
+            failure = failure.or(Some(error));
+        }
+    }
+    let now = super::view(app, caller);
+    match find(&now, reference) {
+        Ok(found) => Ok((now, found)),
+        Err(_) => Err(failure.unwrap_or(unknown)),
+    }
+}

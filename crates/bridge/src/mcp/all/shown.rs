@@ -1,0 +1,128 @@
+//! URIs in what servers say: one that would not lead back to its server is exchanged for one that
+//! names it. Most lines hold none, and pass as they came.
+
+use std::sync::Arc;
+
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::{Reply, Said, splice};
+
+use super::view::View;
+use crate::catalog::completion;
+
+/// How one server's resources are called at the endpoint of all servers.
+#[derive(Clone)]
+pub struct Shown {
+    view: Arc<View>,
+    server: usize,
+}
+
+impl Shown {
+    /// For a server of the view.
+    pub fn new(view: Arc<View>, server: usize) -> Self {
+        Self { view, server }
+    }
+
+    /// An answer of the server's.
+    pub fn reply(&self, reply: Reply) -> Reply {
+        let Ok(result) = &reply.outcome else {
+            return reply;
+        };
+        let places = in_result(result);
+        let line = exchanged(&self.view, self.server, &reply.line, &places);
+        line.and_then(|line| Reply::read(&line)).unwrap_or(reply)
+    }
+
+    /// An answer of the server's to `completion/complete`.
+    pub fn completion(reply: Reply) -> Reply {
+        let Ok(result) = &reply.outcome else {
+            return reply;
+        };
+        let mended = completion(result);
+        if mended == *result {
+            return reply;
+        }
+        let line = splice(&reply.line, &[(result, mended.as_bytes())]);
+        Reply::read(&line).unwrap_or(reply)
+    }
+
+    /// A note of the server's, as a line.
+    pub fn note(&self, said: &Said) -> bytes::Bytes {
+        let place = (&*said.method == "notifications/resources/updated")
+            .then(|| said.params.as_ref()?.member("uri"))
+            .flatten();
+        let places: Vec<RawJson> = place.into_iter().collect();
+        exchanged(&self.view, self.server, &said.line, &places).unwrap_or_else(|| said.line.clone())
+    }
+}
+
+/// A tool as it is listed: it may name a resource that shows its results.
+pub fn tool(view: &View, server: usize, tool: RawJson) -> RawJson {
+    let Some(meta) = tool.member("_meta") else {
+        return tool;
+    };
+    let nested = meta.member("ui").and_then(|ui| ui.member("resourceUri"));
+    let places: Vec<RawJson> = nested
+        .into_iter()
+        .chain(meta.member("ui/resourceUri"))
+        .collect();
+    let line = tool.clone().into_bytes();
+    exchanged(view, server, &line, &places)
+        .and_then(|line| RawJson::parse(line).ok())
+        .unwrap_or(tool)
+}
+
+/// The line with other URIs at these places; `None` where all of them stay.
+fn exchanged(
+    view: &View,
+    server: usize,
+    line: &bytes::Bytes,
+    places: &[RawJson],
+) -> Option<bytes::Bytes> {
+    let mut edits = Vec::new();
+    for place in places {
+        let Ok(own) = place.read::<String>() else {
+            continue;
+        };
+        // Clients fetch these from the web by themselves.
+        let from_web = own.starts_with("https://") || own.starts_with("http://");
+        if let Some(other) = (!from_web).then(|| view.other_uri(server, &own)).flatten() {
+            edits.push((place, RawJson::of(&other.into())));
+        }
+    }
+    let edits: Vec<_> = edits
+        .iter()
+        .map(|(place, uri)| (*place, uri.as_bytes()))
+        .collect();
+    (!edits.is_empty()).then(|| splice(line, &edits))
+}
+
+/// Where a result has URIs that its reader may ask for: links in a tool's result and in a prompt's
+/// messages, and what was read.
+fn in_result(result: &RawJson) -> Vec<RawJson> {
+    let holds = |text: &str| memchr::memmem::find(result.as_bytes(), text.as_bytes()).is_some();
+    let mut places = Vec::new();
+    if holds("resource_link") {
+        places.extend(items(result, "content").iter().filter_map(link));
+        let messages = items(result, "messages");
+        let contents = messages.iter().filter_map(|it| it.member("content"));
+        places.extend(contents.filter_map(|it| link(&it)));
+    }
+    if holds("\"contents\"") {
+        let read = items(result, "contents");
+        places.extend(read.iter().filter_map(|it| it.member("uri")));
+    }
+    places
+}
+
+fn link(block: &RawJson) -> Option<RawJson> {
+    let kind: String = block.member("type")?.read().ok()?;
+    (kind == "resource_link")
+        .then(|| block.member("uri"))
+        .flatten()
+}
+
+/// The items of a member that is an array.
+fn items(object: &RawJson, key: &str) -> Vec<RawJson> {
+    let list = object.member(key);
+    list.and_then(|list| list.elements()).unwrap_or_default()
+}

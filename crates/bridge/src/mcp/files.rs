@@ -1,0 +1,101 @@
+//! The links of a call in a tool's result: a text block with markdown, and a `resource_link` for
+//! each file. All other bytes stay.
+//!
+//! Open WebUI shows `structuredContent` once more where it is not the only text of the result. There the
+//! text of the links comes as an embedded resource, which it passes on without counting it.
+
+use axum::http::{HeaderMap, HeaderName};
+use bridge_protocol::jsonrpc::{Reply, splice};
+use bridge_protocol::{RawJson, last_members};
+use serde_json::json;
+
+use crate::{
+    call::{Answer, Link},
+    config::{IdentityHeaders, ServerSpec, Settings},
+};
+
+/// The URI of the text with the links, where it is a resource.
+const LINKS: &str = "mcpo-bridge:links";
+
+/// Whether a request comes from Open WebUI: by the headers that it sends with every call in a chat, or by
+/// the name that it says.
+pub fn is_openwebui(
+    headers: &HeaderMap,
+    names: &IdentityHeaders,
+    client_name: Option<&str>,
+) -> bool {
+    let sends = |name: &HeaderName| headers.get(name).is_some_and(|value| !value.is_empty());
+    let letters = client_name.unwrap_or_default().chars();
+    let letters = letters.filter(char::is_ascii_alphanumeric);
+    let letters: String = letters.map(|c| c.to_ascii_lowercase()).collect();
+    sends(&names.chat_id) || sends(&names.message_id) || letters.starts_with("openwebui")
+}
+
+/// The answer's line with what the call left appended to its `content`.
+pub fn with_links(
+    answer: &Answer,
+    spec: &ServerSpec,
+    settings: &Settings,
+    openwebui: bool,
+) -> Reply {
+    let structured = answer.outcome.member("structuredContent");
+    let embeds = openwebui && structured.is_some_and(|it| it.as_str() != "null");
+    let blocks = blocks(answer, spec, settings, embeds);
+    let unchanged = || answer.reply.clone();
+    if blocks.is_empty() {
+        return unchanged();
+    }
+    let Some(content) = content(&answer.outcome) else {
+        return unchanged();
+    };
+    let text = content.as_str();
+    let inside = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let Some(inside) = inside else {
+        return unchanged();
+    };
+    let comma = if inside.trim().is_empty() { "" } else { "," };
+    let longer = format!("[{inside}{comma}{}]", blocks.join(","));
+    let line = splice(&answer.reply.line, &[(&content, longer.as_bytes())]);
+    Reply::read(&line).unwrap_or_else(unchanged)
+}
+
+fn blocks(answer: &Answer, spec: &ServerSpec, settings: &Settings, embeds: bool) -> Vec<String> {
+    let mut texts = Vec::new();
+    if !answer.files.files.is_empty() {
+        texts.push(answer.files.message(settings));
+        texts.extend(spec.post_instruction.clone());
+    }
+    texts.extend(answer.notice(settings.lang));
+    let text = (!texts.is_empty()).then(|| texts.join("\n"));
+    let text = text.map(|text| {
+        if embeds {
+            let resource = json!({"uri": LINKS, "mimeType": "text/markdown", "text": text});
+            json!({"type": "resource", "resource": resource})
+        } else {
+            json!({"type": "text", "text": text})
+        }
+    });
+    let links = answer.files.all().map(|file| {
+        let link = Link::of(file, settings);
+        json!({
+            "type": "resource_link",
+            "uri": link.url,
+            "name": link.name,
+            "mimeType": link.mime_type,
+            "size": link.size,
+        })
+    });
+    text.into_iter()
+        .chain(links)
+        .map(|block| block.to_string())
+        .collect()
+}
+
+/// The `content` of a result, within its line.
+fn content(result: &RawJson) -> Option<RawJson> {
+    let bytes = result.clone().into_bytes();
+    let [content] = last_members(&bytes, ["content"])?;
+    Some(RawJson::within(&bytes, content?))
+}

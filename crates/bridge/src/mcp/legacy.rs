@@ -1,0 +1,398 @@
+//! Clients of 2024-11-05 to 2025-11-25: sessions, a GET stream, and requests in both directions.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::{
+    http::{HeaderMap, HeaderValue, Method, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use bridge_model::ServerName;
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::{Reply, Said, splice};
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    ClientMessage, Kind, RpcError, abroad,
+    asking::{Asking, Incoming, relayed},
+    lists,
+    relay::{Asked, Manner, Relay, json, refused, with_token},
+    session::McpSession,
+    stream,
+};
+use crate::{
+    app::App,
+    call::Parking,
+    child::{Ear, Era, Profile, Replier},
+    config::WorkspaceScope,
+    replicas::Homed,
+    session::{Class, Place},
+};
+
+/// What `logging/setLevel` may ask for.
+pub const LEVELS: &[&str] = &[
+    "debug",
+    "info",
+    "notice",
+    "warning",
+    "error",
+    "critical",
+    "alert",
+    "emergency",
+];
+/// `Mcp-Session-Id`
+pub const SESSION: &str = "mcp-session-id";
+
+/// One message of a client's.
+pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
+    let id = message.id.clone();
+    let answered = match &message.kind {
+        Kind::Request(method) if &**method == "initialize" => initialize(&asking, &message).await,
+        _ => match session(&asking).await {
+            Ok(session) => in_session(asking, session, message).await,
+            Err(error) => Err(error),
+        },
+    };
+    answered.map_err(|error| {
+        if error.id.is_none() {
+            error.to(id)
+        } else {
+            error
+        }
+    })
+}
+
+/// The client's stream for what belongs to no request.
+pub async fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
+    stream_of(asking.app, session(asking).await?, asking.headers)
+}
+
+/// The stream of a session.
+pub fn stream_of(
+    app: &App,
+    session: Arc<McpSession>,
+    headers: &HeaderMap,
+) -> Result<Response, RpcError> {
+    check_version(headers)?;
+    let seen = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok());
+    let (sender, events) = mpsc::channel(64);
+    let stopping = app.engine.stopping.clone();
+    // Before the answer, so that what comes after it is on this stream.
+    let sending = session.outbox.open(seen, sender);
+    tokio::spawn(async move {
+        let sending = session.ended.run_until_cancelled(sending);
+        // A stream that waits for news must not use up the grace of a bridge that stops.
+        stopping.run_until_cancelled(sending).await;
+    });
+    Ok(stream::response(events))
+}
+
+/// Ends the protocol's session and its streams; the chat's child and folder stay.
+pub async fn delete(asking: &Asking<'_>) -> Result<Response, RpcError> {
+    let session = session(asking).await?;
+    asking.app.mcp.end(&session);
+    let nothing = Bytes::new();
+    abroad::tell(asking.incoming(), &session, &Method::DELETE, &nothing).await;
+    Ok(StatusCode::OK.into_response())
+}
+
+async fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Result<Response, RpcError> {
+    // Where the chat's child lives, if it does, the session needs no go-between.
+    if let Some(place) = Place::of(&asking.caller, &asking.offer.spec) {
+        let (caller, spec) = (&asking.caller, &asking.offer.spec);
+        let here = asking.app.replicas.look(caller, spec.mode, &place).await;
+        here.map_err(RpcError::elsewhere)?;
+    }
+    let version = lists::agree(message.params.protocol_version.as_deref());
+    let result = lists::initialize(&asking.offer, version);
+    let session = asking.app.mcp.begin(
+        asking.caller.principal.clone(),
+        Some(asking.offer.spec.name.clone()),
+        version,
+        message.params.capabilities.clone().unwrap_or_default(),
+    );
+    Ok(greeted(asking.app, message, &result, &session))
+}
+
+/// The answer to `initialize`, with the session's id.
+pub fn greeted(
+    app: &App,
+    message: &ClientMessage,
+    result: &RawJson,
+    session: &McpSession,
+) -> Response {
+    let mut response = json(lists::answer(message, result));
+    let id = Homed {
+        token: session.id.clone(),
+        home: app.replicas.own(),
+    };
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert(SESSION, id);
+    }
+    response
+}
+
+async fn session(asking: &Asking<'_>) -> Result<Arc<McpSession>, RpcError> {
+    session_with(asking.incoming(), Some(&asking.offer.spec.name)).await
+}
+
+/// The session that the headers name, if it is this caller's with this server, or where it is.
+pub async fn session_with(
+    incoming: Incoming<'_>,
+    server: Option<&ServerName>,
+) -> Result<Arc<McpSession>, RpcError> {
+    let Some(id) = incoming.headers.get(SESSION) else {
+        return Err(RpcError::invalid(
+            "Mcp-Session-Id is missing: send initialize first",
+        ));
+    };
+    let (app, caller) = (incoming.app, incoming.caller);
+    let unknown = || {
+        let message = "Session not found: send initialize again";
+        RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_session", message)
+    };
+    let id = id.to_str().unwrap_or_default().parse::<Homed>();
+    let id = id.map_err(|_| unknown())?;
+    let (sessions, principal) = (&app.mcp, &caller.principal);
+    let found = if id.home == app.replicas.own() {
+        sessions.find(&id.token, principal, server)
+    } else if let Some(guest) = caller.guest().filter(|guest| guest.id == id.token) {
+        sessions.guest(principal, guest)
+    } else {
+        return Err(incoming.at_home(id.home, unknown()).await);
+    };
+    found.ok_or_else(unknown)
+}
+
+/// The version header, where one is sent.
+pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
+    let Some(version) = headers.get("mcp-protocol-version") else {
+        return Ok(());
+    };
+    let version = version.to_str().unwrap_or_default();
+    if lists::LEGACY.contains(&version) {
+        return Ok(());
+    }
+    let message = "Unsupported protocol version";
+    let error = RpcError::new(
+        StatusCode::BAD_REQUEST,
+        -32022,
+        "unsupported_version",
+        message,
+    );
+    Err(error.with(json!({"supported": lists::LEGACY, "requested": version})))
+}
+
+async fn in_session(
+    asking: Asking<'_>,
+    session: Arc<McpSession>,
+    message: ClientMessage,
+) -> Result<Response, RpcError> {
+    check_version(asking.headers)?;
+    match &message.kind {
+        Kind::Response | Kind::Notification(_) => {
+            Ok(take(asking.incoming(), &session, &message).await)
+        }
+        Kind::Request(method) if &**method == "ping" => {
+            Ok(json(lists::answer(&message, &RawJson::empty_object())))
+        }
+        Kind::Request(method) if &**method == "logging/setLevel" && is_modern(&asking) => {
+            set_level(&asking, &session, &message)
+        }
+        Kind::Request(method) => match lists::list(&asking.offer, method) {
+            Some(list) => Ok(json(lists::answer(&message, &list))),
+            None => relay(asking, session, message).await,
+        },
+    }
+}
+
+/// Takes what needs no answer, and passes it on to wherever else the session's children live.
+pub async fn take(
+    incoming: Incoming<'_>,
+    session: &McpSession,
+    message: &ClientMessage,
+) -> Response {
+    if !take_here(session, message) {
+        abroad::tell(incoming, session, &Method::POST, &message.line).await;
+    }
+    StatusCode::ACCEPTED.into_response()
+}
+
+/// Whether it was for a child of this replica alone.
+fn take_here(session: &McpSession, message: &ClientMessage) -> bool {
+    match (&message.kind, &message.params.request_id) {
+        (Kind::Response, _) => return session.answer(&message.line, &message.answer_id()),
+        (Kind::Notification(method), Some(id)) if &**method == "notifications/cancelled" => {
+            session.cancel(&message.line, id);
+        }
+        (Kind::Notification(method), _) if &**method == "notifications/progress" => {
+            let whole = RawJson::parse(message.line.clone()).ok();
+            let params = whole.and_then(|whole| whole.member("params"));
+            let token = params.and_then(|params| params.member("progressToken"));
+            if token.is_some_and(|token| session.progress(&message.line, &token)) {
+                return true;
+            }
+            session.tell(&message.line);
+        }
+        // The child had its own from us.
+        (Kind::Notification(method), _) if &**method == "notifications/initialized" => {}
+        _ => session.tell(&message.line),
+    }
+    false
+}
+
+/// Whether the server's children speak 2026-07-28 alone.
+fn is_modern(asking: &Asking<'_>) -> bool {
+    asking.offer.learnt.era == Era::Modern
+}
+
+/// Notes the level, which goes to children of 2026-07-28 with each request.
+fn set_level(
+    asking: &Asking<'_>,
+    session: &McpSession,
+    message: &ClientMessage,
+) -> Result<Response, RpcError> {
+    if !asking
+        .offer
+        .learnt
+        .hello
+        .capabilities
+        .contains_key("logging")
+    {
+        let text = "Method not found: logging/setLevel";
+        return Err(RpcError::new(
+            StatusCode::OK,
+            -32601,
+            "unknown_method",
+            text,
+        ));
+    }
+    let level = message.params.level.as_deref();
+    let Some(level) = level.filter(|level| LEVELS.contains(level)) else {
+        let text = format!("params.level must be one of {}", LEVELS.join(", "));
+        return Err(RpcError::new(
+            StatusCode::OK,
+            -32602,
+            "bad_arguments",
+            &text,
+        ));
+    };
+    session.set_log_level(level);
+    Ok(json(lists::answer(message, &RawJson::empty_object())))
+}
+
+/// Passes a request on to the caller's child.
+pub async fn relay(
+    asking: Asking<'_>,
+    session: Arc<McpSession>,
+    message: ClientMessage,
+) -> Result<Response, RpcError> {
+    let relayed = relayed(&asking.offer, &message, Era::Legacy)?;
+    let profile = Profile {
+        protocol_version: String::from(session.version.clone()).into(),
+        capabilities: session.capabilities.clone(),
+        log_level: Some(session.log_level()),
+        ..Profile::silent()
+    };
+    let place = place(&asking, &session)?;
+    let place = match asking.enter(place, Some(&profile)).await {
+        Ok(place) => place,
+        Err(error) => return Err(abroad::go(asking.incoming(), &session, error).await),
+    };
+    let id = message.answer_id();
+    let in_flight = session.begin_request(&id);
+    let cancellation = in_flight.cancellation.clone();
+    let reads_modern = &*relayed.method == "resources/read" && is_modern(&asking);
+    let mut call = asking.call(relayed, place, profile);
+    let manner = Arc::new(LegacyManner {
+        session: session.clone(),
+        id: id.clone(),
+        token: message.params.meta.progress_token.clone(),
+        reads_modern,
+        parking: call.parking.clone(),
+        child: Mutex::default(),
+    });
+    let (followed, mode) = (session.clone(), call.spec.mode);
+    let shown = asking.shown.clone();
+    let asked = manner.clone();
+    call.on_child = Some(Arc::new(move |child| {
+        *asked.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child.ear());
+        followed.follow(child, mode, shown.clone());
+    }));
+    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancellation, call);
+    relay.keep(in_flight);
+    relay.for_openwebui(asking.is_openwebui(None));
+    relay.show(asking.shown);
+    Ok(relay.respond().await)
+}
+
+/// The chat's place, as the OpenAPI door has it; for clients that send no chat, the session's own.
+fn place(asking: &Asking<'_>, session: &McpSession) -> Result<Place, RpcError> {
+    let place = asking.place()?;
+    let spec = &asking.offer.spec;
+    if place.class == Class::Lasting {
+        return Ok(place);
+    }
+    let own = (spec.workspace == WorkspaceScope::Own).then_some(&spec.name);
+    Ok(Place::of_protocol(&session.principal, &session.id, own))
+}
+
+/// How a client with a session is spoken to while a request of his runs.
+struct LegacyManner {
+    session: Arc<McpSession>,
+    id: RawJson,
+    token: Option<RawJson>,
+    /// The answer of a child of 2026-07-28 to a read.
+    reads_modern: bool,
+    parking: Parking,
+    /// The child that serves it.
+    child: Mutex<Option<Ear>>,
+}
+
+impl Manner for LegacyManner {
+    fn told(&self, said: &Said) -> Option<Bytes> {
+        if &*said.method == "notifications/cancelled" {
+            let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            return self.session.withdrawn(said, child.as_ref()?);
+        }
+        with_token(said, self.token.as_ref())
+    }
+
+    fn asked(&self, said: Said, replier: Replier) -> Asked {
+        // What we do not know is the client's to judge.
+        if let Some((code, why)) = refused(&self.session.capabilities, &said) {
+            replier.refuse(code, &why);
+            return Asked::Declined;
+        }
+        let Some(id) = said.id.clone() else {
+            return Asked::Declined;
+        };
+        let meta = said
+            .params
+            .as_ref()
+            .and_then(|params| params.member("_meta"));
+        let token = meta.and_then(|meta| meta.member("progressToken"));
+        let parking = self.parking.clone();
+        let Some(number) = self.session.ask(replier, parking, token.clone()) else {
+            return Asked::Declined;
+        };
+        let number = number.to_string();
+        let mut edits = vec![(&id, number.as_bytes())];
+        edits.extend(token.as_ref().map(|token| (token, number.as_bytes())));
+        Asked::Send(splice(&said.line, &edits))
+    }
+
+    fn answered(&self, reply: &Reply) -> Bytes {
+        let id = self.id.as_bytes();
+        match &reply.outcome {
+            Err(error) if self.reads_modern => {
+                let earlier = lists::earlier_code(error);
+                splice(&reply.line, &[(&reply.id, id), (error, earlier.as_bytes())])
+            }
+            _ => splice(&reply.line, &[(&reply.id, id)]),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! `subscriptions/listen`: the news of the caller's child as a stream, the ones he asked for.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::response::Response;
+use bridge_model::ServerName;
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::{Said, splice};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+use tokio::sync::{broadcast, mpsc};
+
+use super::{
+    ClientMessage, RpcError,
+    asking::{Asking, relayed},
+    stream,
+};
+use crate::child::{Child, Era, Profile};
+
+/// The member of `_meta` that says which subscription a note is for.
+pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+
+/// Of what a client wants to hear.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Wanted {
+    tools_list_changed: bool,
+    prompts_list_changed: bool,
+    resources_list_changed: bool,
+    pub resource_subscriptions: Vec<String>,
+}
+
+impl Wanted {
+    /// Reads `params.notifications`; without them nothing is wanted.
+    pub fn read(filter: Option<&RawJson>) -> Result<Self, RpcError> {
+        let Some(filter) = filter else {
+            return Ok(Self::default());
+        };
+        filter
+            .read()
+            .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))
+    }
+
+    /// Changes of this list: `tools`, `prompts` or `resources`.
+    pub fn has_list(&self, list: &str) -> bool {
+        match list {
+            "tools" => self.tools_list_changed,
+            "prompts" => self.prompts_list_changed,
+            "resources" => self.resources_list_changed,
+            _ => false,
+        }
+    }
+
+    fn has_change(&self, method: &str) -> bool {
+        let list = method.strip_prefix("notifications/");
+        let list = list.and_then(|list| list.strip_suffix("/list_changed"));
+        list.is_some_and(|list| self.has_list(list))
+    }
+
+    fn has(&self, said: &Said) -> bool {
+        match &*said.method {
+            "notifications/resources/updated" => {
+                let params: Value = said
+                    .params
+                    .as_ref()
+                    .and_then(|raw| raw.read().ok())
+                    .unwrap_or_default();
+                let uri = params["uri"].as_str().unwrap_or_default();
+                self.resource_subscriptions
+                    .iter()
+                    .any(|wanted| wanted == uri)
+            }
+            method => self.has_change(method),
+        }
+    }
+}
+
+/// Opens the stream. The caller's child is started where it does not run: nothing else has news.
+pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Response, RpcError> {
+    let filter = message.params.notifications.clone();
+    let wanted = Wanted::read(filter.as_ref())?;
+    // What the catalogue finds out by itself is news too.
+    let (server, mut lists) = (asking.offer.spec.name.clone(), asking.app.catalog.news());
+    let mut news = subscribe(&asking, message, &wanted).await?;
+    let (sender, events) = mpsc::channel(64);
+    let id = message.answer_id();
+    let filter = filter.as_ref().map_or("{}", RawJson::as_str);
+    let acknowledged = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION}":{}}},"notifications":{filter}}}}}"#,
+        id.as_str()
+    );
+    let stopping = asking.app.engine.stopping.clone();
+    let (app, caller) = (Arc::downgrade(asking.app), asking.caller.clone());
+    let may_hear = move |server: &ServerName| {
+        let app = app.upgrade();
+        app.is_some_and(|app| app.server_for(server.as_str(), &caller).is_some())
+    };
+    tokio::spawn(async move {
+        let mut next = stream::event(None, acknowledged.as_bytes());
+        loop {
+            // The server may be there for others since.
+            if !may_hear(&server) || sender.send(next).await.is_err() {
+                return;
+            }
+            next = loop {
+                let said = tokio::select! {
+                    said = next_of(&mut news) => said,
+                    Ok(changed) = lists.recv() => {
+                        if changed.server == server && wanted.has_change(changed.method) {
+                            break marked(&said(changed.method), &id);
+                        }
+                        continue;
+                    }
+                    () = sender.closed() => return,
+                    () = stopping.cancelled() => return,
+                    () = tokio::time::sleep(stream::PING_EVERY) => break stream::PING,
+                };
+                match said {
+                    Ok(said) if wanted.has(&said) => break marked(&said, &id),
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            };
+        }
+    });
+    Ok(stream::response(events))
+}
+
+/// A notification without parameters, as a child would send it.
+fn said(method: &str) -> Said {
+    Said {
+        line: format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#).into(),
+        id: None,
+        method: method.into(),
+        params: None,
+    }
+}
+
+async fn next_of(news: &mut News) -> Result<Said, broadcast::error::RecvError> {
+    match news {
+        Some(news) => news.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The news with the subscription that it is for; every other byte stays.
+fn marked(said: &Said, id: &RawJson) -> Bytes {
+    let mark = format!(r#""{SUBSCRIPTION}":{}"#, id.as_str());
+    let Some(params) = &said.params else {
+        let line = said.line.strip_suffix(b"}").unwrap_or(&said.line);
+        let end = format!(r#","params":{{"_meta":{{{mark}}}}}}}"#);
+        return stream::event(None, &[line, end.as_bytes()].concat());
+    };
+    let bytes = params.clone().into_bytes();
+    let has: Result<HasMeta<'_>, _> = serde_json::from_slice(&bytes);
+    let meta = has
+        .ok()
+        .and_then(|has| has.meta)
+        .map(|meta| RawJson::within(&bytes, meta));
+    let (place, first) = match meta {
+        Some(meta) => (meta, mark),
+        None => (params.clone(), format!(r#""_meta":{{{mark}}}"#)),
+    };
+    let inside = place.as_str().strip_prefix('{').unwrap_or("}");
+    let comma = if inside.trim_start().starts_with('}') {
+        ""
+    } else {
+        ","
+    };
+    let longer = format!("{{{first}{comma}{inside}");
+    stream::event(None, &splice(&said.line, &[(&place, longer.as_bytes())]))
+}
+
+#[derive(Deserialize)]
+struct HasMeta<'a> {
+    #[serde(rename = "_meta", borrow, default)]
+    meta: Option<&'a RawValue>,
+}
+
+/// Of a child; there is none where every call has a child of its own.
+type News = Option<broadcast::Receiver<Said>>;
+
+/// Attaches to the caller's child, and subscribes to what was named.
+async fn subscribe(
+    asking: &Asking<'_>,
+    message: &ClientMessage,
+    wanted: &Wanted,
+) -> Result<News, RpcError> {
+    let found: Arc<Mutex<News>> = Arc::default();
+    let keep = found.clone();
+    let relayed = relayed(&asking.offer, message, Era::Modern)?;
+    let place = asking.enter(asking.place()?, None).await?;
+    let able = message.params.meta.client_capabilities.as_ref();
+    let mut call = asking.call(relayed, place, Profile::able(able.unwrap_or(&Map::new())));
+    call.on_child = Some(Arc::new(move |child: &Child| {
+        let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(child.news());
+    }));
+    let resources = wanted.resource_subscriptions.clone();
+    let attached = asking.app.engine.attach(call, resources).await;
+    attached.map_err(|error| RpcError::of_call(&error))?;
+    let news = found.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(news)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marked_line(line: &'static str) -> String {
+        let line = Bytes::from_static(line.as_bytes());
+        let parts: std::collections::HashMap<String, &RawValue> =
+            serde_json::from_slice(&line).expect("an object");
+        let params = parts.get("params").map(|raw| RawJson::within(&line, raw));
+        let said = Said {
+            line: line.clone(),
+            id: None,
+            method: "n".into(),
+            params,
+        };
+        let id = RawJson::parse(Bytes::from_static(b"\"s 1\"")).expect("json");
+        let event = marked(&said, &id);
+        let text = String::from_utf8(event.to_vec()).expect("text");
+        text.lines()
+            .nth(1)
+            .expect("data")
+            .trim_start_matches("data: ")
+            .to_owned()
+    }
+
+    #[test]
+    fn news_are_marked_and_keep_their_bytes() {
+        for (line, expected) in [
+            (
+                r#"{"method":"n"}"#,
+                r#"{"method":"n","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s 1"}}}"#,
+            ),
+            (
+                r#"{"params":{ "x":1e400},"y":1.0}"#,
+                r#"{"params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s 1"}, "x":1e400},"y":1.0}"#,
+            ),
+            (
+                r#"{"params":{"_meta":{"a":1.0}}}"#,
+                r#"{"params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s 1","a":1.0}}}"#,
+            ),
+        ] {
+            assert_eq!(marked_line(line), expected);
+        }
+    }
+}

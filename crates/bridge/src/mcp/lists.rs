@@ -1,0 +1,216 @@
+//! What is answered from the catalogue, without a process.
+
+use std::fmt::Write as _;
+
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::{Reply, splice};
+use serde_json::{Value, json};
+
+use super::{ClientMessage, modern::VERSION};
+use crate::{catalog::Offer, config::ServerSpec};
+
+/// Revisions with sessions, newest first.
+pub const LEGACY: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+
+/// The revision for a client that asks for `wanted`.
+pub fn agree(wanted: Option<&str>) -> &'static str {
+    LEGACY
+        .iter()
+        .find(|version| Some(**version) == wanted)
+        .unwrap_or(&LEGACY[0])
+}
+
+/// The server's own answer to `initialize`, for the agreed revision.
+pub fn initialize(offer: &Offer, version: &str) -> RawJson {
+    let hello = &offer.learnt.hello_raw;
+    let said = hello.member("protocolVersion");
+    let version = RawJson::of(&version.into());
+    said.map_or_else(|| hello.clone(), |said| exchange(hello, &said, &version))
+}
+
+/// A value with one part of it exchanged, everything else byte by byte.
+pub fn exchange(whole: &RawJson, part: &RawJson, new: &RawJson) -> RawJson {
+    let line = splice(&whole.clone().into_bytes(), &[(part, new.as_bytes())]);
+    RawJson::parse(line).unwrap_or_else(|_| whole.clone())
+}
+
+/// The result of a list method, all of it in one page; `None` for other methods, and where only the
+/// caller's own child knows.
+pub fn list(offer: &Offer, method: &str) -> Option<RawJson> {
+    if offer.spec.session_lists {
+        return None;
+    }
+    let (key, items): (&str, Vec<&str>) = match method {
+        "tools/list" => (
+            "tools",
+            offer.tools().map(|tool| tool.raw.as_str()).collect(),
+        ),
+        "prompts/list" => ("prompts", items(&offer.learnt.prompts)),
+        "resources/list" => ("resources", items(&offer.learnt.resources)),
+        "resources/templates/list" => ("resourceTemplates", items(&offer.learnt.templates)),
+        _ => return None,
+    };
+    let text = format!(r#"{{"{key}":[{}]}}"#, items.join(","));
+    RawJson::parse(text.into()).ok()
+}
+
+fn items(list: &[RawJson]) -> Vec<&str> {
+    list.iter().map(RawJson::as_str).collect()
+}
+
+/// Whether it is a list or a read, whose result says how long it holds.
+pub fn holds(method: &str) -> bool {
+    matches!(
+        method,
+        "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
+            | "resources/read"
+    )
+}
+
+/// A child's own `tools/list` with the tools that the config offers.
+pub fn offered(reply: Reply, spec: &ServerSpec) -> Reply {
+    let tools = reply.outcome.as_ref().ok();
+    let tools = tools.and_then(|result| result.member("tools"));
+    let read = |tools: &RawJson| tools.read::<Vec<RawTool>>().ok();
+    let Some((place, tools)) = tools.and_then(|place| Some((place.clone(), read(&place)?))) else {
+        return reply;
+    };
+    let hidden = |tool: &RawTool| tool.name().is_some_and(|name| !spec.offers(&name));
+    if !tools.iter().any(hidden) {
+        return reply;
+    }
+    let kept = tools.iter().filter(|tool| !hidden(tool));
+    let kept: Vec<&str> = kept.map(|tool| tool.0.get()).collect();
+    let kept = format!("[{}]", kept.join(","));
+    let line = splice(&reply.line, &[(&place, kept.as_bytes())]);
+    Reply::read(&line).unwrap_or(reply)
+}
+
+#[derive(serde::Deserialize)]
+struct RawTool(Box<serde_json::value::RawValue>);
+
+impl RawTool {
+    fn name(&self) -> Option<String> {
+        let tool = RawJson::parse(self.0.get().to_owned().into()).ok()?;
+        tool.member("name")?.read().ok()
+    }
+}
+
+/// A result as the answer to a message.
+pub fn answer(message: &ClientMessage, result: &RawJson) -> bytes::Bytes {
+    let id = message.answer_id();
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{},"result":{}}}"#,
+        id.as_str(),
+        result.as_str()
+    )
+    .into()
+}
+
+/// How long a list or a read may be kept, in milliseconds: what it is made from may change at any
+/// time, and asking again costs little.
+pub const TTL: u64 = 1000;
+
+/// What the server is and can, for clients without a session.
+pub fn discover(offer: &Offer) -> RawJson {
+    let hello = &offer.learnt.hello;
+    let mut result = json!({
+        "resultType": "complete",
+        "supportedVersions": [VERSION],
+        "capabilities": hello.capabilities,
+        "ttlMs": TTL,
+        "cacheScope": "private",
+        "_meta": {"io.modelcontextprotocol/serverInfo": server_info(offer)},
+    });
+    if let Some(text) = &hello.instructions {
+        result["instructions"] = text.as_str().into();
+    }
+    RawJson::of(&result)
+}
+
+fn server_info(offer: &Offer) -> Value {
+    offer
+        .learnt
+        .hello_raw
+        .member("serverInfo")
+        .and_then(|info| info.read().ok())
+        .unwrap_or_default()
+}
+
+/// A result with the members that 2026-07-28 asks for; those that are there stay. `lists` and reads
+/// say how long they hold.
+pub fn complete(result: &RawJson, holds: bool) -> RawJson {
+    let text = result.as_str();
+    let Some(inside) = text.strip_prefix('{') else {
+        return result.clone();
+    };
+    let members = result.members().unwrap_or_default();
+    let names: Vec<String> = members
+        .iter()
+        .filter_map(|member| member.name.read().ok())
+        .collect();
+    let mut front = String::new();
+    for (name, value) in [
+        ("resultType", "\"complete\"".to_owned()),
+        ("ttlMs", TTL.to_string()),
+        ("cacheScope", "\"private\"".to_owned()),
+    ] {
+        if (holds || name == "resultType") && !names.iter().any(|known| known == name) {
+            let _ = write!(front, "\"{name}\":{value},");
+        }
+    }
+    if members.is_empty() {
+        front.pop();
+    }
+    RawJson::parse(format!("{{{front}{inside}").into()).unwrap_or_else(|_| result.clone())
+}
+
+/// The code of an error object.
+pub fn code(error: &RawJson) -> Option<i64> {
+    error.member("code")?.read().ok()
+}
+
+/// An error object with the code that 2026-07-28 has for it.
+pub fn current_code(error: &RawJson) -> RawJson {
+    // "Resource not found" of older revisions is a wrong parameter now.
+    recoded(error, NOT_FOUND, INVALID_PARAMS)
+}
+
+/// The error of a read with the code that older revisions have for it.
+pub fn earlier_code(error: &RawJson) -> RawJson {
+    recoded(error, INVALID_PARAMS, NOT_FOUND)
+}
+
+const NOT_FOUND: i64 = -32002;
+const INVALID_PARAMS: i64 = -32602;
+
+fn recoded(error: &RawJson, from: i64, to: i64) -> RawJson {
+    match error.member("code") {
+        Some(found) if code(error) == Some(from) => {
+            exchange(error, &found, &RawJson::of(&to.into()))
+        }
+        _ => error.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_completed_once_and_keep_their_bytes() {
+        let raw = |text: &str| RawJson::parse(text.to_owned().into()).unwrap();
+        let read = raw(r#"{ "x":1.0,"ttlMs":5}"#);
+        let expected = r#"{"resultType":"complete","cacheScope":"private", "x":1.0,"ttlMs":5}"#;
+        assert_eq!(complete(&read, true).as_str(), expected);
+        assert_eq!(
+            complete(&raw("{}"), false).as_str(),
+            r#"{"resultType":"complete"}"#
+        );
+        let done = raw(r#"{"resultType":"input_required"}"#);
+        assert_eq!(complete(&done, false).as_str(), done.as_str());
+    }
+}

@@ -1,0 +1,248 @@
+//! Clients of 2026-07-28: no session, every request complete in itself, in front of children that
+//! were spoken to as legacy ones. What a child asks becomes `input_required`, and the client's
+//! retry goes on with the parked call.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use bridge_protocol::jsonrpc::{Reply, Said, splice};
+use bridge_protocol::{RawJson, Tool};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::{
+    ClientMessage, Kind, RpcError,
+    asking::{Asking, relayed},
+    headers,
+    legacy::SESSION,
+    listen, lists,
+    park::Retry,
+    relay::{Asked, Manner, Relay, json as answer_json, refused, with_subscription, with_token},
+};
+use crate::{
+    catalog::Offer,
+    child::{Cancellation, Era, Profile, Replier, STANDING, needed},
+    config::Mode,
+    replicas::Routed as _,
+};
+
+/// The revision that is spoken here.
+pub const VERSION: &str = "2026-07-28";
+/// A subscription's longest life: a day.
+const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);
+/// Methods of older revisions that this one has no more.
+pub const REMOVED: &[&str] = &[
+    "initialize",
+    "logging/setLevel",
+    "ping",
+    "resources/subscribe",
+    "resources/unsubscribe",
+];
+
+/// Whether a message is of this era: by its header, or by what only this era puts into a message. A version
+/// that nobody knows is of the era of the session in which it is sent.
+pub fn is_modern(headers: &HeaderMap, message: &ClientMessage) -> bool {
+    let in_session = headers.contains_key(SESSION);
+    let version = headers
+        .get("mcp-protocol-version")
+        .and_then(|version| version.to_str().ok());
+    let initializes = message.kind == Kind::Request("initialize".into());
+    let newer = version.is_some_and(|version| {
+        version == VERSION || !in_session && !lists::LEGACY.contains(&version)
+    });
+    (newer && !initializes) || message.params.meta.protocol_version.is_some()
+}
+
+/// One message of a client's.
+pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
+    let id = message.id.clone();
+    let answered = match &message.kind {
+        Kind::Request(method) => {
+            let method = method.clone();
+            let schema = called(&asking.offer, &message).map(Tool::input_schema);
+            let checked = headers::check(asking.headers, &message, &method, schema);
+            match checked {
+                Ok(()) => request(asking, message, &method).await,
+                Err(error) => Err(error),
+            }
+        }
+        // Nothing that a client could tell is defined; taking it does no harm.
+        Kind::Notification(_) => Ok(StatusCode::ACCEPTED.into_response()),
+        Kind::Response => Err(RpcError::invalid(
+            "clients of this revision send no responses",
+        )),
+    };
+    answered.map_err(|error| {
+        if error.id.is_none() {
+            error.to(id)
+        } else {
+            error
+        }
+    })
+}
+
+/// The tool that a message calls.
+pub fn called<'a>(offer: &'a Offer, message: &ClientMessage) -> Option<&'a Tool> {
+    let calls = message.kind == Kind::Request("tools/call".into());
+    let (name, _) = message.params.name.as_ref().filter(|_| calls)?;
+    offer.tool(name).map(|offered| &offered.tool)
+}
+
+/// A request whose headers were checked.
+pub async fn request(
+    asking: Asking<'_>,
+    message: ClientMessage,
+    method: &str,
+) -> Result<Response, RpcError> {
+    if REMOVED.contains(&method) {
+        return Err(RpcError::method(method));
+    }
+    let modern = asking.offer.learnt.modern.get().cloned();
+    if method == "server/discover" {
+        let discovered = modern.unwrap_or_else(|| lists::discover(&asking.offer));
+        return Ok(answer_json(lists::answer(&message, &discovered)));
+    }
+    if let Some(list) = lists::list(&asking.offer, method) {
+        let list = lists::complete(&list, true);
+        return Ok(answer_json(lists::answer(&message, &list)));
+    }
+    let is_modern = modern.is_some();
+    let shared = asking.offer.spec.mode == Mode::Shared;
+    if method == "subscriptions/listen" && !(is_modern && shared) {
+        return listen::listen(asking, &message).await;
+    }
+    if let Some(state) = &message.params.request_state {
+        let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
+        match asking
+            .app
+            .parks
+            .take(&asking, state, &retry, &message)
+            .await
+        {
+            Ok(relay) => {
+                let manner = manner(&message, method);
+                return Ok(relay.go_on(message.answer_id(), manner).respond().await);
+            }
+            Err(error) if error.elsewhere().is_some() => return Err(error),
+            // It may be the child's own.
+            Err(_) if is_modern => {}
+            Err(unknown) => return Err(unknown),
+        }
+    }
+    relay(asking, message, method, is_modern).await
+}
+
+/// To the child. One that speaks this revision itself hears the message as it came; from another,
+/// what it asks comes back as `input_required`.
+async fn relay(
+    asking: Asking<'_>,
+    message: ClientMessage,
+    method: &str,
+    is_modern: bool,
+) -> Result<Response, RpcError> {
+    let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
+    let relayed = relayed(&asking.offer, &message, Era::Modern)?;
+    let profile = if is_modern {
+        Profile::modern()
+    } else {
+        let able = message.params.meta.client_capabilities.as_ref();
+        Profile::able(able.unwrap_or(&Map::new()))
+    };
+    let place = asking.enter(asking.place()?, Some(&profile)).await?;
+    let mut call = asking.call(relayed, place, profile);
+    let mut owner = asking.app.mcp.owner();
+    if method == "subscriptions/listen" {
+        // A subscription lasts as long as its client wants.
+        Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
+        owner = STANDING;
+    }
+    let (id, manner) = (message.answer_id(), manner(&message, method));
+    let cancellation = Cancellation::default();
+    let mut relay = Relay::start(asking.app, owner, id, manner, cancellation, call);
+    relay.can_park(retry);
+    relay.for_openwebui(asking.is_openwebui(message.params.meta.client_name.as_deref()));
+    relay.show(asking.shown);
+    Ok(relay.respond().await)
+}
+
+fn manner(message: &ClientMessage, method: &str) -> Arc<dyn Manner> {
+    Arc::new(ModernManner {
+        id: message.answer_id(),
+        token: message.params.meta.progress_token.clone(),
+        capabilities: message
+            .params
+            .meta
+            .client_capabilities
+            .clone()
+            .unwrap_or_default(),
+        logs: message.params.meta.log_level.is_some(),
+        holds: lists::holds(method),
+    })
+}
+
+/// How a client without a session is spoken to while a request of his runs.
+struct ModernManner {
+    id: RawJson,
+    token: Option<RawJson>,
+    capabilities: Map<String, Value>,
+    /// He wants log messages.
+    logs: bool,
+    /// The answer is a list or a read, which says how long it holds.
+    holds: bool,
+}
+
+impl Manner for ModernManner {
+    fn told(&self, said: &Said) -> Option<Bytes> {
+        let wanted = self.logs || &*said.method != "notifications/message";
+        if wanted {
+            with_subscription(said, &self.id).or_else(|| with_token(said, self.token.as_ref()))
+        } else {
+            None
+        }
+    }
+
+    fn asked(&self, said: Said, replier: Replier) -> Asked {
+        if needed(&said.method).is_none() {
+            return Asked::Declined;
+        }
+        match refused(&self.capabilities, &said) {
+            None => Asked::Park(said, replier),
+            Some((code, why)) => {
+                replier.refuse(code, &why);
+                Asked::Declined
+            }
+        }
+    }
+
+    fn answered(&self, reply: &Reply) -> Bytes {
+        let id = self.id.as_bytes();
+        match &reply.outcome {
+            Ok(result) => {
+                let complete = lists::complete(result, self.holds);
+                splice(
+                    &reply.line,
+                    &[(&reply.id, id), (result, complete.as_bytes())],
+                )
+            }
+            Err(error) => {
+                let error_now = lists::current_code(error);
+                splice(
+                    &reply.line,
+                    &[(&reply.id, id), (error, error_now.as_bytes())],
+                )
+            }
+        }
+    }
+
+    fn status(&self, reply: &Reply) -> StatusCode {
+        match reply.outcome.as_ref().err().and_then(lists::code) {
+            Some(-32601) => StatusCode::NOT_FOUND,
+            // What the specification reserves for wrong headers, abilities and versions.
+            Some(-32022..=-32020) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::OK,
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Calls that wait for their client: what a child asked went out as `input_required`, and the
+//! client's retry goes on with the call. A parked call belongs to one principal, is resumed by one
+//! retry of the same request, and expires.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bridge_model::{Principal, ServerName, SessionId};
+use bridge_protocol::RawJson;
+use indexmap::IndexMap;
+use serde_json::{Value, value::RawValue};
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use super::{Asking, ClientMessage, RpcError, relay::Relay};
+use crate::replicas::Homed;
+
+/// Parked calls of one principal.
+const MOST: usize = 100;
+
+/// Which request may go on with a parked call: whose it is, and what it asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    principal: Principal,
+    server: ServerName,
+    request: [u8; 32],
+}
+
+impl Retry {
+    /// Of a request or of its retry: the same method, name and arguments.
+    pub fn of(principal: &Principal, server: &ServerName, message: &ClientMessage) -> Self {
+        let params = &message.params;
+        let name = params.name.as_ref().map_or("", |(name, _)| name);
+        let uri = params.uri.as_deref().unwrap_or_default();
+        // By value: a client may write the same arguments in other bytes. What no type of ours
+        // holds is compared by its bytes.
+        let arguments = params.arguments.as_ref().map(|raw| {
+            let value = raw.read().map(|value: Value| value.to_string());
+            value.unwrap_or_else(|_| raw.as_str().to_owned())
+        });
+        let mut hash = Sha256::new();
+        for part in [
+            &format!("{:?}", message.kind),
+            name,
+            uri,
+            &arguments.unwrap_or_default(),
+        ] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self {
+            principal: principal.clone(),
+            server: server.clone(),
+            request: hash.finalize().into(),
+        }
+    }
+}
+
+/// All parked calls of this bridge.
+#[derive(Clone, Default)]
+pub struct Parks {
+    all: Arc<Mutex<HashMap<SessionId, (Retry, Relay)>>>,
+}
+
+impl Parks {
+    /// Keeps a call for so long, or until the bridge stops; returns the `requestState` that brings
+    /// it back.
+    pub fn park(
+        &self,
+        retry: Retry,
+        relay: Relay,
+        kept: Duration,
+        stopping: CancellationToken,
+    ) -> Result<SessionId, RpcError> {
+        let mut all = self.lock();
+        let own = all
+            .values()
+            .filter(|(other, _)| other.principal == retry.principal)
+            .count();
+        if own >= MOST {
+            return Err(RpcError::invalid(
+                "too many calls of this caller wait for an answer",
+            ));
+        }
+        let state = SessionId::random();
+        all.insert(state.clone(), (retry, relay));
+        drop(all);
+        let (parks, expired) = (self.clone(), state.clone());
+        tokio::spawn(async move {
+            // A bridge that stops takes no retries.
+            let expiry = tokio::time::sleep(kept);
+            stopping.run_until_cancelled(expiry).await;
+            // Dropping it cancels the call.
+            let gone = parks.lock().remove(&expired);
+            drop(gone);
+        });
+        Ok(state)
+    }
+
+    /// The call that this retry goes on with, its child's questions answered. The state names the
+    /// replica that keeps the call.
+    pub async fn take(
+        &self,
+        asking: &Asking<'_>,
+        state: &str,
+        retry: &Retry,
+        message: &ClientMessage,
+    ) -> Result<Relay, RpcError> {
+        let unknown = || RpcError::params("requestState is unknown, expired or of another request");
+        let state: Homed = state.parse().map_err(|_| unknown())?;
+        if state.home != asking.app.replicas.own() {
+            return Err(asking.incoming().at_home(state.home, unknown()).await);
+        }
+        self.resume(&state.token, retry, message)
+            .ok_or_else(unknown)
+    }
+
+    fn resume(&self, state: &SessionId, retry: &Retry, message: &ClientMessage) -> Option<Relay> {
+        let mut all = self.lock();
+        if all.get(state).is_none_or(|(expected, _)| expected != retry) {
+            return None;
+        }
+        let (_, mut relay) = all.remove(state)?;
+        drop(all);
+        relay.answer(&answers(message));
+        Some(relay)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, (Retry, Relay)>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The client's answers by their keys.
+fn answers(message: &ClientMessage) -> IndexMap<String, RawJson> {
+    let Some(raw) = &message.params.input_responses else {
+        return IndexMap::new();
+    };
+    let bytes = raw.clone().into_bytes();
+    let members: IndexMap<String, &RawValue> = serde_json::from_slice(&bytes).unwrap_or_default();
+    members
+        .into_iter()
+        .map(|(key, value)| (key, RawJson::within(&bytes, value)))
+        .collect()
+}

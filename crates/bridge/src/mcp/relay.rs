@@ -1,0 +1,390 @@
+//! One request of a client's on its way to a child and back: an answer as JSON where the child
+//! says nothing before it, else a stream.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::{Reply, Said, splice};
+use bytes::Bytes;
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+
+use super::{RpcError, all::Shown, files, lists, park::Retry, session::InFlight, stream};
+use crate::{
+    app::App,
+    call::{Answer, Ask, Call, CallError, Parking},
+    child::{BACKLOG, Cancellation, Heard, Hearing, Replier, can_answer, needed},
+    config::ServerSpec,
+    replicas::Homed,
+};
+
+/// A silent call becomes a stream after this long, so that pings can keep it open: clients give up
+/// after 300 s without a byte.
+const QUIET: Duration = Duration::from_secs(20);
+/// A child that asks several things at once sends them within this time.
+const GATHER: Duration = Duration::from_millis(30);
+/// Events on their way to a client.
+const EVENTS: usize = 64;
+
+/// What becomes of a child's messages: the client's era decides.
+pub trait Manner: Send + Sync + 'static {
+    /// A line for the client's stream; `None` where it is not for him.
+    fn told(&self, said: &Said) -> Option<Bytes>;
+    /// The child asks: a line for the stream, or an answer that ends the request for now.
+    fn asked(&self, said: Said, replier: Replier) -> Asked;
+    /// The final answer.
+    fn answered(&self, reply: &Reply) -> Bytes;
+    /// The HTTP status that goes with it.
+    fn status(&self, _reply: &Reply) -> StatusCode {
+        StatusCode::OK
+    }
+}
+
+/// What to do about a child's request.
+pub enum Asked {
+    /// Send this to the client, who will answer.
+    Send(Bytes),
+    /// Nothing: the child was declined.
+    Declined,
+    /// The request waits for its client's retry, which brings the answer.
+    Park(Said, Replier),
+}
+
+/// A running request.
+pub struct Relay {
+    manner: Arc<dyn Manner>,
+    call: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
+    heard: mpsc::Receiver<Heard>,
+    cancellation: Cancellation,
+    spec: Arc<ServerSpec>,
+    lists_tools: bool,
+    completes: bool,
+    app: Arc<App>,
+    id: RawJson,
+    /// What the child asked and the client's retry will answer.
+    asked: IndexMap<String, (Said, Replier)>,
+    asks: usize,
+    /// What the client answered, for the child to hear once the call goes on.
+    answers: Vec<(Replier, RawJson)>,
+    parking: Parking,
+    retry: Option<Retry>,
+    /// The client can cancel the request by its id while this lives.
+    in_flight: Option<InFlight>,
+    /// How the server's resources are called, where they are not as it calls them.
+    shown: Option<Shown>,
+    openwebui: bool,
+}
+
+/// What happened next.
+enum Next {
+    Event(Bytes),
+    Done(Box<Result<Reply, RpcError>>),
+    Parked,
+}
+
+impl Relay {
+    /// Begins. `owner` tells this client's requests from others'.
+    pub fn start(
+        app: &Arc<App>,
+        owner: u64,
+        id: RawJson,
+        manner: Arc<dyn Manner>,
+        cancellation: Cancellation,
+        mut call: Box<Call>,
+    ) -> Self {
+        let (sender, heard) = mpsc::channel(BACKLOG);
+        call.hearing = Some(Hearing {
+            owner,
+            heard: sender,
+            cancellation: cancellation.clone(),
+            witness: None,
+        });
+        let parking = call.parking.clone();
+        let spec = call.spec.clone();
+        let asks =
+            |method: &str| matches!(&call.ask, Ask::Relay(asked) if &*asked.method == method);
+        let (lists_tools, completes) = (asks("tools/list"), asks("completion/complete"));
+        let engine = app.engine.clone();
+        Self {
+            manner,
+            call: Box::pin(async move { engine.run_apart(call).await }),
+            heard,
+            cancellation,
+            spec,
+            lists_tools,
+            completes,
+            app: app.clone(),
+            id,
+            asked: IndexMap::new(),
+            asks: 0,
+            answers: Vec::new(),
+            parking,
+            retry: None,
+            in_flight: None,
+            shown: None,
+            openwebui: false,
+        }
+    }
+
+    /// The answer is for Open WebUI.
+    pub fn for_openwebui(&mut self, is: bool) {
+        self.openwebui = is;
+    }
+
+    /// Keeps the client's way to cancel the request for as long as it runs.
+    pub fn keep(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    /// Calls the server's resources so in the answer.
+    pub fn show(&mut self, shown: Option<Shown>) {
+        self.shown = shown;
+    }
+
+    /// Lets the request wait for its client's retry.
+    pub fn can_park(&mut self, retry: Retry) {
+        self.retry = Some(retry);
+    }
+
+    /// Takes the answers to what the child asked, as far as the client gave them.
+    pub fn answer(&mut self, answers: &IndexMap<String, RawJson>) {
+        for (key, answer) in answers {
+            if let Some((_, replier)) = self.asked.shift_remove(key) {
+                self.answers.push((replier, answer.clone()));
+            }
+        }
+    }
+
+    /// Goes on as the request with this id.
+    pub fn go_on(mut self, id: RawJson, manner: Arc<dyn Manner>) -> Self {
+        if self.asked.is_empty() {
+            self.parking.come_back();
+        }
+        self.id = id;
+        self.manner = manner;
+        self
+    }
+
+    /// Runs until there is something to answer with. Dropping it cancels the call.
+    pub async fn respond(mut self) -> Response {
+        let next = tokio::time::timeout(QUIET, self.next()).await;
+        match next {
+            Ok(Next::Done(done)) => match *done {
+                Ok(reply) => {
+                    let status = self.manner.status(&reply);
+                    (status, json(self.manner.answered(&reply))).into_response()
+                }
+                Err(error) => error.into_response(),
+            },
+            Ok(Next::Parked) => match self.park() {
+                Ok(line) => json(line),
+                Err(error) => error.into_response(),
+            },
+            Ok(Next::Event(event)) => self.stream(Some(event)),
+            Err(_) => self.stream(None),
+        }
+    }
+
+    fn stream(mut self, first: Option<Bytes>) -> Response {
+        let (sender, events) = mpsc::channel(EVENTS);
+        tokio::spawn(async move {
+            if let Some(first) = first
+                && sender.send(stream::event(None, &first)).await.is_err()
+            {
+                return;
+            }
+            loop {
+                let next = tokio::select! {
+                    next = self.next() => next,
+                    () = sender.closed() => return,
+                    () = tokio::time::sleep(stream::PING_EVERY) => {
+                        if sender.send(stream::PING).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                };
+                let last = match next {
+                    Next::Event(line) => {
+                        if sender.send(stream::event(None, &line)).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                    Next::Parked => self.park().unwrap_or_else(|error| error.body().into()),
+                    Next::Done(done) => match *done {
+                        Ok(reply) => self.manner.answered(&reply),
+                        Err(error) => error.body().into(),
+                    },
+                };
+                let _ = sender.send(stream::event(None, &last)).await;
+                return;
+            }
+        });
+        stream::response(events)
+    }
+
+    /// Gives the request away until its retry; returns the answer for now.
+    fn park(self) -> Result<Bytes, RpcError> {
+        let Some(retry) = self.retry.clone() else {
+            return Err(RpcError::invalid("this request cannot wait").to(Some(self.id.clone())));
+        };
+        self.parking.park();
+        let asked = self.asked.iter().map(|(key, (said, _))| {
+            let key = serde_json::Value::from(key.as_str());
+            let method = serde_json::Value::from(&*said.method);
+            let params = said.params.as_ref().map_or("{}", RawJson::as_str);
+            format!(r#"{key}:{{"method":{method},"params":{params}}}"#)
+        });
+        let asked = asked.collect::<Vec<_>>().join(",");
+        let (parks, id) = (self.app.parks.clone(), self.id.clone());
+        let home = self.app.replicas.own();
+        let stopping = self.app.engine.stopping.clone();
+        let kept = self.app.settings.limits.input_timeout;
+        let token = parks
+            .park(retry, self, kept, stopping)
+            .map_err(|error| error.to(Some(id.clone())))?;
+        let state = Homed { token, home };
+        Ok(format!(
+            r#"{{"jsonrpc":"2.0","id":{},"result":{{"resultType":"input_required","inputRequests":{{{asked}}},"requestState":"{state}"}}}}"#,
+            id.as_str(),
+        )
+        .into())
+    }
+
+    /// The next thing for the client. What the child said before its answer comes before it.
+    async fn next(&mut self) -> Next {
+        loop {
+            let gathering = !self.asked.is_empty();
+            let answered = !self.answers.is_empty();
+            tokio::select! {
+                biased;
+                Some(heard) = self.heard.recv() => if let Some(next) = self.hear(heard) {
+                    return next;
+                },
+                answer = &mut self.call => return self.last(answer),
+                () = self.cancellation.cancelled() => {
+                    let error = RpcError::new(StatusCode::OK, -32800, "cancelled", "cancelled");
+                    return Next::Done(Box::new(Err(error.to(Some(self.id.clone())))));
+                }
+                () = self.parking.resumed(), if answered && !gathering => {
+                    for (replier, answer) in self.answers.drain(..) {
+                        replier.result(&answer);
+                    }
+                }
+                // What a child asks together goes out together.
+                () = tokio::time::sleep(GATHER), if gathering => return Next::Parked,
+            }
+        }
+    }
+
+    /// The answer is in; what was said before it goes first.
+    fn last(&mut self, answer: Result<Answer, CallError>) -> Next {
+        while let Ok(heard) = self.heard.try_recv() {
+            if let Some(Next::Event(event)) = self.hear(heard) {
+                self.call = Box::pin(std::future::ready(answer));
+                return Next::Event(event);
+            }
+        }
+        Next::Done(Box::new(self.finish(answer)))
+    }
+
+    fn hear(&mut self, heard: Heard) -> Option<Next> {
+        match heard {
+            Heard::Told(said) => self.manner.told(&said).map(Next::Event),
+            Heard::Asked(said, replier) => match self.manner.asked(said, replier) {
+                Asked::Send(line) => Some(Next::Event(line)),
+                Asked::Declined => None,
+                Asked::Park(said, replier) => {
+                    self.asks += 1;
+                    let key = replier.key.as_ref().map(ToString::to_string);
+                    let key = key.unwrap_or_else(|| {
+                        let kind = said.method.split('/').next().unwrap_or_default();
+                        format!("{kind}_{}", self.asks)
+                    });
+                    self.asked.insert(key, (said, replier));
+                    None
+                }
+            },
+        }
+    }
+
+    fn finish(&self, answer: Result<Answer, CallError>) -> Result<Reply, RpcError> {
+        match answer {
+            Ok(answer) if self.completes && self.shown.is_some() => {
+                Ok(Shown::completion(answer.reply))
+            }
+            Ok(answer) if self.lists_tools => Ok(lists::offered(answer.reply, &self.spec)),
+            Ok(answer) => {
+                let reply =
+                    files::with_links(&answer, &self.spec, &self.app.settings, self.openwebui);
+                Ok(match &self.shown {
+                    Some(shown) => shown.reply(reply),
+                    None => reply,
+                })
+            }
+            Err(CallError::Rpc { reply, .. }) => Ok(reply),
+            Err(error) => Err(RpcError::of_call(&error).to(Some(self.id.clone()))),
+        }
+    }
+}
+
+/// What a child is told that asks its caller for what he did not declare. Its call goes on without.
+pub fn refused(capabilities: &Map<String, Value>, said: &Said) -> Option<(i64, String)> {
+    let needed = needed(&said.method)?;
+    if can_answer(capabilities, needed, said.params.as_ref()) {
+        return None;
+    }
+    Some(if capabilities.contains_key(needed) {
+        let why = format!("the client does not support this mode of {needed}");
+        (-32602, why)
+    } else {
+        let why = format!("the client does not answer this: it did not declare {needed}");
+        (-32601, why)
+    })
+}
+
+/// One message as the whole answer.
+pub fn json(line: Bytes) -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, kind)], line).into_response()
+}
+
+/// A progress note with the client's own token; other messages as they are.
+pub fn with_token(said: &Said, token: Option<&RawJson>) -> Option<Bytes> {
+    #[derive(serde::Deserialize)]
+    struct Progress<'a> {
+        #[serde(rename = "progressToken", borrow)]
+        token: &'a serde_json::value::RawValue,
+    }
+    if &*said.method != "notifications/progress" {
+        return Some(said.line.clone());
+    }
+    let params = said.params.clone()?.into_bytes();
+    let progress: Progress<'_> = serde_json::from_slice(&params).ok()?;
+    let place = RawJson::within(&params, progress.token);
+    Some(splice(&said.line, &[(&place, token?.as_bytes())]))
+}
+
+/// A note of a subscription, with the client's own id for it; `None` for other messages.
+pub fn with_subscription(said: &Said, id: &RawJson) -> Option<Bytes> {
+    #[derive(serde::Deserialize)]
+    struct Params<'a> {
+        #[serde(rename = "_meta", borrow)]
+        meta: Meta<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Meta<'a> {
+        #[serde(rename = "io.modelcontextprotocol/subscriptionId", borrow)]
+        subscription: &'a serde_json::value::RawValue,
+    }
+    let params = said.params.clone()?.into_bytes();
+    let noted: Params<'_> = serde_json::from_slice(&params).ok()?;
+    let place = RawJson::within(&params, noted.meta.subscription);
+    Some(splice(&said.line, &[(&place, id.as_bytes())]))
+}

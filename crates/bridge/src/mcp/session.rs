@@ -1,0 +1,446 @@
+//! The protocol's own sessions (`Mcp-Session-Id`), for clients of 2024-11-05 to 2025-11-25.
+//!
+//! They hold what the protocol needs between requests and nothing else: the chat's child and
+//! folder belong to the chat, and outlive them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bridge_model::{Guest, Principal, ServerName, SessionId};
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::{Said, splice};
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+use tokio::{sync::broadcast, time::Instant};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{all::Shown, outbox::Outbox};
+use crate::{
+    call::Parking,
+    catalog::News,
+    child::{Cancellation, Child, Ear, Replier},
+    config::{Mode, ServerSpec},
+    replicas::Abroad,
+};
+
+/// A session that nobody used for this long is forgotten; its client then begins anew.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// The servers of a config.
+type Servers = IndexMap<ServerName, Arc<ServerSpec>>;
+
+/// Sessions of one principal; the one that was used longest ago makes room.
+const MOST: usize = 1000;
+/// Questions that wait for one client.
+const MOST_ASKED: usize = 1000;
+
+/// The log messages that a client gets who asked for none in particular.
+const LOG_LEVEL: &str = "info";
+
+/// All sessions of this bridge.
+#[derive(Default)]
+pub struct McpSessions {
+    all: Mutex<HashMap<SessionId, Arc<McpSession>>>,
+    owners: AtomicU64,
+}
+
+/// One client's session.
+pub struct McpSession {
+    /// `Mcp-Session-Id`.
+    pub id: SessionId,
+    /// Whose it is.
+    pub principal: Principal,
+    /// With which server; none for the endpoint of all servers.
+    pub server: Option<ServerName>,
+    /// The revision that was agreed on.
+    pub version: Box<str>,
+    /// What the client can answer.
+    pub capabilities: Map<String, Value>,
+    /// Tells its requests from others' on a child that several share.
+    pub owner: u64,
+    /// What goes to the client's GET stream.
+    pub outbox: Arc<Outbox>,
+    /// Set when it ends.
+    pub ended: CancellationToken,
+    in_flight: Mutex<Requests>,
+    requests: AtomicU64,
+    asked: Mutex<HashMap<u64, Asked>>,
+    asks: AtomicU64,
+    followed: Mutex<HashMap<u64, Option<Ear>>>,
+    /// Told to each child that is followed from now on.
+    greeting: Mutex<Option<bytes::Bytes>>,
+    log_level: Mutex<Box<str>>,
+    last_used: Mutex<Instant>,
+    /// Where else its children live.
+    pub abroad: Abroad,
+}
+
+/// Requests under way by the client's id: one that he uses twice at once is of both.
+type Requests = HashMap<Vec<u8>, Vec<(u64, Cancellation)>>;
+
+/// What a child asked and the client has not answered.
+struct Asked {
+    replier: Replier,
+    parking: Parking,
+    /// The child's own, for progress with the answer.
+    token: Option<RawJson>,
+}
+
+impl Asked {
+    /// Whether the call for which it was asked waits for another answer, too.
+    fn is_one_of_several(&self, others: &HashMap<u64, Self>) -> bool {
+        others
+            .values()
+            .any(|other| other.parking.is_of(&self.parking))
+    }
+}
+
+impl McpSessions {
+    /// Begins a session.
+    pub fn begin(
+        &self,
+        principal: Principal,
+        server: Option<ServerName>,
+        version: &str,
+        capabilities: Map<String, Value>,
+    ) -> Arc<McpSession> {
+        let made = Guest {
+            id: SessionId::random(),
+            server,
+            version: version.into(),
+            capabilities,
+            log_level: LOG_LEVEL.into(),
+            greeting: None,
+        };
+        let session = Arc::new(McpSession::new(principal, made, self.owner(), 1));
+        self.keep(&session);
+        session
+    }
+
+    /// The session of another replica's that came with a request of its client's. Its questions
+    /// have numbers that the home and other replicas do not give.
+    pub fn guest(&self, principal: &Principal, guest: &Guest) -> Option<Arc<McpSession>> {
+        let known = lock(&self.all).contains_key(&guest.id);
+        if !known {
+            let apart = Uuid::new_v4().as_u64_pair().0 >> 12 | 1 << 32;
+            let session = McpSession::new(principal.clone(), guest.clone(), self.owner(), apart);
+            self.keep(&Arc::new(session));
+        }
+        let found = self.find(&guest.id, principal, guest.server.as_ref())?;
+        found.set_log_level(&guest.log_level);
+        if let Some(greeting) = &guest.greeting {
+            *lock(&found.greeting) = Some(greeting.to_string().into());
+        }
+        Some(found)
+    }
+
+    fn keep(&self, session: &Arc<McpSession>) {
+        let mut all = lock(&self.all);
+        all.retain(|_, other| lock(&other.last_used).elapsed() < KEPT);
+        let own = all
+            .values()
+            .filter(|other| other.principal == session.principal);
+        let own: Vec<_> = own.cloned().collect();
+        if own.len() >= MOST
+            && let Some(oldest) = own.iter().min_by_key(|other| *lock(&other.last_used))
+        {
+            oldest.ended.cancel();
+            all.remove(&oldest.id);
+        }
+        all.entry(session.id.clone())
+            .or_insert_with(|| session.clone());
+    }
+
+    /// A number that tells one asker from all others.
+    pub fn owner(&self) -> u64 {
+        self.owners.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The session, if it is this principal's and for this server. There is no hint of others'.
+    pub fn find(
+        &self,
+        id: &SessionId,
+        principal: &Principal,
+        server: Option<&ServerName>,
+    ) -> Option<Arc<McpSession>> {
+        let session = lock(&self.all).get(id)?.clone();
+        let theirs = session.principal == *principal && session.server.as_ref() == server;
+        theirs.then(|| {
+            *lock(&session.last_used) = Instant::now();
+            session
+        })
+    }
+
+    /// Tells the clients of a server that it offers something else than before.
+    pub fn announce(&self, news: &News) {
+        let line = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, news.method);
+        let all: Vec<_> = lock(&self.all).values().cloned().collect();
+        for session in all
+            .iter()
+            .filter(|session| session.server.as_ref() == Some(&news.server))
+        {
+            session.outbox.push(line.as_bytes());
+        }
+    }
+
+    /// Ends the sessions with servers that are there for others now: their clients begin anew, if
+    /// they still may. What the endpoint of all servers shows goes by the config of the moment.
+    pub fn end_where_changed(&self, before: &Servers, now: &Servers) {
+        let changed = |server: &ServerName| {
+            let allow = |servers: &Servers| servers.get(server).map(|spec| spec.allow.clone());
+            allow(before) != allow(now)
+        };
+        let all: Vec<_> = lock(&self.all).values().cloned().collect();
+        for session in all {
+            if session.server.as_ref().is_some_and(changed) {
+                self.end(&session);
+            }
+        }
+    }
+
+    /// Ends a session and its streams.
+    pub fn end(&self, session: &McpSession) {
+        lock(&self.all).remove(&session.id);
+        session.ended.cancel();
+        lock(&session.asked).clear();
+    }
+}
+
+impl McpSession {
+    fn new(principal: Principal, made: Guest, owner: u64, first_ask: u64) -> Self {
+        Self {
+            id: made.id,
+            principal,
+            server: made.server,
+            version: made.version,
+            capabilities: made.capabilities,
+            owner,
+            outbox: Arc::default(),
+            ended: CancellationToken::new(),
+            in_flight: Mutex::default(),
+            requests: AtomicU64::new(1),
+            asked: Mutex::default(),
+            asks: AtomicU64::new(first_ask),
+            followed: Mutex::default(),
+            greeting: Mutex::new(made.greeting.map(|line| String::from(line).into())),
+            log_level: Mutex::new(made.log_level),
+            last_used: Mutex::new(Instant::now()),
+            abroad: Abroad::default(),
+        }
+    }
+
+    /// What another replica needs to go on with it.
+    pub fn as_guest(&self) -> Guest {
+        Guest {
+            id: self.id.clone(),
+            server: self.server.clone(),
+            version: self.version.clone(),
+            capabilities: self.capabilities.clone(),
+            log_level: self.log_level(),
+            greeting: lock(&self.greeting)
+                .as_ref()
+                .and_then(|line| std::str::from_utf8(line).ok().map(Into::into)),
+        }
+    }
+
+    /// Notes a request, so that its client can cancel it by its id.
+    pub fn begin_request(self: &Arc<Self>, id: &RawJson) -> InFlight {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let (id, cancellation) = (id.as_bytes().to_vec(), Cancellation::default());
+        let mut in_flight = lock(&self.in_flight);
+        let same = in_flight.entry(id.clone()).or_default();
+        same.push((number, cancellation.clone()));
+        drop(in_flight);
+        InFlight {
+            session: self.clone(),
+            id,
+            number,
+            cancellation,
+        }
+    }
+
+    /// The client says in this line that he no longer wants the answer to a request of his own.
+    pub fn cancel(&self, line: &bytes::Bytes, id: &RawJson) {
+        let same = lock(&self.in_flight).get(id.as_bytes()).cloned();
+        for (_, cancellation) in same.unwrap_or_default() {
+            cancellation.cancel(line, id);
+        }
+    }
+
+    /// Keeps the way back to a child that asked, under a number of ours, which stands for the
+    /// child's progress token, too: several children may use the same. `None`, and the child is
+    /// declined, where too much waits for this client already.
+    pub fn ask(&self, replier: Replier, parking: Parking, token: Option<RawJson>) -> Option<u64> {
+        let mut asked = lock(&self.asked);
+        if asked.len() >= MOST_ASKED {
+            drop(asked);
+            return None;
+        }
+        let number = self.asks.fetch_add(1, Ordering::Relaxed);
+        parking.park();
+        let ours = Asked {
+            replier,
+            parking,
+            token,
+        };
+        asked.insert(number, ours);
+        Some(number)
+    }
+
+    /// Tells the child that asked how far its client's answer is; `false` if nobody asked.
+    pub fn progress(&self, line: &bytes::Bytes, token: &RawJson) -> bool {
+        let asked = lock(&self.asked);
+        let found = number(token).and_then(|number| asked.get(&number));
+        let Some((found, own)) = found.and_then(|found| Some((found, found.token.as_ref()?)))
+        else {
+            return false;
+        };
+        let line = splice(line, &[(token, own.as_bytes())]);
+        found.replier.tell(&line);
+        true
+    }
+
+    /// The child no longer wants the answer to what it asked with this id: the line that says so,
+    /// with our number for it; `None` where nothing of it is open.
+    pub fn withdrawn(&self, said: &Said, ear: &Ear) -> Option<bytes::Bytes> {
+        let id = said.params.as_ref()?.member("requestId")?;
+        let mut asked = lock(&self.asked);
+        let mut open = asked.iter();
+        let found = open.find(|(_, asked)| ear.asked(&asked.replier, &id));
+        let number = *found?.0;
+        let gone = asked.remove(&number)?;
+        if !gone.is_one_of_several(&asked) {
+            gone.parking.come_back();
+        }
+        drop(asked);
+        Some(splice(&said.line, &[(&id, number.to_string().as_bytes())]))
+    }
+
+    /// Passes a client's answer on to the child that asked, once its call may go on; `false` if
+    /// nobody did.
+    pub fn answer(&self, line: &bytes::Bytes, id: &RawJson) -> bool {
+        let mut open = lock(&self.asked);
+        let Some(asked) = number(id).and_then(|number| open.remove(&number)) else {
+            return false;
+        };
+        let waits = asked.is_one_of_several(&open);
+        drop(open);
+        if waits {
+            // The call still waits for its caller; the child may need this answer to ask no more.
+            asked.replier.relay(line, id);
+            return true;
+        }
+        asked.parking.come_back();
+        let (line, id) = (line.clone(), id.clone());
+        tokio::spawn(async move {
+            asked.parking.resumed().await;
+            asked.replier.relay(&line, &id);
+        });
+        true
+    }
+
+    /// The least log messages that the client wants.
+    pub fn log_level(&self) -> Box<str> {
+        lock(&self.log_level).clone()
+    }
+
+    /// The client wants log messages from this level on.
+    pub fn set_log_level(&self, level: &str) {
+        *lock(&self.log_level) = level.into();
+    }
+
+    /// Passes what the client tells on to its children. A shared child is not told: it would take
+    /// one caller's word for everybody's.
+    pub fn tell(&self, line: &bytes::Bytes) {
+        for ear in lock(&self.followed).values().flatten() {
+            ear.tell(line);
+        }
+    }
+
+    /// Tells this to the session's children, those to come included; the last such line counts.
+    pub fn tell_always(&self, line: &bytes::Bytes) {
+        *lock(&self.greeting) = Some(line.clone());
+        self.tell(line);
+    }
+
+    /// Passes on what this child says to nobody in particular, until it or the session ends; from
+    /// now on the child hears what the client tells. `shown` is how its resources are called.
+    pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode, shown: Option<Shown>) {
+        let mut followed = lock(&self.followed);
+        followed.retain(|_, ear| ear.as_ref().is_none_or(Ear::is_open));
+        let ear = (mode != Mode::Shared).then(|| child.ear());
+        let greeting = lock(&self.greeting).clone();
+        if let (Some(ear), Some(greeting)) = (&ear, greeting)
+            && !followed.contains_key(&child.number())
+        {
+            ear.tell(&greeting);
+        }
+        if followed.insert(child.number(), ear).is_some() {
+            return;
+        }
+        drop(followed);
+        let (ended, mut news) = (self.ended.clone(), child.news());
+        let (session, ear) = (Arc::downgrade(self), child.ear());
+        tokio::spawn(ended.run_until_cancelled_owned(async move {
+            loop {
+                let said = match news.recv().await {
+                    Ok(said) => said,
+                    Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                let Some(session) = session.upgrade() else {
+                    return;
+                };
+                if let Some(line) = session.told(&said, &ear, shown.as_ref()) {
+                    session.outbox.push(&line);
+                }
+            }
+        }));
+    }
+
+    /// What a child said, as the client is to read it.
+    fn told(&self, said: &Said, ear: &Ear, shown: Option<&Shown>) -> Option<bytes::Bytes> {
+        match (&*said.method, shown) {
+            ("notifications/cancelled", _) => self.withdrawn(said, ear),
+            (_, Some(shown)) => Some(shown.note(said)),
+            (_, None) => Some(said.line.clone()),
+        }
+    }
+}
+
+/// A request under way. Dropping it forgets its id.
+pub struct InFlight {
+    session: Arc<McpSession>,
+    id: Vec<u8>,
+    number: u64,
+    /// Set when the client cancels it.
+    pub cancellation: Cancellation,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut in_flight = lock(&self.session.in_flight);
+        let Some(same) = in_flight.get_mut(&self.id) else {
+            return;
+        };
+        same.retain(|(number, _)| *number != self.number);
+        if same.is_empty() {
+            in_flight.remove(&self.id);
+        }
+    }
+}
+
+/// A number of ours, as a client writes it.
+fn number(id: &RawJson) -> Option<u64> {
+    id.as_str().trim_matches('"').parse().ok()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,419 @@
+//! What the transport has to know of messages; all else of them passes unread.
+
+use bridge_protocol::jsonrpc::number;
+use bridge_protocol::{RawJson, last_members};
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+
+/// A message of ours, read as far as its way over HTTP depends on it.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The message as it came, without the newline.
+    pub body: Bytes,
+    /// What kind of message it is.
+    pub kind: Kind,
+    /// Set where the message names its revision itself.
+    pub modern: Option<Modern>,
+}
+
+/// The kinds of messages.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Waits for an answer.
+    Request {
+        /// Its id as JSON text.
+        id: Box<str>,
+        /// Its method.
+        method: Box<str>,
+    },
+    /// Says that a request's answer is not wanted any more.
+    Cancel {
+        /// The id of that request as JSON text.
+        id: Box<str>,
+    },
+    /// Any other notification.
+    Notification {
+        /// Its method.
+        method: Box<str>,
+    },
+    /// An answer to a request of the server's.
+    Answer,
+}
+
+/// What revisions from 2026-07-28 on mirror into headers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Modern {
+    /// The revision.
+    pub version: String,
+    /// The tool, prompt, resource or task.
+    pub name: Option<String>,
+    /// The arguments of a call, as JSON text.
+    pub arguments: Option<Box<str>>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+struct Params<'a> {
+    #[serde(borrow, default, rename = "_meta")]
+    meta: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    uri: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "taskId")]
+    task: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    arguments: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "requestId")]
+    request: Option<&'a RawValue>,
+}
+
+impl Outgoing {
+    /// Reads one line; `None` where it is no message, which the bridge never writes.
+    pub fn read(body: Bytes) -> Option<Self> {
+        let envelope = Envelope::read(&body)?;
+        let params = envelope.params.and_then(read::<Params<'_>>);
+        let params = params.unwrap_or_default();
+        let method: Option<Box<str>> = envelope.method.and_then(text).map(Into::into);
+        let kind = match (method, envelope.id) {
+            (Some(method), Some(id)) => Kind::Request {
+                id: id.get().into(),
+                method,
+            },
+            (Some(method), None) => match params.request {
+                Some(id) if &*method == "notifications/cancelled" => Kind::Cancel {
+                    id: id.get().into(),
+                },
+                _ => Kind::Notification { method },
+            },
+            (None, _) => Kind::Answer,
+        };
+        let modern = modern(&kind, &params);
+        Some(Self { body, kind, modern })
+    }
+
+    /// The id, where an answer is waited for.
+    pub fn id(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Request { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The method, where it has one.
+    pub fn method(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Request { method, .. } | Kind::Notification { method } => Some(method),
+            Kind::Cancel { .. } => Some("notifications/cancelled"),
+            Kind::Answer => None,
+        }
+    }
+
+    /// Whether the server may hear it twice without harm.
+    pub fn is_idempotent(&self) -> bool {
+        let Kind::Request { method, .. } = &self.kind else {
+            return false;
+        };
+        matches!(&**method, "initialize" | "ping" | "server/discover")
+            || ["/list", "/get", "/read"]
+                .iter()
+                .any(|end| method.ends_with(end))
+    }
+}
+
+fn modern(kind: &Kind, params: &Params<'_>) -> Option<Modern> {
+    let meta: std::collections::HashMap<String, &RawValue> = params.meta.and_then(read)?;
+    let version = text(meta.get(PROTOCOL_VERSION)?)?;
+    let Kind::Request { method, .. } = kind else {
+        let (name, arguments) = (None, None);
+        return Some(Modern {
+            version,
+            name,
+            arguments,
+        });
+    };
+    let is_call = &**method == "tools/call";
+    let name = match &**method {
+        "tools/call" | "prompts/get" => params.name,
+        "resources/read" => params.uri,
+        "tasks/get" | "tasks/update" | "tasks/cancel" => params.task,
+        _ => None,
+    };
+    let arguments = params.arguments.filter(|_| is_call);
+    Some(Modern {
+        version,
+        name: name.and_then(text),
+        arguments: arguments.map(|raw| raw.get().into()),
+    })
+}
+
+fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn text(raw: &RawValue) -> Option<String> {
+    owned(raw)
+}
+
+fn owned<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// Whether a message from the server, or one of a batch, answers the request with this id.
+pub fn answers(line: &[u8], id: &str) -> bool {
+    answer(line, id).is_some()
+}
+
+fn answer<'a>(line: &'a [u8], id: &str) -> Option<Envelope<'a>> {
+    if line.trim_ascii_start().first() == Some(&b'[') {
+        let batch: Vec<&RawValue> = serde_json::from_slice(line).unwrap_or_default();
+        let mut parts = batch.into_iter().map(|part| part.get().as_bytes());
+        return parts.find_map(|part| answer_alone(part, id));
+    }
+    answer_alone(line, id)
+}
+
+fn answer_alone<'a>(line: &'a [u8], id: &str) -> Option<Envelope<'a>> {
+    let envelope = Envelope::read(line)?;
+    let is_ours = envelope.method.is_none() && envelope.id.is_some_and(|raw| same(raw.get(), id));
+    is_ours.then_some(envelope)
+}
+
+impl<'a> Envelope<'a> {
+    /// One that is there twice, or something odd beside it, costs no member.
+    fn read(line: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok().or_else(|| {
+            let names = ["id", "method", "params", "result", "error"];
+            let found = last_members(line, names)?;
+            let [id, method, params, result, error] =
+                found.map(|raw| raw.filter(|raw| raw.get() != "null"));
+            Some(Self {
+                id,
+                method,
+                params,
+                result,
+                error,
+            })
+        })
+    }
+}
+
+/// Some servers answer number 5 with `"5"` or `5.0`.
+fn same(theirs: &str, ours: &str) -> bool {
+    match (number(theirs), number(ours)) {
+        (Some(theirs), Some(ours)) => theirs == ours,
+        _ => theirs == ours,
+    }
+}
+
+/// A body that is one answer to nobody in particular, as the answer to the request with this id: on its
+/// own connection there is no other that it could answer.
+pub fn addressed(body: Bytes, id: &str) -> Bytes {
+    let Some(envelope) = Envelope::read(&body) else {
+        return body;
+    };
+    let nameless = envelope.id.is_none_or(|id| id.get() == "null");
+    let answers = envelope.result.is_some() || envelope.error.is_some();
+    if !nameless || !answers || envelope.method.is_some() {
+        return body;
+    }
+    let Ok(id) = RawJson::parse(id.to_owned().into()) else {
+        return body;
+    };
+    let whole = RawJson::parse(body.clone());
+    whole.map_or(body, |whole| whole.with_member("id", &id).into_bytes())
+}
+
+/// The revision that an answer to `initialize` settles on.
+pub fn negotiated(line: &[u8], id: &str) -> Option<String> {
+    let result = answer(line, id)?.result?;
+    let [version] = last_members(result.get().as_bytes(), ["protocolVersion"])?;
+    text(version?)
+}
+
+/// A JSON-RPC error in the body of a refusal.
+pub struct RpcError {
+    /// The line for the caller, without its end.
+    pub line: Bytes,
+    /// Whether the body named the request, and not just the connection.
+    pub names_request: bool,
+    /// Its code; 0 where it has none.
+    pub code: i64,
+    /// Its message.
+    pub message: String,
+}
+
+/// Reads the body of a refusal. One that names no request is given the request's id.
+pub fn rpc_error(body: &Bytes, id: Option<&str>) -> Option<RpcError> {
+    let envelope = Envelope::read(body)?;
+    let error = envelope.error?;
+    let parts = ErrorParts::read(error)?;
+    let named = envelope.id.zip(id);
+    let names_request = named.is_some_and(|(theirs, ours)| same(theirs.get(), ours));
+    let line = if names_request {
+        body.clone()
+    } else {
+        let (id, error) = (id.unwrap_or("null"), error.get());
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#).into()
+    };
+    Some(RpcError {
+        line,
+        names_request,
+        code: parts.code,
+        message: parts.message,
+    })
+}
+
+/// What an error object says.
+pub struct ErrorParts {
+    /// 0 where it has none.
+    pub code: i64,
+    /// Empty where it has none.
+    pub message: String,
+}
+
+impl ErrorParts {
+    /// `None` for what is no error of JSON-RPC, such as OAuth's.
+    fn read(error: &RawValue) -> Option<Self> {
+        let [code, message] = last_members(error.get().as_bytes(), ["code", "message"])?;
+        let (code, message) = (code.and_then(owned::<i64>), message.and_then(text));
+        let is_error = code.is_some() || message.is_some();
+        is_error.then(|| Self {
+            code: code.unwrap_or_default(),
+            message: message.unwrap_or_default(),
+        })
+    }
+}
+
+/// The error that answers the request with this id.
+pub fn error_of(line: &[u8], id: &str) -> Option<ErrorParts> {
+    ErrorParts::read(answer(line, id)?.error?)
+}
+
+/// The id of a message that is an answer with an error.
+pub fn refused_id(line: &[u8]) -> Option<Box<str>> {
+    // Most messages are none, and are not read for this.
+    memchr::memmem::find(line, b"\"error\"")?;
+    let envelope = Envelope::read(line).filter(|envelope| envelope.error.is_some())?;
+    Some(envelope.id?.get().into())
+}
+
+/// One line of a message: newlines between its tokens become spaces. Inside strings JSON has them
+/// escaped.
+pub fn line(message: impl Into<Vec<u8>>) -> Bytes {
+    let mut line: Vec<u8> = message.into();
+    line.iter_mut()
+        .filter(|byte| matches!(byte, b'\n' | b'\r'))
+        .for_each(|byte| *byte = b' ');
+    line.push(b'\n');
+    line.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outgoing(text: &str) -> Outgoing {
+        Outgoing::read(Bytes::copy_from_slice(text.as_bytes())).expect(text)
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let request = outgoing(r#"{"id": "a\"b", "method":"tools\/call"}"#);
+        let expected = Kind::Request {
+            id: r#""a\"b""#.into(),
+            method: "tools/call".into(),
+        };
+        assert_eq!(request.kind, expected);
+        let cancel = r#"{"method":"notifications/cancelled","params":{"requestId":7}}"#;
+        assert_eq!(outgoing(cancel).kind, Kind::Cancel { id: "7".into() });
+        assert_eq!(outgoing(r#"{"id":1,"result":{}}"#).kind, Kind::Answer);
+        assert!(Outgoing::read(Bytes::from_static(b"hello")).is_none());
+    }
+
+    #[test]
+    fn a_revision_in_meta_makes_a_message_modern() {
+        let text = r#"{"id":1,"method":"resources/read","params":{"uri":"a:\u00e9","name":5,
+            "_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+        let modern = outgoing(text).modern.unwrap();
+        assert_eq!(modern.version, "2026-07-28");
+        assert_eq!(modern.name.as_deref(), Some("a:é"));
+        assert_eq!(
+            outgoing(r#"{"id":1,"method":"m","params":{"_meta":{}}}"#).modern,
+            None
+        );
+    }
+
+    #[test]
+    fn calls_are_not_idempotent() {
+        let of =
+            |method: &str| outgoing(&format!(r#"{{"id":1,"method":"{method}"}}"#)).is_idempotent();
+        assert!(of("tools/list") && of("initialize") && of("resources/read"));
+        assert!(!of("tools/call") && !of("tasks/cancel") && !of("subscriptions/listen"));
+    }
+
+    #[test]
+    fn answers_are_found_alone_and_in_batches() {
+        for id in ["\"7\"", "7.0", "7"] {
+            let twice = format!(r#"{{"jsonrpc":"2.0","jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
+            assert!(answers(twice.as_bytes(), "7"), "{id}");
+        }
+        assert!(answers(br#" [{"method":"n"},{"id":7,"error":{}}]"#, "7"));
+        assert!(!answers(br#"{"id":7,"method":"ping"}"#, "7"));
+        assert!(!answers(br#"{"id":8,"result":{}}"#, "7"));
+        for settled in [
+            r#"{"id":1,"result":{"protocolVersion":"2025-06-18"}}"#,
+            r#"[5,{"id":1,"result":{"protocolVersion":"2025-06-18"}}]"#,
+        ] {
+            let version = negotiated(settled.as_bytes(), "1");
+            assert_eq!(version.as_deref(), Some("2025-06-18"));
+        }
+    }
+
+    #[test]
+    fn errors_in_refusals_keep_their_bytes() {
+        let body = Bytes::from_static(br#"{"id":7,"error":{"code":-1,"message":"x", "y":1.0}}"#);
+        assert_eq!(rpc_error(&body, Some("7")).unwrap().line, body);
+        let named = rpc_error(&body, Some("8")).unwrap();
+        let expected = r#"{"jsonrpc":"2.0","id":8,"error":{"code":-1,"message":"x", "y":1.0}}"#;
+        assert_eq!(named.line, expected);
+        assert!(!named.names_request);
+        let oauth = Bytes::from_static(br#"{"error":"invalid_token"}"#);
+        assert!(rpc_error(&oauth, None).is_none());
+    }
+
+    #[test]
+    fn an_answer_without_an_id_answers_the_request_whose_body_it_is() {
+        for (body, expected) in [
+            (r#"{"id":null,"result":{}}"#, r#"{"id":7,"result":{}}"#),
+            (r#"{"error":{"code":1}}"#, r#"{"id":7,"error":{"code":1}}"#),
+            (r#"{"id":8,"result":{}}"#, r#"{"id":8,"result":{}}"#),
+            (r#"{"method":"n"}"#, r#"{"method":"n"}"#),
+            ("[]", "[]"),
+        ] {
+            assert_eq!(addressed(Bytes::from(body), "7"), expected);
+        }
+    }
+
+    #[test]
+    fn pretty_json_becomes_one_line() {
+        let flat = line(&b"{\r\n \"a\": \"x\\ny\"\n}"[..]);
+        assert_eq!(flat, &b"{   \"a\": \"x\\ny\" }\n"[..]);
+    }
+}

@@ -1,0 +1,317 @@
+//! Streamable HTTP: each message is a POST, each answer JSON or events.
+//!
+//! ```text
+//! fresh ── answer to initialize ──▶ settled ── initialized accepted ──▶ listening
+//!   │                                   └── refused ──▶ lost                └── refused ──▶ lost
+//!   ├── initialize refused: 400, 404 or 405 without JSON-RPC ──▶ the older transport
+//!   └── messages that name their revision themselves need no session
+//! ```
+//! What counts as "the session is lost" says `lost.rs`.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bridge_protocol::sse::Cursor;
+use bridge_protocol::utf8;
+use bytes::Bytes;
+use reqwest::{
+    Method, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    ToolSchema,
+    events::Events,
+    failure::Failure,
+    http::{Content, Http, Resend, content},
+    lost,
+    message::{self, Kind, Outgoing},
+    mirror::mirror,
+    pipe::{Flights, Input, Landed, Output, wind_up},
+};
+
+mod answer;
+mod listen;
+
+/// Bytes that are read of a refusal.
+const REFUSAL: usize = 256 * 1024;
+const SESSION: &str = "mcp-session-id";
+const VERSION: &str = "mcp-protocol-version";
+
+/// A conversation with one server.
+pub struct Streamable {
+    http: Http,
+    output: Output,
+    session: Mutex<Session>,
+    lost: CancellationToken,
+    /// A request was answered in the session.
+    proven: AtomicBool,
+    refused: Mutex<Option<Refused>>,
+    tool_schema: Option<ToolSchema>,
+}
+
+/// An `initialize` that was posted to something that is no Streamable HTTP, and what it said.
+pub type Refused = (Outgoing, Failure);
+
+/// What the server gave with its answer to `initialize`.
+#[derive(Default, Clone)]
+struct Session {
+    id: Option<HeaderValue>,
+    version: Option<HeaderValue>,
+}
+
+impl Streamable {
+    /// Nothing is sent before the first message.
+    pub fn new(http: Http, output: Output, tool_schema: Option<ToolSchema>) -> Arc<Self> {
+        Arc::new(Self {
+            http,
+            output,
+            session: Mutex::default(),
+            lost: CancellationToken::new(),
+            proven: AtomicBool::new(false),
+            refused: Mutex::default(),
+            tool_schema,
+        })
+    }
+
+    /// Carries messages until the bridge closes the pipe, or the server ends the session.
+    pub async fn serve(self: &Arc<Self>, input: &mut Input) {
+        let mut flights = Flights::default();
+        let mut listening = None;
+        let work = async {
+            loop {
+                tokio::select! {
+                    next = input.next() => match next {
+                        Some(message) => self.carry(message, &mut flights, &mut listening).await,
+                        None => break,
+                    },
+                    true = flights.land() => {}
+                }
+            }
+            flights.land_all().await;
+        };
+        let ended = self.lost.run_until_cancelled(work).await.is_some();
+        let is_older = || self.refused_lock().is_some();
+        if ended || is_older() {
+            return;
+        }
+        drop(listening);
+        let refusal = |id: &str| self.http.failed(&Failure::SessionLost, id);
+        wind_up(input, &mut flights, &self.output, refusal).await;
+    }
+
+    /// What is to be asked over the older transport instead, once.
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused_lock().take()
+    }
+
+    fn refused_lock(&self) -> MutexGuard<'_, Option<Refused>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the server that nobody comes back.
+    pub async fn say_goodbye(&self) {
+        let headers = self.session_headers();
+        if headers.contains_key(SESSION) && !self.lost.is_cancelled() {
+            let url = &self.http.url;
+            let sent = self
+                .http
+                .send(Method::DELETE, url, headers, Bytes::new(), Resend::Once);
+            if let Err(failure) = sent.await {
+                tracing::debug!(origin = self.http.origin(), %failure, "the session was not closed");
+            }
+        }
+    }
+
+    async fn carry(
+        self: &Arc<Self>,
+        message: Outgoing,
+        flights: &mut Flights,
+        listening: &mut Option<AbortOnDropHandle<()>>,
+    ) {
+        let this = self.clone();
+        match &message.kind {
+            Kind::Request { id, .. } => {
+                let (id, is_modern) = (id.clone(), message.modern.is_some());
+                flights.request(id, is_modern, async move { this.ask(message).await });
+            }
+            Kind::Cancel { id } => match flights.is_modern(id) {
+                // The end of the stream is the cancellation.
+                Some(true) => flights.cancel(id),
+                Some(false) => {
+                    let id = id.clone();
+                    flights.other(async move {
+                        this.tell(&message).await;
+                        Landed::Cancelled(id)
+                    });
+                }
+                // It was answered meanwhile.
+                None => {}
+            },
+            // What comes next may need that the server has heard it.
+            Kind::Notification { method } if &**method == "notifications/initialized" => {
+                if self.tell(&message).await && message.modern.is_none() {
+                    let listen = tokio::spawn(async move { this.listen().await });
+                    *listening = Some(AbortOnDropHandle::new(listen));
+                }
+            }
+            Kind::Notification { .. } | Kind::Answer => flights.other(async move {
+                this.tell(&message).await;
+                Landed::Done
+            }),
+        }
+    }
+
+    /// Sends what has no answer; true if it was accepted.
+    async fn tell(&self, message: &Outgoing) -> bool {
+        let failure = match self.post(message).await {
+            Ok(response) if response.status().is_success() => return true,
+            Ok(response) => match self.refusal(response, message).await {
+                Refusal::Rpc(_) => return false,
+                Refusal::Failure(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        let method = message.method().unwrap_or("an answer");
+        tracing::debug!(origin = self.http.origin(), method, %failure, "a message was not accepted");
+        self.note(&failure);
+        false
+    }
+
+    /// Sends a request; in the end there is a line for it.
+    async fn ask(&self, message: Outgoing) {
+        let id = message.id().unwrap_or("null");
+        let failure = match self.post(&message).await {
+            Ok(response) if response.status().is_success() => {
+                match self.answer(response, &message, id).await {
+                    Ok(()) if message.method() == Some("initialize") => return,
+                    Ok(()) => return self.proven.store(true, Ordering::Relaxed),
+                    Err(failure) => failure,
+                }
+            }
+            Ok(response) => match self.refusal(response, &message).await {
+                Refusal::Rpc(line) => return self.output.line(line).await,
+                Refusal::Failure(failure) if is_older(&message, &failure) => {
+                    *self.refused_lock() = Some((message, failure));
+                    return self.lost.cancel();
+                }
+                Refusal::Failure(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        // Before its sender hears of it, who may come again at once.
+        self.note(&failure);
+        self.output.line(self.http.failed(&failure, id)).await;
+    }
+
+    async fn post(&self, message: &Outgoing) -> Result<Response, Failure> {
+        let mut headers = match &message.modern {
+            Some(modern) => {
+                let called = modern
+                    .name
+                    .as_deref()
+                    .filter(|_| modern.arguments.is_some());
+                let find = self.tool_schema.as_ref();
+                let schema = called.and_then(|tool| find.and_then(|find| find(tool)));
+                let mut headers = HeaderMap::new();
+                mirror(&mut headers, message, modern, schema.as_ref());
+                headers
+            }
+            None if message.method() == Some("initialize") => HeaderMap::new(),
+            None => self.session_headers(),
+        };
+        let accepted = HeaderValue::from_static("application/json, text/event-stream");
+        headers.insert(ACCEPT, accepted);
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(CONTENT_TYPE, json);
+        self.http.company().add_to(&mut headers, message.id());
+        let resend = if message.is_idempotent() {
+            Resend::Once
+        } else {
+            Resend::Never
+        };
+        let (url, body) = (&self.http.url, message.body.clone());
+        self.http
+            .send(Method::POST, url, headers, body, resend)
+            .await
+    }
+
+    /// Reads why the server refused.
+    async fn refusal(&self, response: Response, message: &Outgoing) -> Refusal {
+        let (status, id) = (response.status(), message.id());
+        let in_session = self.is_in_session(message);
+        let limit = REFUSAL.min(self.http.limit());
+        let body = self.http.body(response, limit).await.unwrap_or_default();
+        let body = utf8(body);
+        let error = message::rpc_error(&body, id);
+        let is_about_session = lost::by_refusal(status, &body, error.as_ref());
+        // What was good for the session before: a new one finds out whether it is at fault.
+        let is_stale = status == StatusCode::UNAUTHORIZED
+            && self.proven.load(Ordering::Relaxed)
+            && !self.http.company().has_credentials(id);
+        // Within a session a 403 is about one request, and the server's words are worth having.
+        let is_about_credentials =
+            status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && !in_session;
+        match error {
+            _ if in_session && is_about_session => Refusal::Failure(Failure::SessionLost),
+            _ if in_session && is_stale => Refusal::Failure(Failure::Unauthorized),
+            // About the bridge's credentials, and so ours to explain.
+            _ if is_about_credentials => Refusal::Failure(Failure::Status(status)),
+            Some(error) => Refusal::Rpc(message::line(error.line)),
+            None => Refusal::Failure(Failure::Status(status)),
+        }
+    }
+
+    /// A session that is lost ends the pipe.
+    fn note(&self, failure: &Failure) {
+        if failure.ends_session() {
+            self.lost.cancel();
+        }
+    }
+
+    /// Whether a message goes to a session of the server's: one that opens another, or names its revision
+    /// itself, goes to none.
+    fn is_in_session(&self, message: &Outgoing) -> bool {
+        let opens = message.method() == Some("initialize");
+        !opens && message.modern.is_none() && self.session().id.is_some()
+    }
+
+    fn session(&self) -> Session {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        session.clone()
+    }
+
+    fn settle(&self, change: impl FnOnce(&mut Session)) {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut session);
+    }
+
+    fn session_headers(&self) -> HeaderMap {
+        let session = self.session();
+        let pairs = [(SESSION, session.id), (VERSION, session.version)];
+        pairs
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.parse().ok()?, value?)))
+            .collect()
+    }
+}
+
+/// What the specification tells clients to take for a server of the older transport.
+fn is_older(message: &Outgoing, failure: &Failure) -> bool {
+    let signs = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::NOT_FOUND,
+        StatusCode::METHOD_NOT_ALLOWED,
+    ];
+    let opens = message.method() == Some("initialize") && message.modern.is_none();
+    opens && matches!(failure, Failure::Status(status) if signs.contains(status))
+}
+
+enum Refusal {
+    /// The server's own error, as a line.
+    Rpc(Bytes),
+    Failure(Failure),
+}

@@ -1,0 +1,411 @@
+//! Several bridges on one jobs folder: a request that belongs to another one goes there.
+//!
+//! ```text
+//! client ──▶ any replica ──▶ the one that holds the chat's lease          [`Hop::Lease`]
+//!                       └──▶ the one that made the protocol session  ──▶  the one with the lease
+//!                            or parked the call                [`Hop::Session`]
+//! ```
+//! A request that came by a lease never goes on, and one that came by a session only by a lease:
+//! there are no loops. It travels within an encrypted connection whose both ends have proven that they
+//! hold the key that all replicas share ([`channel`]), and carries an [`Envelope`]: who calls, as the
+//! first replica proved it. Records and leases in the jobs folder are not believed so far: they say
+//! where to ask, and who does not prove the key there gets nothing. Answers come back byte by byte, as
+//! they are written; who hangs up at one end hangs up at the other.
+
+mod address;
+mod channel;
+mod envelope;
+mod forward;
+mod guest;
+mod key;
+mod payload;
+mod run;
+mod tls;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::http::HeaderValue;
+use bridge_model::{Caller, Guest, Hop};
+use bridge_state::{InstanceId, LeaseError, Others, Peer, Store, StoreError};
+use futures_util::future::join_all;
+use rustls::ServerConfig;
+use tokio::sync::watch;
+
+use crate::{
+    call::CallError,
+    config::{Mode, Settings},
+    session::{Place, SessionError, Sessions},
+    telemetry::Metrics,
+};
+
+pub use address::reachable_at;
+pub use channel::{OverChannel, is_asked_for, switching};
+use envelope::Envelope;
+pub use envelope::{PEER_HEADER, Refused};
+pub use forward::{Forward, again};
+pub use guest::{Abroad, Homed};
+pub use key::PeerKey;
+pub use payload::{Payload, Spooled};
+pub use run::Routed;
+pub use tls::{Fingerprint, fingerprint, origin};
+
+/// What a bridge knows of the others.
+pub struct Replicas {
+    key: PeerKey,
+    client: channel::PeerClient,
+    certificates: tls::Known,
+    store: Arc<Store>,
+    sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
+    path_prefix: String,
+    /// How long a call waits for a replica that does not answer to be taken for dead.
+    silence: Duration,
+    /// How long a call waits for one that is about to end.
+    patience: Duration,
+    others: watch::Sender<Arc<[Peer]>>,
+    known: Mutex<Known>,
+    draining: AtomicBool,
+    next: AtomicUsize,
+}
+
+/// What the folder says of the others, and what they have proven.
+#[derive(Default)]
+struct Known {
+    seen: Others,
+    /// Those that hold the peer key.
+    proven: HashSet<InstanceId>,
+    /// What those say that do not.
+    unproven: HashMap<InstanceId, String>,
+}
+
+/// Said where several bridges run.
+const KEY_IN_FOLDER: &str = "several bridges share the jobs folder, and their peer key lies in it, where \
+    a malicious server could read it and speak for any user: set the same MCPO_PEER_KEY for all of \
+    them (see \"Between bridges\" in docs/security.md)";
+
+/// A request belongs elsewhere.
+#[derive(Debug, Clone)]
+pub struct Elsewhere {
+    /// To whom.
+    pub to: InstanceId,
+    /// Where that is; none where nobody can reach it.
+    pub address: Option<String>,
+    /// It is about to end: its leases come free as its calls end.
+    pub draining: bool,
+    /// By what the request belongs there.
+    pub hop: Hop,
+    /// The protocol session that goes with it, where that is ours.
+    pub guest: Option<Arc<Guest>>,
+}
+
+impl Replicas {
+    /// Nobody is known before the first [`Self::watch`].
+    pub fn new(
+        settings: &Settings,
+        key: PeerKey,
+        store: Arc<Store>,
+        sessions: Arc<Sessions>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let ttl = store.instance().ttl();
+        let certificates = tls::Known::default();
+        Self {
+            client: channel::client(&key, &certificates),
+            key,
+            certificates,
+            store,
+            sessions,
+            metrics,
+            path_prefix: settings.listen.path_prefix.clone(),
+            silence: ttl * 3 / 2 + Duration::from_secs(2),
+            patience: settings.limits.queue_timeout,
+            others: watch::Sender::new(Arc::from([])),
+            known: Mutex::default(),
+            draining: AtomicBool::new(false),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Looks who is there, so that silence is noticed in time. Blocks on the disk.
+    pub fn watch(&self) -> Result<(), StoreError> {
+        let seen = self.store.watch()?;
+        let mut known = self.known();
+        let is_there = |id: &InstanceId| seen.peers.iter().any(|peer| peer.instance == *id);
+        known.proven.retain(is_there);
+        known.unproven.retain(|id, _| is_there(id));
+        known.seen = seen;
+        self.believe(&known);
+        Ok(())
+    }
+
+    /// Lets those prove themselves that were seen and have not yet. Until then they are not among
+    /// [`Self::others`]: anything that writes in the jobs folder can make a record.
+    pub async fn prove(&self) {
+        let strangers: Vec<Peer> = {
+            let known = self.known();
+            let peers = known.seen.peers.iter();
+            let strangers = peers.filter(|peer| !known.proven.contains(&peer.instance));
+            strangers.cloned().collect()
+        };
+        join_all(strangers.iter().map(|peer| self.challenge(peer))).await;
+    }
+
+    fn has_proven(&self, id: InstanceId) {
+        let mut known = self.known();
+        known.unproven.remove(&id);
+        if known.proven.insert(id) {
+            self.believe(&known);
+        }
+    }
+
+    fn has_not_proven(&self, id: InstanceId, address: &str, why: &str) {
+        let address = self.certificates.way(address);
+        let text = format!(
+            "a record in the jobs folder names another bridge ({id}, {address}), to which nothing is \
+             sent: {why}; all bridges on a jobs folder need the same MCPO_PEER_KEY and the same version"
+        );
+        let mut known = self.known();
+        if known.proven.remove(&id) {
+            self.believe(&known);
+        }
+        if known.unproven.insert(id, text.clone()).is_none() {
+            tracing::warn!("{text}");
+        }
+    }
+
+    fn believe(&self, known: &Known) {
+        let peers = known.seen.peers.iter();
+        let believed = peers.filter(|peer| known.proven.contains(&peer.instance));
+        let believed: Vec<Peer> = believed.cloned().collect();
+        self.others.send_if_modified(|others| {
+            let new = **others != *believed;
+            if new {
+                *others = believed.into();
+            }
+            new
+        });
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that take calls and have proven that they hold the peer key, without this one.
+    pub fn others(&self) -> Arc<[Peer]> {
+        self.others.borrow().clone()
+    }
+
+    /// How many there are that may take chats over when this one falls silent, as far as the folder
+    /// says: also those that cannot be reached, are about to end or have proven nothing.
+    pub fn neighbours(&self) -> usize {
+        self.known().seen.alive
+    }
+
+    /// Whether there is one, by its record, that takes calls; it need not have proven itself yet.
+    pub fn may_have_others(&self) -> bool {
+        !self.known().seen.peers.is_empty()
+    }
+
+    /// What operators should know.
+    pub fn warnings(&self) -> Vec<String> {
+        let known = self.known();
+        let mut warnings: Vec<String> = known.unproven.values().cloned().collect();
+        warnings.sort();
+        if known.seen.alive > 0 && self.key.is_in_jobs_folder() {
+            warnings.push(KEY_IN_FOLDER.to_owned());
+        }
+        warnings
+    }
+
+    /// What who connects as another bridge has to prove, and is shown.
+    pub fn proof(&self) -> Arc<ServerConfig> {
+        self.key.server()
+    }
+
+    /// Whether nobody else works on the folder, by a look at this moment: one that has just started
+    /// may hold a chat already.
+    pub async fn is_alone(&self) -> bool {
+        if self.may_have_others() {
+            return false;
+        }
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || store.watch()).await;
+        matches!(found, Ok(Ok(others)) if others.peers.is_empty())
+    }
+
+    /// From now on what is new goes to others, where there are any.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this bridge is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Opens the place of a call here, or says where it belongs. A place that cannot be opened for
+    /// another reason is left for the call itself to fail at.
+    pub async fn enter(
+        &self,
+        caller: &Caller,
+        mode: Mode,
+        place: &mut Place,
+    ) -> Result<(), Elsewhere> {
+        if self.is_draining() {
+            return self.leave(caller, mode, place).await;
+        }
+        if mode != Mode::Stateful {
+            return Ok(());
+        }
+        let opened = self.sessions.open_ahead(place, &caller.principal).await;
+        match opened {
+            Err(SessionError::Lease(held)) => elsewhere(held).map_or(Ok(()), Err),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a chat's calls run now, if that is elsewhere; takes nothing. For what comes before a
+    /// chat's first call.
+    pub async fn look(&self, caller: &Caller, mode: Mode, place: &Place) -> Result<(), Elsewhere> {
+        if caller.hop().is_some() {
+            return Ok(());
+        }
+        if self.is_draining() {
+            return self.leave(caller, mode, place).await;
+        }
+        if mode != Mode::Stateful {
+            return Ok(());
+        }
+        self.holder(place).await.map_or(Ok(()), Err)
+    }
+
+    /// A bridge that is about to end opens nothing: the holder gets it, or anybody else.
+    async fn leave(&self, caller: &Caller, mode: Mode, place: &Place) -> Result<(), Elsewhere> {
+        if mode == Mode::Stateful
+            && let Some(held) = self.holder(place).await
+        {
+            return Err(held);
+        }
+        if caller.hop() == Some(Hop::Lease) && mode != Mode::Stateful {
+            return Ok(());
+        }
+        // With nobody else there, work goes on as long as it can.
+        self.another().map_or(Ok(()), Err)
+    }
+
+    /// Another bridge for a request that has come to this one first, where this one does not know
+    /// yet what its servers offer.
+    pub fn anyone_for(&self, caller: &Caller) -> Option<Elsewhere> {
+        caller.hop().is_none().then(|| self.another()).flatten()
+    }
+
+    /// The others in turn.
+    fn another(&self) -> Option<Elsewhere> {
+        let others = self.others();
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        let peer = others.get(next % others.len().max(1))?;
+        Some(Elsewhere {
+            to: peer.instance,
+            address: Some(peer.address.clone()),
+            draining: false,
+            hop: Hop::Lease,
+            guest: None,
+        })
+    }
+
+    async fn holder(&self, place: &Place) -> Option<Elsewhere> {
+        let (store, key) = (self.store.clone(), place.key);
+        let look = move || match store.lookup(&key)? {
+            Some(job) => store.check_elsewhere(&job),
+            None => Ok(()),
+        };
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Err(held)) => elsewhere(held),
+            _ => None,
+        }
+    }
+
+    /// The replica that an id names. `None` where it has ended, and what it knew with it.
+    pub async fn home(&self, id: InstanceId) -> Option<Elsewhere> {
+        let store = self.store.clone();
+        let look = move || store.is_alive(id).then(|| store.peer(id));
+        let peer = tokio::task::spawn_blocking(look).await.ok().flatten()?;
+        Some(Elsewhere {
+            to: id,
+            address: peer.map(|peer| peer.address),
+            draining: false,
+            hop: Hop::Session,
+            guest: None,
+        })
+    }
+
+    /// Reads the envelope of a request that another replica has sent here.
+    pub fn read(&self, value: &HeaderValue) -> Result<Caller, Refused> {
+        Envelope::read(value, self.own())
+    }
+
+    /// What other replicas know this one by.
+    pub fn own(&self) -> InstanceId {
+        self.store.instance().id()
+    }
+
+    /// Waits until a replica has ended or fallen silent.
+    async fn gone(&self, id: InstanceId) {
+        let mut others = self.others.subscribe();
+        loop {
+            let store = self.store.clone();
+            // Whoever drains is no longer among those who take calls, and yet answers.
+            let alive = tokio::task::spawn_blocking(move || store.is_alive(id)).await;
+            if matches!(alive, Ok(false)) {
+                return;
+            }
+            let look = tokio::time::sleep(self.store.instance().renew_every());
+            tokio::select! {
+                _ = others.changed() => {}
+                () = look => {}
+            }
+        }
+    }
+}
+
+fn elsewhere(error: LeaseError) -> Option<Elsewhere> {
+    match error {
+        LeaseError::Elsewhere {
+            instance,
+            address,
+            draining,
+        } => Some(Elsewhere {
+            to: instance,
+            address,
+            draining,
+            hop: Hop::Lease,
+            guest: None,
+        }),
+        LeaseError::Store(_) => None,
+    }
+}
+
+impl Elsewhere {
+    /// The call's error, where the other could not be asked; nothing was done.
+    pub fn unreachable(&self, why: Option<&str>) -> CallError {
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        CallError::Elsewhere(format!(
+            "this chat runs on another bridge ({}), which cannot be reached now{why}; the call was not \
+             begun",
+            self.to
+        ))
+    }
+}
+
+impl From<&Elsewhere> for CallError {
+    fn from(elsewhere: &Elsewhere) -> Self {
+        elsewhere.unreachable(None)
+    }
+}

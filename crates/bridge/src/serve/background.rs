@@ -1,0 +1,214 @@
+//! What runs beside the calls: clean-up, heartbeats, reloads.
+
+use std::{sync::Arc, time::Duration};
+
+use bridge_model::BootTime;
+use bridge_state::{Clocks, TOMBSTONE};
+use jiff::Timestamp;
+use tokio::{
+    sync::{Notify, broadcast::error::RecvError},
+    task::JoinSet,
+};
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{leash::Leash, reload};
+use crate::app::App;
+
+/// Until children were measured, the limit on them is looked at this often.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the jobs folder and the machine's limits are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The running tasks.
+pub struct Background(JoinSet<()>);
+
+/// Starts them all.
+pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
+    let mut tasks = JoinSet::new();
+    let ttl = app.store.instance().ttl();
+    let engine = app.engine.clone();
+    tasks.spawn(async move { engine.children.sweep_strays().await });
+    let engine = app.engine.clone();
+    tasks.spawn(async move { engine.sessions.keep_house().await });
+    let pool = app.engine.sessions.pool.clone();
+    tasks.spawn(async move { pool.fill().await });
+    tasks.spawn(collect(app.clone()));
+    let (leash, renewed) = (Arc::new(Leash::new(ttl)), Arc::new(Notify::new()));
+    tasks.spawn(beat(app.clone(), leash.clone(), renewed.clone()));
+    tasks.spawn(check_leases(app.clone(), renewed));
+    tasks.spawn(watch(app.clone(), leash));
+    tasks.spawn(reload::watch(app.clone(), hangups));
+    tasks.spawn(measure(app.clone()));
+    tasks.spawn(announce(app.clone()));
+    tasks.spawn(look_after(app.clone()));
+    Background(tasks)
+}
+
+impl Background {
+    /// Runs one more beside them.
+    pub fn also(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task);
+    }
+
+    /// Waits for one of them to panic; they do not end by themselves.
+    pub async fn broken(&mut self) -> String {
+        loop {
+            match self.0.join_next().await {
+                Some(Err(error)) if error.is_panic() => {
+                    return format!("a task in the background has ended: {error}");
+                }
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends them.
+    pub async fn stop(mut self) {
+        self.0.shutdown().await;
+    }
+}
+
+/// Expired links and workspaces, at the start and then on the timer.
+async fn collect(app: Arc<App>) {
+    let clocks = Clocks {
+        retention: app.settings.files.retention,
+        tombstone: TOMBSTONE,
+    };
+    let mut timer = tokio::time::interval(app.settings.stateful.cleanup_interval);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let (store, installer) = (app.store.clone(), app.installer.clone());
+        let disk = app.engine.disk.clone();
+        let round = move || {
+            let mut report = store.collect_due(&clocks);
+            disk.counted(std::mem::take(&mut report.usage));
+            installer.keep_house(report.held_back.is_none());
+            report
+        };
+        let Ok(report) = tokio::task::spawn_blocking(round).await else {
+            continue;
+        };
+        for error in &report.errors {
+            tracing::warn!(%error, "not cleaned");
+        }
+        tracing::debug!(
+            links = report.ended_links,
+            workspaces = report.removed_jobs,
+            kept = report.leased_jobs,
+            "cleaned"
+        );
+        app.metrics
+            .gc_removed(report.ended_links + report.removed_jobs);
+        if let Some(why) = report.held_back {
+            tracing::debug!(why, "nothing was cleaned for its age");
+            let soon = app.store.instance().renew_every();
+            timer.reset_after(soon.min(app.settings.stateful.cleanup_interval));
+        }
+    }
+}
+
+/// Tells the others that this bridge lives. What was really written lengthens its children's leash.
+async fn beat(app: Arc<App>, leash: Arc<Leash>, renewed: Arc<Notify>) {
+    let every = app.store.instance().renew_every();
+    let mut timer = tokio::time::interval(every);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let (store, sent) = (app.store.clone(), BootTime::now());
+        let renew = move || store.renew(Timestamp::now());
+        let failed = match tokio::task::spawn_blocking(renew).await {
+            Ok(Ok(())) => {
+                app.engine.children.leash(leash.confirm(sent));
+                None
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = &failed {
+            tracing::warn!(%error, "the heartbeat was not written: other replicas may take over");
+        }
+        app.condition.note_heartbeat(failed);
+        renewed.notify_one();
+    }
+}
+
+/// Sees after each renewal whether the others believed this bridge alive all the time. Beside the
+/// renewals, which must not wait for it: it reads as many leases as chats are open.
+async fn check_leases(app: Arc<App>, renewed: Arc<Notify>) {
+    loop {
+        renewed.notified().await;
+        app.engine.sessions.check_leases().await;
+    }
+}
+
+/// Clients with a session hear of lists that changed without their own child's doing.
+async fn announce(app: Arc<App>) {
+    let mut news = app.catalog.news();
+    loop {
+        match news.recv().await {
+            Ok(news) => app.mcp.announce(&news),
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Looks after the others, often enough that silence counts from its beginning.
+async fn watch(app: Arc<App>, leash: Arc<Leash>) {
+    let mut timer = tokio::time::interval(app.store.instance().renew_every() / 2);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut known = 0;
+    let mut proving = AbortOnDropHandle::new(tokio::spawn(async {}));
+    loop {
+        timer.tick().await;
+        let looker = app.clone();
+        let look = move || looker.replicas.watch();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
+            tracing::warn!(%error, "other bridges on the jobs folder cannot be seen");
+        }
+        if proving.is_finished() {
+            // Beside the looks, which have to be often: who does not answer takes its time.
+            let prover = app.clone();
+            proving = AbortOnDropHandle::new(tokio::spawn(async move {
+                prover.replicas.prove().await;
+            }));
+        }
+        // Alone, a bridge may be stopped as long as somebody likes. Any other may take over, also one
+        // that nobody reaches, or that is about to end.
+        let until = leash.neighbours(app.replicas.neighbours() > 0);
+        app.engine.children.leash(until);
+        let others = app.replicas.others().len();
+        if others != known {
+            known = others;
+            tracing::info!(others, "bridges that share the jobs folder");
+            if others > 0 {
+                app.replicas
+                    .warnings()
+                    .iter()
+                    .for_each(|warning| tracing::warn!("{warning}"));
+            }
+        }
+    }
+}
+
+/// What is wrong with the machine is in the log also where nobody asks for `/health`.
+async fn look_after(app: Arc<App>) {
+    let mut timer = tokio::time::interval(LOOK_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        app.condition.look().await;
+    }
+}
+
+async fn measure(app: Arc<App>) {
+    let mut timer = tokio::time::interval(MEASURE_EVERY);
+    loop {
+        timer.tick().await;
+        app.fit_memory();
+    }
+}

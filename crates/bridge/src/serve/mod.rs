@@ -1,0 +1,307 @@
+//! The life of the service: config → build → run → drain.
+//!
+//! ```text
+//! Running ──SIGTERM, SIGINT──▶ Handing over: new calls go to the other bridges on the folder, if any
+//!    Handing over ──noticed, and calls done──▶ Draining: no new calls, running ones finish
+//!    Draining ──done, or the grace is over──▶ Ending: children end, leases are given back ──▶ exit 0
+//!    any ──second signal──▶ exit at once; supervisors kill what is left
+//! ```
+
+mod background;
+mod certificate;
+mod channel;
+mod connections;
+mod leash;
+mod open;
+mod poll_again;
+mod reload;
+mod signals;
+mod tls;
+mod wire;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bridge_state::{Membership, Store, StoreError};
+use jiff::Timestamp;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    app::App,
+    config::{self, ConfigError, Settings},
+    http, limits,
+    replicas::{is_asked_for, origin, reachable_at},
+};
+
+use channel::Channels;
+use open::Limits;
+use signals::Signals;
+
+/// Of the connections, an eighth may be new ones of one address; at least and at most so many.
+const MIN_NEW: usize = 16;
+const MAX_NEW: usize = 256;
+/// For how long a port that is taken is tried again, and how often.
+const PORT_TAKEN: Duration = Duration::from_secs(5);
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// How long answers may take to leave after the grace.
+const LINGER: Duration = Duration::from_secs(1);
+/// Bounds the end of all children: the longest `before_end`, and twice the kill grace.
+const END_TIME: Duration = Duration::from_secs(60);
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The server file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The jobs folder.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The address.
+    #[error("cannot listen on {host}:{port}: {error} (MCPO_HOST, MCPO_PORT)")]
+    Listen {
+        /// As configured.
+        host: String,
+        /// As configured.
+        port: u16,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The certificate or its key.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// A task that should run until the bridge stops has panicked: without it the bridge would serve
+    /// nobody, or forget what it has to do.
+    #[error("{0}; the bridge ends, since it cannot go on without it")]
+    Broken(String),
+    /// Signals, or the file for the port.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// As asked.
+    Cleanly,
+    /// By a second signal.
+    AtOnce,
+}
+
+/// Serves until a signal ends it. `port_file` gets the address that was bound, for tests and
+/// scripts that ask for port 0.
+pub async fn serve(
+    mut settings: Settings,
+    port_file: Option<PathBuf>,
+) -> Result<Ended, ServeError> {
+    let mut signals = Signals::new()?;
+    let config = config::servers(&settings)?;
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let misspelt = config::misspelt_variables(variables);
+    settings.warnings.extend(misspelt);
+    let tls = settings.listen.tls.as_ref().map(tls::Acceptor::load);
+    let tls = tls.transpose()?;
+    let listener = listen(&settings).await?;
+    let address = listener.local_addr()?;
+    settings.listen.bound_to(address.port());
+    let reachable = reachable_at(settings.replicas.address.as_ref(), address);
+    let certificate = tls.as_ref().map(tls::Acceptor::fingerprint);
+    let membership = Membership {
+        address: reachable
+            .as_deref()
+            .map(|address| origin(address, certificate)),
+        ttl: settings.replicas.lease_ttl,
+        mends_leases: true,
+    };
+    let unfit = limits::fit_connections(&mut settings);
+    settings.warnings.extend(unfit);
+    let store = Store::open(&settings.jobs_dir, &membership, Timestamp::now())?;
+    let app = App::new(settings, store, config)?;
+    app.replicas.watch()?;
+    let open_files = limits::raise_open_files();
+    tracing::debug!(?open_files, "limits");
+    app.fit_system(open_files);
+    for warning in app.warnings() {
+        tracing::warn!("{warning}");
+    }
+    app.apply(app.config()).await;
+    let mut background = background::start(&app, signals.hangups());
+    let tls = tls.map(watch::Sender::new);
+    let served = tls.as_ref().map(watch::Sender::subscribe);
+    if let (Some(files), Some(current)) = (app.settings.listen.tls.clone(), tls) {
+        background.also(certificate::watch(app.clone(), files, reachable, current));
+    }
+    if let Some(path) = port_file {
+        write_whole(&path, &format!("{address}\n"))?;
+    }
+    // Made here: what is wrong with it must not be found by a task beside this one.
+    let service = Arc::new(http::Service::new(&app));
+    tracing::info!(%address, servers = app.config().servers.len(), "serving");
+    let mut server = tokio::spawn(answer(app.clone(), service, listener, served));
+    tokio::select! {
+        () = signals.stop() => {}
+        ended = &mut server => return Err(ServeError::Broken(died(ended))),
+        why = background.broken() => return Err(ServeError::Broken(why)),
+    }
+    tracing::info!("stopping: running calls may finish; a second signal ends at once");
+    let until = Instant::now() + app.settings.limits.shutdown_grace;
+    let ended = async {
+        hand_over(&app, until).await;
+        app.engine.stopping.cancel();
+        drain(&app, server, until).await;
+    };
+    tokio::select! {
+        () = ended => {}
+        () = signals.stop() => {
+            app.store.leave();
+            return Ok(Ended::AtOnce);
+        }
+    }
+    background.stop().await;
+    app.condition.close().await;
+    app.store.leave();
+    tracing::info!("stopped");
+    Ok(Ended::Cleanly)
+}
+
+/// Why a task that should run until the bridge stops does not.
+fn died(ended: Result<(), tokio::task::JoinError>) -> String {
+    let why = ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned());
+    format!("the task that takes connections has ended: {why}")
+}
+
+/// Answers requests until the bridge stops, and then those that are under way.
+async fn answer(
+    app: Arc<App>,
+    service: Arc<http::Service>,
+    listener: TcpListener,
+    tls: Option<watch::Receiver<tls::Acceptor>>,
+) {
+    let listen = &app.settings.listen;
+    let most = listen.max_connections;
+    let limits = Limits {
+        most,
+        new_per_address: (most / 8).clamp(MIN_NEW, MAX_NEW),
+        head: listen.head_timeout,
+        body: listen.body_timeout,
+        idle: listen.keep_alive,
+    };
+    let answer = move |peer, request| {
+        let service = service.clone();
+        async move { service.answer(peer, request).await }
+    };
+    let stopping = app.engine.stopping.clone();
+    let channels = Channels::new(app.replicas.proof(), stopping.clone());
+    let open = channels.clone();
+    let service = move |peer, request| {
+        let (answer, open) = (answer.clone(), open.clone());
+        async move {
+            if is_asked_for(&request) {
+                return open.open(peer, request, answer);
+            }
+            answer(peer, request).await
+        }
+    };
+    connections::serve(listener, tls, limits, service, stopping).await;
+    channels.ended().await;
+}
+
+/// A process of a bridge that was killed a moment ago may still hold its listener: one that was about
+/// to become a supervisor, and has not executed it yet.
+async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
+    let (host, port) = (&settings.listen.host, settings.listen.port);
+    let until = Instant::now() + PORT_TAKEN;
+    let mut told = false;
+    loop {
+        let error = match TcpListener::bind((host.as_str(), port)).await {
+            Ok(listener) => {
+                // As many may wait to be accepted as the system allows (net.core.somaxconn): a burst of
+                // thousands then costs nobody his connection.
+                if let Err(error) = rustix::net::listen(&listener, i32::MAX) {
+                    tracing::debug!(%error, "the listener's queue stays as it is");
+                }
+                return Ok(listener);
+            }
+            Err(error) => error,
+        };
+        if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= until {
+            let host = host.clone();
+            return Err(ServeError::Listen { host, port, error });
+        }
+        if !std::mem::replace(&mut told, true) {
+            let seconds = PORT_TAKEN.as_secs();
+            tracing::info!(
+                port,
+                "the port is in use; it is tried again for {seconds} s"
+            );
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}
+
+/// Where other bridges share the folder: they get what comes from now on, and each chat as soon as
+/// no call of it runs here. Requests are still taken until balancers had time to notice.
+async fn hand_over(app: &Arc<App>, until: Instant) {
+    let looker = app.clone();
+    let look = move || looker.replicas.watch();
+    let _ = tokio::task::spawn_blocking(look).await;
+    app.replicas.prove().await;
+    if app.replicas.others().is_empty() {
+        return;
+    }
+    app.replicas.drain();
+    let store = app.store.clone();
+    let tell = move || store.drain(Timestamp::now());
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await {
+        tracing::warn!(%error, "the others do not learn that this bridge is about to end");
+    }
+    app.engine.sessions.drain();
+    app.engine.running.close();
+    let noticed = Instant::now() + app.settings.replicas.drain_delay;
+    tokio::time::sleep_until(noticed.min(until)).await;
+    let _ = timeout_at(until, app.engine.running.wait()).await;
+}
+
+/// Lets running calls and downloads finish within the grace, then ends every child.
+async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Instant) {
+    let engine = &app.engine;
+    engine.running.close();
+    let grace = app.settings.limits.shutdown_grace;
+    if timeout_at(until, engine.running.wait()).await.is_err() {
+        tracing::warn!(
+            ?grace,
+            "calls are still running; they are ended (MCPO_SHUTDOWN_GRACE)"
+        );
+        engine.ending.cancel();
+    }
+    // Downloads have the rest of the grace, and answers a moment to leave; what is open then ends
+    // with the process.
+    let _ = timeout_at(until.max(Instant::now() + LINGER), server).await;
+    engine.children.wake();
+    let ended = async {
+        engine.running.wait().await;
+        tokio::join!(engine.sessions.end_all(), engine.shared.end_all());
+        tokio::join!(app.installer.close(), app.catalog.close());
+        engine.children.none_left().await;
+    };
+    if tokio::time::timeout(END_TIME, ended).await.is_err() {
+        tracing::error!(
+            "some children would not end; their supervisors end them with this process"
+        );
+    }
+}
+
+/// Appears whole or not at all: whoever waits for the file reads all of it.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let staged = path.with_extension("tmp");
+    std::fs::write(&staged, text)?;
+    std::fs::rename(staged, path)
+}

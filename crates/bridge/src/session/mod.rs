@@ -1,0 +1,219 @@
+//! Sessions: a child bound to server + user + chat, in that chat's workspace.
+//!
+//! ```text
+//! (none) ──call──▶ Starting ──ready──▶ Busy ⇄ Idle ──idle, LRU, reload, shutdown──▶ Ending ──▶ (none)
+//!                      └── failed ──▶ (none) ◀── died, timed out ──┘
+//! ```
+//! Whatever ended a session, the next call in its chat starts another one in the same folder.
+//! No lock is held across a start but the chat's own order of calls.
+
+mod adopt;
+mod agenda;
+mod end;
+mod fence;
+mod open;
+mod place;
+mod pool;
+mod population;
+mod shared;
+mod start;
+mod workspace;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    time::Duration,
+};
+
+use bridge_model::{ServerName, WorkspaceKey};
+use bridge_state::{LeaseError, Store, StoreError};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    artifacts::{Limits, SnapshotError},
+    child::{ChildError, Children, Listener},
+    telemetry::Metrics,
+};
+
+use agenda::Agenda;
+use population::Population;
+
+pub use place::{Claim, Place, Wants};
+pub use pool::{Pool, PoolSettings, Spare};
+pub use shared::{SharedChild, SharedChildren};
+pub use start::{Found, Room, Start};
+use workspace::Ending;
+pub use workspace::{Class, Lent, Opened, Session, Turn, Workspace};
+
+/// A session of a caller without a chat ends after this long without a call.
+pub const ONE_CALL_IDLE: Duration = Duration::from_secs(60);
+
+/// Why a call got no session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The child failed.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The session id is not one that this caller was given.
+    #[error("no such session")]
+    Unknown,
+    /// Another replica works there.
+    #[error(transparent)]
+    Lease(LeaseError),
+    /// The folder failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The folder holds more than is looked at.
+    #[error(transparent)]
+    Files(#[from] SnapshotError),
+    /// All places for stateful processes are taken, and all of them work.
+    #[error("all {limit} stateful processes are busy (MCPO_STATEFUL_MAX_TOTAL_PROCESSES)")]
+    Full {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// All that one user may have work.
+    #[error(
+        "all {held} stateful processes that one user may have are busy \
+         (MCPO_STATEFUL_MAX_PROCESSES_PER_USER)"
+    )]
+    ShareFull {
+        /// How many he has.
+        held: usize,
+    },
+}
+
+impl SessionError {
+    /// Whether the system has no descriptors, processes or memory left for it.
+    pub fn is_lack_of_room(&self) -> bool {
+        match self {
+            Self::Child(error) => error.is_lack_of_room(),
+            Self::Store(error) => error.is_lack_of_descriptors(),
+            _ => false,
+        }
+    }
+}
+
+impl From<LeaseError> for SessionError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Store(error) => Self::Store(error),
+            elsewhere @ LeaseError::Elsewhere { .. } => Self::Lease(elsewhere),
+        }
+    }
+}
+
+/// What sessions are bounded by.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    /// Live stateful children.
+    pub max_total: usize,
+    /// Of one user, where that was said.
+    pub max_per_user: Option<usize>,
+    /// The longest time between two clean-ups.
+    pub cleanup_interval: Duration,
+    /// What a look through a folder may find.
+    pub snapshot: Limits,
+    /// What is kept ready.
+    pub pool: PoolSettings,
+}
+
+/// All sessions of this bridge.
+pub struct Sessions {
+    settings: SessionSettings,
+    children: Arc<Children>,
+    store: Arc<Store>,
+    workspaces: Mutex<HashMap<WorkspaceKey, Arc<Entry>>>,
+    population: Arc<Population>,
+    /// Children that are nobody's yet.
+    pub pool: Arc<Pool>,
+    /// Wakes the housekeeper: a session is idle, began or died, or a workspace is unused.
+    house: Notify,
+    /// What he looks at then.
+    agenda: Mutex<Agenda>,
+    /// Wakes those who wait for a place: a session may be idle now.
+    room: Notify,
+    /// Work that its caller cannot give up: a shutdown waits for it.
+    tasks: TaskTracker,
+    metrics: Arc<Metrics>,
+    listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
+    /// The bridge is about to end.
+    draining: AtomicBool,
+}
+
+/// A workspace being opened, used or closed.
+#[derive(Default)]
+struct Entry {
+    /// Held while the workspace is opened or closed.
+    gate: tokio::sync::Mutex<()>,
+    open: Mutex<Option<Arc<Workspace>>>,
+}
+
+impl Entry {
+    fn open(&self) -> std::sync::MutexGuard<'_, Option<Arc<Workspace>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sessions {
+    /// `listener` makes who hears the notifications of a server's children.
+    pub fn new(
+        settings: SessionSettings,
+        children: Arc<Children>,
+        store: Arc<Store>,
+        metrics: Arc<Metrics>,
+        listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
+    ) -> Self {
+        let population = Arc::new(Population::new(settings.max_total, settings.max_per_user));
+        let pool = Arc::new(Pool::new(
+            settings.pool.clone(),
+            children.clone(),
+            store.clone(),
+            metrics.clone(),
+            population.clone(),
+            listener.clone(),
+        ));
+        Self {
+            settings,
+            children,
+            store,
+            workspaces: Mutex::default(),
+            population,
+            pool,
+            house: Notify::new(),
+            agenda: Mutex::default(),
+            room: Notify::new(),
+            tasks: TaskTracker::new(),
+            metrics,
+            listener,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Live stateful children.
+    pub fn count(&self) -> usize {
+        self.workspaces()
+            .iter()
+            .map(|workspace| workspace.sessions().len())
+            .sum()
+    }
+
+    /// Lowers the limit on live children, or raises it again up to the one of the settings.
+    pub fn cap(&self, limit: usize) {
+        self.population.set_limit(limit);
+    }
+
+    /// The open workspaces.
+    fn workspaces(&self) -> Vec<Arc<Workspace>> {
+        let entries = self.entries();
+        let open = entries.values().filter_map(|entry| entry.open().clone());
+        open.collect()
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<WorkspaceKey, Arc<Entry>>> {
+        self.workspaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,27 @@
+//! What operators see of the bridge: its log, the audit lines and the metrics.
+//!
+//! One place each: log fields in `logs/line.rs`, audit fields in `audit.rs`, metric names in
+//! `metrics.rs`.
+
+mod audit;
+mod logs;
+mod metrics;
+mod request_id;
+
+pub use audit::{Action, AuditEvent, AuditFile, audit};
+pub use logs::{LogGuard, init, init_for_command};
+pub use metrics::{CONTENT_TYPE as METRICS_TYPE, ChildMode, Live, Metrics, Requested, ServerState};
+pub use request_id::{REQUEST_ID, RequestId, span, tied, within};
+
+/// The target of audit lines. It passes the filter at every level.
+pub const AUDIT: &str = "audit";
+
+/// The word for a problem, as an extension on its answer: metrics count by it.
+#[derive(Debug, Clone, Copy)]
+pub struct ProblemKind(pub &'static str);
+
+use std::time::Duration;
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,31 @@
+//! The words of the product as types: who calls, which chat, which server, which folder. They are
+//! parsed once where a request, a file or a command line comes in, and never checked again inside.
+//!
+//! This crate must not know MCP, HTTP, processes or the jobs folder: every other crate imports it, and it
+//! imports none of ours.
+//!
+//! ```
+//! use bridge_model::{Principal, WorkspaceKey};
+//!
+//! let ann = Principal::User("ann".into());
+//! let bob = Principal::User("bob".into());
+//! // The key of a workspace is a hash of its user and chat: two users never share one.
+//! assert_eq!(WorkspaceKey::chat(&ann, "7f3a", None), WorkspaceKey::chat(&ann, "7f3a", None));
+//! assert_ne!(WorkspaceKey::chat(&ann, "7f3a", None), WorkspaceKey::chat(&bob, "7f3a", None));
+//! ```
+
+mod boot_time;
+mod ids;
+mod markup;
+mod principal;
+mod server_name;
+mod tenant;
+mod workspace_key;
+
+pub use boot_time::BootTime;
+pub use ids::{JobId, LinkToken, SessionId, hex};
+pub use markup::{link_text, plain_text};
+pub use principal::{Caller, Guest, Hop, Principal, UserInfo, UserToken};
+pub use server_name::ServerName;
+pub use tenant::Tenant;
+pub use workspace_key::WorkspaceKey;

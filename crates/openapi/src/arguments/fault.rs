@@ -1,0 +1,327 @@
+//! What is wrong with one argument, in the shape that mcpo (pydantic) gave it.
+
+use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    objection::{Objection, SHOWN, Union, shorten},
+    steps::Step,
+    unions::Unions,
+};
+
+/// Faults in one answer: a model needs the first few.
+const FAULTS: usize = 20;
+/// Of a value that fits no branch, or whose faults are too many to look for.
+const NO_FORM: &str = "Input matches none of the allowed forms";
+
+/// One entry of a 422 answer's `detail`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FieldFault {
+    /// A kind for programs: `missing`, `int_type`, `enum` …
+    pub r#type: String,
+    /// `"body"`, then keys and indexes down to the field.
+    pub loc: Vec<Value>,
+    /// For people and models.
+    pub msg: String,
+    /// What was sent there; of a large value its first 300 bytes, as text.
+    pub input: Value,
+}
+
+impl FieldFault {
+    /// The body cannot be read without doubt: a key twice, a number beyond all range, too deep.
+    pub(super) fn unreadable(error: &serde_json::Error) -> Self {
+        Self::new(
+            "json_invalid",
+            &[],
+            shorten(&error.to_string()),
+            &Value::Null,
+        )
+    }
+
+    /// No tool needs it, and a validator would need a deep stack.
+    pub(super) fn too_deep(limit: usize) -> Self {
+        let text = format!("Arguments should nest at most {limit} levels");
+        Self::new("too_deep", &[], text, &Value::Null)
+    }
+
+    /// Arguments are named, so the body must be an object.
+    pub(super) fn not_an_object(body: &Value) -> Self {
+        Self::new(
+            "dict_type",
+            &[],
+            "Input should be a JSON object".into(),
+            body,
+        )
+    }
+
+    /// The validator gave up before it knew.
+    pub(super) fn too_complex() -> Self {
+        let text = "Arguments take too much work to be checked against this tool's schema: \
+                    send fewer values in one call";
+        Self::new("too_complex", &[], text.into(), &Value::Null)
+    }
+
+    /// Where the faults are would take too much work to find out.
+    pub(super) fn unexplained() -> Self {
+        Self::new("union", &[], NO_FORM.into(), &Value::Null)
+    }
+
+    fn new(kind: &str, place: &[Step], msg: String, input: &Value) -> Self {
+        let steps = place.iter().map(|step| match step {
+            Step::Key(key) => shorten(key).into(),
+            Step::Index(index) => (*index).into(),
+        });
+        Self {
+            r#type: kind.into(),
+            loc: std::iter::once("body".into()).chain(steps).collect(),
+            msg,
+            input: excerpt(input),
+        }
+    }
+}
+
+/// The faults that stand for the objections, none twice.
+pub fn list(objections: &[Objection<'_>], unions: &Unions) -> Vec<FieldFault> {
+    let mut faults = Vec::new();
+    for objection in objections {
+        collect(objection, unions, &mut faults);
+        if faults.len() >= FAULTS {
+            break;
+        }
+    }
+    faults
+}
+
+fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFault>) {
+    let (place, input) = (&objection.place, objection.value);
+    match &objection.kind {
+        Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => return,
+        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+            for name in unexpected {
+                let input = input.get(name).unwrap_or(&Value::Null);
+                let text = "Extra inputs are not permitted".into();
+                let place = below(place, name);
+                add(
+                    faults,
+                    FieldFault::new("extra_forbidden", &place, text, input),
+                );
+            }
+            return;
+        }
+        Kind::Required { property } => {
+            let place = below(place, property.as_str().unwrap_or_default());
+            add(
+                faults,
+                FieldFault::new("missing", &place, "Field required".into(), input),
+            );
+            return;
+        }
+        _ => {}
+    }
+    let (kind, msg) = match objection.union() {
+        None => words(objection),
+        Some(Union::Several) => (
+            "oneOf".into(),
+            "Input matches more than one of the allowed forms, and is to match exactly one".into(),
+        ),
+        Some(union) => {
+            let context = unions.context(union, objection);
+            if let Some(meant) = meant_variant(objection, &context) {
+                for inner in meant {
+                    if faults.len() < FAULTS {
+                        collect(inner, unions, faults);
+                    }
+                }
+                return;
+            }
+            let expected = expected_types(objection, &context);
+            let msg = if expected.is_empty() {
+                NO_FORM.into()
+            } else {
+                format!("Input should be {}", expected.join(" or "))
+            };
+            ("union".into(), msg)
+        }
+    };
+    add(faults, FieldFault::new(&kind, place, msg, input));
+}
+
+fn below(place: &[Step], name: &str) -> Vec<Step> {
+    let inner = Step::Key(name.to_owned());
+    place.iter().cloned().chain([inner]).collect()
+}
+
+fn add(faults: &mut Vec<FieldFault>, fault: FieldFault) {
+    if faults.len() < FAULTS && !faults.contains(&fault) {
+        faults.push(fault);
+    }
+}
+
+/// The one variant whose type fits what was sent, or of those the one whose constants do, such as
+/// the `type` of a block: its objections say more than "none fits".
+fn meant_variant<'c, 'v>(
+    objection: &Objection<'_>,
+    context: &'c [Vec<Objection<'v>>],
+) -> Option<&'c [Objection<'v>]> {
+    let place = &objection.place;
+    let other_type =
+        |inner: &Objection<'_>| matches!(inner.kind, Kind::Type { .. }) && inner.place == *place;
+    let other_constant = |inner: &Objection<'_>| {
+        let constant = matches!(inner.kind, Kind::Constant { .. } | Kind::Enum { .. });
+        constant && inner.place.len() == place.len() + 1
+    };
+    let fitting = context
+        .iter()
+        .filter(|branch| !branch.iter().any(other_type))
+        .collect::<Vec<_>>();
+    if let [only] = *fitting {
+        return Some(only);
+    }
+    let mut named = fitting
+        .into_iter()
+        .filter(|branch| !branch.iter().any(other_constant));
+    match (named.next(), named.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    }
+}
+
+/// pydantic's kind and sentence where it has one, else the keyword's.
+fn words(objection: &Objection<'_>) -> (String, String) {
+    let (kind, msg) = match &objection.kind {
+        Kind::Type { kind } => return type_words(kind),
+        // The validator would quote the schema, which has marks of ours in it.
+        Kind::Not { .. } => ("not", "Input matches a form that is not allowed".into()),
+        Kind::Enum { options } => (
+            "enum",
+            format!("Input should be one of {}", excerpt_text(options)),
+        ),
+        Kind::Constant { expected_value } => (
+            "literal_error",
+            format!("Input should be {}", excerpt_text(expected_value)),
+        ),
+        Kind::Pattern { pattern } => (
+            "string_pattern_mismatch",
+            format!("String should match pattern '{}'", shorten(pattern)),
+        ),
+        Kind::Minimum { limit } => (
+            "greater_than_equal",
+            format!("Input should be greater than or equal to {limit}"),
+        ),
+        Kind::Maximum { limit } => (
+            "less_than_equal",
+            format!("Input should be less than or equal to {limit}"),
+        ),
+        Kind::ExclusiveMinimum { limit } => (
+            "greater_than",
+            format!("Input should be greater than {limit}"),
+        ),
+        Kind::ExclusiveMaximum { limit } => {
+            ("less_than", format!("Input should be less than {limit}"))
+        }
+        Kind::MinLength { limit } => (
+            "string_too_short",
+            format!("String should have at least {limit} characters"),
+        ),
+        Kind::MaxLength { limit } => (
+            "string_too_long",
+            format!("String should have at most {limit} characters"),
+        ),
+        Kind::MinItems { limit } => (
+            "too_short",
+            format!("List should have at least {limit} items"),
+        ),
+        Kind::MaxItems { limit } => (
+            "too_long",
+            format!("List should have at most {limit} items"),
+        ),
+        _ => return objection.words.clone(),
+    };
+    (kind.into(), msg)
+}
+
+fn type_words(kind: &TypeKind) -> (String, String) {
+    let names: Vec<&str> = match kind {
+        TypeKind::Single(one) => vec![one.as_str()],
+        TypeKind::Multiple(set) => set.iter().map(jsonschema::JsonType::as_str).collect(),
+    };
+    let kind = match *names {
+        ["string"] => "string_type",
+        ["integer"] => "int_type",
+        ["number"] => "float_type",
+        ["boolean"] => "bool_type",
+        ["array"] => "list_type",
+        ["object"] => "dict_type",
+        ["null"] => "none_required",
+        _ => "type",
+    };
+    let phrases: Vec<String> = names.iter().map(|name| with_article(name)).collect();
+    (
+        kind.into(),
+        format!("Input should be {}", phrases.join(" or ")),
+    )
+}
+
+fn expected_types(objection: &Objection<'_>, context: &[Vec<Objection<'_>>]) -> Vec<String> {
+    let mut expected: Vec<String> = Vec::new();
+    for inner in context.iter().flatten() {
+        let Kind::Type { kind } = &inner.kind else {
+            continue;
+        };
+        let (_, sentence) = type_words(kind);
+        let types = sentence.trim_start_matches("Input should be ").to_owned();
+        if inner.place == objection.place && !expected.contains(&types) {
+            expected.push(types);
+        }
+    }
+    expected
+}
+
+fn with_article(name: &str) -> String {
+    match name {
+        "null" => "null".into(),
+        "integer" | "array" | "object" => format!("an {name}"),
+        _ => format!("a {name}"),
+    }
+}
+
+/// The value itself where it is small, else the beginning of its text.
+fn excerpt(value: &Value) -> Value {
+    let mut left = SHOWN;
+    if small(value, &mut left) {
+        return value.clone();
+    }
+    match value {
+        Value::String(text) => shorten(text).into(),
+        Value::Array(items) => format!("a list of {} items", items.len()).into(),
+        Value::Object(members) => {
+            let names: Vec<&str> = members.keys().map(String::as_str).collect();
+            shorten(&format!("an object with {}", names.join(", "))).into()
+        }
+        _ => value.clone(),
+    }
+}
+
+fn small(value: &Value, left: &mut usize) -> bool {
+    let mut spend = |cost: usize| match left.checked_sub(cost) {
+        Some(rest) => {
+            *left = rest;
+            true
+        }
+        None => false,
+    };
+    match value {
+        Value::String(text) => spend(text.len() + 2),
+        Value::Array(items) => spend(2) && items.iter().all(|item| small(item, left)),
+        Value::Object(members) => {
+            let keys: usize = members.keys().map(|key| key.len() + 4).sum();
+            spend(keys + 2) && members.values().all(|item| small(item, left))
+        }
+        _ => spend(4),
+    }
+}
+
+fn excerpt_text(value: &Value) -> String {
+    shorten(&value.to_string())
+}

@@ -1,0 +1,217 @@
+//! Which exact correction answers a validation error, if any does.
+
+use std::collections::HashMap;
+
+use bridge_protocol::RawJson;
+use bytes::Bytes;
+use indexmap::IndexMap;
+use jsonschema::{
+    JsonType,
+    error::{TypeKind, ValidationErrorKind as Kind},
+};
+use serde_json::Value;
+
+use super::{
+    meter::spend,
+    objection::{Objection, Union},
+    steps::Step,
+    strict,
+    unions::Unions,
+};
+
+/// What happens at one place.
+#[derive(Debug, Clone)]
+pub enum Fix {
+    Drop,
+    /// The JSON as it was sent, and what it means.
+    Replace {
+        text: Box<str>,
+        value: Value,
+    },
+}
+
+/// Corrections by place.
+#[derive(Default)]
+pub struct Fixes(IndexMap<Vec<Step>, Fix>);
+
+impl IntoIterator for Fixes {
+    type Item = (Vec<Step>, Fix);
+    type IntoIter = indexmap::map::IntoIter<Vec<Step>, Fix>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// A keyword with branches, by its schema's place, and where in the value it objects.
+type Visit = (String, Vec<Step>);
+
+/// What answers an objection, if anything does.
+type Answered = Option<Vec<(Vec<Step>, Fix)>>;
+
+/// Looks for corrections of one value.
+pub struct Search<'e> {
+    unions: &'e Unions,
+    /// What answers the objection of a keyword with branches, if anything does: each is found out
+    /// once, as branches within branches lead to the same places again and again.
+    known: HashMap<Visit, Answered>,
+}
+
+impl Fixes {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn put(&mut self, place: Vec<Step>, fix: Fix) -> bool {
+        self.0.entry(place).or_insert(fix);
+        true
+    }
+}
+
+impl<'e> Search<'e> {
+    pub fn new(unions: &'e Unions) -> Self {
+        Self {
+            unions,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Adds what would answer `objection`; false where nothing exact does.
+    pub fn propose(&mut self, objection: &Objection<'_>, fixes: &mut Fixes) -> bool {
+        spend(1);
+        let place = &objection.place;
+        if let Kind::AdditionalProperties { unexpected }
+        | Kind::UnevaluatedProperties { unexpected } = &objection.kind
+        {
+            return drop_nulls(objection, unexpected, fixes);
+        }
+        match objection.value {
+            Value::Null if about_the_value(objection) => {
+                // A null in a list is an element; only a member can be left out.
+                let member = matches!(place.last(), Some(Step::Key(_)));
+                member && fixes.put(place.clone(), Fix::Drop)
+            }
+            Value::String(text) => match converted(text, &objection.kind) {
+                Some(fix) => fixes.put(place.clone(), fix),
+                None => self.variant(objection, fixes),
+            },
+            _ => self.variant(objection, fixes),
+        }
+    }
+
+    /// Takes the first variant whose every objection can be answered.
+    fn variant(&mut self, objection: &Objection<'_>, fixes: &mut Fixes) -> bool {
+        let Some(union @ Union::None(keyword, schema, _)) = objection.union() else {
+            return false;
+        };
+        let visit = (format!("{schema}/{keyword}"), objection.place.clone());
+        let known = if let Some(known) = self.known.get(&visit) {
+            known.clone()
+        } else {
+            let found = self.answer(union, objection);
+            self.known.insert(visit, found.clone());
+            found
+        };
+        let found = known.is_some();
+        for (place, fix) in known.into_iter().flatten() {
+            fixes.put(place, fix);
+        }
+        found
+    }
+
+    fn answer(&mut self, union: Union<'_>, objection: &Objection<'_>) -> Answered {
+        for branch in self.unions.context(union, objection) {
+            let mut trial = Fixes::default();
+            if !branch.is_empty() && branch.iter().all(|inner| self.propose(inner, &mut trial)) {
+                return Some(trial.into_iter().collect());
+            }
+        }
+        None
+    }
+}
+
+fn drop_nulls(objection: &Objection<'_>, names: &[String], fixes: &mut Fixes) -> bool {
+    let Value::Object(members) = objection.value else {
+        return false;
+    };
+    let nulls = names
+        .iter()
+        .filter(|name| members.get(*name) == Some(&Value::Null));
+    let mut all = 0;
+    for name in nulls {
+        let mut place = objection.place.clone();
+        place.push(Step::Key(name.clone()));
+        fixes.put(place, Fix::Drop);
+        all += 1;
+    }
+    all == names.len()
+}
+
+fn about_the_value(objection: &Objection<'_>) -> bool {
+    matches!(
+        objection.kind,
+        Kind::Type { .. } | Kind::Enum { .. } | Kind::Constant { .. } | Kind::FalseSchema
+    ) || matches!(objection.union(), Some(Union::None(..)))
+}
+
+/// What a string spells exactly, if the schema asks for that there.
+fn converted(text: &str, kind: &Kind) -> Option<Fix> {
+    let (spelled, value) = scalar(text).or_else(|| container(text, kind))?;
+    let wanted = match kind {
+        Kind::Type { kind } => {
+            let asked = |name| match kind {
+                TypeKind::Single(one) => *one == name,
+                TypeKind::Multiple(set) => set.contains(name),
+            };
+            match &value {
+                Value::Bool(_) => asked(JsonType::Boolean),
+                Value::Number(number) => {
+                    asked(JsonType::Number) || (asked(JsonType::Integer) && !number.is_f64())
+                }
+                Value::Array(_) => asked(JsonType::Array),
+                Value::Object(_) => asked(JsonType::Object),
+                _ => false,
+            }
+        }
+        Kind::Enum { options } => options
+            .as_array()
+            .is_some_and(|options| options.contains(&value)),
+        Kind::Constant { expected_value } => **expected_value == value,
+        _ => false,
+    };
+    wanted.then(|| Fix::Replace {
+        text: spelled.into(),
+        value,
+    })
+}
+
+/// A boolean or a number in JSON's own spelling, digits kept. Python's `True` is how small
+/// models spell it.
+fn scalar(text: &str) -> Option<(&str, Value)> {
+    match text {
+        "true" | "True" => return Some(("true", true.into())),
+        "false" | "False" => return Some(("false", false.into())),
+        _ => {}
+    }
+    // The parser would allow white space around it.
+    let number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit())
+        && text.ends_with(|c: char| c.is_ascii_digit());
+    let value: Value = serde_json::from_str(text).ok().filter(|_| number)?;
+    // Digits without a point that became a float did not fit: they stay text.
+    let whole = text
+        .bytes()
+        .all(|byte| byte == b'-' || byte.is_ascii_digit());
+    (!whole || !value.is_f64()).then_some((text, value))
+}
+
+/// A list or an object as JSON text, which models send where they were told of a list; read only
+/// where one is asked.
+fn container<'t>(text: &'t str, kind: &Kind) -> Option<(&'t str, Value)> {
+    let text = text.trim_matches([' ', '\t', '\n', '\r']);
+    if !matches!(kind, Kind::Type { .. }) || !text.starts_with(['[', '{']) {
+        return None;
+    }
+    // Paid as what it may become, before it is read.
+    spend(text.len() as u64 / 2);
+    let json = RawJson::parse(Bytes::copy_from_slice(text.as_bytes())).ok()?;
+    Some((text, strict::parse(&json).ok()?))
+}

@@ -1,0 +1,284 @@
+//! What a call's body must be: the tool's own schema decides, and what passes goes on as sent.
+//!
+//! Small models send `"5"` for 5 and `null` for "nothing". Only where validation fails, and only
+//! at the failing places, such values are exchanged for what they exactly mean.
+
+mod edits;
+mod fault;
+mod fixes;
+mod meter;
+mod objection;
+mod soundness;
+mod steps;
+mod strict;
+mod unions;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, OnceLock};
+
+use bridge_protocol::{RawJson, utf8};
+use bytes::Bytes;
+use jsonschema::Validator;
+use serde_json::Value;
+
+pub use fault::FieldFault;
+pub use meter::{Patience, Stopped};
+
+use self::{
+    edits::Edits,
+    fixes::{Fixes, Search},
+    meter::metered,
+    unions::Unions,
+};
+use super::schema::{Converted, deeper_than, request_schema_of};
+
+/// Corrections may uncover more: a variant is chosen, then its members are looked at.
+const ROUNDS: usize = 4;
+
+/// Levels of a body that is held against a schema; see `soundness` for why.
+const BODY_DEPTH: usize = 64;
+
+/// Bytes of a body that may be checked where the call is served.
+pub const BRIEF_BYTES: usize = 64 * 1024;
+/// Work of such a check: some milliseconds.
+const BRIEF_WORK: u64 = 20_000;
+/// Work of finding out whether a value fits: some seconds. The largest body against an ordinary
+/// schema takes a tenth.
+const DECIDING: u64 = 50_000_000;
+/// Work of a correction or an explanation, which also takes memory for each fault.
+const EXPLAINING: u64 = 600_000;
+
+/// How much a check may cost.
+#[derive(Debug, Clone)]
+pub struct Effort {
+    /// On a thread that others wait for.
+    brief: bool,
+    deciding: u64,
+    explaining: u64,
+    patience: Patience,
+}
+
+impl Effort {
+    /// What may be done on a thread that serves others too.
+    pub fn brief() -> Self {
+        Self {
+            brief: true,
+            deciding: BRIEF_WORK,
+            explaining: BRIEF_WORK,
+            patience: Patience::default(),
+        }
+    }
+
+    /// All that any check may cost, on a thread of its own.
+    pub fn whole(patience: Patience) -> Self {
+        Self {
+            brief: false,
+            deciding: DECIDING,
+            explaining: EXPLAINING,
+            patience,
+        }
+    }
+
+    fn decide(&self, check: impl FnOnce() -> bool) -> Result<bool, Stopped> {
+        metered(self.deciding, &self.patience, check)
+    }
+
+    fn explain<T>(&self, check: impl FnOnce() -> T) -> Result<T, Stopped> {
+        metered(self.explaining, &self.patience, check)
+    }
+
+    /// Whether a check that was stopped like this is over, and not only a part of it.
+    fn ends(&self, stopped: Stopped) -> bool {
+        self.brief || stopped != Stopped::Work
+    }
+}
+
+/// Why arguments are not passed on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unfit {
+    /// These fields are wrong.
+    Faults(Vec<FieldFault>),
+    /// There is no outcome: a brief check needs a whole one, or nobody waits for it any more.
+    Stopped(Stopped),
+}
+
+/// The compiled schema of one tool's arguments.
+pub struct ArgumentRules {
+    checker: Option<Checker>,
+    warning: Option<String>,
+}
+
+struct Checker {
+    validator: Validator,
+    /// With the counting keyword, and how many subschemas it has.
+    counted: (Value, usize),
+    unions: OnceLock<Option<Arc<Unions>>>,
+}
+
+/// Reads a request body as JSON; no body, or one of white space, is an empty object.
+pub fn read_body(body: Bytes) -> Result<RawJson, serde_json::Error> {
+    let body = utf8(body);
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return RawJson::parse(Bytes::from_static(b"{}"));
+    }
+    RawJson::parse(body)
+}
+
+impl ArgumentRules {
+    /// Compiles an `inputSchema`, without fetching anything. Where it cannot be used, what the
+    /// document shows of it is; where that cannot either, nothing is checked but that the body is an
+    /// object. `warning` then says why.
+    pub fn compile(schema: &Value) -> Self {
+        let reason = match Checker::compile(schema) {
+            Ok(checker) => {
+                return Self {
+                    checker: Some(checker),
+                    warning: None,
+                };
+            }
+            Err(reason) => reason,
+        };
+        let Converted { schema: shown, .. } = request_schema_of(schema);
+        let checker = Checker::compile(&shown).ok();
+        let warning = match checker {
+            Some(_) => format!(
+                "arguments are checked only as far as the OpenAPI document shows the schema: {reason}"
+            ),
+            None => format!("arguments are not validated: {reason}"),
+        };
+        Self {
+            checker,
+            warning: Some(warning),
+        }
+    }
+
+    /// What is wrong with the schema, if it is not checked as it stands.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// Whether a body may be checked with [`Effort::brief`].
+    pub fn may_be_brief(body: &RawJson) -> bool {
+        body.as_bytes().len() <= BRIEF_BYTES
+    }
+
+    /// The arguments to send: the very bytes of `body` where they are valid, else with exact
+    /// corrections at the failing places. `null` counts as `{}`. At most 20 faults.
+    pub fn check(&self, body: &RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
+        let fault = |fault| Unfit::Faults(vec![fault]);
+        let value = strict::parse(body).map_err(|error| fault(FieldFault::unreadable(&error)))?;
+        if value.is_null() {
+            return self.check(&RawJson::empty_object(), effort);
+        }
+        if !value.is_object() {
+            return Err(fault(FieldFault::not_an_object(&value)));
+        }
+        let Some(checker) = &self.checker else {
+            return Ok(body.clone());
+        };
+        if brackets(body) > BODY_DEPTH && deeper_than(&value, BODY_DEPTH) {
+            return Err(fault(FieldFault::too_deep(BODY_DEPTH)));
+        }
+        match effort.decide(|| checker.validator.is_valid(&value)) {
+            Ok(true) => Ok(body.clone()),
+            Ok(false) => checker.correct_or_explain(value, body, effort),
+            Err(stopped) if effort.ends(stopped) => Err(Unfit::Stopped(stopped)),
+            Err(_) => Err(fault(FieldFault::too_complex())),
+        }
+    }
+}
+
+/// At least as many as the value has levels.
+fn brackets(body: &RawJson) -> usize {
+    let bytes = body.as_bytes().iter();
+    bytes.filter(|byte| matches!(byte, b'[' | b'{')).count()
+}
+
+impl Checker {
+    fn compile(schema: &Value) -> Result<Self, String> {
+        // A tool without a schema takes what it gets.
+        let schema = if schema.is_null() {
+            &Value::Bool(true)
+        } else {
+            schema
+        };
+        let takes_objects = match schema.get("type") {
+            Some(Value::String(one)) => one == "object",
+            Some(Value::Array(several)) => several.contains(&"object".into()),
+            _ => true,
+        };
+        if !takes_objects {
+            return Err("inputSchema does not ask for an object".into());
+        }
+        soundness::check(schema)?;
+        let counted = meter::counted(schema);
+        let validator = unions::options().build(&counted.0).map_err(|error| {
+            let reason: String = error.masked_with("a part of it").to_string();
+            format!(
+                "inputSchema cannot be used: {}",
+                objection::shorten(&reason)
+            )
+        })?;
+        Ok(Self {
+            validator,
+            counted,
+            unions: OnceLock::new(),
+        })
+    }
+
+    fn correct_or_explain(
+        &self,
+        value: Value,
+        body: &RawJson,
+        effort: &Effort,
+    ) -> Result<RawJson, Unfit> {
+        let unions = || Unions::new(&self.counted.0, self.counted.1);
+        let Some(unions) = self.unions.get_or_init(unions) else {
+            return Err(Unfit::Faults(vec![FieldFault::unexplained()]));
+        };
+        let (mut now, mut edits) = (value, Edits::default());
+        let written = |edits: &Edits| {
+            let written = edits.write(body);
+            written.map_err(|error| Unfit::Faults(vec![FieldFault::unreadable(&error)]))
+        };
+        for _ in 0..ROUNDS {
+            match effort.explain(|| correct(&mut now, &mut edits, unions)) {
+                Ok(true) => {}
+                Err(stopped) if effort.ends(stopped) => return Err(Unfit::Stopped(stopped)),
+                Ok(false) | Err(_) => break,
+            }
+            match effort.decide(|| self.validator.is_valid(&now)) {
+                Ok(true) => return written(&edits),
+                Ok(false) => {}
+                Err(stopped) if effort.ends(stopped) => return Err(Unfit::Stopped(stopped)),
+                Err(_) => break,
+            }
+        }
+        let explained = effort.explain(|| {
+            let objections = unions.objections(&now)?;
+            Some(fault::list(&objections, unions))
+        });
+        match explained {
+            // Patterns that run out of their budget say nothing about the value.
+            Ok(Some(faults)) if faults.is_empty() => written(&edits),
+            Ok(Some(faults)) => Err(Unfit::Faults(faults)),
+            Err(stopped) if effort.ends(stopped) => Err(Unfit::Stopped(stopped)),
+            Ok(None) | Err(_) => Err(Unfit::Faults(vec![FieldFault::unexplained()])),
+        }
+    }
+}
+
+/// Does to the value what may make it valid; false where there is nothing to do.
+fn correct(value: &mut Value, edits: &mut Edits, unions: &Unions) -> bool {
+    let (mut fixes, mut search) = (Fixes::default(), Search::new(unions));
+    for objection in unions.objections(value).iter().flatten() {
+        search.propose(objection, &mut fixes);
+    }
+    if fixes.is_empty() {
+        return false;
+    }
+    edits.add(fixes, value);
+    !deeper_than(value, BODY_DEPTH)
+}

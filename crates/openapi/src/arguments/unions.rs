@@ -1,0 +1,231 @@
+//! What `anyOf` and `oneOf` object to, one level at a time.
+//!
+//! The validator itself lists the objections of all branches, of all branches within them, and so on,
+//! each with a copy of the value: for a schema that refers to itself that grows with the power of the
+//! depth. Here such a keyword says only that nothing fits. Who wants to know more asks
+//! [`Unions::context`], for the one value where it matters.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use jsonschema::{
+    Draft, Keyword, Registry, ValidationError, ValidationOptions, Validator, paths::Location,
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    meter::{self, COUNTING, spend},
+    objection::{BETWEEN, Objection, Union, own_words},
+    steps::{Step, at, steps},
+};
+
+/// Where the schema stands among the validator's documents.
+const HOME: &str = "mcpo-bridge:///schema";
+/// Branches of one keyword that are looked into: no model is helped by more.
+const BRANCHES: usize = 128;
+/// Subschemas that are compiled for explanations of one tool. Each branch is compiled with all that
+/// it refers to.
+const COMPILED: usize = 500_000;
+
+/// The explaining validators of one schema.
+pub struct Unions {
+    registry: Registry<'static>,
+    draft: Draft,
+    /// Subschemas that one compilation may come to.
+    nodes: usize,
+    compiled: Mutex<Compiled>,
+    own: Weak<Self>,
+}
+
+#[derive(Default)]
+struct Compiled {
+    /// By place; what explains is told from what only decides.
+    validators: HashMap<(String, bool), Arc<Validator>>,
+    nodes: usize,
+}
+
+impl Unions {
+    /// Takes a schema in which work is counted already, and that compiles.
+    pub fn new(counted: &Value, nodes: usize) -> Option<Arc<Self>> {
+        let draft = Draft::default().detect(counted);
+        let registry = Registry::new().draft(draft).add(HOME, counted.clone());
+        let registry = registry
+            .and_then(jsonschema::RegistryBuilder::prepare)
+            .ok()?;
+        Some(Arc::new_cyclic(|own| Self {
+            registry,
+            draft,
+            nodes: nodes.max(1),
+            compiled: Mutex::default(),
+            own: own.clone(),
+        }))
+    }
+
+    /// All objections to the whole value; `None` where they cannot be found.
+    pub fn objections<'v>(&self, value: &'v Value) -> Option<Vec<Objection<'v>>> {
+        let root = self.validator("", true)?;
+        Some(list(&root, value, &[]))
+    }
+
+    /// What each branch of a union objects to; nothing where there are too many.
+    pub fn context<'v>(&self, union: Union<'_>, from: &Objection<'v>) -> Vec<Vec<Objection<'v>>> {
+        let Union::None(keyword, schema, count) = union else {
+            return Vec::new();
+        };
+        let (value, place) = (from.value, &from.place);
+        if count > BRANCHES {
+            return Vec::new();
+        }
+        let branches = (0..count).map_while(|index| self.branch(schema, keyword, index, true));
+        let branches: Vec<_> = branches.collect();
+        if branches.len() < count {
+            return Vec::new();
+        }
+        let lists = branches.iter().map(|branch| list(branch, value, place));
+        lists.collect()
+    }
+
+    fn branch(
+        &self,
+        schema: &str,
+        keyword: &str,
+        index: usize,
+        explains: bool,
+    ) -> Option<Arc<Validator>> {
+        self.validator(&format!("{schema}/{keyword}/{index}"), explains)
+    }
+
+    fn validator(&self, place: &str, explains: bool) -> Option<Arc<Validator>> {
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (place.to_owned(), explains);
+        if let Some(known) = compiled.validators.get(&key) {
+            return Some(known.clone());
+        }
+        compiled.nodes += self.nodes;
+        if compiled.nodes > COMPILED.max(self.nodes * 2) {
+            return None;
+        }
+        let pointer: String =
+            percent_encoding::utf8_percent_encode(place, percent_encoding::NON_ALPHANUMERIC)
+                .to_string();
+        let pointer = pointer.replace("%2F", "/");
+        let mut options = options()
+            .with_draft(self.draft)
+            .with_registry(&self.registry);
+        if explains {
+            for (name, one) in [("anyOf", false), ("oneOf", true)] {
+                let unions = self.own.clone();
+                options = options.with_keyword(
+                    name,
+                    move |schema: &Map<String, Value>, branches: &Value, _: Location| {
+                        Ok(BranchesOf::keyword(&unions, schema, branches, one))
+                    },
+                );
+            }
+        }
+        let validator = options.build(&json!({"$ref": format!("{HOME}#{pointer}")}));
+        let validator = Arc::new(validator.ok()?);
+        compiled.validators.insert(key, validator.clone());
+        Some(validator)
+    }
+}
+
+/// What every compilation of a schema has.
+pub fn options<'i>() -> ValidationOptions<'i> {
+    jsonschema::options()
+        .offline()
+        .should_validate_formats(false)
+        .with_keyword(COUNTING, meter::keyword)
+}
+
+fn list<'v>(validator: &Validator, value: &'v Value, above: &[Step]) -> Vec<Objection<'v>> {
+    let errors = validator.iter_errors(value);
+    let placed = errors.filter_map(|error| {
+        let inside = steps(error.instance_path(), value);
+        let found = at(value, &inside)?;
+        let words = own_words(&error);
+        Some(Objection {
+            kind: error.into_parts().kind,
+            words,
+            place: above.iter().cloned().chain(inside).collect(),
+            value: found,
+        })
+    });
+    placed.collect()
+}
+
+/// `anyOf` or `oneOf` in a validator that explains.
+struct BranchesOf {
+    unions: Weak<Unions>,
+    schema: String,
+    count: usize,
+    /// Exactly one is to fit.
+    one: bool,
+}
+
+impl BranchesOf {
+    fn keyword(
+        unions: &Weak<Unions>,
+        schema: &Map<String, Value>,
+        branches: &Value,
+        one: bool,
+    ) -> Box<dyn for<'i> Keyword<'i>> {
+        let place = schema.get(COUNTING).and_then(Value::as_str);
+        Box::new(Self {
+            unions: unions.clone(),
+            schema: place.unwrap_or_default().to_owned(),
+            // The last one is ours.
+            count: branches
+                .as_array()
+                .map_or(0, |all| all.len().saturating_sub(1)),
+            one,
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        if self.one { "oneOf" } else { "anyOf" }
+    }
+
+    /// How many branches fit; no more are counted than matter.
+    fn fitting(&self, value: &Value) -> usize {
+        // Only while a tool is forgotten, and nobody waits for this.
+        let Some(unions) = self.unions.upgrade() else {
+            return 1;
+        };
+        let find = || {
+            let branches = (0..self.count).filter(|index| {
+                // What cannot be looked into does not object here: the whole is refused already.
+                let branch = unions.branch(&self.schema, self.name(), *index, false);
+                branch.is_none_or(|branch| branch.is_valid(value))
+            });
+            branches.take(if self.one { 2 } else { 1 }).count()
+        };
+        meter::once(&format!("{}/{}", self.schema, self.name()), value, find)
+    }
+}
+
+impl<'i> Keyword<'i> for BranchesOf {
+    fn validate(&self, value: &'i Value) -> Result<(), ValidationError<'i>> {
+        match self.fitting(value) {
+            1 => Ok(()),
+            0 => {
+                // The validator copies what a keyword of ours objects to.
+                spend(meter::size(value));
+                let (keyword, count, schema) = (self.name(), self.count, &self.schema);
+                Err(ValidationError::custom(format!(
+                    "{keyword}{BETWEEN}{count}{BETWEEN}{schema}"
+                )))
+            }
+            _ => {
+                spend(meter::size(value));
+                Err(ValidationError::custom("several"))
+            }
+        }
+    }
+
+    fn is_valid(&self, value: &'i Value) -> bool {
+        self.fitting(value) == 1
+    }
+}

@@ -1,0 +1,27 @@
+//! MCP on the wire, without I/O: JSON that keeps its bytes, JSON-RPC messages, server-sent events, tools.
+//! What a message does not need to say to us passes unread and unchanged.
+//!
+//! This crate must not know sockets, pipes, processes, files, HTTP or who calls.
+//!
+//! ```
+//! use bridge_protocol::jsonrpc::{Message, message, splice};
+//! use bytes::Bytes;
+//!
+//! // A child's answer goes to a client under the client's own id; all other bytes stay as they are.
+//! let line = Bytes::from_static(br#"{"jsonrpc":"2.0", "id":7, "result":{"n": 1.50}}"#);
+//! let Some(Message::Response { number: 7, reply }) = message(&line) else {
+//!     panic!("an answer to request 7")
+//! };
+//! let sent = splice(&reply.line, &[(&reply.id, br#""client-1""#)]);
+//! assert_eq!(sent, br#"{"jsonrpc":"2.0", "id":"client-1", "result":{"n": 1.50}}"#.as_slice());
+//! ```
+
+mod encoding;
+pub mod jsonrpc;
+mod raw_json;
+pub mod sse;
+mod tool;
+
+pub use encoding::{utf8, without_mark};
+pub use raw_json::{Member, RawJson, last_members, present};
+pub use tool::Tool;

@@ -1,0 +1,398 @@
+//! JSON text that is passed on as it came.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
+
+/// Levels of an object that are looked into where it holds something odd.
+const LEVELS: usize = 32;
+
+/// One valid JSON value as its original bytes (UTF-8): numbers, key order and escapes survive.
+/// Cloning is cheap.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RawJson(Bytes);
+
+impl RawJson {
+    /// Checks that `bytes` is exactly one JSON value.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the value keeps the buffer alive"
+    )]
+    pub fn parse(bytes: Bytes) -> Result<Self, serde_json::Error> {
+        let value: &RawValue = serde_json::from_slice(&bytes)?;
+        let trimmed = bytes.slice_ref(value.get().as_bytes());
+        Ok(Self(trimmed))
+    }
+
+    /// Takes a part of a line that was already parsed. `part` must lie within `line`.
+    pub fn within(line: &Bytes, part: &RawValue) -> Self {
+        Self(line.slice_ref(part.get().as_bytes()))
+    }
+
+    /// `null`.
+    pub fn null() -> Self {
+        Self(Bytes::from_static(b"null"))
+    }
+
+    /// `{}`.
+    pub fn empty_object() -> Self {
+        Self(Bytes::from_static(b"{}"))
+    }
+
+    /// Writes a value out.
+    pub fn of(value: &Value) -> Self {
+        Self(value.to_string().into())
+    }
+
+    /// Writes a value out. Fails only for maps whose keys are not strings.
+    pub fn from_value(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        serde_json::to_vec(value).map(|text| Self(text.into()))
+    }
+
+    /// The bytes, valid JSON in UTF-8.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes, without copying.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    /// The text. JSON that was parsed is valid UTF-8.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("null")
+    }
+
+    /// Reads it as a typed value; the error says where the shape differs.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.0)
+    }
+
+    /// Keeps `body` as long as this value, which was made of it: it holds the memory for both.
+    #[must_use]
+    pub fn kept_with(self, body: &Bytes) -> Self {
+        Self(keep_with(self.0, body))
+    }
+
+    /// The same with U+FFFD for each half of a surrogate pair that stands alone: JSON may have it, and
+    /// no text can.
+    #[must_use]
+    pub fn with_whole_letters(&self) -> Self {
+        let text = self.as_bytes();
+        let mut out = Vec::new();
+        let (mut copied, mut at) = (0, 0);
+        while let Some(found) = memchr::memchr(b'\\', &text[at..]) {
+            let here = at + found;
+            at = here + 2;
+            match half(&text[here..]) {
+                None => {}
+                Some(first) => {
+                    at = here + ESCAPE;
+                    let low = |next| (0xDC00..0xE000).contains(&next);
+                    if first < 0xDC00 && half(&text[at..]).is_some_and(low) {
+                        at += ESCAPE;
+                        continue;
+                    }
+                    out.extend_from_slice(&text[copied..here]);
+                    out.extend_from_slice(br"\ufffd");
+                    copied = at;
+                }
+            }
+        }
+        if copied == 0 {
+            return self.clone();
+        }
+        out.extend_from_slice(&text[copied..]);
+        Self(out.into())
+    }
+
+    /// As a value that is near it: `null` stands for what no type of ours holds (1e400, a lone
+    /// surrogate, too many levels), and members with such names are left out.
+    pub fn approximate(&self) -> Value {
+        near(&self.0, LEVELS)
+    }
+
+    /// The members of an object in their order, repeated ones included; `None` for other values.
+    pub fn members(&self) -> Option<Vec<Member>> {
+        let Members(members) = serde_json::from_slice(&self.0).ok()?;
+        let members = members.into_iter().map(|(name, value)| Member {
+            name: Self::within(&self.0, name),
+            value: Self::within(&self.0, value),
+        });
+        Some(members.collect())
+    }
+
+    /// The elements of an array, within it; `None` for other values.
+    pub fn elements(&self) -> Option<Vec<Self>> {
+        let elements: Vec<&RawValue> = serde_json::from_slice(&self.0).ok()?;
+        let within = elements.into_iter().map(|it| Self::within(&self.0, it));
+        Some(within.collect())
+    }
+
+    /// An object of these.
+    pub fn of_members(members: &[Member]) -> Self {
+        let members = members
+            .iter()
+            .map(|member| format!("{}:{}", member.name.as_str(), member.value.as_str()));
+        let members: Vec<String> = members.collect();
+        Self(format!("{{{}}}", members.join(",")).into())
+    }
+
+    /// An array of these.
+    pub fn of_elements(elements: &[Self]) -> Self {
+        let elements: Vec<&str> = elements.iter().map(Self::as_str).collect();
+        Self(format!("[{}]", elements.join(",")).into())
+    }
+
+    /// A member of an object, within it.
+    pub fn member(&self, name: &str) -> Option<Self> {
+        let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
+        let found = self.members()?.into_iter().find(named)?;
+        Some(found.value)
+    }
+
+    /// The object with this member, in the place of one of that name or in front; every other byte
+    /// stays. A value that is no object stays as it is.
+    #[must_use]
+    pub fn with_member(&self, name: &str, value: &Self) -> Self {
+        let Some(members) = self.members() else {
+            return self.clone();
+        };
+        let text = self.as_bytes();
+        let mut out = Vec::with_capacity(text.len() + name.len() + value.0.len() + 8);
+        if let Some(before) = self.member(name) {
+            let start = before.0.as_ptr().addr() - self.0.as_ptr().addr();
+            out.extend_from_slice(&text[..start]);
+            out.extend_from_slice(&value.0);
+            out.extend_from_slice(&text[start + before.0.len()..]);
+        } else {
+            out.push(b'{');
+            out.extend_from_slice(serde_json::Value::from(name).to_string().as_bytes());
+            out.push(b':');
+            out.extend_from_slice(&value.0);
+            if !members.is_empty() {
+                out.push(b',');
+            }
+            out.extend_from_slice(&text[1..]);
+        }
+        Self(out.into())
+    }
+}
+
+/// The members of these names, the last of each where there are several: what a typed reader makes of an
+/// object, but for that nothing odd beside them costs them. `None` for what is no object.
+pub fn last_members<'a, const N: usize>(
+    json: &'a [u8],
+    names: [&str; N],
+) -> Option<[Option<&'a RawValue>; N]> {
+    let Members(members) = serde_json::from_slice(json).ok()?;
+    let mut found = [None; N];
+    for (name, value) in members {
+        let place = names.iter().position(|wanted| {
+            let name: Result<std::borrow::Cow<'_, str>, _> = serde_json::from_str(name.get());
+            name.is_ok_and(|name| name == *wanted)
+        });
+        if let Some(place) = place {
+            found[place] = Some(value);
+        }
+    }
+    Some(found)
+}
+
+/// For optional members: `None` where one is absent; `null` is a value.
+pub fn present<'de: 'a, 'a, D: Deserializer<'de>>(
+    member: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(member).map(Some)
+}
+
+/// Bytes of an escape such as `\ud800`.
+const ESCAPE: usize = 6;
+
+/// The half of a surrogate pair that a text begins with, escaped.
+fn half(text: &[u8]) -> Option<u32> {
+    let digits = text.get(..ESCAPE)?.strip_prefix(br"\u")?;
+    let code = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    (0xD800..0xE000).contains(&code).then_some(code)
+}
+
+fn near(json: &[u8], levels: usize) -> Value {
+    let whole = serde_json::from_slice(json);
+    if whole.is_ok() || levels == 0 {
+        return whole.unwrap_or_default();
+    }
+    if let Ok(Members(members)) = serde_json::from_slice(json) {
+        let near = members.into_iter().filter_map(|(name, value)| {
+            let name = serde_json::from_str(name.get()).ok()?;
+            Some((name, near(value.get().as_bytes(), levels - 1)))
+        });
+        return Value::Object(near.collect());
+    }
+    let items: Vec<&RawValue> = serde_json::from_slice(json).unwrap_or_default();
+    if items.is_empty() {
+        return Value::Null;
+    }
+    let near = items
+        .into_iter()
+        .map(|item| near(item.get().as_bytes(), levels - 1));
+    Value::Array(near.collect())
+}
+
+/// One member of an object. Both parts lie within it.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// A JSON string, which may hold what no Rust string can.
+    pub name: RawJson,
+    /// Any JSON.
+    pub value: RawJson,
+}
+
+/// An object whose names and values are not looked into: what no Rust type holds must not cost the
+/// rest.
+struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
+        object.deserialize_map(EachMember).map(Self)
+    }
+}
+
+struct EachMember;
+
+impl<'de> Visitor<'de> for EachMember {
+    type Value = Vec<(&'de RawValue, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = object.next_entry()? {
+            members.push(member);
+        }
+        Ok(members)
+    }
+}
+
+impl std::fmt::Debug for RawJson {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RawJson({} bytes)", self.0.len())
+    }
+}
+
+/// Only for `serde_json` serializers: writes the text through unchanged.
+impl Serialize for RawJson {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_slice(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(to)
+    }
+}
+
+/// Bodies up to this many bytes are not worth keeping for what was made of them.
+const SMALL: usize = 64 * 1024;
+
+/// `bytes` where `body` is kept as long: what was made of a body counts as it does.
+fn keep_with(bytes: Bytes, body: &Bytes) -> Bytes {
+    struct Made(
+        Bytes,
+        #[expect(dead_code, reason = "its drop gives the memory back")] Bytes,
+    );
+    impl AsRef<[u8]> for Made {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let within = body.as_ptr_range().contains(&bytes.as_ptr());
+    if within || body.len() <= SMALL {
+        bytes
+    } else {
+        Bytes::from_owner(Made(bytes, body.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_set_and_every_other_byte_stays() {
+        let raw = |text: &str| RawJson::parse(text.to_owned().into()).unwrap();
+        for (before, after) in [
+            ("{}", r#"{"a":1.0}"#),
+            (r#"{ "b" : 1e400 }"#, r#"{"a":1.0, "b" : 1e400 }"#),
+            (r#"{ "b":[1],"a" : {"a":2} }"#, r#"{ "b":[1],"a" : 1.0 }"#),
+            ("[1]", "[1]"),
+        ] {
+            let set = raw(before).with_member("a", &raw("1.0"));
+            assert_eq!(set.as_str(), after);
+        }
+    }
+
+    #[test]
+    fn keeps_the_bytes() {
+        let odd = r#"{"b":1.0,"a":1e400,"n":18446744073709551616,"s":"\ud83d\ude00"}"#;
+        let raw = RawJson::parse(Bytes::from(format!("  {odd}\n"))).unwrap();
+        assert_eq!(raw.as_str(), odd);
+        assert_eq!(serde_json::to_string(&raw).unwrap(), odd);
+    }
+
+    #[test]
+    fn members_keep_what_no_string_or_number_type_holds() {
+        let raw = RawJson::parse(r#"{ "\ud800" : 1e400,"a":1.0,"a":{} }"#.into()).unwrap();
+        let members = raw.members().unwrap();
+        let members: Vec<_> = members
+            .iter()
+            .map(|member| (member.name.as_str(), member.value.as_str()))
+            .collect();
+        let expected = [
+            (r#""\ud800""#, "1e400"),
+            (r#""a""#, "1.0"),
+            (r#""a""#, "{}"),
+        ];
+        assert_eq!(members, expected);
+        assert!(RawJson::parse("[1]".into()).unwrap().members().is_none());
+    }
+
+    #[test]
+    fn something_odd_costs_nothing_beside_it() {
+        let raw = RawJson::parse(
+            r#"{"a":{"x":1e400,"y":[1,"\ud800",{}]},"b":{},"\ud800":1,"deep":[]}"#.into(),
+        );
+        let expected =
+            serde_json::json!({"a": {"x": null, "y": [1, null, {}]}, "b": {}, "deep": []});
+        assert_eq!(raw.unwrap().approximate(), expected);
+        let deep = format!("{}1e400{}", "[".repeat(1000), "]".repeat(1000));
+        assert!(
+            RawJson::parse(deep.into())
+                .unwrap()
+                .approximate()
+                .is_array()
+        );
+    }
+
+    #[test]
+    fn the_last_of_several_members_counts_and_nothing_beside_it() {
+        let json = br#"{"a":1,"\ud800":1e400,"b":null,"a":2}"#;
+        let [a, b, c] = last_members(json, ["a", "b", "c"]).unwrap();
+        let text = |raw: Option<&RawValue>| raw.map(|raw| raw.get().to_owned());
+        assert_eq!(text(a).as_deref(), Some("2"));
+        assert_eq!(text(b).as_deref(), Some("null"));
+        assert_eq!(text(c), None);
+        assert!(last_members(b"[]", ["a"]).is_none());
+    }
+
+    #[test]
+    fn refuses_what_is_not_one_value() {
+        for bad in ["", "{", "1 2", "nul", "\"\u{1}\""] {
+            assert!(RawJson::parse(Bytes::from(bad)).is_err(), "{bad}");
+        }
+        assert!(RawJson::parse(Bytes::from_static(b"\"\xff\"")).is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! What servers offered when they were last asked, so that a restarted bridge need not ask first.
+//! One file for each server name; what is in it is the catalogue's business.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use bridge_model::ServerName;
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use super::{Store, StoreError, error::is_absent, files};
+
+/// Servers list what fits into a message; what is larger was not written by us.
+const LIMIT: u64 = 256 * 1024 * 1024;
+/// Entries of servers that nobody learnt or looked up for so long are removed.
+const UNUSED: Duration = Duration::from_secs(30 * 86_400);
+
+impl Store {
+    /// What was kept for this server; `None` where there is nothing.
+    pub fn catalog_entry(&self, server: &ServerName) -> io::Result<Option<Vec<u8>>> {
+        let path = self.catalog_file(server);
+        let content = match files::read_within(&path, LIMIT) {
+            Ok(content) => content,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // For the clean-up: somebody wants it still.
+        let file = File::options().append(true).open(&path);
+        let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
+        Ok(Some(content))
+    }
+
+    /// Keeps it, in place of what was kept before.
+    pub fn keep_catalog_entry(
+        &self,
+        server: &ServerName,
+        content: &[u8],
+    ) -> Result<(), StoreError> {
+        let path = self.catalog_file(server);
+        files::write_whole(&path, content, self.staging()).map_err(files::at("write", &path))
+    }
+
+    /// Removes entries that nobody wanted for long.
+    pub(super) fn sweep_catalog(&self, now: Timestamp) -> (u64, Vec<StoreError>) {
+        let now = SystemTime::from(now);
+        let folder = self.bridge("catalog");
+        let names = match files::names_in(&folder) {
+            Ok(names) => names,
+            Err(error) => return (0, vec![files::at("list", &folder)(error)]),
+        };
+        let mut removed = 0;
+        let mut errors = Vec::new();
+        for path in names.into_iter().flatten().map(|name| folder.join(name)) {
+            let changed = fs::symlink_metadata(&path).and_then(|found| found.modified());
+            let unused = |changed| now.duration_since(changed).is_ok_and(|past| past > UNUSED);
+            if !changed.is_ok_and(unused) {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Ok(()) => removed += 1,
+                Err(error) if is_absent(&error) => {}
+                Err(error) => errors.push(files::at("remove", &path)(error)),
+            }
+        }
+        (removed, errors)
+    }
+
+    /// A name of any letters makes a file name.
+    fn catalog_file(&self, server: &ServerName) -> PathBuf {
+        let digest: [u8; 32] = Sha256::digest(server.as_str()).into();
+        let name = digest[..16]
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        self.bridge("catalog").join(format!("{name}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+    use crate::testing::{Folder, later};
+
+    #[test]
+    fn an_entry_is_kept_for_us_alone_until_nobody_wants_it() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let server: ServerName = "../x".replace('/', "_").parse().unwrap();
+        assert!(store.catalog_entry(&server).unwrap().is_none());
+        store.keep_catalog_entry(&server, b"old").unwrap();
+        store.keep_catalog_entry(&server, b"new").unwrap();
+        assert_eq!(store.catalog_entry(&server).unwrap().unwrap(), b"new");
+        let mode = fs::metadata(store.catalog_file(&server)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let now = Timestamp::now();
+        assert_eq!(store.sweep_catalog(now).0, 0);
+        let long = UNUSED.as_secs().cast_signed() + 60;
+        assert_eq!(store.sweep_catalog(later(now, long)).0, 1);
+        assert!(store.catalog_entry(&server).unwrap().is_none());
+    }
+}

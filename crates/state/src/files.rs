@@ -1,0 +1,230 @@
+//! Small files in folders that children can reach: opened without following links, written whole.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::{fs::OFlags, io::Errno};
+use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use super::{StoreError, error::is_absent};
+
+/// Our records are far smaller; what is larger was not written by us.
+const RECORD_LIMIT: u64 = 1024 * 1024;
+
+/// Says what was tried on which path: `.map_err(at("read", path))`.
+pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| StoreError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn safe_flags() -> i32 {
+    // A child may have put a link or a FIFO where our file was.
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
+}
+
+fn only_regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(broken("not a regular file"))
+    }
+}
+
+/// Opens an existing regular file for reading; its last name may not be a link.
+pub fn open_read(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(safe_flags())
+        .open(path)?;
+    only_regular(file)
+}
+
+/// Opens a regular file for appending (0600 where new); its last name may not be a link.
+pub fn open_append(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(safe_flags())
+        .open(path)?;
+    only_regular(file)
+}
+
+/// Makes a new file of ours, 0600.
+pub fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Reads a record of at most 1 MiB.
+pub fn read_record(path: &Path) -> io::Result<Vec<u8>> {
+    read_within(path, RECORD_LIMIT)
+}
+
+/// Reads a regular file of at most so many bytes, and waits for nobody: a FIFO, a device or a link
+/// in its place is an error.
+pub fn read_within(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let file = open_read(path)?;
+    file.take(limit + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        return Err(broken("larger than any record of ours"));
+    }
+    Ok(content)
+}
+
+fn broken(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// What is there was read, or could be, and is no record of ours: torn, or something else in its
+/// place. All other errors say nothing of what is there.
+pub fn is_broken(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    error.kind() == io::ErrorKind::InvalidData
+        || matches!(code, Some(Errno::LOOP | Errno::NXIO | Errno::ISDIR))
+}
+
+/// Reads a JSON record; `None` where there is none.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match read_record(path) {
+        Ok(content) => serde_json::from_slice(&content)
+            .map(Some)
+            .map_err(|error| broken(format!("broken record: {error}"))),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces a file whole: readers see the old or the new one. `staging` is on the same filesystem.
+pub fn write_whole(path: &Path, content: &[u8], staging: &Path) -> io::Result<()> {
+    let temp = staging.join(Uuid::new_v4().to_string());
+    let written = create_new(&temp)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| fs::rename(&temp, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temp);
+    }
+    written
+}
+
+/// Makes a file that must not be there yet, whole and on the disk; `false` where somebody was
+/// faster. By link or by a rename that replaces nothing, which are one step on shared filesystems,
+/// too; where there is neither, by making it, and then who reads at that moment may see it empty.
+pub fn show_new(path: &Path, content: &[u8], staging: &Path) -> io::Result<bool> {
+    show(path, content, staging, true)
+}
+
+/// The same for what a crash of the host may take with it.
+pub fn show_new_unsynced(path: &Path, content: &[u8], staging: &Path) -> io::Result<bool> {
+    show(path, content, staging, false)
+}
+
+fn show(path: &Path, content: &[u8], staging: &Path, sync: bool) -> io::Result<bool> {
+    let temp = staging.join(Uuid::new_v4().to_string());
+    let mut file = create_new(&temp)?;
+    let shown = file
+        .write_all(content)
+        .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
+        .and_then(|()| match fs::hard_link(&temp, path) {
+            Err(error) if is_refused(&error) => rename_new(&temp, path),
+            other => other,
+        })
+        .or_else(|error| {
+            if is_refused(&error) {
+                create_new(path)?.write_all(content)
+            } else {
+                Err(error)
+            }
+        });
+    let _ = fs::remove_file(&temp);
+    match shown {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let cwd = rustix::fs::CWD;
+    let flags = rustix::fs::RenameFlags::NOREPLACE;
+    rustix::fs::renameat_with(cwd, from, cwd, to, flags).map_err(Into::into)
+}
+
+/// The filesystem does not know that operation.
+fn is_refused(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(
+        code,
+        Some(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL | Errno::MLINK)
+    )
+}
+
+/// Replaces a JSON record whole.
+pub fn write_json(path: &Path, record: &impl Serialize, staging: &Path) -> io::Result<()> {
+    write_whole(path, &to_json(record)?, staging)
+}
+
+/// A record as it stands in its file.
+pub fn to_json(record: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut content = serde_json::to_vec_pretty(record)?;
+    content.push(b'\n');
+    Ok(content)
+}
+
+/// Sees to it that a file's bytes are on the disk. Absent is fine.
+pub fn sync_file(path: &Path) -> io::Result<()> {
+    match open_read(path) {
+        Ok(file) => file.sync_all(),
+        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sees to it that the names in a folder are on the disk. A filesystem that cannot does it itself.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    match File::open(path).and_then(|folder| folder.sync_all()) {
+        Err(error) if is_refused(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a folder 0700; one that is there already is fine.
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_own_dir(path)? => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether a real folder (no link) of our user is there.
+pub fn is_own_dir(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(found.is_dir() && found.uid() == rustix::process::geteuid().as_raw()),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The names in a folder; what is not UTF-8 is not ours and comes as `None`.
+pub fn names_in(path: &Path) -> io::Result<Vec<Option<String>>> {
+    match fs::read_dir(path) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.file_name().into_string().ok()))
+            .collect(),
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,872 @@
+//! One running bridge among those that share the folder: unknown → alive ⇄ silent, or dead.
+//!
+//! Each instance writes its record again and again. Who reads it compares it with what he read
+//! before, by his own clock: unchanged for [`Instance::ttl`] *as he watched* means that it is
+//! silent, and its leases may be taken over. Clocks of different hosts are never compared, and time
+//! in which nobody looked (he was stopped himself, or the folder could not be read) hardly counts.
+//!
+//! Where both run on one kernel and see the same mount, the instance's lock tells more: free means
+//! that the process has ended, at once. A held lock proves nothing, for a stopped process holds it.
+
+use std::{
+    collections::HashMap,
+    fmt, fs,
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bridge_model::JobId;
+use jiff::{SignedDuration, Timestamp};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    Store, StoreError,
+    clock::{self, PeerClock},
+    error::is_absent,
+    files, lock, remove,
+};
+
+/// How long an instance may be silent before its leases are taken over, where nothing else is set.
+const LEASE_TTL: Duration = Duration::from_secs(20);
+/// The record is renewed so many times within that.
+const RENEWALS: u32 = 4;
+/// Within so many renewals an instance has looked at every lease that it holds: between two of them
+/// it does so once.
+const LOOKED_THROUGH: u32 = 4;
+/// A silent instance may come back: its files are left much longer than its leases.
+const SILENT_FILES_KEPT: Duration = Duration::from_secs(3600);
+
+/// How an instance takes part.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// Where other replicas reach it, if they can.
+    pub address: Option<String>,
+    /// How long it may be silent before others take its leases over.
+    pub ttl: Duration,
+    /// It looks at each lease that it holds after each renewal, and writes a broken one anew.
+    pub mends_leases: bool,
+}
+
+impl Default for Membership {
+    /// Nobody reaches it: commands.
+    fn default() -> Self {
+        Self {
+            address: None,
+            ttl: LEASE_TTL,
+            mends_leases: false,
+        }
+    }
+}
+
+/// Names one run of one bridge process. Random; not a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InstanceId(Uuid);
+
+impl InstanceId {
+    /// Of a new run.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::try_parse(text).map(Self)
+    }
+}
+
+/// What an instance says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    instance: InstanceId,
+    boot_id: String,
+    /// Of the folder, as its kernel numbers mounts; none where its lock tells nothing.
+    #[serde(default)]
+    device: Option<u64>,
+    pid: u32,
+    host: String,
+    address: Option<String>,
+    /// Milliseconds of silence after which its leases may be taken over.
+    #[serde(default)]
+    ttl_ms: u64,
+    /// It takes nothing new: it is about to end.
+    #[serde(default)]
+    draining: bool,
+    /// See [`Membership::mends_leases`].
+    #[serde(default)]
+    mends_leases: bool,
+    started_at: Timestamp,
+    /// Only ever compared with an earlier reading of itself.
+    renewed_at: Timestamp,
+}
+
+/// This process, as the others see it.
+#[derive(Debug)]
+pub struct Instance {
+    record: Record,
+    /// Where it is reached now: with a new certificate it is known by another one.
+    address: Mutex<Option<String>>,
+    draining: AtomicBool,
+    folder: PathBuf,
+    staging: PathBuf,
+    /// None where the filesystem has no locks.
+    alive: Mutex<Option<Alive>>,
+}
+
+/// The lock file of this run: locked for as long as it is open.
+#[derive(Debug)]
+struct Alive {
+    file: File,
+    /// Of the folder, as our kernel numbers mounts.
+    device: u64,
+}
+
+/// Another instance that takes calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Which run of which bridge.
+    pub instance: InstanceId,
+    /// Where it is reached.
+    pub address: String,
+}
+
+/// The other instances that live.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Those that take calls.
+    pub peers: Vec<Peer>,
+    /// How many there are in all. Each may take a lease over, also one that nobody reaches or that is
+    /// about to end.
+    pub alive: usize,
+}
+
+impl Instance {
+    /// The id under which this run holds its leases.
+    pub fn id(&self) -> InstanceId {
+        self.record.instance
+    }
+
+    /// Where other replicas reach this one, if that is known.
+    pub fn address(&self) -> Option<String> {
+        let address = self.address.lock();
+        address.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long it may be silent before others take its leases over.
+    pub fn ttl(&self) -> Duration {
+        Duration::from_millis(self.record.ttl_ms)
+    }
+
+    /// How often [`super::Store::renew`] is due.
+    pub fn renew_every(&self) -> Duration {
+        self.ttl() / RENEWALS
+    }
+
+    pub(super) fn join(
+        bridge: &Path,
+        membership: &Membership,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let id = InstanceId::random();
+        let folder = bridge.join("instances");
+        let path = folder.join(format!("{id}.lock"));
+        let alive = match lock_then_show(&folder.join(format!("new-{id}")), &path) {
+            Ok(alive) => Some(alive),
+            Err(error) if lock::is_unsupported(&error) => {
+                tracing::warn!(%error, "the jobs folder has no file locks: only time tells that a bridge has ended");
+                None
+            }
+            Err(error) => return Err(files::at("lock", &path)(error)),
+        };
+        let staging = bridge.join("tmp").join(id.to_string());
+        let record = Record {
+            instance: id,
+            boot_id: boot_id(),
+            device: None,
+            pid: std::process::id(),
+            host: rustix::system::uname().nodename().to_string_lossy().into(),
+            address: membership.address.clone(),
+            ttl_ms: u64::try_from(membership.ttl.as_millis()).unwrap_or(u64::MAX),
+            draining: false,
+            mends_leases: membership.mends_leases,
+            started_at: now,
+            renewed_at: now,
+        };
+        let instance = Self {
+            record,
+            address: Mutex::new(membership.address.clone()),
+            draining: AtomicBool::new(false),
+            folder,
+            staging,
+            alive: Mutex::new(alive),
+        };
+        instance.renew(now)?;
+        Ok(instance)
+    }
+
+    /// Writes the record. Others clear staging away that has none, so both are made again here.
+    pub(super) fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.keep_locked()?;
+        let record = Record {
+            renewed_at: now,
+            device: self.device(),
+            address: self.address(),
+            draining: self.draining.load(Ordering::Relaxed),
+            ..self.record.clone()
+        };
+        let path = self.folder.join(format!("{}.json", self.id()));
+        let write = || {
+            files::make_dir(&self.staging)
+                .and_then(|()| files::write_json(&path, &record, &self.staging))
+        };
+        let written = match write() {
+            Err(error) if is_absent(&error) => write(),
+            other => other,
+        };
+        written.map_err(files::at("write", &path))?;
+        // What depends on it is how long children may live: only what the others can read counts.
+        let shown = files::read_json::<Record>(&path).map_err(files::at("read", &path))?;
+        if shown.is_none_or(|shown| shown.renewed_at != now) {
+            let error = io::Error::other("it does not show what was just written");
+            return Err(files::at("renew", &path)(error));
+        }
+        Ok(())
+    }
+
+    /// Makes the lock file again where somebody removed or replaced it: one that is free would say
+    /// that this process has ended.
+    fn keep_locked(&self) -> Result<(), StoreError> {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = alive.as_mut() else {
+            return Ok(());
+        };
+        let path = self.folder.join(format!("{}.lock", self.id()));
+        let mut renew = || {
+            let own = held.file.metadata()?;
+            match fs::symlink_metadata(&path) {
+                Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => return Ok(()),
+                Err(error) if !is_absent(&error) => return Err(error),
+                _ => {}
+            }
+            let hidden = self.folder.join(format!("new-{}", self.id()));
+            *held = lock_then_show(&hidden, &path)?;
+            Ok(())
+        };
+        renew().map_err(files::at("lock", &path))
+    }
+
+    fn device(&self) -> Option<u64> {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.as_ref().map(|alive| alive.device)
+    }
+
+    /// Whether the folder is still the one that was joined: our own lock lies there. A volume that was
+    /// mounted anew, or a folder that was made again, has none or another one.
+    pub(super) fn is_shown(&self) -> Result<(), StoreError> {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = if alive.is_some() { "lock" } else { "json" };
+        let path = self.folder.join(format!("{}.{kind}", self.id()));
+        let replaced = || {
+            io::Error::other(
+                "the jobs folder was replaced by another one; it is made ready with the next heartbeat",
+            )
+        };
+        let look = || {
+            let shown = match fs::symlink_metadata(&path) {
+                Err(error) if is_absent(&error) => return Err(replaced()),
+                shown => shown?,
+            };
+            let own = alive.as_ref().map(|alive| alive.file.metadata());
+            let own = own.transpose()?;
+            let same = |own: fs::Metadata| (own.dev(), own.ino()) == (shown.dev(), shown.ino());
+            if own.is_none_or(same) {
+                Ok(())
+            } else {
+                Err(replaced())
+            }
+        };
+        look().map_err(files::at("find", &path))
+    }
+
+    pub(super) fn move_to(&self, address: String) {
+        let mut now = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = Some(address);
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn staging(&self) -> &Path {
+        &self.staging
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Instance {
+    /// Lets the lock go without cleaning up, as SIGKILL does.
+    pub(super) fn forget_files(&mut self) {
+        self.folder = PathBuf::from("/nonexistent");
+        self.staging = PathBuf::from("/nonexistent");
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Instance {
+    /// Removes what belongs to this run. The lock itself is held until the process ends.
+    pub(super) fn leave(&self) {
+        let gone =
+            remove_files(&self.folder, self.id()).and_then(|()| remove::remove_tree(&self.staging));
+        if let Err(error) = gone {
+            tracing::debug!(%error, "this instance's files stay for the next clean-up");
+        }
+    }
+}
+
+/// Nobody may see the file unlocked, or he would take us for dead. Gives the folder's device, too.
+fn lock_then_show(hidden: &Path, shown: &Path) -> io::Result<Alive> {
+    let file = files::create_new(hidden)?;
+    let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(Into::into);
+    let shown = locked.and_then(|()| fs::rename(hidden, shown));
+    let device = shown.and_then(|()| Ok(file.metadata()?.dev()));
+    if device.is_err() {
+        let _ = fs::remove_file(hidden);
+    }
+    device.map(|device| Alive { file, device })
+}
+
+fn remove_files(folder: &Path, id: InstanceId) -> io::Result<()> {
+    for kind in ["json", "lock"] {
+        remove::remove_tree(&folder.join(format!("{id}.{kind}")))?;
+    }
+    Ok(())
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// What is known of another instance.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Liveness {
+    /// It lives, as far as can be seen.
+    Alive {
+        /// Where it is reached.
+        address: Option<String>,
+        /// It is about to end, and gives its leases back as its calls end.
+        draining: bool,
+    },
+    /// It ended, or has been silent for too long.
+    Dead {
+        /// Its files may go too.
+        for_sure: bool,
+    },
+}
+
+/// What a record tells of its clock before it was seen to change: it may be old, but it cannot be
+/// of tomorrow, and one of just now is of a clock like ours.
+fn ahead_at_first(record: &Record) -> Option<SignedDuration> {
+    let ahead = Timestamp::now().duration_since(record.renewed_at);
+    let fresh = Duration::from_millis(record.ttl_ms) / RENEWALS;
+    let latest = clock::TOLERANCE + SignedDuration::try_from(fresh).unwrap_or_default();
+    (ahead <= latest).then(|| ahead.min(clock::TOLERANCE))
+}
+
+impl Liveness {
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self, Self::Dead { .. })
+    }
+}
+
+/// What was seen of the others' records, by our own clock.
+#[derive(Debug, Default)]
+pub(super) struct Watched(Mutex<HashMap<InstanceId, Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    renewed_at: Timestamp,
+    /// How many renewals were seen.
+    renewals: u32,
+    unchanged: Duration,
+    looked: Instant,
+    /// How far our clock was ahead of its when it was last seen to write.
+    ahead: Option<SignedDuration>,
+}
+
+impl Watched {
+    /// For how long the record has been seen unchanged. Between two looks no more counts than the
+    /// time between two renewals: nobody is dead because we did not look.
+    fn unchanged(&self, record: &Record, most: Duration, at: Instant) -> Duration {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.entry(record.instance).or_insert(Seen {
+            renewed_at: record.renewed_at,
+            renewals: 0,
+            unchanged: Duration::ZERO,
+            looked: at,
+            ahead: ahead_at_first(record),
+        });
+        if seen.renewed_at == record.renewed_at {
+            seen.unchanged += at.saturating_duration_since(seen.looked).min(most);
+        } else {
+            (seen.renewed_at, seen.unchanged) = (record.renewed_at, Duration::ZERO);
+            seen.renewals = seen.renewals.saturating_add(1);
+            seen.ahead = Some(Timestamp::now().duration_since(record.renewed_at));
+        }
+        seen.looked = at;
+        seen.unchanged
+    }
+
+    fn ahead(&self, id: InstanceId) -> Option<SignedDuration> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&id)?.ahead
+    }
+
+    fn renewals(&self, id: InstanceId) -> u32 {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&id).map_or(0, |seen| seen.renewals)
+    }
+
+    fn forget(&self, id: InstanceId) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+    }
+}
+
+impl Store {
+    pub(super) fn liveness(&self, id: InstanceId) -> Liveness {
+        self.liveness_at(id, Instant::now())
+    }
+
+    fn liveness_at(&self, id: InstanceId, at: Instant) -> Liveness {
+        let own = &self.instance.record;
+        if id == own.instance {
+            return Liveness::Alive {
+                address: self.instance.address(),
+                draining: self.instance.draining.load(Ordering::Relaxed),
+            };
+        }
+        let folder = &self.instance.folder;
+        let record = match files::read_json::<Record>(&folder.join(format!("{id}.json"))) {
+            Ok(Some(record)) => record,
+            // Its record was removed, and comes back with its next renewal.
+            Ok(None) if locked(&folder.join(format!("{id}.lock"))) == Locked::Held => {
+                return Liveness::Alive {
+                    address: None,
+                    draining: false,
+                };
+            }
+            // It left, or never was.
+            Ok(None) => {
+                self.watched.forget(id);
+                return Liveness::Dead { for_sure: true };
+            }
+            Err(error) => {
+                tracing::warn!(%id, %error, "the record of another bridge cannot be read: it is taken for alive");
+                return Liveness::Alive {
+                    address: None,
+                    draining: false,
+                };
+            }
+        };
+        let same_mount = record.device.is_some() && record.device == self.instance.device();
+        let same_kernel = !own.boot_id.is_empty() && record.boot_id == own.boot_id;
+        // One that is not there proves nothing: somebody may have removed it.
+        if same_mount && same_kernel && locked(&folder.join(format!("{id}.lock"))) == Locked::Free {
+            return Liveness::Dead { for_sure: true };
+        }
+        // Each may be set otherwise: the longer time is safe for both.
+        let ttl = self
+            .instance
+            .ttl()
+            .max(Duration::from_millis(record.ttl_ms));
+        let silent = self.watched.unchanged(&record, ttl / RENEWALS, at);
+        if silent >= ttl {
+            return Liveness::Dead {
+                for_sure: silent > SILENT_FILES_KEPT.max(ttl),
+            };
+        }
+        Liveness::Alive {
+            address: record.address,
+            draining: record.draining,
+        }
+    }
+
+    /// Every instance that has a record, this one left out.
+    fn others(&self) -> Result<impl Iterator<Item = InstanceId>, StoreError> {
+        let folder = &self.instance.folder;
+        let names = files::names_in(folder).map_err(files::at("list", folder))?;
+        let own = self.instance.id();
+        let ids = names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.strip_suffix(".json")?.parse().ok());
+        Ok(ids.filter(move |id| *id != own))
+    }
+
+    /// The living others who may hold a lease that cannot be read. Those are left out that looked
+    /// through all their leases since it was first found so: they would have written it anew.
+    pub(super) fn suspects(&self, job: JobId) -> Result<Vec<(InstanceId, Liveness)>, StoreError> {
+        let mut found = Vec::new();
+        for id in self.others()? {
+            let alive = self.liveness(id);
+            if alive.is_dead() {
+                continue;
+            }
+            let renewals = self.watched.renewals(id);
+            let mut broken = self.broken();
+            let since = broken.entry(job).or_default().entry(id);
+            let since = *since.or_insert(renewals);
+            drop(broken);
+            if renewals.saturating_sub(since) < LOOKED_THROUGH || !self.mends_leases(id) {
+                found.push((id, alive));
+            }
+        }
+        Ok(found)
+    }
+
+    fn mends_leases(&self, id: InstanceId) -> bool {
+        self.record_of(id).is_some_and(|record| record.mends_leases)
+    }
+
+    fn record_of(&self, id: InstanceId) -> Option<Record> {
+        let path = self.instance.folder.join(format!("{id}.json"));
+        files::read_json(&path).unwrap_or_default()
+    }
+
+    /// The clocks of the living others.
+    pub(super) fn peer_clocks(&self) -> Result<Vec<PeerClock>, StoreError> {
+        let mut clocks = Vec::new();
+        for id in self.others()? {
+            if self.liveness(id).is_dead() {
+                continue;
+            }
+            // One whose record cannot be read is as unknown as one that has not written yet.
+            let host = self.record_of(id).map(|record| record.host);
+            clocks.push(PeerClock {
+                host: host.unwrap_or_else(|| "another machine".to_owned()),
+                ahead: self.watched.ahead(id),
+            });
+        }
+        Ok(clocks)
+    }
+
+    /// Looks at every instance once, so that silence is noticed in time; this one is left out. Call
+    /// it several times within each [`Instance::renew_every`].
+    pub fn watch(&self) -> Result<Others, StoreError> {
+        let mut others = Others::default();
+        for instance in self.others()? {
+            let Liveness::Alive { address, draining } = self.liveness(instance) else {
+                continue;
+            };
+            others.alive += 1;
+            if let Some(address) = address.filter(|_| !draining) {
+                others.peers.push(Peer { instance, address });
+            }
+        }
+        Ok(others)
+    }
+
+    /// Whether an instance may still come back to work: not where it is known to have ended, or
+    /// was silent for too long.
+    pub fn is_alive(&self, id: InstanceId) -> bool {
+        matches!(self.liveness(id), Liveness::Alive { .. })
+    }
+
+    /// The instance, if others reach it.
+    pub fn peer(&self, id: InstanceId) -> Option<Peer> {
+        match self.liveness(id) {
+            Liveness::Alive {
+                address: Some(address),
+                ..
+            } => Some(Peer {
+                instance: id,
+                address,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Removes the files of dead instances; returns how many there were, and what failed.
+    pub(super) fn sweep_instances(&self) -> (u64, Vec<StoreError>) {
+        let (mut removed, mut errors) = (0, Vec::new());
+        let mut dead = std::collections::BTreeSet::new();
+        for folder in [self.bridge("tmp"), self.instance.folder.clone()] {
+            match files::names_in(&folder) {
+                Ok(names) => dead.extend(names.into_iter().flatten().filter_map(|name| {
+                    let id: InstanceId = name.split('.').next()?.parse().ok()?;
+                    let gone = self.liveness(id) == Liveness::Dead { for_sure: true };
+                    gone.then(|| id.to_string())
+                })),
+                Err(error) => errors.push(files::at("list", &folder)(error)),
+            }
+        }
+        for id in dead.iter().filter_map(|id| id.parse().ok()) {
+            let staging = self.bridge("tmp").join(InstanceId::to_string(&id));
+            self.watched.forget(id);
+            let gone = remove::remove_tree(&staging)
+                .and_then(|()| remove_files(&self.instance.folder, id));
+            match gone {
+                Ok(()) => removed += 1,
+                Err(error) => errors.push(files::at("remove", &staging)(error)),
+            }
+        }
+        (removed, errors)
+    }
+}
+
+/// What the lock file of an instance says of its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Locked {
+    /// It has not ended.
+    Held,
+    /// It has ended.
+    Free,
+    /// Nothing: the file is not there or cannot be looked at.
+    Unknown,
+}
+
+/// A shared attempt: two who look do not see each other.
+fn locked(path: &Path) -> Locked {
+    let Ok(file) = files::open_read(path) else {
+        return Locked::Unknown;
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Locked::Free,
+        Err(rustix::io::Errno::WOULDBLOCK) => Locked::Held,
+        Err(_) => Locked::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Folder, later};
+
+    #[test]
+    fn a_dropped_store_leaves_nothing_of_its_instance() {
+        let folder = Folder::new();
+        drop(folder.open());
+        for part in ["instances", "tmp"] {
+            let path = folder.path().join(".bridge").join(part);
+            assert_eq!(fs::read_dir(path).unwrap().count(), 0, "{part}");
+        }
+    }
+
+    #[test]
+    fn a_crashed_instance_is_dead_at_once_and_its_staging_is_cleared() {
+        let folder = Folder::new();
+        let (id, staging) = folder.crash(|store| {
+            fs::write(store.staging().join("half-written"), "x").unwrap();
+            (store.instance().id(), store.staging().to_owned())
+        });
+        assert!(staging.exists());
+        let store = folder.open();
+        assert!(!staging.exists());
+        assert_eq!(store.liveness(id), Liveness::Dead { for_sure: true });
+    }
+
+    /// The record of a bridge on another host, written by a clock that is far off.
+    struct Foreign(Record);
+
+    impl Foreign {
+        fn new(store: &Store) -> Self {
+            let mut record = store.instance.record.clone();
+            record.instance = InstanceId::random();
+            record.boot_id = "another host".into();
+            Self(record)
+        }
+
+        fn beat(&mut self, store: &Store, at: Timestamp) {
+            self.0.renewed_at = at;
+            let path = store
+                .instance
+                .folder
+                .join(format!("{}.json", self.0.instance));
+            files::write_json(&path, &self.0, store.staging()).unwrap();
+        }
+    }
+
+    #[test]
+    fn another_hosts_silence_counts_as_it_is_watched_and_not_by_its_clock() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let mut other = Foreign::new(&store);
+        let began = Instant::now();
+        let seconds = Duration::from_secs;
+        let id = other.0.instance;
+        let look = |after| store.liveness_at(id, began + seconds(after));
+        let alive = Liveness::Alive {
+            address: None,
+            draining: false,
+        };
+        other.beat(&store, later(folder.now, -100_000));
+        for after in (0..20).step_by(5) {
+            assert_eq!(look(after), alive, "{after}");
+        }
+        assert_eq!(look(20), Liveness::Dead { for_sure: false });
+        other.beat(&store, later(folder.now, -99_999));
+        assert_eq!(look(21), alive);
+        // We were stopped, or the folder could not be read: that is no silence of its.
+        assert_eq!(look(500), alive);
+    }
+
+    #[test]
+    fn clocks_that_are_far_apart_are_noticed_before_anything_is_removed() {
+        let folder = Folder::new();
+        let store = folder.open();
+        assert_eq!(store.doubt(), None, "alone, and the filesystem agrees");
+        let mut other = Foreign::new(&store);
+        let now = Timestamp::now();
+        let why = |store: &Store| store.doubt().map(|doubt| doubt.why().to_owned());
+        // Two hours behind, or it wrote that two hours ago.
+        other.beat(&store, later(now, -7200));
+        assert!(matches!(store.doubt(), Some(clock::Doubt::Unknown(_))));
+        other.beat(&store, later(now, -7199));
+        assert!(why(&store).unwrap().contains("ahead"));
+        assert!(store.warnings()[0].contains("nothing is cleaned up"));
+        // It was set right.
+        other.beat(&store, now);
+        assert_eq!(store.doubt(), None);
+        assert_eq!(store.warnings(), [] as [String; 0]);
+        let mut tomorrow = Foreign::new(&store);
+        tomorrow.beat(&store, later(now, 86_400));
+        assert!(why(&store).unwrap().contains("behind"));
+    }
+
+    #[test]
+    fn others_see_where_an_instance_is_reached_from_now_on() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let id = one.instance().id();
+        one.move_to("https://h:1#ab".to_owned(), folder.now)
+            .unwrap();
+        one.drain(folder.now).unwrap();
+        let seen = two.peer(id).map(|peer| peer.address);
+        assert_eq!(seen.as_deref(), Some("https://h:1#ab"));
+    }
+
+    #[test]
+    fn a_stopped_neighbour_is_silent_though_it_holds_its_lock() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let began = Instant::now();
+        let id = one.instance().id();
+        let at = |after| two.liveness_at(id, began + Duration::from_secs(after));
+        for after in (0..20).step_by(5) {
+            assert!(matches!(at(after), Liveness::Alive { .. }), "{after}");
+        }
+        assert_eq!(at(20), Liveness::Dead { for_sure: false });
+        assert_eq!(two.sweep_instances().0, 0);
+        one.renew(later(folder.now, 1)).unwrap();
+        assert!(matches!(at(21), Liveness::Alive { .. }));
+    }
+
+    #[test]
+    fn only_those_who_take_calls_are_peers() {
+        let folder = Folder::new();
+        let reached = |address: &str| {
+            let membership = Membership {
+                address: Some(address.into()),
+                ..Membership::default()
+            };
+            Store::open(&folder.path(), &membership, folder.now).unwrap()
+        };
+        let (one, two, command) = (reached("a:1"), reached("b:2"), folder.open());
+        let peer = Peer {
+            instance: two.instance().id(),
+            address: "b:2".into(),
+        };
+        assert_eq!(one.watch().unwrap().peers, [peer]);
+        assert_eq!(command.watch().unwrap().peers.len(), 2);
+        two.drain(later(folder.now, 1)).unwrap();
+        assert_eq!(one.watch().unwrap().peers, []);
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_is_made_again() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let id = one.instance().id();
+        let path = one.instance.folder.join(format!("{id}.lock"));
+        fs::remove_file(&path).unwrap();
+        one.renew(later(folder.now, 1)).unwrap();
+        assert!(path.exists());
+        assert!(two.is_alive(id));
+        drop(one);
+        assert!(!two.is_alive(id));
+    }
+
+    #[test]
+    fn an_emptied_jobs_folder_is_filled_again_by_whoever_needs_it_first() {
+        use crate::testing::{key, new_job};
+        type Work = fn(&Store, Timestamp);
+        let works: [Work; 5] = [
+            |store, now| store.renew(now).unwrap(),
+            |store, _| store.check_writable().unwrap(),
+            |store, now| drop(store.open_workspace(&key("c"), &new_job(), now).unwrap()),
+            |store, now| drop(store.create_leased_job(&new_job(), now).unwrap()),
+            |store, _| {
+                drop(store.stage_file().unwrap());
+                drop(store.stage_link().unwrap());
+            },
+        ];
+        for (number, work) in works.into_iter().enumerate() {
+            let folder = Folder::new();
+            let store = folder.open();
+            fs::rename(folder.path(), folder.outside().join("away")).unwrap();
+            if number % 2 == 0 {
+                fs::create_dir(folder.path()).unwrap();
+            }
+            work(&store, folder.now);
+            store.check_writable().unwrap();
+            let other = folder.open();
+            assert!(other.is_alive(store.instance().id()), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_takes_no_files_is_not_writable() {
+        let folder = Folder::new();
+        let store = folder.open();
+        store.check_writable().unwrap();
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+        fs::remove_dir(store.staging()).unwrap();
+        fs::write(store.staging(), "no folder").unwrap();
+        store.check_writable().unwrap_err();
+    }
+
+    #[test]
+    fn a_live_neighbour_keeps_its_files() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        assert_eq!(two.sweep_instances().0, 0);
+        assert!(one.staging().exists());
+    }
+}

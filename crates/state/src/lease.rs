@@ -1,0 +1,869 @@
+//! Who works in a workspace. One instance at a time; a dead or silent one's lease is taken over.
+//!
+//! ```text
+//! free ──acquire──▶ held ──release──▶ free
+//!                    └──holder dead or silent: acquire──▶ held by another; the first is fenced
+//! ```
+//! Each change of hands goes to who makes the file `lease.N` first, N being the next fencing number;
+//! its rename to `lease` makes it so. That holds also where file locks do not reach other hosts.
+//!
+//! A `lease` that cannot be read is held, not free: whoever holds it writes it anew, and nobody takes
+//! it over as long as an instance lives that may be its holder.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bridge_model::JobId;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    InstanceId, Job, Metadata, NewJob, Store, StoreError, error::is_absent, files,
+    instance::Liveness, lock::FileLock, metadata, remove::remove_tree,
+};
+
+/// The file's name.
+const LEASE: &str = "lease";
+
+/// The right of this instance to run children in a workspace, until released or taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The workspace.
+    pub job: JobId,
+    /// Who holds it.
+    pub instance: InstanceId,
+    /// Grows by one with each change of hands: an older number has lost the workspace.
+    pub fence: u64,
+    /// When this instance took it.
+    pub since: Timestamp,
+}
+
+/// Why a workspace cannot be worked in.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// A living instance has it: forward the call there.
+    #[error("this chat runs on another replica ({instance})")]
+    Elsewhere {
+        /// The holder.
+        instance: InstanceId,
+        /// Where it can be reached, if it said so.
+        address: Option<String>,
+        /// It is about to end and will give the lease back: wait for that.
+        draining: bool,
+    },
+    /// The folder failed; [`StoreError::JobGone`] when it was removed meanwhile: bind again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The file. The fence stays when the holder goes.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    instance: Option<InstanceId>,
+    address: Option<String>,
+    fence: u64,
+    since: Option<Timestamp>,
+}
+
+impl Store {
+    /// A workspace folder that is our own from the moment in which it appears.
+    pub fn create_leased_job(
+        &self,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<(Job, Lease), StoreError> {
+        self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(metadata), now))
+    }
+
+    pub(super) fn make_leased_job(
+        &self,
+        note: impl FnOnce(&mut Metadata),
+        now: Timestamp,
+    ) -> Result<(Job, Lease), StoreError> {
+        // Nobody can want the first number of a folder that he cannot see.
+        let record = self.own_record(1, now);
+        let write = |folder: &Path| files::write_json(&folder.join(LEASE), &record, self.staging());
+        let job = self.make_job(note, write, now)?;
+        let lease = Lease {
+            job: job.id(),
+            instance: self.instance().id(),
+            fence: 1,
+            since: now,
+        };
+        Ok((job, lease))
+    }
+
+    fn own_record(&self, fence: u64, since: Timestamp) -> Record {
+        Record {
+            instance: Some(self.instance().id()),
+            address: self.instance().address(),
+            fence,
+            since: Some(since),
+        }
+    }
+
+    /// Takes the lease: free, stale (its instance is dead or silent), or ours already (then the
+    /// same fence). Not counted: the caller releases once its last child in the workspace has ended.
+    pub fn acquire(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
+        let _lock = FileLock::job(job)?;
+        self.acquire_locked(job, now)
+    }
+
+    /// The caller has the workspace's lock.
+    pub(super) fn acquire_locked(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
+        let own = self.instance().id();
+        loop {
+            let found = read(job)?;
+            let (claim, fence) = match &found {
+                Found::Record(record) if record.instance == Some(own) => {
+                    return Ok(Lease {
+                        job: job.id(),
+                        instance: own,
+                        fence: record.fence,
+                        since: record.since.unwrap_or(now),
+                    });
+                }
+                Found::Record(record) => {
+                    if let Some(holder) = record.instance {
+                        self.refuse_alive(holder, record.address.clone())?;
+                    }
+                    (record.fence + 1, record.fence + 1)
+                }
+                Found::Broken(why) => {
+                    self.refuse_suspects(job, why)?;
+                    (MENDING, beyond_any(now))
+                }
+            };
+            let record = self.own_record(fence, now);
+            if self.put_in_place(job, claim, &record, &found, Sync::Yes)? {
+                self.broken().remove(&job.id());
+                // What a bridge of an earlier version left that was killed.
+                let _ = remove_tree(&claim_path(job, fence.saturating_sub(1)));
+                return Ok(Lease {
+                    job: job.id(),
+                    instance: own,
+                    fence,
+                    since: now,
+                });
+            }
+        }
+    }
+
+    fn refuse_alive(&self, holder: InstanceId, known: Option<String>) -> Result<(), LeaseError> {
+        match self.liveness(holder) {
+            Liveness::Alive { address, draining } => Err(LeaseError::Elsewhere {
+                instance: holder,
+                // What it says now counts: a pod may have come back under another address.
+                address: address.or(known),
+                draining,
+            }),
+            Liveness::Dead { .. } => Ok(()),
+        }
+    }
+
+    /// Refuses as long as somebody lives who may hold a lease that cannot be read.
+    fn refuse_suspects(&self, job: &Job, why: &str) -> Result<(), LeaseError> {
+        let new = !self.broken().contains_key(&job.id());
+        let mut suspects = self.suspects(job.id())?.into_iter();
+        let Some((instance, alive)) = suspects.next() else {
+            tracing::warn!(
+                job = ?job.id(),
+                why,
+                "the lease of a workspace cannot be read, and nobody lives who could hold it: it \
+                 is begun anew"
+            );
+            return Ok(());
+        };
+        let others = suspects.count();
+        if new {
+            tracing::warn!(
+                job = ?job.id(),
+                why,
+                suspects = others + 1,
+                "the lease of a workspace cannot be read: it counts as held until the bridge that \
+                 holds it has written it anew, or until no bridge lives that could hold it"
+            );
+        }
+        let Liveness::Alive { address, draining } = alive else {
+            return Ok(());
+        };
+        Err(LeaseError::Elsewhere {
+            instance,
+            address,
+            // Of several one cannot be picked: the call waits until the holder has shown itself.
+            draining: draining || others > 0,
+        })
+    }
+
+    /// Puts `record` in the place of what was `found`, if nobody else was faster: the file
+    /// `lease.{claim}` is made by one instance alone, holds the record from the beginning, and
+    /// becomes the lease by its rename. Who takes its maker for dead removes it first, so that one
+    /// who was only stopped for long finds nothing to rename: the number never goes back.
+    /// `false`: look again.
+    fn put_in_place(
+        &self,
+        job: &Job,
+        claim: u64,
+        record: &Record,
+        found: &Found,
+        sync: Sync,
+    ) -> Result<bool, LeaseError> {
+        let (claim, lease) = (claim_path(job, claim), path(job));
+        let content = files::to_json(record).map_err(files::at("write", &claim))?;
+        let made = match sync {
+            Sync::Yes => files::show_new(&claim, &content, self.staging()),
+            Sync::No => files::show_new_unsynced(&claim, &content, self.staging()),
+        };
+        if !made.map_err(files::at("write", &claim))? {
+            self.clear_claim(&claim)?;
+            return Ok(false);
+        }
+        // Between the look and the claim somebody may have used this number already.
+        let same = read(job).map(|now| now == *found);
+        if !matches!(same, Ok(true)) {
+            let _ = remove_tree(&claim);
+            return same.map_err(Into::into);
+        }
+        match fs::rename(&claim, &lease) {
+            Ok(()) => {}
+            Err(error) if is_absent(&error) => return Ok(false),
+            // Something else is in the lease's place: it goes, and then it is as if it had not been.
+            Err(_) if lease.is_dir() => {
+                let _ = remove_tree(&claim);
+                remove_tree(&lease).map_err(files::at("replace", &lease))?;
+                return Ok(false);
+            }
+            Err(error) => {
+                let _ = remove_tree(&claim);
+                return Err(files::at("write", &lease)(error).into());
+            }
+        }
+        // Another's claim may have stood under that name by then.
+        Ok(matches!(read(job)?, Found::Record(now) if now == *record))
+    }
+
+    /// Takes the claim of a dead instance out of the way; refuses where its maker lives.
+    fn clear_claim(&self, path: &Path) -> Result<(), LeaseError> {
+        let read_claim = |path: &Path| match files::read_record(path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if is_absent(&error) => Ok(None),
+            // A child put something else there.
+            Err(error) if files::is_broken(&error) => Ok(Some(Vec::new())),
+            Err(error) => Err(files::at("read", path)(error)),
+        };
+        let Some(content) = read_claim(path)? else {
+            return Ok(());
+        };
+        if let Some(maker) = claimant(&content).filter(|maker| *maker != self.instance().id()) {
+            self.refuse_alive(maker, None)?;
+        }
+        // By rename: of several who do this one gets it.
+        let taken = self.staging().join(Uuid::new_v4().to_string());
+        match fs::rename(path, &taken) {
+            Err(error) if is_absent(&error) => return Ok(()),
+            other => other.map_err(files::at("remove", path))?,
+        }
+        // Since the look a living one's may have come into its place: that is put back.
+        let another = !matches!(read_claim(&taken)?, Some(now) if now == content);
+        if another {
+            let _ = fs::hard_link(&taken, path);
+        }
+        let _ = remove_tree(&taken);
+        Ok(())
+    }
+
+    /// Gives it back. Fine if it was taken over or the folder is gone.
+    pub fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        let Some(job) = self.job(lease.job)? else {
+            return Ok(());
+        };
+        let _lock = match FileLock::job(&job) {
+            Err(StoreError::JobGone) => return Ok(()),
+            other => other?,
+        };
+        let free = Record {
+            fence: lease.fence,
+            ..Record::default()
+        };
+        loop {
+            let found = read(&job)?;
+            if matches!(&found, Found::Record(record) if !is_of(record, lease)) {
+                return Ok(());
+            }
+            // A lost one after a crash of the host is as stale as a released one.
+            let put = self.put_in_place(&job, lease.fence + 1, &free, &found, Sync::No);
+            match put {
+                Ok(false) => {}
+                // Elsewhere: somebody is about to take it over.
+                Ok(true) | Err(LeaseError::Elsewhere { .. }) => return Ok(()),
+                Err(LeaseError::Store(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether nobody took it over. One that was taken over is lost for good: nothing may be
+    /// written in its name any more. A record that is broken is written anew by this.
+    pub fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
+        let Some(job) = self.job(lease.job)? else {
+            return Ok(false);
+        };
+        match read(&job)? {
+            Found::Record(record) => Ok(is_of(&record, lease)),
+            // Nobody takes a broken one over as long as we live.
+            Found::Broken(why) => self.mend(&job, lease, &why),
+        }
+    }
+
+    fn mend(&self, job: &Job, lease: &Lease, why: &str) -> Result<bool, StoreError> {
+        let _lock = match FileLock::job(job) {
+            Err(StoreError::JobGone) => return Ok(false),
+            // Without it the claim decides.
+            other => other.ok(),
+        };
+        let record = self.own_record(lease.fence, lease.since);
+        loop {
+            let found = read(job)?;
+            if let Found::Record(record) = &found {
+                return Ok(is_of(record, lease));
+            }
+            match self.put_in_place(job, MENDING, &record, &found, Sync::Yes) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.broken().remove(&job.id());
+                    tracing::warn!(
+                        job = ?job.id(),
+                        why,
+                        "a lease of this bridge could not be read: it is written anew"
+                    );
+                    return Ok(true);
+                }
+                // Somebody takes us for dead; he has not taken it over yet.
+                Err(LeaseError::Elsewhere { .. }) => return Ok(true),
+                Err(LeaseError::Store(error)) => {
+                    tracing::warn!(
+                        job = ?job.id(),
+                        why,
+                        %error,
+                        "a lease of this bridge cannot be read, nor be written anew"
+                    );
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// Forgets leases that could not be read and by now can be, or are gone.
+    pub(super) fn forget_mended(&self) {
+        let noted: Vec<JobId> = self.broken().keys().copied().collect();
+        for id in noted {
+            let mended = match self.job(id) {
+                Ok(Some(job)) => matches!(read(&job), Ok(Found::Record(_))),
+                Ok(None) => true,
+                Err(_) => false,
+            };
+            if mended {
+                self.broken().remove(&id);
+            }
+        }
+    }
+
+    /// Refuses where another instance holds the workspace: before each write, under its lock.
+    pub(super) fn refuse_others(&self, job: &Job) -> Result<(), StoreError> {
+        match read(job)? {
+            Found::Record(Record {
+                instance: Some(holder),
+                ..
+            }) if holder != self.instance().id() => Err(StoreError::TakenOver),
+            _ => Ok(()),
+        }
+    }
+
+    /// The living holder of a workspace's lease, ourselves included; of a broken one somebody who
+    /// may hold it.
+    pub fn leased_by(&self, job: &Job) -> Result<Option<InstanceId>, StoreError> {
+        match read(job)? {
+            Found::Record(record) => Ok(record.instance.filter(|id| self.is_alive(*id))),
+            Found::Broken(_) => {
+                let suspects = self.suspects(job.id())?;
+                Ok(suspects.first().map(|(id, _)| *id))
+            }
+        }
+    }
+
+    /// What [`Self::acquire`] would refuse with, without taking anything.
+    pub fn check_elsewhere(&self, job: &Job) -> Result<(), LeaseError> {
+        match read(job)? {
+            Found::Record(record) => match record.instance {
+                Some(holder) if holder != self.instance().id() => {
+                    self.refuse_alive(holder, record.address)
+                }
+                _ => Ok(()),
+            },
+            Found::Broken(why) => self.refuse_suspects(job, &why),
+        }
+    }
+
+    /// Keeps everybody else from taking a workspace that is about to be removed: the claim goes with
+    /// its folder. The caller has its lock.
+    pub(super) fn claim_to_remove(&self, job: &Job) -> Result<PathBuf, LeaseError> {
+        loop {
+            let found = read(job)?;
+            let claim = match &found {
+                Found::Record(record) => {
+                    if let Some(holder) = record.instance {
+                        self.refuse_alive(holder, record.address.clone())?;
+                    }
+                    record.fence + 1
+                }
+                Found::Broken(why) => {
+                    self.refuse_suspects(job, why)?;
+                    MENDING
+                }
+            };
+            let path = claim_path(job, claim);
+            let record = self.own_record(claim, Timestamp::UNIX_EPOCH);
+            let content = files::to_json(&record).map_err(files::at("write", &path))?;
+            let made = files::show_new_unsynced(&path, &content, self.staging());
+            if !made.map_err(files::at("write", &path))? {
+                self.clear_claim(&path)?;
+            } else if read(job)? == found {
+                self.broken().remove(&job.id());
+                return Ok(path);
+            } else {
+                let _ = remove_tree(&path);
+            }
+        }
+    }
+
+    /// Removes what instances that are dead left when they were killed on their way to a lease.
+    pub(super) fn sweep_claims(&self, job: &Job) -> Result<(), StoreError> {
+        let folder = job.folder();
+        let names = files::names_in(folder).map_err(files::at("list", folder))?;
+        for name in names.into_iter().flatten() {
+            if name.strip_prefix("lease.").is_some_and(is_number) {
+                match self.clear_claim(&folder.join(name)) {
+                    Ok(()) | Err(LeaseError::Elsewhere { .. }) => {}
+                    Err(LeaseError::Store(error)) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether it must be on the disk before anybody relies on it.
+#[derive(Debug, Clone, Copy)]
+enum Sync {
+    Yes,
+    No,
+}
+
+/// The claim on a lease that cannot be read, whose number nobody knows.
+const MENDING: u64 = 0;
+
+/// A number that is larger than what a lease that cannot be read can have had: nobody changes hands
+/// once a second for fifty years.
+fn beyond_any(now: Timestamp) -> u64 {
+    u64::try_from(now.as_second()).unwrap_or(0).max(1 << 30)
+}
+
+/// Who made a claim; an earlier version wrote only that.
+fn claimant(content: &[u8]) -> Option<InstanceId> {
+    if let Ok(record) = serde_json::from_slice::<Record>(content) {
+        // A claim to release names nobody: whoever makes one needs no time for it.
+        return record.instance;
+    }
+    std::str::from_utf8(content).ok()?.trim().parse().ok()
+}
+
+fn is_of(record: &Record, lease: &Lease) -> bool {
+    record.instance == Some(lease.instance) && record.fence == lease.fence
+}
+
+fn path(job: &Job) -> std::path::PathBuf {
+    job.folder().join(LEASE)
+}
+
+fn claim_path(job: &Job, claim: u64) -> std::path::PathBuf {
+    job.folder().join(format!("lease.{claim}"))
+}
+
+/// What stands in the file.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Record(Record),
+    /// Torn, or something else in its place: somebody may hold it.
+    Broken(String),
+}
+
+fn read(job: &Job) -> Result<Found, StoreError> {
+    let path = path(job);
+    match files::read_json(&path) {
+        Ok(Some(record)) => Ok(Found::Record(record)),
+        // Nobody was there yet; or somebody is, and it was removed.
+        Ok(None) if metadata::has_live_sessions(job)? => {
+            Ok(Found::Broken("it was removed".to_owned()))
+        }
+        Ok(None) => Ok(Found::Record(Record::default())),
+        Err(error) if files::is_broken(&error) => Ok(Found::Broken(error.to_string())),
+        Err(error) => Err(files::at("read", &path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+    use crate::{
+        LiveSession, Membership,
+        binding::Workspace,
+        testing::{Folder, key, later, new_job},
+    };
+
+    #[test]
+    fn one_living_instance_at_a_time() {
+        let folder = Folder::new();
+        let membership = Membership {
+            address: Some("10.0.0.1:8080".into()),
+            ..Membership::default()
+        };
+        let one = Store::open(&folder.path(), &membership, folder.now).unwrap();
+        let two = folder.open();
+        let held = one
+            .open_workspace(&key("c"), &new_job(), folder.now)
+            .unwrap();
+        // However late by the clock on the wall: nobody has watched it be silent.
+        match two.acquire(&held.job, later(folder.now, 100_000)) {
+            Err(LeaseError::Elsewhere {
+                instance,
+                address,
+                draining,
+            }) => {
+                assert_eq!(instance, one.instance().id());
+                assert_eq!(address.as_deref(), Some("10.0.0.1:8080"));
+                assert!(!draining);
+            }
+            other => panic!("{other:?}"),
+        }
+        let leased = two.leased_by(&held.job).unwrap();
+        assert_eq!(leased, Some(one.instance().id()));
+        one.release(&held.lease).unwrap();
+        assert_eq!(two.acquire(&held.job, folder.now).unwrap().fence, 2);
+    }
+
+    #[test]
+    fn acquiring_again_keeps_the_fence() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let first = store
+            .open_workspace(&key("c"), &new_job(), folder.now)
+            .unwrap();
+        let again = store
+            .open_workspace(&key("c"), &new_job(), later(folder.now, 5))
+            .unwrap();
+        assert_eq!(first.lease, again.lease);
+    }
+
+    #[test]
+    fn a_crashed_holder_loses_it_at_once_and_cannot_give_back_what_is_not_its_own() {
+        let folder = Folder::new();
+        let stale = folder.crash(|store| {
+            store
+                .open_workspace(&key("c"), &new_job(), folder.now)
+                .unwrap()
+                .lease
+        });
+        let store = folder.open();
+        let mine = store
+            .open_workspace(&key("c"), &new_job(), folder.now)
+            .unwrap();
+        assert_eq!(mine.lease.job, stale.job);
+        assert_eq!(mine.lease.fence, stale.fence + 1);
+        store.release(&stale).unwrap();
+        assert!(store.holds(&mine.lease).unwrap());
+        assert!(!store.holds(&stale).unwrap());
+    }
+
+    const FOLDER: &str = "MCPO_TEST_HELD_FOLDER";
+
+    #[test]
+    #[ignore = "the other process of the next test"]
+    fn held_until_killed() {
+        let Some(path) = std::env::var_os(FOLDER) else {
+            return;
+        };
+        let now = Timestamp::now();
+        let store = Store::open(path.as_ref(), &Membership::default(), now).unwrap();
+        let held = store.open_workspace(&key("c"), &new_job(), now).unwrap();
+        println!("\nheld {}", held.job.id());
+        loop {
+            std::thread::park();
+        }
+    }
+
+    #[test]
+    fn a_killed_process_is_succeeded_at_once_in_the_same_folder() {
+        let folder = Folder::new();
+        let mut other = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::lease::tests::held_until_killed"])
+            .args(["--ignored", "--nocapture"])
+            .env(FOLDER, folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
+        let job = lines.find_map(|line| Some(line.unwrap().strip_prefix("held ")?.to_owned()));
+        let store = folder.open();
+        let open = || store.open_workspace(&key("c"), &new_job(), folder.now);
+        let refused = open();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(
+            matches!(refused, Err(LeaseError::Elsewhere { .. })),
+            "{refused:?}"
+        );
+        let taken = open().unwrap();
+        assert_eq!(Some(taken.job.id().to_string()), job);
+        assert_eq!(taken.lease.fence, 2);
+    }
+
+    #[test]
+    fn a_stale_lease_goes_to_one_of_those_who_want_it() {
+        let folder = Folder::new();
+        folder
+            .crash(|store| {
+                store
+                    .open_workspace(&key("c"), &new_job(), folder.now)
+                    .map(drop)
+            })
+            .unwrap();
+        let stores: Vec<_> = (0..4).map(|_| folder.open()).collect();
+        let won = std::thread::scope(|scope| {
+            let threads: Vec<_> = stores
+                .iter()
+                .map(|store| {
+                    scope.spawn(|| {
+                        store
+                            .open_workspace(&key("c"), &new_job(), folder.now)
+                            .is_ok()
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|t| t.join().unwrap())
+                .filter(|won| *won)
+                .count()
+        });
+        assert_eq!(won, 1);
+    }
+
+    #[test]
+    fn a_number_that_was_won_and_never_used_is_skipped_once_its_winner_is_dead() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let living = folder.open();
+        let claim = |id: InstanceId| std::fs::write(claim_path(&job, 1), id.to_string()).unwrap();
+        claim(living.instance().id());
+        let refused = store.acquire(&job, folder.now);
+        assert!(matches!(refused, Err(LeaseError::Elsewhere { .. })));
+        claim(folder.crash(|store| store.instance().id()));
+        assert_eq!(store.acquire(&job, folder.now).unwrap().fence, 1);
+        assert_eq!(claims(&job), [] as [String; 0]);
+    }
+
+    fn claims(job: &Job) -> Vec<String> {
+        let names = files::names_in(job.folder()).unwrap();
+        let mut claims: Vec<_> = names.into_iter().flatten().collect();
+        claims.retain(|name| name.starts_with("lease."));
+        claims
+    }
+
+    #[test]
+    fn one_who_was_stopped_after_his_claim_sets_no_number_back() {
+        let folder = Folder::new();
+        let (slow, other) = (folder.open(), folder.open());
+        let job = slow.create_job(&new_job(), folder.now).unwrap();
+        // What `slow` does up to its rename, after which it is stopped for longer than its time.
+        let found = read(&job).unwrap();
+        let record = slow.own_record(1, folder.now);
+        let content = files::to_json(&record).unwrap();
+        files::show_new(&claim_path(&job, 1), &content, slow.staging()).unwrap();
+        let lock = slow.instance().id().to_string() + ".lock";
+        let instances = slow.bridge("instances");
+        std::fs::rename(instances.join(&lock), folder.outside().join(&lock)).unwrap();
+        std::fs::remove_file(instances.join(lock.replace("lock", "json"))).unwrap();
+        assert!(!other.is_alive(slow.instance().id()));
+        let taken = other.acquire(&job, folder.now).unwrap();
+        assert!(!matches!(
+            slow.put_in_place(&job, 1, &record, &found, Sync::Yes),
+            Ok(true)
+        ));
+        assert!(other.holds(&taken).unwrap());
+        let lost = Lease {
+            instance: slow.instance().id(),
+            ..taken.clone()
+        };
+        assert!(!slow.holds(&lost).unwrap());
+        // Nor can it give back what is another's by now.
+        slow.release(&lost).unwrap();
+        assert!(other.holds(&taken).unwrap());
+        assert_eq!(claims(&job), [] as [String; 0]);
+    }
+
+    /// What may stand in the place of a lease after a crash of the host, or put there by a child.
+    fn break_lease(job: &Job, how: usize) {
+        let path = path(job);
+        std::fs::remove_file(&path).unwrap();
+        match how {
+            0 => std::fs::write(&path, "").unwrap(),
+            1 => std::fs::write(&path, "{\"instance\": \"").unwrap(),
+            2 => std::fs::create_dir(&path).unwrap(),
+            3 => std::os::unix::fs::symlink("/etc/passwd", &path).unwrap(),
+            4 => {
+                use rustix::fs::{CWD, Mode, mkfifoat};
+                mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+            }
+            // Removed; that somebody works there is still in the metadata.
+            _ => {}
+        }
+    }
+
+    fn hold(store: &Store, now: Timestamp) -> Workspace {
+        let held = store.open_workspace(&key("c"), &new_job(), now).unwrap();
+        let session = LiveSession {
+            server: "excel".into(),
+            number: 1,
+            pid: Some(7),
+            started_at: now,
+        };
+        store
+            .update_metadata(&held.job, |m| m.live_sessions = vec![session])
+            .unwrap();
+        held
+    }
+
+    #[test]
+    fn a_broken_lease_is_held_and_its_holder_writes_it_anew() {
+        for how in 0..6 {
+            let folder = Folder::new();
+            let (one, two) = (folder.open(), folder.open());
+            let held = hold(&one, folder.now);
+            break_lease(&held.job, how);
+            match two.acquire(&held.job, folder.now) {
+                Err(LeaseError::Elsewhere { instance, .. }) => {
+                    assert_eq!(instance, one.instance().id(), "{how}");
+                }
+                other => panic!("{how}: {other:?}"),
+            }
+            assert!(two.check_elsewhere(&held.job).is_err(), "{how}");
+            assert!(two.leased_by(&held.job).unwrap().is_some(), "{how}");
+            assert!(two.warnings()[0].contains("'lease'"), "{how}");
+            assert!(one.holds(&held.lease).unwrap(), "{how}");
+            assert!(matches!(read(&held.job).unwrap(), Found::Record(r) if is_of(&r, &held.lease)));
+            assert!(two.acquire(&held.job, folder.now).is_err(), "{how}");
+            two.renew(folder.now).unwrap();
+            assert_eq!(two.warnings(), [] as [String; 0], "{how}");
+        }
+    }
+
+    #[test]
+    fn a_broken_lease_is_free_once_nobody_lives_who_could_hold_it() {
+        for how in 0..6 {
+            let folder = Folder::new();
+            let other = folder.open();
+            let held = folder.crash(|store| hold(store, folder.now));
+            break_lease(&held.job, how);
+            let store = folder.open();
+            assert!(store.acquire(&held.job, folder.now).is_err(), "{how}");
+            drop(other);
+            let taken = store.acquire(&held.job, folder.now).unwrap();
+            assert!(taken.fence > held.lease.fence, "{how}: the number grows");
+            assert!(store.holds(&taken).unwrap());
+        }
+    }
+
+    #[test]
+    fn who_looked_through_its_leases_meanwhile_does_not_hold_a_broken_one() {
+        let folder = Folder::new();
+        let membership = Membership {
+            mends_leases: true,
+            ..Membership::default()
+        };
+        let other = Store::open(&folder.path(), &membership, folder.now).unwrap();
+        let held = folder.crash(|store| hold(store, folder.now));
+        break_lease(&held.job, 0);
+        let store = folder.open();
+        for renewal in 1..=4 {
+            assert!(store.acquire(&held.job, folder.now).is_err(), "{renewal}");
+            other.renew(later(folder.now, renewal)).unwrap();
+        }
+        store.acquire(&held.job, folder.now).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_vanished_proves_no_death() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        let held = hold(&one, folder.now);
+        let lock = one.instance().id().to_string() + ".lock";
+        std::fs::remove_file(one.bridge("instances").join(lock)).unwrap();
+        let refused = two.acquire(&held.job, folder.now);
+        assert!(
+            matches!(refused, Err(LeaseError::Elsewhere { .. })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn without_locks_one_of_those_who_take_over_at_once_wins() {
+        let folder = Folder::new();
+        let stores: Vec<_> = (0..4).map(|_| folder.open()).collect();
+        for round in 0..20 {
+            let job = stores[0].create_job(&new_job(), folder.now).unwrap();
+            let won: Vec<_> = std::thread::scope(|scope| {
+                let take = |store: &Store| store.acquire_locked(&job, folder.now).ok();
+                let threads: Vec<_> = stores
+                    .iter()
+                    .map(|store| scope.spawn(move || take(store)))
+                    .collect();
+                let won = threads.into_iter().map(|thread| thread.join().unwrap());
+                won.flatten().collect()
+            });
+            let holding = stores.iter().filter(|store| {
+                won.iter().any(|lease| {
+                    lease.instance == store.instance().id() && store.holds(lease).unwrap()
+                })
+            });
+            assert_eq!(holding.count(), 1, "round {round}");
+            assert_eq!(won.len(), 1, "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_removed_folder_cannot_be_leased() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let lease = store.acquire(&job, folder.now).unwrap();
+        store.remove_job(&job).unwrap();
+        let refused = store.acquire(&job, folder.now);
+        assert!(matches!(
+            refused,
+            Err(LeaseError::Store(StoreError::JobGone))
+        ));
+        store.release(&lease).unwrap();
+    }
+}

@@ -1,0 +1,61 @@
+//! The documents say what is there.
+
+use crate::support::at_the_root;
+use regex::Regex;
+use std::{fs, path::Path};
+
+/// All files below a folder of the repository, and what is in the Rust files among them.
+fn below(folder: &Path, files: &mut Vec<String>, code: &mut String) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.to_str().expect("UTF-8").to_owned();
+        if path.is_dir() {
+            files.push(format!("{name}/"));
+            below(&path, files, code);
+        } else {
+            if name.ends_with(".rs") {
+                code.push_str(&fs::read_to_string(&path).expect("a source"));
+            }
+            files.push(name);
+        }
+    }
+}
+
+#[test]
+fn every_name_in_the_architecture_is_one_in_the_code() {
+    let (mut files, mut code) = (Vec::new(), String::new());
+    for folder in ["crates", "deploy", "scripts", "tests"] {
+        below(Path::new(&at_the_root(folder)), &mut files, &mut code);
+    }
+    let document = fs::read_to_string(at_the_root("docs/architecture.md")).expect("the document");
+    let quoted = Regex::new("`([^`\n]+)`").expect("a pattern");
+    let path = Regex::new(r"^[\w.-]+(/[\w.-]+)*(\.rs|\.py|/)$").expect("a pattern");
+    let item = Regex::new(r"^(?:\w+::)*([A-Za-z]\w+)(?:\(\w*\))?$").expect("a pattern");
+    // The folder of a chat, which no source has.
+    let elsewhere = ["work/"];
+    let mut unknown = Vec::new();
+    for name in quoted
+        .captures_iter(&document)
+        .map(|found| found[1].to_owned())
+    {
+        let known = if path.is_match(&name) {
+            elsewhere.contains(&&*name)
+                || files.iter().any(|file| file.ends_with(&format!("/{name}")))
+        } else if let Some(found) = item
+            .captures(&name)
+            .filter(|_| name.contains("::") || name.starts_with(|c: char| c.is_ascii_uppercase()))
+        {
+            let word = Regex::new(&format!(r"\b{}\b", &found[1])).expect("a pattern");
+            word.is_match(&code)
+        } else {
+            true
+        };
+        if !known {
+            unknown.push(name);
+        }
+    }
+    assert!(
+        unknown.is_empty(),
+        "docs/architecture.md names what is not there: {unknown:?}"
+    );
+}
