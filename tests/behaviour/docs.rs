@@ -13,7 +13,7 @@ fn below(folder: &Path, files: &mut Vec<String>, code: &mut String) {
             files.push(format!("{name}/"));
             below(&path, files, code);
         } else {
-            if name.ends_with(".rs") {
+            if path.extension().is_some_and(|extension| extension == "rs") {
                 code.push_str(&fs::read_to_string(&path).expect("a source"));
             }
             files.push(name);
