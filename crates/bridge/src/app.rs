@@ -5,13 +5,13 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
 
-use bridge_model::{Caller, Principal, ServerName};
+use bridge_model::{Principal, ServerName};
 use bridge_protocol::jsonrpc::Said;
 use bridge_state::{Store, StoreError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,11 +23,11 @@ use crate::{
     catalog::{Catalog, Knowledge},
     child::{ChildSettings, Children, Listener},
     condition::Condition,
-    config::{DEFAULT_MAX_TOTAL_PROCESSES, Loaded, ServerAccess, Settings},
+    config::{DEFAULT_MAX_TOTAL_PROCESSES, Loaded, Settings},
+    directory::Directory,
     identity::Identity,
     install::{Installer, InstallerSettings},
-    limits,
-    mcp::{McpSessions, Parks, all::Views},
+    limits, mcp,
     memory::{Cap, memory_limit, stateful_cap},
     openwebui::OpenWebUi,
     replicas::{PeerKey, Replicas},
@@ -48,8 +48,10 @@ const FEW_PROCESSES: usize = 10;
 pub struct App {
     /// What flags and environment said.
     pub settings: Arc<Settings>,
+    /// Which servers there are, and who may see them.
+    pub directory: Arc<Directory>,
     /// Who is calling.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// What servers offer.
     pub catalog: Arc<Catalog>,
     /// What servers are started from.
@@ -64,17 +66,12 @@ pub struct App {
     pub bodies: BodyMemory,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// The MCP protocol's own sessions.
-    pub mcp: McpSessions,
-    /// Calls that wait for their client's retry.
-    pub parks: Parks,
-    /// What the endpoint of all servers offers.
-    pub views: Views,
+    /// The MCP endpoints.
+    pub mcp: Arc<mcp::Endpoint>,
     /// The other bridges on the same jobs folder.
-    pub replicas: Replicas,
+    pub replicas: Arc<Replicas>,
     /// When this process began.
     pub started: Instant,
-    config: RwLock<Arc<Loaded>>,
     calls_without_chat: AtomicBool,
     /// Every server was asked once what it offers.
     pub acquainted: AtomicBool,
@@ -96,16 +93,6 @@ impl App {
         let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
         let installer = Installer::new(installer_settings(&settings), children.clone());
         let installer = Arc::new(installer);
-        let weak = Arc::downgrade(&catalog);
-        installer.on_change(move |server| {
-            if let Some(catalog) = weak.upgrade() {
-                catalog.refresh(server);
-            }
-        });
-        let known = Arc::downgrade(&catalog);
-        children.know_schemas(Arc::new(move |server, tool| {
-            known.upgrade()?.tool_schema(server, tool)
-        }));
         let listener = listener(Arc::downgrade(&catalog));
         let sessions = Arc::new(Sessions::new(
             session_settings(&settings),
@@ -114,16 +101,7 @@ impl App {
             metrics.clone(),
             listener.clone(),
         ));
-        let idle = Arc::downgrade(&sessions);
-        children.make_room_by(Arc::new(move |tenant, why| {
-            let idle = idle.upgrade();
-            Box::pin(async move {
-                match idle {
-                    Some(sessions) => sessions.relieve(None, tenant, why).await,
-                    None => false,
-                }
-            })
-        }));
+        connect(&children, &catalog, &sessions, &installer);
         let shared = Arc::new(SharedChildren::new(
             children.clone(),
             store.clone(),
@@ -157,9 +135,24 @@ impl App {
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
         let min_free = settings.files.min_free_disk_bytes;
+        let directory = Arc::new(Directory::new(config));
+        let identity = Arc::new(Identity::new(&settings, openwebui));
+        let replicas = Arc::new(replicas);
+        let mcp = Arc::new(mcp::Endpoint {
+            settings: settings.clone(),
+            directory: directory.clone(),
+            identity: identity.clone(),
+            catalog: catalog.clone(),
+            engine: engine.clone(),
+            replicas: replicas.clone(),
+            sessions: mcp::McpSessions::default(),
+            parks: mcp::Parks::default(),
+            views: mcp::Views::default(),
+        });
         Ok(Arc::new(Self {
             condition: Arc::new(Condition::new(store.clone(), min_free)),
-            identity: Identity::new(&settings, openwebui),
+            directory,
+            identity,
             bodies: BodyMemory::new(
                 settings.listen.body_memory_bytes,
                 settings.listen.body_memory_per_user_bytes,
@@ -172,12 +165,9 @@ impl App {
             engine,
             store,
             metrics,
-            mcp: McpSessions::default(),
-            parks: Parks::default(),
-            views: Views::default(),
+            mcp,
             replicas,
             started: Instant::now(),
-            config: RwLock::new(Arc::new(config)),
             calls_without_chat: AtomicBool::new(false),
             acquainted: AtomicBool::new(false),
             reload_fault: Mutex::default(),
@@ -186,49 +176,13 @@ impl App {
         }))
     }
 
-    /// The server file as it is in force.
-    pub fn config(&self) -> Arc<Loaded> {
-        self.config
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// The server of this name and what this caller may do with it, if it is there for him at all:
-    /// every door asks here, and gives the same answer for a server that is not there.
-    pub fn server_for(&self, name: &str, caller: &Caller) -> Option<(ServerName, ServerAccess)> {
-        // Read in place: every call comes here.
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
-        let spec = config.servers.get(name)?;
-        let access = spec.access(caller);
-        (access != ServerAccess::None).then(|| (spec.name.clone(), access))
-    }
-
-    /// Whether every server is there for this caller, at least for reading.
-    pub fn shows_all(&self, caller: &Caller) -> bool {
-        let config = self.config();
-        let mut servers = config.servers.values();
-        servers.all(|spec| spec.access(caller) != ServerAccess::None)
-    }
-
-    /// The word for the audit log where a caller was told that there is no such server.
-    pub fn refusal_kind(&self, server: &str, kind: &'static str) -> &'static str {
-        match kind {
-            "unknown_server" if self.config().servers.contains_key(server) => "not_allowed",
-            kind => kind,
-        }
-    }
-
     /// Puts a server file in force: unchanged servers keep their sessions, others lose them as
     /// their calls end.
     pub async fn apply(&self, config: Arc<Loaded>) {
         // First of all: a locked server must not be started as written in between.
         let specs = config.servers.values().cloned().collect();
         self.installer.follow(specs).await;
-        let before = {
-            let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, config.clone())
-        };
+        let before = self.directory.replace(config.clone());
         for name in before
             .servers
             .keys()
@@ -237,7 +191,9 @@ impl App {
             self.metrics.server_gone(name);
         }
         self.catalog.follow(config.servers.values());
-        self.mcp.end_where_changed(&before.servers, &config.servers);
+        self.mcp
+            .sessions
+            .end_where_changed(&before.servers, &config.servers);
         let version = |name: &ServerName| config.servers.get(name).map(|spec| spec.version());
         self.engine
             .sessions
@@ -276,7 +232,7 @@ impl App {
     /// What deserves a look though it is no fault.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.settings.warnings.clone();
-        let config = self.config();
+        let config = self.directory.config();
         warnings.extend(config.warnings.iter().cloned());
         warnings.extend(self.identity.warning().map(str::to_owned));
         warnings.extend(self.allow_without_key(&config));
@@ -359,7 +315,7 @@ impl App {
 
     /// The counters, with what is read at the moment of asking.
     pub fn render_metrics(&self) -> String {
-        for name in self.config().servers.keys() {
+        for name in self.directory.config().servers.keys() {
             let state = match self.catalog.peek(name) {
                 Some(Knowledge::Ready(_)) => ServerState::Ready,
                 Some(Knowledge::Failed { .. }) => ServerState::Failed,
@@ -385,6 +341,35 @@ impl App {
             ..AuditEvent::new(Action::Refusal, principal, kind)
         });
     }
+}
+
+/// Tells parts of each other that are made of each other, so that one of them has to exist first.
+fn connect(
+    children: &Children,
+    catalog: &Arc<Catalog>,
+    sessions: &Arc<Sessions>,
+    installer: &Installer,
+) {
+    let weak = Arc::downgrade(catalog);
+    installer.on_change(move |server| {
+        if let Some(catalog) = weak.upgrade() {
+            catalog.refresh(server);
+        }
+    });
+    let known = Arc::downgrade(catalog);
+    children.know_schemas(Arc::new(move |server, tool| {
+        known.upgrade()?.tool_schema(server, tool)
+    }));
+    let idle = Arc::downgrade(sessions);
+    children.make_room_by(Arc::new(move |tenant, why| {
+        let idle = idle.upgrade();
+        Box::pin(async move {
+            match idle {
+                Some(sessions) => sessions.relieve(None, tenant, why).await,
+                None => false,
+            }
+        })
+    }));
 }
 
 /// The client of Open WebUI, where the settings name one.

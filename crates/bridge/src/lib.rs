@@ -25,6 +25,7 @@ mod child;
 mod cli;
 mod condition;
 mod config;
+mod directory;
 mod files_server;
 mod http;
 mod identity;

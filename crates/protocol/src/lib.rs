@@ -19,6 +19,7 @@
 mod encoding;
 pub mod jsonrpc;
 mod raw_json;
+pub mod spec;
 pub mod sse;
 mod tool;
 

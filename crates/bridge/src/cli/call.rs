@@ -161,7 +161,7 @@ impl Asked {
 /// What the one server offers.
 async fn offer(local: &Local) -> Result<Arc<Offer>, Failure> {
     let app = &local.app;
-    let config = app.config();
+    let config = app.directory.config();
     let spec = config.servers.values().next().expect("one was chosen");
     app.installer.follow(vec![spec.clone()]).await;
     let deadline = Instant::now() + app.settings.limits.start_timeout + LIST_TIME;

@@ -88,7 +88,10 @@ pub async fn at_root(
     if RESERVED_NAMES.contains(&server.as_str()) {
         return Problem::not_found().into_response();
     }
-    let (config, single) = (state.config(), &state.settings.command_line.server);
+    let (config, single) = (
+        state.directory.config(),
+        &state.settings.command_line.server,
+    );
     if single.is_some()
         && with_slashes(&state, &server, &tool).is_none()
         && !config.servers.contains_key(server.as_str())
@@ -161,7 +164,7 @@ async fn caller(
 /// Leaves the audit line of a call that does not run: what runs leaves its own.
 fn refused(app: &App, caller: &Caller, server: &str, tool: &str, problem: &Problem) {
     if problem.elsewhere().is_none() {
-        let kind = app.refusal_kind(server, problem.kind());
+        let kind = app.directory.refusal_kind(server, problem.kind());
         App::audit_refusal(caller.address, &caller.principal, server, tool, kind);
     }
 }
@@ -356,7 +359,10 @@ async fn tool_of<'t>(
 
 async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, Problem> {
     let unknown = || Problem::unknown_server(server);
-    let (name, access) = app.server_for(server, caller).ok_or_else(unknown)?;
+    let (name, access) = app
+        .directory
+        .server_for(server, caller)
+        .ok_or_else(unknown)?;
     if access != ServerAccess::Use {
         return Err(Problem::user_needed(server));
     }

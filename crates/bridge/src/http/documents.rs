@@ -84,7 +84,7 @@ async fn leaf_of(
         }
     };
     let unknown = || Problem::unknown_server(server);
-    let config = app.config();
+    let config = app.directory.config();
     let spec = config.servers.get(server);
     let spec = spec.filter(|spec| opened || reader.sees(app, spec));
     let name = spec.map(|spec| spec.name.clone()).ok_or_else(unknown)?;
@@ -169,7 +169,7 @@ fn index_with(
     reader: &Reader,
     make: impl FnOnce(&[IndexEntry<'_>]) -> Response,
 ) -> Response {
-    let config = app.config();
+    let config = app.directory.config();
     let known: Vec<_> = config
         .servers
         .iter()

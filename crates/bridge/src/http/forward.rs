@@ -79,7 +79,7 @@ pub fn forward(
 ) -> Forward {
     let mut headers = parts.headers.clone();
     headers.insert(REQUEST_ID, id.header().clone());
-    let config = app.config();
+    let config = app.directory.config();
     let servers = config.servers.values();
     Forward {
         chosen: app

@@ -44,7 +44,7 @@ impl Named {
 /// Where names have slashes, the longest of them that the path begins with is meant. `None` where the
 /// first part of the path is the server's name, as nearly always.
 pub fn with_slashes(app: &App, server: &str, leaf: &str) -> Option<Named> {
-    let config = app.config();
+    let config = app.directory.config();
     let names = config.servers.keys().map(ServerName::as_str);
     let of_two = |name: &str| name.len() > server.len() || name == server;
     let mut names = names

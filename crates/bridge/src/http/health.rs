@@ -79,11 +79,11 @@ pub struct Load {
 impl App {
     /// How the bridge is now.
     pub fn health(&self, caller: &Caller) -> Health {
-        let config = self.config();
+        let config = self.directory.config();
         let mut reasons = Vec::new();
         let mut servers = IndexMap::new();
         let mut hidden = false;
-        let shows_all = self.shows_all(caller);
+        let shows_all = self.directory.shows_all(caller);
         for (name, spec) in &config.servers {
             let mut health = server(self.catalog.peek(name));
             if let Some(why) = self.engine.children.failed_starts().of(spec)
@@ -239,7 +239,7 @@ impl App {
             let known = self.catalog.peek(name);
             !matches!(known, Some(Knowledge::Learning) | None)
         };
-        let all = self.config().servers.keys().all(known);
+        let all = self.directory.config().servers.keys().all(known);
         self.acquainted.fetch_or(all, Ordering::Relaxed);
         all
     }

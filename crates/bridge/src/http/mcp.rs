@@ -132,7 +132,7 @@ async fn asking<'a>(
     let request_id = forward::request_id(&parts.extensions);
     let Some(server) = server else {
         return Ok(Asked::All(AskingAll {
-            app,
+            endpoint: &app.mcp,
             caller,
             headers,
             target,
@@ -140,7 +140,7 @@ async fn asking<'a>(
         }));
     };
     Ok(Asked::One(Asking {
-        app,
+        endpoint: &app.mcp,
         offer: offer_for(app, server, &caller).await?,
         caller,
         headers,
@@ -163,9 +163,9 @@ async fn known(app: &App, server: Option<&str>, caller: &Caller) -> Result<(), R
 }
 
 async fn offer_for(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {
-    let offer = mcp::offer(app, server, caller).await;
+    let offer = mcp::offer(&app.mcp, server, caller).await;
     offer.inspect_err(|error| {
-        let kind = app.refusal_kind(server, error.kind);
+        let kind = app.directory.refusal_kind(server, error.kind);
         if kind == "not_allowed" {
             App::audit_refusal(caller.address, &caller.principal, server, "", kind);
         }

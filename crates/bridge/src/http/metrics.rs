@@ -24,7 +24,7 @@ pub async fn render(State(app): State<Arc<App>>, reader: Reader) -> Response {
         return problem.into_response();
     }
     // Labels name servers.
-    if !app.shows_all(&reader.caller(&app)) {
+    if !app.directory.shows_all(&reader.caller(&app)) {
         return Problem::from(Refusal::MissingKey).into_response();
     }
     let kind = HeaderValue::from_static(METRICS_TYPE);

@@ -97,11 +97,14 @@ async fn upload(
 }
 
 fn place_of(app: &App, caller: &Caller, server: Option<&str>) -> Result<Place, Problem> {
-    let config = app.config();
+    let config = app.directory.config();
     let mut own = None;
     if let Some(server) = server.map(str::trim).filter(|server| !server.is_empty()) {
         let unknown = || Problem::unknown_server(server);
-        let (name, access) = app.server_for(server, caller).ok_or_else(unknown)?;
+        let (name, access) = app
+            .directory
+            .server_for(server, caller)
+            .ok_or_else(unknown)?;
         if access != ServerAccess::Use {
             return Err(Problem::user_needed(server));
         }

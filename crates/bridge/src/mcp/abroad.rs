@@ -8,8 +8,9 @@ use bridge_model::Hop;
 use bridge_state::InstanceId;
 use bytes::Bytes;
 
-use super::{RpcError, asking::Incoming, legacy::SESSION, session::McpSession, stream::Messages};
+use super::{RpcError, asking::Incoming, session::McpSession, stream::Messages};
 use crate::replicas::{Elsewhere, Forward, Homed, Routed as _};
+use bridge_protocol::spec::SESSION_HEADER;
 
 /// The error with what the other replica needs to take the session in. What its child says to nobody
 /// in particular is heard here before the request goes there.
@@ -42,20 +43,20 @@ pub async fn tell(incoming: Incoming<'_>, session: &McpSession, method: &Method,
             continue;
         };
         let request = request(incoming, session, method, line);
-        let replicas = &incoming.app.replicas;
+        let replicas = &incoming.endpoint.replicas;
         replicas.tell(&to, incoming.caller, &request).await;
     }
 }
 
 async fn hear(incoming: Incoming<'_>, session: &Arc<McpSession>, to: &Elsewhere) {
     let request = request(incoming, session, &Method::GET, &Bytes::new());
-    let replicas = &incoming.app.replicas;
+    let replicas = &incoming.endpoint.replicas;
     let Some(stream) = replicas.listen(to, incoming.caller, &request).await else {
         session.abroad.remove(to.to);
         return;
     };
     let (session, to) = (session.clone(), to.to);
-    let stopping = incoming.app.engine.stopping.clone();
+    let stopping = incoming.endpoint.engine.stopping.clone();
     tokio::spawn(async move {
         let ended = session.ended.clone();
         let mut stream = Messages::of(stream);
@@ -76,7 +77,7 @@ async fn there(
     session: &McpSession,
     instance: InstanceId,
 ) -> Option<Elsewhere> {
-    let found = incoming.app.replicas.home(instance).await?;
+    let found = incoming.endpoint.replicas.home(instance).await?;
     Some(Elsewhere {
         hop: Hop::Lease,
         guest: Some(Arc::new(session.as_guest())),
@@ -88,10 +89,10 @@ fn request(incoming: Incoming<'_>, session: &McpSession, method: &Method, body: 
     let mut headers = incoming.headers.clone();
     let id = Homed {
         token: session.id.clone(),
-        home: incoming.app.replicas.own(),
+        home: incoming.endpoint.replicas.own(),
     };
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        headers.insert(SESSION, id);
+        headers.insert(SESSION_HEADER, id);
     }
     let accept = HeaderValue::from_static("application/json, text/event-stream");
     headers.insert(header::ACCEPT, accept);

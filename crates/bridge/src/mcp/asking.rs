@@ -7,14 +7,15 @@ use bridge_model::Caller;
 use bridge_state::InstanceId;
 use tokio::time::Instant;
 
-use super::{ClientMessage, Kind, RpcError, all::Shown, files::is_openwebui};
+use super::{ClientMessage, Kind, RpcError, files::is_openwebui};
+use crate::mcp::aggregate::Shown;
 use crate::{
-    app::App,
     call::{Ask, Call, Parking, Relayed},
     catalog::{Knowledge, Offer},
     child::{Era, Profile},
     config::ServerAccess,
     identity::user_needed,
+    mcp::Endpoint,
     session::{Place, Wants},
     telemetry::RequestId,
 };
@@ -22,7 +23,7 @@ use crate::{
 /// Everything that a request of a client's needs.
 pub struct Asking<'a> {
     /// The bridge.
-    pub app: &'a Arc<App>,
+    pub endpoint: &'a Arc<Endpoint>,
     /// Who asks.
     pub caller: Caller,
     /// Which server.
@@ -41,7 +42,7 @@ pub struct Asking<'a> {
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
     /// The bridge.
-    pub app: &'a Arc<App>,
+    pub endpoint: &'a Arc<Endpoint>,
     /// Who sent it.
     pub caller: &'a Caller,
     /// Its headers.
@@ -54,20 +55,27 @@ impl Incoming<'_> {
     /// Sends the message to the replica that made or keeps what it names; an error of its own where
     /// that one has ended.
     pub async fn at_home(&self, home: InstanceId, unknown: RpcError) -> RpcError {
-        let home = self.app.replicas.home(home).await;
+        let home = self.endpoint.replicas.home(home).await;
         home.map_or(unknown, RpcError::elsewhere)
     }
 }
 
 /// What a server offers to this caller; waited for as long as a caller waits. Where this replica
 /// does not know, another may.
-pub async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {
+pub async fn offer(
+    endpoint: &Endpoint,
+    server: &str,
+    caller: &Caller,
+) -> Result<Arc<Offer>, RpcError> {
     let unknown = || unknown(server);
-    let (name, _) = app.server_for(server, caller).ok_or_else(unknown)?;
-    match app.catalog.offer(&name).await.ok_or_else(unknown)? {
+    let (name, _) = endpoint
+        .directory
+        .server_for(server, caller)
+        .ok_or_else(unknown)?;
+    match endpoint.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(offer),
         Knowledge::Learning => {
-            if let Some(other) = app.replicas.anyone_for(caller) {
+            if let Some(other) = endpoint.replicas.anyone_for(caller) {
                 return Err(RpcError::elsewhere(other));
             }
             let message = format!("the server '{server}' is starting; try again in a moment");
@@ -92,7 +100,7 @@ impl Asking<'_> {
     /// read what the server offers.
     pub fn place(&self) -> Result<Place, RpcError> {
         let server = self.offer.spec.name.as_str();
-        match self.app.server_for(server, &self.caller) {
+        match self.endpoint.directory.server_for(server, &self.caller) {
             Some((_, ServerAccess::Use)) => {}
             Some(_) => {
                 let (status, text) = (StatusCode::FORBIDDEN, user_needed(server));
@@ -115,7 +123,7 @@ impl Asking<'_> {
     ) -> Result<Place, RpcError> {
         place.wants =
             profile.and_then(|profile| Wants::of(&self.offer.spec, profile, &self.caller));
-        let replicas = &self.app.replicas;
+        let replicas = &self.endpoint.replicas;
         let entered = replicas
             .enter(&self.caller, self.offer.spec.mode, &mut place)
             .await;
@@ -125,14 +133,14 @@ impl Asking<'_> {
 
     /// Whether Open WebUI asks, which may also say its name.
     pub fn is_openwebui(&self, client_name: Option<&str>) -> bool {
-        let names = &self.app.settings.access.headers;
+        let names = &self.endpoint.settings.access.headers;
         is_openwebui(self.headers, names, client_name)
     }
 
     /// The message, to be sent on.
     pub fn incoming(&self) -> Incoming<'_> {
         Incoming {
-            app: self.app,
+            endpoint: self.endpoint,
             caller: &self.caller,
             headers: self.headers,
             target: &self.target,
@@ -141,7 +149,7 @@ impl Asking<'_> {
 
     /// The headers of the request that the server gets.
     fn forwarded(&self) -> Option<HeaderMap> {
-        let identity = &self.app.identity;
+        let identity = &self.endpoint.identity;
         identity.forwarded(&self.offer.spec, self.headers, &self.caller)
     }
 

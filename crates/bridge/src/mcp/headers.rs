@@ -4,9 +4,10 @@
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use bridge_protocol::RawJson;
+use bridge_protocol::spec::{LEGACY, MODERN};
 use serde_json::{Value, json};
 
-use super::{ClientMessage, RpcError, lists::LEGACY, modern::VERSION};
+use super::{ClientMessage, RpcError};
 
 /// Methods whose `Mcp-Name` must be sent.
 const NAMED: &[&str] = &["tools/call", "resources/read", "prompts/get"];
@@ -45,9 +46,9 @@ fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), Rpc
         ));
     };
     let Some(said) = &message.params.meta.protocol_version else {
-        if version != VERSION {
+        if version != MODERN {
             // It may be of either era.
-            let all = [&[VERSION], LEGACY].concat();
+            let all = [&[MODERN], LEGACY].concat();
             return Err(unsupported(&version, &all));
         }
         let missing = "params._meta[\"io.modelcontextprotocol/protocolVersion\"] is missing";
@@ -58,8 +59,8 @@ fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), Rpc
             "MCP-Protocol-Version is '{version}', and the body says '{said}'"
         )));
     }
-    if version != VERSION {
-        return Err(unsupported(&version, &[VERSION]));
+    if version != MODERN {
+        return Err(unsupported(&version, &[MODERN]));
     }
     if message.params.meta.client_capabilities.is_none() {
         let missing = "params._meta[\"io.modelcontextprotocol/clientCapabilities\"] is missing";

@@ -9,6 +9,7 @@ use axum::{
 use bridge_model::ServerName;
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Reply, Said, splice};
+use bridge_protocol::spec::{LEGACY, LOG_LEVELS, SESSION_HEADER};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -22,27 +23,13 @@ use super::{
     stream,
 };
 use crate::{
-    app::App,
     call::Parking,
     child::{Ear, Era, Profile, Replier},
     config::WorkspaceScope,
+    mcp::Endpoint,
     replicas::Homed,
     session::{Class, Place},
 };
-
-/// What `logging/setLevel` may ask for.
-pub const LEVELS: &[&str] = &[
-    "debug",
-    "info",
-    "notice",
-    "warning",
-    "error",
-    "critical",
-    "alert",
-    "emergency",
-];
-/// `Mcp-Session-Id`
-pub const SESSION: &str = "mcp-session-id";
 
 /// One message of a client's.
 pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
@@ -65,12 +52,12 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
 
 /// The client's stream for what belongs to no request.
 pub async fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
-    stream_of(asking.app, session(asking).await?, asking.headers)
+    stream_of(asking.endpoint, session(asking).await?, asking.headers)
 }
 
 /// The stream of a session.
 pub fn stream_of(
-    app: &App,
+    endpoint: &Endpoint,
     session: Arc<McpSession>,
     headers: &HeaderMap,
 ) -> Result<Response, RpcError> {
@@ -79,7 +66,7 @@ pub fn stream_of(
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse().ok());
     let (sender, events) = mpsc::channel(64);
-    let stopping = app.engine.stopping.clone();
+    let stopping = endpoint.engine.stopping.clone();
     // Before the answer, so that what comes after it is on this stream.
     let sending = session.outbox.open(seen, sender);
     tokio::spawn(async move {
@@ -93,7 +80,7 @@ pub fn stream_of(
 /// Ends the protocol's session and its streams; the chat's child and folder stay.
 pub async fn delete(asking: &Asking<'_>) -> Result<Response, RpcError> {
     let session = session(asking).await?;
-    asking.app.mcp.end(&session);
+    asking.endpoint.sessions.end(&session);
     let nothing = Bytes::new();
     abroad::tell(asking.incoming(), &session, &Method::DELETE, &nothing).await;
     Ok(StatusCode::OK.into_response())
@@ -103,23 +90,27 @@ async fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Result<Resp
     // Where the chat's child lives, if it does, the session needs no go-between.
     if let Some(place) = Place::of(&asking.caller, &asking.offer.spec) {
         let (caller, spec) = (&asking.caller, &asking.offer.spec);
-        let here = asking.app.replicas.look(caller, spec.mode, &place).await;
+        let here = asking
+            .endpoint
+            .replicas
+            .look(caller, spec.mode, &place)
+            .await;
         here.map_err(RpcError::elsewhere)?;
     }
     let version = lists::agree(message.params.protocol_version.as_deref());
     let result = lists::initialize(&asking.offer, version);
-    let session = asking.app.mcp.begin(
+    let session = asking.endpoint.sessions.begin(
         asking.caller.principal.clone(),
         Some(asking.offer.spec.name.clone()),
         version,
         message.params.capabilities.clone().unwrap_or_default(),
     );
-    Ok(greeted(asking.app, message, &result, &session))
+    Ok(greeted(asking.endpoint, message, &result, &session))
 }
 
 /// The answer to `initialize`, with the session's id.
 pub fn greeted(
-    app: &App,
+    endpoint: &Endpoint,
     message: &ClientMessage,
     result: &RawJson,
     session: &McpSession,
@@ -127,10 +118,10 @@ pub fn greeted(
     let mut response = json(lists::answer(message, result));
     let id = Homed {
         token: session.id.clone(),
-        home: app.replicas.own(),
+        home: endpoint.replicas.own(),
     };
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(SESSION, id);
+        response.headers_mut().insert(SESSION_HEADER, id);
     }
     response
 }
@@ -144,20 +135,20 @@ pub async fn session_with(
     incoming: Incoming<'_>,
     server: Option<&ServerName>,
 ) -> Result<Arc<McpSession>, RpcError> {
-    let Some(id) = incoming.headers.get(SESSION) else {
+    let Some(id) = incoming.headers.get(SESSION_HEADER) else {
         return Err(RpcError::invalid(
             "Mcp-Session-Id is missing: send initialize first",
         ));
     };
-    let (app, caller) = (incoming.app, incoming.caller);
+    let (endpoint, caller) = (incoming.endpoint, incoming.caller);
     let unknown = || {
         let message = "Session not found: send initialize again";
         RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_session", message)
     };
     let id = id.to_str().unwrap_or_default().parse::<Homed>();
     let id = id.map_err(|_| unknown())?;
-    let (sessions, principal) = (&app.mcp, &caller.principal);
-    let found = if id.home == app.replicas.own() {
+    let (sessions, principal) = (&endpoint.sessions, &caller.principal);
+    let found = if id.home == endpoint.replicas.own() {
         sessions.find(&id.token, principal, server)
     } else if let Some(guest) = caller.guest().filter(|guest| guest.id == id.token) {
         sessions.guest(principal, guest)
@@ -173,7 +164,7 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
         return Ok(());
     };
     let version = version.to_str().unwrap_or_default();
-    if lists::LEGACY.contains(&version) {
+    if LEGACY.contains(&version) {
         return Ok(());
     }
     let message = "Unsupported protocol version";
@@ -183,7 +174,7 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
         "unsupported_version",
         message,
     );
-    Err(error.with(json!({"supported": lists::LEGACY, "requested": version})))
+    Err(error.with(json!({"supported": LEGACY, "requested": version})))
 }
 
 async fn in_session(
@@ -271,8 +262,8 @@ fn set_level(
         ));
     }
     let level = message.params.level.as_deref();
-    let Some(level) = level.filter(|level| LEVELS.contains(level)) else {
-        let text = format!("params.level must be one of {}", LEVELS.join(", "));
+    let Some(level) = level.filter(|level| LOG_LEVELS.contains(level)) else {
+        let text = format!("params.level must be one of {}", LOG_LEVELS.join(", "));
         return Err(RpcError::new(
             StatusCode::OK,
             -32602,
@@ -322,7 +313,14 @@ pub async fn relay(
         *asked.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child.ear());
         followed.follow(child, mode, shown.clone());
     }));
-    let mut relay = Relay::start(asking.app, session.owner, id, manner, cancellation, call);
+    let mut relay = Relay::start(
+        asking.endpoint,
+        session.owner,
+        id,
+        manner,
+        cancellation,
+        call,
+    );
     relay.keep(in_flight);
     relay.for_openwebui(asking.is_openwebui(None));
     relay.show(asking.shown);

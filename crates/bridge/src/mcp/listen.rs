@@ -6,6 +6,7 @@ use axum::response::Response;
 use bridge_model::ServerName;
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Said, splice};
+use bridge_protocol::spec::SUBSCRIPTION_KEY;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -17,9 +18,6 @@ use super::{
     stream,
 };
 use crate::child::{Child, Era, Profile};
-
-/// The member of `_meta` that says which subscription a note is for.
-pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// Of what a client wants to hear.
 #[derive(Debug, Default, Deserialize)]
@@ -81,20 +79,28 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
     let filter = message.params.notifications.clone();
     let wanted = Wanted::read(filter.as_ref())?;
     // What the catalogue finds out by itself is news too.
-    let (server, mut lists) = (asking.offer.spec.name.clone(), asking.app.catalog.news());
+    let (server, mut lists) = (
+        asking.offer.spec.name.clone(),
+        asking.endpoint.catalog.news(),
+    );
     let mut news = subscribe(&asking, message, &wanted).await?;
     let (sender, events) = mpsc::channel(64);
     let id = message.answer_id();
     let filter = filter.as_ref().map_or("{}", RawJson::as_str);
     let acknowledged = format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION}":{}}},"notifications":{filter}}}}}"#,
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_KEY}":{}}},"notifications":{filter}}}}}"#,
         id.as_str()
     );
-    let stopping = asking.app.engine.stopping.clone();
-    let (app, caller) = (Arc::downgrade(asking.app), asking.caller.clone());
+    let stopping = asking.endpoint.engine.stopping.clone();
+    let (endpoint, caller) = (Arc::downgrade(asking.endpoint), asking.caller.clone());
     let may_hear = move |server: &ServerName| {
-        let app = app.upgrade();
-        app.is_some_and(|app| app.server_for(server.as_str(), &caller).is_some())
+        let endpoint = endpoint.upgrade();
+        endpoint.is_some_and(|endpoint| {
+            endpoint
+                .directory
+                .server_for(server.as_str(), &caller)
+                .is_some()
+        })
     };
     tokio::spawn(async move {
         let mut next = stream::event(None, acknowledged.as_bytes());
@@ -146,7 +152,7 @@ async fn next_of(news: &mut News) -> Result<Said, broadcast::error::RecvError> {
 
 /// The news with the subscription that it is for; every other byte stays.
 fn marked(said: &Said, id: &RawJson) -> Bytes {
-    let mark = format!(r#""{SUBSCRIPTION}":{}"#, id.as_str());
+    let mark = format!(r#""{SUBSCRIPTION_KEY}":{}"#, id.as_str());
     let Some(params) = &said.params else {
         let line = said.line.strip_suffix(b"}").unwrap_or(&said.line);
         let end = format!(r#","params":{{"_meta":{{{mark}}}}}}}"#);
@@ -198,7 +204,7 @@ async fn subscribe(
         *kept = Some(child.news());
     }));
     let resources = wanted.resource_subscriptions.clone();
-    let attached = asking.app.engine.attach(call, resources).await;
+    let attached = asking.endpoint.engine.attach(call, resources).await;
     attached.map_err(|error| RpcError::of_call(&error))?;
     let news = found.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(news)

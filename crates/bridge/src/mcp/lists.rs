@@ -4,13 +4,11 @@ use std::fmt::Write as _;
 
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Reply, splice};
+use bridge_protocol::spec::{LEGACY, MODERN};
 use serde_json::{Value, json};
 
-use super::{ClientMessage, modern::VERSION};
+use super::ClientMessage;
 use crate::{catalog::Offer, config::ServerSpec};
-
-/// Revisions with sessions, newest first.
-pub const LEGACY: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 
 /// The revision for a client that asks for `wanted`.
 pub fn agree(wanted: Option<&str>) -> &'static str {
@@ -119,7 +117,7 @@ pub fn discover(offer: &Offer) -> RawJson {
     let hello = &offer.learnt.hello;
     let mut result = json!({
         "resultType": "complete",
-        "supportedVersions": [VERSION],
+        "supportedVersions": [MODERN],
         "capabilities": hello.capabilities,
         "ttlMs": TTL,
         "cacheScope": "private",

@@ -4,6 +4,7 @@
 //! links that are appended to a tool's result.
 
 mod abroad;
+mod aggregate;
 pub mod all;
 mod asking;
 mod error;
@@ -17,9 +18,11 @@ mod modern;
 mod outbox;
 mod park;
 mod relay;
+mod retry;
 mod session;
 mod stream;
 
+pub use aggregate::Views;
 pub use asking::{Asking, offer};
 pub use error::RpcError;
 pub use legacy::{delete, get};
@@ -27,7 +30,35 @@ pub use message::{ClientMessage, Kind};
 pub use park::Parks;
 pub use session::McpSessions;
 
+use std::sync::Arc;
+
+use crate::{
+    call::CallEngine, catalog::Catalog, config::Settings, directory::Directory, identity::Identity,
+    replicas::Replicas,
+};
 use modern::is_modern;
+
+/// The MCP endpoints: what they own, and what they use of the bridge.
+pub struct Endpoint {
+    /// What flags and environment said.
+    pub settings: Arc<Settings>,
+    /// Which servers there are, and who may see them.
+    pub directory: Arc<Directory>,
+    /// Who is calling.
+    pub identity: Arc<Identity>,
+    /// What servers offer.
+    pub catalog: Arc<Catalog>,
+    /// How calls run.
+    pub engine: Arc<CallEngine>,
+    /// The other bridges on the same jobs folder.
+    pub replicas: Arc<Replicas>,
+    /// The protocol's own sessions.
+    pub sessions: McpSessions,
+    /// Calls that wait for their client's retry.
+    pub parks: Parks,
+    /// What the endpoint of all servers offers.
+    pub views: Views,
+}
 
 /// One message of a client's, of whichever era.
 pub async fn post(

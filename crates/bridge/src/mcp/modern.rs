@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_protocol::jsonrpc::{Reply, Said, splice};
+use bridge_protocol::spec::{LEGACY, MODERN, REMOVED, SESSION_HEADER};
 use bridge_protocol::{RawJson, Tool};
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -16,12 +17,10 @@ use serde_json::{Map, Value};
 use super::{
     ClientMessage, Kind, RpcError,
     asking::{Asking, relayed},
-    headers,
-    legacy::SESSION,
-    listen, lists,
-    park::Retry,
+    headers, listen, lists,
     relay::{Asked, Manner, Relay, json as answer_json, refused, with_subscription, with_token},
 };
+use crate::mcp::retry::Retry;
 use crate::{
     catalog::Offer,
     child::{Cancellation, Era, Profile, Replier, STANDING, needed},
@@ -29,30 +28,19 @@ use crate::{
     replicas::Routed as _,
 };
 
-/// The revision that is spoken here.
-pub const VERSION: &str = "2026-07-28";
 /// A subscription's longest life: a day.
 const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);
-/// Methods of older revisions that this one has no more.
-pub const REMOVED: &[&str] = &[
-    "initialize",
-    "logging/setLevel",
-    "ping",
-    "resources/subscribe",
-    "resources/unsubscribe",
-];
 
 /// Whether a message is of this era: by its header, or by what only this era puts into a message. A version
 /// that nobody knows is of the era of the session in which it is sent.
 pub fn is_modern(headers: &HeaderMap, message: &ClientMessage) -> bool {
-    let in_session = headers.contains_key(SESSION);
+    let in_session = headers.contains_key(SESSION_HEADER);
     let version = headers
         .get("mcp-protocol-version")
         .and_then(|version| version.to_str().ok());
     let initializes = message.kind == Kind::Request("initialize".into());
-    let newer = version.is_some_and(|version| {
-        version == VERSION || !in_session && !lists::LEGACY.contains(&version)
-    });
+    let newer = version
+        .is_some_and(|version| version == MODERN || !in_session && !LEGACY.contains(&version));
     (newer && !initializes) || message.params.meta.protocol_version.is_some()
 }
 
@@ -117,7 +105,7 @@ pub async fn request(
     if let Some(state) = &message.params.request_state {
         let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
         match asking
-            .app
+            .endpoint
             .parks
             .take(&asking, state, &retry, &message)
             .await
@@ -153,7 +141,7 @@ async fn relay(
     };
     let place = asking.enter(asking.place()?, Some(&profile)).await?;
     let mut call = asking.call(relayed, place, profile);
-    let mut owner = asking.app.mcp.owner();
+    let mut owner = asking.endpoint.sessions.owner();
     if method == "subscriptions/listen" {
         // A subscription lasts as long as its client wants.
         Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
@@ -161,7 +149,7 @@ async fn relay(
     }
     let (id, manner) = (message.answer_id(), manner(&message, method));
     let cancellation = Cancellation::default();
-    let mut relay = Relay::start(asking.app, owner, id, manner, cancellation, call);
+    let mut relay = Relay::start(asking.endpoint, owner, id, manner, cancellation, call);
     relay.can_park(retry);
     relay.for_openwebui(asking.is_openwebui(message.params.meta.client_name.as_deref()));
     relay.show(asking.shown);

@@ -14,12 +14,14 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use super::{RpcError, all::Shown, files, lists, park::Retry, session::InFlight, stream};
+use super::{RpcError, files, lists, session::InFlight, stream};
+use crate::mcp::aggregate::Shown;
+use crate::mcp::retry::Retry;
 use crate::{
-    app::App,
     call::{Answer, Ask, Call, CallError, Parking},
     child::{BACKLOG, Cancellation, Heard, Hearing, Replier, can_answer, needed},
     config::ServerSpec,
+    mcp::Endpoint,
     replicas::Homed,
 };
 
@@ -64,7 +66,7 @@ pub struct Relay {
     spec: Arc<ServerSpec>,
     lists_tools: bool,
     completes: bool,
-    app: Arc<App>,
+    endpoint: Arc<Endpoint>,
     id: RawJson,
     /// What the child asked and the client's retry will answer.
     asked: IndexMap<String, (Said, Replier)>,
@@ -90,7 +92,7 @@ enum Next {
 impl Relay {
     /// Begins. `owner` tells this client's requests from others'.
     pub fn start(
-        app: &Arc<App>,
+        endpoint: &Arc<Endpoint>,
         owner: u64,
         id: RawJson,
         manner: Arc<dyn Manner>,
@@ -109,7 +111,7 @@ impl Relay {
         let asks =
             |method: &str| matches!(&call.ask, Ask::Relay(asked) if &*asked.method == method);
         let (lists_tools, completes) = (asks("tools/list"), asks("completion/complete"));
-        let engine = app.engine.clone();
+        let engine = endpoint.engine.clone();
         Self {
             manner,
             call: Box::pin(async move { engine.run_apart(call).await }),
@@ -118,7 +120,7 @@ impl Relay {
             spec,
             lists_tools,
             completes,
-            app: app.clone(),
+            endpoint: endpoint.clone(),
             id,
             asked: IndexMap::new(),
             asks: 0,
@@ -242,10 +244,10 @@ impl Relay {
             format!(r#"{key}:{{"method":{method},"params":{params}}}"#)
         });
         let asked = asked.collect::<Vec<_>>().join(",");
-        let (parks, id) = (self.app.parks.clone(), self.id.clone());
-        let home = self.app.replicas.own();
-        let stopping = self.app.engine.stopping.clone();
-        let kept = self.app.settings.limits.input_timeout;
+        let (parks, id) = (self.endpoint.parks.clone(), self.id.clone());
+        let home = self.endpoint.replicas.own();
+        let stopping = self.endpoint.engine.stopping.clone();
+        let kept = self.endpoint.settings.limits.input_timeout;
         let token = parks
             .park(retry, self, kept, stopping)
             .map_err(|error| error.to(Some(id.clone())))?;
@@ -322,7 +324,7 @@ impl Relay {
             Ok(answer) if self.lists_tools => Ok(lists::offered(answer.reply, &self.spec)),
             Ok(answer) => {
                 let reply =
-                    files::with_links(&answer, &self.spec, &self.app.settings, self.openwebui);
+                    files::with_links(&answer, &self.spec, &self.endpoint.settings, self.openwebui);
                 Ok(match &self.shown {
                     Some(shown) => shown.reply(reply),
                     None => reply,

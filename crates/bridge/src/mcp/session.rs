@@ -21,7 +21,8 @@ use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{all::Shown, outbox::Outbox};
+use super::outbox::Outbox;
+use crate::mcp::aggregate::Shown;
 use crate::{
     call::Parking,
     catalog::News,

@@ -150,7 +150,7 @@ async fn announce(app: Arc<App>) {
     let mut news = app.catalog.news();
     loop {
         match news.recv().await {
-            Ok(news) => app.mcp.announce(&news),
+            Ok(news) => app.mcp.sessions.announce(&news),
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }

@@ -132,7 +132,7 @@ pub async fn serve(
     for warning in app.warnings() {
         tracing::warn!("{warning}");
     }
-    app.apply(app.config()).await;
+    app.apply(app.directory.config()).await;
     let mut background = background::start(&app, signals.hangups());
     let tls = tls.map(watch::Sender::new);
     let served = tls.as_ref().map(watch::Sender::subscribe);
@@ -144,7 +144,7 @@ pub async fn serve(
     }
     // Made here: what is wrong with it must not be found by a task beside this one.
     let service = Arc::new(http::Service::new(&app));
-    tracing::info!(%address, servers = app.config().servers.len(), "serving");
+    tracing::info!(%address, servers = app.directory.config().servers.len(), "serving");
     let mut server = tokio::spawn(answer(app.clone(), service, listener, served));
     tokio::select! {
         () = signals.stop() => {}

@@ -6,8 +6,8 @@ use bridge_model::Caller;
 use bridge_protocol::RawJson;
 use bytes::Bytes;
 
-use super::view::{Marks, View};
-use crate::{app::App, mcp::session::McpSession};
+use crate::mcp::aggregate::{Marks, View};
+use crate::mcp::{Endpoint, session::McpSession};
 
 /// Whose lists changed from `before` to `now`, as the protocol calls them.
 pub fn differences(before: &Marks, now: &Marks) -> Vec<&'static str> {
@@ -27,30 +27,31 @@ pub fn differences(before: &Marks, now: &Marks) -> Vec<&'static str> {
 /// The note that a list changed; modern clients are told for which subscription.
 pub fn note(list: &str, subscription: Option<&RawJson>) -> Bytes {
     let params = subscription.map_or_else(String::new, |id| {
-        let key = crate::mcp::listen::SUBSCRIPTION;
+        let key = bridge_protocol::spec::SUBSCRIPTION_KEY;
         format!(r#","params":{{"_meta":{{"{key}":{}}}}}"#, id.as_str())
     });
     format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"{params}}}"#).into()
 }
 
 /// Tells the session's client what changes from now on, until the session ends.
-pub fn forward(app: &Arc<App>, caller: &Caller, view: &View, session: &Arc<McpSession>) {
-    let (weak_app, session_now) = (Arc::downgrade(app), Arc::downgrade(session));
+pub fn forward(endpoint: &Arc<Endpoint>, caller: &Caller, view: &View, session: &Arc<McpSession>) {
+    let (weak_app, session_now) = (Arc::downgrade(endpoint), Arc::downgrade(session));
     let (caller, mut before) = (caller.clone(), view.marks());
-    let mut changes = app.catalog.changes();
-    let stopping = app.engine.stopping.clone();
+    let mut changes = endpoint.catalog.changes();
+    let stopping = endpoint.engine.stopping.clone();
     let forwarding = async move {
         loop {
             // What changed since the view was made counts, too.
-            let (Some(app), Some(session)) = (weak_app.upgrade(), session_now.upgrade()) else {
+            let (Some(endpoint), Some(session)) = (weak_app.upgrade(), session_now.upgrade())
+            else {
                 return;
             };
-            let now = super::view(&app, &caller).marks();
+            let now = super::view(&endpoint, &caller).marks();
             for list in differences(&before, &now) {
                 session.outbox.push(&note(list, None));
             }
             before = now;
-            drop((app, session));
+            drop((endpoint, session));
             if changes.changed().await.is_err() {
                 return;
             }

@@ -2,13 +2,11 @@
 
 use bridge_model::link_text;
 use bridge_protocol::RawJson;
+use bridge_protocol::spec::MODERN;
 use serde_json::{Map, Value, json};
 
-use super::{names, view::View};
-use crate::{
-    catalog::Offer,
-    mcp::{lists::TTL, modern::VERSION},
-};
+use crate::mcp::aggregate::{View, names};
+use crate::{catalog::Offer, mcp::lists::TTL};
 
 /// The answer to `initialize`, for the agreed revision.
 pub fn initialize(view: &View, version: &str) -> RawJson {
@@ -25,7 +23,7 @@ pub fn initialize(view: &View, version: &str) -> RawJson {
 pub fn discover(view: &View) -> RawJson {
     let mut result = json!({
         "resultType": "complete",
-        "supportedVersions": [VERSION],
+        "supportedVersions": [MODERN],
         "capabilities": capabilities(view),
         "ttlMs": TTL,
         "cacheScope": "private",

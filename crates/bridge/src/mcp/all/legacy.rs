@@ -8,15 +8,17 @@ use axum::{
 };
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::splice;
+use bridge_protocol::spec::LOG_LEVELS;
 
 use bytes::Bytes;
 
-use super::{AskingAll, changes, hello, route::route, view::View};
+use super::{AskingAll, changes, hello, route::route};
+use crate::mcp::aggregate::View;
 use crate::{
     config::{Mode, ServerSpec, WorkspaceScope},
     mcp::{
         ClientMessage, Kind, RpcError, abroad,
-        legacy::{LEVELS, check_version, greeted, relay, session_with, stream_of, take},
+        legacy::{check_version, greeted, relay, session_with, stream_of, take},
         lists,
         relay::json,
         session::McpSession,
@@ -57,13 +59,13 @@ pub async fn post(asking: AskingAll<'_>, message: ClientMessage) -> Result<Respo
 
 /// The client's stream for what belongs to no request, of all servers.
 pub async fn get(asking: &AskingAll<'_>) -> Result<Response, RpcError> {
-    stream_of(asking.app, session(asking).await?, asking.headers)
+    stream_of(asking.endpoint, session(asking).await?, asking.headers)
 }
 
 /// Ends the protocol's session and its streams; the chat's children and folder stay.
 pub async fn delete(asking: &AskingAll<'_>) -> Result<Response, RpcError> {
     let session = session(asking).await?;
-    asking.app.mcp.end(&session);
+    asking.endpoint.sessions.end(&session);
     let nothing = Bytes::new();
     abroad::tell(asking.incoming(), &session, &Method::DELETE, &nothing).await;
     Ok(StatusCode::OK.into_response())
@@ -78,20 +80,20 @@ async fn initialize(asking: &AskingAll<'_>, message: &ClientMessage) -> Result<R
     let view = asking.view().await;
     look(asking, &view).await?;
     let result = hello::initialize(&view, version);
-    let session = asking.app.mcp.begin(
+    let session = asking.endpoint.sessions.begin(
         asking.caller.principal.clone(),
         None,
         version,
         message.params.capabilities.clone().unwrap_or_default(),
     );
-    changes::forward(asking.app, &asking.caller, &view, &session);
-    Ok(greeted(asking.app, message, &result, &session))
+    changes::forward(asking.endpoint, &asking.caller, &view, &session);
+    Ok(greeted(asking.endpoint, message, &result, &session))
 }
 
 /// Where the chat's children live, if they do, the session needs no go-between. Children in folders
 /// of their own may live elsewhere all the same.
 async fn look(asking: &AskingAll<'_>, view: &View) -> Result<(), RpcError> {
-    let replicas = &asking.app.replicas;
+    let replicas = &asking.endpoint.replicas;
     if replicas.is_draining()
         && let Some(other) = replicas.anyone_for(&asking.caller)
     {
@@ -121,8 +123,8 @@ async fn set_level(
     let params = whole.and_then(|whole| whole.member("params"));
     let level = params.and_then(|params| params.member("level"));
     let level = level.and_then(|level| level.read::<String>().ok());
-    let Some(level) = level.filter(|level| LEVELS.contains(&&**level)) else {
-        let text = format!("params.level must be one of {}", LEVELS.join(", "));
+    let Some(level) = level.filter(|level| LOG_LEVELS.contains(&&**level)) else {
+        let text = format!("params.level must be one of {}", LOG_LEVELS.join(", "));
         return Err(RpcError::params(&text).answered());
     };
     // Children of 2026-07-28 hear it with each request, others once.

@@ -10,20 +10,21 @@ use axum::{
 };
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Said, splice};
+use bridge_protocol::spec::SUBSCRIPTION_KEY;
 use bytes::Bytes;
 use indexmap::IndexMap;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    AskingAll, Shown,
+    AskingAll,
     changes::{differences, note},
     route::find_resource,
-    view::View,
 };
+use crate::mcp::aggregate::{Shown, View};
 use crate::mcp::{
     ClientMessage, RpcError,
-    listen::{SUBSCRIPTION, Wanted},
+    listen::Wanted,
     modern::request,
     stream::{self, Messages},
 };
@@ -64,14 +65,14 @@ pub async fn listen(
     }
     let id = message.answer_id();
     let acknowledged = format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION}":{}}},"notifications":{}}}}}"#,
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_KEY}":{}}},"notifications":{}}}}}"#,
         id.as_str(),
         filter.as_str()
     );
     let (sender, events) = mpsc::channel(64);
     let _ = sender.try_send(stream::event(None, acknowledged.as_bytes()));
     let lists = news_of_lists(asking, view, wanted, id, sender.clone());
-    let stopping = asking.app.engine.stopping.clone();
+    let stopping = asking.endpoint.engine.stopping.clone();
     tokio::spawn(async move {
         let served = parts.into_iter().map(|part| Box::pin(part.send(&sender)));
         let mut served: Vec<_> = served.collect();
@@ -112,7 +113,7 @@ async fn part(
     // Each chat's folder may be on another replica, and so each part goes its own way.
     let forward = || asking.to_server(&view.offers[server].spec.name, &own);
     let attempt = || request(asking.to(view, server), own.clone(), "subscriptions/listen");
-    let (replicas, caller) = (&asking.app.replicas, &asking.caller);
+    let (replicas, caller) = (&asking.endpoint.replicas, &asking.caller);
     let response = replicas.run(caller, forward, attempt).await?;
     let kind = response.headers().get(header::CONTENT_TYPE);
     let is_stream = kind.is_some_and(|kind| kind == "text/event-stream");
@@ -173,12 +174,15 @@ fn news_of_lists(
     id: RawJson,
     sender: mpsc::Sender<Bytes>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let (app, caller) = (Arc::downgrade(asking.app), asking.caller.clone());
-    let mut changes = asking.app.catalog.changes();
+    let (endpoint, caller) = (Arc::downgrade(asking.endpoint), asking.caller.clone());
+    let mut changes = asking.endpoint.catalog.changes();
     let mut before = view.marks();
     async move {
         loop {
-            let Some(now) = app.upgrade().map(|app| super::view(&app, &caller).marks()) else {
+            let Some(now) = endpoint
+                .upgrade()
+                .map(|endpoint| super::view(&endpoint, &caller).marks())
+            else {
                 return;
             };
             for list in differences(&before, &now) {

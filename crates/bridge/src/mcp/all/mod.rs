@@ -9,11 +9,7 @@ mod hello;
 mod legacy;
 mod listen;
 mod modern;
-mod names;
 mod route;
-mod shown;
-mod uris;
-mod view;
 
 use std::sync::Arc;
 
@@ -24,25 +20,26 @@ use axum::{
 use bridge_model::{Caller, ServerName};
 use bridge_openapi::path_segment;
 
-use super::{Asking, ClientMessage, RpcError, asking::Incoming, is_modern};
+use super::{
+    Asking, ClientMessage, RpcError,
+    aggregate::{Shown, View},
+    asking::Incoming,
+    is_modern,
+};
 use crate::{
-    app::App,
     catalog::Knowledge,
     config::{Loaded, ServerAccess, ServerSpec},
+    mcp::Endpoint,
     replicas::Forward,
     telemetry::{REQUEST_ID, RequestId},
 };
 
 pub use legacy::{delete, get};
-pub use shown::Shown;
-pub use view::Views;
-
-use view::View;
 
 /// Everything that a request to all servers needs.
 pub struct AskingAll<'a> {
     /// The bridge.
-    pub app: &'a Arc<App>,
+    pub endpoint: &'a Arc<Endpoint>,
     /// Who asks.
     pub caller: Caller,
     /// The request's headers.
@@ -78,29 +75,29 @@ fn servers<'a>(config: &'a Loaded, caller: &Caller) -> impl Iterator<Item = &'a 
 }
 
 /// What they offer, as far as it is known now.
-fn view(app: &App, caller: &Caller) -> Arc<View> {
-    let config = app.config();
-    let known = servers(&config, caller).filter_map(|name| match app.catalog.peek(name)? {
+fn view(endpoint: &Endpoint, caller: &Caller) -> Arc<View> {
+    let config = endpoint.directory.config();
+    let known = servers(&config, caller).filter_map(|name| match endpoint.catalog.peek(name)? {
         Knowledge::Ready(offer) => Some(offer),
         Knowledge::Learning | Knowledge::Failed { .. } => None,
     });
     let known: Vec<_> = known.collect();
-    app.views.view(&config, &known)
+    endpoint.views.view(&config, &known)
 }
 
 impl<'a> AskingAll<'a> {
     /// What the caller's servers offer. Those that are just being learnt are waited for a little.
     async fn view(&self) -> Arc<View> {
-        let config = self.app.config();
+        let config = self.endpoint.directory.config();
         let names = servers(&config, &self.caller);
-        self.app.catalog.settled(names).await;
-        view(self.app, &self.caller)
+        self.endpoint.catalog.settled(names).await;
+        view(self.endpoint, &self.caller)
     }
 
     /// The message, to be sent on.
     fn incoming(&self) -> Incoming<'_> {
         Incoming {
-            app: self.app,
+            endpoint: self.endpoint,
             caller: &self.caller,
             headers: self.headers,
             target: &self.target,
@@ -126,7 +123,7 @@ impl<'a> AskingAll<'a> {
     /// The same request to one of the servers.
     fn to(&self, view: &Arc<View>, server: usize) -> Asking<'a> {
         Asking {
-            app: self.app,
+            endpoint: self.endpoint,
             caller: self.caller.clone(),
             offer: view.offers[server].clone(),
             headers: self.headers,

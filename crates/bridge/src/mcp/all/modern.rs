@@ -5,11 +5,12 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_protocol::Tool;
+use bridge_protocol::spec::REMOVED;
 
 use super::{AskingAll, hello, listen::listen, route::route};
 use crate::mcp::{
     ClientMessage, Kind, RpcError, headers, lists,
-    modern::{REMOVED, called, request},
+    modern::{called, request},
     relay::json,
 };
 

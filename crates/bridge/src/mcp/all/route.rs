@@ -7,10 +7,10 @@ use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::splice;
 use serde_json::json;
 
-use super::{
-    AskingAll, names, servers,
+use super::{AskingAll, servers};
+use crate::mcp::aggregate::{
+    View, names,
     uris::{self, Owner},
-    view::View,
 };
 use crate::mcp::{Asking, ClientMessage, Kind, RpcError, offer};
 
@@ -150,9 +150,9 @@ async fn late(
     reference: &Reference,
     unknown: RpcError,
 ) -> Result<(Arc<View>, (usize, String)), RpcError> {
-    let (app, caller) = (asking.app, &asking.caller);
-    let before = super::view(app, caller);
-    let config = app.config();
+    let (endpoint, caller) = (asking.endpoint, &asking.caller);
+    let before = super::view(endpoint, caller);
+    let config = endpoint.directory.config();
     let mut failure = None;
     for server in servers(&config, caller).filter(|server| before.place(server.as_str()).is_none())
     {
@@ -162,11 +162,11 @@ async fn late(
                 uris::read_named(uri).is_some_and(|(named, _)| named == server.as_str())
             }
         };
-        if may_be && let Err(error) = offer(app, server.as_str(), caller).await {
+        if may_be && let Err(error) = offer(endpoint, server.as_str(), caller).await {
             failure = failure.or(Some(error));
         }
     }
-    let now = super::view(app, caller);
+    let now = super::view(endpoint, caller);
     match find(&now, reference) {
         Ok(found) => Ok((now, found)),
         Err(_) => Err(failure.unwrap_or(unknown)),

@@ -7,12 +7,11 @@ use std::{
 };
 
 use bridge_model::ServerName;
-use bridge_protocol::RawJson;
+use bridge_protocol::{RawJson, jsonrpc::splice};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     names::Namer,
-    shown,
     uris::{self, Owner, Uris},
 };
 use crate::{
@@ -97,7 +96,7 @@ impl View {
         for tool in &listed.tools {
             let name = name(&mut self.tools, &namer, server, &tool.own);
             let tool = renamed(&tool.raw, "name", &name);
-            self.lists.tools.push(shown::tool(self, server, tool));
+            self.lists.tools.push(tool_shown(self, server, tool));
         }
         for prompt in &listed.prompts {
             let name = name(&mut self.prompts, &namer, server, &prompt.own);
@@ -206,6 +205,47 @@ impl View {
         };
         Arc::ptr_eq(&self.config, &newer.config) && self.offers.iter().all(same)
     }
+}
+
+/// A tool as it is listed: it may name a resource that shows its results.
+fn tool_shown(view: &View, server: usize, tool: RawJson) -> RawJson {
+    let Some(meta) = tool.member("_meta") else {
+        return tool;
+    };
+    let nested = meta.member("ui").and_then(|ui| ui.member("resourceUri"));
+    let places: Vec<RawJson> = nested
+        .into_iter()
+        .chain(meta.member("ui/resourceUri"))
+        .collect();
+    let line = tool.clone().into_bytes();
+    exchanged(view, server, &line, &places)
+        .and_then(|line| RawJson::parse(line).ok())
+        .unwrap_or(tool)
+}
+
+/// The line with other URIs at these places; `None` where all of them stay.
+pub fn exchanged(
+    view: &View,
+    server: usize,
+    line: &bytes::Bytes,
+    places: &[RawJson],
+) -> Option<bytes::Bytes> {
+    let mut edits = Vec::new();
+    for place in places {
+        let Ok(own) = place.read::<String>() else {
+            continue;
+        };
+        // Clients fetch these from the web by themselves.
+        let from_web = own.starts_with("https://") || own.starts_with("http://");
+        if let Some(other) = (!from_web).then(|| view.other_uri(server, &own)).flatten() {
+            edits.push((place, RawJson::of(&other.into())));
+        }
+    }
+    let edits: Vec<_> = edits
+        .iter()
+        .map(|(place, uri)| (*place, uri.as_bytes()))
+        .collect();
+    (!edits.is_empty()).then(|| splice(line, &edits))
 }
 
 fn all_uris(offers: &[Arc<Offer>]) -> Uris {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Reply, Said, splice};
 
-use super::view::View;
+use super::view::{View, exchanged};
 use crate::catalog::completion;
 
 /// How one server's resources are called at the endpoint of all servers.
@@ -53,47 +53,6 @@ impl Shown {
         let places: Vec<RawJson> = place.into_iter().collect();
         exchanged(&self.view, self.server, &said.line, &places).unwrap_or_else(|| said.line.clone())
     }
-}
-
-/// A tool as it is listed: it may name a resource that shows its results.
-pub fn tool(view: &View, server: usize, tool: RawJson) -> RawJson {
-    let Some(meta) = tool.member("_meta") else {
-        return tool;
-    };
-    let nested = meta.member("ui").and_then(|ui| ui.member("resourceUri"));
-    let places: Vec<RawJson> = nested
-        .into_iter()
-        .chain(meta.member("ui/resourceUri"))
-        .collect();
-    let line = tool.clone().into_bytes();
-    exchanged(view, server, &line, &places)
-        .and_then(|line| RawJson::parse(line).ok())
-        .unwrap_or(tool)
-}
-
-/// The line with other URIs at these places; `None` where all of them stay.
-fn exchanged(
-    view: &View,
-    server: usize,
-    line: &bytes::Bytes,
-    places: &[RawJson],
-) -> Option<bytes::Bytes> {
-    let mut edits = Vec::new();
-    for place in places {
-        let Ok(own) = place.read::<String>() else {
-            continue;
-        };
-        // Clients fetch these from the web by themselves.
-        let from_web = own.starts_with("https://") || own.starts_with("http://");
-        if let Some(other) = (!from_web).then(|| view.other_uri(server, &own)).flatten() {
-            edits.push((place, RawJson::of(&other.into())));
-        }
-    }
-    let edits: Vec<_> = edits
-        .iter()
-        .map(|(place, uri)| (*place, uri.as_bytes()))
-        .collect();
-    (!edits.is_empty()).then(|| splice(line, &edits))
 }
 
 /// Where a result has URIs that its reader may ask for: links in a tool's result and in a prompt's
