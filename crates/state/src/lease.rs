@@ -616,7 +616,7 @@ mod tests {
     fn a_killed_process_is_succeeded_at_once_in_the_same_folder() {
         let folder = Folder::new();
         let mut other = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::lease::tests::held_until_killed"])
+            .args(["--exact", "lease::tests::held_until_killed"])
             .args(["--ignored", "--nocapture"])
             .env(FOLDER, folder.path())
             .stdout(Stdio::piped())
