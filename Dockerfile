@@ -23,6 +23,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY crates/bridge/Cargo.toml crates/bridge/
 COPY crates/model/Cargo.toml crates/model/
 COPY crates/openapi/Cargo.toml crates/openapi/
+COPY crates/process/Cargo.toml crates/process/
 COPY crates/protocol/Cargo.toml crates/protocol/
 COPY crates/state/Cargo.toml crates/state/
 RUN --mount=type=secret,id=cargo,target=/usr/local/cargo/config.toml \

@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-PROGRAM = Path(__file__).parents[2] / "src" / "child" / "fork" / "server"
+PROGRAM = Path(__file__).parents[2] / "crates" / "process" / "src" / "child" / "fork" / "server"
 # In place of `mcpo-bridge __adopt`: lets the process go on, and waits for it.
 ADOPT = "import os, sys\nos.write(1, b'!')\nos.waitpid(int(sys.argv[1]), 0)\n"
 

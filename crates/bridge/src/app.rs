@@ -12,6 +12,7 @@ use std::{
 };
 
 use bridge_model::{Principal, ServerName};
+use bridge_process::Listener;
 use bridge_protocol::jsonrpc::Said;
 use bridge_state::{Store, StoreError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +22,7 @@ use crate::{
     budget::BodyMemory,
     call::{CallEngine, DiskShares, RecordQueue, snapshot_limits},
     catalog::{Catalog, Knowledge},
-    child::{ChildSettings, Children, Listener},
+    child::{ChildSettings, Children},
     condition::Condition,
     config::{DEFAULT_MAX_TOTAL_PROCESSES, Loaded, Settings},
     directory::Directory,

@@ -30,17 +30,18 @@ mod files_server;
 mod http;
 mod identity;
 mod install;
-mod launch;
+mod launches;
 mod limits;
 mod mcp;
 mod memory;
 mod openwebui;
 mod pinned;
-mod remote;
 mod replicas;
 mod serve;
 mod session;
 mod telemetry;
+
+use bridge_process::{Duty, supervise};
 
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> std::process::ExitCode {
@@ -51,8 +52,8 @@ pub fn main() -> std::process::ExitCode {
     let Some(word) = args.next() else {
         return cli::main();
     };
-    if let Some(duty) = child::Duty::named(&word) {
-        return child::supervise(duty, &args.collect::<Vec<_>>());
+    if let Some(duty) = Duty::named(&word) {
+        return supervise(duty, &args.collect::<Vec<_>>());
     }
     if word == config::FILES_SERVER {
         return files_server::serve();

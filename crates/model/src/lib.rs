@@ -1,8 +1,9 @@
 //! The words of the product as types: who calls, which chat, which server, which folder. They are
 //! parsed once where a request, a file or a command line comes in, and never checked again inside.
 //!
-//! This crate must not know MCP, HTTP, processes or the jobs folder: every other crate imports it, and it
-//! imports none of ours.
+//! This crate must not know MCP, HTTP, processes or what lies in the jobs folder: every other crate imports
+//! it, and it imports none of ours. The paths of one workspace are here ([`Job`]), and how a file is opened
+//! in a folder that children can reach.
 //!
 //! ```
 //! use bridge_model::{Principal, WorkspaceKey};
@@ -15,7 +16,9 @@
 //! ```
 
 mod boot_time;
+mod files;
 mod ids;
+mod job;
 mod markup;
 mod principal;
 mod server_name;
@@ -23,7 +26,9 @@ mod tenant;
 mod workspace_key;
 
 pub use boot_time::BootTime;
+pub use files::{open_append, open_read};
 pub use ids::{JobId, LinkToken, SessionId, hex};
+pub use job::{Job, JobFolderPaths};
 pub use markup::{link_text, plain_text};
 pub use principal::{Caller, Guest, Hop, Principal, UserInfo, UserToken};
 pub use server_name::ServerName;

@@ -5,12 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bridge_model::{JobId, WorkspaceKey};
+use bridge_model::{Job, JobId, WorkspaceKey};
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Job, Lease, LeaseError, NewJob, Store, StoreError, error::is_absent, files, lock::FileLock,
+    Lease, LeaseError, NewJob, Store, StoreError, error::is_absent, files, lock::FileLock,
     metadata::Kept, remove::remove_tree,
 };
 

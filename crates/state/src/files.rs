@@ -7,7 +7,8 @@ use std::{
     path::Path,
 };
 
-use rustix::{fs::OFlags, io::Errno};
+use bridge_model::open_read;
+use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -23,39 +24,6 @@ pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
         path: path.to_owned(),
         source,
     }
-}
-
-fn safe_flags() -> i32 {
-    // A child may have put a link or a FIFO where our file was.
-    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
-}
-
-fn only_regular(file: File) -> io::Result<File> {
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(broken("not a regular file"))
-    }
-}
-
-/// Opens an existing regular file for reading; its last name may not be a link.
-pub fn open_read(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(safe_flags())
-        .open(path)?;
-    only_regular(file)
-}
-
-/// Opens a regular file for appending (0600 where new); its last name may not be a link.
-pub fn open_append(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(safe_flags())
-        .open(path)?;
-    only_regular(file)
 }
 
 /// Makes a new file of ours, 0600.

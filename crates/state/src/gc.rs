@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{JobId, Principal};
+use bridge_model::{Job, JobId, Principal};
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    DiskUsage, GoneReason, Job, LeaseError, Metadata, PrincipalHash, Store, StoreError,
+    DiskUsage, GoneReason, LeaseError, Metadata, PrincipalHash, Store, StoreError,
     clock::Doubt,
     error::is_absent,
     files,

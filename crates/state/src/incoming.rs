@@ -7,13 +7,14 @@ use std::{
     path::PathBuf,
 };
 
+use bridge_model::Job;
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, open, renameat_with},
     io::Errno,
 };
 use uuid::Uuid;
 
-use super::{Job, Store, StoreError, error::is_absent, files, lock::FileLock};
+use super::{Store, StoreError, error::is_absent, files, lock::FileLock};
 
 /// Names that are tried before one is found that is free.
 const ATTEMPTS: usize = 1000;

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bridge_model::JobId;
+use bridge_model::{JobId, open_read};
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -654,7 +654,7 @@ enum Locked {
 
 /// A shared attempt: two who look do not see each other.
 fn locked(path: &Path) -> Locked {
-    let Ok(file) = files::open_read(path) else {
+    let Ok(file) = open_read(path) else {
         return Locked::Unknown;
     };
     match flock(&file, FlockOperation::NonBlockingLockShared) {

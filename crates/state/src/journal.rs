@@ -7,11 +7,12 @@ use std::{
     path::Path,
 };
 
+use bridge_model::{Job, open_append};
 use bridge_protocol::RawJson;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Job, Store, StoreError, files, lock::FileLock};
+use super::{Store, StoreError, files, lock::FileLock};
 
 /// How much of a call is kept (`MCPO_JOURNAL`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,11 +145,11 @@ impl Store {
 }
 
 fn append(path: &Path, line: &[u8], limit: u64) -> io::Result<()> {
-    let mut file = files::open_append(path)?;
+    let mut file = open_append(path)?;
     let size = file.metadata()?.len();
     if size > 0 && size + line.len() as u64 > limit {
         fs::rename(path, path.with_extension("1.jsonl"))?;
-        file = files::open_append(path)?;
+        file = open_append(path)?;
     }
     file.write_all(line)
 }

@@ -15,14 +15,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bridge_model::JobId;
+use bridge_model::{Job, JobId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    InstanceId, Job, Metadata, NewJob, Store, StoreError, error::is_absent, files,
-    instance::Liveness, lock::FileLock, metadata, remove::remove_tree,
+    InstanceId, Metadata, NewJob, Store, StoreError, error::is_absent, files, instance::Liveness,
+    lock::FileLock, metadata, remove::remove_tree,
 };
 
 /// The file's name.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{JobId, LinkToken};
+use bridge_model::{JobId, LinkToken, open_read};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -308,7 +308,7 @@ impl Store {
         let (reason, ended) = match (artifact.gone_at, artifact.gone) {
             (Some(at), reason) => (reason.unwrap_or(GoneReason::Expired), at),
             (None, _) if artifact.expires_at <= now => (GoneReason::Expired, artifact.expires_at),
-            (None, _) => match files::open_read(&folder.join(DATA)) {
+            (None, _) => match open_read(&folder.join(DATA)) {
                 Ok(data) => {
                     let bytes = self.check(&artifact, stamp, data);
                     let bytes = bytes.map_err(files::at("serve", &folder.join(DATA)))?;

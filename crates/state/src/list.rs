@@ -1,8 +1,8 @@
 //! What is in the folder, for the command line.
 
-use bridge_model::JobId;
+use bridge_model::{Job, JobId};
 
-use super::{InstanceId, Job, LiveSession, Metadata, Store, StoreError, files};
+use super::{InstanceId, LiveSession, Metadata, Store, StoreError, files};
 
 /// One workspace.
 #[derive(Debug, Clone)]

@@ -9,12 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bridge_model::Job;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, open},
     io::Errno,
 };
 
-use super::{Job, StoreError, error::is_absent, files};
+use super::{StoreError, error::is_absent, files};
 
 /// Our own holders need milliseconds. Longer than this has the lock only who should not: a child
 /// can open the lock of its workspace.

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use bridge_model::JobId;
+use bridge_model::{Job, JobId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Job, PrincipalHash, Store, StoreError, error::is_absent, files, lock::FileLock};
+use super::{PrincipalHash, Store, StoreError, error::is_absent, files, lock::FileLock};
 
 /// Where a workspace is in its life: created → running ⇄ idle → ended | failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,9 +7,10 @@
 //! No key leads to such a folder and no list shows it. From its first moment its bridge holds the
 //! lease, and with that bridge it goes.
 
+use bridge_model::Job;
 use jiff::Timestamp;
 
-use super::{Job, Lease, NewJob, Store, StoreError, files, lock::FileLock};
+use super::{Lease, NewJob, Store, StoreError, files, lock::FileLock};
 
 impl Store {
     /// Makes one.

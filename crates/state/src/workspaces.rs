@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bridge_model::{JobId, ServerName, WorkspaceKey};
+use bridge_model::{Job, JobId, ServerName, WorkspaceKey};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Job, Metadata, PrincipalHash, Store, StoreError, error::is_absent, files, remove};
+use super::{Metadata, PrincipalHash, Store, StoreError, error::is_absent, files, remove};
 
 /// What is known when a workspace is made.
 #[derive(Debug, Clone)]

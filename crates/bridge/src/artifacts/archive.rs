@@ -5,7 +5,8 @@ use std::{
     io::{self, Read, Write},
 };
 
-use bridge_state::{Artifact, Job, Link, Store};
+use bridge_model::Job;
+use bridge_state::{Artifact, Link, Store};
 use jiff::{Timestamp, tz::TimeZone};
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 

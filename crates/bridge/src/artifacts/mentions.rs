@@ -1,5 +1,5 @@
 //! Which files a call names: in its arguments, and in its answer, in which the folder's own path is
-//! relative already ([`super::relative()`]).
+//! relative already ([`bridge_process::relative()`]).
 //!
 //! Nothing here touches the disk. A file that the call is known to have written is looked for in what
 //! was said ([`Mentions::names`]); of any other path only its letters are judged
@@ -208,7 +208,7 @@ fn spellings(area: Area, path: &str) -> Vec<String> {
 
 /// As it stands in a URI, where that differs.
 fn in_uri(path: &str) -> Option<String> {
-    let escaped = super::relative::percent_encoded(path);
+    let escaped = bridge_process::percent_encoded(path);
     (escaped != path).then(|| escaped.into_owned())
 }
 

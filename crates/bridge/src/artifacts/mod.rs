@@ -1,5 +1,5 @@
 //! What tools leave in a workspace, as links: found by what changed on disk, copied aside, named
-//! relative in answers. All calls but [`relative()`] and [`relative_text()`] block on the disk.
+//! relative in answers. All calls block on the disk.
 
 mod archive;
 mod beneath;
@@ -9,7 +9,6 @@ mod names;
 mod patience;
 mod place;
 mod publish;
-mod relative;
 mod relative_path;
 mod snapshot;
 mod sqlite;
@@ -22,6 +21,5 @@ pub use names::{mime_type, numbered, safe as safe_name};
 pub use patience::Patience;
 pub use place::{Area, Place};
 pub use publish::{Origin, PublishError, publish};
-pub use relative::{marks, percent_encoded, relative, relative_text};
 pub use relative_path::RelativePath;
 pub use snapshot::{ChangedFile, Limits, Snapshot, SnapshotError, changed, changed_aside};

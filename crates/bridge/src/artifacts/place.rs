@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bridge_state::Job;
+use bridge_model::Job;
 
 use super::RelativePath;
 

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{LinkToken, Principal, ServerName};
-use bridge_state::{Artifact, Job, PrincipalHash, StagedLink, Store, StoreError};
+use bridge_model::{Job, LinkToken, Principal, ServerName};
+use bridge_state::{Artifact, PrincipalHash, StagedLink, Store, StoreError};
 use jiff::Timestamp;
 use rustix::{
     fs::{FileType, SeekFrom, Stat, fstat, ioctl_ficlone, seek},

@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use bridge_state::Job;
+use bridge_model::Job;
 use rustix::{
     fs::{AtFlags, Dir, FileType, Stat, fstat, statat},
     io::Errno,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bridge_process::percent_encoded;
 use bridge_protocol::RawJson;
 use indexmap::IndexMap;
 use percent_encoding::percent_decode_str;
@@ -11,7 +12,7 @@ use serde_json::{
 };
 
 use super::CallError;
-use crate::artifacts::{RelativePath, percent_encoded};
+use crate::artifacts::RelativePath;
 
 /// How a field spells a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,17 +3,15 @@
 use std::io::Write as _;
 
 use axum::http::HeaderMap;
+use bridge_model::Job;
+use bridge_process::{Era, Profile, envelop, unfold};
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::splice;
-use bridge_state::Job;
 use bytes::Bytes;
 use serde_json::Value;
 
 use super::{CallError, arguments::resolve, meta};
-use crate::{
-    child::{Era, Profile, envelop, unfold},
-    config::{ServerSpec, Transport},
-};
+use crate::config::{ServerSpec, Transport};
 
 /// One request to a child.
 #[derive(Debug, Clone)]

@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
+use bridge_model::Job;
+use bridge_process::Child;
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::Reply;
-use bridge_state::Job;
 use bytes::Bytes;
 use serde_json::json;
 use tracing::Instrument as _;
 
 use super::{Answer, Call, CallEngine, CallError, Published, Running, record};
-use crate::{child::Child, config::Mode};
+use crate::config::Mode;
 
 impl CallEngine {
     /// Finds or starts the call's child, shows it to `on_child` and subscribes to `resources`,

@@ -4,8 +4,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use bridge_model::UserToken;
-use bridge_state::Job;
+use bridge_model::{Job, UserToken};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
+use bridge_process::{ChildError, ExitStatus};
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::Reply;
 use bridge_state::StoreError;
 use serde_json::Value;
 
-use crate::{
-    artifacts::PublishError,
-    child::{ChildError, ExitStatus},
-    session::SessionError,
-};
+use crate::{artifacts::PublishError, session::SessionError};
 
 /// What is said wherever a tool was called and gave no result. Whoever calls again does it twice.
 const MAY_BE_DONE: &str = "the call may have been carried out, in part or in whole: look at the chat's \

@@ -2,8 +2,9 @@
 
 use std::{io::Write as _, path::Path, sync::Arc};
 
+use bridge_model::Job;
+use bridge_process::relative;
 use bridge_protocol::RawJson;
-use bridge_state::Job;
 use serde_json::Value;
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
@@ -334,7 +335,7 @@ fn mentions(look: &Look, wanted: bool) -> Option<Mentions> {
     let useful = look.result.as_bytes().len() <= SEARCHED
         && (holds(&look.result) || arguments.is_some_and(holds));
     (wanted || useful).then(|| {
-        let arguments = arguments.map(|raw| artifacts::relative(raw.clone(), &look.paths));
+        let arguments = arguments.map(|raw| relative(raw.clone(), &look.paths));
         Mentions::of(&look.maker.tool, arguments.as_ref(), &look.result)
     })
 }

@@ -1,7 +1,7 @@
 //! Files that come into a workspace from outside: no call made them, so no call links them.
 
-use bridge_model::Principal;
-use bridge_state::{Job, StagedFile, Store};
+use bridge_model::{Job, Principal};
+use bridge_state::{StagedFile, Store};
 use tokio::sync::MutexGuard;
 
 use super::{CallEngine, CallError, disk_share::DiskShares};

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use bridge_model::Principal;
+use bridge_model::{Job, JobFolderPaths, Principal};
 use bridge_protocol::RawJson;
-use bridge_state::{Job, JobFolderPaths};
 
 use super::{CallError, Notice, Published};
 use crate::{

@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, atomic::AtomicBool};
 
 use axum::http::HeaderMap;
 use bridge_model::{Caller, Tenant};
+use bridge_process::{Child, Hearing, Profile};
 use bridge_protocol::RawJson;
 use bridge_state::Store;
 use tokio::{sync::Semaphore, time::Instant};
@@ -39,7 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission,
-    child::{Child, Children, Hearing, Profile},
+    child::Children,
     config::{ServerSpec, Settings},
     openwebui::OpenWebUi,
     session::{Place, Sessions, SharedChildren},

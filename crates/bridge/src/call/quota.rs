@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bridge_state::Job;
+use bridge_model::Job;
 use tokio::time::Instant;
 
 use super::{CallEngine, CallError, Notice, Running, disk_share::DiskLimit};

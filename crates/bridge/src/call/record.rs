@@ -4,7 +4,8 @@ mod queue;
 
 use std::time::{Duration, Instant};
 
-use bridge_state::{Job, JournalEntry, JournalMode};
+use bridge_model::Job;
+use bridge_state::{JournalEntry, JournalMode};
 use jiff::Timestamp;
 
 pub use self::queue::RecordQueue;

@@ -4,9 +4,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use bridge_model::Job;
+use bridge_process::{Child, Era, Heard, Replier};
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Reply, Said, end_line};
-use bridge_state::Job;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -14,11 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{CallError, Running};
-use crate::{
-    child::{Child, Era, Heard, Replier},
-    config::Mode,
-    session::Class,
-};
+use crate::{config::Mode, session::Class};
 
 /// Rounds of one request. Servers that ask step by step need a few.
 const ROUNDS: usize = 32;

@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::Tenant;
+use bridge_model::{Job, JobFolderPaths, Tenant};
+use bridge_process::{Child, ChildError};
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::Reply;
-use bridge_state::{Job, JobFolderPaths};
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -31,12 +31,7 @@ use super::{
     status::{Shown, Status},
 };
 use crate::call::look::{Look, Looked, Maker};
-use crate::{
-    admission::Place,
-    artifacts::Snapshot,
-    child::{Child, ChildError},
-    config::Mode,
-};
+use crate::{admission::Place, artifacts::Snapshot, config::Mode};
 
 /// How long a child that was told of a cancelled call may take to answer a ping.
 pub const PING_PATIENCE: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bridge_state::Job;
+use bridge_model::Job;
 
 use super::{
     Answer, CallError, Published, Running,

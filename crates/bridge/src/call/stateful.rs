@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bridge_state::Job;
+use bridge_model::Job;
+use bridge_process::{ChildError, End, UserValues};
 
 use super::{
     Answer, CallError, Running, files,
@@ -11,8 +12,6 @@ use super::{
 };
 use crate::{
     artifacts::Snapshot,
-    child::{ChildError, End},
-    config::UserValues,
     session::{Found, Lent, Place, Room, Start, Workspace},
 };
 

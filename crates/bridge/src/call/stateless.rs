@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use bridge_state::{Job, Lease, NewJob, PrincipalHash, StoreError};
+use bridge_model::Job;
+use bridge_process::{Child, End, UserValues};
+use bridge_state::{Lease, NewJob, PrincipalHash, StoreError};
 
 use super::{Answer, CallError, Incoming, Running, attachments::Lot, holds::Holds, run::Folder};
 use crate::call::detached::blocking;
 use crate::{
     artifacts::Snapshot,
-    child::{Child, ChildRequest, End},
-    config::UserValues,
+    child::ChildRequest,
     session::{SessionError, Spare},
 };
 

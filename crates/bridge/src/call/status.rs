@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bridge_process::{BACKLOG, Cancellation, Hearing};
 use bridge_protocol::jsonrpc::Said;
 use tokio::{
     sync::{mpsc, watch},
@@ -15,7 +16,6 @@ use tokio::{
 
 use super::{Call, CallEngine};
 use crate::{
-    child::{BACKLOG, Cancellation, Hearing},
     config::Lang,
     openwebui::{Event, OpenWebUi},
 };

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bridge_process::{Era, HelloParts};
 use bridge_protocol::{RawJson, Tool};
 use bridge_state::Store;
 use bytes::Bytes;
@@ -10,11 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::Learnt;
-use crate::{
-    child::{Children, Era, HelloParts},
-    config::ServerSpec,
-    launch::Launching,
-};
+use crate::{child::Children, config::ServerSpec, launches::Launching};
 
 /// The layout that this version writes and reads.
 const FORMAT: u32 = 1;

@@ -1,8 +1,7 @@
 //! Why a server was not learnt.
 
+use bridge_process::ChildError;
 use bridge_state::{LeaseError, StoreError};
-
-use crate::child::ChildError;
 
 /// Why a server could not be learnt.
 #[derive(Debug, thiserror::Error)]

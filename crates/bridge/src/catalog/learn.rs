@@ -6,16 +6,17 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{Principal, ServerName, Tenant};
+use bridge_model::{Job, Principal, ServerName, Tenant};
+use bridge_process::{Child, ChildError, End, Era, HelloParts, Profile, UserValues};
 use bridge_protocol::{RawJson, Tool};
-use bridge_state::{Job, Lease, NewJob, PrincipalHash, Store};
+use bridge_state::{Lease, NewJob, PrincipalHash, Store};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{error::LearnError, listed::Faults, pages};
 use crate::{
-    child::{Child, ChildError, ChildRequest, Children, End, Era, HelloParts, Profile},
-    config::{ServerSpec, UserValues},
+    child::{ChildRequest, Children},
+    config::ServerSpec,
 };
 
 /// How long a server may take to start and to answer `server/discover`.

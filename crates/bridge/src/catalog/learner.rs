@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use bridge_process::ChildError;
 use bridge_state::Store;
 use futures_util::FutureExt as _;
 use tokio::{
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::catalog::error::LearnError;
 use crate::{
-    child::{ChildError, Children},
+    child::Children,
     config::{Mode, ServerSpec},
 };
 

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
+use bridge_model::Job;
+use bridge_process::{Child, relative_text};
 use bridge_protocol::RawJson;
-use bridge_state::Job;
 
 use crate::catalog::error::LearnError;
-use crate::{artifacts, child::Child};
 
 /// Pages that are read; a server with more is not honest.
 const MAX_PAGES: usize = 1000;
@@ -35,7 +35,7 @@ pub async fn all(child: &Child, method: &str, key: &str, job: &Job) -> Result<Pa
         let page = match child.request(method, Some(&params)).await? {
             Ok(page) => page,
             Err(error) => {
-                let said = artifacts::relative_text(error.as_str(), &job.paths());
+                let said = relative_text(error.as_str(), &job.paths());
                 if number == 1 {
                     return Err(LearnError::Refused(said));
                 }

@@ -12,11 +12,20 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{BootTime, ServerName, Tenant};
+use bridge_model::{BootTime, Job, JobFolderPaths, ServerName, Tenant};
+use bridge_process::{
+    Body, Child, ChildError, ChildParts, CommandSpec, Connection, Done, End, Era, Errand, Launch,
+    Listener, Profile, RemoteSpec, ResolvedCommand, ServerLog, ShortName, ShortTmp, Supervisors,
+    environment,
+    fork::Means,
+    is_news,
+    launch::Resolved,
+    processor_time,
+    remote::{self, Outbound, RemoteOptions, ToolSchema},
+    signal_descendants, without_folder,
+};
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::Said;
-use bridge_state::{Job, JobFolderPaths};
-use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -28,28 +37,11 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker},
 };
 
-use super::{
-    Child, ChildError, ChildRequest, ChildSettings, End, Era, HelloParts, Listener, Profile,
-    body::Body,
-    connection::{Cleaner, Connection},
-    environment,
-    failed_starts::FailedStarts,
-    fork::{ForkServers, Means},
-    hello, launch,
-    log::ServerLog,
-    reaper::Supervisors,
-    run::{self, Done, Errand},
-    short_tmp::{ShortName, ShortTmp},
-    subscription::Subscriptions,
-    tree,
-};
-use crate::child::connection;
+use super::{ChildRequest, ChildSettings, failed_starts::FailedStarts, fork::ForkServers};
 use crate::{
     admission::{Place, Places, Share},
-    artifacts,
-    config::{CommandSpec, Mode, RemoteSpec, ResolvedCommand, ServerSpec, SpecVersion, Transport},
-    launch::{Launches, Resolved},
-    remote::{self, Outbound, RemoteOptions, ToolSchema},
+    config::{Mode, ServerSpec, SpecVersion, Transport},
+    launches::Launches,
     telemetry::{ChildMode, Metrics},
 };
 
@@ -167,7 +159,7 @@ impl Children {
 
     /// Runs a program to its end, at most to `until`. Dropping the future kills all of it.
     pub async fn run(&self, errand: Errand, until: Instant) -> Result<Done, ChildError> {
-        run::run(errand, self.open_files, &self.supervisors, until).await
+        bridge_process::run(errand, self.open_files, &self.supervisors, until).await
     }
 
     /// Remote servers of 2026-07-28 want to see arguments in headers that their tools' schemas mark.
@@ -202,7 +194,7 @@ impl Children {
     /// What stands still hears of its end, too.
     #[allow(clippy::unused_self)] // which processes are below us is ours to know
     pub fn wake(&self) {
-        tree::signal_descendants(Signal::CONT);
+        signal_descendants(Signal::CONT);
     }
 
     /// Waits until no child is left. Those that nobody holds any more are ending already.
@@ -413,34 +405,27 @@ impl Children {
             Mode::Stateless => ChildMode::Stateless,
             Mode::Shared => ChildMode::Shared,
         };
-        let mut child = Child {
+        let child = ChildParts {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             body,
             connection,
             log,
             paths: folder.paths,
-            _short_tmp: folder.short,
-            hello: None,
-            subscriptions: None,
+            short_tmp: folder.short,
             limit,
             news,
-            _live: self.metrics.child_live(mode),
+            counted: Box::new(self.metrics.child_live(mode)),
         };
         let profile = self.spoken(&request.spec, request.profile);
-        let greeting = Box::pin(hello::introduce(&child.connection, &profile));
+        let greeting = Box::pin(child.introduce(&profile));
         let greeting = tokio::time::timeout_at(until, greeting);
         let failure = match stop.run_until_cancelled(greeting).await {
             Some(Ok(Ok(Ok(hello)))) => {
                 if profile.era == Era::Legacy && hello.era == Era::Modern {
                     self.speaks_modern_only(&request.spec);
                 }
-                if hello.era == Era::Modern && mode != ChildMode::Stateless {
-                    let (parts, _) = HelloParts::of(&hello.raw);
-                    let connection = child.connection.clone();
-                    child.subscriptions = Some(Subscriptions::open(connection, &parts, listener));
-                }
-                child.hello = Some(hello);
-                return Ok(child);
+                let listener = (mode != ChildMode::Stateless).then_some(listener);
+                return Ok(child.into_child(hello, listener));
             }
             Some(Ok(Ok(Err(refused)))) => {
                 // Another program may answer under the same name today.
@@ -499,7 +484,7 @@ impl Children {
         };
         let (process, pipes) = match forked {
             Some(forked) => forked,
-            None => launch::launch(&launch, &self.supervisors, until).await?,
+            None => bridge_process::start(&launch, &self.supervisors, until).await?,
         };
         tokio::spawn(log.clone().follow(pipes.stderr));
         let connection = self.converse(pipes.stdin, pipes.stdout, folder, log, listener);
@@ -567,8 +552,8 @@ impl Children {
         job: &Job,
         tmp: &Path,
         overlay: &[(String, String)],
-    ) -> launch::Launch {
-        let env = environment::environment(
+    ) -> Launch {
+        let env = environment(
             &command.program,
             installed,
             job,
@@ -585,7 +570,7 @@ impl Children {
             }
             None => (command.program, command.args),
         };
-        launch::Launch {
+        Launch {
             program,
             args,
             env,
@@ -595,27 +580,13 @@ impl Children {
     }
 }
 
-/// Takes the folder's path out of what the child says: everybody behind reads relative names.
-fn without_folder(paths: JobFolderPaths) -> Cleaner {
-    let finders = artifacts::marks(&paths);
-    Arc::new(move |line: Bytes| {
-        if finders.iter().all(|finder| finder.find(&line).is_none()) {
-            return line;
-        }
-        match RawJson::parse(line.clone()) {
-            Ok(whole) => artifacts::relative(whole, &paths).into_bytes(),
-            Err(_) => line,
-        }
-    })
-}
-
 /// What a shared child says to nobody in particular may be about anybody: only what concerns
 /// everybody goes on. Late progress has a number of ours, which says nothing to anyone.
 fn with_news(listener: Listener, news: broadcast::Sender<Said>, mode: Mode) -> Listener {
     Arc::new(move |said| {
         listener(said);
         let of_one_caller = mode != Mode::Shared && &*said.method != "notifications/progress";
-        if of_one_caller || connection::is_news(&said.method) {
+        if of_one_caller || is_news(&said.method) {
             // Nobody listening is fine.
             let _ = news.send(said.clone());
         }
@@ -635,7 +606,7 @@ async fn hold(place: StartPlace, pid: oneshot::Receiver<u32>) {
         let mut before = None;
         loop {
             tokio::time::sleep(IDLE_START).await;
-            let used = tokio::task::spawn_blocking(move || tree::processor_time(pid))
+            let used = tokio::task::spawn_blocking(move || processor_time(pid))
                 .await
                 .ok();
             if used == before {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use bridge_model::ServerName;
+use bridge_process::ChildError;
 
-use super::ChildError;
 use crate::config::{ServerSpec, SpecVersion};
 
 /// For how long one failed start speaks for the whole machine. Nobody may come while it does, so that

@@ -1,58 +1,21 @@
 //! Child processes. The seam that everything else sits behind: *give me a ready child for this
-//! server, workspace, profile, overlay and deadline*.
-//!
-//! ```text
-//! bridge ── control socket ──▶ supervisor ──▶ child ──▶ whatever it starts
-//!    └────────── stdin, stdout, stderr ──────────┘
-//! bridge ── HTTP ──▶ remote server: looks the same from outside (`remote`)
-//! ```
+//! server, workspace, profile, overlay and deadline*. What a child is, and how it runs, is in
+//! [`bridge_process`]; here is which one is started when, and what is known of each server's starts.
 
-mod body;
-mod cancellation;
 mod children;
-mod connection;
-mod control;
-mod envelope;
-mod environment;
-mod error;
 mod failed_starts;
 mod fork;
-mod handle;
-mod hello;
-mod launch;
-mod lines;
-mod log;
-mod outgoing;
-mod process;
-mod profile;
-mod reaper;
-mod run;
-mod short_tmp;
-mod subscription;
-mod supervisor;
-mod tree;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bridge_model::Tenant;
-use bridge_state::Job;
+use bridge_model::{Job, Tenant};
+use bridge_process::{Listener, Profile, UserValues};
 use tokio::time::Instant;
 
-use crate::config::{ServerSpec, UserValues};
+use crate::config::ServerSpec;
 
-pub use cancellation::Cancellation;
 pub use children::Children;
-pub use connection::{BACKLOG, Ear, Heard, Hearing, Listener, Outcome, Replier, STANDING};
-pub use control::{Duty, End, ExitStatus};
-pub use envelope::{envelop, unfold};
-pub use environment::environment_for_installing;
-pub use error::ChildError;
 pub use fork::Forking;
-pub use handle::Child;
-pub use hello::{Hello, HelloParts, can_answer, needed};
-pub use profile::{Era, Profile};
-pub use run::Errand;
-pub use supervisor::supervise;
 
 /// What a ready child is asked for.
 #[derive(Clone)]

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use bridge_process::launch::Resolved;
 use clap::Args;
 use futures_util::future::join_all;
 use indicatif::{MultiProgress, ProgressBar};
@@ -25,7 +26,7 @@ use crate::cli::text::note;
 use crate::{
     config::{self, Loaded, ServerSpec, Settings},
     install::{Asked, LockFile, Pin, Step},
-    launch::{Launching, Resolved},
+    launches::Launching,
 };
 
 use report::{Outcome, Report};

@@ -18,7 +18,7 @@ use crate::{
     catalog::{Offer, learn},
     child::Forking,
     config::{Loaded, ServerSpec, Settings},
-    launch::Launching,
+    launches::Launching,
 };
 
 /// For `tools/list` with all its pages, past the start timeout.

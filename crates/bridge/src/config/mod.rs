@@ -18,10 +18,8 @@ pub use key_ring::KeyRing;
 pub use secret::Secret;
 pub use server_file::{ConfigError, LARGEST_FILE, LINK_FIELD, Loaded, json_schema, load, servers};
 pub use server_spec::{
-    Allow, BeforeEnd, CommandSpec, Embed, FILES_SERVER, HeaderForwarding, Launch, Mode,
-    OWN_PROGRAM, RESERVED_NAMES, Remembered, RemoteKind, RemoteSpec, ResolvedCommand, ServerAccess,
-    ServerSpec, SpecVersion, Transport, USER_PLACEHOLDERS, UserValues, WorkspaceScope,
-    asks_for_user,
+    Allow, BeforeEnd, Embed, FILES_SERVER, HeaderForwarding, Launch, Mode, OWN_PROGRAM,
+    RESERVED_NAMES, Remembered, ServerAccess, ServerSpec, SpecVersion, Transport, WorkspaceScope,
 };
 pub use settings::{
     CommandLine, DEFAULT_MAX_TOTAL_PROCESSES, IdentityHeaders, Journal, Lang, Listen, Log,

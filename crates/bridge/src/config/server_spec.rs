@@ -1,27 +1,20 @@
 //! One server of the file, checked and complete: every default filled in.
 
-use std::{fmt, num::NonZeroUsize, time::Duration};
+use std::{num::NonZeroUsize, time::Duration};
 
 use bridge_model::{Caller, ServerName};
+use bridge_process::{CommandSpec, RemoteSpec};
 use bridge_protocol::RawJson;
-use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use url::Url;
 
 mod allow;
-mod command;
 mod forwarding;
-mod user_values;
 mod version;
 
 pub use allow::{Allow, ServerAccess};
-pub use command::{CommandSpec, ResolvedCommand};
 pub use forwarding::HeaderForwarding;
-pub use user_values::{USER_PLACEHOLDERS, UserValues, asks_for_user};
 pub use version::{Remembered, SpecVersion};
-
-use user_values::fill;
 
 /// The word on the command line that makes the bridge's own binary this server.
 pub const FILES_SERVER: &str = "__files";
@@ -130,49 +123,6 @@ pub enum Transport {
     Stdio(CommandSpec),
     /// A server somewhere else.
     Remote(RemoteSpec),
-}
-
-/// A remote server. `Debug` shows the origin of the URL and the names of the headers.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RemoteSpec {
-    /// `http` or `https`; may hold a secret in its path or query.
-    pub url: Url,
-    /// The protocol spoken there.
-    pub kind: RemoteKind,
-    /// Sent with every request; names and values are valid HTTP. Values may be secrets.
-    pub headers: IndexMap<String, String>,
-}
-
-impl RemoteSpec {
-    /// With headers for this user.
-    pub fn for_user(&self, user: &UserValues) -> Self {
-        let user = user.in_headers();
-        let filled = self.headers.iter();
-        let filled = filled.map(|(name, value)| (name.clone(), fill(value, &user.pairs())));
-        Self {
-            headers: filled.collect(),
-            ..self.clone()
-        }
-    }
-}
-
-impl fmt::Debug for RemoteSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteSpec")
-            .field("origin", &self.url.origin().ascii_serialization())
-            .field("kind", &self.kind)
-            .field("headers", &self.headers.keys())
-            .finish_non_exhaustive()
-    }
-}
-
-/// The protocol of a remote server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RemoteKind {
-    /// MCP Streamable HTTP.
-    StreamableHttp,
-    /// HTTP with server-sent events, of revision 2024-11-05.
-    Sse,
 }
 
 /// Who shares a running process of the server.

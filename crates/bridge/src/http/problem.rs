@@ -7,12 +7,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bridge_openapi::FieldFault;
+use bridge_process::ChildError;
 use bridge_protocol::RawJson;
 use serde_json::{Map, Value, json};
 
 use crate::{
     call::{CallError, rpc_words},
-    child::ChildError,
     identity::Refusal,
     replicas::{Elsewhere, Routed},
     telemetry::ProblemKind,
@@ -313,7 +313,8 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{call::Waited, child::ExitStatus, mcp::RpcError};
+    use crate::{call::Waited, mcp::RpcError};
+    use bridge_process::ExitStatus;
 
     #[test]
     fn what_may_have_been_done_is_said_to_be_and_nothing_advises_to_repeat_it() {

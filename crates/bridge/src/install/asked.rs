@@ -1,13 +1,17 @@
 //! What can be installed for a server of the file, and which versions are known for it.
 
-use crate::config::{CommandSpec, ServerSpec, Transport};
+use bridge_process::{
+    CommandSpec,
+    launch::{self, Wanted, What},
+};
+
+use crate::config::{ServerSpec, Transport};
 
 use super::{
     LockFile, Pin,
     folder::Folder,
     pin::{Parts, wanted_node, wanted_python},
 };
-use crate::launch::{self, Wanted, What};
 
 /// Variables that say where packages come from, or which are chosen.
 const CHOOSING: [&str; 9] = [

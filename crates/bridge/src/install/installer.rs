@@ -8,6 +8,10 @@ use std::{
 };
 
 use bridge_model::ServerName;
+use bridge_process::{
+    CommandSpec,
+    launch::{Kind, Resolved, Target, What},
+};
 use tokio::sync::Semaphore;
 use tokio_util::{
     sync::CancellationToken,
@@ -24,8 +28,8 @@ use super::{
 };
 use crate::{
     child::Children,
-    config::{CommandSpec, ServerSpec},
-    launch::{Kind, Launches, Launching, Resolved, Target, What},
+    config::ServerSpec,
+    launches::{Launches, Launching},
 };
 
 /// Installations side by side: they wait for the network, and then compile.

@@ -6,7 +6,8 @@
 //! command line ──launcher──▶ Wanted ──lock file, or chosen once──▶ Pin ──▶ environment ──▶ Resolved
 //!      └── not understood, or it cannot be installed: runs as written
 //! ```
-//! Who starts children asks [`Launches`], which answers at once; [`Installer`] keeps it true.
+//! Who starts children asks [`Launches`](crate::launches::Launches), which answers at once; [`Installer`]
+//! keeps it true.
 
 mod asked;
 mod folder;

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use bridge_process::launch::{Kind, NodeSet, Resolved};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -9,7 +10,6 @@ use super::{
     pin::{Packages, Pin, platform, wanted_node},
     work::{Failed, Work},
 };
-use crate::launch::{Kind, NodeSet, Resolved};
 
 /// No questions, no reports; and no address of a registry in what is written down.
 const QUIET: [&str; 4] = [

@@ -2,11 +2,10 @@
 
 use std::{fs, path::Path};
 
+use bridge_process::launch::{NodeSet, PythonSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-
-use crate::launch::{NodeSet, PythonSet};
 
 /// What was chosen once, and is installed the same way again. Holds no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

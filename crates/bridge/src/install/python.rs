@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bridge_process::launch::{Kind, PythonSet, Resolved, Run, Target, seen};
+
 use super::{
     folder::Record,
     pin::{Packages, Pin, platform, wanted_python},
     work::{Failed, Work},
 };
-use crate::launch::{Kind, PythonSet, Resolved, Run, Target, seen};
 
 /// uv's settings for the whole machine. It reads those of tools from here and from the user's
 /// folder; others, in whatever folder we are, are a project's.

@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
+use bridge_process::{ChildError, Errand, ExitStatus, environment_for_installing};
 use indexmap::IndexMap;
 use tokio::time::Instant;
 
-use crate::child::{ChildError, Children, Errand, ExitStatus, environment_for_installing};
+use crate::child::Children;
 
 /// Bounds one step: large packages over a slow line, or a build.
 const STEP: Duration = Duration::from_secs(1800);

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, StatusCode};
 use bridge_model::Caller;
+use bridge_process::{Era, Profile};
 use bridge_state::InstanceId;
 use tokio::time::Instant;
 
@@ -12,7 +13,6 @@ use crate::mcp::aggregate::Shown;
 use crate::{
     call::{Ask, Call, Parking, Relayed},
     catalog::{Knowledge, Offer},
-    child::{Era, Profile},
     config::ServerAccess,
     identity::user_needed,
     mcp::Endpoint,

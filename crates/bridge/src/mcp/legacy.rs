@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_model::ServerName;
+use bridge_process::{Ear, Era, Profile, Replier};
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Reply, Said, splice};
 use bridge_protocol::spec::{LEGACY, LOG_LEVELS, SESSION_HEADER};
@@ -24,7 +25,6 @@ use super::{
 };
 use crate::{
     call::Parking,
-    child::{Ear, Era, Profile, Replier},
     config::WorkspaceScope,
     mcp::Endpoint,
     replicas::Homed,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::response::Response;
 use bridge_model::ServerName;
+use bridge_process::{Child, Era, Profile};
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Said, splice};
 use bridge_protocol::spec::SUBSCRIPTION_KEY;
@@ -17,7 +18,6 @@ use super::{
     asking::{Asking, relayed},
     stream,
 };
-use crate::child::{Child, Era, Profile};
 
 /// Of what a client wants to hear.
 #[derive(Debug, Default, Deserialize)]

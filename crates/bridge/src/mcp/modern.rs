@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
 };
+use bridge_process::{Cancellation, Era, Profile, Replier, STANDING, needed};
 use bridge_protocol::jsonrpc::{Reply, Said, splice};
 use bridge_protocol::spec::{LEGACY, MODERN, REMOVED, SESSION_HEADER};
 use bridge_protocol::{RawJson, Tool};
@@ -21,12 +22,7 @@ use super::{
     relay::{Asked, Manner, Relay, json as answer_json, refused, with_subscription, with_token},
 };
 use crate::mcp::retry::Retry;
-use crate::{
-    catalog::Offer,
-    child::{Cancellation, Era, Profile, Replier, STANDING, needed},
-    config::Mode,
-    replicas::Routed as _,
-};
+use crate::{catalog::Offer, config::Mode, replicas::Routed as _};
 
 /// A subscription's longest life: a day.
 const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use bridge_process::{BACKLOG, Cancellation, Heard, Hearing, Replier, can_answer, needed};
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Reply, Said, splice};
 use bytes::Bytes;
@@ -19,7 +20,6 @@ use crate::mcp::aggregate::Shown;
 use crate::mcp::retry::Retry;
 use crate::{
     call::{Answer, Ask, Call, CallError, Parking},
-    child::{BACKLOG, Cancellation, Heard, Hearing, Replier, can_answer, needed},
     config::ServerSpec,
     mcp::Endpoint,
     replicas::Homed,

@@ -13,6 +13,7 @@ use std::{
 };
 
 use bridge_model::{Guest, Principal, ServerName, SessionId};
+use bridge_process::{Cancellation, Child, Ear, Replier};
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Said, splice};
 use indexmap::IndexMap;
@@ -26,7 +27,6 @@ use crate::mcp::aggregate::Shown;
 use crate::{
     call::Parking,
     catalog::News,
-    child::{Cancellation, Child, Ear, Replier},
     config::{Mode, ServerSpec},
     replicas::Abroad,
 };

@@ -11,6 +11,7 @@ mod users;
 use std::{sync::Arc, time::Duration};
 
 use bridge_model::UserToken;
+use bridge_process::remote::Outbound;
 use bytes::Bytes;
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
@@ -19,7 +20,7 @@ use reqwest::{
 };
 use tokio::time::timeout;
 
-use crate::{remote::Outbound, telemetry::Metrics};
+use crate::telemetry::Metrics;
 
 pub use chats::{Attachment, Beside, Event};
 pub use error::Failure;

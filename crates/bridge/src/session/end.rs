@@ -7,12 +7,13 @@ use std::{
 };
 
 use bridge_model::{Tenant, WorkspaceKey};
+use bridge_process::End;
 use bridge_protocol::RawJson;
 use bridge_state::Metadata;
 use tokio::time::Instant;
 
 use super::{Class, Ending, ONE_CALL_IDLE, Session, Sessions, Turn, Workspace, agenda::Agenda};
-use crate::{child::End, config::ServerSpec};
+use crate::config::ServerSpec;
 
 /// The longest that `before_end` may take.
 const SAVE_TIME: Duration = Duration::from_secs(30);

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use bridge_model::BootTime;
+use bridge_process::End;
 use futures_util::{StreamExt as _, stream};
 
 use super::{Sessions, Workspace};
-use crate::child::End;
 
 /// Leases that are read at the same time: storage in a network answers one in a while, and many at
 /// once.

@@ -26,13 +26,14 @@ use std::{
 };
 
 use bridge_model::{ServerName, WorkspaceKey};
+use bridge_process::{ChildError, Listener};
 use bridge_state::{LeaseError, Store, StoreError};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     artifacts::{Limits, SnapshotError},
-    child::{ChildError, Children, Listener},
+    child::Children,
     telemetry::Metrics,
 };
 

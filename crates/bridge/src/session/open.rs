@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bridge_model::{BootTime, Principal, Tenant, WorkspaceKey};
-use bridge_state::{Job, JobStatus, Metadata, NewJob, PrincipalHash};
+use bridge_model::{BootTime, Job, Principal, Tenant, WorkspaceKey};
+use bridge_state::{JobStatus, Metadata, NewJob, PrincipalHash};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{Claim, Entry, Opened, Place, SessionError, Sessions, Workspace};

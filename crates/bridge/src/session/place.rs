@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use bridge_model::{Caller, Principal, ServerName, SessionId, Tenant, WorkspaceKey};
+use bridge_process::Profile;
 
 use super::{Class, Opened};
-use crate::{
-    child::Profile,
-    config::{Mode, ServerSpec, WorkspaceScope},
-};
+use crate::config::{Mode, ServerSpec, WorkspaceScope};
 
 /// Where a stateful call works.
 #[derive(Debug, Clone)]

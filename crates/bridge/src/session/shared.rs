@@ -10,16 +10,17 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{Principal, ServerName, Tenant};
-use bridge_state::{Job, Lease, NewJob, PrincipalHash, Store};
+use bridge_model::{Job, Principal, ServerName, Tenant};
+use bridge_process::{Child, ChildError, End, Listener, Profile, UserValues};
+use bridge_state::{Lease, NewJob, PrincipalHash, Store};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::SessionError;
 use crate::{
     admission::{Place, Places},
-    child::{Child, ChildError, ChildRequest, Children, End, Listener, Profile},
-    config::{ServerSpec, SpecVersion, UserValues},
+    child::{ChildRequest, Children},
+    config::{ServerSpec, SpecVersion},
 };
 
 /// A start that failed is not tried again within this time: callers get the same answer.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bridge_model::Tenant;
+use bridge_process::{Child, ChildError, Profile, UserValues};
 use bridge_state::{JobStatus, LiveSession};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
@@ -11,8 +12,8 @@ use tokio::{sync::OwnedMutexGuard, time::Instant};
 use super::{Class, Lent, Session, SessionError, Sessions, Workspace, end::Whose};
 use crate::{
     admission,
-    child::{Child, ChildError, ChildRequest, Profile},
-    config::{ServerSpec, Transport, UserValues},
+    child::ChildRequest,
+    config::{ServerSpec, Transport},
 };
 
 /// A child for one call.

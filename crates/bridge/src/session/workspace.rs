@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{BootTime, ServerName, Tenant, WorkspaceKey};
-use bridge_state::{Job, Lease};
+use bridge_model::{BootTime, Job, ServerName, Tenant, WorkspaceKey};
+use bridge_process::Child;
+use bridge_state::Lease;
 use tokio::{
     sync::{
         OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock,
@@ -23,7 +24,6 @@ use super::Sessions;
 use crate::{
     admission::Place,
     artifacts::Snapshot,
-    child::Child,
     config::{ServerSpec, SpecVersion, Transport},
     telemetry::Live,
 };

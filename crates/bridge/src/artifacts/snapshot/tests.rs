@@ -4,6 +4,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bridge_model::JobId;
+
 use super::*;
 
 fn look(work: &Path) -> Snapshot {
@@ -165,7 +167,10 @@ fn limits_hold() {
 #[test]
 fn what_is_hidden_or_beside_the_work_is_kept_apart_and_caches_are_left_out() {
     let dir = tempfile::tempdir().unwrap();
-    let job = Job::scratch(dir.path()).unwrap();
+    let job = Job::below(dir.path(), dir.path(), JobId::random());
+    for folder in [job.work(), job.home(), job.tmp()] {
+        fs::create_dir_all(folder).unwrap();
+    }
     let before = Snapshot::of(&job, &Limits::default()).unwrap();
     let put = |path: &str| {
         let path = job.folder().join(path);

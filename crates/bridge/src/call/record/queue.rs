@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bridge_model::JobId;
-use bridge_state::{Job, JobStatus, StoreError};
+use bridge_model::{Job, JobId};
+use bridge_state::{JobStatus, StoreError};
 use tokio::sync::oneshot;
 
 use crate::call::CallEngine;

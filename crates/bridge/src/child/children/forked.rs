@@ -2,18 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bridge_process::{
+    CommandSpec, Launch, Pipes, Process, Profile, ResolvedCommand, UserValues,
+    fork::{Plan, Scratch},
+    launch::Resolved,
+};
 use tokio::time::Instant;
 
 use super::Children;
 use crate::{
     child::{
-        ChildRequest, Forking, Profile,
-        fork::{ForkServers, ParentRef, Plan, Scratch, Wanted},
-        launch::{Launch, Pipes},
-        process::Process,
+        ChildRequest, Forking,
+        fork::{ForkServers, ParentRef, Wanted},
     },
-    config::{CommandSpec, ResolvedCommand, ServerSpec, Transport, UserValues},
-    launch::Resolved,
+    config::{ServerSpec, Transport},
 };
 
 /// A fork takes milliseconds: one that takes longer has a parent that does not run.

@@ -1,25 +1,16 @@
 //! Fork servers: for a Python server a parent that has imported its modules, from which its
 //! processes are forked. A process costs a fraction of the time and of the memory then.
+//! [`bridge_process::fork`] has the parents; here is which server has one.
 //!
 //! ```text
-//! bridge ─┬─ nursery (supervisor) ── parent (server/) ─┬─ supervisor ── server
-//!         │                                              └─ supervisor ── server
-//!         └──── control socket of each supervisor, pipes of each server
-//!
 //! (none) ──asked for──▶ Starting ──fit──▶ Ready ──idle, sources changed──▶ (none)
 //!                          └── unfit ──▶ Exec     └── gone ──▶ Exec ──pause──▶ (none)
 //! ```
-//! A process is forked before anything of the server's own has run but imports, and whatever an import
-//! leaves behind that must not be shared keeps that module out of the parent (`server/`). While
-//! there is no parent, and wherever there can be none, processes are started each by itself: nobody
+//! While there is no parent, and wherever there can be none, processes are started each by itself: nobody
 //! ever waits for a parent.
 
-mod parent;
-mod plan;
-mod program;
 mod state;
 mod wanted;
-mod wire;
 
 use std::{
     collections::HashMap,
@@ -28,20 +19,19 @@ use std::{
 };
 
 use bridge_model::ServerName;
+use bridge_process::{
+    asks_for_user,
+    fork::{Means, Parent, Plan},
+    launch::{Resolved, seen},
+};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use parent::Means;
-use parent::Parent;
-pub use plan::Plan;
 pub use state::{Forking, ParentRef};
 use state::{LONGEST_PAUSE, Ready, State, lost};
-pub use wanted::{Scratch, Wanted};
+pub use wanted::Wanted;
 
-use crate::{
-    config::{self, Mode, ServerSpec, SpecVersion, Transport, asks_for_user},
-    launch::{Resolved, seen},
-};
+use crate::config::{self, Mode, ServerSpec, SpecVersion, Transport};
 
 /// A parent that nobody asked anything for so long ends; and this is how near to each other two
 /// starts must be for a parent to be worth it by itself.

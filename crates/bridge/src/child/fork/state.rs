@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use bridge_process::{
+    fork::Parent,
+    launch::{Seen, seen},
+};
 use tokio::time::Instant;
-
-use super::parent::Parent;
-use crate::launch::{Seen, seen};
 
 /// After a parent was lost; doubles with each.
 const PAUSE: Duration = Duration::from_secs(5);

@@ -1,18 +1,14 @@
 //! What a fork parent is made of.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use bridge_state::Job;
-
-use super::plan::Plan;
-use crate::{
-    child::{Profile, launch::Launch},
-    config::ServerSpec,
+use bridge_process::{
+    Launch, Profile,
+    fork::{Plan, Scratch},
     launch::Resolved,
 };
+
+use crate::config::ServerSpec;
 
 /// What is needed to make a parent.
 pub struct Wanted {
@@ -22,27 +18,4 @@ pub struct Wanted {
     pub plan: Plan,
     pub launch: Launch,
     pub job: Scratch,
-}
-
-/// A folder that goes when this is dropped, and beside it the parent's program, in whose path its
-/// name is not.
-pub struct Scratch {
-    pub job: Job,
-    pub program: PathBuf,
-}
-
-impl Scratch {
-    /// Makes one.
-    pub fn within(folder: &Path) -> std::io::Result<Self> {
-        let program = folder.join(format!("fork-{}", uuid::Uuid::new_v4()));
-        let job = Job::scratch(folder)?;
-        Ok(Self { job, program })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.program);
-        let _ = std::fs::remove_dir_all(self.job.folder());
-    }
 }

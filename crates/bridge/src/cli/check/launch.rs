@@ -1,11 +1,9 @@
 //! How a server is started, and why not otherwise.
 
+use bridge_process::launch::{Kind, Resolved, Target};
 use serde::Serialize;
 
-use crate::{
-    cli::text::plain,
-    launch::{Kind, Launching, Resolved, Target},
-};
+use crate::{cli::text::plain, launches::Launching};
 
 /// What `check` says of it.
 #[derive(Serialize)]

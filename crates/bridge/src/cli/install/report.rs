@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
+use bridge_process::launch::Resolved;
 use serde::Serialize;
 
 use super::{Installed, changes::Changes};
 use crate::{
     cli::text::{BAD, BOLD, DIM, GOOD, counted, indented},
     install::Pin,
-    launch::Resolved,
 };
 
 /// A package that is installed.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bridge_process::launch::Resolved;
 use indicatif::ProgressBar;
 use tokio::time::Instant;
 
@@ -11,7 +12,6 @@ use crate::{
     cli::{Local, survey::LIST_TIME},
     config::ServerSpec,
     install::{Asked, Pin, Step},
-    launch::Resolved,
 };
 
 /// Installs the newest versions beside those that are in use, starts both, and compares.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bridge_process::remote::Outbound;
 use reqwest::{
     Client, Method, StatusCode, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
@@ -13,7 +14,6 @@ use super::grants::Directory;
 use crate::{
     cli::{Failure, text::one_line},
     config::Secret,
-    remote::Outbound,
 };
 
 const CONNECT: Duration = Duration::from_secs(10);

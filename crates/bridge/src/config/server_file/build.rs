@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue};
 use bridge_model::ServerName;
+use bridge_process::{CommandSpec, RemoteKind, RemoteSpec};
 use bridge_protocol::RawJson;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
@@ -16,8 +17,7 @@ use super::{
     schema::{BeforeEndEntry, ForwardingEntry, ServerEntry},
 };
 use crate::config::{
-    BeforeEnd, CommandSpec, Fault, HeaderForwarding, Mode, Remembered, RemoteKind, RemoteSpec,
-    ServerSpec, Settings, Transport,
+    BeforeEnd, Fault, HeaderForwarding, Mode, Remembered, ServerSpec, Settings, Transport,
 };
 
 /// A `timeout` from which on it looks like milliseconds: nearly three hours.

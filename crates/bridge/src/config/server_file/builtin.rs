@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use bridge_model::ServerName;
+use bridge_process::CommandSpec;
 use indexmap::IndexMap;
 
 use super::Loaded;
 use crate::config::{
-    CommandSpec, FILES_SERVER, Launch, Mode, OWN_PROGRAM, Remembered, ServerSpec, Settings,
-    Transport, WorkspaceScope,
+    FILES_SERVER, Launch, Mode, OWN_PROGRAM, Remembered, ServerSpec, Settings, Transport,
+    WorkspaceScope,
 };
 
 /// Its name.

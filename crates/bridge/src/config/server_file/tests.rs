@@ -1,12 +1,11 @@
 use std::time::Duration;
 
 use bridge_model::JobId;
+use bridge_process::{CommandSpec, RemoteKind};
 use serde_json::json;
 
 use super::*;
-use crate::config::{
-    CommandSpec, Mode, RemoteKind, SettingsArgs, Transport, WorkspaceScope, start_config,
-};
+use crate::config::{Mode, SettingsArgs, Transport, WorkspaceScope, start_config};
 
 fn settings() -> Settings {
     let mut settings = SettingsArgs::default().resolve().unwrap();
@@ -337,7 +336,7 @@ fn the_start_config_is_good_and_pinned() {
         let resolved = command(spec).resolve(
             FilePath::new("/w"),
             &JobId::random(),
-            &crate::config::UserValues::default(),
+            &bridge_process::UserValues::default(),
         );
         assert!(
             resolved.args.iter().any(|arg| arg.contains("==")),

@@ -1,7 +1,9 @@
 //! Whom a server is there for, and what it is told of them.
 
+use bridge_process::{USER_PLACEHOLDERS, asks_for_user};
+
 use super::{build::Builder, path::Path, schema::AllowEntry};
-use crate::config::{Allow, Mode, ServerSpec, Transport, USER_PLACEHOLDERS, asks_for_user};
+use crate::config::{Allow, Mode, ServerSpec, Transport};
 
 impl Builder<'_> {
     /// The lists of `allow`; a fault where they name nobody.

@@ -1,6 +1,4 @@
-use std::path::{Path, PathBuf};
-
-use bridge_model::JobId;
+use bridge_process::RemoteKind;
 
 use super::*;
 
@@ -46,38 +44,6 @@ fn command(spec: &mut ServerSpec) -> &mut CommandSpec {
     match &mut spec.transport {
         Transport::Stdio(command) => command,
         Transport::Remote(_) => panic!("a stdio server"),
-    }
-}
-
-#[test]
-fn placeholders_are_filled_in_once() {
-    let mut spec = spec();
-    command(&mut spec).args.push("{{MCPO_JOB_ID}{x}".into());
-    let job = JobId::random();
-    let odd = Path::new("/jobs/{MCPO_JOB_ID}/work");
-    let resolved = command(&mut spec).resolve(odd, &job, &UserValues::default());
-    let args = [
-        "--dir=/jobs/{MCPO_JOB_ID}/work/x".to_owned(),
-        job.to_string(),
-        format!("{{{job}{{x}}"),
-    ];
-    assert_eq!(resolved.args, args);
-    assert_eq!(resolved.env["DIR"], "/jobs/{MCPO_JOB_ID}/work");
-    assert_eq!(resolved.cwd, odd);
-}
-
-#[test]
-fn a_relative_cwd_lies_in_the_workspace_and_an_absolute_one_does_not() {
-    let mut spec = spec();
-    for (written, folder) in [
-        ("sub", "/w/sub"),
-        ("/srv", "/srv"),
-        ("{MCPO_WORKDIR}/a", "/w/a"),
-    ] {
-        command(&mut spec).cwd = Some(PathBuf::from(written));
-        let resolved =
-            command(&mut spec).resolve(Path::new("/w"), &JobId::random(), &UserValues::default());
-        assert_eq!(resolved.cwd, Path::new(folder));
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{fmt, sync::OnceLock};
 
+use bridge_process::RemoteKind;
 use sha2::{Digest, Sha256};
 
-use super::{Launch, Mode, RemoteKind, ServerSpec, Transport, WorkspaceScope};
+use super::{Launch, Mode, ServerSpec, Transport, WorkspaceScope};
 
 /// SHA-256 over a server's transport, mode and workspace. Equal versions make equal children.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::config::CommandSpec;
+use bridge_process::CommandSpec;
 
 /// What is looked at beside a script; a folder with more is no program's own.
 const MOST: usize = 1000;

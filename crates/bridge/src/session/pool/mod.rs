@@ -19,6 +19,7 @@ use std::{
 };
 
 use bridge_model::ServerName;
+use bridge_process::{Listener, Profile, asks_for_user};
 use bridge_state::Store;
 use tokio::{
     sync::{Notify, Semaphore},
@@ -28,8 +29,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::population::Population;
 use crate::{
-    child::{Children, Listener, Profile},
-    config::{Mode, ServerSpec, SpecVersion, Transport, asks_for_user},
+    child::Children,
+    config::{Mode, ServerSpec, SpecVersion, Transport},
     telemetry::Metrics,
 };
 

@@ -4,6 +4,7 @@
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use bridge_model::Tenant;
+use bridge_process::{ChildError, Profile, UserValues};
 use bridge_state::StoreError;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -13,8 +14,8 @@ use super::{
     spare::{MadeOf, Parts},
 };
 use crate::{
-    child::{ChildError, ChildRequest, Profile},
-    config::{Mode, ServerSpec, UserValues},
+    child::ChildRequest,
+    config::{Mode, ServerSpec},
     memory::available_memory,
 };
 

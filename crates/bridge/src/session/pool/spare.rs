@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use bridge_state::{Job, Lease, NewJob, StoreError};
+use bridge_model::Job;
+use bridge_process::{Child, End, launch::Resolved};
+use bridge_state::{Lease, NewJob, StoreError};
 use tokio::runtime::Handle;
 
 use super::{Home, PING, code::Code};
 use crate::{
     admission::Place,
-    child::{Child, End},
     config::{ServerSpec, Transport},
-    launch::{Launching, Resolved},
+    launches::Launching,
     telemetry::Live,
 };
 

@@ -1,5 +1,0 @@
-"""What a fork parent runs: this folder, written beside its own by `src/child/fork/program.rs`."""
-
-from mcpo_fork.parent import Parent
-
-Parent().live()

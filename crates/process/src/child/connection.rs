@@ -1,0 +1,741 @@
+//! JSON-RPC with one child: answers matched by number, nothing the child says breaks a call.
+//!
+//! Who hears what a child says beside answers:
+//! stdio carries no association: progress goes by its token, listen streams by their subscription,
+//! and everything else rides the newest request in flight, but only while all requests that are at
+//! work belong to one owner. A request that waits for an answer from its client is not at work. Who
+//! hears, or is asked, is never a guess.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bridge_model::JobFolderPaths;
+use bridge_protocol::{
+    RawJson,
+    jsonrpc::{self, Message, Reply, Said},
+    last_members,
+};
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{mpsc, oneshot},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Cancellation,
+    lines::{Line, LineReader},
+    outgoing::{Outgoing, Shut},
+};
+use crate::relative;
+
+/// How long answers are waited for from a child that closed its stdin.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// A child's answer: its `result`, or its `error` object.
+pub type Outcome = Result<RawJson, RawJson>;
+
+/// Rewrites each line of a child's before it is read.
+pub type Cleaner = Arc<dyn Fn(Bytes) -> Bytes + Send + Sync>;
+
+/// Takes the folder's path out of what the child says: everybody behind reads relative names.
+pub fn without_folder(paths: JobFolderPaths) -> Cleaner {
+    let finders = relative::marks(&paths);
+    Arc::new(move |line: Bytes| {
+        if finders.iter().all(|finder| finder.find(&line).is_none()) {
+            return line;
+        }
+        match RawJson::parse(line.clone()) {
+            Ok(whole) => relative::relative(whole, &paths).into_bytes(),
+            Err(_) => line,
+        }
+    })
+}
+
+/// Takes lines that are no JSON-RPC.
+pub trait NoiseLog: Send + Sync + 'static {
+    /// One line, without its end.
+    fn noise(&self, line: &[u8]);
+}
+
+/// Why there will be no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// The child's stdout ended.
+    StreamEnded,
+    /// The child sent a line above the limit.
+    LineTooLong,
+}
+
+/// A handle to the conversation. Cheap to clone.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    outgoing: Outgoing,
+    numbers: AtomicU64,
+    waiting: Mutex<Waiting>,
+    closing: CancellationToken,
+    /// It asked something when nobody could answer.
+    declined: AtomicBool,
+    noise: Mutex<Noise>,
+}
+
+/// Lines of a child's that were no JSON-RPC.
+#[derive(Debug, Default)]
+pub struct Noise {
+    /// How many there were.
+    pub lines: u64,
+    /// The beginning of the last.
+    pub last: Box<str>,
+}
+
+/// Bytes of a line that are kept for an error message.
+const QUOTED: usize = 300;
+
+enum Waiting {
+    Open(BTreeMap<u64, InFlight>),
+    Closed(Closed),
+}
+
+impl Connection {
+    /// Starts the tasks that read and write. `limit` bounds one line from the child, in bytes.
+    pub fn open(
+        stdin: impl AsyncWrite + Send + Unpin + 'static,
+        stdout: impl AsyncRead + Send + Unpin + 'static,
+        limit: usize,
+        listener: Listener,
+        cleaner: Cleaner,
+        noise: Arc<impl NoiseLog>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            outgoing: Outgoing::new(stdin),
+            numbers: AtomicU64::new(1),
+            waiting: Mutex::new(Waiting::Open(BTreeMap::new())),
+            closing: CancellationToken::new(),
+            declined: AtomicBool::new(false),
+            noise: Mutex::default(),
+        });
+        tokio::spawn(write(shared.clone()));
+        let reader = Reader {
+            lines: LineReader::new(stdout, limit),
+            shared: shared.clone(),
+            listener,
+            cleaner,
+            noise,
+        };
+        tokio::spawn(reader.run());
+        Self { shared }
+    }
+
+    /// Asks and waits. Dropping the future tells the child that nobody waits any more.
+    pub async fn request(&self, method: &str, params: Option<&RawJson>) -> Result<Outcome, Closed> {
+        let make = |number: u64| {
+            jsonrpc::line(
+                Some(&number.to_string()),
+                method,
+                params.map(RawJson::as_bytes),
+            )
+        };
+        let reply = self
+            .exchange(
+                make,
+                method != "initialize",
+                &CancellationToken::new(),
+                None,
+            )
+            .await?;
+        Ok(reply.outcome)
+    }
+
+    /// Sends what `make` writes for the number of this request, and waits for the answer. With
+    /// `cancel`, dropping the future tells the child that nobody waits any more; so does
+    /// `cancelled`, but then a late answer is still waited for.
+    pub async fn exchange(
+        &self,
+        make: impl FnOnce(u64) -> Bytes,
+        cancel: bool,
+        cancelled: &CancellationToken,
+        hearing: Option<Hearing>,
+    ) -> Result<Reply, Closed> {
+        let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        let cancellation = hearing.as_ref().map(|hearing| hearing.cancellation.clone());
+        self.shared.expect(
+            number,
+            InFlight {
+                answer: sender,
+                hearing,
+                asks: None,
+            },
+        )?;
+        let mut unanswered = Unanswered {
+            connection: self,
+            number,
+            waits: true,
+            cancel,
+            cancellation,
+        };
+        let sent = self.shared.outgoing.send(make(number)).await;
+        let reply = match sent {
+            Ok(()) => {
+                let mut answer = std::pin::pin!(answer);
+                tokio::select! {
+                    biased;
+                    reply = &mut answer => reply.ok(),
+                    () = cancelled.cancelled() => {
+                        self.send(unanswered.line());
+                        unanswered.cancel = false;
+                        answer.await.ok()
+                    }
+                }
+            }
+            Err(Shut) => None,
+        };
+        // Answered or closed: there is nothing left to cancel, and an answer waits no more.
+        unanswered.cancel = false;
+        unanswered.waits = reply.is_none();
+        reply.ok_or_else(|| self.shared.closed())
+    }
+
+    /// Sends a whole line, its end included; lost where the child takes nothing in.
+    pub fn send(&self, line: Bytes) {
+        self.shared.outgoing.try_send(line);
+    }
+
+    /// Says something that needs no answer; lost where the child takes nothing in.
+    pub fn notify(&self, method: &str, params: Option<&RawJson>) {
+        self.send(jsonrpc::line(None, method, params.map(RawJson::as_bytes)));
+    }
+
+    /// Whether both are with the same child.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Whether requests can still be answered.
+    pub fn is_open(&self) -> bool {
+        matches!(&*self.shared.lock(), Waiting::Open(_))
+    }
+
+    /// Whether the child asked something when nobody could answer.
+    pub fn has_declined(&self) -> bool {
+        self.shared.declined.load(Ordering::Relaxed)
+    }
+
+    /// What the child said so far that was no JSON-RPC.
+    pub fn noise<T>(&self, read: impl FnOnce(&Noise) -> T) -> T {
+        let noise = self.shared.noise.lock();
+        read(&noise.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the child's stdin; answers on their way still arrive.
+    pub fn close_stdin(&self) {
+        self.shared.closing.cancel();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expect(&self, number: u64, request: InFlight) -> Result<(), Closed> {
+        match &mut *self.lock() {
+            Waiting::Open(waiting) => {
+                waiting.insert(number, request);
+                Ok(())
+            }
+            Waiting::Closed(why) => Err(*why),
+        }
+    }
+
+    fn take(&self, number: u64) -> Option<InFlight> {
+        match &mut *self.lock() {
+            Waiting::Open(waiting) => waiting.remove(&number),
+            Waiting::Closed(_) => None,
+        }
+    }
+
+    fn hearer(&self, said: &Said) -> Option<u64> {
+        match &*self.lock() {
+            Waiting::Open(waiting) => hearer(waiting, said),
+            Waiting::Closed(_) => None,
+        }
+    }
+
+    fn asks(&self, number: u64) -> Arc<Asks> {
+        let Waiting::Open(waiting) = &mut *self.lock() else {
+            return Arc::default();
+        };
+        let request = waiting.get_mut(&number);
+        let asks = request.map(|request| request.asks.get_or_insert_default().clone());
+        asks.unwrap_or_default()
+    }
+
+    /// A hearer who is too far behind loses his request: others must not wait for him, and he must
+    /// not miss a message without knowing.
+    fn tell(&self, number: u64, heard: Heard) {
+        let mut waiting = self.lock();
+        let Waiting::Open(requests) = &mut *waiting else {
+            return;
+        };
+        let hearing = requests
+            .get(&number)
+            .and_then(|request| request.hearing.as_ref());
+        let full = hearing.map(|hearing| {
+            if let (Some(witness), Heard::Told(said)) = (&hearing.witness, &heard) {
+                witness(said);
+            }
+            hearing.heard.try_send(heard)
+        });
+        // What is dropped may answer the child, and must not do so under the lock.
+        let dropped = match full {
+            Some(Err(mpsc::error::TrySendError::Full(heard))) => {
+                (requests.remove(&number), Some(heard))
+            }
+            Some(Err(mpsc::error::TrySendError::Closed(heard))) => (None, Some(heard)),
+            _ => (None, None),
+        };
+        drop(waiting);
+        drop(dropped);
+    }
+
+    fn closed(&self) -> Closed {
+        match &*self.lock() {
+            Waiting::Closed(why) => *why,
+            Waiting::Open(_) => Closed::StreamEnded,
+        }
+    }
+
+    /// Everybody who waits is told, by the drop of his sender.
+    fn close(&self, why: Closed) {
+        let before = std::mem::replace(&mut *self.lock(), Waiting::Closed(why));
+        drop(before);
+        self.closing.cancel();
+    }
+}
+
+/// Cleans up after a request whose caller went away.
+struct Unanswered<'a> {
+    connection: &'a Connection,
+    number: u64,
+    waits: bool,
+    cancel: bool,
+    cancellation: Option<Cancellation>,
+}
+
+impl Unanswered<'_> {
+    /// What tells the child of it.
+    fn line(&self) -> Bytes {
+        match &self.cancellation {
+            Some(cancellation) => cancellation.line_for(self.number),
+            None => jsonrpc::cancelled(self.number),
+        }
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let waited = self.waits && self.connection.shared.take(self.number).is_some();
+        if self.cancel && waited {
+            self.connection.send(self.line());
+        }
+    }
+}
+
+async fn write(shared: Arc<Shared>) {
+    let pump = async {
+        if shared.outgoing.write_left().await.is_err() {
+            // The child closed its stdin: who asks now is told at once, who asked before may have
+            // an answer on its way.
+            shared.outgoing.shut();
+            tokio::time::sleep(LAST_ANSWERS).await;
+            shared.close(Closed::StreamEnded);
+        }
+    };
+    shared.closing.run_until_cancelled(pump).await;
+    shared.outgoing.close();
+}
+
+struct Reader<R, N> {
+    lines: LineReader<R>,
+    shared: Arc<Shared>,
+    listener: Listener,
+    cleaner: Cleaner,
+    noise: Arc<N>,
+}
+
+impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
+    async fn run(mut self) {
+        let why = loop {
+            match self.lines.next().await {
+                Line::Whole(line) => self.hear(&(self.cleaner)(line)),
+                Line::TooLong => break Closed::LineTooLong,
+                Line::End => break Closed::StreamEnded,
+            }
+        };
+        self.shared.close(why);
+    }
+
+    fn hear(&self, line: &Bytes) {
+        if let Some(message) = jsonrpc::message(line) {
+            return self.take_in(message);
+        }
+        let messages = jsonrpc::messages(line);
+        if messages.is_empty() {
+            let last = String::from_utf8_lossy(&line[..line.len().min(QUOTED)]);
+            let kept = self.shared.noise.lock();
+            let mut kept = kept.unwrap_or_else(PoisonError::into_inner);
+            kept.lines += 1;
+            kept.last = last.into();
+            drop(kept);
+            self.noise.noise(line);
+        }
+        for message in messages {
+            self.take_in(message);
+        }
+    }
+
+    fn take_in(&self, message: Message) {
+        match message {
+            // An unknown number is an answer given twice, or too late: nobody waits for it.
+            Message::Response { number, reply } => {
+                if let Some(request) = self.shared.take(number) {
+                    let _ = request.answer.send(reply);
+                }
+            }
+            Message::Request(said) => self.asked(said),
+            Message::Notification(said) => self.told(said),
+        }
+    }
+
+    fn asked(&self, said: Said) {
+        let Some(id) = said.id.clone() else { return };
+        let connection = Connection {
+            shared: self.shared.clone(),
+        };
+        let replier = Replier::new(connection, id);
+        if &*said.method == "ping" {
+            return replier.result(&RawJson::empty_object());
+        }
+        // Where nobody can be asked, the replier's drop declines.
+        if let Some(number) = self.shared.hearer(&said) {
+            let asks = self.shared.asks(number);
+            self.shared
+                .tell(number, Heard::Asked(said, replier.count(asks)));
+        } else {
+            self.shared.declined.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn told(&self, said: Said) {
+        let hearer = self.shared.hearer(&said);
+        // What is for one subscription is for its hearer alone, or for nobody any more.
+        let of_all = || !is_of_subscription(&said);
+        if (hearer.is_none() || is_news(&said.method)) && of_all() {
+            (self.listener)(&said);
+        }
+        if let Some(number) = hearer {
+            self.shared.tell(number, Heard::Told(said));
+        }
+    }
+}
+
+/// A child that asks several things at once sends them within this time.
+const AT_ONCE: Duration = Duration::from_millis(100);
+/// Messages that a slow hearer may have waiting; a hearer further behind loses his request.
+pub const BACKLOG: usize = 16 * 1024;
+
+/// The owner of requests that last until somebody ends them, such as subscriptions: they are never
+/// at work on anything that a child could ask about.
+pub const STANDING: u64 = u64::MAX;
+
+/// Hears what a child says while one request of his is in flight.
+#[derive(Clone)]
+pub struct Hearing {
+    /// Who he is: requests with the same owner may hear each other's messages.
+    pub owner: u64,
+    /// Where it goes.
+    pub heard: mpsc::Sender<Heard>,
+    /// How he calls his request off.
+    pub cancellation: Cancellation,
+    /// Sees what the child tells, before he hears it: where it is there, progress is asked for.
+    pub witness: Option<Listener>,
+}
+
+/// Something that a child said to one hearer.
+pub enum Heard {
+    /// It asks; the answer goes back through the replier.
+    Asked(Said, Replier),
+    /// It tells.
+    Told(Said),
+}
+
+/// Is told of what concerns everybody: lists that changed, resources that were updated.
+pub type Listener = Arc<dyn Fn(&Said) + Send + Sync>;
+
+/// The way back to a child that asked. Dropped without an answer, it declines.
+pub struct Replier {
+    way: Way,
+    /// What the child calls its question, where it gave it a name.
+    pub key: Option<Box<str>>,
+    /// Of the request for which the child asked.
+    asks: Option<Arc<Asks>>,
+}
+
+/// How an answer comes to the child.
+enum Way {
+    /// As the answer to a request of its own with this id.
+    Message(Connection, RawJson),
+    /// With the next round of the request for which it asked.
+    Round(oneshot::Sender<RawJson>),
+    Answered,
+}
+
+/// What a child asked for one request and waits to be answered.
+#[derive(Default)]
+pub struct Asks(Mutex<(usize, Option<Instant>)>);
+
+impl Asks {
+    fn begin(&self) {
+        let mut asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *asks = (asks.0 + 1, Some(Instant::now()));
+    }
+
+    fn end(&self) {
+        let mut asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asks.0 = asks.0.saturating_sub(1);
+    }
+
+    fn waits(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 > 0
+    }
+
+    fn asked_just_now(&self) -> bool {
+        let asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asks.0 > 0 && asks.1.is_some_and(|last| last.elapsed() < AT_ONCE)
+    }
+}
+
+/// A way to tell a child things. It keeps no child alive.
+pub struct Ear(Connection);
+
+impl Ear {
+    /// Of the child behind this.
+    pub fn new(connection: Connection) -> Self {
+        Self(connection)
+    }
+
+    /// Passes on a message that needs no answer; lost where the child takes nothing in.
+    pub fn tell(&self, line: &bytes::Bytes) {
+        tell(&self.0, line);
+    }
+
+    /// Whether it was this child that asked, with this id.
+    pub fn asked(&self, question: &Replier, id: &RawJson) -> bool {
+        match &question.way {
+            Way::Message(connection, own) => connection.is_same(&self.0) && own == id,
+            Way::Round(_) | Way::Answered => false,
+        }
+    }
+
+    /// Whether anyone hears.
+    pub fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+}
+
+fn tell(connection: &Connection, line: &bytes::Bytes) {
+    let mut line = line.to_vec();
+    jsonrpc::end_line(&mut line);
+    connection.send(line.into());
+}
+
+impl Replier {
+    /// Tells the child that asked something beside the answer.
+    pub fn tell(&self, line: &bytes::Bytes) {
+        if let Way::Message(connection, _) = &self.way {
+            tell(connection, line);
+        }
+    }
+
+    /// For a request that the child sent with this id.
+    pub fn new(connection: Connection, id: RawJson) -> Self {
+        Self {
+            way: Way::Message(connection, id),
+            key: None,
+            asks: None,
+        }
+    }
+
+    /// For a question that came in a result, under this name.
+    pub fn of_round(key: &str, answer: oneshot::Sender<RawJson>) -> Self {
+        Self {
+            way: Way::Round(answer),
+            key: Some(key.into()),
+            asks: None,
+        }
+    }
+
+    /// Counts as a question for the request with these.
+    #[must_use]
+    pub fn count(mut self, asks: Arc<Asks>) -> Self {
+        asks.begin();
+        self.asks = Some(asks);
+        self
+    }
+
+    /// Answers with `result`.
+    pub fn result(mut self, result: &RawJson) {
+        match std::mem::replace(&mut self.way, Way::Answered) {
+            Way::Message(connection, id) => {
+                connection.send(jsonrpc::answer(&id, "result", result.as_str()));
+            }
+            Way::Round(answer) => {
+                let _ = answer.send(result.clone());
+            }
+            Way::Answered => {}
+        }
+    }
+
+    /// Says that it cannot be answered, and why.
+    pub fn refuse(mut self, code: i64, message: &str) {
+        if let Way::Message(connection, id) = &self.way {
+            let error = serde_json::json!({"code": code, "message": message}).to_string();
+            connection.send(jsonrpc::answer(id, "error", &error));
+            self.way = Way::Answered;
+        }
+    }
+
+    /// Passes on a whole answer of a client's, whose id is `id` within the line.
+    pub fn relay(mut self, line: &bytes::Bytes, id: &RawJson) {
+        match std::mem::replace(&mut self.way, Way::Answered) {
+            Way::Message(connection, own) => {
+                let mut line = jsonrpc::splice(line, &[(id, own.as_bytes())]).to_vec();
+                jsonrpc::end_line(&mut line);
+                connection.send(line.into());
+            }
+            Way::Round(answer) => {
+                // An error is no answer that a round could carry: the drop declines.
+                let whole = RawJson::parse(line.clone()).ok();
+                if let Some(result) = whole.and_then(|whole| whole.member("result")) {
+                    let _ = answer.send(result);
+                }
+            }
+            Way::Answered => {}
+        }
+    }
+}
+
+impl Drop for Replier {
+    fn drop(&mut self) {
+        if let Some(asks) = &self.asks {
+            asks.end();
+        }
+        if let Way::Message(connection, id) = &self.way {
+            let error = r#"{"code":-32601,"message":"the client does not answer this"}"#;
+            connection.send(jsonrpc::answer(id, "error", error));
+        }
+    }
+}
+
+/// A request of ours that waits for its answer.
+pub struct InFlight {
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Reply>,
+    /// Who hears the rest.
+    pub hearing: Option<Hearing>,
+    /// What the child asked for it, if it ever did.
+    pub asks: Option<Arc<Asks>>,
+}
+
+/// Who hears a message, by the number of his request.
+pub fn hearer(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
+    let named = said.params.as_ref().and_then(named_request);
+    if said.id.is_none() && (&*said.method == "notifications/progress" || named.is_some()) {
+        // A token that is not in flight belongs to a call that ended.
+        return named.filter(|number| waiting.contains_key(number));
+    }
+    if is_news(&said.method) {
+        return None;
+    }
+    let stands = |request: &InFlight| {
+        let hearing = request.hearing.as_ref();
+        hearing.is_some_and(|hearing| hearing.owner == STANDING)
+    };
+    let at_work = || {
+        let waiting = waiting.iter();
+        waiting.filter(|(_, request)| {
+            let waits = request.asks.as_ref().is_some_and(|asks| asks.waits());
+            !waits && !stands(request)
+        })
+    };
+    let just_asked = || {
+        waiting.iter().filter(|(_, request)| {
+            let asks = request.asks.as_ref();
+            asks.is_some_and(|asks| asks.asked_just_now())
+        })
+    };
+    if at_work().next().is_some() {
+        newest_of_one(at_work())
+    } else {
+        newest_of_one(just_asked())
+    }
+}
+
+/// The newest of these requests, if all of them have the same hearer.
+fn newest_of_one<'a>(
+    requests: impl DoubleEndedIterator<Item = (&'a u64, &'a InFlight)>,
+) -> Option<u64> {
+    let mut owners = requests.rev().map(|(number, request)| {
+        (
+            *number,
+            request.hearing.as_ref().map(|hearing| hearing.owner),
+        )
+    });
+    let (newest, owner) = owners.next()?;
+    let owner = owner?;
+    owners
+        .all(|(_, other)| other == Some(owner))
+        .then_some(newest)
+}
+
+/// What the params name: a progress token, and a subscription.
+fn named(params: &RawJson) -> [Option<&RawValue>; 2] {
+    let names = ["progressToken", "_meta"];
+    let [token, meta] = last_members(params.as_bytes(), names).unwrap_or_default();
+    let names = ["io.modelcontextprotocol/subscriptionId"];
+    let meta = meta.and_then(|meta| last_members(meta.get().as_bytes(), names));
+    let [subscription] = meta.unwrap_or_default();
+    [token, subscription].map(|raw| raw.filter(|raw| raw.get() != "null"))
+}
+
+/// Whether a message is for one subscription, and so nobody else's business.
+pub fn is_of_subscription(said: &Said) -> bool {
+    let named = said.params.as_ref().map(named);
+    named.is_some_and(|[_, subscription]| subscription.is_some())
+}
+
+/// The number of our request that the params name: a progress token or a subscription.
+fn named_request(params: &RawJson) -> Option<u64> {
+    let [token, subscription] = named(params);
+    jsonrpc::number(subscription.or(token)?.get())
+}
+
+/// Whether a message concerns everybody rather than a request in flight.
+pub fn is_news(method: &str) -> bool {
+    method.ends_with("/list_changed") || method == "notifications/resources/updated"
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Why a child gave no answer, in words that callers may read.
+
+use bridge_model::JobFolderPaths;
+
+use super::control::ExitStatus;
+use crate::relative::relative_text;
+
+/// Characters of one line of the child's that an error quotes.
+const QUOTED: usize = 300;
+
+/// Why a child gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChildError {
+    /// It never became ready.
+    #[error("the server did not start: {why}{said}")]
+    NotStarted {
+        /// What happened, without any word of its own.
+        why: String,
+        /// What it said itself: its answer, or the last lines of its log.
+        said: String,
+        /// It answered, and refused every form of the protocol that it was asked in.
+        refused: bool,
+    },
+    /// It ended while a call waited.
+    #[error("the server ended during the call ({status}){said}")]
+    Died {
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines of its log.
+        said: String,
+    },
+    /// It sent more than we take in.
+    #[error("the server sent a message above the limit of {limit} bytes (MCPO_MAX_MESSAGE_BYTES)")]
+    TooLong {
+        /// The limit.
+        limit: usize,
+    },
+    /// A remote server gave no answer; it may have acted on the call.
+    #[error("{why}")]
+    Unanswered {
+        /// What happened, with scheme, host and port of the server.
+        why: String,
+    },
+    /// A remote server's session was over before the call, which it did not act on.
+    #[error("{why}")]
+    Unheard {
+        /// What happened, with scheme, host and port of the server.
+        why: String,
+    },
+    /// It does not tell of a resource that it was asked to watch.
+    #[error("the server does not tell when this resource changes")]
+    Unsubscribed,
+    /// The deadline passed.
+    #[error("the server did not answer in time")]
+    Timeout,
+    /// No place among the concurrent starts came free.
+    #[error("too many servers are starting (MCPO_MAX_STARTS); try again in a moment")]
+    TooManyStarts,
+}
+
+impl ChildError {
+    /// It never ran, so it has no last words.
+    pub fn not_started(why: String) -> Self {
+        Self::NotStarted {
+            why,
+            said: String::new(),
+            refused: false,
+        }
+    }
+
+    /// Says which remote server did not start, unless that is said already.
+    #[must_use]
+    pub fn of_remote(self, origin: &str) -> Self {
+        match self {
+            Self::NotStarted { why, said, refused } if !why.contains(origin) => Self::NotStarted {
+                why: format!("{why} (the remote server {origin})"),
+                said,
+                refused,
+            },
+            other => other,
+        }
+    }
+
+    /// Whether it did not start because the system has no descriptors, processes or memory left.
+    pub fn is_lack_of_room(&self) -> bool {
+        // EAGAIN, ENOMEM, ENFILE, EMFILE: the supervisor tells in words what it met.
+        const LACKS: [&str; 4] = ["11", "12", "23", "24"];
+        let Self::NotStarted { why, .. } = self else {
+            return false;
+        };
+        let lacks = |number: &&str| why.contains(&format!("(os error {number})"));
+        LACKS.iter().any(lacks)
+    }
+
+    /// Without the server's own words, which may hold what not everybody should read.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::NotStarted { why, .. } => why.clone(),
+            Self::Died { status, .. } => format!("it ended ({status})"),
+            other => other.to_string(),
+        }
+    }
+
+    /// Takes the workspace's path and id out of the words: the error goes to callers, records and
+    /// logs, which must not learn them.
+    #[must_use]
+    pub fn without_folder(self, paths: &JobFolderPaths) -> Self {
+        let plain = |text: String| relative_text(&text, paths);
+        match self {
+            Self::NotStarted { why, said, refused } => Self::NotStarted {
+                why: plain(why),
+                said: shortened(&plain(said)),
+                refused,
+            },
+            Self::Died { status, said } => Self::Died {
+                status,
+                said: shortened(&plain(said)),
+            },
+            other => other,
+        }
+    }
+}
+
+/// Cuts each line to what an error message may quote of it.
+fn shortened(said: &str) -> String {
+    let lines = said.lines();
+    let lines = lines.map(|line| line.chars().take(QUOTED).collect::<String>());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_start_that_the_system_has_no_room_for_is_told_from_others() {
+        let failed = |number: i32| {
+            let error = Error::from_raw_os_error(number);
+            ChildError::not_started(format!("cannot start 'server': {error}"))
+        };
+        for number in [11, 12, 23, 24] {
+            assert!(failed(number).is_lack_of_room(), "{number}");
+        }
+        for number in [1, 2, 13] {
+            assert!(!failed(number).is_lack_of_room(), "{number}");
+        }
+        assert!(!ChildError::Timeout.is_lack_of_room());
+    }
+}

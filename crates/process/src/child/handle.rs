@@ -1,0 +1,305 @@
+//! A running child, as its users hold it.
+
+use std::{sync::Arc, time::Duration};
+
+use bridge_model::JobFolderPaths;
+use bridge_protocol::RawJson;
+use bridge_protocol::jsonrpc::{Reply, Said};
+use bytes::Bytes;
+use reqwest::header::HeaderMap;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ChildError, Ear, End, Era, ExitStatus, Hearing, Hello, Outcome, Profile,
+    body::Body,
+    connection::{Closed, Connection, Listener},
+    envelope,
+    hello::{self, HelloParts, Refused},
+    log::ServerLog,
+    short_tmp::ShortName,
+    subscription::Subscriptions,
+};
+use crate::{
+    relative::relative_text,
+    remote::{Accompanied, Failed},
+};
+
+/// How long a call's failure waits to learn how the child ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// A running, initialised server: a process, whose whole tree is killed when this is dropped, or a
+/// session with a remote server, which is closed.
+pub struct Child {
+    parts: ChildParts,
+    hello: Hello,
+    /// Of a child of 2026-07-28, which says no news unasked.
+    subscriptions: Option<Subscriptions>,
+}
+
+/// What a child consists of. Until it has answered the first words, this is all. Dropping it ends it.
+pub struct ChildParts {
+    /// Its own among all children of this bridge.
+    pub number: u64,
+    /// What is behind it.
+    pub body: Body,
+    /// How it is spoken to.
+    pub connection: Connection,
+    /// Where its stderr goes.
+    pub log: ServerLog,
+    /// How it spells the folder that it works in.
+    pub paths: JobFolderPaths,
+    /// Held as long as it lives.
+    pub short_tmp: Option<Arc<ShortName>>,
+    /// Bytes of one message from it.
+    pub limit: usize,
+    /// Where what it says to nobody in particular goes.
+    pub news: broadcast::Sender<Said>,
+    /// Dropped with it: what counts it.
+    pub counted: Box<dyn Send + Sync>,
+}
+
+impl Child {
+    /// What it said of itself.
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// How it is spoken to.
+    pub fn era(&self) -> Era {
+        self.hello().era
+    }
+
+    /// How it spells the folder that it works in.
+    pub fn paths(&self) -> &JobFolderPaths {
+        &self.parts.paths
+    }
+
+    /// Its own among all children of this bridge.
+    pub fn number(&self) -> u64 {
+        self.parts.number
+    }
+
+    /// Its process id; none for a remote server.
+    pub fn pid(&self) -> Option<u32> {
+        self.parts.body.pid()
+    }
+
+    /// Whether a call can be answered.
+    pub fn is_alive(&self) -> bool {
+        self.parts.connection.is_open() && self.parts.body.is_there()
+    }
+
+    /// Whether it asked something when nobody could be asked, and was declined.
+    pub fn was_declined(&self) -> bool {
+        self.parts.connection.has_declined()
+    }
+
+    /// Memory of the process and all below it: proportional set size, bytes; 0 for a remote server.
+    /// Reads all of `/proc`: blocks.
+    pub fn memory(&self) -> u64 {
+        self.parts.body.memory()
+    }
+
+    /// One request of ours, in the child's own form. Dropping the future cancels it on the child's
+    /// side.
+    pub async fn request(
+        &self,
+        method: &str,
+        params: Option<&RawJson>,
+    ) -> Result<Outcome, ChildError> {
+        let uri = params.and_then(|params| params.member("uri")?.read().ok());
+        if let Some(done) = self.instead_of(method, uri).await {
+            return done.map(|()| Ok(RawJson::empty_object()));
+        }
+        let enveloped;
+        let params = match self.era() {
+            Era::Legacy => params,
+            Era::Modern => {
+                enveloped = envelope::params(params, &Profile::modern());
+                Some(&enveloped)
+            }
+        };
+        match self.parts.connection.request(method, params).await {
+            Ok(Err(error)) => self.own_words(error).map(Err),
+            Ok(outcome) => Ok(outcome),
+            Err(closed) => Err(self.parts.closed(closed).await),
+        }
+    }
+
+    /// Sends what `make` writes for the number of this request. Dropping the future, or
+    /// `cancelled`, cancels it on the child's side; after `cancelled` a late answer is still waited
+    /// for. What the child says meanwhile goes to `hearing`.
+    pub async fn exchange(
+        &self,
+        make: impl FnOnce(u64) -> Bytes,
+        cancelled: &CancellationToken,
+        hearing: Option<Hearing>,
+    ) -> Result<Reply, ChildError> {
+        match self
+            .parts
+            .connection
+            .exchange(make, true, cancelled, hearing)
+            .await
+        {
+            Ok(reply) => {
+                if let Err(error) = &reply.outcome {
+                    self.own_words(error.clone())?;
+                }
+                Ok(reply)
+            }
+            Err(closed) => Err(self.parts.closed(closed).await),
+        }
+    }
+
+    /// Sends these headers with the request of this number, for as long as what is returned lives.
+    /// `None` for a program, which has no headers.
+    pub fn accompany(&self, number: u64, headers: HeaderMap) -> Option<Accompanied> {
+        match &self.parts.body {
+            Body::Local(_) => None,
+            Body::Remote(remote) => Some(remote.accompany(number, headers)),
+        }
+    }
+
+    /// The error, unless it only says that a remote server gave no answer.
+    fn own_words(&self, error: RawJson) -> Result<RawJson, ChildError> {
+        match self.parts.body.failed(&error) {
+            None => Ok(error),
+            Some(Failed { why, unheard: true }) => Err(ChildError::Unheard { why }),
+            Some(Failed { why, .. }) => Err(ChildError::Unanswered { why }),
+        }
+    }
+
+    /// What it says to nobody in particular, from now on.
+    pub fn news(&self) -> broadcast::Receiver<Said> {
+        self.parts.news.subscribe()
+    }
+
+    /// Does what a child of 2026-07-28 has no method for, and older ones have; `None` for others.
+    pub async fn instead_of(
+        &self,
+        method: &str,
+        uri: Option<String>,
+    ) -> Option<Result<(), ChildError>> {
+        if self.era() == Era::Legacy {
+            return None;
+        }
+        match (method, &self.subscriptions, uri) {
+            // The level of logs travels with each request from now on.
+            ("ping" | "logging/setLevel", ..) => Some(Ok(())),
+            ("resources/subscribe", Some(subscriptions), Some(uri)) => {
+                Some(subscriptions.to_resource(&uri).await)
+            }
+            ("resources/unsubscribe", Some(subscriptions), Some(uri)) => {
+                subscriptions.end_resource(&uri);
+                Some(Ok(()))
+            }
+            _ => None,
+        }
+    }
+
+    /// How many lines it said so far that were no JSON-RPC.
+    pub fn noise_lines(&self) -> u64 {
+        self.parts.connection.noise(|noise| noise.lines)
+    }
+
+    /// The last of them, without the folder's name.
+    pub fn noise(&self) -> Box<str> {
+        let last = self.parts.connection.noise(|noise| noise.last.clone());
+        relative_text(&last, &self.parts.paths).into()
+    }
+
+    /// For telling it things later.
+    pub fn ear(&self) -> Ear {
+        Ear::new(self.parts.connection.clone())
+    }
+
+    /// Whether it answers at all within `patience`.
+    pub async fn answers_ping(&self, patience: Duration) -> bool {
+        let (method, params) = match self.era() {
+            Era::Legacy => ("ping", None),
+            // It has no ping; this is what it must always answer.
+            Era::Modern => (
+                "server/discover",
+                Some(envelope::params(None, &Profile::modern())),
+            ),
+        };
+        let ping = self.parts.connection.request(method, params.as_ref());
+        match tokio::time::timeout(patience, ping).await {
+            Ok(Ok(Err(error))) => self.parts.body.failed(&error).is_none(),
+            answer => matches!(answer, Ok(Ok(_))),
+        }
+    }
+
+    /// Waits until nothing of its tree is left, without keeping it alive.
+    pub fn gone(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
+        self.parts.body.gone()
+    }
+
+    /// Ends it and waits until nothing of its tree is left.
+    pub async fn end(&self, how: End) -> ExitStatus {
+        self.parts.end(how).await
+    }
+}
+
+impl ChildParts {
+    /// The first words. The child is ready once it has answered them.
+    pub async fn introduce(&self, profile: &Profile) -> Result<Result<Hello, Refused>, Closed> {
+        hello::introduce(&self.connection, profile).await
+    }
+
+    /// The child that answered so. One of 2026-07-28 says its news to `listener`, where there is one.
+    pub fn into_child(self, hello: Hello, listener: Option<Listener>) -> Child {
+        let listener = listener.filter(|_| hello.era == Era::Modern);
+        let subscriptions = listener.map(|listener| {
+            let (parts, _) = HelloParts::of(&hello.raw);
+            Subscriptions::open(self.connection.clone(), &parts, listener)
+        });
+        Child {
+            parts: self,
+            hello,
+            subscriptions,
+        }
+    }
+
+    /// Ends it and waits until nothing of its tree is left.
+    pub async fn end(&self, how: End) -> ExitStatus {
+        // One that hears that nothing more comes begins to leave by itself: work for nothing.
+        if how != End::Kill {
+            self.connection.close_stdin();
+        }
+        let status = self.body.end(how).await;
+        self.connection.close_stdin();
+        status
+    }
+
+    /// Why there is no answer.
+    pub async fn closed(&self, why: Closed) -> ChildError {
+        match why {
+            Closed::LineTooLong => ChildError::TooLong { limit: self.limit },
+            Closed::StreamEnded => {
+                // The exit follows the end of the stream at once, unless the child only closed it.
+                let gone = tokio::time::timeout(LAST_WORDS, self.body.gone()).await;
+                if gone.is_ok() && self.body.pid().is_some() {
+                    // Its last words are in the pipe; nobody is left who could add to them.
+                    let _ = tokio::time::timeout(LAST_WORDS, self.log.heard_out()).await;
+                }
+                let died = ChildError::Died {
+                    status: gone.unwrap_or(ExitStatus::Unknown),
+                    said: self.last_words(),
+                };
+                died.without_folder(&self.paths)
+            }
+        }
+    }
+
+    /// The last lines of its log, as the end of a sentence.
+    pub fn last_words(&self) -> String {
+        let tail = self.log.tail();
+        if tail.is_empty() {
+            tail
+        } else {
+            format!("; its last words: {tail}")
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! `server.log`: what children say beside the protocol, capped so that none can fill the disk.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Write as _},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::io::AsyncRead;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connection::NoiseLog,
+    lines::{Line, LineReader},
+};
+
+/// Bytes in the log before it becomes `server.log.1`, the one generation that is kept.
+const FILE_LIMIT: u64 = 1024 * 1024;
+/// Bytes of one line that are kept; the rest of a flood is not worth having.
+const LINE_LIMIT: usize = 8 * 1024;
+/// Lines that an error message quotes.
+const TAIL: usize = 5;
+
+/// The log of one child in its workspace's file. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerLog {
+    server: Arc<str>,
+    state: Arc<Mutex<State>>,
+    /// Set once stderr was read to its end.
+    heard_out: CancellationToken,
+}
+
+struct State {
+    path: PathBuf,
+    file: Option<(File, u64)>,
+    tail: VecDeque<String>,
+}
+
+impl ServerLog {
+    /// Appends to `path` (0600), each line marked with the server's name.
+    pub fn new(server: &str, path: PathBuf) -> Self {
+        let state = State {
+            path,
+            file: None,
+            tail: VecDeque::with_capacity(TAIL),
+        };
+        Self {
+            server: server.into(),
+            state: Arc::new(Mutex::new(state)),
+            heard_out: CancellationToken::new(),
+        }
+    }
+
+    /// Reads stderr to its end, whatever comes.
+    pub async fn follow(self, stderr: impl AsyncRead + Unpin) {
+        let mut lines = LineReader::new(stderr, LINE_LIMIT);
+        loop {
+            match lines.next().await {
+                Line::Whole(line) => self.noise(&line),
+                Line::TooLong => {}
+                Line::End => break,
+            }
+        }
+        self.heard_out.cancel();
+    }
+
+    /// Waits until everything that the child said is here.
+    pub async fn heard_out(&self) {
+        self.heard_out.cancelled().await;
+    }
+
+    /// The last lines, for an error message.
+    pub fn tail(&self) -> String {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state
+            .tail
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}
+
+impl NoiseLog for ServerLog {
+    fn noise(&self, line: &[u8]) {
+        let text = String::from_utf8_lossy(&line[..line.len().min(LINE_LIMIT)]).into_owned();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.tail.len() == TAIL {
+            state.tail.pop_front();
+        }
+        // Kept whole: cut here, half a path could be left that nobody recognises as one.
+        state.tail.push_back(text.clone());
+        // A log that cannot be written must not stop the child. Written here and now: an append of
+        // a few KiB goes to the page cache, and costs less than a hop to another thread.
+        let _ = state.append(&self.server, &text);
+    }
+}
+
+impl State {
+    fn append(&mut self, server: &str, text: &str) -> io::Result<()> {
+        let line = format!("[{server}] {text}\n");
+        let (mut file, size) = match self.file.take() {
+            Some((file, size)) if size < FILE_LIMIT => (file, size),
+            Some(_) => {
+                let moved = std::fs::rename(&self.path, self.path.with_extension("log.1"));
+                let (file, size) = self.open()?;
+                if moved.is_err() {
+                    // Something of the child's is in the way: better no old lines than no limit.
+                    file.set_len(0)?;
+                    (file, 0)
+                } else {
+                    (file, size)
+                }
+            }
+            None => self.open()?,
+        };
+        file.write_all(line.as_bytes())?;
+        self.file = Some((file, size + line.len() as u64));
+        Ok(())
+    }
+
+    fn open(&self) -> io::Result<(File, u64)> {
+        // The child can put a link or a FIFO there, and this must neither follow nor wait.
+        let file = bridge_model::open_append(&self.path)?;
+        let size = file.metadata()?.len();
+        Ok((file, size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_stays_within_two_files_and_the_tail_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.log");
+        let log = ServerLog::new("excel", path.clone());
+        let mut flood = "x".repeat(999) + "\n";
+        flood = flood.repeat(4000);
+        flood.push_str(&"y".repeat(100_000));
+        flood.push_str("\nlast words\n");
+        log.clone().follow(flood.as_bytes()).await;
+        assert!(log.tail().ends_with("last words"));
+        let sizes = std::fs::read_dir(folder.path()).unwrap();
+        let total: u64 = sizes
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(total <= 2 * FILE_LIMIT + 20_000, "{total}");
+        assert!(
+            std::fs::read_to_string(path)
+                .unwrap()
+                .contains("[excel] last words")
+        );
+    }
+
+    #[test]
+    fn neither_a_link_nor_a_fifo_in_its_place_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, outside) = (folder.path().join("server.log"), folder.path().join("out"));
+        std::fs::write(&outside, "").unwrap();
+        std::os::unix::fs::symlink(&outside, &path).unwrap();
+        ServerLog::new("excel", path.clone()).noise(b"line");
+        assert_eq!(std::fs::read(&outside).unwrap(), b"");
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+        let log = ServerLog::new("excel", path);
+        log.noise(b"line");
+        assert_eq!(log.tail(), "line");
+    }
+
+    #[test]
+    fn a_folder_where_the_old_log_goes_does_not_lift_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.log");
+        std::fs::create_dir_all(folder.path().join("server.log.1/x")).unwrap();
+        let log = ServerLog::new("excel", path.clone());
+        for _ in 0..400 {
+            log.noise(&[b'x'; 8000]);
+        }
+        assert!(std::fs::metadata(path).unwrap().len() <= FILE_LIMIT + 10_000);
+    }
+}

@@ -1,0 +1,351 @@
+//! Short names for the folders of temporary files.
+//!
+//! The path of a Unix socket has 107 bytes, and programs put theirs several folders below `TMPDIR`. A
+//! chat's own `tmp/` lies too deep for that, so its children get a link to it instead, of at most
+//! [`LONGEST`] bytes: what they write still lies on the volume of the jobs folder, and counts there.
+//!
+//! ```text
+//! /tmp/mb-k3x9qa/      0700, locked by this bridge as long as it lives
+//!   1 -> {MCPO_JOBS_DIR}/{job-id}/tmp
+//! ```
+//! A link goes with the last child of its workspace, the folder with the bridge. What a bridge that was
+//! killed left is removed by the next one: its lock is free then. (The lock also keeps
+//! `systemd-tmpfiles` from ageing the folder.)
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use bridge_model::{Job, JobId};
+use rustix::{
+    fs::{
+        AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, statat,
+        symlinkat, unlinkat,
+    },
+    process::geteuid,
+};
+
+/// Bytes of a `TMPDIR`.
+pub const LONGEST: usize = 24;
+/// Where a folder of ours may be made, best first.
+const BASES: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
+const PREFIX: &str = "mb-";
+const RANDOM: usize = 6;
+const ATTEMPTS: usize = 16;
+
+/// The short names of one bridge's workspaces.
+#[derive(Default)]
+pub struct ShortTmp {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    folder: Option<Arc<Folder>>,
+    /// That none could be made was said.
+    warned: bool,
+    number: u64,
+    names: HashMap<JobId, Weak<ShortName>>,
+}
+
+/// A folder of links, which goes when this is dropped.
+struct Folder {
+    path: PathBuf,
+    handle: OwnedFd,
+}
+
+/// A link to a workspace's `tmp/`, which goes when this is dropped.
+pub struct ShortName {
+    path: PathBuf,
+    name: String,
+    folder: Arc<Folder>,
+}
+
+impl ShortName {
+    /// The link.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl ShortTmp {
+    /// The short name of a workspace's `tmp/`, the same for all its children; `None` where its own is
+    /// short enough, or no folder can be made. Touches the disk.
+    pub fn of(&self, job: &Job) -> Option<Arc<ShortName>> {
+        let target = job.tmp();
+        if target.as_os_str().len() <= LONGEST {
+            return None;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = state.names.get(&job.id()).and_then(Weak::upgrade) {
+            return Some(name);
+        }
+        match state.make(&target) {
+            Ok(name) => {
+                let name = Arc::new(name);
+                state.names.retain(|_, name| name.strong_count() > 0);
+                state.names.insert(job.id(), Arc::downgrade(&name));
+                Some(name)
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut state.warned, true) {
+                    tracing::warn!(
+                        %error,
+                        "no short TMPDIR can be made in any of /tmp, /var/tmp and /dev/shm: servers \
+                         that put Unix sockets there may fail"
+                    );
+                }
+                None
+            }
+        }
+    }
+}
+
+impl ShortTmp {
+    /// Removes all of them: no child is left that has one.
+    pub fn close(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(folder) = state.folder.take() {
+            folder.remove();
+        }
+    }
+}
+
+impl State {
+    fn make(&mut self, target: &Path) -> io::Result<ShortName> {
+        // Somebody may have cleared the folder away.
+        self.folder.take_if(|folder| !folder.is_there());
+        let folder = match &self.folder {
+            Some(folder) => folder.clone(),
+            None => self.folder.insert(Arc::new(Folder::make()?)).clone(),
+        };
+        loop {
+            self.number += 1;
+            let mut name = base36(self.number);
+            let path = folder.path.join(&name);
+            if path.as_os_str().len() > LONGEST {
+                (self.number, name) = (1, base36(1));
+            }
+            match symlinkat(target, &folder.handle, &name) {
+                Ok(()) => {
+                    return Ok(ShortName {
+                        path: folder.path.join(&name),
+                        name,
+                        folder,
+                    });
+                }
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for ShortName {
+    fn drop(&mut self) {
+        let _ = unlinkat(&self.folder.handle, &self.name, AtFlags::empty());
+    }
+}
+
+impl Folder {
+    fn make() -> io::Result<Self> {
+        let mut failure = io::Error::from(io::ErrorKind::NotFound);
+        for base in BASES.map(Path::new) {
+            sweep(base);
+            match Self::make_in(base) {
+                Ok(folder) => return Ok(folder),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    fn make_in(base: &Path) -> io::Result<Self> {
+        for _ in 0..ATTEMPTS {
+            let path = base.join(format!("{PREFIX}{}", random()));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error),
+            }
+            // Another bridge that starts now may take it for a leftover until it is locked.
+            let Ok(handle) = open_dir(&path) else {
+                continue;
+            };
+            let folder = Self { path, handle };
+            if lock(&folder.handle) && folder.is_there() {
+                return Ok(folder);
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn remove(&self) {
+        if self.is_there() {
+            clear(&self.path, &self.handle);
+        }
+    }
+
+    /// Whether its path still leads to it.
+    fn is_there(&self) -> bool {
+        let named = statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW);
+        let held = fstat(&self.handle);
+        matches!((named, held), (Ok(named), Ok(held))
+            if (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Removes what bridges of this user left that have ended.
+fn sweep(base: &Path) {
+    let Ok(entries) = fs::read_dir(base) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(random) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+            continue;
+        };
+        let like_ours = random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric());
+        if !like_ours {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(handle) = open_dir(&path) else {
+            continue;
+        };
+        let own = fstat(&handle).is_ok_and(|stat| {
+            stat.st_uid == geteuid().as_raw() && Mode::from_raw_mode(stat.st_mode) == Mode::RWXU
+        });
+        if own && lock(&handle) {
+            tracing::debug!(path = %path.display(), "a folder of links that a bridge left is removed");
+            clear(&path, &handle);
+        }
+    }
+}
+
+/// Removes a folder in which nothing is but links; what else somebody put there stays.
+fn clear(path: &Path, handle: &OwnedFd) {
+    for entry in Dir::read_from(handle).into_iter().flatten().flatten() {
+        let is_link = statat(handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+        if is_link {
+            let _ = unlinkat(handle, entry.file_name(), AtFlags::empty());
+        }
+    }
+    let _ = unlinkat(CWD, path, AtFlags::REMOVEDIR);
+}
+
+fn open_dir(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty())
+}
+
+fn lock(handle: &OwnedFd) -> bool {
+    flock(handle.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+fn random() -> String {
+    let mut bits = uuid::Uuid::new_v4().as_u128();
+    let mut text = String::new();
+    for _ in 0..RANDOM {
+        text.push(digit(u8::try_from(bits % 36).unwrap_or(0)));
+        bits /= 36;
+    }
+    text
+}
+
+fn base36(mut number: u64) -> String {
+    let mut text = String::new();
+    while number > 0 {
+        text.insert(0, digit(u8::try_from(number % 36).unwrap_or(0)));
+        number /= 36;
+    }
+    text
+}
+
+fn digit(value: u8) -> char {
+    char::from_digit(value.into(), 36).unwrap_or('0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(within: &Path) -> Job {
+        let job = Job::below(within, within, JobId::random());
+        fs::create_dir_all(job.tmp()).unwrap();
+        job
+    }
+
+    #[test]
+    fn a_workspace_has_one_short_name_which_leads_to_its_own_folder_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (names, job, other) = (ShortTmp::default(), job(dir.path()), job(dir.path()));
+        let one = names.of(&job).expect("a name");
+        assert!(one.path().as_os_str().len() <= LONGEST, "{:?}", one.path());
+        fs::write(one.path().join("a"), "x").unwrap();
+        assert!(job.tmp().join("a").exists());
+        let again = names.of(&job).expect("a name");
+        assert_eq!(again.path(), one.path());
+        let second = names.of(&other).expect("a name");
+        assert_ne!(second.path(), one.path());
+        let folder = one.path().parent().unwrap().to_owned();
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&folder).unwrap());
+        assert_eq!(mode & 0o777, 0o700);
+        let path = one.path().to_owned();
+        drop((one, again));
+        assert!(!path.is_symlink());
+        drop((second, names));
+        assert!(!folder.exists());
+        assert!(job.tmp().join("a").exists());
+    }
+
+    #[test]
+    fn only_what_an_ended_bridge_left_is_swept() {
+        let base = tempfile::tempdir().unwrap();
+        let live = Folder::make_in(base.path()).unwrap();
+        symlinkat("/nowhere", &live.handle, "1").unwrap();
+        let dead = base.path().join("mb-dead00");
+        let strangers = ["mb-x", "mb-ABC.12", "other"].map(|name| base.path().join(name));
+        for folder in strangers.iter().chain([&dead]) {
+            fs::DirBuilder::new().mode(0o700).create(folder).unwrap();
+        }
+        std::os::unix::fs::symlink("/nowhere", dead.join("1")).unwrap();
+        let open = base.path().join("mb-open00");
+        fs::DirBuilder::new().mode(0o755).create(&open).unwrap();
+        sweep(base.path());
+        assert!(!dead.exists());
+        assert!(live.path.join("1").is_symlink());
+        assert!(
+            strangers
+                .iter()
+                .chain([&open])
+                .all(|folder| folder.exists())
+        );
+    }
+
+    #[test]
+    fn a_folder_that_was_cleared_away_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ShortTmp::default();
+        let one = names.of(&job(dir.path())).expect("a name");
+        let folder = one.path().parent().unwrap().to_owned();
+        fs::remove_dir_all(&folder).unwrap();
+        let two = names.of(&job(dir.path())).expect("a name");
+        assert_ne!(two.path().parent(), Some(&*folder));
+        assert!(two.path().exists());
+    }
+}

@@ -1,0 +1,362 @@
+//! Takes the workspace's absolute path out of answers: people and models get relative names.
+//!
+//! Works on the JSON text, so that all else stays byte by byte. The random job id is what is
+//! searched for; around it the folder's path is matched in the spellings a child may print:
+//! slashes escaped once or more often (JSON within JSON), letters as `\u…`, `%…` in `file://` URLs.
+
+use std::{borrow::Cow, fmt::Write, ops::Range, path::Path};
+
+use bridge_model::{JobFolderPaths, JobId};
+use bridge_protocol::RawJson;
+use memchr::memmem::Finder;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+/// What stands in every text that holds a path of the folder: letters that are written one way only.
+pub fn marks(folder: &JobFolderPaths) -> Vec<Finder<'static>> {
+    let id = folder.canonical.file_name();
+    let short = folder.short_tmp.as_deref().and_then(short_parts);
+    let short = short.map(|(_, name, _)| name);
+    let marks = id.into_iter().filter_map(|id| id.to_str()).chain(short);
+    marks
+        .map(|mark| Finder::new(mark.as_bytes()).into_owned())
+        .collect()
+}
+
+/// Where the folder of links is, its name, and that of the link.
+fn short_parts(link: &Path) -> Option<(&Path, &str, &str)> {
+    let folder = link.parent()?;
+    let name = folder.file_name()?.to_str()?;
+    Some((folder.parent()?, name, link.file_name()?.to_str()?))
+}
+
+/// Rewrites the folder's absolute path in any JSON string of `raw` to a name relative to `work/`;
+/// all else stays byte by byte. Does not copy where nothing matches.
+pub fn relative(raw: RawJson, folder: &JobFolderPaths) -> RawJson {
+    let Some(rewriter) = Rewriter::new(folder) else {
+        return raw;
+    };
+    let mut answer = raw;
+    // Cutting a path out can in odd cases put a new one together; each round makes it shorter.
+    while let Some(shorter) = rewriter.rewrite(answer.as_bytes()) {
+        match RawJson::parse(shorter.into()) {
+            Ok(rewritten) => answer = rewritten,
+            Err(error) => {
+                // Not reached as far as the tests know; a wrong path beats a broken answer.
+                tracing::error!(%error, "a path was left in an answer");
+                return answer;
+            }
+        }
+    }
+    answer
+}
+
+/// The same for plain text, such as a log's last lines. Where the workspace's id stands outside a
+/// path, its digest takes its place: the text goes to people who must not learn the id.
+pub fn relative_text(text: &str, folder: &JobFolderPaths) -> String {
+    let Some(rewriter) = Rewriter::new(folder) else {
+        return text.to_owned();
+    };
+    let mut text = text.to_owned();
+    while let Some(shorter) = rewriter.rewrite(text.as_bytes()) {
+        text = String::from_utf8_lossy(&shorter).into_owned();
+    }
+    let id = String::from_utf8_lossy(&rewriter.id);
+    let digest = id
+        .parse()
+        .map_or_else(|_| "…".to_owned(), |id: JobId| format!("{id:?}"));
+    text.replace(&*id, &digest)
+}
+
+struct Rewriter {
+    id: Vec<u8>,
+    finder: Finder<'static>,
+    /// Spellings of the jobs folder with a slash at the end.
+    parents: Vec<Vec<u8>>,
+    short: Option<Short>,
+}
+
+/// The link to the folder's `tmp/`.
+struct Short {
+    /// Spellings of what its folder is in, with a slash at the end.
+    parents: Vec<Vec<u8>>,
+    name: Vec<u8>,
+    link: Vec<u8>,
+    finder: Finder<'static>,
+}
+
+impl Short {
+    fn new(link: &Path) -> Option<Self> {
+        let (parent, name, link) = short_parts(link)?;
+        Some(Self {
+            parents: spellings(parent),
+            finder: Finder::new(name).into_owned(),
+            name: name.into(),
+            link: link.into(),
+        })
+    }
+
+    /// The path around the name of its folder at `at`, and what takes its place.
+    fn mention(&self, text: &[u8], at: usize) -> Option<(Range<usize>, &'static str)> {
+        let link = slash_on(text, at + self.name.len())?;
+        let end = link
+            + text[link..]
+                .starts_with(&self.link)
+                .then_some(self.link.len())?;
+        if continues_name(&text[end..]) {
+            return None;
+        }
+        let start = before(text, at, &self.parents)?;
+        Some((start..end, "../tmp"))
+    }
+}
+
+/// Where a path begins that goes through one of `parents` to a name at `at`.
+fn before(text: &[u8], at: usize, parents: &[Vec<u8>]) -> Option<usize> {
+    parents
+        .iter()
+        .filter_map(|parent| match_back(&text[..at], parent))
+        .find_map(|start| beginning(text, start))
+}
+
+impl Rewriter {
+    fn new(folder: &JobFolderPaths) -> Option<Self> {
+        let id = folder.canonical.file_name()?.to_str()?.as_bytes().to_vec();
+        let mut parents = Vec::new();
+        for path in [&folder.canonical, &folder.configured] {
+            parents.extend(spellings(path.parent()?));
+        }
+        parents.sort();
+        parents.dedup();
+        Some(Self {
+            finder: Finder::new(&id).into_owned(),
+            id,
+            parents,
+            short: folder.short_tmp.as_deref().and_then(Short::new),
+        })
+    }
+
+    /// `None` where nothing is to be changed.
+    fn rewrite(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut out: Option<Vec<u8>> = None;
+        let mut kept = 0;
+        let finder = self.finder.find_iter(text);
+        let mut mentions: Vec<_> = finder.filter_map(|at| self.mention(text, at)).collect();
+        if let Some(short) = &self.short {
+            let found = short.finder.find_iter(text);
+            mentions.extend(found.filter_map(|at| short.mention(text, at)));
+            mentions.sort_by_key(|(found, _)| found.start);
+        }
+        for (found, name) in mentions {
+            if found.start < kept {
+                continue;
+            }
+            let out = out.get_or_insert_with(|| Vec::with_capacity(text.len()));
+            out.extend_from_slice(&text[kept..found.start]);
+            out.extend_from_slice(name.as_bytes());
+            kept = found.end;
+        }
+        let mut out = out?;
+        out.extend_from_slice(&text[kept..]);
+        Some(out)
+    }
+
+    /// The path around the id at `at`, and what takes its place.
+    fn mention(&self, text: &[u8], at: usize) -> Option<(Range<usize>, &'static str)> {
+        let end = at + self.id.len();
+        if continues_name(&text[end..]) {
+            return None;
+        }
+        let start = before(text, at, &self.parents)?;
+        let (end, name) = within(text, end);
+        Some((start..end, name))
+    }
+}
+
+/// A path as `pathlib` and `url` write it in a URI.
+pub fn percent_encoded(path: &str) -> Cow<'_, str> {
+    /// What they leave as it is is not in here.
+    const IN_URL: &AsciiSet = &CONTROLS
+        .add(b' ')
+        .add(b'"')
+        .add(b'#')
+        .add(b'%')
+        .add(b'<')
+        .add(b'>')
+        .add(b'?')
+        .add(b'[')
+        .add(b'\\')
+        .add(b']')
+        .add(b'^')
+        .add(b'`')
+        .add(b'{')
+        .add(b'|')
+        .add(b'}');
+    utf8_percent_encode(path, IN_URL).into()
+}
+
+/// Escaped, `\u`-escaped and percent-encoded; the last two only where they differ.
+fn spellings(path: &Path) -> Vec<Vec<u8>> {
+    let Some(text) = path.to_str() else {
+        return Vec::new();
+    };
+    let text = text.trim_end_matches('/');
+    let quoted = serde_json::to_string(text).unwrap_or_default();
+    let escaped = &quoted[1..quoted.len() - 1];
+    let mut ascii = String::new();
+    for c in escaped.chars() {
+        if c.is_ascii() {
+            ascii.push(c);
+        } else {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                let _ = write!(ascii, "\\u{unit:04x}");
+            }
+        }
+    }
+    let url = percent_encoded(text);
+    [escaped, &ascii, &url]
+        .map(|text| format!("{text}/").into_bytes())
+        .into()
+}
+
+/// Where `pattern` begins if it ends at the end of `text`. A slash may be escaped any number of
+/// times, a backslash likewise, and slashes may be doubled.
+fn match_back(text: &[u8], pattern: &[u8]) -> Option<usize> {
+    let mut at = text.len();
+    for (index, expected) in pattern.iter().enumerate().rev() {
+        at = match expected {
+            b'/' => {
+                let mut start = slash_back(text, at)?;
+                // The first slash stands alone: before it may come the two of `file://`.
+                while index > 0
+                    && let Some(more) = slash_back(text, start)
+                {
+                    start = more;
+                }
+                start
+            }
+            b'\\' => {
+                let start = skip_backslashes_back(text, at);
+                (start < at).then_some(start)?
+            }
+            letter => {
+                let last = at.checked_sub(1)?;
+                text[last].eq_ignore_ascii_case(letter).then_some(last)?
+            }
+        };
+    }
+    Some(at)
+}
+
+/// Before a slash that ends at `end`, with its escapes.
+fn slash_back(text: &[u8], end: usize) -> Option<usize> {
+    let last = end.checked_sub(1)?;
+    (text[last] == b'/').then(|| skip_backslashes_back(text, last))
+}
+
+fn skip_backslashes_back(text: &[u8], end: usize) -> usize {
+    let run = text[..end].iter().rev().take_while(|byte| **byte == b'\\');
+    end - run.count()
+}
+
+/// The start with a `file://` before it; `None` if the path goes on to the left.
+fn beginning(text: &[u8], start: usize) -> Option<usize> {
+    if let Some(authority) = slash_back(text, start).and_then(|at| slash_back(text, at)) {
+        let scheme = text[..authority].strip_suffix(b"file:")?;
+        return begins_word(scheme).then_some(scheme.len());
+    }
+    if let Some(scheme) = text[..start].strip_suffix(b"file:") {
+        return begins_word(scheme).then_some(scheme.len());
+    }
+    begins_word(&text[..start]).then_some(start)
+}
+
+/// Whether a path can begin after `before`: not in the middle of a longer one.
+fn begins_word(before: &[u8]) -> bool {
+    let Some((last, rest)) = before.split_last() else {
+        return true;
+    };
+    let escape = |letters: usize| {
+        let at = before.len().checked_sub(letters + 1);
+        at.is_some_and(|at| before[at] == b'\\')
+    };
+    match last {
+        // The letter of an escape is not one of a name: "saved to:\n/tmp/…".
+        b'n' | b'r' | b't' | b'b' | b'f' if rest.ends_with(b"\\") => true,
+        b'/' | b'.' | b'-' | b'_' | b'~' | b'%' => false,
+        letter if letter.is_ascii_alphanumeric() => {
+            escape(5) && before[before.len() - 5] == b'u' && letter.is_ascii_hexdigit()
+        }
+        _ => true,
+    }
+}
+
+/// Whether `rest` goes on with the name that stands before it.
+fn continues_name(rest: &[u8]) -> bool {
+    match rest {
+        [b'.' | b'~' | b'+' | b'@' | b'%', next, ..] => next.is_ascii_alphanumeric(),
+        [next, ..] => next.is_ascii_alphanumeric() || matches!(next, b'-' | b'_'),
+        [] => false,
+    }
+}
+
+/// What takes the place of the job folder that ends at `end`, and where the replaced part ends.
+fn within(text: &[u8], end: usize) -> (usize, &'static str) {
+    let work = slash_on(text, end).and_then(|at| {
+        let after = at + text[at..].starts_with(b"work").then_some(4)?;
+        (!continues_name(&text[after..])).then_some(after)
+    });
+    let Some(work) = work else {
+        // A full stop behind it would read as a third one.
+        let name = if text[end..].starts_with(b".") {
+            "../"
+        } else {
+            ".."
+        };
+        return (end, name);
+    };
+    let Some(inner) = slash_on(text, work) else {
+        let name = if text[work..].starts_with(b".") {
+            "./"
+        } else {
+            "."
+        };
+        return (work, name);
+    };
+    if begins_name(&text[inner..]) {
+        (inner, "")
+    } else {
+        (work, ".")
+    }
+}
+
+/// After a slash (or several) that starts at `start`, with its escapes.
+fn slash_on(text: &[u8], start: usize) -> Option<usize> {
+    let mut end = None;
+    let mut at = start;
+    loop {
+        let run = text[at..].iter().take_while(|byte| **byte == b'\\').count();
+        if text.get(at + run) != Some(&b'/') {
+            return end;
+        }
+        at += run + 1;
+        end = Some(at);
+    }
+}
+
+/// Whether a file's name begins here. In doubt not: `./name` is right too.
+fn begins_name(rest: &[u8]) -> bool {
+    let run = rest.iter().take_while(|byte| **byte == b'\\').count();
+    match &rest[run..] {
+        [b'u', code @ ..] if run > 0 => {
+            code.len() >= 4 && code[..4].iter().all(u8::is_ascii_hexdigit)
+        }
+        [next, ..] if run == 0 => {
+            next.is_ascii_alphanumeric() || !next.is_ascii() || b"._-~$(%+@#".contains(next)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Remote servers, presented as a pair of pipes: what is written is JSON-RPC in lines, what is
+//! read is JSON-RPC in lines, and everything between is HTTP.
+//!
+//! ```text
+//! stdin ─▶ lines ─▶ one POST each, side by side ─▶ JSON or SSE ─┐
+//!                   the session's GET stream ───────────────────┴─▶ whole lines ─▶ stdout
+//! ```
+//! Messages keep their bytes, except that newlines between JSON tokens become spaces. A request
+//! that cannot be answered gets a JSON-RPC error in its place. The end of stdin says goodbye to
+//! the server; the end of stdout means that its session is lost.
+//!
+//! A server that knows no POST where `url` points is spoken to over the older transport.
+//!
+//! **A `tools/call` is sent once.** It is sent again only where no byte of it can have reached the
+//! server: the connection was never made.
+
+mod company;
+mod events;
+mod failure;
+mod http;
+mod lost;
+mod message;
+mod mirror;
+mod old_sse;
+mod outbound;
+mod pipe;
+mod streamable;
+
+use std::{sync::Arc, time::Duration};
+
+use bridge_protocol::RawJson;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::io::DuplexStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::spec::{RemoteKind, RemoteSpec};
+
+pub use company::Accompanied;
+pub use failure::Failed;
+pub use outbound::Outbound;
+
+use company::Company;
+use failure::Mark;
+use http::Http;
+use old_sse::OldSse;
+use pipe::{Input, Output};
+use streamable::Streamable;
+
+/// Bytes that a pipe holds for a slow reader.
+const PIPE: usize = 64 * 1024;
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// How a connection to a remote server behaves.
+#[derive(Clone)]
+pub struct RemoteOptions {
+    /// Certificate authorities and proxies.
+    pub outbound: Outbound,
+    /// Bounds making one connection, TLS included.
+    pub connect_timeout: Duration,
+    /// A request fails when the server sends nothing for so long, before its answer or within it:
+    /// not below the longest deadline of a call. Streams that wait for news are not bounded.
+    pub idle_timeout: Duration,
+    /// Bytes of one message from the server.
+    pub max_message: usize,
+    /// Sent with every request, over the configured headers. Values may be secrets.
+    pub extra_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Finds a tool's input schema, whose `x-mcp-header` marks say which arguments modern servers
+    /// want to see in headers.
+    pub tool_schema: Option<ToolSchema>,
+}
+
+/// Finds the input schema of a tool by its name.
+pub type ToolSchema = Arc<dyn Fn(&str) -> Option<RawJson> + Send + Sync>;
+
+/// A remote server that looks like a child's stdio.
+pub struct RemotePipes {
+    /// Takes messages, one in a line. Its end closes the session.
+    pub stdin: DuplexStream,
+    /// Gives messages, one in a line. Its end means that there is no session any more.
+    pub stdout: DuplexStream,
+    /// Dropping it ends everything.
+    pub handle: RemoteHandle,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// The HTTP client could not be built.
+    #[error("cannot prepare HTTP requests to {origin}: {why}")]
+    Client {
+        /// Scheme, host and port.
+        origin: String,
+        /// What the client said.
+        why: String,
+    },
+}
+
+/// Connects nothing yet: the first message does. Needs a tokio runtime.
+pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes, RemoteError> {
+    let http = Http::new(spec, &options)?;
+    let (stdin, our_stdin) = tokio::io::duplex(PIPE);
+    let (our_stdout, stdout) = tokio::io::duplex(PIPE);
+    let (output, lines) = Output::new();
+    let (mark, company) = (http.mark().clone(), http.company().clone());
+    let (hang_up, gone) = (CancellationToken::new(), CancellationToken::new());
+    let input = Input::new(our_stdin);
+    let (hanging, leaving) = (hang_up.clone(), gone.clone().drop_guard());
+    let carrying = carry(
+        spec.kind,
+        http,
+        input,
+        output,
+        options.tool_schema,
+        hang_up.clone(),
+    );
+    tokio::spawn(async move {
+        let writing = hanging.run_until_cancelled(pipe::pump(lines, our_stdout));
+        tokio::join!(writing, carrying);
+        drop(leaving);
+    });
+    let handle = RemoteHandle {
+        hang_up,
+        gone,
+        mark,
+        company,
+    };
+    Ok(RemotePipes {
+        stdin,
+        stdout,
+        handle,
+    })
+}
+
+async fn carry(
+    kind: RemoteKind,
+    http: Http,
+    mut input: Input,
+    output: Output,
+    tool_schema: Option<ToolSchema>,
+    hang_up: CancellationToken,
+) {
+    match kind {
+        RemoteKind::StreamableHttp => {
+            let remote = Streamable::new(http.clone(), output.clone(), tool_schema);
+            hang_up.run_until_cancelled(remote.serve(&mut input)).await;
+            if let Some(refused) = remote.refused() {
+                let older = OldSse::new(http, output);
+                hang_up
+                    .run_until_cancelled(older.serve(input, Some(refused)))
+                    .await;
+                return;
+            }
+            let _ = tokio::time::timeout(GOODBYE, remote.say_goodbye()).await;
+        }
+        RemoteKind::Sse => {
+            let remote = OldSse::new(http, output);
+            hang_up.run_until_cancelled(remote.serve(input, None)).await;
+        }
+    }
+}
+
+/// Holds the conversation. Dropping it ends everything at once, but for a last word to the server
+/// that closes its session.
+pub struct RemoteHandle {
+    hang_up: CancellationToken,
+    gone: CancellationToken,
+    mark: Mark,
+    company: Company,
+}
+
+impl RemoteHandle {
+    /// Sends these headers with the request of this number, for as long as what is returned lives.
+    pub fn accompany(&self, number: u64, headers: HeaderMap) -> Accompanied {
+        self.company.join(number, headers)
+    }
+
+    /// Waits until nothing is left: some seconds at most after the end of stdin.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.gone.clone().cancelled_owned()
+    }
+
+    /// Whether it is over, or about to be: nothing more can be asked.
+    pub fn is_over(&self) -> bool {
+        self.hang_up.is_cancelled() || self.gone.is_cancelled()
+    }
+
+    /// Ends everything at once, but for a last word to the server that closes its session.
+    pub fn hang_up(&self) {
+        self.hang_up.cancel();
+    }
+
+    /// Reads an error object: that the server gave no answer, or `None` where it is the server's.
+    pub fn failed(&self, error: &RawJson) -> Option<Failed> {
+        self.mark.failed(error)
+    }
+}
+
+impl Drop for RemoteHandle {
+    fn drop(&mut self) {
+        self.hang_up.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests;
