@@ -17,6 +17,7 @@ use crate::{
     artifacts::{Limits, RelativePath, Snapshot, mime_type, remove_file},
     config::LINK_FIELD,
 };
+use bridge_protocol::code;
 
 /// Folders within folders that are looked into; each holds a descriptor.
 const DEPTH: usize = 500;
@@ -50,7 +51,10 @@ fn answer_to(message: &Value, work: &Path) -> Option<Value> {
         "ping" => Ok(json!({})),
         "tools/list" => Ok(json!({ "tools": tools() })),
         "tools/call" => call(&message["params"], work),
-        _ => Err((-32601, format!("Method not found: {method}"))),
+        _ => Err((
+            code::METHOD_NOT_FOUND,
+            format!("Method not found: {method}"),
+        )),
     };
     Some(match done {
         Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
@@ -102,7 +106,7 @@ fn tools() -> Value {
     ])
 }
 
-fn call(params: &Value, work: &Path) -> Result<Value, (i32, String)> {
+fn call(params: &Value, work: &Path) -> Result<Value, (i64, String)> {
     let tool = params["name"].as_str().unwrap_or_default();
     let name = params["arguments"]["name"].as_str().unwrap_or_default();
     let done = match tool {
@@ -110,7 +114,7 @@ fn call(params: &Value, work: &Path) -> Result<Value, (i32, String)> {
         "get_link" => link(work, name),
         "delete_file" => delete(work, name),
         "clear_temporary_files" => clear(work),
-        _ => return Err((-32602, format!("Unknown tool: {tool}"))),
+        _ => return Err((code::INVALID_PARAMS, format!("Unknown tool: {tool}"))),
     };
     Ok(match done {
         Ok(value) => json!({"content": [{"type": "text", "text": value.to_string()}]}),

@@ -6,14 +6,13 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::code;
 use crate::{RawJson, last_members, present};
 
 /// Places in a line at which a message is looked for behind something else.
 const TRIED: usize = 8;
 /// What a message from a child begins with.
 const BEGINS: [&[u8]; 3] = [b"\"jsonrpc\"", b"\"id\"", b"\"result\""];
-/// JSON-RPC's internal error: of an error object without a code.
-const INTERNAL_ERROR: i64 = -32603;
 
 /// One message from a child. Members keep their bytes, and the line is kept whole: whoever passes
 /// it on changes single values in place (see [`splice`]).
@@ -289,7 +288,7 @@ fn error_object(error: &RawValue) -> Option<String> {
     let data = data.map_or(error.get(), RawValue::get);
     Some(format!(
         r#"{{"code":{},"message":{},"data":{data}}}"#,
-        number.unwrap_or(INTERNAL_ERROR),
+        number.unwrap_or(code::INTERNAL_ERROR),
         serde_json::Value::from(words),
     ))
 }

@@ -16,7 +16,9 @@
 //! assert_eq!(sent, br#"{"jsonrpc":"2.0", "id":"client-1", "result":{"n": 1.50}}"#.as_slice());
 //! ```
 
+pub mod code;
 mod encoding;
+pub mod era;
 pub mod jsonrpc;
 mod raw_json;
 pub mod spec;

@@ -16,6 +16,26 @@ pub struct Event {
     pub data: Vec<u8>,
 }
 
+impl Event {
+    /// Whether it carries a message of MCP's. An event without data only carries an id.
+    pub fn is_message(&self) -> bool {
+        self.kind == b"message" && !self.data.trim_ascii().is_empty()
+    }
+}
+
+/// One message as an event. Messages are single lines.
+pub fn event(id: Option<u64>, line: &[u8]) -> Bytes {
+    let mut event = Vec::with_capacity(line.len() + 48);
+    event.extend_from_slice(b"event: message\n");
+    if let Some(id) = id {
+        event.extend_from_slice(format!("id: {id}\n").as_bytes());
+    }
+    event.extend_from_slice(b"data: ");
+    event.extend_from_slice(line);
+    event.extend_from_slice(b"\n\n");
+    event.into()
+}
+
 /// Where a stream can be taken up again.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Cursor {

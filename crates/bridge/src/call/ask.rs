@@ -4,8 +4,9 @@ use std::io::Write as _;
 
 use axum::http::HeaderMap;
 use bridge_model::Job;
-use bridge_process::{Era, Profile, envelop, unfold};
+use bridge_process::{Profile, envelop, unfold};
 use bridge_protocol::RawJson;
+use bridge_protocol::era::Era;
 use bridge_protocol::jsonrpc::splice;
 use bytes::Bytes;
 use serde_json::Value;

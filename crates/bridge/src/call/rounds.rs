@@ -5,8 +5,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bridge_model::Job;
-use bridge_process::{Child, Era, Heard, Replier};
+use bridge_process::{Child, Heard, Replier};
 use bridge_protocol::RawJson;
+use bridge_protocol::era::Era;
 use bridge_protocol::jsonrpc::{Reply, Said, end_line};
 use bytes::Bytes;
 use futures_util::future::join_all;

@@ -3,7 +3,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bridge_process::{Era, HelloParts};
+use bridge_process::HelloParts;
+use bridge_protocol::era::Era;
 use bridge_protocol::{RawJson, Tool};
 use bridge_state::Store;
 use bytes::Bytes;

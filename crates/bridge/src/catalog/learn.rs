@@ -7,7 +7,8 @@ use std::{
 };
 
 use bridge_model::{Job, Principal, ServerName, Tenant};
-use bridge_process::{Child, ChildError, End, Era, HelloParts, Profile, UserValues};
+use bridge_process::{Child, ChildError, End, HelloParts, Profile, UserValues};
+use bridge_protocol::era::Era;
 use bridge_protocol::{RawJson, Tool};
 use bridge_state::{Lease, NewJob, PrincipalHash, Store};
 use tokio::time::Instant;

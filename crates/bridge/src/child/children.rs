@@ -14,7 +14,7 @@ use std::{
 
 use bridge_model::{BootTime, Job, JobFolderPaths, ServerName, Tenant};
 use bridge_process::{
-    Body, Child, ChildError, ChildParts, CommandSpec, Connection, Done, End, Era, Errand, Launch,
+    Body, Child, ChildError, ChildParts, CommandSpec, Connection, Done, End, Errand, Launch,
     Listener, Profile, RemoteSpec, ResolvedCommand, ServerLog, ShortName, ShortTmp, Supervisors,
     environment,
     fork::Means,
@@ -25,6 +25,7 @@ use bridge_process::{
     signal_descendants, without_folder,
 };
 use bridge_protocol::RawJson;
+use bridge_protocol::era::Era;
 use bridge_protocol::jsonrpc::Said;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit};
 use tokio::{

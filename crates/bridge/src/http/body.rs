@@ -12,6 +12,7 @@ use crate::{
     budget::{Refused, SMALL, Taken, TenantMemory},
     mcp::RpcError,
 };
+use bridge_protocol::code;
 
 /// When a body that found no memory may be sent again, in seconds.
 const RETRY_AFTER: u64 = 5;
@@ -160,7 +161,7 @@ impl From<Unread> for Problem {
 impl From<Unread> for RpcError {
     fn from(unread: Unread) -> Self {
         let (status, kind) = (unread.status(), unread.kind());
-        let error = Self::new(status, -32600, kind, &unread.to_string());
+        let error = Self::new(status, code::INVALID_REQUEST, kind, &unread.to_string());
         match unread.retry_after() {
             Some(seconds) => error.retry_after(seconds),
             None => error,

@@ -18,6 +18,7 @@ use crate::{
     mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
     replicas::{Payload, Routed as _},
 };
+use bridge_protocol::code;
 
 /// What a request of HTTP's came with.
 pub struct Came {
@@ -204,7 +205,7 @@ fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
     );
     Err(RpcError::new(
         StatusCode::NOT_ACCEPTABLE,
-        -32600,
+        code::INVALID_REQUEST,
         "not_acceptable",
         &message,
     ))
@@ -223,5 +224,10 @@ fn is_json(headers: &HeaderMap) -> Result<(), RpcError> {
     }
     let message = "Unsupported Media Type: Content-Type must be application/json";
     let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    Err(RpcError::new(status, -32600, "bad_media_type", message))
+    Err(RpcError::new(
+        status,
+        code::INVALID_REQUEST,
+        "bad_media_type",
+        message,
+    ))
 }

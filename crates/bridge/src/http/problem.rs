@@ -9,6 +9,7 @@ use axum::{
 use bridge_openapi::FieldFault;
 use bridge_process::ChildError;
 use bridge_protocol::RawJson;
+use bridge_protocol::code;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -253,9 +254,9 @@ impl From<CallError> for Problem {
 fn rpc(error: &RawJson) -> Problem {
     let error: Value = error.with_whole_letters().approximate();
     let status = match error["code"].as_i64() {
-        Some(-32700 | -32600) => StatusCode::BAD_REQUEST,
-        Some(-32601) => StatusCode::NOT_FOUND,
-        Some(-32602) => StatusCode::UNPROCESSABLE_ENTITY,
+        Some(code::PARSE_ERROR | code::INVALID_REQUEST) => StatusCode::BAD_REQUEST,
+        Some(code::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
+        Some(code::INVALID_PARAMS) => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let mut detail = json!({"message": rpc_words(&error)});

@@ -57,9 +57,9 @@ async fn hear(incoming: Incoming<'_>, session: &Arc<McpSession>, to: &Elsewhere)
     };
     let (session, to) = (session.clone(), to.to);
     let stopping = incoming.endpoint.engine.stopping.clone();
+    let mut stream = Messages::of(stream, incoming.endpoint.longest_message());
     tokio::spawn(async move {
         let ended = session.ended.clone();
-        let mut stream = Messages::of(stream);
         let pass = async {
             while let Some(line) = stream.next().await {
                 session.outbox.push(&line);

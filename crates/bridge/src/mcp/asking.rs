@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, StatusCode};
 use bridge_model::Caller;
-use bridge_process::{Era, Profile};
+use bridge_process::Profile;
+use bridge_protocol::era::Era;
 use bridge_state::InstanceId;
 use tokio::time::Instant;
 
@@ -19,6 +20,7 @@ use crate::{
     session::{Place, Wants},
     telemetry::RequestId,
 };
+use bridge_protocol::code;
 
 /// Everything that a request of a client's needs.
 pub struct Asking<'a> {
@@ -80,19 +82,34 @@ pub async fn offer(
             }
             let message = format!("the server '{server}' is starting; try again in a moment");
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            Err(RpcError::new(status, -32603, "starting", &message))
+            Err(RpcError::new(
+                status,
+                code::INTERNAL_ERROR,
+                "starting",
+                &message,
+            ))
         }
         Knowledge::Failed { brief, .. } => {
             let message = format!("the server '{server}' cannot be used: {brief}");
             let status = StatusCode::BAD_GATEWAY;
-            Err(RpcError::new(status, -32603, "not_started", &message))
+            Err(RpcError::new(
+                status,
+                code::INTERNAL_ERROR,
+                "not_started",
+                &message,
+            ))
         }
     }
 }
 
 fn unknown(server: &str) -> RpcError {
     let message = format!("Not Found: there is no server '{server}'");
-    RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_server", &message)
+    RpcError::new(
+        StatusCode::NOT_FOUND,
+        code::INVALID_REQUEST,
+        "unknown_server",
+        &message,
+    )
 }
 
 impl Asking<'_> {
@@ -104,13 +121,23 @@ impl Asking<'_> {
             Some((_, ServerAccess::Use)) => {}
             Some(_) => {
                 let (status, text) = (StatusCode::FORBIDDEN, user_needed(server));
-                return Err(RpcError::new(status, -32600, "user_needed", &text));
+                return Err(RpcError::new(
+                    status,
+                    code::INVALID_REQUEST,
+                    "user_needed",
+                    &text,
+                ));
             }
             None => return Err(unknown(server)),
         }
         Place::of(&self.caller, &self.offer.spec).ok_or_else(|| {
             let status = StatusCode::NOT_FOUND;
-            RpcError::new(status, -32600, "unknown_session", "no such session")
+            RpcError::new(
+                status,
+                code::INVALID_REQUEST,
+                "unknown_session",
+                "no such session",
+            )
         })
     }
 
@@ -182,11 +209,21 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
     if &**method == "tools/call" {
         let Some((name, lies)) = &message.params.name else {
             let text = "params.name is missing: the tool's name";
-            return Err(RpcError::new(StatusCode::OK, -32602, "bad_arguments", text));
+            return Err(RpcError::new(
+                StatusCode::OK,
+                code::INVALID_PARAMS,
+                "bad_arguments",
+                text,
+            ));
         };
         if !offer.may_call(name) {
             let text = format!("Unknown tool: {name}");
-            return Err(RpcError::new(StatusCode::OK, -32602, "unknown_tool", &text));
+            return Err(RpcError::new(
+                StatusCode::OK,
+                code::INVALID_PARAMS,
+                "unknown_tool",
+                &text,
+            ));
         }
         (tool, place) = (Some(name.as_str().into()), Some(lies.clone()));
     }

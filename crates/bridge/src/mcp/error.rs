@@ -5,6 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bridge_protocol::RawJson;
+use bridge_protocol::code;
 use serde_json::{Value, json};
 
 use crate::{
@@ -59,28 +60,53 @@ impl RpcError {
 
     /// 400 / −32700.
     pub fn parse(message: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, -32700, "bad_json", message)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            code::PARSE_ERROR,
+            "bad_json",
+            message,
+        )
     }
 
     /// 400 / −32600.
     pub fn invalid(message: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, -32600, "bad_request", message)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            code::INVALID_REQUEST,
+            "bad_request",
+            message,
+        )
     }
 
     /// 400 / −32602.
     pub fn params(message: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, -32602, "bad_arguments", message)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            code::INVALID_PARAMS,
+            "bad_arguments",
+            message,
+        )
     }
 
     /// 400 / −32020: the headers say something else than the body.
     pub fn headers(message: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, -32020, "header_mismatch", message)
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            code::HEADER_MISMATCH,
+            "header_mismatch",
+            message,
+        )
     }
 
     /// 404 / −32601.
     pub fn method(method: &str) -> Self {
         let message = format!("Method not found: {method}");
-        Self::new(StatusCode::NOT_FOUND, -32601, "unknown_method", &message)
+        Self::new(
+            StatusCode::NOT_FOUND,
+            code::METHOD_NOT_FOUND,
+            "unknown_method",
+            &message,
+        )
     }
 
     /// As an answer like any other: under 200, as clients with sessions expect it.
@@ -130,16 +156,22 @@ impl RpcError {
     /// only what says "not now" is seen by proxies, and nothing that may have been carried out.
     pub fn of_call(error: &CallError) -> Self {
         let (status, code, retry) = match error {
-            CallError::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, -32603, Some(10)),
-            CallError::Elsewhere(_) | CallError::TakenOver | CallError::ShuttingDown => {
-                (StatusCode::SERVICE_UNAVAILABLE, -32603, Some(5))
-            }
-            CallError::UnknownSession => (StatusCode::NOT_FOUND, -32600, None),
-            CallError::BadPath { .. } => (StatusCode::OK, -32602, None),
+            CallError::Busy(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                code::INTERNAL_ERROR,
+                Some(10),
+            ),
+            CallError::Elsewhere(_) | CallError::TakenOver | CallError::ShuttingDown => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                code::INTERNAL_ERROR,
+                Some(5),
+            ),
+            CallError::UnknownSession => (StatusCode::NOT_FOUND, code::INVALID_REQUEST, None),
+            CallError::BadPath { .. } => (StatusCode::OK, code::INVALID_PARAMS, None),
             CallError::DiskFull(_) | CallError::OverQuota(_) => {
-                (StatusCode::INSUFFICIENT_STORAGE, -32603, None)
+                (StatusCode::INSUFFICIENT_STORAGE, code::INTERNAL_ERROR, None)
             }
-            _ => (StatusCode::OK, -32603, None),
+            _ => (StatusCode::OK, code::INTERNAL_ERROR, None),
         };
         let mut failure = Self::new(status, code, error.kind(), &error.to_string());
         failure.retry_after = retry;
@@ -162,7 +194,12 @@ impl Routed for RpcError {
 impl From<Refusal> for RpcError {
     fn from(refusal: Refusal) -> Self {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
-        let mut error = Self::new(status, -32600, refusal.kind(), &refusal.to_string());
+        let mut error = Self::new(
+            status,
+            code::INVALID_REQUEST,
+            refusal.kind(),
+            &refusal.to_string(),
+        );
         error.challenge = refusal.challenge();
         error.retry_after = refusal.retry_after();
         error

@@ -4,6 +4,7 @@
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use bridge_protocol::RawJson;
+use bridge_protocol::code;
 use bridge_protocol::spec::{LEGACY, MODERN};
 use serde_json::{Value, json};
 
@@ -73,7 +74,7 @@ fn unsupported(version: &str, supported: &[&str]) -> RpcError {
     let status = axum::http::StatusCode::BAD_REQUEST;
     RpcError::new(
         status,
-        -32022,
+        code::UNSUPPORTED_VERSION,
         "unsupported_version",
         "Unsupported protocol version",
     )

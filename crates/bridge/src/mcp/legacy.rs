@@ -7,8 +7,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_model::ServerName;
-use bridge_process::{Ear, Era, Profile, Replier};
+use bridge_process::{Ear, Profile, Replier};
 use bridge_protocol::RawJson;
+use bridge_protocol::code;
+use bridge_protocol::era::Era;
 use bridge_protocol::jsonrpc::{Reply, Said, splice};
 use bridge_protocol::spec::{LEGACY, LOG_LEVELS, SESSION_HEADER};
 use bytes::Bytes;
@@ -143,7 +145,12 @@ pub async fn session_with(
     let (endpoint, caller) = (incoming.endpoint, incoming.caller);
     let unknown = || {
         let message = "Session not found: send initialize again";
-        RpcError::new(StatusCode::NOT_FOUND, -32600, "unknown_session", message)
+        RpcError::new(
+            StatusCode::NOT_FOUND,
+            code::INVALID_REQUEST,
+            "unknown_session",
+            message,
+        )
     };
     let id = id.to_str().unwrap_or_default().parse::<Homed>();
     let id = id.map_err(|_| unknown())?;
@@ -170,7 +177,7 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
     let message = "Unsupported protocol version";
     let error = RpcError::new(
         StatusCode::BAD_REQUEST,
-        -32022,
+        code::UNSUPPORTED_VERSION,
         "unsupported_version",
         message,
     );
@@ -256,7 +263,7 @@ fn set_level(
         let text = "Method not found: logging/setLevel";
         return Err(RpcError::new(
             StatusCode::OK,
-            -32601,
+            code::METHOD_NOT_FOUND,
             "unknown_method",
             text,
         ));
@@ -266,7 +273,7 @@ fn set_level(
         let text = format!("params.level must be one of {}", LOG_LEVELS.join(", "));
         return Err(RpcError::new(
             StatusCode::OK,
-            -32602,
+            code::INVALID_PARAMS,
             "bad_arguments",
             &text,
         ));

@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::response::Response;
 use bridge_model::ServerName;
-use bridge_process::{Child, Era, Profile};
+use bridge_process::{Child, Profile};
 use bridge_protocol::RawJson;
+use bridge_protocol::era::Era;
 use bridge_protocol::jsonrpc::{Said, splice};
 use bridge_protocol::spec::SUBSCRIPTION_KEY;
+use bridge_protocol::sse;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -103,7 +105,7 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
         })
     };
     tokio::spawn(async move {
-        let mut next = stream::event(None, acknowledged.as_bytes());
+        let mut next = sse::event(None, acknowledged.as_bytes());
         loop {
             // The server may be there for others since.
             if !may_hear(&server) || sender.send(next).await.is_err() {
@@ -156,7 +158,7 @@ fn marked(said: &Said, id: &RawJson) -> Bytes {
     let Some(params) = &said.params else {
         let line = said.line.strip_suffix(b"}").unwrap_or(&said.line);
         let end = format!(r#","params":{{"_meta":{{{mark}}}}}}}"#);
-        return stream::event(None, &[line, end.as_bytes()].concat());
+        return sse::event(None, &[line, end.as_bytes()].concat());
     };
     let bytes = params.clone().into_bytes();
     let has: Result<HasMeta<'_>, _> = serde_json::from_slice(&bytes);
@@ -175,7 +177,7 @@ fn marked(said: &Said, id: &RawJson) -> Bytes {
         ","
     };
     let longer = format!("{{{first}{comma}{inside}");
-    stream::event(None, &splice(&said.line, &[(&place, longer.as_bytes())]))
+    sse::event(None, &splice(&said.line, &[(&place, longer.as_bytes())]))
 }
 
 #[derive(Deserialize)]

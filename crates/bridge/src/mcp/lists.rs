@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use bridge_protocol::RawJson;
+use bridge_protocol::code;
 use bridge_protocol::jsonrpc::{Reply, splice};
 use bridge_protocol::spec::{LEGACY, MODERN};
 use serde_json::{Value, json};
@@ -174,16 +175,13 @@ pub fn code(error: &RawJson) -> Option<i64> {
 /// An error object with the code that 2026-07-28 has for it.
 pub fn current_code(error: &RawJson) -> RawJson {
     // "Resource not found" of older revisions is a wrong parameter now.
-    recoded(error, NOT_FOUND, INVALID_PARAMS)
+    recoded(error, code::RESOURCE_NOT_FOUND, code::INVALID_PARAMS)
 }
 
 /// The error of a read with the code that older revisions have for it.
 pub fn earlier_code(error: &RawJson) -> RawJson {
-    recoded(error, INVALID_PARAMS, NOT_FOUND)
+    recoded(error, code::INVALID_PARAMS, code::RESOURCE_NOT_FOUND)
 }
-
-const NOT_FOUND: i64 = -32002;
-const INVALID_PARAMS: i64 = -32602;
 
 fn recoded(error: &RawJson, from: i64, to: i64) -> RawJson {
     match error.member("code") {

@@ -8,9 +8,12 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
 };
-use bridge_process::{Cancellation, Era, Profile, Replier, STANDING, needed};
+use bridge_process::{Cancellation, Profile, Replier, STANDING, needed};
+use bridge_protocol::code;
+use bridge_protocol::era::Era;
+use bridge_protocol::era::Signs;
 use bridge_protocol::jsonrpc::{Reply, Said, splice};
-use bridge_protocol::spec::{LEGACY, MODERN, REMOVED, SESSION_HEADER};
+use bridge_protocol::spec::{REMOVED, SESSION_HEADER};
 use bridge_protocol::{RawJson, Tool};
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -27,17 +30,16 @@ use crate::{catalog::Offer, config::Mode, replicas::Routed as _};
 /// A subscription's longest life: a day.
 const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);
 
-/// Whether a message is of this era: by its header, or by what only this era puts into a message. A version
-/// that nobody knows is of the era of the session in which it is sent.
+/// Whether a message is of this era.
 pub fn is_modern(headers: &HeaderMap, message: &ClientMessage) -> bool {
-    let in_session = headers.contains_key(SESSION_HEADER);
-    let version = headers
-        .get("mcp-protocol-version")
-        .and_then(|version| version.to_str().ok());
-    let initializes = message.kind == Kind::Request("initialize".into());
-    let newer = version
-        .is_some_and(|version| version == MODERN || !in_session && !LEGACY.contains(&version));
-    (newer && !initializes) || message.params.meta.protocol_version.is_some()
+    let version = headers.get("mcp-protocol-version");
+    let signs = Signs {
+        version: version.and_then(|version| version.to_str().ok()),
+        names_version: message.params.meta.protocol_version.is_some(),
+        in_session: headers.contains_key(SESSION_HEADER),
+        initializes: message.kind == Kind::Request("initialize".into()),
+    };
+    Era::of(&signs) == Era::Modern
 }
 
 /// One message of a client's.
@@ -223,9 +225,9 @@ impl Manner for ModernManner {
 
     fn status(&self, reply: &Reply) -> StatusCode {
         match reply.outcome.as_ref().err().and_then(lists::code) {
-            Some(-32601) => StatusCode::NOT_FOUND,
+            Some(code::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
             // What the specification reserves for wrong headers, abilities and versions.
-            Some(-32022..=-32020) => StatusCode::BAD_REQUEST,
+            Some(code::UNSUPPORTED_VERSION..=code::HEADER_MISMATCH) => StatusCode::BAD_REQUEST,
             _ => StatusCode::OK,
         }
     }

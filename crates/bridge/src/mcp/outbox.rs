@@ -12,7 +12,8 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use super::stream::{PING, PING_EVERY, event};
+use super::stream::{PING, PING_EVERY};
+use bridge_protocol::sse::event;
 
 /// Events that a stream can be resumed from.
 const KEPT: usize = 256;

@@ -9,7 +9,9 @@ use axum::{
 };
 use bridge_process::{BACKLOG, Cancellation, Heard, Hearing, Replier, can_answer, needed};
 use bridge_protocol::RawJson;
+use bridge_protocol::code;
 use bridge_protocol::jsonrpc::{Reply, Said, splice};
+use bridge_protocol::sse;
 use bytes::Bytes;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
@@ -196,7 +198,7 @@ impl Relay {
         let (sender, events) = mpsc::channel(EVENTS);
         tokio::spawn(async move {
             if let Some(first) = first
-                && sender.send(stream::event(None, &first)).await.is_err()
+                && sender.send(sse::event(None, &first)).await.is_err()
             {
                 return;
             }
@@ -213,7 +215,7 @@ impl Relay {
                 };
                 let last = match next {
                     Next::Event(line) => {
-                        if sender.send(stream::event(None, &line)).await.is_err() {
+                        if sender.send(sse::event(None, &line)).await.is_err() {
                             return;
                         }
                         continue;
@@ -224,7 +226,7 @@ impl Relay {
                         Err(error) => error.body().into(),
                     },
                 };
-                let _ = sender.send(stream::event(None, &last)).await;
+                let _ = sender.send(sse::event(None, &last)).await;
                 return;
             }
         });
@@ -271,7 +273,7 @@ impl Relay {
                 },
                 answer = &mut self.call => return self.last(answer),
                 () = self.cancellation.cancelled() => {
-                    let error = RpcError::new(StatusCode::OK, -32800, "cancelled", "cancelled");
+                    let error = RpcError::new(StatusCode::OK, code::CANCELLED, "cancelled", "cancelled");
                     return Next::Done(Box::new(Err(error.to(Some(self.id.clone())))));
                 }
                 () = self.parking.resumed(), if answered && !gathering => {
@@ -344,10 +346,10 @@ pub fn refused(capabilities: &Map<String, Value>, said: &Said) -> Option<(i64, S
     }
     Some(if capabilities.contains_key(needed) {
         let why = format!("the client does not support this mode of {needed}");
-        (-32602, why)
+        (code::INVALID_PARAMS, why)
     } else {
         let why = format!("the client does not answer this: it did not declare {needed}");
-        (-32601, why)
+        (code::METHOD_NOT_FOUND, why)
     })
 }
 

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
+use bridge_protocol::sse::{Cursor, Parser, TooLong};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
@@ -15,51 +16,37 @@ use tokio::sync::mpsc;
 pub const PING_EVERY: Duration = Duration::from_secs(15);
 /// A comment, which clients must ignore.
 pub const PING: Bytes = Bytes::from_static(b": ping\n\n");
-/// One message as an event. Messages are single lines.
-pub fn event(id: Option<u64>, line: &[u8]) -> Bytes {
-    let mut event = Vec::with_capacity(line.len() + 48);
-    event.extend_from_slice(b"event: message\n");
-    if let Some(id) = id {
-        event.extend_from_slice(format!("id: {id}\n").as_bytes());
-    }
-    event.extend_from_slice(b"data: ");
-    event.extend_from_slice(line);
-    event.extend_from_slice(b"\n\n");
-    event.into()
-}
 
-/// The messages of a response that is a stream of events, however its bytes are cut.
+/// The messages of a response that is a stream of events, as another replica sends them.
 pub struct Messages {
     body: BodyDataStream,
-    rest: Vec<u8>,
-    /// In so much of the rest there is no end of a line.
-    looked: usize,
+    parser: Parser,
 }
 
 impl Messages {
-    /// Of this response.
-    pub fn of(response: Response) -> Self {
+    /// Of this response. `limit` in bytes bounds one event.
+    pub fn of(response: Response, limit: usize) -> Self {
         Self {
             body: response.into_body().into_data_stream(),
-            rest: Vec::new(),
-            looked: 0,
+            parser: Parser::new(limit, Cursor::default()),
         }
     }
 
-    /// The next one; `None` once the stream has ended.
+    /// The next one; `None` once the stream has ended, or cannot be followed further.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
-            while let Some(end) = memchr::memchr(b'\n', &self.rest[self.looked..]) {
-                let line: Vec<u8> = self.rest.drain(..=self.looked + end).collect();
-                self.looked = 0;
-                // Comments, ids and names say nothing here; a message is one line of data.
-                if let Some(data) = line.strip_prefix(b"data: ") {
-                    return Some(Bytes::copy_from_slice(data.trim_ascii_end()));
+            match self.parser.event() {
+                Ok(Some(event)) if event.is_message() => return Some(event.data.into()),
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let chunk = self.body.next().await?.ok()?;
+                    self.parser.push(&chunk);
+                }
+                Err(TooLong) => {
+                    tracing::warn!("an event of another replica is longer than a message may be");
+                    return None;
                 }
             }
-            self.looked = self.rest.len();
-            let chunk = self.body.next().await?.ok()?;
-            self.rest.extend_from_slice(&chunk);
         }
     }
 }
@@ -82,4 +69,43 @@ pub fn response(events: mpsc::Receiver<Bytes>) -> Response {
     );
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn messages(chunks: &[&'static str], limit: usize) -> Vec<Bytes> {
+        let chunks: Vec<_> = chunks
+            .iter()
+            .map(|chunk| Ok::<_, Infallible>(*chunk))
+            .collect();
+        let body = Body::from_stream(futures_util::stream::iter(chunks));
+        let mut messages = Messages::of(Response::new(body), limit);
+        let mut found = Vec::new();
+        while let Some(message) = messages.next().await {
+            found.push(message);
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn messages_are_found_in_every_spelling_of_an_event() {
+        let chunks = [
+            ": ping\n\nevent: message\nid: 1\nda",
+            "ta: {\"a\":1}\n\ndata:{\"b\":2}\r\n\r\nevent: other\ndata: no\n\n",
+            "data: {\ndata: \"c\":3}\n\n",
+        ];
+        let expected = [r#"{"a":1}"#, r#"{"b":2}"#, "{\n\"c\":3}"];
+        assert_eq!(messages(&chunks, 100).await, expected);
+    }
+
+    #[tokio::test]
+    async fn an_event_without_an_end_is_not_gathered_for_ever() {
+        let long = "data: 0123456789012345678901234567890123456789";
+        assert_eq!(
+            messages(&["data: 1\n\n", long, long, long], 100).await,
+            ["1"]
+        );
+    }
 }

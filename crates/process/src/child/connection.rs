@@ -17,7 +17,7 @@ use std::{
 
 use bridge_model::JobFolderPaths;
 use bridge_protocol::{
-    RawJson,
+    RawJson, code,
     jsonrpc::{self, Message, Reply, Said},
     last_members,
 };
@@ -643,8 +643,9 @@ impl Drop for Replier {
             asks.end();
         }
         if let Way::Message(connection, id) = &self.way {
-            let error = r#"{"code":-32601,"message":"the client does not answer this"}"#;
-            connection.send(jsonrpc::answer(id, "error", error));
+            let code = code::METHOD_NOT_FOUND;
+            let error = format!(r#"{{"code":{code},"message":"the client does not answer this"}}"#);
+            connection.send(jsonrpc::answer(id, "error", &error));
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ChildError, Ear, End, Era, ExitStatus, Hearing, Hello, Outcome, Profile,
+    ChildError, Ear, End, ExitStatus, Hearing, Hello, Outcome, Profile,
     body::Body,
     connection::{Closed, Connection, Listener},
     envelope,
@@ -24,6 +24,7 @@ use crate::{
     relative::relative_text,
     remote::{Accompanied, Failed},
 };
+use bridge_protocol::era::Era;
 
 /// How long a call's failure waits to learn how the child ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);

@@ -9,8 +9,9 @@ use super::{
     ChildError,
     connection::{Closed, Connection},
     envelope,
-    profile::{CLIENT, Era, Profile},
+    profile::{CLIENT, Profile},
 };
+use bridge_protocol::era::Era;
 
 /// How long a server that refused `initialize` may take to say that it is of 2026-07-28: older ones
 /// may stay silent.

@@ -38,7 +38,7 @@ pub use hello::{Hello, HelloParts, can_answer, needed};
 pub use launch::{Launch, Pipes, start};
 pub use log::ServerLog;
 pub use process::Process;
-pub use profile::{Era, Profile};
+pub use profile::Profile;
 pub use reaper::Supervisors;
 pub use run::{Done, Errand, run};
 pub use short_tmp::{ShortName, ShortTmp};

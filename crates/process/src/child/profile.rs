@@ -2,19 +2,11 @@
 
 use std::borrow::Cow;
 
+use bridge_protocol::era::Era;
 use serde_json::{Map, Value, json};
 
 /// What we are called.
 pub const CLIENT: &str = "mcpo-bridge";
-
-/// Which side of the protocol's break a conversation is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Era {
-    /// 2024-11-05 to 2025-11-25: `initialize`, one conversation per process.
-    Legacy,
-    /// 2026-07-28: every request is complete in itself.
-    Modern,
-}
 
 /// How a child is spoken to. Fixed by a session's first caller: a process hears it once.
 #[derive(Debug, Clone, PartialEq)]

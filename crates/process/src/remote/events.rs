@@ -54,8 +54,7 @@ impl Events {
     /// The next message. Events of other names are not for us.
     pub async fn message(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         while let Some(event) = self.next().await? {
-            // An empty one only carries an id.
-            if event.kind == b"message" && !event.data.trim_ascii().is_empty() {
+            if event.is_message() {
                 return Ok(Some(event.data));
             }
         }

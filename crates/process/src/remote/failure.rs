@@ -2,13 +2,10 @@
 
 use std::{error::Error as _, time::Duration};
 
-use bridge_protocol::RawJson;
+use bridge_protocol::{RawJson, code};
 use bytes::Bytes;
 use reqwest::StatusCode;
 use serde::Deserialize;
-
-/// JSON-RPC's internal error.
-const INTERNAL_ERROR: i32 = -32603;
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +90,8 @@ impl Failure {
         let heard = self.heard();
         let message = format!("the remote server {origin} failed: {self}");
         let data = serde_json::json!({"mark": mark.0, "unheard": heard == Heard::No});
-        let error = serde_json::json!({"code": INTERNAL_ERROR, "message": message, "data": data});
+        let error =
+            serde_json::json!({"code": code::INTERNAL_ERROR, "message": message, "data": data});
         format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}\n").into()
     }
 }

@@ -3,12 +3,11 @@
 //!
 //! A server that says so did not act on the request: it may be sent again in a new session.
 
+use bridge_protocol::code;
 use reqwest::StatusCode;
 
 use super::message::{self, RpcError};
 
-const METHOD_NOT_FOUND: i64 = -32601;
-const INVALID_PARAMS: i64 = -32602;
 /// Bytes of a refusal's text in which words are looked for.
 const READ: usize = 4096;
 
@@ -58,8 +57,8 @@ pub fn by_refusal(status: StatusCode, body: &[u8], error: Option<&RpcError>) -> 
     match status {
         // What the specification has for it, and what means the same. A server of 2026-07-28 says in
         // this way that it has no such method.
-        StatusCode::NOT_FOUND | StatusCode::GONE => !about_request(&[METHOD_NOT_FOUND]),
-        _ if about_request(&[METHOD_NOT_FOUND, INVALID_PARAMS]) => false,
+        StatusCode::NOT_FOUND | StatusCode::GONE => !about_request(&[code::METHOD_NOT_FOUND]),
+        _ if about_request(&[code::METHOD_NOT_FOUND, code::INVALID_PARAMS]) => false,
         _ => match error {
             Some(error) => says_so(&error.message),
             None => says_so(&String::from_utf8_lossy(&body[..body.len().min(READ)])),
@@ -76,15 +75,15 @@ pub fn by_answer(answer: &[u8], id: &str) -> bool {
 
 /// The errors of a tool may be about a session of its own, such as a browser's: only the codes that
 /// servers use for ours count, and -32000, which stands for anything, only with our words.
-fn by_error(code: i64, message: &str) -> bool {
+fn by_error(found: i64, message: &str) -> bool {
     let ours = || {
         let words = message.to_ascii_lowercase();
         let names = ["session id", "session-id", "sessionid", "not initialized"];
         names.iter().any(|name| words.contains(name))
     };
-    match code {
-        -32001 | -32600 => says_so(message),
-        -32000 => says_so(message) && ours(),
+    match found {
+        code::SESSION_NOT_FOUND | code::INVALID_REQUEST => says_so(message),
+        code::SERVER_ERROR => says_so(message) && ours(),
         _ => false,
     }
 }

@@ -11,6 +11,7 @@ use axum::{
 use bridge_protocol::RawJson;
 use bridge_protocol::jsonrpc::{Said, splice};
 use bridge_protocol::spec::SUBSCRIPTION_KEY;
+use bridge_protocol::sse;
 use bytes::Bytes;
 use indexmap::IndexMap;
 use serde_json::json;
@@ -70,7 +71,7 @@ pub async fn listen(
         filter.as_str()
     );
     let (sender, events) = mpsc::channel(64);
-    let _ = sender.try_send(stream::event(None, acknowledged.as_bytes()));
+    let _ = sender.try_send(sse::event(None, acknowledged.as_bytes()));
     let lists = news_of_lists(asking, view, wanted, id, sender.clone());
     let stopping = asking.endpoint.engine.stopping.clone();
     tokio::spawn(async move {
@@ -121,7 +122,7 @@ async fn part(
         return Ok(Err(Box::new(response)));
     }
     Ok(Ok(Part {
-        messages: Messages::of(response),
+        messages: Messages::of(response, asking.endpoint.longest_message()),
         asked,
         shown: Shown::new(view.clone(), server),
     }))
@@ -132,7 +133,7 @@ impl Part {
     async fn send(mut self, sender: &mpsc::Sender<Bytes>) {
         while let Some(line) = self.messages.next().await {
             if let Some(line) = self.line(&line)
-                && sender.send(stream::event(None, &line)).await.is_err()
+                && sender.send(sse::event(None, &line)).await.is_err()
             {
                 return;
             }
@@ -186,7 +187,7 @@ fn news_of_lists(
                 return;
             };
             for list in differences(&before, &now) {
-                let event = stream::event(None, &note(list, Some(&id)));
+                let event = sse::event(None, &note(list, Some(&id)));
                 if wanted.has_list(list) && sender.send(event).await.is_err() {
                     return;
                 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use bridge_protocol::RawJson;
+use bridge_protocol::code;
 use bridge_protocol::jsonrpc::splice;
 use serde_json::json;
 
@@ -89,7 +90,14 @@ fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, Rp
         }
         _ => return Ok(None),
     };
-    let missing = || RpcError::new(StatusCode::OK, -32602, "bad_arguments", missing);
+    let missing = || {
+        RpcError::new(
+            StatusCode::OK,
+            code::INVALID_PARAMS,
+            "bad_arguments",
+            missing,
+        )
+    };
     found.ok_or_else(missing).map(Some)
 }
 
@@ -101,7 +109,7 @@ fn find(view: &View, reference: &Reference) -> Result<(usize, String), RpcError>
         } else {
             "bad_arguments"
         };
-        RpcError::new(StatusCode::OK, -32602, kind, &text)
+        RpcError::new(StatusCode::OK, code::INVALID_PARAMS, kind, &text)
     };
     match reference {
         Reference::Tool(name) => {
@@ -120,7 +128,7 @@ fn find(view: &View, reference: &Reference) -> Result<(usize, String), RpcError>
 pub fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError> {
     let unknown = || {
         let text = format!("Resource not found: {uri}");
-        RpcError::new(StatusCode::OK, -32602, "bad_arguments", &text)
+        RpcError::new(StatusCode::OK, code::INVALID_PARAMS, "bad_arguments", &text)
     };
     if let Some((server, own)) = uris::read_named(uri) {
         let server = view.place(&server).ok_or_else(unknown)?;
@@ -139,7 +147,7 @@ pub fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError
         "it is not clear which server has {uri}: ask for it as {}",
         named.join(" or ")
     );
-    let error = RpcError::new(StatusCode::OK, -32602, "bad_arguments", &text);
+    let error = RpcError::new(StatusCode::OK, code::INVALID_PARAMS, "bad_arguments", &text);
     Err(error.with(json!({"uris": named})))
 }
 

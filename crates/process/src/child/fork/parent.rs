@@ -229,7 +229,7 @@ impl Parent {
         let greeting = async {
             let hello = hello::introduce(&connection, profile).await;
             let hello = hello.map_err(|_| not_ready(log))??;
-            let params = (hello.era == crate::child::Era::Modern)
+            let params = (hello.era == bridge_protocol::era::Era::Modern)
                 .then(|| crate::child::envelope::params(None, &Profile::modern()));
             let listed = connection.request("tools/list", params.as_ref()).await;
             // A server without tools refuses, and imported what it needs to do so.
