@@ -1,8 +1,8 @@
-//! The documents say what is there.
+//! Documents and deployment files say what is there.
 
 use crate::support::at_the_root;
 use regex::Regex;
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// All files below a folder of the repository, and what is in the Rust files among them.
 fn below(folder: &Path, files: &mut Vec<String>, code: &mut String) {
@@ -58,4 +58,30 @@ fn every_name_in_the_architecture_is_one_in_the_code() {
         unknown.is_empty(),
         "docs/architecture.md names what is not there: {unknown:?}"
     );
+}
+
+/// The variables that a Compose file reads, or passes on to a container.
+fn variables(compose: &str) -> BTreeSet<String> {
+    let lines = compose.lines().filter(|line| !line.starts_with('#'));
+    let lines = lines.map(|line| line.split(" #").next().unwrap_or_default());
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let read = Regex::new(r"\$\{([A-Z_]+)|(?m)^ +([A-Z][A-Z_]+):$").expect("a pattern");
+    let found = read.captures_iter(&text);
+    let found = found.filter_map(|found| found.get(1).or(found.get(2)));
+    found.map(|name| name.as_str().to_owned()).collect()
+}
+
+#[test]
+fn the_dotenv_example_names_every_variable_that_compose_takes_and_no_other() {
+    let text =
+        |file: &str| fs::read_to_string(at_the_root(file)).expect("a file of the repository");
+    let files = ["yml", "prod.yml", "scale.yml", "override.yml.example"];
+    let taken = files.map(|file| variables(&text(&format!("docker-compose.{file}"))));
+    let taken: BTreeSet<String> = taken.into_iter().flatten().collect();
+    let name = Regex::new("(?m)^#?([A-Z][A-Z_]+)=").expect("a pattern");
+    let example = text(".env.example");
+    let named = name
+        .captures_iter(&example)
+        .map(|found| found[1].to_owned());
+    assert_eq!(named.collect::<BTreeSet<_>>(), taken);
 }

@@ -3,7 +3,6 @@
 use crate::support::{TestBridge, at_the_root, echo, eventually, fixture, servers, vars, with};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))
@@ -235,34 +234,6 @@ fn the_commands_work_on_the_same_config() {
     assert!(schema["properties"]["mcpServers"].is_object());
     run(&["gc"]);
     assert!(run(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
-}
-
-/// The variables that a Compose file reads, or passes on to a container.
-fn variables(compose: &str) -> BTreeSet<String> {
-    let lines = compose.lines().filter(|line| !line.starts_with('#'));
-    let lines = lines.map(|line| line.split(" #").next().unwrap_or_default());
-    let text = lines.collect::<Vec<_>>().join("\n");
-    let read = regex::Regex::new(r"\$\{([A-Z_]+)|(?m)^ +([A-Z][A-Z_]+):$").expect("a pattern");
-    let found = read.captures_iter(&text);
-    let found = found.filter_map(|found| found.get(1).or(found.get(2)));
-    found.map(|name| name.as_str().to_owned()).collect()
-}
-
-#[test]
-fn the_dotenv_example_names_every_variable_that_compose_takes_and_no_other() {
-    let text = |file: &str| {
-        let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
-        std::fs::read_to_string(path).expect("a file of the repository")
-    };
-    let files = ["yml", "prod.yml", "scale.yml", "override.yml.example"];
-    let taken = files.map(|file| variables(&text(&format!("docker-compose.{file}"))));
-    let taken: BTreeSet<String> = taken.into_iter().flatten().collect();
-    let name = regex::Regex::new("(?m)^#?([A-Z][A-Z_]+)=").expect("a pattern");
-    let example = text(".env.example");
-    let named = name
-        .captures_iter(&example)
-        .map(|found| found[1].to_owned());
-    assert_eq!(named.collect::<BTreeSet<_>>(), taken);
 }
 
 #[test]
