@@ -428,7 +428,7 @@ fn child_settings(settings: &Settings, store: &Store) -> ChildSettings {
         tools_dir: absolute(&settings.tools_dir),
         scratch: store.staging().to_owned(),
         start_timeout: limits.start_timeout,
-        max_message: usize::try_from(limits.max_message_bytes).unwrap_or(usize::MAX),
+        max_message: limits.max_message(),
         max_starts: limits.max_starts.get(),
         input_timeout: limits.input_timeout,
         kill_grace: limits.kill_grace,

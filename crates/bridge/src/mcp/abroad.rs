@@ -57,7 +57,7 @@ async fn hear(incoming: Incoming<'_>, session: &Arc<McpSession>, to: &Elsewhere)
     };
     let (session, to) = (session.clone(), to.to);
     let stopping = incoming.endpoint.engine.stopping.clone();
-    let mut stream = Messages::of(stream, incoming.endpoint.longest_message());
+    let mut stream = Messages::of(stream, incoming.endpoint.settings.limits.max_message());
     tokio::spawn(async move {
         let ended = session.ended.clone();
         let pass = async {

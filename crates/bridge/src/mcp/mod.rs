@@ -71,11 +71,3 @@ pub async fn post(
         legacy::post(asking, message).await
     }
 }
-
-impl Endpoint {
-    /// Bytes of the longest message that a child may send.
-    fn longest_message(&self) -> usize {
-        let limit = self.settings.limits.max_message_bytes;
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    }
-}

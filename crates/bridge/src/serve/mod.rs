@@ -223,8 +223,8 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
     loop {
         let error = match TcpListener::bind((host.as_str(), port)).await {
             Ok(listener) => {
-                // As many may wait to be accepted as the system allows (net.core.somaxconn): a burst of
-                // thousands then costs nobody his connection.
+                // The accept queue is as long as the system allows (net.core.somaxconn): when it is full,
+                // the kernel drops the handshakes of a burst.
                 if let Err(error) = rustix::net::listen(&listener, i32::MAX) {
                     tracing::debug!(%error, "the listener's queue stays as it is");
                 }

@@ -8,8 +8,8 @@
 //! Only a new connection counts for its address: behind a proxy all users have one. Such a proxy may
 //! also open hundreds at once. While there is room, an address with more than its share therefore loses
 //! only connections that have been silent for [`SILENT`]; where there is none, its longest silent one
-//! is closed first, unless it is found to have sent something after all. Times are kept in atomics that one task looks at, because a timer for each request
-//! would cost more than the rest.
+//! is closed first, unless bytes of its client are found that had not been read yet. Times are kept in
+//! atomics that one task looks at, because a timer for each request would cost more than the rest.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -90,7 +90,7 @@ pub struct Connection {
     silent: AtomicBool,
     /// It ends unless its client has sent something meanwhile.
     asked_to_end: AtomicBool,
-    /// Whoever reads heads, once there was none to read.
+    /// Wakes the task that reads heads; registered when it first finds none to read.
     head_reader: AtomicWaker,
     has_head_reader: AtomicBool,
     /// Since when a write waits for the client, plus one; 0 while none does.
@@ -192,13 +192,13 @@ impl Connection {
         }
     }
 
-    /// Whoever finds nothing to read now has to end it: others need its place.
+    /// Whether the task that reads heads has to close it if it finds nothing to read now.
     pub fn is_asked_to_end(&self) -> bool {
         self.asked_to_end.load(SeqCst)
     }
 
-    /// Others need its place. What its client has sent may not have been read yet, because the bridge is
-    /// busy: so its reader looks once more, and ends it only if there is nothing.
+    /// Closes it unless its client has sent bytes that were not read yet, because the bridge is busy: its
+    /// task reads once more, and closes it only if there is nothing.
     fn ask_to_end(&self) {
         if !self.has_head_reader.load(Relaxed) {
             return self.end();

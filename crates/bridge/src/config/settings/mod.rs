@@ -306,6 +306,13 @@ pub struct Limits {
     pub max_message_bytes: u64,
 }
 
+impl Limits {
+    /// [`Self::max_message_bytes`] as a length in memory.
+    pub fn max_message(&self) -> usize {
+        usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX)
+    }
+}
+
 /// Children that live on between calls.
 #[derive(Debug, Clone, Serialize)]
 pub struct Stateful {

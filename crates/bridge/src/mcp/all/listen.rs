@@ -122,7 +122,7 @@ async fn part(
         return Ok(Err(Box::new(response)));
     }
     Ok(Ok(Part {
-        messages: Messages::of(response, asking.endpoint.longest_message()),
+        messages: Messages::of(response, asking.endpoint.settings.limits.max_message()),
         asked,
         shown: Shown::new(view.clone(), server),
     }))
