@@ -174,7 +174,7 @@ class Production(unittest.TestCase):
         wrong = request("GET", url, headers={"Cookie": "token=eyJhbGciOiJIUzI1NiJ9.e30.AAAA"}, trust=self.trust)
         self.assertEqual(wrong.status, 401)
         user = first_admin(self.origin, self.trust).plain_user("hanako")
-        self.assertIn("server:powerpoint", user.tools())
+        user.wait_for_tools("powerpoint")
         self.cookie = {"Cookie": f"token={user.token}"}
         self.authorization = {"Authorization": f"Bearer {user.token}"}  # as programs send it
         deck.check(self.download(self.cookie))

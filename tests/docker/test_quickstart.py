@@ -54,8 +54,7 @@ class AStacksLife(unittest.TestCase):
         deck.wait_until_offered(self.stack, "time", "excel", "powerpoint", "chart")
         admin = first_admin(self.webui)
         self.user = admin.plain_user("hanako")
-        wanted = {f"server:{name}" for name in ("time", "excel", "powerpoint", "chart")}
-        self.assertLessEqual(wanted, self.user.tools())
+        self.user.wait_for_tools("time", "excel", "powerpoint", "chart")
         self.assertEqual(request("GET", f"{self.webui}/api/v1/tools/").status, 401)
 
     def a_deck_with_japanese_comes_through_the_published_port(self):
@@ -163,7 +162,7 @@ class AStacksLife(unittest.TestCase):
         deck.check(download(self.link))
         self.stack.wait_healthy("openwebui")
         # The login outlives the container: WEBUI_SECRET_KEY is kept.
-        self.assertIn("server:excel", self.user.tools())
+        self.user.wait_for_tools("excel")
         self.stack.compose("down")
 
     def in_the_foreground_until_ctrl_c(self):
@@ -189,7 +188,7 @@ class AStacksLife(unittest.TestCase):
         stack.wait_healthy("openwebui")
         deck.wait_until_offered(stack, "excel")
         # The account, its login and the connections with their key are those of before.
-        self.assertIn("server:excel", self.user.tools())
+        self.user.wait_for_tools("excel")
 
     def down_v_keeps_nothing(self):
         self.stack.compose("down", "-v")

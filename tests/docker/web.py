@@ -103,6 +103,11 @@ class OpenWebUI:
     def tools(self):
         return {tool["id"] for tool in self.call("GET", "/api/v1/tools/")}
 
+    def wait_for_tools(self, *servers):
+        """Open WebUI asks each bridge's document anew, and leaves out what a busy machine answers too late."""
+        wanted = {f"server:{name}" for name in servers}
+        wait_for(f"{sorted(wanted)} in Open WebUI", lambda: wanted <= self.tools(), 120)
+
 
 def first_admin(url, trust=None):
     who = {"name": "Admin", "email": "admin@x.example", "password": "a-Long-one-1"}
