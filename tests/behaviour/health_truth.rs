@@ -130,6 +130,47 @@ fn a_shared_server_that_does_not_speak_the_newest_revision_is_well() {
 }
 
 #[test]
+fn a_shared_server_that_cannot_take_the_newest_revision_is_well() {
+    // At the words of that revision one stays silent, and one ends.
+    const SERVER: &str = r#"
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message["method"] == "server/discover":
+        open(sys.argv[2], "w").close()
+        if sys.argv[1] == "ends":
+            sys.exit(1)
+        continue
+    answers = {
+        "initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}},
+                       "serverInfo": {"name": "old", "version": "1"}},
+        "tools/list": {"tools": [{"name": "t", "inputSchema": {"type": "object"}}]},
+    }
+    if "id" in message:
+        answer = {"jsonrpc": "2.0", "id": message["id"], "result": answers.get(message["method"], {})}
+        print(json.dumps(answer), flush=True)
+"#;
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = |how: &str| {
+        let asked = folder.path().join(how).display().to_string();
+        json!({"command": "python3", "args": ["-c", SERVER, how, asked], "mode": "shared"})
+    };
+    let config = servers([("silent", server("silent")), ("ends", server("ends"))]);
+    // A start's own time ends before the patience with that revision.
+    let bridge = TestBridge::builder(config)
+        .var("MCPO_START_TIMEOUT", 5)
+        .start();
+    let tried = |server: &str| {
+        let failed = format!(r#"mcpo_child_starts_total{{server="{server}",outcome="failed"}}"#);
+        let metrics = bridge.client().get("/metrics").text();
+        folder.path().join(server).exists() && metrics.contains(&failed)
+    };
+    let both = until(LONG, || (tried("silent") && tried("ends")).then_some(()));
+    assert!(both.is_some(), "both were asked for the newest revision");
+    until_health(&bridge, "both are well", is_ok);
+}
+
+#[test]
 fn a_server_whose_processes_no_longer_start_is_told_of() {
     let folder = tempfile::tempdir().expect("a folder");
     let script = folder.path().join("server.py");

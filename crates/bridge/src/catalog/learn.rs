@@ -71,7 +71,8 @@ pub async fn learn_unless(
 ) -> Result<Learnt, LearnError> {
     let making = (store.clone(), spec.name.clone());
     let (job, lease) = blocking(move || throw_away_job(&making.0, making.1)).await?;
-    let mut learnt = ask(spec, children, &job, Profile::silent(), deadline, stop).await;
+    let ready = children.ready_unless(request(spec, &job, Profile::silent(), deadline), stop);
+    let mut learnt = ask(ready.await, &job, spec, deadline, stop).await;
     if is_unheard(&learnt) {
         learnt = in_another_form(spec, children, &job, deadline, stop)
             .await
@@ -106,8 +107,14 @@ async fn in_another_form(
     stop: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
     let soon = || deadline.min(Instant::now() + PROBE);
-    let modern = ask(spec, children, job, Profile::modern(), soon(), stop).await?;
-    let legacy = ask(spec, children, job, Profile::silent(), soon(), stop).await;
+    let ask_in = async |profile| {
+        let deadline = soon();
+        let request = request(spec, job, profile, deadline);
+        let started = children.try_revision(request, stop).await;
+        ask(started, job, spec, deadline, stop).await
+    };
+    let modern = ask_in(Profile::modern()).await?;
+    let legacy = ask_in(Profile::silent()).await;
     if !is_unheard(&legacy) {
         return legacy;
     }
@@ -141,17 +148,8 @@ pub async fn probe(
     let (keeper, server) = (store.clone(), spec.name.clone());
     let made = blocking(move || throw_away_job(&keeper, server)).await;
     let (job, lease) = made.ok()?;
-    let request = ChildRequest {
-        spec: spec.clone(),
-        job: job.clone(),
-        profile: Profile::modern(),
-        overlay: Vec::new(),
-        user: UserValues::default(),
-        tenant: Tenant::bridge(),
-        deadline: Instant::now() + PROBE,
-        listener: Arc::new(|_| {}),
-    };
-    let found = match children.ready_unless(request, stop).await {
+    let request = request(spec, &job, Profile::modern(), Instant::now() + PROBE);
+    let found = match children.try_revision(request, stop).await {
         Ok(child) => {
             let found = child.hello().raw.clone();
             child.end(End::Kill).await;
@@ -169,15 +167,9 @@ pub async fn probe(
     found
 }
 
-async fn ask(
-    spec: &Arc<ServerSpec>,
-    children: &Children,
-    job: &Job,
-    profile: Profile,
-    deadline: Instant,
-    stop: &CancellationToken,
-) -> Result<Learnt, LearnError> {
-    let request = ChildRequest {
+/// A child of the catalogue's own.
+fn request(spec: &Arc<ServerSpec>, job: &Job, profile: Profile, deadline: Instant) -> ChildRequest {
+    ChildRequest {
         spec: spec.clone(),
         job: job.clone(),
         profile,
@@ -186,8 +178,18 @@ async fn ask(
         tenant: Tenant::bridge(),
         deadline,
         listener: Arc::new(|_| {}),
-    };
-    let child = Arc::new(children.ready_unless(request, stop).await?);
+    }
+}
+
+/// Asks a child, and ends it.
+async fn ask(
+    started: Result<Child, ChildError>,
+    job: &Job,
+    spec: &ServerSpec,
+    deadline: Instant,
+    stop: &CancellationToken,
+) -> Result<Learnt, LearnError> {
+    let child = Arc::new(started?);
     let hello = child.hello();
     let modern = OnceLock::new();
     if hello.era == Era::Modern {

@@ -85,6 +85,15 @@ enum StartPlace {
     OfPool(OwnedSemaphorePermit),
 }
 
+/// What a start is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StartKind {
+    /// A process that somebody needs.
+    Needed,
+    /// Finding out whether the server speaks a revision.
+    Trial,
+}
+
 /// Where children come from.
 pub struct Children {
     settings: ChildSettings,
@@ -224,9 +233,28 @@ impl Children {
         request: ChildRequest,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
+        self.ready_as(request, StartKind::Needed, stop).await
+    }
+
+    /// As [`Children::ready_unless`], for a server that may not speak the revision in which it is asked: that
+    /// it does not start so does not count as a failed start.
+    pub async fn try_revision(
+        &self,
+        request: ChildRequest,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
+        self.ready_as(request, StartKind::Trial, stop).await
+    }
+
+    async fn ready_as(
+        &self,
+        request: ChildRequest,
+        kind: StartKind,
+        stop: &CancellationToken,
+    ) -> Result<Child, ChildError> {
         loop {
             let (wanted, tenant) = (request.clone(), request.tenant.clone());
-            match Box::pin(self.begin(wanted, None, stop)).await {
+            match Box::pin(self.begin(wanted, None, kind, stop)).await {
                 Err(error) if error.is_lack_of_room() && !stop.is_cancelled() => {
                     let relieved = match self.room_makers.get() {
                         Some(make_room) => make_room(tenant, error.brief()).await,
@@ -251,7 +279,7 @@ impl Children {
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
         let place = StartPlace::OfPool(place);
-        Box::pin(self.begin(request, Some(place), stop)).await
+        Box::pin(self.begin(request, Some(place), StartKind::Needed, stop)).await
     }
 
     /// Whether more than half of the places among the starts are free.
@@ -263,11 +291,15 @@ impl Children {
         &self,
         request: ChildRequest,
         place: Option<StartPlace>,
+        kind: StartKind,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
         let spec = request.spec.clone();
+        let deadline = request.deadline;
+        // A start that its caller gave up says nothing about the server.
+        let given_up = || stop.is_cancelled() || Instant::now() >= deadline;
         let resolved = self.resolved(&request, stop).await;
-        if resolved.is_err() && !stop.is_cancelled() {
+        if resolved.is_err() && !given_up() {
             self.failed_starts.note(&spec, &resolved);
         }
         let resolved = resolved.inspect_err(|_| self.metrics.child_start_failed(&spec.name))?;
@@ -286,7 +318,7 @@ impl Children {
         let started = Box::pin(started).await;
         drop(place);
         let started = started.map_err(|error| error.without_folder(&paths));
-        if !stop.is_cancelled() {
+        if started.is_ok() || kind == StartKind::Needed && !given_up() {
             self.failed_starts.note(&spec, &started);
         }
         match &started {
@@ -381,6 +413,7 @@ impl Children {
         launched: oneshot::Sender<u32>,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
+        let began = Instant::now();
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
         let (news, _) = broadcast::channel(NEWS);
         let listener = with_news(request.listener.clone(), news.clone(), request.spec.mode);
@@ -445,8 +478,8 @@ impl Children {
                 other => other,
             },
             Some(Err(_)) => {
-                let waited = self.settings.start_timeout.as_secs();
-                let why = format!("no answer to initialize within {waited} s");
+                let waited = until.saturating_duration_since(began).as_secs_f64();
+                let why = format!("no answer to initialize within {waited:.0} s");
                 ChildError::NotStarted {
                     why,
                     said: child.last_words(),
