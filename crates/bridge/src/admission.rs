@@ -13,10 +13,10 @@ use std::{
 
 use bridge_model::{ServerName, Tenant};
 
+use crate::config::{ServerSpec, Transport};
+
 pub use places::{Place, Places, Share, three_quarters};
 pub use waiting::Waiting;
-
-use crate::config::{ServerSpec, Transport};
 
 /// What calls are bounded by.
 #[derive(Debug, Clone)]

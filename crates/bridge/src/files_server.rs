@@ -10,6 +10,7 @@ use std::{
     process::ExitCode,
 };
 
+use bridge_protocol::{code, method};
 use bridge_state::remove_tree;
 use serde_json::{Value, json};
 
@@ -17,7 +18,6 @@ use crate::{
     artifacts::{Limits, RelativePath, Snapshot, mime_type, remove_file},
     config::LINK_FIELD,
 };
-use bridge_protocol::code;
 
 /// Folders within folders that are looked into; each holds a descriptor.
 const DEPTH: usize = 500;
@@ -47,10 +47,10 @@ fn answer_to(message: &Value, work: &Path) -> Option<Value> {
     let id = message.get("id")?;
     let method = message["method"].as_str()?;
     let done = match method {
-        "initialize" => Ok(initialize(&message["params"])),
-        "ping" => Ok(json!({})),
-        "tools/list" => Ok(json!({ "tools": tools() })),
-        "tools/call" => call(&message["params"], work),
+        method::INITIALIZE => Ok(initialize(&message["params"])),
+        method::PING => Ok(json!({})),
+        method::TOOLS_LIST => Ok(json!({ "tools": tools() })),
+        method::TOOLS_CALL => call(&message["params"], work),
         _ => Err((
             code::METHOD_NOT_FOUND,
             format!("Method not found: {method}"),

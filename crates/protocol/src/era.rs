@@ -10,7 +10,7 @@
 //! > - An `initialize` request selects legacy semantics, scoped to the stdio process (stdio) or the session
 //! >   (HTTP), as specified by the negotiated legacy protocol version.
 
-use crate::spec::{LEGACY, MODERN};
+use crate::revision::{LEGACY, MODERN};
 
 /// Which side of the protocol's break a conversation is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

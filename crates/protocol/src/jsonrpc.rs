@@ -3,11 +3,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::code;
-use crate::{RawJson, last_members, present};
+use crate::{RawJson, code, last_members, members, method, text};
 
 /// Places in a line at which a message is looked for behind something else.
 const TRIED: usize = 8;
@@ -73,6 +71,16 @@ impl Said {
             Message::Response { .. } => None,
         }
     }
+
+    /// A value within the params, by the keys that lead to it.
+    pub fn param(&self, path: &[&str]) -> Option<RawJson> {
+        let mut found = self.params.clone()?;
+        for key in path {
+            let [member] = last_members(found.as_bytes(), [key])?;
+            found = RawJson::within(&self.line, member?);
+        }
+        Some(found)
+    }
 }
 
 /// The line with single values exchanged, everything else byte by byte. `edits` are parts of the
@@ -103,19 +111,58 @@ fn range_within(line: &Bytes, part: &[u8]) -> Option<std::ops::Range<usize>> {
     (end <= line.len()).then_some(start..end)
 }
 
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    params: Option<&'a RawValue>,
-    /// `None` where the member is absent; `"result":null` is an answer.
-    #[serde(borrow, default, deserialize_with = "present")]
-    result: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
+/// The members of a JSON-RPC message, as they lie in its text. One that is `null` counts as absent, except an id,
+/// which no message may have so, and a result, which is one.
+#[derive(Debug, Clone, Copy)]
+pub struct Envelope<'a> {
+    /// `"2.0"`.
+    pub jsonrpc: Option<&'a RawValue>,
+    /// Of requests and answers.
+    pub id: Option<&'a RawValue>,
+    /// Of requests and notifications.
+    pub method: Option<&'a RawValue>,
+    /// Of requests and notifications.
+    pub params: Option<&'a RawValue>,
+    /// Of answers.
+    pub result: Option<&'a RawValue>,
+    /// Of answers.
+    pub error: Option<&'a RawValue>,
+}
+
+impl<'a> Envelope<'a> {
+    const NAMES: [&'static str; 6] = ["jsonrpc", "id", "method", "params", "result", "error"];
+
+    /// Refuses an object in which a member stands twice: a proxy in front may have looked at the other one.
+    pub fn strict(text: &'a str) -> Result<Self, serde_json::Error> {
+        members(text, Self::NAMES).map(Self::of)
+    }
+
+    /// Of a member that stands twice the last counts, and nothing odd beside them costs them.
+    pub fn lenient(json: &'a [u8]) -> Option<Self> {
+        last_members(json, Self::NAMES).map(Self::of)
+    }
+
+    fn of([jsonrpc, id, method, params, result, error]: [Option<&'a RawValue>; 6]) -> Self {
+        let is_there = |raw: &&RawValue| raw.get() != "null";
+        Self {
+            jsonrpc: jsonrpc.filter(is_there),
+            id,
+            method: method.filter(is_there),
+            params: params.filter(is_there),
+            result,
+            error: error.filter(is_there),
+        }
+    }
+
+    /// The id, if it is one.
+    pub fn id(&self) -> Option<&'a RawValue> {
+        self.id.filter(|id| id.get() != "null")
+    }
+
+    /// Whether it answers a request.
+    pub fn is_answer(&self) -> bool {
+        self.result.is_some() || self.error.is_some()
+    }
 }
 
 /// Reads a line that is no message by itself: it may be a batch of them, one to be mended, or one
@@ -208,31 +255,21 @@ fn is_of_terminal(before: &[u8]) -> bool {
 pub fn message(line: &Bytes) -> Option<Message> {
     // All of it at once, instead of each text by itself.
     let text = str::from_utf8(line).ok()?;
-    read(line, serde_json::from_str(text).ok()?)
+    read(line, Envelope::strict(text).ok()?)
 }
 
 /// As [`message`], but for that no member costs another: one that is there twice, or a name that is
 /// no text.
 fn odd(line: &Bytes) -> Option<Message> {
-    let names = ["id", "method", "params", "result", "error"];
-    let [id, method, params, result, error] = last_members(line, names)?;
-    let is_there = |raw: &&RawValue| raw.get() != "null";
-    let envelope = Envelope {
-        id: id.filter(is_there),
-        method: method.and_then(|raw| serde_json::from_str(raw.get()).ok()),
-        params: params.filter(is_there),
-        result,
-        error: error.filter(is_there),
-    };
-    read(line, envelope)
+    read(line, Envelope::lenient(line)?)
 }
 
 fn read(line: &Bytes, envelope: Envelope<'_>) -> Option<Message> {
     let raw = |part: &RawValue| RawJson::within(line, part);
-    if let Some(method) = envelope.method {
+    if let Some(method) = envelope.method.and_then(text) {
         let said = Said {
             line: line.clone(),
-            id: envelope.id.map(raw),
+            id: envelope.id().map(raw),
             method: method.into(),
             params: envelope.params.map(raw),
         };
@@ -243,7 +280,7 @@ fn read(line: &Bytes, envelope: Envelope<'_>) -> Option<Message> {
             Message::Notification(said)
         });
     }
-    let id = envelope.id?;
+    let id = envelope.id()?;
     let number = number(id.get())?;
     let outcome = match (envelope.error, envelope.result) {
         // "No error", in other words.
@@ -354,7 +391,7 @@ pub fn end_line(message: &mut Vec<u8>) {
 /// Tells the child that nobody waits for a request any more.
 pub fn cancelled(number: u64) -> Bytes {
     let params = format!(r#"{{"requestId":{number},"reason":"the caller left"}}"#);
-    line(None, "notifications/cancelled", Some(params.as_bytes()))
+    line(None, method::CANCELLED, Some(params.as_bytes()))
 }
 
 /// Writes an answer to a request of the child's.

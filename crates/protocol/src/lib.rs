@@ -16,15 +16,17 @@
 //! assert_eq!(sent, br#"{"jsonrpc":"2.0", "id":"client-1", "result":{"n": 1.50}}"#.as_slice());
 //! ```
 
-pub mod code;
+mod client_message;
 mod encoding;
 pub mod era;
 pub mod jsonrpc;
 mod raw_json;
-pub mod spec;
+mod spec;
 pub mod sse;
 mod tool;
 
+pub use client_message::{ClientMessage, Kind, Malformed, Meta, Params};
 pub use encoding::{utf8, without_mark};
-pub use raw_json::{Member, RawJson, last_members, present};
+pub use raw_json::{Member, RawJson, last_members, members, text};
+pub use spec::{code, header_name, meta, method, revision};
 pub use tool::Tool;

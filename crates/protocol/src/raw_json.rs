@@ -1,11 +1,11 @@
 //! JSON text that is passed on as it came.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeOwned, MapAccess, Visitor},
+    de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
 
@@ -185,31 +185,79 @@ impl RawJson {
     }
 }
 
-/// The members of these names, the last of each where there are several: what a typed reader makes of an
-/// object, but for that nothing odd beside them costs them. `None` for what is no object.
+/// The members of these names. An error for what is no object, and where one of them stands twice: two readers
+/// would disagree about which one counts.
+pub fn members<'a, const N: usize>(
+    json: &'a str,
+    names: [&str; N],
+) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_str(json);
+    let found = Named { names, once: true }.deserialize(&mut json)?;
+    json.end()?;
+    Ok(found)
+}
+
+/// The members of these names, the last of each where there are several, whatever stands beside them. `None` for
+/// what is no object.
 pub fn last_members<'a, const N: usize>(
     json: &'a [u8],
     names: [&str; N],
 ) -> Option<[Option<&'a RawValue>; N]> {
-    let Members(members) = serde_json::from_slice(json).ok()?;
-    let mut found = [None; N];
-    for (name, value) in members {
-        let place = names.iter().position(|wanted| {
-            let name: Result<std::borrow::Cow<'_, str>, _> = serde_json::from_str(name.get());
-            name.is_ok_and(|name| name == *wanted)
-        });
-        if let Some(place) = place {
-            found[place] = Some(value);
-        }
-    }
+    let mut json = serde_json::Deserializer::from_slice(json);
+    let found = Named { names, once: false }.deserialize(&mut json).ok()?;
+    json.end().ok()?;
     Some(found)
 }
 
-/// For optional members: `None` where one is absent; `null` is a value.
-pub fn present<'de: 'a, 'a, D: Deserializer<'de>>(
-    member: D,
-) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(member).map(Some)
+/// Looks for members of these names; other members are not looked into.
+struct Named<'n, const N: usize> {
+    names: [&'n str; N],
+    /// A name that stands twice is an error.
+    once: bool,
+}
+
+impl<'de, const N: usize> DeserializeSeed<'de> for Named<'_, N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn deserialize<D: Deserializer<'de>>(self, object: D) -> Result<Self::Value, D::Error> {
+        object.deserialize_map(self)
+    }
+}
+
+impl<'de, const N: usize> Visitor<'de> for Named<'_, N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let mut found = [None; N];
+        while let Some((name, value)) = object.next_entry::<&RawValue, &RawValue>()? {
+            let name = text(name);
+            let index = self
+                .names
+                .iter()
+                .position(|wanted| name.as_deref() == Some(*wanted));
+            let Some(index) = index else { continue };
+            if found[index].replace(value).is_some() && self.once {
+                let name = self.names[index];
+                return Err(A::Error::custom(format_args!(
+                    "the key {name:?} stands twice"
+                )));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What a JSON string says; `None` for other values and for what no Rust string can hold.
+pub fn text(json: &RawValue) -> Option<Cow<'_, str>> {
+    let inside = json.get().strip_prefix('"')?.strip_suffix('"')?;
+    if memchr::memchr(b'\\', inside.as_bytes()).is_none() {
+        return Some(inside.into());
+    }
+    serde_json::from_str(json.get()).ok().map(Cow::Owned)
 }
 
 /// Bytes of an escape such as `\ud800`.

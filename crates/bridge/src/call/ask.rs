@@ -5,9 +5,7 @@ use std::io::Write as _;
 use axum::http::HeaderMap;
 use bridge_model::Job;
 use bridge_process::{Profile, envelop, unfold};
-use bridge_protocol::RawJson;
-use bridge_protocol::era::Era;
-use bridge_protocol::jsonrpc::splice;
+use bridge_protocol::{RawJson, era::Era, jsonrpc::splice, method};
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -53,17 +51,17 @@ pub struct Relayed {
 
 /// Methods that are counted by name; others are counted as `other`.
 const METHODS: &[&str] = &[
-    "completion/complete",
-    "logging/setLevel",
-    "prompts/get",
-    "prompts/list",
-    "resources/list",
-    "resources/read",
-    "resources/subscribe",
-    "resources/templates/list",
-    "resources/unsubscribe",
-    "subscriptions/listen",
-    "tools/list",
+    method::COMPLETE,
+    method::SET_LEVEL,
+    method::PROMPTS_GET,
+    method::PROMPTS_LIST,
+    method::RESOURCES_LIST,
+    method::RESOURCES_READ,
+    method::RESOURCES_SUBSCRIBE,
+    method::RESOURCES_TEMPLATES_LIST,
+    method::RESOURCES_UNSUBSCRIBE,
+    method::LISTEN,
+    method::TOOLS_LIST,
 ];
 
 impl Ask {

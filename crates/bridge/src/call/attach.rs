@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use bridge_model::Job;
 use bridge_process::Child;
-use bridge_protocol::RawJson;
-use bridge_protocol::jsonrpc::Reply;
+use bridge_protocol::{RawJson, jsonrpc::Reply, method};
 use bytes::Bytes;
 use serde_json::json;
 use tracing::Instrument as _;
@@ -90,7 +89,7 @@ impl Running {
             let asking = async {
                 for uri in resources {
                     let params = RawJson::of(&json!({"uri": uri}));
-                    let asked = child(&kept).request("resources/subscribe", Some(&params));
+                    let asked = child(&kept).request(method::RESOURCES_SUBSCRIBE, Some(&params));
                     // A server without subscriptions still has news of its lists.
                     let _ = asked.await;
                 }

@@ -9,9 +9,9 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::{CallError, Incoming, Notice, Running};
-use crate::call::detached::blocking;
 use crate::{
     artifacts::Snapshot,
+    call::detached::blocking,
     openwebui::{Attachment, Failure, OpenWebUi},
     session::Workspace,
 };

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Answer, Running};
-use crate::call::detached::blocking;
 use crate::{
+    call::detached::blocking,
     config::Embed,
     openwebui::{Beside, Event, Failure, OpenWebUi},
 };

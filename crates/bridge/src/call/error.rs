@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use bridge_process::{ChildError, ExitStatus};
-use bridge_protocol::RawJson;
-use bridge_protocol::jsonrpc::Reply;
+use bridge_protocol::{RawJson, jsonrpc::Reply};
 use bridge_state::StoreError;
 use serde_json::Value;
 

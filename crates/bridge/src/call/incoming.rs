@@ -5,9 +5,9 @@ use bridge_state::{StagedFile, Store};
 use tokio::sync::MutexGuard;
 
 use super::{CallEngine, CallError, disk_share::DiskShares};
-use crate::call::detached::blocking;
 use crate::{
     artifacts::{RelativePath, Snapshot, numbered, safe_name},
+    call::detached::blocking,
     session::Workspace,
 };
 

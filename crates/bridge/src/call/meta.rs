@@ -1,12 +1,11 @@
 //! Forwarded headers in the `_meta` of a tool call, where programs read them.
 
 use axum::http::HeaderMap;
-use bridge_protocol::RawJson;
+use bridge_protocol::{RawJson, meta, meta::PROGRESS_TOKEN};
 use serde_json::{Map, Value};
 
 /// Under this name; what a client itself sends under it never arrives.
 const KEY: &str = "mcpo-bridge/headers";
-const TOKEN: &str = "progressToken";
 
 /// Names in lower case; several values of one name are joined, as HTTP does it.
 pub fn headers(headers: &HeaderMap) -> Value {
@@ -30,7 +29,7 @@ pub fn with(meta: Option<&RawJson>, token: Option<u64>, headers: Option<&Value>)
         let name: String = member.name.read().unwrap_or_default();
         let ours = match name.as_str() {
             KEY => headers.is_some(),
-            TOKEN => token.is_some(),
+            PROGRESS_TOKEN => token.is_some(),
             _ => false,
         };
         if !ours {
@@ -41,7 +40,7 @@ pub fn with(meta: Option<&RawJson>, token: Option<u64>, headers: Option<&Value>)
             ));
         }
     }
-    texts.extend(token.map(|token| format!("{}:{token}", Value::from(TOKEN))));
+    texts.extend(token.map(|token| format!("{}:{token}", Value::from(PROGRESS_TOKEN))));
     texts.extend(headers.map(|headers| format!("{}:{headers}", Value::from(KEY))));
     format!("{{{}}}", texts.join(","))
 }

@@ -46,6 +46,7 @@ use crate::{
     session::{Place, Sessions, SharedChildren},
     telemetry::{Metrics, RequestId},
 };
+use status::Status;
 
 pub use answer::{Answer, Notice};
 pub use ask::{Ask, Relayed};
@@ -56,7 +57,6 @@ pub use look::snapshot_limits;
 pub use parking::Parking;
 pub use published::{Link, Published};
 pub use record::RecordQueue;
-use status::Status;
 
 /// What every call needs.
 pub struct CallEngine {

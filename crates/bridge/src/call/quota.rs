@@ -6,12 +6,12 @@ use bridge_model::Job;
 use tokio::time::Instant;
 
 use super::{CallEngine, CallError, Notice, Running, disk_share::DiskLimit};
-use crate::call::{
-    detached::blocking,
-    look::{Look, snapshot_limits},
-};
 use crate::{
     artifacts::{Snapshot, SnapshotError},
+    call::{
+        detached::blocking,
+        look::{Look, snapshot_limits},
+    },
     config::ServerSpec,
     session::Workspace,
 };

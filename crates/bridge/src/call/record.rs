@@ -8,13 +8,14 @@ use bridge_model::Job;
 use bridge_state::{JournalEntry, JournalMode};
 use jiff::Timestamp;
 
-pub use self::queue::RecordQueue;
 use super::{Answer, CallError, Running, error::Severity};
-use crate::call::answer::is_error;
 use crate::{
+    call::answer::is_error,
     config::Journal,
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
+
+pub use self::queue::RecordQueue;
 
 /// How long an answer waits until its call is written down.
 const RECORDING: Duration = Duration::from_secs(2);

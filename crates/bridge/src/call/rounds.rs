@@ -6,9 +6,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bridge_model::Job;
 use bridge_process::{Child, Heard, Replier};
-use bridge_protocol::RawJson;
-use bridge_protocol::era::Era;
-use bridge_protocol::jsonrpc::{Reply, Said, end_line};
+use bridge_protocol::{
+    RawJson,
+    era::Era,
+    jsonrpc::{Reply, Said, end_line},
+    method,
+};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -95,7 +98,8 @@ impl Running {
             .and_then(|params| params.member("uri"));
         let uri: Option<String> = uri.and_then(|uri| uri.read().ok());
         // On a shared child somebody else may want to hear it.
-        let of_others = self.call.spec.mode == Mode::Shared && method == "resources/unsubscribe";
+        let of_others =
+            self.call.spec.mode == Mode::Shared && method == method::RESOURCES_UNSUBSCRIBE;
         if !of_others && let Err(error) = child.instead_of(&method, uri).await? {
             return Some(Err(CallError::Child(error)));
         }
@@ -172,8 +176,8 @@ impl Asked {
 /// error. `None` where no answer says so.
 fn unasked(method: &str) -> Option<RawJson> {
     Some(RawJson::of(&match method {
-        "elicitation/create" => json!({"action": "cancel"}),
-        "roots/list" => json!({"roots": []}),
+        method::ELICITATION_CREATE => json!({"action": "cancel"}),
+        method::ROOTS_LIST => json!({"roots": []}),
         _ => return None,
     }))
 }

@@ -13,8 +13,7 @@ use std::{
 
 use bridge_model::{Job, JobFolderPaths, Tenant};
 use bridge_process::{Child, ChildError};
-use bridge_protocol::RawJson;
-use bridge_protocol::jsonrpc::Reply;
+use bridge_protocol::{RawJson, jsonrpc::Reply};
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -30,8 +29,12 @@ use super::{
     record,
     status::{Shown, Status},
 };
-use crate::call::look::{Look, Looked, Maker};
-use crate::{admission::Place, artifacts::Snapshot, config::Mode};
+use crate::{
+    admission::Place,
+    artifacts::Snapshot,
+    call::look::{Look, Looked, Maker},
+    config::Mode,
+};
 
 /// How long a child that was told of a cancelled call may take to answer a ping.
 pub const PING_PATIENCE: Duration = Duration::from_secs(5);

@@ -7,9 +7,9 @@ use bridge_process::{Child, End, UserValues};
 use bridge_state::{Lease, NewJob, PrincipalHash, StoreError};
 
 use super::{Answer, CallError, Incoming, Running, attachments::Lot, holds::Holds, run::Folder};
-use crate::call::detached::blocking;
 use crate::{
     artifacts::Snapshot,
+    call::detached::blocking,
     child::ChildRequest,
     session::{SessionError, Spare},
 };

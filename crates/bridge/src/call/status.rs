@@ -7,7 +7,7 @@ use std::{
 };
 
 use bridge_process::{BACKLOG, Cancellation, Hearing};
-use bridge_protocol::jsonrpc::Said;
+use bridge_protocol::{jsonrpc::Said, method};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -189,7 +189,7 @@ fn follow(call: &mut Call, status: &Status) -> Option<JoinHandle<()>> {
 
 /// The server's words, and how far it is.
 fn line_of(said: &Said) -> Option<String> {
-    if &*said.method != "notifications/progress" {
+    if &*said.method != method::PROGRESS {
         return None;
     }
     let params = said.params.as_ref()?;

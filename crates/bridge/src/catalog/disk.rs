@@ -4,8 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bridge_process::HelloParts;
-use bridge_protocol::era::Era;
-use bridge_protocol::{RawJson, Tool};
+use bridge_protocol::{RawJson, Tool, era::Era, method};
 use bridge_state::Store;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
@@ -179,15 +178,9 @@ pub fn news(before: &Learnt, after: &Learnt) -> Vec<&'static str> {
     };
     let resources = before.resources != after.resources || before.templates != after.templates;
     let news = [
-        (
-            tools(before) != tools(after),
-            "notifications/tools/list_changed",
-        ),
-        (
-            before.prompts != after.prompts,
-            "notifications/prompts/list_changed",
-        ),
-        (resources, "notifications/resources/list_changed"),
+        (tools(before) != tools(after), method::TOOLS_CHANGED),
+        (before.prompts != after.prompts, method::PROMPTS_CHANGED),
+        (resources, method::RESOURCES_CHANGED),
     ];
     let news = news.into_iter().filter(|(differs, _)| *differs);
     news.map(|(_, method)| method).collect()

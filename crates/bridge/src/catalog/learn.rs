@@ -8,8 +8,7 @@ use std::{
 
 use bridge_model::{Job, Principal, ServerName, Tenant};
 use bridge_process::{Child, ChildError, End, HelloParts, Profile, UserValues};
-use bridge_protocol::era::Era;
-use bridge_protocol::{RawJson, Tool};
+use bridge_protocol::{RawJson, Tool, era::Era, method};
 use bridge_state::{Lease, NewJob, PrincipalHash, Store};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -239,7 +238,7 @@ struct Lists {
 }
 
 async fn lists(child: &Child, job: &Job, hello: &HelloParts) -> Result<Lists, LearnError> {
-    let listed = pages::all(child, "tools/list", "tools", job).await?;
+    let listed = pages::all(child, method::TOOLS_LIST, "tools", job).await?;
     let mut odd = listed.odd;
     let mut tools: Vec<Tool> = Vec::new();
     let (mut names, mut nameless, mut again) = (HashSet::new(), 0, 0);
@@ -268,9 +267,14 @@ async fn lists(child: &Child, job: &Job, hello: &HelloParts) -> Result<Lists, Le
         odd.extend(pages.odd);
         pages.items
     };
-    let prompts = beside("prompts", "prompts/list", "prompts").await;
-    let resources = beside("resources", "resources/list", "resources").await;
-    let templates = beside("resources", "resources/templates/list", "resourceTemplates").await;
+    let prompts = beside("prompts", method::PROMPTS_LIST, "prompts").await;
+    let resources = beside("resources", method::RESOURCES_LIST, "resources").await;
+    let templates = beside(
+        "resources",
+        method::RESOURCES_TEMPLATES_LIST,
+        "resourceTemplates",
+    )
+    .await;
     Ok(Lists {
         tools,
         prompts,

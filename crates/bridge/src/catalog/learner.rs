@@ -21,8 +21,8 @@ use super::{
     Knowledge, Learnt, News, Offer, Watch, disk,
     learn::{learn_unless, probe},
 };
-use crate::catalog::error::LearnError;
 use crate::{
+    catalog::error::LearnError,
     child::Children,
     config::{Mode, ServerSpec},
 };

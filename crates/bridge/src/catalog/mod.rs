@@ -29,13 +29,12 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{child::Children, config::ServerSpec};
+use learner::Learner;
 
 pub use disk::kept;
 pub use learn::{Learnt, learn};
 pub use listed::{Item, completion};
 pub use offer::Offer;
-
-use learner::Learner;
 
 /// How long a request waits for a server that is still being learnt.
 pub const PATIENCE: Duration = Duration::from_secs(5);

@@ -24,9 +24,7 @@ use bridge_process::{
     remote::{self, Outbound, RemoteOptions, ToolSchema},
     signal_descendants, without_folder,
 };
-use bridge_protocol::RawJson;
-use bridge_protocol::era::Era;
-use bridge_protocol::jsonrpc::Said;
+use bridge_protocol::{RawJson, era::Era, jsonrpc::Said, method};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -619,7 +617,7 @@ impl Children {
 fn with_news(listener: Listener, news: broadcast::Sender<Said>, mode: Mode) -> Listener {
     Arc::new(move |said| {
         listener(said);
-        let of_one_caller = mode != Mode::Shared && &*said.method != "notifications/progress";
+        let of_one_caller = mode != Mode::Shared && &*said.method != method::PROGRESS;
         if of_one_caller || is_news(&said.method) {
             // Nobody listening is fine.
             let _ = news.send(said.clone());

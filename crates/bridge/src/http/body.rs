@@ -3,6 +3,7 @@
 use std::{io, pin::pin};
 
 use axum::{BoxError, body::HttpBody, http::StatusCode};
+use bridge_protocol::code;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde_json::json;
@@ -12,7 +13,6 @@ use crate::{
     budget::{Refused, SMALL, Taken, TenantMemory},
     mcp::RpcError,
 };
-use bridge_protocol::code;
 
 /// When a body that found no memory may be sent again, in seconds.
 const RETRY_AFTER: u64 = 5;

@@ -25,12 +25,12 @@ use super::{
     front::{Named, with_slashes},
     multipart,
 };
-use crate::http::Audited;
 use crate::{
     app::App,
     call::{Call, CallError, Waited},
     catalog::{Knowledge, Offer},
     config::{Mode, RESERVED_NAMES, ServerAccess},
+    http::Audited,
     identity::SESSION_HEADER,
     replicas::{Payload, Routed as _},
     session::{Class, Place, Wants},

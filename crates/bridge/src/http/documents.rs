@@ -12,12 +12,12 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::{Problem, reader::Reader};
-use crate::http::front::{Front, Named, server_url, with_slashes};
 use crate::{
     app::App,
     call::CallError,
     catalog::{Knowledge, Offer},
     config::RESERVED_NAMES,
+    http::front::{Front, Named, server_url, with_slashes},
 };
 
 /// `GET /mcpo/{server}/{leaf}`.

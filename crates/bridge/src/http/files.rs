@@ -13,7 +13,6 @@ use std::{
     sync::Arc,
 };
 
-use self::{conditions::Selection, page::Problem, stream::stream};
 use axum::{
     Router,
     body::Body,
@@ -24,6 +23,8 @@ use axum::{
 };
 use bridge_model::LinkToken;
 use bridge_state::{Artifact, Bytes, GoneReason, Link, Store, StoreError};
+
+use self::{conditions::Selection, page::Problem, stream::stream};
 
 /// The language of pages for browsers that do not ask for one of ours (`MCPO_LANG`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -12,8 +12,9 @@ use bridge_model::Caller;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::http::reader::Reader;
-use crate::{app::App, catalog::Knowledge, condition::Trouble, config::ServerAccess};
+use crate::{
+    app::App, catalog::Knowledge, condition::Trouble, config::ServerAccess, http::reader::Reader,
+};
 
 /// The answer of `/health`.
 #[derive(Debug, Serialize)]

@@ -9,16 +9,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bridge_model::{Caller, Tenant};
+use bridge_protocol::{ClientMessage, code};
 use bytes::Bytes;
 
 use super::{body, forward};
 use crate::{
     app::App,
     catalog::Offer,
-    mcp::{self, Asking, ClientMessage, RpcError, all::AskingAll},
+    mcp::{self, Asking, RpcError, all::AskingAll},
     replicas::{Payload, Routed as _},
 };
-use bridge_protocol::code;
 
 /// What a request of HTTP's came with.
 pub struct Came {

@@ -11,9 +11,9 @@ use axum::{
 use bridge_model::Principal;
 
 use super::{Audited, Problem, files::Served};
-use crate::http::reader::Reader;
 use crate::{
     app::App,
+    http::reader::Reader,
     identity::Refusal,
     telemetry::{Action, AuditEvent, AuditFile, METRICS_TYPE, Metrics, ProblemKind, audit},
 };

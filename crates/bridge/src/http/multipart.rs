@@ -3,8 +3,10 @@
 mod names;
 mod reader;
 
-use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderValue, header},
+};
 use bridge_model::{Caller, Tenant};
 use bridge_state::{StagedFile, StoreError};
 use bytes::Bytes;

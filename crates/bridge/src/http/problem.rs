@@ -8,8 +8,7 @@ use axum::{
 };
 use bridge_openapi::FieldFault;
 use bridge_process::ChildError;
-use bridge_protocol::RawJson;
-use bridge_protocol::code;
+use bridge_protocol::{RawJson, code};
 use serde_json::{Map, Value, json};
 
 use crate::{

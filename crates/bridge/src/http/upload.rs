@@ -12,12 +12,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Problem, forward, multipart};
-use crate::http::Audited;
 use crate::{
     app::App,
     artifacts::mime_type,
     call::{CallError, Incoming},
     config::{Mode, ServerAccess, WorkspaceScope},
+    http::Audited,
     identity::SESSION_HEADER,
     session::{Place, SessionError},
     telemetry::{Action, AuditEvent, AuditFile, audit},

@@ -20,6 +20,10 @@ use crate::{
     config::{IdentityHeaders, KeyRing, Settings},
     openwebui::{OpenWebUi, User},
 };
+use headers::{list, refuse_duplicates, text};
+use keys::KeyCheck;
+use proxies::passed_a_proxy;
+use token::TokenReader;
 
 mod forwarding;
 mod headers;
@@ -31,11 +35,6 @@ mod token;
 
 pub use origins::Origins;
 pub use refusal::{Refusal, user_needed};
-
-use headers::{list, refuse_duplicates, text};
-use keys::KeyCheck;
-use proxies::passed_a_proxy;
-use token::TokenReader;
 
 /// `X-MCPO-Session`: the session id of callers who send no chat.
 pub static SESSION_HEADER: HeaderName = HeaderName::from_static("x-mcpo-session");

@@ -5,13 +5,12 @@ use bridge_process::{
     launch::{self, Wanted, What},
 };
 
-use crate::config::{ServerSpec, Transport};
-
 use super::{
     LockFile, Pin,
     folder::Folder,
     pin::{Parts, wanted_node, wanted_python},
 };
+use crate::config::{ServerSpec, Transport};
 
 /// Variables that say where packages come from, or which are chosen.
 const CHOOSING: [&str; 9] = [

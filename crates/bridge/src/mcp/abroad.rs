@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use bridge_model::Hop;
+use bridge_protocol::header_name;
 use bridge_state::InstanceId;
 use bytes::Bytes;
 
 use super::{RpcError, asking::Incoming, session::McpSession, stream::Messages};
 use crate::replicas::{Elsewhere, Forward, Homed, Routed as _};
-use bridge_protocol::spec::SESSION_HEADER;
 
 /// The error with what the other replica needs to take the session in. What its child says to nobody
 /// in particular is heard here before the request goes there.
@@ -92,7 +92,7 @@ fn request(incoming: Incoming<'_>, session: &McpSession, method: &Method, body: 
         home: incoming.endpoint.replicas.own(),
     };
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        headers.insert(SESSION_HEADER, id);
+        headers.insert(header_name::SESSION_ID, id);
     }
     let accept = HeaderValue::from_static("application/json, text/event-stream");
     headers.insert(header::ACCEPT, accept);

@@ -5,22 +5,20 @@ use std::sync::{Arc, Mutex};
 use axum::http::{HeaderMap, StatusCode};
 use bridge_model::Caller;
 use bridge_process::Profile;
-use bridge_protocol::era::Era;
+use bridge_protocol::{ClientMessage, Kind, code, era::Era, method};
 use bridge_state::InstanceId;
 use tokio::time::Instant;
 
-use super::{ClientMessage, Kind, RpcError, files::is_openwebui};
-use crate::mcp::aggregate::Shown;
+use super::{RpcError, files::is_openwebui};
 use crate::{
     call::{Ask, Call, Parking, Relayed},
     catalog::{Knowledge, Offer},
     config::ServerAccess,
     identity::user_needed,
-    mcp::Endpoint,
+    mcp::{Endpoint, aggregate::Shown},
     session::{Place, Wants},
     telemetry::RequestId,
 };
-use bridge_protocol::code;
 
 /// Everything that a request of a client's needs.
 pub struct Asking<'a> {
@@ -206,7 +204,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
         return Err(RpcError::invalid("not a request"));
     };
     let (mut tool, mut place) = (None, None);
-    if &**method == "tools/call" {
+    if &**method == method::TOOLS_CALL {
         let Some((name, lies)) = &message.params.name else {
             let text = "params.name is missing: the tool's name";
             return Err(RpcError::new(

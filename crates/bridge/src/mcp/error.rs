@@ -4,8 +4,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bridge_protocol::RawJson;
-use bridge_protocol::code;
+use bridge_protocol::{Malformed, RawJson, code};
 use serde_json::{Value, json};
 
 use crate::{
@@ -56,16 +55,6 @@ impl RpcError {
         let mut error = Self::of_call(&CallError::from(&elsewhere));
         error.elsewhere = Some(Box::new(elsewhere));
         error
-    }
-
-    /// 400 / −32700.
-    pub fn parse(message: &str) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            code::PARSE_ERROR,
-            "bad_json",
-            message,
-        )
     }
 
     /// 400 / −32600.
@@ -176,6 +165,18 @@ impl RpcError {
         let mut failure = Self::new(status, code, error.kind(), &error.to_string());
         failure.retry_after = retry;
         failure.with(json!({"kind": error.kind()}))
+    }
+}
+
+impl From<Malformed> for RpcError {
+    fn from(malformed: Malformed) -> Self {
+        let kind = match malformed.code {
+            code::PARSE_ERROR => "bad_json",
+            code::INVALID_PARAMS => "bad_arguments",
+            _ => "bad_request",
+        };
+        let status = StatusCode::BAD_REQUEST;
+        Self::new(status, malformed.code, kind, &malformed.message).to(malformed.id)
     }
 }
 

@@ -5,8 +5,11 @@
 //! text of the links comes as an embedded resource, which it passes on without counting it.
 
 use axum::http::{HeaderMap, HeaderName};
-use bridge_protocol::jsonrpc::{Reply, splice};
-use bridge_protocol::{RawJson, last_members};
+use bridge_protocol::{
+    RawJson,
+    jsonrpc::{Reply, splice},
+    last_members,
+};
 use serde_json::json;
 
 use crate::{

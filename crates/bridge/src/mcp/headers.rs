@@ -3,15 +3,20 @@
 
 use axum::http::HeaderMap;
 use base64::Engine as _;
-use bridge_protocol::RawJson;
-use bridge_protocol::code;
-use bridge_protocol::spec::{LEGACY, MODERN};
+use bridge_protocol::{
+    ClientMessage, RawJson, code, header_name, meta, method,
+    revision::{LEGACY, MODERN},
+};
 use serde_json::{Value, json};
 
-use super::{ClientMessage, RpcError};
+use super::RpcError;
 
 /// Methods whose `Mcp-Name` must be sent.
-const NAMED: &[&str] = &["tools/call", "resources/read", "prompts/get"];
+const NAMED: &[&str] = &[
+    method::TOOLS_CALL,
+    method::RESOURCES_READ,
+    method::PROMPTS_GET,
+];
 
 /// Checks the headers against the message. `schema` is that of the arguments of the tool it calls.
 pub fn check(
@@ -21,7 +26,7 @@ pub fn check(
     schema: Option<&Value>,
 ) -> Result<(), RpcError> {
     check_version(headers, message)?;
-    same(headers, "mcp-method", method)?;
+    same(headers, header_name::METHOD, method)?;
     if NAMED.contains(&method) {
         let params = &message.params;
         let name = params
@@ -32,7 +37,7 @@ pub fn check(
         let Some(name) = name else {
             return Err(RpcError::params("params.name or params.uri is missing"));
         };
-        same(headers, "mcp-name", name)?;
+        same(headers, header_name::NAME, name)?;
     }
     match schema {
         Some(schema) => check_params(headers, message, schema),
@@ -41,7 +46,7 @@ pub fn check(
 }
 
 fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), RpcError> {
-    let Some(version) = one(headers, "mcp-protocol-version")? else {
+    let Some(version) = one(headers, header_name::PROTOCOL_VERSION)? else {
         return Err(RpcError::headers(
             "the header MCP-Protocol-Version is missing",
         ));
@@ -52,8 +57,7 @@ fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), Rpc
             let all = [&[MODERN], LEGACY].concat();
             return Err(unsupported(&version, &all));
         }
-        let missing = "params._meta[\"io.modelcontextprotocol/protocolVersion\"] is missing";
-        return Err(RpcError::params(missing));
+        return Err(missing(meta::PROTOCOL_VERSION));
     };
     if *said != version {
         return Err(RpcError::headers(&format!(
@@ -64,10 +68,13 @@ fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), Rpc
         return Err(unsupported(&version, &[MODERN]));
     }
     if message.params.meta.client_capabilities.is_none() {
-        let missing = "params._meta[\"io.modelcontextprotocol/clientCapabilities\"] is missing";
-        return Err(RpcError::params(missing));
+        return Err(missing(meta::CLIENT_CAPABILITIES));
     }
     Ok(())
+}
+
+fn missing(key: &str) -> RpcError {
+    RpcError::params(&format!("params._meta[{key:?}] is missing"))
 }
 
 fn unsupported(version: &str, supported: &[&str]) -> RpcError {

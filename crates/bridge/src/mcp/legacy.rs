@@ -8,17 +8,22 @@ use axum::{
 };
 use bridge_model::ServerName;
 use bridge_process::{Ear, Profile, Replier};
-use bridge_protocol::RawJson;
-use bridge_protocol::code;
-use bridge_protocol::era::Era;
-use bridge_protocol::jsonrpc::{Reply, Said, splice};
-use bridge_protocol::spec::{LEGACY, LOG_LEVELS, SESSION_HEADER};
+use bridge_protocol::{
+    ClientMessage, Kind, RawJson, code,
+    era::Era,
+    header_name,
+    jsonrpc::{Reply, Said, splice},
+    meta, method,
+    method::LOG_LEVELS,
+    revision,
+    revision::LEGACY,
+};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    ClientMessage, Kind, RpcError, abroad,
+    RpcError, abroad,
     asking::{Asking, Incoming, relayed},
     lists,
     relay::{Asked, Manner, Relay, json, refused, with_token},
@@ -37,7 +42,9 @@ use crate::{
 pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
     let id = message.id.clone();
     let answered = match &message.kind {
-        Kind::Request(method) if &**method == "initialize" => initialize(&asking, &message).await,
+        Kind::Request(method) if &**method == method::INITIALIZE => {
+            initialize(&asking, &message).await
+        }
         _ => match session(&asking).await {
             Ok(session) => in_session(asking, session, message).await,
             Err(error) => Err(error),
@@ -123,7 +130,7 @@ pub fn greeted(
         home: endpoint.replicas.own(),
     };
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(SESSION_HEADER, id);
+        response.headers_mut().insert(header_name::SESSION_ID, id);
     }
     response
 }
@@ -137,7 +144,7 @@ pub async fn session_with(
     incoming: Incoming<'_>,
     server: Option<&ServerName>,
 ) -> Result<Arc<McpSession>, RpcError> {
-    let Some(id) = incoming.headers.get(SESSION_HEADER) else {
+    let Some(id) = incoming.headers.get(header_name::SESSION_ID) else {
         return Err(RpcError::invalid(
             "Mcp-Session-Id is missing: send initialize first",
         ));
@@ -167,7 +174,7 @@ pub async fn session_with(
 
 /// The version header, where one is sent.
 pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
-    let Some(version) = headers.get("mcp-protocol-version") else {
+    let Some(version) = headers.get(header_name::PROTOCOL_VERSION) else {
         return Ok(());
     };
     let version = version.to_str().unwrap_or_default();
@@ -194,10 +201,10 @@ async fn in_session(
         Kind::Response | Kind::Notification(_) => {
             Ok(take(asking.incoming(), &session, &message).await)
         }
-        Kind::Request(method) if &**method == "ping" => {
+        Kind::Request(method) if &**method == method::PING => {
             Ok(json(lists::answer(&message, &RawJson::empty_object())))
         }
-        Kind::Request(method) if &**method == "logging/setLevel" && is_modern(&asking) => {
+        Kind::Request(method) if &**method == method::SET_LEVEL && is_modern(&asking) => {
             set_level(&asking, &session, &message)
         }
         Kind::Request(method) => match lists::list(&asking.offer, method) {
@@ -223,20 +230,20 @@ pub async fn take(
 fn take_here(session: &McpSession, message: &ClientMessage) -> bool {
     match (&message.kind, &message.params.request_id) {
         (Kind::Response, _) => return session.answer(&message.line, &message.answer_id()),
-        (Kind::Notification(method), Some(id)) if &**method == "notifications/cancelled" => {
+        (Kind::Notification(method), Some(id)) if &**method == method::CANCELLED => {
             session.cancel(&message.line, id);
         }
-        (Kind::Notification(method), _) if &**method == "notifications/progress" => {
+        (Kind::Notification(method), _) if &**method == method::PROGRESS => {
             let whole = RawJson::parse(message.line.clone()).ok();
             let params = whole.and_then(|whole| whole.member("params"));
-            let token = params.and_then(|params| params.member("progressToken"));
+            let token = params.and_then(|params| params.member(meta::PROGRESS_TOKEN));
             if token.is_some_and(|token| session.progress(&message.line, &token)) {
                 return true;
             }
             session.tell(&message.line);
         }
         // The child had its own from us.
-        (Kind::Notification(method), _) if &**method == "notifications/initialized" => {}
+        (Kind::Notification(method), _) if &**method == method::INITIALIZED => {}
         _ => session.tell(&message.line),
     }
     false
@@ -303,7 +310,7 @@ pub async fn relay(
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
     let cancellation = in_flight.cancellation.clone();
-    let reads_modern = &*relayed.method == "resources/read" && is_modern(&asking);
+    let reads_modern = &*relayed.method == method::RESOURCES_READ && is_modern(&asking);
     let mut call = asking.call(relayed, place, profile);
     let manner = Arc::new(LegacyManner {
         session: session.clone(),
@@ -359,7 +366,7 @@ struct LegacyManner {
 
 impl Manner for LegacyManner {
     fn told(&self, said: &Said) -> Option<Bytes> {
-        if &*said.method == "notifications/cancelled" {
+        if &*said.method == method::CANCELLED {
             let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
             return self.session.withdrawn(said, child.as_ref()?);
         }
@@ -379,7 +386,7 @@ impl Manner for LegacyManner {
             .params
             .as_ref()
             .and_then(|params| params.member("_meta"));
-        let token = meta.and_then(|meta| meta.member("progressToken"));
+        let token = meta.and_then(|meta| meta.member(meta::PROGRESS_TOKEN));
         let parking = self.parking.clone();
         let Some(number) = self.session.ask(replier, parking, token.clone()) else {
             return Asked::Declined;

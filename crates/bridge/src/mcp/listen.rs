@@ -5,18 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::response::Response;
 use bridge_model::ServerName;
 use bridge_process::{Child, Profile};
-use bridge_protocol::RawJson;
-use bridge_protocol::era::Era;
-use bridge_protocol::jsonrpc::{Said, splice};
-use bridge_protocol::spec::SUBSCRIPTION_KEY;
-use bridge_protocol::sse;
+use bridge_protocol::{
+    ClientMessage, RawJson, era::Era, jsonrpc::Said, meta, meta::SUBSCRIPTION_ID, method, sse,
+};
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 use tokio::sync::{broadcast, mpsc};
 
 use super::{
-    ClientMessage, RpcError,
+    RpcError,
     asking::{Asking, relayed},
     stream,
 };
@@ -60,7 +58,7 @@ impl Wanted {
 
     fn has(&self, said: &Said) -> bool {
         match &*said.method {
-            "notifications/resources/updated" => {
+            method::RESOURCE_UPDATED => {
                 let params: Value = said
                     .params
                     .as_ref()
@@ -90,7 +88,7 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
     let id = message.answer_id();
     let filter = filter.as_ref().map_or("{}", RawJson::as_str);
     let acknowledged = format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_KEY}":{}}},"notifications":{filter}}}}}"#,
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{}}},"notifications":{filter}}}}}"#,
         id.as_str()
     );
     let stopping = asking.endpoint.engine.stopping.clone();
@@ -154,36 +152,12 @@ async fn next_of(news: &mut News) -> Result<Said, broadcast::error::RecvError> {
 
 /// The news with the subscription that it is for; every other byte stays.
 fn marked(said: &Said, id: &RawJson) -> Bytes {
-    let mark = format!(r#""{SUBSCRIPTION_KEY}":{}"#, id.as_str());
-    let Some(params) = &said.params else {
-        let line = said.line.strip_suffix(b"}").unwrap_or(&said.line);
-        let end = format!(r#","params":{{"_meta":{{{mark}}}}}}}"#);
-        return sse::event(None, &[line, end.as_bytes()].concat());
-    };
-    let bytes = params.clone().into_bytes();
-    let has: Result<HasMeta<'_>, _> = serde_json::from_slice(&bytes);
-    let meta = has
-        .ok()
-        .and_then(|has| has.meta)
-        .map(|meta| RawJson::within(&bytes, meta));
-    let (place, first) = match meta {
-        Some(meta) => (meta, mark),
-        None => (params.clone(), format!(r#""_meta":{{{mark}}}"#)),
-    };
-    let inside = place.as_str().strip_prefix('{').unwrap_or("}");
-    let comma = if inside.trim_start().starts_with('}') {
-        ""
-    } else {
-        ","
-    };
-    let longer = format!("{{{first}{comma}{inside}");
-    sse::event(None, &splice(&said.line, &[(&place, longer.as_bytes())]))
-}
-
-#[derive(Deserialize)]
-struct HasMeta<'a> {
-    #[serde(rename = "_meta", borrow, default)]
-    meta: Option<&'a RawValue>,
+    let object = |found: Option<RawJson>| found.unwrap_or_else(RawJson::empty_object);
+    let params = object(said.params.clone());
+    let keys = object(params.member("_meta")).with_member(SUBSCRIPTION_ID, id);
+    let params = params.with_member("_meta", &keys);
+    let marked = RawJson::parse(said.line.clone()).map(|line| line.with_member("params", &params));
+    sse::event(None, marked.as_ref().map_or(&*said.line, RawJson::as_bytes))
 }
 
 /// Of a child; there is none where every call has a child of its own.
@@ -217,12 +191,10 @@ mod tests {
     use super::*;
 
     fn marked_line(line: &'static str) -> String {
-        let line = Bytes::from_static(line.as_bytes());
-        let parts: std::collections::HashMap<String, &RawValue> =
-            serde_json::from_slice(&line).expect("an object");
-        let params = parts.get("params").map(|raw| RawJson::within(&line, raw));
+        let line = RawJson::parse(Bytes::from_static(line.as_bytes())).expect("JSON");
+        let params = line.member("params");
         let said = Said {
-            line: line.clone(),
+            line: line.into_bytes(),
             id: None,
             method: "n".into(),
             params,
@@ -242,7 +214,7 @@ mod tests {
         for (line, expected) in [
             (
                 r#"{"method":"n"}"#,
-                r#"{"method":"n","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s 1"}}}"#,
+                r#"{"params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"s 1"}},"method":"n"}"#,
             ),
             (
                 r#"{"params":{ "x":1e400},"y":1.0}"#,

@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use bridge_protocol::RawJson;
-use bridge_protocol::code;
-use bridge_protocol::jsonrpc::{Reply, splice};
-use bridge_protocol::spec::{LEGACY, MODERN};
+use bridge_protocol::{
+    ClientMessage, RawJson, code,
+    jsonrpc::{Reply, splice},
+    meta, method,
+    revision::{LEGACY, MODERN},
+};
 use serde_json::{Value, json};
 
-use super::ClientMessage;
 use crate::{catalog::Offer, config::ServerSpec};
 
 /// The revision for a client that asks for `wanted`.
@@ -40,13 +41,13 @@ pub fn list(offer: &Offer, method: &str) -> Option<RawJson> {
         return None;
     }
     let (key, items): (&str, Vec<&str>) = match method {
-        "tools/list" => (
+        method::TOOLS_LIST => (
             "tools",
             offer.tools().map(|tool| tool.raw.as_str()).collect(),
         ),
-        "prompts/list" => ("prompts", items(&offer.learnt.prompts)),
-        "resources/list" => ("resources", items(&offer.learnt.resources)),
-        "resources/templates/list" => ("resourceTemplates", items(&offer.learnt.templates)),
+        method::PROMPTS_LIST => ("prompts", items(&offer.learnt.prompts)),
+        method::RESOURCES_LIST => ("resources", items(&offer.learnt.resources)),
+        method::RESOURCES_TEMPLATES_LIST => ("resourceTemplates", items(&offer.learnt.templates)),
         _ => return None,
     };
     let text = format!(r#"{{"{key}":[{}]}}"#, items.join(","));
@@ -61,41 +62,35 @@ fn items(list: &[RawJson]) -> Vec<&str> {
 pub fn holds(method: &str) -> bool {
     matches!(
         method,
-        "tools/list"
-            | "prompts/list"
-            | "resources/list"
-            | "resources/templates/list"
-            | "resources/read"
+        method::TOOLS_LIST
+            | method::PROMPTS_LIST
+            | method::RESOURCES_LIST
+            | method::RESOURCES_TEMPLATES_LIST
+            | method::RESOURCES_READ
     )
 }
 
 /// A child's own `tools/list` with the tools that the config offers.
 pub fn offered(reply: Reply, spec: &ServerSpec) -> Reply {
-    let tools = reply.outcome.as_ref().ok();
-    let tools = tools.and_then(|result| result.member("tools"));
-    let read = |tools: &RawJson| tools.read::<Vec<RawTool>>().ok();
-    let Some((place, tools)) = tools.and_then(|place| Some((place.clone(), read(&place)?))) else {
+    let place = reply.outcome.as_ref().ok();
+    let place = place.and_then(|result| result.member("tools"));
+    let Some((place, mut tools)) = place.and_then(|place| Some((place.clone(), place.elements()?)))
+    else {
         return reply;
     };
-    let hidden = |tool: &RawTool| tool.name().is_some_and(|name| !spec.offers(&name));
-    if !tools.iter().any(hidden) {
+    let listed = tools.len();
+    tools.retain(|tool| {
+        let name = tool
+            .member("name")
+            .and_then(|name| name.read::<String>().ok());
+        name.is_none_or(|name| spec.offers(&name))
+    });
+    if tools.len() == listed {
         return reply;
     }
-    let kept = tools.iter().filter(|tool| !hidden(tool));
-    let kept: Vec<&str> = kept.map(|tool| tool.0.get()).collect();
-    let kept = format!("[{}]", kept.join(","));
+    let kept = RawJson::of_elements(&tools);
     let line = splice(&reply.line, &[(&place, kept.as_bytes())]);
     Reply::read(&line).unwrap_or(reply)
-}
-
-#[derive(serde::Deserialize)]
-struct RawTool(Box<serde_json::value::RawValue>);
-
-impl RawTool {
-    fn name(&self) -> Option<String> {
-        let tool = RawJson::parse(self.0.get().to_owned().into()).ok()?;
-        tool.member("name")?.read().ok()
-    }
 }
 
 /// A result as the answer to a message.
@@ -122,7 +117,7 @@ pub fn discover(offer: &Offer) -> RawJson {
         "capabilities": hello.capabilities,
         "ttlMs": TTL,
         "cacheScope": "private",
-        "_meta": {"io.modelcontextprotocol/serverInfo": server_info(offer)},
+        "_meta": {meta::SERVER_INFO: server_info(offer)},
     });
     if let Some(text) = &hello.instructions {
         result["instructions"] = text.as_str().into();

@@ -13,7 +13,6 @@ mod headers;
 mod legacy;
 mod listen;
 mod lists;
-mod message;
 mod modern;
 mod outbox;
 mod park;
@@ -26,11 +25,12 @@ pub use aggregate::Views;
 pub use asking::{Asking, offer};
 pub use error::RpcError;
 pub use legacy::{delete, get};
-pub use message::{ClientMessage, Kind};
 pub use park::Parks;
 pub use session::McpSessions;
 
 use std::sync::Arc;
+
+use bridge_protocol::ClientMessage;
 
 use crate::{
     call::CallEngine, catalog::Catalog, config::Settings, directory::Directory, identity::Identity,

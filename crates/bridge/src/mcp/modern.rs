@@ -9,35 +9,36 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_process::{Cancellation, Profile, Replier, STANDING, needed};
-use bridge_protocol::code;
-use bridge_protocol::era::Era;
-use bridge_protocol::era::Signs;
-use bridge_protocol::jsonrpc::{Reply, Said, splice};
-use bridge_protocol::spec::{REMOVED, SESSION_HEADER};
-use bridge_protocol::{RawJson, Tool};
+use bridge_protocol::{
+    ClientMessage, Kind, RawJson, Tool, code,
+    era::{Era, Signs},
+    header_name,
+    jsonrpc::{Reply, Said, splice},
+    method,
+    method::REMOVED,
+};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    ClientMessage, Kind, RpcError,
+    RpcError,
     asking::{Asking, relayed},
     headers, listen, lists,
     relay::{Asked, Manner, Relay, json as answer_json, refused, with_subscription, with_token},
 };
-use crate::mcp::retry::Retry;
-use crate::{catalog::Offer, config::Mode, replicas::Routed as _};
+use crate::{catalog::Offer, config::Mode, mcp::retry::Retry, replicas::Routed as _};
 
 /// A subscription's longest life: a day.
 const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// Whether a message is of this era.
 pub fn is_modern(headers: &HeaderMap, message: &ClientMessage) -> bool {
-    let version = headers.get("mcp-protocol-version");
+    let version = headers.get(header_name::PROTOCOL_VERSION);
     let signs = Signs {
         version: version.and_then(|version| version.to_str().ok()),
         names_version: message.params.meta.protocol_version.is_some(),
-        in_session: headers.contains_key(SESSION_HEADER),
-        initializes: message.kind == Kind::Request("initialize".into()),
+        in_session: headers.contains_key(header_name::SESSION_ID),
+        initializes: message.kind == Kind::Request(method::INITIALIZE.into()),
     };
     Era::of(&signs) == Era::Modern
 }
@@ -72,7 +73,7 @@ pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response
 
 /// The tool that a message calls.
 pub fn called<'a>(offer: &'a Offer, message: &ClientMessage) -> Option<&'a Tool> {
-    let calls = message.kind == Kind::Request("tools/call".into());
+    let calls = message.kind == Kind::Request(method::TOOLS_CALL.into());
     let (name, _) = message.params.name.as_ref().filter(|_| calls)?;
     offer.tool(name).map(|offered| &offered.tool)
 }
@@ -87,7 +88,7 @@ pub async fn request(
         return Err(RpcError::method(method));
     }
     let modern = asking.offer.learnt.modern.get().cloned();
-    if method == "server/discover" {
+    if method == method::DISCOVER {
         let discovered = modern.unwrap_or_else(|| lists::discover(&asking.offer));
         return Ok(answer_json(lists::answer(&message, &discovered)));
     }
@@ -97,7 +98,7 @@ pub async fn request(
     }
     let is_modern = modern.is_some();
     let shared = asking.offer.spec.mode == Mode::Shared;
-    if method == "subscriptions/listen" && !(is_modern && shared) {
+    if method == method::LISTEN && !(is_modern && shared) {
         return listen::listen(asking, &message).await;
     }
     if let Some(state) = &message.params.request_state {
@@ -140,7 +141,7 @@ async fn relay(
     let place = asking.enter(asking.place()?, Some(&profile)).await?;
     let mut call = asking.call(relayed, place, profile);
     let mut owner = asking.endpoint.sessions.owner();
-    if method == "subscriptions/listen" {
+    if method == method::LISTEN {
         // A subscription lasts as long as its client wants.
         Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
         owner = STANDING;
@@ -182,7 +183,7 @@ struct ModernManner {
 
 impl Manner for ModernManner {
     fn told(&self, said: &Said) -> Option<Bytes> {
-        let wanted = self.logs || &*said.method != "notifications/message";
+        let wanted = self.logs || &*said.method != method::MESSAGE;
         if wanted {
             with_subscription(said, &self.id).or_else(|| with_token(said, self.token.as_ref()))
         } else {

@@ -9,11 +9,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bridge_protocol::sse::event;
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
 use super::stream::{PING, PING_EVERY};
-use bridge_protocol::sse::event;
 
 /// Events that a stream can be resumed from.
 const KEPT: usize = 256;

@@ -9,12 +9,12 @@ use std::{
 };
 
 use bridge_model::SessionId;
-use bridge_protocol::RawJson;
+use bridge_protocol::{ClientMessage, RawJson};
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use super::{Asking, ClientMessage, RpcError, relay::Relay, retry::Retry};
+use super::{Asking, RpcError, relay::Relay, retry::Retry};
 use crate::replicas::Homed;
 
 /// Parked calls of one principal.

@@ -8,22 +8,21 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_process::{BACKLOG, Cancellation, Heard, Hearing, Replier, can_answer, needed};
-use bridge_protocol::RawJson;
-use bridge_protocol::code;
-use bridge_protocol::jsonrpc::{Reply, Said, splice};
-use bridge_protocol::sse;
+use bridge_protocol::{
+    RawJson, code,
+    jsonrpc::{Reply, Said, splice},
+    meta, method, sse,
+};
 use bytes::Bytes;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::{RpcError, files, lists, session::InFlight, stream};
-use crate::mcp::aggregate::Shown;
-use crate::mcp::retry::Retry;
 use crate::{
     call::{Answer, Ask, Call, CallError, Parking},
     config::ServerSpec,
-    mcp::Endpoint,
+    mcp::{Endpoint, aggregate::Shown, retry::Retry},
     replicas::Homed,
 };
 
@@ -112,7 +111,7 @@ impl Relay {
         let spec = call.spec.clone();
         let asks =
             |method: &str| matches!(&call.ask, Ask::Relay(asked) if &*asked.method == method);
-        let (lists_tools, completes) = (asks("tools/list"), asks("completion/complete"));
+        let (lists_tools, completes) = (asks(method::TOOLS_LIST), asks(method::COMPLETE));
         let engine = endpoint.engine.clone();
         Self {
             manner,
@@ -361,34 +360,15 @@ pub fn json(line: Bytes) -> Response {
 
 /// A progress note with the client's own token; other messages as they are.
 pub fn with_token(said: &Said, token: Option<&RawJson>) -> Option<Bytes> {
-    #[derive(serde::Deserialize)]
-    struct Progress<'a> {
-        #[serde(rename = "progressToken", borrow)]
-        token: &'a serde_json::value::RawValue,
-    }
-    if &*said.method != "notifications/progress" {
+    if &*said.method != method::PROGRESS {
         return Some(said.line.clone());
     }
-    let params = said.params.clone()?.into_bytes();
-    let progress: Progress<'_> = serde_json::from_slice(&params).ok()?;
-    let place = RawJson::within(&params, progress.token);
+    let place = said.param(&[meta::PROGRESS_TOKEN])?;
     Some(splice(&said.line, &[(&place, token?.as_bytes())]))
 }
 
 /// A note of a subscription, with the client's own id for it; `None` for other messages.
 pub fn with_subscription(said: &Said, id: &RawJson) -> Option<Bytes> {
-    #[derive(serde::Deserialize)]
-    struct Params<'a> {
-        #[serde(rename = "_meta", borrow)]
-        meta: Meta<'a>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Meta<'a> {
-        #[serde(rename = "io.modelcontextprotocol/subscriptionId", borrow)]
-        subscription: &'a serde_json::value::RawValue,
-    }
-    let params = said.params.clone()?.into_bytes();
-    let noted: Params<'_> = serde_json::from_slice(&params).ok()?;
-    let place = RawJson::within(&params, noted.meta.subscription);
+    let place = said.param(&["_meta", meta::SUBSCRIPTION_ID])?;
     Some(splice(&said.line, &[(&place, id.as_bytes())]))
 }

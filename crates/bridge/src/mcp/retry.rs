@@ -1,10 +1,9 @@
 //! Which request may go on with a call that waits for its client.
 
 use bridge_model::{Principal, ServerName};
+use bridge_protocol::ClientMessage;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-
-use super::ClientMessage;
 
 /// Which request may go on with a parked call: whose it is, and what it asks.
 #[derive(Debug, Clone, PartialEq, Eq)]

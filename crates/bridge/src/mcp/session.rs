@@ -14,8 +14,11 @@ use std::{
 
 use bridge_model::{Guest, Principal, ServerName, SessionId};
 use bridge_process::{Cancellation, Child, Ear, Replier};
-use bridge_protocol::RawJson;
-use bridge_protocol::jsonrpc::{Said, splice};
+use bridge_protocol::{
+    RawJson,
+    jsonrpc::{Said, splice},
+    method,
+};
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use tokio::{sync::broadcast, time::Instant};
@@ -23,11 +26,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::outbox::Outbox;
-use crate::mcp::aggregate::Shown;
 use crate::{
     call::Parking,
     catalog::News,
     config::{Mode, ServerSpec},
+    mcp::aggregate::Shown,
     replicas::Abroad,
 };
 
@@ -408,7 +411,7 @@ impl McpSession {
     /// What a child said, as the client is to read it.
     fn told(&self, said: &Said, ear: &Ear, shown: Option<&Shown>) -> Option<bytes::Bytes> {
         match (&*said.method, shown) {
-            ("notifications/cancelled", _) => self.withdrawn(said, ear),
+            (method::CANCELLED, _) => self.withdrawn(said, ear),
             (_, Some(shown)) => Some(shown.note(said)),
             (_, None) => Some(said.line.clone()),
         }

@@ -21,12 +21,11 @@ use reqwest::{
 use tokio::time::timeout;
 
 use crate::telemetry::Metrics;
+use users::Users;
 
 pub use chats::{Attachment, Beside, Event};
 pub use error::Failure;
 pub use users::User;
-
-use users::Users;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long Open WebUI may be silent, whatever it is asked.

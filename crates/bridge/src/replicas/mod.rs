@@ -44,10 +44,10 @@ use crate::{
     session::{Place, SessionError, Sessions},
     telemetry::Metrics,
 };
+use envelope::Envelope;
 
 pub use address::reachable_at;
 pub use channel::{OverChannel, is_asked_for, switching};
-use envelope::Envelope;
 pub use envelope::{PEER_HEADER, Refused};
 pub use forward::{Forward, again};
 pub use guest::{Abroad, Homed};

@@ -9,7 +9,6 @@ use tokio::{
     sync::{Notify, broadcast::error::RecvError},
     task::JoinSet,
 };
-
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{leash::Leash, reload};

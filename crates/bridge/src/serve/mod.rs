@@ -40,7 +40,6 @@ use crate::{
     http, limits,
     replicas::{is_asked_for, origin, reachable_at},
 };
-
 use channel::Channels;
 use open::Limits;
 use signals::Signals;

@@ -8,7 +8,7 @@ use std::{
 
 use bridge_model::{Tenant, WorkspaceKey};
 use bridge_process::End;
-use bridge_protocol::RawJson;
+use bridge_protocol::{RawJson, method};
 use bridge_state::Metadata;
 use tokio::time::Instant;
 
@@ -461,7 +461,7 @@ async fn save(session: &Session) {
     let Ok(params) = RawJson::parse(params.into()) else {
         return;
     };
-    let call = session.child.request("tools/call", Some(&params));
+    let call = session.child.request(method::TOOLS_CALL, Some(&params));
     let outcome = tokio::time::timeout(SAVE_TIME.min(session.spec.timeout), call).await;
     if !matches!(outcome, Ok(Ok(Ok(_)))) {
         tracing::warn!(server = %session.spec.name, tool = before_end.tool, "before_end failed");

@@ -36,15 +36,14 @@ use crate::{
     child::Children,
     telemetry::Metrics,
 };
-
 use agenda::Agenda;
 use population::Population;
+use workspace::Ending;
 
 pub use place::{Claim, Place, Wants};
 pub use pool::{Pool, PoolSettings, Spare};
 pub use shared::{SharedChild, SharedChildren};
 pub use start::{Found, Room, Start};
-use workspace::Ending;
 pub use workspace::{Class, Lent, Opened, Session, Turn, Workspace};
 
 /// A session of a caller without a chat ends after this long without a call.

@@ -24,8 +24,10 @@ use self::{
     line::Format,
     queue::{Drain, Queue},
 };
-use crate::config::{Log, LogFormat, LogLevel};
-use crate::telemetry::AUDIT;
+use crate::{
+    config::{Log, LogFormat, LogLevel},
+    telemetry::AUDIT,
+};
 
 /// The target of errors that stop the bridge: they are written as CRITICAL at every level.
 /// `tracing::error!(target: CRITICAL, …)`.

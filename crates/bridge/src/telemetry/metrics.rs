@@ -20,12 +20,12 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
-pub use http::Requested;
-pub use labels::{ChildMode, ServerState};
-
 use labels::{
     ByCall, ByKind, ByMode, ByOutcome, ByRequest, ByServer, ByServerState, ByStart, ByTool, ByWhat,
 };
+
+pub use http::Requested;
+pub use labels::{ChildMode, ServerState};
 
 /// What [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -23,9 +23,6 @@ use bytes::Bytes;
 use jsonschema::Validator;
 use serde_json::Value;
 
-pub use fault::FieldFault;
-pub use meter::{Patience, Stopped};
-
 use self::{
     edits::Edits,
     fixes::{Fixes, Search},
@@ -33,6 +30,9 @@ use self::{
     unions::Unions,
 };
 use super::schema::{Converted, deeper_than, request_schema_of};
+
+pub use fault::FieldFault;
+pub use meter::{Patience, Stopped};
 
 /// Corrections may uncover more: a variant is chosen, then its members are looked at.
 const ROUNDS: usize = 4;

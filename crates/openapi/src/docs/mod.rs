@@ -10,6 +10,7 @@ mod tests;
 use std::{borrow::Cow, sync::Arc};
 
 use html::escape;
+
 pub use index::{INDEX_CSP, IndexEntry, IndexStatus, index_page};
 
 /// `Content-Security-Policy` of `docs_page`. Swagger UI sets styles inline and shows its icons

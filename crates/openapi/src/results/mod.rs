@@ -1,19 +1,14 @@
 //! A tool's result → the JSON that answers an OpenAPI call, as mcpo shaped it, with what mcpo
 //! dropped. Text and unknown blocks are passed on as the bytes they came in; no tree is built.
 
-mod block;
-
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
-use bridge_protocol::RawJson;
+use bridge_protocol::{RawJson, last_members, text};
 use bytes::Bytes;
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 /// The tool itself said that it failed (`isError`).
@@ -22,82 +17,6 @@ use serde_json::value::RawValue;
 pub struct ToolFailure {
     /// The tool's own words.
     pub message: String,
-}
-
-/// The members of one JSON object, unread. The last of a repeated key counts.
-struct Members<'a>(Vec<(Name<'a>, &'a RawValue)>);
-
-/// Borrowed where it has no escapes.
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'a> Members<'a> {
-    fn get(&self, name: &str) -> Option<&'a RawValue> {
-        let mut latest = self.0.iter().rev();
-        let (_, value) = latest.find(|(known, _)| known.0 == name)?;
-        Some(value)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
-        object.deserialize_map(EachMember)
-    }
-}
-
-struct EachMember;
-
-impl<'de> Visitor<'de> for EachMember {
-    type Value = Members<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some(member) = object.next_entry()? {
-            members.push(member);
-        }
-        Ok(Members(members))
-    }
-}
-
-/// What counts of a result, where it is an object.
-#[derive(Deserialize)]
-struct Parts<'a> {
-    /// The blocks, if it is a list of them.
-    #[serde(borrow, default)]
-    content: Option<Vec<&'a RawValue>>,
-    /// `null` is none.
-    #[serde(borrow, default, rename = "structuredContent")]
-    structured: Option<&'a RawValue>,
-    #[serde(borrow, default, rename = "isError")]
-    is_error: Option<&'a RawValue>,
-}
-
-impl<'a> Parts<'a> {
-    fn read(result: &'a str) -> Option<Self> {
-        // Of an array the first three items would be taken for the members.
-        if !result.starts_with('{') {
-            return None;
-        }
-        let usual = serde_json::from_str(result);
-        usual.ok().or_else(|| Self::of_odd(result))
-    }
-
-    /// Where a name stands twice, or the content is something else.
-    fn of_odd(result: &'a str) -> Option<Self> {
-        let members: Members<'a> = serde_json::from_str(result).ok()?;
-        let content = members.get("content").map(RawValue::get);
-        Some(Self {
-            content: content.and_then(|list| serde_json::from_str(list).ok()),
-            structured: members
-                .get("structuredContent")
-                .filter(|value| value.get() != "null"),
-            is_error: members.get("isError"),
-        })
-    }
 }
 
 /// The answer to a call: one content item bare, none as `[]`, several as an array. Text that is
@@ -113,12 +32,15 @@ pub fn result_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
 }
 
 fn whole_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
-    let Some(parts) = Parts::read(result.as_str()) else {
+    let names = ["content", "structuredContent", "isError"];
+    let Some([content, structured, is_error]) = last_members(result.as_bytes(), names) else {
         return Ok(result.clone());
     };
     let line = result.clone().into_bytes();
-    let (blocks, structured) = (parts.content, parts.structured);
-    if parts.is_error.is_some_and(|flag| flag.get() == "true") {
+    let blocks: Option<Vec<&RawValue>> =
+        content.and_then(|list| serde_json::from_str(list.get()).ok());
+    let structured = structured.filter(|value| value.get() != "null");
+    if is_error.is_some_and(|flag| flag.get() == "true") {
         return Err(failure(blocks.as_deref(), structured));
     }
     let structured = structured.map(|value| RawJson::within(&line, value));
@@ -128,7 +50,7 @@ fn whole_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
     if let Some(value) = structured.filter(|_| blocks.is_empty()) {
         return Ok(value);
     }
-    let items = blocks.into_iter().map(|block| block::item(&line, block));
+    let items = blocks.into_iter().map(|block| block_value(&line, block));
     Ok(join(items.collect()))
 }
 
@@ -153,7 +75,7 @@ fn failure(blocks: Option<&[&RawValue]>, structured: Option<&RawValue>) -> ToolF
     let texts: Vec<String> = blocks
         .into_iter()
         .flatten()
-        .filter_map(|block| block::text(block))
+        .filter_map(|block| block_text(block))
         .collect();
     let mut message = texts.join("\n");
     if message.trim().is_empty() {
@@ -163,4 +85,117 @@ fn failure(blocks: Option<&[&RawValue]>, structured: Option<&RawValue>) -> ToolF
         );
     }
     ToolFailure { message }
+}
+
+/// What stands for a binary that a model cannot read.
+#[derive(Serialize)]
+struct Binary<'a> {
+    r#type: &'static str,
+    uri: Option<Cow<'a, str>>,
+    mime_type: Option<Cow<'a, str>>,
+    /// Bytes, decoded.
+    size: usize,
+}
+
+/// A block of text. No name stands twice in it.
+#[derive(Deserialize)]
+struct TextBlock<'a> {
+    #[serde(rename = "type")]
+    _type: IgnoredAny,
+    #[serde(borrow)]
+    text: &'a RawValue,
+}
+
+/// The value of a content block. `block` lies within `line`.
+fn block_value(line: &Bytes, block: &RawValue) -> RawJson {
+    // As nearly all are.
+    if block.get().starts_with(r#"{"type":"text","#)
+        && let Ok(TextBlock { text, .. }) = serde_json::from_str(block.get())
+    {
+        return json_or_text(line, text);
+    }
+    let names = ["type", "text", "data", "mimeType", "resource"];
+    let members = last_members(block.get().as_bytes(), names).unwrap_or_default();
+    let [kind, literal, data, mime_type, resource] = members;
+    let value = match kind.and_then(text).as_deref() {
+        Some("text") => literal.map(|literal| json_or_text(line, literal)),
+        Some("image") => data_uri(data, mime_type, "image/png"),
+        Some("audio") => data_uri(data, mime_type, "audio/wav"),
+        Some("resource") => resource.and_then(|resource| embedded_resource(line, resource)),
+        _ => None,
+    };
+    value.unwrap_or_else(|| RawJson::within(line, block))
+}
+
+/// The text of a text block or of an embedded text resource.
+fn block_text(block: &RawValue) -> Option<String> {
+    let [own, resource] = last_members(block.get().as_bytes(), ["text", "resource"])?;
+    let own = own.and_then(text);
+    let found = own.or_else(|| {
+        let [inner] = last_members(resource?.get().as_bytes(), ["text"])?;
+        text(inner?)
+    });
+    found.map(Cow::into_owned)
+}
+
+/// Prose is told by its first letter.
+fn may_be_json(text: &str) -> bool {
+    let first = text.trim_ascii_start().bytes().next();
+    first.is_some_and(|byte| b"{[\"-tfn".contains(&byte) || byte.is_ascii_digit())
+}
+
+/// Text that is JSON becomes that JSON, unread; other text stays the literal that it came as.
+fn json_or_text(line: &Bytes, literal: &RawValue) -> RawJson {
+    let inner = match text(literal) {
+        Some(text) if may_be_json(&text) => match text {
+            // Without escapes the JSON within the string is a part of the line itself.
+            Cow::Borrowed(text) => line.slice_ref(text.as_bytes()),
+            Cow::Owned(text) => text.into(),
+        },
+        _ => return RawJson::within(line, literal),
+    };
+    RawJson::parse(inner).unwrap_or_else(|_| RawJson::within(line, literal))
+}
+
+fn data_uri(
+    data: Option<&RawValue>,
+    mime_type: Option<&RawValue>,
+    default_type: &str,
+) -> Option<RawJson> {
+    let data = text(data?)?;
+    // Some servers write the whole of it already.
+    if data
+        .get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case("data:"))
+    {
+        return RawJson::from_value(&data).ok();
+    }
+    let mime_type = mime_type.and_then(text).unwrap_or(default_type.into());
+    RawJson::from_value(&format!("data:{mime_type};base64,{data}")).ok()
+}
+
+/// Text is the answer itself. A picture is one that the chat can show; any other binary is named
+/// and never inlined, because base64 would only fill the model's context.
+fn embedded_resource(line: &Bytes, resource: &RawValue) -> Option<RawJson> {
+    let names = ["text", "mimeType", "blob", "uri"];
+    let [literal, mime_type, blob, uri] = last_members(resource.get().as_bytes(), names)?;
+    if let Some(literal) = literal {
+        return Some(json_or_text(line, literal));
+    }
+    let kind = mime_type.and_then(text);
+    if kind
+        .as_deref()
+        .is_some_and(|kind| kind.starts_with("image/"))
+    {
+        return data_uri(blob, mime_type, "image/png");
+    }
+    let blob = text(blob?)?;
+    let padding = blob.bytes().rev().take_while(|byte| *byte == b'=').count();
+    let binary = Binary {
+        r#type: "resource",
+        uri: uri.and_then(text),
+        mime_type: kind,
+        size: (blob.len() / 4 * 3).saturating_sub(padding),
+    };
+    RawJson::from_value(&binary).ok()
 }

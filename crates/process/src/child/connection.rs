@@ -19,10 +19,9 @@ use bridge_model::JobFolderPaths;
 use bridge_protocol::{
     RawJson, code,
     jsonrpc::{self, Message, Reply, Said},
-    last_members,
+    meta, method,
 };
 use bytes::Bytes;
-use serde_json::value::RawValue;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot},
@@ -149,7 +148,7 @@ impl Connection {
         let reply = self
             .exchange(
                 make,
-                method != "initialize",
+                method != method::INITIALIZE,
                 &CancellationToken::new(),
                 None,
             )
@@ -425,7 +424,7 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
             shared: self.shared.clone(),
         };
         let replier = Replier::new(connection, id);
-        if &*said.method == "ping" {
+        if &*said.method == method::PING {
             return replier.result(&RawJson::empty_object());
         }
         // Where nobody can be asked, the replier's drop declines.
@@ -662,8 +661,8 @@ pub struct InFlight {
 
 /// Who hears a message, by the number of his request.
 pub fn hearer(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
-    let named = said.params.as_ref().and_then(named_request);
-    if said.id.is_none() && (&*said.method == "notifications/progress" || named.is_some()) {
+    let named = named_request(said);
+    if said.id.is_none() && (&*said.method == method::PROGRESS || named.is_some()) {
         // A token that is not in flight belongs to a call that ended.
         return named.filter(|number| waiting.contains_key(number));
     }
@@ -711,31 +710,25 @@ fn newest_of_one<'a>(
         .then_some(newest)
 }
 
-/// What the params name: a progress token, and a subscription.
-fn named(params: &RawJson) -> [Option<&RawValue>; 2] {
-    let names = ["progressToken", "_meta"];
-    let [token, meta] = last_members(params.as_bytes(), names).unwrap_or_default();
-    let names = ["io.modelcontextprotocol/subscriptionId"];
-    let meta = meta.and_then(|meta| last_members(meta.get().as_bytes(), names));
-    let [subscription] = meta.unwrap_or_default();
-    [token, subscription].map(|raw| raw.filter(|raw| raw.get() != "null"))
-}
-
 /// Whether a message is for one subscription, and so nobody else's business.
 pub fn is_of_subscription(said: &Said) -> bool {
-    let named = said.params.as_ref().map(named);
-    named.is_some_and(|[_, subscription]| subscription.is_some())
+    subscription(said).is_some()
+}
+
+fn subscription(said: &Said) -> Option<RawJson> {
+    let id = said.param(&["_meta", meta::SUBSCRIPTION_ID]);
+    id.filter(|id| id.as_bytes() != b"null")
 }
 
 /// The number of our request that the params name: a progress token or a subscription.
-fn named_request(params: &RawJson) -> Option<u64> {
-    let [token, subscription] = named(params);
-    jsonrpc::number(subscription.or(token)?.get())
+fn named_request(said: &Said) -> Option<u64> {
+    let named = subscription(said).or_else(|| said.param(&[meta::PROGRESS_TOKEN]));
+    jsonrpc::number(named?.as_str())
 }
 
 /// Whether a message concerns everybody rather than a request in flight.
 pub fn is_news(method: &str) -> bool {
-    method.ends_with("/list_changed") || method == "notifications/resources/updated"
+    method.ends_with("/list_changed") || method == method::RESOURCE_UPDATED
 }
 
 #[cfg(test)]

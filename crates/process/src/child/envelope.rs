@@ -1,14 +1,10 @@
 //! What requests of 2026-07-28 carry in `_meta`: revision and abilities, each time anew.
 
-use bridge_protocol::{Member, RawJson};
+use bridge_protocol::{Member, RawJson, meta, revision};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::profile::{CLIENT, Profile};
-
-/// Reserved for the protocol itself.
-const RESERVED: &str = "io.modelcontextprotocol/";
-const VERSION: &str = "2026-07-28";
 
 /// A request of an older revision as one of 2026-07-28, from a client with this profile.
 pub fn envelop(line: &Bytes, profile: &Profile) -> Bytes {
@@ -22,25 +18,25 @@ pub fn envelop(line: &Bytes, profile: &Profile) -> Bytes {
 /// The params of a request with the envelope in them.
 pub fn params(params: Option<&RawJson>, profile: &Profile) -> RawJson {
     let params = params.cloned().unwrap_or_else(RawJson::empty_object);
-    let meta = params.member("_meta");
-    let mut meta = meta.unwrap_or_else(RawJson::empty_object);
+    let whole = params.member("_meta");
+    let mut whole = whole.unwrap_or_else(RawJson::empty_object);
     let mut parts = vec![
         (
-            "clientInfo",
+            meta::CLIENT_INFO,
             json!({"name": CLIENT, "version": env!("CARGO_PKG_VERSION")}),
         ),
         (
-            "clientCapabilities",
+            meta::CLIENT_CAPABILITIES,
             Value::Object(profile.capabilities.clone()),
         ),
-        ("protocolVersion", VERSION.into()),
+        (meta::PROTOCOL_VERSION, revision::MODERN.into()),
     ];
     let level = profile.log_level.as_deref();
-    parts.extend(level.map(|level| ("logLevel", Value::from(level))));
+    parts.extend(level.map(|level| (meta::LOG_LEVEL, Value::from(level))));
     for (name, value) in parts {
-        meta = meta.with_member(&format!("{RESERVED}{name}"), &RawJson::of(&value));
+        whole = whole.with_member(name, &RawJson::of(&value));
     }
-    params.with_member("_meta", &meta)
+    params.with_member("_meta", &whole)
 }
 
 /// A request of 2026-07-28 as one of an older revision: without what only the newer one puts into
@@ -52,15 +48,15 @@ pub fn unfold(line: &Bytes) -> Bytes {
         let members = params.member("_meta")?.members()?;
         let reserved = |member: &Member| {
             let name: Result<String, _> = member.name.read();
-            name.is_ok_and(|name| name.starts_with(RESERVED))
+            name.is_ok_and(|name| name.starts_with(meta::RESERVED_PREFIX))
         };
         let kept: Vec<String> = members
             .iter()
             .filter(|member| !reserved(member))
             .map(|member| format!("{}:{}", member.name.as_str(), member.value.as_str()))
             .collect();
-        let meta = RawJson::parse(format!("{{{}}}", kept.join(",")).into()).ok()?;
-        let params = params.with_member("_meta", &meta);
+        let kept = RawJson::parse(format!("{{{}}}", kept.join(",")).into()).ok()?;
+        let params = params.with_member("_meta", &kept);
         Some(whole.with_member("params", &params).into_bytes())
     };
     unfolded().unwrap_or_else(|| line.clone())
@@ -88,8 +84,11 @@ mod tests {
         ] {
             let newer = envelop(&Bytes::from_static(line.as_bytes()), &profile);
             let whole = RawJson::parse(newer.clone()).unwrap();
-            let meta = whole.member("params").unwrap().member("_meta").unwrap();
-            let said = |name: &str| meta.member(&format!("{RESERVED}{name}")).unwrap();
+            let sent = whole.member("params").unwrap().member("_meta").unwrap();
+            let said = |name: &str| {
+                sent.member(&format!("{}{name}", meta::RESERVED_PREFIX))
+                    .unwrap()
+            };
             assert_eq!(said("protocolVersion").as_str(), r#""2026-07-28""#);
             assert_eq!(said("clientCapabilities").as_str(), "{}");
             assert_eq!(said("logLevel").as_str(), r#""info""#);

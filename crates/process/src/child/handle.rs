@@ -3,8 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use bridge_model::JobFolderPaths;
-use bridge_protocol::RawJson;
-use bridge_protocol::jsonrpc::{Reply, Said};
+use bridge_protocol::{
+    RawJson,
+    era::Era,
+    jsonrpc::{Reply, Said},
+    method,
+};
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use tokio::sync::broadcast;
@@ -24,7 +28,6 @@ use crate::{
     relative::relative_text,
     remote::{Accompanied, Failed},
 };
-use bridge_protocol::era::Era;
 
 /// How long a call's failure waits to learn how the child ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -187,11 +190,11 @@ impl Child {
         }
         match (method, &self.subscriptions, uri) {
             // The level of logs travels with each request from now on.
-            ("ping" | "logging/setLevel", ..) => Some(Ok(())),
-            ("resources/subscribe", Some(subscriptions), Some(uri)) => {
+            (method::PING | method::SET_LEVEL, ..) => Some(Ok(())),
+            (method::RESOURCES_SUBSCRIBE, Some(subscriptions), Some(uri)) => {
                 Some(subscriptions.to_resource(&uri).await)
             }
-            ("resources/unsubscribe", Some(subscriptions), Some(uri)) => {
+            (method::RESOURCES_UNSUBSCRIBE, Some(subscriptions), Some(uri)) => {
                 subscriptions.end_resource(&uri);
                 Some(Ok(()))
             }
@@ -218,10 +221,10 @@ impl Child {
     /// Whether it answers at all within `patience`.
     pub async fn answers_ping(&self, patience: Duration) -> bool {
         let (method, params) = match self.era() {
-            Era::Legacy => ("ping", None),
+            Era::Legacy => (method::PING, None),
             // It has no ping; this is what it must always answer.
             Era::Modern => (
-                "server/discover",
+                method::DISCOVER,
                 Some(envelope::params(None, &Profile::modern())),
             ),
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bridge_protocol::RawJson;
+use bridge_protocol::{RawJson, era::Era, meta, method};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -11,7 +11,6 @@ use super::{
     envelope,
     profile::{CLIENT, Profile},
 };
-use bridge_protocol::era::Era;
 
 /// How long a server that refused `initialize` may take to say that it is of 2026-07-28: older ones
 /// may stay silent.
@@ -33,7 +32,7 @@ impl Hello {
             return self.raw.clone();
         }
         let info = self.raw.member("_meta");
-        let info = info.and_then(|meta| meta.member("io.modelcontextprotocol/serverInfo"));
+        let info = info.and_then(|meta| meta.member(meta::SERVER_INFO));
         let info = info.or_else(|| self.raw.member("serverInfo"));
         let info = info.unwrap_or_else(|| RawJson::of(&json!({"name": name, "version": ""})));
         let mut result = RawJson::empty_object();
@@ -188,7 +187,10 @@ pub async fn introduce(
         "capabilities": profile.capabilities,
         "clientInfo": {"name": CLIENT, "version": env!("CARGO_PKG_VERSION")},
     }));
-    let raw = match connection.request("initialize", Some(&params)).await? {
+    let raw = match connection
+        .request(method::INITIALIZE, Some(&params))
+        .await?
+    {
         Ok(result) => result,
         Err(error) => {
             let discovery = tokio::time::timeout(DISCOVERY, discover(connection)).await;
@@ -201,7 +203,7 @@ pub async fn introduce(
     if raw.members().is_none() {
         return Ok(Err(Refused::NoHello));
     }
-    connection.notify("notifications/initialized", None);
+    connection.notify(method::INITIALIZED, None);
     let era = Era::Legacy;
     Ok(Ok(Hello { era, raw }))
 }
@@ -209,7 +211,7 @@ pub async fn introduce(
 /// Asks a child of 2026-07-28 what it is, which also pins a process that could be either.
 async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Closed> {
     let params = envelope::params(None, &Profile::modern());
-    let answer = connection.request("server/discover", Some(&params)).await?;
+    let answer = connection.request(method::DISCOVER, Some(&params)).await?;
     let era = Era::Modern;
     Ok(answer
         .map(|raw| Hello { era, raw })
@@ -219,9 +221,9 @@ async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Clo
 /// The ability that a caller needs for what a child asks; `None` where we do not know the question.
 pub fn needed(method: &str) -> Option<&'static str> {
     match method {
-        "elicitation/create" => Some("elicitation"),
-        "sampling/createMessage" => Some("sampling"),
-        "roots/list" => Some("roots"),
+        method::ELICITATION_CREATE => Some("elicitation"),
+        method::SAMPLING_CREATE_MESSAGE => Some("sampling"),
+        method::ROOTS_LIST => Some("roots"),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use bridge_protocol::era::Era;
+use bridge_protocol::{era::Era, revision};
 use serde_json::{Map, Value, json};
 
 /// What we are called.
@@ -75,7 +75,7 @@ impl Profile {
     pub fn modern() -> Self {
         Self {
             era: Era::Modern,
-            protocol_version: "2026-07-28".into(),
+            protocol_version: revision::MODERN.into(),
             capabilities: Map::new(),
             log_level: None,
         }
@@ -85,7 +85,7 @@ impl Profile {
     pub fn silent() -> Self {
         Self {
             era: Era::Legacy,
-            protocol_version: "2025-11-25".into(),
+            protocol_version: revision::LATEST_LEGACY.into(),
             capabilities: Map::new(),
             log_level: None,
         }

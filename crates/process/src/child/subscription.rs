@@ -7,8 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bridge_protocol::jsonrpc::Said;
-use bridge_protocol::{RawJson, jsonrpc};
+use bridge_protocol::{RawJson, jsonrpc, jsonrpc::Said, method};
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -20,7 +19,6 @@ use super::{
 };
 use crate::child::connection::{BACKLOG, Heard, Hearing, Listener, STANDING};
 
-const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 /// How long a child may take to acknowledge a subscription.
 const ACKNOWLEDGE: Duration = Duration::from_secs(10);
 /// Between the end of a subscription to lists and the next.
@@ -123,11 +121,7 @@ async fn listen(
     let params = envelope::params(Some(&params), &Profile::modern());
     let ask = |number: u64| {
         let number = number.to_string();
-        jsonrpc::line(
-            Some(&number),
-            "subscriptions/listen",
-            Some(params.as_bytes()),
-        )
+        jsonrpc::line(Some(&number), method::LISTEN, Some(params.as_bytes()))
     };
     let never = CancellationToken::new();
     let mut answer = std::pin::pin!(connection.exchange(ask, true, &never, Some(hearing)));
@@ -135,7 +129,7 @@ async fn listen(
         tokio::select! {
             biased;
             Some(Heard::Told(said)) = heard.recv() => {
-                if &*said.method == ACKNOWLEDGED {
+                if &*said.method == method::ACKNOWLEDGED {
                     acknowledged();
                 } else {
                     listener(&unmarked(&said));

@@ -1,12 +1,14 @@
 //! What the transport has to know of messages; all else of them passes unread.
 
-use bridge_protocol::jsonrpc::number;
-use bridge_protocol::{RawJson, last_members};
-use bytes::Bytes;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
-const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+use bridge_protocol::{
+    self as message, ClientMessage, Params, RawJson,
+    jsonrpc::{Envelope, number},
+    last_members, method, text,
+};
+use bytes::Bytes;
+use serde_json::value::RawValue;
 
 /// A message of ours, read as far as its way over HTTP depends on it.
 #[derive(Debug)]
@@ -51,61 +53,39 @@ pub struct Modern {
     /// The tool, prompt, resource or task.
     pub name: Option<String>,
     /// The arguments of a call, as JSON text.
-    pub arguments: Option<Box<str>>,
-}
-
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    method: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    params: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    result: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize, Default)]
-struct Params<'a> {
-    #[serde(borrow, default, rename = "_meta")]
-    meta: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    uri: Option<&'a RawValue>,
-    #[serde(borrow, default, rename = "taskId")]
-    task: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    arguments: Option<&'a RawValue>,
-    #[serde(borrow, default, rename = "requestId")]
-    request: Option<&'a RawValue>,
+    pub arguments: Option<RawJson>,
 }
 
 impl Outgoing {
     /// Reads one line; `None` where it is no message, which the bridge never writes.
-    pub fn read(body: Bytes) -> Option<Self> {
-        let envelope = Envelope::read(&body)?;
-        let params = envelope.params.and_then(read::<Params<'_>>);
-        let params = params.unwrap_or_default();
-        let method: Option<Box<str>> = envelope.method.and_then(text).map(Into::into);
-        let kind = match (method, envelope.id) {
-            (Some(method), Some(id)) => Kind::Request {
-                id: id.get().into(),
+    pub fn read(line: &Bytes) -> Option<Self> {
+        let ClientMessage {
+            line,
+            id,
+            kind,
+            params,
+            ..
+        } = ClientMessage::read(line).ok()?;
+        let modern = params.meta.protocol_version.clone();
+        let modern = modern.map(|version| Modern::of(version, &kind, &params));
+        let kind = match (kind, id) {
+            (message::Kind::Request(method), Some(id)) => Kind::Request {
+                id: id.as_str().into(),
                 method,
             },
-            (Some(method), None) => match params.request {
-                Some(id) if &*method == "notifications/cancelled" => Kind::Cancel {
-                    id: id.get().into(),
+            (message::Kind::Notification(method), _) => match params.request_id {
+                Some(id) if &*method == method::CANCELLED => Kind::Cancel {
+                    id: id.as_str().into(),
                 },
                 _ => Kind::Notification { method },
             },
-            (None, _) => Kind::Answer,
+            _ => Kind::Answer,
         };
-        let modern = modern(&kind, &params);
-        Some(Self { body, kind, modern })
+        Some(Self {
+            body: line,
+            kind,
+            modern,
+        })
     }
 
     /// The id, where an answer is waited for.
@@ -120,7 +100,7 @@ impl Outgoing {
     pub fn method(&self) -> Option<&str> {
         match &self.kind {
             Kind::Request { method, .. } | Kind::Notification { method } => Some(method),
-            Kind::Cancel { .. } => Some("notifications/cancelled"),
+            Kind::Cancel { .. } => Some(method::CANCELLED),
             Kind::Answer => None,
         }
     }
@@ -130,49 +110,36 @@ impl Outgoing {
         let Kind::Request { method, .. } = &self.kind else {
             return false;
         };
-        matches!(&**method, "initialize" | "ping" | "server/discover")
-            || ["/list", "/get", "/read"]
-                .iter()
-                .any(|end| method.ends_with(end))
+        matches!(
+            &**method,
+            method::INITIALIZE | method::PING | method::DISCOVER
+        ) || ["/list", "/get", "/read"]
+            .iter()
+            .any(|end| method.ends_with(end))
     }
 }
 
-fn modern(kind: &Kind, params: &Params<'_>) -> Option<Modern> {
-    let meta: std::collections::HashMap<String, &RawValue> = params.meta.and_then(read)?;
-    let version = text(meta.get(PROTOCOL_VERSION)?)?;
-    let Kind::Request { method, .. } = kind else {
-        let (name, arguments) = (None, None);
-        return Some(Modern {
+impl Modern {
+    fn of(version: String, kind: &message::Kind, params: &Params) -> Self {
+        let method = match kind {
+            message::Kind::Request(method) => &**method,
+            message::Kind::Notification(_) | message::Kind::Response => "",
+        };
+        let name = match method {
+            method::TOOLS_CALL | method::PROMPTS_GET => params.name.as_ref().map(|(name, _)| name),
+            method::RESOURCES_READ => params.uri.as_ref(),
+            method::TASKS_GET | method::TASKS_UPDATE | method::TASKS_CANCEL => {
+                params.task_id.as_ref()
+            }
+            _ => None,
+        };
+        let arguments = params.arguments.as_ref();
+        Self {
             version,
-            name,
-            arguments,
-        });
-    };
-    let is_call = &**method == "tools/call";
-    let name = match &**method {
-        "tools/call" | "prompts/get" => params.name,
-        "resources/read" => params.uri,
-        "tasks/get" | "tasks/update" | "tasks/cancel" => params.task,
-        _ => None,
-    };
-    let arguments = params.arguments.filter(|_| is_call);
-    Some(Modern {
-        version,
-        name: name.and_then(text),
-        arguments: arguments.map(|raw| raw.get().into()),
-    })
-}
-
-fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
-    serde_json::from_str(raw.get()).ok()
-}
-
-fn text(raw: &RawValue) -> Option<String> {
-    owned(raw)
-}
-
-fn owned<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
-    serde_json::from_str(raw.get()).ok()
+            name: name.cloned(),
+            arguments: arguments.filter(|_| method == method::TOOLS_CALL).cloned(),
+        }
+    }
 }
 
 /// Whether a message from the server, or one of a batch, answers the request with this id.
@@ -190,28 +157,9 @@ fn answer<'a>(line: &'a [u8], id: &str) -> Option<Envelope<'a>> {
 }
 
 fn answer_alone<'a>(line: &'a [u8], id: &str) -> Option<Envelope<'a>> {
-    let envelope = Envelope::read(line)?;
+    let envelope = Envelope::lenient(line)?;
     let is_ours = envelope.method.is_none() && envelope.id.is_some_and(|raw| same(raw.get(), id));
     is_ours.then_some(envelope)
-}
-
-impl<'a> Envelope<'a> {
-    /// One that is there twice, or something odd beside it, costs no member.
-    fn read(line: &'a [u8]) -> Option<Self> {
-        serde_json::from_slice(line).ok().or_else(|| {
-            let names = ["id", "method", "params", "result", "error"];
-            let found = last_members(line, names)?;
-            let [id, method, params, result, error] =
-                found.map(|raw| raw.filter(|raw| raw.get() != "null"));
-            Some(Self {
-                id,
-                method,
-                params,
-                result,
-                error,
-            })
-        })
-    }
 }
 
 /// Some servers answer number 5 with `"5"` or `5.0`.
@@ -225,12 +173,10 @@ fn same(theirs: &str, ours: &str) -> bool {
 /// A body that is one answer to nobody in particular, as the answer to the request with this id: on its
 /// own connection there is no other that it could answer.
 pub fn addressed(body: Bytes, id: &str) -> Bytes {
-    let Some(envelope) = Envelope::read(&body) else {
+    let Some(envelope) = Envelope::lenient(&body) else {
         return body;
     };
-    let nameless = envelope.id.is_none_or(|id| id.get() == "null");
-    let answers = envelope.result.is_some() || envelope.error.is_some();
-    if !nameless || !answers || envelope.method.is_some() {
+    if envelope.id().is_some() || !envelope.is_answer() || envelope.method.is_some() {
         return body;
     }
     let Ok(id) = RawJson::parse(id.to_owned().into()) else {
@@ -244,7 +190,7 @@ pub fn addressed(body: Bytes, id: &str) -> Bytes {
 pub fn negotiated(line: &[u8], id: &str) -> Option<String> {
     let result = answer(line, id)?.result?;
     let [version] = last_members(result.get().as_bytes(), ["protocolVersion"])?;
-    text(version?)
+    text(version?).map(Cow::into_owned)
 }
 
 /// A JSON-RPC error in the body of a refusal.
@@ -261,7 +207,7 @@ pub struct RpcError {
 
 /// Reads the body of a refusal. One that names no request is given the request's id.
 pub fn rpc_error(body: &Bytes, id: Option<&str>) -> Option<RpcError> {
-    let envelope = Envelope::read(body)?;
+    let envelope = Envelope::lenient(body)?;
     let error = envelope.error?;
     let parts = ErrorParts::read(error)?;
     let named = envelope.id.zip(id);
@@ -292,11 +238,12 @@ impl ErrorParts {
     /// `None` for what is no error of JSON-RPC, such as OAuth's.
     fn read(error: &RawValue) -> Option<Self> {
         let [code, message] = last_members(error.get().as_bytes(), ["code", "message"])?;
-        let (code, message) = (code.and_then(owned::<i64>), message.and_then(text));
+        let code: Option<i64> = code.and_then(|code| serde_json::from_str(code.get()).ok());
+        let message = message.and_then(text);
         let is_error = code.is_some() || message.is_some();
         is_error.then(|| Self {
             code: code.unwrap_or_default(),
-            message: message.unwrap_or_default(),
+            message: message.unwrap_or_default().into_owned(),
         })
     }
 }
@@ -310,8 +257,8 @@ pub fn error_of(line: &[u8], id: &str) -> Option<ErrorParts> {
 pub fn refused_id(line: &[u8]) -> Option<Box<str>> {
     // Most messages are none, and are not read for this.
     memchr::memmem::find(line, b"\"error\"")?;
-    let envelope = Envelope::read(line).filter(|envelope| envelope.error.is_some())?;
-    Some(envelope.id?.get().into())
+    let envelope = Envelope::lenient(line).filter(|envelope| envelope.error.is_some())?;
+    Some(envelope.id()?.get().into())
 }
 
 /// One line of a message: newlines between its tokens become spaces. Inside strings JSON has them
@@ -330,7 +277,8 @@ mod tests {
     use super::*;
 
     fn outgoing(text: &str) -> Outgoing {
-        Outgoing::read(Bytes::copy_from_slice(text.as_bytes())).expect(text)
+        let whole = format!(r#"{{"jsonrpc":"2.0",{}"#, &text[1..]);
+        Outgoing::read(&whole.into()).expect(text)
     }
 
     #[test]
@@ -344,7 +292,7 @@ mod tests {
         let cancel = r#"{"method":"notifications/cancelled","params":{"requestId":7}}"#;
         assert_eq!(outgoing(cancel).kind, Kind::Cancel { id: "7".into() });
         assert_eq!(outgoing(r#"{"id":1,"result":{}}"#).kind, Kind::Answer);
-        assert!(Outgoing::read(Bytes::from_static(b"hello")).is_none());
+        assert!(Outgoing::read(&Bytes::from_static(b"hello")).is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What revisions from 2026-07-28 on repeat in headers, so that proxies need not read bodies.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bridge_protocol::RawJson;
+use bridge_protocol::{RawJson, header_name};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
@@ -20,15 +20,15 @@ pub fn mirror(
     schema: Option<&RawJson>,
 ) {
     if let Ok(version) = HeaderValue::from_str(&modern.version) {
-        headers.insert("mcp-protocol-version", version);
+        headers.insert(header_name::PROTOCOL_VERSION, version);
     }
     if let Some(method) = message.method() {
-        headers.insert("mcp-method", value(method));
+        headers.insert(header_name::METHOD, value(method));
     }
     if let Some(name) = &modern.name {
-        headers.insert("mcp-name", value(name));
+        headers.insert(header_name::NAME, value(name));
     }
-    let arguments = modern.arguments.as_deref().map(serde_json::from_str);
+    let arguments = modern.arguments.as_ref().map(RawJson::read::<Value>);
     let schema = schema.map(RawJson::read::<Value>);
     if let (Some(Ok(arguments)), Some(Ok(schema))) = (arguments, schema) {
         parameters(headers, &schema, &arguments, DEPTH);
@@ -47,7 +47,11 @@ fn parameters(headers: &mut HeaderMap, schema: &Value, arguments: &Value, depth:
         };
         let mark = property.get("x-mcp-header").and_then(Value::as_str);
         let name = mark.filter(|mark| !mark.is_empty());
-        let name = name.and_then(|mark| format!("mcp-param-{mark}").parse::<HeaderName>().ok());
+        let name = name.and_then(|mark| {
+            format!("{}{mark}", header_name::PARAM_PREFIX)
+                .parse::<HeaderName>()
+                .ok()
+        });
         if let (Some(name), Some(text)) = (name, plain(argument)) {
             headers.insert(name, value(&text));
         }
@@ -87,7 +91,6 @@ pub fn value(text: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use serde_json::json;
 
     #[test]
@@ -107,7 +110,7 @@ mod tests {
 
     #[test]
     fn marked_arguments_are_mirrored() {
-        let message = json!({"id": 1, "method": "tools/call", "params": {
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
             "name": "sql",
             "arguments": {"region": "eu", "deep": {"n": 42.0}, "none": null, "list": ["x"], "on": true},
             "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"},
@@ -120,7 +123,7 @@ mod tests {
             "on": {"x-mcp-header": "bad name"},
             "absent": {"x-mcp-header": "Absent"},
         }}));
-        let message = Outgoing::read(Bytes::from(message.to_string())).unwrap();
+        let message = Outgoing::read(&message.to_string().into()).unwrap();
         let mut headers = HeaderMap::new();
         mirror(
             &mut headers,

@@ -34,17 +34,16 @@ use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::spec::{RemoteKind, RemoteSpec};
-
-pub use company::Accompanied;
-pub use failure::Failed;
-pub use outbound::Outbound;
-
 use company::Company;
 use failure::Mark;
 use http::Http;
 use old_sse::OldSse;
 use pipe::{Input, Output};
 use streamable::Streamable;
+
+pub use company::Accompanied;
+pub use failure::Failed;
+pub use outbound::Outbound;
 
 /// Bytes that a pipe holds for a slow reader.
 const PIPE: usize = 64 * 1024;

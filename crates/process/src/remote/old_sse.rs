@@ -7,8 +7,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use bridge_protocol::sse::Cursor;
-use bridge_protocol::utf8;
+use bridge_protocol::{method, sse::Cursor, utf8};
 use bytes::Bytes;
 use reqwest::{
     Method, StatusCode, Url,
@@ -176,7 +175,7 @@ impl OldSse {
         let status = response.status();
         let limit = ANSWER.min(self.http.limit());
         let body = self.http.body(response, limit).await.unwrap_or_default();
-        let opens = message.method() == Some("initialize");
+        let opens = message.method() == Some(method::INITIALIZE);
         if status.is_success() {
             if message.id().is_some() && !opens {
                 self.proven.store(true, Ordering::Relaxed);

@@ -40,7 +40,7 @@ impl Input {
             let read = self.stdin.read_until(b'\n', &mut self.line).await;
             let line = Bytes::from(std::mem::take(&mut self.line));
             let line = line.slice_ref(line.trim_ascii());
-            if let Some(message) = Outgoing::read(line) {
+            if let Some(message) = Outgoing::read(&line) {
                 return Some(message);
             }
             if !matches!(read, Ok(1..)) {

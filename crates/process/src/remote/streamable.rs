@@ -13,8 +13,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use bridge_protocol::sse::Cursor;
-use bridge_protocol::utf8;
+use bridge_protocol::{header_name, method, sse::Cursor, utf8};
 use bytes::Bytes;
 use reqwest::{
     Method, Response, StatusCode,
@@ -38,8 +37,6 @@ mod listen;
 
 /// Bytes that are read of a refusal.
 const REFUSAL: usize = 256 * 1024;
-const SESSION: &str = "mcp-session-id";
-const VERSION: &str = "mcp-protocol-version";
 
 /// A conversation with one server.
 pub struct Streamable {
@@ -115,7 +112,7 @@ impl Streamable {
     /// Tells the server that nobody comes back.
     pub async fn say_goodbye(&self) {
         let headers = self.session_headers();
-        if headers.contains_key(SESSION) && !self.lost.is_cancelled() {
+        if headers.contains_key(header_name::SESSION_ID) && !self.lost.is_cancelled() {
             let url = &self.http.url;
             let sent = self
                 .http
@@ -152,7 +149,7 @@ impl Streamable {
                 None => {}
             },
             // What comes next may need that the server has heard it.
-            Kind::Notification { method } if &**method == "notifications/initialized" => {
+            Kind::Notification { method } if &**method == method::INITIALIZED => {
                 if self.tell(&message).await && message.modern.is_none() {
                     let listen = tokio::spawn(async move { this.listen().await });
                     *listening = Some(AbortOnDropHandle::new(listen));
@@ -187,7 +184,7 @@ impl Streamable {
         let failure = match self.post(&message).await {
             Ok(response) if response.status().is_success() => {
                 match self.answer(response, &message, id).await {
-                    Ok(()) if message.method() == Some("initialize") => return,
+                    Ok(()) if message.method() == Some(method::INITIALIZE) => return,
                     Ok(()) => return self.proven.store(true, Ordering::Relaxed),
                     Err(failure) => failure,
                 }
@@ -220,7 +217,7 @@ impl Streamable {
                 mirror(&mut headers, message, modern, schema.as_ref());
                 headers
             }
-            None if message.method() == Some("initialize") => HeaderMap::new(),
+            None if message.method() == Some(method::INITIALIZE) => HeaderMap::new(),
             None => self.session_headers(),
         };
         let accepted = HeaderValue::from_static("application/json, text/event-stream");
@@ -275,7 +272,7 @@ impl Streamable {
     /// Whether a message goes to a session of the server's: one that opens another, or names its revision
     /// itself, goes to none.
     fn is_in_session(&self, message: &Outgoing) -> bool {
-        let opens = message.method() == Some("initialize");
+        let opens = message.method() == Some(method::INITIALIZE);
         !opens && message.modern.is_none() && self.session().id.is_some()
     }
 
@@ -291,7 +288,10 @@ impl Streamable {
 
     fn session_headers(&self) -> HeaderMap {
         let session = self.session();
-        let pairs = [(SESSION, session.id), (VERSION, session.version)];
+        let pairs = [
+            (header_name::SESSION_ID, session.id),
+            (header_name::PROTOCOL_VERSION, session.version),
+        ];
         pairs
             .into_iter()
             .filter_map(|(name, value)| Some((name.parse().ok()?, value?)))
@@ -306,7 +306,7 @@ fn is_older(message: &Outgoing, failure: &Failure) -> bool {
         StatusCode::NOT_FOUND,
         StatusCode::METHOD_NOT_ALLOWED,
     ];
-    let opens = message.method() == Some("initialize") && message.modern.is_none();
+    let opens = message.method() == Some(method::INITIALIZE) && message.modern.is_none();
     opens && matches!(failure, Failure::Status(status) if signs.contains(status))
 }
 

@@ -16,12 +16,13 @@ mod tests;
 
 use std::{collections::HashSet, fmt::Write as _};
 
-pub use rules::completion;
-
 use bridge_model::ServerName;
 use bridge_protocol::{RawJson, Tool};
+
 use rules::{PROMPT, RESOURCE, TEMPLATE, TOOL};
 use shape::{Rule, shaped};
+
+pub use rules::completion;
 
 /// Faults that a warning names.
 const NAMED: usize = 5;

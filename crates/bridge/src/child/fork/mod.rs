@@ -27,11 +27,11 @@ use bridge_process::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use state::{Forking, ParentRef};
-use state::{LONGEST_PAUSE, Ready, State, lost};
-pub use wanted::Wanted;
-
 use crate::config::{self, Mode, ServerSpec, SpecVersion, Transport};
+use state::{LONGEST_PAUSE, Ready, State, lost};
+
+pub use state::{Forking, ParentRef};
+pub use wanted::Wanted;
 
 /// A parent that nobody asked anything for so long ends; and this is how near to each other two
 /// starts must be for a parent to be worth it by itself.

@@ -10,6 +10,9 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::{Fault, Faults, RESERVED_NAMES, ServerSpec, Settings, read_bounded};
+use build::Builder;
+use interpolate::Lookup;
+use path::Path;
 
 mod build;
 mod builtin;
@@ -23,10 +26,6 @@ mod users;
 
 pub use builtin::LINK_FIELD;
 pub use schema::json_schema;
-
-use build::Builder;
-use interpolate::Lookup;
-use path::Path;
 
 /// A file that was read, checked and found good.
 #[derive(Debug, Clone)]

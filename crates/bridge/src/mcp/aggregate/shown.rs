@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
-use bridge_protocol::RawJson;
-use bridge_protocol::jsonrpc::{Reply, Said, splice};
+use bridge_protocol::{
+    RawJson,
+    jsonrpc::{Reply, Said, splice},
+    method,
+};
 
 use super::view::{View, exchanged};
 use crate::catalog::completion;
@@ -47,7 +50,7 @@ impl Shown {
 
     /// A note of the server's, as a line.
     pub fn note(&self, said: &Said) -> bytes::Bytes {
-        let place = (&*said.method == "notifications/resources/updated")
+        let place = (&*said.method == method::RESOURCE_UPDATED)
             .then(|| said.params.as_ref()?.member("uri"))
             .flatten();
         let places: Vec<RawJson> = place.into_iter().collect();

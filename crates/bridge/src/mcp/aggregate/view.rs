@@ -7,7 +7,7 @@ use std::{
 };
 
 use bridge_model::ServerName;
-use bridge_protocol::{RawJson, jsonrpc::splice};
+use bridge_protocol::{RawJson, jsonrpc::splice, method};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -172,10 +172,10 @@ impl View {
     /// The result of a list method, all of it in one page; `None` for other methods.
     pub fn list(&self, method: &str) -> Option<RawJson> {
         let (key, items) = match method {
-            "tools/list" => ("tools", &self.lists.tools),
-            "prompts/list" => ("prompts", &self.lists.prompts),
-            "resources/list" => ("resources", &self.lists.resources),
-            "resources/templates/list" => ("resourceTemplates", &self.lists.templates),
+            method::TOOLS_LIST => ("tools", &self.lists.tools),
+            method::PROMPTS_LIST => ("prompts", &self.lists.prompts),
+            method::RESOURCES_LIST => ("resources", &self.lists.resources),
+            method::RESOURCES_TEMPLATES_LIST => ("resourceTemplates", &self.lists.templates),
             _ => return None,
         };
         let items: Vec<&str> = items.iter().map(RawJson::as_str).collect();

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use bridge_model::Caller;
-use bridge_protocol::RawJson;
+use bridge_protocol::{RawJson, meta};
 use bytes::Bytes;
 
-use crate::mcp::aggregate::{Marks, View};
-use crate::mcp::{Endpoint, session::McpSession};
+use crate::mcp::{
+    Endpoint,
+    aggregate::{Marks, View},
+    session::McpSession,
+};
 
 /// Whose lists changed from `before` to `now`, as the protocol calls them.
 pub fn differences(before: &Marks, now: &Marks) -> Vec<&'static str> {
@@ -27,7 +30,7 @@ pub fn differences(before: &Marks, now: &Marks) -> Vec<&'static str> {
 /// The note that a list changed; modern clients are told for which subscription.
 pub fn note(list: &str, subscription: Option<&RawJson>) -> Bytes {
     let params = subscription.map_or_else(String::new, |id| {
-        let key = bridge_protocol::spec::SUBSCRIPTION_KEY;
+        let key = bridge_protocol::meta::SUBSCRIPTION_ID;
         format!(r#","params":{{"_meta":{{"{key}":{}}}}}"#, id.as_str())
     });
     format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"{params}}}"#).into()

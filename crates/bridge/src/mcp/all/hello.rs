@@ -1,12 +1,16 @@
 //! What the bridge says of itself where it speaks for all servers.
 
 use bridge_model::link_text;
-use bridge_protocol::RawJson;
-use bridge_protocol::spec::MODERN;
+use bridge_protocol::{RawJson, meta, revision, revision::MODERN};
 use serde_json::{Map, Value, json};
 
-use crate::mcp::aggregate::{View, names};
-use crate::{catalog::Offer, mcp::lists::TTL};
+use crate::{
+    catalog::Offer,
+    mcp::{
+        aggregate::{View, names},
+        lists::TTL,
+    },
+};
 
 /// The answer to `initialize`, for the agreed revision.
 pub fn initialize(view: &View, version: &str) -> RawJson {
@@ -27,7 +31,7 @@ pub fn discover(view: &View) -> RawJson {
         "capabilities": capabilities(view),
         "ttlMs": TTL,
         "cacheScope": "private",
-        "_meta": {"io.modelcontextprotocol/serverInfo": server_info()},
+        "_meta": {meta::SERVER_INFO: server_info()},
     });
     add_instructions(&mut result, view);
     RawJson::of(&result)

@@ -6,18 +6,15 @@ use axum::{
     http::{Method, StatusCode},
     response::{IntoResponse as _, Response},
 };
-use bridge_protocol::RawJson;
-use bridge_protocol::jsonrpc::splice;
-use bridge_protocol::spec::LOG_LEVELS;
-
+use bridge_protocol::{ClientMessage, Kind, RawJson, jsonrpc::splice, method, method::LOG_LEVELS};
 use bytes::Bytes;
 
 use super::{AskingAll, changes, hello, route::route};
-use crate::mcp::aggregate::View;
 use crate::{
     config::{Mode, ServerSpec, WorkspaceScope},
     mcp::{
-        ClientMessage, Kind, RpcError, abroad,
+        RpcError, abroad,
+        aggregate::View,
         legacy::{check_version, greeted, relay, session_with, stream_of, take},
         lists,
         relay::json,
@@ -33,14 +30,14 @@ pub async fn post(asking: AskingAll<'_>, message: ClientMessage) -> Result<Respo
         check_version(asking.headers)?;
         return Ok(take(asking.incoming(), &session, &message).await);
     };
-    if &*method == "initialize" {
+    if &*method == method::INITIALIZE {
         return initialize(&asking, &message).await;
     }
     let session = session(&asking).await?;
     check_version(asking.headers)?;
     match &*method {
-        "ping" => return Ok(json(lists::answer(&message, &RawJson::empty_object()))),
-        "logging/setLevel" => return set_level(&asking, &session, &message).await,
+        method::PING => return Ok(json(lists::answer(&message, &RawJson::empty_object()))),
+        method::SET_LEVEL => return set_level(&asking, &session, &message).await,
         _ => {}
     }
     let view = asking.view().await;

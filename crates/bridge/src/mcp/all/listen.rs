@@ -8,10 +8,13 @@ use axum::{
     http::{StatusCode, header},
     response::Response,
 };
-use bridge_protocol::RawJson;
-use bridge_protocol::jsonrpc::{Said, splice};
-use bridge_protocol::spec::SUBSCRIPTION_KEY;
-use bridge_protocol::sse;
+use bridge_protocol::{
+    ClientMessage, RawJson,
+    jsonrpc::{Said, splice},
+    meta,
+    meta::SUBSCRIPTION_ID,
+    method, sse,
+};
 use bytes::Bytes;
 use indexmap::IndexMap;
 use serde_json::json;
@@ -22,9 +25,9 @@ use super::{
     changes::{differences, note},
     route::find_resource,
 };
-use crate::mcp::aggregate::{Shown, View};
 use crate::mcp::{
-    ClientMessage, RpcError,
+    RpcError,
+    aggregate::{Shown, View},
     listen::Wanted,
     modern::request,
     stream::{self, Messages},
@@ -66,7 +69,7 @@ pub async fn listen(
     }
     let id = message.answer_id();
     let acknowledged = format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_KEY}":{}}},"notifications":{}}}}}"#,
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{}}},"notifications":{}}}}}"#,
         id.as_str(),
         filter.as_str()
     );
@@ -113,7 +116,7 @@ async fn part(
     let own = ClientMessage::read(&splice(&message.line, &edits))?;
     // Each chat's folder may be on another replica, and so each part goes its own way.
     let forward = || asking.to_server(&view.offers[server].spec.name, &own);
-    let attempt = || request(asking.to(view, server), own.clone(), "subscriptions/listen");
+    let attempt = || request(asking.to(view, server), own.clone(), method::LISTEN);
     let (replicas, caller) = (&asking.endpoint.replicas, &asking.caller);
     let response = replicas.run(caller, forward, attempt).await?;
     let kind = response.headers().get(header::CONTENT_TYPE);
@@ -152,7 +155,7 @@ impl Part {
             method: method.unwrap_or_default().into(),
             params: whole.member("params"),
         };
-        if &*said.method == "notifications/subscriptions/acknowledged" {
+        if &*said.method == method::ACKNOWLEDGED {
             return None;
         }
         let place = said.params.as_ref().and_then(|params| params.member("uri"));

@@ -19,9 +19,10 @@ use axum::{
 };
 use bridge_model::{Caller, ServerName};
 use bridge_openapi::path_segment;
+use bridge_protocol::ClientMessage;
 
 use super::{
-    Asking, ClientMessage, RpcError,
+    Asking, RpcError,
     aggregate::{Shown, View},
     asking::Incoming,
     is_modern,

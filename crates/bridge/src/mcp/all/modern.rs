@@ -4,12 +4,11 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
-use bridge_protocol::Tool;
-use bridge_protocol::spec::REMOVED;
+use bridge_protocol::{ClientMessage, Kind, Tool, method, method::REMOVED};
 
 use super::{AskingAll, hello, listen::listen, route::route};
 use crate::mcp::{
-    ClientMessage, Kind, RpcError, headers, lists,
+    RpcError, headers, lists,
     modern::{called, request},
     relay::json,
 };
@@ -35,10 +34,10 @@ pub async fn post(asking: AskingAll<'_>, message: ClientMessage) -> Result<Respo
     if REMOVED.contains(&&*method) {
         return Err(RpcError::method(&method));
     }
-    if &*method == "server/discover" {
+    if &*method == method::DISCOVER {
         return Ok(json(lists::answer(&message, &hello::discover(&view))));
     }
-    if &*method == "subscriptions/listen" {
+    if &*method == method::LISTEN {
         return listen(&asking, &view, &message).await;
     }
     if let Some(list) = view.list(&method) {

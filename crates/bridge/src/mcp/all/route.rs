@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use bridge_protocol::RawJson;
-use bridge_protocol::code;
-use bridge_protocol::jsonrpc::splice;
+use bridge_protocol::{ClientMessage, Kind, RawJson, code, jsonrpc::splice, method};
 use serde_json::json;
 
 use super::{AskingAll, servers};
-use crate::mcp::aggregate::{
-    View, names,
-    uris::{self, Owner},
+use crate::mcp::{
+    Asking, RpcError,
+    aggregate::{
+        View, names,
+        uris::{self, Owner},
+    },
+    offer,
 };
-use crate::mcp::{Asking, ClientMessage, Kind, RpcError, offer};
 
 /// A request of one server.
 pub struct Routed<'a> {
@@ -64,22 +65,22 @@ fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, Rp
         Some((place.read::<String>().ok()?, place))
     };
     let (found, missing) = match &**method {
-        "tools/call" => {
+        method::TOOLS_CALL => {
             let name = message.params.name.clone();
             let tool = name.map(|(name, place)| (Reference::Tool(name), place));
             (tool, "params.name is missing: the tool's name")
         }
-        "prompts/get" => {
+        method::PROMPTS_GET => {
             let name = message.params.name.clone();
             let prompt = name.map(|(name, place)| (Reference::Prompt(name), place));
             (prompt, "params.name is missing: the prompt's name")
         }
-        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
+        method::RESOURCES_READ | method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE => {
             let uri = params().and_then(|params| text(params, "uri"));
             let resource = uri.map(|(uri, place)| (Reference::Resource(uri), place));
             (resource, "params.uri is missing")
         }
-        "completion/complete" => {
+        method::COMPLETE => {
             let target = params().and_then(|params| params.member("ref"));
             let prompt = || text(target.clone()?, "name");
             let found = match target.clone().and_then(|target| text(target, "uri")) {

@@ -33,8 +33,8 @@ use crate::{
     config::{Mode, ServerSpec, SpecVersion, Transport},
     telemetry::Metrics,
 };
-
 use demand::Demand;
+
 pub use spare::Spare;
 
 /// How long a ready child may take to show that it still answers; a fresh one takes longer.

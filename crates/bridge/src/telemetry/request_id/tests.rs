@@ -7,7 +7,6 @@ use axum::{
 use proptest::prelude::*;
 use tower::ServiceExt as _;
 use tracing::instrument::WithSubscriber as _;
-
 use uuid::Uuid;
 
 use super::*;

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bridge_protocol::method;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -231,7 +232,9 @@ impl Parent {
             let hello = hello.map_err(|_| not_ready(log))??;
             let params = (hello.era == bridge_protocol::era::Era::Modern)
                 .then(|| crate::child::envelope::params(None, &Profile::modern()));
-            let listed = connection.request("tools/list", params.as_ref()).await;
+            let listed = connection
+                .request(method::TOOLS_LIST, params.as_ref())
+                .await;
             // A server without tools refuses, and imported what it needs to do so.
             listed.map(drop).map_err(|_| not_ready(log))
         };

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use bridge_protocol::{header_name, method};
+
 use super::{
-    Content, Cursor, Events, Failure, HeaderValue, Outgoing, Response, SESSION, Streamable,
-    content, lost, message, utf8,
+    Content, Cursor, Events, Failure, HeaderValue, Outgoing, Response, Streamable, content, lost,
+    message, utf8,
 };
 
 /// After the answer the server should end the stream; then the connection can be used again.
@@ -28,9 +30,9 @@ impl Streamable {
         message: &Outgoing,
         id: &str,
     ) -> Result<(), Failure> {
-        let opens = message.method() == Some("initialize") && message.modern.is_none();
+        let opens = message.method() == Some(method::INITIALIZE) && message.modern.is_none();
         if opens {
-            let mut session = response.headers().get(SESSION).cloned();
+            let mut session = response.headers().get(header_name::SESSION_ID).cloned();
             if let Some(id) = &mut session {
                 id.set_sensitive(true);
             }
@@ -67,7 +69,7 @@ impl Streamable {
         question: &Question<'_>,
     ) -> Result<(), Failure> {
         // News may be hours away.
-        let waits_for_news = message.method() == Some("subscriptions/listen");
+        let waits_for_news = message.method() == Some(method::LISTEN);
         let idle = (!waits_for_news).then_some(self.http.idle());
         let limit = self.http.limit();
         let mut events = Events::new(response, limit, idle, Cursor::default());

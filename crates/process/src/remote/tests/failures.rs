@@ -1,7 +1,8 @@
 //! Servers that fail, and what of it reaches the caller.
 
-use super::*;
 use tokio::io::AsyncReadExt as _;
+
+use super::*;
 
 #[tokio::test]
 async fn refusals_name_status_and_host_but_no_secret() {

@@ -1,0 +1,336 @@
+//! A message of a client, taken apart without changing a byte of it.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{RawJson, code, jsonrpc::Envelope, last_members, members, meta, text, utf8};
+
+/// One message from a client. All parts lie within the line.
+#[derive(Debug, Clone)]
+pub struct ClientMessage {
+    /// The whole message.
+    pub line: Bytes,
+    /// Of requests and responses.
+    pub id: Option<RawJson>,
+    /// What kind it is.
+    pub kind: Kind,
+    /// What we read of the params.
+    pub params: Params,
+}
+
+/// What a message is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Asks; has an id.
+    Request(Box<str>),
+    /// Tells; has none.
+    Notification(Box<str>),
+    /// Answers a request of the server.
+    Response,
+}
+
+/// The members of params that a bridge reads, in any method.
+#[derive(Debug, Clone, Default)]
+pub struct Params {
+    /// Of `tools/call` and `prompts/get`, as text and as it lies in the line.
+    pub name: Option<(String, RawJson)>,
+    /// Of `resources/read`.
+    pub uri: Option<String>,
+    /// Of `tasks/get`, `tasks/update` and `tasks/cancel`.
+    pub task_id: Option<String>,
+    /// Of `tools/call`.
+    pub arguments: Option<RawJson>,
+    /// Of `initialize`.
+    pub protocol_version: Option<String>,
+    /// Of `initialize`.
+    pub capabilities: Option<Map<String, Value>>,
+    /// Of `notifications/cancelled`.
+    pub request_id: Option<RawJson>,
+    /// Of `logging/setLevel`.
+    pub level: Option<String>,
+    /// Of a retry: what the first answer asked to be sent back.
+    pub request_state: Option<String>,
+    /// Of a retry: the answers.
+    pub input_responses: Option<RawJson>,
+    /// Of `subscriptions/listen`.
+    pub notifications: Option<RawJson>,
+    /// The metadata.
+    pub meta: Meta,
+}
+
+/// The members of `_meta` that a bridge reads.
+#[derive(Debug, Clone, Default)]
+pub struct Meta {
+    /// Where `_meta` itself lies.
+    pub whole: Option<RawJson>,
+    /// For progress.
+    pub progress_token: Option<RawJson>,
+    /// 2026-07-28 and later.
+    pub protocol_version: Option<String>,
+    /// 2026-07-28 and later.
+    pub client_capabilities: Option<Map<String, Value>>,
+    /// 2026-07-28 and later: log messages are wanted.
+    pub log_level: Option<String>,
+    /// 2026-07-28 and later: what the client is called.
+    pub client_name: Option<String>,
+}
+
+/// Why a body is no message that a client may send, as an error of JSON-RPC.
+#[derive(Debug, Clone)]
+pub struct Malformed {
+    /// One of [`code`].
+    pub code: i64,
+    /// For people.
+    pub message: String,
+    /// The id for the answer, if there is one.
+    pub id: Option<RawJson>,
+}
+
+impl Malformed {
+    fn new(code: i64, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            id: None,
+        }
+    }
+
+    fn request(message: impl Into<String>) -> Self {
+        Self::new(code::INVALID_REQUEST, message)
+    }
+
+    fn to(mut self, id: Option<&RawJson>) -> Self {
+        self.id = id.cloned();
+        self
+    }
+}
+
+impl ClientMessage {
+    /// Reads one message. Members that we read may stand in it once only: a proxy in front may
+    /// have looked at the other one.
+    pub fn read(body: &Bytes) -> Result<Self, Malformed> {
+        let whole = RawJson::parse(utf8(body.clone())).map_err(|error| {
+            Malformed::new(code::PARSE_ERROR, format!("the body is not JSON: {error}"))
+        })?;
+        let line = whole.clone().into_bytes();
+        if line.first() == Some(&b'[') {
+            return Err(Malformed::request(
+                "batches are not taken: send each message by itself",
+            ));
+        }
+        let envelope = Envelope::strict(whole.as_str())
+            .map_err(|error| Malformed::request(format!("not a JSON-RPC message: {error}")))?;
+        let raw = |part: &RawValue| RawJson::within(&line, part);
+        let id = envelope.id.map(raw);
+        let kind = kind(&envelope).map_err(|error| error.to(id.as_ref()))?;
+        let params = match envelope.params {
+            Some(params) => Params::read(&line, params),
+            None => Ok(Params::default()),
+        };
+        let params = params.map_err(|error| error.to(id.as_ref()))?;
+        Ok(Self {
+            line,
+            id,
+            kind,
+            params,
+        })
+    }
+
+    /// The id for an answer; `null` where there is none.
+    pub fn answer_id(&self) -> RawJson {
+        self.id.clone().unwrap_or_else(RawJson::null)
+    }
+}
+
+fn kind(envelope: &Envelope<'_>) -> Result<Kind, Malformed> {
+    if envelope.jsonrpc.and_then(text).as_deref() != Some("2.0") {
+        return Err(Malformed::request("\"jsonrpc\" must be \"2.0\""));
+    }
+    let Some(method) = envelope.method else {
+        return match envelope.id {
+            Some(_) if envelope.is_answer() => Ok(Kind::Response),
+            _ => Err(Malformed::request("neither a request nor a response")),
+        };
+    };
+    let Some(method) = text(method) else {
+        return Err(Malformed::request("\"method\" must be a string"));
+    };
+    match envelope.id {
+        Some(id) if is_id(id) => Ok(Kind::Request(method.into())),
+        Some(_) => Err(Malformed::request("an id is a string or a whole number")),
+        None => Ok(Kind::Notification(method.into())),
+    }
+}
+
+/// Strings and numbers. No client should send a fraction, but one does no harm.
+fn is_id(id: &RawValue) -> bool {
+    let first = id.get().bytes().next();
+    first.is_some_and(|byte| matches!(byte, b'"' | b'-' | b'0'..=b'9'))
+}
+
+impl Params {
+    fn read(line: &Bytes, params: &RawValue) -> Result<Self, Malformed> {
+        let names = [
+            "name",
+            "uri",
+            "taskId",
+            "arguments",
+            "protocolVersion",
+            "capabilities",
+            "requestId",
+            "level",
+            "requestState",
+            "inputResponses",
+            "notifications",
+            "_meta",
+        ];
+        let [
+            name,
+            uri,
+            task_id,
+            arguments,
+            protocol_version,
+            capabilities,
+            request_id,
+            level,
+            request_state,
+            input_responses,
+            notifications,
+            meta,
+        ] = once(params, names, "params")?;
+        let raw = |part: &RawValue| RawJson::within(line, part);
+        Ok(Self {
+            name: name.and_then(|name| Some((string(name)?, raw(name)))),
+            uri: uri.and_then(string),
+            task_id: task_id.and_then(string),
+            arguments: arguments.map(raw),
+            protocol_version: protocol_version.and_then(string),
+            capabilities: capabilities.map(raw).and_then(object),
+            request_id: request_id.map(raw),
+            level: level.and_then(string),
+            request_state: request_state.and_then(string),
+            input_responses: input_responses.map(raw),
+            notifications: notifications.map(raw),
+            meta: match meta {
+                Some(meta) => Meta::read(line, meta)?,
+                None => Meta::default(),
+            },
+        })
+    }
+}
+
+impl Meta {
+    fn read(line: &Bytes, whole: &RawValue) -> Result<Self, Malformed> {
+        let names = [
+            meta::PROGRESS_TOKEN,
+            meta::PROTOCOL_VERSION,
+            meta::CLIENT_CAPABILITIES,
+            meta::LOG_LEVEL,
+            meta::CLIENT_INFO,
+        ];
+        let [
+            progress_token,
+            protocol_version,
+            client_capabilities,
+            log_level,
+            client_info,
+        ] = once(whole, names, "params._meta")?;
+        let raw = |part: &RawValue| RawJson::within(line, part);
+        Ok(Self {
+            whole: Some(raw(whole)),
+            progress_token: progress_token.map(raw),
+            protocol_version: protocol_version.and_then(string),
+            client_capabilities: client_capabilities.map(raw).and_then(object),
+            log_level: log_level.and_then(string),
+            client_name: client_info.and_then(|info| {
+                let [name] = last_members(info.get().as_bytes(), ["name"])?;
+                string(name?)
+            }),
+        })
+    }
+}
+
+/// The members of an object in which each of them stands once at most; `null` is absent.
+fn once<'a, const N: usize>(
+    object: &'a RawValue,
+    names: [&str; N],
+    path: &str,
+) -> Result<[Option<&'a RawValue>; N], Malformed> {
+    let found = members(object.get(), names);
+    let found =
+        found.map_err(|error| Malformed::new(code::INVALID_PARAMS, format!("{path}: {error}")))?;
+    Ok(found.map(|member| member.filter(|raw| raw.get() != "null")))
+}
+
+fn string(raw: &RawValue) -> Option<String> {
+    text(raw).map(Cow::into_owned)
+}
+
+/// An odd number somewhere in it must not take away what the client can do.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "for use as a function of options"
+)]
+fn object(raw: RawJson) -> Option<Map<String, Value>> {
+    match raw.approximate() {
+        Value::Object(members) => Some(members),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<ClientMessage, Malformed> {
+        ClientMessage::read(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let kind = |text: &str| read(text).unwrap().kind;
+        assert_eq!(
+            kind(r#"{"jsonrpc":"2.0","id":"a","method":"m"}"#),
+            Kind::Request("m".into())
+        );
+        assert_eq!(
+            kind(r#"{"jsonrpc":"2.0","method":"n"}"#),
+            Kind::Notification("n".into())
+        );
+        assert_eq!(
+            kind(r#"{"jsonrpc":"2.0","id":0,"result":{}}"#),
+            Kind::Response
+        );
+        assert_eq!(
+            kind(r#"{"jsonrpc":"2.0","id":0,"result":null}"#),
+            Kind::Response
+        );
+    }
+
+    #[test]
+    fn what_is_no_message_says_so_with_the_code_of_the_specification() {
+        let code = |text: &str| read(text).unwrap_err().code;
+        assert_eq!(code("{"), -32700);
+        for bad in [
+            "[]",
+            "1",
+            r#"{"id":1,"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":null,"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":true,"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":1}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":7}"#,
+            r#"{"jsonrpc":"2.0","id":1,"error":null}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#,
+        ] {
+            assert_eq!(code(bad), -32600, "{bad}");
+        }
+        let twice =
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#;
+        assert_eq!(code(twice), -32602);
+        let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["a"]}"#;
+        assert_eq!(code(list), -32602);
+    }
+}
