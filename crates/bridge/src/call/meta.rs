@@ -1,7 +1,7 @@
 //! Forwarded headers in the `_meta` of a tool call, where programs read them.
 
 use axum::http::HeaderMap;
-use bridge_protocol::{RawJson, meta, meta::PROGRESS_TOKEN};
+use bridge_protocol::{RawJson, meta::PROGRESS_TOKEN};
 use serde_json::{Map, Value};
 
 /// Under this name; what a client itself sends under it never arrives.

@@ -2,12 +2,12 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use axum::{
     BoxError,
-    body::HttpBody,
+    body::{Body, HttpBody},
     extract::{ConnectInfo, Path, Request, State},
     http::{Extensions, HeaderMap, HeaderValue, request::Parts},
     response::{IntoResponse as _, Response},
@@ -32,7 +32,7 @@ use crate::{
     config::{Mode, RESERVED_NAMES, ServerAccess},
     http::Audited,
     identity::SESSION_HEADER,
-    replicas::{Payload, Routed as _},
+    replicas::{Exit, Forward, Located, Payload},
     session::{Class, Place, Wants},
     telemetry::{ProblemKind, RequestId},
 };
@@ -61,17 +61,17 @@ where
     B::Error: Into<BoxError>,
 {
     let named = with_slashes(app, server, tool);
-    let (server, tool) = named.as_ref().map_or((server, tool), Named::parts);
-    let caller = match caller(app, server, tool, peer, &parts.extensions, &parts.headers).await {
+    let tool = named.as_ref().map_or((server, tool), Named::parts);
+    let caller = match caller(app, tool, peer, &parts.extensions, &parts.headers).await {
         Ok(caller) => caller,
-        Err(problem) => return audited(Err(problem)),
+        Err(problem) => return audited(Err(problem.into())),
     };
-    audited(with_arguments(app, (server, tool), &caller, id, parts, body).await)
+    audited(with_arguments(app, tool, &caller, id, parts, body).await)
 }
 
 /// Whose audit line is written; told only where one would be written else.
-fn audited(answered: Result<Response, Problem>) -> Response {
-    let mut response = answered.unwrap_or_else(Problem::into_response);
+fn audited(answered: Result<Response, Exit<Problem>>) -> Response {
+    let mut response = answered.unwrap_or_else(Exit::into_response);
     if response.extensions().get::<ProblemKind>().is_some() {
         response.extensions_mut().insert(Audited);
     }
@@ -121,35 +121,23 @@ async fn call(
     tool: &str,
     peer: SocketAddr,
     request: Request,
-) -> Result<Response, Problem> {
+) -> Result<Response, Exit<Problem>> {
     let named = with_slashes(app, server, tool);
-    let (server, tool) = named.as_ref().map_or((server, tool), Named::parts);
+    let tool = named.as_ref().map_or((server, tool), Named::parts);
     let (extensions, headers) = (request.extensions(), request.headers());
-    let caller = caller(app, server, tool, peer, extensions, headers).await?;
+    let caller = caller(app, tool, peer, extensions, headers).await?;
     let id = forward::request_id(extensions);
-    if !multipart::is_multipart(headers) {
-        let (parts, body) = request.into_parts();
-        return with_arguments(app, (server, tool), &caller, &id, &parts, body).await;
+    let (parts, body) = request.into_parts();
+    if multipart::is_multipart(&parts.headers) {
+        with_files(app, tool, &caller, &id, &parts, body).await
+    } else {
+        with_arguments(app, tool, &caller, &id, &parts, body).await
     }
-    let refused = |problem: &Problem| refused(app, &caller, server, tool, problem);
-    let attempt = async |request| {
-        let prepared = prepare_with_files(app, server, tool, &caller, &id, request).await;
-        run(app, prepared.inspect_err(refused)?).await
-    };
-    // Nothing is written for a caller who has no such tool.
-    let known = tool_of(app, server, tool, &caller).await;
-    if let Err(problem) = known.inspect_err(refused)
-        && problem.elsewhere().is_none()
-    {
-        return Err(problem);
-    }
-    forward::run(app, &caller, request, attempt).await
 }
 
 async fn caller(
     app: &App,
-    server: &str,
-    tool: &str,
+    (server, tool): (&str, &str),
     peer: SocketAddr,
     extensions: &Extensions,
     headers: &HeaderMap,
@@ -162,70 +150,92 @@ async fn caller(
 }
 
 /// Leaves the audit line of a call that does not run: what runs leaves its own.
-fn refused(app: &App, caller: &Caller, server: &str, tool: &str, problem: &Problem) {
-    if problem.elsewhere().is_none() {
-        let kind = app.directory.refusal_kind(server, problem.kind());
-        App::audit_refusal(caller.address, &caller.principal, server, tool, kind);
-    }
+fn refused(app: &App, caller: &Caller, (server, tool): (&str, &str), problem: &Problem) {
+    let kind = app.directory.refusal_kind(server, problem.kind());
+    App::audit_refusal(caller.address, &caller.principal, server, tool, kind);
 }
 
 /// A call whose body is its arguments.
 async fn with_arguments<B>(
     app: &Arc<App>,
-    (server, tool): (&str, &str),
+    tool: (&str, &str),
     caller: &Caller,
     id: &RequestId,
     parts: &Parts,
     body: B,
-) -> Result<Response, Problem>
+) -> Result<Response, Exit<Problem>>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let refused = |problem: &Problem| refused(app, caller, server, tool, problem);
+    let refused = |problem: &Problem| refused(app, caller, tool, problem);
     // Nothing is read for a caller who has no such tool.
-    let known = match tool_of(app, server, tool, caller).await {
-        Err(problem) if problem.elsewhere().is_none() => {
-            refused(&problem);
-            return Err(problem);
-        }
-        known => Mutex::new(known.ok()),
-    };
+    let located = locate(app, tool, caller).await.inspect_err(refused)?;
     let body = match parts.extensions.get::<Payload>() {
         // What another replica sent was read already.
         Some(Payload::Whole(body)) => Ok(body.clone()),
         _ => {
-            body::whole(
-                app.bodies.of(Tenant::of(caller)),
-                body,
-                app.settings.listen.max_body_bytes,
-            )
-            .await
+            let memory = app.bodies.of(Tenant::of(caller));
+            body::whole(memory, body, app.settings.listen.max_body_bytes).await
         }
     };
     let body = body.map_err(Problem::from).inspect_err(refused)?;
-    let request = || forward::forward(app, caller, parts, id, body.clone());
-    let attempt = async || {
-        let first = known.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let found = match first {
-            Some(found) => Ok(found),
-            None => tool_of(app, server, tool, caller).await,
-        };
-        let prepared = match found {
-            Ok((offer, tool)) => prepare(app, &offer, tool, caller, &body, id).await,
-            Err(problem) => Err(problem),
-        };
-        let mut call = prepared.inspect_err(refused)?;
-        call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, caller);
-        call.place.wants = Wants::of(&call.spec, &call.profile, &call.caller);
-        let entered = app
-            .replicas
-            .enter(caller, call.spec.mode, &mut call.place)
-            .await;
-        entered.map_err(Problem::elsewhere)?;
-        run(app, call).await
+    let forward = || Some(forward::forward(app, caller, parts, id, body.clone()));
+    let found = found_or_forward(app, tool, caller, located, forward).await?;
+    let prepared = prepare(app, &found, caller, &body, id).await;
+    let mut call = prepared.inspect_err(refused)?;
+    call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, caller);
+    call.place.wants = Wants::of(&call.spec, &call.profile, &call.caller);
+    let mode = call.spec.mode;
+    app.replicas
+        .enter_or_forward(caller, mode, &mut call.place, forward)
+        .await?;
+    Ok(run(app, call).await?)
+}
+
+/// A call that brings files. They are put into its folder before it runs.
+async fn with_files(
+    app: &Arc<App>,
+    tool: (&str, &str),
+    caller: &Caller,
+    id: &RequestId,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Exit<Problem>> {
+    let refused = |problem: &Problem| refused(app, caller, tool, problem);
+    // Nothing is written for a caller who has no such tool.
+    let located = locate(app, tool, caller).await.inspect_err(refused)?;
+    let (body, kept) = forward::keep(app, parts, body).await?;
+    let forward = || {
+        let kept = kept.clone()?;
+        Some(forward::forward(app, caller, parts, id, kept))
     };
-    app.replicas.run(caller, request, attempt).await
+    let found = found_or_forward(app, tool, caller, located, forward).await?;
+    let (offer, tool) = (&found.offer, found.tool.as_str());
+    let read = async {
+        let with = WithFiles::read(app, caller, offer, tool, &parts.headers, body).await?;
+        let (received, expected) = (Instant::now(), with.arguments(&with.expected())?);
+        check(offer, tool, expected, received).await?;
+        Ok((with, received, place_of(caller, offer)?))
+    };
+    let (with, received, mut place) = read.await.inspect_err(refused)?;
+    let mode = offer.spec.mode;
+    app.replicas
+        .enter_or_forward(caller, mode, &mut place, forward)
+        .await?;
+    let bring = async {
+        let (arguments, incoming) = with.bring(app, caller, offer, &place).await?;
+        note_missing_chat(app, offer, &place);
+        let arguments = check(offer, tool, arguments, received).await?;
+        Ok((arguments, incoming))
+    };
+    let (arguments, incoming) = bring.await.inspect_err(refused)?;
+    let spec = offer.spec.clone();
+    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, id);
+    call.received = received;
+    call.incoming = Mutex::new(incoming);
+    call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, caller);
+    Ok(run(app, call).await?)
 }
 
 async fn run(app: &Arc<App>, call: Box<Call>) -> Result<Response, Problem> {
@@ -248,8 +258,7 @@ async fn run(app: &Arc<App>, call: Box<Call>) -> Result<Response, Problem> {
 /// Everything that can be wrong with a call before it runs.
 async fn prepare(
     app: &Arc<App>,
-    offer: &Arc<Offer>,
-    tool: &str,
+    Found { offer, tool }: &Found,
     caller: &Caller,
     body: &Bytes,
     id: &RequestId,
@@ -260,8 +269,7 @@ async fn prepare(
     let arguments = check(offer, tool, arguments, received).await?;
     drop(parsing);
     let arguments = arguments.kept_with(body);
-    let place = Place::of(caller, &offer.spec);
-    let place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
+    let place = place_of(caller, offer)?;
     note_missing_chat(app, offer, &place);
     let mut call = Call::of_tool(
         caller.clone(),
@@ -304,60 +312,23 @@ async fn check(
     })
 }
 
-/// The same for a call that brings files, and its place: that is opened before they are put there.
-async fn prepare_with_files(
-    app: &Arc<App>,
-    server: &str,
-    tool: &str,
-    caller: &Caller,
-    id: &RequestId,
-    request: Request,
-) -> Result<Box<Call>, Problem> {
-    let (offer, tool) = tool_of(app, server, tool, caller).await?;
-    let headers = request.headers().clone();
-    let with = WithFiles::read(app, caller, &offer, tool, request).await?;
-    let received = Instant::now();
-    check(&offer, tool, with.arguments(&with.expected())?, received).await?;
+fn place_of(caller: &Caller, offer: &Offer) -> Result<Place, Problem> {
     let place = Place::of(caller, &offer.spec);
-    let mut place = place.ok_or_else(|| Problem::from(CallError::UnknownSession))?;
-    let entered = app
-        .replicas
-        .enter(caller, offer.spec.mode, &mut place)
-        .await;
-    entered.map_err(Problem::elsewhere)?;
-    let (arguments, incoming) = with.bring(app, caller, &offer, &place).await?;
-    note_missing_chat(app, &offer, &place);
-    let arguments = check(&offer, tool, arguments, received).await?;
-    let spec = offer.spec.clone();
-    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, id);
-    call.received = received;
-    call.incoming = Mutex::new(incoming);
-    call.forwarded = app.identity.forwarded(&call.spec, &headers, caller);
-    Ok(call)
+    place.ok_or_else(|| CallError::UnknownSession.into())
 }
 
-/// The offer of a server that has the tool, and the tool's name.
-async fn tool_of<'t>(
+/// What a tool's address leads to.
+struct Found {
+    offer: Arc<Offer>,
+    tool: String,
+}
+
+/// The tool, here or, while the server is being learnt, at a replica that may know it.
+async fn locate(
     app: &App,
-    server: &str,
-    tool: &'t str,
+    (server, tool): (&str, &str),
     caller: &Caller,
-) -> Result<(Arc<Offer>, &'t str), Problem> {
-    let offer = offer(app, server, caller).await?;
-    let name = offer.name_at(tool);
-    if offer
-        .tool(name)
-        .is_some_and(|known| known.tool.needs_task())
-    {
-        return Err(Problem::task_only(server, name));
-    }
-    if offer.may_call(name) {
-        return Ok((offer, name));
-    }
-    Err(Problem::unknown_tool(server, name))
-}
-
-async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, Problem> {
+) -> Result<Located<Found>, Problem> {
     let unknown = || Problem::unknown_server(server);
     let (name, access) = app
         .directory
@@ -366,13 +337,42 @@ async fn offer(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, P
     if access != ServerAccess::Use {
         return Err(Problem::user_needed(server));
     }
-    match app.catalog.offer(&name).await.ok_or_else(unknown)? {
-        Knowledge::Ready(offer) => Ok(offer),
-        Knowledge::Learning => Err(match app.replicas.anyone_for(caller) {
-            Some(other) => Problem::elsewhere(other),
-            None => Problem::not_ready(server),
-        }),
-        Knowledge::Failed { why, .. } => Err(Problem::failed(server, &why)),
+    let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
+        Knowledge::Ready(offer) => offer,
+        Knowledge::Learning => {
+            let other = app.replicas.anyone_for(caller);
+            let other = other.ok_or_else(|| Problem::not_ready(server))?;
+            return Ok(Located::Elsewhere(other));
+        }
+        Knowledge::Failed { why, .. } => return Err(Problem::failed(server, &why)),
+    };
+    let tool = offer.name_at(tool).to_owned();
+    let offered = offer.tool(&tool);
+    if offered.is_some_and(|offered| offered.tool.needs_task()) {
+        return Err(Problem::task_only(server, &tool));
+    }
+    if !offer.may_call(&tool) {
+        return Err(Problem::unknown_tool(server, &tool));
+    }
+    Ok(Located::Here(Found { offer, tool }))
+}
+
+/// What was located; where that is elsewhere, the call is answered there.
+async fn found_or_forward(
+    app: &App,
+    tool: (&str, &str),
+    caller: &Caller,
+    mut located: Located<Found>,
+    forward: impl Fn() -> Option<Forward>,
+) -> Result<Found, Exit<Problem>> {
+    let mut forwarding = app.replicas.forwarding(caller, forward);
+    loop {
+        match located {
+            Located::Here(found) => return Ok(found),
+            Located::Elsewhere(other) => forwarding.to(&other).await?,
+        }
+        let again = locate(app, tool, caller).await;
+        located = again.inspect_err(|problem| refused(app, caller, tool, problem))?;
     }
 }
 

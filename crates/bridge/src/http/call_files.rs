@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use axum::extract::Request;
+use axum::{body::Body, http::HeaderMap};
 use bridge_model::{Caller, Tenant};
 use bridge_protocol::RawJson;
 use serde_json::{Map, Value};
@@ -37,12 +37,13 @@ impl WithFiles {
         caller: &Caller,
         offer: &Offer,
         tool: &str,
-        request: Request,
+        headers: &HeaderMap,
+        body: Body,
     ) -> Result<Self, Problem> {
         if offer.spec.mode == Mode::Shared {
             return Err(Problem::no_folder(offer.spec.name.as_str()));
         }
-        let parts = multipart::read(app, caller, request).await?;
+        let parts = multipart::read(app, caller, headers, body).await?;
         let mut arguments = Map::new();
         for (name, text) in parts.texts {
             if name != "arguments" {

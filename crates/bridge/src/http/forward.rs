@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    extract::{OriginalUri, Request},
+    body::Body,
+    extract::OriginalUri,
     http::{Extensions, HeaderMap, request::Parts},
-    response::Response,
 };
 use bridge_model::Caller;
 
@@ -17,32 +17,21 @@ use crate::{
     telemetry::{REQUEST_ID, RequestId},
 };
 
-/// Runs `attempt` with the request, here or where it belongs. Where there are no others, its body is
-/// read as it comes; else it is written down first, since it may have to go on.
-pub async fn run<F: Future<Output = Result<Response, Problem>>>(
-    app: &Arc<App>,
-    caller: &Caller,
-    request: Request,
-    attempt: impl Fn(Request) -> F,
-) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    let payload = match parts.extensions.get::<Payload>() {
+/// The body of a request that brings files. Where there are other replicas it is written down first, and
+/// returned as what may go on, too; else it is read as it comes.
+pub async fn keep(
+    app: &App,
+    parts: &Parts,
+    body: Body,
+) -> Result<(Body, Option<Payload>), Problem> {
+    let kept = match parts.extensions.get::<Payload>() {
         // What another replica sent is on disk already.
-        Some(payload) => payload.clone(),
-        None if app.replicas.is_alone().await => {
-            return attempt(Request::from_parts(parts, body)).await;
-        }
+        Some(kept) => kept.clone(),
+        None if app.replicas.is_alone().await => return Ok((body, None)),
         None => spool(app, body).await?,
     };
-    let id = request_id(&parts.extensions);
-    let forward = || forward(app, caller, &parts, &id, payload.clone());
-    let again = async || attempt(again(&parts, &payload)?).await;
-    app.replicas.run(caller, &forward, again).await
-}
-
-fn again(parts: &Parts, payload: &Payload) -> Result<Request, Problem> {
-    let body = payload.body().map_err(multipart::unwritten)?;
-    Ok(Request::from_parts(parts.clone(), body))
+    let body = kept.body().map_err(multipart::unwritten)?;
+    Ok((body, Some(kept)))
 }
 
 /// The caller whom another replica has proven.

@@ -15,9 +15,8 @@ use bytes::Bytes;
 use super::{body, forward};
 use crate::{
     app::App,
-    catalog::Offer,
-    mcp::{self, Asking, RpcError, all::AskingAll},
-    replicas::{Payload, Routed as _},
+    mcp::{self, McpExit, McpRequest, RpcError, Scope},
+    replicas::{Located, Payload},
 };
 
 /// What a request of HTTP's came with.
@@ -27,10 +26,12 @@ pub struct Came {
     server: Option<String>,
     peer: SocketAddr,
     parts: Parts,
-    body: Body,
 }
 
-impl FromRequest<Arc<App>> for Came {
+/// The same with its body.
+pub struct WithBody(Came, Body);
+
+impl FromRequest<Arc<App>> for WithBody {
     type Rejection = Response;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
@@ -41,136 +42,123 @@ impl FromRequest<Arc<App>> for Came {
         let server = server.filter(|server| !server.is_empty());
         let peer = ConnectInfo::from_request_parts(&mut parts, app).await;
         let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
-        Ok(Self {
+        let came = Came {
             app: app.clone(),
             server,
             peer,
             parts,
-            body,
-        })
+        };
+        Ok(Self(came, body))
     }
 }
 
 /// One message of a client's.
-pub async fn post(came: Came) -> Response {
-    let body = came.body;
-    let (app, headers) = (&came.app, &came.parts.headers);
+pub async fn post(WithBody(came, body): WithBody) -> Response {
     let posted = async {
-        let caller = forward::caller(app, &came.parts.extensions, headers, came.peer).await?;
+        let (app, headers) = (&came.app, &came.parts.headers);
+        let caller = caller(&came).await?;
         accepts(headers, &["application/json", "text/event-stream"])?;
         is_json(headers)?;
-        known(app, came.server.as_deref(), &caller).await?;
+        // Nothing is read for a caller who has no such server.
+        let located = locate(&came, &caller).await?;
         let memory = || app.bodies.of(Tenant::of(&caller));
         let body = match came.parts.extensions.get::<Payload>() {
             // What another replica sent was read already.
             Some(Payload::Whole(body)) => body.clone(),
-            _ => body::whole(memory(), body, app.settings.listen.max_body_bytes).await?,
+            _ => {
+                let limit = app.settings.listen.max_body_bytes;
+                let body = body::whole(memory(), body, limit).await;
+                body.map_err(RpcError::from)?
+            }
         };
-        let parsing = body::parse(memory(), &body).await?;
-        let message = ClientMessage::read(&body)?;
+        let parsing = body::parse(memory(), &body).await.map_err(RpcError::from)?;
+        let message = ClientMessage::read(&body).map_err(RpcError::from)?;
         drop(parsing);
-        let id = forward::request_id(&came.parts.extensions);
-        let request = || forward::forward(app, &caller, &came.parts, &id, body.clone());
-        let server = came.server.as_deref();
-        let attempt = async || match asking(app, server, &came.parts, &caller).await? {
-            Asked::One(asking) => mcp::post(asking, message.clone()).await,
-            Asked::All(asking) => mcp::all::post(asking, message.clone()).await,
-        };
-        app.replicas.run(&caller, request, attempt).await
+        let request = request(&came, &caller, body);
+        let scope = found_or_forward(&came, &request, located).await?;
+        mcp::post(&request, scope, message).await
     };
-    posted.await.unwrap_or_else(RpcError::into_response)
+    posted.await.unwrap_or_else(McpExit::into_response)
 }
 
 /// A stream of what belongs to no request.
-pub async fn get(came: Came) -> Response {
+pub async fn get(WithBody(came, _): WithBody) -> Response {
     let opened = async {
-        let (app, parts) = (&came.app, &came.parts);
-        let caller = forward::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
-        accepts(&parts.headers, &["text/event-stream"])?;
-        let id = forward::request_id(&parts.extensions);
-        let request = || forward::forward(app, &caller, parts, &id, Bytes::new());
-        let server = came.server.as_deref();
-        let attempt = async || match asking(app, server, parts, &caller).await? {
-            Asked::One(asking) => mcp::get(&asking).await,
-            Asked::All(asking) => mcp::all::get(&asking).await,
-        };
-        app.replicas.run(&caller, request, attempt).await
+        let caller = caller(&came).await?;
+        accepts(&came.parts.headers, &["text/event-stream"])?;
+        let request = request(&came, &caller, Bytes::new());
+        let located = locate(&came, &caller).await?;
+        let scope = found_or_forward(&came, &request, located).await?;
+        mcp::get(&request, &scope).await
     };
-    opened.await.unwrap_or_else(RpcError::into_response)
+    opened.await.unwrap_or_else(McpExit::into_response)
 }
 
 /// Ends the protocol's session.
-pub async fn delete(came: Came) -> Response {
+pub async fn delete(WithBody(came, _): WithBody) -> Response {
     let ended = async {
-        let (app, parts) = (&came.app, &came.parts);
-        let caller = forward::caller(app, &parts.extensions, &parts.headers, came.peer).await?;
-        let id = forward::request_id(&parts.extensions);
-        let request = || forward::forward(app, &caller, parts, &id, Bytes::new());
-        let server = came.server.as_deref();
-        let attempt = async || match asking(app, server, parts, &caller).await? {
-            Asked::One(asking) => mcp::delete(&asking).await,
-            Asked::All(asking) => mcp::all::delete(&asking).await,
-        };
-        app.replicas.run(&caller, request, attempt).await
+        let caller = caller(&came).await?;
+        let request = request(&came, &caller, Bytes::new());
+        let located = locate(&came, &caller).await?;
+        let scope = found_or_forward(&came, &request, located).await?;
+        mcp::delete(&request, &scope).await
     };
-    ended.await.unwrap_or_else(RpcError::into_response)
+    ended.await.unwrap_or_else(McpExit::into_response)
 }
 
-/// Who was asked.
-enum Asked<'a> {
-    One(Asking<'a>),
-    All(AskingAll<'a>),
-}
-
-async fn asking<'a>(
-    app: &'a Arc<App>,
-    server: Option<&str>,
-    parts: &'a Parts,
-    caller: &Caller,
-) -> Result<Asked<'a>, RpcError> {
-    let (caller, headers) = (caller.clone(), &parts.headers);
-    let target = forward::target_of(parts).to_owned();
-    let request_id = forward::request_id(&parts.extensions);
-    let Some(server) = server else {
-        return Ok(Asked::All(AskingAll {
-            endpoint: &app.mcp,
-            caller,
-            headers,
-            target,
-            request_id,
-        }));
-    };
-    Ok(Asked::One(Asking {
-        endpoint: &app.mcp,
-        offer: offer_for(app, server, &caller).await?,
-        caller,
+async fn caller(came: &Came) -> Result<Caller, RpcError> {
+    let Parts {
+        extensions,
         headers,
-        target,
-        request_id,
-        shown: None,
-    }))
+        ..
+    } = &came.parts;
+    Ok(forward::caller(&came.app, extensions, headers, came.peer).await?)
 }
 
-/// Refuses a body that is for no server of the caller's before it is read; a server that another
-/// replica may know is there.
-async fn known(app: &App, server: Option<&str>, caller: &Caller) -> Result<(), RpcError> {
-    let Some(server) = server else {
-        return Ok(());
-    };
-    match offer_for(app, server, caller).await {
-        Err(error) if error.elsewhere().is_none() => Err(error),
-        _ => Ok(()),
+fn request<'a>(came: &'a Came, caller: &'a Caller, body: Bytes) -> McpRequest<'a> {
+    McpRequest {
+        endpoint: &came.app.mcp,
+        caller,
+        method: came.parts.method.clone(),
+        headers: &came.parts.headers,
+        target: forward::target_of(&came.parts),
+        body,
+        id: forward::request_id(&came.parts.extensions),
     }
 }
 
-async fn offer_for(app: &App, server: &str, caller: &Caller) -> Result<Arc<Offer>, RpcError> {
-    let offer = mcp::offer(&app.mcp, server, caller).await;
-    offer.inspect_err(|error| {
+/// Which servers the request is about.
+async fn locate(came: &Came, caller: &Caller) -> Result<Located<Scope>, RpcError> {
+    let (app, Some(server)) = (&came.app, &came.server) else {
+        return Ok(Located::Here(Scope::All));
+    };
+    let located = mcp::locate_offer(&app.mcp, server, caller).await;
+    let located = located.inspect_err(|error| {
         let kind = app.directory.refusal_kind(server, error.kind);
         if kind == "not_allowed" {
             App::audit_refusal(caller.address, &caller.principal, server, "", kind);
         }
+    })?;
+    Ok(match located {
+        Located::Here(offer) => Located::Here(Scope::One(offer)),
+        Located::Elsewhere(other) => Located::Elsewhere(other),
     })
+}
+
+/// What was located; where that is elsewhere, the request is answered there.
+async fn found_or_forward(
+    came: &Came,
+    request: &McpRequest<'_>,
+    mut located: Located<Scope>,
+) -> Result<Scope, McpExit> {
+    let mut forwarding = request.forwarding();
+    loop {
+        match located {
+            Located::Here(scope) => return Ok(scope),
+            Located::Elsewhere(other) => forwarding.to(&other).await?,
+        }
+        located = locate(came, request.caller).await?;
+    }
 }
 
 /// Clients must take both forms of an answer; `*/*` takes everything.

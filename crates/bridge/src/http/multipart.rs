@@ -4,7 +4,7 @@ mod names;
 mod reader;
 
 use axum::{
-    extract::Request,
+    body::Body,
     http::{HeaderMap, HeaderValue, header},
 };
 use bridge_model::{Caller, Tenant};
@@ -56,9 +56,14 @@ pub fn most(app: &App) -> u64 {
 
 /// Reads all parts. Each file may have `MCPO_MAX_UPLOAD_BYTES`, all texts together
 /// `MCPO_MAX_BODY_BYTES`; there may be as many files as a call may link.
-pub async fn read(app: &App, caller: &Caller, request: Request) -> Result<Parts, Problem> {
-    let boundary = boundary(request.headers())?;
-    let mut body = Reader::new(request.into_body(), &boundary, most(app));
+pub async fn read(
+    app: &App,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Parts, Problem> {
+    let boundary = boundary(headers)?;
+    let mut body = Reader::new(body, &boundary, most(app));
     body.check_length()?;
     let mut parts = Parts::default();
     let mut texts = Texts {

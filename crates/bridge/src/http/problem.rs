@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 use crate::{
     call::{CallError, rpc_words},
     identity::Refusal,
-    replicas::{Elsewhere, Routed},
     telemetry::ProblemKind,
 };
 
@@ -27,7 +26,6 @@ pub struct Problem {
     more: Map<String, Value>,
     retry_after: Option<Duration>,
     challenge: Option<&'static str>,
-    elsewhere: Option<Box<Elsewhere>>,
 }
 
 impl Problem {
@@ -41,15 +39,7 @@ impl Problem {
             more,
             retry_after,
             challenge,
-            elsewhere: None,
         }
-    }
-
-    /// The call belongs to another replica.
-    pub fn elsewhere(elsewhere: Elsewhere) -> Self {
-        let mut problem = Self::from(CallError::from(&elsewhere));
-        problem.elsewhere = Some(Box::new(elsewhere));
-        problem
     }
 
     fn message(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
@@ -272,12 +262,6 @@ impl From<Refusal> for Problem {
         problem.challenge = refusal.challenge();
         problem.retry_after = refusal.retry_after().map(Duration::from_secs);
         problem
-    }
-}
-
-impl Routed for Problem {
-    fn elsewhere(&self) -> Option<&Elsewhere> {
-        self.elsewhere.as_deref()
     }
 }
 

@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
+    body::Body,
     extract::{ConnectInfo, Query, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Principal};
@@ -19,6 +20,7 @@ use crate::{
     config::{Mode, ServerAccess, WorkspaceScope},
     http::Audited,
     identity::SESSION_HEADER,
+    replicas::Exit,
     session::{Place, SessionError},
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
@@ -42,23 +44,14 @@ pub async fn post(
         Ok(caller) => caller,
         Err(refusal) => return Problem::from(refusal).into_response(),
     };
-    let asked = asked.server.as_deref();
-    let attempt = async |request| upload(&app, &caller, asked, request).await;
-    // Nothing is written for a caller who has no folder.
-    let known = asked.map_or(Ok(()), |server| {
-        place_of(&app, &caller, Some(server)).map(drop)
-    });
-    let taken = match known {
-        Ok(()) => forward::run(&app, &caller, request, attempt).await,
-        Err(refused) => Err(refused),
-    };
-    let mut response = match taken {
-        Ok(response) => response,
-        Err(problem) => {
+    let (parts, body) = request.into_parts();
+    let taken = upload(&app, &caller, asked.server.as_deref(), &parts, body).await;
+    let mut response = taken.unwrap_or_else(|exit| {
+        if let Exit::Error(problem) = &exit {
             write_audit(&caller, &[], problem.kind());
-            problem.into_response()
         }
-    };
+        exit.into_response()
+    });
     response.extensions_mut().insert(Audited);
     response
 }
@@ -67,18 +60,27 @@ async fn upload(
     app: &Arc<App>,
     caller: &Caller,
     server: Option<&str>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let parts = multipart::read(app, caller, request).await?;
-    let named = parts.texts.iter().find(|(name, _)| name == "server");
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Exit<Problem>> {
+    // Nothing is written for a caller who has no folder.
+    if server.is_some() {
+        place_of(app, caller, server)?;
+    }
+    let (body, kept) = forward::keep(app, parts, body).await?;
+    let sent = multipart::read(app, caller, &parts.headers, body).await?;
+    let named = sent.texts.iter().find(|(name, _)| name == "server");
     let named = named.map(|(_, server)| server.as_str());
     let mut place = place_of(app, caller, server.or(named))?;
-    let files: Vec<_> = parts.files.into_iter().map(|(_, file)| file).collect();
+    let files: Vec<_> = sent.files.into_iter().map(|(_, file)| file).collect();
     if files.is_empty() {
-        return Err(Problem::bad_part("there is no part with a file in it"));
+        return Err(Problem::bad_part("there is no part with a file in it").into());
     }
-    let entered = app.replicas.enter(caller, Mode::Stateful, &mut place).await;
-    entered.map_err(Problem::elsewhere)?;
+    let id = forward::request_id(&parts.extensions);
+    let forward = || Some(forward::forward(app, caller, parts, &id, kept.clone()?));
+    app.replicas
+        .enter_or_forward::<Problem>(caller, Mode::Stateful, &mut place, forward)
+        .await?;
     let taken = take_in(app, caller, &place, files).await?;
     let total: u64 = taken.iter().map(|file| file.size).sum();
     app.metrics.uploaded(total);

@@ -9,55 +9,56 @@ use bridge_protocol::header_name;
 use bridge_state::InstanceId;
 use bytes::Bytes;
 
-use super::{RpcError, asking::Incoming, session::McpSession, stream::Messages};
-use crate::replicas::{Elsewhere, Forward, Homed, Routed as _};
+use super::{request::McpRequest, session::McpSession, stream::Messages};
+use crate::replicas::{Elsewhere, Forward, Homed};
 
-/// The error with what the other replica needs to take the session in. What its child says to nobody
-/// in particular is heard here before the request goes there.
-pub async fn go(incoming: Incoming<'_>, session: &Arc<McpSession>, error: RpcError) -> RpcError {
-    let Some(elsewhere) = error.elsewhere() else {
-        return error;
-    };
+/// Where the session's request goes, with what the other replica needs to take the session in. What its child
+/// says to nobody in particular is heard here before the request goes there.
+pub async fn with_guest(
+    request: &McpRequest<'_>,
+    session: &Arc<McpSession>,
+    elsewhere: Elsewhere,
+) -> Elsewhere {
     // A guest's own request came by a lease, and does not go on.
-    if incoming.caller.hop() == Some(Hop::Lease) {
-        return error;
+    if request.caller.hop() == Some(Hop::Lease) {
+        return elsewhere;
     }
     let elsewhere = Elsewhere {
         guest: Some(Arc::new(session.as_guest())),
-        ..elsewhere.clone()
+        ..elsewhere
     };
     if !elsewhere.draining && session.abroad.add(elsewhere.to) {
-        hear(incoming, session, &elsewhere).await;
+        hear(request, session, &elsewhere).await;
     }
-    RpcError::elsewhere(elsewhere)
+    elsewhere
 }
 
 /// Passes on what the client tells or answers to wherever the session is a guest.
-pub async fn tell(incoming: Incoming<'_>, session: &McpSession, method: &Method, line: &Bytes) {
-    if incoming.caller.hop() == Some(Hop::Lease) {
+pub async fn tell(request: &McpRequest<'_>, session: &McpSession, method: &Method, line: &Bytes) {
+    if request.caller.hop() == Some(Hop::Lease) {
         return;
     }
     for instance in session.abroad.all() {
-        let Some(to) = there(incoming, session, instance).await else {
+        let Some(to) = there(request, session, instance).await else {
             session.abroad.remove(instance);
             continue;
         };
-        let request = request(incoming, session, method, line);
-        let replicas = &incoming.endpoint.replicas;
-        replicas.tell(&to, incoming.caller, &request).await;
+        let sent = of_session(request, session, method, line);
+        let replicas = &request.endpoint.replicas;
+        replicas.tell(&to, request.caller, &sent).await;
     }
 }
 
-async fn hear(incoming: Incoming<'_>, session: &Arc<McpSession>, to: &Elsewhere) {
-    let request = request(incoming, session, &Method::GET, &Bytes::new());
-    let replicas = &incoming.endpoint.replicas;
-    let Some(stream) = replicas.listen(to, incoming.caller, &request).await else {
+async fn hear(request: &McpRequest<'_>, session: &Arc<McpSession>, to: &Elsewhere) {
+    let sent = of_session(request, session, &Method::GET, &Bytes::new());
+    let replicas = &request.endpoint.replicas;
+    let Some(stream) = replicas.listen(to, request.caller, &sent).await else {
         session.abroad.remove(to.to);
         return;
     };
     let (session, to) = (session.clone(), to.to);
-    let stopping = incoming.endpoint.engine.stopping.clone();
-    let mut stream = Messages::of(stream, incoming.endpoint.settings.limits.max_message());
+    let stopping = request.endpoint.engine.stopping.clone();
+    let mut stream = Messages::of(stream, request.endpoint.settings.limits.max_message());
     tokio::spawn(async move {
         let ended = session.ended.clone();
         let pass = async {
@@ -73,11 +74,11 @@ async fn hear(incoming: Incoming<'_>, session: &Arc<McpSession>, to: &Elsewhere)
 }
 
 async fn there(
-    incoming: Incoming<'_>,
+    request: &McpRequest<'_>,
     session: &McpSession,
     instance: InstanceId,
 ) -> Option<Elsewhere> {
-    let found = incoming.endpoint.replicas.home(instance).await?;
+    let found = request.endpoint.replicas.home(instance).await?;
     Some(Elsewhere {
         hop: Hop::Lease,
         guest: Some(Arc::new(session.as_guest())),
@@ -85,11 +86,17 @@ async fn there(
     })
 }
 
-fn request(incoming: Incoming<'_>, session: &McpSession, method: &Method, body: &Bytes) -> Forward {
-    let mut headers = incoming.headers.clone();
+/// A message of the session's own.
+fn of_session(
+    request: &McpRequest<'_>,
+    session: &McpSession,
+    method: &Method,
+    body: &Bytes,
+) -> Forward {
+    let mut headers = request.headers.clone();
     let id = Homed {
         token: session.id.clone(),
-        home: incoming.endpoint.replicas.own(),
+        home: request.endpoint.replicas.own(),
     };
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
         headers.insert(header_name::SESSION_ID, id);
@@ -99,7 +106,7 @@ fn request(incoming: Incoming<'_>, session: &McpSession, method: &Method, body: 
     headers.remove("last-event-id");
     Forward {
         method: method.clone(),
-        target: incoming.target.to_owned(),
+        target: request.target.to_owned(),
         headers,
         chosen: HeaderMap::new(),
         body: body.clone().into(),

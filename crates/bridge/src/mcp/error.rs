@@ -7,12 +7,7 @@ use axum::{
 use bridge_protocol::{Malformed, RawJson, code};
 use serde_json::{Value, json};
 
-use crate::{
-    call::CallError,
-    identity::Refusal,
-    replicas::{Elsewhere, Routed},
-    telemetry::ProblemKind,
-};
+use crate::{call::CallError, identity::Refusal, telemetry::ProblemKind};
 
 /// Why a message got no result.
 #[derive(Debug)]
@@ -31,7 +26,6 @@ pub struct RpcError {
     pub kind: &'static str,
     retry_after: Option<u64>,
     challenge: Option<&'static str>,
-    elsewhere: Option<Box<Elsewhere>>,
 }
 
 impl RpcError {
@@ -46,15 +40,7 @@ impl RpcError {
             kind,
             retry_after: None,
             challenge: None,
-            elsewhere: None,
         }
-    }
-
-    /// The message belongs to another replica.
-    pub fn elsewhere(elsewhere: Elsewhere) -> Self {
-        let mut error = Self::of_call(&CallError::from(&elsewhere));
-        error.elsewhere = Some(Box::new(elsewhere));
-        error
     }
 
     /// 400 / −32600.
@@ -183,12 +169,6 @@ impl From<Malformed> for RpcError {
 impl From<CallError> for RpcError {
     fn from(error: CallError) -> Self {
         Self::of_call(&error)
-    }
-}
-
-impl Routed for RpcError {
-    fn elsewhere(&self) -> Option<&Elsewhere> {
-        self.elsewhere.as_deref()
     }
 }
 

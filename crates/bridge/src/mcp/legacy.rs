@@ -15,7 +15,6 @@ use bridge_protocol::{
     jsonrpc::{Reply, Said, splice},
     meta, method,
     method::LOG_LEVELS,
-    revision,
     revision::LEGACY,
 };
 use bytes::Bytes;
@@ -23,46 +22,20 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    RpcError, abroad,
-    asking::{Asking, Incoming, relayed},
-    lists,
+    RpcError, abroad, lists,
     relay::{Asked, Manner, Relay, json, refused, with_token},
+    request::{McpExit, McpRequest, ServerRequest, relayed},
     session::McpSession,
     stream,
 };
 use crate::{
     call::Parking,
+    catalog::Offer,
     config::WorkspaceScope,
     mcp::Endpoint,
     replicas::Homed,
-    session::{Class, Place},
+    session::{Class, Place, Wants},
 };
-
-/// One message of a client's.
-pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
-    let id = message.id.clone();
-    let answered = match &message.kind {
-        Kind::Request(method) if &**method == method::INITIALIZE => {
-            initialize(&asking, &message).await
-        }
-        _ => match session(&asking).await {
-            Ok(session) => in_session(asking, session, message).await,
-            Err(error) => Err(error),
-        },
-    };
-    answered.map_err(|error| {
-        if error.id.is_none() {
-            error.to(id)
-        } else {
-            error
-        }
-    })
-}
-
-/// The client's stream for what belongs to no request.
-pub async fn get(asking: &Asking<'_>) -> Result<Response, RpcError> {
-    stream_of(asking.endpoint, session(asking).await?, asking.headers)
-}
 
 /// The stream of a session.
 pub fn stream_of(
@@ -86,37 +59,6 @@ pub fn stream_of(
     Ok(stream::response(events))
 }
 
-/// Ends the protocol's session and its streams; the chat's child and folder stay.
-pub async fn delete(asking: &Asking<'_>) -> Result<Response, RpcError> {
-    let session = session(asking).await?;
-    asking.endpoint.sessions.end(&session);
-    let nothing = Bytes::new();
-    abroad::tell(asking.incoming(), &session, &Method::DELETE, &nothing).await;
-    Ok(StatusCode::OK.into_response())
-}
-
-async fn initialize(asking: &Asking<'_>, message: &ClientMessage) -> Result<Response, RpcError> {
-    // Where the chat's child lives, if it does, the session needs no go-between.
-    if let Some(place) = Place::of(&asking.caller, &asking.offer.spec) {
-        let (caller, spec) = (&asking.caller, &asking.offer.spec);
-        let here = asking
-            .endpoint
-            .replicas
-            .look(caller, spec.mode, &place)
-            .await;
-        here.map_err(RpcError::elsewhere)?;
-    }
-    let version = lists::agree(message.params.protocol_version.as_deref());
-    let result = lists::initialize(&asking.offer, version);
-    let session = asking.endpoint.sessions.begin(
-        asking.caller.principal.clone(),
-        Some(asking.offer.spec.name.clone()),
-        version,
-        message.params.capabilities.clone().unwrap_or_default(),
-    );
-    Ok(greeted(asking.endpoint, message, &result, &session))
-}
-
 /// The answer to `initialize`, with the session's id.
 pub fn greeted(
     endpoint: &Endpoint,
@@ -135,21 +77,16 @@ pub fn greeted(
     response
 }
 
-async fn session(asking: &Asking<'_>) -> Result<Arc<McpSession>, RpcError> {
-    session_with(asking.incoming(), Some(&asking.offer.spec.name)).await
-}
-
 /// The session that the headers name, if it is this caller's with this server, or where it is.
-pub async fn session_with(
-    incoming: Incoming<'_>,
+pub async fn session(
+    request: &McpRequest<'_>,
     server: Option<&ServerName>,
-) -> Result<Arc<McpSession>, RpcError> {
-    let Some(id) = incoming.headers.get(header_name::SESSION_ID) else {
-        return Err(RpcError::invalid(
-            "Mcp-Session-Id is missing: send initialize first",
-        ));
+) -> Result<Arc<McpSession>, McpExit> {
+    let Some(id) = request.headers.get(header_name::SESSION_ID) else {
+        let missing = "Mcp-Session-Id is missing: send initialize first";
+        return Err(RpcError::invalid(missing).into());
     };
-    let (endpoint, caller) = (incoming.endpoint, incoming.caller);
+    let (endpoint, caller) = (request.endpoint, request.caller);
     let unknown = || {
         let message = "Session not found: send initialize again";
         RpcError::new(
@@ -167,9 +104,9 @@ pub async fn session_with(
     } else if let Some(guest) = caller.guest().filter(|guest| guest.id == id.token) {
         sessions.guest(principal, guest)
     } else {
-        return Err(incoming.at_home(id.home, unknown()).await);
+        return Err(request.forward_home(id.home, unknown).await);
     };
-    found.ok_or_else(unknown)
+    Ok(found.ok_or_else(unknown)?)
 }
 
 /// The version header, where one is sent.
@@ -191,37 +128,14 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
     Err(error.with(json!({"supported": LEGACY, "requested": version})))
 }
 
-async fn in_session(
-    asking: Asking<'_>,
-    session: Arc<McpSession>,
-    message: ClientMessage,
-) -> Result<Response, RpcError> {
-    check_version(asking.headers)?;
-    match &message.kind {
-        Kind::Response | Kind::Notification(_) => {
-            Ok(take(asking.incoming(), &session, &message).await)
-        }
-        Kind::Request(method) if &**method == method::PING => {
-            Ok(json(lists::answer(&message, &RawJson::empty_object())))
-        }
-        Kind::Request(method) if &**method == method::SET_LEVEL && is_modern(&asking) => {
-            set_level(&asking, &session, &message)
-        }
-        Kind::Request(method) => match lists::list(&asking.offer, method) {
-            Some(list) => Ok(json(lists::answer(&message, &list))),
-            None => relay(asking, session, message).await,
-        },
-    }
-}
-
 /// Takes what needs no answer, and passes it on to wherever else the session's children live.
 pub async fn take(
-    incoming: Incoming<'_>,
+    request: &McpRequest<'_>,
     session: &McpSession,
     message: &ClientMessage,
 ) -> Response {
     if !take_here(session, message) {
-        abroad::tell(incoming, session, &Method::POST, &message.line).await;
+        abroad::tell(request, session, &Method::POST, &message.line).await;
     }
     StatusCode::ACCEPTED.into_response()
 }
@@ -250,40 +164,16 @@ fn take_here(session: &McpSession, message: &ClientMessage) -> bool {
 }
 
 /// Whether the server's children speak 2026-07-28 alone.
-fn is_modern(asking: &Asking<'_>) -> bool {
-    asking.offer.learnt.era == Era::Modern
+pub fn is_modern(offer: &Offer) -> bool {
+    offer.learnt.era == Era::Modern
 }
 
 /// Notes the level, which goes to children of 2026-07-28 with each request.
-fn set_level(
-    asking: &Asking<'_>,
-    session: &McpSession,
-    message: &ClientMessage,
-) -> Result<Response, RpcError> {
-    if !asking
-        .offer
-        .learnt
-        .hello
-        .capabilities
-        .contains_key("logging")
-    {
-        let text = "Method not found: logging/setLevel";
-        return Err(RpcError::new(
-            StatusCode::OK,
-            code::METHOD_NOT_FOUND,
-            "unknown_method",
-            text,
-        ));
-    }
+pub fn set_level(session: &McpSession, message: &ClientMessage) -> Result<Response, RpcError> {
     let level = message.params.level.as_deref();
     let Some(level) = level.filter(|level| LOG_LEVELS.contains(level)) else {
         let text = format!("params.level must be one of {}", LOG_LEVELS.join(", "));
-        return Err(RpcError::new(
-            StatusCode::OK,
-            code::INVALID_PARAMS,
-            "bad_arguments",
-            &text,
-        ));
+        return Err(RpcError::params(&text).answered());
     };
     session.set_log_level(level);
     Ok(json(lists::answer(message, &RawJson::empty_object())))
@@ -291,27 +181,24 @@ fn set_level(
 
 /// Passes a request on to the caller's child.
 pub async fn relay(
-    asking: Asking<'_>,
+    to: ServerRequest<'_>,
     session: Arc<McpSession>,
     message: ClientMessage,
-) -> Result<Response, RpcError> {
-    let relayed = relayed(&asking.offer, &message, Era::Legacy)?;
+) -> Result<Response, McpExit> {
+    let request = to.request;
+    let relayed = relayed(&to.offer, &message, Era::Legacy)?;
     let profile = Profile {
         protocol_version: String::from(session.version.clone()).into(),
         capabilities: session.capabilities.clone(),
         log_level: Some(session.log_level()),
         ..Profile::silent()
     };
-    let place = place(&asking, &session)?;
-    let place = match asking.enter(place, Some(&profile)).await {
-        Ok(place) => place,
-        Err(error) => return Err(abroad::go(asking.incoming(), &session, error).await),
-    };
+    let place = enter(&to, &session, &profile).await?;
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
     let cancellation = in_flight.cancellation.clone();
-    let reads_modern = &*relayed.method == method::RESOURCES_READ && is_modern(&asking);
-    let mut call = asking.call(relayed, place, profile);
+    let reads_modern = &*relayed.method == method::RESOURCES_READ && is_modern(&to.offer);
+    let mut call = to.call(relayed, place, profile);
     let manner = Arc::new(LegacyManner {
         session: session.clone(),
         id: id.clone(),
@@ -321,14 +208,14 @@ pub async fn relay(
         child: Mutex::default(),
     });
     let (followed, mode) = (session.clone(), call.spec.mode);
-    let shown = asking.shown.clone();
+    let shown = to.shown.clone();
     let asked = manner.clone();
     call.on_child = Some(Arc::new(move |child| {
         *asked.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child.ear());
         followed.follow(child, mode, shown.clone());
     }));
     let mut relay = Relay::start(
-        asking.endpoint,
+        request.endpoint,
         session.owner,
         id,
         manner,
@@ -336,15 +223,35 @@ pub async fn relay(
         call,
     );
     relay.keep(in_flight);
-    relay.for_openwebui(asking.is_openwebui(None));
-    relay.show(asking.shown);
+    relay.for_openwebui(to.is_openwebui(None));
+    relay.show(to.shown);
     Ok(relay.respond().await)
 }
 
+/// Opens the place here, or has the request answered where it belongs: there the session is a guest.
+async fn enter(
+    to: &ServerRequest<'_>,
+    session: &Arc<McpSession>,
+    profile: &Profile,
+) -> Result<Place, McpExit> {
+    let mut place = place(to, session)?;
+    let McpRequest {
+        endpoint, caller, ..
+    } = to.request;
+    let spec = &to.offer.spec;
+    place.wants = Wants::of(spec, profile, caller);
+    let mut forwarding = to.request.forwarding();
+    while let Err(elsewhere) = endpoint.replicas.enter(caller, spec.mode, &mut place).await {
+        let elsewhere = abroad::with_guest(to.request, session, elsewhere).await;
+        forwarding.to(&elsewhere).await?;
+    }
+    Ok(place)
+}
+
 /// The chat's place, as the OpenAPI door has it; for clients that send no chat, the session's own.
-fn place(asking: &Asking<'_>, session: &McpSession) -> Result<Place, RpcError> {
-    let place = asking.place()?;
-    let spec = &asking.offer.spec;
+fn place(to: &ServerRequest<'_>, session: &McpSession) -> Result<Place, RpcError> {
+    let place = to.place()?;
+    let spec = &to.offer.spec;
     if place.class == Class::Lasting {
         return Ok(place);
     }

@@ -6,7 +6,7 @@ use axum::response::Response;
 use bridge_model::ServerName;
 use bridge_process::{Child, Profile};
 use bridge_protocol::{
-    ClientMessage, RawJson, era::Era, jsonrpc::Said, meta, meta::SUBSCRIPTION_ID, method, sse,
+    ClientMessage, RawJson, era::Era, jsonrpc::Said, meta::SUBSCRIPTION_ID, method, sse,
 };
 use bytes::Bytes;
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::{
     RpcError,
-    asking::{Asking, relayed},
+    request::{McpExit, McpRequest, ServerRequest, relayed},
     stream,
 };
 
@@ -75,15 +75,15 @@ impl Wanted {
 }
 
 /// Opens the stream. The caller's child is started where it does not run: nothing else has news.
-pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Response, RpcError> {
+pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Response, McpExit> {
+    let McpRequest {
+        endpoint, caller, ..
+    } = to.request;
     let filter = message.params.notifications.clone();
     let wanted = Wanted::read(filter.as_ref())?;
     // What the catalogue finds out by itself is news too.
-    let (server, mut lists) = (
-        asking.offer.spec.name.clone(),
-        asking.endpoint.catalog.news(),
-    );
-    let mut news = subscribe(&asking, message, &wanted).await?;
+    let (server, mut lists) = (to.offer.spec.name.clone(), endpoint.catalog.news());
+    let mut news = subscribe(&to, message, &wanted).await?;
     let (sender, events) = mpsc::channel(64);
     let id = message.answer_id();
     let filter = filter.as_ref().map_or("{}", RawJson::as_str);
@@ -91,8 +91,8 @@ pub async fn listen(asking: Asking<'_>, message: &ClientMessage) -> Result<Respo
         r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{}}},"notifications":{filter}}}}}"#,
         id.as_str()
     );
-    let stopping = asking.endpoint.engine.stopping.clone();
-    let (endpoint, caller) = (Arc::downgrade(asking.endpoint), asking.caller.clone());
+    let stopping = endpoint.engine.stopping.clone();
+    let (endpoint, caller) = (Arc::downgrade(endpoint), (*caller).clone());
     let may_hear = move |server: &ServerName| {
         let endpoint = endpoint.upgrade();
         endpoint.is_some_and(|endpoint| {
@@ -165,22 +165,22 @@ type News = Option<broadcast::Receiver<Said>>;
 
 /// Attaches to the caller's child, and subscribes to what was named.
 async fn subscribe(
-    asking: &Asking<'_>,
+    to: &ServerRequest<'_>,
     message: &ClientMessage,
     wanted: &Wanted,
-) -> Result<News, RpcError> {
+) -> Result<News, McpExit> {
     let found: Arc<Mutex<News>> = Arc::default();
     let keep = found.clone();
-    let relayed = relayed(&asking.offer, message, Era::Modern)?;
-    let place = asking.enter(asking.place()?, None).await?;
+    let relayed = relayed(&to.offer, message, Era::Modern)?;
+    let place = to.enter(to.place()?, None).await?;
     let able = message.params.meta.client_capabilities.as_ref();
-    let mut call = asking.call(relayed, place, Profile::able(able.unwrap_or(&Map::new())));
+    let mut call = to.call(relayed, place, Profile::able(able.unwrap_or(&Map::new())));
     call.on_child = Some(Arc::new(move |child: &Child| {
         let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(child.news());
     }));
     let resources = wanted.resource_subscriptions.clone();
-    let attached = asking.endpoint.engine.attach(call, resources).await;
+    let attached = to.request.endpoint.engine.attach(call, resources).await;
     attached.map_err(|error| RpcError::of_call(&error))?;
     let news = found.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(news)

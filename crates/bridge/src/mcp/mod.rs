@@ -5,8 +5,8 @@
 
 mod abroad;
 mod aggregate;
-pub mod all;
-mod asking;
+mod all;
+mod endpoint;
 mod error;
 mod files;
 mod headers;
@@ -17,26 +17,24 @@ mod modern;
 mod outbox;
 mod park;
 mod relay;
+mod request;
 mod retry;
 mod session;
 mod stream;
 
 pub use aggregate::Views;
-pub use asking::{Asking, offer};
+pub use endpoint::{delete, get, post};
 pub use error::RpcError;
-pub use legacy::{delete, get};
 pub use park::Parks;
+pub use request::{McpExit, McpRequest, Scope, locate_offer};
 pub use session::McpSessions;
 
 use std::sync::Arc;
-
-use bridge_protocol::ClientMessage;
 
 use crate::{
     call::CallEngine, catalog::Catalog, config::Settings, directory::Directory, identity::Identity,
     replicas::Replicas,
 };
-use modern::is_modern;
 
 /// The MCP endpoints: what they own, and what they use of the bridge.
 pub struct Endpoint {
@@ -58,16 +56,4 @@ pub struct Endpoint {
     pub parks: Parks,
     /// What the endpoint of all servers offers.
     pub views: Views,
-}
-
-/// One message of a client's, of whichever era.
-pub async fn post(
-    asking: Asking<'_>,
-    message: ClientMessage,
-) -> Result<axum::response::Response, RpcError> {
-    if is_modern(asking.headers, &message) {
-        modern::post(asking, message).await
-    } else {
-        legacy::post(asking, message).await
-    }
 }

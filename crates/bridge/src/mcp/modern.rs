@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     http::{HeaderMap, StatusCode},
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 use bridge_process::{Cancellation, Profile, Replier, STANDING, needed};
 use bridge_protocol::{
@@ -15,18 +15,16 @@ use bridge_protocol::{
     header_name,
     jsonrpc::{Reply, Said, splice},
     method,
-    method::REMOVED,
 };
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::{
-    RpcError,
-    asking::{Asking, relayed},
-    headers, listen, lists,
+    listen, lists,
     relay::{Asked, Manner, Relay, json as answer_json, refused, with_subscription, with_token},
+    request::{McpExit, McpRequest, ServerRequest, relayed},
 };
-use crate::{catalog::Offer, config::Mode, mcp::retry::Retry, replicas::Routed as _};
+use crate::{catalog::Offer, config::Mode, mcp::retry::Retry, replicas::Exit};
 
 /// A subscription's longest life: a day.
 const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);
@@ -43,34 +41,6 @@ pub fn is_modern(headers: &HeaderMap, message: &ClientMessage) -> bool {
     Era::of(&signs) == Era::Modern
 }
 
-/// One message of a client's.
-pub async fn post(asking: Asking<'_>, message: ClientMessage) -> Result<Response, RpcError> {
-    let id = message.id.clone();
-    let answered = match &message.kind {
-        Kind::Request(method) => {
-            let method = method.clone();
-            let schema = called(&asking.offer, &message).map(Tool::input_schema);
-            let checked = headers::check(asking.headers, &message, &method, schema);
-            match checked {
-                Ok(()) => request(asking, message, &method).await,
-                Err(error) => Err(error),
-            }
-        }
-        // Nothing that a client could tell is defined; taking it does no harm.
-        Kind::Notification(_) => Ok(StatusCode::ACCEPTED.into_response()),
-        Kind::Response => Err(RpcError::invalid(
-            "clients of this revision send no responses",
-        )),
-    };
-    answered.map_err(|error| {
-        if error.id.is_none() {
-            error.to(id)
-        } else {
-            error
-        }
-    })
-}
-
 /// The tool that a message calls.
 pub fn called<'a>(offer: &'a Offer, message: &ClientMessage) -> Option<&'a Tool> {
     let calls = message.kind == Kind::Request(method::TOOLS_CALL.into());
@@ -78,69 +48,64 @@ pub fn called<'a>(offer: &'a Offer, message: &ClientMessage) -> Option<&'a Tool>
     offer.tool(name).map(|offered| &offered.tool)
 }
 
-/// A request whose headers were checked.
+/// A request to one server, whose headers were checked.
 pub async fn request(
-    asking: Asking<'_>,
+    to: ServerRequest<'_>,
     message: ClientMessage,
     method: &str,
-) -> Result<Response, RpcError> {
-    if REMOVED.contains(&method) {
-        return Err(RpcError::method(method));
-    }
-    let modern = asking.offer.learnt.modern.get().cloned();
+) -> Result<Response, McpExit> {
+    let modern = to.offer.learnt.modern.get().cloned();
     if method == method::DISCOVER {
-        let discovered = modern.unwrap_or_else(|| lists::discover(&asking.offer));
+        let discovered = modern.unwrap_or_else(|| lists::discover(&to.offer));
         return Ok(answer_json(lists::answer(&message, &discovered)));
     }
-    if let Some(list) = lists::list(&asking.offer, method) {
+    if let Some(list) = lists::list(&to.offer, method) {
         let list = lists::complete(&list, true);
         return Ok(answer_json(lists::answer(&message, &list)));
     }
     let is_modern = modern.is_some();
-    let shared = asking.offer.spec.mode == Mode::Shared;
+    let shared = to.offer.spec.mode == Mode::Shared;
     if method == method::LISTEN && !(is_modern && shared) {
-        return listen::listen(asking, &message).await;
+        return listen::listen(to, &message).await;
     }
     if let Some(state) = &message.params.request_state {
-        let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
-        match asking
-            .endpoint
-            .parks
-            .take(&asking, state, &retry, &message)
-            .await
-        {
+        let (request, parks) = (to.request, &to.request.endpoint.parks);
+        let retry = Retry::of(&request.caller.principal, &to.offer.spec.name, &message);
+        match parks.take(request, state, &retry, &message).await {
             Ok(relay) => {
                 let manner = manner(&message, method);
                 return Ok(relay.go_on(message.answer_id(), manner).respond().await);
             }
-            Err(error) if error.elsewhere().is_some() => return Err(error),
             // It may be the child's own.
-            Err(_) if is_modern => {}
-            Err(unknown) => return Err(unknown),
+            Err(Exit::Error(_)) if is_modern => {}
+            Err(exit) => return Err(exit),
         }
     }
-    relay(asking, message, method, is_modern).await
+    relay(to, message, method, is_modern).await
 }
 
 /// To the child. One that speaks this revision itself hears the message as it came; from another,
 /// what it asks comes back as `input_required`.
 async fn relay(
-    asking: Asking<'_>,
+    to: ServerRequest<'_>,
     message: ClientMessage,
     method: &str,
     is_modern: bool,
-) -> Result<Response, RpcError> {
-    let retry = Retry::of(&asking.caller.principal, &asking.offer.spec.name, &message);
-    let relayed = relayed(&asking.offer, &message, Era::Modern)?;
+) -> Result<Response, McpExit> {
+    let McpRequest {
+        endpoint, caller, ..
+    } = to.request;
+    let retry = Retry::of(&caller.principal, &to.offer.spec.name, &message);
+    let relayed = relayed(&to.offer, &message, Era::Modern)?;
     let profile = if is_modern {
         Profile::modern()
     } else {
         let able = message.params.meta.client_capabilities.as_ref();
         Profile::able(able.unwrap_or(&Map::new()))
     };
-    let place = asking.enter(asking.place()?, Some(&profile)).await?;
-    let mut call = asking.call(relayed, place, profile);
-    let mut owner = asking.endpoint.sessions.owner();
+    let place = to.enter(to.place()?, Some(&profile)).await?;
+    let mut call = to.call(relayed, place, profile);
+    let mut owner = endpoint.sessions.owner();
     if method == method::LISTEN {
         // A subscription lasts as long as its client wants.
         Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
@@ -148,10 +113,10 @@ async fn relay(
     }
     let (id, manner) = (message.answer_id(), manner(&message, method));
     let cancellation = Cancellation::default();
-    let mut relay = Relay::start(asking.endpoint, owner, id, manner, cancellation, call);
+    let mut relay = Relay::start(endpoint, owner, id, manner, cancellation, call);
     relay.can_park(retry);
-    relay.for_openwebui(asking.is_openwebui(message.params.meta.client_name.as_deref()));
-    relay.show(asking.shown);
+    relay.for_openwebui(to.is_openwebui(message.params.meta.client_name.as_deref()));
+    relay.show(to.shown);
     Ok(relay.respond().await)
 }
 

@@ -14,7 +14,12 @@ use indexmap::IndexMap;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use super::{Asking, RpcError, relay::Relay, retry::Retry};
+use super::{
+    RpcError,
+    relay::Relay,
+    request::{McpExit, McpRequest},
+    retry::Retry,
+};
 use crate::replicas::Homed;
 
 /// Parked calls of one principal.
@@ -65,18 +70,18 @@ impl Parks {
     /// replica that keeps the call.
     pub async fn take(
         &self,
-        asking: &Asking<'_>,
+        request: &McpRequest<'_>,
         state: &str,
         retry: &Retry,
         message: &ClientMessage,
-    ) -> Result<Relay, RpcError> {
+    ) -> Result<Relay, McpExit> {
         let unknown = || RpcError::params("requestState is unknown, expired or of another request");
         let state: Homed = state.parse().map_err(|_| unknown())?;
-        if state.home != asking.endpoint.replicas.own() {
-            return Err(asking.incoming().at_home(state.home, unknown()).await);
+        if state.home != request.endpoint.replicas.own() {
+            return Err(request.forward_home(state.home, unknown).await);
         }
-        self.resume(&state.token, retry, message)
-            .ok_or_else(unknown)
+        let relay = self.resume(&state.token, retry, message);
+        Ok(relay.ok_or_else(unknown)?)
     }
 
     fn resume(&self, state: &SessionId, retry: &Retry, message: &ClientMessage) -> Option<Relay> {

@@ -16,10 +16,10 @@ mod address;
 mod channel;
 mod envelope;
 mod forward;
+mod forwarding;
 mod guest;
 mod key;
 mod payload;
-mod run;
 mod tls;
 
 use std::{
@@ -50,10 +50,10 @@ pub use address::reachable_at;
 pub use channel::{OverChannel, is_asked_for, switching};
 pub use envelope::{PEER_HEADER, Refused};
 pub use forward::{Forward, again};
+pub use forwarding::{Exit, Forwarding, Located};
 pub use guest::{Abroad, Homed};
 pub use key::PeerKey;
 pub use payload::{Payload, Spooled};
-pub use run::Routed;
 pub use tls::{Fingerprint, fingerprint, origin};
 
 /// What a bridge knows of the others.
@@ -250,8 +250,23 @@ impl Replicas {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Opens the place of a call here, or says where it belongs. A place that cannot be opened for
-    /// another reason is left for the call itself to fail at.
+    /// Opens the place of a call here, or has the call answered by the replica that it belongs to. A place that
+    /// cannot be opened for another reason is left for the call itself to fail at.
+    pub async fn enter_or_forward<E: From<CallError>>(
+        &self,
+        caller: &Caller,
+        mode: Mode,
+        place: &mut Place,
+        request: impl Fn() -> Option<Forward>,
+    ) -> Result<(), Exit<E>> {
+        let mut forwarding = self.forwarding(caller, request);
+        while let Err(elsewhere) = self.enter(caller, mode, place).await {
+            forwarding.to(&elsewhere).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens the place of a call here, or says where it belongs.
     pub async fn enter(
         &self,
         caller: &Caller,

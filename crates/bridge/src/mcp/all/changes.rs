@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bridge_model::Caller;
-use bridge_protocol::{RawJson, meta};
+use bridge_protocol::{RawJson, meta::SUBSCRIPTION_ID};
 use bytes::Bytes;
 
 use crate::mcp::{
@@ -30,8 +30,10 @@ pub fn differences(before: &Marks, now: &Marks) -> Vec<&'static str> {
 /// The note that a list changed; modern clients are told for which subscription.
 pub fn note(list: &str, subscription: Option<&RawJson>) -> Bytes {
     let params = subscription.map_or_else(String::new, |id| {
-        let key = bridge_protocol::meta::SUBSCRIPTION_ID;
-        format!(r#","params":{{"_meta":{{"{key}":{}}}}}"#, id.as_str())
+        format!(
+            r#","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{}}}}}"#,
+            id.as_str()
+        )
     });
     format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"{params}}}"#).into()
 }

@@ -1,7 +1,7 @@
 //! What the bridge says of itself where it speaks for all servers.
 
 use bridge_model::link_text;
-use bridge_protocol::{RawJson, meta, revision, revision::MODERN};
+use bridge_protocol::{RawJson, meta, revision::MODERN};
 use serde_json::{Map, Value, json};
 
 use crate::{

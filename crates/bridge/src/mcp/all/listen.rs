@@ -8,10 +8,10 @@ use axum::{
     http::{StatusCode, header},
     response::Response,
 };
+use bridge_openapi::path_segment;
 use bridge_protocol::{
     ClientMessage, RawJson,
     jsonrpc::{Said, splice},
-    meta,
     meta::SUBSCRIPTION_ID,
     method, sse,
 };
@@ -21,16 +21,19 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    AskingAll,
     changes::{differences, note},
     route::find_resource,
 };
-use crate::mcp::{
-    RpcError,
-    aggregate::{Shown, View},
-    listen::Wanted,
-    modern::request,
-    stream::{self, Messages},
+use crate::{
+    mcp::{
+        RpcError,
+        aggregate::{Shown, View},
+        listen::Wanted,
+        modern,
+        request::{McpExit, McpRequest},
+        stream::{self, Messages},
+    },
+    replicas::Exit,
 };
 
 /// One server's part of a subscription.
@@ -43,10 +46,10 @@ struct Part {
 
 /// Opens the stream.
 pub async fn listen(
-    asking: &AskingAll<'_>,
+    request: &McpRequest<'_>,
     view: &Arc<View>,
     message: &ClientMessage,
-) -> Result<Response, RpcError> {
+) -> Result<Response, McpExit> {
     let filter = message.params.notifications.clone();
     let filter = filter.unwrap_or_else(RawJson::empty_object);
     let wanted = Wanted::read(Some(&filter))?;
@@ -58,7 +61,7 @@ pub async fn listen(
     }
     let opening = by_server
         .into_iter()
-        .map(|(server, asked)| part(asking, view, message, server, asked));
+        .map(|(server, asked)| part(request, view, message, server, asked));
     let mut parts = Vec::new();
     for opened in futures_util::future::join_all(opening).await {
         match opened? {
@@ -75,8 +78,8 @@ pub async fn listen(
     );
     let (sender, events) = mpsc::channel(64);
     let _ = sender.try_send(sse::event(None, acknowledged.as_bytes()));
-    let lists = news_of_lists(asking, view, wanted, id, sender.clone());
-    let stopping = asking.endpoint.engine.stopping.clone();
+    let lists = news_of_lists(request, view, wanted, id, sender.clone());
+    let stopping = request.endpoint.engine.stopping.clone();
     tokio::spawn(async move {
         let served = parts.into_iter().map(|part| Box::pin(part.send(&sender)));
         let mut served: Vec<_> = served.collect();
@@ -100,12 +103,12 @@ pub async fn listen(
 
 /// Listens to one server; the inner error is its refusal.
 async fn part(
-    asking: &AskingAll<'_>,
+    request: &McpRequest<'_>,
     view: &Arc<View>,
     message: &ClientMessage,
     server: usize,
     asked: IndexMap<String, String>,
-) -> Result<Result<Part, Box<Response>>, RpcError> {
+) -> Result<Result<Part, Box<Response>>, McpExit> {
     let uris: Vec<&String> = asked.keys().collect();
     let filter = RawJson::of(&json!({"resourceSubscriptions": uris}));
     let place = message.params.notifications.as_ref();
@@ -113,19 +116,35 @@ async fn part(
         .map(|place| (place, filter.as_bytes()))
         .into_iter()
         .collect();
-    let own = ClientMessage::read(&splice(&message.line, &edits))?;
+    let own = ClientMessage::read(&splice(&message.line, &edits)).map_err(RpcError::from)?;
     // Each chat's folder may be on another replica, and so each part goes its own way.
-    let forward = || asking.to_server(&view.offers[server].spec.name, &own);
-    let attempt = || request(asking.to(view, server), own.clone(), method::LISTEN);
-    let (replicas, caller) = (&asking.endpoint.replicas, &asking.caller);
-    let response = replicas.run(caller, forward, attempt).await?;
+    let path = request.target.split('?').next().unwrap_or_default();
+    let name = &view.offers[server].spec.name;
+    let target = format!(
+        "{}/{}",
+        path.trim_end_matches('/'),
+        path_segment(name.as_str())
+    );
+    let request = &McpRequest {
+        method: request.method.clone(),
+        target: &target,
+        body: own.line.clone(),
+        id: request.id.clone(),
+        ..*request
+    };
+    let answered = modern::request(super::to(request, view, server), own, method::LISTEN).await;
+    let response = match answered {
+        Ok(response) => response,
+        Err(Exit::Answered(response)) => *response,
+        Err(exit) => return Err(exit),
+    };
     let kind = response.headers().get(header::CONTENT_TYPE);
     let is_stream = kind.is_some_and(|kind| kind == "text/event-stream");
     if response.status() != StatusCode::OK || !is_stream {
         return Ok(Err(Box::new(response)));
     }
     Ok(Ok(Part {
-        messages: Messages::of(response, asking.endpoint.settings.limits.max_message()),
+        messages: Messages::of(response, request.endpoint.settings.limits.max_message()),
         asked,
         shown: Shown::new(view.clone(), server),
     }))
@@ -172,14 +191,14 @@ impl Part {
 
 /// Tells what changes in the joined lists, as far as it is wanted.
 fn news_of_lists(
-    asking: &AskingAll<'_>,
+    request: &McpRequest<'_>,
     view: &View,
     wanted: Wanted,
     id: RawJson,
     sender: mpsc::Sender<Bytes>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let (endpoint, caller) = (Arc::downgrade(asking.endpoint), asking.caller.clone());
-    let mut changes = asking.endpoint.catalog.changes();
+    let (endpoint, caller) = (Arc::downgrade(request.endpoint), request.caller.clone());
+    let mut changes = request.endpoint.catalog.changes();
     let mut before = view.marks();
     async move {
         loop {

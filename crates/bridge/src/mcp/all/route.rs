@@ -3,23 +3,28 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use bridge_model::ServerName;
 use bridge_protocol::{ClientMessage, Kind, RawJson, code, jsonrpc::splice, method};
 use serde_json::json;
 
-use super::{AskingAll, servers};
-use crate::mcp::{
-    Asking, RpcError,
-    aggregate::{
-        View, names,
-        uris::{self, Owner},
+use super::servers;
+use crate::{
+    mcp::{
+        RpcError, abroad,
+        aggregate::{
+            View, names,
+            uris::{self, Owner},
+        },
+        request::{McpExit, McpRequest, ServerRequest, locate_offer},
+        session::McpSession,
     },
-    offer,
+    replicas::Located,
 };
 
 /// A request of one server.
 pub struct Routed<'a> {
     /// To whom.
-    pub asking: Asking<'a>,
+    pub to: ServerRequest<'a>,
     /// With the name or URI that the server knows; every other byte as it came.
     pub message: ClientMessage,
 }
@@ -31,25 +36,27 @@ enum Reference {
     Resource(String),
 }
 
-/// Finds the server; `None` where the method does not say which it is for.
+/// Finds the server; `None` where the method does not say which it is for. Where another replica has to find it,
+/// the session is a guest there.
 pub async fn route<'a>(
-    asking: &AskingAll<'a>,
+    request: &'a McpRequest<'a>,
     view: Arc<View>,
     message: &ClientMessage,
-) -> Result<Option<Routed<'a>>, RpcError> {
+    session: Option<&Arc<McpSession>>,
+) -> Result<Option<Routed<'a>>, McpExit> {
     let Some((reference, place)) = reference(message)? else {
         return Ok(None);
     };
     let found = match find(&view, &reference) {
         Ok(found) => (view, found),
-        Err(unknown) => late(asking, &reference, unknown).await?,
+        Err(unknown) => late(request, &reference, session, unknown).await?,
     };
     let (view, (server, own)) = found;
     let own = RawJson::of(&own.into());
     let line = splice(&message.line, &[(&place, own.as_bytes())]);
     Ok(Some(Routed {
-        asking: asking.to(&view, server),
-        message: ClientMessage::read(&line)?,
+        to: super::to(request, &view, server),
+        message: ClientMessage::read(&line).map_err(RpcError::from)?,
     }))
 }
 
@@ -155,11 +162,14 @@ pub fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError
 /// Looks again when the servers are known whose it may be and that are not known yet: a client
 /// may have its list of names from before the bridge was restarted.
 async fn late(
-    asking: &AskingAll<'_>,
+    request: &McpRequest<'_>,
     reference: &Reference,
+    session: Option<&Arc<McpSession>>,
     unknown: RpcError,
-) -> Result<(Arc<View>, (usize, String)), RpcError> {
-    let (endpoint, caller) = (asking.endpoint, &asking.caller);
+) -> Result<(Arc<View>, (usize, String)), McpExit> {
+    let McpRequest {
+        endpoint, caller, ..
+    } = request;
     let before = super::view(endpoint, caller);
     let config = endpoint.directory.config();
     let mut failure = None;
@@ -171,13 +181,33 @@ async fn late(
                 uris::read_named(uri).is_some_and(|(named, _)| named == server.as_str())
             }
         };
-        if may_be && let Err(error) = offer(endpoint, server.as_str(), caller).await {
-            failure = failure.or(Some(error));
+        if may_be {
+            let learnt = learn(request, server, session).await;
+            failure = failure.or(learnt.err());
         }
     }
     let now = super::view(endpoint, caller);
     match find(&now, reference) {
         Ok(found) => Ok((now, found)),
-        Err(_) => Err(failure.unwrap_or(unknown)),
+        Err(_) => Err(failure.unwrap_or(unknown.into())),
+    }
+}
+
+/// Waits until it is known what a server offers; where another replica knows, it answers the request.
+async fn learn(
+    request: &McpRequest<'_>,
+    server: &ServerName,
+    session: Option<&Arc<McpSession>>,
+) -> Result<(), McpExit> {
+    let mut forwarding = request.forwarding();
+    loop {
+        let located = locate_offer(request.endpoint, server.as_str(), request.caller).await?;
+        let Located::Elsewhere(mut other) = located else {
+            return Ok(());
+        };
+        if let Some(session) = session {
+            other = abroad::with_guest(request, session, other).await;
+        }
+        forwarding.to(&other).await?;
     }
 }

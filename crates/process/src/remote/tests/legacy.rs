@@ -67,7 +67,7 @@ async fn messages_keep_their_bytes_and_become_one_line() {
     let line = bridge.line().await.unwrap();
     assert!(line.contains(odd), "{line}");
     server.next().await;
-    let message = format!(r#"{{ "id":2, "method":"x","params":{odd} }}"#);
+    let message = format!(r#"{{ "jsonrpc":"2.0","id":2, "method":"x","params":{odd} }}"#);
     bridge.write(&message).await;
     assert_eq!(server.next().await.body, message);
 }
@@ -137,7 +137,8 @@ async fn a_cancellation_is_posted_and_then_the_stream_is_dropped() {
     let mut bridge = Bridge::ready(&mut server).await;
     bridge.call(1, "slow").await;
     server.until("tools/call").await;
-    let cancel = json!({"method": "notifications/cancelled", "params": {"requestId": 1}});
+    let cancel =
+        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
     bridge.say(&cancel).await;
     let seen = server.until("notifications/cancelled").await;
     assert_eq!(seen.header("mcp-session-id"), "session-1");

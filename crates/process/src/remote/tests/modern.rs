@@ -52,7 +52,8 @@ async fn cancelling_closes_the_stream_and_says_nothing() {
     let call = params(&json!({"name": "slow"}));
     bridge.ask(1, "tools/call", &call).await;
     server.next().await;
-    let cancel = json!({"method": "notifications/cancelled", "params": {"requestId": 1}});
+    let cancel =
+        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
     bridge.say(&cancel).await;
     timeout(PATIENCE, was_dropped.recv()).await.unwrap();
     assert!(server.seen.try_recv().is_err());

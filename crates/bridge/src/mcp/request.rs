@@ -1,12 +1,13 @@
-//! What both eras need to know of a request.
+//! A request at an MCP endpoint, as clients of both eras send it.
 
 use std::sync::{Arc, Mutex};
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use bridge_model::Caller;
 use bridge_process::Profile;
 use bridge_protocol::{ClientMessage, Kind, code, era::Era, method};
 use bridge_state::InstanceId;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{RpcError, files::is_openwebui};
@@ -16,67 +17,102 @@ use crate::{
     config::ServerAccess,
     identity::user_needed,
     mcp::{Endpoint, aggregate::Shown},
+    replicas::{Exit, Forward, Forwarding, Located},
     session::{Place, Wants},
-    telemetry::RequestId,
+    telemetry::{REQUEST_ID, RequestId},
 };
 
-/// Everything that a request of a client's needs.
-pub struct Asking<'a> {
-    /// The bridge.
+/// A request at the endpoint of one server, or at that of all servers.
+pub struct McpRequest<'a> {
+    /// What the endpoints own and use.
     pub endpoint: &'a Arc<Endpoint>,
-    /// Who asks.
-    pub caller: Caller,
-    /// Which server.
-    pub offer: Arc<Offer>,
-    /// The request's headers.
+    /// Who sent it.
+    pub caller: &'a Caller,
+    /// Of HTTP.
+    pub method: Method,
+    /// Of HTTP.
     pub headers: &'a HeaderMap,
     /// Path and query, as they came.
-    pub target: String,
+    pub target: &'a str,
+    /// As it came.
+    pub body: Bytes,
     /// For logs.
-    pub request_id: RequestId,
+    pub id: RequestId,
+}
+
+/// Which servers a request is about.
+pub enum Scope {
+    /// One, and what it offers.
+    One(Arc<Offer>),
+    /// All that are there for the caller.
+    All,
+}
+
+/// A request to one server.
+pub struct ServerRequest<'a> {
+    /// The request.
+    pub request: &'a McpRequest<'a>,
+    /// The server, and what it offers.
+    pub offer: Arc<Offer>,
     /// How its resources are called, where that is not as it calls them.
     pub shown: Option<Shown>,
 }
 
-/// What is needed to send a client's message on to another replica.
-#[derive(Clone, Copy)]
-pub struct Incoming<'a> {
-    /// The bridge.
-    pub endpoint: &'a Arc<Endpoint>,
-    /// Who sent it.
-    pub caller: &'a Caller,
-    /// Its headers.
-    pub headers: &'a HeaderMap,
-    /// Path and query, as they came.
-    pub target: &'a str,
-}
+/// How the handling of a request ends early.
+pub type McpExit = Exit<RpcError>;
 
-impl Incoming<'_> {
-    /// Sends the message to the replica that made or keeps what it names; an error of its own where
-    /// that one has ended.
-    pub async fn at_home(&self, home: InstanceId, unknown: RpcError) -> RpcError {
-        let home = self.endpoint.replicas.home(home).await;
-        home.map_or(unknown, RpcError::elsewhere)
+impl McpRequest<'_> {
+    /// The request as it may go on to another replica.
+    pub fn forward(&self) -> Forward {
+        let mut headers = self.headers.clone();
+        headers.insert(REQUEST_ID, self.id.header().clone());
+        let config = self.endpoint.directory.config();
+        let identity = &self.endpoint.identity;
+        Forward {
+            method: self.method.clone(),
+            target: self.target.to_owned(),
+            chosen: identity.forwarded_to_any(config.servers.values(), self.headers, self.caller),
+            headers,
+            body: self.body.clone().into(),
+        }
+    }
+
+    /// The request on its way to where it belongs.
+    pub fn forwarding(&self) -> Forwarding<'_, impl Fn() -> Option<Forward>> {
+        let replicas = &self.endpoint.replicas;
+        replicas.forwarding(self.caller, || Some(self.forward()))
+    }
+
+    /// Has the request answered by the replica that made or keeps what it names; `unknown` where that one has
+    /// ended.
+    pub async fn forward_home(&self, home: InstanceId, unknown: impl Fn() -> RpcError) -> McpExit {
+        let mut forwarding = self.forwarding();
+        while let Some(elsewhere) = self.endpoint.replicas.home(home).await {
+            if let Err(exit) = forwarding.to(&elsewhere).await {
+                return exit;
+            }
+        }
+        unknown().into()
     }
 }
 
 /// What a server offers to this caller; waited for as long as a caller waits. Where this replica
 /// does not know, another may.
-pub async fn offer(
+pub async fn locate_offer(
     endpoint: &Endpoint,
     server: &str,
     caller: &Caller,
-) -> Result<Arc<Offer>, RpcError> {
+) -> Result<Located<Arc<Offer>>, RpcError> {
     let unknown = || unknown(server);
     let (name, _) = endpoint
         .directory
         .server_for(server, caller)
         .ok_or_else(unknown)?;
     match endpoint.catalog.offer(&name).await.ok_or_else(unknown)? {
-        Knowledge::Ready(offer) => Ok(offer),
+        Knowledge::Ready(offer) => Ok(Located::Here(offer)),
         Knowledge::Learning => {
             if let Some(other) = endpoint.replicas.anyone_for(caller) {
-                return Err(RpcError::elsewhere(other));
+                return Ok(Located::Elsewhere(other));
             }
             let message = format!("the server '{server}' is starting; try again in a moment");
             let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -110,12 +146,13 @@ fn unknown(server: &str) -> RpcError {
     )
 }
 
-impl Asking<'_> {
-    /// Where a call of this caller works, as the OpenAPI door has it; an error where he may only
+impl ServerRequest<'_> {
+    /// Where a call of this caller works, as the OpenAPI door has it; an error where it may only
     /// read what the server offers.
     pub fn place(&self) -> Result<Place, RpcError> {
+        let (endpoint, caller) = (self.request.endpoint, self.request.caller);
         let server = self.offer.spec.name.as_str();
-        match self.endpoint.directory.server_for(server, &self.caller) {
+        match endpoint.directory.server_for(server, caller) {
             Some((_, ServerAccess::Use)) => {}
             Some(_) => {
                 let (status, text) = (StatusCode::FORBIDDEN, user_needed(server));
@@ -128,7 +165,7 @@ impl Asking<'_> {
             }
             None => return Err(unknown(server)),
         }
-        Place::of(&self.caller, &self.offer.spec).ok_or_else(|| {
+        Place::of(caller, &self.offer.spec).ok_or_else(|| {
             let status = StatusCode::NOT_FOUND;
             RpcError::new(
                 status,
@@ -139,50 +176,39 @@ impl Asking<'_> {
         })
     }
 
-    /// Opens the place here, or says which replica the message belongs to. With a profile, it is
+    /// Opens the place here, or has the request answered where it belongs. With a profile, it is
     /// for a request to a child that is spoken to like that.
     pub async fn enter(
         &self,
         mut place: Place,
         profile: Option<&Profile>,
-    ) -> Result<Place, RpcError> {
-        place.wants =
-            profile.and_then(|profile| Wants::of(&self.offer.spec, profile, &self.caller));
-        let replicas = &self.endpoint.replicas;
-        let entered = replicas
-            .enter(&self.caller, self.offer.spec.mode, &mut place)
-            .await;
-        entered.map_err(RpcError::elsewhere)?;
+    ) -> Result<Place, McpExit> {
+        let McpRequest {
+            endpoint, caller, ..
+        } = self.request;
+        let spec = &self.offer.spec;
+        place.wants = profile.and_then(|profile| Wants::of(spec, profile, caller));
+        let forward = || Some(self.request.forward());
+        let replicas = &endpoint.replicas;
+        replicas
+            .enter_or_forward(caller, spec.mode, &mut place, forward)
+            .await?;
         Ok(place)
     }
 
     /// Whether Open WebUI asks, which may also say its name.
     pub fn is_openwebui(&self, client_name: Option<&str>) -> bool {
-        let names = &self.endpoint.settings.access.headers;
-        is_openwebui(self.headers, names, client_name)
-    }
-
-    /// The message, to be sent on.
-    pub fn incoming(&self) -> Incoming<'_> {
-        Incoming {
-            endpoint: self.endpoint,
-            caller: &self.caller,
-            headers: self.headers,
-            target: &self.target,
-        }
-    }
-
-    /// The headers of the request that the server gets.
-    fn forwarded(&self) -> Option<HeaderMap> {
-        let identity = &self.endpoint.identity;
-        identity.forwarded(&self.offer.spec, self.headers, &self.caller)
+        let names = &self.request.endpoint.settings.access.headers;
+        is_openwebui(self.request.headers, names, client_name)
     }
 
     /// A call that passes a request on to the child at this place. Nobody hears what the child says
     /// meanwhile, and it cannot wait for its client.
     pub fn call(&self, relayed: Relayed, place: Place, profile: Profile) -> Box<Call> {
+        let request = self.request;
+        let identity = &request.endpoint.identity;
         Box::new(Call {
-            caller: self.caller.clone(),
+            caller: request.caller.clone(),
             spec: self.offer.spec.clone(),
             place,
             ask: Ask::Relay(relayed),
@@ -191,8 +217,8 @@ impl Asking<'_> {
             on_child: None,
             parking: Parking::default(),
             incoming: Mutex::default(),
-            forwarded: self.forwarded(),
-            request_id: self.request_id.clone(),
+            forwarded: identity.forwarded(&self.offer.spec, request.headers, request.caller),
+            request_id: request.id.clone(),
             received: Instant::now(),
         })
     }

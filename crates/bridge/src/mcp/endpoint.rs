@@ -1,0 +1,265 @@
+//! What clients of both eras can send to an MCP endpoint, be it that of one server (`/mcp/{server}`) or that of
+//! all servers (`/mcp`).
+//!
+//! At the endpoint of all servers a request is given to one of them: by its tool's or prompt's name, or by its
+//! URI. From there on it is a request at that server's endpoint: the same child and folder, the same bytes.
+//! What concerns all servers (greetings, lists, news of lists) is answered from the catalogue.
+
+use std::sync::Arc;
+
+use axum::{
+    http::{Method, StatusCode},
+    response::{IntoResponse as _, Response},
+};
+use bridge_protocol::{
+    ClientMessage, Kind, RawJson, Tool, jsonrpc::splice, method, method::REMOVED,
+};
+use bytes::Bytes;
+
+use super::{
+    RpcError, abroad,
+    aggregate::View,
+    all, headers,
+    legacy::{self, check_version, relay, take},
+    lists,
+    modern::{self, called, is_modern},
+    relay::json,
+    request::{McpExit, McpRequest, Scope, ServerRequest},
+    session::McpSession,
+};
+use crate::{
+    config::{Mode, ServerSpec, WorkspaceScope},
+    session::Place,
+};
+
+/// One message of a client's, of whichever era.
+pub async fn post(
+    request: &McpRequest<'_>,
+    scope: Scope,
+    message: ClientMessage,
+) -> Result<Response, McpExit> {
+    let id = message.id.clone();
+    let answered = if is_modern(request.headers, &message) {
+        post_modern(request, scope, message).await
+    } else {
+        post_legacy(request, scope, message).await
+    };
+    answered.map_err(|exit| {
+        exit.map_error(|error| match error.id {
+            None => error.to(id),
+            Some(_) => error,
+        })
+    })
+}
+
+/// The client's stream for what belongs to no request.
+pub async fn get(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, McpExit> {
+    let session = session(request, scope).await?;
+    Ok(legacy::stream_of(
+        request.endpoint,
+        session,
+        request.headers,
+    )?)
+}
+
+/// Ends the protocol's session and its streams; the chat's children and folder stay.
+pub async fn delete(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, McpExit> {
+    let session = session(request, scope).await?;
+    request.endpoint.sessions.end(&session);
+    abroad::tell(request, &session, &Method::DELETE, &Bytes::new()).await;
+    Ok(StatusCode::OK.into_response())
+}
+
+async fn session(request: &McpRequest<'_>, scope: &Scope) -> Result<Arc<McpSession>, McpExit> {
+    let server = match scope {
+        Scope::One(offer) => Some(&offer.spec.name),
+        Scope::All => None,
+    };
+    legacy::session(request, server).await
+}
+
+/// From a client of 2024-11-05 to 2025-11-25.
+async fn post_legacy(
+    request: &McpRequest<'_>,
+    scope: Scope,
+    message: ClientMessage,
+) -> Result<Response, McpExit> {
+    if message.kind == Kind::Request(method::INITIALIZE.into()) {
+        return initialize(request, &scope, &message).await;
+    }
+    let session = session(request, &scope).await?;
+    check_version(request.headers)?;
+    let method = match &message.kind {
+        Kind::Request(method) => method.clone(),
+        Kind::Response | Kind::Notification(_) => {
+            return Ok(take(request, &session, &message).await);
+        }
+    };
+    if &*method == method::PING {
+        return Ok(json(lists::answer(&message, &RawJson::empty_object())));
+    }
+    match scope {
+        Scope::One(offer) => {
+            if &*method == method::SET_LEVEL && legacy::is_modern(&offer) {
+                if !offer.learnt.hello.capabilities.contains_key("logging") {
+                    return Err(RpcError::method(&method).answered().into());
+                }
+                return Ok(legacy::set_level(&session, &message)?);
+            }
+            if let Some(list) = lists::list(&offer, &method) {
+                return Ok(json(lists::answer(&message, &list)));
+            }
+            let to = ServerRequest {
+                request,
+                offer,
+                shown: None,
+            };
+            relay(to, session, message).await
+        }
+        Scope::All => {
+            if &*method == method::SET_LEVEL {
+                return set_level_of_all(request, &session, &message).await;
+            }
+            let view = all::settled_view(request).await;
+            if let Some(list) = view.list(&method) {
+                return Ok(json(lists::answer(&message, &list)));
+            }
+            match all::route(request, view, &message, Some(&session)).await? {
+                Some(routed) => relay(routed.to, session, routed.message).await,
+                None => Err(RpcError::method(&method).answered().into()),
+            }
+        }
+    }
+}
+
+async fn initialize(
+    request: &McpRequest<'_>,
+    scope: &Scope,
+    message: &ClientMessage,
+) -> Result<Response, McpExit> {
+    let (endpoint, caller) = (request.endpoint, request.caller);
+    let version = lists::agree(message.params.protocol_version.as_deref());
+    let capabilities = message.params.capabilities.clone().unwrap_or_default();
+    let begin = |server| {
+        let principal = caller.principal.clone();
+        endpoint
+            .sessions
+            .begin(principal, server, version, capabilities)
+    };
+    match scope {
+        Scope::One(offer) => {
+            look(request, Some(&offer.spec)).await?;
+            let result = lists::initialize(offer, version);
+            let session = begin(Some(offer.spec.name.clone()));
+            Ok(legacy::greeted(endpoint, message, &result, &session))
+        }
+        Scope::All => {
+            let view = all::settled_view(request).await;
+            look_for_all(request, &view).await?;
+            let result = all::initialize(&view, version);
+            let session = begin(None);
+            all::forward_changes(endpoint, caller, &view, &session);
+            Ok(legacy::greeted(endpoint, message, &result, &session))
+        }
+    }
+}
+
+/// Where the chat's child lives, if it does, the session needs no go-between.
+async fn look(request: &McpRequest<'_>, spec: Option<&Arc<ServerSpec>>) -> Result<(), McpExit> {
+    let (replicas, caller) = (&request.endpoint.replicas, request.caller);
+    let Some(spec) = spec else { return Ok(()) };
+    let Some(place) = Place::of(caller, spec) else {
+        return Ok(());
+    };
+    let mut forwarding = request.forwarding();
+    while let Err(elsewhere) = replicas.look(caller, spec.mode, &place).await {
+        forwarding.to(&elsewhere).await?;
+    }
+    Ok(())
+}
+
+/// The same for all servers. Children in folders of their own may live elsewhere all the same.
+async fn look_for_all(request: &McpRequest<'_>, view: &View) -> Result<(), McpExit> {
+    let (replicas, caller) = (&request.endpoint.replicas, request.caller);
+    let mut forwarding = request.forwarding();
+    while replicas.is_draining()
+        && let Some(other) = replicas.anyone_for(caller)
+    {
+        forwarding.to(&other).await?;
+    }
+    let shares = |spec: &&Arc<ServerSpec>| {
+        spec.mode == Mode::Stateful && spec.workspace != WorkspaceScope::Own
+    };
+    let mut specs = view.offers.iter().map(|offer| &offer.spec);
+    look(request, specs.find(shares)).await
+}
+
+/// The children of the session are told, each when it first serves it; none is started for this.
+async fn set_level_of_all(
+    request: &McpRequest<'_>,
+    session: &McpSession,
+    message: &ClientMessage,
+) -> Result<Response, McpExit> {
+    // Children of 2026-07-28 hear it with each request, others once.
+    let answer = legacy::set_level(session, message)?;
+    // Numbers of ours begin with 1: nobody waits for this answer.
+    session.tell_always(&splice(&message.line, &[(&message.answer_id(), b"0")]));
+    abroad::tell(request, session, &Method::POST, &message.line).await;
+    Ok(answer)
+}
+
+/// From a client of 2026-07-28.
+async fn post_modern(
+    request: &McpRequest<'_>,
+    scope: Scope,
+    message: ClientMessage,
+) -> Result<Response, McpExit> {
+    let method = match &message.kind {
+        Kind::Request(method) => method.clone(),
+        // Nothing that a client could tell is defined; taking it does no harm.
+        Kind::Notification(_) => return Ok(StatusCode::ACCEPTED.into_response()),
+        Kind::Response => {
+            let text = "clients of this revision send no responses";
+            return Err(RpcError::invalid(text).into());
+        }
+    };
+    let view = match scope {
+        Scope::One(offer) => {
+            let schema = called(&offer, &message).map(Tool::input_schema);
+            headers::check(request.headers, &message, &method, schema)?;
+            if REMOVED.contains(&&*method) {
+                return Err(RpcError::method(&method).into());
+            }
+            let to = ServerRequest {
+                request,
+                offer,
+                shown: None,
+            };
+            return modern::request(to, message, &method).await;
+        }
+        Scope::All => all::settled_view(request).await,
+    };
+    let routed = all::route(request, view.clone(), &message, None).await;
+    // The headers repeat what the client wrote; the schema is that of the tool which it means.
+    let target = routed.as_ref().ok().and_then(Option::as_ref);
+    let tool = target.and_then(|routed| called(&routed.to.offer, &routed.message));
+    let schema = tool.map(Tool::input_schema);
+    headers::check(request.headers, &message, &method, schema)?;
+    if REMOVED.contains(&&*method) {
+        return Err(RpcError::method(&method).into());
+    }
+    if &*method == method::DISCOVER {
+        return Ok(json(lists::answer(&message, &all::discover(&view))));
+    }
+    if &*method == method::LISTEN {
+        return all::listen(request, &view, &message).await;
+    }
+    if let Some(list) = view.list(&method) {
+        let list = lists::complete(&list, true);
+        return Ok(json(lists::answer(&message, &list)));
+    }
+    match routed? {
+        Some(routed) => modern::request(routed.to, routed.message, &method).await,
+        None => Err(RpcError::method(&method).into()),
+    }
+}
