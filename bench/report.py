@@ -79,7 +79,7 @@ def page(found, host, bench):
 
 Written by `make bench BENCH_ARGS=--docs`: one run on one machine, everything side by side, the same
 child and the same load for all of them. Absolute numbers are this machine's; compare the ratios.
-What was learnt about the hot path is in [performance.md](performance.md).
+What costs what, and which setting changes it, is in [performance.md](performance.md).
 
 {of_verdicts(verdicts)}
 
