@@ -2,7 +2,11 @@
 
 use crate::support::at_the_root;
 use regex::Regex;
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 /// All files below a folder of the repository, and what is in the Rust files among them.
 fn below(folder: &Path, files: &mut Vec<String>, code: &mut String) {
@@ -84,4 +88,71 @@ fn the_dotenv_example_names_every_variable_that_compose_takes_and_no_other() {
         .captures_iter(&example)
         .map(|found| found[1].to_owned());
     assert_eq!(named.collect::<BTreeSet<_>>(), taken);
+}
+
+/// A page outside of its examples: its prose, and the tables of settings where it has them.
+fn prose_and_settings(page: &str) -> (String, String) {
+    let text = fs::read_to_string(at_the_root(&format!("docs/{page}.md"))).expect("a page");
+    let example = Regex::new("(?ms)^```.*?^```$").expect("a pattern");
+    let text = example.replace_all(&text, "").into_owned();
+    let Some((before, rest)) = text.split_once("<!-- settings:start -->") else {
+        return (text, String::new());
+    };
+    let end = "<!-- settings:end -->";
+    let (settings, after) = rest.split_once(end).expect("the end of the settings");
+    (format!("{before}{after}"), settings.to_owned())
+}
+
+/// What a pattern finds in a text, without line breaks.
+fn found(pattern: &str, text: &str) -> BTreeSet<String> {
+    let pattern = Regex::new(pattern).expect("a pattern");
+    let found = pattern.find_iter(text);
+    found
+        .map(|found| found.as_str().replace('\n', " "))
+        .collect()
+}
+
+/// The rows of a table of settings by their variable: all cells but the last, which is prose.
+fn rows(settings: &str) -> BTreeMap<String, String> {
+    let row = Regex::new(r"(?m)^\| `(MCPO_[A-Z_]+)` \|(.*)\|[^|]*\|$").expect("a pattern");
+    let rows = row.captures_iter(settings);
+    rows.map(|row| (row[1].to_owned(), row[2].to_owned()))
+        .collect()
+}
+
+#[test]
+fn japanese_references_name_what_the_english_ones_name() {
+    let (name, number) = ("`[^`]+`", r"[0-9]+(,[0-9]{3})*");
+    for page in ["api", "configuration", "security"] {
+        let (english, english_settings) = prose_and_settings(page);
+        let (japanese, japanese_settings) = prose_and_settings(&format!("{page}.ja"));
+        let (ours, theirs) = (found(name, &japanese), found(name, &english));
+        let differing: Vec<_> = ours.symmetric_difference(&theirs).collect();
+        assert!(
+            differing.is_empty(),
+            "only one of docs/{page}.md and docs/{page}.ja.md names {differing:?}"
+        );
+        let (ours, theirs) = (found(number, &japanese), found(number, &english));
+        let missing: Vec<_> = theirs.difference(&ours).collect();
+        assert!(
+            missing.is_empty(),
+            "docs/{page}.ja.md lacks the numbers {missing:?} of docs/{page}.md"
+        );
+        let (ours, theirs) = (rows(&japanese_settings), rows(&english_settings));
+        let variables = |rows: &BTreeMap<String, String>| rows.keys().cloned().collect();
+        let (listed, known): (BTreeSet<_>, BTreeSet<_>) = (variables(&ours), variables(&theirs));
+        let differing: Vec<_> = listed.symmetric_difference(&known).collect();
+        assert!(
+            differing.is_empty(),
+            "only one of docs/{page}.md and docs/{page}.ja.md has the settings {differing:?}"
+        );
+        for (variable, cells) in ours {
+            for value in found(name, &cells) {
+                assert!(
+                    theirs[&variable].contains(&value),
+                    "docs/{page}.md does not say {value} of {variable}"
+                );
+            }
+        }
+    }
 }
