@@ -1,11 +1,11 @@
-# mcpo-bridge: the commands of this house. `make` lists them.
-# What a run needs beyond Rust and Python 3 is put into .tools/ and .run/ of this checkout.
+# Commands for mcpo-bridge; `make` lists them.
+# Requirements other than Rust and Python 3 are installed into .tools/ and .run/ of this checkout.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# Where `make run` listens and keeps its things: make run MCPO_PORT=9000
+# Address and folders of `make run`, for example: make run MCPO_PORT=9000
 MCPO_HOST ?= 127.0.0.1
 MCPO_PORT ?= 8080
 MCPO_BASE_URL ?= http://localhost:$(MCPO_PORT)
@@ -13,7 +13,7 @@ MCPO_CONFIG_FILE ?= config/mcp-servers.json
 MCPO_JOBS_DIR ?= .run/jobs
 MCPO_TOOLS_DIR ?= .run/tools
 
-# More flags for `mcpo-bridge serve` and for the scripts of the same names
+# Additional flags for `mcpo-bridge serve` and for the scripts with matching names
 RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
@@ -28,11 +28,11 @@ MCPO_ARGS ?=
 SERVERS_ARGS ?=
 SCHEMAS_ARGS ?=
 
-# In CI the lock file is law; at the desk cargo may follow a changed Cargo.toml.
+# CI requires an unchanged lock file; locally cargo may update it for a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
 PYTHON_DIRS := bench deploy examples scripts crates/process/src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/servers tests/soak
 
-# A uv of our own comes last: one that is installed already is honoured.
+# .tools/bin comes last, so that an installed uv takes precedence.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
 .PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc modules python copies check-example check-kubernetes check-workflows bench soak load-bodies load-connections load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
@@ -49,12 +49,12 @@ run: uv build $(MCPO_CONFIG_FILE) ## Build and start the bridge with the example
 build: ## Build the release binary, target/release/mcpo-bridge
 	cargo build --release $(LOCKED)
 
-# No prerequisite: a config of one's own is never overwritten by a newer example.
+# No prerequisite, so that a newer example never overwrites an existing configuration.
 config/mcp-servers.json:
 	mkdir -p config
 	cp mcp-servers.json.example $@
 
-test: uv lint check-example test-fork ## Prove everything: format, lints, docs, example config, all tests
+test: uv lint check-example test-fork ## Check everything: format, lints, docs, example config, all tests
 	scripts/test $(TEST_ARGS)
 
 lint: fmt-check clippy doc modules python copies ## Check format, clippy, documentation, modules, Python files and copies
@@ -68,7 +68,7 @@ fmt-check:
 clippy:
 	cargo clippy $(LOCKED) --all-targets -- -D warnings
 
-# No module may import one that imports it.
+# No two modules may import each other.
 modules:
 	python3 scripts/module_graph.py
 
@@ -80,60 +80,60 @@ python:
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s bench -t .
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s tests/bundle
 
-# Kustomize reads no file outside the folder of its kustomization.yaml, so that the base has a copy.
+# Kustomize cannot read files outside the folder of its kustomization.yaml, so the base has a copy.
 copies:
 	@cmp mcp-servers.json.example deploy/kubernetes/base/mcp-servers.json || \
 	{ echo 'copies: cp mcp-servers.json.example deploy/kubernetes/base/mcp-servers.json' >&2; exit 1; }
 
-# Starts each server of the example and lists its tools, as its users' machines will.
+# Starts each server of the example and lists its tools, as on users' machines.
 check-example: uv
 	cargo build $(LOCKED)
 	env MCPO_JOBS_DIR=.run/check-jobs MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_START_TIMEOUT=180 \
 	target/debug/mcpo-bridge check --config mcp-servers.json.example
 
-test-fork: ## Fork processes of Python and look for traces of one in others: MCPO_FORKS=1000 MCPO_TEST_PYTHON=python3.13
+test-fork: ## Fork Python processes and check that they share no state (MCPO_FORKS=1000 MCPO_TEST_PYTHON=python3.13)
 	PYTHONDONTWRITEBYTECODE=1 python3 -W error -m unittest discover -q -s tests/fork_parent
 
-bundle: uv ## Pack images, Compose files, documents, checksums and SBOMs for a host without internet
+bundle: uv ## Pack images, Compose files, documents, checksums and SBOMs for a host without internet access
 	scripts/bundle $(BUNDLE_ARGS)
 
-test-docker: ## Prove the image and the Compose files on a real engine (needs Docker; some 20 minutes)
+test-docker: ## Test the image and the Compose files on a real engine (needs Docker; about 20 minutes)
 	scripts/test-docker $(DOCKER_TEST_ARGS)
 
-bench: ## Measure the bridge beside mcpo, its peers, uvx, nginx and a no-op (npm, PyPI, Debian)
+bench: ## Measure the bridge, mcpo, similar programs, uvx, nginx and a no-op (npm, PyPI, Debian)
 	scripts/bench $(BENCH_ARGS)
 
-soak: ## Load the bridge for 15 minutes while a process is killed every 3 s (SOAK_ARGS='--minutes 2')
+soak: ## Run mixed load for 15 minutes while a process is killed every 3 s (SOAK_ARGS='--minutes 2')
 	scripts/soak $(SOAK_ARGS)
 
-load-fairness: build ## Flood the bridge as one user and watch nine others (FAIRNESS_ARGS='--runs 1 --seconds 5')
+load-fairness: build ## Measure nine users while another one floods the bridge (FAIRNESS_ARGS='--runs 1 --seconds 5')
 	scripts/load-fairness $(FAIRNESS_ARGS)
 
-load-bodies: build ## Send wrong, hostile and large bodies; look at the bridge's time and memory
+load-bodies: build ## Send invalid, hostile and large bodies; measure the bridge's time and memory
 	scripts/load-bodies
 
-load-connections: build ## Attack a bridge with silent connections and slow bodies; look whether users notice
+load-connections: build ## Measure users' calls during an attack with silent connections and slow bodies
 	scripts/load-connections --bridge target/release/mcpo-bridge $(LOAD_ARGS)
 
-sizing: ## Measure what a chat costs with the example's real servers: memory, CPU, disk
+sizing: ## Measure memory, CPU and disk of a chat with the example's real servers
 	scripts/sizing $(SIZING_ARGS)
 
-check-kubernetes: uv ## Render the overlays of deploy/kubernetes; check them by schemas and rules
+check-kubernetes: uv ## Render the overlays of deploy/kubernetes; check them against schemas and rules
 	scripts/check-kubernetes
 
-check-workflows: uv ## Check .github by GitHub's schemas, zizmor and yamllint
+check-workflows: uv ## Check .github with GitHub's schemas, zizmor and yamllint
 	scripts/check-workflows
 
 conformance: ## Run the official MCP conformance suite through the bridge (needs npm)
 	scripts/conformance $(CONFORMANCE_ARGS)
 
-test-openwebui: uv ## Drive real chats in the real Open WebUI through the bridge (1.1 GB from PyPI)
+test-openwebui: uv ## Run real chats in a real Open WebUI through the bridge (1.1 GB from PyPI)
 	scripts/test-openwebui $(TEST_ARGS)
 
-test-mcpo: ## Ask mcpo and the bridge the same, side by side, and compare (slow; needs PyPI)
+test-mcpo: ## Send the same requests to mcpo and the bridge and compare (slow; needs PyPI)
 	scripts/test-mcpo $(MCPO_ARGS)
 
-test-servers: uv ## Start the servers of docs/servers.md, make a file with each and open it (Chromium, npm, PyPI)
+test-servers: uv ## Start the servers of docs/servers.md, create a file with each and open it (Chromium, npm, PyPI)
 	scripts/test-servers $(SERVERS_ARGS)
 
 test-schemas: ## Read documents with Open WebUI's own converter and call every tool (1.1 GB from PyPI)
@@ -143,7 +143,7 @@ deny: ## Check the dependencies' licences, sources and advisories (cargo-deny)
 	@cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked
 	cargo deny --all-features check
 
-clean: ## Remove what was built, installed and run here (config/ stays)
+clean: ## Remove build results, installed tools and run-time files (config/ stays)
 	cargo clean
 	rm -rf .run .tools
 

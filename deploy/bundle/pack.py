@@ -17,7 +17,7 @@ import sbom
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-FOLDER = "mcpo-bridge"  # the same in each version: unpacked over the old one, it is an update
+FOLDER = "mcpo-bridge"  # the same in every version, so that unpacking over the old one is an update
 COMPOSE = ("docker-compose.yml", "docker-compose.prod.yml", "docker-compose.scale.yml")
 TAKEN = (
     "docker-compose*.yml", ".env.example", "config/.gitkeep", "deploy/haproxy/*", "deploy/kubernetes/*",
@@ -30,8 +30,8 @@ GUIDES = ("INSTALL.md", "INSTALL.ja.md")
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--version", default=version_of_the_program(), help="the image's tag and the archive's name")
-    parser.add_argument("--no-build", action="store_true", help="take the image mcpo-bridge:VERSION as it is")
-    parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="where the archive goes")
+    parser.add_argument("--no-build", action="store_true", help="use the existing image mcpo-bridge:VERSION")
+    parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="output directory")
     wanted = parser.parse_args()
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", wanted.version):
         parser.error(f"{wanted.version} cannot be the tag of an image")
@@ -69,7 +69,7 @@ def version_of_the_program():
 
 
 class Compose:
-    """The project whose images are packed: with this machine's .env, as it would run here."""
+    """The project whose images are packed, with this machine's .env."""
 
     def __init__(self, version):
         self.version = version
@@ -92,23 +92,23 @@ class Compose:
         self.run("build", *arguments, "mcpo-bridge", capture=False)
 
     def servers(self):
-        """The file whose servers are in the image."""
+        """The server file whose servers are installed in the image."""
         config = json.loads(self.run("config", "--format", "json"))
         return ROOT / config["services"]["mcpo-bridge"]["build"]["args"]["SERVERS"]
 
     def images(self):
-        """Of every service of the quick start, of production and of several bridges."""
+        """The images of all services: quick start, production and several bridges."""
         images = sorted(set(self.run("config", "--images", files=COMPOSE).split()))
         for image in images:
             here = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False)
             if here.returncode != 0:
-                say(f"{image} is not here and is pulled")
+                say(f"pulling {image}")
                 subprocess.run(["docker", "pull", "--quiet", image], check=True)
         return images
 
 
 def take_files(folder, servers, images):
-    """Nothing that is not in a clone: no config, no secrets of this machine."""
+    """Copies tracked files only: no configuration and no secrets of this machine."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--", *TAKEN], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -132,21 +132,21 @@ def change(file, how):
 
 
 def replace(pattern, by, text):
-    """Once, or something was moved and nobody thought of the bundle."""
+    """Replaces exactly one match; an error means that a file changed and this script did not."""
     changed, count = re.subn(pattern, by, text, flags=re.M)
     if count != 1:
-        raise ValueError(f"{pattern!r} is there {count} times, not once")
+        raise ValueError(f"{pattern!r} matches {count} times instead of once")
     return changed
 
 
 def without_build(text):
-    """What is loaded is neither built nor pulled."""
+    """Loaded images are neither built nor pulled."""
     text = replace(r"^  build:\n(    .*\n)+", "  pull_policy: never\n", text)
     return replace(r"\n^# Only for builds .*\nsecrets:\n(  .*\n)+", "", text)
 
 
 def with_tags(text, images):
-    """Of the images that are packed: an unpacked newer bundle runs the newer ones by itself."""
+    """Sets the tags of the packed images, so that a newer bundle runs the newer images."""
     for image in images:
         name, _, tag = image.rpartition(":")
         text = re.sub(rf"(?<=image: {re.escape(name)}:)\$\{{(\w+):-[^}}]*\}}", rf"${{\1:-{tag}}}", text)
@@ -166,7 +166,7 @@ def guide_for(name, version, archive):
 
 def list_contents(folder, images):
     folder.mkdir()
-    say("listing what the program and the images are made of")
+    say("listing the contents of the program and the images")
     target = f"{platform.machine()}-unknown-linux-gnu"
     (folder / "program.cdx.json").write_text(sbom.of_program(ROOT, target), encoding="utf-8")
     for image in images:
@@ -176,7 +176,7 @@ def list_contents(folder, images):
 
 
 def save(images, file):
-    """All in one: what images share is in it once."""
+    """Saves all images in one archive, which contains shared layers once."""
     gzip = shutil.which("pigz") or "gzip"
     with file.open("wb") as out:
         saving = subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""Lists of contents (SBOM, CycloneDX): what the program is made of, and what is in each image."""
+"""Lists of contents (SBOM, CycloneDX) of the program and of each image."""
 
 import json
 import re
@@ -6,9 +6,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-# Where an image of ours has its servers' lock file.
+# Lock file of the servers in the bridge's image.
 LOCK = "/opt/mcpo-tools/mcp-servers.lock.json"
-# Debian's packages, those of the image's own Python, and Node. Whatever is not there says nothing.
+# Prints Debian's and Alpine's packages, those of the image's own Python, and Node; missing tools are skipped.
 LOOK = r"""
 . /etc/os-release && printf 'os\t%s\t%s\n' "$ID" "$VERSION_ID"
 dpkg-query -W -f 'deb\t${Package}\t${Version}\t${Architecture}\n' 2>/dev/null
@@ -26,7 +26,7 @@ exit 0
 
 @dataclass(frozen=True, order=True)
 class Package:
-    """As a package URL names it."""
+    """The parts of a package URL."""
 
     kind: str
     namespace: str
@@ -36,13 +36,13 @@ class Package:
 
 
 def of_image(image):
-    """Everything that package managers know of in an image."""
+    """All packages that the package managers in an image know."""
     command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", LOOK]
     return packages(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def packages(seen):
-    """What LOOK printed, sorted and each once."""
+    """The packages in the output of LOOK, sorted, without duplicates."""
     system, found = ("linux", ""), set()
     for line in seen.splitlines():
         kind, *rest = line.split("\t")
@@ -62,10 +62,10 @@ def packages(seen):
 
 
 def of_lock(lock):
-    """What `mcpo-bridge install` locked for the servers."""
+    """The packages that `mcpo-bridge install` locked for the servers."""
     for server in lock["servers"].values():
         for line in server.get("requirements", []):
-            # `name[extra]==1.0 ; marker --hash=…`; what comes from a URL has no version.
+            # `name[extra]==1.0 ; marker --hash=…`; a package from a URL has no version.
             name, _, rest = line.partition("==")
             version = re.split(r"[\s;]", rest)[0]
             yield python(re.split(r"[\s\[@]", name)[0], version)
@@ -111,7 +111,7 @@ def document(name, version, contents):
 
 
 def of_program(root, target):
-    """By cargo-cyclonedx, which writes beside the Cargo.toml of each crate of the workspace."""
+    """Runs cargo-cyclonedx, which writes a file next to the Cargo.toml of each crate of the workspace."""
     name = "mcpo-bridge-sbom"
     crates = Path(root) / "crates"
     command = ["cargo", "cyclonedx", "--format", "json", "--spec-version", "1.5", "--no-build-deps"]

@@ -1,7 +1,7 @@
-"""What must be there before the services start: `init` in docker-compose.yml runs it, once, as root.
+"""Preparation before the services start: `init` in docker-compose.yml runs it once, as root.
 
-It makes the secrets that nobody gave, writes what Open WebUI has to know of the bridge, and gives the
-volumes to the bridge's user. Run again, it changes only what changed: an `up -d` is safe at any time.
+It creates missing secrets, writes Open WebUI's settings for the bridge, and makes the bridge's user the
+owner of the volumes. A second run changes only what differs: `up -d` is safe at any time.
 """
 
 import json
@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 CONFIG = Path("/app/config/mcp-servers.json")
-HOST_CONFIG = Path("/run/host-config/mcp-servers.json")  # production: copied, not bound
+HOST_CONFIG = Path("/run/host-config/mcp-servers.json")  # production: copied, not bind-mounted
 GIVEN = Path("/run/given")  # production: the host's folder ./secrets
 BRIDGE = Path("/run/mcpo")  # the bridge's secrets
-WEBUI = Path("/run/openwebui")  # Open WebUI's: what servers run by the bridge must not read
+WEBUI = Path("/run/openwebui")  # Open WebUI's secrets, which the bridge's servers must not read
 VOLUMES = [Path("/tmp/mcpo-jobs"), Path("/tmp/mcpo-tools"), Path("/app/logs")]
 
 
@@ -43,12 +43,12 @@ def main():
 
 
 def server_names():
-    """The servers that are on. The bridge checks the file properly, and says what is wrong with it."""
+    """The enabled servers. The bridge itself validates the file and reports errors."""
     hint = "cp mcp-servers.json.example config/mcp-servers.json, edit it, and run this again"
     if HOST_CONFIG.parent.is_dir():
         if not HOST_CONFIG.is_file():
             sys.exit(f"init: config/mcp-servers.json is missing: {hint}")
-        # Renamed into place: a bridge that runs looks at it every two seconds.
+        # Renamed into place, because a running bridge reads it every two seconds.
         new = CONFIG.with_suffix(".new")
         shutil.copyfile(HOST_CONFIG, new)
         new.chmod(0o644)
@@ -68,7 +68,7 @@ def is_on(name, server):
 
 
 def connection(server, keys):
-    """What an admin would fill in for this server, with access for everyone."""
+    """The connection that an administrator would enter for this server, with access for all users."""
     first = keys.replace("\n", ",").split(",")[0].strip()
     return {
         "type": "openapi",
@@ -88,7 +88,7 @@ def connection(server, keys):
 
 
 def given(variable):
-    """From the environment, or from a file such as secrets/mcpo-api-key."""
+    """A value from the environment, or from a file such as secrets/mcpo-api-key."""
     value = os.environ.get(variable, "").strip()
     if value:
         return value
@@ -106,7 +106,7 @@ def secret(variable, file, make, owner=(0, 0)):
 
 
 def write(file, text, owner=(0, 0)):
-    """Readable for its one reader, and never half there."""
+    """Written atomically, and readable for its owner only."""
     new = file.with_name(f"{file.name}.new")
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w", encoding="utf-8") as out:
@@ -116,7 +116,7 @@ def write(file, text, owner=(0, 0)):
 
 
 def give(volume, owner):
-    """A new volume belongs to root where its driver does not copy the image's folder."""
+    """Changes the owner: a new volume belongs to root if its driver does not copy the image's folder."""
     if not volume.is_mount():
         return
     found = volume.stat()
@@ -126,9 +126,9 @@ def give(volume, owner):
         for folder, folders, files in os.walk(volume):
             for name in folders + files:
                 os.chown(os.path.join(folder, name), *owner, follow_symlinks=False)
-        os.chown(volume, *owner)  # last: an interrupted run begins again
+        os.chown(volume, *owner)  # last, so that an interrupted run starts again
     except OSError as error:
-        sys.exit(f"init: {volume} must belong to user {owner[0]} and cannot be given to him: {error}")
+        sys.exit(f"init: {volume} must belong to user {owner[0]}, and its owner cannot be changed: {error}")
 
 
 main()

@@ -1,7 +1,7 @@
 """Installs the servers of a file into the image: `preinstall.py FILE`, while it is built.
 
-They go to /opt/mcpo-tools with their lock file. Secrets are not there yet, and are none of the
-package managers' business: what the file refers to and is not set stands for itself.
+They are installed into /opt/mcpo-tools with their lock file. Secrets do not exist yet, and package managers
+do not need them: references that are not set get placeholder values.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 TARGET = Path("/opt/mcpo-tools")
 LOCK = "mcp-servers.lock.json"
-# As the bridge reads them; `$${` is no reference, and one with a default needs nothing.
+# The bridge's syntax; `$${` is no reference, and a reference with a default needs no value.
 VARIABLE = re.compile(r"(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SECRET_FILE = re.compile(r"(?<!\$)\$\{file:[^}]*\}")
 
@@ -21,7 +21,7 @@ def main(servers, target=TARGET):
     target.mkdir(parents=True, exist_ok=True)
     text = servers.read_text(encoding="utf-8")
     if not text.strip():
-        return 0  # none are wanted
+        return 0  # no servers
     locked = servers.with_name(servers.name + ".lock")
     if locked.exists():
         (target / LOCK).write_bytes(locked.read_bytes())
@@ -32,15 +32,15 @@ def main(servers, target=TARGET):
 
 
 def environment(text):
-    """What the bridge sees: every variable that the file needs, and the package index of pip.conf."""
+    """The bridge's environment: every variable that the file needs, and the package index of pip.conf."""
     unset = {name: f"the-{name}-of-later" for name in VARIABLE.findall(text)}
-    # Nobody listens: no key is needed for that either.
+    # With the loopback address, the settings need no key.
     own = {"MCPO_PREINSTALLED_DIR": "", "MCPO_HOST": "127.0.0.1"}
     return {**unset, **indexes(), **os.environ, **own}
 
 
 def indexes():
-    """uv does not read pip.conf, which says already where packages come from here."""
+    """The package indexes of pip.conf, as variables: uv does not read that file."""
     found = {}
     for option, variable in (("index-url", "UV_DEFAULT_INDEX"), ("extra-index-url", "UV_INDEX")):
         asked = subprocess.run(
