@@ -156,3 +156,68 @@ fn japanese_references_name_what_the_english_ones_name() {
         }
     }
 }
+
+/// The anchors that GitHub gives the headings of a page, and those that it writes itself.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let heading = Regex::new("(?m)^#+ (.+)$").expect("a pattern");
+    let link = Regex::new(r"\[([^\]]*)\]\([^)]*\)").expect("a pattern");
+    let written = Regex::new("<a id=\"([^\"]+)\">").expect("a pattern");
+    let of_heading = |text: &str| -> String {
+        let plain = link.replace_all(text, "$1").trim().to_lowercase();
+        let kept = |letter: &char| letter.is_alphanumeric() || "_- ".contains(*letter);
+        plain
+            .chars()
+            .filter(kept)
+            .collect::<String>()
+            .replace(' ', "-")
+    };
+    let headings = heading
+        .captures_iter(text)
+        .map(|found| of_heading(&found[1]));
+    let written = written.captures_iter(text).map(|found| found[1].to_owned());
+    headings.chain(written).collect()
+}
+
+#[test]
+fn links_between_pages_lead_to_a_file_and_a_heading() {
+    let (mut pages, mut code) = (Vec::new(), String::new());
+    below(Path::new(&at_the_root("docs")), &mut pages, &mut code);
+    pages.retain(|page| Path::new(page).extension().is_some_and(|kind| kind == "md"));
+    pages.extend(
+        [
+            "README.md",
+            "README.ja.md",
+            "CONTRIBUTING.md",
+            "CHANGELOG.md",
+        ]
+        .map(at_the_root),
+    );
+    let example = Regex::new("(?ms)^ *```.*?^ *```$").expect("a pattern");
+    let link = Regex::new(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)").expect("a pattern");
+    let text = |page: &Path| {
+        let text = fs::read_to_string(page).expect("a page");
+        example.replace_all(&text, "").into_owned()
+    };
+    let (mut followed, mut broken) = (0, Vec::new());
+    for page in &pages {
+        let page = Path::new(page);
+        for found in link.captures_iter(&text(page)) {
+            let (file, anchor) = (&found[1], found.get(2).map(|anchor| anchor.as_str()));
+            if file.contains(':') {
+                continue;
+            }
+            let target = match file {
+                "" => page.to_owned(),
+                file => page.parent().expect("a folder").join(file),
+            };
+            let there = target.exists()
+                && anchor.is_none_or(|anchor| anchors(&text(&target)).contains(anchor));
+            followed += 1;
+            if !there {
+                broken.push(format!("{}: {}", page.display(), &found[0]));
+            }
+        }
+    }
+    assert!(followed > 100, "only {followed} links were found");
+    assert!(broken.is_empty(), "links lead nowhere: {broken:#?}");
+}
