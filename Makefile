@@ -40,11 +40,12 @@ export PATH := $(PATH):$(CURDIR)/.tools/bin
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: uv build $(MCPO_CONFIG_FILE) ## Build and start the bridge with the example servers on port 8080
+run: uv $(MCPO_CONFIG_FILE) ## Build and start the bridge with the example servers on port 8080
+	cargo build --profile quick $(LOCKED)
 	env MCPO_HOST='$(MCPO_HOST)' MCPO_PORT='$(MCPO_PORT)' MCPO_BASE_URL='$(MCPO_BASE_URL)' \
 	MCPO_CONFIG_FILE='$(MCPO_CONFIG_FILE)' MCPO_JOBS_DIR='$(MCPO_JOBS_DIR)' \
 	MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_ASSETS_DIR='$(CURDIR)/assets' \
-	target/release/mcpo-bridge serve $(RUN_ARGS)
+	target/quick/mcpo-bridge serve $(RUN_ARGS)
 
 build: ## Build the release binary, target/release/mcpo-bridge
 	cargo build --release $(LOCKED)

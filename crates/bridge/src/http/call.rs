@@ -1,15 +1,10 @@
 //! `POST /mcpo/{server}/{tool}`: the OpenAPI door to a tool.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use axum::{
-    BoxError,
-    body::{Body, HttpBody},
-    extract::{ConnectInfo, Path, Request, State},
-    http::{Extensions, HeaderMap, HeaderValue, request::Parts},
+    body::Body,
+    http::HeaderValue,
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Principal, Tenant};
@@ -19,17 +14,18 @@ use bytes::Bytes;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    Problem, answer, body,
+    Problem,
+    address::{Front, Named, with_slashes},
+    answer, body,
     call_files::WithFiles,
-    forward,
-    front::{Named, with_slashes},
+    inbound::Inbound,
     multipart,
 };
 use crate::{
     app::App,
     call::{Call, CallError, Waited},
     catalog::{Knowledge, Offer},
-    config::{Mode, RESERVED_NAMES, ServerAccess},
+    config::{Mode, ServerAccess},
     http::Audited,
     identity::SESSION_HEADER,
     replicas::{Exit, Forward, Located, Payload},
@@ -37,36 +33,39 @@ use crate::{
     telemetry::{ProblemKind, RequestId},
 };
 
-/// Under `/mcpo/`, where every server is.
-pub async fn below_mcpo(
-    State(app): State<Arc<App>>,
-    Path((server, tool)): Path<(String, String)>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
+/// Calls a tool below `/mcpo/`, where every server is, or at the root, where mcpo's users expect servers.
+pub async fn call(
+    app: &Arc<App>,
+    inbound: &Inbound<'_>,
+    body: &mut Body,
+    front: Front,
+    server: &str,
+    tool: &str,
 ) -> Response {
-    audited(call(&app, &server, &tool, peer, request).await)
+    let named = with_slashes(app, server, tool);
+    if front == Front::Root
+        && named.is_none()
+        && app.settings.command_line.server.is_some()
+        && !app.directory.config().servers.contains_key(server)
+    {
+        let tool = format!("{server}/{tool}");
+        return call_single(app, inbound, body, &tool).await;
+    }
+    let tool = named.as_ref().map_or((server, tool), Named::parts);
+    audited(answer(app, inbound, body, tool).await)
 }
 
-/// The same for a call whose address was read already, and whose body stays with whoever asks.
-pub async fn straight<B>(
+/// Calls a tool at the root, where mcpo serves a single server's tools.
+pub async fn call_single(
     app: &Arc<App>,
-    (server, tool): (&str, &str),
-    peer: SocketAddr,
-    id: &RequestId,
-    parts: &Parts,
-    body: B,
-) -> Response
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let named = with_slashes(app, server, tool);
-    let tool = named.as_ref().map_or((server, tool), Named::parts);
-    let caller = match caller(app, tool, peer, &parts.extensions, &parts.headers).await {
-        Ok(caller) => caller,
-        Err(problem) => return audited(Err(problem.into())),
+    inbound: &Inbound<'_>,
+    body: &mut Body,
+    tool: &str,
+) -> Response {
+    let Some(single) = &app.settings.command_line.server else {
+        return Problem::not_found().into_response();
     };
-    audited(with_arguments(app, tool, &caller, id, parts, body).await)
+    audited(answer(app, inbound, body, (single.name.as_str(), tool)).await)
 }
 
 /// Whose audit line is written; told only where one would be written else.
@@ -78,75 +77,23 @@ fn audited(answered: Result<Response, Exit<Problem>>) -> Response {
     response
 }
 
-/// At the root, where mcpo's users expect servers.
-pub async fn at_root(
-    state: State<Arc<App>>,
-    Path((server, tool)): Path<(String, String)>,
-    peer: ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    if RESERVED_NAMES.contains(&server.as_str()) {
-        return Problem::not_found().into_response();
-    }
-    let (config, single) = (
-        state.directory.config(),
-        &state.settings.command_line.server,
-    );
-    if single.is_some()
-        && with_slashes(&state, &server, &tool).is_none()
-        && !config.servers.contains_key(server.as_str())
-    {
-        return of_single(state, Path(format!("{server}/{tool}")), peer, request).await;
-    }
-    below_mcpo(state, Path((server, tool)), peer, request).await
-}
-
-/// At the root, where mcpo serves a single server's tools.
-pub async fn of_single(
-    state: State<Arc<App>>,
-    Path(tool): Path<String>,
-    peer: ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let Some(single) = &state.settings.command_line.server else {
-        return Problem::not_found().into_response();
-    };
-    let server = single.name.to_string();
-    below_mcpo(state, Path((server, tool)), peer, request).await
-}
-
-async fn call(
+async fn answer(
     app: &Arc<App>,
-    server: &str,
-    tool: &str,
-    peer: SocketAddr,
-    request: Request,
+    inbound: &Inbound<'_>,
+    body: &mut Body,
+    tool: (&str, &str),
 ) -> Result<Response, Exit<Problem>> {
-    let named = with_slashes(app, server, tool);
-    let tool = named.as_ref().map_or((server, tool), Named::parts);
-    let (extensions, headers) = (request.extensions(), request.headers());
-    let caller = caller(app, tool, peer, extensions, headers).await?;
-    let id = forward::request_id(extensions);
-    let (parts, body) = request.into_parts();
-    if multipart::is_multipart(&parts.headers) {
-        with_files(app, tool, &caller, &id, &parts, body).await
+    let caller = inbound.caller(app).await.map_err(Problem::from);
+    let caller = caller.inspect_err(|problem| {
+        let (address, nobody) = (inbound.peer.ip(), Principal::Anonymous);
+        App::audit_refusal(address, &nobody, tool.0, tool.1, problem.kind());
+    })?;
+    if multipart::is_multipart(&inbound.parts.headers) {
+        // Boxed: it is large, and few calls bring files.
+        Box::pin(with_files(app, inbound, body, tool, &caller)).await
     } else {
-        with_arguments(app, tool, &caller, &id, &parts, body).await
+        with_arguments(app, inbound, body, tool, &caller).await
     }
-}
-
-async fn caller(
-    app: &App,
-    (server, tool): (&str, &str),
-    peer: SocketAddr,
-    extensions: &Extensions,
-    headers: &HeaderMap,
-) -> Result<Caller, Problem> {
-    let caller = forward::caller(app, extensions, headers, peer).await;
-    caller.map_err(Problem::from).inspect_err(|problem| {
-        let nobody = Principal::Anonymous;
-        App::audit_refusal(peer.ip(), &nobody, server, tool, problem.kind());
-    })
 }
 
 /// Leaves the audit line of a call that does not run: what runs leaves its own.
@@ -156,35 +103,25 @@ fn refused(app: &App, caller: &Caller, (server, tool): (&str, &str), problem: &P
 }
 
 /// A call whose body is its arguments.
-async fn with_arguments<B>(
+async fn with_arguments(
     app: &Arc<App>,
+    inbound: &Inbound<'_>,
+    body: &mut Body,
     tool: (&str, &str),
     caller: &Caller,
-    id: &RequestId,
-    parts: &Parts,
-    body: B,
-) -> Result<Response, Exit<Problem>>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
+) -> Result<Response, Exit<Problem>> {
     let refused = |problem: &Problem| refused(app, caller, tool, problem);
     // Nothing is read for a caller who has no such tool.
     let located = locate(app, tool, caller).await.inspect_err(refused)?;
-    let body = match parts.extensions.get::<Payload>() {
-        // What another replica sent was read already.
-        Some(Payload::Whole(body)) => Ok(body.clone()),
-        _ => {
-            let memory = app.bodies.of(Tenant::of(caller));
-            body::whole(memory, body, app.settings.listen.max_body_bytes).await
-        }
-    };
+    let body = inbound.read(app, caller, body).await;
     let body = body.map_err(Problem::from).inspect_err(refused)?;
-    let forward = || Some(forward::forward(app, caller, parts, id, body.clone()));
+    let forward = || Some(inbound.forward(app, caller, body.clone()));
     let found = found_or_forward(app, tool, caller, located, forward).await?;
-    let prepared = prepare(app, &found, caller, &body, id).await;
+    let prepared = prepare(app, &found, caller, &body, inbound.id).await;
     let mut call = prepared.inspect_err(refused)?;
-    call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, caller);
+    call.forwarded = app
+        .identity
+        .forwarded(&call.spec, &inbound.parts.headers, caller);
     call.place.wants = Wants::of(&call.spec, &call.profile, &call.caller);
     let mode = call.spec.mode;
     app.replicas
@@ -196,24 +133,23 @@ where
 /// A call that brings files. They are put into its folder before it runs.
 async fn with_files(
     app: &Arc<App>,
+    inbound: &Inbound<'_>,
+    body: &mut Body,
     tool: (&str, &str),
     caller: &Caller,
-    id: &RequestId,
-    parts: &Parts,
-    body: Body,
 ) -> Result<Response, Exit<Problem>> {
     let refused = |problem: &Problem| refused(app, caller, tool, problem);
     // Nothing is written for a caller who has no such tool.
     let located = locate(app, tool, caller).await.inspect_err(refused)?;
-    let (body, kept) = forward::keep(app, parts, body).await?;
-    let forward = || {
-        let kept = kept.clone()?;
-        Some(forward::forward(app, caller, parts, id, kept))
-    };
+    let kept = inbound.keep(app, body).await?;
+    let written = kept.as_ref().map(Payload::body).transpose();
+    let mut written = written.map_err(multipart::unwritten)?;
+    let body = written.as_mut().unwrap_or(body);
+    let forward = || Some(inbound.forward(app, caller, kept.clone()?));
     let found = found_or_forward(app, tool, caller, located, forward).await?;
     let (offer, tool) = (&found.offer, found.tool.as_str());
     let read = async {
-        let with = WithFiles::read(app, caller, offer, tool, &parts.headers, body).await?;
+        let with = WithFiles::read(app, caller, offer, tool, &inbound.parts.headers, body).await?;
         let (received, expected) = (Instant::now(), with.arguments(&with.expected())?);
         check(offer, tool, expected, received).await?;
         Ok((with, received, place_of(caller, offer)?))
@@ -231,10 +167,12 @@ async fn with_files(
     };
     let (arguments, incoming) = bring.await.inspect_err(refused)?;
     let spec = offer.spec.clone();
-    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, id);
+    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, inbound.id);
     call.received = received;
     call.incoming = Mutex::new(incoming);
-    call.forwarded = app.identity.forwarded(&call.spec, &parts.headers, caller);
+    call.forwarded = app
+        .identity
+        .forwarded(&call.spec, &inbound.parts.headers, caller);
     Ok(run(app, call).await?)
 }
 

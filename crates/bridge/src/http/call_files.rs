@@ -38,7 +38,7 @@ impl WithFiles {
         offer: &Offer,
         tool: &str,
         headers: &HeaderMap,
-        body: Body,
+        body: &mut Body,
     ) -> Result<Self, Problem> {
         if offer.spec.mode == Mode::Shared {
             return Err(Problem::no_folder(offer.spec.name.as_str()));

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, State},
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
@@ -16,48 +15,30 @@ use crate::{
     app::App,
     call::CallError,
     catalog::{Knowledge, Offer},
-    config::RESERVED_NAMES,
-    http::front::{Front, Named, server_url, with_slashes},
+    http::address::{Front, Named, server_url, with_slashes},
 };
 
-/// `GET /mcpo/{server}/{leaf}`.
-pub async fn below_mcpo(
-    State(app): State<Arc<App>>,
-    Path((server, leaf)): Path<(String, String)>,
-    reader: Reader,
+/// `GET /mcpo/{server}/{leaf}` and `GET /{server}/{leaf}`.
+pub async fn leaf(
+    app: &App,
+    reader: &Reader<'_>,
+    front: Front,
+    server: &str,
+    leaf: &str,
 ) -> Response {
-    leaf_of(&app, &server, &leaf, &reader, Front::Mcpo)
-        .await
-        .unwrap_or_else(Problem::into_response)
-}
-
-/// `GET /{server}/{leaf}`.
-pub async fn at_root(
-    State(app): State<Arc<App>>,
-    Path((server, leaf)): Path<(String, String)>,
-    reader: Reader,
-) -> Response {
-    if RESERVED_NAMES.contains(&server.as_str()) {
-        return Problem::not_found().into_response();
-    }
-    leaf_of(&app, &server, &leaf, &reader, Front::Root)
-        .await
-        .unwrap_or_else(Problem::into_response)
+    let leaf = leaf.trim_end_matches('/');
+    let found = leaf_of(app, server, leaf, reader, front).await;
+    found.unwrap_or_else(Problem::into_response)
 }
 
 /// `GET /{leaf}`, where a single server is served at the root.
-pub async fn of_single(
-    State(app): State<Arc<App>>,
-    Path(leaf): Path<String>,
-    reader: Reader,
-) -> Response {
-    single_leaf(&app, &leaf, &reader)
-        .await
-        .unwrap_or_else(|| Problem::not_found().into_response())
+pub async fn single_leaf(app: &App, reader: &Reader<'_>, leaf: &str) -> Response {
+    let found = of_single(app, leaf, reader).await;
+    found.unwrap_or_else(|| Problem::not_found().into_response())
 }
 
 /// `None` where servers come from a file.
-async fn single_leaf(app: &App, leaf: &str, reader: &Reader) -> Option<Response> {
+async fn of_single(app: &App, leaf: &str, reader: &Reader<'_>) -> Option<Response> {
     let single = app.settings.command_line.server.as_ref()?;
     let found = leaf_of(app, single.name.as_str(), leaf, reader, Front::Single).await;
     Some(found.unwrap_or_else(Problem::into_response))
@@ -67,7 +48,7 @@ async fn leaf_of(
     app: &App,
     server: &str,
     leaf: &str,
-    reader: &Reader,
+    reader: &Reader<'_>,
     front: Front,
 ) -> Result<Response, Problem> {
     let named = with_slashes(app, server, leaf);
@@ -138,12 +119,12 @@ async fn openapi_json(app: &App, offer: &Arc<Offer>, front: Front) -> Result<Res
 }
 
 /// `GET /openapi.json`: names the servers and where their documents are.
-pub async fn root(State(app): State<Arc<App>>, reader: Reader) -> Response {
-    if let Some(document) = single_leaf(&app, "openapi.json", &reader).await {
+pub async fn root(app: &App, reader: &Reader<'_>) -> Response {
+    if let Some(document) = of_single(app, "openapi.json", reader).await {
         return document;
     }
-    match reader.admit(&app).await {
-        Ok(()) => index_with(&app, &reader, |entries| {
+    match reader.admit(app).await {
+        Ok(()) => index_with(app, reader, |entries| {
             let document = bridge_openapi::index_document(&app.settings.documents, entries);
             json(document.to_string().into())
         }),
@@ -152,12 +133,12 @@ pub async fn root(State(app): State<Arc<App>>, reader: Reader) -> Response {
 }
 
 /// `GET /docs`.
-pub async fn index(State(app): State<Arc<App>>, reader: Reader) -> Response {
-    if let Some(page) = single_leaf(&app, "docs", &reader).await {
+pub async fn index(app: &App, reader: &Reader<'_>) -> Response {
+    if let Some(page) = of_single(app, "docs", reader).await {
         return page;
     }
-    match reader.admit(&app).await {
-        Ok(()) => index_with(&app, &reader, |entries| {
+    match reader.admit(app).await {
+        Ok(()) => index_with(app, reader, |entries| {
             page(bridge_openapi::index_page(entries), INDEX_CSP)
         }),
         Err(problem) => problem.into_response(),
@@ -166,7 +147,7 @@ pub async fn index(State(app): State<Arc<App>>, reader: Reader) -> Response {
 
 fn index_with(
     app: &App,
-    reader: &Reader,
+    reader: &Reader<'_>,
     make: impl FnOnce(&[IndexEntry<'_>]) -> Response,
 ) -> Response {
     let config = app.directory.config();
@@ -207,8 +188,8 @@ fn index_with(
 }
 
 /// `GET /docs/assets/{file}`: the docs page's scripts and styles, from the binary.
-pub async fn asset(Path(file): Path<String>) -> Response {
-    let Some((kind, bytes)) = bridge_openapi::asset(&file) else {
+pub fn asset(file: &str) -> Response {
+    let Some((kind, bytes)) = bridge_openapi::asset(file) else {
         return Problem::not_found().into_response();
     };
     let cache = HeaderValue::from_static("public, max-age=86400");

@@ -14,12 +14,9 @@ use std::{
 };
 
 use axum::{
-    Router,
     body::Body,
-    extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::Response,
-    routing::get,
 };
 use bridge_model::LinkToken;
 use bridge_state::{Artifact, Bytes, GoneReason, Link, Store, StoreError};
@@ -41,40 +38,39 @@ pub enum PageLanguage {
 #[derive(Debug, Clone)]
 pub struct Served(pub Arc<Artifact>);
 
+/// The files behind links. Needs no key: the token is the capability.
 #[derive(Debug, Clone)]
-struct Downloads {
+pub struct Downloads {
     store: Arc<Store>,
     language: PageLanguage,
 }
 
-/// The routes `GET|HEAD /files/{token}/{name}`; every other path below `/files` is 404. Needs no
-/// key: the token is the capability.
-pub fn router(store: Arc<Store>, language: PageLanguage) -> Router {
-    Router::new()
-        .route("/files", get(download))
-        .route("/files/", get(download))
-        .route("/files/{*path}", get(download))
-        .with_state(Downloads { store, language })
-}
+impl Downloads {
+    /// Of this jobs folder, with pages in this language for browsers that ask for none.
+    pub fn new(store: Arc<Store>, language: PageLanguage) -> Self {
+        Self { store, language }
+    }
 
-async fn download(State(downloads): State<Downloads>, request: Request) -> Response {
-    let (method, headers) = (request.method().clone(), request.headers().clone());
-    let Some(token) = token(request.uri().path()) else {
-        return page::answer(Problem::NotFound, downloads.language, &headers);
-    };
-    let found = tokio::task::spawn_blocking(move || {
-        let link = downloads.store.link(&token, downloads.store.now())?;
-        match link {
-            Link::Live(artifact, data) => Answer::live(artifact, data, &method, &headers),
-            Link::Gone(GoneReason::Expired) => Ok(Answer::Problem(Problem::Expired, headers)),
-            Link::Gone(GoneReason::Revoked) => Ok(Answer::Problem(Problem::Revoked, headers)),
-            Link::Unknown => Ok(Answer::Problem(Problem::NotFound, headers)),
+    /// Answers `GET` and `HEAD` of `/files/{token}/{name}`; every other path below `/files` is 404.
+    pub async fn answer(&self, path: &str, method: &Method, headers: &HeaderMap) -> Response {
+        let Some(token) = token(path) else {
+            return page::answer(Problem::NotFound, self.language, headers);
+        };
+        let (store, method, headers) = (self.store.clone(), method.clone(), headers.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let link = store.link(&token, store.now())?;
+            match link {
+                Link::Live(artifact, data) => Answer::live(artifact, data, &method, &headers),
+                Link::Gone(GoneReason::Expired) => Ok(Answer::Problem(Problem::Expired, headers)),
+                Link::Gone(GoneReason::Revoked) => Ok(Answer::Problem(Problem::Revoked, headers)),
+                Link::Unknown => Ok(Answer::Problem(Problem::NotFound, headers)),
+            }
+        });
+        match found.await {
+            Ok(Ok(answer)) => answer.respond(self.language),
+            Ok(Err(error)) => failed(&error, self.language),
+            Err(error) => failed(&error, self.language),
         }
-    });
-    match found.await {
-        Ok(Ok(answer)) => answer.respond(downloads.language),
-        Ok(Err(error)) => failed(&error, downloads.language),
-        Err(error) => failed(&error, downloads.language),
     }
 }
 

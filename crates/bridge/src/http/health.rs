@@ -1,10 +1,9 @@
 //! `/health`: how the bridge is, from what it knows already. Never spawns, never blocks, needs no
 //! key; but only who has one, or sits at this machine, learns more than the status.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use axum::{
-    extract::State,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
@@ -190,14 +189,14 @@ struct Brief<'h> {
 }
 
 /// `GET /health`.
-pub async fn report(State(app): State<Arc<App>>, reader: Reader) -> Response {
+pub async fn report(app: &App, reader: &Reader<'_>) -> Response {
     app.condition.look().await;
-    let health = app.health(&reader.caller(&app));
+    let health = app.health(&reader.caller(app));
     let status = match health.status {
         Status::Ok | Status::Degraded => StatusCode::OK,
         Status::Down => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let body = if reader.is_operator(&app) {
+    let body = if reader.is_operator(app) {
         serde_json::to_string(&health)
     } else {
         serde_json::to_string(&Brief {
@@ -217,7 +216,7 @@ pub async fn report(State(app): State<Arc<App>>, reader: Reader) -> Response {
 }
 
 /// A bridge that is about to end keeps no connection: the next request comes to another.
-pub fn leave(app: &App, response: &mut Response) {
+pub fn close_if_draining(app: &App, response: &mut Response) {
     if app.replicas.is_draining() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
@@ -225,8 +224,8 @@ pub fn leave(app: &App, response: &mut Response) {
 }
 
 /// `GET /health/live`: the process answers.
-pub async fn live() -> &'static str {
-    "ok\n"
+pub fn live() -> Response {
+    "ok\n".into_response()
 }
 
 impl App {
@@ -247,9 +246,9 @@ impl App {
 }
 
 /// `GET /health/ready`: calls are taken.
-pub async fn ready(State(app): State<Arc<App>>, reader: Reader) -> Response {
+pub async fn ready(app: &App, reader: &Reader<'_>) -> Response {
     app.condition.look().await;
-    let down = app.health(&reader.caller(&app)).status == Status::Down;
+    let down = app.health(&reader.caller(app)).status == Status::Down;
     if down || !app.is_acquainted() {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
     } else {

@@ -1,135 +1,99 @@
 //! `/mcp/{server}`, and `/mcp` for all servers: MCP Streamable HTTP.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, FromRequest, FromRequestParts as _, Path, Request},
-    http::{HeaderMap, StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Tenant};
 use bridge_protocol::{ClientMessage, code};
 use bytes::Bytes;
 
-use super::{body, forward};
+use super::{body, inbound::Inbound};
 use crate::{
     app::App,
     mcp::{self, McpExit, McpRequest, RpcError, Scope},
-    replicas::{Located, Payload},
+    replicas::Located,
 };
 
-/// What a request of HTTP's came with.
-pub struct Came {
-    app: Arc<App>,
-    /// None for all of them.
-    server: Option<String>,
-    peer: SocketAddr,
-    parts: Parts,
-}
-
-/// The same with its body.
-pub struct WithBody(Came, Body);
-
-impl FromRequest<Arc<App>> for WithBody {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
-        let (mut parts, body) = request.into_parts();
-        let server = Option::<Path<String>>::from_request_parts(&mut parts, app).await;
-        let server = server.map_err(IntoResponse::into_response)?;
-        let server = server.map(|Path(server)| server.trim_end_matches('/').to_owned());
-        let server = server.filter(|server| !server.is_empty());
-        let peer = ConnectInfo::from_request_parts(&mut parts, app).await;
-        let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
-        let came = Came {
-            app: app.clone(),
-            server,
-            peer,
-            parts,
-        };
-        Ok(Self(came, body))
-    }
-}
-
 /// One message of a client's.
-pub async fn post(WithBody(came, body): WithBody) -> Response {
+pub async fn post(
+    app: &Arc<App>,
+    inbound: &Inbound<'_>,
+    body: &mut Body,
+    server: Option<&str>,
+) -> Response {
     let posted = async {
-        let (app, headers) = (&came.app, &came.parts.headers);
-        let caller = caller(&came).await?;
+        let headers = &inbound.parts.headers;
+        let caller = inbound.caller(app).await.map_err(RpcError::from)?;
         accepts(headers, &["application/json", "text/event-stream"])?;
         is_json(headers)?;
         // Nothing is read for a caller who has no such server.
-        let located = locate(&came, &caller).await?;
-        let memory = || app.bodies.of(Tenant::of(&caller));
-        let body = match came.parts.extensions.get::<Payload>() {
-            // What another replica sent was read already.
-            Some(Payload::Whole(body)) => body.clone(),
-            _ => {
-                let limit = app.settings.listen.max_body_bytes;
-                let body = body::whole(memory(), body, limit).await;
-                body.map_err(RpcError::from)?
-            }
-        };
-        let parsing = body::parse(memory(), &body).await.map_err(RpcError::from)?;
+        let located = locate(app, server, &caller).await?;
+        let body = inbound.read(app, &caller, body).await;
+        let body = body.map_err(RpcError::from)?;
+        let memory = app.bodies.of(Tenant::of(&caller));
+        let parsing = body::parse(memory, &body).await.map_err(RpcError::from)?;
         let message = ClientMessage::read(&body).map_err(RpcError::from)?;
         drop(parsing);
-        let request = request(&came, &caller, body);
-        let scope = found_or_forward(&came, &request, located).await?;
+        let request = request(app, inbound, &caller, body);
+        let scope = found_or_forward(app, server, &request, located).await?;
         mcp::post(&request, scope, message).await
     };
     posted.await.unwrap_or_else(McpExit::into_response)
 }
 
 /// A stream of what belongs to no request.
-pub async fn get(WithBody(came, _): WithBody) -> Response {
+pub async fn get(app: &Arc<App>, inbound: &Inbound<'_>, server: Option<&str>) -> Response {
     let opened = async {
-        let caller = caller(&came).await?;
-        accepts(&came.parts.headers, &["text/event-stream"])?;
-        let request = request(&came, &caller, Bytes::new());
-        let located = locate(&came, &caller).await?;
-        let scope = found_or_forward(&came, &request, located).await?;
+        let caller = inbound.caller(app).await.map_err(RpcError::from)?;
+        accepts(&inbound.parts.headers, &["text/event-stream"])?;
+        let request = request(app, inbound, &caller, Bytes::new());
+        let located = locate(app, server, &caller).await?;
+        let scope = found_or_forward(app, server, &request, located).await?;
         mcp::get(&request, &scope).await
     };
     opened.await.unwrap_or_else(McpExit::into_response)
 }
 
 /// Ends the protocol's session.
-pub async fn delete(WithBody(came, _): WithBody) -> Response {
+pub async fn delete(app: &Arc<App>, inbound: &Inbound<'_>, server: Option<&str>) -> Response {
     let ended = async {
-        let caller = caller(&came).await?;
-        let request = request(&came, &caller, Bytes::new());
-        let located = locate(&came, &caller).await?;
-        let scope = found_or_forward(&came, &request, located).await?;
+        let caller = inbound.caller(app).await.map_err(RpcError::from)?;
+        let request = request(app, inbound, &caller, Bytes::new());
+        let located = locate(app, server, &caller).await?;
+        let scope = found_or_forward(app, server, &request, located).await?;
         mcp::delete(&request, &scope).await
     };
     ended.await.unwrap_or_else(McpExit::into_response)
 }
 
-async fn caller(came: &Came) -> Result<Caller, RpcError> {
-    let Parts {
-        extensions,
-        headers,
-        ..
-    } = &came.parts;
-    Ok(forward::caller(&came.app, extensions, headers, came.peer).await?)
-}
-
-fn request<'a>(came: &'a Came, caller: &'a Caller, body: Bytes) -> McpRequest<'a> {
+fn request<'a>(
+    app: &'a App,
+    inbound: &'a Inbound<'_>,
+    caller: &'a Caller,
+    body: Bytes,
+) -> McpRequest<'a> {
     McpRequest {
-        endpoint: &came.app.mcp,
+        endpoint: &app.mcp,
         caller,
-        method: came.parts.method.clone(),
-        headers: &came.parts.headers,
-        target: forward::target_of(&came.parts),
+        method: inbound.parts.method.clone(),
+        headers: &inbound.parts.headers,
+        target: inbound.target(),
         body,
-        id: forward::request_id(&came.parts.extensions),
+        id: inbound.id.clone(),
     }
 }
 
 /// Which servers the request is about.
-async fn locate(came: &Came, caller: &Caller) -> Result<Located<Scope>, RpcError> {
-    let (app, Some(server)) = (&came.app, &came.server) else {
+async fn locate(
+    app: &App,
+    server: Option<&str>,
+    caller: &Caller,
+) -> Result<Located<Scope>, RpcError> {
+    let Some(server) = server else {
         return Ok(Located::Here(Scope::All));
     };
     let located = mcp::locate_offer(&app.mcp, server, caller).await;
@@ -147,7 +111,8 @@ async fn locate(came: &Came, caller: &Caller) -> Result<Located<Scope>, RpcError
 
 /// What was located; where that is elsewhere, the request is answered there.
 async fn found_or_forward(
-    came: &Came,
+    app: &App,
+    server: Option<&str>,
     request: &McpRequest<'_>,
     mut located: Located<Scope>,
 ) -> Result<Scope, McpExit> {
@@ -157,7 +122,7 @@ async fn found_or_forward(
             Located::Here(scope) => return Ok(scope),
             Located::Elsewhere(other) => forwarding.to(&other).await?,
         }
-        located = locate(came, request.caller).await?;
+        located = locate(app, server, request.caller).await?;
     }
 }
 

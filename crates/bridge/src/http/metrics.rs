@@ -1,11 +1,9 @@
 //! `/metrics`, and what downloads leave in the audit log.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use axum::{
-    extract::{ConnectInfo, Request, State},
     http::{HeaderValue, Method, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use bridge_model::Principal;
@@ -19,12 +17,12 @@ use crate::{
 };
 
 /// `GET /metrics`: Prometheus' text format; open like documents.
-pub async fn render(State(app): State<Arc<App>>, reader: Reader) -> Response {
-    if let Err(problem) = reader.admit(&app).await {
+pub async fn render(app: &App, reader: &Reader<'_>) -> Response {
+    if let Err(problem) = reader.admit(app).await {
         return problem.into_response();
     }
     // Labels name servers.
-    if !app.directory.shows_all(&reader.caller(&app)) {
+    if !app.directory.shows_all(&reader.caller(app)) {
         return Problem::from(Refusal::MissingKey).into_response();
     }
     let kind = HeaderValue::from_static(METRICS_TYPE);
@@ -49,21 +47,15 @@ pub fn count_problem(metrics: &Metrics, peer: SocketAddr, response: &Response) {
 }
 
 /// One audit line for each file that went out.
-pub async fn audit_download(
-    State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let reads = request.method() == Method::GET;
-    let response = next.run(request).await;
+pub fn audit_download(app: &App, peer: SocketAddr, method: &Method, response: &Response) {
+    let reads = *method == Method::GET;
     let sends = matches!(
         response.status(),
         StatusCode::OK | StatusCode::PARTIAL_CONTENT
     );
     if let Some(Served(file)) = response.extensions().get().filter(|_| reads && sends) {
         app.metrics
-            .downloaded(length(&response).unwrap_or(file.size));
+            .downloaded(length(response).unwrap_or(file.size));
         audit(&AuditEvent {
             address: Some(peer.ip()),
             job: Some(file.job),
@@ -77,7 +69,6 @@ pub async fn audit_download(
             ..AuditEvent::new(Action::Download, &Principal::Anonymous, "ok")
         });
     }
-    response
 }
 
 /// What is sent, which may be a part of the file.

@@ -1,30 +1,28 @@
 //! The HTTP doors: who may come in, what is asked, and how it is answered.
 
+mod address;
 mod answer;
 mod body;
 mod call;
 mod call_files;
 mod documents;
-mod door;
 pub mod files;
-mod forward;
-mod front;
 mod health;
 mod hosts;
-mod leftover;
+mod inbound;
 mod mcp;
 mod metrics;
 mod multipart;
-mod peers;
+mod permit;
 mod problem;
 mod reader;
-mod routes;
-mod spool;
-mod straight;
+mod route;
+mod service;
+mod unread;
 mod upload;
 
 pub use problem::Problem;
-pub use straight::{Overfull, Service};
+pub use service::{Overfull, Service};
 
 /// Set as an extension on answers whose audit line is written.
 #[derive(Debug, Clone, Copy)]

@@ -60,7 +60,7 @@ pub async fn read(
     app: &App,
     caller: &Caller,
     headers: &HeaderMap,
-    body: Body,
+    body: &mut Body,
 ) -> Result<Parts, Problem> {
     let boundary = boundary(headers)?;
     let mut body = Reader::new(body, &boundary, most(app));
@@ -141,7 +141,7 @@ impl Texts<'_> {
     }
 }
 
-async fn text(body: &mut Reader, name: &str, texts: &mut Texts<'_>) -> Result<String, Problem> {
+async fn text(body: &mut Reader<'_>, name: &str, texts: &mut Texts<'_>) -> Result<String, Problem> {
     let mut bytes = Vec::new();
     texts.take(name.len() as u64).await?;
     while let Some(chunk) = body.chunk().await? {
@@ -153,7 +153,7 @@ async fn text(body: &mut Reader, name: &str, texts: &mut Texts<'_>) -> Result<St
 
 async fn file(
     app: &App,
-    body: &mut Reader,
+    body: &mut Reader<'_>,
     name: String,
     mut chunk: Option<Bytes>,
 ) -> Result<Incoming, Problem> {

@@ -51,6 +51,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", "Not Found".into())
     }
 
+    /// 400.
+    pub fn path_is_not_text() -> Self {
+        let text = "the path is not UTF-8 in percent-encoding: encode the names in it as UTF-8";
+        Self::message(StatusCode::BAD_REQUEST, "bad_path", text)
+    }
+
     /// 405.
     pub fn method_not_allowed() -> Self {
         Self::new(

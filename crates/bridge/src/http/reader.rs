@@ -1,11 +1,8 @@
 //! Who reads documents, pages and figures.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
-use axum::{
-    extract::ConnectInfo,
-    http::{HeaderMap, Method, Uri},
-};
+use axum::http::request::Parts;
 use bridge_model::Caller;
 
 use super::{Problem, hosts};
@@ -15,50 +12,37 @@ use crate::{
 };
 
 /// Who asks for a document.
-pub struct Reader {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
+pub struct Reader<'r> {
+    parts: &'r Parts,
     peer: SocketAddr,
 }
 
-impl axum::extract::FromRequestParts<Arc<App>> for Reader {
-    type Rejection = std::convert::Infallible;
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        state: &Arc<App>,
-    ) -> Result<Self, Self::Rejection> {
-        let peer = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
-        // Without an address nobody is trusted.
-        let peer = peer.map_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)), |peer| peer.0);
-        Ok(Self {
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            headers: parts.headers.clone(),
-            peer,
-        })
+impl<'r> Reader<'r> {
+    /// By the request.
+    pub fn new(parts: &'r Parts, peer: SocketAddr) -> Self {
+        Self { parts, peer }
     }
-}
 
-impl Reader {
     /// Refuses a reader who may not see documents.
     pub async fn admit(&self, app: &App) -> Result<(), Problem> {
         let ip = self.peer.ip();
         app.identity
-            .authenticate_document(&self.method, &self.headers, ip)
+            .authenticate_document(&self.parts.method, &self.parts.headers, ip)
             .await?;
         Ok(())
     }
 
     /// Who reads, for what is not for everybody: as far as the request says so.
     pub fn caller(&self, app: &App) -> Caller {
-        app.identity.reader(&self.headers, self.peer.ip())
+        app.identity.reader(&self.parts.headers, self.peer.ip())
     }
 
     /// Whether the bridge's own state may be told to the reader.
     pub fn is_operator(&self, app: &App) -> bool {
-        hosts::names_us(app, &self.uri, &self.headers)
-            && app.identity.is_operator(&self.headers, self.peer.ip())
+        hosts::names_us(app, &self.parts.uri, &self.parts.headers)
+            && app
+                .identity
+                .is_operator(&self.parts.headers, self.peer.ip())
     }
 
     /// Whether a server is there for the reader.

@@ -1,18 +1,18 @@
 //! `POST /files`: files for a chat's folder, before a tool is called with their names.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, Query, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
+    extract::Query,
+    http::{HeaderValue, StatusCode},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Principal};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Problem, forward, multipart};
+use super::{Problem, inbound::Inbound, multipart};
 use crate::{
     app::App,
     artifacts::mime_type,
@@ -20,32 +20,29 @@ use crate::{
     config::{Mode, ServerAccess, WorkspaceScope},
     http::Audited,
     identity::SESSION_HEADER,
-    replicas::Exit,
+    replicas::{Exit, Payload},
     session::{Place, SessionError},
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
 
 /// What may stand behind `?`.
 #[derive(Deserialize)]
-pub struct Asked {
+struct Asked {
     /// Whose folder, where that server has one of its own in each chat.
     server: Option<String>,
 }
 
 /// Takes files and answers with the names that they got.
-pub async fn post(
-    State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Query(asked): Query<Asked>,
-    headers: HeaderMap,
-    request: Request,
-) -> Response {
-    let caller = match forward::caller(&app, request.extensions(), &headers, peer).await {
+pub async fn post(app: &Arc<App>, inbound: &Inbound<'_>, body: &mut Body) -> Response {
+    let asked = match Query::<Asked>::try_from_uri(&inbound.parts.uri) {
+        Ok(Query(asked)) => asked,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let caller = match inbound.caller(app).await {
         Ok(caller) => caller,
         Err(refusal) => return Problem::from(refusal).into_response(),
     };
-    let (parts, body) = request.into_parts();
-    let taken = upload(&app, &caller, asked.server.as_deref(), &parts, body).await;
+    let taken = upload(app, &caller, asked.server.as_deref(), inbound, body).await;
     let mut response = taken.unwrap_or_else(|exit| {
         if let Exit::Error(problem) = &exit {
             write_audit(&caller, &[], problem.kind());
@@ -60,15 +57,18 @@ async fn upload(
     app: &Arc<App>,
     caller: &Caller,
     server: Option<&str>,
-    parts: &Parts,
-    body: Body,
+    inbound: &Inbound<'_>,
+    body: &mut Body,
 ) -> Result<Response, Exit<Problem>> {
     // Nothing is written for a caller who has no folder.
     if server.is_some() {
         place_of(app, caller, server)?;
     }
-    let (body, kept) = forward::keep(app, parts, body).await?;
-    let sent = multipart::read(app, caller, &parts.headers, body).await?;
+    let kept = inbound.keep(app, body).await?;
+    let written = kept.as_ref().map(Payload::body).transpose();
+    let mut written = written.map_err(multipart::unwritten)?;
+    let body = written.as_mut().unwrap_or(body);
+    let sent = multipart::read(app, caller, &inbound.parts.headers, body).await?;
     let named = sent.texts.iter().find(|(name, _)| name == "server");
     let named = named.map(|(_, server)| server.as_str());
     let mut place = place_of(app, caller, server.or(named))?;
@@ -76,8 +76,7 @@ async fn upload(
     if files.is_empty() {
         return Err(Problem::bad_part("there is no part with a file in it").into());
     }
-    let id = forward::request_id(&parts.extensions);
-    let forward = || Some(forward::forward(app, caller, parts, &id, kept.clone()?));
+    let forward = || Some(inbound.forward(app, caller, kept.clone()?));
     app.replicas
         .enter_or_forward::<Problem>(caller, Mode::Stateful, &mut place, forward)
         .await?;

@@ -8,7 +8,6 @@ use std::{
 };
 
 use axum::{
-    extract::{MatchedPath, Request},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
     response::Response,
 };
@@ -85,19 +84,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Answers within a span with `request_id`, `method` and `route`, and gives the request its id. For
-/// middleware that is added by `Router::layer`, so that the route is known.
-pub async fn tied<F: Future<Output = Response>>(
-    mut request: Request,
-    answer: impl FnOnce(Request) -> F,
-) -> Response {
-    let id = RequestId::of(request.headers());
-    request.extensions_mut().insert(id.clone());
-    let span = span(&id, request.method(), route_label(&request));
-    within(span, &id, answer(request)).await
-}
-
-/// What the lines of one request are written in.
+/// What the lines of one request are written in. `route` is a pattern, never the path: links hold tokens.
 ///
 /// The audit target, so that its lines have the request's id at every level.
 pub fn span(id: &RequestId, method: &Method, route: &str) -> Span {
@@ -125,12 +112,6 @@ pub async fn within(
     let mut response = handled.instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id.0.clone());
     response
-}
-
-/// The pattern of the route, never the path: links hold tokens.
-pub(super) fn route_label(request: &Request) -> &str {
-    let route = request.extensions().get::<MatchedPath>();
-    route.map_or("none", MatchedPath::as_str)
 }
 
 /// Callers may send any word as a method; logs and metrics know these.

@@ -1,8 +1,6 @@
 //! A body in parts, taken apart as it comes (RFC 7578): no more of it is held than a part's head, and
 //! each byte is looked at a bounded number of times.
 
-use std::pin::Pin;
-
 use axum::{
     BoxError,
     body::{Body, HttpBody as _},
@@ -22,8 +20,8 @@ const HEADERS: usize = 32;
 const END: &[u8] = b"\r\n\r\n";
 
 /// Reads parts one after another.
-pub struct Reader {
-    body: Pin<Box<Body>>,
+pub struct Reader<'b> {
+    body: &'b mut Body,
     buffer: BytesMut,
     /// What ends a part, with the line end before it.
     delimiter: Finder<'static>,
@@ -46,12 +44,12 @@ fn bad(why: &str) -> Problem {
     Problem::bad_part(why)
 }
 
-impl Reader {
+impl<'b> Reader<'b> {
     /// `most` bounds the bytes of all parts together.
-    pub fn new(body: Body, boundary: &str, most: u64) -> Self {
+    pub fn new(body: &'b mut Body, boundary: &str, most: u64) -> Self {
         let delimiter = format!("\r\n--{boundary}");
         Self {
-            body: Box::pin(body),
+            body,
             // The first delimiter stands at the beginning, without the line end.
             buffer: BytesMut::from(&b"\r\n"[..]),
             delimiter: Finder::new(&delimiter).into_owned(),
@@ -200,14 +198,15 @@ mod tests {
 
     use super::*;
 
-    fn reader(sent: &[u8], cut: usize, most: u64) -> Reader {
+    fn body(sent: &[u8], cut: usize) -> Body {
         let chunks: Vec<_> = sent.chunks(cut).map(Bytes::copy_from_slice).collect();
         let chunks = chunks.into_iter().map(Ok::<_, Infallible>);
-        Reader::new(Body::from_stream(stream::iter(chunks)), "b", most)
+        Body::from_stream(stream::iter(chunks))
     }
 
     async fn parts(sent: &[u8], cut: usize) -> Result<Vec<(String, Vec<u8>)>, Problem> {
-        let mut reader = reader(sent, cut, 10_000_000);
+        let mut body = body(sent, cut);
+        let mut reader = Reader::new(&mut body, "b", 10_000_000);
         let mut found = Vec::new();
         while let Some(head) = reader.next().await? {
             let mut data = Vec::new();
@@ -257,7 +256,8 @@ mod tests {
                 assert!(told.contains(why), "{why}: {told}");
             }
         }
-        let mut all = reader(b"--b\r\n\r\n0123456789\r\n--b--", 5, 15);
+        let mut body = body(b"--b\r\n\r\n0123456789\r\n--b--", 5);
+        let mut all = Reader::new(&mut body, "b", 15);
         assert!(all.next().await.is_ok());
         let problem = loop {
             if let Err(problem) = all.chunk().await {

@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::Request,
-    http::{Method, StatusCode},
-};
+use axum::http::{Method, StatusCode};
 
 use super::{Metrics, labels::ByRequest};
-use crate::telemetry::request_id::{method_label, route_label};
+use crate::telemetry::request_id::method_label;
 
 /// What a request is counted as once it is answered. A caller who hangs up first is not counted.
 pub struct Requested {
@@ -17,11 +14,6 @@ pub struct Requested {
 }
 
 impl Requested {
-    /// Where the route is known, which is within `Router::layer`.
-    pub fn of(request: &Request) -> Self {
-        Self::at(route_label(request).into(), request.method())
-    }
-
     /// By the pattern of its route.
     pub fn at(route: Arc<str>, method: &Method) -> Self {
         let method = method_label(method);

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::{Next, from_fn_with_state},
     routing::get,
 };
@@ -170,7 +170,9 @@ fn a_tool_with_an_odd_name_cannot_forge_a_line() {
 async fn requests_are_counted_by_route_and_never_by_what_clients_made_up() {
     let metrics = Arc::new(Metrics::new());
     let count = |State(metrics): State<Arc<Metrics>>, request: Request, next: Next| async move {
-        let requested = Requested::of(&request);
+        let route = request.extensions().get::<MatchedPath>();
+        let route = route.map_or("none", MatchedPath::as_str);
+        let requested = Requested::at(route.into(), request.method());
         let response = next.run(request).await;
         metrics.answered(requested, response.status());
         response

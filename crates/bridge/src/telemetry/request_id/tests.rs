@@ -1,6 +1,7 @@
 use axum::{
     Extension, Router,
     body::Body,
+    extract::{MatchedPath, Request},
     middleware::{Next, from_fn},
     routing::get,
 };
@@ -23,9 +24,17 @@ fn app() -> Router {
         )
         .route("/broken", get(|| async { StatusCode::BAD_GATEWAY }))
         .route("/slow", get(std::future::pending::<()>))
-        .layer(from_fn(|request, next: Next| {
-            tied(request, |request| next.run(request))
-        }))
+        .layer(from_fn(|request, next: Next| tied(request, next)))
+}
+
+/// As the service answers, with the id where the handlers above find it.
+async fn tied(mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    request.extensions_mut().insert(id.clone());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let span = span(&id, request.method(), route);
+    within(span, &id, next.run(request)).await
 }
 
 fn request(path: &str, ids: &[&str]) -> Request {
@@ -112,9 +121,7 @@ async fn the_id_is_there_even_where_the_level_hides_everything_else() {
             "/",
             get(|| async { tracing::info!(target: AUDIT, "audit") }),
         )
-        .layer(from_fn(|request, next: Next| {
-            tied(request, |request| next.run(request))
-        }));
+        .layer(from_fn(|request, next: Next| tied(request, next)));
     app.oneshot(request("/", &["r3"]))
         .with_subscriber(log.dispatch.clone())
         .await

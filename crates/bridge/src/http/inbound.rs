@@ -1,0 +1,163 @@
+//! A request on its way in: who sends it, what another replica has proven of it, and how it goes on.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    body::{Body, HttpBody as _},
+    http::{StatusCode, request::Parts, uri::PathAndQuery},
+    response::{IntoResponse as _, Response},
+};
+use bridge_model::{Caller, Tenant};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use tokio::io::AsyncWriteExt as _;
+
+use super::{
+    Problem,
+    body::{self, Unread},
+    multipart,
+};
+use crate::{
+    app::App,
+    identity::Refusal,
+    replicas::{Forward, OverChannel, PEER_HEADER, Payload, Refused, Spooled, again},
+    telemetry::{REQUEST_ID, RequestId},
+};
+
+/// A request that was let in. Its body is apart from it.
+pub struct Inbound<'r> {
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+    /// For logs.
+    pub id: &'r RequestId,
+    /// As it came.
+    pub parts: &'r Parts,
+    /// Where another replica has sent it on.
+    pub relayed: Option<Relayed>,
+}
+
+/// What another replica has sent on.
+pub struct Relayed {
+    /// Who calls, as that one has proven it.
+    pub caller: Caller,
+    /// Read already.
+    pub body: Payload,
+}
+
+impl Inbound<'_> {
+    /// Who calls: as another replica has proven it, or by the request's own headers.
+    pub async fn caller(&self, app: &App) -> Result<Caller, Refusal> {
+        if let Some(relayed) = &self.relayed {
+            return Ok(relayed.caller.clone());
+        }
+        let (headers, address) = (&self.parts.headers, self.peer.ip());
+        app.identity.authenticate(headers, address).await
+    }
+
+    /// Path and query, as they came.
+    pub fn target(&self) -> &str {
+        let target = self.parts.uri.path_and_query();
+        target.map_or("/", PathAndQuery::as_str)
+    }
+
+    /// All of the body, within the memory that the caller has for bodies.
+    pub async fn read(&self, app: &App, caller: &Caller, body: &mut Body) -> Result<Bytes, Unread> {
+        if let Some(Payload::Whole(body)) = self.relayed.as_ref().map(|relayed| &relayed.body) {
+            return Ok(body.clone());
+        }
+        let limit = app.settings.listen.max_body_bytes;
+        body::whole(app.bodies.of(Tenant::of(caller)), body, limit).await
+    }
+
+    /// The body of a request that brings files, written down where it may have to go on. Where there are no other
+    /// replicas it is read as it comes.
+    pub async fn keep(&self, app: &App, body: &mut Body) -> Result<Option<Payload>, Problem> {
+        match &self.relayed {
+            Some(relayed) => Ok(Some(relayed.body.clone())),
+            None if app.replicas.is_alone().await => Ok(None),
+            None => spool(app, body).await.map(Some),
+        }
+    }
+
+    /// The request as it may go on to another replica.
+    pub fn forward(&self, app: &App, caller: &Caller, body: impl Into<Payload>) -> Forward {
+        let mut headers = self.parts.headers.clone();
+        headers.insert(REQUEST_ID, self.id.header().clone());
+        let config = app.directory.config();
+        let servers = config.servers.values();
+        Forward {
+            chosen: app
+                .identity
+                .forwarded_to_any(servers, &self.parts.headers, caller),
+            method: self.parts.method.clone(),
+            target: self.target().to_owned(),
+            headers,
+            body: body.into(),
+        }
+    }
+}
+
+/// Takes the envelope off a request that another replica has sent on. It says who calls; nobody else's may.
+pub async fn relayed(
+    app: &App,
+    parts: &mut Parts,
+    body: &mut Body,
+) -> Result<Option<Relayed>, Response> {
+    let mut sent = parts.headers.get_all(&PEER_HEADER).iter();
+    let (first, second) = (sent.next().cloned(), sent.next().is_some());
+    let Some(envelope) = first else {
+        return Ok(None);
+    };
+    parts.headers.remove(&PEER_HEADER);
+    let proven = parts.extensions.get::<OverChannel>().is_some();
+    if second || !proven {
+        return Err(forged());
+    }
+    let caller = match app.replicas.read(&envelope) {
+        Ok(caller) => caller,
+        Err(Refused::Misdirected) => return Err(again()),
+        Err(Refused::Broken) => return Err(forged()),
+    };
+    let body = if multipart::is_multipart(&parts.headers) {
+        spool(app, body).await
+    } else {
+        let limit = app.settings.listen.max_body_bytes;
+        let memory = app.bodies.of(Tenant::of(&caller));
+        let read = body::whole(memory, body, limit).await;
+        read.map(Payload::from).map_err(Problem::from)
+    };
+    let body = body.map_err(Problem::into_response)?;
+    Ok(Some(Relayed { caller, body }))
+}
+
+fn forged() -> Response {
+    let text = format!(
+        "the {PEER_HEADER} header is for the bridges of this service alone, within the encrypted \
+         connections between them: a bridge of an older version that sends it has to be updated"
+    );
+    Problem::new(StatusCode::FORBIDDEN, "forged_peer", text.into()).into_response()
+}
+
+/// Writes a body down, of no more bytes than all that one request may bring.
+async fn spool(app: &App, body: &mut Body) -> Result<Payload, Problem> {
+    let limit = multipart::most(app);
+    if body.size_hint().lower() > limit {
+        return Err(Problem::files_too_large(limit));
+    }
+    let file = multipart::stage(app).await?;
+    let to = file.data().map_err(multipart::unwritten)?;
+    let mut to = tokio::fs::File::from_std(to);
+    let mut size = 0_u64;
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame.map_err(Unread::of)?.into_data() else {
+            continue;
+        };
+        size = size.saturating_add(chunk.len() as u64);
+        if size > limit {
+            return Err(Problem::files_too_large(limit));
+        }
+        to.write_all(&chunk).await.map_err(multipart::unwritten)?;
+    }
+    to.flush().await.map_err(multipart::unwritten)?;
+    Ok(Payload::Spooled(Arc::new(Spooled::new(file))))
+}

@@ -1,0 +1,286 @@
+//! All routes: what a request's path leads to.
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+use axum::http::Method;
+use percent_encoding::percent_decode_str;
+
+use super::address::Front;
+use crate::config::{Listen, RESERVED_NAMES};
+
+/// What a path leads to. Names are as they are, no longer percent-encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route<'p> {
+    Health,
+    Live,
+    Ready,
+    Metrics,
+    RootDocument,
+    Index,
+    Asset(Cow<'p, str>),
+    /// A tool, a document or a page of a server.
+    Leaf(Front, Cow<'p, str>, Cow<'p, str>),
+    /// The same of the single server.
+    SingleLeaf(Cow<'p, str>),
+    /// One server, or all of them.
+    Mcp(Option<Cow<'p, str>>),
+    /// Uploads at `/files` itself, downloads below it.
+    Files(&'p str),
+    Unknown,
+    /// The path is no text in UTF-8.
+    NotText,
+}
+
+impl<'p> Route<'p> {
+    /// By the path below the base. A slash at the end of it counts only in the name of a tool. A single server's
+    /// tools may be called as routes of ours that take no calls.
+    fn parse(path: &'p str, single: bool, calls: bool) -> Self {
+        let bare = path.trim_end_matches('/');
+        let (first, rest) = match bare.strip_prefix('/').map(|bare| bare.split_once('/')) {
+            Some(Some((first, rest))) => (first, Some(rest)),
+            _ => (bare.strip_prefix('/').unwrap_or_default(), None),
+        };
+        match (first, rest) {
+            ("", None) => Self::Unknown,
+            ("mcp", None) => Self::Mcp(None),
+            ("files", _) => Self::Files(bare),
+            (leaf, None) if single && calls => with(leaf, Self::SingleLeaf),
+            ("health", None) => Self::Health,
+            ("health", Some("live")) => Self::Live,
+            ("health", Some("ready")) => Self::Ready,
+            ("metrics", None) => Self::Metrics,
+            ("openapi.json", None) => Self::RootDocument,
+            ("docs", None) => Self::Index,
+            ("docs", Some(rest)) => match rest.strip_prefix("assets/") {
+                Some(file) if !file.contains('/') => with(file, Self::Asset),
+                _ => Self::Unknown,
+            },
+            ("mcp", Some(server)) => with(server, |server| Self::Mcp(Some(server))),
+            ("mcpo", Some(_)) => Self::leaf(Front::Mcpo, &path["/mcpo/".len()..]),
+            (leaf, None) if single => with(leaf, Self::SingleLeaf),
+            (_, Some(_)) => Self::leaf(Front::Root, &path[1..]),
+            (_, None) => Self::Unknown,
+        }
+    }
+
+    fn leaf(front: Front, path: &'p str) -> Self {
+        match path.split_once('/') {
+            Some((server, leaf)) if !server.is_empty() && !leaf.is_empty() => {
+                let (Some(server), Some(leaf)) = (decoded(server), decoded(leaf)) else {
+                    return Self::NotText;
+                };
+                // At the root a server has no address of its own where a route of ours is.
+                if front == Front::Root && RESERVED_NAMES.contains(&&*server) {
+                    return Self::Unknown;
+                }
+                Self::Leaf(front, server, leaf)
+            }
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The methods that it answers.
+    pub fn methods(&self) -> &'static [Method] {
+        const ALL: [Method; 4] = [Method::GET, Method::HEAD, Method::POST, Method::DELETE];
+        match self {
+            Self::Mcp(_) => &ALL,
+            Self::Leaf(..) | Self::SingleLeaf(_) | Self::Files("/files") => &ALL[..3],
+            Self::Unknown | Self::NotText => &[],
+            _ => &ALL[..2],
+        }
+    }
+
+    /// For logs and metrics: never the path itself, since links hold tokens.
+    fn pattern(&self) -> &'static str {
+        match self {
+            Self::Health => "/health",
+            Self::Live => "/health/live",
+            Self::Ready => "/health/ready",
+            Self::Metrics => "/metrics",
+            Self::RootDocument => "/openapi.json",
+            Self::Index => "/docs",
+            Self::Asset(_) => "/docs/assets/{file}",
+            Self::Leaf(Front::Mcpo, ..) => "/mcpo/{server}/{*leaf}",
+            Self::Leaf(..) => "/{server}/{*leaf}",
+            Self::SingleLeaf(_) => "/{leaf}",
+            Self::Mcp(None) => "/mcp",
+            Self::Mcp(Some(_)) => "/mcp/{*server}",
+            Self::Files("/files") => "/files",
+            Self::Files(_) => "/files/{*path}",
+            Self::Unknown | Self::NotText => "none",
+        }
+    }
+}
+
+fn decoded(name: &str) -> Option<Cow<'_, str>> {
+    percent_decode_str(name).decode_utf8().ok()
+}
+
+fn with<'p>(name: &'p str, route: impl FnOnce(Cow<'p, str>) -> Route<'p>) -> Route<'p> {
+    decoded(name).map_or(Route::NotText, route)
+}
+
+/// Where the routes are, by the settings.
+#[derive(Debug)]
+pub struct Routes {
+    /// What stands in front of all routes, and the patterns behind it; the longest first.
+    bases: Vec<(String, Labels)>,
+    /// A single server is served at the root, too.
+    single: bool,
+    unknown: Arc<str>,
+}
+
+type Labels = HashMap<&'static str, Arc<str>>;
+
+impl Routes {
+    /// A proxy may take the root path off, or leave it.
+    pub fn new(listen: &Listen, single: bool) -> Self {
+        let prefix = listen.path_prefix.clone();
+        let root = (!listen.root_path.is_empty()).then(|| format!("{}{prefix}", listen.root_path));
+        let bases = root.into_iter().chain([prefix]);
+        Self {
+            bases: bases.map(|base| (base.clone(), labels(&base))).collect(),
+            single,
+            unknown: "none".into(),
+        }
+    }
+
+    /// The route of a path, and its pattern.
+    pub fn find<'p>(&self, method: &Method, path: &'p str) -> (Route<'p>, Arc<str>) {
+        let calls = method == Method::POST;
+        for (base, labels) in &self.bases {
+            let Some(path) = path.strip_prefix(base.as_str()) else {
+                continue;
+            };
+            let route = Route::parse(path, self.single, calls);
+            if let Some(label) = labels.get(route.pattern()) {
+                return (route, label.clone());
+            }
+            if route == Route::NotText {
+                return (route, self.unknown.clone());
+            }
+        }
+        (Route::Unknown, self.unknown.clone())
+    }
+}
+
+fn labels(base: &str) -> Labels {
+    let none = || Cow::Borrowed("");
+    let routes = [
+        Route::Health,
+        Route::Live,
+        Route::Ready,
+        Route::Metrics,
+        Route::RootDocument,
+        Route::Index,
+        Route::Asset(none()),
+        Route::Leaf(Front::Mcpo, none(), none()),
+        Route::Leaf(Front::Root, none(), none()),
+        Route::SingleLeaf(none()),
+        Route::Mcp(None),
+        Route::Mcp(Some(none())),
+        Route::Files("/files"),
+        Route::Files(""),
+    ];
+    let patterns = routes.iter().map(Route::pattern);
+    patterns
+        .map(|pattern| (pattern, format!("{base}{pattern}").into()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SettingsArgs;
+
+    fn routes(root: &str, prefix: &str, single: bool) -> Routes {
+        let mut listen = SettingsArgs::default().resolve().unwrap().listen;
+        (listen.root_path, listen.path_prefix) = (root.to_owned(), prefix.to_owned());
+        Routes::new(&listen, single)
+    }
+
+    fn leaf<'p>(front: Front, server: &'p str, leaf: &'p str) -> Route<'p> {
+        Route::Leaf(front, server.into(), leaf.into())
+    }
+
+    #[test]
+    fn each_path_has_its_route() {
+        let routes = routes("", "", false);
+        for (path, expected) in [
+            ("/health", Route::Health),
+            ("/health/", Route::Health),
+            ("/health/live", Route::Live),
+            ("/health/x", Route::Unknown),
+            ("/docs/assets/a.js", Route::Asset("a.js".into())),
+            ("/docs/assets/a/b", Route::Unknown),
+            ("/mcp", Route::Mcp(None)),
+            ("/mcp/", Route::Mcp(None)),
+            ("/mcp/a/b/", Route::Mcp(Some("a/b".into()))),
+            ("/files", Route::Files("/files")),
+            ("/files/t/n", Route::Files("/files/t/n")),
+            ("/mcpo/time/now", leaf(Front::Mcpo, "time", "now")),
+            ("/mcpo/time/now/", leaf(Front::Mcpo, "time", "now/")),
+            ("/mcpo/ti%6de/a%2Fb", leaf(Front::Mcpo, "time", "a/b")),
+            ("/mcpo/health/a/b", leaf(Front::Mcpo, "health", "a/b")),
+            ("/time/now", leaf(Front::Root, "time", "now")),
+            ("/mcp%6f/now", Route::Unknown),
+            ("/mcpo/%ff/x", Route::NotText),
+            ("/mcpo//x", Route::Unknown),
+            ("/mcpo/time", Route::Unknown),
+            ("/time", Route::Unknown),
+            ("/", Route::Unknown),
+            ("", Route::Unknown),
+            ("//time/x", Route::Unknown),
+        ] {
+            assert_eq!(routes.find(&Method::GET, path).0, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn each_route_has_its_methods() {
+        let routes = routes("", "", false);
+        for (path, expected) in [
+            ("/health", "GET HEAD"),
+            ("/files", "GET HEAD POST"),
+            ("/files/t/n", "GET HEAD"),
+            ("/mcpo/time/now", "GET HEAD POST"),
+            ("/mcp", "GET HEAD POST DELETE"),
+            ("/nowhere", ""),
+        ] {
+            let (route, _) = routes.find(&Method::GET, path);
+            let methods = route.methods().iter().map(Method::as_str);
+            assert_eq!(methods.collect::<Vec<_>>().join(" "), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_proxies_and_settings_put_in_front_is_a_part_of_the_pattern() {
+        let routes = routes("/api", "/p", false);
+        for (path, expected, label) in [
+            ("/api/p/health", Route::Health, "/api/p/health"),
+            ("/p/health", Route::Health, "/p/health"),
+            ("/health", Route::Unknown, "none"),
+            ("/px/health", Route::Unknown, "none"),
+            ("/p/p/x", leaf(Front::Root, "p", "x"), "/p/{server}/{*leaf}"),
+        ] {
+            let (route, pattern) = routes.find(&Method::GET, path);
+            assert_eq!((route, &*pattern), (expected, label), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_single_server_is_at_the_root() {
+        let routes = routes("", "", true);
+        for (path, expected) in [
+            ("/now", Route::SingleLeaf("now".into())),
+            ("/now/", Route::SingleLeaf("now".into())),
+            ("/health", Route::Health),
+            ("/a/b", leaf(Front::Root, "a", "b")),
+            ("/", Route::Unknown),
+        ] {
+            assert_eq!(routes.find(&Method::GET, path).0, expected, "{path}");
+        }
+        let called = routes.find(&Method::POST, "/health").0;
+        assert_eq!(called, Route::SingleLeaf("health".into()));
+    }
+}

@@ -1,0 +1,317 @@
+//! The way of every request: admitted, routed, answered, counted.
+
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
+
+use axum::{
+    body::{Body, HttpBody as _},
+    http::{
+        HeaderName, HeaderValue, Method, Request, Version,
+        header::{
+            ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONNECTION,
+            CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING, VIA,
+        },
+        request::Parts,
+    },
+    response::{IntoResponse as _, Response},
+};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
+
+use super::{
+    Problem, call, documents,
+    files::{Downloads, PageLanguage},
+    health, hosts,
+    inbound::{Inbound, Relayed, relayed},
+    mcp, metrics, multipart,
+    permit::with_permit,
+    reader::Reader,
+    route::{Route, Routes},
+    unread::Client,
+    upload,
+};
+use crate::{
+    app::App,
+    config::{Lang, Listen},
+    identity::SESSION_HEADER,
+    telemetry::{REQUEST_ID, RequestId, Requested, span, within},
+};
+
+/// An extension of requests whose connection is one too many: they may ask how the bridge is.
+#[derive(Clone, Copy)]
+pub struct Overfull;
+
+/// Answers all requests.
+pub struct Service {
+    app: Arc<App>,
+    routes: Routes,
+    cors: CorsLayer,
+    downloads: Downloads,
+    /// Requests that may have a file open.
+    files: Arc<Semaphore>,
+}
+
+impl Service {
+    /// The whole service.
+    pub fn new(app: &Arc<App>) -> Self {
+        let settings = &app.settings;
+        let language = match settings.lang {
+            Lang::Ja => PageLanguage::Japanese,
+            Lang::En => PageLanguage::English,
+        };
+        let single = settings.command_line.server.is_some();
+        Self {
+            app: app.clone(),
+            routes: Routes::new(&settings.listen, single),
+            cors: cors(&settings.listen),
+            downloads: Downloads::new(app.store.clone(), language),
+            files: Arc::new(Semaphore::new(settings.listen.max_file_requests)),
+        }
+    }
+
+    /// Answers one request that came from `peer`. Every answer has a request id, also a refusal; pages of other
+    /// origins learn why they are refused.
+    pub async fn answer(&self, peer: SocketAddr, request: hyper::Request<Incoming>) -> Response {
+        let (mut parts, body) = request.into_parts();
+        if let Some(problem) = self.unfit(&parts) {
+            return closing(problem);
+        }
+        if parts.version < Version::HTTP_11 {
+            // The oldest proxies speak so, and add no header (nginx's plain proxy_pass).
+            let via = HeaderValue::from_static("1.0 unknown");
+            parts.headers.append(VIA, via);
+        }
+        let uri = parts.uri.clone();
+        let (route, pattern) = self.routes.find(&parts.method, uri.path());
+        // Downloads and uploads take a file descriptor beside that of their connection.
+        let opens_file =
+            matches!(route, Route::Files(_)) || multipart::is_multipart(&parts.headers);
+        let permit = match opens_file.then(|| self.files.clone().try_acquire_owned()) {
+            Some(Err(_)) => return closing(Problem::too_many_file_requests()),
+            Some(Ok(permit)) => Some(permit),
+            None => None,
+        };
+        let id = RequestId::of(&parts.headers);
+        let span = span(&id, &parts.method, &pattern);
+        let (methods, origin) = (route.methods(), cross_origin(&parts));
+        let inside = self.enter(peer, &id, route, pattern, parts, body);
+        // In place: it is large, and would be copied.
+        let answer = pin!(async {
+            match origin {
+                Some(origin) => self.answer_origin(origin, methods, Box::pin(inside)).await,
+                None => inside.await,
+            }
+        });
+        let response = within(span, &id, answer).await;
+        match permit {
+            Some(permit) => response.map(|body| with_permit(body, permit)),
+            None => response,
+        }
+    }
+
+    /// What is wrong with a request whoever sent it, and whatever it asks.
+    fn unfit(&self, parts: &Parts) -> Option<Problem> {
+        if parts.headers.contains_key(TRANSFER_ENCODING) {
+            let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+            let first = codings.next().map_or(&b""[..], HeaderValue::as_bytes);
+            if !first.trim_ascii().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() {
+                return Some(Problem::bad_transfer_coding());
+            }
+        }
+        let overfull = parts.extensions.get::<Overfull>().is_some();
+        (overfull && !hosts::is_health(&self.app.settings.listen, parts.uri.path()))
+            .then(Problem::overfull)
+    }
+
+    /// Answers a page of another origin, or what asks for one.
+    async fn answer_origin(
+        &self,
+        origin: Request<()>,
+        methods: &[Method],
+        inside: impl Future<Output = Response>,
+    ) -> Response {
+        let asks = origin.method() == Method::OPTIONS;
+        let mut inside = Some(inside);
+        let inside = service_fn(|_: Request<()>| {
+            let inside = inside.take();
+            async { Ok::<_, Infallible>(inside.expect("it is called once").await) }
+        });
+        let Ok(mut response) = self.cors.layer(inside).oneshot(origin).await;
+        if asks && !methods.is_empty() {
+            allow(methods, &mut response);
+        }
+        response
+    }
+
+    /// Lets the request in, has it answered, and counts that.
+    async fn enter(
+        &self,
+        peer: SocketAddr,
+        id: &RequestId,
+        route: Route<'_>,
+        pattern: Arc<str>,
+        mut parts: Parts,
+        body: Incoming,
+    ) -> Response {
+        let app = &self.app;
+        let requested = Requested::at(pattern, &parts.method);
+        let client = Client::of(&parts.headers, parts.version);
+        let mut body = Body::new(body);
+        let mut response = match self.admit(&mut parts, &mut body).await {
+            Ok(relayed) => {
+                let inbound = Inbound {
+                    peer,
+                    id,
+                    parts: &parts,
+                    relayed,
+                };
+                let response = match (&route, &parts.method) {
+                    // Nearly all requests are calls.
+                    (Route::Leaf(front, server, tool), &Method::POST) => {
+                        call::call(app, &inbound, &mut body, *front, server, tool).await
+                    }
+                    _ => Box::pin(self.dispatch(&route, &inbound, &mut body)).await,
+                };
+                if parts.method == Method::HEAD {
+                    without_body(response)
+                } else {
+                    response
+                }
+            }
+            Err(refusal) => refusal,
+        };
+        if !body.is_end_stream() {
+            client.settle(body, &mut response).await;
+        }
+        health::close_if_draining(app, &mut response);
+        app.metrics.answered(requested, response.status());
+        metrics::count_problem(&app.metrics, peer, &response);
+        response
+    }
+
+    /// Only hosts that are ours come in, and what another replica has sent on, which proves who calls.
+    async fn admit(&self, parts: &mut Parts, body: &mut Body) -> Result<Option<Relayed>, Response> {
+        let relayed = relayed(&self.app, parts, body).await?;
+        // Another replica names this one as it reaches it.
+        if relayed.is_none() {
+            hosts::check(&self.app, &parts.uri, &parts.headers)?;
+        }
+        Ok(relayed)
+    }
+
+    /// What is no call of a server's tool.
+    async fn dispatch(
+        &self,
+        route: &Route<'_>,
+        inbound: &Inbound<'_>,
+        body: &mut Body,
+    ) -> Response {
+        let (app, method) = (&self.app, &inbound.parts.method);
+        let reader = Reader::new(inbound.parts, inbound.peer);
+        match (route, method) {
+            (Route::Unknown, _) => Problem::not_found().into_response(),
+            (Route::NotText, _) => Problem::path_is_not_text().into_response(),
+            (route, method) if !route.methods().contains(method) => {
+                let mut response = Problem::method_not_allowed().into_response();
+                allow(route.methods(), &mut response);
+                response
+            }
+            (Route::SingleLeaf(tool), &Method::POST) => {
+                call::call_single(app, inbound, body, tool).await
+            }
+            (Route::Mcp(server), &Method::POST) => {
+                mcp::post(app, inbound, body, server.as_deref()).await
+            }
+            (Route::Mcp(server), &Method::DELETE) => {
+                mcp::delete(app, inbound, server.as_deref()).await
+            }
+            (Route::Files(_), &Method::POST) => upload::post(app, inbound, body).await,
+            (Route::Health, _) => health::report(app, &reader).await,
+            (Route::Live, _) => health::live(),
+            (Route::Ready, _) => health::ready(app, &reader).await,
+            (Route::Metrics, _) => metrics::render(app, &reader).await,
+            (Route::RootDocument, _) => documents::root(app, &reader).await,
+            (Route::Index, _) => documents::index(app, &reader).await,
+            (Route::Asset(file), _) => documents::asset(file),
+            (Route::Leaf(front, server, leaf), _) => {
+                documents::leaf(app, &reader, *front, server, leaf).await
+            }
+            (Route::SingleLeaf(leaf), _) => documents::single_leaf(app, &reader, leaf).await,
+            (Route::Mcp(server), _) => mcp::get(app, inbound, server.as_deref()).await,
+            (Route::Files(path), _) => {
+                let response = self
+                    .downloads
+                    .answer(path, method, &inbound.parts.headers)
+                    .await;
+                metrics::audit_download(app, inbound.peer, method, &response);
+                response
+            }
+        }
+    }
+}
+
+/// Whose connection ends: its body is not read.
+fn closing(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(CONNECTION, close);
+    response
+}
+
+fn allow(methods: &[Method], response: &mut Response) {
+    let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    let methods = methods.join(",");
+    if let Ok(methods) = HeaderValue::from_str(&methods) {
+        response.headers_mut().insert(ALLOW, methods);
+    }
+}
+
+/// What a HEAD request gets.
+fn without_body(mut response: Response) -> Response {
+    let size = response.body().size_hint().exact();
+    if let Some(size) = size.filter(|_| !response.headers().contains_key(CONTENT_LENGTH)) {
+        response.headers_mut().insert(CONTENT_LENGTH, size.into());
+    }
+    response.map(|_| Body::empty())
+}
+
+/// What of a request decides whether a page of another origin may read the answer. `None` where no page asks, and
+/// no cache keeps the answer: of calls.
+fn cross_origin(parts: &Parts) -> Option<Request<()>> {
+    const READ: [HeaderName; 4] = [
+        ORIGIN,
+        ACCESS_CONTROL_REQUEST_METHOD,
+        ACCESS_CONTROL_REQUEST_HEADERS,
+        HeaderName::from_static("access-control-request-private-network"),
+    ];
+    if parts.method == Method::POST && !parts.headers.contains_key(ORIGIN) {
+        return None;
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = parts.method.clone();
+    for name in READ {
+        for value in parts.headers.get_all(&name) {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    Some(request)
+}
+
+/// Credentials are allowed only for origins that are named: `*` never gets a browser's own.
+fn cors(listen: &Listen) -> CorsLayer {
+    let origins = &listen.cors_allow_origins;
+    let any = origins.iter().any(|origin| origin == "*");
+    let listed = origins.iter().filter_map(|origin| origin.parse().ok());
+    let origin = if any {
+        AllowOrigin::mirror_request()
+    } else {
+        AllowOrigin::list(listed)
+    };
+    CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .allow_credentials(!any)
+        .expose_headers(ExposeHeaders::list([SESSION_HEADER.clone(), REQUEST_ID]))
+}
