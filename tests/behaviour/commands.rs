@@ -91,8 +91,8 @@ fn check_names_every_fault_and_the_good_server_is_good() {
             );
         }
     }
-    assert!(text.contains("small models cope with 15"), "{text}");
-    assert!(text.contains("4 of 5 servers"), "{text}");
+    assert!(text.contains("small models handle at most 15"), "{text}");
+    assert!(text.contains("4 of 5 servers failed"), "{text}");
     assert!(
         !text.contains('\u{1b}'),
         "colours are for terminals: {text}"
@@ -152,7 +152,7 @@ fn check_warns_of_what_works_but_will_not_please() {
         "tool does_not_compile: arguments are not validated",
         "tool remote_ref: the reference",
         "shared but writes",
-        "2 servers, all work",
+        "all 2 servers OK",
     ] {
         assert!(text.contains(words), "{words} is missing in {text}");
     }
@@ -294,7 +294,7 @@ fn call_tells_wrong_arguments_from_failed_tools() {
         (&["echo", "add", "--json", "{"], 2, "--json"),
         (&["echo", "add", "--arg", "a"], 2, "NAME=VALUE"),
         (&["echo", "nothing"], 2, "write_file"),
-        (&["nobody", "add"], 2, "there are: echo"),
+        (&["nobody", "add"], 2, "it has: echo"),
         (&["echo", "add", "--chat", "c"], 2, "--user"),
     ] {
         let output = bridge.command(&[&["call"], arguments].concat());
@@ -392,7 +392,7 @@ fn commands_see_a_running_bridge_and_do_not_disturb_it() {
     let output = bridge.command(&call);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(
-        stderr(&output).contains("a running bridge works in this chat"),
+        stderr(&output).contains("workspace of this chat is in use by a running bridge"),
         "{output:?}"
     );
 
@@ -430,8 +430,14 @@ fn a_link_is_revoked_by_its_url_and_a_job_with_all_its_links() {
     let revoked = run_json(&bridge, &["jobs", "revoke", job, "--json"]);
     assert_eq!(revoked["revoked"].as_array().expect("a list").len(), 2);
     assert_eq!(statuses(), [410, 410, 410]);
-    for nothing in [token, job, "00000000"] {
+    for nothing in [token, job] {
         run(&bridge, &["jobs", "revoke", nothing], 1);
+    }
+    for unknown in ["00000000", "https://chat.example/no-link"] {
+        let output = bridge.command(&["jobs", "revoke", unknown]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let words = format!("no link or workspace matches '{unknown}'");
+        assert!(stderr(&output).contains(&words), "{output:?}");
     }
 }
 
@@ -441,9 +447,9 @@ fn gc_removes_what_is_over_and_a_folder_that_is_not_there_is_not_made() {
     let call = ["call", "echo", "counter", "--user", "alice", "--chat", "c1"];
     run(&bridge, &call, 0);
     assert_eq!(bridge.workspaces().len(), 1);
-    assert_eq!(run(&bridge, &["gc"], 0), "nothing to clean up\n");
+    assert_eq!(run(&bridge, &["gc"], 0), "nothing to delete\n");
     let text = run(&bridge, &["gc", "--user", "alice"], 0);
-    assert!(text.contains("1 workspaces removed"), "{text}");
+    assert!(text.contains("workspaces removed: 1"), "{text}");
     assert!(bridge.workspaces().is_empty());
     let elsewhere = bridge.jobs().join("not-there");
     let elsewhere = elsewhere.to_str().expect("UTF-8");
@@ -500,6 +506,149 @@ fn init_writes_a_config_that_check_likes_and_overwrites_nothing_unasked() {
     run(&bridge, &["init", name, "--force"], 0);
     assert_eq!(written(), example);
     assert_eq!(run(&bridge, &["init", "-"], 0), example);
+}
+
+#[test]
+fn without_a_config_setting_the_server_file_of_the_current_folder_is_used() {
+    let bridge = TestBridge::builder(servers([("unused", echo())]))
+        .var("MCPO_CONFIG_FILE", "")
+        .prepare();
+    let output = bridge.command(&["check", "--no-start"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(stderr(&output).contains("mcpo-bridge init"), "{output:?}");
+    run(&bridge, &["init"], 0);
+    let text = run(&bridge, &["check", "--no-start"], 0);
+    assert!(text.contains("not started (mcp-servers.json)"), "{text}");
+}
+
+#[test]
+fn advice_about_a_server_file_that_cannot_be_read_fits_the_reason() {
+    let bridge = prepared();
+    let folder = bridge.jobs();
+    let folder = folder.to_str().expect("UTF-8");
+    let missing = format!("{folder}/missing.json");
+    for (path, advised) in [(&*missing, true), (folder, false)] {
+        let output = bridge.command(&["check", "--no-start", "--config", path]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = stderr(&output);
+        assert!(
+            said.contains(path) && said.contains("MCPO_CONFIG_FILE"),
+            "{said}"
+        );
+        assert_eq!(said.contains("mcpo-bridge init"), advised, "{said}");
+    }
+}
+
+#[test]
+fn settings_may_stand_before_the_command() {
+    let bridge = prepared();
+    let call = ["call", "echo", "counter", "--user", "alice", "--chat", "c1"];
+    run(&bridge, &call, 0);
+    let jobs = bridge.jobs();
+    let jobs = jobs.to_str().expect("UTF-8");
+    let other = TestBridge::builder(servers([("echo", echo())])).prepare();
+    assert_eq!(run(&other, &["jobs", "list"], 0), "no workspaces\n");
+    let listed = run_json(&other, &["--jobs-dir", jobs, "jobs", "list", "--json"]);
+    assert_eq!(listed.as_array().expect("a list").len(), 1, "{listed}");
+    let output = other.command(&["-e", "A=B", "check"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        stderr(&output).contains("--env is not allowed before 'check'"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_mistyped_command_is_answered_with_the_nearest_one() {
+    let bridge = prepared();
+    for (typed, words) in [
+        (&["chek"][..], "'check'"),
+        (&["--port", "8000", "helthcheck"], "'healthcheck'"),
+        (&["xyz"], "unrecognized subcommand 'xyz'"),
+    ] {
+        let output = bridge.command(typed);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains(words), "{words}: {output:?}");
+    }
+}
+
+/// Runs a program on a terminal of 60 columns, presses Ctrl+C once it is offered, and prints what came.
+const TERMINAL: &str = r#"
+import fcntl, os, pty, struct, sys, termios
+pid, terminal = pty.fork()
+if pid == 0:
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    os.execv(sys.argv[1], sys.argv[1:])
+output, pressed = b"", False
+while True:
+    try:
+        part = os.read(terminal, 4096)
+    except OSError:
+        break
+    output += part
+    if b"Press Ctrl+C" in output and not pressed:
+        pressed = os.write(terminal, b"\x03")
+sys.stdout.buffer.write(output)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+fn on_a_terminal(bridge: &TestBridge, arguments: &[&str]) -> Output {
+    let jobs = bridge.jobs();
+    let root = jobs.parent().expect("the test's folder");
+    Command::new("python3")
+        .args(["-c", TERMINAL, env!("CARGO_BIN_EXE_mcpo-bridge")])
+        .args(arguments)
+        .env("MCPO_CONFIG_FILE", bridge.config_file())
+        .env("MCPO_JOBS_DIR", &jobs)
+        .env("MCPO_TOOLS_DIR", root.join("tools"))
+        .env("TMPDIR", root.join("tmp"))
+        .env("MCPO_FILES_SERVER", "false")
+        .env("MCPO_API_KEY", "alice:sesame")
+        .env("NO_COLOR", "1")
+        .current_dir(root)
+        .output()
+        .expect("python3 runs")
+}
+
+#[test]
+fn serve_on_a_terminal_says_where_it_is_and_how_to_stop_it() {
+    let bridge = prepared();
+    let output = on_a_terminal(&bridge, &["serve", "--port", "0"]);
+    let text = stdout(&output);
+    assert!(output.status.success(), "{output:?}");
+    for words in [
+        concat!("mcpo-bridge ", env!("CARGO_PKG_VERSION")),
+        "http://127.0.0.1:",
+        "/docs",
+        "mcp-servers.json (1 server)",
+        "alice",
+        "Press Ctrl+C",
+    ] {
+        assert!(text.contains(words), "{words} is missing in {text}");
+    }
+    assert!(!text.contains("sesame"), "{text}");
+}
+
+#[test]
+fn check_breaks_long_lines_between_words() {
+    let odd = with(echo(), json!({"some_key_that_is_unknown": 1}));
+    let bridge = TestBridge::builder(servers([("echo", odd)])).prepare();
+    let check = ["check", "--no-start"];
+    let whole = run(&bridge, &check, 0);
+    assert!(
+        whole.lines().any(|line| line.chars().count() > 60),
+        "{whole}"
+    );
+    let output = on_a_terminal(&bridge, &check);
+    let shown = stdout(&output);
+    let too_long = |line: &&str| line.trim().contains(' ') && line.trim_end().chars().count() > 60;
+    assert_eq!(shown.lines().find(too_long), None, "{shown}");
+    let words = |text: &str| {
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(words(&shown), words(&whole));
 }
 
 #[test]

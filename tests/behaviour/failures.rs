@@ -128,7 +128,7 @@ fn check_names_every_fault_of_a_config() {
     let bridge = TestBridge::builder(config)
         .var(vars::START_TIMEOUT, 2)
         .prepare();
-    let output = bridge.command(&["check"]);
+    let output = bridge.command(&["check", "--verbose"]);
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     for words in [

@@ -380,7 +380,7 @@ fn no_process_of_ours_can_be_looked_into() {
     for arguments in [
         &["__supervise", "sleep", "1000"][..],
         &["__nursery", "sleep", "1000"],
-        &["healthcheck", "--patience", "1000", "--url", &url],
+        &["healthcheck", "--max-time", "1000", "--url", &url],
         &[
             "serve",
             "--port",

@@ -82,7 +82,7 @@ fn an_odd_tool_is_mended_at_the_endpoint_of_all_servers_and_named_in_warnings() 
         assert!(warned.contains(word), "{word}: {warned}");
     }
     assert!(!warned.contains("'fine'"), "{warned}");
-    let checked = bridge.command(&["check"]);
+    let checked = bridge.command(&["check", "--verbose"]);
     let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
     assert!(checked.contains("noschema"), "{checked}");
     // The server's own words, where the client asked for this server.

@@ -170,11 +170,11 @@ class Sync(Case):
 
     def test_what_is_wrong_is_said(self):
         for arguments, words in (
-            ({"token": it.bob.token}, "does not accept the admin key"),
-            ({"token": "sk-nonsense"}, "does not accept the admin key"),
-            ({"url": "http://127.0.0.1:9"}, "cannot be reached"),
-            ({"url": it.bridge.url}, "does not answer as Open WebUI"),
-            ({"url": f"{it.openwebui.url}/elsewhere"}, "does not answer as Open WebUI"),
+            ({"token": it.bob.token}, "rejected the admin key"),
+            ({"token": "sk-nonsense"}, "rejected the admin key"),
+            ({"url": "http://127.0.0.1:9"}, "cannot reach"),
+            ({"url": it.bridge.url}, "does not respond like Open WebUI"),
+            ({"url": f"{it.openwebui.url}/elsewhere"}, "does not respond like Open WebUI"),
         ):
             done = it.sync(**arguments)
             self.assertEqual(done.returncode, 1, done.stdout)

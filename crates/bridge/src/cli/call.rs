@@ -28,14 +28,14 @@ use crate::{
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-The call runs as the service would run it, with the same limits, journal, links and audit line, but
-in this process: no bridge needs to run, and the server is ended afterwards. Links open as long as
-some bridge serves the same jobs folder.
+The call runs in this process, with the same limits, journal, links and audit line as in the service: no bridge \
+needs to be running, and the server is ended afterwards. Links work while a bridge serves the same jobs \
+directory.
 
-With --user and --chat it goes on in that chat's folder. A running bridge that has a session in that
-chat keeps the folder to itself: then call it over HTTP, or wait until the session is idle.
+With --user and --chat the call uses the workspace of that chat. If a running bridge has a session in that chat, \
+the workspace is locked: call the bridge over HTTP, or wait until the session has ended.
 
-Exit codes: 0 done, 1 the tool or the server failed, 2 unknown server or tool, or bad arguments.
+Exit codes: 0 success, 1 the tool or the server failed, 2 unknown server or tool, or invalid arguments.
 
 Examples:
   mcpo-bridge call time get_current_time --arg timezone=Asia/Tokyo
@@ -43,76 +43,74 @@ Examples:
   jq -n '{text: \"hello\"}' | mcpo-bridge call echo echo --json - --format json
   mcpo-bridge call excel describe_workbook --user alice --chat c1 --arg file=a.xlsx";
 
-/// What `call` is told.
+/// The arguments of `call`.
 #[derive(Args)]
 pub struct CallArgs {
-    /// A key of mcpServers
+    /// Name of the server in the server file
     #[arg(value_name = "SERVER")]
     server: String,
-    /// As `mcpo-bridge tools SERVER` lists it
+    /// Name of the tool, as listed by `mcpo-bridge tools SERVER`
     #[arg(value_name = "TOOL")]
     tool: String,
-    /// One argument; the tool's schema decides whether it is text, a number or true/false
+    /// An argument (repeatable); the tool's schema decides whether it is a string, number or boolean
     #[arg(long = "arg", short, value_name = "NAME=VALUE")]
     arg: Vec<String>,
-    /// All arguments as a JSON object; - reads it from stdin
+    /// All arguments as a JSON object; - reads from stdin
     #[arg(long, value_name = "JSON", conflicts_with = "arg")]
     json: Option<String>,
-    /// Whose call it is
+    /// User who calls
     #[arg(long, value_name = "ID")]
     user: Option<String>,
-    /// The chat of that user to go on in
+    /// Chat of that user whose workspace is used
     #[arg(long, value_name = "ID", requires = "user")]
     chat: Option<String>,
-    /// How to answer
+    /// Output format
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
-/// Calls, prints, and fails where the tool did.
-pub fn run(args: CallArgs) -> Result<(), Failure> {
+/// Calls, prints, and fails if the tool did.
+pub fn run(args: CallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let given = arguments::given(args.arg, args.json.as_deref())?;
     let caller = caller(args.user, args.chat)?;
-    let settings = args.settings.resolve()?;
+    let settings = settings.resolve()?;
     let mut config = config::load(&settings.config_file, &settings)?;
     let _log = log::start(&settings.log)?;
     only(&mut config, &args.server)?;
-    let asked = Asked {
+    let call = ToolCall {
         caller,
         tool: args.tool,
         given,
         format: args.format,
     };
-    block_on(asked.run(settings, config))
+    block_on(call.run(settings, config))
 }
 
 fn caller(user: Option<String>, chat: Option<String>) -> Result<Caller, Failure> {
     let some = |id: Option<String>, flag: &str| match id {
         Some(id) if id.trim().is_empty() => {
-            Err(Failure::told_wrongly(format!("{flag}: the id is empty")))
+            Err(Failure::usage(format!("{flag}: the value is empty")))
         }
         other => Ok(other.map(String::into_boxed_str)),
     };
     let user = some(user, "--user")?;
     Ok(Caller {
         principal: user.map_or(Principal::Anonymous, Principal::User),
-        // Whoever runs this reads the server file, and need not be in its lists.
+        // A user of this machine who can read the server file need not be in its lists.
         trusted: true,
         chat: some(chat, "--chat")?,
         ..Caller::nobody(Ipv4Addr::LOCALHOST.into())
     })
 }
 
-struct Asked {
+struct ToolCall {
     caller: Caller,
     tool: String,
     given: RawJson,
     format: Format,
 }
 
-impl Asked {
+impl ToolCall {
     /// `config` holds the one server.
     async fn run(self, settings: Settings, config: Loaded) -> Result<(), Failure> {
         let local = Local::new(settings, config)?;
@@ -132,8 +130,8 @@ impl Asked {
         if !offer.may_call(&self.tool) {
             let names = offer.tools().map(|tool| &*tool.name);
             let names = names.collect::<Vec<_>>().join(", ");
-            return Err(Failure::told_wrongly(format!(
-                "the server '{server}' offers no tool '{}'; it offers: {names}",
+            return Err(Failure::usage(format!(
+                "server '{server}' has no tool '{}'; it has: {names}",
                 self.tool
             )));
         }
@@ -173,8 +171,8 @@ async fn offer(local: &Local) -> Result<Arc<Offer>, Failure> {
 fn failure(error: &CallError) -> Failure {
     match error {
         CallError::Elsewhere(why) => Failure::failed(format!(
-            "a running bridge works in this chat's folder ({why}): call it over HTTP, wait until \
-             its session is idle and ends (idle_timeout), or name another --chat"
+            "the workspace of this chat is in use by a running bridge ({why}); call the bridge over HTTP, wait \
+             until its session ends (idle_timeout), or use another --chat"
         )),
         CallError::Rpc { error: object, .. } => {
             let object = object.with_whole_letters().approximate();

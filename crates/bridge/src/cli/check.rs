@@ -1,4 +1,4 @@
-//! `mcpo-bridge check`: whether the settings and the server file are good and every server works.
+//! `mcpo-bridge check`: validates settings and server file, and starts every server once.
 
 mod fork;
 mod launch;
@@ -13,20 +13,21 @@ use super::{
     log,
     output::{OutputArgs, print_json},
     survey::survey,
+    text::{terminal_width, wrapped},
 };
-use crate::config::{self, ConfigError, Fault, Faults, Loaded, Settings};
+use crate::config::{self, ConfigError, Fault, Faults, Loaded, Settings, remedy};
 
 use report::{Report, ServerReport};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-Every server is started once in a temporary folder, side by side, each within MCPO_START_TIMEOUT,
-and ended again. Sessions of a running bridge are not touched.
+Starts all servers concurrently in a temporary directory, each within MCPO_START_TIMEOUT, and ends them again. \
+Sessions of a running bridge are not affected.
 
-Tokens are an estimate of what the offered tools cost a model in every request: the bytes of each
-tool's name, description (with usage_guide) and converted schema, divided by 4.
+Tokens are an estimate of what the tools add to every request of a model: the bytes of each tool's name, \
+description (with usage_guide) and converted schema, divided by 4.
 
-Exit codes: 0 all is well, 1 a server failed, 2 the settings or the server file are faulty.
+Exit codes: 0 success, 1 a server failed, 2 invalid settings or server file.
 
 Examples:
   mcpo-bridge check
@@ -34,19 +35,20 @@ Examples:
   mcpo-bridge check --no-start          # in CI, where no server is installed
   mcpo-bridge check --json | jq '.servers[] | select(.status == \"failed\")'";
 
-/// What `check` is told.
+/// The arguments of `check`.
 #[derive(Args)]
 pub struct CheckArgs {
-    /// Read the settings and the server file only; start nothing
+    /// Only validate the settings and the server file, without starting servers
     #[arg(long)]
     no_start: bool,
+    /// Also show the tokens of each tool, and how processes are started
+    #[arg(long)]
+    verbose: bool,
     #[command(flatten)]
     output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
-/// What machines get in place of a report.
+/// The JSON output when there is no report.
 #[derive(Serialize)]
 struct Refused {
     ok: bool,
@@ -61,10 +63,10 @@ struct PlacedFault {
     fault: Fault,
 }
 
-/// Checks, prints, and fails where a server did.
-pub fn run(args: CheckArgs) -> Result<(), Failure> {
+/// Checks, prints, and fails if a server did.
+pub fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let output = args.output;
-    let (settings, config) = match load(args.settings) {
+    let (settings, config) = match load(settings) {
         Ok(loaded) => loaded,
         Err(faults) if output.is_json() => {
             print_json(&refused(faults))?;
@@ -86,7 +88,9 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
         surveyed.iter().map(ServerReport::of).collect()
     };
     let report = Report::new(path, warnings, servers);
-    output.print(&report, Report::text)?;
+    output.print(&report, |report| {
+        wrapped(&report.text(args.verbose), terminal_width())
+    })?;
     if report.ok {
         Ok(())
     } else {
@@ -94,8 +98,8 @@ pub fn run(args: CheckArgs) -> Result<(), Failure> {
     }
 }
 
-/// Both sources are read, so that one run tells the faults of both.
-fn load(args: SettingsArgs) -> Result<(Settings, Loaded), Vec<ConfigError>> {
+/// Reads both sources, so that one run reports the errors of both.
+fn load(args: &SettingsArgs) -> Result<(Settings, Loaded), Vec<ConfigError>> {
     let path = args.config_file();
     match args.resolve() {
         Ok(settings) => match config::load(&settings.config_file, &settings) {
@@ -124,11 +128,10 @@ fn refused(errors: Vec<ConfigError>) -> Refused {
     let faults = errors.into_iter().flat_map(|error| match error {
         ConfigError::Faulty(faults) => placed(faults),
         ConfigError::Unreadable { path, source } => {
-            let fix = "create it with `mcpo-bridge init`, or name another with --config / \
-                       MCPO_CONFIG_FILE";
+            let fault = Fault::new("", format!("cannot be read ({source})"), remedy(&source));
             placed(Faults {
                 origin: path,
-                faults: vec![Fault::new("", format!("cannot be read ({source})"), fix)],
+                faults: vec![fault],
             })
         }
     });

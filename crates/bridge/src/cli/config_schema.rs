@@ -5,8 +5,8 @@ use crate::config::json_schema;
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-Editors complete and check the server file with it: write it beside the file and name it there in
-\"$schema\".
+Editors use the schema to complete and validate the server file: save it next to the file, and name it there \
+in \"$schema\".
 
 Example:
   mcpo-bridge config-schema > mcp-servers.schema.json";

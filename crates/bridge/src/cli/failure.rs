@@ -1,15 +1,15 @@
-//! Why a command did not do what it was asked: a message for people and an exit code.
+//! Why a command failed: a message for people and an exit code.
 
 use std::{fmt, process::ExitCode};
 
 use crate::cli::text::{BAD, indented, note, plain};
 use crate::config::{ConfigError, Faults};
 
-/// The end of a command that failed.
+/// A command that failed.
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
-    /// Empty where the answer itself says it all.
+    /// Empty if the output says it all.
     message: String,
     /// The message needs no word in front of it.
     names_itself: bool,
@@ -27,14 +27,14 @@ impl Failure {
         }
     }
 
-    /// Exit code 1: it was tried and did not work.
+    /// Exit code 1: the command failed.
     pub fn failed(message: impl fmt::Display) -> Self {
         let message = message.to_string();
         Self::new(1, message)
     }
 
-    /// Exit code 2: the command line, the settings or the server file are wrong.
-    pub fn told_wrongly(message: impl fmt::Display) -> Self {
+    /// Exit code 2: the command line, the settings or the server file are invalid.
+    pub fn usage(message: impl fmt::Display) -> Self {
         let message = message.to_string();
         Self::new(2, message)
     }
@@ -44,22 +44,22 @@ impl Failure {
         Self::new(INTERRUPTED, "interrupted".to_owned())
     }
 
-    /// The same with nothing to say, because the answer has said it.
+    /// Without a message, because the output has it.
     pub fn silent(code: u8) -> Self {
         Self::new(code, String::new())
     }
 
-    /// Exit code 2, and all that is wrong: each source names itself at the start of its line.
+    /// Exit code 2 and all errors; each source is named at the start of its line.
     pub fn faulty(sources: &[ConfigError]) -> Self {
         let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
         Self {
             names_itself: true,
-            ..Self::told_wrongly(sources.join("\n"))
+            ..Self::usage(sources.join("\n"))
         }
     }
 
-    /// Says it and gives the exit code.
-    pub fn tell(self) -> ExitCode {
+    /// Prints the message and gives the exit code.
+    pub fn report(self) -> ExitCode {
         if self.names_itself {
             note(plain(&self.message));
         } else if !self.message.is_empty() {

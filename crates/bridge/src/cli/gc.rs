@@ -1,4 +1,4 @@
-//! `mcpo-bridge gc`: one round of cleaning up.
+//! `mcpo-bridge gc`: deletes expired data once.
 
 use std::fmt::Write as _;
 
@@ -12,31 +12,29 @@ use crate::cli::text::ODD;
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-The bridge does this itself, at its start and every MCPO_STATEFUL_CLEANUP_INTERVAL. Beside a running
-bridge it is safe: where somebody works, nothing is touched.
+The bridge does this itself, at start and every MCPO_STATEFUL_CLEANUP_INTERVAL. It is safe to run while a \
+bridge is running: workspaces in use are skipped.
 
 Examples:
   mcpo-bridge gc
-  mcpo-bridge gc --user 0c1e…           # all that this user has, now: somebody left";
+  mcpo-bridge gc --user 0c1e…           # everything of a user who left";
 
-/// What `gc` is told.
+/// The arguments of `gc`.
 #[derive(Args)]
 pub struct GcArgs {
-    /// Only this user's workspaces and links, but all of them, whatever their age
+    /// Delete all workspaces and links of this user, regardless of age, and nothing else
     #[arg(long, value_name = "ID")]
     user: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
-/// Cleans, and fails where something could not be cleaned.
-pub fn run(args: GcArgs) -> Result<(), Failure> {
+/// Deletes, and fails if something could not be deleted.
+pub fn run(args: GcArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     if args.user.as_deref().is_some_and(|id| id.trim().is_empty()) {
-        return Err(Failure::told_wrongly("--user: the id is empty"));
+        return Err(Failure::usage("--user: the user id is empty"));
     }
-    let settings = args.settings.resolve()?;
+    let settings = settings.resolve()?;
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let clocks = Clocks {
@@ -58,36 +56,36 @@ pub fn run(args: GcArgs) -> Result<(), Failure> {
 
 fn text(report: &GcReport) -> String {
     let counts = [
-        (report.ended_links, "links ended"),
+        (report.ended_links, "links expired"),
         (report.removed_tombstones, "records of old links removed"),
         (report.removed_jobs, "workspaces removed"),
         (
             report.leased_jobs,
-            "workspaces kept: somebody works in them",
+            "workspaces skipped because they are in use",
         ),
-        (report.removed_bindings, "chats forgotten"),
-        (report.removed_instances, "dead bridges cleared away"),
+        (report.removed_bindings, "chat bindings removed"),
+        (report.removed_instances, "records of dead bridges removed"),
         (
             report.removed_catalog_entries,
-            "lists of servers that are gone removed",
+            "catalog entries of removed servers deleted",
         ),
-        (
-            report.unknown_entries,
-            "entries left alone: not the bridge's",
-        ),
+        (report.unknown_entries, "unknown entries left unchanged"),
     ];
     let mut text = String::new();
     for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
-        let _ = writeln!(text, "{count} {what}");
+        let _ = writeln!(text, "{what}: {count}");
     }
     if text.is_empty() && report.held_back.is_none() {
-        text.push_str("nothing to clean up\n");
+        text.push_str("nothing to delete\n");
     }
     if let Some(why) = &report.held_back {
-        let _ = writeln!(text, "{ODD}nothing was removed for its age:{ODD:#} {why}");
+        let _ = writeln!(
+            text,
+            "{ODD}warning:{ODD:#} nothing was deleted by age: {why}"
+        );
     }
     for error in &report.errors {
-        let _ = writeln!(text, "{ODD}not cleaned:{ODD:#} {error}");
+        let _ = writeln!(text, "{ODD}warning:{ODD:#} not deleted: {error}");
     }
     text
 }

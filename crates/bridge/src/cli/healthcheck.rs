@@ -18,30 +18,33 @@ mod tls;
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-GETs /health where the settings say that the bridge listens. Exit code 0 if it answers 200 (also
-when it is degraded: a failing server is no reason to restart the others), 1 otherwise.
+Requests /health at the address in the settings. Exit code 0 if the response is 200 (also when the status is \
+degraded: one failing server is no reason to restart the others), 1 otherwise.
 
 Examples:
   HEALTHCHECK CMD [\"mcpo-bridge\", \"healthcheck\"]
   mcpo-bridge healthcheck --url http://127.0.0.1:8080/health";
 
-/// Bytes of the answer that are read: more than any health report.
+/// Bytes of the response that are read: more than any health report.
 const LIMIT: u64 = 4 * 1024 * 1024;
 
-/// What `healthcheck` is told.
+/// The arguments of `healthcheck`.
 #[derive(Args)]
 pub struct HealthcheckArgs {
-    /// Ask there instead; without a path, /health
+    /// URL to request instead; without a path, /health is used
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Seconds for the whole exchange
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
-    patience: f64,
-    #[command(flatten)]
-    settings: SettingsArgs,
+    /// Overall timeout
+    #[arg(
+        long,
+        alias = "patience",
+        value_name = "SECONDS",
+        default_value_t = 5.0
+    )]
+    max_time: f64,
 }
 
-/// Where to ask.
+/// What is requested.
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
     host: String,
@@ -51,20 +54,22 @@ struct Target {
     certificate: Option<PathBuf>,
 }
 
-/// Asks. Every failure is exit code 1: Docker keeps 2 for itself.
-pub fn run(args: HealthcheckArgs) -> Result<(), Failure> {
+/// Every failure is exit code 1: Docker reserves 2.
+pub fn run(args: &HealthcheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let target = match &args.url {
         Some(url) => Target::parse(url)?,
-        None => Target::of(&args.settings.resolve().map_err(Failure::failed)?.listen)?,
+        None => Target::of(&settings.resolve().map_err(Failure::failed)?.listen)?,
     };
-    let patience = Duration::try_from_secs_f64(args.patience)
+    let timeout = Duration::try_from_secs_f64(args.max_time)
         .ok()
         .filter(|time| !time.is_zero())
-        .ok_or_else(|| Failure::failed("--patience: a number of seconds above 0 is expected"))?;
-    let (status, body) = target.get(patience).map_err(|error| {
+        .ok_or_else(|| {
+            Failure::failed("--max-time: expected a number of seconds greater than 0")
+        })?;
+    let (status, body) = target.get(timeout).map_err(|error| {
         Failure::failed(format!(
-            "no answer from {}: {error}; is the bridge running, and is this its address \
-             (MCPO_HOST, MCPO_PORT)?",
+            "no response from {}: {error}; check that the bridge is running and listens there (MCPO_HOST, \
+             MCPO_PORT)",
             target.url()
         ))
     })?;
@@ -72,7 +77,7 @@ pub fn run(args: HealthcheckArgs) -> Result<(), Failure> {
     if status != 200 {
         let why = health["reasons"].to_string();
         return Err(Failure::failed(format!(
-            "{} answered {status}: {why}",
+            "{} returned {status}: {why}",
             target.url()
         )));
     }
@@ -81,11 +86,11 @@ pub fn run(args: HealthcheckArgs) -> Result<(), Failure> {
 }
 
 impl Target {
-    /// Whoever listens on every address also listens on loopback.
+    /// A bridge that listens on every address also listens on loopback.
     fn of(listen: &Listen) -> Result<Self, Failure> {
         if listen.port == 0 {
             return Err(Failure::failed(
-                "with port 0 the system chose the bridge's port: name it with --url or MCPO_PORT",
+                "with port 0 the port is chosen by the system; give the actual one with --url or MCPO_PORT",
             ));
         }
         let host = match listen.host.parse::<IpAddr>() {
@@ -109,8 +114,8 @@ impl Target {
         });
         let Some((url, host, port)) = parts else {
             return Err(Failure::failed(
-                "--url: an http URL is expected, such as http://127.0.0.1:8080/health (for https \
-                 leave it out: MCPO_SSL_CERTFILE says whom to ask)",
+                "--url: expected an http URL, such as http://127.0.0.1:8080/health (for https omit it: \
+                 MCPO_SSL_CERTFILE is used)",
             ));
         };
         let path = match url.path() {
@@ -142,8 +147,8 @@ impl Target {
     }
 
     /// The status and the body.
-    fn get(&self, patience: Duration) -> io::Result<(u16, Vec<u8>)> {
-        let until = Instant::now() + patience;
+    fn get(&self, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
+        let until = Instant::now() + timeout;
         let connection = self.connect(until)?;
         // Its own handle, because the deadline is the connection's and TLS hides it.
         let timer = connection.try_clone()?;
@@ -172,8 +177,9 @@ impl Target {
                 Err(error) => return Err(error),
             }
         }
-        parse_answer(&answer)
-            .ok_or_else(|| io::Error::other("the answer is not HTTP: something else listens there"))
+        parse_answer(&answer).ok_or_else(|| {
+            io::Error::other("the response is not HTTP: another program listens there")
+        })
     }
 
     fn connect(&self, until: Instant) -> io::Result<TcpStream> {
@@ -224,16 +230,16 @@ mod tests {
     }
 
     #[test]
-    fn it_asks_where_the_settings_say_that_the_bridge_listens() {
+    fn it_requests_the_address_in_the_settings() {
         let asked = |flags: &[&str]| {
             #[derive(clap::Parser)]
             struct Given {
                 #[command(flatten)]
-                args: HealthcheckArgs,
+                settings: SettingsArgs,
             }
             let given = ["x", "--allow-unauthenticated"].iter().chain(flags);
             let given: Given = clap::Parser::parse_from(given);
-            let settings = given.args.settings.resolve().unwrap();
+            let settings = given.settings.resolve().unwrap();
             Target::of(&settings.listen).map(|target| target.url())
         };
         let url = asked(&["--host", "0.0.0.0", "--port", "9", "--path-prefix", "/x"]);
@@ -269,9 +275,9 @@ mod tests {
     }
 
     #[test]
-    fn whoever_says_nothing_in_time_is_not_well() {
+    fn a_response_that_is_late_is_a_failure() {
         let error = answering(b"").get(Duration::from_millis(50)).unwrap_err();
-        // How a read's timeout is told differs among systems.
+        // The error of a read timeout differs among systems.
         let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
         assert!(kinds.contains(&error.kind()), "{error}");
         let down = answering(b"HTTP/1.1 503 Service Unavailable\r\n\r\n{}");
@@ -279,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn only_http_is_an_answer() {
+    fn only_http_is_a_response() {
         let answer = parse_answer(b"HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n{}").unwrap();
         assert_eq!(answer, (503, b"{}".to_vec()));
         for bad in [

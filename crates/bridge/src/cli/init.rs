@@ -1,4 +1,4 @@
-//! `mcpo-bridge init`: a server file to start from.
+//! `mcpo-bridge init`: creates a server file.
 
 use std::{
     fs::OpenOptions,
@@ -8,41 +8,41 @@ use std::{
 
 use clap::Args;
 
-use super::{Failure, output::print};
+use super::{Failure, SettingsArgs, output::print};
 use crate::cli::text::BOLD;
 use crate::config::start_config;
 
 /// What `--help` adds.
 pub const HELP: &str = "\
 Examples:
-  mcpo-bridge init                      # ./mcp-servers.json, or where MCPO_CONFIG_FILE points
+  mcpo-bridge init                      # ./mcp-servers.json, or the path in MCPO_CONFIG_FILE
   mcpo-bridge init config/mcp-servers.json
-  mcpo-bridge init - | less             # look only";
+  mcpo-bridge init - | less             # print it only";
 
-/// What `init` is told.
+/// The arguments of `init`.
 #[derive(Args)]
 pub struct InitArgs {
-    /// Where to write it; - is stdout [default: mcp-servers.json]
-    #[arg(value_name = "PATH", env = "MCPO_CONFIG_FILE")]
+    /// File to create; - prints to stdout [default: the path of --config, else mcp-servers.json]
+    #[arg(value_name = "PATH")]
     path: Option<String>,
-    /// Overwrite what is there
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
 }
 
-/// Writes the file and says what comes next.
-pub fn run(args: InitArgs) -> Result<(), Failure> {
+/// Writes the file and prints the next steps.
+pub fn run(args: InitArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let path = args.path.filter(|path| !path.trim().is_empty());
-    let path = path.unwrap_or_else(|| "mcp-servers.json".to_owned());
-    if path == "-" {
+    let path = path.map(PathBuf::from).or_else(|| settings.config_file());
+    let path = path.unwrap_or_else(|| PathBuf::from("mcp-servers.json"));
+    if path == Path::new("-") {
         return print(start_config());
     }
-    let path = PathBuf::from(path);
     write(&path, args.force).map_err(|error| refused(&path, &error))?;
     let shown = path.display();
     print(&format!(
-        "{BOLD}{shown}{BOLD:#} is written. Next:\n\
-         \x20 1. keep the servers that you want, and add your own\n\
+        "Wrote {BOLD}{shown}{BOLD:#}. Next steps:\n\
+         \x20 1. Edit it: keep the servers that you need, add your own\n\
          \x20 2. mcpo-bridge check --config {shown}\n\
          \x20 3. mcpo-bridge serve --config {shown}\n"
     ))
@@ -60,13 +60,17 @@ fn write(path: &Path, force: bool) -> io::Result<()> {
 
 fn refused(path: &Path, error: &io::Error) -> Failure {
     let path = path.display();
-    match error.kind() {
-        io::ErrorKind::AlreadyExists => Failure::failed(format!(
-            "{path} is there already: name another path, or overwrite it with --force"
-        )),
-        io::ErrorKind::NotFound => Failure::failed(format!(
-            "{path} cannot be written: its folder is not there; make it first"
-        )),
-        _ => Failure::failed(format!("{path} cannot be written: {error}")),
-    }
+    Failure::failed(match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            format!("{path} already exists; choose another path or use --force")
+        }
+        io::ErrorKind::NotFound => {
+            format!("cannot write {path}: its directory does not exist; create it first")
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "cannot write {path}: permission denied; choose another path, or run the command as a user \
+             who may write there"
+        ),
+        _ => format!("cannot write {path}: {error}"),
+    })
 }

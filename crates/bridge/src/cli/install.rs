@@ -1,4 +1,4 @@
-//! `mcpo-bridge install`: what servers need is installed ahead, and its versions locked.
+//! `mcpo-bridge install`: installs the servers' packages in advance, and locks their versions.
 
 mod changes;
 mod report;
@@ -33,46 +33,44 @@ use report::{Outcome, Report};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-uvx, uv run, npx and pipx run choose versions and fetch packages at every start. This does it once:
-environments below MCPO_TOOLS_DIR, from which servers are then started directly, without network.
-What cannot be installed runs as written; `mcpo-bridge check` says why.
+uvx, uv run, npx and pipx run resolve versions and download packages at every start. This command does it \
+once: it creates environments in MCPO_TOOLS_DIR, from which servers start directly and without network. \
+Servers that cannot be installed start with their own command line; `mcpo-bridge check` shows the reason.
 
-The lock file names every version with its hashes. A bridge that finds it installs exactly these,
-and nothing else. Keep it beside the server file.
+The lock file records every version and hash. A bridge that finds it installs exactly these versions. Keep it \
+next to the server file.
 
---upgrade chooses versions anew. Before it writes the lock file, it starts the old and the new
-version of each server, shows which tools come, go and change, and asks.
+--upgrade resolves new versions. Before it writes the lock file, it starts the old and the new version of each \
+server, shows added, removed and changed tools, and asks for confirmation.
 
-Exit codes: 0 done, 1 something could not be installed, 2 the settings or a file are faulty.
+Exit codes: 0 success, 1 a server could not be installed, 2 invalid settings, server file or lock file.
 
 Examples:
   mcpo-bridge install --config mcp-servers.json
   mcpo-bridge install --upgrade --dry-run
   mcpo-bridge install --upgrade excel --yes";
 
-/// What `install` is told.
+/// The arguments of `install`.
 #[derive(Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct InstallArgs {
-    /// Only this one
+    /// Only this server
     #[arg(value_name = "SERVER")]
     server: Option<String>,
-    /// Choose the newest versions that the command lines allow
+    /// Resolve the newest versions that the command lines allow
     #[arg(long)]
     upgrade: bool,
-    /// Show what --upgrade would change, and change nothing
+    /// Show the changes of --upgrade without applying them
     #[arg(long, requires = "upgrade")]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Install, but write no lock file
+    /// Do not write the lock file
     #[arg(long, conflicts_with = "upgrade")]
     no_lock: bool,
     #[command(flatten)]
     output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
 /// One server on the way.
@@ -92,11 +90,11 @@ struct Installed {
 }
 
 /// Installs, shows, and writes the lock file.
-pub fn run(args: InstallArgs) -> Result<(), Failure> {
-    let settings = args.settings.clone().resolve()?;
+pub fn run(args: InstallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
+    let settings = settings.resolve()?;
     let mut config = config::load(&settings.config_file, &settings)?;
     let _log = log::start(&settings.log)?;
-    let lock = LockFile::read(&settings.lock_file).map_err(Failure::told_wrongly)?;
+    let lock = LockFile::read(&settings.lock_file).map_err(Failure::usage)?;
     if let Some(name) = &args.server {
         only(&mut config, name)?;
     }
@@ -165,7 +163,7 @@ impl InstallArgs {
         };
         let shown = |step: Step| {
             job.bar.set_message(match step {
-                Step::Choosing => "choosing versions",
+                Step::Choosing => "resolving versions",
                 Step::Installing => "installing",
             });
         };
@@ -181,7 +179,7 @@ impl InstallArgs {
         installed(outcome, pin)
     }
 
-    /// Writes the lock file, where there is something new to write and nobody minds.
+    /// Writes the lock file, if it changed and the user confirms.
     fn write(
         &self,
         local: &Local,
@@ -200,7 +198,7 @@ impl InstallArgs {
             return Ok(());
         }
         if changes && !self.yes && !confirmed()? {
-            note("nothing was changed");
+            note("Nothing was changed.");
             return Ok(());
         }
         for (asked, pin) in pins {
@@ -210,7 +208,7 @@ impl InstallArgs {
             return Ok(());
         }
         lock.write(path).map_err(Failure::failed)?;
-        note(format_args!("wrote {}", path.display()));
+        note(format_args!("Wrote {}.", path.display()));
         Ok(())
     }
 
@@ -227,7 +225,7 @@ impl InstallArgs {
             let failed = matches!(one.outcome, Outcome::Failed { .. });
             let pin = match &one.pin {
                 Some(pin) if lockable => Some(pin.clone()),
-                // It may come back; whoever starts it otherwise would run what nobody locked.
+                // It may work again later, and must not run unlocked versions then.
                 None if failed => known(name),
                 _ => None,
             };
@@ -240,20 +238,20 @@ impl InstallArgs {
     }
 }
 
-/// Asks whether to go on; nobody there to answer is a mistake in how it was called.
+/// Asks for confirmation; without a terminal it is a usage error.
 fn confirmed() -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::told_wrongly(
-            "nobody is there to ask: say --yes to write the lock file, or --dry-run to change \
-             nothing",
+        return Err(Failure::usage(
+            "cannot ask for confirmation: stdin is not a terminal; use --yes to write the lock file, or \
+             --dry-run to only show the changes",
         ));
     }
     let mut out = anstream::stderr().lock();
-    let _ = write!(out, "Use these versions from now on? [y/N] ");
+    let _ = write!(out, "Use these versions? [y/N] ");
     let _ = out.flush();
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
-    read.map_err(|error| Failure::failed(format!("the answer cannot be read: {error}")))?;
+    read.map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 

@@ -1,4 +1,4 @@
-//! `mcpo-bridge jobs`: workspaces, what lies in them, and their links.
+//! `mcpo-bridge jobs`: workspaces, their files and their links.
 
 mod journal;
 mod list;
@@ -10,39 +10,39 @@ use bridge_state::{Artifact, GoneReason, JobSummary, Store};
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::Failure;
+use super::{Failure, SettingsArgs};
 
-/// What `jobs` is told.
+/// The commands.
 #[derive(Subcommand)]
 pub enum JobsCommand {
-    /// Lists the workspaces, oldest first
+    /// List the workspaces, oldest first
     #[command(after_help = list::HELP)]
     List(list::ListArgs),
-    /// Shows one: its life, its files, its links, its last calls
+    /// Show one workspace: status, files, links, recent calls
     #[command(after_help = show::HELP)]
     Show(show::ShowArgs),
-    /// Takes links back: one, or all of a workspace
+    /// Revoke one link, or all links of a workspace
     #[command(after_help = revoke::HELP)]
     Revoke(revoke::RevokeArgs),
 }
 
 /// Runs one of them.
-pub fn run(command: JobsCommand) -> Result<(), Failure> {
+pub fn run(command: JobsCommand, settings: &SettingsArgs) -> Result<(), Failure> {
     match command {
-        JobsCommand::List(args) => list::run(args),
-        JobsCommand::Show(args) => show::run(args),
-        JobsCommand::Revoke(args) => revoke::run(args),
+        JobsCommand::List(args) => list::run(&args, settings),
+        JobsCommand::Show(args) => show::run(&args, settings),
+        JobsCommand::Revoke(args) => revoke::run(&args, settings),
     }
 }
 
-/// The beginning of an id that is taken for it, at least.
+/// The minimum length of an id's prefix.
 const PREFIX: usize = 4;
 
-/// A workspace by its id, or by a beginning of it that only one has.
-fn find(store: &Store, id: &str) -> Result<JobSummary, Failure> {
+/// A workspace by its id or a unique prefix of it; `what` names what it could have been instead.
+fn find(store: &Store, id: &str, what: &str) -> Result<JobSummary, Failure> {
     let none = || {
         Failure::failed(format!(
-            "no workspace has the id '{id}': `mcpo-bridge jobs list` names them"
+            "no {what} matches '{id}' (see `mcpo-bridge jobs list`)"
         ))
     };
     if let Ok(id) = id.parse::<JobId>() {
@@ -57,13 +57,13 @@ fn find(store: &Store, id: &str) -> Result<JobSummary, Failure> {
     match (found.next(), found.next()) {
         (Some(job), None) => Ok(job),
         (Some(_), Some(_)) => Err(Failure::failed(format!(
-            "more than one workspace's id begins with '{id}': write more of it"
+            "several workspace ids start with '{id}'; give a longer prefix"
         ))),
         (None, _) => Err(none()),
     }
 }
 
-/// How a link is, in one word.
+/// The state of a link, in one word.
 fn link_state(artifact: &Artifact, now: Timestamp) -> &'static str {
     match (artifact.gone_at, artifact.gone) {
         (Some(_), Some(GoneReason::Revoked)) => "revoked",

@@ -18,11 +18,11 @@ use crate::{
 /// How long each thing that still runs may keep a command that is done.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// The parts, and what must run beside them.
+/// The parts, and the tasks that they need.
 pub struct Local {
     /// The parts.
     pub app: Arc<App>,
-    beside: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Local {
@@ -33,11 +33,11 @@ impl Local {
         let store = Store::open(&settings.jobs_dir, &Membership::default(), Timestamp::now());
         let app = App::new(settings, store.map_err(Failure::failed)?, config);
         let app = app.map_err(Failure::failed)?;
-        let mut beside = JoinSet::new();
+        let mut tasks = JoinSet::new();
         let engine = app.engine.clone();
-        beside.spawn(async move { engine.children.sweep_strays().await });
-        beside.spawn(beat(app.store.clone()));
-        Ok(Self { app, beside })
+        tasks.spawn(async move { engine.children.sweep_strays().await });
+        tasks.spawn(beat(app.store.clone()));
+        Ok(Self { app, tasks })
     }
 
     /// Ends every child and gives all leases back.
@@ -51,9 +51,9 @@ impl Local {
             engine.shared.end_all(),
             self.app.installer.close()
         );
-        // Remote servers are still being told that their sessions are over.
+        // The sessions of remote servers are still being closed.
         let _ = tokio::time::timeout(LEAVE, engine.children.none_left()).await;
-        self.beside.shutdown().await;
+        self.tasks.shutdown().await;
     }
 }
 
@@ -72,9 +72,9 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::failed(format!("no threads: {error}")))?;
+        .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
     let done = runtime.block_on(work);
-    // Tasks hold the store, whose end clears away after itself; but a disk that hangs must not
+    // Tasks hold the store, which cleans up when it is dropped; but a disk that hangs must not
     // keep a command that has its answer.
     runtime.shutdown_timeout(LEAVE);
     done
@@ -82,7 +82,9 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 
 /// Gives `work` up at SIGINT and SIGTERM, so that what it started can be ended in good order.
 pub async fn until_signal<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("signals: {error}")));
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+    };
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     tokio::select! {
@@ -98,8 +100,8 @@ pub fn open_store(jobs_dir: &Path) -> Result<Store, Failure> {
     if !jobs_dir.exists() {
         let path = jobs_dir.display();
         return Err(Failure::failed(format!(
-            "there is no jobs folder {path}: name the one that the bridge uses with --jobs-dir / \
-             MCPO_JOBS_DIR"
+            "jobs directory {path} does not exist; set --jobs-dir / MCPO_JOBS_DIR to the directory that the \
+             bridge uses"
         )));
     }
     Store::open(jobs_dir, &Membership::default(), Timestamp::now()).map_err(Failure::failed)

@@ -1,4 +1,4 @@
-//! The log of a command: to stderr, because stdout is its answer.
+//! The log of a command: to stderr, because stdout is its output.
 
 use super::Failure;
 use crate::{
@@ -8,5 +8,5 @@ use crate::{
 
 /// Starts it; hold the guard until the command is done.
 pub fn start(log: &Log) -> Result<LogGuard, Failure> {
-    init_for_command(log).map_err(|error| Failure::told_wrongly(error.to_string()))
+    init_for_command(log).map_err(|error| Failure::usage(error.to_string()))
 }

@@ -1,6 +1,9 @@
 //! The command line: one file for each command.
 //!
-//! Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 told wrongly.
+//! Answers go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 usage error.
+//!
+//! Settings may stand before and after a command, and every command takes all of them; its `--help` shows
+//! those that matter to it most, so that it fits a screen.
 
 mod call;
 mod check;
@@ -23,172 +26,242 @@ mod tools;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{
+    ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
+};
 
 use crate::config::SettingsArgs;
 
 use failure::Failure;
 use local::Local;
+use serve::ServeArgs;
 
-/// Runs MCP servers for many people: a process and a folder for each chat, and what tools wrote as
-/// expiring download links.
+/// Runs MCP servers for many users: one process and folder per chat, generated files as expiring download
+/// links
 #[derive(Parser)]
 #[command(
     name = "mcpo-bridge",
-    about,
-    long_about = None,
     after_help = HELP,
-    args_conflicts_with_subcommands = true,
-    override_usage = "mcpo-bridge [OPTIONS]\n       mcpo-bridge <COMMAND> [OPTIONS]"
+    override_usage = "mcpo-bridge [OPTIONS]\n       mcpo-bridge [OPTIONS] <COMMAND> [OPTIONS]"
 )]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: serve::ServeArgs,
+    serve: ServeArgs,
 }
 
 const HELP: &str = "\
-Without a command it serves: `mcpo-bridge --config mcp-servers.json --port 8080`, or one server at
-the root: `mcpo-bridge --port 8080 -- uvx mcp-server-time`.
-Every setting is a flag and a variable: see `mcpo-bridge serve --help`.
+Without a command the bridge starts: `mcpo-bridge --config mcp-servers.json --port 8080`, or with a \
+single server at the root: `mcpo-bridge --port 8080 -- uvx mcp-server-time`.
+
+Every setting is available as a flag and as an environment variable: see `mcpo-bridge serve --help`.
 
 Examples:
-  mcpo-bridge init                      # a server file to start from
+  mcpo-bridge init                      # create a server file
   mcpo-bridge check --config mcp-servers.json
   mcpo-bridge serve --config mcp-servers.json
   mcpo-bridge call time get_current_time --arg timezone=Asia/Tokyo
 
-Exit codes: 0 done, 1 failed, 2 the command line, the settings or the server file are faulty.";
+Exit codes: 0 success, 1 failure, 2 invalid command line, settings or server file.";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves; also what happens without a command
+    /// Start the bridge (default)
     #[command(after_help = serve::HELP)]
-    Serve(serve::ServeArgs),
-    /// Checks the settings and the server file, starts every server once and names every fault
+    Serve(ServeArgs),
+    /// Validate settings and server file, start every server once and report all problems
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
-    /// Installs what servers need, and locks its versions
+    /// Install the servers' packages and lock their versions
     #[command(after_help = install::HELP)]
     Install(install::InstallArgs),
-    /// Lists the tools that are offered
+    /// List the tools each server offers
     #[command(after_help = tools::HELP)]
     Tools(tools::ToolsArgs),
-    /// Calls one tool
+    /// Call a tool
     #[command(after_help = call::HELP)]
     Call(call::CallArgs),
-    /// Writes a commented server file to start from
+    /// Create a commented server file
     #[command(after_help = init::HELP)]
     Init(init::InitArgs),
-    /// Lists the processes that live for chats
+    /// List live chat sessions
     #[command(after_help = sessions::HELP)]
     Sessions(sessions::SessionsArgs),
-    /// Lists and shows workspaces, and takes links back
+    /// List and inspect workspaces, revoke links
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
-    /// Cleans up what has expired, or all that a user has
+    /// Delete expired data, or everything of one user
     #[command(after_help = gc::HELP)]
     Gc(gc::GcArgs),
-    /// Asks a running bridge whether it is well
+    /// Check the health of a running bridge
     #[command(after_help = healthcheck::HELP)]
     Healthcheck(healthcheck::HealthcheckArgs),
-    /// What an administrator of Open WebUI needs
+    /// Manage the connections in Open WebUI
     #[command(subcommand)]
     Openwebui(openwebui::OpenWebUiCommand),
-    /// Prints the JSON Schema of the server file
+    /// Print the JSON Schema of the server file
     #[command(after_help = config_schema::HELP)]
     ConfigSchema,
 }
 
-/// Parses, runs, returns the exit code: 0 done, 1 failed, 2 told wrongly.
+/// Parses, runs, returns the exit code: 0 success, 1 failure, 2 usage error.
 pub fn main() -> ExitCode {
-    let matches = command().get_matches();
-    let cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
-        Err(error) => error.exit(),
-    };
+    let parsed = command().try_get_matches().map_err(with_guess);
+    let parsed = parsed.and_then(|matches| {
+        misplaced(&matches)?;
+        Ok((settings(&matches)?, Cli::from_arg_matches(&matches)?))
+    });
+    let (settings, cli) = parsed.unwrap_or_else(|error| error.exit());
     let done = match cli.command {
-        None => return serve::run(cli.serve),
-        Some(Command::Serve(args)) => return serve::run(args),
-        Some(Command::Check(args)) => check::run(args),
-        Some(Command::Install(args)) => install::run(args),
-        Some(Command::Tools(args)) => tools::run(args),
-        Some(Command::Call(args)) => call::run(args),
-        Some(Command::Init(args)) => init::run(args),
-        Some(Command::Sessions(args)) => sessions::run(args),
-        Some(Command::Jobs(command)) => jobs::run(command),
-        Some(Command::Gc(args)) => gc::run(args),
-        Some(Command::Healthcheck(args)) => healthcheck::run(args),
-        Some(Command::Openwebui(command)) => openwebui::run(command),
+        None => return serve::run(cli.serve.with(settings)),
+        Some(Command::Serve(args)) => return serve::run(args.with(settings)),
+        Some(Command::Check(args)) => check::run(&args, &settings),
+        Some(Command::Install(args)) => install::run(args, &settings),
+        Some(Command::Tools(args)) => tools::run(&args, &settings),
+        Some(Command::Call(args)) => call::run(args, &settings),
+        Some(Command::Init(args)) => init::run(args, &settings),
+        Some(Command::Sessions(args)) => sessions::run(&args, &settings),
+        Some(Command::Jobs(command)) => jobs::run(command, &settings),
+        Some(Command::Gc(args)) => gc::run(args, &settings),
+        Some(Command::Healthcheck(args)) => healthcheck::run(&args, &settings),
+        Some(Command::Openwebui(command)) => openwebui::run(command, &settings),
         Some(Command::ConfigSchema) => config_schema::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.tell(),
+        Err(failure) => failure.report(),
     }
 }
 
-/// The settings that a command's `--help` shows: those that matter to it most.
-const SHOWN: [(&str, &[&str]); 13] = [
-    (
-        "check",
-        &["config", "tools_dir", "start_timeout", "log_level"],
-    ),
-    (
-        "install",
-        &["config", "tools_dir", "lock_file", "start_timeout"],
-    ),
-    (
-        "tools",
-        &["config", "tools_dir", "start_timeout", "log_level"],
-    ),
-    (
-        "call",
-        &["config", "jobs_dir", "tools_dir", "timeout", "log_level"],
-    ),
-    ("sessions", &["jobs_dir"]),
-    ("list", &["jobs_dir"]),
-    ("show", &["jobs_dir", "base_url"]),
-    ("revoke", &["jobs_dir", "log_file"]),
-    ("gc", &["jobs_dir", "file_retention"]),
-    ("healthcheck", &["host", "port", "path_prefix"]),
-    ("spec-path", &["api_key", "api_key_file"]),
-    ("connections", &["config", "api_key", "api_key_file"]),
-    ("sync", &["config", "api_key", "api_key_file"]),
-];
+/// The settings that a command's `--help` shows.
+fn shown(command: &str) -> &'static [&'static str] {
+    match command {
+        "check" | "tools" => &["config-file", "tools-dir", "start-timeout", "log-level"],
+        "install" => &["config-file", "tools-dir", "lock-file", "start-timeout"],
+        "call" => &[
+            "config-file",
+            "jobs-dir",
+            "tools-dir",
+            "timeout",
+            "log-level",
+        ],
+        "sessions" | "list" => &["jobs-dir"],
+        "show" => &["jobs-dir", "base-url"],
+        "revoke" => &["jobs-dir", "log-file"],
+        "gc" => &["jobs-dir", "file-retention"],
+        "healthcheck" => &["host", "port", "path-prefix"],
+        "spec-path" => &["api-key", "api-key-file"],
+        "connections" | "sync" => &["config-file", "api-key", "api-key-file"],
+        _ => &[],
+    }
+}
 
-/// The definition, with a `--help` that fits a screen: only `serve` lists all settings.
+/// The definition, with the settings in every command.
 fn command() -> clap::Command {
-    brief(Cli::command())
+    let command = Cli::command().mut_args(|arg| {
+        let hidden = arg.get_help_heading().is_some();
+        arg.hide(hidden)
+    });
+    below(command)
 }
 
-/// Hides settings, which stand under headings, here and in every command below but `serve`. They
-/// work all the same.
-fn brief(command: clap::Command) -> clap::Command {
-    let name = command.get_name().to_owned();
-    let found = SHOWN.iter().find(|(command, _)| *command == name);
-    let shown = found.map_or(&[][..], |(_, shown)| *shown);
-    let command = command.mut_args(|arg| {
-        let hidden = arg.get_help_heading().is_some() && !shown.contains(&arg.get_id().as_str());
-        if hidden { arg.hide(true) } else { arg }
-    });
-    let below = names(&command);
-    let below = below.iter().filter(|name| *name != "serve");
-    let command = below.fold(command, |command, name| command.mut_subcommand(name, brief));
-    if shown.is_empty() {
-        return command;
-    }
-    let help = command.get_after_help().map(ToString::to_string);
-    command.after_help(format!(
-        "All other settings work here too: see `mcpo-bridge serve --help`.\n\n{}",
-        help.unwrap_or_default()
-    ))
+/// Completes the commands below this one. `serve` has the settings already, and shows them all.
+fn below(command: clap::Command) -> clap::Command {
+    let mut names = names(&command);
+    names.retain(|name| name != "serve");
+    names.iter().fold(command, |command, name| {
+        command.mut_subcommand(name, |sub| {
+            if sub.has_subcommands() {
+                below(sub)
+            } else {
+                with_settings(sub)
+            }
+        })
+    })
 }
 
 fn names(command: &clap::Command) -> Vec<String> {
     let all = command.get_subcommands();
     all.map(|sub| sub.get_name().to_owned()).collect()
+}
+
+fn with_settings(command: clap::Command) -> clap::Command {
+    let shown = shown(command.get_name());
+    let command = SettingsArgs::augment_args(command).mut_args(|arg| {
+        let other = arg.get_help_heading().is_some() && !shown.contains(&arg.get_id().as_str());
+        let hidden = other || arg.is_hide_set();
+        arg.hide(hidden)
+    });
+    if shown.is_empty() {
+        return command;
+    }
+    let help = command.get_after_help().map(ToString::to_string);
+    command.after_help(format!(
+        "All other settings are accepted too: see `mcpo-bridge serve --help`.\n\n{}",
+        help.unwrap_or_default()
+    ))
+}
+
+/// What was given before the command and, over it, after it.
+fn settings(matches: &ArgMatches) -> Result<SettingsArgs, clap::Error> {
+    let mut given = SettingsArgs::from_arg_matches(matches)?;
+    if let Some((_, below)) = matches.subcommand() {
+        given.overlay(settings(below)?);
+    }
+    Ok(given)
+}
+
+/// Only settings may stand before a command: anything else would be ignored there.
+fn misplaced(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let Some((name, _)) = matches.subcommand() else {
+        return Ok(());
+    };
+    let definition = Cli::command();
+    let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let mut others = definition.get_arguments().filter(|arg| {
+        let id = arg.get_id().as_str();
+        !SettingsArgs::has(id) && given(id)
+    });
+    others.next().map_or(Ok(()), |arg| {
+        let flag = arg.get_long().unwrap_or_default();
+        let message = format!("--{flag} is not allowed before '{name}': only settings are");
+        Err(command().error(ErrorKind::ArgumentConflict, message))
+    })
+}
+
+/// A word in the place of a command is a mistyped command.
+fn with_guess(error: clap::Error) -> clap::Error {
+    let word = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if error.kind() == ErrorKind::UnknownArgument => {
+            word.clone()
+        }
+        _ => return error,
+    };
+    let definition = command();
+    let commands: Vec<&str> = definition
+        .get_subcommands()
+        .map(clap::Command::get_name)
+        .collect();
+    let mut before = std::env::args().skip(1).take_while(|given| *given != word);
+    if word.starts_with('-') || before.any(|given| commands.contains(&&*given)) {
+        return error;
+    }
+    let close = |name: &&str| strsim::jaro(&word, name);
+    let nearest = commands.into_iter().filter(|name| close(name) > 0.7);
+    let nearest = nearest.max_by(|one, other| close(one).total_cmp(&close(other)));
+    let mut guess = clap::Error::new(ErrorKind::InvalidSubcommand).with_cmd(&definition);
+    guess.insert(
+        ContextKind::InvalidSubcommand,
+        ContextValue::String(word.clone()),
+    );
+    if let Some(name) = nearest {
+        let names = ContextValue::Strings(vec![name.to_owned()]);
+        guess.insert(ContextKind::SuggestedSubcommand, names);
+    }
+    guess
 }
 
 #[cfg(test)]
@@ -226,9 +299,48 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_before_the_command_is_refused_and_not_forgotten() {
-        let given = ["mcpo-bridge", "--config", "x", "check"];
-        assert!(command().try_get_matches_from(given).is_err());
+    fn settings_stand_before_and_after_the_command_and_the_last_one_counts() {
+        let given = |line: &str| {
+            let line = ["mcpo-bridge"].into_iter().chain(line.split(' '));
+            settings(&command().try_get_matches_from(line).unwrap()).unwrap()
+        };
+        let both = given("--port 1 --jobs-dir a jobs list --port 2")
+            .resolve()
+            .unwrap();
+        assert_eq!((both.listen.port, both.jobs_dir.to_str()), (2, Some("a")));
+        assert_eq!(given("--port 1 serve").resolve().unwrap().listen.port, 1);
+    }
+
+    #[test]
+    fn only_settings_stand_before_the_command() {
+        for line in ["-e A=B serve", "--type sse check", "--port-file p gc"] {
+            let line = ["mcpo-bridge"].into_iter().chain(line.split(' '));
+            let matches = command().try_get_matches_from(line).unwrap();
+            assert!(misplaced(&matches).is_err(), "{matches:?}");
+        }
+    }
+
+    #[track_caller]
+    fn assert_filled(command: clap::Command) {
+        const WIDTH: usize = 60;
+        for name in names(&command) {
+            assert_filled(command.find_subcommand(&name).unwrap().clone());
+        }
+        let help = command.term_width(WIDTH).render_long_help().to_string();
+        let lines: Vec<&str> = help.lines().collect();
+        for pair in lines.windows(2) {
+            let text = |line: &str| !line.is_empty() && !line.starts_with(' ');
+            if text(pair[0]) && text(pair[1]) {
+                let next = pair[1].split(' ').next().unwrap_or_default();
+                let could = pair[0].chars().count() + 1 + next.chars().count();
+                assert!(could > WIDTH, "broken by hand: {pair:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn paragraphs_of_help_are_as_wide_as_the_terminal() {
+        assert_filled(command());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `mcpo-bridge openwebui`: what an administrator of Open WebUI needs from here.
+//! `mcpo-bridge openwebui`: the connections that Open WebUI has to the bridge.
 
 mod admin;
 mod connection;
@@ -8,55 +8,48 @@ mod marker;
 mod plan;
 mod sync;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use super::{Failure, SettingsArgs, output::print};
 
-/// What can be asked.
+/// The commands.
 #[derive(Subcommand)]
 pub enum OpenWebUiCommand {
-    /// Prints the connections of Open WebUI to this config's servers
+    /// Print the connections for a new Open WebUI (`TOOL_SERVER_CONNECTIONS`)
     #[command(after_help = connections::HELP)]
     Connections(connections::ConnectionsArgs),
-    /// Brings the connections of a running Open WebUI up to this config
+    /// Update the connections of a running Open WebUI to match this configuration
     #[command(after_help = sync::HELP)]
     Sync(sync::SyncArgs),
-    /// Prints the path of openapi.json for connections that send no key when they fetch it
+    /// Print the path of openapi.json for connections that cannot send a key when fetching the document
     #[command(after_help = SPEC_PATH)]
-    SpecPath(SpecPathArgs),
+    SpecPath,
 }
 
 const SPEC_PATH: &str = "\
-A connection with auth type session sends the user's token and, in a custom header, our key; but when
-Open WebUI fetches openapi.json it sends neither. With MCPO_STRICT_AUTH, put the printed path in the
-place of openapi.json in the connection. It opens documents and nothing else, and changes with the key.
+A connection with auth type session sends the user's token and, in a custom header, the API key. When Open \
+WebUI fetches openapi.json, it sends neither. With MCPO_STRICT_AUTH, use the printed path instead of \
+openapi.json in the connection. The path gives access to documents only, and it changes with the key.
 
 Examples:
   mcpo-bridge openwebui spec-path --api-key-file key.txt";
 
-/// What `spec-path` is told.
-#[derive(Args)]
-pub struct SpecPathArgs {
-    #[command(flatten)]
-    settings: SettingsArgs,
-}
-
 /// Runs the command.
-pub fn run(command: OpenWebUiCommand) -> Result<(), Failure> {
+pub fn run(command: OpenWebUiCommand, settings: &SettingsArgs) -> Result<(), Failure> {
     match command {
-        OpenWebUiCommand::Connections(args) => connections::run(args),
-        OpenWebUiCommand::Sync(args) => sync::run(args),
-        OpenWebUiCommand::SpecPath(args) => spec_path(args),
+        OpenWebUiCommand::Connections(args) => connections::run(args, settings),
+        OpenWebUiCommand::Sync(args) => sync::run(args, settings),
+        OpenWebUiCommand::SpecPath => spec_path(settings),
     }
 }
 
-fn spec_path(args: SpecPathArgs) -> Result<(), Failure> {
-    let settings = args.settings.resolve()?;
+fn spec_path(settings: &SettingsArgs) -> Result<(), Failure> {
+    let settings = settings.resolve()?;
     let keys = &settings.access.keys;
     if keys.is_empty() {
-        let why = "no API key is set, so openapi.json needs none either: set MCPO_API_KEY or \
-                   MCPO_API_KEY_FILE as the bridge has it";
-        return Err(Failure::told_wrongly(why));
+        let why = "no API key is configured, so openapi.json requires none; set MCPO_API_KEY or \
+                   MCPO_API_KEY_FILE to the value of the bridge";
+        return Err(Failure::usage(why));
     }
     let one = keys.names().count() == 1;
     for (name, secret) in keys.document_secrets() {

@@ -1,4 +1,4 @@
-//! What commands print: answers to stdout, faults to stderr, colours on a terminal only.
+//! What commands print: output to stdout, errors to stderr, colours on a terminal only.
 
 use std::io::{self, Write as _};
 
@@ -7,23 +7,23 @@ use serde::Serialize;
 
 use super::Failure;
 
-/// For whom the answer is.
+/// The format of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// Text for people
     #[default]
     Text,
-    /// For machines
+    /// JSON
     Json,
 }
 
-/// How a command answers.
+/// The format of a command's output.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct OutputArgs {
-    /// How to answer
+    /// Output format
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
-    /// The same as --format json
+    /// Same as --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
 }
@@ -42,7 +42,7 @@ impl OutputArgs {
         }
     }
 
-    /// Whether machines read it.
+    /// Whether the output is JSON.
     pub fn is_json(self) -> bool {
         self.json || self.format == Format::Json
     }
@@ -52,10 +52,10 @@ impl OutputArgs {
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A reader that has seen enough (`| head`) is no failure.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!(
-            "the answer cannot be written: {error}"
-        ))),
+        // A reader that stops early (`| head`) is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("cannot write the output: {error}")))
+        }
         _ => Ok(()),
     }
 }
@@ -63,6 +63,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Writes `value` to stdout as indented JSON.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value);
-    let text = text.map_err(|error| Failure::failed(format!("not JSON: {error}")))?;
+    let text = text
+        .map_err(|error| Failure::failed(format!("cannot convert the output to JSON: {error}")))?;
     print(&format!("{text}\n"))
 }

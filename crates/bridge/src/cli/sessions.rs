@@ -1,4 +1,4 @@
-//! `mcpo-bridge sessions`: the processes that live for chats.
+//! `mcpo-bridge sessions`: live chat sessions.
 
 use bridge_state::{SessionSummary, Store, StoreError};
 use clap::Args;
@@ -10,23 +10,21 @@ use crate::cli::text::{ago, seconds_since, table, time};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-Read from the jobs folder: the sessions of every bridge that shares it. A chat shows as the first
-letters of its hash, as in the audit log.
+Lists the sessions of every bridge that uses the jobs directory. A chat is shown as the first characters of \
+its hash, as in the audit log.
 
 Examples:
   mcpo-bridge sessions
   mcpo-bridge sessions --json | jq 'length'";
 
-/// Letters of a hash.
+/// Characters of a hash.
 const DIGEST: usize = 8;
 
-/// What `sessions` is told.
+/// The arguments of `sessions`.
 #[derive(Args)]
 pub struct SessionsArgs {
     #[command(flatten)]
     output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
 #[derive(Serialize)]
@@ -43,8 +41,8 @@ struct Row {
 }
 
 /// Lists them.
-pub fn run(args: SessionsArgs) -> Result<(), Failure> {
-    let settings = args.settings.resolve()?;
+pub fn run(args: &SessionsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
+    let settings = settings.resolve()?;
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();

@@ -30,7 +30,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct Surveyed {
     /// Its config.
     pub spec: Arc<ServerSpec>,
-    /// What it offers, or the named fault with the server's last words.
+    /// What it offers, or the error with the server's last output.
     pub outcome: Result<Offer, String>,
     /// How it was started.
     pub launching: Launching,
@@ -76,7 +76,7 @@ async fn one(app: &App, spec: Arc<ServerSpec>, fork: bool, bar: ProgressBar) -> 
         Err(error) => Err(error.to_string()),
     };
     bar.finish_with_message(match &outcome {
-        Ok(_) => "answered",
+        Ok(_) => "ready",
         Err(_) => "failed",
     });
     let launching = app.installer.launches().of(&spec);
@@ -116,8 +116,8 @@ impl Folder {
         made.map_err(|error| {
             let path = path.display();
             Failure::failed(format!(
-                "cannot make the temporary folder {path}: {error}; set TMPDIR to a folder that \
-                 can be written"
+                "cannot create the temporary directory {path}: {error}; set TMPDIR to a writable \
+                 directory"
             ))
         })?;
         Ok(Self(path))

@@ -9,24 +9,29 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 
-/// All is well.
+/// Success.
 pub const GOOD: Style = AnsiColor::Green.on_default().bold();
 
-/// It failed.
+/// A failure.
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// It deserves a look.
+/// A warning.
 pub const ODD: Style = AnsiColor::Yellow.on_default();
 
 /// A name, a heading.
 pub const BOLD: Style = Style::new().bold();
 
-/// Beside the point.
+/// Details.
 pub const DIM: Style = Style::new().dimmed();
 
-/// Writes a line to stderr. Whoever closed it does not want to know.
+/// Writes a line to stderr. Nothing is done about a closed one.
 pub fn note(text: impl Display) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+/// The same as a warning.
+pub fn warn(text: impl Display) {
+    note(format_args!("{ODD}warning:{ODD:#} {text}"));
 }
 
 /// The words of a server, without what would steer a terminal. Line ends and tabs stay.
@@ -56,6 +61,44 @@ pub fn indented(text: &str, by: usize) -> String {
     plain(text).replace('\n', &format!("\n{:by$}", ""))
 }
 
+/// Columns of the terminal that is stdout, if it is one.
+pub fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Breaks lines that are longer than `width` between words; what follows stands two columns further right.
+pub fn wrapped(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width else {
+        return text.to_owned();
+    };
+    let columns = |word: &str| {
+        anstream::adapter::strip_str(word)
+            .to_string()
+            .chars()
+            .count()
+    };
+    let mut all = String::new();
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let mut used = 0;
+        for (index, word) in line.split(' ').enumerate() {
+            let needed = columns(word);
+            if index > indent && used + 1 + needed > width && used > indent + 2 {
+                let _ = write!(all, "\n{:1$}", "", indent + 2);
+                used = indent + 2;
+            } else if index > 0 {
+                all.push(' ');
+                used += 1;
+            }
+            all.push_str(word);
+            used += needed;
+        }
+        all.push('\n');
+    }
+    all
+}
+
 /// Rows under headings, in columns; an empty table is its headings.
 pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
     let wide = |column: usize| {
@@ -79,7 +122,7 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Strin
     text
 }
 
-/// Seconds since `then`; 0 for what lies ahead.
+/// Seconds since `then`; 0 if it is in the future.
 pub fn seconds_since(then: Timestamp, now: Timestamp) -> u64 {
     u64::try_from(now.duration_since(then).as_secs()).unwrap_or(0)
 }
@@ -110,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_servers_say_cannot_steer_a_terminal() {
+    fn output_of_servers_cannot_control_a_terminal() {
         assert_eq!(
             plain("a\tb\n\u{1b}[2J売上\r"),
             "a\tb\n\u{fffd}[2J売上\u{fffd}"
@@ -119,11 +162,23 @@ mod tests {
     }
 
     #[test]
-    fn one_line_tells_that_there_is_more() {
+    fn one_line_shows_that_there_is_more() {
         assert_eq!(one_line("  short\n", 9), "short");
         assert_eq!(one_line("first\nsecond", 9), "first…");
         assert_eq!(one_line("売上報告書です", 3), "売上報…");
         assert_eq!(one_line("", 3), "");
+    }
+
+    #[test]
+    fn long_lines_break_between_words() {
+        let text = format!("  {BOLD}one{BOLD:#} two three four\nshort\nlonger-than-the-line\n");
+        let wrapped = wrapped(&text, Some(12));
+        let shown = anstream::adapter::strip_str(&wrapped).to_string();
+        assert_eq!(
+            shown,
+            "  one two\n    three\n    four\nshort\nlonger-than-the-line\n"
+        );
+        assert_eq!(super::wrapped(&text, None), text);
     }
 
     #[test]
@@ -135,11 +190,11 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_told_in_the_unit_that_fits() {
+    fn ages_are_shown_in_the_unit_that_fits() {
         let then = Timestamp::UNIX_EPOCH;
         let at = |seconds| then + jiff::SignedDuration::from_secs(seconds);
-        let told = [0, 119, 120, 7199, 7200, 172_800].map(|seconds| ago(then, at(seconds)));
-        assert_eq!(told, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
+        let shown = [0, 119, 120, 7199, 7200, 172_800].map(|seconds| ago(then, at(seconds)));
+        assert_eq!(shown, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
         assert_eq!(ago(at(5), then), "0 s");
     }
 }

@@ -1,4 +1,4 @@
-//! `mcpo-bridge tools`: what callers may use.
+//! `mcpo-bridge tools`: the tools that callers may use.
 
 use std::fmt::Write as _;
 
@@ -20,9 +20,8 @@ use crate::config::{self, Loaded};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-The servers are started in a temporary folder and ended again. Tools that enabledTools and
-disabledTools leave out are not listed. --json has everything that a server says of its tools,
-schemas included.
+Starts the servers in a temporary directory and ends them again. Tools excluded by enabledTools and disabledTools \
+are not listed. --json prints the full definitions, including schemas.
 
 Examples:
   mcpo-bridge tools
@@ -32,16 +31,14 @@ Examples:
 /// Characters of a description in the list.
 const SHOWN: usize = 100;
 
-/// What `tools` is told.
+/// The arguments of `tools`.
 #[derive(Args)]
 pub struct ToolsArgs {
-    /// Only this one
+    /// Only this server
     #[arg(value_name = "SERVER")]
     server: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
 #[derive(Serialize)]
@@ -52,9 +49,9 @@ struct Listed {
     tools: Vec<Map<String, Value>>,
 }
 
-/// Lists, and fails where a server did.
-pub fn run(args: ToolsArgs) -> Result<(), Failure> {
-    let settings = args.settings.resolve()?;
+/// Lists, and fails if a server did.
+pub fn run(args: &ToolsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
+    let settings = settings.resolve()?;
     let mut config = config::load(&settings.config_file, &settings)?;
     let _log = log::start(&settings.log)?;
     if let Some(name) = &args.server {
@@ -75,14 +72,14 @@ pub fn run(args: ToolsArgs) -> Result<(), Failure> {
     }
 }
 
-/// Leaves this server alone in the config.
+/// Removes all other servers from the config.
 pub fn only(config: &mut Loaded, name: &str) -> Result<(), Failure> {
     let found = config.servers.shift_remove(name);
     let Some(spec) = found else {
         let names = config.servers.keys().map(ServerName::as_str);
         let names = names.collect::<Vec<_>>().join(", ");
-        return Err(Failure::told_wrongly(format!(
-            "there is no server '{name}' in the server file; there are: {names}"
+        return Err(Failure::usage(format!(
+            "the server file has no server '{name}'; it has: {names}"
         )));
     };
     config.servers = IndexMap::from([(spec.name.clone(), spec)]);

@@ -2,7 +2,6 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use serde::{Serialize, Serializer};
 use url::Url;
 
 /// `MCPO_BASE_URL`: an absolute `http`/`https` URL with an optional path, or `/` for links
@@ -87,12 +86,6 @@ impl fmt::Display for BaseUrl {
             Self::Relative => f.write_str("/"),
             Self::Absolute(url) => f.write_str(url.as_str().trim_end_matches('/')),
         }
-    }
-}
-
-impl Serialize for BaseUrl {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
     }
 }
 

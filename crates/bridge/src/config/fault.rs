@@ -73,7 +73,7 @@ pub struct Faults {
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let many = if self.faults.len() == 1 { "" } else { "s" };
-        write!(f, "{}: {} fault{many}", self.origin, self.faults.len())?;
+        write!(f, "{}: {} error{many}", self.origin, self.faults.len())?;
         for fault in &self.faults {
             write!(f, "\n  {fault}")?;
         }

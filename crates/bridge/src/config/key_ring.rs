@@ -3,7 +3,6 @@
 use std::fmt;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::{Serialize, Serializer, ser::SerializeSeq};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -160,17 +159,6 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// The names only.
-impl Serialize for KeyRing {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut list = to.serialize_seq(Some(self.0.len()))?;
-        for name in self.names() {
-            list.serialize_element(name)?;
-        }
-        list.end()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,9 +226,8 @@ mod tests {
     }
 
     #[test]
-    fn debug_and_json_show_names_only() {
+    fn debug_shows_names_only() {
         let ring = KeyRing::parse("alice:hunter2").unwrap();
         assert_eq!(format!("{ring:?}"), "[\"alice\"]");
-        assert_eq!(serde_json::to_string(&ring).unwrap(), "[\"alice\"]");
     }
 }

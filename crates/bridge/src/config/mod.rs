@@ -16,7 +16,9 @@ pub use bounded::read_bounded;
 pub use fault::{Fault, Faults};
 pub use key_ring::KeyRing;
 pub use secret::Secret;
-pub use server_file::{ConfigError, LARGEST_FILE, LINK_FIELD, Loaded, json_schema, load, servers};
+pub use server_file::{
+    ConfigError, LARGEST_FILE, LINK_FIELD, Loaded, json_schema, load, remedy, servers,
+};
 pub use server_spec::{
     Allow, BeforeEnd, Embed, FILES_SERVER, HeaderForwarding, Launch, Mode, OWN_PROGRAM,
     RESERVED_NAMES, Remembered, ServerAccess, ServerSpec, SpecVersion, Transport, WorkspaceScope,

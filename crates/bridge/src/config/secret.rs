@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
-
-/// A secret value. `Debug` and JSON show that there is one, and nothing of it.
+/// A secret value. `Debug` shows that there is one, and nothing of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
 
@@ -26,12 +24,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str("[hidden]")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,7 +32,6 @@ mod tests {
     fn no_output_shows_it() {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret:?}"), "[hidden]");
-        assert_eq!(serde_json::to_string(&secret).unwrap(), "\"[hidden]\"");
         assert_eq!(secret.expose(), "hunter2");
     }
 }

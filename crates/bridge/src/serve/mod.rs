@@ -21,6 +21,7 @@ mod wire;
 
 use std::{
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -96,10 +97,11 @@ pub enum Ended {
 }
 
 /// Serves until a signal ends it. `port_file` gets the address that was bound, for tests and
-/// scripts that ask for port 0.
+/// scripts that ask for port 0; `started` is called with that address and the number of servers.
 pub async fn serve(
     mut settings: Settings,
     port_file: Option<PathBuf>,
+    started: impl FnOnce(&Settings, SocketAddr, usize),
 ) -> Result<Ended, ServeError> {
     let mut signals = Signals::new()?;
     let config = config::servers(&settings)?;
@@ -143,7 +145,9 @@ pub async fn serve(
     }
     // Made here: what is wrong with it must not be found by a task beside this one.
     let service = Arc::new(http::Service::new(&app));
-    tracing::info!(%address, servers = app.directory.config().servers.len(), "serving");
+    let servers = app.directory.config().servers.len();
+    started(&app.settings, address, servers);
+    tracing::info!(%address, servers, "serving");
     let mut server = tokio::spawn(answer(app.clone(), service, listener, served));
     tokio::select! {
         () = signals.stop() => {}

@@ -1,9 +1,7 @@
 //! What an operator says of documents.
 
-use serde::Serialize;
-
 /// What documents say.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Documents {
     /// The title at the root.
     pub name: Option<String>,
@@ -29,8 +27,7 @@ impl Documents {
 }
 
 /// How operations are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OperationIds {
     /// As their tools.
     Tool,

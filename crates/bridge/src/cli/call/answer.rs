@@ -1,4 +1,4 @@
-//! A call's answer, as people and machines read it.
+//! The result of a call, for people and machines.
 
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -22,7 +22,7 @@ use crate::{
 
 #[derive(Serialize)]
 struct Printed {
-    /// As an HTTP caller gets it; none where the tool failed.
+    /// As an HTTP caller gets it; none if the tool failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<RawJson>,
     files: Vec<File>,
@@ -38,12 +38,12 @@ struct Printed {
 struct File {
     #[serde(flatten)]
     link: Link,
-    /// Where it lies as long as its workspace does.
+    /// As long as its workspace exists.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
 }
 
-/// Prints it; a tool that failed is a failure with its own words.
+/// Prints it; a failed tool is a failure with the tool's own message.
 pub fn print_answer(
     answer: &Answer,
     spec: &ServerSpec,
@@ -98,7 +98,7 @@ impl Printed {
             }
         }
         if let Some(archive) = &self.archive {
-            let _ = writeln!(text, "{BOLD}all together{BOLD:#}\n  link: {}", archive.url);
+            let _ = writeln!(text, "{BOLD}all files{BOLD:#}\n  link: {}", archive.url);
         }
         if let Some(notice) = &self.notice {
             let _ = writeln!(text, "{ODD}note:{ODD:#} {}", indented(notice, 2));

@@ -14,7 +14,7 @@ pub fn given(pairs: Vec<String>, json: Option<&str>) -> Result<RawJson, Failure>
         Some("-") => {
             let mut text = Vec::new();
             let read = std::io::stdin().lock().read_to_end(&mut text);
-            read.map_err(|error| Failure::failed(format!("--json -: stdin: {error}")))?;
+            read.map_err(|error| Failure::failed(format!("--json -: cannot read stdin: {error}")))?;
             parse(text)
         }
         Some(text) => parse(text.as_bytes().to_vec()),
@@ -24,8 +24,8 @@ pub fn given(pairs: Vec<String>, json: Option<&str>) -> Result<RawJson, Failure>
 
 fn parse(text: Vec<u8>) -> Result<RawJson, Failure> {
     read_body(text.into()).map_err(|error| {
-        Failure::told_wrongly(format!(
-            "--json: not JSON: {error}; write an object, such as '{{\"name\": \"value\"}}'"
+        Failure::usage(format!(
+            "--json: invalid JSON: {error}; write an object, such as '{{\"name\": \"value\"}}'"
         ))
     })
 }
@@ -34,25 +34,25 @@ fn named(pairs: Vec<String>) -> Result<RawJson, Failure> {
     let mut members = Map::new();
     for pair in pairs {
         let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(Failure::told_wrongly(format!(
-                "--arg {pair}: write NAME=VALUE"
-            )));
+            return Err(Failure::usage(format!("--arg {pair}: expected NAME=VALUE")));
         };
         if members.insert(name.to_owned(), value.into()).is_some() {
-            return Err(Failure::told_wrongly(format!(
-                "--arg {name}: given twice; for lists and objects use --json"
+            return Err(Failure::usage(format!(
+                "--arg {name}: given more than once; use --json for lists and objects"
             )));
         }
     }
     Ok(RawJson::of(&Value::Object(members)))
 }
 
-/// Each field with its fault.
+/// Each field with its error.
 pub fn refused(server: &str, tool: &str, unfit: Unfit) -> Failure {
     let faults = match unfit {
         Unfit::Faults(faults) => faults,
         Unfit::Stopped(_) => {
-            return Failure::failed("the arguments could not be checked within the call's timeout");
+            return Failure::failed(
+                "validating the arguments took longer than the timeout of the call",
+            );
         }
     };
     let lines = faults.iter().map(|fault| {
@@ -65,9 +65,9 @@ pub fn refused(server: &str, tool: &str, unfit: Unfit) -> Failure {
         format!("\n{place}{colon}{}", fault.msg)
     });
     let lines: String = lines.collect();
-    Failure::told_wrongly(format!(
-        "{tool} does not take these arguments (its schema: `mcpo-bridge tools {server} --json`; lists \
-         and objects need --json):{lines}"
+    Failure::usage(format!(
+        "invalid arguments for {tool} (schema: `mcpo-bridge tools {server} --json`; lists and objects need \
+         --json):{lines}"
     ))
 }
 

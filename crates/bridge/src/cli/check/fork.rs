@@ -1,4 +1,4 @@
-//! How further processes of a server come to be, and why not otherwise.
+//! How further processes of a server are started, and why.
 
 use serde::Serialize;
 
@@ -7,22 +7,22 @@ use crate::{
     cli::text::{counted, plain},
 };
 
-/// What `check` says of it.
+/// As `check` shows it.
 #[derive(Serialize)]
 #[serde(tag = "how", rename_all = "snake_case")]
 pub enum Processes {
-    /// From a parent that has so many modules.
+    /// From a parent that has imported so many modules.
     Forked {
         modules: usize,
-        /// What each imports itself, with the reason.
+        /// Modules that each process imports itself, with the reason.
         left_out: Vec<String>,
     },
-    /// Each by itself.
+    /// As a new process.
     Started { why: String },
 }
 
 impl Processes {
-    /// `None` where it is no question.
+    /// `None` where it is not known.
     pub fn of(forking: &Forking) -> Option<Self> {
         match forking {
             Forking::Forks { modules, left_out } => Some(Self::Forked {
@@ -36,21 +36,21 @@ impl Processes {
         }
     }
 
-    /// For people.
-    pub fn text(&self) -> String {
+    /// For people, with the details where `verbose`.
+    pub fn text(&self, verbose: bool) -> String {
         match self {
             Self::Forked { modules, left_out } => {
                 let modules = counted(*modules, "module");
-                let own = if left_out.is_empty() {
-                    String::new()
-                } else {
-                    format!("; each imports itself: {}", plain(&left_out.join(", ")))
+                let own = match (left_out.is_empty(), verbose) {
+                    (true, _) => String::new(),
+                    (false, false) => "; details with --verbose".to_owned(),
+                    (false, true) => {
+                        format!("; not preloaded: {}", plain(&left_out.join(", ")))
+                    }
                 };
-                format!("its processes are forked from one with {modules}{own}")
+                format!("start: forked from a preloaded process ({modules}){own}")
             }
-            Self::Started { why } => {
-                format!("its processes are started each by itself: {}", plain(why))
-            }
+            Self::Started { why } => format!("start: new process each time ({})", plain(why)),
         }
     }
 }

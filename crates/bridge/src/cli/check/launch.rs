@@ -1,11 +1,11 @@
-//! How a server is started, and why not otherwise.
+//! How a server is launched, and why.
 
 use bridge_process::launch::{Kind, Resolved, Target};
 use serde::Serialize;
 
 use crate::{cli::text::plain, launches::Launching};
 
-/// What `check` says of it.
+/// As `check` shows it.
 #[derive(Serialize)]
 pub struct Launch {
     how: How,
@@ -55,13 +55,13 @@ impl Launch {
 
     /// For people.
     pub fn text(&self) -> String {
-        let package = self.package.as_deref().unwrap_or("its packages");
+        let package = self.package.as_deref().unwrap_or("installed packages");
         let why = plain(self.why.as_deref().unwrap_or_default());
         match self.how {
-            How::Locked => format!("starts from its environment: {package}, locked"),
-            How::Installed => format!("starts from its environment: {package}"),
-            How::AsWritten => format!("starts as written: {why}"),
-            How::Refused => format!("does not start: {why}"),
+            How::Locked => format!("launch: {package}, installed and locked"),
+            How::Installed => format!("launch: {package}, installed"),
+            How::AsWritten => format!("launch: own command line ({why})"),
+            How::Refused => format!("launch: refused ({why})"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What `check` found out, for people and machines.
+//! The report of `check`, for people and machines.
 
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -17,7 +17,7 @@ use crate::{
     config::{Mode, ServerSpec},
 };
 
-/// What small models cope with.
+/// As many tools as small models handle.
 const MANY_TOOLS: usize = 15;
 /// Bytes of English and JSON that make one token, by rule of thumb.
 const BYTES_PER_TOKEN: usize = 4;
@@ -39,7 +39,7 @@ pub struct ServerReport {
     name: String,
     status: Status,
     mode: Mode,
-    /// The named fault, with the server's last words.
+    /// The error, with the server's last output.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(flatten)]
@@ -57,7 +57,7 @@ pub struct ServerReport {
 enum Status {
     Ok,
     Failed,
-    /// Not started, because nobody asked for it.
+    /// Not started, because of --no-start.
     Skipped,
 }
 
@@ -81,7 +81,7 @@ struct ToolCost {
 }
 
 impl Report {
-    /// Sums up.
+    /// Summarizes the servers.
     pub fn new(config_file: PathBuf, warnings: Vec<String>, servers: Vec<ServerReport>) -> Self {
         Self {
             ok: servers.iter().all(|server| server.status != Status::Failed),
@@ -91,23 +91,29 @@ impl Report {
         }
     }
 
-    /// For people.
-    pub fn text(&self) -> String {
+    /// For people, with the details where `verbose`.
+    pub fn text(&self, verbose: bool) -> String {
         let mut text = String::new();
         for warning in &self.warnings {
             let _ = writeln!(text, "{ODD}warning:{ODD:#} {}", indented(warning, 2));
         }
         for server in &self.servers {
-            server.write(&mut text);
+            server.write(&mut text, verbose);
         }
         let path = self.config_file.display();
         let servers = counted(self.servers.len(), "server");
         let failed = self.servers.iter();
         let failed = failed.filter(|server| server.status == Status::Failed);
         let _ = match failed.count() {
-            0 if self.started() => writeln!(text, "{GOOD}ok:{GOOD:#} {path}: {servers}, all work"),
-            0 => writeln!(text, "{GOOD}ok:{GOOD:#} {path}: {servers}, none started"),
-            failed => writeln!(text, "{BAD}failed:{BAD:#} {path}: {failed} of {servers}"),
+            0 if self.started() => {
+                let all = if self.servers.len() == 1 { "" } else { "all " };
+                writeln!(text, "{GOOD}{all}{servers} OK{GOOD:#} ({path})")
+            }
+            0 => writeln!(
+                text,
+                "{GOOD}configuration valid{GOOD:#}, {servers} not started ({path})"
+            ),
+            failed => writeln!(text, "{BAD}{failed} of {servers} failed{BAD:#} ({path})"),
         };
         text
     }
@@ -157,7 +163,7 @@ impl ServerReport {
         }
     }
 
-    fn write(&self, text: &mut String) {
+    fn write(&self, text: &mut String, verbose: bool) {
         let name = &self.name;
         let _ = write!(text, "{BOLD}{name}{BOLD:#} {DIM}{}{DIM:#}: ", self.mode());
         let _ = match (&self.found, &self.error) {
@@ -166,14 +172,26 @@ impl ServerReport {
             (None, None) => write!(text, "not started"),
         };
         text.push('\n');
-        if let Some(found) = self.found.as_ref().filter(|found| !found.tools.is_empty()) {
-            let _ = writeln!(text, "  {DIM}tools, about tokens:{DIM:#} {}", found.tools());
+        let found = self
+            .found
+            .as_ref()
+            .filter(|found| verbose && !found.tools.is_empty());
+        if let Some(found) = found {
+            let _ = writeln!(
+                text,
+                "  {DIM}estimated tokens per tool:{DIM:#} {}",
+                found.tools()
+            );
         }
         if let Some(launch) = &self.launch {
             let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&launch.text(), 4));
         }
         if let Some(processes) = &self.processes {
-            let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&processes.text(), 4));
+            let _ = writeln!(
+                text,
+                "  {DIM}{}{DIM:#}",
+                indented(&processes.text(verbose), 4)
+            );
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "  {ODD}warning:{ODD:#} {}", indented(warning, 4));
@@ -215,7 +233,7 @@ impl Found {
 
     fn text(&self) -> String {
         format!(
-            "{} of {} offered, about {} tokens, {} of memory ({} {})",
+            "{} of {} offered, about {} tokens, {} memory ({} {})",
             self.tools_offered,
             counted(self.tools_all, "tool"),
             self.tokens_estimate,
@@ -258,12 +276,12 @@ fn warnings(offer: &Offer) -> Vec<String> {
     let offered = offer.tools().len();
     if offered > MANY_TOOLS {
         warnings.push(format!(
-            "{offered} tools are offered, and small models cope with {MANY_TOOLS} at most: name \
-             the useful ones in enabledTools"
+            "{offered} tools are offered, but small models handle at most {MANY_TOOLS}; list the useful tools \
+             in enabledTools"
         ));
     }
     if offered == 0 {
-        warnings.push("it offers no tools: look at enabledTools and disabledTools".to_owned());
+        warnings.push("no tools are offered; check enabledTools and disabledTools".to_owned());
     }
     for tool in offer.tools() {
         let name = &tool.name;

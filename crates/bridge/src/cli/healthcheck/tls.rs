@@ -18,11 +18,12 @@ use crate::pinned::Pinned;
 pub trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
-/// Speaks TLS over `stream` with whoever has the first certificate of this file, which names the
-/// machine as browsers reach it and not as we do.
+/// Speaks TLS over `stream` with a server that has the first certificate of this file. The names in it
+/// are not checked: they are those that browsers use.
 pub fn over(stream: TcpStream, certificate: &Path) -> io::Result<Box<dyn Stream>> {
     let known = CertificateDer::from_pem_file(certificate).map_err(io::Error::other)?;
-    let other = "something else listens there: its certificate is not MCPO_SSL_CERTFILE's";
+    let other =
+        "another program listens there: its certificate is not the one in MCPO_SSL_CERTFILE";
     let pinned = Pinned::new(move |shown: &CertificateDer<'_>| *shown == known, other);
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
     let connection = ClientConnection::new(Arc::new(pinned.client()), name);

@@ -64,15 +64,15 @@ impl Changes {
     /// For people, in lines that stand below the server's name.
     pub fn write(&self, text: &mut String) {
         for package in self.packages.iter().take(SHOWN) {
-            let told = |version: &Option<String>| version.clone().unwrap_or_else(|| "–".into());
-            let (before, after) = (told(&package.before), told(&package.after));
+            let shown = |version: &Option<String>| version.clone().unwrap_or_else(|| "–".into());
+            let (before, after) = (shown(&package.before), shown(&package.after));
             let _ = writeln!(text, "  {} {before} → {after}", package.name);
         }
         if let Some(more @ 1..) = self.packages.len().checked_sub(SHOWN) {
             let _ = writeln!(text, "  and {more} more packages");
         }
         if let Some(why) = &self.old_failed {
-            let _ = writeln!(text, "  the old version does not start: {}", plain(why));
+            let _ = writeln!(text, "  the old version fails to start: {}", plain(why));
             return;
         }
         for name in &self.tools.added {
@@ -86,7 +86,7 @@ impl Changes {
             let _ = writeln!(text, "  {ODD}~ {name}{ODD:#}: {}", plain(&what));
         }
         if self.tools == Tools::default() {
-            let _ = writeln!(text, "  its tools stay as they are");
+            let _ = writeln!(text, "  no changes to tools");
         }
     }
 }

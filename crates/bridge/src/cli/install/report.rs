@@ -28,13 +28,13 @@ impl From<(String, String)> for Package {
 #[derive(Debug, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Outcome {
-    /// Its environment is there.
+    /// Its environment exists.
     Installed {
         #[serde(skip_serializing_if = "Option::is_none")]
         package: Option<Package>,
         packages: Vec<Package>,
     },
-    /// Other versions are to be used from now on.
+    /// Other versions will be used.
     Upgrade {
         #[serde(skip_serializing_if = "Option::is_none")]
         package: Option<Package>,
@@ -42,7 +42,7 @@ pub enum Outcome {
     },
     /// There is nothing to install: an interpreter, a program, a remote server.
     Nothing,
-    /// Its launcher goes on starting it.
+    /// Its launcher starts it.
     AsWritten { why: String },
     /// It could not be installed.
     Failed { why: String },
@@ -70,7 +70,7 @@ impl Outcome {
         match self {
             Self::Installed { .. } => "installed",
             Self::Upgrade { .. } => "compared",
-            Self::Nothing | Self::AsWritten { .. } => "as written",
+            Self::Nothing | Self::AsWritten { .. } => "not installed",
             Self::Failed { .. } => "failed",
         }
     }
@@ -80,7 +80,7 @@ impl Outcome {
         Self::Failed { why }
     }
 
-    /// Whether somebody should look at it first.
+    /// Whether it needs confirmation.
     pub fn is_upgrade(&self) -> bool {
         matches!(self, Self::Upgrade { .. })
     }
@@ -99,12 +99,12 @@ struct Line<'a> {
     server: &'a str,
     #[serde(flatten)]
     outcome: &'a Outcome,
-    /// Why it has no place in the lock file though it is installed.
+    /// Why it is not in the lock file although it is installed.
     #[serde(skip_serializing_if = "Option::is_none")]
     unlocked: Option<&'static str>,
 }
 
-const FOLDER: &str = "a folder among its packages has no version: it is not locked";
+const FOLDER: &str = "not locked: one of its packages is a directory, which has no version";
 
 impl<'a> Report<'a> {
     /// Sums up.
@@ -139,7 +139,7 @@ impl Line<'_> {
         let _ = write!(text, "{BOLD}{}{BOLD:#}: ", self.server);
         let version = |package: &Option<Package>| match package {
             Some(Package { name, version }) => format!("{name} {version}"),
-            None => "its packages".to_owned(),
+            None => "packages".to_owned(),
         };
         let _ = match self.outcome {
             Outcome::Installed { package, packages } => writeln!(
@@ -149,12 +149,16 @@ impl Line<'_> {
                 counted(packages.len(), "package"),
             ),
             Outcome::Upgrade { package, changes } => {
-                let _ = writeln!(text, "to {}", version(package));
+                let _ = writeln!(text, "upgrade to {}", version(package));
                 changes.write(text);
                 Ok(())
             }
             Outcome::Nothing => writeln!(text, "nothing to install"),
-            Outcome::AsWritten { why } => writeln!(text, "runs as written: {}", indented(why, 2)),
+            Outcome::AsWritten { why } => writeln!(
+                text,
+                "not installed, starts with its own command line: {}",
+                indented(why, 2)
+            ),
             Outcome::Failed { why } => writeln!(text, "{BAD}failed{BAD:#}: {}", indented(why, 2)),
         };
         if let Some(why) = self.unlocked {

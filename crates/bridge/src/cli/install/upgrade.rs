@@ -14,7 +14,7 @@ use crate::{
     install::{Asked, Pin, Step},
 };
 
-/// Installs the newest versions beside those that are in use, starts both, and compares.
+/// Installs the newest versions in addition to those in use, starts both, and compares.
 pub async fn one(
     local: &Local,
     spec: &Arc<ServerSpec>,
@@ -49,7 +49,7 @@ pub async fn one(
             (Outcome::upgrade(main, changes), Some(pin))
         }
         Err(why) => {
-            let why = format!("the new version does not start, the old one stays: {why}");
+            let why = format!("the new version fails to start, so the old one is kept: {why}");
             (Outcome::failed(why), None)
         }
     }

@@ -19,13 +19,11 @@ Examples:
   mcpo-bridge jobs list
   mcpo-bridge jobs list --json | jq -r '.[] | select(.status == \"failed\") | .job'";
 
-/// What `jobs list` is told.
+/// The arguments of `jobs list`.
 #[derive(Args)]
 pub struct ListArgs {
     #[command(flatten)]
     output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
 #[derive(Serialize)]
@@ -35,14 +33,14 @@ struct Row {
     servers: Vec<String>,
     created_at: Timestamp,
     last_call_at: Option<Timestamp>,
-    /// The bridge that works in it.
+    /// The bridge that uses it.
     leased_by: Option<String>,
     error: Option<String>,
 }
 
 /// Lists them.
-pub fn run(args: ListArgs) -> Result<(), Failure> {
-    let settings = args.settings.resolve()?;
+pub fn run(args: &ListArgs, settings: &SettingsArgs) -> Result<(), Failure> {
+    let settings = settings.resolve()?;
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();

@@ -22,25 +22,23 @@ use crate::{
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-The bytes behind a link go at once, and it answers 410 from then on. Files in the workspace stay.
+The linked copy is deleted at once, and the link returns 410 from then on. Files in the workspace are kept.
 
 Examples:
   mcpo-bridge jobs revoke 1b4e28ba-2fa1-4d2e-883f-0016d3cca427
   mcpo-bridge jobs revoke https://chat.example.com/files/7dPq…/report.xlsx";
 
-/// Who revokes, in the audit log. No key can have this name: it holds a blank.
+/// The actor in the audit log. No key can have this name, because it contains a space.
 const OPERATOR: &str = "command line";
 
-/// What `jobs revoke` is told.
+/// The arguments of `jobs revoke`.
 #[derive(Args)]
 pub struct RevokeArgs {
-    /// A workspace's id (all its links), or one link's token or URL
+    /// Workspace id or unique prefix (all its links), or the token or URL of one link
     #[arg(value_name = "JOB|TOKEN|URL")]
     what: String,
     #[command(flatten)]
     output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
 /// What was named.
@@ -48,7 +46,7 @@ pub struct RevokeArgs {
 enum What {
     Link(LinkToken),
     Job(JobId),
-    /// Perhaps the beginning of an id.
+    /// Perhaps a prefix of an id.
     Other(String),
 }
 
@@ -64,9 +62,9 @@ struct Row {
     size: u64,
 }
 
-/// Revokes, and fails where there was no live link.
-pub fn run(args: RevokeArgs) -> Result<(), Failure> {
-    let settings = args.settings.resolve()?;
+/// Revokes, and fails if there was no live link.
+pub fn run(args: &RevokeArgs, settings: &SettingsArgs) -> Result<(), Failure> {
+    let settings = settings.resolve()?;
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();
@@ -86,7 +84,7 @@ pub fn run(args: RevokeArgs) -> Result<(), Failure> {
     args.output.print(&Revoked { revoked }, Revoked::text)?;
     if none {
         return Err(Failure::failed(
-            "there was no live link to revoke: it has expired, was revoked, or never was",
+            "no live link to revoke: it has expired, was revoked already, or never existed",
         ));
     }
     Ok(())
@@ -106,7 +104,7 @@ impl What {
     }
 }
 
-/// Links that may live. A workspace's links outlive its folder.
+/// Links that may be live. A workspace's links outlive its folder.
 fn links(store: &Store, what: What, now: Timestamp) -> Result<Vec<Artifact>, Failure> {
     let job = match what {
         What::Link(token) => {
@@ -116,7 +114,7 @@ fn links(store: &Store, what: What, now: Timestamp) -> Result<Vec<Artifact>, Fai
             };
         }
         What::Job(id) => id,
-        What::Other(text) => find(store, &text)?.job.id(),
+        What::Other(text) => find(store, &text, "link or workspace")?.job.id(),
     };
     store.artifacts_of(job).map_err(Failure::failed)
 }

@@ -25,9 +25,8 @@ use crate::{
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-The beginning of an id will do where only one workspace has it. A link opens its file for whoever
-has it, so URLs are shown with --links only. The journal holds what users sent and got: it is shown
-in whole with --json only.
+Everyone who has a link can open its file, so URLs are shown with --links only. The journal contains what \
+users sent and received, so it is shown in full with --json only.
 
 Examples:
   mcpo-bridge jobs show 1b4e28ba
@@ -37,22 +36,20 @@ Examples:
 /// Characters of an error in the list of calls.
 const SHOWN: usize = 80;
 
-/// What `jobs show` is told.
+/// The arguments of `jobs show`.
 #[derive(Args)]
 pub struct ShowArgs {
-    /// Its id, or the beginning of it
+    /// Workspace id or unique prefix
     #[arg(value_name = "JOB")]
     job: String,
-    /// Show the links' URLs
+    /// Show the URLs of links
     #[arg(long)]
     links: bool,
-    /// How many of the last calls to show
+    /// Number of recent calls to show
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     calls: usize,
     #[command(flatten)]
     output: OutputArgs,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
 #[derive(Serialize)]
@@ -88,12 +85,12 @@ struct LinkRow {
 }
 
 /// Shows it.
-pub fn run(args: ShowArgs) -> Result<(), Failure> {
-    let settings = args.settings.resolve()?;
+pub fn run(args: &ShowArgs, settings: &SettingsArgs) -> Result<(), Failure> {
+    let settings = settings.resolve()?;
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();
-    let found = find(&store, args.job.trim())?;
+    let found = find(&store, args.job.trim(), "workspace")?;
     let links = links(&store, &found, &settings, args.links, now)?;
     let shown = Shown {
         files: files(&found, &settings)?,

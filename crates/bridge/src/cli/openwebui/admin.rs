@@ -34,22 +34,24 @@ impl Admin {
         let parsed = Url::parse(url).ok();
         let http = parsed.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let Some(mut url) = http else {
-            return Err(Failure::told_wrongly(
-                "--url: Open WebUI's address is expected, such as http://open-webui:8080",
+            return Err(Failure::usage(
+                "--url: expected the URL of Open WebUI, such as http://open-webui:8080",
             ));
         };
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
         let bearer = HeaderValue::try_from(format!("Bearer {}", key.expose()));
-        let mut bearer = bearer
-            .map_err(|_| Failure::told_wrongly("--admin-key: it has characters that no key has"))?;
+        let mut bearer = bearer.map_err(|_| {
+            Failure::usage("--admin-key: contains characters that are not allowed in a key")
+        })?;
         bearer.set_sensitive(true);
         let client = Outbound::from_environment().builder();
         let client = client.connect_timeout(CONNECT).timeout(ANSWER);
         // The key goes where it was meant to go, and nowhere else.
         let client = client.redirect(Policy::none()).build();
-        let client = client.map_err(|error| Failure::failed(format!("no HTTP client: {error}")))?;
+        let client = client
+            .map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
         Ok(Self {
             client,
             url,
@@ -125,14 +127,14 @@ impl Admin {
         match (status, answer) {
             (status, Ok(answer)) if status.is_success() => Ok(answer),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(Failure::failed(format!(
-                "{} does not accept the admin key ({status}{said}): give the API key or the token \
-                 of an administrator with --admin-key-file",
+                "{} rejected the admin key ({status}{said}); set --admin-key-file to the API key or token \
+                 of an administrator",
                 self.url
             ))),
             (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _) => Err(self.strange()),
             // Open WebUI answers paths that it does not know with its page.
             (status, _) if status.is_success() => Err(self.strange()),
-            (status, _) => Err(Failure::failed(format!("{url} answered {status}{said}"))),
+            (status, _) => Err(Failure::failed(format!("{url} returned {status}{said}"))),
         }
     }
 
@@ -141,13 +143,13 @@ impl Admin {
         while let Some(source) = why.source() {
             why = source;
         }
-        Failure::failed(format!("{} cannot be reached: {why}", self.url))
+        Failure::failed(format!("cannot reach {}: {why}", self.url))
     }
 
     fn strange(&self) -> Failure {
         Failure::failed(format!(
-            "{} does not answer as Open WebUI 0.12 does at /{CONNECTIONS}: is this its address, \
-             and is it up to date?",
+            "{} does not respond like Open WebUI 0.12 at /{CONNECTIONS}; check the URL and the version of \
+             Open WebUI",
             self.url
         ))
     }

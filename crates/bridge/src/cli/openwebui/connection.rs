@@ -12,14 +12,14 @@ use super::{
 };
 use crate::{
     catalog,
-    cli::{Failure, SettingsArgs, local::open_store, text::note},
+    cli::{Failure, SettingsArgs, local::open_store, text::warn},
     config::{self, BaseUrl, KeyRing, Loaded, Secret, ServerSpec, Settings},
 };
 
 /// The protocol of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
-    /// The tools as operations
+    /// OpenAPI
     #[default]
     Openapi,
     /// MCP Streamable HTTP
@@ -29,19 +29,19 @@ pub enum Kind {
 /// How connections are made.
 #[derive(Debug, Clone, Args)]
 pub struct MakeArgs {
-    /// How Open WebUI speaks to the bridge
+    /// Protocol of the connections
     #[arg(long = "type", value_name = "TYPE", default_value = "openapi")]
     pub kind: Kind,
-    /// Send the user's own token (auth type session) and the key in X-MCPO-Key
+    /// Send the user's own token (auth type session), and the API key in X-MCPO-Key
     #[arg(long)]
     pub session: bool,
-    /// Who sees servers without `allow`; those with it are seen by whom it names
+    /// Access to servers without an `allow` list (servers with one get exactly that)
     #[arg(long, value_name = "WHO", default_value = "everyone")]
     pub grant: Grant,
-    /// The API key for Open WebUI, by its name [default: openwebui or open-webui, else the first]
+    /// Name of the API key for Open WebUI [default: openwebui or open-webui, else the first]
     #[arg(long, value_name = "NAME")]
     pub key_name: Option<String>,
-    /// What tells these connections from another bridge's in the same Open WebUI
+    /// Label that separates this bridge's connections from another's
     #[arg(long, value_name = "NAME", default_value = "mcpo-bridge")]
     pub owner: String,
 }
@@ -58,13 +58,13 @@ pub struct Maker {
 
 impl Maker {
     /// Reads the settings and the server file. `url` is where Open WebUI reaches the bridge.
-    pub fn new(args: MakeArgs, url: Option<&str>, from: SettingsArgs) -> Result<Self, Failure> {
+    pub fn new(args: MakeArgs, url: Option<&str>, from: &SettingsArgs) -> Result<Self, Failure> {
         let keys = from.keys_in_clear();
         let settings = from.resolve()?;
         let config = config::servers(&settings)?;
         let key = choose(keys, args.key_name.as_deref())?;
         if args.session && key.is_none() {
-            note("no API key is set: the user's token alone says who calls");
+            warn("no API key configured; callers are identified by their Open WebUI token only");
         }
         // Open WebUI fetches the document without the key that it sends with calls.
         let fetched_bare = args.session && args.kind == Kind::Openapi;
@@ -112,8 +112,7 @@ impl Maker {
         &self.bridge
     }
 
-    /// The connections, in the order of the config. Says for which names of `allow` there is no
-    /// grant.
+    /// The connections, in the order of the config. Warns of names in `allow` without a grant.
     pub fn connections(&self, known: &Directory) -> Vec<Value> {
         let store = open_store(&self.settings.jobs_dir).ok();
         let mut ids = Vec::new();
@@ -140,17 +139,17 @@ impl Maker {
         let server = spec.name.as_str();
         let (grants, unknown) = grants(spec, self.args.grant, known);
         for name in unknown {
-            note(format!(
-                "{server}: {name:?} of allow is no user and no group that Open WebUI is known to \
-                 have, so it gets no access grant; the bridge decides all the same"
+            warn(format!(
+                "{server}: no access grant for {name:?} in allow: Open WebUI has no such user or group, as \
+                 far as is known; the bridge still applies allow"
             ));
         }
         let closed = self.settings.access.strict_auth || spec.allow.is_some();
         let bare = self.args.session && self.args.kind == Kind::Openapi && self.key.is_none();
         if bare && closed {
-            note(format!(
-                "{server}: Open WebUI fetches the document without the user's token, and this \
-                 one is not for everybody: put Open WebUI's address into MCPO_TRUSTED_PROXIES"
+            warn(format!(
+                "{server}: Open WebUI fetches the document without the user's token, but this document is \
+                 restricted; add Open WebUI's address to MCPO_TRUSTED_PROXIES"
             ));
         }
         let id = id(server, ids);
@@ -219,7 +218,7 @@ impl Maker {
         headers
     }
 
-    /// The names of all headers that we may set: others in a connection of ours are somebody's.
+    /// The names of all headers that we may set: others in a connection of ours were added by an administrator.
     pub fn header_names(&self) -> Vec<String> {
         let names = &self.settings.access.headers;
         let known = [
@@ -255,12 +254,13 @@ fn as_written(name: &str) -> String {
 
 fn choose(mut keys: Vec<(String, Secret)>, name: Option<&str>) -> Result<Option<Secret>, Failure> {
     let at = |wanted: &str| keys.iter().position(|(name, _)| name == wanted);
-    let found = match name {
-        Some(name) => Some(at(name).ok_or_else(|| {
-            Failure::told_wrongly(format!("--key-name: there is no API key named {name:?}"))
-        })?),
-        None => at("openwebui").or_else(|| at("open-webui")),
-    };
+    let found =
+        match name {
+            Some(name) => Some(at(name).ok_or_else(|| {
+                Failure::usage(format!("--key-name: no API key is named {name:?}"))
+            })?),
+            None => at("openwebui").or_else(|| at("open-webui")),
+        };
     if keys.is_empty() {
         return Ok(None);
     }
@@ -270,14 +270,14 @@ fn choose(mut keys: Vec<(String, Secret)>, name: Option<&str>) -> Result<Option<
 fn bridge(url: Option<&str>, settings: &Settings) -> Result<String, Failure> {
     let Some(url) = url else {
         let BaseUrl::Absolute(base) = &settings.listen.base_url else {
-            let why = "--bridge-url: say where Open WebUI reaches the bridge";
-            return Err(Failure::told_wrongly(why));
+            let why = "--bridge-url is required: the URL where Open WebUI reaches the bridge";
+            return Err(Failure::usage(why));
         };
         let local = base.host_str().is_some_and(|host| host == "localhost");
         if local {
-            note(
-                "the connections lead to localhost (MCPO_BASE_URL); where Open WebUI runs in a \
-                 container, name the bridge with --bridge-url, such as http://mcpo-bridge:8080",
+            warn(
+                "connections point to localhost (MCPO_BASE_URL); if Open WebUI runs in a container, use \
+                 --bridge-url, for example http://mcpo-bridge:8080",
             );
         }
         let base = base.as_str().trim_end_matches('/');
@@ -286,8 +286,8 @@ fn bridge(url: Option<&str>, settings: &Settings) -> Result<String, Failure> {
     let parsed = url.parse::<BaseUrl>().ok();
     match parsed {
         Some(BaseUrl::Absolute(url)) => Ok(url.as_str().trim_end_matches('/').to_owned()),
-        _ => Err(Failure::told_wrongly(
-            "--bridge-url: an absolute http or https URL without query is expected, such as \
+        _ => Err(Failure::usage(
+            "--bridge-url: expected an absolute http or https URL without query, such as \
              http://mcpo-bridge:8080",
         )),
     }

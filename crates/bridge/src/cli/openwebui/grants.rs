@@ -1,18 +1,18 @@
-//! Who sees a connection in Open WebUI, made of `allow`: so that nobody is offered what he would
-//! be refused.
+//! Who sees a connection in Open WebUI, derived from `allow`: users should not be offered a server that
+//! refuses them.
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::config::{Allow, ServerSpec};
 
-/// Who sees servers that are for everybody.
+/// Who sees servers without `allow`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Grant {
-    /// Every user
+    /// All users
     #[default]
     Everyone,
-    /// Administrators alone
+    /// Administrators only
     Admins,
 }
 

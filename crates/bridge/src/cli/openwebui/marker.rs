@@ -17,14 +17,14 @@ pub struct Marker {
     pub owner: String,
     /// The server in the config.
     pub server: String,
-    /// Of the access grants that we set; if those there have another, somebody changed them.
+    /// Of the access grants that we set; if they have another one now, an administrator changed them.
     pub grants: String,
     /// The same of name and description.
     pub info: String,
 }
 
 impl Marker {
-    /// The marker of a connection; `None` where it has none, and so is somebody else's.
+    /// The marker of a connection; `None` if we did not create it.
     pub fn of(connection: &Value) -> Option<Self> {
         let headers = connection["headers"].as_object()?;
         let ours = headers

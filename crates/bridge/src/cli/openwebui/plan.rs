@@ -1,6 +1,6 @@
-//! What has to change in an Open WebUI's connections. Somebody else's stay as they are, byte for
-//! byte; of ours, what an administrator decides there stays his: whether it is switched on, which
-//! functions it has, headers that he added, and names and access grants that he changed.
+//! What has to change in an Open WebUI's connections. Connections that we did not create stay as they are,
+//! byte for byte. In ours, what an administrator decides stays: whether it is switched on, which functions it
+//! has, added headers, and changed names and access grants.
 
 use serde_json::{Map, Value};
 
@@ -86,8 +86,8 @@ pub fn plan(current: &[Value], wanted: &[Value], rules: &Rules<'_>) -> Result<Pl
             }
             (None, Some(_)) => {
                 plan.notes.push(format!(
-                    "{} leads to {}, not to this bridge, and is left alone: give each bridge its \
-                     own --owner, or remove it by hand",
+                    "{} points to {}, not to this bridge, and is left unchanged; give each bridge a \
+                     different --owner, or remove the connection in Open WebUI",
                     name(connection),
                     url(connection)
                 ));
@@ -122,8 +122,8 @@ fn kind(connection: &Value) -> &str {
 
 fn in_the_way(wanted: &Value, connection: &Value) -> String {
     format!(
-        "there is a connection with the id {} already, to {}, which mcpo-bridge did not make: \
-         remove it in Open WebUI, or take it over with --adopt",
+        "a connection with the id {} to {} already exists and was not created by mcpo-bridge; remove it \
+         in Open WebUI, or take it over with --adopt",
         wanted["info"]["id"],
         url(connection)
     )
@@ -132,9 +132,8 @@ fn in_the_way(wanted: &Value, connection: &Value) -> String {
 fn updated(current: &Value, wanted: &Value, own: Option<&Marker>, rules: &Rules<'_>) -> Value {
     let mut now = current.clone();
     for key in OURS {
-        // What Open WebUI has not, it had not to be told.
-        let told = !current[key].is_null() || wanted[key] != "";
-        if told {
+        // An empty value need not replace an absent one.
+        if !current[key].is_null() || wanted[key] != "" {
             now[key] = wanted[key].clone();
         }
     }
@@ -142,7 +141,7 @@ fn updated(current: &Value, wanted: &Value, own: Option<&Marker>, rules: &Rules<
     let Some(mut marker) = Marker::of(wanted) else {
         return now;
     };
-    // An adopted one has the grants and the name that somebody gave it.
+    // An adopted one keeps the grants and the name that it has.
     let unchanged = |ours: Option<&String>, there: String| ours.is_some_and(|ours| *ours == there);
     if unchanged(own.map(|own| &own.info), marker::info_digest(current)) {
         for key in ["name", "description"] {
@@ -162,7 +161,7 @@ fn updated(current: &Value, wanted: &Value, own: Option<&Marker>, rules: &Rules<
     now
 }
 
-/// His headers as they are, and ours as they should be.
+/// The administrator's headers as they are, and ours as they should be.
 fn headers(
     current: &Value,
     wanted: &Value,
@@ -221,7 +220,7 @@ fn who(connection: &Value) -> String {
 
 fn name(connection: &Value) -> String {
     let id = connection["info"]["id"].as_str();
-    id.unwrap_or("(without an id)").to_owned()
+    id.unwrap_or("(no id)").to_owned()
 }
 
 fn url(connection: &Value) -> &str {

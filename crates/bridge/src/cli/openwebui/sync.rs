@@ -13,33 +13,33 @@ use crate::{
         Failure, SettingsArgs,
         local::{block_on, until_signal},
         output::print,
-        text::{BOLD, note, plain},
+        text::{BOLD, plain, warn},
     },
     config::Secret,
 };
 
 /// What `--help` adds.
 pub const HELP: &str = "\
-Adds a connection for each server, updates those that it made (address, type, key, headers), and
-removes those of servers that are gone. Everybody else's connections stay as they are; so do, in its
-own, the switch, the function filter, headers that were added, and names and access grants that an
-administrator changed. Run it after a new server or a new key. Keys are never printed.
+Adds a connection for each server, updates the connections that it created (URL, type, key, headers) and \
+removes those whose servers no longer exist. All other connections stay unchanged. In its own connections it \
+keeps the on/off switch, the function filter, added headers, and names and access grants that an administrator \
+changed. Run it after adding a server or rotating the API key. Keys are never printed.
 
 Examples:
   mcpo-bridge openwebui sync --url http://open-webui:8080 --bridge-url http://mcpo-bridge:8080 \\
       --admin-key-file admin.key --dry-run";
 
-/// Between reading and writing, somebody else may write.
+/// How often to retry when the connections change between reading and writing.
 const ATTEMPTS: usize = 3;
 
-/// What `sync` is told.
+/// The arguments of `sync`.
 #[derive(Args)]
 pub struct SyncArgs {
-    /// Where Open WebUI answers
+    /// URL of Open WebUI
     #[arg(long, value_name = "URL", env = "MCPO_OPENWEBUI_URL")]
     url: String,
-    /// An administrator's API key or token. Prefer the variable or the file: a command line is
-    /// readable by others on the machine
+    /// API key or token of an administrator. Prefer the variable or the file: other users of the machine
+    /// can read a command line
     #[arg(
         long,
         value_name = "KEY",
@@ -47,28 +47,26 @@ pub struct SyncArgs {
         hide_env_values = true
     )]
     admin_key: Option<String>,
-    /// A file with it
+    /// File that contains the value of --admin-key
     #[arg(long, value_name = "FILE", env = "MCPO_OPENWEBUI_ADMIN_KEY_FILE")]
     admin_key_file: Option<String>,
-    /// Where Open WebUI reaches the bridge [default: the base URL]
+    /// URL where Open WebUI reaches the bridge [default: the base URL]
     #[arg(long, value_name = "URL")]
     bridge_url: Option<String>,
-    /// Print what would change, and change nothing
+    /// Show the changes without applying them
     #[arg(long)]
     dry_run: bool,
-    /// Take over connections with the ids of this config's servers that were made by hand
+    /// Take over manually created connections that have the id of one of this configuration's servers
     #[arg(long)]
     adopt: bool,
     #[command(flatten)]
     make: MakeArgs,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
 /// Compares and changes.
-pub fn run(args: SyncArgs) -> Result<(), Failure> {
+pub fn run(args: SyncArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let key = admin_key(args.admin_key, args.admin_key_file)?;
-    let maker = Maker::new(args.make, args.bridge_url.as_deref(), args.settings)?;
+    let maker = Maker::new(args.make, args.bridge_url.as_deref(), settings)?;
     let admin = Admin::new(&args.url, &key)?;
     let work = async {
         let done = sync(&admin, &maker, args.adopt, args.dry_run);
@@ -76,9 +74,9 @@ pub fn run(args: SyncArgs) -> Result<(), Failure> {
     };
     let plan = block_on(work)?;
     for text in &plan.notes {
-        note(plain(text));
+        warn(plain(text));
     }
-    print(&told(&plan, args.dry_run))
+    print(&report(&plan, args.dry_run))
 }
 
 async fn sync(admin: &Admin, maker: &Maker, adopt: bool, dry: bool) -> Result<Plan, Failure> {
@@ -101,18 +99,18 @@ async fn sync(admin: &Admin, maker: &Maker, adopt: bool, dry: bool) -> Result<Pl
         if dry || plan.changes.is_empty() {
             return Ok(plan);
         }
-        // Planned anew, where an administrator was quicker.
+        // Planned again, if an administrator was faster.
         if admin.connections().await? == current {
             admin.set_connections(&plan.connections).await?;
             return Ok(plan);
         }
     }
     Err(Failure::failed(
-        "somebody else is changing the connections at the same time: try again",
+        "the connections were changed at the same time by someone else; try again",
     ))
 }
 
-fn told(plan: &Plan, dry: bool) -> String {
+fn report(plan: &Plan, dry: bool) -> String {
     let mut lines = Vec::new();
     for change in &plan.changes {
         let (sign, name, differences) = match change {
@@ -130,7 +128,7 @@ fn told(plan: &Plan, dry: bool) -> String {
     let end = match (plan.changes.is_empty(), dry) {
         (true, _) => "Open WebUI is up to date.",
         (false, true) => "Nothing was changed (--dry-run).",
-        (false, false) => "Open WebUI has these connections now.",
+        (false, false) => "Connections updated.",
     };
     lines.push(format!("{end}\n"));
     lines.join("\n")
@@ -141,16 +139,16 @@ fn admin_key(key: Option<String>, file: Option<String>) -> Result<Secret, Failur
     let key = match (given(key), given(file)) {
         (Some(key), None) => key,
         (None, Some(file)) => std::fs::read_to_string(&file).map_err(|error| {
-            Failure::told_wrongly(format!("--admin-key-file: {file} cannot be read: {error}"))
+            Failure::usage(format!("--admin-key-file: cannot read {file}: {error}"))
         })?,
         (Some(_), Some(_)) => {
-            let why = "--admin-key and --admin-key-file are both given: keep one of them";
-            return Err(Failure::told_wrongly(why));
+            let why = "--admin-key and --admin-key-file are both set; set only one of the two";
+            return Err(Failure::usage(why));
         }
         (None, None) => {
-            let why = "--admin-key-file (or MCPO_OPENWEBUI_ADMIN_KEY): an administrator's API key \
-                       or token is needed";
-            return Err(Failure::told_wrongly(why));
+            let why = "an administrator's API key or token is required; set --admin-key-file or \
+                       MCPO_OPENWEBUI_ADMIN_KEY";
+            return Err(Failure::usage(why));
         }
     };
     Ok(Secret::new(key.trim()))

@@ -1,4 +1,4 @@
-//! What mcpo's users write on the command line: one server behind `--`, and variables.
+//! mcpo's command line: a single server after `--`, and variables.
 
 use std::{
     env,
@@ -14,14 +14,14 @@ use crate::config::{CommandLine, Fault, Faults, RESERVED_NAMES, Secret, SingleSe
 /// The name of a single server whose `--name` is no name for URLs.
 const UNNAMED: &str = "server";
 
-/// One server without a file. These are no settings: they have no variables.
+/// A single server without a file. These are not settings: they have no variables.
 #[derive(Args, Default)]
-#[command(next_help_heading = "A single server, as mcpo has it")]
+#[command(next_help_heading = "Single server (as in mcpo)")]
 pub struct GivenArgs {
-    /// Serve this program, or with --type this URL, at the root and without a server file
+    /// Serve this program, or with --type this URL, at the root instead of the servers in the server file
     #[arg(last = true, value_name = "COMMAND", allow_hyphen_values = true)]
     command: Vec<String>,
-    /// How to speak to it: stdio, sse or streamable-http
+    /// Transport: stdio, sse or streamable-http
     #[arg(
         long = "type",
         alias = "server-type",
@@ -29,13 +29,13 @@ pub struct GivenArgs {
         default_value = "stdio"
     )]
     server_type: Option<String>,
-    /// HTTP headers for a URL, as a JSON object: '{"Authorization": "Bearer …"}'
+    /// HTTP headers for the URL, as a JSON object: '{"Authorization": "Bearer …"}'
     #[arg(long, short = 'H', value_name = "JSON")]
     header: Option<String>,
-    /// A variable for every server that is started, and for ${NAME} in the server file (repeatable)
+    /// Environment variable for all server processes, and for ${NAME} in the server file (repeatable)
     #[arg(long, short = 'e', value_name = "NAME=VALUE")]
     env: Vec<String>,
-    /// A .env file with such variables
+    /// .env file with such variables
     #[arg(long, value_name = "FILE")]
     env_path: Option<PathBuf>,
 }
@@ -78,7 +78,7 @@ impl Reading {
         match text.split_once('=') {
             Some((name, value)) if !name.is_empty() => Some((name.to_owned(), Secret::new(value))),
             _ => {
-                self.fault("--env", "not a variable with its value", "write NAME=VALUE");
+                self.fault("--env", "not a variable with a value", "write NAME=VALUE");
                 None
             }
         }
@@ -90,7 +90,7 @@ impl Reading {
         let lines = match dotenvy::from_path_iter(path) {
             Ok(lines) => lines,
             Err(error) => {
-                self.fault(&place, error.to_string(), "name a file that can be read");
+                self.fault(&place, error.to_string(), "give a readable file");
                 return Vec::new();
             }
         };
@@ -100,8 +100,8 @@ impl Reading {
                 variables.push((name, Secret::new(value)));
             } else {
                 let problem = match variables.last() {
-                    Some((name, _)) => format!("the line after {name} cannot be read"),
-                    None => "its first line cannot be read".to_owned(),
+                    Some((name, _)) => format!("the line after {name} is invalid"),
+                    None => "the first line is invalid".to_owned(),
                 };
                 self.fault(
                     &place,
@@ -118,21 +118,25 @@ impl Reading {
         let kind = given.server_type.as_deref().unwrap_or("stdio");
         let Some((first, rest)) = given.command.split_first() else {
             if given.header.is_some() || kind != "stdio" {
-                let fix = "write the URL behind --, or put the server into the server file";
-                self.fault("--type, --header", "they belong to a URL behind --", fix);
+                let fix = "write the URL after --, or add the server to the server file";
+                self.fault("--type, --header", "require a URL after --", fix);
             }
             return None;
         };
         let entry = if kind == "stdio" {
             if given.header.is_some() {
-                let fix = "give --type sse or streamable-http and a URL, or leave the headers out";
-                self.fault("--header", "a program gets no HTTP headers", fix);
+                let fix = "use --type sse or streamable-http with a URL, or omit the headers";
+                self.fault("--header", "not supported for a program", fix);
             }
             let args: Vec<String> = rest.iter().map(|text| literal(&in_full(text))).collect();
             json!({"command": literal(&in_full(first)), "args": args})
         } else {
             if !rest.is_empty() {
-                self.fault("--", "more than the URL is given", "write the URL alone");
+                self.fault(
+                    "--",
+                    "unexpected arguments after the URL",
+                    "write the URL only",
+                );
             }
             let headers = self.headers(given.header.as_deref());
             json!({"type": kind, "url": literal(first), "headers": headers})
@@ -165,13 +169,13 @@ impl Reading {
     }
 }
 
-/// The shell has replaced what it should: a `${` that is left stands for itself.
+/// The shell has expanded its variables: a remaining `${` is literal.
 fn literal(text: &str) -> String {
     text.replace("${", "$${")
 }
 
-/// Children start in folders of their own, so the relative name of a file that lies here, such as
-/// `server.py` or `./run`, is written in full. What is no such file stays as it is.
+/// Children start in other folders, so the relative path of a file in the current folder, such as
+/// `server.py` or `./run`, is made absolute. Everything else is unchanged.
 fn in_full(text: &str) -> String {
     let path = Path::new(text);
     let named = path.components().count() > 1 || path.extension().is_some() || text.contains('/');
@@ -255,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_at_once_and_shows_no_secret() {
+    fn all_errors_are_reported_at_once_and_show_no_secret() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vars.env");
         std::fs::write(&file, "A='b c'\nexport D=e # f\nhunter2 hunter2\n").unwrap();
@@ -267,12 +271,7 @@ mod tests {
             server_type: Some("sse".into()),
         };
         let text = args.resolve(None).unwrap_err().to_string();
-        for part in [
-            "--env: ",
-            "the line after D",
-            "--header: ",
-            "more than the URL",
-        ] {
+        for part in ["--env: ", "the line after D", "--header: ", "after the URL"] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!text.contains("hunter2"), "{text}");

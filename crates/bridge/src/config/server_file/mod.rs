@@ -40,10 +40,7 @@ pub struct Loaded {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file itself.
-    #[error(
-        "{path}: cannot be read ({source}); create it with `mcpo-bridge init`, or name another \
-         with --config / MCPO_CONFIG_FILE"
-    )]
+    #[error("{path}: cannot be read ({source}); {}", remedy(source))]
     Unreadable {
         /// As given.
         path: String,
@@ -53,6 +50,19 @@ pub enum ConfigError {
     /// What is in it.
     #[error(transparent)]
     Faulty(#[from] Faults),
+}
+
+/// What to do about a server file that cannot be read.
+pub fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "create it with `mcpo-bridge init`, or set --config / MCPO_CONFIG_FILE to an existing file"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "make the file and its directories readable for the user that runs mcpo-bridge"
+        }
+        _ => "set --config / MCPO_CONFIG_FILE to a readable JSON file",
+    }
 }
 
 /// Bytes of a server file or its lock file: more than any has.

@@ -350,6 +350,8 @@ fn the_start_config_is_good_and_pinned() {
 #[test]
 fn a_missing_file_says_how_to_get_one() {
     let error = load(FilePath::new("/nowhere/mcp-servers.json"), &settings()).unwrap_err();
+    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    assert!(remedy(&denied).contains("readable for the user"));
     let text = error.to_string();
     assert!(
         text.contains("/nowhere/mcp-servers.json") && text.contains("init"),

@@ -1,30 +1,27 @@
-//! Variables that look like settings and are none.
+//! Variables that look like settings but are not.
 
-use super::table::{settings_command, variable_of};
+use super::reader::{Setting, table};
 
 const PREFIX: &str = "MCPO_";
 
 /// A warning for each of these variables that is spelled nearly like a setting's. Others that begin with
-/// `MCPO_` may be somebody's own: the server file may read them, and so do the files that start a
+/// `MCPO_` may have another purpose: the server file may read them, and so do the files that start a
 /// container.
 pub fn misspelt_variables(names: impl Iterator<Item = String>) -> Vec<String> {
-    let command = settings_command();
-    let known: Vec<String> = command.get_arguments().map(variable_of).collect();
+    let known: Vec<String> = table().iter().map(Setting::variable).collect();
     let mut unknown: Vec<String> = names
         .filter(|name| name.starts_with(PREFIX) && !known.contains(name))
         .collect();
     unknown.sort();
     let warn = |name: String| {
         let distance = |known: &&String| strsim::damerau_levenshtein(&name, known);
-        let nearest = known
-            .iter()
-            .filter(|known| !known.is_empty())
-            .min_by_key(distance)?;
+        let nearest = known.iter().min_by_key(distance)?;
         // Of a short name two letters are half.
         let most = if name.len() < PREFIX.len() + 6 { 1 } else { 2 };
         (distance(&nearest) <= most).then(|| {
             format!(
-                "the variable {name} is no setting and does nothing; is {nearest} meant? (--help lists all)"
+                "the variable {name} has no effect: there is no such setting; did you mean {nearest}? (see `mcpo-bridge \
+                 serve --help`)"
             )
         })
     };
@@ -36,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_told_with_the_name_that_was_meant() {
+    fn a_misspelt_variable_is_reported_with_the_nearest_setting() {
         let names = [
             "MCPO_API_KEYS",
             "MCPO_PROT",
@@ -52,8 +49,11 @@ mod tests {
         let warnings = misspelt_variables(names.map(str::to_owned).into_iter());
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(
-            warnings[0].contains("MCPO_API_KEYS") && warnings[0].contains("is MCPO_API_KEY meant")
+            warnings[0].contains("MCPO_API_KEYS")
+                && warnings[0].contains("did you mean MCPO_API_KEY?")
         );
-        assert!(warnings[1].contains("MCPO_PROT") && warnings[1].contains("is MCPO_PORT meant"));
+        assert!(
+            warnings[1].contains("MCPO_PROT") && warnings[1].contains("did you mean MCPO_PORT?")
+        );
     }
 }

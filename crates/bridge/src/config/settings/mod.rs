@@ -1,439 +1,446 @@
-//! The settings: typed and complete, made from flags and environment by `SettingsArgs::resolve`.
+//! The settings, each declared once, in the sections of this file: from a declaration come the field,
+//! the flag, the environment variable, the type, the default, the text of `--help` and the row of
+//! `docs/configuration.md`.
+//!
+//! To add a setting, add a field to a section. Its documentation is its help text. Then run
+//! `UPDATE_DOCS=1 cargo test the_table_in_the_docs`. Rules between settings are in `rules.rs`.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use axum::http::HeaderName;
-use bridge_model::ServerName;
-use bridge_openapi::Documents;
+use bridge_openapi::{Documents, OperationIds};
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
 use url::Url;
 
-use super::{BaseUrl, KeyRing, Mode, Secret};
+use super::{BaseUrl, Faults, KeyRing, Mode, Secret};
+use crate::memory::memory_limit;
 
-mod args;
+#[macro_use]
+mod reader;
 mod misspelt;
 mod parse;
-mod reader;
 #[cfg(test)]
 mod reference;
-mod resolve;
-mod table;
+mod rules;
+mod values;
 
-pub use args::SettingsArgs;
 pub use misspelt::misspelt_variables;
+pub use reader::SettingsArgs;
+pub use values::{CommandLine, Journal, Lang, LogFormat, LogLevel, PeerAddress, SingleServer, Tls};
 
-/// Everything that flags and variables say. `Debug` and JSON show no secret.
-#[derive(Debug, Clone, Serialize)]
-pub struct Settings {
-    /// The server file.
-    pub config_file: PathBuf,
-    /// A change of the server file is taken over by itself.
-    pub hot_reload: bool,
-    /// What the command line of `serve` says beside the settings.
-    pub command_line: CommandLine,
-    /// Workspaces, links, leases.
-    pub jobs_dir: PathBuf,
-    /// Launcher caches (uv, npm) that all children share, and what is installed for them.
-    pub tools_dir: PathBuf,
-    /// What was installed ahead and is only read.
-    pub preinstalled_dir: Option<PathBuf>,
-    /// What is locked; need not be there.
-    pub lock_file: PathBuf,
-    /// Packages of launchers are installed beside the calls.
-    pub install: bool,
-    /// The mode of servers that name none.
-    pub default_mode: Mode,
-    /// The language of sentences around links and of pages for browsers.
-    pub lang: Lang,
-    /// What is written of each call beside the workspace.
-    pub journal: Journal,
-    /// The HTTP side.
-    pub listen: Listen,
-    /// What documents say.
-    pub documents: Documents,
-    /// Who may call, and who is believed.
-    pub access: Access,
-    /// Open WebUI as a service that we call.
-    pub openwebui: OpenWebUiSettings,
-    /// Links and workspaces.
-    pub files: Files,
-    /// Time and load.
-    pub limits: Limits,
-    /// Children that live on between calls.
-    pub stateful: Stateful,
-    /// Children that nobody has yet.
-    pub pool: Pool,
-    /// Several bridges on one jobs folder.
-    pub replicas: Replicas,
-    /// Where the log goes.
-    pub log: Log,
-    /// What deserves a line at start and in `/health`, though it is no fault.
-    pub warnings: Vec<String>,
-}
+use parse::choice;
+use reader::Reader;
 
-/// Servers and variables that are given on the command line itself, as mcpo's are.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct CommandLine {
-    /// The one server that stands in place of the server file.
-    pub server: Option<SingleServer>,
-    /// Variables for every child, beneath the server's own, and for references in the file.
-    pub env: Vec<(String, Secret)>,
-}
-
-/// A server without a file. It is served at the root, and by its name like any other.
-#[derive(Debug, Clone, Serialize)]
-pub struct SingleServer {
-    /// The last part of its URLs below `/mcpo` and `/mcp`.
-    #[serde(serialize_with = "as_name")]
-    pub name: ServerName,
-    /// A server file that holds this server alone: arguments and headers may be secrets.
-    pub document: Secret,
-}
-
-/// A certificate and its key, as files.
-#[derive(Debug, Clone, Serialize)]
-pub struct Tls {
-    /// The chain, the server's own certificate first.
-    pub certificate: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
-}
-
-/// The HTTP side.
-#[derive(Debug, Clone, Serialize)]
-pub struct Listen {
-    /// Address or host name to listen on; IPv6 without brackets.
-    pub host: String,
-    /// TCP port; 0 lets the system choose.
-    pub port: u16,
-    /// The front of every link.
-    pub base_url: BaseUrl,
-    /// Empty, or `/x`: in front of every route.
-    pub path_prefix: String,
-    /// Empty, or `/x`: what a proxy in front takes off.
-    pub root_path: String,
-    /// HTTPS, where it is set.
-    pub tls: Option<Tls>,
-    /// Host names and addresses in `Host` and `Origin` that are ours: lower case, no port, IPv6
-    /// without brackets. Loopback's names and the base URL's host are among them. `*` is any.
-    pub allowed_hosts: Vec<String>,
-    /// Origins (`https://chat.example`) whose pages may call us; `*` is any.
-    pub cors_allow_origins: Vec<String>,
-    /// The largest request body, in bytes.
-    pub max_body_bytes: u64,
-    /// The most JSON values in one request body.
-    pub max_body_values: u64,
-    /// What all request bodies may take of the memory while they are read, parsed, checked, and wait.
-    pub body_memory_bytes: u64,
-    /// Of this, the bodies of one user.
-    pub body_memory_per_user_bytes: u64,
-    /// Connections; 0 until [`crate::serve`] worked it out.
-    pub max_connections: usize,
-    /// Requests at the same time that have a file open: downloads and uploads. Worked out likewise.
-    pub max_file_requests: usize,
-    /// A request's head has to be complete within this.
-    #[serde(serialize_with = "as_seconds")]
-    pub head_timeout: Duration,
-    /// The longest silence in a request's body.
-    #[serde(serialize_with = "as_seconds")]
-    pub body_timeout: Duration,
-    /// A connection without a request is kept this long.
-    #[serde(serialize_with = "as_seconds")]
-    pub keep_alive: Duration,
-}
-
-impl Listen {
-    /// The port that the system chose, where it was left to it; links follow, unless they were told
-    /// where to go.
-    pub fn bound_to(&mut self, port: u16) {
-        if self.base_url == BaseUrl::local(self.port, self.tls.is_some()) {
-            self.base_url = BaseUrl::local(port, self.tls.is_some());
-        }
-        self.port = port;
+section! {
+    /// All settings. `Debug` shows no secret.
+    pub struct Settings(r, "General") {
+        /// Server file, in the format of Claude Desktop and mcpo
+        config_file: PathBuf = r.setting("-c, --config, --config-file FILE", parse::path)
+            .or("./mcp-servers.json if it exists, else /app/config/mcp-servers.json", default_config_file),
+        /// Reload the server file when it changes; if false, only on SIGHUP
+        hot_reload: bool = r.setting("--hot-reload BOOL", parse::boolean).default("true"),
+        /// Directory for workspaces, links and leases
+        jobs_dir: PathBuf = r.setting("--jobs-dir DIR", parse::path).default("/tmp/mcpo-jobs"),
+        /// Directory for installed packages and for the caches of launchers (uvx, npx), shared by all
+        /// servers and kept between runs
+        tools_dir: PathBuf = r.setting("--tools-dir DIR", parse::path).default("/tmp/mcpo-tools"),
+        /// Lock file written by `mcpo-bridge install`; it may be absent
+        lock_file: PathBuf = r.setting("--lock-file FILE", parse::path)
+            .or("mcp-servers.lock.json next to the server file", || config_file.with_extension("lock.json")),
+        /// Read-only directory with packages installed in advance by `mcpo-bridge install`, and their
+        /// lock file mcp-servers.lock.json; the container image has one at /opt/mcpo-tools
+        preinstalled_dir: Option<PathBuf> = r.setting("--preinstalled-dir DIR", parse::path).optional(),
+        /// Install the packages of launchers (uvx, npx) in the background and start servers from them; if
+        /// false, only packages installed by `mcpo-bridge install` are used
+        install: bool = r.setting("--install BOOL", parse::boolean).default("true"),
+        /// Mode of servers without a `mode`: stateful, stateless or shared
+        default_mode: Mode = r.setting("--default-mode MODE", choice(&[
+            ("stateful", Mode::Stateful), ("stateless", Mode::Stateless), ("shared", Mode::Shared),
+        ])).default("stateful"),
+        /// Language of the texts around links and of pages shown in browsers: en or ja
+        lang: Lang = r.setting("--lang LANG", choice(&[("en", Lang::En), ("ja", Lang::Ja)])).default("en"),
+        /// What to record of each call in its workspace: full (request and response), metadata (times and
+        /// files) or off
+        journal: Journal = r.setting("--journal KIND", choice(&[
+            ("full", Journal::Full), ("metadata", Journal::Metadata), ("off", Journal::Off),
+        ])).default("full"),
+        /// The HTTP server.
+        listen: Listen = Listen::read(r),
+        /// Texts of the OpenAPI documents.
+        documents: Documents = documents(r),
+        /// Who may call, and which callers may name a user.
+        access: Access = Access::read(r),
+        /// Open WebUI's API.
+        openwebui: OpenWebUiSettings = OpenWebUiSettings::read(r),
+        /// Links and workspaces.
+        files: Files = Files::read(r),
+        /// Timeouts and concurrency.
+        limits: Limits = Limits::read(r),
+        /// Processes that live on between calls.
+        stateful: Stateful = Stateful::read(r),
+        /// Processes that are started before a call needs them.
+        pool: Pool = Pool::read(r),
+        /// Several bridges that share a jobs directory.
+        replicas: Replicas = Replicas::read(r),
+        /// Where the log goes.
+        log: Log = Log::read(r),
+        /// What the command line of `serve` gives in addition to the settings.
+        command_line: CommandLine = CommandLine::default(),
+        /// Shown at start and in `/health`: valid settings that weaken the bridge.
+        warnings: Vec<String> = Vec::new(),
     }
+}
 
-    /// The origins of our own pages: at our port under each name that is ours, where links lead, and
-    /// at the web's usual ports of hosts that were named, where something in front of us listens.
-    pub fn own_origins(&self) -> Vec<String> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let mut own = Vec::from_iter(self.base_url.origin());
-        for host in self.allowed_hosts.iter().filter(|host| *host != "*") {
-            let shown = if host.contains(':') {
-                format!("[{host}]")
-            } else {
-                host.clone()
-            };
-            let mut urls = vec![format!("{scheme}://{shown}:{}", self.port)];
-            let is_base = self.base_url.host().as_ref() == Some(host);
-            if !resolve::is_loopback(host) && !is_base {
-                urls.extend([format!("http://{shown}"), format!("https://{shown}")]);
-            }
-            // Drops the scheme's own port, as browsers do.
-            let parsed = urls.iter().filter_map(|url| Url::parse(url).ok());
-            own.extend(parsed.map(|url| url.origin().ascii_serialization()));
-        }
-        own
+section! {
+    /// The HTTP server.
+    pub struct Listen(r, "HTTP") {
+        /// Address to listen on; an address other than loopback requires an API key
+        host: String = r.setting("--host ADDRESS", parse::host).default("127.0.0.1"),
+        /// Port to listen on; 0 selects a free port
+        port: u16 = r.setting("-p, --port PORT", parse::port).default("8080"),
+        /// HTTPS, if a certificate is configured.
+        tls: Option<Tls> = tls(r),
+        /// Public base URL of download links, as users' browsers reach it; `/` makes links relative to the
+        /// origin of the page that shows them
+        base_url: BaseUrl = r.setting("--base-url URL", parse::base_url)
+            .or("http://localhost:PORT, or https with a certificate", || BaseUrl::local(port, tls.is_some())),
+        /// Prefix of all routes, for example `/mcpo`
+        path_prefix: String = r.setting("--path-prefix PATH", parse::path_prefix).optional().unwrap_or_default(),
+        /// Prefix that a reverse proxy strips before forwarding, for example `/tools`. OpenAPI documents
+        /// include it, and requests that still have it are served too
+        root_path: String = r.setting("--root-path PATH", parse::path_prefix).optional().unwrap_or_default(),
+        /// Host names accepted in the `Host` and `Origin` headers, in addition to loopback, the listening
+        /// address and the host of the base URL (comma-separated, repeatable); `*` accepts any
+        allowed_hosts: Vec<String> = {
+            let named = r.setting("--allowed-hosts HOSTS...", parse::hosts).optional();
+            rules::allowed_hosts(&host, &base_url, named.unwrap_or_default())
+        },
+        /// Origins whose pages may call the bridge (CORS), for example `https://chat.example.com`
+        /// (comma-separated, repeatable); `*` allows any
+        cors_allow_origins: Vec<String> = r.setting("--cors-allow-origins ORIGINS...", parse::origins)
+            .optional().unwrap_or_default(),
+        /// Maximum size of a request body, in bytes or with a unit (KiB, MiB, GiB, KB, MB, GB)
+        max_body_bytes: u64 = r.setting("--max-body-bytes BYTES", parse::bytes).default("32MiB"),
+        /// Maximum number of JSON values in a request body; each member of an object or list counts
+        max_body_values: u64 = r.setting("--max-body-values COUNT", parse::count).default("1000000").get() as u64,
+        /// Memory for all request bodies, from their first byte until their calls run, in bytes or with a
+        /// unit; a body that does not fit waits, then gets 503
+        body_memory_bytes: u64 = r.setting("--body-memory BYTES", parse::bytes)
+            .or("an eighth of the memory of the host or container", || memory_limit().bytes / 8),
+        /// Share of this memory that one user's bodies may take. A single body may exceed it; the user's
+        /// other bodies then wait. Callers without a known user count by API key, or by address
+        body_memory_per_user_bytes: u64 = r.setting("--body-memory-per-user BYTES", parse::bytes)
+            .or("three quarters", || body_memory_bytes / 4 * 3),
+        /// Maximum number of connections; when it is reached, the connections idle for longest are closed
+        max_connections: usize = r.setting("--max-connections COUNT", parse::count)
+            .optional_or("three quarters of the open files not needed for server processes, at most 16384")
+            .map_or(0, NonZeroUsize::get),
+        /// Concurrent downloads and uploads. Computed at start, as connections are where they are not set.
+        max_file_requests: usize = 0,
+        /// Timeout for receiving a request's head, including the TLS handshake
+        head_timeout: Duration = r.setting("--head-timeout SECONDS", parse::timeout).default("20"),
+        /// Maximum pause while a request body is being received. The whole body may take this long plus one
+        /// second per KiB received, so slow uploads work
+        body_timeout: Duration = r.setting("--body-timeout SECONDS", parse::timeout).default("30"),
+        /// How long to keep a connection without a request, or with a client that does not read its response
+        keep_alive: Duration = r.setting("--keep-alive SECONDS", parse::timeout).default("75"),
+    }
+}
+
+section! {
+    /// Who may call, and which callers may name a user.
+    pub struct Access(r, "Access") {
+        /// API keys: KEY, or NAME:KEY for several (comma-separated, repeatable; in a file also one per
+        /// line). Prefer the variable or the file: other users of the machine can read a command line
+        keys: KeyRing = r.setting("-k, --api-key KEYS...", parse::key_ring).secret()
+            .optional().unwrap_or_default(),
+        /// Require the API key for documents (openapi.json, docs) too
+        strict_auth: bool = r.setting("--strict-auth BOOL", parse::boolean).default("false"),
+        /// Allow listening beyond loopback without an API key: everyone who reaches the port can call every
+        /// tool
+        allow_unauthenticated: bool = r.setting("--allow-unauthenticated BOOL", parse::boolean).default("false"),
+        /// Open WebUI's `FORWARD_USER_INFO_HEADER_JWT_SECRET`. If set, only signed user tokens (HS256) are
+        /// trusted, and plain user headers are ignored
+        jwt_secret: Option<Secret> = r.setting("--jwt-secret SECRET", |text| Ok(Secret::new(text))).secret().optional(),
+        /// Networks whose user headers are trusted without a key, as addresses or CIDR (comma-separated,
+        /// repeatable); `none` trusts no address
+        trusted_proxies: Vec<IpNet> = r.setting("--trusted-proxies NETWORKS...", parse::networks)
+            .default("127.0.0.0/8,::1/128"),
+        /// The names of the identity headers.
+        headers: IdentityHeaders = IdentityHeaders::read(r),
+    }
+}
+
+section! {
+    /// The names of the headers that say who the user is.
+    pub struct IdentityHeaders(r, "Identity headers (only if you renamed them in Open WebUI)") {
+        /// Header with the API key, for connections whose `Authorization` carries something else
+        key: HeaderName = r.setting("--header-key NAME", parse::header_name).default("X-MCPO-Key"),
+        /// Header with the user's id
+        user_id: HeaderName = r.setting("--header-user-id NAME", parse::header_name).default("X-OpenWebUI-User-Id"),
+        /// Header with the user's display name, percent-encoded
+        user_name: HeaderName = r.setting("--header-user-name NAME", parse::header_name)
+            .default("X-OpenWebUI-User-Name"),
+        /// Header with the user's email address
+        user_email: HeaderName = r.setting("--header-user-email NAME", parse::header_name)
+            .default("X-OpenWebUI-User-Email"),
+        /// Header with the user's role
+        user_role: HeaderName = r.setting("--header-user-role NAME", parse::header_name)
+            .default("X-OpenWebUI-User-Role"),
+        /// Header with the names or ids of the user's groups: `{{USER_GROUPS}}` in a custom header of the
+        /// connection
+        user_groups: HeaderName = r.setting("--header-user-groups NAME", parse::header_name)
+            .default("X-OpenWebUI-User-Groups"),
+        /// Header with the signed token that contains id, name, email address and role
+        user_jwt: HeaderName = r.setting("--header-user-jwt NAME", parse::header_name)
+            .default("X-OpenWebUI-User-Jwt"),
+        /// Header with the chat's id
+        chat_id: HeaderName = r.setting("--header-chat-id NAME", parse::header_name).default("X-OpenWebUI-Chat-Id"),
+        /// Header with the message's id
+        message_id: HeaderName = r.setting("--header-message-id NAME", parse::header_name)
+            .default("X-OpenWebUI-Message-Id"),
+    }
+}
+
+section! {
+    /// Open WebUI's API.
+    pub struct OpenWebUiSettings(r, "Open WebUI") {
+        /// URL where the bridge reaches Open WebUI, for example `http://open-webui:8080`. With it a
+        /// connection may send the user's own token (auth type session) and the API key in `X-MCPO-Key`:
+        /// files attached in a chat are copied into its workspace, and new files appear in the chat
+        url: Option<Url> = r.setting("--openwebui-url URL", parse::service_url).optional(),
+    }
+}
+
+section! {
+    /// Links and workspaces.
+    pub struct Files(r, "Files") {
+        /// Lifetime of a download link
+        expiry: Duration = r.setting("--file-expiry SECONDS", parse::lifetime).default("3600"),
+        /// How long to keep a workspace after its last call
+        retention: Duration = r.setting("--file-retention SECONDS", parse::retention).or("the file expiry", || expiry),
+        /// Maximum number of files linked from one call
+        max_per_call: usize = r.setting("--max-files-per-call COUNT", parse::count).default("50").get(),
+        /// Maximum size of a workspace, in bytes or with a unit
+        max_workspace_bytes: u64 = r.setting("--max-workspace-bytes BYTES", parse::bytes).default("2GiB"),
+        /// Maximum size of all workspaces and links of one user, in bytes or with a unit
+        max_user_bytes: Option<u64> = r.setting("--max-user-bytes BYTES", parse::bytes).optional_or(
+            "three quarters of the disk space that they use or that is free above the minimum"),
+        /// Maximum number of files and directories in a workspace
+        max_workspace_files: usize = r.setting("--max-workspace-files COUNT", parse::count).default("10000").get(),
+        /// Offer the built-in server `files`, with which a chat lists, links and deletes its files. An entry
+        /// `files` in the server file replaces it
+        server: bool = r.setting("--files-server BOOL", parse::boolean).default("true"),
+        /// Maximum size of a file that is uploaded, copied from a chat or attached to a chat, in bytes or
+        /// with a unit
+        max_upload_bytes: u64 = r.setting("--max-upload-bytes BYTES", parse::bytes).default("100MiB"),
+        /// Refuse new work while less disk space than this is free, in bytes or with a unit; 0 disables the
+        /// check
+        min_free_disk_bytes: u64 = r.setting("--min-free-disk-bytes BYTES", parse::bytes_or_none).default("256MiB"),
+    }
+}
+
+section! {
+    /// Timeouts and concurrency.
+    pub struct Limits(r, "Timeouts and concurrency") {
+        /// Maximum number of calls that run at the same time
+        max_concurrent: NonZeroUsize = r.setting("--max-concurrent COUNT", parse::count)
+            .or("4 × CPUs, or a container's CPU quota", || cpus().saturating_mul(NonZeroUsize::MIN.saturating_add(3))),
+        /// Maximum number of these that belong to one user; the rest is reserved for users without a running
+        /// call
+        max_concurrent_per_user: Option<NonZeroUsize> = r.setting("--max-concurrent-per-user COUNT", parse::count)
+            .optional_or("three quarters"),
+        /// Maximum number of one user's concurrent calls to one server, if the server is remote, or `shared`
+        /// without a `concurrency`; four times as many for callers without a known user
+        server_calls_per_user: NonZeroUsize = r.setting("--server-calls-per-user COUNT", parse::count).default("8"),
+        /// Maximum number of waiting calls; beyond it the newest call of the user with the most waiting calls
+        /// is refused
+        max_waiting: NonZeroUsize = r.setting("--max-waiting COUNT", parse::count).default("1000"),
+        /// Maximum number of concurrent server starts
+        max_starts: NonZeroUsize = r.setting("--max-starts COUNT", parse::count)
+            .or("CPUs, or a container's CPU quota", cpus),
+        /// Timeout of a call, including its wait and the start of its server
+        timeout: Duration = r.setting("--timeout SECONDS", parse::timeout).default("300"),
+        /// Timeout for the start of a server
+        start_timeout: Duration = r.setting("--start-timeout SECONDS", parse::timeout).default("60"),
+        /// How long a call waits to run before it is refused with 429
+        queue_timeout: Duration = r.setting("--queue-timeout SECONDS", parse::grace).default("60"),
+        /// How long to wait for the user's answer to a server's question
+        input_timeout: Duration = r.setting("--input-timeout SECONDS", parse::timeout).default("600"),
+        /// Delay between SIGTERM and SIGKILL for a server process
+        kill_grace: Duration = r.setting("--kill-grace SECONDS", parse::grace).default("3"),
+        /// Time running calls get to finish on shutdown
+        shutdown_grace: Duration = r.setting("--shutdown-grace SECONDS", parse::grace).default("30"),
+        /// Maximum size of a message (one line) from a server, in bytes or with a unit
+        max_message_bytes: u64 = r.setting("--max-message-bytes BYTES", parse::bytes).default("64MiB"),
+    }
+}
+
+section! {
+    /// Processes that live on between calls.
+    pub struct Stateful(r, "Stateful servers") {
+        /// Keep one process per user and chat; if false, stateful servers run stateless
+        enabled: bool = r.setting("--stateful-enabled BOOL", parse::boolean).default("true"),
+        /// End a process that has been idle this long, unless its server has an `idle_timeout`
+        default_idle_timeout: Duration = r.setting("--stateful-default-idle-timeout SECONDS", parse::timeout)
+            .default("1800"),
+        /// Maximum number of processes of one server per user and chat
+        max_processes_per_chat: NonZeroUsize = r.setting("--stateful-max-processes-per-chat COUNT", parse::count)
+            .default("1"),
+        /// Maximum number of processes; beyond it the least recently used idle process of the user with the
+        /// most processes is ended
+        max_total_processes: NonZeroUsize = r.setting("--stateful-max-total-processes COUNT", parse::count)
+            .default("100"),
+        /// Maximum number of these that belong to one user; beyond it the user's least recently used idle
+        /// process is ended
+        max_processes_per_user: Option<NonZeroUsize> = r.setting("--stateful-max-processes-per-user COUNT", parse::count)
+            .optional_or("three quarters, if there are four or more"),
+        /// Interval of the clean-up of expired data
+        cleanup_interval: Duration = r.setting("--stateful-cleanup-interval SECONDS", parse::timeout).default("300"),
+    }
+}
+
+section! {
+    /// Processes that are started before a call needs them.
+    pub struct Pool(r, "Warm process pool") {
+        /// Maximum number of warm (pre-started) processes for all servers; the number follows recent demand;
+        /// 0 disables the pool
+        max: usize = r.setting("--pool-max COUNT", parse::count_or_none).default("8"),
+        /// Stop keeping warm processes for a server unused for this long
+        idle: Duration = r.setting("--pool-idle SECONDS", parse::timeout).default("600"),
+        /// Keep no warm processes while less memory than this (of the host or container) is free, in bytes or
+        /// with a unit; 0 disables the check
+        min_free_memory_bytes: u64 = r.setting("--pool-min-free-memory BYTES", parse::bytes_or_none).default("512MiB"),
+    }
+}
+
+section! {
+    /// Several bridges that share a jobs directory.
+    pub struct Replicas(r, "Multiple replicas") {
+        /// Address where other replicas reach this one: a host, with a port if it differs from the listening
+        /// port
+        address: Option<PeerAddress> = r.setting("--peer-address ADDRESS", parse::peer_address)
+            .optional_or("`POD_IP`, else the listening address, else the host's address"),
+        /// Secret with which replicas authenticate each other, the same for all
+        key: Option<Secret> = r.setting("--peer-key SECRET", |text| Ok(Secret::new(text))).secret()
+            .optional_or("created by the first replica in the jobs directory"),
+        /// Time without a heartbeat after which other replicas take over; a heartbeat is sent four times as
+        /// often
+        lease_ttl: Duration = r.setting("--lease-ttl SECONDS", parse::lease).default("20"),
+        /// How long a stopping replica still accepts requests and forwards them to the others, so that load
+        /// balancers notice; a single bridge stops listening at once
+        drain_delay: Duration = r.setting("--drain-delay SECONDS", parse::grace).default("5"),
+    }
+}
+
+section! {
+    /// Where the log goes.
+    pub struct Log(r, "Log") {
+        /// Minimum level: DEBUG, INFO, WARNING, ERROR or CRITICAL
+        level: LogLevel = r.setting("--log-level LEVEL", choice(&[
+            ("DEBUG", LogLevel::Debug), ("INFO", LogLevel::Info), ("WARNING", LogLevel::Warning),
+            ("ERROR", LogLevel::Error), ("CRITICAL", LogLevel::Critical), ("WARN", LogLevel::Warning),
+        ])).default("INFO"),
+        /// Also append the log to this file, as JSON
+        file: Option<PathBuf> = r.setting("--log-file FILE", parse::path).optional(),
+        /// Format of the log on standard output: auto (text on a terminal, else JSON), json or text
+        format: LogFormat = r.setting("--log-format FORMAT", choice(&[
+            ("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text),
+        ])).default("auto"),
     }
 }
 
 /// `MCPO_STATEFUL_MAX_TOTAL_PROCESSES` where it is not set.
 pub const DEFAULT_MAX_TOTAL_PROCESSES: usize = 100;
 
-/// Who may call, and who is believed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Access {
-    /// The API keys; with none, no route asks for one.
-    pub keys: KeyRing,
-    /// Documents ask for the key too.
-    pub strict_auth: bool,
-    /// Said explicitly: listen beyond loopback without a key.
-    pub allow_unauthenticated: bool,
-    /// With it, only signed user tokens are believed.
-    pub jwt_secret: Option<Secret>,
-    /// Peers whose plain identity headers are believed without a key.
-    pub trusted_proxies: Vec<IpNet>,
-    /// The names of the identity headers.
-    pub headers: IdentityHeaders,
+/// Their struct is the OpenAPI crate's, so they are declared in a function.
+fn documents(r: &mut Reader<'_>) -> Documents {
+    let outer = r.enter("Documents");
+    let documents = Documents {
+        name: r
+            .describe("Title of the OpenAPI document at the root")
+            .setting("-n, --name TEXT", |text| Ok(text.to_owned()))
+            .optional_or("mcpo-bridge, or the title of a single server"),
+        description: r
+            .describe("Description of the OpenAPI document at the root")
+            .setting("-d, --description TEXT", |text| Ok(text.to_owned()))
+            .optional_or("a sentence, or the description of a single server"),
+        version: None,
+        operation_ids: r
+            .describe(
+                "Naming scheme of operationIds: tool (the tool's name) or mcpo (`tool_NAME_post`), \
+                 for clients that filter on mcpo's names",
+            )
+            .setting(
+                "--operation-ids STYLE",
+                choice(&[("tool", OperationIds::Tool), ("mcpo", OperationIds::Mcpo)]),
+            )
+            .default("tool"),
+    };
+    r.enter(outer);
+    documents
 }
 
-/// The names of the headers that say who the user is.
-#[derive(Debug, Clone, Serialize)]
-pub struct IdentityHeaders {
-    /// `X-MCPO-Key`
-    #[serde(serialize_with = "as_text")]
-    pub key: HeaderName,
-    /// `X-OpenWebUI-User-Id`
-    #[serde(serialize_with = "as_text")]
-    pub user_id: HeaderName,
-    /// `X-OpenWebUI-User-Name`, percent-encoded
-    #[serde(serialize_with = "as_text")]
-    pub user_name: HeaderName,
-    /// `X-OpenWebUI-User-Email`
-    #[serde(serialize_with = "as_text")]
-    pub user_email: HeaderName,
-    /// `X-OpenWebUI-User-Role`
-    #[serde(serialize_with = "as_text")]
-    pub user_role: HeaderName,
-    /// `X-OpenWebUI-User-Groups`, a list
-    #[serde(serialize_with = "as_text")]
-    pub user_groups: HeaderName,
-    /// `X-OpenWebUI-User-Jwt`
-    #[serde(serialize_with = "as_text")]
-    pub user_jwt: HeaderName,
-    /// `X-OpenWebUI-Chat-Id`
-    #[serde(serialize_with = "as_text")]
-    pub chat_id: HeaderName,
-    /// `X-OpenWebUI-Message-Id`
-    #[serde(serialize_with = "as_text")]
-    pub message_id: HeaderName,
+fn tls(r: &mut Reader<'_>) -> Option<Tls> {
+    let certificate = r
+        .describe(
+            "Serve HTTPS with this certificate chain (PEM); requires the key. Changed files are used for \
+             new connections",
+        )
+        .setting("-t, --ssl-certfile FILE", parse::path)
+        .optional();
+    let key = r
+        .describe("Private key of the certificate (PEM, without a passphrase)")
+        .setting("-K, --ssl-keyfile FILE", parse::path)
+        .optional();
+    rules::both(r, certificate, key)
 }
 
-fn as_name<S: Serializer>(name: &ServerName, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(name.as_str())
+fn default_config_file() -> PathBuf {
+    let here = Path::new("mcp-servers.json");
+    let image = Path::new("/app/config/mcp-servers.json");
+    let found = [here, image].into_iter().find(|path| path.is_file());
+    // `mcpo-bridge init` creates the first.
+    found.unwrap_or(here).to_owned()
 }
 
-fn as_text<S: Serializer>(name: &HeaderName, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(name.as_str())
+/// A container's CPU quota counts, of cgroup v1 and v2.
+fn cpus() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Open WebUI as a service that we call.
-#[derive(Debug, Clone, Serialize)]
-pub struct OpenWebUiSettings {
-    /// Its address for us; without it no user token is looked at.
-    #[serde(serialize_with = "as_url")]
-    pub url: Option<Url>,
-}
+impl SettingsArgs {
+    /// Checks everything and fills in the defaults. An empty value counts as unset.
+    pub fn resolve(&self) -> Result<Settings, Faults> {
+        let mut reader = Reader::new(self);
+        let mut settings = Settings::read(&mut reader);
+        let mut faults = reader.faults;
+        faults.extend(rules::faults(&settings, &faults));
+        if faults.is_empty() {
+            settings.warnings = rules::warnings(&settings);
+            return Ok(settings);
+        }
+        let origin = "settings".into();
+        Err(Faults { origin, faults })
+    }
 
-/// Links and workspaces.
-#[derive(Debug, Clone, Serialize)]
-#[expect(clippy::struct_field_names, reason = "workspaces have files, too")]
-pub struct Files {
-    /// A link lives this long from its hand-out.
-    #[serde(serialize_with = "as_seconds")]
-    pub expiry: Duration,
-    /// A workspace lives this long past the end of its last call.
-    #[serde(serialize_with = "as_seconds")]
-    pub retention: Duration,
-    /// Files linked from one call; ≥ 1.
-    pub max_per_call: usize,
-    /// Bytes on disk in one workspace.
-    pub max_workspace_bytes: u64,
-    /// Bytes on disk of all workspaces and links of one user, where that was said.
-    pub max_user_bytes: Option<u64>,
-    /// Files and folders in one workspace; ≥ 1.
-    pub max_workspace_files: usize,
-    /// The built-in server `files` is offered.
-    pub server: bool,
-    /// The largest file that is taken in, or handed to Open WebUI, in bytes.
-    pub max_upload_bytes: u64,
-    /// Below this much free disk nothing new is written.
-    pub min_free_disk_bytes: u64,
-}
+    /// The server file as given, so that its errors can be reported with those of the settings.
+    pub fn config_file(&self) -> Option<PathBuf> {
+        self.given("config-file").map(PathBuf::from)
+    }
 
-/// Time and load.
-#[derive(Debug, Clone, Serialize)]
-pub struct Limits {
-    /// Calls being executed.
-    pub max_concurrent: NonZeroUsize,
-    /// Of these, calls of one user, where that was said.
-    pub max_concurrent_per_user: Option<NonZeroUsize>,
-    /// Calls of one user that a server works on side by side.
-    pub server_calls_per_user: NonZeroUsize,
-    /// Calls that wait for their turn.
-    pub max_waiting: NonZeroUsize,
-    /// Cold starts at the same time.
-    pub max_starts: NonZeroUsize,
-    /// A call's deadline where its server names none.
-    #[serde(serialize_with = "as_seconds")]
-    pub timeout: Duration,
-    /// A child's first answer.
-    #[serde(serialize_with = "as_seconds")]
-    pub start_timeout: Duration,
-    /// A call's wait for its turn.
-    #[serde(serialize_with = "as_seconds")]
-    pub queue_timeout: Duration,
-    /// A caller's answer to what a server asks him.
-    #[serde(serialize_with = "as_seconds")]
-    pub input_timeout: Duration,
-    /// From SIGTERM to SIGKILL of a child.
-    #[serde(serialize_with = "as_seconds")]
-    pub kill_grace: Duration,
-    /// What running calls get when the bridge is told to stop.
-    #[serde(serialize_with = "as_seconds")]
-    pub shutdown_grace: Duration,
-    /// One line from a child, in bytes.
-    pub max_message_bytes: u64,
-}
-
-impl Limits {
-    /// [`Self::max_message_bytes`] as a length in memory.
-    pub fn max_message(&self) -> usize {
-        usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX)
+    /// The API keys themselves, to hand one on. [`SettingsArgs::resolve`] reports what is wrong with them.
+    pub fn keys_in_clear(&self) -> Vec<(String, Secret)> {
+        let mut reader = Reader::new(self);
+        let keys = reader.setting("--api-key KEYS...", |text| Ok(KeyRing::in_clear(text)));
+        keys.secret().optional().unwrap_or_default()
     }
 }
 
-/// Children that live on between calls.
-#[derive(Debug, Clone, Serialize)]
-pub struct Stateful {
-    /// If false, stateful servers run stateless.
-    pub enabled: bool,
-    /// The idle end of servers that name none.
-    #[serde(serialize_with = "as_seconds")]
-    pub default_idle_timeout: Duration,
-    /// For servers that name none.
-    pub max_processes_per_chat: NonZeroUsize,
-    /// Over this many an idle session ends.
-    pub max_total_processes: NonZeroUsize,
-    /// Of these, processes of one user, where that was said.
-    pub max_processes_per_user: Option<NonZeroUsize>,
-    /// Time between two rounds of the collector.
-    #[serde(serialize_with = "as_seconds")]
-    pub cleanup_interval: Duration,
-}
-
-/// Children that are ready before anybody calls.
-#[derive(Debug, Clone, Serialize)]
-pub struct Pool {
-    /// Of all servers; 0 for none.
-    pub max: usize,
-    /// A server for which nobody came for so long has none.
-    #[serde(serialize_with = "as_seconds")]
-    pub idle: Duration,
-    /// Below this much free memory there are none.
-    pub min_free_memory_bytes: u64,
-}
-
-/// Several bridges on one jobs folder.
-#[derive(Debug, Clone, Serialize)]
-pub struct Replicas {
-    /// Where the others reach this one, where that was said.
-    pub address: Option<PeerAddress>,
-    /// What they prove themselves to each other with; else one that lies in the jobs folder.
-    pub key: Option<Secret>,
-    /// How long one may be silent before others take its chats over.
-    #[serde(serialize_with = "as_seconds")]
-    pub lease_ttl: Duration,
-    /// How long one that stops still takes requests for the others.
-    #[serde(serialize_with = "as_seconds")]
-    pub drain_delay: Duration,
-}
-
-/// A host, as a URL has it but for IPv6's brackets, and perhaps a port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PeerAddress {
-    /// Name or address.
-    pub host: String,
-    /// Else the one that is listened on.
-    pub port: Option<u16>,
-}
-
-/// Where the log goes.
-#[derive(Debug, Clone, Serialize)]
-pub struct Log {
-    /// The least level that is written.
-    pub level: LogLevel,
-    /// Also appended here, as JSON.
-    pub file: Option<PathBuf>,
-    /// What standard output gets.
-    pub format: LogFormat,
-}
-
-/// Python's level names, which the design uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum LogLevel {
-    /// Everything.
-    Debug,
-    /// What an operator wants to see.
-    Info,
-    /// What may need a hand.
-    Warning,
-    /// What failed.
-    Error,
-    /// What stops the bridge.
-    Critical,
-}
-
-/// What standard output gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    Auto,
-    /// One JSON object per line.
-    Json,
-    /// For people.
-    Text,
-}
-
-/// The language of what people read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Lang {
-    /// English.
-    En,
-    /// Japanese.
-    Ja,
-}
-
-/// What `journal.jsonl` keeps of each call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Journal {
-    /// Request, response, times, files.
-    Full,
-    /// Times, files, sizes and outcome.
-    Metadata,
-    /// Nothing.
-    Off,
-}
-
-#[expect(clippy::ref_option, reason = "serde hands the field over like this")]
-fn as_url<S: Serializer>(url: &Option<Url>, to: S) -> Result<S::Ok, S::Error> {
-    url.as_ref().map(Url::as_str).serialize(to)
-}
-
-fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(time.as_secs_f64())
-}
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,8 @@ use axum::http::HeaderName;
 use ipnet::IpNet;
 use url::Url;
 
-use super::{super::BaseUrl, PeerAddress};
+use super::values::PeerAddress;
+use crate::config::{BaseUrl, InvalidBaseUrl, KeyRing};
 
 /// Why a text is not the value: what is wrong, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ fn bad<T>(problem: impl Into<String>, fix: impl Into<String>) -> Result<T, Bad> 
 
 pub(super) fn path(text: &str) -> Result<PathBuf, Bad> {
     if text.contains('\0') {
-        return bad("not a path", "write it without NUL");
+        return bad("not a path", "remove the NUL character");
     }
     Ok(PathBuf::from(text))
 }
@@ -38,24 +39,35 @@ pub(super) fn boolean(text: &str) -> Result<bool, Bad> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
-        _ => bad("not a yes or a no", "write true or false"),
+        _ => bad("not a boolean", "write true or false"),
     }
 }
 
 /// One of a few words, in any case.
-pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T, Bad> {
+pub(super) fn choice<T: Copy + 'static>(
+    words: &'static [(&str, T)],
+) -> impl Fn(&str) -> Result<T, Bad> {
     move |text| {
-        let known = words
-            .iter()
-            .find(|(word, _)| word.eq_ignore_ascii_case(text));
-        known.map(|(_, value)| *value).ok_or_else(|| {
+        let mut known = words.iter();
+        let found = known.find(|(word, _)| word.eq_ignore_ascii_case(text));
+        found.map(|(_, value)| *value).ok_or_else(|| {
             let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
             Bad {
                 problem: "unknown value".into(),
-                fix: format!("write one of {}", words.join(", ")),
+                fix: format!("use one of {}", words.join(", ")),
             }
         })
     }
+}
+
+pub(super) fn key_ring(text: &str) -> Result<KeyRing, Bad> {
+    let keys = KeyRing::parse(text);
+    keys.or_else(|error| {
+        bad(
+            error.to_string(),
+            "write NAME:KEY,NAME:KEY, or a single KEY",
+        )
+    })
 }
 
 const DAY: u32 = 86_400;
@@ -67,7 +79,7 @@ pub(super) fn timeout(text: &str) -> Result<Duration, Bad> {
     seconds(text, false, DAY)
 }
 
-/// Two seconds to a day: a bridge that is only busy must not be taken for dead.
+/// Two seconds to a day: a bridge that is only busy must not count as dead.
 pub(super) fn lease(text: &str) -> Result<Duration, Bad> {
     match seconds(text, false, DAY)? {
         time if time >= Duration::from_secs(2) => Ok(time),
@@ -176,10 +188,8 @@ fn scaled(number: &str, unit: u64) -> Option<u64> {
 }
 
 pub(super) fn port(text: &str) -> Result<u16, Bad> {
-    match text.parse() {
-        Ok(port) => Ok(port),
-        Err(_) => bad("not a port", "write a number from 0 to 65535"),
-    }
+    let port = text.parse();
+    port.or_else(|_| bad("not a port", "write a number from 0 to 65535"))
 }
 
 /// An address or a name, without port; brackets around IPv6 are taken off.
@@ -194,10 +204,8 @@ pub(super) fn host(text: &str) -> Result<String, Bad> {
     } else if text.parse::<IpAddr>().is_ok() || is_host_name(text) {
         return Ok(text.to_ascii_lowercase());
     }
-    bad(
-        "not an address or host name",
-        "write it without scheme, port and path, such as 0.0.0.0 or localhost",
-    )
+    let fix = "write it without scheme, port or path, such as 0.0.0.0 or localhost";
+    bad("not an address or host name", fix)
 }
 
 fn is_host_name(text: &str) -> bool {
@@ -220,10 +228,10 @@ pub(super) fn peer_address(text: &str) -> Result<PeerAddress, Bad> {
 }
 
 pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {
-    text.parse().or_else(|error: super::super::InvalidBaseUrl| {
+    text.parse().or_else(|error: InvalidBaseUrl| {
         bad(
             error.to_string(),
-            "write it like https://chat.example.com or https://chat.example.com/mcpo, or '/' \
+            "write a URL such as https://chat.example.com or https://chat.example.com/mcpo, or '/' \
              for links relative to the page's origin",
         )
     })
@@ -231,7 +239,7 @@ pub(super) fn base_url(text: &str) -> Result<BaseUrl, Bad> {
 
 /// Where another service answers: no user, query or fragment, which could hold secrets.
 pub(super) fn service_url(text: &str) -> Result<Url, Bad> {
-    let fix = "write it like http://open-webui:8080, without user, query and fragment";
+    let fix = "write a URL such as http://open-webui:8080, without user, query and fragment";
     let Ok(url) = Url::parse(text) else {
         return bad("not a URL", fix);
     };
@@ -262,20 +270,13 @@ pub(super) fn path_prefix(text: &str) -> Result<String, Bad> {
     if path.is_empty() || parts == Some(true) {
         return Ok(path);
     }
-    bad(
-        "not a path prefix",
-        "write a slash and plain segments, such as /mcpo",
-    )
+    let fix = "write a slash and plain segments, such as /mcpo";
+    bad("not a path prefix", fix)
 }
 
 pub(super) fn header_name(text: &str) -> Result<HeaderName, Bad> {
-    match HeaderName::from_bytes(text.as_bytes()) {
-        Ok(name) => Ok(name),
-        Err(_) => bad(
-            "not a header name",
-            "write letters, digits and hyphens, such as X-OpenWebUI-User-Id",
-        ),
-    }
+    let fix = "write letters, digits and hyphens, such as X-OpenWebUI-User-Id";
+    text.parse().or_else(|_| bad("not a header name", fix))
 }
 
 fn items(text: &str) -> impl Iterator<Item = &str> {
@@ -288,14 +289,11 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, Bad> {
     if text.eq_ignore_ascii_case("none") {
         return Ok(Vec::new());
     }
+    let fix = "write addresses or CIDR separated by commas, such as 10.0.0.0/8,::1/128";
     let network = |item: &str| {
         let address = || item.parse::<IpAddr>().map(IpNet::from);
-        item.parse::<IpNet>().or_else(|_| address()).or_else(|_| {
-            bad(
-                format!("{item} is not a network"),
-                "write addresses or CIDR separated by commas, such as 10.0.0.0/8,::1/128",
-            )
-        })
+        let network = item.parse::<IpNet>().or_else(|_| address());
+        network.or_else(|_| bad(format!("{item} is not a network"), fix))
     };
     items(text).map(network).collect()
 }
@@ -323,6 +321,7 @@ pub(super) fn hosts(text: &str) -> Result<Vec<String>, Bad> {
 
 /// Origins as browsers send them.
 pub(super) fn origins(text: &str) -> Result<Vec<String>, Bad> {
+    let fix = "write scheme, host and port separated by commas, such as https://chat.example.com";
     let one = |item: &str| {
         let origin = Url::parse(item).ok().filter(|url| {
             let http = matches!(url.scheme(), "http" | "https");
@@ -331,10 +330,7 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, Bad> {
         match origin {
             Some(url) => Ok(url.origin().ascii_serialization()),
             None if item == "*" => Ok(item.to_owned()),
-            None => bad(
-                format!("{item} is not an origin"),
-                "write scheme, host and port separated by commas, such as https://chat.example.com",
-            ),
+            None => bad(format!("{item} is not an origin"), fix),
         }
     };
     items(text).map(one).collect()

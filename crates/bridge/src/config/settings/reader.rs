@@ -1,120 +1,357 @@
-//! Reads raw values one after another and keeps the faults, so that all are told at once.
+//! Reads settings from flags and variables, one declaration after another. A reading without any value
+//! gives the table of all settings, from which the flags, `--help` and the docs are made.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 
-use super::{
-    parse::Bad,
-    table::{default_of, flag_of, settings_command, variable_of},
-};
-use crate::config::{Fault, Secret};
+use super::{Settings, parse::Bad};
+use crate::config::Fault;
 
-/// The faults so far, and the table that knows names and defaults.
-pub(super) struct Reader {
-    table: Command,
+/// Declares a section of settings: its struct, and how each field is read with the reader `$r`. The
+/// documentation of a field that is a setting is its help text. A field can use those above it.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        pub struct $name:ident($r:ident, $heading:literal) {
+            $( $(#[doc = $help:literal])+ $field:ident: $type:ty = $read:expr, )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone)]
+        #[allow(clippy::struct_field_names, reason = "workspaces have files, too")]
+        pub struct $name {
+            $( $(#[doc = $help])+ pub $field: $type, )+
+        }
+
+        impl $name {
+            fn read($r: &mut Reader<'_>) -> Self {
+                let outer = $r.enter($heading);
+                $(
+                    $r.describe(concat!($($help),+));
+                    let $field: $type = $read;
+                )+
+                $r.enter(outer);
+                Self { $($field),+ }
+            }
+        }
+    };
+}
+
+/// One setting, as `--help`, the docs and errors show it.
+#[derive(Debug)]
+pub(super) struct Setting {
+    /// The heading that it stands under.
+    pub heading: &'static str,
+    /// Without the dashes in front; further ones are aliases. The last one makes the variable.
+    flags: Vec<String>,
+    pub short: Option<char>,
+    /// What the value is: `SECONDS`, `BYTES`, `COUNT`, `FILE` …
+    pub value: &'static str,
+    /// Repeatable, and comma-separated.
+    list: bool,
+    secret: bool,
+    /// Without the default.
+    pub help: String,
+    pub default: Unset,
+}
+
+/// What an unset value means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unset {
+    /// Nothing.
+    None,
+    /// This value.
+    Value(&'static str),
+    /// What these words describe.
+    Computed(&'static str),
+}
+
+impl Setting {
+    /// `-p, --port PORT`; a list ends with `...`.
+    fn parse(usage: &'static str) -> Self {
+        let (flags, value) = usage.rsplit_once(' ').unwrap_or((usage, ""));
+        let flags = flags.split(", ");
+        let (long, short): (Vec<_>, Vec<_>) = flags.partition(|flag| flag.starts_with("--"));
+        Self {
+            heading: "",
+            flags: long.iter().map(|flag| flag[2..].to_owned()).collect(),
+            short: short.first().and_then(|flag| flag.chars().nth(1)),
+            value: value.trim_end_matches('.'),
+            list: value.ends_with("..."),
+            secret: false,
+            help: String::new(),
+            default: Unset::None,
+        }
+    }
+
+    /// `port`
+    fn name(&self) -> &str {
+        self.flags.last().map_or("", String::as_str)
+    }
+
+    /// `--port`
+    pub(super) fn flag(&self) -> String {
+        format!("--{}", self.flags[0])
+    }
+
+    /// `MCPO_PORT`
+    pub(super) fn variable(&self) -> String {
+        format!("MCPO_{}", self.name().replace('-', "_").to_uppercase())
+    }
+
+    /// `--port / MCPO_PORT`
+    fn place(&self) -> String {
+        format!("{} / {}", self.flag(), self.variable())
+    }
+
+    /// Values stay texts, so that `resolve` can report all errors at once and take an empty variable
+    /// (Compose passes `${X:-}`) for an unset one.
+    pub(super) fn arg(&self) -> Arg {
+        let mut arg = Arg::new(self.name().to_owned())
+            .long(self.flags[0].clone())
+            .visible_aliases(self.flags[1..].to_owned())
+            .env(self.variable())
+            .hide_env_values(self.secret)
+            .value_name(self.value)
+            .help_heading(self.heading);
+        if let Some(short) = self.short {
+            arg = arg.short(short);
+        }
+        if self.list {
+            arg = arg.action(ArgAction::Append);
+        }
+        if self.value == "BOOL" {
+            arg = arg.num_args(0..=1).require_equals(true);
+            arg = arg.default_missing_value("true");
+        }
+        match self.default {
+            Unset::Value(value) => arg.default_value(value).help(self.help.clone()),
+            Unset::Computed(words) => arg.help(format!("{} [default: {words}]", self.help)),
+            Unset::None => arg.help(format!("{} [default: none]", self.help)),
+        }
+    }
+}
+
+/// Every setting, in the order of `--help`.
+pub(super) fn table() -> Vec<Setting> {
+    let nothing = SettingsArgs::default();
+    let mut reader = Reader::new(&nothing);
+    Settings::read(&mut reader);
+    reader.table
+}
+
+/// What flags and variables say, unchecked: texts by the names of settings.
+#[derive(Clone, Default)]
+pub struct SettingsArgs(BTreeMap<String, Given>);
+
+#[derive(Clone)]
+struct Given {
+    /// Neither empty nor with white space around it.
+    text: String,
+    by_flag: bool,
+}
+
+impl SettingsArgs {
+    pub(super) fn given(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|given| &*given.text)
+    }
+
+    /// Takes over what was given by flags to a subcommand.
+    pub fn overlay(&mut self, below: Self) {
+        let flags = below.0.into_iter().filter(|(_, given)| given.by_flag);
+        self.0.extend(flags);
+    }
+
+    /// Whether a setting has this name.
+    pub fn has(name: &str) -> bool {
+        table().iter().any(|setting| setting.name() == name)
+    }
+}
+
+impl Args for SettingsArgs {
+    fn augment_args(command: Command) -> Command {
+        command.args(table().iter().map(Setting::arg))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingsArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = table().into_iter().filter_map(|setting| {
+            let name = setting.name();
+            // A command that only has others below it has no settings.
+            let texts = matches.try_get_many::<String>(name).ok()??;
+            let source = matches.value_source(name);
+            let text = texts.cloned().collect::<Vec<_>>().join(",");
+            let text = text.trim_matches(|c: char| c.is_whitespace() || c == ',' && setting.list);
+            let given = Given {
+                text: text.to_owned(),
+                by_flag: source == Some(ValueSource::CommandLine),
+            };
+            let set = !text.is_empty() && source != Some(ValueSource::DefaultValue);
+            set.then(|| (name.to_owned(), given))
+        });
+        Ok(Self(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.overlay(Self::from_arg_matches(matches)?);
+        Ok(())
+    }
+}
+
+/// Reads declarations, and keeps what is wrong, so that all errors are reported at once.
+pub(super) struct Reader<'a> {
+    given: &'a SettingsArgs,
+    heading: &'static str,
+    help: &'static str,
+    table: Vec<Setting>,
     pub faults: Vec<Fault>,
 }
 
-/// What clap leaves in a field.
-pub(super) trait Raw {
-    /// The text without the white space around it; none where it is empty.
-    fn text(self) -> Option<String>;
-}
-
-impl Raw for Option<String> {
-    fn text(self) -> Option<String> {
-        let text = self?.trim().to_owned();
-        (!text.is_empty()).then_some(text)
-    }
-}
-
-/// A repeated flag is a longer list.
-impl Raw for Vec<String> {
-    fn text(self) -> Option<String> {
-        Some(self.join(",")).text().filter(|text| text != ",")
-    }
-}
-
-impl Reader {
-    pub(super) fn new() -> Self {
+impl<'a> Reader<'a> {
+    pub(super) fn new(given: &'a SettingsArgs) -> Self {
         Self {
-            table: settings_command(),
+            given,
+            heading: "",
+            help: "",
+            table: Vec::new(),
             faults: Vec::new(),
         }
     }
 
-    fn arg(&self, id: &str) -> &Arg {
-        let mut args = self.table.get_arguments();
-        args.find(|arg| arg.get_id() == id)
-            .unwrap_or_else(|| panic!("{id} is a field of SettingsArgs"))
+    /// Puts the next settings under this heading; gives the one before.
+    pub(super) fn enter(&mut self, heading: &'static str) -> &'static str {
+        std::mem::replace(&mut self.heading, heading)
     }
 
-    /// `--port / MCPO_PORT`
-    pub(super) fn place(&self, id: &str) -> String {
-        let arg = self.arg(id);
-        format!("{} / {}", flag_of(arg), variable_of(arg))
+    /// The help text of the next setting.
+    pub(super) fn describe(&mut self, help: &'static str) -> &mut Self {
+        self.help = help;
+        self
     }
 
-    /// A setting with a default. After a fault it is the default, so that reading goes on.
-    pub(super) fn required<T>(
+    /// Declares a setting, such as `-p, --port PORT`, and how its text is read. What follows says what
+    /// an unset one means.
+    pub(super) fn setting<T>(
         &mut self,
-        id: &str,
-        raw: impl Raw,
-        parse: impl Fn(&str) -> Result<T, Bad>,
-    ) -> T {
-        self.optional(id, raw, &parse).unwrap_or_else(|| {
-            let default = default_of(self.arg(id)).unwrap_or_default();
-            parse(&default).unwrap_or_else(|bad| panic!("{id}: default: {}", bad.problem))
+        usage: &'static str,
+        parse: impl Fn(&str) -> Result<T, Bad> + 'static,
+    ) -> Declared<'_, 'a, T> {
+        let setting = Setting {
+            heading: self.heading,
+            help: self.help.replace("  ", " ").trim().to_owned(),
+            ..Setting::parse(usage)
+        };
+        Declared {
+            reader: self,
+            setting,
+            file: None,
+            parse: Box::new(parse),
+        }
+    }
+}
+
+/// A setting on its way into the table.
+pub(super) struct Declared<'r, 'a, T> {
+    reader: &'r mut Reader<'a>,
+    setting: Setting,
+    /// Of a secret.
+    file: Option<Setting>,
+    parse: Parse<T>,
+}
+
+type Parse<T> = Box<dyn Fn(&str) -> Result<T, Bad>>;
+
+impl<T> Declared<'_, '_, T> {
+    /// It is a secret: it is never shown, and a second setting `…-file` names a file that contains it.
+    pub(super) fn secret(mut self) -> Self {
+        self.file = Some(Setting {
+            heading: self.setting.heading,
+            flags: vec![format!("{}-file", self.setting.name())],
+            help: format!("File that contains the value of {}", self.setting.flag()),
+            ..Setting::parse("--file FILE")
+        });
+        self.setting.secret = true;
+        self
+    }
+
+    /// Unset, it is this value; after an error too, so that reading goes on.
+    pub(super) fn default(self, value: &'static str) -> T {
+        let default = (self.parse)(value);
+        let name = self.setting.flag();
+        self.read(Unset::Value(value)).unwrap_or_else(|| {
+            default.unwrap_or_else(|bad| panic!("the default of {name}: {}", bad.problem))
         })
     }
 
-    /// A setting without a default, or with one that is worked out.
-    pub(super) fn optional<T>(
-        &mut self,
-        id: &str,
-        raw: impl Raw,
-        parse: impl Fn(&str) -> Result<T, Bad>,
-    ) -> Option<T> {
-        let text = raw.text()?;
-        match parse(&text) {
-            Ok(value) => Some(value),
-            Err(bad) => {
-                let fault = Fault::new(self.place(id), bad.problem, bad.fix);
-                // A URL may carry a password, whatever it was meant for.
-                let shown = !text.contains('@');
-                self.faults
-                    .push(if shown { fault.with_value(text) } else { fault });
-                None
-            }
-        }
+    /// Unset, it is what the function gives; the words describe that.
+    pub(super) fn or(self, words: &'static str, value: impl FnOnce() -> T) -> T {
+        self.read(Unset::Computed(words)).unwrap_or_else(value)
     }
 
-    /// A secret, from its value or from the file of the setting `{id}_file`.
-    pub(super) fn secret(&mut self, id: &str, raw: impl Raw, file: impl Raw) -> Option<Secret> {
-        let file_id = format!("{id}_file");
-        let secret = match (raw.text(), file.text()) {
-            (None, None) => return None,
-            (Some(text), None) => Ok(text),
-            (None, Some(file)) => read_secret(&file).map_err(|problem| {
-                let fix = "mount a readable file with the secret in it, or unset the setting";
-                Fault::new(self.place(&file_id), problem, fix).with_value(file)
-            }),
-            (Some(_), Some(_)) => Err(Fault::new(
-                self.place(&file_id),
-                format!("{} is set, too", self.place(id)),
-                "set one of the two",
-            )),
+    /// Unset, it is off.
+    pub(super) fn optional(self) -> Option<T> {
+        self.read(Unset::None)
+    }
+
+    /// Unset, it is computed later; the words describe what.
+    pub(super) fn optional_or(self, words: &'static str) -> Option<T> {
+        self.read(Unset::Computed(words))
+    }
+
+    fn read(mut self, default: Unset) -> Option<T> {
+        self.setting.default = default;
+        let text = self.text();
+        let value = text.and_then(|text| text.map(|text| self.value(&text)).transpose());
+        self.reader.table.push(self.setting);
+        self.reader.table.extend(self.file);
+        value.unwrap_or_else(|fault| {
+            self.reader.faults.push(fault);
+            None
+        })
+    }
+
+    fn text(&self) -> Result<Option<String>, Fault> {
+        let given = |setting: &Setting| self.reader.given.given(setting.name()).map(str::to_owned);
+        let text = given(&self.setting);
+        let Some((file, path)) = self
+            .file
+            .as_ref()
+            .and_then(|file| Some((file, given(file)?)))
+        else {
+            return Ok(text);
         };
-        secret
-            .map(Secret::new)
-            .map_err(|fault| self.faults.push(fault))
-            .ok()
+        if text.is_some() {
+            let problem = format!("{} is set too", self.setting.place());
+            return Err(Fault::new(file.place(), problem, "set only one of the two"));
+        }
+        read_secret(&path).map(Some).map_err(|problem| {
+            let fix = "mount a readable file that contains the secret, or unset the setting";
+            Fault::new(file.place(), problem, fix).with_value(path)
+        })
+    }
+
+    fn value(&self, text: &str) -> Result<T, Fault> {
+        (self.parse)(text).map_err(|bad| {
+            let fault = Fault::new(self.setting.place(), bad.problem, bad.fix);
+            // A URL may carry a password, whatever the setting.
+            if self.setting.secret || text.contains('@') {
+                fault
+            } else {
+                fault.with_value(text)
+            }
+        })
     }
 }
 
 fn read_secret(path: &str) -> Result<String, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("cannot read the file: {error}"))?;
     let text = text
         .trim_start_matches('\u{feff}')
         .trim_end_matches(['\n', '\r']);

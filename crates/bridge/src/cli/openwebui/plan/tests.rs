@@ -110,11 +110,7 @@ fn who_has_the_same_id_is_in_the_way_unless_he_is_adopted() {
     let plan = run(&[theirs("a")], &[ours("a")], true).unwrap();
     let adopted = &plan.connections[0];
     assert_eq!(adopted["url"], ours("a")["url"]);
-    assert_eq!(
-        adopted["config"],
-        theirs("a")["config"],
-        "the grants are his"
-    );
+    assert_eq!(adopted["config"], theirs("a")["config"], "the grants stay");
     // The same id of another type is no hindrance.
     let mut mcp = theirs("a");
     mcp["type"] = "mcp".into();
