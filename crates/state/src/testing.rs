@@ -72,7 +72,7 @@ impl Folder {
     pub fn crash<T>(&self, work: impl FnOnce(&Store) -> T) -> T {
         let mut store = self.open();
         let result = work(&store);
-        store.instance.forget_files();
+        store.forget_files();
         result
     }
 }

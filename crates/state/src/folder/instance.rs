@@ -16,25 +16,23 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use bridge_model::{JobId, open_read};
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Store, StoreError,
+    Store,
     clock::{self, PeerClock},
-    error::is_absent,
-    files, lock, remove,
+    files, remove,
 };
+use crate::error::{StoreError, is_absent};
 
 /// How long an instance may be silent before its leases are taken over, where nothing else is set.
 const LEASE_TTL: Duration = Duration::from_secs(20);
@@ -166,8 +164,7 @@ impl Instance {
 
     /// Where other replicas reach this one, if that is known.
     pub fn address(&self) -> Option<String> {
-        let address = self.address.lock();
-        address.unwrap_or_else(PoisonError::into_inner).clone()
+        self.address.lock().clone()
     }
 
     /// How long it may be silent before others take its leases over.
@@ -190,7 +187,7 @@ impl Instance {
         let path = folder.join(format!("{id}.lock"));
         let alive = match lock_then_show(&folder.join(format!("new-{id}")), &path) {
             Ok(alive) => Some(alive),
-            Err(error) if lock::is_unsupported(&error) => {
+            Err(error) if files::is_unsupported(&error) => {
                 tracing::warn!(%error, "the jobs folder has no file locks: only time tells that a bridge has ended");
                 None
             }
@@ -254,7 +251,7 @@ impl Instance {
     /// Makes the lock file again where somebody removed or replaced it: one that is free would say
     /// that this process has ended.
     fn keep_locked(&self) -> Result<(), StoreError> {
-        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alive = self.alive.lock();
         let Some(held) = alive.as_mut() else {
             return Ok(());
         };
@@ -274,14 +271,14 @@ impl Instance {
     }
 
     fn device(&self) -> Option<u64> {
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = self.alive.lock();
         alive.as_ref().map(|alive| alive.device)
     }
 
     /// Whether the folder is still the one that was joined: our own lock lies there. A volume that was
     /// mounted anew, or a folder that was made again, has none or another one.
     pub(super) fn is_shown(&self) -> Result<(), StoreError> {
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = self.alive.lock();
         let kind = if alive.is_some() { "lock" } else { "json" };
         let path = self.folder.join(format!("{}.{kind}", self.id()));
         let replaced = || {
@@ -307,7 +304,7 @@ impl Instance {
     }
 
     pub(super) fn move_to(&self, address: String) {
-        let mut now = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.address.lock();
         *now = Some(address);
     }
 
@@ -422,7 +419,7 @@ impl Watched {
     /// For how long the record has been seen unchanged. Between two looks no more counts than the
     /// time between two renewals: nobody is dead because we did not look.
     fn unchanged(&self, record: &Record, most: Duration, at: Instant) -> Duration {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         let seen = seen.entry(record.instance).or_insert(Seen {
             renewed_at: record.renewed_at,
             renewals: 0,
@@ -442,20 +439,17 @@ impl Watched {
     }
 
     fn ahead(&self, id: InstanceId) -> Option<SignedDuration> {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.0.lock();
         seen.get(&id)?.ahead
     }
 
     fn renewals(&self, id: InstanceId) -> u32 {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.0.lock();
         seen.get(&id).map_or(0, |seen| seen.renewals)
     }
 
     fn forget(&self, id: InstanceId) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
+        self.0.lock().remove(&id);
     }
 }
 
@@ -540,7 +534,7 @@ impl Store {
                 continue;
             }
             let renewals = self.watched.renewals(id);
-            let mut broken = self.broken();
+            let mut broken = self.broken.lock();
             let since = broken.entry(job).or_default().entry(id);
             let since = *since.or_insert(renewals);
             drop(broken);

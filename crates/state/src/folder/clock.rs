@@ -10,11 +10,11 @@
 
 use std::{
     fs,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 
 /// What clocks that are kept right may differ, and then some: nothing is kept so short that this
 /// matters.
@@ -100,14 +100,10 @@ impl Clock {
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The time that is believed: that on the wall, or where that was set meanwhile what it would
     /// be otherwise.
     pub fn believed(&self, moment: Moment) -> Timestamp {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let passed = moment.up.saturating_sub(state.up);
         let expected = state.wall.saturating_add(passed).unwrap_or(Timestamp::MAX);
         let off = moment.wall.duration_since(expected);
@@ -138,7 +134,7 @@ impl Clock {
     ) -> Option<Doubt> {
         self.believed(moment);
         let doubt = self.own(moment, disk).or_else(|| of_peers(peers));
-        let mut state = self.state();
+        let mut state = self.0.lock();
         let why = match &doubt {
             Some(Doubt::Disagree(why)) => Some(why.clone()),
             _ => None,
@@ -156,7 +152,7 @@ impl Clock {
     }
 
     fn own(&self, moment: Moment, disk: Option<SystemTime>) -> Option<Doubt> {
-        if let Some((off, _)) = self.state().moved {
+        if let Some((off, _)) = self.0.lock().moved {
             let why = format!(
                 "this machine's clock was set {} while the bridge runs. If it is right now: restart \
                  the bridge, or wait an hour",
@@ -177,7 +173,7 @@ impl Clock {
 
     /// For `/health`.
     pub fn warning(&self) -> Option<String> {
-        self.state().doubt.as_deref().map(warning)
+        self.0.lock().doubt.as_deref().map(warning)
     }
 }
 

@@ -11,7 +11,7 @@
 //! it over as long as an instance lives that may be its holder.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -21,9 +21,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    InstanceId, Metadata, NewJob, Store, StoreError, error::is_absent, files, instance::Liveness,
-    lock::FileLock, metadata, remove::remove_tree,
+    Store,
+    files::{self, FileLock},
+    instance::{InstanceId, Liveness},
+    record,
+    remove::remove_tree,
 };
+use crate::error::{StoreError, is_absent};
 
 /// The file's name.
 const LEASE: &str = "lease";
@@ -69,31 +73,13 @@ struct Record {
 }
 
 impl Store {
-    /// A workspace folder that is our own from the moment in which it appears.
-    pub fn create_leased_job(
-        &self,
-        new: &NewJob<'_>,
-        now: Timestamp,
-    ) -> Result<(Job, Lease), StoreError> {
-        self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(metadata), now))
-    }
-
-    pub(super) fn make_leased_job(
-        &self,
-        note: impl FnOnce(&mut Metadata),
-        now: Timestamp,
-    ) -> Result<(Job, Lease), StoreError> {
-        // Nobody can want the first number of a folder that he cannot see.
-        let record = self.own_record(1, now);
-        let write = |folder: &Path| files::write_json(&folder.join(LEASE), &record, self.staging());
-        let job = self.make_job(note, write, now)?;
-        let lease = Lease {
-            job: job.id(),
-            instance: self.instance().id(),
-            fence: 1,
-            since: now,
-        };
-        Ok((job, lease))
+    /// Writes a lease of ours into a folder that nobody sees yet: with the first number, which nobody
+    /// else can want.
+    pub(super) fn write_first_lease(&self, folder: &Path, now: Timestamp) -> io::Result<u64> {
+        let fence = 1;
+        let record = self.own_record(fence, now);
+        files::write_json(&folder.join(LEASE), &record, self.staging())?;
+        Ok(fence)
     }
 
     fn own_record(&self, fence: u64, since: Timestamp) -> Record {
@@ -139,7 +125,7 @@ impl Store {
             };
             let record = self.own_record(fence, now);
             if self.put_in_place(job, claim, &record, &found, Sync::Yes)? {
-                self.broken().remove(&job.id());
+                self.broken.lock().remove(&job.id());
                 // What a bridge of an earlier version left that was killed.
                 let _ = remove_tree(&claim_path(job, fence.saturating_sub(1)));
                 return Ok(Lease {
@@ -166,7 +152,7 @@ impl Store {
 
     /// Refuses as long as somebody lives who may hold a lease that cannot be read.
     fn refuse_suspects(&self, job: &Job, why: &str) -> Result<(), LeaseError> {
-        let new = !self.broken().contains_key(&job.id());
+        let new = !self.broken.lock().contains_key(&job.id());
         let mut suspects = self.suspects(job.id())?.into_iter();
         let Some((instance, alive)) = suspects.next() else {
             tracing::warn!(
@@ -332,7 +318,7 @@ impl Store {
             match self.put_in_place(job, MENDING, &record, &found, Sync::Yes) {
                 Ok(false) => {}
                 Ok(true) => {
-                    self.broken().remove(&job.id());
+                    self.broken.lock().remove(&job.id());
                     tracing::warn!(
                         job = ?job.id(),
                         why,
@@ -357,7 +343,7 @@ impl Store {
 
     /// Forgets leases that could not be read and by now can be, or are gone.
     pub(super) fn forget_mended(&self) {
-        let noted: Vec<JobId> = self.broken().keys().copied().collect();
+        let noted: Vec<JobId> = self.broken.lock().keys().copied().collect();
         for id in noted {
             let mended = match self.job(id) {
                 Ok(Some(job)) => matches!(read(&job), Ok(Found::Record(_))),
@@ -365,7 +351,7 @@ impl Store {
                 Err(_) => false,
             };
             if mended {
-                self.broken().remove(&id);
+                self.broken.lock().remove(&id);
             }
         }
     }
@@ -430,7 +416,7 @@ impl Store {
             if !made.map_err(files::at("write", &path))? {
                 self.clear_claim(&path)?;
             } else if read(job)? == found {
-                self.broken().remove(&job.id());
+                self.broken.lock().remove(&job.id());
                 return Ok(path);
             } else {
                 let _ = remove_tree(&path);
@@ -508,7 +494,7 @@ fn read(job: &Job) -> Result<Found, StoreError> {
     match files::read_json(&path) {
         Ok(Some(record)) => Ok(Found::Record(record)),
         // Nobody was there yet; or somebody is, and it was removed.
-        Ok(None) if metadata::has_live_sessions(job)? => {
+        Ok(None) if record::has_live_sessions(job)? => {
             Ok(Found::Broken("it was removed".to_owned()))
         }
         Ok(None) => Ok(Found::Record(Record::default())),
@@ -527,7 +513,7 @@ mod tests {
     use super::*;
     use crate::{
         LiveSession, Membership,
-        binding::Workspace,
+        folder::chats::Workspace,
         testing::{Folder, key, later, new_job},
     };
 
@@ -616,7 +602,7 @@ mod tests {
     fn a_killed_process_is_succeeded_at_once_in_the_same_folder() {
         let folder = Folder::new();
         let mut other = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "lease::tests::held_until_killed"])
+            .args(["--exact", "folder::lease::tests::held_until_killed"])
             .args(["--ignored", "--nocapture"])
             .env(FOLDER, folder.path())
             .stdout(Stdio::piped())

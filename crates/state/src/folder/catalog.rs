@@ -8,11 +8,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bridge_model::ServerName;
+use bridge_model::{ServerName, hex};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::{Store, StoreError, error::is_absent, files};
+use super::{Store, files};
+use crate::error::{StoreError, is_absent};
 
 /// Servers list what fits into a message; what is larger was not written by us.
 const LIMIT: u64 = 256 * 1024 * 1024;
@@ -72,10 +73,8 @@ impl Store {
     /// A name of any letters makes a file name.
     fn catalog_file(&self, server: &ServerName) -> PathBuf {
         let digest: [u8; 32] = Sha256::digest(server.as_str()).into();
-        let name = digest[..16]
-            .iter()
-            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
-        self.bridge("catalog").join(format!("{name}.json"))
+        self.bridge("catalog")
+            .join(format!("{}.json", hex(&digest[..16])))
     }
 }
 

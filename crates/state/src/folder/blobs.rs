@@ -14,7 +14,11 @@ use rustix::{
 };
 use uuid::Uuid;
 
-use super::{Store, StoreError, error::is_absent, files, lock::FileLock};
+use super::{
+    Store,
+    files::{self, FileLock},
+};
+use crate::error::{StoreError, is_absent};
 
 /// Names that are tried before one is found that is free.
 const ATTEMPTS: usize = 1000;

@@ -7,20 +7,19 @@ use std::{
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bridge_model::{JobId, LinkToken, open_read};
+use bridge_model::{JobId, LinkToken, hex, open_read};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{
-    PrincipalHash, Store, StoreError, error::is_absent, files, is_disk_full, remove::remove_tree,
-};
+use super::{Store, files, record::PrincipalHash, remove::remove_tree};
+use crate::error::{StoreError, is_absent, is_disk_full};
 
 /// One version of one file, behind its own link.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -225,16 +224,12 @@ pub(super) struct Hashed(Mutex<HashMap<LinkToken, Stamp>>);
 const HASHED: usize = 10_000;
 
 impl Hashed {
-    fn map(&self) -> MutexGuard<'_, HashMap<LinkToken, Stamp>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn knows(&self, token: &LinkToken, stamp: Stamp) -> bool {
-        self.map().get(token) == Some(&stamp)
+        self.0.lock().get(token) == Some(&stamp)
     }
 
     fn note(&self, token: &LinkToken, stamp: Stamp) {
-        let mut map = self.map();
+        let mut map = self.0.lock();
         if map.len() >= HASHED {
             map.clear();
         }
@@ -254,10 +249,7 @@ fn sha256(file: &File) -> io::Result<String> {
         hash.update(&buffer[..read]);
         at += read as u64;
     }
-    let digest: [u8; 32] = hash.finalize().into();
-    Ok(digest
-        .iter()
-        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
+    Ok(hex(&hash.finalize()))
 }
 
 impl Drop for StagedLink {
@@ -344,11 +336,10 @@ impl Store {
     /// Sees to it, once in the life of this process, that the records of the workspace of a link
     /// are on the disk. Its folder may be gone by now.
     fn sync_records(&self, id: JobId) -> Result<(), StoreError> {
-        let synced = || self.synced.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(job) = self.job(id)? else {
             return Ok(());
         };
-        if synced().contains(&id) {
+        if self.synced.lock().contains(&id) {
             return Ok(());
         }
         for name in ["metadata.json", "lease"] {
@@ -358,7 +349,7 @@ impl Store {
         for folder in [job.folder(), self.root()] {
             files::sync_dir(folder).map_err(files::at("sync", folder))?;
         }
-        let mut synced = synced();
+        let mut synced = self.synced.lock();
         if synced.len() >= SYNCED {
             synced.clear();
         }
@@ -478,9 +469,10 @@ pub(super) fn is_over(from: Timestamp, kept: Duration, now: Timestamp) -> bool {
 mod tests {
     use std::io::Write as _;
 
+    use bridge_model::Principal;
+
     use super::*;
     use crate::testing::{Folder, later};
-    use bridge_model::Principal;
 
     const SHA256_OF_BYTES: &str =
         "277089d91c0bdf4f2e6862ba7e4a07605119431f5d13f726dd352b06f1b206a9";

@@ -1,0 +1,731 @@
+//! The folders of chats: made, found by their key, opened, listed and removed.
+//!
+//! Folders of nobody: made for processes that are ready before anybody calls.
+//!
+//! ```text
+//! (none) ──create_unclaimed──▶ unclaimed ──claim──▶ a workspace of one principal
+//!                                  └── its bridge ends ──▶ collected
+//! ```
+//! No key leads to such a folder and no list shows it. From its first moment its bridge holds the
+//! lease, and with that bridge it goes.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use bridge_model::{Job, JobId, ServerName, WorkspaceKey};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{
+    Store,
+    files::{self, FileLock},
+    instance::InstanceId,
+    lease::{Lease, LeaseError},
+    record::{Kept, LiveSession, Metadata, PrincipalHash},
+    remove::{self, remove_tree},
+};
+use crate::error::{StoreError, is_absent};
+
+/// What is known when a workspace is made.
+#[derive(Debug, Clone)]
+pub struct NewJob<'a> {
+    /// Whose it is: `gc --user` finds it by that.
+    pub principal: PrincipalHash,
+    /// The chat or session, if the workspace belongs to one; `None` for a one-call workspace.
+    pub key: Option<WorkspaceKey>,
+    /// The servers that will work in it.
+    pub servers: &'a [ServerName],
+}
+
+impl NewJob<'_> {
+    /// Writes down whose the folder is.
+    pub(super) fn note_in(&self, metadata: &mut Metadata) {
+        metadata.session_keys = self.key.iter().map(|key| key.to_hex()).collect();
+        metadata.principal = Some(self.principal.clone());
+        metadata.server_names = self.servers.iter().map(ToString::to_string).collect();
+    }
+}
+
+impl Store {
+    /// Makes a workspace folder with its metadata; it appears whole or not at all.
+    pub fn create_job(&self, new: &NewJob<'_>, now: Timestamp) -> Result<Job, StoreError> {
+        let owned = |metadata: &mut Metadata| new.note_in(metadata);
+        self.make_job(owned, |_| Ok(()), now)
+    }
+
+    /// The same, with what `more` puts into it before anybody sees it.
+    pub(super) fn make_job(
+        &self,
+        note: impl FnOnce(&mut Metadata),
+        more: impl FnOnce(&Path) -> io::Result<()>,
+        now: Timestamp,
+    ) -> Result<Job, StoreError> {
+        let id = JobId::random();
+        let staged = self.staging().join(id.to_string());
+        let job = self.job_at(id);
+        let mut metadata = Metadata::empty(id, now);
+        note(&mut metadata);
+        let made = self
+            .fill_job(&staged, &metadata)
+            .and_then(|()| more(&staged))
+            .and_then(|()| fs::rename(&staged, job.folder()));
+        made.map(|()| job).map_err(|error| {
+            // The first failure is the one to tell.
+            let _ = remove::remove_tree(&staged);
+            files::at("make the workspace", &staged)(error)
+        })
+    }
+
+    /// A workspace folder that is our own from the moment in which it appears.
+    pub fn create_leased_job(
+        &self,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<(Job, Lease), StoreError> {
+        self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(metadata), now))
+    }
+
+    fn make_leased_job(
+        &self,
+        note: impl FnOnce(&mut Metadata),
+        now: Timestamp,
+    ) -> Result<(Job, Lease), StoreError> {
+        let mut fence = 0;
+        let write = |folder: &Path| {
+            fence = self.write_first_lease(folder, now)?;
+            Ok(())
+        };
+        let job = self.make_job(note, write, now)?;
+        let lease = Lease {
+            job: job.id(),
+            instance: self.instance().id(),
+            fence,
+            since: now,
+        };
+        Ok((job, lease))
+    }
+
+    fn fill_job(&self, folder: &Path, metadata: &Metadata) -> io::Result<()> {
+        for part in ["", "work", "home", "tmp"] {
+            files::make_dir(&folder.join(part))?;
+        }
+        files::write_json(&folder.join("metadata.json"), metadata, self.staging())
+    }
+
+    /// The workspace with that id, if its folder exists.
+    pub fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        let job = self.job_at(id);
+        let there = files::is_own_dir(job.folder()).map_err(files::at("look at", job.folder()))?;
+        Ok(there.then_some(job))
+    }
+
+    /// Removes a workspace folder at once, whatever its lease says. Published artifacts stay.
+    /// Follows no links; copes with read-only folders and any depth. Absent is fine.
+    pub fn remove_job(&self, job: &Job) -> Result<(), StoreError> {
+        match self.take_away(job) {
+            Ok(staged) => remove::remove_tree(&staged).map_err(files::at("remove", job.folder())),
+            Err(error) if is_absent(&error) => Ok(()),
+            Err(error) => Err(files::at("remove", job.folder())(error)),
+        }
+    }
+
+    /// Moves the folder out of sight in one step: nobody finds it half-removed.
+    pub(super) fn take_away(&self, job: &Job) -> io::Result<PathBuf> {
+        let staged = self.staging().join(format!("gone-{}", Uuid::new_v4()));
+        match fs::rename(job.folder(), &staged) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                remove::unlock_dir(job.folder())?;
+                fs::rename(job.folder(), &staged)?;
+            }
+            other => other?,
+        }
+        Ok(staged)
+    }
+
+    fn job_at(&self, id: JobId) -> Job {
+        Job::below(&self.root, &self.configured, id)
+    }
+}
+
+/// How [`Store::bind`] found the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// It is new and empty.
+    Created,
+    /// It was there, from an earlier session, another server of the chat or another replica.
+    Existing,
+}
+
+/// A workspace that this instance may work in.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// The folder.
+    pub job: Job,
+    /// The right to run children in it.
+    pub lease: Lease,
+}
+
+/// A folder can be cleaned up between binding and leasing, but hardly that often.
+const ATTEMPTS: usize = 8;
+
+impl Store {
+    /// The folder of that key, made where there is none (or where its folder is gone). Callers of
+    /// any thread, process or replica get the same one. `key` takes the place of `new.key`.
+    pub fn bind(
+        &self,
+        key: &WorkspaceKey,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<(Job, Binding), StoreError> {
+        self.in_whole_folder(|| self.bind_once(key, new, now))
+    }
+
+    fn bind_once(
+        &self,
+        key: &WorkspaceKey,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<(Job, Binding), StoreError> {
+        if let Some(job) = self.lookup(key)? {
+            return Ok((job, Binding::Existing));
+        }
+        let _lock = self.lock_shard(key)?;
+        if let Some(job) = self.lookup(key)? {
+            return Ok((job, Binding::Existing));
+        }
+        if let Some(job) = self.clear_binding(&self.binding_path(key))? {
+            return Ok((job, Binding::Existing));
+        }
+        let new = NewJob {
+            key: Some(*key),
+            ..new.clone()
+        };
+        let job = self.create_job(&new, now)?;
+        if self.show_binding(key, &job)? {
+            return Ok((job, Binding::Created));
+        }
+        // Only where locks do not reach the other replica, and it was faster.
+        self.remove_job(&job)?;
+        let job = self.lookup(key)?.ok_or(StoreError::JobGone)?;
+        Ok((job, Binding::Existing))
+    }
+
+    /// Makes an unclaimed folder of ours the one of that key, as the principal's of `new`; `false`
+    /// where the key has one already. Whatever the outcome but `true`, the caller removes it.
+    pub fn adopt(
+        &self,
+        key: &WorkspaceKey,
+        job: &Job,
+        lease: &Lease,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        if self.lookup(key)?.is_some() {
+            return Ok(false);
+        }
+        let _lock = self.lock_shard(key)?;
+        let taken = self.lookup(key)?.is_some();
+        if taken || self.clear_binding(&self.binding_path(key))?.is_some() {
+            return Ok(false);
+        }
+        let new = NewJob {
+            key: Some(*key),
+            ..new.clone()
+        };
+        // First whose it is: a folder that a key leads to is nobody else's.
+        self.claim(job, lease, &new, now)?;
+        self.show_binding(key, job)
+    }
+
+    /// `false` where another replica was faster.
+    fn show_binding(&self, key: &WorkspaceKey, job: &Job) -> Result<bool, StoreError> {
+        let (path, id) = (self.binding_path(key), job.id().to_string());
+        let shown = files::show_new(&path, id.as_bytes(), self.staging());
+        shown.map_err(files::at("write", &path))
+    }
+
+    /// Takes a binding away that leads nowhere. Where locks do not reach the other replica, it may
+    /// have made a good one since the look: that is put back, and its folder is the answer.
+    fn clear_binding(&self, path: &Path) -> Result<Option<Job>, StoreError> {
+        let taken = self.staging().join(Uuid::new_v4().to_string());
+        match fs::rename(path, &taken) {
+            Ok(()) => {}
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(files::at("replace", path)(error)),
+        }
+        let content = match files::read_record(&taken) {
+            Ok(content) => content,
+            Err(error) if files::is_broken(&error) => Vec::new(),
+            Err(error) => {
+                // It may be a good one: it goes back, and who asked is told.
+                let _ = fs::hard_link(&taken, path);
+                let _ = remove_tree(&taken);
+                return Err(files::at("read", path)(error));
+            }
+        };
+        let _ = remove_tree(&taken);
+        let Some(job) = parse(&content).map_or(Ok(None), |id| self.job(id))? else {
+            return Ok(None);
+        };
+        files::show_new(path, &content, self.staging()).map_err(files::at("write", path))?;
+        Ok(Some(job))
+    }
+
+    /// The folder of that key, if it has one.
+    pub fn lookup(&self, key: &WorkspaceKey) -> Result<Option<Job>, StoreError> {
+        let path = self.binding_path(key);
+        let id = match files::read_record(&path) {
+            Ok(content) => parse(&content),
+            Err(error) if is_absent(&error) || files::is_broken(&error) => None,
+            Err(error) => return Err(files::at("read", &path)(error)),
+        };
+        id.map_or(Ok(None), |id| self.job(id))
+    }
+
+    /// Binds and leases in one step, so that no clean-up comes in between: what a session uses.
+    pub fn open_workspace(
+        &self,
+        key: &WorkspaceKey,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<Workspace, LeaseError> {
+        for _ in 0..ATTEMPTS {
+            let bound = self.bind(key, new, now).map_err(LeaseError::Store);
+            let leased = bound.and_then(|(job, _)| {
+                let lease = self.acquire(&job, now)?;
+                self.note_owner(&job, key, new)?;
+                Ok(Workspace { job, lease })
+            });
+            match leased {
+                Err(LeaseError::Store(StoreError::JobGone)) => {}
+                other => return other,
+            }
+        }
+        Err(StoreError::JobGone.into())
+    }
+
+    /// Writes down again whose a folder is whose metadata was torn: the key leads nobody else there.
+    fn note_owner(
+        &self,
+        job: &Job,
+        key: &WorkspaceKey,
+        new: &NewJob<'_>,
+    ) -> Result<(), StoreError> {
+        if self.read_metadata(job)?.1 == Kept::Yes {
+            return Ok(());
+        }
+        let new = NewJob {
+            key: Some(*key),
+            ..new.clone()
+        };
+        self.update_metadata(job, |metadata| new.note_in(metadata))
+            .map(drop)
+    }
+
+    /// Removes bindings whose folder is gone; returns how many, and what failed.
+    pub(super) fn sweep_bindings(&self) -> (u64, Vec<StoreError>) {
+        let (mut removed, mut errors) = (0, Vec::new());
+        let top = self.bridge("bindings");
+        let mut list = |path: &Path| {
+            let names = files::names_in(path).map_err(files::at("list", path));
+            names.unwrap_or_else(|error| {
+                errors.push(error);
+                Vec::new()
+            })
+        };
+        let shards: Vec<_> = list(&top)
+            .into_iter()
+            .flatten()
+            .map(|shard| top.join(shard))
+            .map(|shard| (list(&shard), shard))
+            .collect();
+        for (names, shard) in shards {
+            for name in names.into_iter().flatten() {
+                if name.len() != 64 {
+                    continue;
+                }
+                match self.remove_orphan(&shard, &name) {
+                    Ok(was_orphan) => removed += u64::from(was_orphan),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        (removed, errors)
+    }
+
+    fn remove_orphan(&self, shard: &Path, name: &str) -> Result<bool, StoreError> {
+        let path = shard.join(name);
+        let leads_nowhere = || match files::read_record(&path) {
+            Ok(content) => {
+                parse(&content).map_or(Ok(true), |id| self.job(id).map(|job| job.is_none()))
+            }
+            Err(error) if files::is_broken(&error) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(files::at("read", &path)(error)),
+        };
+        if !leads_nowhere()? {
+            return Ok(false);
+        }
+        let lock = shard.join("lock");
+        let _lock = FileLock::take(&lock).map_err(files::at("lock", &lock))?;
+        // Somebody may have bound it anew meanwhile.
+        if !leads_nowhere()? {
+            return Ok(false);
+        }
+        Ok(self.clear_binding(&path)?.is_none())
+    }
+
+    fn lock_shard(&self, key: &WorkspaceKey) -> Result<FileLock, StoreError> {
+        let shard = self.bridge("bindings").join(&key.to_hex()[..2]);
+        files::make_dir(&shard).map_err(files::at("make", &shard))?;
+        let path = shard.join("lock");
+        FileLock::take(&path).map_err(files::at("lock", &path))
+    }
+
+    fn binding_path(&self, key: &WorkspaceKey) -> PathBuf {
+        let hex = key.to_hex();
+        self.bridge("bindings").join(&hex[..2]).join(hex)
+    }
+}
+
+fn parse(content: &[u8]) -> Option<JobId> {
+    std::str::from_utf8(content).ok()?.trim().parse().ok()
+}
+
+impl Store {
+    /// Makes one.
+    pub fn create_unclaimed(&self, now: Timestamp) -> Result<(Job, Lease), StoreError> {
+        self.make_leased_job(|metadata| metadata.unclaimed = true, now)
+    }
+
+    /// Makes it the workspace of a principal, in one step and once.
+    /// [`StoreError::JobGone`] where it is not to be had any more.
+    pub fn claim(
+        &self,
+        job: &Job,
+        lease: &Lease,
+        new: &NewJob<'_>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let _lock = FileLock::job(job)?;
+        let mut metadata = self.metadata(job)?;
+        if !metadata.unclaimed || !self.holds(lease)? {
+            return Err(StoreError::JobGone);
+        }
+        metadata.unclaimed = false;
+        metadata.created_at = now;
+        new.note_in(&mut metadata);
+        let path = job.folder().join("metadata.json");
+        files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))
+    }
+}
+
+/// One workspace.
+#[derive(Debug, Clone)]
+pub struct JobSummary {
+    /// The folder.
+    pub job: Job,
+    /// What is known of it.
+    pub metadata: Metadata,
+    /// The living instance that works in it.
+    pub leased_by: Option<InstanceId>,
+}
+
+/// One live child, here or on another replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSummary {
+    /// Where it works.
+    pub job: JobId,
+    /// Who runs it.
+    pub instance: InstanceId,
+    /// The child.
+    pub session: LiveSession,
+}
+
+impl Store {
+    /// All workspaces, oldest first. Unreadable ones are logged and left out.
+    pub fn jobs(&self) -> Result<Vec<JobSummary>, StoreError> {
+        let names = files::names_in(self.root()).map_err(files::at("list", self.root()))?;
+        let ids = names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.parse().ok());
+        let mut jobs: Vec<_> = ids
+            .filter_map(|id| match self.summary(id) {
+                Ok(summary) => summary,
+                Err(error) => {
+                    tracing::warn!(job = ?id, %error, "a workspace cannot be listed");
+                    None
+                }
+            })
+            .collect();
+        jobs.sort_by_key(|summary| summary.metadata.created_at);
+        Ok(jobs)
+    }
+
+    /// One workspace, if it exists. A folder that is nobody's yet is none.
+    pub fn summary(&self, id: JobId) -> Result<Option<JobSummary>, StoreError> {
+        let Some(job) = self.job(id)? else {
+            return Ok(None);
+        };
+        let metadata = self.metadata(&job)?;
+        if metadata.unclaimed {
+            return Ok(None);
+        }
+        Ok(Some(JobSummary {
+            metadata,
+            leased_by: self.leased_by(&job)?,
+            job,
+        }))
+    }
+
+    /// The children that live under fresh leases.
+    pub fn sessions(&self) -> Result<Vec<SessionSummary>, StoreError> {
+        let jobs = self.jobs()?.into_iter();
+        Ok(jobs
+            .filter_map(|job| job.leased_by.map(|instance| (job, instance)))
+            .flat_map(|(job, instance)| {
+                let sessions = job.metadata.live_sessions.into_iter();
+                sessions.map(move |session| SessionSummary {
+                    job: job.job.id(),
+                    instance,
+                    session,
+                })
+            })
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::MetadataExt as _, time::Duration};
+
+    use bridge_model::Principal;
+
+    use super::*;
+    use crate::{
+        Clocks,
+        testing::{Folder, alice, key, later, new_job},
+    };
+
+    #[test]
+    fn a_workspace_is_private() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let job = store.create_job(&new_job(), folder.now).unwrap();
+        for dir in [job.folder().to_owned(), job.work(), job.home(), job.tmp()] {
+            assert_eq!(fs::metadata(dir).unwrap().mode() & 0o777, 0o700);
+        }
+        let metadata = fs::metadata(job.folder().join("metadata.json")).unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o600);
+        assert_eq!(store.job(job.id()).unwrap().unwrap().work(), job.work());
+    }
+
+    #[test]
+    fn removing_a_workspace_leaves_nothing_in_staging_and_is_repeatable() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let job = store.create_job(&new_job(), folder.now).unwrap();
+        fs::write(job.work().join("a.txt"), "a").unwrap();
+        store.remove_job(&job).unwrap();
+        store.remove_job(&job).unwrap();
+        assert!(store.job(job.id()).unwrap().is_none());
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_workspace_is_not_one() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let id = JobId::random();
+        std::os::unix::fs::symlink(folder.outside(), store.root().join(id.to_string())).unwrap();
+        assert!(store.job(id).unwrap().is_none());
+    }
+
+    #[test]
+    fn everybody_who_binds_a_key_gets_the_same_folder() {
+        let folder = Folder::new();
+        let stores = [folder.open(), folder.open(), folder.open()];
+        let bound: Vec<_> = std::thread::scope(|scope| {
+            let bind = |number: usize| {
+                let store = &stores[number % 3];
+                store.bind(&key("c"), &new_job(), folder.now).unwrap()
+            };
+            let threads: Vec<_> = (0..24).map(|n| scope.spawn(move || bind(n))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        let created = bound
+            .iter()
+            .filter(|(_, how)| *how == Binding::Created)
+            .count();
+        assert_eq!(created, 1);
+        assert!(bound.iter().all(|(job, _)| job.id() == bound[0].0.id()));
+        assert_eq!(stores[0].jobs().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_restarted_bridge_finds_the_folder() {
+        let folder = Folder::new();
+        let bind = |store: &Store| {
+            store
+                .bind(&key("c"), &new_job(), folder.now)
+                .unwrap()
+                .0
+                .id()
+        };
+        let before = folder.crash(bind);
+        assert_eq!(bind(&folder.open()), before);
+    }
+
+    #[test]
+    fn a_removed_folder_is_replaced_and_chats_are_apart() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let (first, _) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        let (other, _) = store.bind(&key("d"), &new_job(), folder.now).unwrap();
+        assert_ne!(first.id(), other.id());
+        store.remove_job(&first).unwrap();
+        assert!(store.lookup(&key("c")).unwrap().is_none());
+        let (second, how) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        assert_eq!(how, Binding::Created);
+        assert_ne!(first.id(), second.id());
+        let keys = store.metadata(&second).unwrap().session_keys;
+        assert_eq!(keys, [key("c").to_hex()]);
+    }
+
+    #[test]
+    fn a_broken_binding_is_replaced() {
+        let folder = Folder::new();
+        let store = folder.open();
+        store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        fs::write(store.binding_path(&key("c")), "../../etc").unwrap();
+        assert!(store.lookup(&key("c")).unwrap().is_none());
+        let (_, how) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        assert_eq!(how, Binding::Created);
+    }
+
+    const CLOCKS: Clocks = Clocks {
+        retention: Duration::from_secs(3600),
+        tombstone: Duration::from_secs(3600),
+    };
+
+    #[test]
+    fn nobody_finds_one_and_a_living_bridge_keeps_it() {
+        let folder = Folder::new();
+        let (store, other) = (folder.open(), folder.open());
+        let (job, lease) = store.create_unclaimed(folder.now).unwrap();
+        assert!(store.holds(&lease).unwrap());
+        for store in [&store, &other] {
+            assert!(store.jobs().unwrap().is_empty());
+            assert!(store.summary(job.id()).unwrap().is_none());
+            let report = store.collect(&CLOCKS, None, folder.now);
+            assert_eq!((report.removed_jobs, report.leased_jobs), (0, 1));
+            store.collect(&CLOCKS, Some(&alice()), folder.now);
+        }
+        assert!(store.job(job.id()).unwrap().is_some());
+        assert_eq!(store.metadata(&job).unwrap().principal, None);
+    }
+
+    #[test]
+    fn it_goes_with_its_bridge_at_once() {
+        let folder = Folder::new();
+        let made = folder.crash(|store| store.create_unclaimed(folder.now).unwrap().0);
+        let store = folder.open();
+        let report = store.collect(&CLOCKS, None, folder.now);
+        assert_eq!(report.removed_jobs, 1);
+        assert!(store.job(made.id()).unwrap().is_none());
+    }
+
+    #[test]
+    fn it_is_claimed_once() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let (job, lease) = store.create_unclaimed(folder.now).unwrap();
+        store.claim(&job, &lease, &new_job(), folder.now).unwrap();
+        let bob = NewJob {
+            principal: PrincipalHash::from(&Principal::User("bob".into())),
+            ..new_job()
+        };
+        let again = store.claim(&job, &lease, &bob, folder.now);
+        assert!(matches!(again, Err(StoreError::JobGone)), "{again:?}");
+        let metadata = store.metadata(&job).unwrap();
+        assert_eq!(metadata.principal, Some(new_job().principal));
+        assert!(!metadata.unclaimed);
+        assert_eq!(store.jobs().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_folder_of_a_key_stays_what_it_is() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let (own, _) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        let (job, lease) = store.create_unclaimed(folder.now).unwrap();
+        let adopt = |chat| store.adopt(&key(chat), &job, &lease, &new_job(), folder.now);
+        assert!(!adopt("c").unwrap());
+        assert_eq!(store.lookup(&key("c")).unwrap().unwrap().id(), own.id());
+        assert!(store.metadata(&job).unwrap().unclaimed);
+        assert!(adopt("d").unwrap());
+        assert_eq!(store.lookup(&key("d")).unwrap().unwrap().id(), job.id());
+        let keys = store.metadata(&job).unwrap().session_keys;
+        assert_eq!(keys, [key("d").to_hex()]);
+        assert!(matches!(adopt("e"), Err(StoreError::JobGone)));
+        assert!(store.lookup(&key("e")).unwrap().is_none());
+    }
+
+    #[test]
+    fn one_that_was_taken_over_cannot_be_claimed() {
+        let folder = Folder::new();
+        let (job, lease) = folder.crash(|store| store.create_unclaimed(folder.now).unwrap());
+        let store = folder.open();
+        store.acquire(&job, folder.now).unwrap();
+        let refused = store.claim(&job, &lease, &new_job(), folder.now);
+        assert!(matches!(refused, Err(StoreError::JobGone)), "{refused:?}");
+    }
+
+    #[test]
+    fn sessions_count_only_under_a_living_lease() {
+        let folder = Folder::new();
+        let session = LiveSession {
+            server: "excel".into(),
+            number: 1,
+            pid: Some(7),
+            started_at: folder.now,
+        };
+        let open = |store: &Store| {
+            let job = store
+                .open_workspace(&key("c"), &new_job(), folder.now)
+                .unwrap()
+                .job;
+            let live = vec![session.clone()];
+            store
+                .update_metadata(&job, |metadata| metadata.live_sessions = live)
+                .unwrap();
+        };
+        folder.crash(open);
+        let store = folder.open();
+        assert_eq!(store.sessions().unwrap(), []);
+        assert_eq!(store.jobs().unwrap().len(), 1);
+        open(&store);
+        assert_eq!(store.sessions().unwrap()[0].session, session);
+    }
+
+    #[test]
+    fn workspaces_are_listed_oldest_first() {
+        let folder = Folder::new();
+        let store = folder.open();
+        for seconds in [5, 1, 3] {
+            store
+                .create_job(&new_job(), later(folder.now, seconds))
+                .unwrap();
+        }
+        std::fs::create_dir(folder.path().join("lost+found")).unwrap();
+        let jobs = store.jobs().unwrap();
+        assert_eq!(jobs.len(), 3);
+        assert!(jobs.is_sorted_by_key(|job| job.metadata.created_at));
+    }
+}

@@ -1,0 +1,520 @@
+//! Today's state: files in the jobs folder, which several bridges may share.
+
+mod blobs;
+mod catalog;
+mod chats;
+mod clock;
+mod files;
+mod instance;
+mod lease;
+mod links;
+mod record;
+mod remove;
+mod sweep;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, DirBuilder, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    time::Instant,
+};
+
+use bridge_model::{JobId, LinkToken};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rustix::fs::{Access, StatVfs, access, statvfs};
+use uuid::Uuid;
+
+use self::clock::{Clock, Doubt, Moment};
+pub use self::{
+    blobs::StagedFile,
+    chats::{JobSummary, NewJob, SessionSummary},
+    files::read_within,
+    instance::{Instance, InstanceId, Membership, Others, Peer},
+    lease::{Lease, LeaseError},
+    links::{Artifact, Bytes, GoneReason, Link, StagedLink, Stamp, TOMBSTONE},
+    record::{JobStatus, JournalEntry, JournalMode, LiveSession, Metadata, PrincipalHash},
+    remove::remove_tree,
+    sweep::{Clocks, DiskUsage, GcReport},
+};
+use crate::error::{StoreError, is_absent, is_disk_full};
+
+/// The jobs folder of this process. Dropping it ends the instance: its leases are then stale.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    /// The folder as the operator spelled it, made absolute: children may print that spelling.
+    configured: PathBuf,
+    instance: Instance,
+    watched: instance::Watched,
+    clock: Clock,
+    hashed: links::Hashed,
+    /// Workspaces whose records are known to be on the disk.
+    synced: Mutex<HashSet<JobId>>,
+    /// A round of clean-up was done.
+    swept: AtomicBool,
+    /// Leases that cannot be read: the others' renewals that had been seen when that was noticed.
+    broken: Mutex<HashMap<JobId, HashMap<InstanceId, u32>>>,
+}
+
+impl Store {
+    /// Opens the folder (made 0700 where absent), joins it as a new instance and clears what dead
+    /// instances left half-made.
+    pub fn open(
+        jobs_dir: &Path,
+        membership: &Membership,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let (root, configured) = prepare(jobs_dir)?;
+        let instance = Instance::join(&root.join(".bridge"), membership, now)?;
+        let store = Self {
+            root,
+            configured,
+            instance,
+            watched: instance::Watched::default(),
+            clock: Clock::at(Moment::now()),
+            hashed: links::Hashed::default(),
+            synced: Mutex::default(),
+            swept: AtomicBool::new(false),
+            broken: Mutex::default(),
+        };
+        for error in store.sweep_instances().1 {
+            tracing::warn!(%error, "cannot clear what a dead instance left");
+        }
+        Ok(store)
+    }
+
+    /// This process, as other replicas see it.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// Leaves the folder as this instance's last act, whoever still holds the store: its files and
+    /// staging go, and its leases are stale once the process ends.
+    pub fn leave(&self) {
+        self.instance.leave();
+    }
+
+    /// Tells the other replicas that this one lives. Call every [`Instance::renew_every`].
+    pub fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.forget_mended();
+        match self.instance.renew(now) {
+            Err(error) if error.is_absent() => self.restore(now),
+            other => other,
+        }
+    }
+
+    /// Whether records can be written in the jobs folder now: makes a small file and removes it.
+    /// Makes our own folders again where the jobs folder was emptied or replaced. Blocks on the
+    /// disk for as long as that hangs: a caller who must answer waits with a limit.
+    #[allow(dead_code, reason = "for /health, which asks it next")]
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        self.in_whole_folder(|| self.write_probe()).map(drop)
+    }
+
+    /// What the filesystem takes for the time: its own clock where it is another machine's.
+    fn write_probe(&self) -> Result<std::time::SystemTime, StoreError> {
+        let path = self.staging().join(format!("probe-{}", Uuid::new_v4()));
+        let made = files::create_new(&path).and_then(|mut file| {
+            file.write_all(b"probe")?;
+            file.metadata()?.modified()
+        });
+        let removed = match fs::remove_file(&path) {
+            Err(error) if !is_absent(&error) => Err(error),
+            _ => Ok(()),
+        };
+        made.and_then(|time| removed.map(|()| time))
+            .map_err(files::at("write", &path))
+    }
+
+    /// Makes our own folders again. Whoever emptied the jobs folder, or mounted another volume in
+    /// its place, took the records: chats begin anew, but they do begin.
+    fn restore(&self, now: Timestamp) -> Result<(), StoreError> {
+        let (root, _) = prepare(&self.configured)?;
+        if root != self.root {
+            return Err(StoreError::Unusable {
+                path: self.configured.clone(),
+                problem: format!(
+                    "is not the same as at the start ({}): restart the bridge",
+                    self.root.display()
+                ),
+            });
+        }
+        self.instance.renew(now)?;
+        tracing::warn!(
+            folder = %self.root.display(),
+            "the jobs folder was emptied or replaced while the bridge runs: its records are begun \
+             anew; chats and links from before are gone unless the old folder comes back"
+        );
+        Ok(())
+    }
+
+    /// Does `work`; where that failed because our own folders are gone, makes them and does it
+    /// once more.
+    fn in_whole_folder<T>(
+        &self,
+        work: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match work() {
+            Err(error)
+                if error.is_absent() && !(is_whole(&self.root) && self.staging().is_dir()) =>
+            {
+                self.restore(Timestamp::now())?;
+                work()
+            }
+            other => other,
+        }
+    }
+
+    /// Tells the other replicas that this one is about to end: they bring nothing new, and wait for
+    /// its leases.
+    pub fn drain(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.instance.drain();
+        self.instance.renew(now)
+    }
+
+    /// Tells the other replicas where this one is reached from now on.
+    pub fn move_to(&self, address: String, now: Timestamp) -> Result<(), StoreError> {
+        self.instance.move_to(address);
+        self.instance.renew(now)
+    }
+
+    /// The secret that all bridges on this folder share: made by the first of them, at random.
+    pub fn peer_key(&self) -> Result<Vec<u8>, StoreError> {
+        let path = self.bridge("peer-key");
+        let fresh = LinkToken::random().as_str().to_owned() + LinkToken::random().as_str();
+        files::show_new(&path, fresh.as_bytes(), self.staging())
+            .map_err(files::at("write", &path))?;
+        let key = files::read_record(&path).map_err(files::at("read", &path))?;
+        if key.len() < fresh.len() {
+            let error = std::io::Error::other("it is too short: remove it and start all bridges");
+            return Err(files::at("use", &path)(error));
+        }
+        Ok(key)
+    }
+
+    /// What deserves a look in the jobs folder though the bridge serves.
+    pub fn warnings(&self) -> Vec<String> {
+        let broken = self.broken.lock().len();
+        let broken = (broken > 0).then(|| {
+            format!(
+                "the records of who works in {broken} workspaces (their file 'lease') cannot be \
+                 read: their chats wait until the bridge that holds them has written them anew, or \
+                 until no bridge lives that could hold them"
+            )
+        });
+        broken.into_iter().chain(self.clock.warning()).collect()
+    }
+
+    /// What is believed to be the time: what is written down and what is judged by it. A clock that
+    /// somebody sets while the bridge runs is not followed at once.
+    pub fn now(&self) -> Timestamp {
+        self.clock.believed(Moment::now())
+    }
+
+    /// Why nothing may be removed for its age now. Blocks on the disk.
+    fn doubt(&self) -> Option<Doubt> {
+        let disk = self.in_whole_folder(|| self.write_probe()).ok();
+        match self.peer_clocks() {
+            Ok(peers) => self.clock.judge(Moment::now(), disk, &peers),
+            Err(error) => Some(Doubt::Unknown(error.to_string())),
+        }
+    }
+
+    /// The same for a command, which has seen nothing of the others yet: waits until they were seen
+    /// to write, or silent.
+    fn doubt_after_a_look(&self) -> Option<Doubt> {
+        let until = Instant::now() + self.instance.ttl() * 2;
+        loop {
+            match self.doubt() {
+                Some(Doubt::Unknown(_)) if Instant::now() < until => {
+                    std::thread::sleep(self.instance.renew_every() / 8);
+                }
+                doubt => return doubt,
+            }
+        }
+    }
+
+    /// The canonical path of the jobs folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Bytes that are free on the folder's filesystem for us, for the free-disk floor.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let found = self.statvfs()?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    /// Lets the instance end as by SIGKILL.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn forget_files(&mut self) {
+        self.instance.forget_files();
+    }
+
+    fn bridge(&self, part: &str) -> PathBuf {
+        self.root.join(".bridge").join(part)
+    }
+
+    /// Ours alone, on the same filesystem as everything else in the folder.
+    /// What is in it ends with this process.
+    pub fn staging(&self) -> &Path {
+        self.instance.staging()
+    }
+}
+
+/// What the folder's filesystem has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes, for us.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Does in small what each new chat does: makes a folder and a file with something in it, and
+    /// takes both away. The error says what is wrong. Blocks for as long as the disk does.
+    pub fn probe(&self) -> Result<Room, StoreError> {
+        self.instance.is_shown()?;
+        let room = self.statvfs()?;
+        access(&self.root, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(|error| files::at("write in", &self.root)(error.into()))?;
+        let path = self.staging().join(format!("probe-{}", Uuid::new_v4()));
+        let mut made = fs::create_dir(&path);
+        if made.as_ref().is_err_and(is_absent) {
+            // Others clear it away where this bridge was silent for long.
+            self.instance.is_shown()?;
+            made = files::make_dir(self.staging()).and_then(|()| fs::create_dir(&path));
+        }
+        let made = made.and_then(|()| fs::write(path.join("file"), [b'x'; 4096]));
+        let removed = match fs::remove_dir_all(&path) {
+            Err(error) if is_absent(&error) => Ok(()),
+            other => other,
+        };
+        made.and(removed)
+            .map_err(|error| files::at("write in", &self.root)(explained(error, &room)))?;
+        Ok(Room {
+            bytes: room.f_bavail.saturating_mul(room.f_frsize),
+        })
+    }
+
+    pub(super) fn statvfs(&self) -> Result<StatVfs, StoreError> {
+        statvfs(&self.root).map_err(|error| files::at("measure", &self.root)(error.into()))
+    }
+}
+
+/// The system says "no space" of names, too.
+fn explained(error: io::Error, room: &StatVfs) -> io::Error {
+    let full = is_disk_full(&error);
+    if full && room.f_files > 0 && room.f_favail == 0 {
+        let text = format!("{error}: the filesystem has no inodes left for new files");
+        return io::Error::new(error.kind(), text);
+    }
+    error
+}
+
+/// What is made below `.bridge`.
+const PARTS: [&str; 6] = ["", "bindings", "artifacts", "catalog", "instances", "tmp"];
+
+/// Returns the canonical and the configured absolute path.
+pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
+    let unusable = |problem: String| StoreError::Unusable {
+        path: jobs_dir.to_owned(),
+        problem,
+    };
+    let failed = |error: io::Error| unusable(explain(&error));
+    // Collecting the parts drops a trailing slash, behind which a link would not be seen.
+    let configured: PathBuf = std::path::absolute(jobs_dir)
+        .map_err(failed)?
+        .components()
+        .collect();
+    if fs::symlink_metadata(&configured).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    {
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(&configured);
+        made.map_err(failed)?;
+    }
+    let found = fs::symlink_metadata(&configured).map_err(failed)?;
+    let own = rustix::process::geteuid().as_raw();
+    if found.is_symlink() {
+        let problem = "is a symbolic link: set MCPO_JOBS_DIR to the folder that it points to";
+        return Err(unusable(problem.into()));
+    }
+    if !found.is_dir() {
+        let problem = "is not a folder: move it away or set MCPO_JOBS_DIR to another one";
+        return Err(unusable(problem.into()));
+    }
+    if found.uid() == own {
+        if found.mode() & 0o777 != 0o700 {
+            fs::set_permissions(&configured, Permissions::from_mode(0o700)).map_err(failed)?;
+        }
+    } else if anybody_moves_things(found.mode()) {
+        return Err(unusable(format!(
+            "belongs to user {}, and anybody may move what is in it (mode {:o}): take the right to \
+             write from others, or set MCPO_JOBS_DIR to a folder inside it, which is then made",
+            found.uid(),
+            found.mode() & 0o7777
+        )));
+    }
+    let root = configured.canonicalize().map_err(failed)?;
+    let records = root.join(".bridge");
+    // In a folder that is not ours alone somebody may have been there first.
+    if let Ok(there) = fs::symlink_metadata(&records)
+        && !files::is_own_dir(&records).map_err(failed)?
+    {
+        return Err(unusable(format!(
+            "holds a '.bridge' that is no folder of user {own} (it is user {}'s): move it away, or \
+             set MCPO_JOBS_DIR to another folder",
+            there.uid()
+        )));
+    }
+    for part in PARTS {
+        files::make_dir(&root.join(".bridge").join(part)).map_err(failed)?;
+    }
+    Ok((root, configured))
+}
+
+/// Whether every folder of ours is there.
+pub fn is_whole(root: &Path) -> bool {
+    let there = |part: &&str| files::is_own_dir(&root.join(".bridge").join(part));
+    PARTS.iter().all(|part| there(part).unwrap_or(true))
+}
+
+/// A folder of somebody else's is a volume that our group may write (Kubernetes mounts them so, with
+/// `fsGroup`), or one where all may write but only move their own (sticky). What we make in it is
+/// ours alone.
+fn anybody_moves_things(mode: u32) -> bool {
+    let (others_write, sticky) = (mode & 0o002 != 0, mode & 0o1000 != 0);
+    others_write && !sticky
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => format!(
+            "is not writable ({error}): give user {} the right, or set MCPO_JOBS_DIR to another",
+            rustix::process::geteuid().as_raw()
+        ),
+        _ => format!("cannot be used: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Folder;
+
+    #[test]
+    fn a_folder_in_the_place_of_ours_is_none_to_work_in() {
+        let dir = Folder::new();
+        let store = dir.open();
+        let aside = dir.outside().join("aside");
+        fs::rename(dir.path(), &aside).unwrap();
+        assert!(store.probe().is_err(), "it is gone");
+        fs::create_dir(dir.path()).unwrap();
+        assert!(store.probe().unwrap_err().to_string().contains("replaced"));
+        // Another bridge has made its own folders there.
+        let other = dir.open();
+        assert!(store.probe().unwrap_err().to_string().contains("replaced"));
+        other.probe().unwrap();
+        drop(other);
+        fs::remove_dir_all(dir.path()).unwrap();
+        fs::rename(aside, dir.path()).unwrap();
+        store.probe().unwrap();
+    }
+
+    #[test]
+    fn a_probe_leaves_nothing_and_tells_what_is_free() {
+        let dir = Folder::new();
+        let store = dir.open();
+        let room = store.probe().unwrap();
+        assert!(room.bytes > 0);
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+    }
+
+    fn problem(path: &Path) -> String {
+        prepare(path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn makes_the_folder_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let jobs = dir.path().join("deep/jobs");
+        prepare(&jobs).unwrap();
+        assert_eq!(fs::metadata(&jobs).unwrap().mode() & 0o777, 0o700);
+        fs::set_permissions(&jobs, Permissions::from_mode(0o755)).unwrap();
+        prepare(&jobs).unwrap();
+        assert_eq!(fs::metadata(&jobs).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn refuses_files_and_links_with_the_fix() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        assert!(problem(&file).contains("not a folder"));
+        assert!(problem(&link).contains("symbolic link"));
+        assert!(problem(&link.join("")).contains("symbolic link"));
+        assert!(problem(&file.join("below")).contains("cannot be used"));
+    }
+
+    #[test]
+    fn of_others_folders_only_those_are_refused_where_anybody_moves_things() {
+        for (mode, refused) in [
+            (0o42775, false),
+            (0o42770, false),
+            (0o40755, false),
+            (0o41777, false),
+            (0o40777, true),
+            (0o42777, true),
+        ] {
+            assert_eq!(anybody_moves_things(mode), refused, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_volume_of_somebody_elses_is_used_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let jobs = dir.path().join("volume");
+        fs::create_dir(&jobs).unwrap();
+        fs::set_permissions(&jobs, Permissions::from_mode(0o2775)).unwrap();
+        // Only root can give a folder away; others see the rule in the test above.
+        if std::os::unix::fs::chown(&jobs, Some(65534), None).is_err() {
+            return;
+        }
+        prepare(&jobs).unwrap();
+        let (mount, records) = (
+            jobs.metadata().unwrap(),
+            jobs.join(".bridge").metadata().unwrap(),
+        );
+        assert_eq!((mount.uid(), mount.mode() & 0o7777), (65534, 0o2775));
+        assert_eq!(records.mode() & 0o777, 0o700);
+        std::os::unix::fs::chown(jobs.join(".bridge"), Some(65534), None).unwrap();
+        assert!(problem(&jobs).contains("'.bridge'"));
+        fs::set_permissions(&jobs, Permissions::from_mode(0o777)).unwrap();
+        assert!(problem(&jobs).contains("mode 777"));
+    }
+
+    #[test]
+    fn links_in_place_of_our_own_folder_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let jobs = dir.path().join("jobs");
+        prepare(&jobs).unwrap();
+        fs::rename(jobs.join(".bridge"), dir.path().join("away")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("away"), jobs.join(".bridge")).unwrap();
+        assert!(problem(&jobs).contains("'.bridge'"));
+    }
+
+    #[test]
+    fn remembers_both_spellings() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap().join("real");
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, dir.path().join("alias")).unwrap();
+        let written = dir.path().join("alias/jobs");
+        let (root, configured) = prepare(&written).unwrap();
+        assert_eq!((root, configured), (real.join("jobs"), written));
+    }
+}
