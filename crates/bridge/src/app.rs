@@ -14,7 +14,7 @@ use std::{
 use bridge_model::{Principal, ServerName};
 use bridge_process::Listener;
 use bridge_protocol::jsonrpc::Said;
-use bridge_state::{Store, StoreError};
+use bridge_state::{ChatStore, StoreError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -60,7 +60,7 @@ pub struct App {
     /// How calls run.
     pub engine: Arc<CallEngine>,
     /// What outlives the process.
-    pub store: Arc<Store>,
+    pub store: Arc<ChatStore>,
     /// Whether the machine lets it work.
     pub condition: Arc<Condition>,
     /// Memory for request bodies.
@@ -83,7 +83,11 @@ pub struct App {
 
 impl App {
     /// Builds the bridge; nothing runs before [`App::apply`].
-    pub fn new(settings: Settings, store: Store, config: Loaded) -> Result<Arc<Self>, StoreError> {
+    pub fn new(
+        settings: Settings,
+        store: ChatStore,
+        config: Loaded,
+    ) -> Result<Arc<Self>, StoreError> {
         let key = PeerKey::new(settings.replicas.key.as_ref(), &store)?;
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let metrics = Arc::new(Metrics::new());
@@ -422,7 +426,7 @@ fn admission_settings(settings: &Settings) -> AdmissionSettings {
     }
 }
 
-fn child_settings(settings: &Settings, store: &Store) -> ChildSettings {
+fn child_settings(settings: &Settings, store: &ChatStore) -> ChildSettings {
     let limits = &settings.limits;
     ChildSettings {
         tools_dir: absolute(&settings.tools_dir),

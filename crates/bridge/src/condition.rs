@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bridge_state::{Room, Store};
+use bridge_state::{ChatStore, FreeSpace};
 use tokio::sync::watch;
 
 use crate::limits;
@@ -31,7 +31,7 @@ pub struct Trouble {
 
 /// What was seen last. Cheap to read.
 pub struct Condition {
-    store: Arc<Store>,
+    store: Arc<ChatStore>,
     min_free: u64,
     state: Mutex<State>,
     looks: watch::Sender<u64>,
@@ -48,7 +48,7 @@ struct State {
 
 impl Condition {
     /// Nothing is looked at before somebody asks.
-    pub fn new(store: Arc<Store>, min_free: u64) -> Self {
+    pub fn new(store: Arc<ChatStore>, min_free: u64) -> Self {
         Self {
             store,
             min_free,
@@ -134,7 +134,7 @@ impl Condition {
                 down: true,
             }),
             // Chats can still be read, and made smaller.
-            Ok(Room { bytes }) if bytes < self.min_free => seen.push(Trouble {
+            Ok(FreeSpace { bytes }) if bytes < self.min_free => seen.push(Trouble {
                 text: format!("only {bytes} bytes of disk are free (MCPO_MIN_FREE_DISK_BYTES)"),
                 down: false,
             }),

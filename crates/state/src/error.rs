@@ -24,7 +24,7 @@ pub enum StoreError {
     JobGone,
     /// Another instance holds the workspace: nothing is written there in our name.
     #[error("another bridge has taken the workspace over: nothing more is written in it from here")]
-    TakenOver,
+    Fenced,
     /// The filesystem refused.
     #[error("cannot {action} {}: {source}", Redacted(path))]
     Io {

@@ -1,52 +1,89 @@
-//! What outlives a process, in the jobs folder: workspaces, bindings, leases, links, journals, and what
-//! servers offered.
+//! What outlives a process: chats with their leases and journals, links, and what servers offered.
 //!
 //! This crate must not know MCP methods, HTTP, child processes or settings: it is handed keys, folders,
 //! times and limits.
 //!
-//! Several bridges may share the folder (NFS too), so nothing is believed to be ours alone: names
-//! appear by link or rename, changes happen under file locks, and a lease says who works where. File
-//! locks may not reach other hosts, so who gets a binding or a lease is decided by exclusive names.
-//! All calls block on the disk; async callers use `spawn_blocking`.
+//! # The interface
+//!
+//! [`ChatStore`] holds records, [`BlobStore`] bytes. Both are used by several bridges at once. Each
+//! method is one atomic step that takes and returns owned values: what a step needs to know is in its
+//! arguments, and nothing stays locked after it. Today's storage is a folder; a database can serve the
+//! same steps by one statement or transaction each. All of them block, on the disk or the network:
+//! async callers use `spawn_blocking`.
+//!
+//! | step | of [`ChatStore`] |
+//! |---|---|
+//! | instances | [`renew`](ChatStore::renew), [`drain`](ChatStore::drain), [`move_to`](ChatStore::move_to), [`leave`](ChatStore::leave), [`others`](ChatStore::others) |
+//! | enter a chat | [`acquire`](ChatStore::acquire) → [`Acquired::Mine`] with the [`Lease`] and its fencing number, or [`Acquired::Elsewhere`] with the [`Holder`] |
+//! | a chat without a key | [`create`](ChatStore::create), [`create_unclaimed`](ChatStore::create_unclaimed), [`claim`](ChatStore::claim), [`discard`](ChatStore::discard) |
+//! | keep and leave it | [`holds`](ChatStore::holds), [`close`](ChatStore::close), [`release`](ChatStore::release) |
+//! | write for it, under its lease | [`commit`](ChatStore::commit): links, journal, attachments, clock and status of a call; [`put_file`](ChatStore::put_file), [`session_started`](ChatStore::session_started), [`session_ended`](ChatStore::session_ended); all refuse with [`StoreError::Fenced`] once another instance has taken the chat over |
+//! | links | [`link`](ChatStore::link), [`revoke`](ChatStore::revoke), [`remove_link`](ChatStore::remove_link), [`links_of`](ChatStore::links_of) |
+//! | clean-up | [`sweep`](ChatStore::sweep), [`forget_user`](ChatStore::forget_user) |
+//! | lists | [`chats`](ChatStore::chats), [`chat`](ChatStore::chat), [`sessions`](ChatStore::sessions), [`catalog_entry`](ChatStore::catalog_entry) |
+//!
+//! | step | of [`BlobStore`] |
+//! |---|---|
+//! | write | [`stage`](BlobStore::stage) a file, fill it, [`put`](BlobStore::put) it, commit the link to it |
+//! | read | [`get`](BlobStore::get), whole or a range |
+//! | delete | with the last link to it |
+//!
+//! # The folder behind it
+//!
+//! Several bridges may share the folder (NFS too), so a file is never assumed to be changed by this
+//! process alone: names appear by link or rename, changes happen under file locks, and a lease says who
+//! works where. File locks may not reach other hosts, so who gets a binding or a lease is decided by
+//! exclusive names.
 //!
 //! ```text
 //! {job-id}/work/ home/ tmp/    the children's
 //! {job-id}/metadata.json …     ours: journal.jsonl, server.log, lease, lease.N, lock
-//! .bridge/bindings/{ab}/{key}  which job folder a workspace key has
+//! .bridge/bindings/{ab}/{key}  which folder a chat's key has
 //! .bridge/artifacts/{ab}/{token}/{meta.json,data}
 //! .bridge/catalog/{digest}.json  what a server offered when it was last asked
 //! .bridge/instances/{id}.{json,lock}
-//! .bridge/tmp/{instance}/      staging, gone with its instance
+//! .bridge/tmp/{instance}/      staging, removed with its instance
 //! .bridge/peer-key             what the bridges on this folder prove themselves with
 //! ```
 //!
+//! # Example
+//!
 //! ```
 //! use bridge_model::{Principal, WorkspaceKey};
-//! use bridge_state::{Membership, NewJob, PrincipalHash, Store};
-//! use jiff::Timestamp;
+//! use bridge_state::{Acquired, ChatStore, Done, Membership, NewChat, PrincipalHash};
 //!
 //! let folder = tempfile::tempdir()?;
-//! let store = Store::open(&folder.path().join("jobs"), &Membership::default(), Timestamp::now())?;
+//! let store = ChatStore::open(&folder.path().join("jobs"), &Membership::default())?;
 //! let ann = Principal::User("ann".into());
-//! let new = NewJob {
+//! let new = NewChat {
 //!     principal: PrincipalHash::from(&ann),
-//!     key: Some(WorkspaceKey::chat(&ann, "7f3a", None)),
-//!     servers: &[],
+//!     servers: Vec::new(),
 //! };
-//! let job = store.create_job(&new, Timestamp::now())?;
-//! assert!(job.work().is_dir());
+//! let key = WorkspaceKey::chat(&ann, "7f3a", None);
+//! let Acquired::Mine(held) = store.acquire(&key, &new)? else {
+//!     panic!("another instance holds it");
+//! };
+//! assert!(held.job.work().is_dir());
+//! let done = Done {
+//!     journal: b"{}\n".to_vec(),
+//!     ..Done::default()
+//! };
+//! store.commit(&held.lease, done)?;
+//! store.close(&held.lease)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod error;
 mod folder;
+mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use error::{StoreError, is_disk_full};
 pub use folder::{
-    Artifact, Bytes, Clocks, DiskUsage, GcReport, GoneReason, Instance, InstanceId, JobStatus,
-    JobSummary, JournalEntry, JournalMode, Lease, LeaseError, Link, LiveSession, Membership,
-    Metadata, NewJob, Others, Peer, PrincipalHash, Room, SessionSummary, StagedFile, StagedLink,
-    Stamp, Store, TOMBSTONE, read_within, remove_tree,
+    Artifact, Blob, BlobId, CallEnd, CallOutcome, ChatSummary, DiskUsage, Done, FreeSpace,
+    GcReport, GoneReason, Held, Holder, InstanceId, JobStatus, JournalEntry, JournalMode, Lease,
+    Link, LiveSession, Membership, Metadata, NewChat, OpenBlob, Others, Peer, PrincipalHash,
+    SessionSummary, StagedFile, Stamp, Swept, TOMBSTONE, read_within, remove_tree,
 };
+pub use store::{Acquired, BlobStore, ChatStore};

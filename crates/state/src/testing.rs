@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 use bridge_model::{Principal, WorkspaceKey};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Membership, NewJob, PrincipalHash, Store};
+#[cfg(test)]
+use crate::{Artifact, Done, Lease, StoreError};
+use crate::{ChatStore, Membership, NewChat, PrincipalHash, folder::JobsFolder};
+#[cfg(test)]
+use bridge_model::{JobId, LinkToken};
 
 /// A folder that goes with the test, and a fixed clock.
 pub struct Folder {
@@ -35,12 +39,65 @@ pub fn key(chat: &str) -> WorkspaceKey {
     WorkspaceKey::chat(&alice(), chat, None)
 }
 
-/// A workspace of hers without a chat.
-pub fn new_job() -> NewJob<'static> {
-    NewJob {
+/// A chat of hers.
+pub fn new_chat() -> NewChat {
+    NewChat {
         principal: PrincipalHash::from(&alice()),
-        key: None,
-        servers: &[],
+        servers: Vec::new(),
+    }
+}
+
+/// One round of clean-up as at that time.
+pub fn sweep_at(store: &ChatStore, retention: std::time::Duration, now: Timestamp) -> crate::Swept {
+    store.folder().sweep_at(retention, now)
+}
+
+/// The record of a link to the text "bytes", which lives for so many seconds.
+#[cfg(test)]
+pub(crate) fn artifact(owner: &Principal, now: Timestamp, seconds: i64) -> Artifact {
+    Artifact {
+        token: LinkToken::random(),
+        name: "売上.xlsx".into(),
+        path: "売上.xlsx".into(),
+        ascii_name: "file.xlsx".into(),
+        size: 5,
+        mime_type: "text/plain".into(),
+        sha256: "277089d91c0bdf4f2e6862ba7e4a07605119431f5d13f726dd352b06f1b206a9".into(),
+        created_at: now,
+        expires_at: later(now, seconds),
+        gone_at: None,
+        gone: None,
+        job: JobId::random(),
+        server: "excel".into(),
+        tool: "write".into(),
+        principal: PrincipalHash::from(owner),
+        other: serde_json::Map::new(),
+    }
+}
+
+/// Publishes it as of a call in its chat.
+#[cfg(test)]
+pub(crate) fn publish(folder: &JobsFolder, artifact: Artifact) -> Result<Artifact, StoreError> {
+    use std::io::Write as _;
+    let mut staged = folder.stage_file()?;
+    staged.file().write_all(b"bytes").unwrap();
+    let blob = folder.put_blob(staged, &artifact.sha256)?;
+    let done = Done {
+        links: vec![(artifact.clone(), blob)],
+        ..Done::default()
+    };
+    folder.commit(&lease(folder, artifact.job), done)?;
+    Ok(artifact)
+}
+
+/// A lease of the folder's own instance, as it may be without a record of one.
+#[cfg(test)]
+pub(crate) fn lease(folder: &JobsFolder, job: JobId) -> Lease {
+    Lease {
+        job,
+        instance: folder.instance().id(),
+        fence: 0,
+        since: Timestamp::UNIX_EPOCH,
     }
 }
 
@@ -64,15 +121,29 @@ impl Folder {
     }
 
     /// Joins as one more instance.
-    pub fn open(&self) -> Store {
-        Store::open(&self.path(), &Membership::default(), self.now).unwrap()
+    pub fn open(&self) -> ChatStore {
+        ChatStore::new(self.join())
     }
 
     /// Runs an instance that ends as by SIGKILL: its lock goes, its files stay.
-    pub fn crash<T>(&self, work: impl FnOnce(&Store) -> T) -> T {
-        let mut store = self.open();
+    pub fn crash<T>(&self, work: impl FnOnce(&ChatStore) -> T) -> T {
+        let store = self.open();
         let result = work(&store);
-        store.forget_files();
+        store.folder().forget_files();
+        result
+    }
+
+    /// The folder behind [`Self::open`].
+    pub(crate) fn join(&self) -> JobsFolder {
+        JobsFolder::open(&self.path(), &Membership::default(), self.now).unwrap()
+    }
+
+    /// The same as [`Self::crash`].
+    #[cfg(test)]
+    pub(crate) fn kill<T>(&self, work: impl FnOnce(&JobsFolder) -> T) -> T {
+        let folder = self.join();
+        let result = work(&folder);
+        folder.forget_files();
         result
     }
 }

@@ -5,8 +5,7 @@ use std::{
     io::{self, Read, Write},
 };
 
-use bridge_model::Job;
-use bridge_state::{Artifact, Link, Store};
+use bridge_state::{Artifact, ChatStore, Link};
 use jiff::{Timestamp, tz::TimeZone};
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
@@ -19,8 +18,7 @@ use super::{
 /// paths; of two with the same path the later one gets a number. Over `origin.max_bytes`:
 /// [`PublishError::TooLarge`].
 pub fn publish_archive(
-    store: &Store,
-    job: &Job,
+    store: &ChatStore,
     name: &str,
     artifacts: &[Artifact],
     origin: &Origin<'_>,
@@ -36,13 +34,15 @@ pub fn publish_archive(
         return Err(too_large());
     }
     let path = RelativePath::parse(name).map_err(|_| PublishError::NotFound(name.to_owned()))?;
-    let mut staged = store.stage_link()?;
-    let mut zip = ZipWriter::new(staged.data());
+    let mut staged = store.blobs().stage()?;
+    let mut zip = ZipWriter::new(staged.file());
     let mut taken = HashSet::new();
     for artifact in artifacts {
-        let Link::Live(_, mut data) = store.link(&artifact.token, now)? else {
-            return Err(PublishError::NotFound(artifact.name.clone()));
+        let data = match store.link(&artifact.token)? {
+            Link::Live(_, blob) => store.blobs().get(&blob, None)?,
+            Link::Gone(_) | Link::Unknown => None,
         };
+        let mut data = data.ok_or_else(|| PublishError::NotFound(artifact.name.clone()))?;
         zip.start_file(unique(&artifact.path, &mut taken), options(artifact, now))
             .map_err(io::Error::from)
             .and_then(|()| pack(&mut data, &mut zip, patience))
@@ -50,15 +50,7 @@ pub fn publish_archive(
     }
     let written = zip.finish().map_err(io::Error::from);
     written.and_then(Write::flush).map_err(failed(name))?;
-    seal(
-        store,
-        staged,
-        &Place::work(path),
-        job,
-        origin,
-        patience,
-        now,
-    )
+    seal(store, staged, &Place::work(path), origin, patience, now)
 }
 
 fn pack(data: &mut impl Read, zip: &mut impl Write, patience: &Patience) -> io::Result<()> {
@@ -114,19 +106,26 @@ fn unique(path: &str, taken: &mut HashSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, io::Read, time::Duration};
+    use std::{
+        collections::BTreeMap,
+        fs::{self, File},
+        io::Read,
+        time::Duration,
+    };
 
     use super::*;
     use crate::artifacts::{Limits, Snapshot, publish};
-    use bridge_state::testing::{Folder, alice, new_job};
+    use bridge_state::Held;
+    use bridge_state::testing::{Folder, alice, new_chat};
 
     #[test]
     fn a_zip_holds_every_version_under_its_path() {
         let folder = Folder::new();
         let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let Held { job, lease, .. } = store.create(&new_chat()).unwrap();
         fs::create_dir(job.work().join("グラフ")).unwrap();
         let origin = Origin {
+            lease: &lease,
             principal: &alice(),
             server: &"excel".parse().unwrap(),
             tool: "write",
@@ -153,7 +152,6 @@ mod tests {
             let patience = Patience::endless();
             publish_archive(
                 &store,
-                &job,
                 "files.zip",
                 &artifacts,
                 origin,
@@ -166,9 +164,10 @@ mod tests {
             (archive.name.as_str(), archive.mime_type.as_str()),
             ("files.zip", "application/zip")
         );
-        let Link::Live(_, data) = store.link(&archive.token, folder.now).unwrap() else {
+        let Link::Live(_, blob) = store.link(&archive.token).unwrap() else {
             panic!("the archive has no link");
         };
+        let data = File::from(store.blobs().get(&blob, None).unwrap().unwrap());
         let mut zip = zip::ZipArchive::new(data).unwrap();
         let mut found = BTreeMap::new();
         for index in 0..zip.len() {

@@ -2,15 +2,14 @@
 
 use std::{
     ffi::OsString,
-    fmt::Write,
     fs::File,
     io::{self, Read, Seek},
     os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
-use bridge_model::{Job, LinkToken, Principal, ServerName};
-use bridge_state::{Artifact, PrincipalHash, StagedLink, Store, StoreError};
+use bridge_model::{Job, LinkToken, Principal, ServerName, hex};
+use bridge_state::{Artifact, ChatStore, Done, Lease, PrincipalHash, StagedFile, StoreError};
 use jiff::Timestamp;
 use rustix::{
     fs::{FileType, SeekFrom, Stat, fstat, ioctl_ficlone, seek},
@@ -23,6 +22,8 @@ use super::{Place, RelativePath, Snapshot, beneath, names, patience::Patience, s
 /// Which call made the files.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
+    /// The lease under which it ran.
+    pub lease: &'a Lease,
     /// Whose call it was.
     pub principal: &'a Principal,
     /// The server.
@@ -97,7 +98,7 @@ const BLOCK: u64 = 8 * 1024 * 1024;
 /// Publishes one version of one file of `job`. `snapshot` is the newest one of it: a file with several
 /// names is published only if it holds all of them.
 pub fn publish(
-    store: &Store,
+    store: &ChatStore,
     job: &Job,
     place: &Place,
     snapshot: &Snapshot,
@@ -107,23 +108,22 @@ pub fn publish(
 ) -> Result<Artifact, PublishError> {
     let name = place.display();
     let source = Source::open(job, place, snapshot)?;
-    let mut staged = store.stage_link()?;
-    source.copy_to(staged.data(), origin.max_bytes, &name, patience, copy_bytes)?;
-    seal(store, staged, place, job, origin, patience, now)
+    let mut staged = store.blobs().stage()?;
+    source.copy_to(staged.file(), origin.max_bytes, &name, patience, copy_bytes)?;
+    seal(store, staged, place, origin, patience, now)
 }
 
 /// Describes what was staged and gives it its link.
 pub(super) fn seal(
-    store: &Store,
-    mut staged: StagedLink,
+    store: &ChatStore,
+    mut staged: StagedFile,
     place: &Place,
-    job: &Job,
     origin: &Origin<'_>,
     patience: &Patience,
     now: Timestamp,
 ) -> Result<Artifact, PublishError> {
     let name = place.path.name().into_owned();
-    let (size, sha256) = digest(staged.data(), patience).map_err(failed(&name))?;
+    let (size, sha256) = digest(staged.file(), patience).map_err(failed(&name))?;
     let artifact = Artifact {
         token: LinkToken::random(),
         path: place.display(),
@@ -135,14 +135,19 @@ pub(super) fn seal(
         expires_at: now.saturating_add(origin.ttl).unwrap_or(Timestamp::MAX),
         gone_at: None,
         gone: None,
-        job: job.id(),
+        job: origin.lease.job,
         server: origin.server.to_string(),
         tool: origin.tool.to_owned(),
         principal: PrincipalHash::from(origin.principal),
         name,
         other: serde_json::Map::new(),
     };
-    staged.publish(store, &artifact)?;
+    let blob = store.blobs().put(staged, &artifact.sha256)?;
+    let done = Done {
+        links: vec![(artifact.clone(), blob)],
+        ..Done::default()
+    };
+    store.commit(origin.lease, done)?;
     Ok(artifact)
 }
 
@@ -332,12 +337,7 @@ fn digest(file: &mut File, patience: &Patience) -> io::Result<(u64, String)> {
         hash.update(&chunk[..length]);
         size += length as u64;
     }
-    let digest = hash.finalize();
-    let mut hex = String::with_capacity(64);
-    for byte in &digest {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    Ok((size, hex))
+    Ok((size, hex(&hash.finalize())))
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use bridge_model::Job;
 use bridge_process::Child;
 use bridge_protocol::{RawJson, jsonrpc::Reply, method};
+use bridge_state::Lease;
 use bytes::Bytes;
 use serde_json::json;
 use tracing::Instrument as _;
@@ -25,9 +25,9 @@ impl CallEngine {
         let (running, _hang_up) = self.begin(call)?;
         let attaching = async move {
             let began = record::Began::now();
-            let (outcome, job) = running.attached(resources).await;
+            let (outcome, lease) = running.attached(resources).await;
             let answer = outcome.map(|()| nothing());
-            record::record(&running, &began, &answer, job.as_ref()).await;
+            record::record(&running, &began, &answer, lease.as_ref()).await;
             answer.map(drop)
         };
         let task = self.running.spawn(attaching.in_current_span());
@@ -37,7 +37,7 @@ impl CallEngine {
 }
 
 impl Running {
-    async fn attached(&self, resources: Vec<String>) -> (Result<(), CallError>, Option<Job>) {
+    async fn attached(&self, resources: Vec<String>) -> (Result<(), CallError>, Option<Lease>) {
         match self.call.spec.mode {
             Mode::Stateful => self.attached_in_chat(resources).await,
             Mode::Stateless => (Ok(()), None),
@@ -52,12 +52,12 @@ impl Running {
     async fn attached_in_chat(
         &self,
         resources: Vec<String>,
-    ) -> (Result<(), CallError>, Option<Job>) {
+    ) -> (Result<(), CallError>, Option<Lease>) {
         let workspace = match self.open().await {
             Ok(workspace) => workspace,
             Err(error) => return (Err(error), None),
         };
-        let job = workspace.job.clone();
+        let lease = workspace.lease.clone();
         let found = self.find(&self.call.place, &workspace, None).await;
         let held = self.check_lease(&workspace).await;
         let attached = held.and(found).map(|found| {
@@ -66,7 +66,7 @@ impl Running {
         });
         self.engine.sessions.call_ended(self.call.place.key);
         let ours = !matches!(attached, Err(CallError::Fenced | CallError::TakenOver));
-        (attached, ours.then_some(job))
+        (attached, ours.then_some(lease))
     }
 
     /// Shows the child, and subscribes behind the caller's back: a child that is busy answers late.

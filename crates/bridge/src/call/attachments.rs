@@ -4,7 +4,8 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use bridge_model::{Job, UserToken};
+use bridge_model::UserToken;
+use bridge_state::{Done, Held};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
@@ -37,8 +38,8 @@ impl Running {
         if !workspace.begin_attachments(message) {
             return Ok(Vec::new());
         }
-        let (store, job) = (self.engine.store.clone(), workspace.job.clone());
-        let known = blocking(move || store.metadata(&job)).await?.attachments;
+        let (store, job) = (self.engine.store.clone(), workspace.job.id());
+        let known = blocking(move || store.attachments(job)).await?;
         let mut lot = Lot::default();
         let wanted = |file: &Attachment| !known.contains_key(&file.id);
         self.before(async {
@@ -62,9 +63,12 @@ impl Running {
             }
         };
         let brought: Vec<_> = ids.into_iter().zip(names.clone()).collect();
-        let (store, job) = (self.engine.store.clone(), workspace.job.clone());
-        let note = move || store.update_metadata(&job, |is| is.attachments.extend(brought));
-        blocking(note).await?;
+        let (store, lease) = (self.engine.store.clone(), workspace.lease.clone());
+        let done = Done {
+            attachments: brought,
+            ..Done::default()
+        };
+        blocking(move || store.commit(&lease, done)).await?;
         Ok(lot.notices(names))
     }
 
@@ -92,13 +96,17 @@ impl Running {
     /// Puts it there; what is to be said of it.
     pub(super) async fn put_named(
         &self,
-        job: &Job,
+        held: &Held,
         seen: &mut Snapshot,
         mut lot: Lot,
     ) -> Vec<Notice> {
         let files: Vec<_> = lot.files.drain(..).map(|(_, file)| file).collect();
         let owner = &self.call.caller.principal;
-        if let Err(error) = self.engine.put(owner, job, seen, files).await {
+        if let Err(error) = self
+            .engine
+            .put(owner, (&held.job, &held.lease), seen, files)
+            .await
+        {
             lot.refused.push(error.to_string());
         }
         lot.notices(Vec::new())
@@ -149,7 +157,7 @@ impl Running {
     ) -> Result<Incoming, Failure> {
         let store = self.engine.store.clone();
         let staged = blocking(move || {
-            let staged = store.stage_file().map_err(|error| error.to_string())?;
+            let staged = store.blobs().stage().map_err(|error| error.to_string())?;
             let data = staged.data().map_err(|error| error.to_string())?;
             Ok((staged, data))
         });

@@ -3,8 +3,8 @@
 
 use std::{collections::HashSet, fs::File, io::Read as _, time::Duration};
 
-use bridge_model::UserToken;
-use bridge_state::{Artifact, Link};
+use bridge_model::{LinkToken, UserToken};
+use bridge_state::{Artifact, ChatStore, Link, StoreError};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
@@ -96,9 +96,9 @@ impl Running {
 
     async fn open_artifact(&self, file: &Artifact) -> Result<File, Failure> {
         let (store, link) = (self.engine.store.clone(), file.token.clone());
-        match blocking(move || store.link(&link, store.now())).await {
-            Ok(Link::Live(_, data)) => Ok(data.into()),
-            Ok(_) => Err(Failure::Disk("the file is gone".into())),
+        match blocking(move || open_link(&store, &link)).await {
+            Ok(Some(data)) => Ok(data),
+            Ok(None) => Err(Failure::Disk("the file is gone".into())),
             Err(error) => Err(Failure::Disk(error.to_string().into())),
         }
     }
@@ -121,6 +121,13 @@ impl Running {
             return Ok(json!({"type": "image", "id": id, "name": name, "url": url, "size": size}));
         }
         Ok(json!({"type": "file", "id": id, "name": name, "url": id, "size": size}))
+    }
+}
+
+fn open_link(store: &ChatStore, token: &LinkToken) -> Result<Option<File>, StoreError> {
+    match store.link(token)? {
+        Link::Live(_, blob) => Ok(store.blobs().get(&blob, None)?.map(File::from)),
+        Link::Gone(_) | Link::Unknown => Ok(None),
     }
 }
 

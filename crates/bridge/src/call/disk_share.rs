@@ -4,14 +4,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bridge_model::{JobId, Principal};
-use bridge_state::{DiskUsage, PrincipalHash, Store};
+use bridge_state::{ChatStore, DiskUsage, PrincipalHash};
 
 use crate::config::Settings;
 
 /// What users have of the disk.
 pub struct DiskShares {
     settings: Arc<Settings>,
-    store: Arc<Store>,
+    store: Arc<ChatStore>,
     usage: Mutex<DiskUsage>,
 }
 
@@ -35,7 +35,7 @@ pub struct UsedShare {
 
 impl DiskShares {
     /// Nothing is counted yet.
-    pub fn new(settings: Arc<Settings>, store: Arc<Store>) -> Self {
+    pub fn new(settings: Arc<Settings>, store: Arc<ChatStore>) -> Self {
         Self {
             settings,
             store,

@@ -250,7 +250,7 @@ impl CallError {
 
 impl From<StoreError> for CallError {
     fn from(error: StoreError) -> Self {
-        if let StoreError::TakenOver = error {
+        if let StoreError::Fenced = error {
             Self::TakenOver
         } else if error.is_disk_full() {
             Self::DiskFull(error.to_string())
@@ -275,7 +275,7 @@ impl From<SessionError> for CallError {
         match error {
             SessionError::Child(error) => Self::Child(error),
             SessionError::Unknown => Self::UnknownSession,
-            SessionError::Lease(error) => Self::Elsewhere(error.to_string()),
+            SessionError::Elsewhere(error) => Self::Elsewhere(error.to_string()),
             SessionError::Store(error) => error.into(),
             SessionError::Files(error) => Self::DiskFull(error.to_string()),
             SessionError::Full { .. } | SessionError::ShareFull { .. } => {

@@ -2,7 +2,6 @@
 
 use std::{io::Write as _, path::Path, sync::Arc};
 
-use bridge_model::Job;
 use bridge_process::relative;
 use bridge_protocol::RawJson;
 use serde_json::Value;
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CallEngine, CallError, Notice, Published,
+    incoming::place,
     look::{Look, Looked, snapshot_limits},
     quota::Room,
 };
@@ -204,6 +204,7 @@ impl CallEngine {
     ) -> Published {
         let (job, maker) = (&look.job, &look.maker);
         let origin = Origin {
+            lease: &look.lease,
             principal: &maker.principal,
             server: &maker.spec.name,
             tool: &maker.tool,
@@ -240,7 +241,7 @@ impl CallEngine {
         }
         if published.files.len() > 1 {
             let (files, now) = (&published.files, self.store.now());
-            let packed = publish_archive(&self.store, job, ARCHIVE, files, &origin, patience, now);
+            let packed = publish_archive(&self.store, ARCHIVE, files, &origin, patience, now);
             match packed {
                 Ok(archive) => published.archive = Some(Box::new(archive)),
                 Err(error) => refused.push(error.to_string()),
@@ -276,8 +277,7 @@ impl CallEngine {
             } else if let Err(error) = self.check_free_disk() {
                 Err(error.to_string())
             } else {
-                self.place(&look.job, &file)
-                    .map_err(|error| error.to_string())
+                self.place(look, &file).map_err(|error| error.to_string())
             };
             match placed {
                 Ok(path) => places.push(Place::work(path)),
@@ -288,10 +288,10 @@ impl CallEngine {
     }
 
     /// Under its name, or a number where another file has that.
-    fn place(&self, job: &Job, file: &Embedded) -> Result<RelativePath, CallError> {
+    fn place(&self, look: &Look, file: &Embedded) -> Result<RelativePath, CallError> {
         let internal = |error: &dyn std::fmt::Display| CallError::Internal(error.to_string());
         let is_it = |name: &String| {
-            let path = job.work().join(name);
+            let path = look.job.work().join(name);
             let length =
                 std::fs::symlink_metadata(&path).map(|found| (found.is_file(), found.len()));
             length.is_ok_and(|found| found == (true, file.bytes.len() as u64))
@@ -301,12 +301,12 @@ impl CallEngine {
             // The same answer as before.
             file.name.clone()
         } else {
-            let staged = self.store.stage_file()?;
+            let staged = self.store.blobs().stage()?;
             let written = staged
                 .data()
                 .and_then(|mut data| data.write_all(&file.bytes));
             written.map_err(|error| internal(&error))?;
-            staged.place(&self.store, job, numbered(&file.name))?
+            place(&self.store, &look.lease, &staged, numbered(&file.name))?
         };
         RelativePath::parse(name).map_err(|error| internal(&error))
     }

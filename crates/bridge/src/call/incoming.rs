@@ -1,7 +1,7 @@
 //! Files that come into a workspace from outside: no call made them, so no call links them.
 
 use bridge_model::{Job, Principal};
-use bridge_state::{StagedFile, Store};
+use bridge_state::{ChatStore, Lease, StagedFile, StoreError};
 use tokio::sync::MutexGuard;
 
 use super::{CallEngine, CallError, disk_share::DiskShares};
@@ -31,14 +31,15 @@ impl CallEngine {
     ) -> Result<Vec<String>, CallError> {
         // While a call's changes are looked for, nothing of somebody else's appears.
         let mut seen: MutexGuard<'_, Snapshot> = workspace.files.lock().await;
-        self.put(owner, &workspace.job, &mut seen, files).await
+        let (job, lease) = (&workspace.job, &workspace.lease);
+        self.put(owner, (job, lease), &mut seen, files).await
     }
 
     /// The same for a folder at which nobody else looks.
     pub(super) async fn put(
         &self,
         owner: &Principal,
-        job: &Job,
+        (job, lease): (&Job, &Lease),
         seen: &mut Snapshot,
         files: Vec<Incoming>,
     ) -> Result<Vec<String>, CallError> {
@@ -48,10 +49,10 @@ impl CallEngine {
         self.check_entries(seen, &files)?;
         self.check_free_disk()?;
         let (store, disk, owner) = (self.store.clone(), self.disk.clone(), owner.clone());
-        let (job, mut now) = (job.clone(), std::mem::take(seen));
+        let (job, lease, mut now) = (job.clone(), lease.clone(), std::mem::take(seen));
         let (names, now) = blocking(move || {
             let names = check_bytes(&disk, &owner, &job, &now, &files)
-                .and_then(|()| put_all(&store, &job, &mut now, files));
+                .and_then(|()| put_all(&store, (&job, &lease), &mut now, files));
             disk.note_folder(&owner, job.id(), now.usage().bytes);
             (names, now)
         })
@@ -92,15 +93,15 @@ fn check_bytes(
 }
 
 fn put_all(
-    store: &Store,
-    job: &Job,
+    store: &ChatStore,
+    (job, lease): (&Job, &Lease),
     seen: &mut Snapshot,
     files: Vec<Incoming>,
 ) -> Result<Vec<String>, CallError> {
     let mut names = Vec::with_capacity(files.len());
     for incoming in files {
         let wanted = safe_name(&incoming.name);
-        let name = incoming.file.place(store, job, numbered(&wanted))?;
+        let name = place(store, lease, &incoming.file, numbered(&wanted))?;
         let path = RelativePath::parse(&name);
         let path = path.map_err(|error| CallError::Internal(error.to_string()))?;
         // A child may have taken it away already.
@@ -110,4 +111,26 @@ fn put_all(
         names.push(name);
     }
     Ok(names)
+}
+
+/// How many names are tried for a file.
+const ATTEMPTS: usize = 1000;
+
+/// Puts a file into a chat's folder under the first of the names that is free, and returns that one.
+pub(super) fn place(
+    store: &ChatStore,
+    lease: &Lease,
+    file: &StagedFile,
+    names: impl Iterator<Item = String>,
+) -> Result<String, CallError> {
+    for name in names.take(ATTEMPTS) {
+        if store.put_file(lease, file, &name)? {
+            return Ok(name);
+        }
+    }
+    Err(CallError::from(StoreError::Io {
+        action: "put a file into",
+        path: "work".into(),
+        source: std::io::ErrorKind::AlreadyExists.into(),
+    }))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bridge_model::{Job, JobFolderPaths, Principal};
 use bridge_protocol::RawJson;
+use bridge_state::Lease;
 
 use super::{CallError, Notice, Published};
 use crate::{
@@ -26,6 +27,8 @@ pub struct Maker {
 pub struct Look {
     /// The folder.
     pub job: Job,
+    /// The right to write there.
+    pub lease: Lease,
     /// How its children spell it.
     pub paths: JobFolderPaths,
     /// What lay there before the call.

@@ -34,7 +34,7 @@ use axum::http::HeaderMap;
 use bridge_model::{Caller, Tenant};
 use bridge_process::{Child, Hearing, Profile};
 use bridge_protocol::RawJson;
-use bridge_state::Store;
+use bridge_state::ChatStore;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -71,7 +71,7 @@ pub struct CallEngine {
     /// Processes for everyone.
     pub shared: Arc<SharedChildren>,
     /// Folders and links.
-    pub store: Arc<Store>,
+    pub store: Arc<ChatStore>,
     /// Where chats show things, if the settings name it.
     pub openwebui: Option<Arc<OpenWebUi>>,
     /// Counters.

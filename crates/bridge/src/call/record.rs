@@ -4,8 +4,7 @@ mod queue;
 
 use std::time::{Duration, Instant};
 
-use bridge_model::Job;
-use bridge_state::{JournalEntry, JournalMode};
+use bridge_state::{JournalEntry, JournalMode, Lease};
 use jiff::Timestamp;
 
 use super::{Answer, CallError, Running, error::Severity};
@@ -41,7 +40,7 @@ pub async fn record(
     running: &Running,
     began: &Began,
     answer: &Result<Answer, CallError>,
-    job: Option<&Job>,
+    lease: Option<&Lease>,
 ) {
     let (engine, call) = (&running.engine, &running.call);
     let outcome = match answer {
@@ -53,12 +52,12 @@ pub async fn record(
     engine
         .metrics
         .call_ended(&call.spec.name, call.ask.label(), outcome, took);
-    write_audit(running, answer, job, outcome, took);
+    write_audit(running, answer, lease, outcome, took);
     if let Err(error) = answer {
         tell_failure(running, error);
     }
-    if let Some(job) = job {
-        write_folder(running, began, answer, job, outcome).await;
+    if let Some(lease) = lease {
+        write_folder(running, began, answer, lease, outcome).await;
     }
 }
 
@@ -83,7 +82,7 @@ fn tell_failure(running: &Running, error: &CallError) {
 fn write_audit(
     running: &Running,
     answer: &Result<Answer, CallError>,
-    job: Option<&Job>,
+    lease: Option<&Lease>,
     outcome: &'static str,
     took: Duration,
 ) {
@@ -102,7 +101,7 @@ fn write_audit(
     audit(&AuditEvent {
         address: Some(caller.address),
         chat: caller.chat.as_deref(),
-        job: job.map(Job::id),
+        job: lease.map(|lease| lease.job),
         server: Some(running.call.spec.name.as_str()),
         tool: Some(running.call.ask.label()),
         files: &files,
@@ -115,7 +114,7 @@ async fn write_folder(
     running: &Running,
     began: &Began,
     answer: &Result<Answer, CallError>,
-    job: &Job,
+    lease: &Lease,
     outcome: &'static str,
 ) {
     let (engine, call) = (&running.engine, &running.call);
@@ -143,7 +142,7 @@ async fn write_folder(
         files: &files,
     }
     .line(mode);
-    let written = queue::write(engine, job, queue::Entry { line, error });
+    let written = queue::write(engine, lease, queue::Entry { line, error });
     // It goes on behind an answer that need not wait for a disk that hangs, or for a lock that
     // somebody keeps.
     if tokio::time::timeout(RECORDING, written).await.is_err() {

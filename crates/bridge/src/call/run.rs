@@ -14,6 +14,7 @@ use std::{
 use bridge_model::{Job, JobFolderPaths, Tenant};
 use bridge_process::{Child, ChildError};
 use bridge_protocol::{RawJson, jsonrpc::Reply};
+use bridge_state::Lease;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -112,11 +113,11 @@ impl Running {
             Mode::Shared => self.shared().await,
         };
         self.call.parking.end();
-        let (mut answer, job) = outcome;
+        let (mut answer, lease) = outcome;
         if self.has_asked() && self.call.ask.is_tool_call() {
             answer = answer.map_err(CallError::after_asking);
         }
-        record::record(&self, &began, &answer, job.as_ref()).await;
+        record::record(&self, &began, &answer, lease.as_ref()).await;
         if let Ok(answer) = &answer {
             self.attach(answer).await;
         }
@@ -337,6 +338,7 @@ impl Running {
         };
         let look = Look {
             job: folder.job,
+            lease: folder.lease,
             paths: folder.paths,
             before: before(&seen),
             maker: Maker {
@@ -354,6 +356,7 @@ impl Running {
 /// Where a call worked, and what lay there at the last look.
 pub(super) struct Folder {
     pub job: Job,
+    pub lease: Lease,
     pub paths: JobFolderPaths,
     pub files: Arc<tokio::sync::Mutex<Snapshot>>,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bridge_model::Job;
+use bridge_state::Lease;
 
 use super::{
     Answer, CallError, Published, Running,
@@ -12,7 +12,7 @@ use super::{
 use crate::session::SharedChild;
 
 impl Running {
-    pub(super) async fn shared(&self) -> (Result<Answer, CallError>, Option<Job>) {
+    pub(super) async fn shared(&self) -> (Result<Answer, CallError>, Option<Lease>) {
         (self.by_shared_child().await, None)
     }
 

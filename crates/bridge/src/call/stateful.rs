@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bridge_model::Job;
 use bridge_process::{ChildError, End, UserValues};
+use bridge_state::Lease;
 
 use super::{
     Answer, CallError, Running, files,
@@ -20,12 +20,12 @@ use crate::{
 const LEASE_TRUSTED: Duration = Duration::from_millis(500);
 
 impl Running {
-    pub(super) async fn stateful(&self) -> (Result<Answer, CallError>, Option<Job>) {
+    pub(super) async fn stateful(&self) -> (Result<Answer, CallError>, Option<Lease>) {
         let workspace = match self.open().await {
             Ok(workspace) => workspace,
             Err(error) => return (Err(error), None),
         };
-        let job = workspace.job.clone();
+        let lease = workspace.lease.clone();
         let mut answer = self.in_workspace(&self.call.place, &workspace).await;
         let held = self.check_lease(&workspace).await;
         let key = workspace.key;
@@ -36,7 +36,7 @@ impl Running {
             answer = Err(lost);
             return (answer, None);
         }
-        (answer, Some(job))
+        (answer, Some(lease))
     }
 
     pub(super) async fn open(&self) -> Result<Arc<Workspace>, CallError> {
@@ -92,6 +92,7 @@ impl Running {
         let paths = found.session.child.paths().clone();
         let folder = Folder {
             job: job.clone(),
+            lease: workspace.lease.clone(),
             paths,
             files: workspace.files.clone(),
         };

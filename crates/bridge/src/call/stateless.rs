@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bridge_model::Job;
 use bridge_process::{Child, End, UserValues};
-use bridge_state::{Lease, NewJob, PrincipalHash, StoreError};
+use bridge_state::{Held, Lease, NewChat, PrincipalHash, StoreError};
 
 use super::{Answer, CallError, Incoming, Running, attachments::Lot, holds::Holds, run::Folder};
 use crate::{
@@ -27,7 +27,7 @@ impl GivenFiles {
 }
 
 impl Running {
-    pub(super) async fn stateless(&self) -> (Result<Answer, CallError>, Option<Job>) {
+    pub(super) async fn stateless(&self) -> (Result<Answer, CallError>, Option<Lease>) {
         // First, since Open WebUI may be slow: nobody else has to wait for it.
         let files = match self.given_files().await {
             Ok(files) => files,
@@ -37,13 +37,13 @@ impl Running {
             Ok(permit) => permit,
             Err(error) => return (Err(error), None),
         };
-        let (job, lease, child) = match self.new_folder(files.is_none()).await {
+        let (held, child) = match self.new_folder(files.is_none()).await {
             Ok(made) => made,
             Err(error) => return (Err(error), None),
         };
         let mut holds = Holds::permit(permit);
-        let (answer, child) = self.in_new_folder(&job, child, files, &mut holds).await;
-        let engine = self.engine.clone();
+        let (answer, child) = self.in_new_folder(&held, child, files, &mut holds).await;
+        let (engine, lease) = (self.engine.clone(), held.lease.clone());
         let over = async move {
             if let Some((child, how)) = child {
                 child.end(how).await;
@@ -56,7 +56,7 @@ impl Running {
         };
         // A late child gets the time between SIGTERM and SIGKILL; its caller need not wait for it.
         self.engine.running.spawn(over);
-        (answer, Some(job))
+        (answer, Some(held.lease))
     }
 
     /// The files that come with the call, and those of the chat that it names.
@@ -71,23 +71,21 @@ impl Running {
 
     /// A folder for this call alone; where it needs no files, perhaps with a child that is ready
     /// there.
-    async fn new_folder(&self, empty: bool) -> Result<(Job, Lease, Option<Child>), CallError> {
+    async fn new_folder(&self, empty: bool) -> Result<(Held, Option<Child>), CallError> {
         self.engine.check_free_disk()?;
         let store = self.engine.store.clone();
         let principal = PrincipalHash::from(&self.call.caller.principal);
         let server = self.call.spec.name.clone();
         let spare = if empty { self.spare().await? } else { None };
         let make = move || {
-            let new = NewJob {
+            let new = NewChat {
                 principal,
-                key: None,
-                servers: &[server],
+                servers: vec![server],
             };
             if let Some(Ok(parts)) = spare.map(|spare| spare.claim(&new)) {
-                return Ok((parts.job, parts.lease, Some(parts.child)));
+                return Ok((parts.held, Some(parts.child)));
             }
-            let (job, lease) = store.create_leased_job(&new, store.now())?;
-            Ok((job, lease, None))
+            Ok((store.create(&new)?, None))
         };
         let made: Result<_, StoreError> = blocking(make).await;
         Ok(made.map_err(SessionError::from)?)
@@ -101,18 +99,20 @@ impl Running {
 
     async fn in_new_folder(
         &self,
-        job: &Job,
+        held: &Held,
         ready: Option<Child>,
         files: GivenFiles,
         holds: &mut Holds,
     ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
         let mut seen = Snapshot::default();
-        let owner = &self.call.caller.principal;
-        let put = self.engine.put(owner, job, &mut seen, files.incoming);
+        let (job, owner) = (&held.job, &self.call.caller.principal);
+        let put = self
+            .engine
+            .put(owner, (job, &held.lease), &mut seen, files.incoming);
         if let Err(error) = put.await {
             return (Err(error), None);
         }
-        let brought = self.put_named(job, &mut seen, files.named).await;
+        let brought = self.put_named(held, &mut seen, files.named).await;
         let mut child = match ready {
             Some(child) => child,
             None => match self.fresh_child(job).await {
@@ -137,6 +137,7 @@ impl Running {
                 child.end(End::Kill).await;
                 let folder = Folder {
                     job: job.clone(),
+                    lease: held.lease.clone(),
                     paths: child.paths().clone(),
                     files: Arc::new(tokio::sync::Mutex::new(seen)),
                 };

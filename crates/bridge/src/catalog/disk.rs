@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bridge_process::HelloParts;
 use bridge_protocol::{RawJson, Tool, era::Era, method};
-use bridge_state::Store;
+use bridge_state::ChatStore;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -83,7 +83,7 @@ struct Reading<'a> {
 }
 
 /// Reads what was kept for `key`; `None` where there is nothing that counts. Blocks.
-pub fn read(store: &Store, spec: &ServerSpec, key: &Key) -> Option<Learnt> {
+pub fn read(store: &ChatStore, spec: &ServerSpec, key: &Key) -> Option<Learnt> {
     let server = &spec.name;
     let content = match store.catalog_entry(server) {
         Ok(content) => Bytes::from(content?),
@@ -103,7 +103,7 @@ pub fn read(store: &Store, spec: &ServerSpec, key: &Key) -> Option<Learnt> {
 
 /// What a server of this config said of itself when it was last asked, whatever it was started
 /// from. Blocks.
-pub fn kept(store: &Store, spec: &ServerSpec) -> Option<HelloParts> {
+pub fn kept(store: &ChatStore, spec: &ServerSpec) -> Option<HelloParts> {
     let content = Bytes::from(store.catalog_entry(&spec.name).ok()??);
     let read: Reading = serde_json::from_slice(&content).ok()?;
     let same = read.format == FORMAT && read.key.config == spec.version().to_hex();
@@ -162,7 +162,7 @@ fn content(key: &Key, learnt: &Learnt) -> serde_json::Result<Vec<u8>> {
 
 /// Keeps what was learnt. A disk that fails costs the next start some time, and nothing now.
 /// Blocks.
-pub fn write(store: &Store, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
+pub fn write(store: &ChatStore, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
     let Ok(content) = content(key, learnt) else {
         return;
     };

@@ -1,7 +1,7 @@
 //! Why a server was not learnt.
 
 use bridge_process::ChildError;
-use bridge_state::{LeaseError, StoreError};
+use bridge_state::StoreError;
 
 /// Why a server could not be learnt.
 #[derive(Debug, thiserror::Error)]
@@ -12,9 +12,6 @@ pub enum LearnError {
     /// The folder failed.
     #[error("no folder for it: {0}")]
     Store(#[from] StoreError),
-    /// The folder is somebody else's already.
-    #[error("no folder for it: {0}")]
-    Lease(#[from] LeaseError),
     /// It answered `tools/list` with an error.
     #[error("it answered tools/list with the error {0}")]
     Refused(String),
@@ -29,7 +26,7 @@ impl LearnError {
         match self {
             Self::Child(error) => error.brief(),
             Self::Refused(_) => "it answered tools/list with an error".to_owned(),
-            Self::BadList | Self::Store(_) | Self::Lease(_) => self.to_string(),
+            Self::BadList | Self::Store(_) => self.to_string(),
         }
     }
 }

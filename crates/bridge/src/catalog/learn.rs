@@ -9,7 +9,7 @@ use std::{
 use bridge_model::{Job, Principal, ServerName, Tenant};
 use bridge_process::{Child, ChildError, End, HelloParts, Profile, UserValues};
 use bridge_protocol::{RawJson, Tool, era::Era, method};
-use bridge_state::{Lease, NewJob, PrincipalHash, Store};
+use bridge_state::{ChatStore, Held, NewChat, PrincipalHash, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +54,7 @@ pub struct Learnt {
 pub async fn learn(
     spec: &Arc<ServerSpec>,
     children: &Children,
-    store: &Arc<Store>,
+    store: &Arc<ChatStore>,
     deadline: Instant,
 ) -> Result<Learnt, LearnError> {
     learn_unless(spec, children, store, deadline, &CancellationToken::new()).await
@@ -64,12 +64,12 @@ pub async fn learn(
 pub async fn learn_unless(
     spec: &Arc<ServerSpec>,
     children: &Children,
-    store: &Arc<Store>,
+    store: &Arc<ChatStore>,
     deadline: Instant,
     stop: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
     let making = (store.clone(), spec.name.clone());
-    let (job, lease) = blocking(move || throw_away_job(&making.0, making.1)).await?;
+    let Held { job, lease, .. } = blocking(move || throw_away(&making.0, making.1)).await?;
     let ready = children.ready_unless(request(spec, &job, Profile::silent(), deadline), stop);
     let mut learnt = ask(ready.await, &job, spec, deadline, stop).await;
     if is_unheard(&learnt) {
@@ -80,9 +80,7 @@ pub async fn learn_unless(
     let store = store.clone();
     blocking(move || {
         // A folder that cannot be removed now is garbage that the collector gets later.
-        if store.remove_job(&job).is_err() {
-            let _ = store.release(&lease);
-        }
+        let _ = store.discard(&lease);
     })
     .await;
     learnt
@@ -127,13 +125,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Leased, so that the collector does not take it from under a child that is slow to answer.
-fn throw_away_job(store: &Store, server: ServerName) -> Result<(Job, Lease), LearnError> {
-    let new = NewJob {
+fn throw_away(store: &ChatStore, server: ServerName) -> Result<Held, StoreError> {
+    store.create(&NewChat {
         principal: PrincipalHash::from(&Principal::Anonymous),
-        key: None,
-        servers: &[server],
-    };
-    Ok(store.create_leased_job(&new, store.now())?)
+        servers: vec![server],
+    })
 }
 
 /// Finds out whether the server speaks 2026-07-28. Servers pin a process to what they hear first,
@@ -141,12 +137,12 @@ fn throw_away_job(store: &Store, server: ServerName) -> Result<(Job, Lease), Lea
 pub async fn probe(
     spec: &Arc<ServerSpec>,
     children: &Children,
-    store: &Arc<Store>,
+    store: &Arc<ChatStore>,
     stop: &CancellationToken,
 ) -> Option<RawJson> {
     let (keeper, server) = (store.clone(), spec.name.clone());
-    let made = blocking(move || throw_away_job(&keeper, server)).await;
-    let (job, lease) = made.ok()?;
+    let made = blocking(move || throw_away(&keeper, server)).await;
+    let Held { job, lease, .. } = made.ok()?;
     let request = request(spec, &job, Profile::modern(), Instant::now() + PROBE);
     let found = match children.try_revision(request, stop).await {
         Ok(child) => {
@@ -158,9 +154,8 @@ pub async fn probe(
     };
     let keeper = store.clone();
     blocking(move || {
-        let _ = keeper.release(&lease);
         // A folder that cannot be removed now is garbage that the collector gets later.
-        let _ = keeper.remove_job(&job);
+        let _ = keeper.discard(&lease);
     })
     .await;
     found
@@ -287,24 +282,19 @@ async fn lists(child: &Child, job: &Job, hello: &HelloParts) -> Result<Lists, Le
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bridge_state::{
-        Clocks,
-        testing::{Folder, later},
-    };
+    use std::time::Duration;
+
+    use bridge_state::testing::{Folder, later, sweep_at};
 
     #[test]
     fn the_collector_leaves_the_folder_of_a_child_that_is_asked() {
         let folder = Folder::new();
         let store = folder.open();
-        let (job, lease) = throw_away_job(&store, "excel".parse().unwrap()).unwrap();
-        let clocks = Clocks {
-            retention: std::time::Duration::ZERO,
-            tombstone: std::time::Duration::ZERO,
-        };
-        let in_an_hour = later(folder.now, 3600);
-        assert_eq!(store.collect(&clocks, None, in_an_hour).leased_jobs, 1);
-        assert!(store.job(job.id()).unwrap().is_some());
-        store.release(&lease).unwrap();
-        assert_eq!(store.collect(&clocks, None, in_an_hour).removed_jobs, 1);
+        let held = throw_away(&store, "excel".parse().unwrap()).unwrap();
+        let sweep = || sweep_at(&store, Duration::ZERO, later(folder.now, 3600)).report;
+        assert_eq!(sweep().leased_jobs, 1);
+        assert!(held.job.folder().exists());
+        store.release(&held.lease).unwrap();
+        assert_eq!(sweep().removed_jobs, 1);
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bridge_process::ChildError;
-use bridge_state::Store;
+use bridge_state::ChatStore;
 use futures_util::FutureExt as _;
 use tokio::{
     sync::{Notify, broadcast, watch},
@@ -83,7 +83,7 @@ impl Learner {
     pub fn start(
         spec: Arc<ServerSpec>,
         children: Arc<Children>,
-        store: Arc<Store>,
+        store: Arc<ChatStore>,
         news: broadcast::Sender<News>,
         tasks: &TaskTracker,
         changes: watch::Sender<()>,
@@ -164,7 +164,7 @@ impl Shared {
         }
     }
 
-    async fn run(self: Arc<Self>, children: Arc<Children>, store: Arc<Store>) {
+    async fn run(self: Arc<Self>, children: Arc<Children>, store: Arc<ChatStore>) {
         let mut pause = FIRST_PAUSE;
         // What was kept on disk is believed until the server was asked once.
         let mut believed = self.remember(&children, &store).await;
@@ -232,7 +232,7 @@ impl Shared {
     }
 
     /// Offers what was kept on disk, if it counts for this server as it is now.
-    async fn remember(&self, children: &Children, store: &Arc<Store>) -> bool {
+    async fn remember(&self, children: &Children, store: &Arc<ChatStore>) -> bool {
         let (spec, store) = (self.spec(), store.clone());
         let key = disk::Key::of(&spec, children);
         let read = tokio::task::spawn_blocking(move || disk::read(&store, &spec, &key));
@@ -269,7 +269,7 @@ impl Shared {
         spec: Arc<ServerSpec>,
         key: disk::Key,
         children: &Children,
-        store: &Arc<Store>,
+        store: &Arc<ChatStore>,
     ) {
         let known = self.known().clone();
         let Some(learnt) = known.filter(|_| key == disk::Key::of(&spec, children)) else {
@@ -286,7 +286,7 @@ impl Shared {
     }
 
     /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.
-    async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<Store>) {
+    async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<ChatStore>) {
         let known = self.known().clone();
         let known = known.is_some_and(|learnt| learnt.modern.get().is_some());
         if known || spec.mode == Mode::Stateful {

@@ -24,7 +24,7 @@ use std::{
 
 use bridge_model::ServerName;
 use bridge_protocol::RawJson;
-use bridge_state::Store;
+use bridge_state::ChatStore;
 use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
@@ -59,7 +59,7 @@ pub enum Knowledge {
 pub struct Catalog {
     entries: Mutex<HashMap<ServerName, Learner>>,
     children: Arc<Children>,
-    store: Arc<Store>,
+    store: Arc<ChatStore>,
     learning: TaskTracker,
     news: broadcast::Sender<News>,
     changes: watch::Sender<()>,
@@ -79,7 +79,7 @@ const NEWS: usize = 64;
 
 impl Catalog {
     /// Empty; [`Catalog::follow`] fills it.
-    pub fn new(children: Arc<Children>, store: Arc<Store>) -> Self {
+    pub fn new(children: Arc<Children>, store: Arc<ChatStore>) -> Self {
         Self {
             entries: Mutex::default(),
             children,

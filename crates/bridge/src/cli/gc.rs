@@ -3,9 +3,8 @@
 use std::fmt::Write as _;
 
 use bridge_model::Principal;
-use bridge_state::{Clocks, GcReport, TOMBSTONE};
+use bridge_state::GcReport;
 use clap::Args;
-use jiff::Timestamp;
 
 use super::{Failure, SettingsArgs, local::open_store, log, output::OutputArgs};
 use crate::cli::text::ODD;
@@ -37,14 +36,12 @@ pub fn run(args: GcArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.resolve()?;
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
-    let clocks = Clocks {
-        retention: settings.files.retention,
-        tombstone: TOMBSTONE,
-    };
     let user = args.user.map(|id| Principal::User(id.into()));
-    let report = match &user {
-        Some(_) => store.collect(&clocks, user.as_ref(), Timestamp::now()),
-        None => store.collect_due_after_a_look(&clocks),
+    let report = if let Some(user) = &user {
+        store.forget_user(user)
+    } else {
+        let retention = settings.files.retention;
+        store.sweep_once_clocks_are_known(retention).report
     };
     args.output.print(&report, text)?;
     if report.errors.is_empty() {

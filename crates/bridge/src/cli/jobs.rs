@@ -6,7 +6,7 @@ mod revoke;
 mod show;
 
 use bridge_model::JobId;
-use bridge_state::{Artifact, GoneReason, JobSummary, Store};
+use bridge_state::{Artifact, ChatStore, ChatSummary, GoneReason};
 use clap::Subcommand;
 use jiff::Timestamp;
 
@@ -39,20 +39,20 @@ pub fn run(command: JobsCommand, settings: &SettingsArgs) -> Result<(), Failure>
 const PREFIX: usize = 4;
 
 /// A workspace by its id or a unique prefix of it; `what` names what it could have been instead.
-fn find(store: &Store, id: &str, what: &str) -> Result<JobSummary, Failure> {
+fn find(store: &ChatStore, id: &str, what: &str) -> Result<ChatSummary, Failure> {
     let none = || {
         Failure::failed(format!(
             "no {what} matches '{id}' (see `mcpo-bridge jobs list`)"
         ))
     };
     if let Ok(id) = id.parse::<JobId>() {
-        let found = store.summary(id).map_err(Failure::failed)?;
+        let found = store.chat(id).map_err(Failure::failed)?;
         return found.ok_or_else(none);
     }
     if id.len() < PREFIX {
         return Err(none());
     }
-    let jobs = store.jobs().map_err(Failure::failed)?.into_iter();
+    let jobs = store.chats().map_err(Failure::failed)?.into_iter();
     let mut found = jobs.filter(|job| job.job.id().to_string().starts_with(id));
     match (found.next(), found.next()) {
         (Some(job), None) => Ok(job),

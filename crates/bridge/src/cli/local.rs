@@ -2,8 +2,7 @@
 
 use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
-use bridge_state::{Membership, Store};
-use jiff::Timestamp;
+use bridge_state::{ChatStore, Membership};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -30,7 +29,7 @@ impl Local {
     pub fn new(mut settings: Settings, config: Loaded) -> Result<Self, Failure> {
         // A command has no time to install anything: it uses what is there.
         settings.install = false;
-        let store = Store::open(&settings.jobs_dir, &Membership::default(), Timestamp::now());
+        let store = ChatStore::open(&settings.jobs_dir, &Membership::default());
         let app = App::new(settings, store.map_err(Failure::failed)?, config);
         let app = app.map_err(Failure::failed)?;
         let mut tasks = JoinSet::new();
@@ -58,12 +57,12 @@ impl Local {
 }
 
 /// A bridge on another host must see that this process lives.
-async fn beat(store: Arc<Store>) {
-    let mut timer = tokio::time::interval(store.instance().renew_every());
+async fn beat(store: Arc<ChatStore>) {
+    let mut timer = tokio::time::interval(store.renew_every());
     loop {
         timer.tick().await;
         let store = store.clone();
-        let _ = tokio::task::spawn_blocking(move || store.renew(Timestamp::now())).await;
+        let _ = tokio::task::spawn_blocking(move || store.renew()).await;
     }
 }
 
@@ -96,7 +95,7 @@ pub async fn until_signal<T>(work: impl Future<Output = T>) -> Result<T, Failure
 
 /// Opens the jobs folder that a bridge works in. A folder that is not there is not made: it would
 /// only hide that another one was meant.
-pub fn open_store(jobs_dir: &Path) -> Result<Store, Failure> {
+pub fn open_store(jobs_dir: &Path) -> Result<ChatStore, Failure> {
     if !jobs_dir.exists() {
         let path = jobs_dir.display();
         return Err(Failure::failed(format!(
@@ -104,5 +103,5 @@ pub fn open_store(jobs_dir: &Path) -> Result<Store, Failure> {
              bridge uses"
         )));
     }
-    Store::open(jobs_dir, &Membership::default(), Timestamp::now()).map_err(Failure::failed)
+    ChatStore::open(jobs_dir, &Membership::default()).map_err(Failure::failed)
 }

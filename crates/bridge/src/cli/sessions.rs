@@ -1,6 +1,6 @@
 //! `mcpo-bridge sessions`: live chat sessions.
 
-use bridge_state::{SessionSummary, Store, StoreError};
+use bridge_state::{ChatStore, SessionSummary, StoreError};
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -50,7 +50,7 @@ pub fn run(args: &SessionsArgs, settings: &SettingsArgs) -> Result<(), Failure> 
     args.output.print(&rows, |rows| text(rows, now))
 }
 
-fn rows(store: &Store, now: Timestamp) -> Result<Vec<Row>, StoreError> {
+fn rows(store: &ChatStore, now: Timestamp) -> Result<Vec<Row>, StoreError> {
     let sessions = store.sessions()?.into_iter();
     let rows = sessions.map(|session| row(store, session, now));
     // A workspace may have gone between the two looks.
@@ -61,8 +61,12 @@ fn rows(store: &Store, now: Timestamp) -> Result<Vec<Row>, StoreError> {
         .collect())
 }
 
-fn row(store: &Store, found: SessionSummary, now: Timestamp) -> Result<Option<Row>, StoreError> {
-    let Some(summary) = store.summary(found.job)? else {
+fn row(
+    store: &ChatStore,
+    found: SessionSummary,
+    now: Timestamp,
+) -> Result<Option<Row>, StoreError> {
+    let Some(summary) = store.chat(found.job)? else {
         return Ok(None);
     };
     let (session, metadata) = (found.session, summary.metadata);

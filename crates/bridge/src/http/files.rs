@@ -8,10 +8,7 @@ mod headers;
 mod page;
 mod stream;
 
-use std::{
-    io::{Seek as _, SeekFrom},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -19,7 +16,7 @@ use axum::{
     response::Response,
 };
 use bridge_model::LinkToken;
-use bridge_state::{Artifact, Bytes, GoneReason, Link, Store, StoreError};
+use bridge_state::{Artifact, BlobId, ChatStore, GoneReason, Link, OpenBlob, StoreError};
 
 use self::{conditions::Selection, page::Problem, stream::stream};
 
@@ -41,13 +38,13 @@ pub struct Served(pub Arc<Artifact>);
 /// The files behind links. Needs no key: the token is the capability.
 #[derive(Debug, Clone)]
 pub struct Downloads {
-    store: Arc<Store>,
+    store: Arc<ChatStore>,
     language: PageLanguage,
 }
 
 impl Downloads {
     /// Of this jobs folder, with pages in this language for browsers that ask for none.
-    pub fn new(store: Arc<Store>, language: PageLanguage) -> Self {
+    pub fn new(store: Arc<ChatStore>, language: PageLanguage) -> Self {
         Self { store, language }
     }
 
@@ -57,14 +54,11 @@ impl Downloads {
             return page::answer(Problem::NotFound, self.language, headers);
         };
         let (store, method, headers) = (self.store.clone(), method.clone(), headers.clone());
-        let found = tokio::task::spawn_blocking(move || {
-            let link = store.link(&token, store.now())?;
-            match link {
-                Link::Live(artifact, data) => Answer::live(artifact, data, &method, &headers),
-                Link::Gone(GoneReason::Expired) => Ok(Answer::Problem(Problem::Expired, headers)),
-                Link::Gone(GoneReason::Revoked) => Ok(Answer::Problem(Problem::Revoked, headers)),
-                Link::Unknown => Ok(Answer::Problem(Problem::NotFound, headers)),
-            }
+        let found = tokio::task::spawn_blocking(move || match store.link(&token)? {
+            Link::Live(artifact, blob) => Answer::live(&store, artifact, &blob, &method, headers),
+            Link::Gone(GoneReason::Expired) => Ok(Answer::Problem(Problem::Expired, headers)),
+            Link::Gone(GoneReason::Revoked) => Ok(Answer::Problem(Problem::Revoked, headers)),
+            Link::Unknown => Ok(Answer::Problem(Problem::NotFound, headers)),
         });
         match found.await {
             Ok(Ok(answer)) => answer.respond(self.language),
@@ -90,7 +84,7 @@ fn token(path: &str) -> Option<LinkToken> {
 enum Answer {
     Bytes {
         artifact: Box<Artifact>,
-        data: Bytes,
+        data: OpenBlob,
         selection: Selection,
     },
     Problem(Problem, HeaderMap),
@@ -98,24 +92,25 @@ enum Answer {
 
 impl Answer {
     fn live(
+        store: &ChatStore,
         artifact: Box<Artifact>,
-        mut data: Bytes,
+        blob: &BlobId,
         method: &Method,
-        headers: &HeaderMap,
+        headers: HeaderMap,
     ) -> Result<Self, StoreError> {
-        let selection = conditions::select(&artifact, method, headers);
-        if let Selection::Part(range) = &selection {
-            let sought = data.seek(SeekFrom::Start(*range.start()));
-            sought.map_err(|source| StoreError::Io {
-                action: "read",
-                path: artifact.path.clone().into(),
-                source,
-            })?;
-        }
-        Ok(Self::Bytes {
-            artifact,
-            data,
-            selection,
+        let selection = conditions::select(&artifact, method, &headers);
+        let range = match &selection {
+            Selection::Part(range) => Some(range.clone()),
+            _ => None,
+        };
+        Ok(match store.blobs().get(blob, range)? {
+            Some(data) => Self::Bytes {
+                artifact,
+                data,
+                selection,
+            },
+            // It ended between the two looks.
+            None => Self::Problem(Problem::Expired, headers),
         })
     }
 
@@ -131,7 +126,7 @@ impl Answer {
     }
 }
 
-fn bytes(artifact: Artifact, data: Bytes, selection: &Selection) -> Response {
+fn bytes(artifact: Artifact, data: OpenBlob, selection: &Selection) -> Response {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers::describe(headers, &artifact);

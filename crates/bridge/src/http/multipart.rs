@@ -176,7 +176,7 @@ async fn file(
 /// Begins a file.
 pub async fn stage(app: &App) -> Result<StagedFile, Problem> {
     let store = app.store.clone();
-    let staged = tokio::task::spawn_blocking(move || store.stage_file()).await;
+    let staged = tokio::task::spawn_blocking(move || store.blobs().stage()).await;
     staged.expect("staging does not panic").map_err(full)
 }
 

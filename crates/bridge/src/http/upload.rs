@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Principal};
+use bridge_state::{CallEnd, Done};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -154,16 +155,16 @@ pub async fn take_in(
         .map(|file| (file.name.clone(), file.size))
         .collect();
     let taken = engine.take_in(&caller.principal, &workspace, files).await;
-    let (store, job) = (app.store.clone(), workspace.job.clone());
-    let bytes = engine.disk.of_folder(job.id());
-    let touch = move || {
-        let now = store.now();
-        store.update_metadata(&job, |metadata| {
-            metadata.last_call_at = Some(now);
-            metadata.bytes = bytes.or(metadata.bytes);
-        })
+    let (store, lease) = (app.store.clone(), workspace.lease.clone());
+    let done = Done {
+        ended: Some(CallEnd {
+            bytes: engine.disk.of_folder(lease.job),
+            outcome: None,
+        }),
+        ..Done::default()
     };
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(touch).await {
+    let touch = tokio::task::spawn_blocking(move || store.commit(&lease, done));
+    if let Ok(Err(error)) = touch.await {
         tracing::warn!(%error, "the upload was not noted in its workspace");
     }
     drop(workspace);

@@ -185,7 +185,7 @@ impl Replicas {
             }
         }
         let (store, id) = (self.store.clone(), to.to);
-        let look = self.store.instance().renew_every();
+        let look = self.store.renew_every();
         let chunks = futures_util::stream::unfold(Some(answer.into_body()), move |body| {
             let store = store.clone();
             async move {

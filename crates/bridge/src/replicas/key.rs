@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use bridge_state::{Store, StoreError};
+use bridge_state::{ChatStore, StoreError};
 use ring::{
     hkdf::{HKDF_SHA256, Salt},
     signature::{Ed25519KeyPair, KeyPair as _},
@@ -50,7 +50,7 @@ pub struct PeerKey {
 
 impl PeerKey {
     /// The one of the settings, else the one that lies in the jobs folder.
-    pub fn new(given: Option<&Secret>, store: &Store) -> Result<Self, StoreError> {
+    pub fn new(given: Option<&Secret>, store: &ChatStore) -> Result<Self, StoreError> {
         Ok(match given {
             Some(secret) => Self::of(secret.expose().as_bytes()),
             None => Self {

@@ -33,7 +33,7 @@ use std::{
 
 use axum::http::HeaderValue;
 use bridge_model::{Caller, Guest, Hop};
-use bridge_state::{InstanceId, LeaseError, Others, Peer, Store, StoreError};
+use bridge_state::{ChatStore, Holder, InstanceId, Others, Peer, StoreError};
 use futures_util::future::join_all;
 use rustls::ServerConfig;
 use tokio::sync::watch;
@@ -61,7 +61,7 @@ pub struct Replicas {
     key: PeerKey,
     client: channel::PeerClient,
     certificates: tls::Known,
-    store: Arc<Store>,
+    store: Arc<ChatStore>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     path_prefix: String,
@@ -110,11 +110,11 @@ impl Replicas {
     pub fn new(
         settings: &Settings,
         key: PeerKey,
-        store: Arc<Store>,
+        store: Arc<ChatStore>,
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let ttl = store.instance().ttl();
+        let ttl = store.ttl();
         let certificates = tls::Known::default();
         Self {
             client: channel::client(&key, &certificates),
@@ -135,7 +135,7 @@ impl Replicas {
 
     /// Looks who is there, so that silence is noticed in time. Blocks on the disk.
     pub fn watch(&self) -> Result<(), StoreError> {
-        let seen = self.store.watch()?;
+        let seen = self.store.others()?;
         let mut known = self.known();
         let is_there = |id: &InstanceId| seen.peers.iter().any(|peer| peer.instance == *id);
         known.proven.retain(is_there);
@@ -236,7 +236,7 @@ impl Replicas {
             return false;
         }
         let store = self.store.clone();
-        let found = tokio::task::spawn_blocking(move || store.watch()).await;
+        let found = tokio::task::spawn_blocking(move || store.others()).await;
         matches!(found, Ok(Ok(others)) if others.peers.is_empty())
     }
 
@@ -281,7 +281,7 @@ impl Replicas {
         }
         let opened = self.sessions.open_ahead(place, &caller.principal).await;
         match opened {
-            Err(SessionError::Lease(held)) => elsewhere(held).map_or(Ok(()), Err),
+            Err(SessionError::Elsewhere(holder)) => Err(holder.into()),
             _ => Ok(()),
         }
     }
@@ -337,14 +337,8 @@ impl Replicas {
 
     async fn holder(&self, place: &Place) -> Option<Elsewhere> {
         let (store, key) = (self.store.clone(), place.key);
-        let look = move || match store.lookup(&key)? {
-            Some(job) => store.check_elsewhere(&job),
-            None => Ok(()),
-        };
-        match tokio::task::spawn_blocking(look).await {
-            Ok(Err(held)) => elsewhere(held),
-            _ => None,
-        }
+        let holder = tokio::task::spawn_blocking(move || store.holder(&key)).await;
+        holder.ok()?.ok()?.map(Elsewhere::from)
     }
 
     /// The replica that an id names. `None` where it has ended, and what it knew with it.
@@ -368,7 +362,7 @@ impl Replicas {
 
     /// What other replicas know this one by.
     pub fn own(&self) -> InstanceId {
-        self.store.instance().id()
+        self.store.instance()
     }
 
     /// Waits until a replica has ended or fallen silent.
@@ -381,7 +375,7 @@ impl Replicas {
             if matches!(alive, Ok(false)) {
                 return;
             }
-            let look = tokio::time::sleep(self.store.instance().renew_every());
+            let look = tokio::time::sleep(self.store.renew_every());
             tokio::select! {
                 _ = others.changed() => {}
                 () = look => {}
@@ -390,20 +384,15 @@ impl Replicas {
     }
 }
 
-fn elsewhere(error: LeaseError) -> Option<Elsewhere> {
-    match error {
-        LeaseError::Elsewhere {
-            instance,
-            address,
-            draining,
-        } => Some(Elsewhere {
-            to: instance,
-            address,
-            draining,
+impl From<Holder> for Elsewhere {
+    fn from(holder: Holder) -> Self {
+        Self {
+            to: holder.instance,
+            address: holder.address,
+            draining: holder.draining,
             hop: Hop::Lease,
             guest: None,
-        }),
-        LeaseError::Store(_) => None,
+        }
     }
 }
 

@@ -3,8 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bridge_model::BootTime;
-use bridge_state::{Clocks, TOMBSTONE};
-use jiff::Timestamp;
 use tokio::{
     sync::{Notify, broadcast::error::RecvError},
     task::JoinSet,
@@ -26,7 +24,7 @@ pub struct Background(JoinSet<()>);
 /// Starts them all.
 pub fn start(app: &Arc<App>, hangups: Arc<Notify>) -> Background {
     let mut tasks = JoinSet::new();
-    let ttl = app.store.instance().ttl();
+    let ttl = app.store.ttl();
     let engine = app.engine.clone();
     tasks.spawn(async move { engine.children.sweep_strays().await });
     let engine = app.engine.clone();
@@ -72,10 +70,7 @@ impl Background {
 
 /// Expired links and workspaces, at the start and then on the timer.
 async fn collect(app: Arc<App>) {
-    let clocks = Clocks {
-        retention: app.settings.files.retention,
-        tombstone: TOMBSTONE,
-    };
+    let retention = app.settings.files.retention;
     let mut timer = tokio::time::interval(app.settings.stateful.cleanup_interval);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -83,10 +78,10 @@ async fn collect(app: Arc<App>) {
         let (store, installer) = (app.store.clone(), app.installer.clone());
         let disk = app.engine.disk.clone();
         let round = move || {
-            let mut report = store.collect_due(&clocks);
-            disk.counted(std::mem::take(&mut report.usage));
-            installer.keep_house(report.held_back.is_none());
-            report
+            let swept = store.sweep(retention);
+            disk.counted(swept.usage);
+            installer.keep_house(swept.report.held_back.is_none());
+            swept.report
         };
         let Ok(report) = tokio::task::spawn_blocking(round).await else {
             continue;
@@ -104,7 +99,7 @@ async fn collect(app: Arc<App>) {
             .gc_removed(report.ended_links + report.removed_jobs);
         if let Some(why) = report.held_back {
             tracing::debug!(why, "nothing was cleaned for its age");
-            let soon = app.store.instance().renew_every();
+            let soon = app.store.renew_every();
             timer.reset_after(soon.min(app.settings.stateful.cleanup_interval));
         }
     }
@@ -112,13 +107,13 @@ async fn collect(app: Arc<App>) {
 
 /// Tells the others that this bridge lives. What was really written lengthens its children's leash.
 async fn beat(app: Arc<App>, leash: Arc<Leash>, renewed: Arc<Notify>) {
-    let every = app.store.instance().renew_every();
+    let every = app.store.renew_every();
     let mut timer = tokio::time::interval(every);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
         let (store, sent) = (app.store.clone(), BootTime::now());
-        let renew = move || store.renew(Timestamp::now());
+        let renew = move || store.renew();
         let failed = match tokio::task::spawn_blocking(renew).await {
             Ok(Ok(())) => {
                 app.engine.children.leash(leash.confirm(sent));
@@ -158,7 +153,7 @@ async fn announce(app: Arc<App>) {
 
 /// Looks after the others, often enough that silence counts from its beginning.
 async fn watch(app: Arc<App>, leash: Arc<Leash>) {
-    let mut timer = tokio::time::interval(app.store.instance().renew_every() / 2);
+    let mut timer = tokio::time::interval(app.store.renew_every() / 2);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut known = 0;
     let mut proving = AbortOnDropHandle::new(tokio::spawn(async {}));

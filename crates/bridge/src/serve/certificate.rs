@@ -3,7 +3,6 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
@@ -69,7 +68,7 @@ fn take_over(app: &App, tls: &Tls, address: Option<&str>) -> Option<Acceptor> {
     // Others learn of it first: who does not trust it yet asks again.
     if let Some(address) = address {
         let address = origin(address, Some(acceptor.fingerprint()));
-        if let Err(error) = app.store.move_to(address, Timestamp::now()) {
+        if let Err(error) = app.store.move_to(address) {
             tracing::warn!(%error, "the others do not learn of the new certificate yet");
         }
     }

@@ -27,8 +27,7 @@ use std::{
     time::Duration,
 };
 
-use bridge_state::{Membership, Store, StoreError};
-use jiff::Timestamp;
+use bridge_state::{ChatStore, Membership, StoreError};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -124,7 +123,7 @@ pub async fn serve(
     };
     let unfit = limits::fit_connections(&mut settings);
     settings.warnings.extend(unfit);
-    let store = Store::open(&settings.jobs_dir, &membership, Timestamp::now())?;
+    let store = ChatStore::open(&settings.jobs_dir, &membership)?;
     let app = App::new(settings, store, config)?;
     app.replicas.watch()?;
     let open_files = limits::raise_open_files();
@@ -262,7 +261,7 @@ async fn hand_over(app: &Arc<App>, until: Instant) {
     }
     app.replicas.drain();
     let store = app.store.clone();
-    let tell = move || store.drain(Timestamp::now());
+    let tell = move || store.drain();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await {
         tracing::warn!(%error, "the others do not learn that this bridge is about to end");
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bridge_model::{BootTime, Principal};
-use bridge_state::{NewJob, PrincipalHash, StoreError};
+use bridge_state::{NewChat, PrincipalHash, StoreError};
 
 use super::{Claim, Place, Session, SessionError, Sessions, Wants, Workspace, pool::Spare};
 use crate::{artifacts::Snapshot, config::Mode};
@@ -52,10 +52,10 @@ impl Sessions {
         let (store, key, claim) = (self.store.clone(), place.key, place.claim);
         let look = move || {
             let proven = match claim {
-                Claim::Proven(session) => store.lookup(&session)?.is_some(),
+                Claim::Proven(session) => store.exists(&session)?,
                 Claim::Minted(_) | Claim::Free => true,
             };
-            Ok::<_, StoreError>(proven && store.lookup(&key)?.is_none())
+            Ok::<_, StoreError>(proven && !store.exists(&key)?)
         };
         matches!(tokio::task::spawn_blocking(look).await, Ok(Ok(true)))
     }
@@ -68,18 +68,13 @@ impl Sessions {
         wants: &Wants,
         principal: &Principal,
     ) -> Result<Option<Adopted>, SessionError> {
-        let new = NewJob {
+        let new = NewChat {
             principal: PrincipalHash::from(principal),
-            key: Some(place.key),
-            servers: &[],
+            servers: Vec::new(),
         };
         self.prove(place, &new)?;
-        let (job, lease) = spare.folder();
         let held_at = BootTime::now();
-        if !self
-            .store
-            .adopt(&place.key, job, lease, &new, self.store.now())?
-        {
+        if !self.store.claim(spare.lease(), Some(&place.key), &new)? {
             return Ok(None);
         }
         let parts = spare.into_parts();
@@ -87,8 +82,8 @@ impl Sessions {
         seat.pass_to(&wants.tenant);
         // As in a folder whose child is started by its first call: what it wrote since its birth is
         // new to that call.
-        let lease = (parts.lease, held_at);
-        let workspace = Workspace::new(place.key, parts.job, lease, Snapshot::default(), []);
+        let lease = (parts.held.lease, held_at);
+        let workspace = Workspace::new(place.key, parts.held.job, lease, Snapshot::default(), []);
         let session = Arc::new(Session::new(
             parts.child,
             wants.spec.clone(),

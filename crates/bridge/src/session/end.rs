@@ -9,7 +9,7 @@ use std::{
 use bridge_model::{Tenant, WorkspaceKey};
 use bridge_process::End;
 use bridge_protocol::{RawJson, method};
-use bridge_state::Metadata;
+use bridge_state::{ChatStore, Lease, StoreError};
 use tokio::time::Instant;
 
 use super::{Class, Ending, ONE_CALL_IDLE, Session, Sessions, Turn, Workspace, agenda::Agenda};
@@ -330,24 +330,21 @@ impl Sessions {
         let (server, child) = (session.spec.name.clone(), session.child.number());
         let pid = session.child.pid();
         tracing::debug!(%server, pid, %status, "session ended");
-        self.update_metadata(workspace, move |metadata| {
-            let other = |live: &bridge_state::LiveSession| live.number != child;
-            metadata.live_sessions.retain(other);
-        })
-        .await;
+        let note = move |store: &ChatStore, lease: &Lease| store.session_ended(lease, child);
+        self.note(workspace, note).await;
     }
 
-    /// Changes the metadata; a failure is logged, since the session itself goes on.
-    pub async fn update_metadata(
-        self: &Arc<Self>,
-        workspace: &Arc<Workspace>,
-        change: impl FnOnce(&mut Metadata) + Send + 'static,
+    /// Notes something of the workspace; a failure is logged, since the session itself goes on.
+    pub(super) async fn note(
+        &self,
+        workspace: &Workspace,
+        note: impl FnOnce(&ChatStore, &Lease) -> Result<(), StoreError> + Send + 'static,
     ) {
         if workspace.is_lost() {
             return;
         }
-        let (store, job) = (self.store.clone(), workspace.job.clone());
-        let write = move || store.update_metadata(&job, change).map(drop);
+        let (store, lease) = (self.store.clone(), workspace.lease.clone());
+        let write = move || note(&store, &lease);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
             tracing::warn!(job = ?workspace.job.id(), %error, "metadata not written");
         }

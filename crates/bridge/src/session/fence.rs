@@ -57,13 +57,13 @@ impl Sessions {
     }
 
     fn is_too_long_ago(&self, workspace: &Workspace) -> bool {
-        let most = self.store.instance().ttl() / 2;
+        let most = self.store.ttl() / 2;
         self.children.is_leashed() && workspace.held_at().elapsed() > most
     }
 
     /// Until the next look whether it is too long ago.
     fn patience(&self, workspace: &Workspace) -> std::time::Duration {
-        let ttl = self.store.instance().ttl();
+        let ttl = self.store.ttl();
         let left = (workspace.held_at() + ttl / 2).remaining();
         left.max(ttl / 8)
     }

@@ -27,7 +27,7 @@ use std::{
 
 use bridge_model::{ServerName, WorkspaceKey};
 use bridge_process::{ChildError, Listener};
-use bridge_state::{LeaseError, Store, StoreError};
+use bridge_state::{ChatStore, Holder, StoreError};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -60,7 +60,7 @@ pub enum SessionError {
     Unknown,
     /// Another replica works there.
     #[error(transparent)]
-    Lease(LeaseError),
+    Elsewhere(Holder),
     /// The folder failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -95,15 +95,6 @@ impl SessionError {
     }
 }
 
-impl From<LeaseError> for SessionError {
-    fn from(error: LeaseError) -> Self {
-        match error {
-            LeaseError::Store(error) => Self::Store(error),
-            elsewhere @ LeaseError::Elsewhere { .. } => Self::Lease(elsewhere),
-        }
-    }
-}
-
 /// What sessions are bounded by.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
@@ -123,7 +114,7 @@ pub struct SessionSettings {
 pub struct Sessions {
     settings: SessionSettings,
     children: Arc<Children>,
-    store: Arc<Store>,
+    store: Arc<ChatStore>,
     workspaces: Mutex<HashMap<WorkspaceKey, Arc<Entry>>>,
     population: Arc<Population>,
     /// Children that are nobody's yet.
@@ -161,7 +152,7 @@ impl Sessions {
     pub fn new(
         settings: SessionSettings,
         children: Arc<Children>,
-        store: Arc<Store>,
+        store: Arc<ChatStore>,
         metrics: Arc<Metrics>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     ) -> Self {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bridge_model::{BootTime, Job, Principal, Tenant, WorkspaceKey};
-use bridge_state::{JobStatus, Metadata, NewJob, PrincipalHash};
+use bridge_model::{BootTime, Principal, Tenant, WorkspaceKey};
+use bridge_state::{Acquired, NewChat, PrincipalHash};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{Claim, Entry, Opened, Place, SessionError, Sessions, Workspace};
@@ -88,63 +88,56 @@ impl Sessions {
     /// Blocks on the disk.
     fn read(&self, place: &Place, principal: &Principal) -> Result<Arc<Workspace>, SessionError> {
         let store = &self.store;
-        let new = NewJob {
+        let new = NewChat {
             principal: PrincipalHash::from(principal),
-            key: Some(place.key),
-            servers: &[],
+            servers: Vec::new(),
         };
         self.prove(place, &new)?;
         let held_at = BootTime::now();
-        let found = store.open_workspace(&place.key, &new, store.now())?;
-        match self.look(&found.job) {
-            Ok((before, files)) => {
+        let found = match store.acquire(&place.key, &new)? {
+            Acquired::Mine(held) => held,
+            Acquired::Elsewhere(holder) => return Err(SessionError::Elsewhere(holder)),
+        };
+        let files = match Snapshot::of(&found.job, &self.settings.snapshot) {
+            // Opened all the same: only a tool can delete what is too much.
+            Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) => {
+                Ok(Snapshot::over())
+            }
+            taken => taken,
+        };
+        match files {
+            Ok(files) => {
                 tracing::debug!(job = ?found.job.id(), "workspace opened");
-                let servers = before.server_names;
                 let lease = (found.lease, held_at);
-                let workspace = Workspace::new(place.key, found.job, lease, files, servers);
+                let workspace = Workspace::new(place.key, found.job, lease, files, found.servers);
                 Ok(Arc::new(workspace))
             }
             Err(failure) => {
                 if let Err(error) = store.release(&found.lease) {
                     tracing::warn!(job = ?found.job.id(), %error, "lease not released");
                 }
-                Err(failure)
+                Err(failure.into())
             }
         }
     }
 
     /// Whether there may be a folder for the place. Blocks on the disk.
-    pub(super) fn prove(&self, place: &Place, new: &NewJob<'_>) -> Result<(), SessionError> {
+    pub(super) fn prove(&self, place: &Place, new: &NewChat) -> Result<(), SessionError> {
         let store = &self.store;
         match place.claim {
             Claim::Proven(session) => {
-                let proven = store.lookup(&place.key)?.is_some();
-                if !proven && store.lookup(&session)?.is_none() {
+                let proven = store.exists(&place.key)?;
+                if !proven && !store.exists(&session)? {
                     return Err(SessionError::Unknown);
                 }
             }
             // A server with a folder of its own comes first: the others' folder proves the id.
             Claim::Minted(session) if session != place.key => {
-                store.bind(&session, new, store.now())?;
+                store.ensure(&session, new)?;
             }
             Claim::Minted(_) | Claim::Free => {}
         }
         Ok(())
-    }
-
-    fn look(&self, job: &Job) -> Result<(Metadata, Snapshot), SessionError> {
-        let mut metadata = self.store.metadata(job)?;
-        if !metadata.live_sessions.is_empty() {
-            // The lease is new, so these were a bridge's that was killed, and ended with it.
-            let clear = |metadata: &mut Metadata| metadata.live_sessions.clear();
-            metadata = self.store.update_metadata(job, clear)?;
-        }
-        let files = match Snapshot::of(job, &self.settings.snapshot) {
-            // Opened all the same: only a tool can delete what is too much.
-            Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) => Snapshot::over(),
-            taken => taken?,
-        };
-        Ok((metadata, files))
     }
 
     /// Closes workspaces in which nobody works, so that the collector may have them in time.
@@ -180,14 +173,7 @@ impl Sessions {
 
     /// Blocks on the disk.
     fn release(&self, workspace: &Workspace) {
-        let ended = self.store.update_metadata(&workspace.job, |metadata| {
-            metadata.live_sessions.clear();
-            if metadata.status != JobStatus::Failed {
-                metadata.status = JobStatus::Ended;
-            }
-        });
-        let released = self.store.release(&workspace.lease);
-        for error in ended.err().into_iter().chain(released.err()) {
+        if let Err(error) = self.store.close(&workspace.lease) {
             tracing::warn!(job = ?workspace.job.id(), %error, "workspace not closed cleanly");
         }
     }

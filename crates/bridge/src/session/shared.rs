@@ -12,7 +12,7 @@ use std::{
 
 use bridge_model::{Job, Principal, ServerName, Tenant};
 use bridge_process::{Child, ChildError, End, Listener, Profile, UserValues};
-use bridge_state::{Lease, NewJob, PrincipalHash, Store};
+use bridge_state::{ChatStore, Held, Lease, NewChat, PrincipalHash};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -38,7 +38,7 @@ type Key = (ServerName, Cow<'static, str>);
 /// All shared children of this bridge.
 pub struct SharedChildren {
     children: Arc<Children>,
-    store: Arc<Store>,
+    store: Arc<ChatStore>,
     states: Mutex<HashMap<Key, State>>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     /// Calls of one user that a child works on, where its config says nothing of calls side by side.
@@ -89,7 +89,7 @@ impl SharedChildren {
     /// None runs before one is asked for.
     pub fn new(
         children: Arc<Children>,
-        store: Arc<Store>,
+        store: Arc<ChatStore>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
         per_user: usize,
     ) -> Self {
@@ -228,15 +228,14 @@ impl SharedChildren {
         let (store, server) = (self.store.clone(), spec.name.clone());
         let make = move || {
             let principal = PrincipalHash::from(&Principal::Anonymous);
-            let new = NewJob {
+            let new = NewChat {
                 principal,
-                key: None,
-                servers: &[server],
+                servers: vec![server],
             };
-            store.create_leased_job(&new, store.now())
+            store.create(&new)
         };
         let made = tokio::task::spawn_blocking(make).await;
-        let (job, lease) = made.expect("making a folder does not panic")?;
+        let Held { job, lease, .. } = made.expect("making a folder does not panic")?;
         let request = ChildRequest {
             spec: spec.clone(),
             job: job.clone(),
@@ -263,7 +262,7 @@ impl SharedChildren {
                 version: spec.version(),
             }),
             Err(error) => {
-                self.clear(job, lease).await;
+                self.clear(lease).await;
                 Err(error.into())
             }
         }
@@ -357,17 +356,13 @@ impl SharedChildren {
             .child
             .end(End::Gracefully(self.children.kill_grace()))
             .await;
-        self.clear(shared.job.clone(), shared.lease.clone()).await;
+        self.clear(shared.lease.clone()).await;
     }
 
-    async fn clear(&self, job: Job, lease: Lease) {
+    async fn clear(&self, lease: Lease) {
         let store = self.store.clone();
         // What cannot be removed now is garbage that the collector gets later.
-        let clear = move || {
-            let _ = store.release(&lease);
-            store.remove_job(&job)
-        };
-        let _ = tokio::task::spawn_blocking(clear).await;
+        let _ = tokio::task::spawn_blocking(move || store.discard(&lease)).await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bridge_model::Tenant;
 use bridge_process::{Child, ChildError, Profile, UserValues};
-use bridge_state::{JobStatus, LiveSession};
+use bridge_state::{ChatStore, Lease, LiveSession};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
@@ -255,13 +255,7 @@ impl Sessions {
             pid: session.child.pid(),
             started_at: Timestamp::now(),
         };
-        self.update_metadata(workspace, move |metadata| {
-            if !metadata.server_names.contains(&live.server) {
-                metadata.server_names.push(live.server.clone());
-            }
-            metadata.live_sessions.push(live);
-            metadata.status = JobStatus::Idle;
-        })
-        .await;
+        let note = move |store: &ChatStore, lease: &Lease| store.session_started(lease, live);
+        self.note(workspace, note).await;
     }
 }

@@ -1,87 +1,64 @@
-//! Files on their way into a workspace: written beside it, and there at once or not at all.
+//! The bytes of files: staged beside everything else, then moved to where they stay in one step.
+//!
+//! A blob is immutable. Today each has exactly one link and lies in its folder.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
-    io,
-    os::fd::AsFd as _,
-    path::PathBuf,
+    io::{self, Read, Seek as _, SeekFrom},
+    ops::RangeInclusive,
+    os::{
+        fd::AsFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
 };
 
-use bridge_model::Job;
+use bridge_model::{LinkToken, hex, open_read};
+use parking_lot::Mutex;
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, open, renameat_with},
     io::Errno,
 };
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{
-    Store,
+    JobsFolder,
     files::{self, FileLock},
+    lease::Lease,
+    remove::remove_tree,
 };
 use crate::error::{StoreError, is_absent};
 
-/// Names that are tried before one is found that is free.
-const ATTEMPTS: usize = 1000;
+/// The file name of a blob in its link's folder.
+pub(super) const DATA: &str = "data";
 
-/// A file that came and is in no workspace yet. Dropped, it leaves nothing behind.
+/// Bytes to come, in a file that nobody else sees. Dropped, it leaves nothing behind.
 #[derive(Debug)]
 pub struct StagedFile {
     path: PathBuf,
     data: File,
 }
 
-impl Store {
-    /// Begins a file.
-    pub fn stage_file(&self) -> Result<StagedFile, StoreError> {
-        self.in_whole_folder(|| self.stage_file_once())
-    }
-
-    fn stage_file_once(&self) -> Result<StagedFile, StoreError> {
-        let path = self.staging().join(format!("in-{}", Uuid::new_v4()));
-        match files::create_new(&path) {
-            Ok(data) => Ok(StagedFile { path, data }),
-            Err(error) => Err(files::at("make", &path)(error)),
-        }
-    }
-}
-
 impl StagedFile {
-    /// Another handle of the bytes to come.
+    /// The file: empty at first, open for reading and writing.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.data
+    }
+
+    /// Another handle of it, which shares its position.
     pub fn data(&self) -> io::Result<File> {
         self.data.try_clone()
     }
 
-    /// Its bytes from the beginning, by a handle that shares no position with others.
+    /// The bytes from the beginning, by a handle with a position of its own.
     pub fn read(&self) -> io::Result<File> {
         File::open(&self.path)
     }
 
-    /// Puts it into the workspace under the first of `names` that is free, and returns that one.
-    /// Nothing there is replaced, and no link is followed: a name is one part of a path.
-    pub fn place(
-        self,
-        store: &Store,
-        job: &Job,
-        names: impl Iterator<Item = String>,
-    ) -> Result<String, StoreError> {
-        let _lock = FileLock::job(job)?;
-        store.refuse_others(job)?;
-        let work = job.work();
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-        let folder = open(&work, flags, Mode::empty());
-        let folder = folder.map_err(|error| files::at("open", &work)(error.into()))?;
-        for name in names.take(ATTEMPTS) {
-            match self.put(folder.as_fd(), &name) {
-                Ok(()) => return Ok(name),
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(files::at("put a file into", &work)(error.into())),
-            }
-        }
-        let taken = io::Error::from(io::ErrorKind::AlreadyExists);
-        Err(files::at("put a file into", &work)(taken))
-    }
-
-    fn put(&self, folder: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    fn put_into(&self, folder: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
         let new = RenameFlags::NOREPLACE;
         match renameat_with(CWD, &self.path, folder, name, new) {
             // Some network filesystems cannot; a second name never replaces either.
@@ -104,26 +81,364 @@ impl Drop for StagedFile {
     }
 }
 
+/// Bytes that are on the disk, with their hash, and that no link leads to yet. Dropped, they are removed.
+#[derive(Debug)]
+pub struct Blob {
+    /// What the folder of its link will be.
+    folder: PathBuf,
+    file: StagedFile,
+    sha256: String,
+}
+
+impl Blob {
+    /// SHA-256 of the bytes, in lower-case hex.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// Where the bytes lie until the folder is moved away.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn stamp(&self) -> io::Result<Stamp> {
+        Stamp::from_file(&self.file.data)
+    }
+}
+
+impl Drop for Blob {
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(&self.folder) {
+            tracing::warn!(%error, "an unpublished copy stays until this bridge ends");
+        }
+    }
+}
+
+/// Names the bytes of a link for [`BlobStore::get`](crate::BlobStore::get).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobId {
+    pub(super) token: LinkToken,
+    pub(super) sha256: String,
+    pub(super) stamp: Option<Stamp>,
+}
+
+/// Which file it is, and when it was last changed. Every change of its bytes shows in `changed`,
+/// the one time that no program can set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn from_file(file: &File) -> io::Result<Self> {
+        let found = file.metadata()?;
+        Ok(Self {
+            inode: found.ino(),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+
+    /// Whether the bytes of the open file are as they were when it was stamped. The removal of the
+    /// file changes its time, too, but none of its bytes.
+    pub fn still_holds(&self, file: &File) -> io::Result<bool> {
+        let now = Self::from_file(file)?;
+        let removed = file.metadata()?.nlink() == 0;
+        Ok(now == *self || removed && (now.size, now.modified) == (self.size, self.modified))
+    }
+}
+
+/// The bytes of a blob, or a range of them, open for reading. They stay readable if the link ends
+/// meanwhile.
+#[derive(Debug)]
+pub struct OpenBlob {
+    file: File,
+    stamp: Stamp,
+    left: u64,
+}
+
+impl OpenBlob {
+    /// How many bytes of the range are still to be read.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// The open file at the beginning of the range, and what it must look like until the last byte
+    /// is read.
+    pub fn into_parts(self) -> (File, Stamp) {
+        (self.file, self.stamp)
+    }
+}
+
+impl From<OpenBlob> for File {
+    fn from(blob: OpenBlob) -> Self {
+        blob.file
+    }
+}
+
+impl Read for OpenBlob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = (&mut self.file).take(self.left).read(buffer)?;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+/// Blobs that were hashed again because their record does not vouch for them: an earlier version
+/// wrote it, or the folder was copied.
+#[derive(Debug, Default)]
+pub(super) struct Hashed(Mutex<HashMap<LinkToken, Stamp>>);
+
+impl Hashed {
+    /// How many are remembered.
+    const MOST: usize = 10_000;
+
+    fn knows(&self, token: &LinkToken, stamp: Stamp) -> bool {
+        self.0.lock().get(token) == Some(&stamp)
+    }
+
+    fn note(&self, token: &LinkToken, stamp: Stamp) {
+        let mut map = self.0.lock();
+        if map.len() >= Self::MOST {
+            map.clear();
+        }
+        map.insert(token.clone(), stamp);
+    }
+}
+
+fn sha256(file: &File) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(&mut buffer, at)?;
+        if read == 0 {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(&buffer[..read]);
+        at += read as u64;
+    }
+}
+
+/// Removes the bytes in a link's folder. Absent is fine.
+pub(super) fn delete(folder: &Path) -> io::Result<()> {
+    remove_tree(&folder.join(DATA))
+}
+
+impl JobsFolder {
+    /// Begins a file.
+    pub fn stage_file(&self) -> Result<StagedFile, StoreError> {
+        self.in_whole_folder(|| {
+            let path = self.staging().join(format!("in-{}", Uuid::new_v4()));
+            match files::create_new(&path) {
+                Ok(data) => Ok(StagedFile { path, data }),
+                Err(error) => Err(files::at("make", &path)(error)),
+            }
+        })
+    }
+
+    /// Puts the bytes into a folder of their own, and makes sure that they are on the disk.
+    pub fn put_blob(&self, file: StagedFile, sha256: &str) -> Result<Blob, StoreError> {
+        let mut blob = Blob {
+            folder: self.staging().join(format!("link-{}", Uuid::new_v4())),
+            file,
+            sha256: sha256.to_owned(),
+        };
+        let path = blob.folder.join(DATA);
+        files::make_dir(&blob.folder)
+            .and_then(|()| fs::rename(&blob.file.path, &path))
+            .map_err(files::at("make", &path))?;
+        blob.file.path = path;
+        let synced = blob.file.data.sync_all();
+        synced.map_err(files::at("sync", &blob.file.path))?;
+        Ok(blob)
+    }
+
+    /// Opens the bytes; `None` where they are gone.
+    pub fn open_blob(
+        &self,
+        id: &BlobId,
+        range: Option<RangeInclusive<u64>>,
+    ) -> Result<Option<OpenBlob>, StoreError> {
+        let path = self.link_folder(&id.token).join(DATA);
+        let file = match open_read(&path) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(files::at("open", &path)(error)),
+        };
+        let opened = self.check(id, file).and_then(|mut blob| {
+            if let Some(range) = range {
+                blob.file.seek(SeekFrom::Start(*range.start()))?;
+                let length = range.end().saturating_add(1).saturating_sub(*range.start());
+                blob.left = blob.left.saturating_sub(*range.start()).min(length);
+            }
+            Ok(blob)
+        });
+        opened.map(Some).map_err(files::at("serve", &path))
+    }
+
+    /// Compares the bytes with the hash that was published. They need not be read for that where the
+    /// file is the same and was not changed since it was hashed.
+    fn check(&self, id: &BlobId, file: File) -> io::Result<OpenBlob> {
+        let stamp = Stamp::from_file(&file)?;
+        if Some(stamp) != id.stamp && !self.hashed.knows(&id.token, stamp) {
+            let same = sha256(&file)? == id.sha256 && Stamp::from_file(&file)? == stamp;
+            if !same {
+                let why = "its bytes are not those that were published: somebody changed them, or \
+                           the disk did";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            self.hashed.note(&id.token, stamp);
+        }
+        let left = stamp.size;
+        Ok(OpenBlob { file, stamp, left })
+    }
+
+    /// Puts the bytes into the chat's `work/` under `name`, which is one part of a path; `false` where
+    /// something has that name. Nothing there is replaced, and no link is followed.
+    pub fn put_file(
+        &self,
+        lease: &Lease,
+        staged: &StagedFile,
+        name: &str,
+    ) -> Result<bool, StoreError> {
+        let job = self.job_at(lease.job);
+        let _lock = FileLock::job(&job)?;
+        self.refuse_fenced(&job, lease.fence)?;
+        let work = job.work();
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        let folder = open(&work, flags, Mode::empty());
+        let folder = folder.map_err(|error| files::at("open", &work)(error.into()))?;
+        match staged.put_into(folder.as_fd(), name) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(error) => Err(files::at("put a file into", &work)(error.into())),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{io::Write as _, os::unix::fs::symlink};
 
+    use bridge_model::Job;
     use jiff::Timestamp;
 
     use super::*;
-    use crate::testing::{Folder, new_job};
+    use crate::{
+        Link,
+        testing::{self, Folder, alice, artifact, new_chat},
+    };
 
-    fn put(store: &Store, job: &Job, names: &[&str]) -> Result<String, StoreError> {
+    fn open(
+        store: &JobsFolder,
+        token: &LinkToken,
+        range: Option<RangeInclusive<u64>>,
+    ) -> Result<Option<OpenBlob>, StoreError> {
+        match store.link(token, Timestamp::now())? {
+            Link::Live(_, blob) => store.open_blob(&blob, range),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn changed_bytes_are_not_served_and_moved_ones_are() {
+        let folder = Folder::new();
+        let store = folder.join();
+        let artifact = testing::publish(&store, artifact(&alice(), folder.now, 600)).unwrap();
+        let data = store.link_folder(&artifact.token).join(DATA);
+        let open = |store: &JobsFolder| open(store, &artifact.token, None);
+        // As a backup that was played back: another file with the same bytes.
+        fs::copy(&data, data.with_extension("copy")).unwrap();
+        fs::rename(data.with_extension("copy"), &data).unwrap();
+        for store in [&store, &store, &folder.join()] {
+            assert!(matches!(open(store), Ok(Some(_))));
+        }
+        // By a program that sets the time back that it can set.
+        let modified = fs::metadata(&data).unwrap().modified().unwrap();
+        for changed in ["Bytes", "more bytes", ""] {
+            fs::write(&data, changed).unwrap();
+            let file = File::options().append(true).open(&data).unwrap();
+            file.set_modified(modified).unwrap();
+            let refused = open(&store).unwrap_err().to_string();
+            assert!(
+                refused.contains("not those that were published"),
+                "{refused}"
+            );
+        }
+        fs::write(&data, "bytes").unwrap();
+        assert!(matches!(open(&store), Ok(Some(_))));
+        fs::write(&data, "Bytes").unwrap();
+        assert!(store.revoke(&artifact.token, folder.now).unwrap());
+    }
+
+    #[test]
+    fn bytes_that_change_while_they_are_read_are_noticed_and_a_link_that_ends_is_no_change() {
+        let folder = Folder::new();
+        let store = folder.join();
+        for change in [true, false] {
+            let artifact = testing::publish(&store, artifact(&alice(), folder.now, 600)).unwrap();
+            let data = store.link_folder(&artifact.token).join(DATA);
+            let opened = open(&store, &artifact.token, None).unwrap().unwrap();
+            let (file, stamp) = opened.into_parts();
+            if change {
+                // A clock of the kernel that stands still between two of its ticks would hide it.
+                while fs::metadata(&data).unwrap().ctime_nsec() == stamp.changed.1 {
+                    fs::write(&data, "Bytes").unwrap();
+                }
+            } else {
+                store.revoke(&artifact.token, folder.now).unwrap();
+            }
+            assert_eq!(stamp.still_holds(&file).unwrap(), !change);
+        }
+    }
+
+    #[test]
+    fn a_range_is_read_alone_and_what_is_gone_is_none() {
+        let folder = Folder::new();
+        let store = folder.join();
+        let artifact = testing::publish(&store, artifact(&alice(), folder.now, 600)).unwrap();
+        for (range, expected) in [(1..=3, "yte"), (3..=100, "es"), (5..=9, "")] {
+            let opened = open(&store, &artifact.token, Some(range)).unwrap();
+            let text = io::read_to_string(opened.unwrap()).unwrap();
+            assert_eq!(text, expected);
+        }
+        fs::remove_file(store.link_folder(&artifact.token).join(DATA)).unwrap();
+        assert!(open(&store, &artifact.token, None).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_blob_without_a_link_leaves_nothing() {
+        let folder = Folder::new();
+        let store = folder.join();
         let staged = store.stage_file().unwrap();
-        staged.data().unwrap().write_all(b"new").unwrap();
-        staged.place(store, job, names.iter().map(ToString::to_string))
+        let blob = store.put_blob(staged, "hash").unwrap();
+        assert_eq!(blob.sha256(), "hash");
+        drop(blob);
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+    }
+
+    fn put(store: &JobsFolder, job: &Job, names: &[&str]) -> Result<String, StoreError> {
+        let mut staged = store.stage_file().unwrap();
+        staged.file().write_all(b"new").unwrap();
+        let lease = testing::lease(store, job.id());
+        for name in names {
+            if store.put_file(&lease, &staged, name)? {
+                return Ok((*name).to_owned());
+            }
+        }
+        panic!("none of the names is free")
     }
 
     #[test]
     fn nothing_is_replaced_and_no_link_is_followed() {
         let dir = Folder::new();
-        let store = dir.open();
-        let job = store.create_job(&new_job(), Timestamp::now()).unwrap();
+        let store = dir.join();
+        let job = store.create_job(&new_chat(), Timestamp::now()).unwrap();
         fs::write(job.work().join("a"), "old").unwrap();
         fs::write(dir.outside().join("outside"), "old").unwrap();
         symlink(dir.outside().join("outside"), job.work().join("b")).unwrap();
@@ -133,7 +448,10 @@ mod tests {
         assert_eq!(fs::read(dir.outside().join("outside")).unwrap(), b"old");
         assert!(!dir.outside().join("nothing").exists());
         assert_eq!(fs::read(job.work().join("d")).unwrap(), b"new");
-        assert!(put(&store, &job, &["a"]).is_err());
+        let taken = store.stage_file().unwrap();
+        let lease = testing::lease(&store, job.id());
+        assert!(!store.put_file(&lease, &taken, "a").unwrap());
+        drop(taken);
         drop(store.stage_file().unwrap());
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
     }
@@ -141,25 +459,25 @@ mod tests {
     #[test]
     fn a_workspace_that_was_taken_over_takes_nothing() {
         let dir = Folder::new();
-        let (slow, other) = (dir.open(), dir.open());
-        let job = slow.create_job(&new_job(), Timestamp::now()).unwrap();
+        let (slow, other) = (dir.join(), dir.join());
+        let job = slow.create_job(&new_chat(), Timestamp::now()).unwrap();
         let lease = slow.acquire(&job, dir.now).unwrap();
         assert_eq!(put(&slow, &job, &["a"]).unwrap(), "a");
         slow.release(&lease).unwrap();
         let _taken = other.acquire(&job, dir.now).unwrap();
         let refused = put(&slow, &job, &["b"]).unwrap_err();
-        assert!(matches!(refused, StoreError::TakenOver), "{refused}");
+        assert!(matches!(refused, StoreError::Fenced), "{refused}");
         assert!(!job.work().join("b").exists());
-        let refused = slow.append_to_journal(&job, b"a call\n").unwrap_err();
-        assert!(matches!(refused, StoreError::TakenOver), "{refused}");
+        let refused = slow.append_to_journal(&job, 0, b"a call\n").unwrap_err();
+        assert!(matches!(refused, StoreError::Fenced), "{refused}");
         assert!(!job.folder().join("journal.jsonl").exists());
     }
 
     #[test]
     fn a_work_folder_that_is_a_link_takes_nothing() {
         let dir = Folder::new();
-        let store = dir.open();
-        let job = store.create_job(&new_job(), Timestamp::now()).unwrap();
+        let store = dir.join();
+        let job = store.create_job(&new_chat(), Timestamp::now()).unwrap();
         fs::remove_dir(job.work()).unwrap();
         fs::create_dir(dir.outside().join("elsewhere")).unwrap();
         symlink(dir.outside().join("elsewhere"), job.work()).unwrap();

@@ -12,7 +12,7 @@ use bridge_model::{ServerName, hex};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::{Store, files};
+use super::{JobsFolder, files};
 use crate::error::{StoreError, is_absent};
 
 /// Servers list what fits into a message; what is larger was not written by us.
@@ -20,7 +20,7 @@ const LIMIT: u64 = 256 * 1024 * 1024;
 /// Entries of servers that nobody learnt or looked up for so long are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 
-impl Store {
+impl JobsFolder {
     /// What was kept for this server; `None` where there is nothing.
     pub fn catalog_entry(&self, server: &ServerName) -> io::Result<Option<Vec<u8>>> {
         let path = self.catalog_file(server);
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn an_entry_is_kept_for_us_alone_until_nobody_wants_it() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         let server: ServerName = "../x".replace('/', "_").parse().unwrap();
         assert!(store.catalog_entry(&server).unwrap().is_none());
         store.keep_catalog_entry(&server, b"old").unwrap();

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Store,
+    JobsFolder,
     files::{self, FileLock},
     instance::InstanceId,
     lease::{Lease, LeaseError},
@@ -28,35 +28,27 @@ use super::{
 };
 use crate::error::{StoreError, is_absent};
 
-/// What is known when a workspace is made.
+/// What is known when a chat is made.
 #[derive(Debug, Clone)]
-pub struct NewJob<'a> {
-    /// Whose it is: `gc --user` finds it by that.
+pub struct NewChat {
+    /// The owner: `gc --user` finds it by that.
     pub principal: PrincipalHash,
-    /// The chat or session, if the workspace belongs to one; `None` for a one-call workspace.
-    pub key: Option<WorkspaceKey>,
     /// The servers that will work in it.
-    pub servers: &'a [ServerName],
+    pub servers: Vec<ServerName>,
 }
 
-impl NewJob<'_> {
-    /// Writes down whose the folder is.
-    pub(super) fn note_in(&self, metadata: &mut Metadata) {
-        metadata.session_keys = self.key.iter().map(|key| key.to_hex()).collect();
+impl NewChat {
+    fn note_in(&self, key: Option<&WorkspaceKey>, metadata: &mut Metadata) {
+        metadata.session_keys = key.iter().map(|key| key.to_hex()).collect();
         metadata.principal = Some(self.principal.clone());
         metadata.server_names = self.servers.iter().map(ToString::to_string).collect();
     }
 }
 
-impl Store {
-    /// Makes a workspace folder with its metadata; it appears whole or not at all.
-    pub fn create_job(&self, new: &NewJob<'_>, now: Timestamp) -> Result<Job, StoreError> {
-        let owned = |metadata: &mut Metadata| new.note_in(metadata);
-        self.make_job(owned, |_| Ok(()), now)
-    }
-
-    /// The same, with what `more` puts into it before anybody sees it.
-    pub(super) fn make_job(
+impl JobsFolder {
+    /// Makes a folder with its metadata, and with what `more` puts into it; it appears whole or not at
+    /// all.
+    fn make_job(
         &self,
         note: impl FnOnce(&mut Metadata),
         more: impl FnOnce(&Path) -> io::Result<()>,
@@ -78,20 +70,22 @@ impl Store {
         })
     }
 
+    /// A folder that nobody holds.
+    #[cfg(test)]
+    pub(crate) fn create_job(&self, new: &NewChat, now: Timestamp) -> Result<Job, StoreError> {
+        self.make_job(|metadata| new.note_in(None, metadata), |_| Ok(()), now)
+    }
+
     /// A workspace folder that is our own from the moment in which it appears.
-    pub fn create_leased_job(
-        &self,
-        new: &NewJob<'_>,
-        now: Timestamp,
-    ) -> Result<(Job, Lease), StoreError> {
-        self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(metadata), now))
+    pub fn create_leased_job(&self, new: &NewChat, now: Timestamp) -> Result<Held, StoreError> {
+        self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(None, metadata), now))
     }
 
     fn make_leased_job(
         &self,
         note: impl FnOnce(&mut Metadata),
         now: Timestamp,
-    ) -> Result<(Job, Lease), StoreError> {
+    ) -> Result<Held, StoreError> {
         let mut fence = 0;
         let write = |folder: &Path| {
             fence = self.write_first_lease(folder, now)?;
@@ -104,7 +98,11 @@ impl Store {
             fence,
             since: now,
         };
-        Ok((job, lease))
+        Ok(Held {
+            job,
+            lease,
+            servers: Vec::new(),
+        })
     }
 
     fn fill_job(&self, folder: &Path, metadata: &Metadata) -> io::Result<()> {
@@ -144,12 +142,12 @@ impl Store {
         Ok(staged)
     }
 
-    fn job_at(&self, id: JobId) -> Job {
+    pub(super) fn job_at(&self, id: JobId) -> Job {
         Job::below(&self.root, &self.configured, id)
     }
 }
 
-/// How [`Store::bind`] found the folder.
+/// How [`JobsFolder::bind`] found the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
     /// It is new and empty.
@@ -158,25 +156,27 @@ pub enum Binding {
     Existing,
 }
 
-/// A workspace that this instance may work in.
+/// A chat's folder, and the right of this instance to work in it.
 #[derive(Debug, Clone)]
-pub struct Workspace {
+pub struct Held {
     /// The folder.
     pub job: Job,
-    /// The right to run children in it.
+    /// The right.
     pub lease: Lease,
+    /// The servers that have worked in it.
+    pub servers: Vec<String>,
 }
 
 /// A folder can be cleaned up between binding and leasing, but hardly that often.
 const ATTEMPTS: usize = 8;
 
-impl Store {
+impl JobsFolder {
     /// The folder of that key, made where there is none (or where its folder is gone). Callers of
     /// any thread, process or replica get the same one. `key` takes the place of `new.key`.
     pub fn bind(
         &self,
         key: &WorkspaceKey,
-        new: &NewJob<'_>,
+        new: &NewChat,
         now: Timestamp,
     ) -> Result<(Job, Binding), StoreError> {
         self.in_whole_folder(|| self.bind_once(key, new, now))
@@ -185,7 +185,7 @@ impl Store {
     fn bind_once(
         &self,
         key: &WorkspaceKey,
-        new: &NewJob<'_>,
+        new: &NewChat,
         now: Timestamp,
     ) -> Result<(Job, Binding), StoreError> {
         if let Some(job) = self.lookup(key)? {
@@ -198,12 +198,9 @@ impl Store {
         if let Some(job) = self.clear_binding(&self.binding_path(key))? {
             return Ok((job, Binding::Existing));
         }
-        let new = NewJob {
-            key: Some(*key),
-            ..new.clone()
-        };
-        let job = self.create_job(&new, now)?;
-        if self.show_binding(key, &job)? {
+        let owned = |metadata: &mut Metadata| new.note_in(Some(key), metadata);
+        let job = self.make_job(owned, |_| Ok(()), now)?;
+        if self.show_binding(key, job.id())? {
             return Ok((job, Binding::Created));
         }
         // Only where locks do not reach the other replica, and it was faster.
@@ -217,9 +214,8 @@ impl Store {
     pub fn adopt(
         &self,
         key: &WorkspaceKey,
-        job: &Job,
         lease: &Lease,
-        new: &NewJob<'_>,
+        new: &NewChat,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         if self.lookup(key)?.is_some() {
@@ -230,18 +226,14 @@ impl Store {
         if taken || self.clear_binding(&self.binding_path(key))?.is_some() {
             return Ok(false);
         }
-        let new = NewJob {
-            key: Some(*key),
-            ..new.clone()
-        };
-        // First whose it is: a folder that a key leads to is nobody else's.
-        self.claim(job, lease, &new, now)?;
-        self.show_binding(key, job)
+        // The owner first: a folder that a key leads to has one.
+        self.claim(lease, Some(key), new, now)?;
+        self.show_binding(key, lease.job)
     }
 
     /// `false` where another replica was faster.
-    fn show_binding(&self, key: &WorkspaceKey, job: &Job) -> Result<bool, StoreError> {
-        let (path, id) = (self.binding_path(key), job.id().to_string());
+    fn show_binding(&self, key: &WorkspaceKey, id: JobId) -> Result<bool, StoreError> {
+        let (path, id) = (self.binding_path(key), id.to_string());
         let shown = files::show_new(&path, id.as_bytes(), self.staging());
         shown.map_err(files::at("write", &path))
     }
@@ -284,19 +276,30 @@ impl Store {
         id.map_or(Ok(None), |id| self.job(id))
     }
 
-    /// Binds and leases in one step, so that no clean-up comes in between: what a session uses.
-    pub fn open_workspace(
+    /// Binds and leases in one step, so that no clean-up comes in between.
+    pub fn acquire_chat(
         &self,
         key: &WorkspaceKey,
-        new: &NewJob<'_>,
+        new: &NewChat,
         now: Timestamp,
-    ) -> Result<Workspace, LeaseError> {
+    ) -> Result<Held, LeaseError> {
         for _ in 0..ATTEMPTS {
             let bound = self.bind(key, new, now).map_err(LeaseError::Store);
             let leased = bound.and_then(|(job, _)| {
                 let lease = self.acquire(&job, now)?;
-                self.note_owner(&job, key, new)?;
-                Ok(Workspace { job, lease })
+                match self.take_up(&job, &lease, key, new) {
+                    Ok(metadata) => Ok(Held {
+                        job,
+                        lease,
+                        servers: metadata.server_names,
+                    }),
+                    Err(error) => {
+                        if let Err(error) = self.release(&lease) {
+                            tracing::warn!(job = ?job.id(), %error, "lease not released");
+                        }
+                        Err(error.into())
+                    }
+                }
             });
             match leased {
                 Err(LeaseError::Store(StoreError::JobGone)) => {}
@@ -306,22 +309,35 @@ impl Store {
         Err(StoreError::JobGone.into())
     }
 
-    /// Writes down again whose a folder is whose metadata was torn: the key leads nobody else there.
-    fn note_owner(
+    /// The metadata, brought up to date for its new holder: the owner where the file was torn (the key
+    /// leads to nobody else's folder), and without the processes of a bridge that was killed.
+    fn take_up(
         &self,
         job: &Job,
+        lease: &Lease,
         key: &WorkspaceKey,
-        new: &NewJob<'_>,
-    ) -> Result<(), StoreError> {
-        if self.read_metadata(job)?.1 == Kept::Yes {
-            return Ok(());
+        new: &NewChat,
+    ) -> Result<Metadata, StoreError> {
+        let (metadata, kept) = self.read_metadata(job)?;
+        if kept == Kept::Yes && metadata.live_sessions.is_empty() {
+            return Ok(metadata);
         }
-        let new = NewJob {
-            key: Some(*key),
-            ..new.clone()
-        };
-        self.update_metadata(job, |metadata| new.note_in(metadata))
-            .map(drop)
+        self.update_metadata(job, lease.fence, |metadata| {
+            if kept == Kept::No {
+                new.note_in(Some(key), metadata);
+            }
+            metadata.live_sessions.clear();
+        })
+    }
+
+    /// Removes a folder to which no key leads. Where that fails its lease is given back, so that the
+    /// clean-up may remove it.
+    pub fn discard(&self, lease: &Lease) -> Result<(), StoreError> {
+        let removed = self.remove_job(&self.job_at(lease.job));
+        if removed.is_err() {
+            self.release(lease)?;
+        }
+        removed
     }
 
     /// Removes bindings whose folder is gone; returns how many, and what failed.
@@ -394,9 +410,9 @@ fn parse(content: &[u8]) -> Option<JobId> {
     std::str::from_utf8(content).ok()?.trim().parse().ok()
 }
 
-impl Store {
+impl JobsFolder {
     /// Makes one.
-    pub fn create_unclaimed(&self, now: Timestamp) -> Result<(Job, Lease), StoreError> {
+    pub fn create_unclaimed(&self, now: Timestamp) -> Result<Held, StoreError> {
         self.make_leased_job(|metadata| metadata.unclaimed = true, now)
     }
 
@@ -404,19 +420,20 @@ impl Store {
     /// [`StoreError::JobGone`] where it is not to be had any more.
     pub fn claim(
         &self,
-        job: &Job,
         lease: &Lease,
-        new: &NewJob<'_>,
+        key: Option<&WorkspaceKey>,
+        new: &NewChat,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let _lock = FileLock::job(job)?;
-        let mut metadata = self.metadata(job)?;
+        let job = self.job_at(lease.job);
+        let _lock = FileLock::job(&job)?;
+        let mut metadata = self.metadata(&job)?;
         if !metadata.unclaimed || !self.holds(lease)? {
             return Err(StoreError::JobGone);
         }
         metadata.unclaimed = false;
         metadata.created_at = now;
-        new.note_in(&mut metadata);
+        new.note_in(key, &mut metadata);
         let path = job.folder().join("metadata.json");
         files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))
     }
@@ -424,7 +441,7 @@ impl Store {
 
 /// One workspace.
 #[derive(Debug, Clone)]
-pub struct JobSummary {
+pub struct ChatSummary {
     /// The folder.
     pub job: Job,
     /// What is known of it.
@@ -444,16 +461,16 @@ pub struct SessionSummary {
     pub session: LiveSession,
 }
 
-impl Store {
+impl JobsFolder {
     /// All workspaces, oldest first. Unreadable ones are logged and left out.
-    pub fn jobs(&self) -> Result<Vec<JobSummary>, StoreError> {
+    pub fn chats(&self) -> Result<Vec<ChatSummary>, StoreError> {
         let names = files::names_in(self.root()).map_err(files::at("list", self.root()))?;
         let ids = names
             .into_iter()
             .flatten()
             .filter_map(|name| name.parse().ok());
         let mut jobs: Vec<_> = ids
-            .filter_map(|id| match self.summary(id) {
+            .filter_map(|id| match self.chat(id) {
                 Ok(summary) => summary,
                 Err(error) => {
                     tracing::warn!(job = ?id, %error, "a workspace cannot be listed");
@@ -466,7 +483,7 @@ impl Store {
     }
 
     /// One workspace, if it exists. A folder that is nobody's yet is none.
-    pub fn summary(&self, id: JobId) -> Result<Option<JobSummary>, StoreError> {
+    pub fn chat(&self, id: JobId) -> Result<Option<ChatSummary>, StoreError> {
         let Some(job) = self.job(id)? else {
             return Ok(None);
         };
@@ -474,7 +491,7 @@ impl Store {
         if metadata.unclaimed {
             return Ok(None);
         }
-        Ok(Some(JobSummary {
+        Ok(Some(ChatSummary {
             metadata,
             leased_by: self.leased_by(&job)?,
             job,
@@ -483,7 +500,7 @@ impl Store {
 
     /// The children that live under fresh leases.
     pub fn sessions(&self) -> Result<Vec<SessionSummary>, StoreError> {
-        let jobs = self.jobs()?.into_iter();
+        let jobs = self.chats()?.into_iter();
         Ok(jobs
             .filter_map(|job| job.leased_by.map(|instance| (job, instance)))
             .flat_map(|(job, instance)| {
@@ -505,16 +522,13 @@ mod tests {
     use bridge_model::Principal;
 
     use super::*;
-    use crate::{
-        Clocks,
-        testing::{Folder, alice, key, later, new_job},
-    };
+    use crate::testing::{Folder, alice, key, later, new_chat};
 
     #[test]
     fn a_workspace_is_private() {
         let folder = Folder::new();
-        let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
         for dir in [job.folder().to_owned(), job.work(), job.home(), job.tmp()] {
             assert_eq!(fs::metadata(dir).unwrap().mode() & 0o777, 0o700);
         }
@@ -526,8 +540,8 @@ mod tests {
     #[test]
     fn removing_a_workspace_leaves_nothing_in_staging_and_is_repeatable() {
         let folder = Folder::new();
-        let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
         fs::write(job.work().join("a.txt"), "a").unwrap();
         store.remove_job(&job).unwrap();
         store.remove_job(&job).unwrap();
@@ -538,7 +552,7 @@ mod tests {
     #[test]
     fn a_link_in_place_of_a_workspace_is_not_one() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         let id = JobId::random();
         std::os::unix::fs::symlink(folder.outside(), store.root().join(id.to_string())).unwrap();
         assert!(store.job(id).unwrap().is_none());
@@ -547,11 +561,11 @@ mod tests {
     #[test]
     fn everybody_who_binds_a_key_gets_the_same_folder() {
         let folder = Folder::new();
-        let stores = [folder.open(), folder.open(), folder.open()];
+        let stores = [folder.join(), folder.join(), folder.join()];
         let bound: Vec<_> = std::thread::scope(|scope| {
             let bind = |number: usize| {
                 let store = &stores[number % 3];
-                store.bind(&key("c"), &new_job(), folder.now).unwrap()
+                store.bind(&key("c"), &new_chat(), folder.now).unwrap()
             };
             let threads: Vec<_> = (0..24).map(|n| scope.spawn(move || bind(n))).collect();
             threads
@@ -565,33 +579,33 @@ mod tests {
             .count();
         assert_eq!(created, 1);
         assert!(bound.iter().all(|(job, _)| job.id() == bound[0].0.id()));
-        assert_eq!(stores[0].jobs().unwrap().len(), 1);
+        assert_eq!(stores[0].chats().unwrap().len(), 1);
     }
 
     #[test]
     fn a_restarted_bridge_finds_the_folder() {
         let folder = Folder::new();
-        let bind = |store: &Store| {
+        let bind = |store: &JobsFolder| {
             store
-                .bind(&key("c"), &new_job(), folder.now)
+                .bind(&key("c"), &new_chat(), folder.now)
                 .unwrap()
                 .0
                 .id()
         };
-        let before = folder.crash(bind);
-        assert_eq!(bind(&folder.open()), before);
+        let before = folder.kill(bind);
+        assert_eq!(bind(&folder.join()), before);
     }
 
     #[test]
     fn a_removed_folder_is_replaced_and_chats_are_apart() {
         let folder = Folder::new();
-        let store = folder.open();
-        let (first, _) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
-        let (other, _) = store.bind(&key("d"), &new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let (first, _) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
+        let (other, _) = store.bind(&key("d"), &new_chat(), folder.now).unwrap();
         assert_ne!(first.id(), other.id());
         store.remove_job(&first).unwrap();
         assert!(store.lookup(&key("c")).unwrap().is_none());
-        let (second, how) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        let (second, how) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
         assert_eq!(how, Binding::Created);
         assert_ne!(first.id(), second.id());
         let keys = store.metadata(&second).unwrap().session_keys;
@@ -601,31 +615,28 @@ mod tests {
     #[test]
     fn a_broken_binding_is_replaced() {
         let folder = Folder::new();
-        let store = folder.open();
-        store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        let store = folder.join();
+        store.bind(&key("c"), &new_chat(), folder.now).unwrap();
         fs::write(store.binding_path(&key("c")), "../../etc").unwrap();
         assert!(store.lookup(&key("c")).unwrap().is_none());
-        let (_, how) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        let (_, how) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
         assert_eq!(how, Binding::Created);
     }
 
-    const CLOCKS: Clocks = Clocks {
-        retention: Duration::from_secs(3600),
-        tombstone: Duration::from_secs(3600),
-    };
+    const RETENTION: Duration = Duration::from_hours(1);
 
     #[test]
     fn nobody_finds_one_and_a_living_bridge_keeps_it() {
         let folder = Folder::new();
-        let (store, other) = (folder.open(), folder.open());
-        let (job, lease) = store.create_unclaimed(folder.now).unwrap();
+        let (store, other) = (folder.join(), folder.join());
+        let Held { job, lease, .. } = store.create_unclaimed(folder.now).unwrap();
         assert!(store.holds(&lease).unwrap());
         for store in [&store, &other] {
-            assert!(store.jobs().unwrap().is_empty());
-            assert!(store.summary(job.id()).unwrap().is_none());
-            let report = store.collect(&CLOCKS, None, folder.now);
+            assert!(store.chats().unwrap().is_empty());
+            assert!(store.chat(job.id()).unwrap().is_none());
+            let report = store.sweep_at(RETENTION, folder.now).report;
             assert_eq!((report.removed_jobs, report.leased_jobs), (0, 1));
-            store.collect(&CLOCKS, Some(&alice()), folder.now);
+            store.forget_user(&alice(), folder.now);
         }
         assert!(store.job(job.id()).unwrap().is_some());
         assert_eq!(store.metadata(&job).unwrap().principal, None);
@@ -634,9 +645,9 @@ mod tests {
     #[test]
     fn it_goes_with_its_bridge_at_once() {
         let folder = Folder::new();
-        let made = folder.crash(|store| store.create_unclaimed(folder.now).unwrap().0);
-        let store = folder.open();
-        let report = store.collect(&CLOCKS, None, folder.now);
+        let made = folder.kill(|store| store.create_unclaimed(folder.now).unwrap().job);
+        let store = folder.join();
+        let report = store.sweep_at(RETENTION, folder.now).report;
         assert_eq!(report.removed_jobs, 1);
         assert!(store.job(made.id()).unwrap().is_none());
     }
@@ -644,28 +655,28 @@ mod tests {
     #[test]
     fn it_is_claimed_once() {
         let folder = Folder::new();
-        let store = folder.open();
-        let (job, lease) = store.create_unclaimed(folder.now).unwrap();
-        store.claim(&job, &lease, &new_job(), folder.now).unwrap();
-        let bob = NewJob {
+        let store = folder.join();
+        let Held { job, lease, .. } = store.create_unclaimed(folder.now).unwrap();
+        store.claim(&lease, None, &new_chat(), folder.now).unwrap();
+        let bob = NewChat {
             principal: PrincipalHash::from(&Principal::User("bob".into())),
-            ..new_job()
+            ..new_chat()
         };
-        let again = store.claim(&job, &lease, &bob, folder.now);
+        let again = store.claim(&lease, None, &bob, folder.now);
         assert!(matches!(again, Err(StoreError::JobGone)), "{again:?}");
         let metadata = store.metadata(&job).unwrap();
-        assert_eq!(metadata.principal, Some(new_job().principal));
+        assert_eq!(metadata.principal, Some(new_chat().principal));
         assert!(!metadata.unclaimed);
-        assert_eq!(store.jobs().unwrap().len(), 1);
+        assert_eq!(store.chats().unwrap().len(), 1);
     }
 
     #[test]
     fn the_folder_of_a_key_stays_what_it_is() {
         let folder = Folder::new();
-        let store = folder.open();
-        let (own, _) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
-        let (job, lease) = store.create_unclaimed(folder.now).unwrap();
-        let adopt = |chat| store.adopt(&key(chat), &job, &lease, &new_job(), folder.now);
+        let store = folder.join();
+        let (own, _) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
+        let Held { job, lease, .. } = store.create_unclaimed(folder.now).unwrap();
+        let adopt = |chat| store.adopt(&key(chat), &lease, &new_chat(), folder.now);
         assert!(!adopt("c").unwrap());
         assert_eq!(store.lookup(&key("c")).unwrap().unwrap().id(), own.id());
         assert!(store.metadata(&job).unwrap().unclaimed);
@@ -680,10 +691,11 @@ mod tests {
     #[test]
     fn one_that_was_taken_over_cannot_be_claimed() {
         let folder = Folder::new();
-        let (job, lease) = folder.crash(|store| store.create_unclaimed(folder.now).unwrap());
-        let store = folder.open();
+        let Held { job, lease, .. } =
+            folder.kill(|store| store.create_unclaimed(folder.now).unwrap());
+        let store = folder.join();
         store.acquire(&job, folder.now).unwrap();
-        let refused = store.claim(&job, &lease, &new_job(), folder.now);
+        let refused = store.claim(&lease, None, &new_chat(), folder.now);
         assert!(matches!(refused, Err(StoreError::JobGone)), "{refused:?}");
     }
 
@@ -696,20 +708,20 @@ mod tests {
             pid: Some(7),
             started_at: folder.now,
         };
-        let open = |store: &Store| {
+        let open = |store: &JobsFolder| {
             let job = store
-                .open_workspace(&key("c"), &new_job(), folder.now)
+                .acquire_chat(&key("c"), &new_chat(), folder.now)
                 .unwrap()
                 .job;
             let live = vec![session.clone()];
             store
-                .update_metadata(&job, |metadata| metadata.live_sessions = live)
+                .update_metadata(&job, 0, |metadata| metadata.live_sessions = live)
                 .unwrap();
         };
-        folder.crash(open);
-        let store = folder.open();
+        folder.kill(open);
+        let store = folder.join();
         assert_eq!(store.sessions().unwrap(), []);
-        assert_eq!(store.jobs().unwrap().len(), 1);
+        assert_eq!(store.chats().unwrap().len(), 1);
         open(&store);
         assert_eq!(store.sessions().unwrap()[0].session, session);
     }
@@ -717,14 +729,14 @@ mod tests {
     #[test]
     fn workspaces_are_listed_oldest_first() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         for seconds in [5, 1, 3] {
             store
-                .create_job(&new_job(), later(folder.now, seconds))
+                .create_job(&new_chat(), later(folder.now, seconds))
                 .unwrap();
         }
         std::fs::create_dir(folder.path().join("lost+found")).unwrap();
-        let jobs = store.jobs().unwrap();
+        let jobs = store.chats().unwrap();
         assert_eq!(jobs.len(), 3);
         assert!(jobs.is_sorted_by_key(|job| job.metadata.created_at));
     }

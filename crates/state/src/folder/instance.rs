@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Store,
+    JobsFolder,
     clock::{self, PeerClock},
     files, remove,
 };
@@ -127,6 +127,8 @@ pub struct Instance {
     staging: PathBuf,
     /// None where the filesystem has no locks.
     alive: Mutex<Option<Alive>>,
+    #[cfg(any(test, feature = "testing"))]
+    killed: AtomicBool,
 }
 
 /// The lock file of this run: locked for as long as it is open.
@@ -172,7 +174,7 @@ impl Instance {
         Duration::from_millis(self.record.ttl_ms)
     }
 
-    /// How often [`super::Store::renew`] is due.
+    /// How often [`JobsFolder::renew`] is due.
     pub fn renew_every(&self) -> Duration {
         self.ttl() / RENEWALS
     }
@@ -214,6 +216,8 @@ impl Instance {
             folder,
             staging,
             alive: Mutex::new(alive),
+            #[cfg(any(test, feature = "testing"))]
+            killed: AtomicBool::new(false),
         };
         instance.renew(now)?;
         Ok(instance)
@@ -319,10 +323,9 @@ impl Instance {
 
 #[cfg(any(test, feature = "testing"))]
 impl Instance {
-    /// Lets the lock go without cleaning up, as SIGKILL does.
-    pub(super) fn forget_files(&mut self) {
-        self.folder = PathBuf::from("/nonexistent");
-        self.staging = PathBuf::from("/nonexistent");
+    /// Makes [`Self::leave`] clean nothing up, as after SIGKILL.
+    pub(super) fn forget_files(&self) {
+        self.killed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -335,6 +338,10 @@ impl Drop for Instance {
 impl Instance {
     /// Removes what belongs to this run. The lock itself is held until the process ends.
     pub(super) fn leave(&self) {
+        #[cfg(any(test, feature = "testing"))]
+        if self.killed.load(Ordering::Relaxed) {
+            return;
+        }
         let gone =
             remove_files(&self.folder, self.id()).and_then(|()| remove::remove_tree(&self.staging));
         if let Err(error) = gone {
@@ -453,7 +460,7 @@ impl Watched {
     }
 }
 
-impl Store {
+impl JobsFolder {
     pub(super) fn liveness(&self, id: InstanceId) -> Liveness {
         self.liveness_at(id, Instant::now())
     }
@@ -666,7 +673,7 @@ mod tests {
     #[test]
     fn a_dropped_store_leaves_nothing_of_its_instance() {
         let folder = Folder::new();
-        drop(folder.open());
+        drop(folder.join());
         for part in ["instances", "tmp"] {
             let path = folder.path().join(".bridge").join(part);
             assert_eq!(fs::read_dir(path).unwrap().count(), 0, "{part}");
@@ -676,12 +683,12 @@ mod tests {
     #[test]
     fn a_crashed_instance_is_dead_at_once_and_its_staging_is_cleared() {
         let folder = Folder::new();
-        let (id, staging) = folder.crash(|store| {
+        let (id, staging) = folder.kill(|store| {
             fs::write(store.staging().join("half-written"), "x").unwrap();
             (store.instance().id(), store.staging().to_owned())
         });
         assert!(staging.exists());
-        let store = folder.open();
+        let store = folder.join();
         assert!(!staging.exists());
         assert_eq!(store.liveness(id), Liveness::Dead { for_sure: true });
     }
@@ -690,14 +697,14 @@ mod tests {
     struct Foreign(Record);
 
     impl Foreign {
-        fn new(store: &Store) -> Self {
+        fn new(store: &JobsFolder) -> Self {
             let mut record = store.instance.record.clone();
             record.instance = InstanceId::random();
             record.boot_id = "another host".into();
             Self(record)
         }
 
-        fn beat(&mut self, store: &Store, at: Timestamp) {
+        fn beat(&mut self, store: &JobsFolder, at: Timestamp) {
             self.0.renewed_at = at;
             let path = store
                 .instance
@@ -710,7 +717,7 @@ mod tests {
     #[test]
     fn another_hosts_silence_counts_as_it_is_watched_and_not_by_its_clock() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         let mut other = Foreign::new(&store);
         let began = Instant::now();
         let seconds = Duration::from_secs;
@@ -734,11 +741,11 @@ mod tests {
     #[test]
     fn clocks_that_are_far_apart_are_noticed_before_anything_is_removed() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         assert_eq!(store.doubt(), None, "alone, and the filesystem agrees");
         let mut other = Foreign::new(&store);
         let now = Timestamp::now();
-        let why = |store: &Store| store.doubt().map(|doubt| doubt.why().to_owned());
+        let why = |store: &JobsFolder| store.doubt().map(|doubt| doubt.why().to_owned());
         // Two hours behind, or it wrote that two hours ago.
         other.beat(&store, later(now, -7200));
         assert!(matches!(store.doubt(), Some(clock::Doubt::Unknown(_))));
@@ -757,7 +764,7 @@ mod tests {
     #[test]
     fn others_see_where_an_instance_is_reached_from_now_on() {
         let folder = Folder::new();
-        let (one, two) = (folder.open(), folder.open());
+        let (one, two) = (folder.join(), folder.join());
         let id = one.instance().id();
         one.move_to("https://h:1#ab".to_owned(), folder.now)
             .unwrap();
@@ -769,7 +776,7 @@ mod tests {
     #[test]
     fn a_stopped_neighbour_is_silent_though_it_holds_its_lock() {
         let folder = Folder::new();
-        let (one, two) = (folder.open(), folder.open());
+        let (one, two) = (folder.join(), folder.join());
         let began = Instant::now();
         let id = one.instance().id();
         let at = |after| two.liveness_at(id, began + Duration::from_secs(after));
@@ -790,9 +797,9 @@ mod tests {
                 address: Some(address.into()),
                 ..Membership::default()
             };
-            Store::open(&folder.path(), &membership, folder.now).unwrap()
+            JobsFolder::open(&folder.path(), &membership, folder.now).unwrap()
         };
-        let (one, two, command) = (reached("a:1"), reached("b:2"), folder.open());
+        let (one, two, command) = (reached("a:1"), reached("b:2"), folder.join());
         let peer = Peer {
             instance: two.instance().id(),
             address: "b:2".into(),
@@ -806,7 +813,7 @@ mod tests {
     #[test]
     fn a_lock_file_that_was_removed_is_made_again() {
         let folder = Folder::new();
-        let (one, two) = (folder.open(), folder.open());
+        let (one, two) = (folder.join(), folder.join());
         let id = one.instance().id();
         let path = one.instance.folder.join(format!("{id}.lock"));
         fs::remove_file(&path).unwrap();
@@ -817,30 +824,33 @@ mod tests {
         assert!(!two.is_alive(id));
     }
 
+    fn check_writable(store: &JobsFolder) -> Result<(), StoreError> {
+        store.in_whole_folder(|| store.write_probe()).map(drop)
+    }
+
     #[test]
     fn an_emptied_jobs_folder_is_filled_again_by_whoever_needs_it_first() {
-        use crate::testing::{key, new_job};
-        type Work = fn(&Store, Timestamp);
+        use crate::testing::{key, new_chat};
+        type Work = fn(&JobsFolder, Timestamp);
         let works: [Work; 5] = [
             |store, now| store.renew(now).unwrap(),
-            |store, _| store.check_writable().unwrap(),
-            |store, now| drop(store.open_workspace(&key("c"), &new_job(), now).unwrap()),
-            |store, now| drop(store.create_leased_job(&new_job(), now).unwrap()),
+            |store, _| check_writable(store).unwrap(),
+            |store, now| drop(store.acquire_chat(&key("c"), &new_chat(), now).unwrap()),
+            |store, now| drop(store.create_leased_job(&new_chat(), now).unwrap()),
             |store, _| {
                 drop(store.stage_file().unwrap());
-                drop(store.stage_link().unwrap());
             },
         ];
         for (number, work) in works.into_iter().enumerate() {
             let folder = Folder::new();
-            let store = folder.open();
+            let store = folder.join();
             fs::rename(folder.path(), folder.outside().join("away")).unwrap();
             if number % 2 == 0 {
                 fs::create_dir(folder.path()).unwrap();
             }
             work(&store, folder.now);
-            store.check_writable().unwrap();
-            let other = folder.open();
+            check_writable(&store).unwrap();
+            let other = folder.join();
             assert!(other.is_alive(store.instance().id()), "{number}");
         }
     }
@@ -848,18 +858,18 @@ mod tests {
     #[test]
     fn a_folder_that_takes_no_files_is_not_writable() {
         let folder = Folder::new();
-        let store = folder.open();
-        store.check_writable().unwrap();
+        let store = folder.join();
+        check_writable(&store).unwrap();
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
         fs::remove_dir(store.staging()).unwrap();
         fs::write(store.staging(), "no folder").unwrap();
-        store.check_writable().unwrap_err();
+        check_writable(&store).unwrap_err();
     }
 
     #[test]
     fn a_live_neighbour_keeps_its_files() {
         let folder = Folder::new();
-        let (one, two) = (folder.open(), folder.open());
+        let (one, two) = (folder.join(), folder.join());
         assert_eq!(two.sweep_instances().0, 0);
         assert!(one.staging().exists());
     }

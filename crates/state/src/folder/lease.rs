@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Store,
+    JobsFolder,
     files::{self, FileLock},
     instance::{InstanceId, Liveness},
     record,
@@ -45,19 +45,24 @@ pub struct Lease {
     pub since: Timestamp,
 }
 
+/// A living instance that holds a chat: the call belongs there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this chat runs on another replica ({instance})")]
+pub struct Holder {
+    /// Which one.
+    pub instance: InstanceId,
+    /// Where it can be reached, if it said so.
+    pub address: Option<String>,
+    /// It is about to end and will give the lease back: wait for that.
+    pub draining: bool,
+}
+
 /// Why a workspace cannot be worked in.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// A living instance has it: forward the call there.
-    #[error("this chat runs on another replica ({instance})")]
-    Elsewhere {
-        /// The holder.
-        instance: InstanceId,
-        /// Where it can be reached, if it said so.
-        address: Option<String>,
-        /// It is about to end and will give the lease back: wait for that.
-        draining: bool,
-    },
+    #[error(transparent)]
+    Elsewhere(Holder),
     /// The folder failed; [`StoreError::JobGone`] when it was removed meanwhile: bind again.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -72,7 +77,7 @@ struct Record {
     since: Option<Timestamp>,
 }
 
-impl Store {
+impl JobsFolder {
     /// Writes a lease of ours into a folder that nobody sees yet: with the first number, which nobody
     /// else can want.
     pub(super) fn write_first_lease(&self, folder: &Path, now: Timestamp) -> io::Result<u64> {
@@ -140,12 +145,12 @@ impl Store {
 
     fn refuse_alive(&self, holder: InstanceId, known: Option<String>) -> Result<(), LeaseError> {
         match self.liveness(holder) {
-            Liveness::Alive { address, draining } => Err(LeaseError::Elsewhere {
+            Liveness::Alive { address, draining } => Err(LeaseError::Elsewhere(Holder {
                 instance: holder,
                 // What it says now counts: a pod may have come back under another address.
                 address: address.or(known),
                 draining,
-            }),
+            })),
             Liveness::Dead { .. } => Ok(()),
         }
     }
@@ -176,12 +181,12 @@ impl Store {
         let Liveness::Alive { address, draining } = alive else {
             return Ok(());
         };
-        Err(LeaseError::Elsewhere {
+        Err(LeaseError::Elsewhere(Holder {
             instance,
             address,
             // Of several one cannot be picked: the call waits until the holder has shown itself.
             draining: draining || others > 0,
-        })
+        }))
     }
 
     /// Puts `record` in the place of what was `found`, if nobody else was faster: the file
@@ -284,7 +289,7 @@ impl Store {
             match put {
                 Ok(false) => {}
                 // Elsewhere: somebody is about to take it over.
-                Ok(true) | Err(LeaseError::Elsewhere { .. }) => return Ok(()),
+                Ok(true) | Err(LeaseError::Elsewhere(_)) => return Ok(()),
                 Err(LeaseError::Store(error)) => return Err(error),
             }
         }
@@ -327,7 +332,7 @@ impl Store {
                     return Ok(true);
                 }
                 // Somebody takes us for dead; he has not taken it over yet.
-                Err(LeaseError::Elsewhere { .. }) => return Ok(true),
+                Err(LeaseError::Elsewhere(_)) => return Ok(true),
                 Err(LeaseError::Store(error)) => {
                     tracing::warn!(
                         job = ?job.id(),
@@ -356,14 +361,21 @@ impl Store {
         }
     }
 
-    /// Refuses where another instance holds the workspace: before each write, under its lock.
-    pub(super) fn refuse_others(&self, job: &Job) -> Result<(), StoreError> {
-        match read(job)? {
-            Found::Record(Record {
-                instance: Some(holder),
-                ..
-            }) if holder != self.instance().id() => Err(StoreError::TakenOver),
-            _ => Ok(()),
+    /// Refuses where another instance has taken the chat over since the lease with that number: before
+    /// each write, under the lock of the folder. A lease of our own with a later number is no takeover:
+    /// what a call did may be written after its chat was closed and opened again.
+    pub(super) fn refuse_fenced(&self, job: &Job, fence: u64) -> Result<(), StoreError> {
+        let Found::Record(record) = read(job)? else {
+            return Ok(());
+        };
+        let fenced = match record.instance {
+            Some(holder) => holder != self.instance().id(),
+            None => record.fence > fence,
+        };
+        if fenced {
+            Err(StoreError::Fenced)
+        } else {
+            Ok(())
         }
     }
 
@@ -431,7 +443,7 @@ impl Store {
         for name in names.into_iter().flatten() {
             if name.strip_prefix("lease.").is_some_and(is_number) {
                 match self.clear_claim(&folder.join(name)) {
-                    Ok(()) | Err(LeaseError::Elsewhere { .. }) => {}
+                    Ok(()) | Err(LeaseError::Elsewhere(_)) => {}
                     Err(LeaseError::Store(error)) => return Err(error),
                 }
             }
@@ -513,8 +525,8 @@ mod tests {
     use super::*;
     use crate::{
         LiveSession, Membership,
-        folder::chats::Workspace,
-        testing::{Folder, key, later, new_job},
+        folder::chats::Held,
+        testing::{Folder, key, later, new_chat},
     };
 
     #[test]
@@ -524,18 +536,18 @@ mod tests {
             address: Some("10.0.0.1:8080".into()),
             ..Membership::default()
         };
-        let one = Store::open(&folder.path(), &membership, folder.now).unwrap();
-        let two = folder.open();
+        let one = JobsFolder::open(&folder.path(), &membership, folder.now).unwrap();
+        let two = folder.join();
         let held = one
-            .open_workspace(&key("c"), &new_job(), folder.now)
+            .acquire_chat(&key("c"), &new_chat(), folder.now)
             .unwrap();
         // However late by the clock on the wall: nobody has watched it be silent.
         match two.acquire(&held.job, later(folder.now, 100_000)) {
-            Err(LeaseError::Elsewhere {
+            Err(LeaseError::Elsewhere(Holder {
                 instance,
                 address,
                 draining,
-            }) => {
+            })) => {
                 assert_eq!(instance, one.instance().id());
                 assert_eq!(address.as_deref(), Some("10.0.0.1:8080"));
                 assert!(!draining);
@@ -551,12 +563,12 @@ mod tests {
     #[test]
     fn acquiring_again_keeps_the_fence() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         let first = store
-            .open_workspace(&key("c"), &new_job(), folder.now)
+            .acquire_chat(&key("c"), &new_chat(), folder.now)
             .unwrap();
         let again = store
-            .open_workspace(&key("c"), &new_job(), later(folder.now, 5))
+            .acquire_chat(&key("c"), &new_chat(), later(folder.now, 5))
             .unwrap();
         assert_eq!(first.lease, again.lease);
     }
@@ -564,15 +576,15 @@ mod tests {
     #[test]
     fn a_crashed_holder_loses_it_at_once_and_cannot_give_back_what_is_not_its_own() {
         let folder = Folder::new();
-        let stale = folder.crash(|store| {
+        let stale = folder.kill(|store| {
             store
-                .open_workspace(&key("c"), &new_job(), folder.now)
+                .acquire_chat(&key("c"), &new_chat(), folder.now)
                 .unwrap()
                 .lease
         });
-        let store = folder.open();
+        let store = folder.join();
         let mine = store
-            .open_workspace(&key("c"), &new_job(), folder.now)
+            .acquire_chat(&key("c"), &new_chat(), folder.now)
             .unwrap();
         assert_eq!(mine.lease.job, stale.job);
         assert_eq!(mine.lease.fence, stale.fence + 1);
@@ -590,8 +602,8 @@ mod tests {
             return;
         };
         let now = Timestamp::now();
-        let store = Store::open(path.as_ref(), &Membership::default(), now).unwrap();
-        let held = store.open_workspace(&key("c"), &new_job(), now).unwrap();
+        let store = JobsFolder::open(path.as_ref(), &Membership::default(), now).unwrap();
+        let held = store.acquire_chat(&key("c"), &new_chat(), now).unwrap();
         println!("\nheld {}", held.job.id());
         loop {
             std::thread::park();
@@ -610,13 +622,13 @@ mod tests {
             .unwrap();
         let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
         let job = lines.find_map(|line| Some(line.unwrap().strip_prefix("held ")?.to_owned()));
-        let store = folder.open();
-        let open = || store.open_workspace(&key("c"), &new_job(), folder.now);
+        let store = folder.join();
+        let open = || store.acquire_chat(&key("c"), &new_chat(), folder.now);
         let refused = open();
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(
-            matches!(refused, Err(LeaseError::Elsewhere { .. })),
+            matches!(refused, Err(LeaseError::Elsewhere(_))),
             "{refused:?}"
         );
         let taken = open().unwrap();
@@ -628,20 +640,20 @@ mod tests {
     fn a_stale_lease_goes_to_one_of_those_who_want_it() {
         let folder = Folder::new();
         folder
-            .crash(|store| {
+            .kill(|store| {
                 store
-                    .open_workspace(&key("c"), &new_job(), folder.now)
+                    .acquire_chat(&key("c"), &new_chat(), folder.now)
                     .map(drop)
             })
             .unwrap();
-        let stores: Vec<_> = (0..4).map(|_| folder.open()).collect();
+        let stores: Vec<_> = (0..4).map(|_| folder.join()).collect();
         let won = std::thread::scope(|scope| {
             let threads: Vec<_> = stores
                 .iter()
                 .map(|store| {
                     scope.spawn(|| {
                         store
-                            .open_workspace(&key("c"), &new_job(), folder.now)
+                            .acquire_chat(&key("c"), &new_chat(), folder.now)
                             .is_ok()
                     })
                 })
@@ -658,14 +670,14 @@ mod tests {
     #[test]
     fn a_number_that_was_won_and_never_used_is_skipped_once_its_winner_is_dead() {
         let folder = Folder::new();
-        let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
-        let living = folder.open();
+        let store = folder.join();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
+        let living = folder.join();
         let claim = |id: InstanceId| std::fs::write(claim_path(&job, 1), id.to_string()).unwrap();
         claim(living.instance().id());
         let refused = store.acquire(&job, folder.now);
-        assert!(matches!(refused, Err(LeaseError::Elsewhere { .. })));
-        claim(folder.crash(|store| store.instance().id()));
+        assert!(matches!(refused, Err(LeaseError::Elsewhere(_))));
+        claim(folder.kill(|store| store.instance().id()));
         assert_eq!(store.acquire(&job, folder.now).unwrap().fence, 1);
         assert_eq!(claims(&job), [] as [String; 0]);
     }
@@ -680,8 +692,8 @@ mod tests {
     #[test]
     fn one_who_was_stopped_after_his_claim_sets_no_number_back() {
         let folder = Folder::new();
-        let (slow, other) = (folder.open(), folder.open());
-        let job = slow.create_job(&new_job(), folder.now).unwrap();
+        let (slow, other) = (folder.join(), folder.join());
+        let job = slow.create_job(&new_chat(), folder.now).unwrap();
         // What `slow` does up to its rename, after which it is stopped for longer than its time.
         let found = read(&job).unwrap();
         let record = slow.own_record(1, folder.now);
@@ -727,8 +739,8 @@ mod tests {
         }
     }
 
-    fn hold(store: &Store, now: Timestamp) -> Workspace {
-        let held = store.open_workspace(&key("c"), &new_job(), now).unwrap();
+    fn hold(store: &JobsFolder, now: Timestamp) -> Held {
+        let held = store.acquire_chat(&key("c"), &new_chat(), now).unwrap();
         let session = LiveSession {
             server: "excel".into(),
             number: 1,
@@ -736,7 +748,7 @@ mod tests {
             started_at: now,
         };
         store
-            .update_metadata(&held.job, |m| m.live_sessions = vec![session])
+            .update_metadata(&held.job, 0, |m| m.live_sessions = vec![session])
             .unwrap();
         held
     }
@@ -745,11 +757,11 @@ mod tests {
     fn a_broken_lease_is_held_and_its_holder_writes_it_anew() {
         for how in 0..6 {
             let folder = Folder::new();
-            let (one, two) = (folder.open(), folder.open());
+            let (one, two) = (folder.join(), folder.join());
             let held = hold(&one, folder.now);
             break_lease(&held.job, how);
             match two.acquire(&held.job, folder.now) {
-                Err(LeaseError::Elsewhere { instance, .. }) => {
+                Err(LeaseError::Elsewhere(Holder { instance, .. })) => {
                     assert_eq!(instance, one.instance().id(), "{how}");
                 }
                 other => panic!("{how}: {other:?}"),
@@ -769,10 +781,10 @@ mod tests {
     fn a_broken_lease_is_free_once_nobody_lives_who_could_hold_it() {
         for how in 0..6 {
             let folder = Folder::new();
-            let other = folder.open();
-            let held = folder.crash(|store| hold(store, folder.now));
+            let other = folder.join();
+            let held = folder.kill(|store| hold(store, folder.now));
             break_lease(&held.job, how);
-            let store = folder.open();
+            let store = folder.join();
             assert!(store.acquire(&held.job, folder.now).is_err(), "{how}");
             drop(other);
             let taken = store.acquire(&held.job, folder.now).unwrap();
@@ -788,10 +800,10 @@ mod tests {
             mends_leases: true,
             ..Membership::default()
         };
-        let other = Store::open(&folder.path(), &membership, folder.now).unwrap();
-        let held = folder.crash(|store| hold(store, folder.now));
+        let other = JobsFolder::open(&folder.path(), &membership, folder.now).unwrap();
+        let held = folder.kill(|store| hold(store, folder.now));
         break_lease(&held.job, 0);
-        let store = folder.open();
+        let store = folder.join();
         for renewal in 1..=4 {
             assert!(store.acquire(&held.job, folder.now).is_err(), "{renewal}");
             other.renew(later(folder.now, renewal)).unwrap();
@@ -802,13 +814,13 @@ mod tests {
     #[test]
     fn a_lock_file_that_vanished_proves_no_death() {
         let folder = Folder::new();
-        let (one, two) = (folder.open(), folder.open());
+        let (one, two) = (folder.join(), folder.join());
         let held = hold(&one, folder.now);
         let lock = one.instance().id().to_string() + ".lock";
         std::fs::remove_file(one.bridge("instances").join(lock)).unwrap();
         let refused = two.acquire(&held.job, folder.now);
         assert!(
-            matches!(refused, Err(LeaseError::Elsewhere { .. })),
+            matches!(refused, Err(LeaseError::Elsewhere(_))),
             "{refused:?}"
         );
     }
@@ -816,11 +828,11 @@ mod tests {
     #[test]
     fn without_locks_one_of_those_who_take_over_at_once_wins() {
         let folder = Folder::new();
-        let stores: Vec<_> = (0..4).map(|_| folder.open()).collect();
+        let stores: Vec<_> = (0..4).map(|_| folder.join()).collect();
         for round in 0..20 {
-            let job = stores[0].create_job(&new_job(), folder.now).unwrap();
+            let job = stores[0].create_job(&new_chat(), folder.now).unwrap();
             let won: Vec<_> = std::thread::scope(|scope| {
-                let take = |store: &Store| store.acquire_locked(&job, folder.now).ok();
+                let take = |store: &JobsFolder| store.acquire_locked(&job, folder.now).ok();
                 let threads: Vec<_> = stores
                     .iter()
                     .map(|store| scope.spawn(move || take(store)))
@@ -841,8 +853,8 @@ mod tests {
     #[test]
     fn a_removed_folder_cannot_be_leased() {
         let folder = Folder::new();
-        let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
         let lease = store.acquire(&job, folder.now).unwrap();
         store.remove_job(&job).unwrap();
         let refused = store.acquire(&job, folder.now);

@@ -4,6 +4,7 @@ mod blobs;
 mod catalog;
 mod chats;
 mod clock;
+mod commit;
 mod files;
 mod instance;
 mod lease;
@@ -30,28 +31,29 @@ use uuid::Uuid;
 
 use self::clock::{Clock, Doubt, Moment};
 pub use self::{
-    blobs::StagedFile,
-    chats::{JobSummary, NewJob, SessionSummary},
+    blobs::{Blob, BlobId, OpenBlob, StagedFile, Stamp},
+    chats::{ChatSummary, Held, NewChat, SessionSummary},
+    commit::{CallEnd, CallOutcome, Done},
     files::read_within,
     instance::{Instance, InstanceId, Membership, Others, Peer},
-    lease::{Lease, LeaseError},
-    links::{Artifact, Bytes, GoneReason, Link, StagedLink, Stamp, TOMBSTONE},
+    lease::{Holder, Lease, LeaseError},
+    links::{Artifact, GoneReason, Link, TOMBSTONE},
     record::{JobStatus, JournalEntry, JournalMode, LiveSession, Metadata, PrincipalHash},
     remove::remove_tree,
-    sweep::{Clocks, DiskUsage, GcReport},
+    sweep::{DiskUsage, GcReport, Swept},
 };
 use crate::error::{StoreError, is_absent, is_disk_full};
 
 /// The jobs folder of this process. Dropping it ends the instance: its leases are then stale.
 #[derive(Debug)]
-pub struct Store {
+pub struct JobsFolder {
     root: PathBuf,
     /// The folder as the operator spelled it, made absolute: children may print that spelling.
     configured: PathBuf,
     instance: Instance,
     watched: instance::Watched,
     clock: Clock,
-    hashed: links::Hashed,
+    hashed: blobs::Hashed,
     /// Workspaces whose records are known to be on the disk.
     synced: Mutex<HashSet<JobId>>,
     /// A round of clean-up was done.
@@ -60,7 +62,7 @@ pub struct Store {
     broken: Mutex<HashMap<JobId, HashMap<InstanceId, u32>>>,
 }
 
-impl Store {
+impl JobsFolder {
     /// Opens the folder (made 0700 where absent), joins it as a new instance and clears what dead
     /// instances left half-made.
     pub fn open(
@@ -76,7 +78,7 @@ impl Store {
             instance,
             watched: instance::Watched::default(),
             clock: Clock::at(Moment::now()),
-            hashed: links::Hashed::default(),
+            hashed: blobs::Hashed::default(),
             synced: Mutex::default(),
             swept: AtomicBool::new(false),
             broken: Mutex::default(),
@@ -105,14 +107,6 @@ impl Store {
             Err(error) if error.is_absent() => self.restore(now),
             other => other,
         }
-    }
-
-    /// Whether records can be written in the jobs folder now: makes a small file and removes it.
-    /// Makes our own folders again where the jobs folder was emptied or replaced. Blocks on the
-    /// disk for as long as that hangs: a caller who must answer waits with a limit.
-    #[allow(dead_code, reason = "for /health, which asks it next")]
-    pub fn check_writable(&self) -> Result<(), StoreError> {
-        self.in_whole_folder(|| self.write_probe()).map(drop)
     }
 
     /// What the filesystem takes for the time: its own clock where it is another machine's.
@@ -226,7 +220,7 @@ impl Store {
 
     /// The same for a command, which has seen nothing of the others yet: waits until they were seen
     /// to write, or silent.
-    fn doubt_after_a_look(&self) -> Option<Doubt> {
+    fn doubt_once_clocks_are_known(&self) -> Option<Doubt> {
         let until = Instant::now() + self.instance.ttl() * 2;
         loop {
             match self.doubt() {
@@ -251,7 +245,7 @@ impl Store {
 
     /// Lets the instance end as by SIGKILL.
     #[cfg(any(test, feature = "testing"))]
-    pub fn forget_files(&mut self) {
+    pub fn forget_files(&self) {
         self.instance.forget_files();
     }
 
@@ -268,15 +262,15 @@ impl Store {
 
 /// What the folder's filesystem has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub struct FreeSpace {
     /// Bytes, for us.
     pub bytes: u64,
 }
 
-impl Store {
+impl JobsFolder {
     /// Does in small what each new chat does: makes a folder and a file with something in it, and
     /// takes both away. The error says what is wrong. Blocks for as long as the disk does.
-    pub fn probe(&self) -> Result<Room, StoreError> {
+    pub fn probe(&self) -> Result<FreeSpace, StoreError> {
         self.instance.is_shown()?;
         let room = self.statvfs()?;
         access(&self.root, Access::WRITE_OK | Access::EXEC_OK)
@@ -295,7 +289,7 @@ impl Store {
         };
         made.and(removed)
             .map_err(|error| files::at("write in", &self.root)(explained(error, &room)))?;
-        Ok(Room {
+        Ok(FreeSpace {
             bytes: room.f_bavail.saturating_mul(room.f_frsize),
         })
     }
@@ -316,7 +310,7 @@ fn explained(error: io::Error, room: &StatVfs) -> io::Error {
 }
 
 /// What is made below `.bridge`.
-const PARTS: [&str; 6] = ["", "bindings", "artifacts", "catalog", "instances", "tmp"];
+const FOLDERS: [&str; 6] = ["", "bindings", "artifacts", "catalog", "instances", "tmp"];
 
 /// Returns the canonical and the configured absolute path.
 pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
@@ -370,7 +364,7 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
             there.uid()
         )));
     }
-    for part in PARTS {
+    for part in FOLDERS {
         files::make_dir(&root.join(".bridge").join(part)).map_err(failed)?;
     }
     Ok((root, configured))
@@ -379,7 +373,7 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
 /// Whether every folder of ours is there.
 pub fn is_whole(root: &Path) -> bool {
     let there = |part: &&str| files::is_own_dir(&root.join(".bridge").join(part));
-    PARTS.iter().all(|part| there(part).unwrap_or(true))
+    FOLDERS.iter().all(|part| there(part).unwrap_or(true))
 }
 
 /// A folder of somebody else's is a volume that our group may write (Kubernetes mounts them so, with
@@ -408,14 +402,14 @@ mod tests {
     #[test]
     fn a_folder_in_the_place_of_ours_is_none_to_work_in() {
         let dir = Folder::new();
-        let store = dir.open();
+        let store = dir.join();
         let aside = dir.outside().join("aside");
         fs::rename(dir.path(), &aside).unwrap();
         assert!(store.probe().is_err(), "it is gone");
         fs::create_dir(dir.path()).unwrap();
         assert!(store.probe().unwrap_err().to_string().contains("replaced"));
         // Another bridge has made its own folders there.
-        let other = dir.open();
+        let other = dir.join();
         assert!(store.probe().unwrap_err().to_string().contains("replaced"));
         other.probe().unwrap();
         drop(other);
@@ -427,7 +421,7 @@ mod tests {
     #[test]
     fn a_probe_leaves_nothing_and_tells_what_is_free() {
         let dir = Folder::new();
-        let store = dir.open();
+        let store = dir.join();
         let room = store.probe().unwrap();
         assert!(room.bytes > 0);
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);

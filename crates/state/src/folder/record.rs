@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Store,
+    JobsFolder,
     files::{self, FileLock},
 };
 use crate::error::{StoreError, is_absent};
@@ -134,7 +134,7 @@ impl Metadata {
     }
 }
 
-impl Store {
+impl JobsFolder {
     /// Reads the metadata. Where its file is torn or missing, that is logged and what can be seen of
     /// the folder is returned. Where it cannot be read, that is an error: what is there may be whole.
     pub fn metadata(&self, job: &Job) -> Result<Metadata, StoreError> {
@@ -180,14 +180,20 @@ impl Store {
         Ok((metadata, Kept::No))
     }
 
+    /// The attached files that were brought into the chat.
+    pub fn attachments(&self, job: JobId) -> Result<BTreeMap<String, String>, StoreError> {
+        Ok(self.metadata(&self.job_at(job))?.attachments)
+    }
+
     /// Changes the metadata as one step, also among replicas; returns what was written.
     pub fn update_metadata(
         &self,
         job: &Job,
+        fence: u64,
         change: impl FnOnce(&mut Metadata),
     ) -> Result<Metadata, StoreError> {
         let _lock = FileLock::job(job)?;
-        self.refuse_others(job)?;
+        self.refuse_fenced(job, fence)?;
         let (mut metadata, kept) = self.read_metadata(job)?;
         change(&mut metadata);
         let path = path(job);
@@ -352,15 +358,15 @@ impl JournalEntry<'_> {
     }
 }
 
-impl Store {
+impl JobsFolder {
     /// Appends lines of [`JournalEntry::line`]. The file is rotated once (`journal.1.jsonl`) at 16 MiB.
-    pub fn append_to_journal(&self, job: &Job, lines: &[u8]) -> Result<(), StoreError> {
+    pub fn append_to_journal(&self, job: &Job, fence: u64, lines: &[u8]) -> Result<(), StoreError> {
         if lines.is_empty() {
             return Ok(());
         }
         let path = job.folder().join("journal.jsonl");
         let _lock = FileLock::job(job)?;
-        self.refuse_others(job)?;
+        self.refuse_fenced(job, fence)?;
         append(&path, lines, FILE_LIMIT).map_err(files::at("append to", &path))
     }
 }
@@ -378,19 +384,19 @@ fn append(path: &Path, line: &[u8], limit: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Folder, new_job};
+    use crate::testing::{Folder, new_chat};
 
     #[test]
     fn updates_from_many_threads_all_count() {
         let folder = Folder::new();
-        let stores = [folder.open(), folder.open()];
-        let job = stores[0].create_job(&new_job(), folder.now).unwrap();
+        let stores = [folder.join(), folder.join()];
+        let job = stores[0].create_job(&new_chat(), folder.now).unwrap();
         std::thread::scope(|scope| {
             for number in 0..16 {
                 let (store, job) = (&stores[number % 2], &job);
                 scope.spawn(move || {
                     let add = |m: &mut Metadata| m.server_names.push(format!("s{number}"));
-                    store.update_metadata(job, add).unwrap();
+                    store.update_metadata(job, 0, add).unwrap();
                 });
             }
         });
@@ -400,14 +406,14 @@ mod tests {
     #[test]
     fn what_another_version_wrote_survives() {
         let folder = Folder::new();
-        let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
         let path = job.folder().join("metadata.json");
         let mut json: Value = files::read_json(&path).unwrap().unwrap();
         json["from_the_future"] = 7.into();
         files::write_json(&path, &json, store.staging()).unwrap();
         store
-            .update_metadata(&job, |metadata| metadata.status = JobStatus::Idle)
+            .update_metadata(&job, 0, |metadata| metadata.status = JobStatus::Idle)
             .unwrap();
         let json: Value = files::read_json(&path).unwrap().unwrap();
         assert_eq!(json["from_the_future"], 7);
@@ -418,8 +424,8 @@ mod tests {
     #[test]
     fn a_corrupt_file_is_rebuilt() {
         let folder = Folder::new();
-        let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
         let path = job.folder().join("metadata.json");
         for broken in ["", "{\"job_id\":", "[]"] {
             fs::write(&path, broken).unwrap();
@@ -435,7 +441,7 @@ mod tests {
             );
         }
         let server = |metadata: &mut Metadata| metadata.server_names = vec!["excel".into()];
-        store.update_metadata(&job, server).unwrap();
+        store.update_metadata(&job, 0, server).unwrap();
         assert_eq!(store.metadata(&job).unwrap().server_names, ["excel"]);
         let kept = fs::read_to_string(job.folder().join(BROKEN)).unwrap();
         assert_eq!(kept, "[]", "what is left of it stays for the operator");
@@ -445,17 +451,17 @@ mod tests {
     fn a_torn_file_has_its_owner_again_with_the_chats_next_call() {
         use crate::testing::key;
         let folder = Folder::new();
-        let open = |store: &Store| {
-            let opened = store.open_workspace(&key("c"), &new_job(), folder.now);
+        let open = |store: &JobsFolder| {
+            let opened = store.acquire_chat(&key("c"), &new_chat(), folder.now);
             opened.unwrap().job
         };
-        let job = folder.crash(open);
+        let job = folder.kill(open);
         fs::write(path(&job), "").unwrap();
-        let store = folder.open();
+        let store = folder.join();
         assert_eq!(store.metadata(&job).unwrap().principal, None);
         assert_eq!(open(&store).id(), job.id());
         let metadata = store.metadata(&job).unwrap();
-        assert_eq!(metadata.principal, Some(new_job().principal));
+        assert_eq!(metadata.principal, Some(new_chat().principal));
         assert_eq!(metadata.session_keys, [key("c").to_hex()]);
     }
 
@@ -466,8 +472,8 @@ mod tests {
         use rustix::fs::{CWD, Mode, mkfifoat};
 
         let folder = Folder::new();
-        let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
         let (path, aside) = (path(&job), job.folder().join("aside"));
         let places: [fn(&std::path::Path); 4] = [
             |path| std::os::unix::fs::symlink("/etc/passwd", path).unwrap(),
@@ -481,25 +487,25 @@ mod tests {
             let seen = fs::symlink_metadata(&path).unwrap();
             store.metadata(&job).unwrap_err();
             let idle = |metadata: &mut Metadata| metadata.status = JobStatus::Idle;
-            store.update_metadata(&job, idle).unwrap_err();
+            store.update_metadata(&job, 0, idle).unwrap_err();
             assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), seen.ino());
             crate::remove_tree(&path).unwrap();
             fs::rename(&aside, &path).unwrap();
             let metadata = store.metadata(&job).unwrap();
-            assert_eq!(metadata.principal, Some(new_job().principal));
+            assert_eq!(metadata.principal, Some(new_chat().principal));
         }
     }
 
     #[test]
     fn nothing_is_written_into_a_workspace_that_another_holds() {
         let folder = Folder::new();
-        let (one, two) = (folder.open(), folder.open());
-        let job = one.create_job(&new_job(), folder.now).unwrap();
+        let (one, two) = (folder.join(), folder.join());
+        let job = one.create_job(&new_chat(), folder.now).unwrap();
         one.acquire(&job, folder.now).unwrap();
         let idle = |metadata: &mut Metadata| metadata.status = JobStatus::Idle;
-        let refused = two.update_metadata(&job, idle);
-        assert!(matches!(refused, Err(StoreError::TakenOver)), "{refused:?}");
-        one.update_metadata(&job, idle).unwrap();
+        let refused = two.update_metadata(&job, 0, idle);
+        assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");
+        one.update_metadata(&job, 0, idle).unwrap();
     }
 
     fn entry<'a>(request: &'a RawJson, response: &'a RawJson) -> JournalEntry<'a> {
@@ -524,15 +530,15 @@ mod tests {
     #[test]
     fn one_line_for_each_call_whatever_the_bodies_look_like() {
         let folder = Folder::new();
-        let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
         let (pretty, long) = (
             raw("{\n \"a\": 1.0\r\n}"),
             raw(&format!("\"{}\"", "売".repeat(50_000))),
         );
         for mode in [JournalMode::Full, JournalMode::Metadata, JournalMode::Off] {
             let line = entry(&pretty, &long).line(mode);
-            store.append_to_journal(&job, &line).unwrap();
+            store.append_to_journal(&job, 0, &line).unwrap();
         }
         let text = fs::read_to_string(job.folder().join("journal.jsonl")).unwrap();
         let lines: Vec<Value> = text

@@ -14,24 +14,15 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Store,
+    JobsFolder,
     clock::Doubt,
     files::{self, FileLock},
     lease::LeaseError,
-    links::{self, GoneReason, is_over},
+    links::{self, GoneReason, TOMBSTONE, is_over},
     record::{Kept, Metadata, PrincipalHash},
     remove::remove_tree,
 };
 use crate::error::{StoreError, is_absent};
-
-/// How long things are kept. Links carry their own end.
-#[derive(Debug, Clone, Copy)]
-pub struct Clocks {
-    /// A workspace, past the end of its last call (`MCPO_FILE_RETENTION`).
-    pub retention: Duration,
-    /// A tombstone, past the end of its link: [`super::TOMBSTONE`].
-    pub tombstone: Duration,
-}
 
 /// What one run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -57,8 +48,14 @@ pub struct GcReport {
     pub held_back: Option<String>,
     /// What could not be cleaned, and why; the rest was.
     pub errors: Vec<String>,
-    /// What the workspaces and links take that stay.
-    #[serde(skip)]
+}
+
+/// A round of clean-up: what it did, and what stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// What it did.
+    pub report: GcReport,
+    /// What the chats and links take that stay.
     pub usage: DiskUsage,
 }
 
@@ -73,7 +70,6 @@ impl GcReport {
         self.removed_catalog_entries += other.removed_catalog_entries;
         self.unknown_entries += other.unknown_entries;
         self.errors.extend(other.errors);
-        self.usage.add(other.usage);
     }
 }
 
@@ -85,39 +81,45 @@ const THREADS: usize = 4;
 /// Fewer are done before threads have started.
 const FEW: usize = 32;
 
-impl Store {
-    /// One round by the clock, which is held against others first: where they disagree nothing goes
-    /// for its age. Never fails as a whole.
-    pub fn collect_due(&self, clocks: &Clocks) -> GcReport {
-        self.collect_unless(self.doubt(), clocks)
+impl JobsFolder {
+    /// One round by the clock, which is held against others first: where they disagree nothing is
+    /// removed for its age.
+    pub fn sweep(&self, retention: Duration) -> Swept {
+        self.sweep_unless(self.doubt(), retention)
     }
 
     /// The same for a command, which waits until it has seen the others.
-    pub fn collect_due_after_a_look(&self, clocks: &Clocks) -> GcReport {
-        self.collect_unless(self.doubt_after_a_look(), clocks)
+    pub fn sweep_once_clocks_are_known(&self, retention: Duration) -> Swept {
+        self.sweep_unless(self.doubt_once_clocks_are_known(), retention)
     }
 
-    fn collect_unless(&self, doubt: Option<Doubt>, clocks: &Clocks) -> GcReport {
+    fn sweep_unless(&self, doubt: Option<Doubt>, retention: Duration) -> Swept {
         let held_back = doubt.map(|doubt| doubt.why().to_owned());
-        self.round(clocks, None, self.now(), held_back)
+        self.round(retention, None, self.now(), held_back)
     }
 
-    /// One round. With `user`, instead: that user's workspaces and links go now, whatever their
-    /// clocks say. Where a lease is fresh nothing is touched. Never fails as a whole.
-    pub fn collect(&self, clocks: &Clocks, user: Option<&Principal>, now: Timestamp) -> GcReport {
-        self.round(clocks, user, now, None)
+    /// One round as at that time.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn sweep_at(&self, retention: Duration, now: Timestamp) -> Swept {
+        self.round(retention, None, now, None)
+    }
+
+    /// Removes a user's chats and ends their links now, whatever their age. A chat with a fresh lease
+    /// is not touched.
+    pub fn forget_user(&self, user: &Principal, now: Timestamp) -> GcReport {
+        self.round(Duration::MAX, Some(user), now, None).report
     }
 
     fn round(
         &self,
-        clocks: &Clocks,
+        retention: Duration,
         user: Option<&Principal>,
         now: Timestamp,
         held_back: Option<String>,
-    ) -> GcReport {
+    ) -> Swept {
         let mut round = Round {
             store: self,
-            clocks,
+            retention,
             user: user.map(PrincipalHash::from),
             now,
             ageless: held_back.is_some(),
@@ -126,6 +128,7 @@ impl Store {
                 held_back,
                 ..GcReport::default()
             },
+            usage: DiskUsage::default(),
         };
         if user.is_none() {
             let (removed, errors) = self.sweep_instances();
@@ -149,13 +152,16 @@ impl Store {
         let (removed, errors) = self.sweep_bindings();
         round.report.removed_bindings = removed;
         round.note_all(errors);
-        round.report
+        Swept {
+            report: round.report,
+            usage: round.usage,
+        }
     }
 }
 
 struct Round<'a> {
-    store: &'a Store,
-    clocks: &'a Clocks,
+    store: &'a JobsFolder,
+    retention: Duration,
     user: Option<PrincipalHash>,
     now: Timestamp,
     /// No clock is believed: only what needs none goes.
@@ -163,6 +169,7 @@ struct Round<'a> {
     /// Instances died since the last round.
     died: bool,
     report: GcReport,
+    usage: DiskUsage,
 }
 
 impl Round<'_> {
@@ -184,25 +191,27 @@ impl Round<'_> {
             return;
         }
         let this = &*self;
-        let reports: Vec<GcReport> = thread::scope(|scope| {
+        let rounds: Vec<(GcReport, DiskUsage)> = thread::scope(|scope| {
             let started: Vec<_> = (0..THREADS)
                 .map(|_| {
                     scope.spawn(|| {
                         let mut round = Round {
                             user: this.user.clone(),
                             report: GcReport::default(),
+                            usage: DiskUsage::default(),
                             ..*this
                         };
                         run(&mut round);
-                        round.report
+                        (round.report, round.usage)
                     })
                 })
                 .collect();
             let ended = started.into_iter().map(thread::ScopedJoinHandle::join);
             ended.filter_map(Result::ok).collect()
         });
-        for report in reports {
+        for (report, usage) in rounds {
             self.report.add(report);
+            self.usage.add(usage);
         }
     }
 
@@ -227,7 +236,7 @@ impl Round<'_> {
         };
         match artifact.gone_at {
             _ if self.ageless => {}
-            Some(at) if is_over(at, self.clocks.tombstone, self.now) => {
+            Some(at) if is_over(at, TOMBSTONE, self.now) => {
                 self.remove(folder)?;
                 self.report.removed_tombstones += 1;
             }
@@ -236,8 +245,7 @@ impl Round<'_> {
                 self.report.ended_links += 1;
             }
             None => {
-                let usage = &mut self.report.usage;
-                usage.note_link(&artifact.principal, artifact.size);
+                self.usage.note_link(&artifact.principal, artifact.size);
             }
             Some(_) => {}
         }
@@ -334,7 +342,7 @@ impl Round<'_> {
         }
         let claim = match self.store.claim_to_remove(job) {
             Ok(claim) => Some(claim),
-            Err(LeaseError::Elsewhere { .. }) => {
+            Err(LeaseError::Elsewhere(_)) => {
                 self.report.leased_jobs += 1;
                 return Ok(None);
             }
@@ -371,7 +379,7 @@ impl Round<'_> {
         };
         let due = self.is_over(&metadata, kept, job)?;
         if !due && let (Some(owner), Some(bytes)) = (&metadata.principal, metadata.bytes) {
-            self.report.usage.note_job(owner, job.id(), bytes);
+            self.usage.note_job(owner, job.id(), bytes);
         }
         Ok(due.then_some(shared))
     }
@@ -393,7 +401,7 @@ impl Round<'_> {
             return Ok(false);
         }
         let idle_since = metadata.last_call_at.unwrap_or(metadata.created_at);
-        let retained = !is_over(idle_since, self.clocks.retention, self.now);
+        let retained = !is_over(idle_since, self.retention, self.now);
         let new = !is_over(metadata.created_at, NEW, self.now);
         Ok(!retained && !new)
     }
@@ -465,60 +473,35 @@ impl DiskUsage {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     use bridge_model::LinkToken;
-    use serde_json::Map;
 
     use super::*;
     use crate::{
-        Artifact, Link, NewJob, TOMBSTONE,
-        testing::{Folder, alice, key, later, new_job},
+        Link, NewChat,
+        testing::{Folder, alice, artifact, key, later, new_chat, publish},
     };
 
-    const CLOCKS: Clocks = Clocks {
-        retention: Duration::from_hours(1),
-        tombstone: TOMBSTONE,
-    };
+    const RETENTION: Duration = Duration::from_hours(1);
     const HOUR: i64 = 3600;
 
-    fn link(store: &Store, owner: &Principal, now: Timestamp) -> LinkToken {
-        let artifact = Artifact {
-            token: LinkToken::random(),
-            name: "a.txt".into(),
-            path: "a.txt".into(),
-            ascii_name: "a.txt".into(),
-            size: 1,
-            mime_type: "text/plain".into(),
-            sha256: String::new(),
-            created_at: now,
-            expires_at: later(now, HOUR),
-            gone_at: None,
-            gone: None,
-            job: JobId::random(),
-            server: "s".into(),
-            tool: "t".into(),
-            principal: PrincipalHash::from(owner),
-            other: Map::new(),
-        };
-        let mut staged = store.stage_link().unwrap();
-        staged.data().write_all(b"x").unwrap();
-        staged.publish(store, &artifact).unwrap();
-        artifact.token
+    fn link(store: &JobsFolder, owner: &Principal, now: Timestamp) -> LinkToken {
+        publish(store, artifact(owner, now, HOUR)).unwrap().token
     }
 
     #[test]
     fn a_workspace_goes_after_retention_with_its_binding() {
         let folder = Folder::new();
-        let store = folder.open();
-        let (job, _) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let (job, _) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
         let called = later(folder.now, HOUR);
         store
-            .update_metadata(&job, |m| m.last_call_at = Some(called))
+            .update_metadata(&job, 0, |m| m.last_call_at = Some(called))
             .unwrap();
-        let early = store.collect(&CLOCKS, None, later(called, HOUR - 1));
+        let early = store.sweep_at(RETENTION, later(called, HOUR - 1)).report;
         assert_eq!((early.removed_jobs, early.removed_bindings), (0, 0));
-        let due = store.collect(&CLOCKS, None, later(called, HOUR));
+        let due = store.sweep_at(RETENTION, later(called, HOUR)).report;
         assert_eq!((due.removed_jobs, due.removed_bindings), (1, 1));
         assert_eq!(due.errors, Vec::<String>::new());
         assert!(!job.folder().exists());
@@ -528,53 +511,59 @@ mod tests {
     fn a_leased_workspace_stays_however_old_and_goes_once_its_holder_died() {
         let folder = Folder::new();
         let years = later(folder.now, 100_000_000);
-        let job = folder.crash(|holder| {
+        let job = folder.kill(|holder| {
             let held = holder
-                .open_workspace(&key("c"), &new_job(), folder.now)
+                .acquire_chat(&key("c"), &new_chat(), folder.now)
                 .unwrap();
-            let other = folder.open();
+            let other = folder.join();
             for store in [holder, &other] {
-                let report = store.collect(&CLOCKS, None, years);
+                let report = store.sweep_at(RETENTION, years).report;
                 assert_eq!((report.removed_jobs, report.leased_jobs), (0, 1));
-                let user = store.collect(&CLOCKS, Some(&alice()), years);
+                let user = store.forget_user(&alice(), years);
                 assert_eq!((user.removed_jobs, user.leased_jobs), (0, 1));
             }
             held.job
         });
         assert!(job.folder().exists());
-        assert_eq!(folder.open().collect(&CLOCKS, None, years).removed_jobs, 1);
+        assert_eq!(
+            folder.join().sweep_at(RETENTION, years).report.removed_jobs,
+            1
+        );
     }
 
     #[test]
     fn links_become_tombstones_and_then_nothing() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         let token = link(&store, &alice(), folder.now);
-        assert_eq!(store.collect(&CLOCKS, None, folder.now).ended_links, 0);
+        assert_eq!(store.sweep_at(RETENTION, folder.now).report.ended_links, 0);
         let over = later(folder.now, HOUR);
-        assert_eq!(store.collect(&CLOCKS, None, over).ended_links, 1);
-        assert_eq!(store.collect(&CLOCKS, None, over).ended_links, 0);
+        assert_eq!(store.sweep_at(RETENTION, over).report.ended_links, 1);
+        assert_eq!(store.sweep_at(RETENTION, over).report.ended_links, 0);
         let found = store.link(&token, over).unwrap();
         assert!(matches!(found, Link::Gone(GoneReason::Expired)));
         let later = later(over, 7 * 24 * HOUR);
-        assert_eq!(store.collect(&CLOCKS, None, later).removed_tombstones, 1);
+        assert_eq!(
+            store.sweep_at(RETENTION, later).report.removed_tombstones,
+            1
+        );
         assert!(matches!(store.link(&token, over).unwrap(), Link::Unknown));
     }
 
     #[test]
     fn a_users_things_go_now_and_nobody_elses() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         let bob = Principal::User("bob".into());
         let mine = link(&store, &alice(), folder.now);
         let his = link(&store, &bob, folder.now);
-        store.bind(&key("c"), &new_job(), folder.now).unwrap();
-        let bobs = NewJob {
+        store.bind(&key("c"), &new_chat(), folder.now).unwrap();
+        let bobs = NewChat {
             principal: PrincipalHash::from(&bob),
-            ..new_job()
+            ..new_chat()
         };
         store.create_job(&bobs, folder.now).unwrap();
-        let report = store.collect(&CLOCKS, Some(&alice()), folder.now);
+        let report = store.forget_user(&alice(), folder.now);
         let counts = (
             report.removed_jobs,
             report.ended_links,
@@ -587,13 +576,13 @@ mod tests {
             store.link(&his, folder.now).unwrap(),
             Link::Live(..)
         ));
-        assert_eq!(store.jobs().unwrap().len(), 1);
+        assert_eq!(store.chats().unwrap().len(), 1);
     }
 
     #[test]
     fn strangers_are_left_alone_and_links_not_followed() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         fs::write(folder.outside().join("keep"), "x").unwrap();
         symlink(
             folder.outside(),
@@ -601,9 +590,11 @@ mod tests {
         )
         .unwrap();
         fs::create_dir(folder.path().join("lost+found")).unwrap();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
         symlink(folder.outside(), job.work().join("out")).unwrap();
-        let report = store.collect(&CLOCKS, None, later(folder.now, 2 * HOUR));
+        let report = store
+            .sweep_at(RETENTION, later(folder.now, 2 * HOUR))
+            .report;
         assert_eq!((report.removed_jobs, report.unknown_entries), (1, 2));
         assert!(folder.outside().join("keep").exists());
         assert!(folder.path().join("lost+found").exists());
@@ -612,7 +603,7 @@ mod tests {
     #[test]
     fn one_bad_entry_does_not_stop_the_rest() {
         let folder = Folder::new();
-        let store = folder.open();
+        let store = folder.join();
         let (bad, good) = (
             link(&store, &alice(), folder.now),
             link(&store, &alice(), folder.now),
@@ -622,9 +613,11 @@ mod tests {
             .join(".bridge/artifacts")
             .join(&bad.as_str()[..2]);
         fs::write(shard.join(bad.as_str()).join("meta.json"), "{").unwrap();
-        let unreadable = store.create_job(&new_job(), folder.now).unwrap();
+        let unreadable = store.create_job(&new_chat(), folder.now).unwrap();
         fs::write(unreadable.folder().join("metadata.json"), "{").unwrap();
-        let report = store.collect(&CLOCKS, None, later(folder.now, 2 * HOUR));
+        let report = store
+            .sweep_at(RETENTION, later(folder.now, 2 * HOUR))
+            .report;
         assert_eq!((report.ended_links, report.removed_jobs), (1, 1));
         assert_eq!(report.errors.len(), 1, "{:?}", report.errors);
         assert!(matches!(
@@ -636,21 +629,19 @@ mod tests {
     #[test]
     fn a_new_workspace_is_not_taken_before_its_first_call() {
         let folder = Folder::new();
-        let store = folder.open();
-        store.create_job(&new_job(), folder.now).unwrap();
-        let none = Clocks {
-            retention: Duration::ZERO,
-            ..CLOCKS
-        };
+        let store = folder.join();
+        store.create_job(&new_chat(), folder.now).unwrap();
         assert_eq!(
             store
-                .collect(&none, None, later(folder.now, 4))
+                .sweep_at(Duration::ZERO, later(folder.now, 4))
+                .report
                 .removed_jobs,
             0
         );
         assert_eq!(
             store
-                .collect(&none, None, later(folder.now, 5))
+                .sweep_at(Duration::ZERO, later(folder.now, 5))
+                .report
                 .removed_jobs,
             1
         );
@@ -659,19 +650,19 @@ mod tests {
     #[test]
     fn while_clocks_disagree_only_what_needs_no_clock_goes() {
         let folder = Folder::new();
-        let made = folder.crash(|store| store.create_unclaimed(folder.now).unwrap().0);
-        let store = folder.open();
+        let made = folder.kill(|store| store.create_unclaimed(folder.now).unwrap().job);
+        let store = folder.join();
         let long_ago = later(folder.now, -30 * 24 * HOUR);
         let token = link(&store, &alice(), long_ago);
-        let (job, _) = store.bind(&key("c"), &new_job(), long_ago).unwrap();
+        let (job, _) = store.bind(&key("c"), &new_chat(), long_ago).unwrap();
         let doubt = Some(Doubt::Disagree("it is tomorrow".to_owned()));
-        let report = store.collect_unless(doubt, &CLOCKS);
+        let report = store.sweep_unless(doubt, RETENTION).report;
         assert_eq!(report.held_back.as_deref(), Some("it is tomorrow"));
         assert_eq!((report.removed_jobs, report.ended_links), (1, 0));
         assert!(!made.folder().exists() && job.folder().exists());
         let found = store.link(&token, long_ago).unwrap();
         assert!(matches!(found, Link::Live(..)), "its bytes are there");
-        let report = store.collect_unless(None, &CLOCKS);
+        let report = store.sweep_unless(None, RETENTION).report;
         assert_eq!(report.held_back, None);
         assert_eq!((report.removed_jobs, report.ended_links), (1, 1));
         assert_eq!(report.errors, [] as [String; 0]);
@@ -680,15 +671,20 @@ mod tests {
     #[test]
     fn many_go_in_one_round_and_each_is_counted_once() {
         let folder = Folder::new();
-        let store = folder.open();
-        let chats = ["a", "b", "c"].map(|chat| store.bind(&key(chat), &new_job(), folder.now));
+        let store = folder.join();
+        let chats = ["a", "b", "c"].map(|chat| store.bind(&key(chat), &new_chat(), folder.now));
         for _ in 0..200 {
-            let job = store.create_job(&new_job(), folder.now).unwrap();
+            let job = store.create_job(&new_chat(), folder.now).unwrap();
             fs::write(job.work().join("a"), "x").unwrap();
             link(&store, &alice(), folder.now);
         }
-        let (held, _) = store.create_leased_job(&new_job(), folder.now).unwrap();
-        let report = store.collect(&CLOCKS, None, later(folder.now, 2 * HOUR));
+        let held = store
+            .create_leased_job(&new_chat(), folder.now)
+            .unwrap()
+            .job;
+        let report = store
+            .sweep_at(RETENTION, later(folder.now, 2 * HOUR))
+            .report;
         assert_eq!(report.errors, [] as [String; 0]);
         assert_eq!((report.removed_jobs, report.ended_links), (203, 200));
         assert_eq!((report.leased_jobs, report.removed_bindings), (1, 3));
@@ -699,12 +695,16 @@ mod tests {
     #[test]
     fn two_who_clean_at_once_do_not_trip_over_each_other() {
         let folder = Folder::new();
-        let stores = [folder.open(), folder.open()];
+        let stores = [folder.join(), folder.join()];
         for _ in 0..100 {
-            stores[0].create_job(&new_job(), folder.now).unwrap();
+            stores[0].create_job(&new_chat(), folder.now).unwrap();
         }
         let reports: Vec<_> = thread::scope(|scope| {
-            let clean = |store: &Store| store.collect(&CLOCKS, None, later(folder.now, 2 * HOUR));
+            let clean = |store: &JobsFolder| {
+                store
+                    .sweep_at(RETENTION, later(folder.now, 2 * HOUR))
+                    .report
+            };
             let started = stores
                 .each_ref()
                 .map(|store| scope.spawn(move || clean(store)));
@@ -725,18 +725,18 @@ mod tests {
     #[test]
     fn the_claims_of_killed_bridges_go() {
         let folder = Folder::new();
-        let store = folder.open();
-        let (job, _) = store.bind(&key("c"), &new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let (job, _) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
         let claim = |number: u32, id: &str| {
             let path = job.folder().join(format!("lease.{number}"));
             fs::write(&path, id).unwrap();
             path
         };
-        let living = claim(1, &folder.open().instance().id().to_string());
-        let other = folder.open();
+        let living = claim(1, &folder.join().instance().id().to_string());
+        let other = folder.join();
         let kept = claim(2, &other.instance().id().to_string());
-        let dead = claim(3, &folder.crash(|store| store.instance().id().to_string()));
-        store.collect(&CLOCKS, None, folder.now);
+        let dead = claim(3, &folder.kill(|store| store.instance().id().to_string()));
+        store.sweep_at(RETENTION, folder.now).report;
         assert!(!dead.exists() && !living.exists(), "both have ended");
         assert!(kept.exists());
     }
@@ -744,16 +744,20 @@ mod tests {
     #[test]
     fn something_else_in_the_place_of_metadata_keeps_no_folder_for_ever() {
         let folder = Folder::new();
-        let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
+        let store = folder.join();
+        let job = store.create_job(&new_chat(), folder.now).unwrap();
         let metadata = job.folder().join("metadata.json");
         fs::remove_file(&metadata).unwrap();
         fs::create_dir(&metadata).unwrap();
-        let report = store.collect(&CLOCKS, None, later(folder.now, HOUR - 60));
+        let report = store
+            .sweep_at(RETENTION, later(folder.now, HOUR - 60))
+            .report;
         assert_eq!(report.removed_jobs, 0);
-        let user = store.collect(&CLOCKS, Some(&alice()), folder.now);
+        let user = store.forget_user(&alice(), folder.now);
         assert_eq!((user.removed_jobs, user.errors.len()), (0, 1));
-        let report = store.collect(&CLOCKS, None, later(folder.now, HOUR + 60));
+        let report = store
+            .sweep_at(RETENTION, later(folder.now, HOUR + 60))
+            .report;
         assert_eq!(
             (report.removed_jobs, report.errors.len()),
             (1, 0),

@@ -7,8 +7,8 @@ use std::{
 };
 
 use bridge_state::{
-    Link,
-    testing::{Folder, alice, later, new_job},
+    Held, Link,
+    testing::{Folder, alice, later, new_chat},
 };
 
 use super::*;
@@ -16,16 +16,22 @@ use crate::artifacts::Limits;
 
 struct Bench {
     folder: Folder,
-    store: Store,
+    store: ChatStore,
     job: Job,
+    lease: Lease,
 }
 
 impl Bench {
     fn new() -> Self {
         let folder = Folder::new();
         let store = folder.open();
-        let job = store.create_job(&new_job(), folder.now).unwrap();
-        Self { folder, store, job }
+        let Held { job, lease, .. } = store.create(&new_chat()).unwrap();
+        Self {
+            folder,
+            store,
+            job,
+            lease,
+        }
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -44,6 +50,7 @@ impl Bench {
         max_bytes: u64,
     ) -> Result<Artifact, PublishError> {
         let origin = Origin {
+            lease: &self.lease,
             principal: &alice(),
             server: &"excel".parse().unwrap(),
             tool: "write",
@@ -63,8 +70,9 @@ impl Bench {
     }
 
     fn served(&self, artifact: &Artifact) -> String {
-        match self.store.link(&artifact.token, self.folder.now).unwrap() {
-            Link::Live(_, mut data) => {
+        match self.store.link(&artifact.token).unwrap() {
+            Link::Live(_, blob) => {
+                let mut data = self.store.blobs().get(&blob, None).unwrap().unwrap();
                 let mut text = String::new();
                 data.read_to_string(&mut text).unwrap();
                 text
@@ -202,9 +210,9 @@ fn a_file_that_never_holds_still_is_refused_and_one_that_settles_is_whole() {
     let patience = Patience::endless();
     let copy_while_written = |writes: usize| {
         let round = Cell::new(0);
-        let mut staged = bench.store.stage_link().unwrap();
+        let mut staged = bench.store.blobs().stage().unwrap();
         let copied = source.copy_to(
-            staged.data(),
+            staged.file(),
             1000,
             "log",
             &patience,
@@ -220,7 +228,7 @@ fn a_file_that_never_holds_still_is_refused_and_one_that_settles_is_whole() {
                 copied
             },
         );
-        copied.map(|()| digest(staged.data(), &patience).unwrap().0)
+        copied.map(|()| digest(staged.file(), &patience).unwrap().0)
     };
     assert!(matches!(
         copy_while_written(ATTEMPTS),
@@ -237,8 +245,8 @@ fn a_full_disk_is_recognised_and_leaves_nothing() {
     let place = Place::work(RelativePath::parse("a").unwrap());
     let source = Source::open(&bench.job, &place, &Snapshot::default()).unwrap();
     let patience = Patience::endless();
-    let mut staged = bench.store.stage_link().unwrap();
-    let refused = source.copy_to(staged.data(), 1000, "a", &patience, |_, to, _, _| {
+    let mut staged = bench.store.blobs().stage().unwrap();
+    let refused = source.copy_to(staged.file(), 1000, "a", &patience, |_, to, _, _| {
         to.write_all(b"te")?;
         Err(io::ErrorKind::StorageFull.into())
     });
@@ -281,6 +289,7 @@ fn a_copy_for_nobody_stops_and_leaves_nothing() {
     let later = tokio::time::Instant::now() + Duration::from_hours(1);
     let nobody = Patience::until(later, given_up);
     let origin = Origin {
+        lease: &bench.lease,
         principal: &alice(),
         server: &"excel".parse().unwrap(),
         tool: "write",

@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bridge_model::{Job, JobId};
-use bridge_state::{JobStatus, StoreError};
+use bridge_model::JobId;
+use bridge_state::{CallEnd, CallOutcome, Done, Lease, StoreError};
 use tokio::sync::oneshot;
 
 use crate::call::CallEngine;
@@ -111,12 +111,12 @@ fn is_near(noted: Option<u64>, bytes: Option<u64>) -> bool {
 }
 
 /// Writes the call, and tells when that is done, or that it never will be.
-pub fn write(engine: &Arc<CallEngine>, job: &Job, entry: Entry) -> oneshot::Receiver<()> {
+pub fn write(engine: &Arc<CallEngine>, lease: &Lease, entry: Entry) -> oneshot::Receiver<()> {
     let (written, done) = oneshot::channel();
     let waiting = Waiting { entry, written };
     {
         let mut queue = engine.records.lock();
-        if let Some(others) = queue.get_mut(&job.id()) {
+        if let Some(others) = queue.get_mut(&lease.job) {
             if others.len() < MOST {
                 others.push(waiting);
             } else {
@@ -124,23 +124,23 @@ pub fn write(engine: &Arc<CallEngine>, job: &Job, entry: Entry) -> oneshot::Rece
             }
             return done;
         }
-        queue.insert(job.id(), vec![waiting]);
+        queue.insert(lease.job, vec![waiting]);
     }
-    let (engine, job) = (engine.clone(), job.clone());
-    tokio::task::spawn_blocking(move || Writer { engine, job }.run());
+    let (engine, lease) = (engine.clone(), lease.clone());
+    tokio::task::spawn_blocking(move || Writer { engine, lease }.run());
     done
 }
 
 /// The writer of one workspace.
 struct Writer {
     engine: Arc<CallEngine>,
-    job: Job,
+    lease: Lease,
 }
 
 impl Writer {
     fn run(self) {
         loop {
-            let batch = self.engine.records.take(self.job.id());
+            let batch = self.engine.records.take(self.lease.job);
             if batch.is_empty() {
                 return;
             }
@@ -156,31 +156,27 @@ impl Writer {
     }
 
     fn write(&self, batch: &[Waiting]) -> Result<(), StoreError> {
-        let (store, job) = (&self.engine.store, &self.job);
-        let lines: Vec<u8> = batch
+        let (records, job) = (&self.engine.records, self.lease.job);
+        let journal = batch
             .iter()
-            .flat_map(|waiting| waiting.entry.line.iter().copied())
-            .collect();
-        store.append_to_journal(job, &lines)?;
+            .flat_map(|waiting| waiting.entry.line.iter().copied());
         let error = batch.last().and_then(|waiting| waiting.entry.error.clone());
         let failed = error.is_some();
-        let bytes = self.engine.disk.of_folder(job.id());
-        if !failed && self.engine.records.is_noted(job.id(), bytes) {
-            return Ok(());
+        let bytes = self.engine.disk.of_folder(job);
+        let noted = !failed && records.is_noted(job, bytes);
+        let outcome = error.map_or(CallOutcome::Answered, CallOutcome::Failed);
+        let done = Done {
+            journal: journal.collect(),
+            ended: (!noted).then_some(CallEnd {
+                bytes,
+                outcome: Some(outcome),
+            }),
+            ..Done::default()
+        };
+        self.engine.store.commit(&self.lease, done)?;
+        if !noted {
+            records.note(job, bytes, failed);
         }
-        let now = store.now();
-        store.update_metadata(job, |metadata| {
-            metadata.last_call_at = Some(now);
-            // One that was not looked at since the start keeps what was written.
-            metadata.bytes = bytes.or(metadata.bytes);
-            metadata.status = match (&error, metadata.live_sessions.is_empty()) {
-                (Some(_), _) => JobStatus::Failed,
-                (None, true) => JobStatus::Ended,
-                (None, false) => JobStatus::Idle,
-            };
-            metadata.error = error;
-        })?;
-        self.engine.records.note(job.id(), bytes, failed);
         Ok(())
     }
 }
@@ -189,7 +185,7 @@ impl Drop for Writer {
     /// After a panic the workspace gets a new writer with its next call.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.engine.records.lock().remove(&self.job.id());
+            self.engine.records.lock().remove(&self.lease.job);
         }
     }
 }

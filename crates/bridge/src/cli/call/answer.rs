@@ -76,8 +76,8 @@ pub fn print_answer(
 }
 
 fn place(file: &Artifact, app: &App) -> Option<PathBuf> {
-    let job = app.store.job(file.job).ok().flatten()?;
-    let path = job.work().join(&file.path);
+    let chat = app.store.chat(file.job).ok().flatten()?;
+    let path = chat.job.work().join(&file.path);
     path.exists().then_some(path)
 }
 

@@ -1,6 +1,6 @@
 //! `mcpo-bridge jobs list`
 
-use bridge_state::{JobStatus, JobSummary};
+use bridge_state::{ChatSummary, JobStatus};
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -44,12 +44,12 @@ pub fn run(args: &ListArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();
-    let jobs = store.jobs().map_err(Failure::failed)?;
+    let jobs = store.chats().map_err(Failure::failed)?;
     let rows: Vec<Row> = jobs.into_iter().map(row).collect();
     args.output.print(&rows, |rows| text(rows, now))
 }
 
-fn row(found: JobSummary) -> Row {
+fn row(found: ChatSummary) -> Row {
     Row {
         job: found.job.id().to_string(),
         status: found.metadata.status,

@@ -3,9 +3,8 @@
 use std::fmt::Write as _;
 
 use bridge_model::{JobId, LinkToken, Principal};
-use bridge_state::{Artifact, Link, Store};
+use bridge_state::{Artifact, ChatStore, Link};
 use clap::Args;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::find;
@@ -67,11 +66,10 @@ pub fn run(args: &RevokeArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.resolve()?;
     let _log = log::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
-    let now = Timestamp::now();
-    let links = links(&store, What::parse(args.what.trim()), now)?;
+    let links = links(&store, What::parse(args.what.trim()))?;
     let mut revoked = Vec::new();
     for link in links {
-        if store.revoke(&link.token, now).map_err(Failure::failed)? {
+        if store.revoke(&link.token).map_err(Failure::failed)? {
             write_audit(&link);
             revoked.push(Row {
                 job: link.job.to_string(),
@@ -105,10 +103,10 @@ impl What {
 }
 
 /// Links that may be live. A workspace's links outlive its folder.
-fn links(store: &Store, what: What, now: Timestamp) -> Result<Vec<Artifact>, Failure> {
+fn links(store: &ChatStore, what: What) -> Result<Vec<Artifact>, Failure> {
     let job = match what {
         What::Link(token) => {
-            return match store.link(&token, now).map_err(Failure::failed)? {
+            return match store.link(&token).map_err(Failure::failed)? {
                 Link::Live(artifact, _) => Ok(vec![*artifact]),
                 Link::Gone(..) | Link::Unknown => Ok(Vec::new()),
             };
@@ -116,7 +114,7 @@ fn links(store: &Store, what: What, now: Timestamp) -> Result<Vec<Artifact>, Fai
         What::Job(id) => id,
         What::Other(text) => find(store, &text, "link or workspace")?.job.id(),
     };
-    store.artifacts_of(job).map_err(Failure::failed)
+    store.links_of(job).map_err(Failure::failed)
 }
 
 fn write_audit(link: &Artifact) {

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
-use bridge_state::{Artifact, JobSummary, Metadata, Store};
+use bridge_state::{Artifact, ChatStore, ChatSummary, Metadata};
 use clap::Args;
 use indicatif::HumanBytes;
 use jiff::Timestamp;
@@ -103,7 +103,7 @@ pub fn run(args: &ShowArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     args.output.print(&shown, Shown::text)
 }
 
-fn files(found: &JobSummary, settings: &Settings) -> Result<Vec<File>, Failure> {
+fn files(found: &ChatSummary, settings: &Settings) -> Result<Vec<File>, Failure> {
     let work = found.job.work();
     let snapshot = Snapshot::take(&work, &snapshot_limits(settings));
     let snapshot = snapshot.map_err(Failure::failed)?;
@@ -117,15 +117,13 @@ fn files(found: &JobSummary, settings: &Settings) -> Result<Vec<File>, Failure> 
 }
 
 fn links(
-    store: &Store,
-    found: &JobSummary,
+    store: &ChatStore,
+    found: &ChatSummary,
     settings: &Settings,
     urls: bool,
     now: Timestamp,
 ) -> Result<Vec<LinkRow>, Failure> {
-    let links = store
-        .artifacts_of(found.job.id())
-        .map_err(Failure::failed)?;
+    let links = store.links_of(found.job.id()).map_err(Failure::failed)?;
     let base = settings.listen.base_url.to_string();
     let row = |link: Artifact| LinkRow {
         state: link_state(&link, now),

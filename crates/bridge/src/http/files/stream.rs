@@ -19,7 +19,7 @@ const CHUNK: u64 = 128 * 1024;
 /// The next `length` bytes from where the file is at. The open file stays readable if clean-up
 /// removes its name meanwhile. If its bytes are changed meanwhile the connection is broken before
 /// the last of them: what was changed is never whole.
-pub fn stream(data: bridge_state::Bytes, length: u64) -> Body {
+pub fn stream(data: bridge_state::OpenBlob, length: u64) -> Body {
     let (data, stamp) = data.into_parts();
     send(data, Some(stamp), length)
 }

@@ -1,9 +1,8 @@
 use std::io::Write;
 
-use bridge_model::JobId;
 use bridge_state::{
-    PrincipalHash,
-    testing::{Folder, alice, later},
+    Done, PrincipalHash,
+    testing::{Folder, alice, later, new_chat},
 };
 use serde_json::{Map, Value};
 use tokio::{
@@ -18,7 +17,7 @@ const HASH: &str = "hash";
 
 struct Server {
     folder: Folder,
-    store: Arc<Store>,
+    store: Arc<ChatStore>,
     address: std::net::SocketAddr,
 }
 
@@ -62,6 +61,7 @@ impl Server {
     }
 
     fn publish(&self, name: &str, bytes: &[u8]) -> Artifact {
+        let held = self.store.create(&new_chat()).unwrap();
         let artifact = Artifact {
             token: LinkToken::random(),
             name: name.into(),
@@ -74,15 +74,20 @@ impl Server {
             expires_at: later(self.folder.now, 600),
             gone_at: None,
             gone: None,
-            job: JobId::random(),
+            job: held.job.id(),
             server: "s".into(),
             tool: "t".into(),
             principal: PrincipalHash::from(&alice()),
             other: Map::new(),
         };
-        let mut staged = self.store.stage_link().unwrap();
-        staged.data().write_all(bytes).unwrap();
-        staged.publish(&self.store, &artifact).unwrap();
+        let mut staged = self.store.blobs().stage().unwrap();
+        staged.file().write_all(bytes).unwrap();
+        let blob = self.store.blobs().put(staged, HASH).unwrap();
+        let done = Done {
+            links: vec![(artifact.clone(), blob)],
+            ..Done::default()
+        };
+        self.store.commit(&held.lease, done).unwrap();
         artifact
     }
 
@@ -237,10 +242,7 @@ async fn the_token_alone_decides() {
 async fn an_ended_link_says_why_to_people_and_programs() {
     let server = Server::start().await;
     let artifact = server.publish("a", TEXT);
-    server
-        .store
-        .revoke(&artifact.token, server.folder.now)
-        .unwrap();
+    server.store.revoke(&artifact.token).unwrap();
     let reply = server.get(&artifact, &[]).await;
     assert_eq!(reply.status, 410);
     assert_eq!(
@@ -270,17 +272,11 @@ async fn a_large_file_comes_through_whole_though_its_link_ends_meanwhile() {
     let server = Server::start().await;
     let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(3_000_000).collect();
     let artifact = server.publish("a", &bytes);
-    let Link::Live(found, data) = server
-        .store
-        .link(&artifact.token, server.folder.now)
-        .unwrap()
-    else {
+    let Link::Live(found, blob) = server.store.link(&artifact.token).unwrap() else {
         panic!("published a moment ago");
     };
-    server
-        .store
-        .revoke(&artifact.token, server.folder.now)
-        .unwrap();
+    let data = server.store.blobs().get(&blob, None).unwrap().unwrap();
+    server.store.revoke(&artifact.token).unwrap();
     let response = super::bytes(*found, data, &Selection::Whole);
     let body = axum::body::to_bytes(response.into_body(), usize::MAX)
         .await

@@ -2,8 +2,8 @@ use std::{sync::Arc, time::Duration};
 
 use bridge_model::ServerName;
 use bridge_state::{
-    LiveSession, Store,
-    testing::{Folder, alice, key},
+    ChatStore, LiveSession,
+    testing::{Folder, alice, key, new_chat},
 };
 use futures_util::FutureExt as _;
 
@@ -15,7 +15,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-fn sessions(folder: &Folder, store: Arc<Store>) -> Arc<Sessions> {
+fn sessions(folder: &Folder, store: Arc<ChatStore>) -> Arc<Sessions> {
     let metrics = Arc::new(Metrics::new());
     let children = ChildSettings {
         tools_dir: folder.outside().to_owned(),
@@ -67,9 +67,10 @@ fn server() -> ServerName {
 }
 
 /// Whether anybody holds the lease of the chat's folder.
-fn leased(store: &Store, chat: &str) -> bool {
-    let job = store.lookup(&key(chat)).unwrap();
-    job.is_some_and(|job| store.leased_by(&job).unwrap().is_some())
+fn leased(store: &ChatStore, chat: &str) -> bool {
+    let key = key(chat).to_hex();
+    let mut chats = store.chats().unwrap().into_iter();
+    chats.any(|chat| chat.metadata.session_keys == [key.clone()] && chat.leased_by.is_some())
 }
 
 async fn open(sessions: &Arc<Sessions>) -> Result<Arc<Workspace>, SessionError> {
@@ -139,19 +140,17 @@ async fn the_sessions_of_a_killed_bridge_are_forgotten() {
         pid: Some(1),
         started_at: folder.now,
     };
-    folder.crash(|store| {
-        let new = bridge_state::testing::new_job();
-        let opened = store.open_workspace(&key("c"), &new, folder.now).unwrap();
-        let add = |metadata: &mut Metadata| metadata.live_sessions.push(live);
-        store.update_metadata(&opened.job, add).unwrap();
-    });
+    folder.crash(
+        |store| match store.acquire(&key("c"), &new_chat()).unwrap() {
+            Acquired::Mine(held) => store.session_started(&held.lease, live).unwrap(),
+            Acquired::Elsewhere(holder) => panic!("{holder}"),
+        },
+    );
     let store = Arc::new(folder.open());
     let sessions = sessions(&folder, store.clone());
     let workspace = open(&sessions).await.unwrap();
-    assert_eq!(
-        store.metadata(&workspace.job).unwrap().live_sessions,
-        vec![]
-    );
+    let chat = store.chat(workspace.job.id()).unwrap().unwrap();
+    assert_eq!(chat.metadata.live_sessions, []);
 }
 
 #[tokio::test]

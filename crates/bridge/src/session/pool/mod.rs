@@ -20,7 +20,7 @@ use std::{
 
 use bridge_model::ServerName;
 use bridge_process::{Listener, Profile, asks_for_user};
-use bridge_state::Store;
+use bridge_state::ChatStore;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -80,7 +80,7 @@ pub struct Pool {
 /// What a ready child lives by.
 struct Home {
     children: Arc<Children>,
-    store: Arc<Store>,
+    store: Arc<ChatStore>,
     population: Arc<Population>,
     metrics: Arc<Metrics>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
@@ -144,7 +144,7 @@ impl Pool {
     pub fn new(
         settings: PoolSettings,
         children: Arc<Children>,
-        store: Arc<Store>,
+        store: Arc<ChatStore>,
         metrics: Arc<Metrics>,
         population: Arc<Population>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
@@ -290,7 +290,7 @@ impl Pool {
         let leases: Vec<_> = {
             let kinds = self.lock();
             let ready = kinds.values().flat_map(|kind| &kind.ready);
-            ready.map(|spare| spare.folder().1.clone()).collect()
+            ready.map(|spare| spare.lease().clone()).collect()
         };
         if leases.is_empty() {
             return;
@@ -305,7 +305,7 @@ impl Pool {
         let mut ended: Vec<VecDeque<Spare>> = Vec::new();
         for kind in self.lock().values_mut() {
             let ready = std::mem::take(&mut kind.ready).into_iter();
-            let (unfit, fit) = ready.partition(|spare| lost.contains(spare.folder().1));
+            let (unfit, fit) = ready.partition(|spare| lost.contains(spare.lease()));
             kind.ready = fit;
             ended.push(unfit);
         }

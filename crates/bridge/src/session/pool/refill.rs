@@ -272,18 +272,18 @@ impl Pool {
             let (home, spec) = (home.clone(), spec.clone());
             move || {
                 let made_of = MadeOf::now(&home, &spec);
-                let made = home.store.create_unclaimed(home.store.now());
-                made.map(|(job, lease)| (made_of, job, lease))
+                let made = home.store.create_unclaimed();
+                made.map(|held| (made_of, held))
             }
         };
         let made = tokio::task::spawn_blocking(make).await;
-        let (made_of, job, lease) = match made.expect("making a folder does not panic") {
+        let (made_of, held) = match made.expect("making a folder does not panic") {
             Ok(made) => made,
             Err(error) => return Err(error.into()),
         };
         let request = ChildRequest {
             spec: spec.clone(),
-            job: job.clone(),
+            job: held.job.clone(),
             profile,
             overlay: Vec::new(),
             user: UserValues::default(),
@@ -299,7 +299,7 @@ impl Pool {
             Ok(child) => child,
             Err(error) => {
                 drop(place);
-                home.remove(job).await;
+                home.remove(held.lease).await;
                 let called_off = off.is_cancelled();
                 return Err(if called_off {
                     NotMade::CalledOff
@@ -313,8 +313,7 @@ impl Pool {
             made_of,
             parts: Some(Parts {
                 child,
-                job,
-                lease,
+                held,
                 place,
                 counted: Some(home.metrics.pooled(&spec.name)),
             }),

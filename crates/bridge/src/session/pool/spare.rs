@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use bridge_model::Job;
 use bridge_process::{Child, End, launch::Resolved};
-use bridge_state::{Lease, NewJob, StoreError};
+use bridge_state::{Held, Lease, NewChat, StoreError};
 use tokio::runtime::Handle;
 
 use super::{Home, PING, code::Code};
@@ -27,10 +26,8 @@ pub struct Spare {
 pub struct Parts {
     /// The process.
     pub child: Child,
-    /// Its folder from birth.
-    pub job: Job,
-    /// Our right to it.
-    pub lease: Lease,
+    /// Its folder from birth, and our right to it.
+    pub held: Held,
     /// Its place among the stateful processes, where it counts as one.
     pub place: Option<Place>,
     pub(super) counted: Option<Live>,
@@ -46,16 +43,14 @@ impl Spare {
         &self.parts().child
     }
 
-    /// Its folder, and our right to it.
-    pub fn folder(&self) -> (&Job, &Lease) {
-        (&self.parts().job, &self.parts().lease)
+    /// Our right to its folder.
+    pub fn lease(&self) -> &Lease {
+        &self.parts().held.lease
     }
 
     /// Makes its folder this principal's. Blocks on the disk.
-    pub fn claim(self, new: &NewJob<'_>) -> Result<Parts, StoreError> {
-        let (job, lease) = self.folder();
-        let store = &self.home.store;
-        store.claim(job, lease, new, store.now())?;
+    pub fn claim(self, new: &NewChat) -> Result<Parts, StoreError> {
+        self.home.store.claim(self.lease(), None, new)?;
         Ok(self.into_parts())
     }
 
@@ -97,14 +92,14 @@ impl Home {
         parts.child.end(End::Kill).await;
         drop(parts.place);
         drop(parts.counted);
-        self.remove(parts.job).await;
+        self.remove(parts.held.lease).await;
     }
 
     /// Removes a folder in which nothing runs.
-    pub(super) async fn remove(&self, job: Job) {
+    pub(super) async fn remove(&self, lease: Lease) {
         let store = self.store.clone();
         // What cannot be removed now is the collector's, once this bridge has ended.
-        let removed = tokio::task::spawn_blocking(move || store.remove_job(&job)).await;
+        let removed = tokio::task::spawn_blocking(move || store.discard(&lease)).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%error, "the folder of a process that nobody took is left");
         }
