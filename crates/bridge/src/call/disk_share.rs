@@ -50,14 +50,23 @@ impl DiskShares {
 
     /// A folder takes so many bytes now.
     pub fn note_folder(&self, owner: &Principal, job: JobId, bytes: u64) {
-        let owner = PrincipalHash::from(owner);
-        self.lock().note_job(&owner, job, bytes);
+        self.lock()
+            .note_job(&PrincipalHash::from(owner), job, bytes);
+    }
+
+    /// The same, and what it may take.
+    pub fn limit_with(&self, owner: &Principal, job: JobId, bytes: u64) -> DiskLimit {
+        let hash = PrincipalHash::from(owner);
+        self.lock().note_job(&hash, job, bytes);
+        self.limit_of(owner, &hash, job)
     }
 
     /// Links with so many bytes were made.
     pub fn note_links(&self, owner: &Principal, bytes: u64) {
-        let owner = PrincipalHash::from(owner);
-        self.lock().note_link(&owner, bytes);
+        if bytes > 0 {
+            let owner = PrincipalHash::from(owner);
+            self.lock().note_link(&owner, bytes);
+        }
     }
 
     /// What a folder was seen to take, if it was looked at.
@@ -67,9 +76,13 @@ impl DiskShares {
 
     /// What a folder may take.
     pub fn limit(&self, owner: &Principal, job: JobId) -> DiskLimit {
+        self.limit_of(owner, &PrincipalHash::from(owner), job)
+    }
+
+    fn limit_of(&self, owner: &Principal, hash: &PrincipalHash, job: JobId) -> DiskLimit {
         let of_folder = self.settings.files.max_workspace_bytes;
         let share = match owner {
-            Principal::User(_) => self.share_of(owner, job),
+            Principal::User(_) => self.share_of(hash, job),
             // Each of them may be many people.
             Principal::Key(_) | Principal::Anonymous => None,
         };
@@ -83,12 +96,11 @@ impl DiskShares {
         }
     }
 
-    fn share_of(&self, owner: &Principal, job: JobId) -> Option<UsedShare> {
-        let owner = PrincipalHash::from(owner);
+    fn share_of(&self, owner: &PrincipalHash, job: JobId) -> Option<UsedShare> {
         let (elsewhere, all) = {
             let usage = self.lock();
             let elsewhere = usage
-                .of(&owner)
+                .of_owner(owner)
                 .saturating_sub(usage.of_job(job).unwrap_or_default());
             (elsewhere, usage.all())
         };

@@ -41,8 +41,7 @@ impl CallEngine {
     pub(super) fn room(&self, look: &Look, after: &Snapshot) -> Room {
         let (before, spec, owner) = (&look.before, &look.maker.spec, &look.maker.principal);
         let used = after.usage().bytes;
-        self.disk.note_folder(owner, look.job.id(), used);
-        let limit = self.disk.limit(owner, look.job.id());
+        let limit = self.disk.limit_with(owner, look.job.id(), used);
         let exempt = before.is_over() || spec.is_files_server();
         if let Some(what) = after.over_aside() {
             if !exempt && before.over_aside().is_none() {

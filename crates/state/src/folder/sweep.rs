@@ -456,7 +456,7 @@ impl DiskUsage {
     }
 
     /// All that is this caller's.
-    pub fn of(&self, owner: &PrincipalHash) -> u64 {
+    pub fn of_owner(&self, owner: &PrincipalHash) -> u64 {
         self.of_principal.get(owner).copied().unwrap_or_default()
     }
 
