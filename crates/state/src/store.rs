@@ -380,3 +380,181 @@ impl BlobStore {
         self.0.open_blob(id, range)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        CallEnd, CallOutcome, JobStatus,
+        testing::{Folder, alice, artifact, key, new_chat},
+    };
+
+    fn mine(store: &ChatStore, chat: &str) -> Held {
+        match store.acquire(&key(chat), &new_chat()).unwrap() {
+            Acquired::Mine(held) => held,
+            Acquired::Elsewhere(holder) => panic!("{holder}"),
+        }
+    }
+
+    fn session(number: u64) -> LiveSession {
+        LiveSession {
+            server: "excel".into(),
+            number,
+            pid: Some(7),
+            started_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn ended(outcome: Option<CallOutcome>) -> Done {
+        let bytes = Some(5);
+        Done {
+            ended: Some(CallEnd { bytes, outcome }),
+            ..Done::default()
+        }
+    }
+
+    #[test]
+    fn a_chat_is_one_instances_until_it_is_closed() {
+        let folder = Folder::new();
+        let (one, two) = (folder.open(), folder.open());
+        assert!(!one.exists(&key("c")).unwrap());
+        let held = mine(&one, "c");
+        let elsewhere = two.acquire(&key("c"), &new_chat()).unwrap();
+        let Acquired::Elsewhere(holder) = elsewhere else {
+            panic!("{elsewhere:?}");
+        };
+        assert_eq!(holder.instance, one.instance());
+        assert_eq!(two.holder(&key("c")).unwrap(), Some(holder));
+        assert_eq!(one.holder(&key("c")).unwrap(), None);
+        one.close(&held.lease).unwrap();
+        assert_eq!(two.holder(&key("c")).unwrap(), None);
+        let taken = mine(&two, "c");
+        assert_eq!(taken.job.id(), held.job.id());
+        assert!(taken.lease.fence > held.lease.fence);
+        assert!(!one.holds(&held.lease).unwrap());
+    }
+
+    #[test]
+    fn what_a_call_did_shows_in_its_chat() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let Held { job, lease, .. } = mine(&store, "c");
+        let metadata = || store.chat(job.id()).unwrap().unwrap().metadata;
+        store.session_started(&lease, session(1)).unwrap();
+        let failed = CallOutcome::Failed("why".into());
+        for (outcome, status, error) in [
+            (Some(failed), JobStatus::Failed, Some("why")),
+            (None, JobStatus::Failed, Some("why")),
+            (Some(CallOutcome::Answered), JobStatus::Idle, None),
+        ] {
+            store.commit(&lease, ended(outcome)).unwrap();
+            let metadata = metadata();
+            assert!(metadata.last_call_at.is_some());
+            assert_eq!(
+                (metadata.status, metadata.error.as_deref()),
+                (status, error)
+            );
+            assert_eq!(metadata.bytes, Some(5));
+        }
+        let attached = vec![("id".to_owned(), "name".to_owned())];
+        let done = Done {
+            journal: b"{}\n".to_vec(),
+            attachments: attached.clone(),
+            ..Done::default()
+        };
+        store.commit(&lease, done).unwrap();
+        let known: Vec<_> = store.attachments(job.id()).unwrap().into_iter().collect();
+        assert_eq!(known, attached);
+        let journal = std::fs::read(job.folder().join("journal.jsonl")).unwrap();
+        assert_eq!(journal, b"{}\n");
+        store.session_ended(&lease, 1).unwrap();
+        let answered = ended(Some(CallOutcome::Answered));
+        store.commit(&lease, answered).unwrap();
+        assert_eq!(metadata().status, JobStatus::Ended);
+        assert_eq!(metadata().server_names, ["excel"]);
+    }
+
+    #[test]
+    fn after_a_takeover_nothing_is_written() {
+        let folder = Folder::new();
+        let (slow, other) = (folder.open(), folder.open());
+        let Held { job, lease, .. } = mine(&slow, "c");
+        slow.release(&lease).unwrap();
+        let taken = mine(&other, "c");
+        let refused = || {
+            let file = artifact(&alice(), folder.now, 60);
+            let staged = slow.blobs().stage().unwrap();
+            let blob = slow.blobs().put(staged, &file.sha256).unwrap();
+            let done = Done {
+                links: vec![(file, blob)],
+                journal: b"{}\n".to_vec(),
+                ..ended(Some(CallOutcome::Failed("late".into())))
+            };
+            matches!(slow.commit(&lease, done), Err(StoreError::Fenced))
+        };
+        assert!(refused(), "held by another");
+        other.release(&taken.lease).unwrap();
+        assert!(refused(), "released by another");
+        assert!(slow.session_started(&lease, session(1)).is_err());
+        assert!(!job.folder().join("journal.jsonl").exists());
+        let metadata = other.chat(job.id()).unwrap().unwrap().metadata;
+        assert_eq!((metadata.last_call_at, metadata.error), (None, None));
+        assert_eq!(std::fs::read_dir(slow.staging()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_call_did_may_be_written_after_its_own_instance_opened_the_chat_again() {
+        let folder = Folder::new();
+        let store = folder.open();
+        let first = mine(&store, "c");
+        store.close(&first.lease).unwrap();
+        let again = mine(&store, "c");
+        assert!(again.lease.fence > first.lease.fence);
+        let late = ended(Some(CallOutcome::Answered));
+        store.commit(&first.lease, late).unwrap();
+    }
+
+    #[test]
+    fn the_processes_of_a_killed_instance_are_forgotten_by_the_next_holder() {
+        let folder = Folder::new();
+        let held = folder.crash(|store| {
+            let held = mine(store, "c");
+            store.session_started(&held.lease, session(1)).unwrap();
+            held
+        });
+        let store = folder.open();
+        let taken = mine(&store, "c");
+        assert_eq!(taken.job.id(), held.job.id());
+        assert_eq!(taken.servers, ["excel"]);
+        let chat = store.chat(taken.job.id()).unwrap().unwrap();
+        assert_eq!(chat.metadata.live_sessions, []);
+    }
+
+    #[test]
+    fn a_discarded_chat_is_gone_with_its_lease() {
+        let folder = Folder::new();
+        let store = folder.open();
+        for held in [
+            store.create(&new_chat()).unwrap(),
+            store.create_unclaimed().unwrap(),
+        ] {
+            store.discard(&held.lease).unwrap();
+            store.discard(&held.lease).unwrap();
+            assert!(!held.job.folder().exists());
+            assert!(!store.holds(&held.lease).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_chat_of_a_key_stays_what_it_is() {
+        let folder = Folder::new();
+        let store = folder.open();
+        store.ensure(&key("c"), &new_chat()).unwrap();
+        let ready = store.create_unclaimed().unwrap();
+        let claim = |chat: &str| store.claim(&ready.lease, Some(&key(chat)), &new_chat());
+        assert!(!claim("c").unwrap());
+        assert!(claim("d").unwrap());
+        assert!(matches!(claim("e"), Err(StoreError::JobGone)));
+        assert_eq!(mine(&store, "d").job.id(), ready.job.id());
+    }
+}
