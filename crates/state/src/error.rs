@@ -62,7 +62,7 @@ impl StoreError {
     }
 }
 
-/// A path for logs: who reads them must not learn a workspace's name or open a link.
+/// A path for logs, whose readers must neither learn a folder's name nor open a link.
 struct Redacted<'a>(&'a Path);
 
 impl fmt::Display for Redacted<'_> {

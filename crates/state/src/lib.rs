@@ -3,6 +3,9 @@
 //! This crate must not know MCP methods, HTTP, child processes or settings: it is handed keys, folders,
 //! times and limits.
 //!
+//! A *chat* is the folder of one chat, one session or one call of a user, with its records. The first
+//! two are found again by their key.
+//!
 //! # The interface
 //!
 //! [`ChatStore`] holds records, [`BlobStore`] bytes. Both are used by several bridges at once. Each
@@ -31,8 +34,8 @@
 //! # The folder behind it
 //!
 //! Several bridges may share the folder (NFS too), so a file is never assumed to be changed by this
-//! process alone: names appear by link or rename, changes happen under file locks, and a lease says who
-//! works where. File locks may not reach other hosts, so who gets a binding or a lease is decided by
+//! process alone: names appear by link or rename, changes happen under file locks, and a lease says
+//! which instance works where. File locks may not reach other hosts, so bindings and leases are won by
 //! exclusive names.
 //!
 //! ```text
@@ -84,6 +87,6 @@ pub use folder::{
     Artifact, Blob, BlobId, CallEnd, CallOutcome, ChatSummary, DiskUsage, Done, FreeSpace,
     GcReport, GoneReason, Held, Holder, InstanceId, JobStatus, JournalEntry, JournalMode, Lease,
     Link, LiveSession, Membership, Metadata, NewChat, OpenBlob, Others, Peer, PrincipalHash,
-    SessionSummary, StagedFile, Stamp, Swept, TOMBSTONE, read_within, remove_tree,
+    SessionSummary, StagedFile, Stamp, Swept, read_within, remove_tree,
 };
 pub use store::{Acquired, BlobStore, ChatStore};

@@ -24,7 +24,7 @@ pub enum Acquired {
     Elsewhere(Holder),
 }
 
-/// Who works where, what belongs to whom, what was linked.
+/// Which instance works in which chat, the owners, and the links.
 ///
 /// Dropping it ends the instance: its leases are then stale.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl ChatStore {
     }
 }
 
-/// Chats: whose they are, and who works in them.
+/// Chats: their owners, their leases, and what is written for them.
 impl ChatStore {
     /// The chat of this key, made where there is none, with its lease: free, stale (its holder is dead
     /// or silent), or ours already (then with the same fence).
@@ -153,12 +153,12 @@ impl ChatStore {
         }
     }
 
-    /// Makes a chat without a key, for one call or one process: nobody else finds it.
+    /// Makes a chat without a key, for one call or one process: no lookup finds it.
     pub fn create(&self, new: &NewChat) -> Result<Held, StoreError> {
         self.folder.create_leased_job(new, self.now())
     }
 
-    /// Makes one that has no owner yet, for a process that is started before anybody calls. No key
+    /// Makes one that has no owner yet, for a process that is started ahead of its first call. No key
     /// leads to it, no list shows it, and it ends with its instance.
     pub fn create_unclaimed(&self) -> Result<Held, StoreError> {
         self.folder.create_unclaimed(self.now())
@@ -182,7 +182,7 @@ impl ChatStore {
         }
     }
 
-    /// Whether nobody took the chat over. A lease that was taken over is lost for good.
+    /// Whether the chat was not taken over. A lease that was taken over is lost for good.
     pub fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
         self.folder.holds(lease)
     }
@@ -249,7 +249,7 @@ impl ChatStore {
         self.folder.revoke(token, self.now())
     }
 
-    /// Removes a link that was handed out to nobody: it answers 404. Absent is fine.
+    /// Removes a link that was not handed out: it answers 404. Absent is fine.
     pub fn remove_link(&self, token: &LinkToken) -> Result<(), StoreError> {
         self.folder.remove_link(token)
     }
@@ -263,8 +263,8 @@ impl ChatStore {
 /// Clean-up.
 impl ChatStore {
     /// Removes what is over: links at their own end, chats `retention` after their last call, what dead
-    /// instances left. Nothing is removed for its age while clocks disagree, and no chat that somebody
-    /// works in. Never fails as a whole.
+    /// instances left. Nothing is removed for its age while clocks disagree, and no chat with a
+    /// living lease. Never fails as a whole.
     pub fn sweep(&self, retention: Duration) -> Swept {
         self.folder.sweep(retention)
     }
@@ -274,8 +274,8 @@ impl ChatStore {
         self.folder.sweep_once_clocks_are_known(retention)
     }
 
-    /// Removes the chats and ends the links of a user now, whatever their age. A chat that somebody
-    /// works in stays. Never fails as a whole.
+    /// Removes the chats and ends the links of a user now, whatever their age. A chat with a
+    /// living lease stays. Never fails as a whole.
     pub fn forget_user(&self, user: &Principal) -> GcReport {
         self.folder.forget_user(user, Timestamp::now())
     }

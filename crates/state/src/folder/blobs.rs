@@ -35,7 +35,7 @@ use crate::error::{StoreError, is_absent};
 /// The file name of a blob in its link's folder.
 pub(super) const DATA: &str = "data";
 
-/// Bytes to come, in a file that nobody else sees. Dropped, it leaves nothing behind.
+/// Bytes to come, in a file of this process alone. Dropped, it leaves nothing behind.
 #[derive(Debug)]
 pub struct StagedFile {
     path: PathBuf,
@@ -162,11 +162,6 @@ pub struct OpenBlob {
 }
 
 impl OpenBlob {
-    /// How many bytes of the range are still to be read.
-    pub fn left(&self) -> u64 {
-        self.left
-    }
-
     /// The open file at the beginning of the range, and what it must look like until the last byte
     /// is read.
     pub fn into_parts(self) -> (File, Stamp) {
@@ -288,8 +283,8 @@ impl JobsFolder {
         if Some(stamp) != id.stamp && !self.hashed.knows(&id.token, stamp) {
             let same = sha256(&file)? == id.sha256 && Stamp::from_file(&file)? == stamp;
             if !same {
-                let why = "its bytes are not those that were published: somebody changed them, or \
-                           the disk did";
+                let why = "its bytes are not those that were published: they were changed, or the \
+                           disk is damaged";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
             self.hashed.note(&id.token, stamp);

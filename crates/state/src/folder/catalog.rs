@@ -17,7 +17,7 @@ use crate::error::{StoreError, is_absent};
 
 /// Servers list what fits into a message; what is larger was not written by us.
 const LIMIT: u64 = 256 * 1024 * 1024;
-/// Entries of servers that nobody learnt or looked up for so long are removed.
+/// Entries that were neither written nor read for this long are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 
 impl JobsFolder {
@@ -29,7 +29,7 @@ impl JobsFolder {
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        // For the clean-up: somebody wants it still.
+        // For the clean-up: the entry is in use.
         let file = File::options().append(true).open(&path);
         let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
         Ok(Some(content))
@@ -45,7 +45,7 @@ impl JobsFolder {
         files::write_whole(&path, content, self.staging()).map_err(files::at("write", &path))
     }
 
-    /// Removes entries that nobody wanted for long.
+    /// Removes entries that were not used for long.
     pub(super) fn sweep_catalog(&self, now: Timestamp) -> (u64, Vec<StoreError>) {
         let now = SystemTime::from(now);
         let folder = self.bridge("catalog");
@@ -86,7 +86,7 @@ mod tests {
     use crate::testing::{Folder, later};
 
     #[test]
-    fn an_entry_is_kept_for_us_alone_until_nobody_wants_it() {
+    fn an_entry_is_private_and_kept_until_it_is_unused_for_long() {
         let folder = Folder::new();
         let store = folder.join();
         let server: ServerName = "../x".replace('/', "_").parse().unwrap();

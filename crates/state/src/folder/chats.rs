@@ -1,13 +1,14 @@
-//! The folders of chats: made, found by their key, opened, listed and removed.
+//! The folders of chats: made, found by their key, claimed, listed and removed.
 //!
-//! Folders of nobody: made for processes that are ready before anybody calls.
+//! A folder can be made before its owner is known, for a process that is started ahead of its first
+//! call:
 //!
 //! ```text
-//! (none) ──create_unclaimed──▶ unclaimed ──claim──▶ a workspace of one principal
-//!                                  └── its bridge ends ──▶ collected
+//! (none) ──create_unclaimed──▶ unclaimed ──claim──▶ owned by one principal
+//!                                  └── its instance ends ──▶ removed by the clean-up
 //! ```
-//! No key leads to such a folder and no list shows it. From its first moment its bridge holds the
-//! lease, and with that bridge it goes.
+//! No key leads to an unclaimed folder and no list shows it. Its instance holds the lease from the
+//! beginning, and the folder ends with that instance.
 
 use std::{
     fs, io,
@@ -70,13 +71,13 @@ impl JobsFolder {
         })
     }
 
-    /// A folder that nobody holds.
+    /// A folder without a lease.
     #[cfg(test)]
     pub(crate) fn create_job(&self, new: &NewChat, now: Timestamp) -> Result<Job, StoreError> {
         self.make_job(|metadata| new.note_in(None, metadata), |_| Ok(()), now)
     }
 
-    /// A workspace folder that is our own from the moment in which it appears.
+    /// A folder whose lease is ours from the moment in which it appears.
     pub fn create_leased_job(&self, new: &NewChat, now: Timestamp) -> Result<Held, StoreError> {
         self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(None, metadata), now))
     }
@@ -112,14 +113,14 @@ impl JobsFolder {
         files::write_json(&folder.join("metadata.json"), metadata, self.staging())
     }
 
-    /// The workspace with that id, if its folder exists.
+    /// The folder with that id, if it exists.
     pub fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         let job = self.job_at(id);
         let there = files::is_own_dir(job.folder()).map_err(files::at("look at", job.folder()))?;
         Ok(there.then_some(job))
     }
 
-    /// Removes a workspace folder at once, whatever its lease says. Published artifacts stay.
+    /// Removes a folder at once, whatever its lease says. Links made from it stay.
     /// Follows no links; copes with read-only folders and any depth. Absent is fine.
     pub fn remove_job(&self, job: &Job) -> Result<(), StoreError> {
         match self.take_away(job) {
@@ -129,7 +130,7 @@ impl JobsFolder {
         }
     }
 
-    /// Moves the folder out of sight in one step: nobody finds it half-removed.
+    /// Moves the folder out of sight in one step, so that it is never seen half-removed.
     pub(super) fn take_away(&self, job: &Job) -> io::Result<PathBuf> {
         let staged = self.staging().join(format!("gone-{}", Uuid::new_v4()));
         match fs::rename(job.folder(), &staged) {
@@ -171,8 +172,8 @@ pub struct Held {
 const ATTEMPTS: usize = 8;
 
 impl JobsFolder {
-    /// The folder of that key, made where there is none (or where its folder is gone). Callers of
-    /// any thread, process or replica get the same one. `key` takes the place of `new.key`.
+    /// The folder of that key, made where there is none or where it is gone. Callers of any thread,
+    /// process or replica get the same one.
     pub fn bind(
         &self,
         key: &WorkspaceKey,
@@ -251,7 +252,7 @@ impl JobsFolder {
             Ok(content) => content,
             Err(error) if files::is_broken(&error) => Vec::new(),
             Err(error) => {
-                // It may be a good one: it goes back, and who asked is told.
+                // It may be a good one: it goes back, and the caller gets the error.
                 let _ = fs::hard_link(&taken, path);
                 let _ = remove_tree(&taken);
                 return Err(files::at("read", path)(error));
@@ -309,8 +310,8 @@ impl JobsFolder {
         Err(StoreError::JobGone.into())
     }
 
-    /// The metadata, brought up to date for its new holder: the owner where the file was torn (the key
-    /// leads to nobody else's folder), and without the processes of a bridge that was killed.
+    /// The metadata, brought up to date for its new holder: with the owner where the file was torn (the
+    /// key proves it), and without the processes of a bridge that was killed.
     fn take_up(
         &self,
         job: &Job,
@@ -386,7 +387,7 @@ impl JobsFolder {
         }
         let lock = shard.join("lock");
         let _lock = FileLock::take(&lock).map_err(files::at("lock", &lock))?;
-        // Somebody may have bound it anew meanwhile.
+        // Meanwhile the key may have a folder again.
         if !leads_nowhere()? {
             return Ok(false);
         }
@@ -416,7 +417,7 @@ impl JobsFolder {
         self.make_leased_job(|metadata| metadata.unclaimed = true, now)
     }
 
-    /// Makes it the workspace of a principal, in one step and once.
+    /// Gives it its owner, in one step and once.
     /// [`StoreError::JobGone`] where it is not to be had any more.
     pub fn claim(
         &self,
@@ -439,7 +440,7 @@ impl JobsFolder {
     }
 }
 
-/// One workspace.
+/// One chat.
 #[derive(Debug, Clone)]
 pub struct ChatSummary {
     /// The folder.
@@ -455,14 +456,14 @@ pub struct ChatSummary {
 pub struct SessionSummary {
     /// Where it works.
     pub job: JobId,
-    /// Who runs it.
+    /// The instance that runs it.
     pub instance: InstanceId,
     /// The child.
     pub session: LiveSession,
 }
 
 impl JobsFolder {
-    /// All workspaces, oldest first. Unreadable ones are logged and left out.
+    /// All chats, oldest first. Unreadable ones are logged and left out.
     pub fn chats(&self) -> Result<Vec<ChatSummary>, StoreError> {
         let names = files::names_in(self.root()).map_err(files::at("list", self.root()))?;
         let ids = names
@@ -482,7 +483,7 @@ impl JobsFolder {
         Ok(jobs)
     }
 
-    /// One workspace, if it exists. A folder that is nobody's yet is none.
+    /// One of them, if it exists and has an owner.
     pub fn chat(&self, id: JobId) -> Result<Option<ChatSummary>, StoreError> {
         let Some(job) = self.job(id)? else {
             return Ok(None);
@@ -559,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_who_binds_a_key_gets_the_same_folder() {
+    fn all_callers_of_a_key_get_the_same_folder() {
         let folder = Folder::new();
         let stores = [folder.join(), folder.join(), folder.join()];
         let bound: Vec<_> = std::thread::scope(|scope| {
@@ -626,7 +627,7 @@ mod tests {
     const RETENTION: Duration = Duration::from_hours(1);
 
     #[test]
-    fn nobody_finds_one_and_a_living_bridge_keeps_it() {
+    fn an_unclaimed_folder_is_not_found_and_its_living_bridge_keeps_it() {
         let folder = Folder::new();
         let (store, other) = (folder.join(), folder.join());
         let Held { job, lease, .. } = store.create_unclaimed(folder.now).unwrap();
@@ -643,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_with_its_bridge_at_once() {
+    fn an_unclaimed_folder_is_removed_once_its_bridge_has_ended() {
         let folder = Folder::new();
         let made = folder.kill(|store| store.create_unclaimed(folder.now).unwrap().job);
         let store = folder.join();
@@ -653,7 +654,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_claimed_once() {
+    fn an_unclaimed_folder_is_claimed_once() {
         let folder = Folder::new();
         let store = folder.join();
         let Held { job, lease, .. } = store.create_unclaimed(folder.now).unwrap();

@@ -1,8 +1,8 @@
-//! Whether the clock on the wall may be believed. What a bridge keeps and for how long is written
-//! down in its time, by this bridge or by another; judged by a clock that is hours ahead, all of it
-//! is over. So before anything is removed for its age, the clock is held against three others:
+//! Whether the wall clock may be trusted. Ages are counted from times that this bridge or another one
+//! wrote down by its wall clock; judged by a clock that is hours ahead, everything has expired. So
+//! before anything is removed for its age, the clock is compared with three others:
 //!
-//! - the time since the kernel started, which nobody sets: has ours moved otherwise since we looked?
+//! - the time since the kernel started, which cannot be set: has ours moved otherwise since we looked?
 //! - those of the other bridges on the folder, by the times that they write into their records;
 //! - that of the filesystem, by the time of a new file (on shared storage it is another machine's).
 //!
@@ -24,10 +24,10 @@ const BELIEVED_AFTER: Duration = Duration::from_secs(3600);
 
 /// What this process knows of its clock.
 #[derive(Debug)]
-pub(super) struct Clock(Mutex<State>);
+pub(super) struct Clock(Mutex<Trusted>);
 
 #[derive(Debug)]
-struct State {
+struct Trusted {
     /// A moment that is believed, on both clocks.
     wall: Timestamp,
     up: Duration,
@@ -65,7 +65,7 @@ fn uptime() -> Duration {
     read().unwrap_or_else(|| START.get_or_init(Instant::now).elapsed())
 }
 
-/// The clock of another bridge, as far as its record tells.
+/// The clock of another bridge, as far as its record shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PeerClock {
     pub host: String,
@@ -92,7 +92,7 @@ impl Doubt {
 
 impl Clock {
     pub fn at(moment: Moment) -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(Trusted {
             wall: moment.wall,
             up: moment.up,
             moved: None,

@@ -47,8 +47,8 @@ pub fn read_record(path: &Path) -> io::Result<Vec<u8>> {
     read_within(path, RECORD_LIMIT)
 }
 
-/// Reads a regular file of at most so many bytes, and waits for nobody: a FIFO, a device or a link
-/// in its place is an error.
+/// Reads a regular file of at most so many bytes, and never blocks for a writer: a FIFO, a device or a
+/// link in its place is an error.
 pub fn read_within(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let file = open_read(path)?;
@@ -94,9 +94,9 @@ pub fn write_whole(path: &Path, content: &[u8], staging: &Path) -> io::Result<()
     written
 }
 
-/// Makes a file that must not be there yet, whole and on the disk; `false` where somebody was
-/// faster. By link or by a rename that replaces nothing, which are one step on shared filesystems,
-/// too; where there is neither, by making it, and then who reads at that moment may see it empty.
+/// Makes a file that must not be there yet, whole and on the disk; `false` where it is there. By link
+/// or by a rename that replaces nothing, which are one step on shared filesystems, too; where there is
+/// neither, by making it, and then a reader at that moment may see it empty.
 pub fn show_new(path: &Path, content: &[u8], staging: &Path) -> io::Result<bool> {
     show(path, content, staging, true)
 }
@@ -203,8 +203,8 @@ pub fn names_in(path: &Path) -> io::Result<Vec<Option<String>>> {
     }
 }
 
-/// Our own holders need milliseconds. Longer than this has the lock only who should not: a child
-/// can open the lock of its workspace.
+/// How long a lock is waited for. Our own holders need milliseconds; only a holder that should not
+/// have it keeps it for longer: a child can open the lock of its chat.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks; the first ones come sooner.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -238,7 +238,7 @@ impl FileLock {
         loop {
             let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
             lock_until(&file, until)?;
-            // Whoever had it before may have moved the folder away: then this lock guards nothing.
+            // The holder before may have moved the folder away: then this lock guards nothing.
             match path.symlink_metadata() {
                 Ok(now) if now.ino() == file.metadata()?.ino() => return Ok(Self { _file: file }),
                 Ok(_) => {}
@@ -247,7 +247,7 @@ impl FileLock {
         }
     }
 
-    /// The lock on a workspace's records.
+    /// The lock on a chat's records.
     pub fn job(job: &Job) -> Result<Self, StoreError> {
         let path = job.folder().join("lock");
         Self::take(&path).map_err(|error| {
@@ -271,8 +271,8 @@ fn lock_until(file: &File, until: Instant) -> io::Result<()> {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(Errno::WOULDBLOCK) => {
-                let why = "somebody keeps it locked: a server that locks files outside its work \
-                           folder, or a replica that hangs";
+                let why = "it stays locked: by a server that locks files outside its work folder, or by a \
+                           replica that hangs";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             Err(error) if is_unsupported(&error.into()) => return Ok(()),
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_somebody_keeps_is_an_error_and_no_hang() {
+    fn a_lock_that_stays_held_is_an_error_and_no_hang() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let kept = FileLock::take(&path).unwrap();

@@ -1,11 +1,11 @@
 //! One running bridge among those that share the folder: unknown → alive ⇄ silent, or dead.
 //!
-//! Each instance writes its record again and again. Who reads it compares it with what he read
-//! before, by his own clock: unchanged for [`Instance::ttl`] *as he watched* means that it is
+//! Each instance writes its record again and again. A reader compares it with what it read before, by
+//! the reader's own clock: unchanged for [`Instance::ttl`] *while it watched* means that the instance is
 //! silent, and its leases may be taken over. Clocks of different hosts are never compared, and time
-//! in which nobody looked (he was stopped himself, or the folder could not be read) hardly counts.
+//! without a look (the reader was stopped itself, or the folder could not be read) hardly counts.
 //!
-//! Where both run on one kernel and see the same mount, the instance's lock tells more: free means
+//! Where both run on one kernel and see the same mount, the instance's lock shows more: free means
 //! that the process has ended, at once. A held lock proves nothing, for a stopped process holds it.
 
 use std::{
@@ -51,12 +51,12 @@ pub struct Membership {
     pub address: Option<String>,
     /// How long it may be silent before others take its leases over.
     pub ttl: Duration,
-    /// It looks at each lease that it holds after each renewal, and writes a broken one anew.
+    /// It looks at each lease that it holds after each renewal, and writes a broken one again.
     pub mends_leases: bool,
 }
 
 impl Default for Membership {
-    /// Nobody reaches it: commands.
+    /// Of a command, which no replica needs to reach.
     fn default() -> Self {
         Self {
             address: None,
@@ -96,7 +96,7 @@ impl FromStr for InstanceId {
 struct Record {
     instance: InstanceId,
     boot_id: String,
-    /// Of the folder, as its kernel numbers mounts; none where its lock tells nothing.
+    /// Of the folder, as its kernel numbers mounts; none where its lock shows nothing.
     #[serde(default)]
     device: Option<u64>,
     pid: u32,
@@ -153,7 +153,7 @@ pub struct Peer {
 pub struct Others {
     /// Those that take calls.
     pub peers: Vec<Peer>,
-    /// How many there are in all. Each may take a lease over, also one that nobody reaches or that is
+    /// How many there are in all. Each may take a lease over, also one that cannot be reached or is
     /// about to end.
     pub alive: usize,
 }
@@ -252,7 +252,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Makes the lock file again where somebody removed or replaced it: one that is free would say
+    /// Makes the lock file again where it was removed or replaced: one that is free would say
     /// that this process has ended.
     fn keep_locked(&self) -> Result<(), StoreError> {
         let mut alive = self.alive.lock();
@@ -280,7 +280,7 @@ impl Instance {
     }
 
     /// Whether the folder is still the one that was joined: our own lock lies there. A volume that was
-    /// mounted anew, or a folder that was made again, has none or another one.
+    /// mounted again, or a folder that was made again, has none or another one.
     pub(super) fn is_shown(&self) -> Result<(), StoreError> {
         let alive = self.alive.lock();
         let kind = if alive.is_some() { "lock" } else { "json" };
@@ -350,7 +350,7 @@ impl Instance {
     }
 }
 
-/// Nobody may see the file unlocked, or he would take us for dead. Gives the folder's device, too.
+/// The file must never be seen unlocked, or we would be taken for dead. Returns the folder's device, too.
 fn lock_then_show(hidden: &Path, shown: &Path) -> io::Result<Alive> {
     let file = files::create_new(hidden)?;
     let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(Into::into);
@@ -392,8 +392,8 @@ pub(super) enum Liveness {
     },
 }
 
-/// What a record tells of its clock before it was seen to change: it may be old, but it cannot be
-/// of tomorrow, and one of just now is of a clock like ours.
+/// What a record shows of its clock before it was seen to change: it may be old, but it cannot be of
+/// tomorrow, and one of just now is of a clock like ours.
 fn ahead_at_first(record: &Record) -> Option<SignedDuration> {
     let ahead = Timestamp::now().duration_since(record.renewed_at);
     let fresh = Duration::from_millis(record.ttl_ms) / RENEWALS;
@@ -424,7 +424,7 @@ struct Seen {
 
 impl Watched {
     /// For how long the record has been seen unchanged. Between two looks no more counts than the
-    /// time between two renewals: nobody is dead because we did not look.
+    /// time between two renewals: no instance is dead because we did not look.
     fn unchanged(&self, record: &Record, most: Duration, at: Instant) -> Duration {
         let mut seen = self.0.lock();
         let seen = seen.entry(record.instance).or_insert(Seen {
@@ -498,7 +498,7 @@ impl JobsFolder {
         };
         let same_mount = record.device.is_some() && record.device == self.instance.device();
         let same_kernel = !own.boot_id.is_empty() && record.boot_id == own.boot_id;
-        // One that is not there proves nothing: somebody may have removed it.
+        // One that is not there proves nothing: it may have been removed.
         if same_mount && same_kernel && locked(&folder.join(format!("{id}.lock"))) == Locked::Free {
             return Liveness::Dead { for_sure: true };
         }
@@ -531,8 +531,8 @@ impl JobsFolder {
         Ok(ids.filter(move |id| *id != own))
     }
 
-    /// The living others who may hold a lease that cannot be read. Those are left out that looked
-    /// through all their leases since it was first found so: they would have written it anew.
+    /// The living others that may hold a lease that cannot be read. Those that checked all their leases
+    /// since it was first found so are left out: they would have written it again.
     pub(super) fn suspects(&self, job: JobId) -> Result<Vec<(InstanceId, Liveness)>, StoreError> {
         let mut found = Vec::new();
         for id in self.others()? {
@@ -653,7 +653,7 @@ enum Locked {
     Unknown,
 }
 
-/// A shared attempt: two who look do not see each other.
+/// By a shared lock, so that two readers do not see each other.
 fn locked(path: &Path) -> Locked {
     let Ok(file) = open_read(path) else {
         return Locked::Unknown;
@@ -790,7 +790,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_who_take_calls_are_peers() {
+    fn only_instances_that_take_calls_are_peers() {
         let folder = Folder::new();
         let reached = |address: &str| {
             let membership = Membership {
@@ -829,7 +829,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_jobs_folder_is_filled_again_by_whoever_needs_it_first() {
+    fn an_emptied_jobs_folder_is_filled_again_by_the_first_step_that_needs_it() {
         use crate::testing::{key, new_chat};
         type Work = fn(&JobsFolder, Timestamp);
         let works: [Work; 5] = [

@@ -1,14 +1,15 @@
-//! Who works in a workspace. One instance at a time; a dead or silent one's lease is taken over.
+//! Which instance works in a chat. One at a time; a dead or silent one's lease is taken over.
 //!
 //! ```text
 //! free ──acquire──▶ held ──release──▶ free
 //!                    └──holder dead or silent: acquire──▶ held by another; the first is fenced
 //! ```
-//! Each change of hands goes to who makes the file `lease.N` first, N being the next fencing number;
-//! its rename to `lease` makes it so. That holds also where file locks do not reach other hosts.
+//! Each change of hands goes to the instance that makes the file `lease.N` first, N being the next
+//! fencing number; its rename to `lease` makes it so. That holds also where file locks do not reach
+//! other hosts.
 //!
-//! A `lease` that cannot be read is held, not free: whoever holds it writes it anew, and nobody takes
-//! it over as long as an instance lives that may be its holder.
+//! A `lease` that cannot be read is held, not free: its holder writes it again, and it is not taken
+//! over as long as an instance lives that may be its holder.
 
 use std::{
     fs, io,
@@ -32,14 +33,14 @@ use crate::error::{StoreError, is_absent};
 /// The file's name.
 const LEASE: &str = "lease";
 
-/// The right of this instance to run children in a workspace, until released or taken over.
+/// The right of this instance to run processes in a chat, until released or taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// The workspace.
+    /// The chat.
     pub job: JobId,
-    /// Who holds it.
+    /// The holder.
     pub instance: InstanceId,
-    /// Grows by one with each change of hands: an older number has lost the workspace.
+    /// Grows by one with each change of hands: an older number has lost the chat.
     pub fence: u64,
     /// When this instance took it.
     pub since: Timestamp,
@@ -57,7 +58,7 @@ pub struct Holder {
     pub draining: bool,
 }
 
-/// Why a workspace cannot be worked in.
+/// Why a lease cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// A living instance has it: forward the call there.
@@ -78,8 +79,8 @@ struct Record {
 }
 
 impl JobsFolder {
-    /// Writes a lease of ours into a folder that nobody sees yet: with the first number, which nobody
-    /// else can want.
+    /// Writes a lease of ours into a folder that is not visible yet: with the first number, for which
+    /// no other instance can compete.
     pub(super) fn write_first_lease(&self, folder: &Path, now: Timestamp) -> io::Result<u64> {
         let fence = 1;
         let record = self.own_record(fence, now);
@@ -97,13 +98,13 @@ impl JobsFolder {
     }
 
     /// Takes the lease: free, stale (its instance is dead or silent), or ours already (then the
-    /// same fence). Not counted: the caller releases once its last child in the workspace has ended.
+    /// same fence). Not counted: the caller releases once its last process in the chat has ended.
     pub fn acquire(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
         let _lock = FileLock::job(job)?;
         self.acquire_locked(job, now)
     }
 
-    /// The caller has the workspace's lock.
+    /// The caller has the lock of the folder.
     pub(super) fn acquire_locked(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
         let own = self.instance().id();
         loop {
@@ -155,7 +156,7 @@ impl JobsFolder {
         }
     }
 
-    /// Refuses as long as somebody lives who may hold a lease that cannot be read.
+    /// Refuses as long as an instance lives that may hold a lease that cannot be read.
     fn refuse_suspects(&self, job: &Job, why: &str) -> Result<(), LeaseError> {
         let new = !self.broken.lock().contains_key(&job.id());
         let mut suspects = self.suspects(job.id())?.into_iter();
@@ -163,8 +164,8 @@ impl JobsFolder {
             tracing::warn!(
                 job = ?job.id(),
                 why,
-                "the lease of a workspace cannot be read, and nobody lives who could hold it: it \
-                 is begun anew"
+                "the lease of a chat cannot be read, and no bridge lives that could hold it: a new \
+                 one is written"
             );
             return Ok(());
         };
@@ -174,8 +175,8 @@ impl JobsFolder {
                 job = ?job.id(),
                 why,
                 suspects = others + 1,
-                "the lease of a workspace cannot be read: it counts as held until the bridge that \
-                 holds it has written it anew, or until no bridge lives that could hold it"
+                "the lease of a chat cannot be read: it counts as held until its holder has written \
+                 it again, or until no bridge lives that could hold it"
             );
         }
         let Liveness::Alive { address, draining } = alive else {
@@ -189,10 +190,10 @@ impl JobsFolder {
         }))
     }
 
-    /// Puts `record` in the place of what was `found`, if nobody else was faster: the file
+    /// Puts `record` in the place of what was `found`, if no other instance was faster: the file
     /// `lease.{claim}` is made by one instance alone, holds the record from the beginning, and
-    /// becomes the lease by its rename. Who takes its maker for dead removes it first, so that one
-    /// who was only stopped for long finds nothing to rename: the number never goes back.
+    /// becomes the lease by its rename. An instance that takes its maker for dead removes it first, so
+    /// that a maker that was only stopped for long finds nothing to rename: the number never goes back.
     /// `false`: look again.
     fn put_in_place(
         &self,
@@ -212,7 +213,7 @@ impl JobsFolder {
             self.clear_claim(&claim)?;
             return Ok(false);
         }
-        // Between the look and the claim somebody may have used this number already.
+        // Between the look and the claim the number may have been used already.
         let same = read(job).map(|now| now == *found);
         if !matches!(same, Ok(true)) {
             let _ = remove_tree(&claim);
@@ -251,7 +252,7 @@ impl JobsFolder {
         if let Some(maker) = claimant(&content).filter(|maker| *maker != self.instance().id()) {
             self.refuse_alive(maker, None)?;
         }
-        // By rename: of several who do this one gets it.
+        // By rename: of several that do this one gets it.
         let taken = self.staging().join(Uuid::new_v4().to_string());
         match fs::rename(path, &taken) {
             Err(error) if is_absent(&error) => return Ok(()),
@@ -288,22 +289,22 @@ impl JobsFolder {
             let put = self.put_in_place(&job, lease.fence + 1, &free, &found, Sync::No);
             match put {
                 Ok(false) => {}
-                // Elsewhere: somebody is about to take it over.
+                // Elsewhere: another instance is about to take it over.
                 Ok(true) | Err(LeaseError::Elsewhere(_)) => return Ok(()),
                 Err(LeaseError::Store(error)) => return Err(error),
             }
         }
     }
 
-    /// Whether nobody took it over. One that was taken over is lost for good: nothing may be
-    /// written in its name any more. A record that is broken is written anew by this.
+    /// Whether it was not taken over. One that was taken over is lost for good: nothing may be
+    /// written in its name any more. A record that is broken is written again by this.
     pub fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
         let Some(job) = self.job(lease.job)? else {
             return Ok(false);
         };
         match read(&job)? {
             Found::Record(record) => Ok(is_of(&record, lease)),
-            // Nobody takes a broken one over as long as we live.
+            // A broken one is not taken over as long as we live.
             Found::Broken(why) => self.mend(&job, lease, &why),
         }
     }
@@ -327,18 +328,18 @@ impl JobsFolder {
                     tracing::warn!(
                         job = ?job.id(),
                         why,
-                        "a lease of this bridge could not be read: it is written anew"
+                        "a lease of this bridge could not be read: it was written again"
                     );
                     return Ok(true);
                 }
-                // Somebody takes us for dead; he has not taken it over yet.
+                // An instance takes us for dead, and has not taken it over yet.
                 Err(LeaseError::Elsewhere(_)) => return Ok(true),
                 Err(LeaseError::Store(error)) => {
                     tracing::warn!(
                         job = ?job.id(),
                         why,
                         %error,
-                        "a lease of this bridge cannot be read, nor be written anew"
+                        "a lease of this bridge can be neither read nor written again"
                     );
                     return Ok(true);
                 }
@@ -379,8 +380,8 @@ impl JobsFolder {
         }
     }
 
-    /// The living holder of a workspace's lease, ourselves included; of a broken one somebody who
-    /// may hold it.
+    /// The living holder of a chat's lease, ourselves included; of a broken one an instance that may
+    /// hold it.
     pub fn leased_by(&self, job: &Job) -> Result<Option<InstanceId>, StoreError> {
         match read(job)? {
             Found::Record(record) => Ok(record.instance.filter(|id| self.is_alive(*id))),
@@ -404,7 +405,7 @@ impl JobsFolder {
         }
     }
 
-    /// Keeps everybody else from taking a workspace that is about to be removed: the claim goes with
+    /// Keeps all others from taking a chat that is about to be removed: the claim goes with
     /// its folder. The caller has its lock.
     pub(super) fn claim_to_remove(&self, job: &Job) -> Result<PathBuf, LeaseError> {
         loop {
@@ -456,26 +457,26 @@ fn is_number(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether it must be on the disk before anybody relies on it.
+/// Whether it must be on the disk before others rely on it.
 #[derive(Debug, Clone, Copy)]
 enum Sync {
     Yes,
     No,
 }
 
-/// The claim on a lease that cannot be read, whose number nobody knows.
+/// The claim on a lease that cannot be read: its number is not known.
 const MENDING: u64 = 0;
 
-/// A number that is larger than what a lease that cannot be read can have had: nobody changes hands
+/// A number that is larger than what a lease that cannot be read can have had: none changes hands
 /// once a second for fifty years.
 fn beyond_any(now: Timestamp) -> u64 {
     u64::try_from(now.as_second()).unwrap_or(0).max(1 << 30)
 }
 
-/// Who made a claim; an earlier version wrote only that.
+/// The maker of a claim; an earlier version wrote only that.
 fn claimant(content: &[u8]) -> Option<InstanceId> {
     if let Ok(record) = serde_json::from_slice::<Record>(content) {
-        // A claim to release names nobody: whoever makes one needs no time for it.
+        // A claim to release has no maker: it takes no time.
         return record.instance;
     }
     std::str::from_utf8(content).ok()?.trim().parse().ok()
@@ -497,7 +498,7 @@ fn claim_path(job: &Job, claim: u64) -> std::path::PathBuf {
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Record(Record),
-    /// Torn, or something else in its place: somebody may hold it.
+    /// Torn, or something else in its place: it may be held.
     Broken(String),
 }
 
@@ -505,7 +506,7 @@ fn read(job: &Job) -> Result<Found, StoreError> {
     let path = path(job);
     match files::read_json(&path) {
         Ok(Some(record)) => Ok(Found::Record(record)),
-        // Nobody was there yet; or somebody is, and it was removed.
+        // It was never held; or it is held, and was removed.
         Ok(None) if record::has_live_sessions(job)? => {
             Ok(Found::Broken("it was removed".to_owned()))
         }
@@ -541,7 +542,7 @@ mod tests {
         let held = one
             .acquire_chat(&key("c"), &new_chat(), folder.now)
             .unwrap();
-        // However late by the clock on the wall: nobody has watched it be silent.
+        // However late by the wall clock: no instance has watched it be silent.
         match two.acquire(&held.job, later(folder.now, 100_000)) {
             Err(LeaseError::Elsewhere(Holder {
                 instance,
@@ -637,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_lease_goes_to_one_of_those_who_want_it() {
+    fn a_stale_lease_goes_to_one_of_several_instances() {
         let folder = Folder::new();
         folder
             .kill(|store| {
@@ -690,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_was_stopped_after_his_claim_sets_no_number_back() {
+    fn an_instance_that_was_stopped_after_its_claim_sets_no_number_back() {
         let folder = Folder::new();
         let (slow, other) = (folder.join(), folder.join());
         let job = slow.create_job(&new_chat(), folder.now).unwrap();
@@ -734,7 +735,7 @@ mod tests {
                 use rustix::fs::{CWD, Mode, mkfifoat};
                 mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
             }
-            // Removed; that somebody works there is still in the metadata.
+            // Removed; the process that works there is still in the metadata.
             _ => {}
         }
     }
@@ -778,7 +779,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_lease_is_free_once_nobody_lives_who_could_hold_it() {
+    fn a_broken_lease_is_free_once_no_instance_lives_that_could_hold_it() {
         for how in 0..6 {
             let folder = Folder::new();
             let other = folder.join();
@@ -794,7 +795,7 @@ mod tests {
     }
 
     #[test]
-    fn who_looked_through_its_leases_meanwhile_does_not_hold_a_broken_one() {
+    fn an_instance_that_checked_its_leases_meanwhile_does_not_hold_a_broken_one() {
         let folder = Folder::new();
         let membership = Membership {
             mends_leases: true,
@@ -826,7 +827,7 @@ mod tests {
     }
 
     #[test]
-    fn without_locks_one_of_those_who_take_over_at_once_wins() {
+    fn without_locks_one_of_several_takeovers_at_once_wins() {
         let folder = Folder::new();
         let stores: Vec<_> = (0..4).map(|_| folder.join()).collect();
         for round in 0..20 {

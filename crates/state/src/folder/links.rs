@@ -52,7 +52,7 @@ pub struct Artifact {
     pub gone: Option<GoneReason>,
     /// The chat's folder that it came from.
     pub job: JobId,
-    /// The server whose call made it.
+    /// The server that made it.
     pub server: String,
     /// The tool that made it.
     pub tool: String,
@@ -94,9 +94,9 @@ pub enum Link {
 }
 
 /// How long a link that ended answers 410 before it is as if it had never been.
-pub const TOMBSTONE: Duration = Duration::from_hours(7 * 24);
+pub(super) const TOMBSTONE: Duration = Duration::from_hours(7 * 24);
 
-/// The record, with what tells that the bytes are those that were hashed.
+/// The record, with what proves that the bytes are those that were hashed.
 #[derive(Serialize, Deserialize)]
 struct Published<'a> {
     #[serde(flatten)]

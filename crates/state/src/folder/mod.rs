@@ -37,7 +37,7 @@ pub use self::{
     files::read_within,
     instance::{Instance, InstanceId, Membership, Others, Peer},
     lease::{Holder, Lease, LeaseError},
-    links::{Artifact, GoneReason, Link, TOMBSTONE},
+    links::{Artifact, GoneReason, Link},
     record::{JobStatus, JournalEntry, JournalMode, LiveSession, Metadata, PrincipalHash},
     remove::remove_tree,
     sweep::{DiskUsage, GcReport, Swept},
@@ -54,7 +54,7 @@ pub struct JobsFolder {
     watched: instance::Watched,
     clock: Clock,
     hashed: blobs::Hashed,
-    /// Workspaces whose records are known to be on the disk.
+    /// Chats with records that are known to be on the disk.
     synced: Mutex<HashSet<JobId>>,
     /// A round of clean-up was done.
     swept: AtomicBool,
@@ -94,8 +94,8 @@ impl JobsFolder {
         &self.instance
     }
 
-    /// Leaves the folder as this instance's last act, whoever still holds the store: its files and
-    /// staging go, and its leases are stale once the process ends.
+    /// Leaves the folder as this instance's last act: its files and staging are removed, and its leases
+    /// are stale once the process ends.
     pub fn leave(&self) {
         self.instance.leave();
     }
@@ -124,8 +124,8 @@ impl JobsFolder {
             .map_err(files::at("write", &path))
     }
 
-    /// Makes our own folders again. Whoever emptied the jobs folder, or mounted another volume in
-    /// its place, took the records: chats begin anew, but they do begin.
+    /// Makes our own folders again. Where the jobs folder was emptied, or another volume mounted in its
+    /// place, the records are gone: chats start over, but they do start.
     fn restore(&self, now: Timestamp) -> Result<(), StoreError> {
         let (root, _) = prepare(&self.configured)?;
         if root != self.root {
@@ -195,16 +195,16 @@ impl JobsFolder {
         let broken = self.broken.lock().len();
         let broken = (broken > 0).then(|| {
             format!(
-                "the records of who works in {broken} workspaces (their file 'lease') cannot be \
-                 read: their chats wait until the bridge that holds them has written them anew, or \
-                 until no bridge lives that could hold them"
+                "the leases of {broken} chats (the file 'lease' in their folders) cannot be read: \
+                 these chats wait until the bridge that holds the lease has written it again, or \
+                 until no bridge lives that could hold it"
             )
         });
         broken.into_iter().chain(self.clock.warning()).collect()
     }
 
-    /// What is believed to be the time: what is written down and what is judged by it. A clock that
-    /// somebody sets while the bridge runs is not followed at once.
+    /// The time as it is believed to be: what is written down and what is judged by it. A clock that is
+    /// set while the bridge runs is not followed at once.
     pub fn now(&self) -> Timestamp {
         self.clock.believed(Moment::now())
     }
@@ -260,7 +260,7 @@ impl JobsFolder {
     }
 }
 
-/// What the folder's filesystem has left.
+/// What is free on the folder's filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FreeSpace {
     /// Bytes, for us.
@@ -344,7 +344,7 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
         if found.mode() & 0o777 != 0o700 {
             fs::set_permissions(&configured, Permissions::from_mode(0o700)).map_err(failed)?;
         }
-    } else if anybody_moves_things(found.mode()) {
+    } else if all_users_may_change(found.mode()) {
         return Err(unusable(format!(
             "belongs to user {}, and anybody may move what is in it (mode {:o}): take the right to \
              write from others, or set MCPO_JOBS_DIR to a folder inside it, which is then made",
@@ -354,7 +354,7 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
     }
     let root = configured.canonicalize().map_err(failed)?;
     let records = root.join(".bridge");
-    // In a folder that is not ours alone somebody may have been there first.
+    // In a folder that is not ours alone another user may have been first.
     if let Ok(there) = fs::symlink_metadata(&records)
         && !files::is_own_dir(&records).map_err(failed)?
     {
@@ -376,10 +376,10 @@ pub fn is_whole(root: &Path) -> bool {
     FOLDERS.iter().all(|part| there(part).unwrap_or(true))
 }
 
-/// A folder of somebody else's is a volume that our group may write (Kubernetes mounts them so, with
+/// A folder of another user is a volume that our group may write (Kubernetes mounts them so, with
 /// `fsGroup`), or one where all may write but only move their own (sticky). What we make in it is
 /// ours alone.
-fn anybody_moves_things(mode: u32) -> bool {
+fn all_users_may_change(mode: u32) -> bool {
     let (others_write, sticky) = (mode & 0o002 != 0, mode & 0o1000 != 0);
     others_write && !sticky
 }
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn of_others_folders_only_those_are_refused_where_anybody_moves_things() {
+    fn of_other_users_folders_only_those_are_refused_that_all_users_may_change() {
         for (mode, refused) in [
             (0o42775, false),
             (0o42770, false),
@@ -464,12 +464,12 @@ mod tests {
             (0o40777, true),
             (0o42777, true),
         ] {
-            assert_eq!(anybody_moves_things(mode), refused, "{mode:o}");
+            assert_eq!(all_users_may_change(mode), refused, "{mode:o}");
         }
     }
 
     #[test]
-    fn a_volume_of_somebody_elses_is_used_as_it_is() {
+    fn a_volume_of_another_user_is_used_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let jobs = dir.path().join("volume");
         fs::create_dir(&jobs).unwrap();

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::error::{StoreError, is_absent};
 
-/// SHA-256 of a principal, lower-case hex: enough to find his things again, not to name him.
+/// The owner of a chat or a link as it is written to disk: SHA-256 of the principal, in lower-case hex.
+/// Enough to find what they own, not to name them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PrincipalHash(Box<str>);
@@ -40,7 +41,7 @@ impl From<&Principal> for PrincipalHash {
     }
 }
 
-/// Where a workspace is in its life: created → running ⇄ idle → ended | failed.
+/// Where a chat is in its life: created → running ⇄ idle → ended | failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
@@ -57,7 +58,7 @@ pub enum JobStatus {
     Failed,
 }
 
-/// A child that works in the workspace.
+/// A process that works in the chat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveSession {
     /// The server's name.
@@ -77,13 +78,13 @@ pub struct LiveSession {
 pub struct Metadata {
     /// The folder's name.
     pub job_id: JobId,
-    /// Workspace keys (hashes, hex) bound to this folder.
+    /// Keys (hashes, hex) that lead to this folder.
     #[serde(default)]
     pub session_keys: Vec<String>,
-    /// Whose it is.
+    /// The owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<PrincipalHash>,
-    /// It is nobody's: made for a process that waits for whom it will work for.
+    /// It has no owner yet: it was made for a process that waits for its first caller.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unclaimed: bool,
     /// The servers that worked in it.
@@ -154,8 +155,7 @@ impl JobsFolder {
         tracing::warn!(
             job = ?job.id(),
             why,
-            "metadata.json is broken: whose the workspace is is not known until its chat is heard \
-             of again"
+            "metadata.json is broken: the owner of the chat is unknown until its next call"
         );
         self.metadata_of_folder(job)
     }
@@ -198,7 +198,7 @@ impl JobsFolder {
         change(&mut metadata);
         let path = path(job);
         if matches!(kept, Kept::No) {
-            // What is left of it may tell an operator whose it was.
+            // What is left of it may show an operator the owner.
             let _ = fs::rename(&path, path.with_file_name(BROKEN));
         }
         files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))?;
@@ -232,7 +232,7 @@ fn is_torn(job: &Job, error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData && regular()
 }
 
-/// Whether processes are noted in a workspace. Where that cannot be known there may be some.
+/// Whether processes are noted in a chat. Where that cannot be known there may be some.
 pub(super) fn has_live_sessions(job: &Job) -> Result<bool, StoreError> {
     match read(job) {
         Ok(found) => Ok(found.is_some_and(|metadata| !metadata.live_sessions.is_empty())),
@@ -314,7 +314,7 @@ enum Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn of(body: &'a RawJson) -> Self {
+    fn new(body: &'a RawJson) -> Self {
         let bytes = body.as_bytes();
         if bytes.len() <= BODY_LIMIT {
             return Self::Whole(body);
@@ -342,8 +342,8 @@ impl JournalEntry<'_> {
             tool: self.tool,
             outcome: self.outcome,
             error: self.error,
-            request: self.request.filter(|_| bodies).map(Body::of),
-            response: self.response.filter(|_| bodies).map(Body::of),
+            request: self.request.filter(|_| bodies).map(Body::new),
+            response: self.response.filter(|_| bodies).map(Body::new),
             files: self.files,
         };
         let mut line = serde_json::to_vec(&line).unwrap_or_default();
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_version_wrote_survives() {
+    fn unknown_fields_survive() {
         let folder = Folder::new();
         let store = folder.join();
         let job = store.create_job(&new_chat(), folder.now).unwrap();

@@ -16,7 +16,7 @@ use rustix::{
 };
 use uuid::Uuid;
 
-/// Removes whatever is at `path`, which nobody else may be changing names above. Absent is fine.
+/// Removes whatever is at `path`; no other process may be renaming the folders above. Absent is fine.
 ///
 /// Folders found inside are first moved up to the top one, so that depth costs neither stack nor
 /// descriptors nor path length. A mount point cannot be moved and is left, as an error.

@@ -1,4 +1,6 @@
-//! Clean-up behind everybody, by our own clocks.
+//! Clean-up: what has expired, what dead instances left, and everything of a user.
+//!
+//! Chats and links are judged by our own clock, see [`super::clock`].
 
 use std::{
     collections::HashMap,
@@ -27,17 +29,17 @@ use crate::error::{StoreError, is_absent};
 /// What one run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct GcReport {
-    /// Links whose bytes went.
+    /// Links that ended: their bytes were removed.
     pub ended_links: u64,
     /// Tombstones removed.
     pub removed_tombstones: u64,
-    /// Workspaces removed.
+    /// Chats removed.
     pub removed_jobs: u64,
-    /// Workspaces kept because somebody works in them.
+    /// Chats kept because a bridge works in them.
     pub leased_jobs: u64,
     /// Bindings removed.
     pub removed_bindings: u64,
-    /// Dead instances whose files were removed.
+    /// Dead instances that were cleared away.
     pub removed_instances: u64,
     /// Catalogue entries of servers that are long gone.
     pub removed_catalog_entries: u64,
@@ -73,12 +75,12 @@ impl GcReport {
     }
 }
 
-/// A new workspace is not judged before its first call can have begun.
+/// A new chat is not judged before its first call can have begun.
 const NEW: Duration = Duration::from_secs(5);
 
-/// Who cleans beside whom: what takes long is the disk.
+/// Threads of one round: most of its time is spent waiting for the disk.
 const THREADS: usize = 4;
-/// Fewer are done before threads have started.
+/// So few items are done before threads have started.
 const FEW: usize = 32;
 
 impl JobsFolder {
@@ -164,7 +166,7 @@ struct Round<'a> {
     retention: Duration,
     user: Option<PrincipalHash>,
     now: Timestamp,
-    /// No clock is believed: only what needs none goes.
+    /// Clocks disagree: nothing is removed for its age.
     ageless: bool,
     /// Instances died since the last round.
     died: bool,
@@ -307,7 +309,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// No key leads to it, so nobody will want it who does not hold it already.
+    /// No key leads to it, so only its holder can want it.
     fn take_unless_leased(&mut self, job: &Job) -> Result<Option<PathBuf>, StoreError> {
         if self.store.leased_by(job)?.is_some() {
             self.report.leased_jobs += 1;
@@ -323,7 +325,7 @@ impl Round<'_> {
         }
     }
 
-    /// Under the lock, because whoever takes the lease in this moment needs the same one.
+    /// Under the lock, because an instance that takes the lease at this moment needs the same one.
     fn take_if_idle(&mut self, job: &Job) -> Result<Option<PathBuf>, StoreError> {
         let lock = match FileLock::job(job) {
             Err(StoreError::JobGone) => return Ok(None),
@@ -334,8 +336,8 @@ impl Round<'_> {
             }
             Ok(lock) => Some(lock),
         };
-        // Our own lease is somebody's at work, too. Any other is claimed, so that nobody can take it
-        // while the folder goes, whatever his lock says.
+        // Our own lease is in use, too. Any other is claimed, so that no instance can take it while the
+        // folder is removed, whatever the locks say.
         if self.store.leased_by(job)?.is_some() {
             self.report.leased_jobs += 1;
             return Ok(None);
@@ -387,14 +389,14 @@ impl Round<'_> {
     fn is_over(&self, metadata: &Metadata, kept: Kept, job: &Job) -> Result<bool, StoreError> {
         if let Some(user) = &self.user {
             if kept == Kept::No {
-                let why = "whose it is is not known, since its metadata.json is broken: if it is \
-                           this user's, remove it by hand, or wait for its retention to end";
+                let why = "its owner is unknown, since its metadata.json is broken: if it is this \
+                           user's, remove it by hand, or wait for its retention to end";
                 return Err(files::at("judge", job.folder())(io::Error::other(why)));
             }
             return Ok(metadata.principal.as_ref() == Some(user));
         }
         if metadata.unclaimed {
-            // It goes with its bridge, whose lease is looked at next.
+            // It ends with its instance; the lease is looked at next.
             return Ok(true);
         }
         if self.ageless {
@@ -407,10 +409,10 @@ impl Round<'_> {
     }
 }
 
-/// Whether anybody but its holder may come to want a workspace.
+/// Whether others than its holder may come to want a chat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shared {
-    /// It is of one call.
+    /// It is of one call or process.
     No,
     /// It is a chat's, or will be.
     Yes,
@@ -421,7 +423,7 @@ fn is_foreign(error: &StoreError) -> bool {
     matches!(error, StoreError::Io { source, .. } if files::is_broken(source))
 }
 
-/// Bytes, by whose they are: as they were counted, and what came since.
+/// Bytes by owner: as they were counted, and what came since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskUsage {
     of_principal: HashMap<PrincipalHash, u64>,
@@ -430,7 +432,7 @@ pub struct DiskUsage {
 }
 
 impl DiskUsage {
-    /// A workspace takes so many bytes now.
+    /// A chat takes so many bytes now.
     pub fn note_job(&mut self, owner: &PrincipalHash, job: JobId, bytes: u64) {
         let before = self.of_job.insert(job, bytes).unwrap_or_default();
         let own = self.of_principal.entry(owner.clone()).or_default();
@@ -455,17 +457,17 @@ impl DiskUsage {
         self.all = self.all.saturating_add(other.all);
     }
 
-    /// All that is this caller's.
+    /// All bytes of this owner.
     pub fn of_owner(&self, owner: &PrincipalHash) -> u64 {
         self.of_principal.get(owner).copied().unwrap_or_default()
     }
 
-    /// What one workspace takes, if that is known.
+    /// What one chat takes, if that is known.
     pub fn of_job(&self, job: JobId) -> Option<u64> {
         self.of_job.get(&job).copied()
     }
 
-    /// Everybody's.
+    /// All bytes.
     pub fn all(&self) -> u64 {
         self.all
     }
@@ -551,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn a_users_things_go_now_and_nobody_elses() {
+    fn only_the_chats_and_links_of_the_user_are_removed() {
         let folder = Folder::new();
         let store = folder.join();
         let bob = Principal::User("bob".into());
@@ -580,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_left_alone_and_links_not_followed() {
+    fn unknown_entries_are_left_alone_and_symbolic_links_not_followed() {
         let folder = Folder::new();
         let store = folder.join();
         fs::write(folder.outside().join("keep"), "x").unwrap();
@@ -693,7 +695,7 @@ mod tests {
     }
 
     #[test]
-    fn two_who_clean_at_once_do_not_trip_over_each_other() {
+    fn two_rounds_at_once_do_not_disturb_each_other() {
         let folder = Folder::new();
         let stores = [folder.join(), folder.join()];
         for _ in 0..100 {
@@ -736,7 +738,7 @@ mod tests {
         let other = folder.join();
         let kept = claim(2, &other.instance().id().to_string());
         let dead = claim(3, &folder.kill(|store| store.instance().id().to_string()));
-        store.sweep_at(RETENTION, folder.now).report;
+        store.sweep_at(RETENTION, folder.now);
         assert!(!dead.exists() && !living.exists(), "both have ended");
         assert!(kept.exists());
     }
