@@ -10,9 +10,9 @@
 //!
 //! [`ChatStore`] holds records, [`BlobStore`] bytes. Both are used by several bridges at once. Each
 //! method is one atomic step that takes and returns owned values: what a step needs to know is in its
-//! arguments, and nothing stays locked after it. Today's storage is a folder; a database can serve the
-//! same steps by one statement or transaction each. All of them block, on the disk or the network:
-//! async callers use `spawn_blocking`.
+//! arguments, and nothing stays locked after it. Today's storage is a folder, which writes the parts of
+//! a commit one after the other; a database can serve each step by one statement or transaction. All of
+//! them block, on the disk or the network: async callers use `spawn_blocking`.
 //!
 //! | step | of [`ChatStore`] |
 //! |---|---|

@@ -216,6 +216,9 @@ impl ChatStore {
 
     /// Writes down what a call did. [`StoreError::Fenced`] where another instance has taken the chat
     /// over, and then nothing is written.
+    ///
+    /// The folder cannot do that in one step: it writes links, journal and metadata one after the other,
+    /// each under the lease, so a takeover in between leaves the parts before it.
     pub fn commit(&self, lease: &Lease, done: Done) -> Result<(), StoreError> {
         self.folder.commit(lease, done)
     }
