@@ -182,7 +182,7 @@ fn temporary_folders_have_short_names_however_deep_the_jobs_folder_is() {
     second.finish();
     assert!(link.is_symlink());
     bridge.kill_hard();
-    assert!(folder.exists());
+    // Another test's bridge may sweep it before this one does.
     bridge.restart();
     ask(&bridge.chat("alice", "c2"), "bind_socket", json!({})).ok();
     assert!(!folder.exists(), "what a killed bridge left is swept");
