@@ -74,9 +74,10 @@ pub async fn serve<F>(
         let _ = stream.set_nodelay(true);
         let bell = Table::stops(&connection);
         let acceptor = tls.as_ref().map(|current| current.borrow().clone());
-        let (here, answer) = (connection.clone(), answer.clone());
+        let (here, answer, table) = (connection.clone(), answer.clone(), table.clone());
         let answer = move |mut request: Request<Incoming>| {
-            if beyond {
+            // What had to make room for it may have ended meanwhile.
+            if beyond && table.is_over_its_limit() {
                 request.extensions_mut().insert(Overfull);
             }
             answer(peer, request)

@@ -560,6 +560,12 @@ impl Table {
         }
     }
 
+    /// Whether there are more than the limit, without those that are about to end.
+    pub fn is_over_its_limit(&self) -> bool {
+        let state = self.lock();
+        state.open.len() - state.ending > self.limits.most
+    }
+
     /// Looks at all of them again and again.
     pub async fn keep_time(self: Arc<Self>) {
         let limits = &self.limits;
@@ -706,6 +712,25 @@ mod tests {
         second.waits_for_head(Waker::noop());
         let third = open(&table, 1);
         assert!(ended(&second) && !ended(&first) && !ended(&third) && !ended(&idle));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_beyond_the_total_is_within_it_once_another_has_ended() {
+        let table = table(2, 2);
+        let busy = || {
+            let connection = open(&table, 1);
+            connection.begin(BodyLength::Bytes(0));
+            connection
+        };
+        let (first, _second) = (busy(), busy());
+        assert!(matches!(table.admit(peer(2)), Admitted::Beyond(..)));
+        let third = open(&table, 3);
+        assert!(table.is_over_its_limit());
+        for connection in [first, third] {
+            connection.task.get().expect("its task").abort();
+        }
+        tokio::task::yield_now().await;
+        assert!(!table.is_over_its_limit());
     }
 
     #[tokio::test(start_paused = true)]
