@@ -38,9 +38,8 @@ use crate::http::Overfull;
 
 /// Bytes of a head, and read ahead of a body.
 const BUFFER: usize = 128 * 1024;
-/// Where no file descriptor is free, or no connection may be looked at yet.
+/// Where no file descriptor is free, or requests are finished before a stop.
 const PAUSE: Duration = Duration::from_millis(100);
-const SHORT_PAUSE: Duration = Duration::from_millis(2);
 
 /// Serves until it is stopped, and then what is under way. `answer` is told where a request came from.
 pub async fn serve<F>(
@@ -59,16 +58,10 @@ pub async fn serve<F>(
             accepted = accept(&listener) => accepted,
             () = stopping.cancelled() => break,
         };
-        let admitted = loop {
-            match table.admit(peer) {
-                Admitted::Later => tokio::time::sleep(SHORT_PAUSE).await,
-                admitted => break admitted,
-            }
-        };
-        let (connection, held, beyond) = match admitted {
+        let (connection, held, beyond) = match table.admit(peer).await {
             Admitted::In(connection, held) => (connection, held, false),
             Admitted::Beyond(connection, held) => (connection, held, true),
-            Admitted::Full | Admitted::Later => continue,
+            Admitted::Full => continue,
         };
         // Without this an answer can wait 40 ms for the client's acknowledgement.
         let _ = stream.set_nodelay(true);
@@ -76,11 +69,13 @@ pub async fn serve<F>(
         let acceptor = tls.as_ref().map(|current| current.borrow().clone());
         let (here, answer, table) = (connection.clone(), answer.clone(), table.clone());
         let answer = move |mut request: Request<Incoming>| {
-            // What had to make room for it may have ended meanwhile.
-            if beyond && table.is_over_its_limit() {
-                request.extensions_mut().insert(Overfull);
+            let (answer, table) = (answer.clone(), table.clone());
+            async move {
+                if beyond && !table.has_room().await {
+                    request.extensions_mut().insert(Overfull);
+                }
+                answer(peer, request).await
             }
-            answer(peer, request)
         };
         let task = open.spawn(async move {
             let _held = held;

@@ -8,7 +8,8 @@
 //! Only a new connection counts for its address: behind a proxy all users have one. Such a proxy may
 //! also open hundreds at once. While there is room, an address with more than its share therefore loses
 //! only connections that have been silent for [`SILENT`]; where there is none, its longest silent one
-//! is closed first, unless bytes of its client are found that had not been read yet. Times are kept in
+//! is closed first, unless bytes of its client are found that had not been read yet. Such a connection
+//! stays, and there is one more than the limit: so as many are closed as it takes. Times are kept in
 //! atomics that one task looks at, because a timer for each request would cost more than the rest.
 
 use std::{
@@ -37,6 +38,11 @@ const BEYOND: usize = 32;
 const LEAST_RATE: u64 = 1024;
 /// A body whose sender is silent for so long may make room for others.
 const SILENT: Duration = Duration::from_secs(2);
+/// A new connection that nobody has read from yet is waited for so long, and then counts as silent: its
+/// client does not go on with the TLS handshake. A request waits as long for a place.
+const UNREAD: Duration = Duration::from_secs(1);
+/// Between two looks whether somebody has read from them.
+const LOOK: Duration = Duration::from_millis(2);
 /// A connection that has not begun a request is given so long when the bridge stops.
 const STOPPING: Duration = Duration::from_millis(500);
 
@@ -355,8 +361,16 @@ pub enum Admitted {
     Beyond(Arc<Connection>, Held),
     /// All places are taken by those who are being served.
     Full,
-    /// Those that could make room have not been looked at yet.
+}
+
+/// What was done about too many connections.
+enum Room {
+    /// There are few enough.
+    Made,
+    /// Those that could be ended have not been read from yet.
     Later,
+    /// All others are being served.
+    None,
 }
 
 /// All of them.
@@ -434,13 +448,46 @@ impl State {
         }
     }
 
-    /// For how long a new connection has been silent; one that nobody has read from is not.
+    /// For how long a new connection has been silent; one that nobody has read from is not, at first.
     fn new_silence(&self, number: u64) -> Option<Duration> {
         let connection = self.open.get(&number)?;
-        connection
-            .silent
-            .load(Relaxed)
-            .then(|| connection.silence())
+        let left_alone = !connection.has_head_reader.load(Relaxed) && connection.age() >= UNREAD;
+        (connection.silent.load(Relaxed) || left_alone).then(|| connection.silence())
+    }
+
+    /// Somebody is about to read from a new connection, and then knows whether it is silent.
+    fn is_to_be_read(&self) -> bool {
+        self.new.keys().any(|number| {
+            let connection = self.open.get(number);
+            connection.is_some_and(|new| !new.silent.load(Relaxed) && new.age() < UNREAD)
+        })
+    }
+
+    /// All but those that are about to end.
+    fn count(&self) -> usize {
+        self.open.len() - self.ending
+    }
+
+    /// Ends the longest silent ones, until there are no more than `most`.
+    fn make_room(&mut self, most: usize, share: usize) -> Room {
+        while self.count() > most {
+            // One that was ended for its age is still among the new ones, and makes no room.
+            if let Some(new) = self.longest_silent_new(share) {
+                self.end(new);
+                continue;
+            }
+            if self.is_to_be_read() {
+                return Room::Later;
+            }
+            let before = self.count();
+            if let Some(begun) = self.longest_silent_begun() {
+                self.end(begun);
+            }
+            if self.count() == before {
+                return Room::None;
+            }
+        }
+        Room::Made
     }
 
     /// The new connection of an address that has been silent for longest, and for how long.
@@ -508,8 +555,7 @@ impl Table {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds a place for a connection from `peer`.
-    pub fn admit(self: &Arc<Self>, peer: SocketAddr) -> Admitted {
+    fn try_admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Admitted> {
         let mut state = self.lock();
         let address = peer.ip().to_canonical();
         let of_address = state.new_of.get(&address).map_or(0, BTreeSet::len);
@@ -521,7 +567,7 @@ impl Table {
             state.end(number);
         }
         let mut beyond = false;
-        if state.open.len() - state.ending >= self.limits.most {
+        if state.count() >= self.limits.most {
             if !std::mem::replace(&mut state.warned, true) {
                 tracing::warn!(
                     most = self.limits.most,
@@ -529,20 +575,17 @@ impl Table {
                      (MCPO_MAX_CONNECTIONS)"
                 );
             }
-            let new = state.longest_silent_new(self.limits.new_per_address);
-            // Nobody has looked yet whether those of this address have sent something.
-            if new.is_none() && has_its_share {
-                return Admitted::Later;
+            match state.make_room(
+                self.limits.most.saturating_sub(1),
+                self.limits.new_per_address,
+            ) {
+                Room::Made => {}
+                Room::Later => return None,
+                Room::None if state.count() >= self.limits.most + BEYOND => {
+                    return Some(Admitted::Full);
+                }
+                Room::None => beyond = true,
             }
-            if let Some(number) = new.or_else(|| state.longest_silent_begun()) {
-                state.end(number);
-            }
-            // The one that ended may have been beyond the limit itself.
-            let open = state.open.len() - state.ending;
-            if open >= self.limits.most + BEYOND {
-                return Admitted::Full;
-            }
-            beyond = open >= self.limits.most;
         }
         let number = state.next;
         state.next += 1;
@@ -553,17 +596,36 @@ impl Table {
         state.new_of.entry(address).or_default().insert(number);
         let table = self.clone();
         let held = Held { table, number };
-        if beyond {
+        Some(if beyond {
             Admitted::Beyond(connection, held)
         } else {
             Admitted::In(connection, held)
+        })
+    }
+
+    /// Whether a connection that came beyond the limit is within it now, or is after a moment.
+    pub async fn has_room(&self) -> bool {
+        let until = Instant::now() + UNREAD;
+        loop {
+            let room = self
+                .lock()
+                .make_room(self.limits.most, self.limits.new_per_address);
+            match room {
+                Room::Made => return true,
+                Room::Later if Instant::now() < until => tokio::time::sleep(LOOK).await,
+                Room::Later | Room::None => return false,
+            }
         }
     }
 
-    /// Whether there are more than the limit, without those that are about to end.
-    pub fn is_over_its_limit(&self) -> bool {
-        let state = self.lock();
-        state.open.len() - state.ending > self.limits.most
+    /// Waits until a connection that comes is admitted, or is known to find no place.
+    pub async fn admit(self: &Arc<Self>, peer: SocketAddr) -> Admitted {
+        loop {
+            match self.try_admit(peer) {
+                Some(admitted) => return admitted,
+                None => tokio::time::sleep(LOOK).await,
+            }
+        }
     }
 
     /// Looks at all of them again and again.
@@ -640,8 +702,8 @@ mod tests {
 
     /// A connection whose task waits for ever.
     fn open(table: &Arc<Table>, last: u8) -> Arc<Connection> {
-        let (Admitted::In(connection, held) | Admitted::Beyond(connection, held)) =
-            table.admit(peer(last))
+        let Some(Admitted::In(connection, held) | Admitted::Beyond(connection, held)) =
+            table.try_admit(peer(last))
         else {
             panic!("no place")
         };
@@ -708,10 +770,55 @@ mod tests {
         idle.begin(BodyLength::Bytes(0));
         idle.answered();
         let (first, second) = (open(&table, 1), open(&table, 1));
-        assert!(matches!(table.admit(peer(1)), Admitted::Later));
+        assert!(table.try_admit(peer(1)).is_none());
         second.waits_for_head(Waker::noop());
         let third = open(&table, 1);
         assert!(ended(&second) && !ended(&first) && !ended(&third) && !ended(&idle));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_are_closed_as_it_takes() {
+        let table = table(3, 8);
+        let silent = || open_silent(&table, 1, SILENT);
+        let (stays, first, second) = (silent().await, silent().await, silent().await);
+        let third = silent().await;
+        assert!(ended(&stays));
+        stays.came();
+        stays.begin(BodyLength::Bytes(0));
+        assert!(matches!(table.admit(peer(1)).await, Admitted::In(..)));
+        assert!(ended(&first) && ended(&second) && !ended(&third) && !ended(&stays));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_beyond_the_total_waits_until_it_is_known_who_is_silent() {
+        let table = table(2, 2);
+        let busy = || {
+            let connection = open(&table, 1);
+            connection.begin(BodyLength::Bytes(0));
+            connection
+        };
+        let (first, _second) = (busy(), busy());
+        let beyond = open(&table, 2);
+        beyond.begin(BodyLength::Bytes(0));
+        assert!(!table.has_room().await);
+        first.task.get().expect("its task").abort();
+        tokio::task::yield_now().await;
+        let newest = open(&table, 3);
+        let is_read = async {
+            tokio::task::yield_now().await;
+            newest.waits_for_head(Waker::noop());
+        };
+        let (has_room, ()) = tokio::join!(table.has_room(), is_read);
+        assert!(has_room && ended(&newest) && !ended(&beyond));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_nobody_can_read_from_counts_as_silent_after_a_while() {
+        let table = table(1, 8);
+        let shakes_no_hand = open(&table, 1);
+        assert!(table.try_admit(peer(2)).is_none());
+        assert!(matches!(table.admit(peer(2)).await, Admitted::In(..)));
+        assert!(ended(&shakes_no_hand) && shakes_no_hand.age() >= UNREAD);
     }
 
     #[tokio::test(start_paused = true)]
@@ -723,14 +830,15 @@ mod tests {
             connection
         };
         let (first, _second) = (busy(), busy());
-        assert!(matches!(table.admit(peer(2)), Admitted::Beyond(..)));
+        assert!(matches!(table.admit(peer(2)).await, Admitted::Beyond(..)));
         let third = open(&table, 3);
-        assert!(table.is_over_its_limit());
+        third.begin(BodyLength::Bytes(0));
+        assert!(!table.has_room().await);
         for connection in [first, third] {
             connection.task.get().expect("its task").abort();
         }
         tokio::task::yield_now().await;
-        assert!(!table.is_over_its_limit());
+        assert!(table.has_room().await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -749,13 +857,13 @@ mod tests {
         }
         tokio::task::yield_now().await;
         for _ in 0..BEYOND {
-            let Admitted::Beyond(connection, held) = table.admit(peer(6)) else {
+            let Admitted::Beyond(connection, held) = table.admit(peer(6)).await else {
                 panic!("it may ask how the bridge is")
             };
             connection.begin(BodyLength::Bytes(0));
             std::mem::forget(held);
         }
-        assert!(matches!(table.admit(peer(7)), Admitted::Full));
+        assert!(matches!(table.admit(peer(7)).await, Admitted::Full));
         assert!(!ended(&busy));
     }
 

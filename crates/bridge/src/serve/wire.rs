@@ -383,7 +383,7 @@ mod tests {
         table: &Arc<Table>,
     ) -> (DuplexStream, tokio::task::JoinHandle<Vec<u8>>) {
         let (client, server) = tokio::io::duplex(1000);
-        let Admitted::In(connection, held) = table.admit(PEER) else {
+        let Admitted::In(connection, held) = table.admit(PEER).await else {
             panic!("a place")
         };
         let mut wire = Wire::new(server, connection.clone());
@@ -412,13 +412,13 @@ mod tests {
         });
         let (mut client, task) = in_the_only_place(&table).await;
         client.write_all(b"GET / HTTP/1.1").await.unwrap();
-        let next = table.admit(PEER);
+        let next = table.admit(PEER).await;
         assert!(matches!(next, Admitted::In(..)), "it seemed to be silent");
         assert_eq!(task.await.unwrap(), b"GET / HTTP/1.1");
         drop(next);
         // Who has sent nothing ends.
         let (_client, task) = in_the_only_place(&table).await;
-        assert!(matches!(table.admit(PEER), Admitted::In(..)));
+        assert!(matches!(table.admit(PEER).await, Admitted::In(..)));
         assert_eq!(task.await.unwrap(), b"");
     }
 
