@@ -6,12 +6,10 @@
 mod places;
 mod waiting;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bridge_model::{ServerName, Tenant};
+use parking_lot::Mutex;
 
 use crate::config::{ServerSpec, Transport};
 
@@ -64,10 +62,7 @@ impl Admission {
     }
 
     fn of_server(&self, server: &ServerName) -> Places {
-        let mut elsewhere = self
-            .elsewhere
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut elsewhere = self.elsewhere.lock();
         if let Some(places) = elsewhere.get(server) {
             return places.clone();
         }

@@ -5,7 +5,7 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -15,6 +15,7 @@ use bridge_model::{Principal, ServerName};
 use bridge_process::Listener;
 use bridge_protocol::jsonrpc::Said;
 use bridge_state::{ChatStore, StoreError};
+use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -213,18 +214,12 @@ impl App {
 
     /// Notes why the last reload changed nothing; `None` after a good one.
     pub fn set_reload_fault(&self, fault: Option<String>) {
-        *self
-            .reload_fault
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = fault;
+        *self.reload_fault.lock() = fault;
     }
 
     /// Why the last reload changed nothing.
     pub fn reload_fault(&self) -> Option<String> {
-        self.reload_fault
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.reload_fault.lock().clone()
     }
 
     /// A stateful call came without a chat; said once in the log, and in `/health`.
@@ -248,11 +243,7 @@ impl App {
         for name in config.servers.keys() {
             warnings.extend(self.catalog.warnings(name));
         }
-        let cap = self
-            .cap_warning
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let cap = self.cap_warning.lock().clone();
         warnings.extend(cap);
         if self.calls_without_chat.load(Ordering::Relaxed) {
             warnings.push(NO_CHAT.to_owned());
@@ -302,10 +293,7 @@ impl App {
         let limit = cap.as_ref().map_or(most, |cap| cap.max);
         self.engine.sessions.cap(limit.get());
         let new = cap.map(|cap| cap.warning);
-        let mut warning = self
-            .cap_warning
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut warning = self.cap_warning.lock();
         // What nobody asked for is no reason to worry, as long as some fit.
         let by_system = system.is_some_and(|cap| cap.max == limit);
         let wished =

@@ -12,12 +12,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use bridge_model::Tenant;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -114,7 +115,7 @@ impl Part {
 
     fn share_of(&self, tenant: &Tenant) -> Arc<Semaphore> {
         let shares = self.of_tenant.lock();
-        let mut shares = shares.unwrap_or_else(PoisonError::into_inner);
+        let mut shares = shares;
         if let Some(share) = shares.get(tenant).and_then(Weak::upgrade) {
             return share;
         }
@@ -424,7 +425,7 @@ mod tests {
             let mut share = memory.of(user(&number.to_string())).begin(None);
             share.grow(1).await.unwrap();
         }
-        assert!(memory.small.of_tenant.lock().unwrap().len() <= REMEMBERED);
+        assert!(memory.small.of_tenant.lock().len() <= REMEMBERED);
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! The server file in force, and who may see which of its servers.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bridge_model::{Caller, ServerName};
+use parking_lot::RwLock;
 
 use crate::config::{Loaded, ServerAccess};
 
@@ -21,23 +22,20 @@ impl Directory {
 
     /// Puts another one in force; returns the one before.
     pub fn replace(&self, config: Arc<Loaded>) -> Arc<Loaded> {
-        let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.config.write();
         std::mem::replace(&mut *current, config)
     }
 
     /// The server file as it is in force.
     pub fn config(&self) -> Arc<Loaded> {
-        self.config
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.config.read().clone()
     }
 
     /// The server of this name and what this caller may do with it, if it is there for him at all:
     /// every door asks here, and gives the same answer for a server that is not there.
     pub fn server_for(&self, name: &str, caller: &Caller) -> Option<(ServerName, ServerAccess)> {
         // Read in place: every call comes here.
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        let config = self.config.read();
         let spec = config.servers.get(name)?;
         let access = spec.access(caller);
         (access != ServerAccess::None).then(|| (spec.name.clone(), access))

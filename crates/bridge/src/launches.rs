@@ -6,13 +6,11 @@
 //!     └── cannot be installed, and is locked ──▶ Refused ──tried again──▶ Installed
 //! ```
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bridge_model::ServerName;
 use bridge_process::launch::Resolved;
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use crate::config::{ServerSpec, SpecVersion};
@@ -131,8 +129,8 @@ impl Launches {
         Some(entries.get(&key(spec))?.state.subscribe())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Entries> {
+        self.0.lock()
     }
 }
 

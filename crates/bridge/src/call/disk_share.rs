@@ -1,10 +1,11 @@
 //! How much of the disk one chat's folder may take: what a folder may, and what is left of its
 //! user's share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bridge_model::{JobId, Principal};
 use bridge_state::{ChatStore, DiskUsage, PrincipalHash};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::config::Settings;
 
@@ -120,7 +121,7 @@ impl DiskShares {
     }
 
     fn lock(&self) -> MutexGuard<'_, DiskUsage> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+        self.usage.lock()
     }
 }
 

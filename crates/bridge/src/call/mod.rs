@@ -28,13 +28,14 @@ mod stateful;
 mod stateless;
 mod status;
 
-use std::sync::{Arc, Mutex, atomic::AtomicBool};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use axum::http::HeaderMap;
 use bridge_model::{Caller, Tenant};
 use bridge_process::{Child, Hearing, Profile};
 use bridge_protocol::RawJson;
 use bridge_state::ChatStore;
+use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

@@ -1,13 +1,11 @@
 //! The task that keeps one server's entry true.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bridge_process::ChildError;
 use bridge_state::ChatStore;
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, broadcast, watch},
     time::Instant,
@@ -72,8 +70,8 @@ impl Wanted {
         *self.lock() = Some(Instant::now());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Option<Instant>> {
+        self.granted.lock()
     }
 }
 
@@ -117,11 +115,7 @@ impl Learner {
 
     /// A spec of the same version: filters and texts may differ, the server's answers do not.
     pub fn update(&self, spec: Arc<ServerSpec>) {
-        *self
-            .shared
-            .spec
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = spec;
+        *self.shared.spec.lock() = spec;
         self.shared.offer();
     }
 
@@ -148,10 +142,7 @@ impl Learner {
 
 impl Shared {
     fn spec(&self) -> Arc<ServerSpec> {
-        self.spec
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.spec.lock().clone()
     }
 
     /// Publishes what is learnt, seen through the current spec.
@@ -281,8 +272,8 @@ impl Shared {
         let _ = tokio::task::spawn_blocking(write).await;
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<Arc<Learnt>>> {
-        self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> parking_lot::MutexGuard<'_, Option<Arc<Learnt>>> {
+        self.learnt.lock()
     }
 
     /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.

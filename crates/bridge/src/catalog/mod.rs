@@ -16,15 +16,12 @@ mod listed;
 mod offer;
 mod pages;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bridge_model::ServerName;
 use bridge_protocol::RawJson;
 use bridge_state::ChatStore;
+use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
@@ -205,8 +202,8 @@ impl Catalog {
         sizes.max().unwrap_or(0)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ServerName, Learner>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<ServerName, Learner>> {
+        self.entries.lock()
     }
 }
 

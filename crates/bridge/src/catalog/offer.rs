@@ -5,7 +5,7 @@ use std::{
     num::NonZeroUsize,
     panic::resume_unwind,
     sync::{
-        Arc, LazyLock, Mutex, OnceLock, PoisonError,
+        Arc, LazyLock, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -17,6 +17,7 @@ use bridge_openapi::{
 use bridge_protocol::{RawJson, Tool};
 use bytes::Bytes;
 use indexmap::IndexMap;
+use parking_lot::Mutex;
 use tokio::{
     sync::Semaphore,
     task::spawn_blocking,
@@ -250,10 +251,7 @@ impl Offer {
     /// The OpenAPI document for operations below `server_url`; made once, then served from memory.
     /// What `said` says of title, description and version stands over the server's own words.
     pub fn document(&self, server_url: &str, said: &Documents, secured: bool) -> Bytes {
-        let mut documents = self
-            .documents
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut documents = self.documents.lock();
         if let Some(known) = documents.get(server_url) {
             return known.clone();
         }

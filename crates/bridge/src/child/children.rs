@@ -6,7 +6,7 @@ use std::{
     collections::HashSet,
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,6 +25,7 @@ use bridge_process::{
     signal_descendants, without_folder,
 };
 use bridge_protocol::{RawJson, era::Era, jsonrpc::Said, method};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -381,9 +382,7 @@ impl Children {
     }
 
     fn modern_only(&self) -> MutexGuard<'_, HashSet<SpecVersion>> {
-        self.modern_only
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.modern_only.lock()
     }
 
     /// A place among the concurrent starts. The wait is bounded as a start is, and beside it.

@@ -3,12 +3,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bridge_model::ServerName;
 use bridge_process::ChildError;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::config::{ServerSpec, SpecVersion};
 
@@ -64,6 +65,6 @@ impl FailedStarts {
     }
 
     fn lock(&self) -> MutexGuard<'_, Failed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

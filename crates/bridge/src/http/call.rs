@@ -1,6 +1,6 @@
 //! `POST /mcpo/{server}/{tool}`: the OpenAPI door to a tool.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -11,6 +11,7 @@ use bridge_model::{Caller, Principal, Tenant};
 use bridge_openapi::{BRIEF_BYTES, Stopped, Unfit};
 use bridge_protocol::RawJson;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use bridge_process::{
     CommandSpec,
     launch::{Kind, Resolved, Target, What},
 };
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::{
     sync::CancellationToken,
@@ -280,8 +281,8 @@ impl Installer {
 }
 
 /// What is behind it is whole whoever panicked.
-pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+pub fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
+    mutex.lock()
 }
 
 /// Until what is locked is tried again; it doubles up to [`LONGEST_PAUSE`].

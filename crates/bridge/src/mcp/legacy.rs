@@ -1,6 +1,6 @@
 //! Clients of 2024-11-05 to 2025-11-25: sessions, a GET stream, and requests in both directions.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode},
@@ -18,6 +18,7 @@ use bridge_protocol::{
     revision::LEGACY,
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -211,7 +212,7 @@ pub async fn relay(
     let shown = to.shown.clone();
     let asked = manner.clone();
     call.on_child = Some(Arc::new(move |child| {
-        *asked.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child.ear());
+        *asked.child.lock() = Some(child.ear());
         followed.follow(child, mode, shown.clone());
     }));
     let mut relay = Relay::start(
@@ -274,7 +275,7 @@ struct LegacyManner {
 impl Manner for LegacyManner {
     fn told(&self, said: &Said) -> Option<Bytes> {
         if &*said.method == method::CANCELLED {
-            let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            let child = self.child.lock();
             return self.session.withdrawn(said, child.as_ref()?);
         }
         with_token(said, self.token.as_ref())

@@ -1,6 +1,6 @@
 //! `subscriptions/listen`: the news of the caller's child as a stream, the ones he asked for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::response::Response;
 use bridge_model::ServerName;
@@ -9,6 +9,7 @@ use bridge_protocol::{
     ClientMessage, RawJson, era::Era, jsonrpc::Said, meta::SUBSCRIPTION_ID, method, sse,
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::{broadcast, mpsc};
@@ -176,13 +177,13 @@ async fn subscribe(
     let able = message.params.meta.client_capabilities.as_ref();
     let mut call = to.call(relayed, place, Profile::able(able.unwrap_or(&Map::new())));
     call.on_child = Some(Arc::new(move |child: &Child| {
-        let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = keep.lock();
         *kept = Some(child.news());
     }));
     let resources = wanted.resource_subscriptions.clone();
     let attached = to.request.endpoint.engine.attach(call, resources).await;
     attached.map_err(|error| RpcError::of_call(&error))?;
-    let news = found.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let news = found.lock().take();
     Ok(news)
 }
 

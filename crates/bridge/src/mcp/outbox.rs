@@ -4,13 +4,11 @@
 //! another. The protocol wants each message on one of them only: the newest gets them, and the ones
 //! before it wait for its end.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bridge_protocol::sse::event;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc};
 
 use super::stream::{PING, PING_EVERY};
@@ -60,11 +58,7 @@ impl Drop for Open {
 impl Open {
     /// The next event, if it is this stream's to send.
     fn next(&mut self) -> Option<Bytes> {
-        let mut events = self
-            .outbox
-            .events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut events = self.outbox.events.lock();
         if events.streams.last() != Some(&self.number) {
             self.waits = true;
             return None;
@@ -145,6 +139,6 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Events> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+        self.events.lock()
     }
 }

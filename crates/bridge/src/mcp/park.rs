@@ -2,15 +2,12 @@
 //! client's retry goes on with the call. A parked call belongs to one principal, is resumed by one
 //! retry of the same request, and expires.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bridge_model::SessionId;
 use bridge_protocol::{ClientMessage, RawJson};
 use indexmap::IndexMap;
+use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
@@ -95,8 +92,8 @@ impl Parks {
         Some(relay)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, (Retry, Relay)>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<SessionId, (Retry, Relay)>> {
+        self.all.lock()
     }
 }
 

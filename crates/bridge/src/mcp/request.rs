@@ -1,6 +1,6 @@
 //! A request at an MCP endpoint, as clients of both eras send it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, StatusCode};
 use bridge_model::Caller;
@@ -8,6 +8,7 @@ use bridge_process::Profile;
 use bridge_protocol::{ClientMessage, Kind, code, era::Era, method};
 use bridge_state::InstanceId;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{RpcError, files::is_openwebui};

@@ -2,15 +2,11 @@
 //! a chat's child lives on another one, the session is a guest there, and the home passes on what
 //! either side says.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    str::FromStr,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashSet, fmt, str::FromStr};
 
 use bridge_model::SessionId;
 use bridge_state::InstanceId;
+use parking_lot::Mutex;
 
 /// An id that names the replica which knows it: `{token}.{instance}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +59,7 @@ impl Abroad {
         self.lock().iter().copied().collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<InstanceId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashSet<InstanceId>> {
+        self.0.lock()
     }
 }

@@ -25,7 +25,7 @@ mod tls;
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -35,6 +35,7 @@ use axum::http::HeaderValue;
 use bridge_model::{Caller, Guest, Hop};
 use bridge_state::{ChatStore, Holder, InstanceId, Others, Peer, StoreError};
 use futures_util::future::join_all;
+use parking_lot::{Mutex, MutexGuard};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
@@ -194,7 +195,7 @@ impl Replicas {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// Those that take calls and have proven that they hold the peer key, without this one.

@@ -1,12 +1,10 @@
 //! HTTPS between replicas: each says in its record by which certificate it is known, whatever names
 //! stand in that.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use bridge_model::hex;
+use parking_lot::Mutex;
 use rustls::{ClientConfig, pki_types::CertificateDer};
 use sha2::{Digest as _, Sha256};
 
@@ -39,7 +37,7 @@ impl Known {
         let Some((way, certificate)) = origin.split_once('#') else {
             return origin;
         };
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         if !known.contains(certificate) {
             known.insert(certificate.to_owned());
         }
@@ -54,7 +52,7 @@ impl Known {
     fn pinned(&self) -> Pinned<impl Fn(&CertificateDer<'_>) -> bool + Send + Sync + 'static> {
         let known = self.clone();
         let knows = move |shown: &CertificateDer<'_>| {
-            let known = known.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = known.0.lock();
             known.contains(&hex(&fingerprint(shown)))
         };
         let other = "its certificate is not the one that its record names";

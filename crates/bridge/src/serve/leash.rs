@@ -6,12 +6,10 @@
 //! (a stopped process, a machine that was suspended, a folder that hangs or fails) so ends the
 //! children before anybody else starts some.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bridge_model::BootTime;
+use parking_lot::Mutex;
 
 /// What is known of it.
 pub struct Leash {
@@ -47,7 +45,7 @@ impl Leash {
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) -> Option<BootTime> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         change(&mut state);
         state.neighbours.then(|| state.confirmed + self.ttl * 3 / 4)
     }

@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{
             AtomicBool, AtomicU8, AtomicU64,
             Ordering::{Relaxed, SeqCst},
@@ -30,6 +30,7 @@ use futures_util::{
     future::{AbortHandle, AbortRegistration},
     task::AtomicWaker,
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Connections beyond all others, for those who ask how the bridge is.
@@ -552,7 +553,7 @@ impl Table {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn try_admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Admitted> {

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    sync::{Arc, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -10,6 +10,7 @@ use bridge_model::{Tenant, WorkspaceKey};
 use bridge_process::End;
 use bridge_protocol::{RawJson, method};
 use bridge_state::{ChatStore, Lease, StoreError};
+use parking_lot::MutexGuard;
 use tokio::time::Instant;
 
 use super::{Class, Ending, ONE_CALL_IDLE, Session, Sessions, Turn, Workspace, agenda::Agenda};
@@ -90,7 +91,7 @@ impl Sessions {
     }
 
     fn agenda(&self) -> MutexGuard<'_, Agenda> {
-        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+        self.agenda.lock()
     }
 
     /// From now on sessions end as they get idle, so that other replicas can go on with their chats.

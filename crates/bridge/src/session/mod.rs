@@ -21,13 +21,14 @@ mod workspace;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use bridge_model::{ServerName, WorkspaceKey};
 use bridge_process::{ChildError, Listener};
 use bridge_state::{ChatStore, Holder, StoreError};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -142,8 +143,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn open(&self) -> std::sync::MutexGuard<'_, Option<Arc<Workspace>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> parking_lot::MutexGuard<'_, Option<Arc<Workspace>>> {
+        self.open.lock()
     }
 }
 
@@ -202,9 +203,7 @@ impl Sessions {
         open.collect()
     }
 
-    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<WorkspaceKey, Arc<Entry>>> {
-        self.workspaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> parking_lot::MutexGuard<'_, HashMap<WorkspaceKey, Arc<Entry>>> {
+        self.workspaces.lock()
     }
 }

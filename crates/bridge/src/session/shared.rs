@@ -3,16 +3,12 @@
 //! A process hears once what its callers can answer (elicitation, sampling, roots), so callers who
 //! can answer the same share a child: one for all who can answer nothing, and a few others.
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use bridge_model::{Job, Principal, ServerName, Tenant};
 use bridge_process::{Child, ChildError, End, Listener, Profile, UserValues};
 use bridge_state::{ChatStore, Held, Lease, NewChat, PrincipalHash};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -323,7 +319,7 @@ impl SharedChildren {
     }
 
     fn states(&self) -> MutexGuard<'_, HashMap<Key, State>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+        self.states.lock()
     }
 
     fn give_up(self: &Arc<Self>, state: State) {

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -12,6 +12,7 @@ use std::{
 use bridge_model::{BootTime, Job, ServerName, Tenant, WorkspaceKey};
 use bridge_process::Child;
 use bridge_state::Lease;
+use parking_lot::Mutex;
 use tokio::{
     sync::{
         OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock,
@@ -127,12 +128,12 @@ impl Workspace {
 
     /// When its lease was last seen to be ours.
     pub fn held_at(&self) -> BootTime {
-        *self.held_at.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.held_at.lock()
     }
 
     /// It was seen to be ours at that time.
     pub fn seen_held(&self, at: BootTime) {
-        let mut held_at = self.held_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held_at = self.held_at.lock();
         *held_at = (*held_at).max(at);
     }
 
@@ -186,7 +187,7 @@ impl Workspace {
     /// The children of a server.
     pub fn slot(&self, spec: &ServerSpec) -> Arc<Slot> {
         let concurrency = spec.concurrency.map_or(1, std::num::NonZeroUsize::get);
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock();
         let slot = slots.entry(spec.name.clone()).or_insert_with(|| {
             Arc::new(Slot {
                 gate: Arc::default(),
@@ -199,13 +200,13 @@ impl Workspace {
 
     /// All children that are bound here.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.lock();
         slots.values().flat_map(|slot| slot.sessions()).collect()
     }
 
     /// Unbinds a child; `false` if somebody did already.
     pub fn unbind(&self, session: &Arc<Session>) -> bool {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.lock();
         slots
             .get(&session.spec.name)
             .is_some_and(|slot| slot.unbind(session))
@@ -213,7 +214,7 @@ impl Workspace {
 
     /// Unbinds a child that no call uses: none gets it any more.
     pub fn unbind_idle(&self, session: &Arc<Session>) -> bool {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.lock();
         slots
             .get(&session.spec.name)
             .is_some_and(|slot| slot.unbind_idle(session))
@@ -222,10 +223,7 @@ impl Workspace {
     /// Notes that a new child of the server works here, and what is lost if one did before and
     /// none is `left`.
     pub fn note_worked(&self, server: &ServerName, left: bool) {
-        let mut before = self
-            .worked_before
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut before = self.worked_before.lock();
         if !before.insert(server.as_str().to_owned()) && !left {
             self.losses().insert(server.clone());
         }
@@ -244,30 +242,27 @@ impl Workspace {
     /// Whether this is the first call for a message, before which the chat's attached files are
     /// looked at; without one, every call is.
     pub fn begin_attachments(&self, message: Option<&str>) -> bool {
-        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attached = self.attached.lock();
         let first = message.is_none() || attached.as_deref() != message;
         *attached = message.map(Into::into);
         first
     }
 
-    fn losses(&self) -> std::sync::MutexGuard<'_, HashSet<ServerName>> {
-        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+    fn losses(&self) -> parking_lot::MutexGuard<'_, HashSet<ServerName>> {
+        self.losses.lock()
     }
 }
 
 impl Slot {
     /// The children, as they are now.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
-        self.sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.sessions.lock().clone()
     }
 
     /// Lends the child that serves a call: an idle one, else the least busy. `Err` where a new
     /// one is to be started, and whether others stay beside it.
     pub fn lend(&self, spec: &ServerSpec, class: Class) -> Result<Lent, bool> {
-        let bound = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound = self.sessions.lock();
         // Under the lock, so that a child that was found idle is lent or ended, not both.
         let (sessions, chosen) = fitting(&bound, spec);
         match chosen {
@@ -278,26 +273,26 @@ impl Slot {
 
     /// Whether a child is there that would serve a call now.
     pub fn would_lend(&self, spec: &ServerSpec) -> bool {
-        let bound = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound = self.sessions.lock();
         fitting(&bound, spec).1.is_some()
     }
 
     /// Binds a new child, in use.
     pub fn bind(&self, session: &Arc<Session>, class: Class) -> Lent {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.sessions.lock();
         sessions.push(session.clone());
         session.lend(class)
     }
 
     fn unbind_idle(&self, session: &Arc<Session>) -> bool {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.sessions.lock();
         let before = sessions.len();
         sessions.retain(|other| !Arc::ptr_eq(other, session) || other.in_flight() > 0);
         sessions.len() < before
     }
 
     fn unbind(&self, session: &Arc<Session>) -> bool {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.sessions.lock();
         let before = sessions.len();
         sessions.retain(|other| !Arc::ptr_eq(other, session));
         sessions.len() < before
@@ -345,13 +340,13 @@ impl Session {
 
     /// Its place among the live children, once.
     pub fn give_up_place(&self) -> Option<Place> {
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.place.lock();
         place.take()
     }
 
     /// Begins a use; the idle clock stops until it is dropped.
     fn lend(self: &Arc<Self>, class: Class) -> Lent {
-        let mut kept = self.class.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.class.lock();
         *kept = (*kept).max(class);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Lent(self.clone())
@@ -369,15 +364,12 @@ impl Session {
 
     /// What kind of caller it serves.
     pub fn class(&self) -> Class {
-        *self.class.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.class.lock()
     }
 
     /// When its last call ended.
     pub fn last_used(&self) -> Instant {
-        *self
-            .last_used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.last_used.lock()
     }
 
     /// When it may be ended for being idle.
@@ -402,11 +394,7 @@ impl std::ops::Deref for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        *self
-            .0
-            .last_used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.last_used.lock() = Instant::now();
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -433,7 +421,7 @@ impl Opened {
     /// The workspace, once.
     pub fn take(&self) -> Option<Arc<Workspace>> {
         let waiting = self.0.as_ref()?;
-        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = waiting.lock();
         waiting.take()?.workspace.take()
     }
 }

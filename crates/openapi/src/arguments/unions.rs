@@ -7,12 +7,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use jsonschema::{
     Draft, Keyword, Registry, ValidationError, ValidationOptions, Validator, paths::Location,
 };
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -98,7 +99,7 @@ impl Unions {
     }
 
     fn validator(&self, place: &str, explains: bool) -> Option<Arc<Validator>> {
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut compiled = self.compiled.lock();
         let key = (place.to_owned(), explains);
         if let Some(known) = compiled.validators.get(&key) {
             return Some(known.clone());

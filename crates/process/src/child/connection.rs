@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -22,6 +22,7 @@ use bridge_protocol::{
     meta, method,
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot},
@@ -234,7 +235,7 @@ impl Connection {
     /// What the child said so far that was no JSON-RPC.
     pub fn noise<T>(&self, read: impl FnOnce(&Noise) -> T) -> T {
         let noise = self.shared.noise.lock();
-        read(&noise.unwrap_or_else(PoisonError::into_inner))
+        read(&noise)
     }
 
     /// Ends the child's stdin; answers on their way still arrive.
@@ -244,8 +245,8 @@ impl Connection {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Waiting> {
+        self.waiting.lock()
     }
 
     fn expect(&self, number: u64, request: InFlight) -> Result<(), Closed> {
@@ -394,7 +395,7 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
         if messages.is_empty() {
             let last = String::from_utf8_lossy(&line[..line.len().min(QUOTED)]);
             let kept = self.shared.noise.lock();
-            let mut kept = kept.unwrap_or_else(PoisonError::into_inner);
+            let mut kept = kept;
             kept.lines += 1;
             kept.last = last.into();
             drop(kept);
@@ -507,21 +508,21 @@ pub struct Asks(Mutex<(usize, Option<Instant>)>);
 
 impl Asks {
     fn begin(&self) {
-        let mut asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asks = self.0.lock();
         *asks = (asks.0 + 1, Some(Instant::now()));
     }
 
     fn end(&self) {
-        let mut asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asks = self.0.lock();
         asks.0 = asks.0.saturating_sub(1);
     }
 
     fn waits(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 > 0
+        self.0.lock().0 > 0
     }
 
     fn asked_just_now(&self) -> bool {
-        let asks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let asks = self.0.lock();
         asks.0 > 0 && asks.1.is_some_and(|last| last.elapsed() < AT_ONCE)
     }
 }

@@ -5,9 +5,10 @@ use std::{
     fs::File,
     io::{self, Write as _},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
@@ -73,7 +74,7 @@ impl ServerLog {
 
     /// The last lines, for an error message.
     pub fn tail(&self) -> String {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock();
         state
             .tail
             .iter()
@@ -86,7 +87,7 @@ impl ServerLog {
 impl NoiseLog for ServerLog {
     fn noise(&self, line: &[u8]) {
         let text = String::from_utf8_lossy(&line[..line.len().min(LINE_LIMIT)]).into_owned();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state.tail.len() == TAIL {
             state.tail.pop_front();
         }

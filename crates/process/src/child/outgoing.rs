@@ -11,11 +11,11 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError, TryLockError},
     task::{Context, Poll, Waker},
 };
 
 use bytes::{Buf as _, Bytes};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
     sync::Notify,
@@ -105,10 +105,8 @@ impl Outgoing {
     /// Writes what waits, unless somebody else does: he looks again once he has let go.
     fn flush(&self) {
         loop {
-            let mut pipe = match self.pipe.try_lock() {
-                Ok(pipe) => pipe,
-                Err(TryLockError::Poisoned(pipe)) => pipe.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
+            let Some(mut pipe) = self.pipe.try_lock() else {
+                return;
             };
             let Pipe { stdin, rest } = &mut *pipe;
             let Some(open) = stdin else { return };
@@ -196,11 +194,11 @@ impl Outgoing {
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.lock()
     }
 
     fn pipe(&self) -> MutexGuard<'_, Pipe> {
-        self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pipe.lock()
     }
 }
 

@@ -1,15 +1,10 @@
 //! The bridge is a subreaper too (and may be PID 1 of a container): when a supervisor is killed,
 //! what it held comes to the bridge, which ends it. Nothing survives its supervisor.
 
-use std::{
-    collections::HashSet,
-    io,
-    process::Command,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, io, process::Command, sync::Arc, time::Duration};
 
 use bridge_model::BootTime;
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use tokio::sync::{Notify, watch};
 
@@ -105,8 +100,8 @@ impl Supervisors {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<u32>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashSet<u32>> {
+        self.known.lock()
     }
 
     /// Becomes a subreaper and ends strays until the future is dropped.
@@ -144,7 +139,7 @@ impl Supervisors {
             return false;
         };
         drop(known);
-        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guests = self.guests.lock();
         if process.zombie {
             guests.remove(&pid);
         } else if guests.contains(&pid) {

@@ -20,10 +20,11 @@ use std::{
         unix::fs::DirBuilderExt,
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use bridge_model::{Job, JobId};
+use parking_lot::Mutex;
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, statat,
@@ -83,7 +84,7 @@ impl ShortTmp {
         if target.as_os_str().len() <= LONGEST {
             return None;
         }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if let Some(name) = state.names.get(&job.id()).and_then(Weak::upgrade) {
             return Some(name);
         }
@@ -111,7 +112,7 @@ impl ShortTmp {
 impl ShortTmp {
     /// Removes all of them: no child is left that has one.
     pub fn close(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if let Some(folder) = state.folder.take() {
             folder.remove();
         }

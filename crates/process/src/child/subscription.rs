@@ -1,13 +1,10 @@
 //! The news of a child of 2026-07-28: it says them only on `subscriptions/listen`, a request that is
 //! answered when the child ends it. To everybody else they look like those of older children.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use bridge_protocol::{RawJson, jsonrpc, jsonrpc::Said, method};
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -96,10 +93,8 @@ impl Subscriptions {
         self.resources().remove(uri);
     }
 
-    fn resources(&self) -> std::sync::MutexGuard<'_, HashMap<Box<str>, AbortOnDropHandle<()>>> {
-        self.resources
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn resources(&self) -> parking_lot::MutexGuard<'_, HashMap<Box<str>, AbortOnDropHandle<()>>> {
+        self.resources.lock()
     }
 }
 

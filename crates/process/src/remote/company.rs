@@ -1,10 +1,8 @@
 //! Headers of single requests: what a caller's own request brought along.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::header::HeaderMap;
 
 /// The headers that go with requests under way, by the requests' ids.
@@ -60,7 +58,7 @@ impl Company {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, HeaderMap>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

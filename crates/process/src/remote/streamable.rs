@@ -9,12 +9,13 @@
 //! What counts as "the session is lost" says `lost.rs`.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc,
     atomic::{AtomicBool, Ordering},
 };
 
 use bridge_protocol::{header_name, method, sse::Cursor, utf8};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::{
     Method, Response, StatusCode,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
@@ -106,7 +107,7 @@ impl Streamable {
     }
 
     fn refused_lock(&self) -> MutexGuard<'_, Option<Refused>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+        self.refused.lock()
     }
 
     /// Tells the server that nobody comes back.
@@ -277,12 +278,12 @@ impl Streamable {
     }
 
     fn session(&self) -> Session {
-        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = self.session.lock();
         session.clone()
     }
 
     fn settle(&self, change: impl FnOnce(&mut Session)) {
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut session = self.session.lock();
         change(&mut session);
     }
 

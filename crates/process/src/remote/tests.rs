@@ -1,10 +1,6 @@
 //! Against servers that misbehave on purpose.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -15,6 +11,7 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use indexmap::IndexMap;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines},
@@ -310,7 +307,6 @@ fn options() -> RemoteOptions {
         connect_timeout: PATIENCE,
         idle_timeout: PATIENCE,
         max_message: 4 * 1024 * 1024,
-        extra_headers: Vec::new(),
         tool_schema: None,
     }
 }

@@ -7,12 +7,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bridge_model::JobId;
 use bridge_state::{CallEnd, CallOutcome, Done, Lease, StoreError};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::call::CallEngine;
@@ -68,14 +69,14 @@ impl RecordQueue {
 
     /// Whether a good call needs no new metadata.
     fn is_noted(&self, job: JobId, bytes: Option<u64>) -> bool {
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = self.noted.lock();
         noted
             .get(&job)
             .is_some_and(|noted| noted.at.elapsed() < self.recent && is_near(noted.bytes, bytes))
     }
 
     fn note(&self, job: JobId, bytes: Option<u64>, failed: bool) {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.noted.lock();
         if failed {
             noted.remove(&job);
             return;
@@ -88,7 +89,7 @@ impl RecordQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Waiting>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     /// Those that have come; the writer of the workspace ends where there are none.

@@ -12,11 +12,7 @@
 mod state;
 mod wanted;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bridge_model::ServerName;
 use bridge_process::{
@@ -24,6 +20,7 @@ use bridge_process::{
     fork::{Means, Parent, Plan},
     launch::{Resolved, seen},
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -307,6 +304,6 @@ impl ForkServers {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(ServerName, SpecVersion), Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 }

@@ -3,13 +3,14 @@
 use std::{
     fs::File,
     io::{self, IoSliceMut, Read as _},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use axum::body::Body;
 use bridge_state::Stamp;
 use bytes::Bytes;
 use futures_util::stream::try_unfold;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 /// Read and sent at a time. A download holds some of them, whatever its size: hyper takes about
@@ -88,7 +89,7 @@ struct Block {
 
 impl Sent {
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn block(&self, size: usize) -> Block {

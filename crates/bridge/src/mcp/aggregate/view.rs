@@ -1,13 +1,11 @@
 //! What the endpoint of all servers offers: the servers' lists joined, and the way back from each
 //! name to its server.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bridge_model::ServerName;
 use bridge_protocol::{RawJson, jsonrpc::splice, method};
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -326,7 +324,7 @@ impl Views {
         made
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<View>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Vec<Arc<View>>> {
+        self.0.lock()
     }
 }

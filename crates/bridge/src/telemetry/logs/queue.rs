@@ -6,12 +6,9 @@
 //! written as soon as something can be. Ready-made writers bound lines, not bytes, and know no
 //! reserve.
 
-use std::{
-    io::Write,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
-};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use std::{io::Write, sync::Arc, thread, time::Duration};
 
 /// Bytes that wait before lines are dropped.
 const ORDINARY_LIMIT: usize = 8 * 1024 * 1024;
@@ -106,7 +103,7 @@ impl Queue {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn write_all(&self, mut out: impl Write, report: &Report) {
@@ -129,11 +126,10 @@ impl Shared {
     /// Waits for lines. `None` once all are written and no more are to come.
     fn next(&self) -> Option<(Batch, u64)> {
         let idle = |state: &mut State| state.waiting.lines == 0 && !state.closing;
-        let waited = self.changed.wait_while(self.lock(), idle);
-        let state = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        self.changed.wait_while(&mut state, idle);
         let open = |state: &mut State| !state.closing;
-        let lingered = self.changed.wait_timeout_while(state, LINGER, open);
-        let (mut state, _) = lingered.unwrap_or_else(PoisonError::into_inner);
+        self.changed.wait_while_for(&mut state, open, LINGER);
         if state.waiting.lines == 0 {
             return None;
         }
@@ -145,14 +141,14 @@ impl Shared {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        self.0.lock().closing = true;
+        let mut state = self.0.lock();
+        state.closing = true;
         self.0.changed.notify_all();
         let writing = |state: &mut State| !state.ended;
         // Whoever does not read for so long does not get the rest.
-        let _ = self
-            .0
+        self.0
             .changed
-            .wait_timeout_while(self.0.lock(), LAST_CALL, writing);
+            .wait_while_for(&mut state, writing, LAST_CALL);
     }
 }
 

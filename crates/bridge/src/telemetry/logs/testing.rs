@@ -2,9 +2,10 @@
 
 use std::{
     io::{self, Write},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::Dispatch;
 
@@ -23,7 +24,7 @@ struct Shared(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Shared {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(text);
+        self.0.lock().extend_from_slice(text);
         Ok(text.len())
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -53,7 +54,7 @@ impl Captured {
     /// Everything that was written.
     pub fn into_text(self) -> String {
         drop(self.guard);
-        String::from_utf8(std::mem::take(&mut *self.text.0.lock().unwrap())).unwrap()
+        String::from_utf8(std::mem::take(&mut *self.text.0.lock())).unwrap()
     }
 
     /// Every line as JSON.

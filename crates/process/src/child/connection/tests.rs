@@ -8,7 +8,7 @@ struct Heard(Mutex<Vec<Vec<u8>>>);
 
 impl NoiseLog for Heard {
     fn noise(&self, line: &[u8]) {
-        self.0.lock().unwrap().push(line.to_vec());
+        self.0.lock().push(line.to_vec());
     }
 }
 
@@ -27,8 +27,7 @@ impl Played {
         let (child_stdout, stdout) = tokio::io::duplex(1 << 16);
         let (noise, heard) = (Arc::new(Heard::default()), Arc::new(Mutex::new(Vec::new())));
         let notes = heard.clone();
-        let listener: Listener =
-            Arc::new(move |said| notes.lock().unwrap().push(said.method.to_string()));
+        let listener: Listener = Arc::new(move |said| notes.lock().push(said.method.to_string()));
         let connection = Connection::open(
             stdin,
             stdout,
@@ -90,8 +89,8 @@ async fn answers_find_their_request_whatever_comes_between() {
         (&refused["id"], &refused["error"]["code"]),
         (&json!("r"), &json!(-32601))
     );
-    assert_eq!(*child.heard.lock().unwrap(), ["notifications/message"]);
-    assert_eq!(*child.noise.0.lock().unwrap(), [b"log line".to_vec()]);
+    assert_eq!(*child.heard.lock(), ["notifications/message"]);
+    assert_eq!(*child.noise.0.lock(), [b"log line".to_vec()]);
 }
 
 #[tokio::test]

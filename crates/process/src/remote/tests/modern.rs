@@ -70,7 +70,7 @@ async fn news_may_take_longer_than_any_call() {
                 // Never answered: this call shows that the timeout has passed.
                 return open_events(": here\n\n");
             }
-            let later = later.lock().unwrap().take().unwrap();
+            let later = later.lock().take().unwrap();
             let body = stream::unfold(later, async |mut later| {
                 let news = later.recv().await?;
                 Some((Ok::<_, Infallible>(news), later))

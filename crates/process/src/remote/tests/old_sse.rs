@@ -11,7 +11,7 @@ async fn old_server(endpoint: &str, code: u16) -> (Server, Line) {
     sender.send(first.into()).unwrap();
     let stream = Arc::new(Mutex::new(Some(stream)));
     let server = Server::start(move |seen| {
-        let stream = stream.lock().unwrap().take_if(|_| seen.verb == Method::GET);
+        let stream = stream.lock().take_if(|_| seen.verb == Method::GET);
         let response = match stream {
             Some(stream) => {
                 let body = stream::unfold(stream, async |mut stream| {
