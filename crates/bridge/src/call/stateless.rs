@@ -61,10 +61,9 @@ impl Running {
 
     /// The files that come with the call, and those of the chat that it names.
     async fn given_files(&self) -> Result<GivenFiles, CallError> {
-        let incoming = self.call.incoming.lock();
-        let incoming = incoming.map(|mut files| std::mem::take(&mut *files));
+        let incoming = std::mem::take(&mut *self.call.incoming.lock());
         Ok(GivenFiles {
-            incoming: incoming.unwrap_or_default(),
+            incoming,
             named: self.fetch_named().await?,
         })
     }
@@ -162,7 +161,6 @@ impl Running {
             spec: self.call.spec.clone(),
             job: job.clone(),
             profile: self.call.profile.clone(),
-            overlay: Vec::new(),
             user: UserValues::of(&self.call.caller),
             tenant: self.tenant.clone(),
             deadline: self.deadline,

@@ -167,7 +167,6 @@ fn request(spec: &Arc<ServerSpec>, job: &Job, profile: Profile, deadline: Instan
         spec: spec.clone(),
         job: job.clone(),
         profile,
-        overlay: Vec::new(),
         user: UserValues::default(),
         tenant: Tenant::bridge(),
         deadline,

@@ -505,10 +505,10 @@ impl Children {
     ) -> Result<(Body, Connection), ChildError> {
         let resolved = command.resolve(&request.job.work(), &request.job.id(), &request.user);
         let fork = self.fork_from(request, command, &resolved, installed.as_ref());
-        let (job, overlay) = (&request.job, &request.overlay);
+        let job = &request.job;
         let tmp = folder.paths.short_tmp.clone();
         let tmp = tmp.unwrap_or_else(|| job.tmp());
-        let launch = self.launch(resolved, installed.as_deref(), job, &tmp, overlay);
+        let launch = self.launch(resolved, installed.as_deref(), job, &tmp);
         let forked = match &fork {
             Some(fork) => self.forked(&request.spec, fork, &launch, until).await,
             None => None,
@@ -543,7 +543,6 @@ impl Children {
                 + self.settings.input_timeout
                 + SPARE,
             max_message: self.settings.max_message,
-            extra_headers: Vec::new(),
             tool_schema: self.tool_schema(&request.spec.name),
         };
         let pipes = remote::connect(&spec.for_user(&request.user), options)
@@ -582,7 +581,6 @@ impl Children {
         installed: Option<&Resolved>,
         job: &Job,
         tmp: &Path,
-        overlay: &[(String, String)],
     ) -> Launch {
         let env = environment(
             &command.program,
@@ -591,7 +589,6 @@ impl Children {
             tmp,
             &self.settings.tools_dir,
             command.env,
-            overlay,
         );
         let (program, args) = match installed {
             Some(found) => {

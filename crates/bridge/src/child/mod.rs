@@ -1,5 +1,5 @@
 //! Child processes. The seam that everything else sits behind: *give me a ready child for this
-//! server, workspace, profile, overlay and deadline*. What a child is, and how it runs, is in
+//! server, workspace, profile and deadline*. What a child is, and how it runs, is in
 //! [`bridge_process`]; here is which one is started when, and what is known of each server's starts.
 
 mod children;
@@ -26,8 +26,6 @@ pub struct ChildRequest {
     pub job: Job,
     /// How it is spoken to.
     pub profile: Profile,
-    /// Variables of one call or caller, over the server's own.
-    pub overlay: Vec<(String, String)>,
     /// The user for whom it works, where it is one.
     pub user: UserValues,
     /// Against whose share its start counts.

@@ -236,7 +236,6 @@ impl SharedChildren {
             spec: spec.clone(),
             job: job.clone(),
             profile,
-            overlay: Vec::new(),
             user: UserValues::default(),
             tenant,
             deadline: Instant::now() + NO_DEADLINE,

@@ -82,7 +82,6 @@ impl Sessions {
             spec: spec.clone(),
             job: workspace.job.clone(),
             profile: profile.clone(),
-            overlay: Vec::new(),
             user: user.clone(),
             tenant: tenant.clone(),
             deadline,

@@ -68,8 +68,8 @@ pub enum Passed {
     Launcher,
 }
 
-/// Everything that a child of this program sees; `tmp` is how it is to spell its job's own. Later entries win: what its environment needs,
-/// the server's own `env`, then the overlay of one call, then the names that say where it works.
+/// Everything that a child of this program sees; `tmp` is how it is to spell its job's own. Later entries win:
+/// what its environment needs, the server's own `env`, then the names that say where it works.
 pub fn environment(
     program: &str,
     installed: Option<&Resolved>,
@@ -77,7 +77,6 @@ pub fn environment(
     tmp: &Path,
     tools_dir: &Path,
     own: impl IntoIterator<Item = (String, String)>,
-    overlay: &[(String, String)],
 ) -> Vec<(OsString, OsString)> {
     let passed = match (is_launcher(program), installed) {
         (false, _) => Passed::Little,
@@ -87,7 +86,7 @@ pub fn environment(
     let mut env = base(passed, tools_dir, &job.home(), tmp);
     let needed = installed.into_iter().flat_map(|found| found.env.clone());
     env.extend(needed);
-    let own = own.into_iter().chain(overlay.iter().cloned());
+    let own = own.into_iter();
     env.extend(own.map(|(name, value)| (name.into(), value.into())));
     if let Some(first) = installed.and_then(|found| found.path.as_ref()) {
         let path = env.get(OsStr::new("PATH")).cloned().unwrap_or_default();

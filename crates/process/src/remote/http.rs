@@ -56,7 +56,7 @@ impl Http {
             .outbound
             .builder()
             .user_agent(concat!("mcpo-bridge/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers(spec, options))
+            .default_headers(headers(spec))
             .connect_timeout(options.connect_timeout)
             .pool_idle_timeout(POOL_IDLE)
             .tcp_keepalive(KEEPALIVE)
@@ -168,8 +168,8 @@ impl Http {
     }
 }
 
-/// The configured headers, and over them the caller's. Those that frame the message are HTTP's own.
-fn headers(spec: &RemoteSpec, options: &RemoteOptions) -> HeaderMap {
+/// The configured headers. Those that frame the message are HTTP's own.
+fn headers(spec: &RemoteSpec) -> HeaderMap {
     let configured = spec.headers.iter().filter_map(|(name, value)| {
         Some((
             name.parse::<HeaderName>().ok()?,
@@ -177,7 +177,7 @@ fn headers(spec: &RemoteSpec, options: &RemoteOptions) -> HeaderMap {
         ))
     });
     let mut headers = HeaderMap::new();
-    for (name, mut value) in configured.chain(options.extra_headers.iter().cloned()) {
+    for (name, mut value) in configured {
         value.set_sensitive(true);
         headers.insert(name, value);
     }

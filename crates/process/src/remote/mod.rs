@@ -29,7 +29,7 @@ mod streamable;
 use std::{sync::Arc, time::Duration};
 
 use bridge_protocol::RawJson;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::HeaderMap;
 use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 
@@ -62,8 +62,6 @@ pub struct RemoteOptions {
     pub idle_timeout: Duration,
     /// Bytes of one message from the server.
     pub max_message: usize,
-    /// Sent with every request, over the configured headers. Values may be secrets.
-    pub extra_headers: Vec<(HeaderName, HeaderValue)>,
     /// Finds a tool's input schema, whose `x-mcp-header` marks say which arguments modern servers
     /// want to see in headers.
     pub tool_schema: Option<ToolSchema>,

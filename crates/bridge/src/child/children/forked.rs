@@ -61,8 +61,7 @@ impl Children {
         }
     }
 
-    /// What to fork the process from, and its own arguments; `None`: it is started by itself. What
-    /// is set for one call only must be there when the modules are imported.
+    /// What to fork the process from, and its own arguments; `None`: it is started by itself.
     pub(super) fn fork_from(
         &self,
         request: &ChildRequest,
@@ -71,8 +70,7 @@ impl Children {
         found: Option<&Arc<Resolved>>,
     ) -> Option<Fork> {
         let spec = &request.spec;
-        let refused = ForkServers::refuses(spec, found.map(|found| &**found)).is_some();
-        if refused || !request.overlay.is_empty() {
+        if ForkServers::refuses(spec, found.map(|found| &**found)).is_some() {
             return None;
         }
         let plan = match Plan::of(resolved, found.map(|found| &**found)) {
@@ -129,7 +127,7 @@ impl Children {
         let plan = Plan::of(&command, Some(found)).map_err(std::io::Error::other)?;
         // By its own path: it holds the word by which modules are found that keep it.
         let tmp = job.job.tmp();
-        let launch = self.launch(command, Some(found), &job.job, &tmp, &[]);
+        let launch = self.launch(command, Some(found), &job.job, &tmp);
         Ok(Wanted {
             spec: spec.clone(),
             found: found.clone(),

@@ -285,7 +285,6 @@ impl Pool {
             spec: spec.clone(),
             job: held.job.clone(),
             profile,
-            overlay: Vec::new(),
             user: UserValues::default(),
             tenant: Tenant::bridge(),
             deadline: Instant::now() + NO_DEADLINE,

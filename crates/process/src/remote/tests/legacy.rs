@@ -5,12 +5,7 @@ use super::*;
 #[tokio::test]
 async fn the_session_and_its_revision_go_with_everything_until_it_is_closed() {
     let mut server = Server::legacy(|_| None).await;
-    let extra = ("x-team".parse().unwrap(), "b".parse().unwrap());
-    let options = RemoteOptions {
-        extra_headers: vec![extra],
-        ..options()
-    };
-    let mut bridge = Bridge::with(&server, options);
+    let mut bridge = Bridge::to(&server);
     bridge.introduce().await;
     let first = server.next().await;
     assert_eq!(first.header("mcp-session-id"), "");
@@ -33,7 +28,7 @@ async fn the_session_and_its_revision_go_with_everything_until_it_is_closed() {
         assert_eq!(seen.header("mcp-session-id"), "session-1");
         assert_eq!(seen.header("mcp-protocol-version"), "2025-06-18");
         assert_eq!(seen.header("authorization"), "Bearer configured");
-        assert_eq!(seen.header("x-team"), "b");
+        assert_eq!(seen.header("x-team"), "a");
     }
     bridge.assert_ended().await;
     timeout(PATIENCE, bridge.handle.gone()).await.unwrap();
