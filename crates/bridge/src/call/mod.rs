@@ -44,7 +44,7 @@ use crate::{
     child::Children,
     config::{ServerSpec, Settings},
     openwebui::OpenWebUi,
-    session::{Place, Sessions, SharedChildren},
+    session::{OpenWorkspace, Place, Sessions, SharedChildren},
     telemetry::{Metrics, RequestId},
 };
 use status::Status;
@@ -102,6 +102,8 @@ pub struct Call {
     pub spec: Arc<ServerSpec>,
     /// Where a stateful call works; not looked at for others.
     pub place: Place,
+    /// Its workspace, where that was opened already.
+    pub opened: Mutex<Option<OpenWorkspace>>,
     /// What is asked.
     pub ask: Ask,
     /// How a child that is started for this call is spoken to.
@@ -137,6 +139,7 @@ impl Call {
             caller,
             spec,
             place,
+            opened: Mutex::default(),
             ask: Ask::Tool {
                 name: name.into(),
                 arguments,

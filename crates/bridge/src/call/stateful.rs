@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     artifacts::Snapshot,
-    session::{Found, Lent, Place, Room, Start, Workspace},
+    session::{Found, Lent, OpenWorkspace, Place, Room, Start, Workspace},
 };
 
 /// A lease that was seen to be ours is not looked at again so soon: nobody is taken for dead within
@@ -43,7 +43,8 @@ impl Running {
         let (caller, place) = (&self.call.caller, &self.call.place);
         let sessions = &self.engine.sessions;
         let opening = async {
-            match place.opened.take() {
+            let opened = self.call.opened.lock().take();
+            match opened.and_then(OpenWorkspace::take) {
                 Some(workspace) => Ok(workspace),
                 None => Ok(sessions.open(place, &caller.principal).await?),
             }

@@ -123,11 +123,13 @@ async fn with_arguments(
     call.forwarded = app
         .identity
         .forwarded(&call.spec, &inbound.parts.headers, caller);
-    call.place.wants = Wants::of(&call.spec, &call.profile, &call.caller);
-    let mode = call.spec.mode;
-    app.replicas
-        .enter_or_forward(caller, mode, &mut call.place, forward)
-        .await?;
+    let wants = Wants::of(&call.spec, &call.profile, &call.caller);
+    let (mode, place) = (call.spec.mode, &call.place);
+    let entering = app
+        .replicas
+        .enter_or_forward(caller, mode, place, wants.as_ref(), forward);
+    let opened = entering.await?;
+    call.opened = Mutex::new(opened);
     Ok(run(app, call).await?)
 }
 
@@ -155,11 +157,12 @@ async fn with_files(
         check(offer, tool, expected, received).await?;
         Ok((with, received, place_of(caller, offer)?))
     };
-    let (with, received, mut place) = read.await.inspect_err(refused)?;
+    let (with, received, place) = read.await.inspect_err(refused)?;
     let mode = offer.spec.mode;
-    app.replicas
-        .enter_or_forward(caller, mode, &mut place, forward)
-        .await?;
+    let entering = app
+        .replicas
+        .enter_or_forward(caller, mode, &place, None, forward);
+    let opened = entering.await?;
     let bring = async {
         let (arguments, incoming) = with.bring(app, caller, offer, &place).await?;
         note_missing_chat(app, offer, &place);
@@ -170,6 +173,7 @@ async fn with_files(
     let spec = offer.spec.clone();
     let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, inbound.id);
     call.received = received;
+    call.opened = Mutex::new(opened);
     call.incoming = Mutex::new(incoming);
     call.forwarded = app
         .identity

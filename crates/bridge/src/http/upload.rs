@@ -72,15 +72,16 @@ async fn upload(
     let sent = multipart::read(app, caller, &inbound.parts.headers, body).await?;
     let named = sent.texts.iter().find(|(name, _)| name == "server");
     let named = named.map(|(_, server)| server.as_str());
-    let mut place = place_of(app, caller, server.or(named))?;
+    let place = place_of(app, caller, server.or(named))?;
     let files: Vec<_> = sent.files.into_iter().map(|(_, file)| file).collect();
     if files.is_empty() {
         return Err(Problem::bad_part("there is no part with a file in it").into());
     }
     let forward = || Some(inbound.forward(app, caller, kept.clone()?));
-    app.replicas
-        .enter_or_forward::<Problem>(caller, Mode::Stateful, &mut place, forward)
-        .await?;
+    let entering =
+        app.replicas
+            .enter_or_forward::<Problem>(caller, Mode::Stateful, &place, None, forward);
+    let _opened = entering.await?;
     let taken = take_in(app, caller, &place, files).await?;
     let total: u64 = taken.iter().map(|file| file.size).sum();
     app.metrics.uploaded(total);

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use super::{
     RpcError, abroad, lists,
     relay::{Asked, Manner, Relay, json, refused, with_token},
-    request::{McpExit, McpRequest, ServerRequest, relayed},
+    request::{Entered, McpExit, McpRequest, ServerRequest, relayed},
     session::McpSession,
     stream,
 };
@@ -234,19 +234,27 @@ async fn enter(
     to: &ServerRequest<'_>,
     session: &Arc<McpSession>,
     profile: &Profile,
-) -> Result<Place, McpExit> {
-    let mut place = place(to, session)?;
+) -> Result<Entered, McpExit> {
+    let place = place(to, session)?;
     let McpRequest {
         endpoint, caller, ..
     } = to.request;
     let spec = &to.offer.spec;
-    place.wants = Wants::of(spec, profile, caller);
+    let wants = Wants::of(spec, profile, caller);
     let mut forwarding = to.request.forwarding();
-    while let Err(elsewhere) = endpoint.replicas.enter(caller, spec.mode, &mut place).await {
-        let elsewhere = abroad::with_guest(to.request, session, elsewhere).await;
-        forwarding.to(&elsewhere).await?;
+    let replicas = &endpoint.replicas;
+    loop {
+        match replicas
+            .enter(caller, spec.mode, &place, wants.as_ref())
+            .await
+        {
+            Ok(workspace) => return Ok(Entered { place, workspace }),
+            Err(elsewhere) => {
+                let elsewhere = abroad::with_guest(to.request, session, elsewhere).await;
+                forwarding.to(&elsewhere).await?;
+            }
+        }
     }
-    Ok(place)
 }
 
 /// The chat's place, as the OpenAPI door has it; for clients that send no chat, the session's own.

@@ -19,7 +19,7 @@ use crate::{
     identity::user_needed,
     mcp::{Endpoint, aggregate::Shown},
     replicas::{Exit, Forward, Forwarding, Located},
-    session::{Place, Wants},
+    session::{OpenWorkspace, Place, Wants},
     telemetry::{REQUEST_ID, RequestId},
 };
 
@@ -57,6 +57,14 @@ pub struct ServerRequest<'a> {
     pub offer: Arc<Offer>,
     /// How its resources are called, where that is not as it calls them.
     pub shown: Option<Shown>,
+}
+
+/// A place that was opened here.
+pub struct Entered {
+    /// Where a call works.
+    pub place: Place,
+    /// Its workspace, if it has one of its own.
+    pub workspace: Option<OpenWorkspace>,
 }
 
 /// How the handling of a request ends early.
@@ -179,22 +187,17 @@ impl ServerRequest<'_> {
 
     /// Opens the place here, or has the request answered where it belongs. With a profile, it is
     /// for a request to a child that is spoken to like that.
-    pub async fn enter(
-        &self,
-        mut place: Place,
-        profile: Option<&Profile>,
-    ) -> Result<Place, McpExit> {
+    pub async fn enter(&self, place: Place, profile: Option<&Profile>) -> Result<Entered, McpExit> {
         let McpRequest {
             endpoint, caller, ..
         } = self.request;
         let spec = &self.offer.spec;
-        place.wants = profile.and_then(|profile| Wants::of(spec, profile, caller));
+        let wants = profile.and_then(|profile| Wants::of(spec, profile, caller));
         let forward = || Some(self.request.forward());
-        let replicas = &endpoint.replicas;
-        replicas
-            .enter_or_forward(caller, spec.mode, &mut place, forward)
-            .await?;
-        Ok(place)
+        let (replicas, wants) = (&endpoint.replicas, wants.as_ref());
+        let entering = replicas.enter_or_forward(caller, spec.mode, &place, wants, forward);
+        let workspace = entering.await?;
+        Ok(Entered { place, workspace })
     }
 
     /// Whether Open WebUI asks, which may also say its name.
@@ -205,13 +208,14 @@ impl ServerRequest<'_> {
 
     /// A call that passes a request on to the child at this place. Nobody hears what the child says
     /// meanwhile, and it cannot wait for its client.
-    pub fn call(&self, relayed: Relayed, place: Place, profile: Profile) -> Box<Call> {
+    pub fn call(&self, relayed: Relayed, entered: Entered, profile: Profile) -> Box<Call> {
         let request = self.request;
         let identity = &request.endpoint.identity;
         Box::new(Call {
             caller: request.caller.clone(),
             spec: self.offer.spec.clone(),
-            place,
+            place: entered.place,
+            opened: Mutex::new(entered.workspace),
             ask: Ask::Relay(relayed),
             profile,
             hearing: None,

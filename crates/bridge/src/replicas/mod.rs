@@ -42,7 +42,7 @@ use tokio::sync::watch;
 use crate::{
     call::CallError,
     config::{Mode, Settings},
-    session::{Place, SessionError, Sessions},
+    session::{OpenWorkspace, Place, SessionError, Sessions, Wants},
     telemetry::Metrics,
 };
 use envelope::Envelope;
@@ -257,14 +257,17 @@ impl Replicas {
         &self,
         caller: &Caller,
         mode: Mode,
-        place: &mut Place,
+        place: &Place,
+        wants: Option<&Arc<Wants>>,
         request: impl Fn() -> Option<Forward>,
-    ) -> Result<(), Exit<E>> {
+    ) -> Result<Option<OpenWorkspace>, Exit<E>> {
         let mut forwarding = self.forwarding(caller, request);
-        while let Err(elsewhere) = self.enter(caller, mode, place).await {
-            forwarding.to(&elsewhere).await?;
+        loop {
+            match self.enter(caller, mode, place, wants).await {
+                Ok(opened) => return Ok(opened),
+                Err(elsewhere) => forwarding.to(&elsewhere).await?,
+            }
         }
-        Ok(())
     }
 
     /// Opens the place of a call here, or says where it belongs.
@@ -272,18 +275,20 @@ impl Replicas {
         &self,
         caller: &Caller,
         mode: Mode,
-        place: &mut Place,
-    ) -> Result<(), Elsewhere> {
+        place: &Place,
+        wants: Option<&Arc<Wants>>,
+    ) -> Result<Option<OpenWorkspace>, Elsewhere> {
         if self.is_draining() {
-            return self.leave(caller, mode, place).await;
+            return self.leave(caller, mode, place).await.map(|()| None);
         }
         if mode != Mode::Stateful {
-            return Ok(());
+            return Ok(None);
         }
-        let opened = self.sessions.open_ahead(place, &caller.principal).await;
-        match opened {
+        let sessions = &self.sessions;
+        match sessions.open_ahead(place, &caller.principal, wants).await {
+            Ok(opened) => Ok(Some(opened)),
             Err(SessionError::Elsewhere(holder)) => Err(holder.into()),
-            _ => Ok(()),
+            Err(_) => Ok(None),
         }
     }
 

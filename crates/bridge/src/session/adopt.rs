@@ -21,8 +21,9 @@ impl Sessions {
         self: &Arc<Self>,
         place: &Place,
         principal: &Principal,
+        wants: Option<Arc<Wants>>,
     ) -> Option<Arc<Workspace>> {
-        let wants = place.wants.as_ref()?;
+        let wants = wants?;
         let stateful = wants.spec.mode == Mode::Stateful;
         if !stateful || !self.is_new(place).await {
             return None;
@@ -33,7 +34,6 @@ impl Sessions {
         }
         let spare = self.pool.take(&wants.spec, &wants.profile).await?;
         let (sessions, place, principal) = (self.clone(), place.clone(), principal.clone());
-        let wants = wants.clone();
         let adopt = move || sessions.adopt(spare, &place, &wants, &principal);
         let adopted = tokio::task::spawn_blocking(adopt).await;
         let adopted = adopted.expect("opening a folder does not panic");

@@ -45,7 +45,7 @@ pub use place::{Claim, Place, Wants};
 pub use pool::{Pool, PoolSettings, Spare};
 pub use shared::{SharedChild, SharedChildren};
 pub use start::{Found, Room, Start};
-pub use workspace::{Class, Lent, Opened, Session, Turn, Workspace};
+pub use workspace::{Class, Lent, OpenWorkspace, Session, Turn, Workspace};
 
 /// A session of a caller without a chat ends after this long without a call.
 pub const ONE_CALL_IDLE: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use bridge_model::{BootTime, Principal, Tenant, WorkspaceKey};
 use bridge_state::{Acquired, NewChat, PrincipalHash};
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::{Claim, Entry, Opened, Place, SessionError, Sessions, Workspace};
+use super::{Claim, Entry, OpenWorkspace, Place, SessionError, Sessions, Wants, Workspace};
 use crate::artifacts::{Snapshot, SnapshotError};
 
 impl Sessions {
@@ -16,6 +16,17 @@ impl Sessions {
         place: &Place,
         principal: &Principal,
     ) -> Result<Arc<Workspace>, SessionError> {
+        self.open_for(place, principal, None).await
+    }
+
+    /// The same for a child that works there first: a place without a folder may get one in which such a child is
+    /// ready.
+    async fn open_for(
+        self: &Arc<Self>,
+        place: &Place,
+        principal: &Principal,
+        wants: Option<&Arc<Wants>>,
+    ) -> Result<Arc<Workspace>, SessionError> {
         loop {
             let entry = self.entries().entry(place.key).or_default().clone();
             let open = entry.open().clone();
@@ -24,7 +35,7 @@ impl Sessions {
             {
                 return Ok(workspace);
             }
-            match self.opened(entry, place, principal).await {
+            match self.opened(entry, place, principal, wants).await {
                 // Idle children, with four descriptors each, make room.
                 Err(error) if error.is_lack_of_room() => {
                     let why = error.to_string();
@@ -42,13 +53,15 @@ impl Sessions {
         entry: Arc<Entry>,
         place: &Place,
         principal: &Principal,
+        wants: Option<&Arc<Wants>>,
     ) -> Result<Arc<Workspace>, SessionError> {
+        let wants = wants.cloned();
         let (reply, opened) = oneshot::channel();
         let (sessions, place) = (self.clone(), place.clone());
         let (principal, key) = (principal.clone(), place.key);
         // A task of its own: a caller who hangs up must not leave a lease that nobody knows of.
         self.tasks.spawn(async move {
-            let opened = sessions.open_entry(entry, place, principal).await;
+            let opened = sessions.open_entry(entry, place, principal, wants).await;
             if reply.send(opened).is_err() {
                 sessions.call_ended(key);
             }
@@ -61,13 +74,14 @@ impl Sessions {
         entry: Arc<Entry>,
         place: Place,
         principal: Principal,
+        wants: Option<Arc<Wants>>,
     ) -> Result<Arc<Workspace>, SessionError> {
         let key = place.key;
         let gate = entry.gate.lock().await;
         if let Some(workspace) = entry.open().clone() {
             return Ok(workspace);
         }
-        let opened = if let Some(adopted) = self.adopted(&place, &principal).await {
+        let opened = if let Some(adopted) = self.adopted(&place, &principal, wants).await {
             Ok(adopted)
         } else {
             let sessions = self.clone();
@@ -194,12 +208,12 @@ impl Sessions {
     /// Opens a place ahead of its call, which then works there and nowhere else.
     pub async fn open_ahead(
         self: &Arc<Self>,
-        place: &mut Place,
+        place: &Place,
         principal: &Principal,
-    ) -> Result<(), SessionError> {
-        let workspace = self.open(place, principal).await?;
-        place.opened = Opened::new(workspace, self.clone());
-        Ok(())
+        wants: Option<&Arc<Wants>>,
+    ) -> Result<OpenWorkspace, SessionError> {
+        let workspace = self.open_for(place, principal, wants).await?;
+        Ok(OpenWorkspace::new(workspace, self.clone()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bridge_model::{Caller, Principal, ServerName, SessionId, Tenant, WorkspaceKey};
 use bridge_process::Profile;
 
-use super::{Class, Opened};
+use super::Class;
 use crate::config::{Mode, ServerSpec, WorkspaceScope};
 
 /// Where a stateful call works.
@@ -19,10 +19,6 @@ pub struct Place {
     pub session: Option<SessionId>,
     /// What its key says of the caller's right to it.
     pub claim: Claim,
-    /// Its workspace, where a door has opened it.
-    pub opened: Opened,
-    /// What works there first: a place that has no folder yet may get one in which that is ready.
-    pub wants: Option<Arc<Wants>>,
 }
 
 /// A child as a call needs it.
@@ -69,8 +65,6 @@ impl Place {
             class: Class::Lasting,
             session: None,
             claim: Claim::Free,
-            opened: Opened::default(),
-            wants: None,
         }
     }
 
@@ -98,8 +92,6 @@ impl Place {
             class: Class::Lasting,
             session: None,
             claim: Claim::Free,
-            opened: Opened::default(),
-            wants: None,
         })
     }
 
@@ -114,8 +106,6 @@ impl Place {
                 class: Class::Lasting,
                 session: None,
                 claim: Claim::Free,
-                opened: Opened::default(),
-                wants: None,
             });
         }
         if let Some(named) = caller.session.as_deref() {
@@ -133,8 +123,6 @@ impl Place {
                 class: Class::Lasting,
                 session: minted,
                 claim,
-                opened: Opened::default(),
-                wants: None,
             });
         }
         let minted = SessionId::random();
@@ -145,8 +133,6 @@ impl Place {
             class: Class::OneCall,
             claim: Claim::Minted(session),
             session: Some(minted),
-            opened: Opened::default(),
-            wants: None,
         })
     }
 }

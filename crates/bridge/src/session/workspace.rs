@@ -399,46 +399,33 @@ impl Drop for Lent {
     }
 }
 
-/// A workspace that a door has opened for a call, until the call takes it. Dropped untaken, the
-/// housekeeper hears of it.
-#[derive(Clone, Default)]
-pub struct Opened(Option<Arc<Mutex<Option<Waiting>>>>);
-
-struct Waiting {
+/// A workspace that was opened for a call, until the call takes it. Dropped untaken, the housekeeper is told.
+pub struct OpenWorkspace {
     workspace: Option<Arc<Workspace>>,
     sessions: Arc<Sessions>,
 }
 
-impl Opened {
+impl OpenWorkspace {
     pub(super) fn new(workspace: Arc<Workspace>, sessions: Arc<Sessions>) -> Self {
-        let waiting = Waiting {
+        Self {
             workspace: Some(workspace),
             sessions,
-        };
-        Self(Some(Arc::new(Mutex::new(Some(waiting)))))
+        }
     }
 
-    /// The workspace, once.
-    pub fn take(&self) -> Option<Arc<Workspace>> {
-        let waiting = self.0.as_ref()?;
-        let mut waiting = waiting.lock();
-        waiting.take()?.workspace.take()
+    /// The workspace, for the call.
+    pub fn take(mut self) -> Option<Arc<Workspace>> {
+        self.workspace.take()
     }
 }
 
-impl Drop for Waiting {
+impl Drop for OpenWorkspace {
     fn drop(&mut self) {
         if let Some(workspace) = self.workspace.take() {
             let key = workspace.key;
             drop(workspace);
             self.sessions.call_ended(key);
         }
-    }
-}
-
-impl std::fmt::Debug for Opened {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Opened")
     }
 }
 

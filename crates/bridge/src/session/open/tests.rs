@@ -57,8 +57,6 @@ fn place(key: WorkspaceKey) -> Place {
         class: Class::Lasting,
         session: None,
         claim: Claim::Free,
-        opened: Opened::default(),
-        wants: None,
     }
 }
 
