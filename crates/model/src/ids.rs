@@ -1,11 +1,8 @@
 //! Identifiers. Those that grant access are random and print only as a short digest in logs.
 
-use std::{
-    fmt::{self, Write as _},
-    str::FromStr,
-};
+use std::{borrow::Borrow, fmt, fmt::Write as _, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -43,6 +40,7 @@ impl FromStr for JobId {
 
 /// Base58: no `0OIl`, nothing that a URL or markdown would escape, a model copies it whole.
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+
 /// 22 × log2(58) = 128.9 bits.
 const TOKEN_LENGTH: usize = 22;
 
@@ -137,6 +135,7 @@ token! {
     /// The capability in a download link: it opens one version of one file and nothing else.
     LinkToken
 }
+
 token! {
     /// A session id that we minted for a caller who sent no chat (`X-MCPO-Session`).
     SessionId
@@ -146,6 +145,72 @@ token! {
 impl fmt::Debug for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", short_digest(&self.to_string()))
+    }
+}
+
+// The name of a server: a key of `mcpServers`.
+
+/// 1–255 characters, none of them `\ ? # %` nor a control character. A slash stands between parts that
+/// URLs can have, as in `@scope/name` and `github.com/owner/name`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerName(Arc<str>);
+
+/// Why a name was refused, with the fix.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a server name has 1 to 255 characters, none of them \\ ? # % or a control character, and \
+     no part between slashes is empty, '.' or '..': rename it"
+)]
+pub struct InvalidServerName;
+
+impl ServerName {
+    /// The name as written in the config.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ServerName {
+    type Err = InvalidServerName;
+    fn from_str(text: &str) -> Result<Self, InvalidServerName> {
+        let length = text.chars().count();
+        let odd = |c: char| c.is_control() || "\\?#%".contains(c);
+        let lost = |part: &str| matches!(part, "" | "." | "..");
+        if length > 255 || text.contains(odd) || text.split('/').any(lost) {
+            return Err(InvalidServerName);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl Serialize for ServerName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Borrow<str> for ServerName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -16,21 +16,13 @@
 //! ```
 
 mod boot_time;
-mod files;
 mod ids;
 mod job;
 mod markup;
 mod principal;
-mod server_name;
-mod tenant;
-mod workspace_key;
 
 pub use boot_time::BootTime;
-pub use files::{open_append, open_read};
-pub use ids::{JobId, LinkToken, SessionId, hex};
-pub use job::{Job, JobFolderPaths};
+pub use ids::{JobId, LinkToken, ServerName, SessionId, hex};
+pub use job::{Job, JobFolderPaths, open_append, open_read};
 pub use markup::{link_text, plain_text};
-pub use principal::{Caller, Guest, Hop, Principal, UserInfo, UserToken};
-pub use server_name::ServerName;
-pub use tenant::Tenant;
-pub use workspace_key::WorkspaceKey;
+pub use principal::{Caller, Guest, Hop, Principal, Tenant, UserInfo, UserToken, WorkspaceKey};

@@ -1,11 +1,17 @@
 //! Who is calling, as far as the bridge can prove it.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::{ServerName, SessionId};
+use crate::ids::hex;
 
 /// The owner of sessions and links. Resolved once per request by `identity`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -144,5 +150,160 @@ impl Caller {
             address: address.to_canonical(),
             forwarded: None,
         }
+    }
+}
+
+// Whose share of the machine something counts against.
+
+/// Who has a share of what all callers use together. Cheap to clone.
+///
+/// That is a user, in all of his chats. Where no user is known, all who call with one key are one,
+/// and of those without a key all who come from one address, or from one IPv6 network of 64 bits:
+/// each of these may be many people, and gets more of what only orders side by side ([`Self::is_user`]).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Tenant(Arc<Who>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Who {
+    User(Box<str>),
+    Key(Box<str>),
+    Address(IpAddr),
+    Bridge,
+}
+
+impl Tenant {
+    /// Of one request's sender.
+    pub fn of(caller: &Caller) -> Self {
+        Self(Arc::new(match &caller.principal {
+            Principal::User(id) => Who::User(id.clone()),
+            Principal::Key(name) => Who::Key(name.clone()),
+            Principal::Anonymous => Who::Address(network(caller.address)),
+        }))
+    }
+
+    /// What the bridge does for nobody in particular.
+    pub fn bridge() -> Self {
+        Self(Arc::new(Who::Bridge))
+    }
+
+    /// Whether it is one person.
+    pub fn is_user(&self) -> bool {
+        matches!(*self.0, Who::User(_))
+    }
+}
+
+/// One host often has all addresses of a network of 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(prefix))
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+// Which workspace a call belongs to.
+
+/// Which workspace a call belongs to: a hash, because chat ids are chosen by clients and must
+/// never become part of a path.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkspaceKey([u8; 32]);
+
+impl WorkspaceKey {
+    /// Of no workspace.
+    pub fn nowhere() -> Self {
+        Self([0; 32])
+    }
+
+    /// One chat of one principal; with `own`, of one server in that chat.
+    pub fn chat(principal: &Principal, chat: &str, own: Option<&ServerName>) -> Self {
+        Self::derive("chat", principal, chat, own)
+    }
+
+    /// One `X-MCPO-Session` of one principal; with `own`, of one server in that session.
+    pub fn session(principal: &Principal, session: &str, own: Option<&ServerName>) -> Self {
+        Self::derive("session", principal, session, own)
+    }
+
+    fn derive(kind: &str, principal: &Principal, id: &str, own: Option<&ServerName>) -> Self {
+        let (who, name) = principal.tagged();
+        let mut hash = Sha256::new();
+        let own = own.map_or("", |server| server.as_str());
+        for part in ["mcpo-bridge workspace v1", kind, who, name, id, own] {
+            // Lengths keep ("ab","c") and ("a","bc") apart.
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self(hash.finalize().into())
+    }
+
+    /// Lower-case hex, 64 letters: the name of the binding in the store.
+    pub fn to_hex(self) -> String {
+        hex(&self.0)
+    }
+}
+
+impl fmt::Debug for WorkspaceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_hex()[..8])
+    }
+}
+
+#[cfg(test)]
+mod tenant_tests {
+    use super::*;
+
+    fn anonymous(address: &str) -> Tenant {
+        Tenant::of(&Caller::nobody(address.parse().unwrap()))
+    }
+
+    fn known(principal: Principal, chat: &str) -> Tenant {
+        Tenant::of(&Caller {
+            principal,
+            chat: Some(chat.into()),
+            ..Caller::nobody([127, 0, 0, 1].into())
+        })
+    }
+
+    #[test]
+    fn a_user_is_one_in_all_chats_and_not_the_key_of_that_name() {
+        let alice = known(Principal::User("alice".into()), "c1");
+        assert_eq!(alice, known(Principal::User("alice".into()), "c2"));
+        assert_ne!(alice, known(Principal::User("bob".into()), "c1"));
+        assert_ne!(alice, known(Principal::Key("alice".into()), "c1"));
+        assert!(alice.is_user());
+    }
+
+    #[test]
+    fn callers_without_a_name_are_told_apart_by_their_network() {
+        assert_eq!(anonymous("192.0.2.1"), anonymous("::ffff:192.0.2.1"));
+        assert_ne!(anonymous("192.0.2.1"), anonymous("192.0.2.2"));
+        assert_eq!(anonymous("2001:db8::1"), anonymous("2001:db8::f:2"));
+        assert_ne!(anonymous("2001:db8::1"), anonymous("2001:db8:0:1::1"));
+        assert!(!anonymous("192.0.2.1").is_user());
+    }
+}
+
+#[cfg(test)]
+mod workspace_key_tests {
+    use super::*;
+
+    #[test]
+    fn keys_separate_principals_chats_and_kinds() {
+        let alice = Principal::User("alice".into());
+        let bob = Principal::User("bob".into());
+        let key = Principal::Key("alice".into());
+        let all = [
+            WorkspaceKey::chat(&alice, "c", None),
+            WorkspaceKey::chat(&bob, "c", None),
+            WorkspaceKey::chat(&key, "c", None),
+            WorkspaceKey::chat(&Principal::Anonymous, "c", None),
+            WorkspaceKey::session(&alice, "c", None),
+            WorkspaceKey::chat(&alice, "c", Some(&"excel".parse().unwrap())),
+            WorkspaceKey::chat(&Principal::User("alic".into()), "ec", None),
+        ];
+        let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
     }
 }

@@ -10,7 +10,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
 use super::{
-    Origin, Patience, Place, PublishError, RelativePath, names,
+    Origin, Patience, Place, PublishError, RelativePath, paths,
     publish::{failed, seal},
 };
 
@@ -64,7 +64,7 @@ fn pack(data: &mut impl Read, zip: &mut impl Write, patience: &Patience) -> io::
 }
 
 fn options(artifact: &Artifact, now: Timestamp) -> SimpleFileOptions {
-    let method = if names::is_compressed(&artifact.mime_type) {
+    let method = if paths::is_compressed(&artifact.mime_type) {
         CompressionMethod::Stored
     } else {
         CompressionMethod::Deflated

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::names;
+use super::paths;
 
 /// A file in an answer, and what it is to be called.
 #[derive(Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ fn name(uri: &str, mime_type: &str) -> String {
         .next()
         .unwrap_or_default();
     let last = percent_decode_str(last).decode_utf8_lossy();
-    let name = names::safe(&last);
+    let name = paths::safe(&last);
     let kind = mime_type
         .split(';')
         .next()

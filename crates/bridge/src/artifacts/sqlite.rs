@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use super::{RelativePath, beneath, patience::Patience};
+use super::{RelativePath, paths, paths::Patience};
 
 const HEADER: &[u8; 16] = b"SQLite format 3\0";
 /// The last bit says in which order the checksums read bytes.
@@ -55,7 +55,7 @@ pub fn is_index(path: &RelativePath) -> bool {
 
 /// Looks at the first bytes of a file.
 pub fn kind(root: BorrowedFd<'_>, path: &RelativePath) -> Option<Kind> {
-    let file = beneath::open_file(root, path).ok()?;
+    let file = paths::open_file(root, path).ok()?;
     if !file.metadata().ok()?.is_file() {
         return None;
     }

@@ -5,40 +5,52 @@ use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use bridge_model::{Job, JobFolderPaths, Tenant};
-use bridge_process::{Child, ChildError};
-use bridge_protocol::{RawJson, jsonrpc::Reply};
-use bridge_state::Lease;
+use bridge_process::{BACKLOG, Cancellation, Child, ChildError, End, Hearing, UserValues};
+use bridge_protocol::{
+    RawJson,
+    jsonrpc::{Reply, Said},
+    method,
+};
+use bridge_state::{Held, Lease, NewChat, PrincipalHash, StoreError};
 use futures_util::FutureExt as _;
-use tokio::time::Instant;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use super::{
-    Answer, Call, CallEngine, CallError, Published, Running,
-    detached::Detached,
+    Answer, Call, CallEngine, CallError, Detached, Incoming, Published, Running,
+    ask::State,
+    attachments::Lot,
+    blocking,
     error::Waited,
-    files::not_in_time,
-    holds::Holds,
-    parking::State,
+    files,
+    files::{Look, Looked, Maker, not_in_time},
+    permits::Holds,
     record,
-    status::{Shown, Status},
 };
 use crate::{
-    admission::Place,
     artifacts::Snapshot,
-    call::look::{Look, Looked, Maker},
-    config::Mode,
+    child::ChildRequest,
+    config::{Lang, Mode},
+    openwebui::{Event, OpenWebUi},
+    session::{
+        Found, Lent, OpenWorkspace, Place, Room, SessionError, SharedChild, Spare, Start, Workspace,
+    },
 };
 
 /// How long a child that was told of a cancelled call may take to answer a ping.
-pub const PING_PATIENCE: Duration = Duration::from_secs(5);
+const PING_PATIENCE: Duration = Duration::from_secs(5);
 
 impl CallEngine {
     /// Runs the call, as long as the future is polled. Dropping it means that the caller hung up; the
@@ -179,7 +191,7 @@ impl Running {
     }
 
     /// A place among the running calls.
-    pub(super) fn admitted(&self) -> impl Future<Output = Place> + use<> {
+    pub(super) fn admitted(&self) -> impl Future<Output = crate::admission::Place> + use<> {
         self.engine.admission.enter(&self.call.spec, &self.tenant)
     }
 
@@ -367,4 +379,623 @@ pub(super) fn outcome(reply: Reply) -> Result<(Reply, RawJson), CallError> {
         Ok(result) => Ok((reply, result)),
         Err(error) => Err(CallError::Rpc { error, reply }),
     }
+}
+
+// A call in a chat: in its workspace, in order, by the chat's own child.
+
+/// A lease that was seen to be ours is not looked at again so soon: nobody is taken for dead within
+/// so short a time. By a clock that counts what the machine was suspended.
+const LEASE_TRUSTED: Duration = Duration::from_millis(500);
+
+impl Running {
+    pub(super) async fn stateful(&self) -> (Result<Answer, CallError>, Option<Lease>) {
+        let workspace = match self.open().await {
+            Ok(workspace) => workspace,
+            Err(error) => return (Err(error), None),
+        };
+        let lease = workspace.lease.clone();
+        let mut answer = self.in_workspace(&self.call.place, &workspace).await;
+        let held = self.check_lease(&workspace).await;
+        let key = workspace.key;
+        drop(workspace);
+        self.engine.sessions.call_ended(key);
+        if let Err(lost) = held {
+            // The folder is another's: neither the answer counts nor what is recorded of it.
+            answer = Err(lost);
+            return (answer, None);
+        }
+        (answer, Some(lease))
+    }
+
+    pub(super) async fn open(&self) -> Result<Arc<Workspace>, CallError> {
+        let (caller, place) = (&self.call.caller, &self.call.place);
+        let sessions = &self.engine.sessions;
+        let opening = async {
+            let opened = self.call.opened.lock().take();
+            match opened.and_then(OpenWorkspace::take) {
+                Some(workspace) => Ok(workspace),
+                None => Ok(sessions.open(place, &caller.principal).await?),
+            }
+        };
+        self.before(opening).await
+    }
+
+    async fn in_workspace(
+        &self,
+        place: &Place,
+        workspace: &Arc<Workspace>,
+    ) -> Result<Answer, CallError> {
+        let engine = &self.engine;
+        let spec = &self.call.spec;
+        let turn = self.queue(workspace.turn(spec)).await?;
+        let brought = self.bring_all(workspace).await?;
+        let permit = self.queue(self.admitted()).await?;
+        let mut holds = Holds::in_turn(permit, workspace, turn);
+        self.check_lease(workspace).await?;
+        engine.check_free_disk_for(spec)?;
+        let room = self.room(workspace, &mut holds).await?;
+        let mut found = self.find(place, workspace, room).await?;
+        self.check_lease(workspace).await?;
+        let job = &workspace.job;
+        let mut reply = self.ask(&found.session.child, job, &mut holds).await;
+        if matches!(&reply, Err(error) if error.is_unheard()) {
+            // Nothing was done yet: the same in a new session, whose news are told as ever.
+            let (sessions, how) = (&engine.sessions, End::Kill);
+            sessions.end_now(workspace, &found.session, how).await;
+            let room = self.room(workspace, &mut holds).await?;
+            found = self.find(place, workspace, room).await?;
+            reply = self.ask(&found.session.child, job, &mut holds).await;
+        }
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => {
+                // The chat's turn is held until its child is settled; the caller need not wait.
+                self.settle(workspace.clone(), found.session, &error, holds);
+                return Err(error);
+            }
+        };
+        // A child that answers without waiting for its caller does so in another call's turn.
+        let late = holds.take_turn(spec);
+        let _ = tokio::time::timeout(spec.timeout, late).await;
+        self.check_lease(workspace).await?;
+        let paths = found.session.child.paths().clone();
+        let folder = Folder {
+            job: job.clone(),
+            lease: workspace.lease.clone(),
+            paths,
+            files: workspace.files.clone(),
+        };
+        let before = |seen: &Snapshot| holds.before(seen);
+        let mut answer = self.answer(reply, folder, before).await?;
+        answer.notices.extend(brought);
+        if found.replaced && self.call.ask.is_tool_call() {
+            // A look that hangs keeps it; then the next answer says so.
+            if let Ok(seen) = workspace.files.try_lock() {
+                answer.notices.insert(0, files::inventory(&seen));
+                workspace.loss_told(&spec.name);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// After a wait in which the bridge itself may have been stopped: whether the folder is still
+    /// ours.
+    pub(super) async fn check_lease(&self, workspace: &Arc<Workspace>) -> Result<(), CallError> {
+        if workspace.held_at().elapsed() < LEASE_TRUSTED && !workspace.is_lost() {
+            return Ok(());
+        }
+        self.still_ours(workspace).await
+    }
+
+    /// Whether the folder is still ours, now.
+    pub(super) async fn still_ours(&self, workspace: &Arc<Workspace>) -> Result<(), CallError> {
+        let held = self.engine.sessions.still_held(workspace).await;
+        if held {
+            Ok(())
+        } else if self.has_asked() {
+            Err(CallError::Fenced)
+        } else {
+            Err(CallError::TakenOver)
+        }
+    }
+
+    /// The right to start a child, where the call has to. While it waits for that, the call's place
+    /// among the running ones is others'.
+    async fn room(
+        &self,
+        workspace: &Arc<Workspace>,
+        holds: &mut Holds,
+    ) -> Result<Option<Start>, CallError> {
+        let (sessions, spec) = (&self.engine.sessions, &self.call.spec);
+        match sessions.room(workspace, spec, &self.tenant) {
+            Room::Unneeded => Ok(None),
+            Room::Free(start) => Ok(Some(start)),
+            Room::Wanting => {
+                holds.step_aside();
+                let making = sessions.make_room(workspace, spec, &self.tenant);
+                let start = self.queue(making).await.map_err(|error| match error {
+                    CallError::Busy(_) => sessions.full(spec, &self.tenant).into(),
+                    other => other,
+                })?;
+                holds.step_in(self.queue(self.admitted()).await?);
+                Ok(start)
+            }
+        }
+    }
+
+    pub(super) async fn find(
+        &self,
+        place: &Place,
+        workspace: &Arc<Workspace>,
+        room: Option<Start>,
+    ) -> Result<Found, CallError> {
+        let (spec, profile) = (&self.call.spec, self.call.profile.clone());
+        let sessions = &self.engine.sessions;
+        let user = UserValues::of(&self.call.caller);
+        let until = (self.queue_until, self.deadline);
+        let whose = (&user, &self.tenant);
+        let what = (place.class, profile);
+        let finding = sessions.child(workspace, spec, what, whose, room, until);
+        self.before(async { Ok(finding.await?) }).await
+    }
+
+    /// Ends or checks a child whose call was given up.
+    fn settle(
+        &self,
+        workspace: Arc<Workspace>,
+        session: Lent,
+        error: &CallError,
+        mut holds: Holds,
+    ) {
+        let over = match error {
+            CallError::Timeout(_) | CallError::ShuttingDown | CallError::OverQuota(_) => {
+                Some(End::Terminate(self.engine.children.kill_grace()))
+            }
+            CallError::Child(ChildError::Died { .. } | ChildError::TooLong { .. }) => {
+                Some(End::Kill)
+            }
+            // The child is well; it heard that nobody waits any more.
+            CallError::Left | CallError::Unanswered(_) | CallError::Busy(_) => None,
+            // The child answered, or never got the call.
+            _ => return,
+        };
+        let (engine, spec) = (self.engine.clone(), self.call.spec.clone());
+        let filled = matches!(error, CallError::OverQuota(_));
+        self.engine.running.spawn(async move {
+            let sessions = &engine.sessions;
+            if let Some(how) = over {
+                sessions.end_now(&workspace, &session, how).await;
+                if filled {
+                    // What this call wrote is not the next one's.
+                    engine.look_anew(&workspace).await;
+                }
+            } else {
+                // Beside another call it might be too busy for a ping.
+                holds.take_turn(&spec).await;
+                if !session.child.answers_ping(PING_PATIENCE).await {
+                    let how = End::Terminate(engine.children.kill_grace());
+                    sessions.end_now(&workspace, &session, how).await;
+                }
+            }
+            let key = workspace.key;
+            drop((session, workspace, holds));
+            sessions.call_ended(key);
+        });
+    }
+}
+
+// A call by a fresh child in a fresh folder; nothing of the child is left after the answer.
+
+/// What must lie in the folder before the child starts.
+struct GivenFiles {
+    incoming: Vec<Incoming>,
+    named: Lot,
+}
+
+impl GivenFiles {
+    fn is_none(&self) -> bool {
+        self.incoming.is_empty() && self.named.is_empty()
+    }
+}
+
+impl Running {
+    pub(super) async fn stateless(&self) -> (Result<Answer, CallError>, Option<Lease>) {
+        // First, since Open WebUI may be slow: nobody else has to wait for it.
+        let files = match self.given_files().await {
+            Ok(files) => files,
+            Err(error) => return (Err(error), None),
+        };
+        let permit = match self.queue(self.admitted()).await {
+            Ok(permit) => permit,
+            Err(error) => return (Err(error), None),
+        };
+        let (held, child) = match self.new_folder(files.is_none()).await {
+            Ok(made) => made,
+            Err(error) => return (Err(error), None),
+        };
+        let mut holds = Holds::permit(permit);
+        let (answer, child) = self.in_new_folder(&held, child, files, &mut holds).await;
+        let (engine, lease) = (self.engine.clone(), held.lease.clone());
+        let over = async move {
+            if let Some((child, how)) = child {
+                child.end(how).await;
+            }
+            drop(holds);
+            let release = move || engine.store.release(&lease);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(release).await {
+                tracing::warn!(%error, "lease not released");
+            }
+        };
+        // A late child gets the time between SIGTERM and SIGKILL; its caller need not wait for it.
+        self.engine.running.spawn(over);
+        (answer, Some(held.lease))
+    }
+
+    /// The files that come with the call, and those of the chat that it names.
+    async fn given_files(&self) -> Result<GivenFiles, CallError> {
+        let incoming = std::mem::take(&mut *self.call.incoming.lock());
+        Ok(GivenFiles {
+            incoming,
+            named: self.fetch_named().await?,
+        })
+    }
+
+    /// A folder for this call alone; where it needs no files, perhaps with a child that is ready
+    /// there.
+    async fn new_folder(&self, empty: bool) -> Result<(Held, Option<Child>), CallError> {
+        self.engine.check_free_disk()?;
+        let store = self.engine.store.clone();
+        let principal = PrincipalHash::from(&self.call.caller.principal);
+        let server = self.call.spec.name.clone();
+        let spare = if empty { self.spare().await? } else { None };
+        let make = move || {
+            let new = NewChat {
+                principal,
+                servers: vec![server],
+            };
+            if let Some(Ok(parts)) = spare.map(|spare| spare.claim(&new)) {
+                return Ok((parts.held, Some(parts.child)));
+            }
+            Ok((store.create(&new)?, None))
+        };
+        let made: Result<_, StoreError> = blocking(make).await;
+        Ok(made.map_err(SessionError::from)?)
+    }
+
+    async fn spare(&self) -> Result<Option<Spare>, CallError> {
+        let pool = &self.engine.sessions.pool;
+        let taking = pool.take(&self.call.spec, &self.call.profile);
+        self.before(async { Ok(taking.await) }).await
+    }
+
+    async fn in_new_folder(
+        &self,
+        held: &Held,
+        ready: Option<Child>,
+        files: GivenFiles,
+        holds: &mut Holds,
+    ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
+        let mut seen = Snapshot::default();
+        let (job, owner) = (&held.job, &self.call.caller.principal);
+        let put = self
+            .engine
+            .put(owner, (job, &held.lease), &mut seen, files.incoming);
+        if let Err(error) = put.await {
+            return (Err(error), None);
+        }
+        let brought = self.put_named(held, &mut seen, files.named).await;
+        let mut child = match ready {
+            Some(child) => child,
+            None => match self.fresh_child(job).await {
+                Ok(child) => child,
+                Err(error) => return (Err(error), None),
+            },
+        };
+        let mut reply = self.ask(&child, job, holds).await;
+        if matches!(&reply, Err(error) if error.is_unheard()) {
+            // It was ready ahead, and its session is lost. Nothing was done yet.
+            child.end(End::Kill).await;
+            child = match self.fresh_child(job).await {
+                Ok(child) => child,
+                Err(error) => return (Err(error), None),
+            };
+            reply = self.ask(&child, job, holds).await;
+        }
+        match reply {
+            Ok(reply) => {
+                // The answer is in, so the child has nothing left to do; only then is its folder
+                // looked through.
+                child.end(End::Kill).await;
+                let folder = Folder {
+                    job: job.clone(),
+                    lease: held.lease.clone(),
+                    paths: child.paths().clone(),
+                    files: Arc::new(tokio::sync::Mutex::new(seen)),
+                };
+                let mut answer = self.answer(reply, folder, Snapshot::clone).await;
+                if let Ok(answer) = &mut answer {
+                    answer.notices.extend(brought);
+                }
+                (answer, None)
+            }
+            Err(error) => {
+                let how = match error {
+                    CallError::Timeout(_) => End::Terminate(self.engine.children.kill_grace()),
+                    _ => End::Kill,
+                };
+                (Err(error), Some((child, how)))
+            }
+        }
+    }
+
+    async fn fresh_child(&self, job: &Job) -> Result<Child, CallError> {
+        let ready = self.engine.children.ready(ChildRequest {
+            spec: self.call.spec.clone(),
+            job: job.clone(),
+            profile: self.call.profile.clone(),
+            user: UserValues::of(&self.call.caller),
+            tenant: self.tenant.clone(),
+            deadline: self.deadline,
+            listener: Arc::new(|_| {}),
+        });
+        self.before(async { ready.await.map_err(CallError::Child) })
+            .await
+    }
+}
+
+// A call by the one child that everybody shares: no folder of its own, no files.
+
+impl Running {
+    pub(super) async fn shared(&self) -> (Result<Answer, CallError>, Option<Lease>) {
+        (self.by_shared_child().await, None)
+    }
+
+    async fn by_shared_child(&self) -> Result<Answer, CallError> {
+        let shared = &self.engine.shared;
+        let mut found = self.find_shared().await?;
+        let mut holds = self.queue(Holds::beside(&found, &self.tenant)).await?;
+        let mut reply = self.ask(&found.child, &found.job, &mut holds).await;
+        if matches!(&reply, Err(error) if error.is_unheard()) {
+            // Nothing was done yet: the same in a new session. Calls of others may still be answered
+            // in the old one, or be refused there as this one was.
+            shared.forget(&found);
+            found = self.find_shared().await?;
+            holds = self.queue(Holds::beside(&found, &self.tenant)).await?;
+            reply = self.ask(&found.child, &found.job, &mut holds).await;
+        }
+        match reply {
+            Ok(reply) => {
+                let (reply, outcome) = outcome(reply)?;
+                let (files, notices) = (Published::default(), Vec::new());
+                Ok(Answer {
+                    reply,
+                    outcome,
+                    files,
+                    notices,
+                })
+            }
+            Err(error) => {
+                if matches!(
+                    error,
+                    CallError::Timeout(_)
+                        | CallError::Unanswered(_)
+                        | CallError::Left
+                        | CallError::ShuttingDown
+                ) {
+                    // That call alone is cancelled; the child is ended only if it hangs.
+                    let shared = shared.clone();
+                    self.engine.running.spawn(async move {
+                        shared.check(&found, PING_PATIENCE).await;
+                    });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn find_shared(&self) -> Result<Arc<SharedChild>, CallError> {
+        let shared = &self.engine.shared;
+        let how = (&self.call.profile, &self.tenant);
+        let finding = shared.child(&self.call.spec, how, self.deadline);
+        self.before(async { Ok(finding.await?) }).await
+    }
+}
+
+// What a call is doing, as a line under the message in the chat: its wait for a turn, and what its
+// server says of its progress. Only where the user's own token came with the call.
+
+/// Short calls show nothing, and a chatty server no more than a line a second.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The last word, which takes the line away: the answer waits for it.
+const LAST: Duration = Duration::from_secs(3);
+
+/// Letters of a server's own words.
+const LONGEST: usize = 200;
+
+/// The line of one call. Cheap to clone; says nothing where nobody would see it.
+#[derive(Clone, Default)]
+pub struct Status(Option<Arc<watch::Sender<Option<String>>>>);
+
+/// What shows the line, until the call ends.
+pub struct Shown {
+    status: Status,
+    shower: Option<JoinHandle<()>>,
+    follower: Option<JoinHandle<()>>,
+}
+
+impl Status {
+    /// Sets the line; `None` where there is nothing to say.
+    pub fn set(&self, line: Option<String>) {
+        if let Some(status) = &self.0 {
+            status.send_if_modified(|now| {
+                let differs = *now != line;
+                *now = line;
+                differs
+            });
+        }
+    }
+
+    /// The call waits for its turn, as others do.
+    pub fn waits(&self, lang: Lang, others: impl FnOnce() -> usize) {
+        if self.0.is_none() {
+            return;
+        }
+        self.set(Some(match (lang, others()) {
+            (Lang::En, 0) => "Waiting for a turn".to_owned(),
+            (Lang::En, others) => format!("Waiting for a turn ({others} before this call)"),
+            (Lang::Ja, 0) => "順番を待っています".to_owned(),
+            (Lang::Ja, others) => format!("順番を待っています（前に {others} 件）"),
+        }));
+    }
+}
+
+impl Shown {
+    /// Begins to show what `call` is doing, if there is a chat that shows it.
+    pub fn begin(engine: &CallEngine, call: &mut Call) -> Self {
+        let nobody = Self {
+            status: Status::default(),
+            shower: None,
+            follower: None,
+        };
+        let caller = &call.caller;
+        let (Some(openwebui), Some(token)) = (engine.openwebui.clone(), caller.token.clone())
+        else {
+            return nobody;
+        };
+        let (Some(chat), Some(message)) = (caller.chat.clone(), caller.message.clone()) else {
+            return nobody;
+        };
+        if !OpenWebUi::keeps(&chat) || !call.ask.is_tool_call() {
+            return nobody;
+        }
+        let (status, lines) = watch::channel(None);
+        let status = Status(Some(Arc::new(status)));
+        let show = async move |event: Event| {
+            let told = openwebui.tell(&token, &chat, &message, &event).await;
+            if let Err(failure) = told {
+                tracing::debug!(%failure, "a status is not shown in the chat");
+            }
+        };
+        let shower = tokio::spawn(show_lines(lines, show));
+        let follower = follow(call, &status);
+        Self {
+            status,
+            shower: Some(shower),
+            follower,
+        }
+    }
+
+    /// The line itself.
+    pub fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Takes the line away.
+    pub async fn end(mut self) {
+        if let Some(follower) = self.follower.take() {
+            follower.abort();
+        }
+        self.status = Status::default();
+        if let Some(mut shower) = self.shower.take()
+            && timeout(LAST, &mut shower).await.is_err()
+        {
+            shower.abort();
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        for task in [self.follower.take(), self.shower.take()]
+            .into_iter()
+            .flatten()
+        {
+            task.abort();
+        }
+    }
+}
+
+/// Ends when every sender of lines is gone.
+async fn show_lines(mut lines: watch::Receiver<Option<String>>, show: impl AsyncFn(Event)) {
+    let (mut next, mut shown) = (Instant::now() + EVERY, None);
+    while lines.changed().await.is_ok() {
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = closed(&mut lines) => break,
+        }
+        let line = lines.borrow_and_update().clone();
+        if let Some(line) = line.filter(|line| shown.as_ref() != Some(line)) {
+            show(Event::Status(line.clone(), false)).await;
+            shown = Some(line);
+            next = Instant::now() + EVERY;
+        }
+    }
+    if let Some(line) = shown {
+        show(Event::Status(line, true)).await;
+    }
+}
+
+async fn closed(lines: &mut watch::Receiver<Option<String>>) {
+    let mut other = lines.clone();
+    while other.changed().await.is_ok() {}
+}
+
+/// Has the line say what the child says of its progress. Where nobody else hears the child, it is
+/// heard here; its questions are declined by their drop, since a chat cannot be asked.
+fn follow(call: &mut Call, status: &Status) -> Option<JoinHandle<()>> {
+    let mut hearer = None;
+    if call.hearing.is_none() {
+        let mut owner = [0; 8];
+        getrandom::fill(&mut owner).ok()?;
+        let (sender, mut heard) = mpsc::channel(BACKLOG);
+        call.hearing = Some(Hearing {
+            // Any number that no other caller has.
+            owner: u64::from_le_bytes(owner) >> 1 | 1 << 62,
+            heard: sender,
+            cancellation: Cancellation::default(),
+            witness: None,
+        });
+        hearer = Some(tokio::spawn(async move {
+            while heard.recv().await.is_some() {}
+        }));
+    }
+    if let Some(hearing) = &mut call.hearing {
+        // A child that is still being settled keeps no line up.
+        let status = status.0.as_ref().map(Arc::downgrade);
+        hearing.witness = Some(Arc::new(move |said| {
+            let status = status.as_ref().and_then(Weak::upgrade);
+            if let (Some(status), Some(line)) = (status, line_of(said)) {
+                Status(Some(status)).set(Some(line));
+            }
+        }));
+    }
+    hearer
+}
+
+/// The server's words, and how far it is.
+fn line_of(said: &Said) -> Option<String> {
+    if &*said.method != method::PROGRESS {
+        return None;
+    }
+    let params = said.params.as_ref()?;
+    let number = |name: &str| params.member(name)?.read::<f64>().ok();
+    let far = match (number("progress"), number("total")) {
+        (Some(done), Some(total)) if total > 0.0 => format!("{done}/{total}"),
+        (Some(done), _) => done.to_string(),
+        (None, _) => String::new(),
+    };
+    let words = params.member("message").and_then(|words| words.read().ok());
+    let words: String = words.unwrap_or_default();
+    let words: String = words
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(LONGEST)
+        .collect();
+    Some(match words.trim() {
+        "" if far.is_empty() => return None,
+        "" => far,
+        words if far.is_empty() => words.to_owned(),
+        words => format!("{words} ({far})"),
+    })
 }

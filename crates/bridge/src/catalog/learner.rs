@@ -15,12 +15,12 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use super::LearnError;
 use super::{
     Knowledge, Learnt, News, Offer, Watch, disk,
     learn::{learn_unless, probe},
 };
 use crate::{
-    catalog::error::LearnError,
     child::Children,
     config::{Mode, ServerSpec},
 };

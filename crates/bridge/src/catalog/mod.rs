@@ -9,24 +9,23 @@
 //! One task for each server: a failing one is retried on its own clock and delays nobody.
 
 mod disk;
-mod error;
 mod learn;
 mod learner;
 mod listed;
 mod offer;
-mod pages;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bridge_model::ServerName;
+use bridge_process::ChildError;
 use bridge_protocol::RawJson;
-use bridge_state::ChatStore;
+use bridge_state::{ChatStore, StoreError};
+use learner::Learner;
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{child::Children, config::ServerSpec};
-use learner::Learner;
 
 pub use disk::kept;
 pub use learn::{Learnt, learn};
@@ -208,3 +207,33 @@ impl Catalog {
 }
 
 type Watch = watch::Receiver<Knowledge>;
+
+// Why a server was not learnt.
+
+/// Why a server could not be learnt.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    /// The process failed.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The folder failed.
+    #[error("no folder for it: {0}")]
+    Store(#[from] StoreError),
+    /// It answered `tools/list` with an error.
+    #[error("it answered tools/list with the error {0}")]
+    Refused(String),
+    /// It answered `tools/list` with something else.
+    #[error("its answer to tools/list is no ListToolsResult")]
+    BadList,
+}
+
+impl LearnError {
+    /// Without the server's own words, which may hold what not everybody should read.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Child(error) => error.brief(),
+            Self::Refused(_) => "it answered tools/list with an error".to_owned(),
+            Self::BadList | Self::Store(_) => self.to_string(),
+        }
+    }
+}

@@ -1,9 +1,7 @@
 //! Where children come from: a place among the starts, a process or a remote session, first words.
 
-mod forked;
-
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -15,13 +13,13 @@ use std::{
 use bridge_model::{BootTime, Job, JobFolderPaths, ServerName, Tenant};
 use bridge_process::{
     Body, Child, ChildError, ChildParts, CommandSpec, Connection, Done, End, Errand, Launch,
-    Listener, Profile, RemoteSpec, ResolvedCommand, ServerLog, ShortName, ShortTmp, Supervisors,
-    environment,
-    fork::Means,
+    Listener, Pipes, Process, Profile, RemoteSpec, ResolvedCommand, ServerLog, ShortName, ShortTmp,
+    Supervisors, UserValues, environment,
+    fork::{Means, Plan, Scratch},
     is_news,
     launch::Resolved,
-    processor_time,
-    remote::{self, Outbound, RemoteOptions, ToolSchema},
+    processor_time, remote,
+    remote::{Outbound, RemoteOptions, ToolSchema},
     signal_descendants, without_folder,
 };
 use bridge_protocol::{RawJson, era::Era, jsonrpc::Said, method};
@@ -37,7 +35,10 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker},
 };
 
-use super::{ChildRequest, ChildSettings, failed_starts::FailedStarts, fork::ForkServers};
+use super::{
+    ChildRequest, ChildSettings, Forking,
+    fork::{ForkServers, ParentRef, Wanted},
+};
 use crate::{
     admission::{Place, Places, Share},
     config::{Mode, ServerSpec, SpecVersion, Transport},
@@ -47,14 +48,17 @@ use crate::{
 
 /// A cold start holds its place among the concurrent starts no longer than this.
 const START_PLACE: Duration = Duration::from_secs(10);
+
 /// A start that used no processor time for so long gives its place back: it waits for something,
 /// and servers that hang must not keep others from starting.
 const IDLE_START: Duration = Duration::from_millis(250);
+
 /// Pieces of news that a slow listener may have waiting; he loses the oldest.
 const NEWS: usize = 256;
 
 /// Making one connection to a remote server.
 const CONNECT: Duration = Duration::from_secs(10);
+
 /// A remote server may be silent for a call's time, for as long as its caller may be asked
 /// something meanwhile, and this.
 const SPARE: Duration = Duration::from_secs(60);
@@ -64,11 +68,11 @@ const SPARE: Duration = Duration::from_secs(60);
 const LAUNCH: Duration = Duration::from_secs(5);
 
 /// Finds the input schema of a server's tool.
-pub type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
+type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
 
 /// Ends something idle where the system has no room for a start of this tenant's, and why; `false`
 /// if nothing is idle.
-pub type MakeRoom =
+type MakeRoom =
     Arc<dyn Fn(Tenant, String) -> futures_util::future::BoxFuture<'static, bool> + Send + Sync>;
 
 /// What the packages of a local server are started from; `None`: the command is run as written.
@@ -645,4 +649,190 @@ async fn hold(place: StartPlace, pid: oneshot::Receiver<u32>) {
     };
     let _ = tokio::time::timeout(START_PLACE, working).await;
     drop(place);
+}
+
+// Processes that are forked instead of started.
+
+/// A fork takes milliseconds: one that takes longer has a parent that does not run.
+const LONGEST_FORK: Duration = Duration::from_secs(10);
+
+/// What a process is forked from, and its own arguments.
+pub struct Fork {
+    parent: ParentRef,
+    argv: Vec<String>,
+}
+
+impl Children {
+    /// How processes of this server come to be; a fork parent is made where there may be one.
+    pub async fn forking(&self, spec: &Arc<ServerSpec>, until: Instant) -> Forking {
+        let Transport::Stdio(command) = &spec.transport else {
+            return Forking::NotYet;
+        };
+        let found = self.launches.ready(spec, until).await.ok().flatten();
+        if let Some(why) = ForkServers::refuses(spec, found.as_deref()) {
+            return Forking::Starts(why.into());
+        }
+        // Where it would work makes no difference to what can be forked.
+        let plan = self.scratch().map_err(|error| error.to_string());
+        let plan = plan.and_then(|job| {
+            let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
+            Plan::of(&command, found.as_deref())
+        });
+        match (plan, &found) {
+            (Ok(plan), Some(found)) => {
+                let want = || self.parent_for(spec, command, found);
+                let _ = self.forks.parent(spec, found, &plan, true, want);
+                self.forks.settled(spec, until).await
+            }
+            (Err(why), _) => Forking::Starts(why.into()),
+            (Ok(_), None) => Forking::NotYet,
+        }
+    }
+
+    /// Makes what processes of this server are forked from, where there may be one, and waits for it.
+    pub async fn prepare(&self, spec: &Arc<ServerSpec>, until: Instant) {
+        if self.forks.is_undecided(spec) {
+            self.forking(spec, until).await;
+        }
+    }
+
+    /// What to fork the process from, and its own arguments; `None`: it is started by itself.
+    fn fork_from(
+        &self,
+        request: &ChildRequest,
+        command: &CommandSpec,
+        resolved: &ResolvedCommand,
+        found: Option<&Arc<Resolved>>,
+    ) -> Option<Fork> {
+        let spec = &request.spec;
+        if ForkServers::refuses(spec, found.map(|found| &**found)).is_some() {
+            return None;
+        }
+        let plan = match Plan::of(resolved, found.map(|found| &**found)) {
+            Ok(plan) => plan,
+            Err(why) => {
+                self.forks.cannot(spec, &why);
+                return None;
+            }
+        };
+        let found = found?;
+        let want = || self.parent_for(spec, command, found);
+        let parent = self.forks.parent(spec, found, &plan, false, want)?;
+        if !parent.holds() {
+            self.forks.forget(spec);
+            return None;
+        }
+        Some(Fork {
+            parent,
+            argv: plan.argv,
+        })
+    }
+
+    /// One that cannot be forked is started by itself, as are those after it for a while.
+    async fn forked(
+        &self,
+        spec: &ServerSpec,
+        fork: &Fork,
+        launch: &Launch,
+        until: Instant,
+    ) -> Option<(Process, Pipes)> {
+        // One that is stopped must leave time to start the process by itself.
+        let now = Instant::now();
+        let patience = (until.saturating_duration_since(now) / 4).min(LONGEST_FORK);
+        let parent = fork.parent.parent();
+        let forked = parent.fork(launch, &fork.argv, now + patience).await;
+        forked
+            .inspect_err(|error| {
+                // That is no fault of the parent's.
+                if !error.is_lack_of_room() {
+                    self.forks.give_up(spec, &fork.parent, &error.brief());
+                }
+            })
+            .ok()
+    }
+
+    fn parent_for(
+        &self,
+        spec: &Arc<ServerSpec>,
+        command: &CommandSpec,
+        found: &Arc<Resolved>,
+    ) -> std::io::Result<Wanted> {
+        let job = self.scratch()?;
+        let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
+        let plan = Plan::of(&command, Some(found)).map_err(std::io::Error::other)?;
+        // By its own path: it holds the word by which modules are found that keep it.
+        let tmp = job.job.tmp();
+        let launch = self.launch(command, Some(found), &job.job, &tmp);
+        Ok(Wanted {
+            spec: spec.clone(),
+            found: found.clone(),
+            profile: self.spoken(spec, Profile::silent()),
+            plan,
+            launch,
+            job,
+        })
+    }
+
+    fn scratch(&self) -> std::io::Result<Scratch> {
+        Scratch::within(&self.settings.scratch)
+    }
+}
+
+// Starts that failed last, for `/health`: what the catalogue knows of a server is what it once offered,
+// and not whether a process of it can be started today.
+
+/// For how long one failed start speaks for the whole machine. Nobody may come while it does, so that
+/// no other start takes it back.
+const SHORT: Duration = Duration::from_secs(30);
+
+/// By server, and for the machine.
+#[derive(Default)]
+pub struct FailedStarts(Mutex<Failed>);
+
+#[derive(Default)]
+struct Failed {
+    servers: HashMap<ServerName, (SpecVersion, Arc<str>)>,
+    short: Option<(std::time::Instant, Arc<str>)>,
+}
+
+impl FailedStarts {
+    /// Notes how a start went. What was given up says nothing, and a process that refuses a revision of
+    /// the protocol has started: each `shared` server is asked for the newest once.
+    pub fn note<T>(&self, spec: &ServerSpec, started: &Result<T, ChildError>) {
+        let mut failed = self.lock();
+        match started {
+            Ok(_) => {
+                failed.servers.remove(&spec.name);
+                failed.short = None;
+            }
+            Err(error @ ChildError::NotStarted { refused: false, .. }) => {
+                let why: Arc<str> = error.brief().into();
+                if error.is_lack_of_room() {
+                    failed.short = Some((std::time::Instant::now(), why.clone()));
+                }
+                failed
+                    .servers
+                    .insert(spec.name.clone(), (spec.version(), why));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Why the last start of this server failed.
+    pub fn of(&self, spec: &ServerSpec) -> Option<Arc<str>> {
+        let failed = self.lock();
+        let (version, why) = failed.servers.get(&spec.name)?;
+        (*version == spec.version()).then(|| why.clone())
+    }
+
+    /// Why no process could be started a moment ago, whatever it was.
+    pub fn shortage(&self) -> Option<Arc<str>> {
+        let failed = self.lock();
+        let (at, why) = failed.short.as_ref()?;
+        (at.elapsed() < SHORT).then(|| why.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Failed> {
+        self.0.lock()
+    }
 }

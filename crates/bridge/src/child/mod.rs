@@ -3,7 +3,6 @@
 //! [`bridge_process`]; here is which one is started when, and what is known of each server's starts.
 
 mod children;
-mod failed_starts;
 mod fork;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

@@ -1,27 +1,30 @@
 //! `mcpo-bridge call`: one call through the engine of the service, in this process.
 
-mod answer;
-mod arguments;
-
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{fmt::Write as _, io::Read as _, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use bridge_model::{Caller, Principal};
+use bridge_openapi::{Unfit, read_body, result_body};
 use bridge_protocol::RawJson;
+use bridge_state::Artifact;
 use clap::Args;
+use indicatif::HumanBytes;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{
     Failure, SettingsArgs,
-    local::{Local, block_on, until_signal},
-    log,
-    output::Format,
-    survey::LIST_TIME,
+    local::{LIST_TIME, Local, block_on, until_signal},
+    output,
+    output::{BOLD, DIM, Format, ODD, indented, plain, print, print_json},
     tools::only,
 };
 use crate::{
-    call::{Answer, Call, CallError, rpc_words},
+    app::App,
+    call::{Answer, Call, CallError, Link, rpc_words},
     catalog::{Offer, learn},
-    config::{self, Loaded, Settings},
+    config,
+    config::{Loaded, ServerSpec, Settings},
     session::Place,
     telemetry::RequestId,
 };
@@ -71,11 +74,11 @@ pub struct CallArgs {
 
 /// Calls, prints, and fails if the tool did.
 pub fn run(args: CallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
-    let given = arguments::given(args.arg, args.json.as_deref())?;
+    let given = given_arguments(args.arg, args.json.as_deref())?;
     let caller = caller(args.user, args.chat)?;
     let settings = settings.resolve()?;
     let mut config = config::load(&settings.config_file, &settings)?;
-    let _log = log::start(&settings.log)?;
+    let _log = output::start(&settings.log)?;
     only(&mut config, &args.server)?;
     let call = ToolCall {
         caller,
@@ -117,7 +120,7 @@ impl ToolCall {
         let done = until_signal(self.call(&local)).await;
         let printed = done.and_then(|answer| {
             let (answer, offer) = answer?;
-            answer::print_answer(&answer, &offer.spec, &local.app, self.format)
+            print_answer(&answer, &offer.spec, &local.app, self.format)
         });
         local.end().await;
         printed
@@ -137,7 +140,7 @@ impl ToolCall {
         }
         let deadline = Instant::now() + offer.spec.timeout;
         let checked = offer.check_until(&self.tool, self.given.clone(), deadline);
-        let unfit = |unfit| arguments::refused(server.as_str(), &self.tool, unfit);
+        let unfit = |unfit| refused_arguments(server.as_str(), &self.tool, unfit);
         let arguments = checked.await.map_err(unfit)?;
         let place = Place::of(&self.caller, &offer.spec);
         let place = place.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
@@ -183,5 +186,220 @@ fn failure(error: &CallError) -> Failure {
             Failure::failed(format!("{error}: {message}{}", code.unwrap_or_default()))
         }
         other => Failure::failed(other),
+    }
+}
+
+// The result of a call, for people and machines.
+
+#[derive(Serialize)]
+struct Printed {
+    /// As an HTTP caller gets it; none if the tool failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<RawJson>,
+    files: Vec<File>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archive: Option<Link>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notice: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    post_instruction: Option<String>,
+}
+
+#[derive(Serialize)]
+struct File {
+    #[serde(flatten)]
+    link: Link,
+    /// As long as its workspace exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<PathBuf>,
+}
+
+/// Prints it; a failed tool is a failure with the tool's own message.
+fn print_answer(
+    answer: &Answer,
+    spec: &ServerSpec,
+    app: &App,
+    format: Format,
+) -> Result<(), Failure> {
+    let (result, failure) = match result_body(&answer.outcome) {
+        Ok(result) => (Some(result), None),
+        Err(failure) => (None, Some(failure)),
+    };
+    let files = answer.files.files.iter().map(|file| File {
+        link: Link::of(file, &app.settings),
+        path: place(file, app),
+    });
+    let files: Vec<File> = files.collect();
+    let archive = answer.files.archive.as_ref();
+    let instruction = spec.post_instruction.clone();
+    let printed = Printed {
+        result,
+        archive: archive.map(|file| Link::of(file, &app.settings)),
+        notice: answer.notice(app.settings.lang),
+        post_instruction: instruction.filter(|_| !files.is_empty()),
+        files,
+    };
+    match format {
+        Format::Json => print_json(&printed)?,
+        Format::Text => print(&printed.text())?,
+    }
+    failure.map_or(Ok(()), |failure| Err(Failure::failed(failure)))
+}
+
+fn place(file: &Artifact, app: &App) -> Option<PathBuf> {
+    let chat = app.store.chat(file.job).ok().flatten()?;
+    let path = chat.job.work().join(&file.path);
+    path.exists().then_some(path)
+}
+
+impl Printed {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if let Some(result) = &self.result {
+            let _ = writeln!(text, "{}", readable(result));
+        }
+        for file in &self.files {
+            let size = HumanBytes(file.link.size);
+            let name = plain(&file.link.name);
+            let _ = writeln!(text, "{BOLD}{name}{BOLD:#} {DIM}({size}){DIM:#}");
+            let _ = writeln!(text, "  link: {}", file.link.url);
+            if let Some(path) = &file.path {
+                let path = path.to_string_lossy();
+                let _ = writeln!(text, "  file: {}", plain(&path));
+            }
+        }
+        if let Some(archive) = &self.archive {
+            let _ = writeln!(text, "{BOLD}all files{BOLD:#}\n  link: {}", archive.url);
+        }
+        if let Some(notice) = &self.notice {
+            let _ = writeln!(text, "{ODD}note:{ODD:#} {}", indented(notice, 2));
+        }
+        text
+    }
+}
+
+/// A text as it is, other JSON indented; what cannot be read without loss as it came.
+fn readable(result: &RawJson) -> String {
+    let text = match result.read::<Value>() {
+        Ok(Value::String(text)) => text,
+        Ok(value) => format!("{value:#}"),
+        Err(_) => result.as_str().to_owned(),
+    };
+    plain(text.trim_end()).into_owned()
+}
+
+// `--arg name=value` and `--json` as the tool's arguments.
+
+/// What was given, before the tool's schema was held against it: values of `--arg` are texts.
+fn given_arguments(pairs: Vec<String>, json: Option<&str>) -> Result<RawJson, Failure> {
+    match json {
+        Some("-") => {
+            let mut text = Vec::new();
+            let read = std::io::stdin().lock().read_to_end(&mut text);
+            read.map_err(|error| Failure::failed(format!("--json -: cannot read stdin: {error}")))?;
+            parse(text)
+        }
+        Some(text) => parse(text.as_bytes().to_vec()),
+        None => named(pairs),
+    }
+}
+
+fn parse(text: Vec<u8>) -> Result<RawJson, Failure> {
+    read_body(text.into()).map_err(|error| {
+        Failure::usage(format!(
+            "--json: invalid JSON: {error}; write an object, such as '{{\"name\": \"value\"}}'"
+        ))
+    })
+}
+
+fn named(pairs: Vec<String>) -> Result<RawJson, Failure> {
+    let mut members = Map::new();
+    for pair in pairs {
+        let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(Failure::usage(format!("--arg {pair}: expected NAME=VALUE")));
+        };
+        if members.insert(name.to_owned(), value.into()).is_some() {
+            return Err(Failure::usage(format!(
+                "--arg {name}: given more than once; use --json for lists and objects"
+            )));
+        }
+    }
+    Ok(RawJson::of(&Value::Object(members)))
+}
+
+/// Each field with its error.
+fn refused_arguments(server: &str, tool: &str, unfit: Unfit) -> Failure {
+    let faults = match unfit {
+        Unfit::Faults(faults) => faults,
+        Unfit::Stopped(_) => {
+            return Failure::failed(
+                "validating the arguments took longer than the timeout of the call",
+            );
+        }
+    };
+    let lines = faults.iter().map(|fault| {
+        let place = fault.loc.iter().skip(1).map(|step| match step {
+            Value::String(name) => name.clone(),
+            other => other.to_string(),
+        });
+        let place = place.collect::<Vec<_>>().join(".");
+        let colon = if place.is_empty() { "" } else { ": " };
+        format!("\n{place}{colon}{}", fault.msg)
+    });
+    let lines: String = lines.collect();
+    Failure::usage(format!(
+        "invalid arguments for {tool} (schema: `mcpo-bridge tools {server} --json`; lists and objects need \
+         --json):{lines}"
+    ))
+}
+
+#[cfg(test)]
+mod answer_tests {
+    use super::*;
+
+    fn shown(json: &str) -> String {
+        readable(&RawJson::parse(json.to_owned().into()).unwrap())
+    }
+
+    #[test]
+    fn texts_are_shown_bare_and_json_indented() {
+        assert_eq!(shown(r#""two\nlines\n""#), "two\nlines");
+        assert_eq!(
+            shown(r#"{"b":[1],"a":2}"#),
+            "{\n  \"b\": [\n    1\n  ],\n  \"a\": 2\n}"
+        );
+        assert_eq!(shown("1e400"), "1e400");
+        assert_eq!(shown(r#""\u001b[31mred""#), "\u{fffd}[31mred");
+    }
+}
+
+#[cfg(test)]
+mod arguments_tests {
+    use super::*;
+
+    fn read(pairs: &[&str]) -> Result<String, Failure> {
+        let pairs = pairs.iter().map(ToString::to_string).collect();
+        given_arguments(pairs, None).map(|raw| raw.as_str().to_owned())
+    }
+
+    #[test]
+    fn pairs_become_an_object_of_texts() {
+        assert_eq!(read(&[]).unwrap(), "{}");
+        let members = read(&["a=1", "b=x=y", "c="]).unwrap();
+        assert_eq!(members, r#"{"a":"1","b":"x=y","c":""}"#);
+    }
+
+    #[test]
+    fn what_is_no_pair_or_given_twice_is_refused() {
+        for bad in [&["a"][..], &["=1"], &["a=1", "a=2"]] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn json_keeps_its_bytes() {
+        let given = given_arguments(Vec::new(), Some(r#"{"n":1.0,"m":1e400}"#));
+        assert_eq!(given.unwrap().as_str(), r#"{"n":1.0,"m":1e400}"#);
+        assert!(super::given_arguments(Vec::new(), Some("{")).is_err());
     }
 }

@@ -1,23 +1,30 @@
 //! `mcpo-bridge check`: validates settings and server file, and starts every server once.
 
-mod fork;
-mod launch;
-mod report;
+use std::{fmt::Write as _, path::PathBuf};
 
+use bridge_openapi::{ArgumentRules, request_schema};
+use bridge_process::launch::{Kind, Resolved, Target};
+use bridge_protocol::Tool;
 use clap::Args;
+use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::{
     Failure, SettingsArgs,
-    local::block_on,
-    log,
-    output::{OutputArgs, print_json},
-    survey::survey,
-    text::{terminal_width, wrapped},
+    local::{Surveyed, block_on, survey},
+    output,
+    output::{
+        BAD, BOLD, DIM, GOOD, ODD, OutputArgs, counted, indented, plain, print_json,
+        terminal_width, wrapped,
+    },
 };
-use crate::config::{self, ConfigError, Fault, Faults, Loaded, Settings, remedy};
-
-use report::{Report, ServerReport};
+use crate::{
+    catalog::Offer,
+    child::Forking,
+    config,
+    config::{ConfigError, Fault, Faults, Loaded, Mode, ServerSpec, Settings, remedy},
+    launches::Launching,
+};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -76,7 +83,7 @@ pub fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
             return Err(Failure::faulty(&faults));
         }
     };
-    let _log = log::start(&settings.log)?;
+    let _log = output::start(&settings.log)?;
     let path = settings.config_file.clone();
     let mut warnings = settings.warnings.clone();
     warnings.extend(config.warnings.iter().cloned());
@@ -138,5 +145,446 @@ fn refused(errors: Vec<ConfigError>) -> Refused {
     Refused {
         ok: false,
         faults: faults.collect(),
+    }
+}
+
+// How further processes of a server are started, and why.
+
+/// As `check` shows it.
+#[derive(Serialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+enum Processes {
+    /// From a parent that has imported so many modules.
+    Forked {
+        modules: usize,
+        /// Modules that each process imports itself, with the reason.
+        left_out: Vec<String>,
+    },
+    /// As a new process.
+    Started { why: String },
+}
+
+impl Processes {
+    /// `None` where it is not known.
+    pub fn of(forking: &Forking) -> Option<Self> {
+        match forking {
+            Forking::Forks { modules, left_out } => Some(Self::Forked {
+                modules: *modules,
+                left_out: left_out.clone(),
+            }),
+            Forking::Starts(why) => Some(Self::Started {
+                why: why.to_string(),
+            }),
+            Forking::NotYet => None,
+        }
+    }
+
+    /// For people, with the details where `verbose`.
+    pub fn text(&self, verbose: bool) -> String {
+        match self {
+            Self::Forked { modules, left_out } => {
+                let modules = counted(*modules, "module");
+                let own = match (left_out.is_empty(), verbose) {
+                    (true, _) => String::new(),
+                    (false, false) => "; details with --verbose".to_owned(),
+                    (false, true) => {
+                        format!("; not preloaded: {}", plain(&left_out.join(", ")))
+                    }
+                };
+                format!("start: forked from a preloaded process ({modules}){own}")
+            }
+            Self::Started { why } => format!("start: new process each time ({})", plain(why)),
+        }
+    }
+}
+
+// How a server is launched, and why.
+
+/// As `check` shows it.
+#[derive(Serialize)]
+pub struct Launch {
+    how: How,
+    /// The package whose program it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    package: Option<String>,
+    /// What of it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runs: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum How {
+    /// From an environment whose versions are in the lock file.
+    Locked,
+    /// From an environment whose versions were chosen when it was made.
+    Installed,
+    /// By its launcher.
+    AsWritten,
+    /// Not at all.
+    Refused,
+}
+
+impl Launch {
+    /// `None` where there is nothing to install.
+    pub fn of(launching: &Launching) -> Option<Self> {
+        let (how, package, why) = match launching {
+            Launching::Installed(found) => (installed(found)?, package(found), None),
+            Launching::AsWritten(why) => (How::AsWritten, None, Some(why.as_deref()?)),
+            Launching::Installing { .. } => (How::AsWritten, None, Some("it is being installed")),
+            Launching::Refused(why) => (How::Refused, None, Some(&**why)),
+        };
+        let runs = match launching {
+            Launching::Installed(found) => runs(&found.kind),
+            _ => None,
+        };
+        Some(Self {
+            how,
+            package,
+            runs,
+            why: why.map(str::to_owned),
+        })
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let package = self.package.as_deref().unwrap_or("installed packages");
+        let why = plain(self.why.as_deref().unwrap_or_default());
+        match self.how {
+            How::Locked => format!("launch: {package}, installed and locked"),
+            How::Installed => format!("launch: {package}, installed"),
+            How::AsWritten => format!("launch: own command line ({why})"),
+            How::Refused => format!("launch: refused ({why})"),
+        }
+    }
+}
+
+fn installed(found: &Resolved) -> Option<How> {
+    found.folder.as_ref()?;
+    Some(if found.locked {
+        How::Locked
+    } else {
+        How::Installed
+    })
+}
+
+fn runs(kind: &Kind) -> Option<String> {
+    match kind {
+        Kind::Python { target, .. } => Some(match target.as_ref()? {
+            Target::Function { module, function } => format!("python {module}:{function}"),
+            Target::Module(module) => format!("python -m {module}"),
+            Target::File(path) => format!("python {}", path.display()),
+        }),
+        Kind::Node => Some("node".to_owned()),
+        Kind::Other => None,
+    }
+}
+
+fn package(found: &Resolved) -> Option<String> {
+    let (name, version) = found.main.as_ref()?;
+    Some(format!("{name} {version}"))
+}
+
+// The report of `check`, for people and machines.
+
+/// As many tools as small models handle.
+const MANY_TOOLS: usize = 15;
+
+/// Bytes of English and JSON that make one token, by rule of thumb.
+const BYTES_PER_TOKEN: usize = 4;
+
+/// Everything.
+#[derive(Serialize)]
+pub struct Report {
+    /// No server failed.
+    pub ok: bool,
+    config_file: PathBuf,
+    /// Of the settings and the file.
+    warnings: Vec<String>,
+    servers: Vec<ServerReport>,
+}
+
+/// One server.
+#[derive(Serialize)]
+pub struct ServerReport {
+    name: String,
+    status: Status,
+    mode: Mode,
+    /// The error, with the server's last output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    found: Option<Found>,
+    start_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launch: Option<Launch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<Processes>,
+    warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Failed,
+    /// Not started, because of --no-start.
+    Skipped,
+}
+
+#[derive(Serialize)]
+struct Found {
+    title: String,
+    version: String,
+    tools_offered: usize,
+    tools_all: usize,
+    tokens_estimate: usize,
+    memory_bytes: u64,
+    /// In the server's order.
+    tools: Vec<ToolCost>,
+}
+
+/// One tool, and what it costs in every request of a model that may use it.
+#[derive(Serialize)]
+struct ToolCost {
+    name: String,
+    tokens_estimate: usize,
+}
+
+impl Report {
+    /// Summarizes the servers.
+    pub fn new(config_file: PathBuf, warnings: Vec<String>, servers: Vec<ServerReport>) -> Self {
+        Self {
+            ok: servers.iter().all(|server| server.status != Status::Failed),
+            config_file,
+            warnings,
+            servers,
+        }
+    }
+
+    /// For people, with the details where `verbose`.
+    pub fn text(&self, verbose: bool) -> String {
+        let mut text = String::new();
+        for warning in &self.warnings {
+            let _ = writeln!(text, "{ODD}warning:{ODD:#} {}", indented(warning, 2));
+        }
+        for server in &self.servers {
+            server.write(&mut text, verbose);
+        }
+        let path = self.config_file.display();
+        let servers = counted(self.servers.len(), "server");
+        let failed = self.servers.iter();
+        let failed = failed.filter(|server| server.status == Status::Failed);
+        let _ = match failed.count() {
+            0 if self.started() => {
+                let all = if self.servers.len() == 1 { "" } else { "all " };
+                writeln!(text, "{GOOD}{all}{servers} OK{GOOD:#} ({path})")
+            }
+            0 => writeln!(
+                text,
+                "{GOOD}configuration valid{GOOD:#}, {servers} not started ({path})"
+            ),
+            failed => writeln!(text, "{BAD}{failed} of {servers} failed{BAD:#} ({path})"),
+        };
+        text
+    }
+
+    fn started(&self) -> bool {
+        let mut servers = self.servers.iter();
+        servers.all(|server| server.status != Status::Skipped)
+    }
+}
+
+impl ServerReport {
+    /// A server that was not started.
+    pub fn skipped(spec: &ServerSpec) -> Self {
+        Self {
+            name: spec.name.to_string(),
+            status: Status::Skipped,
+            mode: spec.mode,
+            error: None,
+            found: None,
+            start_seconds: None,
+            launch: None,
+            processes: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// A server that was.
+    pub fn of(surveyed: &Surveyed) -> Self {
+        let base = Self {
+            start_seconds: Some((surveyed.took.as_secs_f64() * 1000.0).round() / 1000.0),
+            launch: Launch::of(&surveyed.launching),
+            processes: surveyed.forking.as_ref().and_then(Processes::of),
+            ..Self::skipped(&surveyed.spec)
+        };
+        match &surveyed.outcome {
+            Ok(offer) => Self {
+                status: Status::Ok,
+                found: Some(Found::of(offer)),
+                warnings: warnings(offer),
+                ..base
+            },
+            Err(error) => Self {
+                status: Status::Failed,
+                error: Some(error.clone()),
+                ..base
+            },
+        }
+    }
+
+    fn write(&self, text: &mut String, verbose: bool) {
+        let name = &self.name;
+        let _ = write!(text, "{BOLD}{name}{BOLD:#} {DIM}{}{DIM:#}: ", self.mode());
+        let _ = match (&self.found, &self.error) {
+            (Some(found), _) => write!(text, "{GOOD}ok{GOOD:#}, {}", found.text()),
+            (None, Some(error)) => write!(text, "{BAD}failed{BAD:#}: {}", indented(error, 2)),
+            (None, None) => write!(text, "not started"),
+        };
+        text.push('\n');
+        let found = self
+            .found
+            .as_ref()
+            .filter(|found| verbose && !found.tools.is_empty());
+        if let Some(found) = found {
+            let _ = writeln!(
+                text,
+                "  {DIM}estimated tokens per tool:{DIM:#} {}",
+                found.tools()
+            );
+        }
+        if let Some(launch) = &self.launch {
+            let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&launch.text(), 4));
+        }
+        if let Some(processes) = &self.processes {
+            let _ = writeln!(
+                text,
+                "  {DIM}{}{DIM:#}",
+                indented(&processes.text(verbose), 4)
+            );
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(text, "  {ODD}warning:{ODD:#} {}", indented(warning, 4));
+        }
+    }
+
+    fn mode(&self) -> &'static str {
+        match self.mode {
+            Mode::Stateful => "(stateful)",
+            Mode::Stateless => "(stateless)",
+            Mode::Shared => "(shared)",
+        }
+    }
+}
+
+impl Found {
+    fn of(offer: &Offer) -> Self {
+        let guide = offer.spec.usage_guide.as_deref();
+        Self {
+            title: offer.title().to_owned(),
+            version: offer.learnt.hello.server_info.version.clone(),
+            tools_offered: offer.tools().len(),
+            tools_all: offer.learnt.tools.len(),
+            tokens_estimate: tokens(offer.tools(), guide),
+            memory_bytes: offer.learnt.memory,
+            tools: offer
+                .tools()
+                .map(|tool| ToolCost::of(tool, guide))
+                .collect(),
+        }
+    }
+
+    /// The tools, each with its cost.
+    fn tools(&self) -> String {
+        let tools = self.tools.iter();
+        let each = tools.map(|tool| format!("{} {}", plain(&tool.name), tool.tokens_estimate));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "{} of {} offered, about {} tokens, {} memory ({} {})",
+            self.tools_offered,
+            counted(self.tools_all, "tool"),
+            self.tokens_estimate,
+            HumanBytes(self.memory_bytes),
+            plain(&self.title),
+            plain(&self.version),
+        )
+    }
+}
+
+impl ToolCost {
+    fn of(tool: &Tool, guide: Option<&str>) -> Self {
+        Self {
+            name: tool.name.to_string(),
+            tokens_estimate: tokens(std::iter::once(tool), guide),
+        }
+    }
+}
+
+/// What the tools cost in every request of a model that may use them.
+fn tokens<'a>(tools: impl Iterator<Item = &'a Tool>, guide: Option<&str>) -> usize {
+    let guide = guide.map_or(0, str::len);
+    let bytes = tools.map(|tool| {
+        let description = tool.description().map_or(0, str::len);
+        let schema = request_schema(tool).schema.to_string();
+        tool.name.len() + description + guide + schema.len()
+    });
+    bytes.sum::<usize>().div_ceil(BYTES_PER_TOKEN)
+}
+
+fn warnings(offer: &Offer) -> Vec<String> {
+    let subject = format!("server '{}': ", offer.spec.name);
+    let own = offer.warnings().into_iter();
+    // Each stands below its server's name.
+    let own = own.map(|warning| match warning.strip_prefix(&subject) {
+        Some(rest) => rest.to_owned(),
+        None => warning,
+    });
+    let mut warnings: Vec<String> = own.collect();
+    let offered = offer.tools().len();
+    if offered > MANY_TOOLS {
+        warnings.push(format!(
+            "{offered} tools are offered, but small models handle at most {MANY_TOOLS}; list the useful tools \
+             in enabledTools"
+        ));
+    }
+    if offered == 0 {
+        warnings.push("no tools are offered; check enabledTools and disabledTools".to_owned());
+    }
+    for tool in offer.tools() {
+        let name = &tool.name;
+        let schema = request_schema(tool).warnings.into_iter();
+        // Not by the offer's own rules, which would log what stands here.
+        let rules = ArgumentRules::compile(tool.input_schema());
+        let both = schema.chain(rules.warning().map(str::to_owned));
+        warnings.extend(both.map(|warning| format!("tool {name}: {warning}")));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod report_tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tokens_count_what_every_request_carries() {
+        let tool = |description: &str| {
+            let schema = json!({"type": "object", "properties": {}});
+            let tool = json!({"name": "abcd", "description": description, "inputSchema": schema});
+            Tool::read(tool).unwrap()
+        };
+        let plain = tokens([tool("")].iter(), None);
+        assert!(plain > 1);
+        assert_eq!(tokens([tool(&"x".repeat(400))].iter(), None), plain + 100);
+        let guided = tokens([tool(""), tool("")].iter(), Some(&"g".repeat(40)));
+        // Rounded up once instead of twice.
+        assert!(guided.abs_diff(2 * plain + 20) <= 1, "{guided}");
     }
 }

@@ -6,8 +6,8 @@ use bridge_model::Principal;
 use bridge_state::GcReport;
 use clap::Args;
 
-use super::{Failure, SettingsArgs, local::open_store, log, output::OutputArgs};
-use crate::cli::text::ODD;
+use super::output::ODD;
+use super::{Failure, SettingsArgs, local::open_store, output, output::OutputArgs};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -34,7 +34,7 @@ pub fn run(args: GcArgs, settings: &SettingsArgs) -> Result<(), Failure> {
         return Err(Failure::usage("--user: the user id is empty"));
     }
     let settings = settings.resolve()?;
-    let _log = log::start(&settings.log)?;
+    let _log = output::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let user = args.user.map(|id| Principal::User(id.into()));
     let report = if let Some(user) = &user {

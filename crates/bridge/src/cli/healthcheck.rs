@@ -2,19 +2,23 @@
 
 use std::{
     io,
+    io::{Read, Write},
     net::{IpAddr, TcpStream, ToSocketAddrs as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use clap::Args;
+use rustls::{
+    ClientConnection, StreamOwned,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
 use serde_json::Value;
 use url::Url;
 
 use super::{Failure, SettingsArgs, output::print};
-use crate::config::Listen;
-
-mod tls;
+use crate::{config::Listen, pinned::Pinned};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -153,8 +157,8 @@ impl Target {
         // Its own handle, because the deadline is the connection's and TLS hides it.
         let timer = connection.try_clone()?;
         timer.set_read_timeout(Some(left(until)?))?;
-        let mut stream: Box<dyn tls::Stream> = match &self.certificate {
-            Some(certificate) => tls::over(connection, certificate)?,
+        let mut stream: Box<dyn Stream> = match &self.certificate {
+            Some(certificate) => tls_over(connection, certificate)?,
             None => Box::new(connection),
         };
         let request = format!(
@@ -211,6 +215,26 @@ fn parse_answer(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
     words.next().filter(|word| word.starts_with("HTTP/1."))?;
     let status = words.next()?.parse().ok()?;
     Some((status, answer[end + 4..].to_vec()))
+}
+
+// HTTPS with one bridge: the one that has the configured certificate, whatever names stand in it.
+
+/// A connection of either kind.
+pub trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
+/// Speaks TLS over `stream` with a server that has the first certificate of this file. The names in it
+/// are not checked: they are those that browsers use.
+fn tls_over(stream: TcpStream, certificate: &Path) -> io::Result<Box<dyn Stream>> {
+    let known = CertificateDer::from_pem_file(certificate).map_err(io::Error::other)?;
+    let other =
+        "another program listens there: its certificate is not the one in MCPO_SSL_CERTFILE";
+    let pinned = Pinned::new(move |shown: &CertificateDer<'_>| *shown == known, other);
+    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+    let connection = ClientConnection::new(Arc::new(pinned.client()), name);
+    let connection = connection.map_err(io::Error::other)?;
+    Ok(Box::new(StreamOwned::new(connection, stream)))
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::{
 
 use clap::Args;
 
+use super::output::BOLD;
 use super::{Failure, SettingsArgs, output::print};
-use crate::cli::text::BOLD;
-use crate::config::start_config;
+use crate::config;
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -36,7 +36,7 @@ pub fn run(args: InitArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let path = path.map(PathBuf::from).or_else(|| settings.config_file());
     let path = path.unwrap_or_else(|| PathBuf::from("mcp-servers.json"));
     if path == Path::new("-") {
-        return print(start_config());
+        return print(config::start_config());
     }
     write(&path, args.force).map_err(|error| refused(&path, &error))?;
     let shown = path.display();
@@ -55,7 +55,7 @@ fn write(path: &Path, force: bool) -> io::Result<()> {
         .truncate(force)
         .create_new(!force)
         .open(path)?;
-    file.write_all(start_config().as_bytes())
+    file.write_all(config::start_config().as_bytes())
 }
 
 fn refused(path: &Path, error: &io::Error) -> Failure {

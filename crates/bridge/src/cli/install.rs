@@ -1,35 +1,34 @@
 //! `mcpo-bridge install`: installs the servers' packages in advance, and locks their versions.
 
-mod changes;
-mod report;
-mod upgrade;
-
 use std::{
+    fmt::Write as _,
     io::{IsTerminal as _, Write as _},
     sync::Arc,
 };
 
 use bridge_process::launch::Resolved;
+use bridge_protocol::Tool;
 use clap::Args;
 use futures_util::future::join_all;
 use indicatif::{MultiProgress, ProgressBar};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     Failure, Local, SettingsArgs,
-    local::{block_on, until_signal},
-    log,
-    output::OutputArgs,
-    survey::{Folder, line},
+    local::{Folder, LIST_TIME, block_on, line, until_signal},
+    output,
+    output::{BAD, BOLD, DIM, GOOD, ODD, OutputArgs, counted, indented, note, plain},
     tools::only,
 };
-use crate::cli::text::note;
 use crate::{
-    config::{self, Loaded, ServerSpec, Settings},
+    catalog::{Learnt, learn},
+    config,
+    config::{Loaded, ServerSpec, Settings},
     install::{Asked, LockFile, Pin, Step},
     launches::Launching,
 };
-
-use report::{Outcome, Report};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -81,7 +80,7 @@ struct Job {
 }
 
 /// What became of it.
-struct Installed {
+pub struct Installed {
     spec: Arc<ServerSpec>,
     asked: Option<Asked>,
     outcome: Outcome,
@@ -93,7 +92,7 @@ struct Installed {
 pub fn run(args: InstallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.resolve()?;
     let mut config = config::load(&settings.config_file, &settings)?;
-    let _log = log::start(&settings.log)?;
+    let _log = output::start(&settings.log)?;
     let lock = LockFile::read(&settings.lock_file).map_err(Failure::usage)?;
     if let Some(name) = &args.server {
         only(&mut config, name)?;
@@ -168,7 +167,7 @@ impl InstallArgs {
             });
         };
         let (outcome, pin) = if self.upgrade {
-            upgrade::one(local, &spec, asked, &job.bar, &shown).await
+            upgrade_one(local, &spec, asked, &job.bar, &shown).await
         } else {
             match local.app.installer.install(asked, false, &shown).await {
                 Ok((pin, resolved)) => (Outcome::installed(&resolved, &pin), Some(pin)),
@@ -259,4 +258,444 @@ fn confirmed() -> Result<bool, Failure> {
 fn start_from(local: &Local, spec: &ServerSpec, resolved: Resolved) {
     let launches = local.app.installer.launches();
     launches.set(spec, Launching::Installed(Arc::new(resolved)));
+}
+
+// What differs between two versions of a server: packages, and tools as models see them.
+
+/// Packages that are listed for people; `--json` has all.
+const SHOWN: usize = 12;
+
+/// Everything that differs.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+pub struct Changes {
+    packages: Vec<ChangedPackage>,
+    tools: Tools,
+    /// Why the old version's tools are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_failed: Option<String>,
+}
+
+#[derive(Debug, Serialize, PartialEq, Eq)]
+struct ChangedPackage {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, PartialEq, Eq)]
+struct Tools {
+    added: Vec<String>,
+    removed: Vec<String>,
+    changed: Vec<Changed>,
+}
+
+/// A tool that is still there.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+struct Changed {
+    name: String,
+    /// The members of its description that differ.
+    what: Vec<String>,
+}
+
+impl Changes {
+    /// Compares.
+    pub fn between(old: &Pin, new: &Pin, before: Result<&Learnt, &String>, after: &Learnt) -> Self {
+        Self {
+            packages: packages(&old.versions(), &new.versions()),
+            tools: before
+                .map(|before| tools(&before.tools, &after.tools))
+                .unwrap_or_default(),
+            old_failed: before.err().cloned(),
+        }
+    }
+
+    /// For people, in lines that stand below the server's name.
+    pub fn write(&self, text: &mut String) {
+        for package in self.packages.iter().take(SHOWN) {
+            let shown = |version: &Option<String>| version.clone().unwrap_or_else(|| "–".into());
+            let (before, after) = (shown(&package.before), shown(&package.after));
+            let _ = writeln!(text, "  {} {before} → {after}", package.name);
+        }
+        if let Some(more @ 1..) = self.packages.len().checked_sub(SHOWN) {
+            let _ = writeln!(text, "  and {more} more packages");
+        }
+        if let Some(why) = &self.old_failed {
+            let _ = writeln!(text, "  the old version fails to start: {}", plain(why));
+            return;
+        }
+        for name in &self.tools.added {
+            let _ = writeln!(text, "  {GOOD}+ {}{GOOD:#}", plain(name));
+        }
+        for name in &self.tools.removed {
+            let _ = writeln!(text, "  {BAD}- {}{BAD:#}", plain(name));
+        }
+        for tool in &self.tools.changed {
+            let (name, what) = (plain(&tool.name), tool.what.join(", "));
+            let _ = writeln!(text, "  {ODD}~ {name}{ODD:#}: {}", plain(&what));
+        }
+        if self.tools == Tools::default() {
+            let _ = writeln!(text, "  no changes to tools");
+        }
+    }
+}
+
+fn packages(old: &[(String, String)], new: &[(String, String)]) -> Vec<ChangedPackage> {
+    let find = |list: &[(String, String)], name: &str| {
+        let found = list.iter().find(|(known, _)| known == name);
+        found.map(|(_, version)| version.clone())
+    };
+    let mut names: Vec<&String> = old.iter().chain(new).map(|(name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    let both = names.into_iter().map(|name| ChangedPackage {
+        name: name.clone(),
+        before: find(old, name),
+        after: find(new, name),
+    });
+    both.filter(|package| package.before != package.after)
+        .collect()
+}
+
+fn tools(old: &[Tool], new: &[Tool]) -> Tools {
+    let find = |list: &[Tool], name: &str| list.iter().find(|tool| &*tool.name == name).cloned();
+    let only = |these: &[Tool], others: &[Tool]| -> Vec<String> {
+        let missing = these
+            .iter()
+            .filter(|tool| find(others, &tool.name).is_none());
+        missing.map(|tool| tool.name.to_string()).collect()
+    };
+    let changed = new.iter().filter_map(|after| {
+        let before = find(old, &after.name)?;
+        let what = differing(&before, after);
+        let name = after.name.to_string();
+        (!what.is_empty()).then_some(Changed { name, what })
+    });
+    Tools {
+        added: only(new, old),
+        removed: only(old, new),
+        changed: changed.collect(),
+    }
+}
+
+/// `description`, `inputSchema.properties.path`, `inputSchema.required`, …
+fn differing(before: &Tool, after: &Tool) -> Vec<String> {
+    let mut what = Vec::new();
+    for key in keys(&before.object, &after.object) {
+        let (old, new) = (before.object.get(key), after.object.get(key));
+        match (old, new) {
+            (Some(Value::Object(old)), Some(Value::Object(new))) if old != new => {
+                what.extend(within(key, old, new));
+            }
+            _ if old != new => what.push(key.clone()),
+            _ => {}
+        }
+    }
+    what
+}
+
+type Object = serde_json::Map<String, Value>;
+
+fn within(key: &str, old: &Object, new: &Object) -> Vec<String> {
+    let mut what = Vec::new();
+    for part in keys(old, new)
+        .into_iter()
+        .filter(|part| old.get(*part) != new.get(*part))
+    {
+        match (part.as_str(), old.get(part), new.get(part)) {
+            ("properties", Some(Value::Object(old)), Some(Value::Object(new))) => {
+                let names = keys(old, new).into_iter();
+                let names = names.filter(|name| old.get(*name) != new.get(*name));
+                what.extend(names.map(|name| format!("{key}.properties.{name}")));
+            }
+            _ => what.push(format!("{key}.{part}")),
+        }
+    }
+    what
+}
+
+fn keys<'a>(old: &'a Object, new: &'a Object) -> Vec<&'a String> {
+    let more = new.keys().filter(|key| !old.contains_key(*key));
+    old.keys().chain(more).collect()
+}
+
+// What `install` did, for people and machines.
+
+/// A package that is installed.
+#[derive(Debug, Serialize)]
+pub struct InstalledPackage {
+    name: String,
+    version: String,
+}
+
+impl From<(String, String)> for InstalledPackage {
+    fn from((name, version): (String, String)) -> Self {
+        Self { name, version }
+    }
+}
+
+/// What became of one server.
+#[derive(Debug, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its environment exists.
+    Installed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        package: Option<InstalledPackage>,
+        packages: Vec<InstalledPackage>,
+    },
+    /// Other versions will be used.
+    Upgrade {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        package: Option<InstalledPackage>,
+        changes: Changes,
+    },
+    /// There is nothing to install: an interpreter, a program, a remote server.
+    Nothing,
+    /// Its launcher starts it.
+    AsWritten { why: String },
+    /// It could not be installed.
+    Failed { why: String },
+}
+
+impl Outcome {
+    /// Its environment is there.
+    pub fn installed(resolved: &Resolved, pin: &Pin) -> Self {
+        Self::Installed {
+            package: resolved.main.clone().map(InstalledPackage::from),
+            packages: pin
+                .versions()
+                .into_iter()
+                .map(InstalledPackage::from)
+                .collect(),
+        }
+    }
+
+    /// Other versions are to be used.
+    pub fn upgrade(main: Option<(String, String)>, changes: Changes) -> Self {
+        Self::Upgrade {
+            package: main.map(InstalledPackage::from),
+            changes,
+        }
+    }
+
+    /// For the display.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Installed { .. } => "installed",
+            Self::Upgrade { .. } => "compared",
+            Self::Nothing | Self::AsWritten { .. } => "not installed",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// It could not be installed.
+    pub fn failed(why: String) -> Self {
+        Self::Failed { why }
+    }
+
+    /// Whether it needs confirmation.
+    pub fn is_upgrade(&self) -> bool {
+        matches!(self, Self::Upgrade { .. })
+    }
+}
+
+/// Everything.
+#[derive(Serialize)]
+pub struct Report<'a> {
+    /// Nothing failed.
+    pub ok: bool,
+    servers: Vec<Line<'a>>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    server: &'a str,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+    /// Why it is not in the lock file although it is installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unlocked: Option<&'static str>,
+}
+
+const FOLDER: &str = "not locked: one of its packages is a directory, which has no version";
+
+impl<'a> Report<'a> {
+    /// Sums up.
+    pub fn new(installed: &'a [Installed]) -> Self {
+        let lines = installed.iter().map(|one| Line {
+            server: one.spec.name.as_str(),
+            outcome: &one.outcome,
+            unlocked: one.asked.as_ref().and_then(|asked| {
+                let open = one.pin.is_some() && !asked.lockable;
+                open.then_some(FOLDER)
+            }),
+        });
+        let failed = |one: &Installed| matches!(one.outcome, Outcome::Failed { .. });
+        Self {
+            ok: !installed.iter().any(failed),
+            servers: lines.collect(),
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for line in &self.servers {
+            line.write(&mut text);
+        }
+        text
+    }
+}
+
+impl Line<'_> {
+    fn write(&self, text: &mut String) {
+        let _ = write!(text, "{BOLD}{}{BOLD:#}: ", self.server);
+        let version = |package: &Option<InstalledPackage>| match package {
+            Some(InstalledPackage { name, version }) => format!("{name} {version}"),
+            None => "packages".to_owned(),
+        };
+        let _ = match self.outcome {
+            Outcome::Installed { package, packages } => writeln!(
+                text,
+                "{GOOD}installed{GOOD:#}, {} {DIM}({}){DIM:#}",
+                version(package),
+                counted(packages.len(), "package"),
+            ),
+            Outcome::Upgrade { package, changes } => {
+                let _ = writeln!(text, "upgrade to {}", version(package));
+                changes.write(text);
+                Ok(())
+            }
+            Outcome::Nothing => writeln!(text, "nothing to install"),
+            Outcome::AsWritten { why } => writeln!(
+                text,
+                "not installed, starts with its own command line: {}",
+                indented(why, 2)
+            ),
+            Outcome::Failed { why } => writeln!(text, "{BAD}failed{BAD:#}: {}", indented(why, 2)),
+        };
+        if let Some(why) = self.unlocked {
+            let _ = writeln!(text, "  {DIM}{why}{DIM:#}");
+        }
+    }
+}
+
+// Newer versions, and what they would change.
+
+/// Installs the newest versions in addition to those in use, starts both, and compares.
+async fn upgrade_one(
+    local: &Local,
+    spec: &Arc<ServerSpec>,
+    asked: &Asked,
+    bar: &ProgressBar,
+    step: &(dyn Fn(Step) + Sync),
+) -> (Outcome, Option<Pin>) {
+    let installer = &local.app.installer;
+    // What is locked is no reason to choose the same again.
+    let (pin, new) = match installer.install(&asked.unlocked(), true, step).await {
+        Ok(found) => found,
+        Err(why) => return (Outcome::failed(why), None),
+    };
+    let old = match &asked.pin {
+        Some(old) if old.digest() == pin.digest() => {
+            return (Outcome::installed(&new, &pin), Some(pin));
+        }
+        Some(_) => installer.install(asked, false, step).await,
+        None => return (Outcome::installed(&new, &pin), Some(pin)),
+    };
+    let main = new.main.clone();
+    bar.set_message("starting the old version");
+    let old_pin = asked.pin.clone().unwrap_or_else(|| pin.clone());
+    let before = match old {
+        Ok((_, old)) => offered(local, spec, old).await,
+        Err(why) => Err(why),
+    };
+    bar.set_message("starting the new version");
+    match offered(local, spec, new).await {
+        Ok(after) => {
+            let changes = Changes::between(&old_pin, &pin, before.as_ref(), &after);
+            (Outcome::upgrade(main, changes), Some(pin))
+        }
+        Err(why) => {
+            let why = format!("the new version fails to start, so the old one is kept: {why}");
+            (Outcome::failed(why), None)
+        }
+    }
+}
+
+async fn offered(
+    local: &Local,
+    spec: &Arc<ServerSpec>,
+    resolved: Resolved,
+) -> Result<Learnt, String> {
+    start_from(local, spec, resolved);
+    let app = &local.app;
+    let deadline = Instant::now() + app.settings.limits.start_timeout + LIST_TIME;
+    let learnt = learn(spec, &app.engine.children, &app.store, deadline).await;
+    learnt.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod changes_tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tool(value: Value) -> Tool {
+        Tool::read(value).unwrap()
+    }
+
+    #[test]
+    fn tools_that_come_go_and_change_are_told() {
+        let schema = |path: Value| json!({"type": "object", "properties": {"path": path, "n": {}}});
+        let old = [
+            tool(json!({"name": "same", "description": "d"})),
+            tool(json!({"name": "gone"})),
+            tool(json!({"name": "other", "description": "d", "inputSchema": schema(json!({}))})),
+        ];
+        let new = [
+            tool(json!({"description": "d", "name": "same"})),
+            tool(json!({"name": "new"})),
+            tool(json!({"name": "other", "description": "D", "title": "t",
+                "inputSchema": schema(json!({"type": "string"}))})),
+        ];
+        let found = tools(&old, &new);
+        assert_eq!(
+            (found.added, found.removed),
+            (vec!["new".into()], vec!["gone".into()])
+        );
+        let [changed] = &found.changed[..] else {
+            panic!("{:?}", found.changed)
+        };
+        assert_eq!(changed.name, "other");
+        assert_eq!(
+            changed.what,
+            ["description", "inputSchema.properties.path", "title"]
+        );
+    }
+
+    #[test]
+    fn packages_are_told_with_both_versions() {
+        let list = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            list.iter()
+                .map(|(a, b)| ((*a).into(), (*b).into()))
+                .collect()
+        };
+        let found = packages(
+            &list(&[("a", "1"), ("b", "1"), ("c", "1")]),
+            &list(&[("a", "1"), ("b", "2"), ("d", "1")]),
+        );
+        let told: Vec<_> = found
+            .iter()
+            .map(|p| (p.name.as_str(), p.before.as_deref(), p.after.as_deref()))
+            .collect();
+        let expected = [
+            ("b", Some("1"), Some("2")),
+            ("c", Some("1"), None),
+            ("d", None, Some("1")),
+        ];
+        assert_eq!(told, expected);
+    }
 }

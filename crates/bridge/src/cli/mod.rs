@@ -7,36 +7,30 @@
 
 mod call;
 mod check;
-mod config_schema;
-mod failure;
 mod gc;
 mod healthcheck;
 mod init;
 mod install;
 mod jobs;
 mod local;
-mod log;
 mod openwebui;
 mod output;
 mod serve;
 mod sessions;
-mod survey;
-mod text;
 mod tools;
 
-use std::process::ExitCode;
+use std::{fmt, process::ExitCode};
 
 use clap::{
     ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
-
-use crate::config::SettingsArgs;
-
-use failure::Failure;
 use local::Local;
+use output::{BAD, indented, note, plain, print_json};
 use serve::ServeArgs;
+
+use crate::config::{ConfigError, Faults, SettingsArgs, json_schema};
 
 /// Runs MCP servers for many users: one process and folder per chat, generated files as expiring download
 /// links
@@ -103,7 +97,7 @@ enum Command {
     #[command(subcommand)]
     Openwebui(openwebui::OpenWebUiCommand),
     /// Print the JSON Schema of the server file
-    #[command(after_help = config_schema::HELP)]
+    #[command(after_help = CONFIG_SCHEMA_HELP)]
     ConfigSchema,
 }
 
@@ -128,7 +122,7 @@ pub fn main() -> ExitCode {
         Some(Command::Gc(args)) => gc::run(args, &settings),
         Some(Command::Healthcheck(args)) => healthcheck::run(&args, &settings),
         Some(Command::Openwebui(command)) => openwebui::run(command, &settings),
-        Some(Command::ConfigSchema) => config_schema::run(),
+        Some(Command::ConfigSchema) => print_config_schema(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -262,6 +256,100 @@ fn with_guess(error: clap::Error) -> clap::Error {
         guess.insert(ContextKind::SuggestedSubcommand, names);
     }
     guess
+}
+
+// Why a command failed: a message for people and an exit code.
+
+/// A command that failed.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    /// Empty if the output says it all.
+    message: String,
+    /// The message needs no word in front of it.
+    names_itself: bool,
+}
+
+/// SIGINT's number beyond 128, as shells do it.
+const INTERRUPTED: u8 = 130;
+
+impl Failure {
+    fn new(code: u8, message: String) -> Self {
+        Self {
+            code,
+            message,
+            names_itself: false,
+        }
+    }
+
+    /// Exit code 1: the command failed.
+    pub fn failed(message: impl fmt::Display) -> Self {
+        let message = message.to_string();
+        Self::new(1, message)
+    }
+
+    /// Exit code 2: the command line, the settings or the server file are invalid.
+    pub fn usage(message: impl fmt::Display) -> Self {
+        let message = message.to_string();
+        Self::new(2, message)
+    }
+
+    /// A signal ended it.
+    pub fn interrupted() -> Self {
+        Self::new(INTERRUPTED, "interrupted".to_owned())
+    }
+
+    /// Without a message, because the output has it.
+    pub fn silent(code: u8) -> Self {
+        Self::new(code, String::new())
+    }
+
+    /// Exit code 2 and all errors; each source is named at the start of its line.
+    pub fn faulty(sources: &[ConfigError]) -> Self {
+        let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        Self {
+            names_itself: true,
+            ..Self::usage(sources.join("\n"))
+        }
+    }
+
+    /// Prints the message and gives the exit code.
+    pub fn report(self) -> ExitCode {
+        if self.names_itself {
+            note(plain(&self.message));
+        } else if !self.message.is_empty() {
+            let message = indented(&self.message, 2);
+            note(format_args!("{BAD}error:{BAD:#} {message}"));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Faults> for Failure {
+    fn from(faults: Faults) -> Self {
+        Self::faulty(&[ConfigError::Faulty(faults)])
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::faulty(&[error])
+    }
+}
+
+// `mcpo-bridge config-schema`
+
+/// What `--help` adds.
+const CONFIG_SCHEMA_HELP: &str = "\
+Editors use the schema to complete and validate the server file: save it next to the file, and name it there \
+in \"$schema\".
+
+Example:
+  mcpo-bridge config-schema > mcp-servers.schema.json";
+
+/// Prints it.
+fn print_config_schema() -> Result<(), Failure> {
+    print_json(&json_schema())
 }
 
 #[cfg(test)]

@@ -1,26 +1,31 @@
 //! `mcpo-bridge openwebui`: the connections that Open WebUI has to the bridge.
 
-mod admin;
 mod connection;
-mod connections;
-mod grants;
-mod marker;
-mod plan;
-mod sync;
 
-use clap::Subcommand;
+use std::fmt;
 
-use super::{Failure, SettingsArgs, output::print};
+use clap::{Args, Subcommand, ValueEnum};
+use connection::{Admin, MakeArgs, Maker, same_origin};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Failure, SettingsArgs,
+    local::{block_on, until_signal},
+    output::{BOLD, plain, print, print_json, warn},
+};
+use crate::config::{Allow, Secret, ServerSpec};
 
 /// The commands.
 #[derive(Subcommand)]
 pub enum OpenWebUiCommand {
     /// Print the connections for a new Open WebUI (`TOOL_SERVER_CONNECTIONS`)
-    #[command(after_help = connections::HELP)]
-    Connections(connections::ConnectionsArgs),
+    #[command(after_help = CONNECTIONS_HELP)]
+    Connections(ConnectionsArgs),
     /// Update the connections of a running Open WebUI to match this configuration
-    #[command(after_help = sync::HELP)]
-    Sync(sync::SyncArgs),
+    #[command(after_help = SYNC_HELP)]
+    Sync(SyncArgs),
     /// Print the path of openapi.json for connections that cannot send a key when fetching the document
     #[command(after_help = SPEC_PATH)]
     SpecPath,
@@ -37,8 +42,8 @@ Examples:
 /// Runs the command.
 pub fn run(command: OpenWebUiCommand, settings: &SettingsArgs) -> Result<(), Failure> {
     match command {
-        OpenWebUiCommand::Connections(args) => connections::run(args, settings),
-        OpenWebUiCommand::Sync(args) => sync::run(args, settings),
+        OpenWebUiCommand::Connections(args) => print_connections(args, settings),
+        OpenWebUiCommand::Sync(args) => sync(args, settings),
         OpenWebUiCommand::SpecPath => spec_path(settings),
     }
 }
@@ -58,4 +63,723 @@ fn spec_path(settings: &SettingsArgs) -> Result<(), Failure> {
         print(&format!("{line}\n"))?;
     }
     Ok(())
+}
+
+// `mcpo-bridge openwebui sync`: for an Open WebUI that runs.
+
+/// What `--help` adds.
+const SYNC_HELP: &str = "\
+Adds a connection for each server, updates the connections that it created (URL, type, key, headers) and \
+removes those whose servers no longer exist. All other connections stay unchanged. In its own connections it \
+keeps the on/off switch, the function filter, added headers, and names and access grants that an administrator \
+changed. Run it after adding a server or rotating the API key. Keys are never printed.
+
+Examples:
+  mcpo-bridge openwebui sync --url http://open-webui:8080 --bridge-url http://mcpo-bridge:8080 \\
+      --admin-key-file admin.key --dry-run";
+
+/// How often to retry when the connections change between reading and writing.
+const ATTEMPTS: usize = 3;
+
+/// The arguments of `sync`.
+#[derive(Args)]
+pub struct SyncArgs {
+    /// URL of Open WebUI
+    #[arg(long, value_name = "URL", env = "MCPO_OPENWEBUI_URL")]
+    url: String,
+    /// API key or token of an administrator. Prefer the variable or the file: other users of the machine
+    /// can read a command line
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "MCPO_OPENWEBUI_ADMIN_KEY",
+        hide_env_values = true
+    )]
+    admin_key: Option<String>,
+    /// File that contains the value of --admin-key
+    #[arg(long, value_name = "FILE", env = "MCPO_OPENWEBUI_ADMIN_KEY_FILE")]
+    admin_key_file: Option<String>,
+    /// URL where Open WebUI reaches the bridge [default: the base URL]
+    #[arg(long, value_name = "URL")]
+    bridge_url: Option<String>,
+    /// Show the changes without applying them
+    #[arg(long)]
+    dry_run: bool,
+    /// Take over manually created connections that have the id of one of this configuration's servers
+    #[arg(long)]
+    adopt: bool,
+    #[command(flatten)]
+    make: MakeArgs,
+}
+
+/// Compares and changes.
+pub fn sync(args: SyncArgs, settings: &SettingsArgs) -> Result<(), Failure> {
+    let key = admin_key(args.admin_key, args.admin_key_file)?;
+    let maker = Maker::new(args.make, args.bridge_url.as_deref(), settings)?;
+    let admin = Admin::new(&args.url, &key)?;
+    let work = async {
+        let done = synchronize(&admin, &maker, args.adopt, args.dry_run);
+        until_signal(done).await?
+    };
+    let plan = block_on(work)?;
+    for text in &plan.notes {
+        warn(plain(text));
+    }
+    print(&report(&plan, args.dry_run))
+}
+
+async fn synchronize(
+    admin: &Admin,
+    maker: &Maker,
+    adopt: bool,
+    dry: bool,
+) -> Result<Plan, Failure> {
+    let known = if maker.needs_directory() {
+        admin.directory().await?
+    } else {
+        Directory::default()
+    };
+    let wanted = maker.connections(&known);
+    let headers = maker.header_names();
+    let rules = Rules {
+        owner: maker.owner(),
+        bridge: maker.bridge(),
+        headers: &headers,
+        adopt,
+    };
+    for _ in 0..ATTEMPTS {
+        let current = admin.connections().await?;
+        let plan = plan(&current, &wanted, &rules).map_err(Failure::failed)?;
+        if dry || plan.changes.is_empty() {
+            return Ok(plan);
+        }
+        // Planned again, if an administrator was faster.
+        if admin.connections().await? == current {
+            admin.set_connections(&plan.connections).await?;
+            return Ok(plan);
+        }
+    }
+    Err(Failure::failed(
+        "the connections were changed at the same time by someone else; try again",
+    ))
+}
+
+fn report(plan: &Plan, dry: bool) -> String {
+    let mut lines = Vec::new();
+    for change in &plan.changes {
+        let (sign, name, differences) = match change {
+            Change::Added(name) => ('+', name, &[][..]),
+            Change::Removed(name) => ('-', name, &[][..]),
+            Change::Updated(name, differences) => ('~', name, &differences[..]),
+        };
+        lines.push(format!("{BOLD}{sign} {}{BOLD:#}", plain(name)));
+        lines.extend(
+            differences
+                .iter()
+                .map(|line| format!("    {}", plain(line))),
+        );
+    }
+    let end = match (plan.changes.is_empty(), dry) {
+        (true, _) => "Open WebUI is up to date.",
+        (false, true) => "Nothing was changed (--dry-run).",
+        (false, false) => "Connections updated.",
+    };
+    lines.push(format!("{end}\n"));
+    lines.join("\n")
+}
+
+fn admin_key(key: Option<String>, file: Option<String>) -> Result<Secret, Failure> {
+    let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+    let key = match (given(key), given(file)) {
+        (Some(key), None) => key,
+        (None, Some(file)) => std::fs::read_to_string(&file).map_err(|error| {
+            Failure::usage(format!("--admin-key-file: cannot read {file}: {error}"))
+        })?,
+        (Some(_), Some(_)) => {
+            let why = "--admin-key and --admin-key-file are both set; set only one of the two";
+            return Err(Failure::usage(why));
+        }
+        (None, None) => {
+            let why = "an administrator's API key or token is required; set --admin-key-file or \
+                       MCPO_OPENWEBUI_ADMIN_KEY";
+            return Err(Failure::usage(why));
+        }
+    };
+    Ok(Secret::new(key.trim()))
+}
+
+// What has to change in an Open WebUI's connections. Connections that we did not create stay as they are,
+// byte for byte. In ours, what an administrator decides stays: whether it is switched on, which functions it
+// has, added headers, and changed names and access grants.
+
+/// What we say of a connection; everything else of it is the administrator's.
+const OURS: [&str; 7] = [
+    "type",
+    "url",
+    "path",
+    "spec_type",
+    "spec",
+    "auth_type",
+    "key",
+];
+
+/// What is never shown: it is a secret, or may hold one.
+const SECRET: [&str; 3] = ["key", "path", "headers"];
+
+/// The connections as they should be, and what that changes.
+pub struct Plan {
+    /// All of them, in their order; new ones come last.
+    pub connections: Vec<Value>,
+    /// What differs.
+    pub changes: Vec<Change>,
+    /// What was left alone and deserves a look.
+    pub notes: Vec<String>,
+}
+
+/// One difference.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change {
+    /// There was none for this server.
+    Added(String),
+    /// What differs in it, a line each.
+    Updated(String, Vec<String>),
+    /// Its server is gone.
+    Removed(String),
+}
+
+/// How to plan.
+pub struct Rules<'a> {
+    /// Whose connections are ours.
+    pub owner: &'a str,
+    /// Where ours lead to.
+    pub bridge: &'a str,
+    /// The names, in lower case, of headers that we set.
+    pub headers: &'a [String],
+    /// A connection of the same id and type that is not ours becomes ours.
+    pub adopt: bool,
+}
+
+/// Compares. An error names the connection that stands in the way.
+pub fn plan(current: &[Value], wanted: &[Value], rules: &Rules<'_>) -> Result<Plan, String> {
+    let mut plan = Plan {
+        connections: Vec::new(),
+        changes: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut open: Vec<Option<&Value>> = wanted.iter().map(Some).collect();
+    for connection in current {
+        let own = Marker::of(connection).filter(|marker| marker.owner == rules.owner);
+        let place = match &own {
+            Some(marker) => open
+                .iter()
+                .position(|wanted| is_of(*wanted, &marker.server)),
+            None => open.iter().position(|wanted| collides(connection, *wanted)),
+        };
+        match (place.and_then(|place| open[place].take()), own) {
+            (Some(wanted), None) if !rules.adopt => return Err(in_the_way(wanted, connection)),
+            (Some(wanted), own) => {
+                let now = updated(connection, wanted, own.as_ref(), rules);
+                let lines = differences(connection, &now);
+                if !lines.is_empty() {
+                    plan.changes.push(Change::Updated(name(connection), lines));
+                }
+                plan.connections.push(now);
+            }
+            (None, Some(marker)) if same_origin(url(connection), rules.bridge) => {
+                plan.changes.push(Change::Removed(marker.server));
+            }
+            (None, Some(_)) => {
+                plan.notes.push(format!(
+                    "{} points to {}, not to this bridge, and is left unchanged; give each bridge a \
+                     different --owner, or remove the connection in Open WebUI",
+                    name(connection),
+                    url(connection)
+                ));
+                plan.connections.push(connection.clone());
+            }
+            (None, None) => plan.connections.push(connection.clone()),
+        }
+    }
+    for wanted in open.into_iter().flatten() {
+        plan.changes.push(Change::Added(name(wanted)));
+        plan.connections.push(wanted.clone());
+    }
+    Ok(plan)
+}
+
+fn is_of(wanted: Option<&Value>, server: &str) -> bool {
+    let marker = wanted.and_then(Marker::of);
+    marker.is_some_and(|marker| marker.server == server)
+}
+
+/// Open WebUI tells connections apart by their ids, for each type.
+fn collides(connection: &Value, wanted: Option<&Value>) -> bool {
+    let id = &connection["info"]["id"];
+    wanted.is_some_and(|wanted| {
+        id.is_string() && wanted["info"]["id"] == *id && kind(wanted) == kind(connection)
+    })
+}
+
+fn kind(connection: &Value) -> &str {
+    connection["type"].as_str().unwrap_or("openapi")
+}
+
+fn in_the_way(wanted: &Value, connection: &Value) -> String {
+    format!(
+        "a connection with the id {} to {} already exists and was not created by mcpo-bridge; remove it \
+         in Open WebUI, or take it over with --adopt",
+        wanted["info"]["id"],
+        url(connection)
+    )
+}
+
+fn updated(current: &Value, wanted: &Value, own: Option<&Marker>, rules: &Rules<'_>) -> Value {
+    let mut now = current.clone();
+    for key in OURS {
+        // An empty value need not replace an absent one.
+        if !current[key].is_null() || wanted[key] != "" {
+            now[key] = wanted[key].clone();
+        }
+    }
+    now["info"]["id"] = wanted["info"]["id"].clone();
+    let Some(mut marker) = Marker::of(wanted) else {
+        return now;
+    };
+    // An adopted one keeps the grants and the name that it has.
+    let unchanged = |ours: Option<&String>, there: String| ours.is_some_and(|ours| *ours == there);
+    if unchanged(own.map(|own| &own.info), info_digest(current)) {
+        for key in ["name", "description"] {
+            now["info"][key] = wanted["info"][key].clone();
+        }
+    } else {
+        marker.info = own.map(|own| own.info.clone()).unwrap_or_default();
+    }
+    if unchanged(own.map(|own| &own.grants), grants_digest(current)) {
+        if marker.grants != grants_digest(current) {
+            now["config"]["access_grants"] = wanted["config"]["access_grants"].clone();
+        }
+    } else {
+        marker.grants = own.map(|own| own.grants.clone()).unwrap_or_default();
+    }
+    now["headers"] = Value::Object(headers(current, wanted, &marker, rules));
+    now
+}
+
+/// The administrator's headers as they are, and ours as they should be.
+fn headers(
+    current: &Value,
+    wanted: &Value,
+    marker: &Marker,
+    rules: &Rules<'_>,
+) -> Map<String, Value> {
+    let members = |of: &Value| of["headers"].as_object().cloned().unwrap_or_default();
+    let theirs = |name: &String| !rules.headers.contains(&name.to_ascii_lowercase());
+    let mut headers = members(current);
+    headers.retain(|name, _| theirs(name));
+    headers.extend(members(wanted));
+    headers.insert(HEADER.to_owned(), marker.to_string().into());
+    headers
+}
+
+/// One line for each difference, without secrets.
+fn differences(before: &Value, now: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    let keys = OURS.iter().copied().chain(["headers"]);
+    for key in keys.filter(|key| before[key] != now[key]) {
+        lines.push(if SECRET.contains(&key) {
+            format!("{key}: changed")
+        } else {
+            format!("{key}: {} → {}", before[key], now[key])
+        });
+    }
+    for key in ["id", "name", "description"] {
+        let (old, new) = (&before["info"][key], &now["info"][key]);
+        if old != new {
+            lines.push(format!("{key}: {old} → {new}"));
+        }
+    }
+    let grants = |of: &Value| of["config"]["access_grants"].clone();
+    if grants(before) != grants(now) {
+        lines.push(format!("access grants: {} → {}", who(before), who(now)));
+    }
+    lines
+}
+
+fn who(connection: &Value) -> String {
+    let grants = connection["config"]["access_grants"].as_array();
+    let names = grants.into_iter().flatten().map(|grant| {
+        let text = |key: &str| grant[key].as_str().unwrap_or("?");
+        match text("principal_id") {
+            "*" => "everyone".to_owned(),
+            id => format!("{} {id}", text("principal_type")),
+        }
+    });
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        "administrators".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn name(connection: &Value) -> String {
+    let id = connection["info"]["id"].as_str();
+    id.unwrap_or("(no id)").to_owned()
+}
+
+fn url(connection: &Value) -> &str {
+    connection["url"].as_str().unwrap_or_default()
+}
+
+// `mcpo-bridge openwebui connections`: for a new Open WebUI.
+
+/// What `--help` adds.
+const CONNECTIONS_HELP: &str = "\
+Prints the value of TOOL_SERVER_CONNECTIONS, which Open WebUI reads only while its database is new. For a \
+running Open WebUI use `mcpo-bridge openwebui sync`.
+
+Without --show-key the output contains ${MCPO_API_KEY} instead of the key, and with --session \
+${MCPO_SPEC_PATH} instead of the path that `mcpo-bridge openwebui spec-path` prints. Ids of users and groups \
+in `allow` become access grants; email addresses and group names need a running Open WebUI.
+
+Examples:
+  mcpo-bridge openwebui connections --bridge-url http://mcpo-bridge:8080
+  TOOL_SERVER_CONNECTIONS=$(mcpo-bridge openwebui connections --show-key --compact)";
+
+/// Printed instead of a key.
+const PLACEHOLDER: &str = "${MCPO_API_KEY}";
+
+/// Printed instead of the path that `spec-path` prints.
+const PATH_PLACEHOLDER: &str = "${MCPO_SPEC_PATH}";
+
+/// The arguments of `connections`.
+#[derive(Args)]
+pub struct ConnectionsArgs {
+    /// URL where Open WebUI reaches the bridge [default: the base URL]
+    #[arg(long, alias = "url", value_name = "URL")]
+    bridge_url: Option<String>,
+    /// Print the API key itself
+    #[arg(long)]
+    show_key: bool,
+    /// Print the JSON on one line
+    #[arg(long)]
+    compact: bool,
+    #[command(flatten)]
+    make: MakeArgs,
+}
+
+/// Prints them.
+fn print_connections(args: ConnectionsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
+    let mut maker = Maker::new(args.make, args.bridge_url.as_deref(), settings)?;
+    if !args.show_key {
+        maker.hide_key(PLACEHOLDER, PATH_PLACEHOLDER);
+    }
+    let connections = maker.connections(&Directory::default());
+    if args.compact {
+        print(&format!("{}\n", serde_json::Value::from(connections)))
+    } else {
+        print_json(&connections)
+    }
+}
+
+// Who sees a connection in Open WebUI, derived from `allow`: users should not be offered a server that
+// refuses them.
+
+/// Who sees servers without `allow`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Grant {
+    /// All users
+    #[default]
+    Everyone,
+    /// Administrators only
+    Admins,
+}
+
+/// Users and groups of an Open WebUI, as far as they are known.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// Id and mail address.
+    pub users: Vec<(String, String)>,
+    /// Id and name.
+    pub groups: Vec<(String, String)>,
+}
+
+/// The grants of a connection, and the names of `allow` for which there is none.
+pub fn grants(spec: &ServerSpec, otherwise: Grant, known: &Directory) -> (Vec<Value>, Vec<String>) {
+    match (&spec.allow, otherwise) {
+        (Some(allow), _) => of(allow, known),
+        (None, Grant::Everyone) => (vec![grant("user", "*")], Vec::new()),
+        (None, Grant::Admins) => (Vec::new(), Vec::new()),
+    }
+}
+
+fn of(allow: &Allow, known: &Directory) -> (Vec<Value>, Vec<String>) {
+    // Administrators see every connection, and who has no other role may not sign in.
+    if allow.roles().any(|role| role == "user") {
+        return (vec![grant("user", "*")], Vec::new());
+    }
+    let (mut grants, mut unknown) = (Vec::new(), Vec::new());
+    let mut add = |kind: &str, name: &str, id: Option<&str>| match id {
+        Some(id) => grants.push(grant(kind, id)),
+        None => unknown.push(name.to_owned()),
+    };
+    for name in allow.users() {
+        let same = |email: &str| email.to_lowercase() == name.to_lowercase();
+        let found = known
+            .users
+            .iter()
+            .find(|(id, email)| id == name || same(email));
+        add("user", name, found.map(|(id, _)| &**id).or(as_id(name)));
+    }
+    for name in allow.groups() {
+        let found = known
+            .groups
+            .iter()
+            .find(|(id, called)| id == name || called == name);
+        add("group", name, found.map(|(id, _)| &**id).or(as_id(name)));
+    }
+    for role in allow.roles().filter(|role| *role != "admin") {
+        add("role", role, None);
+    }
+    (grants, unknown)
+}
+
+/// Open WebUI's ids are UUIDs: such a name needs no directory.
+fn as_id(name: &str) -> Option<&str> {
+    uuid::Uuid::parse_str(name).is_ok().then_some(name)
+}
+
+fn grant(kind: &str, id: &str) -> Value {
+    json!({"principal_type": kind, "principal_id": id, "permission": "read"})
+}
+
+// How a connection of ours is known again: by a header of its own. Open WebUI's page for editing
+// connections keeps headers, and drops members that it does not know.
+
+/// Its name.
+pub const HEADER: &str = "X-MCPO-Connection";
+
+/// `owner/server; grants=…; info=…`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marker {
+    /// Which bridge's, where several keep connections in one Open WebUI.
+    pub owner: String,
+    /// The server in the config.
+    pub server: String,
+    /// Of the access grants that we set; if they have another one now, an administrator changed them.
+    pub grants: String,
+    /// The same of name and description.
+    pub info: String,
+}
+
+impl Marker {
+    /// The marker of a connection; `None` if we did not create it.
+    pub fn of(connection: &Value) -> Option<Self> {
+        let headers = connection["headers"].as_object()?;
+        let ours = headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(HEADER));
+        let mut parts = ours?.1.as_str()?.split(';').map(str::trim);
+        let (owner, server) = parts.next()?.split_once('/')?;
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let mut rest = parts.filter_map(|part| part.split_once('='));
+        let mut digest = |wanted: &str| {
+            let found = rest.find(|(name, _)| *name == wanted);
+            found.map_or_else(String::new, |(_, digest)| digest.to_owned())
+        };
+        Some(Self {
+            owner: decoded(owner),
+            server: decoded(server),
+            grants: digest("grants"),
+            info: digest("info"),
+        })
+    }
+}
+
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+        let (owner, server) = (encoded(&self.owner), encoded(&self.server));
+        let (grants, info) = (&self.grants, &self.info);
+        write!(f, "{owner}/{server}; grants={grants}; info={info}")
+    }
+}
+
+/// A short digest of the grants in a connection; their order does not count, nor what else Open
+/// WebUI keeps beside them.
+pub fn grants_digest(connection: &Value) -> String {
+    let grants = connection["config"]["access_grants"].as_array();
+    let mut lines: Vec<String> = grants
+        .into_iter()
+        .flatten()
+        .map(|grant| {
+            let text = |key: &str| grant[key].as_str().unwrap_or_default();
+            let (kind, id) = (text("principal_type"), text("principal_id"));
+            format!("{kind} {id} {}", text("permission"))
+        })
+        .collect();
+    lines.sort();
+    digest(&lines.join("\n"))
+}
+
+/// A short digest of what people read.
+pub fn info_digest(connection: &Value) -> String {
+    let text = |key: &str| connection["info"][key].as_str().unwrap_or_default();
+    digest(&format!("{}\n{}", text("name"), text("description")))
+}
+
+fn digest(text: &str) -> String {
+    let hash = Sha256::digest(text);
+    hash[..6]
+        .iter()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+#[cfg(test)]
+mod plan_tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const BRIDGE: &str = "http://bridge:8080";
+
+    fn wanted(server: &str, grants: &Value) -> Value {
+        let mut connection = json!({
+            "type": "openapi", "url": format!("{BRIDGE}/mcpo/{server}"), "path": "openapi.json",
+            "spec_type": "url", "spec": "", "auth_type": "bearer", "key": "sesame",
+            "info": {"id": server, "name": server, "description": ""},
+            "config": {"enable": true, "function_name_filter_list": "", "access_grants": grants},
+        });
+        let marker = Marker {
+            owner: "b".into(),
+            server: server.into(),
+            grants: grants_digest(&connection),
+            info: info_digest(&connection),
+        };
+        connection["headers"] =
+            json!({"X-MCPO-Connection": marker.to_string(), "X-Chat": "{{CHAT_ID}}"});
+        connection
+    }
+
+    fn everyone() -> Value {
+        json!([{"principal_type": "user", "principal_id": "*", "permission": "read"}])
+    }
+
+    fn ours(server: &str) -> Value {
+        wanted(server, &everyone())
+    }
+
+    /// As an administrator made it.
+    fn theirs(id: &str) -> Value {
+        json!({"type": "openapi", "url": "http://other/x", "path": "p", "auth_type": "none", "key": "",
+           "headers": null, "config": {"enable": false, "odd": [1]}, "info": {"id": id}, "new": 1.0})
+    }
+
+    fn run(current: &[Value], wanted: &[Value], adopt: bool) -> Result<Plan, String> {
+        let headers = ["x-mcpo-connection", "x-mcpo-key", "x-chat"].map(str::to_owned);
+        let rules = Rules {
+            owner: "b",
+            bridge: BRIDGE,
+            headers: &headers,
+            adopt,
+        };
+        let plan = plan(current, wanted, &rules)?;
+        // Whatever it did, doing it again changes nothing.
+        let again = super::plan(&plan.connections, wanted, &rules)?;
+        assert_eq!(again.connections, plan.connections);
+        assert_eq!(again.changes, []);
+        Ok(plan)
+    }
+
+    #[test]
+    fn new_ones_come_last_and_gone_ones_go_and_others_stay() {
+        let current = [theirs("a"), ours("gone"), theirs("b")];
+        let plan = run(&current, &[ours("new")], false).unwrap();
+        assert_eq!(plan.connections, [theirs("a"), theirs("b"), ours("new")]);
+        let expected = [Change::Removed("gone".into()), Change::Added("new".into())];
+        assert_eq!(plan.changes, expected);
+    }
+
+    #[test]
+    fn a_new_key_and_address_are_taken_over_without_being_shown() {
+        let mut old = ours("a");
+        old["key"] = "old-secret".into();
+        old["url"] = "http://before:1/mcpo/a".into();
+        let plan = run(&[old], &[ours("a")], false).unwrap();
+        assert_eq!(plan.connections, [ours("a")]);
+        let shown = format!("{:?}", plan.changes);
+        assert!(
+            shown.contains("key: changed") && shown.contains("http://before:1"),
+            "{shown}"
+        );
+        assert!(
+            !shown.contains("secret") && !shown.contains("sesame"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn what_an_administrator_changed_stays() {
+        let mut edited = ours("a");
+        edited["config"] = json!({"enable": false, "function_name_filter_list": "x", "access_grants":
+        [{"principal_type": "group", "principal_id": "g", "permission": "read"}]});
+        edited["info"]["name"] = "Ours!".into();
+        edited["headers"]["X-Own"] = "1".into();
+        edited["forward_cookies"] = false.into();
+        let admins = wanted("a", &json!([]));
+        for wanted in [ours("a"), admins] {
+            let plan = run(std::slice::from_ref(&edited), &[wanted], false).unwrap();
+            assert_eq!(plan.connections, std::slice::from_ref(&edited));
+            assert_eq!(plan.changes, []);
+        }
+    }
+
+    #[test]
+    fn what_nobody_changed_follows_the_config() {
+        let plan = run(&[ours("a")], &[wanted("a", &json!([]))], false).unwrap();
+        assert_eq!(plan.connections, [wanted("a", &json!([]))]);
+        let shown = format!("{:?}", plan.changes);
+        assert!(shown.contains("everyone → administrators"), "{shown}");
+    }
+
+    #[test]
+    fn who_has_the_same_id_is_in_the_way_unless_he_is_adopted() {
+        let refused = run(&[theirs("a")], &[ours("a")], false).err().unwrap();
+        assert!(refused.contains("--adopt") && refused.contains("http://other/x"));
+        let plan = run(&[theirs("a")], &[ours("a")], true).unwrap();
+        let adopted = &plan.connections[0];
+        assert_eq!(adopted["url"], ours("a")["url"]);
+        assert_eq!(adopted["config"], theirs("a")["config"], "the grants stay");
+        // The same id of another type is no hindrance.
+        let mut mcp = theirs("a");
+        mcp["type"] = "mcp".into();
+        assert_eq!(
+            run(&[mcp], &[ours("a")], false).unwrap().connections.len(),
+            2
+        );
+    }
+
+    #[test]
+    fn another_bridges_connections_are_not_removed() {
+        let mut elsewhere = ours("x");
+        elsewhere["url"] = "http://other-bridge/mcpo/x".into();
+        let plan = run(&[elsewhere.clone()], &[], false).unwrap();
+        assert_eq!((plan.connections, plan.notes.len()), (vec![elsewhere], 1));
+        let mut owner = ours("x");
+        owner["headers"]["X-MCPO-Connection"] = "other/x; grants=; info=".into();
+        let plan = run(std::slice::from_ref(&owner), &[], false).unwrap();
+        assert_eq!((plan.connections, plan.notes.len()), (vec![owner], 0));
+    }
+
+    #[test]
+    fn odd_connections_harm_nothing() {
+        let odd = [
+            json!({}),
+            json!({"headers": "text", "info": null}),
+            json!(null),
+            json!({"info": 1}),
+        ];
+        let plan = run(&odd, &[ours("a")], false).unwrap();
+        assert_eq!(plan.connections[..4], odd);
+    }
 }

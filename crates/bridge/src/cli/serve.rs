@@ -1,30 +1,28 @@
 //! `mcpo-bridge serve`
 
 use std::{
-    io::{self, IsTerminal as _},
+    env, io,
+    io::IsTerminal as _,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
+use bridge_model::ServerName;
 use clap::Args;
+use serde_json::{Map, Value, json};
 
 use super::{
     Failure, SettingsArgs,
-    output::print,
-    text::{BOLD, counted, note},
+    output::{BOLD, counted, note, print},
 };
 use crate::{
     allocator,
-    config::{Faults, Settings},
-    limits,
-    serve::{self, Ended, ServeError},
+    config::{CommandLine, Fault, Faults, RESERVED_NAMES, Secret, Settings, SingleServer},
+    limits, serve,
+    serve::{Ended, ServeError},
     telemetry,
 };
-
-mod given;
-
-use given::GivenArgs;
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -160,4 +158,294 @@ fn settings(args: ServeArgs) -> Result<Settings, Faults> {
         ));
     }
     Ok(settings)
+}
+
+// mcpo's command line: a single server after `--`, and variables.
+
+/// The name of a single server whose `--name` is no name for URLs.
+const UNNAMED: &str = "server";
+
+/// A single server without a file. These are not settings: they have no variables.
+#[derive(Args, Default)]
+#[command(next_help_heading = "Single server (as in mcpo)")]
+struct GivenArgs {
+    /// Serve this program, or with --type this URL, at the root instead of the servers in the server file
+    #[arg(last = true, value_name = "COMMAND", allow_hyphen_values = true)]
+    command: Vec<String>,
+    /// Transport: stdio, sse or streamable-http
+    #[arg(
+        long = "type",
+        alias = "server-type",
+        value_name = "TYPE",
+        default_value = "stdio"
+    )]
+    server_type: Option<String>,
+    /// HTTP headers for the URL, as a JSON object: '{"Authorization": "Bearer …"}'
+    #[arg(long, short = 'H', value_name = "JSON")]
+    header: Option<String>,
+    /// Environment variable for all server processes, and for ${NAME} in the server file (repeatable)
+    #[arg(long, short = 'e', value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// .env file with such variables
+    #[arg(long, value_name = "FILE")]
+    env_path: Option<PathBuf>,
+}
+
+/// What was read so far, and what is wrong with it.
+#[derive(Default)]
+struct Reading {
+    faults: Vec<Fault>,
+}
+
+impl GivenArgs {
+    /// Checks everything; `title` is `--name`.
+    pub fn resolve(self, title: Option<&str>) -> Result<CommandLine, Faults> {
+        let mut reading = Reading::default();
+        let mut variables = Vec::new();
+        if let Some(path) = &self.env_path {
+            variables.extend(reading.env_file(path));
+        }
+        variables.extend(self.env.iter().filter_map(|text| reading.variable(text)));
+        let server = reading.server(&self, title);
+        if reading.faults.is_empty() {
+            return Ok(CommandLine {
+                server,
+                env: variables,
+            });
+        }
+        Err(Faults {
+            origin: "the command line".into(),
+            faults: reading.faults,
+        })
+    }
+}
+
+impl Reading {
+    fn fault(&mut self, place: &str, problem: impl Into<String>, fix: &str) {
+        self.faults.push(Fault::new(place, problem, fix));
+    }
+
+    fn variable(&mut self, text: &str) -> Option<(String, Secret)> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Some((name.to_owned(), Secret::new(value))),
+            _ => {
+                self.fault("--env", "not a variable with a value", "write NAME=VALUE");
+                None
+            }
+        }
+    }
+
+    /// Never names what a line holds: it may be a secret.
+    fn env_file(&mut self, path: &Path) -> Vec<(String, Secret)> {
+        let place = format!("--env-path {}", path.display());
+        let lines = match dotenvy::from_path_iter(path) {
+            Ok(lines) => lines,
+            Err(error) => {
+                self.fault(&place, error.to_string(), "give a readable file");
+                return Vec::new();
+            }
+        };
+        let mut variables: Vec<(String, Secret)> = Vec::new();
+        for line in lines {
+            if let Ok((name, value)) = line {
+                variables.push((name, Secret::new(value)));
+            } else {
+                let problem = match variables.last() {
+                    Some((name, _)) => format!("the line after {name} is invalid"),
+                    None => "the first line is invalid".to_owned(),
+                };
+                self.fault(
+                    &place,
+                    problem,
+                    "write lines like NAME=VALUE or NAME=\"A VALUE\"",
+                );
+                break;
+            }
+        }
+        variables
+    }
+
+    fn server(&mut self, given: &GivenArgs, title: Option<&str>) -> Option<SingleServer> {
+        let kind = given.server_type.as_deref().unwrap_or("stdio");
+        let Some((first, rest)) = given.command.split_first() else {
+            if given.header.is_some() || kind != "stdio" {
+                let fix = "write the URL after --, or add the server to the server file";
+                self.fault("--type, --header", "require a URL after --", fix);
+            }
+            return None;
+        };
+        let entry = if kind == "stdio" {
+            if given.header.is_some() {
+                let fix = "use --type sse or streamable-http with a URL, or omit the headers";
+                self.fault("--header", "not supported for a program", fix);
+            }
+            let args: Vec<String> = rest.iter().map(|text| literal(&in_full(text))).collect();
+            json!({"command": literal(&in_full(first)), "args": args})
+        } else {
+            if !rest.is_empty() {
+                self.fault(
+                    "--",
+                    "unexpected arguments after the URL",
+                    "write the URL only",
+                );
+            }
+            let headers = self.headers(given.header.as_deref());
+            json!({"type": kind, "url": literal(first), "headers": headers})
+        };
+        let name = title.filter(|title| !RESERVED_NAMES.contains(title));
+        let name = name.and_then(|title| title.parse().ok());
+        let name: ServerName = name.unwrap_or_else(|| UNNAMED.parse().expect("it is a name"));
+        let mut servers = Map::new();
+        servers.insert(name.to_string(), entry);
+        let document = Secret::new(json!({"mcpServers": servers}).to_string());
+        Some(SingleServer { name, document })
+    }
+
+    fn headers(&mut self, text: Option<&str>) -> Map<String, Value> {
+        match text.map(serde_json::from_str::<Map<String, Value>>) {
+            Some(Ok(headers)) if headers.values().all(Value::is_string) => {
+                let literally = |value: Value| literal(value.as_str().unwrap_or_default()).into();
+                let headers = headers.into_iter();
+                headers
+                    .map(|(name, value)| (name, literally(value)))
+                    .collect()
+            }
+            None => Map::new(),
+            Some(_) => {
+                let fix = r#"write '{"Name": "value"}'"#;
+                self.fault("--header", "not a JSON object of strings", fix);
+                Map::new()
+            }
+        }
+    }
+}
+
+/// The shell has expanded its variables: a remaining `${` is literal.
+fn literal(text: &str) -> String {
+    text.replace("${", "$${")
+}
+
+/// Children start in other folders, so the relative path of a file in the current folder, such as
+/// `server.py` or `./run`, is made absolute. Everything else is unchanged.
+fn in_full(text: &str) -> String {
+    let path = Path::new(text);
+    let named = path.components().count() > 1 || path.extension().is_some() || text.contains('/');
+    if path.is_absolute() || !named || !path.is_file() {
+        return text.to_owned();
+    }
+    let here = env::current_dir().unwrap_or_default();
+    here.join(path)
+        .to_str()
+        .map_or_else(|| text.to_owned(), str::to_owned)
+}
+
+#[cfg(test)]
+mod given_tests {
+    use super::*;
+
+    fn given(args: GivenArgs) -> Value {
+        let line = args.resolve(None).unwrap();
+        serde_json::from_str(line.server.unwrap().document.expose()).unwrap()
+    }
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_program_is_what_stands_behind_the_dashes() {
+        let command = words("uvx mcp-server-time --local-timezone=${TZ} Cargo.toml serde");
+        let document = given(GivenArgs {
+            command,
+            ..GivenArgs::default()
+        });
+        let server = &document["mcpServers"]["server"];
+        assert_eq!(server["command"], "uvx");
+        let manifest = env::current_dir().unwrap().join("Cargo.toml");
+        assert_eq!(
+            server["args"],
+            json!([
+                "mcp-server-time",
+                "--local-timezone=$${TZ}",
+                manifest,
+                "serde"
+            ])
+        );
+    }
+
+    #[test]
+    fn a_url_takes_a_type_and_headers() {
+        let args = GivenArgs {
+            command: words("http://127.0.0.1:8001/sse"),
+            server_type: Some("sse".into()),
+            header: Some(r#"{"Authorization": "Bearer x"}"#.into()),
+            ..GivenArgs::default()
+        };
+        let document = given(args);
+        assert_eq!(
+            document["mcpServers"]["server"],
+            json!({"type": "sse", "url": "http://127.0.0.1:8001/sse",
+                   "headers": {"Authorization": "Bearer x"}})
+        );
+    }
+
+    #[test]
+    fn its_name_is_the_title_where_that_can_stand_in_a_url() {
+        let named = |title: &str| {
+            let args = GivenArgs {
+                command: words("x"),
+                ..GivenArgs::default()
+            };
+            args.resolve(Some(title))
+                .unwrap()
+                .server
+                .unwrap()
+                .name
+                .to_string()
+        };
+        assert_eq!(named("My Clock"), "My Clock");
+        assert_eq!(named("@scope/clock"), "@scope/clock");
+        assert_eq!(named("a//b"), "server");
+        assert_eq!(named("docs"), "server");
+    }
+
+    #[test]
+    fn all_errors_are_reported_at_once_and_show_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vars.env");
+        std::fs::write(&file, "A='b c'\nexport D=e # f\nhunter2 hunter2\n").unwrap();
+        let args = GivenArgs {
+            command: words("x y"),
+            header: Some("{hunter2".into()),
+            env: words("hunter2 A=b"),
+            env_path: Some(file),
+            server_type: Some("sse".into()),
+        };
+        let text = args.resolve(None).unwrap_err().to_string();
+        for part in ["--env: ", "the line after D", "--header: ", "after the URL"] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn variables_of_the_line_count_over_those_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vars.env");
+        std::fs::write(&file, "# c\nA='b c'\nexport D=e\n").unwrap();
+        let (env, env_path) = (words("D=x=y"), Some(file));
+        let args = GivenArgs {
+            env,
+            env_path,
+            ..GivenArgs::default()
+        };
+        let line = args.resolve(None).unwrap();
+        let all: Vec<_> = line
+            .env
+            .iter()
+            .map(|(k, v)| format!("{k}={}", v.expose()))
+            .collect();
+        assert_eq!(all, ["A=b c", "D=e", "D=x=y"]);
+        assert!(line.server.is_none());
+    }
 }

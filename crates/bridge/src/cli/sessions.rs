@@ -5,8 +5,8 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Failure, SettingsArgs, local::open_store, log, output::OutputArgs};
-use crate::cli::text::{ago, seconds_since, table, time};
+use super::output::{ago, seconds_since, table, time};
+use super::{Failure, SettingsArgs, local::open_store, output, output::OutputArgs};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -43,7 +43,7 @@ struct Row {
 /// Lists them.
 pub fn run(args: &SessionsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.resolve()?;
-    let _log = log::start(&settings.log)?;
+    let _log = output::start(&settings.log)?;
     let store = open_store(&settings.jobs_dir)?;
     let now = Timestamp::now();
     let rows = rows(&store, now).map_err(Failure::failed)?;

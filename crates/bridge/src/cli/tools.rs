@@ -8,14 +8,13 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::output::{BOLD, one_line};
 use super::{
     Failure, SettingsArgs,
-    local::block_on,
-    log,
+    local::{Surveyed, block_on, survey},
+    output,
     output::OutputArgs,
-    survey::{Surveyed, survey},
 };
-use crate::cli::text::{BOLD, one_line};
 use crate::config::{self, Loaded};
 
 /// What `--help` adds.
@@ -53,7 +52,7 @@ struct Listed {
 pub fn run(args: &ToolsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.resolve()?;
     let mut config = config::load(&settings.config_file, &settings)?;
-    let _log = log::start(&settings.log)?;
+    let _log = output::start(&settings.log)?;
     if let Some(name) = &args.server {
         only(&mut config, name)?;
     }

@@ -5,17 +5,16 @@ mod base_url;
 mod bounded;
 mod fault;
 mod key_ring;
-mod secret;
 mod server_file;
 mod server_spec;
 mod settings;
-mod start_config;
+
+use std::fmt;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use bounded::read_bounded;
 pub use fault::{Fault, Faults};
 pub use key_ring::KeyRing;
-pub use secret::Secret;
 pub use server_file::{
     ConfigError, LARGEST_FILE, LINK_FIELD, Loaded, json_schema, load, remedy, servers,
 };
@@ -28,4 +27,47 @@ pub use settings::{
     LogFormat, LogLevel, PeerAddress, Settings, SettingsArgs, SingleServer, Tls,
     misspelt_variables,
 };
-pub use start_config::start_config;
+
+// Text that must never reach a log, an error or a dump.
+
+/// A secret value. `Debug` shows that there is one, and nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<str>);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The value itself: for headers, environments and comparisons, never for output.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}
+
+// The file that `mcpo-bridge init` writes.
+
+/// A commented `mcp-servers.json` with version-pinned servers: the same text as
+/// `mcp-servers.json.example`.
+pub fn start_config() -> &'static str {
+    include_str!("../../../../mcp-servers.json.example")
+}
+
+#[cfg(test)]
+mod secret_tests {
+    use super::*;
+
+    #[test]
+    fn no_output_shows_it() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(format!("{secret:?}"), "[hidden]");
+        assert_eq!(secret.expose(), "hunter2");
+    }
+}

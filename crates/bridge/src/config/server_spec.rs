@@ -1,23 +1,18 @@
 //! One server of the file, checked and complete: every default filled in.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{fmt, num::NonZeroUsize, sync::OnceLock, time::Duration};
 
-use bridge_model::{Caller, ServerName};
-use bridge_process::{CommandSpec, RemoteSpec};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use bridge_model::{Caller, Principal, ServerName};
+use bridge_process::{CommandSpec, RemoteKind, RemoteSpec};
 use bridge_protocol::RawJson;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-mod allow;
-mod forwarding;
-mod version;
-
-pub use allow::{Allow, ServerAccess};
-pub use forwarding::HeaderForwarding;
-pub use version::{Remembered, SpecVersion};
+use sha2::{Digest, Sha256};
 
 /// The word on the command line that makes the bridge's own binary this server.
 pub const FILES_SERVER: &str = "__files";
+
 /// The program that is the bridge itself.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
@@ -184,5 +179,595 @@ pub struct BeforeEnd {
     pub arguments: RawJson,
 }
 
+// Who may use a server.
+
+/// `allow` of a server: whom the server is there for. A caller who is in one of the lists is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allow {
+    users: Vec<Name>,
+    groups: Vec<Name>,
+    roles: Vec<Name>,
+    keys: Vec<Name>,
+}
+
+/// What a caller may do with a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerAccess {
+    /// Everything.
+    Use,
+    /// He is believed and names no user: Open WebUI, which asks what there is before anybody
+    /// chats. He may read what the server offers, and that is all.
+    Read,
+    /// There is no such server for him.
+    None,
+}
+
+/// A name of a list, beside its form for comparing where case does not matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Name {
+    exact: Box<str>,
+    folded: Box<str>,
+}
+
+impl Name {
+    fn of(text: &str) -> Self {
+        let exact = text.trim();
+        Self {
+            exact: exact.into(),
+            folded: exact.to_lowercase().into(),
+        }
+    }
+}
+
+impl Allow {
+    /// Lists as the file has them. White space around names does not count.
+    pub fn new(users: &[String], groups: &[String], roles: &[String], keys: &[String]) -> Self {
+        let names = |list: &[String]| list.iter().map(|text| Name::of(text)).collect();
+        Self {
+            users: names(users),
+            groups: names(groups),
+            roles: names(roles),
+            keys: names(keys),
+        }
+    }
+
+    /// Users, by id or mail address.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        exact(&self.users)
+    }
+
+    /// Groups, by name or id.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        exact(&self.groups)
+    }
+
+    /// Roles.
+    pub fn roles(&self) -> impl Iterator<Item = &str> {
+        exact(&self.roles)
+    }
+
+    /// What this caller may do.
+    pub fn access(&self, caller: &Caller) -> ServerAccess {
+        let admitted = match &caller.principal {
+            Principal::User(id) => self.has_user(id, caller),
+            Principal::Key(name) => has(&self.keys, name),
+            Principal::Anonymous => false,
+        };
+        let names_user = matches!(caller.principal, Principal::User(_));
+        match (admitted, caller.trusted && !names_user) {
+            (true, _) => ServerAccess::Use,
+            (false, true) => ServerAccess::Read,
+            (false, false) => ServerAccess::None,
+        }
+    }
+
+    fn has_user(&self, id: &str, caller: &Caller) -> bool {
+        let user = &caller.user;
+        let email = user.email.as_deref().map(str::to_lowercase);
+        let is_email = |name: &Name| email.as_deref() == Some(&*name.folded);
+        has(&self.users, id)
+            || self.users.iter().any(is_email)
+            || user
+                .role
+                .as_deref()
+                .is_some_and(|role| has(&self.roles, role))
+            || user.groups.iter().any(|group| has(&self.groups, group))
+    }
+}
+
+fn exact(names: &[Name]) -> impl Iterator<Item = &str> {
+    names.iter().map(|name| &*name.exact)
+}
+
+fn has(names: &[Name], wanted: &str) -> bool {
+    names.iter().any(|name| &*name.exact == wanted)
+}
+
+// Which headers of a caller's request a server gets.
+
+/// `client_header_forwarding` of a server, enabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderForwarding {
+    allowed: Vec<Pattern>,
+    denied: Vec<Pattern>,
+}
+
+/// A header's name in lower case, or how such names begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pattern {
+    Exactly(String),
+    Beginning(String),
+}
+
+/// They prove who the user is, so nobody gets them unless they are named in full.
+const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+
+/// They belong to one connection and one body, or to the protocol that is spoken on it.
+const FRAMING: [&str; 17] = [
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "last-event-id",
+    "origin",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
+
+impl HeaderForwarding {
+    /// `whitelist` and `blacklist` as mcpo has them: names, or beginnings of names with a `*`. No
+    /// whitelist is one with `*`.
+    pub fn new(whitelist: Vec<String>, blacklist: Vec<String>) -> Self {
+        let patterns = |list: Vec<String>| list.iter().map(|text| Pattern::of(text)).collect();
+        let mut allowed: Vec<Pattern> = patterns(whitelist);
+        if allowed.is_empty() {
+            allowed.push(Pattern::Beginning(String::new()));
+        }
+        Self {
+            allowed,
+            denied: patterns(blacklist),
+        }
+    }
+
+    /// The headers of `headers` that are passed on; of one that was sent twice, all values.
+    pub fn choose(&self, headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+        let chosen = headers.iter().filter(|(name, _)| self.takes(name.as_str()));
+        chosen
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        let framing = FRAMING.contains(&name) || name.starts_with("mcp-");
+        let named = |pattern: &Pattern| match pattern {
+            Pattern::Exactly(whole) => whole == name,
+            Pattern::Beginning(_) => false,
+        };
+        let fits = |pattern: &Pattern| match pattern {
+            Pattern::Exactly(whole) => whole == name,
+            Pattern::Beginning(start) => name.starts_with(start.as_str()),
+        };
+        let allowed = if CREDENTIALS.contains(&name) {
+            self.allowed.iter().any(named)
+        } else {
+            self.allowed.iter().any(fits)
+        };
+        !framing && allowed && !self.denied.iter().any(fits)
+    }
+}
+
+impl Pattern {
+    fn of(text: &str) -> Self {
+        let text = text.trim().to_ascii_lowercase();
+        match text.strip_suffix('*') {
+            Some(start) => Self::Beginning(start.to_owned()),
+            None => Self::Exactly(text),
+        }
+    }
+}
+
+// The fingerprint of everything that shapes a child.
+
+/// SHA-256 over a server's transport, mode and workspace. Equal versions make equal children.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpecVersion([u8; 32]);
+
+impl SpecVersion {
+    fn of(spec: &ServerSpec) -> Self {
+        let mut hash = Parts::new("mcpo-bridge server v1");
+        hash.text(spec.name.as_str());
+        hash.text(match spec.mode {
+            Mode::Stateful => "stateful",
+            Mode::Stateless => "stateless",
+            Mode::Shared => "shared",
+        });
+        hash.text(match spec.workspace {
+            WorkspaceScope::Chat => "chat",
+            WorkspaceScope::Own => "own",
+        });
+        match &spec.transport {
+            Transport::Stdio(command) => {
+                hash.text("stdio");
+                hash.text(&command.program);
+                hash.list(command.args.iter().map(String::as_str));
+                hash.pairs(&command.env);
+                hash.list(command.cwd.iter().map(|cwd| cwd.to_str().unwrap_or("")));
+                hash.text(if spec.install {
+                    "install"
+                } else {
+                    "as written"
+                });
+                hash.text(match spec.launch {
+                    Launch::Auto => "auto",
+                    Launch::Exec => "exec",
+                    Launch::Fork => "fork",
+                });
+            }
+            Transport::Remote(remote) => {
+                hash.text(match remote.kind {
+                    RemoteKind::StreamableHttp => "streamable-http",
+                    RemoteKind::Sse => "sse",
+                });
+                hash.text(remote.url.as_str());
+                hash.pairs(&remote.headers);
+            }
+        }
+        hash.finish()
+    }
+
+    /// Lower-case hex, 64 letters.
+    pub fn to_hex(self) -> String {
+        self.0
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    }
+}
+
+/// The version of a spec that does not change any more, found when it is first asked for: each call
+/// of a shared server asks. A copy forgets it, as a copy is made to be changed.
+#[derive(Debug, Default)]
+pub struct Remembered(OnceLock<SpecVersion>);
+
+impl Remembered {
+    fn get(&self, find: impl FnOnce() -> SpecVersion) -> SpecVersion {
+        *self.0.get_or_init(find)
+    }
+}
+
+impl Clone for Remembered {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// It says nothing that the other fields do not say.
+impl PartialEq for Remembered {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Remembered {}
+
+impl fmt::Debug for SpecVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_hex()[..12])
+    }
+}
+
+/// Hashes parts with their lengths, which keep ("ab","c") and ("a","bc") apart.
+struct Parts(Sha256);
+
+impl Parts {
+    fn new(kind: &str) -> Self {
+        let mut parts = Self(Sha256::new());
+        parts.text(kind);
+        parts
+    }
+
+    fn bytes(&mut self, part: &[u8]) {
+        self.0.update((part.len() as u64).to_be_bytes());
+        self.0.update(part);
+    }
+
+    fn text(&mut self, part: &str) {
+        self.bytes(part.as_bytes());
+    }
+
+    fn list<'a>(&mut self, items: impl Iterator<Item = &'a str>) {
+        let items: Vec<_> = items.collect();
+        self.text(&items.len().to_string());
+        for item in items {
+            self.text(item);
+        }
+    }
+
+    /// In order of the names: moving a line in the file changes no child.
+    fn pairs(&mut self, pairs: &indexmap::IndexMap<String, String>) {
+        let mut sorted: Vec<_> = pairs.iter().collect();
+        sorted.sort();
+        self.list(
+            sorted
+                .into_iter()
+                .flat_map(|(k, v)| [k.as_str(), v.as_str()]),
+        );
+    }
+
+    fn finish(self) -> SpecVersion {
+        SpecVersion(self.0.finalize().into())
+    }
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use bridge_process::RemoteKind;
+
+    use super::*;
+
+    fn spec() -> ServerSpec {
+        ServerSpec {
+            name: "excel".parse().unwrap(),
+            transport: Transport::Stdio(CommandSpec {
+                program: "uvx".into(),
+                args: vec!["--dir={MCPO_WORKDIR}/x".into(), "{MCPO_JOB_ID}".into()],
+                env: [
+                    ("TOKEN".to_owned(), "hunter2".to_owned()),
+                    ("DIR".to_owned(), "{MCPO_WORKDIR}".to_owned()),
+                ]
+                .into(),
+                cwd: None,
+            }),
+            mode: Mode::Stateful,
+            workspace: WorkspaceScope::Chat,
+            idle_timeout: Duration::from_mins(30),
+            timeout: Duration::from_mins(5),
+            max_processes_per_chat: 1,
+            concurrency: None,
+            enabled_tools: None,
+            disabled_tools: Vec::new(),
+            usage_guide: None,
+            post_instruction: None,
+            file_path_fields: Vec::new(),
+            resolve_path_fields: Vec::new(),
+            resolve_uri_fields: Vec::new(),
+            before_end: None,
+            embed: Vec::new(),
+            install: true,
+            launch: Launch::Auto,
+            pool: None,
+            forwarding: None,
+            allow: None,
+            remembered: Remembered::default(),
+            session_lists: false,
+        }
+    }
+
+    fn command(spec: &mut ServerSpec) -> &mut CommandSpec {
+        match &mut spec.transport {
+            Transport::Stdio(command) => command,
+            Transport::Remote(_) => panic!("a stdio server"),
+        }
+    }
+
+    type Change = fn(&mut ServerSpec);
+
+    #[test]
+    fn the_version_follows_what_shapes_a_child_and_nothing_else() {
+        let base = spec().version();
+        let shaping: [Change; 8] = [
+            |s| s.mode = Mode::Shared,
+            |s| s.workspace = WorkspaceScope::Own,
+            |s| command(s).program.push('x'),
+            |s| command(s).args = vec!["--dir={MCPO_WORKDIR}/x{MCPO_JOB_ID}".into()],
+            |s| {
+                command(s).env.insert("TOKEN".into(), "other".into());
+            },
+            |s| command(s).cwd = Some("/srv".into()),
+            |s| s.name = "word".parse().unwrap(),
+            |s| s.install = false,
+        ];
+        for (number, change) in shaping.iter().enumerate() {
+            let mut spec = spec();
+            change(&mut spec);
+            assert_ne!(spec.version(), base, "change {number}");
+        }
+        let outside: [Change; 3] = [
+            |s| s.idle_timeout = Duration::from_secs(1),
+            |s| s.usage_guide = Some("x".into()),
+            |s| command(s).env.reverse(),
+        ];
+        for (number, change) in outside.iter().enumerate() {
+            let mut spec = spec();
+            change(&mut spec);
+            assert_eq!(spec.version(), base, "change {number}");
+        }
+    }
+
+    #[test]
+    fn disabled_tools_win_over_enabled_ones() {
+        let mut spec = spec();
+        assert!(spec.offers("any"));
+        spec.enabled_tools = Some(vec!["read".into(), "write".into()]);
+        spec.disabled_tools = vec!["write".into()];
+        assert!(spec.offers("read"));
+        assert!(!spec.offers("write"));
+        assert!(!spec.offers("any"));
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let shown = format!("{:?}", spec());
+        assert!(shown.contains("TOKEN"), "{shown}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("--dir"),
+            "{shown}"
+        );
+        let remote = Transport::Remote(RemoteSpec {
+            url: "https://mcp.example/key-in-path?token=hunter2"
+                .parse()
+                .unwrap(),
+            kind: RemoteKind::Sse,
+            headers: [("Authorization".to_owned(), "Bearer hunter2".to_owned())].into(),
+        });
+        let shown = format!("{remote:?}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("key-in-path"),
+            "{shown}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod allow_tests {
+    use std::net::IpAddr;
+
+    use bridge_model::UserInfo;
+
+    use super::*;
+
+    fn caller(principal: Principal, trusted: bool) -> Caller {
+        Caller {
+            principal,
+            user: UserInfo {
+                email: Some("Ann@Example.com".into()),
+                role: Some("user".into()),
+                groups: vec!["sales".into(), "g-1".into()],
+                ..UserInfo::default()
+            },
+            trusted,
+            ..Caller::nobody(IpAddr::from([192, 0, 2, 1]))
+        }
+    }
+
+    fn ann() -> Caller {
+        caller(Principal::User("ann-id".into()), true)
+    }
+
+    fn allow(key: &str, name: &str) -> Allow {
+        let of = |wanted: &str| {
+            if key == wanted {
+                vec![name.to_owned()]
+            } else {
+                Vec::new()
+            }
+        };
+        Allow::new(&of("users"), &of("groups"), &of("roles"), &of("keys"))
+    }
+
+    #[test]
+    fn one_list_is_enough() {
+        for (key, name) in [
+            ("users", "ann-id"),
+            ("users", " ann@EXAMPLE.com "),
+            ("groups", "sales"),
+            ("groups", "g-1"),
+            ("roles", "user"),
+        ] {
+            assert_eq!(
+                allow(key, name).access(&ann()),
+                ServerAccess::Use,
+                "{key} {name}"
+            );
+        }
+        for (key, name) in [
+            ("users", "ANN-ID"),
+            ("users", "ann"),
+            ("users", ""),
+            ("users", "sales"),
+            ("groups", "Sales"),
+            ("groups", "ann-id"),
+            ("roles", "admin"),
+            ("keys", "ann-id"),
+        ] {
+            assert_eq!(
+                allow(key, name).access(&ann()),
+                ServerAccess::None,
+                "{key} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_names_no_user_reads_if_he_is_believed() {
+        let nobody = |trusted| caller(Principal::Anonymous, trusted);
+        let key = |name: &str| caller(Principal::Key(name.into()), true);
+        for allow in [allow("users", "ann-id"), allow("roles", "user")] {
+            assert_eq!(allow.access(&nobody(false)), ServerAccess::None);
+            assert_eq!(allow.access(&nobody(true)), ServerAccess::Read);
+            assert_eq!(allow.access(&key("robot")), ServerAccess::Read);
+        }
+        let robots = allow("keys", "robot");
+        assert_eq!(robots.access(&key("robot")), ServerAccess::Use);
+        assert_eq!(robots.access(&key("other")), ServerAccess::Read);
+        assert_eq!(
+            robots.access(&ann()),
+            ServerAccess::None,
+            "a user is a user"
+        );
+    }
+}
+
+#[cfg(test)]
+mod forwarding_tests {
+    use super::*;
+
+    fn chosen(whitelist: &[&str], blacklist: &[&str]) -> Vec<String> {
+        let list = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
+        let mut headers = HeaderMap::new();
+        for name in [
+            "authorization",
+            "content-length",
+            "cookie",
+            "host",
+            "mcp-session-id",
+            "x-tenant-id",
+            "x-tenant-key",
+            "x-trace",
+        ] {
+            headers.insert(name, HeaderValue::from_static("v"));
+        }
+        let forwarding = HeaderForwarding::new(list(whitelist), list(blacklist));
+        let chosen = forwarding.choose(&headers);
+        let mut names: Vec<_> = chosen.iter().map(|(name, _)| name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn names_and_beginnings_choose_in_any_case() {
+        assert_eq!(chosen(&["X-Trace"], &[]), ["x-trace"]);
+        assert_eq!(
+            chosen(&["X-Tenant-*"], &[]),
+            ["x-tenant-id", "x-tenant-key"]
+        );
+        assert_eq!(
+            chosen(&["X-*"], &["x-tenant-K*"]),
+            ["x-tenant-id", "x-trace"]
+        );
+    }
+
+    #[test]
+    fn credentials_go_on_only_where_they_are_named() {
+        let all = ["x-tenant-id", "x-tenant-key", "x-trace"];
+        assert_eq!(chosen(&[], &[]), all);
+        assert_eq!(chosen(&["*"], &[]), all);
+        assert_eq!(chosen(&["auth*"], &[]), [""; 0]);
+        assert_eq!(chosen(&["Authorization"], &[]), ["authorization"]);
+        assert_eq!(chosen(&["Authorization"], &["*"]), [""; 0]);
+    }
+
+    #[test]
+    fn what_frames_a_message_never_goes_on() {
+        let named = ["Host", "Content-Length", "Mcp-Session-Id"];
+        assert_eq!(chosen(&named, &[]), [""; 0]);
+    }
+}

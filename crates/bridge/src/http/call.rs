@@ -1,33 +1,36 @@
 //! `POST /mcpo/{server}/{tool}`: the OpenAPI door to a tool.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     body::Body,
-    http::HeaderValue,
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Principal, Tenant};
-use bridge_openapi::{BRIEF_BYTES, Stopped, Unfit};
+use bridge_openapi::{BRIEF_BYTES, Stopped, ToolFailure, Unfit, result_body};
 use bridge_protocol::RawJson;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    Problem,
-    address::{Front, Named, with_slashes},
-    answer, body,
-    call_files::WithFiles,
+    Audited, Problem, body,
+    body::Unread,
     inbound::Inbound,
     multipart,
+    route::{Front, Named, with_slashes},
+    upload,
 };
 use crate::{
     app::App,
-    call::{Call, CallError, Waited},
+    artifacts::{numbered, safe_name},
+    budget::Taken,
+    call::{Answer, Call, CallError, Incoming, Link, Waited},
     catalog::{Knowledge, Offer},
-    config::{Mode, ServerAccess},
-    http::Audited,
+    config::{Mode, ServerAccess, ServerSpec, Settings},
     identity::SESSION_HEADER,
     replicas::{Exit, Forward, Located, Payload},
     session::{Class, Place, Wants},
@@ -184,7 +187,7 @@ async fn with_files(
 async fn run(app: &Arc<App>, call: Box<Call>) -> Result<Response, Problem> {
     let (spec, session) = (call.spec.clone(), call.place.session.clone());
     let answered = app.engine.run(call).await.map_err(Problem::from);
-    let response = answered.and_then(|answer| answer::response(&answer, &spec, &app.settings));
+    let response = answered.and_then(|answer| call_response(&answer, &spec, &app.settings));
     let mut response = response.unwrap_or_else(Problem::into_response);
     if spec.mode == Mode::Stateful
         && let Some(session) = session
@@ -324,4 +327,208 @@ fn note_missing_chat(app: &App, offer: &Offer, place: &Place) {
     if offer.spec.mode == Mode::Stateful && place.class == Class::OneCall {
         app.note_call_without_chat();
     }
+}
+
+// A tool call in parts: `arguments` is JSON, and each file's part is called as the argument that
+// takes the file's name.
+
+/// A call with the files that it came with.
+struct WithFiles {
+    arguments: Map<String, Value>,
+    /// With the names of their parts.
+    files: Vec<(String, Incoming)>,
+    /// What the arguments take of the memory for bodies.
+    _held: Option<Taken>,
+    /// The tool's arguments by name, and whether each takes a list.
+    lists: Vec<(String, bool)>,
+}
+
+impl WithFiles {
+    /// Reads the body; the files are beside the workspaces then.
+    pub async fn read(
+        app: &App,
+        caller: &Caller,
+        offer: &Offer,
+        tool: &str,
+        headers: &HeaderMap,
+        body: &mut Body,
+    ) -> Result<Self, Problem> {
+        if offer.spec.mode == Mode::Shared {
+            return Err(Problem::no_folder(offer.spec.name.as_str()));
+        }
+        let parts = multipart::read(app, caller, headers, body).await?;
+        let mut arguments = Map::new();
+        for (name, text) in parts.texts {
+            if name != "arguments" {
+                let why = format!("the part '{name}' is no file: all words go into 'arguments'");
+                return Err(Problem::bad_part(&why));
+            }
+            let parsing = app
+                .bodies
+                .of(Tenant::of(caller))
+                .parse(text.as_bytes())
+                .await;
+            let _parsing = parsing.map_err(Unread::from)?;
+            let read = serde_json::from_str(&text);
+            arguments = read.map_err(|error| {
+                Problem::bad_part(&format!("the part 'arguments' is no JSON object: {error}"))
+            })?;
+        }
+        let schema = offer.tool(tool).map(|known| known.tool.input_schema());
+        let properties = schema.and_then(|schema| schema["properties"].as_object());
+        let properties = properties.into_iter().flatten();
+        let lists = properties.map(|(name, schema)| (name.clone(), schema["type"] == "array"));
+        Ok(Self {
+            arguments,
+            files: parts.files,
+            _held: parts.held,
+            lists: lists.collect(),
+        })
+    }
+
+    /// The names that the files would get in an empty folder.
+    pub fn expected(&self) -> Vec<String> {
+        let mut taken = HashSet::new();
+        let files = self.files.iter();
+        let names = files.map(|(_, file)| {
+            let free = numbered(&safe_name(&file.name)).find(|name| taken.insert(name.clone()));
+            free.unwrap_or_default()
+        });
+        names.collect()
+    }
+
+    /// The arguments with the files' names in them. A part that is called as no argument brings its
+    /// file and nothing else.
+    pub fn arguments(&self, names: &[String]) -> Result<RawJson, Problem> {
+        let parts = self.files.iter().map(|(part, _)| part);
+        self.filled(parts, names)
+    }
+
+    fn filled<'p>(
+        &self,
+        parts: impl Iterator<Item = &'p String>,
+        names: &[String],
+    ) -> Result<RawJson, Problem> {
+        let mut arguments = self.arguments.clone();
+        for (part, name) in parts.zip(names) {
+            let Some((_, list)) = self.lists.iter().find(|(argument, _)| argument == part) else {
+                continue;
+            };
+            let name = Value::from(name.as_str());
+            match arguments.get_mut(part) {
+                Some(Value::Array(names)) => names.push(name),
+                Some(_) => {
+                    let why = format!("the argument '{part}' is given more than once");
+                    return Err(Problem::bad_part(&why));
+                }
+                None if *list => {
+                    arguments.insert(part.clone(), vec![name].into());
+                }
+                None => {
+                    arguments.insert(part.clone(), name);
+                }
+            }
+        }
+        RawJson::from_value(&arguments).map_err(|error| Problem::bad_json(&error))
+    }
+
+    /// Puts the files where the call will find them. For a call that gets a folder of its own they
+    /// are handed on to it.
+    pub async fn bring(
+        mut self,
+        app: &Arc<App>,
+        caller: &Caller,
+        offer: &Offer,
+        place: &Place,
+    ) -> Result<(RawJson, Vec<Incoming>), Problem> {
+        let expected = self.expected();
+        if offer.spec.mode == Mode::Stateless {
+            let arguments = self.arguments(&expected)?;
+            let files = self.files.into_iter().map(|(_, file)| file);
+            return Ok((arguments, files.collect()));
+        }
+        let (parts, files): (Vec<_>, Vec<_>) = std::mem::take(&mut self.files).into_iter().unzip();
+        let taken = upload::take_in(app, caller, place, files).await?;
+        let names: Vec<_> = taken.into_iter().map(|file| file.name).collect();
+        Ok((self.filled(parts.iter(), &names)?, Vec::new()))
+    }
+}
+
+// A finished call as the OpenAPI answer.
+
+/// The answer of a call that made files, or after which the model should know something.
+#[derive(Serialize)]
+struct Wrapped {
+    result: RawJson,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    files: Vec<Link>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archive: Option<Link>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notice: Option<String>,
+}
+
+/// Without files and notices the tool's own result, byte by byte; else an object around it.
+fn call_response(
+    answer: &Answer,
+    spec: &ServerSpec,
+    settings: &Settings,
+) -> Result<Response, Problem> {
+    let files: Vec<Link> = answer
+        .files
+        .files
+        .iter()
+        .map(|file| Link::of(file, settings))
+        .collect();
+    let archive = answer
+        .files
+        .archive
+        .as_ref()
+        .map(|file| Link::of(file, settings));
+    let notice = answer.notice(settings.lang);
+    let result = match result_body(&answer.outcome) {
+        Ok(result) => result,
+        Err(ToolFailure { message }) => {
+            let mut problem = Problem::tool_failed(&message);
+            // A tool that failed half-way may have left something that its user wants.
+            if !files.is_empty() {
+                problem = problem.with("files", json!(files));
+            }
+            if let Some(notice) = notice {
+                problem = problem.with("notice", notice.into());
+            }
+            return Err(problem);
+        }
+    };
+    let body = if files.is_empty() && notice.is_none() {
+        result
+    } else {
+        let message = (!files.is_empty()).then(|| message(answer, spec, settings));
+        RawJson::from_value(&Wrapped {
+            result,
+            files,
+            archive,
+            message,
+            notice,
+        })
+        .map_err(|error| Problem::tool_failed(&error.to_string()))?
+    };
+    let mut response = body.into_bytes().into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    Ok(response)
+}
+
+fn message(answer: &Answer, spec: &ServerSpec, settings: &Settings) -> String {
+    let mut message = answer.files.message(settings);
+    if let Some(instruction) = &spec.post_instruction {
+        message.push('\n');
+        message.push_str(instruction);
+    }
+    message
 }

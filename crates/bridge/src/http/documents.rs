@@ -10,12 +10,12 @@ use bridge_openapi::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, path_segment}
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::{Problem, reader::Reader};
+use super::route::{Front, Named, server_url, with_slashes};
+use super::{Problem, hosts::Reader};
 use crate::{
     app::App,
     call::CallError,
     catalog::{Knowledge, Offer},
-    http::address::{Front, Named, server_url, with_slashes},
 };
 
 /// `GET /mcpo/{server}/{leaf}` and `GET /{server}/{leaf}`.

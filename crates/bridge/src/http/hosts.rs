@@ -1,15 +1,19 @@
 //! Only hosts and origins that are ours reach a handler: a page that rebinds its own name to our
 //! address must not act in a browser's name.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::SocketAddr};
 
 use axum::{
-    http::{HeaderMap, StatusCode, Uri, header, uri::Authority},
+    http::{HeaderMap, StatusCode, Uri, header, request::Parts, uri::Authority},
     response::{IntoResponse as _, Response},
 };
+use bridge_model::Caller;
 
 use super::Problem;
-use crate::{app::App, config::Listen};
+use crate::{
+    app::App,
+    config::{Listen, ServerAccess, ServerSpec},
+};
 
 /// Refuses unknown `Host` and `Origin` with 403. Health checks come by address and are exempt.
 pub fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), Response> {
@@ -34,7 +38,7 @@ pub fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), Response> 
 }
 
 /// Whether a request names this bridge as its host, which a page that rebound its name does not.
-pub fn names_us(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
+fn names_us(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
     let allowed = &app.settings.listen.allowed_hosts;
     // HTTP/1.1 sends Host; an absolute request target counts over it.
     match uri.host() {
@@ -86,6 +90,49 @@ fn known(host: &str, allowed: &[String]) -> bool {
     let host = host.trim_matches(['[', ']']);
     let named = |name: &String| name == "*" || name.eq_ignore_ascii_case(host);
     allowed.iter().any(named)
+}
+
+// Who reads documents, pages and figures.
+
+/// Who asks for a document.
+pub struct Reader<'r> {
+    parts: &'r Parts,
+    peer: SocketAddr,
+}
+
+impl<'r> Reader<'r> {
+    /// By the request.
+    pub fn new(parts: &'r Parts, peer: SocketAddr) -> Self {
+        Self { parts, peer }
+    }
+
+    /// Refuses a reader who may not see documents.
+    pub async fn admit(&self, app: &App) -> Result<(), Problem> {
+        let ip = self.peer.ip();
+        app.identity
+            .authenticate_document(&self.parts.method, &self.parts.headers, ip)
+            .await?;
+        Ok(())
+    }
+
+    /// Who reads, for what is not for everybody: as far as the request says so.
+    pub fn caller(&self, app: &App) -> Caller {
+        app.identity.reader(&self.parts.headers, self.peer.ip())
+    }
+
+    /// Whether the bridge's own state may be told to the reader.
+    pub fn is_operator(&self, app: &App) -> bool {
+        names_us(app, &self.parts.uri, &self.parts.headers)
+            && app
+                .identity
+                .is_operator(&self.parts.headers, self.peer.ip())
+    }
+
+    /// Whether a server is there for the reader.
+    pub fn sees(&self, app: &App, spec: &ServerSpec) -> bool {
+        // Where it is for everybody, it does not matter what a request says.
+        spec.allow.is_none() || spec.access(&self.caller(app)) != ServerAccess::None
+    }
 }
 
 #[cfg(test)]

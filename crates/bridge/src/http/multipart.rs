@@ -1,21 +1,19 @@
 //! Multipart bodies: files are written to disk as they come, words are kept.
 
-mod names;
-mod reader;
-
 use axum::{
-    body::Body,
+    BoxError,
+    body::{Body, HttpBody as _},
     http::{HeaderMap, HeaderValue, header},
 };
 use bridge_model::{Caller, Tenant};
 use bridge_state::{StagedFile, StoreError};
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
+use encoding_rs::{Encoding, SHIFT_JIS, UTF_8, WINDOWS_1252};
+use http_body_util::BodyExt as _;
+use memchr::memmem::Finder;
+use percent_encoding::percent_decode;
 use tokio::io::AsyncWriteExt as _;
 
-use self::{
-    names::Disposition,
-    reader::{Head, Reader},
-};
 use super::{Problem, body::Unread};
 use crate::{
     app::App,
@@ -79,7 +77,7 @@ pub async fn read(
                 let why = format!("more than {TEXTS} parts are no files");
                 return Err(Problem::bad_part(&why));
             }
-            let text = text(&mut body, &name, &mut texts).await?;
+            let text = text_field(&mut body, &name, &mut texts).await?;
             parts.texts.push((name, text));
             continue;
         };
@@ -104,7 +102,7 @@ pub async fn read(
 fn boundary(headers: &HeaderMap) -> Result<String, Problem> {
     let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind.map_or(&b""[..], HeaderValue::as_bytes);
-    let boundary = names::parameter(kind, b"boundary").unwrap_or_default();
+    let boundary = header_parameter(kind, b"boundary").unwrap_or_default();
     match String::from_utf8(boundary) {
         // RFC 2046 has 70.
         Ok(boundary) if (1..=200).contains(&boundary.len()) => Ok(boundary),
@@ -141,7 +139,11 @@ impl Texts<'_> {
     }
 }
 
-async fn text(body: &mut Reader<'_>, name: &str, texts: &mut Texts<'_>) -> Result<String, Problem> {
+async fn text_field(
+    body: &mut Reader<'_>,
+    name: &str,
+    texts: &mut Texts<'_>,
+) -> Result<String, Problem> {
     let mut bytes = Vec::new();
     texts.take(name.len() as u64).await?;
     while let Some(chunk) = body.chunk().await? {
@@ -191,4 +193,474 @@ pub fn unwritten(source: std::io::Error) -> Problem {
         path: "an upload".into(),
         source,
     })
+}
+
+// What a part is called, in the forms in which clients write it.
+//
+// RFC 7578 wants UTF-8 in `filename`. Some send `filename*` (RFC 5987) all the same, some percent-encode
+// `filename`, and some send the bytes of their own code page.
+
+/// What a `Content-Disposition` says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Disposition {
+    /// The part's own name.
+    pub name: String,
+    /// Set where the part is a file.
+    pub file_name: Option<String>,
+}
+
+impl Disposition {
+    /// Reads the header's value; what cannot be read is left out.
+    pub fn read(header: &[u8]) -> Self {
+        let mut found = Self::default();
+        let (mut plain, mut extended) = (None, None);
+        for (name, value) in Parameters(header) {
+            match name.to_ascii_lowercase().as_slice() {
+                b"name" => found.name = decode_name(&value),
+                b"name*" => found.name = extended_text(&value).unwrap_or(found.name),
+                b"filename" => plain = Some(decode_name(&value)),
+                b"filename*" => extended = extended_text(&value).or(Some(decode_name(&value))),
+                _ => {}
+            }
+        }
+        let percent = plain.as_deref().and_then(percent_encoded);
+        found.file_name = extended.or(percent).or(plain);
+        found
+    }
+}
+
+/// A parameter of a header; its name in lower case.
+fn header_parameter(header: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let found = Parameters(header).find(|(found, _)| found.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| value)
+}
+
+/// The parameters behind the first semicolon, unquoted.
+struct Parameters<'h>(&'h [u8]);
+
+impl Iterator for Parameters<'_> {
+    type Item = (Vec<u8>, Vec<u8>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let start = memchr::memchr(b';', self.0)?;
+            self.0 = &self.0[start + 1..];
+            let end = memchr::memchr2(b'=', b';', self.0)?;
+            if self.0[end] == b';' {
+                continue;
+            }
+            let name = self.0[..end].trim_ascii().to_vec();
+            self.0 = self.0[end + 1..].trim_ascii_start();
+            return Some((name, self.value()));
+        }
+    }
+}
+
+impl Parameters<'_> {
+    fn value(&mut self) -> Vec<u8> {
+        let Some(quoted) = self.0.strip_prefix(b"\"") else {
+            let end = memchr::memchr(b';', self.0).unwrap_or(self.0.len());
+            let value = self.0[..end].trim_ascii().to_vec();
+            self.0 = &self.0[end..];
+            return value;
+        };
+        let (mut value, mut at) = (Vec::new(), 0);
+        while let Some(&byte) = quoted.get(at) {
+            match (byte, quoted.get(at + 1)) {
+                (b'"', _) => break,
+                // A backslash may as well be part of a path, or of a letter in Shift-JIS.
+                (b'\\', Some(&escaped @ (b'"' | b'\\'))) if !is_lead(&value) => {
+                    value.push(escaped);
+                    at += 2;
+                }
+                _ => {
+                    value.push(byte);
+                    at += 1;
+                }
+            }
+        }
+        self.0 = quoted.get(at..).unwrap_or_default();
+        value
+    }
+}
+
+/// Whether a letter of Shift-JIS has begun and its second byte, which may be a backslash, is to come.
+fn is_lead(value: &[u8]) -> bool {
+    if std::str::from_utf8(value).is_ok() {
+        return false;
+    }
+    let (mut at, mut open) = (0, false);
+    while let Some(&byte) = value.get(at) {
+        open = !open && matches!(byte, 0x81..=0x9f | 0xe0..=0xfc);
+        at += 1;
+    }
+    open
+}
+
+fn decode_name(bytes: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.to_owned();
+    }
+    // 0x81 to 0x9F begin most letters of Japanese, and are no letters of Western Europe.
+    if bytes.iter().any(|byte| matches!(byte, 0x81..=0x9f))
+        && let Some(text) = SHIFT_JIS.decode_without_bom_handling_and_without_replacement(bytes)
+    {
+        return text.into_owned();
+    }
+    WINDOWS_1252
+        .decode_without_bom_handling(bytes)
+        .0
+        .into_owned()
+}
+
+/// `UTF-8''%e2%82%ac.txt`
+fn extended_text(bytes: &[u8]) -> Option<String> {
+    let (charset, rest) = split(bytes)?;
+    let (_language, encoded) = split(rest)?;
+    let decoded: Vec<u8> = percent_decode(encoded).collect();
+    let encoding = Encoding::for_label(charset).unwrap_or(UTF_8);
+    let text = encoding.decode_without_bom_handling_and_without_replacement(&decoded);
+    Some(text.map_or_else(|| decode_name(&decoded), std::borrow::Cow::into_owned))
+}
+
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = memchr::memchr(b'\'', bytes)?;
+    Some((&bytes[..at], &bytes[at + 1..]))
+}
+
+/// A name that was percent-encoded, as some clients do with all that is not ASCII. `100%25.txt` and
+/// `50%20off` may be meant as they stand.
+fn percent_encoded(name: &str) -> Option<String> {
+    if !name.is_ascii() || !name.contains('%') {
+        return None;
+    }
+    let decoded = percent_decode(name.as_bytes()).decode_utf8().ok()?;
+    (!decoded.is_ascii()).then(|| decoded.into_owned())
+}
+
+// A body in parts, taken apart as it comes (RFC 7578): no more of it is held than a part's head, and
+// each byte is looked at a bounded number of times.
+
+/// Bytes in front of the first part.
+const PREAMBLE: usize = 64 * 1024;
+
+/// Bytes of a part's head.
+const HEAD: usize = 16 * 1024;
+
+/// Headers of a part.
+const HEADERS: usize = 32;
+
+const END: &[u8] = b"\r\n\r\n";
+
+/// Reads parts one after another.
+pub struct Reader<'b> {
+    body: &'b mut Body,
+    buffer: BytesMut,
+    /// What ends a part, with the line end before it.
+    delimiter: Finder<'static>,
+    /// Bytes that all of it may have, and that came.
+    most: u64,
+    came: u64,
+    /// Within a part, whose end has not come.
+    inside: bool,
+    begun: bool,
+}
+
+/// A part's head.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    pub disposition: Vec<u8>,
+    pub content_type: Vec<u8>,
+}
+
+fn bad(why: &str) -> Problem {
+    Problem::bad_part(why)
+}
+
+impl<'b> Reader<'b> {
+    /// `most` bounds the bytes of all parts together.
+    pub fn new(body: &'b mut Body, boundary: &str, most: u64) -> Self {
+        let delimiter = format!("\r\n--{boundary}");
+        Self {
+            body,
+            // The first delimiter stands at the beginning, without the line end.
+            buffer: BytesMut::from(&b"\r\n"[..]),
+            delimiter: Finder::new(&delimiter).into_owned(),
+            most,
+            came: 0,
+            inside: false,
+            begun: false,
+        }
+    }
+
+    /// The next part's head, what is left of the part before it being skipped; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<Head>, Problem> {
+        if self.begun {
+            while self.chunk().await?.is_some() {}
+        } else {
+            self.skip_preamble().await?;
+        }
+        let length = self.delimiter.needle().len();
+        self.buffer.advance(length);
+        while self.buffer.len() < 2 {
+            self.fill().await?;
+        }
+        if self.buffer.starts_with(b"--") {
+            return Ok(None);
+        }
+        self.begun = true;
+        // The line end of the delimiter is part of what is looked for: a head may be empty.
+        let mut searched = 0;
+        let end = loop {
+            if let Some(found) = memchr::memmem::find(&self.buffer[searched..], END) {
+                break searched + found;
+            }
+            searched = self.buffer.len().saturating_sub(END.len() - 1);
+            if searched > HEAD {
+                return Err(bad(&format!(
+                    "the head of a part has more than {HEAD} bytes"
+                )));
+            }
+            self.fill().await?;
+        };
+        if end > HEAD {
+            return Err(bad(&format!(
+                "the head of a part has more than {HEAD} bytes"
+            )));
+        }
+        let head = self.buffer.split_to(end + END.len());
+        self.inside = true;
+        let line = memchr::memmem::find(&head, b"\r\n").unwrap_or(0);
+        if !head[..line].iter().all(|byte| matches!(byte, b' ' | b'\t')) {
+            return Err(bad("a boundary has something behind it"));
+        }
+        Head::parse(&head[line + 2..]).map(Some)
+    }
+
+    async fn skip_preamble(&mut self) -> Result<(), Problem> {
+        let (length, mut skipped) = (self.delimiter.needle().len(), 0);
+        loop {
+            let found = self.delimiter.find(&self.buffer);
+            let gone = found.unwrap_or(self.buffer.len().saturating_sub(length - 1));
+            skipped += gone;
+            if skipped > PREAMBLE {
+                let why = format!("the first part begins after more than {PREAMBLE} bytes");
+                return Err(bad(&why));
+            }
+            self.buffer.advance(gone);
+            if found.is_some() {
+                return Ok(());
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// The part's next bytes; `None` at its end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Problem> {
+        let length = self.delimiter.needle().len();
+        loop {
+            if !self.inside {
+                return Ok(None);
+            }
+            if let Some(end) = self.delimiter.find(&self.buffer) {
+                self.inside = false;
+                if end > 0 {
+                    return Ok(Some(self.buffer.split_to(end).freeze()));
+                }
+                continue;
+            }
+            let sure = self.buffer.len().saturating_sub(length - 1);
+            if sure > 0 {
+                return Ok(Some(self.buffer.split_to(sure).freeze()));
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Reads on.
+    async fn fill(&mut self) -> Result<(), Problem> {
+        loop {
+            let Some(frame) = self.body.frame().await else {
+                return Err(bad("the body ends within a part"));
+            };
+            let frame = frame.map_err(|error| Unread::of(BoxError::from(error)))?;
+            if let Ok(data) = frame.into_data() {
+                self.came = self.came.saturating_add(data.len() as u64);
+                if self.came > self.most {
+                    return Err(Problem::files_too_large(self.most));
+                }
+                self.buffer.extend_from_slice(&data);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Fails at once where the sender says that it is too much.
+    pub fn check_length(&self) -> Result<(), Problem> {
+        if self.body.size_hint().lower() > self.most {
+            return Err(Problem::files_too_large(self.most));
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    fn parse(lines: &[u8]) -> Result<Self, Problem> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let parsed = httparse::parse_headers(lines, &mut headers);
+        if let Err(error) = parsed {
+            return Err(bad(&format!("the head of a part cannot be read: {error}")));
+        }
+        let value = |name: &str| {
+            let mut headers = headers.iter();
+            let found = headers.find(|header| header.name.eq_ignore_ascii_case(name));
+            found.map_or_else(Vec::new, |header| header.value.to_vec())
+        };
+        Ok(Self {
+            disposition: value("content-disposition"),
+            content_type: value("content-type"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod names_tests {
+    use super::*;
+
+    fn file_name(header: &[u8]) -> Option<String> {
+        let read = Disposition::read(header);
+        assert_eq!(read.name, "file", "{}", header.escape_ascii());
+        read.file_name
+    }
+
+    #[test]
+    fn a_name_is_read_in_each_form_that_clients_send() {
+        for (parameters, expected) in [
+            (&b"filename=\"a.txt\""[..], "a.txt"),
+            (b"FileName=\"a.txt\"", "a.txt"),
+            (b"filename = a.txt ", "a.txt"),
+            (b"filename=\"a;b=\\\"c\\\".txt\"; x=1", "a;b=\"c\".txt"),
+            ("filename=\"レポート.xlsx\"".as_bytes(), "レポート.xlsx"),
+            (b"filename*=UTF-8''%E3%83%AC.xlsx", "レ.xlsx"),
+            (
+                b"filename*=utf-8'ja'%E3%83%AC.xlsx; filename=\"x.xlsx\"",
+                "レ.xlsx",
+            ),
+            (
+                b"filename=\"x.xlsx\"; FILENAME*=UTF-8''%E3%83%AC.xlsx",
+                "レ.xlsx",
+            ),
+            (b"filename*=iso-8859-1''caf%E9.txt", "café.txt"),
+            (b"filename*=\"UTF-8''caf%C3%A9.txt\"", "café.txt"),
+            (b"filename*=plain.txt", "plain.txt"),
+            (b"filename=\"caf\xe9.txt\"", "café.txt"),
+            (b"filename=\"r\xe9sum\xe9.txt\"", "résumé.txt"),
+            // レポート表.xlsx in Shift-JIS; the second byte of the last letter is a backslash.
+            (
+                b"filename=\"\x83\x8c\x83|\x81[\x83g\x95\\.xlsx\"",
+                "レポート表.xlsx",
+            ),
+            (b"filename=\"\x95\\\"", "表"),
+            (b"filename=\"%E3%83%AC.xlsx\"", "レ.xlsx"),
+            (b"filename=\"50%20off.txt\"", "50%20off.txt"),
+            (b"filename=\"C:\\dir\\a.txt\"", "C:\\dir\\a.txt"),
+            (b"filename=\"no end", "no end"),
+            (b"filename=\"\"", ""),
+        ] {
+            let header = [b"form-data; name=\"file\"; ", parameters].concat();
+            assert_eq!(file_name(&header).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_part_without_a_file_name_is_none() {
+        for header in [
+            "form-data; name=file",
+            "form-data;Name=\"file\";;x;y=",
+            "a;name*=''file",
+        ] {
+            assert_eq!(file_name(header.as_bytes()), None, "{header}");
+        }
+        assert_eq!(Disposition::read(b""), Disposition::default());
+        let empty = Disposition::read(b"form-data; name=\"\"; filename");
+        assert_eq!(empty.file_name, None);
+    }
+}
+
+#[cfg(test)]
+mod reader_tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    fn body(sent: &[u8], cut: usize) -> Body {
+        let chunks: Vec<_> = sent.chunks(cut).map(Bytes::copy_from_slice).collect();
+        let chunks = chunks.into_iter().map(Ok::<_, Infallible>);
+        Body::from_stream(stream::iter(chunks))
+    }
+
+    async fn parts(sent: &[u8], cut: usize) -> Result<Vec<(String, Vec<u8>)>, Problem> {
+        let mut body = body(sent, cut);
+        let mut reader = Reader::new(&mut body, "b", 10_000_000);
+        let mut found = Vec::new();
+        while let Some(head) = reader.next().await? {
+            let mut data = Vec::new();
+            while let Some(chunk) = reader.chunk().await? {
+                data.extend_from_slice(&chunk);
+            }
+            found.push((String::from_utf8(head.disposition).unwrap(), data));
+        }
+        Ok(found)
+    }
+
+    #[tokio::test]
+    async fn parts_are_found_however_the_body_is_cut() {
+        let sent = b"preamble\r\n--b \r\nContent-Disposition: one\r\n\r\n1\r\n--x\r\n\r--b\r\n--b\r\n\
+            content-type: x\r\nCONTENT-DISPOSITION:two\r\n\r\n\r\n--b\r\n\r\nthree\r\n--b--\r\nepilogue";
+        let expected = [
+            ("one".to_owned(), b"1\r\n--x\r\n\r--b".to_vec()),
+            ("two".to_owned(), Vec::new()),
+            (String::new(), b"three".to_vec()),
+        ];
+        for cut in 1..sent.len() {
+            assert_eq!(parts(sent, cut).await.unwrap(), expected, "{cut}");
+        }
+        assert_eq!(parts(b"--b--\r\n", 100).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_part_is_bounded() {
+        let long = "x".repeat(200_000);
+        for (sent, why) in [
+            (long.clone(), "first part begins"),
+            (
+                format!("--b\r\nX: {long}\r\n\r\n\r\n--b--"),
+                "head of a part has",
+            ),
+            (format!("--b{long}\r\n\r\n\r\n--b--"), "head of a part has"),
+            ("--b\r\n\r\nno end".to_owned(), "ends within"),
+            (
+                "--b\r\nno colon\r\n\r\n\r\n--b--".to_owned(),
+                "cannot be read",
+            ),
+            ("--bx\r\n\r\n\r\n--b--".to_owned(), "something behind"),
+        ] {
+            for cut in [1000, 1_000_000] {
+                let problem = parts(sent.as_bytes(), cut).await.unwrap_err();
+                let told = format!("{problem:?}");
+                assert!(told.contains(why), "{why}: {told}");
+            }
+        }
+        let mut body = body(b"--b\r\n\r\n0123456789\r\n--b--", 5);
+        let mut all = Reader::new(&mut body, "b", 15);
+        assert!(all.next().await.is_ok());
+        let problem = loop {
+            if let Err(problem) = all.chunk().await {
+                break problem;
+            }
+        };
+        assert_eq!(problem.kind(), "file_too_large");
+    }
 }

@@ -1,11 +1,18 @@
 //! The way of every request: admitted, routed, answered, counted.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{
-    body::{Body, HttpBody as _},
+    body::{Body, Bytes, HttpBody, to_bytes},
     http::{
-        HeaderName, HeaderValue, Method, Request, Version,
+        HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header,
         header::{
             ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONNECTION,
             CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING, VIA,
@@ -14,8 +21,9 @@ use axum::{
     },
     response::{IntoResponse as _, Response},
 };
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
@@ -23,12 +31,10 @@ use super::{
     Problem, call, documents,
     files::{Downloads, PageLanguage},
     health, hosts,
+    hosts::Reader,
     inbound::{Inbound, Relayed, relayed},
-    mcp, metrics, multipart,
-    permit::with_permit,
-    reader::Reader,
+    mcp, multipart,
     route::{Route, Routes},
-    unread::Client,
     upload,
 };
 use crate::{
@@ -186,7 +192,7 @@ impl Service {
         }
         health::close_if_draining(app, &mut response);
         app.metrics.answered(requested, response.status());
-        metrics::count_problem(&app.metrics, peer, &response);
+        health::count_problem(&app.metrics, peer, &response);
         response
     }
 
@@ -230,7 +236,7 @@ impl Service {
             (Route::Health, _) => health::report(app, &reader).await,
             (Route::Live, _) => health::live(),
             (Route::Ready, _) => health::ready(app, &reader).await,
-            (Route::Metrics, _) => metrics::render(app, &reader).await,
+            (Route::Metrics, _) => health::render(app, &reader).await,
             (Route::RootDocument, _) => documents::root(app, &reader).await,
             (Route::Index, _) => documents::index(app, &reader).await,
             (Route::Asset(file), _) => documents::asset(file),
@@ -244,7 +250,7 @@ impl Service {
                     .downloads
                     .answer(path, method, &inbound.parts.headers)
                     .await;
-                metrics::audit_download(app, inbound.peer, method, &response);
+                health::audit_download(app, inbound.peer, method, &response);
                 response
             }
         }
@@ -314,4 +320,79 @@ fn cors(listen: &Listen) -> CorsLayer {
         .allow_headers(AllowHeaders::mirror_request())
         .allow_credentials(!any)
         .expose_headers(ExposeHeaders::list([SESSION_HEADER.clone(), REQUEST_ID]))
+}
+
+// An answer that holds a permit for as long as it is sent.
+
+/// The body with the permit, which is given back when the body is dropped.
+fn with_permit(body: Body, permit: OwnedSemaphorePermit) -> Body {
+    Body::new(WithPermit {
+        body,
+        _permit: permit,
+    })
+}
+
+struct WithPermit {
+    body: Body,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HttpBody for WithPermit {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+// What nobody read of a request's body.
+//
+// A refusal often comes before the body was read. Then the server ends a kept connection without a
+// word, and the client's next request there is lost. So a short rest is read here; where it is
+// long, or the client waits to be asked for it, the answer says that the connection ends.
+
+/// Bytes of a rest that is read, and how long they may take.
+const SHORT: usize = 64 * 1024;
+
+const SOON: Duration = Duration::from_millis(500);
+
+/// What is to be known of who sent a body.
+#[derive(Clone, Copy)]
+pub struct Client {
+    /// It sends its body only where it is asked for (`Expect: 100-continue`).
+    asked_for: bool,
+    version: Version,
+}
+
+impl Client {
+    /// By its request.
+    pub fn of(headers: &HeaderMap, version: Version) -> Self {
+        let asked_for = headers.contains_key(header::EXPECT);
+        Self { asked_for, version }
+    }
+
+    /// Reads what nobody read, or has the answer say that the connection ends.
+    pub async fn settle(self, rest: Body, response: &mut Response) {
+        let read = !self.asked_for
+            && matches!(
+                tokio::time::timeout(SOON, to_bytes(rest, SHORT)).await,
+                Ok(Ok(_))
+            );
+        if !read && self.version <= Version::HTTP_11 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+    }
 }

@@ -8,8 +8,9 @@ use axum::http::{
     header::{AUTHORIZATION, COOKIE},
 };
 use bridge_model::Caller;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use super::{Identity, SESSION_HEADER, keys};
+use super::{Identity, Refusal, SESSION_HEADER, token};
 use crate::config::ServerSpec;
 
 impl Identity {
@@ -67,21 +68,21 @@ impl Identity {
             return false;
         }
         let session = self.openwebui.is_some();
-        let proven = session && keys::user_token(&self.keys, headers).is_some();
+        let proven = session && token::user_token(&self.keys, headers).is_some();
         if *name == COOKIE {
             // Open WebUI can be told to send the user's, with his token in it.
             return !session;
         }
         if *name == AUTHORIZATION {
             // The user's own token for Open WebUI is nobody's but ours to use.
-            return !proven && !keys::authorization_is_ours(&self.keys, headers);
+            return !proven && !token::authorization_is_ours(&self.keys, headers);
         }
         if *name == names.user_jwt {
             // Whoever came this far with a token had it verified.
             return self.tokens.is_some();
         }
         let trusted = || {
-            let keyed = matches!(self.check_key(headers), keys::KeyCheck::Valid(_));
+            let keyed = matches!(self.check_key(headers), token::KeyCheck::Valid(_));
             keyed || self.is_near(headers, peer)
         };
         if *name == names.user_groups {
@@ -97,4 +98,89 @@ impl Identity {
         }
         true
     }
+}
+
+// Reading identity headers without losing or adding a byte.
+
+/// Ids are kept and hashed; nobody's real one comes near.
+const LONGEST: usize = 1024;
+
+/// Somebody may be in many groups.
+const LONGEST_LIST: usize = 16 * 1024;
+
+/// In front of a value that is no UTF-8, which is then kept percent-encoded. No header value
+/// can hold DEL, so no other value looks like that.
+const NOT_UTF8: char = '\u{7f}';
+
+/// The value of a header that was sent at most once, without the white space around it. Empty is
+/// absent: Open WebUI sends empty headers for what it does not know.
+pub(super) fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<str>>, Refusal> {
+    let Some(bytes) = bytes(headers, name) else {
+        return Ok(None);
+    };
+    if bytes.len() > LONGEST {
+        return Err(Refusal::BadHeader {
+            header: name.to_string(),
+            why: "it is longer than 1024 bytes",
+        });
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok("") => return Ok(None),
+        Ok(text) => text.into(),
+        Err(_) => format!("{NOT_UTF8}{}", percent_encode(bytes, NON_ALPHANUMERIC)).into(),
+    };
+    Ok(Some(text))
+}
+
+/// The names in a header that was sent at most once: between commas, each percent-encoded where it
+/// has to be, as Open WebUI's `{{USER_GROUPS}}` has them; or a JSON list, in which a name may have
+/// a comma.
+pub(super) fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<Box<str>>, Refusal> {
+    let Some(bytes) = bytes(headers, name) else {
+        return Ok(Vec::new());
+    };
+    let bad = |why| Refusal::BadHeader {
+        header: name.to_string(),
+        why,
+    };
+    if bytes.len() > LONGEST_LIST {
+        return Err(bad("it is longer than 16 KiB"));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| bad("it is not UTF-8"))?;
+    let names: Vec<String> = if text.starts_with('[') {
+        serde_json::from_str(text).map_err(|_| bad("it is not a JSON list of strings"))?
+    } else {
+        let parts = text.split(',');
+        parts.map(|part| percent_decoded(part).into()).collect()
+    };
+    let names = names.iter().map(|name| name.trim());
+    Ok(names
+        .filter(|name| !name.is_empty())
+        .map(Into::into)
+        .collect())
+}
+
+fn bytes<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+    let value = headers.get(name)?;
+    Some(value.as_bytes().trim_ascii())
+}
+
+/// Refuses a request that carries one of `names` twice, even with equal values.
+pub(super) fn refuse_duplicates(headers: &HeaderMap, names: &[HeaderName]) -> Result<(), Refusal> {
+    if headers.keys_len() == headers.len() {
+        return Ok(());
+    }
+    let twice = |name: &&HeaderName| headers.get_all(*name).iter().nth(1).is_some();
+    match names.iter().find(twice) {
+        Some(name) => Err(Refusal::DuplicateHeader {
+            header: name.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Undoes Open WebUI's percent-encoding of names; what does not decode stays as it is.
+pub(super) fn percent_decoded(text: &str) -> Box<str> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map_or_else(|_| text.into(), Into::into)
 }

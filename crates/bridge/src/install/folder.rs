@@ -10,22 +10,32 @@
 //! environment is changed once it stands; its time of use is that of `used`.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    ffi::OsString,
+    fs,
+    fs::{DirBuilder, File},
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use bridge_process::{ChildError, Errand, ExitStatus, environment_for_installing};
 use bridge_state::read_within;
+use indexmap::IndexMap;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{INSTALLED, pin::Pin, preinstalled::Preinstalled};
+use super::{
+    INSTALLED,
+    pin::{LockFile, Pin, platform},
+};
+use crate::child::Children;
 
 /// Environments and pins that no bridge used for so long are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 86_400);
+
 /// What is being made for longer than this was given up.
 const GIVEN_UP: Duration = Duration::from_secs(86_400);
 
@@ -43,7 +53,9 @@ const NOW: Timestamps = Timestamps {
 
 /// A record names each package and its hashes.
 const LARGEST: u64 = 64 * 1024 * 1024;
+
 const RECORD: &str = "environment.json";
+
 const USED: &str = "used";
 
 /// The folder.
@@ -279,11 +291,163 @@ impl Drop for Stage {
     }
 }
 
+// Running the package managers: their environment, and what they say when they fail.
+
+/// Bounds one step: large packages over a slow line, or a build.
+const STEP: Duration = Duration::from_secs(1800);
+
+/// The end of what a package manager says, in lines.
+const LAST_LINES: usize = 6;
+
+/// Why something could not be installed: for people, without passwords.
+pub type Failed = String;
+
+/// Runs package managers for one server.
+pub struct Work<'a> {
+    children: &'a Children,
+    env: Vec<(OsString, OsString)>,
+    cwd: PathBuf,
+}
+
+impl<'a> Work<'a> {
+    /// `own` are the server's variables, of which only the package managers' own settings are
+    /// taken; `scratch` is for their temporary files.
+    pub fn new(
+        children: &'a Children,
+        tools_dir: &Path,
+        own: &IndexMap<String, String>,
+        scratch: &Path,
+    ) -> Result<Self, Failed> {
+        let cwd = scratch.join("scratch");
+        std::fs::create_dir(&cwd).map_err(|error| format!("no folder to work in: {error}"))?;
+        Ok(Self {
+            children,
+            env: environment_for_installing(tools_dir, &cwd, own),
+            cwd,
+        })
+    }
+
+    /// A program with its output, or what it said last.
+    pub async fn run(&self, program: &str, args: Vec<String>) -> Result<String, Failed> {
+        self.run_in(program, args, &self.cwd).await
+    }
+
+    /// The same in another folder.
+    pub async fn run_in(
+        &self,
+        program: &str,
+        args: Vec<String>,
+        cwd: &Path,
+    ) -> Result<String, Failed> {
+        let what = args.iter().take_while(|arg| !arg.starts_with('-')).take(2);
+        let what = what.fold(program.to_owned(), |what, arg| format!("{what} {arg}"));
+        let errand = Errand {
+            program: program.to_owned(),
+            args,
+            env: self.env.clone(),
+            cwd: cwd.to_owned(),
+        };
+        let done = self.children.run(errand, Instant::now() + STEP).await;
+        let done = done.map_err(|error| match error {
+            ChildError::NotStarted { why, .. } => why,
+            _ => format!("`{what}` took longer than {} s", STEP.as_secs()),
+        })?;
+        if done.status == ExitStatus::Code(0) {
+            return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+        }
+        let said = last_words(&String::from_utf8_lossy(&done.stderr));
+        Err(format!("`{what}` failed ({}){said}", done.status))
+    }
+
+    /// Removes its temporary files.
+    pub fn leave(&self) -> std::io::Result<()> {
+        std::fs::remove_dir_all(&self.cwd)
+    }
+
+    /// Whether the variables of the package managers say something of their own.
+    pub fn says(&self, name: &str) -> bool {
+        self.env.iter().any(|(known, _)| known == name)
+    }
+}
+
+fn last_words(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
+    let lines: Vec<&str> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+    if last.is_empty() {
+        return String::new();
+    }
+    format!(": {}", without_passwords(&last.join("\n")))
+}
+
+/// `https://user:password@host` → `https://…@host`.
+fn without_passwords(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, behind) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = behind
+            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '`' | '"' | '\''))
+            .unwrap_or(behind.len());
+        rest = match behind[..end].rfind('@') {
+            Some(at) => {
+                out.push('…');
+                &behind[at..]
+            }
+            None => behind,
+        };
+    }
+    out + rest
+}
+
+// What `mcpo-bridge install` put somewhere ahead, such as into an image: read, never written. A
+// tools folder of its own, with the lock file in it.
+
+/// The lock file's name there.
+const LOCK: &str = "mcp-servers.lock.json";
+
+/// The folder, which does not change while we run.
+#[derive(Debug, Clone)]
+pub struct Preinstalled {
+    root: PathBuf,
+    lock: LockFile,
+}
+
+impl Preinstalled {
+    /// Reads its lock file; without one, nothing is there. Blocks.
+    pub fn open(dir: &Path) -> Self {
+        let read = LockFile::read(&dir.join(LOCK));
+        let lock = read.unwrap_or_else(|error| {
+            tracing::error!(%error, "what was installed ahead does not count");
+            None
+        });
+        Self {
+            root: dir.join(INSTALLED),
+            lock: lock.unwrap_or_default(),
+        }
+    }
+
+    /// Where its environments lie.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What was chosen for a command line, whatever its server is called.
+    pub fn pin(&self, wanted: &str) -> Option<Pin> {
+        let platform = platform();
+        let mut pins = self.lock.servers.values();
+        let found = pins.find(|pin| pin.wanted == wanted && pin.platform == platform);
+        found.cloned()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
 
-    use super::{super::pin::Packages, *};
+    use super::*;
+    use crate::install::pin::Packages;
 
     fn record(version: &str) -> Record {
         let pin = Pin {
@@ -364,5 +528,62 @@ mod tests {
         let root = tools.path().join("installed");
         fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(folder.is_ours().unwrap_err().contains("MCPO_TOOLS_DIR"));
+    }
+}
+
+#[cfg(test)]
+mod work_tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_told() {
+        let said = "error: https://joe:hunter2@pypi.example/simple failed\n  at `http://t@h/`\n\n";
+        let told = last_words(said);
+        assert_eq!(
+            told,
+            ": error: https://…@pypi.example/simple failed\n  at `http://…@h/`"
+        );
+        assert_eq!(
+            without_passwords("https://a.example/x@1"),
+            "https://a.example/x@1"
+        );
+    }
+}
+
+#[cfg(test)]
+mod preinstalled_tests {
+    use std::fs;
+
+    use super::*;
+    use crate::install::pin::Packages;
+
+    #[test]
+    fn a_command_line_is_known_by_what_it_asks_for_on_this_kind_of_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let pin = |wanted: &str, platform: String| Pin {
+            wanted: wanted.into(),
+            platform,
+            packages: Packages::Python {
+                python: "3.11".into(),
+                requirements: Vec::new(),
+            },
+        };
+        let mut lock = LockFile::default();
+        let here = pin("a", platform());
+        lock.servers.insert("one".into(), here.clone());
+        let elsewhere = pin("b", "plan9-mips-gnu".into());
+        lock.servers.insert("two".into(), elsewhere);
+        lock.write(&folder.path().join(LOCK)).unwrap();
+        let ahead = Preinstalled::open(folder.path());
+        assert_eq!(ahead.pin("a"), Some(here));
+        assert_eq!((ahead.pin("b"), ahead.pin("c")), (None, None));
+    }
+
+    #[test]
+    fn without_a_good_lock_file_nothing_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Preinstalled::open(folder.path()).pin("a"), None);
+        fs::write(folder.path().join(LOCK), "{").unwrap();
+        assert_eq!(Preinstalled::open(folder.path()).pin("a"), None);
     }
 }

@@ -9,20 +9,14 @@
 //! Who starts children asks [`Launches`](crate::launches::Launches), which answers at once; [`Installer`]
 //! keeps it true.
 
-mod asked;
 mod folder;
 mod installer;
-mod lock_file;
 mod node;
 mod pin;
-mod preinstalled;
 mod python;
-mod work;
 
-pub use asked::Asked;
-pub use installer::{Installer, InstallerSettings, Step};
-pub use lock_file::LockFile;
-pub use pin::Pin;
+pub use installer::{Asked, Installer, InstallerSettings, Step};
+pub use pin::{LockFile, Pin};
 
 /// Below a tools folder.
 const INSTALLED: &str = "installed";

@@ -6,9 +6,8 @@ use bridge_process::launch::{Kind, NodeSet, Resolved};
 use serde_json::{Map, Value, json};
 
 use super::{
-    folder::Record,
+    folder::{Failed, Record, Work},
     pin::{Packages, Pin, platform, wanted_node},
-    work::{Failed, Work},
 };
 
 /// No questions, no reports; and no address of a registry in what is written down.

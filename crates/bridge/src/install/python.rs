@@ -9,9 +9,8 @@ use std::{
 use bridge_process::launch::{Kind, PythonSet, Resolved, Run, Target, seen};
 
 use super::{
-    folder::Record,
+    folder::{Failed, Record, Work},
     pin::{Packages, Pin, platform, wanted_python},
-    work::{Failed, Work},
 };
 
 /// uv's settings for the whole machine. It reads those of tools from here and from the user's

@@ -17,14 +17,16 @@ use bridge_protocol::{
 use bytes::Bytes;
 
 use super::{
-    RpcError, abroad,
+    RpcError,
     aggregate::View,
-    all, headers,
-    legacy::{self, check_version, relay, take},
-    lists,
-    modern::{self, called, is_modern},
+    all, legacy,
+    legacy::{check_version, relay, take},
+    lists, modern,
+    modern::{called, is_modern},
     relay::json,
+    request,
     request::{McpExit, McpRequest, Scope, ServerRequest},
+    session,
     session::McpSession,
 };
 use crate::{
@@ -66,7 +68,7 @@ pub async fn get(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, Mc
 pub async fn delete(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, McpExit> {
     let session = session(request, scope).await?;
     request.endpoint.sessions.end(&session);
-    abroad::tell(request, &session, &Method::DELETE, &Bytes::new()).await;
+    session::tell(request, &session, &Method::DELETE, &Bytes::new()).await;
     Ok(StatusCode::OK.into_response())
 }
 
@@ -158,7 +160,7 @@ async fn initialize(
             look_for_all(request, &view).await?;
             let result = all::initialize(&view, version);
             let session = begin(None);
-            all::forward_changes(endpoint, caller, &view, &session);
+            all::forward(endpoint, caller, &view, &session);
             Ok(legacy::greeted(endpoint, message, &result, &session))
         }
     }
@@ -204,7 +206,7 @@ async fn set_level_of_all(
     let answer = legacy::set_level(session, message)?;
     // Numbers of ours begin with 1: nobody waits for this answer.
     session.tell_always(&splice(&message.line, &[(&message.answer_id(), b"0")]));
-    abroad::tell(request, session, &Method::POST, &message.line).await;
+    session::tell(request, session, &Method::POST, &message.line).await;
     Ok(answer)
 }
 
@@ -226,7 +228,7 @@ async fn post_modern(
     let view = match scope {
         Scope::One(offer) => {
             let schema = called(&offer, &message).map(Tool::input_schema);
-            headers::check(request.headers, &message, &method, schema)?;
+            request::check(request.headers, &message, &method, schema)?;
             if REMOVED.contains(&&*method) {
                 return Err(RpcError::method(&method).into());
             }
@@ -244,7 +246,7 @@ async fn post_modern(
     let target = routed.as_ref().ok().and_then(Option::as_ref);
     let tool = target.and_then(|routed| called(&routed.to.offer, &routed.message));
     let schema = tool.map(Tool::input_schema);
-    headers::check(request.headers, &message, &method, schema)?;
+    request::check(request.headers, &message, &method, schema)?;
     if REMOVED.contains(&&*method) {
         return Err(RpcError::method(&method).into());
     }

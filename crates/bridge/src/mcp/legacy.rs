@@ -23,11 +23,11 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
-    RpcError, abroad, lists,
+    RpcError, lists,
     relay::{Asked, Manner, Relay, json, refused, with_token},
     request::{Entered, McpExit, McpRequest, ServerRequest, relayed},
+    session,
     session::McpSession,
-    stream,
 };
 use crate::{
     call::Parking,
@@ -57,7 +57,7 @@ pub fn stream_of(
         // A stream that waits for news must not use up the grace of a bridge that stops.
         stopping.run_until_cancelled(sending).await;
     });
-    Ok(stream::response(events))
+    Ok(session::response(events))
 }
 
 /// The answer to `initialize`, with the session's id.
@@ -136,7 +136,7 @@ pub async fn take(
     message: &ClientMessage,
 ) -> Response {
     if !take_here(session, message) {
-        abroad::tell(request, session, &Method::POST, &message.line).await;
+        session::tell(request, session, &Method::POST, &message.line).await;
     }
     StatusCode::ACCEPTED.into_response()
 }
@@ -250,7 +250,7 @@ async fn enter(
         {
             Ok(workspace) => return Ok(Entered { place, workspace }),
             Err(elsewhere) => {
-                let elsewhere = abroad::with_guest(to.request, session, elsewhere).await;
+                let elsewhere = session::with_guest(to.request, session, elsewhere).await;
                 forwarding.to(&elsewhere).await?;
             }
         }

@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::{
     RpcError,
     request::{McpExit, McpRequest, ServerRequest, relayed},
-    stream,
+    session,
 };
 
 /// Of what a client wants to hear.
@@ -121,7 +121,7 @@ pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Re
                     }
                     () = sender.closed() => return,
                     () = stopping.cancelled() => return,
-                    () = tokio::time::sleep(stream::PING_EVERY) => break stream::PING,
+                    () = tokio::time::sleep(session::PING_EVERY) => break session::PING,
                 };
                 match said {
                     Ok(said) if wanted.has(&said) => break marked(&said, &id),
@@ -131,7 +131,7 @@ pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Re
             };
         }
     });
-    Ok(stream::response(events))
+    Ok(session::response(events))
 }
 
 /// A notification without parameters, as a child would send it.

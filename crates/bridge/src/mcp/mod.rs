@@ -3,31 +3,18 @@
 //! Messages pass byte by byte; what changes is ids, progress tokens, our folder's path, and the
 //! links that are appended to a tool's result.
 
-mod abroad;
-mod aggregate;
+pub mod aggregate;
 mod all;
 mod endpoint;
 mod error;
 mod files;
-mod headers;
 mod legacy;
 mod listen;
 mod lists;
 mod modern;
-mod outbox;
-mod park;
 mod relay;
 mod request;
-mod retry;
 mod session;
-mod stream;
-
-pub use aggregate::Views;
-pub use endpoint::{delete, get, post};
-pub use error::RpcError;
-pub use park::Parks;
-pub use request::{McpExit, McpRequest, Scope, locate_offer};
-pub use session::McpSessions;
 
 use std::sync::Arc;
 
@@ -35,6 +22,13 @@ use crate::{
     call::CallEngine, catalog::Catalog, config::Settings, directory::Directory, identity::Identity,
     replicas::Replicas,
 };
+
+pub use aggregate::Views;
+pub use endpoint::{delete, get, post};
+pub use error::RpcError;
+pub use relay::Parks;
+pub use request::{McpExit, McpRequest, Scope, locate_offer};
+pub use session::McpSessions;
 
 /// The MCP endpoints: what they own, and what they use of the bridge.
 pub struct Endpoint {

@@ -19,12 +19,13 @@ use bridge_protocol::{
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use super::relay::Retry;
 use super::{
     listen, lists,
     relay::{Asked, Manner, Relay, json as answer_json, refused, with_subscription, with_token},
     request::{McpExit, McpRequest, ServerRequest, relayed},
 };
-use crate::{catalog::Offer, config::Mode, mcp::retry::Retry, replicas::Exit};
+use crate::{catalog::Offer, config::Mode, replicas::Exit};
 
 /// A subscription's longest life: a day.
 const LONGEST_LISTEN: Duration = Duration::from_secs(24 * 3600);

@@ -1,36 +1,48 @@
 //! One request of a client's on its way to a child and back: an answer as JSON where the child
 //! says nothing before it, else a stream.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use bridge_model::{Principal, ServerName, SessionId};
 use bridge_process::{BACKLOG, Cancellation, Heard, Hearing, Replier, can_answer, needed};
 use bridge_protocol::{
-    RawJson, code,
+    ClientMessage, RawJson, code,
     jsonrpc::{Reply, Said, splice},
     meta, method, sse,
 };
 use bytes::Bytes;
 use indexmap::IndexMap;
-use serde_json::{Map, Value};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, value::RawValue};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use super::{RpcError, files, lists, session::InFlight, stream};
+use super::{
+    Endpoint, RpcError,
+    aggregate::Shown,
+    files, lists,
+    request::{McpExit, McpRequest},
+    session,
+    session::InFlight,
+};
 use crate::{
     call::{Answer, Ask, Call, CallError, Parking},
     config::ServerSpec,
-    mcp::{Endpoint, aggregate::Shown, retry::Retry},
     replicas::Homed,
 };
 
 /// A silent call becomes a stream after this long, so that pings can keep it open: clients give up
 /// after 300 s without a byte.
 const QUIET: Duration = Duration::from_secs(20);
+
 /// A child that asks several things at once sends them within this time.
 const GATHER: Duration = Duration::from_millis(30);
+
 /// Events on their way to a client.
 const EVENTS: usize = 64;
 
@@ -205,8 +217,8 @@ impl Relay {
                 let next = tokio::select! {
                     next = self.next() => next,
                     () = sender.closed() => return,
-                    () = tokio::time::sleep(stream::PING_EVERY) => {
-                        if sender.send(stream::PING).await.is_err() {
+                    () = tokio::time::sleep(session::PING_EVERY) => {
+                        if sender.send(session::PING).await.is_err() {
                             return;
                         }
                         continue;
@@ -229,7 +241,7 @@ impl Relay {
                 return;
             }
         });
-        stream::response(events)
+        session::response(events)
     }
 
     /// Gives the request away until its retry; returns the answer for now.
@@ -371,4 +383,139 @@ pub fn with_token(said: &Said, token: Option<&RawJson>) -> Option<Bytes> {
 pub fn with_subscription(said: &Said, id: &RawJson) -> Option<Bytes> {
     let place = said.param(&["_meta", meta::SUBSCRIPTION_ID])?;
     Some(splice(&said.line, &[(&place, id.as_bytes())]))
+}
+
+// Calls that wait for their client: what a child asked went out as `input_required`, and the
+// client's retry goes on with the call. A parked call belongs to one principal, is resumed by one
+// retry of the same request, and expires.
+
+/// Parked calls of one principal.
+const MOST: usize = 100;
+
+/// All parked calls of this bridge.
+#[derive(Clone, Default)]
+pub struct Parks {
+    all: Arc<Mutex<HashMap<SessionId, (Retry, Relay)>>>,
+}
+
+impl Parks {
+    /// Keeps a call for so long, or until the bridge stops; returns the `requestState` that brings
+    /// it back.
+    pub fn park(
+        &self,
+        retry: Retry,
+        relay: Relay,
+        kept: Duration,
+        stopping: CancellationToken,
+    ) -> Result<SessionId, RpcError> {
+        let mut all = self.lock();
+        let own = all
+            .values()
+            .filter(|(other, _)| other.principal == retry.principal)
+            .count();
+        if own >= MOST {
+            return Err(RpcError::invalid(
+                "too many calls of this caller wait for an answer",
+            ));
+        }
+        let state = SessionId::random();
+        all.insert(state.clone(), (retry, relay));
+        drop(all);
+        let (parks, expired) = (self.clone(), state.clone());
+        tokio::spawn(async move {
+            // A bridge that stops takes no retries.
+            let expiry = tokio::time::sleep(kept);
+            stopping.run_until_cancelled(expiry).await;
+            // Dropping it cancels the call.
+            let gone = parks.lock().remove(&expired);
+            drop(gone);
+        });
+        Ok(state)
+    }
+
+    /// The call that this retry goes on with, its child's questions answered. The state names the
+    /// replica that keeps the call.
+    pub async fn take(
+        &self,
+        request: &McpRequest<'_>,
+        state: &str,
+        retry: &Retry,
+        message: &ClientMessage,
+    ) -> Result<Relay, McpExit> {
+        let unknown = || RpcError::params("requestState is unknown, expired or of another request");
+        let state: Homed = state.parse().map_err(|_| unknown())?;
+        if state.home != request.endpoint.replicas.own() {
+            return Err(request.forward_home(state.home, unknown).await);
+        }
+        let relay = self.resume(&state.token, retry, message);
+        Ok(relay.ok_or_else(unknown)?)
+    }
+
+    fn resume(&self, state: &SessionId, retry: &Retry, message: &ClientMessage) -> Option<Relay> {
+        let mut all = self.lock();
+        if all.get(state).is_none_or(|(expected, _)| expected != retry) {
+            return None;
+        }
+        let (_, mut relay) = all.remove(state)?;
+        drop(all);
+        relay.answer(&answers(message));
+        Some(relay)
+    }
+
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<SessionId, (Retry, Relay)>> {
+        self.all.lock()
+    }
+}
+
+/// The client's answers by their keys.
+fn answers(message: &ClientMessage) -> IndexMap<String, RawJson> {
+    let Some(raw) = &message.params.input_responses else {
+        return IndexMap::new();
+    };
+    let bytes = raw.clone().into_bytes();
+    let members: IndexMap<String, &RawValue> = serde_json::from_slice(&bytes).unwrap_or_default();
+    members
+        .into_iter()
+        .map(|(key, value)| (key, RawJson::within(&bytes, value)))
+        .collect()
+}
+
+// Which request may go on with a call that waits for its client.
+
+/// Which request may go on with a parked call: whose it is, and what it asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    pub(super) principal: Principal,
+    server: ServerName,
+    request: [u8; 32],
+}
+
+impl Retry {
+    /// Of a request or of its retry: the same method, name and arguments.
+    pub fn of(principal: &Principal, server: &ServerName, message: &ClientMessage) -> Self {
+        let params = &message.params;
+        let name = params.name.as_ref().map_or("", |(name, _)| name);
+        let uri = params.uri.as_deref().unwrap_or_default();
+        // By value: a client may write the same arguments in other bytes. What no type of ours
+        // holds is compared by its bytes.
+        let arguments = params.arguments.as_ref().map(|raw| {
+            let value = raw.read().map(|value: Value| value.to_string());
+            value.unwrap_or_else(|_| raw.as_str().to_owned())
+        });
+        let mut hash = Sha256::new();
+        for part in [
+            &format!("{:?}", message.kind),
+            name,
+            uri,
+            &arguments.unwrap_or_default(),
+        ] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self {
+            principal: principal.clone(),
+            server: server.clone(),
+            request: hash.finalize().into(),
+        }
+    }
 }

@@ -4,7 +4,8 @@
 //! folder belong to the chat, and outlive them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,36 +13,49 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{Guest, Principal, ServerName, SessionId};
+use axum::{
+    body::{Body, BodyDataStream},
+    http::{HeaderMap, HeaderValue, Method, header},
+    response::{IntoResponse as _, Response},
+};
+use bridge_model::{Guest, Hop, Principal, ServerName, SessionId};
 use bridge_process::{Cancellation, Child, Ear, Replier};
 use bridge_protocol::{
-    RawJson,
+    RawJson, header_name,
     jsonrpc::{Said, splice},
     method,
+    sse::{Cursor, Parser, TooLong, event},
 };
+use bridge_state::InstanceId;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
 use indexmap::IndexMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Map, Value};
-use tokio::{sync::broadcast, time::Instant};
+use tokio::{
+    sync::{Notify, broadcast, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::outbox::Outbox;
+use super::{aggregate::Shown, request::McpRequest};
 use crate::{
     call::Parking,
     catalog::News,
     config::{Mode, ServerSpec},
-    mcp::aggregate::Shown,
-    replicas::Abroad,
+    replicas::{Abroad, Elsewhere, Forward, Homed},
 };
 
 /// A session that nobody used for this long is forgotten; its client then begins anew.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
+const KEPT_UNUSED: Duration = Duration::from_secs(24 * 3600);
+
 /// The servers of a config.
 type Servers = IndexMap<ServerName, Arc<ServerSpec>>;
 
 /// Sessions of one principal; the one that was used longest ago makes room.
 const MOST: usize = 1000;
+
 /// Questions that wait for one client.
 const MOST_ASKED: usize = 1000;
 
@@ -147,7 +161,7 @@ impl McpSessions {
 
     fn keep(&self, session: &Arc<McpSession>) {
         let mut all = lock(&self.all);
-        all.retain(|_, other| lock(&other.last_used).elapsed() < KEPT);
+        all.retain(|_, other| lock(&other.last_used).elapsed() < KEPT_UNUSED);
         let own = all
             .values()
             .filter(|other| other.principal == session.principal);
@@ -448,4 +462,346 @@ fn number(id: &RawJson) -> Option<u64> {
 
 fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
     mutex.lock()
+}
+
+// A protocol session whose chat is worked on by another replica: it is a guest there, and what is
+// said to it there comes back into its stream here.
+
+/// Where the session's request goes, with what the other replica needs to take the session in. What its child
+/// says to nobody in particular is heard here before the request goes there.
+pub async fn with_guest(
+    request: &McpRequest<'_>,
+    session: &Arc<McpSession>,
+    elsewhere: Elsewhere,
+) -> Elsewhere {
+    // A guest's own request came by a lease, and does not go on.
+    if request.caller.hop() == Some(Hop::Lease) {
+        return elsewhere;
+    }
+    let elsewhere = Elsewhere {
+        guest: Some(Arc::new(session.as_guest())),
+        ..elsewhere
+    };
+    if !elsewhere.draining && session.abroad.add(elsewhere.to) {
+        hear(request, session, &elsewhere).await;
+    }
+    elsewhere
+}
+
+/// Passes on what the client tells or answers to wherever the session is a guest.
+pub async fn tell(request: &McpRequest<'_>, session: &McpSession, method: &Method, line: &Bytes) {
+    if request.caller.hop() == Some(Hop::Lease) {
+        return;
+    }
+    for instance in session.abroad.all() {
+        let Some(to) = there(request, session, instance).await else {
+            session.abroad.remove(instance);
+            continue;
+        };
+        let sent = of_session(request, session, method, line);
+        let replicas = &request.endpoint.replicas;
+        replicas.tell(&to, request.caller, &sent).await;
+    }
+}
+
+async fn hear(request: &McpRequest<'_>, session: &Arc<McpSession>, to: &Elsewhere) {
+    let sent = of_session(request, session, &Method::GET, &Bytes::new());
+    let replicas = &request.endpoint.replicas;
+    let Some(stream) = replicas.listen(to, request.caller, &sent).await else {
+        session.abroad.remove(to.to);
+        return;
+    };
+    let (session, to) = (session.clone(), to.to);
+    let stopping = request.endpoint.engine.stopping.clone();
+    let mut stream = Messages::of(stream, request.endpoint.settings.limits.max_message());
+    tokio::spawn(async move {
+        let ended = session.ended.clone();
+        let pass = async {
+            while let Some(line) = stream.next().await {
+                session.outbox.push(&line);
+            }
+        };
+        stopping
+            .run_until_cancelled(ended.run_until_cancelled(pass))
+            .await;
+        session.abroad.remove(to);
+    });
+}
+
+async fn there(
+    request: &McpRequest<'_>,
+    session: &McpSession,
+    instance: InstanceId,
+) -> Option<Elsewhere> {
+    let found = request.endpoint.replicas.home(instance).await?;
+    Some(Elsewhere {
+        hop: Hop::Lease,
+        guest: Some(Arc::new(session.as_guest())),
+        ..found
+    })
+}
+
+/// A message of the session's own.
+fn of_session(
+    request: &McpRequest<'_>,
+    session: &McpSession,
+    method: &Method,
+    body: &Bytes,
+) -> Forward {
+    let mut headers = request.headers.clone();
+    let id = Homed {
+        token: session.id.clone(),
+        home: request.endpoint.replicas.own(),
+    };
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(header_name::SESSION_ID, id);
+    }
+    let accept = HeaderValue::from_static("application/json, text/event-stream");
+    headers.insert(header::ACCEPT, accept);
+    headers.remove("last-event-id");
+    Forward {
+        method: method.clone(),
+        target: request.target.to_owned(),
+        headers,
+        chosen: HeaderMap::new(),
+        body: body.clone().into(),
+    }
+}
+
+// What belongs to none of a client's requests, for the GET stream of its session.
+//
+// A session may have several such streams at once: a client that lost one without a word opens
+// another. The protocol wants each message on one of them only: the newest gets them, and the ones
+// before it wait for its end.
+
+/// Events that a stream can be resumed from.
+const KEPT_EVENTS: usize = 256;
+
+/// Bytes of these.
+const KEPT_EVENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// The messages, kept for a while so that a stream can be resumed.
+#[derive(Default)]
+pub struct Outbox {
+    events: Mutex<Events>,
+    more: Notify,
+}
+
+#[derive(Default)]
+struct Events {
+    kept: VecDeque<(u64, Bytes)>,
+    bytes: usize,
+    last: u64,
+    /// The last one that a stream got.
+    sent: u64,
+    /// Open streams; the last one gets what comes.
+    streams: Vec<u64>,
+    opened: u64,
+}
+
+/// One stream. Dropped, the one before it gets what comes.
+struct Open {
+    outbox: Arc<Outbox>,
+    number: u64,
+    /// The last event that it need not send.
+    seen: u64,
+    /// Another one was opened since.
+    waits: bool,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let number = self.number;
+        self.outbox.lock().streams.retain(|other| *other != number);
+        self.outbox.more.notify_waiters();
+    }
+}
+
+impl Open {
+    /// The next event, if it is this stream's to send.
+    fn next(&mut self) -> Option<Bytes> {
+        let mut events = self.outbox.events.lock();
+        if events.streams.last() != Some(&self.number) {
+            self.waits = true;
+            return None;
+        }
+        if std::mem::take(&mut self.waits) {
+            self.seen = self.seen.max(events.sent);
+        }
+        let mut new = events.kept.iter().filter(|(number, _)| *number > self.seen);
+        let (number, event) = new.next()?.clone();
+        self.seen = number;
+        events.sent = events.sent.max(number);
+        Some(event)
+    }
+
+    async fn send(mut self, reader: mpsc::Sender<Bytes>) {
+        let outbox = self.outbox.clone();
+        loop {
+            let mut more = std::pin::pin!(outbox.more.notified());
+            // Listening begins before looking, or an event in between could be missed.
+            more.as_mut().enable();
+            while let Some(event) = self.next() {
+                if reader.send(event).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = more => {}
+                () = reader.closed() => return,
+                () = tokio::time::sleep(PING_EVERY) => {
+                    if reader.send(PING).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Outbox {
+    /// Adds a message.
+    pub fn push(&self, line: &[u8]) {
+        let mut events = self.lock();
+        events.last += 1;
+        let event = event(Some(events.last), line);
+        events.bytes += event.len();
+        let number = events.last;
+        events.kept.push_back((number, event));
+        while events.kept.len() > KEPT_EVENTS || events.bytes > KEPT_EVENT_BYTES {
+            let Some((_, event)) = events.kept.pop_front() else {
+                break;
+            };
+            events.bytes -= event.len();
+        }
+        drop(events);
+        self.more.notify_waiters();
+    }
+
+    /// Opens a stream that goes on after an event, or, without one, begins with what comes next.
+    /// The future sends until the reader is gone.
+    pub fn open(
+        self: &Arc<Self>,
+        after: Option<u64>,
+        reader: mpsc::Sender<Bytes>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let mut events = self.lock();
+        events.opened += 1;
+        let number = events.opened;
+        events.streams.push(number);
+        let seen = after.unwrap_or(events.last);
+        drop(events);
+        let open = Open {
+            outbox: self.clone(),
+            number,
+            seen,
+            waits: false,
+        };
+        open.send(reader)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Events> {
+        self.events.lock()
+    }
+}
+
+// Server-sent events, as MCP uses them.
+
+/// A stream that says nothing for this long gets a comment: proxies and clients close silent ones.
+pub const PING_EVERY: Duration = Duration::from_secs(15);
+
+/// A comment, which clients must ignore.
+pub const PING: Bytes = Bytes::from_static(b": ping\n\n");
+
+/// The messages of a response that is a stream of events, as another replica sends them.
+pub struct Messages {
+    body: BodyDataStream,
+    parser: Parser,
+}
+
+impl Messages {
+    /// Of this response. `limit` in bytes bounds one event.
+    pub fn of(response: Response, limit: usize) -> Self {
+        Self {
+            body: response.into_body().into_data_stream(),
+            parser: Parser::new(limit, Cursor::default()),
+        }
+    }
+
+    /// The next one; `None` once the stream has ended, or cannot be followed further.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            match self.parser.event() {
+                Ok(Some(event)) if event.is_message() => return Some(event.data.into()),
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let chunk = self.body.next().await?.ok()?;
+                    self.parser.push(&chunk);
+                }
+                Err(TooLong) => {
+                    tracing::warn!("an event of another replica is longer than a message may be");
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// A response whose body is what comes through the channel.
+pub fn response(events: mpsc::Receiver<Bytes>) -> Response {
+    let events = futures_util::stream::unfold(events, |mut events| async move {
+        let event = events.recv().await?;
+        Some((Ok::<_, Infallible>(event), events))
+    });
+    let mut response = Body::from_stream(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-transform"),
+    );
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+#[cfg(test)]
+mod stream_tests {
+    use super::*;
+
+    async fn messages(chunks: &[&'static str], limit: usize) -> Vec<Bytes> {
+        let chunks: Vec<_> = chunks
+            .iter()
+            .map(|chunk| Ok::<_, Infallible>(*chunk))
+            .collect();
+        let body = Body::from_stream(futures_util::stream::iter(chunks));
+        let mut messages = Messages::of(Response::new(body), limit);
+        let mut found = Vec::new();
+        while let Some(message) = messages.next().await {
+            found.push(message);
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn messages_are_found_in_every_spelling_of_an_event() {
+        let chunks = [
+            ": ping\n\nevent: message\nid: 1\nda",
+            "ta: {\"a\":1}\n\ndata:{\"b\":2}\r\n\r\nevent: other\ndata: no\n\n",
+            "data: {\ndata: \"c\":3}\n\n",
+        ];
+        let expected = [r#"{"a":1}"#, r#"{"b":2}"#, "{\n\"c\":3}"];
+        assert_eq!(messages(&chunks, 100).await, expected);
+    }
+
+    #[tokio::test]
+    async fn an_event_without_an_end_is_not_gathered_for_ever() {
+        let long = "data: 0123456789012345678901234567890123456789";
+        assert_eq!(
+            messages(&["data: 1\n\n", long, long, long], 100).await,
+            ["1"]
+        );
+    }
 }

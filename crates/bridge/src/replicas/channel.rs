@@ -9,6 +9,7 @@
 //! Where the other serves HTTPS, the first line is said within that.
 
 use std::{
+    collections::HashSet,
     fmt, io,
     pin::Pin,
     sync::Arc,
@@ -19,12 +20,16 @@ use std::{
 use axum::{
     body::Body,
     http::{
-        HeaderValue, Method, Request, StatusCode, Uri,
+        HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
         header::{CONNECTION, HOST, UPGRADE},
         uri::Scheme,
     },
     response::Response,
 };
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use bridge_model::{Caller, Guest, Hop, hex};
+use bridge_state::{InstanceId, StagedFile};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::{
     client::conn::http1,
@@ -38,20 +43,30 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use rustls::pki_types::ServerName;
+use parking_lot::Mutex;
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, ServerName},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::io::ReaderStream;
 use tower::Service;
 
-use super::{PeerKey, tls::Known};
+use super::PeerKey;
+use crate::pinned::Pinned;
 
 /// What is asked for in place of HTTP.
 const NAME: &str = "mcpo-bridge-peer";
+
 /// In the same network a connection is there at once, or the other is gone.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
+
 /// Idle connections are given up so soon that a restarted replica meets none.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
@@ -95,7 +110,7 @@ pub(super) fn client(key: &PeerKey, certificates: &Known) -> PeerClient {
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum NoChannel {
+pub enum NoChannel {
     /// Nothing answers there, or not in time.
     #[error("{0}")]
     Unreachable(String),
@@ -116,7 +131,7 @@ impl NoChannel {
 
 /// Makes connections whose other end has proven itself.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub struct Connector {
     proof: TlsConnector,
     outer: TlsConnector,
 }
@@ -203,7 +218,7 @@ impl Service<Uri> for Connector {
 }
 
 /// A connection as hyper's client takes it.
-pub(super) struct Channel(TokioIo<TlsStream<TokioIo<Upgraded>>>);
+pub struct Channel(TokioIo<TlsStream<TokioIo<Upgraded>>>);
 
 impl Connection for Channel {
     fn connected(&self) -> Connected {
@@ -248,5 +263,254 @@ impl Write for Channel {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write_vectored(context, buffers)
+    }
+}
+
+// What goes with a forwarded request: who calls, and which replica is to answer. It travels only
+// within a connection whose both ends have proven the peer key ([`super::channel`]).
+
+/// Carries the envelope. Outside of such a connection it is refused.
+pub static PEER_HEADER: HeaderName = HeaderName::from_static("x-mcpo-peer");
+
+/// Servers bound their headers; only a client's declared capabilities can be long.
+const LONGEST: usize = 64 * 1024;
+
+/// A caller whom another replica has proven, and what of his may be done with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The replica that it is for: no other takes it.
+    to: InstanceId,
+    hop: Hop,
+    caller: Caller,
+    guest: Option<Arc<Guest>>,
+}
+
+/// Why an envelope is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It is none.
+    Broken,
+    /// For a replica that is no longer here.
+    Misdirected,
+}
+
+impl Envelope {
+    /// For one request.
+    pub fn new(to: InstanceId, caller: &Caller, hop: Hop, guest: Option<Arc<Guest>>) -> Self {
+        Self {
+            to,
+            hop,
+            caller: caller.clone(),
+            guest,
+        }
+    }
+
+    /// As a header's value; `None` where it is too long for one.
+    pub fn written(&self) -> Option<HeaderValue> {
+        let text = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).ok()?);
+        let mut value = HeaderValue::try_from(text).ok()?;
+        value.set_sensitive(true);
+        (value.len() <= LONGEST).then_some(value)
+    }
+
+    /// Who calls, by an envelope that came to `own`.
+    pub fn read(value: &HeaderValue, own: InstanceId) -> Result<Caller, Refused> {
+        let text = BASE64_URL_SAFE_NO_PAD.decode(value.as_bytes());
+        let text = text.map_err(|_| Refused::Broken)?;
+        let envelope: Self = serde_json::from_slice(&text).map_err(|_| Refused::Broken)?;
+        if envelope.to != own {
+            return Err(Refused::Misdirected);
+        }
+        Ok(Caller {
+            forwarded: Some((envelope.hop, envelope.guest)),
+            ..envelope.caller
+        })
+    }
+}
+
+// The body of a request that may go on: in memory, or on disk where it brings files.
+
+/// Read and sent at a time.
+const CHUNK: usize = 128 * 1024;
+
+/// A whole body, which can be read more than once.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// In memory.
+    Whole(Bytes),
+    /// On disk.
+    Spooled(Arc<Spooled>),
+}
+
+/// A body on disk; gone when it is dropped.
+#[derive(Debug)]
+pub struct Spooled(StagedFile);
+
+impl Spooled {
+    /// All that is in the file.
+    pub fn new(file: StagedFile) -> Self {
+        Self(file)
+    }
+}
+
+impl Payload {
+    /// From its beginning.
+    pub fn body(&self) -> io::Result<Body> {
+        Ok(match self {
+            Self::Whole(bytes) => Body::from(bytes.clone()),
+            Self::Spooled(spooled) => Body::from_stream(spooled.read()?),
+        })
+    }
+}
+
+impl Spooled {
+    fn read(&self) -> io::Result<ReaderStream<tokio::fs::File>> {
+        let file = tokio::fs::File::from_std(self.0.read()?);
+        Ok(ReaderStream::with_capacity(file, CHUNK))
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(bytes)
+    }
+}
+
+// HTTPS between replicas: each says in its record by which certificate it is known, whatever names
+// stand in that.
+
+/// Of a certificate: its SHA-256.
+pub type Fingerprint = [u8; 32];
+
+/// By what a certificate is known.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
+    Sha256::digest(certificate).into()
+}
+
+/// What a record says of the way to its replica: `http://HOST:PORT`, or `https://HOST:PORT#` and the
+/// certificate's fingerprint.
+pub fn origin(address: &str, certificate: Option<Fingerprint>) -> String {
+    match certificate {
+        None => format!("http://{address}"),
+        Some(certificate) => format!("https://{address}#{}", hex(&certificate)),
+    }
+}
+
+/// The certificates of replicas, as far as their records were read.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Arc<Mutex<HashSet<String>>>);
+
+impl Known {
+    /// The way to a replica, whose certificate is trusted from now on.
+    pub fn way<'a>(&self, origin: &'a str) -> &'a str {
+        let Some((way, certificate)) = origin.split_once('#') else {
+            return origin;
+        };
+        let mut known = self.0.lock();
+        if !known.contains(certificate) {
+            known.insert(certificate.to_owned());
+        }
+        way
+    }
+
+    /// How to speak TLS with them.
+    pub fn tls(&self) -> ClientConfig {
+        self.pinned().client()
+    }
+
+    fn pinned(&self) -> Pinned<impl Fn(&CertificateDer<'_>) -> bool + Send + Sync + 'static> {
+        let known = self.clone();
+        let knows = move |shown: &CertificateDer<'_>| {
+            let known = known.0.lock();
+            known.contains(&hex(&fingerprint(shown)))
+        };
+        let other = "its certificate is not the one that its record names";
+        Pinned::new(knows, other)
+    }
+}
+
+#[cfg(test)]
+mod envelope_tests {
+    use bridge_model::{Principal, UserInfo};
+
+    use super::*;
+
+    fn alice() -> Caller {
+        Caller {
+            principal: Principal::User("alice".into()),
+            user: UserInfo {
+                name: Some("アリス".into()),
+                groups: vec!["sales".into()],
+                ..UserInfo::default()
+            },
+            trusted: true,
+            chat: Some("c".into()),
+            message: None,
+            token: None,
+            session: None,
+            address: "10.0.0.9".parse().unwrap(),
+            forwarded: None,
+        }
+    }
+
+    #[test]
+    fn the_caller_arrives_as_he_was_proven() {
+        let own = InstanceId::random();
+        let written = Envelope::new(own, &alice(), Hop::Lease, None).written();
+        let caller = Envelope::read(&written.unwrap(), own).unwrap();
+        assert_eq!(caller.principal, alice().principal);
+        assert_eq!(caller.user, alice().user);
+        assert!(caller.trusted);
+        assert_eq!(caller.chat, alice().chat);
+        assert_eq!(caller.hop(), Some(Hop::Lease));
+    }
+
+    #[test]
+    fn it_is_for_one_replica() {
+        let written = Envelope::new(InstanceId::random(), &alice(), Hop::Lease, None).written();
+        let read = Envelope::read(&written.unwrap(), InstanceId::random());
+        assert_eq!(read.unwrap_err(), Refused::Misdirected);
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for value in ["", "x", "eyJhbGciOiJub25lIn0.eyJhdWQiOiJ4In0."] {
+            let read = Envelope::read(&HeaderValue::from_static(value), InstanceId::random());
+            assert_eq!(read.unwrap_err(), Refused::Broken);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tls_tests {
+    use rustls::{
+        client::danger::ServerCertVerifier as _,
+        pki_types::{ServerName, UnixTime},
+    };
+
+    use super::*;
+
+    #[test]
+    fn only_certificates_that_a_record_names_are_trusted() {
+        let made = || rcgen::generate_simple_self_signed(["elsewhere".to_owned()]).unwrap();
+        let (named, other) = (made().cert.der().clone(), made().cert.der().clone());
+        let known = Known::default();
+        let verifier = known.pinned();
+        let trusts = |certificate: &CertificateDer<'_>| {
+            let name = ServerName::try_from("10.0.0.5").unwrap();
+            let now = UnixTime::now();
+            let verified = verifier.verify_server_cert(certificate, &[], &name, &[], now);
+            verified.is_ok()
+        };
+        assert!(!trusts(&named));
+        let origin = origin("10.0.0.5:8080", Some(fingerprint(&named)));
+        assert_eq!(known.way(&origin), "https://10.0.0.5:8080");
+        assert!(trusts(&named) && !trusts(&other));
+    }
+
+    #[test]
+    fn without_a_certificate_it_is_http() {
+        let origin = origin("bridge-1:8080", None);
+        assert_eq!(Known::default().way(&origin), "http://bridge-1:8080");
     }
 }

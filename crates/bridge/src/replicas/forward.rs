@@ -1,23 +1,32 @@
 //! One request to another replica, and its answer as it comes.
 
-use std::error::Error;
+use std::{
+    collections::HashSet,
+    error::Error,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
+    str::FromStr,
+    time::Duration,
+};
 
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
-    response::Response,
+    response::{IntoResponse, Response},
 };
-use bridge_model::{Caller, Hop, Principal};
-use bridge_state::Peer;
+use bridge_model::{Caller, Hop, Principal, SessionId};
+use bridge_state::{InstanceId, Peer};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     Elsewhere, Envelope, PEER_HEADER, Payload, Replicas,
     channel::{CONNECT, NoChannel},
 };
-use crate::telemetry::REQUEST_ID;
+use crate::{call::CallError, config::PeerAddress, telemetry::REQUEST_ID};
 
 /// What of a request's headers always goes on. Identity travels in the envelope, and secrets not at
 /// all, but where the config has a server get them.
@@ -27,6 +36,7 @@ const PASSED: [HeaderName; 4] = [
     HeaderName::from_static("last-event-id"),
     REQUEST_ID,
 ];
+
 /// What of an answer's headers is the connection's, or is set here as well.
 const KEPT_BACK: [HeaderName; 6] = [
     header::CONNECTION,
@@ -307,4 +317,301 @@ fn cause_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e NoChannel> {
         cause = error.source();
     }
     None
+}
+
+// A request runs here, or is answered by the replica that it belongs to.
+
+/// Between two looks at a lease that is about to change hands.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a request belongs.
+pub enum Located<T> {
+    /// Here, with what was looked for.
+    Here(T),
+    /// At another replica.
+    Elsewhere(Elsewhere),
+}
+
+impl<T> From<Result<T, Elsewhere>> for Located<T> {
+    fn from(found: Result<T, Elsewhere>) -> Self {
+        found.map_or_else(Self::Elsewhere, Self::Here)
+    }
+}
+
+/// Why a request is not handled further.
+pub enum Exit<E> {
+    /// It failed.
+    Error(E),
+    /// Another replica has answered it.
+    Answered(Box<Response>),
+}
+
+impl<E> From<E> for Exit<E> {
+    fn from(error: E) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl<E> Exit<E> {
+    /// With the error exchanged.
+    pub fn map_error<F>(self, map: impl FnOnce(E) -> F) -> Exit<F> {
+        match self {
+            Self::Error(error) => Exit::Error(map(error)),
+            Self::Answered(response) => Exit::Answered(response),
+        }
+    }
+}
+
+impl<E: IntoResponse> IntoResponse for Exit<E> {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Error(error) => error.into_response(),
+            Self::Answered(response) => *response,
+        }
+    }
+}
+
+/// A request that goes to where it belongs, as often as that has to be looked for.
+pub struct Forwarding<'f, F> {
+    replicas: &'f Replicas,
+    caller: &'f Caller,
+    request: F,
+    began: Option<Instant>,
+    /// Why the last one did not answer.
+    unreachable: Option<String>,
+}
+
+impl Replicas {
+    /// A request that may belong elsewhere. One that was not kept (`None`) goes nowhere.
+    pub fn forwarding<'f, F: Fn() -> Option<Forward>>(
+        &'f self,
+        caller: &'f Caller,
+        request: F,
+    ) -> Forwarding<'f, F> {
+        Forwarding {
+            replicas: self,
+            caller,
+            request,
+            began: None,
+            unreachable: None,
+        }
+    }
+}
+
+impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
+    /// Has the request answered there. A replica that does not answer is waited for until it has come back, or
+    /// until what it held is free to take: `Ok` says that it is time to look again where the request belongs.
+    pub async fn to<E: From<CallError>>(&mut self, elsewhere: &Elsewhere) -> Result<(), Exit<E>> {
+        let failed = |error: CallError| Err(Exit::Error(error.into()));
+        let began = *self.began.get_or_insert_with(Instant::now);
+        let mut patience = self.replicas.silence;
+        if elsewhere.draining {
+            patience = self.replicas.patience;
+        } else if !may_go_on(self.caller.hop(), elsewhere.hop) {
+            // Who sent it here looks again, and knows more then.
+            return Err(Exit::Answered(Box::new(again())));
+        } else {
+            let Some(request) = (self.request)() else {
+                return failed(elsewhere.unreachable(None));
+            };
+            let (replicas, metrics) = (self.replicas, &self.replicas.metrics);
+            // Boxed: it is large, and few requests go on.
+            match Box::pin(replicas.send(elsewhere, self.caller, &request)).await {
+                Sent::Answered(response) => {
+                    metrics.forwarded("answered");
+                    return Err(Exit::Answered(Box::new(response)));
+                }
+                Sent::Lost(why) => {
+                    metrics.forwarded("lost");
+                    return failed(CallError::ReplicaLost(why));
+                }
+                Sent::Unreachable(why) => {
+                    metrics.forwarded("unreachable");
+                    tracing::debug!(to = %elsewhere.to, why, "another bridge does not answer");
+                    self.unreachable = Some(why);
+                }
+                Sent::Again => metrics.forwarded("again"),
+            }
+        }
+        if began.elapsed() > patience {
+            return failed(elsewhere.unreachable(self.unreachable.as_deref()));
+        }
+        tokio::time::sleep(PAUSE).await;
+        Ok(())
+    }
+}
+
+/// By a session and then by a lease, each at most once.
+fn may_go_on(came: Option<Hop>, goes: Hop) -> bool {
+    match came {
+        None => true,
+        Some(Hop::Session) => goes == Hop::Lease,
+        Some(Hop::Lease) => false,
+    }
+}
+
+// Protocol sessions on several replicas: the one that made it is its home, and its id says so. Where
+// a chat's child lives on another one, the session is a guest there, and the home passes on what
+// either side says.
+
+/// An id that names the replica which knows it: `{token}.{instance}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Homed {
+    /// The secret part.
+    pub token: SessionId,
+    /// The replica.
+    pub home: InstanceId,
+}
+
+impl fmt::Display for Homed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.token.as_str(), self.home)
+    }
+}
+
+/// Not an id of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("not an id of this service")]
+pub struct InvalidHomed;
+
+impl FromStr for Homed {
+    type Err = InvalidHomed;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (token, home) = text.split_once('.').ok_or(InvalidHomed)?;
+        Ok(Self {
+            token: token.parse().map_err(|_| InvalidHomed)?,
+            home: home.parse().map_err(|_| InvalidHomed)?,
+        })
+    }
+}
+
+/// The replicas where a session is a guest.
+#[derive(Debug, Default)]
+pub struct Abroad(Mutex<HashSet<InstanceId>>);
+
+impl Abroad {
+    /// Notes one; `false` if it is known.
+    pub fn add(&self, instance: InstanceId) -> bool {
+        self.lock().insert(instance)
+    }
+
+    /// Its stream has ended: the next request that goes there opens another.
+    pub fn remove(&self, instance: InstanceId) {
+        self.lock().remove(&instance);
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<InstanceId> {
+        self.lock().iter().copied().collect()
+    }
+
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashSet<InstanceId>> {
+        self.0.lock()
+    }
+}
+
+// Where the other replicas reach this one, where nobody said so.
+
+/// What Kubernetes' downward API is asked to set.
+const POD_IP: &str = "POD_IP";
+
+/// `HOST:PORT`: as said, else `POD_IP`, else the address that is listened on, else the host's own:
+/// what its name means (Docker and Kubernetes write that down for each container), or the address
+/// that its packets leave from. `None` where there is nothing but loopback.
+pub fn reachable_at(given: Option<&PeerAddress>, listening: SocketAddr) -> Option<String> {
+    let port = given
+        .and_then(|given| given.port)
+        .unwrap_or(listening.port());
+    if let Some(given) = given {
+        return Some(joined(&given.host, port));
+    }
+    let pod = std::env::var(POD_IP).ok();
+    let pod = pod.and_then(|address| address.trim().parse::<IpAddr>().ok());
+    let listened = Some(listening.ip()).filter(|address| !address.is_unspecified());
+    let own = listened
+        .filter(IpAddr::is_loopback)
+        .or(pod)
+        .or(listened)
+        .or_else(by_name)
+        .or_else(by_route);
+    own.map(|address| joined(&address.to_string(), port))
+}
+
+fn joined(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+fn by_name() -> Option<IpAddr> {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_str().ok()?.to_owned();
+    let mut found = (name, 0).to_socket_addrs().ok()?.map(|found| found.ip());
+    found.find(is_useful)
+}
+
+/// Nothing is sent: connecting a datagram socket only chooses a route.
+fn by_route() -> Option<IpAddr> {
+    // Addresses for documentation (RFC 5737, RFC 3849), which are behind the default route.
+    let v4 = (
+        Ipv4Addr::UNSPECIFIED.into(),
+        Ipv4Addr::new(192, 0, 2, 1).into(),
+    );
+    let far = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+    let v6 = (Ipv6Addr::UNSPECIFIED.into(), far.into());
+    [v4, v6]
+        .into_iter()
+        .find_map(|(any, far): (IpAddr, IpAddr)| {
+            let socket = UdpSocket::bind((any, 0)).ok()?;
+            socket.connect((far, 9)).ok()?;
+            let own = socket.local_addr().ok()?.ip();
+            is_useful(&own).then_some(own)
+        })
+}
+
+fn is_useful(address: &IpAddr) -> bool {
+    !address.is_loopback() && !address.is_unspecified()
+}
+
+#[cfg(test)]
+mod forwarding_tests {
+    use super::*;
+
+    #[test]
+    fn no_request_goes_round_in_circles() {
+        for goes in [Hop::Session, Hop::Lease] {
+            assert!(may_go_on(None, goes));
+            assert!(!may_go_on(Some(Hop::Lease), goes));
+        }
+        assert!(may_go_on(Some(Hop::Session), Hop::Lease));
+        assert!(!may_go_on(Some(Hop::Session), Hop::Session));
+    }
+}
+
+#[cfg(test)]
+mod address_tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_counts_and_the_port_that_is_listened_on() {
+        let listening: SocketAddr = "0.0.0.0:8081".parse().unwrap();
+        let given = |host: &str, port| PeerAddress {
+            host: host.into(),
+            port,
+        };
+        let at = |given: PeerAddress| reachable_at(Some(&given), listening).unwrap();
+        assert_eq!(at(given("bridge-1", None)), "bridge-1:8081");
+        assert_eq!(at(given("fd00::7", Some(9000))), "[fd00::7]:9000");
+    }
+
+    #[test]
+    fn an_address_that_is_listened_on_is_one_to_reach() {
+        let at = |listening: &str| reachable_at(None, listening.parse().unwrap());
+        assert_eq!(at("127.0.0.1:8080").as_deref(), Some("127.0.0.1:8080"));
+        assert_eq!(at("192.0.2.7:8080").as_deref(), Some("192.0.2.7:8080"));
+        let everywhere = at("0.0.0.0:8080");
+        assert!(everywhere.is_none_or(|own| !own.starts_with("0.") && !own.starts_with("127.")));
+    }
 }

@@ -12,15 +12,9 @@
 //! where to ask, and who does not prove the key there gets nothing. Answers come back byte by byte, as
 //! they are written; who hangs up at one end hangs up at the other.
 
-mod address;
 mod channel;
-mod envelope;
 mod forward;
-mod forwarding;
-mod guest;
 mod key;
-mod payload;
-mod tls;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,6 +28,7 @@ use std::{
 use axum::http::HeaderValue;
 use bridge_model::{Caller, Guest, Hop};
 use bridge_state::{ChatStore, Holder, InstanceId, Others, Peer, StoreError};
+use channel::Envelope;
 use futures_util::future::join_all;
 use parking_lot::{Mutex, MutexGuard};
 use rustls::ServerConfig;
@@ -45,23 +40,19 @@ use crate::{
     session::{OpenWorkspace, Place, SessionError, Sessions, Wants},
     telemetry::Metrics,
 };
-use envelope::Envelope;
 
-pub use address::reachable_at;
-pub use channel::{OverChannel, is_asked_for, switching};
-pub use envelope::{PEER_HEADER, Refused};
-pub use forward::{Forward, again};
-pub use forwarding::{Exit, Forwarding, Located};
-pub use guest::{Abroad, Homed};
+pub use channel::{
+    Fingerprint, OverChannel, PEER_HEADER, Payload, Refused, Spooled, fingerprint, is_asked_for,
+    origin, switching,
+};
+pub use forward::{Abroad, Exit, Forward, Forwarding, Homed, Located, again, reachable_at};
 pub use key::PeerKey;
-pub use payload::{Payload, Spooled};
-pub use tls::{Fingerprint, fingerprint, origin};
 
 /// What a bridge knows of the others.
 pub struct Replicas {
     key: PeerKey,
     client: channel::PeerClient,
-    certificates: tls::Known,
+    certificates: channel::Known,
     store: Arc<ChatStore>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
@@ -116,7 +107,7 @@ impl Replicas {
         metrics: Arc<Metrics>,
     ) -> Self {
         let ttl = store.ttl();
-        let certificates = tls::Known::default();
+        let certificates = channel::Known::default();
         Self {
             client: channel::client(&key, &certificates),
             key,

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::poll_again::PollAgain;
+use super::connections::PollAgain;
 use crate::replicas::{OverChannel, switching};
 
 /// Bridges are through their handshake at once.

@@ -2,19 +2,25 @@
 
 use std::{
     cmp::Reverse,
+    collections::{BTreeSet, HashMap, HashSet},
+    mem,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use bridge_model::{Tenant, WorkspaceKey};
+use bridge_model::{BootTime, Tenant, WorkspaceKey};
 use bridge_process::End;
 use bridge_protocol::{RawJson, method};
 use bridge_state::{ChatStore, Lease, StoreError};
+use futures_util::{StreamExt as _, stream};
 use parking_lot::MutexGuard;
 use tokio::time::Instant;
 
-use super::{Class, Ending, ONE_CALL_IDLE, Session, Sessions, Turn, Workspace, agenda::Agenda};
-use crate::config::ServerSpec;
+use super::{Class, Ending, ONE_CALL_IDLE, Session, Sessions, Turn, Workspace};
+use crate::{
+    admission::{Place, Places, Share, three_quarters},
+    config::{ServerSpec, Transport},
+};
 
 /// The longest that `before_end` may take.
 const SAVE_TIME: Duration = Duration::from_secs(30);
@@ -474,6 +480,223 @@ fn alone(spec: &ServerSpec) -> ServerSpec {
     }
 }
 
+// Which workspaces the housekeeper looks at next: those in which something has ended, and those in
+// which an idle time is over. A call costs one look at its own workspace, however many there are.
+
+/// What is to be looked at, and when.
+#[derive(Default)]
+pub struct Agenda {
+    now: HashSet<WorkspaceKey>,
+    later: BTreeSet<(Instant, WorkspaceKey)>,
+    /// When each of those in `later` is due.
+    due: HashMap<WorkspaceKey, Instant>,
+}
+
+impl Agenda {
+    /// As soon as possible.
+    pub fn add(&mut self, key: WorkspaceKey) {
+        self.now.insert(key);
+    }
+
+    /// At this time, and no longer at the one that was set before; `None`: not until something ends.
+    pub fn set(&mut self, key: WorkspaceKey, at: Option<Instant>) {
+        let before = match at {
+            Some(at) => self.due.insert(key, at),
+            None => self.due.remove(&key),
+        };
+        if let Some(before) = before {
+            self.later.remove(&(before, key));
+        }
+        if let Some(at) = at {
+            self.later.insert((at, key));
+        }
+    }
+
+    /// When the next one is due.
+    pub fn next(&self) -> Option<Instant> {
+        self.later.first().map(|(at, _)| *at)
+    }
+
+    /// Those that are due.
+    pub fn take(&mut self, now: Instant) -> HashSet<WorkspaceKey> {
+        let mut due = mem::take(&mut self.now);
+        while let Some((at, key)) = self.later.first().copied()
+            && at <= now
+        {
+            self.set(key, None);
+            due.insert(key);
+        }
+        due
+    }
+}
+
+// Leases that were lost: this bridge did not answer for so long that another has taken a folder
+// over. Its children here end at once, and nothing more is written there in its name.
+
+/// Leases that are read at the same time: storage in a network answers one in a while, and many at
+/// once.
+const AT_ONCE: usize = 16;
+
+impl Sessions {
+    /// Whether we may still work there; where not, its children are ended before this returns.
+    ///
+    /// A lease that cannot be read is taken for lost once that has lasted for half of the time to
+    /// live and others are there: they may have taken it over. Alone, it is nobody else's.
+    pub async fn still_held(self: &Arc<Self>, workspace: &Arc<Workspace>) -> bool {
+        let (store, lease) = (self.store.clone(), workspace.lease.clone());
+        let looked = BootTime::now();
+        let mut look = tokio::task::spawn_blocking(move || store.holds(&lease));
+        let held = loop {
+            let patience = self.patience(workspace);
+            match tokio::time::timeout(patience, &mut look).await {
+                Ok(held) => break held,
+                // The folder hangs.
+                Err(_) if self.is_too_long_ago(workspace) => {
+                    tracing::warn!(job = ?workspace.job.id(), "the lease cannot be read in time");
+                    self.fence(workspace).await;
+                    return false;
+                }
+                Err(_) => {}
+            }
+        };
+        match held {
+            Ok(Ok(true)) => {
+                workspace.seen_held(looked);
+                true
+            }
+            Ok(Ok(false)) => {
+                self.fence(workspace).await;
+                false
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(job = ?workspace.job.id(), %error, "the lease cannot be read");
+                let held = !self.is_too_long_ago(workspace);
+                if !held {
+                    self.fence(workspace).await;
+                }
+                held
+            }
+            Err(_) => true,
+        }
+    }
+
+    fn is_too_long_ago(&self, workspace: &Workspace) -> bool {
+        let most = self.store.ttl() / 2;
+        self.children.is_leashed() && workspace.held_at().elapsed() > most
+    }
+
+    /// Until the next look whether it is too long ago.
+    fn patience(&self, workspace: &Workspace) -> std::time::Duration {
+        let ttl = self.store.ttl();
+        let left = (workspace.held_at() + ttl / 2).remaining();
+        left.max(ttl / 8)
+    }
+
+    /// Looks at the lease of every open workspace: after each renewal.
+    pub async fn check_leases(self: &Arc<Self>) {
+        let sessions = self.clone();
+        let look = stream::iter(self.workspaces()).for_each_concurrent(AT_ONCE, move |workspace| {
+            let sessions = sessions.clone();
+            async move {
+                sessions.still_held(&workspace).await;
+            }
+        });
+        tokio::join!(self.pool.check_leases(), look);
+    }
+
+    async fn fence(self: &Arc<Self>, workspace: &Arc<Workspace>) {
+        if workspace.lose() {
+            tracing::warn!(
+                job = ?workspace.job.id(),
+                fence = workspace.lease.fence,
+                "another bridge has taken this chat over, or may have: its processes here are ended"
+            );
+        }
+        for entry in self.entries().values() {
+            let _ = entry.open().take_if(|open| Arc::ptr_eq(open, workspace));
+        }
+        for session in workspace.sessions() {
+            self.end_now(workspace, &session, End::Kill).await;
+        }
+        self.call_ended(workspace.key);
+    }
+}
+
+// How many stateful children may live, and how many of one tenant.
+
+/// With fewer places than this each is worth too much to be kept for others.
+const FEW: usize = 4;
+
+/// Places for live children.
+pub struct Population {
+    /// Processes of this machine.
+    local: Places,
+    /// Sessions with servers elsewhere use nothing that processes need: neither makes room for the
+    /// other.
+    elsewhere: Places,
+    most: usize,
+    /// Of one tenant, where the settings say so.
+    per_user: Option<usize>,
+}
+
+impl Population {
+    /// `most` places, at least one; of one tenant `per_user`, or else three of four.
+    pub fn new(most: usize, per_user: Option<usize>) -> Self {
+        let most = most.max(1);
+        let share = share(most, per_user);
+        Self {
+            local: Places::new(most, share),
+            elsewhere: Places::new(most, share),
+            most,
+            per_user,
+        }
+    }
+
+    /// Where children of this server have their places.
+    pub fn of(&self, spec: &ServerSpec) -> &Places {
+        self.kind(matches!(spec.transport, Transport::Remote(_)))
+    }
+
+    /// How many children a tenant has.
+    pub fn held_by(&self, tenant: &Tenant, remote: bool) -> usize {
+        self.kind(remote).held_by(tenant)
+    }
+
+    /// Whether a tenant has as many as one may.
+    pub fn at_share(&self, whose: &Whose) -> bool {
+        self.kind(whose.remote).is_at_share(&whose.tenant)
+    }
+
+    fn kind(&self, remote: bool) -> &Places {
+        if remote { &self.elsewhere } else { &self.local }
+    }
+
+    /// Whether more processes live than there should be.
+    pub fn is_over(&self) -> bool {
+        self.local.is_over()
+    }
+
+    /// Lowers or raises the number of processes, from one to as many as there were at first.
+    pub fn set_limit(&self, limit: usize) {
+        let limit = limit.clamp(1, self.most);
+        self.local.set_limit(limit, share(limit, self.per_user));
+    }
+
+    /// A place for a process that is nobody's yet: one is always left to others.
+    pub fn try_spare_place(&self) -> Option<Place> {
+        self.local.try_enter_spare(&Tenant::bridge())
+    }
+}
+
+fn share(limit: usize, per_user: Option<usize>) -> Share {
+    let usual = if limit < FEW {
+        limit
+    } else {
+        three_quarters(limit)
+    };
+    Share::each(per_user.unwrap_or(usual))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -533,5 +756,64 @@ mod tests {
         assert_eq!(gives_way(&equal, ("dave", 2)), Some(("dave", 2)));
         let all_with_one = [("bob", 1, 7), ("carol", 1, 2)];
         assert_eq!(gives_way(&all_with_one, ("dave", 0)), Some(("carol", 2)));
+    }
+}
+
+#[cfg(test)]
+mod agenda_tests {
+    use std::time::Duration;
+
+    use bridge_model::Principal;
+
+    use super::*;
+
+    #[test]
+    fn a_call_costs_one_look_at_its_own_workspace() {
+        let key = |chat: &str| WorkspaceKey::chat(&Principal::Anonymous, chat, None);
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let mut agenda = Agenda::default();
+        for chat in 0..1000 {
+            agenda.set(key(&chat.to_string()), Some(after(100 + chat)));
+        }
+        agenda.add(key("500"));
+        assert_eq!(agenda.take(after(1)), [key("500")].into());
+        agenda.set(key("500"), Some(after(2000)));
+        assert_eq!(agenda.take(after(1)), [].into());
+        assert_eq!(agenda.next(), Some(after(100)));
+        assert_eq!(agenda.take(after(101)), [key("0"), key("1")].into());
+        assert_eq!(agenda.take(after(1500)).len(), 997, "each of the rest once");
+        assert_eq!(agenda.next(), Some(after(2000)));
+        agenda.set(key("500"), None);
+        assert_eq!(agenda.next(), None);
+        assert!(agenda.due.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod population_tests {
+    use super::*;
+
+    fn free(population: &Population) -> usize {
+        let taken = std::iter::from_fn(|| population.local.try_enter(&Tenant::bridge()));
+        taken.collect::<Vec<_>>().len()
+    }
+
+    #[test]
+    fn one_tenant_leaves_a_quarter_to_others_where_there_is_one() {
+        for (places, own) in [(1, 1), (3, 3), (4, 3), (8, 6), (100, 75)] {
+            assert_eq!(free(&Population::new(places, None)), own, "of {places}");
+        }
+        assert_eq!(free(&Population::new(8, Some(8))), 8);
+        assert_eq!(free(&Population::new(8, Some(2))), 2);
+    }
+
+    #[test]
+    fn a_limit_is_lowered_and_raised_as_far_as_it_was() {
+        let population = Population::new(10, Some(10));
+        for (limit, places) in [(7, 7), (7, 7), (3, 3), (6, 6), (100, 10), (0, 1), (10, 10)] {
+            population.set_limit(limit);
+            assert_eq!(free(&population), places);
+        }
     }
 }

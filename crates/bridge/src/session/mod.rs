@@ -7,16 +7,10 @@
 //! Whatever ended a session, the next call in its chat starts another one in the same folder.
 //! No lock is held across a start but the chat's own order of calls.
 
-mod adopt;
-mod agenda;
 mod end;
-mod fence;
 mod open;
-mod place;
 mod pool;
-mod population;
 mod shared;
-mod start;
 mod workspace;
 
 use std::{
@@ -28,23 +22,21 @@ use std::{
 use bridge_model::{ServerName, WorkspaceKey};
 use bridge_process::{ChildError, Listener};
 use bridge_state::{ChatStore, Holder, StoreError};
+use end::{Agenda, Population};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
+use workspace::Ending;
 
 use crate::{
     artifacts::{Limits, SnapshotError},
     child::Children,
     telemetry::Metrics,
 };
-use agenda::Agenda;
-use population::Population;
-use workspace::Ending;
 
-pub use place::{Claim, Place, Wants};
+pub use open::{Found, Place, Room, Start, Wants};
 pub use pool::{Pool, PoolSettings, Spare};
 pub use shared::{SharedChild, SharedChildren};
-pub use start::{Found, Room, Start};
 pub use workspace::{Class, Lent, OpenWorkspace, Session, Turn, Workspace};
 
 /// A session of a caller without a chat ends after this long without a call.

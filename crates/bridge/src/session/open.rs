@@ -2,12 +2,27 @@
 
 use std::sync::Arc;
 
-use bridge_model::{BootTime, Principal, Tenant, WorkspaceKey};
-use bridge_state::{Acquired, NewChat, PrincipalHash};
-use tokio::{sync::oneshot, task::JoinHandle};
+use bridge_model::{BootTime, Caller, Principal, ServerName, SessionId, Tenant, WorkspaceKey};
+use bridge_process::{Child, ChildError, Profile, UserValues};
+use bridge_state::{Acquired, ChatStore, Lease, LiveSession, NewChat, PrincipalHash, StoreError};
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+use tokio::{
+    sync::{OwnedMutexGuard, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
 
-use super::{Claim, Entry, OpenWorkspace, Place, SessionError, Sessions, Wants, Workspace};
-use crate::artifacts::{Snapshot, SnapshotError};
+use super::{
+    Class, Entry, Lent, OpenWorkspace, Session, SessionError, Sessions, Workspace, end::Whose,
+    pool::Spare,
+};
+use crate::{
+    admission,
+    artifacts::{Snapshot, SnapshotError},
+    child::ChildRequest,
+    config::{Mode, ServerSpec, Transport, WorkspaceScope},
+};
 
 impl Sessions {
     /// The workspace of a place, made where there is none. Held open while the `Arc` lives.
@@ -234,5 +249,660 @@ fn is_unused(workspace: &Arc<Workspace>) -> bool {
     Arc::strong_count(workspace) == 1 && workspace.sessions().is_empty()
 }
 
+// Which session a call belongs to.
+
+/// Where a stateful call works.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The workspace.
+    pub key: WorkspaceKey,
+    /// How long a session there is kept, and in which order it is given up.
+    pub class: Class,
+    /// The id to return in `X-MCPO-Session`, for a caller without a chat.
+    pub session: Option<SessionId>,
+    /// What its key says of the caller's right to it.
+    pub claim: Claim,
+}
+
+/// A child as a call needs it.
+#[derive(Debug, Clone)]
+pub struct Wants {
+    /// Of which server.
+    pub spec: Arc<ServerSpec>,
+    /// How it is spoken to.
+    pub profile: Profile,
+    /// Against whose share it counts.
+    pub tenant: Tenant,
+}
+
+impl Wants {
+    /// None of a server whose children work in no chat's folder.
+    pub fn of(spec: &Arc<ServerSpec>, profile: &Profile, caller: &Caller) -> Option<Arc<Self>> {
+        (spec.mode == Mode::Stateful).then(|| {
+            Arc::new(Self {
+                spec: spec.clone(),
+                profile: profile.clone(),
+                tenant: Tenant::of(caller),
+            })
+        })
+    }
+}
+
+/// Whether a workspace may be made for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// By anybody who has the key: it comes from who he is and what he named himself.
+    Free,
+    /// We mint the id now. The key is the session's, without a server of its own.
+    Minted(WorkspaceKey),
+    /// He says that we minted the id: the session's key or the place's must have a folder.
+    Proven(WorkspaceKey),
+}
+
+impl Place {
+    /// A protocol session's own place, for clients that send no chat.
+    pub fn of_protocol(principal: &Principal, id: &SessionId, own: Option<&ServerName>) -> Self {
+        let key = WorkspaceKey::session(principal, &format!("mcp:{}", id.as_str()), own);
+        Self {
+            key,
+            class: Class::Lasting,
+            session: None,
+            claim: Claim::Free,
+        }
+    }
+
+    /// User and chat; else `X-MCPO-Session` within its principal; else a session of its own.
+    ///
+    /// An anonymous caller may use only ids that we minted: `None` means his id is not one.
+    pub fn of(caller: &Caller, spec: &ServerSpec) -> Option<Self> {
+        if spec.mode != Mode::Stateful {
+            return Self::nowhere(caller);
+        }
+        let own = (spec.workspace == WorkspaceScope::Own).then_some(&spec.name);
+        Self::within(caller, own)
+    }
+
+    /// Of a call that works in no folder that is kept, so that no session of the caller's is short-lived
+    /// there.
+    fn nowhere(caller: &Caller) -> Option<Self> {
+        let named = caller.session.as_deref();
+        let ours = |id: &str| id.parse::<SessionId>().is_ok();
+        if caller.principal == Principal::Anonymous && !named.is_none_or(ours) {
+            return None;
+        }
+        Some(Self {
+            key: WorkspaceKey::nowhere(),
+            class: Class::Lasting,
+            session: None,
+            claim: Claim::Free,
+        })
+    }
+
+    /// The same for the folder that the chat's servers share, or for one of a server's own.
+    pub fn within(caller: &Caller, own: Option<&ServerName>) -> Option<Self> {
+        let principal = &caller.principal;
+        let anonymous = *principal == Principal::Anonymous;
+        if let Some(chat) = caller.chat.as_deref().filter(|_| !anonymous) {
+            let key = WorkspaceKey::chat(principal, chat, own);
+            return Some(Self {
+                key,
+                class: Class::Lasting,
+                session: None,
+                claim: Claim::Free,
+            });
+        }
+        if let Some(named) = caller.session.as_deref() {
+            let minted = named.parse::<SessionId>().ok();
+            if anonymous && minted.is_none() {
+                return None;
+            }
+            // What looks like one of ours is one of ours, or nobody's: no hint whose it is.
+            let claim = match minted {
+                Some(_) => Claim::Proven(WorkspaceKey::session(principal, named, None)),
+                None => Claim::Free,
+            };
+            return Some(Self {
+                key: WorkspaceKey::session(principal, named, own),
+                class: Class::Lasting,
+                session: minted,
+                claim,
+            });
+        }
+        let minted = SessionId::random();
+        let session = WorkspaceKey::session(principal, minted.as_str(), None);
+        let of_server = |server| WorkspaceKey::session(principal, minted.as_str(), Some(server));
+        Some(Self {
+            key: own.map_or(session, of_server),
+            class: Class::OneCall,
+            claim: Claim::Minted(session),
+            session: Some(minted),
+        })
+    }
+}
+
+// A new place gets the folder in which its first child is ready.
+
+/// A workspace, and who was there first.
+struct Adopted {
+    workspace: Arc<Workspace>,
+    session: Arc<Session>,
+}
+
+impl Sessions {
+    /// The place's workspace around a child of the pool's, bound there and idle. `None` where the
+    /// place has a folder, or no such child is ready: then everything goes its usual way.
+    pub(super) async fn adopted(
+        self: &Arc<Self>,
+        place: &Place,
+        principal: &Principal,
+        wants: Option<Arc<Wants>>,
+    ) -> Option<Arc<Workspace>> {
+        let wants = wants?;
+        let stateful = wants.spec.mode == Mode::Stateful;
+        if !stateful || !self.is_new(place).await {
+            return None;
+        }
+        // Who holds as many as he may gets one when one of his own has ended.
+        if self.population.of(&wants.spec).is_at_share(&wants.tenant) {
+            return None;
+        }
+        let spare = self.pool.take(&wants.spec, &wants.profile).await?;
+        let (sessions, place, principal) = (self.clone(), place.clone(), principal.clone());
+        let adopt = move || sessions.adopt(spare, &place, &wants, &principal);
+        let adopted = tokio::task::spawn_blocking(adopt).await;
+        let adopted = adopted.expect("opening a folder does not panic");
+        let adopted = adopted.inspect_err(|error| {
+            tracing::debug!(%error, "a process that was ready could not be used");
+        });
+        let Adopted { workspace, session } = adopted.ok()??;
+        self.watch(&workspace, &session);
+        self.note_started(&workspace, &session).await;
+        tracing::debug!(job = ?workspace.job.id(), "workspace opened, its process is ready");
+        Some(workspace)
+    }
+
+    /// Whether a folder would be made for the place.
+    async fn is_new(self: &Arc<Self>, place: &Place) -> bool {
+        let (store, key, claim) = (self.store.clone(), place.key, place.claim);
+        let look = move || {
+            let proven = match claim {
+                Claim::Proven(session) => store.exists(&session)?,
+                Claim::Minted(_) | Claim::Free => true,
+            };
+            Ok::<_, StoreError>(proven && !store.exists(&key)?)
+        };
+        matches!(tokio::task::spawn_blocking(look).await, Ok(Ok(true)))
+    }
+
+    /// Blocks on the disk. What is not adopted ends by its drop.
+    fn adopt(
+        &self,
+        spare: Spare,
+        place: &Place,
+        wants: &Wants,
+        principal: &Principal,
+    ) -> Result<Option<Adopted>, SessionError> {
+        let new = NewChat {
+            principal: PrincipalHash::from(principal),
+            servers: Vec::new(),
+        };
+        self.prove(place, &new)?;
+        let held_at = BootTime::now();
+        if !self.store.claim(spare.lease(), Some(&place.key), &new)? {
+            return Ok(None);
+        }
+        let parts = spare.into_parts();
+        let mut seat = parts.place.expect("it counts as a stateful process");
+        seat.pass_to(&wants.tenant);
+        // As in a folder whose child is started by its first call: what it wrote since its birth is
+        // new to that call.
+        let lease = (parts.held.lease, held_at);
+        let workspace = Workspace::new(place.key, parts.held.job, lease, Snapshot::default(), []);
+        let session = Arc::new(Session::new(
+            parts.child,
+            wants.spec.clone(),
+            seat,
+            self.metrics.session_live(),
+            place.class,
+        ));
+        drop(workspace.slot(&wants.spec).bind(&session, place.class));
+        let workspace = Arc::new(workspace);
+        Ok(Some(Adopted { workspace, session }))
+    }
+}
+
+// Choosing or starting the child that serves a call.
+
+/// A child for one call.
+pub struct Found {
+    /// The child, in use.
+    pub session: Lent,
+    /// A child of this server worked here before and is gone, and with it what it held in memory.
+    /// True until [`Workspace::loss_told`], so that a call that fails does not swallow the news.
+    pub replaced: bool,
+}
+
+/// The right to start a child for a call.
+pub struct Start {
+    /// Nobody else chooses or starts a child of this server in this workspace meanwhile.
+    gate: OwnedMutexGuard<()>,
+    place: admission::Place,
+}
+
+/// Whether a call has to start a child.
+pub enum Room {
+    /// One is there.
+    Unneeded,
+    /// It may at once.
+    Free(Start),
+    /// Somebody has to end first, or another start there has to.
+    Wanting,
+}
+
+impl Sessions {
+    /// The child that serves this call: an idle one, else a new one while there may be more, else
+    /// the least busy. Without a right to start one, a place among the children is waited for until
+    /// the first of the instants. All of it is over by the second.
+    pub async fn child(
+        self: &Arc<Self>,
+        workspace: &Arc<Workspace>,
+        spec: &Arc<ServerSpec>,
+        (class, profile): (Class, Profile),
+        (user, tenant): (&UserValues, &Tenant),
+        start: Option<Start>,
+        (patience, deadline): (Instant, Instant),
+    ) -> Result<Found, SessionError> {
+        let slot = workspace.slot(spec);
+        // Who starts another one may wait for what this call holds.
+        if start.is_none()
+            && let Ok(session) = slot.lend(spec, class)
+        {
+            return Ok(Self::found(workspace, session));
+        }
+        let (_gate, place) = match start {
+            Some(start) => (start.gate, Some(start.place)),
+            None => (slot.gate.clone().lock_owned().await, None),
+        };
+        self.drop_unfit(workspace, spec).await;
+        let left = match slot.lend(spec, class) {
+            Ok(session) => return Ok(Self::found(workspace, session)),
+            Err(left) => left,
+        };
+        let place = if let Some(place) = place {
+            place
+        } else {
+            let waiting = self.place(workspace, spec, tenant);
+            let place = tokio::time::timeout_at(patience.min(deadline), waiting).await;
+            place.map_err(|_| self.full(spec, tenant))?
+        };
+        let child = self.started(workspace, || ChildRequest {
+            spec: spec.clone(),
+            job: workspace.job.clone(),
+            profile: profile.clone(),
+            user: user.clone(),
+            tenant: tenant.clone(),
+            deadline,
+            listener: (self.listener)(&spec.name),
+        });
+        let child = child.await?;
+        let session = Arc::new(Session::new(
+            child,
+            spec.clone(),
+            place,
+            self.metrics.session_live(),
+            class,
+        ));
+        let lent = slot.bind(&session, class);
+        self.watch(workspace, &session);
+        workspace.note_worked(&spec.name, left);
+        self.note_started(workspace, &session).await;
+        Ok(Found {
+            session: lent,
+            replaced: workspace.has_loss(&spec.name),
+        })
+    }
+
+    fn found(workspace: &Workspace, session: Lent) -> Found {
+        let server = &session.spec.name;
+        // One that was ready before its first call.
+        workspace.note_worked(server, true);
+        let replaced = workspace.has_loss(server);
+        Found { session, replaced }
+    }
+
+    /// A child; where the system has no descriptors, processes or memory left for one, idle ones
+    /// end until it has.
+    async fn started(
+        self: &Arc<Self>,
+        own: &Arc<Workspace>,
+        request: impl Fn() -> ChildRequest,
+    ) -> Result<Child, ChildError> {
+        loop {
+            let wanted = request();
+            let tenant = wanted.tenant.clone();
+            match self.children.ready(wanted).await {
+                Err(error) if error.is_lack_of_room() => {
+                    let ending = own.ending_if_none();
+                    let own = ending.map(|ending| (own.clone(), ending));
+                    if !self.relieve(own, tenant, error.brief()).await {
+                        return Err(error);
+                    }
+                }
+                started => return started,
+            }
+        }
+    }
+
+    /// Whether a call has to start a child, and may do so now.
+    pub fn room(&self, workspace: &Workspace, spec: &ServerSpec, tenant: &Tenant) -> Room {
+        let slot = workspace.slot(spec);
+        if slot.would_lend(spec) {
+            return Room::Unneeded;
+        }
+        let Ok(gate) = slot.gate.clone().try_lock_owned() else {
+            return Room::Wanting;
+        };
+        let place = self.population.of(spec).try_enter(tenant);
+        place.map_or(Room::Wanting, |place| Room::Free(Start { gate, place }))
+    }
+
+    /// Waits until the call may start a child; `None` once one is there.
+    pub async fn make_room(
+        self: &Arc<Self>,
+        own: &Arc<Workspace>,
+        spec: &ServerSpec,
+        tenant: &Tenant,
+    ) -> Option<Start> {
+        let slot = own.slot(spec);
+        let gate = slot.gate.clone().lock_owned().await;
+        if slot.would_lend(spec) {
+            return None;
+        }
+        let place = self.place(own, spec, tenant).await;
+        Some(Start { gate, place })
+    }
+
+    /// Why there is no place.
+    pub fn full(&self, spec: &ServerSpec, tenant: &Tenant) -> SessionError {
+        let places = self.population.of(spec);
+        let (limit, held) = (places.limit(), places.held_by(tenant));
+        if held < limit && places.is_at_share(tenant) {
+            SessionError::ShareFull { held }
+        } else {
+            SessionError::Full { limit }
+        }
+    }
+
+    /// Its death frees a place, and its end is the beginning of an idle time.
+    pub(super) fn watch(self: &Arc<Self>, workspace: &Workspace, session: &Session) {
+        let (gone, sessions) = (session.child.gone(), Arc::downgrade(self));
+        let key = workspace.key;
+        self.look_at(key);
+        tokio::spawn(async move {
+            gone.await;
+            if let Some(sessions) = sessions.upgrade() {
+                sessions.call_ended(key);
+            }
+        });
+    }
+
+    /// Dead children, and those of an older config, make room.
+    async fn drop_unfit(self: &Arc<Self>, workspace: &Arc<Workspace>, spec: &Arc<ServerSpec>) {
+        let version = spec.version();
+        for session in workspace.slot(spec).sessions() {
+            let outdated = session.version != version && session.in_flight() == 0;
+            if outdated || !session.child.is_alive() {
+                self.end_under_turn(workspace, session).await;
+            }
+        }
+    }
+
+    /// Waits for a place among the live children; the least recently used idle session of who holds
+    /// the most makes room, in `own` also while somebody has the turn there: an idle child is in
+    /// nobody's way.
+    async fn place(
+        self: &Arc<Self>,
+        own: &Arc<Workspace>,
+        spec: &ServerSpec,
+        tenant: &Tenant,
+    ) -> admission::Place {
+        let mut place = std::pin::pin!(self.population.of(spec).enter(tenant));
+        let whose = Whose {
+            tenant: tenant.clone(),
+            remote: matches!(spec.transport, Transport::Remote(_)),
+        };
+        loop {
+            // First, so that nothing is ended for a place that is free.
+            if let Some(place) = place.as_mut().now_or_never() {
+                return place;
+            }
+            let mut freed = std::pin::pin!(self.room.notified());
+            // Before the look: a call that ends during it is heard.
+            freed.as_mut().enable();
+            let ending = own.ending_if_none();
+            let own = ending.map(|ending| (own.clone(), ending));
+            let (sessions, whose) = (self.clone(), whose.clone());
+            // A task of its own: an end once begun is finished, whoever gets the place.
+            let evicting = self
+                .tasks
+                .spawn(async move { sessions.evict_one(own, &whose).await });
+            let room = async {
+                if !evicting.await.unwrap_or(false) {
+                    freed.await;
+                }
+            };
+            tokio::select! {
+                biased;
+                place = &mut place => return place,
+                () = room => {}
+            }
+        }
+    }
+
+    /// Tells whoever reads the folder (`mcpo-bridge sessions`) that the child works there.
+    pub(super) async fn note_started(
+        self: &Arc<Self>,
+        workspace: &Arc<Workspace>,
+        session: &Arc<Session>,
+    ) {
+        let live = LiveSession {
+            server: session.spec.name.as_str().to_owned(),
+            number: session.child.number(),
+            pid: session.child.pid(),
+            started_at: Timestamp::now(),
+        };
+        let note = move |store: &ChatStore, lease: &Lease| store.session_started(lease, live);
+        self.note(workspace, note).await;
+    }
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use bridge_model::ServerName;
+    use bridge_state::{
+        ChatStore, LiveSession,
+        testing::{Folder, alice, key, new_chat},
+    };
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::{
+        artifacts::Limits,
+        child::{ChildSettings, Children},
+        session::{Class, PoolSettings, SessionSettings},
+        telemetry::Metrics,
+    };
+
+    fn sessions(folder: &Folder, store: Arc<ChatStore>) -> Arc<Sessions> {
+        let metrics = Arc::new(Metrics::new());
+        let children = ChildSettings {
+            tools_dir: folder.outside().to_owned(),
+            scratch: folder.outside().to_owned(),
+            start_timeout: Duration::from_secs(1),
+            max_message: 1024,
+            max_starts: 1,
+            input_timeout: Duration::from_secs(600),
+            kill_grace: Duration::from_secs(1),
+        };
+        let settings = SessionSettings {
+            max_total: 1,
+            max_per_user: None,
+            cleanup_interval: Duration::from_secs(60),
+            snapshot: Limits {
+                entries: 3,
+                depth: 8,
+            },
+            pool: PoolSettings {
+                max: 0,
+                idle: Duration::from_secs(60),
+                min_free_memory: 0,
+                min_free_disk: 0,
+                starts: 1,
+            },
+        };
+        Arc::new(Sessions::new(
+            settings,
+            Arc::new(Children::new(children, metrics.clone())),
+            store,
+            metrics,
+            Arc::new(|_| Arc::new(|_| {})),
+        ))
+    }
+
+    fn place(key: WorkspaceKey) -> Place {
+        Place {
+            key,
+            class: Class::Lasting,
+            session: None,
+            claim: Claim::Free,
+        }
+    }
+
+    fn server() -> ServerName {
+        "echo".parse().unwrap()
+    }
+
+    /// Whether anybody holds the lease of the chat's folder.
+    fn leased(store: &ChatStore, chat: &str) -> bool {
+        let key = key(chat).to_hex();
+        let mut chats = store.chats().unwrap().into_iter();
+        chats.any(|chat| chat.metadata.session_keys == [key.clone()] && chat.leased_by.is_some())
+    }
+
+    async fn open(sessions: &Arc<Sessions>) -> Result<Arc<Workspace>, SessionError> {
+        let place = place(key("c"));
+        sessions.open(&place, &alice()).await
+    }
+
+    async fn close(sessions: &Arc<Sessions>) {
+        for closed in sessions.close_unused() {
+            closed.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_hangs_up_while_it_opens_leaves_neither_lease_nor_entry() {
+        let folder = Folder::new();
+        let store = Arc::new(folder.open());
+        let sessions = sessions(&folder, store.clone());
+        // Polled once: the opening has begun, and nobody waits for it.
+        let given_up = sessions.open(&place(key("c")), &alice()).now_or_never();
+        assert!(given_up.is_none());
+        sessions.tasks.close();
+        sessions.tasks.wait().await;
+        assert!(leased(&store, "c"), "the opening went on");
+        close(&sessions).await;
+        assert!(!leased(&store, "c"));
+        assert!(sessions.entries().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_cannot_be_opened_is_given_back() {
+        let folder = Folder::new();
+        let store = Arc::new(folder.open());
+        let sessions = sessions(&folder, store.clone());
+        let work = open(&sessions).await.unwrap().job.work();
+        close(&sessions).await;
+        std::fs::remove_dir(&work).unwrap();
+        std::fs::write(&work, "").unwrap();
+        let failed = open(&sessions).await;
+        assert!(matches!(failed, Err(SessionError::Files(_))));
+        assert!(!leased(&store, "c"));
+        assert!(sessions.entries().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_folder_with_too_many_files_opens_and_nothing_in_it_is_new() {
+        let folder = Folder::new();
+        let store = Arc::new(folder.open());
+        let sessions = sessions(&folder, store.clone());
+        let work = open(&sessions).await.unwrap().job.work();
+        close(&sessions).await;
+        for name in ["a", "b", "c", "d"] {
+            std::fs::write(work.join(name), "").unwrap();
+        }
+        let opened = open(&sessions).await.unwrap();
+        assert!(opened.files.lock().await.is_over());
+        drop(opened);
+        close(&sessions).await;
+    }
+
+    #[tokio::test]
+    async fn the_sessions_of_a_killed_bridge_are_forgotten() {
+        let folder = Folder::new();
+        let live = LiveSession {
+            server: "echo".into(),
+            number: 1,
+            pid: Some(1),
+            started_at: folder.now,
+        };
+        folder.crash(
+            |store| match store.acquire(&key("c"), &new_chat()).unwrap() {
+                Acquired::Mine(held) => store.session_started(&held.lease, live).unwrap(),
+                Acquired::Elsewhere(holder) => panic!("{holder}"),
+            },
+        );
+        let store = Arc::new(folder.open());
+        let sessions = sessions(&folder, store.clone());
+        let workspace = open(&sessions).await.unwrap();
+        let chat = store.chat(workspace.job.id()).unwrap().unwrap();
+        assert_eq!(chat.metadata.live_sessions, []);
+    }
+
+    #[tokio::test]
+    async fn a_workspace_whose_entry_is_busy_is_still_seen() {
+        let folder = Folder::new();
+        let sessions = sessions(&folder, Arc::new(folder.open()));
+        let _workspace = open(&sessions).await.unwrap();
+        let entry = sessions.entries().get(&key("c")).unwrap().clone();
+        let _gate = entry.gate.lock().await;
+        assert_eq!(sessions.workspaces().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_others_folder_proves_an_id_that_was_minted_for_a_server_of_its_own() {
+        let folder = Folder::new();
+        let sessions = sessions(&folder, Arc::new(folder.open()));
+        let session = |own| WorkspaceKey::session(&alice(), "s", own);
+        let (all, own) = (session(None), session(Some(&server())));
+        let claimed = |key, claim| Place {
+            claim,
+            ..place(key)
+        };
+        for stranger in [own, all] {
+            let place = claimed(stranger, Claim::Proven(all));
+            let opened = sessions.open(&place, &alice()).await;
+            assert!(matches!(opened, Err(SessionError::Unknown)));
+        }
+        let minted = claimed(own, Claim::Minted(all));
+        let first = sessions.open(&minted, &alice()).await.unwrap();
+        let again = claimed(own, Claim::Proven(all));
+        let again = sessions.open(&again, &alice()).await.unwrap();
+        assert_eq!(first.job.id(), again.job.id());
+        let other = claimed(all, Claim::Proven(all));
+        let other = sessions.open(&other, &alice()).await.unwrap();
+        assert_ne!(first.job.id(), other.job.id());
+    }
+}

@@ -1,33 +1,35 @@
 //! The log: one JSON object per line, or text for people on a terminal.
 //!
-//! Writers are threads behind bounded queues ([`queue`]): a reader of stdout who stops reading
+//! Writers are threads behind bounded queues ([`Queue`]): a reader of stdout who stops reading
 //! stalls nobody. Callers must not log arguments or secrets; nothing here could tell.
 
-mod layer;
 mod line;
-mod queue;
+#[cfg(test)]
+pub(super) mod testing;
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, IsTerminal as _, Write},
+    io,
+    io::{IsTerminal as _, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
 };
 
-use tracing::{Subscriber, level_filters::LevelFilter};
+use line::{Fields, Format, Line};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tracing::{Event, Subscriber, level_filters::LevelFilter, span};
 use tracing_subscriber::{
-    filter::Targets, layer::SubscriberExt as _, registry::Registry, util::SubscriberInitExt as _,
+    filter::Targets,
+    layer::{Context, Layer, SubscriberExt as _},
+    registry::{LookupSpan, Registry},
+    util::SubscriberInitExt as _,
 };
 
-use self::{
-    layer::{LogLayer, Sink},
-    line::Format,
-    queue::{Drain, Queue},
-};
-use crate::{
-    config::{Log, LogFormat, LogLevel},
-    telemetry::AUDIT,
-};
+use super::AUDIT;
+use crate::config::{Log, LogFormat, LogLevel};
 
 /// The target of errors that stop the bridge: they are written as CRITICAL at every level.
 /// `tracing::error!(target: CRITICAL, …)`.
@@ -163,7 +165,505 @@ fn open(path: &Path) -> Result<File, LogError> {
         })
 }
 
+// From tracing's spans and events to lines.
+
+/// One place where lines go.
+#[derive(Debug)]
+struct Sink {
+    pub queue: Queue,
+    pub format: Format,
+}
+
+/// Writes each event to all sinks.
+#[derive(Debug)]
+struct LogLayer {
+    sinks: Vec<Sink>,
+}
+
+impl LogLayer {
+    pub fn new(sinks: Vec<Sink>) -> Self {
+        Self { sinks }
+    }
+}
+
+impl<S> Layer<S> for LogLayer
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(
+        &self,
+        attributes: &span::Attributes<'_>,
+        id: &span::Id,
+        context: Context<'_, S>,
+    ) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields::of_span(attributes.metadata().fields().len());
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            fields.record_again(|fields| values.record(fields));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut line = Line::of(event);
+        // From the inside out: the nearest span knows best.
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(fields) = span.extensions().get::<Fields>() {
+                line.add(fields);
+            }
+        }
+        let audit = event.metadata().target() == AUDIT;
+        let worth = if audit { Worth::Audit } else { Worth::Ordinary };
+        for sink in &self.sinks {
+            sink.queue.push(line.render(sink.format), worth);
+        }
+    }
+}
+
+// A thread that writes lines, and the bounded queue in front of it.
+//
+// A full pipe must neither stall the threads that serve everybody nor lose audit lines easily, so
+// pushing never waits, and what waits is bounded in bytes, with a reserve that only audit lines
+// may fill (hours of calls at a usual rate). What does not fit is counted, and the count is
+// written as soon as something can be. Ready-made writers bound lines, not bytes, and know no
+// reserve.
+
+/// Bytes that wait before lines are dropped.
+const ORDINARY_LIMIT: usize = 8 * 1024 * 1024;
+
+/// Bytes that wait before audit lines are dropped.
+const AUDIT_LIMIT: usize = 64 * 1024 * 1024;
+
+/// How long the first waiting line waits for others: a write and a wake-up for each line cost more
+/// than the lines where there are thousands a second.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// What the end of the process gives a slow reader.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
+/// Which limit holds for a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    Ordinary,
+    Audit,
+}
+
+impl Worth {
+    fn limit(self) -> usize {
+        match self {
+            Self::Ordinary => ORDINARY_LIMIT,
+            Self::Audit => AUDIT_LIMIT,
+        }
+    }
+}
+
+/// Where lines go in.
+#[derive(Debug)]
+struct Queue(Arc<Shared>);
+
+/// Dropping it waits until everything is written, 2 s at most.
+#[derive(Debug)]
+struct Drain(Arc<Shared>);
+
+/// The line that tells how many were lost.
+pub type Report = Box<dyn Fn(u64) -> String + Send>;
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Batch,
+    /// Bytes that the thread is writing now.
+    in_hand: usize,
+    lost: u64,
+    closing: bool,
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    text: Vec<u8>,
+    lines: u64,
+}
+
+impl Queue {
+    /// Starts the thread, which ends after the drain is dropped.
+    pub fn start(
+        out: impl Write + Send + 'static,
+        report: Report,
+    ) -> std::io::Result<(Self, Drain)> {
+        let shared = Arc::new(Shared::default());
+        let ours = shared.clone();
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || ours.write_all(out, &report))?;
+        Ok((Self(shared.clone()), Drain(shared)))
+    }
+
+    /// Adds a whole line, or counts it as lost. Never waits for the writer.
+    pub fn push(&self, line: &str, worth: Worth) {
+        let mut state = self.0.lock();
+        if state.in_hand + state.waiting.text.len() + line.len() > worth.limit() {
+            state.lost += 1;
+            return;
+        }
+        state.waiting.text.extend_from_slice(line.as_bytes());
+        state.waiting.lines += 1;
+        let first = state.waiting.lines == 1;
+        drop(state);
+        // Whoever waits for lines was woken by the first of them.
+        if first {
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    fn write_all(&self, mut out: impl Write, report: &Report) {
+        while let Some((mut batch, lost)) = self.next() {
+            if lost > 0 {
+                batch.text.extend_from_slice(report(lost).as_bytes());
+            }
+            let written = out.write_all(&batch.text).and_then(|()| out.flush());
+            let mut state = self.lock();
+            state.in_hand = 0;
+            if written.is_err() {
+                // A disk may get room again; a closed pipe stays closed, and that is not our end.
+                state.lost += lost + batch.lines;
+            }
+        }
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for lines. `None` once all are written and no more are to come.
+    fn next(&self) -> Option<(Batch, u64)> {
+        let idle = |state: &mut State| state.waiting.lines == 0 && !state.closing;
+        let mut state = self.lock();
+        self.changed.wait_while(&mut state, idle);
+        let open = |state: &mut State| !state.closing;
+        self.changed.wait_while_for(&mut state, open, LINGER);
+        if state.waiting.lines == 0 {
+            return None;
+        }
+        let batch = std::mem::take(&mut state.waiting);
+        state.in_hand = batch.text.len();
+        Some((batch, std::mem::take(&mut state.lost)))
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.closing = true;
+        self.0.changed.notify_all();
+        let writing = |state: &mut State| !state.ended;
+        // Whoever does not read for so long does not get the rest.
+        self.0
+            .changed
+            .wait_while_for(&mut state, writing, LAST_CALL);
+    }
+}
+
 #[cfg(test)]
-pub(super) mod testing;
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::{testing::*, *};
+
+    fn log(file: Option<PathBuf>) -> Log {
+        Log {
+            level: LogLevel::Info,
+            file,
+            format: LogFormat::Auto,
+        }
+    }
+
+    fn levels(level: LogLevel) -> Vec<String> {
+        let lines = lines_of(level, || {
+            tracing::trace!("t");
+            tracing::debug!("d");
+            tracing::info!("i");
+            tracing::warn!("w");
+            tracing::error!("e");
+            tracing::error!(target: CRITICAL, "c");
+            tracing::info!(target: AUDIT, "a");
+            tracing::info!(target: "a_library", "li");
+            tracing::warn!(target: "a_library", "lw");
+            tracing::error!(target: "a_library", "le");
+        });
+        let of = |line: &serde_json::Value, key: &str| line[key].as_str().unwrap().to_owned();
+        let lines = lines.iter();
+        lines
+            .map(|line| of(line, "message") + " " + &of(line, "level"))
+            .collect()
+    }
+
+    #[test]
+    fn lines_of_each_of_our_crates_are_ours() {
+        let lines = lines_of(LogLevel::Info, || {
+            tracing::info!(target: "mcpo_bridge::serve", "one");
+            tracing::info!(target: "bridge_state::lease", "two");
+        });
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for crate_name in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).unwrap() {
+            let crate_name = crate_name.unwrap().file_name().into_string().unwrap();
+            let target = match crate_name.as_str() {
+                "bridge" => "mcpo_bridge".to_owned(),
+                name => format!("bridge_{name}"),
+            };
+            assert!(OWN.iter().any(|own| target.starts_with(own)), "{target}");
+        }
+    }
+
+    #[test]
+    fn each_level_shows_what_it_should_and_audit_lines_always() {
+        let own = ["d DEBUG", "i INFO", "w WARNING", "e ERROR"];
+        let always = ["c CRITICAL", "a INFO"];
+        let others = ["li INFO", "lw WARNING", "le ERROR"];
+        for (level, from, others_from) in [
+            (LogLevel::Debug, 0, 0),
+            (LogLevel::Info, 1, 1),
+            (LogLevel::Warning, 2, 1),
+            (LogLevel::Error, 3, 2),
+            (LogLevel::Critical, 4, 3),
+        ] {
+            let expected = [&own[from..], &always, &others[others_from..]].concat();
+            assert_eq!(levels(level), expected, "{level:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_four_names_first_then_its_fields_then_its_spans() {
+        let log = Captured::json(LogLevel::Info);
+        tracing::dispatcher::with_default(&log.dispatch, || {
+            let _outer =
+                tracing::info_span!("request", request_id = "r1", late = tracing::field::Empty)
+                    .entered();
+            tracing::Span::current().record("late", 7);
+            let _inner = tracing::info_span!("call", tool = "of the span").entered();
+            tracing::warn!(
+                tool = "of the event",
+                count = 3,
+                level = "fake",
+                ok = true,
+                "done"
+            );
+        });
+        let text = log.into_text();
+        let (start, rest) = text.split_once("Z\",").unwrap();
+        let time: jiff::Timestamp = (start[r#"{"timestamp":""#.len()..].to_owned() + "Z")
+            .parse()
+            .unwrap();
+        assert!(time.duration_until(jiff::Timestamp::now()).as_secs().abs() < 60);
+        assert_eq!(start.rsplit_once('.').unwrap().1.len(), 3, "{start}");
+        assert_eq!(
+            rest,
+            r#""level":"WARNING","message":"done","target":"mcpo_bridge::telemetry::logs::tests","#
+                .to_owned()
+                + r#""tool":"of the event","count":3,"ok":true,"request_id":"r1","late":7}"#
+                + "\n"
+        );
+    }
+
+    #[test]
+    fn nothing_that_others_chose_can_forge_a_line_or_steer_a_terminal() {
+        let evil = "a\nINFO b\r\x1b[31m\u{9b}2J\u{202e}\"\u{2028}é日本";
+        for text in [
+            text_of(LogLevel::Info, || tracing::info!(name = evil, "{evil}")),
+            {
+                let log = Captured::json(LogLevel::Info);
+                tracing::dispatcher::with_default(&log.dispatch, || {
+                    tracing::info!(name = evil, "{evil}");
+                });
+                log.into_text()
+            },
+        ] {
+            assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+            let bad = |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2028}".contains(c));
+            assert!(!text.contains(bad), "{text:?}");
+            assert!(text.contains("é日本"));
+        }
+        let lines = lines_of(LogLevel::Info, || tracing::info!(name = evil, "{evil}"));
+        assert_eq!(lines[0]["name"], evil);
+        assert_eq!(lines[0]["message"], evil);
+    }
+
+    #[test]
+    fn text_is_for_people() {
+        let text = text_of(LogLevel::Info, || {
+            tracing::info!(server = "excel", why = "no such file", n = 2, "not ready");
+        });
+        let (_, rest) = text.split_once("Z ").unwrap();
+        assert_eq!(
+            rest,
+            "INFO     mcpo_bridge::telemetry::logs::tests not ready server=excel why=\"no such file\" n=2\n"
+        );
+    }
+
+    #[test]
+    fn a_flood_in_one_field_is_cut() {
+        let lines = lines_of(LogLevel::Info, || {
+            tracing::info!(said = "é".repeat(100_000), "child");
+        });
+        let said = lines[0]["said"].as_str().unwrap();
+        assert!(said.len() < 10_000 && said.ends_with("é…"));
+    }
+
+    #[test]
+    fn an_error_is_written_with_its_causes() {
+        let inner = io::Error::other("inner");
+        let outer = LogError::Open {
+            path: "/x".into(),
+            error: inner,
+        };
+        let lines = lines_of(LogLevel::Info, || {
+            tracing::info!(error = &outer as &dyn std::error::Error, "failed");
+        });
+        assert!(lines[0]["error"].as_str().unwrap().contains("inner"));
+    }
+
+    #[test]
+    fn the_format_follows_the_terminal_only_when_it_may() {
+        assert_eq!(format(LogFormat::Auto, false), Format::Json);
+        assert_eq!(format(LogFormat::Json, true), Format::Json);
+        assert_eq!(
+            format(LogFormat::Text, false),
+            Format::Text { colour: false }
+        );
+        assert!(matches!(format(LogFormat::Auto, true), Format::Text { .. }));
+    }
+
+    #[test]
+    fn a_new_log_file_is_private_and_an_old_one_is_continued() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bridge.log");
+        for _ in 0..2 {
+            writeln!(open(&path).unwrap(), "{{}}").unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}\n{}\n");
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_log_file_that_cannot_be_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none/bridge.log");
+        let error = init(&log(Some(path))).unwrap_err();
+        assert!(matches!(error, LogError::NoFolder(_)));
+        assert!(error.to_string().contains("none/bridge.log"), "{error}");
+        let error = init(&log(Some(folder.path().to_owned()))).unwrap_err();
+        assert!(matches!(error, LogError::Open { .. }), "{error}");
+        assert!(open(Path::new("")).is_err());
+    }
+}
+
 #[cfg(test)]
-mod tests;
+mod queue_tests {
+    use std::{io, sync::mpsc};
+
+    use super::*;
+
+    /// Tells that a write began, then waits until somebody reads.
+    struct SlowPipe {
+        began: mpsc::Sender<()>,
+        reader: mpsc::SyncSender<String>,
+    }
+
+    impl Write for SlowPipe {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.began.send(()).ok();
+            let read = String::from_utf8_lossy(text).into_owned();
+            self.reader.send(read).map_err(io::Error::other)?;
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn report() -> Report {
+        Box::new(|count| format!("lost {count}\n"))
+    }
+
+    /// What is read in the end if nobody reads while `push` runs.
+    fn read_after(push: impl FnOnce(&Queue)) -> String {
+        let (began, first_write) = mpsc::channel();
+        let (reader, from) = mpsc::sync_channel(0);
+        let (queue, drain) = Queue::start(SlowPipe { began, reader }, report()).unwrap();
+        queue.push("first\n", Worth::Ordinary);
+        first_write.recv().unwrap();
+        push(&queue);
+        let reader = thread::spawn(move || from.iter().collect::<String>());
+        drop(drain);
+        reader.join().unwrap()
+    }
+
+    #[test]
+    fn a_reader_who_stops_loses_lines_but_stalls_nobody_and_audit_lines_stay() {
+        let line = "x".repeat(1024 * 1024 - 1) + "\n";
+        let read = read_after(|queue| {
+            for _ in 0..20 {
+                queue.push(&line, Worth::Ordinary);
+            }
+            queue.push("audit\n", Worth::Audit);
+        });
+        // The first line is still in hand, so the eighth of these does not fit.
+        assert_eq!(read.matches("x\n").count(), 7);
+        assert!(read.ends_with("x\naudit\nlost 13\n"));
+    }
+
+    #[test]
+    fn the_reserve_for_audit_lines_is_bounded_too() {
+        let line = "x".repeat(AUDIT_LIMIT / 4 - 1) + "\n";
+        let read = read_after(|queue| {
+            for _ in 0..6 {
+                queue.push(&line, Worth::Audit);
+            }
+        });
+        assert_eq!(read.matches("x\n").count(), 3);
+        assert!(read.ends_with("x\nlost 3\n"));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_told_later() {
+        struct FullOnce(mpsc::Sender<String>, bool);
+        impl Write for FullOnce {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                let first = !std::mem::replace(&mut self.1, true);
+                let text_sent = String::from_utf8_lossy(text).into_owned();
+                self.0.send(text_sent).unwrap();
+                if first {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                Ok(text.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (to, from) = mpsc::channel();
+        let (queue, drain) = Queue::start(FullOnce(to, false), report()).unwrap();
+        queue.push("one\n", Worth::Ordinary);
+        assert_eq!(from.recv().unwrap(), "one\n");
+        queue.push("two\n", Worth::Ordinary);
+        drop(drain);
+        assert_eq!(from.iter().collect::<String>(), "two\nlost 1\n");
+    }
+}

@@ -4,28 +4,23 @@
 //! from this code. What a client sends never becomes a label, so no user is told apart and no
 //! flood of made-up names fills the memory.
 
-mod http;
-mod labels;
-mod process;
-
 use std::{
-    sync::{OnceLock, atomic::AtomicU64},
+    fmt,
+    fmt::Write as _,
+    fs,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use axum::http::{Method, StatusCode};
 use bridge_model::ServerName;
 use prometheus_client::{
-    encoding::text::encode,
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Metric, Registry},
 };
 
-use labels::{
-    ByCall, ByKind, ByMode, ByOutcome, ByRequest, ByServer, ByServerState, ByStart, ByTool, ByWhat,
-};
-
-pub use http::Requested;
-pub use labels::{ChildMode, ServerState};
+use super::request_id::method_label;
 
 /// What [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -268,9 +263,8 @@ impl Metrics {
         let (running, waiting) = self.queue.get().map_or((0, 0), |load| load());
         self.running.set(i64::try_from(running).unwrap_or(i64::MAX));
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        self.resident_bytes
-            .set(process::resident_bytes().unwrap_or(0));
-        self.open_fds.set(process::open_fds().unwrap_or(0));
+        self.resident_bytes.set(resident_bytes().unwrap_or(0));
+        self.open_fds.set(open_fds().unwrap_or(0));
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes everything");
         text
@@ -310,5 +304,430 @@ fn seconds_since_epoch() -> f64 {
     now.map_or(0.0, |since| since.as_secs_f64())
 }
 
+// Requests are counted in one place, whatever answers them.
+
+/// What a request is counted as once it is answered. A caller who hangs up first is not counted.
+pub struct Requested {
+    route: Arc<str>,
+    method: &'static str,
+}
+
+impl Requested {
+    /// By the pattern of its route.
+    pub fn at(route: Arc<str>, method: &Method) -> Self {
+        let method = method_label(method);
+        Self { route, method }
+    }
+}
+
+impl Metrics {
+    /// A request was answered.
+    pub fn answered(&self, Requested { route, method }: Requested, status: StatusCode) {
+        let labels = ByRequest {
+            route,
+            method,
+            status: class(status),
+        };
+        self.http_requests.get_or_create(&labels).inc();
+    }
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    }
+}
+
+// The labels of metrics, and the words that may stand in them.
+
+/// How a child serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChildMode {
+    /// One session's own, living on between calls.
+    Stateful,
+    /// One for all sessions.
+    Shared,
+    /// For one call.
+    Stateless,
+}
+
+impl EncodeLabelValue for ChildMode {
+    fn encode(&self, to: &mut LabelValueEncoder) -> fmt::Result {
+        to.write_str(match self {
+            Self::Stateful => "stateful",
+            Self::Shared => "shared",
+            Self::Stateless => "stateless",
+        })
+    }
+}
+
+/// What the catalogue knows of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ServerState {
+    /// Nothing yet.
+    Learning,
+    /// Everything.
+    Ready,
+    /// It does not start.
+    Failed,
+}
+
+impl ServerState {
+    const ALL: [Self; 3] = [Self::Learning, Self::Ready, Self::Failed];
+}
+
+impl EncodeLabelValue for ServerState {
+    fn encode(&self, to: &mut LabelValueEncoder) -> fmt::Result {
+        to.write_str(match self {
+            Self::Learning => "learning",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// A server's name as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Server(ServerName);
+
+impl EncodeLabelValue for Server {
+    fn encode(&self, to: &mut LabelValueEncoder) -> fmt::Result {
+        to.write_str(self.0.as_str())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByServer {
+    server: Server,
+}
+
+impl ByServer {
+    fn new(server: &ServerName) -> Self {
+        Self {
+            server: Server(server.clone()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTool {
+    server: Server,
+    tool: String,
+}
+
+impl ByTool {
+    fn new(server: &ServerName, tool: &str) -> Self {
+        Self {
+            server: Server(server.clone()),
+            tool: tool.to_owned(),
+        }
+    }
+
+    fn ended(self, outcome: &'static str) -> ByCall {
+        ByCall {
+            server: self.server,
+            tool: self.tool,
+            outcome,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCall {
+    server: Server,
+    tool: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByKind {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByWhat {
+    what: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByMode {
+    mode: ChildMode,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStart {
+    server: Server,
+    outcome: &'static str,
+}
+
+impl ByStart {
+    fn new(server: &ServerName, outcome: &'static str) -> Self {
+        Self {
+            server: Server(server.clone()),
+            outcome,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByServerState {
+    server: Server,
+    state: ServerState,
+}
+
+impl ByServerState {
+    fn new(server: &ServerName, state: ServerState) -> Self {
+        Self {
+            server: Server(server.clone()),
+            state,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRequest {
+    route: Arc<str>,
+    method: &'static str,
+    status: &'static str,
+}
+
+// What the kernel knows of this process.
+
+/// Memory that is in use, in bytes.
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Open file descriptors, without the one that counts them.
+fn open_fds() -> Option<u64> {
+    let count = fs::read_dir("/proc/self/fd").ok()?.count();
+    u64::try_from(count).ok()?.checked_sub(1)
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::sync::Arc;
+
+    use axum::{
+        Router,
+        body::Body,
+        extract::{MatchedPath, Request, State},
+        middleware::{Next, from_fn_with_state},
+        routing::get,
+    };
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    fn excel() -> ServerName {
+        "excel".parse().unwrap()
+    }
+
+    #[track_caller]
+    fn has(metrics: &Metrics, line: &str) {
+        let text = metrics.render();
+        assert!(text.lines().any(|one| one == line), "no {line} in\n{text}");
+    }
+
+    #[test]
+    fn calls_are_counted_and_timed_by_server_tool_and_outcome() {
+        let metrics = Metrics::new();
+        metrics.call_ended(&excel(), "read", "ok", Duration::from_millis(30));
+        metrics.call_ended(&excel(), "read", "timeout", Duration::from_secs(40));
+        metrics.problem("timeout");
+        has(
+            &metrics,
+            r#"mcpo_calls_total{server="excel",tool="read",outcome="ok"} 1"#,
+        );
+        has(
+            &metrics,
+            r#"mcpo_calls_total{server="excel",tool="read",outcome="timeout"} 1"#,
+        );
+        let bucket = "mcpo_call_duration_seconds_bucket";
+        has(
+            &metrics,
+            &format!(r#"{bucket}{{le="0.05",server="excel",tool="read"}} 1"#),
+        );
+        has(
+            &metrics,
+            &format!(r#"{bucket}{{le="+Inf",server="excel",tool="read"}} 2"#),
+        );
+        has(&metrics, r#"mcpo_errors_total{kind="timeout"} 1"#);
+    }
+
+    #[test]
+    fn what_lives_is_counted_until_it_is_dropped() {
+        let metrics = Metrics::new();
+        let child = metrics.child_live(ChildMode::Shared);
+        let session = metrics.session_live();
+        has(&metrics, r#"mcpo_children{mode="shared"} 1"#);
+        has(&metrics, "mcpo_sessions 1");
+        drop((child, session));
+        has(&metrics, r#"mcpo_children{mode="shared"} 0"#);
+        has(&metrics, "mcpo_sessions 0");
+    }
+
+    #[test]
+    fn starts_are_counted_and_only_good_ones_timed() {
+        let metrics = Metrics::new();
+        metrics.child_started(&excel(), Duration::from_secs(2));
+        metrics.child_start_failed(&excel());
+        has(
+            &metrics,
+            r#"mcpo_child_starts_total{server="excel",outcome="ok"} 1"#,
+        );
+        has(
+            &metrics,
+            r#"mcpo_child_starts_total{server="excel",outcome="failed"} 1"#,
+        );
+        has(
+            &metrics,
+            r#"mcpo_child_start_duration_seconds_count{server="excel"} 1"#,
+        );
+    }
+
+    #[test]
+    fn the_queue_is_read_at_each_scrape() {
+        let metrics = Metrics::new();
+        has(&metrics, "mcpo_calls_waiting 0");
+        let waiting = Arc::new(std::sync::atomic::AtomicUsize::new(5));
+        let seen = waiting.clone();
+        metrics.watch_queue(move || (2, seen.load(std::sync::atomic::Ordering::Relaxed)));
+        has(&metrics, "mcpo_calls_running 2");
+        has(&metrics, "mcpo_calls_waiting 5");
+        waiting.store(6, std::sync::atomic::Ordering::Relaxed);
+        has(&metrics, "mcpo_calls_waiting 6");
+    }
+
+    #[test]
+    fn bytes_and_files_add_up() {
+        let metrics = Metrics::new();
+        metrics.published(10);
+        metrics.published(5);
+        metrics.downloaded(7);
+        metrics.gc_removed(3);
+        has(&metrics, "mcpo_files_published_total 2");
+        has(&metrics, "mcpo_published_bytes_total 15");
+        has(&metrics, "mcpo_downloaded_bytes_total 7");
+        has(&metrics, "mcpo_gc_removed_total 3");
+    }
+
+    #[test]
+    fn a_server_is_in_one_state_until_it_is_gone() {
+        let metrics = Metrics::new();
+        metrics.server_state(&excel(), ServerState::Learning);
+        metrics.server_state(&excel(), ServerState::Ready);
+        has(
+            &metrics,
+            r#"mcpo_server_state{server="excel",state="ready"} 1"#,
+        );
+        has(
+            &metrics,
+            r#"mcpo_server_state{server="excel",state="learning"} 0"#,
+        );
+        metrics.server_gone(&excel());
+        assert!(!metrics.render().contains("mcpo_server_state{"));
+    }
+
+    #[test]
+    fn the_text_is_whole_and_names_are_ours() {
+        let metrics = Metrics::new();
+        let text = metrics.render();
+        assert!(text.ends_with("# EOF\n"));
+        assert_eq!(text.matches("# EOF").count(), 1);
+        let version = env!("CARGO_PKG_VERSION");
+        has(
+            &metrics,
+            &format!(r#"mcpo_build_info{{version="{version}"}} 1"#),
+        );
+        let values = text.lines().filter(|line| !line.starts_with('#'));
+        for line in values {
+            assert!(line.starts_with("mcpo_"), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_process_is_looked_at_when_scraped() {
+        let text = Metrics::new().render();
+        let value = |name: &str| -> f64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("no {name}"))
+                .trim()
+                .parse()
+                .unwrap()
+        };
+        assert!(value("mcpo_process_resident_memory_bytes ") > 1_000_000.0);
+        assert!(value("mcpo_process_open_fds ") >= 3.0);
+        let age = seconds_since_epoch() - value("mcpo_process_start_time_seconds ");
+        assert!((0.0..60.0).contains(&age), "{age}");
+    }
+
+    #[test]
+    fn a_tool_with_an_odd_name_cannot_forge_a_line() {
+        let metrics = Metrics::new();
+        metrics.call_ended(&excel(), "a\"} 1\nmcpo_fake 1", "ok", Duration::ZERO);
+        assert!(
+            !metrics
+                .render()
+                .lines()
+                .any(|line| line.starts_with("mcpo_fake"))
+        );
+    }
+
+    #[tokio::test]
+    async fn requests_are_counted_by_route_and_never_by_what_clients_made_up() {
+        let metrics = Arc::new(Metrics::new());
+        let count = |State(metrics): State<Arc<Metrics>>, request: Request, next: Next| async move {
+            let route = request.extensions().get::<MatchedPath>();
+            let route = route.map_or("none", MatchedPath::as_str);
+            let requested = Requested::at(route.into(), request.method());
+            let response = next.run(request).await;
+            metrics.answered(requested, response.status());
+            response
+        };
+        let app = Router::new()
+            .route("/files/{token}", get(|| async {}))
+            .layer(from_fn_with_state(metrics.clone(), count));
+        for (method, path) in [
+            ("GET", "/files/SECRET"),
+            ("MADEUP", "/files/SECRET"),
+            ("GET", "/WHAT"),
+        ] {
+            let request = Request::builder().method(method).uri(path);
+            let request = request.body(Body::empty()).unwrap();
+            app.clone().oneshot(request).await.unwrap();
+        }
+        let counted = "mcpo_http_requests_total";
+        has(
+            &metrics,
+            &format!(r#"{counted}{{route="/files/{{token}}",method="GET",status="2xx"}} 1"#),
+        );
+        has(
+            &metrics,
+            &format!(r#"{counted}{{route="/files/{{token}}",method="other",status="4xx"}} 1"#),
+        );
+        has(
+            &metrics,
+            &format!(r#"{counted}{{route="none",method="GET",status="4xx"}} 1"#),
+        );
+        let text = metrics.render();
+        assert!(
+            !["SECRET", "MADEUP", "WHAT"]
+                .iter()
+                .any(|word| text.contains(word))
+        );
+    }
+}

@@ -13,10 +13,11 @@ use axum::{
 };
 use tracing::{Instrument as _, Span};
 
-use crate::telemetry::AUDIT;
+use super::AUDIT;
 
 /// Taken from the request if it is fit for a log; always in the answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Letters of an id that others chose.
 const MAX_LENGTH: usize = 128;
 
@@ -159,4 +160,162 @@ impl Drop for EndLine {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use axum::{
+        Extension, Router,
+        body::Body,
+        extract::{MatchedPath, Request},
+        middleware::{Next, from_fn},
+        routing::get,
+    };
+    use proptest::prelude::*;
+    use tower::ServiceExt as _;
+    use tracing::instrument::WithSubscriber as _;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{config::LogLevel, telemetry::logs::testing::Captured};
+
+    fn app() -> Router {
+        Router::new()
+            .route(
+                "/files/{token}",
+                get(|Extension(id): Extension<RequestId>| async move {
+                    tracing::warn!("inside");
+                    id.to_string()
+                }),
+            )
+            .route("/broken", get(|| async { StatusCode::BAD_GATEWAY }))
+            .route("/slow", get(std::future::pending::<()>))
+            .layer(from_fn(|request, next: Next| tied(request, next)))
+    }
+
+    /// As the service answers, with the id where the handlers above find it.
+    async fn tied(mut request: Request, next: Next) -> Response {
+        let id = RequestId::of(request.headers());
+        request.extensions_mut().insert(id.clone());
+        let route = request.extensions().get::<MatchedPath>().cloned();
+        let route = route.as_ref().map_or("none", MatchedPath::as_str);
+        let span = span(&id, request.method(), route);
+        within(span, &id, next.run(request)).await
+    }
+
+    fn request(path: &str, ids: &[&str]) -> Request {
+        let mut request = Request::get(path);
+        for id in ids {
+            request = request.header(REQUEST_ID, *id);
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    async fn answer(path: &str, ids: &[&str]) -> (String, String, StatusCode) {
+        let response = app().oneshot(request(path, ids)).await.unwrap();
+        let id = response.headers()[REQUEST_ID].to_str().unwrap().to_owned();
+        let status = response.status();
+        let body = axum::body::to_bytes(response.into_body(), 1000)
+            .await
+            .unwrap();
+        (id, String::from_utf8(body.to_vec()).unwrap(), status)
+    }
+
+    #[tokio::test]
+    async fn a_good_id_is_kept_and_a_bad_one_replaced() {
+        let (id, body, _) = answer("/files/t", &["Trace-1.a_b"]).await;
+        assert_eq!((id.as_str(), body.as_str()), ("Trace-1.a_b", "Trace-1.a_b"));
+        let long = "x".repeat(129);
+        for bad in [
+            &[][..],
+            &[""],
+            &["a b"],
+            &["a\"b"],
+            &[&long],
+            &["one", "two"],
+        ] {
+            let (id, body, _) = answer("/files/t", bad).await;
+            assert_eq!(id, body);
+            assert!(Uuid::parse_str(&id).is_ok(), "{bad:?} became {id}");
+        }
+        let (id, _, status) = answer("/nowhere", &[]).await;
+        assert!(Uuid::parse_str(&id).is_ok());
+        assert_eq!(status, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn lines_carry_the_id_and_the_route_and_never_the_path() {
+        let log = Captured::json(LogLevel::Debug);
+        answer("/files/SECRET?also=SECRET", &["r1"])
+            .with_subscriber(log.dispatch.clone())
+            .await;
+        let lines = log.into_lines();
+        assert_eq!(lines.len(), 2);
+        for line in &lines {
+            assert_eq!(line["request_id"], "r1");
+            assert_eq!(line["route"], "/files/{token}");
+            assert_eq!(line["method"], "GET");
+            assert!(!line.to_string().contains("SECRET"));
+        }
+        assert_eq!(lines[0]["message"], "inside");
+        assert_eq!(lines[1]["level"], "DEBUG");
+        assert_eq!(lines[1]["status"], 200);
+        assert!(lines[1]["duration_ms"].is_u64());
+    }
+
+    #[tokio::test]
+    async fn at_info_only_failures_end_with_a_line() {
+        let log = Captured::json(LogLevel::Info);
+        async {
+            answer("/nowhere", &[]).await;
+            answer("/broken", &["r2"]).await;
+        }
+        .with_subscriber(log.dispatch.clone())
+        .await;
+        let lines = log.into_lines();
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["level"], "INFO");
+        assert_eq!(lines[0]["status"], 502);
+        assert_eq!(lines[0]["request_id"], "r2");
+    }
+
+    #[tokio::test]
+    async fn the_id_is_there_even_where_the_level_hides_everything_else() {
+        let log = Captured::json(LogLevel::Critical);
+        let app = Router::new()
+            .route(
+                "/",
+                get(|| async { tracing::info!(target: AUDIT, "audit") }),
+            )
+            .layer(from_fn(|request, next: Next| tied(request, next)));
+        app.oneshot(request("/", &["r3"]))
+            .with_subscriber(log.dispatch.clone())
+            .await
+            .unwrap();
+        assert_eq!(log.into_lines()[0]["request_id"], "r3");
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_hangs_up_leaves_a_line() {
+        let log = Captured::json(LogLevel::Debug);
+        async {
+            let mut call = std::pin::pin!(app().oneshot(request("/slow", &["r4"])));
+            assert!(futures_util::poll!(&mut call).is_pending());
+        }
+        .with_subscriber(log.dispatch.clone())
+        .await;
+        let lines = log.into_lines();
+        assert_eq!(lines[0]["message"], "request abandoned");
+        assert_eq!(lines[0]["request_id"], "r4");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_parses_is_fit_for_a_header_and_a_log(text in "\\PC{0,140}|[A-Za-z0-9._-]{0,140}") {
+            let fit = (1..=128).contains(&text.len())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+            prop_assert_eq!(text.parse::<RequestId>().is_ok(), fit);
+            if let Ok(id) = text.parse::<RequestId>() {
+                let header = id.header();
+                prop_assert_eq!(header.to_str().unwrap(), &text);
+            }
+        }
+    }
+}

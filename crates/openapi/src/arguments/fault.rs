@@ -5,9 +5,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    objection::{Objection, SHOWN, Union, shorten},
-    steps::Step,
-    unions::Unions,
+    meter::Step,
+    unions::{Objection, SHOWN, Union, Unions, shorten},
 };
 
 /// Faults in one answer: a model needs the first few.

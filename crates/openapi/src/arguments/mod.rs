@@ -3,33 +3,25 @@
 //! Small models send `"5"` for 5 and `null` for "nothing". Only where validation fails, and only
 //! at the failing places, such values are exchanged for what they exactly mean.
 
-mod edits;
 mod fault;
 mod fixes;
 mod meter;
-mod objection;
 mod soundness;
-mod steps;
-mod strict;
-mod unions;
-
 #[cfg(test)]
 mod tests;
+mod unions;
 
 use std::sync::{Arc, OnceLock};
 
 use bridge_protocol::{RawJson, utf8};
 use bytes::Bytes;
+use fixes::{Edits, Fixes, Search};
 use jsonschema::Validator;
+use meter::metered;
 use serde_json::Value;
+use unions::Unions;
 
-use self::{
-    edits::Edits,
-    fixes::{Fixes, Search},
-    meter::metered,
-    unions::Unions,
-};
-use super::schema::{Converted, deeper_than, request_schema_of};
+use crate::schema::{Converted, deeper_than, request_schema_of};
 
 pub use fault::FieldFault;
 pub use meter::{Patience, Stopped};
@@ -42,11 +34,14 @@ const BODY_DEPTH: usize = 64;
 
 /// Bytes of a body that may be checked where the call is served.
 pub const BRIEF_BYTES: usize = 64 * 1024;
+
 /// Work of such a check: some milliseconds.
 const BRIEF_WORK: u64 = 20_000;
+
 /// Work of finding out whether a value fits: some seconds. The largest body against an ordinary
 /// schema takes a tenth.
 const DECIDING: u64 = 50_000_000;
+
 /// Work of a correction or an explanation, which also takes memory for each fault.
 const EXPLAINING: u64 = 600_000;
 
@@ -168,7 +163,8 @@ impl ArgumentRules {
     /// corrections at the failing places. `null` counts as `{}`. At most 20 faults.
     pub fn check(&self, body: &RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
         let fault = |fault| Unfit::Faults(vec![fault]);
-        let value = strict::parse(body).map_err(|error| fault(FieldFault::unreadable(&error)))?;
+        let value =
+            soundness::parse(body).map_err(|error| fault(FieldFault::unreadable(&error)))?;
         if value.is_null() {
             return self.check(&RawJson::empty_object(), effort);
         }
@@ -216,10 +212,7 @@ impl Checker {
         let counted = meter::counted(schema);
         let validator = unions::options().build(&counted.0).map_err(|error| {
             let reason: String = error.masked_with("a part of it").to_string();
-            format!(
-                "inputSchema cannot be used: {}",
-                objection::shorten(&reason)
-            )
+            format!("inputSchema cannot be used: {}", unions::shorten(&reason))
         })?;
         Ok(Self {
             validator,

@@ -1,22 +1,17 @@
 //! The OpenAPI 3.1 document of one server: one POST per tool.
 
-mod components;
-mod ids;
-mod index;
-mod operation;
-mod wording;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write,
+};
 
-#[cfg(test)]
-mod tests;
-
-use std::collections::HashSet;
-
+use bridge_model::link_text;
 use bridge_protocol::Tool;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
-pub use ids::{mcpo_operation_id, name_of_dots, operation_ids, path_segment};
-pub use index::index_document;
-pub use wording::{Documents, OperationIds};
+use super::IndexEntry;
+use crate::schema::{request_schema, response_schema};
 
 /// What a document says of a server.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +47,7 @@ pub fn document(input: &DocumentInput<'_>) -> Value {
     let ids = operation_ids(names.iter().map(String::as_str));
     let mut paths = Map::new();
     for (tool, id) in tools.into_iter().zip(ids) {
-        let operation = operation::post(tool, &id, input);
+        let operation = post_operation(tool, &id, input);
         paths.insert(
             format!("/{}", path_segment(&tool.name)),
             json!({ "post": operation }),
@@ -67,6 +62,585 @@ pub fn document(input: &DocumentInput<'_>) -> Value {
         "info": info,
         "servers": [{"url": input.server_url}],
         "paths": paths,
-        "components": components::all(input.secured),
+        "components": all_components(input.secured),
     })
+}
+
+// What all operations share.
+
+/// The `components` object.
+fn all_components(secured: bool) -> Value {
+    let mut components = json!({
+        "schemas": {
+            "FilesAnswer": files_answer(),
+            "File": file(),
+            "HTTPValidationError": validation_answer(),
+            "ValidationError": validation_error(),
+            "Problem": problem(),
+        },
+        "responses": {"Problem": {
+            "description": "What went wrong and what to do about it",
+            "content": {"application/problem+json": {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+            }},
+        }},
+    });
+    if secured {
+        components["securitySchemes"] = json!({"HTTPBearer": {"type": "http", "scheme": "bearer"}});
+    }
+    components
+}
+
+fn files_answer() -> Value {
+    json!({
+        "title": "FilesAnswer",
+        "description": "The answer of a call that made or changed files, or after which there is a notice",
+        "type": "object",
+        "properties": {
+            "result": {"title": "Result", "description": "What the tool itself answered"},
+            "files": {"type": "array", "items": {"$ref": "#/components/schemas/File"}},
+            "archive": {
+                "description": "All of them in one zip file, where there are several",
+                "$ref": "#/components/schemas/File",
+            },
+            "message": {"type": "string", "description": "A sentence with the links, in markdown"},
+            "notice": {"type": "string", "description": "What the model should know of its session"},
+        },
+        "required": ["result"],
+    })
+}
+
+fn file() -> Value {
+    json!({
+        "title": "File",
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "url": {"type": "string", "format": "uri", "description": "Opens this version of the file without a key"},
+            "size": {"type": "integer", "minimum": 0, "description": "Bytes"},
+            "mime_type": {"type": "string"},
+            "expires_at": {"type": "string", "format": "date-time"},
+        },
+        "required": ["name", "url", "size", "mime_type", "expires_at"],
+    })
+}
+
+fn validation_answer() -> Value {
+    json!({
+        "title": "HTTPValidationError",
+        "type": "object",
+        "properties": {"detail": {
+            "title": "Detail",
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/ValidationError"},
+        }},
+    })
+}
+
+fn validation_error() -> Value {
+    json!({
+        "title": "ValidationError",
+        "type": "object",
+        "properties": {
+            "loc": {"title": "Location", "type": "array", "items": {"type": ["string", "integer"]}},
+            "msg": {"title": "Message", "type": "string"},
+            "type": {"title": "Error Type", "type": "string"},
+            "input": {"title": "Input"},
+        },
+        "required": ["loc", "msg", "type"],
+    })
+}
+
+fn problem() -> Value {
+    json!({
+        "title": "Problem",
+        "description": "RFC 9457; `detail` as mcpo shaped it",
+        "type": "object",
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {
+                "type": ["string", "object"],
+                "properties": {"message": {"type": "string"}, "data": {}},
+            },
+        },
+    })
+}
+
+// Names of tools in URLs and as operation ids.
+
+/// All but RFC 3986's unreserved characters: `/`, spaces and `{` of OpenAPI's templates too.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// What model APIs take as a function's name.
+const LONGEST: usize = 64;
+
+/// In front of names that URLs take for steps between folders, encoded or not.
+const DOTS: &str = "tool_";
+
+/// A name as one segment of a URL's path, percent-encoded.
+pub fn path_segment(name: &str) -> String {
+    let front = if is_dots(name) { DOTS } else { "" };
+    format!("{front}{}", utf8_percent_encode(name, SEGMENT))
+}
+
+/// The name that a segment stands for besides its own: clients cannot ask for `/..`.
+pub fn name_of_dots(segment: &str) -> Option<&str> {
+    segment.strip_prefix(DOTS).filter(|name| is_dots(name))
+}
+
+fn is_dots(name: &str) -> bool {
+    matches!(name, "." | "..")
+}
+
+/// What FastAPI made of a tool's name in mcpo; others may filter on it.
+fn mcpo_operation_id(name: &str) -> String {
+    format!("tool_{name}_post")
+}
+
+/// One id per name, in order: `[A-Za-z0-9_-]{1,64}`, all different. A name that is an id already
+/// keeps it, whatever the others are.
+pub fn operation_ids<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let names: Vec<&str> = names.into_iter().collect();
+    let mapped: Vec<String> = names.iter().map(|name| map(name)).collect();
+    let mut taken: HashSet<String> = HashSet::new();
+    let exact: Vec<bool> = names
+        .iter()
+        .zip(&mapped)
+        .map(|(name, id)| name == id && taken.insert(id.clone()))
+        .collect();
+    // What was tried for an id already: thousands of names may come to the same.
+    let mut tried: HashMap<String, u64> = HashMap::new();
+    let finish = |(id, exact): (String, bool)| {
+        if exact || taken.insert(id.clone()) {
+            return id;
+        }
+        let number = tried.entry(id.clone()).or_insert(1);
+        loop {
+            *number += 1;
+            let numbered = with_suffix(&id, *number);
+            if taken.insert(numbered.clone()) {
+                return numbered;
+            }
+        }
+    };
+    mapped.into_iter().zip(exact).map(finish).collect()
+}
+
+fn map(name: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let id: String = name
+        .chars()
+        .map(|c| if allowed(c) { c } else { '_' })
+        .take(LONGEST)
+        .collect();
+    if id.is_empty() { "tool".into() } else { id }
+}
+
+fn with_suffix(id: &str, number: u64) -> String {
+    let suffix = format!("_{number}");
+    let kept = id.len().min(LONGEST - suffix.len());
+    format!("{}{suffix}", &id[..kept])
+}
+
+// The document at the root: no operations, but where they are.
+
+/// Like mcpo's: the servers with links to their docs, in the description.
+pub fn index_document(said: &Documents, servers: &[IndexEntry<'_>]) -> Value {
+    let text = said.description.as_deref();
+    let mut description = text.unwrap_or("MCP servers as OpenAPI.").to_owned();
+    description.push_str("\n\n- **available tools**:");
+    for server in servers {
+        let name = link_text(server.name);
+        let _ = write!(description, "\n    - [{name}]({}/docs)", server.url);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": said.name.as_deref().unwrap_or("mcpo-bridge"),
+            "description": description,
+            "version": said.version.as_deref().unwrap_or(env!("CARGO_PKG_VERSION")),
+        },
+        "paths": {},
+    })
+}
+
+// One tool as an operation.
+
+/// The POST that calls a tool.
+fn post_operation(tool: &Tool, id: &str, input: &DocumentInput<'_>) -> Value {
+    let body = request_schema(tool).schema;
+    let summary = summary(tool);
+    let mut operation = json!({ "operationId": id, "summary": summary });
+    // A key with an empty text would hide the summary from Open WebUI.
+    if let Some(description) = description(tool, &summary, input.usage_guide) {
+        operation["description"] = description.into();
+    }
+    let mut request = json!({"content": {"application/json": {"schema": body}}});
+    if body["required"]
+        .as_array()
+        .is_some_and(|names| !names.is_empty())
+    {
+        request["required"] = true.into();
+    }
+    operation["requestBody"] = request;
+    operation["responses"] = responses(tool);
+    if input.secured {
+        operation["security"] = json!([{"HTTPBearer": []}]);
+    }
+    operation
+}
+
+fn responses(tool: &Tool) -> Value {
+    let result = match tool.output_schema() {
+        Some(schema) => response_schema(schema).schema,
+        None => json!({"title": "Result", "description": "What the tool answered"}),
+    };
+    json!({
+        "200": {
+            "description": "The tool's result; with `files` where the call made or changed some",
+            "content": {"application/json": {"schema": {
+                "anyOf": [result, {"$ref": "#/components/schemas/FilesAnswer"}],
+            }}},
+        },
+        "422": {
+            "description": "Validation Error",
+            "content": {"application/json": {"schema": {
+                "$ref": "#/components/schemas/HTTPValidationError",
+            }}},
+        },
+        "default": {"$ref": "#/components/responses/Problem"},
+    })
+}
+
+fn description(tool: &Tool, summary: &str, guide: Option<&str>) -> Option<String> {
+    let own = tool
+        .description()
+        .map(str::trim)
+        .filter(|text| !text.is_empty());
+    let guide = guide.map(str::trim).filter(|text| !text.is_empty());
+    match (own, guide) {
+        (Some(own), Some(guide)) => Some(format!("{own}\n\n{guide}")),
+        (None, Some(guide)) => Some(format!("{summary}\n\n{guide}")),
+        (own, None) => own.map(str::to_owned),
+    }
+}
+
+/// The tool's title, else its name as mcpo wrote it: spaces and title case.
+fn summary(tool: &Tool) -> String {
+    let text = |value: Option<&Value>| {
+        let text = value?.as_str()?.trim();
+        (!text.is_empty()).then(|| text.to_owned())
+    };
+    let annotated = || text(tool.object.get("annotations")?.get("title"));
+    let title = text(tool.object.get("title")).or_else(annotated);
+    title.unwrap_or_else(|| title_case(&tool.name.replace('_', " ")))
+}
+
+/// As Python's `str.title`: a letter after anything but a letter is upper case, others lower.
+fn title_case(text: &str) -> String {
+    let mut within_word = false;
+    let mut titled = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if within_word {
+            titled.extend(letter.to_lowercase());
+        } else {
+            titled.extend(letter.to_uppercase());
+        }
+        within_word = letter.is_alphabetic();
+    }
+    titled
+}
+
+// What an operator says of documents.
+
+/// What documents say.
+#[derive(Debug, Clone)]
+pub struct Documents {
+    /// The title at the root.
+    pub name: Option<String>,
+    /// The description at the root.
+    pub description: Option<String>,
+    /// The version at the root, where the command line names one.
+    pub version: Option<String>,
+    /// How operations are called.
+    pub operation_ids: OperationIds,
+}
+
+impl Documents {
+    /// For the document of one server among several: it speaks for itself.
+    #[must_use]
+    pub fn of_server(&self) -> Self {
+        Self {
+            name: None,
+            description: None,
+            version: None,
+            operation_ids: self.operation_ids,
+        }
+    }
+}
+
+/// How operations are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperationIds {
+    /// As their tools.
+    Tool,
+    /// `tool_NAME_post`, as `FastAPI` made them for mcpo.
+    Mcpo,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use bridge_protocol::Tool;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::{
+        DocumentInput, Documents, OperationIds, document, index_document, operation_ids,
+        path_segment,
+    };
+    use crate::{IndexEntry, IndexStatus};
+
+    fn tools(list: Value) -> Vec<Tool> {
+        let Value::Array(list) = list else {
+            panic!("a list")
+        };
+        list.into_iter()
+            .map(|tool| Tool::read(tool).unwrap())
+            .collect()
+    }
+
+    fn input(tools: &[Tool]) -> DocumentInput<'_> {
+        DocumentInput {
+            title: "Excel",
+            version: "1.2.3",
+            description: Some("Makes workbooks."),
+            server_url: "/mcpo/excel",
+            tools,
+            usage_guide: None,
+            secured: false,
+            operation_ids: OperationIds::Tool,
+        }
+    }
+
+    fn documents() -> Documents {
+        Documents {
+            name: None,
+            description: None,
+            version: None,
+            operation_ids: OperationIds::Tool,
+        }
+    }
+
+    /// As excel-mcp-server, a time server and a slide server write them.
+    fn realistic() -> Vec<Tool> {
+        tools(json!([
+            {
+                "name": "write_data_to_excel",
+                "description": "Write data to Excel worksheet.",
+                "inputSchema": {
+                    "type": "object",
+                    "title": "write_data_to_excelArguments",
+                    "properties": {
+                        "filepath": {"title": "Filepath", "type": "string"},
+                        "sheet_name": {"title": "Sheet Name", "type": "string"},
+                        "data": {"title": "Data", "type": "array", "items": {"type": "array", "items": {}}},
+                        "start_cell": {"default": "A1", "title": "Start Cell", "type": "string"},
+                    },
+                    "required": ["filepath", "sheet_name", "data"],
+                },
+                "outputSchema": {
+                    "type": "object",
+                    "properties": {"result": {"title": "Result", "type": "string"}},
+                    "required": ["result"],
+                    "title": "write_data_to_excelOutput",
+                },
+            },
+            {
+                "name": "get_current_time",
+                "title": "What time is it?",
+                "description": "Current time in a time zone",
+                "inputSchema": {
+                    "$schema": "http://json-schema.org/draft-07/schema#",
+                    "type": "object",
+                    "properties": {"timezone": {"type": "string", "description": "IANA name"}},
+                    "additionalProperties": false,
+                },
+            },
+            {
+                "name": "slides/add chart",
+                "inputSchema": {
+                    "type": "object",
+                    "properties": {
+                        "chart": {"$ref": "#/$defs/Chart"},
+                        "position": {"anyOf": [{"$ref": "#/$defs/Point"}, {"type": "null"}], "default": null},
+                        "options": true,
+                    },
+                    "required": ["chart"],
+                    "$defs": {
+                        "Chart": {
+                            "type": "object",
+                            "properties": {
+                                "kind": {"enum": ["bar", "line"]},
+                                "series": {"type": "array", "items": {"$ref": "#/$defs/Series"}},
+                            },
+                            "required": ["kind"],
+                        },
+                        "Series": {"type": "object", "properties": {"inner": {"$ref": "#/$defs/Series"}, "values": {"type": "array", "items": {"type": "number"}}}},
+                        "Point": {"type": "array", "items": [{"type": "number"}, {"type": "number"}], "additionalItems": false},
+                    },
+                },
+            },
+            {"name": "save", "inputSchema": {"type": "object", "properties": {}}},
+        ]))
+    }
+
+    #[test]
+    fn realistic_tools_become_operations() {
+        insta::assert_json_snapshot!(document(&input(&realistic())));
+    }
+
+    #[test]
+    fn a_key_and_a_guide_show_in_the_operations() {
+        let tools = realistic();
+        let secured = DocumentInput {
+            usage_guide: Some("Save at the end."),
+            secured: true,
+            ..input(&tools)
+        };
+        let document = document(&secured);
+        let time = &document["paths"]["/get_current_time"]["post"];
+        assert_eq!(
+            time["description"],
+            "Current time in a time zone\n\nSave at the end."
+        );
+        assert_eq!(time["security"], json!([{"HTTPBearer": []}]));
+        assert_eq!(
+            document["paths"]["/save"]["post"]["description"],
+            "Save\n\nSave at the end."
+        );
+        assert_eq!(
+            document["components"]["securitySchemes"]["HTTPBearer"]["scheme"],
+            "bearer"
+        );
+    }
+
+    #[test]
+    fn names_are_one_path_segment_each() {
+        for (name, path) in [
+            ("a/b", "a%2Fb"),
+            ("../../etc", "..%2F..%2Fetc"),
+            ("with space", "with%20space"),
+            ("{id}", "%7Bid%7D"),
+            ("..", "tool_.."),
+            ("表", "%E8%A1%A8"),
+            ("get-time_2.0~x", "get-time_2.0~x"),
+            ("a\r\nb?c#d%", "a%0D%0Ab%3Fc%23d%25"),
+        ] {
+            assert_eq!(path_segment(name), path);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_an_id_keeps_it() {
+        let ids = operation_ids(["a b", "a_b", "a/b", "a_b", "", "a_b_2"]);
+        assert_eq!(ids, ["a_b_3", "a_b", "a_b_4", "a_b_5", "tool", "a_b_2"]);
+        let long = "x".repeat(70);
+        let ids = operation_ids([&*long, &*format!("{long}y")]);
+        assert_eq!(ids[1], format!("{}_2", "x".repeat(62)));
+    }
+
+    /// With a look at each id before, the test would be ended for its time.
+    #[test]
+    fn of_very_many_names_without_a_latin_letter_each_has_an_id() {
+        let names: Vec<String> = (0..100_000)
+            .map(|_| "\u{540d}\u{524d}".to_owned())
+            .collect();
+        let ids = operation_ids(names.iter().map(String::as_str));
+        let different: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(different.len(), names.len());
+    }
+
+    #[test]
+    fn mcpos_operation_ids_are_there_for_who_filters_on_them() {
+        let tools = tools(json!([{"name": "get_time"}, {"name": "a/b c"}]));
+        let document = document(&DocumentInput {
+            operation_ids: OperationIds::Mcpo,
+            ..input(&tools)
+        });
+        let id = |path: &str| document["paths"][path]["post"]["operationId"].clone();
+        assert_eq!(id("/get_time"), "tool_get_time_post");
+        assert_eq!(id("/a%2Fb%20c"), "tool_a_b_c_post");
+    }
+
+    #[test]
+    fn of_two_tools_with_one_name_the_first_counts() {
+        let tools = tools(json!([
+            {"name": "t", "description": "one"}, {"name": "t", "description": "two"}, {"name": ""},
+        ]));
+        let document = document(&input(&tools));
+        assert_eq!(document["paths"].as_object().unwrap().len(), 1);
+        assert_eq!(document["paths"]["/t"]["post"]["description"], "one");
+    }
+
+    #[test]
+    fn one_bad_tool_leaves_the_others_as_they_are() {
+        let mut all = realistic();
+        let alone = document(&input(&all));
+        all.extend(tools(json!([{"name": "bad", "inputSchema": {"$ref": "#", "anyOf": [5, {"$ref": "file:///etc/passwd"}]}}])));
+        let mut together = document(&input(&all));
+        assert_eq!(
+            together["paths"]["/bad"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+                ["type"],
+            "object"
+        );
+        together["paths"]
+            .as_object_mut()
+            .unwrap()
+            .shift_remove("/bad");
+        assert_eq!(alone, together);
+    }
+
+    #[test]
+    fn the_root_document_links_to_each_servers_docs() {
+        let entry = |name, url| IndexEntry {
+            name,
+            title: None,
+            status: IndexStatus::Starting,
+            url,
+        };
+        let document = index_document(
+            &documents(),
+            &[
+                entry("excel", "mcpo/excel"),
+                entry("a](x)", "mcpo/a%5D%28x%29"),
+                entry("<img src=x>", "mcpo/x"),
+            ],
+        );
+        let text = document["info"]["description"].as_str().unwrap();
+        assert!(text.contains("[excel](mcpo/excel/docs)"), "{text}");
+        assert!(text.contains(r"[a\](x)](mcpo/a%5D%28x%29/docs)"), "{text}");
+        assert!(text.contains("[&lt;img src=x&gt;](mcpo/x/docs)"), "{text}");
+        assert_eq!(document["paths"], json!({}));
+    }
+
+    proptest! {
+        #[test]
+        fn ids_are_distinct_and_fit_model_apis(names in prop::collection::vec("[a-b_/é]{0,3}|.{60,70}", 0..12)) {
+            let ids = operation_ids(names.iter().map(String::as_str));
+            let distinct: HashSet<_> = ids.iter().collect();
+            prop_assert_eq!(distinct.len(), names.len());
+            for id in &ids {
+                prop_assert!((1..=64).contains(&id.len()));
+                prop_assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'), "{}", id);
+            }
+        }
+    }
 }

@@ -3,10 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    limits::{Budget, Limits, TooLarge, Warnings},
-    merge::both,
-    refs::{Refs, Target},
-    types::{any, any_object, is_never, named, never, settle, write},
+    Budget, Limits, Refs, Target, TooLarge, Warnings, any, any_object, is_never, merge::both,
+    named, never, settle, write,
 };
 
 /// One attempt at writing a schema out within the given limits.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::types::{any, is_never, named, write};
+use super::{any, is_never, named, write};
 
 /// Makes `into` ask what both ask. What cannot be said in one schema stays in `allOf`.
 pub fn both(into: &mut Map<String, Value>, part: Value) {

@@ -7,20 +7,17 @@
 //! what the model is told; what a call must satisfy is the tool's own schema (`arguments`).
 
 mod inline;
-mod limits;
 mod merge;
-mod refs;
 mod root;
-mod types;
-
 #[cfg(test)]
 pub(crate) mod tests;
 
-use bridge_protocol::Tool;
-use serde_json::Value;
+use std::collections::HashMap;
 
-pub(super) use limits::{SOURCE_DEPTH, deeper_than};
-pub(super) use refs::{Refs, Target};
+use bridge_protocol::Tool;
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value, json};
+use url::Url;
 
 /// A schema without references or boolean subschemas in places where Open WebUI looks.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,4 +42,446 @@ pub fn request_schema_of(schema: &Value) -> Converted {
 /// Any other schema of a tool (`outputSchema`), made to stand alone.
 pub fn response_schema(schema: &Value) -> Converted {
     root::response(schema)
+}
+
+// How much a schema may grow while its references are written out.
+
+/// Nesting of a source schema; as deep as `serde_json` reads.
+pub const SOURCE_DEPTH: usize = 128;
+
+/// Schema objects in one converted schema.
+const NODES: usize = 8_000;
+
+/// Bytes of one converted schema: some 60,000 tokens.
+pub const BYTES: usize = 256 * 1024;
+
+/// Warnings kept per schema: a bomb of faults must not become a bomb of warnings.
+const WARNINGS: usize = 20;
+
+/// One way to cut a schema.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How often the same target may stand within itself.
+    pub repeats: usize,
+    /// References within references.
+    pub refs: usize,
+    /// Schemas within schemas.
+    pub depth: usize,
+}
+
+/// Tried in order until the result fits. Mutual recursion of many types grows with every level,
+/// so the later ones cut harder; the last keeps the names and types of the arguments alone.
+pub const LADDER: [Limits; 5] = [
+    Limits::new(2, 32, 48),
+    Limits::new(1, 32, 48),
+    Limits::new(1, 3, 24),
+    Limits::new(1, 1, 8),
+    Limits::new(0, 0, 2),
+];
+
+impl Limits {
+    const fn new(repeats: usize, refs: usize, depth: usize) -> Self {
+        Self {
+            repeats,
+            refs,
+            depth,
+        }
+    }
+}
+
+/// The converted schema would be larger than any model could use.
+#[derive(Debug)]
+pub struct TooLarge;
+
+/// What is left to spend on one attempt.
+pub struct Budget {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    pub fn new() -> Self {
+        Self {
+            nodes: NODES,
+            bytes: BYTES,
+        }
+    }
+
+    pub fn node(&mut self) -> Result<(), TooLarge> {
+        self.nodes = self.nodes.checked_sub(1).ok_or(TooLarge)?;
+        self.bytes(24)
+    }
+
+    pub fn bytes(&mut self, count: usize) -> Result<(), TooLarge> {
+        self.bytes = self.bytes.checked_sub(count).ok_or(TooLarge)?;
+        Ok(())
+    }
+
+    /// Pays for a value that is copied as it is.
+    pub fn copy(&mut self, value: &Value) -> Result<Value, TooLarge> {
+        self.charge(value)?;
+        Ok(value.clone())
+    }
+
+    fn charge(&mut self, value: &Value) -> Result<(), TooLarge> {
+        match value {
+            Value::String(text) => self.bytes(text.len() + 3),
+            Value::Array(items) => items.iter().try_for_each(|item| self.charge(item)),
+            Value::Object(map) => map.iter().try_for_each(|(key, item)| {
+                self.bytes(key.len() + 4)?;
+                self.charge(item)
+            }),
+            _ => self.bytes(8),
+        }
+    }
+}
+
+/// Distinct warnings, up to a number.
+#[derive(Default)]
+pub struct Warnings(Vec<String>);
+
+impl Warnings {
+    pub fn add(&mut self, text: String) {
+        if self.0.len() < WARNINGS && !self.0.contains(&text) {
+            self.0.push(text);
+        }
+    }
+
+    pub fn into_vec(self) -> Vec<String> {
+        self.0
+    }
+}
+
+/// Whether a value nests more than `limit` levels; found without recursion.
+pub fn deeper_than(value: &Value, limit: usize) -> bool {
+    let mut open = vec![(value, 0)];
+    while let Some((value, depth)) = open.pop() {
+        if depth > limit {
+            return true;
+        }
+        match value {
+            Value::Array(items) => open.extend(items.iter().map(|item| (item, depth + 1))),
+            Value::Object(map) => open.extend(map.values().map(|item| (item, depth + 1))),
+            _ => {}
+        }
+    }
+    false
+}
+
+// Where the references of one schema point. Nothing outside the schema is ever fetched.
+
+/// Where relative `$id`s start when the root has none.
+const NO_BASE: &str = "json-schema:///";
+
+/// The places of one schema that can be pointed at by name.
+pub struct Refs<'a> {
+    root: &'a Value,
+    base: Url,
+    ids: HashMap<String, &'a Value>,
+    anchors: HashMap<&'a str, &'a Value>,
+}
+
+/// What a reference points at, and the resource within which *its* references are read.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub schema: &'a Value,
+    pub resource: &'a Value,
+}
+
+impl<'a> Target<'a> {
+    /// A part of this schema.
+    pub fn inside(self, schema: &'a Value) -> Self {
+        Self {
+            schema,
+            resource: self.own_resource(),
+        }
+    }
+
+    /// What `#` means within this schema: itself where it has an `$id`.
+    pub fn own_resource(self) -> &'a Value {
+        match self.schema.get("$id") {
+            Some(Value::String(id)) if !id.starts_with('#') => self.schema,
+            _ => self.resource,
+        }
+    }
+}
+
+impl<'a> Refs<'a> {
+    /// Reads all `$id`s and anchors. Time and memory follow the size of the schema.
+    pub fn of(root: &'a Value) -> Self {
+        let id = root.get("$id").and_then(Value::as_str).unwrap_or(NO_BASE);
+        let base = Url::parse(id).or_else(|_| Url::parse(NO_BASE)?.join(id));
+        let base = base.unwrap_or_else(|_| Url::parse(NO_BASE).expect("a constant URL"));
+        let mut refs = Self {
+            root,
+            base,
+            ids: HashMap::new(),
+            anchors: HashMap::new(),
+        };
+        let mut open = vec![root];
+        while let Some(value) = open.pop() {
+            match value {
+                Value::Array(items) => open.extend(items),
+                Value::Object(map) => {
+                    refs.name(value);
+                    let data = ["const", "enum", "default", "examples"];
+                    let schemas = map.iter().filter(|(key, _)| !data.contains(&key.as_str()));
+                    open.extend(schemas.map(|(_, item)| item));
+                }
+                _ => {}
+            }
+        }
+        refs
+    }
+
+    fn name(&mut self, schema: &'a Value) {
+        let text = |key: &str| schema.get(key).and_then(Value::as_str);
+        if let Some(id) = text("$id") {
+            if let Some(anchor) = id.strip_prefix('#') {
+                // Drafts 6 and 7 spell an anchor so.
+                self.anchors.entry(anchor).or_insert(schema);
+            } else {
+                self.ids.entry(id.into()).or_insert(schema);
+                self.ids.entry(self.absolute(id)).or_insert(schema);
+            }
+        }
+        for anchor in [text("$anchor"), text("$dynamicAnchor")]
+            .into_iter()
+            .flatten()
+        {
+            self.anchors.entry(anchor).or_insert(schema);
+        }
+    }
+
+    fn absolute(&self, id: &str) -> String {
+        let joined = self.base.join(id).map(String::from);
+        joined
+            .unwrap_or_else(|_| id.into())
+            .trim_end_matches('#')
+            .into()
+    }
+
+    /// Follows `reference` as written within `resource`; `None` where it leads outside or to
+    /// something that is no schema.
+    pub fn resolve(&self, reference: &str, resource: &'a Value) -> Option<Target<'a>> {
+        let (document, fragment) = reference.split_once('#').unwrap_or((reference, ""));
+        let resource = match document {
+            "" => resource,
+            named => *(self.ids.get(named)).or_else(|| self.ids.get(&self.absolute(named)))?,
+        };
+        let fragment = percent_decode_str(fragment).decode_utf8().ok()?;
+        let target = match &*fragment {
+            "" => Some((resource, resource)),
+            pointer if pointer.starts_with('/') => {
+                let inside = resource.pointer(pointer).map(|found| (found, resource));
+                // Generators hoist definitions to the root and forget inner `$id`s.
+                inside.or_else(|| Some((self.root.pointer(pointer)?, self.root)))
+            }
+            anchor => self.anchors.get(anchor).map(|found| (*found, resource)),
+        };
+        let (schema, resource) = target?;
+        (schema.is_object() || schema.is_boolean()).then_some(Target { schema, resource })
+    }
+}
+
+// Types where the author left them out: Open WebUI reads an untyped schema as a string.
+
+const TYPES: [&str; 7] = [
+    "string", "number", "integer", "boolean", "object", "array", "null",
+];
+
+/// Anything, said so that Open WebUI and strict model APIs (an array needs `items`) take it.
+pub fn any() -> Value {
+    json!({
+        "type": ["string", "number", "boolean", "object", "array", "null"],
+        "items": {"type": ["string", "number", "boolean", "object", "null"]},
+    })
+}
+
+/// An object with whatever in it.
+pub fn any_object() -> Value {
+    json!({"type": "object", "additionalProperties": true})
+}
+
+/// Nothing is valid.
+pub fn never() -> Value {
+    json!({"not": {}})
+}
+
+pub fn is_never(schema: &Value) -> bool {
+    schema.as_object().is_some_and(|map| {
+        map.len() == 1
+            && map
+                .get("not")
+                .and_then(Value::as_object)
+                .is_some_and(Map::is_empty)
+    })
+}
+
+/// The types a schema names, known ones only.
+pub fn named(schema: &Map<String, Value>) -> Vec<&str> {
+    let known = |value: &Value| TYPES.iter().find(|name| value == *name).copied();
+    match schema.get("type") {
+        Some(Value::Array(several)) => several.iter().filter_map(known).collect(),
+        Some(one) => known(one).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+/// One type as a string, several as a list without repeats.
+pub fn write<'a>(types: impl IntoIterator<Item = &'a str>) -> Option<Value> {
+    let mut distinct: Vec<&str> = Vec::new();
+    for name in types {
+        if !distinct.contains(&name) {
+            distinct.push(name);
+        }
+    }
+    match *distinct {
+        [] => None,
+        [one] => Some(one.into()),
+        _ => Some(distinct.into()),
+    }
+}
+
+/// Writes out what follows from the other keywords.
+pub fn settle(schema: &mut Map<String, Value>) {
+    let only_null = |branches: &Value| {
+        let branches = branches.as_array().filter(|branches| !branches.is_empty());
+        branches.is_some_and(|all| all.iter().all(|branch| branch["type"] == "null"))
+    };
+    if schema.get("anyOf").is_some_and(only_null) {
+        // Open WebUI takes `null` out, and would leave an empty list, which no model API takes.
+        schema.shift_remove("anyOf");
+        schema.entry("type").or_insert("null".into());
+    }
+    if let Some(Value::Array(parts)) = schema.get_mut("allOf") {
+        // What could not be merged stands beside the rest, and must be complete as well.
+        parts
+            .iter_mut()
+            .filter_map(Value::as_object_mut)
+            .for_each(settle);
+    }
+    if !schema.contains_key("type") && !schema.contains_key("anyOf") {
+        if let Some(types) = derived(schema) {
+            schema.insert("type".into(), types);
+        } else {
+            let Value::Object(any) = any() else { return };
+            for (key, value) in any {
+                schema.entry(key).or_insert(value);
+            }
+        }
+    }
+    if named(schema).contains(&"array") && !schema.contains_key("items") {
+        let items = tuple_items(schema).unwrap_or_else(any);
+        schema.insert("items".into(), items);
+    }
+}
+
+/// One schema for all places of a closed tuple: model APIs want `items`, and beyond `maxItems`
+/// it rejects nothing.
+fn tuple_items(schema: &Map<String, Value>) -> Option<Value> {
+    let places = schema.get("prefixItems")?.as_array()?;
+    let closed = schema.get("maxItems")?.as_u64()? <= places.len() as u64;
+    let mut distinct: Vec<Value> = Vec::new();
+    for place in places.iter().filter(|_| closed) {
+        if !distinct.contains(place) {
+            distinct.push(place.clone());
+        }
+    }
+    match distinct.len() {
+        0 => None,
+        1 => distinct.pop(),
+        _ => Some(json!({ "anyOf": distinct })),
+    }
+}
+
+fn derived(schema: &Map<String, Value>) -> Option<Value> {
+    if let Some(value) = schema.get("const") {
+        return write([type_of(value)]);
+    }
+    if let Some(Value::Array(values)) = schema.get("enum") {
+        return write(values.iter().map(type_of));
+    }
+    if let Some(Value::Array(branches)) = schema.get("oneOf") {
+        let maps: Option<Vec<_>> = branches.iter().map(Value::as_object).collect();
+        let types: Vec<Vec<&str>> = maps?.into_iter().map(branch_types).collect();
+        let all_known = types.iter().all(|types| !types.is_empty());
+        return write(types.into_iter().flatten()).filter(|_| all_known);
+    }
+    let has = |keys: &[&str]| keys.iter().any(|key| schema.contains_key(*key));
+    let hints: [(&str, &[&str]); 4] = [
+        (
+            "object",
+            &[
+                "properties",
+                "required",
+                "additionalProperties",
+                "patternProperties",
+                "minProperties",
+                "maxProperties",
+                "propertyNames",
+                "dependentRequired",
+            ],
+        ),
+        (
+            "array",
+            &[
+                "items",
+                "prefixItems",
+                "minItems",
+                "maxItems",
+                "uniqueItems",
+                "contains",
+            ],
+        ),
+        (
+            "string",
+            &[
+                "pattern",
+                "minLength",
+                "maxLength",
+                "format",
+                "contentEncoding",
+            ],
+        ),
+        (
+            "number",
+            &[
+                "minimum",
+                "maximum",
+                "exclusiveMinimum",
+                "exclusiveMaximum",
+                "multipleOf",
+            ],
+        ),
+    ];
+    write(
+        hints
+            .iter()
+            .filter(|(_, keys)| has(keys))
+            .map(|(name, _)| *name),
+    )
+}
+
+fn branch_types(branch: &Map<String, Value>) -> Vec<&str> {
+    let Some(Value::Array(inner)) = branch.get("anyOf") else {
+        return named(branch);
+    };
+    inner
+        .iter()
+        .filter_map(Value::as_object)
+        .flat_map(named)
+        .collect()
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }

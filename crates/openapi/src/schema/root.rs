@@ -4,11 +4,11 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Converted, Refs,
+    BYTES, Converted, LADDER, Refs, SOURCE_DEPTH, TooLarge, Warnings, any, deeper_than,
     inline::Inliner,
-    limits::{BYTES, LADDER, SOURCE_DEPTH, TooLarge, Warnings, deeper_than},
+    is_never,
     merge::{both, either, union},
-    types::{any, is_never, named},
+    named,
 };
 
 /// The request body for an `inputSchema`, whatever it is.

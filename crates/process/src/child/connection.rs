@@ -7,33 +7,30 @@
 //! hears, or is asked, is never a guess.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use bridge_model::JobFolderPaths;
 use bridge_protocol::{
-    RawJson, code,
-    jsonrpc::{self, Message, Reply, Said},
-    meta, method,
+    RawJson, code, jsonrpc,
+    jsonrpc::{Message, Reply, Said},
+    meta, method, without_mark,
 };
-use bytes::Bytes;
-use parking_lot::Mutex;
+use bytes::{Buf as _, Bytes, BytesMut};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::{mpsc, oneshot},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::{Notify, mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Cancellation,
-    lines::{Line, LineReader},
-    outgoing::{Outgoing, Shut},
-};
 use crate::relative;
 
 /// How long answers are waited for from a child that closed its stdin.
@@ -43,7 +40,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 pub type Outcome = Result<RawJson, RawJson>;
 
 /// Rewrites each line of a child's before it is read.
-pub type Cleaner = Arc<dyn Fn(Bytes) -> Bytes + Send + Sync>;
+type Cleaner = Arc<dyn Fn(Bytes) -> Bytes + Send + Sync>;
 
 /// Takes the folder's path out of what the child says: everybody behind reads relative names.
 pub fn without_folder(paths: JobFolderPaths) -> Cleaner {
@@ -453,6 +450,7 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
 
 /// A child that asks several things at once sends them within this time.
 const AT_ONCE: Duration = Duration::from_millis(100);
+
 /// Messages that a slow hearer may have waiting; a hearer further behind loses his request.
 pub const BACKLOG: usize = 16 * 1024;
 
@@ -712,7 +710,7 @@ fn newest_of_one<'a>(
 }
 
 /// Whether a message is for one subscription, and so nobody else's business.
-pub fn is_of_subscription(said: &Said) -> bool {
+fn is_of_subscription(said: &Said) -> bool {
     subscription(said).is_some()
 }
 
@@ -732,5 +730,628 @@ pub fn is_news(method: &str) -> bool {
     method.ends_with("/list_changed") || method == method::RESOURCE_UPDATED
 }
 
+// What goes to a child: whole lines, in the order in which they were sent.
+//
+// Whoever sends writes at once, what others have sent meanwhile included, so that nobody has to be
+// woken for it. Only what the child's pipe does not take is left to a task, which waits for room.
+//
+// ```text
+// send ──▶ waiting lines ──whoever holds the pipe──▶ child
+//                                └──pipe full──▶ the task holds it until nothing waits
+// ```
+
+/// Lines that wait for a child which reads slowly; then senders wait.
+const MOST: usize = 256;
+
+/// Lines written with one call.
+const BATCH: usize = 64;
+
+type Stdin = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// The way to one child's stdin.
+pub struct Outgoing {
+    lines: Mutex<Lines>,
+    pipe: Mutex<Pipe>,
+    /// There is something for the task.
+    stuck: Notify,
+    room: Notify,
+}
+
+#[derive(Default)]
+struct Lines {
+    waiting: VecDeque<Bytes>,
+    closed: bool,
+}
+
+struct Pipe {
+    /// Not there while the task writes, and after the end.
+    stdin: Option<Stdin>,
+    /// What a write has left of what it was given.
+    rest: Bytes,
+}
+
+/// The child takes nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shut;
+
+impl Outgoing {
+    pub fn new(stdin: impl AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self {
+            lines: Mutex::default(),
+            pipe: Mutex::new(Pipe {
+                stdin: Some(Box::new(stdin)),
+                rest: Bytes::new(),
+            }),
+            stuck: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    /// Sends a whole line, its end included; waits while too many wait.
+    pub async fn send(&self, line: Bytes) -> Result<(), Shut> {
+        let mut line = Some(line);
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            // Listening begins before looking, or the last word of it could be missed.
+            room.as_mut().enable();
+            if self.push(&mut line)? {
+                self.flush();
+                return Ok(());
+            }
+            room.await;
+        }
+    }
+
+    /// Sends one that is lost where the child takes nothing in.
+    pub fn try_send(&self, line: Bytes) {
+        if self.push(&mut Some(line)) == Ok(true) {
+            self.flush();
+        }
+    }
+
+    /// True once it is among those that wait.
+    fn push(&self, line: &mut Option<Bytes>) -> Result<bool, Shut> {
+        let mut lines = self.lines();
+        if lines.closed {
+            return Err(Shut);
+        }
+        let room = lines.waiting.len() < MOST;
+        if room {
+            lines.waiting.extend(line.take());
+        }
+        Ok(room)
+    }
+
+    /// Writes what waits, unless somebody else does: he looks again once he has let go.
+    fn flush(&self) {
+        loop {
+            let Some(mut pipe) = self.pipe.try_lock() else {
+                return;
+            };
+            let Pipe { stdin, rest } = &mut *pipe;
+            let Some(open) = stdin else { return };
+            if !self.write_now(open, rest) {
+                self.stuck.notify_one();
+                return;
+            }
+            drop(pipe);
+            // Who came meanwhile found the pipe taken, and went.
+            if self.lines().waiting.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// False where the task has to do it.
+    fn write_now(&self, stdin: &mut Stdin, rest: &mut Bytes) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            if rest.is_empty() {
+                *rest = self.next();
+            }
+            if rest.is_empty() {
+                return true;
+            }
+            match Pin::new(&mut *stdin).poll_write(&mut context, rest) {
+                Poll::Ready(Ok(written @ 1..)) => rest.advance(written),
+                _ => return false,
+            }
+        }
+    }
+
+    /// What is written next; empty if nothing waits.
+    fn next(&self) -> Bytes {
+        let mut lines = self.lines();
+        let full = lines.waiting.len() >= MOST;
+        let many = lines.waiting.len().min(BATCH);
+        let next = match many {
+            0 => Bytes::new(),
+            1 => lines.waiting.pop_front().unwrap_or_default(),
+            _ => {
+                let batch: Vec<Bytes> = lines.waiting.drain(..many).collect();
+                batch.concat().into()
+            }
+        };
+        drop(lines);
+        if full {
+            self.room.notify_waiters();
+        }
+        next
+    }
+
+    /// Writes what senders had to leave, until the child takes nothing more.
+    pub async fn write_left(&self) -> std::io::Result<()> {
+        loop {
+            self.stuck.notified().await;
+            let taken = {
+                let mut pipe = self.pipe();
+                let rest = std::mem::take(&mut pipe.rest);
+                pipe.stdin.take().map(|stdin| (stdin, rest))
+            };
+            let Some((mut stdin, mut rest)) = taken else {
+                continue;
+            };
+            while !rest.is_empty() {
+                stdin.write_all(&rest).await?;
+                rest = self.next();
+            }
+            self.pipe().stdin = Some(stdin);
+            // What came since nobody could hold the pipe.
+            self.flush();
+        }
+    }
+
+    /// Nothing more is taken.
+    pub fn shut(&self) {
+        self.lines().closed = true;
+        self.room.notify_waiters();
+    }
+
+    /// The same, and the child reads its end.
+    pub fn close(&self) {
+        self.shut();
+        self.pipe().stdin = None;
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock()
+    }
+
+    fn pipe(&self) -> MutexGuard<'_, Pipe> {
+        self.pipe.lock()
+    }
+}
+
+// Lines of a byte stream, each one message.
+
+/// What a reader found.
+pub enum Line {
+    /// One line without its end.
+    Whole(Bytes),
+    /// The line is longer than the limit: the stream cannot be followed further.
+    TooLong,
+    /// The stream ended.
+    End,
+}
+
+/// Bytes that lines are read into together.
+const BLOCK: usize = 16 * 1024;
+
+/// Bytes that a read has room for, at least.
+const LEAST_READ: usize = 2 * 1024;
+
+/// Splits a stream at newlines, without copying lines out of the buffer.
+pub struct LineReader<R> {
+    input: R,
+    buffer: BytesMut,
+    searched: usize,
+    limit: usize,
+}
+
+impl<R: AsyncRead + Unpin> LineReader<R> {
+    /// `limit` in bytes bounds one line, and so this reader's memory.
+    pub fn new(input: R, limit: usize) -> Self {
+        Self {
+            input,
+            buffer: BytesMut::with_capacity(BLOCK),
+            searched: 0,
+            limit,
+        }
+    }
+
+    /// The next line that is not blank. Cancel-safe.
+    pub async fn next(&mut self) -> Line {
+        loop {
+            if let Some(length) = memchr::memchr(b'\n', &self.buffer[self.searched..]) {
+                let line = self.buffer.split_to(self.searched + length + 1).freeze();
+                self.searched = 0;
+                self.leave_large_block(line.len());
+                let line = line.slice_ref(without_mark(&line));
+                if line.is_empty() {
+                    continue;
+                }
+                if line.len() > self.limit {
+                    return Line::TooLong;
+                }
+                return Line::Whole(line);
+            }
+            self.searched = self.buffer.len();
+            if self.searched > self.limit {
+                self.buffer = BytesMut::new();
+                self.searched = 0;
+                return Line::TooLong;
+            }
+            // Small lines share a block; doubling keeps the copies of a growing one few.
+            if self.buffer.capacity() - self.searched < LEAST_READ {
+                self.buffer.reserve(self.searched.max(BLOCK));
+            }
+            match self.input.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return self.last_line(),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// The rest of a large line's allocation would keep all of it for as long as this reader waits. What
+    /// came behind the line goes into a new block.
+    fn leave_large_block(&mut self, line: usize) {
+        if line > BLOCK {
+            let mut block = BytesMut::with_capacity(self.buffer.len().max(BLOCK));
+            block.extend_from_slice(&self.buffer);
+            self.buffer = block;
+        }
+    }
+
+    /// What was said before the end without a newline still counts.
+    fn last_line(&mut self) -> Line {
+        self.searched = 0;
+        let rest = self.buffer.split().freeze();
+        let rest = rest.slice_ref(without_mark(&rest));
+        if rest.is_empty() {
+            Line::End
+        } else {
+            Line::Whole(rest)
+        }
+    }
+}
+
+// A request that its client calls off.
+
+/// Set once, perhaps in the client's own words. Clones are of the same request.
+#[derive(Clone, Default)]
+pub struct Cancellation {
+    token: CancellationToken,
+    words: Arc<OnceLock<(Bytes, RawJson)>>,
+}
+
+impl Cancellation {
+    /// By a `notifications/cancelled` of the client's, within which `id` names the request.
+    pub fn cancel(&self, line: &Bytes, id: &RawJson) {
+        let _ = self.words.set((line.clone(), id.clone()));
+        self.token.cancel();
+    }
+
+    /// Waits for it.
+    pub async fn cancelled(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// What the child is told of its request with this number of ours: the client's message where
+    /// there is one, all of it but the id.
+    pub fn line_for(&self, number: u64) -> Bytes {
+        let Some((line, id)) = self.words.get() else {
+            return jsonrpc::cancelled(number);
+        };
+        let mut line = jsonrpc::splice(line, &[(id, number.to_string().as_bytes())]).to_vec();
+        jsonrpc::end_line(&mut line);
+        line.into()
+    }
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Vec<u8>>>);
+
+    impl NoiseLog for Heard {
+        fn noise(&self, line: &[u8]) {
+            self.0.lock().push(line.to_vec());
+        }
+    }
+
+    /// The child's side of a conversation, played by the test.
+    struct Played {
+        connection: Connection,
+        reads: Lines<BufReader<DuplexStream>>,
+        writes: DuplexStream,
+        noise: Arc<Heard>,
+        heard: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Played {
+        fn new() -> Self {
+            let (stdin, child_stdin) = tokio::io::duplex(1 << 16);
+            let (child_stdout, stdout) = tokio::io::duplex(1 << 16);
+            let (noise, heard) = (Arc::new(Heard::default()), Arc::new(Mutex::new(Vec::new())));
+            let notes = heard.clone();
+            let listener: Listener =
+                Arc::new(move |said| notes.lock().push(said.method.to_string()));
+            let connection = Connection::open(
+                stdin,
+                stdout,
+                1000,
+                listener,
+                Arc::new(|line| line),
+                noise.clone(),
+            );
+            let reads = BufReader::new(child_stdin).lines();
+            Self {
+                connection,
+                reads,
+                writes: child_stdout,
+                noise,
+                heard,
+            }
+        }
+
+        async fn hears(&mut self) -> Value {
+            serde_json::from_str(&self.reads.next_line().await.unwrap().unwrap()).unwrap()
+        }
+
+        async fn says(&mut self, line: &str) {
+            self.writes
+                .write_all(format!("{line}\n").as_bytes())
+                .await
+                .unwrap();
+        }
+
+        fn asks(&self, method: &'static str) -> tokio::task::JoinHandle<Result<Outcome, Closed>> {
+            let connection = self.connection.clone();
+            tokio::spawn(async move { connection.request(method, None).await })
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_find_their_request_whatever_comes_between() {
+        let mut child = Played::new();
+        let (one, two) = (child.asks("one"), child.asks("two"));
+        let (first, second) = (child.hears().await, child.hears().await);
+        child.says("log line").await;
+        child
+            .says(r#"{"method":"notifications/message","params":{}}"#)
+            .await;
+        child.says(r#"{"id":9,"method":"ping"}"#).await;
+        child.says(r#"{"id":"r","method":"roots/list"}"#).await;
+        child.says(r#"{"id":4711,"result":"nobody asked"}"#).await;
+        for asked in [second, first] {
+            let (id, method) = (&asked["id"], &asked["method"]);
+            child
+                .says(&json!({"id": id, "result": method}).to_string())
+                .await;
+        }
+        assert_eq!(one.await.unwrap().unwrap().unwrap().as_str(), r#""one""#);
+        assert_eq!(two.await.unwrap().unwrap().unwrap().as_str(), r#""two""#);
+        assert_eq!(child.hears().await["result"], json!({}));
+        let refused = child.hears().await;
+        assert_eq!(
+            (&refused["id"], &refused["error"]["code"]),
+            (&json!("r"), &json!(-32601))
+        );
+        assert_eq!(*child.heard.lock(), ["notifications/message"]);
+        assert_eq!(*child.noise.0.lock(), [b"log line".to_vec()]);
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_leaves_is_cancelled() {
+        let mut child = Played::new();
+        let call = child.asks("slow");
+        let asked = child.hears().await;
+        call.abort();
+        let cancelled = child.hears().await;
+        assert_eq!(cancelled["method"], "notifications/cancelled");
+        assert_eq!(cancelled["params"]["requestId"], asked["id"]);
+    }
+
+    #[tokio::test]
+    async fn an_ended_stream_fails_who_waits_and_who_comes_later() {
+        let mut child = Played::new();
+        let call = child.asks("x");
+        child.hears().await;
+        drop(child.writes);
+        assert_eq!(call.await.unwrap().unwrap_err(), Closed::StreamEnded);
+        assert!(!child.connection.is_open());
+        assert_eq!(
+            child.connection.request("y", None).await.unwrap_err(),
+            Closed::StreamEnded
+        );
+    }
+
+    #[tokio::test]
+    async fn a_line_above_the_limit_ends_the_conversation_only() {
+        let mut child = Played::new();
+        let call = child.asks("x");
+        child.hears().await;
+        child.says(&"x".repeat(5000)).await;
+        assert_eq!(call.await.unwrap().unwrap_err(), Closed::LineTooLong);
+    }
+
+    #[tokio::test]
+    async fn closing_stdin_lets_the_last_answer_in() {
+        let mut child = Played::new();
+        let call = child.asks("x");
+        let asked = child.hears().await;
+        child.connection.close_stdin();
+        assert!(child.reads.next_line().await.unwrap().is_none());
+        child
+            .says(&json!({"id": asked["id"], "result": 1}).to_string())
+            .await;
+        assert_eq!(call.await.unwrap().unwrap().unwrap().as_str(), "1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_that_closed_its_stdin_is_no_longer_asked() {
+        let Played {
+            connection,
+            reads,
+            writes: _stdout,
+            ..
+        } = Played::new();
+        drop(reads);
+        for _ in 0..2 {
+            let asked =
+                tokio::time::timeout(Duration::from_secs(60), connection.request("m", None));
+            assert_eq!(asked.await.unwrap().unwrap_err(), Closed::StreamEnded);
+        }
+        assert!(!connection.is_open());
+    }
+}
+
+#[cfg(test)]
+mod outgoing_tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, DuplexStream};
+
+    use super::*;
+
+    fn pipe(room: usize) -> (Arc<Outgoing>, DuplexStream) {
+        let (stdin, child) = tokio::io::duplex(room);
+        (Arc::new(Outgoing::new(stdin)), child)
+    }
+
+    fn line(number: usize) -> Bytes {
+        format!("line {number}\n").into()
+    }
+
+    #[tokio::test]
+    async fn a_line_is_written_by_its_sender() {
+        let (outgoing, mut child) = pipe(100);
+        outgoing.send(line(1)).await.unwrap();
+        outgoing.try_send(line(2));
+        let mut read = [0; 14];
+        child.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"line 1\nline 2\n");
+    }
+
+    #[tokio::test]
+    async fn whole_lines_arrive_in_order_at_a_child_that_reads_byte_by_byte() {
+        let (outgoing, mut child) = pipe(3);
+        let task = outgoing.clone();
+        let left = tokio::spawn(async move { task.write_left().await });
+        let sender = outgoing.clone();
+        let sending = tokio::spawn(async move {
+            for number in 0..2 * MOST {
+                sender.send(line(number)).await.unwrap();
+            }
+        });
+        let wanted: Vec<Bytes> = (0..2 * MOST).map(line).collect();
+        let wanted = wanted.concat();
+        let mut read = vec![0; wanted.len()];
+        child.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, wanted);
+        sending.await.unwrap();
+        outgoing.close();
+        left.abort();
+        assert_eq!(child.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn lines_of_many_senders_stay_whole() {
+        let (outgoing, child) = pipe(64);
+        let task = outgoing.clone();
+        let left = tokio::spawn(async move { task.write_left().await });
+        let senders = (0..8).map(|sender| {
+            let outgoing = outgoing.clone();
+            tokio::spawn(async move {
+                for number in 0..200 {
+                    let line = format!("{sender} {number}\n");
+                    outgoing.send(line.into()).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            })
+        });
+        let senders: Vec<_> = senders.collect();
+        let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child));
+        let mut next = [0; 8];
+        for _ in 0..8 * 200 {
+            let line = lines.next_line().await.unwrap().unwrap();
+            let (sender, number) = line.split_once(' ').unwrap();
+            let sender: usize = sender.parse().unwrap();
+            assert_eq!(number.parse(), Ok(next[sender]), "{line}");
+            next[sender] += 1;
+        }
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        left.abort();
+    }
+
+    #[tokio::test]
+    async fn a_child_that_reads_nothing_lets_senders_wait_and_loses_what_need_not_arrive() {
+        let (outgoing, child) = pipe(1);
+        for number in 0..=MOST {
+            outgoing.send(line(number)).await.unwrap();
+        }
+        outgoing.try_send(line(0));
+        let waiting = tokio::spawn({
+            let outgoing = outgoing.clone();
+            async move { outgoing.send(line(0)).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        outgoing.shut();
+        assert_eq!(waiting.await.unwrap(), Err(Shut));
+        drop(child);
+        assert!(outgoing.write_left().await.is_err());
+    }
+}
+
+#[cfg(test)]
+mod lines_tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_are_split_trimmed_and_bounded() {
+        let input: &[u8] = b"\xef\xbb\xbf\n\xef\xbb\xbf one \r\n\ntwo\n\xef\xbb\xbflast";
+        let mut reader = LineReader::new(input, 100);
+        for expected in ["one", "two", "last"] {
+            let Line::Whole(line) = reader.next().await else {
+                panic!("{expected}")
+            };
+            assert_eq!(line, expected);
+        }
+        assert!(matches!(reader.next().await, Line::End));
+        let long = [b'x'; 1000];
+        assert!(matches!(
+            LineReader::new(&long[..], 100).next().await,
+            Line::TooLong
+        ));
+    }
+
+    /// A reader that waits for the next line holds no more than a block, and what came already.
+    #[tokio::test]
+    async fn a_large_line_is_given_back_while_the_reader_waits() {
+        let mut input = vec![b'x'; 1_000_000];
+        input.extend_from_slice(b"\nsmall\nhal");
+        let mut reader = LineReader::new(&input[..], 2_000_000);
+        let Line::Whole(large) = reader.next().await else {
+            panic!("a line")
+        };
+        let Line::Whole(small) = reader.next().await else {
+            panic!("a line")
+        };
+        assert_eq!((large.len(), &small[..]), (1_000_000, &b"small"[..]));
+        assert!(large.is_unique(), "the reader holds on to the large line");
+        assert!(
+            reader.buffer.capacity() <= BLOCK,
+            "{}",
+            reader.buffer.capacity()
+        );
+        assert_eq!(reader.buffer, "hal");
+    }
+}

@@ -1,6 +1,6 @@
 //! A running child, as its users hold it.
 
-use std::{sync::Arc, time::Duration};
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use bridge_model::JobFolderPaths;
 use bridge_protocol::{
@@ -10,23 +10,32 @@ use bridge_protocol::{
     method,
 };
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use reqwest::header::HeaderMap;
-use tokio::sync::broadcast;
+use rustix::process::Rlimit;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    sync::broadcast,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ChildError, Ear, End, ExitStatus, Hearing, Hello, Outcome, Profile,
-    body::Body,
     connection::{Closed, Connection, Listener},
-    envelope,
-    hello::{self, HelloParts, Refused},
+    hello,
+    hello::{HelloParts, Refused},
+    launch,
+    launch::Launch,
     log::ServerLog,
+    process::{Process, Supervisors},
     short_tmp::ShortName,
     subscription::Subscriptions,
+    supervisor,
 };
 use crate::{
     relative::relative_text,
-    remote::{Accompanied, Failed},
+    remote::{Accompanied, Failed, RemoteHandle},
 };
 
 /// How long a call's failure waits to learn how the child ended.
@@ -120,7 +129,7 @@ impl Child {
         let params = match self.era() {
             Era::Legacy => params,
             Era::Modern => {
-                enveloped = envelope::params(params, &Profile::modern());
+                enveloped = hello::modern_params(params, &Profile::modern());
                 Some(&enveloped)
             }
         };
@@ -225,7 +234,7 @@ impl Child {
             // It has no ping; this is what it must always answer.
             Era::Modern => (
                 method::DISCOVER,
-                Some(envelope::params(None, &Profile::modern())),
+                Some(hello::modern_params(None, &Profile::modern())),
             ),
         };
         let ping = self.parts.connection.request(method, params.as_ref());
@@ -305,5 +314,146 @@ impl ChildParts {
         } else {
             format!("; its last words: {tail}")
         }
+    }
+}
+
+// A program that runs to its end, for its output: below a supervisor like every child, so that it
+// ends with the bridge however that ends.
+
+/// What is kept of each stream, in bytes; the rest is read and dropped.
+const KEPT: usize = 32 * 1024 * 1024;
+
+/// A program to run.
+pub struct Errand {
+    /// A path, or a name to be found in the PATH of `env`.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Where it runs.
+    pub cwd: PathBuf,
+}
+
+/// How it went.
+pub struct Done {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to stdout.
+    pub stdout: Vec<u8>,
+    /// What it wrote to stderr.
+    pub stderr: Vec<u8>,
+}
+
+/// Runs it to its end, at most to `until`. Dropping the future kills all of it.
+pub async fn run(
+    errand: Errand,
+    open_files: Rlimit,
+    supervisors: &Supervisors,
+    until: Instant,
+) -> Result<Done, ChildError> {
+    let launch = Launch {
+        program: errand.program,
+        args: errand.args,
+        env: errand.env,
+        cwd: errand.cwd,
+        open_files,
+    };
+    let (process, pipes) = launch::start(&launch, supervisors, until).await?;
+    drop(pipes.stdin);
+    let all = async {
+        let (stdout, stderr) = tokio::join!(read(pipes.stdout), read(pipes.stderr));
+        let status = process.gone().await;
+        Done {
+            status,
+            stdout,
+            stderr,
+        }
+    };
+    let done = tokio::time::timeout_at(until, all).await;
+    done.map_err(|_| ChildError::Timeout)
+}
+
+async fn read(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let room = KEPT.saturating_sub(kept.len());
+        kept.extend_from_slice(&buffer[..count.min(room)]);
+    }
+    kept
+}
+
+// What is behind a child: a process tree of ours, or a conversation with a remote server.
+
+/// What is behind a child. Dropping it ends it at once.
+pub enum Body {
+    /// A process and all below it.
+    Local(Process),
+    /// A server somewhere else; its session there is the child.
+    Remote(RemoteHandle),
+}
+
+impl Body {
+    /// The process id, where there is one.
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Local(process) => Some(process.pid()),
+            Self::Remote(_) => None,
+        }
+    }
+
+    /// Whether it has not ended; a remote server's session neither was told to.
+    pub fn is_there(&self) -> bool {
+        match self {
+            Self::Local(process) => process.exit_status().is_none(),
+            Self::Remote(remote) => !remote.is_over(),
+        }
+    }
+
+    /// Bytes of this machine's memory: proportional set size. Reads all of `/proc`: blocks.
+    pub fn memory(&self) -> u64 {
+        self.pid().map_or(0, supervisor::memory)
+    }
+
+    /// Reads an error object: that a remote server gave no answer.
+    pub fn failed(&self, error: &RawJson) -> Option<Failed> {
+        match self {
+            Self::Local(_) => None,
+            Self::Remote(remote) => remote.failed(error),
+        }
+    }
+
+    /// Waits until nothing of it is left, without keeping it alive.
+    pub fn gone(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
+        match self {
+            Self::Local(process) => process.gone().left_future(),
+            Self::Remote(remote) => {
+                let gone = remote.gone().map(|()| ExitStatus::SessionOver);
+                gone.right_future()
+            }
+        }
+    }
+
+    /// Ends it, its stdin being closed, and waits until nothing of it is left. A remote server's
+    /// last word is waited for only as long as a process would be.
+    pub async fn end(&self, how: End) -> ExitStatus {
+        let remote = match self {
+            Self::Local(process) => {
+                process.ask_to_end(how);
+                return process.gone().await;
+            }
+            Self::Remote(remote) => remote,
+        };
+        let (before, after) = match how {
+            End::Gracefully(time) => (time, time),
+            End::Terminate(grace) => (Duration::ZERO, grace),
+            End::Kill => (Duration::ZERO, Duration::ZERO),
+        };
+        if timeout(before, remote.gone()).await.is_err() {
+            remote.hang_up();
+            let _ = timeout(after, remote.gone()).await;
+        }
+        ExitStatus::SessionOver
     }
 }

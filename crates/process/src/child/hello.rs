@@ -1,15 +1,14 @@
 //! The first words with a child, and what it said of itself.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use bridge_protocol::{RawJson, era::Era, meta, method};
+use bridge_protocol::{Member, RawJson, era::Era, meta, method, revision};
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::{
     ChildError,
     connection::{Closed, Connection},
-    envelope,
-    profile::{CLIENT, Profile},
 };
 
 /// How long a server that refused `initialize` may take to say that it is of 2026-07-28: older ones
@@ -210,7 +209,7 @@ pub async fn introduce(
 
 /// Asks a child of 2026-07-28 what it is, which also pins a process that could be either.
 async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Closed> {
-    let params = envelope::params(None, &Profile::modern());
+    let params = modern_params(None, &Profile::modern());
     let answer = connection.request(method::DISCOVER, Some(&params)).await?;
     let era = Era::Modern;
     Ok(answer
@@ -246,6 +245,153 @@ pub fn can_answer(
         None | Some("form") => has("form") || !has("url"),
         Some(mode) => has(mode),
     }
+}
+
+// How a child is spoken to.
+
+/// What we are called.
+const CLIENT: &str = "mcpo-bridge";
+
+/// How a child is spoken to. Fixed by a session's first caller: a process hears it once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// Which form of the protocol.
+    pub era: Era,
+    /// The revision we ask for.
+    pub protocol_version: Cow<'static, str>,
+    /// What the caller can answer; everything else the bridge declines for him.
+    pub capabilities: Map<String, Value>,
+    /// The least log messages that the caller wants, for children that are told with each request.
+    pub log_level: Option<Box<str>>,
+}
+
+impl Profile {
+    /// The same text for profiles that a process cannot tell apart.
+    pub fn key(&self) -> Cow<'static, str> {
+        let era = match self.era {
+            Era::Legacy => "legacy",
+            Era::Modern => "modern",
+        };
+        if self.capabilities.is_empty() {
+            return era.into();
+        }
+        let mut capabilities: Vec<String> = self
+            .capabilities
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        capabilities.sort();
+        // Revisions differ in little that a server looks at: only abilities need a child each.
+        format!("{era} {}", capabilities.join(",")).into()
+    }
+
+    /// For a child of an older revision whose caller says with each request what he can answer: what the
+    /// first says counts. Written in one way, since processes are kept ready by it.
+    pub fn able(capabilities: &Map<String, Value>) -> Self {
+        let parts = |name: &str, known: &[&str]| {
+            let said = capabilities.get(name)?.as_object()?;
+            let parts = known.iter().filter(|part| said.contains_key(**part));
+            let parts = parts.map(|part| ((*part).to_owned(), json!({})));
+            Some(parts.collect::<Map<_, _>>())
+        };
+        let mut able = Map::new();
+        if let Some(mut modes) = parts("elicitation", &["form", "url"]) {
+            // What names no mode is of the one that was there first.
+            if modes.is_empty() {
+                modes.insert("form".to_owned(), json!({}));
+            }
+            able.insert("elicitation".to_owned(), modes.into());
+        }
+        // He cannot say when they change.
+        if let Some(roots) = parts("roots", &[]) {
+            able.insert("roots".to_owned(), roots.into());
+        }
+        if let Some(sampling) = parts("sampling", &["context", "tools"]) {
+            able.insert("sampling".to_owned(), sampling.into());
+        }
+        Self {
+            capabilities: able,
+            ..Self::silent()
+        }
+    }
+
+    /// For callers of 2026-07-28: version and abilities come with each request.
+    pub fn modern() -> Self {
+        Self {
+            era: Era::Modern,
+            protocol_version: revision::MODERN.into(),
+            capabilities: Map::new(),
+            log_level: None,
+        }
+    }
+
+    /// For callers that can answer nothing: the OpenAPI door and the catalogue.
+    pub fn silent() -> Self {
+        Self {
+            era: Era::Legacy,
+            protocol_version: revision::LATEST_LEGACY.into(),
+            capabilities: Map::new(),
+            log_level: None,
+        }
+    }
+}
+
+// What requests of 2026-07-28 carry in `_meta`: revision and abilities, each time anew.
+
+/// A request of an older revision as one of 2026-07-28, from a client with this profile.
+pub fn envelop(line: &Bytes, profile: &Profile) -> Bytes {
+    let Ok(whole) = RawJson::parse(line.clone()) else {
+        return line.clone();
+    };
+    let params = modern_params(whole.member("params").as_ref(), profile);
+    whole.with_member("params", &params).into_bytes()
+}
+
+/// The params of a request with the envelope in them.
+pub fn modern_params(params: Option<&RawJson>, profile: &Profile) -> RawJson {
+    let params = params.cloned().unwrap_or_else(RawJson::empty_object);
+    let whole = params.member("_meta");
+    let mut whole = whole.unwrap_or_else(RawJson::empty_object);
+    let mut parts = vec![
+        (
+            meta::CLIENT_INFO,
+            json!({"name": CLIENT, "version": env!("CARGO_PKG_VERSION")}),
+        ),
+        (
+            meta::CLIENT_CAPABILITIES,
+            Value::Object(profile.capabilities.clone()),
+        ),
+        (meta::PROTOCOL_VERSION, revision::MODERN.into()),
+    ];
+    let level = profile.log_level.as_deref();
+    parts.extend(level.map(|level| (meta::LOG_LEVEL, Value::from(level))));
+    for (name, value) in parts {
+        whole = whole.with_member(name, &RawJson::of(&value));
+    }
+    params.with_member("_meta", &whole)
+}
+
+/// A request of 2026-07-28 as one of an older revision: without what only the newer one puts into
+/// `_meta`, which some older servers refuse.
+pub fn unfold(line: &Bytes) -> Bytes {
+    let unfolded = || {
+        let whole = RawJson::parse(line.clone()).ok()?;
+        let params = whole.member("params")?;
+        let members = params.member("_meta")?.members()?;
+        let reserved = |member: &Member| {
+            let name: Result<String, _> = member.name.read();
+            name.is_ok_and(|name| name.starts_with(meta::RESERVED_PREFIX))
+        };
+        let kept: Vec<String> = members
+            .iter()
+            .filter(|member| !reserved(member))
+            .map(|member| format!("{}:{}", member.name.as_str(), member.value.as_str()))
+            .collect();
+        let kept = RawJson::parse(format!("{{{}}}", kept.join(",")).into()).ok()?;
+        let params = params.with_member("_meta", &kept);
+        Some(whole.with_member("params", &params).into_bytes())
+    };
+    unfolded().unwrap_or_else(|| line.clone())
 }
 
 #[cfg(test)]
@@ -325,6 +471,41 @@ mod tests {
                 format!(r#"{{"protocolVersion":"1","capabilities":{{}},"serverInfo":{info}}}"#);
             let (_, odd) = HelloParts::of(&RawJson::parse(raw.into()).unwrap());
             assert_eq!(odd.len(), 2, "{info}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod envelope_tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_is_put_on_and_taken_off_and_all_other_bytes_stay() {
+        let profile = Profile {
+            log_level: Some("info".into()),
+            ..Profile::silent()
+        };
+        for (line, back) in [
+            (
+                r#"{"method":"m","id":1}"#,
+                r#"{"params":{"_meta":{}},"method":"m","id":1}"#,
+            ),
+            (
+                r#"{"method":"m","params":{ "x":1e400,"_meta":{"progressToken":7,"a":1.0} },"y":1.0}"#,
+                r#"{"method":"m","params":{ "x":1e400,"_meta":{"progressToken":7,"a":1.0} },"y":1.0}"#,
+            ),
+        ] {
+            let newer = envelop(&Bytes::from_static(line.as_bytes()), &profile);
+            let whole = RawJson::parse(newer.clone()).unwrap();
+            let sent = whole.member("params").unwrap().member("_meta").unwrap();
+            let said = |name: &str| {
+                sent.member(&format!("{}{name}", meta::RESERVED_PREFIX))
+                    .unwrap()
+            };
+            assert_eq!(said("protocolVersion").as_str(), r#""2026-07-28""#);
+            assert_eq!(said("clientCapabilities").as_str(), "{}");
+            assert_eq!(said("logLevel").as_str(), r#""info""#);
+            assert_eq!(unfold(&newer), back);
         }
     }
 }

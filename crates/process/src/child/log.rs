@@ -12,10 +12,7 @@ use parking_lot::Mutex;
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    connection::NoiseLog,
-    lines::{Line, LineReader},
-};
+use super::connection::{Line, LineReader, NoiseLog};
 
 /// Bytes in the log before it becomes `server.log.1`, the one generation that is kept.
 const FILE_LIMIT: u64 = 1024 * 1024;

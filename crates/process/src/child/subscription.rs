@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     Cancellation, ChildError, HelloParts, Profile,
     connection::{Connection, Outcome},
-    envelope,
+    hello,
 };
 use crate::child::connection::{BACKLOG, Heard, Hearing, Listener, STANDING};
 
@@ -113,7 +113,7 @@ async fn listen(
         witness: None,
     };
     let params = RawJson::of(&json!({"notifications": filter}));
-    let params = envelope::params(Some(&params), &Profile::modern());
+    let params = hello::modern_params(Some(&params), &Profile::modern());
     let ask = |number: u64| {
         let number = number.to_string();
         jsonrpc::line(Some(&number), method::LISTEN, Some(params.as_bytes()))
@@ -137,6 +137,6 @@ async fn listen(
 
 /// The news without the mark of our subscription: nobody else knows it.
 fn unmarked(said: &Said) -> Said {
-    let line = envelope::unfold(&said.line);
+    let line = hello::unfold(&said.line);
     Said::read(&line).unwrap_or_else(|| said.clone())
 }

@@ -22,12 +22,13 @@
 //! *adopts*: it was forked from the parent, forked the child itself, and then became this program.
 
 use std::{
-    ffi::OsString,
+    collections::HashMap,
+    ffi::{OsStr, OsString},
     io::{IoSliceMut, Read as _, Write as _},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt as _},
+        unix::{ffi::OsStrExt as _, net::UnixStream, process::CommandExt as _},
     },
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
@@ -38,25 +39,26 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
     process::{
-        DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open,
-        set_dumpable_behavior, wait,
+        DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group,
+        pidfd_open, set_dumpable_behavior, wait,
     },
 };
 
-use super::{
-    control::{Duty, End, ExitStatus, Report, SWEEP, until_of},
-    tree,
-};
+use super::control::{Duty, End, ExitStatus, Report, SWEEP, until_of};
 
 /// How often ended processes are reaped while the tree is ending.
 const TICK: Duration = Duration::from_millis(10);
+
 /// Kills follow each other after [`TICK`] and then ever more slowly: each reads all of `/proc`, and
 /// what does not go at once waits for the kernel.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// What a killed child gets to be gone before the first look for what else there is.
 const KILLED: Duration = Duration::from_millis(5);
+
 /// How long is waited for a word or an end while the child runs, where nothing is due.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// When a nursery looks, after it was asked to: what a killed supervisor leaves comes to it only after
 /// the bridge has seen that one's end.
 const SWEEPS: [Duration; 5] = [
@@ -66,8 +68,10 @@ const SWEEPS: [Duration; 5] = [
     Duration::from_millis(500),
     Duration::from_secs(3),
 ];
+
 /// The kernel's out-of-memory killer takes children (1000 = first), never the bridge.
 const OOM_SCORE: &str = "800";
+
 const OOM_FILE: &str = "/proc/self/oom_score_adj";
 
 /// Runs as supervisor of `argv` until nothing of the child is left.
@@ -85,7 +89,7 @@ pub fn supervise(duty: Duty, argv: &[OsString]) -> ExitCode {
     };
     match started {
         Ok(child) => {
-            bridge.report(&Report::Started(tree::number(child)));
+            bridge.report(&Report::Started(pid_number(child)));
             let status = Supervisor::new(child, duty).run(&mut bridge);
             bridge.report(&Report::Exited(status));
             ExitCode::SUCCESS
@@ -360,7 +364,7 @@ impl Supervisor {
         // Not reaped, it still has its number.
         if self.status.is_none() {
             let _ = kill_process_group(self.child, Signal::KILL);
-            tree::send(tree::number(self.child), Signal::KILL);
+            send_signal(pid_number(self.child), Signal::KILL);
             self.next_kill += KILLED;
         }
     }
@@ -372,7 +376,7 @@ impl Supervisor {
             Phase::Running if self.status.is_some() => self.kill_all(),
             Phase::Waiting(until, grace) if now >= until => {
                 if !grace.is_zero() {
-                    tree::signal_descendants(Signal::TERM);
+                    signal_descendants(Signal::TERM);
                 }
                 self.phase = Phase::Terminating(now + grace);
             }
@@ -383,9 +387,9 @@ impl Supervisor {
         let kills = matches!(self.phase, Phase::Killing) || ended;
         if kills && now >= self.next_kill {
             if let Phase::Killing = self.phase {
-                tree::signal_descendants(Signal::KILL);
+                signal_descendants(Signal::KILL);
             } else {
-                tree::kill_descendants_outside(tree::number(self.child));
+                kill_descendants_outside(pid_number(self.child));
             }
             self.next_kill = now + self.pause;
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -400,12 +404,12 @@ impl Supervisor {
     /// Kills what came to this nursery and is no supervisor: orphans of the fork parent's own
     /// imports, and of a supervisor that was killed.
     fn sweep(&self) {
-        let child = tree::number(self.child);
-        for pid in tree::children_and_zombies(std::process::id()) {
+        let child = pid_number(self.child);
+        for pid in children_and_zombies(std::process::id()) {
             let parent = pid == child && self.status.is_none();
-            if !parent && !tree::is_supervisor(pid) {
-                tree::kill_below(pid);
-                tree::send(pid, Signal::KILL);
+            if !parent && !is_supervisor(pid) {
+                kill_below(pid);
+                send_signal(pid, Signal::KILL);
             }
         }
     }
@@ -434,5 +438,208 @@ impl Supervisor {
                 Err(_) => return true,
             }
         }
+    }
+}
+
+// Process trees, read from `/proc`.
+
+/// The number that the rest of the world uses.
+fn pid_number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
+}
+
+/// Every process that we may see.
+fn processes() -> impl Iterator<Item = Entry> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    numbers.filter_map(read)
+}
+
+/// What we read of a process.
+pub struct Entry {
+    /// Its number.
+    pub pid: u32,
+    /// Its parent's.
+    pub parent: u32,
+    /// Its process group's.
+    pub group: u32,
+    /// It ended and waits to be reaped.
+    pub zombie: bool,
+}
+
+/// Field 4 of `/proc/PID/stat`. The name in field 2 may hold anything, so count from its end.
+pub fn read(pid: u32) -> Option<Entry> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
+    let mut fields = std::str::from_utf8(after_name)
+        .ok()?
+        .split_ascii_whitespace();
+    let (state, parent, group) = (fields.next()?, fields.next()?, fields.next()?);
+    Some(Entry {
+        pid,
+        parent: parent.parse().ok()?,
+        group: group.parse().ok()?,
+        zombie: state == "Z",
+    })
+}
+
+/// Every living process below `root`, parents before their children; `root` itself not included.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let found = entries_below(root).into_iter();
+    found.map(|process| process.pid).collect()
+}
+
+fn entries_below(root: u32) -> Vec<Entry> {
+    let mut below: HashMap<u32, Vec<Entry>> = HashMap::new();
+    for process in processes().filter(|process| !process.zombie) {
+        below.entry(process.parent).or_default().push(process);
+    }
+    let mut found = below.remove(&root).unwrap_or_default();
+    let mut next = 0;
+    while let Some(process) = found.get(next) {
+        let children = below.remove(&process.pid).unwrap_or_default();
+        found.extend(children);
+        next += 1;
+    }
+    found
+}
+
+/// Direct children of `root`, those included that ended and wait to be reaped.
+pub fn children_and_zombies(root: u32) -> Vec<u32> {
+    processes()
+        .filter(|process| process.parent == root)
+        .map(|process| process.pid)
+        .collect()
+}
+
+/// Signals everything below this process.
+pub fn signal_descendants(signal: Signal) {
+    for pid in descendants(std::process::id()) {
+        send_signal(pid, signal);
+    }
+}
+
+/// Kills what left the process group `group` of everything below this process.
+fn kill_descendants_outside(group: u32) {
+    let below = entries_below(std::process::id()).into_iter();
+    for process in below.filter(|process| process.group != group) {
+        send_signal(process.pid, Signal::KILL);
+    }
+}
+
+/// Kills everything below `root`, in rounds: a process that forks fast may be seen only by the next.
+pub fn kill_below(root: u32) {
+    const ROUNDS: usize = 20;
+    for _ in 0..ROUNDS {
+        let found = descendants(root);
+        if found.is_empty() {
+            return;
+        }
+        for pid in found {
+            send_signal(pid, Signal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Signals one process; gone already is as good.
+pub fn send_signal(pid: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Whether a process is a supervisor. Another one's program can only be looked at with rights over it
+/// (supervisors are not dumpable), and of the rest the command line tells: it can be made up, but who
+/// could be taken for a supervisor so could as well be one.
+fn is_supervisor(pid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let program = |pid: &str| std::fs::metadata(format!("/proc/{pid}/exe"));
+    let same = match (program("self"), program(&pid.to_string())) {
+        (Ok(own), Ok(other)) => (own.dev(), own.ino()) == (other.dev(), other.ino()),
+        (_, Err(error)) => error.kind() == std::io::ErrorKind::PermissionDenied,
+        (Err(_), _) => false,
+    };
+    same && has_duty(pid)
+}
+
+fn has_duty(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let word = line.split(|byte| *byte == 0).nth(1);
+    word.is_some_and(|word| super::control::Duty::named(OsStr::from_bytes(word)).is_some())
+}
+
+/// The command's name, cut by the kernel to 15 bytes.
+pub fn name(pid: u32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+/// Processor time that a process and everything below it used so far, in the kernel's ticks.
+pub fn processor_time(root: u32) -> u64 {
+    let one = |pid: u32| {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
+        let fields = std::str::from_utf8(after_name)
+            .ok()?
+            .split_ascii_whitespace();
+        // Fields 14 and 15, user and system time; the first here is field 3.
+        Some(
+            fields
+                .skip(11)
+                .take(2)
+                .filter_map(|ticks| ticks.parse::<u64>().ok())
+                .sum::<u64>(),
+        )
+    };
+    std::iter::once(root)
+        .chain(descendants(root))
+        .filter_map(one)
+        .sum()
+}
+
+/// Proportional set size of a process and everything below it, in bytes. 0 where the kernel does
+/// not tell.
+pub fn memory(root: u32) -> u64 {
+    let one = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    };
+    std::iter::once(root)
+        .chain(descendants(root))
+        .filter_map(one)
+        .sum()
+}
+
+#[cfg(test)]
+mod tree_tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_grandchild_is_a_descendant() {
+        let script = "sleep 60 & echo $!; wait";
+        let mut shell = Command::new("sh")
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh runs");
+        let mut line = String::new();
+        let output = shell.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+        let grandchild: u32 = line.trim().parse().unwrap();
+        let found = descendants(std::process::id());
+        let position = |pid| found.iter().position(|other| *other == pid);
+        assert!(position(shell.id()).unwrap() < position(grandchild).unwrap());
+        assert!(children_and_zombies(std::process::id()).contains(&shell.id()));
+        assert!(memory(shell.id()) > 0);
+        let _ = kill_process(
+            Pid::from_raw(grandchild.cast_signed()).unwrap(),
+            Signal::KILL,
+        );
+        shell.wait().unwrap();
     }
 }

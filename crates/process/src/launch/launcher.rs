@@ -3,21 +3,15 @@
 //! Whatever is not understood to the letter is not guessed at: such a command runs as written, and
 //! `check` says which word it was.
 
-mod npx;
-mod options;
-mod pipx;
-mod python;
-mod requirement;
-mod uv;
-
-pub use python::target as python_target;
-
 use std::path::{Path, PathBuf};
 
+use url::Url;
+
+use self::Use::{Choose, Fetch, From, Module, Python, Script, Skip, With};
 use crate::spec::CommandSpec;
 
 /// Why a command runs as written: a clause for people, without values.
-pub type Why = String;
+type Why = String;
 
 /// A command that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,12 +106,12 @@ pub struct NodeSet {
 pub fn read(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wanted, Why> {
     let name = file_name(&command.program);
     let wanted = match name {
-        "uvx" => uv::tool_run(command, 0, &beside(&command.program, "uv")),
-        "uv" => uv::read(command, &command.program),
-        "pipx" => pipx::read(command),
-        "npx" => npx::read(command, &beside(&command.program, "npm"), on_path),
-        "npm" => npx::exec(command, on_path),
-        _ if python::is_interpreter(name) => python::read(command),
+        "uvx" => read_uv_tool_run(command, 0, &beside(&command.program, "uv")),
+        "uv" => read_uv(command, &command.program),
+        "pipx" => read_pipx(command),
+        "npx" => read_npx(command, &beside(&command.program, "npm"), on_path),
+        "npm" => read_npm_exec(command, on_path),
+        _ if is_interpreter(name) => read_python(command),
         _ => Err("it is no launcher that installs packages".to_owned()),
     }?;
     let launcher = command.args.get(..wanted.rest).unwrap_or_default();
@@ -130,7 +124,7 @@ pub fn read(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wan
 /// Whether this program's command lines are read here.
 pub fn is_launcher(program: &str) -> bool {
     let name = file_name(program);
-    ["uvx", "uv", "pipx", "npx", "npm"].contains(&name) || python::is_interpreter(name)
+    ["uvx", "uv", "pipx", "npx", "npm"].contains(&name) || is_interpreter(name)
 }
 
 fn file_name(program: &str) -> &str {
@@ -146,5 +140,1099 @@ fn beside(program: &str, other: &str) -> String {
     }
 }
 
+// `npx` and `npm exec`.
+
+/// Options that change nothing of what is installed.
+const SKIPPED: &[&str] = &[
+    "y",
+    "yes",
+    "q",
+    "quiet",
+    "s",
+    "silent",
+    "d",
+    "verbose",
+    "prefer-online",
+    "prefer-offline",
+    "no-update-notifier",
+    "no-fund",
+    "no-audit",
+];
+
+/// `npx [OPTIONS] PACKAGE …`
+fn read_npx(
+    command: &CommandSpec,
+    npm: &str,
+    on_path: &dyn Fn(&str) -> bool,
+) -> Result<Wanted, Why> {
+    packages(command, 0, npm, on_path)
+}
+
+/// `npm exec [OPTIONS] -- PACKAGE …`
+fn read_npm_exec(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wanted, Why> {
+    let args = &command.args;
+    if !matches!(args.first().map(String::as_str), Some("exec" | "x")) {
+        return Err("it is not `npm exec`".to_owned());
+    }
+    let wanted = packages(command, 1, &command.program, on_path)?;
+    // npm goes on looking for its own options until it meets `--`.
+    let own = &args[wanted.rest..];
+    let ended = args[..wanted.rest].iter().any(|word| word == "--");
+    if !ended && own.iter().any(|word| word.starts_with('-')) {
+        return Err("options behind the package are npm's own: put -- in front of it".to_owned());
+    }
+    Ok(wanted)
+}
+
+fn packages(
+    command: &CommandSpec,
+    mut at: usize,
+    npm: &str,
+    on_path: &dyn Fn(&str) -> bool,
+) -> Result<Wanted, Why> {
+    if command.cwd.is_some() {
+        return Err("it has a cwd, and npx prefers what is installed there".to_owned());
+    }
+    let args = &command.args;
+    let mut named = Vec::new();
+    let mut fetching = Vec::new();
+    let target = loop {
+        let word = args.get(at).ok_or("no package is named")?;
+        at += 1;
+        if word == "--" {
+            at += 1;
+            break args.get(at - 1).ok_or("no package is named")?;
+        }
+        let Some(option) = word.strip_prefix('-') else {
+            break word;
+        };
+        let option = option.trim_start_matches('-');
+        let (name, inline) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (option, None),
+        };
+        let mut value = || {
+            inline.clone().map_or_else(
+                || {
+                    at += 1;
+                    let value = args.get(at - 1).cloned();
+                    value.ok_or_else(|| format!("--{name} has no value"))
+                },
+                Ok,
+            )
+        };
+        match name {
+            "p" | "package" => named.push(value()?),
+            "registry" => {
+                let address = value()?;
+                let parsed = url::Url::parse(&address);
+                let parsed = parsed.map_err(|_| "its registry is no URL".to_owned())?;
+                without_password(&parsed)?;
+                fetching.push(format!("--registry={address}"));
+            }
+            _ if SKIPPED.contains(&name) && inline.is_none() => {}
+            "yes" if inline.as_deref() == Some("true") => {}
+            _ => {
+                return Err(format!(
+                    "the bridge does not install ahead with the option --{name}"
+                ));
+            }
+        }
+    };
+    let bin = (!named.is_empty()).then(|| target.clone());
+    if bin.is_none() {
+        named.push(target.clone());
+        if on_path(target) {
+            return Err(format!(
+                "'{target}' is installed already, and npx prefers that"
+            ));
+        }
+    } else if target.contains('/') {
+        return Err("a plain program's name must follow --package".to_owned());
+    }
+    let mut names = Vec::new();
+    for package in &named {
+        names.push(package_name(package)?);
+    }
+    let main = names.swap_remove(0);
+    Ok(Wanted {
+        rest: at,
+        what: What::Node(NodeSet {
+            npm: npm.to_owned(),
+            packages: named,
+            main,
+            bin,
+            fetching,
+        }),
+    })
+}
+
+/// The name in `name`, `name@1.2`, `@scope/name@^1`.
+fn package_name(package: &str) -> Result<String, Why> {
+    let refused = || Err("a package does not come from the registry".to_owned());
+    let scoped = package.starts_with('@');
+    let body = package.strip_prefix('@').unwrap_or(package);
+    let (name, version) = body.split_once('@').unwrap_or((body, ""));
+    let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~');
+    let mut parts = name.split('/');
+    let good =
+        |part: &str| !part.is_empty() && part.chars().all(of_name) && !part.starts_with(['.', '-']);
+    let count = if scoped { 2 } else { 1 };
+    if parts.clone().count() != count || !parts.all(good) {
+        return refused();
+    }
+    let archive = [".tgz", ".tar", ".tar.gz"]
+        .iter()
+        .any(|end| package.ends_with(end));
+    if archive || version.contains([':', '/']) {
+        return refused();
+    }
+    let at = if scoped { "@" } else { "" };
+    Ok(format!("{at}{name}"))
+}
+
+// Options in front of a command, as clap and argparse read them.
+
+/// What an option means to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It changes nothing of what is installed, or only how often it is looked for.
+    Skip,
+    /// The interpreter.
+    Python,
+    /// The package whose program is run.
+    From,
+    /// More packages.
+    With,
+    /// For choosing versions.
+    Choose,
+    /// For choosing versions and for installing them.
+    Fetch,
+    /// What follows is a module.
+    Module,
+    /// What follows is a script.
+    Script,
+}
+
+/// One option.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    long: &'static str,
+    short: Option<char>,
+    value: bool,
+    meaning: Use,
+}
+
+/// Without a value.
+const fn flag(long: &'static str, short: Option<char>, meaning: Use) -> Known {
+    let value = false;
+    Known {
+        long,
+        short,
+        value,
+        meaning,
+    }
+}
+
+/// With a value.
+const fn valued(long: &'static str, short: Option<char>, meaning: Use) -> Known {
+    let value = true;
+    Known {
+        long,
+        short,
+        value,
+        meaning,
+    }
+}
+
+/// An option as it was given.
+#[derive(Debug, PartialEq, Eq)]
+struct Given {
+    meaning: Use,
+    long: &'static str,
+    /// Empty where it takes none.
+    value: String,
+}
+
+impl Given {
+    /// The words that say the same to another command of the tool.
+    pub fn words(&self, with_value: bool) -> Vec<String> {
+        let flag = format!("--{}", self.long);
+        if with_value {
+            vec![flag, self.value.clone()]
+        } else {
+            vec![flag]
+        }
+    }
+}
+
+/// Reads options from `args[at..]` up to the first word that is none, and gives its place. A `--`
+/// is passed over.
+fn read_options(
+    args: &[String],
+    mut at: usize,
+    known: &[&[Known]],
+) -> Result<(Vec<(Given, bool)>, usize), Why> {
+    let all = || known.iter().flat_map(|table| table.iter());
+    let mut given = Vec::new();
+    while let Some(word) = args.get(at) {
+        if word == "--" {
+            return Ok((given, at + 1));
+        }
+        if let Some(long) = word.strip_prefix("--") {
+            let (name, inline) = match long.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (long, None),
+            };
+            let found = all().find(|known| known.long == name);
+            let found = found.ok_or_else(|| unknown(&format!("--{name}")))?;
+            at += 1;
+            let value = take(found, inline, args, &mut at)?;
+            given.push((of(found, value), found.value));
+        } else if word.len() > 1 && word.starts_with('-') {
+            let mut letters = word[1..].chars();
+            at += 1;
+            while let Some(letter) = letters.next() {
+                let found = all().find(|known| known.short == Some(letter));
+                let found = found.ok_or_else(|| unknown(&format!("-{letter}")))?;
+                let rest = letters.as_str();
+                if !found.value {
+                    given.push((of(found, String::new()), false));
+                    continue;
+                }
+                let inline = rest.strip_prefix('=').unwrap_or(rest);
+                let inline = (!rest.is_empty()).then(|| inline.to_owned());
+                let value = take(found, inline, args, &mut at)?;
+                given.push((of(found, value), true));
+                break;
+            }
+        } else {
+            break;
+        }
+    }
+    Ok((given, at))
+}
+
+fn of(known: &Known, value: String) -> Given {
+    Given {
+        meaning: known.meaning,
+        long: known.long,
+        value,
+    }
+}
+
+fn take(
+    known: &Known,
+    inline: Option<String>,
+    args: &[String],
+    at: &mut usize,
+) -> Result<String, Why> {
+    match (known.value, inline) {
+        (true, Some(value)) => Ok(value),
+        (true, None) => {
+            let value = args.get(*at).cloned();
+            *at += 1;
+            value.ok_or_else(|| format!("--{} has no value", known.long))
+        }
+        (false, None) => Ok(String::new()),
+        (false, Some(_)) => Err(unknown(&format!("--{}=…", known.long))),
+    }
+}
+
+fn unknown(option: &str) -> Why {
+    format!("the bridge does not install ahead with the option {option}")
+}
+
+// `pipx run`. The work is done by `uv`, which must be there too.
+
+const PIPX_GLOBAL: &[Known] = &[
+    flag("quiet", Some('q'), Skip),
+    flag("verbose", Some('v'), Skip),
+];
+
+const PIPX_RUN: &[Known] = &[
+    flag("no-cache", None, Skip),
+    valued("spec", None, From),
+    valued("with", None, With),
+    valued("python", None, Python),
+    flag("fetch-missing-python", None, Skip),
+    valued("index-url", Some('i'), Fetch),
+];
+
+/// `pipx run [OPTIONS] APP …`
+fn read_pipx(command: &CommandSpec) -> Result<Wanted, Why> {
+    let args = &command.args;
+    let (_, at) = read_options(args, 0, &[PIPX_GLOBAL])?;
+    if args.get(at).map(String::as_str) != Some("run") {
+        return Err("it is not `pipx run`".to_owned());
+    }
+    let (given, at) = read_options(args, at + 1, &[PIPX_GLOBAL, PIPX_RUN])?;
+    let app = args.get(at).ok_or("no package is named")?;
+    let cwd = command.cwd.as_deref();
+    let mut set = PythonSet {
+        uv: "uv".to_owned(),
+        ..PythonSet::default()
+    };
+    let spec = given.iter().rev().find(|(given, _)| given.meaning == From);
+    let main = read_requirement(spec.map_or(app.as_str(), |(spec, _)| &spec.value), cwd)?;
+    let name = if spec.is_some() {
+        app.clone()
+    } else {
+        let name = main.name.clone();
+        name.ok_or("a path or URL does not name its program")?
+    };
+    set.run = Run::Script(name);
+    let mut packages = vec![main];
+    for (given, valued) in given {
+        match given.meaning {
+            Python => set.python = Some(given.value),
+            With => packages.push(read_requirement(&given.value, cwd)?),
+            Fetch => {
+                let address = url::Url::parse(&given.value);
+                let address = address.map_err(|_| "its index is no URL".to_owned())?;
+                without_password(&address)?;
+                set.fetching.extend(given.words(valued));
+            }
+            _ => {}
+        }
+    }
+    for package in packages {
+        set.requirements.push(package.text);
+        set.sources.extend(package.source);
+    }
+    // pipx takes the first of these for itself.
+    let rest = at + 1;
+    let dashes = args.get(rest).is_some_and(|word| word == "--");
+    Ok(Wanted {
+        rest: rest + usize::from(dashes),
+        what: What::Python(set),
+    })
+}
+
+// `python -m MODULE` and `python FILE`: what runs is there already.
+
+/// `python`, `python3`, `python3.12`.
+fn is_interpreter(name: &str) -> bool {
+    let version = name.strip_prefix("python");
+    version.is_some_and(|version| version.chars().all(|c| c.is_ascii_digit() || c == '.'))
+}
+
+/// The whole command.
+fn read_python(command: &CommandSpec) -> Result<Wanted, Why> {
+    let (target, behind) = python_target(&command.args)?;
+    Ok(Wanted {
+        rest: behind,
+        what: What::Interpreter(target),
+    })
+}
+
+/// What an interpreter with these arguments runs, and how many of them say so.
+pub fn python_target(args: &[String]) -> Result<(Target, usize), Why> {
+    let mut at = 0;
+    while let Some(word) = args.get(at) {
+        at += 1;
+        if let Some(module) = word.strip_prefix("-m") {
+            let next = || args.get(at).map(String::as_str);
+            let (module, behind) = match module {
+                "" => (next(), at + 1),
+                joined => (Some(joined), at),
+            };
+            let module = module.ok_or("-m has no module")?;
+            return Ok((Target::Module(module.to_owned()), behind));
+        }
+        match word.as_str() {
+            "-W" | "-X" => at += 1,
+            "-" | "-c" => return Err("the interpreter runs neither a module nor a file".to_owned()),
+            flag if flag.starts_with("-W") || flag.starts_with("-X") => {}
+            flag if flag.starts_with('-') => {
+                let known = |c: char| "bBdEhiIOPqsSuvVx".contains(c);
+                if flag.starts_with("--") || !flag[1..].chars().all(known) {
+                    return Err(format!("the interpreter's option {flag} is not known here"));
+                }
+            }
+            file => return Ok((Target::File(PathBuf::from(file)), at)),
+        }
+    }
+    Err("the interpreter runs neither a module nor a file".to_owned())
+}
+
+// One Python package as a launcher's command line names it.
+
+/// As `uv pip compile` reads it.
+#[derive(Debug, PartialEq, Eq)]
+struct Requirement {
+    pub text: String,
+    /// The package's name as it was written; none for a path or a URL.
+    pub name: Option<String>,
+    /// Where it lies, if on this machine.
+    pub source: Option<PathBuf>,
+}
+
+/// Reads `name`, `name[extra]>=1`, `name@1.2`, `name@latest`, a path or the URL of an archive.
+/// Paths start from `cwd`, the folder that the server names; without one they start from a
+/// workspace, and then there is nothing to install.
+fn read_requirement(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> {
+    let text = text.trim();
+    if let Some(place) = text.find("://") {
+        return url(text, place);
+    }
+    let (name, rest) = split_name(text);
+    if name.is_empty() || is_path(text) {
+        return path(text, cwd);
+    }
+    let (extras, version) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((extras, version)) => (format!("[{extras}]"), version),
+        None => (String::new(), rest),
+    };
+    let plain = |version: &str| Requirement {
+        text: format!("{name}{extras}{version}"),
+        name: Some(name.to_owned()),
+        source: None,
+    };
+    match version.trim_start().strip_prefix('@') {
+        Some("latest") => Ok(plain("")),
+        Some(version) if version.starts_with(|c: char| c.is_ascii_digit()) => {
+            Ok(plain(&format!("=={version}")))
+        }
+        Some(_) => Err("what stands behind @ is no version".to_owned()),
+        None => Ok(plain(version)),
+    }
+}
+
+/// Splits `a,b[c,d]>=1,<2` into packages.
+fn split_requirements(list: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    let mut depth = 0_usize;
+    let mut current = String::new();
+    for letter in list.chars() {
+        match letter {
+            '[' | '(' => depth += 1,
+            ']' | ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(std::mem::take(&mut current));
+                continue;
+            }
+            _ => {}
+        }
+        current.push(letter);
+    }
+    parts.push(current);
+    let mut packages: Vec<String> = Vec::new();
+    for part in parts {
+        let more = part.trim_start().starts_with(['<', '>', '=', '~', '!']);
+        match packages.last_mut() {
+            Some(last) if more => *last = format!("{last},{}", part.trim()),
+            _ => packages.push(part.trim().to_owned()),
+        }
+    }
+    packages.retain(|package| !package.is_empty());
+    packages
+}
+
+fn split_name(text: &str) -> (&str, &str) {
+    let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let end = text.find(|c| !of_name(c)).unwrap_or(text.len());
+    if text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        text.split_at(end)
+    } else {
+        ("", text)
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    let archive = [".whl", ".tar.gz", ".zip"].iter();
+    text.contains('/') || archive.clone().any(|end| text.ends_with(end))
+}
+
+fn url(text: &str, place: usize) -> Result<Requirement, Why> {
+    let scheme_at = text[..place].rfind([' ', '@']).map_or(0, |at| at + 1);
+    let scheme = &text[scheme_at..place];
+    if scheme.contains('+') {
+        return Err(format!(
+            "a package comes by {scheme}, which has no versions to pin"
+        ));
+    }
+    let address = Url::parse(&text[scheme_at..]);
+    let address = address.map_err(|_| "a package's URL cannot be read".to_owned())?;
+    if !["http", "https"].contains(&address.scheme()) {
+        return Err(format!("a package comes by {scheme}"));
+    }
+    without_password(&address)?;
+    let name = match split_name(text) {
+        (name, _) if scheme_at > 0 && !name.is_empty() => Some(name.to_owned()),
+        _ => None,
+    };
+    Ok(Requirement {
+        text: text.to_owned(),
+        name,
+        source: None,
+    })
+}
+
+/// What is installed is written down: no password may be in it.
+fn without_password(address: &Url) -> Result<(), Why> {
+    if address.username().is_empty() && address.password().is_none() {
+        return Ok(());
+    }
+    Err("a URL among its arguments holds a password: give it in a variable".to_owned())
+}
+
+fn path(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> {
+    if text.contains(['[', ';', '#', '~']) {
+        return Err("a package's path is written in a way that is not understood".to_owned());
+    }
+    let path = absolute_path(Path::new(text), cwd)?;
+    let found = path.canonicalize();
+    let found = found.map_err(|error| format!("a package's path cannot be read ({error})"))?;
+    let Some(text) = found.to_str() else {
+        return Err("a package's path is not UTF-8".to_owned());
+    };
+    Ok(Requirement {
+        text: text.to_owned(),
+        name: None,
+        source: Some(found),
+    })
+}
+
+/// A path among a launcher's arguments.
+fn absolute_path(path: &Path, cwd: Option<&Path>) -> Result<PathBuf, Why> {
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    match cwd.filter(|cwd| cwd.is_absolute()) {
+        Some(cwd) => Ok(cwd.join(path)),
+        None => Err("a path among its arguments starts from the workspace".to_owned()),
+    }
+}
+
+// `uvx`, `uv tool run` and `uv run`.
+
+/// What every command of uv takes.
+const UV_GLOBAL: &[Known] = &[
+    flag("quiet", Some('q'), Skip),
+    flag("verbose", Some('v'), Skip),
+    valued("color", None, Skip),
+    flag("no-progress", None, Skip),
+    flag("no-python-downloads", None, Skip),
+    flag("system-certs", None, Fetch),
+    flag("native-tls", None, Fetch),
+    valued("allow-insecure-host", None, Fetch),
+    flag("no-env-file", None, Skip),
+];
+
+/// What `uvx` and `uv run` both take to say which packages.
+const PACKAGES: &[Known] = &[
+    valued("with", Some('w'), With),
+    valued("python", Some('p'), Python),
+    flag("isolated", None, Skip),
+    valued("index", None, Fetch),
+    valued("default-index", None, Fetch),
+    valued("index-url", Some('i'), Fetch),
+    valued("extra-index-url", None, Fetch),
+    valued("find-links", Some('f'), Fetch),
+    flag("no-index", None, Fetch),
+    valued("index-strategy", None, Fetch),
+    valued("keyring-provider", None, Fetch),
+    flag("upgrade", Some('U'), Skip),
+    valued("upgrade-package", Some('P'), Skip),
+    valued("resolution", None, Choose),
+    valued("prerelease", None, Choose),
+    valued("fork-strategy", None, Choose),
+    valued("exclude-newer", None, Choose),
+    flag("no-sources", None, Choose),
+    flag("reinstall", None, Skip),
+    valued("reinstall-package", None, Skip),
+    valued("link-mode", None, Skip),
+    flag("compile-bytecode", None, Skip),
+    valued("config-setting", Some('C'), Fetch),
+    flag("no-build-isolation", None, Fetch),
+    flag("no-build", None, Fetch),
+    valued("no-build-package", None, Fetch),
+    flag("no-binary", None, Fetch),
+    valued("no-binary-package", None, Fetch),
+    flag("refresh", None, Skip),
+    valued("refresh-package", None, Skip),
+    flag("no-cache", Some('n'), Skip),
+];
+
+const TOOL: &[Known] = &[valued("from", None, From)];
+
+const UV_RUN: &[Known] = &[
+    flag("no-project", None, Skip),
+    flag("no-sync", None, Skip),
+    flag("module", Some('m'), Module),
+    flag("script", Some('s'), Script),
+];
+
+/// `uv … tool run …` and `uv … run …`.
+fn read_uv(command: &CommandSpec, uv: &str) -> Result<Wanted, Why> {
+    let args = &command.args;
+    let (given, at) = read_options(args, 0, &[UV_GLOBAL])?;
+    let word = |at: usize| args.get(at).map(String::as_str);
+    let mut wanted = match (word(at), word(at + 1)) {
+        (Some("tool"), Some("run")) => read_uv_tool_run(command, at + 2, uv)?,
+        (Some("run"), _) => run(command, at + 1, uv)?,
+        _ => return Err("it is neither `uv run` nor `uv tool run`".to_owned()),
+    };
+    if let What::Python(set) = &mut wanted.what {
+        set.fetching.extend(given.into_iter().flat_map(fetch_words));
+    }
+    Ok(wanted)
+}
+
+fn fetch_words((given, valued): (Given, bool)) -> Vec<String> {
+    match given.meaning {
+        Fetch => given.words(valued),
+        _ => Vec::new(),
+    }
+}
+
+/// `uvx …`, whose options begin at `at`.
+fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
+    let (given, at) = read_options(&command.args, at, &[UV_GLOBAL, PACKAGES, TOOL])?;
+    let Some(target) = command.args.get(at) else {
+        return Err("no package is named".to_owned());
+    };
+    let cwd = command.cwd.as_deref();
+    let mut set = PythonSet {
+        uv: uv.to_owned(),
+        ..PythonSet::default()
+    };
+    let from = given.iter().rev().find(|(given, _)| given.meaning == From);
+    let main = if let Some((from, _)) = from {
+        if target.contains(['@', '=', '<', '>', '[', '/']) {
+            return Err("with --from, a plain program's name must follow".to_owned());
+        }
+        set.run = Run::Script(target.clone());
+        read_requirement(&from.value, cwd)?
+    } else {
+        let main = read_requirement(target, cwd)?;
+        let name = main.name.clone().filter(|_| !target.contains("://"));
+        let name = name.ok_or("a path or URL without --from does not name its program")?;
+        set.run = Run::Script(name);
+        main
+    };
+    if main.name.as_deref().is_some_and(is_interpreter) {
+        return Err("it runs the interpreter itself".to_owned());
+    }
+    add(&mut set, main);
+    gather(&mut set, given, cwd)?;
+    Ok(Wanted {
+        rest: at + 1,
+        what: What::Python(set),
+    })
+}
+
+/// `uv run …`, whose options begin at `at`.
+fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
+    let args = &command.args;
+    let (given, at) = read_options(args, at, &[UV_GLOBAL, PACKAGES, UV_RUN])?;
+    let Some(target) = args.get(at) else {
+        return Err("nothing is named that is to be run".to_owned());
+    };
+    let cwd = command.cwd.as_deref();
+    let has = |meaning| given.iter().any(|(given, _)| given.meaning == meaning);
+    let named = |name| given.iter().any(|(given, _)| given.long == name);
+    let (is_module, is_script) = (has(Module), has(Script));
+    if target == "-" || target.contains("://") {
+        return Err("its script is read from elsewhere than a file".to_owned());
+    }
+    let file = Path::new(target).extension();
+    let is_file = !is_module && (is_script || file.is_some_and(|end| end == "py"));
+    let mut set = PythonSet {
+        uv: uv.to_owned(),
+        ..PythonSet::default()
+    };
+    let mut rest = at + 1;
+    if is_module {
+        set.run = Run::Module(target.clone());
+    } else if is_file {
+        let file = absolute_path(Path::new(target), cwd)?;
+        script(&mut set, &file)?;
+        set.run = Run::File(file);
+    } else if is_interpreter(target) {
+        let (found, behind) = python_target(&args[rest..])?;
+        rest += behind;
+        set.run = match found {
+            Target::Module(module) => Run::Module(module),
+            Target::File(file) => Run::File(absolute_path(&file, cwd)?),
+            Target::Function { .. } => return Err("it runs no module".to_owned()),
+        };
+    } else {
+        set.run = Run::Script(target.clone());
+    }
+    // A script with inline metadata is on its own; anything else is part of the project around it.
+    let in_project = set.script.is_none() && !named("no-project") && cwd.is_some();
+    if in_project {
+        return Err("it runs within a project, which `uv run` keeps up to date itself".to_owned());
+    }
+    gather(&mut set, given, cwd)?;
+    Ok(Wanted {
+        rest,
+        what: What::Python(set),
+    })
+}
+
+/// A script, whose first lines may say what it needs.
+fn script(set: &mut PythonSet, file: &Path) -> Result<(), Why> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| format!("its script cannot be read ({error})"))?;
+    let mut lines = text.lines().map(str::trim_end);
+    if !lines.any(|line| line == "# /// script") {
+        return Ok(());
+    }
+    if file.with_extension("py.lock").exists() {
+        return Err("its script has a lock file of uv's own".to_owned());
+    }
+    let metadata = lines.take_while(|line| *line != "# ///");
+    for line in metadata.map(|line| line.trim_start_matches('#').trim()) {
+        if line.starts_with("[tool.uv") {
+            return Err("its script has settings of uv's own ([tool.uv])".to_owned());
+        }
+        let asked = line.strip_prefix("requires-python");
+        let asked = asked.and_then(|rest| rest.trim_start().strip_prefix('='));
+        if let Some(asked) = asked {
+            set.python = Some(quoted(asked.trim()).ok_or("requires-python cannot be read")?);
+        }
+    }
+    set.script = Some(file.to_owned());
+    set.sources.push(file.to_owned());
+    Ok(())
+}
+
+fn quoted(text: &str) -> Option<String> {
+    let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    let (inside, _) = text[1..].split_once(quote)?;
+    Some(inside.to_owned())
+}
+
+fn add(set: &mut PythonSet, package: Requirement) {
+    set.requirements.push(package.text);
+    set.sources.extend(package.source);
+}
+
+fn gather(set: &mut PythonSet, given: Vec<(Given, bool)>, cwd: Option<&Path>) -> Result<(), Why> {
+    for (mut given, valued) in given {
+        match given.meaning {
+            Python => set.python = Some(given.value),
+            With => {
+                for package in split_requirements(&given.value) {
+                    add(set, read_requirement(&package, cwd)?);
+                }
+            }
+            Choose => set.choosing.extend(given.words(valued)),
+            Fetch => {
+                if valued {
+                    given.value = place(&given, cwd)?;
+                }
+                set.fetching.extend(given.words(valued));
+            }
+            Skip | From | Module | Script => {}
+        }
+    }
+    if set
+        .python
+        .as_deref()
+        .is_some_and(|python| python.contains('/'))
+    {
+        let path = absolute_path(Path::new(set.python.as_deref().unwrap_or("")), cwd)?;
+        set.python = Some(path.display().to_string());
+    }
+    Ok(())
+}
+
+/// The value of an option that may be a URL or a path.
+fn place(given: &Given, cwd: Option<&Path>) -> Result<String, Why> {
+    let value = &given.value;
+    if let Some(at) = value.find("://") {
+        let from = value[..at].rfind('=').map_or(0, |at| at + 1);
+        let address = Url::parse(&value[from..]);
+        let address = address.map_err(|_| format!("--{} is no URL", given.long))?;
+        without_password(&address)?;
+        return Ok(value.clone());
+    }
+    if given.long == "find-links" {
+        let path: PathBuf = absolute_path(Path::new(value), cwd)?;
+        return Ok(path.display().to_string());
+    }
+    Ok(value.clone())
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn command(line: &str) -> CommandSpec {
+        // Spaces within a word are written as `_` there.
+        let mut words = line.split(' ').map(|word| word.replace('␣', " "));
+        CommandSpec {
+            program: words.next().unwrap(),
+            args: words.collect(),
+            env: indexmap::IndexMap::new(),
+            cwd: None,
+        }
+    }
+
+    fn read_line(line: &str) -> Result<Wanted, Why> {
+        read(&command(line), &|name| name == "installed-globally")
+    }
+
+    /// What matters of a Python set, in one line.
+    fn python(line: &str) -> String {
+        let wanted = read_line(line).unwrap_or_else(|why| panic!("{line}: {why}"));
+        let What::Python(set) = wanted.what else {
+            panic!("{line}: not Python")
+        };
+        let run = match set.run {
+            Run::Script(name) => name,
+            Run::Module(name) => format!("-m {name}"),
+            Run::File(path) => path.display().to_string(),
+        };
+        let mut parts = vec![set.requirements.join(" "), run, wanted.rest.to_string()];
+        parts.extend(set.python.map(|python| format!("py {python}")));
+        let options = [set.choosing, set.fetching].concat();
+        parts.extend((!options.is_empty()).then(|| options.join(" ")));
+        parts.join(" | ")
+    }
+
+    fn node(line: &str) -> String {
+        let wanted = read_line(line).unwrap_or_else(|why| panic!("{line}: {why}"));
+        let What::Node(set) = wanted.what else {
+            panic!("{line}: not Node")
+        };
+        let (packages, rest) = (set.packages.join(" "), wanted.rest);
+        let bin = set.bin.unwrap_or_else(|| "-".to_owned());
+        format!("{packages} | {} | {bin} | {rest}", set.main)
+    }
+
+    #[test]
+    fn uvx_is_read_as_uvx_reads_it() {
+        for (line, expected) in [
+            (
+                "uvx mcp-server-time",
+                "mcp-server-time | mcp-server-time | 1",
+            ),
+            (
+                "uvx mcp-server-time --local-timezone UTC",
+                "mcp-server-time | mcp-server-time | 1",
+            ),
+            (
+                "uvx -q mcp-server-time -q",
+                "mcp-server-time | mcp-server-time | 2",
+            ),
+            (
+                "uvx -- mcp-server-time -- x",
+                "mcp-server-time | mcp-server-time | 2",
+            ),
+            (
+                "uvx mcp_server_time@latest",
+                "mcp_server_time | mcp_server_time | 1",
+            ),
+            ("uvx excel@2.2.2 stdio", "excel==2.2.2 | excel | 1"),
+            ("uvx excel==2.2.2 stdio", "excel==2.2.2 | excel | 1"),
+            ("uvx excel[all]@2.2 x", "excel[all]==2.2 | excel | 1"),
+            ("uvx excel[a,b]>=1,<2", "excel[a,b]>=1,<2 | excel | 1"),
+            ("uvx --python >=3.11 excel", "excel | excel | 3 | py >=3.11"),
+            ("uvx -p3.12 excel", "excel | excel | 2 | py 3.12"),
+            ("uvx -p=3.12 excel", "excel | excel | 2 | py 3.12"),
+            ("uvx --python=3.12 excel", "excel | excel | 2 | py 3.12"),
+            ("uvx --with mcp<2 excel", "excel mcp<2 | excel | 3"),
+            (
+                "uvx -w mcp>=1,<2,pillow[x,y] excel",
+                "excel mcp>=1,<2 pillow[x,y] | excel | 3",
+            ),
+            (
+                "uvx --from office==2.0.7 ppt_mcp_server",
+                "office==2.0.7 | ppt_mcp_server | 3",
+            ),
+            ("uvx --from=office[x]@2 ppt", "office[x]==2 | ppt | 2"),
+            ("/opt/bin/uvx excel", "excel | excel | 1"),
+            ("uv tool run --from a b c", "a | b | 5"),
+            ("uv --quiet tool run a", "a | a | 4"),
+            (
+                "uvx --index https://pypi.example/simple --prerelease allow a",
+                "a | a | 5 | --prerelease allow --index https://pypi.example/simple",
+            ),
+            ("uvx -U --refresh --isolated -vv a", "a | a | 5"),
+            ("pipx run cowsay==6 --help", "cowsay==6 | cowsay | 2"),
+            ("pipx run --spec cowsay==6 moo -- -x", "cowsay==6 | moo | 5"),
+            (
+                "pipx run --python 3.11 cowsay",
+                "cowsay | cowsay | 4 | py 3.11",
+            ),
+            (
+                "uv run --with mcp python -m server --x",
+                "mcp | -m server | 6",
+            ),
+            ("uv run --with mcp -m server --x", "mcp | -m server | 5"),
+            ("uv run --with mcp /srv/none -v", "mcp | /srv/none | 4"),
+        ] {
+            assert_eq!(python(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_uv_beside_a_uvx_does_its_work() {
+        let What::Python(set) = read_line("/opt/bin/uvx a").unwrap().what else {
+            panic!()
+        };
+        assert_eq!(set.uv, "/opt/bin/uv");
+    }
+
+    #[test]
+    fn what_is_not_understood_runs_as_written() {
+        for (line, why) in [
+            ("uvx", "no package"),
+            ("uvx git+https://example.com/x.git", "git+https"),
+            ("uvx --from git+https://example.com/x.git x", "git+https"),
+            ("uvx --with x␣@␣git+ssh://example.com/x.git x", "git+ssh"),
+            ("uvx --from https://u:p@example.com/x.whl x", "password"),
+            ("uvx --index https://u:p@example.com/ x", "password"),
+            ("uvx --index name=https://u:p@example.com/ x", "password"),
+            ("uvx --env-file .env x", "--env-file"),
+            ("uvx --brand-new-option x", "--brand-new-option"),
+            ("uvx -Z x", "-Z"),
+            ("uvx --directory /x y", "--directory"),
+            ("uvx python", "interpreter"),
+            ("uvx python@3.12", "interpreter"),
+            ("uvx ./pkg", "workspace"),
+            ("uvx --from ./pkg x", "workspace"),
+            ("uvx --find-links wheels x", "workspace"),
+            ("uvx https://example.com/x.whl", "without --from"),
+            ("uvx x@feature", "no version"),
+            ("uvx --with {MCPO_WORKDIR}/x.whl x", "path"),
+            ("uvx x{MCPO_JOB_ID}", "workspace"),
+            ("uv sync", "neither"),
+            ("uv run --script server.py", "workspace"),
+            ("uv run -", "elsewhere"),
+            ("uv run", "nothing"),
+            ("uv --directory /x run y", "--directory"),
+            ("uv run --project /x y", "--project"),
+            ("pipx install x", "pipx run"),
+            ("pipx run --pip-args x y", "--pip-args"),
+            ("npx", "no package"),
+            ("npx -c echo", "--c"),
+            ("npx --no-install x", "--no-install"),
+            ("npx --yes=false x", "--yes"),
+            ("npx github:user/repo", "registry"),
+            ("npx user/repo", "registry"),
+            ("npx ./folder", "registry"),
+            ("npx pkg.tgz", "registry"),
+            ("npx name@npm:other", "registry"),
+            ("npx name@https://example.com/x", "registry"),
+            ("npx installed-globally", "already"),
+            ("npx --registry https://u:p@example.com x", "password"),
+            ("npm install x", "npm exec"),
+            ("npm exec pkg --flag", "--"),
+            ("python3 -c pass", "neither"),
+            ("python3", "neither"),
+            ("node server.js", "no launcher"),
+            ("docker run x", "no launcher"),
+        ] {
+            let told = read_line(line).expect_err(line);
+            assert!(told.contains(why), "{line}: {told}");
+        }
+    }
+
+    #[test]
+    fn npx_is_read_as_npx_reads_it() {
+        for (line, expected) in [
+            ("npx -y server", "server | server | - | 2"),
+            ("npx -y server@1.2 -y --flag", "server@1.2 | server | - | 2"),
+            (
+                "npx --yes @scope/server@^1 x",
+                "@scope/server@^1 | @scope/server | - | 2",
+            ),
+            (
+                "npx -- @scope/server",
+                "@scope/server | @scope/server | - | 2",
+            ),
+            ("npx -y server -- x", "server | server | - | 2"),
+            (
+                "npx -p server -p other@2 run",
+                "server other@2 | server | run | 5",
+            ),
+            ("npx --package=server run -p x", "server | server | run | 2"),
+            (
+                "npx --registry=https://r.example server",
+                "server | server | - | 2",
+            ),
+            ("npm exec -y -- server --flag", "server | server | - | 4"),
+            ("npm x server", "server | server | - | 2"),
+        ] {
+            assert_eq!(node(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn npx_in_a_folder_of_its_own_is_left_alone() {
+        let mut command = command("npx server");
+        command.cwd = Some("/srv".into());
+        assert!(read(&command, &|_| false).unwrap_err().contains("cwd"));
+    }
+
+    #[test]
+    fn an_interpreter_needs_nothing_installed() {
+        for (line, target, rest) in [
+            (
+                "python3 -m pkg.server --x",
+                Target::Module("pkg.server".into()),
+                2,
+            ),
+            ("python3.12 -u -mserver", Target::Module("server".into()), 2),
+            (
+                "python -X dev -W ignore -IB s.py -m x",
+                Target::File("s.py".into()),
+                6,
+            ),
+        ] {
+            let wanted = read_line(line).unwrap();
+            assert_eq!(wanted.what, What::Interpreter(target), "{line}");
+            assert_eq!(wanted.rest, rest, "{line}");
+        }
+    }
+
+    #[test]
+    fn paths_start_from_the_servers_own_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("pkg")).unwrap();
+        let mut command = command("uvx --from ./pkg --find-links wheels run");
+        command.cwd = Some(folder.path().to_owned());
+        let What::Python(set) = read(&command, &|_| false).unwrap().what else {
+            panic!()
+        };
+        let pkg = folder.path().canonicalize().unwrap().join("pkg");
+        assert_eq!(set.requirements, [pkg.to_str().unwrap()]);
+        assert_eq!(set.sources, [pkg]);
+        let wheels = folder.path().join("wheels");
+        assert_eq!(set.fetching, ["--find-links", wheels.to_str().unwrap()]);
+    }
+
+    #[test]
+    fn a_script_brings_its_own_needs() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("server.py");
+        let write = |more: &str| {
+            let head =
+                "#!/usr/bin/env python3\n# /// script\n# requires-python = \">=3.11\" # new\n";
+            std::fs::write(&file, format!("{head}{more}# ///\nprint()\n")).unwrap();
+        };
+        write("# dependencies = [\"mcp\"]\n");
+        let line = format!("uv run --quiet --script {} --x", file.display());
+        let wanted = read_line(&line).unwrap();
+        assert_eq!(wanted.rest, 4);
+        let What::Python(set) = wanted.what else {
+            panic!()
+        };
+        assert_eq!(
+            (set.script, set.python.as_deref()),
+            (Some(file.clone()), Some(">=3.11"))
+        );
+        assert_eq!(
+            (set.run, set.sources),
+            (Run::File(file.clone()), vec![file.clone()])
+        );
+        write("# [tool.uv]\n# index-url = \"x\"\n");
+        assert!(read_line(&line).unwrap_err().contains("[tool.uv]"));
+    }
+}

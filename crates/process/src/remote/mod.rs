@@ -14,39 +14,36 @@
 //! **A `tools/call` is sent once.** It is sent again only where no byte of it can have reached the
 //! server: the connection was never made.
 
-mod company;
-mod events;
-mod failure;
 mod http;
 mod lost;
 mod message;
-mod mirror;
 mod old_sse;
-mod outbound;
 mod pipe;
 mod streamable;
+#[cfg(test)]
+mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bridge_protocol::RawJson;
+use http::Http;
+use lost::Mark;
+use old_sse::OldSse;
+use parking_lot::{Mutex, MutexGuard};
+use pipe::{Input, Output};
 use reqwest::header::HeaderMap;
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use streamable::Streamable;
 use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::spec::{RemoteKind, RemoteSpec};
-use company::Company;
-use failure::Mark;
-use http::Http;
-use old_sse::OldSse;
-use pipe::{Input, Output};
-use streamable::Streamable;
 
-pub use company::Accompanied;
-pub use failure::Failed;
-pub use outbound::Outbound;
+pub use lost::Failed;
 
 /// Bytes that a pipe holds for a slow reader.
 const PIPE: usize = 64 * 1024;
+
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -199,5 +196,123 @@ impl Drop for RemoteHandle {
     }
 }
 
-#[cfg(test)]
-mod tests;
+// Headers of single requests: what a caller's own request brought along.
+
+/// The headers that go with requests under way, by the requests' ids.
+#[derive(Clone, Default)]
+pub struct Company(Arc<Mutex<HashMap<Box<str>, HeaderMap>>>);
+
+/// Ends the company of one request when dropped.
+pub struct Accompanied {
+    company: Company,
+    id: Box<str>,
+}
+
+impl Company {
+    /// Sends `headers` with every attempt of the request of this number, until what is returned is
+    /// dropped.
+    pub fn join(&self, number: u64, headers: HeaderMap) -> Accompanied {
+        let id: Box<str> = number.to_string().into();
+        self.lock().insert(id.clone(), headers);
+        let company = self.clone();
+        Accompanied { company, id }
+    }
+
+    /// Adds the headers of the request with this id; those that are set already stay.
+    pub fn add_to(&self, headers: &mut HeaderMap, id: Option<&str>) {
+        let known = self.lock();
+        let Some(own) = id.and_then(|id| known.get(id)) else {
+            return;
+        };
+        let free: Vec<_> = own
+            .keys()
+            .filter(|name| !headers.contains_key(*name))
+            .collect();
+        for name in free {
+            for value in own.get_all(name) {
+                let mut value = value.clone();
+                value.set_sensitive(true);
+                headers.append(name, value);
+            }
+        }
+    }
+
+    /// Whether the request with this id shows what only its own caller has: a refusal of it says nothing
+    /// about the session, which others may use.
+    pub fn has_credentials(&self, id: Option<&str>) -> bool {
+        let known = self.lock();
+        let own = id.and_then(|id| known.get(id));
+        own.is_some_and(|own| {
+            own.keys().any(|name| {
+                let kinds = ["authorization", "cookie", "jwt", "token", "key", "secret"];
+                kinds.iter().any(|kind| name.as_str().contains(kind))
+            })
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, HeaderMap>> {
+        self.0.lock()
+    }
+}
+
+impl Drop for Accompanied {
+    fn drop(&mut self) {
+        self.company.lock().remove(&self.id);
+    }
+}
+
+// How the bridge goes out: the system's certificate authorities and proxies.
+
+/// Certificate authorities and proxies. Cheap to clone.
+#[derive(Clone)]
+pub struct Outbound {
+    tls: ClientConfig,
+    /// All but tests do.
+    asks_proxies: bool,
+}
+
+impl Outbound {
+    /// Reads the system's certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name:
+    /// once, at start. `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are honoured. Where there are no
+    /// certificates, servers behind `http` still work.
+    pub fn from_environment() -> Self {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "some certificate authorities cannot be read");
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found.certs);
+        Self {
+            tls: tls(roots),
+            asks_proxies: true,
+        }
+    }
+
+    /// Trusts nobody and asks no proxy.
+    #[cfg(test)]
+    pub fn direct() -> Self {
+        Self {
+            tls: tls(RootCertStore::empty()),
+            asks_proxies: false,
+        }
+    }
+
+    /// A client builder with these.
+    pub fn builder(&self) -> reqwest::ClientBuilder {
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(self.tls.clone());
+        if self.asks_proxies {
+            builder
+        } else {
+            builder.no_proxy()
+        }
+    }
+}
+
+fn tls(roots: RootCertStore) -> ClientConfig {
+    // The provider is named here, since a process-wide one would be a global.
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring offers the versions that rustls has by default")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}

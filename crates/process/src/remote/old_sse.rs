@@ -17,11 +17,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    events::Events,
-    failure::Failure,
-    http::{Content, Http, Resend, content},
+    http::{Content, Events, Http, Resend, content},
     lost,
-    message::{self, Outgoing},
+    lost::Failure,
+    message,
+    message::Outgoing,
     pipe::{Flights, Input, Landed, Output, wind_up},
     streamable::Refused,
 };

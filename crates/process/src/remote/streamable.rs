@@ -8,9 +8,12 @@
 //! ```
 //! What counts as "the session is lost" says `lost.rs`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bridge_protocol::{header_name, method, sse::Cursor, utf8};
@@ -24,17 +27,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     ToolSchema,
-    events::Events,
-    failure::Failure,
-    http::{Content, Http, Resend, content},
+    http::{Content, Events, Http, Resend, content},
     lost,
-    message::{self, Kind, Outgoing},
-    mirror::mirror,
+    lost::Failure,
+    message,
+    message::{Kind, Outgoing, mirror},
     pipe::{Flights, Input, Landed, Output, wind_up},
 };
-
-mod answer;
-mod listen;
 
 /// Bytes that are read of a refusal.
 const REFUSAL: usize = 256 * 1024;
@@ -315,4 +314,254 @@ enum Refusal {
     /// The server's own error, as a line.
     Rpc(Bytes),
     Failure(Failure),
+}
+
+// The answer to one POST, and how it goes on elsewhere when its stream breaks.
+
+/// After the answer the server should end the stream; then the connection can be used again.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// Attempts in a row to take a broken stream up again.
+const RESUMPTIONS: u32 = 5;
+
+/// What came of a stream.
+enum End {
+    /// With the answer.
+    Answered,
+    /// It ended, or broke.
+    Open(Failure),
+}
+
+impl Streamable {
+    /// Passes on what the server sends, until the request has its answer.
+    async fn answer(
+        &self,
+        response: Response,
+        message: &Outgoing,
+        id: &str,
+    ) -> Result<(), Failure> {
+        let opens = message.method() == Some(method::INITIALIZE) && message.modern.is_none();
+        if opens {
+            let mut session = response.headers().get(header_name::SESSION_ID).cloned();
+            if let Some(id) = &mut session {
+                id.set_sensitive(true);
+            }
+            self.settle(|settled| settled.id = session);
+        }
+        let question = Question {
+            id,
+            opens,
+            in_session: self.is_in_session(message),
+        };
+        match content(&response) {
+            Content::Json => {
+                let body = self.http.body(response, self.http.limit()).await?;
+                let body = message::addressed(utf8(body), id);
+                if self.pass(body.into(), &question).await? {
+                    Ok(())
+                } else {
+                    Err(Failure::Unanswered)
+                }
+            }
+            Content::Events => self.follow(response, message, &question).await,
+            // No server says "accepted" to a request and means it.
+            Content::Other if response.status() == reqwest::StatusCode::ACCEPTED => {
+                Err(Failure::Unanswered)
+            }
+            Content::Other => Err(Failure::NotMcp),
+        }
+    }
+
+    async fn follow(
+        &self,
+        response: Response,
+        message: &Outgoing,
+        question: &Question<'_>,
+    ) -> Result<(), Failure> {
+        // News may be hours away.
+        let waits_for_news = message.method() == Some(method::LISTEN);
+        let idle = (!waits_for_news).then_some(self.http.idle());
+        let limit = self.http.limit();
+        let mut events = Events::new(response, limit, idle, Cursor::default());
+        loop {
+            let failure = match self.drain(&mut events, question).await {
+                End::Answered => return Ok(()),
+                End::Open(failure) => failure,
+            };
+            let cursor = events.cursor();
+            let may_resume = matches!(failure, Failure::Broken(_) | Failure::Unanswered);
+            if message.modern.is_some() || cursor.last_id.is_none() || !may_resume {
+                return Err(failure);
+            }
+            let response = self.resume(&cursor, failure).await?;
+            events = Events::new(response, limit, idle, cursor);
+        }
+    }
+
+    async fn drain(&self, events: &mut Events, question: &Question<'_>) -> End {
+        loop {
+            match events.message().await {
+                Ok(Some(data)) => match self.pass(data, question).await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(failure) => return End::Open(failure),
+                },
+                Ok(None) => return End::Open(Failure::Unanswered),
+                Err(failure) => return End::Open(failure),
+            }
+        }
+        let rest = async {
+            while let Ok(Some(data)) = events.message().await {
+                self.output.line(message::line(data)).await;
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, rest).await;
+        End::Answered
+    }
+
+    /// Takes the stream up again after its last event; `failure` is why it has to be.
+    async fn resume(&self, cursor: &Cursor, failure: Failure) -> Result<Response, Failure> {
+        let mut attempt = 0;
+        loop {
+            tokio::time::sleep(reconnect_pause(cursor, attempt)).await;
+            attempt += 1;
+            match self.open_stream(cursor).await {
+                Ok(response) => return Ok(response),
+                // It had taken the request before.
+                Err(Failure::SessionLost) => return Err(Failure::SessionBroken),
+                Err(refused) if is_final_failure(&refused) => return Err(failure),
+                Err(_) if attempt >= RESUMPTIONS => return Err(failure),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Passes on one message; true if it is the answer. An answer that only says that the session is lost
+    /// is a failure.
+    async fn pass(&self, data: Vec<u8>, question: &Question<'_>) -> Result<bool, Failure> {
+        let is_answer = message::answers(&data, question.id);
+        if is_answer && question.in_session && lost::by_answer(&data, question.id) {
+            return Err(Failure::SessionLost);
+        }
+        if is_answer && question.opens {
+            // Before the bridge hears of it: its next message has to carry the revision.
+            let version = message::negotiated(&data, question.id);
+            let version = version.and_then(|version| HeaderValue::try_from(version).ok());
+            self.settle(|session| session.version = version);
+        }
+        self.output.line(message::line(data)).await;
+        Ok(is_answer)
+    }
+}
+
+struct Question<'a> {
+    id: &'a str,
+    opens: bool,
+    in_session: bool,
+}
+
+// The session's own stream: what the server says without being asked.
+
+/// The pause where the server names none.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Between connections, whatever the server says.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+const LONGEST: Duration = Duration::from_secs(60);
+
+impl Streamable {
+    /// Passes on what comes, over as many connections as it takes. Returns where the server offers
+    /// no stream, or none that can be read.
+    async fn listen(&self) {
+        let mut cursor = Cursor::default();
+        let mut failures = 0;
+        loop {
+            let failure = match self.open_stream(&cursor).await {
+                Ok(response) => {
+                    let mut events = Events::new(response, self.http.limit(), None, cursor);
+                    let end = self.pass_all(&mut events).await;
+                    cursor = events.cursor();
+                    // A server that hangs up on everybody is asked ever more rarely.
+                    failures = if events.heard() { 0 } else { failures + 1 };
+                    end.err()
+                }
+                Err(failure) => {
+                    failures += 1;
+                    Some(failure)
+                }
+            };
+            if let Some(failure) = failure.filter(is_final_failure) {
+                tracing::debug!(origin = self.http.origin(), %failure, "no stream of news");
+                return self.note(&failure);
+            }
+            tokio::time::sleep(reconnect_pause(&cursor, failures)).await;
+        }
+    }
+
+    async fn pass_all(&self, events: &mut Events) -> Result<(), Failure> {
+        while let Some(data) = events.message().await? {
+            self.output.line(message::line(data)).await;
+        }
+        Ok(())
+    }
+
+    /// Opens the session's stream, or takes one up again after its last event.
+    async fn open_stream(&self, cursor: &Cursor) -> Result<Response, Failure> {
+        let mut headers = self.session_headers();
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let last = cursor.last_id.as_ref();
+        if let Some(last) = last.and_then(|id| HeaderValue::from_maybe_shared(id.clone()).ok()) {
+            headers.insert("last-event-id", last);
+        }
+        let url = &self.http.url;
+        let sent = self
+            .http
+            .send(Method::GET, url, headers, Bytes::new(), Resend::Once);
+        let response = sent.await?;
+        match response.status() {
+            status if !status.is_success() => {
+                let limit = REFUSAL.min(self.http.limit());
+                let body = self.http.body(response, limit).await.unwrap_or_default();
+                let error = message::rpc_error(&body, None);
+                let lost = lost::by_refusal(status, &body, error.as_ref());
+                Err(if lost && self.session().id.is_some() {
+                    Failure::SessionLost
+                } else {
+                    Failure::Status(status)
+                })
+            }
+            _ if content(&response) != Content::Events => Err(Failure::NotMcp),
+            _ => Ok(response),
+        }
+    }
+}
+
+/// Whether asking again would bring nothing else.
+fn is_final_failure(failure: &Failure) -> bool {
+    match failure {
+        Failure::Status(status) => {
+            let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+            (status.is_client_error() && !later.contains(status))
+                || *status == StatusCode::NOT_IMPLEMENTED
+        }
+        Failure::Redirect(_)
+        | Failure::TooLarge(_)
+        | Failure::NotMcp
+        | Failure::SessionLost
+        | Failure::SessionBroken
+        | Failure::Unauthorized
+        | Failure::NoEndpoint => true,
+        Failure::Unreachable(_)
+        | Failure::ConnectTimeout
+        | Failure::Broken(_)
+        | Failure::Silent(_)
+        | Failure::Unanswered => false,
+    }
+}
+
+/// The server's pause, or ours, doubled with every failure in a row.
+fn reconnect_pause(cursor: &Cursor, failures: u32) -> Duration {
+    let first = cursor.retry.unwrap_or(PAUSE).max(SHORTEST);
+    first.saturating_mul(1 << failures.min(6)).min(LONGEST)
 }

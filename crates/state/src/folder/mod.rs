@@ -4,7 +4,6 @@ mod blobs;
 mod catalog;
 mod chats;
 mod clock;
-mod commit;
 mod files;
 mod instance;
 mod lease;
@@ -15,8 +14,10 @@ mod sweep;
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::{self, DirBuilder, Permissions},
-    io::{self, Write as _},
+    fs,
+    fs::{DirBuilder, Permissions},
+    io,
+    io::Write as _,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
@@ -24,25 +25,23 @@ use std::{
 };
 
 use bridge_model::{JobId, LinkToken};
+use clock::{Clock, Doubt, Moment};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustix::fs::{Access, StatVfs, access, statvfs};
 use uuid::Uuid;
 
-use self::clock::{Clock, Doubt, Moment};
-pub use self::{
-    blobs::{Blob, BlobId, OpenBlob, StagedFile, Stamp},
-    chats::{ChatSummary, Held, NewChat, SessionSummary},
-    commit::{CallEnd, CallOutcome, Done},
-    files::read_within,
-    instance::{Instance, InstanceId, Membership, Others, Peer},
-    lease::{Holder, Lease, LeaseError},
-    links::{Artifact, GoneReason, Link},
-    record::{JobStatus, JournalEntry, JournalMode, LiveSession, Metadata, PrincipalHash},
-    remove::remove_tree,
-    sweep::{DiskUsage, GcReport, Swept},
-};
 use crate::error::{StoreError, is_absent, is_disk_full};
+
+pub use blobs::{Blob, BlobId, OpenBlob, StagedFile, Stamp};
+pub use chats::{CallEnd, CallOutcome, ChatSummary, Done, Held, NewChat, SessionSummary};
+pub use files::read_within;
+pub use instance::{Instance, InstanceId, Membership, Others, Peer};
+pub use lease::{Holder, Lease, LeaseError};
+pub use links::{Artifact, GoneReason, Link};
+pub use record::{JobStatus, JournalEntry, JournalMode, LiveSession, Metadata, PrincipalHash};
+pub use remove::remove_tree;
+pub use sweep::{DiskUsage, GcReport, Swept};
 
 /// The jobs folder of this process. Dropping it ends the instance: its leases are then stale.
 #[derive(Debug)]

@@ -1,19 +1,29 @@
 //! One connection of Open WebUI for each server of a config.
 
+use std::time::Duration;
+
 use bridge_openapi::path_segment;
+use bridge_process::remote::Outbound;
 use clap::{Args, ValueEnum};
+use reqwest::{
+    Client, Method, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+    redirect::Policy,
+};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use url::Url;
 
-use super::{
-    grants::{Directory, Grant, grants},
-    marker::{self, Marker},
-};
+use super::{Directory, Grant, Marker, grants};
 use crate::{
     catalog,
-    cli::{Failure, SettingsArgs, local::open_store, text::warn},
-    config::{self, BaseUrl, KeyRing, Loaded, Secret, ServerSpec, Settings},
+    cli::{
+        Failure, SettingsArgs,
+        local::open_store,
+        openwebui,
+        output::{one_line, warn},
+    },
+    config,
+    config::{BaseUrl, KeyRing, Loaded, Secret, ServerSpec, Settings},
 };
 
 /// The protocol of a connection.
@@ -186,8 +196,8 @@ impl Maker {
         let marker = Marker {
             owner: self.args.owner.clone(),
             server: server.to_owned(),
-            grants: marker::grants_digest(&connection),
-            info: marker::info_digest(&connection),
+            grants: openwebui::grants_digest(&connection),
+            info: openwebui::info_digest(&connection),
         };
         connection["headers"] = Value::Object(self.headers(&marker));
         connection
@@ -197,7 +207,7 @@ impl Maker {
     /// itself; groups it never does.
     fn headers(&self, marker: &Marker) -> Map<String, Value> {
         let mut headers = Map::new();
-        headers.insert(marker::HEADER.to_owned(), marker.to_string().into());
+        headers.insert(openwebui::HEADER.to_owned(), marker.to_string().into());
         if let Some(key) = self.key.as_ref().filter(|_| self.args.session) {
             headers.insert(KEY_HEADER.to_owned(), key.expose().into());
         }
@@ -231,12 +241,13 @@ impl Maker {
             &names.user_role,
         ];
         let known = known.into_iter().map(ToString::to_string);
-        let own = [marker::HEADER, KEY_HEADER].map(str::to_ascii_lowercase);
+        let own = [openwebui::HEADER, KEY_HEADER].map(str::to_ascii_lowercase);
         known.chain(own).collect()
     }
 }
 
 const KEY_HEADER: &str = "X-MCPO-Key";
+
 const SPEC: &str = "openapi.json";
 
 /// As Open WebUI writes its own headers: two spellings of one header would be sent as two.
@@ -322,8 +333,151 @@ fn description(spec: &ServerSpec) -> &str {
 
 /// Whether two URLs lead to the same scheme, host and port.
 pub fn same_origin(one: &str, other: &str) -> bool {
-    let origin = |url: &str| Url::parse(url).ok().map(|url| url.origin());
+    let origin = |url: &str| url::Url::parse(url).ok().map(|url| url.origin());
     origin(one).is_some_and(|one| Some(one) == origin(other))
+}
+
+// Open WebUI's API for administrators: its connections, users and groups.
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A change makes Open WebUI fetch every document before it answers.
+const ANSWER: Duration = Duration::from_secs(120);
+
+const CONNECTIONS: &str = "api/v1/configs/tool_servers";
+
+/// One Open WebUI.
+pub struct Admin {
+    client: Client,
+    url: reqwest::Url,
+    bearer: HeaderValue,
+}
+
+impl Admin {
+    /// Nothing is sent yet.
+    pub fn new(url: &str, key: &Secret) -> Result<Self, Failure> {
+        let parsed = reqwest::Url::parse(url).ok();
+        let http = parsed.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let Some(mut url) = http else {
+            return Err(Failure::usage(
+                "--url: expected the URL of Open WebUI, such as http://open-webui:8080",
+            ));
+        };
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        let bearer = HeaderValue::try_from(format!("Bearer {}", key.expose()));
+        let mut bearer = bearer.map_err(|_| {
+            Failure::usage("--admin-key: contains characters that are not allowed in a key")
+        })?;
+        bearer.set_sensitive(true);
+        let client = Outbound::from_environment().builder();
+        let client = client.connect_timeout(CONNECT).timeout(ANSWER);
+        // The key goes where it was meant to go, and nowhere else.
+        let client = client.redirect(Policy::none()).build();
+        let client = client
+            .map_err(|error| Failure::failed(format!("cannot create an HTTP client: {error}")))?;
+        Ok(Self {
+            client,
+            url,
+            bearer,
+        })
+    }
+
+    /// All connections to tool servers.
+    pub async fn connections(&self) -> Result<Vec<Value>, Failure> {
+        let mut answer = self.ask(Method::GET, CONNECTIONS, None).await?;
+        match answer["TOOL_SERVER_CONNECTIONS"].take() {
+            Value::Array(connections) => Ok(connections),
+            Value::Null if answer.is_object() => Ok(Vec::new()),
+            _ => Err(self.strange()),
+        }
+    }
+
+    /// Puts these in their place.
+    pub async fn set_connections(&self, connections: &[Value]) -> Result<(), Failure> {
+        let body = json!({ "TOOL_SERVER_CONNECTIONS": connections });
+        self.ask(Method::POST, CONNECTIONS, Some(&body)).await?;
+        Ok(())
+    }
+
+    /// Who there is.
+    pub async fn directory(&self) -> Result<Directory, Failure> {
+        let users = self.ask(Method::GET, "api/v1/users/all", None).await?;
+        let groups = self.ask(Method::GET, "api/v1/groups/", None).await?;
+        let users = users["users"].as_array().ok_or_else(|| self.strange())?;
+        let groups = groups.as_array().ok_or_else(|| self.strange())?;
+        let pairs = |list: &[Value], key: &str| {
+            let pair = |item: &Value| {
+                let text = |key: &str| item[key].as_str().map(str::to_owned);
+                Some((text("id")?, text(key)?))
+            };
+            list.iter().filter_map(pair).collect()
+        };
+        Ok(Directory {
+            users: pairs(users, "email"),
+            groups: pairs(groups, "name"),
+        })
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
+        let url = self.url.join(path).map_err(Failure::failed)?;
+        let mut request = self.client.request(method, url.clone());
+        request = request.header(AUTHORIZATION, self.bearer.clone());
+        if let Some(body) = body {
+            request = request
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.to_string());
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let text = response
+            .text()
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let answer: Result<Value, _> = serde_json::from_str(&text);
+        let said = answer
+            .as_ref()
+            .ok()
+            .and_then(|answer| answer["detail"].as_str());
+        let said = said.map_or_else(String::new, |said| format!(": {}", one_line(said, 200)));
+        match (status, answer) {
+            (status, Ok(answer)) if status.is_success() => Ok(answer),
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(Failure::failed(format!(
+                "{} rejected the admin key ({status}{said}); set --admin-key-file to the API key or token \
+                 of an administrator",
+                self.url
+            ))),
+            (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _) => Err(self.strange()),
+            // Open WebUI answers paths that it does not know with its page.
+            (status, _) if status.is_success() => Err(self.strange()),
+            (status, _) => Err(Failure::failed(format!("{url} returned {status}{said}"))),
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let mut why: &dyn std::error::Error = error;
+        while let Some(source) = why.source() {
+            why = source;
+        }
+        Failure::failed(format!("cannot reach {}: {why}", self.url))
+    }
+
+    fn strange(&self) -> Failure {
+        Failure::failed(format!(
+            "{} does not respond like Open WebUI 0.12 at /{CONNECTIONS}; check the URL and the version of \
+             Open WebUI",
+            self.url
+        ))
+    }
 }
 
 #[cfg(test)]

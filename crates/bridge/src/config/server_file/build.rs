@@ -11,10 +11,9 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::{
+    Path,
     interpolate::{Lookup, interpolate},
-    keys::nearest,
-    path::Path,
-    schema::{BeforeEndEntry, ForwardingEntry, ServerEntry},
+    schema::{BeforeEndEntry, ForwardingEntry, ServerEntry, nearest},
 };
 use crate::config::{
     BeforeEnd, Fault, HeaderForwarding, Mode, Remembered, ServerSpec, Settings, Transport,
@@ -75,7 +74,7 @@ impl Builder<'_> {
             (false, false) => {
                 let meant = |key: &str| {
                     let url =
-                        super::keys::elsewhere(key).is_some_and(|what| what.ends_with(" url"));
+                        super::schema::elsewhere(key).is_some_and(|what| what.ends_with(" url"));
                     let near = || nearest(key, ["command", "url"].into_iter());
                     url.then_some("url").or_else(near)
                 };

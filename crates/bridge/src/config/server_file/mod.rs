@@ -3,28 +3,27 @@
 //! Reading goes text → value (no key twice) → schema (types and ranges) → keys (comments,
 //! spellings) → references → specs. Each step adds its faults; a good file has none of them.
 
-use std::{collections::BTreeSet, path::Path as FilePath, sync::Arc};
+mod build;
+mod interpolate;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, fmt, path::Path as FilePath, sync::Arc, time::Duration};
 
 use bridge_model::ServerName;
+use bridge_process::{CommandSpec, USER_PLACEHOLDERS, asks_for_user};
+use build::Builder;
 use indexmap::IndexMap;
+use interpolate::Lookup;
+use schema::AllowEntry;
 use serde_json::{Map, Value};
 
-use super::{Fault, Faults, RESERVED_NAMES, ServerSpec, Settings, read_bounded};
-use build::Builder;
-use interpolate::Lookup;
-use path::Path;
+use super::{
+    Allow, FILES_SERVER, Fault, Faults, Launch, Mode, OWN_PROGRAM, RESERVED_NAMES, Remembered,
+    ServerSpec, Settings, Transport, WorkspaceScope, read_bounded,
+};
 
-mod build;
-mod builtin;
-mod interpolate;
-mod json_text;
-mod keys;
-mod path;
-mod schema;
-mod shape;
-mod users;
-
-pub use builtin::LINK_FIELD;
 pub use schema::json_schema;
 
 /// A file that was read, checked and found good.
@@ -99,7 +98,7 @@ fn load_bytes(bytes: &[u8], origin: String, settings: &Settings) -> Result<Loade
 }
 
 fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec<Fault>> {
-    let parsed = json_text::parse(bytes).map_err(|error| {
+    let parsed = interpolate::parse(bytes).map_err(|error| {
         let problem = format!("not JSON: {error}");
         let fix = "JSON has no trailing commas and no comments, but keys that begin with // are \
                    ignored";
@@ -112,12 +111,12 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
     let mut faults: Vec<Fault> = parsed.duplicates.into_iter().map(twice).collect();
     let mut document = parsed.value;
     if let Value::Object(root) = &mut document {
-        keys::drop_comments(root);
+        schema::drop_comments(root);
         root.shift_remove("$schema");
         faults.extend(missing_servers(root));
     }
     let disabled = disabled(&document);
-    let shape = shape::faults(&document).into_iter().filter(|fault| {
+    let shape = schema::faults(&document).into_iter().filter(|fault| {
         // That there are no servers is told above, in better words.
         let root = fault.place.is_empty() && document.is_object();
         !root
@@ -131,9 +130,9 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
     };
     let named = root
         .get("mcpServers")
-        .is_some_and(|servers| servers.get(builtin::FILES).is_some());
+        .is_some_and(|servers| servers.get(FILES).is_some());
     let mut loaded = build(root, &disabled, faults, settings, lookup)?;
-    builtin::add(&mut loaded, settings, named);
+    add_files_server(&mut loaded, settings, named);
     Ok(loaded)
 }
 
@@ -144,7 +143,7 @@ fn build(
     settings: &Settings,
     lookup: Lookup,
 ) -> Result<Loaded, Vec<Fault>> {
-    let mut warnings = keys::unknown(&root, &Path::root(), &["mcpServers"]);
+    let mut warnings = schema::unknown(&root, &Path::root(), &["mcpServers"]);
     let Some(Value::Object(entries)) = root.shift_remove("mcpServers") else {
         return Err(faults);
     };
@@ -188,7 +187,7 @@ fn server(
 ) -> Option<ServerSpec> {
     let path = Path::server(name);
     let well_shaped = !misshapen.iter().any(|place| path.holds(place));
-    let double = keys::normalise(&mut keys, &path);
+    let double = schema::normalise(&mut keys, &path);
     builder.faults.extend(double);
     warn(builder, name, &keys, &path, known);
     match name.parse() {
@@ -204,7 +203,7 @@ fn server(
 }
 
 fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Path, known: &[&str]) {
-    let unknown = keys::unknown(keys, path, known);
+    let unknown = schema::unknown(keys, path, known);
     builder.warnings.extend(unknown);
     let nested: [(&str, &[&str]); 3] = [
         ("allow", &["users", "groups", "roles", "keys"]),
@@ -216,7 +215,7 @@ fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Pat
     ];
     for (key, names) in nested {
         if let Some(Value::Object(inner)) = keys.get(key) {
-            let unknown = keys::unknown(inner, &path.key(key), names);
+            let unknown = schema::unknown(inner, &path.key(key), names);
             builder.warnings.extend(unknown);
         }
     }
@@ -255,7 +254,7 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
         return None;
     }
     let names = ["mcpServers", "servers"];
-    let close = |key: &str| keys::nearest(key, names.into_iter()).is_some();
+    let close = |key: &str| schema::nearest(key, names.into_iter()).is_some();
     // VS Code's, Zed's, Codex's and Amp's settings.
     let other = |key: &str| {
         matches!(
@@ -281,5 +280,218 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
     Some(Fault::new("mcpServers", "it is missing", fix))
 }
 
+// Whom a server is there for, and what it is told of them.
+
+impl Builder<'_> {
+    /// The lists of `allow`; a fault where they name nobody.
+    fn allow(&mut self, entry: AllowEntry, path: &Path) -> Option<Allow> {
+        let path = path.key("allow");
+        let list = |list: Option<Vec<String>>| list.unwrap_or_default();
+        let (users, groups) = (list(entry.users), list(entry.groups));
+        let (roles, keys) = (list(entry.roles), list(entry.keys));
+        let mut named = [&users, &groups, &roles, &keys].into_iter().flatten();
+        if named.clone().next().is_none() {
+            let fix = r#"name somebody, such as "groups": ["sales"], or switch the server off with "disabled": true"#;
+            self.fault(path, "it names nobody", fix);
+            return None;
+        }
+        if named.any(|name| name.trim().is_empty()) {
+            self.fault(path, "a name in it is empty", "remove it");
+            return None;
+        }
+        self.warn_of_allow(&keys, &path);
+        Some(Allow::new(&users, &groups, &roles, &keys))
+    }
+
+    fn warn_of_allow(&mut self, keys: &[String], path: &Path) {
+        let access = &self.settings.access;
+        let known = |key: &&String| access.keys.names().any(|name| name == key.trim());
+        let strange: Vec<_> = keys.iter().filter(|key| !known(key)).collect();
+        for key in strange {
+            let path = path.key("keys");
+            self.warnings
+                .push(format!("{path}: there is no API key named {key:?}"));
+        }
+        let proof = !access.keys.is_empty() || access.jwt_secret.is_some();
+        if !proof && access.trusted_proxies.is_empty() {
+            self.warnings.push(format!(
+                "{path}: nobody gets in, because nobody can prove who he is: set MCPO_API_KEY for \
+                 Open WebUI"
+            ));
+        }
+    }
+
+    /// Of the user only variables and headers are made, of servers that work for one user at a
+    /// time: arguments show in the list of processes, and could be taken for options.
+    fn check_placeholders(&mut self, spec: &ServerSpec, path: &Path) {
+        let mut public: Vec<(Path, &str)> = Vec::new();
+        let mut private: Vec<(Path, &str)> = Vec::new();
+        let cwd;
+        match &spec.transport {
+            Transport::Stdio(command) => {
+                public.push((path.key("command"), &command.program));
+                let args = command.args.iter().enumerate();
+                public.extend(args.map(|(at, arg)| (path.key("args").index(at), &**arg)));
+                if let Some(given) = &command.cwd {
+                    cwd = given.to_string_lossy();
+                    public.push((path.key("cwd"), &cwd));
+                }
+                let env = command.env.iter();
+                private.extend(env.map(|(name, value)| (path.key("env").key(name), &**value)));
+            }
+            Transport::Remote(remote) => {
+                public.push((path.key("url"), remote.url.as_str()));
+                let headers = remote.headers.iter();
+                private
+                    .extend(headers.map(|(name, value)| (path.key("headers").key(name), &**value)));
+            }
+        }
+        let all = USER_PLACEHOLDERS.join(", ");
+        // A URL has its braces encoded.
+        let asks = |text: &str| {
+            asks_for_user(text) || asks_for_user(&text.replace("%7B", "{").replace("%7D", "}"))
+        };
+        for (place, _) in public.into_iter().filter(|(_, text)| asks(text)) {
+            let fix = "put it into env (of a url: into headers), where other processes and logs do \
+                       not show it";
+            self.fault(place, format!("{all} are not replaced here"), fix);
+        }
+        if spec.mode != Mode::Shared {
+            return;
+        }
+        for (place, _) in private.into_iter().filter(|(_, text)| asks_for_user(text)) {
+            let problem = "a shared server works for everybody at once, so there is no one user";
+            let fix = r#"set "mode" to "stateful" or "stateless", or remove it"#;
+            self.fault(place, problem, fix);
+        }
+    }
+}
+
+// A place in the file, as people write it: `mcpServers.excel.args[2]`.
+
+/// A path of keys and indexes. Keys that would be misread are put into `["…"]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Path(String);
+
+impl Path {
+    fn root() -> Self {
+        Self(String::new())
+    }
+
+    fn server(name: &str) -> Self {
+        Self("mcpServers".into()).key(name)
+    }
+
+    fn key(&self, key: &str) -> Self {
+        let plain = |c: char| !c.is_control() && !c.is_whitespace() && !".[]\"".contains(c);
+        if key.is_empty() || !key.chars().all(plain) {
+            return Self(format!("{}[{key:?}]", self.0));
+        }
+        let dot = if self.0.is_empty() { "" } else { "." };
+        Self(format!("{}{dot}{key}", self.0))
+    }
+
+    /// Whether `place` is this place or one within it.
+    fn holds(&self, place: &str) -> bool {
+        let rest = place.strip_prefix(&self.0);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    }
+
+    fn index(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Path> for String {
+    fn from(path: Path) -> Self {
+        path.0
+    }
+}
+
+// The server that every bridge has, unless it is turned off or the file has one of its name.
+
+/// Its name.
+const FILES: &str = "files";
+
+/// The field of its answers that names a file to link.
+pub const LINK_FIELD: &str = "file";
+
+/// It holds nothing, and starts in milliseconds.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Adds it behind the file's servers. `named`: the file has an entry of its name, be it disabled.
+fn add_files_server(loaded: &mut Loaded, settings: &Settings, named: bool) {
+    let on = settings.files.server && settings.stateful.enabled;
+    let Some(name) = FILES.parse::<ServerName>().ok().filter(|_| on && !named) else {
+        return;
+    };
+    let spec = Arc::new(files(name, settings));
+    loaded.servers.insert(spec.name.clone(), spec);
+}
+
+fn files(name: ServerName, settings: &Settings) -> ServerSpec {
+    ServerSpec {
+        name,
+        transport: Transport::Stdio(CommandSpec {
+            program: OWN_PROGRAM.into(),
+            args: vec![FILES_SERVER.into()],
+            env: IndexMap::new(),
+            cwd: None,
+        }),
+        mode: Mode::Stateful,
+        workspace: WorkspaceScope::Chat,
+        idle_timeout: IDLE.min(settings.stateful.default_idle_timeout),
+        timeout: settings.limits.timeout,
+        max_processes_per_chat: 1,
+        concurrency: None,
+        enabled_tools: None,
+        disabled_tools: Vec::new(),
+        session_lists: false,
+        usage_guide: None,
+        post_instruction: None,
+        embed: Vec::new(),
+        file_path_fields: vec![LINK_FIELD.into()],
+        resolve_path_fields: Vec::new(),
+        resolve_uri_fields: Vec::new(),
+        before_end: None,
+        forwarding: None,
+        allow: None,
+        remembered: Remembered::default(),
+        install: false,
+        launch: Launch::Exec,
+        // It is ready in no time.
+        pool: Some(0),
+    }
+}
+
 #[cfg(test)]
-mod tests;
+mod path_tests {
+    use super::*;
+
+    #[test]
+    fn a_place_holds_itself_and_what_is_in_it() {
+        let path = Path::server("a");
+        for inner in [
+            path.clone(),
+            path.key("env"),
+            path.key("x.y"),
+            path.index(0),
+        ] {
+            assert!(path.holds(&inner.to_string()), "{inner}");
+        }
+        assert!(!path.holds("mcpServers.ab") && !path.holds("mcpServers"));
+    }
+
+    #[test]
+    fn odd_keys_stay_readable() {
+        let path = Path::server("a.b").key("env").key("").key("X").index(3);
+        assert_eq!(path.to_string(), r#"mcpServers["a.b"].env[""].X[3]"#);
+        assert_eq!(Path::server("日本").to_string(), "mcpServers.日本");
+    }
+}

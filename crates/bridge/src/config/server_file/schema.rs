@@ -1,11 +1,15 @@
 //! The shape of `mcp-servers.json`. These doc comments are what editors show beside a key.
 
+use std::collections::BTreeSet;
+
 use indexmap::IndexMap;
+use jsonschema::paths::LocationSegment;
 use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Embed, Launch, Mode, WorkspaceScope};
+use super::Path;
+use crate::config::{Embed, Fault, Launch, Mode, WorkspaceScope};
 
 /// The servers that mcpo-bridge runs: the file that Claude Desktop and mcpo use, with some more
 /// keys. In `command`, `args`, `env`, `cwd`, `url` and `headers`, `${VAR}`, `${VAR:-default}` and
@@ -239,6 +243,254 @@ fn tidy(schema: &mut Value) {
     }
 }
 
+// Wrong types and ranges: the JSON Schema finds them, this file says them in words.
+
+/// One fault for each place where the document differs from the schema.
+pub(super) fn faults(document: &Value) -> Vec<Fault> {
+    let validator = match jsonschema::validator_for(&json_schema()) {
+        Ok(validator) => validator,
+        Err(error) => panic!("our own schema compiles: {error}"),
+    };
+    let mut seen = BTreeSet::new();
+    let errors = validator.iter_errors(document);
+    errors
+        .filter(|error| seen.insert(error.instance_path().as_str().to_owned()))
+        .map(|error| fault(error.instance_path().segments(), error.instance()))
+        .collect()
+}
+
+fn fault<'a>(segments: impl Iterator<Item = LocationSegment<'a>>, value: &Value) -> Fault {
+    let mut path = Path::root();
+    let mut keys = Vec::new();
+    for segment in segments {
+        path = match &segment {
+            LocationSegment::Property(key) => path.key(key),
+            LocationSegment::Index(index) => path.index(*index),
+        };
+        keys.push(segment.to_string());
+    }
+    let expected = match keys.as_slice() {
+        [] => Expected::hidden(r#"an object: {"mcpServers": {…}}"#),
+        [_] => Expected::hidden(r#"an object with the servers: {"excel": {"command": …}}"#),
+        [_, _] => Expected::hidden(r#"an object: {"command": …} or {"url": …}"#),
+        [_, _, key, ..] => expected(key),
+    };
+    let fault = Fault::new(
+        path,
+        format!("{} is not what belongs here", describe(value)),
+        format!("write {}", expected.what),
+    );
+    let scalar = !value.is_object() && !value.is_array();
+    if expected.shown && scalar {
+        fault.with_value(value)
+    } else {
+        fault
+    }
+}
+
+struct Expected {
+    what: &'static str,
+    /// The value can hold no secret.
+    shown: bool,
+}
+
+impl Expected {
+    fn hidden(what: &'static str) -> Self {
+        Self { what, shown: false }
+    }
+
+    fn shown(what: &'static str) -> Self {
+        Self { what, shown: true }
+    }
+}
+
+fn expected(key: &str) -> Expected {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
+    match alias.map_or(key, |(_, key)| key) {
+        "command" => {
+            Expected::shown(r#"the program alone, as a string; the rest goes into "args""#)
+        }
+        "args" => Expected::hidden(r#"a list of strings: ["--port", "8080"]"#),
+        "env" | "headers" => Expected::hidden(r#"an object of strings, numbers in quotes: "8080""#),
+        "cwd" => Expected::shown("a folder, as a string"),
+        "url" => Expected::hidden("an http or https URL, as a string"),
+        "type" => Expected::shown(r#"one of "stdio", "streamable-http", "sse""#),
+        "mode" => Expected::shown(r#"one of "stateful", "stateless", "shared""#),
+        "workspace" => Expected::shown(r#""chat" or "own""#),
+        "idle_timeout" | "timeout" => Expected::shown(
+            "a number of seconds without quotes, more than 0 and at most 86400; other clients' \
+                 files have milliseconds",
+        ),
+        "max_processes_per_chat" | "concurrency" => {
+            Expected::shown("a whole number without quotes, from 1 to 1000")
+        }
+        "pool" => Expected::shown("a whole number without quotes, from 0 to 1000"),
+        "disabled" | "enabled" | "install" | "session_lists" => {
+            Expected::shown("true or false, without quotes")
+        }
+        "launch" => Expected::shown(r#"one of "auto", "exec", "fork""#),
+        "usage_guide" | "post_instruction" => Expected::shown("a string"),
+        "enabledTools" | "disabledTools" => {
+            Expected::shown(r#"a list of tool names: ["read_sheet", "write_sheet"]"#)
+        }
+        "file_path_fields" | "resolve_path_fields" | "resolve_uri_fields" => {
+            Expected::shown(r#"a list of field names: ["file_path"]"#)
+        }
+        "embed" => Expected::shown(r#"a list of "image" and "html""#),
+        "before_end" => {
+            Expected::shown(r#"an object: {"tool": "save", "arguments": {"name": "backup"}}"#)
+        }
+        "client_header_forwarding" => Expected::hidden(
+            r#"an object: {"enabled": true, "whitelist": ["X-Tenant-*"], "blacklist": []}"#,
+        ),
+        "allow" => Expected::hidden(
+            r#"an object of lists: {"users": ["ann@example.com"], "groups": ["sales"], "roles": ["admin"]}"#,
+        ),
+        "oauth" => Expected::hidden("an object, as mcpo has it"),
+        _ => Expected::hidden("what docs/mcp-servers.schema.json says"),
+    }
+}
+
+/// The kind of a value, without the value.
+fn describe(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a true or false",
+        Value::Number(_) => "this number",
+        Value::String(text) if text.is_empty() => "an empty string",
+        Value::String(_) => "this string",
+        Value::Array(_) => "this list",
+        Value::Object(_) => "this object",
+    }
+}
+
+// Which keys there are: comments out, other spellings to ours, and a hint for the unknown.
+
+/// Keys that are there for people.
+pub(super) fn is_comment(key: &str) -> bool {
+    key.starts_with("//") || key.starts_with("_comment")
+}
+
+/// Takes the comments out of an object and of the objects in it; `before_end` excepted, whose
+/// arguments belong to a tool.
+pub(super) fn drop_comments(object: &mut Map<String, Value>) {
+    object.retain(|key, _| !is_comment(key));
+    for (key, value) in object.iter_mut() {
+        if let Value::Object(inner) = value
+            && key != "before_end"
+            && key != "beforeEnd"
+        {
+            drop_comments(inner);
+        }
+    }
+}
+
+/// Gives aliased keys their own name, and drops nulls, which mean "not given". Returns a fault
+/// for each key that is given in both spellings.
+pub(super) fn normalise(server: &mut Map<String, Value>, path: &Path) -> Vec<Fault> {
+    server.retain(|_, value| !value.is_null());
+    let mut faults = Vec::new();
+    for (alias, key) in ALIASES {
+        let Some(value) = server.shift_remove(alias) else {
+            continue;
+        };
+        if server.contains_key(key) {
+            faults.push(Fault::new(
+                path.key(alias),
+                format!("{key} is given, too, and means the same"),
+                "keep one of the two",
+            ));
+        } else {
+            server.insert(key.into(), value);
+        }
+    }
+    faults
+}
+
+/// Keys of a server in other clients' files, and what to do with each here.
+const ELSEWHERE: [(&str, &str); 24] = [
+    // Windsurf, Gemini CLI, Continue.
+    ("serverUrl", "rename it to url"),
+    ("httpUrl", "rename it to url"),
+    ("uri", "rename it to url"),
+    ("endpoint", "rename it to url"),
+    ("transport", "rename it to type"),
+    ("transportType", "rename it to type"),
+    // VS Code.
+    (
+        "envFile",
+        "put its variables into env, as ${NAME} or ${file:/run/secrets/NAME}",
+    ),
+    ("dev", "nothing is watched here; remove it"),
+    ("gallery", "remove it"),
+    // Cline, Roo Code, Gemini CLI: whether the user is asked before a call.
+    (
+        "alwaysAllow",
+        "who may use a server is said in allow; remove it",
+    ),
+    (
+        "autoApprove",
+        "who may use a server is said in allow; remove it",
+    ),
+    ("trust", "who may use a server is said in allow; remove it"),
+    ("includeTools", "rename it to enabledTools"),
+    ("excludeTools", "rename it to disabledTools"),
+    ("tools", "name the useful tools in enabledTools"),
+    // LibreChat.
+    ("initTimeout", "MCPO_START_TIMEOUT bounds all starts"),
+    ("serverInstructions", "write them into usage_guide"),
+    ("chatMenu", "remove it"),
+    // Codex.
+    (
+        "startup_timeout_sec",
+        "MCPO_START_TIMEOUT bounds all starts",
+    ),
+    ("tool_timeout_sec", "rename it to timeout"),
+    ("http_headers", "rename it to headers"),
+    (
+        "env_http_headers",
+        "write them into headers, as \"${NAME}\"",
+    ),
+    (
+        "bearer_token_env_var",
+        "write \"Authorization\": \"Bearer ${NAME}\" into headers",
+    ),
+    ("requestInit", "put its headers into headers"),
+];
+
+/// What another client's key is here.
+pub(super) fn elsewhere(key: &str) -> Option<&'static str> {
+    let known = ELSEWHERE.iter().find(|(known, _)| *known == key);
+    known.map(|(_, what)| *what)
+}
+
+/// A warning for each key of `object` that is not in `known`.
+pub(super) fn unknown(object: &Map<String, Value>, path: &Path, known: &[&str]) -> Vec<String> {
+    let is_known = |key: &str| known.contains(&key);
+    let strange = object.keys().filter(|key| !is_known(key));
+    let warning = |key: &String| {
+        let hint = match (elsewhere(key), nearest(key, known.iter().copied())) {
+            (Some(what), _) => what.to_owned(),
+            (None, Some(name)) => format!("did you mean {name}?"),
+            (None, None) => "check its spelling, or remove it".into(),
+        };
+        format!("{}: unknown key, ignored; {hint}", path.key(key))
+    };
+    strange.map(warning).collect()
+}
+
+/// The name that `key` was probably meant to be.
+pub(super) fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |text: &str| text.replace(['_', '-', ' '], "").to_lowercase();
+    let key = plain(key);
+    let distance = |name: &str| strsim::damerau_levenshtein(&key, &plain(name));
+    let (name, distance) = known
+        .map(|name| (name, distance(name)))
+        .min_by_key(|(_, d)| *d)?;
+    // A third of the letters wrong is another word.
+    (distance * 3 <= key.chars().count()).then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
@@ -270,5 +522,37 @@ mod tests {
         for (key, schema) in keys {
             assert!(schema["description"].is_string(), "{key}");
         }
+    }
+}
+
+#[cfg(test)]
+mod shape_tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_the_schema_has_its_words() {
+        let schema = json_schema();
+        let keys = schema["$defs"]["ServerEntry"]["properties"]
+            .as_object()
+            .unwrap();
+        for key in keys.keys() {
+            assert!(!expected(key).what.contains("docs/"), "{key}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod keys_tests {
+    use super::*;
+
+    #[test]
+    fn suggests_what_was_meant_and_nothing_far() {
+        let known = ["command", "args", "idle_timeout", "timeout"];
+        let nearest = |key| nearest(key, known.into_iter());
+        assert_eq!(nearest("comand"), Some("command"));
+        assert_eq!(nearest("IdleTimeOut"), Some("idle_timeout"));
+        assert_eq!(nearest("arg"), Some("args"));
+        assert_eq!(nearest("description"), None);
+        assert_eq!(nearest(""), None);
     }
 }

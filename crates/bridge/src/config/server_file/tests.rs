@@ -5,7 +5,10 @@ use bridge_process::{CommandSpec, RemoteKind};
 use serde_json::json;
 
 use super::*;
-use crate::config::{Mode, SettingsArgs, Transport, WorkspaceScope, start_config};
+use crate::{
+    config,
+    config::{Mode, SettingsArgs, Transport, WorkspaceScope},
+};
 
 fn settings() -> Settings {
     let mut settings = SettingsArgs::default().resolve().unwrap();
@@ -329,7 +332,7 @@ fn switched_off_stateful_servers_run_stateless() {
 
 #[test]
 fn the_start_config_is_good_and_pinned() {
-    let loaded = read_text(start_config()).unwrap();
+    let loaded = read_text(config::start_config()).unwrap();
     assert_eq!(loaded.warnings, [""; 0]);
     for name in ["time", "excel", "powerpoint"] {
         let spec = &loaded.servers[name];

@@ -5,6 +5,11 @@
 //! To add a setting, add a field to a section. Its documentation is its help text. Then run
 //! `UPDATE_DOCS=1 cargo test the_table_in_the_docs`. Rules between settings are in `rules.rs`.
 
+mod parse;
+#[macro_use]
+mod reader;
+mod rules;
+
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -15,26 +20,15 @@ use std::{
 use axum::http::HeaderName;
 use bridge_openapi::{Documents, OperationIds};
 use ipnet::IpNet;
+use parse::choice;
+use reader::{Reader, Setting, table};
 use url::Url;
 
 use super::{BaseUrl, Faults, KeyRing, Mode, Secret};
 use crate::memory::memory_limit;
 
-#[macro_use]
-mod reader;
-mod misspelt;
-mod parse;
-#[cfg(test)]
-mod reference;
-mod rules;
-mod values;
-
-pub use misspelt::misspelt_variables;
+pub use parse::{CommandLine, Journal, Lang, LogFormat, LogLevel, PeerAddress, SingleServer, Tls};
 pub use reader::SettingsArgs;
-pub use values::{CommandLine, Journal, Lang, LogFormat, LogLevel, PeerAddress, SingleServer, Tls};
-
-use parse::choice;
-use reader::Reader;
 
 section! {
     /// All settings. `Debug` shows no secret.
@@ -442,5 +436,418 @@ impl SettingsArgs {
     }
 }
 
+// Variables that look like settings but are not.
+
+const PREFIX: &str = "MCPO_";
+
+/// A warning for each of these variables that is spelled nearly like a setting's. Others that begin with
+/// `MCPO_` may have another purpose: the server file may read them, and so do the files that start a
+/// container.
+pub fn misspelt_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    let known: Vec<String> = table().iter().map(Setting::variable).collect();
+    let mut unknown: Vec<String> = names
+        .filter(|name| name.starts_with(PREFIX) && !known.contains(name))
+        .collect();
+    unknown.sort();
+    let warn = |name: String| {
+        let distance = |known: &&String| strsim::damerau_levenshtein(&name, known);
+        let nearest = known.iter().min_by_key(distance)?;
+        // Of a short name two letters are half.
+        let most = if name.len() < PREFIX.len() + 6 { 1 } else { 2 };
+        (distance(&nearest) <= most).then(|| {
+            format!(
+                "the variable {name} has no effect: there is no such setting; did you mean {nearest}? (see `mcpo-bridge \
+                 serve --help`)"
+            )
+        })
+    };
+    unknown.into_iter().filter_map(warn).collect()
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::{fs, time::Duration};
+
+    use clap::{Args, Command, FromArgMatches};
+
+    use super::*;
+
+    /// Parses flags as the program would, variables of the test's environment left out.
+    fn args(flags: &[&str]) -> SettingsArgs {
+        let command =
+            SettingsArgs::augment_args(Command::new("t")).mut_args(|arg| arg.env(None::<&str>));
+        let matches = command.get_matches_from(["t"].iter().chain(flags));
+        SettingsArgs::from_arg_matches(&matches).unwrap()
+    }
+
+    fn resolve(flags: &[&str]) -> Result<Settings, Faults> {
+        args(flags).resolve()
+    }
+
+    #[test]
+    fn the_defaults_are_the_products() {
+        let s = resolve(&[]).unwrap();
+        assert_eq!(s.listen.host, "127.0.0.1");
+        assert_eq!(s.listen.port, 8080);
+        assert_eq!(s.listen.base_url.to_string(), "http://localhost:8080");
+        assert_eq!(s.listen.allowed_hosts, ["localhost", "127.0.0.1", "::1"]);
+        assert_eq!(s.config_file.to_str(), Some("mcp-servers.json"));
+        assert_eq!(s.lock_file.to_str(), Some("mcp-servers.lock.json"));
+        assert_eq!(s.jobs_dir.to_str(), Some("/tmp/mcpo-jobs"));
+        assert_eq!(s.files.expiry, Duration::from_hours(1));
+        assert_eq!(s.files.retention, Duration::from_hours(1));
+        assert_eq!(s.limits.timeout, Duration::from_mins(5));
+        assert_eq!(s.limits.max_concurrent.get(), 4 * s.limits.max_starts.get());
+        assert!(s.stateful.enabled);
+        assert_eq!(s.stateful.default_idle_timeout, Duration::from_mins(30));
+        assert_eq!(
+            s.stateful.max_total_processes.get(),
+            crate::config::DEFAULT_MAX_TOTAL_PROCESSES
+        );
+        assert_eq!(s.stateful.cleanup_interval, Duration::from_mins(5));
+        assert_eq!(s.default_mode, Mode::Stateful);
+        assert_eq!(s.log.level, LogLevel::Info);
+        assert!(s.access.keys.is_empty() && s.warnings.is_empty());
+    }
+
+    #[test]
+    fn args_without_a_command_line_are_the_defaults_too() {
+        let made = SettingsArgs::default().resolve().unwrap();
+        let parsed = resolve(&[]).unwrap();
+        assert_eq!(format!("{made:?}"), format!("{parsed:?}"));
+    }
+
+    #[test]
+    fn an_empty_value_is_an_unset_one() {
+        let s = resolve(&[
+            "--port=",
+            "--api-key=",
+            "--api-key-file=",
+            "--file-retention=",
+            "--log-file= ",
+            "--trusted-proxies=",
+            "--strict-auth=",
+            "--cors-allow-origins=",
+        ])
+        .unwrap();
+        assert_eq!(s.listen.port, 8080);
+        assert!(s.access.keys.is_empty() && s.log.file.is_none());
+        assert_eq!(s.access.trusted_proxies.len(), 2);
+    }
+
+    #[test]
+    fn all_faults_come_at_once_with_name_value_and_fix() {
+        let faults = resolve(&[
+            "--port=99999",
+            "--timeout=soon",
+            "--base-url=localhost",
+            "--log-level=loud",
+            "--max-body-bytes=32M",
+            "--strict-auth=perhaps",
+            "--header-user-id=a b",
+        ])
+        .unwrap_err();
+        assert_eq!(faults.faults.len(), 7, "{faults}");
+        let text = faults.to_string();
+        for part in [
+            "--port / MCPO_PORT = 99999: ",
+            "--timeout / MCPO_TIMEOUT = soon: ",
+            "use one of DEBUG, INFO",
+            "32MiB",
+            "write true or false",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_flag_without_value_is_a_yes() {
+        assert!(resolve(&["--strict-auth"]).unwrap().access.strict_auth);
+        assert!(!resolve(&["--strict-auth=off"]).unwrap().access.strict_auth);
+    }
+
+    #[test]
+    fn beyond_loopback_a_key_is_needed_unless_said_otherwise() {
+        for host in ["0.0.0.0", "::", "192.168.1.2", "bridge", "[::]"] {
+            let faults = resolve(&["--host", host]).unwrap_err();
+            assert_eq!(faults.faults.len(), 1);
+            assert!(faults.to_string().contains("MCPO_API_KEY"), "{faults}");
+            assert!(resolve(&["--host", host, "--api-key=k"]).is_ok());
+            let open = resolve(&["--host", host, "--allow-unauthenticated"]).unwrap();
+            assert_eq!(open.warnings.len(), 1);
+        }
+        for host in ["localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]"] {
+            assert!(resolve(&["--host", host]).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn secrets_come_from_files_without_their_last_line_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        let file = file.to_str().unwrap();
+        fs::write(file, "alice:k1\nbob:k2\r\n").unwrap();
+        let s = resolve(&["--api-key-file", file, "--jwt-secret-file", file]).unwrap();
+        assert_eq!(s.access.keys.find(b"k2"), Some("bob"));
+        let jwt = s.access.jwt_secret.unwrap();
+        assert_eq!(jwt.expose(), "alice:k1\nbob:k2");
+    }
+
+    #[test]
+    fn secret_files_that_cannot_serve_are_faults() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty");
+        fs::write(&empty, "\n").unwrap();
+        let empty = empty.to_str().unwrap();
+        let missing = folder.path().join("missing");
+        let missing = missing.to_str().unwrap();
+        for file in [empty, missing] {
+            let faults = resolve(&["--host=0.0.0.0", "--api-key-file", file]).unwrap_err();
+            assert_eq!(faults.faults.len(), 1, "{faults}");
+            assert!(faults.to_string().contains("MCPO_API_KEY_FILE"), "{faults}");
+        }
+        let both = resolve(&["--jwt-secret=x", "--jwt-secret-file", missing]).unwrap_err();
+        assert!(
+            both.to_string().contains("set only one of the two"),
+            "{both}"
+        );
+    }
+
+    #[test]
+    fn no_output_shows_a_secret() {
+        let s = resolve(&["--api-key=alice:hunter2", "--jwt-secret=swordfish"]).unwrap();
+        let shown = format!("{s:?}");
+        assert!(shown.contains("alice"), "{shown}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("swordfish"),
+            "{shown}"
+        );
+        let faults = resolve(&["--api-key=hunter2,hunter3", "--base-url=http://u:hunter2@x"]);
+        let text = faults.unwrap_err().to_string();
+        assert!(!text.contains("hunter"), "{text}");
+    }
+
+    #[test]
+    fn allowed_hosts_are_ours_and_the_named_ones() {
+        let s = resolve(&[
+            "--host=10.0.0.5",
+            "--api-key=k",
+            "--base-url=https://Chat.Example/mcpo",
+            "--allowed-hosts=mcpo-bridge:8080",
+            "--allowed-hosts=other",
+        ])
+        .unwrap();
+        let hosts = s.listen.allowed_hosts;
+        assert_eq!(
+            hosts,
+            [
+                "localhost",
+                "127.0.0.1",
+                "::1",
+                "10.0.0.5",
+                "chat.example",
+                "mcpo-bridge",
+                "other"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_weakens_the_bridge_or_its_links_is_a_warning() {
+        let s = resolve(&[
+            "--trusted-proxies=0.0.0.0/0",
+            "--jwt-secret=short",
+            "--allowed-hosts=*",
+            "--base-url=http://mcpo-bridge:8080",
+        ]);
+        assert_eq!(s.unwrap().warnings.len(), 4);
+    }
+
+    #[test]
+    fn flattening_leaves_the_commands_own_words() {
+        /// Serves.
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            settings: SettingsArgs,
+        }
+        let about = <Cli as clap::CommandFactory>::command()
+            .get_about()
+            .map(ToString::to_string);
+        assert_eq!(about.as_deref(), Some("Serves"));
+        let cli = <Cli as clap::Parser>::parse_from(["t", "--port=1"]);
+        assert!(cli.settings.given("port") == Some("1"));
+    }
+
+    #[test]
+    fn the_links_front_follows_the_port_and_the_certificate() {
+        let url = |flags: &[&str]| resolve(flags).unwrap().listen.base_url.to_string();
+        assert_eq!(url(&["--port", "8000"]), "http://localhost:8000");
+        let tls = ["-p", "8443", "-t", "c.pem", "-K", "k.pem"];
+        assert_eq!(url(&tls), "https://localhost:8443");
+        assert_eq!(url(&["-p", "1", "--base-url", "/"]), "/");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        let faults = resolve(&["--ssl-certfile", "c.pem"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            faults.contains("--ssl-keyfile / MCPO_SSL_KEYFILE is not given"),
+            "{faults}"
+        );
+    }
+
+    #[test]
+    fn a_root_path_must_not_be_a_route() {
+        for (root, prefix) in [("/mcpo", ""), ("/docs/x", ""), ("/p/files", "/p")] {
+            let faults = resolve(&["--root-path", root, "--path-prefix", prefix]).unwrap_err();
+            assert!(faults.to_string().contains("MCPO_ROOT_PATH"), "{faults}");
+        }
+        for (root, prefix) in [
+            ("/tools", ""),
+            ("/mcpo", "/p"),
+            ("/p", "/p"),
+            ("/mcpox", ""),
+        ] {
+            assert!(resolve(&["--root-path", root, "--path-prefix", prefix]).is_ok());
+        }
+    }
+}
+
+#[cfg(test)]
+mod misspelt_tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_variable_is_reported_with_the_nearest_setting() {
+        let names = [
+            "MCPO_API_KEYS",
+            "MCPO_PROT",
+            "MCPO_TIMEOUT",
+            "MCPO_API_KEY_FILE",
+            "MCPO_UID",
+            "MCPO_ASSETS_DIR",
+            "MCPO_CPUS",
+            "MCPO_BINARY",
+            "MCPO_IMAGE_TAG",
+            "MY_API_KEYS",
+        ];
+        let warnings = misspelt_variables(names.map(str::to_owned).into_iter());
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(
+            warnings[0].contains("MCPO_API_KEYS")
+                && warnings[0].contains("did you mean MCPO_API_KEY?")
+        );
+        assert!(
+            warnings[1].contains("MCPO_PROT") && warnings[1].contains("did you mean MCPO_PORT?")
+        );
+    }
+}
+
+/// The tables of `docs/configuration.md` are those of the program, and complete.
+#[cfg(test)]
+mod reference_tests {
+    use std::{collections::BTreeSet, fmt::Write as _, fs};
+
+    use super::{reader::Unset, *};
+
+    /// The tables of `docs/configuration.md`, between their markers.
+    fn markdown() -> String {
+        let mut text = String::new();
+        let mut heading = "";
+        for setting in table() {
+            if setting.heading != heading {
+                heading = setting.heading;
+                let head =
+                    "| Variable | Flag | Value | Default | What it does |\n|---|---|---|---|---|";
+                let _ = write!(text, "\n### {heading}\n\n{head}\n");
+            }
+            let short = setting.short.map(|short| format!(", `-{short}`"));
+            let default = match setting.default {
+                Unset::None => "none".to_owned(),
+                Unset::Value(value) => format!("`{value}`"),
+                Unset::Computed(words) => words.to_owned(),
+            };
+            let cells = [
+                format!("`{}`", setting.variable()),
+                format!("`{}`{}", setting.flag(), short.unwrap_or_default()),
+                setting.value.to_owned(),
+                default,
+                setting.help,
+            ];
+            // A bar would end the cell.
+            let cells = cells.map(|cell| cell.replace('|', "\\|"));
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
+        }
+        text
+    }
+
+    const START: &str = "<!-- settings:start -->";
+
+    const END: &str = "<!-- settings:end -->";
+
+    /// `UPDATE_DOCS=1 cargo test` writes the table anew; the rest of the page stays.
+    #[test]
+    fn the_table_in_the_docs_is_the_programs() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let page = || fs::read_to_string(&file).unwrap_or_default();
+        let wanted = format!("{START}\n{}\n{END}", markdown());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let before = page();
+            let cut = before
+                .split_once(START)
+                .and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+            let (head, tail) = cut.unwrap_or(("# Configuration\n\n## Settings\n\n", "\n"));
+            fs::write(&file, format!("{head}{wanted}{tail}")).unwrap();
+        }
+        assert!(
+            page().contains(&wanted),
+            "run: UPDATE_DOCS=1 cargo test the_table_in_the_docs"
+        );
+    }
+
+    #[test]
+    fn every_setting_says_what_it_does_in_which_unit() {
+        let table = table();
+        assert!(table.len() > 70, "{}", table.len());
+        for setting in &table {
+            assert!(setting.help.len() > 10, "{setting:?}");
+            assert!(
+                !setting.value.is_empty() && !setting.heading.is_empty(),
+                "{setting:?}"
+            );
+            assert!(!setting.help.contains("  "), "{setting:?}");
+        }
+        let names: BTreeSet<_> = table.iter().map(Setting::variable).collect();
+        assert_eq!(names.len(), table.len());
+    }
+
+    #[test]
+    fn a_declaration_gives_flag_variable_and_default() {
+        let table = table();
+        let find = |variable: &str| {
+            let mut found = table
+                .iter()
+                .filter(|setting| setting.variable() == variable);
+            found.next().unwrap_or_else(|| panic!("{variable}"))
+        };
+        let port = find("MCPO_PORT");
+        assert_eq!(
+            (&*port.flag(), port.short, port.value),
+            ("--port", Some('p'), "PORT")
+        );
+        assert_eq!(port.default, Unset::Value("8080"));
+        assert_eq!(find("MCPO_CONFIG_FILE").flag(), "--config", "mcpo's name");
+        assert_eq!(
+            find("MCPO_FILE_RETENTION").default,
+            Unset::Computed("the file expiry")
+        );
+        for secret in ["MCPO_API_KEY", "MCPO_JWT_SECRET", "MCPO_PEER_KEY"] {
+            let file = find(&format!("{secret}_FILE"));
+            assert!(find(secret).arg().is_hide_env_values_set(), "{secret}");
+            assert!(file.help.contains(&find(secret).flag()), "{file:?}");
+        }
+    }
+}

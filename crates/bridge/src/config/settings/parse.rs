@@ -8,10 +8,11 @@ use std::{
 };
 
 use axum::http::HeaderName;
+use bridge_model::ServerName;
 use ipnet::IpNet;
 use url::Url;
 
-use super::values::PeerAddress;
+use super::{Limits, Listen, Secret};
 use crate::config::{BaseUrl, InvalidBaseUrl, KeyRing};
 
 /// Why a text is not the value: what is wrong, and what to write instead.
@@ -71,6 +72,7 @@ pub(super) fn key_ring(text: &str) -> Result<KeyRing, Bad> {
 }
 
 const DAY: u32 = 86_400;
+
 /// Links of ten years are links for ever; more is a slip of the keyboard.
 const TEN_YEARS: u32 = 3650 * DAY;
 
@@ -336,5 +338,254 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, Bad> {
     items(text).map(one).collect()
 }
 
+// The values of settings that have a type of their own.
+
+/// Servers and variables that are given on the command line itself, as with mcpo.
+#[derive(Debug, Clone, Default)]
+pub struct CommandLine {
+    /// The one server that replaces the server file.
+    pub server: Option<SingleServer>,
+    /// Variables for every child, beneath the server's own, and for references in the file.
+    pub env: Vec<(String, Secret)>,
+}
+
+/// A server without a file. It is served at the root, and by its name like any other.
+#[derive(Debug, Clone)]
+pub struct SingleServer {
+    /// The last part of its URLs below `/mcpo` and `/mcp`.
+    pub name: ServerName,
+    /// A server file that holds this server alone: arguments and headers may be secrets.
+    pub document: Secret,
+}
+
+/// A certificate and its key, as files.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// A host, as a URL has it but for IPv6's brackets, and perhaps a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// Name or address.
+    pub host: String,
+    /// If it differs from the listening port.
+    pub port: Option<u16>,
+}
+
+/// Python's level names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// What an operator wants to see.
+    Info,
+    /// What may need attention.
+    Warning,
+    /// What failed.
+    Error,
+    /// What stops the bridge.
+    Critical,
+}
+
+/// The format of the log on standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The language of what users read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lang {
+    /// English.
+    En,
+    /// Japanese.
+    Ja,
+}
+
+/// What `journal.jsonl` keeps of each call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Journal {
+    /// Request, response, times, files.
+    Full,
+    /// Times, files, sizes and outcome.
+    Metadata,
+    /// Nothing.
+    Off,
+}
+
+impl Listen {
+    /// Sets the port that the system chose for port 0; a default base URL follows.
+    pub fn bound_to(&mut self, port: u16) {
+        if self.base_url == BaseUrl::local(self.port, self.tls.is_some()) {
+            self.base_url = BaseUrl::local(port, self.tls.is_some());
+        }
+        self.port = port;
+    }
+
+    /// The origins of our own pages: our port under each of our names, the base URL, and the default
+    /// ports of HTTP and HTTPS of configured hosts, where a proxy listens.
+    pub fn own_origins(&self) -> Vec<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let mut own = Vec::from_iter(self.base_url.origin());
+        for host in self.allowed_hosts.iter().filter(|host| *host != "*") {
+            let shown = if host.contains(':') {
+                format!("[{host}]")
+            } else {
+                host.clone()
+            };
+            let mut urls = vec![format!("{scheme}://{shown}:{}", self.port)];
+            let is_base = self.base_url.host().as_ref() == Some(host);
+            if !is_loopback(host) && !is_base {
+                urls.extend([format!("http://{shown}"), format!("https://{shown}")]);
+            }
+            // Drops the scheme's own port, as browsers do.
+            let parsed = urls.iter().filter_map(|url| Url::parse(url).ok());
+            own.extend(parsed.map(|url| url.origin().ascii_serialization()));
+        }
+        own
+    }
+}
+
+impl Limits {
+    /// [`Self::max_message_bytes`] as a length in memory.
+    pub fn max_message(&self) -> usize {
+        usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX)
+    }
+}
+
+/// A name other than `localhost` may resolve to anything, so it counts as beyond.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_of_both_families() {
+        for (text, size) in [
+            ("1", 1),
+            ("1024", 1024),
+            ("32MiB", 32 << 20),
+            ("32 mib", 32 << 20),
+            ("1.5GiB", 3 << 29),
+            ("2KB", 2000),
+            ("0.5kb", 500),
+            ("10B", 10),
+        ] {
+            assert_eq!(bytes(text).unwrap(), size, "{text}");
+        }
+        for wrong in [
+            "",
+            "0",
+            "-1",
+            "x",
+            "MiB",
+            "1.2.3",
+            "1e3",
+            "32M",
+            "9EiB",
+            "0.1B",
+            "99999999999GiB",
+            "+5",
+        ] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_floor_may_be_none() {
+        assert_eq!(bytes_or_none("0").unwrap(), 0);
+        assert_eq!(bytes_or_none("1KiB").unwrap(), 1024);
+        assert!(bytes_or_none("x").is_err());
+    }
+
+    #[test]
+    fn durations_are_seconds_within_bounds() {
+        assert_eq!(timeout("300").unwrap(), Duration::from_mins(5));
+        assert_eq!(timeout("0.25").unwrap(), Duration::from_millis(250));
+        assert_eq!(grace("0").unwrap(), Duration::ZERO);
+        for wrong in ["0", "-1", "86401", "1e-12", "inf", "NaN", "5m", "", "300s"] {
+            assert!(timeout(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn booleans_have_the_usual_spellings() {
+        for yes in ["true", "TRUE", "1", "yes", "on"] {
+            assert_eq!(boolean(yes), Ok(true));
+        }
+        for no in ["false", "0", "No", "off"] {
+            assert_eq!(boolean(no), Ok(false));
+        }
+        assert!(boolean("maybe").is_err());
+    }
+
+    #[test]
+    fn hosts_lose_port_case_and_brackets() {
+        let list = hosts("Mcpo-Bridge:8080, chat.example\n[::1]:80,::1,*,10.0.0.1").unwrap();
+        assert_eq!(
+            list,
+            ["mcpo-bridge", "chat.example", "::1", "::1", "*", "10.0.0.1"]
+        );
+        for wrong in ["http://x", "x/y", "a:b", "[x]"] {
+            assert!(hosts(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        let list = origins("https://Chat.Example/,http://x:3000 *").unwrap();
+        assert_eq!(list, ["https://chat.example", "http://x:3000", "*"]);
+        for wrong in ["chat.example", "https://x/y", "ftp://x", "null"] {
+            assert!(origins(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn networks_may_be_single_addresses_or_none() {
+        let list = networks("10.0.0.0/8, 192.168.1.7,::1").unwrap();
+        let text: Vec<_> = list.iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["10.0.0.0/8", "192.168.1.7/32", "::1/128"]);
+        assert_eq!(networks("none").unwrap(), []);
+        assert!(networks("10.0.0.0/33").is_err());
+    }
+
+    #[test]
+    fn a_path_prefix_is_plain() {
+        assert_eq!(path_prefix("/").unwrap(), "");
+        assert_eq!(path_prefix("/mcpo/").unwrap(), "/mcpo");
+        assert_eq!(path_prefix("/a/b").unwrap(), "/a/b");
+        assert_eq!(path_prefix("a/b/").unwrap(), "/a/b", "mcpo takes it so");
+        for wrong in ["/a//b", "/..", "/a b", "/{x}", "//a"] {
+            assert!(path_prefix(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".{0,40}") {
+            let _ = (timeout(&text), retention(&text), bytes(&text), count(&text), port(&text));
+            let _ = (hosts(&text), networks(&text), origins(&text), path_prefix(&text));
+            let _ = (base_url(&text), header_name(&text), boolean(&text));
+        }
+
+        #[test]
+        fn whole_bytes_survive(size in 1_u64..=1 << 62) {
+            prop_assert_eq!(bytes(&size.to_string()).unwrap(), size);
+        }
+    }
+}

@@ -4,8 +4,8 @@ use std::{net::IpAddr, path::PathBuf};
 
 use super::{
     BaseUrl, Listen, Secret, Settings,
+    parse::{Tls, is_loopback},
     reader::Reader,
-    values::{Tls, is_loopback},
 };
 use crate::config::{Fault, RESERVED_NAMES};
 

@@ -7,7 +7,8 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{PageLanguage, headers};
+use super::PageLanguage;
+use crate::http::files;
 
 /// Why there is no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +103,7 @@ pub fn answer(problem: Problem, fallback: PageLanguage, asked: &HeaderMap) -> Re
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = problem.status();
     let headers = response.headers_mut();
-    headers::protect(headers);
+    files::protect(headers);
     for (name, value) in [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_LANGUAGE, code),

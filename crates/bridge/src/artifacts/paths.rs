@@ -1,0 +1,537 @@
+//! A path that stays within its folder, as far as text can say.
+
+use std::{
+    borrow::Cow,
+    ffi::OsStr,
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+};
+
+use bridge_model::Job;
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat},
+    io::Errno,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// One or more ordinary names: not absolute, no `..`, no `.`, no NUL. May not be UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RelativePath(PathBuf);
+
+/// The path leaves its folder or names nothing in it.
+#[derive(Debug, thiserror::Error)]
+#[error("a path below the workspace is expected, without '..'")]
+pub struct InvalidRelativePath;
+
+impl RelativePath {
+    /// Checks the path; `./a//b` becomes `a/b`.
+    pub fn parse(path: impl AsRef<Path>) -> Result<Self, InvalidRelativePath> {
+        let mut clean = PathBuf::new();
+        for part in path.as_ref().components() {
+            match part {
+                Component::Normal(name) if !name.as_encoded_bytes().contains(&0) => {
+                    clean.push(name);
+                }
+                Component::CurDir => {}
+                _ => return Err(InvalidRelativePath),
+            }
+        }
+        if clean.as_os_str().is_empty() {
+            return Err(InvalidRelativePath);
+        }
+        Ok(Self(clean))
+    }
+
+    /// The path, relative.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    /// For people: UTF-8 without control characters. Not for opening the file.
+    pub fn display(&self) -> Cow<'_, str> {
+        let mut parts = self.0.iter().map(display_name);
+        let first = parts.next().unwrap_or_default();
+        parts.fold(first, |path, part| Cow::Owned(format!("{path}/{part}")))
+    }
+
+    /// The last part, for people.
+    pub fn name(&self) -> Cow<'_, str> {
+        self.0.file_name().map(display_name).unwrap_or_default()
+    }
+
+    /// Another name in the folder that this one is in.
+    pub(super) fn sibling(&self, name: &OsStr) -> Self {
+        Self(self.0.with_file_name(name))
+    }
+
+    /// An entry of the folder `parent`, or of the top folder, as a directory listing named it.
+    pub(super) fn entry(parent: Option<&Self>, name: &OsStr) -> Self {
+        Self(parent.map_or_else(|| name.into(), |parent| parent.0.join(name)))
+    }
+}
+
+impl AsRef<Self> for RelativePath {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+// What a file is called: to people, in a URL, and as a media type.
+
+/// A model has to copy the whole URL.
+const ASCII_LIMIT: usize = 64;
+
+const EXTENSION_LIMIT: usize = 10;
+
+/// Bytes: a filesystem has 255 for the whole name.
+const STEM_LIMIT: usize = 200;
+
+/// One name for people: UTF-8, without separators, control characters and the marks that make
+/// text run backwards (a `.exe` that reads as `.pdf`).
+fn display_name(name: &OsStr) -> Cow<'_, str> {
+    let text = name.to_string_lossy();
+    if text.contains(is_unsafe) {
+        Cow::Owned(text.replace(is_unsafe, "_"))
+    } else {
+        text
+    }
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '/' | '\\')
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The name for the URL: `[A-Za-z0-9._-]` only, extension kept, never empty, at most 64 letters.
+/// What is not ASCII is left out: `売上.xlsx` is `file.xlsx`.
+pub fn ascii(name: &str) -> String {
+    let (stem, extension) = match name.rsplit_once('.') {
+        Some((stem, extension)) if is_extension(extension) => (stem, Some(extension)),
+        _ => (name, None),
+    };
+    let room = ASCII_LIMIT - extension.map_or(0, |extension| extension.len() + 1);
+    let mut clean = String::new();
+    for c in stem.chars() {
+        if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') {
+            clean.push(c);
+        } else if !clean.ends_with('_') {
+            clean.push('_');
+        }
+    }
+    clean.truncate(room);
+    let clean = clean.trim_matches(['_', '.', '-']);
+    let stem = if clean.is_empty() { "file" } else { clean };
+    extension.map_or_else(
+        || stem.to_owned(),
+        |extension| format!("{stem}.{extension}"),
+    )
+}
+
+fn is_extension(text: &str) -> bool {
+    (1..=EXTENSION_LIMIT).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+/// A name under which somebody else's file may lie in a workspace: one part of a path, seen by
+/// whoever looks for files, and with room for a number.
+pub fn safe(name: &str) -> String {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let clean = display_name(OsStr::new(last));
+    let clean = clean.trim().trim_start_matches(['.', '~']);
+    let (stem, extension) = split(clean);
+    let stem = within(stem.trim(), STEM_LIMIT);
+    let stem = if stem.is_empty() { "file" } else { stem };
+    match extension {
+        Some(extension) => format!("{stem}.{extension}"),
+        None => stem.to_owned(),
+    }
+}
+
+/// The name, and then the name with numbers: `a.xlsx`, `a-2.xlsx`, `a-3.xlsx` …
+pub fn numbered(name: &str) -> impl Iterator<Item = String> + use<> {
+    let name = name.to_owned();
+    (1_usize..).map(move |number| match (number, split(&name)) {
+        (1, _) => name.clone(),
+        (_, (stem, Some(extension))) => format!("{stem}-{number}.{extension}"),
+        (_, (stem, None)) => format!("{stem}-{number}"),
+    })
+}
+
+fn split(name: &str) -> (&str, Option<&str>) {
+    match name.rsplit_once('.') {
+        Some((stem, extension)) if !stem.is_empty() && is_extension(extension) => {
+            (stem, Some(extension))
+        }
+        _ => (name, None),
+    }
+}
+
+/// As many whole characters as fit.
+fn within(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+/// The media type that the name's extension says; else `application/octet-stream`.
+pub fn mime_type(name: &str) -> String {
+    let guess = mime_guess::from_path(Path::new(name));
+    guess.first_or_octet_stream().essence_str().to_owned()
+}
+
+/// Whether the bytes are compressed already, so that packing them again only costs time.
+pub fn is_compressed(mime_type: &str) -> bool {
+    let plain_picture = matches!(
+        mime_type,
+        "image/svg+xml" | "image/bmp" | "image/x-ms-bmp" | "image/tiff"
+    );
+    let media = ["image/", "audio/", "video/"];
+    let packed = [
+        "application/pdf",
+        "application/zip",
+        "application/gzip",
+        "application/x-7z-compressed",
+        "application/x-bzip2",
+        "application/x-xz",
+        "application/epub+zip",
+    ];
+    (media.iter().any(|kind| mime_type.starts_with(kind)) && !plain_picture)
+        || packed.contains(&mime_type)
+        || mime_type.starts_with("application/vnd.openxmlformats-officedocument.")
+        || mime_type.starts_with("application/vnd.oasis.opendocument.")
+}
+
+// Where in a workspace a file lies.
+
+/// The folders of a workspace that its children write to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Area {
+    /// Their working directory.
+    Work,
+    /// Their `HOME`.
+    Home,
+    /// Their `TMPDIR`.
+    Tmp,
+}
+
+impl Area {
+    /// The folder of a workspace.
+    pub fn of(self, job: &Job) -> PathBuf {
+        match self {
+            Self::Work => job.work(),
+            Self::Home => job.home(),
+            Self::Tmp => job.tmp(),
+        }
+    }
+
+    /// As messages call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Work => "work/",
+            Self::Home => "home/",
+            Self::Tmp => "tmp/",
+        }
+    }
+}
+
+/// A file of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// In which of its folders.
+    pub area: Area,
+    /// Below that.
+    pub path: RelativePath,
+}
+
+impl Place {
+    /// A file in the working directory.
+    pub fn work(path: RelativePath) -> Self {
+        Self {
+            area: Area::Work,
+            path,
+        }
+    }
+
+    /// For people, and for a zip: never absolute, and without `..`.
+    pub fn display(&self) -> String {
+        let path = self.path.display();
+        match self.area {
+            Area::Work => path.into_owned(),
+            Area::Home | Area::Tmp => format!("{}{path}", self.area.name()),
+        }
+    }
+}
+
+impl AsRef<RelativePath> for Place {
+    fn as_ref(&self) -> &RelativePath {
+        &self.path
+    }
+}
+
+// Opens a file below a folder that its owner may be changing under our hands.
+
+/// How often a path is tried again that others renamed while it was being resolved.
+const ATTEMPTS: usize = 8;
+
+/// Opens a folder whose last name is no link.
+pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    dir_at(CWD, path).map_err(Into::into)
+}
+
+/// Opens a folder in a folder; a link is refused.
+pub fn dir_at<P: rustix::path::Arg>(
+    parent: BorrowedFd<'_>,
+    name: P,
+) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+}
+
+/// Opens whatever is there for reading, without waiting and without following a link in any part.
+/// It may be no regular file: look before reading.
+pub fn open_file(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> {
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    for _ in 0..ATTEMPTS {
+        match openat2(root, path.as_path(), file_flags(), Mode::empty(), resolve) {
+            Ok(file) => return Ok(file.into()),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // Old container runtimes do not let the call through.
+            Err(Errno::NOSYS | Errno::PERM) => return step_by_step(root, path),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Errno::AGAIN.into())
+}
+
+/// Removes a file. No part of its path may be a link, and the last one no folder.
+pub fn remove_file(work: &Path, path: &RelativePath) -> io::Result<()> {
+    let root = open_dir(work)?;
+    let mut parts: Vec<&OsStr> = path.as_path().iter().collect();
+    let name = parts.pop().ok_or(io::ErrorKind::NotFound)?;
+    let mut held: Option<OwnedFd> = None;
+    for part in parts {
+        let parent = held.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+        held = Some(dir_at(parent, part)?);
+    }
+    let parent = held.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+    Ok(unlinkat(parent, name, AtFlags::empty())?)
+}
+
+fn file_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC
+}
+
+/// The same by hand: each part is opened in the folder just opened, so a swapped one is refused.
+fn step_by_step(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> {
+    let mut parts: Vec<&OsStr> = path.as_path().iter().collect();
+    let name = parts.pop().ok_or(io::ErrorKind::NotFound)?;
+    let mut held: Option<OwnedFd> = None;
+    for part in parts {
+        let parent = held.as_ref().map_or(root, AsFd::as_fd);
+        held = Some(dir_at(parent, part)?);
+    }
+    let parent = held.as_ref().map_or(root, AsFd::as_fd);
+    let file = openat(parent, name, file_flags(), Mode::empty())?;
+    Ok(file.into())
+}
+
+// How long work on files goes on.
+
+/// When a copy ends unfinished: it is looked at between blocks.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    until: Option<Instant>,
+    given_up: CancellationToken,
+}
+
+impl Patience {
+    /// Until a time, or until it is given up.
+    pub fn until(time: Instant, given_up: CancellationToken) -> Self {
+        Self {
+            until: Some(time),
+            given_up,
+        }
+    }
+
+    /// Without end.
+    #[cfg(test)]
+    pub fn endless() -> Self {
+        Self {
+            until: None,
+            given_up: CancellationToken::new(),
+        }
+    }
+
+    /// [`io::ErrorKind::TimedOut`] where the work is to stop.
+    pub fn check(&self) -> io::Result<()> {
+        let over = self.until.is_some_and(|until| Instant::now() >= until);
+        if over || self.given_up.is_cancelled() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_below_the_folder_pass() {
+        for (path, clean) in [("a", "a"), ("./a//b/", "a/b"), ("..a/b..", "..a/b..")] {
+            let parsed = RelativePath::parse(path).unwrap();
+            assert_eq!(parsed.as_path(), Path::new(clean));
+            assert_eq!(parsed.display(), clean);
+        }
+        for bad in [
+            "",
+            ".",
+            "/",
+            "/etc/passwd",
+            "..",
+            "a/../../b",
+            "a/..",
+            "a\0b",
+        ] {
+            assert!(RelativePath::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod names_tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn url_names_are_short_ascii_and_keep_the_extension() {
+        for (name, expected) in [
+            ("売上.xlsx", "file.xlsx"),
+            ("売上 2024 Q1.xlsx", "2024_Q1.xlsx"),
+            ("report (final).PDF", "report_final.PDF"),
+            ("a.tar.gz", "a.tar.gz"),
+            ("no extension", "no_extension"),
+            ("..", "file"),
+            ("a.売上", "a"),
+            ("x\r\nSet-Cookie: a=b.txt", "x_Set-Cookie_a_b.txt"),
+        ] {
+            assert_eq!(ascii(name), expected, "{name}");
+        }
+        assert!(ascii(&"長い名前long".repeat(99)).len() <= ASCII_LIMIT);
+    }
+
+    #[test]
+    fn safe_names_are_one_part_of_a_path_and_are_seen() {
+        for (name, expected) in [
+            ("売上 2024.xlsx", "売上 2024.xlsx"),
+            ("../../etc/passwd", "passwd"),
+            ("C:\\Users\\a\\b.docx", "b.docx"),
+            ("..", "file"),
+            ("", "file"),
+            (".bashrc", "bashrc"),
+            ("~$lock.xlsx", "$lock.xlsx"),
+            ("a\0b\n.txt", "a_b_.txt"),
+            (".xlsx", "xlsx"),
+        ] {
+            assert_eq!(safe(name), expected, "{name}");
+        }
+        let long = safe(&format!("{}.xlsx", "長".repeat(500)));
+        assert!(long.len() <= 210 && long.ends_with("長.xlsx"), "{long}");
+    }
+
+    #[test]
+    fn a_taken_name_gets_a_number_before_its_extension() {
+        let names = |name: &str| numbered(name).take(3).collect::<Vec<_>>();
+        assert_eq!(names("a.b.xlsx"), ["a.b.xlsx", "a.b-2.xlsx", "a.b-3.xlsx"]);
+        assert_eq!(names("README"), ["README", "README-2", "README-3"]);
+    }
+
+    #[test]
+    fn display_names_have_nothing_that_breaks_a_header_or_deceives() {
+        for (name, expected) in [
+            ("売上.xlsx".as_bytes(), "売上.xlsx"),
+            (b"a\r\nb\0.txt", "a__b_.txt"),
+            (b"bad\xff.txt", "bad\u{fffd}.txt"),
+            (b"a\\..\\b", "a_.._b"),
+            ("x\u{202e}fdp.exe".as_bytes(), "x_fdp.exe"),
+        ] {
+            assert_eq!(display_name(OsStr::from_bytes(name)), expected);
+        }
+    }
+
+    #[test]
+    fn office_files_have_their_types() {
+        let sheet = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet";
+        assert_eq!(mime_type("a.xlsx"), sheet);
+        assert!(mime_type("a.pptx").ends_with("presentationml.presentation"));
+        assert!(mime_type("a.docx").ends_with("wordprocessingml.document"));
+        assert_eq!(mime_type("a.unheard-of"), "application/octet-stream");
+        assert!(is_compressed(sheet) && !is_compressed("text/csv"));
+        assert!(is_compressed("image/png") && !is_compressed("image/svg+xml"));
+    }
+}
+
+#[cfg(test)]
+mod beneath_tests {
+    use std::{fs, io::Read, os::unix::fs::symlink};
+
+    use super::*;
+
+    fn read(opened: io::Result<File>) -> io::Result<String> {
+        let mut text = String::new();
+        opened?.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    #[test]
+    fn both_ways_open_plain_files_and_refuse_links_in_any_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path().join("work");
+        fs::create_dir_all(work.join("a/b")).unwrap();
+        fs::create_dir(dir.path().join("workbook")).unwrap();
+        fs::write(work.join("a/b/file"), "inside").unwrap();
+        fs::write(dir.path().join("secret"), "outside").unwrap();
+        fs::write(dir.path().join("workbook/secret"), "outside").unwrap();
+        symlink("../secret", work.join("link")).unwrap();
+        symlink("..", work.join("up")).unwrap();
+        symlink("../workbook", work.join("sibling")).unwrap();
+        symlink("a/b/file", work.join("inner")).unwrap();
+        let root = open_dir(&work).unwrap();
+        for way in [open_file, step_by_step] {
+            let open = |path: &str| read(way(root.as_fd(), &RelativePath::parse(path).unwrap()));
+            assert_eq!(open("a/b/file").unwrap(), "inside");
+            for bad in [
+                "link",
+                "up/secret",
+                "sibling/secret",
+                "inner",
+                "missing",
+                "a/b/file/x",
+            ] {
+                assert!(open(bad).is_err(), "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fifo_does_not_make_us_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        rustix::fs::mkfifoat(CWD, dir.path().join("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
+        let root = open_dir(dir.path()).unwrap();
+        let path = RelativePath::parse("fifo").unwrap();
+        let opened = open_file(root.as_fd(), &path).unwrap();
+        assert!(!opened.metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn a_linked_work_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("/etc", dir.path().join("work")).unwrap();
+        assert!(open_dir(&dir.path().join("work")).is_err());
+    }
+}

@@ -1,0 +1,846 @@
+//! Several servers as one: their lists joined, names and URIs that lead back to their servers.
+
+use std::{cmp::Reverse, collections::HashMap, fmt::Write as _, sync::Arc};
+
+use bridge_model::ServerName;
+use bridge_protocol::{
+    RawJson,
+    jsonrpc::{Reply, Said, splice},
+    method,
+};
+use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use regex::Regex;
+use sha2::{Digest as _, Sha256};
+
+use super::lists::exchange;
+use crate::{
+    catalog::{Item, Offer, completion},
+    config::Loaded,
+};
+
+// Names at the endpoint of all servers: `{server}_{name}`, as models' interfaces take them.
+//
+// A name depends on its server, on itself and on which servers are configured, never on what other
+// servers offer or whether they run: whoever noted a name still means the same by it when another
+// server comes, fails or changes.
+
+/// Models' interfaces take names of up to 64 of `[A-Za-z0-9_-]`.
+const LONGEST: usize = 64;
+
+/// Hexadecimal digits at the end of a name that had to be changed.
+const DIGITS: usize = 8;
+
+/// How much of a server's name stands in a changed name, where the tool's is long too.
+const SERVER_PART: usize = 27;
+
+/// Gives one server's tools and prompts their names.
+struct Namer<'a> {
+    server: &'a ServerName,
+    /// What names of servers begin with whose own name begins with this one's.
+    rivals: Vec<String>,
+}
+
+impl<'a> Namer<'a> {
+    /// For `server`, beside all that are configured.
+    pub fn new<'b>(
+        server: &'a ServerName,
+        configured: impl Iterator<Item = &'b ServerName>,
+    ) -> Self {
+        let own = format!("{server}_");
+        let prefixes = configured.map(|other| format!("{other}_"));
+        Self {
+            server,
+            rivals: prefixes
+                .filter(|other| other.starts_with(&own) && *other != own)
+                .collect(),
+        }
+    }
+
+    /// The name at the endpoint of what the server calls `own`.
+    pub fn name(&self, own: &str) -> String {
+        let plain = format!("{}_{own}", self.server);
+        if self.stays(&plain) {
+            plain
+        } else {
+            self.changed(own, 0)
+        }
+    }
+
+    /// A plain name says which server it is of, and no changed name looks like it.
+    fn stays(&self, plain: &str) -> bool {
+        plain.len() <= LONGEST
+            && plain.bytes().all(is_usual)
+            && !ends_in_digits(plain)
+            && !self.rivals.iter().any(|rival| plain.starts_with(rival))
+    }
+
+    /// What is left of both names, and a hash of them. `turn` gives another one, should two hashes
+    /// ever be the same.
+    pub fn changed(&self, own: &str, turn: u32) -> String {
+        let mut hash = Sha256::new();
+        for part in [self.server.as_str(), own] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.update(turn.to_be_bytes());
+        let mut digits = String::with_capacity(DIGITS);
+        for byte in &hash.finalize()[..DIGITS / 2] {
+            let _ = write!(digits, "{byte:02x}");
+        }
+        let server = server_part(self.server);
+        let room = LONGEST - DIGITS - server.len() - 2;
+        let own = usual(own);
+        let own = &own[..own.len().min(room)];
+        format!("{server}_{own}_{digits}")
+    }
+}
+
+/// Whether `name` may be the name of something of this server's.
+pub fn may_be_of(server: &ServerName, name: &str) -> bool {
+    let begins_with = |start: &str| {
+        name.strip_prefix(start)
+            .is_some_and(|rest| rest.starts_with('_'))
+    };
+    begins_with(server.as_str()) || begins_with(&server_part(server))
+}
+
+/// What all names of this server begin with.
+pub fn beginning(server: &ServerName) -> String {
+    let part = server_part(server);
+    // Plain names have the rest of a long one.
+    let long = part.len() == SERVER_PART;
+    if long { part } else { format!("{part}_") }
+}
+
+fn server_part(server: &ServerName) -> String {
+    let mut part = usual(server.as_str());
+    part.truncate(SERVER_PART);
+    part
+}
+
+fn is_usual(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
+}
+
+/// With one `_` for each run of other characters.
+fn usual(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut replaced = false;
+    for c in text.chars() {
+        let fits = c.is_ascii() && is_usual(c as u8);
+        match (fits, replaced) {
+            (true, _) => out.push(c),
+            (false, false) => out.push('_'),
+            (false, true) => {}
+        }
+        replaced = !fits;
+    }
+    out
+}
+
+fn ends_in_digits(name: &str) -> bool {
+    let Some((_, end)) = name.rsplit_once('_') else {
+        return false;
+    };
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    end.len() == DIGITS && end.bytes().all(is_digit)
+}
+
+// URIs in what servers say: one that would not lead back to its server is exchanged for one that
+// names it. Most lines hold none, and pass as they came.
+
+/// How one server's resources are called at the endpoint of all servers.
+#[derive(Clone)]
+pub struct Shown {
+    view: Arc<View>,
+    server: usize,
+}
+
+impl Shown {
+    /// For a server of the view.
+    pub fn new(view: Arc<View>, server: usize) -> Self {
+        Self { view, server }
+    }
+
+    /// An answer of the server's.
+    pub fn reply(&self, reply: Reply) -> Reply {
+        let Ok(result) = &reply.outcome else {
+            return reply;
+        };
+        let places = in_result(result);
+        let line = exchanged(&self.view, self.server, &reply.line, &places);
+        line.and_then(|line| Reply::read(&line)).unwrap_or(reply)
+    }
+
+    /// An answer of the server's to `completion/complete`.
+    pub fn completion(reply: Reply) -> Reply {
+        let Ok(result) = &reply.outcome else {
+            return reply;
+        };
+        let mended = completion(result);
+        if mended == *result {
+            return reply;
+        }
+        let line = splice(&reply.line, &[(result, mended.as_bytes())]);
+        Reply::read(&line).unwrap_or(reply)
+    }
+
+    /// A note of the server's, as a line.
+    pub fn note(&self, said: &Said) -> bytes::Bytes {
+        let place = (&*said.method == method::RESOURCE_UPDATED)
+            .then(|| said.params.as_ref()?.member("uri"))
+            .flatten();
+        let places: Vec<RawJson> = place.into_iter().collect();
+        exchanged(&self.view, self.server, &said.line, &places).unwrap_or_else(|| said.line.clone())
+    }
+}
+
+/// Where a result has URIs that its reader may ask for: links in a tool's result and in a prompt's
+/// messages, and what was read.
+fn in_result(result: &RawJson) -> Vec<RawJson> {
+    let holds = |text: &str| memchr::memmem::find(result.as_bytes(), text.as_bytes()).is_some();
+    let mut places = Vec::new();
+    if holds("resource_link") {
+        places.extend(items(result, "content").iter().filter_map(link));
+        let messages = items(result, "messages");
+        let contents = messages.iter().filter_map(|it| it.member("content"));
+        places.extend(contents.filter_map(|it| link(&it)));
+    }
+    if holds("\"contents\"") {
+        let read = items(result, "contents");
+        places.extend(read.iter().filter_map(|it| it.member("uri")));
+    }
+    places
+}
+
+fn link(block: &RawJson) -> Option<RawJson> {
+    let kind: String = block.member("type")?.read().ok()?;
+    (kind == "resource_link")
+        .then(|| block.member("uri"))
+        .flatten()
+}
+
+/// The items of a member that is an array.
+fn items(object: &RawJson, key: &str) -> Vec<RawJson> {
+    let list = object.member(key);
+    list.and_then(|list| list.elements()).unwrap_or_default()
+}
+
+// Whose a resource is: URIs stay as their servers spell them wherever they say that themselves,
+// and are `mcpo:{server}/{uri}` elsewhere.
+
+/// What URIs begin with that name their server.
+const SCHEME: &str = "mcpo:";
+
+/// RFC 3986's unreserved characters stay.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// A template longer than this is not matched: URIs of it must name their server.
+const LONGEST_TEMPLATE: usize = 2000;
+
+/// Templates of one server that are matched; URIs of the others must name their server. Each costs
+/// time for every URI that is looked up.
+const MATCHED: usize = 200;
+
+/// Whether it is a URI by itself, and no path or name.
+fn has_scheme(uri: &str) -> bool {
+    uri.split_once(':').is_some_and(|(scheme, _)| {
+        let usual = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(usual)
+    })
+}
+
+/// The URI that names its server.
+pub fn named_uri(server: &ServerName, uri: &str) -> String {
+    let server = utf8_percent_encode(server.as_str(), ENCODED);
+    format!("{SCHEME}{server}/{uri}")
+}
+
+/// The server that a URI names, and its own URI there.
+pub fn read_named_uri(uri: &str) -> Option<(String, &str)> {
+    let (server, own) = uri.strip_prefix(SCHEME)?.split_once('/')?;
+    let server = percent_decode_str(server).decode_utf8().ok()?;
+    Some((server.into_owned(), own))
+}
+
+/// Which of several servers a URI is of.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This one.
+    One(usize),
+    /// It could be any of these; empty where there is none.
+    Unclear(Vec<usize>),
+}
+
+/// The resources of several servers, which are known by their place in a list.
+#[derive(Default)]
+struct Uris {
+    listed: HashMap<String, Vec<usize>>,
+    /// Templates by their text.
+    templates: HashMap<String, Vec<usize>>,
+    matched: Vec<Template>,
+    servers: Vec<usize>,
+}
+
+struct Template {
+    server: usize,
+    matches: Regex,
+    /// Characters outside of its expressions: the more, the more it says.
+    literal: usize,
+}
+
+impl Uris {
+    /// A server that has resources.
+    pub fn server(&mut self, server: usize) {
+        self.servers.push(server);
+    }
+
+    /// A resource that it lists.
+    pub fn resource(&mut self, server: usize, uri: &str) {
+        note(&mut self.listed, server, uri);
+    }
+
+    /// A resource template that it lists. All of one server come after each other.
+    pub fn template(&mut self, server: usize, text: &str) {
+        note(&mut self.templates, server, text);
+        let own = self.matched.iter().rev();
+        let own = own.take_while(|known| known.server == server).count();
+        if text.len() > LONGEST_TEMPLATE || own >= MATCHED {
+            return;
+        }
+        let (pattern, literal) = pattern(text);
+        if let Ok(matches) = Regex::new(&pattern) {
+            self.matched.push(Template {
+                server,
+                matches,
+                literal,
+            });
+        }
+    }
+
+    /// Whose the URI is: of who lists it; else of who has it for a template; else of who has the
+    /// template that says the most of it; else of the one server that has resources.
+    pub fn owner(&self, uri: &str) -> Owner {
+        let known = self.listed.get(uri).or_else(|| self.templates.get(uri));
+        if let Some(servers) = known {
+            return one_of(servers.clone());
+        }
+        let fits = |known: &&Template| known.matches.is_match(uri);
+        let mut fitting: Vec<&Template> = self.matched.iter().filter(fits).collect();
+        fitting.sort_by_key(|known| Reverse(known.literal));
+        let most = fitting.first().map(|known| known.literal);
+        let best = fitting
+            .iter()
+            .take_while(|known| Some(known.literal) == most)
+            .map(|known| known.server)
+            .collect::<Vec<_>>();
+        if best.is_empty() {
+            one_of(self.servers.clone())
+        } else {
+            one_of(best)
+        }
+    }
+}
+
+/// Servers come in their order.
+fn note(known: &mut HashMap<String, Vec<usize>>, server: usize, text: &str) {
+    let servers = known.entry(text.to_owned()).or_default();
+    if servers.last() != Some(&server) {
+        servers.push(server);
+    }
+}
+
+fn one_of(mut servers: Vec<usize>) -> Owner {
+    servers.sort_unstable();
+    servers.dedup();
+    match servers[..] {
+        [one] => Owner::One(one),
+        _ => Owner::Unclear(servers),
+    }
+}
+
+/// What a template of RFC 6570 can become, and how much of it is literal. `{name}` becomes
+/// something within one segment; expressions with an operator become anything.
+fn pattern(template: &str) -> (String, usize) {
+    let (mut pattern, mut literal) = ("^".to_owned(), 0);
+    let mut rest = template;
+    while let Some((before, expression)) = rest.split_once('{') {
+        let Some((expression, after)) = expression.split_once('}') else {
+            break;
+        };
+        literal += before.len();
+        pattern.push_str(&regex::escape(before));
+        let operator = expression.starts_with(['+', '#', '.', '/', ';', '?', '&']);
+        pattern.push_str(if operator { ".*" } else { "[^/?#]*" });
+        rest = after;
+    }
+    pattern.push_str(&regex::escape(rest));
+    pattern.push('$');
+    (pattern, literal + rest.len())
+}
+
+// What the endpoint of all servers offers: the servers' lists joined, and the way back from each
+// name to its server.
+
+/// Views that are kept: one for each set of servers that some caller may use.
+const KEPT: usize = 16;
+
+/// Several servers as one. Made once for what they offer at a time.
+pub struct View {
+    config: Arc<Loaded>,
+    /// The servers that are known, in the order of the config.
+    pub offers: Vec<Arc<Offer>>,
+    tools: HashMap<String, Named>,
+    prompts: HashMap<String, Named>,
+    uris: Uris,
+    lists: Lists,
+    marks: Marks,
+}
+
+/// Something that one server offers, by its name at the endpoint.
+struct Named {
+    server: usize,
+    /// As the server spells it.
+    own: Box<str>,
+}
+
+#[derive(Default)]
+struct Lists {
+    tools: Vec<RawJson>,
+    prompts: Vec<RawJson>,
+    resources: Vec<RawJson>,
+    templates: Vec<RawJson>,
+}
+
+/// Hashes of the lists, to see which of them changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// Of the tools.
+    pub tools: [u8; 32],
+    /// Of the prompts.
+    pub prompts: [u8; 32],
+    /// Of resources and templates.
+    pub resources: [u8; 32],
+}
+
+impl View {
+    fn of(config: Arc<Loaded>, offers: Vec<Arc<Offer>>) -> Self {
+        let uris = all_uris(&offers);
+        let mut view = Self {
+            config,
+            offers,
+            tools: HashMap::new(),
+            prompts: HashMap::new(),
+            uris,
+            lists: Lists::default(),
+            marks: Marks {
+                tools: [0; 32],
+                prompts: [0; 32],
+                resources: [0; 32],
+            },
+        };
+        for server in 0..view.offers.len() {
+            view.add(server);
+        }
+        let lists = &view.lists;
+        view.marks = Marks {
+            tools: mark(&[&lists.tools]),
+            prompts: mark(&[&lists.prompts]),
+            resources: mark(&[&lists.resources, &lists.templates]),
+        };
+        view
+    }
+
+    fn add(&mut self, server: usize) {
+        let (offer, config) = (self.offers[server].clone(), self.config.clone());
+        let namer = Namer::new(&offer.spec.name, config.servers.keys());
+        let listed = offer.listed();
+        for tool in &listed.tools {
+            let name = name(&mut self.tools, &namer, server, &tool.own);
+            let tool = renamed(&tool.raw, "name", &name);
+            self.lists.tools.push(tool_shown(self, server, tool));
+        }
+        for prompt in &listed.prompts {
+            let name = name(&mut self.prompts, &namer, server, &prompt.own);
+            self.lists.prompts.push(renamed(&prompt.raw, "name", &name));
+        }
+        for resource in &listed.resources {
+            let listed = self.with_uri(server, resource, "uri");
+            self.lists.resources.push(listed);
+        }
+        for template in &listed.templates {
+            let listed = self.with_uri(server, template, "uriTemplate");
+            self.lists.templates.push(listed);
+        }
+    }
+
+    fn with_uri(&self, server: usize, item: &Item, key: &str) -> RawJson {
+        let other = self.other_uri(server, &item.own);
+        other.map_or_else(|| item.raw.clone(), |uri| renamed(&item.raw, key, &uri))
+    }
+
+    /// The URI that stands for a server's `own` here; `None` where it stays as it is, because it
+    /// leads back to this server.
+    pub fn other_uri(&self, server: usize, own: &str) -> Option<String> {
+        // What is no URI by itself (no scheme) is one with its server's name in front.
+        let stays = self.uris.owner(own) == Owner::One(server)
+            && read_named_uri(own).is_none()
+            && has_scheme(own);
+        let name = &self.offers.get(server)?.spec.name;
+        (!stays).then(|| named_uri(name, own))
+    }
+
+    /// Whose tool this is, and how the server spells it.
+    pub fn tool(&self, name: &str) -> Option<(usize, String)> {
+        find(&self.tools, name).or_else(|| self.unlisted(name))
+    }
+
+    /// A tool that only a session's own child knows, where lists depend on the session.
+    fn unlisted(&self, name: &str) -> Option<(usize, String)> {
+        let mut offers = self.offers.iter().enumerate();
+        offers.find_map(|(server, offer)| {
+            let spec = &offer.spec;
+            let own = name
+                .strip_prefix(spec.name.as_str())?
+                .strip_prefix('_')
+                .filter(|own| spec.session_lists && offer.may_call(own))?;
+            let named = Namer::new(&spec.name, self.config.servers.keys()).name(own);
+            (named == name).then(|| (server, own.to_owned()))
+        })
+    }
+
+    /// Whose prompt this is, and how the server spells it.
+    pub fn prompt(&self, name: &str) -> Option<(usize, String)> {
+        find(&self.prompts, name)
+    }
+
+    /// Whose URI this is, which does not name its server.
+    pub fn owner(&self, uri: &str) -> Owner {
+        self.uris.owner(uri)
+    }
+
+    /// The place of a server that is known.
+    pub fn place(&self, server: &str) -> Option<usize> {
+        let is = |offer: &Arc<Offer>| offer.spec.name.as_str() == server;
+        self.offers.iter().position(is)
+    }
+
+    /// The names of these servers.
+    pub fn names(&self, servers: &[usize]) -> impl Iterator<Item = &ServerName> {
+        let offers = servers.iter().filter_map(|server| self.offers.get(*server));
+        offers.map(|offer| &offer.spec.name)
+    }
+
+    /// The result of a list method, all of it in one page; `None` for other methods.
+    pub fn list(&self, method: &str) -> Option<RawJson> {
+        let (key, items) = match method {
+            method::TOOLS_LIST => ("tools", &self.lists.tools),
+            method::PROMPTS_LIST => ("prompts", &self.lists.prompts),
+            method::RESOURCES_LIST => ("resources", &self.lists.resources),
+            method::RESOURCES_TEMPLATES_LIST => ("resourceTemplates", &self.lists.templates),
+            _ => return None,
+        };
+        let items: Vec<&str> = items.iter().map(RawJson::as_str).collect();
+        let text = format!(r#"{{"{key}":[{}]}}"#, items.join(","));
+        RawJson::parse(text.into()).ok()
+    }
+
+    /// To see which lists changed since.
+    pub fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    fn is_of(&self, config: &Arc<Loaded>, offers: &[Arc<Offer>]) -> bool {
+        let same = |(one, other)| Arc::ptr_eq(one, other);
+        Arc::ptr_eq(&self.config, config)
+            && self.offers.len() == offers.len()
+            && self.offers.iter().zip(offers).all(same)
+    }
+}
+
+impl View {
+    /// Both are of one time: of one config, and of one state of each server that both have.
+    fn may_be_asked_for_beside(&self, newer: &Self) -> bool {
+        let same = |offer: &Arc<Offer>| {
+            let place = newer.place(offer.spec.name.as_str());
+            place.is_none_or(|place| Arc::ptr_eq(&newer.offers[place], offer))
+        };
+        Arc::ptr_eq(&self.config, &newer.config) && self.offers.iter().all(same)
+    }
+}
+
+/// A tool as it is listed: it may name a resource that shows its results.
+fn tool_shown(view: &View, server: usize, tool: RawJson) -> RawJson {
+    let Some(meta) = tool.member("_meta") else {
+        return tool;
+    };
+    let nested = meta.member("ui").and_then(|ui| ui.member("resourceUri"));
+    let places: Vec<RawJson> = nested
+        .into_iter()
+        .chain(meta.member("ui/resourceUri"))
+        .collect();
+    let line = tool.clone().into_bytes();
+    exchanged(view, server, &line, &places)
+        .and_then(|line| RawJson::parse(line).ok())
+        .unwrap_or(tool)
+}
+
+/// The line with other URIs at these places; `None` where all of them stay.
+pub fn exchanged(
+    view: &View,
+    server: usize,
+    line: &bytes::Bytes,
+    places: &[RawJson],
+) -> Option<bytes::Bytes> {
+    let mut edits = Vec::new();
+    for place in places {
+        let Ok(own) = place.read::<String>() else {
+            continue;
+        };
+        // Clients fetch these from the web by themselves.
+        let from_web = own.starts_with("https://") || own.starts_with("http://");
+        if let Some(other) = (!from_web).then(|| view.other_uri(server, &own)).flatten() {
+            edits.push((place, RawJson::of(&other.into())));
+        }
+    }
+    let edits: Vec<_> = edits
+        .iter()
+        .map(|(place, uri)| (*place, uri.as_bytes()))
+        .collect();
+    (!edits.is_empty()).then(|| splice(line, &edits))
+}
+
+fn all_uris(offers: &[Arc<Offer>]) -> Uris {
+    let mut uris = Uris::default();
+    for (server, offer) in offers.iter().enumerate() {
+        if offer.learnt.hello.capabilities.contains_key("resources") {
+            uris.server(server);
+        }
+        let listed = offer.listed();
+        for resource in &listed.resources {
+            uris.resource(server, &resource.own);
+        }
+        for template in &listed.templates {
+            uris.template(server, &template.own);
+        }
+    }
+    uris
+}
+
+/// A name that is nobody else's.
+fn name(taken: &mut HashMap<String, Named>, namer: &Namer<'_>, server: usize, own: &str) -> String {
+    let mut name = namer.name(own);
+    let mut turn = 0;
+    while taken.contains_key(&name) {
+        turn += 1;
+        name = namer.changed(own, turn);
+    }
+    let own = own.into();
+    taken.insert(name.clone(), Named { server, own });
+    name
+}
+
+fn find(names: &HashMap<String, Named>, name: &str) -> Option<(usize, String)> {
+    let found = names.get(name)?;
+    Some((found.server, (*found.own).to_owned()))
+}
+
+fn renamed(item: &RawJson, key: &str, value: &str) -> RawJson {
+    let place = item.member(key);
+    let value = RawJson::of(&value.into());
+    place.map_or_else(|| item.clone(), |place| exchange(item, &place, &value))
+}
+
+fn mark(lists: &[&Vec<RawJson>]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for item in lists.iter().copied().flatten() {
+        hash.update((item.as_bytes().len() as u64).to_be_bytes());
+        hash.update(item.as_bytes());
+    }
+    hash.finalize().into()
+}
+
+/// The views of this bridge.
+#[derive(Default)]
+pub struct Views(Mutex<Vec<Arc<View>>>);
+
+impl Views {
+    /// The view of these servers, made if it is new.
+    pub fn view(&self, config: &Arc<Loaded>, offers: &[Arc<Offer>]) -> Arc<View> {
+        let known = |views: &[Arc<View>]| {
+            let found = views.iter().find(|view| view.is_of(config, offers));
+            found.cloned()
+        };
+        if let Some(view) = known(&self.lock()) {
+            return view;
+        }
+        let made = Arc::new(View::of(config.clone(), offers.to_vec()));
+        let mut views = self.lock();
+        // Somebody else may have made it meanwhile.
+        if let Some(view) = known(&views) {
+            return view;
+        }
+        views.retain(|view| view.may_be_asked_for_beside(&made));
+        if views.len() >= KEPT {
+            views.remove(0);
+        }
+        views.push(made.clone());
+        made
+    }
+
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Vec<Arc<View>>> {
+        self.0.lock()
+    }
+}
+
+#[cfg(test)]
+mod names_tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(server: &str, own: &str, configured: &[&str]) -> String {
+        let server: ServerName = server.parse().unwrap();
+        let all: Vec<ServerName> = configured
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .collect();
+        Namer::new(&server, all.iter()).name(own)
+    }
+
+    #[test]
+    fn usual_names_stay() {
+        assert_eq!(
+            name("excel", "write_range", &["excel", "word"]),
+            "excel_write_range"
+        );
+        let longest = "x".repeat(64 - "excel_".len());
+        assert_eq!(
+            name("excel", &longest, &["excel"]),
+            format!("excel_{longest}")
+        );
+    }
+
+    #[test]
+    fn others_are_shortened_with_a_hash_that_does_not_change() {
+        for (server, own, expected) in [
+            (
+                "excel",
+                "admin.tools/list",
+                "excel_admin_tools_list_f0a28069",
+            ),
+            ("表計算", "書く", "____f196e5d3"),
+            ("a b", "c", "a_b_c_0ba54489"),
+            // Looks like a changed name.
+            ("git", "show_0badcafe", "git_show_0badcafe_80ac0297"),
+        ] {
+            assert_eq!(name(server, own, &[server, "other"]), expected);
+        }
+        let long = name("excel", &"x".repeat(100), &["excel"]);
+        assert_eq!(long.len(), 64);
+        assert_ne!(long, name("excel", &"x".repeat(101), &["excel"]));
+    }
+
+    #[test]
+    fn two_servers_that_could_mean_the_same_name_never_do() {
+        let both = ["a", "a_b"];
+        assert_eq!(name("a_b", "c", &both), "a_b_c");
+        let other = name("a", "b_c", &both);
+        assert!(
+            other.starts_with("a_b_c_") && other.len() == "a_b_c_".len() + 8,
+            "{other}"
+        );
+        assert_eq!(name("a", "c", &both), "a_c");
+    }
+
+    proptest! {
+        #[test]
+        fn names_can_be_used_and_say_whose_they_are(
+            servers in proptest::collection::btree_set("[ab_]{1,4}|[ab_ 表]{1,6}|[a-z]{60,64}", 1..8),
+            tools in proptest::collection::btree_set("[ab_]{0,3}|[ab_./表]{0,6}|[a-f0-9_]{8,80}", 1..8),
+            unrelated in "[x-z]{1,9}",
+        ) {
+            let all: Vec<ServerName> = servers.iter().filter_map(|name| name.parse().ok()).collect();
+            let more: Vec<ServerName> = all.iter().cloned().chain(unrelated.parse().ok()).collect();
+            let mut seen = std::collections::HashMap::new();
+            for server in &all {
+                for tool in &tools {
+                    let name = Namer::new(server, all.iter()).name(tool);
+                    prop_assert!(!name.is_empty() && name.len() <= 64, "{name}");
+                    prop_assert!(name.bytes().all(is_usual), "{name}");
+                    prop_assert!(may_be_of(server, &name), "{name} of {server}");
+                    prop_assert_eq!(&Namer::new(server, more.iter()).name(tool), &name);
+                    let before = seen.insert(name.clone(), (server, tool));
+                    prop_assert!(before.is_none(), "{name}: {before:?} and {server} {tool}");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod uris_tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_can_name_its_server() {
+        let server: ServerName = "表 計".parse().unwrap();
+        let uri = named_uri(&server, "test://a/{id}?b#c");
+        assert_eq!(uri, "mcpo:%E8%A1%A8%20%E8%A8%88/test://a/{id}?b#c");
+        assert!(url::Url::parse(&uri).is_ok());
+        assert_eq!(
+            read_named_uri(&uri).unwrap(),
+            ("表 計".to_owned(), "test://a/{id}?b#c")
+        );
+        assert_eq!(read_named_uri("test://a"), None);
+        assert_eq!(read_named_uri("mcpo:excel"), None);
+    }
+
+    #[test]
+    fn a_uri_is_of_who_says_the_most_of_it() {
+        let mut uris = Uris::default();
+        for server in 0..3 {
+            uris.server(server);
+            uris.resource(server, "test://all");
+        }
+        uris.resource(1, "file:///logs/today");
+        uris.template(0, "file:///{+path}");
+        uris.template(2, "file:///logs/{day}");
+        uris.template(0, "same://{x}");
+        uris.template(1, "same://{y}");
+        for (uri, owner) in [
+            ("test://all", Owner::Unclear(vec![0, 1, 2])),
+            ("file:///logs/today", Owner::One(1)),
+            ("file:///logs/monday", Owner::One(2)),
+            ("file:///logs/monday/noon", Owner::One(0)),
+            ("file:///{+path}", Owner::One(0)),
+            ("same://z", Owner::Unclear(vec![0, 1])),
+            ("never://heard", Owner::Unclear(vec![0, 1, 2])),
+        ] {
+            assert_eq!(uris.owner(uri), owner, "{uri}");
+        }
+        let mut alone = Uris::default();
+        assert_eq!(alone.owner("never://heard"), Owner::Unclear(vec![]));
+        alone.server(4);
+        assert_eq!(alone.owner("never://heard"), Owner::One(4));
+    }
+
+    #[test]
+    fn templates_match_what_they_can_become() {
+        for (template, uri, is) in [
+            ("test://t/{id}/data", "test://t/a%20b/data", true),
+            ("test://t/{id}/data", "test://t/a/b/data", false),
+            ("test://t{/path*}{?q}", "test://t/a/b?q=1", true),
+            ("test://t.x/{id}", "test://t_x/1", false),
+            ("test://open/{id", "test://open/{id", true),
+        ] {
+            let found = Regex::new(&pattern(template).0).unwrap().is_match(uri);
+            assert_eq!(found, is, "{template} {uri}");
+        }
+    }
+}

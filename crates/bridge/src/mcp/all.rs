@@ -1,0 +1,620 @@
+//! `/mcp`: one endpoint for all servers, for clients of every era.
+//!
+//! A request is given to one server: by its tool's or prompt's name, or by its URI. From there on
+//! it is a request at `/mcp/{server}`: the same child and folder, the same bytes. What concerns all
+//! servers (greetings, lists, news of lists) is answered here, from the catalogue.
+
+use std::sync::Arc;
+
+use axum::{
+    http::{StatusCode, header},
+    response::Response,
+};
+use bridge_model::{Caller, ServerName, link_text};
+use bridge_openapi::path_segment;
+use bridge_protocol::{
+    ClientMessage, Kind, RawJson, code,
+    jsonrpc::{Said, splice},
+    meta,
+    meta::SUBSCRIPTION_ID,
+    method,
+    revision::MODERN,
+    sse,
+};
+use bytes::Bytes;
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+
+use super::{
+    Endpoint, RpcError, aggregate,
+    aggregate::{Marks, Owner, Shown, View},
+    listen::Wanted,
+    lists::TTL,
+    modern,
+    request::{McpExit, McpRequest, ServerRequest, locate_offer},
+    session,
+    session::{McpSession, Messages},
+};
+use crate::{
+    catalog::{Knowledge, Offer},
+    config::{Loaded, ServerAccess, ServerSpec},
+    replicas::{Exit, Located},
+};
+
+/// The servers that are there for a caller. Everything at this endpoint goes by this.
+fn servers<'a>(config: &'a Loaded, caller: &Caller) -> impl Iterator<Item = &'a ServerName> {
+    let seen = |spec: &ServerSpec| spec.access(caller) != ServerAccess::None;
+    let servers = config.servers.iter();
+    servers.filter_map(move |(name, spec)| seen(spec).then_some(name))
+}
+
+/// What they offer, as far as it is known now.
+fn known_view(endpoint: &Endpoint, caller: &Caller) -> Arc<View> {
+    let config = endpoint.directory.config();
+    let known = servers(&config, caller).filter_map(|name| match endpoint.catalog.peek(name)? {
+        Knowledge::Ready(offer) => Some(offer),
+        Knowledge::Learning | Knowledge::Failed { .. } => None,
+    });
+    let known: Vec<_> = known.collect();
+    endpoint.views.view(&config, &known)
+}
+
+/// What the caller's servers offer. Those that are just being learnt are waited for a little.
+pub async fn settled_view(request: &McpRequest<'_>) -> Arc<View> {
+    let config = request.endpoint.directory.config();
+    let names = servers(&config, request.caller);
+    request.endpoint.catalog.settled(names).await;
+    known_view(request.endpoint, request.caller)
+}
+
+/// The same request to one of the servers.
+fn request_to<'a>(
+    request: &'a McpRequest<'a>,
+    view: &Arc<View>,
+    server: usize,
+) -> ServerRequest<'a> {
+    ServerRequest {
+        request,
+        offer: view.offers[server].clone(),
+        shown: Some(Shown::new(view.clone(), server)),
+    }
+}
+
+// News of the joined lists: a server came, went, or offers something else.
+
+/// Whose lists changed from `before` to `now`, as the protocol calls them.
+pub fn differences(before: &Marks, now: &Marks) -> Vec<&'static str> {
+    let mut changed = Vec::new();
+    if before.tools != now.tools {
+        changed.push("tools");
+    }
+    if before.prompts != now.prompts {
+        changed.push("prompts");
+    }
+    if before.resources != now.resources {
+        changed.push("resources");
+    }
+    changed
+}
+
+/// The note that a list changed; modern clients are told for which subscription.
+pub fn note(list: &str, subscription: Option<&RawJson>) -> Bytes {
+    let params = subscription.map_or_else(String::new, |id| {
+        format!(
+            r#","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{}}}}}"#,
+            id.as_str()
+        )
+    });
+    format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"{params}}}"#).into()
+}
+
+/// Tells the session's client what changes from now on, until the session ends.
+pub fn forward(endpoint: &Arc<Endpoint>, caller: &Caller, view: &View, session: &Arc<McpSession>) {
+    let (weak_app, session_now) = (Arc::downgrade(endpoint), Arc::downgrade(session));
+    let (caller, mut before) = (caller.clone(), view.marks());
+    let mut changes = endpoint.catalog.changes();
+    let stopping = endpoint.engine.stopping.clone();
+    let forwarding = async move {
+        loop {
+            // What changed since the view was made counts, too.
+            let (Some(endpoint), Some(session)) = (weak_app.upgrade(), session_now.upgrade())
+            else {
+                return;
+            };
+            let now = known_view(&endpoint, &caller).marks();
+            for list in differences(&before, &now) {
+                session.outbox.push(&note(list, None));
+            }
+            before = now;
+            drop((endpoint, session));
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let ended = session.ended.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = forwarding => {}
+            () = ended.cancelled() => {}
+            () = stopping.cancelled() => {}
+        }
+    });
+}
+
+// What the bridge says of itself where it speaks for all servers.
+
+/// The answer to `initialize`, for the agreed revision.
+pub fn initialize(view: &View, version: &str) -> RawJson {
+    let mut result = json!({
+        "protocolVersion": version,
+        "capabilities": capabilities(view),
+        "serverInfo": server_info(),
+    });
+    add_instructions(&mut result, view);
+    RawJson::of(&result)
+}
+
+/// The answer to `server/discover`.
+pub fn discover(view: &View) -> RawJson {
+    let mut result = json!({
+        "resultType": "complete",
+        "supportedVersions": [MODERN],
+        "capabilities": capabilities(view),
+        "ttlMs": TTL,
+        "cacheScope": "private",
+        "_meta": {meta::SERVER_INFO: server_info()},
+    });
+    add_instructions(&mut result, view);
+    RawJson::of(&result)
+}
+
+fn server_info() -> Value {
+    json!({
+        "name": "mcpo-bridge",
+        "title": "MCPO On-Demand Bridge",
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Lists there always are, since servers come and go. What only some servers can is there if one
+/// of them can; what could not be given to the right server, as tasks, is not.
+fn capabilities(view: &View) -> Value {
+    let able = |name: &str| view.offers.iter().any(|offer| has(offer, name));
+    let mut capabilities = json!({
+        "tools": {"listChanged": true},
+        "prompts": {"listChanged": true},
+        "resources": {"listChanged": true, "subscribe": subscribes(view)},
+    });
+    for name in ["completions", "logging"] {
+        if able(name) {
+            capabilities[name] = json!({});
+        }
+    }
+    // Its parts are tools and resources, which are routed.
+    let ui = "io.modelcontextprotocol/ui";
+    let extensions = view.offers.iter().filter_map(|offer| {
+        let extensions = offer.learnt.hello.capabilities.get("extensions")?;
+        extensions.get(ui).filter(|ui| ui.is_object()).cloned()
+    });
+    if let Some(first) = extensions.into_iter().next() {
+        capabilities["extensions"] = Value::Object(Map::from_iter([(ui.to_owned(), first)]));
+    }
+    capabilities
+}
+
+fn has(offer: &Offer, capability: &str) -> bool {
+    offer.learnt.hello.capabilities.contains_key(capability)
+}
+
+fn subscribes(view: &View) -> bool {
+    view.offers.iter().any(|offer| {
+        let resources = offer.learnt.hello.capabilities.get("resources");
+        resources.is_some_and(|resources| resources["subscribe"] == true)
+    })
+}
+
+/// The texts of all servers that have one, each below its server's name.
+fn add_instructions(result: &mut Value, view: &View) {
+    let texts = view.offers.iter().filter_map(|offer| {
+        let text = offer.learnt.hello.instructions.as_deref()?.trim();
+        let name = link_text(offer.spec.name.as_str());
+        let begin = aggregate::beginning(&offer.spec.name);
+        (!text.is_empty()).then(|| format!("# {name} (its tools begin with {begin})\n\n{text}"))
+    });
+    let texts: Vec<String> = texts.collect();
+    if !texts.is_empty() {
+        result["instructions"] = texts.join("\n\n").into();
+    }
+}
+
+// `subscriptions/listen` to all servers as one stream. News of lists come from the catalogue and
+// start no process; for resources, each server that was named is listened to as at its own
+// endpoint.
+
+/// One server's part of a subscription.
+struct Part {
+    messages: Messages,
+    /// The URIs as the client asked for them, by what they are at the server.
+    asked: IndexMap<String, String>,
+    shown: Shown,
+}
+
+/// Opens the stream.
+pub async fn listen(
+    request: &McpRequest<'_>,
+    view: &Arc<View>,
+    message: &ClientMessage,
+) -> Result<Response, McpExit> {
+    let filter = message.params.notifications.clone();
+    let filter = filter.unwrap_or_else(RawJson::empty_object);
+    let wanted = Wanted::read(Some(&filter))?;
+    let mut by_server: IndexMap<usize, IndexMap<String, String>> = IndexMap::new();
+    for uri in &wanted.resource_subscriptions {
+        let (server, own) = find_resource(view, uri)?;
+        let asked = by_server.entry(server).or_default();
+        asked.insert(own, uri.clone());
+    }
+    let opening = by_server
+        .into_iter()
+        .map(|(server, asked)| part(request, view, message, server, asked));
+    let mut parts = Vec::new();
+    for opened in futures_util::future::join_all(opening).await {
+        match opened? {
+            Ok(part) => parts.push(part),
+            // The server's own refusal.
+            Err(refusal) => return Ok(*refusal),
+        }
+    }
+    let id = message.answer_id();
+    let acknowledged = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{}}},"notifications":{}}}}}"#,
+        id.as_str(),
+        filter.as_str()
+    );
+    let (sender, events) = mpsc::channel(64);
+    let _ = sender.try_send(sse::event(None, acknowledged.as_bytes()));
+    let lists = news_of_lists(request, view, wanted, id, sender.clone());
+    let stopping = request.endpoint.engine.stopping.clone();
+    tokio::spawn(async move {
+        let served = parts.into_iter().map(|part| Box::pin(part.send(&sender)));
+        let mut served: Vec<_> = served.collect();
+        let one_ended = async {
+            if served.is_empty() {
+                std::future::pending::<()>().await;
+            } else {
+                futures_util::future::select_all(&mut served).await;
+            }
+        };
+        // A client whose server went away learns it by the stream's end, and may come again.
+        tokio::select! {
+            () = lists => {}
+            () = one_ended => {}
+            () = sender.closed() => {}
+            () = stopping.cancelled() => {}
+        }
+    });
+    Ok(session::response(events))
+}
+
+/// Listens to one server; the inner error is its refusal.
+async fn part(
+    request: &McpRequest<'_>,
+    view: &Arc<View>,
+    message: &ClientMessage,
+    server: usize,
+    asked: IndexMap<String, String>,
+) -> Result<Result<Part, Box<Response>>, McpExit> {
+    let uris: Vec<&String> = asked.keys().collect();
+    let filter = RawJson::of(&json!({"resourceSubscriptions": uris}));
+    let place = message.params.notifications.as_ref();
+    let edits: Vec<_> = place
+        .map(|place| (place, filter.as_bytes()))
+        .into_iter()
+        .collect();
+    let own = ClientMessage::read(&splice(&message.line, &edits)).map_err(RpcError::from)?;
+    // Each chat's folder may be on another replica, and so each part goes its own way.
+    let path = request.target.split('?').next().unwrap_or_default();
+    let name = &view.offers[server].spec.name;
+    let target = format!(
+        "{}/{}",
+        path.trim_end_matches('/'),
+        path_segment(name.as_str())
+    );
+    let request = &McpRequest {
+        method: request.method.clone(),
+        target: &target,
+        body: own.line.clone(),
+        id: request.id.clone(),
+        ..*request
+    };
+    let answered = modern::request(request_to(request, view, server), own, method::LISTEN).await;
+    let response = match answered {
+        Ok(response) => response,
+        Err(Exit::Answered(response)) => *response,
+        Err(exit) => return Err(exit),
+    };
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_stream = kind.is_some_and(|kind| kind == "text/event-stream");
+    if response.status() != StatusCode::OK || !is_stream {
+        return Ok(Err(Box::new(response)));
+    }
+    Ok(Ok(Part {
+        messages: Messages::of(response, request.endpoint.settings.limits.max_message()),
+        asked,
+        shown: Shown::new(view.clone(), server),
+    }))
+}
+
+impl Part {
+    /// Passes on what the server says, until it says no more.
+    async fn send(mut self, sender: &mpsc::Sender<Bytes>) {
+        while let Some(line) = self.messages.next().await {
+            if let Some(line) = self.line(&line)
+                && sender.send(sse::event(None, &line)).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// A line as the client is to read it; `None` for the server's own acknowledgement.
+    fn line(&self, line: &Bytes) -> Option<Bytes> {
+        let whole = RawJson::parse(line.clone()).ok()?;
+        let method = whole
+            .member("method")
+            .and_then(|method| method.read::<String>().ok());
+        let said = Said {
+            line: line.clone(),
+            id: whole.member("id"),
+            method: method.unwrap_or_default().into(),
+            params: whole.member("params"),
+        };
+        if &*said.method == method::ACKNOWLEDGED {
+            return None;
+        }
+        let place = said.params.as_ref().and_then(|params| params.member("uri"));
+        let own = place.as_ref().and_then(|place| place.read::<String>().ok());
+        match (place, own.and_then(|own| self.asked.get(&own))) {
+            (Some(place), Some(asked)) => {
+                let asked = RawJson::of(&asked.as_str().into());
+                Some(splice(line, &[(&place, asked.as_bytes())]))
+            }
+            _ => Some(self.shown.note(&said)),
+        }
+    }
+}
+
+/// Tells what changes in the joined lists, as far as it is wanted.
+fn news_of_lists(
+    request: &McpRequest<'_>,
+    view: &View,
+    wanted: Wanted,
+    id: RawJson,
+    sender: mpsc::Sender<Bytes>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (endpoint, caller) = (Arc::downgrade(request.endpoint), request.caller.clone());
+    let mut changes = request.endpoint.catalog.changes();
+    let mut before = view.marks();
+    async move {
+        loop {
+            let Some(now) = endpoint
+                .upgrade()
+                .map(|endpoint| known_view(&endpoint, &caller).marks())
+            else {
+                return;
+            };
+            for list in differences(&before, &now) {
+                let event = sse::event(None, &note(list, Some(&id)));
+                if wanted.has_list(list) && sender.send(event).await.is_err() {
+                    return;
+                }
+            }
+            before = now;
+            let event = tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep(session::PING_EVERY) => session::PING,
+            };
+            if sender.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+// Which server a request is for, and the request as that server reads it.
+
+/// A request of one server.
+pub struct Routed<'a> {
+    /// To whom.
+    pub to: ServerRequest<'a>,
+    /// With the name or URI that the server knows; every other byte as it came.
+    pub message: ClientMessage,
+}
+
+/// What a request names its server by.
+enum Reference {
+    Tool(String),
+    Prompt(String),
+    Resource(String),
+}
+
+/// Finds the server; `None` where the method does not say which it is for. Where another replica has to find it,
+/// the session is a guest there.
+pub async fn route<'a>(
+    request: &'a McpRequest<'a>,
+    view: Arc<View>,
+    message: &ClientMessage,
+    session: Option<&Arc<McpSession>>,
+) -> Result<Option<Routed<'a>>, McpExit> {
+    let Some((reference, place)) = reference(message)? else {
+        return Ok(None);
+    };
+    let found = match find(&view, &reference) {
+        Ok(found) => (view, found),
+        Err(unknown) => late(request, &reference, session, unknown).await?,
+    };
+    let (view, (server, own)) = found;
+    let own = RawJson::of(&own.into());
+    let line = splice(&message.line, &[(&place, own.as_bytes())]);
+    Ok(Some(Routed {
+        to: request_to(request, &view, server),
+        message: ClientMessage::read(&line).map_err(RpcError::from)?,
+    }))
+}
+
+/// What the request names, and where in its line.
+fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, RpcError> {
+    let Kind::Request(method) = &message.kind else {
+        return Ok(None);
+    };
+    let whole = || RawJson::parse(message.line.clone()).ok();
+    let params = || whole()?.member("params");
+    let text = |object: RawJson, key: &str| {
+        let place = object.member(key)?;
+        Some((place.read::<String>().ok()?, place))
+    };
+    let (found, missing) = match &**method {
+        method::TOOLS_CALL => {
+            let name = message.params.name.clone();
+            let tool = name.map(|(name, place)| (Reference::Tool(name), place));
+            (tool, "params.name is missing: the tool's name")
+        }
+        method::PROMPTS_GET => {
+            let name = message.params.name.clone();
+            let prompt = name.map(|(name, place)| (Reference::Prompt(name), place));
+            (prompt, "params.name is missing: the prompt's name")
+        }
+        method::RESOURCES_READ | method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE => {
+            let uri = params().and_then(|params| text(params, "uri"));
+            let resource = uri.map(|(uri, place)| (Reference::Resource(uri), place));
+            (resource, "params.uri is missing")
+        }
+        method::COMPLETE => {
+            let target = params().and_then(|params| params.member("ref"));
+            let prompt = || text(target.clone()?, "name");
+            let found = match target.clone().and_then(|target| text(target, "uri")) {
+                Some((uri, place)) => Some((Reference::Resource(uri), place)),
+                None => prompt().map(|(name, place)| (Reference::Prompt(name), place)),
+            };
+            (found, "params.ref names neither a prompt nor a resource")
+        }
+        _ => return Ok(None),
+    };
+    let missing = || {
+        RpcError::new(
+            StatusCode::OK,
+            code::INVALID_PARAMS,
+            "bad_arguments",
+            missing,
+        )
+    };
+    found.ok_or_else(missing).map(Some)
+}
+
+fn find(view: &View, reference: &Reference) -> Result<(usize, String), RpcError> {
+    let unknown = |what: &str, name: &str| {
+        let text = format!("Unknown {what}: {name}");
+        let kind = if what == "tool" {
+            "unknown_tool"
+        } else {
+            "bad_arguments"
+        };
+        RpcError::new(StatusCode::OK, code::INVALID_PARAMS, kind, &text)
+    };
+    match reference {
+        Reference::Tool(name) => {
+            let tool = view.tool(name);
+            tool.ok_or_else(|| unknown("tool", name))
+        }
+        Reference::Prompt(name) => {
+            let prompt = view.prompt(name);
+            prompt.ok_or_else(|| unknown("prompt", name))
+        }
+        Reference::Resource(uri) => find_resource(view, uri),
+    }
+}
+
+/// The server of a resource, and the resource's URI there.
+fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError> {
+    let unknown = || {
+        let text = format!("Resource not found: {uri}");
+        RpcError::new(StatusCode::OK, code::INVALID_PARAMS, "bad_arguments", &text)
+    };
+    if let Some((server, own)) = aggregate::read_named_uri(uri) {
+        let server = view.place(&server).ok_or_else(unknown)?;
+        return Ok((server, own.to_owned()));
+    }
+    let servers = match view.owner(uri) {
+        Owner::One(server) => return Ok((server, uri.to_owned())),
+        Owner::Unclear(servers) if servers.is_empty() => return Err(unknown()),
+        Owner::Unclear(servers) => servers,
+    };
+    let named: Vec<String> = view
+        .names(&servers)
+        .map(|server| aggregate::named_uri(server, uri))
+        .collect();
+    let text = format!(
+        "it is not clear which server has {uri}: ask for it as {}",
+        named.join(" or ")
+    );
+    let error = RpcError::new(StatusCode::OK, code::INVALID_PARAMS, "bad_arguments", &text);
+    Err(error.with(json!({"uris": named})))
+}
+
+/// Looks again when the servers are known whose it may be and that are not known yet: a client
+/// may have its list of names from before the bridge was restarted.
+async fn late(
+    request: &McpRequest<'_>,
+    reference: &Reference,
+    session: Option<&Arc<McpSession>>,
+    unknown: RpcError,
+) -> Result<(Arc<View>, (usize, String)), McpExit> {
+    let McpRequest {
+        endpoint, caller, ..
+    } = request;
+    let before = known_view(endpoint, caller);
+    let config = endpoint.directory.config();
+    let mut failure = None;
+    for server in servers(&config, caller).filter(|server| before.place(server.as_str()).is_none())
+    {
+        let may_be = match reference {
+            Reference::Tool(name) | Reference::Prompt(name) => aggregate::may_be_of(server, name),
+            Reference::Resource(uri) => {
+                aggregate::read_named_uri(uri).is_some_and(|(named, _)| named == server.as_str())
+            }
+        };
+        if may_be {
+            let learnt = learn(request, server, session).await;
+            failure = failure.or(learnt.err());
+        }
+    }
+    let now = known_view(endpoint, caller);
+    match find(&now, reference) {
+        Ok(found) => Ok((now, found)),
+        Err(_) => Err(failure.unwrap_or(unknown.into())),
+    }
+}
+
+/// Waits until it is known what a server offers; where another replica knows, it answers the request.
+async fn learn(
+    request: &McpRequest<'_>,
+    server: &ServerName,
+    session: Option<&Arc<McpSession>>,
+) -> Result<(), McpExit> {
+    let mut forwarding = request.forwarding();
+    loop {
+        let located = locate_offer(request.endpoint, server.as_str(), request.caller).await?;
+        let Located::Elsewhere(mut other) = located else {
+            return Ok(());
+        };
+        if let Some(session) = session {
+            other = session::with_guest(request, session, other).await;
+        }
+        forwarding.to(&other).await?;
+    }
+}

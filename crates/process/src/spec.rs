@@ -1,0 +1,313 @@
+//! What a server is: a command line or an address, and what of a user goes into it.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use bridge_model::{Caller, JobId, Principal};
+use indexmap::IndexMap;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use url::Url;
+
+// The command line of a stdio server, before and after it is given a folder.
+
+/// A program to start: argv, no shell. `${…}` are replaced already, `{MCPO_WORKDIR}` and
+/// `{MCPO_JOB_ID}` not yet, nor what is of the user. Holds no NUL anywhere. `Debug` shows no argument and no value.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CommandSpec {
+    /// As written: a path, or a name to be looked up in `PATH`.
+    pub program: String,
+    /// Arguments; may hold secrets.
+    pub args: Vec<String>,
+    /// The server's own variables; values may be secrets.
+    pub env: IndexMap<String, String>,
+    /// Where it starts, if not in the workspace.
+    pub cwd: Option<PathBuf>,
+}
+
+/// A command for one workspace. `Debug` shows the program only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ResolvedCommand {
+    /// As written in the file.
+    pub program: String,
+    /// Arguments, placeholders replaced.
+    pub args: Vec<String>,
+    /// The server's own variables, placeholders replaced.
+    pub env: IndexMap<String, String>,
+    /// The folder to start in: the workspace's, unless the file names another. A relative one
+    /// starts from the workspace's.
+    pub cwd: PathBuf,
+}
+
+impl CommandSpec {
+    /// Fills in the placeholders of `args`, `env` and `cwd` for one workspace, and in `env` those of
+    /// its user. `workdir` should be UTF-8 (our own names are): other bytes become U+FFFD in
+    /// arguments.
+    pub fn resolve(&self, workdir: &Path, job: &JobId, user: &UserValues) -> ResolvedCommand {
+        let folder = workdir.to_string_lossy();
+        let job = job.to_string();
+        let place = [("{MCPO_WORKDIR}", &*folder), ("{MCPO_JOB_ID}", &*job)];
+        let both: Vec<_> = place.into_iter().chain(user.pairs()).collect();
+        let fill_place = |text: &str| fill(text, &place);
+        let cwd = self.cwd.as_ref().map_or_else(
+            || workdir.to_owned(),
+            |cwd| workdir.join(fill_place(&cwd.to_string_lossy())),
+        );
+        ResolvedCommand {
+            program: self.program.clone(),
+            args: self.args.iter().map(|arg| fill_place(arg)).collect(),
+            env: self
+                .env
+                .iter()
+                .map(|(name, value)| (name.clone(), fill(value, &both)))
+                .collect(),
+            cwd,
+        }
+    }
+}
+
+impl fmt::Debug for CommandSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandSpec")
+            .field("program", &self.program)
+            .field("args", &self.args.len())
+            .field("env", &self.env.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ResolvedCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResolvedCommand")
+            .field("program", &self.program)
+            .field("env", &self.env.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+// A server somewhere else, before and after it is given a user.
+
+/// A remote server. `Debug` shows the origin of the URL and the names of the headers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RemoteSpec {
+    /// `http` or `https`; may hold a secret in its path or query.
+    pub url: Url,
+    /// The protocol spoken there.
+    pub kind: RemoteKind,
+    /// Sent with every request; names and values are valid HTTP. Values may be secrets.
+    pub headers: IndexMap<String, String>,
+}
+
+impl RemoteSpec {
+    /// With headers for this user.
+    #[must_use]
+    pub fn for_user(&self, user: &UserValues) -> Self {
+        let user = user.in_headers();
+        let filled = self.headers.iter();
+        let filled = filled.map(|(name, value)| (name.clone(), fill(value, &user.pairs())));
+        Self {
+            headers: filled.collect(),
+            ..self.clone()
+        }
+    }
+}
+
+impl fmt::Debug for RemoteSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteSpec")
+            .field("origin", &self.url.origin().ascii_serialization())
+            .field("kind", &self.kind)
+            .field("headers", &self.headers.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The protocol of a remote server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemoteKind {
+    /// MCP Streamable HTTP.
+    StreamableHttp,
+    /// HTTP with server-sent events, of revision 2024-11-05.
+    Sse,
+}
+
+// What the config may pass on of the user for whom a server works.
+
+/// The values of `{MCPO_USER_ID}` and its like; empty where nobody said, or proved, who it is.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct UserValues {
+    id: String,
+    name: String,
+    email: String,
+    role: String,
+    groups: String,
+}
+
+/// The placeholders.
+pub const USER_PLACEHOLDERS: [&str; 5] = [
+    "{MCPO_USER_ID}",
+    "{MCPO_USER_NAME}",
+    "{MCPO_USER_EMAIL}",
+    "{MCPO_USER_ROLE}",
+    "{MCPO_USER_GROUPS}",
+];
+
+/// What no header can hold as it is, and the sign that begins what is encoded.
+const IN_HEADERS: &AsciiSet = &CONTROLS.add(b'%');
+
+impl UserValues {
+    /// Of whoever calls. Control characters are left out: no variable and no header takes all of
+    /// them.
+    pub fn of(caller: &Caller) -> Self {
+        let Principal::User(id) = &caller.principal else {
+            return Self::default();
+        };
+        let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+        let known = |text: &Option<Box<str>>| clean(text.as_deref().unwrap_or_default());
+        let user = &caller.user;
+        Self {
+            id: clean(id),
+            name: known(&user.name),
+            email: known(&user.email),
+            role: known(&user.role),
+            groups: clean(&user.groups.join(",")),
+        }
+    }
+
+    /// Each placeholder with its value.
+    fn pairs(&self) -> [(&'static str, &str); 5] {
+        let values = [&self.id, &self.name, &self.email, &self.role, &self.groups];
+        let mut values = values.into_iter();
+        USER_PLACEHOLDERS.map(|name| (name, values.next().map_or("", String::as_str)))
+    }
+
+    /// The same for headers: percent-encoded where it must be, as Open WebUI does it.
+    fn in_headers(&self) -> Self {
+        let encoded = |text: &str| utf8_percent_encode(text, IN_HEADERS).to_string();
+        Self {
+            id: encoded(&self.id),
+            name: encoded(&self.name),
+            email: encoded(&self.email),
+            role: encoded(&self.role),
+            groups: encoded(&self.groups),
+        }
+    }
+}
+
+/// Whether a text asks for something of the user.
+pub fn asks_for_user(text: &str) -> bool {
+    USER_PLACEHOLDERS.iter().any(|name| text.contains(name))
+}
+
+/// Puts the values of placeholders in, in one pass, so that nothing in an inserted value is taken
+/// for a placeholder.
+fn fill<'a>(text: &'a str, values: &[(&str, &'a str)]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('{') {
+        let (before, from) = rest.split_at(at);
+        out.push_str(before);
+        let found = values.iter().find_map(|(name, value)| {
+            let after = from.strip_prefix(name)?;
+            Some((*value, after))
+        });
+        let (value, after) = found.unwrap_or(("{", &from[1..]));
+        out.push_str(value);
+        rest = after;
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod command_tests {
+    use super::*;
+
+    fn command() -> CommandSpec {
+        CommandSpec {
+            program: "uvx".into(),
+            args: vec!["--dir={MCPO_WORKDIR}/x".into(), "{MCPO_JOB_ID}".into()],
+            env: [("DIR".to_owned(), "{MCPO_WORKDIR}".to_owned())].into(),
+            cwd: None,
+        }
+    }
+
+    #[test]
+    fn placeholders_are_filled_in_once() {
+        let mut command = command();
+        command.args.push("{{MCPO_JOB_ID}{x}".into());
+        let job = JobId::random();
+        let odd = Path::new("/jobs/{MCPO_JOB_ID}/work");
+        let resolved = command.resolve(odd, &job, &UserValues::default());
+        let args = [
+            "--dir=/jobs/{MCPO_JOB_ID}/work/x".to_owned(),
+            job.to_string(),
+            format!("{{{job}{{x}}"),
+        ];
+        assert_eq!(resolved.args, args);
+        assert_eq!(resolved.env["DIR"], "/jobs/{MCPO_JOB_ID}/work");
+        assert_eq!(resolved.cwd, odd);
+    }
+
+    #[test]
+    fn a_relative_cwd_lies_in_the_workspace_and_an_absolute_one_does_not() {
+        let mut command = command();
+        for (written, folder) in [
+            ("sub", "/w/sub"),
+            ("/srv", "/srv"),
+            ("{MCPO_WORKDIR}/a", "/w/a"),
+        ] {
+            command.cwd = Some(PathBuf::from(written));
+            let resolved =
+                command.resolve(Path::new("/w"), &JobId::random(), &UserValues::default());
+            assert_eq!(resolved.cwd, Path::new(folder));
+        }
+    }
+}
+
+#[cfg(test)]
+mod user_values_tests {
+    use std::net::Ipv4Addr;
+
+    use bridge_model::UserInfo;
+
+    use super::*;
+
+    fn ann() -> UserValues {
+        UserValues::of(&Caller {
+            principal: Principal::User("a-1".into()),
+            user: UserInfo {
+                name: Some("Änn {MCPO_USER_ID}\r\nX-Evil: 1\0".into()),
+                groups: vec!["a".into(), "b".into()],
+                ..UserInfo::default()
+            },
+            ..Caller::nobody(Ipv4Addr::LOCALHOST.into())
+        })
+    }
+
+    #[test]
+    fn values_are_put_in_once_and_hold_no_controls() {
+        let text = "{MCPO_USER_ID}|{MCPO_USER_NAME}|{MCPO_USER_GROUPS}|{MCPO_USER_ROLE}|{X}";
+        assert_eq!(
+            fill(text, &ann().pairs()),
+            "a-1|Änn {MCPO_USER_ID}X-Evil: 1|a,b||{X}"
+        );
+        assert!(asks_for_user(text) && !asks_for_user("{MCPO_WORKDIR}"));
+    }
+
+    #[test]
+    fn in_headers_they_are_ascii() {
+        let values = ann().in_headers();
+        let name = fill("{MCPO_USER_NAME}", &values.pairs());
+        assert_eq!(name, "%C3%84nn {MCPO_USER_ID}X-Evil: 1");
+    }
+
+    #[test]
+    fn a_key_and_nobody_have_no_values() {
+        for principal in [Principal::Key("k".into()), Principal::Anonymous] {
+            let mut caller = Caller::nobody(Ipv4Addr::LOCALHOST.into());
+            caller.principal = principal;
+            assert!(UserValues::of(&caller) == UserValues::default());
+        }
+    }
+}
