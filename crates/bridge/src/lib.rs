@@ -26,6 +26,7 @@ mod cli;
 mod condition;
 mod config;
 mod directory;
+mod error_table;
 mod files_server;
 mod http;
 mod identity;

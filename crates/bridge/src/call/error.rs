@@ -7,7 +7,7 @@ use bridge_protocol::{RawJson, jsonrpc::Reply};
 use bridge_state::StoreError;
 use serde_json::Value;
 
-use crate::{artifacts::PublishError, session::SessionError};
+use crate::{artifacts::PublishError, error_table::ErrorKind, session::SessionError};
 
 /// What is said wherever a tool was called and gave no result. Whoever calls again does it twice.
 const MAY_BE_DONE: &str = "the call may have been carried out, in part or in whole: look at the chat's \
@@ -215,35 +215,32 @@ impl CallError {
         }
     }
 
-    /// One word for logs and metrics.
-    pub fn kind(&self) -> &'static str {
+    /// How callers are told of it.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Child(ChildError::NotStarted { .. }) => "not_started",
-            Self::Child(ChildError::Died { .. }) => "died",
+            Self::Child(ChildError::NotStarted { .. }) => ErrorKind::NOT_STARTED,
+            Self::Child(ChildError::Died { .. }) => ErrorKind::DIED,
             Self::Child(ChildError::Unanswered { .. } | ChildError::Unheard { .. }) => {
-                "remote_failed"
+                ErrorKind::REMOTE_FAILED
             }
-            Self::Child(ChildError::TooLong { .. }) => "answer_too_large",
-            Self::Child(ChildError::Unsubscribed) => "not_subscribed",
-            Self::Unanswerable { .. } => "input_required",
-            Self::TooManyRounds(_) => "too_many_rounds",
-            Self::Child(ChildError::Timeout) | Self::Timeout(_) => "timeout",
-            Self::Unanswered(_) => "not_answered",
-            Self::Rpc { .. } => "rpc_error",
-            Self::Left => "cancelled",
-            Self::Busy(_) | Self::Child(ChildError::TooManyStarts) => "busy",
-            Self::DiskFull(_) | Self::OverQuota(_) => "disk_full",
-            Self::UnknownSession => "unknown_session",
-            Self::Elsewhere(_) | Self::TakenOver => "elsewhere",
-            Self::Unfinished(error) => match error.kind() {
-                "busy" | "shutting_down" => "interrupted",
-                kind => kind,
-            },
-            Self::Fenced => "fenced",
-            Self::ReplicaLost(_) => "replica_lost",
-            Self::ShuttingDown => "shutting_down",
-            Self::BadPath { .. } => "bad_path",
-            Self::Internal(_) => "internal",
+            Self::Child(ChildError::TooLong { .. }) => ErrorKind::ANSWER_TOO_LARGE,
+            Self::Child(ChildError::Unsubscribed) => ErrorKind::NOT_SUBSCRIBED,
+            Self::Unanswerable { .. } => ErrorKind::INPUT_REQUIRED,
+            Self::TooManyRounds(_) => ErrorKind::TOO_MANY_ROUNDS,
+            Self::Child(ChildError::Timeout) | Self::Timeout(_) => ErrorKind::TIMEOUT,
+            Self::Unanswered(_) => ErrorKind::NOT_ANSWERED,
+            Self::Rpc { .. } => ErrorKind::RPC_ERROR,
+            Self::Left => ErrorKind::CANCELLED,
+            Self::Busy(_) | Self::Child(ChildError::TooManyStarts) => ErrorKind::BUSY,
+            Self::DiskFull(_) | Self::OverQuota(_) => ErrorKind::DISK_FULL,
+            Self::UnknownSession => ErrorKind::UNKNOWN_SESSION,
+            Self::Elsewhere(_) | Self::TakenOver => ErrorKind::ELSEWHERE,
+            Self::Unfinished(error) => error.kind().after_asking(),
+            Self::Fenced => ErrorKind::FENCED,
+            Self::ReplicaLost(_) => ErrorKind::REPLICA_LOST,
+            Self::ShuttingDown => ErrorKind::SHUTTING_DOWN,
+            Self::BadPath { .. } => ErrorKind::BAD_FILE_NAME,
+            Self::Internal(_) => ErrorKind::INTERNAL,
         }
     }
 }

@@ -48,7 +48,7 @@ pub async fn record(
     let outcome = match answer {
         Ok(answer) if is_error(&answer.outcome) => "tool_error",
         Ok(_) => "ok",
-        Err(error) => error.kind(),
+        Err(error) => error.kind().name,
     };
     let took = began.instant.elapsed();
     engine
@@ -68,7 +68,7 @@ pub async fn record(
 fn tell_failure(running: &Running, error: &CallError) {
     let call = &running.call;
     let (server, tool) = (call.spec.name.as_str(), call.ask.label());
-    let (outcome, why) = (error.kind(), error.brief());
+    let (outcome, why) = (error.kind().name, error.brief());
     let exit = error.exit_status().map(tracing::field::display);
     match error.severity() {
         Severity::Expected => {}

@@ -2,8 +2,7 @@
 
 use std::{io, pin::pin};
 
-use axum::{BoxError, body::HttpBody, http::StatusCode};
-use bridge_protocol::code;
+use axum::{BoxError, body::HttpBody};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde_json::json;
@@ -11,11 +10,9 @@ use serde_json::json;
 use super::Problem;
 use crate::{
     budget::{Refused, SMALL, Taken, TenantMemory},
+    error_table::ErrorKind,
     mcp::RpcError,
 };
-
-/// When a body that found no memory may be sent again, in seconds.
-const RETRY_AFTER: u64 = 5;
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -58,29 +55,14 @@ impl Unread {
         Self::Broken(error)
     }
 
-    fn status(&self) -> StatusCode {
+    fn kind(&self) -> ErrorKind {
         match self {
-            Self::TooLarge(_) | Self::TooManyValues(_) | Self::NoMemory(_) => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Broken(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge(_) | Self::NoMemory(_) => ErrorKind::BODY_TOO_LARGE,
+            Self::TooManyValues(_) => ErrorKind::TOO_MANY_VALUES,
+            Self::Busy => ErrorKind::NO_MEMORY,
+            Self::TooSlow => ErrorKind::SLOW_BODY,
+            Self::Broken(_) => ErrorKind::BROKEN_BODY,
         }
-    }
-
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::TooLarge(_) | Self::NoMemory(_) => "body_too_large",
-            Self::TooManyValues(_) => "too_many_values",
-            Self::Busy => "no_memory",
-            Self::TooSlow => "slow_body",
-            Self::Broken(_) => "broken_body",
-        }
-    }
-
-    fn retry_after(&self) -> Option<u64> {
-        matches!(self, Self::Busy).then_some(RETRY_AFTER)
     }
 }
 
@@ -145,26 +127,17 @@ pub async fn parse(memory: TenantMemory<'_>, body: &[u8]) -> Result<Option<Taken
 
 impl From<Unread> for Problem {
     fn from(unread: Unread) -> Self {
-        let text = unread.to_string();
+        let (kind, text) = (unread.kind(), unread.to_string());
         let detail = match unread {
             Unread::Broken(_) => text.into(),
             _ => json!({"message": text}),
         };
-        let problem = Self::new(unread.status(), unread.kind(), detail);
-        match unread.retry_after() {
-            Some(seconds) => problem.retry_after(seconds),
-            None => problem,
-        }
+        Self::new(kind, detail)
     }
 }
 
 impl From<Unread> for RpcError {
     fn from(unread: Unread) -> Self {
-        let (status, kind) = (unread.status(), unread.kind());
-        let error = Self::new(status, code::INVALID_REQUEST, kind, &unread.to_string());
-        match unread.retry_after() {
-            Some(seconds) => error.retry_after(seconds),
-            None => error,
-        }
+        Self::new(unread.kind(), unread.to_string())
     }
 }

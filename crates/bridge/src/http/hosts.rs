@@ -4,7 +4,7 @@
 use std::{borrow::Cow, net::SocketAddr};
 
 use axum::{
-    http::{HeaderMap, StatusCode, Uri, header, request::Parts, uri::Authority},
+    http::{HeaderMap, Uri, header, request::Parts, uri::Authority},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::Caller;
@@ -13,6 +13,7 @@ use super::Problem;
 use crate::{
     app::App,
     config::{Listen, ServerAccess, ServerSpec},
+    error_table::ErrorKind,
 };
 
 /// Refuses unknown `Host` and `Origin` with 403. Health checks come by address and are exempt.
@@ -62,7 +63,7 @@ pub fn is_health(listen: &Listen, path: &str) -> bool {
 }
 
 fn refuse(text: &'static str) -> Response {
-    Problem::new(StatusCode::FORBIDDEN, "unknown_host", text.into()).into_response()
+    Problem::new(ErrorKind::UNKNOWN_HOST, text.into()).into_response()
 }
 
 fn host(headers: &HeaderMap) -> Option<Cow<'_, str>> {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     body::{Body, HttpBody as _},
-    http::{StatusCode, request::Parts, uri::PathAndQuery},
+    http::{request::Parts, uri::PathAndQuery},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Tenant};
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     app::App,
+    error_table::ErrorKind,
     identity::Refusal,
     replicas::{Forward, OverChannel, PEER_HEADER, Payload, Refused, Spooled, again},
     telemetry::{REQUEST_ID, RequestId},
@@ -135,7 +136,7 @@ fn forged() -> Response {
         "the {PEER_HEADER} header is for the bridges of this service alone, within the encrypted \
          connections between them: a bridge of an older version that sends it has to be updated"
     );
-    Problem::new(StatusCode::FORBIDDEN, "forged_peer", text.into()).into_response()
+    Problem::new(ErrorKind::FORGED_PEER, text.into()).into_response()
 }
 
 /// Writes a body down, of no more bytes than all that one request may bring.

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use axum::{
     body::Body,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Tenant};
-use bridge_protocol::{ClientMessage, code};
+use bridge_protocol::ClientMessage;
 use bytes::Bytes;
 
 use super::{body, inbound::Inbound};
 use crate::{
     app::App,
+    error_table::ErrorKind,
     mcp::{self, McpExit, McpRequest, RpcError, Scope},
     replicas::Located,
 };
@@ -98,7 +99,7 @@ async fn locate(
     };
     let located = mcp::locate_offer(&app.mcp, server, caller).await;
     let located = located.inspect_err(|error| {
-        let kind = app.directory.refusal_kind(server, error.kind);
+        let kind = app.directory.refusal_kind(server, error.kind.name);
         if kind == "not_allowed" {
             App::audit_refusal(caller.address, &caller.principal, server, "", kind);
         }
@@ -156,12 +157,7 @@ fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
         "Not Acceptable: the client must accept {}",
         forms.join(" and ")
     );
-    Err(RpcError::new(
-        StatusCode::NOT_ACCEPTABLE,
-        code::INVALID_REQUEST,
-        "not_acceptable",
-        &message,
-    ))
+    Err(RpcError::new(ErrorKind::NOT_ACCEPTABLE, message))
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), RpcError> {
@@ -176,11 +172,5 @@ fn is_json(headers: &HeaderMap) -> Result<(), RpcError> {
         return Ok(());
     }
     let message = "Unsupported Media Type: Content-Type must be application/json";
-    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    Err(RpcError::new(
-        status,
-        code::INVALID_REQUEST,
-        "bad_media_type",
-        message,
-    ))
+    Err(RpcError::new(ErrorKind::BAD_MEDIA_TYPE, message))
 }

@@ -21,15 +21,16 @@ use std::{
 
 use axum::http::{HeaderMap, HeaderName, Method};
 use bridge_model::{Caller, Principal, UserInfo, UserToken};
-use forwarding::{list, refuse_duplicates, text};
 use ipnet::IpNet;
-use proxies::passed_a_proxy;
-use token::{KeyCheck, TokenReader};
 
 use crate::{
     config::{IdentityHeaders, KeyRing, Settings},
+    error_table::ErrorKind,
     openwebui::{Failure, OpenWebUi, User},
 };
+use forwarding::{list, refuse_duplicates, text};
+use proxies::passed_a_proxy;
+use token::{KeyCheck, TokenReader};
 
 pub use origins::Origins;
 
@@ -337,41 +338,20 @@ pub fn user_needed(server: &str) -> String {
 }
 
 impl Refusal {
-    /// One word for logs and metrics.
-    pub fn kind(&self) -> &'static str {
+    /// How callers are told of it.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::MissingKey => "missing_key",
-            Self::InvalidKey => "invalid_key",
-            Self::InvalidToken { .. } => "invalid_token",
-            Self::InvalidSession => "invalid_session",
-            Self::TwoUsers { .. } => "two_users",
-            Self::Unverified(_) => "openwebui_unavailable",
-            Self::DuplicateHeader { .. } => "duplicate_header",
-            Self::BadHeader { .. } => "bad_header",
+            Self::MissingKey => ErrorKind::MISSING_KEY,
+            Self::InvalidKey => ErrorKind::INVALID_KEY,
+            Self::InvalidToken { .. } => ErrorKind::INVALID_TOKEN,
+            Self::InvalidSession => ErrorKind::INVALID_SESSION,
+            Self::TwoUsers { .. } => ErrorKind::TWO_USERS,
+            Self::Unverified(Failure::Unreachable(_) | Failure::Silent) => {
+                ErrorKind::OPENWEBUI_UNREACHABLE
+            }
+            Self::Unverified(_) => ErrorKind::OPENWEBUI_UNUSABLE,
+            Self::DuplicateHeader { .. } => ErrorKind::DUPLICATE_HEADER,
+            Self::BadHeader { .. } => ErrorKind::BAD_HEADER,
         }
-    }
-
-    /// The HTTP status.
-    pub fn status(&self) -> u16 {
-        match self {
-            Self::MissingKey
-            | Self::InvalidToken { .. }
-            | Self::InvalidSession
-            | Self::TwoUsers { .. } => 401,
-            Self::Unverified(Failure::Unreachable(_) | Failure::Silent) => 503,
-            Self::Unverified(_) => 502,
-            Self::InvalidKey => 403,
-            Self::DuplicateHeader { .. } | Self::BadHeader { .. } => 400,
-        }
-    }
-
-    /// Seconds after which the same request may do better.
-    pub fn retry_after(&self) -> Option<u64> {
-        matches!(self, Self::Unverified(_)).then_some(5)
-    }
-
-    /// The value of `WWW-Authenticate`, where the answer must have one.
-    pub fn challenge(&self) -> Option<&'static str> {
-        (self.status() == 401).then_some("Bearer")
     }
 }

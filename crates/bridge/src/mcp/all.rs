@@ -13,7 +13,7 @@ use axum::{
 use bridge_model::{Caller, ServerName, link_text};
 use bridge_openapi::path_segment;
 use bridge_protocol::{
-    ClientMessage, Kind, RawJson, code,
+    ClientMessage, Kind, RawJson,
     jsonrpc::{Said, splice},
     meta,
     meta::SUBSCRIPTION_ID,
@@ -39,6 +39,7 @@ use super::{
 use crate::{
     catalog::{Knowledge, Offer},
     config::{Loaded, ServerAccess, ServerSpec},
+    error_table::ErrorKind,
     replicas::{Exit, Located},
 };
 
@@ -505,14 +506,7 @@ fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, Rp
         }
         _ => return Ok(None),
     };
-    let missing = || {
-        RpcError::new(
-            StatusCode::OK,
-            code::INVALID_PARAMS,
-            "bad_arguments",
-            missing,
-        )
-    };
+    let missing = || RpcError::new(ErrorKind::BAD_ARGUMENTS, missing);
     found.ok_or_else(missing).map(Some)
 }
 
@@ -520,11 +514,11 @@ fn find(view: &View, reference: &Reference) -> Result<(usize, String), RpcError>
     let unknown = |what: &str, name: &str| {
         let text = format!("Unknown {what}: {name}");
         let kind = if what == "tool" {
-            "unknown_tool"
+            ErrorKind::UNKNOWN_TOOL
         } else {
-            "bad_arguments"
+            ErrorKind::BAD_ARGUMENTS
         };
-        RpcError::new(StatusCode::OK, code::INVALID_PARAMS, kind, &text)
+        RpcError::new(kind, text)
     };
     match reference {
         Reference::Tool(name) => {
@@ -543,7 +537,7 @@ fn find(view: &View, reference: &Reference) -> Result<(usize, String), RpcError>
 fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError> {
     let unknown = || {
         let text = format!("Resource not found: {uri}");
-        RpcError::new(StatusCode::OK, code::INVALID_PARAMS, "bad_arguments", &text)
+        RpcError::new(ErrorKind::BAD_ARGUMENTS, text)
     };
     if let Some((server, own)) = aggregate::read_named_uri(uri) {
         let server = view.place(&server).ok_or_else(unknown)?;
@@ -562,7 +556,7 @@ fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError> {
         "it is not clear which server has {uri}: ask for it as {}",
         named.join(" or ")
     );
-    let error = RpcError::new(StatusCode::OK, code::INVALID_PARAMS, "bad_arguments", &text);
+    let error = RpcError::new(ErrorKind::BAD_ARGUMENTS, text);
     Err(error.with(json!({"uris": named})))
 }
 

@@ -9,7 +9,7 @@ use axum::{
 use bridge_model::ServerName;
 use bridge_process::{Ear, Profile, Replier};
 use bridge_protocol::{
-    ClientMessage, Kind, RawJson, code,
+    ClientMessage, Kind, RawJson,
     era::Era,
     header_name,
     jsonrpc::{Reply, Said, splice},
@@ -33,6 +33,7 @@ use crate::{
     call::Parking,
     catalog::Offer,
     config::WorkspaceScope,
+    error_table::ErrorKind,
     mcp::Endpoint,
     replicas::Homed,
     session::{Class, Place, Wants},
@@ -90,12 +91,7 @@ pub async fn session(
     let (endpoint, caller) = (request.endpoint, request.caller);
     let unknown = || {
         let message = "Session not found: send initialize again";
-        RpcError::new(
-            StatusCode::NOT_FOUND,
-            code::INVALID_REQUEST,
-            "unknown_session",
-            message,
-        )
+        RpcError::new(ErrorKind::UNKNOWN_SESSION, message)
     };
     let id = id.to_str().unwrap_or_default().parse::<Homed>();
     let id = id.map_err(|_| unknown())?;
@@ -120,12 +116,7 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
         return Ok(());
     }
     let message = "Unsupported protocol version";
-    let error = RpcError::new(
-        StatusCode::BAD_REQUEST,
-        code::UNSUPPORTED_VERSION,
-        "unsupported_version",
-        message,
-    );
+    let error = RpcError::new(ErrorKind::UNSUPPORTED_VERSION, message);
     Err(error.with(json!({"supported": LEGACY, "requested": version})))
 }
 

@@ -33,6 +33,7 @@ use super::{
 use crate::{
     call::{Answer, Ask, Call, CallError, Parking},
     config::ServerSpec,
+    error_table::ErrorKind,
     replicas::Homed,
 };
 
@@ -284,7 +285,7 @@ impl Relay {
                 },
                 answer = &mut self.call => return self.last(answer),
                 () = self.cancellation.cancelled() => {
-                    let error = RpcError::new(StatusCode::OK, code::CANCELLED, "cancelled", "cancelled");
+                    let error = RpcError::new(ErrorKind::CANCELLED, "cancelled");
                     return Next::Done(Box::new(Err(error.to(Some(self.id.clone())))));
                 }
                 () = self.parking.resumed(), if answered && !gathering => {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, Method};
 use base64::Engine as _;
 use bridge_model::Caller;
 use bridge_process::Profile;
 use bridge_protocol::{
-    ClientMessage, Kind, RawJson, code,
+    ClientMessage, Kind, RawJson,
     era::Era,
     header_name, meta, method,
     revision::{LEGACY, MODERN},
@@ -23,6 +23,7 @@ use crate::{
     call::{Ask, Call, Parking, Relayed},
     catalog::{Knowledge, Offer},
     config::ServerAccess,
+    error_table::ErrorKind,
     identity::user_needed,
     replicas::{Exit, Forward, Forwarding, Located},
     session::{OpenWorkspace, Place, Wants},
@@ -130,35 +131,18 @@ pub async fn locate_offer(
                 return Ok(Located::Elsewhere(other));
             }
             let message = format!("the server '{server}' is starting; try again in a moment");
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            Err(RpcError::new(
-                status,
-                code::INTERNAL_ERROR,
-                "starting",
-                &message,
-            ))
+            Err(RpcError::new(ErrorKind::STARTING, message))
         }
         Knowledge::Failed { brief, .. } => {
             let message = format!("the server '{server}' cannot be used: {brief}");
-            let status = StatusCode::BAD_GATEWAY;
-            Err(RpcError::new(
-                status,
-                code::INTERNAL_ERROR,
-                "not_started",
-                &message,
-            ))
+            Err(RpcError::new(ErrorKind::SERVER_FAILED, message))
         }
     }
 }
 
 fn unknown(server: &str) -> RpcError {
     let message = format!("Not Found: there is no server '{server}'");
-    RpcError::new(
-        StatusCode::NOT_FOUND,
-        code::INVALID_REQUEST,
-        "unknown_server",
-        &message,
-    )
+    RpcError::new(ErrorKind::UNKNOWN_SERVER, message)
 }
 
 impl ServerRequest<'_> {
@@ -170,25 +154,13 @@ impl ServerRequest<'_> {
         match endpoint.directory.server_for(server, caller) {
             Some((_, ServerAccess::Use)) => {}
             Some(_) => {
-                let (status, text) = (StatusCode::FORBIDDEN, user_needed(server));
-                return Err(RpcError::new(
-                    status,
-                    code::INVALID_REQUEST,
-                    "user_needed",
-                    &text,
-                ));
+                let text = user_needed(server);
+                return Err(RpcError::new(ErrorKind::USER_NEEDED, text));
             }
             None => return Err(unknown(server)),
         }
-        Place::of(caller, &self.offer.spec).ok_or_else(|| {
-            let status = StatusCode::NOT_FOUND;
-            RpcError::new(
-                status,
-                code::INVALID_REQUEST,
-                "unknown_session",
-                "no such session",
-            )
-        })
+        Place::of(caller, &self.offer.spec)
+            .ok_or_else(|| RpcError::new(ErrorKind::UNKNOWN_SESSION, "no such session"))
     }
 
     /// Opens the place here, or has the request answered where it belongs. With a profile, it is
@@ -244,21 +216,11 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
     if &**method == method::TOOLS_CALL {
         let Some((name, lies)) = &message.params.name else {
             let text = "params.name is missing: the tool's name";
-            return Err(RpcError::new(
-                StatusCode::OK,
-                code::INVALID_PARAMS,
-                "bad_arguments",
-                text,
-            ));
+            return Err(RpcError::new(ErrorKind::BAD_ARGUMENTS, text));
         };
         if !offer.may_call(name) {
             let text = format!("Unknown tool: {name}");
-            return Err(RpcError::new(
-                StatusCode::OK,
-                code::INVALID_PARAMS,
-                "unknown_tool",
-                &text,
-            ));
+            return Err(RpcError::new(ErrorKind::UNKNOWN_TOOL, text));
         }
         (tool, place) = (Some(name.as_str().into()), Some(lies.clone()));
     }
@@ -345,11 +307,8 @@ fn missing(key: &str) -> RpcError {
 }
 
 fn unsupported(version: &str, supported: &[&str]) -> RpcError {
-    let status = axum::http::StatusCode::BAD_REQUEST;
     RpcError::new(
-        status,
-        code::UNSUPPORTED_VERSION,
-        "unsupported_version",
+        ErrorKind::UNSUPPORTED_VERSION,
         "Unsupported protocol version",
     )
     .with(json!({"supported": supported, "requested": version}))

@@ -1,0 +1,177 @@
+//! The errors that callers get: one row for each.
+//!
+//! A row's word is for programs (`type` of a problem document, `data.kind` of a JSON-RPC error), for metrics
+//! and for logs. At an MCP endpoint an error of the call itself travels under 200, as JSON-RPC has it; only
+//! what concerns the request as such, or says "not now", has a status that proxies see.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use bridge_protocol::code::{
+    CANCELLED as REQUEST_CANCELLED, HEADER_MISMATCH as MISMATCH, INTERNAL_ERROR, INVALID_PARAMS,
+    INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR, UNSUPPORTED_VERSION as VERSION,
+};
+
+use crate::telemetry::ProblemKind;
+
+/// A kind of error, and how each endpoint answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorKind {
+    /// For programs, metrics and logs.
+    pub name: &'static str,
+    /// The HTTP status at an OpenAPI endpoint.
+    pub status: u16,
+    /// The HTTP status at an MCP endpoint.
+    pub mcp_status: u16,
+    /// Of JSON-RPC.
+    pub code: i64,
+    /// Seconds, for `Retry-After`; 0 where repeating the request brings nothing, or acts twice.
+    pub retry_after: u64,
+}
+
+macro_rules! table {
+    ($($row:ident $name:literal $status:literal $mcp_status:literal $code:ident $retry_after:literal;)*) => {
+        impl ErrorKind {$(
+            #[doc = concat!("`", $name, "`: ", $status, " at OpenAPI endpoints.")]
+            pub const $row: Self = Self {
+                name: $name,
+                status: $status,
+                mcp_status: $mcp_status,
+                code: $code,
+                retry_after: $retry_after,
+            };
+        )*}
+    };
+}
+
+table! {
+    //                                   OpenAPI: HTTP  MCP: HTTP, JSON-RPC, and Retry-After
+    // The request as such.
+    NOT_FOUND "not_found"                         404 404 INVALID_REQUEST   0;
+    BAD_PATH "bad_path"                           400 400 INVALID_REQUEST   0;
+    METHOD_NOT_ALLOWED "method_not_allowed"       405 405 INVALID_REQUEST   0;
+    BAD_TRANSFER_CODING "bad_transfer_coding"     400 400 INVALID_REQUEST   0;
+    BAD_MEDIA_TYPE "bad_media_type"               415 415 INVALID_REQUEST   0;
+    NOT_ACCEPTABLE "not_acceptable"               406 406 INVALID_REQUEST   0;
+    OVERFULL "overfull"                           503 503 INTERNAL_ERROR    5;
+    // Its body.
+    BODY_TOO_LARGE "body_too_large"               413 413 INVALID_REQUEST   0;
+    TOO_MANY_VALUES "too_many_values"             413 413 INVALID_REQUEST   0;
+    NO_MEMORY "no_memory"                         503 503 INVALID_REQUEST   5;
+    SLOW_BODY "slow_body"                         408 408 INVALID_REQUEST   0;
+    BROKEN_BODY "broken_body"                     400 400 INVALID_REQUEST   0;
+    BAD_JSON "bad_json"                           400 400 PARSE_ERROR       0;
+    BAD_MULTIPART "bad_multipart"                 400 400 INVALID_REQUEST   0;
+    FILE_TOO_LARGE "file_too_large"               413 413 INVALID_REQUEST   0;
+    TOO_MANY_FILES "too_many_files"               413 413 INVALID_REQUEST   0;
+    NO_FOLDER "no_folder"                         422 422 INVALID_REQUEST   0;
+    // The caller.
+    UNKNOWN_HOST "unknown_host"                   403 403 INVALID_REQUEST   0;
+    FORGED_PEER "forged_peer"                     403 403 INVALID_REQUEST   0;
+    MISSING_KEY "missing_key"                     401 401 INVALID_REQUEST   0;
+    INVALID_KEY "invalid_key"                     403 403 INVALID_REQUEST   0;
+    INVALID_TOKEN "invalid_token"                 401 401 INVALID_REQUEST   0;
+    INVALID_SESSION "invalid_session"             401 401 INVALID_REQUEST   0;
+    TWO_USERS "two_users"                         401 401 INVALID_REQUEST   0;
+    OPENWEBUI_UNREACHABLE "openwebui_unavailable" 503 503 INVALID_REQUEST   5;
+    OPENWEBUI_UNUSABLE "openwebui_unavailable"    502 502 INVALID_REQUEST   5;
+    DUPLICATE_HEADER "duplicate_header"           400 400 INVALID_REQUEST   0;
+    BAD_HEADER "bad_header"                       400 400 INVALID_REQUEST   0;
+    USER_NEEDED "user_needed"                     403 403 INVALID_REQUEST   0;
+    // The MCP message.
+    BAD_REQUEST "bad_request"                     400 400 INVALID_REQUEST   0;
+    BAD_PARAMS "bad_arguments"                    400 400 INVALID_PARAMS    0;
+    HEADER_MISMATCH "header_mismatch"             400 400 MISMATCH          0;
+    UNSUPPORTED_VERSION "unsupported_version"     400 400 VERSION           0;
+    UNKNOWN_METHOD "unknown_method"               404 404 METHOD_NOT_FOUND  0;
+    UNKNOWN_SESSION "unknown_session"             404 404 INVALID_REQUEST   0;
+    // The server, the tool and its arguments.
+    UNKNOWN_SERVER "unknown_server"               404 404 INVALID_REQUEST   0;
+    STARTING "starting"                           503 503 INTERNAL_ERROR    5;
+    SERVER_FAILED "not_started"                   502 502 INTERNAL_ERROR    30;
+    UNKNOWN_TOOL "unknown_tool"                   404 200 INVALID_PARAMS    0;
+    BAD_ARGUMENTS "bad_arguments"                 422 200 INVALID_PARAMS    0;
+    BAD_FILE_NAME "bad_path"                      422 200 INVALID_PARAMS    0;
+    // The call, before the tool was asked.
+    BUSY "busy"                                   429 429 INTERNAL_ERROR    10;
+    DISK_FULL "disk_full"                         507 507 INTERNAL_ERROR    0;
+    ELSEWHERE "elsewhere"                         503 503 INTERNAL_ERROR    5;
+    SHUTTING_DOWN "shutting_down"                 503 503 INTERNAL_ERROR    5;
+    NOT_STARTED "not_started"                     502 200 INTERNAL_ERROR    0;
+    NOT_SUBSCRIBED "not_subscribed"               502 200 INTERNAL_ERROR    0;
+    // Afterwards. Nothing here says when to come back: the tool may have acted.
+    DIED "died"                                   502 200 INTERNAL_ERROR    0;
+    REMOTE_FAILED "remote_failed"                 502 200 INTERNAL_ERROR    0;
+    ANSWER_TOO_LARGE "answer_too_large"           502 200 INTERNAL_ERROR    0;
+    TIMEOUT "timeout"                             504 200 INTERNAL_ERROR    0;
+    INPUT_REQUIRED "input_required"               502 200 INTERNAL_ERROR    0;
+    NOT_ANSWERED "not_answered"                   504 200 INTERNAL_ERROR    0;
+    TOO_MANY_ROUNDS "too_many_rounds"             502 200 INTERNAL_ERROR    0;
+    INTERRUPTED "interrupted"                     502 200 INTERNAL_ERROR    0;
+    FENCED "fenced"                               409 200 INTERNAL_ERROR    0;
+    REPLICA_LOST "replica_lost"                   502 200 INTERNAL_ERROR    0;
+    TOOL_ERROR "tool_error"                       500 200 INTERNAL_ERROR    0;
+    RPC_ERROR "rpc_error"                         500 200 INTERNAL_ERROR    0;
+    // Nobody reads this answer; 499 is what proxies log for it.
+    CANCELLED "cancelled"                         499 200 REQUEST_CANCELLED 0;
+    INTERNAL "internal"                           500 200 INTERNAL_ERROR    0;
+}
+
+impl ErrorKind {
+    /// The same error of a call whose tool had been asked before: a program would read "not now" as
+    /// advice to repeat it.
+    #[must_use]
+    pub fn after_asking(self) -> Self {
+        match self {
+            Self::BUSY | Self::SHUTTING_DOWN => Self::INTERRUPTED,
+            Self { status: 503, .. } => Self {
+                status: 502,
+                mcp_status: 200,
+                retry_after: 0,
+                ..self
+            },
+            _ => Self {
+                mcp_status: 200,
+                retry_after: 0,
+                ..self
+            },
+        }
+    }
+
+    /// An answer of this kind.
+    pub fn respond(self, status: u16, content_type: &'static str, body: String) -> Response {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if self.retry_after > 0 {
+            headers.insert(header::RETRY_AFTER, self.retry_after.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(ProblemKind(self.name));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_the_headers_of_its_row() {
+        let respond = |kind: ErrorKind| kind.respond(kind.status, "text/plain", String::new());
+        let refused = respond(ErrorKind::MISSING_KEY);
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(refused.headers()[header::WWW_AUTHENTICATE], "Bearer");
+        let busy = respond(ErrorKind::BUSY);
+        assert_eq!(busy.headers()[header::RETRY_AFTER], "10");
+        for kind in [ErrorKind::TIMEOUT, ErrorKind::BUSY.after_asking()] {
+            let response = respond(kind);
+            assert!(!response.headers().contains_key(header::RETRY_AFTER));
+            assert!(!response.headers().contains_key(header::WWW_AUTHENTICATE));
+        }
+    }
+}
