@@ -32,7 +32,7 @@ use crate::{
     catalog::{Knowledge, Offer},
     config::{Mode, ServerAccess, ServerSpec, Settings},
     identity::SESSION_HEADER,
-    replicas::{Exit, Forward, Located, Payload},
+    replicas::{Exit, Located, Payload},
     session::{Class, Place, Wants},
     telemetry::{ProblemKind, RequestId},
 };
@@ -116,11 +116,13 @@ async fn with_arguments(
 ) -> Result<Response, Exit<Problem>> {
     let refused = |problem: &Problem| refused(app, caller, tool, problem);
     // Nothing is read for a caller who has no such tool.
-    let located = locate(app, tool, caller).await.inspect_err(refused)?;
+    let locate = || async { locate(app, tool, caller).await.inspect_err(refused) };
+    let located = locate().await?;
     let body = inbound.read(app, caller, body).await;
     let body = body.map_err(Problem::from).inspect_err(refused)?;
     let forward = || Some(inbound.forward(app, caller, body.clone()));
-    let found = found_or_forward(app, tool, caller, located, forward).await?;
+    let forwarding = app.replicas.forwarding(caller, forward);
+    let found = forwarding.found(located, locate).await?;
     let prepared = prepare(app, &found, caller, &body, inbound.id).await;
     let mut call = prepared.inspect_err(refused)?;
     call.forwarded = app
@@ -146,13 +148,15 @@ async fn with_files(
 ) -> Result<Response, Exit<Problem>> {
     let refused = |problem: &Problem| refused(app, caller, tool, problem);
     // Nothing is written for a caller who has no such tool.
-    let located = locate(app, tool, caller).await.inspect_err(refused)?;
+    let locate = || async { locate(app, tool, caller).await.inspect_err(refused) };
+    let located = locate().await?;
     let kept = inbound.keep(app, body).await?;
     let written = kept.as_ref().map(Payload::body).transpose();
     let mut written = written.map_err(multipart::unwritten)?;
     let body = written.as_mut().unwrap_or(body);
     let forward = || Some(inbound.forward(app, caller, kept.clone()?));
-    let found = found_or_forward(app, tool, caller, located, forward).await?;
+    let forwarding = app.replicas.forwarding(caller, forward);
+    let found = forwarding.found(located, locate).await?;
     let (offer, tool) = (&found.offer, found.tool.as_str());
     let read = async {
         let with = WithFiles::read(app, caller, offer, tool, &inbound.parts.headers, body).await?;
@@ -301,25 +305,6 @@ async fn locate(
         return Err(Problem::unknown_tool(server, &tool));
     }
     Ok(Located::Here(Found { offer, tool }))
-}
-
-/// What was located; where that is elsewhere, the call is answered there.
-async fn found_or_forward(
-    app: &App,
-    tool: (&str, &str),
-    caller: &Caller,
-    mut located: Located<Found>,
-    forward: impl Fn() -> Option<Forward>,
-) -> Result<Found, Exit<Problem>> {
-    let mut forwarding = app.replicas.forwarding(caller, forward);
-    loop {
-        match located {
-            Located::Here(found) => return Ok(found),
-            Located::Elsewhere(other) => forwarding.to(&other).await?,
-        }
-        let again = locate(app, tool, caller).await;
-        located = again.inspect_err(|problem| refused(app, caller, tool, problem))?;
-    }
 }
 
 /// Without a chat every call is a stranger's: somebody forgot a setting in Open WebUI.

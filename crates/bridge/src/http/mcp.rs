@@ -32,7 +32,8 @@ pub async fn post(
         accepts(headers, &["application/json", "text/event-stream"])?;
         is_json(headers)?;
         // Nothing is read for a caller who has no such server.
-        let located = locate(app, server, &caller).await?;
+        let locate = || locate(app, server, &caller);
+        let located = locate().await?;
         let body = inbound.read(app, &caller, body).await;
         let body = body.map_err(RpcError::from)?;
         let memory = app.bodies.of(Tenant::of(&caller));
@@ -40,7 +41,7 @@ pub async fn post(
         let message = ClientMessage::read(&body).map_err(RpcError::from)?;
         drop(parsing);
         let request = request(app, inbound, &caller, body);
-        let scope = found_or_forward(app, server, &request, located).await?;
+        let scope = request.forwarding().found(located, locate).await?;
         mcp::post(&request, scope, message).await
     };
     posted.await.unwrap_or_else(McpExit::into_response)
@@ -52,8 +53,9 @@ pub async fn get(app: &Arc<App>, inbound: &Inbound<'_>, server: Option<&str>) ->
         let caller = inbound.caller(app).await.map_err(RpcError::from)?;
         accepts(&inbound.parts.headers, &["text/event-stream"])?;
         let request = request(app, inbound, &caller, Bytes::new());
-        let located = locate(app, server, &caller).await?;
-        let scope = found_or_forward(app, server, &request, located).await?;
+        let locate = || locate(app, server, &caller);
+        let located = locate().await?;
+        let scope = request.forwarding().found(located, locate).await?;
         mcp::get(&request, &scope).await
     };
     opened.await.unwrap_or_else(McpExit::into_response)
@@ -64,8 +66,9 @@ pub async fn delete(app: &Arc<App>, inbound: &Inbound<'_>, server: Option<&str>)
     let ended = async {
         let caller = inbound.caller(app).await.map_err(RpcError::from)?;
         let request = request(app, inbound, &caller, Bytes::new());
-        let located = locate(app, server, &caller).await?;
-        let scope = found_or_forward(app, server, &request, located).await?;
+        let locate = || locate(app, server, &caller);
+        let located = locate().await?;
+        let scope = request.forwarding().found(located, locate).await?;
         mcp::delete(&request, &scope).await
     };
     ended.await.unwrap_or_else(McpExit::into_response)
@@ -108,23 +111,6 @@ async fn locate(
         Located::Here(offer) => Located::Here(Scope::One(offer)),
         Located::Elsewhere(other) => Located::Elsewhere(other),
     })
-}
-
-/// What was located; where that is elsewhere, the request is answered there.
-async fn found_or_forward(
-    app: &App,
-    server: Option<&str>,
-    request: &McpRequest<'_>,
-    mut located: Located<Scope>,
-) -> Result<Scope, McpExit> {
-    let mut forwarding = request.forwarding();
-    loop {
-        match located {
-            Located::Here(scope) => return Ok(scope),
-            Located::Elsewhere(other) => forwarding.to(&other).await?,
-        }
-        located = locate(app, server, request.caller).await?;
-    }
 }
 
 /// Clients must take both forms of an answer; `*/*` takes everything.

@@ -399,6 +399,24 @@ impl Replicas {
 }
 
 impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
+    /// What was located, if that is here; otherwise the request is answered where it is. `locate` looks again.
+    pub async fn found<T, E: From<CallError>, Again>(
+        mut self,
+        mut located: Located<T>,
+        locate: impl Fn() -> Again,
+    ) -> Result<T, Exit<E>>
+    where
+        Again: Future<Output = Result<Located<T>, E>>,
+    {
+        loop {
+            match located {
+                Located::Here(found) => return Ok(found),
+                Located::Elsewhere(other) => self.to(&other).await?,
+            }
+            located = locate().await?;
+        }
+    }
+
     /// Has the request answered there. A replica that does not answer is waited for until it has come back, or
     /// until what it held is free to take: `Ok` says that it is time to look again where the request belongs.
     pub async fn to<E: From<CallError>>(&mut self, elsewhere: &Elsewhere) -> Result<(), Exit<E>> {
