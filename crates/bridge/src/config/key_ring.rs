@@ -23,12 +23,12 @@ struct NamedKey {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeys {
     /// Two principals that nobody could tell apart.
-    #[error("more than one key has no name: write each as NAME:KEY")]
+    #[error("several keys have no name: write each as NAME:KEY")]
     Unnamed,
     /// The text before the colon.
     #[error(
-        "key number {0} has a bad name: 1 to 64 letters, digits, '.', '_', '-' before the colon \
-         (a key with a colon in it needs a name, too)"
+        "key number {0} has an invalid name: use 1 to 64 letters, digits, '.', '_', '-' before \
+         the colon (a key that contains a colon needs a name)"
     )]
     Name(usize),
     /// Nothing after the colon.

@@ -66,9 +66,8 @@ impl Builder<'_> {
         let has = |key: &str| keys.contains_key(key);
         let wrong_keys: &[&str] = match (has("command"), has("url")) {
             (true, true) => {
-                let fix = "keep command for a program that the bridge starts, or url for a remote \
-                           server";
-                self.fault(path.clone(), "both command and url are given", fix);
+                let fix = "keep \"command\" for a local program, or \"url\" for a remote server";
+                self.fault(path.clone(), "both \"command\" and \"url\" are set", fix);
                 return;
             }
             (false, false) => {
@@ -79,10 +78,10 @@ impl Builder<'_> {
                     url.then_some("url").or_else(near)
                 };
                 let fix = match keys.keys().find_map(|key| Some((key, meant(key)?))) {
-                    Some((key, name)) => format!("rename {key} to {name}"),
+                    Some((key, name)) => format!("rename \"{key}\" to \"{name}\""),
                     None => r#"add "command": "uvx" with "args", or "url": "https://…""#.into(),
                 };
-                self.fault(path.clone(), "neither command nor url is given", fix);
+                self.fault(path.clone(), "missing \"command\" or \"url\"", fix);
                 return;
             }
             (true, false) => &["headers"],
@@ -91,17 +90,17 @@ impl Builder<'_> {
         for key in wrong_keys.iter().filter(|key| has(key)) {
             let other = if has("command") { "url" } else { "command" };
             self.warnings.push(format!(
-                "{}: ignored, because it belongs to {other}",
+                "{}: ignored because it is a key of {other}",
                 path.key(key)
             ));
         }
         let stdio = keys.get("type").is_some_and(|kind| kind == "stdio");
         if has("url") && stdio {
             let fix = r#"write "streamable-http" or "sse""#;
-            self.fault(path.key("type"), "stdio does not go with a url", fix);
+            self.fault(path.key("type"), "stdio cannot be combined with a url", fix);
         } else if has("command") && has("type") && !stdio {
-            let fix = "remove it, or give a url instead of a command";
-            self.fault(path.key("type"), "only stdio goes with a command", fix);
+            let fix = "remove it, or use a url instead of a command";
+            self.fault(path.key("type"), "a command requires stdio", fix);
         }
     }
 
@@ -117,14 +116,14 @@ impl Builder<'_> {
         match value {
             Value::String(text) => match interpolate(text, self.lookup) {
                 Ok(done) if done.text.contains('\0') => {
-                    let fix = "no program and no header can be given one: remove it";
-                    self.fault(path.clone(), "the value has a NUL in it", fix);
+                    let fix = "remove the NUL character";
+                    self.fault(path.clone(), "the value contains a NUL character", fix);
                 }
                 Ok(done) => {
                     if done.secret && public {
                         self.warnings.push(format!(
-                            "{path}: a secret from a file shows in the list of processes; pass it \
-                             in env if the server allows"
+                            "{path}: a secret from a file is visible in the process list; pass it \
+                             in env if the server supports it"
                         ));
                     }
                     *text = done.text;
@@ -161,8 +160,8 @@ impl Builder<'_> {
         let off = mode == Mode::Stateful && !stateful.enabled;
         if let Some(given) = entry.timeout.filter(|given| *given >= MILLISECONDS) {
             self.warnings.push(format!(
-                "{}: {given} seconds are {:.1} hours; if milliseconds were meant, as in other clients' \
-                 files, write {}",
+                "{}: {given} seconds are {:.1} hours; if you meant milliseconds, as in other \
+                 clients' files, write {}",
                 path.key("timeout"),
                 given / 3600.0,
                 given / 1000.0
@@ -208,7 +207,7 @@ impl Builder<'_> {
         self.check_placeholders(&spec, path);
         if off {
             self.warnings.push(format!(
-                "{path}: runs stateless, because MCPO_STATEFUL_ENABLED is false"
+                "{path}: runs stateless because MCPO_STATEFUL_ENABLED is false"
             ));
         }
         Some(spec)
@@ -231,16 +230,16 @@ impl Builder<'_> {
             let place = path.key("env").key(name);
             if name.is_empty() || name.contains(['=', '\0']) {
                 let fix = "write a name without '='";
-                self.fault(place, "not the name of a variable", fix);
+                self.fault(place, "not a variable name", fix);
             } else if ["MCPO_WORKDIR", "MCPO_JOB_ID"].contains(&name.as_str()) {
                 self.warnings
-                    .push(format!("{place}: ignored, because the bridge sets it"));
+                    .push(format!("{place}: ignored because the bridge sets it"));
             }
         }
         // A reference may have come to nothing.
         for (key, text) in [("command", Some(&program)), ("cwd", cwd.as_ref())] {
             if text.is_some_and(|text| text.trim().is_empty()) {
-                self.fault(path.key(key), "it is empty", "write a value, or a default");
+                self.fault(path.key(key), "empty value", "write a value, or a default");
             }
         }
         self.warn_of_shell(&program, cwd.as_deref(), path);
@@ -259,7 +258,7 @@ impl Builder<'_> {
         for (key, text) in [("command", Some(program)), ("cwd", cwd)] {
             if text.is_some_and(|text| text == "~" || text.starts_with("~/")) {
                 self.warnings.push(format!(
-                    "{}: no shell replaces the ~ here: write the whole path, or ${{HOME}}",
+                    "{}: ~ is not expanded: write the full path, or ${{HOME}}",
                     path.key(key)
                 ));
             }
@@ -272,8 +271,8 @@ impl Builder<'_> {
         {
             let rest = serde_json::json!(rest);
             self.warnings.push(format!(
-                "{}: there is no program of this name: write \"command\": \"{first}\", and put the rest \
-                 into args: {rest}",
+                "{}: not a program name: write \"command\": \"{first}\" and put the arguments in \
+                 \"args\": {rest}",
                 path.key("command")
             ));
         }
@@ -294,14 +293,14 @@ impl Builder<'_> {
                 let fix = "write letters, digits and hyphens";
                 self.fault(place, "not a header name", fix);
             } else if HeaderValue::from_str(value).is_err() {
-                let fix = "write it without line ends and control characters";
-                self.fault(place, "the value cannot be sent in a header", fix);
+                let fix = "remove line breaks and control characters";
+                self.fault(place, "not a valid header value", fix);
             }
         }
         let parsed = Url::parse(url).ok();
         let http = |url: &Url| matches!(url.scheme(), "http" | "https");
         let Some(url) = parsed.filter(http) else {
-            let fix = "write it like https://mcp.example.com/mcp";
+            let fix = "write a URL such as https://mcp.example.com/mcp";
             self.fault(path.key("url"), "not an http or https URL", fix);
             return None;
         };

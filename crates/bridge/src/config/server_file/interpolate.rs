@@ -52,8 +52,8 @@ pub(super) fn interpolate(text: &str, lookup: Lookup) -> Result<Text, Vec<Unreso
         out.push_str(before);
         let Some((reference, after)) = inner.split_once('}') else {
             faults.push(Unresolved {
-                problem: "a ${ has no }".into(),
-                fix: "close it, or write $${ for a plain ${".into(),
+                problem: "\"${\" without \"}\"".into(),
+                fix: "add the \"}\", or write $${ for a literal ${".into(),
             });
             break;
         };
@@ -82,8 +82,8 @@ fn resolve(reference: &str, lookup: Lookup) -> Result<String, Unresolved> {
     };
     if !is_variable(name) {
         return Err(Unresolved {
-            problem: "a reference is not one of ${VAR}, ${VAR:-default}, ${file:PATH}".into(),
-            fix: "write one of these, or $${ for a plain ${".into(),
+            problem: "invalid reference; expected ${VAR}, ${VAR:-default} or ${file:PATH}".into(),
+            fix: "use one of these forms, or $${ for a literal ${".into(),
         });
     }
     match (lookup(name), default) {
@@ -93,7 +93,7 @@ fn resolve(reference: &str, lookup: Lookup) -> Result<String, Unresolved> {
         (None, Some(default)) => Ok(default.into()),
         (None, None) => Err(Unresolved {
             problem: format!("the variable {name} is not set"),
-            fix: format!("set {name} for the bridge, or write ${{{name}:-default}}"),
+            fix: format!("set {name} in the bridge's environment, or write ${{{name}:-default}}"),
         }),
     }
 }
@@ -101,7 +101,7 @@ fn resolve(reference: &str, lookup: Lookup) -> Result<String, Unresolved> {
 fn read(path: &str) -> Result<String, Unresolved> {
     let problem =
         match read_bounded(std::path::Path::new(path), LARGEST_FILE).map(String::from_utf8) {
-            Err(error) => format!("the file {path} cannot be read: {error}"),
+            Err(error) => format!("cannot read the file {path}: {error}"),
             Ok(Err(_)) => format!("the file {path} is not UTF-8"),
             Ok(Ok(text)) => {
                 let text = text
@@ -115,7 +115,7 @@ fn read(path: &str) -> Result<String, Unresolved> {
         };
     Err(Unresolved {
         problem,
-        fix: "mount a readable text file with the value in it".into(),
+        fix: "mount a readable text file that contains the value".into(),
     })
 }
 

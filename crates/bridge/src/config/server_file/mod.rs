@@ -39,7 +39,7 @@ pub struct Loaded {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file itself.
-    #[error("{path}: cannot be read ({source}); {}", remedy(source))]
+    #[error("cannot read {path} ({source}); {}", remedy(source))]
     Unreadable {
         /// As given.
         path: String,
@@ -106,7 +106,7 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
     })?;
     let twice = |path: String| {
         let fix = "keep one of them";
-        Fault::new(path, "the key stands more than once", fix)
+        Fault::new(path, "duplicate key", fix)
     };
     let mut faults: Vec<Fault> = parsed.duplicates.into_iter().map(twice).collect();
     let mut document = parsed.value;
@@ -148,7 +148,7 @@ fn build(
         return Err(faults);
     };
     if entries.is_empty() {
-        warnings.push("mcpServers is empty: there is nothing to serve".into());
+        warnings.push("mcpServers is empty: no servers to serve".into());
     }
     let misshapen: Vec<String> = faults.iter().map(|fault| fault.place.clone()).collect();
     let known = schema::server_keys();
@@ -193,7 +193,7 @@ fn server(
     match name.parse() {
         Ok(name) => builder.server(&name, keys, well_shaped),
         Err(error) => {
-            let problem = "not a usable name for a server";
+            let problem = "not a valid server name";
             builder
                 .faults
                 .push(Fault::new(path, problem, format!("{error}")));
@@ -225,14 +225,14 @@ fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Pat
     {
         let place = path.key("oauth");
         builder.warnings.push(format!(
-            "{place}: ignored, because the bridge does no OAuth of its own: put a token into \
-             headers, such as \"Authorization\": \"Bearer ${{file:/run/secrets/TOKEN}}\""
+            "{place}: ignored because the bridge does not support OAuth: add a token to headers, \
+             such as \"Authorization\": \"Bearer ${{file:/run/secrets/TOKEN}}\""
         ));
     }
     let first = name.split('/').next().unwrap_or_default();
     if RESERVED_NAMES.contains(&first) {
         builder.warnings.push(format!(
-            "{path}: served under /mcpo/{name} only, because /{first} is the bridge's own"
+            "{path}: served only under /mcpo/{name} because /{first} is a path of the bridge"
         ));
     }
 }
@@ -271,13 +271,13 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
     };
     let fix = match meant.cloned().or_else(nested) {
         Some(key) if key.contains('.') => {
-            format!("move what is in {key} into \"mcpServers\" at the top of the file")
+            format!("move the content of {key} to \"mcpServers\" at the top level of the file")
         }
         Some(key) => format!("rename {key} to mcpServers"),
         None => r#"add "mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"]}}"#
             .to_owned(),
     };
-    Some(Fault::new("mcpServers", "it is missing", fix))
+    Some(Fault::new("mcpServers", "missing key", fix))
 }
 
 // Whom a server is there for, and what it is told of them.
@@ -291,12 +291,12 @@ impl Builder<'_> {
         let (roles, keys) = (list(entry.roles), list(entry.keys));
         let mut named = [&users, &groups, &roles, &keys].into_iter().flatten();
         if named.clone().next().is_none() {
-            let fix = r#"name somebody, such as "groups": ["sales"], or switch the server off with "disabled": true"#;
-            self.fault(path, "it names nobody", fix);
+            let fix = r#"add an entry, such as "groups": ["sales"], or disable the server with "disabled": true"#;
+            self.fault(path, "empty list", fix);
             return None;
         }
         if named.any(|name| name.trim().is_empty()) {
-            self.fault(path, "a name in it is empty", "remove it");
+            self.fault(path, "empty name", "remove it");
             return None;
         }
         self.warn_of_allow(&keys, &path);
@@ -310,13 +310,13 @@ impl Builder<'_> {
         for key in strange {
             let path = path.key("keys");
             self.warnings
-                .push(format!("{path}: there is no API key named {key:?}"));
+                .push(format!("{path}: no API key has the name {key:?}"));
         }
         let proof = !access.keys.is_empty() || access.jwt_secret.is_some();
         if !proof && access.trusted_proxies.is_empty() {
             self.warnings.push(format!(
-                "{path}: nobody gets in, because nobody can prove who he is: set MCPO_API_KEY for \
-                 Open WebUI"
+                "{path}: nobody can use this server because callers cannot be identified: set \
+                 MCPO_API_KEY for Open WebUI"
             ));
         }
     }
@@ -352,15 +352,15 @@ impl Builder<'_> {
             asks_for_user(text) || asks_for_user(&text.replace("%7B", "{").replace("%7D", "}"))
         };
         for (place, _) in public.into_iter().filter(|(_, text)| asks(text)) {
-            let fix = "put it into env (of a url: into headers), where other processes and logs do \
-                       not show it";
-            self.fault(place, format!("{all} are not replaced here"), fix);
+            let fix = "move it to env (with a url: to headers), where it is not visible to other \
+                       processes and in logs";
+            self.fault(place, format!("{all} are not replaced in this key"), fix);
         }
         if spec.mode != Mode::Shared {
             return;
         }
         for (place, _) in private.into_iter().filter(|(_, text)| asks_for_user(text)) {
-            let problem = "a shared server works for everybody at once, so there is no one user";
+            let problem = "a shared server has no single user";
             let fix = r#"set "mode" to "stateful" or "stateless", or remove it"#;
             self.fault(place, problem, fix);
         }

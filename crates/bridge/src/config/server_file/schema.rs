@@ -277,8 +277,8 @@ fn fault<'a>(segments: impl Iterator<Item = LocationSegment<'a>>, value: &Value)
     };
     let fault = Fault::new(
         path,
-        format!("{} is not what belongs here", describe(value)),
-        format!("write {}", expected.what),
+        format!("invalid value ({})", describe(value)),
+        format!("expected {}", expected.what),
     );
     let scalar = !value.is_object() && !value.is_array();
     if expected.shown && scalar {
@@ -307,13 +307,13 @@ impl Expected {
 fn expected(key: &str) -> Expected {
     let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
     match alias.map_or(key, |(_, key)| key) {
-        "command" => {
-            Expected::shown(r#"the program alone, as a string; the rest goes into "args""#)
+        "command" => Expected::shown(r#"a string: the program; put its arguments in "args""#),
+        "args" => Expected::hidden(r#"a list of strings, such as ["--port", "8080"]"#),
+        "env" | "headers" => {
+            Expected::hidden(r#"an object of strings, with numbers in quotes: "8080""#)
         }
-        "args" => Expected::hidden(r#"a list of strings: ["--port", "8080"]"#),
-        "env" | "headers" => Expected::hidden(r#"an object of strings, numbers in quotes: "8080""#),
-        "cwd" => Expected::shown("a folder, as a string"),
-        "url" => Expected::hidden("an http or https URL, as a string"),
+        "cwd" => Expected::shown("a string: the directory"),
+        "url" => Expected::hidden("a string: an http or https URL"),
         "type" => Expected::shown(r#"one of "stdio", "streamable-http", "sse""#),
         "mode" => Expected::shown(r#"one of "stateful", "stateless", "shared""#),
         "workspace" => Expected::shown(r#""chat" or "own""#),
@@ -346,8 +346,8 @@ fn expected(key: &str) -> Expected {
         "allow" => Expected::hidden(
             r#"an object of lists: {"users": ["ann@example.com"], "groups": ["sales"], "roles": ["admin"]}"#,
         ),
-        "oauth" => Expected::hidden("an object, as mcpo has it"),
-        _ => Expected::hidden("what docs/mcp-servers.schema.json says"),
+        "oauth" => Expected::hidden("an object, as in mcpo"),
+        _ => Expected::hidden("a value as described in docs/mcp-servers.schema.json"),
     }
 }
 
@@ -355,12 +355,12 @@ fn expected(key: &str) -> Expected {
 fn describe(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
-        Value::Bool(_) => "a true or false",
-        Value::Number(_) => "this number",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
         Value::String(text) if text.is_empty() => "an empty string",
-        Value::String(_) => "this string",
-        Value::Array(_) => "this list",
-        Value::Object(_) => "this object",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
 
@@ -397,7 +397,7 @@ pub(super) fn normalise(server: &mut Map<String, Value>, path: &Path) -> Vec<Fau
         if server.contains_key(key) {
             faults.push(Fault::new(
                 path.key(alias),
-                format!("{key} is given, too, and means the same"),
+                format!("\"{key}\" is set too and has the same meaning"),
                 "keep one of the two",
             ));
         } else {
@@ -419,43 +419,37 @@ const ELSEWHERE: [(&str, &str); 24] = [
     // VS Code.
     (
         "envFile",
-        "put its variables into env, as ${NAME} or ${file:/run/secrets/NAME}",
+        "add its variables to env, as ${NAME} or ${file:/run/secrets/NAME}",
     ),
-    ("dev", "nothing is watched here; remove it"),
+    ("dev", "not supported; remove it"),
     ("gallery", "remove it"),
     // Cline, Roo Code, Gemini CLI: whether the user is asked before a call.
-    (
-        "alwaysAllow",
-        "who may use a server is said in allow; remove it",
-    ),
-    (
-        "autoApprove",
-        "who may use a server is said in allow; remove it",
-    ),
-    ("trust", "who may use a server is said in allow; remove it"),
+    ("alwaysAllow", "use allow to restrict access; remove it"),
+    ("autoApprove", "use allow to restrict access; remove it"),
+    ("trust", "use allow to restrict access; remove it"),
     ("includeTools", "rename it to enabledTools"),
     ("excludeTools", "rename it to disabledTools"),
-    ("tools", "name the useful tools in enabledTools"),
+    ("tools", "list the useful tools in enabledTools"),
     // LibreChat.
-    ("initTimeout", "MCPO_START_TIMEOUT bounds all starts"),
-    ("serverInstructions", "write them into usage_guide"),
+    (
+        "initTimeout",
+        "use MCPO_START_TIMEOUT, which applies to all servers",
+    ),
+    ("serverInstructions", "use usage_guide"),
     ("chatMenu", "remove it"),
     // Codex.
     (
         "startup_timeout_sec",
-        "MCPO_START_TIMEOUT bounds all starts",
+        "use MCPO_START_TIMEOUT, which applies to all servers",
     ),
     ("tool_timeout_sec", "rename it to timeout"),
     ("http_headers", "rename it to headers"),
-    (
-        "env_http_headers",
-        "write them into headers, as \"${NAME}\"",
-    ),
+    ("env_http_headers", "add them to headers, as \"${NAME}\""),
     (
         "bearer_token_env_var",
-        "write \"Authorization\": \"Bearer ${NAME}\" into headers",
+        "add \"Authorization\": \"Bearer ${NAME}\" to headers",
     ),
-    ("requestInit", "put its headers into headers"),
+    ("requestInit", "move its headers to headers"),
 ];
 
 /// What another client's key is here.
@@ -472,7 +466,7 @@ pub(super) fn unknown(object: &Map<String, Value>, path: &Path, known: &[&str]) 
         let hint = match (elsewhere(key), nearest(key, known.iter().copied())) {
             (Some(what), _) => what.to_owned(),
             (None, Some(name)) => format!("did you mean {name}?"),
-            (None, None) => "check its spelling, or remove it".into(),
+            (None, None) => "check the spelling, or remove it".into(),
         };
         format!("{}: unknown key, ignored; {hint}", path.key(key))
     };

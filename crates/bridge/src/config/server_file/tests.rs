@@ -130,8 +130,8 @@ fn all_faults_come_at_once_with_path_value_and_fix() {
         "mcpServers.excel.args: ",
         "mcpServers.word: both",
         "mcpServers.word.max_processes_per_chat = 0: ",
-        "mcpServers.pdf: neither",
-        "rename comand to command",
+        "mcpServers.pdf: missing \"command\" or \"url\"",
+        r#"rename "comand" to "command""#,
         "mcpServers.a//b: ",
         "mcpServers.env.env.PORT: ",
         "mcpServers.env.env.A: the variable UNSET_ONE is not set; set UNSET_ONE",
@@ -261,13 +261,13 @@ fn comments_are_silent_and_unknown_keys_are_not() {
         [
             "mcpservers: unknown key, ignored; did you mean mcpServers?",
             "mcpServers.excel.comand: unknown key, ignored; did you mean command?",
-            "mcpServers.excel.description: unknown key, ignored; check its spelling, or remove it",
+            "mcpServers.excel.description: unknown key, ignored; check the spelling, or remove it",
             "mcpServers.excel.before_end.argument: unknown key, ignored; did you mean arguments?",
             "mcpServers.excel.client_header_forwarding.whitlist: unknown key, ignored; did you mean \
              whitelist?",
-            "mcpServers.excel.oauth: ignored, because the bridge does no OAuth of its own: put a \
-             token into headers, such as \"Authorization\": \"Bearer ${file:/run/secrets/TOKEN}\"",
-            "mcpServers.mcp: served under /mcpo/mcp only, because /mcp is the bridge's own",
+            "mcpServers.excel.oauth: ignored because the bridge does not support OAuth: add a \
+             token to headers, such as \"Authorization\": \"Bearer ${file:/run/secrets/TOKEN}\"",
+            "mcpServers.mcp: served only under /mcpo/mcp because /mcp is a path of the bridge",
         ]
     );
     let spec = &loaded.servers["excel"];
@@ -365,8 +365,8 @@ fn a_missing_file_says_how_to_get_one() {
 #[test]
 fn what_other_clients_and_shells_write_is_explained() {
     let warned = |keys: Value| read_server(keys).unwrap().warnings.join("\n");
-    assert!(warned(json!({"cwd": "~"})).contains("no shell"));
-    assert!(warned(json!({"command": "~/bin/run"})).contains("no shell"));
+    assert!(warned(json!({"cwd": "~"})).contains("~ is not expanded"));
+    assert!(warned(json!({"command": "~/bin/run"})).contains("~ is not expanded"));
     let words = warned(json!({"command": "npx -y some-server"}));
     assert!(
         words.contains(r#""command": "npx""#) && words.contains(r#"["-y","some-server"]"#),
@@ -392,21 +392,22 @@ fn what_other_clients_and_shells_write_is_explained() {
     for key in ["serverUrl", "httpUrl", "endpoint"] {
         let server = json!({"mcpServers": {"a": {key: "https://example.com/mcp"}}});
         let faults = lines(&read_json(&server).unwrap_err());
-        assert!(faults.contains(&format!("rename {key} to url")), "{faults}");
+        let words = format!("rename \"{key}\" to \"url\"");
+        assert!(faults.contains(&words), "{faults}");
     }
     let servers = json!({"a": {"command": "run"}});
     for (document, words) in [
         (
             json!({"mcp.servers": servers}),
-            "move what is in mcp.servers",
+            "move the content of mcp.servers",
         ),
         (
             json!({"mcp": {"servers": servers}}),
-            "move what is in mcp.servers",
+            "move the content of mcp.servers",
         ),
         (
             json!({"amp.mcpServers": servers}),
-            "move what is in amp.mcpServers",
+            "move the content of amp.mcpServers",
         ),
         (
             json!({"context_servers": servers}),
@@ -435,7 +436,10 @@ fn names_as_registries_write_them_are_names() {
     }
     let loaded = read_json(&json!({"mcpServers": {"files/x": {"command": "run"}}})).unwrap();
     let warning = &loaded.warnings[0];
-    assert!(warning.contains("/files is the bridge's own"), "{warning}");
+    assert!(
+        warning.contains("/files is a path of the bridge"),
+        "{warning}"
+    );
     for name in [
         "", ".", "a/", "/a", "a//b", "a/../b", "a?b", "a%2Fb", "a\\b",
     ] {

@@ -694,7 +694,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            faults.contains("--ssl-keyfile / MCPO_SSL_KEYFILE is not given"),
+            faults.contains("--ssl-keyfile / MCPO_SSL_KEYFILE is not set"),
             "{faults}"
         );
     }

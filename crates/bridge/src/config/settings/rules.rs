@@ -24,7 +24,7 @@ pub(super) fn both(
         (None, Some(_)) => (KEY, CERTIFICATE),
     };
     let fix = "give both a certificate and its key, or neither";
-    let fault = Fault::new(given, format!("{missing} is not given"), fix);
+    let fault = Fault::new(given, format!("{missing} is not set"), fix);
     r.faults.push(fault);
     None
 }
