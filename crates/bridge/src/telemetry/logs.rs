@@ -39,10 +39,17 @@ pub const CRITICAL: &str = "critical";
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// `MCPO_LOG_FILE` is in a folder that is not there.
-    #[error("MCPO_LOG_FILE: the folder of {} is not there: make it or name another file", .0.display())]
+    #[error(
+        "MCPO_LOG_FILE: the directory of {} does not exist: create it or set another file",
+        .0.display()
+    )]
     NoFolder(PathBuf),
     /// `MCPO_LOG_FILE` cannot be written.
-    #[error("MCPO_LOG_FILE: {} cannot be opened for appending ({error}): fix its permissions or name another file", path.display())]
+    #[error(
+        "MCPO_LOG_FILE: cannot open {} for appending ({error}): fix its permissions or set another \
+         file",
+        path.display()
+    )]
     Open {
         /// The file.
         path: PathBuf,
@@ -53,7 +60,7 @@ pub enum LogError {
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(io::Error),
     /// There is one already in this process.
-    #[error("the log was started twice in one process")]
+    #[error("logging was initialized twice in one process")]
     AlreadyStarted,
 }
 

@@ -84,51 +84,76 @@ impl Metrics {
         let mut registry = Registry::with_prefix("mcpo");
         let r = &mut registry;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        add(r, "build", "The version that runs", build);
+        add(r, "build", "Version of the bridge", build);
         let start: Gauge<f64, AtomicU64> = Gauge::default();
         start.set(seconds_since_epoch());
         add(
             r,
             "process_start_time_seconds",
-            "When the bridge started, Unix time",
+            "Start time of the bridge, in seconds since the Unix epoch",
             start,
         );
         Self {
-            calls: counted(r, "calls", "Calls of tools that ended"),
-            call_seconds: timed(r, "call_duration_seconds", "From a call to its answer"),
-            errors: counted(r, "errors", "Problems that callers were told of"),
-            children: counted(r, "children", "Children that run now"),
-            child_starts: counted(r, "child_starts", "Attempts to start a child"),
-            child_start_seconds: timed(r, "child_start_duration_seconds", "Until a child is ready"),
-            pooled: counted(
+            calls: counted(r, "calls", "Completed tool calls"),
+            call_seconds: timed(
                 r,
-                "pool_children",
-                "Children that are ready and nobody's yet",
+                "call_duration_seconds",
+                "Duration of tool calls, in seconds",
             ),
+            errors: counted(r, "errors", "Error responses returned to callers"),
+            children: counted(r, "children", "Server processes running now"),
+            child_starts: counted(r, "child_starts", "Attempts to start a server process"),
+            child_start_seconds: timed(
+                r,
+                "child_start_duration_seconds",
+                "Time until a server process is ready, in seconds",
+            ),
+            pooled: counted(r, "pool_children", "Warm processes not yet assigned"),
             pool_asked: counted(
                 r,
                 "pool_asked",
-                "Calls and chats that began with a child that was ready (hit), or did not (miss)",
+                "Calls and chats that started with a warm process (hit) or without one (miss)",
             ),
-            sessions: counted(r, "sessions", "Sessions that are open now"),
-            running: counted(r, "calls_running", "Calls that run now"),
-            waiting: counted(r, "calls_waiting", "Calls that wait for a place now"),
+            sessions: counted(r, "sessions", "Sessions open now"),
+            running: counted(r, "calls_running", "Tool calls running now"),
+            waiting: counted(r, "calls_waiting", "Tool calls waiting in the queue now"),
             queue: OnceLock::new(),
-            files_published: counted(r, "files_published", "Files that became links"),
+            files_published: counted(r, "files_published", "Files published as links"),
             files_given_up: counted(
                 r,
                 "files_given_up",
-                "Files that got no link in time, for want of disk, or because nobody waited any more",
+                "Files not published because of a timeout, lack of disk space, or a disconnected \
+                 client",
             ),
-            published_bytes: counted(r, "published_bytes", "Bytes of files that became links"),
-            downloaded_bytes: counted(r, "downloaded_bytes", "Bytes of files that were fetched"),
-            uploaded_bytes: counted(r, "uploaded_bytes", "Bytes of files that were sent"),
-            gc_removed: counted(r, "gc_removed", "Workspaces and links that expired"),
+            published_bytes: counted(
+                r,
+                "published_bytes",
+                "Size of files published as links, in bytes",
+            ),
+            downloaded_bytes: counted(r, "downloaded_bytes", "Size of downloaded files, in bytes"),
+            uploaded_bytes: counted(r, "uploaded_bytes", "Size of uploaded files, in bytes"),
+            gc_removed: counted(
+                r,
+                "gc_removed",
+                "Expired workspaces and links that were removed",
+            ),
             openwebui_requests: counted(r, "openwebui_requests", "Requests to Open WebUI's API"),
-            forwarded: counted(r, "forwarded_requests", "Requests sent on to other bridges"),
-            http_requests: counted(r, "http_requests", "Requests that were answered"),
-            server_states: counted(r, "server_state", "1 for the state that a server is in"),
-            resident_bytes: counted(r, "process_resident_memory_bytes", "Memory of the bridge"),
+            forwarded: counted(
+                r,
+                "forwarded_requests",
+                "Requests forwarded to other replicas",
+            ),
+            http_requests: counted(r, "http_requests", "HTTP requests that were answered"),
+            server_states: counted(
+                r,
+                "server_state",
+                "State of each server: 1 for the current state, 0 for the others",
+            ),
+            resident_bytes: counted(
+                r,
+                "process_resident_memory_bytes",
+                "Resident memory of the bridge, in bytes",
+            ),
             open_fds: counted(r, "process_open_fds", "Open file descriptors of the bridge"),
             registry,
         }

@@ -27,7 +27,7 @@ pub struct RequestId(HeaderValue);
 
 /// The text is no request id.
 #[derive(Debug, thiserror::Error)]
-#[error("a request id has 1 to {MAX_LENGTH} of A-Z a-z 0-9 . _ -: send such a one or none")]
+#[error("invalid request id: use 1 to {MAX_LENGTH} characters of A-Z a-z 0-9 . _ -, or omit it")]
 pub struct InvalidRequestId;
 
 impl RequestId {
@@ -152,9 +152,9 @@ impl Drop for EndLine {
                 tracing::info!(status = status.as_u16(), duration_ms, "request failed");
             }
             Some(status) => {
-                tracing::debug!(status = status.as_u16(), duration_ms, "request answered");
+                tracing::debug!(status = status.as_u16(), duration_ms, "request completed");
             }
-            None => tracing::debug!(duration_ms, "request abandoned"),
+            None => tracing::debug!(duration_ms, "request cancelled by the client"),
         }
     }
 }
@@ -302,7 +302,7 @@ mod tests {
         .with_subscriber(log.dispatch.clone())
         .await;
         let lines = log.into_lines();
-        assert_eq!(lines[0]["message"], "request abandoned");
+        assert_eq!(lines[0]["message"], "request cancelled by the client");
         assert_eq!(lines[0]["request_id"], "r4");
     }
 

@@ -276,7 +276,7 @@ fn level(metadata: &Metadata<'_>) -> &'static str {
 pub fn losses(format: Format) -> Box<dyn Fn(u64) -> String + Send> {
     Box::new(move |count| {
         let mut fields = Fields::default();
-        let lost = "log lines were lost: whoever reads the log is too slow, or its disk is full";
+        let lost = "log lines were dropped: the log reader is too slow, or the disk is full";
         fields.push(MESSAGE, false, |text| text.push_str(lost));
         fields.push_number("lost_lines", count);
         let mut line = Line {
