@@ -97,7 +97,7 @@ fn an_entry_that_is_broken_is_named_and_learnt_anew() {
     }
     bridge.restart();
     eventually("it is learnt anew", || document(&bridge) == before);
-    bridge.wait_for_log("is broken");
+    bridge.wait_for_log("cached catalog entry is corrupt");
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn a_refused_start_is_not_quoted_to_everybody() {
         .start();
     let health = || bridge.client().get("/health").text();
     eventually("its start has failed", || {
-        health().contains("it answered initialize with an error")
+        health().contains("initialize returned an error")
     });
     for text in [health(), bridge.wait_for_log("is not ready")] {
         assert!(
@@ -168,7 +168,7 @@ fn a_working_folder_that_is_missing_is_named_as_such() {
     let bridge = TestBridge::start(servers([("echo", server)]));
     eventually("it is known", || {
         let health = bridge.client().get("/health").text();
-        health.contains("the folder that its cwd names does not exist")
+        health.contains("the directory in its cwd does not exist")
     });
     let reply = bridge
         .chat("alice", "c1")
@@ -176,7 +176,7 @@ fn a_working_folder_that_is_missing_is_named_as_such() {
     assert!(
         reply
             .text()
-            .contains("the folder that its cwd names does not exist"),
+            .contains("the directory in its cwd does not exist"),
         "{}",
         reply.text()
     );

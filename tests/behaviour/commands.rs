@@ -72,7 +72,10 @@ fn check_names_every_fault_and_the_good_server_is_good() {
     };
     for (name, words) in [
         ("missing", &["failed", "no-such-program"][..]),
-        ("sleeper", &["failed", "no answer to initialize within 3 s"]),
+        (
+            "sleeper",
+            &["failed", "no response to initialize within 3 s"],
+        ),
         (
             "exits",
             &["failed", "exit code 7", "cannot find my licence"],
@@ -289,7 +292,7 @@ fn call_tells_wrong_arguments_from_failed_tools() {
             1,
             "refused on purpose",
         ),
-        (&["echo", "die"], 1, "ended during the call"),
+        (&["echo", "die"], 1, "exited during the call"),
         (&["echo", "add", "--arg", "a=1", "--arg", "b=two"], 2, "b: "),
         (&["echo", "add", "--json", "{"], 2, "--json"),
         (&["echo", "add", "--arg", "a"], 2, "NAME=VALUE"),

@@ -281,12 +281,15 @@ fn what_is_no_file_in_a_body_of_parts_is_bounded() {
     let long = "x".repeat(50_000);
     let many = format!("--b\r\n{head}\r\n\r\n\r\n").repeat(300);
     for (body, why) in [
-        (format!("--b\r\nX: {long}\r\n\r\n{end}"), "head of a part"),
+        (
+            format!("--b\r\nX: {long}\r\n\r\n{end}"),
+            "headers of a part",
+        ),
         (
             format!("{long}{long}\r\n--b\r\n\r\n{end}"),
-            "first part begins",
+            "first part starts",
         ),
-        (format!("{many}--b--\r\n"), "are no files"),
+        (format!("{many}--b--\r\n"), "are not files"),
     ] {
         for path in ["/files", "/echo/write_file"] {
             let answer = parts(&bridge, path, body.as_bytes());

@@ -323,7 +323,7 @@ fn idle_sessions_make_room_where_descriptors_run_out() {
     }
     assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 2);
     assert_eq!(bridge.chat("mallory", "c7").echo("counter", json!({})), 2);
-    bridge.wait_for_log("an idle one was ended");
+    bridge.wait_for_log("an idle one was stopped");
 }
 
 #[test]

@@ -400,14 +400,14 @@ fn a_chat_outlives_the_fork_parent_and_new_processes_are_started() {
     };
     let supervisor = above(&found["pid"].to_string());
     kill_process(above(&supervisor).parse().expect("a number"));
-    bridge.wait_for_log("fork parent ended");
+    bridge.wait_for_log("fork parent failed");
     let chat = bridge.chat("alice", &format!("c{chats}"));
     let again = told(&chat.call("fork", "look", json!({})).ok());
     assert_eq!(again["pid"], found["pid"]);
     let other = told(&bridge.chat("bob", "c").call("fork", "look", json!({})).ok());
     assert_eq!(other["parents"][0], "__supervise");
     let health = bridge.client().get("/health").text();
-    assert!(health.contains("its fork parent ended"), "{health}");
+    assert!(health.contains("its fork parent exited"), "{health}");
     // And after a while there is another.
     let mut bobs = 0;
     let anew = until(Duration::from_secs(30), || {
@@ -468,7 +468,7 @@ fn a_server_that_cannot_be_forked_says_why() {
     assert!(
         of(1)["processes"]["why"]
             .to_string()
-            .contains("no Python server"),
+            .contains("not a Python server"),
         "{report}"
     );
     assert!(

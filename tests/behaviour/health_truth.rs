@@ -194,7 +194,7 @@ fn a_server_whose_processes_no_longer_start_is_told_of() {
     assert!(
         told["reasons"]
             .to_string()
-            .contains("its last start failed"),
+            .contains("the last start failed"),
         "{told}"
     );
     fs::rename(&away, &script).expect("it is moved back");
@@ -219,7 +219,7 @@ fn a_port_that_is_about_to_be_free_is_waited_for() {
         scope.spawn(move || {
             let told = until(LONG, || {
                 let log = fs::read_to_string(&log).unwrap_or_default();
-                log.contains("the port is in use").then_some(())
+                log.contains("port in use").then_some(())
             });
             drop(held);
             assert!(told.is_some(), "it was tried");
@@ -240,9 +240,9 @@ fn a_call_that_fails_is_a_warning_and_a_tools_own_error_is_none() {
     assert_eq!(alice.call("echo", "die", json!({})).status, 502);
     alice.call("echo", "fail", json!({}));
     eventually("the failure is in the log", || {
-        !lines(&bridge, "a call failed").is_empty()
+        !lines(&bridge, "call failed").is_empty()
     });
-    let found = lines(&bridge, "a call failed");
+    let found = lines(&bridge, "call failed");
     let [line] = &found[..] else {
         panic!("one line: {found:#?}");
     };
@@ -264,7 +264,7 @@ fn a_call_that_fails_is_a_warning_and_a_tools_own_error_is_none() {
     let slow = alice.call("echo", "sleep", json!({"seconds": 600}));
     assert_eq!(slow.status, 504);
     eventually("so is the next", || {
-        lines(&bridge, "a call failed")
+        lines(&bridge, "call failed")
             .iter()
             .any(|line| line["outcome"] == "timeout")
     });

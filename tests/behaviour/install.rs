@@ -93,7 +93,7 @@ fn a_server_runs_as_written_until_its_environment_is_there_and_from_there_ever_a
         (bridge.client().get("/tiny/openapi.json").status == 200).then(|| told(&bridge))
     });
     let first = first.expect("it is learnt");
-    eventually("it starts from its environment", || {
+    eventually("using the installed environment", || {
         is_installed(&bridge, &told(&bridge))
     });
     let found = told(&bridge);
@@ -312,7 +312,7 @@ fn a_server_that_does_not_like_its_environment_runs_as_written() {
     let mut server = tiny(wheels.path());
     server["env"]["REFUSES"] = "installed".into();
     let bridge = TestBridge::start(servers([("tiny", server)]));
-    bridge.wait_for_log("does not start from its environment");
+    bridge.wait_for_log("fails to start from its installed environment");
     let found = told(&bridge);
     assert!(!is_installed(&bridge, &found), "{found}");
 }

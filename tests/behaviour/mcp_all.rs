@@ -127,8 +127,8 @@ fn greetings_speak_for_all_servers() {
         });
         assert_eq!(hello["capabilities"], capabilities);
         let text = hello["instructions"].as_str().expect("a text");
-        let expected = "# one (its tools begin with one_)\n\nAsk one.\n\n\
-                        # two (its tools begin with two_)\n\nAsk two.";
+        let expected = "# one (tool names start with one_)\n\nAsk one.\n\n\
+                        # two (tool names start with two_)\n\nAsk two.";
         assert_eq!(text, expected);
     }
 }

@@ -77,7 +77,7 @@ fn an_odd_tool_is_mended_at_the_endpoint_of_all_servers_and_named_in_warnings() 
         "'odd'",
         "at /mcp/odd",
         "noschema",
-        "without a name: 4 tools",
+        "4 tools omitted (unnamed)",
     ] {
         assert!(warned.contains(word), "{word}: {warned}");
     }
@@ -95,7 +95,7 @@ fn an_odd_tool_is_mended_at_the_endpoint_of_all_servers_and_named_in_warnings() 
 fn odd_prompts_and_resources_cost_nothing_beside_them() {
     let prompts = json!([
         {"name": "nulls", "title": null, "description": null, "arguments": null},
-        {"description": "without a name"},
+        {"description": "unnamed"},
         {"name": "args", "arguments": [{"name": "a", "description": null, "required": null}, {"x": 1}]},
     ]);
     let resources = json!([
@@ -177,7 +177,7 @@ fn pages_are_followed_as_far_as_they_lead_and_what_is_odd_is_said() {
 #[test]
 fn pages_without_an_end_are_left_at_some_point_and_what_is_missing_is_said() {
     for (pages, words) in [
-        (3, "lead back to one before"),
+        (3, "a nextCursor occurs twice"),
         (5000, "more than 1000 pages"),
     ] {
         let bridge = TestBridge::ready(servers([("odd", script(&json!({ "pages": pages })))]));

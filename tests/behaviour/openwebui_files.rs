@@ -120,7 +120,7 @@ fn a_file_that_cannot_be_attached_fails_no_call() {
     let long = json!({"name": "b.txt", "content": "fives"});
     session(&bridge, "m1").echo("write_file", long);
     eventually("all of it is in the log", || {
-        bridge.log().matches("not attached in the chat").count() == 4
+        bridge.log().matches("could not be attached").count() == 4
     });
     let metrics = bridge.client().get("/metrics").text();
     let refused = r#"mcpo_openwebui_requests_total{what="upload",outcome="refused"} 1"#;

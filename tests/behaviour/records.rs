@@ -66,7 +66,7 @@ fn metadata_that_cannot_be_read_is_left_as_it_is() {
     // Not each call writes metadata.
     eventually("it is said", || {
         count(&chat);
-        bridge.log().contains("not written to its workspace")
+        bridge.log().contains("not written to the journal")
     });
     let refused = bridge.command(&["gc", "--user", "alice"]);
     assert!(!refused.status.success(), "it may be hers: {refused:?}");
@@ -199,7 +199,7 @@ fn where_another_bridges_clock_is_far_off_nothing_goes_for_its_age_and_health_sa
     eventually("health says so", || {
         let health = bridge.client().get("/health").json();
         let warnings = health["warnings"].to_string();
-        warnings.contains("nothing is cleaned up for its age") && warnings.contains("far-away")
+        warnings.contains("clean-up by age is paused") && warnings.contains("far-away")
     });
     assert!(
         folder.exists(),

@@ -94,6 +94,6 @@ fn a_body_whose_pieces_are_no_pieces_is_called_broken_and_not_too_large() {
         stream.write_all(broken.as_bytes()).expect("sent");
         let (head, body) = answer_and_body(&mut reader);
         assert!(head.starts_with("http/1.1 400"), "{path}: {head}");
-        assert!(body.contains("could not be read"), "{path}: {body}");
+        assert!(body.contains("cannot read the body"), "{path}: {body}");
     }
 }

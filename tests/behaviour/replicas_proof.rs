@@ -211,7 +211,7 @@ fn a_fake_replica_gets_no_request_and_no_token() {
             let text = answer.text();
             assert!(!text.contains(FAKE), "{bridges} {key:?}: {text}");
             assert_eq!(answer.status, 503, "{bridges} {key:?}: {text}");
-            assert!(text.contains("does not prove"), "{text}");
+            assert!(text.contains("cannot prove"), "{text}");
         }
         eventually("operators are told", || {
             let health = first.client().bearer(KEY).get("/health").json();
@@ -320,7 +320,7 @@ fn operators_hear_of_a_peer_key_that_servers_can_read() {
         let health = replicas.bridges[0].client().get("/health").json();
         health["warnings"]
             .to_string()
-            .contains("peer key lies in it")
+            .contains("peer key is stored in it")
     };
     let config = servers([("echo", echo())]);
     let mut replicas = Replicas::start(1, &config);
@@ -331,7 +331,7 @@ fn operators_hear_of_a_peer_key_that_servers_can_read() {
         .start();
     replicas.bridges.push(second);
     eventually("/health says so", || warned(&replicas));
-    replicas.bridges[0].wait_for_log("peer key lies in it");
+    replicas.bridges[0].wait_for_log("peer key is stored in it");
     let replicas = Replicas::with(2, &config, &[(vars::PEER_KEY, PEER_KEY)]);
     replicas.wait_until_acquainted(0);
     assert!(!warned(&replicas));

@@ -78,7 +78,7 @@ fn a_user_who_is_known_by_his_address_is_a_warning_and_a_plain_start_is_none() {
     let log = bridge.finished_log();
     let warned: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
     assert_eq!(warned.len(), 1, "{log}");
-    assert!(warned[0].contains("user headers are believed"), "{log}");
+    assert!(warned[0].contains("user headers are trusted"), "{log}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn a_lock_that_somebody_keeps_holds_up_no_answer() {
     }
     assert_eq!(chat.echo("counter", json!({})), 2);
     // A record that was waited for to its end would be written, or refused after the 5 s of a lock.
-    bridge.wait_for_log("written to its workspace late");
+    bridge.wait_for_log("is written late");
 }
 
 #[test]

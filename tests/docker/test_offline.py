@@ -36,7 +36,7 @@ class WithoutNetwork(unittest.TestCase):
         self.assertTrue(curl("-o", "/dev/null", "-w", "%{http_code}", file["url"]).startswith("200"))
         started = docker("logs", name)
         for server in ("time", "excel", "powerpoint"):
-            self.assertRegex(started, f'"it starts from its environment".*"server":"{server}","locked":true')
+            self.assertRegex(started, f'"using the installed environment".*"server":"{server}","locked":true')
         # Nothing was looked for, and no server can change what it is started from.
         self.assertEqual(docker("exec", name, "ls", "-A", "/tmp/mcpo-tools"), "")
         refused = docker("exec", name, "find", "/opt/mcpo-tools", "-writable", "-not", "-type", "l")

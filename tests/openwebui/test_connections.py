@@ -201,7 +201,7 @@ class Allowed(Case):
             with self.subTest(kind, user="bob"):
                 said = self.answer(self.say(it.bob, door))
                 self.assertNotIn("a-canary", said)
-                self.assertRegex(said, "there is no server|Offered: *$|no tool")
+                self.assertRegex(said, "Not Found: no server|Offered: *$|no tool")
             it.put({})
 
     def test_with_the_users_own_token_each_document_is_read_and_its_tools_are_called(self):

@@ -38,10 +38,12 @@ use crate::{
 };
 
 /// What Open WebUI needs so that calls carry a chat.
-const NO_CHAT: &str = "stateful calls arrive without a chat that belongs to a user or a key, so each \
-    gets a process and a folder of its own: set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI \
-    (or add the custom headers X-OpenWebUI-Chat-Id: {{CHAT_ID}} and X-OpenWebUI-User-Id: \
-    {{USER_ID}} to the connection), and let it send the API key or come from a trusted address";
+const NO_CHAT: &str = "stateful calls arrive without a chat of an authenticated user or key, so \
+                       each call starts a new process and folder: set \
+                       ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI (or add the custom \
+                       headers X-OpenWebUI-Chat-Id: {{CHAT_ID}} and X-OpenWebUI-User-Id: \
+                       {{USER_ID}} to the connection), and make it send the API key or connect \
+                       from a trusted address";
 
 /// So few stateful processes are too few for more than some users.
 const FEW_PROCESSES: usize = 10;
@@ -269,9 +271,9 @@ impl App {
         let mut servers = config.servers.values();
         let spec = servers.find(|spec| by_address && spec.allow.is_some())?;
         Some(format!(
-            "server '{}' is for certain callers only (allow), but without an API key every program at \
-             an address in MCPO_TRUSTED_PROXIES may name any user, a child of another server, too: set \
-             MCPO_API_KEY or MCPO_JWT_SECRET",
+            "server '{}' is restricted (allow), but without an API key every program at an \
+             address in MCPO_TRUSTED_PROXIES can claim to be any user, including processes of \
+             other servers: set MCPO_API_KEY or MCPO_JWT_SECRET",
             spec.name
         ))
     }
@@ -370,7 +372,7 @@ fn openwebui(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<OpenWebU
     let url = settings.openwebui.url.clone()?;
     let client = OpenWebUi::new(url, metrics.clone());
     let client = client.inspect_err(|error| {
-        tracing::error!(%error, "Open WebUI cannot be asked");
+        tracing::error!(%error, "the client for Open WebUI cannot be created");
     });
     client.ok().map(Arc::new)
 }

@@ -101,14 +101,15 @@ impl Condition {
         let hangs = state.looking_since.map(|since| since.elapsed());
         if let Some(waited) = hangs.filter(|waited| *waited >= HANGS) {
             let text = format!(
-                "the disk of the jobs folder has not answered for {} s",
+                "the disk of the jobs directory has not responded for {} s",
                 waited.as_secs()
             );
             troubles.push(Trouble { text, down: true });
         }
         if let Some(error) = &state.heartbeat {
             let text = format!(
-                "this bridge cannot tell the others that it lives, and they may take its chats over: {error}"
+                "this bridge cannot write its heartbeat, so other replicas may take over its \
+                 chats: {error}"
             );
             troubles.push(Trouble { text, down: false });
         }
@@ -131,12 +132,14 @@ impl Condition {
         let mut seen = Vec::new();
         match self.store.probe() {
             Err(error) => seen.push(Trouble {
-                text: format!("the jobs folder cannot be used: {error}"),
+                text: format!("the jobs directory cannot be used: {error}"),
                 down: true,
             }),
             // Chats can still be read, and made smaller.
             Ok(FreeSpace { bytes }) if bytes < self.min_free => seen.push(Trouble {
-                text: format!("only {bytes} bytes of disk are free (MCPO_MIN_FREE_DISK_BYTES)"),
+                text: format!(
+                    "only {bytes} bytes of disk space are free (MCPO_MIN_FREE_DISK_BYTES)"
+                ),
                 down: false,
             }),
             Ok(_) => {}
@@ -155,8 +158,8 @@ impl Condition {
         if let Some(left) = limits::processes_left().filter(|left| *left < 4) {
             seen.push(Trouble {
                 text: format!(
-                    "only {left} more processes and threads may run: raise the limit (pids_limit, \
-                     TasksMax), or lower MCPO_STATEFUL_MAX_TOTAL_PROCESSES"
+                    "only {left} more processes and threads can be started: raise the limit \
+                     (pids_limit, TasksMax), or lower MCPO_STATEFUL_MAX_TOTAL_PROCESSES"
                 ),
                 down: false,
             });
@@ -176,7 +179,7 @@ fn tell_changes(before: &[Trouble], now: &[Trouble]) {
             tracing::warn!(down = trouble.down, "{}", trouble.text);
         }
     } else if now.is_empty() && !before.is_empty() {
-        tracing::info!("the jobs folder and the machine's limits are well again");
+        tracing::info!("the jobs directory and the system limits are OK again");
     }
 }
 

@@ -70,36 +70,42 @@ fn initialize(params: &Value) -> Value {
         "protocolVersion": version,
         "capabilities": {"tools": {}},
         "serverInfo": {"name": "files", "version": env!("CARGO_PKG_VERSION")},
-        "instructions": "The files of this chat. Links expire: get a new one before you show an old one again.",
+        "instructions": "The files of this chat. Links expire: create a new link before you show \
+                         an old one again.",
     })
 }
 
 fn tools() -> Value {
-    let name =
-        json!({"type": "string", "description": "As list_files names it, such as report.xlsx"});
+    let about = "File name as returned by list_files, such as report.xlsx";
+    let name = json!({"type": "string", "description": about});
     let one = json!({"type": "object", "properties": {"name": name}, "required": ["name"]});
     json!([
         {
             "name": "list_files",
-            "description": "Lists the files of this chat: what tools made and what the user attached.",
+            "description": "List the files of this chat: files created by tools and files \
+                            attached by the user.",
             "inputSchema": {"type": "object", "properties": {}},
             "annotations": {"readOnlyHint": true},
         },
         {
             "name": "get_link",
-            "description": "Gives a new download link for a file of this chat, for example after the last one expired.",
+            "description": "Create a new download link for a file of this chat, for example after \
+                            the previous link expired.",
             "inputSchema": one,
             "annotations": {"readOnlyHint": true},
         },
         {
             "name": "delete_file",
-            "description": "Deletes a file of this chat for good. Links that were given out keep working until they expire.",
+            "description": "Delete a file of this chat permanently. Existing links keep working \
+                            until they expire.",
             "inputSchema": one,
             "annotations": {"destructiveHint": true, "idempotentHint": true},
         },
         {
             "name": "clear_temporary_files",
-            "description": "Deletes what the servers of this chat keep for themselves: temporary files, caches, settings. For a chat that takes more of the disk than it may; a server that is in use may have to start anew. Files that list_files names stay.",
+            "description": "Delete the servers' internal files of this chat: temporary files, \
+                            caches and settings. Use it when the chat exceeds its disk quota; \
+                            running servers may restart. Files returned by list_files are kept.",
             "inputSchema": {"type": "object", "properties": {}},
             "annotations": {"destructiveHint": true, "idempotentHint": true},
         },
@@ -150,7 +156,7 @@ fn find(work: &Path, name: &str) -> Result<RelativePath, String> {
     let seen = look(work)?;
     let found = RelativePath::parse(name).ok();
     let found = found.filter(|path| seen.files().any(|known| known == path));
-    found.ok_or_else(|| format!("there is no file '{name}' in this chat; list_files names them"))
+    found.ok_or_else(|| format!("no file '{name}' in this chat; call list_files to see the files"))
 }
 
 fn link(work: &Path, name: &str) -> Result<Value, String> {
@@ -160,7 +166,7 @@ fn link(work: &Path, name: &str) -> Result<Value, String> {
 
 fn delete(work: &Path, name: &str) -> Result<Value, String> {
     let path = find(work, name)?;
-    remove_file(work, &path).map_err(|error| format!("'{name}' cannot be deleted: {error}"))?;
+    remove_file(work, &path).map_err(|error| format!("cannot delete '{name}': {error}"))?;
     Ok(json!({ "deleted": path.display() }))
 }
 
@@ -171,7 +177,7 @@ fn clear(work: &Path) -> Result<Value, String> {
         let folder = work.join(folder);
         let is_dir = folder.symlink_metadata().is_ok_and(|found| found.is_dir());
         let entries = is_dir.then(|| std::fs::read_dir(&folder)).transpose();
-        let entries = entries.map_err(|error| format!("they cannot be listed: {error}"))?;
+        let entries = entries.map_err(|error| format!("cannot list the files: {error}"))?;
         for entry in entries.into_iter().flatten().flatten() {
             kept += usize::from(remove_tree(&entry.path()).is_err());
         }

@@ -86,7 +86,7 @@ impl Launches {
     pub fn doubt(&self, spec: &ServerSpec, why: &str) -> bool {
         let doubtful = matches!(self.of(spec), Launching::Installed(found) if found.is_doubtful());
         if doubtful {
-            let why = format!("it did not start from its environment: {why}");
+            let why = format!("it failed to start from its installed environment: {why}");
             self.set(spec, Launching::AsWritten(Some(why.into())));
         }
         doubtful

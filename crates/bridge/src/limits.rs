@@ -53,8 +53,8 @@ pub fn fit_connections(settings: &mut Settings) -> Option<String> {
     settings.listen.max_file_requests = (room - connections).max(LEAST_FILES);
     (set > room).then(|| {
         format!(
-            "MCPO_MAX_CONNECTIONS is {set}, but of {files} file descriptors only {room} are left \
-             for connections: {room} is used. Raise the limit on open files (ulimit -n)."
+            "MCPO_MAX_CONNECTIONS is {set}, but only {room} of {files} file descriptors are left \
+             for connections: using {room}. Raise the limit on open files (ulimit -n)."
         )
     })
 }
@@ -104,8 +104,9 @@ fn tightest(most: NonZeroUsize, rooms: impl Iterator<Item = (&'static str, u64)>
     (max < most).then(|| Cap {
         max,
         warning: format!(
-            "MCPO_STATEFUL_MAX_TOTAL_PROCESSES is {most}, but {what} leaves room for about {max}: \
-             no more are started. Raise that limit, or set MCPO_STATEFUL_MAX_TOTAL_PROCESSES={max}."
+            "MCPO_STATEFUL_MAX_TOTAL_PROCESSES is {most}, but {what} allows only about {max} \
+             processes: no more are started. Raise that limit, or set \
+             MCPO_STATEFUL_MAX_TOTAL_PROCESSES={max}."
         ),
     })
 }
@@ -205,7 +206,7 @@ mod tests {
         let rooms = [("a limit", for_files(256)), ("another", 99)].into_iter();
         let warning = tightest(most, rooms).unwrap().warning;
         assert!(
-            warning.contains("but a limit leaves room for about 32"),
+            warning.contains("but a limit allows only about 32"),
             "{warning}"
         );
     }

@@ -160,8 +160,8 @@ pub fn stateful_cap(max_total: NonZeroUsize, child_bytes: u64, limit: MemoryLimi
         return None;
     }
     let warning = format!(
-        "MCPO_STATEFUL_MAX_TOTAL_PROCESSES is {max_total}, but a child takes {child} MiB and only \
-         {max} fit into {SHARE_PERCENT} % of {source} ({bytes} MiB): {max} is used. Set \
+        "MCPO_STATEFUL_MAX_TOTAL_PROCESSES is {max_total}, but a server process needs {child} MiB \
+         and only {max} fit into {SHARE_PERCENT} % of {source} ({bytes} MiB): using {max}. Set \
          MCPO_STATEFUL_MAX_TOTAL_PROCESSES={max} or give the bridge more memory.",
         child = mebibytes(child_bytes),
         source = limit.source,

@@ -300,13 +300,13 @@ pub enum Failure {
     #[error("Open WebUI cannot be reached: {0}")]
     Unreachable(Box<str>),
     /// No answer in time.
-    #[error("Open WebUI does not answer")]
+    #[error("Open WebUI does not respond")]
     Silent,
     /// Any status but success.
-    #[error("Open WebUI answered {0}")]
+    #[error("Open WebUI returned {0}")]
     Refused(StatusCode),
     /// Something else than its API answers.
-    #[error("Open WebUI answered with something that is not its API's")]
+    #[error("Open WebUI returned an unexpected response")]
     Unreadable,
     /// More bytes than are taken.
     #[error("larger than {0} bytes (MCPO_MAX_UPLOAD_BYTES)")]

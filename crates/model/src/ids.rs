@@ -63,7 +63,7 @@ fn random_token() -> Box<str> {
 
 /// The text is not one of our tokens.
 #[derive(Debug, thiserror::Error)]
-#[error("not a token: {TOKEN_LENGTH} letters of base58 are expected")]
+#[error("not a token: expected {TOKEN_LENGTH} base58 characters")]
 pub struct InvalidToken;
 
 fn parse_token(text: &str) -> Result<Box<str>, InvalidToken> {
@@ -158,8 +158,8 @@ pub struct ServerName(Arc<str>);
 /// Why a name was refused, with the fix.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a server name has 1 to 255 characters, none of them \\ ? # % or a control character, and \
-     no part between slashes is empty, '.' or '..': rename it"
+    "invalid server name: use 1 to 255 characters without \\ ? # % and control characters, and no \
+     path segment that is empty, '.' or '..'"
 )]
 pub struct InvalidServerName;
 

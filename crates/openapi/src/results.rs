@@ -77,7 +77,7 @@ fn failure(blocks: Option<&[&RawValue]>, structured: Option<&RawValue>) -> ToolF
     let mut message = texts.join("\n");
     if message.trim().is_empty() {
         message = structured.map_or_else(
-            || "the tool reported an error and gave no reason".to_owned(),
+            || "the tool returned an error without a message".to_owned(),
             |value| value.get().to_owned(),
         );
     }
@@ -390,7 +390,7 @@ mod tests {
             fail(json!({"isError": true, "content": [text("no"), text("file")]})),
             "no\nfile"
         );
-        assert!(fail(json!({"isError": true, "content": []})).contains("no reason"));
+        assert!(fail(json!({"isError": true, "content": []})).contains("without a message"));
         assert_eq!(
             fail(json!({"isError": true, "structuredContent": {"code": 7}})),
             r#"{"code":7}"#

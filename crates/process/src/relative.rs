@@ -42,7 +42,7 @@ pub fn relative(raw: RawJson, folder: &JobFolderPaths) -> RawJson {
             Ok(rewritten) => answer = rewritten,
             Err(error) => {
                 // Not reached as far as the tests know; a wrong path beats a broken answer.
-                tracing::error!(%error, "a path was left in an answer");
+                tracing::error!(%error, "workspace path not removed from a response");
                 return answer;
             }
         }

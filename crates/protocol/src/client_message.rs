@@ -117,7 +117,7 @@ impl ClientMessage {
         let line = whole.clone().into_bytes();
         if line.first() == Some(&b'[') {
             return Err(Malformed::request(
-                "batches are not taken: send each message by itself",
+                "batches are not supported: send each message in a separate request",
             ));
         }
         let envelope = Envelope::strict(whole.as_str())
@@ -159,7 +159,7 @@ fn kind(envelope: &Envelope<'_>) -> Result<Kind, Malformed> {
     };
     match envelope.id {
         Some(id) if is_id(id) => Ok(Kind::Request(method.into())),
-        Some(_) => Err(Malformed::request("an id is a string or a whole number")),
+        Some(_) => Err(Malformed::request("\"id\" must be a string or an integer")),
         None => Ok(Kind::Notification(method.into())),
     }
 }

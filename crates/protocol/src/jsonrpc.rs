@@ -390,7 +390,7 @@ pub fn end_line(message: &mut Vec<u8>) {
 
 /// Tells the child that nobody waits for a request any more.
 pub fn cancelled(number: u64) -> Bytes {
-    let params = format!(r#"{{"requestId":{number},"reason":"the caller left"}}"#);
+    let params = format!(r#"{{"requestId":{number},"reason":"the client disconnected"}}"#);
     line(None, method::CANCELLED, Some(params.as_bytes()))
 }
 

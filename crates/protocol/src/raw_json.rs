@@ -242,9 +242,7 @@ impl<'de, const N: usize> Visitor<'de> for Named<'_, N> {
             let Some(index) = index else { continue };
             if found[index].replace(value).is_some() && self.once {
                 let name = self.names[index];
-                return Err(A::Error::custom(format_args!(
-                    "the key {name:?} stands twice"
-                )));
+                return Err(A::Error::custom(format_args!("duplicate key {name:?}")));
             }
         }
         Ok(found)

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// `MCPO_JOBS_DIR` cannot be used at all.
-    #[error("the jobs folder {} {problem}", path.display())]
+    #[error("the jobs directory {} {problem}", path.display())]
     Unusable {
         /// The folder as configured.
         path: PathBuf,
@@ -20,10 +20,10 @@ pub enum StoreError {
         problem: String,
     },
     /// The workspace folder was removed (retention, `gc --user`) or is no folder of ours.
-    #[error("the workspace folder is gone; a new one is made for the next call")]
+    #[error("the workspace folder no longer exists; the next call creates a new one")]
     JobGone,
     /// Another instance holds the workspace: nothing is written there in our name.
-    #[error("another bridge has taken the workspace over: nothing more is written in it from here")]
+    #[error("another replica took over the workspace; this one no longer writes to it")]
     Fenced,
     /// The filesystem refused.
     #[error("cannot {action} {}: {source}", Redacted(path))]

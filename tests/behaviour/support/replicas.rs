@@ -50,7 +50,7 @@ impl Replicas {
     /// Waits until this one has noticed that it is not alone.
     #[track_caller]
     pub fn wait_until_acquainted(&self, index: usize) {
-        self.bridges[index].wait_for_log("bridges that share");
+        self.bridges[index].wait_for_log("number of other replicas");
     }
 
     pub fn jobs(&self) -> PathBuf {

@@ -23,7 +23,7 @@ pub struct RelativePath(PathBuf);
 
 /// The path leaves its folder or names nothing in it.
 #[derive(Debug, thiserror::Error)]
-#[error("a path below the workspace is expected, without '..'")]
+#[error("expected a path within the workspace, without '..'")]
 pub struct InvalidRelativePath;
 
 impl RelativePath {

@@ -50,16 +50,16 @@ pub enum PublishError {
     #[error("{0}: hard links to files outside the workspace are not published")]
     LinkedElsewhere(String),
     /// Somebody kept writing to it.
-    #[error("{0}: the file kept changing while it was copied")]
+    #[error("{0}: the file changed repeatedly while it was copied")]
     Unstable(String),
     /// A database in the middle of a transaction: a copy would be of neither before nor after.
-    #[error("{0}: a transaction is not finished; it is linked by the first call that finds it so")]
+    #[error("{0}: a database transaction is open; the first call after its end links the file")]
     InTransaction(String),
     /// It was not copied in the time that there was for it.
-    #[error("{0}: copying it took too long and was given up")]
+    #[error("{0}: copying took too long and was cancelled")]
     GivenUp(String),
     /// Over `max_bytes`.
-    #[error("{name}: larger than the {limit} bytes that may be published")]
+    #[error("{name}: larger than the publishing limit of {limit} bytes")]
     TooLarge {
         /// The file.
         name: String,

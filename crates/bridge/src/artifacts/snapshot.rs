@@ -107,11 +107,11 @@ pub struct Snapshot {
 pub enum SnapshotError {
     /// A limit was passed.
     #[error(
-        "the workspace has more than {0} files (MCPO_MAX_WORKSPACE_FILES): delete some of them"
+        "the workspace contains more than {0} files (MCPO_MAX_WORKSPACE_FILES): delete some of them"
     )]
     TooManyEntries(u64),
     /// A limit was passed.
-    #[error("the workspace has folders more than {0} deep: delete them")]
+    #[error("the workspace contains folders nested more than {0} levels deep: delete them")]
     TooDeep(usize),
     /// The folder itself cannot be read.
     #[error("the workspace cannot be read: {0}")]
@@ -152,13 +152,15 @@ impl Snapshot {
             };
             found.aside.retain(|place, _| place.area != area);
             let what = match walked {
-                Err(SnapshotError::TooDeep(most)) => format!("folders more than {most} deep"),
+                Err(SnapshotError::TooDeep(most)) => {
+                    format!("folders nested more than {most} levels deep")
+                }
                 _ => format!(
                     "more than {} files (MCPO_MAX_WORKSPACE_FILES)",
                     limits.entries
                 ),
             };
-            found.over_aside = Some(format!("the chat's {} has {what}", area.name()));
+            found.over_aside = Some(format!("the chat's {} contains {what}", area.name()));
         }
         Ok(found)
     }

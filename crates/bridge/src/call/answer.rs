@@ -59,9 +59,8 @@ impl Notice {
             (Self::MemoryLost { files, more }, Lang::En) => {
                 let there = listed(files, *more, "and {} more");
                 format!(
-                    "This server was restarted since the last call: whatever it held in memory \
-                     (open documents, ids, unsaved changes) is gone. Files that are still here: \
-                     {}. Open them again by name.",
+                    "This server was restarted since the last call: its memory (open documents, \
+                     ids, unsaved changes) was lost. Remaining files: {}. Open them again by name.",
                     if there.is_empty() {
                         "none".to_owned()
                     } else {
@@ -83,7 +82,7 @@ impl Notice {
             }
             (Self::Brought(names), Lang::En) => {
                 format!(
-                    "Attached files are in this chat's folder: {}.",
+                    "Attached files were copied to this chat's folder: {}.",
                     names.join(", ")
                 )
             }
@@ -95,7 +94,7 @@ impl Notice {
             }
             (Self::NotBrought(why), Lang::En) => {
                 format!(
-                    "Attached files that are not in this chat's folder: {}.",
+                    "Attached files that could not be copied to this chat's folder: {}.",
                     why.join("; ")
                 )
             }
@@ -104,8 +103,8 @@ impl Notice {
                 why.join("; ")
             ),
             (Self::Outside { paths, more }, Lang::En) => format!(
-                "Outside this chat's folder, and so not linked: {}. Give a plain file name, without a \
-                 folder, to get a link.",
+                "Not linked because they are outside this chat's folder: {}. Use a plain file \
+                 name without a folder to get a link.",
                 listed(paths, *more, "and {} more")
             ),
             (Self::Outside { paths, more }, Lang::Ja) => format!(
@@ -116,7 +115,7 @@ impl Notice {
             (Self::Full { used, limit }, Lang::En) => {
                 let why = limit.exceeded_by(*used);
                 format!(
-                    "{}: delete files before new ones are made.",
+                    "{}: delete files before creating new ones.",
                     capitalized(&why)
                 )
             }
@@ -212,7 +211,7 @@ impl Published {
             }
             (Lang::En, Some(zip)) => {
                 format!(
-                    "Download: {links}; all together: {zip} (the links expire in {minutes} minutes)"
+                    "Download: {links}; all files: {zip} (the links expire in {minutes} minutes)"
                 )
             }
             (Lang::Ja, None) => {

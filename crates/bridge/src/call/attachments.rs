@@ -148,8 +148,8 @@ impl Running {
             Ok(Ok(listed)) => listed,
             // A chat of somebody else's, or one that is gone.
             Ok(Err(Failure::Refused(_))) => return,
-            Ok(Err(failure)) => return lot.refuse("the list of them", &failure),
-            Err(_) => return lot.refuse("the list of them", &Failure::Silent),
+            Ok(Err(failure)) => return lot.refuse("list of attached files", &failure),
+            Err(_) => return lot.refuse("list of attached files", &Failure::Silent),
         };
         for attachment in listed.into_iter().filter(wanted) {
             let fetched = timeout_at(access.until, self.fetch_one(access, &attachment)).await;
@@ -201,7 +201,7 @@ impl Lot {
     }
 
     fn refuse(&mut self, what: &str, failure: &Failure) {
-        tracing::warn!(%failure, "an attached file is not in the chat's folder");
+        tracing::warn!(%failure, "an attached file could not be copied to the chat's folder");
         self.refused.push(format!("{what}: {failure}"));
     }
 
@@ -254,7 +254,10 @@ impl Running {
             let shown = self.shown(openwebui, token, files, until).await;
             let before = openwebui.beside(token, chat, message).await;
             let before = before.inspect_err(|failure| {
-                tracing::debug!(%failure, "what the message shows already is not known");
+                tracing::debug!(
+                    %failure,
+                    "the files that the message already shows cannot be read"
+                );
             });
             for event in shown.events(before.ok()) {
                 openwebui.tell(token, chat, message, &event).await?;
@@ -267,7 +270,10 @@ impl Running {
             () = self.engine.ending.cancelled() => return,
         };
         if let Err(failure) = attached {
-            tracing::warn!(%failure, "files are not attached in the chat; their links work");
+            tracing::warn!(
+                %failure,
+                "files could not be attached to the chat message; their links work"
+            );
         }
     }
 
@@ -285,7 +291,10 @@ impl Running {
             match uploaded.unwrap_or(Err(Failure::Silent)) {
                 Ok(chip) => shown.chips.push(chip),
                 Err(failure) => {
-                    tracing::warn!(%failure, "a file is not attached in the chat; its link works");
+                    tracing::warn!(
+                        %failure,
+                        "a file could not be attached to the chat message; its link works"
+                    );
                 }
             }
             shown.pages.extend(self.page(file).await.map(Value::from));
@@ -311,7 +320,7 @@ impl Running {
         let (store, link) = (self.engine.store.clone(), file.token.clone());
         match blocking(move || open_link(&store, &link)).await {
             Ok(Some(data)) => Ok(data),
-            Ok(None) => Err(Failure::Disk("the file is gone".into())),
+            Ok(None) => Err(Failure::Disk("the file no longer exists".into())),
             Err(error) => Err(Failure::Disk(error.to_string().into())),
         }
     }
@@ -543,8 +552,8 @@ impl CallEngine {
         let entries = usage.entries + files.len() as u64;
         if entries > limits.max_workspace_files as u64 {
             return Err(CallError::DiskFull(format!(
-                "with these files this chat's folder would have {entries} entries of the {} \
-                 allowed (MCPO_MAX_WORKSPACE_FILES)",
+                "with these files this chat's folder would contain {entries} entries, more than \
+                 the limit of {} (MCPO_MAX_WORKSPACE_FILES)",
                 limits.max_workspace_files
             )));
         }
@@ -583,7 +592,7 @@ fn put_all(
         let path = path.map_err(|error| CallError::Internal(error.to_string()))?;
         // A child may have taken it away already.
         if let Err(error) = seen.note(&job.work(), &path) {
-            tracing::debug!(%error, "a file that came is gone");
+            tracing::debug!(%error, "an attached file no longer exists");
         }
         names.push(name);
     }
@@ -606,7 +615,7 @@ pub(super) fn place(
         }
     }
     Err(CallError::from(StoreError::Io {
-        action: "put a file into",
+        action: "place a file in",
         path: "work".into(),
         source: std::io::ErrorKind::AlreadyExists.into(),
     }))

@@ -130,13 +130,13 @@ impl DiskLimit {
     pub fn exceeded_by(&self, used: u64) -> String {
         match self.share {
             Some(share) => format!(
-                "this user's chats and links take {} bytes of the {} allowed for one user \
-                 (MCPO_MAX_USER_BYTES), {used} of them in this chat's folder",
+                "this user's chats and links use {} bytes, more than the limit of {} for one user \
+                 (MCPO_MAX_USER_BYTES); {used} of them are in this chat's folder",
                 share.elsewhere.saturating_add(used),
                 share.bytes,
             ),
             None => format!(
-                "this chat's folder takes {used} bytes of the {} allowed \
+                "this chat's folder uses {used} bytes, more than the limit of {} \
                  (MCPO_MAX_WORKSPACE_BYTES)",
                 self.bytes
             ),

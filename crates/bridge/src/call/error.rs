@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::{artifacts::PublishError, error_table::ErrorKind, session::SessionError};
 
 /// What is said wherever a tool was called and gave no result. Whoever calls again does it twice.
-const MAY_BE_DONE: &str = "the call may have been carried out, in part or in whole: look at the chat's \
-    files, or at what the tool changes, before you repeat it";
+const MAY_BE_DONE: &str = "the call may have been executed, partly or completely: check the \
+                           chat's files, or the data that the tool changes, before you repeat it";
 
 /// What an error of the server's says, in whatever shape: its words must not be lost.
 pub fn rpc_words(error: &Value) -> String {
@@ -20,9 +20,9 @@ pub fn rpc_words(error: &Value) -> String {
         other => other,
     };
     match said {
-        Value::Null => "the server gave no message".to_owned(),
+        Value::Null => "the server returned no message".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Object(members) if members.is_empty() => "the server gave no message".to_owned(),
+        Value::Object(members) if members.is_empty() => "the server returned no message".to_owned(),
         other => other.to_string(),
     }
 }
@@ -34,7 +34,7 @@ pub enum CallError {
     #[error(transparent)]
     Child(ChildError),
     /// The server answered with a JSON-RPC error object.
-    #[error("the server answered with an error")]
+    #[error("the server returned an error")]
     Rpc {
         /// The object.
         error: RawJson,
@@ -42,13 +42,16 @@ pub enum CallError {
         reply: Reply,
     },
     /// The deadline passed; the child was ended if it is the chat's own.
-    #[error("no answer within {} s{}", .0.time.as_secs_f64(), .0.said())]
+    #[error("no response within {} s{}", .0.time.as_secs_f64(), .0.said())]
     Timeout(Waited),
     /// The caller did not answer what the server asked him; the child goes on without the call.
-    #[error("the server's question was not answered within {} s (MCPO_INPUT_TIMEOUT)", .0.as_secs_f64())]
+    #[error(
+        "the request for input was not answered within {} s (MCPO_INPUT_TIMEOUT)",
+        .0.as_secs_f64()
+    )]
     Unanswered(Duration),
     /// The caller hung up.
-    #[error("the caller left")]
+    #[error("the client disconnected")]
     Left,
     /// Too many calls.
     #[error("{0}; try again in a moment")]
@@ -57,10 +60,10 @@ pub enum CallError {
     #[error("{0}")]
     DiskFull(String),
     /// The call filled its folder far beyond what is allowed, and was ended for that.
-    #[error("the call was ended: {0}")]
+    #[error("the call was cancelled: {0}")]
     OverQuota(String),
     /// The session id is not one that this caller was given.
-    #[error("no such session")]
+    #[error("session not found")]
     UnknownSession,
     /// Another replica works in this chat.
     #[error("{0}")]
@@ -68,19 +71,19 @@ pub enum CallError {
     /// Another replica took the chat over, or may have, while this one did not answer, or could not
     /// reach the jobs folder. The child had been asked.
     #[error(
-        "another bridge has taken this chat over, or may have, while this one did not answer; {may}",
+        "another replica took over this chat, or may have, because this one did not respond; {may}",
         may = MAY_BE_DONE
     )]
     Fenced,
     /// The same before the child was asked.
     #[error(
-        "another bridge has taken this chat over, or may have, while this one did not answer; this \
-         call was not begun"
+        "another replica took over this chat, or may have, because this one did not respond; this \
+         call was not started"
     )]
     TakenOver,
     /// The replica that ran the call ended, or fell silent, before it answered.
     #[error(
-        "the bridge that ran this call ended before it answered ({0}); {may}",
+        "the replica that ran this call stopped before it responded ({0}); {may}",
         may = MAY_BE_DONE
     )]
     ReplicaLost(String),
@@ -89,21 +92,21 @@ pub enum CallError {
     Unfinished(Box<CallError>),
     /// The server asked the caller something, and he cannot be asked.
     #[error(
-        "the server asks its user something ({asked}) and this caller cannot be asked: use an MCP \
-         client that declares the capability"
+        "the server requests input from the user ({asked}), which this client does not support: \
+         use an MCP client that declares the capability"
     )]
     Unanswerable {
         /// Which questions, by their methods.
         asked: String,
     },
     /// The server went on asking.
-    #[error("the server still asks for input after {0} rounds")]
+    #[error("the server still requests input after {0} rounds")]
     TooManyRounds(usize),
     /// The bridge is stopping.
     #[error("the bridge is shutting down")]
     ShuttingDown,
     /// An argument names a path that leaves the workspace.
-    #[error("{field}: a file name within the chat's folder is expected")]
+    #[error("{field}: expected a file name within the chat's folder")]
     BadPath {
         /// The argument.
         field: String,
@@ -136,7 +139,10 @@ pub struct Waited {
 impl Waited {
     fn said(&self) -> String {
         self.noise.as_ref().map_or_else(String::new, |line| {
-            format!("; on its stdout stood what is no JSON-RPC: {}", line.trim())
+            format!(
+                "; the server wrote to stdout, but not JSON-RPC: {}",
+                line.trim()
+            )
         })
     }
 }

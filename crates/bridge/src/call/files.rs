@@ -131,7 +131,7 @@ impl CallEngine {
             Ok(snapshot) => snapshot,
             // The tool has done its work: its result is not lost for that.
             Err(SnapshotError::Io(error)) => {
-                let why = format!("the chat's folder cannot be read: {error}");
+                let why = format!("cannot read the chat's folder: {error}");
                 return Found::nothing(before.clone(), Notice::NotLinked(vec![why]));
             }
             // The call that made it so fails; later ones may be about to delete files.
@@ -237,10 +237,10 @@ impl CallEngine {
             self.metrics.files_given_up(rest as u64);
             let mut why = error.to_string();
             if rest > 1 {
-                why = format!("{why}, and {} more files with it", rest - 1);
+                why = format!("{why}; {} more files were skipped", rest - 1);
             }
             if self.gives_links(&maker.spec) {
-                why.push_str(" (get_link of the server files tries it again)");
+                why.push_str(" (to try again, call get_link of the server files)");
             }
             refused.push(why);
             return published;
@@ -279,7 +279,7 @@ impl CallEngine {
         for file in files {
             used = used.saturating_add(file.bytes.len() as u64);
             let placed = if used > limit.bytes {
-                Err(format!("with it {}", limit.exceeded_by(used)))
+                Err(format!("with this file {}", limit.exceeded_by(used)))
             } else if let Err(error) = self.check_free_disk() {
                 Err(error.to_string())
             } else {
@@ -287,7 +287,7 @@ impl CallEngine {
             };
             match placed {
                 Ok(path) => places.push(Place::work(path)),
-                Err(why) => refused.push(format!("{} of the answer: {why}", file.name)),
+                Err(why) => refused.push(format!("{} in the answer: {why}", file.name)),
             }
         }
         places
@@ -322,7 +322,7 @@ impl CallEngine {
         self.metrics.files_given_up(published.all().count() as u64);
         for artifact in published.all() {
             if let Err(error) = self.store.remove_link(&artifact.token) {
-                tracing::warn!(%error, "link not taken back");
+                tracing::warn!(%error, "link not revoked");
             }
         }
     }
@@ -330,7 +330,7 @@ impl CallEngine {
 
 /// What is said where the disk did not answer.
 pub(super) fn not_in_time() -> (Published, Vec<Notice>) {
-    let why = "the folder's disk did not answer in time".to_owned();
+    let why = "the disk did not respond in time".to_owned();
     (Published::default(), vec![Notice::NotLinked(vec![why])])
 }
 
@@ -510,7 +510,7 @@ impl CallEngine {
         let why = limit.exceeded_by(used);
         let way_out = match limit.share {
             None => self.way_out(),
-            Some(_) => "delete files here or in other chats, or wait until links to them end",
+            Some(_) => "delete files here or in other chats, or wait until their links expire",
         };
         format!("{why} ({aside} in home/ and tmp/): {way_out}")
     }
@@ -518,9 +518,9 @@ impl CallEngine {
     fn way_out(&self) -> &'static str {
         if self.settings.files.server && self.settings.stateful.enabled {
             "delete files (delete_file of the server files; clear_temporary_files for home/ and \
-             tmp/), or start a new chat"
+             tmp/) or start a new chat"
         } else {
-            "delete files, or start a new chat"
+            "delete files or start a new chat"
         }
     }
 
@@ -530,8 +530,8 @@ impl CallEngine {
         let free = self.store.free_bytes()?;
         if free < floor {
             return Err(CallError::DiskFull(format!(
-                "only {free} bytes are free where workspaces are kept, and {floor} must stay free \
-                 (MCPO_MIN_FREE_DISK_BYTES)"
+                "the disk of the workspaces has only {free} bytes free; at least {floor} are \
+                 required (MCPO_MIN_FREE_DISK_BYTES)"
             )));
         }
         Ok(())
@@ -551,7 +551,7 @@ impl CallEngine {
         let (job, limits) = (workspace.job.clone(), snapshot_limits(&self.settings));
         match blocking(move || Snapshot::of(&job, &limits)).await {
             Ok(now) => *seen = now,
-            Err(SnapshotError::Io(error)) => tracing::debug!(%error, "a folder was not looked at"),
+            Err(SnapshotError::Io(error)) => tracing::debug!(%error, "folder not scanned"),
             Err(_) => *seen = Snapshot::over(),
         }
     }
@@ -597,7 +597,7 @@ impl Running {
                     }
                 }
                 Err(SnapshotError::Io(error)) => {
-                    tracing::debug!(%error, "a folder was not measured");
+                    tracing::debug!(%error, "folder size not measured");
                 }
                 Err(over) => return CallError::OverQuota(over.to_string()),
             }

@@ -214,7 +214,10 @@ where
 fn panicked(panic: &(dyn std::any::Any + Send)) -> CallError {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    CallError::Internal(format!("panicked: {}", text.unwrap_or("without a word")))
+    CallError::Internal(format!(
+        "internal error (panic): {}",
+        text.unwrap_or("no message")
+    ))
 }
 
 /// Work on the disk.

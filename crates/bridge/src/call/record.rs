@@ -73,10 +73,10 @@ fn tell_failure(running: &Running, error: &CallError) {
     match error.severity() {
         Severity::Expected => {}
         Severity::Failure => {
-            tracing::warn!(server, tool, outcome, exit, error = why, "a call failed");
+            tracing::warn!(server, tool, outcome, exit, error = why, "call failed");
         }
         Severity::Fault => {
-            tracing::error!(server, tool, outcome, exit, error = why, "a call failed");
+            tracing::error!(server, tool, outcome, exit, error = why, "call failed");
         }
     }
 }
@@ -148,7 +148,7 @@ async fn write_folder(
     // It goes on behind an answer that need not wait for a disk that hangs, or for a lock that
     // somebody keeps.
     if tokio::time::timeout(RECORDING, written).await.is_err() {
-        tracing::warn!("the call is written to its workspace late");
+        tracing::warn!("the journal entry of a call is written late");
     }
 }
 
@@ -264,7 +264,9 @@ fn write_entry(engine: &Arc<CallEngine>, lease: &Lease, entry: Entry) -> oneshot
             if others.len() < MOST {
                 others.push(waiting);
             } else {
-                tracing::warn!("the call was not written to its workspace: too many wait for that");
+                tracing::warn!(
+                    "the call was not written to the journal: too many entries are waiting"
+                );
             }
             return done;
         }
@@ -290,7 +292,7 @@ impl Writer {
             }
             if let Err(error) = self.write(&batch) {
                 let calls = batch.len();
-                tracing::warn!(%error, calls, "the call was not written to its workspace");
+                tracing::warn!(%error, calls, "the call was not written to the journal");
             }
             for waiting in batch {
                 // Whoever no longer waits has an answer.

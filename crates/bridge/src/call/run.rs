@@ -207,15 +207,15 @@ impl Running {
     fn busy(waited: Duration) -> CallError {
         let seconds = waited.as_secs_f64();
         CallError::Busy(format!(
-            "other calls are in front of this one and none ended within {seconds} s \
+            "no running call finished within {seconds} s, and other calls are ahead in the queue \
              (MCPO_QUEUE_TIMEOUT)"
         ))
     }
 
     fn sent_away(most: usize) -> CallError {
         CallError::Busy(format!(
-            "{most} calls are waiting, which is as many as may (MCPO_MAX_WAITING), and no other \
-             caller has more of them than this one"
+            "the queue is full ({most} calls, MCPO_MAX_WAITING), and no other caller has more \
+             calls in it than this one"
         ))
     }
 
@@ -842,8 +842,8 @@ impl Status {
             return;
         }
         self.set(Some(match (lang, others()) {
-            (Lang::En, 0) => "Waiting for a turn".to_owned(),
-            (Lang::En, others) => format!("Waiting for a turn ({others} before this call)"),
+            (Lang::En, 0) => "Waiting in the queue".to_owned(),
+            (Lang::En, others) => format!("Waiting in the queue ({others} calls ahead)"),
             (Lang::Ja, 0) => "順番を待っています".to_owned(),
             (Lang::Ja, others) => format!("順番を待っています（前に {others} 件）"),
         }));
@@ -874,7 +874,7 @@ impl Shown {
         let show = async move |event: Event| {
             let told = openwebui.tell(&token, &chat, &message, &event).await;
             if let Err(failure) = told {
-                tracing::debug!(%failure, "a status is not shown in the chat");
+                tracing::debug!(%failure, "status not shown in the chat");
             }
         };
         let shower = tokio::spawn(show_lines(lines, show));

@@ -88,14 +88,22 @@ pub fn read(store: &ChatStore, spec: &ServerSpec, key: &Key) -> Option<Learnt> {
     let content = match store.catalog_entry(server) {
         Ok(content) => Bytes::from(content?),
         Err(error) => {
-            tracing::warn!(%server, %error, "what the catalogue kept cannot be read; it asks again");
+            tracing::warn!(
+                %server,
+                %error,
+                "cached catalog entry cannot be read; the server is queried again"
+            );
             return None;
         }
     };
     match parse(&content, key) {
         Ok(found) => found,
         Err(error) => {
-            tracing::warn!(%server, %error, "what the catalogue kept is broken; it asks again");
+            tracing::warn!(
+                %server,
+                %error,
+                "cached catalog entry is corrupt; the server is queried again"
+            );
             None
         }
     }
@@ -167,7 +175,7 @@ pub fn write(store: &ChatStore, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
         return;
     };
     if let Err(error) = store.keep_catalog_entry(&spec.name, &content) {
-        tracing::warn!(server = %spec.name, %error, "the catalogue's entry is not kept");
+        tracing::warn!(server = %spec.name, %error, "catalog entry not cached");
     }
 }
 

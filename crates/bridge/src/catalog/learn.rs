@@ -243,12 +243,9 @@ async fn lists(child: &Child, job: &Job, hello: &HelloParts) -> Result<Lists, Le
             None => nameless += 1,
         }
     }
-    for (many, what) in [
-        (nameless, "without a name"),
-        (again, "with the name of another"),
-    ] {
+    for (many, what) in [(nameless, "unnamed"), (again, "duplicate names")] {
         if many > 0 {
-            odd.push(format!("tools/list: left out {what}: {many} tools"));
+            odd.push(format!("tools/list: {many} tools omitted ({what})"));
         }
     }
     // Only tools are needed: a server that fails at what it offers beside them still serves.
@@ -311,7 +308,8 @@ async fn all_pages(child: &Child, method: &str, key: &str, job: &Job) -> Result<
                 if number == 1 {
                     return Err(LearnError::Refused(said));
                 }
-                let what = format!("{method}: page {number} is an error; the rest is left out");
+                let what =
+                    format!("{method}: page {number} is an error; the remaining items are omitted");
                 pages.odd.push(what);
                 break;
             }
@@ -322,14 +320,14 @@ async fn all_pages(child: &Child, method: &str, key: &str, job: &Job) -> Result<
             }
             pages
                 .odd
-                .push(format!("{method}: page {number} is no object"));
+                .push(format!("{method}: page {number} is not an object"));
             break;
         }
         match page.member(key).map(|list| list.elements()) {
             Some(Some(list)) => pages
                 .items
                 .extend(list.into_iter().filter(|item| seen.insert(item.clone()))),
-            Some(None) => pages.odd.push(format!("{method}: \"{key}\" is no list")),
+            Some(None) => pages.odd.push(format!("{method}: \"{key}\" is not a list")),
             None => pages.odd.push(format!("{method}: \"{key}\" is missing")),
         }
         let Some(next) = next_cursor(&page) else {
@@ -344,14 +342,15 @@ async fn all_pages(child: &Child, method: &str, key: &str, job: &Job) -> Result<
         // One that came before would go on for ever.
         if !cursors.insert(next.clone()) {
             if cursor.as_ref() != Some(&next) {
-                pages
-                    .odd
-                    .push(format!("{method}: its pages lead back to one before"));
+                pages.odd.push(format!(
+                    "{method}: a nextCursor occurs twice; the remaining items are omitted"
+                ));
             }
             break;
         }
         if number == MAX_PAGES {
-            let what = format!("{method}: more than {MAX_PAGES} pages; the rest is left out");
+            let what =
+                format!("{method}: more than {MAX_PAGES} pages; the remaining items are omitted");
             pages.odd.push(what);
             break;
         }
@@ -375,12 +374,12 @@ fn next_cursor(page: &RawJson) -> Option<Next> {
         },
         b'0'..=b'9' | b'-' => Next {
             cursor: Some(cursor),
-            odd: Some("is a number, not a text"),
+            odd: Some("is a number, not a string"),
         },
         b'n' | b'f' => return None,
         _ => Next {
             cursor: None,
-            odd: Some("has the wrong type: pages after it are missing"),
+            odd: Some("has the wrong type; the remaining pages are omitted"),
         },
     })
 }

@@ -187,7 +187,8 @@ impl Shared {
                         && doubted(&error, &spec, &children) =>
                 {
                     tracing::warn!(server = %spec.name, error = %error.brief(),
-                        "it does not start from its environment and runs as written");
+                        "server fails to start from its installed environment and uses its own \
+                         command line");
                     continue;
                 }
                 // This bridge was busy; nothing is known of the server by that.

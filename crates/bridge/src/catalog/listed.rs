@@ -107,7 +107,7 @@ impl Listed {
         });
         for item in again {
             let name = quoted(&item.own);
-            self.left_out.push(format!("a second {kind} {name}"));
+            self.left_out.push(format!("duplicate {kind} {name}"));
         }
         kept
     }
@@ -133,7 +133,7 @@ impl Listed {
     /// Every tool has one.
     fn input_schema(&mut self, item: &mut Item) {
         if item.raw.member("inputSchema").is_none() {
-            let faults = ["inputSchema is missing or no schema of an object".to_owned()];
+            let faults = ["inputSchema is missing or is not an object schema".to_owned()];
             self.note("tool", &item.own, &faults);
             let any = RawJson::of(&serde_json::json!({"type": "object"}));
             item.raw = item.raw.with_member("inputSchema", &any);
@@ -151,12 +151,13 @@ impl Listed {
     pub fn warnings(&self, server: &ServerName) -> impl Iterator<Item = String> {
         let mended = self.mended.text().map(|faults| {
             format!(
-                "server '{server}': parts of its lists do not fit MCP's schema: strict clients refuse \
-                 the whole list at /mcp/{server}, and at /mcp these parts are mended: {faults}"
+                "server '{server}': parts of its lists violate the MCP schema: strict clients \
+                 reject the whole list at /mcp/{server}; at /mcp these parts are corrected: \
+                 {faults}"
             )
         });
         let left_out = self.left_out.text().map(|faults| {
-            format!("server '{server}': parts of its lists are left out at /mcp: {faults}")
+            format!("server '{server}': parts of its lists are omitted at /mcp: {faults}")
         });
         mended.into_iter().chain(left_out)
     }
@@ -329,7 +330,7 @@ fn strings(raw: &RawJson) -> Fit {
     // Revision 2025-06-18 had one string here.
     if begins_with(raw, b"\"") {
         let list = RawJson::of_elements(std::slice::from_ref(raw));
-        return Fit::Instead(list, "is no list".to_owned());
+        return Fit::Instead(list, "is not a list".to_owned());
     }
     each(raw, |text| begins_with(text, b"\"").then(|| text.clone()))
 }
@@ -390,7 +391,7 @@ fn nested(raw: &RawJson, rules: &[Rule]) -> Fit {
         Some(_) if faults.is_empty() => Fit::Fits,
         Some(shaped) => Fit::Instead(
             shaped,
-            format!("holds what does not fit ({})", faults.join(", ")),
+            format!("contains invalid parts ({})", faults.join(", ")),
         ),
     }
 }
@@ -424,7 +425,7 @@ pub fn output_schema(raw: &RawJson) -> Fit {
     }
     let kind = raw.member("type").map(|kind| kind.approximate());
     if kind.is_some_and(|kind| kind != "object" && !kind.is_null()) {
-        return Fit::Leave("is no schema of an object".to_owned());
+        return Fit::Leave("is not an object schema".to_owned());
     }
     let mut faults = Vec::new();
     let Some(mut schema) = of_object(raw, &mut faults) else {
@@ -434,7 +435,7 @@ pub fn output_schema(raw: &RawJson) -> Fit {
     // does is left out below.
     if schema.member("$id").is_some() {
         schema = without(&schema, "$id");
-        faults.push("has an $id".to_owned());
+        faults.push("contains $id".to_owned());
     }
     let compiles = match schema.read::<Value>() {
         Ok(value) => compiles(&value),
@@ -501,7 +502,7 @@ fn properties(raw: &RawJson) -> Fit {
     });
     let members: Vec<_> = as_objects.collect();
     if changed {
-        let why = "has members that are no schemas";
+        let why = "has members that are not schemas";
         Fit::Instead(RawJson::of_members(&members), why.to_owned())
     } else {
         Fit::Fits
@@ -526,7 +527,7 @@ fn compiles(schema: &Value) -> Result<(), String> {
     let valid = jsonschema::draft202012::meta::is_valid(&plain)
         || jsonschema::draft7::meta::is_valid(&plain);
     if !valid {
-        return Err("is no valid JSON Schema".to_owned());
+        return Err("is not a valid JSON Schema".to_owned());
     }
     let mut parts = 0;
     let mut open = vec![(&plain, true)];
@@ -598,7 +599,7 @@ fn keywords(
                 });
                 if !found.is_some_and(|found| found.is_object() || found.is_boolean()) {
                     let short: String = target.chars().take(60).collect();
-                    return Err(format!("refers to '{short}', which is not in it"));
+                    return Err(format!("refers to '{short}', which it does not contain"));
                 }
             }
             ("$dynamicRef" | "$recursiveRef" | "$anchor" | "$dynamicAnchor" | "id", _) => {
@@ -629,7 +630,7 @@ fn javascript(pattern: &str) -> Result<(), String> {
     let refused = || {
         let short: String = pattern.chars().take(60).collect();
         Err(format!(
-            "has the pattern '{short}', which may be none in JavaScript"
+            "has the pattern '{short}', which may be invalid in JavaScript"
         ))
     };
     if regex::Regex::new(pattern).is_err() {
@@ -708,11 +709,11 @@ fn shaped(raw: &RawJson, rules: &[Rule], faults: &mut Vec<String>) -> Option<Raw
     let mut kept = Vec::with_capacity(members.len());
     for (place, (member, name)) in members.into_iter().zip(&names).enumerate() {
         let Some(name) = name else {
-            faults.push("the name of a member is no Unicode text".to_owned());
+            faults.push("the name of a member is not valid Unicode".to_owned());
             continue;
         };
         if last.get(name.as_str()) != Some(&place) {
-            faults.push(format!("{name} is there twice"));
+            faults.push(format!("duplicate member {name}"));
             continue;
         }
         let mut value = member.value;
@@ -764,7 +765,7 @@ pub fn each(raw: &RawJson, element: impl Fn(&RawJson) -> Option<RawJson>) -> Fit
         return Fit::Fits;
     }
     let kept = RawJson::of_elements(&kept);
-    Fit::Instead(kept, "has elements that do not fit".to_owned())
+    Fit::Instead(kept, "has invalid elements".to_owned())
 }
 
 pub fn leave(raw: &RawJson) -> Fit {
@@ -781,13 +782,13 @@ const DEPTH: usize = 100;
 /// there is no such thing.
 fn sound_text(raw: &RawJson) -> Option<(RawJson, &'static str)> {
     if depth(raw.as_bytes()) > DEPTH {
-        return Some((RawJson::null(), "nests too deep"));
+        return Some((RawJson::null(), "is nested too deeply"));
     }
     let Cow::Owned(mended) = with_whole_pairs(raw.as_str()) else {
         return None;
     };
     let mended = RawJson::parse(mended.into()).ok()?;
-    Some((mended, "holds half of a surrogate pair"))
+    Some((mended, "contains an unpaired surrogate"))
 }
 
 /// How deep valid JSON nests.
@@ -959,7 +960,7 @@ mod tests {
         assert_eq!(item, expected);
         let all = mended.join(" ");
         for fault in [
-            "name is there twice",
+            "duplicate member name",
             "description is null",
             "title has the wrong type",
         ] {

@@ -217,13 +217,13 @@ pub enum LearnError {
     #[error(transparent)]
     Child(#[from] ChildError),
     /// The folder failed.
-    #[error("no folder for it: {0}")]
+    #[error("cannot create its directory: {0}")]
     Store(#[from] StoreError),
     /// It answered `tools/list` with an error.
-    #[error("it answered tools/list with the error {0}")]
+    #[error("tools/list returned the error {0}")]
     Refused(String),
     /// It answered `tools/list` with something else.
-    #[error("its answer to tools/list is no ListToolsResult")]
+    #[error("the result of tools/list is not a ListToolsResult")]
     BadList,
 }
 
@@ -232,7 +232,7 @@ impl LearnError {
     pub fn brief(&self) -> String {
         match self {
             Self::Child(error) => error.brief(),
-            Self::Refused(_) => "it answered tools/list with an error".to_owned(),
+            Self::Refused(_) => "tools/list returned an error".to_owned(),
             Self::BadList | Self::Store(_) => self.to_string(),
         }
     }

@@ -211,7 +211,7 @@ impl Offer {
         if !missing.is_empty() {
             let missing = missing.join(", ");
             warnings.push(format!(
-                "server '{name}': enabledTools names tools it does not have: {missing}"
+                "server '{name}': enabledTools contains unknown tools: {missing}"
             ));
         }
         let tasks = self.tools().filter(|tool| tool.needs_task());
@@ -219,18 +219,19 @@ impl Offer {
         if !tasks.is_empty() {
             let tasks = tasks.join(", ");
             warnings.push(format!(
-                "server '{name}': not offered as OpenAPI, because they run as MCP tasks only: {tasks}"
+                "server '{name}': tools that require MCP tasks are not available over OpenAPI: \
+                 {tasks}"
             ));
         }
         if self.spec.mode == Mode::Shared && self.learnt.wrote_files {
             warnings.push(format!(
-                "server '{name}': it is shared but writes files, which nobody gets a \
-                 link to: use \"mode\": \"stateful\" or \"stateless\""
+                "server '{name}': it is shared but writes files, and files of shared servers get \
+                 no links: use \"mode\": \"stateful\" or \"stateless\""
             ));
         }
         if let Some(odd) = &self.learnt.odd {
             warnings.push(format!(
-                "server '{name}': its answers do not fit MCP's schema: {odd}"
+                "server '{name}': its responses violate the MCP schema: {odd}"
             ));
         }
         warnings.extend(self.listed().warnings(name));

@@ -381,7 +381,7 @@ impl Children {
 
     /// The server's children are spoken to in the form of 2026-07-28 from now on.
     pub fn speaks_modern_only(&self, spec: &ServerSpec) {
-        tracing::debug!(server = %spec.name, "speaks only 2026-07-28");
+        tracing::debug!(server = %spec.name, "server supports only revision 2026-07-28");
         self.modern_only().insert(spec.version());
     }
 
@@ -472,7 +472,7 @@ impl Children {
             }
             Some(Ok(Err(closed))) => match child.closed(closed).await {
                 ChildError::Died { status, said } => {
-                    let why = format!("it ended before it was ready ({status})");
+                    let why = format!("the process exited before it was ready ({status})");
                     let refused = false;
                     ChildError::NotStarted { why, said, refused }
                 }
@@ -480,7 +480,7 @@ impl Children {
             },
             Some(Err(_)) => {
                 let waited = until.saturating_duration_since(began).as_secs_f64();
-                let why = format!("no answer to initialize within {waited:.0} s");
+                let why = format!("no response to initialize within {waited:.0} s");
                 ChildError::NotStarted {
                     why,
                     said: child.last_words(),

@@ -71,19 +71,20 @@ impl ForkServers {
         if let Transport::Stdio(command) = &spec.transport
             && command.env.values().any(|value| asks_for_user(value))
         {
-            return Some("its environment names the user, and imports could keep what they read");
+            return Some("its environment contains user data, which imported modules could keep");
         }
         match spec.launch {
             config::Launch::Exec => Some("its \"launch\" is \"exec\""),
             config::Launch::Fork => None,
             config::Launch::Auto => match found {
-                None => {
-                    Some("it starts as written; from an environment of the bridge it may be forked")
-                }
+                None => Some(
+                    "it starts with its own command line; only servers with an installed \
+                     environment are forked",
+                ),
                 Some(found) if found.identity.is_none() => {
-                    Some("its packages are not pinned; \"launch\": \"fork\" forks all the same")
+                    Some("its packages are not pinned; set \"launch\": \"fork\" to fork anyway")
                 }
-                Some(_) if spec.mode == Mode::Shared => Some("one process is all that it has"),
+                Some(_) if spec.mode == Mode::Shared => Some("single shared process"),
                 Some(_) => None,
             },
         }
@@ -137,7 +138,7 @@ impl ForkServers {
                 });
             }
             Err(error) => {
-                let why = format!("no folder for its fork parent: {error}");
+                let why = format!("cannot create the directory of its fork parent: {error}");
                 entry
                     .state
                     .send_replace(State::Exec(why.into(), Some(now + LONGEST_PAUSE)));
@@ -201,9 +202,7 @@ impl ForkServers {
             let Forking::Starts(why) = entry.state.borrow().told() else {
                 return None;
             };
-            Some(format!(
-                "server '{name}': its processes are started each by itself, not forked: {why}"
-            ))
+            Some(format!("server '{name}': processes are not forked: {why}"))
         });
         told.collect()
     }
@@ -259,14 +258,28 @@ impl ForkServers {
         let parent = match made {
             Ok(parent) => parent,
             Err(why) => {
-                tracing::warn!(server = %spec.name, %why, "its processes cannot be forked; each is started by itself");
+                tracing::warn!(
+                    server = %spec.name,
+                    %why,
+                    "processes cannot be forked and are started directly"
+                );
                 state.send_replace(State::Exec(why.into(), None));
                 return;
             }
         };
         let loaded = &parent.loaded;
-        tracing::info!(server = %spec.name, modules = loaded.modules, left_out = loaded.left_out.len(), took = ?began.elapsed(), "its processes are forked");
-        tracing::debug!(server = %spec.name, left_out = ?loaded.left_out, "each process imports these itself");
+        tracing::info!(
+            server = %spec.name,
+            modules = loaded.modules,
+            left_out = loaded.left_out.len(),
+            took = ?began.elapsed(),
+            "processes are forked from a preloaded process"
+        );
+        tracing::debug!(
+            server = %spec.name,
+            left_out = ?loaded.left_out,
+            "modules that are not preloaded"
+        );
         let sources = loaded.sources.iter().cloned();
         let sources = sources.map(|path| (path.clone(), seen(&path))).collect();
         let ready = Arc::new(Ready { parent, sources });
@@ -280,12 +293,16 @@ impl ForkServers {
                 break State::None;
             }
             tokio::select! {
-                () = ready.parent.gone() => break lost("its fork parent ended", lost_before),
+                () = ready.parent.gone() => break lost("its fork parent exited", lost_before),
                 () = tokio::time::sleep_until(last + IDLE) => {}
             }
         };
         if let State::Exec(why, _) = &end {
-            tracing::warn!(server = %spec.name, %why, "its processes are started each by itself for a while");
+            tracing::warn!(
+                server = %spec.name,
+                %why,
+                "fork parent failed; processes are started without forking for now"
+            );
             if let Some(entry) = self.lock().get_mut(&key) {
                 entry.lost = lost_before + 1;
             }

@@ -21,22 +21,22 @@ pub enum Unread {
     #[error("the body is larger than {0} bytes (MCPO_MAX_BODY_BYTES)")]
     TooLarge(u64),
     /// It has more JSON values than this.
-    #[error("the body holds more than {0} JSON values (MCPO_MAX_BODY_VALUES)")]
+    #[error("the body contains more than {0} JSON values (MCPO_MAX_BODY_VALUES)")]
     TooManyValues(u64),
     /// There is not so much memory for one body.
     #[error(
-        "the body takes more than the {0} bytes of memory that there are for one: raise \
-         MCPO_BODY_MEMORY, or send less at once"
+        "the body needs more memory than the {0} bytes allowed for one body: raise \
+         MCPO_BODY_MEMORY, or send less data per request"
     )]
     NoMemory(u64),
     /// Others take the memory for bodies.
-    #[error("other requests take the memory for bodies (MCPO_BODY_MEMORY): try again in a moment")]
+    #[error("the memory for request bodies is in use (MCPO_BODY_MEMORY); try again in a moment")]
     Busy,
     /// Its sender was silent for too long, or too slow.
-    #[error("the body did not come in time (MCPO_BODY_TIMEOUT)")]
+    #[error("the body was not received in time (MCPO_BODY_TIMEOUT)")]
     TooSlow,
     /// What the connection or its framing said.
-    #[error("the body could not be read: {0}")]
+    #[error("cannot read the body: {0}")]
     Broken(BoxError),
 }
 

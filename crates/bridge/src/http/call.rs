@@ -345,7 +345,9 @@ impl WithFiles {
         let mut arguments = Map::new();
         for (name, text) in parts.texts {
             if name != "arguments" {
-                let why = format!("the part '{name}' is no file: all words go into 'arguments'");
+                let why = format!(
+                    "the part '{name}' is not a file: send all other values in the part 'arguments'"
+                );
                 return Err(Problem::bad_part(&why));
             }
             let parsing = app
@@ -356,7 +358,9 @@ impl WithFiles {
             let _parsing = parsing.map_err(Unread::from)?;
             let read = serde_json::from_str(&text);
             arguments = read.map_err(|error| {
-                Problem::bad_part(&format!("the part 'arguments' is no JSON object: {error}"))
+                Problem::bad_part(&format!(
+                    "the part 'arguments' is not a JSON object: {error}"
+                ))
             })?;
         }
         let schema = offer.tool(tool).map(|known| known.tool.input_schema());

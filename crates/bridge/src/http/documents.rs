@@ -76,7 +76,7 @@ async fn leaf_of(
             // The reason may quote the server's log: it is for the operator, not for everybody.
             return Err(Problem::failed(
                 server,
-                "it did not start (the log and 'check' say why)",
+                "it failed to start; see the log or run `mcpo-bridge check`",
             ));
         }
     };
@@ -172,7 +172,7 @@ fn index_with(
                 Knowledge::Failed { .. } => (
                     None,
                     IndexStatus::Failed {
-                        reason: "it did not start; see the log",
+                        reason: "failed to start; see the log or run `mcpo-bridge check`",
                     },
                 ),
             };

@@ -80,7 +80,7 @@ impl Downloads {
 }
 
 fn failed(error: &dyn std::error::Error, language: PageLanguage) -> Response {
-    tracing::error!(%error, "a download failed");
+    tracing::error!(%error, "download failed");
     page::answer(Problem::Unreadable, language, &HeaderMap::new())
 }
 
@@ -366,7 +366,7 @@ impl Reader {
             && let Some(stamp) = &self.stamp
             && !stamp.still_holds(&self.data)?
         {
-            return Err(io::Error::other("the file was changed while it was sent"));
+            return Err(io::Error::other("the file changed while it was sent"));
         }
         Ok(Some((Bytes::from_owner(block), self)))
     }
@@ -672,8 +672,13 @@ mod tests {
         );
         let problem: Value = serde_json::from_slice(&reply.body).unwrap();
         assert_eq!(problem["status"], 410);
-        assert!(problem["detail"].as_str().unwrap().contains("Ask the chat"));
-        for (languages, expected) in [("ja,en;q=0.5", "取り消されました"), ("fr", "withdrawn")]
+        assert!(
+            problem["detail"]
+                .as_str()
+                .unwrap()
+                .contains("Ask for a new link")
+        );
+        for (languages, expected) in [("ja,en;q=0.5", "取り消されました"), ("fr", "revoked")]
         {
             let asked = [
                 ("accept", "text/html,*/*;q=0.8"),

@@ -96,7 +96,7 @@ impl App {
                 && health.reason.is_none()
             {
                 health.status = "failed";
-                health.reason = Some(format!("its last start failed: {why}"));
+                health.reason = Some(format!("the last start failed: {why}"));
             }
             if spec.access(caller) == ServerAccess::None {
                 hidden |= health.reason.is_some();
@@ -108,14 +108,16 @@ impl App {
             servers.insert(name.as_str().to_owned(), health);
         }
         if hidden {
-            reasons.push("a server cannot be used; with an API key it is named here".to_owned());
+            reasons
+                .push("a server is unavailable; send an API key to see its name here".to_owned());
         }
         // A place in the server file names its server.
         reasons.extend(self.reload_fault().map(|fault| {
             if shows_all {
                 fault
             } else {
-                "the server file was not taken over, the old one is in force".to_owned()
+                "the server file could not be reloaded; the previous configuration stays active"
+                    .to_owned()
             }
         }));
         let mut status = if reasons.is_empty() {
@@ -129,7 +131,7 @@ impl App {
         }
         let short = self.engine.children.failed_starts().shortage();
         let short = short.map(|why| Trouble {
-            text: format!("the machine lets no further process start: {why}"),
+            text: format!("the system cannot start more processes: {why}"),
             down: true,
         });
         for trouble in self.condition.troubles().into_iter().chain(short) {

@@ -24,15 +24,15 @@ pub fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), Response> 
     }
     if !names_us(app, uri, headers) {
         return Err(refuse(
-            "the Host header names no host of this bridge (MCPO_ALLOWED_HOSTS)",
+            "this host name is not allowed; add it to MCPO_ALLOWED_HOSTS",
         ));
     }
     let origins = &app.identity.origins;
     let mut sent = headers.get_all(header::ORIGIN).iter();
     if !sent.all(|origin| origins.admits(origin)) {
         return Err(refuse(
-            "the Origin header names no origin of this bridge (MCPO_BASE_URL) and none whose pages \
-             may call it (MCPO_CORS_ALLOW_ORIGINS)",
+            "this origin is not allowed; add it to MCPO_CORS_ALLOW_ORIGINS, or set MCPO_BASE_URL \
+             if it is the bridge's own",
         ));
     }
     Ok(())

@@ -133,8 +133,8 @@ pub async fn relayed(
 
 fn forged() -> Response {
     let text = format!(
-        "the {PEER_HEADER} header is for the bridges of this service alone, within the encrypted \
-         connections between them: a bridge of an older version that sends it has to be updated"
+        "the {PEER_HEADER} header is allowed only between replicas, within their encrypted \
+         connections: if an older replica sends it, update that replica"
     );
     Problem::new(ErrorKind::FORGED_PEER, text.into()).into_response()
 }

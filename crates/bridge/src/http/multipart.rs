@@ -74,7 +74,7 @@ pub async fn read(
         let name = disposition.name;
         let Some(file_name) = disposition.file_name.or_else(|| unnamed(&head, &name)) else {
             if parts.texts.len() >= TEXTS {
-                let why = format!("more than {TEXTS} parts are no files");
+                let why = format!("more than {TEXTS} parts are not files");
                 return Err(Problem::bad_part(&why));
             }
             let text = text_field(&mut body, &name, &mut texts).await?;
@@ -107,7 +107,7 @@ fn boundary(headers: &HeaderMap) -> Result<String, Problem> {
         // RFC 2046 has 70.
         Ok(boundary) if (1..=200).contains(&boundary.len()) => Ok(boundary),
         _ => Err(Problem::bad_part(
-            "Content-Type names no boundary between the parts",
+            "the Content-Type has no boundary parameter",
         )),
     }
 }
@@ -150,7 +150,8 @@ async fn text_field(
         texts.take(chunk.len() as u64).await?;
         bytes.extend_from_slice(&chunk);
     }
-    String::from_utf8(bytes).map_err(|_| Problem::bad_part("a part that is no file is not UTF-8"))
+    String::from_utf8(bytes)
+        .map_err(|_| Problem::bad_part("a part that is not a file is not UTF-8"))
 }
 
 async fn file(
@@ -418,21 +419,21 @@ impl<'b> Reader<'b> {
             searched = self.buffer.len().saturating_sub(END.len() - 1);
             if searched > HEAD {
                 return Err(bad(&format!(
-                    "the head of a part has more than {HEAD} bytes"
+                    "the headers of a part are larger than {HEAD} bytes"
                 )));
             }
             self.fill().await?;
         };
         if end > HEAD {
             return Err(bad(&format!(
-                "the head of a part has more than {HEAD} bytes"
+                "the headers of a part are larger than {HEAD} bytes"
             )));
         }
         let head = self.buffer.split_to(end + END.len());
         self.inside = true;
         let line = memchr::memmem::find(&head, b"\r\n").unwrap_or(0);
         if !head[..line].iter().all(|byte| matches!(byte, b' ' | b'\t')) {
-            return Err(bad("a boundary has something behind it"));
+            return Err(bad("unexpected data after a boundary"));
         }
         Head::parse(&head[line + 2..]).map(Some)
     }
@@ -444,7 +445,7 @@ impl<'b> Reader<'b> {
             let gone = found.unwrap_or(self.buffer.len().saturating_sub(length - 1));
             skipped += gone;
             if skipped > PREAMBLE {
-                let why = format!("the first part begins after more than {PREAMBLE} bytes");
+                let why = format!("the first part starts after more than {PREAMBLE} bytes");
                 return Err(bad(&why));
             }
             self.buffer.advance(gone);
@@ -509,7 +510,7 @@ impl Head {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let parsed = httparse::parse_headers(lines, &mut headers);
         if let Err(error) = parsed {
-            return Err(bad(&format!("the head of a part cannot be read: {error}")));
+            return Err(bad(&format!("cannot read the headers of a part: {error}")));
         }
         let value = |name: &str| {
             let mut headers = headers.iter();
@@ -634,18 +635,21 @@ mod reader_tests {
     async fn what_is_no_part_is_bounded() {
         let long = "x".repeat(200_000);
         for (sent, why) in [
-            (long.clone(), "first part begins"),
+            (long.clone(), "first part starts"),
             (
                 format!("--b\r\nX: {long}\r\n\r\n\r\n--b--"),
-                "head of a part has",
+                "headers of a part are larger",
             ),
-            (format!("--b{long}\r\n\r\n\r\n--b--"), "head of a part has"),
+            (
+                format!("--b{long}\r\n\r\n\r\n--b--"),
+                "headers of a part are larger",
+            ),
             ("--b\r\n\r\nno end".to_owned(), "ends within"),
             (
                 "--b\r\nno colon\r\n\r\n\r\n--b--".to_owned(),
-                "cannot be read",
+                "cannot read the headers",
             ),
-            ("--bx\r\n\r\n\r\n--b--".to_owned(), "something behind"),
+            ("--bx\r\n\r\n\r\n--b--".to_owned(), "data after a boundary"),
         ] {
             for cut in [1000, 1_000_000] {
                 let problem = parts(sent.as_bytes(), cut).await.unwrap_err();

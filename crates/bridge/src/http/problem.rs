@@ -40,7 +40,7 @@ impl Problem {
 
     /// 400.
     pub fn path_is_not_text() -> Self {
-        let text = "the path is not UTF-8 in percent-encoding: encode the names in it as UTF-8";
+        let text = "the path is not percent-encoded UTF-8: encode the names in it as UTF-8";
         Self::message(ErrorKind::BAD_PATH, text)
     }
 
@@ -51,7 +51,7 @@ impl Problem {
 
     /// 404: no such server, or none for this caller.
     pub fn unknown_server(name: &str) -> Self {
-        let text = format!("Not Found: there is no server '{name}'");
+        let text = format!("Not Found: no server '{name}'");
         Self::new(ErrorKind::UNKNOWN_SERVER, text.into())
     }
 
@@ -63,14 +63,14 @@ impl Problem {
 
     /// 404: the server has no such tool, or the config does not offer it.
     pub fn unknown_tool(server: &str, tool: &str) -> Self {
-        let text = format!("Not Found: the server '{server}' has no tool '{tool}'");
+        let text = format!("Not Found: server '{server}' has no tool '{tool}'");
         Self::new(ErrorKind::UNKNOWN_TOOL, text.into())
     }
 
     /// 404: the tool is there, and this door cannot call it.
     pub fn task_only(server: &str, tool: &str) -> Self {
         let text = format!(
-            "Not Found: the tool '{tool}' of the server '{server}' runs as an MCP task only \
+            "Not Found: tool '{tool}' of server '{server}' requires MCP tasks \
              (execution.taskSupport): call it over MCP"
         );
         Self::new(ErrorKind::UNKNOWN_TOOL, text.into())
@@ -78,13 +78,13 @@ impl Problem {
 
     /// 503: the server is being asked what it offers.
     pub fn not_ready(server: &str) -> Self {
-        let text = format!("the server '{server}' is starting; try again in a moment");
+        let text = format!("server '{server}' is starting; try again in a moment");
         Self::message(ErrorKind::STARTING, text)
     }
 
     /// 502: the server cannot be started; it is tried again in the background.
     pub fn failed(server: &str, why: &str) -> Self {
-        let text = format!("the server '{server}' cannot be used: {why}");
+        let text = format!("server '{server}' is unavailable: {why}");
         Self::message(ErrorKind::SERVER_FAILED, text)
     }
 
@@ -113,21 +113,24 @@ impl Problem {
     /// 413: a body that brings files.
     pub fn files_too_large(limit: u64) -> Self {
         let text = format!(
-            "the files are together larger than {limit} bytes (MCPO_MAX_UPLOAD_BYTES for each, \
-             MCPO_MAX_FILES_PER_CALL of them): send them in turn"
+            "the files are larger than {limit} bytes in total (MCPO_MAX_UPLOAD_BYTES per file, \
+             MCPO_MAX_FILES_PER_CALL files): send them in several requests"
         );
         Self::message(ErrorKind::FILE_TOO_LARGE, text)
     }
 
     /// 413.
     pub fn too_many_files(most: usize) -> Self {
-        let text = format!("more than {most} files (MCPO_MAX_FILES_PER_CALL): send them in turn");
+        let text = format!(
+            "more than {most} files (MCPO_MAX_FILES_PER_CALL): send them in several requests"
+        );
         Self::message(ErrorKind::TOO_MANY_FILES, text)
     }
 
     /// 422: files for a server that keeps none.
     pub fn no_folder(server: &str) -> Self {
-        let text = format!("the server '{server}' has no folder that lasts: it takes no files");
+        let text =
+            format!("server '{server}' does not accept files because it has no persistent folder");
         Self::message(ErrorKind::NO_FOLDER, text)
     }
 
@@ -138,21 +141,21 @@ impl Problem {
 
     /// 503: all connections are taken by requests that are being answered.
     pub fn overfull() -> Self {
-        let text = "all connections of the bridge are in use (MCPO_MAX_CONNECTIONS): try again in a \
-            moment";
+        let text = "all connections of the bridge are in use (MCPO_MAX_CONNECTIONS); try again in \
+                    a moment";
         Self::message(ErrorKind::OVERFULL, text)
     }
 
     /// 503: each of these takes a file descriptor.
     pub fn too_many_file_requests() -> Self {
-        let text = "too many downloads and uploads at once for the open files that the bridge may have \
-            (ulimit -n): try again in a moment";
+        let text = "too many concurrent downloads and uploads for the limit on open files (ulimit \
+                    -n); try again in a moment";
         Self::message(ErrorKind::OVERFULL, text)
     }
 
     /// 400: proxies in front may see another body than the bridge.
     pub fn bad_transfer_coding() -> Self {
-        let text = "the only transfer coding that is known is chunked, by itself";
+        let text = "unsupported Transfer-Encoding: only chunked is supported";
         Self::message(ErrorKind::BAD_TRANSFER_CODING, text)
     }
 
@@ -263,7 +266,7 @@ mod tests {
         ];
         for error in asked.chain(lost) {
             let text = error.to_string();
-            assert!(text.contains("may have been carried out"), "{text}");
+            assert!(text.contains("may have been executed"), "{text}");
             assert!(!text.contains("call again"), "{text}");
             let rpc = RpcError::of_call(&error);
             assert_eq!((rpc.status, rpc.kind.retry_after), (200, 0), "{text}");
@@ -273,6 +276,6 @@ mod tests {
         }
         // What was not begun says so.
         let text = CallError::TakenOver.to_string();
-        assert!(text.contains("not begun"), "{text}");
+        assert!(text.contains("not started"), "{text}");
     }
 }

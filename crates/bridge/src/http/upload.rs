@@ -75,7 +75,7 @@ async fn upload(
     let place = place_of(app, caller, server.or(named))?;
     let files: Vec<_> = sent.files.into_iter().map(|(_, file)| file).collect();
     if files.is_empty() {
-        return Err(Problem::bad_part("there is no part with a file in it").into());
+        return Err(Problem::bad_part("the request contains no file part").into());
     }
     let forward = || Some(inbound.forward(app, caller, kept.clone()?));
     let entering =
@@ -166,7 +166,7 @@ pub async fn take_in(
     };
     let touch = tokio::task::spawn_blocking(move || store.commit(&lease, done));
     if let Ok(Err(error)) = touch.await {
-        tracing::warn!(%error, "the upload was not noted in its workspace");
+        tracing::warn!(%error, "the upload was not written to the journal");
     }
     drop(workspace);
     engine.sessions.call_ended(place.key);

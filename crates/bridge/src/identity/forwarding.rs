@@ -121,7 +121,7 @@ pub(super) fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<
     if bytes.len() > LONGEST {
         return Err(Refusal::BadHeader {
             header: name.to_string(),
-            why: "it is longer than 1024 bytes",
+            why: "longer than 1024 bytes",
         });
     }
     let text = match std::str::from_utf8(bytes) {
@@ -144,11 +144,11 @@ pub(super) fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<Box<str
         why,
     };
     if bytes.len() > LONGEST_LIST {
-        return Err(bad("it is longer than 16 KiB"));
+        return Err(bad("longer than 16 KiB"));
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| bad("it is not UTF-8"))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| bad("not UTF-8"))?;
     let names: Vec<String> = if text.starts_with('[') {
-        serde_json::from_str(text).map_err(|_| bad("it is not a JSON list of strings"))?
+        serde_json::from_str(text).map_err(|_| bad("not a JSON list of strings"))?
     } else {
         let parts = text.split(',');
         parts.map(|part| percent_decoded(part).into()).collect()

@@ -38,10 +38,11 @@ pub use origins::Origins;
 pub static SESSION_HEADER: HeaderName = HeaderName::from_static("x-mcpo-session");
 
 /// What a missing key means once users are named without one.
-const BY_ADDRESS: &str = "user headers are believed by their sender's address, because there is no API \
-    key: every program on a trusted machine, also a server's child and what a proxy passes on without \
-    saying so (nginx's plain proxy_pass, ssh -R, socat), may speak for every user; set MCPO_API_KEY, \
-    or MCPO_JWT_SECRET so that users are proven";
+const BY_ADDRESS: &str = "user headers are trusted by their sender's address because there is no \
+                          API key: every program on a trusted machine, including server processes \
+                          and requests of a proxy that adds no headers (plain proxy_pass of \
+                          nginx, ssh -R, socat), can impersonate every user; set MCPO_API_KEY, or \
+                          MCPO_JWT_SECRET to verify users";
 
 /// Resolves callers by what the settings say. Made once.
 #[derive(Debug)]
@@ -185,7 +186,7 @@ impl Identity {
         // Boxed: it is large, and asked of few callers.
         let user = Box::pin(openwebui.user_of(&token)).await;
         let user = user.inspect_err(|failure| {
-            tracing::warn!(%failure, "a user token could not be verified");
+            tracing::warn!(%failure, "user token could not be verified");
         });
         match user.map_err(Refusal::Unverified)? {
             Some(user) => Ok(Some((token, user))),
@@ -299,12 +300,12 @@ pub enum Refusal {
     },
     /// 401: Open WebUI was asked.
     #[error(
-        "Open WebUI does not accept the user token in Authorization: sign in again, or give the \
-         connection the auth type bearer"
+        "Open WebUI rejected the user token in Authorization: sign in again, or set the \
+         connection's auth type to bearer"
     )]
     InvalidSession,
     /// 401: two proofs of two users.
-    #[error("The user token in Authorization and the one in {header} are two users'")]
+    #[error("Authorization and {header} carry tokens of different users")]
     TwoUsers {
         /// The header that carried the other.
         header: String,
@@ -319,7 +320,7 @@ pub enum Refusal {
         header: String,
     },
     /// 400: too long, or with characters that have no place in it.
-    #[error("The value of {header} cannot be used: {why}")]
+    #[error("Invalid value of {header}: {why}")]
     BadHeader {
         /// Its name.
         header: String,
@@ -331,9 +332,9 @@ pub enum Refusal {
 /// What a caller is told who has a key or a trusted address, but names no user.
 pub fn user_needed(server: &str) -> String {
     format!(
-        "the server '{server}' is only there for certain users, and this request names none that \
-         can be believed: set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI, or list the \
-         key's name under allow.keys of the server"
+        "server '{server}' is restricted to certain users, but this request has no trusted user: \
+         set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI, or add the key's name to \
+         allow.keys of the server"
     )
 }
 

@@ -150,7 +150,7 @@ impl Folder {
             }
         }
         Err(io::Error::other(
-            "the environment could not be put in its place",
+            "the environment could not be moved into place",
         ))
     }
 
@@ -247,8 +247,8 @@ fn is_ours(root: &Path, setting: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{} may be written by others than user {own}: remove it, or set {setting} to a folder of \
-         your own",
+        "{} is writable by users other than {own}: remove it, or set {setting} to a directory \
+         that only this user can write",
         root.display()
     ))
 }
@@ -319,7 +319,8 @@ impl<'a> Work<'a> {
         scratch: &Path,
     ) -> Result<Self, Failed> {
         let cwd = scratch.join("scratch");
-        std::fs::create_dir(&cwd).map_err(|error| format!("no folder to work in: {error}"))?;
+        std::fs::create_dir(&cwd)
+            .map_err(|error| format!("cannot create a working directory: {error}"))?;
         Ok(Self {
             children,
             env: environment_for_installing(tools_dir, &cwd, own),
@@ -419,7 +420,7 @@ impl Preinstalled {
     pub fn open(dir: &Path) -> Self {
         let read = LockFile::read(&dir.join(LOCK));
         let lock = read.unwrap_or_else(|error| {
-            tracing::error!(%error, "what was installed ahead does not count");
+            tracing::error!(%error, "preinstalled environments are ignored");
             None
         });
         Self {

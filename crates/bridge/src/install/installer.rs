@@ -200,7 +200,7 @@ impl Installer {
         }
         let removed = self.folder.sweep();
         if removed > 0 {
-            tracing::info!(removed, "environments that nobody used any more are gone");
+            tracing::info!(removed, "unused environments deleted");
         }
     }
 
@@ -227,7 +227,7 @@ impl Installer {
         let stage = self.folder.stage();
         let stage = stage.map_err(|error| {
             let path = self.settings.tools_dir.display();
-            format!("{path} cannot be written ({error}): set MCPO_TOOLS_DIR to another folder")
+            format!("cannot write {path} ({error}): set MCPO_TOOLS_DIR to another directory")
         })?;
         let own = &asked.command.env;
         let work = Work::new(&self.children, &self.settings.tools_dir, own, stage.path())?;
@@ -255,12 +255,12 @@ impl Installer {
                 step(Step::Installing);
                 node::install(set, &pin, &work, stage.path()).await?
             }
-            What::Interpreter(_) => return Err("there is nothing to install".to_owned()),
+            What::Interpreter(_) => return Err("nothing to install".to_owned()),
         };
         let kept = work
             .leave()
             .and_then(|()| self.folder.keep(&stage, &record));
-        kept.map_err(|error| format!("the environment cannot be kept: {error}"))?;
+        kept.map_err(|error| format!("cannot store the environment: {error}"))?;
         Ok(record)
     }
 
@@ -268,7 +268,7 @@ impl Installer {
         let (folder, record) = self
             .folder
             .environment(&record.pin)
-            .ok_or("its environment is gone")?;
+            .ok_or("its environment no longer exists")?;
         let rest = asked.wanted.rest;
         let mut resolved = match &asked.wanted.what {
             What::Python(set) => python::resolve(set, &folder, &record, rest)?,
@@ -355,7 +355,11 @@ impl Installer {
         let state = match look {
             Look::AsWritten(why) => Launching::AsWritten(why.map(Into::into)),
             Look::Refused(why) => {
-                tracing::error!(server = %spec.name, error = %why, "it cannot be started as locked");
+                tracing::error!(
+                    server = %spec.name,
+                    error = %why,
+                    "the locked version of a server cannot be started"
+                );
                 Launching::Refused(why.into())
             }
             Look::Installed(resolved) => {
@@ -367,7 +371,7 @@ impl Installer {
                 return;
             }
             Look::Missing(_) => {
-                let why = "it is not installed yet: `mcpo-bridge install` does it";
+                let why = "not installed yet: run `mcpo-bridge install`";
                 Launching::AsWritten(Some(why.into()))
             }
         };
@@ -383,7 +387,11 @@ impl Installer {
             return;
         }
         if resolved.folder.is_some() {
-            tracing::info!(server = %spec.name, locked = resolved.locked, "it starts from its environment");
+            tracing::info!(
+                server = %spec.name,
+                locked = resolved.locked,
+                "using the installed environment"
+            );
         }
         self.launches()
             .set(spec, Launching::Installed(Arc::new(resolved)));
@@ -434,11 +442,21 @@ impl Installer {
             // In the words of a package manager, from which passwords were taken out.
             let error = why.lines().next().unwrap_or_default();
             if asked.locked {
-                tracing::error!(server = %spec.name, error, retry_in = ?pause, "its locked packages cannot be installed");
-                let why = format!("its locked packages cannot be installed: {why}");
+                tracing::error!(
+                    server = %spec.name,
+                    error,
+                    retry_in = ?pause,
+                    "locked packages cannot be installed"
+                );
+                let why = format!("locked packages cannot be installed: {why}");
                 self.launches().set(&spec, Launching::Refused(why.into()));
             } else {
-                tracing::warn!(server = %spec.name, error, retry_in = ?pause, "it cannot be installed and runs as written");
+                tracing::warn!(
+                    server = %spec.name,
+                    error,
+                    retry_in = ?pause,
+                    "packages cannot be installed; the server uses its own command line"
+                );
                 self.launches()
                     .set(&spec, Launching::AsWritten(Some(why.into())));
             }
@@ -535,13 +553,13 @@ impl Asked {
             (None, None) => (None, None),
         };
         if lock.is_some() && lockable && locked.is_none() && warning.is_none() {
-            let why = "it is not in the lock file: run `mcpo-bridge install`";
+            let why = "not in the lock file: run `mcpo-bridge install`";
             warning = Some(why.to_owned());
         }
         let is_locked = locked.is_some();
         let chosen = || {
             let pin = folder.pin(&chosen_for(command, &digest));
-            pin.map_err(|error| Some(format!("what was chosen for it cannot be read: {error}")))
+            pin.map_err(|error| Some(format!("cannot read its resolved versions: {error}")))
         };
         let pin = match locked {
             Some(pin) => Some(pin),

@@ -52,7 +52,7 @@ pub async fn install(
     stage: &Path,
 ) -> Result<Record, Failed> {
     let Packages::Node { package_lock } = &pin.packages else {
-        return Err("the lock file names Python packages for it".to_owned());
+        return Err("its entry in the lock file contains Python packages".to_owned());
     };
     if !stage.join("node_modules").exists() {
         let asked = &package_lock["packages"][""]["dependencies"];
@@ -85,7 +85,7 @@ pub fn resolve(
     let bin = modules.join(".bin");
     let path = bin.join(&name);
     if !path.exists() {
-        return Err(format!("its packages bring no program '{name}'"));
+        return Err(format!("its packages contain no program '{name}'"));
     }
     let script = path.display().to_string();
     let (program, args, kind) = if is_for_node(&path) {
@@ -128,7 +128,7 @@ fn program(package: &Value) -> Result<String, Failed> {
     match bins.keys().next() {
         Some(only) if one_file => Ok(only.clone()),
         Some(_) if bins.contains_key(name) => Ok(name.to_owned()),
-        _ => Err("its package does not say which program to run".to_owned()),
+        _ => Err("its package does not declare which program to run".to_owned()),
     }
 }
 
@@ -141,13 +141,13 @@ fn is_for_node(path: &Path) -> bool {
 
 fn read(path: &Path) -> Result<Value, Failed> {
     let text = fs::read(path);
-    let text = text.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let text = text.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn write(path: &Path, value: &Value) -> Result<(), Failed> {
     let written = fs::write(path, format!("{value:#}\n"));
-    written.map_err(|error| format!("{} cannot be written: {error}", path.display()))
+    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ impl Parts {
 /// The layout that this version writes and reads.
 const VERSION: u32 = 1;
 
-const NOTE: &str = "Written by `mcpo-bridge install`. What it names is installed exactly so.";
+const NOTE: &str = "Written by `mcpo-bridge install`. The bridge installs exactly these versions.";
 
 /// What is read from the lock file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -220,7 +220,7 @@ pub enum LockFileError {
     },
     /// It holds something else.
     #[error(
-        "the lock file {path} is not one ({why}): write it anew with `mcpo-bridge install`, or \
+        "the lock file {path} is invalid ({why}): write it again with `mcpo-bridge install`, or \
          remove it"
     )]
     Broken {
@@ -251,7 +251,7 @@ impl LockFile {
             serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
         if written.version != VERSION {
             let theirs = written.version;
-            return Err(broken(format!("it is of version {theirs}, not {VERSION}")));
+            return Err(broken(format!("version {theirs} instead of {VERSION}")));
         }
         Ok(Some(Self {
             servers: written.servers,

@@ -61,7 +61,7 @@ pub async fn install(
         requirements,
     } = &pin.packages
     else {
-        return Err("the lock file names npm packages for it".to_owned());
+        return Err("its entry in the lock file contains npm packages".to_owned());
     };
     let venv = make_venv(set, Some(python), work, stage).await?;
     let list = stage.join("requirements.txt");
@@ -105,12 +105,12 @@ pub fn resolve(
             if !script.exists() {
                 let there: Vec<&str> = record.scripts.keys().map(String::as_str).collect();
                 let there = if there.is_empty() {
-                    "none at all".to_owned()
+                    "none".to_owned()
                 } else {
                     there.join(", ")
                 };
                 return Err(format!(
-                    "its packages bring no program '{name}', but {there}"
+                    "its packages contain no program '{name}'; programs: {there}"
                 ));
             }
             let target = record.scripts.get(name).and_then(|entry| function(entry));
@@ -220,7 +220,7 @@ fn text(path: &Path) -> String {
 
 fn write(path: &Path, lines: &[String]) -> Result<(), Failed> {
     let written = fs::write(path, lines.join("\n") + "\n");
-    written.map_err(|error| format!("{} cannot be written: {error}", path.display()))
+    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 /// `3.11` of `3.11.2`.
@@ -235,7 +235,7 @@ fn version(venv: &Path) -> Result<String, Failed> {
         let (name, value) = line.split_once('=')?;
         (name.trim() == "version_info").then(|| minor(value.trim()).to_owned())
     });
-    named.ok_or_else(|| "uv made an environment without a version".to_owned())
+    named.ok_or_else(|| "uv created an environment without a version".to_owned())
 }
 
 /// One line for each package: hashes stand on lines of their own there.

@@ -222,7 +222,7 @@ fn add_instructions(result: &mut Value, view: &View) {
         let text = offer.learnt.hello.instructions.as_deref()?.trim();
         let name = link_text(offer.spec.name.as_str());
         let begin = aggregate::beginning(&offer.spec.name);
-        (!text.is_empty()).then(|| format!("# {name} (its tools begin with {begin})\n\n{text}"))
+        (!text.is_empty()).then(|| format!("# {name} (tool names start with {begin})\n\n{text}"))
     });
     let texts: Vec<String> = texts.collect();
     if !texts.is_empty() {
@@ -483,12 +483,12 @@ fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, Rp
         method::TOOLS_CALL => {
             let name = message.params.name.clone();
             let tool = name.map(|(name, place)| (Reference::Tool(name), place));
-            (tool, "params.name is missing: the tool's name")
+            (tool, "params.name (the tool's name) is missing")
         }
         method::PROMPTS_GET => {
             let name = message.params.name.clone();
             let prompt = name.map(|(name, place)| (Reference::Prompt(name), place));
-            (prompt, "params.name is missing: the prompt's name")
+            (prompt, "params.name (the prompt's name) is missing")
         }
         method::RESOURCES_READ | method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE => {
             let uri = params().and_then(|params| text(params, "uri"));
@@ -502,7 +502,7 @@ fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, Rp
                 Some((uri, place)) => Some((Reference::Resource(uri), place)),
                 None => prompt().map(|(name, place)| (Reference::Prompt(name), place)),
             };
-            (found, "params.ref names neither a prompt nor a resource")
+            (found, "params.ref is neither a prompt nor a resource")
         }
         _ => return Ok(None),
     };
@@ -552,10 +552,7 @@ fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError> {
         .names(&servers)
         .map(|server| aggregate::named_uri(server, uri))
         .collect();
-    let text = format!(
-        "it is not clear which server has {uri}: ask for it as {}",
-        named.join(" or ")
-    );
+    let text = format!("{uri} is not unique; request it as {}", named.join(" or "));
     let error = RpcError::new(ErrorKind::BAD_ARGUMENTS, text);
     Err(error.with(json!({"uris": named})))
 }

@@ -248,7 +248,9 @@ impl Relay {
     /// Gives the request away until its retry; returns the answer for now.
     fn park(self) -> Result<Bytes, RpcError> {
         let Some(retry) = self.retry.clone() else {
-            return Err(RpcError::invalid("this request cannot wait").to(Some(self.id.clone())));
+            return Err(
+                RpcError::invalid("this request cannot wait for input").to(Some(self.id.clone()))
+            );
         };
         self.parking.park();
         let asked = self.asked.iter().map(|(key, (said, _))| {
@@ -357,10 +359,10 @@ pub fn refused(capabilities: &Map<String, Value>, said: &Said) -> Option<(i64, S
         return None;
     }
     Some(if capabilities.contains_key(needed) {
-        let why = format!("the client does not support this mode of {needed}");
+        let why = format!("this client does not support this mode of {needed}");
         (code::INVALID_PARAMS, why)
     } else {
-        let why = format!("the client does not answer this: it did not declare {needed}");
+        let why = format!("this client does not support {needed}");
         (code::METHOD_NOT_FOUND, why)
     })
 }
@@ -416,7 +418,7 @@ impl Parks {
             .count();
         if own >= MOST {
             return Err(RpcError::invalid(
-                "too many calls of this caller wait for an answer",
+                "too many calls of this caller are waiting for input",
             ));
         }
         let state = SessionId::random();
@@ -443,7 +445,8 @@ impl Parks {
         retry: &Retry,
         message: &ClientMessage,
     ) -> Result<Relay, McpExit> {
-        let unknown = || RpcError::params("requestState is unknown, expired or of another request");
+        let unknown =
+            || RpcError::params("requestState is unknown, expired or belongs to another request");
         let state: Homed = state.parse().map_err(|_| unknown())?;
         if state.home != request.endpoint.replicas.own() {
             return Err(request.forward_home(state.home, unknown).await);

@@ -130,18 +130,18 @@ pub async fn locate_offer(
             if let Some(other) = endpoint.replicas.anyone_for(caller) {
                 return Ok(Located::Elsewhere(other));
             }
-            let message = format!("the server '{server}' is starting; try again in a moment");
+            let message = format!("server '{server}' is starting; try again in a moment");
             Err(RpcError::new(ErrorKind::STARTING, message))
         }
         Knowledge::Failed { brief, .. } => {
-            let message = format!("the server '{server}' cannot be used: {brief}");
+            let message = format!("server '{server}' is unavailable: {brief}");
             Err(RpcError::new(ErrorKind::SERVER_FAILED, message))
         }
     }
 }
 
 fn unknown(server: &str) -> RpcError {
-    let message = format!("Not Found: there is no server '{server}'");
+    let message = format!("Not Found: no server '{server}'");
     RpcError::new(ErrorKind::UNKNOWN_SERVER, message)
 }
 
@@ -160,7 +160,7 @@ impl ServerRequest<'_> {
             None => return Err(unknown(server)),
         }
         Place::of(caller, &self.offer.spec)
-            .ok_or_else(|| RpcError::new(ErrorKind::UNKNOWN_SESSION, "no such session"))
+            .ok_or_else(|| RpcError::new(ErrorKind::UNKNOWN_SESSION, "session not found"))
     }
 
     /// Opens the place here, or has the request answered where it belongs. With a profile, it is
@@ -215,7 +215,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
     let (mut tool, mut place) = (None, None);
     if &**method == method::TOOLS_CALL {
         let Some((name, lies)) = &message.params.name else {
-            let text = "params.name is missing: the tool's name";
+            let text = "params.name (the tool's name) is missing";
             return Err(RpcError::new(ErrorKind::BAD_ARGUMENTS, text));
         };
         if !offer.may_call(name) {
@@ -290,7 +290,7 @@ fn check_version(headers: &HeaderMap, message: &ClientMessage) -> Result<(), Rpc
     };
     if *said != version {
         return Err(RpcError::headers(&format!(
-            "MCP-Protocol-Version is '{version}', and the body says '{said}'"
+            "MCP-Protocol-Version is '{version}', but the body contains '{said}'"
         )));
     }
     if version != MODERN {
@@ -324,7 +324,7 @@ fn one(headers: &HeaderMap, name: &str) -> Result<Option<String>, RpcError> {
             "the header {name} was sent more than once"
         )));
     }
-    let bad = || RpcError::headers(&format!("the header {name} holds no plain text"));
+    let bad = || RpcError::headers(&format!("the header {name} is not plain text"));
     first
         .to_str()
         .map(|text| Some(text.to_owned()))
@@ -339,7 +339,7 @@ fn same(headers: &HeaderMap, name: &str, wanted: &str) -> Result<(), RpcError> {
         return Ok(());
     }
     Err(RpcError::headers(&format!(
-        "the header {name} is '{sent}', and the body says '{wanted}'"
+        "the header {name} is '{sent}', but the body contains '{wanted}'"
     )))
 }
 
@@ -398,7 +398,7 @@ fn check_value(headers: &HeaderMap, header: &str, value: &RawJson) -> Result<(),
         Ok(Value::Bool(flag)) => same(headers, header, &flag.to_string()),
         Ok(Value::Null | Value::Array(_) | Value::Object(_)) => Ok(()),
         Err(_) => Err(RpcError::headers(&format!(
-            "the argument for the header {header} is nothing that a header can hold"
+            "the argument of the header {header} is not a valid header value"
         ))),
     }
 }

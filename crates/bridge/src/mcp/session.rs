@@ -739,7 +739,7 @@ impl Messages {
                     self.parser.push(&chunk);
                 }
                 Err(TooLong) => {
-                    tracing::warn!("an event of another replica is longer than a message may be");
+                    tracing::warn!("event from another replica exceeds the message limit");
                     return None;
                 }
             }

@@ -115,7 +115,7 @@ pub enum NoChannel {
     #[error("{0}")]
     Unreachable(String),
     /// Something answers that is no bridge with our key.
-    #[error("it does not prove that it is a bridge of this service: {0}")]
+    #[error("it cannot prove that it is a replica of this service: {0}")]
     Unproven(String),
 }
 
@@ -192,7 +192,7 @@ where
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let status = answer.status();
         return Err(NoChannel::unproven(format!(
-            "it answers {status} to a bridge of this version"
+            "it returns {status} to a replica of this version"
         )));
     }
     let upgraded = hyper::upgrade::on(answer).await;
@@ -212,7 +212,7 @@ impl Service<Uri> for Connector {
         let connector = self.clone();
         Box::pin(async move {
             let connected = tokio::time::timeout(CONNECT, connector.connect(to)).await;
-            connected.unwrap_or_else(|_| Err(NoChannel::unreachable("it does not answer")))
+            connected.unwrap_or_else(|_| Err(NoChannel::unreachable("no response")))
         })
     }
 }
@@ -424,7 +424,7 @@ impl Known {
             let known = known.0.lock();
             known.contains(&hex(&fingerprint(shown)))
         };
-        let other = "its certificate is not the one that its record names";
+        let other = "its certificate differs from the one in its record";
         Pinned::new(knows, other)
     }
 }

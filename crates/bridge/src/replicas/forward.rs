@@ -77,7 +77,7 @@ pub(super) enum Sent {
 impl Replicas {
     pub(super) async fn send(&self, to: &Elsewhere, caller: &Caller, request: &Forward) -> Sent {
         let Some(address) = &to.address else {
-            return Sent::Unreachable("it did not say where it can be reached".to_owned());
+            return Sent::Unreachable("it published no address".to_owned());
         };
         if let Err(why) = self.knock(to, address).await {
             return Sent::Unreachable(why);
@@ -85,7 +85,7 @@ impl Replicas {
         let asked = self.ask(to, address, caller, request);
         let answer = tokio::select! {
             answer = asked => answer,
-            () = self.gone(to.to) => return Sent::Lost("it fell silent".to_owned()),
+            () = self.gone(to.to) => return Sent::Lost("it stopped responding".to_owned()),
         };
         match answer {
             Ok(answer) if is_again(&answer) => Sent::Again,
@@ -115,14 +115,16 @@ impl Replicas {
                 self.has_proven(to.to);
                 Ok(())
             }
-            Ok(Ok(answer)) if is_again(&answer) => Err("another bridge is there now".to_owned()),
-            Ok(Ok(answer)) => Err(format!("it refuses this bridge: {}", answer.status())),
+            Ok(Ok(answer)) if is_again(&answer) => {
+                Err("another replica uses its address now".to_owned())
+            }
+            Ok(Ok(answer)) => Err(format!("it rejects this replica: {}", answer.status())),
             Ok(Err(Failed::NotSent(why) | Failed::Sent(why))) => Err(why),
             Ok(Err(Failed::Unproven(why))) => {
                 self.has_not_proven(to.to, address, &why);
                 Err(why)
             }
-            Err(_) => Err("it does not answer".to_owned()),
+            Err(_) => Err("no response".to_owned()),
         }
     }
 
@@ -137,7 +139,7 @@ impl Replicas {
         };
         let proven = self.knock(&to, &peer.address).await;
         proven
-            .inspect_err(|why| tracing::debug!(to = %to.to, why, "another bridge is not known yet"))
+            .inspect_err(|why| tracing::debug!(to = %to.to, why, "replica not verified yet"))
             .is_ok()
     }
 
@@ -150,7 +152,9 @@ impl Replicas {
     ) -> Result<Answer, Failed> {
         let envelope = Envelope::new(to.to, caller, to.hop, to.guest.clone()).written();
         let envelope = envelope.ok_or_else(|| {
-            Failed::NotSent("what the client says of itself is too long to go on".to_owned())
+            Failed::NotSent(
+                "the client's identity and capabilities are too large to forward".to_owned(),
+            )
         })?;
         let body = request.body.body();
         let body = body.map_err(|error| Failed::NotSent(error.to_string()))?;
@@ -217,7 +221,7 @@ impl Replicas {
                             let store = store.clone();
                             let alive = tokio::task::spawn_blocking(move || store.is_alive(id));
                             if matches!(alive.await, Ok(false)) {
-                                return Some((Err("the replica fell silent".to_owned()), None));
+                                return Some((Err("replica stopped responding".to_owned()), None));
                             }
                         }
                     }
@@ -234,9 +238,9 @@ impl Replicas {
     pub async fn tell(&self, to: &Elsewhere, caller: &Caller, request: &Forward) {
         match self.send(to, caller, request).await {
             Sent::Answered(_) => {}
-            Sent::Again => tracing::debug!(to = %to.to, "another bridge did not take a message"),
+            Sent::Again => tracing::debug!(to = %to.to, "replica did not accept a message"),
             Sent::Unreachable(why) | Sent::Lost(why) => {
-                tracing::debug!(to = %to.to, why, "another bridge did not take a message");
+                tracing::debug!(to = %to.to, why, "replica did not accept a message");
             }
         }
     }
@@ -445,7 +449,7 @@ impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
                 }
                 Sent::Unreachable(why) => {
                     metrics.forwarded("unreachable");
-                    tracing::debug!(to = %elsewhere.to, why, "another bridge does not answer");
+                    tracing::debug!(to = %elsewhere.to, why, "replica does not respond");
                     self.unreachable = Some(why);
                 }
                 Sent::Again => metrics.forwarded("again"),
@@ -489,7 +493,7 @@ impl fmt::Display for Homed {
 
 /// Not an id of ours.
 #[derive(Debug, thiserror::Error)]
-#[error("not an id of this service")]
+#[error("not a session id of this service")]
 pub struct InvalidHomed;
 
 impl FromStr for Homed {

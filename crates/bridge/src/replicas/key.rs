@@ -168,10 +168,10 @@ impl Holder {
 }
 
 /// What is said of an end that proves another key than ours.
-const OTHER_KEY: &str = "it has another peer key";
+const OTHER_KEY: &str = "it uses a different peer key";
 
 fn no_tls12() -> Error {
-    Error::General("TLS 1.2 is not spoken between bridges".to_owned())
+    Error::General("TLS 1.2 is not supported between replicas".to_owned())
 }
 
 impl fmt::Debug for Holder {

@@ -78,9 +78,10 @@ struct Known {
 }
 
 /// Said where several bridges run.
-const KEY_IN_FOLDER: &str = "several bridges share the jobs folder, and their peer key lies in it, where \
-    a malicious server could read it and speak for any user: set the same MCPO_PEER_KEY for all of \
-    them (see \"Between bridges\" in docs/security.md)";
+const KEY_IN_FOLDER: &str = "several replicas share the jobs directory and their peer key is \
+                             stored in it, where a malicious server could read it and impersonate \
+                             any user: set the same MCPO_PEER_KEY for all replicas (see \"Between \
+                             bridges\" in docs/security.md)";
 
 /// A request belongs elsewhere.
 #[derive(Debug, Clone)]
@@ -160,8 +161,9 @@ impl Replicas {
     fn has_not_proven(&self, id: InstanceId, address: &str, why: &str) {
         let address = self.certificates.way(address);
         let text = format!(
-            "a record in the jobs folder names another bridge ({id}, {address}), to which nothing is \
-             sent: {why}; all bridges on a jobs folder need the same MCPO_PEER_KEY and the same version"
+            "the jobs directory contains a record of a replica ({id}, {address}) that this one \
+             does not trust: {why}; all replicas on a jobs directory need the same MCPO_PEER_KEY \
+             and the same version"
         );
         let mut known = self.known();
         if known.proven.remove(&id) {
@@ -398,8 +400,8 @@ impl Elsewhere {
     pub fn unreachable(&self, why: Option<&str>) -> CallError {
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         CallError::Elsewhere(format!(
-            "this chat runs on another bridge ({}), which cannot be reached now{why}; the call was not \
-             begun",
+            "this chat runs on another replica ({}), which cannot be reached{why}; the call was \
+             not started",
             self.to
         ))
     }

@@ -54,7 +54,7 @@ impl Background {
         loop {
             match self.0.join_next().await {
                 Some(Err(error)) if error.is_panic() => {
-                    return format!("a task in the background has ended: {error}");
+                    return format!("a background task failed: {error}");
                 }
                 Some(_) => {}
                 None => std::future::pending().await,
@@ -87,18 +87,18 @@ async fn collect(app: Arc<App>) {
             continue;
         };
         for error in &report.errors {
-            tracing::warn!(%error, "not cleaned");
+            tracing::warn!(%error, "clean-up failed");
         }
         tracing::debug!(
             links = report.ended_links,
             workspaces = report.removed_jobs,
             kept = report.leased_jobs,
-            "cleaned"
+            "clean-up finished"
         );
         app.metrics
             .gc_removed(report.ended_links + report.removed_jobs);
         if let Some(why) = report.held_back {
-            tracing::debug!(why, "nothing was cleaned for its age");
+            tracing::debug!(why, "clean-up by age skipped");
             let soon = app.store.renew_every();
             timer.reset_after(soon.min(app.settings.stateful.cleanup_interval));
         }
@@ -123,7 +123,7 @@ async fn beat(app: Arc<App>, leash: Arc<Leash>, renewed: Arc<Notify>) {
             Err(error) => Some(error.to_string()),
         };
         if let Some(error) = &failed {
-            tracing::warn!(%error, "the heartbeat was not written: other replicas may take over");
+            tracing::warn!(%error, "heartbeat not written; other replicas may take over the chats");
         }
         app.condition.note_heartbeat(failed);
         renewed.notify_one();
@@ -162,7 +162,7 @@ async fn watch(app: Arc<App>, leash: Arc<Leash>) {
         let looker = app.clone();
         let look = move || looker.replicas.watch();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
-            tracing::warn!(%error, "other bridges on the jobs folder cannot be seen");
+            tracing::warn!(%error, "other replicas on the jobs directory cannot be listed");
         }
         if proving.is_finished() {
             // Beside the looks, which have to be often: who does not answer takes its time.
@@ -178,7 +178,10 @@ async fn watch(app: Arc<App>, leash: Arc<Leash>) {
         let others = app.replicas.others().len();
         if others != known {
             known = others;
-            tracing::info!(others, "bridges that share the jobs folder");
+            tracing::info!(
+                others,
+                "number of other replicas on the jobs directory changed"
+            );
             if others > 0 {
                 app.replicas
                     .warnings()

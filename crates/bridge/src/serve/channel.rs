@@ -91,8 +91,8 @@ impl Channels {
                 tracing::warn!(
                     %peer,
                     %error,
-                    "refused as another bridge: all bridges on a jobs folder need the same \
-                     MCPO_PEER_KEY"
+                    "connection of another replica rejected: all replicas on a jobs directory \
+                     need the same MCPO_PEER_KEY"
                 );
                 return;
             }
@@ -113,7 +113,7 @@ impl Channels {
             }
         };
         if let Err(error) = served {
-            tracing::debug!(%peer, %error, "the connection of another bridge broke");
+            tracing::debug!(%peer, %error, "connection of another replica failed");
         }
     }
 

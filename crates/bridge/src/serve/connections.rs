@@ -89,7 +89,7 @@ pub async fn serve<F>(
                 None => one(stream, &here, bell, answer).await,
                 Some(acceptor) => match acceptor.accept(stream).await {
                     Ok(stream) => one(stream, &here, bell, answer).await,
-                    Err(error) => tracing::debug!(%peer, %error, "no TLS"),
+                    Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 },
             }
         });
@@ -112,7 +112,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
-                tracing::debug!(%error, "a connection was not accepted");
+                tracing::debug!(%error, "connection not accepted");
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -159,7 +159,7 @@ async fn one<S, F>(
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, "a connection broke");
+        tracing::debug!(%error, "connection failed");
     }
 }
 

@@ -82,7 +82,7 @@ pub enum ServeError {
     Tls(#[from] tls::TlsError),
     /// A task that should run until the bridge stops has panicked: without it the bridge would serve
     /// nobody, or forget what it has to do.
-    #[error("{0}; the bridge ends, since it cannot go on without it")]
+    #[error("{0}; the bridge cannot continue and exits")]
     Broken(String),
     /// Signals, or the file for the port.
     #[error(transparent)]
@@ -161,7 +161,7 @@ pub async fn serve(
         ended = &mut server => return Err(ServeError::Broken(died(ended))),
         why = background.broken() => return Err(ServeError::Broken(why)),
     }
-    tracing::info!("stopping: running calls may finish; a second signal ends at once");
+    tracing::info!("stopping: waiting for running calls; a second signal exits immediately");
     let until = Instant::now() + app.settings.limits.shutdown_grace;
     let ended = async {
         hand_over(&app, until).await;
@@ -184,8 +184,11 @@ pub async fn serve(
 
 /// Why a task that should run until the bridge stops does not.
 fn died(ended: Result<(), tokio::task::JoinError>) -> String {
-    let why = ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned());
-    format!("the task that takes connections has ended: {why}")
+    let why = ended.map_or_else(
+        |error| error.to_string(),
+        |()| "it returned unexpectedly".to_owned(),
+    );
+    format!("the task that accepts connections failed: {why}")
 }
 
 /// Answers requests until the bridge stops, and then those that are under way.
@@ -236,7 +239,7 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
                 // The accept queue is as long as the system allows (net.core.somaxconn): when it is full,
                 // the kernel drops the handshakes of a burst.
                 if let Err(error) = rustix::net::listen(&listener, i32::MAX) {
-                    tracing::debug!(%error, "the listener's queue stays as it is");
+                    tracing::debug!(%error, "the listener's backlog cannot be changed");
                 }
                 return Ok(listener);
             }
@@ -248,10 +251,7 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
         }
         if !std::mem::replace(&mut told, true) {
             let seconds = PORT_TAKEN.as_secs();
-            tracing::info!(
-                port,
-                "the port is in use; it is tried again for {seconds} s"
-            );
+            tracing::info!(port, "port in use; retrying for {seconds} s");
         }
         tokio::time::sleep(TRY_AGAIN).await;
     }
@@ -271,7 +271,7 @@ async fn hand_over(app: &Arc<App>, until: Instant) {
     let store = app.store.clone();
     let tell = move || store.drain();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await {
-        tracing::warn!(%error, "the others do not learn that this bridge is about to end");
+        tracing::warn!(%error, "other replicas cannot be notified that this one is stopping");
     }
     app.engine.sessions.drain();
     app.engine.running.close();
@@ -288,7 +288,7 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Insta
     if timeout_at(until, engine.running.wait()).await.is_err() {
         tracing::warn!(
             ?grace,
-            "calls are still running; they are ended (MCPO_SHUTDOWN_GRACE)"
+            "calls are still running and are cancelled (MCPO_SHUTDOWN_GRACE)"
         );
         engine.ending.cancel();
     }
@@ -304,7 +304,8 @@ async fn drain(app: &Arc<App>, server: tokio::task::JoinHandle<()>, until: Insta
     };
     if tokio::time::timeout(END_TIME, ended).await.is_err() {
         tracing::error!(
-            "some children would not end; their supervisors end them with this process"
+            "some server processes have not exited; their supervisors kill them when this process \
+             exits"
         );
     }
 }
@@ -422,7 +423,7 @@ async fn patiently<T>(app: &App, mut work: JoinHandle<T>) -> Option<T> {
         let (before, waited) = (app.reload_fault(), PATIENCE.as_secs());
         refuse(
             app,
-            &format!("the disk did not answer within {waited} s; it is waited for"),
+            &format!("the disk did not respond within {waited} s; still waiting"),
         );
         let done = work.await;
         app.set_reload_fault(before);
@@ -433,7 +434,9 @@ async fn patiently<T>(app: &App, mut work: JoinHandle<T>) -> Option<T> {
 }
 
 fn refuse(app: &App, why: &str) {
-    let fault = format!("the server file was not taken over, the old one is in force: {why}");
+    let fault = format!(
+        "the server file could not be reloaded; the previous configuration stays active: {why}"
+    );
     tracing::error!("{fault}");
     app.set_reload_fault(Some(fault));
 }
@@ -446,10 +449,7 @@ async fn reload(app: &Arc<App>) {
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
-            tracing::info!(
-                servers = loaded.servers.len(),
-                "the server file was read again"
-            );
+            tracing::info!(servers = loaded.servers.len(), "server file reloaded");
             app.set_reload_fault(None);
             app.apply(Arc::new(loaded)).await;
         }

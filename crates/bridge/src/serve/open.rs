@@ -348,7 +348,7 @@ impl Connection {
             }
         };
         if over || unread.is_some_and(|unread| unread > limits.idle) {
-            tracing::debug!(peer = %self.peer, "a connection's time is over");
+            tracing::debug!(peer = %self.peer, "connection timed out");
             self.end();
         }
     }
@@ -572,7 +572,7 @@ impl Table {
             if !std::mem::replace(&mut state.warned, true) {
                 tracing::warn!(
                     most = self.limits.most,
-                    "all connections are taken: the longest silent ones are closed \
+                    "connection limit reached: the connections idle for longest are closed \
                      (MCPO_MAX_CONNECTIONS)"
                 );
             }

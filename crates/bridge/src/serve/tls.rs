@@ -37,7 +37,7 @@ impl TlsError {
         Self {
             path: path.to_owned(),
             problem: problem.to_string(),
-            fix: "name a PEM file with the certificate and those that signed it",
+            fix: "set a PEM file with the certificate and its chain",
             variable: "MCPO_SSL_CERTFILE",
         }
     }
@@ -46,7 +46,7 @@ impl TlsError {
         Self {
             path: path.to_owned(),
             problem: problem.to_string(),
-            fix: "name a PEM file with the certificate's private key, without a passphrase",
+            fix: "set a PEM file with the certificate's private key, without a passphrase",
             variable: "MCPO_SSL_KEYFILE",
         }
     }
@@ -70,7 +70,7 @@ impl Acceptor {
         if chain.is_empty() {
             return Err(TlsError::certificate(
                 certificate,
-                "it holds no certificate",
+                "no certificate in the file",
             ));
         }
         let private = PrivateKeyDer::from_pem_file(key);
@@ -153,17 +153,20 @@ async fn digest(tls: &Tls) -> Option<[u8; 32]> {
 fn take_over(app: &App, tls: &Tls, address: Option<&str>) -> Option<Acceptor> {
     let loaded = Acceptor::load(tls);
     let loaded = loaded.inspect_err(|error| {
-        tracing::error!(%error, "the certificate was not taken over, the old one is in force");
+        tracing::error!(
+            %error,
+            "the certificate could not be reloaded; the previous one stays active"
+        );
     });
     let acceptor = loaded.ok()?;
     // Others learn of it first: who does not trust it yet asks again.
     if let Some(address) = address {
         let address = origin(address, Some(acceptor.fingerprint()));
         if let Err(error) = app.store.move_to(address) {
-            tracing::warn!(%error, "the others do not learn of the new certificate yet");
+            tracing::warn!(%error, "other replicas cannot be notified of the new certificate yet");
         }
     }
-    tracing::info!("the certificate was read again");
+    tracing::info!("certificate reloaded");
     Some(acceptor)
 }
 
@@ -285,7 +288,7 @@ mod tests {
         };
         let error = Acceptor::load(&swapped).err().unwrap().to_string();
         assert!(
-            error.contains("key.pem: it holds no certificate"),
+            error.contains("key.pem: no certificate in the file"),
             "{error}"
         );
         assert!(error.contains("MCPO_SSL_CERTFILE"), "{error}");

@@ -241,7 +241,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         if came {
             let in_body = matches!(this.framing, Framing::Body(_) | Framing::Chunks(_));
             if in_body && this.connection.is_late() {
-                let why = "the body came too slowly";
+                let why = "the body was received too slowly";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
             }
             let mut read = Pin::new(&mut this.stream).poll_read(context, buffer);

@@ -148,7 +148,7 @@ impl Sessions {
             if relieved {
                 tracing::warn!(
                     error = why,
-                    "a process could not be started; an idle one was ended"
+                    "a process could not be started; an idle one was stopped"
                 );
             }
             relieved
@@ -166,7 +166,7 @@ impl Sessions {
             return false;
         };
         let session = &taken.session;
-        tracing::debug!(server = %session.spec.name, "session gives up its place");
+        tracing::debug!(server = %session.spec.name, "idle session stopped to make room");
         let how = self.save(&taken.workspace, session).await;
         self.end_unbound(&taken.workspace, session, how).await;
         let key = taken.workspace.key;
@@ -353,7 +353,7 @@ impl Sessions {
         let (store, lease) = (self.store.clone(), workspace.lease.clone());
         let write = move || note(&store, &lease);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
-            tracing::warn!(job = ?workspace.job.id(), %error, "metadata not written");
+            tracing::warn!(job = ?workspace.job.id(), %error, "workspace metadata not written");
         }
     }
 
@@ -552,7 +552,10 @@ impl Sessions {
                 Ok(held) => break held,
                 // The folder hangs.
                 Err(_) if self.is_too_long_ago(workspace) => {
-                    tracing::warn!(job = ?workspace.job.id(), "the lease cannot be read in time");
+                    tracing::warn!(
+                        job = ?workspace.job.id(),
+                        "the lease could not be read in time"
+                    );
                     self.fence(workspace).await;
                     return false;
                 }
@@ -609,7 +612,7 @@ impl Sessions {
             tracing::warn!(
                 job = ?workspace.job.id(),
                 fence = workspace.lease.fence,
-                "another bridge has taken this chat over, or may have: its processes here are ended"
+                "another replica took over this chat, or may have; its processes here are stopped"
             );
         }
         for entry in self.entries().values() {

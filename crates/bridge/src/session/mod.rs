@@ -49,7 +49,7 @@ pub enum SessionError {
     #[error(transparent)]
     Child(#[from] ChildError),
     /// The session id is not one that this caller was given.
-    #[error("no such session")]
+    #[error("session not found")]
     Unknown,
     /// Another replica works there.
     #[error(transparent)]
@@ -68,7 +68,7 @@ pub enum SessionError {
     },
     /// All that one user may have work.
     #[error(
-        "all {held} stateful processes that one user may have are busy \
+        "all {held} stateful processes allowed for one user are busy \
          (MCPO_STATEFUL_MAX_PROCESSES_PER_USER)"
     )]
     ShareFull {

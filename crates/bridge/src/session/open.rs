@@ -412,12 +412,12 @@ impl Sessions {
         let adopted = tokio::task::spawn_blocking(adopt).await;
         let adopted = adopted.expect("opening a folder does not panic");
         let adopted = adopted.inspect_err(|error| {
-            tracing::debug!(%error, "a process that was ready could not be used");
+            tracing::debug!(%error, "warm process could not be used");
         });
         let Adopted { workspace, session } = adopted.ok()??;
         self.watch(&workspace, &session);
         self.note_started(&workspace, &session).await;
-        tracing::debug!(job = ?workspace.job.id(), "workspace opened, its process is ready");
+        tracing::debug!(job = ?workspace.job.id(), "workspace opened with a warm process");
         Some(workspace)
     }
 

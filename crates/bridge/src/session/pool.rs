@@ -199,7 +199,7 @@ impl Pool {
                 kind.pause = PAUSE;
                 return Some(spare);
             }
-            tracing::debug!(server = %spec.name, "a process that was ready is of no use");
+            tracing::debug!(server = %spec.name, "warm process discarded");
             kind.failed(Instant::now());
             if spare.child().was_declined() {
                 // It asks its caller at its start: none of its kind can do without him.
@@ -545,15 +545,15 @@ const MEMORY_PAUSE: Duration = Duration::from_secs(30);
 /// Why no child is ready.
 #[derive(Debug, thiserror::Error)]
 enum NotMade {
-    #[error("all places for stateful processes are taken")]
+    #[error("the limit of stateful processes is reached")]
     NoPlace,
-    #[error("its place is needed, or it is not wanted any more")]
+    #[error("no longer needed, or its slot was needed")]
     CalledOff,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Child(#[from] ChildError),
-    #[error("it does not answer a ping")]
+    #[error("no response to ping")]
     Silent,
 }
 
@@ -621,7 +621,7 @@ impl Pool {
         for kind in kinds.values_mut() {
             for spare in std::mem::take(&mut kind.ready) {
                 if !spare.child().is_alive() {
-                    tracing::debug!(server = %kind.spec.name, "a process that was ready has ended");
+                    tracing::debug!(server = %kind.spec.name, "warm process exited");
                     kind.failed(now);
                     ended.push(spare);
                 } else if spare.made_of.is_current(&self.home, &kind.spec) {
@@ -758,7 +758,7 @@ impl Pool {
             }
             Err(NotMade::NoPlace | NotMade::CalledOff) => kind.not_before = now + PAUSE,
             Err(error) => {
-                tracing::debug!(server = %kind.spec.name, %error, "no process is kept ready");
+                tracing::debug!(server = %kind.spec.name, %error, "warm process not started");
                 kind.failed(now);
             }
         }
@@ -923,7 +923,7 @@ impl Home {
         // What cannot be removed now is the collector's, once this bridge has ended.
         let removed = tokio::task::spawn_blocking(move || store.discard(&lease)).await;
         if let Ok(Err(error)) = removed {
-            tracing::warn!(%error, "the folder of a process that nobody took is left");
+            tracing::warn!(%error, "directory of an unused warm process not deleted");
         }
     }
 }

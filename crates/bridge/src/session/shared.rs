@@ -381,6 +381,6 @@ impl State {
 
 fn called_off() -> ChildError {
     ChildError::not_started(
-        "the server was changed, or the bridge is stopping: try again".to_owned(),
+        "the server's configuration changed, or the bridge is stopping; try again".to_owned(),
     )
 }

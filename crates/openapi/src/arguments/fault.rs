@@ -56,8 +56,8 @@ impl FieldFault {
 
     /// The validator gave up before it knew.
     pub(super) fn too_complex() -> Self {
-        let text = "Arguments take too much work to be checked against this tool's schema: \
-                    send fewer values in one call";
+        let text = "Arguments are too complex to be validated against this tool's schema: send \
+                    fewer values in one call";
         Self::new("too_complex", &[], text.into(), &Value::Null)
     }
 
@@ -122,7 +122,7 @@ fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFau
         None => words(objection),
         Some(Union::Several) => (
             "oneOf".into(),
-            "Input matches more than one of the allowed forms, and is to match exactly one".into(),
+            "Input matches more than one of the allowed forms, but should match exactly one".into(),
         ),
         Some(union) => {
             let context = unions.context(union, objection);

@@ -139,7 +139,7 @@ impl ArgumentRules {
         let checker = Checker::compile(&shown).ok();
         let warning = match checker {
             Some(_) => format!(
-                "arguments are checked only as far as the OpenAPI document shows the schema: {reason}"
+                "arguments are validated only against the schema in the OpenAPI document: {reason}"
             ),
             None => format!("arguments are not validated: {reason}"),
         };
@@ -206,13 +206,13 @@ impl Checker {
             _ => true,
         };
         if !takes_objects {
-            return Err("inputSchema does not ask for an object".into());
+            return Err("inputSchema does not describe an object".into());
         }
         soundness::check(schema)?;
         let counted = meter::counted(schema);
         let validator = unions::options().build(&counted.0).map_err(|error| {
             let reason: String = error.masked_with("a part of it").to_string();
-            format!("inputSchema cannot be used: {}", unions::shorten(&reason))
+            format!("invalid inputSchema: {}", unions::shorten(&reason))
         })?;
         Ok(Self {
             validator,

@@ -63,7 +63,7 @@ impl<'a> Search<'a> {
         let address = std::ptr::from_ref(place.schema);
         match self.known.get(&address) {
             Some(Some(work)) => return Ok(*work),
-            Some(None) => return Err("inputSchema refers to itself without end".into()),
+            Some(None) => return Err("inputSchema contains an infinite reference loop".into()),
             None if chain > CHAIN => {
                 return Err(format!("inputSchema chains more than {CHAIN} references"));
             }
@@ -74,7 +74,7 @@ impl<'a> Search<'a> {
             work = work.saturating_add(self.work(inner, chain + 1)?);
         }
         if work > WORK {
-            return Err("inputSchema holds each value against too many schemas".into());
+            return Err("inputSchema validates each value against too many schemas".into());
         }
         self.known.insert(address, Some(work));
         Ok(work)
@@ -170,7 +170,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
             if members.contains_key(&key) {
                 let shown: String = key.chars().take(64).collect();
                 return Err(A::Error::custom(format!(
-                    "the key {shown:?} stands twice in one object"
+                    "duplicate key {shown:?} in an object"
                 )));
             }
             let Strict(value) = from.next_value()?;

@@ -79,7 +79,7 @@ fn all_components(secured: bool) -> Value {
             "Problem": problem(),
         },
         "responses": {"Problem": {
-            "description": "What went wrong and what to do about it",
+            "description": "The error and how to resolve it",
             "content": {"application/problem+json": {
                 "schema": {"$ref": "#/components/schemas/Problem"},
             }},
@@ -94,17 +94,17 @@ fn all_components(secured: bool) -> Value {
 fn files_answer() -> Value {
     json!({
         "title": "FilesAnswer",
-        "description": "The answer of a call that made or changed files, or after which there is a notice",
+        "description": "Result of a call that created or changed files, or that has a notice",
         "type": "object",
         "properties": {
-            "result": {"title": "Result", "description": "What the tool itself answered"},
+            "result": {"title": "Result", "description": "Result returned by the tool"},
             "files": {"type": "array", "items": {"$ref": "#/components/schemas/File"}},
             "archive": {
-                "description": "All of them in one zip file, where there are several",
+                "description": "Zip file with all files, if there are several",
                 "$ref": "#/components/schemas/File",
             },
-            "message": {"type": "string", "description": "A sentence with the links, in markdown"},
-            "notice": {"type": "string", "description": "What the model should know of its session"},
+            "message": {"type": "string", "description": "The links as a sentence in Markdown"},
+            "notice": {"type": "string", "description": "Information for the model"},
         },
         "required": ["result"],
     })
@@ -116,7 +116,11 @@ fn file() -> Value {
         "type": "object",
         "properties": {
             "name": {"type": "string"},
-            "url": {"type": "string", "format": "uri", "description": "Opens this version of the file without a key"},
+            "url": {
+                "type": "string",
+                "format": "uri",
+                "description": "Download URL of this version of the file; requires no key",
+            },
             "size": {"type": "integer", "minimum": 0, "description": "Bytes"},
             "mime_type": {"type": "string"},
             "expires_at": {"type": "string", "format": "date-time"},
@@ -154,7 +158,7 @@ fn validation_error() -> Value {
 fn problem() -> Value {
     json!({
         "title": "Problem",
-        "description": "RFC 9457; `detail` as mcpo shaped it",
+        "description": "Problem details (RFC 9457); `detail` has the shape of mcpo's errors",
         "type": "object",
         "properties": {
             "type": {"type": "string"},
@@ -299,11 +303,11 @@ fn post_operation(tool: &Tool, id: &str, input: &DocumentInput<'_>) -> Value {
 fn responses(tool: &Tool) -> Value {
     let result = match tool.output_schema() {
         Some(schema) => response_schema(schema).schema,
-        None => json!({"title": "Result", "description": "What the tool answered"}),
+        None => json!({"title": "Result", "description": "Result returned by the tool"}),
     };
     json!({
         "200": {
-            "description": "The tool's result; with `files` where the call made or changed some",
+            "description": "Result of the tool; with `files` if the call created or changed files",
             "content": {"application/json": {"schema": {
                 "anyOf": [result, {"$ref": "#/components/schemas/FilesAnswer"}],
             }}},

@@ -57,7 +57,7 @@ impl<'a> Inliner<'a> {
             Value::Bool(false) => Ok(never()),
             Value::Object(map) if self.depth >= self.limits.depth => {
                 self.warnings
-                    .add("the schema is cut where it nests too deeply".into());
+                    .add("the schema is truncated where it is nested too deeply".into());
                 Ok(self.stub(map)?.into())
             }
             Value::Object(map) => {
@@ -140,7 +140,8 @@ impl<'a> Inliner<'a> {
         let Some(target) = found else {
             let shown: String = reference.to_string().chars().take(120).collect();
             self.warnings.add(format!(
-                "the reference {shown} leads outside the schema or nowhere: anything is accepted there"
+                "the reference {shown} cannot be resolved within the schema: any value is \
+                 accepted there"
             ));
             return Ok(json!({}));
         };

@@ -46,7 +46,7 @@ where
 {
     if deeper_than(schema, SOURCE_DEPTH) {
         return Err(format!(
-            "the schema nests more than {SOURCE_DEPTH} levels: anything is accepted"
+            "the schema is nested more than {SOURCE_DEPTH} levels deep: any value is accepted"
         ));
     }
     let refs = Refs::of(schema);
@@ -62,14 +62,14 @@ where
         let mut warnings = inliner.warnings;
         if rung > 0 {
             warnings.add(format!(
-                "the schema is too large with its references written out: they are cut after \
-                 {} levels",
+                "the schema is too large with expanded references: they are truncated after {} \
+                 levels",
                 limits.refs
             ));
         }
         return Ok((converted, warnings));
     }
-    Err("the schema is too large for any model: anything is accepted".into())
+    Err("the schema is too large for any model: any value is accepted".into())
 }
 
 /// What a schema says of an object's members, composition included.
@@ -96,13 +96,13 @@ fn arguments(root: Value, mut warnings: Warnings) -> Converted {
     let root = match root {
         Value::Object(map) if !is_never(&Value::Object(map.clone())) => map,
         _ => {
-            warnings.add("nothing satisfies inputSchema: any arguments are accepted".into());
+            warnings.add("no value satisfies inputSchema: any arguments are accepted".into());
             return unchecked(warnings.into_vec());
         }
     };
     let types = named(&root);
     if !types.is_empty() && !types.contains(&"object") {
-        warnings.add("inputSchema does not ask for an object: any arguments are accepted".into());
+        warnings.add("inputSchema does not describe an object: any arguments are accepted".into());
         return unchecked(warnings.into_vec());
     }
     let mut members = gather(&root);

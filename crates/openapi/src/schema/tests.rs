@@ -245,7 +245,7 @@ fn nesting_beyond_what_can_be_read_is_not_walked() {
     let tool = tool(json!({"type": "object", "properties": {"x": deep}}));
     let converted = request_schema(&tool);
     usable(&converted.schema);
-    assert!(converted.warnings[0].contains("nests"));
+    assert!(converted.warnings[0].contains("nested"));
 }
 
 #[test]

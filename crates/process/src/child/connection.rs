@@ -642,7 +642,9 @@ impl Drop for Replier {
         }
         if let Way::Message(connection, id) = &self.way {
             let code = code::METHOD_NOT_FOUND;
-            let error = format!(r#"{{"code":{code},"message":"the client does not answer this"}}"#);
+            let error = format!(
+                r#"{{"code":{code},"message":"the client does not support this request"}}"#
+            );
             connection.send(jsonrpc::answer(id, "error", &error));
         }
     }

@@ -46,7 +46,7 @@ impl std::fmt::Display for ExitStatus {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "exit signal {signal}"),
             Self::Unknown => f.write_str("exit status unknown"),
-            Self::SessionOver => f.write_str("its session is over"),
+            Self::SessionOver => f.write_str("session ended"),
         }
     }
 }

@@ -12,7 +12,7 @@ const QUOTED: usize = 300;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ChildError {
     /// It never became ready.
-    #[error("the server did not start: {why}{said}")]
+    #[error("the server failed to start: {why}{said}")]
     NotStarted {
         /// What happened, without any word of its own.
         why: String,
@@ -22,7 +22,7 @@ pub enum ChildError {
         refused: bool,
     },
     /// It ended while a call waited.
-    #[error("the server ended during the call ({status}){said}")]
+    #[error("the server process exited during the call ({status}){said}")]
     Died {
         /// How it ended.
         status: ExitStatus,
@@ -30,7 +30,7 @@ pub enum ChildError {
         said: String,
     },
     /// It sent more than we take in.
-    #[error("the server sent a message above the limit of {limit} bytes (MCPO_MAX_MESSAGE_BYTES)")]
+    #[error("the server sent a message larger than {limit} bytes (MCPO_MAX_MESSAGE_BYTES)")]
     TooLong {
         /// The limit.
         limit: usize,
@@ -48,10 +48,10 @@ pub enum ChildError {
         why: String,
     },
     /// It does not tell of a resource that it was asked to watch.
-    #[error("the server does not tell when this resource changes")]
+    #[error("the server does not support subscriptions to this resource")]
     Unsubscribed,
     /// The deadline passed.
-    #[error("the server did not answer in time")]
+    #[error("the server did not respond in time")]
     Timeout,
     /// No place among the concurrent starts came free.
     #[error("too many servers are starting (MCPO_MAX_STARTS); try again in a moment")]
@@ -73,7 +73,7 @@ impl ChildError {
     pub fn of_remote(self, origin: &str) -> Self {
         match self {
             Self::NotStarted { why, said, refused } if !why.contains(origin) => Self::NotStarted {
-                why: format!("{why} (the remote server {origin})"),
+                why: format!("{why} (remote server {origin})"),
                 said,
                 refused,
             },
@@ -96,7 +96,7 @@ impl ChildError {
     pub fn brief(&self) -> String {
         match self {
             Self::NotStarted { why, .. } => why.clone(),
-            Self::Died { status, .. } => format!("it ended ({status})"),
+            Self::Died { status, .. } => format!("the process exited ({status})"),
             other => other.to_string(),
         }
     }

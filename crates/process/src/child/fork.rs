@@ -98,7 +98,7 @@ impl Parent {
         means: Means,
     ) -> Result<Self, String> {
         let written = write_program(&folder.program);
-        written.map_err(|error| format!("no folder for its program: {error}"))?;
+        written.map_err(|error| format!("cannot create the directory of its program: {error}"))?;
         let job = &folder.job;
         let log = ServerLog::new(name, job.server_log());
         let said = |error: ChildError| error.without_folder(&job.paths()).to_string();
@@ -143,7 +143,7 @@ impl Parent {
             sentinel: job.id().to_string(),
             learnt: job.folder().join("learnt"),
         });
-        let lost = |error: io::Error| format!("its fork parent is gone: {error}");
+        let lost = |error: io::Error| format!("its fork parent is not running: {error}");
         // It forks supervisors, and cannot read what program its own is: that one is not dumpable.
         let program = File::open("/proc/self/exe").map_err(|error| error.to_string())?;
         let sent = parent.socket.send(&begin, &[program.as_fd()]).await;
@@ -161,8 +161,8 @@ impl Parent {
         parent.loaded = match timeout_at(until, parent.socket.next()).await {
             Ok(Some(Word::Ready(loaded))) => loaded,
             Ok(Some(Word::Unfit(why))) => return Err(why),
-            Ok(None) => return Err(format!("its imports fail before a fork; {}", log.tail())),
-            Err(_) => return Err("its imports take too long".to_owned()),
+            Ok(None) => return Err(format!("its imports fail when preloaded; {}", log.tail())),
+            Err(_) => return Err("preloading its imports takes too long".to_owned()),
         };
         let handshake = parent.handshake(&launch, &own_argv, false, &log, profile);
         handshake.await.map_err(said)?;
@@ -205,7 +205,7 @@ impl Parent {
         until: Instant,
     ) -> Result<(Process, Pipes), ChildError> {
         let failed = |error: io::Error| {
-            ChildError::not_started(format!("its fork parent takes no order: {error}"))
+            ChildError::not_started(format!("its fork parent accepts no requests: {error}"))
         };
         let (ours, control) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
@@ -278,11 +278,11 @@ fn pairs(launch: &Launch) -> Vec<(String, String)> {
 fn not_ready(log: &ServerLog) -> ChildError {
     let said = log.tail();
     ChildError::NotStarted {
-        why: "forked, it ended before it was ready".to_owned(),
+        why: "the forked process exited before it was ready".to_owned(),
         said: if said.is_empty() {
             said
         } else {
-            format!("; its last words: {said}")
+            format!("; last output: {said}")
         },
         refused: false,
     }
@@ -335,13 +335,13 @@ impl Plan {
     /// The error says why each process must be started anew.
     pub fn of(command: &ResolvedCommand, found: Option<&Resolved>) -> Result<Self, String> {
         let Some(found) = found else {
-            return Err("its packages are not installed, or it is no Python server".to_owned());
+            return Err("its packages are not installed, or it is not a Python server".to_owned());
         };
         let Kind::Python { target, .. } = &found.kind else {
-            return Err("it is no Python server".to_owned());
+            return Err("not a Python server".to_owned());
         };
         if target.is_none() {
-            return Err("its program is no Python function".to_owned());
+            return Err("its program is not a Python function".to_owned());
         }
         // What follows `rest` is the server's own; without an environment that is everything.
         let own = command.args.get(found.rest..).unwrap_or_default();
@@ -358,17 +358,17 @@ impl Plan {
             Installed::File(path) => {
                 let path = path.display();
                 return Err(format!(
-                    "{path} is looked for in the working folder: write its whole path"
+                    "{path} is relative to the working directory: write the full path"
                 ));
             }
-            Installed::Function { .. } => return Err("it runs no file".to_owned()),
+            Installed::Function { .. } => return Err("it does not run a file".to_owned()),
         };
         let options = args[..behind - words].to_vec();
         if let Some(odd) = options.iter().find(|option| {
             !option.starts_with("-W") && !option.starts_with("-X") && option.contains(['i', 'x'])
         }) {
             return Err(format!(
-                "the interpreter's option {odd} does not go with it"
+                "the interpreter option {odd} is not supported for forking"
             ));
         }
         Ok(Self {

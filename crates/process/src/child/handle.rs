@@ -312,7 +312,7 @@ impl ChildParts {
         if tail.is_empty() {
             tail
         } else {
-            format!("; its last words: {tail}")
+            format!("; last output: {tail}")
         }
     }
 }

@@ -82,7 +82,7 @@ impl HelloParts {
             let read: Option<String> = found.as_ref().and_then(|found| found.read().ok());
             if read.is_none() && (needed || found.is_some()) {
                 let what = if found.is_some() {
-                    "no text"
+                    "not a string"
                 } else {
                     "missing"
                 };
@@ -114,14 +114,14 @@ impl HelloParts {
                             continue;
                         }
                         _ => {
-                            odd.push(format!("initialize: capabilities.{name} is no object"));
+                            odd.push(format!("initialize: capabilities.{name} is not an object"));
                             json!({})
                         }
                     };
                     parts.capabilities.insert(name, value);
                 }
             }
-            Some(_) => odd.push("initialize: capabilities is no object".to_owned()),
+            Some(_) => odd.push("initialize: capabilities is not an object".to_owned()),
             None => odd.push("initialize: capabilities is missing".to_owned()),
         }
         (parts, odd)
@@ -152,15 +152,15 @@ impl From<Refused> for ChildError {
     fn from(refused: Refused) -> Self {
         let (why, said) = match refused {
             Refused::Rpc(error) => (
-                "it answered initialize with an error",
+                "initialize returned an error",
                 format!(": {}", error.as_str()),
             ),
             Refused::NotModern(error) => (
-                "it does not speak the revision 2026-07-28",
+                "it does not support revision 2026-07-28",
                 format!(": {}", error.as_str()),
             ),
             Refused::NoHello => (
-                "its answer to initialize is no InitializeResult: it is no object",
+                "the result of initialize is not an InitializeResult: it is not an object",
                 String::new(),
             ),
         };

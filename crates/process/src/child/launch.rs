@@ -133,7 +133,7 @@ pub async fn follow(
     let started = tokio::spawn(Process::started(control, keeper, until));
     started.await.unwrap_or_else(|error| {
         Err(ChildError::not_started(format!(
-            "its start was interrupted: {error}"
+            "the start was interrupted: {error}"
         )))
     })
 }
@@ -141,7 +141,7 @@ pub async fn follow(
 fn not_spawned(error: &std::io::Error, launch: &Launch) -> ChildError {
     if error.kind() == std::io::ErrorKind::NotFound && !launch.cwd.is_dir() {
         // Without the path, which may be a chat's.
-        let why = "the folder that its cwd names does not exist: make it, or name another";
+        let why = "the directory in its cwd does not exist: create it or set another one";
         return ChildError::not_started(why.to_owned());
     }
     ChildError::not_started(format!("cannot start a process: {error}"))

@@ -78,14 +78,14 @@ impl Process {
                 owner.reap().await;
                 let why = match other {
                     Some(Report::Failed(why)) => why,
-                    _ => "its supervisor ended before it started".to_owned(),
+                    _ => "its supervisor exited before the start".to_owned(),
                 };
                 return Err(ChildError::not_started(why));
             }
             Err(_) => {
                 // Even its end can take long where the kernel waits for a mount.
                 tokio::spawn(owner.kill());
-                let why = "the program did not begin to run in time".to_owned();
+                let why = "the program did not start in time".to_owned();
                 return Err(ChildError::not_started(why));
             }
         };
@@ -482,7 +482,7 @@ impl Supervisors {
             tracing::warn!(
                 pid,
                 name = supervisor::name(pid),
-                "killed: its supervisor is gone"
+                "orphaned process killed: its supervisor exited"
             );
             for below in supervisor::descendants(pid) {
                 supervisor::send_signal(below, Signal::KILL);

@@ -99,8 +99,8 @@ impl ShortTmp {
                 if !std::mem::replace(&mut state.warned, true) {
                     tracing::warn!(
                         %error,
-                        "no short TMPDIR can be made in any of /tmp, /var/tmp and /dev/shm: servers \
-                         that put Unix sockets there may fail"
+                        "cannot create a short TMPDIR in /tmp, /var/tmp or /dev/shm: servers with \
+                         Unix sockets in it may fail"
                     );
                 }
                 None
@@ -231,7 +231,10 @@ fn sweep(base: &Path) {
             stat.st_uid == geteuid().as_raw() && Mode::from_raw_mode(stat.st_mode) == Mode::RWXU
         });
         if own && lock(&handle) {
-            tracing::debug!(path = %path.display(), "a folder of links that a bridge left is removed");
+            tracing::debug!(
+                path = %path.display(),
+                "stale link directory of a previous bridge deleted"
+            );
             clear(&path, &handle);
         }
     }

@@ -175,7 +175,7 @@ fn receive_stdio(control: &UnixStream) -> std::io::Result<[OwnedFd; 3]> {
     });
     received
         .and_then(|descriptors| descriptors.try_into().ok())
-        .ok_or_else(|| std::io::Error::other("the bridge sent no stdio"))
+        .ok_or_else(|| std::io::Error::other("the bridge passed no stdio"))
 }
 
 /// The other end of the control socket.

@@ -112,11 +112,11 @@ pub fn read(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wan
         "npx" => read_npx(command, &beside(&command.program, "npm"), on_path),
         "npm" => read_npm_exec(command, on_path),
         _ if is_interpreter(name) => read_python(command),
-        _ => Err("it is no launcher that installs packages".to_owned()),
+        _ => Err("its command is not a package launcher".to_owned()),
     }?;
     let launcher = command.args.get(..wanted.rest).unwrap_or_default();
     if launcher.iter().any(|arg| arg.contains("{MCPO_")) {
-        return Err("its packages depend on the workspace: {MCPO_…} stands among them".to_owned());
+        return Err("its packages depend on the workspace: they contain {MCPO_…}".to_owned());
     }
     Ok(wanted)
 }
@@ -172,14 +172,16 @@ fn read_npx(
 fn read_npm_exec(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wanted, Why> {
     let args = &command.args;
     if !matches!(args.first().map(String::as_str), Some("exec" | "x")) {
-        return Err("it is not `npm exec`".to_owned());
+        return Err("not `npm exec`".to_owned());
     }
     let wanted = packages(command, 1, &command.program, on_path)?;
     // npm goes on looking for its own options until it meets `--`.
     let own = &args[wanted.rest..];
     let ended = args[..wanted.rest].iter().any(|word| word == "--");
     if !ended && own.iter().any(|word| word.starts_with('-')) {
-        return Err("options behind the package are npm's own: put -- in front of it".to_owned());
+        return Err(
+            "options after the package belong to npm: put -- before the package".to_owned(),
+        );
     }
     Ok(wanted)
 }
@@ -191,17 +193,17 @@ fn packages(
     on_path: &dyn Fn(&str) -> bool,
 ) -> Result<Wanted, Why> {
     if command.cwd.is_some() {
-        return Err("it has a cwd, and npx prefers what is installed there".to_owned());
+        return Err("it has a cwd, and npx prefers packages installed there".to_owned());
     }
     let args = &command.args;
     let mut named = Vec::new();
     let mut fetching = Vec::new();
     let target = loop {
-        let word = args.get(at).ok_or("no package is named")?;
+        let word = args.get(at).ok_or("no package given")?;
         at += 1;
         if word == "--" {
             at += 1;
-            break args.get(at - 1).ok_or("no package is named")?;
+            break args.get(at - 1).ok_or("no package given")?;
         }
         let Some(option) = word.strip_prefix('-') else {
             break word;
@@ -226,7 +228,7 @@ fn packages(
             "registry" => {
                 let address = value()?;
                 let parsed = url::Url::parse(&address);
-                let parsed = parsed.map_err(|_| "its registry is no URL".to_owned())?;
+                let parsed = parsed.map_err(|_| "its registry is not a URL".to_owned())?;
                 without_password(&parsed)?;
                 fetching.push(format!("--registry={address}"));
             }
@@ -234,7 +236,7 @@ fn packages(
             "yes" if inline.as_deref() == Some("true") => {}
             _ => {
                 return Err(format!(
-                    "the bridge does not install ahead with the option --{name}"
+                    "the bridge does not support the option --{name} for installation"
                 ));
             }
         }
@@ -244,7 +246,7 @@ fn packages(
         named.push(target.clone());
         if on_path(target) {
             return Err(format!(
-                "'{target}' is installed already, and npx prefers that"
+                "'{target}' is already installed, and npx prefers it"
             ));
         }
     } else if target.contains('/') {
@@ -269,7 +271,7 @@ fn packages(
 
 /// The name in `name`, `name@1.2`, `@scope/name@^1`.
 fn package_name(package: &str) -> Result<String, Why> {
-    let refused = || Err("a package does not come from the registry".to_owned());
+    let refused = || Err("a package is not from the registry".to_owned());
     let scoped = package.starts_with('@');
     let body = package.strip_prefix('@').unwrap_or(package);
     let (name, version) = body.split_once('@').unwrap_or((body, ""));
@@ -440,7 +442,7 @@ fn take(
 }
 
 fn unknown(option: &str) -> Why {
-    format!("the bridge does not install ahead with the option {option}")
+    format!("the bridge does not support the option {option} for installation")
 }
 
 // `pipx run`. The work is done by `uv`, which must be there too.
@@ -464,10 +466,10 @@ fn read_pipx(command: &CommandSpec) -> Result<Wanted, Why> {
     let args = &command.args;
     let (_, at) = read_options(args, 0, &[PIPX_GLOBAL])?;
     if args.get(at).map(String::as_str) != Some("run") {
-        return Err("it is not `pipx run`".to_owned());
+        return Err("not `pipx run`".to_owned());
     }
     let (given, at) = read_options(args, at + 1, &[PIPX_GLOBAL, PIPX_RUN])?;
-    let app = args.get(at).ok_or("no package is named")?;
+    let app = args.get(at).ok_or("no package given")?;
     let cwd = command.cwd.as_deref();
     let mut set = PythonSet {
         uv: "uv".to_owned(),
@@ -479,7 +481,7 @@ fn read_pipx(command: &CommandSpec) -> Result<Wanted, Why> {
         app.clone()
     } else {
         let name = main.name.clone();
-        name.ok_or("a path or URL does not name its program")?
+        name.ok_or("a path or URL does not determine the program")?
     };
     set.run = Run::Script(name);
     let mut packages = vec![main];
@@ -489,7 +491,7 @@ fn read_pipx(command: &CommandSpec) -> Result<Wanted, Why> {
             With => packages.push(read_requirement(&given.value, cwd)?),
             Fetch => {
                 let address = url::Url::parse(&given.value);
-                let address = address.map_err(|_| "its index is no URL".to_owned())?;
+                let address = address.map_err(|_| "its index is not a URL".to_owned())?;
                 without_password(&address)?;
                 set.fetching.extend(given.words(valued));
             }
@@ -537,7 +539,7 @@ pub fn python_target(args: &[String]) -> Result<(Target, usize), Why> {
                 "" => (next(), at + 1),
                 joined => (Some(joined), at),
             };
-            let module = module.ok_or("-m has no module")?;
+            let module = module.ok_or("-m without a module")?;
             return Ok((Target::Module(module.to_owned()), behind));
         }
         match word.as_str() {
@@ -547,7 +549,7 @@ pub fn python_target(args: &[String]) -> Result<(Target, usize), Why> {
             flag if flag.starts_with('-') => {
                 let known = |c: char| "bBdEhiIOPqsSuvVx".contains(c);
                 if flag.starts_with("--") || !flag[1..].chars().all(known) {
-                    return Err(format!("the interpreter's option {flag} is not known here"));
+                    return Err(format!("the interpreter option {flag} is not supported"));
                 }
             }
             file => return Ok((Target::File(PathBuf::from(file)), at)),
@@ -594,7 +596,7 @@ fn read_requirement(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> 
         Some(version) if version.starts_with(|c: char| c.is_ascii_digit()) => {
             Ok(plain(&format!("=={version}")))
         }
-        Some(_) => Err("what stands behind @ is no version".to_owned()),
+        Some(_) => Err("invalid version after @".to_owned()),
         None => Ok(plain(version)),
     }
 }
@@ -649,13 +651,13 @@ fn url(text: &str, place: usize) -> Result<Requirement, Why> {
     let scheme = &text[scheme_at..place];
     if scheme.contains('+') {
         return Err(format!(
-            "a package comes by {scheme}, which has no versions to pin"
+            "a package comes from {scheme}, which has no versions to pin"
         ));
     }
     let address = Url::parse(&text[scheme_at..]);
-    let address = address.map_err(|_| "a package's URL cannot be read".to_owned())?;
+    let address = address.map_err(|_| "invalid URL of a package".to_owned())?;
     if !["http", "https"].contains(&address.scheme()) {
-        return Err(format!("a package comes by {scheme}"));
+        return Err(format!("a package comes from {scheme}"));
     }
     without_password(&address)?;
     let name = match split_name(text) {
@@ -674,18 +676,18 @@ fn without_password(address: &Url) -> Result<(), Why> {
     if address.username().is_empty() && address.password().is_none() {
         return Ok(());
     }
-    Err("a URL among its arguments holds a password: give it in a variable".to_owned())
+    Err("a URL in its arguments contains a password: pass it in a variable".to_owned())
 }
 
 fn path(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> {
     if text.contains(['[', ';', '#', '~']) {
-        return Err("a package's path is written in a way that is not understood".to_owned());
+        return Err("unsupported form of a package path".to_owned());
     }
     let path = absolute_path(Path::new(text), cwd)?;
     let found = path.canonicalize();
-    let found = found.map_err(|error| format!("a package's path cannot be read ({error})"))?;
+    let found = found.map_err(|error| format!("cannot read a package path ({error})"))?;
     let Some(text) = found.to_str() else {
-        return Err("a package's path is not UTF-8".to_owned());
+        return Err("a package path is not UTF-8".to_owned());
     };
     Ok(Requirement {
         text: text.to_owned(),
@@ -701,7 +703,7 @@ fn absolute_path(path: &Path, cwd: Option<&Path>) -> Result<PathBuf, Why> {
     }
     match cwd.filter(|cwd| cwd.is_absolute()) {
         Some(cwd) => Ok(cwd.join(path)),
-        None => Err("a path among its arguments starts from the workspace".to_owned()),
+        None => Err("a path in its arguments is relative to the workspace".to_owned()),
     }
 }
 
@@ -772,7 +774,7 @@ fn read_uv(command: &CommandSpec, uv: &str) -> Result<Wanted, Why> {
     let mut wanted = match (word(at), word(at + 1)) {
         (Some("tool"), Some("run")) => read_uv_tool_run(command, at + 2, uv)?,
         (Some("run"), _) => run(command, at + 1, uv)?,
-        _ => return Err("it is neither `uv run` nor `uv tool run`".to_owned()),
+        _ => return Err("neither `uv run` nor `uv tool run`".to_owned()),
     };
     if let What::Python(set) = &mut wanted.what {
         set.fetching.extend(given.into_iter().flat_map(fetch_words));
@@ -791,7 +793,7 @@ fn fetch_words((given, valued): (Given, bool)) -> Vec<String> {
 fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
     let (given, at) = read_options(&command.args, at, &[UV_GLOBAL, PACKAGES, TOOL])?;
     let Some(target) = command.args.get(at) else {
-        return Err("no package is named".to_owned());
+        return Err("no package given".to_owned());
     };
     let cwd = command.cwd.as_deref();
     let mut set = PythonSet {
@@ -808,7 +810,7 @@ fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted
     } else {
         let main = read_requirement(target, cwd)?;
         let name = main.name.clone().filter(|_| !target.contains("://"));
-        let name = name.ok_or("a path or URL without --from does not name its program")?;
+        let name = name.ok_or("a path or URL without --from does not determine the program")?;
         set.run = Run::Script(name);
         main
     };
@@ -828,14 +830,14 @@ fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
     let args = &command.args;
     let (given, at) = read_options(args, at, &[UV_GLOBAL, PACKAGES, UV_RUN])?;
     let Some(target) = args.get(at) else {
-        return Err("nothing is named that is to be run".to_owned());
+        return Err("no command given".to_owned());
     };
     let cwd = command.cwd.as_deref();
     let has = |meaning| given.iter().any(|(given, _)| given.meaning == meaning);
     let named = |name| given.iter().any(|(given, _)| given.long == name);
     let (is_module, is_script) = (has(Module), has(Script));
     if target == "-" || target.contains("://") {
-        return Err("its script is read from elsewhere than a file".to_owned());
+        return Err("its script is not a file".to_owned());
     }
     let file = Path::new(target).extension();
     let is_file = !is_module && (is_script || file.is_some_and(|end| end == "py"));
@@ -856,7 +858,7 @@ fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
         set.run = match found {
             Target::Module(module) => Run::Module(module),
             Target::File(file) => Run::File(absolute_path(&file, cwd)?),
-            Target::Function { .. } => return Err("it runs no module".to_owned()),
+            Target::Function { .. } => return Err("it does not run a module".to_owned()),
         };
     } else {
         set.run = Run::Script(target.clone());
@@ -864,7 +866,7 @@ fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
     // A script with inline metadata is on its own; anything else is part of the project around it.
     let in_project = set.script.is_none() && !named("no-project") && cwd.is_some();
     if in_project {
-        return Err("it runs within a project, which `uv run` keeps up to date itself".to_owned());
+        return Err("it runs in a project, which `uv run` keeps up to date".to_owned());
     }
     gather(&mut set, given, cwd)?;
     Ok(Wanted {
@@ -876,23 +878,23 @@ fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
 /// A script, whose first lines may say what it needs.
 fn script(set: &mut PythonSet, file: &Path) -> Result<(), Why> {
     let text = std::fs::read_to_string(file);
-    let text = text.map_err(|error| format!("its script cannot be read ({error})"))?;
+    let text = text.map_err(|error| format!("cannot read its script ({error})"))?;
     let mut lines = text.lines().map(str::trim_end);
     if !lines.any(|line| line == "# /// script") {
         return Ok(());
     }
     if file.with_extension("py.lock").exists() {
-        return Err("its script has a lock file of uv's own".to_owned());
+        return Err("its script has its own uv lock file".to_owned());
     }
     let metadata = lines.take_while(|line| *line != "# ///");
     for line in metadata.map(|line| line.trim_start_matches('#').trim()) {
         if line.starts_with("[tool.uv") {
-            return Err("its script has settings of uv's own ([tool.uv])".to_owned());
+            return Err("its script has uv settings ([tool.uv])".to_owned());
         }
         let asked = line.strip_prefix("requires-python");
         let asked = asked.and_then(|rest| rest.trim_start().strip_prefix('='));
         if let Some(asked) = asked {
-            set.python = Some(quoted(asked.trim()).ok_or("requires-python cannot be read")?);
+            set.python = Some(quoted(asked.trim()).ok_or("invalid requires-python")?);
         }
     }
     set.script = Some(file.to_owned());
@@ -947,7 +949,7 @@ fn place(given: &Given, cwd: Option<&Path>) -> Result<String, Why> {
     if let Some(at) = value.find("://") {
         let from = value[..at].rfind('=').map_or(0, |at| at + 1);
         let address = Url::parse(&value[from..]);
-        let address = address.map_err(|_| format!("--{} is no URL", given.long))?;
+        let address = address.map_err(|_| format!("--{} is not a URL", given.long))?;
         without_password(&address)?;
         return Ok(value.clone());
     }
@@ -1099,13 +1101,13 @@ mod tests {
             ("uvx --from ./pkg x", "workspace"),
             ("uvx --find-links wheels x", "workspace"),
             ("uvx https://example.com/x.whl", "without --from"),
-            ("uvx x@feature", "no version"),
+            ("uvx x@feature", "invalid version"),
             ("uvx --with {MCPO_WORKDIR}/x.whl x", "path"),
             ("uvx x{MCPO_JOB_ID}", "workspace"),
             ("uv sync", "neither"),
             ("uv run --script server.py", "workspace"),
-            ("uv run -", "elsewhere"),
-            ("uv run", "nothing"),
+            ("uv run -", "not a file"),
+            ("uv run", "no command"),
             ("uv --directory /x run y", "--directory"),
             ("uv run --project /x y", "--project"),
             ("pipx install x", "pipx run"),
@@ -1126,8 +1128,8 @@ mod tests {
             ("npm exec pkg --flag", "--"),
             ("python3 -c pass", "neither"),
             ("python3", "neither"),
-            ("node server.js", "no launcher"),
-            ("docker run x", "no launcher"),
+            ("node server.js", "not a package launcher"),
+            ("docker run x", "not a package launcher"),
         ] {
             let told = read_line(line).expect_err(line);
             assert!(told.contains(why), "{line}: {told}");

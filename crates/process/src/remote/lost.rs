@@ -113,30 +113,33 @@ pub enum Failure {
     #[error("no connection: {0}")]
     Unreachable(String),
     /// Making the connection took too long; no byte of the request was sent.
-    #[error("no connection in time")]
+    #[error("connection timed out")]
     ConnectTimeout,
     /// The request may have arrived.
-    #[error("the connection broke: {0}")]
+    #[error("connection lost: {0}")]
     Broken(String),
     /// The request may have arrived.
     #[error("it sent nothing for {} seconds", .0.as_secs_f32())]
     Silent(Duration),
     /// The server refused without a JSON-RPC error.
-    #[error("it answered with HTTP status {status}{advice}", status = .0, advice = advice(*.0))]
+    #[error("it returned HTTP status {status}{advice}", status = .0, advice = advice(*.0))]
     Status(StatusCode),
     /// Following would hand the request, and its headers, to somebody else.
     #[error(
-        "it redirects (HTTP status {0}) to where the bridge does not follow; set `url` to the final address"
+        "it redirects (HTTP status {0}) to a URL that the bridge does not follow; set `url` to \
+         the final URL"
     )]
     Redirect(StatusCode),
     /// A message is larger than the bridge takes in.
-    #[error("its answer is above the limit of {0} bytes (MCPO_MAX_MESSAGE_BYTES)")]
+    #[error("its response is larger than {0} bytes (MCPO_MAX_MESSAGE_BYTES)")]
     TooLarge(usize),
     /// What came is neither JSON nor events.
-    #[error("its answer is neither JSON nor an event stream; is `url` its MCP endpoint?")]
+    #[error(
+        "its response is neither JSON nor an event stream; check that `url` is its MCP endpoint"
+    )]
     NotMcp,
     /// All was well but for the answer.
-    #[error("it ended its answer without answering the request")]
+    #[error("its response ended without a reply to the request")]
     Unanswered,
     /// The server knows the session no more, and refused the request unread.
     #[error("it ended the session; the next call opens a new one")]
@@ -146,10 +149,10 @@ pub enum Failure {
     SessionBroken,
     /// What was good for the session before is not any more: the session, or what the bridge shows for
     /// itself. A new session finds out.
-    #[error("it answered with HTTP status 401 Unauthorized (check the server's `headers`)")]
+    #[error("it returned HTTP status 401 Unauthorized (check the server's `headers`)")]
     Unauthorized,
     /// The old transport's first event is missing or leads elsewhere.
-    #[error("it named no endpoint on its own origin for messages")]
+    #[error("it returned no message endpoint on its own origin")]
     NoEndpoint,
 }
 
@@ -261,7 +264,9 @@ fn root(error: &reqwest::Error) -> String {
     }
     let text = cause.map_or_else(|| "the request failed".to_owned(), ToString::to_string);
     if text.contains("UnknownIssuer") {
-        return "its certificate is signed by nobody the bridge trusts (SSL_CERT_FILE names the authorities)".to_owned();
+        return "its certificate is not signed by a trusted authority (set SSL_CERT_FILE to the \
+                trusted certificates)"
+            .to_owned();
     }
     text
 }

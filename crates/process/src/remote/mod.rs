@@ -278,7 +278,7 @@ impl Outbound {
     pub fn from_environment() -> Self {
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
-            tracing::warn!(%error, "some certificate authorities cannot be read");
+            tracing::warn!(%error, "some CA certificates cannot be read");
         }
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);

@@ -86,7 +86,11 @@ impl OldSse {
                     Ok(Some(data)) => self.pass(data).await,
                     Ok(None) => break,
                     Err(failure) => {
-                        tracing::debug!(origin = self.http.origin(), %failure, "the stream ended");
+                        tracing::debug!(
+                            origin = self.http.origin(),
+                            %failure,
+                            "event stream ended"
+                        );
                         break;
                     }
                 }
@@ -215,7 +219,7 @@ impl OldSse {
             let line = self.http.failed(failure, id);
             self.output.line(line).await;
         } else {
-            tracing::debug!(origin = self.http.origin(), %failure, "a message was not accepted");
+            tracing::debug!(origin = self.http.origin(), %failure, "message not accepted");
         }
     }
 }

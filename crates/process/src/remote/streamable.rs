@@ -118,7 +118,7 @@ impl Streamable {
                 .http
                 .send(Method::DELETE, url, headers, Bytes::new(), Resend::Once);
             if let Err(failure) = sent.await {
-                tracing::debug!(origin = self.http.origin(), %failure, "the session was not closed");
+                tracing::debug!(origin = self.http.origin(), %failure, "session not closed");
             }
         }
     }
@@ -173,7 +173,7 @@ impl Streamable {
             Err(failure) => failure,
         };
         let method = message.method().unwrap_or("an answer");
-        tracing::debug!(origin = self.http.origin(), method, %failure, "a message was not accepted");
+        tracing::debug!(origin = self.http.origin(), method, %failure, "message not accepted");
         self.note(&failure);
         false
     }
@@ -492,7 +492,11 @@ impl Streamable {
                 }
             };
             if let Some(failure) = failure.filter(is_final_failure) {
-                tracing::debug!(origin = self.http.origin(), %failure, "no stream of news");
+                tracing::debug!(
+                    origin = self.http.origin(),
+                    %failure,
+                    "no stream for server messages"
+                );
                 return self.note(&failure);
             }
             tokio::time::sleep(reconnect_pause(&cursor, failures)).await;

@@ -74,7 +74,7 @@ impl Drop for StagedFile {
     fn drop(&mut self) {
         match fs::remove_file(&self.path) {
             Err(error) if !is_absent(&error) => {
-                tracing::warn!(%error, "a file that came stays until this bridge ends");
+                tracing::warn!(%error, "attached file not deleted; it remains until the bridge exits");
             }
             _ => {}
         }
@@ -109,7 +109,7 @@ impl Blob {
 impl Drop for Blob {
     fn drop(&mut self) {
         if let Err(error) = remove_tree(&self.folder) {
-            tracing::warn!(%error, "an unpublished copy stays until this bridge ends");
+            tracing::warn!(%error, "unpublished copy not deleted; it remains until the bridge exits");
         }
     }
 }
@@ -283,7 +283,7 @@ impl JobsFolder {
         if Some(stamp) != id.stamp && !self.hashed.knows(&id.token, stamp) {
             let same = sha256(&file)? == id.sha256 && Stamp::from_file(&file)? == stamp;
             if !same {
-                let why = "its bytes are not those that were published: they were changed, or the \
+                let why = "its content differs from the published content: it was changed, or the \
                            disk is damaged";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
@@ -311,7 +311,7 @@ impl JobsFolder {
         match staged.put_into(folder.as_fd(), name) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
-            Err(error) => Err(files::at("put a file into", &work)(error.into())),
+            Err(error) => Err(files::at("place a file in", &work)(error.into())),
         }
     }
 }
@@ -361,7 +361,7 @@ mod tests {
             file.set_modified(modified).unwrap();
             let refused = open(&store).unwrap_err().to_string();
             assert!(
-                refused.contains("not those that were published"),
+                refused.contains("differs from the published content"),
                 "{refused}"
             );
         }

@@ -71,7 +71,7 @@ impl JobsFolder {
         made.map(|()| job).map_err(|error| {
             // The first failure is the one to tell.
             let _ = remove::remove_tree(&staged);
-            files::at("make the workspace", &staged)(error)
+            files::at("create the workspace", &staged)(error)
         })
     }
 
@@ -120,7 +120,7 @@ impl JobsFolder {
     /// The folder with that id, if it exists.
     pub fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         let job = self.job_at(id);
-        let there = files::is_own_dir(job.folder()).map_err(files::at("look at", job.folder()))?;
+        let there = files::is_own_dir(job.folder()).map_err(files::at("inspect", job.folder()))?;
         Ok(there.then_some(job))
     }
 
@@ -478,7 +478,7 @@ impl JobsFolder {
             .filter_map(|id| match self.chat(id) {
                 Ok(summary) => summary,
                 Err(error) => {
-                    tracing::warn!(job = ?id, %error, "a workspace cannot be listed");
+                    tracing::warn!(job = ?id, %error, "workspace cannot be listed");
                     None
                 }
             })

@@ -144,7 +144,7 @@ impl Clock {
             if let Some(why) = &why {
                 tracing::warn!("{}", warning(why));
             } else {
-                tracing::info!("the clocks agree again: clean-up goes on");
+                tracing::info!("the clocks agree again; clean-up continues");
             }
         }
         state.doubt = why;
@@ -154,8 +154,8 @@ impl Clock {
     fn own(&self, moment: Moment, disk: Option<SystemTime>) -> Option<Doubt> {
         if let Some((off, _)) = self.0.lock().moved {
             let why = format!(
-                "this machine's clock was set {} while the bridge runs. If it is right now: restart \
-                 the bridge, or wait an hour",
+                "this machine's clock was set {} while the bridge was running. If it is correct \
+                 now, restart the bridge or wait an hour",
                 difference(off, "forward", "back")
             );
             return Some(Doubt::Disagree(why));
@@ -164,8 +164,8 @@ impl Clock {
         let off = moment.wall.duration_since(disk);
         (off.abs() > TOLERANCE).then(|| {
             Doubt::Disagree(format!(
-                "this machine's clock is {} of that of the filesystem of the jobs folder. Set both \
-                 by a time server",
+                "this machine's clock is {} of the clock of the jobs directory's filesystem. \
+                 Synchronize both with a time server",
                 difference(off, "ahead", "behind")
             ))
         })
@@ -185,14 +185,14 @@ fn of_peers(peers: &[PeerClock]) -> Option<Doubt> {
     }) = peers.iter().find(far)
     {
         return Some(Doubt::Disagree(format!(
-            "this machine's clock is {} of that of a bridge on {host}, which uses the same jobs \
-             folder. Set both by a time server",
+            "this machine's clock is {} of the clock of a replica on {host}, which uses the same \
+             jobs directory. Synchronize both with a time server",
             difference(*ahead, "ahead", "behind")
         )));
     }
     let unknown = peers.iter().find(|peer| peer.ahead.is_none())?;
     Some(Doubt::Unknown(format!(
-        "the clock of a bridge on {}, which uses the same jobs folder, is not known yet",
+        "the clock of a replica on {}, which uses the same jobs directory, is not known yet",
         unknown.host
     )))
 }
@@ -203,7 +203,7 @@ fn difference(off: SignedDuration, ahead: &str, behind: &str) -> String {
 }
 
 fn warning(why: &str) -> String {
-    format!("nothing is cleaned up for its age: {why}")
+    format!("clean-up by age is paused: {why}")
 }
 
 #[cfg(test)]

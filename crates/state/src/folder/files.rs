@@ -54,7 +54,7 @@ pub fn read_within(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = open_read(path)?;
     file.take(limit + 1).read_to_end(&mut content)?;
     if content.len() as u64 > limit {
-        return Err(broken("larger than any record of ours"));
+        return Err(broken("larger than any record of the bridge"));
     }
     Ok(content)
 }
@@ -76,7 +76,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match read_record(path) {
         Ok(content) => serde_json::from_slice(&content)
             .map(Some)
-            .map_err(|error| broken(format!("broken record: {error}"))),
+            .map_err(|error| broken(format!("corrupt record: {error}"))),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),
     }
@@ -271,8 +271,8 @@ fn lock_until(file: &File, until: Instant) -> io::Result<()> {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(Errno::WOULDBLOCK) => {
-                let why = "it stays locked: by a server that locks files outside its work folder, or by a \
-                           replica that hangs";
+                let why = "still locked, by a server that locks files outside its work folder or \
+                           by a replica that hangs";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             Err(error) if is_unsupported(&error.into()) => return Ok(()),

@@ -190,7 +190,11 @@ impl Instance {
         let alive = match lock_then_show(&folder.join(format!("new-{id}")), &path) {
             Ok(alive) => Some(alive),
             Err(error) if files::is_unsupported(&error) => {
-                tracing::warn!(%error, "the jobs folder has no file locks: only time tells that a bridge has ended");
+                tracing::warn!(
+                    %error,
+                    "the jobs directory does not support file locks: a stopped replica is \
+                     detected only by timeout"
+                );
                 None
             }
             Err(error) => return Err(files::at("lock", &path)(error)),
@@ -246,7 +250,7 @@ impl Instance {
         // What depends on it is how long children may live: only what the others can read counts.
         let shown = files::read_json::<Record>(&path).map_err(files::at("read", &path))?;
         if shown.is_none_or(|shown| shown.renewed_at != now) {
-            let error = io::Error::other("it does not show what was just written");
+            let error = io::Error::other("a read does not return the data just written");
             return Err(files::at("renew", &path)(error));
         }
         Ok(())
@@ -287,7 +291,7 @@ impl Instance {
         let path = self.folder.join(format!("{}.{kind}", self.id()));
         let replaced = || {
             io::Error::other(
-                "the jobs folder was replaced by another one; it is made ready with the next heartbeat",
+                "the jobs directory was replaced; it is prepared with the next heartbeat",
             )
         };
         let look = || {
@@ -345,7 +349,7 @@ impl Instance {
         let gone =
             remove_files(&self.folder, self.id()).and_then(|()| remove::remove_tree(&self.staging));
         if let Err(error) = gone {
-            tracing::debug!(%error, "this instance's files stay for the next clean-up");
+            tracing::debug!(%error, "this instance's files remain until the next clean-up");
         }
     }
 }
@@ -489,7 +493,11 @@ impl JobsFolder {
                 return Liveness::Dead { for_sure: true };
             }
             Err(error) => {
-                tracing::warn!(%id, %error, "the record of another bridge cannot be read: it is taken for alive");
+                tracing::warn!(
+                    %id,
+                    %error,
+                    "the record of another replica cannot be read; it is assumed to be alive"
+                );
                 return Liveness::Alive {
                     address: None,
                     draining: false,
@@ -751,7 +759,7 @@ mod tests {
         assert!(matches!(store.doubt(), Some(clock::Doubt::Unknown(_))));
         other.beat(&store, later(now, -7199));
         assert!(why(&store).unwrap().contains("ahead"));
-        assert!(store.warnings()[0].contains("nothing is cleaned up"));
+        assert!(store.warnings()[0].contains("clean-up by age is paused"));
         // It was set right.
         other.beat(&store, now);
         assert_eq!(store.doubt(), None);

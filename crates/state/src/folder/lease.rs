@@ -164,8 +164,8 @@ impl JobsFolder {
             tracing::warn!(
                 job = ?job.id(),
                 why,
-                "the lease of a chat cannot be read, and no bridge lives that could hold it: a new \
-                 one is written"
+                "the lease of a chat cannot be read and no live replica can hold it; a new one is \
+                 written"
             );
             return Ok(());
         };
@@ -175,8 +175,8 @@ impl JobsFolder {
                 job = ?job.id(),
                 why,
                 suspects = others + 1,
-                "the lease of a chat cannot be read: it counts as held until its holder has written \
-                 it again, or until no bridge lives that could hold it"
+                "the lease of a chat cannot be read; it counts as held until its holder writes it \
+                 again or no live replica can hold it"
             );
         }
         let Liveness::Alive { address, draining } = alive else {
@@ -328,7 +328,7 @@ impl JobsFolder {
                     tracing::warn!(
                         job = ?job.id(),
                         why,
-                        "a lease of this bridge could not be read: it was written again"
+                        "a lease of this replica could not be read and was written again"
                     );
                     return Ok(true);
                 }
@@ -339,7 +339,7 @@ impl JobsFolder {
                         job = ?job.id(),
                         why,
                         %error,
-                        "a lease of this bridge can be neither read nor written again"
+                        "a lease of this replica can be neither read nor written"
                     );
                     return Ok(true);
                 }

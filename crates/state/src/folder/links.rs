@@ -213,7 +213,7 @@ impl JobsFolder {
         self.each_link(|link| match link.map(|folder| read(&folder)) {
             Ok(Ok(Some(artifact))) if artifact.job == job => found.push(artifact),
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a link is left out of a list"),
+            Ok(Err(error)) => tracing::warn!(%error, "link omitted from a list"),
             Err(error) => failed = Some(error),
         });
         found.sort_by_key(|artifact| artifact.created_at);
@@ -244,7 +244,7 @@ impl JobsFolder {
         end_in_order(&folder, || {
             files::write_json(&meta, &artifact, self.staging())
         })
-        .map_err(files::at("end the link", &folder))
+        .map_err(files::at("revoke the link", &folder))
     }
 
     /// Visits the folder of every link, in no order.

@@ -83,7 +83,7 @@ impl JobsFolder {
             broken: Mutex::default(),
         };
         for error in store.sweep_instances().1 {
-            tracing::warn!(%error, "cannot clear what a dead instance left");
+            tracing::warn!(%error, "files of a dead instance not deleted");
         }
         Ok(store)
     }
@@ -131,7 +131,7 @@ impl JobsFolder {
             return Err(StoreError::Unusable {
                 path: self.configured.clone(),
                 problem: format!(
-                    "is not the same as at the start ({}): restart the bridge",
+                    "changed since the start ({}): restart the bridge",
                     self.root.display()
                 ),
             });
@@ -139,8 +139,9 @@ impl JobsFolder {
         self.instance.renew(now)?;
         tracing::warn!(
             folder = %self.root.display(),
-            "the jobs folder was emptied or replaced while the bridge runs: its records are begun \
-             anew; chats and links from before are gone unless the old folder comes back"
+            "the jobs directory was emptied or replaced while the bridge was running; its records \
+             are created again; earlier chats and links are lost unless the old directory is \
+             restored"
         );
         Ok(())
     }
@@ -183,7 +184,7 @@ impl JobsFolder {
             .map_err(files::at("write", &path))?;
         let key = files::read_record(&path).map_err(files::at("read", &path))?;
         if key.len() < fresh.len() {
-            let error = std::io::Error::other("it is too short: remove it and start all bridges");
+            let error = std::io::Error::other("too short: delete it and restart all replicas");
             return Err(files::at("use", &path)(error));
         }
         Ok(key)
@@ -195,8 +196,8 @@ impl JobsFolder {
         let broken = (broken > 0).then(|| {
             format!(
                 "the leases of {broken} chats (the file 'lease' in their folders) cannot be read: \
-                 these chats wait until the bridge that holds the lease has written it again, or \
-                 until no bridge lives that could hold it"
+                 these chats wait until the replica that holds the lease writes it again, or \
+                 until no live replica can hold it"
             )
         });
         broken.into_iter().chain(self.clock.warning()).collect()
@@ -332,11 +333,11 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
     let found = fs::symlink_metadata(&configured).map_err(failed)?;
     let own = rustix::process::geteuid().as_raw();
     if found.is_symlink() {
-        let problem = "is a symbolic link: set MCPO_JOBS_DIR to the folder that it points to";
+        let problem = "is a symbolic link: set MCPO_JOBS_DIR to its target";
         return Err(unusable(problem.into()));
     }
     if !found.is_dir() {
-        let problem = "is not a folder: move it away or set MCPO_JOBS_DIR to another one";
+        let problem = "is not a directory: move it away or set MCPO_JOBS_DIR to another path";
         return Err(unusable(problem.into()));
     }
     if found.uid() == own {
@@ -345,8 +346,9 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
         }
     } else if all_users_may_change(found.mode()) {
         return Err(unusable(format!(
-            "belongs to user {}, and anybody may move what is in it (mode {:o}): take the right to \
-             write from others, or set MCPO_JOBS_DIR to a folder inside it, which is then made",
+            "belongs to user {}, and all users can move its content (mode {:o}): remove the write \
+             permission of others, or set MCPO_JOBS_DIR to a directory inside it, which the \
+             bridge creates",
             found.uid(),
             found.mode() & 0o7777
         )));
@@ -358,8 +360,8 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
         && !files::is_own_dir(&records).map_err(failed)?
     {
         return Err(unusable(format!(
-            "holds a '.bridge' that is no folder of user {own} (it is user {}'s): move it away, or \
-             set MCPO_JOBS_DIR to another folder",
+            "contains a '.bridge' that is not a directory of user {own} (it belongs to user {}): \
+             move it away, or set MCPO_JOBS_DIR to another directory",
             there.uid()
         )));
     }
@@ -386,7 +388,8 @@ fn all_users_may_change(mode: u32) -> bool {
 fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => format!(
-            "is not writable ({error}): give user {} the right, or set MCPO_JOBS_DIR to another",
+            "is not writable ({error}): grant user {} write permission, or set MCPO_JOBS_DIR to \
+             another directory",
             rustix::process::geteuid().as_raw()
         ),
         _ => format!("cannot be used: {error}"),
@@ -447,7 +450,7 @@ mod tests {
         let (file, link) = (dir.path().join("file"), dir.path().join("link"));
         fs::write(&file, "").unwrap();
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert!(problem(&file).contains("not a folder"));
+        assert!(problem(&file).contains("not a directory"));
         assert!(problem(&link).contains("symbolic link"));
         assert!(problem(&link.join("")).contains("symbolic link"));
         assert!(problem(&file.join("below")).contains("cannot be used"));

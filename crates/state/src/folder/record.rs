@@ -147,15 +147,15 @@ impl JobsFolder {
     pub(super) fn read_metadata(&self, job: &Job) -> Result<(Metadata, Kept), StoreError> {
         let why = match read(job) {
             Ok(Some(metadata)) if metadata.job_id == job.id() => return Ok((metadata, Kept::Yes)),
-            Ok(Some(_)) => "it is of another workspace".to_owned(),
-            Ok(None) => "it is not there".to_owned(),
+            Ok(Some(_)) => "it belongs to another workspace".to_owned(),
+            Ok(None) => "it does not exist".to_owned(),
             Err(error) if is_torn(job, &error) => error.to_string(),
             Err(error) => return Err(files::at("read", &path(job))(error)),
         };
         tracing::warn!(
             job = ?job.id(),
             why,
-            "metadata.json is broken: the owner of the chat is unknown until its next call"
+            "metadata.json is corrupt; the owner of the chat is unknown until its next call"
         );
         self.metadata_of_folder(job)
     }
@@ -166,7 +166,7 @@ impl JobsFolder {
         let found = match fs::symlink_metadata(job.folder()) {
             Ok(found) => found,
             Err(error) if is_absent(&error) => return Err(StoreError::JobGone),
-            Err(error) => return Err(files::at("look at", job.folder())(error)),
+            Err(error) => return Err(files::at("inspect", job.folder())(error)),
         };
         let of = |time: io::Result<std::time::SystemTime>| {
             let time = time.ok().and_then(|time| Timestamp::try_from(time).ok());

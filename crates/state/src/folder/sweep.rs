@@ -331,7 +331,7 @@ impl Round<'_> {
             Err(StoreError::JobGone) => return Ok(None),
             // A child left something else in its place; the lease says all the same.
             Err(error) => {
-                tracing::debug!(%error, "a workspace is cleaned up without its lock");
+                tracing::debug!(%error, "workspace cleaned up without its lock");
                 None
             }
             Ok(lock) => Some(lock),
@@ -389,8 +389,8 @@ impl Round<'_> {
     fn is_over(&self, metadata: &Metadata, kept: Kept, job: &Job) -> Result<bool, StoreError> {
         if let Some(user) = &self.user {
             if kept == Kept::No {
-                let why = "its owner is unknown, since its metadata.json is broken: if it is this \
-                           user's, remove it by hand, or wait for its retention to end";
+                let why = "its owner is unknown because metadata.json is corrupt: if it belongs \
+                           to this user, delete it manually or wait until its retention ends";
                 return Err(files::at("judge", job.folder())(io::Error::other(why)));
             }
             return Ok(metadata.principal.as_ref() == Some(user));

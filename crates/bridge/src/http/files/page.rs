@@ -36,47 +36,47 @@ impl Problem {
     }
 
     fn english(self) -> Words {
-        let again = "Ask the chat to make the file again.";
+        let again = "Ask for a new link in the chat.";
         match self {
             Self::NotFound => [
-                "There is no such file",
-                "This address leads to no file. It may have been copied incompletely.",
-                "Open the link in the chat itself, or ask the chat for the file again.",
+                "File not found",
+                "This link does not lead to a file. It may have been copied incompletely.",
+                "Open the link directly in the chat, or ask for a new link there.",
             ],
             Self::Expired => [
                 "This link has expired",
-                "Files are kept for a limited time, and this one's is over.",
+                "Download links work for a limited time, and this one has expired.",
                 again,
             ],
             Self::Revoked => [
-                "This link was withdrawn",
-                "The file is no longer available under this address.",
+                "This link was revoked",
+                "The file is no longer available at this link.",
                 again,
             ],
             Self::Unreadable => [
-                "The file cannot be read at the moment",
-                "The server could not read it from its storage.",
-                "Try again in a moment. If it stays so, tell your administrator.",
+                "The file cannot be read right now",
+                "The server could not read the file from its storage.",
+                "Try again in a moment. If the problem persists, contact your administrator.",
             ],
         }
     }
 
     fn japanese(self) -> Words {
-        let again = "チャットでもう一度ファイルの作成を依頼してください。";
+        let again = "チャットで新しいリンクを依頼してください。";
         match self {
             Self::NotFound => [
                 "ファイルが見つかりません",
-                "このアドレスに対応するファイルはありません。リンクの一部が欠けている可能性があります。",
-                "チャットに表示されたリンクを直接開くか、もう一度ファイルの作成を依頼してください。",
+                "このリンクに対応するファイルはありません。リンクの一部が欠けている可能性があります。",
+                "チャットに表示されたリンクを直接開くか、新しいリンクを依頼してください。",
             ],
             Self::Expired => [
                 "リンクの有効期限が切れました",
-                "ファイルの保存期間が過ぎたため、削除されました。",
+                "ダウンロードリンクには有効期限があり、このリンクは期限が切れています。",
                 again,
             ],
             Self::Revoked => [
                 "リンクは取り消されました",
-                "このアドレスのファイルは公開を終了しました。",
+                "このリンクのファイルは利用できなくなりました。",
                 again,
             ],
             Self::Unreadable => [

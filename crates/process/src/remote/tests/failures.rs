@@ -23,7 +23,7 @@ async fn refusals_name_status_and_host_but_no_secret() {
         ("401", "HTTP status 401 Unauthorized"),
         ("503", "HTTP status 503"),
         ("html", "neither JSON nor an event stream"),
-        ("202", "without answering"),
+        ("202", "without a reply"),
     ];
     for (tool, words) in expected {
         bridge.call(1, tool).await;
@@ -34,7 +34,7 @@ async fn refusals_name_status_and_host_but_no_secret() {
     }
     bridge.call(1, "other").await;
     assert_eq!(bridge.hear().await["id"], 99);
-    assert!(bridge.error(1).await.contains("without answering"));
+    assert!(bridge.error(1).await.contains("without a reply"));
     bridge.call(2, "fine").await;
     assert_eq!(bridge.hear().await["id"], 2);
     assert_eq!(server.next().await.target, "/mcp?key=hunter2");
@@ -102,7 +102,7 @@ async fn a_call_is_never_sent_twice() {
         }
         bridge.call(1, "charge").await;
         let error = bridge.error(1).await;
-        assert!(error.contains("the connection broke"), "{error}");
+        assert!(error.contains("connection lost"), "{error}");
         let mut calls = 0;
         while seen.try_recv().is_ok() {
             calls += 1;
@@ -155,13 +155,13 @@ async fn an_answer_that_breaks_off_is_an_error_at_once() {
     .await;
     let mut bridge = Bridge::ready(&mut server).await;
     bridge.call(1, "json").await;
-    assert!(bridge.error(1).await.contains("broke"));
+    assert!(bridge.error(1).await.contains("connection lost"));
     bridge.call(1, "events").await;
     assert_eq!(bridge.hear().await["method"], "n");
-    assert!(bridge.error(1).await.contains("broke"));
+    assert!(bridge.error(1).await.contains("connection lost"));
     bridge.call(1, "ended").await;
     assert_eq!(bridge.hear().await["method"], "n");
-    assert!(bridge.error(1).await.contains("without answering"));
+    assert!(bridge.error(1).await.contains("without a reply"));
     assert_eq!(server.count("tools/call"), 3);
 }
 

@@ -111,7 +111,7 @@ async fn a_broken_stream_is_not_taken_up_again() {
         .ask(1, "tools/call", &params(&json!({"name": "x"})))
         .await;
     bridge.hear().await;
-    assert!(bridge.error(1).await.contains("broke"));
+    assert!(bridge.error(1).await.contains("connection lost"));
     server.next().await;
     assert!(server.seen.try_recv().is_err());
 }

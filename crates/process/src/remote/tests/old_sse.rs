@@ -61,7 +61,10 @@ async fn an_endpoint_elsewhere_is_refused() {
         let mut bridge = open(&server);
         bridge.ask(1, "initialize", &json!({})).await;
         let error = bridge.error(1).await;
-        assert!(error.contains("no endpoint on its own origin"), "{error}");
+        assert!(
+            error.contains("no message endpoint on its own origin"),
+            "{error}"
+        );
         bridge.assert_ended().await;
     }
     assert!(elsewhere.seen.try_recv().is_err());
