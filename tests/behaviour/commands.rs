@@ -80,7 +80,7 @@ fn check_names_every_fault_and_the_good_server_is_good() {
             "exits",
             &["failed", "exit code 7", "cannot find my licence"],
         ),
-        ("prints", &["failed", "last words: this is no JSON"]),
+        ("prints", &["failed", "last output: this is no JSON"]),
         (
             "good",
             &["ok", "29 of 29 tools", "about ", " tokens", "MiB"],

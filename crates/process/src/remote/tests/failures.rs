@@ -209,7 +209,7 @@ async fn answers_above_the_limit_cost_their_call_and_nothing_else() {
     for tool in ["json", "event", "known"] {
         bridge.call(1, tool).await;
         let error = bridge.error(1).await;
-        assert!(error.contains("limit of 40000 bytes"), "{error}");
+        assert!(error.contains("larger than 40000 bytes"), "{error}");
     }
     bridge.call(2, "small").await;
     assert_eq!(bridge.hear().await["id"], 2);
