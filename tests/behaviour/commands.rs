@@ -55,7 +55,7 @@ fn mixed() -> TestBridge {
         ("good", echo()),
     ]);
     TestBridge::builder(config)
-        .var(vars::START_TIMEOUT, 3)
+        .var(vars::START_TIMEOUT, 10)
         .prepare()
 }
 
@@ -74,7 +74,7 @@ fn check_names_every_fault_and_the_good_server_is_good() {
         ("missing", &["failed", "no-such-program"][..]),
         (
             "sleeper",
-            &["failed", "no response to initialize within 3 s"],
+            &["failed", "no response to initialize within 10 s"],
         ),
         (
             "exits",

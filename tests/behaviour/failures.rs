@@ -95,7 +95,7 @@ fn a_good_server_serves_as_if_the_bad_ones_were_not_there() {
         ),
         ("echo", echo()),
     ]))
-    .var(vars::START_TIMEOUT, 2)
+    .var(vars::START_TIMEOUT, 10)
     .start();
     eventually("health names each fault", || {
         let health = bridge.client().get("/health").ok();
@@ -126,7 +126,7 @@ fn check_names_every_fault_of_a_config() {
         ("echo", echo()),
     ]);
     let bridge = TestBridge::builder(config)
-        .var(vars::START_TIMEOUT, 2)
+        .var(vars::START_TIMEOUT, 10)
         .prepare();
     let output = bridge.command(&["check", "--verbose"]);
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

@@ -11,13 +11,10 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    PendingCall, TestBridge, echo, eventually,
+    PROMPT, PendingCall, TestBridge, echo, eventually,
     far::{self, Far},
     servers, until, vars, with,
 };
-
-/// The wrong way takes a minute or more.
-const SOON: Duration = Duration::from_secs(30);
 
 /// A machine that takes connections and says nothing.
 struct Silent {
@@ -60,7 +57,7 @@ fn is_ready_beside(count: usize) {
     let bridge = TestBridge::builder(far.beside_echo(count, "shared"))
         .var(vars::MAX_STARTS, 1)
         .start();
-    let answered = until(SOON, || {
+    let answered = until(PROMPT, || {
         let reply = bridge
             .chat("alice", "c1")
             .call("echo", "counter", json!({}));
@@ -176,20 +173,20 @@ fn a_newcomer_finds_a_place_in_a_queue_that_one_user_fills() {
         let flood = answers(flood.collect());
         // Of nine calls four may wait.
         for _ in 0..5 {
-            let refused = flood.recv_timeout(SOON).expect("an answer");
+            let refused = flood.recv_timeout(PROMPT).expect("an answer");
             assert!(refused.starts_with("HTTP/1.1 429"), "{mode}: {refused}");
             assert!(refused.contains("MCPO_MAX_WAITING"), "{mode}: {refused}");
         }
         let chat = bridge.chat("modest", "c1");
         let modest = answers(vec![chat.begin("echo", "counter", &json!({}))]);
         // The greedy user's last call makes room.
-        let refused = flood.recv_timeout(SOON).expect("an answer");
+        let refused = flood.recv_timeout(PROMPT).expect("an answer");
         assert!(refused.starts_with("HTTP/1.1 429"), "{mode}: {refused}");
         running.hang_up();
-        let answered = modest.recv_timeout(SOON).expect("an answer");
+        let answered = modest.recv_timeout(PROMPT).expect("an answer");
         assert!(answered.starts_with("HTTP/1.1 200"), "{mode}: {answered}");
         for _ in 0..3 {
-            let answered = flood.recv_timeout(SOON).expect("an answer");
+            let answered = flood.recv_timeout(PROMPT).expect("an answer");
             assert!(answered.starts_with("HTTP/1.1 200"), "{mode}: {answered}");
         }
     }
@@ -284,7 +281,7 @@ fn one_user_leaves_places_for_processes_to_others() {
     }
     assert!(fourth.try_recv().is_err(), "it waits");
     held.into_iter().for_each(PendingCall::hang_up);
-    let answered = fourth.recv_timeout(SOON).expect("an answer");
+    let answered = fourth.recv_timeout(PROMPT).expect("an answer");
     assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
 }
 

@@ -1,7 +1,10 @@
 //! What a call wrote becomes a link that opens that version of that file, expires, and opens
 //! nothing else.
 
-use std::io::{Cursor, Read};
+use std::{
+    io::{Cursor, Read},
+    time::{Duration, Instant},
+};
 
 use crate::support::{Client, Reply, TestBridge, echo, eventually, rude, servers, vars, with};
 use serde_json::{Value, json};
@@ -284,8 +287,14 @@ fn an_expired_link_is_gone_and_says_so_to_people_and_programs() {
         .var(vars::CLEANUP_INTERVAL, 1)
         .start();
     let chat = bridge.chat("alice", "c1");
+    let began = Instant::now();
     let link = write(&chat, "a.txt", "a").link("a.txt");
-    assert_eq!(chat.download(&link).text(), "a");
+    let early = chat.download(&link);
+    assert!(
+        early.text() == "a" || began.elapsed() > Duration::from_secs(1),
+        "{}",
+        early.text()
+    );
     eventually("the link expires", || chat.download(&link).status == 410);
     let path = &link[link.find("/files/").expect("a path")..];
     let program = bridge
@@ -318,15 +327,12 @@ fn a_workspace_is_collected_after_its_last_call_and_not_while_its_session_lives(
         .start();
     let live = bridge.chat("alice", "lives");
     live.echo("write_file", json!({"name": "a.txt", "content": "a"}));
-    bridge
+    // On a busy machine its folder may be gone by the time the answer is here.
+    let file = json!({"name": "b.txt", "content": "b"});
+    let ends = bridge
         .chat("alice", "ends")
-        .call(
-            "brief",
-            "write_file",
-            json!({"name": "b.txt", "content": "b"}),
-        )
-        .ok();
-    assert_eq!(bridge.workspaces().len(), 2);
+        .call("brief", "write_file", file);
+    ends.link("b.txt");
     eventually("the ended chat's folder is collected", || {
         bridge.workspaces().len() == 1
     });

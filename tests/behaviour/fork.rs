@@ -1,10 +1,10 @@
 //! Processes that are forked from one which has imported their modules: each is as if it had been
 //! started by itself, whatever the modules do.
 
-use std::{collections::HashSet, fs, path::Path, time::Duration};
+use std::{collections::HashSet, fs, path::Path};
 
 use crate::support::{
-    TestBridge, alive, eventually, fixture, kill_process, servers, until, vars, with,
+    PROMPT, TestBridge, alive, eventually, fixture, kill_process, servers, until, vars, with,
 };
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -47,9 +47,7 @@ fn is_forked(found: &Value) -> bool {
 /// What a forked process tells, once there is one to fork from.
 #[track_caller]
 fn forked(bridge: &TestBridge) -> Value {
-    let found = until(Duration::from_secs(30), || {
-        Some(look(bridge)).filter(is_forked)
-    });
+    let found = until(PROMPT, || Some(look(bridge)).filter(is_forked));
     found.unwrap_or_else(|| panic!("nothing is forked: {}", bridge.log()))
 }
 
@@ -281,7 +279,7 @@ fn an_exit_has_its_code_and_runs_what_was_registered() {
         )
     };
     let mut chats = 0;
-    let found = until(Duration::from_secs(30), || {
+    let found = until(PROMPT, || {
         chats += 1;
         Some(look(&format!("c{chats}"))).filter(is_forked)
     });
@@ -347,7 +345,7 @@ fn what_a_killed_supervisor_leaves_is_ended() {
     let config = with(server("big"), json!({"mode": "stateful"}));
     let bridge = TestBridge::start(servers([("fork", config)]));
     let mut chats = 0;
-    let found = until(Duration::from_secs(30), || {
+    let found = until(PROMPT, || {
         chats += 1;
         let chat = bridge.chat("alice", &format!("c{chats}"));
         Some(told(&chat.call("fork", "look", json!({})).ok())).filter(is_forked)
@@ -384,7 +382,7 @@ fn a_chat_outlives_the_fork_parent_and_new_processes_are_started() {
     let config = with(server("big"), json!({"mode": "stateful"}));
     let bridge = TestBridge::start(servers([("fork", config)]));
     let mut chats = 0;
-    let found = until(Duration::from_secs(30), || {
+    let found = until(PROMPT, || {
         chats += 1;
         let chat = bridge.chat("alice", &format!("c{chats}"));
         Some(told(&chat.call("fork", "look", json!({})).ok())).filter(is_forked)
@@ -410,7 +408,7 @@ fn a_chat_outlives_the_fork_parent_and_new_processes_are_started() {
     assert!(health.contains("its fork parent exited"), "{health}");
     // And after a while there is another.
     let mut bobs = 0;
-    let anew = until(Duration::from_secs(30), || {
+    let anew = until(PROMPT, || {
         bobs += 1;
         let chat = bridge.chat("bob", &format!("b{bobs}"));
         Some(told(&chat.call("fork", "look", json!({})).ok())).filter(is_forked)

@@ -1,8 +1,6 @@
 //! The harness itself, as far as it can be seen without a bridge.
 
-use std::time::Duration;
-
-use crate::support::{processes_of, until};
+use crate::support::{PROMPT, processes_of, until};
 
 #[test]
 fn a_process_is_found_by_its_environment_and_by_its_folder() {
@@ -17,7 +15,7 @@ fn a_process_is_found_by_its_environment_and_by_its_folder() {
         .spawn()
         .expect("sleep");
     let mut inside = sleep().current_dir(root.path()).spawn().expect("sleep");
-    let found = until(Duration::from_secs(5), || {
+    let found = until(PROMPT, || {
         let found = processes_of(root.path());
         (found.len() == 2).then_some(found)
     });
@@ -26,7 +24,7 @@ fn a_process_is_found_by_its_environment_and_by_its_folder() {
     }
     assert!(found.is_some(), "{:?}", processes_of(root.path()));
     // Zombies until they are waited for, and no zombie counts.
-    let gone = until(Duration::from_secs(5), || {
+    let gone = until(PROMPT, || {
         processes_of(root.path()).is_empty().then_some(())
     });
     for child in [&mut named, &mut inside] {

@@ -6,15 +6,13 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use crate::support::{Mcp, TestBridge, echo, eventually, fixture, servers, until, vars, with};
-
-/// Far more than a look takes, and less than a hang would.
-const LONG: Duration = Duration::from_secs(30);
+use crate::support::{
+    Mcp, PROMPT, TestBridge, echo, eventually, fixture, servers, until, vars, with,
+};
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))
@@ -26,7 +24,7 @@ fn health(bridge: &TestBridge) -> Value {
 
 #[track_caller]
 fn until_health(bridge: &TestBridge, what: &str, good: impl Fn(&Value) -> bool) {
-    let seen = until(LONG, || good(&health(bridge)).then_some(()));
+    let seen = until(PROMPT, || good(&health(bridge)).then_some(()));
     assert!(seen.is_some(), "{what}: {}", health(bridge));
 }
 
@@ -165,7 +163,7 @@ for line in sys.stdin:
         let metrics = bridge.client().get("/metrics").text();
         folder.path().join(server).exists() && metrics.contains(&failed)
     };
-    let both = until(LONG, || (tried("silent") && tried("ends")).then_some(()));
+    let both = until(PROMPT, || (tried("silent") && tried("ends")).then_some(()));
     assert!(both.is_some(), "both were asked for the newest revision");
     until_health(&bridge, "both are well", is_ok);
 }
@@ -217,7 +215,7 @@ fn a_port_that_is_about_to_be_free_is_waited_for() {
         .join("bridge.log");
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            let told = until(LONG, || {
+            let told = until(PROMPT, || {
                 let log = fs::read_to_string(&log).unwrap_or_default();
                 log.contains("port in use").then_some(())
             });
@@ -232,7 +230,7 @@ fn a_port_that_is_about_to_be_free_is_waited_for() {
 #[test]
 fn a_call_that_fails_is_a_warning_and_a_tools_own_error_is_none() {
     let bridge = TestBridge::builder(servers([("echo", echo())]))
-        .var(vars::TIMEOUT, 3)
+        .var(vars::TIMEOUT, 10)
         .start();
     let alice = bridge
         .chat("alice", "c1")
@@ -344,7 +342,7 @@ os.execvp('python3', ['python3', sys.argv[1]])
         let below = pids.filter(|pid| stat(pid).is_some_and(|(_, parent)| parent == supervisor));
         below.count()
     };
-    let reaped = until(LONG, || (left() == 1).then_some(()));
+    let reaped = until(PROMPT, || (left() == 1).then_some(()));
     assert!(reaped.is_some(), "{} are below the supervisor", left());
 }
 
@@ -412,11 +410,11 @@ fn no_process_of_ours_can_be_looked_into() {
         let mut child = command.spawn().expect("it runs");
         if arguments[0] == "serve" {
             // It begins by running itself once more.
-            let serves = until(LONG, || port.exists().then_some(()));
+            let serves = until(PROMPT, || port.exists().then_some(()));
             assert!(serves.is_some(), "it does not serve");
         }
         let environment = format!("/proc/{}/environ", child.id());
-        let hidden = until(LONG, || {
+        let hidden = until(PROMPT, || {
             let found = fs::metadata(&environment).expect("it lives");
             (found.uid() == 0).then_some(())
         });

@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::support::{TestBridge, eventually, fixture, servers, until};
+use crate::support::{PROMPT, TestBridge, eventually, fixture, servers, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -89,7 +89,7 @@ fn a_server_runs_as_written_until_its_environment_is_there_and_from_there_ever_a
     let wheels = wheels(&["1.0"]);
     let mut bridge = TestBridge::start(servers([("tiny", tiny(wheels.path()))]));
     // From the first call on it answers, whatever it is started from.
-    let first = until(std::time::Duration::from_secs(20), || {
+    let first = until(PROMPT, || {
         (bridge.client().get("/tiny/openapi.json").status == 200).then(|| told(&bridge))
     });
     let first = first.expect("it is learnt");
@@ -216,7 +216,7 @@ fn what_is_not_what_was_locked_does_not_run_at_all() {
     fs::write(lock_file(&bridge), forged).expect("it is written");
     fs::remove_dir_all(bridge.tools()).expect("the tools go");
     bridge.restart();
-    let refused = until(std::time::Duration::from_secs(20), || {
+    let refused = until(PROMPT, || {
         let reply = bridge.client().call("tiny", "where", json!({}));
         (reply.status == 502).then(|| reply.text())
     });

@@ -12,10 +12,7 @@ use serde_json::json;
 fn two_hundred_calls_with_hang_ups_timeouts_and_crashes_leave_nothing() {
     let bridge = TestBridge::builder(servers([
         ("echo", with(echo(), json!({"timeout": 2}))),
-        (
-            "shared",
-            with(echo(), json!({"mode": "shared", "timeout": 2})),
-        ),
+        ("shared", with(echo(), json!({"mode": "shared"}))),
         (
             "fresh",
             with(echo(), json!({"mode": "stateless", "timeout": 2})),
@@ -126,9 +123,12 @@ fn sigterm_lets_a_running_call_finish() {
     let mut bridge = TestBridge::start(servers([("echo", echo())]));
     let chat = bridge.chat("alice", "c1");
     let pid = chat.echo("where", json!({}))["pid"].clone();
-    let call = chat.begin("echo", "sleep", &json!({"seconds": 1, "touch": "started"}));
+    let arguments = json!({"seconds": LONG, "touch": "started", "until": "wake"});
+    let call = chat.begin("echo", "sleep", &arguments);
     bridge.wait_for_file("started");
     bridge.signal(Signal::TERM);
+    eventually("it ends", || !bridge.client().is_ready());
+    bridge.wake("started");
     assert!(call.rest().contains("slept"));
     assert_eq!(bridge.wait_for_exit().code(), Some(0));
     assert!(!bridge.children().iter().any(|process| pid == process.pid));
@@ -180,9 +180,7 @@ fn a_stop_sends_waiting_calls_away_and_ends_running_ones_after_the_grace() {
     let waiting = bridge
         .chat("bob", "c1")
         .begin("echo", "counter", &json!({}));
-    eventually("the second call waits", || {
-        bridge.client().get("/health").json()["load"]["waiting_calls"] == 1
-    });
+    bridge.wait_for_waiting_calls(1);
     promptly("the end", || {
         bridge.signal(Signal::TERM);
         assert!(

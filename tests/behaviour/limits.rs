@@ -151,7 +151,7 @@ fn over_the_limit_a_call_waits_its_turn_and_then_gets_429() {
     let long = bridge.chat("alice", "c1").begin(
         "echo",
         "sleep",
-        &json!({"seconds": 3, "touch": "started"}),
+        &json!({"seconds": LONG, "touch": "started", "until": "wake"}),
     );
     bridge.wait_for_file("started");
     let reply = bridge.chat("bob", "c1").call("echo", "counter", json!({}));
@@ -162,6 +162,7 @@ fn over_the_limit_a_call_waits_its_turn_and_then_gets_429() {
             .parse::<u32>()
             .is_ok_and(|seconds| seconds > 0)
     );
+    bridge.wake("started");
     assert!(long.rest().contains("slept"));
     assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 1);
 }
@@ -174,11 +175,17 @@ fn a_short_wait_ends_well() {
     let long = bridge.chat("alice", "c1").begin(
         "echo",
         "sleep",
-        &json!({"seconds": 1, "touch": "started"}),
+        &json!({"seconds": LONG, "touch": "started", "until": "wake"}),
     );
     bridge.wait_for_file("started");
-    assert_eq!(bridge.chat("bob", "c1").echo("counter", json!({})), 1);
+    let waits = bridge
+        .chat("bob", "c1")
+        .begin("echo", "counter", &json!({}));
+    bridge.wait_for_waiting_calls(1);
+    bridge.wake("started");
     assert!(long.rest().contains("slept"));
+    let answer = promptly("the call that waited", || waits.rest());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[test]
@@ -192,11 +199,6 @@ fn one_busy_user_does_not_starve_another() {
         &json!({"seconds": LONG, "touch": "started"}),
     );
     bridge.wait_for_file("started");
-    let waiting = |calls: usize| {
-        eventually("the calls wait", || {
-            bridge.client().get("/health").json()["load"]["waiting_calls"] == calls
-        });
-    };
     let queued: Vec<_> = (1..12)
         .map(|chat| {
             bridge.chat("greedy", &format!("c{chat}")).begin(
@@ -206,11 +208,11 @@ fn one_busy_user_does_not_starve_another() {
             )
         })
         .collect();
-    waiting(11);
+    bridge.wait_for_waiting_calls(11);
     let modest = bridge
         .chat("modest", "c1")
         .begin("echo", "counter", &json!({}));
-    waiting(12);
+    bridge.wait_for_waiting_calls(12);
     first.hang_up();
     let answer = promptly("the call of the other user", || modest.rest());
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -1,8 +1,8 @@
 //! The endpoint of all servers: `/mcp`.
 
 use crate::support::{
-    ALL, Client, LEGACY, MODERN, Mcp, Stream, TestBridge, bytes, echo, eventually, library, rude,
-    servers, vars, with, with_envelope,
+    ALL, Client, LEGACY, MODERN, Mcp, Stream, TestBridge, bytes, echo, eventually, library, odd,
+    rude, servers, vars, with, with_envelope,
 };
 use serde_json::{Value, json};
 
@@ -160,10 +160,13 @@ fn lists_and_greetings_start_no_process() {
 
 #[test]
 fn a_broken_and_a_slow_server_hurt_nobody_and_the_slow_ones_tools_come_later() {
-    let slow = with(rude("slow_start"), json!({"env": {"START_SECONDS": "8"}}));
+    let folder = tempfile::tempdir().expect("a folder");
+    let wait = folder.path().join("wait");
+    std::fs::write(&wait, "").expect("the file");
+    let slow = json!({"env": {"WAIT_FILE": wait}, "enabled_tools": ["log_line"]});
     let bridge = TestBridge::start(servers([
         ("broken", rude("exits_at_start")),
-        ("slow", slow),
+        ("slow", with(odd("waits"), slow)),
         ("echo", few(&json!(["echo"]))),
     ]));
     let mcp = legacy(bridge.chat("alice", "c1"));
@@ -185,6 +188,7 @@ fn a_broken_and_a_slow_server_hurt_nobody_and_the_slow_ones_tools_come_later() {
         listening.message()["params"]["notifications"],
         filter["notifications"]
     );
+    std::fs::remove_file(&wait).expect("the file goes");
     assert_eq!(news.message()["method"], "notifications/tools/list_changed");
     let told = listening.message();
     assert_eq!(told["method"], "notifications/tools/list_changed");
@@ -192,7 +196,7 @@ fn a_broken_and_a_slow_server_hurt_nobody_and_the_slow_ones_tools_come_later() {
         told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"],
         1
     );
-    assert_eq!(tools(&mcp), ["slow_poke", "echo_echo"]);
+    assert_eq!(tools(&mcp), ["slow_log_line", "echo_echo"]);
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn a_server_that_stays_silent_or_dies_at_the_older_handshake_is_learnt_too() {
     for how in ["silent", "die"] {
         let server = with(modern_only(), json!({"env": {"REFUSE": how}}));
         let bridge = TestBridge::builder(servers([("modern", server)]))
-            .var(vars::START_TIMEOUT, 3)
+            .var(vars::START_TIMEOUT, 10)
             .start();
         let client = chat(&bridge);
         eventually("it is learnt", || {

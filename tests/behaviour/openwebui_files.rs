@@ -1,7 +1,7 @@
 //! Files between a chat of Open WebUI and its folder, with the user's own token.
 
 use crate::support::{
-    Client, FakeOpenWebUi, Mcp, Mood, TestBridge, echo, eventually, servers, vars, with,
+    Client, FakeOpenWebUi, LONG, Mcp, Mood, TestBridge, echo, eventually, servers, vars, with,
 };
 use serde_json::{Value, json};
 
@@ -280,9 +280,13 @@ fn a_short_call_shows_nothing_and_a_wait_for_a_turn_is_told() {
     let client = session(&bridge, "m1");
     client.echo("counter", json!({}));
     assert!(lines(&openwebui).is_empty());
-    let long = client.begin("echo", "sleep", &json!({"seconds": 4, "touch": "begun"}));
+    let arguments = json!({"seconds": LONG, "touch": "begun", "until": "wake"});
+    let long = client.begin("echo", "sleep", &arguments);
     bridge.wait_for_file("begun");
-    client.echo("counter", json!({}));
+    let waits = client.begin("echo", "counter", &json!({}));
+    eventually("its wait is told", || !lines(&openwebui).is_empty());
+    bridge.wake("begun");
+    assert!(waits.rest().starts_with("HTTP/1.1 200"));
     long.rest();
     let lines = lines(&openwebui);
     assert!(

@@ -3,7 +3,9 @@
 
 use std::thread;
 
-use crate::support::{Client, Mcp, Stream, TestBridge, dialog, echo, eventually, servers, with};
+use crate::support::{
+    Client, LONG, Mcp, PendingCall, Stream, TestBridge, dialog, echo, eventually, servers, with,
+};
 use serde_json::{Value, json};
 
 fn start() -> TestBridge {
@@ -54,6 +56,14 @@ fn retry(arguments: &Value, parked: &Value) -> Value {
 fn answer(mcp: &Mcp, asked: &Value) {
     let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": accepted()});
     assert_eq!(mcp.send(&answer.to_string()).status, 202);
+}
+
+/// Has the chat's turn until the bridge wakes `asleep.txt`.
+fn sleep(bridge: &TestBridge, client: &Client) -> PendingCall {
+    let arguments = json!({"seconds": LONG, "touch": "asleep.txt", "until": "wake"});
+    let call = client.begin("echo", "sleep", &arguments);
+    bridge.wait_for_file("asleep.txt");
+    call
 }
 
 /// The names of the files that a result links.
@@ -111,18 +121,22 @@ fn an_answered_call_goes_on_in_its_turn() {
     let client = bridge.chat("alice", "c1");
     let asker = modern(client.clone());
     let parked = asker.begin("ask", files()).result();
-    let sleeping = client.begin(
-        "echo",
-        "sleep",
-        &json!({"seconds": 1, "touch": "asleep.txt"}),
-    );
-    bridge.wait_for_file("asleep.txt");
+    let sleeping = sleep(&bridge, &client);
     let retried = thread::spawn(move || {
         let done = asker
             .request("tools/call", retry(&files(), &parked))
             .result();
         assert!(linked(&done).contains(&"after.txt"), "{done}");
     });
+    // Others come and go meanwhile.
+    for text in ["one", "two", "three"] {
+        assert_eq!(
+            bridge.chat("bob", "c1").echo("echo", json!({"text": text})),
+            text
+        );
+    }
+    assert!(!retried.is_finished(), "it waits for its turn");
+    bridge.wake("asleep.txt");
     // Both files of the other call are its own: the parked one wrote nothing meanwhile.
     let answer = sleeping.rest();
     assert!(
@@ -185,14 +199,10 @@ fn hanging_up_a_call_that_waits_to_go_on_lets_the_other_one_end() {
     let mcp = legacy(client.clone());
     let mut stream = mcp.begin("ask", files());
     let asked = stream.message();
-    let sleeping = client.begin(
-        "echo",
-        "sleep",
-        &json!({"seconds": 1, "touch": "asleep.txt"}),
-    );
-    bridge.wait_for_file("asleep.txt");
+    let sleeping = sleep(&bridge, &client);
     answer(&mcp, &asked);
     drop(stream);
+    bridge.wake("asleep.txt");
     assert!(sleeping.rest().contains("slept"));
     eventually("the child hears of it", || {
         heard(&mcp)["cancelled"] != json!([])
@@ -219,12 +229,7 @@ fn a_reload_waits_for_a_parked_call() {
 fn a_subscription_waits_for_no_call_of_its_chat() {
     let bridge = start();
     let client = bridge.chat("alice", "c1");
-    let sleeping = client.begin(
-        "echo",
-        "sleep",
-        &json!({"seconds": 60, "touch": "asleep.txt"}),
-    );
-    bridge.wait_for_file("asleep.txt");
+    let sleeping = sleep(&bridge, &client);
     let filter = json!({"notifications": {"resourceSubscriptions": ["test://a"]}});
     let mut news = modern(client.clone()).request("subscriptions/listen", filter);
     let acknowledged = news.message();

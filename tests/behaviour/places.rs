@@ -6,14 +6,10 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
 };
 
-use crate::support::{Client, Reply, TestBridge, fixture, servers, vars, with};
+use crate::support::{Client, LONG, Reply, TestBridge, fixture, promptly, servers, vars, with};
 use serde_json::{Value, json};
-
-/// The wrong way takes a minute or more.
-const SOON: Duration = Duration::from_secs(30);
 
 fn places() -> Value {
     json!({"command": "python3", "args": [fixture("places_server.py")]})
@@ -377,10 +373,9 @@ fn too_many_temporary_files_are_told_by_a_true_number() {
 fn a_call_that_fills_the_disk_is_ended_while_it_runs() {
     let bridge = with_files_server(4 << 20);
     let chat = bridge.chat("alice", "c1");
-    let began = Instant::now();
     for path in ["big.bin", "$TMPDIR/big"] {
-        let given = json!({"path": path, "mib": 8, "seconds": 120});
-        let reply = ask(&chat, "grow", given);
+        let given = json!({"path": path, "mib": 8, "seconds": 2 * LONG});
+        let reply = promptly("the end of the call", || ask(&chat, "grow", given));
         assert_eq!(reply.status, 507, "{}", reply.text());
         assert!(reply.text().contains("was cancelled"), "{}", reply.text());
         files(&chat, "clear_temporary_files", json!({})).ok();
@@ -388,7 +383,6 @@ fn a_call_that_fills_the_disk_is_ended_while_it_runs() {
             files(&chat, "delete_file", json!({"name": path})).ok();
         }
     }
-    assert!(began.elapsed() < SOON * 2, "{:?}", began.elapsed());
     assert_eq!(names(&write(&chat, "a.txt")), ["a.txt"]);
 }
 
@@ -423,7 +417,7 @@ fn below_the_disk_floor_files_are_listed_and_deleted() {
 fn a_copy_that_takes_too_long_is_given_up_and_not_begun_again() {
     // Nothing of it is on disk, but its digest takes hours.
     const BYTES: u64 = 1 << 42;
-    let slow = with(places(), json!({"timeout": 3}));
+    let slow = with(places(), json!({"timeout": 10}));
     let bridge = TestBridge::builder(servers([("places", slow)]))
         .var(vars::FILES_SERVER, "true")
         .var(vars::MAX_WORKSPACE_BYTES, BYTES * 2)

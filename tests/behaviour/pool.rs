@@ -363,7 +363,7 @@ fn a_changed_script_has_new_ones() {
 
 #[test]
 fn none_is_kept_once_nobody_comes() {
-    let (bridge, folder) = one_ready(pooled(echo()).var(vars::POOL_IDLE, 6));
+    let (bridge, folder) = one_ready(pooled(echo()).var(vars::POOL_IDLE, 15));
     let ready = process_in(&bridge, &folder);
     wait_for_ready(&bridge, 0);
     eventually("nothing of it is left", || {
@@ -378,10 +378,15 @@ fn none_is_kept_once_nobody_comes() {
 #[test]
 fn none_is_kept_where_memory_is_scarce() {
     let bridge = start(pooled(echo()).var(vars::POOL_MIN_FREE_MEMORY, "1000TiB"));
+    // A pool that has memory shows when this one would have been filled.
+    let (other, _) = one_ready(pooled(echo()));
     for chat in ["c1", "c2", "c3"] {
-        let client = bridge.chat("alice", chat);
-        client.echo("sleep", json!({"seconds": 0.7}));
+        for bridge in [&bridge, &other] {
+            bridge.chat("alice", chat).echo("counter", json!({}));
+        }
+        wait_for_ready(&other, 1);
     }
+    assert_eq!(asked(&other, "hit"), 3);
     assert_eq!((asked(&bridge, "hit"), asked(&bridge, "miss")), (0, 3));
     assert!(unclaimed(&bridge).is_empty());
 }

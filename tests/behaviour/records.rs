@@ -9,7 +9,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Replicas, TestBridge, echo, eventually, servers, until, vars};
+use crate::support::{
+    Client, PROMPT, Replicas, TestBridge, echo, eventually, servers, until, vars,
+};
 
 fn just_echo() -> Value {
     servers([("echo", echo())])
@@ -136,7 +138,7 @@ fn a_jobs_folder_that_is_replaced_works_from_the_next_call_on() {
     bridge.wait_for_log("emptied or replaced");
     // The chat from before has no folder any more: it begins anew, sooner or later.
     let before = bridge.chat("alice", "before");
-    let again = until(Duration::from_secs(30), || {
+    let again = until(PROMPT, || {
         let answer = before.call("echo", "counter", json!({}));
         (answer.status == 200).then_some(())
     });

@@ -4,14 +4,13 @@ use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
-    time::Duration,
 };
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ALL, Client, Mcp, Replicas, TestBridge, echo, eventually, promptly, servers, until, vars, with,
+    ALL, Client, Mcp, Replicas, TestBridge, echo, eventually, promptly, servers, vars, with,
 };
 
 fn just_echo() -> Value {
@@ -148,7 +147,7 @@ fn who_hangs_up_anywhere_stops_the_work_where_it_is_done() {
 
 #[test]
 fn a_stopped_bridge_is_succeeded_and_finds_itself_fenced_when_it_wakes() {
-    let replicas = Replicas::with(2, &just_echo(), &[(vars::LEASE_TTL, "3")]);
+    let replicas = Replicas::with(2, &just_echo(), &[(vars::LEASE_TTL, "8")]);
     let chats = [0, 1].map(|index| replicas.bridges[index].chat("alice", "c"));
     let file = json!({"name": "kept.txt", "content": "x"});
     chats[0].call("echo", "write_file", file).ok();
@@ -173,7 +172,7 @@ fn a_stopped_bridge_is_succeeded_and_finds_itself_fenced_when_it_wakes() {
 
 #[test]
 fn a_call_under_way_on_a_bridge_that_stops_dead_is_not_run_twice() {
-    let replicas = Replicas::with(2, &just_echo(), &[(vars::LEASE_TTL, "3")]);
+    let replicas = Replicas::with(2, &just_echo(), &[(vars::LEASE_TTL, "8")]);
     let chats = [0, 1].map(|index| replicas.bridges[index].chat("alice", "c"));
     assert_eq!(count(&chats[0]), 1);
     replicas.wait_until_acquainted(0);
@@ -202,7 +201,7 @@ fn a_call_under_way_on_a_bridge_that_stops_dead_is_not_run_twice() {
 #[test]
 fn bridges_are_replaced_one_by_one_without_a_failed_request() {
     let config = just_echo();
-    let mut replicas = Replicas::with(3, &config, &[(vars::DRAIN_DELAY, "1.5")]);
+    let mut replicas = Replicas::with(3, &config, &[(vars::DRAIN_DELAY, "5")]);
     let (stop, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
     let balancer = |addresses: &[Client], chat: usize| {
         // As a balancer does: who is not ready gets nothing.
@@ -251,7 +250,7 @@ fn bridges_are_replaced_one_by_one_without_a_failed_request() {
 
 #[test]
 fn a_bridge_that_is_about_to_end_hands_over_what_comes() {
-    let mut replicas = Replicas::with(2, &just_echo(), &[(vars::DRAIN_DELAY, "6")]);
+    let mut replicas = Replicas::with(2, &just_echo(), &[(vars::DRAIN_DELAY, "20")]);
     let [old, new] = [0, 1].map(|index| &replicas.bridges[index]);
     let chat = old.chat("alice", "c");
     assert_eq!(count(&chat), 1);
@@ -358,12 +357,8 @@ fn clearing_up_on_one_bridge_leaves_what_another_works_in() {
     let called = fresh.call("fresh", "env", json!({})).ok();
     let spent = called["MCPO_JOB_ID"].as_str().expect("a folder");
     let spent = replicas.jobs().join(spent);
-    let gone = until(Duration::from_secs(20), || (!spent.exists()).then_some(()));
-    assert!(
-        gone.is_some(),
-        "a folder of its own goes: {}",
-        spent.display()
-    );
+    let what = format!("a folder of its own goes: {}", spent.display());
+    eventually(&what, || !spent.exists());
     assert_eq!(replicas.workspaces().len(), 1);
     assert_eq!(count(&chat), 2);
 }

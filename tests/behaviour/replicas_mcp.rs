@@ -244,7 +244,7 @@ fn servers_with_folders_of_their_own_are_heard_together_from_several_bridges() {
 #[test]
 fn a_call_that_waits_for_its_client_loses_its_chat_like_any_other() {
     let config = servers([("asking", asker()), ("echo", echo())]);
-    let replicas = Replicas::with(2, &config, &[(vars::LEASE_TTL, "3")]);
+    let replicas = Replicas::with(2, &config, &[(vars::LEASE_TTL, "8")]);
     let able = json!({"elicitation": {}});
     let chat = |index: usize| replicas.bridges[index].chat("alice", "c");
     let mcp = Mcp::legacy(chat(0), ALL, &able);

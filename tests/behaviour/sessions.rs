@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{TestBridge, echo, eventually, fixture, promptly, servers, vars, with};
+use crate::support::{LONG, TestBridge, echo, eventually, fixture, promptly, servers, vars, with};
 use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::{Value, json};
 
@@ -10,20 +10,11 @@ use serde_json::{Value, json};
 fn one_at_a_time(first: Value) -> TestBridge {
     TestBridge::builder(servers([("first", first), ("second", echo())]))
         .var(vars::MAX_TOTAL_PROCESSES, 1)
-        .var(vars::QUEUE_TIMEOUT, 15)
         .start()
 }
 
-/// The value of a line of `/proc/{pid}/status`.
-fn status_of(pid: &str, name: &str) -> String {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let mut lines = status.lines();
-    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.expect("the line").trim().to_owned()
-}
-
 /// Clock ticks (10 ms) that a process used so far.
-fn ticks(pid: &str) -> u64 {
+fn ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
     let (_, fields) = stat.rsplit_once(')').expect("a name");
     let fields: Vec<_> = fields.split_whitespace().collect();
@@ -55,15 +46,16 @@ fn who_waits_for_a_place_gets_it_when_the_call_that_holds_it_ends() {
     let long = busy.begin(
         "first",
         "sleep",
-        &json!({"seconds": 1.5, "touch": "started"}),
+        &json!({"seconds": LONG, "touch": "started", "until": "wake"}),
     );
     bridge.wait_for_file("started");
-    promptly("the call that waited", || {
-        bridge
-            .chat("bob", "c1")
-            .call("first", "counter", json!({}))
-            .ok()
-    });
+    let waits = bridge
+        .chat("bob", "c1")
+        .begin("first", "counter", &json!({}));
+    eventually("it has its folder", || bridge.workspaces().len() == 2);
+    bridge.wake("started");
+    let answer = promptly("the call that waited", || waits.rest());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(long.rest().contains("slept"));
 }
 
@@ -87,11 +79,10 @@ fn a_session_past_its_time_beside_a_running_call_costs_nothing() {
     let short = with(echo(), json!({"idle_timeout": 1}));
     let bridge = TestBridge::start(servers([("short", short), ("echo", echo())]));
     let chat = bridge.chat("alice", "c1");
-    let child = chat.call("short", "where", json!({})).ok()["pid"].to_string();
-    let bridge_pid = status_of(&status_of(&child, "PPid"), "PPid");
-    let before = ticks(&bridge_pid);
+    chat.call("short", "where", json!({})).ok();
+    let before = ticks(bridge.pid());
     chat.echo("sleep", json!({"seconds": 4}));
-    let used = ticks(&bridge_pid) - before;
+    let used = ticks(bridge.pid()) - before;
     assert!(used < 100, "{used} ticks in 4 s");
 }
 

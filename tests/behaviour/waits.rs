@@ -81,12 +81,14 @@ fn a_shared_server_gets_no_more_calls_at_once_than_its_config_says() {
 
 #[test]
 fn the_waits_of_a_call_have_one_limit_together() {
+    // Far from what two limits take together, on both sides.
+    const LIMIT: u64 = 25;
     let bridge = TestBridge::builder(servers([("echo", echo())]))
         .var(vars::MAX_CONCURRENT, 1)
-        .var(vars::QUEUE_TIMEOUT, 15)
+        .var(vars::QUEUE_TIMEOUT, LIMIT)
         .start();
     // The only place among the running calls is taken by another chat.
-    let sleeping = json!({"seconds": 60, "touch": "place"});
+    let sleeping = json!({"seconds": 3 * LONG, "touch": "place"});
     let _place = bridge.chat("alice", "c1").begin("echo", "sleep", &sleeping);
     bridge.wait_for_file("place");
     let chat = bridge.chat("alice", "c2");
@@ -97,7 +99,7 @@ fn the_waits_of_a_call_have_one_limit_together() {
     assert_eq!(second.status, 429, "{}", second.text());
     let waited = began.elapsed();
     assert!(
-        waited < Duration::from_secs(28),
+        waited < Duration::from_secs(2 * LIMIT - 2),
         "{waited:?}: not the limit for each wait"
     );
     assert!(first.rest().starts_with("HTTP/1.1 429"));

@@ -12,13 +12,13 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process as 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, Process, eventually, folders, is_stopped, kill_process, processes_of, until};
+use super::{
+    Client, PROMPT, Process, eventually, folders, is_stopped, kill_process, processes_of, until,
+};
 
 const START: Duration = Duration::from_secs(60);
 /// Its own grace for children, and then some for a busy machine.
 const STOP: Duration = Duration::from_secs(60);
-/// How long children may outlive a bridge that was killed.
-const ORPHANS: Duration = Duration::from_secs(5);
 /// The log's end that a failing test prints, in bytes.
 const LOG_SHOWN: usize = 16 * 1024;
 
@@ -193,6 +193,20 @@ impl TestBridge {
         eventually(&format!("{name} is in a workspace"), || self.has_file(name));
     }
 
+    /// Ends the call of `sleep` that was told to `touch` this file, and to sleep `until` there is `wake`.
+    #[track_caller]
+    pub fn wake(&self, touched: &str) {
+        fs::write(self.work_with(touched).join("wake"), "").expect("the file is written");
+    }
+
+    /// Waits until so many calls wait for a permit.
+    #[track_caller]
+    pub fn wait_for_waiting_calls(&self, calls: usize) {
+        eventually("the calls wait", || {
+            self.client().get("/health").json()["load"]["waiting_calls"] == calls
+        });
+    }
+
     /// Whether a workspace has a file of this name.
     pub fn has_file(&self, name: &str) -> bool {
         self.workspaces()
@@ -312,7 +326,7 @@ impl TestBridge {
         running.child.kill().expect("the bridge can be killed");
         running.child.wait().expect("the bridge is gone");
         self.killed = true;
-        self.assert_no_process(ORPHANS);
+        self.assert_no_process();
     }
 
     /// Ends the bridge and asserts that nothing is left behind. Dropping does the same.
@@ -333,15 +347,15 @@ impl TestBridge {
     /// A killed process may still be on its way out.
     #[track_caller]
     fn assert_nothing_left(&self) {
-        self.assert_no_process(ORPHANS);
+        self.assert_no_process();
         if !self.killed && self.settings.jobs.is_none() {
             folders::assert_clean(&self.jobs(), &self.root.path().join("tmp"));
         }
     }
 
     #[track_caller]
-    fn assert_no_process(&self, limit: Duration) {
-        let gone = until(limit, || self.children().is_empty().then_some(()));
+    fn assert_no_process(&self) {
+        let gone = until(PROMPT, || self.children().is_empty().then_some(()));
         let left: Vec<_> = self.children().iter().map(ToString::to_string).collect();
         assert!(
             gone.is_some() || left.is_empty(),

@@ -20,7 +20,7 @@ pub use openwebui::{FakeOpenWebUi, Mood};
 pub use processes::{Process, alive, is_stopped, kill_process, processes_of};
 pub use replicas::Replicas;
 pub use sse::{ALL, LEGACY, MODERN, Mcp, Stream, with_envelope};
-pub use wait::{LONG, eventually, promptly, until};
+pub use wait::{LONG, PROMPT, eventually, promptly, until};
 
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 ///
 /// No test measures speed: a busy machine stays far below the bound, and the fault that a test looks
 /// for takes at least twice as long.
-const PROMPT: Duration = Duration::from_secs(30);
+pub const PROMPT: Duration = Duration::from_secs(30);
 
 /// How long whatever must not be waited for takes, in seconds: twice the bound.
 pub const LONG: u64 = 60;
