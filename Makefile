@@ -30,7 +30,7 @@ SCHEMAS_ARGS ?=
 
 # CI requires an unchanged lock file; locally cargo may update it for a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench deploy examples scripts crates/process/src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/servers tests/soak
+PYTHON_DIRS := bench deploy examples scripts crates/process/src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/servers tests/soak tests/support
 
 # .tools/bin comes last, so that an installed uv takes precedence.
 export PATH := $(PATH):$(CURDIR)/.tools/bin

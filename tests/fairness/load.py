@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import resource
-import signal
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from bridge import BINARY, Bridge, Failed, fixture
+
 USERS = [f"user{number}" for number in range(9)]
 CHATS = 50
 FIRST = 500
@@ -28,43 +29,9 @@ IN_THE_AIR = 1200
 START = 60
 
 
-class Bridge:
-    """A bridge of its own on a free port, with one server, `echo`."""
-
-    def __init__(self, binary, mode):
-        self.folder = tempfile.TemporaryDirectory(prefix="mcpo-fairness-")
-        root = Path(self.folder.name)
-        server = {"command": sys.executable, "args": [str(ROOT / "tests/fixtures/echo_server.py")], "mode": mode}
-        (root / "servers.json").write_text(json.dumps({"mcpServers": {"echo": server}}))
-        self.log = open(root / "log", "wb")
-        port_file = root / "port"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "MCPO_CONFIG_FILE": str(root / "servers.json"),
-            "MCPO_JOBS_DIR": str(root / "jobs"),
-            "MCPO_TOOLS_DIR": str(root / "tools"),
-            "MCPO_INSTALL": "false",
-            "MCPO_LOG_LEVEL": "WARNING",
-        }
-        command = [binary, "serve", "--port", "0", "--port-file", str(port_file)]
-        self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
-        until = time.monotonic() + START
-        while not port_file.exists():
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise SystemExit(f"the bridge did not start:\n{(root / 'log').read_text()}")
-            time.sleep(0.05)
-        host, _, port = port_file.read_text().strip().rpartition(":")
-        self.address = (host, int(port))
-
-    def close(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
-        self.folder.cleanup()
+def serving(binary, mode, folder):
+    settings = {"MCPO_INSTALL": "false", "MCPO_LOG_LEVEL": "WARNING"}
+    return Bridge(binary, folder, {"echo": fixture("echo_server.py", mode=mode)}, settings)
 
 
 class Client:
@@ -168,50 +135,51 @@ async def flooding(address):
 
 async def run(binary, mode, seconds):
     """A time alone, a time beside the flood: the p95 of both, and what broke a rule."""
-    bridge = Bridge(binary, mode)
     seen = {"counts": {}, "lost": 0}
-    try:
+    with tempfile.TemporaryDirectory(prefix="mcpo-fairness-") as folder, serving(binary, mode, folder) as bridge:
+        address = ("127.0.0.1", bridge.port)
         warm = {**seen, "times": [], "statuses": {}}
         # The server is learnt, and each of the nine has his process.
         until = time.monotonic() + START
         while True:
-            client = Client(bridge.address, "warm")
+            client = Client(address, "warm")
             status, _ = await client.call("chat", "counter", {})
             client.close()
             if status == 200 or time.monotonic() > until:
                 break
             await asyncio.sleep(0.2)
-        await asyncio.gather(*(modest(bridge.address, user, 2, mode, warm) for user in USERS))
+        await asyncio.gather(*(modest(address, user, 2, mode, warm) for user in USERS))
         alone = {**warm, "times": [], "statuses": {}}
-        await asyncio.gather(*(modest(bridge.address, user, seconds, mode, alone) for user in USERS))
+        await asyncio.gather(*(modest(address, user, seconds, mode, alone) for user in USERS))
         beside = {**alone, "times": [], "statuses": {}}
-        async with flooding(bridge.address) as flood:
-            await asyncio.gather(*(modest(bridge.address, user, seconds, mode, beside) for user in USERS))
-    finally:
-        bridge.close()
+        async with flooding(address) as flood:
+            await asyncio.gather(*(modest(address, user, seconds, mode, beside) for user in USERS))
     p95 = [sorted(part["times"])[int(len(part["times"]) * 0.95)] for part in (alone, beside)]
     return {"p95": p95, "alone": alone["statuses"], "beside": beside["statuses"], "lost": beside["lost"], "flood": flood}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--binary", default=str(ROOT / "target/release/mcpo-bridge"))
+    parser.add_argument("--binary", default=str(BINARY))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--modes", default="stateful,stateless,shared")
     parser.add_argument("--flood", type=int, metavar="PORT", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if not os.access(args.binary, os.X_OK):
-        raise SystemExit(f"{args.binary} is not there: make build, or --binary target/debug/mcpo-bridge")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if args.flood:
         return asyncio.run(flood(("127.0.0.1", args.flood)))
+    if not os.access(args.binary, os.X_OK):
+        raise SystemExit(f"{args.binary} is not there: make build, or --binary target/debug/mcpo-bridge")
     failed = False
     for mode in args.modes.split(","):
         runs = []
         for number in range(args.runs):
-            done = asyncio.run(run(args.binary, mode, args.seconds))
+            try:
+                done = asyncio.run(run(args.binary, mode, args.seconds))
+            except Failed as failed:
+                raise SystemExit(str(failed)) from None
             runs.append(done)
             print(
                 f"{mode} {number + 1}: p95 {done['p95'][0] * 1000:.1f} ms alone, {done['p95'][1] * 1000:.1f} ms beside; "

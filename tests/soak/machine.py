@@ -5,37 +5,37 @@ import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
+import sys
 from pathlib import Path
 
 from bench.proc_tree import processes, tree
 
-ROOT = Path(__file__).resolve().parents[2]
-FIXTURES = ROOT / "tests/fixtures"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from bridge import BINARY, FIXTURES, ROOT, Bridge
+
 RETENTION = 60  # seconds that a folder is kept after its last call
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-class Machine:
+class Machine(Bridge):
     """A copy of the binary and of the test servers in a folder of their own: whatever runs from there is ours."""
 
     def __init__(self, folder, binary, tools, real):
-        self.folder, self.port, self.tools = folder, free_port(), tools
-        self.jobs, self.config, self.log = folder / "jobs", folder / "mcp-servers.json", folder / "bridge.log"
-        self.binary = folder / "mcpo-bridge-under-test"
+        self.binary, self.real, self.turn = folder / "mcpo-bridge-under-test", real, 0
         shutil.copy2(binary, self.binary)
         for name in ("echo_server.py", "wire.py"):
             shutil.copy2(FIXTURES / name, folder / name)
-        self.real, self.turn, self.bridge = real, 0, None
-        self.write_config()
+        settings = {
+            "MCPO_TOOLS_DIR": str(tools),
+            "MCPO_FILE_EXPIRY": "120",
+            "MCPO_FILE_RETENTION": str(RETENTION),
+            "MCPO_STATEFUL_CLEANUP_INTERVAL": "10",
+            "MCPO_QUEUE_TIMEOUT": "30",
+            "MCPO_LOG_LEVEL": "INFO",
+        }
+        super().__init__(self.binary, folder, {}, settings)
+        self.reload()
 
-    def write_config(self):
+    def reload(self):
         """Another content each time, for a reload that changes one server and leaves the others alone."""
         self.turn += 1
         echo = {"command": "python3", "args": [str(self.folder / "echo_server.py")], "timeout": 60}
@@ -48,28 +48,7 @@ class Machine:
         if self.real:
             example = json.loads((ROOT / "mcp-servers.json.example").read_text(encoding="utf-8"))["mcpServers"]
             servers.update({name: example[name] for name in ("excel", "time")})
-        beside = self.config.with_suffix(".new")
-        beside.write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
-        beside.replace(self.config)
-
-    def start(self):
-        settings = {
-            "MCPO_HOST": "127.0.0.1",
-            "MCPO_PORT": str(self.port),
-            "MCPO_CONFIG_FILE": str(self.config),
-            "MCPO_JOBS_DIR": str(self.jobs),
-            "MCPO_TOOLS_DIR": str(self.tools),
-            "MCPO_FILE_EXPIRY": "120",
-            "MCPO_FILE_RETENTION": str(RETENTION),
-            "MCPO_STATEFUL_CLEANUP_INTERVAL": "10",
-            "MCPO_QUEUE_TIMEOUT": "30",
-            "MCPO_LOG_LEVEL": "INFO",
-        }
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("MCPO_")}
-        with self.log.open("ab") as log:
-            self.bridge = subprocess.Popen(
-                [self.binary, "serve"], env={**kept, **settings}, stdout=log, stderr=log, start_new_session=True
-            )
+        self.write_config(servers)
 
     def ours(self):
         """Every process that runs our copy of the binary, one of our servers, or works in our jobs folder."""
@@ -90,7 +69,7 @@ class Machine:
         for process in self.ours():
             words = process.command.split()
             above = every.get(process.parent)
-            if self.bridge and process.pid == self.bridge.pid:
+            if process.pid == self.process.pid:
                 continue
             if "__supervise" in words or "__adopt" in words:
                 kinds["supervisor"].append(process.pid)
@@ -105,8 +84,8 @@ class Machine:
     def kill_one(self, with_bridge):
         """SIGKILLs a random one of a random kind; says which kind."""
         kinds = self.victims()
-        if with_bridge and self.bridge.poll() is None:
-            kinds["bridge"] = [self.bridge.pid]
+        if with_bridge and self.process.poll() is None:
+            kinds["bridge"] = [self.process.pid]
         if not kinds:
             return None
         kind = random.choice(sorted(kinds))
@@ -115,25 +94,21 @@ class Machine:
         except ProcessLookupError:
             return None
         if kind == "bridge":
-            self.bridge.wait()
-            self.start()
+            self.process.wait()
+            self.launch()
         return kind
 
     def sample(self):
         """Resident MiB, descriptors and threads of the bridge; folders of chats; processes in all."""
-        folder = Path(f"/proc/{self.bridge.pid}")
+        folder = Path(f"/proc/{self.process.pid}")
         status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
         return {
             "memory": int(status["VmRSS"].split()[0]) / 1024,
             "descriptors": len(os.listdir(folder / "fd")),
             "threads": int(status["Threads"]),
-            "folders": sum(1 for entry in os.scandir(self.jobs) if not entry.name.startswith(".")),
-            "processes": len(tree(processes()[self.bridge.pid], processes())),
+            "folders": sum(1 for entry in os.scandir(self.folder / "jobs") if not entry.name.startswith(".")),
+            "processes": len(tree(processes()[self.process.pid], processes())),
         }
-
-    def stop(self):
-        self.bridge.send_signal(signal.SIGTERM)
-        return self.bridge.wait(timeout=120)
 
 
 def links(pid, *names):

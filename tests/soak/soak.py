@@ -16,7 +16,7 @@ from pathlib import Path
 
 from client import Broken, Door, Refused
 from load import LINK_LIFE, OUTCOMES, Load
-from machine import ROOT, Machine
+from machine import BINARY, ROOT, Machine
 from plot import svg
 
 KILL_EVERY, SAMPLE_EVERY, RELOAD_EVERY = 3, 2, 20
@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=15, help="how long (default: 15)")
     parser.add_argument("--users", type=int, default=200, help="users, each with two chats (default: 200)")
     parser.add_argument("--callers", type=int, default=24, help="requests in the air at once (default: 24)")
-    parser.add_argument("--binary", type=Path, default=ROOT / "target/release/mcpo-bridge")
+    parser.add_argument("--binary", type=Path, default=BINARY)
     parser.add_argument("--no-real", action="store_true", help="leave out the servers from a package index")
     parser.add_argument("--seed", type=int, default=None, help="of the random choices; printed at the start")
     parser.add_argument("--docs", action="store_true", help="write docs/soak.md and docs/soak.svg")
@@ -47,7 +47,7 @@ def main():
 
 
 async def soak(machine, wanted):
-    machine.start()
+    machine.launch()
     door = Door(machine.port)
     load = Load(door, wanted.users, machine.real)
     report = Report(load.tally, wanted)
@@ -58,7 +58,7 @@ async def soak(machine, wanted):
         helpers = [
             asyncio.create_task(every(KILL_EVERY, lambda: report.kill(machine))),
             asyncio.create_task(every(SAMPLE_EVERY, lambda: report.sample(machine))),
-            asyncio.create_task(every(RELOAD_EVERY, machine.write_config)),
+            asyncio.create_task(every(RELOAD_EVERY, machine.reload)),
         ]
         while time.monotonic() < end:
             await asyncio.sleep(min(30, max(0.1, end - time.monotonic())))
@@ -76,8 +76,9 @@ async def soak(machine, wanted):
             except asyncio.CancelledError:
                 pass
     finally:
-        report.exit_code = await asyncio.to_thread(machine.stop)
+        report.exit_code = await asyncio.to_thread(machine.end)
         left = machine.ours()
+        machine.clear()
         report.survivors = [f"{process.pid} {process.command}" for process in left]
         if report.survivors:
             machine.log.rename(ROOT / ".run/soak-bridge.log")
