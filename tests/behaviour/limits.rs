@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::support::{LONG, TestBridge, echo, eventually, promptly, rude, servers, vars, with};
+use crate::support::{LONG, TestBridge, echo, promptly, rude, servers, vars, with};
 use serde_json::{Value, json};
 
 fn start() -> TestBridge {

@@ -1,12 +1,47 @@
-//! The MCP door: sessions, chats, refusals and questions.
+//! What both MCP endpoints do: sessions, chats, refusals and questions.
 
 use std::{fmt::Write as _, thread};
 
 use crate::support::{
-    Client, LEGACY, MODERN, Mcp, Stream, TestBridge, bytes, echo, eventually, servers, vars, with,
-    with_envelope,
+    ALL, Client, LEGACY, MODERN, Mcp, PendingCall, Scope, Stream, TestBridge, accepted, bytes,
+    echo, eventually, library, scenarios, servers, vars, with, with_envelope,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+
+scenarios! {
+    a_chat_goes_on_through_the_other_door_whatever_becomes_of_the_protocols_session,
+    a_chat_begun_through_mcp_is_finished_through_openapi,
+    files_are_linked_as_text_and_as_resource_links,
+    a_client_without_a_chat_has_the_protocols_session_for_its_own,
+    hosts_origins_and_forms_that_are_not_ours_are_refused,
+    what_is_no_message_is_refused_with_the_code_of_the_specification,
+    a_body_above_the_limit_is_refused,
+    an_unknown_session_is_not_found_also_where_a_chat_is_named,
+    someone_elses_session_is_not_found,
+    an_unknown_version_is_refused_and_the_known_ones_are_named,
+    modern_headers_that_are_missing_or_say_something_else_are_refused,
+    a_modern_request_without_its_envelope_is_refused,
+    methods_that_are_unknown_or_were_removed_are_not_found_by_modern_clients,
+    an_unknown_method_is_an_answer_to_legacy_clients,
+    only_offered_tools_are_listed_and_called,
+    lists_and_greetings_start_no_process,
+    with_a_key_every_method_asks_for_it,
+    what_a_shared_server_logs_for_one_client_is_not_told_to_another,
+    a_legacy_client_answers_what_the_child_asks_on_the_calls_stream,
+    a_child_that_asks_a_client_who_cannot_answer_is_declined,
+    a_child_that_asks_a_modern_client_who_cannot_answer_is_declined_and_its_call_goes_on,
+    a_modern_clients_retry_resumes_the_parked_call,
+    a_parked_call_belongs_to_one_user_and_one_request,
+    parked_calls_are_told_apart_by_arguments_that_no_number_type_holds,
+    a_cancelled_request_is_cancelled_in_the_child,
+    hanging_up_cancels_the_request,
+    hanging_up_a_stream_cancels_the_question,
+    the_end_of_a_session_ends_its_stream,
+    changed_lists_are_told_on_the_stream_and_listed_from_then_on,
+    each_message_is_on_the_newest_of_a_sessions_streams_only,
+    open_streams_and_parked_calls_hold_up_no_shutdown,
+}
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))
@@ -16,36 +51,34 @@ fn shared(server: Value) -> Value {
     with(server, json!({"mode": "shared"}))
 }
 
-fn legacy(client: Client) -> Mcp {
-    Mcp::legacy(client, "echo", &json!({}))
+fn legacy(at: Scope, client: Client) -> Mcp {
+    at.legacy(client, "echo", &json!({}))
 }
 
-fn modern(client: Client) -> Mcp {
-    Mcp::modern(client, "echo", json!({}))
+fn modern(at: Scope, client: Client) -> Mcp {
+    at.modern(client, "echo", json!({}))
 }
 
 // One chat through both doors.
 
-#[test]
-fn a_chat_goes_on_through_the_other_door_whatever_becomes_of_the_protocols_session() {
+fn a_chat_goes_on_through_the_other_door_whatever_becomes_of_the_protocols_session(at: Scope) {
     let bridge = start();
     let chat = bridge.chat("alice", "c1");
     assert_eq!(chat.echo("counter", json!({})), 1);
-    let first = legacy(chat.clone());
+    let first = legacy(at, chat.clone());
     assert_eq!(first.text("counter", json!({})), "2");
     assert_eq!(first.end(), 200);
     assert_eq!(chat.echo("counter", json!({})), 3);
-    assert_eq!(legacy(chat.clone()).text("counter", json!({})), "4");
+    assert_eq!(legacy(at, chat.clone()).text("counter", json!({})), "4");
     // A modern client asks for other abilities of a child that runs already.
-    assert_eq!(modern(chat.clone()).text("counter", json!({})), "5");
+    assert_eq!(modern(at, chat.clone()).text("counter", json!({})), "5");
     assert_eq!(chat.echo("counter", json!({})), 6);
 }
 
-#[test]
-fn a_chat_begun_through_mcp_is_finished_through_openapi() {
+fn a_chat_begun_through_mcp_is_finished_through_openapi(at: Scope) {
     let bridge = start();
     let chat = bridge.chat("alice", "c1");
-    let mcp = legacy(chat.clone());
+    let mcp = legacy(at, chat.clone());
     let file = json!({"name": "deck.txt", "content": "half"});
     mcp.call("write_file", file);
     mcp.text("counter", json!({}));
@@ -55,11 +88,10 @@ fn a_chat_begun_through_mcp_is_finished_through_openapi() {
     assert_eq!(bridge.workspaces().len(), 1);
 }
 
-#[test]
-fn files_are_linked_as_text_and_as_resource_links() {
+fn files_are_linked_as_text_and_as_resource_links(at: Scope) {
     let bridge = start();
     let chat = bridge.chat("alice", "c1");
-    for mcp in [legacy(chat.clone()), modern(chat.clone())] {
+    for mcp in [legacy(at, chat.clone()), modern(at, chat.clone())] {
         let name = mcp.session.as_ref().map_or("m.txt", |_| "l.txt");
         let result = mcp.call("write_file", json!({"name": name, "content": "a deck"}));
         let content = result["content"].as_array().expect("blocks");
@@ -81,10 +113,9 @@ fn files_are_linked_as_text_and_as_resource_links() {
     }
 }
 
-#[test]
-fn a_client_without_a_chat_has_the_protocols_session_for_its_own() {
+fn a_client_without_a_chat_has_the_protocols_session_for_its_own(at: Scope) {
     let bridge = start();
-    let (first, second) = (legacy(bridge.client()), legacy(bridge.client()));
+    let (first, second) = (legacy(at, bridge.client()), legacy(at, bridge.client()));
     assert_eq!(first.text("counter", json!({})), "1");
     assert_eq!(first.text("counter", json!({})), "2");
     assert_eq!(second.text("counter", json!({})), "1");
@@ -95,8 +126,8 @@ fn a_client_without_a_chat_has_the_protocols_session_for_its_own() {
 const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
 
 /// Posts `PING` with these header lines and gives the status.
-fn raw_status(bridge: &TestBridge, lines: &[&str], body: &str) -> String {
-    let mut head = "POST /mcp/echo HTTP/1.1\r\nConnection: close\r\n".to_owned();
+fn raw_status(bridge: &TestBridge, path: &str, lines: &[&str], body: &str) -> String {
+    let mut head = format!("POST {path} HTTP/1.1\r\nConnection: close\r\n");
     for line in lines {
         let _ = write!(head, "{line}\r\n");
     }
@@ -105,10 +136,9 @@ fn raw_status(bridge: &TestBridge, lines: &[&str], body: &str) -> String {
     answer.split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
-#[test]
-fn hosts_origins_and_forms_that_are_not_ours_are_refused() {
+fn hosts_origins_and_forms_that_are_not_ours_are_refused(at: Scope) {
     let bridge = start();
-    let mcp = legacy(bridge.client());
+    let mcp = legacy(at, bridge.client());
     let host = format!("Host: {}", bridge.address());
     let session = format!(
         "Mcp-Session-Id: {}",
@@ -146,12 +176,12 @@ fn hosts_origins_and_forms_that_are_not_ours_are_refused() {
         ),
     ] {
         let lines: Vec<_> = lines.into_iter().chain([&*session]).collect();
-        assert_eq!(raw_status(&bridge, &lines, PING), status, "{lines:?}");
+        let answered = raw_status(&bridge, &at.path("echo"), &lines, PING);
+        assert_eq!(answered, status, "{lines:?}");
     }
 }
 
-#[test]
-fn what_is_no_message_is_refused_with_the_code_of_the_specification() {
+fn what_is_no_message_is_refused_with_the_code_of_the_specification(at: Scope) {
     let bridge = start();
     for (body, status, code) in [
         (r#"{"jsonrpc":"2.0","id":1,"meth"#, 400, -32700),
@@ -172,19 +202,20 @@ fn what_is_no_message_is_refused_with_the_code_of_the_specification() {
         ),
         (PING, 400, -32600), // no session
     ] {
-        let reply = bridge.client().post("/mcp/echo", body);
+        let reply = bridge.client().post(&at.path("echo"), body);
         let said = reply.expect(status);
         assert_eq!(said["error"]["code"], code, "{body}: {said}");
     }
+    let old_version = bridge.client().header("MCP-Protocol-Version", LEGACY);
+    assert_eq!(old_version.post(&at.path("echo"), "[]").status, 400);
 }
 
-#[test]
-fn a_body_above_the_limit_is_refused() {
+fn a_body_above_the_limit_is_refused(at: Scope) {
     let bridge = TestBridge::builder(servers([("echo", echo())]))
         .var(vars::MAX_BODY_BYTES, 1000)
         .start();
     let body = PING.replace("ping", &"p".repeat(1000));
-    assert_eq!(bridge.client().post("/mcp/echo", body).status, 413);
+    assert_eq!(bridge.client().post(&at.path("echo"), body).status, 413);
 }
 
 #[test]
@@ -195,11 +226,10 @@ fn an_unknown_server_is_not_found() {
     }
 }
 
-#[test]
-fn an_unknown_session_is_not_found_also_where_a_chat_is_named() {
+fn an_unknown_session_is_not_found_also_where_a_chat_is_named(at: Scope) {
     let bridge = start();
-    let mcp = legacy(bridge.chat("alice", "c1"));
-    let ended = legacy(bridge.chat("alice", "c1"));
+    let mcp = legacy(at, bridge.chat("alice", "c1"));
+    let ended = legacy(at, bridge.chat("alice", "c1"));
     assert_eq!(ended.end(), 200);
     for unknown in [
         &mcp.in_session("nobody"),
@@ -213,14 +243,19 @@ fn an_unknown_session_is_not_found_also_where_a_chat_is_named() {
     assert_eq!(mcp.send(PING).status, 200);
 }
 
-#[test]
-fn someone_elses_session_is_not_found() {
+fn someone_elses_session_is_not_found(at: Scope) {
     let bridge = TestBridge::start(servers([("echo", echo()), ("other", echo())]));
-    let mcp = legacy(bridge.chat("alice", "c1"));
+    let mcp = legacy(at, bridge.chat("alice", "c1"));
     let session = mcp.session.as_deref().expect("a session");
-    let bob = modern(bridge.chat("bob", "c1")).in_session(session);
-    let elsewhere = Mcp::modern(bridge.chat("alice", "c1"), "other", json!({})).in_session(session);
-    for foreign in [bob, elsewhere] {
+    let mut foreign = vec![modern(at, bridge.chat("bob", "c1"))];
+    for endpoint in ["echo", "other", ALL] {
+        if at.path("echo") != Scope::One.path(endpoint) {
+            let elsewhere = Mcp::modern(bridge.chat("alice", "c1"), endpoint, json!({}));
+            foreign.push(elsewhere);
+        }
+    }
+    for foreign in foreign {
+        let foreign = foreign.in_session(session);
         assert_eq!(foreign.send(PING).status, 404);
         assert_eq!(foreign.listen().status, 404);
         assert_eq!(foreign.end(), 404);
@@ -228,13 +263,12 @@ fn someone_elses_session_is_not_found() {
     assert_eq!(mcp.send(PING).status, 200, "it is still there");
 }
 
-#[test]
-fn an_unknown_version_is_refused_and_the_known_ones_are_named() {
+fn an_unknown_version_is_refused_and_the_known_ones_are_named(at: Scope) {
     let bridge = start();
-    let mcp = legacy(bridge.client());
+    let mcp = legacy(at, bridge.client());
     let session = mcp.session.as_deref().expect("a session");
     let newer = bridge.client().header("MCP-Protocol-Version", "2099-01-01");
-    let reply = newer.post("/mcp/echo", modern_list("2099-01-01"));
+    let reply = newer.post(&at.path("echo"), modern_list("2099-01-01"));
     let said = reply.expect(400);
     assert_eq!(said["error"]["code"], -32022, "{said}");
     assert_eq!(said["error"]["data"]["supported"], json!([MODERN]));
@@ -243,7 +277,7 @@ fn an_unknown_version_is_refused_and_the_known_ones_are_named() {
         .client()
         .header("MCP-Protocol-Version", "banana")
         .header("Mcp-Session-Id", session);
-    assert_eq!(made_up.post("/mcp/echo", PING).status, 400);
+    assert_eq!(made_up.post(&at.path("echo"), PING).status, 400);
 }
 
 fn modern_list(version: &str) -> String {
@@ -252,48 +286,55 @@ fn modern_list(version: &str) -> String {
     json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params}).to_string()
 }
 
-#[test]
-fn modern_headers_that_are_missing_or_say_something_else_are_refused() {
+fn modern_headers_that_are_missing_or_say_something_else_are_refused(at: Scope) {
     let bridge = start();
-    let params = json!({"name": "echo", "arguments": {"text": "hi"}});
+    let name = &*at.tool("echo", "echo");
+    let (coded, other) = (STANDARD.encode(name), at.tool("echo", "add"));
+    let coded = format!("=?base64?{coded}?=");
+    // As the tool is called at the other endpoint.
+    let elsewhere = if at == Scope::All {
+        "echo"
+    } else {
+        "echo_echo"
+    };
+    let params = json!({"name": name, "arguments": {"text": "hi"}});
     let params = with_envelope(params, &json!({}));
     let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params});
     let version = ("MCP-Protocol-Version", MODERN);
     let method = ("Mcp-Method", "tools/call");
     for (headers, status) in [
-        (vec![version, method, ("Mcp-Name", "echo")], 200),
+        (vec![version, method, ("Mcp-Name", name)], 200),
+        (vec![version, method, ("Mcp-Name", &coded)], 200),
+        (vec![version, method, ("Mcp-Name", &other)], 400),
+        (vec![version, method, ("Mcp-Name", elsewhere)], 400),
         (
-            vec![version, method, ("Mcp-Name", "=?base64?ZWNobw==?=")],
-            200,
+            vec![version, method, ("Mcp-Name", &name.to_uppercase())],
+            400,
         ),
-        (vec![version, method, ("Mcp-Name", "add")], 400),
-        (vec![version, method, ("Mcp-Name", "ECHO")], 400),
         (vec![version, method], 400),
-        (vec![version, ("Mcp-Name", "echo")], 400),
+        (vec![version, ("Mcp-Name", name)], 400),
         (
-            vec![version, ("Mcp-Method", "tools/list"), ("Mcp-Name", "echo")],
+            vec![version, ("Mcp-Method", "tools/list"), ("Mcp-Name", name)],
             400,
         ),
         (
-            vec![version, method, ("Mcp-Name", "echo"), ("Mcp-Name", "echo")],
+            vec![version, method, ("Mcp-Name", name), ("Mcp-Name", name)],
             400,
         ),
         (
-            vec![
-                ("MCP-Protocol-Version", LEGACY),
-                method,
-                ("Mcp-Name", "echo"),
-            ],
+            vec![("MCP-Protocol-Version", LEGACY), method, ("Mcp-Name", name)],
             400,
         ),
-        (vec![method, ("Mcp-Name", "echo")], 400),
+        (vec![method, ("Mcp-Name", name)], 400),
     ] {
         let client = headers
             .iter()
             .fold(bridge.client(), |client, (name, value)| {
                 client.header(name, value)
             });
-        let said = client.post("/mcp/echo", call.to_string()).expect(status);
+        let said = client
+            .post(&at.path("echo"), call.to_string())
+            .expect(status);
         assert_eq!(said["id"], 7, "{headers:?}");
         if status == 400 {
             assert_eq!(said["error"]["code"], -32020, "{headers:?}: {said}");
@@ -301,8 +342,7 @@ fn modern_headers_that_are_missing_or_say_something_else_are_refused() {
     }
 }
 
-#[test]
-fn a_modern_request_without_its_envelope_is_refused() {
+fn a_modern_request_without_its_envelope_is_refused(at: Scope) {
     let bridge = start();
     let client = bridge
         .client()
@@ -314,21 +354,21 @@ fn a_modern_request_without_its_envelope_is_refused() {
         json!({"_meta": {"io.modelcontextprotocol/clientCapabilities": {}}}),
     ] {
         let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params});
-        let said = client.post("/mcp/echo", list.to_string()).expect(400);
+        let said = client.post(&at.path("echo"), list.to_string()).expect(400);
         assert_eq!(said["error"]["code"], -32602, "{list}: {said}");
     }
 }
 
-#[test]
-fn methods_that_are_unknown_or_were_removed_are_not_found_by_modern_clients() {
+fn methods_that_are_unknown_or_were_removed_are_not_found_by_modern_clients(at: Scope) {
     let bridge = start();
-    let mcp = modern(bridge.client());
+    let mcp = modern(at, bridge.client());
     for gone in [
         "initialize",
         "ping",
         "logging/setLevel",
         "resources/subscribe",
         "resources/unsubscribe",
+        "tasks/get",
         "never/heard/of",
     ] {
         let refusal = mcp.request(gone, json!({})).refusal();
@@ -336,24 +376,24 @@ fn methods_that_are_unknown_or_were_removed_are_not_found_by_modern_clients() {
     }
 }
 
-#[test]
-fn an_unknown_method_is_an_answer_to_legacy_clients() {
+fn an_unknown_method_is_an_answer_to_legacy_clients(at: Scope) {
     let bridge = start();
-    let mcp = legacy(bridge.client());
-    let refusal = mcp.request("never/heard/of", json!({})).refusal();
-    assert_eq!(refusal, (200, -32601));
+    let mcp = legacy(at, bridge.client());
+    for unknown in ["tasks/get", "never/heard/of"] {
+        let refusal = mcp.request(unknown, json!({})).refusal();
+        assert_eq!(refusal, (200, -32601), "{unknown}");
+    }
 }
 
 // What is offered, and to whom.
 
-#[test]
-fn only_offered_tools_are_listed_and_called() {
+fn only_offered_tools_are_listed_and_called(at: Scope) {
     let few = with(
         echo(),
         json!({"enabled_tools": ["echo", "add", "env"], "disabled_tools": ["env"]}),
     );
     let bridge = TestBridge::start(servers([("echo", few)]));
-    for mcp in [legacy(bridge.client()), modern(bridge.client())] {
+    for mcp in [legacy(at, bridge.client()), modern(at, bridge.client())] {
         let tools = mcp.request("tools/list", json!({})).result()["tools"].take();
         let names: Vec<_> = tools
             .as_array()
@@ -361,22 +401,22 @@ fn only_offered_tools_are_listed_and_called() {
             .iter()
             .map(|tool| &tool["name"])
             .collect();
-        assert_eq!(names, ["echo", "add"]);
+        assert_eq!(names, [&*at.tool("echo", "echo"), &*at.tool("echo", "add")]);
         for hidden in ["env", "counter", "never_heard_of"] {
-            assert_eq!(mcp.begin(hidden, json!({})).refusal().1, -32602, "{hidden}");
+            let refusal = mcp.begin(hidden, json!({})).refusal();
+            assert_eq!(refusal, (200, -32602), "{hidden}");
         }
         assert_eq!(mcp.text("echo", json!({"text": "hi"})), "hi");
     }
 }
 
-#[test]
-fn lists_and_greetings_start_no_process() {
-    let bridge = start();
+fn lists_and_greetings_start_no_process(at: Scope) {
+    let bridge = TestBridge::start(servers([("echo", echo()), ("one", library("one", &[]))]));
     let client = bridge.client();
-    // Learning the server takes a process, which goes away.
-    legacy(client.clone());
-    eventually("the learner is gone", || bridge.children().is_empty());
-    let mcp = legacy(client.clone());
+    // Learning the servers takes processes, which go away.
+    legacy(at, client.clone());
+    eventually("the learners are gone", || bridge.children().is_empty());
+    let mcp = legacy(at, client.clone());
     let listed = [
         "tools/list",
         "prompts/list",
@@ -387,7 +427,9 @@ fn lists_and_greetings_start_no_process() {
         mcp.request(method, json!({})).result();
     }
     for method in listed.iter().chain(&["server/discover"]) {
-        modern(client.clone()).request(method, json!({})).result();
+        modern(at, client.clone())
+            .request(method, json!({}))
+            .result();
     }
     let children: Vec<_> = bridge.children().iter().map(ToString::to_string).collect();
     assert!(
@@ -396,18 +438,17 @@ fn lists_and_greetings_start_no_process() {
     );
 }
 
-#[test]
-fn with_a_key_every_method_asks_for_it() {
+fn with_a_key_every_method_asks_for_it(at: Scope) {
     let bridge = TestBridge::builder(servers([("echo", echo())]))
         .var(vars::API_KEY, "sesame")
         .start();
-    let mcp = legacy(bridge.client().bearer("sesame"));
+    let mcp = legacy(at, bridge.client().bearer("sesame"));
     let session = mcp.session.as_deref().expect("a session");
     for (client, status) in [
         (bridge.client(), 401),
         (bridge.client().bearer("wrong"), 403),
     ] {
-        let stranger = modern(client).in_session(session);
+        let stranger = modern(at, client).in_session(session);
         for method in [
             "initialize",
             "ping",
@@ -425,17 +466,25 @@ fn with_a_key_every_method_asks_for_it() {
         assert_eq!(stranger.end(), status);
     }
     for method in ["server/discover", "tools/list", "subscriptions/listen"] {
-        let request = modern(bridge.client()).request(method, json!({}));
+        let request = modern(at, bridge.client()).request(method, json!({}));
         assert_eq!(request.status, 401, "{method}");
         assert_eq!(request.headers["WWW-Authenticate"], "Bearer");
     }
-    assert_eq!(mcp.text("echo", json!({"text": "hi"})), "hi");
+    for (name, value) in [("Host", "evil.example"), ("Origin", "http://evil.example")] {
+        let client = bridge.client().bearer("sesame").header(name, value);
+        assert_eq!(client.post(&at.path("echo"), "{}").status, 403, "{name}");
+    }
+    for mcp in [mcp, modern(at, bridge.client().bearer("sesame"))] {
+        assert_eq!(mcp.text("echo", json!({"text": "hi"})), "hi");
+    }
 }
 
 #[test]
 fn a_thousand_requests_with_id_one_get_their_own_answers() {
     let bridge = TestBridge::start(servers([("echo", shared(echo()))]));
-    let clients: Vec<_> = (0..5).map(|_| legacy(bridge.client())).collect();
+    let clients: Vec<_> = (0..5)
+        .map(|_| legacy(Scope::One, bridge.client()))
+        .collect();
     let workers: Vec<_> = (0..200)
         .map(|worker| {
             let mcp = clients[worker % clients.len()].clone();
@@ -452,10 +501,9 @@ fn a_thousand_requests_with_id_one_get_their_own_answers() {
     }
 }
 
-#[test]
-fn what_a_shared_server_logs_for_one_client_is_not_told_to_another() {
+fn what_a_shared_server_logs_for_one_client_is_not_told_to_another(at: Scope) {
     let bridge = TestBridge::start(servers([("echo", shared(echo()))]));
-    let (alice, bob) = (legacy(bridge.client()), legacy(bridge.client()));
+    let (alice, bob) = (legacy(at, bridge.client()), legacy(at, bridge.client()));
     alice.text("counter", json!({}));
     let mut news = alice.listen();
     // Two are at work, so that nobody can tell for whom the child logs.
@@ -480,117 +528,85 @@ fn asker() -> TestBridge {
     TestBridge::start(servers([("bytes", bytes())]))
 }
 
-fn accepted() -> Value {
-    json!({"action": "accept", "content": {"sure": true}})
+fn sure() -> Value {
+    accepted(json!({"sure": true}))
 }
 
-#[test]
-fn a_legacy_client_answers_what_the_child_asks_on_the_calls_stream() {
+fn a_legacy_client_answers_what_the_child_asks_on_the_calls_stream(at: Scope) {
     let bridge = asker();
     for method in ["elicitation/create", "sampling/createMessage", "roots/list"] {
         let able = json!({"elicitation": {}, "sampling": {}, "roots": {}});
-        let mcp = Mcp::legacy(bridge.chat("alice", method), "bytes", &able);
+        let mcp = at.legacy(bridge.chat("alice", method), "bytes", &able);
         let mut stream = mcp.begin("ask", asking(method, &json!(["q"])));
         let asked = stream.message();
         assert_eq!(
             (&asked["method"], &asked["params"]["message"]),
             (&json!(method), &json!("sure?"))
         );
-        let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": accepted()});
-        assert_eq!(mcp.send(&answer.to_string()).status, 202);
+        mcp.answer(&asked, sure());
         assert_eq!(
             stream.result()["answers"],
-            json!([["q", {"result": accepted()}]])
+            json!([["q", {"result": sure()}]])
         );
     }
 }
 
-#[test]
-fn a_child_that_asks_a_client_who_cannot_answer_is_declined() {
+fn a_child_that_asks_a_client_who_cannot_answer_is_declined(at: Scope) {
     let bridge = asker();
-    let mcp = Mcp::legacy(bridge.client(), "bytes", &json!({}));
+    let mcp = at.legacy(bridge.client(), "bytes", &json!({}));
     let result = mcp.call("ask", asking("elicitation/create", &json!(["q"])));
     assert_eq!(result["answers"][0][1]["error"]["code"], -32601, "{result}");
 }
 
-#[test]
-fn a_child_that_asks_a_modern_client_who_cannot_answer_is_declined_and_its_call_goes_on() {
+fn a_child_that_asks_a_modern_client_who_cannot_answer_is_declined_and_its_call_goes_on(at: Scope) {
     let bridge = asker();
-    let mcp = Mcp::modern(bridge.client(), "bytes", json!({"roots": {}}));
+    let mcp = at.modern(bridge.client(), "bytes", json!({"roots": {}}));
     let result = mcp.call("ask", asking("elicitation/create", &json!(["q"])));
     assert_eq!(result["answers"][0][1]["error"]["code"], -32601, "{result}");
 }
 
-/// What a modern client sends again, with its answers.
-fn retry(arguments: &Value, state: &Value, answers: &Value) -> Value {
-    json!({"name": "ask", "arguments": arguments, "requestState": state, "inputResponses": answers})
-}
-
-#[test]
-fn a_modern_clients_retry_resumes_the_parked_call() {
+fn a_modern_clients_retry_resumes_the_parked_call(at: Scope) {
     let bridge = asker();
     let able = json!({"elicitation": {}});
-    let mcp = Mcp::modern(bridge.chat("alice", "c1"), "bytes", able);
+    let mcp = at.modern(bridge.chat("alice", "c1"), "bytes", able);
     let arguments = asking("elicitation/create", &json!(["first", 2]));
     let parked = mcp.begin("ask", arguments.clone()).result();
-    assert_eq!(parked["resultType"], "input_required", "{parked}");
     let asked = parked["inputRequests"].as_object().expect("questions");
     assert_eq!(asked.len(), 2, "{parked}");
-    let answers: Value = asked
-        .keys()
-        .map(|key| (key.clone(), accepted()))
-        .collect::<serde_json::Map<_, _>>()
-        .into();
-    let again = retry(&arguments, &parked["requestState"], &answers);
-    let result = mcp.request("tools/call", again.clone()).result();
+    let again = || mcp.retry("ask", &arguments, &parked, &sure());
+    let result = again().result();
     assert_eq!(result["resultType"], "complete");
     assert_eq!(
         result["answers"],
-        json!([["first", {"result": accepted()}], [2, {"result": accepted()}]])
+        json!([["first", {"result": sure()}], [2, {"result": sure()}]])
     );
-    assert_eq!(
-        mcp.request("tools/call", again).refusal().1,
-        -32602,
-        "once only"
-    );
+    assert_eq!(again().refusal().1, -32602, "once only");
 }
 
-#[test]
-fn a_parked_call_belongs_to_one_user_and_one_request() {
+fn a_parked_call_belongs_to_one_user_and_one_request(at: Scope) {
     let bridge = asker();
     let able = json!({"elicitation": {}});
-    let mcp = Mcp::modern(bridge.chat("alice", "c1"), "bytes", able.clone());
+    let mcp = at.modern(bridge.chat("alice", "c1"), "bytes", able.clone());
     let arguments = asking("elicitation/create", &json!(["q"]));
     let parked = mcp.begin("ask", arguments.clone()).result();
-    let key = parked["inputRequests"]
-        .as_object()
-        .expect("a question")
-        .keys()
-        .next();
-    let answers = json!({key.expect("a key"): accepted()});
-    let state = &parked["requestState"];
-    let mine = retry(&arguments, state, &answers);
-    let bob = Mcp::modern(bridge.chat("bob", "c1"), "bytes", able);
-    assert_eq!(
-        bob.request("tools/call", mine.clone()).refusal(),
-        (400, -32602)
-    );
-    let other = retry(
-        &asking("elicitation/create", &json!(["other"])),
-        state,
-        &answers,
-    );
-    assert_eq!(mcp.request("tools/call", other).refusal(), (400, -32602));
-    let made_up = retry(&arguments, &json!("made-up"), &answers);
-    assert_eq!(mcp.request("tools/call", made_up).refusal(), (400, -32602));
-    let result = mcp.request("tools/call", mine).result();
-    assert_eq!(result["answers"], json!([["q", {"result": accepted()}]]));
+    let bob = at.modern(bridge.chat("bob", "c1"), "bytes", able);
+    let other = asking("elicitation/create", &json!(["other"]));
+    let made_up = with(parked.clone(), json!({"requestState": "made-up"}));
+    for (mcp, arguments, parked) in [
+        (&bob, &arguments, &parked),
+        (&mcp, &other, &parked),
+        (&mcp, &arguments, &made_up),
+    ] {
+        let refusal = mcp.retry("ask", arguments, parked, &sure()).refusal();
+        assert_eq!(refusal, (400, -32602));
+    }
+    let result = mcp.retry("ask", &arguments, &parked, &sure()).result();
+    assert_eq!(result["answers"], json!([["q", {"result": sure()}]]));
 }
 
-#[test]
-fn parked_calls_are_told_apart_by_arguments_that_no_number_type_holds() {
+fn parked_calls_are_told_apart_by_arguments_that_no_number_type_holds(at: Scope) {
     let bridge = asker();
-    let mcp = Mcp::modern(
+    let mcp = at.modern(
         bridge.chat("alice", "c1"),
         "bytes",
         json!({"elicitation": {}}),
@@ -598,7 +614,8 @@ fn parked_calls_are_told_apart_by_arguments_that_no_number_type_holds() {
     let call = |arguments: &Value, more: &str| {
         let meta = with_envelope(json!({}), &json!({"elicitation": {}}))["_meta"].to_string();
         let arguments = arguments.to_string().replacen('{', r#"{"huge":1e400,"#, 1);
-        let params = format!(r#"{{"name":"ask","_meta":{meta},"arguments":{arguments}{more}}}"#);
+        let name = mcp.tool("ask");
+        let params = format!(r#"{{"name":"{name}","_meta":{meta},"arguments":{arguments}{more}}}"#);
         mcp.send(&format!(
             r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#
         ))
@@ -615,14 +632,14 @@ fn parked_calls_are_told_apart_by_arguments_that_no_number_type_holds() {
 
 // Calling off.
 
-fn raw_begin(mcp: &Mcp, client: &Client, arguments: &Value) -> crate::support::PendingCall {
-    let params = json!({"name": "sleep", "arguments": arguments});
+fn raw_begin(at: Scope, mcp: &Mcp, client: &Client, arguments: &Value) -> PendingCall {
+    let params = json!({"name": mcp.tool("sleep"), "arguments": arguments});
     let message = json!({"jsonrpc": "2.0", "id": "long", "method": "tools/call", "params": params});
     client
         .clone()
         .header("Accept", "application/json, text/event-stream")
         .header("Mcp-Session-Id", mcp.session.as_deref().expect("a session"))
-        .begin("mcp", "echo", &message)
+        .post_later(&at.path("echo"), &message)
 }
 
 fn is_cancelled(mcp: &Mcp, seconds: &str) {
@@ -631,40 +648,40 @@ fn is_cancelled(mcp: &Mcp, seconds: &str) {
     });
 }
 
-#[test]
-fn a_cancelled_request_is_cancelled_in_the_child() {
-    let bridge = TestBridge::start(servers([("echo", shared(echo()))]));
-    let mcp = legacy(bridge.client());
-    let sleeping = raw_begin(&mcp, &bridge.client(), &json!({"seconds": 60}));
+fn a_cancelled_request_is_cancelled_in_the_child(at: Scope) {
+    let bridge = TestBridge::start(servers([
+        ("echo", shared(echo())),
+        ("other", shared(echo())),
+    ]));
+    let mcp = legacy(at, bridge.client());
+    let sleeping = raw_begin(at, &mcp, &bridge.client(), &json!({"seconds": 60}));
     eventually("it sleeps", || mcp.text("sleeping", json!({})) == "1");
-    let cancel = |id: &str| {
+    let cancel = |mcp: &Mcp, id: &str| {
         let params = json!({"requestId": id, "reason": "enough"});
-        let told = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
-        told.to_string()
+        mcp.notify("notifications/cancelled", params);
     };
-    let stranger = legacy(bridge.client());
-    assert_eq!(stranger.send(&cancel("long")).status, 202);
-    assert_eq!(mcp.send(&cancel("other")).status, 202);
+    cancel(&legacy(at, bridge.client()), "long");
+    cancel(&mcp, "other");
     assert_eq!(mcp.text("cancelled", json!({})), "[]");
-    assert_eq!(mcp.send(&cancel("long")).status, 202);
+    cancel(&mcp, "long");
     is_cancelled(&mcp, "[60]");
+    let other = bridge.client().call("other", "cancelled", json!({}));
+    assert_eq!(other.ok(), json!([]));
     sleeping.rest();
 }
 
-#[test]
-fn hanging_up_cancels_the_request() {
+fn hanging_up_cancels_the_request(at: Scope) {
     let bridge = TestBridge::start(servers([("echo", shared(echo()))]));
-    let mcp = legacy(bridge.client());
-    let sleeping = raw_begin(&mcp, &bridge.client(), &json!({"seconds": 61}));
+    let mcp = legacy(at, bridge.client());
+    let sleeping = raw_begin(at, &mcp, &bridge.client(), &json!({"seconds": 61}));
     eventually("it sleeps", || mcp.text("sleeping", json!({})) == "1");
     sleeping.hang_up();
     is_cancelled(&mcp, "[61]");
 }
 
-#[test]
-fn hanging_up_a_stream_cancels_the_question() {
+fn hanging_up_a_stream_cancels_the_question(at: Scope) {
     let bridge = TestBridge::start(servers([("bytes", shared(bytes()))]));
-    let mcp = Mcp::legacy(bridge.client(), "bytes", &json!({"elicitation": {}}));
+    let mcp = at.legacy(bridge.client(), "bytes", &json!({"elicitation": {}}));
     let mut stream: Stream = mcp.begin("ask", asking("elicitation/create", &json!(["q"])));
     stream.message();
     drop(stream);
@@ -676,36 +693,32 @@ fn hanging_up_a_stream_cancels_the_question() {
 
 /// As it stands in a coded line that begins with `{"jsonrpc":"2.0",`, which is 17 bytes.
 fn base64_of(member: &str) -> String {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
     let coded = STANDARD.encode(format!(r#"{{"jsonrpc":"2.0",{member}"#));
     let whole = coded.trim_end_matches('=');
     whole[..whole.len() / 4 * 4 - 4].to_owned()
 }
 
-#[test]
-fn the_end_of_a_session_ends_its_stream() {
+fn the_end_of_a_session_ends_its_stream(at: Scope) {
     let bridge = start();
-    let mcp = legacy(bridge.chat("alice", "c1"));
+    let mcp = legacy(at, bridge.chat("alice", "c1"));
     let stream = mcp.listen();
     assert_eq!(stream.status, 200);
     assert_eq!(mcp.end(), 200);
     assert_eq!(stream.rest(), Vec::<String>::new());
 }
 
-#[test]
-fn changed_lists_are_told_on_the_stream_and_listed_from_then_on() {
+fn changed_lists_are_told_on_the_stream_and_listed_from_then_on(at: Scope) {
     let bridge = start();
-    let mcp = legacy(bridge.chat("alice", "c1"));
+    let mcp = legacy(at, bridge.chat("alice", "c1"));
     mcp.call("counter", json!({}));
     let mut news = mcp.listen();
     mcp.call("change_tools", json!({}));
     assert_eq!(news.message()["method"], "notifications/tools/list_changed");
 }
 
-#[test]
-fn each_message_is_on_the_newest_of_a_sessions_streams_only() {
+fn each_message_is_on_the_newest_of_a_sessions_streams_only(at: Scope) {
     let bridge = start();
-    let mcp = legacy(bridge.chat("alice", "c1"));
+    let mcp = legacy(at, bridge.chat("alice", "c1"));
     let changed = |stream: &mut Stream| {
         mcp.call("change_tools", json!({}));
         let message = stream.message();
@@ -735,16 +748,15 @@ fn each_message_is_on_the_newest_of_a_sessions_streams_only() {
     assert!(four.parse::<u64>().expect("a number") > three);
 }
 
-#[test]
-fn open_streams_and_parked_calls_hold_up_no_shutdown() {
+fn open_streams_and_parked_calls_hold_up_no_shutdown(at: Scope) {
     let bridge = asker();
     let able = json!({"elicitation": {}});
-    let parking = Mcp::modern(bridge.chat("alice", "c1"), "bytes", able);
+    let parking = at.modern(bridge.chat("alice", "c1"), "bytes", able);
     let parked = parking.begin("ask", asking("elicitation/create", &json!(["q"])));
     assert_eq!(parked.result()["resultType"], "input_required");
-    let news = Mcp::legacy(bridge.client(), "bytes", &json!({})).listen();
+    let news = at.legacy(bridge.client(), "bytes", &json!({})).listen();
     let filter = json!({"notifications": {"toolsListChanged": true}});
-    let listener = Mcp::modern(bridge.chat("alice", "c2"), "bytes", json!({}));
+    let listener = at.modern(bridge.chat("alice", "c2"), "bytes", json!({}));
     let mut listening = listener.request("subscriptions/listen", filter);
     listening.message();
     // Its end within the harness's patience is the test.

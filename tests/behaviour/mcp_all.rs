@@ -1,8 +1,8 @@
-//! The endpoint of all servers: `/mcp`.
+//! The endpoint of all servers, `/mcp`, where it does more than that of one.
 
 use crate::support::{
-    ALL, Client, LEGACY, MODERN, Mcp, Stream, TestBridge, bytes, echo, eventually, library, odd,
-    rude, servers, vars, with, with_envelope,
+    ALL, Client, MODERN, Mcp, Stream, TestBridge, accepted, bytes, echo, eventually, library, odd,
+    rude, servers, with, with_envelope,
 };
 use serde_json::{Value, json};
 
@@ -15,8 +15,7 @@ fn modern(client: Client) -> Mcp {
 }
 
 fn both(bridge: &TestBridge, chat: &str) -> [Mcp; 2] {
-    let chat = bridge.chat("alice", chat);
-    [legacy(chat.clone()), modern(chat)]
+    Mcp::both(&bridge.chat("alice", chat), ALL)
 }
 
 /// One member of each item of a list.
@@ -134,22 +133,10 @@ fn greetings_speak_for_all_servers() {
 }
 
 #[test]
-fn lists_and_greetings_start_no_process() {
+fn levels_and_subscriptions_to_lists_start_no_process() {
     let bridge = TestBridge::start(servers([("one", library("one", &[])), ("echo", echo())]));
-    legacy(bridge.client());
-    eventually("the learners are gone", || bridge.children().is_empty());
-    for mcp in both(&bridge, "c1") {
-        for method in [
-            "tools/list",
-            "prompts/list",
-            "resources/list",
-            "resources/templates/list",
-        ] {
-            mcp.request(method, json!({})).result();
-        }
-    }
     let mcp = legacy(bridge.client());
-    mcp.request("ping", json!({})).result();
+    eventually("the learners are gone", || bridge.children().is_empty());
     mcp.request("logging/setLevel", json!({"level": "error"}))
         .result();
     let filter = json!({"notifications": {"toolsListChanged": true}});
@@ -249,39 +236,28 @@ fn a_chat_has_one_child_of_each_server_through_every_door() {
     assert_eq!(one.text("counter", json!({})), "3");
     assert_eq!(all.end(), 200);
     assert_eq!(modern(chat.clone()).text("echo_counter", json!({})), "4");
-    assert_eq!(chat.echo("counter", json!({})), 5);
     assert_eq!(bridge.workspaces().len(), 1);
 }
 
 #[test]
-fn files_of_one_server_are_the_others_and_are_linked() {
+fn files_of_one_server_are_the_others() {
     let bridge = TestBridge::start(servers([("echo", echo()), ("other", echo())]));
-    for (mcp, name) in both(&bridge, "c1").into_iter().zip(["l.txt", "m.txt"]) {
-        let result = mcp.call(
+    let second = legacy(bridge.client());
+    // In a chat, and in a protocol session of its own.
+    for mcp in both(&bridge, "c1")
+        .into_iter()
+        .chain([legacy(bridge.client())])
+    {
+        mcp.call(
             "echo_write_file",
-            json!({"name": name, "content": "a deck"}),
+            json!({"name": "a.txt", "content": "mine"}),
         );
-        let content = result["content"].as_array().expect("blocks");
-        let link = content.last().expect("a link");
         assert_eq!(
-            (&link["type"], &link["name"]),
-            (&json!("resource_link"), &json!(name))
+            mcp.text("other_read_file", json!({"name": "a.txt"})),
+            "mine"
         );
-        let url = link["uri"].as_str().expect("a link");
-        assert_eq!(bridge.client().download(url).text(), "a deck");
-        assert_eq!(mcp.text("other_read_file", json!({"name": name})), "a deck");
     }
-}
-
-#[test]
-fn a_client_without_a_chat_has_its_session_for_all_servers() {
-    let bridge = TestBridge::start(servers([("echo", echo()), ("other", echo())]));
-    let (first, second) = (legacy(bridge.client()), legacy(bridge.client()));
-    first.call("echo_write_file", json!({"name": "a", "content": "mine"}));
-    assert_eq!(first.text("other_read_file", json!({"name": "a"})), "mine");
     assert_eq!(second.text("other_list_files", json!({})), "[]");
-    assert_eq!(first.text("echo_counter", json!({})), "1");
-    assert_eq!(second.text("echo_counter", json!({})), "1");
 }
 
 #[test]
@@ -554,24 +530,6 @@ fn changed_lists_of_any_child_are_told() {
     );
 }
 
-#[test]
-fn progress_comes_with_the_clients_token_and_in_order() {
-    let bridge = TestBridge::start(servers([("echo", echo()), ("bytes", bytes())]));
-    for mcp in both(&bridge, "c1") {
-        let arguments = json!({"count": 50});
-        let params = json!({"name": "bytes_notes", "arguments": arguments, "_meta": {"progressToken": "mine"}});
-        let messages = mcp.request("tools/call", params).rest();
-        let notes: Vec<Value> = messages[..50]
-            .iter()
-            .map(|line| serde_json::from_str(line).expect("json"))
-            .collect();
-        for (index, note) in notes.iter().enumerate() {
-            assert_eq!(note["params"]["progressToken"], "mine");
-            assert_eq!(note["params"]["seq"], index);
-        }
-    }
-}
-
 fn askers() -> TestBridge {
     TestBridge::start(servers([
         ("one", library("one", &[])),
@@ -591,9 +549,7 @@ fn questions_of_several_children_at_once_get_their_own_answers() {
         assert_eq!(asked["params"]["message"], format!("{name} asks"));
         assert!(!seen.contains(&asked["id"]), "{seen:?} {asked}");
         seen.push(asked["id"].clone());
-        let result = json!({"action": "accept", "content": {"to": name}});
-        let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": result});
-        assert_eq!(mcp.send(&answer.to_string()).status, 202);
+        mcp.answer(&asked, accepted(json!({"to": name})));
         let said = stream.result()["content"][0]["text"].clone();
         assert_eq!(said, format!("{name} accept {{'to': '{name}'}}"));
     }
@@ -610,12 +566,10 @@ fn questions_that_wait_side_by_side_are_told_apart() {
         mcp.send(&call.to_string())
     };
     let (mut one, mut two) = (call(1, "one"), call(2, "two"));
-    let ids = [one.message()["id"].clone(), two.message()["id"].clone()];
-    assert_ne!(ids[0], ids[1]);
-    for (stream, id, name) in [(two, &ids[1], "two"), (one, &ids[0], "one")] {
-        let result = json!({"action": "accept", "content": {"to": name}});
-        let answer = json!({"jsonrpc": "2.0", "id": id, "result": result});
-        assert_eq!(mcp.send(&answer.to_string()).status, 202);
+    let asked = [one.message(), two.message()];
+    assert_ne!(asked[0]["id"], asked[1]["id"]);
+    for (stream, asked, name) in [(two, &asked[1], "two"), (one, &asked[0], "one")] {
+        mcp.answer(asked, accepted(json!({"to": name})));
         let said = stream.result()["content"][0]["text"].clone();
         assert_eq!(said, format!("{name} accept {{'to': '{name}'}}"));
     }
@@ -639,8 +593,7 @@ fn progress_with_an_answer_and_questions_taken_back_are_of_the_right_child() {
     for (stream, asked, name) in [(two, &asked[1], "two"), (one, &asked[0], "one")] {
         assert_eq!(asked["params"]["_meta"]["progressToken"], number(asked));
         let params = json!({"progressToken": number(asked), "progress": 0.5});
-        let told = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
-        assert_eq!(mcp.send(&told.to_string()).status, 202);
+        mcp.notify("notifications/progress", params);
         let lines = stream.rest();
         let mut messages: Vec<Value> = lines
             .iter()
@@ -660,47 +613,16 @@ fn a_modern_clients_retry_resumes_the_call_of_its_server() {
     let bridge = askers();
     let mcp = Mcp::modern(bridge.chat("alice", "c1"), ALL, json!({"elicitation": {}}));
     let parked = mcp.begin("two_ask", json!({})).result();
-    assert_eq!(parked["resultType"], "input_required", "{parked}");
-    let asked = parked["inputRequests"].as_object().expect("a question");
-    let (key, asked) = asked.iter().next().expect("a question");
+    let mut asked = parked["inputRequests"]
+        .as_object()
+        .expect("a question")
+        .values();
+    let asked = asked.next().expect("a question");
     assert_eq!(asked["params"]["message"], "two asks");
-    let retry = |name: &str| {
-        let answers = json!({key: {"action": "accept", "content": {}}});
-        json!({
-            "name": name,
-            "arguments": {},
-            "requestState": parked["requestState"],
-            "inputResponses": answers,
-        })
-    };
-    let other = mcp.request("tools/call", retry("one_ask"));
-    assert_eq!(other.refusal(), (400, -32602));
-    let result = mcp.request("tools/call", retry("two_ask")).result();
+    let retry = |tool: &str| mcp.retry(tool, &json!({}), &parked, &accepted(json!({})));
+    assert_eq!(retry("one_ask").refusal(), (400, -32602));
+    let result = retry("two_ask").result();
     assert_eq!(result["content"][0]["text"], "two accept {}");
-}
-
-#[test]
-fn a_cancelled_request_is_cancelled_in_its_child() {
-    let shared = with(echo(), json!({"mode": "shared"}));
-    let bridge = TestBridge::start(servers([("echo", shared.clone()), ("other", shared)]));
-    let mcp = legacy(bridge.client());
-    let params = json!({"name": "other_sleep", "arguments": {"seconds": 60}});
-    let call = json!({"jsonrpc": "2.0", "id": "long", "method": "tools/call", "params": params});
-    let session = mcp.session.clone().expect("a session");
-    let sleeping = bridge
-        .client()
-        .header("Accept", "application/json, text/event-stream")
-        .header("Mcp-Session-Id", session)
-        .begin("mcp", "", &call);
-    eventually("it sleeps", || mcp.text("other_sleeping", json!({})) == "1");
-    let params = json!({"requestId": "long"});
-    let told = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params});
-    assert_eq!(mcp.send(&told.to_string()).status, 202);
-    eventually("the child hears of it", || {
-        mcp.text("other_cancelled", json!({})) == "[60]"
-    });
-    assert_eq!(mcp.text("echo_cancelled", json!({})), "[]");
-    sleeping.rest();
 }
 
 #[test]
@@ -721,76 +643,6 @@ fn the_level_of_logs_reaches_each_child_when_it_first_serves_the_session() {
 // Refusals.
 
 #[test]
-fn sessions_are_of_one_caller_and_of_this_endpoint() {
-    let bridge = TestBridge::start(servers([("echo", echo())]));
-    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
-    let alice = bridge.chat("alice", "c1");
-    let all = legacy(alice.clone());
-    let one = Mcp::legacy(alice.clone(), "echo", &json!({}));
-    let session = |mcp: &Mcp| mcp.session.clone().expect("a session");
-    for foreign in [
-        modern(alice.clone()).in_session(&session(&one)),
-        Mcp::modern(alice, "echo", json!({})).in_session(&session(&all)),
-        modern(bridge.chat("bob", "c1")).in_session(&session(&all)),
-        all.in_session("nobody"),
-    ] {
-        assert_eq!(foreign.send(ping).status, 404);
-        assert_eq!(foreign.listen().status, 404);
-        assert_eq!(foreign.end(), 404);
-    }
-    let stream = all.listen();
-    assert_eq!(all.send(ping).status, 200);
-    assert_eq!(all.end(), 200);
-    assert_eq!(stream.rest(), Vec::<String>::new());
-    assert_eq!(all.send(ping).status, 404);
-    assert_eq!(bridge.client().post("/mcp", ping).status, 400, "no session");
-}
-
-#[test]
-fn the_key_is_asked_for_and_hosts_and_origins_are_checked() {
-    let bridge = TestBridge::builder(servers([("echo", echo())]))
-        .var(vars::API_KEY, "sesame")
-        .start();
-    let mcp = legacy(bridge.client().bearer("sesame"));
-    let session = mcp.session.clone().expect("a session");
-    for (client, status) in [
-        (bridge.client(), 401),
-        (bridge.client().bearer("wrong"), 403),
-    ] {
-        let stranger = modern(client).in_session(&session);
-        assert_eq!(stranger.request("tools/list", json!({})).status, status);
-        assert_eq!(stranger.listen().status, status);
-        assert_eq!(stranger.end(), status);
-    }
-    for (name, value) in [("Host", "evil.example"), ("Origin", "http://evil.example")] {
-        let client = bridge.client().bearer("sesame").header(name, value);
-        assert_eq!(client.post("/mcp", "{}").status, 403, "{name}");
-    }
-    let modern = modern(bridge.client().bearer("sesame"));
-    assert_eq!(modern.text("echo_echo", json!({"text": "hi"})), "hi");
-}
-
-#[test]
-fn modern_headers_are_held_against_the_name_that_the_client_wrote() {
-    let bridge = TestBridge::start(servers([("echo", echo())]));
-    let params = json!({"name": "echo_echo", "arguments": {"text": "hi"}});
-    let params = with_envelope(params, &json!({}));
-    let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params});
-    for (name, status) in [("echo_echo", 200), ("echo", 400), ("echo_add", 400)] {
-        let client = bridge
-            .client()
-            .header("MCP-Protocol-Version", MODERN)
-            .header("Mcp-Method", "tools/call")
-            .header("Mcp-Name", name);
-        let said = client.post("/mcp", call.to_string()).expect(status);
-        assert_eq!(said["id"], 7);
-        if status == 400 {
-            assert_eq!(said["error"]["code"], -32020, "{name}: {said}");
-        }
-    }
-}
-
-#[test]
 fn a_remote_server_is_sent_the_name_that_it_knows() {
     let far = TestBridge::start(servers([("echo", echo())]));
     let url = format!("http://{}/mcp/echo", far.address());
@@ -809,34 +661,15 @@ fn a_remote_server_is_sent_the_name_that_it_knows() {
 
 #[test]
 fn methods_that_name_no_server_are_not_found() {
+    // This server answers every method, and is asked for none of them.
     let bridge = TestBridge::start(servers([("bytes", bytes())]));
     let (old, new) = (legacy(bridge.client()), modern(bridge.client()));
     for method in ["tasks/get", "never/heard/of"] {
-        assert_eq!(
-            old.request(method, json!({})).refusal(),
-            (200, -32601),
-            "{method}"
-        );
-        assert_eq!(
-            new.request(method, json!({})).refusal(),
-            (404, -32601),
-            "{method}"
-        );
+        for (mcp, status) in [(&old, 200), (&new, 404)] {
+            let refusal = mcp.request(method, json!({})).refusal();
+            assert_eq!(refusal, (status, -32601), "{method}");
+        }
     }
-    for gone in [
-        "initialize",
-        "ping",
-        "logging/setLevel",
-        "resources/subscribe",
-    ] {
-        assert_eq!(
-            new.request(gone, json!({})).refusal(),
-            (404, -32601),
-            "{gone}"
-        );
-    }
-    let old_version = bridge.client().header("MCP-Protocol-Version", LEGACY);
-    assert_eq!(old_version.post("/mcp", "[]").status, 400);
 }
 
 #[test]

@@ -1,10 +1,28 @@
-//! What goes through the MCP door comes out as it went in.
+//! What goes through an MCP endpoint comes out as it went in.
 
 use std::thread;
 
-use crate::support::{Client, LEGACY, Mcp, Stream, TestBridge, bytes, echo, servers, with};
+use crate::support::{
+    Client, LEGACY, Mcp, Scope, Stream, TestBridge, bytes, echo, scenarios, servers, with,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+
+scenarios! {
+    a_call_and_its_result_keep_every_byte,
+    ids_of_every_spelling_come_back_as_they_were_sent,
+    newlines_between_tokens_reach_the_child_as_one_line,
+    results_and_errors_of_the_child_keep_every_byte,
+    notifications_of_the_child_keep_every_byte_and_come_before_the_answer,
+    what_the_child_asks_and_the_client_answers_keeps_every_byte,
+    a_modern_call_loses_its_envelope_and_nothing_else,
+    members_of_meta_with_odd_names_pass_a_modern_call,
+    paths_of_our_folder_become_relative_and_nothing_else_changes,
+    two_hundred_calls_get_all_their_progress_in_order,
+    progress_that_was_said_twice_is_heard_twice,
+    what_a_client_tells_reaches_its_child,
+    progress_of_both_eras_comes_with_the_clients_token_and_in_order,
+}
 
 /// Members that every JSON library is tempted to change, some of them twice there.
 const STRANGE: &str = r#""one":1,"point":1.0,"huge":1e400,"big":9223372036854775808,"bigger":123456789012345678901234567890,"minus":-0.0,"exp":1E+2,"lone":"\ud800","pair":"\ud83d\ude00","escaped":"\u0041\/","twice":1,"twice":2, "spaced" : [ ] ,"nested":{"null":null,"":{}}"#;
@@ -23,31 +41,32 @@ fn shown(id: &str, params: &str) -> String {
     )
 }
 
-fn call(id: &str, params: &str) -> String {
+/// A call with these params, in which the tool is named as its server knows it.
+fn call(mcp: &Mcp, id: &str, params: &str) -> String {
+    let name = format!(r#""name":"{}"#, mcp.tool(""));
+    let params = params.replacen(r#""name":""#, &name, 1);
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{params}}}"#)
 }
 
-fn chat(bridge: &TestBridge, capabilities: &Value) -> Mcp {
-    Mcp::legacy(bridge.chat("alice", "c1"), "bytes", capabilities)
+fn chat(at: Scope, bridge: &TestBridge, capabilities: &Value) -> Mcp {
+    at.legacy(bridge.chat("alice", "c1"), "bytes", capabilities)
 }
 
-#[test]
-fn a_call_and_its_result_keep_every_byte() {
+fn a_call_and_its_result_keep_every_byte(at: Scope) {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({}));
+    let mcp = chat(at, &bridge, &json!({}));
     let params = format!(
         r#"{{ "x-new":{{{STRANGE}}},"name":"raw","arguments":{{{STRANGE}}},"last":1e400}}"#
     );
     assert_eq!(
-        mcp.send(&call("1", &params)).last_line(),
+        mcp.send(&call(&mcp, "1", &params)).last_line(),
         shown("1", &params)
     );
 }
 
-#[test]
-fn ids_of_every_spelling_come_back_as_they_were_sent() {
+fn ids_of_every_spelling_come_back_as_they_were_sent(at: Scope) {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({}));
+    let mcp = chat(at, &bridge, &json!({}));
     let params = r#"{"name":"raw"}"#;
     for id in [
         "1",
@@ -58,36 +77,37 @@ fn ids_of_every_spelling_come_back_as_they_were_sent() {
         r#""\u0041\/é""#,
         r#""""#,
     ] {
-        assert_eq!(mcp.send(&call(id, params)).last_line(), shown(id, params));
+        assert_eq!(
+            mcp.send(&call(&mcp, id, params)).last_line(),
+            shown(id, params)
+        );
     }
 }
 
 #[test]
 fn unknown_methods_pass_with_their_params() {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({}));
+    let mcp = chat(Scope::One, &bridge, &json!({}));
     let params = format!("{{{STRANGE}}}");
     let message =
         format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tasks/of/tomorrow","params":{params}}}"#);
     assert_eq!(mcp.send(&message).last_line(), shown("1", &params));
 }
 
-#[test]
-fn newlines_between_tokens_reach_the_child_as_one_line() {
+fn newlines_between_tokens_reach_the_child_as_one_line(at: Scope) {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({}));
+    let mcp = chat(at, &bridge, &json!({}));
     let params = "{\r\n\"name\":\"raw\",\n\"arguments\":{}}";
     let one_line = params.replace(['\r', '\n'], " ");
     assert_eq!(
-        mcp.send(&call("1", params)).last_line(),
+        mcp.send(&call(&mcp, "1", params)).last_line(),
         shown("1", &one_line)
     );
 }
 
-#[test]
-fn results_and_errors_of_the_child_keep_every_byte() {
+fn results_and_errors_of_the_child_keep_every_byte(at: Scope) {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({}));
+    let mcp = chat(at, &bridge, &json!({}));
     for (kind, value) in [
         ("result", format!(r#"{{"content":[],{STRANGE}}}"#)),
         (
@@ -97,33 +117,34 @@ fn results_and_errors_of_the_child_keep_every_byte() {
     ] {
         let params = format!(r#"{{"name":"reply","arguments":{{"{kind}":{value}}}}}"#);
         let expected = format!(r#"{{"jsonrpc":"2.0","id":"x","{kind}":{value}}}"#);
-        assert_eq!(mcp.send(&call(r#""x""#, &params)).last_line(), expected);
+        assert_eq!(
+            mcp.send(&call(&mcp, r#""x""#, &params)).last_line(),
+            expected
+        );
     }
 }
 
-#[test]
-fn notifications_of_the_child_keep_every_byte_and_come_before_the_answer() {
+fn notifications_of_the_child_keep_every_byte_and_come_before_the_answer(at: Scope) {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({}));
+    let mcp = chat(at, &bridge, &json!({}));
     let said = format!(r#"{{"level":"info","data":{{{STRANGE}}}}}"#);
     for method in ["notifications/message", "notifications/never/heard/of"] {
         let params =
             format!(r#"{{"name":"say","arguments":{{"method":"{method}","params":{said}}}}}"#);
-        let messages = mcp.send(&call("1", &params)).rest();
+        let messages = mcp.send(&call(&mcp, "1", &params)).rest();
         let told = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{said}}}"#);
         assert_eq!(messages, [told, shown("1", &params)]);
     }
 }
 
-#[test]
-fn what_the_child_asks_and_the_client_answers_keeps_every_byte() {
+fn what_the_child_asks_and_the_client_answers_keeps_every_byte(at: Scope) {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({"elicitation": {}}));
+    let mcp = chat(at, &bridge, &json!({"elicitation": {}}));
     let asked = format!(r#"{{"message":"?",{STRANGE}}}"#);
     let arguments =
         format!(r#"{{"method":"elicitation/create","params":{asked},"ids":["\u0041",70]}}"#);
     let params = format!(r#"{{"name":"ask","arguments":{arguments}}}"#);
-    let mut stream = mcp.send(&call("1", &params));
+    let mut stream = mcp.send(&call(&mcp, "1", &params));
     let answers = [
         format!(r#""result":{{"action":"accept",{STRANGE}}}"#),
         format!(r#""error":{{"code":-1,"message":"no","data":{{{STRANGE}}}}}"#),
@@ -149,10 +170,9 @@ fn asked_with(stream: &mut Stream, method: &str, params: &str) -> String {
     id.unwrap_or_else(|| panic!("{line}")).to_owned()
 }
 
-#[test]
-fn a_modern_call_loses_its_envelope_and_nothing_else() {
+fn a_modern_call_loses_its_envelope_and_nothing_else(at: Scope) {
     let bridge = start();
-    let mcp = Mcp::modern(bridge.chat("alice", "c1"), "bytes", json!({}));
+    let mcp = at.modern(bridge.chat("alice", "c1"), "bytes", json!({}));
     let envelope = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}"#;
     let own = r#""x-own":{"huge":1e400,"lone":"\ud800"}"#;
     let whole = |meta: &str| {
@@ -160,20 +180,19 @@ fn a_modern_call_loses_its_envelope_and_nothing_else() {
             r#"{{"name":"raw","_meta":{{{meta}}},"arguments":{{"a":1.0,"huge":1e400,"lone":"\udfff"}},"z":-0}}"#
         )
     };
-    let sent = call("1", &whole(&format!("{envelope},{own}")));
+    let sent = call(&mcp, "1", &whole(&format!("{envelope},{own}")));
     let expected = shown("1", &whole(own));
     let expected = expected.replace(r#""result":{"#, r#""result":{"resultType":"complete","#);
     assert_eq!(mcp.send(&sent).last_line(), expected);
 }
 
-#[test]
-fn members_of_meta_with_odd_names_pass_a_modern_call() {
+fn members_of_meta_with_odd_names_pass_a_modern_call(at: Scope) {
     let bridge = start();
-    let mcp = Mcp::modern(bridge.chat("alice", "c1"), "bytes", json!({}));
+    let mcp = at.modern(bridge.chat("alice", "c1"), "bytes", json!({}));
     let envelope = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}"#;
     let own = r#""\u0041":2,"twice":1,"twice":2"#;
     let whole = |meta: &str| format!(r#"{{"name":"raw","_meta":{{{meta}}}}}"#);
-    let sent = call("1", &whole(&format!("{own},{envelope}")));
+    let sent = call(&mcp, "1", &whole(&format!("{own},{envelope}")));
     let answer = mcp.send(&sent).last_line();
     assert!(answer.contains(&STANDARD.encode(whole(own))), "{answer}");
 }
@@ -181,7 +200,7 @@ fn members_of_meta_with_odd_names_pass_a_modern_call() {
 #[test]
 fn lists_and_the_hello_keep_what_the_server_said() {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({}));
+    let mcp = chat(Scope::One, &bridge, &json!({}));
     let tools = mcp
         .send(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#)
         .last_line();
@@ -220,10 +239,9 @@ fn a_modern_client_discovers_who_the_server_is() {
     assert_eq!(result["capabilities"]["x-tasks"], json!({"list": {}}));
 }
 
-#[test]
-fn paths_of_our_folder_become_relative_and_nothing_else_changes() {
+fn paths_of_our_folder_become_relative_and_nothing_else_changes(at: Scope) {
     let bridge = TestBridge::start(servers([("echo", echo())]));
-    let mcp = Mcp::legacy(bridge.chat("alice", "c1"), "echo", &json!({}));
+    let mcp = at.legacy(bridge.chat("alice", "c1"), "echo", &json!({}));
     let saved = mcp.begin("save_report", json!({"name": "report.txt"}));
     let line = saved.last_line();
     assert!(
@@ -233,13 +251,12 @@ fn paths_of_our_folder_become_relative_and_nothing_else_changes() {
     assert!(line.contains(r#""odd": 1.0"#), "{line}");
 }
 
-#[test]
-fn two_hundred_calls_get_all_their_progress_in_order() {
+fn two_hundred_calls_get_all_their_progress_in_order(at: Scope) {
     let shared = with(bytes(), json!({"mode": "shared"}));
     let bridge = TestBridge::start(servers([("bytes", shared)]));
     let workers: Vec<_> = (0..20)
         .map(|worker| {
-            let mcp = Mcp::legacy(bridge.client(), "bytes", &json!({}));
+            let mcp = at.legacy(bridge.client(), "bytes", &json!({}));
             thread::spawn(move || (0..10).for_each(|turn| notes_in_order(&mcp, worker, turn)))
         })
         .collect();
@@ -258,7 +275,7 @@ fn notes_in_order(mcp: &Mcp, worker: usize, turn: usize) {
     let params = format!(
         r#"{{"name":"notes","_meta":{{"progressToken":{token}}},"arguments":{{"count":20,"numbers":[1,1.0,1e400],"step":{worker}}}}}"#
     );
-    let mut messages = mcp.send(&call("1", &params)).rest();
+    let mut messages = mcp.send(&call(mcp, "1", &params)).rest();
     let answer = messages.pop().expect("an answer");
     assert!(answer.contains(r#""id":1,"result":"#), "{answer}");
     let expected: Vec<_> = (0..20)
@@ -270,21 +287,40 @@ fn notes_in_order(mcp: &Mcp, worker: usize, turn: usize) {
     assert_eq!(messages, expected);
 }
 
-#[test]
-fn progress_that_was_said_twice_is_heard_twice() {
+fn progress_of_both_eras_comes_with_the_clients_token_and_in_order(at: Scope) {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({}));
+    let client = bridge.chat("alice", "c1");
+    for mcp in [
+        at.legacy(client.clone(), "bytes", &json!({})),
+        at.modern(client, "bytes", json!({})),
+    ] {
+        let params = json!({
+            "name": mcp.tool("notes"),
+            "arguments": {"count": 50},
+            "_meta": {"progressToken": "mine"},
+        });
+        let mut stream = mcp.request("tools/call", params);
+        for index in 0..50 {
+            let note = stream.message();
+            assert_eq!(note["params"]["progressToken"], "mine");
+            assert_eq!(note["params"]["seq"], index);
+        }
+    }
+}
+
+fn progress_that_was_said_twice_is_heard_twice(at: Scope) {
+    let bridge = start();
+    let mcp = chat(at, &bridge, &json!({}));
     let params =
         r#"{"name":"notes","_meta":{"progressToken":"t"},"arguments":{"count":2,"times":2}}"#;
-    let messages = mcp.send(&call("1", params)).rest();
+    let messages = mcp.send(&call(&mcp, "1", params)).rest();
     assert_eq!(messages.len(), 5, "{messages:#?}");
     assert_eq!((&messages[0], &messages[2]), (&messages[1], &messages[3]));
 }
 
-#[test]
-fn what_a_client_tells_reaches_its_child() {
+fn what_a_client_tells_reaches_its_child(at: Scope) {
     let bridge = start();
-    let mcp = chat(&bridge, &json!({"roots": {"listChanged": true}}));
+    let mcp = chat(at, &bridge, &json!({"roots": {"listChanged": true}}));
     mcp.begin("raw", json!({})).rest();
     let told = format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/roots/list_changed","params":{{{STRANGE}}}}}"#

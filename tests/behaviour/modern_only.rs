@@ -141,8 +141,7 @@ fn a_server_that_stays_silent_or_dies_at_the_older_handshake_is_learnt_too() {
 #[track_caller]
 fn answer(mcp: &Mcp, stream: &mut Stream, result: &Value) -> String {
     let asked = stream.message();
-    let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": result});
-    assert_eq!(mcp.send(&answer.to_string()).status, 202, "{asked}");
+    mcp.answer(&asked, result.clone());
     asked["method"].as_str().expect("a question").to_owned()
 }
 

@@ -15,13 +15,6 @@ fn listing(method: &str, key: &str, items: &Value) -> Value {
     }))
 }
 
-fn both(client: &Client, server: &str) -> [Mcp; 2] {
-    [
-        Mcp::legacy(client.clone(), server, &json!({})),
-        Mcp::modern(client.clone(), server, json!({})),
-    ]
-}
-
 fn warnings(bridge: &TestBridge) -> String {
     bridge.client().get("/health").json()["warnings"].to_string()
 }
@@ -42,7 +35,7 @@ fn an_odd_tool_is_mended_at_the_endpoint_of_all_servers_and_named_in_warnings() 
         ("odd", listing("tools/list", "tools", &odd)),
         ("fine", with(echo(), json!({"enabled_tools": ["echo"]}))),
     ]));
-    for mcp in both(&bridge.chat("alice", "c1"), ALL) {
+    for mcp in Mcp::both(&bridge.chat("alice", "c1"), ALL) {
         let listed = mcp.request("tools/list", json!({})).result()["tools"].take();
         let tools = listed.as_array().expect("a list");
         let names: Vec<_> = tools
@@ -107,7 +100,7 @@ fn odd_prompts_and_resources_cost_nothing_beside_them() {
         ("p", listing("prompts/list", "prompts", &prompts)),
         ("r", listing("resources/list", "resources", &resources)),
     ]));
-    for mcp in both(&bridge.chat("alice", "c1"), ALL) {
+    for mcp in Mcp::both(&bridge.chat("alice", "c1"), ALL) {
         let listed = mcp.request("prompts/list", json!({})).result();
         let expected =
             json!([{"name": "p_nulls"}, {"name": "p_args", "arguments": [{"name": "a"}]}]);
@@ -248,7 +241,7 @@ fn an_odd_error_keeps_its_words_at_every_door() {
         let failed = chat.call("odd", "plain", json!({}));
         assert!(failed.text().contains("it broke"), "{}", failed.text());
         for (server, tool) in [("odd", "plain"), (ALL, "odd_plain")] {
-            for mcp in both(&chat, server) {
+            for mcp in Mcp::both(&chat, server) {
                 let told = mcp.begin(tool, json!({})).answer();
                 let (code, words) = (&told["error"]["code"], &told["error"]["message"]);
                 assert!(code.is_i64(), "{told}");
@@ -401,7 +394,7 @@ fn the_text_of_links_is_an_embedded_resource_where_open_webui_would_show_a_resul
     ]));
     let second = |mcp: &Mcp| mcp.call("plain", json!({}))["content"][1].take();
     for (server, embedded) in [("wrapped", true), ("plain", false)] {
-        for mcp in both(&bridge.chat("alice", "c1"), server) {
+        for mcp in Mcp::both(&bridge.chat("alice", "c1"), server) {
             let block = second(&mcp);
             let (kind, text) = if embedded {
                 ("resource", &block["resource"]["text"])
@@ -415,7 +408,7 @@ fn the_text_of_links_is_an_embedded_resource_where_open_webui_would_show_a_resul
             );
         }
         // Other clients show a text block to their model, and an embedded resource perhaps not.
-        for mcp in both(&bridge.client(), server) {
+        for mcp in Mcp::both(&bridge.client(), server) {
             assert_eq!(second(&mcp)["type"], "text");
         }
     }

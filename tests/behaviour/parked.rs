@@ -4,7 +4,8 @@
 use std::thread;
 
 use crate::support::{
-    Client, LONG, Mcp, PendingCall, Stream, TestBridge, dialog, echo, eventually, servers, with,
+    Client, LONG, Mcp, PendingCall, Stream, TestBridge, accepted, dialog, echo, eventually,
+    servers, with,
 };
 use serde_json::{Value, json};
 
@@ -31,31 +32,17 @@ fn legacy(client: Client) -> Mcp {
     Mcp::legacy(client, "dialog", &able())
 }
 
-fn accepted() -> Value {
-    json!({"action": "accept", "content": {"sure": true}})
-}
-
 fn files() -> Value {
     json!({"before": "before.txt", "after": "after.txt"})
 }
 
 /// The retry of a modern client's parked call.
-fn retry(arguments: &Value, parked: &Value) -> Value {
-    assert_eq!(parked["resultType"], "input_required", "{parked}");
-    let asked = parked["inputRequests"].as_object().expect("questions");
-    let answers = asked.keys().map(|key| (key.clone(), accepted()));
-    let answers: serde_json::Map<_, _> = answers.collect();
-    json!({
-        "name": "ask",
-        "arguments": arguments,
-        "requestState": parked["requestState"],
-        "inputResponses": answers,
-    })
+fn retry(mcp: &Mcp, arguments: &Value, parked: &Value) -> Stream {
+    mcp.retry("ask", arguments, parked, &accepted(json!({"sure": true})))
 }
 
 fn answer(mcp: &Mcp, asked: &Value) {
-    let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": accepted()});
-    assert_eq!(mcp.send(&answer.to_string()).status, 202);
+    mcp.answer(asked, accepted(json!({"sure": true})));
 }
 
 /// Has the chat's turn until the bridge wakes `asleep.txt`.
@@ -95,9 +82,7 @@ fn a_question_that_nobody_answers_holds_up_no_other_call_of_the_chat() {
     );
     answer(&other, &asked);
     assert!(stream.result()["content"][0]["text"].is_string());
-    let done = asker
-        .request("tools/call", retry(&files(), &parked))
-        .result();
+    let done = retry(&asker, &files(), &parked).result();
     assert!(linked(&done).contains(&"after.txt"), "{done}");
 }
 
@@ -109,9 +94,7 @@ fn each_call_links_its_own_files_whichever_ran_while_it_was_parked() {
     let parked = asker.begin("ask", files()).result();
     let between = legacy(client).call("write", json!({"name": "between.txt"}));
     assert_eq!(linked(&between), ["between.txt"]);
-    let done = asker
-        .request("tools/call", retry(&files(), &parked))
-        .result();
+    let done = retry(&asker, &files(), &parked).result();
     assert_eq!(linked(&done), ["after.txt", "before.txt", "files.zip"]);
 }
 
@@ -123,9 +106,7 @@ fn an_answered_call_goes_on_in_its_turn() {
     let parked = asker.begin("ask", files()).result();
     let sleeping = sleep(&bridge, &client);
     let retried = thread::spawn(move || {
-        let done = asker
-            .request("tools/call", retry(&files(), &parked))
-            .result();
+        let done = retry(&asker, &files(), &parked).result();
         assert!(linked(&done).contains(&"after.txt"), "{done}");
     });
     // Others come and go meanwhile.
@@ -172,7 +153,7 @@ fn a_parked_call_whose_client_does_not_come_back_expires() {
     eventually("the child hears of it", || {
         heard(&mcp)["cancelled"] != json!([])
     });
-    let late = mcp.request("tools/call", retry(&json!({}), &parked));
+    let late = retry(&mcp, &json!({}), &parked);
     assert_eq!(late.refusal(), (400, -32602));
     assert_eq!(mcp.text("pid", json!({})), pid);
 }
@@ -221,7 +202,7 @@ fn a_reload_waits_for_a_parked_call() {
     eventually("the new one serves", || {
         client.call("dialog", "pid", json!({})).json() != old
     });
-    let done = mcp.request("tools/call", retry(&files(), &parked)).result();
+    let done = retry(&mcp, &files(), &parked).result();
     assert!(linked(&done).contains(&"after.txt"), "{done}");
 }
 

@@ -309,8 +309,7 @@ fn one_that_speaks_only_the_newest_revision_serves_everybody() {
         let mut stream = older.begin("ask", json!({}));
         let asked = stream.message();
         assert_eq!(asked["method"], "elicitation/create", "{mode}");
-        let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}});
-        assert_eq!(older.send(&answer.to_string()).status, 202);
+        older.answer(&asked, json!({"action": "accept"}));
         let result = stream.result();
         assert_eq!(
             result["content"][0]["text"], r#"{"action": "accept"}"#,

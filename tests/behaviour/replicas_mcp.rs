@@ -4,7 +4,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ALL, Client, Mcp, Replicas, bytes, echo, eventually, fixture, library, servers, vars, with,
+    ALL, Client, Mcp, Replicas, Stream, accepted, bytes, echo, eventually, fixture, library,
+    servers, vars, with,
 };
 
 #[track_caller]
@@ -18,14 +19,13 @@ fn asker() -> Value {
 }
 
 /// The call again, with the answer to what it asked.
-fn retry_of(tool: &str, parked: &Value) -> Value {
-    let key = parked["inputRequests"].as_object().expect("questions");
-    let key = key.keys().next().expect("a question").clone();
-    json!({
-        "name": tool, "arguments": {},
-        "requestState": parked["requestState"],
-        "inputResponses": {key: {"action": "accept", "content": {"colour": "red"}}},
-    })
+fn retry(mcp: &Mcp, tool: &str, parked: &Value) -> Stream {
+    mcp.retry(
+        tool,
+        &json!({}),
+        parked,
+        &accepted(json!({"colour": "red"})),
+    )
 }
 
 /// A call by one way asks its session's client, whose answer by another way it hears.
@@ -34,11 +34,7 @@ fn asks_and_hears(call: &Mcp, tool: &str, answering: &Mcp) {
     let mut asked = call.begin(tool, json!({}));
     let question = asked.message();
     assert_eq!(question["method"], "elicitation/create");
-    let answer = json!({
-        "jsonrpc": "2.0", "id": question["id"],
-        "result": {"action": "accept", "content": {"colour": "blue"}},
-    });
-    assert_eq!(answering.send(&answer.to_string()).status, 202);
+    answering.answer(&question, accepted(json!({"colour": "blue"})));
     let result = asked.result();
     assert!(result.to_string().contains("blue"), "{result}");
 }
@@ -86,9 +82,8 @@ fn a_child_asks_its_client_through_bridges_that_do_not_run_it() {
     let parked = modern.begin("ask", json!({})).result();
     assert_eq!(replicas.owners(), [1]);
     // Its retry goes on from anywhere.
-    let retry = retry_of("ask", &parked);
     let modern = Mcp::modern(chat(2), "asking", able);
-    let answer = modern.request("tools/call", retry).result();
+    let answer = retry(&modern, "ask", &parked).result();
     let text = answer["content"][0]["text"].as_str().expect("a text");
     assert!(text.contains("accept") && text.contains("red"), "{text}");
     // A session's request: by the session's bridge to the one with the child, and its answer too.
@@ -179,10 +174,10 @@ fn clients_of_all_servers_find_their_chat_from_every_bridge() {
     let modern = |index: usize| Mcp::modern(chat(index), ALL, able.clone());
     assert_eq!(modern(2).text("echo_counter", json!({})), "2");
     let parked = modern(0).begin("asking_ask", json!({})).result();
-    let retry = retry_of("asking_ask", &parked);
-    let answer = modern(2).request("tools/call", retry.clone()).result();
+    let retry = |index: usize| retry(&modern(index), "asking_ask", &parked);
+    let answer = retry(2).result();
     assert!(answer.to_string().contains("red"), "{answer}");
-    assert_eq!(modern(0).request("tools/call", retry).refusal().1, -32602);
+    assert_eq!(retry(0).refusal().1, -32602);
     // With one: by its home to the chat, and the client's answer after it.
     let at = |index: usize| Mcp::modern(chat(index), ALL, json!({})).in_session(&session);
     assert_eq!(at(2).text("echo_counter", json!({})), "3");
@@ -255,11 +250,7 @@ fn a_call_that_waits_for_its_client_loses_its_chat_like_any_other() {
     let taken = count(&chat(1));
     assert_eq!(taken.get("result").unwrap_or(&taken), 1, "{taken}");
     replicas.bridges[0].signal(Signal::CONT);
-    let answer = json!({
-        "jsonrpc": "2.0", "id": question["id"],
-        "result": {"action": "accept", "content": {"colour": "blue"}},
-    });
-    assert_eq!(mcp.send(&answer.to_string()).status, 202);
+    mcp.answer(&question, accepted(json!({"colour": "blue"})));
     let failed = asked.answer();
     assert_eq!(failed["error"]["data"]["kind"], "fenced", "{failed}");
     eventually("the old child is gone", || replicas.owners() == [1]);

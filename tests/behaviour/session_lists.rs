@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Mcp, TestBridge, echo, servers, with};
+use crate::support::{Mcp, TestBridge, echo, servers, with};
 
 /// Its tool `change_tools` adds a tool `extra`, in that process alone.
 fn start(more: Value) -> TestBridge {
@@ -18,25 +18,18 @@ fn tools(mcp: &Mcp) -> Vec<String> {
         .collect()
 }
 
-fn both(client: &Client) -> [Mcp; 2] {
-    [
-        Mcp::legacy(client.clone(), "echo", &json!({})),
-        Mcp::modern(client.clone(), "echo", json!({})),
-    ]
-}
-
 #[test]
 fn each_chat_sees_and_calls_the_tools_of_its_own_process() {
     let bridge = start(json!({}));
     let (alice, bob) = (bridge.chat("alice", "c1"), bridge.chat("bob", "c1"));
     alice.echo("change_tools", json!({}));
-    for mcp in both(&alice) {
+    for mcp in Mcp::both(&alice, "echo") {
         assert!(tools(&mcp).contains(&"extra".to_owned()));
         assert_eq!(mcp.text("extra", json!({})), "extra");
     }
     assert_eq!(alice.echo("extra", json!({})), "extra");
     assert_eq!(alice.post("/echo/extra", "null").ok(), "extra");
-    for mcp in both(&bob) {
+    for mcp in Mcp::both(&bob, "echo") {
         assert!(!tools(&mcp).contains(&"extra".to_owned()));
         assert_eq!(mcp.begin("extra", json!({})).refusal().1, -32602);
     }
@@ -52,7 +45,7 @@ fn the_config_still_hides_tools() {
     );
     let alice = bridge.chat("alice", "c1");
     alice.echo("change_tools", json!({}));
-    for mcp in both(&alice) {
+    for mcp in Mcp::both(&alice, "echo") {
         assert_eq!(tools(&mcp), ["echo", "change_tools"]);
         assert_eq!(mcp.begin("extra", json!({})).refusal().1, -32602);
     }

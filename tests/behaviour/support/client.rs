@@ -168,9 +168,14 @@ impl Client {
 
     /// Sends a call and does not wait for its answer: the test may hang up.
     pub fn begin(&self, server: &str, tool: &str, arguments: &Value) -> PendingCall {
-        let body = arguments.to_string();
+        self.post_later(&format!("/{server}/{tool}"), arguments)
+    }
+
+    /// Posts JSON and does not wait for the answer.
+    pub fn post_later(&self, path: &str, body: &Value) -> PendingCall {
+        let body = body.to_string();
         let mut head = format!(
-            "POST /{server}/{tool} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n",
             self.address,
             body.len()

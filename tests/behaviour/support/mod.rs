@@ -19,7 +19,8 @@ pub use client::{Client, PendingCall, Reply};
 pub use openwebui::{FakeOpenWebUi, Mood};
 pub use processes::{Process, alive, is_stopped, kill_process, processes_of};
 pub use replicas::Replicas;
-pub use sse::{ALL, LEGACY, MODERN, Mcp, Stream, with_envelope};
+pub(crate) use sse::scenarios;
+pub use sse::{ALL, LEGACY, MODERN, Mcp, Scope, Stream, accepted, with_envelope};
 pub use wait::{LONG, PROMPT, eventually, promptly, until};
 
 use serde_json::{Value, json};

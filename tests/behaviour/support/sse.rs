@@ -15,11 +15,96 @@ pub const MODERN: &str = "2026-07-28";
 /// Stands for all servers at once, where a server's name is asked for.
 pub const ALL: &str = "";
 
+/// The two MCP endpoints, which keep the same rules.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Scope {
+    /// `/mcp/{server}`, of one server.
+    One,
+    /// `/mcp`, of all servers.
+    All,
+}
+
+impl Scope {
+    /// The name by which [`Mcp`] finds this endpoint.
+    fn endpoint(self, server: &str) -> &str {
+        match self {
+            Self::One => server,
+            Self::All => ALL,
+        }
+    }
+
+    pub fn path(self, server: &str) -> String {
+        path_of(self.endpoint(server))
+    }
+
+    /// What this endpoint's clients call a server's tool.
+    pub fn tool(self, server: &str, tool: &str) -> String {
+        match self {
+            Self::One => tool.to_owned(),
+            Self::All => format!("{server}_{tool}"),
+        }
+    }
+
+    /// What this endpoint's clients call a resource that its server does not list.
+    pub fn uri(self, server: &str, uri: &str) -> String {
+        match self {
+            Self::One => uri.to_owned(),
+            Self::All => format!("mcpo:{server}/{uri}"),
+        }
+    }
+
+    /// A modern client of this endpoint, whose calls are for one server.
+    pub fn modern(self, client: Client, server: &str, capabilities: Value) -> Mcp {
+        let mut mcp = Mcp::modern(client, self.endpoint(server), capabilities);
+        mcp.prefix = self.tool(server, "");
+        mcp
+    }
+
+    /// The same for a legacy client, initialized.
+    #[track_caller]
+    pub fn legacy(self, client: Client, server: &str, capabilities: &Value) -> Mcp {
+        let mut mcp = Mcp::legacy(client, self.endpoint(server), capabilities);
+        mcp.prefix = self.tool(server, "");
+        mcp
+    }
+}
+
+/// Makes two tests of each of these scenarios, one for each [`Scope`].
+macro_rules! scenarios {
+    ($($name:ident),+ $(,)?) => {
+        mod one_server {
+            use $crate::support::Scope;
+            $(#[test] fn $name() { super::$name(Scope::One); })+
+        }
+        mod all_servers {
+            use $crate::support::Scope;
+            $(#[test] fn $name() { super::$name(Scope::All); })+
+        }
+    };
+}
+pub(crate) use scenarios;
+
+/// The answer of a user who agrees to what a child asked.
+#[allow(clippy::needless_pass_by_value)] // so that a test reads `accepted(json!({…}))`
+pub fn accepted(content: Value) -> Value {
+    json!({"action": "accept", "content": content})
+}
+
+fn path_of(server: &str) -> String {
+    if server == ALL {
+        "/mcp".to_owned()
+    } else {
+        format!("/mcp/{server}")
+    }
+}
+
 /// Speaks MCP with one server. Legacy once it was initialized, modern otherwise.
 #[derive(Clone)]
 pub struct Mcp {
     client: Client,
     path: String,
+    /// Comes before the names of the tools that it calls.
+    prefix: String,
     /// `Mcp-Session-Id`, of legacy clients.
     pub session: Option<String>,
     /// What a modern client says with every request.
@@ -29,14 +114,10 @@ pub struct Mcp {
 impl Mcp {
     /// A modern client that has these capabilities, of one server or of [`ALL`].
     pub fn modern(client: Client, server: &str, capabilities: Value) -> Self {
-        let path = if server == ALL {
-            "/mcp".to_owned()
-        } else {
-            format!("/mcp/{server}")
-        };
         Self {
             client,
-            path,
+            path: path_of(server),
+            prefix: String::new(),
             session: None,
             capabilities,
         }
@@ -56,6 +137,15 @@ impl Mcp {
         assert_eq!(reply.status, 200, "{}", reply.text());
         mcp.session = Some(reply.header("Mcp-Session-Id").to_owned());
         mcp
+    }
+
+    /// A client of each era that can do nothing.
+    #[track_caller]
+    pub fn both(client: &Client, server: &str) -> [Self; 2] {
+        [
+            Self::legacy(client.clone(), server, &json!({})),
+            Self::modern(client.clone(), server, json!({})),
+        ]
     }
 
     /// The same client in another protocol session.
@@ -98,11 +188,17 @@ impl Mcp {
         self.send(&request.to_string())
     }
 
+    /// What this client calls a tool.
+    pub fn tool(&self, tool: &str) -> String {
+        format!("{}{tool}", self.prefix)
+    }
+
     /// A call whose answer may be long in coming.
     #[track_caller]
     #[allow(clippy::needless_pass_by_value)] // so that a call reads `begin("add", json!({…}))`
     pub fn begin(&self, tool: &str, arguments: Value) -> Stream {
-        self.request("tools/call", json!({"name": tool, "arguments": arguments}))
+        let params = json!({"name": self.tool(tool), "arguments": arguments});
+        self.request("tools/call", params)
     }
 
     /// A call that has to succeed; gives its result.
@@ -118,6 +214,38 @@ impl Mcp {
         let text = result["content"][0]["text"].as_str();
         text.unwrap_or_else(|| panic!("no text in {result}"))
             .to_owned()
+    }
+
+    /// Sends a notification, which has to be taken.
+    #[track_caller]
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn notify(&self, method: &str, params: Value) {
+        let told = json!({"jsonrpc": "2.0", "method": method, "params": params});
+        assert_eq!(self.send(&told.to_string()).status, 202, "{told}");
+    }
+
+    /// Answers what a child has asked.
+    #[track_caller]
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn answer(&self, asked: &Value, result: Value) {
+        let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": result});
+        assert_eq!(self.send(&answer.to_string()).status, 202, "{asked}");
+    }
+
+    /// Sends a modern client's call again, with one answer to all that it was asked.
+    #[track_caller]
+    pub fn retry(&self, tool: &str, arguments: &Value, parked: &Value, answer: &Value) -> Stream {
+        assert_eq!(parked["resultType"], "input_required", "{parked}");
+        let asked = parked["inputRequests"].as_object().expect("questions");
+        let answers = asked.keys().map(|key| (key.clone(), answer.clone()));
+        let answers: serde_json::Map<_, _> = answers.collect();
+        let params = json!({
+            "name": self.tool(tool),
+            "arguments": arguments,
+            "requestState": parked["requestState"],
+            "inputResponses": answers,
+        });
+        self.request("tools/call", params)
     }
 
     /// Ends the protocol's session; gives the status.
