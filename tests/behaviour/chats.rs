@@ -3,14 +3,10 @@
 use std::thread;
 
 use crate::support::{
-    LONG, TestBridge, echo, eventually, kill_process, odd, promptly, rude, servers, vars, with,
+    LONG, TestBridge, echo, eventually, kill_process, odd, promptly, result_of, rude, servers,
+    vars, with,
 };
-use serde_json::{Value, json};
-
-/// A count, with or without something to say beside it.
-fn counted(answer: &Value) -> &Value {
-    answer.get("result").unwrap_or(answer)
-}
+use serde_json::json;
 
 fn start() -> TestBridge {
     TestBridge::start(servers([("echo", echo())]))
@@ -111,7 +107,7 @@ fn calls_in_one_chat_run_in_order_and_other_chats_do_not_wait_for_them() {
     bridge.wake("asleep");
     assert!(sleeping.rest().contains("slept"));
     assert_eq!(
-        counted(&second.join().expect("an answer")),
+        result_of(&second.join().expect("an answer")),
         1,
         "the process gets the second call when it has answered the first"
     );
@@ -208,7 +204,7 @@ fn an_idle_session_ends_and_the_next_call_says_what_was_lost() {
     let notice = answer["notice"].as_str().expect("a notice");
     assert!(notice.contains("kept.txt"), "{notice}");
     let read = chat.echo("read_file", json!({"name": "kept.txt"}));
-    assert_eq!(*counted(&read), "kept");
+    assert_eq!(*result_of(&read), "kept");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Builder, Client, TestBridge, echo, fixture, servers, vars, with};
+use crate::support::{Builder, Client, TestBridge, echo, fixture, result_of, servers, vars, with};
 
 /// `mcpo-bridge … -- python3 echo_server.py`
 fn single(arguments: &[&str]) -> Builder {
@@ -172,12 +172,12 @@ fn chosen_headers_reach_a_remote_server_as_headers_of_that_call() {
         let seen = |tenant: &str| {
             let client = bridge.chat("alice", "c").header("X-Tenant", tenant);
             let meta = client.echo("meta", json!({}));
-            let meta = meta.get("result").unwrap_or(&meta).clone();
+            let meta = result_of(&meta).clone();
             forwarded(&meta)["x-tenant"].clone()
         };
         assert_eq!([seen("a"), seen("b")], ["a", "b"], "{mode}");
         let none = bridge.chat("alice", "c").echo("meta", json!({}));
-        let none = none.get("result").unwrap_or(&none).clone();
+        let none = result_of(&none).clone();
         assert_eq!(*forwarded(&none), json!({}), "{mode}");
     }
 }

@@ -3,8 +3,8 @@
 use std::thread;
 
 use crate::support::{
-    LONG, TestBridge, alive, echo, eventually, fixture, kill_process, promptly, rude, servers,
-    vars, with,
+    LONG, TestBridge, alive, echo, eventually, fixture, kill_process, promptly, result_of, rude,
+    servers, vars, with,
 };
 use serde_json::{Value, json};
 
@@ -331,7 +331,7 @@ fn a_timeout_ends_the_whole_tree_of_the_child() {
         let answer = answer
             .expect("it starts within its time, once in ten times")
             .json();
-        pid_of(answer.get("result").unwrap_or(&answer))
+        pid_of(result_of(&answer))
     };
     let pid = started();
     let reply = chat.call("echo", "sleep", json!({"seconds": LONG}));

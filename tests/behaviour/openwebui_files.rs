@@ -1,13 +1,10 @@
 //! Files between a chat of Open WebUI and its folder, with the user's own token.
 
 use crate::support::{
-    Client, FakeOpenWebUi, LONG, Mcp, Mood, TestBridge, echo, eventually, servers, vars, with,
+    CHAT, Client, FakeOpenWebUi, KEY, LONG, Mcp, Mood, TOKEN, TestBridge, echo, eventually,
+    servers, session, vars, with,
 };
 use serde_json::{Value, json};
-
-const KEY: &str = "the-key";
-const TOKEN: &str = "eyJ-the-token-of-alice";
-const CHAT: &str = "6e0d4fc2-3f1c-4a5e-9a4e-5a1b7d0c9f11";
 
 fn builder(openwebui: &FakeOpenWebUi) -> crate::support::Builder {
     openwebui.user(TOKEN, "alice", "user");
@@ -15,13 +12,6 @@ fn builder(openwebui: &FakeOpenWebUi) -> crate::support::Builder {
     TestBridge::builder(servers([("echo", echo())]))
         .var(vars::API_KEY, KEY)
         .var(vars::OPENWEBUI_URL, openwebui.url())
-}
-
-/// As a connection of auth type session calls while it answers `message`.
-fn session(bridge: &TestBridge, message: &str) -> Client {
-    let client = bridge.client().bearer(TOKEN).header("X-MCPO-Key", KEY);
-    let client = client.in_chat(CHAT);
-    client.header("X-OpenWebUI-Message-Id", message)
 }
 
 fn write(client: &Client, name: &str) -> Value {

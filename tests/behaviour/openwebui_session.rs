@@ -3,11 +3,10 @@
 
 use std::fs;
 
-use crate::support::{Client, FakeOpenWebUi, Mood, TestBridge, echo, servers, vars, with};
+use crate::support::{
+    Client, FakeOpenWebUi, KEY, Mood, TOKEN, TestBridge, echo, servers, vars, with,
+};
 use serde_json::json;
-
-const KEY: &str = "the-key";
-const TOKEN: &str = "eyJ-the-token-of-alice";
 
 fn builder(openwebui: &FakeOpenWebUi) -> crate::support::Builder {
     openwebui.user(TOKEN, "alice", "user");

@@ -8,8 +8,8 @@ use std::{
 };
 
 use crate::support::{
-    Builder, Client, Mcp, TestBridge, alive, echo, eventually, fixture, kill_process, servers,
-    vars, with,
+    Builder, Client, Mcp, TestBridge, alive, echo, eventually, fixture, kill_process, result_of,
+    servers, vars, with,
 };
 use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::{Value, json};
@@ -243,7 +243,7 @@ fn a_chats_other_servers_and_its_return_work_in_its_own_folder() {
     bridge.chat("first", "c9").echo("counter", json!({}));
     wait_for_ready(&bridge, 1);
     let again = bridge.chat("alice", "c1").echo("env", json!({}));
-    let again = again.get("result").unwrap_or(&again);
+    let again = result_of(&again);
     assert_eq!(folder_of(&bridge, again), own);
     assert_eq!(asked(&bridge, "hit"), 0);
 }

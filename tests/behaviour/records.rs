@@ -9,13 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    Client, PROMPT, Replicas, TestBridge, echo, eventually, servers, until, vars,
-};
-
-fn just_echo() -> Value {
-    servers([("echo", echo())])
-}
+use crate::support::{Client, PROMPT, Replicas, TestBridge, eventually, just_echo, until, vars};
 
 /// Waits until calls are answered, however slow the machine is.
 #[track_caller]

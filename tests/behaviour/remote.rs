@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use crate::support::{
     Builder, Client, LONG, Mcp, TestBridge, echo, eventually,
     far::{self, Far},
-    fixture, promptly, servers, vars, with,
+    fixture, promptly, result_of, servers, vars, with,
 };
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn behind() -> Builder {
 /// The answer's text, as a number.
 fn counted(client: &Client) -> Value {
     let answer = client.echo("counter", json!({}));
-    answer.get("result").unwrap_or(&answer).clone()
+    result_of(&answer).clone()
 }
 
 /// A client's message to `/mcp/echo`; gives the JSON-RPC messages of the answer.
@@ -74,7 +74,7 @@ fn each_chat_has_a_session_of_its_own_there() {
     let near = in_front_of(&far, json!({}));
     let (first, second) = (near.chat("alice", "c1"), near.chat("alice", "c2"));
     let sum = first.echo("add", json!({"a": 40, "b": 2}));
-    assert_eq!(sum.get("result").unwrap_or(&sum), &json!(42));
+    assert_eq!(result_of(&sum), &json!(42));
     for expected in 1..=3 {
         assert_eq!(counted(&first), expected);
     }

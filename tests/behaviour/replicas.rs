@@ -10,22 +10,14 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ALL, Client, Mcp, Replicas, TestBridge, echo, eventually, promptly, servers, vars, with,
+    ALL, Client, Mcp, Replicas, TestBridge, echo, eventually, just_echo, promptly, result_of,
+    servers, vars, with,
 };
-
-fn just_echo() -> Value {
-    servers([("echo", echo())])
-}
 
 #[track_caller]
 fn count(client: &Client) -> Value {
     let answer = client.call("echo", "counter", json!({}));
     answer.ok()
-}
-
-/// A count, with or without something to say beside it.
-fn counted(answer: &Value) -> &Value {
-    answer.get("result").unwrap_or(answer)
 }
 
 #[test]
@@ -140,7 +132,7 @@ fn who_hangs_up_anywhere_stops_the_work_where_it_is_done() {
     replicas.bridges[0].wait_for_file("began");
     pending.hang_up();
     // In order: this call has its turn once the other is over.
-    assert_eq!(counted(&count(&chats[1])), 2);
+    assert_eq!(result_of(&count(&chats[1])), 2);
     let cancelled = chats[1].call("echo", "cancelled", json!({})).ok();
     assert_eq!(cancelled, json!([61]));
 }
@@ -182,7 +174,7 @@ fn a_call_under_way_on_a_bridge_that_stops_dead_is_not_run_twice() {
     replicas.bridges[0].signal(Signal::STOP);
     // The chat's turn is the sleeper's, so this one has not begun; but nobody here can know.
     let taken = count(&chats[1]);
-    assert_eq!(counted(&taken), 1, "{taken}");
+    assert_eq!(result_of(&taken), 1, "{taken}");
     assert_eq!(
         replicas.owners(),
         [1],
@@ -377,7 +369,7 @@ fn headers_that_a_server_gets_reach_it_on_another_bridge() {
     assert_eq!(count(&at(0)), 1);
     let wanted = json!({"x-tenant": "a"});
     let meta = at(1).call("echo", "meta", json!({})).ok();
-    assert_eq!(counted(&meta)["mcpo-bridge/headers"], wanted, "{meta}");
+    assert_eq!(result_of(&meta)["mcpo-bridge/headers"], wanted, "{meta}");
     let mcp = Mcp::legacy(at(1), ALL, &json!({}));
     let meta = mcp.text("echo_meta", json!({}));
     assert!(meta.contains(r#"{"x-tenant": "a"}"#), "{meta}");

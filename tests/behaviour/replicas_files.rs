@@ -4,13 +4,12 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, FakeOpenWebUi, Replicas, TestBridge, echo, servers, vars, with};
+use crate::support::{
+    CHAT, Client, FakeOpenWebUi, KEY, Replicas, TOKEN, echo, just_echo, result_of, servers,
+    session, vars, with,
+};
 
 type Part<'a> = (&'a str, Option<&'a str>, &'a [u8]);
-
-fn just_echo() -> Value {
-    servers([("echo", echo())])
-}
 
 /// The chat's client at each bridge; the first holds it.
 fn held(replicas: &Replicas) -> [Client; 2] {
@@ -117,18 +116,7 @@ fn an_upload_to_the_chat_of_a_killed_bridge_is_taken_here() {
     let file: Part<'_> = ("file", Some("a.txt"), b"1");
     two.post_parts("/files", &[file]).expect(201);
     let read = two.echo("read_file", json!({"name": "a.txt"}));
-    assert_eq!(read.get("result").unwrap_or(&read), 1);
-}
-
-const KEY: &str = "the-key";
-const TOKEN: &str = "eyJ-the-token-of-alice";
-const CHAT: &str = "6e0d4fc2-3f1c-4a5e-9a4e-5a1b7d0c9f11";
-
-fn session(bridge: &TestBridge, message: &str) -> Client {
-    let client = bridge.client().bearer(TOKEN).header("X-MCPO-Key", KEY);
-    client
-        .in_chat(CHAT)
-        .header("X-OpenWebUI-Message-Id", message)
+    assert_eq!(result_of(&read), 1);
 }
 
 #[test]

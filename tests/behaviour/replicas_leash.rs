@@ -5,11 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Replicas, TestBridge, echo, eventually, servers, until, vars};
-
-fn just_echo() -> Value {
-    servers([("echo", echo())])
-}
+use crate::support::{Client, Replicas, TestBridge, eventually, just_echo, result_of, until, vars};
 
 fn count(client: &Client) -> crate::support::Reply {
     client.call("echo", "counter", json!({}))
@@ -72,7 +68,7 @@ fn a_bridge_that_is_cut_off_from_its_records_has_no_process_left_when_another_ta
         (answer.status == 200).then(|| (answer.json(), replicas.owners()))
     });
     let (taken, owners) = taken.expect("another goes on");
-    assert_eq!(taken.get("result").unwrap_or(&taken), 1, "{taken}");
+    assert_eq!(result_of(&taken), 1, "{taken}");
     assert_eq!(owners, [1], "the old process was ended before that");
     cut.heal();
     let answer = direct.rest();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     ALL, Client, Mcp, Replicas, Stream, accepted, bytes, echo, eventually, fixture, library,
-    servers, vars, with,
+    result_of, servers, vars, with,
 };
 
 #[track_caller]
@@ -248,7 +248,7 @@ fn a_call_that_waits_for_its_client_loses_its_chat_like_any_other() {
     assert_eq!(question["method"], "elicitation/create");
     replicas.bridges[0].signal(Signal::STOP);
     let taken = count(&chat(1));
-    assert_eq!(taken.get("result").unwrap_or(&taken), 1, "{taken}");
+    assert_eq!(result_of(&taken), 1, "{taken}");
     replicas.bridges[0].signal(Signal::CONT);
     mcp.answer(&question, accepted(json!({"colour": "blue"})));
     let failed = asked.answer();

@@ -18,10 +18,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, FakeOpenWebUi, Replicas, TestBridge, echo, eventually, servers, vars,
+    Client, FakeOpenWebUi, KEY, Replicas, TestBridge, echo, eventually, servers, vars,
 };
 
-const KEY: &str = "the-key";
 const TOKEN: &str = "eyJ-bobs-token-for-open-webui";
 const PEER_KEY: &str = "a peer key that is long enough for all";
 /// An argument of the call, which nobody else may read.

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::support::{LONG, TestBridge, echo, eventually, fixture, promptly, servers, vars, with};
+use crate::support::{
+    LONG, TestBridge, echo, eventually, fixture, promptly, result_of, servers, vars, with,
+};
 use rustix::process::{Pid, Signal, kill_process as send};
 use serde_json::{Value, json};
 
@@ -33,7 +35,7 @@ fn a_chats_own_idle_session_makes_room_for_its_next_server() {
     let chat = bridge.chat("alice", "c1");
     for server in ["first", "second", "first"] {
         let answer = chat.call(server, "counter", json!({})).ok();
-        let counted = answer.get("result").unwrap_or(&answer);
+        let counted = result_of(&answer);
         assert_eq!(*counted, 1, "{server}");
     }
 }

@@ -16,7 +16,7 @@ mod wait;
 
 pub use bridge::{Builder, TestBridge};
 pub use client::{Client, PendingCall, Reply};
-pub use openwebui::{FakeOpenWebUi, Mood};
+pub use openwebui::{CHAT, FakeOpenWebUi, KEY, Mood, TOKEN, session};
 pub use processes::{Process, alive, is_stopped, kill_process, processes_of};
 pub use replicas::Replicas;
 pub(crate) use sse::scenarios;
@@ -29,6 +29,16 @@ use serde_json::{Value, json};
 pub fn servers<const N: usize>(entries: [(&str, Value); N]) -> Value {
     let entries = entries.map(|(name, entry)| (name.to_owned(), entry));
     json!({ "mcpServers": serde_json::Map::from_iter(entries) })
+}
+
+/// A config that has just the well-behaved test server.
+pub fn just_echo() -> Value {
+    servers([("echo", echo())])
+}
+
+/// The result in a call's answer, with or without files or something to say beside it.
+pub fn result_of(answer: &Value) -> &Value {
+    answer.get("result").unwrap_or(answer)
 }
 
 /// The well-behaved test server.

@@ -12,7 +12,21 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::until;
+use super::{Client, TestBridge, until};
+
+/// The bridge's key.
+pub const KEY: &str = "the-key";
+/// Alice's own.
+pub const TOKEN: &str = "eyJ-the-token-of-alice";
+/// One of her chats.
+pub const CHAT: &str = "6e0d4fc2-3f1c-4a5e-9a4e-5a1b7d0c9f11";
+
+/// Alice in [`CHAT`], as a connection of auth type session calls while it answers `message`.
+pub fn session(bridge: &TestBridge, message: &str) -> Client {
+    let client = bridge.client().bearer(TOKEN).header("X-MCPO-Key", KEY);
+    let client = client.in_chat(CHAT);
+    client.header("X-OpenWebUI-Message-Id", message)
+}
 
 /// How it answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
