@@ -7,8 +7,6 @@ of this repository are odd enough.
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +15,9 @@ import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FIXTURES = HERE.parent / "fixtures"
+sys.path.insert(0, str(HERE.parent / "support"))
+from bridge import Bridge, Failed, fixture
+
 START = 300  # seconds until every server is learnt
 
 SCHEMA = {"type": "object", "properties": {}}
@@ -74,7 +74,7 @@ TEMPLATES = [{"uriTemplate": "x://{a}", "name": None, "mimeType": 5}, {"name": "
 
 
 def script(**said):
-    return {"command": sys.executable, "args": [str(FIXTURES / "script_server.py"), json.dumps(said)]}
+    return fixture("script_server.py", json.dumps(said))
 
 
 def own_servers():
@@ -124,42 +124,30 @@ def settled(url):
     return all(server["status"] != "starting" for server in servers.values())
 
 
-def main(bridge, python, modules, folder=None):
-    servers = own_servers() | (more_servers(Path(folder)) if folder else {})
-    with tempfile.TemporaryDirectory() as jobs:
-        config = Path(jobs) / "mcp-servers.json"
-        config.write_text(json.dumps({"mcpServers": servers}))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        url = f"http://127.0.0.1:{port}"
-        words = ["serve", "--config", config, "--port", port, "--host", "127.0.0.1", "--jobs-dir", f"{jobs}/jobs", "--tools-dir", f"{jobs}/tools"]
-        serving = subprocess.Popen([bridge, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            until = time.monotonic() + START
-            while True:
-                try:
-                    if settled(url):
-                        break
-                except OSError:
-                    pass
-                if serving.poll() is not None or time.monotonic() > until:
-                    sys.exit("odd_servers: the bridge did not start, or a server was not learnt")
-                time.sleep(0.3)
-            print(f"{len(servers)} servers, {len(health(url)['warnings'])} warnings")
-            environment = os.environ | {"NODE_PATH": modules}
-            failed = 0
-            for words in (
-                ["node", str(HERE / "odd_typescript.mjs"), f"{url}/mcp", modules],
-                [python, str(HERE / "odd_python.py"), f"{url}/mcp", "legacy"],
-                [python, str(HERE / "odd_python.py"), f"{url}/mcp", "modern"],
-            ):
-                print(" ".join(Path(word).name if "/" in word and "://" not in word else word for word in words[:2] + words[3:4]), flush=True)
-                failed += subprocess.run(words, env=environment, check=False).returncode != 0
-            return failed
-        finally:
-            serving.send_signal(signal.SIGTERM)
-            serving.wait()
+def main(binary, python, modules, more=None):
+    servers = own_servers() | (more_servers(Path(more)) if more else {})
+    with tempfile.TemporaryDirectory() as folder, Bridge(binary, folder, servers) as bridge:
+        url = f"http://127.0.0.1:{bridge.port}"
+        until = time.monotonic() + START
+        while not settled(url):
+            if time.monotonic() > until:
+                raise Failed("a server was not learnt")
+            time.sleep(0.3)
+        print(f"{len(servers)} servers, {len(health(url)['warnings'])} warnings")
+        environment = os.environ | {"NODE_PATH": modules}
+        failed = 0
+        for words in (
+            ["node", str(HERE / "odd_typescript.mjs"), f"{url}/mcp", modules],
+            [python, str(HERE / "odd_python.py"), f"{url}/mcp", "legacy"],
+            [python, str(HERE / "odd_python.py"), f"{url}/mcp", "modern"],
+        ):
+            print(" ".join(Path(word).name if "/" in word and "://" not in word else word for word in words[:2] + words[3:4]), flush=True)
+            failed += subprocess.run(words, env=environment, check=False).returncode != 0
+        return failed
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except Failed as failed:
+        sys.exit(f"odd_servers: {failed}")
