@@ -30,12 +30,12 @@ SCHEMAS_ARGS ?=
 
 # CI requires an unchanged lock file; locally cargo may update it for a changed Cargo.toml.
 LOCKED := $(if $(CI),--locked)
-PYTHON_DIRS := bench deploy examples scripts crates/process/src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/servers tests/soak tests/support
+PYTHON_DIRS := bench deploy examples scripts crates/process/src/child/fork/server tests/bundle tests/clients tests/conformance tests/docker tests/fairness tests/fixtures tests/fork_parent tests/kubernetes tests/mcpo tests/openwebui tests/scripts tests/servers tests/soak tests/support
 
 # .tools/bin comes last, so that an installed uv takes precedence.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc modules python copies check-example check-kubernetes check-workflows bench soak load-bodies load-connections load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc modules texts python copies check-example check-kubernetes check-workflows bench soak load-bodies load-connections load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,7 +58,7 @@ config/mcp-servers.json:
 test: uv lint check-example test-fork ## Check everything: format, lints, docs, example config, all tests
 	scripts/test $(TEST_ARGS)
 
-lint: fmt-check clippy doc modules python copies ## Check format, clippy, documentation, modules, Python files and copies
+lint: fmt-check clippy doc modules texts python copies ## Check format, clippy, documentation, modules, texts, Python files and copies
 
 fmt: ## Format the Rust code
 	cargo fmt
@@ -73,6 +73,10 @@ clippy:
 modules:
 	python3 scripts/module_graph.py
 
+# docs/texts.md has the texts of the sources; check-example compares those of --help, which needs a build.
+texts:
+	scripts/texts --check --sources
+
 doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --no-deps --document-private-items
 
@@ -80,15 +84,17 @@ python:
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m compileall -q -f $(PYTHON_DIRS)
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s bench -t .
 	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s tests/bundle
+	PYTHONPYCACHEPREFIX=target/pycache python3 -W error -m unittest discover -q -s tests/scripts
 
 # Kustomize cannot read files outside the folder of its kustomization.yaml, so the base has a copy.
 copies:
 	@cmp mcp-servers.json.example deploy/kubernetes/base/mcp-servers.json || \
 	{ echo 'copies: cp mcp-servers.json.example deploy/kubernetes/base/mcp-servers.json' >&2; exit 1; }
 
-# Starts each server of the example and lists its tools, as on users' machines.
+# Starts each server of the example and lists its tools, as on users' machines; and compares --help with its page.
 check-example: uv
 	cargo build $(LOCKED)
+	scripts/texts --check
 	env MCPO_JOBS_DIR=.run/check-jobs MCPO_TOOLS_DIR='$(MCPO_TOOLS_DIR)' MCPO_START_TIMEOUT=180 \
 	target/debug/mcpo-bridge check --config mcp-servers.json.example
 

@@ -144,7 +144,7 @@ def read_module(crate: str, path: tuple[str, ...], file: Path) -> Module:
             uses.append((full, local, bool(match.group(1))))
     items = set(
         re.findall(
-            r"(?m)^\s*(?:pub(?:\([^)]*\))?\s+)?(?:const\s+|async\s+|unsafe\s+|extern\s+)*"
+            r"(?m)^[ \t]*(?:pub(?:\([^)]*\))?\s+)?(?:const\s+|async\s+|unsafe\s+|extern\s+)*"
             r"(?:fn|struct|enum|trait|type|const|static|union|macro_rules!)\s+(?:r#)?(\w+)",
             code,
         )
@@ -155,7 +155,7 @@ def read_module(crate: str, path: tuple[str, ...], file: Path) -> Module:
 
 def children_of(crate: str, module: Module, folder: Path, found: dict) -> None:
     """Reads the files that `mod name;` lines declare, and theirs."""
-    for match in re.finditer(r"(?m)^\s*(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;", module.code):
+    for match in re.finditer(r"(?m)^[ \t]*(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*;", module.code):
         name = match.group(1)
         for file in (folder / f"{name}.rs", folder / name / "mod.rs"):
             if file.exists():
