@@ -38,15 +38,15 @@ fn everything(client: &Client, server: &str) -> Vec<(String, Reply)> {
         .clone()
         .header("Accept", "text/event-stream")
         .header("Mcp-Session-Id", "00000000-0000-4000-8000-000000000000");
-    let door = format!("/mcp/{server}");
+    let endpoint = format!("/mcp/{server}");
     let modern = Mcp::modern(client.clone(), server, json!({}));
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
     let mut all = vec![
-        ("initialize", client.post(&door, hello())),
-        ("list", client.post(&door, list.to_string())),
-        ("no message", client.post(&door, "no JSON")),
-        ("stream", stream.get(&door)),
-        ("end", stream.request("DELETE", &door)),
+        ("initialize", client.post(&endpoint, hello())),
+        ("list", client.post(&endpoint, list.to_string())),
+        ("no message", client.post(&endpoint, "no JSON")),
+        ("stream", stream.get(&endpoint)),
+        ("end", stream.request("DELETE", &endpoint)),
         ("call", client.call(server, "echo", json!({"text": "x"}))),
         ("unknown tool", client.call(server, "none", json!({}))),
         (

@@ -381,7 +381,11 @@ fn one_user_has_his_share_of_the_disk_in_all_chats() {
     for (started, chat) in [(1, "c2"), (2, "c3")] {
         // After a start it is in the records.
         eventually("the clean-up has counted", || {
-            bridge.log().matches("\"message\":\"clean-up finished\"").count() >= started
+            bridge
+                .log()
+                .matches("\"message\":\"clean-up finished\"")
+                .count()
+                >= started
         });
         let over = write(&bridge, "alice", chat, "over.txt", 400_000);
         assert_eq!(over.status, 507, "{}", over.text());

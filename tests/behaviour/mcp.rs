@@ -59,7 +59,7 @@ fn modern(at: Scope, client: Client) -> Mcp {
     at.modern(client, "echo", json!({}))
 }
 
-// One chat through both doors.
+// One chat through both endpoints.
 
 fn a_chat_goes_on_through_the_other_door_whatever_becomes_of_the_protocols_session(at: Scope) {
     let bridge = start();
@@ -565,15 +565,15 @@ fn a_child_that_asks_a_modern_client_who_cannot_answer_is_declined_and_its_call_
     assert_eq!(result["answers"][0][1]["error"]["code"], -32601, "{result}");
 }
 
-fn a_modern_clients_retry_resumes_the_parked_call(at: Scope) {
+fn a_modern_clients_retry_resumes_the_pending_call(at: Scope) {
     let bridge = asker();
     let able = json!({"elicitation": {}});
     let mcp = at.modern(bridge.chat("alice", "c1"), "bytes", able);
     let arguments = asking("elicitation/create", &json!(["first", 2]));
-    let parked = mcp.begin("ask", arguments.clone()).result();
-    let asked = parked["inputRequests"].as_object().expect("questions");
-    assert_eq!(asked.len(), 2, "{parked}");
-    let again = || mcp.retry("ask", &arguments, &parked, &sure());
+    let pending = mcp.begin("ask", arguments.clone()).result();
+    let asked = pending["inputRequests"].as_object().expect("questions");
+    assert_eq!(asked.len(), 2, "{pending}");
+    let again = || mcp.retry("ask", &arguments, &pending, &sure());
     let result = again().result();
     assert_eq!(result["resultType"], "complete");
     assert_eq!(
@@ -583,24 +583,24 @@ fn a_modern_clients_retry_resumes_the_parked_call(at: Scope) {
     assert_eq!(again().refusal().1, -32602, "once only");
 }
 
-fn a_parked_call_belongs_to_one_user_and_one_request(at: Scope) {
+fn a_pending_call_belongs_to_one_user_and_one_request(at: Scope) {
     let bridge = asker();
     let able = json!({"elicitation": {}});
     let mcp = at.modern(bridge.chat("alice", "c1"), "bytes", able.clone());
     let arguments = asking("elicitation/create", &json!(["q"]));
-    let parked = mcp.begin("ask", arguments.clone()).result();
+    let pending = mcp.begin("ask", arguments.clone()).result();
     let bob = at.modern(bridge.chat("bob", "c1"), "bytes", able);
     let other = asking("elicitation/create", &json!(["other"]));
-    let made_up = with(parked.clone(), json!({"requestState": "made-up"}));
-    for (mcp, arguments, parked) in [
-        (&bob, &arguments, &parked),
-        (&mcp, &other, &parked),
+    let made_up = with(pending.clone(), json!({"requestState": "made-up"}));
+    for (mcp, arguments, pending) in [
+        (&bob, &arguments, &pending),
+        (&mcp, &other, &pending),
         (&mcp, &arguments, &made_up),
     ] {
-        let refusal = mcp.retry("ask", arguments, parked, &sure()).refusal();
+        let refusal = mcp.retry("ask", arguments, pending, &sure()).refusal();
         assert_eq!(refusal, (400, -32602));
     }
-    let result = mcp.retry("ask", &arguments, &parked, &sure()).result();
+    let result = mcp.retry("ask", &arguments, &pending, &sure()).result();
     assert_eq!(result["answers"], json!([["q", {"result": sure()}]]));
 }
 
@@ -621,10 +621,10 @@ fn parked_calls_are_told_apart_by_arguments_that_no_number_type_holds(at: Scope)
         ))
     };
     let arguments = asking("elicitation/create", &json!(["q"]));
-    let parked = call(&arguments, "").result();
+    let pending = call(&arguments, "").result();
     let state = format!(
         r#","requestState":{},"inputResponses":{{}}"#,
-        parked["requestState"]
+        pending["requestState"]
     );
     let other = call(&asking("elicitation/create", &json!(["other"])), &state);
     assert_eq!(other.refusal(), (400, -32602));
@@ -748,12 +748,12 @@ fn each_message_is_on_the_newest_of_a_sessions_streams_only(at: Scope) {
     assert!(four.parse::<u64>().expect("a number") > three);
 }
 
-fn open_streams_and_parked_calls_hold_up_no_shutdown(at: Scope) {
+fn open_streams_and_pending_calls_hold_up_no_shutdown(at: Scope) {
     let bridge = asker();
     let able = json!({"elicitation": {}});
-    let parking = at.modern(bridge.chat("alice", "c1"), "bytes", able);
-    let parked = parking.begin("ask", asking("elicitation/create", &json!(["q"])));
-    assert_eq!(parked.result()["resultType"], "input_required");
+    let other = at.modern(bridge.chat("alice", "c1"), "bytes", able);
+    let pending = other.begin("ask", asking("elicitation/create", &json!(["q"])));
+    assert_eq!(pending.result()["resultType"], "input_required");
     let news = at.legacy(bridge.client(), "bytes", &json!({})).listen();
     let filter = json!({"notifications": {"toolsListChanged": true}});
     let listener = at.modern(bridge.chat("alice", "c2"), "bytes", json!({}));

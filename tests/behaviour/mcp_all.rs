@@ -612,14 +612,14 @@ fn progress_with_an_answer_and_questions_taken_back_are_of_the_right_child() {
 fn a_modern_clients_retry_resumes_the_call_of_its_server() {
     let bridge = askers();
     let mcp = Mcp::modern(bridge.chat("alice", "c1"), ALL, json!({"elicitation": {}}));
-    let parked = mcp.begin("two_ask", json!({})).result();
-    let mut asked = parked["inputRequests"]
+    let pending = mcp.begin("two_ask", json!({})).result();
+    let mut asked = pending["inputRequests"]
         .as_object()
         .expect("a question")
         .values();
     let asked = asked.next().expect("a question");
     assert_eq!(asked["params"]["message"], "two asks");
-    let retry = |tool: &str| mcp.retry(tool, &json!({}), &parked, &accepted(json!({})));
+    let retry = |tool: &str| mcp.retry(tool, &json!({}), &pending, &accepted(json!({})));
     assert_eq!(retry("one_ask").refusal(), (400, -32602));
     let result = retry("two_ask").result();
     assert_eq!(result["content"][0]["text"], "two accept {}");

@@ -119,8 +119,8 @@ fn abilities_with_a_number_that_no_type_holds_are_abilities(at: Scope) {
     let meta = meta.replace("\"CAPABILITIES\"", odd);
     let modern = at.modern(client, "dialog", json!({}));
     let name = modern.tool("ask");
-    let parked = modern.send(&format!(
+    let pending = modern.send(&format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{name}","arguments":{{}},"_meta":{meta}}}}}"#
     ));
-    assert_eq!(parked.result()["resultType"], "input_required");
+    assert_eq!(pending.result()["resultType"], "input_required");
 }

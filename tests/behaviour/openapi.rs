@@ -1,4 +1,4 @@
-//! The `OpenAPI` door: documents from memory, arguments as sent, content as mcpo gives it.
+//! The `OpenAPI` endpoint: documents from memory, arguments as sent, content as mcpo gives it.
 
 use std::collections::HashSet;
 

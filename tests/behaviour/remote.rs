@@ -1,4 +1,4 @@
-//! Remote servers: one bridge in front of another, through both doors.
+//! Remote servers: one bridge in front of another, through both endpoints.
 
 use std::net::TcpListener;
 

@@ -19,11 +19,11 @@ fn asker() -> Value {
 }
 
 /// The call again, with the answer to what it asked.
-fn retry(mcp: &Mcp, tool: &str, parked: &Value) -> Stream {
+fn retry(mcp: &Mcp, tool: &str, pending: &Value) -> Stream {
     mcp.retry(
         tool,
         &json!({}),
-        parked,
+        pending,
         &accepted(json!({"colour": "red"})),
     )
 }
@@ -79,7 +79,7 @@ fn a_child_asks_its_client_through_bridges_that_do_not_run_it() {
     let at = |index: usize| Mcp::modern(chat(index), "asking", json!({})).in_session(&session);
     // The chat's child comes to run on a bridge that the session was not made on.
     let modern = Mcp::modern(chat(1), "asking", able.clone());
-    let parked = modern.begin("ask", json!({})).result();
+    let pending = modern.begin("ask", json!({})).result();
     assert_eq!(replicas.owners(), [1]);
     // Its retry goes on from anywhere.
     let modern = Mcp::modern(chat(2), "asking", able);
@@ -173,8 +173,8 @@ fn clients_of_all_servers_find_their_chat_from_every_bridge() {
     // Without a session: the call goes to the chat, and the retry to the call.
     let modern = |index: usize| Mcp::modern(chat(index), ALL, able.clone());
     assert_eq!(modern(2).text("echo_counter", json!({})), "2");
-    let parked = modern(0).begin("asking_ask", json!({})).result();
-    let retry = |index: usize| retry(&modern(index), "asking_ask", &parked);
+    let pending = modern(0).begin("asking_ask", json!({})).result();
+    let retry = |index: usize| retry(&modern(index), "asking_ask", &pending);
     let answer = retry(2).result();
     assert!(answer.to_string().contains("red"), "{answer}");
     assert_eq!(retry(0).refusal().1, -32602);

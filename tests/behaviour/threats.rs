@@ -1,4 +1,4 @@
-//! Attacks on who somebody is: the same answer at every door, no hint of what is somebody else's,
+//! Attacks on who somebody is: the same answer at every endpoint, no hint of what is somebody else's,
 //! and nothing of a caller's credentials beyond the bridge.
 
 use crate::{
@@ -13,8 +13,8 @@ use serde_json::json;
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
-/// One call at each door.
-fn doors(client: &Client) -> Vec<(&'static str, Reply)> {
+/// One call at each endpoint.
+fn endpoints(client: &Client) -> Vec<(&'static str, Reply)> {
     let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
         "protocolVersion": "2025-11-25", "capabilities": {},
         "clientInfo": {"name": "test", "version": "1"},
@@ -43,13 +43,13 @@ fn a_forged_user_is_refused_at_every_door() {
         unsigned.to_owned(),
     ] {
         let client = bridge.client().bearer("sesame").in_chat("c1");
-        for (door, reply) in doors(&client.header("X-OpenWebUI-User-Jwt", &forged)) {
-            assert_eq!(reply.status, 401, "{door}: {}", reply.text());
+        for (endpoint, reply) in endpoints(&client.header("X-OpenWebUI-User-Jwt", &forged)) {
+            assert_eq!(reply.status, 401, "{endpoint}: {}", reply.text());
         }
     }
     let twice = bridge.client().bearer("sesame").as_user("a").as_user("b");
-    for (door, reply) in doors(&twice) {
-        assert_eq!(reply.status, 400, "{door}: {}", reply.text());
+    for (endpoint, reply) in endpoints(&twice) {
+        assert_eq!(reply.status, 400, "{endpoint}: {}", reply.text());
     }
 }
 

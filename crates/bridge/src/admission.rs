@@ -1,7 +1,7 @@
 //! Who may do something now, where only so many may at once, and who waits for it.
 //!
-//! [`Places`] is a semaphore that shares its places out by [`Tenant`]; what waits for one is bounded
-//! by [`Waiting`]. Calls of one user never take all places, and never the whole queue.
+//! [`Permits`] is a semaphore that shares its permits out by [`Tenant`]; what waits for one is bounded
+//! by [`Waiting`]. Calls of one user never take all permits, and never the whole queue.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -33,10 +33,10 @@ pub struct AdmissionSettings {
 pub struct Admission {
     /// Calls that wait, for whatever it is.
     pub waiting: Waiting,
-    running: Places,
+    running: Permits,
     /// A server elsewhere uses none of this machine's processors: calls that wait for its answer
-    /// take no place from those that do. Each server has its own places.
-    elsewhere: Arc<Mutex<HashMap<ServerName, Places>>>,
+    /// take no permit from those that do. Each server has its own permits.
+    elsewhere: Arc<Mutex<HashMap<ServerName, Permits>>>,
     per_server: usize,
 }
 
@@ -46,28 +46,32 @@ impl Admission {
         let share = Share::reserving(settings.per_user);
         Self {
             waiting: Waiting::new(settings.waiting),
-            running: Places::new(settings.max_concurrent, share),
+            running: Permits::new(settings.max_concurrent, share),
             elsewhere: Arc::default(),
             per_server: settings.per_user_and_server,
         }
     }
 
-    /// A place for a call to this server; dropping it lets the next one in.
-    pub fn enter(&self, spec: &ServerSpec, tenant: &Tenant) -> impl Future<Output = Place> + use<> {
+    /// A permit for a call to this server; dropping it lets the next one in.
+    pub fn enter(
+        &self,
+        spec: &ServerSpec,
+        tenant: &Tenant,
+    ) -> impl Future<Output = Permit> + use<> {
         match spec.transport {
             Transport::Stdio(_) => self.running.enter(tenant),
             Transport::Remote(_) => self.of_server(&spec.name).enter(tenant),
         }
     }
 
-    fn of_server(&self, server: &ServerName) -> Places {
+    fn of_server(&self, server: &ServerName) -> Permits {
         let mut elsewhere = self.elsewhere.lock();
-        if let Some(places) = elsewhere.get(server) {
-            return places.clone();
+        if let Some(permits) = elsewhere.get(server) {
+            return permits.clone();
         }
-        let places = Places::side_by_side(None, self.per_server);
-        elsewhere.insert(server.clone(), places.clone());
-        places
+        let permits = Permits::side_by_side(None, self.per_server);
+        elsewhere.insert(server.clone(), permits.clone());
+        permits
     }
 
     /// Calls that processes of this machine work on, and those that wait for that.
@@ -76,9 +80,9 @@ impl Admission {
     }
 }
 
-// Places that tenants share.
+// Permits that tenants share.
 //
-// A free place goes to the tenant who holds the fewest; among equals to the one who was served
+// A free permit goes to the tenant who holds the fewest; among equals to the one who was served
 // longest ago; then to who waits longest.
 
 /// Where nobody is known to be one person, he may be so many.
@@ -87,40 +91,40 @@ const MANY: usize = 4;
 /// Beyond so many tenants who were served, those who hold nothing and wait for nothing are forgotten.
 const REMEMBERED: usize = 1000;
 
-/// A number of places, which may be lowered and raised.
+/// A number of permits, which may be lowered and raised.
 #[derive(Clone)]
-pub struct Places {
-    state: Arc<Mutex<PlacesState>>,
+pub struct Permits {
+    state: Arc<Mutex<PermitsState>>,
 }
 
-/// One place. Dropping it lets the next in.
-pub struct Place {
-    places: Places,
+/// One permit. Dropping it lets the next in.
+pub struct Permit {
+    permits: Permits,
     tenant: Tenant,
 }
 
-/// How many places one tenant may hold.
+/// How many permits one tenant may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
     /// One user.
     user: usize,
     /// Others, each of whom may be many people.
     others: usize,
-    /// The places beyond a user's share are for tenants who hold none: several who have much to do
+    /// The permits beyond a user's share are for tenants who hold none: several who have much to do
     /// leave them to others, too.
     reserving: bool,
 }
 
 /// Three of four, and never all where there are two or more.
-pub fn three_quarters(places: usize) -> usize {
-    if places < 2 {
-        return places;
+pub fn three_quarters(permits: usize) -> usize {
+    if permits < 2 {
+        return permits;
     }
-    places - (places / 4).max(1)
+    permits - (permits / 4).max(1)
 }
 
 impl Share {
-    /// One may hold all places.
+    /// One may hold all permits.
     pub fn all() -> Self {
         Self::each(usize::MAX)
     }
@@ -143,7 +147,7 @@ impl Share {
     }
 }
 
-struct PlacesState {
+struct PermitsState {
     limit: usize,
     share: Share,
     total: usize,
@@ -158,13 +162,13 @@ struct PlacesState {
 
 struct Waiter {
     came: u64,
-    turn: oneshot::Sender<Place>,
+    turn: oneshot::Sender<Permit>,
 }
 
-impl Places {
-    /// So many places.
+impl Permits {
+    /// So many permits.
     pub fn new(limit: usize, share: Share) -> Self {
-        let state = PlacesState {
+        let state = PermitsState {
             limit: limit.max(1),
             share,
             total: 0,
@@ -196,24 +200,24 @@ impl Places {
         }
     }
 
-    /// Waits for a place; the order of the calls to this counts.
-    pub fn enter(&self, tenant: &Tenant) -> impl Future<Output = Place> + use<> {
+    /// Waits for a permit; the order of the calls to this counts.
+    pub fn enter(&self, tenant: &Tenant) -> impl Future<Output = Permit> + use<> {
         let entering = self.try_enter(tenant).ok_or_else(|| self.join(tenant));
-        let places = self.clone();
+        let permits = self.clone();
         async move {
             match entering {
-                Ok(place) => place,
+                Ok(permit) => permit,
                 Err(turn) => {
-                    let place = turn.await;
-                    drop(places);
-                    place.expect("who waits keeps the places")
+                    let permit = turn.await;
+                    drop(permits);
+                    permit.expect("who waits keeps the places")
                 }
             }
         }
     }
 
-    /// A place that is free now.
-    pub fn try_enter(&self, tenant: &Tenant) -> Option<Place> {
+    /// A permit that is free now.
+    pub fn try_enter(&self, tenant: &Tenant) -> Option<Permit> {
         let mut state = self.lock();
         // Who waits may not have one now, or had got it: nobody is overtaken.
         if !state.may_enter(tenant) {
@@ -221,21 +225,21 @@ impl Places {
         }
         state.take(tenant);
         drop(state);
-        Some(self.place(tenant))
+        Some(self.permit(tenant))
     }
 
     /// The same, unless it would be the last one.
-    pub fn try_enter_spare(&self, tenant: &Tenant) -> Option<Place> {
+    pub fn try_enter_spare(&self, tenant: &Tenant) -> Option<Permit> {
         let mut state = self.lock();
         if state.total.saturating_add(1) >= state.limit || !state.may_enter(tenant) {
             return None;
         }
         state.take(tenant);
         drop(state);
-        Some(self.place(tenant))
+        Some(self.permit(tenant))
     }
 
-    fn join(&self, tenant: &Tenant) -> oneshot::Receiver<Place> {
+    fn join(&self, tenant: &Tenant) -> oneshot::Receiver<Permit> {
         let (turn, granted) = oneshot::channel();
         // One may have come free since the look.
         self.change(|state| {
@@ -248,7 +252,7 @@ impl Places {
         granted
     }
 
-    /// Places held, and how many wait for one.
+    /// Permits held, and how many wait for one.
     pub fn load(&self) -> (usize, usize) {
         let state = self.lock();
         let waiting = state.queues.values().flatten();
@@ -256,12 +260,12 @@ impl Places {
         (state.total, waiting.count())
     }
 
-    /// How many places there are.
+    /// How many permits there are.
     pub fn limit(&self) -> usize {
         self.lock().limit
     }
 
-    /// How many places this tenant holds.
+    /// How many permits this tenant holds.
     pub fn held_by(&self, tenant: &Tenant) -> usize {
         self.lock().held_by(tenant)
     }
@@ -272,19 +276,19 @@ impl Places {
         state.held_by(tenant) >= state.most(tenant)
     }
 
-    /// Whether more places are held than there should be.
+    /// Whether more permits are held than there should be.
     pub fn is_over(&self) -> bool {
         let state = self.lock();
         state.total > state.limit
     }
 
-    /// Whether more than half of the places are free.
+    /// Whether more than half of the permits are free.
     pub fn has_leisure(&self) -> bool {
         let state = self.lock();
         state.total * 2 < state.limit
     }
 
-    /// Lowers or raises the number of places. Those that are too many go as they come back.
+    /// Lowers or raises the number of permits. Those that are too many go as they come back.
     pub fn set_limit(&self, limit: usize, share: Share) {
         self.change(|state| {
             state.limit = limit.max(1);
@@ -292,32 +296,32 @@ impl Places {
         });
     }
 
-    fn place(&self, tenant: &Tenant) -> Place {
-        Place {
-            places: self.clone(),
+    fn permit(&self, tenant: &Tenant) -> Permit {
+        Permit {
+            permits: self.clone(),
             tenant: tenant.clone(),
         }
     }
 
-    /// Gives the places that are free after a change to those whose turn it is.
-    fn change(&self, change: impl FnOnce(&mut PlacesState)) {
+    /// Gives the permits that are free after a change to those whose turn it is.
+    fn change(&self, change: impl FnOnce(&mut PermitsState)) {
         let mut state = self.lock();
         change(&mut state);
         // Under the same lock, so that who comes now overtakes nobody.
         let next = std::iter::from_fn(|| state.next()).collect::<Vec<_>>();
         drop(state);
         for (tenant, waiter) in next {
-            // Who gave up returns his place by its drop.
-            let _ = waiter.turn.send(self.place(&tenant));
+            // Who gave up returns his permit by its drop.
+            let _ = waiter.turn.send(self.permit(&tenant));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, PlacesState> {
+    fn lock(&self) -> MutexGuard<'_, PermitsState> {
         self.state.lock()
     }
 }
 
-impl PlacesState {
+impl PermitsState {
     fn held_by(&self, tenant: &Tenant) -> usize {
         self.held.get(tenant).copied().unwrap_or(0)
     }
@@ -363,7 +367,7 @@ impl PlacesState {
         }
     }
 
-    /// Whose turn it is now, if it is anybody's; the place is taken.
+    /// Whose turn it is now, if it is anybody's; the permit is taken.
     fn next(&mut self) -> Option<(Tenant, Waiter)> {
         if self.total >= self.limit || self.queues.is_empty() {
             return None;
@@ -393,7 +397,7 @@ impl PlacesState {
     }
 }
 
-impl Place {
+impl Permit {
     /// Whose it is.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
@@ -401,7 +405,7 @@ impl Place {
 
     /// It counts against somebody else's share from now on.
     pub fn pass_to(&mut self, tenant: &Tenant) {
-        self.places.change(|state| {
+        self.permits.change(|state| {
             state.give_back(&self.tenant);
             state.take(tenant);
         });
@@ -409,9 +413,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.places.change(|state| state.give_back(&self.tenant));
+        self.permits.change(|state| state.give_back(&self.tenant));
     }
 }
 
@@ -523,21 +527,21 @@ impl Drop for Ticket {
 }
 
 #[cfg(test)]
-mod places_tests {
+mod permits_tests {
     use bridge_model::{Caller, Principal};
     use futures_util::FutureExt as _;
 
     use super::*;
 
     fn user(name: &str) -> Tenant {
-        Tenant::of(&Caller {
+        Tenant::from_caller(&Caller {
             principal: Principal::User(name.into()),
             ..Caller::nobody([127, 0, 0, 1].into())
         })
     }
 
-    fn take(places: &Places, tenant: &Tenant, count: usize) -> Vec<Place> {
-        let taken = std::iter::from_fn(|| places.try_enter(tenant));
+    fn take(permits: &Permits, tenant: &Tenant, count: usize) -> Vec<Permit> {
+        let taken = std::iter::from_fn(|| permits.try_enter(tenant));
         let taken: Vec<_> = taken.take(count).collect();
         assert_eq!(taken.len(), count);
         taken
@@ -545,30 +549,30 @@ mod places_tests {
 
     #[tokio::test]
     async fn a_place_goes_to_who_holds_the_fewest() {
-        let places = Places::new(2, Share::all());
+        let permits = Permits::new(2, Share::all());
         let (heavy, light) = (user("heavy"), user("light"));
-        let mut held = take(&places, &heavy, 2);
-        let mut first = Box::pin(places.enter(&heavy));
-        let mut later = Box::pin(places.enter(&light));
+        let mut held = take(&permits, &heavy, 2);
+        let mut first = Box::pin(permits.enter(&heavy));
+        let mut later = Box::pin(permits.enter(&light));
         assert!(first.as_mut().now_or_never().is_none());
         held.pop();
         assert!(first.as_mut().now_or_never().is_none());
         let _light = later.as_mut().now_or_never().expect("before the heavy one");
         held.pop();
         assert!(first.as_mut().now_or_never().is_some());
-        assert_eq!(places.load(), (1, 0));
+        assert_eq!(permits.load(), (1, 0));
     }
 
     #[tokio::test]
     async fn of_one_place_the_next_is_who_was_not_served_last() {
-        let places = Places::new(1, Share::all());
-        let held = take(&places, &user("heavy"), 1);
-        let mut first = Box::pin(places.enter(&user("heavy")));
-        let mut later = Box::pin(places.enter(&user("light")));
+        let permits = Permits::new(1, Share::all());
+        let held = take(&permits, &user("heavy"), 1);
+        let mut first = Box::pin(permits.enter(&user("heavy")));
+        let mut later = Box::pin(permits.enter(&user("light")));
         drop(held);
         assert!(first.as_mut().now_or_never().is_none());
         let light = later.as_mut().now_or_never().expect("before the heavy one");
-        let mut again = Box::pin(places.enter(&user("light")));
+        let mut again = Box::pin(permits.enter(&user("light")));
         drop(light);
         assert!(again.as_mut().now_or_never().is_none());
         assert!(first.as_mut().now_or_never().is_some());
@@ -576,25 +580,25 @@ mod places_tests {
 
     #[tokio::test]
     async fn who_was_served_is_not_remembered_for_ever() {
-        let places = Places::new(1, Share::all());
+        let permits = Permits::new(1, Share::all());
         for number in 0..3 * REMEMBERED {
-            drop(places.try_enter(&user(&number.to_string())));
+            drop(permits.try_enter(&user(&number.to_string())));
         }
-        assert!(places.lock().served.len() <= REMEMBERED);
+        assert!(permits.lock().served.len() <= REMEMBERED);
     }
 
     #[tokio::test]
     async fn nobody_holds_all_places_while_others_may_come() {
         for limit in 2..40 {
-            let places = Places::new(limit, Share::reserving(three_quarters(limit)));
+            let permits = Permits::new(limit, Share::reserving(three_quarters(limit)));
             let users = ["a", "b", "c"].map(user);
             let held: Vec<_> = users
                 .iter()
-                .flat_map(|user| std::iter::from_fn(|| places.try_enter(user)).collect::<Vec<_>>())
+                .flat_map(|user| std::iter::from_fn(|| permits.try_enter(user)).collect::<Vec<_>>())
                 .collect();
-            let most = users.iter().map(|user| places.held_by(user)).max();
+            let most = users.iter().map(|user| permits.held_by(user)).max();
             assert_eq!(most, Some(three_quarters(limit)), "of {limit}");
-            let newcomer = places.try_enter(&user("d"));
+            let newcomer = permits.try_enter(&user("d"));
             assert_eq!(newcomer.is_some(), held.len() < limit, "of {limit}");
             assert!(limit < 16 || newcomer.is_some(), "of {limit}");
         }
@@ -605,32 +609,32 @@ mod places_tests {
 
     #[tokio::test]
     async fn who_gave_up_is_passed_over_and_costs_no_place() {
-        let places = Places::new(1, Share::all());
-        let held = take(&places, &user("a"), 1);
-        let gone = places.enter(&user("b"));
-        let mut waits = Box::pin(places.enter(&user("c")));
-        assert_eq!(places.load(), (1, 2));
+        let permits = Permits::new(1, Share::all());
+        let held = take(&permits, &user("a"), 1);
+        let gone = permits.enter(&user("b"));
+        let mut waits = Box::pin(permits.enter(&user("c")));
+        assert_eq!(permits.load(), (1, 2));
         drop(gone);
-        assert_eq!(places.load(), (1, 1));
+        assert_eq!(permits.load(), (1, 1));
         drop(held);
-        let place = waits.as_mut().now_or_never().expect("its turn");
+        let permit = waits.as_mut().now_or_never().expect("its turn");
         // Granted and never taken: it comes back.
-        let granted = places.enter(&user("d"));
-        drop(place);
+        let granted = permits.enter(&user("d"));
+        drop(permit);
         drop(granted);
-        assert_eq!(places.load(), (0, 0));
+        assert_eq!(permits.load(), (0, 0));
     }
 
     #[tokio::test]
     async fn of_each_users_calls_so_many_are_side_by_side() {
-        let places = Places::side_by_side(None, 2);
-        let _alice = take(&places, &user("alice"), 2);
-        assert!(places.try_enter(&user("alice")).is_none());
-        let _bob = take(&places, &user("bob"), 2);
-        let many = Tenant::of(&Caller::nobody([192, 0, 2, 1].into()));
-        let _many = take(&places, &many, 8);
-        assert!(places.try_enter(&many).is_none());
-        let few = Places::side_by_side(Some(4), 100);
+        let permits = Permits::side_by_side(None, 2);
+        let _alice = take(&permits, &user("alice"), 2);
+        assert!(permits.try_enter(&user("alice")).is_none());
+        let _bob = take(&permits, &user("bob"), 2);
+        let many = Tenant::from_caller(&Caller::nobody([192, 0, 2, 1].into()));
+        let _many = take(&permits, &many, 8);
+        assert!(permits.try_enter(&many).is_none());
+        let few = Permits::side_by_side(Some(4), 100);
         let _alice = take(&few, &user("alice"), 3);
         assert!(few.try_enter(&user("alice")).is_none());
         assert!(few.try_enter(&user("bob")).is_some());
@@ -638,36 +642,39 @@ mod places_tests {
 
     #[tokio::test]
     async fn places_that_are_too_many_go_as_they_come_back() {
-        let places = Places::new(3, Share::all());
-        let mut held = take(&places, &user("a"), 3);
-        places.set_limit(1, Share::all());
-        assert!(places.is_over());
-        let mut waits = Box::pin(places.enter(&user("b")));
+        let permits = Permits::new(3, Share::all());
+        let mut held = take(&permits, &user("a"), 3);
+        permits.set_limit(1, Share::all());
+        assert!(permits.is_over());
+        let mut waits = Box::pin(permits.enter(&user("b")));
         for _ in 0..2 {
             held.pop();
             assert!(waits.as_mut().now_or_never().is_none());
         }
-        assert!(!places.is_over());
+        assert!(!permits.is_over());
         held.pop();
         let _b = waits.as_mut().now_or_never().expect("the one that is left");
-        assert!(places.try_enter(&user("a")).is_none());
-        places.set_limit(2, Share::all());
-        assert!(places.try_enter(&user("a")).is_some());
+        assert!(permits.try_enter(&user("a")).is_none());
+        permits.set_limit(2, Share::all());
+        assert!(permits.try_enter(&user("a")).is_some());
     }
 
     #[tokio::test]
     async fn a_place_that_is_passed_on_counts_for_its_new_holder() {
-        let places = Places::new(4, Share::each(1));
-        let mut place = places.try_enter_spare(&Tenant::bridge()).unwrap();
-        place.pass_to(&user("a"));
-        assert_eq!(places.held_by(&Tenant::bridge()), 0);
-        assert!(places.is_at_share(&user("a")));
-        assert!(places.try_enter(&user("a")).is_none());
-        drop(place);
-        assert_eq!(places.load(), (0, 0));
-        let _two = ["b", "c"].map(|name| places.try_enter_spare(&user(name)).unwrap());
-        let _third = places.try_enter_spare(&user("d")).unwrap();
-        assert!(places.try_enter_spare(&user("e")).is_none(), "the last one");
+        let permits = Permits::new(4, Share::each(1));
+        let mut permit = permits.try_enter_spare(&Tenant::bridge()).unwrap();
+        permit.pass_to(&user("a"));
+        assert_eq!(permits.held_by(&Tenant::bridge()), 0);
+        assert!(permits.is_at_share(&user("a")));
+        assert!(permits.try_enter(&user("a")).is_none());
+        drop(permit);
+        assert_eq!(permits.load(), (0, 0));
+        let _two = ["b", "c"].map(|name| permits.try_enter_spare(&user(name)).unwrap());
+        let _third = permits.try_enter_spare(&user("d")).unwrap();
+        assert!(
+            permits.try_enter_spare(&user("e")).is_none(),
+            "the last one"
+        );
     }
 }
 
@@ -678,7 +685,7 @@ mod waiting_tests {
     use super::*;
 
     fn user(name: &str) -> Tenant {
-        Tenant::of(&Caller {
+        Tenant::from_caller(&Caller {
             principal: Principal::User(name.into()),
             ..Caller::nobody([127, 0, 0, 1].into())
         })

@@ -154,7 +154,7 @@ impl App {
             engine: engine.clone(),
             replicas: replicas.clone(),
             sessions: mcp::McpSessions::default(),
-            parks: mcp::Parks::default(),
+            pending_inputs: mcp::PendingInputs::default(),
             views: mcp::Views::default(),
         });
         Ok(Arc::new(Self {

@@ -163,7 +163,7 @@ impl BodyMemory {
     }
 
     /// What a tenant's bodies take.
-    pub fn of(&self, tenant: Tenant) -> TenantMemory<'_> {
+    pub fn for_tenant(&self, tenant: Tenant) -> TenantMemory<'_> {
         TenantMemory {
             memory: self,
             tenant,
@@ -318,7 +318,7 @@ mod tests {
     }
 
     fn user(name: &str) -> Tenant {
-        Tenant::of(&Caller {
+        Tenant::from_caller(&Caller {
             principal: Principal::User(name.into()),
             ..Caller::nobody([127, 0, 0, 1].into())
         })
@@ -329,22 +329,22 @@ mod tests {
         let memory = memory(64 * MIB);
         let mut slow = Vec::new();
         for _ in 0..100 {
-            let mut share = memory.of(user("alice")).begin(Some(20 * MIB));
+            let mut share = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
             share.grow(10).await.unwrap();
             slow.push(share);
         }
-        let mut honest = memory.of(user("alice")).begin(Some(20 * MIB));
+        let mut honest = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
         honest.grow(SMALL + 1).await.unwrap();
         honest.grow(20 * MIB).await.unwrap();
         // One more has no room, until the first is gone. Small ones do not wait for it.
-        let mut second = memory.of(user("alice")).begin(Some(20 * MIB));
+        let mut second = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
         assert_eq!(second.grow(SMALL + 1).await, Err(Refused::Now));
         let bytes = honest.keep(vec![0; 20 * 1024 * 1024].into());
         let part = bytes.slice(5..6);
         drop(bytes);
         assert_eq!(second.grow(SMALL + 1).await, Err(Refused::Now));
         memory
-            .of(user("alice"))
+            .for_tenant(user("alice"))
             .begin(None)
             .grow(SMALL)
             .await
@@ -357,7 +357,7 @@ mod tests {
     async fn all_of_it_comes_back() {
         let memory = memory(64 * MIB);
         for length in [None, Some(10 * MIB)] {
-            let mut share = memory.of(user("alice")).begin(length);
+            let mut share = memory.for_tenant(user("alice")).begin(length);
             for size in (0..10 * MIB).step_by(10_000) {
                 share.grow(size).await.unwrap();
             }
@@ -374,23 +374,23 @@ mod tests {
         let (mut held, refused) = (Vec::new(), Err(Refused::Now));
         // 24 MiB of large bodies, of which 18 are one tenant's.
         for number in 0..6 {
-            let mut share = memory.of(user("mallory")).begin(Some(3 * MIB));
+            let mut share = memory.for_tenant(user("mallory")).begin(Some(3 * MIB));
             assert_eq!(share.grow(3 * MIB).await, Ok(()), "{number}");
             held.push(share);
         }
-        let mut more = memory.of(user("mallory")).begin(Some(3 * MIB));
+        let mut more = memory.for_tenant(user("mallory")).begin(Some(3 * MIB));
         assert_eq!(more.grow(3 * MIB).await, refused);
-        let mut others = memory.of(user("alice")).begin(Some(5 * MIB));
+        let mut others = memory.for_tenant(user("alice")).begin(Some(5 * MIB));
         others.grow(5 * MIB).await.unwrap();
         drop(held);
         more.grow(3 * MIB).await.unwrap();
         // A body that is larger than the share is one at a time.
         drop((more, others));
-        let mut whole = memory.of(user("mallory")).begin(Some(20 * MIB));
+        let mut whole = memory.for_tenant(user("mallory")).begin(Some(20 * MIB));
         whole.grow(20 * MIB).await.unwrap();
-        let mut beside = memory.of(user("mallory")).begin(Some(3 * MIB));
+        let mut beside = memory.for_tenant(user("mallory")).begin(Some(3 * MIB));
         assert_eq!(beside.grow(3 * MIB).await, refused);
-        let mut others = memory.of(user("alice")).begin(Some(4 * MIB));
+        let mut others = memory.for_tenant(user("alice")).begin(Some(4 * MIB));
         others.grow(4 * MIB).await.unwrap();
     }
 
@@ -399,22 +399,25 @@ mod tests {
         let memory = memory(64 * MIB);
         let mut held = Vec::new();
         loop {
-            let mut share = memory.of(user("mallory")).begin(None);
+            let mut share = memory.for_tenant(user("mallory")).begin(None);
             if share.grow(SMALL).await.is_err() {
                 break;
             }
             held.push(share);
         }
         assert_eq!(held.len() as u64 * SMALL, 6 * MIB);
-        let mut others = memory.of(user("alice")).begin(None);
+        let mut others = memory.for_tenant(user("alice")).begin(None);
         others.grow(SMALL).await.unwrap();
         let text = vec![b' '; 8 * 1024 * 1024];
         let mut parsed = Vec::new();
-        while let Ok(taken) = memory.of(user("mallory")).parse(&text).await {
+        while let Ok(taken) = memory.for_tenant(user("mallory")).parse(&text).await {
             parsed.push(taken);
         }
         assert_eq!(parsed.len(), 2);
-        let taken = memory.of(user("alice")).parse(&text[..7 << 20]).await;
+        let taken = memory
+            .for_tenant(user("alice"))
+            .parse(&text[..7 << 20])
+            .await;
         assert!(taken.unwrap().is_some());
     }
 
@@ -422,7 +425,7 @@ mod tests {
     async fn tenants_are_not_remembered_for_ever() {
         let memory = memory(64 * MIB);
         for number in 0..3 * REMEMBERED {
-            let mut share = memory.of(user(&number.to_string())).begin(None);
+            let mut share = memory.for_tenant(user(&number.to_string())).begin(None);
             share.grow(1).await.unwrap();
         }
         assert!(memory.small.of_tenant.lock().len() <= REMEMBERED);
@@ -431,15 +434,18 @@ mod tests {
     #[tokio::test]
     async fn what_can_never_fit_is_told_at_once() {
         let memory = memory(8 * MIB);
-        let mut share = memory.of(user("alice")).begin(Some(20 * MIB));
+        let mut share = memory.for_tenant(user("alice")).begin(Some(20 * MIB));
         assert_eq!(share.grow(SMALL + 1).await, Err(Refused::Never(3 * MIB)));
         let many = format!("[{}1]", "1,".repeat(TINY));
-        let refused = memory.of(user("alice")).parse(many.as_bytes()).await;
+        let refused = memory
+            .for_tenant(user("alice"))
+            .parse(many.as_bytes())
+            .await;
         assert_eq!(refused.unwrap_err(), Refused::Values(1000));
         let text = format!("[{:?}]", ",".repeat(TINY));
         assert!(
             memory
-                .of(user("alice"))
+                .for_tenant(user("alice"))
                 .parse(text.as_bytes())
                 .await
                 .unwrap()

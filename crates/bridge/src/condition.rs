@@ -34,12 +34,12 @@ pub struct Trouble {
 pub struct Condition {
     store: Arc<ChatStore>,
     min_free: u64,
-    state: Mutex<State>,
+    state: Mutex<Observed>,
     looks: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct State {
+struct Observed {
     seen: Vec<Trouble>,
     heartbeat: Option<String>,
     looked: Option<Instant>,
@@ -167,7 +167,7 @@ impl Condition {
         seen
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Observed> {
         self.state.lock()
     }
 }

@@ -32,7 +32,7 @@ impl Directory {
     }
 
     /// The server of this name and what this caller may do with it, if it is there for him at all:
-    /// every door asks here, and gives the same answer for a server that is not there.
+    /// every endpoint asks here, and gives the same answer for a server that is not there.
     pub fn server_for(&self, name: &str, caller: &Caller) -> Option<(ServerName, ServerAccess)> {
         // Read in place: every call comes here.
         let config = self.config.read();

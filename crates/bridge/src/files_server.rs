@@ -1,7 +1,7 @@
 //! The built-in server `files`: what lies in a chat's folder, fresh links to it, and its removal.
 //!
 //! It is a server like any other, which speaks MCP on stdin and stdout in the chat's folder: chats,
-//! limits, links and every door are those of all servers. A link is made by the bridge, since the
+//! limits, links and every endpoint are those of all servers. A link is made by the bridge, since the
 //! answer names the file (`file_path_fields`).
 
 use std::{

@@ -46,7 +46,7 @@ struct Entry {
 
 impl Launches {
     /// How this server is started now.
-    pub fn of(&self, spec: &ServerSpec) -> Launching {
+    pub fn state_of(&self, spec: &ServerSpec) -> Launching {
         let watch = self.watch(spec);
         watch.map_or(Launching::AsWritten(None), |watch| watch.borrow().clone())
     }
@@ -84,7 +84,8 @@ impl Launches {
     /// A start failed. Says whether that speaks against the environment, in which it was never
     /// seen to start: then it runs as written from now on.
     pub fn doubt(&self, spec: &ServerSpec, why: &str) -> bool {
-        let doubtful = matches!(self.of(spec), Launching::Installed(found) if found.is_doubtful());
+        let doubtful =
+            matches!(self.state_of(spec), Launching::Installed(found) if found.is_doubtful());
         if doubtful {
             let why = format!("it failed to start from its installed environment: {why}");
             self.set(spec, Launching::AsWritten(Some(why.into())));
@@ -94,7 +95,7 @@ impl Launches {
 
     /// It was seen to start.
     pub fn trust(&self, spec: &ServerSpec) {
-        if let Launching::Installed(found) = self.of(spec) {
+        if let Launching::Installed(found) = self.state_of(spec) {
             found.trust();
         }
     }

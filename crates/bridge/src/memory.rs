@@ -247,14 +247,17 @@ mod tests {
         assert_eq!(available_in(&files), 0);
     }
 
-    fn of(bytes: u64, source: MemorySource) -> MemoryLimit {
+    fn expected(bytes: u64, source: MemorySource) -> MemoryLimit {
         MemoryLimit { bytes, source }
     }
 
     #[test]
     fn without_a_cgroup_it_is_the_machines_memory() {
-        assert_eq!(limit_of(&[MACHINE]), of(4 * GIB, MemorySource::Machine));
-        assert_eq!(limit_of(&[]), of(u64::MAX, MemorySource::Unknown));
+        assert_eq!(
+            limit_of(&[MACHINE]),
+            expected(4 * GIB, MemorySource::Machine)
+        );
+        assert_eq!(limit_of(&[]), expected(u64::MAX, MemorySource::Unknown));
     }
 
     #[test]
@@ -265,7 +268,7 @@ mod tests {
             ("sys/fs/cgroup/a.slice/memory.max", "1073741824\n"),
             ("sys/fs/cgroup/a.slice/b.service/memory.max", "max\n"),
         ]);
-        assert_eq!(limit, of(GIB, MemorySource::Cgroup));
+        assert_eq!(limit, expected(GIB, MemorySource::Cgroup));
     }
 
     #[test]
@@ -278,7 +281,7 @@ mod tests {
             ),
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "536870912\n"),
         ]);
-        assert_eq!(limit, of(GIB / 2, MemorySource::Cgroup));
+        assert_eq!(limit, expected(GIB / 2, MemorySource::Cgroup));
     }
 
     #[test]
@@ -291,7 +294,7 @@ mod tests {
                 "9223372036854771712\n",
             ),
         ]);
-        assert_eq!(limit, of(4 * GIB, MemorySource::Machine));
+        assert_eq!(limit, expected(4 * GIB, MemorySource::Machine));
     }
 
     #[test]
@@ -303,7 +306,11 @@ mod tests {
 
     fn cap(max_total: usize, child_bytes: u64, memory: u64) -> Option<Cap> {
         let max_total = NonZeroUsize::new(max_total).unwrap();
-        stateful_cap(max_total, child_bytes, of(memory, MemorySource::Cgroup))
+        stateful_cap(
+            max_total,
+            child_bytes,
+            expected(memory, MemorySource::Cgroup),
+        )
     }
 
     #[test]

@@ -176,7 +176,7 @@ const LONGEST_CHAT: usize = 64 * 1024 * 1024;
 
 /// What a message shows beside its text, newest first.
 #[derive(Debug, Default)]
-pub struct Beside {
+pub struct MessageAttachments {
     /// Its files.
     pub files: Vec<Value>,
     /// Its pages.
@@ -185,16 +185,16 @@ pub struct Beside {
 
 impl OpenWebUi {
     /// What a message shows already.
-    pub async fn beside(
+    pub async fn message_attachments(
         &self,
         token: &UserToken,
         chat: &str,
         message: &str,
-    ) -> Result<Beside, Failure> {
+    ) -> Result<MessageAttachments, Failure> {
         let chat = self.chat(token, chat).await?;
         let message = &chat["history"]["messages"][message];
         let list = |key: &str| message[key].as_array().cloned().unwrap_or_default();
-        Ok(Beside {
+        Ok(MessageAttachments {
             files: list("files"),
             pages: list("embeds"),
         })

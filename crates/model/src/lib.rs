@@ -25,4 +25,6 @@ pub use boot_time::BootTime;
 pub use ids::{JobId, LinkToken, ServerName, SessionId, hex};
 pub use job::{Job, JobFolderPaths, open_append, open_read};
 pub use markup::{link_text, plain_text};
-pub use principal::{Caller, Guest, Hop, Principal, Tenant, UserInfo, UserToken, WorkspaceKey};
+pub use principal::{
+    Caller, ForwardReason, Principal, RemoteSession, Tenant, UserInfo, UserToken, WorkspaceKey,
+};

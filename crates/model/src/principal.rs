@@ -94,17 +94,17 @@ pub struct Caller {
     pub address: IpAddr,
     /// How the request came here, where another replica sent it on.
     #[serde(skip)]
-    pub forwarded: Option<(Hop, Option<Arc<Guest>>)>,
+    pub forwarded: Option<(ForwardReason, Option<Arc<RemoteSession>>)>,
 }
 
 impl Caller {
     /// By what the request came here from another replica.
-    pub fn hop(&self) -> Option<Hop> {
-        self.forwarded.as_ref().map(|(hop, _)| *hop)
+    pub fn forward_reason(&self) -> Option<ForwardReason> {
+        self.forwarded.as_ref().map(|(reason, _)| *reason)
     }
 
     /// The protocol session of another replica's that came with the request.
-    pub fn guest(&self) -> Option<&Arc<Guest>> {
+    pub fn remote_session(&self) -> Option<&Arc<RemoteSession>> {
         self.forwarded.as_ref()?.1.as_ref()
     }
 }
@@ -112,7 +112,7 @@ impl Caller {
 /// By what a request belongs to another replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Hop {
+pub enum ForwardReason {
     /// It made the protocol session, or keeps the call that waits.
     Session,
     /// It holds the chat's lease.
@@ -121,7 +121,7 @@ pub enum Hop {
 
 /// A protocol session that another replica made, as far as it is needed where the child is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Guest {
+pub struct RemoteSession {
     /// The secret part of its id.
     pub id: SessionId,
     /// With which server; none for the endpoint of all servers.
@@ -173,7 +173,7 @@ enum Who {
 
 impl Tenant {
     /// Of one request's sender.
-    pub fn of(caller: &Caller) -> Self {
+    pub fn from_caller(caller: &Caller) -> Self {
         Self(Arc::new(match &caller.principal {
             Principal::User(id) => Who::User(id.clone()),
             Principal::Key(name) => Who::Key(name.clone()),
@@ -255,11 +255,11 @@ mod tenant_tests {
     use super::*;
 
     fn anonymous(address: &str) -> Tenant {
-        Tenant::of(&Caller::nobody(address.parse().unwrap()))
+        Tenant::from_caller(&Caller::nobody(address.parse().unwrap()))
     }
 
     fn known(principal: Principal, chat: &str) -> Tenant {
-        Tenant::of(&Caller {
+        Tenant::from_caller(&Caller {
             principal,
             chat: Some(chat.into()),
             ..Caller::nobody([127, 0, 0, 1].into())

@@ -159,7 +159,7 @@ const IN_HEADERS: &AsciiSet = &CONTROLS.add(b'%');
 impl UserValues {
     /// Of whoever calls. Control characters are left out: no variable and no header takes all of
     /// them.
-    pub fn of(caller: &Caller) -> Self {
+    pub fn from_caller(caller: &Caller) -> Self {
         let Principal::User(id) = &caller.principal else {
             return Self::default();
         };
@@ -274,7 +274,7 @@ mod user_values_tests {
     use super::*;
 
     fn ann() -> UserValues {
-        UserValues::of(&Caller {
+        UserValues::from_caller(&Caller {
             principal: Principal::User("a-1".into()),
             user: UserInfo {
                 name: Some("Änn {MCPO_USER_ID}\r\nX-Evil: 1\0".into()),
@@ -307,7 +307,7 @@ mod user_values_tests {
         for principal in [Principal::Key("k".into()), Principal::Anonymous] {
             let mut caller = Caller::nobody(Ipv4Addr::LOCALHOST.into());
             caller.principal = principal;
-            assert!(UserValues::of(&caller) == UserValues::default());
+            assert!(UserValues::from_caller(&caller) == UserValues::default());
         }
     }
 }

@@ -40,7 +40,7 @@ impl Era {
     ///
     /// `_meta` decides. A client that means to be modern and forgot it is told by its header, so that it hears
     /// what is missing; a version that nobody knows is of the era of the session in which it is sent.
-    pub fn of(signs: &Signs<'_>) -> Self {
+    pub fn detect(signs: &Signs<'_>) -> Self {
         if signs.names_version {
             return Self::Modern;
         }
@@ -74,7 +74,7 @@ mod tests {
         ];
         for (version, expected) in without_meta {
             let of = |in_session, initializes, names_version| {
-                Era::of(&Signs {
+                Era::detect(&Signs {
                     version,
                     names_version,
                     in_session,

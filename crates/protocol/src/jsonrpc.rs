@@ -134,15 +134,17 @@ impl<'a> Envelope<'a> {
 
     /// Refuses an object in which a member stands twice: a proxy in front may have looked at the other one.
     pub fn strict(text: &'a str) -> Result<Self, serde_json::Error> {
-        members(text, Self::NAMES).map(Self::of)
+        members(text, Self::NAMES).map(Self::from_members)
     }
 
     /// Of a member that stands twice the last counts, and nothing odd beside them costs them.
     pub fn lenient(json: &'a [u8]) -> Option<Self> {
-        last_members(json, Self::NAMES).map(Self::of)
+        last_members(json, Self::NAMES).map(Self::from_members)
     }
 
-    fn of([jsonrpc, id, method, params, result, error]: [Option<&'a RawValue>; 6]) -> Self {
+    fn from_members(
+        [jsonrpc, id, method, params, result, error]: [Option<&'a RawValue>; 6],
+    ) -> Self {
         let is_there = |raw: &&RawValue| raw.get() != "null";
         Self {
             jsonrpc: jsonrpc.filter(is_there),

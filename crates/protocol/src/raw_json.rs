@@ -45,7 +45,7 @@ impl RawJson {
     }
 
     /// Writes a value out.
-    pub fn of(value: &Value) -> Self {
+    pub fn from_json(value: &Value) -> Self {
         Self(value.to_string().into())
     }
 

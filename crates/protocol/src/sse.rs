@@ -54,17 +54,17 @@ pub struct Parser {
     limit: usize,
     input: BytesMut,
     searched: usize,
-    state: State,
+    state: Position,
     kind: Vec<u8>,
     data: Vec<u8>,
     id: Option<Bytes>,
     cursor: Cursor,
-    heard: bool,
+    received_any: bool,
 }
 
 /// Where the next byte stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Position {
     /// Before the first byte: a byte order mark may come.
     Start,
     /// After `\r`: a `\n` belongs to it.
@@ -84,12 +84,12 @@ impl Parser {
             limit,
             input: BytesMut::new(),
             searched: 0,
-            state: State::Start,
+            state: Position::Start,
             kind: Vec::new(),
             data: Vec::new(),
             id: cursor.last_id.clone(),
             cursor,
-            heard: false,
+            received_any: false,
         }
     }
 
@@ -104,8 +104,8 @@ impl Parser {
     }
 
     /// Whether the server said anything but comments.
-    pub fn heard(&self) -> bool {
-        self.heard
+    pub fn received_any(&self) -> bool {
+        self.received_any
     }
 
     /// The next whole event with data, if there is one.
@@ -137,7 +137,7 @@ impl Parser {
     /// One line without its end; `None` until it is whole.
     fn line(&mut self) -> Option<Bytes> {
         match self.state {
-            State::Start => {
+            Position::Start => {
                 let known = self.input.len().min(MARK.len());
                 if self.input[..known] == MARK[..known] {
                     if known < MARK.len() {
@@ -145,15 +145,15 @@ impl Parser {
                     }
                     self.input.advance(known);
                 }
-                self.state = State::Line;
+                self.state = Position::Line;
             }
-            State::AfterReturn => {
+            Position::AfterReturn => {
                 if *self.input.first()? == b'\n' {
                     self.input.advance(1);
                 }
-                self.state = State::Line;
+                self.state = Position::Line;
             }
-            State::Line => {}
+            Position::Line => {}
         }
         let Some(length) = memchr::memchr2(b'\n', b'\r', &self.input[self.searched..]) else {
             self.searched = self.input.len();
@@ -162,7 +162,7 @@ impl Parser {
         let line = self.input.split_to(self.searched + length).freeze();
         self.searched = 0;
         if self.input.get_u8() == b'\r' {
-            self.state = State::AfterReturn;
+            self.state = Position::AfterReturn;
         }
         // The rest of a large line's allocation would keep all of it for as long as the stream is open.
         if line.len() > LARGE {
@@ -191,7 +191,7 @@ impl Parser {
             // A comment, or a field of tomorrow.
             _ => return,
         }
-        self.heard = true;
+        self.received_any = true;
     }
 
     /// The end of an event. One without data only moves the cursor.

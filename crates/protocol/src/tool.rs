@@ -22,7 +22,7 @@ impl Tool {
             return None;
         };
         let name = object.get("name")?.as_str()?.into();
-        let raw = RawJson::of(&Value::Object(object.clone()));
+        let raw = RawJson::from_json(&Value::Object(object.clone()));
         Some(Self { name, object, raw })
     }
 

@@ -1,4 +1,4 @@
-//! A client of the MCP door, of either era, that shows the messages as they came.
+//! A client of the MCP endpoint, of either era, that shows the messages as they came.
 
 use std::io::{BufRead, BufReader};
 
@@ -317,7 +317,7 @@ pub fn with_envelope(mut params: Value, capabilities: &Value) -> Value {
     params
 }
 
-/// An answer of the MCP door: one message as JSON, or any number as events. Dropping it before its
+/// An answer of the MCP endpoint: one message as JSON, or any number as events. Dropping it before its
 /// end hangs up.
 pub struct Stream {
     pub status: u16,

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     fn found(content: &Value) -> Vec<(String, Vec<u8>)> {
-        let files = embedded(&RawJson::of(&json!({ "content": content })));
+        let files = embedded(&RawJson::from_json(&json!({ "content": content })));
         files
             .into_iter()
             .map(|file| (file.name, file.bytes))

@@ -84,7 +84,7 @@ struct Said {
 
 impl Mentions {
     /// Of a call of `tool`. In both parts the folder's path has been made relative.
-    pub fn of(tool: &str, arguments: Option<&RawJson>, result: &RawJson) -> Self {
+    pub fn in_call(tool: &str, arguments: Option<&RawJson>, result: &RawJson) -> Self {
         let mut said = Vec::new();
         for (raw, by_answer) in arguments
             .map(|raw| (raw, false))
@@ -350,7 +350,11 @@ mod tests {
 
     fn mentions(tool: &str, arguments: &Value, text: &str) -> Mentions {
         let result = json!({"content": [{"type": "text", "text": text}]});
-        Mentions::of(tool, Some(&RawJson::of(arguments)), &RawJson::of(&result))
+        Mentions::in_call(
+            tool,
+            Some(&RawJson::from_json(arguments)),
+            &RawJson::from_json(&result),
+        )
     }
 
     fn place(area: Area, path: &str) -> Place {

@@ -217,7 +217,7 @@ pub enum Area {
 
 impl Area {
     /// The folder of a workspace.
-    pub fn of(self, job: &Job) -> PathBuf {
+    pub fn folder_in(self, job: &Job) -> PathBuf {
         match self {
             Self::Work => job.work(),
             Self::Home => job.home(),

@@ -174,7 +174,7 @@ struct Source {
 impl Source {
     fn open(job: &Job, place: &Place, snapshot: &Snapshot) -> Result<Self, PublishError> {
         let name = || place.display();
-        let root = paths::open_dir(&place.area.of(job)).map_err(failed(&name()))?;
+        let root = paths::open_dir(&place.area.folder_in(job)).map_err(failed(&name()))?;
         let file = Self::open_one(&root, &place.path, snapshot, &name())?;
         let mut log = None;
         if sqlite::is_database(&file) {
@@ -630,7 +630,7 @@ mod tests {
     fn a_copy_for_nobody_stops_and_leaves_nothing() {
         let bench = Bench::new();
         bench.write("a", "text");
-        let snapshot = Snapshot::of(&bench.job, &Limits::default()).unwrap();
+        let snapshot = Snapshot::look(&bench.job, &Limits::default()).unwrap();
         let given_up = tokio_util::sync::CancellationToken::new();
         given_up.cancel();
         let later = tokio::time::Instant::now() + Duration::from_hours(1);

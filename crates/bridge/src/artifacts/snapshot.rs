@@ -79,7 +79,7 @@ struct FileState {
     changed: (i64, i64),
     identity: Identity,
     /// Of a database: moves with every change of its log or journal.
-    beside: u64,
+    sidecars: u64,
 }
 
 /// Device and inode.
@@ -140,11 +140,11 @@ impl Snapshot {
 
     /// Looks through all that a workspace's children may write to. Only `work/` must be readable and
     /// within the limits; what is wrong beside it is in [`Snapshot::over_aside`].
-    pub fn of(job: &Job, limits: &Limits) -> Result<Self, SnapshotError> {
+    pub fn look(job: &Job, limits: &Limits) -> Result<Self, SnapshotError> {
         let mut found = Self::take(&job.work(), limits)?;
         for area in [Area::Home, Area::Tmp] {
             let before = found.usage.bytes;
-            let walked = found.walk(&area.of(job), area, limits);
+            let walked = found.walk(&area.folder_in(job), area, limits);
             found.aside_bytes += found.usage.bytes - before;
             // A child may have removed the folder.
             let Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) = walked else {
@@ -291,8 +291,8 @@ fn join<K: Ord + Clone + AsRef<RelativePath>>(
             && let (Some(own), Some(main)) = (own, files.get_mut(&main))
         {
             let mut hash = DefaultHasher::new();
-            (own, main.beside).hash(&mut hash);
-            main.beside = hash.finish();
+            (own, main.sidecars).hash(&mut hash);
+            main.sidecars = hash.finish();
         }
     }
 }
@@ -511,7 +511,7 @@ fn state(stat: &Stat) -> FileState {
         modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
         changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
         identity: identity(stat),
-        beside: 0,
+        sidecars: 0,
     }
 }
 
@@ -696,7 +696,7 @@ mod tests {
         for folder in [job.work(), job.home(), job.tmp()] {
             fs::create_dir_all(folder).unwrap();
         }
-        let before = Snapshot::of(&job, &Limits::default()).unwrap();
+        let before = Snapshot::look(&job, &Limits::default()).unwrap();
         let put = |path: &str| {
             let path = job.folder().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -715,7 +715,7 @@ mod tests {
         ] {
             put(path);
         }
-        let after = Snapshot::of(&job, &Limits::default()).unwrap();
+        let after = Snapshot::look(&job, &Limits::default()).unwrap();
         let plain: Vec<_> = after.files().map(|path| path.display()).collect();
         assert_eq!(plain, ["plain/cache/a"]);
         let aside = changed_aside(&before, &after);

@@ -1,4 +1,4 @@
-//! What a call gives its door, and the sentences around it.
+//! What a call gives its endpoint, and the sentences around it.
 
 use bridge_model::{link_text, plain_text};
 use bridge_protocol::{RawJson, jsonrpc::Reply, last_members};
@@ -197,13 +197,13 @@ impl Published {
         let links: Vec<String> = self
             .files
             .iter()
-            .map(|file| Link::of(file, settings).markdown())
+            .map(|file| Link::to_artifact(file, settings).markdown())
             .collect();
         let links = links.join(", ");
         let archive = self
             .archive
             .as_ref()
-            .map(|file| Link::of(file, settings).markdown());
+            .map(|file| Link::to_artifact(file, settings).markdown());
         let minutes = settings.files.expiry.as_secs().div_ceil(60);
         match (settings.lang, archive) {
             (Lang::En, None) => {
@@ -241,7 +241,7 @@ pub struct Link {
 
 impl Link {
     /// The link of an artifact below the public base URL.
-    pub fn of(artifact: &Artifact, settings: &Settings) -> Self {
+    pub fn to_artifact(artifact: &Artifact, settings: &Settings) -> Self {
         Self {
             name: artifact.path.clone(),
             url: artifact.url(&settings.listen.base_url.to_string()),

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io::Write as _, time::Duration};
 
 use axum::http::HeaderMap;
 use bridge_model::Job;
-use bridge_process::{Child, Heard, Profile, Replier, envelop, unfold};
+use bridge_process::{Child, Profile, Responder, ServerMessage, envelop, unfold};
 use bridge_protocol::{
     RawJson,
     era::Era,
@@ -27,7 +27,7 @@ use crate::{
 /// One request to a child.
 #[derive(Debug, Clone)]
 pub enum Ask {
-    /// A call of the OpenAPI door.
+    /// A call of the OpenAPI endpoint.
     Tool {
         /// As the server spells it.
         name: Box<str>,
@@ -265,20 +265,20 @@ impl Running {
         let (spec, profile) = (&self.call.spec, &self.call.profile);
         let forwarded = self.call.forwarded.as_ref();
         for _ in 0..ROUNDS {
-            let hearing = self.call.hearing.as_ref();
-            let follows = hearing.is_some_and(|hearing| hearing.witness.is_some());
+            let sink = self.call.sink.as_ref();
+            let follows = sink.is_some_and(|sink| sink.witness.is_some());
             let write = ask.writer(spec, job, era, profile, forwarded, follows)?;
             let begun = round.take();
-            let mut accompanied = None;
+            let mut guard = None;
             let write = |number| {
-                accompanied =
-                    forwarded.and_then(|headers| child.accompany(number, headers.clone()));
+                guard = forwarded
+                    .and_then(|headers| child.with_request_headers(number, headers.clone()));
                 with_round(write(number), begun.as_ref())
             };
-            let hearing = self.call.hearing.clone();
-            let exchanged = child.exchange(write, cancelled, hearing).await;
+            let sink = self.call.sink.clone();
+            let exchanged = child.exchange(write, cancelled, sink).await;
             let reply = self.reply(exchanged)?;
-            let Some(asked) = plays.then(|| Asked::of(&reply)).flatten() else {
+            let Some(asked) = plays.then(|| InputRequired::read(&reply)).flatten() else {
                 return Ok(reply);
             };
             let answers = cancelled.run_until_cancelled(self.answers(&asked)).await;
@@ -296,7 +296,7 @@ impl Running {
         let same_process = match self.call.spec.mode {
             Mode::Shared => true,
             Mode::Stateless => false,
-            Mode::Stateful => self.call.place.class == Class::Lasting,
+            Mode::Stateful => self.call.address.class == Class::Lasting,
         };
         self.call.ask.era() == Era::Legacy || !same_process
     }
@@ -321,17 +321,19 @@ impl Running {
     }
 
     /// Has the caller answer what the child asked.
-    async fn answers(&self, asked: &Asked) -> Result<RawJson, CallError> {
+    async fn answers(&self, asked: &InputRequired) -> Result<RawJson, CallError> {
         if asked.requests.is_empty() {
             tokio::time::sleep(PAUSE).await;
         }
         let mut waiting = Vec::new();
         for (key, said) in &asked.requests {
             let (answer, answered) = oneshot::channel();
-            let replier = Replier::of_round(key, answer);
-            if let Some(hearing) = &self.call.hearing {
-                // Who does not hear it declines by the replier's drop.
-                let _ = hearing.heard.try_send(Heard::Asked(said.clone(), replier));
+            let responder = Responder::of_round(key, answer);
+            if let Some(sink) = &self.call.sink {
+                // Who does not hear it declines by the responder's drop.
+                let _ = sink
+                    .messages
+                    .try_send(ServerMessage::Request(said.clone(), responder));
             }
             waiting.push(answered);
         }
@@ -350,13 +352,13 @@ impl Running {
 }
 
 /// What a result asks for.
-struct Asked {
+struct InputRequired {
     requests: Vec<(String, Said)>,
     state: Option<RawJson>,
 }
 
-impl Asked {
-    fn of(reply: &Reply) -> Option<Self> {
+impl InputRequired {
+    fn read(reply: &Reply) -> Option<Self> {
         let result = reply.outcome.as_ref().ok()?;
         let kind: String = result.member("resultType")?.read().ok()?;
         if kind != "input_required" {
@@ -388,7 +390,7 @@ impl Asked {
 /// The answer of a caller who cannot be asked, which lets the call go on; a round has no place for an
 /// error. `None` where no answer says so.
 fn unasked(method: &str) -> Option<RawJson> {
-    Some(RawJson::of(&match method {
+    Some(RawJson::from_json(&match method {
         method::ELICITATION_CREATE => json!({"action": "cancel"}),
         method::ROOTS_LIST => json!({"roots": []}),
         _ => return None,
@@ -399,7 +401,7 @@ fn unasked(method: &str) -> Option<RawJson> {
 fn as_request(key: &RawJson, question: &RawJson) -> Option<Said> {
     let line = question
         .with_member("id", key)
-        .with_member("jsonrpc", &RawJson::of(&Value::from("2.0")));
+        .with_member("jsonrpc", &RawJson::from_json(&Value::from("2.0")));
     Said::read(&line.into_bytes())
 }
 
@@ -423,43 +425,43 @@ fn with_round(mut line: Vec<u8>, round: Option<&Round>) -> Bytes {
 // A call's wait for its caller, whom the child asked something.
 //
 // ```text
-// Running ──asked──▶ Parked ──answered──▶ Returning ──turn and place are back──▶ Running ──▶ Ended
+// Running ──asked──▶ InputPending ──answered──▶ Returning ──turn and permit are back──▶ Running ──▶ Ended
 // ```
-// While it is parked the call's clock stands still, and its turn and its place among the running
-// calls are others'. The child gets the answer when the call has both again: what it then does to
-// the folder falls into the call's own turn.
+// While the input is pending, the call's clock stands still, and other calls may have its turn and its
+// permit. The child gets the answer when the call has both again: what it then does to the folder falls
+// into the call's own turn.
 
-/// Where a call stands between its child and its caller. Its door and the engine each hold one.
+/// Where a call stands between its child and its caller. The endpoint and the engine each hold one.
 #[derive(Debug, Clone)]
-pub struct Parking(Option<watch::Sender<State>>);
+pub struct PendingInput(Option<watch::Sender<CallState>>);
 
 /// Sees where the call stands.
-pub(super) struct Watch(Option<watch::Receiver<State>>);
+pub(super) struct Watch(Option<watch::Receiver<CallState>>);
 
 /// See the top of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum CallState {
     /// The child is at work, or was not asked yet.
     Running,
     /// The caller has been asked.
-    Parked,
+    InputPending,
     /// The caller has answered; the child has not heard it yet.
     Returning,
     /// Nobody looks after the call any more.
     Ended,
 }
 
-impl Default for Parking {
+impl Default for PendingInput {
     fn default() -> Self {
-        Self(Some(watch::Sender::new(State::Running)))
+        Self(Some(watch::Sender::new(CallState::Running)))
     }
 }
 
 impl Watch {
     /// Where it stands now.
-    pub fn now(&mut self) -> State {
+    pub fn now(&mut self) -> CallState {
         let state = self.0.as_mut().map(|state| *state.borrow_and_update());
-        state.unwrap_or(State::Running)
+        state.unwrap_or(CallState::Running)
     }
 
     /// Waits until it stands somewhere else.
@@ -473,25 +475,25 @@ impl Watch {
     }
 }
 
-impl Parking {
+impl PendingInput {
     /// Of a call whose caller cannot be asked anything.
     pub fn never() -> Self {
         Self(None)
     }
 
     /// The caller is asked something.
-    pub fn park(&self) {
-        self.change(|state| (state != State::Ended).then_some(State::Parked));
+    pub fn begin(&self) {
+        self.change(|state| (state != CallState::Ended).then_some(CallState::InputPending));
     }
 
     /// The caller has answered all that he was asked.
-    pub fn come_back(&self) {
-        self.change(|state| (state == State::Parked).then_some(State::Returning));
+    pub fn answered(&self) {
+        self.change(|state| (state == CallState::InputPending).then_some(CallState::Returning));
     }
 
     /// Waits until the child may hear the answers; after the end of the call that is at once.
     pub async fn resumed(&self) {
-        let going = |state: &State| matches!(state, State::Running | State::Ended);
+        let going = |state: &CallState| matches!(state, CallState::Running | CallState::Ended);
         if let Some(state) = &self.0 {
             // It cannot close: this is a sender.
             let _ = state.subscribe().wait_for(going).await;
@@ -505,18 +507,18 @@ impl Parking {
     }
 
     pub(super) fn resume(&self) {
-        self.change(|state| (state == State::Returning).then_some(State::Running));
+        self.change(|state| (state == CallState::Returning).then_some(CallState::Running));
     }
 
     pub(super) fn end(&self) {
-        self.change(|_| Some(State::Ended));
+        self.change(|_| Some(CallState::Ended));
     }
 
     pub(super) fn watch(&self) -> Watch {
         Watch(self.0.as_ref().map(watch::Sender::subscribe))
     }
 
-    fn change(&self, next: impl FnOnce(State) -> Option<State>) {
+    fn change(&self, next: impl FnOnce(CallState) -> Option<CallState>) {
         let Some(state) = &self.0 else { return };
         state.send_if_modified(|state| {
             let next = next(*state);
@@ -570,38 +572,38 @@ fn meta_with(meta: Option<&RawJson>, token: Option<u64>, headers: Option<&Value>
 }
 
 #[cfg(test)]
-mod parking_tests {
+mod pending_input_tests {
     use super::*;
 
     #[tokio::test]
     async fn an_answer_is_heard_when_the_call_goes_on_and_never_waits_for_one_that_ended() {
-        let parking = Parking::default();
-        let mut seen = parking.watch();
-        parking.come_back();
-        assert_eq!(seen.now(), State::Running, "nothing was asked");
-        parking.park();
-        parking.resume();
-        assert_eq!(seen.now(), State::Parked, "nothing was answered");
-        parking.come_back();
-        let door = parking.clone();
-        let heard = tokio::spawn(async move { door.resumed().await });
+        let pending_input = PendingInput::default();
+        let mut seen = pending_input.watch();
+        pending_input.answered();
+        assert_eq!(seen.now(), CallState::Running, "nothing was asked");
+        pending_input.begin();
+        pending_input.resume();
+        assert_eq!(seen.now(), CallState::InputPending, "nothing was answered");
+        pending_input.answered();
+        let endpoint = pending_input.clone();
+        let heard = tokio::spawn(async move { endpoint.resumed().await });
         tokio::task::yield_now().await;
         assert!(!heard.is_finished());
-        parking.resume();
+        pending_input.resume();
         heard.await.expect("it resumes");
-        parking.end();
-        parking.park();
-        parking.resumed().await;
+        pending_input.end();
+        pending_input.begin();
+        pending_input.resumed().await;
     }
 
     #[tokio::test]
     async fn a_caller_who_cannot_be_asked_is_never_waited_for() {
-        let parking = Parking::never();
-        let mut seen = parking.watch();
-        parking.park();
-        assert_eq!(seen.now(), State::Running);
-        parking.resumed().await;
-        assert!(!parking.is_of(&parking.clone()));
+        let pending_input = PendingInput::never();
+        let mut seen = pending_input.watch();
+        pending_input.begin();
+        assert_eq!(seen.now(), CallState::Running);
+        pending_input.resumed().await;
+        assert!(!pending_input.is_of(&pending_input.clone()));
         assert!(futures_util::FutureExt::now_or_never(seen.changed()).is_none());
     }
 }

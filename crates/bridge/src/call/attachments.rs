@@ -23,7 +23,7 @@ use super::{
 use crate::{
     artifacts::{RelativePath, Snapshot, numbered, safe_name},
     config::{Embed, Mode},
-    openwebui::{Attachment, Beside, Event, Failure, OpenWebUi},
+    openwebui::{Attachment, Event, Failure, MessageAttachments, OpenWebUi},
     session::Workspace,
 };
 
@@ -50,16 +50,16 @@ impl Running {
         }
         let (store, job) = (self.engine.store.clone(), workspace.job.id());
         let known = blocking(move || store.attachments(job)).await?;
-        let mut lot = Lot::default();
+        let mut fetched = ChatAttachments::default();
         let wanted = |file: &Attachment| !known.contains_key(&file.id);
         self.before(async {
-            self.fetch(&access, wanted, &mut lot).await;
+            self.fetch(&access, wanted, &mut fetched).await;
             Ok(())
         })
         .await?;
-        let (ids, files): (Vec<_>, Vec<_>) = lot.files.drain(..).unzip();
+        let (ids, files): (Vec<_>, Vec<_>) = fetched.files.drain(..).unzip();
         if files.is_empty() {
-            return Ok(lot.notices(Vec::new()));
+            return Ok(fetched.notices(Vec::new()));
         }
         let names = match self
             .engine
@@ -68,8 +68,8 @@ impl Running {
         {
             Ok(names) => names,
             Err(error) => {
-                lot.refused.push(error.to_string());
-                return Ok(lot.notices(Vec::new()));
+                fetched.refused.push(error.to_string());
+                return Ok(fetched.notices(Vec::new()));
             }
         };
         let brought: Vec<_> = ids.into_iter().zip(names.clone()).collect();
@@ -79,28 +79,28 @@ impl Running {
             ..Done::default()
         };
         blocking(move || store.commit(&lease, done)).await?;
-        Ok(lot.notices(names))
+        Ok(fetched.notices(names))
     }
 
     /// Fetches what the arguments name, for a folder that lives for this call alone.
-    pub(super) async fn fetch_named(&self) -> Result<Lot, CallError> {
+    pub(super) async fn fetch_named(&self) -> Result<ChatAttachments, CallError> {
         let arguments = self.call.ask.arguments();
         let arguments: Value = arguments
             .and_then(|raw| raw.read().ok())
             .unwrap_or_default();
         let mut named = HashSet::new();
         collect_names(&arguments, &mut named);
-        let mut lot = Lot::default();
+        let mut fetched = ChatAttachments::default();
         let Some(access) = self.access().filter(|_| !named.is_empty()) else {
-            return Ok(lot);
+            return Ok(fetched);
         };
         let wanted = |file: &Attachment| named.contains(file.name.as_str());
         self.before(async {
-            self.fetch(&access, wanted, &mut lot).await;
+            self.fetch(&access, wanted, &mut fetched).await;
             Ok(())
         })
         .await?;
-        Ok(lot)
+        Ok(fetched)
     }
 
     /// Puts it there; what is to be said of it.
@@ -108,18 +108,18 @@ impl Running {
         &self,
         held: &Held,
         seen: &mut Snapshot,
-        mut lot: Lot,
+        mut fetched: ChatAttachments,
     ) -> Vec<Notice> {
-        let files: Vec<_> = lot.files.drain(..).map(|(_, file)| file).collect();
+        let files: Vec<_> = fetched.files.drain(..).map(|(_, file)| file).collect();
         let owner = &self.call.caller.principal;
         if let Err(error) = self
             .engine
             .put(owner, (&held.job, &held.lease), seen, files)
             .await
         {
-            lot.refused.push(error.to_string());
+            fetched.refused.push(error.to_string());
         }
-        lot.notices(Vec::new())
+        fetched.notices(Vec::new())
     }
 
     fn access(&self) -> Option<Access<'_>> {
@@ -141,21 +141,21 @@ impl Running {
         &self,
         access: &Access<'_>,
         wanted: impl Fn(&Attachment) -> bool,
-        lot: &mut Lot,
+        fetched: &mut ChatAttachments,
     ) {
         let listed = access.openwebui.attachments(access.token, access.chat);
         let listed = match timeout_at(access.until, listed).await {
             Ok(Ok(listed)) => listed,
             // A chat of somebody else's, or one that is gone.
             Ok(Err(Failure::Refused(_))) => return,
-            Ok(Err(failure)) => return lot.refuse("list of attached files", &failure),
-            Err(_) => return lot.refuse("list of attached files", &Failure::Silent),
+            Ok(Err(failure)) => return fetched.refuse("list of attached files", &failure),
+            Err(_) => return fetched.refuse("list of attached files", &Failure::Silent),
         };
         for attachment in listed.into_iter().filter(wanted) {
-            let fetched = timeout_at(access.until, self.fetch_one(access, &attachment)).await;
-            match fetched.unwrap_or(Err(Failure::Silent)) {
-                Ok(file) => lot.files.push((attachment.id, file)),
-                Err(failure) => lot.refuse(&attachment.name, &failure),
+            let file = timeout_at(access.until, self.fetch_one(access, &attachment)).await;
+            match file.unwrap_or(Err(Failure::Silent)) {
+                Ok(file) => fetched.files.push((attachment.id, file)),
+                Err(failure) => fetched.refuse(&attachment.name, &failure),
             }
         }
     }
@@ -189,12 +189,12 @@ impl Running {
 
 /// What came, by Open WebUI's ids, and what did not.
 #[derive(Default)]
-pub(super) struct Lot {
+pub(super) struct ChatAttachments {
     files: Vec<(String, Incoming)>,
     refused: Vec<String>,
 }
 
-impl Lot {
+impl ChatAttachments {
     /// No file came.
     pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty()
@@ -252,7 +252,7 @@ impl Running {
         let attaching = Box::pin(async {
             let files = &answer.files.files;
             let shown = self.shown(openwebui, token, files, until).await;
-            let before = openwebui.beside(token, chat, message).await;
+            let before = openwebui.message_attachments(token, chat, message).await;
             let before = before.inspect_err(|failure| {
                 tracing::debug!(
                     %failure,
@@ -287,9 +287,9 @@ impl Running {
     ) -> Shown {
         let mut shown = Shown::default();
         for file in files {
-            let uploaded = timeout_at(until, self.chip(openwebui, token, file)).await;
+            let uploaded = timeout_at(until, self.chat_file(openwebui, token, file)).await;
             match uploaded.unwrap_or(Err(Failure::Silent)) {
-                Ok(chip) => shown.chips.push(chip),
+                Ok(chat_file) => shown.chat_files.push(chat_file),
                 Err(failure) => {
                     tracing::warn!(
                         %failure,
@@ -325,7 +325,7 @@ impl Running {
         }
     }
 
-    async fn chip(
+    async fn chat_file(
         &self,
         openwebui: &OpenWebUi,
         token: &UserToken,
@@ -356,19 +356,22 @@ fn open_link(store: &ChatStore, token: &LinkToken) -> Result<Option<File>, Store
 /// What shows with the message.
 #[derive(Default)]
 struct Shown {
-    chips: Vec<Value>,
+    chat_files: Vec<Value>,
     pages: Vec<Value>,
 }
 
 impl Shown {
     /// With what the message showed `before`, if that is known: whoever looks at the chat now sees
     /// only what the last event has.
-    fn events(self, before: Option<Beside>) -> impl Iterator<Item = Event> {
-        let Self { chips, mut pages } = self;
+    fn events(self, before: Option<MessageAttachments>) -> impl Iterator<Item = Event> {
+        let Self {
+            chat_files,
+            mut pages,
+        } = self;
         let all = before.is_some();
         let before = before.unwrap_or_default();
-        let latest = (!before.files.is_empty()).then(|| latest(&chips, before.files));
-        let files = (!chips.is_empty()).then_some(Event::Files(chips));
+        let latest = (!before.files.is_empty()).then(|| latest(&chat_files, before.files));
+        let files = (!chat_files.is_empty()).then_some(Event::Files(chat_files));
         let latest = latest.filter(|_| files.is_some()).map(Event::AllFiles);
         let new = !pages.is_empty();
         pages.extend(before.pages);
@@ -436,13 +439,13 @@ impl Running {
             Err(error) => return (Err(error), None),
         };
         let lease = workspace.lease.clone();
-        let found = self.find(&self.call.place, &workspace, None).await;
+        let found = self.find(&self.call.address, &workspace, None).await;
         let held = self.check_lease(&workspace).await;
         let attached = held.and(found).map(|found| {
             let kept = (found.session, workspace);
             self.show(resources, kept, |(session, _)| &session.child);
         });
-        self.engine.sessions.call_ended(self.call.place.key);
+        self.engine.sessions.call_ended(self.call.address.key);
         let ours = !matches!(attached, Err(CallError::Fenced | CallError::TakenOver));
         (attached, ours.then_some(lease))
     }
@@ -462,11 +465,11 @@ impl Running {
             return;
         }
         let (engine, patience) = (self.engine.clone(), self.call.spec.timeout);
-        let key = self.call.place.key;
+        let key = self.call.address.key;
         self.engine.running.spawn(async move {
             let asking = async {
                 for uri in resources {
-                    let params = RawJson::of(&json!({"uri": uri}));
+                    let params = RawJson::from_json(&json!({"uri": uri}));
                     let asked = child(&kept).request(method::RESOURCES_SUBSCRIBE, Some(&params));
                     // A server without subscriptions still has news of its lists.
                     let _ = asked.await;
@@ -587,7 +590,7 @@ fn put_all(
     let mut names = Vec::with_capacity(files.len());
     for incoming in files {
         let wanted = safe_name(&incoming.name);
-        let name = place(store, lease, &incoming.file, numbered(&wanted))?;
+        let name = put_under_free_name(store, lease, &incoming.file, numbered(&wanted))?;
         let path = RelativePath::parse(&name);
         let path = path.map_err(|error| CallError::Internal(error.to_string()))?;
         // A child may have taken it away already.
@@ -603,7 +606,7 @@ fn put_all(
 const ATTEMPTS: usize = 1000;
 
 /// Puts a file into a chat's folder under the first of the names that is free, and returns that one.
-pub(super) fn place(
+pub(super) fn put_under_free_name(
     store: &ChatStore,
     lease: &Lease,
     file: &StagedFile,

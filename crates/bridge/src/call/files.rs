@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CallEngine, CallError, Notice, Published, Running, attachments::place, blocking,
+    CallEngine, CallError, Notice, Published, Running, attachments::put_under_free_name, blocking,
     disk_share::DiskLimit,
 };
 use crate::{
@@ -127,7 +127,7 @@ impl CallEngine {
         let (job, before, spec) = (&look.job, &look.before, &look.maker.spec);
         let mut refused = Vec::new();
         let mut places = self.unpack(look, &mut refused);
-        let snapshot = match Snapshot::of(job, &limits) {
+        let snapshot = match Snapshot::look(job, &limits) {
             Ok(snapshot) => snapshot,
             // The tool has done its work: its result is not lost for that.
             Err(SnapshotError::Io(error)) => {
@@ -283,7 +283,8 @@ impl CallEngine {
             } else if let Err(error) = self.check_free_disk() {
                 Err(error.to_string())
             } else {
-                self.place(look, &file).map_err(|error| error.to_string())
+                self.free_path(look, &file)
+                    .map_err(|error| error.to_string())
             };
             match placed {
                 Ok(path) => places.push(Place::work(path)),
@@ -294,7 +295,7 @@ impl CallEngine {
     }
 
     /// Under its name, or a number where another file has that.
-    fn place(&self, look: &Look, file: &Embedded) -> Result<RelativePath, CallError> {
+    fn free_path(&self, look: &Look, file: &Embedded) -> Result<RelativePath, CallError> {
         let internal = |error: &dyn std::fmt::Display| CallError::Internal(error.to_string());
         let is_it = |name: &String| {
             let path = look.job.work().join(name);
@@ -312,7 +313,7 @@ impl CallEngine {
                 .data()
                 .and_then(|mut data| data.write_all(&file.bytes));
             written.map_err(|error| internal(&error))?;
-            place(&self.store, &look.lease, &staged, numbered(&file.name))?
+            put_under_free_name(&self.store, &look.lease, &staged, numbered(&file.name))?
         };
         RelativePath::parse(name).map_err(|error| internal(&error))
     }
@@ -342,7 +343,7 @@ fn mentions(look: &Look, wanted: bool) -> Option<Mentions> {
         && (holds(&look.result) || arguments.is_some_and(holds));
     (wanted || useful).then(|| {
         let arguments = arguments.map(|raw| relative(raw.clone(), &look.paths));
-        Mentions::of(&look.maker.tool, arguments.as_ref(), &look.result)
+        Mentions::in_call(&look.maker.tool, arguments.as_ref(), &look.result)
     })
 }
 
@@ -549,7 +550,7 @@ impl CallEngine {
     pub(super) async fn look_anew(self: &Arc<Self>, workspace: &Workspace) {
         let mut seen = workspace.files.lock().await;
         let (job, limits) = (workspace.job.clone(), snapshot_limits(&self.settings));
-        match blocking(move || Snapshot::of(&job, &limits)).await {
+        match blocking(move || Snapshot::look(&job, &limits)).await {
             Ok(now) => *seen = now,
             Err(SnapshotError::Io(error)) => tracing::debug!(%error, "folder not scanned"),
             Err(_) => *seen = Snapshot::over(),
@@ -564,7 +565,7 @@ impl CallEngine {
         };
         let (job, mut limits) = (job.clone(), snapshot_limits(&self.settings));
         limits.entries = limits.entries.saturating_add(limits.entries / LEEWAY);
-        blocking(move || Snapshot::of(&job, &limits)).await
+        blocking(move || Snapshot::look(&job, &limits)).await
     }
 }
 
@@ -614,7 +615,7 @@ mod tests {
 
     #[test]
     fn fields_are_found_in_text_and_structure_at_any_depth() {
-        let result = RawJson::of(&json!({
+        let result = RawJson::from_json(&json!({
             "content": [{"type": "text", "text": r#"{"saved":{"file_path":"a.xlsx"}}"#}],
             "structuredContent": {"all": [{"file_path": ["b/c.png", "/etc/passwd", "../x"]}]},
         }));

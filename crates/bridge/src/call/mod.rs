@@ -1,4 +1,4 @@
-//! One call of a tool, from its arguments to its answer: the path that every door shares.
+//! One call of a tool, from its arguments to its answer: the path that every endpoint shares.
 //!
 //! When its caller hangs up, a call goes on in a task of its own until the child is settled, so that
 //! nothing half-done is left to the next call.
@@ -23,7 +23,7 @@ use std::{
 
 use axum::http::HeaderMap;
 use bridge_model::{Caller, Tenant};
-use bridge_process::{Child, Hearing, Profile};
+use bridge_process::{Child, MessageSink, Profile};
 use bridge_protocol::RawJson;
 use bridge_state::ChatStore;
 use parking_lot::Mutex;
@@ -37,12 +37,12 @@ use crate::{
     child::Children,
     config::{ServerSpec, Settings},
     openwebui::OpenWebUi,
-    session::{OpenWorkspace, Place, Sessions, SharedChildren},
+    session::{OpenWorkspace, Sessions, SharedChildren, WorkspaceAddress},
     telemetry::{Metrics, RequestId},
 };
 
 pub use answer::{Answer, Link, Notice, Published};
-pub use ask::{Ask, Parking, Relayed};
+pub use ask::{Ask, PendingInput, Relayed};
 pub use attachments::Incoming;
 pub use disk_share::DiskShares;
 pub use error::{CallError, Waited, rpc_words};
@@ -84,14 +84,14 @@ pub struct CallEngine {
 /// Is told which child serves a call.
 type OnChild = Arc<dyn Fn(&Child) + Send + Sync>;
 
-/// One call, checked as far as a door can.
+/// One call, checked as far as a endpoint can.
 pub struct Call {
     /// Who asks.
     pub caller: Caller,
     /// Which server.
     pub spec: Arc<ServerSpec>,
     /// Where a stateful call works; not looked at for others.
-    pub place: Place,
+    pub address: WorkspaceAddress,
     /// Its workspace, where that was opened already.
     pub opened: Mutex<Option<OpenWorkspace>>,
     /// What is asked.
@@ -99,11 +99,11 @@ pub struct Call {
     /// How a child that is started for this call is spoken to.
     pub profile: Profile,
     /// Who hears what the child says meanwhile; without one, it is told that nobody does.
-    pub hearing: Option<Hearing>,
+    pub sink: Option<MessageSink>,
     /// Told which child serves the call, before it is asked.
     pub on_child: Option<OnChild>,
     /// Says when the caller is asked something, and when he has answered.
-    pub parking: Parking,
+    pub pending_input: PendingInput,
     /// Files that came with a call of a `stateless` server, under names that are free in an empty
     /// folder.
     pub incoming: Mutex<Vec<Incoming>>,
@@ -116,11 +116,11 @@ pub struct Call {
 }
 
 impl Call {
-    /// A tool call of a caller who can answer nothing: the OpenAPI door's and the command line's.
+    /// A tool call of a caller who can answer nothing: the OpenAPI endpoint's and the command line's.
     pub fn of_tool(
         caller: Caller,
         spec: Arc<ServerSpec>,
-        place: Place,
+        address: WorkspaceAddress,
         name: &str,
         arguments: RawJson,
         request_id: &RequestId,
@@ -128,16 +128,16 @@ impl Call {
         Box::new(Self {
             caller,
             spec,
-            place,
+            address,
             opened: Mutex::default(),
             ask: Ask::Tool {
                 name: name.into(),
                 arguments,
             },
             profile: Profile::silent(),
-            hearing: None,
+            sink: None,
             on_child: None,
-            parking: Parking::never(),
+            pending_input: PendingInput::never(),
             incoming: Mutex::default(),
             forwarded: None,
             request_id: request_id.clone(),

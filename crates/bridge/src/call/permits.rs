@@ -1,4 +1,4 @@
-//! What a call holds while its child works: its turn in the folder, and its place among the running
+//! What a call holds while its child works: its turn in the folder, and its permit among the running
 //! calls. Both are others' while its caller is asked something.
 
 use std::sync::Arc;
@@ -7,40 +7,40 @@ use bridge_model::Tenant;
 
 use super::{CallError, Running, snapshot_limits};
 use crate::{
-    admission::Place,
+    admission::Permit,
     artifacts,
     artifacts::{Snapshot, changed, changed_aside},
     config::ServerSpec,
     session::{SharedChild, Turn, Workspace},
 };
 
-/// A call of a `shared` server holds at most a place beside others, one of a `stateless` server no
+/// A call of a `shared` server holds at most a permit beside others, one of a `stateless` server no
 /// turn.
 #[derive(Default)]
-pub struct Holds {
-    permit: Option<Place>,
-    seat: Option<Seat>,
+pub struct CallPermits {
+    permit: Option<Permit>,
+    held: Option<HeldTurn>,
     admitted: bool,
-    beside: Option<Beside>,
+    shared: Option<SharedPermit>,
 }
 
-/// A place beside other calls on a shared child.
-struct Beside {
+/// A permit beside other calls on a shared child.
+struct SharedPermit {
     child: Arc<SharedChild>,
-    place: Option<Place>,
+    permit: Option<Permit>,
 }
 
-/// A call's place in its workspace.
-struct Seat {
+/// A call's turn in its workspace.
+struct HeldTurn {
     workspace: Arc<Workspace>,
     turn: Option<Turn>,
     /// What it had changed when it gave its turn away: its own, whoever looks next.
     changed: Vec<artifacts::Place>,
 }
 
-impl Holds {
-    /// A place among the running calls.
-    pub fn permit(permit: Place) -> Self {
+impl CallPermits {
+    /// A permit among the running calls.
+    pub fn permit(permit: Permit) -> Self {
         Self {
             permit: Some(permit),
             admitted: true,
@@ -49,26 +49,26 @@ impl Holds {
     }
 
     /// With a turn.
-    pub fn in_turn(permit: Place, workspace: &Arc<Workspace>, turn: Turn) -> Self {
-        let seat = Seat {
+    pub fn in_turn(permit: Permit, workspace: &Arc<Workspace>, turn: Turn) -> Self {
+        let held = HeldTurn {
             workspace: workspace.clone(),
             turn: Some(turn),
             changed: Vec::new(),
         };
         Self {
-            seat: Some(seat),
+            held: Some(held),
             ..Self::permit(permit)
         }
     }
 
-    /// A place beside others on this child.
-    pub async fn beside(child: &Arc<SharedChild>, tenant: &Tenant) -> Self {
-        let beside = Beside {
+    /// A permit beside others on this child.
+    pub async fn on_shared_child(child: &Arc<SharedChild>, tenant: &Tenant) -> Self {
+        let shared = SharedPermit {
             child: child.clone(),
-            place: Some(child.place(tenant).await),
+            permit: Some(child.permit(tenant).await),
         };
         Self {
-            beside: Some(beside),
+            shared: Some(shared),
             ..Self::default()
         }
     }
@@ -76,66 +76,70 @@ impl Holds {
     /// Gives all of it away. What the call changed until now stays its own.
     pub(super) async fn give_away(&mut self, running: &Running) {
         self.permit = None;
-        if let Some(beside) = &mut self.beside {
-            beside.place = None;
+        if let Some(shared) = &mut self.shared {
+            shared.permit = None;
         }
-        let Some(seat) = &mut self.seat else { return };
-        let Some(turn) = seat.turn.take() else { return };
+        let Some(held) = &mut self.held else { return };
+        let Some(turn) = held.turn.take() else { return };
         if running.call.ask.is_tool_call() {
-            let mut seen = seat.workspace.files.lock().await;
-            let job = seat.workspace.job.clone();
+            let mut seen = held.workspace.files.lock().await;
+            let job = held.workspace.job.clone();
             let limits = snapshot_limits(&running.engine.settings);
-            let look = move || Snapshot::of(&job, &limits);
+            let look = move || Snapshot::look(&job, &limits);
             // What cannot be looked through now is told by the look after the call.
             if let Ok(Ok(now)) = tokio::task::spawn_blocking(look).await {
                 let own = changed(&seen, &now).into_iter().map(|file| file.path);
-                seat.changed.extend(own.map(artifacts::Place::work));
-                seat.changed.extend(changed_aside(&seen, &now));
+                held.changed.extend(own.map(artifacts::Place::work));
+                held.changed.extend(changed_aside(&seen, &now));
                 *seen = now;
             }
         }
         drop(turn);
     }
 
-    /// Gives the place among the running calls away, and no more.
+    /// Gives the permit among the running calls away, and no more.
     pub(super) fn step_aside(&mut self) {
         self.permit = None;
     }
 
     /// Has it back.
-    pub(super) fn step_in(&mut self, permit: Place) {
+    pub(super) fn step_in(&mut self, permit: Permit) {
         self.permit = Some(permit);
     }
 
     /// Waits for all of it, the turn first; the folder must still be ours then.
     pub(super) async fn take_back(&mut self, running: &Running) -> Result<(), CallError> {
         self.take_turn(&running.call.spec).await;
-        if let Some(beside) = self.beside.as_mut().filter(|beside| beside.place.is_none()) {
-            beside.place = Some(beside.child.place(&running.tenant).await);
+        if let Some(shared) = self
+            .shared
+            .as_mut()
+            .filter(|shared| shared.permit.is_none())
+        {
+            shared.permit = Some(shared.child.permit(&running.tenant).await);
         }
         if self.admitted && self.permit.is_none() {
             self.permit = Some(running.admitted().await);
         }
-        match &self.seat {
-            Some(seat) => running.still_ours(&seat.workspace).await,
+        match &self.held {
+            Some(held) => running.still_ours(&held.workspace).await,
             None => Ok(()),
         }
     }
 
     /// Waits for the turn, where the call needs one and has none.
     pub(super) async fn take_turn(&mut self, spec: &ServerSpec) {
-        if let Some(seat) = self.seat.as_mut().filter(|seat| seat.turn.is_none()) {
-            seat.turn = Some(seat.workspace.turn(spec).await);
+        if let Some(held) = self.held.as_mut().filter(|held| held.turn.is_none()) {
+            held.turn = Some(held.workspace.turn(spec).await);
         }
     }
 
     /// What the folder took before the call, if it has one that can be looked through.
     pub(super) fn used(&self) -> Option<u64> {
-        let Some(seat) = &self.seat else {
+        let Some(held) = &self.held else {
             // That of a `stateless` call is its own.
-            return self.beside.is_none().then_some(0);
+            return self.shared.is_none().then_some(0);
         };
-        let seen = seat.workspace.files.try_lock().ok()?;
+        let seen = held.workspace.files.try_lock().ok()?;
         let known = !seen.is_over() && seen.over_aside().is_none();
         known.then(|| seen.usage().bytes)
     }
@@ -144,8 +148,8 @@ impl Holds {
     /// nothing is known.
     pub(super) fn before(&self, seen: &Snapshot) -> Snapshot {
         let mut before = seen.clone();
-        for place in self.seat.iter().flat_map(|seat| &seat.changed) {
-            before.forget(place);
+        for path in self.held.iter().flat_map(|held| &held.changed) {
+            before.forget(path);
         }
         before
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bridge_model::{Job, JobFolderPaths, Tenant};
-use bridge_process::{BACKLOG, Cancellation, Child, ChildError, End, Hearing, UserValues};
+use bridge_process::{BACKLOG, Cancellation, Child, ChildError, End, MessageSink, UserValues};
 use bridge_protocol::{
     RawJson,
     jsonrpc::{Reply, Said},
@@ -30,13 +30,13 @@ use tracing::Instrument as _;
 
 use super::{
     Answer, Call, CallEngine, CallError, Detached, Incoming, Published, Running,
-    ask::State,
-    attachments::Lot,
+    ask::CallState,
+    attachments::ChatAttachments,
     blocking,
     error::Waited,
     files,
     files::{Look, Looked, Maker, not_in_time},
-    permits::Holds,
+    permits::CallPermits,
     record,
 };
 use crate::{
@@ -45,7 +45,8 @@ use crate::{
     config::{Lang, Mode},
     openwebui::{Event, OpenWebUi},
     session::{
-        Found, Lent, OpenWorkspace, Place, Room, SessionError, SharedChild, Spare, Start, Workspace,
+        Found, Lent, OpenWorkspace, Room, SessionError, SharedChild, Spare, Start, Workspace,
+        WorkspaceAddress,
     },
 };
 
@@ -105,7 +106,7 @@ impl CallEngine {
             engine: self.clone(),
             deadline: received + call.spec.timeout,
             queue_until: received + patience,
-            tenant: Tenant::of(&call.caller),
+            tenant: Tenant::from_caller(&call.caller),
             call,
             asked: AtomicBool::new(false),
             left,
@@ -124,7 +125,7 @@ impl Running {
             Mode::Stateless => Box::pin(self.stateless()).await,
             Mode::Shared => self.shared().await,
         };
-        self.call.parking.end();
+        self.call.pending_input.end();
         let (mut answer, lease) = outcome;
         if self.has_asked() && self.call.ask.is_tool_call() {
             answer = answer.map_err(CallError::after_asking);
@@ -190,8 +191,8 @@ impl Running {
         }
     }
 
-    /// A place among the running calls.
-    pub(super) fn admitted(&self) -> impl Future<Output = crate::admission::Place> + use<> {
+    /// A permit among the running calls.
+    pub(super) fn admitted(&self) -> impl Future<Output = crate::admission::Permit> + use<> {
         self.engine.admission.enter(&self.call.spec, &self.tenant)
     }
 
@@ -227,7 +228,7 @@ impl Running {
         &self,
         child: &Child,
         job: &Job,
-        holds: &mut Holds,
+        permits: &mut CallPermits,
     ) -> Result<Reply, CallError> {
         if let Some(on_child) = &self.call.on_child {
             on_child(child);
@@ -236,32 +237,32 @@ impl Running {
         self.asked.store(true, Ordering::Relaxed);
         let cancelled = CancellationToken::new();
         let mut answer = pin!(self.exchange(child, job, &cancelled));
-        let watched = holds.used().filter(|_| self.is_watched());
+        let watched = permits.used().filter(|_| self.is_watched());
         let mut watch = watched.map(|before| Box::pin(self.overfull(job, before)));
         let mut deadline = self.deadline;
-        let mut state = self.call.parking.watch();
+        let mut state = self.call.pending_input.watch();
         let error = loop {
             let now = state.now();
             let began = Instant::now();
             let until = match now {
-                State::Parked => {
-                    holds.give_away(self).await;
+                CallState::InputPending => {
+                    permits.give_away(self).await;
                     began + self.engine.settings.limits.input_timeout
                 }
                 // Others may have the turn, as long as a call of theirs may take.
-                State::Returning => began + self.call.spec.timeout,
-                State::Running | State::Ended => deadline,
+                CallState::Returning => began + self.call.spec.timeout,
+                CallState::Running | CallState::Ended => deadline,
             };
             let back = async {
                 match now {
-                    State::Returning => holds.take_back(self).await,
+                    CallState::Returning => permits.take_back(self).await,
                     _ => std::future::pending().await,
                 }
             };
             let overfull = async {
                 match &mut watch {
                     // Meanwhile others may fill the folder.
-                    Some(watch) if matches!(now, State::Running) => watch.await,
+                    Some(watch) if matches!(now, CallState::Running) => watch.await,
                     _ => std::future::pending().await,
                 }
             };
@@ -272,19 +273,19 @@ impl Running {
                 () = self.engine.ending.cancelled() => return Err(CallError::ShuttingDown),
                 over = overfull => return Err(over),
                 () = tokio::time::sleep_until(until) => match now {
-                    State::Parked => {
+                    CallState::InputPending => {
                         break CallError::Unanswered(self.engine.settings.limits.input_timeout);
                     }
-                    State::Returning => break Self::busy(self.call.spec.timeout),
+                    CallState::Returning => break Self::busy(self.call.spec.timeout),
                     _ => return Err(self.timed_out(self.noise_since(child, quiet))),
                 },
                 back = back => match back {
-                    Ok(()) => self.call.parking.resume(),
+                    Ok(()) => self.call.pending_input.resume(),
                     Err(error) => break error,
                 },
                 () = state.changed() => {}
             }
-            if !matches!(now, State::Running) {
+            if !matches!(now, CallState::Running) {
                 deadline += began.elapsed();
             }
         };
@@ -394,7 +395,7 @@ impl Running {
             Err(error) => return (Err(error), None),
         };
         let lease = workspace.lease.clone();
-        let mut answer = self.in_workspace(&self.call.place, &workspace).await;
+        let mut answer = self.in_workspace(&self.call.address, &workspace).await;
         let held = self.check_lease(&workspace).await;
         let key = workspace.key;
         drop(workspace);
@@ -408,13 +409,13 @@ impl Running {
     }
 
     pub(super) async fn open(&self) -> Result<Arc<Workspace>, CallError> {
-        let (caller, place) = (&self.call.caller, &self.call.place);
+        let (caller, address) = (&self.call.caller, &self.call.address);
         let sessions = &self.engine.sessions;
         let opening = async {
             let opened = self.call.opened.lock().take();
             match opened.and_then(OpenWorkspace::take) {
                 Some(workspace) => Ok(workspace),
-                None => Ok(sessions.open(place, &caller.principal).await?),
+                None => Ok(sessions.open(address, &caller.principal).await?),
             }
         };
         self.before(opening).await
@@ -422,7 +423,7 @@ impl Running {
 
     async fn in_workspace(
         &self,
-        place: &Place,
+        address: &WorkspaceAddress,
         workspace: &Arc<Workspace>,
     ) -> Result<Answer, CallError> {
         let engine = &self.engine;
@@ -430,32 +431,32 @@ impl Running {
         let turn = self.queue(workspace.turn(spec)).await?;
         let brought = self.bring_all(workspace).await?;
         let permit = self.queue(self.admitted()).await?;
-        let mut holds = Holds::in_turn(permit, workspace, turn);
+        let mut permits = CallPermits::in_turn(permit, workspace, turn);
         self.check_lease(workspace).await?;
         engine.check_free_disk_for(spec)?;
-        let room = self.room(workspace, &mut holds).await?;
-        let mut found = self.find(place, workspace, room).await?;
+        let room = self.room(workspace, &mut permits).await?;
+        let mut found = self.find(address, workspace, room).await?;
         self.check_lease(workspace).await?;
         let job = &workspace.job;
-        let mut reply = self.ask(&found.session.child, job, &mut holds).await;
+        let mut reply = self.ask(&found.session.child, job, &mut permits).await;
         if matches!(&reply, Err(error) if error.is_unheard()) {
             // Nothing was done yet: the same in a new session, whose news are told as ever.
             let (sessions, how) = (&engine.sessions, End::Kill);
             sessions.end_now(workspace, &found.session, how).await;
-            let room = self.room(workspace, &mut holds).await?;
-            found = self.find(place, workspace, room).await?;
-            reply = self.ask(&found.session.child, job, &mut holds).await;
+            let room = self.room(workspace, &mut permits).await?;
+            found = self.find(address, workspace, room).await?;
+            reply = self.ask(&found.session.child, job, &mut permits).await;
         }
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
                 // The chat's turn is held until its child is settled; the caller need not wait.
-                self.settle(workspace.clone(), found.session, &error, holds);
+                self.settle(workspace.clone(), found.session, &error, permits);
                 return Err(error);
             }
         };
         // A child that answers without waiting for its caller does so in another call's turn.
-        let late = holds.take_turn(spec);
+        let late = permits.take_turn(spec);
         let _ = tokio::time::timeout(spec.timeout, late).await;
         self.check_lease(workspace).await?;
         let paths = found.session.child.paths().clone();
@@ -465,7 +466,7 @@ impl Running {
             paths,
             files: workspace.files.clone(),
         };
-        let before = |seen: &Snapshot| holds.before(seen);
+        let before = |seen: &Snapshot| permits.before(seen);
         let mut answer = self.answer(reply, folder, before).await?;
         answer.notices.extend(brought);
         if found.replaced && self.call.ask.is_tool_call() {
@@ -499,25 +500,25 @@ impl Running {
         }
     }
 
-    /// The right to start a child, where the call has to. While it waits for that, the call's place
+    /// The right to start a child, where the call has to. While it waits for that, the call's permit
     /// among the running ones is others'.
     async fn room(
         &self,
         workspace: &Arc<Workspace>,
-        holds: &mut Holds,
+        permits: &mut CallPermits,
     ) -> Result<Option<Start>, CallError> {
         let (sessions, spec) = (&self.engine.sessions, &self.call.spec);
         match sessions.room(workspace, spec, &self.tenant) {
             Room::Unneeded => Ok(None),
             Room::Free(start) => Ok(Some(start)),
             Room::Wanting => {
-                holds.step_aside();
+                permits.step_aside();
                 let making = sessions.make_room(workspace, spec, &self.tenant);
                 let start = self.queue(making).await.map_err(|error| match error {
                     CallError::Busy(_) => sessions.full(spec, &self.tenant).into(),
                     other => other,
                 })?;
-                holds.step_in(self.queue(self.admitted()).await?);
+                permits.step_in(self.queue(self.admitted()).await?);
                 Ok(start)
             }
         }
@@ -525,16 +526,16 @@ impl Running {
 
     pub(super) async fn find(
         &self,
-        place: &Place,
+        address: &WorkspaceAddress,
         workspace: &Arc<Workspace>,
         room: Option<Start>,
     ) -> Result<Found, CallError> {
         let (spec, profile) = (&self.call.spec, self.call.profile.clone());
         let sessions = &self.engine.sessions;
-        let user = UserValues::of(&self.call.caller);
+        let user = UserValues::from_caller(&self.call.caller);
         let until = (self.queue_until, self.deadline);
         let whose = (&user, &self.tenant);
-        let what = (place.class, profile);
+        let what = (address.class, profile);
         let finding = sessions.child(workspace, spec, what, whose, room, until);
         self.before(async { Ok(finding.await?) }).await
     }
@@ -545,7 +546,7 @@ impl Running {
         workspace: Arc<Workspace>,
         session: Lent,
         error: &CallError,
-        mut holds: Holds,
+        mut permits: CallPermits,
     ) {
         let over = match error {
             CallError::Timeout(_) | CallError::ShuttingDown | CallError::OverQuota(_) => {
@@ -571,14 +572,14 @@ impl Running {
                 }
             } else {
                 // Beside another call it might be too busy for a ping.
-                holds.take_turn(&spec).await;
+                permits.take_turn(&spec).await;
                 if !session.child.answers_ping(PING_PATIENCE).await {
                     let how = End::Terminate(engine.children.kill_grace());
                     sessions.end_now(&workspace, &session, how).await;
                 }
             }
             let key = workspace.key;
-            drop((session, workspace, holds));
+            drop((session, workspace, permits));
             sessions.call_ended(key);
         });
     }
@@ -589,7 +590,7 @@ impl Running {
 /// What must lie in the folder before the child starts.
 struct GivenFiles {
     incoming: Vec<Incoming>,
-    named: Lot,
+    named: ChatAttachments,
 }
 
 impl GivenFiles {
@@ -613,14 +614,14 @@ impl Running {
             Ok(made) => made,
             Err(error) => return (Err(error), None),
         };
-        let mut holds = Holds::permit(permit);
-        let (answer, child) = self.in_new_folder(&held, child, files, &mut holds).await;
+        let mut permits = CallPermits::permit(permit);
+        let (answer, child) = self.in_new_folder(&held, child, files, &mut permits).await;
         let (engine, lease) = (self.engine.clone(), held.lease.clone());
         let over = async move {
             if let Some((child, how)) = child {
                 child.end(how).await;
             }
-            drop(holds);
+            drop(permits);
             let release = move || engine.store.release(&lease);
             if let Ok(Err(error)) = tokio::task::spawn_blocking(release).await {
                 tracing::warn!(%error, "lease not released");
@@ -673,7 +674,7 @@ impl Running {
         held: &Held,
         ready: Option<Child>,
         files: GivenFiles,
-        holds: &mut Holds,
+        permits: &mut CallPermits,
     ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
         let mut seen = Snapshot::default();
         let (job, owner) = (&held.job, &self.call.caller.principal);
@@ -691,7 +692,7 @@ impl Running {
                 Err(error) => return (Err(error), None),
             },
         };
-        let mut reply = self.ask(&child, job, holds).await;
+        let mut reply = self.ask(&child, job, permits).await;
         if matches!(&reply, Err(error) if error.is_unheard()) {
             // It was ready ahead, and its session is lost. Nothing was done yet.
             child.end(End::Kill).await;
@@ -699,7 +700,7 @@ impl Running {
                 Ok(child) => child,
                 Err(error) => return (Err(error), None),
             };
-            reply = self.ask(&child, job, holds).await;
+            reply = self.ask(&child, job, permits).await;
         }
         match reply {
             Ok(reply) => {
@@ -733,7 +734,7 @@ impl Running {
             spec: self.call.spec.clone(),
             job: job.clone(),
             profile: self.call.profile.clone(),
-            user: UserValues::of(&self.call.caller),
+            user: UserValues::from_caller(&self.call.caller),
             tenant: self.tenant.clone(),
             deadline: self.deadline,
             listener: Arc::new(|_| {}),
@@ -753,15 +754,19 @@ impl Running {
     async fn by_shared_child(&self) -> Result<Answer, CallError> {
         let shared = &self.engine.shared;
         let mut found = self.find_shared().await?;
-        let mut holds = self.queue(Holds::beside(&found, &self.tenant)).await?;
-        let mut reply = self.ask(&found.child, &found.job, &mut holds).await;
+        let mut permits = self
+            .queue(CallPermits::on_shared_child(&found, &self.tenant))
+            .await?;
+        let mut reply = self.ask(&found.child, &found.job, &mut permits).await;
         if matches!(&reply, Err(error) if error.is_unheard()) {
             // Nothing was done yet: the same in a new session. Calls of others may still be answered
             // in the old one, or be refused there as this one was.
             shared.forget(&found);
             found = self.find_shared().await?;
-            holds = self.queue(Holds::beside(&found, &self.tenant)).await?;
-            reply = self.ask(&found.child, &found.job, &mut holds).await;
+            permits = self
+                .queue(CallPermits::on_shared_child(&found, &self.tenant))
+                .await?;
+            reply = self.ask(&found.child, &found.job, &mut permits).await;
         }
         match reply {
             Ok(reply) => {
@@ -944,33 +949,33 @@ async fn closed(lines: &mut watch::Receiver<Option<String>>) {
 /// Has the line say what the child says of its progress. Where nobody else hears the child, it is
 /// heard here; its questions are declined by their drop, since a chat cannot be asked.
 fn follow(call: &mut Call, status: &Status) -> Option<JoinHandle<()>> {
-    let mut hearer = None;
-    if call.hearing.is_none() {
+    let mut recipient = None;
+    if call.sink.is_none() {
         let mut owner = [0; 8];
         getrandom::fill(&mut owner).ok()?;
-        let (sender, mut heard) = mpsc::channel(BACKLOG);
-        call.hearing = Some(Hearing {
+        let (sender, mut messages) = mpsc::channel(BACKLOG);
+        call.sink = Some(MessageSink {
             // Any number that no other caller has.
             owner: u64::from_le_bytes(owner) >> 1 | 1 << 62,
-            heard: sender,
+            messages: sender,
             cancellation: Cancellation::default(),
             witness: None,
         });
-        hearer = Some(tokio::spawn(async move {
-            while heard.recv().await.is_some() {}
+        recipient = Some(tokio::spawn(async move {
+            while messages.recv().await.is_some() {}
         }));
     }
-    if let Some(hearing) = &mut call.hearing {
+    if let Some(sink) = &mut call.sink {
         // A child that is still being settled keeps no line up.
         let status = status.0.as_ref().map(Arc::downgrade);
-        hearing.witness = Some(Arc::new(move |said| {
+        sink.witness = Some(Arc::new(move |said| {
             let status = status.as_ref().and_then(Weak::upgrade);
             if let (Some(status), Some(line)) = (status, line_of(said)) {
                 Status(Some(status)).set(Some(line));
             }
         }));
     }
-    hearer
+    recipient
 }
 
 /// The server's words, and how far it is.

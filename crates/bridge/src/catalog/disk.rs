@@ -26,8 +26,8 @@ pub struct Key {
 
 impl Key {
     /// For this server as it is started now.
-    pub fn of(spec: &ServerSpec, children: &Children) -> Self {
-        let packages = match children.launches().of(spec) {
+    pub fn for_server(spec: &ServerSpec, children: &Children) -> Self {
+        let packages = match children.launches().state_of(spec) {
             Launching::Installed(resolved) => resolved.identity.clone(),
             _ => None,
         };
@@ -115,7 +115,7 @@ pub fn kept(store: &ChatStore, spec: &ServerSpec) -> Option<HelloParts> {
     let content = Bytes::from(store.catalog_entry(&spec.name).ok()??);
     let read: Reading = serde_json::from_slice(&content).ok()?;
     let same = read.format == FORMAT && read.key.config == spec.version().to_hex();
-    same.then(|| HelloParts::of(&RawJson::within(&content, read.hello)).0)
+    same.then(|| HelloParts::read(&RawJson::within(&content, read.hello)).0)
 }
 
 fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error> {
@@ -132,7 +132,7 @@ fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error
     }
     let tools = read.tools.into_iter().map(raw);
     Ok(Some(Learnt {
-        hello: HelloParts::of(&hello_raw).0,
+        hello: HelloParts::read(&hello_raw).0,
         hello_raw,
         era: if read.spoken_modern {
             Era::Modern
@@ -214,7 +214,7 @@ mod tests {
         let hello_raw =
             raw(r#"{"protocolVersion":"2025-06-18","serverInfo":{"name":"n"},"x":1e400}"#);
         Learnt {
-            hello: HelloParts::of(&hello_raw).0,
+            hello: HelloParts::read(&hello_raw).0,
             hello_raw,
             era: Era::Modern,
             modern: OnceLock::from(raw(r#"{"m":1.0}"#)),

@@ -189,7 +189,7 @@ async fn ask(
         let _ = modern.set(hello.raw.clone());
     }
     let (era, hello_raw) = (hello.era, hello.initialized(spec.name.as_str()));
-    let (hello, of_hello) = HelloParts::of(&hello_raw);
+    let (hello, of_hello) = HelloParts::read(&hello_raw);
     let listing = tokio::time::timeout_at(deadline, lists(&child, job, &hello));
     let lists = stop.run_until_cancelled(listing).await;
     let (measured, work) = (child.clone(), job.work());

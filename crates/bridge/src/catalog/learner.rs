@@ -161,7 +161,7 @@ impl Shared {
         let mut believed = self.remember(&children, &store).await;
         loop {
             let spec = self.spec();
-            let key = disk::Key::of(&spec, &children);
+            let key = disk::Key::for_server(&spec, &children);
             let deadline = Instant::now() + ATTEMPT;
             let attempt = self.stop.child_token();
             let learnt = learn_unless(&spec, &children, &store, deadline, &attempt);
@@ -183,7 +183,7 @@ impl Shared {
                     self.stop.run_until_cancelled(self.wanted.granted()).await
                 }
                 Err(error)
-                    if key == disk::Key::of(&spec, &children)
+                    if key == disk::Key::for_server(&spec, &children)
                         && doubted(&error, &spec, &children) =>
                 {
                     tracing::warn!(server = %spec.name, error = %error.brief(),
@@ -226,7 +226,7 @@ impl Shared {
     /// Offers what was kept on disk, if it counts for this server as it is now.
     async fn remember(&self, children: &Children, store: &Arc<ChatStore>) -> bool {
         let (spec, store) = (self.spec(), store.clone());
-        let key = disk::Key::of(&spec, children);
+        let key = disk::Key::for_server(&spec, children);
         let read = tokio::task::spawn_blocking(move || disk::read(&store, &spec, &key));
         let Ok(Some(learnt)) = read.await else {
             return false;
@@ -264,7 +264,7 @@ impl Shared {
         store: &Arc<ChatStore>,
     ) {
         let known = self.known().clone();
-        let Some(learnt) = known.filter(|_| key == disk::Key::of(&spec, children)) else {
+        let Some(learnt) = known.filter(|_| key == disk::Key::for_server(&spec, children)) else {
             return;
         };
         children.launches().trust(&spec);

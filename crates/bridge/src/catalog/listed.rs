@@ -75,7 +75,7 @@ impl Faults {
 impl Listed {
     /// Looks through everything that a server lists, once; of the tools, through those that the config
     /// offers.
-    pub fn of<'a>(
+    pub fn inspect<'a>(
         tools: impl Iterator<Item = &'a Tool>,
         prompts: &[RawJson],
         resources: &[RawJson],
@@ -124,7 +124,7 @@ impl Listed {
         };
         if key != "name" && raw.member("name").is_none() {
             faults.push("name is missing".to_owned());
-            raw = raw.with_member("name", &RawJson::of(&(*own).into()));
+            raw = raw.with_member("name", &RawJson::from_json(&(*own).into()));
         }
         self.note(kind, &own, &faults);
         Some(Item { own, raw })
@@ -135,7 +135,7 @@ impl Listed {
         if item.raw.member("inputSchema").is_none() {
             let faults = ["inputSchema is missing or is not an object schema".to_owned()];
             self.note("tool", &item.own, &faults);
-            let any = RawJson::of(&serde_json::json!({"type": "object"}));
+            let any = RawJson::from_json(&serde_json::json!({"type": "object"}));
             item.raw = item.raw.with_member("inputSchema", &any);
         }
     }
@@ -412,7 +412,7 @@ const OBJECT: &[Rule] = &[
 pub fn input_schema(raw: &RawJson) -> Fit {
     let mut faults = Vec::new();
     let Some(schema) = of_object(raw, &mut faults) else {
-        let any = RawJson::of(&serde_json::json!({"type": "object"}));
+        let any = RawJson::from_json(&serde_json::json!({"type": "object"}));
         return Fit::Instead(any, wrong(raw));
     };
     fit(schema, &faults)
@@ -463,7 +463,7 @@ fn of_object(raw: &RawJson, faults: &mut Vec<String>) -> Option<RawJson> {
         return Some(shaped);
     }
     faults.push("has no \"type\": \"object\"".to_owned());
-    Some(shaped.with_member("type", &RawJson::of(&"object".into())))
+    Some(shaped.with_member("type", &RawJson::from_json(&"object".into())))
 }
 
 fn without(object: &RawJson, name: &str) -> RawJson {
@@ -480,7 +480,7 @@ fn object_type(raw: &RawJson) -> Fit {
     if raw.read::<String>().is_ok_and(|kind| kind == "object") {
         return Fit::Fits;
     }
-    let object = RawJson::of(&"object".into());
+    let object = RawJson::from_json(&"object".into());
     Fit::Instead(object, "is not \"object\"".to_owned())
 }
 
@@ -857,7 +857,7 @@ mod tests {
 
     fn tool(text: &str) -> (Value, Vec<String>) {
         let tools: Vec<Tool> = Tool::read_raw(&raw(text)).into_iter().collect();
-        let listed = Listed::of(tools.iter(), &[], &[], &[]);
+        let listed = Listed::inspect(tools.iter(), &[], &[], &[]);
         let item = listed.tools.first().map(|item| item.raw.read().unwrap());
         (item.unwrap_or_default(), listed.mended.first)
     }
@@ -865,7 +865,7 @@ mod tests {
     fn others(kind: &str, text: &str) -> (Vec<Value>, Listed) {
         let items: Vec<RawJson> = raw(text).elements().unwrap();
         let of = |wanted: &str| if kind == wanted { &items[..] } else { &[] };
-        let listed = Listed::of(
+        let listed = Listed::inspect(
             std::iter::empty(),
             of("prompts"),
             of("resources"),
@@ -894,7 +894,7 @@ mod tests {
         let template = [raw(
             r#"{"uriTemplate":"x:{a}","name":"t","mimeType":"a/b"}"#,
         )];
-        let listed = Listed::of(tools.iter(), &prompt, &resource, &template);
+        let listed = Listed::inspect(tools.iter(), &prompt, &resource, &template);
         assert_eq!(listed.tools[0].raw.as_str(), raw(text).as_str());
         assert_eq!(listed.prompts[0].raw, prompt[0]);
         assert_eq!(listed.resources[0].raw, resource[0]);

@@ -142,7 +142,7 @@ impl Catalog {
             return None;
         };
         let tool = offer.tool(tool)?;
-        Some(RawJson::of(tool.tool.input_schema()))
+        Some(RawJson::from_json(tool.tool.input_schema()))
     }
 
     /// What the server offers. Waits up to [`PATIENCE`] for the first answer.

@@ -187,7 +187,7 @@ impl Offer {
         self.listed.get_or_init(|| {
             let learnt = &self.learnt;
             let (prompts, resources) = (&learnt.prompts, &learnt.resources);
-            Listed::of(self.tools(), prompts, resources, &learnt.templates)
+            Listed::inspect(self.tools(), prompts, resources, &learnt.templates)
         })
     }
 

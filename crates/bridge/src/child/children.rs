@@ -1,4 +1,4 @@
-//! Where children come from: a place among the starts, a process or a remote session, first words.
+//! Where children come from: a permit among the starts, a process or a remote session, first words.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -40,16 +40,16 @@ use super::{
     fork::{ForkServers, ParentRef, Wanted},
 };
 use crate::{
-    admission::{Place, Places, Share},
+    admission::{Permit, Permits, Share},
     config::{Mode, ServerSpec, SpecVersion, Transport},
     launches::Launches,
     telemetry::{ChildMode, Metrics},
 };
 
-/// A cold start holds its place among the concurrent starts no longer than this.
-const START_PLACE: Duration = Duration::from_secs(10);
+/// A cold start holds its permit among the concurrent starts no longer than this.
+const START_PERMIT_WAIT: Duration = Duration::from_secs(10);
 
-/// A start that used no processor time for so long gives its place back: it waits for something,
+/// A start that used no processor time for so long gives its permit back: it waits for something,
 /// and servers that hang must not keep others from starting.
 const IDLE_START: Duration = Duration::from_millis(250);
 
@@ -63,7 +63,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// something meanwhile, and this.
 const SPARE: Duration = Duration::from_secs(60);
 
-/// A start whose process does not exist yet gives its place back after this: what would make the
+/// A start whose process does not exist yet gives its permit back after this: what would make the
 /// process, such as a fork parent or a mount, does not answer.
 const LAUNCH: Duration = Duration::from_secs(5);
 
@@ -81,9 +81,9 @@ struct Installed(Option<Arc<Resolved>>);
 
 /// What a start holds while it is at work.
 #[expect(dead_code, reason = "held, not used")]
-enum StartPlace {
+enum StartPermit {
     /// One of those that all share.
-    Shared(Place),
+    Shared(Permit),
     /// One of the pool's own.
     OfPool(OwnedSemaphorePermit),
 }
@@ -100,7 +100,7 @@ enum StartKind {
 /// Where children come from.
 pub struct Children {
     settings: ChildSettings,
-    starts: Places,
+    starts: Permits,
     supervisors: Supervisors,
     metrics: Arc<Metrics>,
     launches: Launches,
@@ -129,7 +129,7 @@ impl Children {
     /// No child is started before one is asked for. Two things are noted now: the limit on open
     /// files, which children will get, and which processes are ours already, which are left alone.
     pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
-        let starts = Places::new(settings.max_starts, Share::all());
+        let starts = Permits::new(settings.max_starts, Share::all());
         let supervisors = Supervisors::new();
         let forks = Arc::new(ForkServers::new(Means {
             supervisors: supervisors.clone(),
@@ -272,20 +272,20 @@ impl Children {
         }
     }
 
-    /// As [`Children::ready_unless`], for nobody who waits: it takes no place among the starts, so
-    /// that no other start ever waits for it. It holds `place`, one of its caller's own, as long as
+    /// As [`Children::ready_unless`], for nobody who waits: it takes no permit among the starts, so
+    /// that no other start ever waits for it. It holds `permit`, one of its caller's own, as long as
     /// a start holds one.
     pub async fn ready_aside(
         &self,
         request: ChildRequest,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        let place = StartPlace::OfPool(place);
-        Box::pin(self.begin(request, Some(place), StartKind::Needed, stop)).await
+        let permit = StartPermit::OfPool(permit);
+        Box::pin(self.begin(request, Some(permit), StartKind::Needed, stop)).await
     }
 
-    /// Whether more than half of the places among the starts are free.
+    /// Whether more than half of the permits among the starts are free.
     pub fn has_leisure(&self) -> bool {
         self.starts.has_leisure()
     }
@@ -293,7 +293,7 @@ impl Children {
     async fn begin(
         &self,
         request: ChildRequest,
-        place: Option<StartPlace>,
+        permit: Option<StartPermit>,
         kind: StartKind,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
@@ -306,20 +306,20 @@ impl Children {
             self.failed_starts.note(&spec, &resolved);
         }
         let resolved = resolved.inspect_err(|_| self.metrics.child_start_failed(&spec.name))?;
-        let place = match place {
-            None if resolved.is_some() => Some(self.place(&request, stop).await?),
-            place => place,
+        let permit = match permit {
+            None if resolved.is_some() => Some(self.permit(&request, stop).await?),
+            permit => permit,
         };
         let (launched, pid) = oneshot::channel();
         // Held until ready, but neither for ever nor longer than the caller stays.
-        let place = place.map(|place| AbortOnDropHandle::new(tokio::spawn(hold(place, pid))));
+        let permit = permit.map(|permit| AbortOnDropHandle::new(tokio::spawn(hold(permit, pid))));
         let began = Instant::now();
         let folder = self.folder(&request).await;
         let paths = folder.paths.clone();
         let until = request.deadline.min(began + self.settings.start_timeout);
         let started = self.start(request, resolved, folder, until, launched, stop);
         let started = Box::pin(started).await;
-        drop(place);
+        drop(permit);
         let started = started.map_err(|error| error.without_folder(&paths));
         if started.is_ok() || kind == StartKind::Needed && !given_up() {
             self.failed_starts.note(&spec, &started);
@@ -332,7 +332,7 @@ impl Children {
     }
 
     /// What a local process is started from; `None` for a remote server. The packages of a locked
-    /// server may still be on their way: that is waited for before a place among the starts is
+    /// server may still be on their way: that is waited for before a permit among the starts is
     /// taken, which others could use meanwhile.
     async fn resolved(
         &self,
@@ -360,7 +360,7 @@ impl Children {
         let short = match &request.spec.transport {
             Transport::Stdio(_) => {
                 let (names, job) = (self.short_tmp.clone(), request.job.clone());
-                let named = tokio::task::spawn_blocking(move || names.of(&job));
+                let named = tokio::task::spawn_blocking(move || names.name_for(&job));
                 named.await.ok().flatten()
             }
             Transport::Remote(_) => None,
@@ -389,17 +389,17 @@ impl Children {
         self.modern_only.lock()
     }
 
-    /// A place among the concurrent starts. The wait is bounded as a start is, and beside it.
-    async fn place(
+    /// A permit among the concurrent starts. The wait is bounded as a start is, and beside it.
+    async fn permit(
         &self,
         request: &ChildRequest,
         stop: &CancellationToken,
-    ) -> Result<StartPlace, ChildError> {
+    ) -> Result<StartPermit, ChildError> {
         let longest = Instant::now() + self.settings.start_timeout;
         let until = request.deadline.min(longest);
-        let place = tokio::time::timeout_at(until, self.starts.enter(&request.tenant));
-        match stop.run_until_cancelled(place).await {
-            Some(Ok(place)) => Ok(StartPlace::Shared(place)),
+        let permit = tokio::time::timeout_at(until, self.starts.enter(&request.tenant));
+        match stop.run_until_cancelled(permit).await {
+            Some(Ok(permit)) => Ok(StartPermit::Shared(permit)),
             Some(Err(_)) => Err(ChildError::TooManyStarts),
             None => Err(stopped()),
         }
@@ -428,7 +428,7 @@ impl Children {
                 found
             }
             // It uses nothing of this machine that starts side by side would contend for, so it has
-            // no place among them.
+            // no permit among them.
             Transport::Remote(remote) => {
                 self.remote(remote, &request, &folder, &log, &listener)
                     .await?
@@ -629,8 +629,8 @@ fn stopped() -> ChildError {
     ChildError::not_started("the bridge is stopping".to_owned())
 }
 
-/// Holds a place among the starts while the child with this id is at work on its start.
-async fn hold(place: StartPlace, pid: oneshot::Receiver<u32>) {
+/// Holds a permit among the starts while the child with this id is at work on its start.
+async fn hold(permit: StartPermit, pid: oneshot::Receiver<u32>) {
     let working = async {
         let Ok(Ok(pid)) = tokio::time::timeout(LAUNCH, pid).await else {
             return;
@@ -647,8 +647,8 @@ async fn hold(place: StartPlace, pid: oneshot::Receiver<u32>) {
             before = used;
         }
     };
-    let _ = tokio::time::timeout(START_PLACE, working).await;
-    drop(place);
+    let _ = tokio::time::timeout(START_PERMIT_WAIT, working).await;
+    drop(permit);
 }
 
 // Processes that are forked instead of started.
@@ -676,7 +676,7 @@ impl Children {
         let plan = self.scratch().map_err(|error| error.to_string());
         let plan = plan.and_then(|job| {
             let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
-            Plan::of(&command, found.as_deref())
+            Plan::new(&command, found.as_deref())
         });
         match (plan, &found) {
             (Ok(plan), Some(found)) => {
@@ -708,7 +708,7 @@ impl Children {
         if ForkServers::refuses(spec, found.map(|found| &**found)).is_some() {
             return None;
         }
-        let plan = match Plan::of(resolved, found.map(|found| &**found)) {
+        let plan = match Plan::new(resolved, found.map(|found| &**found)) {
             Ok(plan) => plan,
             Err(why) => {
                 self.forks.cannot(spec, &why);
@@ -759,7 +759,7 @@ impl Children {
     ) -> std::io::Result<Wanted> {
         let job = self.scratch()?;
         let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
-        let plan = Plan::of(&command, Some(found)).map_err(std::io::Error::other)?;
+        let plan = Plan::new(&command, Some(found)).map_err(std::io::Error::other)?;
         // By its own path: it holds the word by which modules are found that keep it.
         let tmp = job.job.tmp();
         let launch = self.launch(command, Some(found), &job.job, &tmp);
@@ -819,7 +819,7 @@ impl FailedStarts {
     }
 
     /// Why the last start of this server failed.
-    pub fn of(&self, spec: &ServerSpec) -> Option<Arc<str>> {
+    pub fn last_of(&self, spec: &ServerSpec) -> Option<Arc<str>> {
         let failed = self.lock();
         let (version, why) = failed.servers.get(&spec.name)?;
         (*version == spec.version()).then(|| why.clone())

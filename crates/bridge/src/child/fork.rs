@@ -42,7 +42,7 @@ struct Entry {
     of: Option<Arc<Resolved>>,
     /// The server file asks for it.
     asked: bool,
-    state: watch::Sender<State>,
+    state: watch::Sender<ForkState>,
     last: Instant,
     lost: u32,
     /// Ends its task, and with that the parent.
@@ -109,7 +109,7 @@ impl ForkServers {
         let now = Instant::now();
         let first = !entries.contains_key(&key);
         let entry = entries.entry(key.clone()).or_insert_with(|| {
-            let mut entry = self.entry(spec, State::None);
+            let mut entry = self.entry(spec, ForkState::None);
             entry.of = Some(found.clone());
             entry
         });
@@ -117,10 +117,10 @@ impl ForkServers {
         entry.last = now;
         let state = entry.state.borrow().clone();
         match state {
-            State::Ready(ready) if ready.parent.runs(plan) => return Some(ParentRef(ready)),
-            State::Starting | State::Ready(_) | State::Exec(_, None) => return None,
-            State::Exec(_, Some(until)) if now < until => return None,
-            State::Exec(..) | State::None => {}
+            ForkState::Ready(ready) if ready.parent.runs(plan) => return Some(ParentRef(ready)),
+            ForkState::Starting | ForkState::Ready(_) | ForkState::Exec(_, None) => return None,
+            ForkState::Exec(_, Some(until)) if now < until => return None,
+            ForkState::Exec(..) | ForkState::None => {}
         }
         if self.closed.is_cancelled() || !(again || at_once || spec.launch == config::Launch::Fork)
         {
@@ -128,7 +128,7 @@ impl ForkServers {
         }
         match want() {
             Ok(wanted) => {
-                entry.state.send_replace(State::Starting);
+                entry.state.send_replace(ForkState::Starting);
                 let (state, outdated) = (entry.state.clone(), entry.outdated.clone());
                 let (this, lost) = (self.clone(), entry.lost);
                 drop(entries);
@@ -141,13 +141,13 @@ impl ForkServers {
                 let why = format!("cannot create the directory of its fork parent: {error}");
                 entry
                     .state
-                    .send_replace(State::Exec(why.into(), Some(now + LONGEST_PAUSE)));
+                    .send_replace(ForkState::Exec(why.into(), Some(now + LONGEST_PAUSE)));
             }
         }
         None
     }
 
-    fn entry(&self, spec: &ServerSpec, state: State) -> Entry {
+    fn entry(&self, spec: &ServerSpec, state: ForkState) -> Entry {
         Entry {
             of: None,
             asked: spec.launch == config::Launch::Fork,
@@ -161,7 +161,7 @@ impl ForkServers {
     /// There can be no parent for this server, and why.
     pub fn cannot(&self, spec: &ServerSpec, why: &str) {
         let key = (spec.name.clone(), spec.version());
-        let entry = self.entry(spec, State::Exec(why.into(), None));
+        let entry = self.entry(spec, ForkState::Exec(why.into(), None));
         self.lock().entry(key).or_insert(entry);
     }
 
@@ -180,7 +180,7 @@ impl ForkServers {
         let Some(mut watch) = watch else {
             return Forking::NotYet;
         };
-        let settled = watch.wait_for(|state| !matches!(state, State::Starting));
+        let settled = watch.wait_for(|state| !matches!(state, ForkState::Starting));
         match tokio::time::timeout_at(until, settled).await {
             Ok(Ok(state)) => state.told(),
             _ => Forking::NotYet,
@@ -191,7 +191,9 @@ impl ForkServers {
     pub fn is_undecided(&self, spec: &ServerSpec) -> bool {
         let entries = self.lock();
         let entry = entries.get(&(spec.name.clone(), spec.version()));
-        entry.is_none_or(|entry| matches!(*entry.state.borrow(), State::None | State::Starting))
+        entry.is_none_or(|entry| {
+            matches!(*entry.state.borrow(), ForkState::None | ForkState::Starting)
+        })
     }
 
     /// Servers that should be forked, and are not.
@@ -214,8 +216,7 @@ impl ForkServers {
         let Some(entry) = entries.get_mut(&key) else {
             return;
         };
-        let same =
-            matches!(&*entry.state.borrow(), State::Ready(ready) if Arc::ptr_eq(ready, &parent.0));
+        let same = matches!(&*entry.state.borrow(), ForkState::Ready(ready) if Arc::ptr_eq(ready, &parent.0));
         if same {
             let state = lost(why, entry.lost);
             entry.lost += 1;
@@ -240,7 +241,7 @@ impl ForkServers {
     async fn live(
         self: Arc<Self>,
         wanted: Wanted,
-        state: watch::Sender<State>,
+        state: watch::Sender<ForkState>,
         key: (ServerName, SpecVersion),
         lost_before: u32,
     ) {
@@ -263,7 +264,7 @@ impl ForkServers {
                     %why,
                     "processes cannot be forked and are started directly"
                 );
-                state.send_replace(State::Exec(why.into(), None));
+                state.send_replace(ForkState::Exec(why.into(), None));
                 return;
             }
         };
@@ -283,21 +284,21 @@ impl ForkServers {
         let sources = loaded.sources.iter().cloned();
         let sources = sources.map(|path| (path.clone(), seen(&path))).collect();
         let ready = Arc::new(Ready { parent, sources });
-        state.send_replace(State::Ready(ready.clone()));
+        state.send_replace(ForkState::Ready(ready.clone()));
         let end = loop {
             let last = self.lock().get(&key).map(|entry| entry.last);
             let Some(last) = last.filter(|_| found.holds()) else {
-                break State::None;
+                break ForkState::None;
             };
             if last.elapsed() >= IDLE {
-                break State::None;
+                break ForkState::None;
             }
             tokio::select! {
                 () = ready.parent.gone() => break lost("its fork parent exited", lost_before),
                 () = tokio::time::sleep_until(last + IDLE) => {}
             }
         };
-        if let State::Exec(why, _) = &end {
+        if let ForkState::Exec(why, _) = &end {
             tracing::warn!(
                 server = %spec.name,
                 %why,
@@ -308,7 +309,7 @@ impl ForkServers {
             }
         }
         state.send_if_modified(|state| {
-            let same = matches!(state, State::Ready(other) if Arc::ptr_eq(other, &ready));
+            let same = matches!(state, ForkState::Ready(other) if Arc::ptr_eq(other, &ready));
             if same {
                 *state = end;
             }
@@ -344,7 +345,7 @@ pub enum Forking {
 
 /// As the module above draws it.
 #[derive(Clone)]
-pub enum State {
+pub enum ForkState {
     None,
     Starting,
     Ready(Arc<Ready>),
@@ -358,12 +359,12 @@ pub struct Ready {
 }
 
 /// It is gone; so many were before.
-pub fn lost(why: &str, times: u32) -> State {
+pub fn lost(why: &str, times: u32) -> ForkState {
     let pause = PAUSE.saturating_mul(1 << times.min(10)).min(LONGEST_PAUSE);
-    State::Exec(why.into(), Some(Instant::now() + pause))
+    ForkState::Exec(why.into(), Some(Instant::now() + pause))
 }
 
-impl State {
+impl ForkState {
     /// As others are told.
     pub fn told(&self) -> Forking {
         match self {

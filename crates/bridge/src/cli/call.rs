@@ -25,7 +25,7 @@ use crate::{
     catalog::{Offer, learn},
     config,
     config::{Loaded, ServerSpec, Settings},
-    session::Place,
+    session::WorkspaceAddress,
     telemetry::RequestId,
 };
 
@@ -142,12 +142,12 @@ impl ToolCall {
         let checked = offer.check_until(&self.tool, self.given.clone(), deadline);
         let unfit = |unfit| refused_arguments(server.as_str(), &self.tool, unfit);
         let arguments = checked.await.map_err(unfit)?;
-        let place = Place::of(&self.caller, &offer.spec);
-        let place = place.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
+        let address = WorkspaceAddress::for_caller(&self.caller, &offer.spec);
+        let address = address.ok_or_else(|| Failure::failed(CallError::UnknownSession))?;
         let call = Call::of_tool(
             self.caller.clone(),
             offer.spec.clone(),
-            place,
+            address,
             &self.tool,
             arguments,
             &RequestId::random(),
@@ -226,15 +226,15 @@ fn print_answer(
         Err(failure) => (None, Some(failure)),
     };
     let files = answer.files.files.iter().map(|file| File {
-        link: Link::of(file, &app.settings),
-        path: place(file, app),
+        link: Link::to_artifact(file, &app.settings),
+        path: path_of(file, app),
     });
     let files: Vec<File> = files.collect();
     let archive = answer.files.archive.as_ref();
     let instruction = spec.post_instruction.clone();
     let printed = Printed {
         result,
-        archive: archive.map(|file| Link::of(file, &app.settings)),
+        archive: archive.map(|file| Link::to_artifact(file, &app.settings)),
         notice: answer.notice(app.settings.lang),
         post_instruction: instruction.filter(|_| !files.is_empty()),
         files,
@@ -246,7 +246,7 @@ fn print_answer(
     failure.map_or(Ok(()), |failure| Err(Failure::failed(failure)))
 }
 
-fn place(file: &Artifact, app: &App) -> Option<PathBuf> {
+fn path_of(file: &Artifact, app: &App) -> Option<PathBuf> {
     let chat = app.store.chat(file.job).ok().flatten()?;
     let path = chat.job.work().join(&file.path);
     path.exists().then_some(path)
@@ -324,7 +324,7 @@ fn named(pairs: Vec<String>) -> Result<RawJson, Failure> {
             )));
         }
     }
-    Ok(RawJson::of(&Value::Object(members)))
+    Ok(RawJson::from_json(&Value::Object(members)))
 }
 
 /// Each field with its error.
@@ -338,13 +338,13 @@ fn refused_arguments(server: &str, tool: &str, unfit: Unfit) -> Failure {
         }
     };
     let lines = faults.iter().map(|fault| {
-        let place = fault.loc.iter().skip(1).map(|step| match step {
+        let location = fault.loc.iter().skip(1).map(|step| match step {
             Value::String(name) => name.clone(),
             other => other.to_string(),
         });
-        let place = place.collect::<Vec<_>>().join(".");
-        let colon = if place.is_empty() { "" } else { ": " };
-        format!("\n{place}{colon}{}", fault.msg)
+        let location = location.collect::<Vec<_>>().join(".");
+        let colon = if location.is_empty() { "" } else { ": " };
+        format!("\n{location}{colon}{}", fault.msg)
     });
     let lines: String = lines.collect();
     Failure::usage(format!(

@@ -59,11 +59,11 @@ pub struct CheckArgs {
 #[derive(Serialize)]
 struct Refused {
     ok: bool,
-    faults: Vec<PlacedFault>,
+    faults: Vec<LocatedFault>,
 }
 
 #[derive(Serialize)]
-struct PlacedFault {
+struct LocatedFault {
     /// The file, or "settings".
     origin: String,
     #[serde(flatten)]
@@ -92,7 +92,7 @@ pub fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
         specs.map(|spec| ServerReport::skipped(spec)).collect()
     } else {
         let surveyed = block_on(survey(settings, config, true))?;
-        surveyed.iter().map(ServerReport::of).collect()
+        surveyed.iter().map(ServerReport::from_surveyed).collect()
     };
     let report = Report::new(path, warnings, servers);
     output.print(&report, |report| {
@@ -127,7 +127,7 @@ fn load(args: &SettingsArgs) -> Result<(Settings, Loaded), Vec<ConfigError>> {
 fn refused(errors: Vec<ConfigError>) -> Refused {
     let placed = |Faults { origin, faults }: Faults| {
         let origin = move || origin.clone();
-        faults.into_iter().map(move |fault| PlacedFault {
+        faults.into_iter().map(move |fault| LocatedFault {
             origin: origin(),
             fault,
         })
@@ -166,7 +166,7 @@ enum Processes {
 
 impl Processes {
     /// `None` where it is not known.
-    pub fn of(forking: &Forking) -> Option<Self> {
+    pub fn from_forking(forking: &Forking) -> Option<Self> {
         match forking {
             Forking::Forks { modules, left_out } => Some(Self::Forked {
                 modules: *modules,
@@ -229,7 +229,7 @@ enum How {
 
 impl Launch {
     /// `None` where there is nothing to install.
-    pub fn of(launching: &Launching) -> Option<Self> {
+    pub fn from_launching(launching: &Launching) -> Option<Self> {
         let (how, package, why) = match launching {
             Launching::Installed(found) => (installed(found)?, package(found), None),
             Launching::AsWritten(why) => (How::AsWritten, None, Some(why.as_deref()?)),
@@ -414,17 +414,17 @@ impl ServerReport {
     }
 
     /// A server that was.
-    pub fn of(surveyed: &Surveyed) -> Self {
+    pub fn from_surveyed(surveyed: &Surveyed) -> Self {
         let base = Self {
             start_seconds: Some((surveyed.took.as_secs_f64() * 1000.0).round() / 1000.0),
-            launch: Launch::of(&surveyed.launching),
-            processes: surveyed.forking.as_ref().and_then(Processes::of),
+            launch: Launch::from_launching(&surveyed.launching),
+            processes: surveyed.forking.as_ref().and_then(Processes::from_forking),
             ..Self::skipped(&surveyed.spec)
         };
         match &surveyed.outcome {
             Ok(offer) => Self {
                 status: Status::Ok,
-                found: Some(Found::of(offer)),
+                found: Some(Found::from_offer(offer)),
                 warnings: warnings(offer),
                 ..base
             },
@@ -481,7 +481,7 @@ impl ServerReport {
 }
 
 impl Found {
-    fn of(offer: &Offer) -> Self {
+    fn from_offer(offer: &Offer) -> Self {
         let guide = offer.spec.usage_guide.as_deref();
         Self {
             title: offer.title().to_owned(),
@@ -492,7 +492,7 @@ impl Found {
             memory_bytes: offer.learnt.memory,
             tools: offer
                 .tools()
-                .map(|tool| ToolCost::of(tool, guide))
+                .map(|tool| ToolCost::measure(tool, guide))
                 .collect(),
         }
     }
@@ -518,7 +518,7 @@ impl Found {
 }
 
 impl ToolCost {
-    fn of(tool: &Tool, guide: Option<&str>) -> Self {
+    fn measure(tool: &Tool, guide: Option<&str>) -> Self {
         Self {
             name: tool.name.to_string(),
             tokens_estimate: tokens(std::iter::once(tool), guide),

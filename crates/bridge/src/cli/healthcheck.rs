@@ -62,7 +62,7 @@ struct Target {
 pub fn run(args: &HealthcheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let target = match &args.url {
         Some(url) => Target::parse(url)?,
-        None => Target::of(&settings.resolve().map_err(Failure::failed)?.listen)?,
+        None => Target::from_listen(&settings.resolve().map_err(Failure::failed)?.listen)?,
     };
     let timeout = Duration::try_from_secs_f64(args.max_time)
         .ok()
@@ -91,7 +91,7 @@ pub fn run(args: &HealthcheckArgs, settings: &SettingsArgs) -> Result<(), Failur
 
 impl Target {
     /// A bridge that listens on every address also listens on loopback.
-    fn of(listen: &Listen) -> Result<Self, Failure> {
+    fn from_listen(listen: &Listen) -> Result<Self, Failure> {
         if listen.port == 0 {
             return Err(Failure::failed(
                 "with port 0 the port is chosen by the system; give the actual one with --url or MCPO_PORT",
@@ -264,7 +264,7 @@ mod tests {
             let given = ["x", "--allow-unauthenticated"].iter().chain(flags);
             let given: Given = clap::Parser::parse_from(given);
             let settings = given.settings.resolve().unwrap();
-            Target::of(&settings.listen).map(|target| target.url())
+            Target::from_listen(&settings.listen).map(|target| target.url())
         };
         let url = asked(&["--host", "0.0.0.0", "--port", "9", "--path-prefix", "/x"]);
         assert_eq!(url.unwrap(), "http://127.0.0.1:9/x/health");

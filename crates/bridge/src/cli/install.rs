@@ -26,7 +26,7 @@ use crate::{
     catalog::{Learnt, learn},
     config,
     config::{Loaded, ServerSpec, Settings},
-    install::{Asked, LockFile, Pin, Step},
+    install::{InstallRequest, LockFile, Pin, Step},
     launches::Launching,
 };
 
@@ -75,14 +75,14 @@ pub struct InstallArgs {
 /// One server on the way.
 struct Job {
     spec: Arc<ServerSpec>,
-    asked: Result<Asked, Option<String>>,
+    asked: Result<InstallRequest, Option<String>>,
     bar: ProgressBar,
 }
 
 /// What became of it.
 pub struct Installed {
     spec: Arc<ServerSpec>,
-    asked: Option<Asked>,
+    asked: Option<InstallRequest>,
     outcome: Outcome,
     /// To be locked; where nothing was installed, what is locked already stays.
     pin: Option<Pin>,
@@ -588,7 +588,7 @@ impl Line<'_> {
 async fn upgrade_one(
     local: &Local,
     spec: &Arc<ServerSpec>,
-    asked: &Asked,
+    asked: &InstallRequest,
     bar: &ProgressBar,
     step: &(dyn Fn(Step) + Sync),
 ) -> (Outcome, Option<Pin>) {

@@ -181,7 +181,7 @@ async fn one(app: &App, spec: Arc<ServerSpec>, fork: bool, bar: ProgressBar) -> 
         Ok(_) => "ready",
         Err(_) => "failed",
     });
-    let launching = app.installer.launches().of(&spec);
+    let launching = app.installer.launches().state_of(&spec);
     let forking = match &outcome {
         Ok(_) if fork => Some(app.engine.children.forking(&spec, deadline).await),
         _ => None,

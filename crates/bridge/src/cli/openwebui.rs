@@ -268,7 +268,7 @@ pub fn plan(current: &[Value], wanted: &[Value], rules: &Rules<'_>) -> Result<Pl
     };
     let mut open: Vec<Option<&Value>> = wanted.iter().map(Some).collect();
     for connection in current {
-        let own = Marker::of(connection).filter(|marker| marker.owner == rules.owner);
+        let own = Marker::read(connection).filter(|marker| marker.owner == rules.owner);
         let place = match &own {
             Some(marker) => open
                 .iter()
@@ -308,7 +308,7 @@ pub fn plan(current: &[Value], wanted: &[Value], rules: &Rules<'_>) -> Result<Pl
 }
 
 fn is_of(wanted: Option<&Value>, server: &str) -> bool {
-    let marker = wanted.and_then(Marker::of);
+    let marker = wanted.and_then(Marker::read);
     marker.is_some_and(|marker| marker.server == server)
 }
 
@@ -342,7 +342,7 @@ fn updated(current: &Value, wanted: &Value, own: Option<&Marker>, rules: &Rules<
         }
     }
     now["info"]["id"] = wanted["info"]["id"].clone();
-    let Some(mut marker) = Marker::of(wanted) else {
+    let Some(mut marker) = Marker::read(wanted) else {
         return now;
     };
     // An adopted one keeps the grants and the name that it has.
@@ -507,13 +507,13 @@ pub struct Directory {
 /// The grants of a connection, and the names of `allow` for which there is none.
 pub fn grants(spec: &ServerSpec, otherwise: Grant, known: &Directory) -> (Vec<Value>, Vec<String>) {
     match (&spec.allow, otherwise) {
-        (Some(allow), _) => of(allow, known),
+        (Some(allow), _) => access_grants(allow, known),
         (None, Grant::Everyone) => (vec![grant("user", "*")], Vec::new()),
         (None, Grant::Admins) => (Vec::new(), Vec::new()),
     }
 }
 
-fn of(allow: &Allow, known: &Directory) -> (Vec<Value>, Vec<String>) {
+fn access_grants(allow: &Allow, known: &Directory) -> (Vec<Value>, Vec<String>) {
     // Administrators see every connection, and who has no other role may not sign in.
     if allow.roles().any(|role| role == "user") {
         return (vec![grant("user", "*")], Vec::new());
@@ -574,7 +574,7 @@ pub struct Marker {
 
 impl Marker {
     /// The marker of a connection; `None` if we did not create it.
-    pub fn of(connection: &Value) -> Option<Self> {
+    pub fn read(connection: &Value) -> Option<Self> {
         let headers = connection["headers"].as_object()?;
         let ours = headers
             .iter()

@@ -57,7 +57,7 @@ pub fn run(args: &ToolsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
         only(&mut config, name)?;
     }
     let surveyed = block_on(survey(settings, config, false))?;
-    let listed: Vec<Listed> = surveyed.iter().map(Listed::of).collect();
+    let listed: Vec<Listed> = surveyed.iter().map(Listed::from_surveyed).collect();
     args.output.print(&listed, |listed| text(listed))?;
     let failed = surveyed.iter().filter_map(|server| {
         let error = server.outcome.as_ref().err()?;
@@ -86,7 +86,7 @@ pub fn only(config: &mut Loaded, name: &str) -> Result<(), Failure> {
 }
 
 impl Listed {
-    fn of(surveyed: &Surveyed) -> Self {
+    fn from_surveyed(surveyed: &Surveyed) -> Self {
         let (error, tools) = match &surveyed.outcome {
             Ok(offer) => (
                 None,

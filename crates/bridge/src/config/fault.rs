@@ -8,9 +8,10 @@ use serde::Serialize;
 /// everything that came from `${…}` are left out by whoever makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
-    /// The place: a JSON path (`mcpServers.excel.idle_timeout`) or a flag and its variable
+    /// A JSON path (`mcpServers.excel.idle_timeout`) or a flag and its variable
     /// (`--port / MCPO_PORT`); empty for the whole file.
-    pub place: String,
+    #[serde(rename = "place")]
+    pub location: String,
     /// The offending value as JSON or text, where it may be shown.
     pub value: Option<String>,
     /// What is wrong.
@@ -22,12 +23,12 @@ pub struct Fault {
 impl Fault {
     /// A fault without its value.
     pub fn new(
-        place: impl Into<String>,
+        location: impl Into<String>,
         problem: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
         Self {
-            place: place.into(),
+            location: location.into(),
             value: None,
             problem: problem.into(),
             fix: fix.into(),
@@ -50,8 +51,8 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.place.is_empty() {
-            write!(f, "{}", self.place)?;
+        if !self.location.is_empty() {
+            write!(f, "{}", self.location)?;
             if let Some(value) = &self.value {
                 write!(f, " = {value}")?;
             }

@@ -107,7 +107,7 @@ impl ServerSpec {
     /// A hash of everything that shapes a child. A reload keeps the sessions of a server whose
     /// version is the same; it changes with the value of a `${…}` too.
     pub fn version(&self) -> SpecVersion {
-        self.remembered.get(|| SpecVersion::of(self))
+        self.remembered.get(|| SpecVersion::hash(self))
     }
 }
 
@@ -210,7 +210,7 @@ struct Name {
 }
 
 impl Name {
-    fn of(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         let exact = text.trim();
         Self {
             exact: exact.into(),
@@ -222,7 +222,7 @@ impl Name {
 impl Allow {
     /// Lists as the file has them. White space around names does not count.
     pub fn new(users: &[String], groups: &[String], roles: &[String], keys: &[String]) -> Self {
-        let names = |list: &[String]| list.iter().map(|text| Name::of(text)).collect();
+        let names = |list: &[String]| list.iter().map(|text| Name::parse(text)).collect();
         Self {
             users: names(users),
             groups: names(groups),
@@ -327,7 +327,7 @@ impl HeaderForwarding {
     /// `whitelist` and `blacklist` as mcpo has them: names, or beginnings of names with a `*`. No
     /// whitelist is one with `*`.
     pub fn new(whitelist: Vec<String>, blacklist: Vec<String>) -> Self {
-        let patterns = |list: Vec<String>| list.iter().map(|text| Pattern::of(text)).collect();
+        let patterns = |list: Vec<String>| list.iter().map(|text| Pattern::parse(text)).collect();
         let mut allowed: Vec<Pattern> = patterns(whitelist);
         if allowed.is_empty() {
             allowed.push(Pattern::Beginning(String::new()));
@@ -366,7 +366,7 @@ impl HeaderForwarding {
 }
 
 impl Pattern {
-    fn of(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         let text = text.trim().to_ascii_lowercase();
         match text.strip_suffix('*') {
             Some(start) => Self::Beginning(start.to_owned()),
@@ -382,8 +382,8 @@ impl Pattern {
 pub struct SpecVersion([u8; 32]);
 
 impl SpecVersion {
-    fn of(spec: &ServerSpec) -> Self {
-        let mut hash = Parts::new("mcpo-bridge server v1");
+    fn hash(spec: &ServerSpec) -> Self {
+        let mut hash = FieldHasher::new("mcpo-bridge server v1");
         hash.text(spec.name.as_str());
         hash.text(match spec.mode {
             Mode::Stateful => "stateful",
@@ -465,9 +465,9 @@ impl fmt::Debug for SpecVersion {
 }
 
 /// Hashes parts with their lengths, which keep ("ab","c") and ("a","bc") apart.
-struct Parts(Sha256);
+struct FieldHasher(Sha256);
 
-impl Parts {
+impl FieldHasher {
     fn new(kind: &str) -> Self {
         let mut parts = Self(Sha256::new());
         parts.text(kind);

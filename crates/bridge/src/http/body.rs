@@ -42,7 +42,7 @@ pub enum Unread {
 
 impl Unread {
     /// By what reading it gave.
-    pub fn of(error: impl Into<BoxError>) -> Self {
+    pub fn from_error(error: impl Into<BoxError>) -> Self {
         let error = error.into();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
         while let Some(this) = cause {
@@ -90,7 +90,7 @@ where
     }
     let (mut share, mut first, mut all) = (memory.begin(length), Bytes::new(), Vec::new());
     while let Some(frame) = body.frame().await {
-        let Ok(chunk) = frame.map_err(Unread::of)?.into_data() else {
+        let Ok(chunk) = frame.map_err(Unread::from_error)?.into_data() else {
             continue;
         };
         let before = first.len().max(all.len());

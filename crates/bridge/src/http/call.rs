@@ -1,4 +1,4 @@
-//! `POST /mcpo/{server}/{tool}`: the OpenAPI door to a tool.
+//! `POST /mcpo/{server}/{tool}`: the OpenAPI endpoint to a tool.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -33,7 +33,7 @@ use crate::{
     config::{Mode, ServerAccess, ServerSpec, Settings},
     identity::SESSION_HEADER,
     replicas::{Exit, Located, Payload},
-    session::{Class, Place, Wants},
+    session::{Class, Wants, WorkspaceAddress},
     telemetry::{ProblemKind, RequestId},
 };
 
@@ -128,11 +128,11 @@ async fn with_arguments(
     call.forwarded = app
         .identity
         .forwarded(&call.spec, &inbound.parts.headers, caller);
-    let wants = Wants::of(&call.spec, &call.profile, &call.caller);
-    let (mode, place) = (call.spec.mode, &call.place);
+    let wants = Wants::for_caller(&call.spec, &call.profile, &call.caller);
+    let (mode, address) = (call.spec.mode, &call.address);
     let entering = app
         .replicas
-        .enter_or_forward(caller, mode, place, wants.as_ref(), forward);
+        .enter_or_forward(caller, mode, address, wants.as_ref(), forward);
     let opened = entering.await?;
     call.opened = Mutex::new(opened);
     Ok(run(app, call).await?)
@@ -162,23 +162,23 @@ async fn with_files(
         let with = WithFiles::read(app, caller, offer, tool, &inbound.parts.headers, body).await?;
         let (received, expected) = (Instant::now(), with.arguments(&with.expected())?);
         check(offer, tool, expected, received).await?;
-        Ok((with, received, place_of(caller, offer)?))
+        Ok((with, received, address_of(caller, offer)?))
     };
-    let (with, received, place) = read.await.inspect_err(refused)?;
+    let (with, received, address) = read.await.inspect_err(refused)?;
     let mode = offer.spec.mode;
     let entering = app
         .replicas
-        .enter_or_forward(caller, mode, &place, None, forward);
+        .enter_or_forward(caller, mode, &address, None, forward);
     let opened = entering.await?;
     let bring = async {
-        let (arguments, incoming) = with.bring(app, caller, offer, &place).await?;
-        note_missing_chat(app, offer, &place);
+        let (arguments, incoming) = with.bring(app, caller, offer, &address).await?;
+        note_missing_chat(app, offer, &address);
         let arguments = check(offer, tool, arguments, received).await?;
         Ok((arguments, incoming))
     };
     let (arguments, incoming) = bring.await.inspect_err(refused)?;
     let spec = offer.spec.clone();
-    let mut call = Call::of_tool(caller.clone(), spec, place, tool, arguments, inbound.id);
+    let mut call = Call::of_tool(caller.clone(), spec, address, tool, arguments, inbound.id);
     call.received = received;
     call.opened = Mutex::new(opened);
     call.incoming = Mutex::new(incoming);
@@ -189,7 +189,7 @@ async fn with_files(
 }
 
 async fn run(app: &Arc<App>, call: Box<Call>) -> Result<Response, Problem> {
-    let (spec, session) = (call.spec.clone(), call.place.session.clone());
+    let (spec, session) = (call.spec.clone(), call.address.session.clone());
     let answered = app.engine.run(call).await.map_err(Problem::from);
     let response = answered.and_then(|answer| call_response(&answer, &spec, &app.settings));
     let mut response = response.unwrap_or_else(Problem::into_response);
@@ -214,17 +214,17 @@ async fn prepare(
     id: &RequestId,
 ) -> Result<Box<Call>, Problem> {
     let received = Instant::now();
-    let parsing = body::parse(app.bodies.of(Tenant::of(caller)), body).await?;
+    let parsing = body::parse(app.bodies.for_tenant(Tenant::from_caller(caller)), body).await?;
     let arguments = read(body.clone()).await?;
     let arguments = check(offer, tool, arguments, received).await?;
     drop(parsing);
     let arguments = arguments.kept_with(body);
-    let place = place_of(caller, offer)?;
-    note_missing_chat(app, offer, &place);
+    let address = address_of(caller, offer)?;
+    note_missing_chat(app, offer, &address);
     let mut call = Call::of_tool(
         caller.clone(),
         offer.spec.clone(),
-        place,
+        address,
         tool,
         arguments,
         id,
@@ -262,9 +262,9 @@ async fn check(
     })
 }
 
-fn place_of(caller: &Caller, offer: &Offer) -> Result<Place, Problem> {
-    let place = Place::of(caller, &offer.spec);
-    place.ok_or_else(|| CallError::UnknownSession.into())
+fn address_of(caller: &Caller, offer: &Offer) -> Result<WorkspaceAddress, Problem> {
+    let address = WorkspaceAddress::for_caller(caller, &offer.spec);
+    address.ok_or_else(|| CallError::UnknownSession.into())
 }
 
 /// What a tool's address leads to.
@@ -308,8 +308,8 @@ async fn locate(
 }
 
 /// Without a chat every call is a stranger's: somebody forgot a setting in Open WebUI.
-fn note_missing_chat(app: &App, offer: &Offer, place: &Place) {
-    if offer.spec.mode == Mode::Stateful && place.class == Class::OneCall {
+fn note_missing_chat(app: &App, offer: &Offer, address: &WorkspaceAddress) {
+    if offer.spec.mode == Mode::Stateful && address.class == Class::OneCall {
         app.note_call_without_chat();
     }
 }
@@ -352,7 +352,7 @@ impl WithFiles {
             }
             let parsing = app
                 .bodies
-                .of(Tenant::of(caller))
+                .for_tenant(Tenant::from_caller(caller))
                 .parse(text.as_bytes())
                 .await;
             let _parsing = parsing.map_err(Unread::from)?;
@@ -428,7 +428,7 @@ impl WithFiles {
         app: &Arc<App>,
         caller: &Caller,
         offer: &Offer,
-        place: &Place,
+        address: &WorkspaceAddress,
     ) -> Result<(RawJson, Vec<Incoming>), Problem> {
         let expected = self.expected();
         if offer.spec.mode == Mode::Stateless {
@@ -437,7 +437,7 @@ impl WithFiles {
             return Ok((arguments, files.collect()));
         }
         let (parts, files): (Vec<_>, Vec<_>) = std::mem::take(&mut self.files).into_iter().unzip();
-        let taken = upload::take_in(app, caller, place, files).await?;
+        let taken = upload::take_in(app, caller, address, files).await?;
         let names: Vec<_> = taken.into_iter().map(|file| file.name).collect();
         Ok((self.filled(parts.iter(), &names)?, Vec::new()))
     }
@@ -469,13 +469,13 @@ fn call_response(
         .files
         .files
         .iter()
-        .map(|file| Link::of(file, settings))
+        .map(|file| Link::to_artifact(file, settings))
         .collect();
     let archive = answer
         .files
         .archive
         .as_ref()
-        .map(|file| Link::of(file, settings));
+        .map(|file| Link::to_artifact(file, settings));
     let notice = answer.notice(settings.lang);
     let result = match result_body(&answer.outcome) {
         Ok(result) => result,

@@ -92,7 +92,7 @@ impl App {
         let shows_all = self.directory.shows_all(caller);
         for (name, spec) in &config.servers {
             let mut health = server(self.catalog.peek(name));
-            if let Some(why) = self.engine.children.failed_starts().of(spec)
+            if let Some(why) = self.engine.children.failed_starts().last_of(spec)
                 && health.reason.is_none()
             {
                 health.status = "failed";

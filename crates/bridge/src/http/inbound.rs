@@ -67,7 +67,12 @@ impl Inbound<'_> {
             return Ok(body.clone());
         }
         let limit = app.settings.listen.max_body_bytes;
-        body::whole(app.bodies.of(Tenant::of(caller)), body, limit).await
+        body::whole(
+            app.bodies.for_tenant(Tenant::from_caller(caller)),
+            body,
+            limit,
+        )
+        .await
     }
 
     /// The body of a request that brings files, written down where it may have to go on. Where there are no other
@@ -123,7 +128,7 @@ pub async fn relayed(
         spool(app, body).await
     } else {
         let limit = app.settings.listen.max_body_bytes;
-        let memory = app.bodies.of(Tenant::of(&caller));
+        let memory = app.bodies.for_tenant(Tenant::from_caller(&caller));
         let read = body::whole(memory, body, limit).await;
         read.map(Payload::from).map_err(Problem::from)
     };
@@ -150,7 +155,7 @@ async fn spool(app: &App, body: &mut Body) -> Result<Payload, Problem> {
     let mut to = tokio::fs::File::from_std(to);
     let mut size = 0_u64;
     while let Some(frame) = body.frame().await {
-        let Ok(chunk) = frame.map_err(Unread::of)?.into_data() else {
+        let Ok(chunk) = frame.map_err(Unread::from_error)?.into_data() else {
             continue;
         };
         size = size.saturating_add(chunk.len() as u64);

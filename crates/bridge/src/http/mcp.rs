@@ -36,7 +36,7 @@ pub async fn post(
         let located = locate().await?;
         let body = inbound.read(app, &caller, body).await;
         let body = body.map_err(RpcError::from)?;
-        let memory = app.bodies.of(Tenant::of(&caller));
+        let memory = app.bodies.for_tenant(Tenant::from_caller(&caller));
         let parsing = body::parse(memory, &body).await.map_err(RpcError::from)?;
         let message = ClientMessage::read(&body).map_err(RpcError::from)?;
         drop(parsing);

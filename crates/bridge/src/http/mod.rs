@@ -1,4 +1,4 @@
-//! The HTTP doors: who may come in, what is asked, and how it is answered.
+//! The HTTP endpoints: who may come in, what is asked, and how it is answered.
 
 mod body;
 mod call;

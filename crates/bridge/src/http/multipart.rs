@@ -23,7 +23,7 @@ use crate::{
 
 /// A body in parts.
 #[derive(Default)]
-pub struct Parts {
+pub struct MultipartBody {
     /// The parts that are no files: names and texts.
     pub texts: Vec<(String, String)>,
     /// The files, with the names of their parts.
@@ -59,15 +59,18 @@ pub async fn read(
     caller: &Caller,
     headers: &HeaderMap,
     body: &mut Body,
-) -> Result<Parts, Problem> {
+) -> Result<MultipartBody, Problem> {
     let boundary = boundary(headers)?;
     let mut body = Reader::new(body, &boundary, most(app));
     body.check_length()?;
-    let mut parts = Parts::default();
+    let mut parts = MultipartBody::default();
     let mut texts = Texts {
         limit: app.settings.listen.max_body_bytes,
         taken: 0,
-        share: app.bodies.of(Tenant::of(caller)).begin(None),
+        share: app
+            .bodies
+            .for_tenant(Tenant::from_caller(caller))
+            .begin(None),
     };
     while let Some(head) = body.next().await? {
         let disposition = Disposition::read(&head.disposition);
@@ -484,7 +487,7 @@ impl<'b> Reader<'b> {
             let Some(frame) = self.body.frame().await else {
                 return Err(bad("the body ends within a part"));
             };
-            let frame = frame.map_err(|error| Unread::of(BoxError::from(error)))?;
+            let frame = frame.map_err(|error| Unread::from_error(BoxError::from(error)))?;
             if let Ok(data) = frame.into_data() {
                 self.came = self.came.saturating_add(data.len() as u64);
                 if self.came > self.most {

@@ -67,7 +67,7 @@ impl Problem {
         Self::new(ErrorKind::UNKNOWN_TOOL, text.into())
     }
 
-    /// 404: the tool is there, and this door cannot call it.
+    /// 404: the tool is there, and this endpoint cannot call it.
     pub fn task_only(server: &str, tool: &str) -> Self {
         let text = format!(
             "Not Found: tool '{tool}' of server '{server}' requires MCP tasks \

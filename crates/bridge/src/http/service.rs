@@ -98,7 +98,7 @@ impl Service {
             Some(Ok(permit)) => Some(permit),
             None => None,
         };
-        let id = RequestId::of(&parts.headers);
+        let id = RequestId::from_headers(&parts.headers);
         let span = span(&id, &parts.method, &pattern);
         let (methods, origin) = (route.methods(), cross_origin(&parts));
         let inside = self.enter(peer, &id, route, pattern, parts, body);
@@ -162,7 +162,7 @@ impl Service {
     ) -> Response {
         let app = &self.app;
         let requested = Requested::at(pattern, &parts.method);
-        let client = Client::of(&parts.headers, parts.version);
+        let client = Client::from_request(&parts.headers, parts.version);
         let mut body = Body::new(body);
         let mut response = match self.admit(&mut parts, &mut body).await {
             Ok(relayed) => {
@@ -378,7 +378,7 @@ pub struct Client {
 
 impl Client {
     /// By its request.
-    pub fn of(headers: &HeaderMap, version: Version) -> Self {
+    pub fn from_request(headers: &HeaderMap, version: Version) -> Self {
         let asked_for = headers.contains_key(header::EXPECT);
         Self { asked_for, version }
     }

@@ -22,20 +22,20 @@ use crate::{
     http::Audited,
     identity::SESSION_HEADER,
     replicas::{Exit, Payload},
-    session::{Place, SessionError},
+    session::{SessionError, WorkspaceAddress},
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
 
 /// What may stand behind `?`.
 #[derive(Deserialize)]
-struct Asked {
+struct UploadQuery {
     /// Whose folder, where that server has one of its own in each chat.
     server: Option<String>,
 }
 
 /// Takes files and answers with the names that they got.
 pub async fn post(app: &Arc<App>, inbound: &Inbound<'_>, body: &mut Body) -> Response {
-    let asked = match Query::<Asked>::try_from_uri(&inbound.parts.uri) {
+    let asked = match Query::<UploadQuery>::try_from_uri(&inbound.parts.uri) {
         Ok(Query(asked)) => asked,
         Err(rejection) => return rejection.into_response(),
     };
@@ -63,7 +63,7 @@ async fn upload(
 ) -> Result<Response, Exit<Problem>> {
     // Nothing is written for a caller who has no folder.
     if server.is_some() {
-        place_of(app, caller, server)?;
+        address_of(app, caller, server)?;
     }
     let kept = inbound.keep(app, body).await?;
     let written = kept.as_ref().map(Payload::body).transpose();
@@ -72,7 +72,7 @@ async fn upload(
     let sent = multipart::read(app, caller, &inbound.parts.headers, body).await?;
     let named = sent.texts.iter().find(|(name, _)| name == "server");
     let named = named.map(|(_, server)| server.as_str());
-    let place = place_of(app, caller, server.or(named))?;
+    let address = address_of(app, caller, server.or(named))?;
     let files: Vec<_> = sent.files.into_iter().map(|(_, file)| file).collect();
     if files.is_empty() {
         return Err(Problem::bad_part("the request contains no file part").into());
@@ -80,9 +80,9 @@ async fn upload(
     let forward = || Some(inbound.forward(app, caller, kept.clone()?));
     let entering =
         app.replicas
-            .enter_or_forward::<Problem>(caller, Mode::Stateful, &place, None, forward);
+            .enter_or_forward::<Problem>(caller, Mode::Stateful, &address, None, forward);
     let _opened = entering.await?;
-    let taken = take_in(app, caller, &place, files).await?;
+    let taken = take_in(app, caller, &address, files).await?;
     let total: u64 = taken.iter().map(|file| file.size).sum();
     app.metrics.uploaded(total);
     write_audit(caller, &taken, "ok");
@@ -90,7 +90,7 @@ async fn upload(
     let body = json!({ "files": files }).to_string();
     let kind = [("content-type", "application/json")];
     let mut response = (StatusCode::CREATED, kind, body).into_response();
-    if let Some(session) = &place.session
+    if let Some(session) = &address.session
         && let Ok(session) = HeaderValue::from_str(session.as_str())
     {
         let headers = response.headers_mut();
@@ -99,7 +99,11 @@ async fn upload(
     Ok(response)
 }
 
-fn place_of(app: &App, caller: &Caller, server: Option<&str>) -> Result<Place, Problem> {
+fn address_of(
+    app: &App,
+    caller: &Caller,
+    server: Option<&str>,
+) -> Result<WorkspaceAddress, Problem> {
     let config = app.directory.config();
     let mut own = None;
     if let Some(server) = server.map(str::trim).filter(|server| !server.is_empty()) {
@@ -117,8 +121,8 @@ fn place_of(app: &App, caller: &Caller, server: Option<&str>) -> Result<Place, P
         }
         own = (spec.workspace == WorkspaceScope::Own).then(|| spec.name.clone());
     }
-    let place = Place::within(caller, own.as_ref());
-    place.ok_or_else(|| Problem::from(CallError::UnknownSession))
+    let address = WorkspaceAddress::within(caller, own.as_ref());
+    address.ok_or_else(|| Problem::from(CallError::UnknownSession))
 }
 
 /// A file that lies in a folder now.
@@ -141,15 +145,15 @@ impl Taken {
     }
 }
 
-/// Puts files into the folder of a place, and starts its clock anew.
+/// Puts files into the folder of a workspace, and starts its clock anew.
 pub async fn take_in(
     app: &Arc<App>,
     caller: &Caller,
-    place: &Place,
+    address: &WorkspaceAddress,
     files: Vec<Incoming>,
 ) -> Result<Vec<Taken>, Problem> {
     let engine = &app.engine;
-    let opened = engine.sessions.open(place, &caller.principal).await;
+    let opened = engine.sessions.open(address, &caller.principal).await;
     let workspace = opened.map_err(|error: SessionError| CallError::from(error))?;
     let sent: Vec<_> = files
         .iter()
@@ -169,7 +173,7 @@ pub async fn take_in(
         tracing::warn!(%error, "the upload was not written to the journal");
     }
     drop(workspace);
-    engine.sessions.call_ended(place.key);
+    engine.sessions.call_ended(address.key);
     let names = taken?.into_iter().zip(sent);
     let taken = names.map(|(name, (sent_as, size))| Taken {
         name,

@@ -25,7 +25,7 @@ impl Identity {
         let forwarding = spec.forwarding.as_ref()?;
         let chosen = forwarding.choose(headers).into_iter();
         // What another replica sent on was looked through there, where the caller's proofs were.
-        let looked_at = caller.hop().is_some();
+        let looked_at = caller.forward_reason().is_some();
         let may = |name: &HeaderName| looked_at || self.may_leave(name, headers, caller.address);
         let mut forwarded: HeaderMap = HeaderMap::new();
         for (name, value) in chosen.filter(|(name, _)| may(name)) {

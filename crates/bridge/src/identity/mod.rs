@@ -1,4 +1,4 @@
-//! Who is calling. Every door asks here first, so that all doors believe the same things.
+//! Who is calling. Every endpoint asks here first, so that all endpoints believe the same things.
 //!
 //! One principal per request: the user of a verified token (Open WebUI's signed header, or the
 //! user's own, which Open WebUI is asked about), else of plain headers from a trusted caller, else

@@ -23,7 +23,7 @@ use super::{
     LockFile, Pin,
     folder::{Failed, Folder, Preinstalled, Record, Work},
     node,
-    pin::{Parts, wanted_node, wanted_python},
+    pin::{FieldHasher, wanted_node, wanted_python},
     python,
 };
 use crate::{
@@ -67,7 +67,7 @@ pub struct Installer {
     pub(super) settings: InstallerSettings,
     pub(super) folder: Folder,
     children: Arc<Children>,
-    pub(super) places: Arc<Semaphore>,
+    pub(super) permits: Arc<Semaphore>,
     pub(super) running: Mutex<HashMap<ServerName, Running>>,
     pub(super) changed: OnceLock<Changed>,
     warnings: Mutex<Vec<String>>,
@@ -92,7 +92,7 @@ impl Installer {
                 .over(settings.preinstalled_dir.as_deref().map(Preinstalled::open)),
             settings,
             children,
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            permits: Arc::new(Semaphore::new(AT_ONCE)),
             running: Mutex::default(),
             changed: OnceLock::new(),
             warnings: Mutex::default(),
@@ -150,15 +150,15 @@ impl Installer {
         &self,
         spec: &ServerSpec,
         lock: Option<&LockFile>,
-    ) -> Result<Asked, Option<String>> {
-        Asked::read(spec, lock, &self.folder)
+    ) -> Result<InstallRequest, Option<String>> {
+        InstallRequest::read(spec, lock, &self.folder)
     }
 
     /// Installs it, unless it is there already. With `anew`, versions are chosen again. What was
     /// chosen is remembered by [`Installer::remember`] only.
     pub async fn install(
         &self,
-        asked: &Asked,
+        asked: &InstallRequest,
         anew: bool,
         step: &(dyn Fn(Step) + Sync),
     ) -> Result<(Pin, Resolved), Failed> {
@@ -183,7 +183,7 @@ impl Installer {
     }
 
     /// Remembers what was chosen for a command that is in no lock file. Blocks.
-    pub fn remember(&self, asked: &Asked, pin: &Pin) {
+    pub fn remember(&self, asked: &InstallRequest, pin: &Pin) {
         // Without it the same is chosen again, from the caches.
         let _ = self.folder.set_pin(&asked.chosen_for(), pin);
     }
@@ -219,7 +219,7 @@ impl Installer {
 
     async fn make(
         &self,
-        asked: &Asked,
+        asked: &InstallRequest,
         pin: Option<&Pin>,
         anew: bool,
         step: &(dyn Fn(Step) + Sync),
@@ -264,7 +264,11 @@ impl Installer {
         Ok(record)
     }
 
-    pub(super) fn resolve(&self, asked: &Asked, record: &Record) -> Result<Resolved, Failed> {
+    pub(super) fn resolve(
+        &self,
+        asked: &InstallRequest,
+        record: &Record,
+    ) -> Result<Resolved, Failed> {
         let (folder, record) = self
             .folder
             .environment(&record.pin)
@@ -293,8 +297,8 @@ const PAUSE: Duration = Duration::from_secs(300);
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// An installation holds its place among those side by side no longer than this.
-const INSTALL_PLACE: Duration = Duration::from_secs(30);
+/// An installation holds its permit among those side by side no longer than this.
+const INSTALL_PERMIT_WAIT: Duration = Duration::from_secs(30);
 
 /// What a look at a server's command line and at the disk tells.
 pub enum Look {
@@ -303,7 +307,7 @@ pub enum Look {
     /// It is there.
     Installed(Box<Resolved>),
     /// It can be installed.
-    Missing(Box<Asked>),
+    Missing(Box<InstallRequest>),
     /// It is locked, and cannot be had.
     Refused(String),
 }
@@ -351,7 +355,7 @@ impl Installer {
 
     /// Says how the server is started from now on.
     pub(super) fn settle(self: &Arc<Self>, spec: &Arc<ServerSpec>, look: Look) {
-        let before = self.launches().of(spec);
+        let before = self.launches().state_of(spec);
         let state = match look {
             Look::AsWritten(why) => Launching::AsWritten(why.map(Into::into)),
             Look::Refused(why) => {
@@ -380,7 +384,7 @@ impl Installer {
     }
 
     fn installed(&self, spec: &ServerSpec, resolved: Resolved) {
-        let before = self.launches().of(spec);
+        let before = self.launches().state_of(spec);
         let same = matches!(&before, Launching::Installed(before)
             if before.identity == resolved.identity && before.locked == resolved.locked);
         if same {
@@ -401,7 +405,7 @@ impl Installer {
     }
 
     /// Installs beside the calls, unless that is under way already.
-    fn behind(self: &Arc<Self>, spec: &Arc<ServerSpec>, asked: Asked, before: &Launching) {
+    fn behind(self: &Arc<Self>, spec: &Arc<ServerSpec>, asked: InstallRequest, before: &Launching) {
         let pin = asked.pin.as_ref().map(Pin::digest).unwrap_or_default();
         let of = format!("{:?} {} {pin}", spec.version(), asked.digest);
         let mut running = lock(&self.running);
@@ -417,15 +421,15 @@ impl Installer {
         running.insert(spec.name.clone(), Running { of, _task: task });
     }
 
-    async fn until_installed(self: Arc<Self>, spec: Arc<ServerSpec>, asked: Asked) {
+    async fn until_installed(self: Arc<Self>, spec: Arc<ServerSpec>, asked: InstallRequest) {
         let mut pause = if asked.locked { PAUSE_LOCKED } else { PAUSE };
         loop {
             let done = {
-                let place = self.places.clone().acquire_owned().await;
+                let permit = self.permits.clone().acquire_owned().await;
                 // A package index that does not answer must not hold up what comes from others.
                 let _place = AbortOnDropHandle::new(tokio::spawn(async move {
-                    tokio::time::sleep(INSTALL_PLACE).await;
-                    drop(place);
+                    tokio::time::sleep(INSTALL_PERMIT_WAIT).await;
+                    drop(permit);
                 }));
                 self.install(&asked, false, &|_| {}).await
             };
@@ -504,7 +508,7 @@ const CHOOSING: [&str; 9] = [
 
 /// What can be installed for a server.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct InstallRequest {
     pub(super) wanted: Wanted,
     pub(super) command: CommandSpec,
     /// Names the command line's packages, in a lock file.
@@ -519,7 +523,7 @@ pub struct Asked {
     pub warning: Option<String>,
 }
 
-impl Asked {
+impl InstallRequest {
     /// What can be installed for this server; the error says why it runs as written, `None` if
     /// there is nothing to install. Blocks on files.
     pub(super) fn read(
@@ -598,7 +602,7 @@ impl Asked {
 
 /// Where packages come from counts too.
 fn chosen_for(command: &CommandSpec, digest: &str) -> String {
-    let mut hash = Parts::new("mcpo-bridge command v1");
+    let mut hash = FieldHasher::new("mcpo-bridge command v1");
     hash.text(digest);
     for name in CHOOSING {
         let own = command.env.get(name).cloned();

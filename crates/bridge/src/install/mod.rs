@@ -15,7 +15,7 @@ mod node;
 mod pin;
 mod python;
 
-pub use installer::{Asked, Installer, InstallerSettings, Step};
+pub use installer::{InstallRequest, Installer, InstallerSettings, Step};
 pub use pin::{LockFile, Pin};
 
 /// Below a tools folder.

@@ -48,7 +48,7 @@ pub enum Packages {
 impl Pin {
     /// Names what is installed. Equal digests make equal environments.
     pub fn digest(&self) -> String {
-        let mut hash = Parts::new("mcpo-bridge environment v1");
+        let mut hash = FieldHasher::new("mcpo-bridge environment v1");
         hash.text(&self.platform);
         match &self.packages {
             Packages::Python {
@@ -115,7 +115,7 @@ pub fn platform() -> String {
 
 /// Which packages a command line asks for; where it names local files, their content too.
 pub fn wanted_python(set: &PythonSet) -> String {
-    let mut hash = Parts::new("mcpo-bridge python v1");
+    let mut hash = FieldHasher::new("mcpo-bridge python v1");
     hash.text(set.python.as_deref().unwrap_or_default());
     hash.list(&set.requirements);
     hash.list(&set.choosing);
@@ -128,7 +128,7 @@ pub fn wanted_python(set: &PythonSet) -> String {
 
 /// Which packages a command line asks for.
 pub fn wanted_node(set: &NodeSet) -> String {
-    let mut hash = Parts::new("mcpo-bridge node v1");
+    let mut hash = FieldHasher::new("mcpo-bridge node v1");
     hash.list(&set.packages);
     hash.list(&set.fetching);
     hash.finish()
@@ -138,11 +138,11 @@ pub fn wanted_node(set: &NodeSet) -> String {
 /// uv goes by.
 pub fn stamp(source: &Path) -> String {
     if let Ok(content) = fs::read(source) {
-        let mut hash = Parts::new("file");
+        let mut hash = FieldHasher::new("file");
         hash.bytes(&content);
         return hash.finish();
     }
-    let mut hash = Parts::new("folder");
+    let mut hash = FieldHasher::new("folder");
     for name in ["pyproject.toml", "setup.py", "setup.cfg", "src"] {
         let changed = fs::metadata(source.join(name)).and_then(|found| found.modified());
         hash.text(&format!("{:?}", changed.ok()));
@@ -151,9 +151,9 @@ pub fn stamp(source: &Path) -> String {
 }
 
 /// Hashes parts with their lengths, which keep ("ab","c") and ("a","bc") apart.
-pub struct Parts(Sha256);
+pub struct FieldHasher(Sha256);
 
-impl Parts {
+impl FieldHasher {
     pub fn new(kind: &str) -> Self {
         let mut parts = Self(Sha256::new());
         parts.text(kind);

@@ -429,7 +429,7 @@ pub struct Marks {
 }
 
 impl View {
-    fn of(config: Arc<Loaded>, offers: Vec<Arc<Offer>>) -> Self {
+    fn build(config: Arc<Loaded>, offers: Vec<Arc<Offer>>) -> Self {
         let uris = all_uris(&offers);
         let mut view = Self {
             config,
@@ -525,7 +525,7 @@ impl View {
     }
 
     /// The place of a server that is known.
-    pub fn place(&self, server: &str) -> Option<usize> {
+    pub fn position(&self, server: &str) -> Option<usize> {
         let is = |offer: &Arc<Offer>| offer.spec.name.as_str() == server;
         self.offers.iter().position(is)
     }
@@ -565,9 +565,9 @@ impl View {
 
 impl View {
     /// Both are of one time: of one config, and of one state of each server that both have.
-    fn may_be_asked_for_beside(&self, newer: &Self) -> bool {
+    fn may_be_used_with(&self, newer: &Self) -> bool {
         let same = |offer: &Arc<Offer>| {
-            let place = newer.place(offer.spec.name.as_str());
+            let place = newer.position(offer.spec.name.as_str());
             place.is_none_or(|place| Arc::ptr_eq(&newer.offers[place], offer))
         };
         Arc::ptr_eq(&self.config, &newer.config) && self.offers.iter().all(same)
@@ -605,7 +605,7 @@ pub fn exchanged(
         // Clients fetch these from the web by themselves.
         let from_web = own.starts_with("https://") || own.starts_with("http://");
         if let Some(other) = (!from_web).then(|| view.other_uri(server, &own)).flatten() {
-            edits.push((place, RawJson::of(&other.into())));
+            edits.push((place, RawJson::from_json(&other.into())));
         }
     }
     let edits: Vec<_> = edits
@@ -652,7 +652,7 @@ fn find(names: &HashMap<String, Named>, name: &str) -> Option<(usize, String)> {
 
 fn renamed(item: &RawJson, key: &str, value: &str) -> RawJson {
     let place = item.member(key);
-    let value = RawJson::of(&value.into());
+    let value = RawJson::from_json(&value.into());
     place.map_or_else(|| item.clone(), |place| exchange(item, &place, &value))
 }
 
@@ -679,13 +679,13 @@ impl Views {
         if let Some(view) = known(&self.lock()) {
             return view;
         }
-        let made = Arc::new(View::of(config.clone(), offers.to_vec()));
+        let made = Arc::new(View::build(config.clone(), offers.to_vec()));
         let mut views = self.lock();
         // Somebody else may have made it meanwhile.
         if let Some(view) = known(&views) {
             return view;
         }
-        views.retain(|view| view.may_be_asked_for_beside(&made));
+        views.retain(|view| view.may_be_used_with(&made));
         if views.len() >= KEPT {
             views.remove(0);
         }

@@ -154,7 +154,7 @@ pub fn initialize(view: &View, version: &str) -> RawJson {
         "serverInfo": server_info(),
     });
     add_instructions(&mut result, view);
-    RawJson::of(&result)
+    RawJson::from_json(&result)
 }
 
 /// The answer to `server/discover`.
@@ -168,7 +168,7 @@ pub fn discover(view: &View) -> RawJson {
         "_meta": {meta::SERVER_INFO: server_info()},
     });
     add_instructions(&mut result, view);
-    RawJson::of(&result)
+    RawJson::from_json(&result)
 }
 
 fn server_info() -> Value {
@@ -308,7 +308,7 @@ async fn part(
     asked: IndexMap<String, String>,
 ) -> Result<Result<Part, Box<Response>>, McpExit> {
     let uris: Vec<&String> = asked.keys().collect();
-    let filter = RawJson::of(&json!({"resourceSubscriptions": uris}));
+    let filter = RawJson::from_json(&json!({"resourceSubscriptions": uris}));
     let place = message.params.notifications.as_ref();
     let edits: Vec<_> = place
         .map(|place| (place, filter.as_bytes()))
@@ -342,7 +342,7 @@ async fn part(
         return Ok(Err(Box::new(response)));
     }
     Ok(Ok(Part {
-        messages: Messages::of(response, request.endpoint.settings.limits.max_message()),
+        messages: Messages::from_response(response, request.endpoint.settings.limits.max_message()),
         asked,
         shown: Shown::new(view.clone(), server),
     }))
@@ -379,7 +379,7 @@ impl Part {
         let own = place.as_ref().and_then(|place| place.read::<String>().ok());
         match (place, own.and_then(|own| self.asked.get(&own))) {
             (Some(place), Some(asked)) => {
-                let asked = RawJson::of(&asked.as_str().into());
+                let asked = RawJson::from_json(&asked.as_str().into());
                 Some(splice(line, &[(&place, asked.as_bytes())]))
             }
             _ => Some(self.shown.note(&said)),
@@ -445,7 +445,7 @@ enum Reference {
 }
 
 /// Finds the server; `None` where the method does not say which it is for. Where another replica has to find it,
-/// the session is a guest there.
+/// the session is a remote one there.
 pub async fn route<'a>(
     request: &'a McpRequest<'a>,
     view: Arc<View>,
@@ -460,7 +460,7 @@ pub async fn route<'a>(
         Err(unknown) => late(request, &reference, session, unknown).await?,
     };
     let (view, (server, own)) = found;
-    let own = RawJson::of(&own.into());
+    let own = RawJson::from_json(&own.into());
     let line = splice(&message.line, &[(&place, own.as_bytes())]);
     Ok(Some(Routed {
         to: request_to(request, &view, server),
@@ -540,7 +540,7 @@ fn find_resource(view: &View, uri: &str) -> Result<(usize, String), RpcError> {
         RpcError::new(ErrorKind::BAD_ARGUMENTS, text)
     };
     if let Some((server, own)) = aggregate::read_named_uri(uri) {
-        let server = view.place(&server).ok_or_else(unknown)?;
+        let server = view.position(&server).ok_or_else(unknown)?;
         return Ok((server, own.to_owned()));
     }
     let servers = match view.owner(uri) {
@@ -571,7 +571,8 @@ async fn late(
     let before = known_view(endpoint, caller);
     let config = endpoint.directory.config();
     let mut failure = None;
-    for server in servers(&config, caller).filter(|server| before.place(server.as_str()).is_none())
+    for server in
+        servers(&config, caller).filter(|server| before.position(server.as_str()).is_none())
     {
         let may_be = match reference {
             Reference::Tool(name) | Reference::Prompt(name) => aggregate::may_be_of(server, name),
@@ -604,7 +605,7 @@ async fn learn(
             return Ok(());
         };
         if let Some(session) = session {
-            other = session::with_guest(request, session, other).await;
+            other = session::with_remote_session(request, session, other).await;
         }
         forwarding.to(&other).await?;
     }

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     config::{Mode, ServerSpec, WorkspaceScope},
-    session::Place,
+    session::WorkspaceAddress,
 };
 
 /// One message of a client's, of whichever era.
@@ -170,11 +170,11 @@ async fn initialize(
 async fn look(request: &McpRequest<'_>, spec: Option<&Arc<ServerSpec>>) -> Result<(), McpExit> {
     let (replicas, caller) = (&request.endpoint.replicas, request.caller);
     let Some(spec) = spec else { return Ok(()) };
-    let Some(place) = Place::of(caller, spec) else {
+    let Some(address) = WorkspaceAddress::for_caller(caller, spec) else {
         return Ok(());
     };
     let mut forwarding = request.forwarding();
-    while let Err(elsewhere) = replicas.look(caller, spec.mode, &place).await {
+    while let Err(elsewhere) = replicas.look(caller, spec.mode, &address).await {
         forwarding.to(&elsewhere).await?;
     }
     Ok(())

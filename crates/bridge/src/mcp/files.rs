@@ -81,7 +81,7 @@ fn blocks(answer: &Answer, spec: &ServerSpec, settings: &Settings, embeds: bool)
         }
     });
     let links = answer.files.all().map(|file| {
-        let link = Link::of(file, settings);
+        let link = Link::to_artifact(file, settings);
         json!({
             "type": "resource_link",
             "uri": link.url,

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_model::ServerName;
-use bridge_process::{Ear, Profile, Replier};
+use bridge_process::{Profile, Responder, WeakNotifier};
 use bridge_protocol::{
     ClientMessage, Kind, RawJson,
     era::Era,
@@ -24,19 +24,19 @@ use tokio::sync::mpsc;
 
 use super::{
     RpcError, lists,
-    relay::{Asked, Manner, Relay, json, refused, with_token},
+    relay::{Manner, Relay, RequestOutcome, json, refused, with_token},
     request::{Entered, McpExit, McpRequest, ServerRequest, relayed},
     session,
     session::McpSession,
 };
 use crate::{
-    call::Parking,
+    call::PendingInput,
     catalog::Offer,
     config::WorkspaceScope,
     error_table::ErrorKind,
     mcp::Endpoint,
-    replicas::Homed,
-    session::{Class, Place, Wants},
+    replicas::RoutableSessionId,
+    session::{Class, Wants, WorkspaceAddress},
 };
 
 /// The stream of a session.
@@ -69,7 +69,7 @@ pub fn greeted(
     session: &McpSession,
 ) -> Response {
     let mut response = json(lists::answer(message, result));
-    let id = Homed {
+    let id = RoutableSessionId {
         token: session.id.clone(),
         home: endpoint.replicas.own(),
     };
@@ -93,13 +93,16 @@ pub async fn session(
         let message = "Session not found: send initialize again";
         RpcError::new(ErrorKind::UNKNOWN_SESSION, message)
     };
-    let id = id.to_str().unwrap_or_default().parse::<Homed>();
+    let id = id.to_str().unwrap_or_default().parse::<RoutableSessionId>();
     let id = id.map_err(|_| unknown())?;
     let (sessions, principal) = (&endpoint.sessions, &caller.principal);
     let found = if id.home == endpoint.replicas.own() {
         sessions.find(&id.token, principal, server)
-    } else if let Some(guest) = caller.guest().filter(|guest| guest.id == id.token) {
-        sessions.guest(principal, guest)
+    } else if let Some(remote_session) = caller
+        .remote_session()
+        .filter(|remote_session| remote_session.id == id.token)
+    {
+        sessions.remote_session(principal, remote_session)
     } else {
         return Err(request.forward_home(id.home, unknown).await);
     };
@@ -185,25 +188,25 @@ pub async fn relay(
         log_level: Some(session.log_level()),
         ..Profile::silent()
     };
-    let place = enter(&to, &session, &profile).await?;
+    let address = enter(&to, &session, &profile).await?;
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
     let cancellation = in_flight.cancellation.clone();
     let reads_modern = &*relayed.method == method::RESOURCES_READ && is_modern(&to.offer);
-    let mut call = to.call(relayed, place, profile);
+    let mut call = to.call(relayed, address, profile);
     let manner = Arc::new(LegacyManner {
         session: session.clone(),
         id: id.clone(),
         token: message.params.meta.progress_token.clone(),
         reads_modern,
-        parking: call.parking.clone(),
+        pending_input: call.pending_input.clone(),
         child: Mutex::default(),
     });
     let (followed, mode) = (session.clone(), call.spec.mode);
     let shown = to.shown.clone();
     let asked = manner.clone();
     call.on_child = Some(Arc::new(move |child| {
-        *asked.child.lock() = Some(child.ear());
+        *asked.child.lock() = Some(child.notifier());
         followed.follow(child, mode, shown.clone());
     }));
     let mut relay = Relay::start(
@@ -220,43 +223,47 @@ pub async fn relay(
     Ok(relay.respond().await)
 }
 
-/// Opens the place here, or has the request answered where it belongs: there the session is a guest.
+/// Opens the workspace here, or has the request answered where it belongs: there the session is a guest.
 async fn enter(
     to: &ServerRequest<'_>,
     session: &Arc<McpSession>,
     profile: &Profile,
 ) -> Result<Entered, McpExit> {
-    let place = place(to, session)?;
+    let address = address(to, session)?;
     let McpRequest {
         endpoint, caller, ..
     } = to.request;
     let spec = &to.offer.spec;
-    let wants = Wants::of(spec, profile, caller);
+    let wants = Wants::for_caller(spec, profile, caller);
     let mut forwarding = to.request.forwarding();
     let replicas = &endpoint.replicas;
     loop {
         match replicas
-            .enter(caller, spec.mode, &place, wants.as_ref())
+            .enter(caller, spec.mode, &address, wants.as_ref())
             .await
         {
-            Ok(workspace) => return Ok(Entered { place, workspace }),
+            Ok(workspace) => return Ok(Entered { address, workspace }),
             Err(elsewhere) => {
-                let elsewhere = session::with_guest(to.request, session, elsewhere).await;
+                let elsewhere = session::with_remote_session(to.request, session, elsewhere).await;
                 forwarding.to(&elsewhere).await?;
             }
         }
     }
 }
 
-/// The chat's place, as the OpenAPI door has it; for clients that send no chat, the session's own.
-fn place(to: &ServerRequest<'_>, session: &McpSession) -> Result<Place, RpcError> {
-    let place = to.place()?;
+/// The chat's address, as the OpenAPI endpoint has it; for clients that send no chat, the session's own.
+fn address(to: &ServerRequest<'_>, session: &McpSession) -> Result<WorkspaceAddress, RpcError> {
+    let address = to.address()?;
     let spec = &to.offer.spec;
-    if place.class == Class::Lasting {
-        return Ok(place);
+    if address.class == Class::Lasting {
+        return Ok(address);
     }
     let own = (spec.workspace == WorkspaceScope::Own).then_some(&spec.name);
-    Ok(Place::of_protocol(&session.principal, &session.id, own))
+    Ok(WorkspaceAddress::of_protocol(
+        &session.principal,
+        &session.id,
+        own,
+    ))
 }
 
 /// How a client with a session is spoken to while a request of his runs.
@@ -266,9 +273,9 @@ struct LegacyManner {
     token: Option<RawJson>,
     /// The answer of a child of 2026-07-28 to a read.
     reads_modern: bool,
-    parking: Parking,
+    pending_input: PendingInput,
     /// The child that serves it.
-    child: Mutex<Option<Ear>>,
+    child: Mutex<Option<WeakNotifier>>,
 }
 
 impl Manner for LegacyManner {
@@ -280,28 +287,28 @@ impl Manner for LegacyManner {
         with_token(said, self.token.as_ref())
     }
 
-    fn asked(&self, said: Said, replier: Replier) -> Asked {
+    fn asked(&self, said: Said, responder: Responder) -> RequestOutcome {
         // What we do not know is the client's to judge.
         if let Some((code, why)) = refused(&self.session.capabilities, &said) {
-            replier.refuse(code, &why);
-            return Asked::Declined;
+            responder.refuse(code, &why);
+            return RequestOutcome::Declined;
         }
         let Some(id) = said.id.clone() else {
-            return Asked::Declined;
+            return RequestOutcome::Declined;
         };
         let meta = said
             .params
             .as_ref()
             .and_then(|params| params.member("_meta"));
         let token = meta.and_then(|meta| meta.member(meta::PROGRESS_TOKEN));
-        let parking = self.parking.clone();
-        let Some(number) = self.session.ask(replier, parking, token.clone()) else {
-            return Asked::Declined;
+        let pending_input = self.pending_input.clone();
+        let Some(number) = self.session.ask(responder, pending_input, token.clone()) else {
+            return RequestOutcome::Declined;
         };
         let number = number.to_string();
         let mut edits = vec![(&id, number.as_bytes())];
         edits.extend(token.as_ref().map(|token| (token, number.as_bytes())));
-        Asked::Send(splice(&said.line, &edits))
+        RequestOutcome::Send(splice(&said.line, &edits))
     }
 
     fn answered(&self, reply: &Reply) -> Bytes {

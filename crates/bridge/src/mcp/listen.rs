@@ -173,9 +173,9 @@ async fn subscribe(
     let found: Arc<Mutex<News>> = Arc::default();
     let keep = found.clone();
     let relayed = relayed(&to.offer, message, Era::Modern)?;
-    let place = to.enter(to.place()?, None).await?;
+    let address = to.enter(to.address()?, None).await?;
     let able = message.params.meta.client_capabilities.as_ref();
-    let mut call = to.call(relayed, place, Profile::able(able.unwrap_or(&Map::new())));
+    let mut call = to.call(relayed, address, Profile::able(able.unwrap_or(&Map::new())));
     call.on_child = Some(Arc::new(move |child: &Child| {
         let mut kept = keep.lock();
         *kept = Some(child.news());

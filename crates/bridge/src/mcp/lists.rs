@@ -24,7 +24,7 @@ pub fn agree(wanted: Option<&str>) -> &'static str {
 pub fn initialize(offer: &Offer, version: &str) -> RawJson {
     let hello = &offer.learnt.hello_raw;
     let said = hello.member("protocolVersion");
-    let version = RawJson::of(&version.into());
+    let version = RawJson::from_json(&version.into());
     said.map_or_else(|| hello.clone(), |said| exchange(hello, &said, &version))
 }
 
@@ -122,7 +122,7 @@ pub fn discover(offer: &Offer) -> RawJson {
     if let Some(text) = &hello.instructions {
         result["instructions"] = text.as_str().into();
     }
-    RawJson::of(&result)
+    RawJson::from_json(&result)
 }
 
 fn server_info(offer: &Offer) -> Value {
@@ -181,7 +181,7 @@ pub fn earlier_code(error: &RawJson) -> RawJson {
 fn recoded(error: &RawJson, from: i64, to: i64) -> RawJson {
     match error.member("code") {
         Some(found) if code(error) == Some(from) => {
-            exchange(error, &found, &RawJson::of(&to.into()))
+            exchange(error, &found, &RawJson::from_json(&to.into()))
         }
         _ => error.clone(),
     }

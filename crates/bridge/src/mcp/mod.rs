@@ -1,4 +1,4 @@
-//! The MCP door: Streamable HTTP in front of any child.
+//! The MCP endpoint: Streamable HTTP in front of any child.
 //!
 //! Messages pass byte by byte; what changes is ids, progress tokens, our folder's path, and the
 //! links that are appended to a tool's result.
@@ -26,7 +26,7 @@ use crate::{
 pub use aggregate::Views;
 pub use endpoint::{delete, get, post};
 pub use error::RpcError;
-pub use relay::Parks;
+pub use relay::PendingInputs;
 pub use request::{McpExit, McpRequest, Scope, locate_offer};
 pub use session::McpSessions;
 
@@ -47,7 +47,7 @@ pub struct Endpoint {
     /// The protocol's own sessions.
     pub sessions: McpSessions,
     /// Calls that wait for their client's retry.
-    pub parks: Parks,
+    pub pending_inputs: PendingInputs,
     /// What the endpoint of all servers offers.
     pub views: Views,
 }

@@ -1,6 +1,6 @@
 //! Clients of 2026-07-28: no session, every request complete in itself, in front of children that
 //! were spoken to as legacy ones. What a child asks becomes `input_required`, and the client's
-//! retry goes on with the parked call.
+//! retry goes on with the pending call.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use bridge_process::{Cancellation, Profile, Replier, STANDING, needed};
+use bridge_process::{Cancellation, LONG_LIVED, Profile, Responder, needed};
 use bridge_protocol::{
     ClientMessage, Kind, RawJson, Tool, code,
     era::{Era, Signs},
@@ -22,7 +22,9 @@ use serde_json::{Map, Value};
 use super::relay::Retry;
 use super::{
     listen, lists,
-    relay::{Asked, Manner, Relay, json as answer_json, refused, with_subscription, with_token},
+    relay::{
+        Manner, Relay, RequestOutcome, json as answer_json, refused, with_subscription, with_token,
+    },
     request::{McpExit, McpRequest, ServerRequest, relayed},
 };
 use crate::{catalog::Offer, config::Mode, replicas::Exit};
@@ -39,7 +41,7 @@ pub fn is_modern(headers: &HeaderMap, message: &ClientMessage) -> bool {
         in_session: headers.contains_key(header_name::SESSION_ID),
         initializes: message.kind == Kind::Request(method::INITIALIZE.into()),
     };
-    Era::of(&signs) == Era::Modern
+    Era::detect(&signs) == Era::Modern
 }
 
 /// The tool that a message calls.
@@ -70,9 +72,9 @@ pub async fn request(
         return listen::listen(to, &message).await;
     }
     if let Some(state) = &message.params.request_state {
-        let (request, parks) = (to.request, &to.request.endpoint.parks);
-        let retry = Retry::of(&request.caller.principal, &to.offer.spec.name, &message);
-        match parks.take(request, state, &retry, &message).await {
+        let (request, pending_inputs) = (to.request, &to.request.endpoint.pending_inputs);
+        let retry = Retry::for_message(&request.caller.principal, &to.offer.spec.name, &message);
+        match pending_inputs.take(request, state, &retry, &message).await {
             Ok(relay) => {
                 let manner = manner(&message, method);
                 return Ok(relay.go_on(message.answer_id(), manner).respond().await);
@@ -96,7 +98,7 @@ async fn relay(
     let McpRequest {
         endpoint, caller, ..
     } = to.request;
-    let retry = Retry::of(&caller.principal, &to.offer.spec.name, &message);
+    let retry = Retry::for_message(&caller.principal, &to.offer.spec.name, &message);
     let relayed = relayed(&to.offer, &message, Era::Modern)?;
     let profile = if is_modern {
         Profile::modern()
@@ -104,18 +106,18 @@ async fn relay(
         let able = message.params.meta.client_capabilities.as_ref();
         Profile::able(able.unwrap_or(&Map::new()))
     };
-    let place = to.enter(to.place()?, Some(&profile)).await?;
-    let mut call = to.call(relayed, place, profile);
+    let address = to.enter(to.address()?, Some(&profile)).await?;
+    let mut call = to.call(relayed, address, profile);
     let mut owner = endpoint.sessions.owner();
     if method == method::LISTEN {
         // A subscription lasts as long as its client wants.
         Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
-        owner = STANDING;
+        owner = LONG_LIVED;
     }
     let (id, manner) = (message.answer_id(), manner(&message, method));
     let cancellation = Cancellation::default();
     let mut relay = Relay::start(endpoint, owner, id, manner, cancellation, call);
-    relay.can_park(retry);
+    relay.can_await_retry(retry);
     relay.for_openwebui(to.is_openwebui(message.params.meta.client_name.as_deref()));
     relay.show(to.shown);
     Ok(relay.respond().await)
@@ -157,15 +159,15 @@ impl Manner for ModernManner {
         }
     }
 
-    fn asked(&self, said: Said, replier: Replier) -> Asked {
+    fn asked(&self, said: Said, responder: Responder) -> RequestOutcome {
         if needed(&said.method).is_none() {
-            return Asked::Declined;
+            return RequestOutcome::Declined;
         }
         match refused(&self.capabilities, &said) {
-            None => Asked::Park(said, replier),
+            None => RequestOutcome::AwaitRetry(said, responder),
             Some((code, why)) => {
-                replier.refuse(code, &why);
-                Asked::Declined
+                responder.refuse(code, &why);
+                RequestOutcome::Declined
             }
         }
     }

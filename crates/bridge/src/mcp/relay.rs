@@ -8,7 +8,9 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Principal, ServerName, SessionId};
-use bridge_process::{BACKLOG, Cancellation, Heard, Hearing, Replier, can_answer, needed};
+use bridge_process::{
+    BACKLOG, Cancellation, MessageSink, Responder, ServerMessage, can_answer, needed,
+};
 use bridge_protocol::{
     ClientMessage, RawJson, code,
     jsonrpc::{Reply, Said, splice},
@@ -31,10 +33,10 @@ use super::{
     session::InFlight,
 };
 use crate::{
-    call::{Answer, Ask, Call, CallError, Parking},
+    call::{Answer, Ask, Call, CallError, PendingInput},
     config::ServerSpec,
     error_table::ErrorKind,
-    replicas::Homed,
+    replicas::RoutableSessionId,
 };
 
 /// A silent call becomes a stream after this long, so that pings can keep it open: clients give up
@@ -52,7 +54,7 @@ pub trait Manner: Send + Sync + 'static {
     /// A line for the client's stream; `None` where it is not for him.
     fn told(&self, said: &Said) -> Option<Bytes>;
     /// The child asks: a line for the stream, or an answer that ends the request for now.
-    fn asked(&self, said: Said, replier: Replier) -> Asked;
+    fn asked(&self, said: Said, responder: Responder) -> RequestOutcome;
     /// The final answer.
     fn answered(&self, reply: &Reply) -> Bytes;
     /// The HTTP status that goes with it.
@@ -62,20 +64,20 @@ pub trait Manner: Send + Sync + 'static {
 }
 
 /// What to do about a child's request.
-pub enum Asked {
+pub enum RequestOutcome {
     /// Send this to the client, who will answer.
     Send(Bytes),
     /// Nothing: the child was declined.
     Declined,
     /// The request waits for its client's retry, which brings the answer.
-    Park(Said, Replier),
+    AwaitRetry(Said, Responder),
 }
 
 /// A running request.
 pub struct Relay {
     manner: Arc<dyn Manner>,
     call: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
-    heard: mpsc::Receiver<Heard>,
+    messages: mpsc::Receiver<ServerMessage>,
     cancellation: Cancellation,
     spec: Arc<ServerSpec>,
     lists_tools: bool,
@@ -83,11 +85,11 @@ pub struct Relay {
     endpoint: Arc<Endpoint>,
     id: RawJson,
     /// What the child asked and the client's retry will answer.
-    asked: IndexMap<String, (Said, Replier)>,
+    asked: IndexMap<String, (Said, Responder)>,
     asks: usize,
     /// What the client answered, for the child to hear once the call goes on.
-    answers: Vec<(Replier, RawJson)>,
-    parking: Parking,
+    answers: Vec<(Responder, RawJson)>,
+    pending_input: PendingInput,
     retry: Option<Retry>,
     /// The client can cancel the request by its id while this lives.
     in_flight: Option<InFlight>,
@@ -100,7 +102,7 @@ pub struct Relay {
 enum Next {
     Event(Bytes),
     Done(Box<Result<Reply, RpcError>>),
-    Parked,
+    InputRequired,
 }
 
 impl Relay {
@@ -113,14 +115,14 @@ impl Relay {
         cancellation: Cancellation,
         mut call: Box<Call>,
     ) -> Self {
-        let (sender, heard) = mpsc::channel(BACKLOG);
-        call.hearing = Some(Hearing {
+        let (sender, messages) = mpsc::channel(BACKLOG);
+        call.sink = Some(MessageSink {
             owner,
-            heard: sender,
+            messages: sender,
             cancellation: cancellation.clone(),
             witness: None,
         });
-        let parking = call.parking.clone();
+        let pending_input = call.pending_input.clone();
         let spec = call.spec.clone();
         let asks =
             |method: &str| matches!(&call.ask, Ask::Relay(asked) if &*asked.method == method);
@@ -129,7 +131,7 @@ impl Relay {
         Self {
             manner,
             call: Box::pin(async move { engine.run_apart(call).await }),
-            heard,
+            messages,
             cancellation,
             spec,
             lists_tools,
@@ -139,7 +141,7 @@ impl Relay {
             asked: IndexMap::new(),
             asks: 0,
             answers: Vec::new(),
-            parking,
+            pending_input,
             retry: None,
             in_flight: None,
             shown: None,
@@ -163,15 +165,15 @@ impl Relay {
     }
 
     /// Lets the request wait for its client's retry.
-    pub fn can_park(&mut self, retry: Retry) {
+    pub fn can_await_retry(&mut self, retry: Retry) {
         self.retry = Some(retry);
     }
 
     /// Takes the answers to what the child asked, as far as the client gave them.
     pub fn answer(&mut self, answers: &IndexMap<String, RawJson>) {
         for (key, answer) in answers {
-            if let Some((_, replier)) = self.asked.shift_remove(key) {
-                self.answers.push((replier, answer.clone()));
+            if let Some((_, responder)) = self.asked.shift_remove(key) {
+                self.answers.push((responder, answer.clone()));
             }
         }
     }
@@ -179,7 +181,7 @@ impl Relay {
     /// Goes on as the request with this id.
     pub fn go_on(mut self, id: RawJson, manner: Arc<dyn Manner>) -> Self {
         if self.asked.is_empty() {
-            self.parking.come_back();
+            self.pending_input.answered();
         }
         self.id = id;
         self.manner = manner;
@@ -197,7 +199,7 @@ impl Relay {
                 }
                 Err(error) => error.into_response(),
             },
-            Ok(Next::Parked) => match self.park() {
+            Ok(Next::InputRequired) => match self.await_retry() {
                 Ok(line) => json(line),
                 Err(error) => error.into_response(),
             },
@@ -232,7 +234,9 @@ impl Relay {
                         }
                         continue;
                     }
-                    Next::Parked => self.park().unwrap_or_else(|error| error.body().into()),
+                    Next::InputRequired => self
+                        .await_retry()
+                        .unwrap_or_else(|error| error.body().into()),
                     Next::Done(done) => match *done {
                         Ok(reply) => self.manner.answered(&reply),
                         Err(error) => error.body().into(),
@@ -246,13 +250,13 @@ impl Relay {
     }
 
     /// Gives the request away until its retry; returns the answer for now.
-    fn park(self) -> Result<Bytes, RpcError> {
+    fn await_retry(self) -> Result<Bytes, RpcError> {
         let Some(retry) = self.retry.clone() else {
             return Err(
                 RpcError::invalid("this request cannot wait for input").to(Some(self.id.clone()))
             );
         };
-        self.parking.park();
+        self.pending_input.begin();
         let asked = self.asked.iter().map(|(key, (said, _))| {
             let key = serde_json::Value::from(key.as_str());
             let method = serde_json::Value::from(&*said.method);
@@ -260,14 +264,14 @@ impl Relay {
             format!(r#"{key}:{{"method":{method},"params":{params}}}"#)
         });
         let asked = asked.collect::<Vec<_>>().join(",");
-        let (parks, id) = (self.endpoint.parks.clone(), self.id.clone());
+        let (pending_inputs, id) = (self.endpoint.pending_inputs.clone(), self.id.clone());
         let home = self.endpoint.replicas.own();
         let stopping = self.endpoint.engine.stopping.clone();
         let kept = self.endpoint.settings.limits.input_timeout;
-        let token = parks
-            .park(retry, self, kept, stopping)
+        let token = pending_inputs
+            .add(retry, self, kept, stopping)
             .map_err(|error| error.to(Some(id.clone())))?;
-        let state = Homed { token, home };
+        let state = RoutableSessionId { token, home };
         Ok(format!(
             r#"{{"jsonrpc":"2.0","id":{},"result":{{"resultType":"input_required","inputRequests":{{{asked}}},"requestState":"{state}"}}}}"#,
             id.as_str(),
@@ -282,7 +286,7 @@ impl Relay {
             let answered = !self.answers.is_empty();
             tokio::select! {
                 biased;
-                Some(heard) = self.heard.recv() => if let Some(next) = self.hear(heard) {
+                Some(message) = self.messages.recv() => if let Some(next) = self.hear(message) {
                     return next;
                 },
                 answer = &mut self.call => return self.last(answer),
@@ -290,21 +294,21 @@ impl Relay {
                     let error = RpcError::new(ErrorKind::CANCELLED, "cancelled");
                     return Next::Done(Box::new(Err(error.to(Some(self.id.clone())))));
                 }
-                () = self.parking.resumed(), if answered && !gathering => {
-                    for (replier, answer) in self.answers.drain(..) {
-                        replier.result(&answer);
+                () = self.pending_input.resumed(), if answered && !gathering => {
+                    for (responder, answer) in self.answers.drain(..) {
+                        responder.result(&answer);
                     }
                 }
                 // What a child asks together goes out together.
-                () = tokio::time::sleep(GATHER), if gathering => return Next::Parked,
+                () = tokio::time::sleep(GATHER), if gathering => return Next::InputRequired,
             }
         }
     }
 
     /// The answer is in; what was said before it goes first.
     fn last(&mut self, answer: Result<Answer, CallError>) -> Next {
-        while let Ok(heard) = self.heard.try_recv() {
-            if let Some(Next::Event(event)) = self.hear(heard) {
+        while let Ok(message) = self.messages.try_recv() {
+            if let Some(Next::Event(event)) = self.hear(message) {
                 self.call = Box::pin(std::future::ready(answer));
                 return Next::Event(event);
             }
@@ -312,20 +316,20 @@ impl Relay {
         Next::Done(Box::new(self.finish(answer)))
     }
 
-    fn hear(&mut self, heard: Heard) -> Option<Next> {
-        match heard {
-            Heard::Told(said) => self.manner.told(&said).map(Next::Event),
-            Heard::Asked(said, replier) => match self.manner.asked(said, replier) {
-                Asked::Send(line) => Some(Next::Event(line)),
-                Asked::Declined => None,
-                Asked::Park(said, replier) => {
+    fn hear(&mut self, message: ServerMessage) -> Option<Next> {
+        match message {
+            ServerMessage::Notification(said) => self.manner.told(&said).map(Next::Event),
+            ServerMessage::Request(said, responder) => match self.manner.asked(said, responder) {
+                RequestOutcome::Send(line) => Some(Next::Event(line)),
+                RequestOutcome::Declined => None,
+                RequestOutcome::AwaitRetry(said, responder) => {
                     self.asks += 1;
-                    let key = replier.key.as_ref().map(ToString::to_string);
+                    let key = responder.key.as_ref().map(ToString::to_string);
                     let key = key.unwrap_or_else(|| {
                         let kind = said.method.split('/').next().unwrap_or_default();
                         format!("{kind}_{}", self.asks)
                     });
-                    self.asked.insert(key, (said, replier));
+                    self.asked.insert(key, (said, responder));
                     None
                 }
             },
@@ -389,22 +393,22 @@ pub fn with_subscription(said: &Said, id: &RawJson) -> Option<Bytes> {
 }
 
 // Calls that wait for their client: what a child asked went out as `input_required`, and the
-// client's retry goes on with the call. A parked call belongs to one principal, is resumed by one
+// client's retry goes on with the call. A pending call belongs to one principal, is resumed by one
 // retry of the same request, and expires.
 
-/// Parked calls of one principal.
+/// Pending calls of one principal.
 const MOST: usize = 100;
 
-/// All parked calls of this bridge.
+/// All calls whose input is pending on this bridge.
 #[derive(Clone, Default)]
-pub struct Parks {
+pub struct PendingInputs {
     all: Arc<Mutex<HashMap<SessionId, (Retry, Relay)>>>,
 }
 
-impl Parks {
+impl PendingInputs {
     /// Keeps a call for so long, or until the bridge stops; returns the `requestState` that brings
     /// it back.
-    pub fn park(
+    pub fn add(
         &self,
         retry: Retry,
         relay: Relay,
@@ -424,13 +428,13 @@ impl Parks {
         let state = SessionId::random();
         all.insert(state.clone(), (retry, relay));
         drop(all);
-        let (parks, expired) = (self.clone(), state.clone());
+        let (pending_inputs, expired) = (self.clone(), state.clone());
         tokio::spawn(async move {
             // A bridge that stops takes no retries.
             let expiry = tokio::time::sleep(kept);
             stopping.run_until_cancelled(expiry).await;
             // Dropping it cancels the call.
-            let gone = parks.lock().remove(&expired);
+            let gone = pending_inputs.lock().remove(&expired);
             drop(gone);
         });
         Ok(state)
@@ -447,7 +451,7 @@ impl Parks {
     ) -> Result<Relay, McpExit> {
         let unknown =
             || RpcError::params("requestState is unknown, expired or belongs to another request");
-        let state: Homed = state.parse().map_err(|_| unknown())?;
+        let state: RoutableSessionId = state.parse().map_err(|_| unknown())?;
         if state.home != request.endpoint.replicas.own() {
             return Err(request.forward_home(state.home, unknown).await);
         }
@@ -486,7 +490,7 @@ fn answers(message: &ClientMessage) -> IndexMap<String, RawJson> {
 
 // Which request may go on with a call that waits for its client.
 
-/// Which request may go on with a parked call: whose it is, and what it asks.
+/// Which request may go on with a pending call: whose it is, and what it asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     pub(super) principal: Principal,
@@ -496,7 +500,11 @@ pub struct Retry {
 
 impl Retry {
     /// Of a request or of its retry: the same method, name and arguments.
-    pub fn of(principal: &Principal, server: &ServerName, message: &ClientMessage) -> Self {
+    pub fn for_message(
+        principal: &Principal,
+        server: &ServerName,
+        message: &ClientMessage,
+    ) -> Self {
         let params = &message.params;
         let name = params.name.as_ref().map_or("", |(name, _)| name);
         let uri = params.uri.as_deref().unwrap_or_default();

@@ -20,13 +20,13 @@ use tokio::time::Instant;
 
 use super::{Endpoint, RpcError, aggregate::Shown, files::is_openwebui};
 use crate::{
-    call::{Ask, Call, Parking, Relayed},
+    call::{Ask, Call, PendingInput, Relayed},
     catalog::{Knowledge, Offer},
     config::ServerAccess,
     error_table::ErrorKind,
     identity::user_needed,
     replicas::{Exit, Forward, Forwarding, Located},
-    session::{OpenWorkspace, Place, Wants},
+    session::{OpenWorkspace, Wants, WorkspaceAddress},
     telemetry::{REQUEST_ID, RequestId},
 };
 
@@ -66,10 +66,10 @@ pub struct ServerRequest<'a> {
     pub shown: Option<Shown>,
 }
 
-/// A place that was opened here.
+/// A workspace that was opened here.
 pub struct Entered {
     /// Where a call works.
-    pub place: Place,
+    pub address: WorkspaceAddress,
     /// Its workspace, if it has one of its own.
     pub workspace: Option<OpenWorkspace>,
 }
@@ -146,9 +146,9 @@ fn unknown(server: &str) -> RpcError {
 }
 
 impl ServerRequest<'_> {
-    /// Where a call of this caller works, as the OpenAPI door has it; an error where it may only
+    /// Where a call of this caller works, as the OpenAPI endpoint has it; an error where it may only
     /// read what the server offers.
-    pub fn place(&self) -> Result<Place, RpcError> {
+    pub fn address(&self) -> Result<WorkspaceAddress, RpcError> {
         let (endpoint, caller) = (self.request.endpoint, self.request.caller);
         let server = self.offer.spec.name.as_str();
         match endpoint.directory.server_for(server, caller) {
@@ -159,23 +159,27 @@ impl ServerRequest<'_> {
             }
             None => return Err(unknown(server)),
         }
-        Place::of(caller, &self.offer.spec)
+        WorkspaceAddress::for_caller(caller, &self.offer.spec)
             .ok_or_else(|| RpcError::new(ErrorKind::UNKNOWN_SESSION, "session not found"))
     }
 
-    /// Opens the place here, or has the request answered where it belongs. With a profile, it is
+    /// Opens the workspace here, or has the request answered where it belongs. With a profile, it is
     /// for a request to a child that is spoken to like that.
-    pub async fn enter(&self, place: Place, profile: Option<&Profile>) -> Result<Entered, McpExit> {
+    pub async fn enter(
+        &self,
+        address: WorkspaceAddress,
+        profile: Option<&Profile>,
+    ) -> Result<Entered, McpExit> {
         let McpRequest {
             endpoint, caller, ..
         } = self.request;
         let spec = &self.offer.spec;
-        let wants = profile.and_then(|profile| Wants::of(spec, profile, caller));
+        let wants = profile.and_then(|profile| Wants::for_caller(spec, profile, caller));
         let forward = || Some(self.request.forward());
         let (replicas, wants) = (&endpoint.replicas, wants.as_ref());
-        let entering = replicas.enter_or_forward(caller, spec.mode, &place, wants, forward);
+        let entering = replicas.enter_or_forward(caller, spec.mode, &address, wants, forward);
         let workspace = entering.await?;
-        Ok(Entered { place, workspace })
+        Ok(Entered { address, workspace })
     }
 
     /// Whether Open WebUI asks, which may also say its name.
@@ -184,7 +188,7 @@ impl ServerRequest<'_> {
         is_openwebui(self.request.headers, names, client_name)
     }
 
-    /// A call that passes a request on to the child at this place. Nobody hears what the child says
+    /// A call that passes a request on to the child at this address. Nobody hears what the child says
     /// meanwhile, and it cannot wait for its client.
     pub fn call(&self, relayed: Relayed, entered: Entered, profile: Profile) -> Box<Call> {
         let request = self.request;
@@ -192,13 +196,13 @@ impl ServerRequest<'_> {
         Box::new(Call {
             caller: request.caller.clone(),
             spec: self.offer.spec.clone(),
-            place: entered.place,
+            address: entered.address,
             opened: Mutex::new(entered.workspace),
             ask: Ask::Relay(relayed),
             profile,
-            hearing: None,
+            sink: None,
             on_child: None,
-            parking: Parking::default(),
+            pending_input: PendingInput::default(),
             incoming: Mutex::default(),
             forwarded: identity.forwarded(&self.offer.spec, request.headers, request.caller),
             request_id: request.id.clone(),
@@ -212,7 +216,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
     let Kind::Request(method) = &message.kind else {
         return Err(RpcError::invalid("not a request"));
     };
-    let (mut tool, mut place) = (None, None);
+    let (mut tool, mut name_text) = (None, None);
     if &**method == method::TOOLS_CALL {
         let Some((name, lies)) = &message.params.name else {
             let text = "params.name (the tool's name) is missing";
@@ -222,7 +226,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
             let text = format!("Unknown tool: {name}");
             return Err(RpcError::new(ErrorKind::UNKNOWN_TOOL, text));
         }
-        (tool, place) = (Some(name.as_str().into()), Some(lies.clone()));
+        (tool, name_text) = (Some(name.as_str().into()), Some(lies.clone()));
     }
     Ok(Relayed {
         line: message.line.clone(),
@@ -231,7 +235,7 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
         era,
         method: method.clone(),
         tool,
-        name: place,
+        name: name_text,
         arguments: message.params.arguments.clone(),
         meta: message.params.meta.whole.clone(),
     })

@@ -18,8 +18,8 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, header},
     response::{IntoResponse as _, Response},
 };
-use bridge_model::{Guest, Hop, Principal, ServerName, SessionId};
-use bridge_process::{Cancellation, Child, Ear, Replier};
+use bridge_model::{ForwardReason, Principal, RemoteSession, ServerName, SessionId};
+use bridge_process::{Cancellation, Child, Responder, WeakNotifier};
 use bridge_protocol::{
     RawJson, header_name,
     jsonrpc::{Said, splice},
@@ -41,10 +41,10 @@ use uuid::Uuid;
 
 use super::{aggregate::Shown, request::McpRequest};
 use crate::{
-    call::Parking,
+    call::PendingInput,
     catalog::News,
     config::{Mode, ServerSpec},
-    replicas::{Abroad, Elsewhere, Forward, Homed},
+    replicas::{Elsewhere, Forward, RoutableSessionId, SessionProxies},
 };
 
 /// A session that nobody used for this long is forgotten; its client then begins anew.
@@ -89,34 +89,34 @@ pub struct McpSession {
     pub ended: CancellationToken,
     in_flight: Mutex<Requests>,
     requests: AtomicU64,
-    asked: Mutex<HashMap<u64, Asked>>,
+    asked: Mutex<HashMap<u64, PendingServerRequest>>,
     asks: AtomicU64,
-    followed: Mutex<HashMap<u64, Option<Ear>>>,
+    followed: Mutex<HashMap<u64, Option<WeakNotifier>>>,
     /// Told to each child that is followed from now on.
     greeting: Mutex<Option<bytes::Bytes>>,
     log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
     /// Where else its children live.
-    pub abroad: Abroad,
+    pub session_proxies: SessionProxies,
 }
 
 /// Requests under way by the client's id: one that he uses twice at once is of both.
 type Requests = HashMap<Vec<u8>, Vec<(u64, Cancellation)>>;
 
 /// What a child asked and the client has not answered.
-struct Asked {
-    replier: Replier,
-    parking: Parking,
+struct PendingServerRequest {
+    responder: Responder,
+    pending_input: PendingInput,
     /// The child's own, for progress with the answer.
     token: Option<RawJson>,
 }
 
-impl Asked {
+impl PendingServerRequest {
     /// Whether the call for which it was asked waits for another answer, too.
     fn is_one_of_several(&self, others: &HashMap<u64, Self>) -> bool {
         others
             .values()
-            .any(|other| other.parking.is_of(&self.parking))
+            .any(|other| other.pending_input.is_of(&self.pending_input))
     }
 }
 
@@ -129,7 +129,7 @@ impl McpSessions {
         version: &str,
         capabilities: Map<String, Value>,
     ) -> Arc<McpSession> {
-        let made = Guest {
+        let made = RemoteSession {
             id: SessionId::random(),
             server,
             version: version.into(),
@@ -144,16 +144,29 @@ impl McpSessions {
 
     /// The session of another replica's that came with a request of its client's. Its questions
     /// have numbers that the home and other replicas do not give.
-    pub fn guest(&self, principal: &Principal, guest: &Guest) -> Option<Arc<McpSession>> {
-        let known = lock(&self.all).contains_key(&guest.id);
+    pub fn remote_session(
+        &self,
+        principal: &Principal,
+        remote_session: &RemoteSession,
+    ) -> Option<Arc<McpSession>> {
+        let known = lock(&self.all).contains_key(&remote_session.id);
         if !known {
             let apart = Uuid::new_v4().as_u64_pair().0 >> 12 | 1 << 32;
-            let session = McpSession::new(principal.clone(), guest.clone(), self.owner(), apart);
+            let session = McpSession::new(
+                principal.clone(),
+                remote_session.clone(),
+                self.owner(),
+                apart,
+            );
             self.keep(&Arc::new(session));
         }
-        let found = self.find(&guest.id, principal, guest.server.as_ref())?;
-        found.set_log_level(&guest.log_level);
-        if let Some(greeting) = &guest.greeting {
+        let found = self.find(
+            &remote_session.id,
+            principal,
+            remote_session.server.as_ref(),
+        )?;
+        found.set_log_level(&remote_session.log_level);
+        if let Some(greeting) = &remote_session.greeting {
             *lock(&found.greeting) = Some(greeting.to_string().into());
         }
         Some(found)
@@ -232,7 +245,7 @@ impl McpSessions {
 }
 
 impl McpSession {
-    fn new(principal: Principal, made: Guest, owner: u64, first_ask: u64) -> Self {
+    fn new(principal: Principal, made: RemoteSession, owner: u64, first_ask: u64) -> Self {
         Self {
             id: made.id,
             principal,
@@ -250,13 +263,13 @@ impl McpSession {
             greeting: Mutex::new(made.greeting.map(|line| String::from(line).into())),
             log_level: Mutex::new(made.log_level),
             last_used: Mutex::new(Instant::now()),
-            abroad: Abroad::default(),
+            session_proxies: SessionProxies::default(),
         }
     }
 
     /// What another replica needs to go on with it.
-    pub fn as_guest(&self) -> Guest {
-        Guest {
+    pub fn to_remote_session(&self) -> RemoteSession {
+        RemoteSession {
             id: self.id.clone(),
             server: self.server.clone(),
             version: self.version.clone(),
@@ -295,17 +308,22 @@ impl McpSession {
     /// Keeps the way back to a child that asked, under a number of ours, which stands for the
     /// child's progress token, too: several children may use the same. `None`, and the child is
     /// declined, where too much waits for this client already.
-    pub fn ask(&self, replier: Replier, parking: Parking, token: Option<RawJson>) -> Option<u64> {
+    pub fn ask(
+        &self,
+        responder: Responder,
+        pending_input: PendingInput,
+        token: Option<RawJson>,
+    ) -> Option<u64> {
         let mut asked = lock(&self.asked);
         if asked.len() >= MOST_ASKED {
             drop(asked);
             return None;
         }
         let number = self.asks.fetch_add(1, Ordering::Relaxed);
-        parking.park();
-        let ours = Asked {
-            replier,
-            parking,
+        pending_input.begin();
+        let ours = PendingServerRequest {
+            responder,
+            pending_input,
             token,
         };
         asked.insert(number, ours);
@@ -321,21 +339,21 @@ impl McpSession {
             return false;
         };
         let line = splice(line, &[(token, own.as_bytes())]);
-        found.replier.tell(&line);
+        found.responder.tell(&line);
         true
     }
 
     /// The child no longer wants the answer to what it asked with this id: the line that says so,
     /// with our number for it; `None` where nothing of it is open.
-    pub fn withdrawn(&self, said: &Said, ear: &Ear) -> Option<bytes::Bytes> {
+    pub fn withdrawn(&self, said: &Said, notifier: &WeakNotifier) -> Option<bytes::Bytes> {
         let id = said.params.as_ref()?.member("requestId")?;
         let mut asked = lock(&self.asked);
         let mut open = asked.iter();
-        let found = open.find(|(_, asked)| ear.asked(&asked.replier, &id));
+        let found = open.find(|(_, asked)| notifier.asked(&asked.responder, &id));
         let number = *found?.0;
         let gone = asked.remove(&number)?;
         if !gone.is_one_of_several(&asked) {
-            gone.parking.come_back();
+            gone.pending_input.answered();
         }
         drop(asked);
         Some(splice(&said.line, &[(&id, number.to_string().as_bytes())]))
@@ -352,14 +370,14 @@ impl McpSession {
         drop(open);
         if waits {
             // The call still waits for its caller; the child may need this answer to ask no more.
-            asked.replier.relay(line, id);
+            asked.responder.relay(line, id);
             return true;
         }
-        asked.parking.come_back();
+        asked.pending_input.answered();
         let (line, id) = (line.clone(), id.clone());
         tokio::spawn(async move {
-            asked.parking.resumed().await;
-            asked.replier.relay(&line, &id);
+            asked.pending_input.resumed().await;
+            asked.responder.relay(&line, &id);
         });
         true
     }
@@ -377,8 +395,8 @@ impl McpSession {
     /// Passes what the client tells on to its children. A shared child is not told: it would take
     /// one caller's word for everybody's.
     pub fn tell(&self, line: &bytes::Bytes) {
-        for ear in lock(&self.followed).values().flatten() {
-            ear.tell(line);
+        for notifier in lock(&self.followed).values().flatten() {
+            notifier.tell(line);
         }
     }
 
@@ -392,20 +410,20 @@ impl McpSession {
     /// now on the child hears what the client tells. `shown` is how its resources are called.
     pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode, shown: Option<Shown>) {
         let mut followed = lock(&self.followed);
-        followed.retain(|_, ear| ear.as_ref().is_none_or(Ear::is_open));
-        let ear = (mode != Mode::Shared).then(|| child.ear());
+        followed.retain(|_, notifier| notifier.as_ref().is_none_or(WeakNotifier::is_open));
+        let notifier = (mode != Mode::Shared).then(|| child.notifier());
         let greeting = lock(&self.greeting).clone();
-        if let (Some(ear), Some(greeting)) = (&ear, greeting)
+        if let (Some(notifier), Some(greeting)) = (&notifier, greeting)
             && !followed.contains_key(&child.number())
         {
-            ear.tell(&greeting);
+            notifier.tell(&greeting);
         }
-        if followed.insert(child.number(), ear).is_some() {
+        if followed.insert(child.number(), notifier).is_some() {
             return;
         }
         drop(followed);
         let (ended, mut news) = (self.ended.clone(), child.news());
-        let (session, ear) = (Arc::downgrade(self), child.ear());
+        let (session, notifier) = (Arc::downgrade(self), child.notifier());
         tokio::spawn(ended.run_until_cancelled_owned(async move {
             loop {
                 let said = match news.recv().await {
@@ -416,7 +434,7 @@ impl McpSession {
                 let Some(session) = session.upgrade() else {
                     return;
                 };
-                if let Some(line) = session.told(&said, &ear, shown.as_ref()) {
+                if let Some(line) = session.told(&said, &notifier, shown.as_ref()) {
                     session.outbox.push(&line);
                 }
             }
@@ -424,9 +442,14 @@ impl McpSession {
     }
 
     /// What a child said, as the client is to read it.
-    fn told(&self, said: &Said, ear: &Ear, shown: Option<&Shown>) -> Option<bytes::Bytes> {
+    fn told(
+        &self,
+        said: &Said,
+        notifier: &WeakNotifier,
+        shown: Option<&Shown>,
+    ) -> Option<bytes::Bytes> {
         match (&*said.method, shown) {
-            (method::CANCELLED, _) => self.withdrawn(said, ear),
+            (method::CANCELLED, _) => self.withdrawn(said, notifier),
             (_, Some(shown)) => Some(shown.note(said)),
             (_, None) => Some(said.line.clone()),
         }
@@ -464,38 +487,38 @@ fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
     mutex.lock()
 }
 
-// A protocol session whose chat is worked on by another replica: it is a guest there, and what is
+// A protocol session whose chat is worked on by another replica: it is a remote session there, and what is
 // said to it there comes back into its stream here.
 
 /// Where the session's request goes, with what the other replica needs to take the session in. What its child
 /// says to nobody in particular is heard here before the request goes there.
-pub async fn with_guest(
+pub async fn with_remote_session(
     request: &McpRequest<'_>,
     session: &Arc<McpSession>,
     elsewhere: Elsewhere,
 ) -> Elsewhere {
-    // A guest's own request came by a lease, and does not go on.
-    if request.caller.hop() == Some(Hop::Lease) {
+    // The own request of a remote session came by a lease, and does not go on.
+    if request.caller.forward_reason() == Some(ForwardReason::Lease) {
         return elsewhere;
     }
     let elsewhere = Elsewhere {
-        guest: Some(Arc::new(session.as_guest())),
+        remote_session: Some(Arc::new(session.to_remote_session())),
         ..elsewhere
     };
-    if !elsewhere.draining && session.abroad.add(elsewhere.to) {
+    if !elsewhere.draining && session.session_proxies.add(elsewhere.to) {
         hear(request, session, &elsewhere).await;
     }
     elsewhere
 }
 
-/// Passes on what the client tells or answers to wherever the session is a guest.
+/// Passes on what the client tells or answers to wherever the session is a remote one.
 pub async fn tell(request: &McpRequest<'_>, session: &McpSession, method: &Method, line: &Bytes) {
-    if request.caller.hop() == Some(Hop::Lease) {
+    if request.caller.forward_reason() == Some(ForwardReason::Lease) {
         return;
     }
-    for instance in session.abroad.all() {
+    for instance in session.session_proxies.all() {
         let Some(to) = there(request, session, instance).await else {
-            session.abroad.remove(instance);
+            session.session_proxies.remove(instance);
             continue;
         };
         let sent = of_session(request, session, method, line);
@@ -508,12 +531,13 @@ async fn hear(request: &McpRequest<'_>, session: &Arc<McpSession>, to: &Elsewher
     let sent = of_session(request, session, &Method::GET, &Bytes::new());
     let replicas = &request.endpoint.replicas;
     let Some(stream) = replicas.listen(to, request.caller, &sent).await else {
-        session.abroad.remove(to.to);
+        session.session_proxies.remove(to.to);
         return;
     };
     let (session, to) = (session.clone(), to.to);
     let stopping = request.endpoint.engine.stopping.clone();
-    let mut stream = Messages::of(stream, request.endpoint.settings.limits.max_message());
+    let mut stream =
+        Messages::from_response(stream, request.endpoint.settings.limits.max_message());
     tokio::spawn(async move {
         let ended = session.ended.clone();
         let pass = async {
@@ -524,7 +548,7 @@ async fn hear(request: &McpRequest<'_>, session: &Arc<McpSession>, to: &Elsewher
         stopping
             .run_until_cancelled(ended.run_until_cancelled(pass))
             .await;
-        session.abroad.remove(to);
+        session.session_proxies.remove(to);
     });
 }
 
@@ -535,8 +559,8 @@ async fn there(
 ) -> Option<Elsewhere> {
     let found = request.endpoint.replicas.home(instance).await?;
     Some(Elsewhere {
-        hop: Hop::Lease,
-        guest: Some(Arc::new(session.as_guest())),
+        reason: ForwardReason::Lease,
+        remote_session: Some(Arc::new(session.to_remote_session())),
         ..found
     })
 }
@@ -549,7 +573,7 @@ fn of_session(
     body: &Bytes,
 ) -> Forward {
     let mut headers = request.headers.clone();
-    let id = Homed {
+    let id = RoutableSessionId {
         token: session.id.clone(),
         home: request.endpoint.replicas.own(),
     };
@@ -721,7 +745,7 @@ pub struct Messages {
 
 impl Messages {
     /// Of this response. `limit` in bytes bounds one event.
-    pub fn of(response: Response, limit: usize) -> Self {
+    pub fn from_response(response: Response, limit: usize) -> Self {
         Self {
             body: response.into_body().into_data_stream(),
             parser: Parser::new(limit, Cursor::default()),
@@ -777,7 +801,7 @@ mod stream_tests {
             .map(|chunk| Ok::<_, Infallible>(*chunk))
             .collect();
         let body = Body::from_stream(futures_util::stream::iter(chunks));
-        let mut messages = Messages::of(Response::new(body), limit);
+        let mut messages = Messages::from_response(Response::new(body), limit);
         let mut found = Vec::new();
         while let Some(message) = messages.next().await {
             found.push(message);

@@ -27,7 +27,7 @@ use axum::{
     response::Response,
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use bridge_model::{Caller, Guest, Hop, hex};
+use bridge_model::{Caller, ForwardReason, RemoteSession, hex};
 use bridge_state::{InstanceId, StagedFile};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -280,9 +280,12 @@ const LONGEST: usize = 64 * 1024;
 pub struct Envelope {
     /// The replica that it is for: no other takes it.
     to: InstanceId,
-    hop: Hop,
+    // Renaming a member on the wire would break updates of one replica after the other.
+    #[serde(rename = "hop")]
+    reason: ForwardReason,
     caller: Caller,
-    guest: Option<Arc<Guest>>,
+    #[serde(rename = "guest")]
+    remote_session: Option<Arc<RemoteSession>>,
 }
 
 /// Why an envelope is not taken.
@@ -296,12 +299,17 @@ pub enum Refused {
 
 impl Envelope {
     /// For one request.
-    pub fn new(to: InstanceId, caller: &Caller, hop: Hop, guest: Option<Arc<Guest>>) -> Self {
+    pub fn new(
+        to: InstanceId,
+        caller: &Caller,
+        reason: ForwardReason,
+        remote_session: Option<Arc<RemoteSession>>,
+    ) -> Self {
         Self {
             to,
-            hop,
+            reason,
             caller: caller.clone(),
-            guest,
+            remote_session,
         }
     }
 
@@ -322,7 +330,7 @@ impl Envelope {
             return Err(Refused::Misdirected);
         }
         Ok(Caller {
-            forwarded: Some((envelope.hop, envelope.guest)),
+            forwarded: Some((envelope.reason, envelope.remote_session)),
             ..envelope.caller
         })
     }
@@ -456,18 +464,19 @@ mod envelope_tests {
     #[test]
     fn the_caller_arrives_as_he_was_proven() {
         let own = InstanceId::random();
-        let written = Envelope::new(own, &alice(), Hop::Lease, None).written();
+        let written = Envelope::new(own, &alice(), ForwardReason::Lease, None).written();
         let caller = Envelope::read(&written.unwrap(), own).unwrap();
         assert_eq!(caller.principal, alice().principal);
         assert_eq!(caller.user, alice().user);
         assert!(caller.trusted);
         assert_eq!(caller.chat, alice().chat);
-        assert_eq!(caller.hop(), Some(Hop::Lease));
+        assert_eq!(caller.forward_reason(), Some(ForwardReason::Lease));
     }
 
     #[test]
     fn it_is_for_one_replica() {
-        let written = Envelope::new(InstanceId::random(), &alice(), Hop::Lease, None).written();
+        let written =
+            Envelope::new(InstanceId::random(), &alice(), ForwardReason::Lease, None).written();
         let read = Envelope::read(&written.unwrap(), InstanceId::random());
         assert_eq!(read.unwrap_err(), Refused::Misdirected);
     }

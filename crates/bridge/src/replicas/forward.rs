@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bridge_model::{Caller, Hop, Principal, SessionId};
+use bridge_model::{Caller, ForwardReason, Principal, SessionId};
 use bridge_state::{InstanceId, Peer};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -134,8 +134,8 @@ impl Replicas {
             to: peer.instance,
             address: Some(peer.address.clone()),
             draining: false,
-            hop: Hop::Lease,
-            guest: None,
+            reason: ForwardReason::Lease,
+            remote_session: None,
         };
         let proven = self.knock(&to, &peer.address).await;
         proven
@@ -150,7 +150,7 @@ impl Replicas {
         caller: &Caller,
         request: &Forward,
     ) -> Result<Answer, Failed> {
-        let envelope = Envelope::new(to.to, caller, to.hop, to.guest.clone()).written();
+        let envelope = Envelope::new(to.to, caller, to.reason, to.remote_session.clone()).written();
         let envelope = envelope.ok_or_else(|| {
             Failed::NotSent(
                 "the client's identity and capabilities are too large to forward".to_owned(),
@@ -429,7 +429,7 @@ impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
         let mut patience = self.replicas.silence;
         if elsewhere.draining {
             patience = self.replicas.patience;
-        } else if !may_go_on(self.caller.hop(), elsewhere.hop) {
+        } else if !may_go_on(self.caller.forward_reason(), elsewhere.reason) {
             // Who sent it here looks again, and knows more then.
             return Err(Exit::Answered(Box::new(again())));
         } else {
@@ -464,28 +464,28 @@ impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
 }
 
 /// By a session and then by a lease, each at most once.
-fn may_go_on(came: Option<Hop>, goes: Hop) -> bool {
+fn may_go_on(came: Option<ForwardReason>, goes: ForwardReason) -> bool {
     match came {
         None => true,
-        Some(Hop::Session) => goes == Hop::Lease,
-        Some(Hop::Lease) => false,
+        Some(ForwardReason::Session) => goes == ForwardReason::Lease,
+        Some(ForwardReason::Lease) => false,
     }
 }
 
 // Protocol sessions on several replicas: the one that made it is its home, and its id says so. Where
-// a chat's child lives on another one, the session is a guest there, and the home passes on what
+// a chat's child lives on another one, the session is a remote one there, and the home passes on what
 // either side says.
 
 /// An id that names the replica which knows it: `{token}.{instance}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Homed {
+pub struct RoutableSessionId {
     /// The secret part.
     pub token: SessionId,
     /// The replica.
     pub home: InstanceId,
 }
 
-impl fmt::Display for Homed {
+impl fmt::Display for RoutableSessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.token.as_str(), self.home)
     }
@@ -494,24 +494,24 @@ impl fmt::Display for Homed {
 /// Not an id of ours.
 #[derive(Debug, thiserror::Error)]
 #[error("not a session id of this service")]
-pub struct InvalidHomed;
+pub struct InvalidRoutableSessionId;
 
-impl FromStr for Homed {
-    type Err = InvalidHomed;
+impl FromStr for RoutableSessionId {
+    type Err = InvalidRoutableSessionId;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (token, home) = text.split_once('.').ok_or(InvalidHomed)?;
+        let (token, home) = text.split_once('.').ok_or(InvalidRoutableSessionId)?;
         Ok(Self {
-            token: token.parse().map_err(|_| InvalidHomed)?,
-            home: home.parse().map_err(|_| InvalidHomed)?,
+            token: token.parse().map_err(|_| InvalidRoutableSessionId)?,
+            home: home.parse().map_err(|_| InvalidRoutableSessionId)?,
         })
     }
 }
 
-/// The replicas where a session is a guest.
+/// The replicas where a session of this one is a remote one.
 #[derive(Debug, Default)]
-pub struct Abroad(Mutex<HashSet<InstanceId>>);
+pub struct SessionProxies(Mutex<HashSet<InstanceId>>);
 
-impl Abroad {
+impl SessionProxies {
     /// Notes one; `false` if it is known.
     pub fn add(&self, instance: InstanceId) -> bool {
         self.lock().insert(instance)
@@ -603,12 +603,18 @@ mod forwarding_tests {
 
     #[test]
     fn no_request_goes_round_in_circles() {
-        for goes in [Hop::Session, Hop::Lease] {
+        for goes in [ForwardReason::Session, ForwardReason::Lease] {
             assert!(may_go_on(None, goes));
-            assert!(!may_go_on(Some(Hop::Lease), goes));
+            assert!(!may_go_on(Some(ForwardReason::Lease), goes));
         }
-        assert!(may_go_on(Some(Hop::Session), Hop::Lease));
-        assert!(!may_go_on(Some(Hop::Session), Hop::Session));
+        assert!(may_go_on(
+            Some(ForwardReason::Session),
+            ForwardReason::Lease
+        ));
+        assert!(!may_go_on(
+            Some(ForwardReason::Session),
+            ForwardReason::Session
+        ));
     }
 }
 

@@ -52,16 +52,16 @@ impl PeerKey {
     /// The one of the settings, else the one that lies in the jobs folder.
     pub fn new(given: Option<&Secret>, store: &ChatStore) -> Result<Self, StoreError> {
         Ok(match given {
-            Some(secret) => Self::of(secret.expose().as_bytes()),
+            Some(secret) => Self::from_secret(secret.expose().as_bytes()),
             None => Self {
                 in_jobs_folder: true,
-                ..Self::of(&store.peer_key()?)
+                ..Self::from_secret(&store.peer_key()?)
             },
         })
     }
 
     /// With these bytes.
-    pub fn of(secret: &[u8]) -> Self {
+    pub fn from_secret(secret: &[u8]) -> Self {
         let seed = seed(secret);
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed).expect("a seed has 32 bytes");
         let public = rustls::sign::public_key_to_spki(&ED25519, pair.public_key())
@@ -308,7 +308,10 @@ mod tests {
 
     #[test]
     fn both_ends_prove_the_same_secret() {
-        let (one, two) = (PeerKey::of(b"secret"), PeerKey::of(b"secret"));
+        let (one, two) = (
+            PeerKey::from_secret(b"secret"),
+            PeerKey::from_secret(b"secret"),
+        );
         let (client, server) = meet(&one, &two).unwrap();
         assert_eq!(client.alpn_protocol(), Some(PROTOCOL));
         assert!(server.peer_certificates().is_some());
@@ -316,7 +319,10 @@ mod tests {
 
     #[test]
     fn an_end_with_another_secret_is_refused_by_either_side() {
-        let (one, two) = (PeerKey::of(b"secret"), PeerKey::of(b"another"));
+        let (one, two) = (
+            PeerKey::from_secret(b"secret"),
+            PeerKey::from_secret(b"another"),
+        );
         let refused = meet(&one, &two).unwrap_err();
         assert_eq!(refused, Error::General(OTHER_KEY.to_owned()));
         // One that takes any server is refused by that.
@@ -344,7 +350,10 @@ mod tests {
 
     #[test]
     fn an_end_that_shows_the_public_key_alone_is_refused() {
-        let (one, two) = (PeerKey::of(b"secret"), PeerKey::of(b"another"));
+        let (one, two) = (
+            PeerKey::from_secret(b"secret"),
+            PeerKey::from_secret(b"another"),
+        );
         let private = PrivatePkcs8KeyDer::from([&PKCS8_PREFIX[..], &seed(b"another")].concat());
         let signing = provider::sign::any_eddsa_type(&private).unwrap();
         let shown = vec![CertificateDer::from(seed_public(b"secret"))];

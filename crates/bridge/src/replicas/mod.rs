@@ -1,9 +1,9 @@
 //! Several bridges on one jobs folder: a request that belongs to another one goes there.
 //!
 //! ```text
-//! client ──▶ any replica ──▶ the one that holds the chat's lease          [`Hop::Lease`]
+//! client ──▶ any replica ──▶ the one that holds the chat's lease          [`ForwardReason::Lease`]
 //!                       └──▶ the one that made the protocol session  ──▶  the one with the lease
-//!                            or parked the call                [`Hop::Session`]
+//!                            or keeps the call that waits       [`ForwardReason::Session`]
 //! ```
 //! A request that came by a lease never goes on, and one that came by a session only by a lease:
 //! there are no loops. It travels within an encrypted connection whose both ends have proven that they
@@ -26,7 +26,7 @@ use std::{
 };
 
 use axum::http::HeaderValue;
-use bridge_model::{Caller, Guest, Hop};
+use bridge_model::{Caller, ForwardReason, RemoteSession};
 use bridge_state::{ChatStore, Holder, InstanceId, Others, Peer, StoreError};
 use channel::Envelope;
 use futures_util::future::join_all;
@@ -37,7 +37,7 @@ use tokio::sync::watch;
 use crate::{
     call::CallError,
     config::{Mode, Settings},
-    session::{OpenWorkspace, Place, SessionError, Sessions, Wants},
+    session::{OpenWorkspace, SessionError, Sessions, Wants, WorkspaceAddress},
     telemetry::Metrics,
 };
 
@@ -45,7 +45,9 @@ pub use channel::{
     Fingerprint, OverChannel, PEER_HEADER, Payload, Refused, Spooled, fingerprint, is_asked_for,
     origin, switching,
 };
-pub use forward::{Abroad, Exit, Forward, Forwarding, Homed, Located, again, reachable_at};
+pub use forward::{
+    Exit, Forward, Forwarding, Located, RoutableSessionId, SessionProxies, again, reachable_at,
+};
 pub use key::PeerKey;
 
 /// What a bridge knows of the others.
@@ -93,9 +95,9 @@ pub struct Elsewhere {
     /// It is about to end: its leases come free as its calls end.
     pub draining: bool,
     /// By what the request belongs there.
-    pub hop: Hop,
+    pub reason: ForwardReason,
     /// The protocol session that goes with it, where that is ours.
-    pub guest: Option<Arc<Guest>>,
+    pub remote_session: Option<Arc<RemoteSession>>,
 }
 
 impl Replicas {
@@ -244,41 +246,41 @@ impl Replicas {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Opens the place of a call here, or has the call answered by the replica that it belongs to. A place that
+    /// Opens the workspace of a call here, or has the call answered by the replica that it belongs to. A workspace that
     /// cannot be opened for another reason is left for the call itself to fail at.
     pub async fn enter_or_forward<E: From<CallError>>(
         &self,
         caller: &Caller,
         mode: Mode,
-        place: &Place,
+        address: &WorkspaceAddress,
         wants: Option<&Arc<Wants>>,
         request: impl Fn() -> Option<Forward>,
     ) -> Result<Option<OpenWorkspace>, Exit<E>> {
         let mut forwarding = self.forwarding(caller, request);
         loop {
-            match self.enter(caller, mode, place, wants).await {
+            match self.enter(caller, mode, address, wants).await {
                 Ok(opened) => return Ok(opened),
                 Err(elsewhere) => forwarding.to(&elsewhere).await?,
             }
         }
     }
 
-    /// Opens the place of a call here, or says where it belongs.
+    /// Opens the workspace of a call here, or says where it belongs.
     pub async fn enter(
         &self,
         caller: &Caller,
         mode: Mode,
-        place: &Place,
+        address: &WorkspaceAddress,
         wants: Option<&Arc<Wants>>,
     ) -> Result<Option<OpenWorkspace>, Elsewhere> {
         if self.is_draining() {
-            return self.leave(caller, mode, place).await.map(|()| None);
+            return self.leave(caller, mode, address).await.map(|()| None);
         }
         if mode != Mode::Stateful {
             return Ok(None);
         }
         let sessions = &self.sessions;
-        match sessions.open_ahead(place, &caller.principal, wants).await {
+        match sessions.open_ahead(address, &caller.principal, wants).await {
             Ok(opened) => Ok(Some(opened)),
             Err(SessionError::Elsewhere(holder)) => Err(holder.into()),
             Err(_) => Ok(None),
@@ -287,27 +289,37 @@ impl Replicas {
 
     /// Where a chat's calls run now, if that is elsewhere; takes nothing. For what comes before a
     /// chat's first call.
-    pub async fn look(&self, caller: &Caller, mode: Mode, place: &Place) -> Result<(), Elsewhere> {
-        if caller.hop().is_some() {
+    pub async fn look(
+        &self,
+        caller: &Caller,
+        mode: Mode,
+        address: &WorkspaceAddress,
+    ) -> Result<(), Elsewhere> {
+        if caller.forward_reason().is_some() {
             return Ok(());
         }
         if self.is_draining() {
-            return self.leave(caller, mode, place).await;
+            return self.leave(caller, mode, address).await;
         }
         if mode != Mode::Stateful {
             return Ok(());
         }
-        self.holder(place).await.map_or(Ok(()), Err)
+        self.holder(address).await.map_or(Ok(()), Err)
     }
 
     /// A bridge that is about to end opens nothing: the holder gets it, or anybody else.
-    async fn leave(&self, caller: &Caller, mode: Mode, place: &Place) -> Result<(), Elsewhere> {
+    async fn leave(
+        &self,
+        caller: &Caller,
+        mode: Mode,
+        address: &WorkspaceAddress,
+    ) -> Result<(), Elsewhere> {
         if mode == Mode::Stateful
-            && let Some(held) = self.holder(place).await
+            && let Some(held) = self.holder(address).await
         {
             return Err(held);
         }
-        if caller.hop() == Some(Hop::Lease) && mode != Mode::Stateful {
+        if caller.forward_reason() == Some(ForwardReason::Lease) && mode != Mode::Stateful {
             return Ok(());
         }
         // With nobody else there, work goes on as long as it can.
@@ -317,7 +329,11 @@ impl Replicas {
     /// Another bridge for a request that has come to this one first, where this one does not know
     /// yet what its servers offer.
     pub fn anyone_for(&self, caller: &Caller) -> Option<Elsewhere> {
-        caller.hop().is_none().then(|| self.another()).flatten()
+        caller
+            .forward_reason()
+            .is_none()
+            .then(|| self.another())
+            .flatten()
     }
 
     /// The others in turn.
@@ -329,13 +345,13 @@ impl Replicas {
             to: peer.instance,
             address: Some(peer.address.clone()),
             draining: false,
-            hop: Hop::Lease,
-            guest: None,
+            reason: ForwardReason::Lease,
+            remote_session: None,
         })
     }
 
-    async fn holder(&self, place: &Place) -> Option<Elsewhere> {
-        let (store, key) = (self.store.clone(), place.key);
+    async fn holder(&self, address: &WorkspaceAddress) -> Option<Elsewhere> {
+        let (store, key) = (self.store.clone(), address.key);
         let holder = tokio::task::spawn_blocking(move || store.holder(&key)).await;
         holder.ok()?.ok()?.map(Elsewhere::from)
     }
@@ -349,8 +365,8 @@ impl Replicas {
             to: id,
             address: peer.map(|peer| peer.address),
             draining: false,
-            hop: Hop::Session,
-            guest: None,
+            reason: ForwardReason::Session,
+            remote_session: None,
         })
     }
 
@@ -389,8 +405,8 @@ impl From<Holder> for Elsewhere {
             to: holder.instance,
             address: holder.address,
             draining: holder.draining,
-            hop: Hop::Lease,
-            guest: None,
+            reason: ForwardReason::Lease,
+            remote_session: None,
         }
     }
 }

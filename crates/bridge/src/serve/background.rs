@@ -221,10 +221,10 @@ async fn measure(app: Arc<App>) {
 /// What is known of it.
 struct Leash {
     ttl: Duration,
-    state: Mutex<State>,
+    state: Mutex<LeashState>,
 }
 
-struct State {
+struct LeashState {
     confirmed: BootTime,
     neighbours: bool,
 }
@@ -234,7 +234,7 @@ impl Leash {
     pub fn new(ttl: Duration) -> Self {
         Self {
             ttl,
-            state: Mutex::new(State {
+            state: Mutex::new(LeashState {
                 confirmed: BootTime::now(),
                 neighbours: false,
             }),
@@ -251,7 +251,7 @@ impl Leash {
         self.change(|state| state.neighbours = any)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) -> Option<BootTime> {
+    fn change(&self, change: impl FnOnce(&mut LeashState)) -> Option<BootTime> {
         let mut state = self.state.lock();
         change(&mut state);
         state.neighbours.then(|| state.confirmed + self.ttl * 3 / 4)

@@ -27,7 +27,7 @@ const HANDSHAKES: usize = 64;
 #[derive(Clone)]
 pub struct Channels {
     proof: TlsAcceptor,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     open: TaskTracker,
     stopping: CancellationToken,
 }
@@ -37,7 +37,7 @@ impl Channels {
     pub fn new(proof: Arc<ServerConfig>, stopping: CancellationToken) -> Self {
         Self {
             proof: TlsAcceptor::from(proof),
-            places: Arc::new(Semaphore::new(HANDSHAKES)),
+            permits: Arc::new(Semaphore::new(HANDSHAKES)),
             open: TaskTracker::new(),
             stopping,
         }
@@ -54,7 +54,7 @@ impl Channels {
     where
         F: Future<Output = Response> + Send + 'static,
     {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             let mut response = Response::default();
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             return response;
@@ -62,7 +62,7 @@ impl Channels {
         let upgrade = hyper::upgrade::on(request);
         let channels = self.clone();
         self.open.spawn(async move {
-            channels.run(peer, upgrade, place, answer).await;
+            channels.run(peer, upgrade, permit, answer).await;
         });
         switching()
     }
@@ -71,7 +71,7 @@ impl Channels {
         self,
         peer: SocketAddr,
         upgrade: OnUpgrade,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         answer: impl Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     ) where
         F: Future<Output = Response> + Send + 'static,
@@ -84,7 +84,7 @@ impl Channels {
             proven = timeout(HANDSHAKE, proof) => proven,
             () = self.stopping.cancelled() => return,
         };
-        drop(place);
+        drop(permit);
         let stream = match proven {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {

@@ -71,7 +71,7 @@ pub async fn serve<F>(
         };
         // Without this an answer can wait 40 ms for the client's acknowledgement.
         let _ = stream.set_nodelay(true);
-        let bell = Table::stops(&connection);
+        let abort = Table::stops(&connection);
         let acceptor = tls.as_ref().map(|current| current.borrow().clone());
         let (here, answer, table) = (connection.clone(), answer.clone(), table.clone());
         let answer = move |mut request: Request<Incoming>| {
@@ -86,9 +86,9 @@ pub async fn serve<F>(
         let task = open.spawn(async move {
             let _held = held;
             match acceptor {
-                None => one(stream, &here, bell, answer).await,
+                None => one(stream, &here, abort, answer).await,
                 Some(acceptor) => match acceptor.accept(stream).await {
-                    Ok(stream) => one(stream, &here, bell, answer).await,
+                    Ok(stream) => one(stream, &here, abort, answer).await,
                     Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 },
             }
@@ -123,7 +123,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 async fn one<S, F>(
     stream: S,
     here: &Arc<Connection>,
-    bell: AbortRegistration,
+    abort: AbortRegistration,
     answer: impl Fn(Request<Incoming>) -> F,
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -151,7 +151,7 @@ async fn one<S, F>(
         .serve_connection(stream, service)
         .with_upgrades();
     let mut connection = PollAgain::new(connection);
-    let served = match Abortable::new(&mut connection, bell).await {
+    let served = match Abortable::new(&mut connection, abort).await {
         Ok(served) => served,
         Err(_stopping) => {
             connection.inner().graceful_shutdown();
@@ -214,18 +214,18 @@ const WOKEN: u8 = 2;
 /// See the module.
 pub struct PollAgain<F> {
     future: Pin<Box<F>>,
-    bell: Arc<Bell>,
+    signal: Arc<PollSignal>,
     waker: Waker,
 }
 
 /// What the future has for a waker.
 #[derive(Default)]
-struct Bell {
+struct PollSignal {
     state: AtomicU8,
     task: AtomicWaker,
 }
 
-impl Wake for Bell {
+impl Wake for PollSignal {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -243,11 +243,11 @@ impl Wake for Bell {
 
 impl<F: Future> PollAgain<F> {
     pub fn new(future: F) -> Self {
-        let bell = Arc::new(Bell::default());
+        let signal = Arc::new(PollSignal::default());
         Self {
             future: Box::pin(future),
-            waker: bell.clone().into(),
-            bell,
+            waker: signal.clone().into(),
+            signal,
         }
     }
 
@@ -263,24 +263,25 @@ impl<F: Future> Future for PollAgain<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let Self {
             future,
-            bell,
+            signal,
             waker,
         } = &mut *self;
-        bell.task.register(context.waker());
+        signal.task.register(context.waker());
         for _ in 0..MOST {
-            bell.state.store(POLLING, Ordering::Release);
+            signal.state.store(POLLING, Ordering::Release);
             let polled = future.as_mut().poll(&mut Context::from_waker(waker));
             if polled.is_ready() {
                 return polled;
             }
             let quiet =
-                bell.state
+                signal
+                    .state
                     .compare_exchange(POLLING, IDLE, Ordering::AcqRel, Ordering::Acquire);
             if quiet.is_ok() {
                 return Poll::Pending;
             }
         }
-        bell.state.store(IDLE, Ordering::Release);
+        signal.state.store(IDLE, Ordering::Release);
         context.waker().wake_by_ref();
         Poll::Pending
     }

@@ -121,7 +121,7 @@ pub struct Connection {
 
 impl Connection {
     /// One that is in no table.
-    pub fn of(peer: SocketAddr) -> Arc<Self> {
+    pub fn untracked(peer: SocketAddr) -> Arc<Self> {
         Arc::new(Self::new(peer))
     }
 
@@ -377,11 +377,11 @@ enum Room {
 /// All of them.
 pub struct Table {
     limits: Limits,
-    state: Mutex<State>,
+    state: Mutex<TableState>,
 }
 
 #[derive(Default)]
-struct State {
+struct TableState {
     next: u64,
     open: HashMap<u64, Arc<Connection>>,
     new: BTreeMap<u64, IpAddr>,
@@ -409,7 +409,7 @@ impl Drop for Held {
     }
 }
 
-impl State {
+impl TableState {
     fn forget_new(&mut self, number: u64) {
         let Some(address) = self.new.remove(&number) else {
             return;
@@ -552,7 +552,7 @@ impl Table {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TableState> {
         self.state.lock()
     }
 
@@ -590,7 +590,7 @@ impl Table {
         }
         let number = state.next;
         state.next += 1;
-        let connection = Connection::of(peer);
+        let connection = Connection::untracked(peer);
         let _ = connection.table.set((self.clone(), number));
         state.open.insert(number, connection.clone());
         state.new.insert(number, address);
@@ -870,7 +870,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_late_after_a_silence_and_below_the_least_rate() {
-        let connection = Connection::of(peer(1));
+        let connection = Connection::untracked(peer(1));
         let limits = Limits {
             body: Duration::from_secs(30),
             ..table(1, 1).limits

@@ -346,7 +346,7 @@ mod tests {
                 client.write_all(part).await.unwrap();
             }
         });
-        let connection = Connection::of(PEER);
+        let connection = Connection::untracked(PEER);
         // Read in one piece where a piece is larger than the pipe.
         let server = tokio::io::BufReader::with_capacity(cut, server);
         let mut wire = Wire::new(server, connection.clone());

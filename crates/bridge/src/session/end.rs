@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{Class, Ending, ONE_CALL_IDLE, Session, Sessions, Turn, Workspace};
 use crate::{
-    admission::{Place, Places, Share, three_quarters},
+    admission::{Permit, Permits, Share, three_quarters},
     config::{ServerSpec, Transport},
 };
 
@@ -110,7 +110,7 @@ impl Sessions {
         }
     }
 
-    /// Ends an idle session so that a child of this tenant gets its place; `false` if there is none
+    /// Ends an idle session so that a child of this tenant gets its permit; `false` if there is none
     /// that has to give way. In the caller's `own` workspace he has the turn.
     pub(super) async fn evict_one(
         self: &Arc<Self>,
@@ -207,7 +207,7 @@ impl Sessions {
         for (_, workspace, session) in idle {
             let inside = own.as_ref().is_some_and(|own| Arc::ptr_eq(own, &workspace));
             let right = if inside {
-                ending.take().map(Right::Beside)
+                ending.take().map(Right::Unused)
             } else {
                 workspace.turn_if_idle().map(Right::Alone)
             };
@@ -219,7 +219,7 @@ impl Sessions {
                     _right: right,
                 });
             }
-            if let Right::Beside(unused) = right {
+            if let Right::Unused(unused) = right {
                 ending = Some(unused);
             }
         }
@@ -333,7 +333,7 @@ impl Sessions {
         how: End,
     ) {
         let status = session.child.end(how).await;
-        drop(session.give_up_place());
+        drop(session.give_up_permit());
         let (server, child) = (session.spec.name.clone(), session.child.number());
         let pid = session.child.pid();
         tracing::debug!(%server, pid, %status, "session ended");
@@ -437,7 +437,7 @@ struct Taken {
 /// What lets us end a session in a workspace. Dropping it lets others work there.
 enum Right {
     Alone(#[expect(dead_code, reason = "held, not used")] Turn),
-    Beside(Ending),
+    Unused(Ending),
 }
 
 impl Sessions {
@@ -627,36 +627,36 @@ impl Sessions {
 
 // How many stateful children may live, and how many of one tenant.
 
-/// With fewer places than this each is worth too much to be kept for others.
+/// With fewer permits than this each is worth too much to be kept for others.
 const FEW: usize = 4;
 
-/// Places for live children.
+/// Permits for live children.
 pub struct Population {
     /// Processes of this machine.
-    local: Places,
+    local: Permits,
     /// Sessions with servers elsewhere use nothing that processes need: neither makes room for the
     /// other.
-    elsewhere: Places,
+    elsewhere: Permits,
     most: usize,
     /// Of one tenant, where the settings say so.
     per_user: Option<usize>,
 }
 
 impl Population {
-    /// `most` places, at least one; of one tenant `per_user`, or else three of four.
+    /// `most` permits, at least one; of one tenant `per_user`, or else three of four.
     pub fn new(most: usize, per_user: Option<usize>) -> Self {
         let most = most.max(1);
         let share = share(most, per_user);
         Self {
-            local: Places::new(most, share),
-            elsewhere: Places::new(most, share),
+            local: Permits::new(most, share),
+            elsewhere: Permits::new(most, share),
             most,
             per_user,
         }
     }
 
-    /// Where children of this server have their places.
-    pub fn of(&self, spec: &ServerSpec) -> &Places {
+    /// Where children of this server have their permits.
+    pub fn permits_for(&self, spec: &ServerSpec) -> &Permits {
         self.kind(matches!(spec.transport, Transport::Remote(_)))
     }
 
@@ -670,7 +670,7 @@ impl Population {
         self.kind(whose.remote).is_at_share(&whose.tenant)
     }
 
-    fn kind(&self, remote: bool) -> &Places {
+    fn kind(&self, remote: bool) -> &Permits {
         if remote { &self.elsewhere } else { &self.local }
     }
 
@@ -685,8 +685,8 @@ impl Population {
         self.local.set_limit(limit, share(limit, self.per_user));
     }
 
-    /// A place for a process that is nobody's yet: one is always left to others.
-    pub fn try_spare_place(&self) -> Option<Place> {
+    /// A permit for a process that is nobody's yet: one is always left to others.
+    pub fn try_spare_permit(&self) -> Option<Permit> {
         self.local.try_enter_spare(&Tenant::bridge())
     }
 }
@@ -804,8 +804,8 @@ mod population_tests {
 
     #[test]
     fn one_tenant_leaves_a_quarter_to_others_where_there_is_one() {
-        for (places, own) in [(1, 1), (3, 3), (4, 3), (8, 6), (100, 75)] {
-            assert_eq!(free(&Population::new(places, None)), own, "of {places}");
+        for (permits, own) in [(1, 1), (3, 3), (4, 3), (8, 6), (100, 75)] {
+            assert_eq!(free(&Population::new(permits, None)), own, "of {permits}");
         }
         assert_eq!(free(&Population::new(8, Some(8))), 8);
         assert_eq!(free(&Population::new(8, Some(2))), 2);
@@ -814,9 +814,9 @@ mod population_tests {
     #[test]
     fn a_limit_is_lowered_and_raised_as_far_as_it_was() {
         let population = Population::new(10, Some(10));
-        for (limit, places) in [(7, 7), (7, 7), (3, 3), (6, 6), (100, 10), (0, 1), (10, 10)] {
+        for (limit, permits) in [(7, 7), (7, 7), (3, 3), (6, 6), (100, 10), (0, 1), (10, 10)] {
             population.set_limit(limit);
-            assert_eq!(free(&population), places);
+            assert_eq!(free(&population), permits);
         }
     }
 }

@@ -34,7 +34,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-pub use open::{Found, Place, Room, Start, Wants};
+pub use open::{Found, Room, Start, Wants, WorkspaceAddress};
 pub use pool::{Pool, PoolSettings, Spare};
 pub use shared::{SharedChild, SharedChildren};
 pub use workspace::{Class, Lent, OpenWorkspace, Session, Turn, Workspace};
@@ -60,7 +60,7 @@ pub enum SessionError {
     /// The folder holds more than is looked at.
     #[error(transparent)]
     Files(#[from] SnapshotError),
-    /// All places for stateful processes are taken, and all of them work.
+    /// All permits for stateful processes are taken, and all of them work.
     #[error("all {limit} stateful processes are busy (MCPO_STATEFUL_MAX_TOTAL_PROCESSES)")]
     Full {
         /// How many there may be.
@@ -116,7 +116,7 @@ pub struct Sessions {
     house: Notify,
     /// What he looks at then.
     agenda: Mutex<Agenda>,
-    /// Wakes those who wait for a place: a session may be idle now.
+    /// Wakes those who wait for a permit: a session may be idle now.
     room: Notify,
     /// Work that its caller cannot give up: a shutdown waits for it.
     tasks: TaskTracker,

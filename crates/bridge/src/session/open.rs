@@ -25,32 +25,32 @@ use crate::{
 };
 
 impl Sessions {
-    /// The workspace of a place, made where there is none. Held open while the `Arc` lives.
+    /// The workspace at an address, made where there is none. Held open while the `Arc` lives.
     pub async fn open(
         self: &Arc<Self>,
-        place: &Place,
+        address: &WorkspaceAddress,
         principal: &Principal,
     ) -> Result<Arc<Workspace>, SessionError> {
-        self.open_for(place, principal, None).await
+        self.open_for(address, principal, None).await
     }
 
-    /// The same for a child that works there first: a place without a folder may get one in which such a child is
+    /// The same for a child that works there first: an address without a folder may get one in which such a child is
     /// ready.
     async fn open_for(
         self: &Arc<Self>,
-        place: &Place,
+        address: &WorkspaceAddress,
         principal: &Principal,
         wants: Option<&Arc<Wants>>,
     ) -> Result<Arc<Workspace>, SessionError> {
         loop {
-            let entry = self.entries().entry(place.key).or_default().clone();
+            let entry = self.entries().entry(address.key).or_default().clone();
             let open = entry.open().clone();
             if let Some(workspace) = open
                 && self.still_held(&workspace).await
             {
                 return Ok(workspace);
             }
-            match self.opened(entry, place, principal, wants).await {
+            match self.opened(entry, address, principal, wants).await {
                 // Idle children, with four descriptors each, make room.
                 Err(error) if error.is_lack_of_room() => {
                     let why = error.to_string();
@@ -66,17 +66,17 @@ impl Sessions {
     async fn opened(
         self: &Arc<Self>,
         entry: Arc<Entry>,
-        place: &Place,
+        address: &WorkspaceAddress,
         principal: &Principal,
         wants: Option<&Arc<Wants>>,
     ) -> Result<Arc<Workspace>, SessionError> {
         let wants = wants.cloned();
         let (reply, opened) = oneshot::channel();
-        let (sessions, place) = (self.clone(), place.clone());
-        let (principal, key) = (principal.clone(), place.key);
+        let (sessions, address) = (self.clone(), address.clone());
+        let (principal, key) = (principal.clone(), address.key);
         // A task of its own: a caller who hangs up must not leave a lease that nobody knows of.
         self.tasks.spawn(async move {
-            let opened = sessions.open_entry(entry, place, principal, wants).await;
+            let opened = sessions.open_entry(entry, address, principal, wants).await;
             if reply.send(opened).is_err() {
                 sessions.call_ended(key);
             }
@@ -87,20 +87,20 @@ impl Sessions {
     async fn open_entry(
         self: &Arc<Self>,
         entry: Arc<Entry>,
-        place: Place,
+        address: WorkspaceAddress,
         principal: Principal,
         wants: Option<Arc<Wants>>,
     ) -> Result<Arc<Workspace>, SessionError> {
-        let key = place.key;
+        let key = address.key;
         let gate = entry.gate.lock().await;
         if let Some(workspace) = entry.open().clone() {
             return Ok(workspace);
         }
-        let opened = if let Some(adopted) = self.adopted(&place, &principal, wants).await {
+        let opened = if let Some(adopted) = self.adopted(&address, &principal, wants).await {
             Ok(adopted)
         } else {
             let sessions = self.clone();
-            let read = move || sessions.read(&place, &principal);
+            let read = move || sessions.read(&address, &principal);
             let opened = tokio::task::spawn_blocking(read).await;
             opened.expect("opening a folder does not panic")
         };
@@ -115,19 +115,23 @@ impl Sessions {
     }
 
     /// Blocks on the disk.
-    fn read(&self, place: &Place, principal: &Principal) -> Result<Arc<Workspace>, SessionError> {
+    fn read(
+        &self,
+        address: &WorkspaceAddress,
+        principal: &Principal,
+    ) -> Result<Arc<Workspace>, SessionError> {
         let store = &self.store;
         let new = NewChat {
             principal: PrincipalHash::from(principal),
             servers: Vec::new(),
         };
-        self.prove(place, &new)?;
+        self.prove(address, &new)?;
         let held_at = BootTime::now();
-        let found = match store.acquire(&place.key, &new)? {
+        let found = match store.acquire(&address.key, &new)? {
             Acquired::Mine(held) => held,
             Acquired::Elsewhere(holder) => return Err(SessionError::Elsewhere(holder)),
         };
-        let files = match Snapshot::of(&found.job, &self.settings.snapshot) {
+        let files = match Snapshot::look(&found.job, &self.settings.snapshot) {
             // Opened all the same: only a tool can delete what is too much.
             Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) => {
                 Ok(Snapshot::over())
@@ -138,7 +142,7 @@ impl Sessions {
             Ok(files) => {
                 tracing::debug!(job = ?found.job.id(), "workspace opened");
                 let lease = (found.lease, held_at);
-                let workspace = Workspace::new(place.key, found.job, lease, files, found.servers);
+                let workspace = Workspace::new(address.key, found.job, lease, files, found.servers);
                 Ok(Arc::new(workspace))
             }
             Err(failure) => {
@@ -150,18 +154,22 @@ impl Sessions {
         }
     }
 
-    /// Whether there may be a folder for the place. Blocks on the disk.
-    pub(super) fn prove(&self, place: &Place, new: &NewChat) -> Result<(), SessionError> {
+    /// Whether there may be a folder for the address. Blocks on the disk.
+    pub(super) fn prove(
+        &self,
+        address: &WorkspaceAddress,
+        new: &NewChat,
+    ) -> Result<(), SessionError> {
         let store = &self.store;
-        match place.claim {
+        match address.claim {
             Claim::Proven(session) => {
-                let proven = store.exists(&place.key)?;
+                let proven = store.exists(&address.key)?;
                 if !proven && !store.exists(&session)? {
                     return Err(SessionError::Unknown);
                 }
             }
             // A server with a folder of its own comes first: the others' folder proves the id.
-            Claim::Minted(session) if session != place.key => {
+            Claim::Minted(session) if session != address.key => {
                 store.ensure(&session, new)?;
             }
             Claim::Minted(_) | Claim::Free => {}
@@ -220,14 +228,14 @@ impl Sessions {
 }
 
 impl Sessions {
-    /// Opens a place ahead of its call, which then works there and nowhere else.
+    /// Opens a workspace ahead of its call, which then works there and nowhere else.
     pub async fn open_ahead(
         self: &Arc<Self>,
-        place: &Place,
+        address: &WorkspaceAddress,
         principal: &Principal,
         wants: Option<&Arc<Wants>>,
     ) -> Result<OpenWorkspace, SessionError> {
-        let workspace = self.open_for(place, principal, wants).await?;
+        let workspace = self.open_for(address, principal, wants).await?;
         Ok(OpenWorkspace::new(workspace, self.clone()))
     }
 }
@@ -253,7 +261,7 @@ fn is_unused(workspace: &Arc<Workspace>) -> bool {
 
 /// Where a stateful call works.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct WorkspaceAddress {
     /// The workspace.
     pub key: WorkspaceKey,
     /// How long a session there is kept, and in which order it is given up.
@@ -277,12 +285,16 @@ pub struct Wants {
 
 impl Wants {
     /// None of a server whose children work in no chat's folder.
-    pub fn of(spec: &Arc<ServerSpec>, profile: &Profile, caller: &Caller) -> Option<Arc<Self>> {
+    pub fn for_caller(
+        spec: &Arc<ServerSpec>,
+        profile: &Profile,
+        caller: &Caller,
+    ) -> Option<Arc<Self>> {
         (spec.mode == Mode::Stateful).then(|| {
             Arc::new(Self {
                 spec: spec.clone(),
                 profile: profile.clone(),
-                tenant: Tenant::of(caller),
+                tenant: Tenant::from_caller(caller),
             })
         })
     }
@@ -295,12 +307,12 @@ pub enum Claim {
     Free,
     /// We mint the id now. The key is the session's, without a server of its own.
     Minted(WorkspaceKey),
-    /// He says that we minted the id: the session's key or the place's must have a folder.
+    /// He says that we minted the id: the session's key or the address's must have a folder.
     Proven(WorkspaceKey),
 }
 
-impl Place {
-    /// A protocol session's own place, for clients that send no chat.
+impl WorkspaceAddress {
+    /// A protocol session's own address, for clients that send no chat.
     pub fn of_protocol(principal: &Principal, id: &SessionId, own: Option<&ServerName>) -> Self {
         let key = WorkspaceKey::session(principal, &format!("mcp:{}", id.as_str()), own);
         Self {
@@ -314,7 +326,7 @@ impl Place {
     /// User and chat; else `X-MCPO-Session` within its principal; else a session of its own.
     ///
     /// An anonymous caller may use only ids that we minted: `None` means his id is not one.
-    pub fn of(caller: &Caller, spec: &ServerSpec) -> Option<Self> {
+    pub fn for_caller(caller: &Caller, spec: &ServerSpec) -> Option<Self> {
         if spec.mode != Mode::Stateful {
             return Self::nowhere(caller);
         }
@@ -380,7 +392,7 @@ impl Place {
     }
 }
 
-// A new place gets the folder in which its first child is ready.
+// A new address gets the folder in which its first child is ready.
 
 /// A workspace, and who was there first.
 struct Adopted {
@@ -389,26 +401,30 @@ struct Adopted {
 }
 
 impl Sessions {
-    /// The place's workspace around a child of the pool's, bound there and idle. `None` where the
-    /// place has a folder, or no such child is ready: then everything goes its usual way.
+    /// The address's workspace around a child of the pool's, bound there and idle. `None` where the
+    /// address has a folder, or no such child is ready: then everything goes its usual way.
     pub(super) async fn adopted(
         self: &Arc<Self>,
-        place: &Place,
+        address: &WorkspaceAddress,
         principal: &Principal,
         wants: Option<Arc<Wants>>,
     ) -> Option<Arc<Workspace>> {
         let wants = wants?;
         let stateful = wants.spec.mode == Mode::Stateful;
-        if !stateful || !self.is_new(place).await {
+        if !stateful || !self.is_new(address).await {
             return None;
         }
         // Who holds as many as he may gets one when one of his own has ended.
-        if self.population.of(&wants.spec).is_at_share(&wants.tenant) {
+        if self
+            .population
+            .permits_for(&wants.spec)
+            .is_at_share(&wants.tenant)
+        {
             return None;
         }
         let spare = self.pool.take(&wants.spec, &wants.profile).await?;
-        let (sessions, place, principal) = (self.clone(), place.clone(), principal.clone());
-        let adopt = move || sessions.adopt(spare, &place, &wants, &principal);
+        let (sessions, address, principal) = (self.clone(), address.clone(), principal.clone());
+        let adopt = move || sessions.adopt(spare, &address, &wants, &principal);
         let adopted = tokio::task::spawn_blocking(adopt).await;
         let adopted = adopted.expect("opening a folder does not panic");
         let adopted = adopted.inspect_err(|error| {
@@ -421,9 +437,9 @@ impl Sessions {
         Some(workspace)
     }
 
-    /// Whether a folder would be made for the place.
-    async fn is_new(self: &Arc<Self>, place: &Place) -> bool {
-        let (store, key, claim) = (self.store.clone(), place.key, place.claim);
+    /// Whether a folder would be made for the address.
+    async fn is_new(self: &Arc<Self>, address: &WorkspaceAddress) -> bool {
+        let (store, key, claim) = (self.store.clone(), address.key, address.claim);
         let look = move || {
             let proven = match claim {
                 Claim::Proven(session) => store.exists(&session)?,
@@ -438,7 +454,7 @@ impl Sessions {
     fn adopt(
         &self,
         spare: Spare,
-        place: &Place,
+        address: &WorkspaceAddress,
         wants: &Wants,
         principal: &Principal,
     ) -> Result<Option<Adopted>, SessionError> {
@@ -446,26 +462,26 @@ impl Sessions {
             principal: PrincipalHash::from(principal),
             servers: Vec::new(),
         };
-        self.prove(place, &new)?;
+        self.prove(address, &new)?;
         let held_at = BootTime::now();
-        if !self.store.claim(spare.lease(), Some(&place.key), &new)? {
+        if !self.store.claim(spare.lease(), Some(&address.key), &new)? {
             return Ok(None);
         }
         let parts = spare.into_parts();
-        let mut seat = parts.place.expect("it counts as a stateful process");
-        seat.pass_to(&wants.tenant);
+        let mut permit = parts.permit.expect("it counts as a stateful process");
+        permit.pass_to(&wants.tenant);
         // As in a folder whose child is started by its first call: what it wrote since its birth is
         // new to that call.
         let lease = (parts.held.lease, held_at);
-        let workspace = Workspace::new(place.key, parts.held.job, lease, Snapshot::default(), []);
+        let workspace = Workspace::new(address.key, parts.held.job, lease, Snapshot::default(), []);
         let session = Arc::new(Session::new(
             parts.child,
             wants.spec.clone(),
-            seat,
+            permit,
             self.metrics.session_live(),
-            place.class,
+            address.class,
         ));
-        drop(workspace.slot(&wants.spec).bind(&session, place.class));
+        drop(workspace.slot(&wants.spec).bind(&session, address.class));
         let workspace = Arc::new(workspace);
         Ok(Some(Adopted { workspace, session }))
     }
@@ -486,7 +502,7 @@ pub struct Found {
 pub struct Start {
     /// Nobody else chooses or starts a child of this server in this workspace meanwhile.
     gate: OwnedMutexGuard<()>,
-    place: admission::Place,
+    permit: admission::Permit,
 }
 
 /// Whether a call has to start a child.
@@ -501,7 +517,7 @@ pub enum Room {
 
 impl Sessions {
     /// The child that serves this call: an idle one, else a new one while there may be more, else
-    /// the least busy. Without a right to start one, a place among the children is waited for until
+    /// the least busy. Without a right to start one, a permit among the children is waited for until
     /// the first of the instants. All of it is over by the second.
     pub async fn child(
         self: &Arc<Self>,
@@ -519,8 +535,8 @@ impl Sessions {
         {
             return Ok(Self::found(workspace, session));
         }
-        let (_gate, place) = match start {
-            Some(start) => (start.gate, Some(start.place)),
+        let (_gate, permit) = match start {
+            Some(start) => (start.gate, Some(start.permit)),
             None => (slot.gate.clone().lock_owned().await, None),
         };
         self.drop_unfit(workspace, spec).await;
@@ -528,12 +544,12 @@ impl Sessions {
             Ok(session) => return Ok(Self::found(workspace, session)),
             Err(left) => left,
         };
-        let place = if let Some(place) = place {
-            place
+        let permit = if let Some(permit) = permit {
+            permit
         } else {
-            let waiting = self.place(workspace, spec, tenant);
-            let place = tokio::time::timeout_at(patience.min(deadline), waiting).await;
-            place.map_err(|_| self.full(spec, tenant))?
+            let waiting = self.permit(workspace, spec, tenant);
+            let permit = tokio::time::timeout_at(patience.min(deadline), waiting).await;
+            permit.map_err(|_| self.full(spec, tenant))?
         };
         let child = self.started(workspace, || ChildRequest {
             spec: spec.clone(),
@@ -548,7 +564,7 @@ impl Sessions {
         let session = Arc::new(Session::new(
             child,
             spec.clone(),
-            place,
+            permit,
             self.metrics.session_live(),
             class,
         ));
@@ -602,8 +618,8 @@ impl Sessions {
         let Ok(gate) = slot.gate.clone().try_lock_owned() else {
             return Room::Wanting;
         };
-        let place = self.population.of(spec).try_enter(tenant);
-        place.map_or(Room::Wanting, |place| Room::Free(Start { gate, place }))
+        let permit = self.population.permits_for(spec).try_enter(tenant);
+        permit.map_or(Room::Wanting, |permit| Room::Free(Start { gate, permit }))
     }
 
     /// Waits until the call may start a child; `None` once one is there.
@@ -618,22 +634,22 @@ impl Sessions {
         if slot.would_lend(spec) {
             return None;
         }
-        let place = self.place(own, spec, tenant).await;
-        Some(Start { gate, place })
+        let permit = self.permit(own, spec, tenant).await;
+        Some(Start { gate, permit })
     }
 
-    /// Why there is no place.
+    /// Why there is no permit.
     pub fn full(&self, spec: &ServerSpec, tenant: &Tenant) -> SessionError {
-        let places = self.population.of(spec);
-        let (limit, held) = (places.limit(), places.held_by(tenant));
-        if held < limit && places.is_at_share(tenant) {
+        let permits = self.population.permits_for(spec);
+        let (limit, held) = (permits.limit(), permits.held_by(tenant));
+        if held < limit && permits.is_at_share(tenant) {
             SessionError::ShareFull { held }
         } else {
             SessionError::Full { limit }
         }
     }
 
-    /// Its death frees a place, and its end is the beginning of an idle time.
+    /// Its death frees a permit, and its end is the beginning of an idle time.
     pub(super) fn watch(self: &Arc<Self>, workspace: &Workspace, session: &Session) {
         let (gone, sessions) = (session.child.gone(), Arc::downgrade(self));
         let key = workspace.key;
@@ -657,24 +673,24 @@ impl Sessions {
         }
     }
 
-    /// Waits for a place among the live children; the least recently used idle session of who holds
+    /// Waits for a permit among the live children; the least recently used idle session of who holds
     /// the most makes room, in `own` also while somebody has the turn there: an idle child is in
     /// nobody's way.
-    async fn place(
+    async fn permit(
         self: &Arc<Self>,
         own: &Arc<Workspace>,
         spec: &ServerSpec,
         tenant: &Tenant,
-    ) -> admission::Place {
-        let mut place = std::pin::pin!(self.population.of(spec).enter(tenant));
+    ) -> admission::Permit {
+        let mut permit = std::pin::pin!(self.population.permits_for(spec).enter(tenant));
         let whose = Whose {
             tenant: tenant.clone(),
             remote: matches!(spec.transport, Transport::Remote(_)),
         };
         loop {
-            // First, so that nothing is ended for a place that is free.
-            if let Some(place) = place.as_mut().now_or_never() {
-                return place;
+            // First, so that nothing is ended for a permit that is free.
+            if let Some(permit) = permit.as_mut().now_or_never() {
+                return permit;
             }
             let mut freed = std::pin::pin!(self.room.notified());
             // Before the look: a call that ends during it is heard.
@@ -682,7 +698,7 @@ impl Sessions {
             let ending = own.ending_if_none();
             let own = ending.map(|ending| (own.clone(), ending));
             let (sessions, whose) = (self.clone(), whose.clone());
-            // A task of its own: an end once begun is finished, whoever gets the place.
+            // A task of its own: an end once begun is finished, whoever gets the permit.
             let evicting = self
                 .tasks
                 .spawn(async move { sessions.evict_one(own, &whose).await });
@@ -693,7 +709,7 @@ impl Sessions {
             };
             tokio::select! {
                 biased;
-                place = &mut place => return place,
+                permit = &mut permit => return permit,
                 () = room => {}
             }
         }
@@ -771,8 +787,8 @@ mod tests {
         ))
     }
 
-    fn place(key: WorkspaceKey) -> Place {
-        Place {
+    fn address(key: WorkspaceKey) -> WorkspaceAddress {
+        WorkspaceAddress {
             key,
             class: Class::Lasting,
             session: None,
@@ -792,8 +808,8 @@ mod tests {
     }
 
     async fn open(sessions: &Arc<Sessions>) -> Result<Arc<Workspace>, SessionError> {
-        let place = place(key("c"));
-        sessions.open(&place, &alice()).await
+        let address = address(key("c"));
+        sessions.open(&address, &alice()).await
     }
 
     async fn close(sessions: &Arc<Sessions>) {
@@ -808,7 +824,7 @@ mod tests {
         let store = Arc::new(folder.open());
         let sessions = sessions(&folder, store.clone());
         // Polled once: the opening has begun, and nobody waits for it.
-        let given_up = sessions.open(&place(key("c")), &alice()).now_or_never();
+        let given_up = sessions.open(&address(key("c")), &alice()).now_or_never();
         assert!(given_up.is_none());
         sessions.tasks.close();
         sessions.tasks.wait().await;
@@ -887,13 +903,13 @@ mod tests {
         let sessions = sessions(&folder, Arc::new(folder.open()));
         let session = |own| WorkspaceKey::session(&alice(), "s", own);
         let (all, own) = (session(None), session(Some(&server())));
-        let claimed = |key, claim| Place {
+        let claimed = |key, claim| WorkspaceAddress {
             claim,
-            ..place(key)
+            ..address(key)
         };
         for stranger in [own, all] {
-            let place = claimed(stranger, Claim::Proven(all));
-            let opened = sessions.open(&place, &alice()).await;
+            let address = claimed(stranger, Claim::Proven(all));
+            let opened = sessions.open(&address, &alice()).await;
             assert!(matches!(opened, Err(SessionError::Unknown)));
         }
         let minted = claimed(own, Claim::Minted(all));

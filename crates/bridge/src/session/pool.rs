@@ -32,7 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::end::Population;
 use crate::{
-    admission::Place,
+    admission::Permit,
     child::{ChildRequest, Children},
     config::{Mode, ServerSpec, SpecVersion, Transport},
     launches::Launching,
@@ -73,7 +73,7 @@ pub struct Pool {
     kinds: Mutex<Kinds>,
     /// The servers as they are now; calls may still go on with what they were.
     current: Mutex<HashMap<ServerName, SpecVersion>>,
-    /// Places of the pool's own starts, held while a start is at work.
+    /// Permits of the pool's own starts, held while a start is at work.
     starts: Arc<Semaphore>,
     /// Wakes the one who fills.
     wake: Notify,
@@ -251,7 +251,7 @@ impl Pool {
         drop(given_up);
     }
 
-    /// Gives a place among the stateful processes back: that of the child that was wanted longest
+    /// Gives a permit among the stateful processes back: that of the child that was wanted longest
     /// ago, or else of one that is starting. `false` if the pool holds none.
     pub async fn make_room(&self) -> bool {
         let mut settled = std::pin::pin!(self.settled.notified());
@@ -369,7 +369,7 @@ pub struct Code(Vec<File>);
 
 impl Code {
     /// As they are now.
-    pub fn of(command: &CommandSpec) -> Self {
+    pub fn read(command: &CommandSpec) -> Self {
         let mut files = Vec::new();
         let cwd = command.cwd.as_deref().filter(|cwd| cwd.is_absolute());
         let local = |text: &String| {
@@ -382,9 +382,9 @@ impl Code {
         let program = program.is_absolute().then(|| program.to_owned());
         files.extend(program.iter().chain(&script).filter_map(|path| file(path)));
         for folder in script.iter().filter_map(|path| path.parent()).chain(cwd) {
-            let mut beside = Vec::new();
-            if walk(folder, DEPTH, &mut MOST.clone(), &mut beside).is_some() {
-                files.append(&mut beside);
+            let mut siblings = Vec::new();
+            if walk(folder, DEPTH, &mut MOST.clone(), &mut siblings).is_some() {
+                files.append(&mut siblings);
             }
         }
         files.sort();
@@ -518,7 +518,7 @@ impl Decaying {
     }
 }
 
-// Keeps the pool as full as it should be: no fuller than recent demand, memory and places allow,
+// Keeps the pool as full as it should be: no fuller than recent demand, memory and permits allow,
 // and always behind those who wait for a start of their own.
 
 /// A start is bounded by its own time limit.
@@ -530,8 +530,8 @@ const FIRST_PING: Duration = Duration::from_secs(5);
 /// How long what children are forked from is waited for.
 const PARENT: Duration = Duration::from_secs(60);
 
-/// A start holds its place among the pool's for so long while it waits for that.
-const PARENT_PLACE: Duration = Duration::from_secs(10);
+/// A start holds its permit among the pool's for so long while it waits for that.
+const PARENT_PERMIT_WAIT: Duration = Duration::from_secs(10);
 
 /// Between two looks while anything is ready, or should be.
 const REST: Duration = Duration::from_secs(1);
@@ -546,7 +546,7 @@ const MEMORY_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 enum NotMade {
     #[error("the limit of stateful processes is reached")]
-    NoPlace,
+    NoPermit,
     #[error("no longer needed, or its slot was needed")]
     CalledOff,
     #[error(transparent)]
@@ -661,7 +661,7 @@ impl Pool {
                 return true;
             }
             // Given back while the start only waits, so that it does not hold up those of others.
-            let Ok(place) = self.starts.clone().try_acquire_owned() else {
+            let Ok(permit) = self.starts.clone().try_acquire_owned() else {
                 return true;
             };
             if kinds.values().map(Kind::count).sum::<usize>() >= room.most {
@@ -673,7 +673,7 @@ impl Pool {
                 }
             }
             if let Some(kind) = kinds.get_mut(&key) {
-                self.start(key, kind, place);
+                self.start(key, kind, permit);
             }
         }
         false
@@ -694,7 +694,7 @@ impl Pool {
             .map(|(key, kind)| (key.clone(), kind.count()))
     }
 
-    fn start(self: &Arc<Self>, key: Key, kind: &mut Kind, place: OwnedSemaphorePermit) {
+    fn start(self: &Arc<Self>, key: Key, kind: &mut Kind, permit: OwnedSemaphorePermit) {
         kind.starting += 1;
         let (spec, profile) = (kind.spec.clone(), kind.profile.clone());
         let (pool, off) = (self.clone(), kind.outdated.clone());
@@ -702,35 +702,35 @@ impl Pool {
             // What it is forked from comes first: the pool can wait for it, and one that was started by
             // itself would hold its memory alone.
             let parent = pool.home.children.prepare(&spec, Instant::now() + PARENT);
-            let parent = pool.beside(off.run_until_cancelled(parent), place);
-            let Some((_, place)) = off.run_until_cancelled(parent).await else {
+            let parent = pool.release_permit_during(off.run_until_cancelled(parent), permit);
+            let Some((_, permit)) = off.run_until_cancelled(parent).await else {
                 pool.settle(&key, Err(NotMade::CalledOff), Instant::now());
                 pool.settled.notify_waiters();
                 return;
             };
             let began = Instant::now();
-            let made = pool.make(&spec, profile, place, &off).await;
+            let made = pool.make(&spec, profile, permit, &off).await;
             pool.settle(&key, made, began);
             pool.settled.notify_waiters();
             pool.wake.notify_one();
         });
     }
 
-    /// Waits for something with a place among the pool's starts, which is others' meanwhile where
+    /// Waits for something with a permit among the pool's starts, which is others' meanwhile where
     /// that takes long.
-    async fn beside<T>(
+    async fn release_permit_during<T>(
         &self,
         wait: impl Future<Output = T>,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> (T, OwnedSemaphorePermit) {
         let mut wait = std::pin::pin!(wait);
-        if let Ok(done) = tokio::time::timeout(PARENT_PLACE, &mut wait).await {
-            return (done, place);
+        if let Ok(done) = tokio::time::timeout(PARENT_PERMIT_WAIT, &mut wait).await {
+            return (done, permit);
         }
-        drop(place);
+        drop(permit);
         let done = wait.await;
-        let place = self.starts.clone().acquire_owned().await;
-        (done, place.expect("never closed"))
+        let permit = self.starts.clone().acquire_owned().await;
+        (done, permit.expect("never closed"))
     }
 
     /// What was made is ready, unless nobody wants it any more.
@@ -756,7 +756,7 @@ impl Pool {
                     }
                 });
             }
-            Err(NotMade::NoPlace | NotMade::CalledOff) => kind.not_before = now + PAUSE,
+            Err(NotMade::NoPermit | NotMade::CalledOff) => kind.not_before = now + PAUSE,
             Err(error) => {
                 tracing::debug!(server = %kind.spec.name, %error, "warm process not started");
                 kind.failed(now);
@@ -772,8 +772,12 @@ impl Pool {
         off: &CancellationToken,
     ) -> Result<Spare, NotMade> {
         let home = &self.home;
-        let place = match spec.mode {
-            Mode::Stateful => Some(home.population.try_spare_place().ok_or(NotMade::NoPlace)?),
+        let permit = match spec.mode {
+            Mode::Stateful => Some(
+                home.population
+                    .try_spare_permit()
+                    .ok_or(NotMade::NoPermit)?,
+            ),
             Mode::Stateless | Mode::Shared => None,
         };
         let make = {
@@ -805,7 +809,7 @@ impl Pool {
         let child = match home.children.ready_aside(request, start, off).await {
             Ok(child) => child,
             Err(error) => {
-                drop(place);
+                drop(permit);
                 home.remove(held.lease).await;
                 let called_off = off.is_cancelled();
                 return Err(if called_off {
@@ -818,10 +822,10 @@ impl Pool {
         let spare = Spare {
             home: home.clone(),
             made_of,
-            parts: Some(Parts {
+            parts: Some(SpareParts {
                 child,
                 held,
-                place,
+                permit,
                 counted: Some(home.metrics.pooled(&spec.name)),
             }),
         };
@@ -841,22 +845,22 @@ pub struct Spare {
     home: Arc<Home>,
     made_of: MadeOf,
     /// `None` once somebody has it.
-    parts: Option<Parts>,
+    parts: Option<SpareParts>,
 }
 
 /// What somebody gets who takes it.
-pub struct Parts {
+pub struct SpareParts {
     /// The process.
     pub child: Child,
     /// Its folder from birth, and our right to it.
     pub held: Held,
-    /// Its place among the stateful processes, where it counts as one.
-    pub place: Option<Place>,
+    /// Its permit among the stateful processes, where it counts as one.
+    pub permit: Option<Permit>,
     counted: Option<Live>,
 }
 
 impl Spare {
-    fn parts(&self) -> &Parts {
+    fn parts(&self) -> &SpareParts {
         self.parts.as_ref().expect("it has them until it is taken")
     }
 
@@ -871,13 +875,13 @@ impl Spare {
     }
 
     /// Makes its folder this principal's. Blocks on the disk.
-    pub fn claim(self, new: &NewChat) -> Result<Parts, StoreError> {
+    pub fn claim(self, new: &NewChat) -> Result<SpareParts, StoreError> {
         self.home.store.claim(self.lease(), None, new)?;
         Ok(self.into_parts())
     }
 
     /// All of it, for who has claimed its folder.
-    pub fn into_parts(mut self) -> Parts {
+    pub fn into_parts(mut self) -> SpareParts {
         let mut parts = self.parts.take().expect("once");
         parts.counted = None;
         parts
@@ -910,9 +914,9 @@ impl Drop for Spare {
 
 impl Home {
     /// Ends a child that nobody had: it has nothing to save.
-    async fn end(&self, parts: Parts) {
+    async fn end(&self, parts: SpareParts) {
         parts.child.end(End::Kill).await;
-        drop(parts.place);
+        drop(parts.permit);
         drop(parts.counted);
         self.remove(parts.held.lease).await;
     }
@@ -943,7 +947,7 @@ impl MadeOf {
             .as_ref()
             .is_some_and(|found| found.identity.is_some());
         let code = match &spec.transport {
-            Transport::Stdio(command) if !pinned => Some(Code::of(command)),
+            Transport::Stdio(command) if !pinned => Some(Code::read(command)),
             _ => None,
         };
         Self { installed, code }
@@ -985,7 +989,7 @@ impl MadeOf {
 }
 
 fn installed(home: &Home, spec: &ServerSpec) -> Option<Arc<Resolved>> {
-    match home.children.launches().of(spec) {
+    match home.children.launches().state_of(spec) {
         Launching::Installed(resolved) => Some(resolved),
         _ => None,
     }
@@ -1017,7 +1021,7 @@ mod code_tests {
         write("server.py", "1");
         write("lib/helper.py", "1");
         let command = command(&folder.path().join("server.py"));
-        let before = Code::of(&command);
+        let before = Code::read(&command);
         for ignored in [
             "data.sqlite",
             "lib/__pycache__/helper.json",
@@ -1025,12 +1029,12 @@ mod code_tests {
             "a/b/c/d/e.py",
         ] {
             write(ignored, "x");
-            assert_eq!(Code::of(&command), before, "{ignored}");
+            assert_eq!(Code::read(&command), before, "{ignored}");
         }
         for changed in ["lib/helper.py", "server.py", "new.py"] {
-            let before = Code::of(&command);
+            let before = Code::read(&command);
             write(changed, "other");
-            assert_ne!(Code::of(&command), before, "{changed}");
+            assert_ne!(Code::read(&command), before, "{changed}");
         }
     }
 
@@ -1041,11 +1045,11 @@ mod code_tests {
             fs::write(folder.path().join(format!("{number}.py")), "").unwrap();
         }
         let script = folder.path().join("0.py");
-        let before = Code::of(&command(&script));
+        let before = Code::read(&command(&script));
         fs::write(folder.path().join("1.py"), "other").unwrap();
-        assert_eq!(Code::of(&command(&script)), before);
+        assert_eq!(Code::read(&command(&script)), before);
         fs::write(&script, "other").unwrap();
-        assert_ne!(Code::of(&command(&script)), before);
+        assert_ne!(Code::read(&command(&script)), before);
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::SessionError;
 use crate::{
-    admission::{Place, Places},
+    admission::{Permit, Permits},
     child::{ChildRequest, Children},
     config::{ServerSpec, SpecVersion},
 };
@@ -35,7 +35,7 @@ type Key = (ServerName, Cow<'static, str>);
 pub struct SharedChildren {
     children: Arc<Children>,
     store: Arc<ChatStore>,
-    states: Mutex<HashMap<Key, State>>,
+    states: Mutex<HashMap<Key, ChildState>>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     /// Calls of one user that a child works on, where its config says nothing of calls side by side.
     per_user: usize,
@@ -52,13 +52,13 @@ pub struct SharedChild {
     /// Where it works: a folder of its own, from which nothing is published.
     pub job: Job,
     /// For the calls that it works on side by side.
-    places: Places,
+    permits: Permits,
     lease: Lease,
     version: SpecVersion,
 }
 
 /// What a server's child does. Absent where there is none.
-enum State {
+enum ChildState {
     Starting(Start),
     Running(Arc<SharedChild>),
     Failed(SpecVersion, Instant, ChildError),
@@ -134,7 +134,7 @@ impl SharedChildren {
         let mut profile = self.children.spoken(spec, profile.clone());
         let mut key = (spec.name.clone(), profile.key());
         let mut states = self.states();
-        let of_server = |states: &HashMap<Key, State>| {
+        let of_server = |states: &HashMap<Key, ChildState>| {
             let of_server = states.keys().filter(|(server, _)| *server == spec.name);
             of_server.count()
         };
@@ -143,15 +143,15 @@ impl SharedChildren {
             key.1 = profile.key();
         }
         match states.get(&key) {
-            Some(State::Running(shared))
+            Some(ChildState::Running(shared))
                 if shared.child.is_alive() && shared.version == version =>
             {
                 return Ok(Way::There(shared.clone()));
             }
-            Some(State::Starting(start)) if start.version == version => {
+            Some(ChildState::Starting(start)) if start.version == version => {
                 return Ok(Way::Joined(start.outcome.clone()));
             }
-            Some(State::Failed(failed, at, error))
+            Some(ChildState::Failed(failed, at, error))
                 if *failed == version && at.elapsed() < PAUSE =>
             {
                 return Err(error.clone().into());
@@ -171,7 +171,7 @@ impl SharedChildren {
             called_off: called_off.clone(),
             outcome,
         };
-        states.insert(key.clone(), State::Starting(start));
+        states.insert(key.clone(), ChildState::Starting(start));
         let (shares, spec, tenant) = (self.clone(), spec.clone(), tenant.clone());
         Ok(Way::Begun(self.tasks.spawn(async move {
             let started = shares.start(&spec, (profile, tenant), &called_off).await;
@@ -202,9 +202,9 @@ impl SharedChildren {
             return Err(called_off().into());
         }
         let state = match &started {
-            Ok(shared) => Some(State::Running(shared.clone())),
+            Ok(shared) => Some(ChildState::Running(shared.clone())),
             Err(SessionError::Child(error)) => {
-                Some(State::Failed(version, Instant::now(), error.clone()))
+                Some(ChildState::Failed(version, Instant::now(), error.clone()))
             }
             Err(_) => None,
         };
@@ -250,7 +250,7 @@ impl SharedChildren {
                 child,
                 job,
                 lease,
-                places: Places::side_by_side(
+                permits: Permits::side_by_side(
                     spec.concurrency.map(std::num::NonZeroUsize::get),
                     self.per_user,
                 ),
@@ -265,8 +265,8 @@ impl SharedChildren {
 
     /// Gives this child to nobody any more; it ends once nobody calls it.
     pub fn forget(self: &Arc<Self>, gone: &Arc<SharedChild>) {
-        let is_it = |_: &Key, state: &mut State| match state {
-            State::Running(shared) => Arc::ptr_eq(shared, gone),
+        let is_it = |_: &Key, state: &mut ChildState| match state {
+            ChildState::Running(shared) => Arc::ptr_eq(shared, gone),
             _ => false,
         };
         let found: Vec<_> = self.states().extract_if(is_it).collect();
@@ -295,7 +295,7 @@ impl SharedChildren {
         self: &Arc<Self>,
         current: impl Fn(&ServerName, SpecVersion) -> bool,
     ) {
-        let outdated = |(name, _): &Key, state: &mut State| !current(name, state.version());
+        let outdated = |(name, _): &Key, state: &mut ChildState| !current(name, state.version());
         for (_, state) in self.states().extract_if(outdated) {
             self.give_up(state);
         }
@@ -313,19 +313,19 @@ impl SharedChildren {
 
     /// How many run.
     pub fn count(&self) -> usize {
-        let running = |state: &&State| matches!(state, State::Running(_));
+        let running = |state: &&ChildState| matches!(state, ChildState::Running(_));
         self.states().values().filter(running).count()
     }
 
-    fn states(&self) -> MutexGuard<'_, HashMap<Key, State>> {
+    fn states(&self) -> MutexGuard<'_, HashMap<Key, ChildState>> {
         self.states.lock()
     }
 
-    fn give_up(self: &Arc<Self>, state: State) {
+    fn give_up(self: &Arc<Self>, state: ChildState) {
         match state {
-            State::Starting(start) => start.called_off.cancel(),
-            State::Running(shared) => self.retire(shared),
-            State::Failed(..) => {}
+            ChildState::Starting(start) => start.called_off.cancel(),
+            ChildState::Running(shared) => self.retire(shared),
+            ChildState::Failed(..) => {}
         }
     }
 
@@ -362,14 +362,14 @@ impl SharedChildren {
 }
 
 impl SharedChild {
-    /// Waits for a place among the calls that it works on side by side: in all as many as its config
+    /// Waits for a permit among the calls that it works on side by side: in all as many as its config
     /// says, and of one user never all.
-    pub fn place(&self, tenant: &Tenant) -> impl Future<Output = Place> + use<> {
-        self.places.enter(tenant)
+    pub fn permit(&self, tenant: &Tenant) -> impl Future<Output = Permit> + use<> {
+        self.permits.enter(tenant)
     }
 }
 
-impl State {
+impl ChildState {
     fn version(&self) -> SpecVersion {
         match self {
             Self::Starting(start) => start.version,

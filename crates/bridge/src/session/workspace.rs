@@ -23,7 +23,7 @@ use tokio::{
 
 use super::Sessions;
 use crate::{
-    admission::Place,
+    admission::Permit,
     artifacts::Snapshot,
     config::{ServerSpec, SpecVersion, Transport},
     telemetry::Live,
@@ -59,7 +59,7 @@ pub struct Slot {
     /// Held while a child is chosen or started.
     pub gate: Arc<tokio::sync::Mutex<()>>,
     /// Calls of this server side by side, where its config allows more than one.
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// The children.
     sessions: Mutex<Vec<Arc<Session>>>,
 }
@@ -73,7 +73,7 @@ pub struct Session {
     /// The version of that, for comparison after a reload.
     pub version: SpecVersion,
     /// Counts against the limit on stateful processes, until the child has ended.
-    place: Mutex<Option<Place>>,
+    permit: Mutex<Option<Permit>>,
     /// Against whose share it counts.
     pub tenant: Tenant,
     _live: Live,
@@ -90,11 +90,11 @@ pub enum Turn {
         _order: OwnedRwLockWriteGuard<()>,
     },
     /// Beside other calls of servers that allow it.
-    Beside {
+    Concurrent {
         /// Keeps exclusive calls out.
         _order: OwnedRwLockReadGuard<()>,
         /// One of the server's `concurrency`.
-        _place: OwnedSemaphorePermit,
+        _permit: OwnedSemaphorePermit,
     },
 }
 
@@ -154,11 +154,11 @@ impl Workspace {
                 _order: self.order.clone().write_owned().await,
             },
             Some(_) => {
-                let places = self.slot(spec).places.clone();
-                let place = places.acquire_owned().await.expect("never closed");
-                Turn::Beside {
+                let permits = self.slot(spec).permits.clone();
+                let permit = permits.acquire_owned().await.expect("never closed");
+                Turn::Concurrent {
                     _order: self.order.clone().read_owned().await,
-                    _place: place,
+                    _permit: permit,
                 }
             }
         };
@@ -191,7 +191,7 @@ impl Workspace {
         let slot = slots.entry(spec.name.clone()).or_insert_with(|| {
             Arc::new(Slot {
                 gate: Arc::default(),
-                places: Arc::new(Semaphore::new(concurrency)),
+                permits: Arc::new(Semaphore::new(concurrency)),
                 sessions: Mutex::default(),
             })
         });
@@ -321,7 +321,7 @@ impl Session {
     pub fn new(
         child: Child,
         spec: Arc<ServerSpec>,
-        place: Place,
+        permit: Permit,
         live: Live,
         class: Class,
     ) -> Self {
@@ -329,8 +329,8 @@ impl Session {
             child,
             version: spec.version(),
             spec,
-            tenant: place.tenant().clone(),
-            place: Mutex::new(Some(place)),
+            tenant: permit.tenant().clone(),
+            permit: Mutex::new(Some(permit)),
             _live: live,
             class: Mutex::new(class),
             in_flight: AtomicUsize::new(0),
@@ -338,10 +338,10 @@ impl Session {
         }
     }
 
-    /// Its place among the live children, once.
-    pub fn give_up_place(&self) -> Option<Place> {
-        let mut place = self.place.lock();
-        place.take()
+    /// Its permit among the live children, once.
+    pub fn give_up_permit(&self) -> Option<Permit> {
+        let mut permit = self.permit.lock();
+        permit.take()
     }
 
     /// Begins a use; the idle clock stops until it is dropped.

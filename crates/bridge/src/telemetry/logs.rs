@@ -219,7 +219,7 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut line = Line::of(event);
+        let mut line = Line::from_event(event);
         // From the inside out: the nearest span knows best.
         for span in context.event_scope(event).into_iter().flatten() {
             if let Some(fields) = span.extensions().get::<Fields>() {
@@ -284,12 +284,12 @@ pub type Report = Box<dyn Fn(u64) -> String + Send>;
 
 #[derive(Debug, Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     waiting: Batch,
     /// Bytes that the thread is writing now.
     in_hand: usize,
@@ -337,7 +337,7 @@ impl Queue {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock()
     }
 
@@ -360,10 +360,10 @@ impl Shared {
 
     /// Waits for lines. `None` once all are written and no more are to come.
     fn next(&self) -> Option<(Batch, u64)> {
-        let idle = |state: &mut State| state.waiting.lines == 0 && !state.closing;
+        let idle = |state: &mut QueueState| state.waiting.lines == 0 && !state.closing;
         let mut state = self.lock();
         self.changed.wait_while(&mut state, idle);
-        let open = |state: &mut State| !state.closing;
+        let open = |state: &mut QueueState| !state.closing;
         self.changed.wait_while_for(&mut state, open, LINGER);
         if state.waiting.lines == 0 {
             return None;
@@ -379,7 +379,7 @@ impl Drop for Drain {
         let mut state = self.0.lock();
         state.closing = true;
         self.0.changed.notify_all();
-        let writing = |state: &mut State| !state.ended;
+        let writing = |state: &mut QueueState| !state.ended;
         // Whoever does not read for so long does not get the rest.
         self.0
             .changed

@@ -43,7 +43,7 @@ impl RequestId {
     }
 
     /// The caller's id, else a fresh one: a bad one, or two of them, is no reason to refuse.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut sent = headers.get_all(REQUEST_ID).iter();
         match (sent.next(), sent.next()) {
             (Some(one), None) => one.to_str().ok().and_then(|text| text.parse().ok()),
@@ -192,7 +192,7 @@ mod tests {
 
     /// As the service answers, with the id where the handlers above find it.
     async fn tied(mut request: Request, next: Next) -> Response {
-        let id = RequestId::of(request.headers());
+        let id = RequestId::from_headers(request.headers());
         request.extensions_mut().insert(id.clone());
         let route = request.extensions().get::<MatchedPath>().cloned();
         let route = route.as_ref().map_or("none", MatchedPath::as_str);

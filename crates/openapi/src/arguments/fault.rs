@@ -66,8 +66,8 @@ impl FieldFault {
         Self::new("union", &[], NO_FORM.into(), &Value::Null)
     }
 
-    fn new(kind: &str, place: &[Step], msg: String, input: &Value) -> Self {
-        let steps = place.iter().map(|step| match step {
+    fn new(kind: &str, location: &[Step], msg: String, input: &Value) -> Self {
+        let steps = location.iter().map(|step| match step {
             Step::Key(key) => shorten(key).into(),
             Step::Index(index) => (*index).into(),
         });
@@ -93,26 +93,26 @@ pub fn list(objections: &[Objection<'_>], unions: &Unions) -> Vec<FieldFault> {
 }
 
 fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFault>) {
-    let (place, input) = (&objection.place, objection.value);
+    let (location, input) = (&objection.location, objection.value);
     match &objection.kind {
         Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => return,
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
             for name in unexpected {
                 let input = input.get(name).unwrap_or(&Value::Null);
                 let text = "Extra inputs are not permitted".into();
-                let place = below(place, name);
+                let location = below(location, name);
                 add(
                     faults,
-                    FieldFault::new("extra_forbidden", &place, text, input),
+                    FieldFault::new("extra_forbidden", &location, text, input),
                 );
             }
             return;
         }
         Kind::Required { property } => {
-            let place = below(place, property.as_str().unwrap_or_default());
+            let location = below(location, property.as_str().unwrap_or_default());
             add(
                 faults,
-                FieldFault::new("missing", &place, "Field required".into(), input),
+                FieldFault::new("missing", &location, "Field required".into(), input),
             );
             return;
         }
@@ -143,12 +143,12 @@ fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFau
             ("union".into(), msg)
         }
     };
-    add(faults, FieldFault::new(&kind, place, msg, input));
+    add(faults, FieldFault::new(&kind, location, msg, input));
 }
 
-fn below(place: &[Step], name: &str) -> Vec<Step> {
+fn below(location: &[Step], name: &str) -> Vec<Step> {
     let inner = Step::Key(name.to_owned());
-    place.iter().cloned().chain([inner]).collect()
+    location.iter().cloned().chain([inner]).collect()
 }
 
 fn add(faults: &mut Vec<FieldFault>, fault: FieldFault) {
@@ -163,12 +163,13 @@ fn meant_variant<'c, 'v>(
     objection: &Objection<'_>,
     context: &'c [Vec<Objection<'v>>],
 ) -> Option<&'c [Objection<'v>]> {
-    let place = &objection.place;
-    let other_type =
-        |inner: &Objection<'_>| matches!(inner.kind, Kind::Type { .. }) && inner.place == *place;
+    let location = &objection.location;
+    let other_type = |inner: &Objection<'_>| {
+        matches!(inner.kind, Kind::Type { .. }) && inner.location == *location
+    };
     let other_constant = |inner: &Objection<'_>| {
         let constant = matches!(inner.kind, Kind::Constant { .. } | Kind::Enum { .. });
-        constant && inner.place.len() == place.len() + 1
+        constant && inner.location.len() == location.len() + 1
     };
     let fitting = context
         .iter()
@@ -270,7 +271,7 @@ fn expected_types(objection: &Objection<'_>, context: &[Vec<Objection<'_>>]) -> 
         };
         let (_, sentence) = type_words(kind);
         let types = sentence.trim_start_matches("Input should be ").to_owned();
-        if inner.place == objection.place && !expected.contains(&types) {
+        if inner.location == objection.location && !expected.contains(&types) {
             expected.push(types);
         }
     }

@@ -59,8 +59,8 @@ impl Fixes {
         self.0.is_empty()
     }
 
-    fn put(&mut self, place: Vec<Step>, fix: Fix) -> bool {
-        self.0.entry(place).or_insert(fix);
+    fn put(&mut self, location: Vec<Step>, fix: Fix) -> bool {
+        self.0.entry(location).or_insert(fix);
         true
     }
 }
@@ -76,7 +76,7 @@ impl<'e> Search<'e> {
     /// Adds what would answer `objection`; false where nothing exact does.
     pub fn propose(&mut self, objection: &Objection<'_>, fixes: &mut Fixes) -> bool {
         spend(1);
-        let place = &objection.place;
+        let location = &objection.location;
         if let Kind::AdditionalProperties { unexpected }
         | Kind::UnevaluatedProperties { unexpected } = &objection.kind
         {
@@ -85,11 +85,11 @@ impl<'e> Search<'e> {
         match objection.value {
             Value::Null if about_the_value(objection) => {
                 // A null in a list is an element; only a member can be left out.
-                let member = matches!(place.last(), Some(Step::Key(_)));
-                member && fixes.put(place.clone(), Fix::Drop)
+                let member = matches!(location.last(), Some(Step::Key(_)));
+                member && fixes.put(location.clone(), Fix::Drop)
             }
             Value::String(text) => match converted(text, &objection.kind) {
-                Some(fix) => fixes.put(place.clone(), fix),
+                Some(fix) => fixes.put(location.clone(), fix),
                 None => self.variant(objection, fixes),
             },
             _ => self.variant(objection, fixes),
@@ -101,7 +101,7 @@ impl<'e> Search<'e> {
         let Some(union @ Union::None(keyword, schema, _)) = objection.union() else {
             return false;
         };
-        let visit = (format!("{schema}/{keyword}"), objection.place.clone());
+        let visit = (format!("{schema}/{keyword}"), objection.location.clone());
         let known = if let Some(known) = self.known.get(&visit) {
             known.clone()
         } else {
@@ -110,8 +110,8 @@ impl<'e> Search<'e> {
             found
         };
         let found = known.is_some();
-        for (place, fix) in known.into_iter().flatten() {
-            fixes.put(place, fix);
+        for (location, fix) in known.into_iter().flatten() {
+            fixes.put(location, fix);
         }
         found
     }
@@ -136,9 +136,9 @@ fn drop_nulls(objection: &Objection<'_>, names: &[String], fixes: &mut Fixes) ->
         .filter(|name| members.get(*name) == Some(&Value::Null));
     let mut all = 0;
     for name in nulls {
-        let mut place = objection.place.clone();
-        place.push(Step::Key(name.clone()));
-        fixes.put(place, Fix::Drop);
+        let mut location = objection.location.clone();
+        location.push(Step::Key(name.clone()));
+        fixes.put(location, Fix::Drop);
         all += 1;
     }
     all == names.len()
@@ -246,7 +246,7 @@ impl Edits {
                 parent = parent.and_then(|parent| step.of_mut(parent));
             }
             let Some(parent) = parent else { continue };
-            edits.0.insert(last.clone(), Edit::of(fix, last, parent));
+            edits.0.insert(last.clone(), Edit::new(fix, last, parent));
         }
     }
 
@@ -297,7 +297,7 @@ fn separate(out: &mut String, open: char) {
 }
 
 impl Edit {
-    fn of(fix: Fix, last: &Step, parent: &mut Value) -> Self {
+    fn new(fix: Fix, last: &Step, parent: &mut Value) -> Self {
         match fix {
             Fix::Drop => {
                 if let (Value::Object(members), Step::Key(key)) = (parent, last) {
@@ -306,8 +306,8 @@ impl Edit {
                 Self::Drop
             }
             Fix::Replace { text, value } => {
-                if let Some(place) = last.of_mut(parent) {
-                    *place = value;
+                if let Some(location) = last.of_mut(parent) {
+                    *location = value;
                 }
                 Self::Replace(text, Edits::default())
             }

@@ -289,7 +289,7 @@ impl Price {
         }
     }
 
-    fn of(&self, value: &Value) -> u64 {
+    fn price_of(&self, value: &Value) -> u64 {
         let text = |text: &str| text.len() as u64 / 64 * (1 + 8 * self.patterns) + self.patterns;
         let looked_at = match value {
             Value::String(written) => text(written),
@@ -309,7 +309,7 @@ impl Price {
 impl<'i> Keyword<'i> for Price {
     fn validate(&self, value: &'i Value) -> Result<(), ValidationError<'i>> {
         // Who asks this lists faults, and each takes memory.
-        spend(self.of(value).saturating_add(3));
+        spend(self.price_of(value).saturating_add(3));
         if self.fits {
             Ok(())
         } else {
@@ -318,7 +318,7 @@ impl<'i> Keyword<'i> for Price {
     }
 
     fn is_valid(&self, value: &'i Value) -> bool {
-        spend(self.of(value));
+        spend(self.price_of(value));
         self.fits
     }
 }
@@ -354,7 +354,7 @@ pub fn steps(path: &Location, root: &Value) -> Vec<Step> {
             (Some(Value::Array(_)), Ok(index)) => Step::Index(index),
             _ => Step::Key(key),
         };
-        here = here.and_then(|value| step.of(value));
+        here = here.and_then(|value| step.select(value));
         step
     };
     segments.map(step).collect()
@@ -362,11 +362,11 @@ pub fn steps(path: &Location, root: &Value) -> Vec<Step> {
 
 /// The value at the end of a path.
 pub fn at<'a>(root: &'a Value, path: &[Step]) -> Option<&'a Value> {
-    path.iter().try_fold(root, |value, step| step.of(value))
+    path.iter().try_fold(root, |value, step| step.select(value))
 }
 
 impl Step {
-    fn of<'a>(&self, value: &'a Value) -> Option<&'a Value> {
+    fn select<'a>(&self, value: &'a Value) -> Option<&'a Value> {
         match (value, self) {
             (Value::Array(items), Self::Index(index)) => items.get(*index),
             (Value::Object(members), Self::Key(key)) => members.get(key),

@@ -29,7 +29,7 @@ pub fn check(schema: &Value) -> Result<(), String> {
     if size(schema) > PARTS {
         return Err(format!("inputSchema has more than {PARTS} parts"));
     }
-    let refs = Refs::of(schema);
+    let refs = Refs::read(schema);
     let mut search = Search {
         refs: &refs,
         known: HashMap::new(),

@@ -77,7 +77,7 @@ impl Unions {
         let Union::None(keyword, schema, count) = union else {
             return Vec::new();
         };
-        let (value, place) = (from.value, &from.place);
+        let (value, location) = (from.value, &from.location);
         if count > BRANCHES {
             return Vec::new();
         }
@@ -86,7 +86,7 @@ impl Unions {
         if branches.len() < count {
             return Vec::new();
         }
-        let lists = branches.iter().map(|branch| list(branch, value, place));
+        let lists = branches.iter().map(|branch| list(branch, value, location));
         lists.collect()
     }
 
@@ -100,9 +100,9 @@ impl Unions {
         self.validator(&format!("{schema}/{keyword}/{index}"), explains)
     }
 
-    fn validator(&self, place: &str, explains: bool) -> Option<Arc<Validator>> {
+    fn validator(&self, location: &str, explains: bool) -> Option<Arc<Validator>> {
         let mut compiled = self.compiled.lock();
-        let key = (place.to_owned(), explains);
+        let key = (location.to_owned(), explains);
         if let Some(known) = compiled.validators.get(&key) {
             return Some(known.clone());
         }
@@ -111,7 +111,7 @@ impl Unions {
             return None;
         }
         let pointer: String =
-            percent_encoding::utf8_percent_encode(place, percent_encoding::NON_ALPHANUMERIC)
+            percent_encoding::utf8_percent_encode(location, percent_encoding::NON_ALPHANUMERIC)
                 .to_string();
         let pointer = pointer.replace("%2F", "/");
         let mut options = options()
@@ -152,7 +152,7 @@ fn list<'v>(validator: &Validator, value: &'v Value, above: &[Step]) -> Vec<Obje
         Some(Objection {
             kind: error.into_parts().kind,
             words,
-            place: above.iter().cloned().chain(inside).collect(),
+            location: above.iter().cloned().chain(inside).collect(),
             value: found,
         })
     });
@@ -175,10 +175,10 @@ impl BranchesOf {
         branches: &Value,
         one: bool,
     ) -> Box<dyn for<'i> Keyword<'i>> {
-        let place = schema.get(COUNTING).and_then(Value::as_str);
+        let location = schema.get(COUNTING).and_then(Value::as_str);
         Box::new(Self {
             unions: unions.clone(),
-            schema: place.unwrap_or_default().to_owned(),
+            schema: location.unwrap_or_default().to_owned(),
             // The last one is ours.
             count: branches
                 .as_array()
@@ -248,7 +248,7 @@ pub struct Objection<'v> {
     /// Its own name and words for it.
     pub words: (String, String),
     /// Where in the whole value.
-    pub place: Vec<Step>,
+    pub location: Vec<Step>,
     /// What stands there.
     pub value: &'v Value,
 }

@@ -208,7 +208,7 @@ impl<'a> Target<'a> {
 
 impl<'a> Refs<'a> {
     /// Reads all `$id`s and anchors. Time and memory follow the size of the schema.
-    pub fn of(root: &'a Value) -> Self {
+    pub fn read(root: &'a Value) -> Self {
         let id = root.get("$id").and_then(Value::as_str).unwrap_or(NO_BASE);
         let base = Url::parse(id).or_else(|_| Url::parse(NO_BASE)?.join(id));
         let base = base.unwrap_or_else(|_| Url::parse(NO_BASE).expect("a constant URL"));

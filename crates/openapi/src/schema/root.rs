@@ -49,7 +49,7 @@ where
             "the schema is nested more than {SOURCE_DEPTH} levels deep: any value is accepted"
         ));
     }
-    let refs = Refs::of(schema);
+    let refs = Refs::read(schema);
     for (rung, limits) in LADDER.into_iter().enumerate() {
         let mut inliner = Inliner::new(schema, &refs, limits);
         let Ok(converted) = convert(&mut inliner, schema) else {

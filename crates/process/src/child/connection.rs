@@ -162,17 +162,17 @@ impl Connection {
         make: impl FnOnce(u64) -> Bytes,
         cancel: bool,
         cancelled: &CancellationToken,
-        hearing: Option<Hearing>,
+        sink: Option<MessageSink>,
     ) -> Result<Reply, Closed> {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        let cancellation = hearing.as_ref().map(|hearing| hearing.cancellation.clone());
+        let cancellation = sink.as_ref().map(|sink| sink.cancellation.clone());
         self.shared.expect(
             number,
             InFlight {
                 answer: sender,
-                hearing,
-                asks: None,
+                sink,
+                pending: None,
             },
         )?;
         let mut unanswered = Unanswered {
@@ -263,44 +263,44 @@ impl Shared {
         }
     }
 
-    fn hearer(&self, said: &Said) -> Option<u64> {
+    fn recipient(&self, said: &Said) -> Option<u64> {
         match &*self.lock() {
-            Waiting::Open(waiting) => hearer(waiting, said),
+            Waiting::Open(waiting) => recipient(waiting, said),
             Waiting::Closed(_) => None,
         }
     }
 
-    fn asks(&self, number: u64) -> Arc<Asks> {
+    fn pending(&self, number: u64) -> Arc<PendingServerRequests> {
         let Waiting::Open(waiting) = &mut *self.lock() else {
             return Arc::default();
         };
         let request = waiting.get_mut(&number);
-        let asks = request.map(|request| request.asks.get_or_insert_default().clone());
-        asks.unwrap_or_default()
+        let pending = request.map(|request| request.pending.get_or_insert_default().clone());
+        pending.unwrap_or_default()
     }
 
-    /// A hearer who is too far behind loses his request: others must not wait for him, and he must
+    /// A recipient who is too far behind loses his request: others must not wait for him, and he must
     /// not miss a message without knowing.
-    fn tell(&self, number: u64, heard: Heard) {
+    fn tell(&self, number: u64, message: ServerMessage) {
         let mut waiting = self.lock();
         let Waiting::Open(requests) = &mut *waiting else {
             return;
         };
-        let hearing = requests
+        let sink = requests
             .get(&number)
-            .and_then(|request| request.hearing.as_ref());
-        let full = hearing.map(|hearing| {
-            if let (Some(witness), Heard::Told(said)) = (&hearing.witness, &heard) {
+            .and_then(|request| request.sink.as_ref());
+        let full = sink.map(|sink| {
+            if let (Some(witness), ServerMessage::Notification(said)) = (&sink.witness, &message) {
                 witness(said);
             }
-            hearing.heard.try_send(heard)
+            sink.messages.try_send(message)
         });
         // What is dropped may answer the child, and must not do so under the lock.
         let dropped = match full {
-            Some(Err(mpsc::error::TrySendError::Full(heard))) => {
-                (requests.remove(&number), Some(heard))
+            Some(Err(mpsc::error::TrySendError::Full(message))) => {
+                (requests.remove(&number), Some(message))
             }
-            Some(Err(mpsc::error::TrySendError::Closed(heard))) => (None, Some(heard)),
+            Some(Err(mpsc::error::TrySendError::Closed(message))) => (None, Some(message)),
             _ => (None, None),
         };
         drop(waiting);
@@ -421,29 +421,31 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
         let connection = Connection {
             shared: self.shared.clone(),
         };
-        let replier = Replier::new(connection, id);
+        let responder = Responder::new(connection, id);
         if &*said.method == method::PING {
-            return replier.result(&RawJson::empty_object());
+            return responder.result(&RawJson::empty_object());
         }
-        // Where nobody can be asked, the replier's drop declines.
-        if let Some(number) = self.shared.hearer(&said) {
-            let asks = self.shared.asks(number);
-            self.shared
-                .tell(number, Heard::Asked(said, replier.count(asks)));
+        // Where nobody can be asked, the responder's drop declines.
+        if let Some(number) = self.shared.recipient(&said) {
+            let pending = self.shared.pending(number);
+            self.shared.tell(
+                number,
+                ServerMessage::Request(said, responder.count(pending)),
+            );
         } else {
             self.shared.declined.store(true, Ordering::Relaxed);
         }
     }
 
     fn told(&self, said: Said) {
-        let hearer = self.shared.hearer(&said);
-        // What is for one subscription is for its hearer alone, or for nobody any more.
+        let recipient = self.shared.recipient(&said);
+        // What is for one subscription is for its recipient alone, or for nobody any more.
         let of_all = || !is_of_subscription(&said);
-        if (hearer.is_none() || is_news(&said.method)) && of_all() {
+        if (recipient.is_none() || is_news(&said.method)) && of_all() {
             (self.listener)(&said);
         }
-        if let Some(number) = hearer {
-            self.shared.tell(number, Heard::Told(said));
+        if let Some(number) = recipient {
+            self.shared.tell(number, ServerMessage::Notification(said));
         }
     }
 }
@@ -451,44 +453,44 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
 /// A child that asks several things at once sends them within this time.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// Messages that a slow hearer may have waiting; a hearer further behind loses his request.
+/// Messages that a slow recipient may have waiting; a recipient further behind loses his request.
 pub const BACKLOG: usize = 16 * 1024;
 
 /// The owner of requests that last until somebody ends them, such as subscriptions: they are never
 /// at work on anything that a child could ask about.
-pub const STANDING: u64 = u64::MAX;
+pub const LONG_LIVED: u64 = u64::MAX;
 
 /// Hears what a child says while one request of his is in flight.
 #[derive(Clone)]
-pub struct Hearing {
+pub struct MessageSink {
     /// Who he is: requests with the same owner may hear each other's messages.
     pub owner: u64,
     /// Where it goes.
-    pub heard: mpsc::Sender<Heard>,
+    pub messages: mpsc::Sender<ServerMessage>,
     /// How he calls his request off.
     pub cancellation: Cancellation,
     /// Sees what the child tells, before he hears it: where it is there, progress is asked for.
     pub witness: Option<Listener>,
 }
 
-/// Something that a child said to one hearer.
-pub enum Heard {
-    /// It asks; the answer goes back through the replier.
-    Asked(Said, Replier),
+/// Something that a child said to one recipient.
+pub enum ServerMessage {
+    /// It asks; the answer goes back through the responder.
+    Request(Said, Responder),
     /// It tells.
-    Told(Said),
+    Notification(Said),
 }
 
 /// Is told of what concerns everybody: lists that changed, resources that were updated.
 pub type Listener = Arc<dyn Fn(&Said) + Send + Sync>;
 
 /// The way back to a child that asked. Dropped without an answer, it declines.
-pub struct Replier {
+pub struct Responder {
     way: Way,
     /// What the child calls its question, where it gave it a name.
     pub key: Option<Box<str>>,
     /// Of the request for which the child asked.
-    asks: Option<Arc<Asks>>,
+    pending: Option<Arc<PendingServerRequests>>,
 }
 
 /// How an answer comes to the child.
@@ -502,17 +504,17 @@ enum Way {
 
 /// What a child asked for one request and waits to be answered.
 #[derive(Default)]
-pub struct Asks(Mutex<(usize, Option<Instant>)>);
+pub struct PendingServerRequests(Mutex<(usize, Option<Instant>)>);
 
-impl Asks {
+impl PendingServerRequests {
     fn begin(&self) {
-        let mut asks = self.0.lock();
-        *asks = (asks.0 + 1, Some(Instant::now()));
+        let mut pending = self.0.lock();
+        *pending = (pending.0 + 1, Some(Instant::now()));
     }
 
     fn end(&self) {
-        let mut asks = self.0.lock();
-        asks.0 = asks.0.saturating_sub(1);
+        let mut pending = self.0.lock();
+        pending.0 = pending.0.saturating_sub(1);
     }
 
     fn waits(&self) -> bool {
@@ -520,15 +522,15 @@ impl Asks {
     }
 
     fn asked_just_now(&self) -> bool {
-        let asks = self.0.lock();
-        asks.0 > 0 && asks.1.is_some_and(|last| last.elapsed() < AT_ONCE)
+        let pending = self.0.lock();
+        pending.0 > 0 && pending.1.is_some_and(|last| last.elapsed() < AT_ONCE)
     }
 }
 
 /// A way to tell a child things. It keeps no child alive.
-pub struct Ear(Connection);
+pub struct WeakNotifier(Connection);
 
-impl Ear {
+impl WeakNotifier {
     /// Of the child behind this.
     pub fn new(connection: Connection) -> Self {
         Self(connection)
@@ -540,7 +542,7 @@ impl Ear {
     }
 
     /// Whether it was this child that asked, with this id.
-    pub fn asked(&self, question: &Replier, id: &RawJson) -> bool {
+    pub fn asked(&self, question: &Responder, id: &RawJson) -> bool {
         match &question.way {
             Way::Message(connection, own) => connection.is_same(&self.0) && own == id,
             Way::Round(_) | Way::Answered => false,
@@ -559,7 +561,7 @@ fn tell(connection: &Connection, line: &bytes::Bytes) {
     connection.send(line.into());
 }
 
-impl Replier {
+impl Responder {
     /// Tells the child that asked something beside the answer.
     pub fn tell(&self, line: &bytes::Bytes) {
         if let Way::Message(connection, _) = &self.way {
@@ -572,7 +574,7 @@ impl Replier {
         Self {
             way: Way::Message(connection, id),
             key: None,
-            asks: None,
+            pending: None,
         }
     }
 
@@ -581,15 +583,15 @@ impl Replier {
         Self {
             way: Way::Round(answer),
             key: Some(key.into()),
-            asks: None,
+            pending: None,
         }
     }
 
     /// Counts as a question for the request with these.
     #[must_use]
-    pub fn count(mut self, asks: Arc<Asks>) -> Self {
-        asks.begin();
-        self.asks = Some(asks);
+    pub fn count(mut self, pending: Arc<PendingServerRequests>) -> Self {
+        pending.begin();
+        self.pending = Some(pending);
         self
     }
 
@@ -635,10 +637,10 @@ impl Replier {
     }
 }
 
-impl Drop for Replier {
+impl Drop for Responder {
     fn drop(&mut self) {
-        if let Some(asks) = &self.asks {
-            asks.end();
+        if let Some(pending) = &self.pending {
+            pending.end();
         }
         if let Way::Message(connection, id) = &self.way {
             let code = code::METHOD_NOT_FOUND;
@@ -655,13 +657,13 @@ pub struct InFlight {
     /// Where the answer goes.
     pub answer: oneshot::Sender<Reply>,
     /// Who hears the rest.
-    pub hearing: Option<Hearing>,
+    pub sink: Option<MessageSink>,
     /// What the child asked for it, if it ever did.
-    pub asks: Option<Arc<Asks>>,
+    pub pending: Option<Arc<PendingServerRequests>>,
 }
 
 /// Who hears a message, by the number of his request.
-pub fn hearer(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
+pub fn recipient(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
     let named = named_request(said);
     if said.id.is_none() && (&*said.method == method::PROGRESS || named.is_some()) {
         // A token that is not in flight belongs to a call that ended.
@@ -671,20 +673,23 @@ pub fn hearer(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
         return None;
     }
     let stands = |request: &InFlight| {
-        let hearing = request.hearing.as_ref();
-        hearing.is_some_and(|hearing| hearing.owner == STANDING)
+        let sink = request.sink.as_ref();
+        sink.is_some_and(|sink| sink.owner == LONG_LIVED)
     };
     let at_work = || {
         let waiting = waiting.iter();
         waiting.filter(|(_, request)| {
-            let waits = request.asks.as_ref().is_some_and(|asks| asks.waits());
+            let waits = request
+                .pending
+                .as_ref()
+                .is_some_and(|pending| pending.waits());
             !waits && !stands(request)
         })
     };
     let just_asked = || {
         waiting.iter().filter(|(_, request)| {
-            let asks = request.asks.as_ref();
-            asks.is_some_and(|asks| asks.asked_just_now())
+            let pending = request.pending.as_ref();
+            pending.is_some_and(|pending| pending.asked_just_now())
         })
     };
     if at_work().next().is_some() {
@@ -694,16 +699,13 @@ pub fn hearer(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
     }
 }
 
-/// The newest of these requests, if all of them have the same hearer.
+/// The newest of these requests, if all of them have the same recipient.
 fn newest_of_one<'a>(
     requests: impl DoubleEndedIterator<Item = (&'a u64, &'a InFlight)>,
 ) -> Option<u64> {
-    let mut owners = requests.rev().map(|(number, request)| {
-        (
-            *number,
-            request.hearing.as_ref().map(|hearing| hearing.owner),
-        )
-    });
+    let mut owners = requests
+        .rev()
+        .map(|(number, request)| (*number, request.sink.as_ref().map(|sink| sink.owner)));
     let (newest, owner) = owners.next()?;
     let owner = owner?;
     owners
@@ -1058,9 +1060,9 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Heard(Mutex<Vec<Vec<u8>>>);
+    struct KeptNoise(Mutex<Vec<Vec<u8>>>);
 
-    impl NoiseLog for Heard {
+    impl NoiseLog for KeptNoise {
         fn noise(&self, line: &[u8]) {
             self.0.lock().push(line.to_vec());
         }
@@ -1071,16 +1073,19 @@ mod tests {
         connection: Connection,
         reads: Lines<BufReader<DuplexStream>>,
         writes: DuplexStream,
-        noise: Arc<Heard>,
-        heard: Arc<Mutex<Vec<String>>>,
+        noise: Arc<KeptNoise>,
+        messages: Arc<Mutex<Vec<String>>>,
     }
 
     impl Played {
         fn new() -> Self {
             let (stdin, child_stdin) = tokio::io::duplex(1 << 16);
             let (child_stdout, stdout) = tokio::io::duplex(1 << 16);
-            let (noise, heard) = (Arc::new(Heard::default()), Arc::new(Mutex::new(Vec::new())));
-            let notes = heard.clone();
+            let (noise, messages) = (
+                Arc::new(KeptNoise::default()),
+                Arc::new(Mutex::new(Vec::new())),
+            );
+            let notes = messages.clone();
             let listener: Listener =
                 Arc::new(move |said| notes.lock().push(said.method.to_string()));
             let connection = Connection::open(
@@ -1097,7 +1102,7 @@ mod tests {
                 reads,
                 writes: child_stdout,
                 noise,
-                heard,
+                messages,
             }
         }
 
@@ -1144,7 +1149,7 @@ mod tests {
             (&refused["id"], &refused["error"]["code"]),
             (&json!("r"), &json!(-32601))
         );
-        assert_eq!(*child.heard.lock(), ["notifications/message"]);
+        assert_eq!(*child.messages.lock(), ["notifications/message"]);
         assert_eq!(*child.noise.0.lock(), [b"log line".to_vec()]);
     }
 

@@ -290,7 +290,7 @@ fn not_ready(log: &ServerLog) -> ChildError {
 
 /// Holds the nursery for as long as anything lives below it.
 async fn keep(nursery: Arc<Process>, retired: CancellationToken) {
-    let parent = Handle::of(nursery.pid());
+    let parent = Handle::open(nursery.pid());
     tokio::select! {
         _ = nursery.gone() => return,
         () = retired.cancelled() => {}
@@ -333,7 +333,7 @@ pub struct Plan {
 
 impl Plan {
     /// The error says why each process must be started anew.
-    pub fn of(command: &ResolvedCommand, found: Option<&Resolved>) -> Result<Self, String> {
+    pub fn new(command: &ResolvedCommand, found: Option<&Resolved>) -> Result<Self, String> {
         let Some(found) = found else {
             return Err("its packages are not installed, or it is not a Python server".to_owned());
         };

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ChildError, Ear, End, ExitStatus, Hearing, Hello, Outcome, Profile,
+    ChildError, End, ExitStatus, Hello, MessageSink, Outcome, Profile, WeakNotifier,
     connection::{Closed, Connection, Listener},
     hello,
     hello::{HelloParts, Refused},
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     relative::relative_text,
-    remote::{Accompanied, Failed, RemoteHandle},
+    remote::{Failed, PerRequestHeadersGuard, RemoteHandle},
 };
 
 /// How long a call's failure waits to learn how the child ended.
@@ -142,17 +142,17 @@ impl Child {
 
     /// Sends what `make` writes for the number of this request. Dropping the future, or
     /// `cancelled`, cancels it on the child's side; after `cancelled` a late answer is still waited
-    /// for. What the child says meanwhile goes to `hearing`.
+    /// for. What the child says meanwhile goes to `sink`.
     pub async fn exchange(
         &self,
         make: impl FnOnce(u64) -> Bytes,
         cancelled: &CancellationToken,
-        hearing: Option<Hearing>,
+        sink: Option<MessageSink>,
     ) -> Result<Reply, ChildError> {
         match self
             .parts
             .connection
-            .exchange(make, true, cancelled, hearing)
+            .exchange(make, true, cancelled, sink)
             .await
         {
             Ok(reply) => {
@@ -167,10 +167,14 @@ impl Child {
 
     /// Sends these headers with the request of this number, for as long as what is returned lives.
     /// `None` for a program, which has no headers.
-    pub fn accompany(&self, number: u64, headers: HeaderMap) -> Option<Accompanied> {
+    pub fn with_request_headers(
+        &self,
+        number: u64,
+        headers: HeaderMap,
+    ) -> Option<PerRequestHeadersGuard> {
         match &self.parts.body {
             Body::Local(_) => None,
-            Body::Remote(remote) => Some(remote.accompany(number, headers)),
+            Body::Remote(remote) => Some(remote.with_request_headers(number, headers)),
         }
     }
 
@@ -223,8 +227,8 @@ impl Child {
     }
 
     /// For telling it things later.
-    pub fn ear(&self) -> Ear {
-        Ear::new(self.parts.connection.clone())
+    pub fn notifier(&self) -> WeakNotifier {
+        WeakNotifier::new(self.parts.connection.clone())
     }
 
     /// Whether it answers at all within `patience`.
@@ -265,7 +269,7 @@ impl ChildParts {
     pub fn into_child(self, hello: Hello, listener: Option<Listener>) -> Child {
         let listener = listener.filter(|_| hello.era == Era::Modern);
         let subscriptions = listener.map(|listener| {
-            let (parts, _) = HelloParts::of(&hello.raw);
+            let (parts, _) = HelloParts::read(&hello.raw);
             Subscriptions::open(self.connection.clone(), &parts, listener)
         });
         Child {

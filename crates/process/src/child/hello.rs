@@ -33,7 +33,8 @@ impl Hello {
         let info = self.raw.member("_meta");
         let info = info.and_then(|meta| meta.member(meta::SERVER_INFO));
         let info = info.or_else(|| self.raw.member("serverInfo"));
-        let info = info.unwrap_or_else(|| RawJson::of(&json!({"name": name, "version": ""})));
+        let info =
+            info.unwrap_or_else(|| RawJson::from_json(&json!({"name": name, "version": ""})));
         let mut result = RawJson::empty_object();
         let instructions = self.raw.member("instructions");
         for (name, value) in [("instructions", instructions), ("serverInfo", Some(info))] {
@@ -43,7 +44,7 @@ impl Hello {
         }
         let capabilities = self.raw.member("capabilities");
         let capabilities = capabilities.unwrap_or_else(RawJson::empty_object);
-        let version = RawJson::of(&Profile::silent().protocol_version.as_ref().into());
+        let version = RawJson::from_json(&Profile::silent().protocol_version.as_ref().into());
         result
             .with_member("capabilities", &capabilities)
             .with_member("protocolVersion", &version)
@@ -75,7 +76,7 @@ pub struct ServerInfo {
 impl HelloParts {
     /// Reads a result. A member of the wrong type counts as absent, and costs nothing beside it; the
     /// second part says what was so.
-    pub fn of(raw: &RawJson) -> (Self, Vec<String>) {
+    pub fn read(raw: &RawJson) -> (Self, Vec<String>) {
         let mut odd = Vec::new();
         let mut text = |object: &RawJson, name: &str, shown: &str, needed: bool| {
             let found = object.member(name);
@@ -181,7 +182,7 @@ pub async fn introduce(
     if profile.era == Era::Modern {
         return discover(connection).await;
     }
-    let params = RawJson::of(&json!({
+    let params = RawJson::from_json(&json!({
         "protocolVersion": profile.protocol_version,
         "capabilities": profile.capabilities,
         "clientInfo": {"name": CLIENT, "version": env!("CARGO_PKG_VERSION")},
@@ -325,7 +326,7 @@ impl Profile {
         }
     }
 
-    /// For callers that can answer nothing: the OpenAPI door and the catalogue.
+    /// For callers that can answer nothing: the OpenAPI endpoint and the catalogue.
     pub fn silent() -> Self {
         Self {
             era: Era::Legacy,
@@ -366,7 +367,7 @@ pub fn modern_params(params: Option<&RawJson>, profile: &Profile) -> RawJson {
     let level = profile.log_level.as_deref();
     parts.extend(level.map(|level| (meta::LOG_LEVEL, Value::from(level))));
     for (name, value) in parts {
-        whole = whole.with_member(name, &RawJson::of(&value));
+        whole = whole.with_member(name, &RawJson::from_json(&value));
     }
     params.with_member("_meta", &whole)
 }
@@ -438,7 +439,7 @@ mod tests {
     #[test]
     fn questions_are_held_against_abilities_and_modes() {
         let can = |said: Value, mode: Option<&str>| {
-            let params = mode.map(|mode| RawJson::of(&json!({"mode": mode})));
+            let params = mode.map(|mode| RawJson::from_json(&json!({"mode": mode})));
             can_answer(&object(said), "elicitation", params.as_ref())
         };
         assert!(can(json!({"elicitation": {}}), None));
@@ -460,7 +461,7 @@ mod tests {
                 "serverInfo":{"name":null,"version":2,"title":"T"},"instructions":{},"\ud800":1,"capabilities":{}}"#
                 .into(),
         );
-        let (parts, odd) = HelloParts::of(&raw.unwrap());
+        let (parts, odd) = HelloParts::read(&raw.unwrap());
         let capabilities = json!({"tools": {}, "logging": {}, "x": {"y": 1}});
         assert_eq!(Value::Object(parts.capabilities), capabilities);
         assert_eq!(parts.server_info.title.as_deref(), Some("T"));
@@ -469,7 +470,7 @@ mod tests {
         for info in ["null", "[]", "5", "{}"] {
             let raw =
                 format!(r#"{{"protocolVersion":"1","capabilities":{{}},"serverInfo":{info}}}"#);
-            let (_, odd) = HelloParts::of(&RawJson::parse(raw.into()).unwrap());
+            let (_, odd) = HelloParts::read(&RawJson::parse(raw.into()).unwrap());
             assert_eq!(odd.len(), 2, "{info}");
         }
     }

@@ -25,12 +25,12 @@ const TAIL: usize = 5;
 #[derive(Clone)]
 pub struct ServerLog {
     server: Arc<str>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<LogState>>,
     /// Set once stderr was read to its end.
     heard_out: CancellationToken,
 }
 
-struct State {
+struct LogState {
     path: PathBuf,
     file: Option<(File, u64)>,
     tail: VecDeque<String>,
@@ -39,7 +39,7 @@ struct State {
 impl ServerLog {
     /// Appends to `path` (0600), each line marked with the server's name.
     pub fn new(server: &str, path: PathBuf) -> Self {
-        let state = State {
+        let state = LogState {
             path,
             file: None,
             tail: VecDeque::with_capacity(TAIL),
@@ -96,7 +96,7 @@ impl NoiseLog for ServerLog {
     }
 }
 
-impl State {
+impl LogState {
     fn append(&mut self, server: &str, text: &str) -> io::Result<()> {
         let line = format!("[{server}] {text}\n");
         let (mut file, size) = match self.file.take() {

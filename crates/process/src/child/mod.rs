@@ -14,8 +14,8 @@ mod subscription;
 mod supervisor;
 
 pub use connection::{
-    BACKLOG, Cancellation, Connection, Ear, Heard, Hearing, Listener, Outcome, Replier, STANDING,
-    is_news, without_folder,
+    BACKLOG, Cancellation, Connection, LONG_LIVED, Listener, MessageSink, Outcome, Responder,
+    ServerMessage, WeakNotifier, is_news, without_folder,
 };
 pub use control::{Duty, End, ExitStatus};
 pub use error::ChildError;

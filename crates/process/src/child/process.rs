@@ -255,7 +255,7 @@ impl Keeper {
     /// A forked one said its number, at a time when it was certainly there.
     pub fn is(&mut self, pid: u32) {
         if let Self::Forked(handle @ None, ..) = self {
-            *handle = Handle::of(pid).ok();
+            *handle = Handle::open(pid).ok();
         }
     }
 
@@ -322,7 +322,7 @@ impl Keeper {
 
 impl Handle {
     /// The number must be of a process that cannot have been reaped.
-    pub fn of(pid: u32) -> io::Result<Self> {
+    pub fn open(pid: u32) -> io::Result<Self> {
         let number = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
         let fd = pidfd_open(number, PidfdFlags::empty())?;
         let end = Receiver::from_owned_fd_unchecked(fd.try_clone()?)?;

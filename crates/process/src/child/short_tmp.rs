@@ -44,11 +44,11 @@ const ATTEMPTS: usize = 16;
 /// The short names of one bridge's workspaces.
 #[derive(Default)]
 pub struct ShortTmp {
-    state: Mutex<State>,
+    state: Mutex<Names>,
 }
 
 #[derive(Default)]
-struct State {
+struct Names {
     folder: Option<Arc<Folder>>,
     /// That none could be made was said.
     warned: bool,
@@ -79,7 +79,7 @@ impl ShortName {
 impl ShortTmp {
     /// The short name of a workspace's `tmp/`, the same for all its children; `None` where its own is
     /// short enough, or no folder can be made. Touches the disk.
-    pub fn of(&self, job: &Job) -> Option<Arc<ShortName>> {
+    pub fn name_for(&self, job: &Job) -> Option<Arc<ShortName>> {
         let target = job.tmp();
         if target.as_os_str().len() <= LONGEST {
             return None;
@@ -119,7 +119,7 @@ impl ShortTmp {
     }
 }
 
-impl State {
+impl Names {
     fn make(&mut self, target: &Path) -> io::Result<ShortName> {
         // Somebody may have cleared the folder away.
         self.folder.take_if(|folder| !folder.is_there());
@@ -298,13 +298,13 @@ mod tests {
     fn a_workspace_has_one_short_name_which_leads_to_its_own_folder_and_goes() {
         let dir = tempfile::tempdir().unwrap();
         let (names, job, other) = (ShortTmp::default(), job(dir.path()), job(dir.path()));
-        let one = names.of(&job).expect("a name");
+        let one = names.name_for(&job).expect("a name");
         assert!(one.path().as_os_str().len() <= LONGEST, "{:?}", one.path());
         fs::write(one.path().join("a"), "x").unwrap();
         assert!(job.tmp().join("a").exists());
-        let again = names.of(&job).expect("a name");
+        let again = names.name_for(&job).expect("a name");
         assert_eq!(again.path(), one.path());
-        let second = names.of(&other).expect("a name");
+        let second = names.name_for(&other).expect("a name");
         assert_ne!(second.path(), one.path());
         let folder = one.path().parent().unwrap().to_owned();
         let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&folder).unwrap());
@@ -345,10 +345,10 @@ mod tests {
     fn a_folder_that_was_cleared_away_is_made_again() {
         let dir = tempfile::tempdir().unwrap();
         let names = ShortTmp::default();
-        let one = names.of(&job(dir.path())).expect("a name");
+        let one = names.name_for(&job(dir.path())).expect("a name");
         let folder = one.path().parent().unwrap().to_owned();
         fs::remove_dir_all(&folder).unwrap();
-        let two = names.of(&job(dir.path())).expect("a name");
+        let two = names.name_for(&job(dir.path())).expect("a name");
         assert_ne!(two.path().parent(), Some(&*folder));
         assert!(two.path().exists());
     }

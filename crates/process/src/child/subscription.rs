@@ -14,7 +14,7 @@ use super::{
     connection::{Connection, Outcome},
     hello,
 };
-use crate::child::connection::{BACKLOG, Heard, Hearing, Listener, STANDING};
+use crate::child::connection::{BACKLOG, LONG_LIVED, Listener, MessageSink, ServerMessage};
 
 /// How long a child may take to acknowledge a subscription.
 const ACKNOWLEDGE: Duration = Duration::from_secs(10);
@@ -105,25 +105,25 @@ async fn listen(
     listener: &Listener,
     mut acknowledged: impl FnMut(),
 ) -> Option<Outcome> {
-    let (sender, mut heard) = mpsc::channel(BACKLOG);
-    let hearing = Hearing {
-        owner: STANDING,
-        heard: sender,
+    let (sender, mut messages) = mpsc::channel(BACKLOG);
+    let sink = MessageSink {
+        owner: LONG_LIVED,
+        messages: sender,
         cancellation: Cancellation::default(),
         witness: None,
     };
-    let params = RawJson::of(&json!({"notifications": filter}));
+    let params = RawJson::from_json(&json!({"notifications": filter}));
     let params = hello::modern_params(Some(&params), &Profile::modern());
     let ask = |number: u64| {
         let number = number.to_string();
         jsonrpc::line(Some(&number), method::LISTEN, Some(params.as_bytes()))
     };
     let never = CancellationToken::new();
-    let mut answer = std::pin::pin!(connection.exchange(ask, true, &never, Some(hearing)));
+    let mut answer = std::pin::pin!(connection.exchange(ask, true, &never, Some(sink)));
     loop {
         tokio::select! {
             biased;
-            Some(Heard::Told(said)) = heard.recv() => {
+            Some(ServerMessage::Notification(said)) = messages.recv() => {
                 if &*said.method == method::ACKNOWLEDGED {
                     acknowledged();
                 } else {

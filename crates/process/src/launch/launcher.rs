@@ -106,10 +106,10 @@ pub struct NodeSet {
 pub fn read(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wanted, Why> {
     let name = file_name(&command.program);
     let wanted = match name {
-        "uvx" => read_uv_tool_run(command, 0, &beside(&command.program, "uv")),
+        "uvx" => read_uv_tool_run(command, 0, &sibling(&command.program, "uv")),
         "uv" => read_uv(command, &command.program),
         "pipx" => read_pipx(command),
-        "npx" => read_npx(command, &beside(&command.program, "npm"), on_path),
+        "npx" => read_npx(command, &sibling(&command.program, "npm"), on_path),
         "npm" => read_npm_exec(command, on_path),
         _ if is_interpreter(name) => read_python(command),
         _ => Err("its command is not a package launcher".to_owned()),
@@ -133,7 +133,7 @@ fn file_name(program: &str) -> &str {
 }
 
 /// Another program of the same installation.
-fn beside(program: &str, other: &str) -> String {
+fn sibling(program: &str, other: &str) -> String {
     match program.rsplit_once('/') {
         Some((folder, _)) => format!("{folder}/{other}"),
         None => other.to_owned(),
@@ -390,7 +390,7 @@ fn read_options(
             let found = found.ok_or_else(|| unknown(&format!("--{name}")))?;
             at += 1;
             let value = take(found, inline, args, &mut at)?;
-            given.push((of(found, value), found.value));
+            given.push((given_option(found, value), found.value));
         } else if word.len() > 1 && word.starts_with('-') {
             let mut letters = word[1..].chars();
             at += 1;
@@ -399,13 +399,13 @@ fn read_options(
                 let found = found.ok_or_else(|| unknown(&format!("-{letter}")))?;
                 let rest = letters.as_str();
                 if !found.value {
-                    given.push((of(found, String::new()), false));
+                    given.push((given_option(found, String::new()), false));
                     continue;
                 }
                 let inline = rest.strip_prefix('=').unwrap_or(rest);
                 let inline = (!rest.is_empty()).then(|| inline.to_owned());
                 let value = take(found, inline, args, &mut at)?;
-                given.push((of(found, value), true));
+                given.push((given_option(found, value), true));
                 break;
             }
         } else {
@@ -415,7 +415,7 @@ fn read_options(
     Ok((given, at))
 }
 
-fn of(known: &Known, value: String) -> Given {
+fn given_option(known: &Known, value: String) -> Given {
     Given {
         meaning: known.meaning,
         long: known.long,
@@ -925,7 +925,7 @@ fn gather(set: &mut PythonSet, given: Vec<(Given, bool)>, cwd: Option<&Path>) ->
             Choose => set.choosing.extend(given.words(valued)),
             Fetch => {
                 if valued {
-                    given.value = place(&given, cwd)?;
+                    given.value = url_or_path(&given, cwd)?;
                 }
                 set.fetching.extend(given.words(valued));
             }
@@ -944,7 +944,7 @@ fn gather(set: &mut PythonSet, given: Vec<(Given, bool)>, cwd: Option<&Path>) ->
 }
 
 /// The value of an option that may be a URL or a path.
-fn place(given: &Given, cwd: Option<&Path>) -> Result<String, Why> {
+fn url_or_path(given: &Given, cwd: Option<&Path>) -> Result<String, Why> {
     let value = &given.value;
     if let Some(at) = value.find("://") {
         let from = value[..at].rfind('=').map_or(0, |at| at + 1);

@@ -12,7 +12,7 @@ use reqwest::{
 use tokio::time::timeout;
 
 use super::{
-    Company, RemoteError, RemoteOptions,
+    PerRequestHeaders, RemoteError, RemoteOptions,
     lost::{Failure, Mark},
 };
 use crate::spec::RemoteSpec;
@@ -39,7 +39,7 @@ pub struct Http {
     idle: Duration,
     limit: usize,
     mark: Mark,
-    company: Company,
+    per_request_headers: PerRequestHeaders,
 }
 
 /// Whether a request whose connection broke may be sent again. One that was never sent always may.
@@ -79,7 +79,7 @@ impl Http {
             idle: options.idle_timeout,
             limit: options.max_message,
             mark: Mark::random(),
-            company: Company::default(),
+            per_request_headers: PerRequestHeaders::default(),
         })
     }
 
@@ -94,8 +94,8 @@ impl Http {
     }
 
     /// Headers of single requests.
-    pub fn company(&self) -> &Company {
-        &self.company
+    pub fn per_request_headers(&self) -> &PerRequestHeaders {
+        &self.per_request_headers
     }
 
     /// A JSON-RPC error, as a line, for the request with this id.
@@ -294,7 +294,7 @@ impl Events {
     }
 
     /// Whether the server said anything but comments.
-    pub fn heard(&self) -> bool {
-        self.parser.heard()
+    pub fn received_any(&self) -> bool {
+        self.parser.received_any()
     }
 }

@@ -180,18 +180,18 @@ impl Failure {
     }
 
     /// Whether the server may have acted on the request.
-    fn heard(&self) -> Heard {
+    fn receipt(&self) -> Receipt {
         match self {
-            Self::SessionLost | Self::Unauthorized => Heard::No,
-            _ => Heard::Perhaps,
+            Self::SessionLost | Self::Unauthorized => Receipt::No,
+            _ => Receipt::Perhaps,
         }
     }
 
     /// A JSON-RPC error, as a line, for the request with this id. The `mark` says that it is ours.
     pub fn line(&self, origin: &str, id: &str, mark: &Mark) -> Bytes {
-        let heard = self.heard();
+        let receipt = self.receipt();
         let message = format!("the remote server {origin} failed: {self}");
-        let data = serde_json::json!({"mark": mark.0, "unheard": heard == Heard::No});
+        let data = serde_json::json!({"mark": mark.0, "unheard": receipt == Receipt::No});
         let error =
             serde_json::json!({"code": code::INTERNAL_ERROR, "message": message, "data": data});
         format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}\n").into()
@@ -200,7 +200,7 @@ impl Failure {
 
 /// Whether the server may have acted on the request that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heard {
+enum Receipt {
     /// It may have.
     Perhaps,
     /// It refused it for want of a session: asking in a new one does nothing twice.
@@ -378,7 +378,7 @@ mod failure_tests {
         let mark = Mark::random();
         let line = Failure::SessionLost.line("https://h", "1", &mark);
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
-        let error = RawJson::of(&value["error"]);
+        let error = RawJson::from_json(&value["error"]);
         let failed = mark.failed(&error).unwrap();
         assert!(
             failed.unheard

@@ -70,7 +70,7 @@ impl Outgoing {
             ..
         } = ClientMessage::read(line).ok()?;
         let modern = params.meta.protocol_version.clone();
-        let modern = modern.map(|version| Modern::of(version, &kind, &params));
+        let modern = modern.map(|version| Modern::new(version, &kind, &params));
         let kind = match (kind, id) {
             (message::Kind::Request(method), Some(id)) => Kind::Request {
                 id: id.as_str().into(),
@@ -123,7 +123,7 @@ impl Outgoing {
 }
 
 impl Modern {
-    fn of(version: String, kind: &message::Kind, params: &Params) -> Self {
+    fn new(version: String, kind: &message::Kind, params: &Params) -> Self {
         let method = match kind {
             message::Kind::Request(method) => &**method,
             message::Kind::Notification(_) | message::Kind::Response => "",
@@ -482,7 +482,7 @@ mod mirror_tests {
             "arguments": {"region": "eu", "deep": {"n": 42.0}, "none": null, "list": ["x"], "on": true},
             "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"},
         }});
-        let schema = RawJson::of(&json!({"properties": {
+        let schema = RawJson::from_json(&json!({"properties": {
             "region": {"type": "string", "x-mcp-header": "Region"},
             "deep": {"properties": {"n": {"x-mcp-header": "N"}}},
             "none": {"x-mcp-header": "None"},

@@ -96,7 +96,7 @@ pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes,
     let (stdin, our_stdin) = tokio::io::duplex(PIPE);
     let (our_stdout, stdout) = tokio::io::duplex(PIPE);
     let (output, lines) = Output::new();
-    let (mark, company) = (http.mark().clone(), http.company().clone());
+    let (mark, per_request_headers) = (http.mark().clone(), http.per_request_headers().clone());
     let (hang_up, gone) = (CancellationToken::new(), CancellationToken::new());
     let input = Input::new(our_stdin);
     let (hanging, leaving) = (hang_up.clone(), gone.clone().drop_guard());
@@ -117,7 +117,7 @@ pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes,
         hang_up,
         gone,
         mark,
-        company,
+        per_request_headers,
     };
     Ok(RemotePipes {
         stdin,
@@ -160,13 +160,13 @@ pub struct RemoteHandle {
     hang_up: CancellationToken,
     gone: CancellationToken,
     mark: Mark,
-    company: Company,
+    per_request_headers: PerRequestHeaders,
 }
 
 impl RemoteHandle {
     /// Sends these headers with the request of this number, for as long as what is returned lives.
-    pub fn accompany(&self, number: u64, headers: HeaderMap) -> Accompanied {
-        self.company.join(number, headers)
+    pub fn with_request_headers(&self, number: u64, headers: HeaderMap) -> PerRequestHeadersGuard {
+        self.per_request_headers.join(number, headers)
     }
 
     /// Waits until nothing is left: some seconds at most after the end of stdin.
@@ -200,22 +200,25 @@ impl Drop for RemoteHandle {
 
 /// The headers that go with requests under way, by the requests' ids.
 #[derive(Clone, Default)]
-pub struct Company(Arc<Mutex<HashMap<Box<str>, HeaderMap>>>);
+pub struct PerRequestHeaders(Arc<Mutex<HashMap<Box<str>, HeaderMap>>>);
 
-/// Ends the company of one request when dropped.
-pub struct Accompanied {
-    company: Company,
+/// Removes the headers of one request when dropped.
+pub struct PerRequestHeadersGuard {
+    per_request_headers: PerRequestHeaders,
     id: Box<str>,
 }
 
-impl Company {
+impl PerRequestHeaders {
     /// Sends `headers` with every attempt of the request of this number, until what is returned is
     /// dropped.
-    pub fn join(&self, number: u64, headers: HeaderMap) -> Accompanied {
+    pub fn join(&self, number: u64, headers: HeaderMap) -> PerRequestHeadersGuard {
         let id: Box<str> = number.to_string().into();
         self.lock().insert(id.clone(), headers);
-        let company = self.clone();
-        Accompanied { company, id }
+        let per_request_headers = self.clone();
+        PerRequestHeadersGuard {
+            per_request_headers,
+            id,
+        }
     }
 
     /// Adds the headers of the request with this id; those that are set already stay.
@@ -255,9 +258,9 @@ impl Company {
     }
 }
 
-impl Drop for Accompanied {
+impl Drop for PerRequestHeadersGuard {
     fn drop(&mut self) {
-        self.company.lock().remove(&self.id);
+        self.per_request_headers.lock().remove(&self.id);
     }
 }
 

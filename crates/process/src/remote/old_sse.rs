@@ -165,7 +165,9 @@ impl OldSse {
     async fn post(&self, message: &Outgoing, endpoint: &Url) -> Result<(), Failure> {
         let json = HeaderValue::from_static("application/json");
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
-        self.http.company().add_to(&mut headers, message.id());
+        self.http
+            .per_request_headers()
+            .add_to(&mut headers, message.id());
         let resend = if message.is_idempotent() {
             Resend::Once
         } else {
@@ -193,7 +195,10 @@ impl OldSse {
         }
         let is_stale = status == StatusCode::UNAUTHORIZED
             && self.proven.load(Ordering::Relaxed)
-            && !self.http.company().has_credentials(message.id());
+            && !self
+                .http
+                .per_request_headers()
+                .has_credentials(message.id());
         match error {
             _ if is_stale => return Err(Failure::Unauthorized),
             Some(error) if message.id().is_some() => {

@@ -224,7 +224,9 @@ impl Streamable {
         headers.insert(ACCEPT, accepted);
         let json = HeaderValue::from_static("application/json");
         headers.insert(CONTENT_TYPE, json);
-        self.http.company().add_to(&mut headers, message.id());
+        self.http
+            .per_request_headers()
+            .add_to(&mut headers, message.id());
         let resend = if message.is_idempotent() {
             Resend::Once
         } else {
@@ -248,7 +250,7 @@ impl Streamable {
         // What was good for the session before: a new one finds out whether it is at fault.
         let is_stale = status == StatusCode::UNAUTHORIZED
             && self.proven.load(Ordering::Relaxed)
-            && !self.http.company().has_credentials(id);
+            && !self.http.per_request_headers().has_credentials(id);
         // Within a session a 403 is about one request, and the server's words are worth having.
         let is_about_credentials =
             status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && !in_session;
@@ -483,7 +485,11 @@ impl Streamable {
                     let end = self.pass_all(&mut events).await;
                     cursor = events.cursor();
                     // A server that hangs up on everybody is asked ever more rarely.
-                    failures = if events.heard() { 0 } else { failures + 1 };
+                    failures = if events.received_any() {
+                        0
+                    } else {
+                        failures + 1
+                    };
                     end.err()
                 }
                 Err(failure) => {

@@ -164,7 +164,7 @@ impl Maker {
         }
         let id = id(server, ids);
         ids.push(id.clone());
-        let (kind, door) = match self.args.kind {
+        let (kind, prefix) = match self.args.kind {
             Kind::Openapi => ("openapi", "mcpo"),
             Kind::Mcp => ("mcp", "mcp"),
         };
@@ -175,7 +175,7 @@ impl Maker {
         };
         let mut connection = json!({
             "type": kind,
-            "url": format!("{}/{door}/{}", self.bridge, path_segment(server)),
+            "url": format!("{}/{prefix}/{}", self.bridge, path_segment(server)),
             "path": self.spec_path,
             "spec_type": "url",
             "spec": "",

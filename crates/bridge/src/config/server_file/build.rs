@@ -227,13 +227,13 @@ impl Builder<'_> {
         // The server's own come last, and so count.
         let env: IndexMap<_, _> = given.chain(env.unwrap_or_default()).collect();
         for name in env.keys() {
-            let place = path.key("env").key(name);
+            let location = path.key("env").key(name);
             if name.is_empty() || name.contains(['=', '\0']) {
                 let fix = "write a name without '='";
-                self.fault(place, "not a variable name", fix);
+                self.fault(location, "not a variable name", fix);
             } else if ["MCPO_WORKDIR", "MCPO_JOB_ID"].contains(&name.as_str()) {
                 self.warnings
-                    .push(format!("{place}: ignored because the bridge sets it"));
+                    .push(format!("{location}: ignored because the bridge sets it"));
             }
         }
         // A reference may have come to nothing.
@@ -288,13 +288,13 @@ impl Builder<'_> {
         let before = self.faults.len();
         let headers = headers.unwrap_or_default();
         for (name, value) in &headers {
-            let place = path.key("headers").key(name);
+            let location = path.key("headers").key(name);
             if HeaderName::from_bytes(name.as_bytes()).is_err() {
                 let fix = "write letters, digits and hyphens";
-                self.fault(place, "not a header name", fix);
+                self.fault(location, "not a header name", fix);
             } else if HeaderValue::from_str(value).is_err() {
                 let fix = "remove line breaks and control characters";
-                self.fault(place, "not a valid header value", fix);
+                self.fault(location, "not a valid header value", fix);
             }
         }
         let parsed = Url::parse(url).ok();

@@ -118,11 +118,11 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
     let disabled = disabled(&document);
     let shape = schema::faults(&document).into_iter().filter(|fault| {
         // That there are no servers is told above, in better words.
-        let root = fault.place.is_empty() && document.is_object();
+        let root = fault.location.is_empty() && document.is_object();
         !root
             && !disabled
                 .iter()
-                .any(|name| Path::server(name).holds(&fault.place))
+                .any(|name| Path::server(name).holds(&fault.location))
     });
     faults.extend(shape);
     let Value::Object(root) = document else {
@@ -150,7 +150,7 @@ fn build(
     if entries.is_empty() {
         warnings.push("mcpServers is empty: no servers to serve".into());
     }
-    let misshapen: Vec<String> = faults.iter().map(|fault| fault.place.clone()).collect();
+    let misshapen: Vec<String> = faults.iter().map(|fault| fault.location.clone()).collect();
     let known = schema::server_keys();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     let mut builder = Builder {
@@ -186,7 +186,7 @@ fn server(
     known: &[&str],
 ) -> Option<ServerSpec> {
     let path = Path::server(name);
-    let well_shaped = !misshapen.iter().any(|place| path.holds(place));
+    let well_shaped = !misshapen.iter().any(|location| path.holds(location));
     let double = schema::normalise(&mut keys, &path);
     builder.faults.extend(double);
     warn(builder, name, &keys, &path, known);
@@ -223,9 +223,9 @@ fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Pat
         .get("oauth")
         .is_some_and(|value| value["enabled"] != false)
     {
-        let place = path.key("oauth");
+        let location = path.key("oauth");
         builder.warnings.push(format!(
-            "{place}: ignored because the bridge does not support OAuth: add a token to headers, \
+            "{location}: ignored because the bridge does not support OAuth: add a token to headers, \
              such as \"Authorization\": \"Bearer ${{file:/run/secrets/TOKEN}}\""
         ));
     }
@@ -351,18 +351,18 @@ impl Builder<'_> {
         let asks = |text: &str| {
             asks_for_user(text) || asks_for_user(&text.replace("%7B", "{").replace("%7D", "}"))
         };
-        for (place, _) in public.into_iter().filter(|(_, text)| asks(text)) {
+        for (location, _) in public.into_iter().filter(|(_, text)| asks(text)) {
             let fix = "move it to env (with a url: to headers), where it is not visible to other \
                        processes and in logs";
-            self.fault(place, format!("{all} are not replaced in this key"), fix);
+            self.fault(location, format!("{all} are not replaced in this key"), fix);
         }
         if spec.mode != Mode::Shared {
             return;
         }
-        for (place, _) in private.into_iter().filter(|(_, text)| asks_for_user(text)) {
+        for (location, _) in private.into_iter().filter(|(_, text)| asks_for_user(text)) {
             let problem = "a shared server has no single user";
             let fix = r#"set "mode" to "stateful" or "stateless", or remove it"#;
-            self.fault(place, problem, fix);
+            self.fault(location, problem, fix);
         }
     }
 }
@@ -391,9 +391,9 @@ impl Path {
         Self(format!("{}{dot}{key}", self.0))
     }
 
-    /// Whether `place` is this place or one within it.
-    fn holds(&self, place: &str) -> bool {
-        let rest = place.strip_prefix(&self.0);
+    /// Whether `location` is this place or one within it.
+    fn holds(&self, location: &str) -> bool {
+        let rest = location.strip_prefix(&self.0);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     }
 

@@ -223,7 +223,7 @@ fn remote_servers_follow_mcpo() {
     for http in ["streamable-http", "streamablehttp", "http"] {
         assert_eq!(kind(json!({"type": http})), RemoteKind::StreamableHttp);
     }
-    for (server, place) in [
+    for (server, location) in [
         (
             json!({"url": "http://x", "type": "stdio"}),
             "mcpServers.r.type",
@@ -236,7 +236,7 @@ fn remote_servers_follow_mcpo() {
         (json!({"url": "mcp.example"}), "mcpServers.r.url"),
     ] {
         let faults = read_json(&json!({"mcpServers": {"r": server}})).unwrap_err();
-        assert_eq!(faults[0].place, place);
+        assert_eq!(faults[0].location, location);
     }
 }
 
@@ -311,7 +311,7 @@ fn a_file_without_servers_says_what_to_do() {
 #[test]
 fn a_key_that_stands_twice_is_a_fault() {
     let faults = read_text(r#"{"mcpServers": {"a": {"command": "x"}, "a": {"command": "y"}}}"#);
-    assert_eq!(faults.unwrap_err()[0].place, "mcpServers.a");
+    assert_eq!(faults.unwrap_err()[0].location, "mcpServers.a");
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Setting {
     }
 
     /// `--port / MCPO_PORT`
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         format!("{} / {}", self.flag(), self.variable())
     }
 
@@ -327,18 +327,22 @@ impl<T> Declared<'_, '_, T> {
             return Ok(text);
         };
         if text.is_some() {
-            let problem = format!("{} is set too", self.setting.place());
-            return Err(Fault::new(file.place(), problem, "set only one of the two"));
+            let problem = format!("{} is set too", self.setting.location());
+            return Err(Fault::new(
+                file.location(),
+                problem,
+                "set only one of the two",
+            ));
         }
         read_secret(&path).map(Some).map_err(|problem| {
             let fix = "mount a readable file that contains the secret, or unset the setting";
-            Fault::new(file.place(), problem, fix).with_value(path)
+            Fault::new(file.location(), problem, fix).with_value(path)
         })
     }
 
     fn value(&self, text: &str) -> Result<T, Fault> {
         (self.parse)(text).map_err(|bad| {
-            let fault = Fault::new(self.setting.place(), bad.problem, bad.fix);
+            let fault = Fault::new(self.setting.location(), bad.problem, bad.fix);
             // A URL may carry a password, whatever the setting.
             if self.setting.secret || text.contains('@') {
                 fault

@@ -53,7 +53,7 @@ pub(super) fn faults(settings: &Settings, known: &[Fault]) -> Vec<Fault> {
     // An API key with an error is reported already; that there is none would be wrong.
     let bad_key = known
         .iter()
-        .any(|fault| fault.place.starts_with("--api-key"));
+        .any(|fault| fault.location.starts_with("--api-key"));
     let exposed = unprotected(settings).filter(|_| !bad_key);
     exposed
         .into_iter()

@@ -102,7 +102,7 @@ const MESSAGE: &str = "message";
 const FIRST: [&str; 4] = ["timestamp", "level", MESSAGE, "target"];
 
 impl Line {
-    pub fn of(event: &Event<'_>) -> Self {
+    pub fn from_event(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         let room = ROOM.take().unwrap_or_else(Room::usual);
         let mut fields = room.fields;

@@ -18,7 +18,8 @@ async fn headers_repeat_the_body_and_no_session_is_kept() {
     })
     .await;
     let schema = json!({"properties": {"region": {"type": "string", "x-mcp-header": "Region"}}});
-    let find: ToolSchema = Arc::new(move |tool| (tool == "täst").then(|| RawJson::of(&schema)));
+    let find: ToolSchema =
+        Arc::new(move |tool| (tool == "täst").then(|| RawJson::from_json(&schema)));
     let options = RemoteOptions {
         tool_schema: Some(find),
         ..options()

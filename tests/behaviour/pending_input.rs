@@ -36,9 +36,9 @@ fn files() -> Value {
     json!({"before": "before.txt", "after": "after.txt"})
 }
 
-/// The retry of a modern client's parked call.
-fn retry(mcp: &Mcp, arguments: &Value, parked: &Value) -> Stream {
-    mcp.retry("ask", arguments, parked, &accepted(json!({"sure": true})))
+/// The retry of a modern client's pending call.
+fn retry(mcp: &Mcp, arguments: &Value, pending: &Value) -> Stream {
+    mcp.retry("ask", arguments, pending, &accepted(json!({"sure": true})))
 }
 
 fn answer(mcp: &Mcp, asked: &Value) {
@@ -70,7 +70,7 @@ fn a_question_that_nobody_answers_holds_up_no_other_call_of_the_chat() {
     let bridge = start();
     let client = bridge.chat("alice", "c1");
     let (asker, other) = (modern(client.clone()), legacy(client.clone()));
-    let parked = asker.begin("ask", files()).result();
+    let pending = asker.begin("ask", files()).result();
     let pid = other.text("pid", json!({}));
     let same = client.call("dialog", "pid", json!({})).json();
     assert_eq!(pid, same.to_string());
@@ -82,19 +82,19 @@ fn a_question_that_nobody_answers_holds_up_no_other_call_of_the_chat() {
     );
     answer(&other, &asked);
     assert!(stream.result()["content"][0]["text"].is_string());
-    let done = retry(&asker, &files(), &parked).result();
+    let done = retry(&asker, &files(), &pending).result();
     assert!(linked(&done).contains(&"after.txt"), "{done}");
 }
 
 #[test]
-fn each_call_links_its_own_files_whichever_ran_while_it_was_parked() {
+fn each_call_links_its_own_files_whichever_ran_while_it_was_pending() {
     let bridge = start();
     let client = bridge.chat("alice", "c1");
     let asker = modern(client.clone());
-    let parked = asker.begin("ask", files()).result();
+    let pending = asker.begin("ask", files()).result();
     let between = legacy(client).call("write", json!({"name": "between.txt"}));
     assert_eq!(linked(&between), ["between.txt"]);
-    let done = retry(&asker, &files(), &parked).result();
+    let done = retry(&asker, &files(), &pending).result();
     assert_eq!(linked(&done), ["after.txt", "before.txt", "files.zip"]);
 }
 
@@ -103,10 +103,10 @@ fn an_answered_call_goes_on_in_its_turn() {
     let bridge = start();
     let client = bridge.chat("alice", "c1");
     let asker = modern(client.clone());
-    let parked = asker.begin("ask", files()).result();
+    let pending = asker.begin("ask", files()).result();
     let sleeping = sleep(&bridge, &client);
     let retried = thread::spawn(move || {
-        let done = retry(&asker, &files(), &parked).result();
+        let done = retry(&asker, &files(), &pending).result();
         assert!(linked(&done).contains(&"after.txt"), "{done}");
     });
     // Others come and go meanwhile.
@@ -118,7 +118,7 @@ fn an_answered_call_goes_on_in_its_turn() {
     }
     assert!(!retried.is_finished(), "it waits for its turn");
     bridge.wake("asleep.txt");
-    // Both files of the other call are its own: the parked one wrote nothing meanwhile.
+    // Both files of the other call are its own: the pending one wrote nothing meanwhile.
     let answer = sleeping.rest();
     assert!(
         answer.contains("asleep.txt") && !answer.contains("after.txt"),
@@ -145,21 +145,21 @@ fn an_unanswered_question_ends_its_call_and_not_its_child() {
 }
 
 #[test]
-fn a_parked_call_whose_client_does_not_come_back_expires() {
+fn a_pending_call_whose_client_does_not_come_back_expires() {
     let bridge = impatient();
     let mcp = modern(bridge.chat("alice", "c1"));
     let pid = mcp.text("pid", json!({}));
-    let parked = mcp.begin("ask", json!({})).result();
+    let pending = mcp.begin("ask", json!({})).result();
     eventually("the child hears of it", || {
         heard(&mcp)["cancelled"] != json!([])
     });
-    let late = retry(&mcp, &json!({}), &parked);
+    let late = retry(&mcp, &json!({}), &pending);
     assert_eq!(late.refusal(), (400, -32602));
     assert_eq!(mcp.text("pid", json!({})), pid);
 }
 
 #[test]
-fn hanging_up_while_parked_cancels_the_call_and_keeps_the_child() {
+fn hanging_up_while_pending_cancels_the_call_and_keeps_the_child() {
     let bridge = start();
     let client = bridge.chat("alice", "c1");
     let mcp = legacy(client.clone());
@@ -191,18 +191,18 @@ fn hanging_up_a_call_that_waits_to_go_on_lets_the_other_one_end() {
 }
 
 #[test]
-fn a_reload_waits_for_a_parked_call() {
+fn a_reload_waits_for_a_pending_call() {
     let bridge = start();
     let client = bridge.chat("alice", "c1");
     let mcp = modern(client.clone());
-    let parked = mcp.begin("ask", files()).result();
+    let pending = mcp.begin("ask", files()).result();
     let newer = with(dialog(), json!({"env": {"NEW": "1"}}));
     bridge.write_config(&servers([("dialog", newer), ("echo", echo())]));
     let old = client.call("dialog", "pid", json!({})).json();
     eventually("the new one serves", || {
         client.call("dialog", "pid", json!({})).json() != old
     });
-    let done = retry(&mcp, &files(), &parked).result();
+    let done = retry(&mcp, &files(), &pending).result();
     assert!(linked(&done).contains(&"after.txt"), "{done}");
 }
 
