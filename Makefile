@@ -35,7 +35,7 @@ PYTHON_DIRS := bench deploy examples scripts crates/process/src/child/fork/serve
 # .tools/bin comes last, so that an installed uv takes precedence.
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc modules texts python copies check-example check-kubernetes check-workflows bench soak load-bodies load-connections load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
+.PHONY: help run build bundle test test-fork test-docker lint fmt fmt-check clippy doc modules glossary texts python copies check-example check-kubernetes check-workflows bench soak load-bodies load-connections load-fairness sizing conformance test-mcpo test-openwebui test-schemas test-servers deny clean uv
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,7 +58,7 @@ config/mcp-servers.json:
 test: uv lint check-example test-fork ## Check everything: format, lints, docs, example config, all tests
 	scripts/test $(TEST_ARGS)
 
-lint: fmt-check clippy doc modules texts python copies ## Check format, clippy, documentation, modules, texts, Python files and copies
+lint: fmt-check clippy doc modules glossary texts python copies ## Check format, clippy, documentation, modules, names, texts, Python files, copies
 
 fmt: ## Format the Rust code
 	cargo fmt
@@ -72,6 +72,10 @@ clippy:
 # No two modules may import each other.
 modules:
 	python3 scripts/module_graph.py
+
+# Names use the field's terms: scripts/glossary lists private words and what to say instead.
+glossary:
+	scripts/glossary
 
 # docs/texts.md has the texts of the sources; check-example compares those of --help, which needs a build.
 texts:
