@@ -31,16 +31,16 @@ scenarios! {
     a_legacy_client_answers_what_the_child_asks_on_the_calls_stream,
     a_child_that_asks_a_client_who_cannot_answer_is_declined,
     a_child_that_asks_a_modern_client_who_cannot_answer_is_declined_and_its_call_goes_on,
-    a_modern_clients_retry_resumes_the_parked_call,
-    a_parked_call_belongs_to_one_user_and_one_request,
-    parked_calls_are_told_apart_by_arguments_that_no_number_type_holds,
+    a_modern_clients_retry_resumes_the_pending_call,
+    a_pending_call_belongs_to_one_user_and_one_request,
+    pending_calls_are_told_apart_by_arguments_that_no_number_type_holds,
     a_cancelled_request_is_cancelled_in_the_child,
     hanging_up_cancels_the_request,
     hanging_up_a_stream_cancels_the_question,
     the_end_of_a_session_ends_its_stream,
     changed_lists_are_told_on_the_stream_and_listed_from_then_on,
     each_message_is_on_the_newest_of_a_sessions_streams_only,
-    open_streams_and_parked_calls_hold_up_no_shutdown,
+    open_streams_and_pending_calls_hold_up_no_shutdown,
 }
 
 fn start() -> TestBridge {
@@ -604,7 +604,7 @@ fn a_pending_call_belongs_to_one_user_and_one_request(at: Scope) {
     assert_eq!(result["answers"], json!([["q", {"result": sure()}]]));
 }
 
-fn parked_calls_are_told_apart_by_arguments_that_no_number_type_holds(at: Scope) {
+fn pending_calls_are_told_apart_by_arguments_that_no_number_type_holds(at: Scope) {
     let bridge = asker();
     let mcp = at.modern(
         bridge.chat("alice", "c1"),

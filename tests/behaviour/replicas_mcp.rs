@@ -83,7 +83,7 @@ fn a_child_asks_its_client_through_bridges_that_do_not_run_it() {
     assert_eq!(replicas.owners(), [1]);
     // Its retry goes on from anywhere.
     let modern = Mcp::modern(chat(2), "asking", able);
-    let answer = retry(&modern, "ask", &parked).result();
+    let answer = retry(&modern, "ask", &pending).result();
     let text = answer["content"][0]["text"].as_str().expect("a text");
     assert!(text.contains("accept") && text.contains("red"), "{text}");
     // A session's request: by the session's bridge to the one with the child, and its answer too.

@@ -53,7 +53,7 @@ struct Names {
     /// That none could be made was said.
     warned: bool,
     number: u64,
-    names: HashMap<JobId, Weak<ShortName>>,
+    by_job: HashMap<JobId, Weak<ShortName>>,
 }
 
 /// A folder of links, which goes when this is dropped.
@@ -85,14 +85,14 @@ impl ShortTmp {
             return None;
         }
         let mut state = self.state.lock();
-        if let Some(name) = state.names.get(&job.id()).and_then(Weak::upgrade) {
+        if let Some(name) = state.by_job.get(&job.id()).and_then(Weak::upgrade) {
             return Some(name);
         }
         match state.make(&target) {
             Ok(name) => {
                 let name = Arc::new(name);
-                state.names.retain(|_, name| name.strong_count() > 0);
-                state.names.insert(job.id(), Arc::downgrade(&name));
+                state.by_job.retain(|_, name| name.strong_count() > 0);
+                state.by_job.insert(job.id(), Arc::downgrade(&name));
                 Some(name)
             }
             Err(error) => {
