@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::{
     Client, PROMPT, Process, eventually, folders, is_stopped, kill_process, processes_of, until,
+    vars,
 };
 
 const START: Duration = Duration::from_secs(60);
@@ -54,11 +55,13 @@ impl Builder {
         self
     }
 
-    /// Starts the bridge and waits until it is ready.
+    /// Starts the bridge and waits until it is ready and knows what the well-behaved servers offer: a
+    /// call waits for that for some seconds only, and a busy machine takes longer.
     #[track_caller]
     pub fn start(self) -> TestBridge {
         let mut bridge = self.prepare();
         bridge.launch();
+        bridge.wait_for_well_behaved();
         bridge
     }
 
@@ -78,6 +81,18 @@ impl Builder {
         bridge.write_config(&bridge.settings.config);
         bridge
     }
+}
+
+/// Whether it is one of the test servers that answer at once.
+fn is_well_behaved(entry: &Value) -> bool {
+    let script = entry["args"][0].as_str().unwrap_or_default();
+    let script = script.rsplit('/').next().unwrap_or_default();
+    let names = [
+        "asking", "bytes", "dialog", "echo", "library", "modern", "places",
+    ];
+    names
+        .iter()
+        .any(|name| script == format!("{name}_server.py"))
 }
 
 struct Running {
@@ -130,6 +145,25 @@ impl TestBridge {
             self.stop();
         }
         self.launch();
+    }
+
+    fn wait_for_well_behaved(&self) {
+        let config = self.settings.config["mcpServers"].as_object();
+        let entries = config.into_iter().flatten();
+        let names = entries.filter(|(_, entry)| is_well_behaved(entry));
+        let names: Vec<_> = names.map(|(name, _)| name).collect();
+        let mut client = self.client();
+        let keys = self.settings.variables.iter();
+        if let Some((_, keys)) = keys.rev().find(|(name, _)| name == vars::API_KEY) {
+            // The first of `NAME:KEY,…`: only with a key /health speaks of servers.
+            let key = keys.split(',').next().unwrap_or_default();
+            client = client.bearer(key.rsplit(':').next().unwrap_or_default());
+        }
+        until(START, || {
+            let health: Value = serde_json::from_slice(&client.get("/health").body).ok()?;
+            let is_starting = |name: &&String| health["servers"][*name]["status"] == "starting";
+            (!names.iter().any(is_starting)).then_some(())
+        });
     }
 
     /// A client without any header: nobody, in no chat, from loopback.
