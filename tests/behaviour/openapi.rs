@@ -125,13 +125,21 @@ fn the_usage_guide_is_in_every_operation() {
 
 #[test]
 fn a_changed_list_of_tools_is_noticed() {
-    let bridge = start();
-    assert!(document(&bridge, "echo")["paths"]["/extra"].is_null());
+    let folder = tempfile::tempdir().expect("a folder");
+    let extra = json!({"env": {"EXTRA_FILE": folder.path().join("extra")}});
+    let config = servers([("echo", echo()), ("more", with(echo(), extra))]);
+    let bridge = TestBridge::start(config);
+    let has_extra = |server: &str| !document(&bridge, server)["paths"]["/extra"].is_null();
+    assert!(!has_extra("echo") && !has_extra("more"));
     let chat = bridge.chat("alice", "c1");
-    chat.echo("change_tools", json!({}));
-    // The catalogue learns from a fresh child, which has no extra tool: the session's own has.
-    assert!([200, 404].contains(&chat.call("echo", "extra", json!({})).status));
-    assert_eq!(document(&bridge, "echo")["openapi"], "3.1.0");
+    for server in ["echo", "more"] {
+        chat.call(server, "change_tools", json!({})).ok();
+    }
+    eventually("it is listed", || has_extra("more"));
+    assert_eq!(chat.call("more", "extra", json!({})).ok(), "extra");
+    // The catalogue learns from a fresh child; of this server only the session's own has the tool.
+    assert!(!has_extra("echo"));
+    assert_eq!(chat.call("echo", "extra", json!({})).status, 404);
 }
 
 #[test]
