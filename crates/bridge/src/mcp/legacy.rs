@@ -223,7 +223,7 @@ pub async fn relay(
     Ok(relay.respond().await)
 }
 
-/// Opens the workspace here, or has the request answered where it belongs: there the session is a guest.
+/// Opens the workspace here, or has the request answered where it belongs: there the session is a remote one.
 async fn enter(
     to: &ServerRequest<'_>,
     session: &Arc<McpSession>,
