@@ -140,7 +140,7 @@ fn an_odd_greeting_is_a_greeting() {
         .request("server/discover", json!({}))
         .result();
     assert!(hello["capabilities"].get("extensions").is_none(), "{hello}");
-    assert!(warnings(&bridge).contains("serverInfo.name is no text"));
+    assert!(warnings(&bridge).contains("serverInfo.name is not a string"));
 }
 
 #[test]
