@@ -478,8 +478,8 @@ fn a_killed_bridge_leaves_no_folder_of_nobody() {
         )
         .ok();
     wait_for_ready(&bridge, 1);
+    eventually("one folder is nobody's", || unclaimed(&bridge).len() == 1);
     let left = unclaimed(&bridge);
-    assert_eq!(left.len(), 1);
     bridge.kill_hard();
     assert!(left[0].exists());
     bridge.restart();
