@@ -11,7 +11,7 @@ use self::Use::{Choose, Fetch, From, Module, Python, Script, Skip, With};
 use crate::spec::CommandSpec;
 
 /// Why a command runs as written: a clause for people, without values.
-type Why = String;
+pub type Why = String;
 
 /// A command that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
