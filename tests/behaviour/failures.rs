@@ -275,7 +275,7 @@ fn a_child_that_stops_reading_times_out_and_holds_up_nobody() {
     let config = servers([
         (
             "rude",
-            with(rude("stops_reading_stdin"), json!({"timeout": 2})),
+            with(rude("stops_reading_stdin"), json!({"timeout": 10})),
         ),
         ("echo", echo()),
     ]);
@@ -342,7 +342,7 @@ fn a_timeout_ends_the_whole_tree_of_the_child() {
 
 #[test]
 fn a_child_that_ignores_sigterm_is_killed_after_the_grace() {
-    let deaf = with(rude("ignores_sigterm"), json!({"timeout": 1}));
+    let deaf = with(rude("ignores_sigterm"), json!({"timeout": 10}));
     let bridge = TestBridge::builder(servers([("rude", deaf)]))
         .var(vars::KILL_GRACE, 1)
         .start();

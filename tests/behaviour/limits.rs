@@ -219,7 +219,7 @@ fn one_busy_user_does_not_starve_another() {
 #[test]
 fn a_timeout_is_504() {
     let bridge = TestBridge::builder(servers([("echo", echo())]))
-        .var(vars::TIMEOUT, 1)
+        .var(vars::TIMEOUT, 10)
         .start();
     let reply = bridge
         .chat("alice", "c1")

@@ -194,7 +194,7 @@ fn a_call_to_a_silent_server_ends_at_its_deadline() {
         thread::sleep(Duration::from_secs(60));
         false
     });
-    let bridge = near(&endpoint(&far), json!({"timeout": 1}));
+    let bridge = near(&endpoint(&far), json!({"timeout": 10}));
     let failed = bridge
         .chat("alice", "c1")
         .call("far", "echo", json!({"text": "a"}));
