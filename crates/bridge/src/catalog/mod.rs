@@ -91,9 +91,13 @@ impl Catalog {
         self.news.subscribe()
     }
 
-    /// Learns new and changed servers, forgets removed ones, keeps the others.
+    /// Learns new and changed servers, forgets removed ones, keeps the others; nothing after
+    /// [`Catalog::close`], because a reload may come late.
     pub fn follow<'a>(&self, specs: impl Iterator<Item = &'a Arc<ServerSpec>>) {
         let mut entries = self.lock();
+        if self.learning.is_closed() {
+            return;
+        }
         let mut before = std::mem::take(&mut *entries);
         for spec in specs {
             let learner = match before.remove(&spec.name) {
@@ -119,8 +123,11 @@ impl Catalog {
     /// Forgets all servers. Those that are just being asked are ended, and when this returns
     /// nothing of them is left, nor of their folders.
     pub async fn close(&self) {
-        self.lock().clear();
-        self.learning.close();
+        {
+            let mut entries = self.lock();
+            entries.clear();
+            self.learning.close();
+        }
         self.learning.wait().await;
     }
 
@@ -235,5 +242,45 @@ impl LearnError {
             Self::Refused(_) => "tools/list returned an error".to_owned(),
             Self::BadList | Self::Store(_) => self.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use bridge_state::testing::Folder;
+
+    use super::*;
+    use crate::{
+        child::ChildSettings,
+        config::{SettingsArgs, load},
+        telemetry::Metrics,
+    };
+
+    #[tokio::test]
+    async fn a_reload_after_the_end_learns_nothing_and_holds_up_no_stop() {
+        let folder = Folder::new();
+        let second = Duration::from_secs(1);
+        let children = ChildSettings {
+            tools_dir: folder.outside().to_owned(),
+            scratch: folder.outside().to_owned(),
+            start_timeout: second,
+            max_message: 1024,
+            max_starts: 1,
+            input_timeout: second,
+            kill_grace: second,
+        };
+        let children = Children::new(children, Arc::new(Metrics::new()));
+        let catalog = Catalog::new(Arc::new(children), Arc::new(folder.open()));
+        let file = folder.outside().join("servers.json");
+        let text = r#"{"mcpServers": {"late": {"command": "no-such-program"}}}"#;
+        fs::write(&file, text).unwrap();
+        let settings = SettingsArgs::default().resolve().unwrap();
+        let config = load(&file, &settings).unwrap();
+        catalog.close().await;
+        catalog.follow(config.servers.values());
+        assert!(catalog.peek(&"late".parse().unwrap()).is_none());
+        catalog.close().await;
     }
 }
