@@ -4,10 +4,8 @@
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
-    io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -34,7 +32,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -90,7 +87,7 @@ pub async fn serve<F>(
             let _held = held;
             match acceptor {
                 None => one(stream, &here, abort, answer).await,
-                Some(acceptor) => match shake_hands(&acceptor, stream, &here).await {
+                Some(acceptor) => match acceptor.accept(stream).await {
                     Ok(stream) => one(stream, &here, abort, answer).await,
                     Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 },
@@ -120,25 +117,6 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             }
         }
     }
-}
-
-/// The TLS handshake, during which it is known whether it waits for the client.
-async fn shake_hands(
-    acceptor: &Acceptor,
-    stream: TcpStream,
-    here: &Connection,
-) -> io::Result<TlsStream<TcpStream>> {
-    let mut handshake = pin!(acceptor.accept(stream));
-    poll_fn(|context| {
-        let polled = handshake.as_mut().poll(context);
-        if polled.is_pending() {
-            here.waits_for_handshake();
-        } else {
-            here.came();
-        }
-        polled
-    })
-    .await
 }
 
 /// Serves one connection to its end.

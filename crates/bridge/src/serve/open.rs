@@ -39,8 +39,9 @@ const BEYOND: usize = 32;
 const LEAST_RATE: u64 = 1024;
 /// A body whose sender is silent for so long may make room for others.
 const SILENT: Duration = Duration::from_secs(2);
-/// So long it is waited until somebody has read from a new connection, and knows whether it is silent.
-const UNREAD: Duration = Duration::from_secs(5);
+/// A new connection that nobody has read from yet is waited for so long, and then counts as silent: its
+/// client does not go on with the TLS handshake. A request waits as long for a place.
+const UNREAD: Duration = Duration::from_secs(1);
 /// Between two looks whether somebody has read from them.
 const LOOK: Duration = Duration::from_millis(2);
 /// A connection that has not begun a request is given so long when the bridge stops.
@@ -187,12 +188,6 @@ impl Connection {
     pub fn waits_for_head(&self, reader: &Waker) {
         self.head_reader.register(reader);
         self.has_head_reader.store(true, Relaxed);
-        self.silent.store(true, Relaxed);
-    }
-
-    /// The TLS handshake waits for the client.
-    pub fn waits_for_handshake(&self) {
-        self.moved.store(self.now(), Relaxed);
         self.silent.store(true, Relaxed);
     }
 
@@ -454,13 +449,11 @@ impl TableState {
         }
     }
 
-    /// For how long a new connection has been silent; one that nobody has read from is not.
+    /// For how long a new connection has been silent; one that nobody has read from is not, at first.
     fn new_silence(&self, number: u64) -> Option<Duration> {
         let connection = self.open.get(&number)?;
-        connection
-            .silent
-            .load(Relaxed)
-            .then(|| connection.silence())
+        let left_alone = !connection.has_head_reader.load(Relaxed) && connection.age() >= UNREAD;
+        (connection.silent.load(Relaxed) || left_alone).then(|| connection.silence())
     }
 
     /// Somebody is about to read from a new connection, and then knows whether it is silent.
@@ -821,15 +814,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_handshake_that_waits_for_its_client_makes_room_and_an_unread_connection_does_not() {
+    async fn a_connection_that_nobody_can_read_from_counts_as_silent_after_a_while() {
         let table = table(1, 8);
-        let unread = open(&table, 1);
+        let shakes_no_hand = open(&table, 1);
         assert!(table.try_admit(peer(2)).is_none());
-        assert!(matches!(table.admit(peer(2)).await, Admitted::Beyond(..)));
-        assert!(!ended(&unread), "its client may have sent a request");
-        unread.waits_for_handshake();
         assert!(matches!(table.admit(peer(2)).await, Admitted::In(..)));
-        assert!(ended(&unread));
+        assert!(ended(&shakes_no_hand) && shakes_no_hand.age() >= UNREAD);
     }
 
     #[tokio::test(start_paused = true)]
