@@ -4,6 +4,8 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -32,10 +34,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+use tokio_rustls::{Accept, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    open::{Admitted, BodyLength, Connection, Limits, Table},
+    open::{Admitted, BodyLength, Connection, Limits, Table, Unread},
     tls::Acceptor,
     wire::Wire,
 };
@@ -87,7 +90,7 @@ pub async fn serve<F>(
             let _held = held;
             match acceptor {
                 None => one(stream, &here, abort, answer).await,
-                Some(acceptor) => match acceptor.accept(stream).await {
+                Some(acceptor) => match handshake(acceptor.accept(stream), &here).await {
                     Ok(stream) => one(stream, &here, abort, answer).await,
                     Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 },
@@ -119,6 +122,26 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
+/// The TLS handshake, which ends where its connection is asked to and the client does not go on with it.
+async fn handshake(
+    mut accept: Accept<TcpStream>,
+    here: &Connection,
+) -> io::Result<TlsStream<TcpStream>> {
+    poll_fn(|context| {
+        here.handshake_goes_on();
+        let polled = Pin::new(&mut accept).poll(context);
+        if polled.is_ready() {
+            here.came();
+        } else if let Some(stream) = accept.get_ref()
+            && here.ends_before_head(context.waker(), stream)
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        polled
+    })
+    .await
+}
+
 /// Serves one connection to its end.
 async fn one<S, F>(
     stream: S,
@@ -126,7 +149,7 @@ async fn one<S, F>(
     abort: AbortRegistration,
     answer: impl Fn(Request<Incoming>) -> F,
 ) where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unread + Send + Unpin + 'static,
     F: Future<Output = Response>,
 {
     let service = service_fn(|request: Request<Incoming>| {

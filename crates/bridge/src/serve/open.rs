@@ -9,12 +9,20 @@
 //! also open hundreds at once. While there is room, an address with more than its share therefore loses
 //! only connections that have been silent for [`SILENT`]; where there is none, its longest silent one
 //! is closed first, unless bytes of its client are found that had not been read yet. Such a connection
-//! stays, and there is one more than the limit: so as many are closed as it takes. Times are kept in
-//! atomics that one task looks at, because a timer for each request would cost more than the rest.
+//! stays, and there is one more than the limit: so as many are closed as it takes.
+//!
+//! A client sends its head some milliseconds after it has connected, or more where its machine is busy.
+//! Where thousands connect at once, each would be closed within that time. So those that have sent a part
+//! of a head, and no more, go first, and the others have a grace ([`TableState::grace`]). Connections that
+//! come meanwhile wait in the kernel's accept queue, which keeps their heads as well.
+//!
+//! Times are kept in atomics that one task looks at, because a timer for each request would cost more
+//! than the rest.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     sync::{
         Arc, OnceLock,
         atomic::{
@@ -31,7 +39,9 @@ use futures_util::{
     task::AtomicWaker,
 };
 use parking_lot::{Mutex, MutexGuard};
-use tokio::time::Instant;
+use rustix::net::RecvFlags;
+use tokio::{net::TcpStream, time::Instant};
+use tokio_rustls::server::TlsStream;
 
 /// Connections beyond all others, for those who ask how the bridge is.
 const BEYOND: usize = 32;
@@ -39,9 +49,15 @@ const BEYOND: usize = 32;
 const LEAST_RATE: u64 = 1024;
 /// A body whose sender is silent for so long may make room for others.
 const SILENT: Duration = Duration::from_secs(2);
-/// A new connection that nobody has read from yet is waited for so long, and then counts as silent: its
-/// client does not go on with the TLS handshake. A request waits as long for a place.
-const UNREAD: Duration = Duration::from_secs(1);
+/// A new connection that nobody has read from yet is waited for so long: then it is known whether it is
+/// silent. A request waits as long for a place.
+const UNREAD: Duration = Duration::from_secs(5);
+/// So many connections are admitted in each second even if none of those before them sends anything.
+const ADMITTED_PER_SECOND: u32 = 8000;
+/// The least and the most time that a new connection has to send something, where there are too many.
+const GRACE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(500);
+/// The time for the rest of a head.
+const REST_OF_HEAD: Duration = Duration::from_millis(5);
 /// Between two looks whether somebody has read from them.
 const LOOK: Duration = Duration::from_millis(2);
 /// A connection that has not begun a request is given so long when the bridge stops.
@@ -82,6 +98,26 @@ pub enum BodyLength {
 const CHUNKED: u64 = u64::MAX;
 const UNKNOWN: u64 = u64::MAX - 1;
 
+/// A stream that knows whether its client has sent something that nobody has read.
+///
+/// A read that finds nothing does not: the runtime tries none before it has heard from the kernel.
+pub trait Unread {
+    fn has_unread(&self) -> bool;
+}
+
+impl Unread for TcpStream {
+    fn has_unread(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(self, &mut [0; 1], flags), Ok((read, _)) if read > 0)
+    }
+}
+
+impl Unread for TlsStream<TcpStream> {
+    fn has_unread(&self) -> bool {
+        self.get_ref().0.has_unread()
+    }
+}
+
 /// One connection.
 pub struct Connection {
     peer: SocketAddr,
@@ -99,7 +135,6 @@ pub struct Connection {
     asked_to_end: AtomicBool,
     /// Wakes the task that reads heads; registered when it first finds none to read.
     head_reader: AtomicWaker,
-    has_head_reader: AtomicBool,
     /// Since when a write waits for the client, plus one; 0 while none does.
     unread: AtomicU64,
     body: AtomicU64,
@@ -136,7 +171,6 @@ impl Connection {
             silent: AtomicBool::new(false),
             asked_to_end: AtomicBool::new(false),
             head_reader: AtomicWaker::new(),
-            has_head_reader: AtomicBool::new(false),
             unread: AtomicU64::new(0),
             body: AtomicU64::new(UNKNOWN),
             waiting: AtomicU64::new(0),
@@ -166,13 +200,20 @@ impl Connection {
         let now = self.now();
         self.moved.store(now, Relaxed);
         self.silent.store(false, Relaxed);
-        if self.is_asked_to_end() {
+        if self.asked_to_end.load(SeqCst) {
             self.stay();
         }
         let waiting = self.waiting.swap(0, Relaxed);
         if waiting > 0 {
             self.waited
                 .fetch_add(now.saturating_sub(waiting - 1), Relaxed);
+        }
+    }
+
+    /// The TLS handshake is taken up: its client has sent more of it, unless the connection is to end.
+    pub fn handshake_goes_on(&self) {
+        if !self.asked_to_end.load(SeqCst) {
+            self.moved.store(self.now(), Relaxed);
         }
     }
 
@@ -184,11 +225,19 @@ impl Connection {
         }
     }
 
-    /// Nothing of a head is there to read.
-    pub fn waits_for_head(&self, reader: &Waker) {
+    /// The runtime knows of nothing to read of a head, or of a TLS handshake. Whether the connection ends
+    /// here: it was asked to, and its client has indeed sent nothing.
+    pub fn ends_before_head(&self, reader: &Waker, stream: &impl Unread) -> bool {
         self.head_reader.register(reader);
-        self.has_head_reader.store(true, Relaxed);
         self.silent.store(true, Relaxed);
+        if !self.asked_to_end.load(SeqCst) || self.stage.load(Relaxed) == BUSY {
+            return false;
+        }
+        let ends = !stream.has_unread();
+        if !ends {
+            self.stay();
+        }
+        ends
     }
 
     /// Nothing of a body is there to read.
@@ -199,21 +248,11 @@ impl Connection {
         }
     }
 
-    /// Whether the task that reads heads has to close it if it finds nothing to read now.
-    pub fn is_asked_to_end(&self) -> bool {
-        self.asked_to_end.load(SeqCst)
-    }
-
     /// Closes it unless its client has sent bytes that were not read yet, because the bridge is busy: its
-    /// task reads once more, and closes it only if there is nothing.
+    /// task looks once more.
     fn ask_to_end(&self) {
-        if !self.has_head_reader.load(Relaxed) {
-            return self.end();
-        }
-        if self.task.get().is_some() && !self.ended.swap(true, Relaxed) {
-            self.asked_to_end.store(true, SeqCst);
-            self.head_reader.wake();
-        }
+        self.asked_to_end.store(true, SeqCst);
+        self.head_reader.wake();
     }
 
     /// It was asked to end, and its client had sent something.
@@ -298,9 +337,9 @@ impl Connection {
         let _ = self.task.set(task);
     }
 
-    fn end(&self) {
+    /// Closes it whatever its client has sent.
+    fn abort(&self) {
         if let Some(task) = self.task.get() {
-            self.ended.store(true, Relaxed);
             task.abort();
         }
     }
@@ -325,33 +364,36 @@ impl Connection {
         Some(Duration::from_millis(self.now().saturating_sub(since)))
     }
 
-    fn keep_time(&self, limits: &Limits) {
+    /// What its limits ask for now.
+    fn overdue(&self, limits: &Limits) -> Option<Overdue> {
         let unread = self.unread.load(Relaxed).checked_sub(1);
         let unread = unread.map(|since| Duration::from_millis(self.now().saturating_sub(since)));
-        let over = match self.stage.load(Relaxed) {
-            NEW | HEAD => self.age() > limits.head,
-            IDLE => {
-                if self.age().min(self.silence()) > limits.idle {
-                    self.ask_to_end();
-                }
-                false
-            }
+        if unread.is_some_and(|unread| unread > limits.idle) {
+            return Some(Overdue::Head);
+        }
+        match self.stage.load(Relaxed) {
+            NEW | HEAD => (self.age() > limits.head).then_some(Overdue::Head),
+            IDLE => (self.age().min(self.silence()) > limits.idle).then_some(Overdue::Idle),
             _ => {
-                if let Some(silence) = self.body_silence() {
-                    let waited = Duration::from_millis(self.waited.load(Relaxed)) + silence;
-                    let earned = Duration::from_secs(self.received.load(Relaxed) / LEAST_RATE);
-                    if silence > limits.body || waited > limits.body + earned {
-                        self.end_body();
-                    }
-                }
-                false
+                let silence = self.body_silence()?;
+                let waited = Duration::from_millis(self.waited.load(Relaxed)) + silence;
+                let earned = Duration::from_secs(self.received.load(Relaxed) / LEAST_RATE);
+                let late = silence > limits.body || waited > limits.body + earned;
+                late.then_some(Overdue::Body)
             }
-        };
-        if over || unread.is_some_and(|unread| unread > limits.idle) {
-            tracing::debug!(peer = %self.peer, "connection timed out");
-            self.end();
         }
     }
+}
+
+/// Whose time is over.
+#[derive(Debug, PartialEq, Eq)]
+enum Overdue {
+    /// A head that does not come, or an answer that nobody reads.
+    Head,
+    /// A connection without a request.
+    Idle,
+    /// A body.
+    Body,
 }
 
 /// What becomes of a connection that comes.
@@ -386,7 +428,7 @@ struct TableState {
     open: HashMap<u64, Arc<Connection>>,
     new: BTreeMap<u64, IpAddr>,
     new_of: HashMap<IpAddr, BTreeSet<u64>>,
-    /// Those in `open` that were ended, and whose tasks are on their way out.
+    /// Those in `open` that were told to end, and whose tasks are on their way out.
     ending: usize,
     warned: bool,
 }
@@ -422,16 +464,24 @@ impl TableState {
         }
     }
 
-    fn end(&mut self, number: u64) {
+    /// Counts one as ended; none twice.
+    fn count_as_ending(&mut self, number: u64) -> Option<Arc<Connection>> {
         self.forget_new(number);
-        if let Some(connection) = self.open.get(&number)
-            && !connection.ended.load(Relaxed)
-        {
-            match connection.stage.load(Relaxed) {
-                BUSY => connection.end(),
-                _ => connection.ask_to_end(),
-            }
-            self.ending += usize::from(connection.ended.load(Relaxed));
+        let connection = self.open.get(&number)?;
+        let goes_now = !connection.ended.swap(true, Relaxed);
+        self.ending += usize::from(goes_now);
+        Some(connection.clone())
+    }
+
+    fn ask_to_end(&mut self, number: u64) {
+        if let Some(connection) = self.count_as_ending(number) {
+            connection.ask_to_end();
+        }
+    }
+
+    fn abort(&mut self, number: u64) {
+        if let Some(connection) = self.count_as_ending(number) {
+            connection.abort();
         }
     }
 
@@ -440,8 +490,9 @@ impl TableState {
         if !connection.asked_to_end.swap(false, SeqCst) {
             return;
         }
-        connection.ended.store(false, Relaxed);
-        self.ending = self.ending.saturating_sub(1);
+        if connection.ended.swap(false, Relaxed) {
+            self.ending -= 1;
+        }
         if connection.stage.load(Relaxed) == NEW {
             let address = connection.peer.ip().to_canonical();
             self.new.insert(number, address);
@@ -449,18 +500,34 @@ impl TableState {
         }
     }
 
-    /// For how long a new connection has been silent; one that nobody has read from is not, at first.
-    fn new_silence(&self, number: u64) -> Option<Duration> {
-        let connection = self.open.get(&number)?;
-        let left_alone = !connection.has_head_reader.load(Relaxed) && connection.age() >= UNREAD;
-        (connection.silent.load(Relaxed) || left_alone).then(|| connection.silence())
+    /// Ends whatever is overdue.
+    fn keep_time(&mut self, limits: &Limits) {
+        let open = self.open.iter();
+        let overdue = open.filter_map(|(number, open)| Some((*number, open.overdue(limits)?)));
+        for (number, overdue) in overdue.collect::<Vec<_>>() {
+            match overdue {
+                Overdue::Head => {
+                    tracing::debug!(peer = %self.open[&number].peer, "connection timed out");
+                    self.abort(number);
+                }
+                Overdue::Idle => self.ask_to_end(number),
+                Overdue::Body => self.open[&number].end_body(),
+            }
+        }
     }
 
-    /// Somebody is about to read from a new connection, and then knows whether it is silent.
+    /// How long a new connection may send nothing although there are too many.
+    fn grace(&self) -> Duration {
+        let new = u32::try_from(self.new.len()).unwrap_or(u32::MAX);
+        let grace = Duration::from_secs(1) * new / ADMITTED_PER_SECOND;
+        grace.clamp(*GRACE.start(), *GRACE.end())
+    }
+
+    /// Some new connection has time to say something, or nobody has read from it yet.
     fn is_to_be_read(&self) -> bool {
         self.new.keys().any(|number| {
             let connection = self.open.get(number);
-            connection.is_some_and(|new| !new.silent.load(Relaxed) && new.age() < UNREAD)
+            connection.is_some_and(|new| new.silent.load(Relaxed) || new.age() < UNREAD)
         })
     }
 
@@ -472,75 +539,78 @@ impl TableState {
     /// Ends the longest silent ones, until there are no more than `most`.
     fn make_room(&mut self, most: usize, share: usize) -> Room {
         while self.count() > most {
-            // One that was ended for its age is still among the new ones, and makes no room.
             if let Some(new) = self.longest_silent_new(share) {
-                self.end(new);
-                continue;
-            }
-            if self.is_to_be_read() {
+                self.ask_to_end(new);
+            } else if self.is_to_be_read() {
                 return Room::Later;
-            }
-            let before = self.count();
-            if let Some(begun) = self.longest_silent_begun() {
-                self.end(begun);
-            }
-            if self.count() == before {
+            } else if let Some(idle) = self.longest_idle() {
+                self.ask_to_end(idle);
+            } else if let Some(slow) = self.slowest_body() {
+                self.abort(slow);
+            } else {
                 return Room::None;
             }
         }
         Room::Made
     }
 
-    /// The new connection of an address that has been silent for longest, and for how long.
-    fn silent_of(&self, address: IpAddr) -> Option<(u64, Duration)> {
-        let numbers = self.new_of.get(&address)?;
-        numbers
-            .iter()
-            .find_map(|number| Some((*number, self.new_silence(*number)?)))
-    }
-
-    /// The same of the address that has most new ones, if these are more than `share`.
-    fn silent_of_greatest(&self, share: usize) -> Option<(u64, Duration)> {
-        let (address, numbers) = self
-            .new_of
-            .iter()
-            .max_by_key(|(_, numbers)| numbers.len())?;
-        (numbers.len() > share)
-            .then(|| self.silent_of(*address))
-            .flatten()
-    }
-
-    /// The new connection that is closed when there are too many: the longest silent one, beginning
-    /// with an address that has more of them than its share.
-    fn longest_silent_new(&self, share: usize) -> Option<u64> {
-        let silent = self.silent_of_greatest(share).or_else(|| {
-            let mut new = self.new.keys();
-            new.find_map(|number| Some((*number, self.new_silence(*number)?)))
-        });
-        silent.map(|(number, _)| number)
-    }
-
-    /// The one of all others: the longest silent of those between two requests, then of those whose
-    /// bodies do not come.
-    fn longest_silent_begun(&self) -> Option<u64> {
-        let open = || {
-            let open = self.open.iter();
-            open.filter(|(_, connection)| !connection.ended.load(Relaxed))
+    /// Of these new connections the first that has been silent for long enough: one that has sent a part
+    /// of its head, or else one that has sent nothing. One that was not read from yet is not silent.
+    fn first_silent<'a>(
+        &self,
+        numbers: &(impl Iterator<Item = &'a u64> + Clone),
+        part_of_head: Duration,
+        nothing: Duration,
+    ) -> Option<u64> {
+        let first = |has_begun: bool, least: Duration| {
+            numbers.clone().find(|number| {
+                self.open.get(number).is_some_and(|new| {
+                    new.head_begun.load(Relaxed) == has_begun
+                        && new.silent.load(Relaxed)
+                        && new.silence() >= least
+                })
+            })
         };
-        let idle = open().filter(|(_, connection)| {
+        let first = first(true, part_of_head).or_else(|| first(false, nothing));
+        first.copied()
+    }
+
+    /// The new connection that is closed when there are too many, beginning with an address that has
+    /// more of them than its share.
+    fn longest_silent_new(&self, share: usize) -> Option<u64> {
+        let grace = self.grace();
+        let greatest = self.new_of.values().max_by_key(|numbers| numbers.len());
+        greatest
+            .filter(|numbers| numbers.len() > share)
+            .and_then(|numbers| self.first_silent(&numbers.iter(), REST_OF_HEAD, grace))
+            .or_else(|| self.first_silent(&self.new.keys(), REST_OF_HEAD, grace))
+    }
+
+    /// Those that were not told to end.
+    fn staying(&self) -> impl Iterator<Item = (u64, &Connection)> {
+        let open = self.open.iter();
+        let staying = open.filter(|(_, connection)| !connection.ended.load(Relaxed));
+        staying.map(|(number, connection)| (*number, &**connection))
+    }
+
+    /// After the new ones: the longest silent of those between two requests.
+    fn longest_idle(&self) -> Option<u64> {
+        let idle = self.staying().filter(|(_, connection)| {
             let stage = connection.stage.load(Relaxed);
             matches!(stage, IDLE | HEAD) && connection.unread.load(Relaxed) == 0
         });
-        let idle = idle.max_by_key(|(_, connection)| connection.silence());
-        let slow = || {
-            let slow = open().filter_map(|(number, connection)| {
-                let silence = connection.body_silence()?;
-                (silence > SILENT).then_some((number, silence))
-            });
-            slow.max_by_key(|(_, silence)| *silence)
-        };
-        idle.map(|(number, _)| *number)
-            .or_else(|| slow().map(|(number, _)| *number))
+        idle.max_by_key(|(_, connection)| connection.silence())
+            .map(|(number, _)| number)
+    }
+
+    /// After these: the longest silent of those whose bodies do not come.
+    fn slowest_body(&self) -> Option<u64> {
+        let slow = self.staying().filter_map(|(number, connection)| {
+            let silence = connection.body_silence()?;
+            (silence > SILENT).then_some((number, silence))
+        });
+        slow.max_by_key(|(_, silence)| *silence)
+            .map(|(number, _)| number)
     }
 }
 
@@ -559,13 +629,11 @@ impl Table {
     fn try_admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Admitted> {
         let mut state = self.lock();
         let address = peer.ip().to_canonical();
-        let of_address = state.new_of.get(&address).map_or(0, BTreeSet::len);
-        let has_its_share = of_address >= self.limits.new_per_address;
-        if has_its_share
-            && let Some((number, silence)) = state.silent_of(address)
-            && silence >= SILENT
+        if let Some(numbers) = state.new_of.get(&address)
+            && numbers.len() >= self.limits.new_per_address
+            && let Some(number) = state.first_silent(&numbers.iter(), SILENT, SILENT)
         {
-            state.end(number);
+            state.ask_to_end(number);
         }
         let mut beyond = false;
         if state.count() >= self.limits.most {
@@ -636,13 +704,8 @@ impl Table {
         let every = (shortest / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
         loop {
             tokio::time::sleep(every).await;
-            let all = self.all();
-            for connection in all {
-                connection.keep_time(limits);
-            }
             let mut state = self.lock();
-            let ended = state.open.values().filter(|open| open.ended.load(Relaxed));
-            state.ending = ended.count();
+            state.keep_time(limits);
             state.warned &= state.open.len() >= limits.most;
         }
     }
@@ -716,14 +779,44 @@ mod tests {
         connection
     }
 
+    /// One with a request that is being answered.
+    fn open_busy(table: &Arc<Table>, last: u8) -> Arc<Connection> {
+        let connection = open(table, last);
+        connection.begin(BodyLength::Bytes(0));
+        connection
+    }
+
+    /// One between two requests.
+    fn open_idle(table: &Arc<Table>, last: u8) -> Arc<Connection> {
+        let connection = open_busy(table, last);
+        connection.answered();
+        connection
+    }
+
     fn ended(connection: &Connection) -> bool {
         connection.ended.load(Relaxed)
+    }
+
+    /// A client of which the runtime has heard nothing, and whether it has sent something.
+    struct Client {
+        has_sent: bool,
+    }
+
+    impl Unread for Client {
+        fn has_unread(&self) -> bool {
+            self.has_sent
+        }
+    }
+
+    /// Its task finds nothing to read.
+    fn look(connection: &Connection) -> bool {
+        connection.ends_before_head(Waker::noop(), &Client { has_sent: false })
     }
 
     /// One that says nothing, and is as old.
     async fn open_silent(table: &Arc<Table>, last: u8, silence: Duration) -> Arc<Connection> {
         let connection = open(table, last);
-        connection.waits_for_head(Waker::noop());
+        look(&connection);
         tokio::time::advance(silence).await;
         connection
     }
@@ -732,11 +825,11 @@ mod tests {
     async fn an_address_that_opens_many_at_once_loses_none_while_there_is_room() {
         let table = table(100, 2);
         for _ in 0..20 {
-            open(&table, 1).begin(BodyLength::Bytes(0));
+            open_busy(&table, 1);
         }
         let burst: Vec<_> = (0..40).map(|_| open(&table, 1)).collect();
         for connection in &burst {
-            connection.waits_for_head(Waker::noop());
+            look(connection);
         }
         open(&table, 1);
         assert!(!burst.iter().any(|connection| ended(connection)));
@@ -757,9 +850,9 @@ mod tests {
     async fn over_the_total_an_address_with_more_than_its_share_is_the_first_to_lose() {
         let table = table(4, 2);
         let modest = open_silent(&table, 1, SILENT).await;
-        let first = open_silent(&table, 2, Duration::from_millis(1)).await;
-        open_silent(&table, 2, Duration::from_millis(1)).await;
-        open_silent(&table, 2, Duration::from_millis(1)).await;
+        let first = open_silent(&table, 2, *GRACE.start()).await;
+        open_silent(&table, 2, *GRACE.start()).await;
+        open_silent(&table, 2, *GRACE.start()).await;
         open(&table, 3);
         assert!(ended(&first) && !ended(&modest));
     }
@@ -767,12 +860,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn over_the_total_an_address_with_its_share_waits_until_its_new_ones_were_looked_at() {
         let table = table(3, 2);
-        let idle = open(&table, 1);
-        idle.begin(BodyLength::Bytes(0));
-        idle.answered();
+        let idle = open_idle(&table, 1);
         let (first, second) = (open(&table, 1), open(&table, 1));
         assert!(table.try_admit(peer(1)).is_none());
-        second.waits_for_head(Waker::noop());
+        look(&second);
+        assert!(
+            table.try_admit(peer(1)).is_none(),
+            "its request may be on its way"
+        );
+        tokio::time::advance(*GRACE.start()).await;
         let third = open(&table, 1);
         assert!(ended(&second) && !ended(&first) && !ended(&third) && !ended(&idle));
     }
@@ -793,47 +889,97 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_beyond_the_total_waits_until_it_is_known_who_is_silent() {
         let table = table(2, 2);
-        let busy = || {
-            let connection = open(&table, 1);
-            connection.begin(BodyLength::Bytes(0));
-            connection
-        };
-        let (first, _second) = (busy(), busy());
-        let beyond = open(&table, 2);
-        beyond.begin(BodyLength::Bytes(0));
+        let (first, _second) = (open_busy(&table, 1), open_busy(&table, 1));
+        let beyond = open_busy(&table, 2);
         assert!(!table.has_room().await);
         first.task.get().expect("its task").abort();
         tokio::task::yield_now().await;
         let newest = open(&table, 3);
         let is_read = async {
             tokio::task::yield_now().await;
-            newest.waits_for_head(Waker::noop());
+            look(&newest);
         };
         let (has_room, ()) = tokio::join!(table.has_room(), is_read);
         assert!(has_room && ended(&newest) && !ended(&beyond));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_nobody_can_read_from_counts_as_silent_after_a_while() {
+    async fn a_client_that_is_waited_for_makes_room_and_one_that_nobody_read_from_does_not() {
         let table = table(1, 8);
-        let shakes_no_hand = open(&table, 1);
+        let unread = open(&table, 1);
         assert!(table.try_admit(peer(2)).is_none());
+        assert!(matches!(table.admit(peer(2)).await, Admitted::Beyond(..)));
+        assert!(!ended(&unread), "its client may have sent a request");
+        look(&unread);
         assert!(matches!(table.admit(peer(2)).await, Admitted::In(..)));
-        assert!(ended(&shakes_no_hand) && shakes_no_hand.age() >= UNREAD);
+        assert!(ended(&unread));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_connection_has_time_to_send_something_and_half_a_head_goes_first() {
+        let table = table(1000, 8);
+        let new: Vec<_> = (0..1000).map(|_| open(&table, 1)).collect();
+        for connection in &new {
+            look(connection);
+        }
+        assert_eq!(table.lock().grace(), Duration::from_millis(125));
+        let half_a_head = &new[500];
+        half_a_head.read_of_head();
+        for (waits, goes) in [(5, half_a_head), (120, &new[0]), (0, &new[1])] {
+            if waits > 0 {
+                tokio::time::advance(Duration::from_millis(waits - 1)).await;
+                assert!(table.try_admit(peer(2)).is_none());
+                tokio::time::advance(Duration::from_millis(1)).await;
+            }
+            assert!(!ended(goes));
+            open(&table, 2).begin(BodyLength::Bytes(0));
+            assert!(ended(goes));
+        }
+        assert_eq!(new.iter().filter(|connection| ended(connection)).count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_were_ended_for_their_age_have_made_room_already() {
+        let table = table(3, 8);
+        let idle = open_idle(&table, 1);
+        let half_heads = [open_idle(&table, 2), open(&table, 3)];
+        half_heads[0].read_of_head();
+        tokio::time::advance(table.limits.head + Duration::from_millis(1)).await;
+        idle.came();
+        table.lock().keep_time(&table.limits);
+        assert!(half_heads.iter().all(|connection| ended(connection)));
+        assert!(matches!(table.admit(peer(4)).await, Admitted::In(..)));
+        assert!(!ended(&idle));
+        tokio::task::yield_now().await;
+        let state = table.lock();
+        assert_eq!((state.ending, state.open.len()), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_has_sent_its_request_meanwhile_stays() {
+        let table = table(2, 8);
+        let (new, idle) = (open(&table, 1), open_idle(&table, 2));
+        look(&new);
+        for (number, connection) in [(0, &new), (1, &idle)] {
+            table.lock().ask_to_end(number);
+            assert!(ended(connection));
+            assert!(!connection.ends_before_head(Waker::noop(), &Client { has_sent: true }));
+            assert!(!ended(connection) && !look(connection));
+            table.lock().ask_to_end(number);
+            connection.begin(BodyLength::Bytes(0));
+            assert!(!look(connection), "its request is being answered");
+            connection.answered();
+            assert!(look(connection));
+        }
+        assert_eq!(table.lock().ending, 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_beyond_the_total_is_within_it_once_another_has_ended() {
         let table = table(2, 2);
-        let busy = || {
-            let connection = open(&table, 1);
-            connection.begin(BodyLength::Bytes(0));
-            connection
-        };
-        let (first, _second) = (busy(), busy());
+        let (first, _second) = (open_busy(&table, 1), open_busy(&table, 1));
         assert!(matches!(table.admit(peer(2)).await, Admitted::Beyond(..)));
-        let third = open(&table, 3);
-        third.begin(BodyLength::Bytes(0));
+        let third = open_busy(&table, 3);
         assert!(!table.has_room().await);
         for connection in [first, third] {
             connection.task.get().expect("its task").abort();
@@ -878,18 +1024,14 @@ mod tests {
         connection.begin(BodyLength::Bytes(1_000_000));
         let waker = Waker::noop();
         // Nobody has waited for it: it is not the sender who is slow.
-        connection.keep_time(&limits);
-        assert!(!connection.is_late());
+        assert_eq!(connection.overdue(&limits), None);
         connection.waits_for_body(waker);
-        connection.keep_time(&limits);
-        assert!(!connection.is_late());
+        assert_eq!(connection.overdue(&limits), None);
         // Two minutes for 200 KiB are slow, and honest.
         connection.waited.store(120_000, Relaxed);
         connection.read_of_body(200 * 1024);
-        connection.keep_time(&limits);
-        assert!(!connection.is_late());
+        assert_eq!(connection.overdue(&limits), None);
         connection.waited.store(300_000, Relaxed);
-        connection.keep_time(&limits);
-        assert!(connection.is_late());
+        assert_eq!(connection.overdue(&limits), Some(Overdue::Body));
     }
 }

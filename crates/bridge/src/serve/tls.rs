@@ -14,7 +14,7 @@ use rustls::{
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{net::TcpStream, sync::watch};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{Accept, TlsAcceptor};
 
 use crate::{
     app::App,
@@ -91,8 +91,8 @@ impl Acceptor {
     }
 
     /// Speaks TLS with a client; how long that may take is for who asks.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.acceptor.accept(stream).await
+    pub fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
+        self.acceptor.accept(stream)
     }
 
     /// By what other bridges know the certificate.

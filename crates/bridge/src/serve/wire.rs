@@ -21,7 +21,7 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::open::{BodyLength, Connection};
+use super::open::{BodyLength, Connection, Unread};
 
 /// A stream whose reads and writes its [`Connection`] is told of.
 pub struct Wire<S> {
@@ -228,7 +228,7 @@ impl Chunks {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+impl<S: AsyncRead + Unread + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -244,17 +244,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
                 let why = "the body was received too slowly";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
             }
-            let mut read = Pin::new(&mut this.stream).poll_read(context, buffer);
+            let read = Pin::new(&mut this.stream).poll_read(context, buffer);
             if read.is_pending() && in_body {
                 this.connection.waits_for_body(context.waker());
             } else if read.is_pending() {
-                this.connection.waits_for_head(context.waker());
-                if this.connection.is_asked_to_end() {
-                    // What came since the look above counts as well.
-                    read = Pin::new(&mut this.stream).poll_read(context, buffer);
-                    if read.is_pending() {
-                        return Poll::Ready(Ok(()));
-                    }
+                let reader = context.waker();
+                if this.connection.ends_before_head(reader, &this.stream) {
+                    return Poll::Ready(Ok(()));
                 }
             }
             std::task::ready!(read)?;
@@ -324,18 +320,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 #[cfg(test)]
 mod tests {
     use std::{
+        io::Write as _,
         net::{Ipv4Addr, SocketAddr, SocketAddrV4},
         time::Duration,
     };
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream},
+        net::TcpListener,
+    };
 
     use super::{
         super::open::{Admitted, Limits, Table},
         *,
     };
 
-    const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1));
+    const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+
+    impl Unread for BufReader<DuplexStream> {
+        fn has_unread(&self) -> bool {
+            false
+        }
+    }
 
     /// What hyper would read, request by request, however the bytes are cut.
     async fn requests(sent: &[u8], cut: usize, bodies: &[BodyLength]) -> Vec<String> {
@@ -348,7 +354,7 @@ mod tests {
         });
         let connection = Connection::untracked(PEER);
         // Read in one piece where a piece is larger than the pipe.
-        let server = tokio::io::BufReader::with_capacity(cut, server);
+        let server = BufReader::with_capacity(cut, server);
         let mut wire = Wire::new(server, connection.clone());
         let (mut found, mut bodies) = (vec![Vec::new()], bodies.iter());
         let mut buffer = vec![0; 4096];
@@ -381,8 +387,10 @@ mod tests {
     /// A connection of a table with one place, whose task reads what comes; what it read.
     async fn in_the_only_place(
         table: &Arc<Table>,
-    ) -> (DuplexStream, tokio::task::JoinHandle<Vec<u8>>) {
-        let (client, server) = tokio::io::duplex(1000);
+    ) -> (std::net::TcpStream, tokio::task::JoinHandle<Vec<u8>>) {
+        let listener = TcpListener::bind(PEER).await.unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().await.unwrap();
         let Admitted::In(connection, held) = table.admit(PEER).await else {
             panic!("a place")
         };
@@ -395,12 +403,12 @@ mod tests {
             buffer
         });
         connection.runs_in(task.abort_handle());
-        // It looks, and finds nothing.
-        tokio::task::yield_now().await;
+        // It looks, finds nothing, and has had its time.
+        tokio::time::advance(Duration::from_millis(20)).await;
         (client, task)
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_connection_whose_request_was_not_read_yet_is_not_silent() {
         let long = Duration::from_mins(10);
         let table = Table::new(Limits {
@@ -411,7 +419,8 @@ mod tests {
             idle: long,
         });
         let (mut client, task) = in_the_only_place(&table).await;
-        client.write_all(b"GET / HTTP/1.1").await.unwrap();
+        // The runtime hears of it only when it has nothing else to do.
+        client.write_all(b"GET / HTTP/1.1").unwrap();
         let next = table.admit(PEER).await;
         assert!(matches!(next, Admitted::In(..)), "it seemed to be silent");
         assert_eq!(task.await.unwrap(), b"GET / HTTP/1.1");
