@@ -1,6 +1,6 @@
-//! Connections: taken, served within their limits, and in the end let finish what they have begun.
+//! Accepts connections, serves them within their limits, and finishes their requests when the bridge stops.
 //!
-//! As `axum::serve` does it, but see [`PollAgain`], [`super::open`] and [`super::wire`].
+//! Like `axum::serve`, with limits ([`super::open`], [`super::wire`]) and fewer wake-ups ([`PollAgain`]).
 
 use std::{
     convert::Infallible,
@@ -38,19 +38,19 @@ use tokio_rustls::{Accept, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    open::{Admitted, BodyLength, Connection, Limits, Table, Unread},
+    open::{Admission, BodyLength, Connection, Limits, Table, Unread},
     tls::Acceptor,
     wire::Wire,
 };
 use crate::http::Overfull;
 
-/// Bytes of a head, and read ahead of a body.
+/// The maximum number of bytes of a head, and of a body that are read ahead.
 const BUFFER: usize = 128 * 1024;
 
-/// Where no file descriptor is free, or requests are finished before a stop.
+/// The interval of retries without a free file descriptor, and of checks whether all requests have ended.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until it is stopped, and then what is under way. `answer` is told where a request came from.
+/// Serves until `stopping`, then finishes the requests that have begun.
 pub async fn serve<F>(
     listener: TcpListener,
     tls: Option<watch::Receiver<Acceptor>>,
@@ -68,9 +68,9 @@ pub async fn serve<F>(
             () = stopping.cancelled() => break,
         };
         let (connection, held, beyond) = match table.admit(peer).await {
-            Admitted::In(connection, held) => (connection, held, false),
-            Admitted::Beyond(connection, held) => (connection, held, true),
-            Admitted::Full => continue,
+            Admission::Accepted(connection, held) => (connection, held, false),
+            Admission::OverLimit(connection, held) => (connection, held, true),
+            Admission::Rejected => continue,
         };
         // Without this an answer can wait 40 ms for the client's acknowledgement.
         let _ = stream.set_nodelay(true);
@@ -96,7 +96,7 @@ pub async fn serve<F>(
                 },
             }
         });
-        connection.runs_in(task.abort_handle());
+        connection.set_task(task.abort_handle());
     }
     drop(listener);
     table.stop();
@@ -122,16 +122,16 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// The TLS handshake, which ends where its connection is asked to and the client does not go on with it.
+/// The TLS handshake, which fails when its connection is to be closed and the client has sent nothing more.
 async fn handshake(
     mut accept: Accept<TcpStream>,
     here: &Connection,
 ) -> io::Result<TlsStream<TcpStream>> {
     poll_fn(|context| {
-        here.handshake_goes_on();
+        here.note_handshake();
         let polled = Pin::new(&mut accept).poll(context);
         if polled.is_ready() {
-            here.came();
+            here.note_received();
         } else if let Some(stream) = accept.get_ref()
             && here.ends_before_head(context.waker(), stream)
         {
@@ -142,7 +142,7 @@ async fn handshake(
     .await
 }
 
-/// Serves one connection to its end.
+/// Serves one connection until it ends.
 async fn one<S, F>(
     stream: S,
     here: &Arc<Connection>,
@@ -153,7 +153,7 @@ async fn one<S, F>(
     F: Future<Output = Response>,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        here.begin(match request.body().size_hint().exact() {
+        here.begin_request(match request.body().size_hint().exact() {
             Some(length) => BodyLength::Bytes(length),
             None => BodyLength::Chunked,
         });
@@ -168,7 +168,7 @@ async fn one<S, F>(
     });
     let stream = TokioIo::new(Wire::new(stream, here.clone()));
     let connection = http1::Builder::new()
-        // Its own limit for heads would be one for idle connections, too.
+        // hyper's own limit for heads would limit idle connections, too.
         .header_read_timeout(None)
         .max_buf_size(BUFFER)
         .serve_connection(stream, service)
@@ -186,7 +186,7 @@ async fn one<S, F>(
     }
 }
 
-/// The body of an answer, whose connection is idle once hyper has taken all of it.
+/// The body of an answer, whose connection is idle when hyper drops it.
 struct Answer {
     body: Body,
     connection: Arc<Connection>,
@@ -214,18 +214,18 @@ impl hyper::body::Body for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.connection.answered();
+        self.connection.end_request();
     }
 }
 
 // A future that wakes itself is polled again at once.
 //
 // A hyper connection does so for each request with a body: whoever reads the body wakes the
-// connection that reads it from the socket, and both are one task. For tokio such a wake-up is a
-// task to be scheduled anew, for which it wakes an idle thread: some 20 µs of processor time, and the
-// connection may move to that thread.
+// connection that reads it from the socket, and both are one task. To tokio such a wake-up is a
+// task to schedule, for which it wakes an idle thread: some 20 µs of processor time, and the connection
+// may move to that thread.
 
-/// Polls in a row, before others have a turn.
+/// The maximum number of consecutive polls, before other tasks run.
 const MOST: usize = 16;
 
 const IDLE: u8 = 0;
@@ -234,14 +234,14 @@ const POLLING: u8 = 1;
 
 const WOKEN: u8 = 2;
 
-/// See the module.
+/// Polls a future again at once if it woke itself.
 pub struct PollAgain<F> {
     future: Pin<Box<F>>,
     signal: Arc<PollSignal>,
     waker: Waker,
 }
 
-/// What the future has for a waker.
+/// The waker of the future.
 #[derive(Default)]
 struct PollSignal {
     state: AtomicU8,
@@ -257,7 +257,7 @@ impl Wake for PollSignal {
         let woken =
             self.state
                 .compare_exchange(POLLING, WOKEN, Ordering::AcqRel, Ordering::Acquire);
-        // While it is polled, or to be polled again, whoever polls it looks.
+        // While it is polled, `poll` sees the state itself.
         if woken == Err(IDLE) {
             self.task.wake();
         }

@@ -1,15 +1,14 @@
-//! The connections that are open: how long each may do nothing, and which one goes where there are too
-//! many.
+//! The open connections: their time limits, and which of them is closed when there are too many.
 //!
 //! ```text
 //! New ──first whole head──▶ Busy ──answered──▶ Idle ──a byte──▶ Head ──whole──▶ Busy
 //! ```
 //!
-//! Only a new connection counts for its address: behind a proxy all users have one. Such a proxy may
-//! also open hundreds at once. While there is room, an address with more than its share therefore loses
-//! only connections that have been silent for [`SILENT`]; where there is none, its longest silent one
-//! is closed first, unless bytes of its client are found that had not been read yet. Such a connection
-//! stays, and there is one more than the limit: so as many are closed as it takes.
+//! Only new connections are counted for their address: all users behind a proxy share its address, and
+//! the proxy may open hundreds of connections at once. Below the limit, an address with more new
+//! connections than its share therefore loses only those that have been silent for [`SILENCE_LIMIT`]. At
+//! the limit, its longest silent connection is closed first, unless the kernel has unread bytes of the
+//! client. Such a connection stays open, and the next one is tried.
 //!
 //! A client sends its head some milliseconds after it has connected, or more where its machine is busy.
 //! Where thousands connect at once, each would be closed within that time. So those that have sent a part
@@ -43,39 +42,40 @@ use rustix::net::RecvFlags;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::server::TlsStream;
 
-/// Connections beyond all others, for those who ask how the bridge is.
-const BEYOND: usize = 32;
-/// Bytes of a body in each second that its sender is waited for, beyond the first idle time.
-const LEAST_RATE: u64 = 1024;
-/// A body whose sender is silent for so long may make room for others.
-const SILENT: Duration = Duration::from_secs(2);
-/// A new connection that nobody has read from yet is waited for so long: then it is known whether it is
-/// silent. A request waits as long for a place.
-const UNREAD: Duration = Duration::from_secs(5);
-/// So many connections are admitted in each second even if none of those before them sends anything.
+/// Connections above the limit, which are reserved for health checks.
+const HEALTH_CONNECTIONS: usize = 32;
+/// Bytes per second that a body must arrive with after the first `Limits::body`.
+const MIN_BODY_RATE: u64 = 1024;
+/// A connection is closed for a new one if its body, or its head with many others of its address, has
+/// been silent for this time.
+const SILENCE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a new connection, or a request above the limit, waits for the first read of the other new
+/// connections, which shows whether they are silent.
+const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections per second that are accepted even if none of the earlier ones sends anything.
 const ADMITTED_PER_SECOND: u32 = 8000;
-/// The least and the most time that a new connection has to send something, where there are too many.
+/// The minimum and maximum time that a new connection has for its first byte when there are too many.
 const GRACE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(500);
-/// The time for the rest of a head.
+/// The time that a connection has for the rest of its head when there are too many.
 const REST_OF_HEAD: Duration = Duration::from_millis(5);
-/// Between two looks whether somebody has read from them.
-const LOOK: Duration = Duration::from_millis(2);
-/// A connection that has not begun a request is given so long when the bridge stops.
-const STOPPING: Duration = Duration::from_millis(500);
+/// The interval at which waiting for the first read is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// The time that a connection without a request has to send one when the bridge stops.
+const STOP_GRACE: Duration = Duration::from_millis(500);
 
-/// What is allowed.
+/// The limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections.
+    /// The maximum number of connections.
     pub most: usize,
-    /// Connections of one address that have not sent a whole head yet. Beyond these its silent ones are
-    /// closed after [`SILENT`], and first where room is needed.
+    /// Connections of one address that have not sent a complete head. Above this number its silent ones are
+    /// closed after [`SILENCE_LIMIT`], and first when there are too many connections.
     pub new_per_address: usize,
-    /// From a head's first byte, or the connection's beginning, to the head's end.
+    /// The time from the first byte of a head, or the start of the connection, to the end of the head.
     pub head: Duration,
-    /// A silence in a body.
+    /// The time between two reads of a body.
     pub body: Duration,
-    /// Between two requests, and a client that does not read.
+    /// The time between two requests, and the time in which a client must read a part of the answer.
     pub idle: Duration,
 }
 
@@ -91,16 +91,16 @@ pub enum BodyLength {
     Bytes(u64),
     /// With its last chunk.
     Chunked,
-    /// Not said yet.
+    /// Not known yet.
     Unknown,
 }
 
 const CHUNKED: u64 = u64::MAX;
 const UNKNOWN: u64 = u64::MAX - 1;
 
-/// A stream that knows whether its client has sent something that nobody has read.
+/// A stream that can ask the kernel for bytes of the client that have not been read.
 ///
-/// A read that finds nothing does not: the runtime tries none before it has heard from the kernel.
+/// A pending read does not show that there are none: the runtime reads only after epoll reported the socket.
 pub trait Unread {
     fn has_unread(&self) -> bool;
 }
@@ -123,39 +123,39 @@ pub struct Connection {
     peer: SocketAddr,
     clock: Instant,
     stage: AtomicU8,
-    /// Milliseconds of `clock` when the stage began.
+    /// The start of the stage, in milliseconds of `clock`.
     since: AtomicU64,
-    /// When bytes came or went for the last time.
+    /// The time of the last read or write.
     moved: AtomicU64,
-    /// A part of the next head was read.
+    /// A part of the next head has been read.
     head_begun: AtomicBool,
-    /// The client has been looked for, and had sent nothing.
+    /// The last read found nothing.
     silent: AtomicBool,
-    /// It ends unless its client has sent something meanwhile.
+    /// It is closed at the next read that finds nothing.
     asked_to_end: AtomicBool,
-    /// Wakes the task that reads heads; registered when it first finds none to read.
+    /// Wakes the task that reads heads. Registered by the first read that finds nothing.
     head_reader: AtomicWaker,
-    /// Since when a write waits for the client, plus one; 0 while none does.
+    /// The time since when a write is blocked, plus one; 0 if none is.
     unread: AtomicU64,
     body: AtomicU64,
-    /// Since when the body's next bytes are waited for, plus one; 0 while they are not.
+    /// The time since when a read of the body is blocked, plus one; 0 if none is.
     waiting: AtomicU64,
-    /// Milliseconds that this body was waited for before.
+    /// The milliseconds for which earlier reads of this body were blocked.
     waited: AtomicU64,
     received: AtomicU64,
     late: AtomicBool,
     upgraded: AtomicBool,
     reader: AtomicWaker,
-    /// Ends the task with the connection.
+    /// Aborts the task that serves the connection.
     task: OnceLock<tokio::task::AbortHandle>,
     ended: AtomicBool,
     stop: OnceLock<AbortHandle>,
-    /// The number at which the table has it, until its first head is whole.
+    /// Its table, and its number there.
     table: OnceLock<(Arc<Table>, u64)>,
 }
 
 impl Connection {
-    /// One that is in no table.
+    /// A connection that is in no table.
     pub fn untracked(peer: SocketAddr) -> Arc<Self> {
         Arc::new(Self::new(peer))
     }
@@ -195,13 +195,13 @@ impl Connection {
         self.stage.store(stage, Relaxed);
     }
 
-    /// Bytes came.
-    pub fn came(&self) {
+    /// Records that bytes were read.
+    pub fn note_received(&self) {
         let now = self.now();
         self.moved.store(now, Relaxed);
         self.silent.store(false, Relaxed);
         if self.asked_to_end.load(SeqCst) {
-            self.stay();
+            self.cancel_end();
         }
         let waiting = self.waiting.swap(0, Relaxed);
         if waiting > 0 {
@@ -210,23 +210,23 @@ impl Connection {
         }
     }
 
-    /// The TLS handshake is taken up: its client has sent more of it, unless the connection is to end.
-    pub fn handshake_goes_on(&self) {
+    /// Records that the TLS handshake continues. It is polled when bytes arrived, or to close it.
+    pub fn note_handshake(&self) {
         if !self.asked_to_end.load(SeqCst) {
             self.moved.store(self.now(), Relaxed);
         }
     }
 
-    /// A part of a head was read.
-    pub fn read_of_head(&self) {
+    /// Records that a part of a head was read.
+    pub fn note_head_read(&self) {
         self.head_begun.store(true, Relaxed);
         if self.stage.load(Relaxed) == IDLE {
             self.enter(HEAD);
         }
     }
 
-    /// The runtime knows of nothing to read of a head, or of a TLS handshake. Whether the connection ends
-    /// here: it was asked to, and its client has indeed sent nothing.
+    /// Records that a read of a head, or of a TLS handshake, is pending. Returns whether the connection is
+    /// to be closed: this was requested, and the kernel has no unread bytes.
     pub fn ends_before_head(&self, reader: &Waker, stream: &impl Unread) -> bool {
         self.head_reader.register(reader);
         self.silent.store(true, Relaxed);
@@ -235,12 +235,12 @@ impl Connection {
         }
         let ends = !stream.has_unread();
         if !ends {
-            self.stay();
+            self.cancel_end();
         }
         ends
     }
 
-    /// Nothing of a body is there to read.
+    /// Records that a read of a body is pending.
     pub fn waits_for_body(&self, reader: &Waker) {
         self.reader.register(reader);
         if self.waiting.load(Relaxed) == 0 {
@@ -248,32 +248,31 @@ impl Connection {
         }
     }
 
-    /// Closes it unless its client has sent bytes that were not read yet, because the bridge is busy: its
-    /// task looks once more.
+    /// Requests its end. Its task closes it unless the kernel has bytes that a busy bridge has not read yet.
     fn ask_to_end(&self) {
         self.asked_to_end.store(true, SeqCst);
         self.head_reader.wake();
     }
 
-    /// It was asked to end, and its client had sent something.
-    fn stay(&self) {
+    /// Withdraws the request to end, because the client has sent something.
+    fn cancel_end(&self) {
         if let Some((table, number)) = self.table.get() {
-            table.lock().stays(*number, self);
+            table.lock().cancel_end(*number, self);
         }
     }
 
-    /// So many bytes of the body were read.
-    pub fn read_of_body(&self, bytes: u64) {
+    /// Records that bytes of the body were read.
+    pub fn note_body_read(&self, bytes: u64) {
         self.received.fetch_add(bytes, Relaxed);
     }
 
-    /// The body's time is over.
+    /// Whether the body has exceeded its time.
     pub fn is_late(&self) -> bool {
         self.late.load(Relaxed)
     }
 
-    /// A write was tried: the client took something, or it did not.
-    pub fn wrote(&self, taken: bool) {
+    /// Records a write, and whether it was blocked.
+    pub fn note_write(&self, taken: bool) {
         if taken {
             if self.unread.load(Relaxed) != 0 {
                 self.unread.store(0, Relaxed);
@@ -284,8 +283,8 @@ impl Connection {
         }
     }
 
-    /// A whole head has come.
-    pub fn begin(&self, body: BodyLength) {
+    /// Records that a complete head has been read.
+    pub fn begin_request(&self, body: BodyLength) {
         if self.stage.load(Relaxed) == NEW
             && let Some((table, number)) = self.table.get()
         {
@@ -306,7 +305,7 @@ impl Connection {
         self.enter(BUSY);
     }
 
-    /// How the last head's body ends; said once.
+    /// How the body of the last head ends. Returned once.
     pub fn body(&self) -> BodyLength {
         match self.body.swap(UNKNOWN, Relaxed) {
             UNKNOWN => BodyLength::Unknown,
@@ -315,36 +314,36 @@ impl Connection {
         }
     }
 
-    /// What follows is no HTTP.
+    /// Records that the bytes that follow are not HTTP.
     pub fn upgrade(&self) {
         self.upgraded.store(true, Relaxed);
     }
 
-    /// Whether what follows is no HTTP.
+    /// Whether the bytes that follow are not HTTP.
     pub fn is_upgraded(&self) -> bool {
         self.upgraded.load(Relaxed)
     }
 
-    /// The answer was handed over.
-    pub fn answered(&self) {
-        // The next head may have come with the request that was answered.
+    /// Records that the answer has been passed to hyper.
+    pub fn end_request(&self) {
+        // A part of the next head may have been read with the request.
         let begun = self.head_begun.load(Relaxed);
         self.enter(if begun { HEAD } else { IDLE });
     }
 
-    /// How it is ended.
-    pub fn runs_in(&self, task: tokio::task::AbortHandle) {
+    /// Sets the task that serves the connection.
+    pub fn set_task(&self, task: tokio::task::AbortHandle) {
         let _ = self.task.set(task);
     }
 
-    /// Closes it whatever its client has sent.
+    /// Closes it at once, even if there are unread bytes.
     fn abort(&self) {
         if let Some(task) = self.task.get() {
             task.abort();
         }
     }
 
-    /// Whoever reads the body gets an error.
+    /// The next read of the body fails.
     fn end_body(&self) {
         self.late.store(true, Relaxed);
         self.reader.wake();
@@ -358,13 +357,13 @@ impl Connection {
         Duration::from_millis(self.now().saturating_sub(self.since.load(Relaxed)))
     }
 
-    /// For how long the body's sender has said nothing while it was waited for.
+    /// For how long a read of the body has been blocked.
     fn body_silence(&self) -> Option<Duration> {
         let since = self.waiting.load(Relaxed).checked_sub(1)?;
         Some(Duration::from_millis(self.now().saturating_sub(since)))
     }
 
-    /// What its limits ask for now.
+    /// Which limit it has exceeded.
     fn overdue(&self, limits: &Limits) -> Option<Overdue> {
         let unread = self.unread.load(Relaxed).checked_sub(1);
         let unread = unread.map(|since| Duration::from_millis(self.now().saturating_sub(since)));
@@ -377,7 +376,7 @@ impl Connection {
             _ => {
                 let silence = self.body_silence()?;
                 let waited = Duration::from_millis(self.waited.load(Relaxed)) + silence;
-                let earned = Duration::from_secs(self.received.load(Relaxed) / LEAST_RATE);
+                let earned = Duration::from_secs(self.received.load(Relaxed) / MIN_BODY_RATE);
                 let late = silence > limits.body || waited > limits.body + earned;
                 late.then_some(Overdue::Body)
             }
@@ -385,38 +384,38 @@ impl Connection {
     }
 }
 
-/// Whose time is over.
+/// A time limit that is exceeded.
 #[derive(Debug, PartialEq, Eq)]
 enum Overdue {
-    /// A head that does not come, or an answer that nobody reads.
+    /// Of a head, or of an answer that the client does not read.
     Head,
-    /// A connection without a request.
+    /// Of a connection between two requests.
     Idle,
-    /// A body.
+    /// Of a body.
     Body,
 }
 
-/// What becomes of a connection that comes.
-pub enum Admitted {
-    /// It is served.
-    In(Arc<Connection>, Held),
-    /// It may ask how the bridge is, and nothing else.
-    Beyond(Arc<Connection>, Held),
-    /// All places are taken by those who are being served.
-    Full,
+/// The decision about a new connection.
+pub enum Admission {
+    /// Its requests are served.
+    Accepted(Arc<Connection>, TableEntry),
+    /// Only health checks are served.
+    OverLimit(Arc<Connection>, TableEntry),
+    /// It is closed: all connections have requests that are being answered.
+    Rejected,
 }
 
-/// What was done about too many connections.
-enum Room {
-    /// There are few enough.
-    Made,
-    /// Those that could be ended have not been read from yet.
-    Later,
-    /// All others are being served.
-    None,
+/// The result of closing connections for a new one.
+enum Eviction {
+    /// The number is within the limit.
+    Done,
+    /// Some new connections have not had the time for their first byte.
+    Pending,
+    /// All connections have requests that are being answered.
+    Impossible,
 }
 
-/// All of them.
+/// The open connections.
 pub struct Table {
     limits: Limits,
     state: Mutex<TableState>,
@@ -428,18 +427,18 @@ struct TableState {
     open: HashMap<u64, Arc<Connection>>,
     new: BTreeMap<u64, IpAddr>,
     new_of: HashMap<IpAddr, BTreeSet<u64>>,
-    /// Those in `open` that were told to end, and whose tasks are on their way out.
+    /// The number of those in `open` that are being closed.
     ending: usize,
     warned: bool,
 }
 
-/// A connection's place in the table.
-pub struct Held {
+/// Removes a connection from the table when it is dropped.
+pub struct TableEntry {
     table: Arc<Table>,
     number: u64,
 }
 
-impl Drop for Held {
+impl Drop for TableEntry {
     fn drop(&mut self) {
         let mut state = self.table.lock();
         state.forget_new(self.number);
@@ -464,7 +463,7 @@ impl TableState {
         }
     }
 
-    /// Counts one as ended; none twice.
+    /// Counts a connection as being closed, at most once.
     fn count_as_ending(&mut self, number: u64) -> Option<Arc<Connection>> {
         self.forget_new(number);
         let connection = self.open.get(&number)?;
@@ -485,8 +484,8 @@ impl TableState {
         }
     }
 
-    /// One that was asked to end goes on.
-    fn stays(&mut self, number: u64, connection: &Connection) {
+    /// Counts a connection as open again.
+    fn cancel_end(&mut self, number: u64, connection: &Connection) {
         if !connection.asked_to_end.swap(false, SeqCst) {
             return;
         }
@@ -500,7 +499,7 @@ impl TableState {
         }
     }
 
-    /// Ends whatever is overdue.
+    /// Closes connections that have exceeded a limit.
     fn keep_time(&mut self, limits: &Limits) {
         let open = self.open.iter();
         let overdue = open.filter_map(|(number, open)| Some((*number, open.overdue(limits)?)));
@@ -516,46 +515,46 @@ impl TableState {
         }
     }
 
-    /// How long a new connection may send nothing although there are too many.
+    /// The time that a new connection has for its first byte when there are too many.
     fn grace(&self) -> Duration {
         let new = u32::try_from(self.new.len()).unwrap_or(u32::MAX);
         let grace = Duration::from_secs(1) * new / ADMITTED_PER_SECOND;
         grace.clamp(*GRACE.start(), *GRACE.end())
     }
 
-    /// Some new connection has time to say something, or nobody has read from it yet.
-    fn is_to_be_read(&self) -> bool {
+    /// Whether a new connection has time left for its first byte, or has not been read from.
+    fn has_unread_new(&self) -> bool {
         self.new.keys().any(|number| {
             let connection = self.open.get(number);
-            connection.is_some_and(|new| new.silent.load(Relaxed) || new.age() < UNREAD)
+            connection.is_some_and(|new| new.silent.load(Relaxed) || new.age() < FIRST_READ_TIMEOUT)
         })
     }
 
-    /// All but those that are about to end.
+    /// The number of connections that are not being closed.
     fn count(&self) -> usize {
         self.open.len() - self.ending
     }
 
-    /// Ends the longest silent ones, until there are no more than `most`.
-    fn make_room(&mut self, most: usize, share: usize) -> Room {
+    /// Closes the longest silent connections until there are `most` at most.
+    fn evict(&mut self, most: usize, share: usize) -> Eviction {
         while self.count() > most {
             if let Some(new) = self.longest_silent_new(share) {
                 self.ask_to_end(new);
-            } else if self.is_to_be_read() {
-                return Room::Later;
+            } else if self.has_unread_new() {
+                return Eviction::Pending;
             } else if let Some(idle) = self.longest_idle() {
                 self.ask_to_end(idle);
             } else if let Some(slow) = self.slowest_body() {
                 self.abort(slow);
             } else {
-                return Room::None;
+                return Eviction::Impossible;
             }
         }
-        Room::Made
+        Eviction::Done
     }
 
-    /// Of these new connections the first that has been silent for long enough: one that has sent a part
-    /// of its head, or else one that has sent nothing. One that was not read from yet is not silent.
+    /// The first of these new connections that has been silent for long enough: one that has sent a part of
+    /// its head, otherwise one that has sent nothing. One that has not been read from is not silent.
     fn first_silent<'a>(
         &self,
         numbers: &(impl Iterator<Item = &'a u64> + Clone),
@@ -575,8 +574,7 @@ impl TableState {
         first.copied()
     }
 
-    /// The new connection that is closed when there are too many, beginning with an address that has
-    /// more of them than its share.
+    /// The new connection to close, beginning with an address that has more of them than its share.
     fn longest_silent_new(&self, share: usize) -> Option<u64> {
         let grace = self.grace();
         let greatest = self.new_of.values().max_by_key(|numbers| numbers.len());
@@ -586,16 +584,16 @@ impl TableState {
             .or_else(|| self.first_silent(&self.new.keys(), REST_OF_HEAD, grace))
     }
 
-    /// Those that were not told to end.
-    fn staying(&self) -> impl Iterator<Item = (u64, &Connection)> {
+    /// The connections that are not being closed.
+    fn remaining(&self) -> impl Iterator<Item = (u64, &Connection)> {
         let open = self.open.iter();
         let staying = open.filter(|(_, connection)| !connection.ended.load(Relaxed));
         staying.map(|(number, connection)| (*number, &**connection))
     }
 
-    /// After the new ones: the longest silent of those between two requests.
+    /// The longest silent connection between two requests, which is closed after the new ones.
     fn longest_idle(&self) -> Option<u64> {
-        let idle = self.staying().filter(|(_, connection)| {
+        let idle = self.remaining().filter(|(_, connection)| {
             let stage = connection.stage.load(Relaxed);
             matches!(stage, IDLE | HEAD) && connection.unread.load(Relaxed) == 0
         });
@@ -603,11 +601,11 @@ impl TableState {
             .map(|(number, _)| number)
     }
 
-    /// After these: the longest silent of those whose bodies do not come.
+    /// The connection whose body has been silent for longest, which is closed last.
     fn slowest_body(&self) -> Option<u64> {
-        let slow = self.staying().filter_map(|(number, connection)| {
+        let slow = self.remaining().filter_map(|(number, connection)| {
             let silence = connection.body_silence()?;
-            (silence > SILENT).then_some((number, silence))
+            (silence > SILENCE_LIMIT).then_some((number, silence))
         });
         slow.max_by_key(|(_, silence)| *silence)
             .map(|(number, _)| number)
@@ -626,12 +624,12 @@ impl Table {
         self.state.lock()
     }
 
-    fn try_admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Admitted> {
+    fn try_admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Admission> {
         let mut state = self.lock();
         let address = peer.ip().to_canonical();
         if let Some(numbers) = state.new_of.get(&address)
             && numbers.len() >= self.limits.new_per_address
-            && let Some(number) = state.first_silent(&numbers.iter(), SILENT, SILENT)
+            && let Some(number) = state.first_silent(&numbers.iter(), SILENCE_LIMIT, SILENCE_LIMIT)
         {
             state.ask_to_end(number);
         }
@@ -644,16 +642,16 @@ impl Table {
                      (MCPO_MAX_CONNECTIONS)"
                 );
             }
-            match state.make_room(
+            match state.evict(
                 self.limits.most.saturating_sub(1),
                 self.limits.new_per_address,
             ) {
-                Room::Made => {}
-                Room::Later => return None,
-                Room::None if state.count() >= self.limits.most + BEYOND => {
-                    return Some(Admitted::Full);
+                Eviction::Done => {}
+                Eviction::Pending => return None,
+                Eviction::Impossible if state.count() >= self.limits.most + HEALTH_CONNECTIONS => {
+                    return Some(Admission::Rejected);
                 }
-                Room::None => beyond = true,
+                Eviction::Impossible => beyond = true,
             }
         }
         let number = state.next;
@@ -664,40 +662,42 @@ impl Table {
         state.new.insert(number, address);
         state.new_of.entry(address).or_default().insert(number);
         let table = self.clone();
-        let held = Held { table, number };
+        let held = TableEntry { table, number };
         Some(if beyond {
-            Admitted::Beyond(connection, held)
+            Admission::OverLimit(connection, held)
         } else {
-            Admitted::In(connection, held)
+            Admission::Accepted(connection, held)
         })
     }
 
-    /// Whether a connection that came beyond the limit is within it now, or is after a moment.
+    /// Whether the number of connections is within the limit, after waiting for first reads.
     pub async fn has_room(&self) -> bool {
-        let until = Instant::now() + UNREAD;
+        let until = Instant::now() + FIRST_READ_TIMEOUT;
         loop {
             let room = self
                 .lock()
-                .make_room(self.limits.most, self.limits.new_per_address);
+                .evict(self.limits.most, self.limits.new_per_address);
             match room {
-                Room::Made => return true,
-                Room::Later if Instant::now() < until => tokio::time::sleep(LOOK).await,
-                Room::Later | Room::None => return false,
+                Eviction::Done => return true,
+                Eviction::Pending if Instant::now() < until => {
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
+                Eviction::Pending | Eviction::Impossible => return false,
             }
         }
     }
 
-    /// Waits until a connection that comes is admitted, or is known to find no place.
-    pub async fn admit(self: &Arc<Self>, peer: SocketAddr) -> Admitted {
+    /// Decides about a new connection, after waiting for first reads of others.
+    pub async fn admit(self: &Arc<Self>, peer: SocketAddr) -> Admission {
         loop {
             match self.try_admit(peer) {
                 Some(admitted) => return admitted,
-                None => tokio::time::sleep(LOOK).await,
+                None => tokio::time::sleep(POLL_INTERVAL).await,
             }
         }
     }
 
-    /// Looks at all of them again and again.
+    /// Enforces the time limits until it is dropped.
     pub async fn keep_time(self: Arc<Self>) {
         let limits = &self.limits;
         let shortest = limits.head.min(limits.body).min(limits.idle);
@@ -714,15 +714,15 @@ impl Table {
         self.lock().open.values().cloned().collect()
     }
 
-    /// Each connection is told when the bridge stops. One token for all would be locked by all of them for
-    /// each request, since whoever waits for one looks at it whenever he is polled.
+    /// The signal by which a connection learns that the bridge stops. With one token for all, each request
+    /// would lock it, because a task that waits for a token locks it at each poll.
     pub fn stops(connection: &Connection) -> AbortRegistration {
         let (bell, ring) = AbortHandle::new_pair();
         let _ = connection.stop.set(bell);
         ring
     }
 
-    /// Tells all that the bridge stops. Requests that have come are answered.
+    /// Tells all connections that the bridge stops. Requests that have been read are answered.
     pub fn stop(&self) {
         for connection in self.all() {
             if let Some(bell) = connection.stop.get() {
@@ -731,14 +731,14 @@ impl Table {
         }
     }
 
-    /// After that: nobody waits for what has not begun, or does not go on.
+    /// Closes connections without a request, and those whose body is silent. Called after `stop`.
     pub fn end_unbegun(&self) {
         for connection in self.all() {
             match connection.stage.load(Relaxed) {
-                // What is left of an answer is on its way.
+                // The rest of an answer is being written.
                 _ if connection.unread.load(Relaxed) != 0 => {}
-                NEW | HEAD | IDLE if connection.silence() > STOPPING => connection.ask_to_end(),
-                BUSY if connection.body_silence() > Some(SILENT) => connection.end_body(),
+                NEW | HEAD | IDLE if connection.silence() > STOP_GRACE => connection.ask_to_end(),
+                BUSY if connection.body_silence() > Some(SILENCE_LIMIT) => connection.end_body(),
                 _ => {}
             }
         }
@@ -764,9 +764,9 @@ mod tests {
         })
     }
 
-    /// A connection whose task waits for ever.
+    /// A connection whose task never ends.
     fn open(table: &Arc<Table>, last: u8) -> Arc<Connection> {
-        let Some(Admitted::In(connection, held) | Admitted::Beyond(connection, held)) =
+        let Some(Admission::Accepted(connection, held) | Admission::OverLimit(connection, held)) =
             table.try_admit(peer(last))
         else {
             panic!("no place")
@@ -775,21 +775,21 @@ mod tests {
             let _held = held;
             std::future::pending::<()>().await;
         });
-        connection.runs_in(task.abort_handle());
+        connection.set_task(task.abort_handle());
         connection
     }
 
-    /// One with a request that is being answered.
+    /// A connection with a request that is being answered.
     fn open_busy(table: &Arc<Table>, last: u8) -> Arc<Connection> {
         let connection = open(table, last);
-        connection.begin(BodyLength::Bytes(0));
+        connection.begin_request(BodyLength::Bytes(0));
         connection
     }
 
-    /// One between two requests.
+    /// A connection between two requests.
     fn open_idle(table: &Arc<Table>, last: u8) -> Arc<Connection> {
         let connection = open_busy(table, last);
-        connection.answered();
+        connection.end_request();
         connection
     }
 
@@ -797,7 +797,7 @@ mod tests {
         connection.ended.load(Relaxed)
     }
 
-    /// A client of which the runtime has heard nothing, and whether it has sent something.
+    /// A client without readiness events, and whether the kernel has bytes of it.
     struct Client {
         has_sent: bool,
     }
@@ -808,12 +808,12 @@ mod tests {
         }
     }
 
-    /// Its task finds nothing to read.
+    /// Its task reads and finds nothing.
     fn look(connection: &Connection) -> bool {
         connection.ends_before_head(Waker::noop(), &Client { has_sent: false })
     }
 
-    /// One that says nothing, and is as old.
+    /// A connection that has been silent for this time.
     async fn open_silent(table: &Arc<Table>, last: u8, silence: Duration) -> Arc<Connection> {
         let connection = open(table, last);
         look(&connection);
@@ -838,8 +838,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn beyond_its_share_an_address_loses_who_is_silent_for_long() {
         let table = table(100, 2);
-        let first = open_silent(&table, 1, SILENT).await;
-        let other = open_silent(&table, 2, SILENT).await;
+        let first = open_silent(&table, 1, SILENCE_LIMIT).await;
+        let other = open_silent(&table, 2, SILENCE_LIMIT).await;
         let second = open(&table, 1);
         assert!(!ended(&first), "within its share");
         let third = open(&table, 1);
@@ -849,7 +849,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn over_the_total_an_address_with_more_than_its_share_is_the_first_to_lose() {
         let table = table(4, 2);
-        let modest = open_silent(&table, 1, SILENT).await;
+        let modest = open_silent(&table, 1, SILENCE_LIMIT).await;
         let first = open_silent(&table, 2, *GRACE.start()).await;
         open_silent(&table, 2, *GRACE.start()).await;
         open_silent(&table, 2, *GRACE.start()).await;
@@ -876,13 +876,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn as_many_are_closed_as_it_takes() {
         let table = table(3, 8);
-        let silent = || open_silent(&table, 1, SILENT);
+        let silent = || open_silent(&table, 1, SILENCE_LIMIT);
         let (stays, first, second) = (silent().await, silent().await, silent().await);
         let third = silent().await;
         assert!(ended(&stays));
-        stays.came();
-        stays.begin(BodyLength::Bytes(0));
-        assert!(matches!(table.admit(peer(1)).await, Admitted::In(..)));
+        stays.note_received();
+        stays.begin_request(BodyLength::Bytes(0));
+        assert!(matches!(
+            table.admit(peer(1)).await,
+            Admission::Accepted(..)
+        ));
         assert!(ended(&first) && ended(&second) && !ended(&third) && !ended(&stays));
     }
 
@@ -908,10 +911,16 @@ mod tests {
         let table = table(1, 8);
         let unread = open(&table, 1);
         assert!(table.try_admit(peer(2)).is_none());
-        assert!(matches!(table.admit(peer(2)).await, Admitted::Beyond(..)));
+        assert!(matches!(
+            table.admit(peer(2)).await,
+            Admission::OverLimit(..)
+        ));
         assert!(!ended(&unread), "its client may have sent a request");
         look(&unread);
-        assert!(matches!(table.admit(peer(2)).await, Admitted::In(..)));
+        assert!(matches!(
+            table.admit(peer(2)).await,
+            Admission::Accepted(..)
+        ));
         assert!(ended(&unread));
     }
 
@@ -924,7 +933,7 @@ mod tests {
         }
         assert_eq!(table.lock().grace(), Duration::from_millis(125));
         let half_a_head = &new[500];
-        half_a_head.read_of_head();
+        half_a_head.note_head_read();
         for (waits, goes) in [(5, half_a_head), (120, &new[0]), (0, &new[1])] {
             if waits > 0 {
                 tokio::time::advance(Duration::from_millis(waits - 1)).await;
@@ -932,7 +941,7 @@ mod tests {
                 tokio::time::advance(Duration::from_millis(1)).await;
             }
             assert!(!ended(goes));
-            open(&table, 2).begin(BodyLength::Bytes(0));
+            open(&table, 2).begin_request(BodyLength::Bytes(0));
             assert!(ended(goes));
         }
         assert_eq!(new.iter().filter(|connection| ended(connection)).count(), 3);
@@ -943,12 +952,15 @@ mod tests {
         let table = table(3, 8);
         let idle = open_idle(&table, 1);
         let half_heads = [open_idle(&table, 2), open(&table, 3)];
-        half_heads[0].read_of_head();
+        half_heads[0].note_head_read();
         tokio::time::advance(table.limits.head + Duration::from_millis(1)).await;
-        idle.came();
+        idle.note_received();
         table.lock().keep_time(&table.limits);
         assert!(half_heads.iter().all(|connection| ended(connection)));
-        assert!(matches!(table.admit(peer(4)).await, Admitted::In(..)));
+        assert!(matches!(
+            table.admit(peer(4)).await,
+            Admission::Accepted(..)
+        ));
         assert!(!ended(&idle));
         tokio::task::yield_now().await;
         let state = table.lock();
@@ -966,9 +978,9 @@ mod tests {
             assert!(!connection.ends_before_head(Waker::noop(), &Client { has_sent: true }));
             assert!(!ended(connection) && !look(connection));
             table.lock().ask_to_end(number);
-            connection.begin(BodyLength::Bytes(0));
+            connection.begin_request(BodyLength::Bytes(0));
             assert!(!look(connection), "its request is being answered");
-            connection.answered();
+            connection.end_request();
             assert!(look(connection));
         }
         assert_eq!(table.lock().ending, 2);
@@ -978,7 +990,10 @@ mod tests {
     async fn one_beyond_the_total_is_within_it_once_another_has_ended() {
         let table = table(2, 2);
         let (first, _second) = (open_busy(&table, 1), open_busy(&table, 1));
-        assert!(matches!(table.admit(peer(2)).await, Admitted::Beyond(..)));
+        assert!(matches!(
+            table.admit(peer(2)).await,
+            Admission::OverLimit(..)
+        ));
         let third = open_busy(&table, 3);
         assert!(!table.has_room().await);
         for connection in [first, third] {
@@ -992,25 +1007,25 @@ mod tests {
     async fn over_the_total_the_longest_silent_goes_first_and_never_who_waits_for_an_answer() {
         let table = table(4, 4);
         let (busy, idle) = (open(&table, 1), open(&table, 2));
-        let older = open_silent(&table, 3, SILENT).await;
-        let newer = open_silent(&table, 4, SILENT).await;
-        busy.begin(BodyLength::Bytes(0));
-        idle.begin(BodyLength::Bytes(0));
-        idle.answered();
+        let older = open_silent(&table, 3, SILENCE_LIMIT).await;
+        let newer = open_silent(&table, 4, SILENCE_LIMIT).await;
+        busy.begin_request(BodyLength::Bytes(0));
+        idle.begin_request(BodyLength::Bytes(0));
+        idle.end_request();
         for (goes, stays) in [(&older, &newer), (&newer, &idle), (&idle, &busy)] {
             let new = open(&table, 5);
             assert!(ended(goes) && !ended(stays));
-            new.begin(BodyLength::Bytes(0));
+            new.begin_request(BodyLength::Bytes(0));
         }
         tokio::task::yield_now().await;
-        for _ in 0..BEYOND {
-            let Admitted::Beyond(connection, held) = table.admit(peer(6)).await else {
+        for _ in 0..HEALTH_CONNECTIONS {
+            let Admission::OverLimit(connection, held) = table.admit(peer(6)).await else {
                 panic!("it may ask how the bridge is")
             };
-            connection.begin(BodyLength::Bytes(0));
+            connection.begin_request(BodyLength::Bytes(0));
             std::mem::forget(held);
         }
-        assert!(matches!(table.admit(peer(7)).await, Admitted::Full));
+        assert!(matches!(table.admit(peer(7)).await, Admission::Rejected));
         assert!(!ended(&busy));
     }
 
@@ -1021,15 +1036,15 @@ mod tests {
             body: Duration::from_secs(30),
             ..table(1, 1).limits
         };
-        connection.begin(BodyLength::Bytes(1_000_000));
+        connection.begin_request(BodyLength::Bytes(1_000_000));
         let waker = Waker::noop();
-        // Nobody has waited for it: it is not the sender who is slow.
+        // No read is blocked: the sender is not slow.
         assert_eq!(connection.overdue(&limits), None);
         connection.waits_for_body(waker);
         assert_eq!(connection.overdue(&limits), None);
-        // Two minutes for 200 KiB are slow, and honest.
+        // 200 KiB in two minutes are slow, but above the minimum rate.
         connection.waited.store(120_000, Relaxed);
-        connection.read_of_body(200 * 1024);
+        connection.note_body_read(200 * 1024);
         assert_eq!(connection.overdue(&limits), None);
         connection.waited.store(300_000, Relaxed);
         assert_eq!(connection.overdue(&limits), Some(Overdue::Body));

@@ -1,14 +1,13 @@
-//! The bytes of a connection on their way to hyper and back, as far as limits depend on them.
+//! The stream between a connection's socket and hyper, which tells heads from bodies for the time limits.
 //!
-//! hyper is given a head and what belongs to it, and nothing of the next request: so it is known for each
-//! byte whether it is part of a head or of a body. hyper takes a line feed alone for the end of a line; a
-//! stricter proxy in front may not, and would see another request. Such a head is spoilt here, so that
-//! hyper answers it with 400.
+//! hyper gets the bytes of one request at a time, so that each byte is known to be part of a head or of a
+//! body. hyper accepts a line feed alone as the end of a line; a stricter proxy in front may not, and would
+//! see another request. Such a head is made invalid here, so that hyper answers it with 400.
 //!
 //! ```text
 //! Head ──blank line──▶ Parsed ──hyper knows the length──▶ Body ──its end──▶ Head
 //!   │                     └──────hyper knows of chunks────▶ Chunks ──the last──▶ Head
-//!   └──line feed alone──▶ Spoilt
+//!   └──line feed alone──▶ Invalid
 //! ```
 
 use std::{
@@ -23,56 +22,56 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::open::{BodyLength, Connection, Unread};
 
-/// A stream whose reads and writes its [`Connection`] is told of.
+/// A stream that records its reads and writes in its [`Connection`].
 pub struct Wire<S> {
     stream: S,
     connection: Arc<Connection>,
     framing: Framing,
-    /// Read, and not given to hyper yet.
+    /// Bytes that were read, and not passed to hyper yet.
     kept: Bytes,
 }
 
 enum Framing {
-    /// A head is awaited, or a part of it has come.
+    /// A head, of which nothing or a part has been read.
     Head(Head),
-    /// All of a head was given to hyper, which has not said what follows.
+    /// All of a head was passed to hyper, which has not parsed it yet.
     Parsed,
-    /// So many bytes of a body follow.
+    /// A body, of which this number of bytes is left.
     Body(u64),
-    /// The chunks of a body follow.
+    /// A body in chunks.
     Chunks(Chunks),
-    /// hyper answers with 400.
-    Spoilt,
+    /// A head that hyper answers with 400.
+    Invalid,
 }
 
-/// Where the next byte of a body in chunks stands.
+/// The part of a body in chunks that the next byte belongs to.
 enum Chunks {
-    /// In the line with a chunk's size, so far; what follows the digits counts no more.
+    /// The line with a chunk's size; what follows the digits is ignored.
     Size { size: u64, digits: bool },
-    /// So many bytes of a chunk, and the two that end its line, follow.
+    /// The bytes of a chunk that are left, including its line end.
     Data(u64),
-    /// In the lines behind the last chunk, of which a blank one is the last.
+    /// The lines after the last chunk; a blank one is the last.
     Trailers(Head),
 }
 
-/// What is known of a head that is not complete.
+/// The state of an incomplete head.
 #[derive(Default)]
 struct Head {
-    /// Some line of it has come; blank lines before it do not count.
+    /// Whether a line of it has been read; blank lines before it do not count.
     begun: bool,
-    /// Bytes of the line that is not complete.
+    /// Bytes of the incomplete line.
     line: usize,
     last: u8,
 }
 
-/// What a head's next bytes are.
+/// What was found in the next bytes of a head.
 #[derive(Debug, PartialEq, Eq)]
 enum Scanned {
-    /// Its end is not among them.
+    /// No end.
     More,
-    /// It ends in front of this one.
+    /// The end, before this index.
     End(usize),
-    /// A line feed without a carriage return is at this one.
+    /// A line feed without a carriage return, at this index.
     Bare(usize),
 }
 
@@ -86,14 +85,14 @@ impl<S> Wire<S> {
         }
     }
 
-    /// How many of these bytes hyper gets now; more than none of some.
+    /// How many of these bytes hyper gets now; at least one.
     fn give(&mut self, bytes: &mut [u8]) -> usize {
         if self.connection.is_upgraded() {
             return bytes.len();
         }
         match &mut self.framing {
             Framing::Head(head) => {
-                self.connection.read_of_head();
+                self.connection.note_head_read();
                 match head.scan(bytes) {
                     Scanned::More => bytes.len(),
                     Scanned::End(end) => {
@@ -101,9 +100,9 @@ impl<S> Wire<S> {
                         end
                     }
                     Scanned::Bare(at) => {
-                        // No head may have a NUL.
+                        // A NUL is invalid in any head.
                         bytes[at] = 0;
-                        self.framing = Framing::Spoilt;
+                        self.framing = Framing::Invalid;
                         at + 1
                     }
                 }
@@ -113,7 +112,7 @@ impl<S> Wire<S> {
                     .unwrap_or(usize::MAX)
                     .min(bytes.len());
                 *left -= now as u64;
-                self.connection.read_of_body(now as u64);
+                self.connection.note_body_read(now as u64);
                 if *left == 0 {
                     self.framing = Framing::Head(Head::default());
                 }
@@ -122,17 +121,17 @@ impl<S> Wire<S> {
             Framing::Chunks(chunks) => {
                 let end = chunks.scan(bytes);
                 let now = end.unwrap_or(bytes.len());
-                self.connection.read_of_body(now as u64);
+                self.connection.note_body_read(now as u64);
                 if end.is_some() {
                     self.framing = Framing::Head(Head::default());
                 }
                 now
             }
-            Framing::Parsed | Framing::Spoilt => bytes.len(),
+            Framing::Parsed | Framing::Invalid => bytes.len(),
         }
     }
 
-    /// Takes over what hyper found out of the last head.
+    /// Continues with the body that hyper found in the last head.
     fn follow(&mut self) {
         if matches!(self.framing, Framing::Parsed) {
             self.framing = match self.connection.body() {
@@ -146,7 +145,7 @@ impl<S> Wire<S> {
 }
 
 impl Head {
-    /// The first line may be the blank one.
+    /// The first line may be blank.
     fn trailers() -> Self {
         Self {
             begun: true,
@@ -185,7 +184,7 @@ impl Chunks {
         }
     }
 
-    /// Where the body ends, if that is among these bytes. What is no chunk is left to hyper.
+    /// Where the body ends, if it ends in these bytes. hyper rejects invalid chunks.
     fn scan(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -257,7 +256,7 @@ impl<S: AsyncRead + Unread + Unpin> AsyncRead for Wire<S> {
             if buffer.filled().len() == start {
                 return Poll::Ready(Ok(()));
             }
-            this.connection.came();
+            this.connection.note_received();
         } else {
             let now = this.kept.len().min(buffer.remaining());
             buffer.put_slice(&this.kept[..now]);
@@ -269,8 +268,8 @@ impl<S: AsyncRead + Unread + Unpin> AsyncRead for Wire<S> {
         } else if given < bytes.len() {
             this.kept = Bytes::copy_from_slice(&bytes[given..]);
         }
-        if came && matches!(this.framing, Framing::Spoilt) {
-            // hyper may look at a head only once it has an end.
+        if came && matches!(this.framing, Framing::Invalid) {
+            // hyper may parse a head only when it is complete.
             this.kept = Bytes::from_static(b"\r\n\r\n");
         }
         buffer.set_filled(start + given);
@@ -286,7 +285,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(context, bytes);
-        this.connection.wrote(written.is_ready());
+        this.connection.note_write(written.is_ready());
         written
     }
 
@@ -297,7 +296,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write_vectored(context, parts);
-        this.connection.wrote(written.is_ready());
+        this.connection.note_write(written.is_ready());
         written
     }
 
@@ -308,7 +307,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.stream).poll_flush(context);
-        this.connection.wrote(flushed.is_ready());
+        this.connection.note_write(flushed.is_ready());
         flushed
     }
 
@@ -331,7 +330,7 @@ mod tests {
     };
 
     use super::{
-        super::open::{Admitted, Limits, Table},
+        super::open::{Admission, Limits, Table},
         *,
     };
 
@@ -343,7 +342,7 @@ mod tests {
         }
     }
 
-    /// What hyper would read, request by request, however the bytes are cut.
+    /// What hyper reads, request by request, if the bytes arrive in parts of this size.
     async fn requests(sent: &[u8], cut: usize, bodies: &[BodyLength]) -> Vec<String> {
         let (mut client, server) = tokio::io::duplex(1);
         let bytes = sent.to_vec();
@@ -353,7 +352,7 @@ mod tests {
             }
         });
         let connection = Connection::untracked(PEER);
-        // Read in one piece where a piece is larger than the pipe.
+        // Reads a part at once even if it is larger than the pipe.
         let server = BufReader::with_capacity(cut, server);
         let mut wire = Wire::new(server, connection.clone());
         let (mut found, mut bodies) = (vec![Vec::new()], bodies.iter());
@@ -367,7 +366,7 @@ mod tests {
             match wire.framing {
                 Framing::Parsed => {
                     let length = bodies.next().copied().unwrap_or(BodyLength::Bytes(0));
-                    connection.begin(length);
+                    connection.begin_request(length);
                     if matches!(length, BodyLength::Bytes(0)) {
                         found.push(Vec::new());
                     }
@@ -384,14 +383,14 @@ mod tests {
         found.map(|part| String::from_utf8(part).unwrap()).collect()
     }
 
-    /// A connection of a table with one place, whose task reads what comes; what it read.
-    async fn in_the_only_place(
+    /// The only connection of a table for one, whose task returns what it has read.
+    async fn open_only_connection(
         table: &Arc<Table>,
     ) -> (std::net::TcpStream, tokio::task::JoinHandle<Vec<u8>>) {
         let listener = TcpListener::bind(PEER).await.unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let Admitted::In(connection, held) = table.admit(PEER).await else {
+        let Admission::Accepted(connection, held) = table.admit(PEER).await else {
             panic!("a place")
         };
         let mut wire = Wire::new(server, connection.clone());
@@ -402,8 +401,8 @@ mod tests {
             buffer.truncate(read);
             buffer
         });
-        connection.runs_in(task.abort_handle());
-        // It looks, finds nothing, and has had its time.
+        connection.set_task(task.abort_handle());
+        // It reads, finds nothing, and its grace passes.
         tokio::time::advance(Duration::from_millis(20)).await;
         (client, task)
     }
@@ -418,16 +417,19 @@ mod tests {
             body: long,
             idle: long,
         });
-        let (mut client, task) = in_the_only_place(&table).await;
-        // The runtime hears of it only when it has nothing else to do.
+        let (mut client, task) = open_only_connection(&table).await;
+        // The runtime learns of it only when it is idle.
         client.write_all(b"GET / HTTP/1.1").unwrap();
         let next = table.admit(PEER).await;
-        assert!(matches!(next, Admitted::In(..)), "it seemed to be silent");
+        assert!(
+            matches!(next, Admission::Accepted(..)),
+            "it counts as silent"
+        );
         assert_eq!(task.await.unwrap(), b"GET / HTTP/1.1");
         drop(next);
-        // Who has sent nothing ends.
-        let (_client, task) = in_the_only_place(&table).await;
-        assert!(matches!(table.admit(PEER).await, Admitted::In(..)));
+        // A client that has sent nothing is closed.
+        let (_client, task) = open_only_connection(&table).await;
+        assert!(matches!(table.admit(PEER).await, Admission::Accepted(..)));
         assert_eq!(task.await.unwrap(), b"");
     }
 
@@ -456,7 +458,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_feed_alone_spoils_the_head_of_any_request() {
+    async fn a_line_feed_alone_makes_the_head_of_any_request_invalid() {
         for head in [
             "GET / HTTP/1.1\nHost: x\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: x\n\r\n",
@@ -469,9 +471,9 @@ mod tests {
                     let found = requests(sent.as_bytes(), cut, &[BodyLength::Bytes(1)]).await;
                     let found = found.concat();
                     let rest = found.strip_prefix(before).expect("the first is whole");
-                    let spoilt = rest.contains('\0') && rest.ends_with("\r\n\r\n");
+                    let invalid = rest.contains('\0') && rest.ends_with("\r\n\r\n");
                     assert!(
-                        spoilt || before.is_empty() && !rest.is_empty(),
+                        invalid || before.is_empty() && !rest.is_empty(),
                         "{cut} {rest:?}"
                     );
                     assert!(rest.contains('\0'), "{cut} {rest:?}");
