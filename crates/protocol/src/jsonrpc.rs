@@ -7,6 +7,8 @@ use serde_json::value::RawValue;
 
 use crate::{RawJson, code, last_members, members, method, text};
 
+pub use crate::raw_json::splice;
+
 /// Places in a line at which a message is looked for behind something else.
 const TRIED: usize = 8;
 /// What a message from a child begins with.
@@ -81,34 +83,6 @@ impl Said {
         }
         Some(found)
     }
-}
-
-/// The line with single values exchanged, everything else byte by byte. `edits` are parts of the
-/// line, in any order, with what takes their place; parts of other buffers are left out.
-pub fn splice(line: &Bytes, edits: &[(&RawJson, &[u8])]) -> Bytes {
-    let mut places: Vec<_> = edits
-        .iter()
-        .filter_map(|(part, new)| Some((range_within(line, part.as_bytes())?, *new)))
-        .collect();
-    if places.is_empty() {
-        return line.clone();
-    }
-    places.sort_by_key(|(range, _)| range.start);
-    let mut out = Vec::with_capacity(line.len() + 64);
-    let mut done = 0;
-    for (range, new) in places {
-        out.extend_from_slice(&line[done..range.start]);
-        out.extend_from_slice(new);
-        done = range.end;
-    }
-    out.extend_from_slice(&line[done..]);
-    out.into()
-}
-
-fn range_within(line: &Bytes, part: &[u8]) -> Option<std::ops::Range<usize>> {
-    let start = part.as_ptr().addr().checked_sub(line.as_ptr().addr())?;
-    let end = start.checked_add(part.len())?;
-    (end <= line.len()).then_some(start..end)
 }
 
 /// The members of a JSON-RPC message, as they lie in its text. One that is `null` counts as absent, except an id,

@@ -4,12 +4,12 @@ use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, Visitor},
+    Deserializer as _, Serialize, Serializer,
+    de::{DeserializeOwned, Error, MapAccess, Visitor},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::{Deserializer, Map, Value, de::Read, value::RawValue};
 
-/// Levels of an object that are looked into where it holds something odd.
+/// Nesting levels that [`RawJson::approximate`] searches for values that no Rust type holds.
 const LEVELS: usize = 32;
 
 /// One valid JSON value as its original bytes (UTF-8): numbers, key order and escapes survive.
@@ -120,12 +120,16 @@ impl RawJson {
 
     /// The members of an object in their order, repeated ones included; `None` for other values.
     pub fn members(&self) -> Option<Vec<Member>> {
-        let Members(members) = serde_json::from_slice(&self.0).ok()?;
-        let members = members.into_iter().map(|(name, value)| Member {
-            name: Self::within(&self.0, name),
-            value: Self::within(&self.0, value),
-        });
-        Some(members.collect())
+        let mut members = Vec::new();
+        let push = |name, value| {
+            members.push(Member {
+                name: Self::within(&self.0, name),
+                value: Self::within(&self.0, value),
+            });
+            Ok(())
+        };
+        each_member(Deserializer::from_slice(&self.0), push).ok()?;
+        Some(members)
     }
 
     /// The elements of an array, within it; `None` for other values.
@@ -164,25 +168,47 @@ impl RawJson {
         let Some(members) = self.members() else {
             return self.clone();
         };
-        let text = self.as_bytes();
-        let mut out = Vec::with_capacity(text.len() + name.len() + value.0.len() + 8);
         if let Some(before) = self.member(name) {
-            let start = before.0.as_ptr().addr() - self.0.as_ptr().addr();
-            out.extend_from_slice(&text[..start]);
-            out.extend_from_slice(&value.0);
-            out.extend_from_slice(&text[start + before.0.len()..]);
-        } else {
-            out.push(b'{');
-            out.extend_from_slice(serde_json::Value::from(name).to_string().as_bytes());
-            out.push(b':');
-            out.extend_from_slice(&value.0);
-            if !members.is_empty() {
-                out.push(b',');
-            }
-            out.extend_from_slice(&text[1..]);
+            return self.exchange(&before, value);
         }
-        Self(out.into())
+        let (name, value, rest) = (Value::from(name), value.as_str(), &self.as_str()[1..]);
+        let comma = if members.is_empty() { "" } else { "," };
+        Self(format!("{{{name}:{value}{comma}{rest}").into())
     }
+
+    /// The value with one part of it exchanged, everything else byte by byte.
+    #[must_use]
+    pub fn exchange(&self, part: &Self, new: &Self) -> Self {
+        Self(splice(&self.0, &[(part, new.as_bytes())]))
+    }
+}
+
+/// The line with single values exchanged, everything else byte by byte. `edits` are parts of the
+/// line, in any order, with what takes their place; parts of other buffers are left out.
+pub fn splice(line: &Bytes, edits: &[(&RawJson, &[u8])]) -> Bytes {
+    let mut places: Vec<_> = edits
+        .iter()
+        .filter_map(|(part, new)| Some((range_within(line, part.as_bytes())?, *new)))
+        .collect();
+    if places.is_empty() {
+        return line.clone();
+    }
+    places.sort_by_key(|(range, _)| range.start);
+    let mut out = Vec::with_capacity(line.len() + 64);
+    let mut done = 0;
+    for (range, new) in places {
+        out.extend_from_slice(&line[done..range.start]);
+        out.extend_from_slice(new);
+        done = range.end;
+    }
+    out.extend_from_slice(&line[done..]);
+    out.into()
+}
+
+fn range_within(line: &Bytes, part: &[u8]) -> Option<std::ops::Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(line.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= line.len()).then_some(start..end)
 }
 
 /// The members of these names. An error for what is no object, and where one of them stands twice: two readers
@@ -191,10 +217,7 @@ pub fn members<'a, const N: usize>(
     json: &'a str,
     names: [&str; N],
 ) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
-    let mut json = serde_json::Deserializer::from_str(json);
-    let found = Named { names, once: true }.deserialize(&mut json)?;
-    json.end()?;
-    Ok(found)
+    find_members(Deserializer::from_str(json), names, true)
 }
 
 /// The members of these names, the last of each where there are several, whatever stands beside them. `None` for
@@ -203,49 +226,57 @@ pub fn last_members<'a, const N: usize>(
     json: &'a [u8],
     names: [&str; N],
 ) -> Option<[Option<&'a RawValue>; N]> {
-    let mut json = serde_json::Deserializer::from_slice(json);
-    let found = Named { names, once: false }.deserialize(&mut json).ok()?;
-    json.end().ok()?;
-    Some(found)
+    find_members(Deserializer::from_slice(json), names, false).ok()
 }
 
-/// Looks for members of these names; other members are not looked into.
-struct Named<'n, const N: usize> {
-    names: [&'n str; N],
-    /// A name that stands twice is an error.
+/// `once`: a name that stands twice is an error.
+fn find_members<'a, const N: usize>(
+    json: Deserializer<impl Read<'a>>,
+    names: [&str; N],
     once: bool,
+) -> Result<[Option<&'a RawValue>; N], serde_json::Error> {
+    let mut found = [None; N];
+    each_member(json, |name, value| {
+        let name = text(name);
+        let mut all = names.iter();
+        let index = all.position(|wanted| name.as_deref() == Some(*wanted));
+        match index {
+            Some(index) if found[index].replace(value).is_some() && once => {
+                Err(format!("duplicate key {:?}", names[index]))
+            }
+            _ => Ok(()),
+        }
+    })?;
+    Ok(found)
 }
 
-impl<'de, const N: usize> DeserializeSeed<'de> for Named<'_, N> {
-    type Value = [Option<&'de RawValue>; N];
-
-    fn deserialize<D: Deserializer<'de>>(self, object: D) -> Result<Self::Value, D::Error> {
-        object.deserialize_map(self)
-    }
+/// Calls `each` with the members of an object, until it returns an error. Neither names nor values are parsed: what
+/// no Rust type holds must not affect the other members.
+fn each_member<'a>(
+    mut json: Deserializer<impl Read<'a>>,
+    each: impl FnMut(&'a RawValue, &'a RawValue) -> Result<(), String>,
+) -> Result<(), serde_json::Error> {
+    json.deserialize_map(EachMember(each))?;
+    json.end()
 }
 
-impl<'de, const N: usize> Visitor<'de> for Named<'_, N> {
-    type Value = [Option<&'de RawValue>; N];
+struct EachMember<F>(F);
+
+impl<'de, F> Visitor<'de> for EachMember<F>
+where
+    F: FnMut(&'de RawValue, &'de RawValue) -> Result<(), String>,
+{
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
-        let mut found = [None; N];
-        while let Some((name, value)) = object.next_entry::<&RawValue, &RawValue>()? {
-            let name = text(name);
-            let index = self
-                .names
-                .iter()
-                .position(|wanted| name.as_deref() == Some(*wanted));
-            let Some(index) = index else { continue };
-            if found[index].replace(value).is_some() && self.once {
-                let name = self.names[index];
-                return Err(A::Error::custom(format_args!("duplicate key {name:?}")));
-            }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = object.next_entry()? {
+            (self.0)(name, value).map_err(A::Error::custom)?;
         }
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -273,12 +304,15 @@ fn near(json: &[u8], levels: usize) -> Value {
     if whole.is_ok() || levels == 0 {
         return whole.unwrap_or_default();
     }
-    if let Ok(Members(members)) = serde_json::from_slice(json) {
-        let near = members.into_iter().filter_map(|(name, value)| {
-            let name = serde_json::from_str(name.get()).ok()?;
-            Some((name, near(value.get().as_bytes(), levels - 1)))
-        });
-        return Value::Object(near.collect());
+    let mut members = Map::new();
+    let insert = |name: &RawValue, value: &RawValue| {
+        if let Ok(name) = serde_json::from_str(name.get()) {
+            members.insert(name, near(value.get().as_bytes(), levels - 1));
+        }
+        Ok(())
+    };
+    if each_member(Deserializer::from_slice(json), insert).is_ok() {
+        return Value::Object(members);
     }
     let items: Vec<&RawValue> = serde_json::from_slice(json).unwrap_or_default();
     if items.is_empty() {
@@ -299,36 +333,8 @@ pub struct Member {
     pub value: RawJson,
 }
 
-/// An object whose names and values are not looked into: what no Rust type holds must not cost the
-/// rest.
-struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
-        object.deserialize_map(EachMember).map(Self)
-    }
-}
-
-struct EachMember;
-
-impl<'de> Visitor<'de> for EachMember {
-    type Value = Vec<(&'de RawValue, &'de RawValue)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some(member) = object.next_entry()? {
-            members.push(member);
-        }
-        Ok(members)
-    }
-}
-
-impl std::fmt::Debug for RawJson {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for RawJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RawJson({} bytes)", self.0.len())
     }
 }
