@@ -29,7 +29,7 @@ use crate::{
     openwebui::{Failure, OpenWebUi, User},
 };
 use forwarding::{list, refuse_duplicates, text};
-use proxies::passed_a_proxy;
+use proxies::ProxyHeaders;
 use token::{KeyCheck, TokenReader};
 
 pub use origins::Origins;
@@ -53,6 +53,7 @@ pub struct Identity {
     /// Says whose the tokens in `Authorization` are.
     openwebui: Option<Arc<OpenWebUi>>,
     trusted_proxies: Vec<IpNet>,
+    proxy_headers: ProxyHeaders,
     /// Whose pages may call.
     pub origins: Origins,
     names: IdentityHeaders,
@@ -86,6 +87,7 @@ impl Identity {
             tokens: access.jwt_secret.as_ref().map(TokenReader::new),
             openwebui,
             trusted_proxies: access.trusted_proxies.clone(),
+            proxy_headers: ProxyHeaders::new(),
             origins: Origins::new(&settings.listen),
             single: single.into_iter().cloned().collect(),
             names,
@@ -166,7 +168,7 @@ impl Identity {
     }
 
     fn is_direct(&self, headers: &HeaderMap) -> bool {
-        !passed_a_proxy(headers) && self.origins.vouch(headers)
+        !self.proxy_headers.are_in(headers) && self.origins.vouch(headers)
     }
 
     /// Whether the bridge's own state may be told: who has a key, or works on this machine.

@@ -3,133 +3,76 @@
 //! No list of header names is ever complete, so words of a name count, wherever they stand in it. A
 //! client that comes directly has no reason to send any of these.
 
+use std::collections::HashSet;
+
 use axum::http::{HeaderMap, header::HeaderName};
 
 /// Words that stand for forwarding, or for what the request was before it: `Via`,
 /// `X-Original-Url`, `X-Proxy-User`, `X-Remote-User`, `X-Request-Start`.
-const FORWARDING: [&str; 16] = [
-    "real",
-    "connecting",
-    "via",
-    "proxy",
-    "proxied",
-    "original",
-    "remote",
-    "gateway",
-    "ingress",
-    "edge",
-    "cdn",
-    "surrogate",
-    "scheme",
-    "loop",
-    "queue",
-    "waf",
-];
+const FORWARDING: &str = "\
+    real connecting via proxy proxied original remote gateway ingress edge cdn surrogate \
+    scheme loop queue waf";
 
-/// Products and services that stand in front of others' programs.
-const PRODUCTS: [&str; 44] = [
-    "akamai",
-    "ali",
-    "amz",
-    "amzn",
-    "apisix",
-    "appengine",
-    "appgw",
-    "apigw",
-    "arr",
-    "authelia",
-    "authentik",
-    "azure",
-    "caddy",
-    "cf",
-    "cloud",
-    "cloudflare",
-    "cloudfront",
-    "envoy",
-    "fastly",
-    "fd",
-    "fly",
-    "google",
-    "goog",
-    "haproxy",
-    "heroku",
-    "incap",
-    "istio",
-    "kong",
-    "linkerd",
-    "l5d",
-    "netlify",
-    "nf",
-    "nginx",
-    "ngrok",
-    "pomerium",
-    "railway",
-    "render",
-    "squid",
-    "sucuri",
-    "tailscale",
-    "traefik",
-    "tyk",
-    "varnish",
-    "vercel",
-];
+/// Products and services that run as proxies.
+const PRODUCTS: &str = "\
+    akamai ali amz amzn apisix appengine appgw apigw arr authelia authentik azure caddy cf \
+    cloud cloudflare cloudfront envoy fastly fd fly google goog haproxy heroku incap istio \
+    kong linkerd l5d netlify nf nginx ngrok pomerium railway render squid sucuri tailscale \
+    traefik tyk varnish vercel";
 
-/// How a word ends that names an address: `ip` alone, or written together with whose it is.
+/// How a word ends that names an address: `ip` alone, or after one of [`OWNERS`].
 const ADDRESSES: [&str; 4] = ["addr", "address", "ipv4", "ipv6"];
-const WHOSE: [&str; 12] = [
-    "client",
-    "real",
-    "remote",
-    "true",
-    "user",
-    "source",
-    "src",
-    "origin",
-    "connecting",
-    "socket",
-    "peer",
-    "host",
-];
+const OWNERS: &str = "\
+    client real remote true user source src origin connecting socket peer host";
 
 /// Names that have none of these words.
-const WHOLE: [&str; 8] = [
-    "early-data",
-    "front-end-https",
-    "client-cert",
-    "client-cert-chain",
-    "x-client-cert",
-    "x-host",
-    "x-request-start",
-    "x-auth-request-user",
-];
+const WHOLE: &str = "\
+    early-data front-end-https client-cert client-cert-chain x-client-cert x-host \
+    x-request-start x-auth-request-user";
 
-/// Whether any header betrays a proxy.
-pub(super) fn passed_a_proxy(headers: &HeaderMap) -> bool {
-    headers.keys().any(betrays_a_proxy)
+/// Knows the headers that proxies add.
+#[derive(Debug)]
+pub(super) struct ProxyHeaders {
+    names: HashSet<&'static str>,
+    words: HashSet<&'static str>,
 }
 
-fn betrays_a_proxy(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    WHOLE.contains(&name)
-        || name.starts_with("x-auth-request-")
-        || name.starts_with("x-ssl-")
-        || name.starts_with("ssl-")
-        || name.split(['-', '_', '.']).any(is_a_proxys_word)
-}
+impl ProxyHeaders {
+    pub(super) fn new() -> Self {
+        let words = [FORWARDING, PRODUCTS].map(str::split_ascii_whitespace);
+        Self {
+            names: WHOLE.split_ascii_whitespace().collect(),
+            words: words.into_iter().flatten().collect(),
+        }
+    }
 
-fn is_a_proxys_word(word: &str) -> bool {
-    word.starts_with("forward")
-        || FORWARDING.contains(&word)
-        || PRODUCTS.contains(&word)
-        || names_an_address(word)
+    /// Whether any header shows that a proxy passed the request on.
+    pub(super) fn are_in(&self, headers: &HeaderMap) -> bool {
+        headers.keys().any(|name| self.has(name))
+    }
+
+    fn has(&self, name: &HeaderName) -> bool {
+        let name = name.as_str();
+        let word = |word: &str| {
+            word.starts_with("forward") || self.words.contains(word) || names_an_address(word)
+        };
+        self.names.contains(name)
+            || ["x-auth-request-", "x-ssl-", "ssl-"]
+                .iter()
+                .any(|start| name.starts_with(start))
+            || name.split(['-', '_', '.']).any(word)
+    }
 }
 
 fn names_an_address(word: &str) -> bool {
-    if word == "ip" || ADDRESSES.iter().any(|end| word.ends_with(end)) {
-        return true;
-    }
-    let whose = word.strip_suffix("ip");
-    whose.is_some_and(|whose| WHOSE.iter().any(|end| whose.ends_with(end)))
+    let owner = word.strip_suffix("ip");
+    ADDRESSES.iter().any(|end| word.ends_with(end))
+        || owner.is_some_and(|owner| {
+            owner.is_empty()
+                || OWNERS
+                    .split_ascii_whitespace()
+                    .any(|end| owner.ends_with(end))
+        })
 }
 
 #[cfg(test)]
@@ -137,7 +80,7 @@ mod tests {
     use super::*;
 
     fn betrays(name: &str) -> bool {
-        betrays_a_proxy(&HeaderName::from_bytes(name.as_bytes()).unwrap())
+        ProxyHeaders::new().has(&HeaderName::from_bytes(name.as_bytes()).unwrap())
     }
 
     #[test]
