@@ -21,7 +21,7 @@ use crate::{
     app::App,
     error_table::ErrorKind,
     identity::Refusal,
-    replicas::{Forward, OverChannel, PEER_HEADER, Payload, Refused, Spooled, again},
+    replicas::{Forward, OverChannel, PEER_HEADER, Payload, Refused, again},
     telemetry::{REQUEST_ID, RequestId},
 };
 
@@ -165,5 +165,5 @@ async fn spool(app: &App, body: &mut Body) -> Result<Payload, Problem> {
         to.write_all(&chunk).await.map_err(multipart::unwritten)?;
     }
     to.flush().await.map_err(multipart::unwritten)?;
-    Ok(Payload::Spooled(Arc::new(Spooled::new(file))))
+    Ok(Payload::Spooled(Arc::new(file)))
 }

@@ -93,8 +93,7 @@ pub async fn session(
         let message = "Session not found: send initialize again";
         RpcError::new(ErrorKind::UNKNOWN_SESSION, message)
     };
-    let id = id.to_str().unwrap_or_default().parse::<RoutableSessionId>();
-    let id = id.map_err(|_| unknown())?;
+    let id = RoutableSessionId::read(id.to_str().unwrap_or_default()).ok_or_else(unknown)?;
     let (sessions, principal) = (&endpoint.sessions, &caller.principal);
     let found = if id.home == endpoint.replicas.own() {
         sessions.find(&id.token, principal, server)

@@ -451,7 +451,7 @@ impl PendingInputs {
     ) -> Result<Relay, McpExit> {
         let unknown =
             || RpcError::params("requestState is unknown, expired or belongs to another request");
-        let state: RoutableSessionId = state.parse().map_err(|_| unknown())?;
+        let state = RoutableSessionId::read(state).ok_or_else(unknown)?;
         if state.home != request.endpoint.replicas.own() {
             return Err(request.forward_home(state.home, unknown).await);
         }

@@ -4,7 +4,7 @@
 //! folder belong to the chat, and outlive them.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     convert::Infallible,
     sync::{
         Arc,
@@ -44,7 +44,7 @@ use crate::{
     call::PendingInput,
     catalog::News,
     config::{Mode, ServerSpec},
-    replicas::{Elsewhere, Forward, RoutableSessionId, SessionProxies},
+    replicas::{Elsewhere, Forward, RoutableSessionId},
 };
 
 /// A session that nobody used for this long is forgotten; its client then begins anew.
@@ -96,8 +96,8 @@ pub struct McpSession {
     greeting: Mutex<Option<bytes::Bytes>>,
     log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
-    /// Where else its children live.
-    pub session_proxies: SessionProxies,
+    /// The replicas where it is a remote session, because a child of it runs there.
+    session_proxies: Mutex<HashSet<InstanceId>>,
 }
 
 /// Requests under way by the client's id: one that he uses twice at once is of both.
@@ -263,7 +263,7 @@ impl McpSession {
             greeting: Mutex::new(made.greeting.map(|line| String::from(line).into())),
             log_level: Mutex::new(made.log_level),
             last_used: Mutex::new(Instant::now()),
-            session_proxies: SessionProxies::default(),
+            session_proxies: Mutex::default(),
         }
     }
 
@@ -505,7 +505,7 @@ pub async fn with_remote_session(
         remote_session: Some(Arc::new(session.to_remote_session())),
         ..elsewhere
     };
-    if !elsewhere.draining && session.session_proxies.add(elsewhere.to) {
+    if !elsewhere.draining && session.session_proxies.lock().insert(elsewhere.to) {
         hear(request, session, &elsewhere).await;
     }
     elsewhere
@@ -516,9 +516,10 @@ pub async fn tell(request: &McpRequest<'_>, session: &McpSession, method: &Metho
     if request.caller.forward_reason() == Some(ForwardReason::Lease) {
         return;
     }
-    for instance in session.session_proxies.all() {
+    let proxies: Vec<_> = session.session_proxies.lock().iter().copied().collect();
+    for instance in proxies {
         let Some(to) = there(request, session, instance).await else {
-            session.session_proxies.remove(instance);
+            session.session_proxies.lock().remove(&instance);
             continue;
         };
         let sent = of_session(request, session, method, line);
@@ -531,7 +532,7 @@ async fn hear(request: &McpRequest<'_>, session: &Arc<McpSession>, to: &Elsewher
     let sent = of_session(request, session, &Method::GET, &Bytes::new());
     let replicas = &request.endpoint.replicas;
     let Some(stream) = replicas.listen(to, request.caller, &sent).await else {
-        session.session_proxies.remove(to.to);
+        session.session_proxies.lock().remove(&to.to);
         return;
     };
     let (session, to) = (session.clone(), to.to);
@@ -548,7 +549,7 @@ async fn hear(request: &McpRequest<'_>, session: &Arc<McpSession>, to: &Elsewher
         stopping
             .run_until_cancelled(ended.run_until_cancelled(pass))
             .await;
-        session.session_proxies.remove(to);
+        session.session_proxies.lock().remove(&to);
     });
 }
 

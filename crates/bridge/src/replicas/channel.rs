@@ -98,7 +98,7 @@ pub fn switching() -> Response {
 
 pub(super) fn client(key: &PeerKey, certificates: &Known) -> PeerClient {
     let connector = Connector {
-        proof: TlsConnector::from(key.client()),
+        proof: TlsConnector::from(key.client.clone()),
         outer: TlsConnector::from(Arc::new(certificates.tls())),
     };
     Client::builder(TokioExecutor::new())
@@ -279,13 +279,16 @@ const LONGEST: usize = 64 * 1024;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Envelope {
     /// The replica that it is for: no other takes it.
-    to: InstanceId,
+    pub to: InstanceId,
     // Renaming a member on the wire would break updates of one replica after the other.
+    /// Why the request belongs there.
     #[serde(rename = "hop")]
-    reason: ForwardReason,
-    caller: Caller,
+    pub reason: ForwardReason,
+    /// As the sending replica has authenticated it.
+    pub caller: Caller,
+    /// The protocol session that goes with it.
     #[serde(rename = "guest")]
-    remote_session: Option<Arc<RemoteSession>>,
+    pub remote_session: Option<Arc<RemoteSession>>,
 }
 
 /// Why an envelope is not taken.
@@ -298,21 +301,6 @@ pub enum Refused {
 }
 
 impl Envelope {
-    /// For one request.
-    pub fn new(
-        to: InstanceId,
-        caller: &Caller,
-        reason: ForwardReason,
-        remote_session: Option<Arc<RemoteSession>>,
-    ) -> Self {
-        Self {
-            to,
-            reason,
-            caller: caller.clone(),
-            remote_session,
-        }
-    }
-
     /// As a header's value; `None` where it is too long for one.
     pub fn written(&self) -> Option<HeaderValue> {
         let text = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).ok()?);
@@ -347,18 +335,7 @@ pub enum Payload {
     /// In memory.
     Whole(Bytes),
     /// On disk.
-    Spooled(Arc<Spooled>),
-}
-
-/// A body on disk; gone when it is dropped.
-#[derive(Debug)]
-pub struct Spooled(StagedFile);
-
-impl Spooled {
-    /// All that is in the file.
-    pub fn new(file: StagedFile) -> Self {
-        Self(file)
-    }
+    Spooled(Arc<StagedFile>),
 }
 
 impl Payload {
@@ -366,15 +343,11 @@ impl Payload {
     pub fn body(&self) -> io::Result<Body> {
         Ok(match self {
             Self::Whole(bytes) => Body::from(bytes.clone()),
-            Self::Spooled(spooled) => Body::from_stream(spooled.read()?),
+            Self::Spooled(file) => {
+                let file = tokio::fs::File::from_std(file.read()?);
+                Body::from_stream(ReaderStream::with_capacity(file, CHUNK))
+            }
         })
-    }
-}
-
-impl Spooled {
-    fn read(&self) -> io::Result<ReaderStream<tokio::fs::File>> {
-        let file = tokio::fs::File::from_std(self.0.read()?);
-        Ok(ReaderStream::with_capacity(file, CHUNK))
     }
 }
 
@@ -461,10 +434,19 @@ mod envelope_tests {
         }
     }
 
+    fn envelope(to: InstanceId) -> Envelope {
+        Envelope {
+            to,
+            reason: ForwardReason::Lease,
+            caller: alice(),
+            remote_session: None,
+        }
+    }
+
     #[test]
     fn the_caller_arrives_as_he_was_proven() {
         let own = InstanceId::random();
-        let written = Envelope::new(own, &alice(), ForwardReason::Lease, None).written();
+        let written = envelope(own).written();
         let caller = Envelope::read(&written.unwrap(), own).unwrap();
         assert_eq!(caller.principal, alice().principal);
         assert_eq!(caller.user, alice().user);
@@ -475,8 +457,7 @@ mod envelope_tests {
 
     #[test]
     fn it_is_for_one_replica() {
-        let written =
-            Envelope::new(InstanceId::random(), &alice(), ForwardReason::Lease, None).written();
+        let written = envelope(InstanceId::random()).written();
         let read = Envelope::read(&written.unwrap(), InstanceId::random());
         assert_eq!(read.unwrap_err(), Refused::Misdirected);
     }

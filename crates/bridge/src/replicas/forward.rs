@@ -1,11 +1,10 @@
 //! One request to another replica, and its answer as it comes.
 
 use std::{
-    collections::HashSet,
     error::Error,
     fmt,
+    iter::successors,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
-    str::FromStr,
     time::Duration,
 };
 
@@ -14,12 +13,11 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bridge_model::{Caller, ForwardReason, Principal, SessionId};
+use bridge_model::{Caller, ForwardReason, SessionId};
 use bridge_state::{InstanceId, Peer};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
@@ -106,7 +104,7 @@ impl Replicas {
             chosen: HeaderMap::new(),
             body: Payload::Whole(Bytes::new()),
         };
-        let nobody = nobody();
+        let nobody = Caller::nobody(Ipv4Addr::UNSPECIFIED.into());
         let asked = self.ask(to, address, &nobody, &request);
         match tokio::time::timeout(CONNECT, asked).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
@@ -130,13 +128,7 @@ impl Replicas {
 
     /// Lets one that was seen prove that it holds the peer key.
     pub(super) async fn challenge(&self, peer: &Peer) -> bool {
-        let to = Elsewhere {
-            to: peer.instance,
-            address: Some(peer.address.clone()),
-            draining: false,
-            reason: ForwardReason::Lease,
-            remote_session: None,
-        };
+        let to = Elsewhere::peer(peer);
         let proven = self.knock(&to, &peer.address).await;
         proven
             .inspect_err(|why| tracing::debug!(to = %to.to, why, "replica not verified yet"))
@@ -150,8 +142,13 @@ impl Replicas {
         caller: &Caller,
         request: &Forward,
     ) -> Result<Answer, Failed> {
-        let envelope = Envelope::new(to.to, caller, to.reason, to.remote_session.clone()).written();
-        let envelope = envelope.ok_or_else(|| {
+        let envelope = Envelope {
+            to: to.to,
+            reason: to.reason,
+            caller: caller.clone(),
+            remote_session: to.remote_session.clone(),
+        };
+        let envelope = envelope.written().ok_or_else(|| {
             Failed::NotSent(
                 "the client's identity and capabilities are too large to forward".to_owned(),
             )
@@ -231,9 +228,7 @@ impl Replicas {
         *response.body_mut() = Body::from_stream(chunks);
         response
     }
-}
 
-impl Replicas {
     /// Tells another replica something; a failure is logged, since nobody waits for an answer.
     pub async fn tell(&self, to: &Elsewhere, caller: &Caller, request: &Forward) {
         match self.send(to, caller, request).await {
@@ -262,21 +257,6 @@ impl Replicas {
 /// An answer whose body is still coming.
 type Answer = hyper::Response<Incoming>;
 
-/// Who asks where no caller does.
-fn nobody() -> Caller {
-    Caller {
-        principal: Principal::Anonymous,
-        user: bridge_model::UserInfo::default(),
-        trusted: false,
-        chat: None,
-        message: None,
-        token: None,
-        session: None,
-        address: std::net::Ipv4Addr::UNSPECIFIED.into(),
-        forwarded: None,
-    }
-}
-
 /// No answer came.
 pub(super) enum Failed {
     /// The request was never sent: the other is no bridge with our key.
@@ -304,23 +284,14 @@ pub fn again() -> Response {
 
 /// The innermost cause, without the address: callers may read it.
 fn reason(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
+    let causes = successors(Some(error), |&error| error.source());
+    causes.last().unwrap_or(error).to_string()
 }
 
 /// Why there was no connection, if it was that.
 fn cause_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e NoChannel> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
+    let mut causes = successors(Some(error), |&error| error.source());
+    causes.find_map(<dyn Error>::downcast_ref)
 }
 
 // A request runs here, or is answered by the replica that it belongs to.
@@ -334,12 +305,6 @@ pub enum Located<T> {
     Here(T),
     /// At another replica.
     Elsewhere(Elsewhere),
-}
-
-impl<T> From<Result<T, Elsewhere>> for Located<T> {
-    fn from(found: Result<T, Elsewhere>) -> Self {
-        found.map_or_else(Self::Elsewhere, Self::Here)
-    }
 }
 
 /// Why a request is not handled further.
@@ -491,44 +456,14 @@ impl fmt::Display for RoutableSessionId {
     }
 }
 
-/// Not an id of ours.
-#[derive(Debug, thiserror::Error)]
-#[error("not a session id of this service")]
-pub struct InvalidRoutableSessionId;
-
-impl FromStr for RoutableSessionId {
-    type Err = InvalidRoutableSessionId;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (token, home) = text.split_once('.').ok_or(InvalidRoutableSessionId)?;
-        Ok(Self {
-            token: token.parse().map_err(|_| InvalidRoutableSessionId)?,
-            home: home.parse().map_err(|_| InvalidRoutableSessionId)?,
+impl RoutableSessionId {
+    /// Reads an id; `None` for one that this service did not make.
+    pub fn read(text: &str) -> Option<Self> {
+        let (token, home) = text.split_once('.')?;
+        Some(Self {
+            token: token.parse().ok()?,
+            home: home.parse().ok()?,
         })
-    }
-}
-
-/// The replicas where a session of this one is a remote one.
-#[derive(Debug, Default)]
-pub struct SessionProxies(Mutex<HashSet<InstanceId>>);
-
-impl SessionProxies {
-    /// Notes one; `false` if it is known.
-    pub fn add(&self, instance: InstanceId) -> bool {
-        self.lock().insert(instance)
-    }
-
-    /// Its stream has ended: the next request that goes there opens another.
-    pub fn remove(&self, instance: InstanceId) {
-        self.lock().remove(&instance);
-    }
-
-    /// All of them.
-    pub fn all(&self) -> Vec<InstanceId> {
-        self.lock().iter().copied().collect()
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashSet<InstanceId>> {
-        self.0.lock()
     }
 }
 

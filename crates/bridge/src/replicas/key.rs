@@ -43,9 +43,12 @@ const PKCS8_PREFIX: [u8; 16] = [
 /// sent can be read by nobody else, cannot be changed or sent again, and who relays a connection
 /// learns nothing of it.
 pub struct PeerKey {
-    client: Arc<ClientConfig>,
-    server: Arc<ServerConfig>,
-    in_jobs_folder: bool,
+    /// For who connects.
+    pub(super) client: Arc<ClientConfig>,
+    /// For who accepts.
+    pub(super) server: Arc<ServerConfig>,
+    /// It is stored in the jobs folder, where children can read it.
+    pub(super) in_jobs_folder: bool,
 }
 
 impl PeerKey {
@@ -102,21 +105,6 @@ impl PeerKey {
             server: Arc::new(server),
             in_jobs_folder: false,
         }
-    }
-
-    /// For who connects.
-    pub fn client(&self) -> Arc<ClientConfig> {
-        self.client.clone()
-    }
-
-    /// For who accepts.
-    pub fn server(&self) -> Arc<ServerConfig> {
-        self.server.clone()
-    }
-
-    /// Whether it lies in the jobs folder, where children can read it.
-    pub fn is_in_jobs_folder(&self) -> bool {
-        self.in_jobs_folder
     }
 }
 
@@ -274,8 +262,8 @@ mod tests {
         server: &PeerKey,
     ) -> Result<(ClientConnection, ServerConnection), Error> {
         let name = ServerName::try_from("peer").unwrap();
-        let mut client = ClientConnection::new(client.client(), name).unwrap();
-        let mut server = ServerConnection::new(server.server()).unwrap();
+        let mut client = ClientConnection::new(client.client.clone(), name).unwrap();
+        let mut server = ServerConnection::new(server.server.clone()).unwrap();
         while client.is_handshaking()
             || server.is_handshaking()
             || client.wants_write()

@@ -30,7 +30,7 @@ use bridge_model::{Caller, ForwardReason, RemoteSession};
 use bridge_state::{ChatStore, Holder, InstanceId, Others, Peer, StoreError};
 use channel::Envelope;
 use futures_util::future::join_all;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
@@ -42,12 +42,10 @@ use crate::{
 };
 
 pub use channel::{
-    Fingerprint, OverChannel, PEER_HEADER, Payload, Refused, Spooled, fingerprint, is_asked_for,
-    origin, switching,
+    Fingerprint, OverChannel, PEER_HEADER, Payload, Refused, fingerprint, is_asked_for, origin,
+    switching,
 };
-pub use forward::{
-    Exit, Forward, Forwarding, Located, RoutableSessionId, SessionProxies, again, reachable_at,
-};
+pub use forward::{Exit, Forward, Forwarding, Located, RoutableSessionId, again, reachable_at};
 pub use key::PeerKey;
 
 /// What a bridge knows of the others.
@@ -131,7 +129,7 @@ impl Replicas {
     /// Looks who is there, so that silence is noticed in time. Blocks on the disk.
     pub fn watch(&self) -> Result<(), StoreError> {
         let seen = self.store.others()?;
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let is_there = |id: &InstanceId| seen.peers.iter().any(|peer| peer.instance == *id);
         known.proven.retain(is_there);
         known.unproven.retain(|id, _| is_there(id));
@@ -144,7 +142,7 @@ impl Replicas {
     /// [`Self::others`]: anything that writes in the jobs folder can make a record.
     pub async fn prove(&self) {
         let strangers: Vec<Peer> = {
-            let known = self.known();
+            let known = self.known.lock();
             let peers = known.seen.peers.iter();
             let strangers = peers.filter(|peer| !known.proven.contains(&peer.instance));
             strangers.cloned().collect()
@@ -153,7 +151,7 @@ impl Replicas {
     }
 
     fn has_proven(&self, id: InstanceId) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         known.unproven.remove(&id);
         if known.proven.insert(id) {
             self.believe(&known);
@@ -167,7 +165,7 @@ impl Replicas {
              does not trust: {why}; all replicas on a jobs directory need the same MCPO_PEER_KEY \
              and the same version"
         );
-        let mut known = self.known();
+        let mut known = self.known.lock();
         if known.proven.remove(&id) {
             self.believe(&known);
         }
@@ -189,10 +187,6 @@ impl Replicas {
         });
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock()
-    }
-
     /// Those that take calls and have proven that they hold the peer key, without this one.
     pub fn others(&self) -> Arc<[Peer]> {
         self.others.borrow().clone()
@@ -201,20 +195,20 @@ impl Replicas {
     /// How many there are that may take chats over when this one falls silent, as far as the folder
     /// says: also those that cannot be reached, are about to end or have proven nothing.
     pub fn neighbours(&self) -> usize {
-        self.known().seen.alive
+        self.known.lock().seen.alive
     }
 
     /// Whether there is one, by its record, that takes calls; it need not have proven itself yet.
     pub fn may_have_others(&self) -> bool {
-        !self.known().seen.peers.is_empty()
+        !self.known.lock().seen.peers.is_empty()
     }
 
     /// What operators should know.
     pub fn warnings(&self) -> Vec<String> {
-        let known = self.known();
+        let known = self.known.lock();
         let mut warnings: Vec<String> = known.unproven.values().cloned().collect();
         warnings.sort();
-        if known.seen.alive > 0 && self.key.is_in_jobs_folder() {
+        if known.seen.alive > 0 && self.key.in_jobs_folder {
             warnings.push(KEY_IN_FOLDER.to_owned());
         }
         warnings
@@ -222,7 +216,7 @@ impl Replicas {
 
     /// What who connects as another bridge has to prove, and is shown.
     pub fn proof(&self) -> Arc<ServerConfig> {
-        self.key.server()
+        self.key.server.clone()
     }
 
     /// Whether nobody else works on the folder, by a look at this moment: one that has just started
@@ -329,25 +323,15 @@ impl Replicas {
     /// Another bridge for a request that has come to this one first, where this one does not know
     /// yet what its servers offer.
     pub fn anyone_for(&self, caller: &Caller) -> Option<Elsewhere> {
-        caller
-            .forward_reason()
-            .is_none()
-            .then(|| self.another())
-            .flatten()
+        let came_first = caller.forward_reason().is_none();
+        came_first.then(|| self.another())?
     }
 
     /// The others in turn.
     fn another(&self) -> Option<Elsewhere> {
         let others = self.others();
         let next = self.next.fetch_add(1, Ordering::Relaxed);
-        let peer = others.get(next % others.len().max(1))?;
-        Some(Elsewhere {
-            to: peer.instance,
-            address: Some(peer.address.clone()),
-            draining: false,
-            reason: ForwardReason::Lease,
-            remote_session: None,
-        })
+        others.get(next % others.len().max(1)).map(Elsewhere::peer)
     }
 
     async fn holder(&self, address: &WorkspaceAddress) -> Option<Elsewhere> {
@@ -361,13 +345,8 @@ impl Replicas {
         let store = self.store.clone();
         let look = move || store.is_alive(id).then(|| store.peer(id));
         let peer = tokio::task::spawn_blocking(look).await.ok().flatten()?;
-        Some(Elsewhere {
-            to: id,
-            address: peer.map(|peer| peer.address),
-            draining: false,
-            reason: ForwardReason::Session,
-            remote_session: None,
-        })
+        let address = peer.map(|peer| peer.address);
+        Some(Elsewhere::at(id, address, ForwardReason::Session))
     }
 
     /// Reads the envelope of a request that another replica has sent here.
@@ -402,16 +381,28 @@ impl Replicas {
 impl From<Holder> for Elsewhere {
     fn from(holder: Holder) -> Self {
         Self {
-            to: holder.instance,
-            address: holder.address,
             draining: holder.draining,
-            reason: ForwardReason::Lease,
-            remote_session: None,
+            ..Self::at(holder.instance, holder.address, ForwardReason::Lease)
         }
     }
 }
 
 impl Elsewhere {
+    fn at(to: InstanceId, address: Option<String>, reason: ForwardReason) -> Self {
+        Self {
+            to,
+            address,
+            draining: false,
+            reason,
+            remote_session: None,
+        }
+    }
+
+    fn peer(peer: &Peer) -> Self {
+        let address = Some(peer.address.clone());
+        Self::at(peer.instance, address, ForwardReason::Lease)
+    }
+
     /// The call's error, where the other could not be asked; nothing was done.
     pub fn unreachable(&self, why: Option<&str>) -> CallError {
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
@@ -420,11 +411,5 @@ impl Elsewhere {
              not started",
             self.to
         ))
-    }
-}
-
-impl From<&Elsewhere> for CallError {
-    fn from(elsewhere: &Elsewhere) -> Self {
-        elsewhere.unreachable(None)
     }
 }
