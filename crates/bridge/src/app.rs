@@ -1,7 +1,6 @@
 //! The parts, put together once. Everything else is handed what it needs.
 
 use std::{
-    net::IpAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{
@@ -11,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use bridge_model::{Principal, ServerName};
+use bridge_model::ServerName;
 use bridge_process::Listener;
 use bridge_protocol::jsonrpc::Said;
 use bridge_state::{ChatStore, StoreError};
@@ -34,7 +33,7 @@ use crate::{
     openwebui::OpenWebUi,
     replicas::{PeerKey, Replicas},
     session::{PoolSettings, SessionSettings, Sessions, SharedChildren},
-    telemetry::{Action, AuditEvent, Metrics, ServerState, audit},
+    telemetry::{Metrics, ServerState},
 };
 
 /// What Open WebUI needs so that calls carry a chat.
@@ -319,22 +318,6 @@ impl App {
             self.metrics.server_state(name, state);
         }
         self.metrics.render()
-    }
-
-    /// Writes the audit line of a request that was turned away.
-    pub fn audit_refusal(
-        address: IpAddr,
-        principal: &Principal,
-        server: &str,
-        tool: &str,
-        kind: &'static str,
-    ) {
-        audit(&AuditEvent {
-            address: Some(address),
-            server: Some(server),
-            tool: Some(tool),
-            ..AuditEvent::new(Action::Refusal, principal, kind)
-        });
     }
 }
 

@@ -2,17 +2,29 @@
 
 use std::{io, pin::pin};
 
-use axum::{BoxError, body::HttpBody};
+use axum::{
+    BoxError,
+    body::{Body, HttpBody},
+};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde_json::json;
 
 use super::Problem;
 use crate::{
-    budget::{Refused, SMALL, Taken, TenantMemory},
+    budget::{Refused, SMALL, TenantMemory},
     error_table::ErrorKind,
     mcp::RpcError,
 };
+
+/// The body with a guard, which is dropped with it.
+pub fn guarded<G>(body: Body, guard: G) -> impl HttpBody<Data = Bytes, Error = axum::Error> {
+    // Of the adapters that pass frames, size and end on, this one takes a closure, which owns the guard.
+    body.map_err(move |error| {
+        let _held = &guard;
+        error
+    })
+}
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -118,11 +130,6 @@ where
     }
     let bytes = if all.is_empty() { first } else { all.into() };
     Ok(share.keep(bytes))
-}
-
-/// Takes the memory that the JSON in a body needs until it is checked.
-pub async fn parse(memory: TenantMemory<'_>, body: &[u8]) -> Result<Option<Taken>, Unread> {
-    Ok(memory.parse(body).await?)
 }
 
 impl From<Unread> for Problem {

@@ -4,12 +4,13 @@ use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
-use bridge_model::{Caller, Principal, Tenant};
+use bridge_model::{Caller, SessionId, Tenant};
 use bridge_openapi::{BRIEF_BYTES, Stopped, ToolFailure, Unfit, result_body};
 use bridge_protocol::RawJson;
+use bridge_state::Artifact;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -17,18 +18,18 @@ use serde_json::{Map, Value, json};
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    Audited, Problem, body,
+    Audited, Problem,
     body::Unread,
     inbound::Inbound,
-    multipart,
-    route::{Front, Named, with_slashes},
+    multipart, refused,
+    route::{Front, with_slashes},
     upload,
 };
 use crate::{
     app::App,
     artifacts::{numbered, safe_name},
     budget::Taken,
-    call::{Answer, Call, CallError, Incoming, Link, Waited},
+    call::{Answer, Ask, Call, CallError, Incoming, Link, Waited},
     catalog::{Knowledge, Offer},
     config::{Mode, ServerAccess, ServerSpec, Settings},
     identity::SESSION_HEADER,
@@ -47,33 +48,18 @@ pub async fn call(
     tool: &str,
 ) -> Response {
     let named = with_slashes(app, server, tool);
-    if front == Front::Root
-        && named.is_none()
-        && app.settings.command_line.server.is_some()
-        && !app.directory.config().servers.contains_key(server)
-    {
-        let tool = format!("{server}/{tool}");
-        return call_single(app, inbound, body, &tool).await;
-    }
-    let tool = named.as_ref().map_or((server, tool), Named::parts);
-    audited(answer(app, inbound, body, tool).await)
-}
-
-/// Calls a tool at the root, where mcpo serves a single server's tools.
-pub async fn call_single(
-    app: &Arc<App>,
-    inbound: &Inbound<'_>,
-    body: &mut Body,
-    tool: &str,
-) -> Response {
-    let Some(single) = &app.settings.command_line.server else {
-        return Problem::not_found().into_response();
+    // A single server's tools are at the root, and their names may have slashes.
+    let single = app.settings.command_line.server.as_ref().filter(|_| {
+        let known = || app.directory.config().servers.contains_key(server);
+        front == Front::Root && named.is_none() && !known()
+    });
+    let of_single = single.map(|single| (single.name.as_str(), format!("{server}/{tool}")));
+    let tool = match (&named, &of_single) {
+        (Some(named), _) => named.parts(),
+        (None, Some((server, tool))) => (*server, tool.as_str()),
+        (None, None) => (server, tool),
     };
-    audited(answer(app, inbound, body, (single.name.as_str(), tool)).await)
-}
-
-/// Whose audit line is written; told only where one would be written else.
-fn audited(answered: Result<Response, Exit<Problem>>) -> Response {
+    let answered = answer(app, inbound, body, tool).await;
     let mut response = answered.unwrap_or_else(Exit::into_response);
     if response.extensions().get::<ProblemKind>().is_some() {
         response.extensions_mut().insert(Audited);
@@ -87,148 +73,103 @@ async fn answer(
     body: &mut Body,
     tool: (&str, &str),
 ) -> Result<Response, Exit<Problem>> {
+    let headers = &inbound.parts.headers;
     let caller = inbound.caller(app).await.map_err(Problem::from);
-    let caller = caller.inspect_err(|problem| {
-        let (address, nobody) = (inbound.peer.ip(), Principal::Anonymous);
-        App::audit_refusal(address, &nobody, tool.0, tool.1, problem.kind());
+    let caller = &caller.inspect_err(|problem| {
+        let nobody = Caller::nobody(inbound.peer.ip());
+        refused(app, &nobody, tool, problem.kind());
     })?;
-    if multipart::is_multipart(&inbound.parts.headers) {
-        // Boxed: it is large, and few calls bring files.
-        Box::pin(with_files(app, inbound, body, tool, &caller)).await
-    } else {
-        with_arguments(app, inbound, body, tool, &caller).await
-    }
-}
-
-/// Leaves the audit line of a call that does not run: what runs leaves its own.
-fn refused(app: &App, caller: &Caller, (server, tool): (&str, &str), problem: &Problem) {
-    let kind = app.directory.refusal_kind(server, problem.kind());
-    App::audit_refusal(caller.address, &caller.principal, server, tool, kind);
-}
-
-/// A call whose body is its arguments.
-async fn with_arguments(
-    app: &Arc<App>,
-    inbound: &Inbound<'_>,
-    body: &mut Body,
-    tool: (&str, &str),
-    caller: &Caller,
-) -> Result<Response, Exit<Problem>> {
-    let refused = |problem: &Problem| refused(app, caller, tool, problem);
-    // Nothing is read for a caller who has no such tool.
+    let refused = |problem: &Problem| refused(app, caller, tool, problem.kind());
+    // Nothing is read or written for a caller who has no such tool.
     let locate = || async { locate(app, tool, caller).await.inspect_err(refused) };
     let located = locate().await?;
-    let body = inbound.read(app, caller, body).await;
-    let body = body.map_err(Problem::from).inspect_err(refused)?;
-    let forward = || Some(inbound.forward(app, caller, body.clone()));
+    let (mut whole, mut kept, mut spooled) = (None, None, None);
+    if multipart::is_multipart(headers) {
+        (kept, spooled) = inbound.keep(app, body).await?.unzip();
+    } else {
+        let read = inbound.read(app, caller, body).await.map_err(Problem::from);
+        whole = Some(read.inspect_err(refused)?);
+    }
+    let kept = kept.or_else(|| whole.clone().map(Payload::Whole));
+    let forward = || Some(inbound.forward(app, caller, kept.clone()?));
     let forwarding = app.replicas.forwarding(caller, forward);
-    let found = forwarding.found(located, locate).await?;
-    let prepared = prepare(app, &found, caller, &body, inbound.id).await;
-    let mut call = prepared.inspect_err(refused)?;
-    call.forwarded = app
-        .identity
-        .forwarded(&call.spec, &inbound.parts.headers, caller);
-    let wants = Wants::for_caller(&call.spec, &call.profile, &call.caller);
+    let found = &forwarding.found(located, locate).await?;
+    let prepared = match &whole {
+        Some(body) => prepare(app, found, caller, body, inbound.id).await,
+        None => {
+            let body = spooled.as_mut().unwrap_or(body);
+            // Boxed: it is large, and few calls bring files.
+            Box::pin(prepare_files(app, found, caller, inbound, body)).await
+        }
+    };
+    let (mut call, files) = prepared.inspect_err(refused)?;
+    let wants = match &files {
+        None => Wants::for_caller(&call.spec, &call.profile, caller),
+        Some(_) => None,
+    };
     let (mode, address) = (call.spec.mode, &call.address);
     let entering = app
         .replicas
         .enter_or_forward(caller, mode, address, wants.as_ref(), forward);
     let opened = entering.await?;
     call.opened = Mutex::new(opened);
-    Ok(run(app, call).await?)
+    if let Some(files) = files {
+        let bringing = Box::pin(files.bring(app, found, &mut call));
+        bringing.await.inspect_err(refused)?;
+    }
+    call.forwarded = app.identity.forwarded(&call.spec, headers, caller);
+    Ok(run(app, call).await)
 }
 
-/// A call that brings files. They are put into its folder before it runs.
-async fn with_files(
-    app: &Arc<App>,
-    inbound: &Inbound<'_>,
-    body: &mut Body,
-    tool: (&str, &str),
-    caller: &Caller,
-) -> Result<Response, Exit<Problem>> {
-    let refused = |problem: &Problem| refused(app, caller, tool, problem);
-    // Nothing is written for a caller who has no such tool.
-    let locate = || async { locate(app, tool, caller).await.inspect_err(refused) };
-    let located = locate().await?;
-    let kept = inbound.keep(app, body).await?;
-    let written = kept.as_ref().map(Payload::body).transpose();
-    let mut written = written.map_err(multipart::unwritten)?;
-    let body = written.as_mut().unwrap_or(body);
-    let forward = || Some(inbound.forward(app, caller, kept.clone()?));
-    let forwarding = app.replicas.forwarding(caller, forward);
-    let found = forwarding.found(located, locate).await?;
-    let (offer, tool) = (&found.offer, found.tool.as_str());
-    let read = async {
-        let with = WithFiles::read(app, caller, offer, tool, &inbound.parts.headers, body).await?;
-        let (received, expected) = (Instant::now(), with.arguments(&with.expected())?);
-        check(offer, tool, expected, received).await?;
-        Ok((with, received, address_of(caller, offer)?))
-    };
-    let (with, received, address) = read.await.inspect_err(refused)?;
-    let mode = offer.spec.mode;
-    let entering = app
-        .replicas
-        .enter_or_forward(caller, mode, &address, None, forward);
-    let opened = entering.await?;
-    let bring = async {
-        let (arguments, incoming) = with.bring(app, caller, offer, &address).await?;
-        note_missing_chat(app, offer, &address);
-        let arguments = check(offer, tool, arguments, received).await?;
-        Ok((arguments, incoming))
-    };
-    let (arguments, incoming) = bring.await.inspect_err(refused)?;
-    let spec = offer.spec.clone();
-    let mut call = Call::of_tool(caller.clone(), spec, address, tool, arguments, inbound.id);
-    call.received = received;
-    call.opened = Mutex::new(opened);
-    call.incoming = Mutex::new(incoming);
-    call.forwarded = app
-        .identity
-        .forwarded(&call.spec, &inbound.parts.headers, caller);
-    Ok(run(app, call).await?)
-}
-
-async fn run(app: &Arc<App>, call: Box<Call>) -> Result<Response, Problem> {
+async fn run(app: &Arc<App>, call: Box<Call>) -> Response {
     let (spec, session) = (call.spec.clone(), call.address.session.clone());
     let answered = app.engine.run(call).await.map_err(Problem::from);
     let response = answered.and_then(|answer| call_response(&answer, &spec, &app.settings));
     let mut response = response.unwrap_or_else(Problem::into_response);
-    if spec.mode == Mode::Stateful
-        && let Some(session) = session
-        && let Ok(session) = HeaderValue::from_str(session.as_str())
-    {
-        // How a caller without a chat comes back, whatever became of this call.
-        response
-            .headers_mut()
-            .insert(SESSION_HEADER.clone(), session);
+    if let Some(session) = session.filter(|_| spec.mode == Mode::Stateful) {
+        // How a caller without a chat returns, whatever became of this call.
+        add_session(&mut response, &session);
     }
-    Ok(response)
+    response
 }
 
-/// Everything that can be wrong with a call before it runs.
+/// A call whose body is its arguments: everything that can be wrong with it before it runs.
 async fn prepare(
-    app: &Arc<App>,
-    Found { offer, tool }: &Found,
+    app: &App,
+    found: &Found,
     caller: &Caller,
     body: &Bytes,
     id: &RequestId,
-) -> Result<Box<Call>, Problem> {
+) -> Result<Prepared, Problem> {
     let received = Instant::now();
-    let parsing = body::parse(app.bodies.for_tenant(Tenant::from_caller(caller)), body).await?;
+    let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
+    let parsing = memory.parse(body).await.map_err(Unread::from)?;
     let arguments = read(body.clone()).await?;
-    let arguments = check(offer, tool, arguments, received).await?;
+    let arguments = check(found, arguments, received).await?;
     drop(parsing);
-    let arguments = arguments.kept_with(body);
-    let address = address_of(caller, offer)?;
-    note_missing_chat(app, offer, &address);
-    let mut call = Call::of_tool(
-        caller.clone(),
-        offer.spec.clone(),
-        address,
-        tool,
-        arguments,
-        id,
-    );
+    let call = call_of(app, found, caller, arguments.kept_with(body), id, received)?;
+    Ok((call, None))
+}
+
+/// A call, and the files that it brings.
+type Prepared = (Box<Call>, Option<WithFiles>);
+
+fn call_of(
+    app: &App,
+    Found { offer, tool }: &Found,
+    caller: &Caller,
+    arguments: RawJson,
+    id: &RequestId,
+    received: Instant,
+) -> Result<Box<Call>, Problem> {
+    let address = WorkspaceAddress::for_caller(caller, &offer.spec);
+    let address = address.ok_or(CallError::UnknownSession)?;
+    if offer.spec.mode == Mode::Stateful && address.class == Class::OneCall {
+        // Without a chat each call has a folder of its own: a setting is missing in Open WebUI.
+        app.note_call_without_chat();
+    }
+    let (caller, spec) = (caller.clone(), offer.spec.clone());
+    let mut call = Call::of_tool(caller, spec, address, tool, arguments, id);
     call.received = received;
     Ok(call)
 }
@@ -246,8 +187,7 @@ async fn read(body: Bytes) -> Result<RawJson, Problem> {
 
 /// The arguments to send; what the check takes is a part of the call's time.
 async fn check(
-    offer: &Arc<Offer>,
-    tool: &str,
+    Found { offer, tool }: &Found,
     arguments: RawJson,
     received: Instant,
 ) -> Result<RawJson, Problem> {
@@ -260,11 +200,6 @@ async fn check(
             CallError::Timeout(Waited { time, noise: None }).into()
         }
     })
-}
-
-fn address_of(caller: &Caller, offer: &Offer) -> Result<WorkspaceAddress, Problem> {
-    let address = WorkspaceAddress::for_caller(caller, &offer.spec);
-    address.ok_or_else(|| CallError::UnknownSession.into())
 }
 
 /// What a tool's address leads to.
@@ -307,100 +242,79 @@ async fn locate(
     Ok(Located::Here(Found { offer, tool }))
 }
 
-/// Without a chat every call is a stranger's: somebody forgot a setting in Open WebUI.
-fn note_missing_chat(app: &App, offer: &Offer, address: &WorkspaceAddress) {
-    if offer.spec.mode == Mode::Stateful && address.class == Class::OneCall {
-        app.note_call_without_chat();
-    }
-}
-
 // A tool call in parts: `arguments` is JSON, and each file's part is called as the argument that
 // takes the file's name.
 
-/// A call with the files that it came with.
+/// The files of a call, and its other arguments.
 struct WithFiles {
     arguments: Map<String, Value>,
-    /// With the names of their parts.
-    files: Vec<(String, Incoming)>,
+    files: Vec<Incoming>,
+    /// The names of their parts.
+    parts: Vec<String>,
     /// What the arguments take of the memory for bodies.
     _held: Option<Taken>,
-    /// The tool's arguments by name, and whether each takes a list.
-    lists: Vec<(String, bool)>,
+}
+
+/// A call with files: its body is read, and the files are beside the workspaces then.
+async fn prepare_files(
+    app: &App,
+    found: &Found,
+    caller: &Caller,
+    inbound: &Inbound<'_>,
+    body: &mut Body,
+) -> Result<Prepared, Problem> {
+    let spec = &found.offer.spec;
+    if spec.mode == Mode::Shared {
+        return Err(Problem::no_folder(spec.name.as_str()));
+    }
+    let sent = multipart::read(app, caller, &inbound.parts.headers, body).await?;
+    let mut arguments = Map::new();
+    for (name, text) in sent.texts {
+        if name != "arguments" {
+            let why = format!(
+                "the part '{name}' is not a file: send all other values in the part 'arguments'"
+            );
+            return Err(Problem::bad_part(&why));
+        }
+        let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
+        let _parsing = memory.parse(text.as_bytes()).await.map_err(Unread::from)?;
+        arguments = serde_json::from_str(&text).map_err(|error| {
+            let why = format!("the part 'arguments' is not a JSON object: {error}");
+            Problem::bad_part(&why)
+        })?;
+    }
+    let (parts, files) = sent.files.into_iter().unzip();
+    let files = WithFiles {
+        arguments,
+        files,
+        parts,
+        _held: sent.held,
+    };
+    let received = Instant::now();
+    let arguments = files.arguments(found, &files.expected())?;
+    let arguments = check(found, arguments, received).await?;
+    let call = call_of(app, found, caller, arguments, inbound.id, received)?;
+    Ok((call, Some(files)))
 }
 
 impl WithFiles {
-    /// Reads the body; the files are beside the workspaces then.
-    pub async fn read(
-        app: &App,
-        caller: &Caller,
-        offer: &Offer,
-        tool: &str,
-        headers: &HeaderMap,
-        body: &mut Body,
-    ) -> Result<Self, Problem> {
-        if offer.spec.mode == Mode::Shared {
-            return Err(Problem::no_folder(offer.spec.name.as_str()));
-        }
-        let parts = multipart::read(app, caller, headers, body).await?;
-        let mut arguments = Map::new();
-        for (name, text) in parts.texts {
-            if name != "arguments" {
-                let why = format!(
-                    "the part '{name}' is not a file: send all other values in the part 'arguments'"
-                );
-                return Err(Problem::bad_part(&why));
-            }
-            let parsing = app
-                .bodies
-                .for_tenant(Tenant::from_caller(caller))
-                .parse(text.as_bytes())
-                .await;
-            let _parsing = parsing.map_err(Unread::from)?;
-            let read = serde_json::from_str(&text);
-            arguments = read.map_err(|error| {
-                Problem::bad_part(&format!(
-                    "the part 'arguments' is not a JSON object: {error}"
-                ))
-            })?;
-        }
-        let schema = offer.tool(tool).map(|known| known.tool.input_schema());
-        let properties = schema.and_then(|schema| schema["properties"].as_object());
-        let properties = properties.into_iter().flatten();
-        let lists = properties.map(|(name, schema)| (name.clone(), schema["type"] == "array"));
-        Ok(Self {
-            arguments,
-            files: parts.files,
-            _held: parts.held,
-            lists: lists.collect(),
-        })
-    }
-
     /// The names that the files would get in an empty folder.
-    pub fn expected(&self) -> Vec<String> {
+    fn expected(&self) -> Vec<String> {
         let mut taken = HashSet::new();
-        let files = self.files.iter();
-        let names = files.map(|(_, file)| {
+        let names = self.files.iter().map(|file| {
             let free = numbered(&safe_name(&file.name)).find(|name| taken.insert(name.clone()));
             free.unwrap_or_default()
         });
         names.collect()
     }
 
-    /// The arguments with the files' names in them. A part that is called as no argument brings its
-    /// file and nothing else.
-    pub fn arguments(&self, names: &[String]) -> Result<RawJson, Problem> {
-        let parts = self.files.iter().map(|(part, _)| part);
-        self.filled(parts, names)
-    }
-
-    fn filled<'p>(
-        &self,
-        parts: impl Iterator<Item = &'p String>,
-        names: &[String],
-    ) -> Result<RawJson, Problem> {
+    /// The arguments with the files' names in them. A file whose part is called as no argument is in none of them.
+    fn arguments(&self, found: &Found, names: &[String]) -> Result<RawJson, Problem> {
         let mut arguments = self.arguments.clone();
-        for (part, name) in parts.zip(names) {
-            let Some((_, list)) = self.lists.iter().find(|(argument, _)| argument == part) else {
+        let tool = found.offer.tool(&found.tool);
+        let properties = tool.map(|known| &known.tool.input_schema()["properties"]);
+        for (part, name) in self.parts.iter().zip(names) {
+            let Some(schema) = properties.and_then(|all| all.get(part)) else {
                 continue;
             };
             let name = Value::from(name.as_str());
@@ -410,36 +324,35 @@ impl WithFiles {
                     let why = format!("the argument '{part}' is given more than once");
                     return Err(Problem::bad_part(&why));
                 }
-                None if *list => {
-                    arguments.insert(part.clone(), vec![name].into());
-                }
                 None => {
-                    arguments.insert(part.clone(), name);
+                    let list = schema["type"] == "array";
+                    let value = if list { vec![name].into() } else { name };
+                    arguments.insert(part.clone(), value);
                 }
             }
         }
         RawJson::from_value(&arguments).map_err(|error| Problem::bad_json(&error))
     }
 
-    /// Puts the files where the call will find them. For a call that gets a folder of its own they
-    /// are handed on to it.
-    pub async fn bring(
+    /// Puts the files where the call will find them. A call that gets a private folder puts them there itself.
+    async fn bring(
         mut self,
         app: &Arc<App>,
-        caller: &Caller,
-        offer: &Offer,
-        address: &WorkspaceAddress,
-    ) -> Result<(RawJson, Vec<Incoming>), Problem> {
-        let expected = self.expected();
-        if offer.spec.mode == Mode::Stateless {
-            let arguments = self.arguments(&expected)?;
-            let files = self.files.into_iter().map(|(_, file)| file);
-            return Ok((arguments, files.collect()));
+        found: &Found,
+        call: &mut Call,
+    ) -> Result<(), Problem> {
+        let files = std::mem::take(&mut self.files);
+        if call.spec.mode == Mode::Stateless {
+            call.incoming = Mutex::new(files);
+            return Ok(());
         }
-        let (parts, files): (Vec<_>, Vec<_>) = std::mem::take(&mut self.files).into_iter().unzip();
-        let taken = upload::take_in(app, caller, address, files).await?;
+        let taken = upload::take_in(app, &call.caller, &call.address, files).await?;
         let names: Vec<_> = taken.into_iter().map(|file| file.name).collect();
-        Ok((self.filled(parts.iter(), &names)?, Vec::new()))
+        let arguments = self.arguments(found, &names)?;
+        let arguments = check(found, arguments, call.received).await?;
+        let name = found.tool.as_str().into();
+        call.ask = Ask::Tool { name, arguments };
+        Ok(())
     }
 }
 
@@ -465,17 +378,9 @@ fn call_response(
     spec: &ServerSpec,
     settings: &Settings,
 ) -> Result<Response, Problem> {
-    let files: Vec<Link> = answer
-        .files
-        .files
-        .iter()
-        .map(|file| Link::to_artifact(file, settings))
-        .collect();
-    let archive = answer
-        .files
-        .archive
-        .as_ref()
-        .map(|file| Link::to_artifact(file, settings));
+    let link = |file: &Artifact| Link::to_artifact(file, settings);
+    let files: Vec<Link> = answer.files.files.iter().map(link).collect();
+    let archive = answer.files.archive.as_deref().map(link);
     let notice = answer.notice(settings.lang);
     let result = match result_body(&answer.outcome) {
         Ok(result) => result,
@@ -494,7 +399,11 @@ fn call_response(
     let body = if files.is_empty() && notice.is_none() {
         result
     } else {
-        let message = (!files.is_empty()).then(|| message(answer, spec, settings));
+        let message = (!files.is_empty()).then(|| {
+            let message = answer.files.message(settings);
+            let lines = [Some(message), spec.post_instruction.clone()];
+            lines.into_iter().flatten().collect::<Vec<_>>().join("\n")
+        });
         RawJson::from_value(&Wrapped {
             result,
             files,
@@ -504,20 +413,14 @@ fn call_response(
         })
         .map_err(|error| Problem::tool_failed(&error.to_string()))?
     };
-    let mut response = body.into_bytes().into_response();
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    Ok(response)
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    Ok((kind, body.into_bytes()).into_response())
 }
 
-fn message(answer: &Answer, spec: &ServerSpec, settings: &Settings) -> String {
-    let mut message = answer.files.message(settings);
-    if let Some(instruction) = &spec.post_instruction {
-        message.push('\n');
-        message.push_str(instruction);
+/// Tells the client the session with which it gets the same folder again.
+pub fn add_session(response: &mut Response, session: &SessionId) {
+    if let Ok(session) = HeaderValue::from_str(session.as_str()) {
+        let headers = response.headers_mut();
+        headers.insert(SESSION_HEADER.clone(), session);
     }
-    message
 }

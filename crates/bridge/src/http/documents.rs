@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderName, header},
     response::{IntoResponse as _, Response},
 };
 use bridge_openapi::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, path_segment};
@@ -18,7 +18,7 @@ use crate::{
     catalog::{Knowledge, Offer},
 };
 
-/// `GET /mcpo/{server}/{leaf}` and `GET /{server}/{leaf}`.
+/// `GET /mcpo/{server}/{leaf}` and `GET /{server}/{leaf}`; `GET /{leaf}`, where a single server is served at the root.
 pub async fn leaf(
     app: &App,
     reader: &Reader<'_>,
@@ -29,19 +29,6 @@ pub async fn leaf(
     let leaf = leaf.trim_end_matches('/');
     let found = leaf_of(app, server, leaf, reader, front).await;
     found.unwrap_or_else(Problem::into_response)
-}
-
-/// `GET /{leaf}`, where a single server is served at the root.
-pub async fn single_leaf(app: &App, reader: &Reader<'_>, leaf: &str) -> Response {
-    let found = of_single(app, leaf, reader).await;
-    found.unwrap_or_else(|| Problem::not_found().into_response())
-}
-
-/// `None` where servers come from a file.
-async fn of_single(app: &App, leaf: &str, reader: &Reader<'_>) -> Option<Response> {
-    let single = app.settings.command_line.server.as_ref()?;
-    let found = leaf_of(app, single.name.as_str(), leaf, reader, Front::Single).await;
-    Some(found.unwrap_or_else(Problem::into_response))
 }
 
 async fn leaf_of(
@@ -118,73 +105,48 @@ async fn openapi_json(app: &App, offer: &Arc<Offer>, front: Front) -> Result<Res
     Ok(json(document))
 }
 
-/// `GET /openapi.json`: names the servers and where their documents are.
-pub async fn root(app: &App, reader: &Reader<'_>) -> Response {
-    if let Some(document) = of_single(app, "openapi.json", reader).await {
-        return document;
+/// `GET /openapi.json` and `GET /docs`: the servers, and where their documents are. A single server has its own there.
+pub async fn root(app: &App, reader: &Reader<'_>, leaf: &str) -> Response {
+    if let Some(single) = &app.settings.command_line.server {
+        let found = leaf_of(app, single.name.as_str(), leaf, reader, Front::Single).await;
+        return found.unwrap_or_else(Problem::into_response);
     }
-    match reader.admit(app).await {
-        Ok(()) => index_with(app, reader, |entries| {
-            let document = bridge_openapi::index_document(&app.settings.documents, entries);
-            json(document.to_string().into())
-        }),
-        Err(problem) => problem.into_response(),
+    if let Err(problem) = reader.admit(app).await {
+        return problem.into_response();
     }
-}
-
-/// `GET /docs`.
-pub async fn index(app: &App, reader: &Reader<'_>) -> Response {
-    if let Some(page) = of_single(app, "docs", reader).await {
-        return page;
-    }
-    match reader.admit(app).await {
-        Ok(()) => index_with(app, reader, |entries| {
-            page(bridge_openapi::index_page(entries), INDEX_CSP)
-        }),
-        Err(problem) => problem.into_response(),
-    }
-}
-
-fn index_with(
-    app: &App,
-    reader: &Reader<'_>,
-    make: impl FnOnce(&[IndexEntry<'_>]) -> Response,
-) -> Response {
     let config = app.directory.config();
-    let known: Vec<_> = config
-        .servers
-        .iter()
-        .filter(|(_, spec)| reader.sees(app, spec))
-        .map(|(name, _)| (name, app.catalog.peek(name).unwrap_or(Knowledge::Learning)))
-        .map(|(name, known)| (name, known, format!("mcpo/{}", path_segment(name.as_str()))))
-        .collect();
-    let entries: Vec<IndexEntry<'_>> = known
-        .iter()
-        .map(|(name, known, url)| {
-            let (title, status) = match known {
-                Knowledge::Ready(offer) => (
-                    Some(offer.title()),
-                    IndexStatus::Ready {
-                        tools: offer.tools().len(),
-                    },
-                ),
-                Knowledge::Learning => (None, IndexStatus::Starting),
-                Knowledge::Failed { .. } => (
-                    None,
-                    IndexStatus::Failed {
-                        reason: "failed to start; see the log or run `mcpo-bridge check`",
-                    },
-                ),
-            };
-            IndexEntry {
-                name: name.as_str(),
-                title,
-                status,
-                url,
+    let seen = config.servers.iter();
+    let seen = seen.filter(|(_, spec)| reader.sees(app, spec));
+    let known = seen.map(|(name, _)| {
+        let url = format!("mcpo/{}", path_segment(name.as_str()));
+        (name, app.catalog.peek(name), url)
+    });
+    let known: Vec<_> = known.collect();
+    let entries = known.iter().map(|(name, known, url)| {
+        let (title, status) = match known {
+            Some(Knowledge::Ready(offer)) => {
+                let tools = offer.tools().len();
+                (Some(offer.title()), IndexStatus::Ready { tools })
             }
-        })
-        .collect();
-    make(&entries)
+            Some(Knowledge::Failed { .. }) => {
+                let reason = "failed to start; see the log or run `mcpo-bridge check`";
+                (None, IndexStatus::Failed { reason })
+            }
+            Some(Knowledge::Learning) | None => (None, IndexStatus::Starting),
+        };
+        IndexEntry {
+            name: name.as_str(),
+            title,
+            status,
+            url,
+        }
+    });
+    let entries: Vec<IndexEntry<'_>> = entries.collect();
+    if leaf == "docs" {
+        return page(bridge_openapi::index_page(&entries), INDEX_CSP);
+    }
+    let document = bridge_openapi::index_document(&app.settings.documents, &entries);
+    json(document.to_string().into())
 }
 
 /// `GET /docs/assets/{file}`: the docs page's scripts and styles, from the binary.
@@ -192,33 +154,23 @@ pub fn asset(file: &str) -> Response {
     let Some((kind, bytes)) = bridge_openapi::asset(file) else {
         return Problem::not_found().into_response();
     };
-    let cache = HeaderValue::from_static("public, max-age=86400");
-    let kind = HeaderValue::from_str(&kind).unwrap_or(HeaderValue::from_static("text/plain"));
     let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CACHE_CONTROL, cache),
-        nosniff(),
+        (header::CONTENT_TYPE, &*kind),
+        (header::CACHE_CONTROL, "public, max-age=86400"),
+        NOSNIFF,
     ];
     (headers, bytes.into_owned()).into_response()
 }
 
 fn json(body: Bytes) -> Response {
-    let kind = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, kind), nosniff()], body).into_response()
+    let kind = (header::CONTENT_TYPE, "application/json");
+    ([kind, NOSNIFF], body).into_response()
 }
 
 fn page(html: String, policy: &'static str) -> Response {
-    let kind = HeaderValue::from_static("text/html; charset=utf-8");
-    let policy = (
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(policy),
-    );
-    ([(header::CONTENT_TYPE, kind), policy, nosniff()], html).into_response()
+    let kind = (header::CONTENT_TYPE, "text/html; charset=utf-8");
+    let policy = (header::CONTENT_SECURITY_POLICY, policy);
+    ([kind, policy, NOSNIFF], html).into_response()
 }
 
-fn nosniff() -> (HeaderName, HeaderValue) {
-    (
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    )
-}
+const NOSNIFF: (HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");

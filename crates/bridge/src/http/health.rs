@@ -223,14 +223,6 @@ pub async fn report(app: &App, reader: &Reader<'_>) -> Response {
         .into_response()
 }
 
-/// A bridge that is about to end keeps no connection: the next request comes to another.
-pub fn close_if_draining(app: &App, response: &mut Response) {
-    if app.replicas.is_draining() {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
-    }
-}
-
 /// `GET /health/live`: the process answers.
 pub fn live() -> Response {
     "ok\n".into_response()

@@ -3,37 +3,33 @@
 
 use std::{borrow::Cow, net::SocketAddr};
 
-use axum::{
-    http::{HeaderMap, Uri, header, request::Parts, uri::Authority},
-    response::{IntoResponse as _, Response},
-};
+use axum::http::{HeaderMap, Uri, header, request::Parts, uri::Authority};
 use bridge_model::Caller;
 
-use super::Problem;
+use super::{Problem, route::Route};
 use crate::{
     app::App,
-    config::{Listen, ServerAccess, ServerSpec},
+    config::{ServerAccess, ServerSpec},
     error_table::ErrorKind,
 };
 
-/// Refuses unknown `Host` and `Origin` with 403. Health checks come by address and are exempt.
-pub fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), Response> {
-    let listen = &app.settings.listen;
-    if is_health(listen, uri.path()) || inner(listen, uri.path()).starts_with("/files/") {
+/// Refuses unknown `Host` and `Origin` with 403. Health checks are sent to an address and are exempt, as are
+/// downloads.
+pub fn check(app: &App, route: &Route<'_>, parts: &Parts) -> Result<(), Problem> {
+    let refuse = |text: &str| Err(Problem::new(ErrorKind::UNKNOWN_HOST, text.into()));
+    if route.is_health() || matches!(route, Route::Files(path) if *path != "/files") {
         return Ok(());
     }
-    if !names_us(app, uri, headers) {
-        return Err(refuse(
-            "this host name is not allowed; add it to MCPO_ALLOWED_HOSTS",
-        ));
+    if !names_us(app, &parts.uri, &parts.headers) {
+        return refuse("this host name is not allowed; add it to MCPO_ALLOWED_HOSTS");
     }
     let origins = &app.identity.origins;
-    let mut sent = headers.get_all(header::ORIGIN).iter();
+    let mut sent = parts.headers.get_all(header::ORIGIN).iter();
     if !sent.all(|origin| origins.admits(origin)) {
-        return Err(refuse(
+        return refuse(
             "this origin is not allowed; add it to MCPO_CORS_ALLOW_ORIGINS, or set MCPO_BASE_URL \
              if it is the bridge's own",
-        ));
+        );
     }
     Ok(())
 }
@@ -48,35 +44,16 @@ fn names_us(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
     }
 }
 
-/// The path without what the settings put in front of it.
-pub fn inner<'p>(listen: &Listen, path: &'p str) -> &'p str {
-    let fronts = [&listen.root_path, &listen.path_prefix];
-    fronts.iter().fold(path, |path, front| {
-        path.strip_prefix(front.as_str()).unwrap_or(path)
-    })
-}
-
-/// Whether a path asks how the bridge is.
-pub fn is_health(listen: &Listen, path: &str) -> bool {
-    let path = inner(listen, path);
-    path == "/health" || path.starts_with("/health/")
-}
-
-fn refuse(text: &'static str) -> Response {
-    Problem::new(ErrorKind::UNKNOWN_HOST, text.into()).into_response()
-}
-
 fn host(headers: &HeaderMap) -> Option<Cow<'_, str>> {
     let mut all = headers.get_all(header::HOST).iter();
     let one = all.next()?.to_str().ok()?;
     if all.next().is_some() {
         return None;
     }
-    if let Some(host) = plain_host(one) {
-        return Some(host.into());
+    match plain_host(one) {
+        Some(host) => Some(host.into()),
+        None => Some(one.parse::<Authority>().ok()?.host().to_owned().into()),
     }
-    let authority: Authority = one.parse().ok()?;
-    Some(authority.host().to_owned().into())
 }
 
 /// Of a name with at most a port, which is how nearly all are sent.
@@ -97,16 +74,13 @@ fn known(host: &str, allowed: &[String]) -> bool {
 
 /// Who asks for a document.
 pub struct Reader<'r> {
-    parts: &'r Parts,
-    peer: SocketAddr,
+    /// The request.
+    pub parts: &'r Parts,
+    /// The other end of the connection.
+    pub peer: SocketAddr,
 }
 
-impl<'r> Reader<'r> {
-    /// By the request.
-    pub fn new(parts: &'r Parts, peer: SocketAddr) -> Self {
-        Self { parts, peer }
-    }
-
+impl Reader<'_> {
     /// Refuses a reader who may not see documents.
     pub async fn admit(&self, app: &App) -> Result<(), Problem> {
         let ip = self.peer.ip();
@@ -123,10 +97,8 @@ impl<'r> Reader<'r> {
 
     /// Whether the bridge's own state may be told to the reader.
     pub fn is_operator(&self, app: &App) -> bool {
-        names_us(app, &self.parts.uri, &self.parts.headers)
-            && app
-                .identity
-                .is_operator(&self.parts.headers, self.peer.ip())
+        let headers = &self.parts.headers;
+        names_us(app, &self.parts.uri, headers) && app.identity.is_operator(headers, self.peer.ip())
     }
 
     /// Whether a server is there for the reader.

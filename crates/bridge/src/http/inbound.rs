@@ -66,23 +66,23 @@ impl Inbound<'_> {
         if let Some(Payload::Whole(body)) = self.relayed.as_ref().map(|relayed| &relayed.body) {
             return Ok(body.clone());
         }
-        let limit = app.settings.listen.max_body_bytes;
-        body::whole(
-            app.bodies.for_tenant(Tenant::from_caller(caller)),
-            body,
-            limit,
-        )
-        .await
+        whole(app, caller, body).await
     }
 
-    /// The body of a request that brings files, written down where it may have to go on. Where there are no other
-    /// replicas it is read as it comes.
-    pub async fn keep(&self, app: &App, body: &mut Body) -> Result<Option<Payload>, Problem> {
-        match &self.relayed {
-            Some(relayed) => Ok(Some(relayed.body.clone())),
-            None if app.replicas.is_alone().await => Ok(None),
-            None => spool(app, body).await.map(Some),
-        }
+    /// The body of a request with files as it can be forwarded, and read from there. Where there are no other
+    /// replicas there is neither: the body is read as it comes.
+    pub async fn keep(
+        &self,
+        app: &App,
+        body: &mut Body,
+    ) -> Result<Option<(Payload, Body)>, Problem> {
+        let kept = match &self.relayed {
+            Some(relayed) => relayed.body.clone(),
+            None if app.replicas.is_alone().await => return Ok(None),
+            None => spool(app, body).await?,
+        };
+        let body = kept.body().map_err(multipart::unwritten)?;
+        Ok(Some((kept, body)))
     }
 
     /// The request as it may go on to another replica.
@@ -90,11 +90,9 @@ impl Inbound<'_> {
         let mut headers = self.parts.headers.clone();
         headers.insert(REQUEST_ID, self.id.header().clone());
         let config = app.directory.config();
-        let servers = config.servers.values();
+        let (servers, identity) = (config.servers.values(), &app.identity);
         Forward {
-            chosen: app
-                .identity
-                .forwarded_to_any(servers, &self.parts.headers, caller),
+            chosen: identity.forwarded_to_any(servers, &self.parts.headers, caller),
             method: self.parts.method.clone(),
             target: self.target().to_owned(),
             headers,
@@ -127,13 +125,16 @@ pub async fn relayed(
     let body = if multipart::is_multipart(&parts.headers) {
         spool(app, body).await
     } else {
-        let limit = app.settings.listen.max_body_bytes;
-        let memory = app.bodies.for_tenant(Tenant::from_caller(&caller));
-        let read = body::whole(memory, body, limit).await;
-        read.map(Payload::from).map_err(Problem::from)
+        let read = whole(app, &caller, body).await;
+        read.map(Payload::Whole).map_err(Problem::from)
     };
     let body = body.map_err(Problem::into_response)?;
     Ok(Some(Relayed { caller, body }))
+}
+
+async fn whole(app: &App, caller: &Caller, body: &mut Body) -> Result<Bytes, Unread> {
+    let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
+    body::whole(memory, body, app.settings.listen.max_body_bytes).await
 }
 
 fn forged() -> Response {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::{
     body::Body,
-    http::{HeaderMap, header},
+    http::{HeaderMap, Method, header},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Tenant};
 use bridge_protocol::ClientMessage;
 use bytes::Bytes;
 
-use super::{body, inbound::Inbound};
+use super::{body::Unread, inbound::Inbound, refused};
 use crate::{
     app::App,
     error_table::ErrorKind,
@@ -19,76 +19,56 @@ use crate::{
     replicas::Located,
 };
 
-/// One message of a client's.
-pub async fn post(
+/// Answers a POST (one message of a client), a DELETE (the end of a protocol session) or a GET (a stream of
+/// messages that belong to no request).
+pub async fn answer(
     app: &Arc<App>,
     inbound: &Inbound<'_>,
     body: &mut Body,
     server: Option<&str>,
 ) -> Response {
-    let posted = async {
-        let headers = &inbound.parts.headers;
+    let answered = async {
+        let (method, headers) = (&inbound.parts.method, &inbound.parts.headers);
         let caller = inbound.caller(app).await.map_err(RpcError::from)?;
-        accepts(headers, &["application/json", "text/event-stream"])?;
-        is_json(headers)?;
-        // Nothing is read for a caller who has no such server.
+        let posts = *method == Method::POST;
+        if *method != Method::DELETE {
+            let forms = ["application/json", "text/event-stream"];
+            accepts(headers, if posts { &forms } else { &forms[1..] })?;
+        }
+        if posts {
+            is_json(headers)?;
+        }
+        // The body is read only for a caller who may use the server.
         let locate = || locate(app, server, &caller);
         let located = locate().await?;
-        let body = inbound.read(app, &caller, body).await;
-        let body = body.map_err(RpcError::from)?;
-        let memory = app.bodies.for_tenant(Tenant::from_caller(&caller));
-        let parsing = body::parse(memory, &body).await.map_err(RpcError::from)?;
-        let message = ClientMessage::read(&body).map_err(RpcError::from)?;
-        drop(parsing);
-        let request = request(app, inbound, &caller, body);
+        let (body, message) = if posts {
+            let body = inbound.read(app, &caller, body).await;
+            let body = body.map_err(RpcError::from)?;
+            let memory = app.bodies.for_tenant(Tenant::from_caller(&caller));
+            let parsing = memory.parse(&body).await.map_err(Unread::from);
+            let _parsing = parsing.map_err(RpcError::from)?;
+            let message = ClientMessage::read(&body).map_err(RpcError::from)?;
+            (body, Some(message))
+        } else {
+            (Bytes::new(), None)
+        };
+        let request = McpRequest {
+            endpoint: &app.mcp,
+            caller: &caller,
+            method: method.clone(),
+            headers,
+            target: inbound.target(),
+            body,
+            id: inbound.id.clone(),
+        };
         let scope = request.forwarding().found(located, locate).await?;
-        mcp::post(&request, scope, message).await
+        match message {
+            Some(message) => mcp::post(&request, scope, message).await,
+            None if *method == Method::DELETE => mcp::delete(&request, &scope).await,
+            None => mcp::get(&request, &scope).await,
+        }
     };
-    posted.await.unwrap_or_else(McpExit::into_response)
-}
-
-/// A stream of what belongs to no request.
-pub async fn get(app: &Arc<App>, inbound: &Inbound<'_>, server: Option<&str>) -> Response {
-    let opened = async {
-        let caller = inbound.caller(app).await.map_err(RpcError::from)?;
-        accepts(&inbound.parts.headers, &["text/event-stream"])?;
-        let request = request(app, inbound, &caller, Bytes::new());
-        let locate = || locate(app, server, &caller);
-        let located = locate().await?;
-        let scope = request.forwarding().found(located, locate).await?;
-        mcp::get(&request, &scope).await
-    };
-    opened.await.unwrap_or_else(McpExit::into_response)
-}
-
-/// Ends the protocol's session.
-pub async fn delete(app: &Arc<App>, inbound: &Inbound<'_>, server: Option<&str>) -> Response {
-    let ended = async {
-        let caller = inbound.caller(app).await.map_err(RpcError::from)?;
-        let request = request(app, inbound, &caller, Bytes::new());
-        let locate = || locate(app, server, &caller);
-        let located = locate().await?;
-        let scope = request.forwarding().found(located, locate).await?;
-        mcp::delete(&request, &scope).await
-    };
-    ended.await.unwrap_or_else(McpExit::into_response)
-}
-
-fn request<'a>(
-    app: &'a App,
-    inbound: &'a Inbound<'_>,
-    caller: &'a Caller,
-    body: Bytes,
-) -> McpRequest<'a> {
-    McpRequest {
-        endpoint: &app.mcp,
-        caller,
-        method: inbound.parts.method.clone(),
-        headers: &inbound.parts.headers,
-        target: inbound.target(),
-        body,
-        id: inbound.id.clone(),
-    }
+    answered.await.unwrap_or_else(McpExit::into_response)
 }
 
 /// Which servers the request is about.
@@ -102,9 +82,9 @@ async fn locate(
     };
     let located = mcp::locate_offer(&app.mcp, server, caller).await;
     let located = located.inspect_err(|error| {
-        let kind = app.directory.refusal_kind(server, error.kind.name);
-        if kind == "not_allowed" {
-            App::audit_refusal(caller.address, &caller.principal, server, "", kind);
+        let kind = error.kind.name;
+        if app.directory.refusal_kind(server, kind) == "not_allowed" {
+            refused(app, caller, (server, ""), kind);
         }
     })?;
     Ok(match located {
@@ -115,25 +95,18 @@ async fn locate(
 
 /// Clients must take both forms of an answer; `*/*` takes everything.
 fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
-    let accept = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let accept = headers.get_all(header::ACCEPT).iter();
+    let accept = accept.filter_map(|value| value.to_str().ok());
     let accept: Vec<String> = accept
         .flat_map(|value| value.split(','))
-        .map(|form| {
-            form.split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_ascii_lowercase()
-        })
+        .map(|form| without_parameters(form).to_ascii_lowercase())
         .collect();
     let takes = |form: &&str| {
         let (kind, _) = form.split_once('/').unwrap_or((form, ""));
+        let any = format!("{kind}/*");
         accept
             .iter()
-            .any(|taken| taken == form || taken == "*/*" || *taken == format!("{kind}/*"))
+            .any(|taken| [form, "*/*", &any].contains(&&**taken))
     };
     // HTTP reads a missing header as `*/*`.
     if !headers.contains_key(header::ACCEPT) || forms.iter().all(takes) {
@@ -147,16 +120,17 @@ fn accepts(headers: &HeaderMap, forms: &[&str]) -> Result<(), RpcError> {
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), RpcError> {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
-    let kind = kind
-        .and_then(|kind| kind.split(';').next())
-        .unwrap_or_default()
-        .trim();
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok());
+    let kind = without_parameters(kind.unwrap_or_default());
     if kind.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
     let message = "Unsupported Media Type: Content-Type must be application/json";
     Err(RpcError::new(ErrorKind::BAD_MEDIA_TYPE, message))
+}
+
+/// The media type of a header's value.
+fn without_parameters(value: &str) -> &str {
+    value.split(';').next().unwrap_or_default().trim()
 }

@@ -24,8 +24,6 @@ pub enum Route<'p> {
     Asset(Cow<'p, str>),
     /// A tool, a document or a page of a server.
     Leaf(Front, Cow<'p, str>, Cow<'p, str>),
-    /// The same of the single server.
-    SingleLeaf(Cow<'p, str>),
     /// One server, or all of them.
     Mcp(Option<Cow<'p, str>>),
     /// Uploads at `/files` itself, downloads below it.
@@ -38,17 +36,21 @@ pub enum Route<'p> {
 impl<'p> Route<'p> {
     /// By the path below the base. A slash at the end of it counts only in the name of a tool. A single server's
     /// tools may be called as routes of ours that take no calls.
-    fn parse(path: &'p str, single: bool, calls: bool) -> Self {
+    fn parse(path: &'p str, single: Option<&'p str>, calls: bool) -> Self {
         let bare = path.trim_end_matches('/');
         let (first, rest) = match bare.strip_prefix('/').map(|bare| bare.split_once('/')) {
             Some(Some((first, rest))) => (first, Some(rest)),
             _ => (bare.strip_prefix('/').unwrap_or_default(), None),
         };
+        let of_single = |leaf| match single {
+            Some(single) => with(leaf, |leaf| Self::Leaf(Front::Single, single.into(), leaf)),
+            None => Self::Unknown,
+        };
         match (first, rest) {
             ("", None) => Self::Unknown,
             ("mcp", None) => Self::Mcp(None),
             ("files", _) => Self::Files(bare),
-            (leaf, None) if single && calls => with(leaf, Self::SingleLeaf),
+            (leaf, None) if single.is_some() && calls => of_single(leaf),
             ("health", None) => Self::Health,
             ("health", Some("live")) => Self::Live,
             ("health", Some("ready")) => Self::Ready,
@@ -61,9 +63,8 @@ impl<'p> Route<'p> {
             },
             ("mcp", Some(server)) => with(server, |server| Self::Mcp(Some(server))),
             ("mcpo", Some(_)) => Self::leaf(Front::Mcpo, &path["/mcpo/".len()..]),
-            (leaf, None) if single => with(leaf, Self::SingleLeaf),
             (_, Some(_)) => Self::leaf(Front::Root, &path[1..]),
-            (_, None) => Self::Unknown,
+            (leaf, None) => of_single(leaf),
         }
     }
 
@@ -88,10 +89,15 @@ impl<'p> Route<'p> {
         const ALL: [Method; 4] = [Method::GET, Method::HEAD, Method::POST, Method::DELETE];
         match self {
             Self::Mcp(_) => &ALL,
-            Self::Leaf(..) | Self::SingleLeaf(_) | Self::Files("/files") => &ALL[..3],
+            Self::Leaf(..) | Self::Files("/files") => &ALL[..3],
             Self::Unknown | Self::NotText => &[],
             _ => &ALL[..2],
         }
+    }
+
+    /// Whether it asks for the health of the bridge.
+    pub fn is_health(&self) -> bool {
+        matches!(self, Self::Health | Self::Live | Self::Ready)
     }
 
     /// For logs and metrics: never the path itself, since links hold tokens.
@@ -105,8 +111,8 @@ impl<'p> Route<'p> {
             Self::Index => "/docs",
             Self::Asset(_) => "/docs/assets/{file}",
             Self::Leaf(Front::Mcpo, ..) => "/mcpo/{server}/{*leaf}",
-            Self::Leaf(..) => "/{server}/{*leaf}",
-            Self::SingleLeaf(_) => "/{leaf}",
+            Self::Leaf(Front::Root, ..) => "/{server}/{*leaf}",
+            Self::Leaf(Front::Single, ..) => "/{leaf}",
             Self::Mcp(None) => "/mcp",
             Self::Mcp(Some(_)) => "/mcp/{*server}",
             Self::Files("/files") => "/files",
@@ -128,17 +134,15 @@ fn with<'p>(name: &'p str, route: impl FnOnce(Cow<'p, str>) -> Route<'p>) -> Rou
 #[derive(Debug)]
 pub struct Routes {
     /// What stands in front of all routes, and the patterns behind it; the longest first.
-    bases: Vec<(String, Labels)>,
-    /// A single server is served at the root, too.
-    single: bool,
+    bases: Vec<(String, HashMap<&'static str, Arc<str>>)>,
+    /// A single server, which is served at the root, too.
+    single: Option<ServerName>,
     unknown: Arc<str>,
 }
 
-type Labels = HashMap<&'static str, Arc<str>>;
-
 impl Routes {
     /// A proxy may take the root path off, or leave it.
-    pub fn new(listen: &Listen, single: bool) -> Self {
+    pub fn new(listen: &Listen, single: Option<ServerName>) -> Self {
         let prefix = listen.path_prefix.clone();
         let root = (!listen.root_path.is_empty()).then(|| format!("{}{prefix}", listen.root_path));
         let bases = root.into_iter().chain([prefix]);
@@ -150,13 +154,14 @@ impl Routes {
     }
 
     /// The route of a path, and its pattern.
-    pub fn find<'p>(&self, method: &Method, path: &'p str) -> (Route<'p>, Arc<str>) {
+    pub fn find<'p>(&'p self, method: &Method, path: &'p str) -> (Route<'p>, Arc<str>) {
+        let single = self.single.as_ref().map(ServerName::as_str);
         let calls = method == Method::POST;
         for (base, labels) in &self.bases {
             let Some(path) = path.strip_prefix(base.as_str()) else {
                 continue;
             };
-            let route = Route::parse(path, self.single, calls);
+            let route = Route::parse(path, single, calls);
             if let Some(label) = labels.get(route.pattern()) {
                 return (route, label.clone());
             }
@@ -168,7 +173,7 @@ impl Routes {
     }
 }
 
-fn labels(base: &str) -> Labels {
+fn labels(base: &str) -> HashMap<&'static str, Arc<str>> {
     let none = || Cow::Borrowed("");
     let routes = [
         Route::Health,
@@ -180,7 +185,7 @@ fn labels(base: &str) -> Labels {
         Route::Asset(none()),
         Route::Leaf(Front::Mcpo, none(), none()),
         Route::Leaf(Front::Root, none(), none()),
-        Route::SingleLeaf(none()),
+        Route::Leaf(Front::Single, none(), none()),
         Route::Mcp(None),
         Route::Mcp(Some(none())),
         Route::Files("/files"),
@@ -257,7 +262,7 @@ mod tests {
     fn routes(root: &str, prefix: &str, single: bool) -> Routes {
         let mut listen = SettingsArgs::default().resolve().unwrap().listen;
         (listen.root_path, listen.path_prefix) = (root.to_owned(), prefix.to_owned());
-        Routes::new(&listen, single)
+        Routes::new(&listen, single.then(|| "one".parse().unwrap()))
     }
 
     fn leaf<'p>(front: Front, server: &'p str, leaf: &'p str) -> Route<'p> {
@@ -333,8 +338,8 @@ mod tests {
     fn a_single_server_is_at_the_root() {
         let routes = routes("", "", true);
         for (path, expected) in [
-            ("/now", Route::SingleLeaf("now".into())),
-            ("/now/", Route::SingleLeaf("now".into())),
+            ("/now", leaf(Front::Single, "one", "now")),
+            ("/now/", leaf(Front::Single, "one", "now")),
             ("/health", Route::Health),
             ("/a/b", leaf(Front::Root, "a", "b")),
             ("/", Route::Unknown),
@@ -342,6 +347,6 @@ mod tests {
             assert_eq!(routes.find(&Method::GET, path).0, expected, "{path}");
         }
         let called = routes.find(&Method::POST, "/health").0;
-        assert_eq!(called, Route::SingleLeaf("health".into()));
+        assert_eq!(called, leaf(Front::Single, "one", "health"));
     }
 }

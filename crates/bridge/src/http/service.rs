@@ -1,34 +1,28 @@
 //! The way of every request: admitted, routed, answered, counted.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes, HttpBody, to_bytes},
+    body::{Body, HttpBody as _, to_bytes},
     http::{
-        HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header,
+        HeaderName, HeaderValue, Method, Request, Version,
         header::{
             ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONNECTION,
-            CONTENT_LENGTH, ORIGIN, TRANSFER_ENCODING, VIA,
+            CONTENT_LENGTH, EXPECT, ORIGIN, TRANSFER_ENCODING, VIA,
         },
         request::Parts,
     },
     response::{IntoResponse as _, Response},
 };
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
 use super::{
-    Problem, call, documents,
+    Problem,
+    body::guarded,
+    call, documents,
     files::{Downloads, PageLanguage},
     health, hosts,
     hosts::Reader,
@@ -66,10 +60,10 @@ impl Service {
             Lang::Ja => PageLanguage::Japanese,
             Lang::En => PageLanguage::English,
         };
-        let single = settings.command_line.server.is_some();
+        let single = settings.command_line.server.as_ref();
         Self {
             app: app.clone(),
-            routes: Routes::new(&settings.listen, single),
+            routes: Routes::new(&settings.listen, single.map(|spec| spec.name.clone())),
             cors: cors(&settings.listen),
             downloads: Downloads::new(app.store.clone(), language),
             files: Arc::new(Semaphore::new(settings.listen.max_file_requests)),
@@ -80,7 +74,9 @@ impl Service {
     /// origins learn why they are refused.
     pub async fn answer(&self, peer: SocketAddr, request: hyper::Request<Incoming>) -> Response {
         let (mut parts, body) = request.into_parts();
-        if let Some(problem) = self.unfit(&parts) {
+        let uri = parts.uri.clone();
+        let (route, pattern) = self.routes.find(&parts.method, uri.path());
+        if let Some(problem) = refusal(&parts, &route) {
             return closing(problem);
         }
         if parts.version < Version::HTTP_11 {
@@ -88,15 +84,12 @@ impl Service {
             let via = HeaderValue::from_static("1.0 unknown");
             parts.headers.append(VIA, via);
         }
-        let uri = parts.uri.clone();
-        let (route, pattern) = self.routes.find(&parts.method, uri.path());
         // Downloads and uploads take a file descriptor beside that of their connection.
         let opens_file =
             matches!(route, Route::Files(_)) || multipart::is_multipart(&parts.headers);
-        let permit = match opens_file.then(|| self.files.clone().try_acquire_owned()) {
-            Some(Err(_)) => return closing(Problem::too_many_file_requests()),
-            Some(Ok(permit)) => Some(permit),
-            None => None,
+        let permit = opens_file.then(|| self.files.clone().try_acquire_owned());
+        let Ok(permit) = permit.transpose() else {
+            return closing(Problem::too_many_file_requests());
         };
         let id = RequestId::from_headers(&parts.headers);
         let span = span(&id, &parts.method, &pattern);
@@ -111,23 +104,9 @@ impl Service {
         });
         let response = within(span, &id, answer).await;
         match permit {
-            Some(permit) => response.map(|body| with_permit(body, permit)),
+            Some(permit) => response.map(|body| Body::new(guarded(body, permit))),
             None => response,
         }
-    }
-
-    /// What is wrong with a request whoever sent it, and whatever it asks.
-    fn unfit(&self, parts: &Parts) -> Option<Problem> {
-        if parts.headers.contains_key(TRANSFER_ENCODING) {
-            let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-            let first = codings.next().map_or(&b""[..], HeaderValue::as_bytes);
-            if !first.trim_ascii().eq_ignore_ascii_case(b"chunked") || codings.next().is_some() {
-                return Some(Problem::bad_transfer_coding());
-            }
-        }
-        let overfull = parts.extensions.get::<Overfull>().is_some();
-        (overfull && !hosts::is_health(&self.app.settings.listen, parts.uri.path()))
-            .then(Problem::overfull)
     }
 
     /// Answers a page of another origin, or what asks for one.
@@ -162,9 +141,8 @@ impl Service {
     ) -> Response {
         let app = &self.app;
         let requested = Requested::at(pattern, &parts.method);
-        let client = Client::from_request(&parts.headers, parts.version);
         let mut body = Body::new(body);
-        let mut response = match self.admit(&mut parts, &mut body).await {
+        let mut response = match self.admit(&route, &mut parts, &mut body).await {
             Ok(relayed) => {
                 let inbound = Inbound {
                     peer,
@@ -188,20 +166,28 @@ impl Service {
             Err(refusal) => refusal,
         };
         if !body.is_end_stream() {
-            client.settle(body, &mut response).await;
+            read_rest(&parts, body, &mut response).await;
         }
-        health::close_if_draining(app, &mut response);
+        if app.replicas.is_draining() {
+            // The next request must go to another bridge.
+            close(&mut response);
+        }
         app.metrics.answered(requested, response.status());
         health::count_problem(&app.metrics, peer, &response);
         response
     }
 
     /// Only hosts that are ours come in, and what another replica has sent on, which proves who calls.
-    async fn admit(&self, parts: &mut Parts, body: &mut Body) -> Result<Option<Relayed>, Response> {
+    async fn admit(
+        &self,
+        route: &Route<'_>,
+        parts: &mut Parts,
+        body: &mut Body,
+    ) -> Result<Option<Relayed>, Response> {
         let relayed = relayed(&self.app, parts, body).await?;
         // Another replica names this one as it reaches it.
         if relayed.is_none() {
-            hosts::check(&self.app, &parts.uri, &parts.headers)?;
+            hosts::check(&self.app, route, parts).map_err(Problem::into_response)?;
         }
         Ok(relayed)
     }
@@ -214,7 +200,10 @@ impl Service {
         body: &mut Body,
     ) -> Response {
         let (app, method) = (&self.app, &inbound.parts.method);
-        let reader = Reader::new(inbound.parts, inbound.peer);
+        let reader = Reader {
+            parts: inbound.parts,
+            peer: inbound.peer,
+        };
         match (route, method) {
             (Route::Unknown, _) => Problem::not_found().into_response(),
             (Route::NotText, _) => Problem::path_is_not_text().into_response(),
@@ -223,28 +212,18 @@ impl Service {
                 allow(route.methods(), &mut response);
                 response
             }
-            (Route::SingleLeaf(tool), &Method::POST) => {
-                call::call_single(app, inbound, body, tool).await
-            }
-            (Route::Mcp(server), &Method::POST) => {
-                mcp::post(app, inbound, body, server.as_deref()).await
-            }
-            (Route::Mcp(server), &Method::DELETE) => {
-                mcp::delete(app, inbound, server.as_deref()).await
-            }
             (Route::Files(_), &Method::POST) => upload::post(app, inbound, body).await,
             (Route::Health, _) => health::report(app, &reader).await,
             (Route::Live, _) => health::live(),
             (Route::Ready, _) => health::ready(app, &reader).await,
             (Route::Metrics, _) => health::render(app, &reader).await,
-            (Route::RootDocument, _) => documents::root(app, &reader).await,
-            (Route::Index, _) => documents::index(app, &reader).await,
+            (Route::RootDocument, _) => documents::root(app, &reader, "openapi.json").await,
+            (Route::Index, _) => documents::root(app, &reader, "docs").await,
             (Route::Asset(file), _) => documents::asset(file),
             (Route::Leaf(front, server, leaf), _) => {
                 documents::leaf(app, &reader, *front, server, leaf).await
             }
-            (Route::SingleLeaf(leaf), _) => documents::single_leaf(app, &reader, leaf).await,
-            (Route::Mcp(server), _) => mcp::get(app, inbound, server.as_deref()).await,
+            (Route::Mcp(server), _) => mcp::answer(app, inbound, body, server.as_deref()).await,
             (Route::Files(path), _) => {
                 let response = self
                     .downloads
@@ -257,18 +236,37 @@ impl Service {
     }
 }
 
-/// Whose connection ends: its body is not read.
+/// Why a request is refused whatever its sender and its content are.
+fn refusal(parts: &Parts, route: &Route<'_>) -> Option<Problem> {
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(first) = codings.next() {
+        let chunked = first
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked");
+        if !chunked || codings.next().is_some() {
+            return Some(Problem::bad_transfer_coding());
+        }
+    }
+    let overfull = parts.extensions.get::<Overfull>().is_some();
+    (overfull && !route.is_health()).then(Problem::overfull)
+}
+
+/// The answer to a request whose body is not read: its connection ends.
 fn closing(problem: Problem) -> Response {
     let mut response = problem.into_response();
+    close(&mut response);
+    response
+}
+
+fn close(response: &mut Response) {
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(CONNECTION, close);
-    response
 }
 
 fn allow(methods: &[Method], response: &mut Response) {
     let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
-    let methods = methods.join(",");
-    if let Ok(methods) = HeaderValue::from_str(&methods) {
+    if let Ok(methods) = HeaderValue::from_str(&methods.join(",")) {
         response.headers_mut().insert(ALLOW, methods);
     }
 }
@@ -322,77 +320,22 @@ fn cors(listen: &Listen) -> CorsLayer {
         .expose_headers(ExposeHeaders::list([SESSION_HEADER.clone(), REQUEST_ID]))
 }
 
-// An answer that holds a permit for as long as it is sent.
-
-/// The body with the permit, which is given back when the body is dropped.
-fn with_permit(body: Body, permit: OwnedSemaphorePermit) -> Body {
-    Body::new(WithPermit {
-        body,
-        _permit: permit,
-    })
-}
-
-struct WithPermit {
-    body: Body,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl HttpBody for WithPermit {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-// What nobody read of a request's body.
+// The rest of a request's body.
 //
-// A refusal often comes before the body was read. Then the server ends a kept connection without a
-// word, and the client's next request there is lost. So a short rest is read here; where it is
-// long, or the client waits to be asked for it, the answer says that the connection ends.
+// A refusal often is sent before the body was read. Then the server closes a kept connection without an error, and
+// the client's next request there is lost. So a short rest is read here; where it is long, or the client waits for
+// `100 Continue`, the answer says that the connection ends.
 
 /// Bytes of a rest that is read, and how long they may take.
 const SHORT: usize = 64 * 1024;
 
 const SOON: Duration = Duration::from_millis(500);
 
-/// What is to be known of who sent a body.
-#[derive(Clone, Copy)]
-pub struct Client {
-    /// It sends its body only where it is asked for (`Expect: 100-continue`).
-    asked_for: bool,
-    version: Version,
-}
-
-impl Client {
-    /// By its request.
-    pub fn from_request(headers: &HeaderMap, version: Version) -> Self {
-        let asked_for = headers.contains_key(header::EXPECT);
-        Self { asked_for, version }
-    }
-
-    /// Reads what nobody read, or has the answer say that the connection ends.
-    pub async fn settle(self, rest: Body, response: &mut Response) {
-        let read = !self.asked_for
-            && matches!(
-                tokio::time::timeout(SOON, to_bytes(rest, SHORT)).await,
-                Ok(Ok(_))
-            );
-        if !read && self.version <= Version::HTTP_11 {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-        }
+/// Reads the rest of a body, or has the answer say that the connection ends.
+async fn read_rest(parts: &Parts, rest: Body, response: &mut Response) {
+    let reading = tokio::time::timeout(SOON, to_bytes(rest, SHORT));
+    let read = !parts.headers.contains_key(EXPECT) && matches!(reading.await, Ok(Ok(_)));
+    if !read && parts.version <= Version::HTTP_11 {
+        close(response);
     }
 }

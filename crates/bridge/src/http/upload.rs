@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::Query,
-    http::{HeaderValue, StatusCode},
+    http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Principal};
@@ -13,15 +13,14 @@ use bridge_state::{CallEnd, Done};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Problem, inbound::Inbound, multipart};
+use super::{Problem, call::add_session, inbound::Inbound, multipart};
 use crate::{
     app::App,
     artifacts::mime_type,
     call::{CallError, Incoming},
     config::{Mode, ServerAccess, WorkspaceScope},
     http::Audited,
-    identity::SESSION_HEADER,
-    replicas::{Exit, Payload},
+    replicas::Exit,
     session::{SessionError, WorkspaceAddress},
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
@@ -65,10 +64,8 @@ async fn upload(
     if server.is_some() {
         address_of(app, caller, server)?;
     }
-    let kept = inbound.keep(app, body).await?;
-    let written = kept.as_ref().map(Payload::body).transpose();
-    let mut written = written.map_err(multipart::unwritten)?;
-    let body = written.as_mut().unwrap_or(body);
+    let (kept, mut spooled) = inbound.keep(app, body).await?.unzip();
+    let body = spooled.as_mut().unwrap_or(body);
     let sent = multipart::read(app, caller, &inbound.parts.headers, body).await?;
     let named = sent.texts.iter().find(|(name, _)| name == "server");
     let named = named.map(|(_, server)| server.as_str());
@@ -88,13 +85,10 @@ async fn upload(
     write_audit(caller, &taken, "ok");
     let files: Vec<Value> = taken.iter().map(Taken::describe).collect();
     let body = json!({ "files": files }).to_string();
-    let kind = [("content-type", "application/json")];
+    let kind = [(header::CONTENT_TYPE, "application/json")];
     let mut response = (StatusCode::CREATED, kind, body).into_response();
-    if let Some(session) = &address.session
-        && let Ok(session) = HeaderValue::from_str(session.as_str())
-    {
-        let headers = response.headers_mut();
-        headers.insert(SESSION_HEADER.clone(), session);
+    if let Some(session) = &address.session {
+        add_session(&mut response, session);
     }
     Ok(response)
 }

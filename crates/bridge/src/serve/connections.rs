@@ -16,17 +16,11 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    body::{Body, HttpBody as _},
-    http::StatusCode,
-    response::Response,
-};
-use bytes::Bytes;
+use axum::{body::HttpBody as _, http::StatusCode, response::Response};
 use futures_util::{
     future::{AbortRegistration, Abortable},
     task::AtomicWaker,
 };
-use http_body::{Frame, SizeHint};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -42,7 +36,7 @@ use super::{
     tls::Acceptor,
     wire::Wire,
 };
-use crate::http::Overfull;
+use crate::http::{Overfull, guarded};
 
 /// The maximum number of bytes of a head, and of a body that are read ahead.
 const BUFFER: usize = 128 * 1024;
@@ -163,7 +157,7 @@ async fn one<S, F>(
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 connection.upgrade();
             }
-            Ok::<_, Infallible>(response.map(|body| Answer { body, connection }))
+            Ok::<_, Infallible>(response.map(|body| guarded(body, Answered(connection))))
         }
     });
     let stream = TokioIo::new(Wire::new(stream, here.clone()));
@@ -186,35 +180,12 @@ async fn one<S, F>(
     }
 }
 
-/// The body of an answer, whose connection is idle when hyper drops it.
-struct Answer {
-    body: Body,
-    connection: Arc<Connection>,
-}
+/// Held by the body of an answer: the connection is idle when hyper has dropped it.
+struct Answered(Arc<Connection>);
 
-impl hyper::body::Body for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Answer {
+impl Drop for Answered {
     fn drop(&mut self) {
-        self.connection.end_request();
+        self.0.end_request();
     }
 }
 
