@@ -1,6 +1,6 @@
 //! Several servers as one: their lists joined, names and URIs that lead back to their servers.
 
-use std::{cmp::Reverse, collections::HashMap, fmt::Write as _, sync::Arc};
+use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
 use bridge_model::ServerName;
 use bridge_protocol::{
@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use regex::Regex;
 use sha2::{Digest as _, Sha256};
 
-use super::lists::exchange;
+use super::lists::page;
 use crate::{
     catalog::{Item, Offer, completion},
     config::Loaded,
@@ -295,16 +295,6 @@ struct Template {
 }
 
 impl Uris {
-    /// A server that has resources.
-    pub fn server(&mut self, server: usize) {
-        self.servers.push(server);
-    }
-
-    /// A resource that it lists.
-    pub fn resource(&mut self, server: usize, uri: &str) {
-        note(&mut self.listed, server, uri);
-    }
-
     /// A resource template that it lists. All of one server come after each other.
     pub fn template(&mut self, server: usize, text: &str) {
         note(&mut self.templates, server, text);
@@ -331,19 +321,12 @@ impl Uris {
             return one_of(servers.clone());
         }
         let fits = |known: &&Template| known.matches.is_match(uri);
-        let mut fitting: Vec<&Template> = self.matched.iter().filter(fits).collect();
-        fitting.sort_by_key(|known| Reverse(known.literal));
-        let most = fitting.first().map(|known| known.literal);
-        let best = fitting
-            .iter()
-            .take_while(|known| Some(known.literal) == most)
-            .map(|known| known.server)
-            .collect::<Vec<_>>();
-        if best.is_empty() {
-            one_of(self.servers.clone())
-        } else {
-            one_of(best)
-        }
+        let fitting: Vec<&Template> = self.matched.iter().filter(fits).collect();
+        let Some(most) = fitting.iter().map(|known| known.literal).max() else {
+            return one_of(self.servers.clone());
+        };
+        let best = fitting.iter().filter(|known| known.literal == most);
+        one_of(best.map(|known| known.server).collect())
     }
 }
 
@@ -395,19 +378,16 @@ pub struct View {
     config: Arc<Loaded>,
     /// The servers that are known, in the order of the config.
     pub offers: Vec<Arc<Offer>>,
-    tools: HashMap<String, Named>,
-    prompts: HashMap<String, Named>,
+    tools: Names,
+    prompts: Names,
     uris: Uris,
     lists: Lists,
-    marks: Marks,
+    /// To see which lists changed since.
+    pub marks: Marks,
 }
 
-/// Something that one server offers, by its name at the endpoint.
-struct Named {
-    server: usize,
-    /// As the server spells it.
-    own: Box<str>,
-}
+/// What servers offer, by its name at the endpoint: the server, and the name there.
+type Names = HashMap<String, (usize, String)>;
 
 #[derive(Default)]
 struct Lists {
@@ -417,16 +397,15 @@ struct Lists {
     templates: Vec<RawJson>,
 }
 
+/// The notifications of the lists, each of which has its mark.
+pub const LISTS: [&str; 3] = [
+    method::TOOLS_CHANGED,
+    method::PROMPTS_CHANGED,
+    method::RESOURCES_CHANGED,
+];
+
 /// Hashes of the lists, to see which of them changed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Marks {
-    /// Of the tools.
-    pub tools: [u8; 32],
-    /// Of the prompts.
-    pub prompts: [u8; 32],
-    /// Of resources and templates.
-    pub resources: [u8; 32],
-}
+pub type Marks = [[u8; 32]; LISTS.len()];
 
 impl View {
     fn build(config: Arc<Loaded>, offers: Vec<Arc<Offer>>) -> Self {
@@ -438,21 +417,17 @@ impl View {
             prompts: HashMap::new(),
             uris,
             lists: Lists::default(),
-            marks: Marks {
-                tools: [0; 32],
-                prompts: [0; 32],
-                resources: [0; 32],
-            },
+            marks: Marks::default(),
         };
         for server in 0..view.offers.len() {
             view.add(server);
         }
         let lists = &view.lists;
-        view.marks = Marks {
-            tools: mark(&[&lists.tools]),
-            prompts: mark(&[&lists.prompts]),
-            resources: mark(&[&lists.resources, &lists.templates]),
-        };
+        view.marks = [
+            mark(&[&lists.tools]),
+            mark(&[&lists.prompts]),
+            mark(&[&lists.resources, &lists.templates]),
+        ];
         view
     }
 
@@ -497,7 +472,8 @@ impl View {
 
     /// Whose tool this is, and how the server spells it.
     pub fn tool(&self, name: &str) -> Option<(usize, String)> {
-        find(&self.tools, name).or_else(|| self.unlisted(name))
+        let listed = self.tools.get(name).cloned();
+        listed.or_else(|| self.unlisted(name))
     }
 
     /// A tool that only a session's own child knows, where lists depend on the session.
@@ -516,7 +492,7 @@ impl View {
 
     /// Whose prompt this is, and how the server spells it.
     pub fn prompt(&self, name: &str) -> Option<(usize, String)> {
-        find(&self.prompts, name)
+        self.prompts.get(name).cloned()
     }
 
     /// Whose URI this is, which does not name its server.
@@ -545,14 +521,7 @@ impl View {
             method::RESOURCES_TEMPLATES_LIST => ("resourceTemplates", &self.lists.templates),
             _ => return None,
         };
-        let items: Vec<&str> = items.iter().map(RawJson::as_str).collect();
-        let text = format!(r#"{{"{key}":[{}]}}"#, items.join(","));
-        RawJson::parse(text.into()).ok()
-    }
-
-    /// To see which lists changed since.
-    pub fn marks(&self) -> Marks {
-        self.marks
+        Some(page(key, items.iter()))
     }
 
     fn is_of(&self, config: &Arc<Loaded>, offers: &[Arc<Offer>]) -> bool {
@@ -619,11 +588,11 @@ fn all_uris(offers: &[Arc<Offer>]) -> Uris {
     let mut uris = Uris::default();
     for (server, offer) in offers.iter().enumerate() {
         if offer.learnt.hello.capabilities.contains_key("resources") {
-            uris.server(server);
+            uris.servers.push(server);
         }
         let listed = offer.listed();
         for resource in &listed.resources {
-            uris.resource(server, &resource.own);
+            note(&mut uris.listed, server, &resource.own);
         }
         for template in &listed.templates {
             uris.template(server, &template.own);
@@ -633,27 +602,22 @@ fn all_uris(offers: &[Arc<Offer>]) -> Uris {
 }
 
 /// A name that is nobody else's.
-fn name(taken: &mut HashMap<String, Named>, namer: &Namer<'_>, server: usize, own: &str) -> String {
+fn name(taken: &mut Names, namer: &Namer<'_>, server: usize, own: &str) -> String {
     let mut name = namer.name(own);
     let mut turn = 0;
     while taken.contains_key(&name) {
         turn += 1;
         name = namer.changed(own, turn);
     }
-    let own = own.into();
-    taken.insert(name.clone(), Named { server, own });
+    taken.insert(name.clone(), (server, own.to_owned()));
     name
 }
 
-fn find(names: &HashMap<String, Named>, name: &str) -> Option<(usize, String)> {
-    let found = names.get(name)?;
-    Some((found.server, (*found.own).to_owned()))
-}
-
 fn renamed(item: &RawJson, key: &str, value: &str) -> RawJson {
-    let place = item.member(key);
-    let value = RawJson::from_json(&value.into());
-    place.map_or_else(|| item.clone(), |place| exchange(item, &place, &value))
+    match item.member(key) {
+        Some(place) => item.exchange(&place, &RawJson::from_json(&value.into())),
+        None => item.clone(),
+    }
 }
 
 fn mark(lists: &[&Vec<RawJson>]) -> [u8; 32] {
@@ -672,18 +636,15 @@ pub struct Views(Mutex<Vec<Arc<View>>>);
 impl Views {
     /// The view of these servers, made if it is new.
     pub fn view(&self, config: &Arc<Loaded>, offers: &[Arc<Offer>]) -> Arc<View> {
-        let known = |views: &[Arc<View>]| {
-            let found = views.iter().find(|view| view.is_of(config, offers));
-            found.cloned()
-        };
-        if let Some(view) = known(&self.lock()) {
-            return view;
+        let same = |view: &&Arc<View>| view.is_of(config, offers);
+        if let Some(view) = self.0.lock().iter().find(same) {
+            return view.clone();
         }
         let made = Arc::new(View::build(config.clone(), offers.to_vec()));
-        let mut views = self.lock();
-        // Somebody else may have made it meanwhile.
-        if let Some(view) = known(&views) {
-            return view;
+        let mut views = self.0.lock();
+        // Another request may have made it meanwhile.
+        if let Some(view) = views.iter().find(same) {
+            return view.clone();
         }
         views.retain(|view| view.may_be_used_with(&made));
         if views.len() >= KEPT {
@@ -691,10 +652,6 @@ impl Views {
         }
         views.push(made.clone());
         made
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, Vec<Arc<View>>> {
-        self.0.lock()
     }
 }
 
@@ -805,10 +762,10 @@ mod uris_tests {
     fn a_uri_is_of_who_says_the_most_of_it() {
         let mut uris = Uris::default();
         for server in 0..3 {
-            uris.server(server);
-            uris.resource(server, "test://all");
+            uris.servers.push(server);
+            note(&mut uris.listed, server, "test://all");
         }
-        uris.resource(1, "file:///logs/today");
+        note(&mut uris.listed, 1, "file:///logs/today");
         uris.template(0, "file:///{+path}");
         uris.template(2, "file:///logs/{day}");
         uris.template(0, "same://{x}");
@@ -826,7 +783,7 @@ mod uris_tests {
         }
         let mut alone = Uris::default();
         assert_eq!(alone.owner("never://heard"), Owner::Unclear(vec![]));
-        alone.server(4);
+        alone.servers.push(4);
         assert_eq!(alone.owner("never://heard"), Owner::One(4));
     }
 

@@ -4,7 +4,7 @@
 //! it is a request at `/mcp/{server}`: the same child and folder, the same bytes. What concerns all
 //! servers (greetings, lists, news of lists) is answered here, from the catalogue.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use axum::{
     http::{StatusCode, header},
@@ -15,29 +15,25 @@ use bridge_openapi::path_segment;
 use bridge_protocol::{
     ClientMessage, Kind, RawJson,
     jsonrpc::{Said, splice},
-    meta,
-    meta::SUBSCRIPTION_ID,
-    method,
-    revision::MODERN,
-    sse,
+    method, sse,
 };
 use bytes::Bytes;
 use indexmap::IndexMap;
-use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Endpoint, RpcError, aggregate,
-    aggregate::{Marks, Owner, Shown, View},
-    listen::Wanted,
-    lists::TTL,
+    aggregate::{LISTS, Marks, Owner, Shown, View},
+    listen::{Wanted, acknowledged, notification},
+    lists::discovered,
     modern,
     request::{McpExit, McpRequest, ServerRequest, locate_offer},
     session,
     session::{McpSession, Messages},
 };
 use crate::{
-    catalog::{Knowledge, Offer},
+    catalog::Knowledge,
     config::{Loaded, ServerAccess, ServerSpec},
     error_table::ErrorKind,
     replicas::{Exit, Located},
@@ -84,63 +80,61 @@ fn request_to<'a>(
 
 // News of the joined lists: a server came, went, or offers something else.
 
-/// Whose lists changed from `before` to `now`, as the protocol calls them.
-pub fn differences(before: &Marks, now: &Marks) -> Vec<&'static str> {
-    let mut changed = Vec::new();
-    if before.tools != now.tools {
-        changed.push("tools");
-    }
-    if before.prompts != now.prompts {
-        changed.push("prompts");
-    }
-    if before.resources != now.resources {
-        changed.push("resources");
-    }
-    changed
+/// The joined lists of a caller's servers, watched for changes.
+struct ListChanges {
+    endpoint: Weak<Endpoint>,
+    caller: Caller,
+    /// What the catalogue tells changes of any server by.
+    catalog: watch::Receiver<()>,
+    before: Marks,
 }
 
-/// The note that a list changed; modern clients are told for which subscription.
-pub fn note(list: &str, subscription: Option<&RawJson>) -> Bytes {
-    let params = subscription.map_or_else(String::new, |id| {
-        format!(
-            r#","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{}}}}}"#,
-            id.as_str()
+impl ListChanges {
+    fn since(view: &View, endpoint: &Arc<Endpoint>, caller: &Caller) -> Self {
+        Self {
+            endpoint: Arc::downgrade(endpoint),
+            caller: caller.clone(),
+            catalog: endpoint.catalog.changes(),
+            before: view.marks,
+        }
+    }
+
+    /// The notifications of the lists that changed since the last look; `None` once the bridge ends.
+    fn look(&mut self) -> Option<Vec<&'static str>> {
+        let now = known_view(&*self.endpoint.upgrade()?, &self.caller).marks;
+        let before = std::mem::replace(&mut self.before, now);
+        let lists = LISTS.into_iter().zip(before.into_iter().zip(now));
+        Some(
+            lists
+                .filter_map(|(list, (before, now))| (before != now).then_some(list))
+                .collect(),
         )
-    });
-    format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"{params}}}"#).into()
+    }
 }
 
 /// Tells the session's client what changes from now on, until the session ends.
 pub fn forward(endpoint: &Arc<Endpoint>, caller: &Caller, view: &View, session: &Arc<McpSession>) {
-    let (weak_app, session_now) = (Arc::downgrade(endpoint), Arc::downgrade(session));
-    let (caller, mut before) = (caller.clone(), view.marks());
-    let mut changes = endpoint.catalog.changes();
+    let mut changes = ListChanges::since(view, endpoint, caller);
+    let (ended, session) = (session.ended.clone(), Arc::downgrade(session));
     let stopping = endpoint.engine.stopping.clone();
     let forwarding = async move {
-        loop {
-            // What changed since the view was made counts, too.
-            let (Some(endpoint), Some(session)) = (weak_app.upgrade(), session_now.upgrade())
-            else {
-                return;
-            };
-            let now = known_view(&endpoint, &caller).marks();
-            for list in differences(&before, &now) {
-                session.outbox.push(&note(list, None));
+        // What changed since the view was made counts, too.
+        while let Some(lists) = changes.look()
+            && let Some(session) = session.upgrade()
+        {
+            for list in lists {
+                session.outbox.push(&notification(list, None));
             }
-            before = now;
-            drop((endpoint, session));
-            if changes.changed().await.is_err() {
+            drop(session);
+            if changes.catalog.changed().await.is_err() {
                 return;
             }
         }
     };
-    let ended = session.ended.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            () = forwarding => {}
-            () = ended.cancelled() => {}
-            () = stopping.cancelled() => {}
-        }
+        stopping
+            .run_until_cancelled(ended.run_until_cancelled(forwarding))
+            .await;
     });
 }
 
@@ -153,22 +147,15 @@ pub fn initialize(view: &View, version: &str) -> RawJson {
         "capabilities": capabilities(view),
         "serverInfo": server_info(),
     });
-    add_instructions(&mut result, view);
+    if let Some(text) = instructions(view) {
+        result["instructions"] = text.into();
+    }
     RawJson::from_json(&result)
 }
 
 /// The answer to `server/discover`.
 pub fn discover(view: &View) -> RawJson {
-    let mut result = json!({
-        "resultType": "complete",
-        "supportedVersions": [MODERN],
-        "capabilities": capabilities(view),
-        "ttlMs": TTL,
-        "cacheScope": "private",
-        "_meta": {meta::SERVER_INFO: server_info()},
-    });
-    add_instructions(&mut result, view);
-    RawJson::from_json(&result)
+    discovered(capabilities(view), server_info(), instructions(view))
 }
 
 fn server_info() -> Value {
@@ -182,42 +169,32 @@ fn server_info() -> Value {
 /// Lists there always are, since servers come and go. What only some servers can is there if one
 /// of them can; what could not be given to the right server, as tasks, is not.
 fn capabilities(view: &View) -> Value {
-    let able = |name: &str| view.offers.iter().any(|offer| has(offer, name));
+    let of = |name: &'static str| {
+        let offers = view.offers.iter();
+        offers.filter_map(move |offer| offer.learnt.hello.capabilities.get(name))
+    };
+    let subscribes = of("resources").any(|resources| resources["subscribe"] == true);
     let mut capabilities = json!({
         "tools": {"listChanged": true},
         "prompts": {"listChanged": true},
-        "resources": {"listChanged": true, "subscribe": subscribes(view)},
+        "resources": {"listChanged": true, "subscribe": subscribes},
     });
     for name in ["completions", "logging"] {
-        if able(name) {
+        if of(name).next().is_some() {
             capabilities[name] = json!({});
         }
     }
     // Its parts are tools and resources, which are routed.
     let ui = "io.modelcontextprotocol/ui";
-    let extensions = view.offers.iter().filter_map(|offer| {
-        let extensions = offer.learnt.hello.capabilities.get("extensions")?;
-        extensions.get(ui).filter(|ui| ui.is_object()).cloned()
-    });
-    if let Some(first) = extensions.into_iter().next() {
-        capabilities["extensions"] = Value::Object(Map::from_iter([(ui.to_owned(), first)]));
+    let mut extensions = of("extensions").filter_map(|extensions| extensions.get(ui));
+    if let Some(first) = extensions.find(|ui| ui.is_object()) {
+        capabilities["extensions"] = json!({ui: first});
     }
     capabilities
 }
 
-fn has(offer: &Offer, capability: &str) -> bool {
-    offer.learnt.hello.capabilities.contains_key(capability)
-}
-
-fn subscribes(view: &View) -> bool {
-    view.offers.iter().any(|offer| {
-        let resources = offer.learnt.hello.capabilities.get("resources");
-        resources.is_some_and(|resources| resources["subscribe"] == true)
-    })
-}
-
 /// The texts of all servers that have one, each below its server's name.
-fn add_instructions(result: &mut Value, view: &View) {
+fn instructions(view: &View) -> Option<String> {
     let texts = view.offers.iter().filter_map(|offer| {
         let text = offer.learnt.hello.instructions.as_deref()?.trim();
         let name = link_text(offer.spec.name.as_str());
@@ -225,9 +202,7 @@ fn add_instructions(result: &mut Value, view: &View) {
         (!text.is_empty()).then(|| format!("# {name} (tool names start with {begin})\n\n{text}"))
     });
     let texts: Vec<String> = texts.collect();
-    if !texts.is_empty() {
-        result["instructions"] = texts.join("\n\n").into();
-    }
+    (!texts.is_empty()).then(|| texts.join("\n\n"))
 }
 
 // `subscriptions/listen` to all servers as one stream. News of lists come from the catalogue and
@@ -257,25 +232,12 @@ pub async fn listen(
         let asked = by_server.entry(server).or_default();
         asked.insert(own, uri.clone());
     }
-    let opening = by_server
-        .into_iter()
-        .map(|(server, asked)| part(request, view, message, server, asked));
-    let mut parts = Vec::new();
-    for opened in futures_util::future::join_all(opening).await {
-        match opened? {
-            Ok(part) => parts.push(part),
-            // The server's own refusal.
-            Err(refusal) => return Ok(*refusal),
-        }
-    }
+    let opening = by_server.into_iter();
+    let opening = opening.map(|(server, asked)| part(request, view, message, server, asked));
+    let parts = futures_util::future::try_join_all(opening).await?;
     let id = message.answer_id();
-    let acknowledged = format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{}}},"notifications":{}}}}}"#,
-        id.as_str(),
-        filter.as_str()
-    );
     let (sender, events) = mpsc::channel(64);
-    let _ = sender.try_send(sse::event(None, acknowledged.as_bytes()));
+    let _ = sender.try_send(acknowledged(&id, Some(&filter)));
     let lists = news_of_lists(request, view, wanted, id, sender.clone());
     let stopping = request.endpoint.engine.stopping.clone();
     tokio::spawn(async move {
@@ -299,30 +261,25 @@ pub async fn listen(
     Ok(session::response(events))
 }
 
-/// Listens to one server; the inner error is its refusal.
+/// Listens to one server.
 async fn part(
     request: &McpRequest<'_>,
     view: &Arc<View>,
     message: &ClientMessage,
     server: usize,
     asked: IndexMap<String, String>,
-) -> Result<Result<Part, Box<Response>>, McpExit> {
+) -> Result<Part, McpExit> {
     let uris: Vec<&String> = asked.keys().collect();
     let filter = RawJson::from_json(&json!({"resourceSubscriptions": uris}));
     let place = message.params.notifications.as_ref();
-    let edits: Vec<_> = place
-        .map(|place| (place, filter.as_bytes()))
-        .into_iter()
-        .collect();
-    let own = ClientMessage::read(&splice(&message.line, &edits)).map_err(RpcError::from)?;
+    let edits = place.map(|place| (place, filter.as_bytes()));
+    let line = splice(&message.line, edits.as_slice());
+    let own = ClientMessage::read(&line).map_err(RpcError::from)?;
     // Each chat's folder may be on another replica, and so each part goes its own way.
     let path = request.target.split('?').next().unwrap_or_default();
     let name = &view.offers[server].spec.name;
-    let target = format!(
-        "{}/{}",
-        path.trim_end_matches('/'),
-        path_segment(name.as_str())
-    );
+    let (path, name) = (path.trim_end_matches('/'), path_segment(name.as_str()));
+    let target = format!("{path}/{name}");
     let request = &McpRequest {
         method: request.method.clone(),
         target: &target,
@@ -339,13 +296,15 @@ async fn part(
     let kind = response.headers().get(header::CONTENT_TYPE);
     let is_stream = kind.is_some_and(|kind| kind == "text/event-stream");
     if response.status() != StatusCode::OK || !is_stream {
-        return Ok(Err(Box::new(response)));
+        // The server's own refusal.
+        return Err(Exit::Answered(Box::new(response)));
     }
-    Ok(Ok(Part {
-        messages: Messages::from_response(response, request.endpoint.settings.limits.max_message()),
+    let limit = request.endpoint.settings.limits.max_message();
+    Ok(Part {
+        messages: Messages::from_response(response, limit),
         asked,
         shown: Shown::new(view.clone(), server),
-    }))
+    })
 }
 
 impl Part {
@@ -362,20 +321,11 @@ impl Part {
 
     /// A line as the client is to read it; `None` for the server's own acknowledgement.
     fn line(&self, line: &Bytes) -> Option<Bytes> {
-        let whole = RawJson::parse(line.clone()).ok()?;
-        let method = whole
-            .member("method")
-            .and_then(|method| method.read::<String>().ok());
-        let said = Said {
-            line: line.clone(),
-            id: whole.member("id"),
-            method: method.unwrap_or_default().into(),
-            params: whole.member("params"),
-        };
+        let said = Said::read(line)?;
         if &*said.method == method::ACKNOWLEDGED {
             return None;
         }
-        let place = said.params.as_ref().and_then(|params| params.member("uri"));
+        let place = said.param(&["uri"]);
         let own = place.as_ref().and_then(|place| place.read::<String>().ok());
         match (place, own.and_then(|own| self.asked.get(&own))) {
             (Some(place), Some(asked)) => {
@@ -395,33 +345,24 @@ fn news_of_lists(
     id: RawJson,
     sender: mpsc::Sender<Bytes>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let (endpoint, caller) = (Arc::downgrade(request.endpoint), request.caller.clone());
-    let mut changes = request.endpoint.catalog.changes();
-    let mut before = view.marks();
+    let mut changes = ListChanges::since(view, request.endpoint, request.caller);
     async move {
-        loop {
-            let Some(now) = endpoint
-                .upgrade()
-                .map(|endpoint| known_view(&endpoint, &caller).marks())
-            else {
-                return;
-            };
-            for list in differences(&before, &now) {
-                let event = sse::event(None, &note(list, Some(&id)));
-                if wanted.has_list(list) && sender.send(event).await.is_err() {
+        while let Some(lists) = changes.look() {
+            for list in lists.into_iter().filter(|list| wanted.has_change(list)) {
+                let event = sse::event(None, &notification(list, Some(&id)));
+                if sender.send(event).await.is_err() {
                     return;
                 }
             }
-            before = now;
-            let event = tokio::select! {
-                changed = changes.changed() => match changed {
-                    Ok(()) => continue,
-                    Err(_) => return,
+            tokio::select! {
+                changed = changes.catalog.changed() => if changed.is_err() {
+                    return;
                 },
-                () = tokio::time::sleep(session::PING_EVERY) => session::PING,
-            };
-            if sender.send(event).await.is_err() {
-                return;
+                () = tokio::time::sleep(session::PING_EVERY) => {
+                    if sender.send(session::PING).await.is_err() {
+                        return;
+                    }
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use bridge_protocol::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Map;
 use tokio::sync::{broadcast, mpsc};
 
 use super::{
@@ -41,34 +41,22 @@ impl Wanted {
             .map_err(|error| RpcError::params(&format!("params.notifications: {error}")))
     }
 
-    /// Changes of this list: `tools`, `prompts` or `resources`.
-    pub fn has_list(&self, list: &str) -> bool {
-        match list {
-            "tools" => self.tools_list_changed,
-            "prompts" => self.prompts_list_changed,
-            "resources" => self.resources_list_changed,
+    /// The notification of a changed list is wanted.
+    pub fn has_change(&self, method: &str) -> bool {
+        match method {
+            method::TOOLS_CHANGED => self.tools_list_changed,
+            method::PROMPTS_CHANGED => self.prompts_list_changed,
+            method::RESOURCES_CHANGED => self.resources_list_changed,
             _ => false,
         }
-    }
-
-    fn has_change(&self, method: &str) -> bool {
-        let list = method.strip_prefix("notifications/");
-        let list = list.and_then(|list| list.strip_suffix("/list_changed"));
-        list.is_some_and(|list| self.has_list(list))
     }
 
     fn has(&self, said: &Said) -> bool {
         match &*said.method {
             method::RESOURCE_UPDATED => {
-                let params: Value = said
-                    .params
-                    .as_ref()
-                    .and_then(|raw| raw.read().ok())
-                    .unwrap_or_default();
-                let uri = params["uri"].as_str().unwrap_or_default();
-                self.resource_subscriptions
-                    .iter()
-                    .any(|wanted| wanted == uri)
+                let uri = said.param(&["uri"]).and_then(|uri| uri.read().ok());
+                let uri: String = uri.unwrap_or_default();
+                self.resource_subscriptions.contains(&uri)
             }
             method => self.has_change(method),
         }
@@ -87,27 +75,18 @@ pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Re
     let mut news = subscribe(&to, message, &wanted).await?;
     let (sender, events) = mpsc::channel(64);
     let id = message.answer_id();
-    let filter = filter.as_ref().map_or("{}", RawJson::as_str);
-    let acknowledged = format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{}}},"notifications":{filter}}}}}"#,
-        id.as_str()
-    );
+    let acknowledged = acknowledged(&id, filter.as_ref());
     let stopping = endpoint.engine.stopping.clone();
     let (endpoint, caller) = (Arc::downgrade(endpoint), (*caller).clone());
     let may_hear = move |server: &ServerName| {
-        let endpoint = endpoint.upgrade();
-        endpoint.is_some_and(|endpoint| {
-            endpoint
-                .directory
-                .server_for(server.as_str(), &caller)
-                .is_some()
-        })
+        let endpoint = endpoint.upgrade()?;
+        endpoint.directory.server_for(server.as_str(), &caller)
     };
     tokio::spawn(async move {
-        let mut next = sse::event(None, acknowledged.as_bytes());
+        let mut next = acknowledged;
         loop {
             // The server may be there for others since.
-            if !may_hear(&server) || sender.send(next).await.is_err() {
+            if may_hear(&server).is_none() || sender.send(next).await.is_err() {
                 return;
             }
             next = loop {
@@ -115,7 +94,7 @@ pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Re
                     said = next_of(&mut news) => said,
                     Ok(changed) = lists.recv() => {
                         if changed.server == server && wanted.has_change(changed.method) {
-                            break marked(&said(changed.method), &id);
+                            break sse::event(None, &notification(changed.method, Some(&id)));
                         }
                         continue;
                     }
@@ -134,14 +113,22 @@ pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Re
     Ok(session::response(events))
 }
 
-/// A notification without parameters, as a child would send it.
-fn said(method: &str) -> Said {
-    Said {
-        line: format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#).into(),
-        id: None,
-        method: method.into(),
-        params: None,
-    }
+/// What a subscription sends first, as an event.
+pub(super) fn acknowledged(id: &RawJson, filter: Option<&RawJson>) -> Bytes {
+    let (id, filter) = (id.as_str(), filter.map_or("{}", RawJson::as_str));
+    let line = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}},"notifications":{filter}}}}}"#,
+    );
+    sse::event(None, line.as_bytes())
+}
+
+/// A notification without parameters of its own; modern clients get the id of their subscription with it.
+pub(super) fn notification(method: &str, subscription: Option<&RawJson>) -> Bytes {
+    let params = subscription.map_or_else(String::new, |id| {
+        let id = id.as_str();
+        format!(r#","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}"#)
+    });
+    format!(r#"{{"jsonrpc":"2.0","method":"{method}"{params}}}"#).into()
 }
 
 async fn next_of(news: &mut News) -> Result<Said, broadcast::error::RecvError> {
@@ -177,8 +164,7 @@ async fn subscribe(
     let able = message.params.meta.client_capabilities.as_ref();
     let mut call = to.call(relayed, address, Profile::able(able.unwrap_or(&Map::new())));
     call.on_child = Some(Arc::new(move |child: &Child| {
-        let mut kept = keep.lock();
-        *kept = Some(child.news());
+        *keep.lock() = Some(child.news())
     }));
     let resources = wanted.resource_subscriptions.clone();
     let attached = to.request.endpoint.engine.attach(call, resources).await;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bridge_protocol::{
     ClientMessage, RawJson, code,
     jsonrpc::{Reply, splice},
-    meta, method,
+    last_members, meta, method,
     revision::{LEGACY, MODERN},
 };
 use serde_json::{Value, json};
@@ -23,15 +23,11 @@ pub fn agree(wanted: Option<&str>) -> &'static str {
 /// The server's own answer to `initialize`, for the agreed revision.
 pub fn initialize(offer: &Offer, version: &str) -> RawJson {
     let hello = &offer.learnt.hello_raw;
-    let said = hello.member("protocolVersion");
     let version = RawJson::from_json(&version.into());
-    said.map_or_else(|| hello.clone(), |said| exchange(hello, &said, &version))
-}
-
-/// A value with one part of it exchanged, everything else byte by byte.
-pub fn exchange(whole: &RawJson, part: &RawJson, new: &RawJson) -> RawJson {
-    let line = splice(&whole.clone().into_bytes(), &[(part, new.as_bytes())]);
-    RawJson::parse(line).unwrap_or_else(|_| whole.clone())
+    match hello.member("protocolVersion") {
+        Some(said) => hello.exchange(&said, &version),
+        None => hello.clone(),
+    }
 }
 
 /// The result of a list method, all of it in one page; `None` for other methods, and where only the
@@ -40,22 +36,21 @@ pub fn list(offer: &Offer, method: &str) -> Option<RawJson> {
     if offer.spec.session_lists {
         return None;
     }
-    let (key, items): (&str, Vec<&str>) = match method {
-        method::TOOLS_LIST => (
-            "tools",
-            offer.tools().map(|tool| tool.raw.as_str()).collect(),
-        ),
-        method::PROMPTS_LIST => ("prompts", items(&offer.learnt.prompts)),
-        method::RESOURCES_LIST => ("resources", items(&offer.learnt.resources)),
-        method::RESOURCES_TEMPLATES_LIST => ("resourceTemplates", items(&offer.learnt.templates)),
+    let learnt = &offer.learnt;
+    let (key, items) = match method {
+        method::TOOLS_LIST => return Some(page("tools", offer.tools().map(|tool| &tool.raw))),
+        method::PROMPTS_LIST => ("prompts", &learnt.prompts),
+        method::RESOURCES_LIST => ("resources", &learnt.resources),
+        method::RESOURCES_TEMPLATES_LIST => ("resourceTemplates", &learnt.templates),
         _ => return None,
     };
-    let text = format!(r#"{{"{key}":[{}]}}"#, items.join(","));
-    RawJson::parse(text.into()).ok()
+    Some(page(key, items.iter()))
 }
 
-fn items(list: &[RawJson]) -> Vec<&str> {
-    list.iter().map(RawJson::as_str).collect()
+/// A list as a single page.
+pub fn page<'a>(key: &str, items: impl Iterator<Item = &'a RawJson>) -> RawJson {
+    let items: Vec<RawJson> = items.cloned().collect();
+    RawJson::empty_object().with_member(key, &RawJson::of_elements(&items))
 }
 
 /// Whether it is a list or a read, whose result says how long it holds.
@@ -111,27 +106,26 @@ pub const TTL: u64 = 1000;
 /// What the server is and can, for clients without a session.
 pub fn discover(offer: &Offer) -> RawJson {
     let hello = &offer.learnt.hello;
+    let info = offer.learnt.hello_raw.member("serverInfo");
+    let info = info.and_then(|info| info.read().ok()).unwrap_or_default();
+    let capabilities = Value::Object(hello.capabilities.clone());
+    discovered(capabilities, info, hello.instructions.clone())
+}
+
+/// The result of `server/discover`.
+pub fn discovered(capabilities: Value, info: Value, instructions: Option<String>) -> RawJson {
     let mut result = json!({
         "resultType": "complete",
         "supportedVersions": [MODERN],
-        "capabilities": hello.capabilities,
+        "capabilities": capabilities,
         "ttlMs": TTL,
         "cacheScope": "private",
-        "_meta": {meta::SERVER_INFO: server_info(offer)},
+        "_meta": {meta::SERVER_INFO: info},
     });
-    if let Some(text) = &hello.instructions {
-        result["instructions"] = text.as_str().into();
+    if let Some(text) = instructions {
+        result["instructions"] = text.into();
     }
     RawJson::from_json(&result)
-}
-
-fn server_info(offer: &Offer) -> Value {
-    offer
-        .learnt
-        .hello_raw
-        .member("serverInfo")
-        .and_then(|info| info.read().ok())
-        .unwrap_or_default()
 }
 
 /// A result with the members that 2026-07-28 asks for; those that are there stay. `lists` and reads
@@ -141,22 +135,16 @@ pub fn complete(result: &RawJson, holds: bool) -> RawJson {
     let Some(inside) = text.strip_prefix('{') else {
         return result.clone();
     };
-    let members = result.members().unwrap_or_default();
-    let names: Vec<String> = members
-        .iter()
-        .filter_map(|member| member.name.read().ok())
-        .collect();
+    let names = ["resultType", "ttlMs", "cacheScope"];
+    let values = ["\"complete\"", &TTL.to_string(), "\"private\""];
+    let present = last_members(text.as_bytes(), names).unwrap_or_default();
     let mut front = String::new();
-    for (name, value) in [
-        ("resultType", "\"complete\"".to_owned()),
-        ("ttlMs", TTL.to_string()),
-        ("cacheScope", "\"private\"".to_owned()),
-    ] {
-        if (holds || name == "resultType") && !names.iter().any(|known| known == name) {
+    for ((name, value), present) in names.iter().zip(values).zip(present) {
+        if (holds || *name == "resultType") && present.is_none() {
             let _ = write!(front, "\"{name}\":{value},");
         }
     }
-    if members.is_empty() {
+    if inside.trim_start().starts_with('}') {
         front.pop();
     }
     RawJson::parse(format!("{{{front}{inside}").into()).unwrap_or_else(|_| result.clone())
@@ -181,7 +169,7 @@ pub fn earlier_code(error: &RawJson) -> RawJson {
 fn recoded(error: &RawJson, from: i64, to: i64) -> RawJson {
     match error.member("code") {
         Some(found) if code(error) == Some(from) => {
-            exchange(error, &found, &RawJson::from_json(&to.into()))
+            error.exchange(&found, &RawJson::from_json(&to.into()))
         }
         _ => error.clone(),
     }

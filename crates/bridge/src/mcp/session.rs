@@ -39,7 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{aggregate::Shown, request::McpRequest};
+use super::{aggregate::Shown, listen::notification, request::McpRequest};
 use crate::{
     call::PendingInput,
     catalog::News,
@@ -211,13 +211,11 @@ impl McpSessions {
 
     /// Tells the clients of a server that it offers something else than before.
     pub fn announce(&self, news: &News) {
-        let line = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, news.method);
-        let all: Vec<_> = lock(&self.all).values().cloned().collect();
-        for session in all
-            .iter()
-            .filter(|session| session.server.as_ref() == Some(&news.server))
-        {
-            session.outbox.push(line.as_bytes());
+        let line = notification(news.method, None);
+        let all: Vec<_> = self.all.lock().values().cloned().collect();
+        let of_server = |session: &&Arc<McpSession>| session.server.as_ref() == Some(&news.server);
+        for session in all.iter().filter(of_server) {
+            session.outbox.push(&line);
         }
     }
 
