@@ -138,6 +138,12 @@ impl ClientMessage {
         })
     }
 
+    /// A value within the params, by the keys that lead to it.
+    pub fn param(&self, path: &[&str]) -> Option<RawJson> {
+        let [params] = last_members(&self.line, ["params"])?;
+        RawJson::within(&self.line, params?).at(path)
+    }
+
     /// The id for an answer; `null` where there is none.
     pub fn answer_id(&self) -> RawJson {
         self.id.clone().unwrap_or_else(RawJson::null)

@@ -76,12 +76,7 @@ impl Said {
 
     /// A value within the params, by the keys that lead to it.
     pub fn param(&self, path: &[&str]) -> Option<RawJson> {
-        let mut found = self.params.clone()?;
-        for key in path {
-            let [member] = last_members(found.as_bytes(), [key])?;
-            found = RawJson::within(&self.line, member?);
-        }
-        Some(found)
+        self.params.as_ref()?.at(path)
     }
 }
 

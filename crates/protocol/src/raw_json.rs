@@ -154,11 +154,16 @@ impl RawJson {
         Self(format!("[{}]", elements.join(",")).into())
     }
 
-    /// A member of an object, within it.
+    /// A member of an object, within it; the last one where several have the name.
     pub fn member(&self, name: &str) -> Option<Self> {
-        let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
-        let found = self.members()?.into_iter().find(named)?;
-        Some(found.value)
+        let [found] = last_members(&self.0, [name])?;
+        Some(Self::within(&self.0, found?))
+    }
+
+    /// A value within objects, by the names that lead to it.
+    pub fn at(&self, path: &[&str]) -> Option<Self> {
+        let mut names = path.iter();
+        names.try_fold(self.clone(), |object, name| object.member(name))
     }
 
     /// The object with this member, in the place of one of that name or in front; every other byte

@@ -70,10 +70,12 @@ fn request_to<'a>(
     request: &'a McpRequest<'a>,
     view: &Arc<View>,
     server: usize,
+    session: Option<&'a Arc<McpSession>>,
 ) -> ServerRequest<'a> {
     ServerRequest {
         request,
         offer: view.offers[server].clone(),
+        session,
         shown: Some(Shown::new(view.clone(), server)),
     }
 }
@@ -84,7 +86,7 @@ fn request_to<'a>(
 struct ListChanges {
     endpoint: Weak<Endpoint>,
     caller: Caller,
-    /// What the catalogue tells changes of any server by.
+    /// Signals that the offer of any server has changed.
     catalog: watch::Receiver<()>,
     before: Marks,
 }
@@ -287,7 +289,8 @@ async fn part(
         id: request.id.clone(),
         ..*request
     };
-    let answered = modern::request(request_to(request, view, server), own, method::LISTEN).await;
+    let answered =
+        modern::request(request_to(request, view, server, None), own, method::LISTEN).await;
     let response = match answered {
         Ok(response) => response,
         Err(Exit::Answered(response)) => *response,
@@ -370,14 +373,6 @@ fn news_of_lists(
 
 // Which server a request is for, and the request as that server reads it.
 
-/// A request of one server.
-pub struct Routed<'a> {
-    /// To whom.
-    pub to: ServerRequest<'a>,
-    /// With the name or URI that the server knows; every other byte as it came.
-    pub message: ClientMessage,
-}
-
 /// What a request names its server by.
 enum Reference {
     Tool(String),
@@ -385,14 +380,15 @@ enum Reference {
     Resource(String),
 }
 
-/// Finds the server; `None` where the method does not say which it is for. Where another replica has to find it,
-/// the session is a remote one there.
+/// Finds the server, and the message as it goes there: with the name or URI that the server knows, and every other
+/// byte as it came. `None` where the method does not name a server. Where another replica has to find it, the session
+/// is a remote one there.
 pub async fn route<'a>(
     request: &'a McpRequest<'a>,
     view: Arc<View>,
     message: &ClientMessage,
-    session: Option<&Arc<McpSession>>,
-) -> Result<Option<Routed<'a>>, McpExit> {
+    session: Option<&'a Arc<McpSession>>,
+) -> Result<Option<(ServerRequest<'a>, ClientMessage)>, McpExit> {
     let Some((reference, place)) = reference(message)? else {
         return Ok(None);
     };
@@ -403,10 +399,8 @@ pub async fn route<'a>(
     let (view, (server, own)) = found;
     let own = RawJson::from_json(&own.into());
     let line = splice(&message.line, &[(&place, own.as_bytes())]);
-    Ok(Some(Routed {
-        to: request_to(request, &view, server),
-        message: ClientMessage::read(&line).map_err(RpcError::from)?,
-    }))
+    let message = ClientMessage::read(&line).map_err(RpcError::from)?;
+    Ok(Some((request_to(request, &view, server, session), message)))
 }
 
 /// What the request names, and where in its line.
@@ -414,37 +408,29 @@ fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, Rp
     let Kind::Request(method) = &message.kind else {
         return Ok(None);
     };
-    let whole = || RawJson::parse(message.line.clone()).ok();
-    let params = || whole()?.member("params");
-    let text = |object: RawJson, key: &str| {
-        let place = object.member(key)?;
+    let text = |path: &[&str]| {
+        let place = message.param(path)?;
         Some((place.read::<String>().ok()?, place))
     };
+    let resource = |path: &[&str]| text(path).map(|(uri, place)| (Reference::Resource(uri), place));
+    let prompt = |path: &[&str]| text(path).map(|(name, place)| (Reference::Prompt(name), place));
     let (found, missing) = match &**method {
         method::TOOLS_CALL => {
             let name = message.params.name.clone();
             let tool = name.map(|(name, place)| (Reference::Tool(name), place));
             (tool, "params.name (the tool's name) is missing")
         }
-        method::PROMPTS_GET => {
-            let name = message.params.name.clone();
-            let prompt = name.map(|(name, place)| (Reference::Prompt(name), place));
-            (prompt, "params.name (the prompt's name) is missing")
-        }
+        method::PROMPTS_GET => (
+            prompt(&["name"]),
+            "params.name (the prompt's name) is missing",
+        ),
         method::RESOURCES_READ | method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE => {
-            let uri = params().and_then(|params| text(params, "uri"));
-            let resource = uri.map(|(uri, place)| (Reference::Resource(uri), place));
-            (resource, "params.uri is missing")
+            (resource(&["uri"]), "params.uri is missing")
         }
-        method::COMPLETE => {
-            let target = params().and_then(|params| params.member("ref"));
-            let prompt = || text(target.clone()?, "name");
-            let found = match target.clone().and_then(|target| text(target, "uri")) {
-                Some((uri, place)) => Some((Reference::Resource(uri), place)),
-                None => prompt().map(|(name, place)| (Reference::Prompt(name), place)),
-            };
-            (found, "params.ref is neither a prompt nor a resource")
-        }
+        method::COMPLETE => (
+            resource(&["ref", "uri"]).or_else(|| prompt(&["ref", "name"])),
+            "params.ref is neither a prompt nor a resource",
+        ),
         _ => return Ok(None),
     };
     let missing = || RpcError::new(ErrorKind::BAD_ARGUMENTS, missing);
@@ -452,24 +438,15 @@ fn reference(message: &ClientMessage) -> Result<Option<(Reference, RawJson)>, Rp
 }
 
 fn find(view: &View, reference: &Reference) -> Result<(usize, String), RpcError> {
-    let unknown = |what: &str, name: &str| {
-        let text = format!("Unknown {what}: {name}");
-        let kind = if what == "tool" {
-            ErrorKind::UNKNOWN_TOOL
-        } else {
-            ErrorKind::BAD_ARGUMENTS
-        };
-        RpcError::new(kind, text)
-    };
     match reference {
-        Reference::Tool(name) => {
-            let tool = view.tool(name);
-            tool.ok_or_else(|| unknown("tool", name))
-        }
-        Reference::Prompt(name) => {
-            let prompt = view.prompt(name);
-            prompt.ok_or_else(|| unknown("prompt", name))
-        }
+        Reference::Tool(name) => view.tool(name).ok_or_else(|| {
+            let text = format!("Unknown tool: {name}");
+            RpcError::new(ErrorKind::UNKNOWN_TOOL, text)
+        }),
+        Reference::Prompt(name) => view.prompt(name).ok_or_else(|| {
+            let text = format!("Unknown prompt: {name}");
+            RpcError::new(ErrorKind::BAD_ARGUMENTS, text)
+        }),
         Reference::Resource(uri) => find_resource(view, uri),
     }
 }
@@ -542,12 +519,10 @@ async fn learn(
     let mut forwarding = request.forwarding();
     loop {
         let located = locate_offer(request.endpoint, server.as_str(), request.caller).await?;
-        let Located::Elsewhere(mut other) = located else {
+        let Located::Elsewhere(other) = located else {
             return Ok(());
         };
-        if let Some(session) = session {
-            other = session::with_remote_session(request, session, other).await;
-        }
+        let other = session::with_remote_session(request, session, other).await;
         forwarding.to(&other).await?;
     }
 }

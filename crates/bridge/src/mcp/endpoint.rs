@@ -30,6 +30,7 @@ use super::{
     session::McpSession,
 };
 use crate::{
+    catalog::Offer,
     config::{Mode, ServerSpec, WorkspaceScope},
     session::WorkspaceAddress,
 };
@@ -87,7 +88,7 @@ async fn post_legacy(
     message: ClientMessage,
 ) -> Result<Response, McpExit> {
     if message.kind == Kind::Request(method::INITIALIZE.into()) {
-        return initialize(request, &scope, &message).await;
+        return initialize(request, scope, &message).await;
     }
     let session = session(request, &scope).await?;
     check_version(request.headers)?;
@@ -100,70 +101,118 @@ async fn post_legacy(
     if &*method == method::PING {
         return Ok(json(lists::answer(&message, &RawJson::empty_object())));
     }
-    match scope {
-        Scope::One(offer) => {
-            if &*method == method::SET_LEVEL && legacy::is_modern(&offer) {
+    if &*method == method::SET_LEVEL {
+        match &scope {
+            Scope::All => return set_level_of_all(request, &session, &message).await,
+            Scope::One(offer) if legacy::is_modern(offer) => {
                 if !offer.learnt.hello.capabilities.contains_key("logging") {
                     return Err(RpcError::method(&method).answered().into());
                 }
                 return Ok(legacy::set_level(&session, &message)?);
             }
-            if let Some(list) = lists::list(&offer, &method) {
-                return Ok(json(lists::answer(&message, &list)));
-            }
-            let to = ServerRequest {
-                request,
-                offer,
-                shown: None,
-            };
-            relay(to, session, message).await
+            Scope::One(_) => {}
         }
-        Scope::All => {
-            if &*method == method::SET_LEVEL {
-                return set_level_of_all(request, &session, &message).await;
+    }
+    let offered = Offered::by(request, scope).await;
+    if let Some(list) = offered.list(&method) {
+        return Ok(json(lists::answer(&message, &list)));
+    }
+    match offered.route(request, message, Some(&session)).await? {
+        Some((to, message)) => relay(to, &session, message).await,
+        None => Err(RpcError::method(&method).answered().into()),
+    }
+}
+
+/// What the servers of a request offer.
+enum Offered {
+    One(Arc<Offer>),
+    All(Arc<View>),
+}
+
+impl Offered {
+    async fn by(request: &McpRequest<'_>, scope: Scope) -> Self {
+        match scope {
+            Scope::One(offer) => Self::One(offer),
+            Scope::All => Self::All(all::settled_view(request).await),
+        }
+    }
+
+    /// The result of a list method; `None` for other methods, and where only the caller's own child knows.
+    fn list(&self, method: &str) -> Option<RawJson> {
+        match self {
+            Self::One(offer) => lists::list(offer, method),
+            Self::All(view) => view.list(method),
+        }
+    }
+
+    /// The answer to `initialize`.
+    fn initialize(&self, version: &str) -> RawJson {
+        match self {
+            Self::One(offer) => lists::initialize(offer, version),
+            Self::All(view) => all::initialize(view, version),
+        }
+    }
+
+    /// The answer to `server/discover`.
+    fn discover(&self) -> RawJson {
+        match self {
+            Self::One(offer) => {
+                let own = offer.learnt.modern.get().cloned();
+                own.unwrap_or_else(|| lists::discover(offer))
             }
-            let view = all::settled_view(request).await;
-            if let Some(list) = view.list(&method) {
-                return Ok(json(lists::answer(&message, &list)));
+            Self::All(view) => all::discover(view),
+        }
+    }
+
+    /// The server that a message is for, and the message as it goes there; `None` where it names no server.
+    async fn route<'a>(
+        &self,
+        request: &'a McpRequest<'a>,
+        message: ClientMessage,
+        session: Option<&'a Arc<McpSession>>,
+    ) -> Result<Option<(ServerRequest<'a>, ClientMessage)>, McpExit> {
+        match self {
+            Self::One(offer) => {
+                let to = ServerRequest {
+                    request,
+                    offer: offer.clone(),
+                    session,
+                    shown: None,
+                };
+                Ok(Some((to, message)))
             }
-            match all::route(request, view, &message, Some(&session)).await? {
-                Some(routed) => relay(routed.to, session, routed.message).await,
-                None => Err(RpcError::method(&method).answered().into()),
-            }
+            Self::All(view) => all::route(request, view.clone(), &message, session).await,
         }
     }
 }
 
 async fn initialize(
     request: &McpRequest<'_>,
-    scope: &Scope,
+    scope: Scope,
     message: &ClientMessage,
 ) -> Result<Response, McpExit> {
     let (endpoint, caller) = (request.endpoint, request.caller);
     let version = lists::agree(message.params.protocol_version.as_deref());
     let capabilities = message.params.capabilities.clone().unwrap_or_default();
-    let begin = |server| {
-        let principal = caller.principal.clone();
-        endpoint
-            .sessions
-            .begin(principal, server, version, capabilities)
-    };
-    match scope {
-        Scope::One(offer) => {
+    let principal = caller.principal.clone();
+    let offered = Offered::by(request, scope).await;
+    let server = match &offered {
+        Offered::One(offer) => {
             look(request, Some(&offer.spec)).await?;
-            let result = lists::initialize(offer, version);
-            let session = begin(Some(offer.spec.name.clone()));
-            Ok(legacy::greeted(endpoint, message, &result, &session))
+            Some(offer.spec.name.clone())
         }
-        Scope::All => {
-            let view = all::settled_view(request).await;
-            look_for_all(request, &view).await?;
-            let result = all::initialize(&view, version);
-            let session = begin(None);
-            all::forward(endpoint, caller, &view, &session);
-            Ok(legacy::greeted(endpoint, message, &result, &session))
+        Offered::All(view) => {
+            look_for_all(request, view).await?;
+            None
         }
+    };
+    let sessions = &endpoint.sessions;
+    let session = sessions.begin(principal, server, version, capabilities);
+    if let Offered::All(view) = &offered {
+        all::forward(endpoint, caller, view, &session);
     }
+    let result = offered.initialize(version);
+    Ok(legacy::greeted(endpoint, message, &result, &session))
 }
 
 /// Where the chat's child lives, if it does, the session needs no go-between.
@@ -225,43 +274,30 @@ async fn post_modern(
             return Err(RpcError::invalid(text).into());
         }
     };
-    let view = match scope {
-        Scope::One(offer) => {
-            let schema = called(&offer, &message).map(Tool::input_schema);
-            request::check(request.headers, &message, &method, schema)?;
-            if REMOVED.contains(&&*method) {
-                return Err(RpcError::method(&method).into());
-            }
-            let to = ServerRequest {
-                request,
-                offer,
-                shown: None,
-            };
-            return modern::request(to, message, &method).await;
-        }
-        Scope::All => all::settled_view(request).await,
-    };
-    let routed = all::route(request, view.clone(), &message, None).await;
+    let offered = Offered::by(request, scope).await;
+    let routed = offered.route(request, message.clone(), None).await;
     // The headers repeat what the client wrote; the schema is that of the tool which it means.
     let target = routed.as_ref().ok().and_then(Option::as_ref);
-    let tool = target.and_then(|routed| called(&routed.to.offer, &routed.message));
+    let tool = target.and_then(|(to, message)| called(&to.offer, message));
     let schema = tool.map(Tool::input_schema);
     request::check(request.headers, &message, &method, schema)?;
     if REMOVED.contains(&&*method) {
         return Err(RpcError::method(&method).into());
     }
     if &*method == method::DISCOVER {
-        return Ok(json(lists::answer(&message, &all::discover(&view))));
+        return Ok(json(lists::answer(&message, &offered.discover())));
     }
-    if &*method == method::LISTEN {
-        return all::listen(request, &view, &message).await;
+    if &*method == method::LISTEN
+        && let Offered::All(view) = &offered
+    {
+        return all::listen(request, view, &message).await;
     }
-    if let Some(list) = view.list(&method) {
+    if let Some(list) = offered.list(&method) {
         let list = lists::complete(&list, true);
         return Ok(json(lists::answer(&message, &list)));
     }
     match routed? {
-        Some(routed) => modern::request(routed.to, routed.message, &method).await,
+        Some((to, message)) => modern::request(to, message, &method).await,
         None => Err(RpcError::method(&method).into()),
     }
 }

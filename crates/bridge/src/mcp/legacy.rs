@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    http::{HeaderMap, HeaderValue, Method, StatusCode},
+    http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::ServerName;
@@ -19,13 +19,12 @@ use bridge_protocol::{
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
     RpcError, lists,
     relay::{Manner, Relay, RequestOutcome, json, refused, with_token},
-    request::{Entered, McpExit, McpRequest, ServerRequest, relayed},
+    request::{McpExit, McpRequest, ServerRequest, relayed, unsupported},
     session,
     session::McpSession,
 };
@@ -36,7 +35,7 @@ use crate::{
     error_table::ErrorKind,
     mcp::Endpoint,
     replicas::RoutableSessionId,
-    session::{Class, Wants, WorkspaceAddress},
+    session::{Class, WorkspaceAddress},
 };
 
 /// The stream of a session.
@@ -69,13 +68,7 @@ pub fn greeted(
     session: &McpSession,
 ) -> Response {
     let mut response = json(lists::answer(message, result));
-    let id = RoutableSessionId {
-        token: session.id.clone(),
-        home: endpoint.replicas.own(),
-    };
-    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(header_name::SESSION_ID, id);
-    }
+    session.write_id(endpoint.replicas.own(), response.headers_mut());
     response
 }
 
@@ -117,9 +110,7 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), RpcError> {
     if LEGACY.contains(&version) {
         return Ok(());
     }
-    let message = "Unsupported protocol version";
-    let error = RpcError::new(ErrorKind::UNSUPPORTED_VERSION, message);
-    Err(error.with(json!({"supported": LEGACY, "requested": version})))
+    Err(unsupported(version, LEGACY))
 }
 
 /// Takes what needs no answer, and passes it on to wherever else the session's children live.
@@ -142,9 +133,7 @@ fn take_here(session: &McpSession, message: &ClientMessage) -> bool {
             session.cancel(&message.line, id);
         }
         (Kind::Notification(method), _) if &**method == method::PROGRESS => {
-            let whole = RawJson::parse(message.line.clone()).ok();
-            let params = whole.and_then(|whole| whole.member("params"));
-            let token = params.and_then(|params| params.member(meta::PROGRESS_TOKEN));
+            let token = message.param(&[meta::PROGRESS_TOKEN]);
             if token.is_some_and(|token| session.progress(&message.line, &token)) {
                 return true;
             }
@@ -176,10 +165,9 @@ pub fn set_level(session: &McpSession, message: &ClientMessage) -> Result<Respon
 /// Passes a request on to the caller's child.
 pub async fn relay(
     to: ServerRequest<'_>,
-    session: Arc<McpSession>,
+    session: &Arc<McpSession>,
     message: ClientMessage,
 ) -> Result<Response, McpExit> {
-    let request = to.request;
     let relayed = relayed(&to.offer, &message, Era::Legacy)?;
     let profile = Profile {
         protocol_version: String::from(session.version.clone()).into(),
@@ -187,7 +175,7 @@ pub async fn relay(
         log_level: Some(session.log_level()),
         ..Profile::silent()
     };
-    let address = enter(&to, &session, &profile).await?;
+    let address = to.enter(address(&to, session)?, Some(&profile)).await?;
     let id = message.answer_id();
     let in_flight = session.begin_request(&id);
     let cancellation = in_flight.cancellation.clone();
@@ -202,52 +190,17 @@ pub async fn relay(
         child: Mutex::default(),
     });
     let (followed, mode) = (session.clone(), call.spec.mode);
-    let shown = to.shown.clone();
-    let asked = manner.clone();
+    let (shown, asked) = (to.shown.clone(), manner.clone());
     call.on_child = Some(Arc::new(move |child| {
         *asked.child.lock() = Some(child.notifier());
         followed.follow(child, mode, shown.clone());
     }));
-    let mut relay = Relay::start(
-        request.endpoint,
-        session.owner,
-        id,
-        manner,
-        cancellation,
-        call,
-    );
-    relay.keep(in_flight);
-    relay.for_openwebui(to.is_openwebui(None));
-    relay.show(to.shown);
+    let (endpoint, owner) = (to.request.endpoint, session.owner);
+    let mut relay = Relay::start(endpoint, owner, id, manner, cancellation, call);
+    relay.in_flight = Some(in_flight);
+    relay.openwebui = to.is_openwebui(None);
+    relay.shown = to.shown;
     Ok(relay.respond().await)
-}
-
-/// Opens the workspace here, or has the request answered where it belongs: there the session is a remote one.
-async fn enter(
-    to: &ServerRequest<'_>,
-    session: &Arc<McpSession>,
-    profile: &Profile,
-) -> Result<Entered, McpExit> {
-    let address = address(to, session)?;
-    let McpRequest {
-        endpoint, caller, ..
-    } = to.request;
-    let spec = &to.offer.spec;
-    let wants = Wants::for_caller(spec, profile, caller);
-    let mut forwarding = to.request.forwarding();
-    let replicas = &endpoint.replicas;
-    loop {
-        match replicas
-            .enter(caller, spec.mode, &address, wants.as_ref())
-            .await
-        {
-            Ok(workspace) => return Ok(Entered { address, workspace }),
-            Err(elsewhere) => {
-                let elsewhere = session::with_remote_session(to.request, session, elsewhere).await;
-                forwarding.to(&elsewhere).await?;
-            }
-        }
-    }
 }
 
 /// The chat's address, as the OpenAPI endpoint has it; for clients that send no chat, the session's own.
@@ -295,11 +248,7 @@ impl Manner for LegacyManner {
         let Some(id) = said.id.clone() else {
             return RequestOutcome::Declined;
         };
-        let meta = said
-            .params
-            .as_ref()
-            .and_then(|params| params.member("_meta"));
-        let token = meta.and_then(|meta| meta.member(meta::PROGRESS_TOKEN));
+        let token = said.param(&["_meta", meta::PROGRESS_TOKEN]);
         let pending_input = self.pending_input.clone();
         let Some(number) = self.session.ask(responder, pending_input, token.clone()) else {
             return RequestOutcome::Declined;

@@ -22,9 +22,7 @@ use serde_json::{Map, Value};
 use super::relay::Retry;
 use super::{
     listen, lists,
-    relay::{
-        Manner, Relay, RequestOutcome, json as answer_json, refused, with_subscription, with_token,
-    },
+    relay::{Manner, Relay, RequestOutcome, refused, with_subscription, with_token},
     request::{McpExit, McpRequest, ServerRequest, relayed},
 };
 use crate::{catalog::Offer, config::Mode, replicas::Exit};
@@ -57,16 +55,7 @@ pub async fn request(
     message: ClientMessage,
     method: &str,
 ) -> Result<Response, McpExit> {
-    let modern = to.offer.learnt.modern.get().cloned();
-    if method == method::DISCOVER {
-        let discovered = modern.unwrap_or_else(|| lists::discover(&to.offer));
-        return Ok(answer_json(lists::answer(&message, &discovered)));
-    }
-    if let Some(list) = lists::list(&to.offer, method) {
-        let list = lists::complete(&list, true);
-        return Ok(answer_json(lists::answer(&message, &list)));
-    }
-    let is_modern = modern.is_some();
+    let is_modern = to.offer.learnt.modern.get().is_some();
     let shared = to.offer.spec.mode == Mode::Shared;
     if method == method::LISTEN && !(is_modern && shared) {
         return listen::listen(to, &message).await;
@@ -117,23 +106,19 @@ async fn relay(
     let (id, manner) = (message.answer_id(), manner(&message, method));
     let cancellation = Cancellation::default();
     let mut relay = Relay::start(endpoint, owner, id, manner, cancellation, call);
-    relay.can_await_retry(retry);
-    relay.for_openwebui(to.is_openwebui(message.params.meta.client_name.as_deref()));
-    relay.show(to.shown);
+    relay.retry = Some(retry);
+    relay.openwebui = to.is_openwebui(message.params.meta.client_name.as_deref());
+    relay.shown = to.shown;
     Ok(relay.respond().await)
 }
 
 fn manner(message: &ClientMessage, method: &str) -> Arc<dyn Manner> {
+    let meta = &message.params.meta;
     Arc::new(ModernManner {
         id: message.answer_id(),
-        token: message.params.meta.progress_token.clone(),
-        capabilities: message
-            .params
-            .meta
-            .client_capabilities
-            .clone()
-            .unwrap_or_default(),
-        logs: message.params.meta.log_level.is_some(),
+        token: meta.progress_token.clone(),
+        capabilities: meta.client_capabilities.clone().unwrap_or_default(),
+        logs: meta.log_level.is_some(),
         holds: lists::holds(method),
     })
 }
@@ -151,12 +136,10 @@ struct ModernManner {
 
 impl Manner for ModernManner {
     fn told(&self, said: &Said) -> Option<Bytes> {
-        let wanted = self.logs || &*said.method != method::MESSAGE;
-        if wanted {
-            with_subscription(said, &self.id).or_else(|| with_token(said, self.token.as_ref()))
-        } else {
-            None
+        if !self.logs && &*said.method == method::MESSAGE {
+            return None;
         }
+        with_subscription(said, &self.id).or_else(|| with_token(said, self.token.as_ref()))
     }
 
     fn asked(&self, said: Said, responder: Responder) -> RequestOutcome {
@@ -173,23 +156,12 @@ impl Manner for ModernManner {
     }
 
     fn answered(&self, reply: &Reply) -> Bytes {
-        let id = self.id.as_bytes();
-        match &reply.outcome {
-            Ok(result) => {
-                let complete = lists::complete(result, self.holds);
-                splice(
-                    &reply.line,
-                    &[(&reply.id, id), (result, complete.as_bytes())],
-                )
-            }
-            Err(error) => {
-                let error_now = lists::current_code(error);
-                splice(
-                    &reply.line,
-                    &[(&reply.id, id), (error, error_now.as_bytes())],
-                )
-            }
-        }
+        let (old, new) = match &reply.outcome {
+            Ok(result) => (result, lists::complete(result, self.holds)),
+            Err(error) => (error, lists::current_code(error)),
+        };
+        let id = (&reply.id, self.id.as_bytes());
+        splice(&reply.line, &[id, (old, new.as_bytes())])
     }
 
     fn status(&self, reply: &Reply) -> StatusCode {

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Principal, ServerName, SessionId};
@@ -19,10 +19,9 @@ use bridge_protocol::{
 use bytes::Bytes;
 use indexmap::IndexMap;
 use parking_lot::Mutex;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Endpoint, RpcError,
@@ -90,18 +89,25 @@ pub struct Relay {
     /// What the client answered, for the child to hear once the call goes on.
     answers: Vec<(Responder, RawJson)>,
     pending_input: PendingInput,
-    retry: Option<Retry>,
+    /// Lets the request wait for its client's retry.
+    pub(super) retry: Option<Retry>,
     /// The client can cancel the request by its id while this lives.
-    in_flight: Option<InFlight>,
-    /// How the server's resources are called, where they are not as it calls them.
-    shown: Option<Shown>,
-    openwebui: bool,
+    pub(super) in_flight: Option<InFlight>,
+    /// How the server's resources are called in the answer, where they are not as it calls them.
+    pub(super) shown: Option<Shown>,
+    /// The answer is for Open WebUI.
+    pub(super) openwebui: bool,
 }
 
 /// What happened next.
 enum Next {
     Event(Bytes),
-    Done(Box<Result<Reply, RpcError>>),
+    End(End),
+}
+
+/// How a response ends.
+enum End {
+    Answered(Box<Result<Reply, RpcError>>),
     InputRequired,
 }
 
@@ -149,31 +155,14 @@ impl Relay {
         }
     }
 
-    /// The answer is for Open WebUI.
-    pub fn for_openwebui(&mut self, is: bool) {
-        self.openwebui = is;
-    }
-
-    /// Keeps the client's way to cancel the request for as long as it runs.
-    pub fn keep(&mut self, in_flight: InFlight) {
-        self.in_flight = Some(in_flight);
-    }
-
-    /// Calls the server's resources so in the answer.
-    pub fn show(&mut self, shown: Option<Shown>) {
-        self.shown = shown;
-    }
-
-    /// Lets the request wait for its client's retry.
-    pub fn can_await_retry(&mut self, retry: Retry) {
-        self.retry = Some(retry);
-    }
-
-    /// Takes the answers to what the child asked, as far as the client gave them.
-    pub fn answer(&mut self, answers: &IndexMap<String, RawJson>) {
-        for (key, answer) in answers {
-            if let Some((_, responder)) = self.asked.shift_remove(key) {
-                self.answers.push((responder, answer.clone()));
+    /// Takes the client's answers to what the child asked.
+    pub fn answer(&mut self, message: &ClientMessage) {
+        let answers = message.params.input_responses.as_ref();
+        let answers = answers.and_then(RawJson::members).unwrap_or_default();
+        for answer in answers {
+            let key: Option<String> = answer.name.read().ok();
+            if let Some((_, responder)) = key.and_then(|key| self.asked.shift_remove(&key)) {
+                self.answers.push((responder, answer.value));
             }
         }
     }
@@ -190,60 +179,49 @@ impl Relay {
 
     /// Runs until there is something to answer with. Dropping it cancels the call.
     pub async fn respond(mut self) -> Response {
-        let next = tokio::time::timeout(QUIET, self.next()).await;
-        match next {
-            Ok(Next::Done(done)) => match *done {
-                Ok(reply) => {
-                    let status = self.manner.status(&reply);
-                    (status, json(self.manner.answered(&reply))).into_response()
-                }
+        match tokio::time::timeout(QUIET, self.next()).await {
+            Ok(Next::End(end)) => match self.last_line(end) {
+                Ok((status, line)) => (status, json(line)).into_response(),
                 Err(error) => error.into_response(),
             },
-            Ok(Next::InputRequired) => match self.await_retry() {
-                Ok(line) => json(line),
-                Err(error) => error.into_response(),
-            },
-            Ok(Next::Event(event)) => self.stream(Some(event)),
+            Ok(Next::Event(line)) => self.stream(Some(sse::event(None, &line))),
             Err(_) => self.stream(None),
+        }
+    }
+
+    fn last_line(self, end: End) -> Result<(StatusCode, Bytes), RpcError> {
+        match end {
+            End::Answered(answered) => {
+                let reply = (*answered)?;
+                Ok((self.manner.status(&reply), self.manner.answered(&reply)))
+            }
+            End::InputRequired => Ok((StatusCode::OK, self.await_retry()?)),
         }
     }
 
     fn stream(mut self, first: Option<Bytes>) -> Response {
         let (sender, events) = mpsc::channel(EVENTS);
         tokio::spawn(async move {
-            if let Some(first) = first
-                && sender.send(sse::event(None, &first)).await.is_err()
-            {
-                return;
-            }
+            let mut event = first;
             loop {
-                let next = tokio::select! {
-                    next = self.next() => next,
-                    () = sender.closed() => return,
-                    () = tokio::time::sleep(session::PING_EVERY) => {
-                        if sender.send(session::PING).await.is_err() {
+                if let Some(event) = event.take()
+                    && sender.send(event).await.is_err()
+                {
+                    return;
+                }
+                event = tokio::select! {
+                    next = self.next() => match next {
+                        Next::Event(line) => Some(sse::event(None, &line)),
+                        Next::End(end) => {
+                            let last = self.last_line(end).map(|(_, line)| line);
+                            let last = last.unwrap_or_else(|error| error.body().into());
+                            let _ = sender.send(sse::event(None, &last)).await;
                             return;
                         }
-                        continue;
-                    }
-                };
-                let last = match next {
-                    Next::Event(line) => {
-                        if sender.send(sse::event(None, &line)).await.is_err() {
-                            return;
-                        }
-                        continue;
-                    }
-                    Next::InputRequired => self
-                        .await_retry()
-                        .unwrap_or_else(|error| error.body().into()),
-                    Next::Done(done) => match *done {
-                        Ok(reply) => self.manner.answered(&reply),
-                        Err(error) => error.body().into(),
                     },
+                    () = sender.closed() => return,
+                    () = tokio::time::sleep(session::PING_EVERY) => Some(session::PING),
                 };
-                let _ = sender.send(sse::event(None, &last)).await;
-                return;
             }
         });
         session::response(events)
@@ -258,19 +236,15 @@ impl Relay {
         };
         self.pending_input.begin();
         let asked = self.asked.iter().map(|(key, (said, _))| {
-            let key = serde_json::Value::from(key.as_str());
-            let method = serde_json::Value::from(&*said.method);
+            let (key, method) = (Value::from(key.as_str()), Value::from(&*said.method));
             let params = said.params.as_ref().map_or("{}", RawJson::as_str);
             format!(r#"{key}:{{"method":{method},"params":{params}}}"#)
         });
         let asked = asked.collect::<Vec<_>>().join(",");
         let (pending_inputs, id) = (self.endpoint.pending_inputs.clone(), self.id.clone());
         let home = self.endpoint.replicas.own();
-        let stopping = self.endpoint.engine.stopping.clone();
-        let kept = self.endpoint.settings.limits.input_timeout;
-        let token = pending_inputs
-            .add(retry, self, kept, stopping)
-            .map_err(|error| error.to(Some(id.clone())))?;
+        let token = pending_inputs.add(retry, self);
+        let token = token.map_err(|error| error.to(Some(id.clone())))?;
         let state = RoutableSessionId { token, home };
         Ok(format!(
             r#"{{"jsonrpc":"2.0","id":{},"result":{{"resultType":"input_required","inputRequests":{{{asked}}},"requestState":"{state}"}}}}"#,
@@ -292,7 +266,8 @@ impl Relay {
                 answer = &mut self.call => return self.last(answer),
                 () = self.cancellation.cancelled() => {
                     let error = RpcError::new(ErrorKind::CANCELLED, "cancelled");
-                    return Next::Done(Box::new(Err(error.to(Some(self.id.clone())))));
+                    let error = error.to(Some(self.id.clone()));
+                    return Next::End(End::Answered(Box::new(Err(error))));
                 }
                 () = self.pending_input.resumed(), if answered && !gathering => {
                     for (responder, answer) in self.answers.drain(..) {
@@ -300,7 +275,7 @@ impl Relay {
                     }
                 }
                 // What a child asks together goes out together.
-                () = tokio::time::sleep(GATHER), if gathering => return Next::InputRequired,
+                () = tokio::time::sleep(GATHER), if gathering => return Next::End(End::InputRequired),
             }
         }
     }
@@ -313,7 +288,7 @@ impl Relay {
                 return Next::Event(event);
             }
         }
-        Next::Done(Box::new(self.finish(answer)))
+        Next::End(End::Answered(Box::new(self.finish(answer))))
     }
 
     fn hear(&mut self, message: ServerMessage) -> Option<Next> {
@@ -362,19 +337,17 @@ pub fn refused(capabilities: &Map<String, Value>, said: &Said) -> Option<(i64, S
     if can_answer(capabilities, needed, said.params.as_ref()) {
         return None;
     }
-    Some(if capabilities.contains_key(needed) {
-        let why = format!("this client does not support this mode of {needed}");
-        (code::INVALID_PARAMS, why)
+    let (code, what) = if capabilities.contains_key(needed) {
+        (code::INVALID_PARAMS, "this mode of ")
     } else {
-        let why = format!("this client does not support {needed}");
-        (code::METHOD_NOT_FOUND, why)
-    })
+        (code::METHOD_NOT_FOUND, "")
+    };
+    Some((code, format!("this client does not support {what}{needed}")))
 }
 
 /// One message as the whole answer.
 pub fn json(line: Bytes) -> Response {
-    let kind = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, kind)], line).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], line).into_response()
 }
 
 /// A progress note with the client's own token; other messages as they are.
@@ -401,40 +374,30 @@ const MOST: usize = 100;
 
 /// All calls whose input is pending on this bridge.
 #[derive(Clone, Default)]
-pub struct PendingInputs {
-    all: Arc<Mutex<HashMap<SessionId, (Retry, Relay)>>>,
-}
+pub struct PendingInputs(Arc<Mutex<HashMap<SessionId, (Retry, Relay)>>>);
 
 impl PendingInputs {
-    /// Keeps a call for so long, or until the bridge stops; returns the `requestState` that brings
-    /// it back.
-    pub fn add(
-        &self,
-        retry: Retry,
-        relay: Relay,
-        kept: Duration,
-        stopping: CancellationToken,
-    ) -> Result<SessionId, RpcError> {
-        let mut all = self.lock();
-        let own = all
-            .values()
-            .filter(|(other, _)| other.principal == retry.principal)
-            .count();
-        if own >= MOST {
+    /// Keeps a call until its time to wait for input is over, or the bridge stops; returns the `requestState` that
+    /// its retry sends.
+    fn add(&self, retry: Retry, relay: Relay) -> Result<SessionId, RpcError> {
+        let mut all = self.0.lock();
+        let others = all.values().map(|(other, _)| &other.principal);
+        if others.filter(|other| **other == retry.principal).count() >= MOST {
             return Err(RpcError::invalid(
                 "too many calls of this caller are waiting for input",
             ));
         }
+        let expiry = tokio::time::sleep(relay.endpoint.settings.limits.input_timeout);
+        let stopping = relay.endpoint.engine.stopping.clone();
         let state = SessionId::random();
         all.insert(state.clone(), (retry, relay));
         drop(all);
         let (pending_inputs, expired) = (self.clone(), state.clone());
         tokio::spawn(async move {
             // A bridge that stops takes no retries.
-            let expiry = tokio::time::sleep(kept);
             stopping.run_until_cancelled(expiry).await;
-            // Dropping it cancels the call.
-            let gone = pending_inputs.lock().remove(&expired);
+            // Dropping it cancels the call, which must not happen under the lock.
+            let gone = pending_inputs.0.lock().remove(&expired);
             drop(gone);
         });
         Ok(state)
@@ -455,37 +418,16 @@ impl PendingInputs {
         if state.home != request.endpoint.replicas.own() {
             return Err(request.forward_home(state.home, unknown).await);
         }
-        let relay = self.resume(&state.token, retry, message);
-        Ok(relay.ok_or_else(unknown)?)
-    }
-
-    fn resume(&self, state: &SessionId, retry: &Retry, message: &ClientMessage) -> Option<Relay> {
-        let mut all = self.lock();
-        if all.get(state).is_none_or(|(expected, _)| expected != retry) {
-            return None;
+        let mut all = self.0.lock();
+        let kept = all.get(&state.token);
+        if kept.is_none_or(|(expected, _)| expected != retry) {
+            return Err(unknown().into());
         }
-        let (_, mut relay) = all.remove(state)?;
+        let (_, mut relay) = all.remove(&state.token).ok_or_else(unknown)?;
         drop(all);
-        relay.answer(&answers(message));
-        Some(relay)
+        relay.answer(message);
+        Ok(relay)
     }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<SessionId, (Retry, Relay)>> {
-        self.all.lock()
-    }
-}
-
-/// The client's answers by their keys.
-fn answers(message: &ClientMessage) -> IndexMap<String, RawJson> {
-    let Some(raw) = &message.params.input_responses else {
-        return IndexMap::new();
-    };
-    let bytes = raw.clone().into_bytes();
-    let members: IndexMap<String, &RawValue> = serde_json::from_slice(&bytes).unwrap_or_default();
-    members
-        .into_iter()
-        .map(|(key, value)| (key, RawJson::within(&bytes, value)))
-        .collect()
 }
 
 // Which request may go on with a call that waits for its client.

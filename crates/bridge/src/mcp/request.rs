@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method};
-use base64::Engine as _;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bridge_model::Caller;
 use bridge_process::Profile;
 use bridge_protocol::{
@@ -15,10 +15,15 @@ use bridge_protocol::{
 use bridge_state::InstanceId;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 use tokio::time::Instant;
 
-use super::{Endpoint, RpcError, aggregate::Shown, files::is_openwebui};
+use super::{
+    Endpoint, RpcError,
+    aggregate::Shown,
+    files::is_openwebui,
+    session::{self, McpSession},
+};
 use crate::{
     call::{Ask, Call, PendingInput, Relayed},
     catalog::{Knowledge, Offer},
@@ -62,6 +67,8 @@ pub struct ServerRequest<'a> {
     pub request: &'a McpRequest<'a>,
     /// The server, and what it offers.
     pub offer: Arc<Offer>,
+    /// The protocol session, where the client has one.
+    pub session: Option<&'a Arc<McpSession>>,
     /// How its resources are called, where that is not as it calls them.
     pub shown: Option<Shown>,
 }
@@ -163,8 +170,8 @@ impl ServerRequest<'_> {
             .ok_or_else(|| RpcError::new(ErrorKind::UNKNOWN_SESSION, "session not found"))
     }
 
-    /// Opens the workspace here, or has the request answered where it belongs. With a profile, it is
-    /// for a request to a child that is spoken to like that.
+    /// Opens the workspace here, or has the request answered where it belongs: there the session is a remote one.
+    /// With a profile, it is for a request to a child that is spoken to like that.
     pub async fn enter(
         &self,
         address: WorkspaceAddress,
@@ -175,11 +182,18 @@ impl ServerRequest<'_> {
         } = self.request;
         let spec = &self.offer.spec;
         let wants = profile.and_then(|profile| Wants::for_caller(spec, profile, caller));
-        let forward = || Some(self.request.forward());
-        let (replicas, wants) = (&endpoint.replicas, wants.as_ref());
-        let entering = replicas.enter_or_forward(caller, spec.mode, &address, wants, forward);
-        let workspace = entering.await?;
-        Ok(Entered { address, workspace })
+        let mut forwarding = self.request.forwarding();
+        loop {
+            let entering = endpoint
+                .replicas
+                .enter(caller, spec.mode, &address, wants.as_ref());
+            let elsewhere = match entering.await {
+                Ok(workspace) => return Ok(Entered { address, workspace }),
+                Err(elsewhere) => elsewhere,
+            };
+            let elsewhere = session::with_remote_session(self.request, self.session, elsewhere);
+            forwarding.to(&elsewhere.await).await?;
+        }
     }
 
     /// Whether Open WebUI asks, which may also say its name.
@@ -262,19 +276,15 @@ pub fn check(
     same(headers, header_name::METHOD, method)?;
     if NAMED.contains(&method) {
         let params = &message.params;
-        let name = params
-            .name
-            .as_ref()
-            .map(|(name, _)| name)
-            .or(params.uri.as_ref());
-        let Some(name) = name else {
+        let name = params.name.as_ref().map(|(name, _)| name);
+        let Some(name) = name.or(params.uri.as_ref()) else {
             return Err(RpcError::params("params.name or params.uri is missing"));
         };
         same(headers, header_name::NAME, name)?;
     }
-    match schema {
-        Some(schema) => check_params(headers, message, schema),
-        None => Ok(()),
+    match (schema, &message.params.arguments) {
+        (Some(schema), Some(arguments)) => check_level(headers, schema, arguments),
+        _ => Ok(()),
     }
 }
 
@@ -310,12 +320,10 @@ fn missing(key: &str) -> RpcError {
     RpcError::params(&format!("params._meta[{key:?}] is missing"))
 }
 
-fn unsupported(version: &str, supported: &[&str]) -> RpcError {
-    RpcError::new(
-        ErrorKind::UNSUPPORTED_VERSION,
-        "Unsupported protocol version",
-    )
-    .with(json!({"supported": supported, "requested": version}))
+pub(super) fn unsupported(version: &str, supported: &[&str]) -> RpcError {
+    let text = "Unsupported protocol version";
+    let error = RpcError::new(ErrorKind::UNSUPPORTED_VERSION, text);
+    error.with(json!({"supported": supported, "requested": version}))
 }
 
 fn one(headers: &HeaderMap, name: &str) -> Result<Option<String>, RpcError> {
@@ -328,11 +336,12 @@ fn one(headers: &HeaderMap, name: &str) -> Result<Option<String>, RpcError> {
             "the header {name} was sent more than once"
         )));
     }
-    let bad = || RpcError::headers(&format!("the header {name} is not plain text"));
-    first
-        .to_str()
-        .map(|text| Some(text.to_owned()))
-        .map_err(|_| bad())
+    match first.to_str() {
+        Ok(text) => Ok(Some(text.to_owned())),
+        Err(_) => Err(RpcError::headers(&format!(
+            "the header {name} is not plain text"
+        ))),
+    }
 }
 
 fn same(headers: &HeaderMap, name: &str, wanted: &str) -> Result<(), RpcError> {
@@ -349,30 +358,14 @@ fn same(headers: &HeaderMap, name: &str, wanted: &str) -> Result<(), RpcError> {
 
 /// `=?base64?…?=` stands for text that a header cannot hold.
 fn decoded(value: &str) -> Option<String> {
-    let Some(coded) = value
-        .strip_prefix("=?base64?")
-        .and_then(|rest| rest.strip_suffix("?="))
-    else {
-        return Some(value.to_owned());
-    };
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(coded)
-        .ok()?;
-    String::from_utf8(bytes).ok()
-}
-
-/// Arguments that the tool's schema marks with `x-mcp-header` stand in a header too.
-fn check_params(
-    headers: &HeaderMap,
-    message: &ClientMessage,
-    schema: &Value,
-) -> Result<(), RpcError> {
-    match &message.params.arguments {
-        Some(arguments) => check_level(headers, schema, arguments),
-        None => Ok(()),
+    let coded = value.strip_prefix("=?base64?");
+    match coded.and_then(|rest| rest.strip_suffix("?=")) {
+        Some(coded) => String::from_utf8(BASE64_STANDARD.decode(coded).ok()?).ok(),
+        None => Some(value.to_owned()),
     }
 }
 
+/// Arguments that the tool's schema marks with `x-mcp-header` stand in a header too.
 fn check_level(headers: &HeaderMap, schema: &Value, arguments: &RawJson) -> Result<(), RpcError> {
     // The schema bounds the depth, not the caller.
     let Some(properties) = schema["properties"].as_object() else {
@@ -407,11 +400,7 @@ fn check_value(headers: &HeaderMap, header: &str, value: &RawJson) -> Result<(),
     }
 }
 
-fn same_number(
-    headers: &HeaderMap,
-    name: &str,
-    wanted: &serde_json::Number,
-) -> Result<(), RpcError> {
+fn same_number(headers: &HeaderMap, name: &str, wanted: &Number) -> Result<(), RpcError> {
     let sent = one(headers, name)?.and_then(|sent| decoded(&sent));
     let sent = sent.and_then(|sent| sent.trim().parse::<f64>().ok());
     if sent.is_some() && sent == wanted.as_f64() {

@@ -15,22 +15,22 @@ use std::{
 
 use axum::{
     body::{Body, BodyDataStream},
-    http::{HeaderMap, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{ForwardReason, Principal, RemoteSession, ServerName, SessionId};
 use bridge_process::{Cancellation, Child, Responder, WeakNotifier};
 use bridge_protocol::{
     RawJson, header_name,
-    jsonrpc::{Said, splice},
+    jsonrpc::{Said, number, splice},
     method,
     sse::{Cursor, Parser, TooLong, event},
 };
 use bridge_state::InstanceId;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use indexmap::IndexMap;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::{
     sync::{Notify, broadcast, mpsc},
@@ -149,7 +149,7 @@ impl McpSessions {
         principal: &Principal,
         remote_session: &RemoteSession,
     ) -> Option<Arc<McpSession>> {
-        let known = lock(&self.all).contains_key(&remote_session.id);
+        let known = self.all.lock().contains_key(&remote_session.id);
         if !known {
             let apart = Uuid::new_v4().as_u64_pair().0 >> 12 | 1 << 32;
             let session = McpSession::new(
@@ -167,20 +167,20 @@ impl McpSessions {
         )?;
         found.set_log_level(&remote_session.log_level);
         if let Some(greeting) = &remote_session.greeting {
-            *lock(&found.greeting) = Some(greeting.to_string().into());
+            *found.greeting.lock() = Some(greeting.to_string().into());
         }
         Some(found)
     }
 
     fn keep(&self, session: &Arc<McpSession>) {
-        let mut all = lock(&self.all);
-        all.retain(|_, other| lock(&other.last_used).elapsed() < KEPT_UNUSED);
+        let mut all = self.all.lock();
+        all.retain(|_, other| other.last_used.lock().elapsed() < KEPT_UNUSED);
         let own = all
             .values()
             .filter(|other| other.principal == session.principal);
         let own: Vec<_> = own.cloned().collect();
         if own.len() >= MOST
-            && let Some(oldest) = own.iter().min_by_key(|other| *lock(&other.last_used))
+            && let Some(oldest) = own.iter().min_by_key(|other| *other.last_used.lock())
         {
             oldest.ended.cancel();
             all.remove(&oldest.id);
@@ -201,10 +201,10 @@ impl McpSessions {
         principal: &Principal,
         server: Option<&ServerName>,
     ) -> Option<Arc<McpSession>> {
-        let session = lock(&self.all).get(id)?.clone();
+        let session = self.all.lock().get(id)?.clone();
         let theirs = session.principal == *principal && session.server.as_ref() == server;
         theirs.then(|| {
-            *lock(&session.last_used) = Instant::now();
+            *session.last_used.lock() = Instant::now();
             session
         })
     }
@@ -226,7 +226,7 @@ impl McpSessions {
             let allow = |servers: &Servers| servers.get(server).map(|spec| spec.allow.clone());
             allow(before) != allow(now)
         };
-        let all: Vec<_> = lock(&self.all).values().cloned().collect();
+        let all: Vec<_> = self.all.lock().values().cloned().collect();
         for session in all {
             if session.server.as_ref().is_some_and(changed) {
                 self.end(&session);
@@ -236,9 +236,9 @@ impl McpSessions {
 
     /// Ends a session and its streams.
     pub fn end(&self, session: &McpSession) {
-        lock(&self.all).remove(&session.id);
+        self.all.lock().remove(&session.id);
         session.ended.cancel();
-        lock(&session.asked).clear();
+        session.asked.lock().clear();
     }
 }
 
@@ -273,9 +273,20 @@ impl McpSession {
             version: self.version.clone(),
             capabilities: self.capabilities.clone(),
             log_level: self.log_level(),
-            greeting: lock(&self.greeting)
+            greeting: self
+                .greeting
+                .lock()
                 .as_ref()
                 .and_then(|line| std::str::from_utf8(line).ok().map(Into::into)),
+        }
+    }
+
+    /// Writes its id into headers, with the replica that has it.
+    pub fn write_id(&self, home: InstanceId, headers: &mut HeaderMap) {
+        let token = self.id.clone();
+        let id = RoutableSessionId { token, home }.to_string();
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            headers.insert(header_name::SESSION_ID, id);
         }
     }
 
@@ -283,7 +294,7 @@ impl McpSession {
     pub fn begin_request(self: &Arc<Self>, id: &RawJson) -> InFlight {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let (id, cancellation) = (id.as_bytes().to_vec(), Cancellation::default());
-        let mut in_flight = lock(&self.in_flight);
+        let mut in_flight = self.in_flight.lock();
         let same = in_flight.entry(id.clone()).or_default();
         same.push((number, cancellation.clone()));
         drop(in_flight);
@@ -297,7 +308,7 @@ impl McpSession {
 
     /// The client says in this line that he no longer wants the answer to a request of his own.
     pub fn cancel(&self, line: &bytes::Bytes, id: &RawJson) {
-        let same = lock(&self.in_flight).get(id.as_bytes()).cloned();
+        let same = self.in_flight.lock().get(id.as_bytes()).cloned();
         for (_, cancellation) in same.unwrap_or_default() {
             cancellation.cancel(line, id);
         }
@@ -312,7 +323,7 @@ impl McpSession {
         pending_input: PendingInput,
         token: Option<RawJson>,
     ) -> Option<u64> {
-        let mut asked = lock(&self.asked);
+        let mut asked = self.asked.lock();
         if asked.len() >= MOST_ASKED {
             drop(asked);
             return None;
@@ -330,8 +341,8 @@ impl McpSession {
 
     /// Tells the child that asked how far its client's answer is; `false` if nobody asked.
     pub fn progress(&self, line: &bytes::Bytes, token: &RawJson) -> bool {
-        let asked = lock(&self.asked);
-        let found = number(token).and_then(|number| asked.get(&number));
+        let asked = self.asked.lock();
+        let found = number(token.as_str()).and_then(|number| asked.get(&number));
         let Some((found, own)) = found.and_then(|found| Some((found, found.token.as_ref()?)))
         else {
             return false;
@@ -345,7 +356,7 @@ impl McpSession {
     /// with our number for it; `None` where nothing of it is open.
     pub fn withdrawn(&self, said: &Said, notifier: &WeakNotifier) -> Option<bytes::Bytes> {
         let id = said.params.as_ref()?.member("requestId")?;
-        let mut asked = lock(&self.asked);
+        let mut asked = self.asked.lock();
         let mut open = asked.iter();
         let found = open.find(|(_, asked)| notifier.asked(&asked.responder, &id));
         let number = *found?.0;
@@ -360,8 +371,8 @@ impl McpSession {
     /// Passes a client's answer on to the child that asked, once its call may go on; `false` if
     /// nobody did.
     pub fn answer(&self, line: &bytes::Bytes, id: &RawJson) -> bool {
-        let mut open = lock(&self.asked);
-        let Some(asked) = number(id).and_then(|number| open.remove(&number)) else {
+        let mut open = self.asked.lock();
+        let Some(asked) = number(id.as_str()).and_then(|number| open.remove(&number)) else {
             return false;
         };
         let waits = asked.is_one_of_several(&open);
@@ -382,35 +393,35 @@ impl McpSession {
 
     /// The least log messages that the client wants.
     pub fn log_level(&self) -> Box<str> {
-        lock(&self.log_level).clone()
+        self.log_level.lock().clone()
     }
 
     /// The client wants log messages from this level on.
     pub fn set_log_level(&self, level: &str) {
-        *lock(&self.log_level) = level.into();
+        *self.log_level.lock() = level.into();
     }
 
     /// Passes what the client tells on to its children. A shared child is not told: it would take
     /// one caller's word for everybody's.
     pub fn tell(&self, line: &bytes::Bytes) {
-        for notifier in lock(&self.followed).values().flatten() {
+        for notifier in self.followed.lock().values().flatten() {
             notifier.tell(line);
         }
     }
 
     /// Tells this to the session's children, those to come included; the last such line counts.
     pub fn tell_always(&self, line: &bytes::Bytes) {
-        *lock(&self.greeting) = Some(line.clone());
+        *self.greeting.lock() = Some(line.clone());
         self.tell(line);
     }
 
     /// Passes on what this child says to nobody in particular, until it or the session ends; from
     /// now on the child hears what the client tells. `shown` is how its resources are called.
     pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode, shown: Option<Shown>) {
-        let mut followed = lock(&self.followed);
+        let mut followed = self.followed.lock();
         followed.retain(|_, notifier| notifier.as_ref().is_none_or(WeakNotifier::is_open));
         let notifier = (mode != Mode::Shared).then(|| child.notifier());
-        let greeting = lock(&self.greeting).clone();
+        let greeting = self.greeting.lock().clone();
         if let (Some(notifier), Some(greeting)) = (&notifier, greeting)
             && !followed.contains_key(&child.number())
         {
@@ -465,7 +476,7 @@ pub struct InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut in_flight = lock(&self.session.in_flight);
+        let mut in_flight = self.session.in_flight.lock();
         let Some(same) = in_flight.get_mut(&self.id) else {
             return;
         };
@@ -476,15 +487,6 @@ impl Drop for InFlight {
     }
 }
 
-/// A number of ours, as a client writes it.
-fn number(id: &RawJson) -> Option<u64> {
-    id.as_str().trim_matches('"').parse().ok()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
-    mutex.lock()
-}
-
 // A protocol session whose chat is worked on by another replica: it is a remote session there, and what is
 // said to it there comes back into its stream here.
 
@@ -492,13 +494,14 @@ fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
 /// says to nobody in particular is heard here before the request goes there.
 pub async fn with_remote_session(
     request: &McpRequest<'_>,
-    session: &Arc<McpSession>,
+    session: Option<&Arc<McpSession>>,
     elsewhere: Elsewhere,
 ) -> Elsewhere {
     // The own request of a remote session came by a lease, and does not go on.
-    if request.caller.forward_reason() == Some(ForwardReason::Lease) {
+    let by_lease = request.caller.forward_reason() == Some(ForwardReason::Lease);
+    let Some(session) = session.filter(|_| !by_lease) else {
         return elsewhere;
-    }
+    };
     let elsewhere = Elsewhere {
         remote_session: Some(Arc::new(session.to_remote_session())),
         ..elsewhere
@@ -572,13 +575,7 @@ fn of_session(
     body: &Bytes,
 ) -> Forward {
     let mut headers = request.headers.clone();
-    let id = RoutableSessionId {
-        token: session.id.clone(),
-        home: request.endpoint.replicas.own(),
-    };
-    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        headers.insert(header_name::SESSION_ID, id);
-    }
+    session.write_id(request.endpoint.replicas.own(), &mut headers);
     let accept = HeaderValue::from_static("application/json, text/event-stream");
     headers.insert(header::ACCEPT, accept);
     headers.remove("last-event-id");
@@ -635,7 +632,11 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let number = self.number;
-        self.outbox.lock().streams.retain(|other| *other != number);
+        self.outbox
+            .events
+            .lock()
+            .streams
+            .retain(|other| *other != number);
         self.outbox.more.notify_waiters();
     }
 }
@@ -685,7 +686,7 @@ impl Open {
 impl Outbox {
     /// Adds a message.
     pub fn push(&self, line: &[u8]) {
-        let mut events = self.lock();
+        let mut events = self.events.lock();
         events.last += 1;
         let event = event(Some(events.last), line);
         events.bytes += event.len();
@@ -708,7 +709,7 @@ impl Outbox {
         after: Option<u64>,
         reader: mpsc::Sender<Bytes>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let mut events = self.lock();
+        let mut events = self.events.lock();
         events.opened += 1;
         let number = events.opened;
         events.streams.push(number);
@@ -721,10 +722,6 @@ impl Outbox {
             waits: false,
         };
         open.send(reader)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Events> {
-        self.events.lock()
     }
 }
 
@@ -771,23 +768,15 @@ impl Messages {
 }
 
 /// A response whose body is what comes through the channel.
-pub fn response(events: mpsc::Receiver<Bytes>) -> Response {
-    let events = futures_util::stream::unfold(events, |mut events| async move {
-        let event = events.recv().await?;
-        Some((Ok::<_, Infallible>(event), events))
-    });
-    let mut response = Body::from_stream(events).into_response();
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/event-stream"),
-    );
-    headers.insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, no-transform"),
-    );
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
+pub fn response(mut events: mpsc::Receiver<Bytes>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    let events = stream::poll_fn(move |context| events.poll_recv(context));
+    let body = Body::from_stream(events.map(Ok::<_, Infallible>));
+    (headers, body).into_response()
 }
 
 #[cfg(test)]
