@@ -4,6 +4,8 @@
 //! and for logs. At an MCP endpoint an error of the call itself travels under 200, as JSON-RPC has it; only
 //! what concerns the request as such, or says "not now", has a status that proxies see.
 
+use std::fmt::Display;
+
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -20,6 +22,8 @@ use crate::telemetry::ProblemKind;
 pub struct ErrorKind {
     /// For programs, metrics and logs.
     pub name: &'static str,
+    /// What `detail` of a problem document is.
+    pub detail: Detail,
     /// The HTTP status at an OpenAPI endpoint.
     pub status: u16,
     /// The HTTP status at an MCP endpoint.
@@ -30,12 +34,28 @@ pub struct ErrorKind {
     pub retry_after: u64,
 }
 
+/// The `detail` of a problem document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// The text, as mcpo has it where no tool was called.
+    Text,
+    /// An object with the text as `message`.
+    Object,
+}
+
+/// An error whose text the caller may read.
+pub trait CallerError: Display {
+    /// Its row.
+    fn kind(&self) -> ErrorKind;
+}
+
 macro_rules! table {
-    ($($row:ident $name:literal $status:literal $mcp_status:literal $code:ident $retry_after:literal;)*) => {
+    ($($row:ident $name:literal $detail:ident $status:literal $mcp_status:literal $code:ident $retry_after:literal;)*) => {
         impl ErrorKind {$(
             #[doc = concat!("`", $name, "`: ", $status, " at OpenAPI endpoints.")]
             pub const $row: Self = Self {
                 name: $name,
+                detail: Detail::$detail,
                 status: $status,
                 mcp_status: $mcp_status,
                 code: $code,
@@ -46,76 +66,76 @@ macro_rules! table {
 }
 
 table! {
-    //                                   OpenAPI: HTTP  MCP: HTTP, JSON-RPC, and Retry-After
+    //                                  OpenAPI: detail, HTTP   MCP: HTTP, JSON-RPC, and Retry-After
     // The request as such.
-    NOT_FOUND "not_found"                         404 404 INVALID_REQUEST   0;
-    BAD_PATH "bad_path"                           400 400 INVALID_REQUEST   0;
-    METHOD_NOT_ALLOWED "method_not_allowed"       405 405 INVALID_REQUEST   0;
-    BAD_TRANSFER_CODING "bad_transfer_coding"     400 400 INVALID_REQUEST   0;
-    BAD_MEDIA_TYPE "bad_media_type"               415 415 INVALID_REQUEST   0;
-    NOT_ACCEPTABLE "not_acceptable"               406 406 INVALID_REQUEST   0;
-    OVERFULL "overfull"                           503 503 INTERNAL_ERROR    5;
+    NOT_FOUND "not_found"                         Text   404 404 INVALID_REQUEST   0;
+    BAD_PATH "bad_path"                           Object 400 400 INVALID_REQUEST   0;
+    METHOD_NOT_ALLOWED "method_not_allowed"       Text   405 405 INVALID_REQUEST   0;
+    BAD_TRANSFER_CODING "bad_transfer_coding"     Object 400 400 INVALID_REQUEST   0;
+    BAD_MEDIA_TYPE "bad_media_type"               Object 415 415 INVALID_REQUEST   0;
+    NOT_ACCEPTABLE "not_acceptable"               Object 406 406 INVALID_REQUEST   0;
+    OVERFULL "overfull"                           Object 503 503 INTERNAL_ERROR    5;
     // Its body.
-    BODY_TOO_LARGE "body_too_large"               413 413 INVALID_REQUEST   0;
-    TOO_MANY_VALUES "too_many_values"             413 413 INVALID_REQUEST   0;
-    NO_MEMORY "no_memory"                         503 503 INVALID_REQUEST   5;
-    SLOW_BODY "slow_body"                         408 408 INVALID_REQUEST   0;
-    BROKEN_BODY "broken_body"                     400 400 INVALID_REQUEST   0;
-    BAD_JSON "bad_json"                           400 400 PARSE_ERROR       0;
-    BAD_MULTIPART "bad_multipart"                 400 400 INVALID_REQUEST   0;
-    FILE_TOO_LARGE "file_too_large"               413 413 INVALID_REQUEST   0;
-    TOO_MANY_FILES "too_many_files"               413 413 INVALID_REQUEST   0;
-    NO_FOLDER "no_folder"                         422 422 INVALID_REQUEST   0;
+    BODY_TOO_LARGE "body_too_large"               Object 413 413 INVALID_REQUEST   0;
+    TOO_MANY_VALUES "too_many_values"             Object 413 413 INVALID_REQUEST   0;
+    NO_MEMORY "no_memory"                         Object 503 503 INVALID_REQUEST   5;
+    SLOW_BODY "slow_body"                         Object 408 408 INVALID_REQUEST   0;
+    BROKEN_BODY "broken_body"                     Text   400 400 INVALID_REQUEST   0;
+    BAD_JSON "bad_json"                           Text   400 400 PARSE_ERROR       0;
+    BAD_MULTIPART "bad_multipart"                 Object 400 400 INVALID_REQUEST   0;
+    FILE_TOO_LARGE "file_too_large"               Object 413 413 INVALID_REQUEST   0;
+    TOO_MANY_FILES "too_many_files"               Object 413 413 INVALID_REQUEST   0;
+    NO_FOLDER "no_folder"                         Object 422 422 INVALID_REQUEST   0;
     // The caller.
-    UNKNOWN_HOST "unknown_host"                   403 403 INVALID_REQUEST   0;
-    FORGED_PEER "forged_peer"                     403 403 INVALID_REQUEST   0;
-    MISSING_KEY "missing_key"                     401 401 INVALID_REQUEST   0;
-    INVALID_KEY "invalid_key"                     403 403 INVALID_REQUEST   0;
-    INVALID_TOKEN "invalid_token"                 401 401 INVALID_REQUEST   0;
-    INVALID_SESSION "invalid_session"             401 401 INVALID_REQUEST   0;
-    TWO_USERS "two_users"                         401 401 INVALID_REQUEST   0;
-    OPENWEBUI_UNREACHABLE "openwebui_unavailable" 503 503 INVALID_REQUEST   5;
-    OPENWEBUI_UNUSABLE "openwebui_unavailable"    502 502 INVALID_REQUEST   5;
-    DUPLICATE_HEADER "duplicate_header"           400 400 INVALID_REQUEST   0;
-    BAD_HEADER "bad_header"                       400 400 INVALID_REQUEST   0;
-    USER_NEEDED "user_needed"                     403 403 INVALID_REQUEST   0;
+    UNKNOWN_HOST "unknown_host"                   Text   403 403 INVALID_REQUEST   0;
+    FORGED_PEER "forged_peer"                     Text   403 403 INVALID_REQUEST   0;
+    MISSING_KEY "missing_key"                     Text   401 401 INVALID_REQUEST   0;
+    INVALID_KEY "invalid_key"                     Text   403 403 INVALID_REQUEST   0;
+    INVALID_TOKEN "invalid_token"                 Text   401 401 INVALID_REQUEST   0;
+    INVALID_SESSION "invalid_session"             Text   401 401 INVALID_REQUEST   0;
+    TWO_USERS "two_users"                         Text   401 401 INVALID_REQUEST   0;
+    OPENWEBUI_UNREACHABLE "openwebui_unavailable" Text   503 503 INVALID_REQUEST   5;
+    OPENWEBUI_UNUSABLE "openwebui_unavailable"    Text   502 502 INVALID_REQUEST   5;
+    DUPLICATE_HEADER "duplicate_header"           Text   400 400 INVALID_REQUEST   0;
+    BAD_HEADER "bad_header"                       Text   400 400 INVALID_REQUEST   0;
+    USER_NEEDED "user_needed"                     Object 403 403 INVALID_REQUEST   0;
     // The MCP message.
-    BAD_REQUEST "bad_request"                     400 400 INVALID_REQUEST   0;
-    BAD_PARAMS "bad_arguments"                    400 400 INVALID_PARAMS    0;
-    HEADER_MISMATCH "header_mismatch"             400 400 MISMATCH          0;
-    UNSUPPORTED_VERSION "unsupported_version"     400 400 VERSION           0;
-    UNKNOWN_METHOD "unknown_method"               404 404 METHOD_NOT_FOUND  0;
-    UNKNOWN_SESSION "unknown_session"             404 404 INVALID_REQUEST   0;
+    BAD_REQUEST "bad_request"                     Object 400 400 INVALID_REQUEST   0;
+    BAD_PARAMS "bad_arguments"                    Object 400 400 INVALID_PARAMS    0;
+    HEADER_MISMATCH "header_mismatch"             Object 400 400 MISMATCH          0;
+    UNSUPPORTED_VERSION "unsupported_version"     Object 400 400 VERSION           0;
+    UNKNOWN_METHOD "unknown_method"               Object 404 404 METHOD_NOT_FOUND  0;
+    UNKNOWN_SESSION "unknown_session"             Object 404 404 INVALID_REQUEST   0;
     // The server, the tool and its arguments.
-    UNKNOWN_SERVER "unknown_server"               404 404 INVALID_REQUEST   0;
-    STARTING "starting"                           503 503 INTERNAL_ERROR    5;
-    SERVER_FAILED "not_started"                   502 502 INTERNAL_ERROR    30;
-    UNKNOWN_TOOL "unknown_tool"                   404 200 INVALID_PARAMS    0;
-    BAD_ARGUMENTS "bad_arguments"                 422 200 INVALID_PARAMS    0;
-    BAD_FILE_NAME "bad_path"                      422 200 INVALID_PARAMS    0;
+    UNKNOWN_SERVER "unknown_server"               Text   404 404 INVALID_REQUEST   0;
+    STARTING "starting"                           Object 503 503 INTERNAL_ERROR    5;
+    SERVER_FAILED "not_started"                   Object 502 502 INTERNAL_ERROR    30;
+    UNKNOWN_TOOL "unknown_tool"                   Text   404 200 INVALID_PARAMS    0;
+    BAD_ARGUMENTS "bad_arguments"                 Object 422 200 INVALID_PARAMS    0;
+    BAD_FILE_NAME "bad_path"                      Object 422 200 INVALID_PARAMS    0;
     // The call, before the tool was asked.
-    BUSY "busy"                                   429 429 INTERNAL_ERROR    10;
-    DISK_FULL "disk_full"                         507 507 INTERNAL_ERROR    0;
-    ELSEWHERE "elsewhere"                         503 503 INTERNAL_ERROR    5;
-    SHUTTING_DOWN "shutting_down"                 503 503 INTERNAL_ERROR    5;
-    NOT_STARTED "not_started"                     502 200 INTERNAL_ERROR    0;
-    NOT_SUBSCRIBED "not_subscribed"               502 200 INTERNAL_ERROR    0;
+    BUSY "busy"                                   Object 429 429 INTERNAL_ERROR    10;
+    DISK_FULL "disk_full"                         Object 507 507 INTERNAL_ERROR    0;
+    ELSEWHERE "elsewhere"                         Object 503 503 INTERNAL_ERROR    5;
+    SHUTTING_DOWN "shutting_down"                 Object 503 503 INTERNAL_ERROR    5;
+    NOT_STARTED "not_started"                     Object 502 200 INTERNAL_ERROR    0;
+    NOT_SUBSCRIBED "not_subscribed"               Object 502 200 INTERNAL_ERROR    0;
     // Afterwards. Nothing here says when to come back: the tool may have acted.
-    DIED "died"                                   502 200 INTERNAL_ERROR    0;
-    REMOTE_FAILED "remote_failed"                 502 200 INTERNAL_ERROR    0;
-    ANSWER_TOO_LARGE "answer_too_large"           502 200 INTERNAL_ERROR    0;
-    TIMEOUT "timeout"                             504 200 INTERNAL_ERROR    0;
-    INPUT_REQUIRED "input_required"               502 200 INTERNAL_ERROR    0;
-    NOT_ANSWERED "not_answered"                   504 200 INTERNAL_ERROR    0;
-    TOO_MANY_ROUNDS "too_many_rounds"             502 200 INTERNAL_ERROR    0;
-    INTERRUPTED "interrupted"                     502 200 INTERNAL_ERROR    0;
-    FENCED "fenced"                               409 200 INTERNAL_ERROR    0;
-    REPLICA_LOST "replica_lost"                   502 200 INTERNAL_ERROR    0;
-    TOOL_ERROR "tool_error"                       500 200 INTERNAL_ERROR    0;
-    RPC_ERROR "rpc_error"                         500 200 INTERNAL_ERROR    0;
+    DIED "died"                                   Object 502 200 INTERNAL_ERROR    0;
+    REMOTE_FAILED "remote_failed"                 Object 502 200 INTERNAL_ERROR    0;
+    ANSWER_TOO_LARGE "answer_too_large"           Object 502 200 INTERNAL_ERROR    0;
+    TIMEOUT "timeout"                             Object 504 200 INTERNAL_ERROR    0;
+    INPUT_REQUIRED "input_required"               Object 502 200 INTERNAL_ERROR    0;
+    NOT_ANSWERED "not_answered"                   Object 504 200 INTERNAL_ERROR    0;
+    TOO_MANY_ROUNDS "too_many_rounds"             Object 502 200 INTERNAL_ERROR    0;
+    INTERRUPTED "interrupted"                     Object 502 200 INTERNAL_ERROR    0;
+    FENCED "fenced"                               Object 409 200 INTERNAL_ERROR    0;
+    REPLICA_LOST "replica_lost"                   Object 502 200 INTERNAL_ERROR    0;
+    TOOL_ERROR "tool_error"                       Object 500 200 INTERNAL_ERROR    0;
+    RPC_ERROR "rpc_error"                         Object 500 200 INTERNAL_ERROR    0;
     // Nobody reads this answer; 499 is what proxies log for it.
-    CANCELLED "cancelled"                         499 200 REQUEST_CANCELLED 0;
-    INTERNAL "internal"                           500 200 INTERNAL_ERROR    0;
+    CANCELLED "cancelled"                         Object 499 200 REQUEST_CANCELLED 0;
+    INTERNAL "internal"                           Object 500 200 INTERNAL_ERROR    0;
 }
 
 impl ErrorKind {

@@ -8,13 +8,10 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use serde_json::json;
 
-use super::Problem;
 use crate::{
     budget::{Refused, SMALL, TenantMemory},
-    error_table::ErrorKind,
-    mcp::RpcError,
+    error_table::{CallerError, ErrorKind},
 };
 
 /// The body with a guard, which is dropped with it.
@@ -66,7 +63,9 @@ impl Unread {
         }
         Self::Broken(error)
     }
+}
 
+impl CallerError for Unread {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::TooLarge(_) | Self::NoMemory(_) => ErrorKind::BODY_TOO_LARGE,
@@ -130,21 +129,4 @@ where
     }
     let bytes = if all.is_empty() { first } else { all.into() };
     Ok(share.keep(bytes))
-}
-
-impl From<Unread> for Problem {
-    fn from(unread: Unread) -> Self {
-        let (kind, text) = (unread.kind(), unread.to_string());
-        let detail = match unread {
-            Unread::Broken(_) => text.into(),
-            _ => json!({"message": text}),
-        };
-        Self::new(kind, detail)
-    }
-}
-
-impl From<Unread> for RpcError {
-    fn from(unread: Unread) -> Self {
-        Self::new(unread.kind(), unread.to_string())
-    }
 }

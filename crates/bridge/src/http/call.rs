@@ -31,8 +31,8 @@ use crate::{
     budget::Taken,
     call::{Answer, Ask, Call, CallError, Incoming, Link, Waited},
     catalog::{Knowledge, Offer},
-    config::{Mode, ServerAccess, ServerSpec, Settings},
-    identity::SESSION_HEADER,
+    config::{Mode, ServerSpec, Settings},
+    identity::{NoServer, SESSION_HEADER, usable},
     replicas::{Exit, Located, Payload},
     session::{Class, Wants, WorkspaceAddress},
     telemetry::{ProblemKind, RequestId},
@@ -214,22 +214,18 @@ async fn locate(
     (server, tool): (&str, &str),
     caller: &Caller,
 ) -> Result<Located<Found>, Problem> {
-    let unknown = || Problem::unknown_server(server);
-    let (name, access) = app
-        .directory
-        .server_for(server, caller)
-        .ok_or_else(unknown)?;
-    if access != ServerAccess::Use {
-        return Err(Problem::user_needed(server));
-    }
+    let unknown = || NoServer::Unknown(server.to_owned());
+    let name = usable(&app.directory, server, caller)?;
     let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => offer,
         Knowledge::Learning => {
             let other = app.replicas.anyone_for(caller);
-            let other = other.ok_or_else(|| Problem::not_ready(server))?;
+            let other = other.ok_or_else(|| NoServer::Starting(server.to_owned()))?;
             return Ok(Located::Elsewhere(other));
         }
-        Knowledge::Failed { why, .. } => return Err(Problem::failed(server, &why)),
+        Knowledge::Failed { why, .. } => {
+            return Err(NoServer::Failed(server.to_owned(), why.to_string()).into());
+        }
     };
     let tool = offer.name_at(tool).to_owned();
     let offered = offer.tool(&tool);

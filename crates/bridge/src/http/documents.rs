@@ -16,6 +16,7 @@ use crate::{
     app::App,
     call::CallError,
     catalog::{Knowledge, Offer},
+    identity::NoServer,
 };
 
 /// `GET /mcpo/{server}/{leaf}` and `GET /{server}/{leaf}`; `GET /{leaf}`, where a single server is served at the root.
@@ -51,20 +52,18 @@ async fn leaf_of(
             (leaf, false)
         }
     };
-    let unknown = || Problem::unknown_server(server);
+    let unknown = || NoServer::Unknown(server.to_owned());
     let config = app.directory.config();
     let spec = config.servers.get(server);
     let spec = spec.filter(|spec| opened || reader.sees(app, spec));
     let name = spec.map(|spec| spec.name.clone()).ok_or_else(unknown)?;
     let offer = match app.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => offer,
-        Knowledge::Learning => return Err(Problem::not_ready(server)),
+        Knowledge::Learning => return Err(NoServer::Starting(server.to_owned()).into()),
         Knowledge::Failed { .. } => {
-            // The reason may quote the server's log: it is for the operator, not for everybody.
-            return Err(Problem::failed(
-                server,
-                "it failed to start; see the log or run `mcpo-bridge check`",
-            ));
+            // The reason may quote the server's log: it is for the operator, not for everyone.
+            let why = "it failed to start; see the log or run `mcpo-bridge check`";
+            return Err(NoServer::Failed(server.to_owned(), why.to_owned()).into());
         }
     };
     match leaf {

@@ -27,7 +27,7 @@ use jiff::{
     fmt::rfc2822::{DateTimeParser, DateTimePrinter},
 };
 use page::Problem;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::io::{ReadWriteFlags, preadv2};
 
@@ -64,24 +64,25 @@ impl Downloads {
         let Some(token) = token(path) else {
             return page::answer(Problem::NotFound, self.language, headers);
         };
-        let (store, method, headers) = (self.store.clone(), method.clone(), headers.clone());
+        let (store, method, sent) = (self.store.clone(), method.clone(), headers.clone());
         let found = tokio::task::spawn_blocking(move || match store.link(&token)? {
-            Link::Live(artifact, blob) => Answer::live(&store, artifact, &blob, &method, headers),
-            Link::Gone(GoneReason::Expired) => Ok(Answer::Problem(Problem::Expired, headers)),
-            Link::Gone(GoneReason::Revoked) => Ok(Answer::Problem(Problem::Revoked, headers)),
-            Link::Unknown => Ok(Answer::Problem(Problem::NotFound, headers)),
+            Link::Live(artifact, blob) => live(&store, *artifact, &blob, &method, &sent),
+            Link::Gone(GoneReason::Expired) => Ok(Err(Problem::Expired)),
+            Link::Gone(GoneReason::Revoked) => Ok(Err(Problem::Revoked)),
+            Link::Unknown => Ok(Err(Problem::NotFound)),
         });
-        match found.await {
-            Ok(Ok(answer)) => answer.respond(self.language),
-            Ok(Err(error)) => failed(&error, self.language),
-            Err(error) => failed(&error, self.language),
-        }
+        let found = match found.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => Err(unreadable(&error)),
+            Err(error) => Err(unreadable(&error)),
+        };
+        found.unwrap_or_else(|problem| page::answer(problem, self.language, headers))
     }
 }
 
-fn failed(error: &dyn std::error::Error, language: PageLanguage) -> Response {
+fn unreadable(error: &dyn std::error::Error) -> Problem {
     tracing::error!(%error, "download failed");
-    page::answer(Problem::Unreadable, language, &HeaderMap::new())
+    Problem::Unreadable
 }
 
 /// Exactly `/files/{token}/{name}`; the name is for people and may have been mangled on its way.
@@ -91,50 +92,22 @@ fn token(path: &str) -> Option<LinkToken> {
     one_name.then(|| token.parse().ok())?
 }
 
-/// What the disk said.
-enum Answer {
-    Bytes {
-        artifact: Box<Artifact>,
-        data: OpenBlob,
-        selection: Selection,
-    },
-    Problem(Problem, HeaderMap),
-}
-
-impl Answer {
-    fn live(
-        store: &ChatStore,
-        artifact: Box<Artifact>,
-        blob: &BlobId,
-        method: &Method,
-        headers: HeaderMap,
-    ) -> Result<Self, StoreError> {
-        let selection = selection(&artifact, method, &headers);
-        let range = match &selection {
-            Selection::Part(range) => Some(range.clone()),
-            _ => None,
-        };
-        Ok(match store.blobs().get(blob, range)? {
-            Some(data) => Self::Bytes {
-                artifact,
-                data,
-                selection,
-            },
-            // It ended between the two looks.
-            None => Self::Problem(Problem::Expired, headers),
-        })
-    }
-
-    fn respond(self, language: PageLanguage) -> Response {
-        match self {
-            Self::Problem(problem, headers) => page::answer(problem, language, &headers),
-            Self::Bytes {
-                artifact,
-                data,
-                selection,
-            } => bytes(*artifact, data, &selection),
-        }
-    }
+fn live(
+    store: &ChatStore,
+    artifact: Artifact,
+    blob: &BlobId,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Result<Response, Problem>, StoreError> {
+    let selection = selection(&artifact, method, headers);
+    let range = match &selection {
+        Selection::Part(range) => Some(range.clone()),
+        _ => None,
+    };
+    let data = store.blobs().get(blob, range)?;
+    // It ended after the link was read.
+    let data = data.ok_or(Problem::Expired);
+    Ok(data.map(|data| bytes(artifact, data, &selection)))
 }
 
 fn bytes(artifact: Artifact, data: OpenBlob, selection: &Selection) -> Response {
@@ -390,12 +363,8 @@ struct Block {
 }
 
 impl Sent {
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock()
-    }
-
     fn block(&self, size: usize) -> Block {
-        let mut bytes = self.lock().pop().unwrap_or_default();
+        let mut bytes = self.0.lock().pop().unwrap_or_default();
         bytes.resize(size, 0);
         let sent = self.clone();
         Block { bytes, sent }
@@ -411,7 +380,7 @@ impl AsRef<[u8]> for Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        self.sent.lock().push(bytes);
+        self.sent.0.lock().push(bytes);
     }
 }
 

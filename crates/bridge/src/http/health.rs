@@ -4,12 +4,13 @@
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use axum::{
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use bridge_model::{Caller, Principal};
 use indexmap::IndexMap;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{Audited, Problem, files::Served, hosts::Reader};
 use crate::{
@@ -150,19 +151,14 @@ impl App {
             shared: self.engine.shared.count(),
             ready: self.engine.sessions.pool.count(),
         };
+        let now = jiff::Timestamp::now();
         Health {
             status,
-            timestamp: jiff::Timestamp::now()
-                .strftime("%Y-%m-%dT%H:%M:%SZ")
-                .to_string(),
+            timestamp: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             version: env!("CARGO_PKG_VERSION"),
             uptime: self.started.elapsed().as_secs(),
             reasons,
-            warnings: if shows_all {
-                self.warnings()
-            } else {
-                Vec::new()
-            },
+            warnings: shows_all.then(|| self.warnings()).unwrap_or_default(),
             servers,
             load,
         }
@@ -170,30 +166,16 @@ impl App {
 }
 
 fn server(known: Option<Knowledge>) -> ServerHealth {
-    match known {
-        Some(Knowledge::Ready(offer)) => ServerHealth {
-            status: "ready",
-            tools: Some(offer.tools().len()),
-            reason: None,
-        },
-        Some(Knowledge::Failed { brief, .. }) => ServerHealth {
-            status: "failed",
-            tools: None,
-            reason: Some(brief.to_string()),
-        },
-        Some(Knowledge::Learning) | None => ServerHealth {
-            status: "starting",
-            tools: None,
-            reason: None,
-        },
+    let (status, tools, reason) = match known {
+        Some(Knowledge::Ready(offer)) => ("ready", Some(offer.tools().len()), None),
+        Some(Knowledge::Failed { brief, .. }) => ("failed", None, Some(brief.to_string())),
+        Some(Knowledge::Learning) | None => ("starting", None, None),
+    };
+    ServerHealth {
+        status,
+        tools,
+        reason,
     }
-}
-
-/// What everybody may know.
-#[derive(Serialize)]
-struct Brief<'h> {
-    status: Status,
-    timestamp: &'h str,
 }
 
 /// `GET /health`.
@@ -205,22 +187,15 @@ pub async fn report(app: &App, reader: &Reader<'_>) -> Response {
         Status::Down => StatusCode::SERVICE_UNAVAILABLE,
     };
     let body = if reader.is_operator(app) {
-        serde_json::to_string(&health)
+        serde_json::to_string(&health).unwrap_or_default()
     } else {
-        serde_json::to_string(&Brief {
-            status: health.status,
-            timestamp: &health.timestamp,
-        })
+        json!({"status": health.status, "timestamp": health.timestamp}).to_string()
     };
-    let body = body.unwrap_or_default();
-    let kind = HeaderValue::from_static("application/json");
-    let fresh = HeaderValue::from_static("no-store");
-    (
-        status,
-        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, fresh)],
-        body,
-    )
-        .into_response()
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (status, headers, body).into_response()
 }
 
 /// `GET /health/live`: the process answers.
@@ -267,8 +242,8 @@ pub async fn render(app: &App, reader: &Reader<'_>) -> Response {
     if !app.directory.shows_all(&reader.caller(app)) {
         return Problem::from(Refusal::MissingKey).into_response();
     }
-    let kind = HeaderValue::from_static(METRICS_TYPE);
-    ([(header::CONTENT_TYPE, kind)], app.render_metrics()).into_response()
+    let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];
+    (kind, app.render_metrics()).into_response()
 }
 
 /// Counts a problem by its kind, and leaves an audit line for refusals that no call left.
@@ -291,13 +266,12 @@ pub fn count_problem(metrics: &Metrics, peer: SocketAddr, response: &Response) {
 /// One audit line for each file that went out.
 pub fn audit_download(app: &App, peer: SocketAddr, method: &Method, response: &Response) {
     let reads = *method == Method::GET;
-    let sends = matches!(
-        response.status(),
-        StatusCode::OK | StatusCode::PARTIAL_CONTENT
-    );
+    let sends = [StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&response.status());
     if let Some(Served(file)) = response.extensions().get().filter(|_| reads && sends) {
-        app.metrics
-            .downloaded(length(response).unwrap_or(file.size));
+        // It may be a part of the file.
+        let length = response.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        app.metrics.downloaded(length.unwrap_or(file.size));
         audit(&AuditEvent {
             address: Some(peer.ip()),
             job: Some(file.job),
@@ -311,15 +285,4 @@ pub fn audit_download(app: &App, peer: SocketAddr, method: &Method, response: &R
             ..AuditEvent::new(Action::Download, &Principal::Anonymous, "ok")
         });
     }
-}
-
-/// What is sent, which may be a part of the file.
-fn length(response: &Response) -> Option<u64> {
-    response
-        .headers()
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
 }

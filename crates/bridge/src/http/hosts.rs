@@ -16,7 +16,7 @@ use crate::{
 /// Refuses unknown `Host` and `Origin` with 403. Health checks are sent to an address and are exempt, as are
 /// downloads.
 pub fn check(app: &App, route: &Route<'_>, parts: &Parts) -> Result<(), Problem> {
-    let refuse = |text: &str| Err(Problem::new(ErrorKind::UNKNOWN_HOST, text.into()));
+    let refuse = |text: &str| Err(Problem::new(ErrorKind::UNKNOWN_HOST, text));
     if route.is_health() || matches!(route, Route::Files(path) if *path != "/files") {
         return Ok(());
     }

@@ -142,7 +142,7 @@ fn forged() -> Response {
         "the {PEER_HEADER} header is allowed only between replicas, within their encrypted \
          connections: if an older replica sends it, update that replica"
     );
-    Problem::new(ErrorKind::FORGED_PEER, text.into()).into_response()
+    Problem::new(ErrorKind::FORGED_PEER, text).into_response()
 }
 
 /// Writes a body down, of no more bytes than all that one request may bring.

@@ -1,7 +1,6 @@
 //! Multipart bodies: files are written to disk as they come, words are kept.
 
 use axum::{
-    BoxError,
     body::{Body, HttpBody as _},
     http::{HeaderMap, HeaderValue, header},
 };
@@ -34,10 +33,14 @@ pub struct MultipartBody {
 
 /// Whether a body comes in parts.
 pub fn is_multipart(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE);
-    let kind = kind.map_or(&b""[..], axum::http::HeaderValue::as_bytes);
     let start = b"multipart/form-data";
-    kind.len() >= start.len() && kind[..start.len()].eq_ignore_ascii_case(start)
+    let kind = content_type(headers).get(..start.len());
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(start))
+}
+
+fn content_type(headers: &HeaderMap) -> &[u8] {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.map_or(b"", HeaderValue::as_bytes)
 }
 
 /// Parts beside those with files.
@@ -46,10 +49,10 @@ const TEXTS: usize = 100;
 /// Bytes that all parts of a request may have.
 pub fn most(app: &App) -> u64 {
     let (files, listen) = (&app.settings.files, &app.settings.listen);
-    let all = files
-        .max_upload_bytes
-        .saturating_mul(files.max_per_call as u64);
-    all.saturating_add(listen.max_body_bytes)
+    let (largest, count) = (files.max_upload_bytes, files.max_per_call as u64);
+    largest
+        .saturating_mul(count)
+        .saturating_add(listen.max_body_bytes)
 }
 
 /// Reads all parts. Each file may have `MCPO_MAX_UPLOAD_BYTES`, all texts together
@@ -64,21 +67,18 @@ pub async fn read(
     let mut body = Reader::new(body, &boundary, most(app));
     body.check_length()?;
     let mut parts = MultipartBody::default();
+    let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
     let mut texts = Texts {
         limit: app.settings.listen.max_body_bytes,
         taken: 0,
-        share: app
-            .bodies
-            .for_tenant(Tenant::from_caller(caller))
-            .begin(None),
+        share: memory.begin(None),
     };
     while let Some(head) = body.next().await? {
         let disposition = Disposition::read(&head.disposition);
         let name = disposition.name;
         let Some(file_name) = disposition.file_name.or_else(|| unnamed(&head, &name)) else {
             if parts.texts.len() >= TEXTS {
-                let why = format!("more than {TEXTS} parts are not files");
-                return Err(Problem::bad_part(&why));
+                return Err(bad(&format!("more than {TEXTS} parts are not files")));
             }
             let text = text_field(&mut body, &name, &mut texts).await?;
             parts.texts.push((name, text));
@@ -93,9 +93,8 @@ pub async fn read(
         if parts.files.len() >= most {
             return Err(Problem::too_many_files(most));
         }
-        parts
-            .files
-            .push((name, file(app, &mut body, file_name, first).await?));
+        let file = file(app, &mut body, file_name, first).await?;
+        parts.files.push((name, file));
     }
     parts.held = texts.share.into_taken();
     Ok(parts)
@@ -103,15 +102,13 @@ pub async fn read(
 
 /// What stands between the parts.
 fn boundary(headers: &HeaderMap) -> Result<String, Problem> {
-    let kind = headers.get(header::CONTENT_TYPE);
-    let kind = kind.map_or(&b""[..], HeaderValue::as_bytes);
-    let boundary = header_parameter(kind, b"boundary").unwrap_or_default();
+    let mut parameters = Parameters(content_type(headers));
+    let boundary = parameters.find(|(name, _)| name.eq_ignore_ascii_case(b"boundary"));
+    let (_, boundary) = boundary.unwrap_or_default();
     match String::from_utf8(boundary) {
         // RFC 2046 has 70.
         Ok(boundary) if (1..=200).contains(&boundary.len()) => Ok(boundary),
-        _ => Err(Problem::bad_part(
-            "the Content-Type has no boundary parameter",
-        )),
+        _ => Err(bad("the Content-Type has no boundary parameter")),
     }
 }
 
@@ -153,8 +150,7 @@ async fn text_field(
         texts.take(chunk.len() as u64).await?;
         bytes.extend_from_slice(&chunk);
     }
-    String::from_utf8(bytes)
-        .map_err(|_| Problem::bad_part("a part that is not a file is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| bad("a part that is not a file is not UTF-8"))
 }
 
 async fn file(
@@ -233,12 +229,6 @@ impl Disposition {
     }
 }
 
-/// A parameter of a header; its name in lower case.
-fn header_parameter(header: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    let found = Parameters(header).find(|(found, _)| found.eq_ignore_ascii_case(name));
-    found.map(|(_, value)| value)
-}
-
 /// The parameters behind the first semicolon, unquoted.
 struct Parameters<'h>(&'h [u8]);
 
@@ -293,12 +283,9 @@ fn is_lead(value: &[u8]) -> bool {
     if std::str::from_utf8(value).is_ok() {
         return false;
     }
-    let (mut at, mut open) = (0, false);
-    while let Some(&byte) = value.get(at) {
-        open = !open && matches!(byte, 0x81..=0x9f | 0xe0..=0xfc);
-        at += 1;
-    }
-    open
+    value.iter().fold(false, |open, byte| {
+        !open && matches!(byte, 0x81..=0x9f | 0xe0..=0xfc)
+    })
 }
 
 fn decode_name(bytes: &[u8]) -> String {
@@ -416,22 +403,18 @@ impl<'b> Reader<'b> {
         // The line end of the delimiter is part of what is looked for: a head may be empty.
         let mut searched = 0;
         let end = loop {
-            if let Some(found) = memchr::memmem::find(&self.buffer[searched..], END) {
-                break searched + found;
-            }
+            let found = memchr::memmem::find(&self.buffer[searched..], END);
+            let end = found.map(|found| searched + found);
             searched = self.buffer.len().saturating_sub(END.len() - 1);
-            if searched > HEAD {
-                return Err(bad(&format!(
-                    "the headers of a part are larger than {HEAD} bytes"
-                )));
+            if end.unwrap_or(searched) > HEAD {
+                let why = format!("the headers of a part are larger than {HEAD} bytes");
+                return Err(bad(&why));
             }
-            self.fill().await?;
+            match end {
+                Some(end) => break end,
+                None => self.fill().await?,
+            }
         };
-        if end > HEAD {
-            return Err(bad(&format!(
-                "the headers of a part are larger than {HEAD} bytes"
-            )));
-        }
         let head = self.buffer.split_to(end + END.len());
         self.inside = true;
         let line = memchr::memmem::find(&head, b"\r\n").unwrap_or(0);
@@ -487,8 +470,7 @@ impl<'b> Reader<'b> {
             let Some(frame) = self.body.frame().await else {
                 return Err(bad("the body ends within a part"));
             };
-            let frame = frame.map_err(|error| Unread::from_error(BoxError::from(error)))?;
-            if let Ok(data) = frame.into_data() {
+            if let Ok(data) = frame.map_err(Unread::from_error)?.into_data() {
                 self.came = self.came.saturating_add(data.len() as u64);
                 if self.came > self.most {
                     return Err(Problem::files_too_large(self.most));
@@ -511,10 +493,8 @@ impl<'b> Reader<'b> {
 impl Head {
     fn parse(lines: &[u8]) -> Result<Self, Problem> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-        let parsed = httparse::parse_headers(lines, &mut headers);
-        if let Err(error) = parsed {
-            return Err(bad(&format!("cannot read the headers of a part: {error}")));
-        }
+        httparse::parse_headers(lines, &mut headers)
+            .map_err(|error| bad(&format!("cannot read the headers of a part: {error}")))?;
         let value = |name: &str| {
             let mut headers = headers.iter();
             let found = headers.find(|header| header.name.eq_ignore_ascii_case(name));

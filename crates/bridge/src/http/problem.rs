@@ -10,8 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     call::{CallError, rpc_words},
-    error_table::ErrorKind,
-    identity::Refusal,
+    error_table::{CallerError, Detail, ErrorKind},
 };
 
 /// What a caller is told when there is no result.
@@ -23,48 +22,40 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// `detail` is what mcpo's callers read.
-    pub fn new(kind: ErrorKind, detail: Value) -> Self {
+    /// The kind decides where in `detail` the text is.
+    pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
+        let text = text.into();
+        match kind.detail {
+            Detail::Text => Self::detailed(kind, text.into()),
+            Detail::Object => Self::detailed(kind, json!({"message": text})),
+        }
+    }
+
+    fn detailed(kind: ErrorKind, detail: Value) -> Self {
         let more = Map::new();
         Self { kind, detail, more }
     }
 
-    fn message(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self::new(kind, json!({"message": message.into()}))
-    }
-
     /// 404 with mcpo's words.
     pub fn not_found() -> Self {
-        Self::new(ErrorKind::NOT_FOUND, "Not Found".into())
+        Self::new(ErrorKind::NOT_FOUND, "Not Found")
     }
 
     /// 400.
     pub fn path_is_not_text() -> Self {
         let text = "the path is not percent-encoded UTF-8: encode the names in it as UTF-8";
-        Self::message(ErrorKind::BAD_PATH, text)
+        Self::new(ErrorKind::BAD_PATH, text)
     }
 
     /// 405.
     pub fn method_not_allowed() -> Self {
-        Self::new(ErrorKind::METHOD_NOT_ALLOWED, "Method Not Allowed".into())
-    }
-
-    /// 404: no such server, or none for this caller.
-    pub fn unknown_server(name: &str) -> Self {
-        let text = format!("Not Found: no server '{name}'");
-        Self::new(ErrorKind::UNKNOWN_SERVER, text.into())
-    }
-
-    /// 403: the caller is believed, and the server is for users, of whom he names none.
-    pub fn user_needed(server: &str) -> Self {
-        let text = crate::identity::user_needed(server);
-        Self::message(ErrorKind::USER_NEEDED, text)
+        Self::new(ErrorKind::METHOD_NOT_ALLOWED, "Method Not Allowed")
     }
 
     /// 404: the server has no such tool, or the config does not offer it.
     pub fn unknown_tool(server: &str, tool: &str) -> Self {
         let text = format!("Not Found: server '{server}' has no tool '{tool}'");
-        Self::new(ErrorKind::UNKNOWN_TOOL, text.into())
+        Self::new(ErrorKind::UNKNOWN_TOOL, text)
     }
 
     /// 404: the tool is there, and this endpoint cannot call it.
@@ -73,41 +64,29 @@ impl Problem {
             "Not Found: tool '{tool}' of server '{server}' requires MCP tasks \
              (execution.taskSupport): call it over MCP"
         );
-        Self::new(ErrorKind::UNKNOWN_TOOL, text.into())
-    }
-
-    /// 503: the server is being asked what it offers.
-    pub fn not_ready(server: &str) -> Self {
-        let text = format!("server '{server}' is starting; try again in a moment");
-        Self::message(ErrorKind::STARTING, text)
-    }
-
-    /// 502: the server cannot be started; it is tried again in the background.
-    pub fn failed(server: &str, why: &str) -> Self {
-        let text = format!("server '{server}' is unavailable: {why}");
-        Self::message(ErrorKind::SERVER_FAILED, text)
+        Self::new(ErrorKind::UNKNOWN_TOOL, text)
     }
 
     /// 400.
     pub fn bad_json(error: &serde_json::Error) -> Self {
         let text = format!("the body is not JSON: {error}");
-        Self::new(ErrorKind::BAD_JSON, text.into())
+        Self::new(ErrorKind::BAD_JSON, text)
     }
 
     /// 422 naming each field, in mcpo's shape.
     pub fn bad_arguments(faults: &[FieldFault]) -> Self {
-        Self::new(ErrorKind::BAD_ARGUMENTS, json!(faults))
+        Self::detailed(ErrorKind::BAD_ARGUMENTS, json!(faults))
     }
 
     /// 400: a body in parts that cannot be read.
     pub fn bad_part(why: &str) -> Self {
-        Self::message(ErrorKind::BAD_MULTIPART, why)
+        Self::new(ErrorKind::BAD_MULTIPART, why)
     }
 
     /// 413.
     pub fn file_too_large(name: &str, limit: u64) -> Self {
         let text = format!("{name}: larger than {limit} bytes (MCPO_MAX_UPLOAD_BYTES)");
-        Self::message(ErrorKind::FILE_TOO_LARGE, text)
+        Self::new(ErrorKind::FILE_TOO_LARGE, text)
     }
 
     /// 413: a body that brings files.
@@ -116,7 +95,7 @@ impl Problem {
             "the files are larger than {limit} bytes in total (MCPO_MAX_UPLOAD_BYTES per file, \
              MCPO_MAX_FILES_PER_CALL files): send them in several requests"
         );
-        Self::message(ErrorKind::FILE_TOO_LARGE, text)
+        Self::new(ErrorKind::FILE_TOO_LARGE, text)
     }
 
     /// 413.
@@ -124,39 +103,39 @@ impl Problem {
         let text = format!(
             "more than {most} files (MCPO_MAX_FILES_PER_CALL): send them in several requests"
         );
-        Self::message(ErrorKind::TOO_MANY_FILES, text)
+        Self::new(ErrorKind::TOO_MANY_FILES, text)
     }
 
     /// 422: files for a server that keeps none.
     pub fn no_folder(server: &str) -> Self {
         let text =
             format!("server '{server}' does not accept files because it has no persistent folder");
-        Self::message(ErrorKind::NO_FOLDER, text)
+        Self::new(ErrorKind::NO_FOLDER, text)
     }
 
     /// 500: the tool said that it failed.
     pub fn tool_failed(message: &str) -> Self {
-        Self::message(ErrorKind::TOOL_ERROR, message)
+        Self::new(ErrorKind::TOOL_ERROR, message)
     }
 
     /// 503: all connections are taken by requests that are being answered.
     pub fn overfull() -> Self {
         let text = "all connections of the bridge are in use (MCPO_MAX_CONNECTIONS); try again in \
                     a moment";
-        Self::message(ErrorKind::OVERFULL, text)
+        Self::new(ErrorKind::OVERFULL, text)
     }
 
     /// 503: each of these takes a file descriptor.
     pub fn too_many_file_requests() -> Self {
         let text = "too many concurrent downloads and uploads for the limit on open files (ulimit \
                     -n); try again in a moment";
-        Self::message(ErrorKind::OVERFULL, text)
+        Self::new(ErrorKind::OVERFULL, text)
     }
 
     /// 400: proxies in front may see another body than the bridge.
     pub fn bad_transfer_coding() -> Self {
         let text = "unsupported Transfer-Encoding: only chunked is supported";
-        Self::message(ErrorKind::BAD_TRANSFER_CODING, text)
+        Self::new(ErrorKind::BAD_TRANSFER_CODING, text)
     }
 
     /// Adds an extension member.
@@ -175,7 +154,7 @@ impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Rpc { error, .. } => rpc(&error),
-            error => Self::message(error.kind(), error.to_string()),
+            error => Self::new(error.kind(), error.to_string()),
         }
     }
 }
@@ -197,12 +176,12 @@ fn rpc(error: &RawJson) -> Problem {
         status,
         ..ErrorKind::RPC_ERROR
     };
-    Problem::new(kind, detail)
+    Problem::detailed(kind, detail)
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.kind(), refusal.to_string().into())
+impl<E: CallerError> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self::new(error.kind(), error.to_string())
     }
 }
 

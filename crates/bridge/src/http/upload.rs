@@ -18,8 +18,9 @@ use crate::{
     app::App,
     artifacts::mime_type,
     call::{CallError, Incoming},
-    config::{Mode, ServerAccess, WorkspaceScope},
+    config::{Mode, WorkspaceScope},
     http::Audited,
+    identity::{NoServer, usable},
     replicas::Exit,
     session::{SessionError, WorkspaceAddress},
     telemetry::{Action, AuditEvent, AuditFile, audit},
@@ -101,15 +102,9 @@ fn address_of(
     let config = app.directory.config();
     let mut own = None;
     if let Some(server) = server.map(str::trim).filter(|server| !server.is_empty()) {
-        let unknown = || Problem::unknown_server(server);
-        let (name, access) = app
-            .directory
-            .server_for(server, caller)
-            .ok_or_else(unknown)?;
-        if access != ServerAccess::Use {
-            return Err(Problem::user_needed(server));
-        }
-        let spec = config.servers.get(&name).ok_or_else(unknown)?;
+        let name = usable(&app.directory, server, caller)?;
+        let spec = config.servers.get(&name);
+        let spec = spec.ok_or_else(|| NoServer::Unknown(server.to_owned()))?;
         if spec.mode != Mode::Stateful {
             return Err(Problem::no_folder(server));
         }

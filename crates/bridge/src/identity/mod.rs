@@ -20,12 +20,13 @@ use std::{
 };
 
 use axum::http::{HeaderMap, HeaderName, Method};
-use bridge_model::{Caller, Principal, UserInfo, UserToken};
+use bridge_model::{Caller, Principal, ServerName, UserInfo, UserToken};
 use ipnet::IpNet;
 
 use crate::{
-    config::{IdentityHeaders, KeyRing, Settings},
-    error_table::ErrorKind,
+    config::{IdentityHeaders, KeyRing, ServerAccess, Settings},
+    directory::Directory,
+    error_table::{CallerError, ErrorKind},
     openwebui::{Failure, OpenWebUi, User},
 };
 use forwarding::{list, refuse_duplicates, text};
@@ -331,18 +332,49 @@ pub enum Refusal {
     },
 }
 
-/// What a caller is told who has a key or a trusted address, but names no user.
-pub fn user_needed(server: &str) -> String {
-    format!(
-        "server '{server}' is restricted to certain users, but this request has no trusted user: \
-         set ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI, or add the key's name to \
-         allow.keys of the server"
-    )
+/// Why a caller gets nothing of a server, whose name comes first.
+#[derive(Debug, thiserror::Error)]
+pub enum NoServer {
+    /// There is none of this name, or not for this caller.
+    #[error("Not Found: no server '{0}'")]
+    Unknown(String),
+    /// The caller has a key or a trusted address, but names no user.
+    #[error(
+        "server '{0}' is restricted to certain users, but this request has no trusted user: set \
+         ENABLE_FORWARD_USER_INFO_HEADERS=true in Open WebUI, or add the key's name to allow.keys \
+         of the server"
+    )]
+    UserNeeded(String),
+    /// It is being asked what it offers.
+    #[error("server '{0}' is starting; try again in a moment")]
+    Starting(String),
+    /// It cannot be started; that is tried again in the background.
+    #[error("server '{0}' is unavailable: {1}")]
+    Failed(String, String),
 }
 
-impl Refusal {
-    /// How callers are told of it.
-    pub fn kind(&self) -> ErrorKind {
+impl CallerError for NoServer {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unknown(_) => ErrorKind::UNKNOWN_SERVER,
+            Self::UserNeeded(_) => ErrorKind::USER_NEEDED,
+            Self::Starting(_) => ErrorKind::STARTING,
+            Self::Failed(..) => ErrorKind::SERVER_FAILED,
+        }
+    }
+}
+
+/// The server of this name, if the caller may use it, and not only read what it offers.
+pub fn usable(directory: &Directory, name: &str, caller: &Caller) -> Result<ServerName, NoServer> {
+    match directory.server_for(name, caller) {
+        Some((name, ServerAccess::Use)) => Ok(name),
+        Some(_) => Err(NoServer::UserNeeded(name.to_owned())),
+        None => Err(NoServer::Unknown(name.to_owned())),
+    }
+}
+
+impl CallerError for Refusal {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::MissingKey => ErrorKind::MISSING_KEY,
             Self::InvalidKey => ErrorKind::INVALID_KEY,

@@ -4,7 +4,10 @@ use axum::response::{IntoResponse, Response};
 use bridge_protocol::{Malformed, RawJson, code};
 use serde_json::{Value, json};
 
-use crate::{call::CallError, error_table::ErrorKind, identity::Refusal};
+use crate::{
+    call::CallError,
+    error_table::{CallerError, ErrorKind},
+};
 
 /// Why a message got no result.
 #[derive(Debug)]
@@ -109,9 +112,9 @@ impl From<CallError> for RpcError {
     }
 }
 
-impl From<Refusal> for RpcError {
-    fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.kind(), refusal.to_string())
+impl<E: CallerError> From<E> for RpcError {
+    fn from(error: E) -> Self {
+        Self::new(error.kind(), error.to_string())
     }
 }
 

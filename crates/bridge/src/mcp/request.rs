@@ -27,9 +27,8 @@ use super::{
 use crate::{
     call::{Ask, Call, PendingInput, Relayed},
     catalog::{Knowledge, Offer},
-    config::ServerAccess,
     error_table::ErrorKind,
-    identity::user_needed,
+    identity::{NoServer, usable},
     replicas::{Exit, Forward, Forwarding, Located},
     session::{OpenWorkspace, Wants, WorkspaceAddress},
     telemetry::{REQUEST_ID, RequestId},
@@ -126,30 +125,20 @@ pub async fn locate_offer(
     server: &str,
     caller: &Caller,
 ) -> Result<Located<Arc<Offer>>, RpcError> {
-    let unknown = || unknown(server);
-    let (name, _) = endpoint
-        .directory
-        .server_for(server, caller)
-        .ok_or_else(unknown)?;
+    let unknown = || NoServer::Unknown(server.to_owned());
+    let found = endpoint.directory.server_for(server, caller);
+    let (name, _) = found.ok_or_else(unknown)?;
     match endpoint.catalog.offer(&name).await.ok_or_else(unknown)? {
         Knowledge::Ready(offer) => Ok(Located::Here(offer)),
         Knowledge::Learning => {
-            if let Some(other) = endpoint.replicas.anyone_for(caller) {
-                return Ok(Located::Elsewhere(other));
-            }
-            let message = format!("server '{server}' is starting; try again in a moment");
-            Err(RpcError::new(ErrorKind::STARTING, message))
+            let other = endpoint.replicas.anyone_for(caller);
+            let other = other.ok_or_else(|| NoServer::Starting(server.to_owned()))?;
+            Ok(Located::Elsewhere(other))
         }
         Knowledge::Failed { brief, .. } => {
-            let message = format!("server '{server}' is unavailable: {brief}");
-            Err(RpcError::new(ErrorKind::SERVER_FAILED, message))
+            Err(NoServer::Failed(server.to_owned(), brief.to_string()).into())
         }
     }
-}
-
-fn unknown(server: &str) -> RpcError {
-    let message = format!("Not Found: no server '{server}'");
-    RpcError::new(ErrorKind::UNKNOWN_SERVER, message)
 }
 
 impl ServerRequest<'_> {
@@ -158,14 +147,7 @@ impl ServerRequest<'_> {
     pub fn address(&self) -> Result<WorkspaceAddress, RpcError> {
         let (endpoint, caller) = (self.request.endpoint, self.request.caller);
         let server = self.offer.spec.name.as_str();
-        match endpoint.directory.server_for(server, caller) {
-            Some((_, ServerAccess::Use)) => {}
-            Some(_) => {
-                let text = user_needed(server);
-                return Err(RpcError::new(ErrorKind::USER_NEEDED, text));
-            }
-            None => return Err(unknown(server)),
-        }
+        usable(&endpoint.directory, server, caller)?;
         WorkspaceAddress::for_caller(caller, &self.offer.spec)
             .ok_or_else(|| RpcError::new(ErrorKind::UNKNOWN_SESSION, "session not found"))
     }
