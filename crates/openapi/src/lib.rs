@@ -35,7 +35,8 @@ mod results;
 mod schema;
 
 pub use arguments::{
-    ArgumentRules, BRIEF_BYTES, Effort, FieldFault, Patience, Stopped, Unfit, read_body,
+    ArgumentRules, BRIEF_BYTES, Effort, FieldFault, Patience, SCHEMA_MAPS, Stopped, Unfit,
+    read_body,
 };
 pub use docs::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, asset, docs_page, index_page};
 pub use document::{

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 
 use bridge_protocol::{RawJson, last_members, text};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{json, value::RawValue};
 
 /// The tool itself said that it failed (`isError`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,50 +48,24 @@ fn whole_body(result: &RawJson) -> Result<RawJson, ToolFailure> {
         return Ok(value);
     }
     let items = blocks.into_iter().map(|block| block_value(&line, block));
-    Ok(join(items.collect()))
-}
-
-fn join(mut items: Vec<RawJson>) -> RawJson {
-    if items.len() == 1 {
-        return items.remove(0);
-    }
-    let size: usize = items.iter().map(|item| item.as_bytes().len() + 1).sum();
-    let mut list = Vec::with_capacity(size + 2);
-    list.push(b'[');
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            list.push(b',');
-        }
-        list.extend_from_slice(item.as_bytes());
-    }
-    list.push(b']');
-    RawJson::parse(Bytes::from(list)).expect("JSON values between commas and brackets are JSON")
+    let items: Vec<RawJson> = items.collect();
+    Ok(match &*items {
+        [only] => only.clone(),
+        items => RawJson::of_elements(items),
+    })
 }
 
 fn failure(blocks: Option<&[&RawValue]>, structured: Option<&RawValue>) -> ToolFailure {
-    let texts: Vec<String> = blocks
-        .into_iter()
-        .flatten()
-        .filter_map(|block| block_text(block))
-        .collect();
+    let texts = blocks.into_iter().flatten();
+    let texts: Vec<String> = texts.filter_map(|block| block_text(block)).collect();
     let mut message = texts.join("\n");
     if message.trim().is_empty() {
-        message = structured.map_or_else(
-            || "the tool returned an error without a message".to_owned(),
-            |value| value.get().to_owned(),
-        );
+        let structured = structured.map(RawValue::get);
+        message = structured
+            .unwrap_or("the tool returned an error without a message")
+            .to_owned();
     }
     ToolFailure { message }
-}
-
-/// What stands for a binary that a model cannot read.
-#[derive(Serialize)]
-struct Binary<'a> {
-    r#type: &'static str,
-    uri: Option<Cow<'a, str>>,
-    mime_type: Option<Cow<'a, str>>,
-    /// Bytes, decoded.
-    size: usize,
 }
 
 /// A block of text. No name stands twice in it.
@@ -188,13 +162,13 @@ fn embedded_resource(line: &Bytes, resource: &RawValue) -> Option<RawJson> {
     }
     let blob = text(blob?)?;
     let padding = blob.bytes().rev().take_while(|byte| *byte == b'=').count();
-    let binary = Binary {
-        r#type: "resource",
-        uri: uri.and_then(text),
-        mime_type: kind,
-        size: (blob.len() / 4 * 3).saturating_sub(padding),
-    };
-    RawJson::from_value(&binary).ok()
+    Some(RawJson::from_json(&json!({
+        "type": "resource",
+        "uri": uri.and_then(text),
+        "mime_type": kind,
+        // Bytes, decoded.
+        "size": (blob.len() / 4 * 3).saturating_sub(padding),
+    })))
 }
 
 #[cfg(test)]

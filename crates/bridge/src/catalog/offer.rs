@@ -4,10 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     num::NonZeroUsize,
     panic::resume_unwind,
-    sync::{
-        Arc, LazyLock, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use bridge_openapi::{
@@ -44,15 +41,6 @@ static CHECKS: LazyLock<Semaphore> = LazyLock::new(|| {
     Semaphore::new(processors.map_or(1, NonZeroUsize::get))
 });
 
-/// Says by its drop that nobody waits any more.
-struct Leaving(Arc<AtomicBool>);
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// A tool that callers may use.
 pub struct OfferedTool {
     /// As the server described it.
@@ -78,17 +66,13 @@ impl Offer {
     pub fn new(spec: Arc<ServerSpec>, learnt: Arc<Learnt>) -> Self {
         let offered = learnt.tools.iter().filter(|tool| spec.offers(&tool.name));
         let tools = offered.map(|tool| {
-            let offered = OfferedTool {
-                tool: tool.clone(),
-                rules: OnceLock::new(),
-            };
-            (tool.name.clone(), offered)
+            let (tool, rules) = (tool.clone(), OnceLock::new());
+            (tool.name.clone(), OfferedTool { tool, rules })
         });
-        let tools = tools.collect();
         Self {
+            tools: tools.collect(),
             spec,
             learnt,
-            tools,
             listed: OnceLock::new(),
             documents: Mutex::default(),
         }
@@ -120,11 +104,9 @@ impl Offer {
     /// a thread of its own.
     pub fn check(&self, tool: &str, arguments: RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
         let Some(known) = self.tools.get(tool) else {
-            let nothing = arguments.as_bytes() == b"null";
-            return Ok(if nothing {
-                RawJson::empty_object()
-            } else {
-                arguments
+            return Ok(match arguments.as_bytes() {
+                b"null" => RawJson::empty_object(),
+                _ => arguments,
             });
         };
         let checked = known.rules().check(&arguments, effort);
@@ -155,11 +137,10 @@ impl Offer {
         let Ok(place) = timeout_at(deadline, CHECKS.acquire()).await else {
             return Err(late);
         };
-        let left = Arc::new(AtomicBool::new(false));
-        let _leaving = Leaving(left.clone());
+        let waiting = Arc::new(());
         let effort = Effort::whole(Patience {
             until: Some(deadline.into_std()),
-            left: Some(left),
+            caller: Some(Arc::downgrade(&waiting)),
         });
         let (offer, tool) = (self.clone(), tool.to_owned());
         let checked = spawn_blocking(move || {

@@ -1,5 +1,7 @@
 //! What is wrong with one argument, in the shape that mcpo (pydantic) gave it.
 
+use std::fmt::Display;
+
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
 use serde::Serialize;
 use serde_json::Value;
@@ -28,45 +30,22 @@ pub struct FieldFault {
 }
 
 impl FieldFault {
-    /// The body cannot be read without doubt: a key twice, a number beyond all range, too deep.
+    /// The body is not valid JSON, or ambiguous: a key twice, a number out of range, too deep.
     pub(super) fn unreadable(error: &serde_json::Error) -> Self {
-        Self::new(
-            "json_invalid",
-            &[],
-            shorten(&error.to_string()),
-            &Value::Null,
-        )
+        Self::of_body("json_invalid", shorten(&error.to_string()))
     }
 
-    /// No tool needs it, and a validator would need a deep stack.
-    pub(super) fn too_deep(limit: usize) -> Self {
-        let text = format!("Arguments should nest at most {limit} levels");
-        Self::new("too_deep", &[], text, &Value::Null)
+    /// Of the body as a whole.
+    pub(super) fn of_body(kind: &str, msg: impl Into<String>) -> Self {
+        Self::new(kind, &[], msg.into(), &Value::Null)
     }
 
-    /// Arguments are named, so the body must be an object.
-    pub(super) fn not_an_object(body: &Value) -> Self {
-        Self::new(
-            "dict_type",
-            &[],
-            "Input should be a JSON object".into(),
-            body,
-        )
-    }
-
-    /// The validator gave up before it knew.
-    pub(super) fn too_complex() -> Self {
-        let text = "Arguments are too complex to be validated against this tool's schema: send \
-                    fewer values in one call";
-        Self::new("too_complex", &[], text.into(), &Value::Null)
-    }
-
-    /// Where the faults are would take too much work to find out.
+    /// The location of the faults would take too much work to find.
     pub(super) fn unexplained() -> Self {
-        Self::new("union", &[], NO_FORM.into(), &Value::Null)
+        Self::of_body("union", NO_FORM)
     }
 
-    fn new(kind: &str, location: &[Step], msg: String, input: &Value) -> Self {
+    pub(super) fn new(kind: &str, location: &[Step], msg: String, input: &Value) -> Self {
         let steps = location.iter().map(|step| match step {
             Step::Key(key) => shorten(key).into(),
             Step::Index(index) => (*index).into(),
@@ -97,24 +76,18 @@ fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFau
     match &objection.kind {
         Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => return,
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+            let text = "Extra inputs are not permitted";
             for name in unexpected {
-                let input = input.get(name).unwrap_or(&Value::Null);
-                let text = "Extra inputs are not permitted".into();
-                let location = below(location, name);
-                add(
-                    faults,
-                    FieldFault::new("extra_forbidden", &location, text, input),
-                );
+                let (input, location) = (&input[name], below(location, name));
+                let fault = FieldFault::new("extra_forbidden", &location, text.into(), input);
+                add(faults, fault);
             }
             return;
         }
         Kind::Required { property } => {
             let location = below(location, property.as_str().unwrap_or_default());
-            add(
-                faults,
-                FieldFault::new("missing", &location, "Field required".into(), input),
-            );
-            return;
+            let fault = FieldFault::new("missing", &location, "Field required".into(), input);
+            return add(faults, fault);
         }
         _ => {}
     }
@@ -127,18 +100,16 @@ fn collect(objection: &Objection<'_>, unions: &Unions, faults: &mut Vec<FieldFau
         Some(union) => {
             let context = unions.context(union, objection);
             if let Some(meant) = meant_variant(objection, &context) {
-                for inner in meant {
+                return meant.iter().for_each(|inner| {
                     if faults.len() < FAULTS {
                         collect(inner, unions, faults);
                     }
-                }
-                return;
+                });
             }
-            let expected = expected_types(objection, &context);
-            let msg = if expected.is_empty() {
-                NO_FORM.into()
-            } else {
-                format!("Input should be {}", expected.join(" or "))
+            let expected = expected_types(objection, &context).join(" or ");
+            let msg = match &*expected {
+                "" => NO_FORM.into(),
+                expected => format!("Input should be {expected}"),
             };
             ("union".into(), msg)
         }
@@ -171,35 +142,31 @@ fn meant_variant<'c, 'v>(
         let constant = matches!(inner.kind, Kind::Constant { .. } | Kind::Enum { .. });
         constant && inner.location.len() == location.len() + 1
     };
-    let fitting = context
-        .iter()
-        .filter(|branch| !branch.iter().any(other_type))
-        .collect::<Vec<_>>();
-    if let [only] = *fitting {
-        return Some(only);
+    let mut fitting: Vec<_> = context.iter().collect();
+    fitting.retain(|branch| !branch.iter().any(other_type));
+    if fitting.len() > 1 {
+        fitting.retain(|branch| !branch.iter().any(other_constant));
     }
-    let mut named = fitting
-        .into_iter()
-        .filter(|branch| !branch.iter().any(other_constant));
-    match (named.next(), named.next()) {
-        (Some(only), None) => Some(only),
+    match *fitting {
+        [only] => Some(only),
         _ => None,
     }
 }
 
 /// pydantic's kind and sentence where it has one, else the keyword's.
 fn words(objection: &Objection<'_>) -> (String, String) {
+    let should_be = |what: &str, value: &dyn Display| format!("Input should be {what}{value}");
+    let at = |of: &str, bound: &str, limit: &u64, what: &str| {
+        format!("{of} should have at {bound} {limit} {what}")
+    };
     let (kind, msg) = match &objection.kind {
         Kind::Type { kind } => return type_words(kind),
-        // The validator would quote the schema, which has marks of ours in it.
+        // The validator's own text contains the schema with the counting keyword.
         Kind::Not { .. } => ("not", "Input matches a form that is not allowed".into()),
-        Kind::Enum { options } => (
-            "enum",
-            format!("Input should be one of {}", excerpt_text(options)),
-        ),
+        Kind::Enum { options } => ("enum", should_be("one of ", &excerpt_text(options))),
         Kind::Constant { expected_value } => (
             "literal_error",
-            format!("Input should be {}", excerpt_text(expected_value)),
+            should_be("", &excerpt_text(expected_value)),
         ),
         Kind::Pattern { pattern } => (
             "string_pattern_mismatch",
@@ -207,35 +174,21 @@ fn words(objection: &Objection<'_>) -> (String, String) {
         ),
         Kind::Minimum { limit } => (
             "greater_than_equal",
-            format!("Input should be greater than or equal to {limit}"),
+            should_be("greater than or equal to ", limit),
         ),
         Kind::Maximum { limit } => (
             "less_than_equal",
-            format!("Input should be less than or equal to {limit}"),
+            should_be("less than or equal to ", limit),
         ),
-        Kind::ExclusiveMinimum { limit } => (
-            "greater_than",
-            format!("Input should be greater than {limit}"),
-        ),
-        Kind::ExclusiveMaximum { limit } => {
-            ("less_than", format!("Input should be less than {limit}"))
-        }
+        Kind::ExclusiveMinimum { limit } => ("greater_than", should_be("greater than ", limit)),
+        Kind::ExclusiveMaximum { limit } => ("less_than", should_be("less than ", limit)),
         Kind::MinLength { limit } => (
             "string_too_short",
-            format!("String should have at least {limit} characters"),
+            at("String", "least", limit, "characters"),
         ),
-        Kind::MaxLength { limit } => (
-            "string_too_long",
-            format!("String should have at most {limit} characters"),
-        ),
-        Kind::MinItems { limit } => (
-            "too_short",
-            format!("List should have at least {limit} items"),
-        ),
-        Kind::MaxItems { limit } => (
-            "too_long",
-            format!("List should have at most {limit} items"),
-        ),
+        Kind::MaxLength { limit } => ("string_too_long", at("String", "most", limit, "characters")),
+        Kind::MinItems { limit } => ("too_short", at("List", "least", limit, "items")),
+        Kind::MaxItems { limit } => ("too_long", at("List", "most", limit, "items")),
         _ => return objection.words.clone(),
     };
     (kind.into(), msg)
@@ -257,10 +210,8 @@ fn type_words(kind: &TypeKind) -> (String, String) {
         _ => "type",
     };
     let phrases: Vec<String> = names.iter().map(|name| with_article(name)).collect();
-    (
-        kind.into(),
-        format!("Input should be {}", phrases.join(" or ")),
-    )
+    let msg = format!("Input should be {}", phrases.join(" or "));
+    (kind.into(), msg)
 }
 
 fn expected_types(objection: &Objection<'_>, context: &[Vec<Objection<'_>>]) -> Vec<String> {
@@ -304,12 +255,10 @@ fn excerpt(value: &Value) -> Value {
 }
 
 fn small(value: &Value, left: &mut usize) -> bool {
-    let mut spend = |cost: usize| match left.checked_sub(cost) {
-        Some(rest) => {
-            *left = rest;
-            true
-        }
-        None => false,
+    let mut spend = |cost: usize| {
+        let rest = left.checked_sub(cost);
+        *left = rest.unwrap_or(*left);
+        rest.is_some()
     };
     match value {
         Value::String(text) => spend(text.len() + 2),

@@ -28,17 +28,8 @@ pub enum Fix {
     },
 }
 
-/// Corrections by place.
-#[derive(Default)]
-pub struct Fixes(IndexMap<Vec<Step>, Fix>);
-
-impl IntoIterator for Fixes {
-    type Item = (Vec<Step>, Fix);
-    type IntoIter = indexmap::map::IntoIter<Vec<Step>, Fix>;
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
-    }
-}
+/// Corrections by location; the first one counts.
+pub type Fixes = IndexMap<Vec<Step>, Fix>;
 
 /// A keyword with branches, by its schema's place, and where in the value it objects.
 type Visit = (String, Vec<Step>);
@@ -54,15 +45,9 @@ pub struct Search<'e> {
     known: HashMap<Visit, Answered>,
 }
 
-impl Fixes {
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn put(&mut self, location: Vec<Step>, fix: Fix) -> bool {
-        self.0.entry(location).or_insert(fix);
-        true
-    }
+fn put(fixes: &mut Fixes, location: Vec<Step>, fix: Fix) -> bool {
+    fixes.entry(location).or_insert(fix);
+    true
 }
 
 impl<'e> Search<'e> {
@@ -86,10 +71,10 @@ impl<'e> Search<'e> {
             Value::Null if about_the_value(objection) => {
                 // A null in a list is an element; only a member can be left out.
                 let member = matches!(location.last(), Some(Step::Key(_)));
-                member && fixes.put(location.clone(), Fix::Drop)
+                member && put(fixes, location.clone(), Fix::Drop)
             }
             Value::String(text) => match converted(text, &objection.kind) {
-                Some(fix) => fixes.put(location.clone(), fix),
+                Some(fix) => put(fixes, location.clone(), fix),
                 None => self.variant(objection, fixes),
             },
             _ => self.variant(objection, fixes),
@@ -111,7 +96,7 @@ impl<'e> Search<'e> {
         };
         let found = known.is_some();
         for (location, fix) in known.into_iter().flatten() {
-            fixes.put(location, fix);
+            put(fixes, location, fix);
         }
         found
     }
@@ -138,7 +123,7 @@ fn drop_nulls(objection: &Objection<'_>, names: &[String], fixes: &mut Fixes) ->
     for name in nulls {
         let mut location = objection.location.clone();
         location.push(Step::Key(name.clone()));
-        fixes.put(location, Fix::Drop);
+        put(fixes, location, Fix::Drop);
         all += 1;
     }
     all == names.len()

@@ -9,10 +9,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Weak,
     time::{Duration, Instant},
 };
 
@@ -26,6 +23,16 @@ use serde_json::{Map, Value, json};
 /// The validator looks at it last, and not at all where its schema does not fit. So whatever goes on
 /// after something did not fit has such a branch, too: all else ends there.
 pub const COUNTING: &str = "x-mcpo-bridge-counting";
+
+/// Keywords whose value is an object of schemas.
+pub const SCHEMA_MAPS: [&str; 6] = [
+    "$defs",
+    "definitions",
+    "dependencies",
+    "dependentSchemas",
+    "patternProperties",
+    "properties",
+];
 
 /// Units between two looks at clocks: some 100 µs.
 const LOOK: u64 = 4_096;
@@ -50,8 +57,8 @@ pub enum Stopped {
 pub struct Patience {
     /// Its call's deadline.
     pub until: Option<Instant>,
-    /// Set when its caller hung up.
-    pub left: Option<Arc<AtomicBool>>,
+    /// Belongs to its caller, who drops it when the connection is closed.
+    pub caller: Option<Weak<()>>,
 }
 
 struct Meter {
@@ -119,11 +126,8 @@ impl Meter {
             return Ok(());
         }
         self.next_look = self.left.saturating_sub(LOOK);
-        let Patience { until, left } = &self.patience;
-        if left
-            .as_ref()
-            .is_some_and(|left| left.load(Ordering::Relaxed))
-        {
+        let Patience { until, caller } = &self.patience;
+        if caller.as_ref().is_some_and(|it| it.strong_count() == 0) {
             return Err(Stopped::Left);
         }
         if until.is_some_and(|until| Instant::now() >= until) {
@@ -157,15 +161,7 @@ fn within(value: &Value, at: &mut String, count: &mut usize) -> Value {
             let mut schema = Map::with_capacity(members.len() + 1);
             schema.insert(COUNTING.into(), at.as_str().into());
             for (key, member) in members {
-                let of_names = matches!(
-                    key.as_str(),
-                    "properties"
-                        | "patternProperties"
-                        | "$defs"
-                        | "definitions"
-                        | "dependentSchemas"
-                        | "dependencies"
-                );
+                let of_names = SCHEMA_MAPS.contains(&key.as_str());
                 let alternatives = matches!(key.as_str(), "anyOf" | "oneOf");
                 let tried = matches!(key.as_str(), "not" | "if" | "contains");
                 let counted = match member {

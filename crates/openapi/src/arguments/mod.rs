@@ -21,10 +21,10 @@ use meter::metered;
 use serde_json::Value;
 use unions::Unions;
 
-use crate::schema::{Converted, deeper_than, request_schema_of};
+use crate::schema::{deeper_than, request_schema_of};
 
 pub use fault::FieldFault;
-pub use meter::{Patience, Stopped};
+pub use meter::{Patience, SCHEMA_MAPS, Stopped};
 
 /// Corrections may uncover more: a variant is chosen, then its members are looked at.
 const ROUNDS: usize = 4;
@@ -126,29 +126,19 @@ impl ArgumentRules {
     /// document shows of it is; where that cannot either, nothing is checked but that the body is an
     /// object. `warning` then says why.
     pub fn compile(schema: &Value) -> Self {
-        let reason = match Checker::compile(schema) {
-            Ok(checker) => {
-                return Self {
-                    checker: Some(checker),
-                    warning: None,
+        let (checker, warning) = match Checker::compile(schema) {
+            Ok(checker) => (Some(checker), None),
+            Err(reason) => {
+                let checker = Checker::compile(&request_schema_of(schema).schema).ok();
+                let what = match checker {
+                    Some(_) => "validated only against the schema in the OpenAPI document",
+                    None => "not validated",
                 };
+                (checker, Some(format!("arguments are {what}: {reason}")))
             }
-            Err(reason) => reason,
         };
-        let Converted { schema: shown, .. } = request_schema_of(schema);
-        let checker = Checker::compile(&shown).ok();
-        let warning = match checker {
-            Some(_) => format!(
-                "arguments are validated only against the schema in the OpenAPI document: {reason}"
-            ),
-            None => format!("arguments are not validated: {reason}"),
-        };
-        Self {
-            checker,
-            warning: Some(warning),
-        }
+        Self { checker, warning }
     }
-
     /// What is wrong with the schema, if it is not checked as it stands.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
@@ -169,19 +159,25 @@ impl ArgumentRules {
             return self.check(&RawJson::empty_object(), effort);
         }
         if !value.is_object() {
-            return Err(fault(FieldFault::not_an_object(&value)));
+            let text = "Input should be a JSON object".into();
+            return Err(fault(FieldFault::new("dict_type", &[], text, &value)));
         }
         let Some(checker) = &self.checker else {
             return Ok(body.clone());
         };
         if brackets(body) > BODY_DEPTH && deeper_than(&value, BODY_DEPTH) {
-            return Err(fault(FieldFault::too_deep(BODY_DEPTH)));
+            let text = format!("Arguments should nest at most {BODY_DEPTH} levels");
+            return Err(fault(FieldFault::of_body("too_deep", text)));
         }
         match effort.decide(|| checker.validator.is_valid(&value)) {
             Ok(true) => Ok(body.clone()),
             Ok(false) => checker.correct_or_explain(value, body, effort),
             Err(stopped) if effort.ends(stopped) => Err(Unfit::Stopped(stopped)),
-            Err(_) => Err(fault(FieldFault::too_complex())),
+            Err(_) => {
+                let text = "Arguments are too complex to be validated against this tool's schema: \
+                            send fewer values in one call";
+                Err(fault(FieldFault::of_body("too_complex", text)))
+            }
         }
     }
 }
@@ -194,11 +190,10 @@ fn brackets(body: &RawJson) -> usize {
 
 impl Checker {
     fn compile(schema: &Value) -> Result<Self, String> {
-        // A tool without a schema takes what it gets.
-        let schema = if schema.is_null() {
-            &Value::Bool(true)
-        } else {
-            schema
+        // A tool without a schema accepts everything.
+        let schema = match schema {
+            Value::Null => &Value::Bool(true),
+            schema => schema,
         };
         let takes_objects = match schema.get("type") {
             Some(Value::String(one)) => one == "object",

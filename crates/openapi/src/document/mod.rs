@@ -41,7 +41,8 @@ pub fn document(input: &DocumentInput<'_>) -> Value {
     tools.retain(|tool| !tool.name.is_empty() && names.insert(&tool.name));
     let names = tools.iter().map(|tool| match input.operation_ids {
         OperationIds::Tool => tool.name.to_string(),
-        OperationIds::Mcpo => mcpo_operation_id(&tool.name),
+        // As FastAPI named them in mcpo: clients may filter on it.
+        OperationIds::Mcpo => format!("tool_{}_post", tool.name),
     });
     let names: Vec<String> = names.collect();
     let ids = operation_ids(names.iter().map(String::as_str));
@@ -62,21 +63,91 @@ pub fn document(input: &DocumentInput<'_>) -> Value {
         "info": info,
         "servers": [{"url": input.server_url}],
         "paths": paths,
-        "components": all_components(input.secured),
+        "components": components(input.secured),
     })
 }
 
 // What all operations share.
 
 /// The `components` object.
-fn all_components(secured: bool) -> Value {
+fn components(secured: bool) -> Value {
     let mut components = json!({
         "schemas": {
-            "FilesAnswer": files_answer(),
-            "File": file(),
-            "HTTPValidationError": validation_answer(),
-            "ValidationError": validation_error(),
-            "Problem": problem(),
+            "FilesAnswer": {
+                "title": "FilesAnswer",
+                "description": "Result of a call that created or changed files, or that has a \
+                                notice",
+                "type": "object",
+                "properties": {
+                    "result": {"title": "Result", "description": "Result returned by the tool"},
+                    "files": {"type": "array", "items": {"$ref": "#/components/schemas/File"}},
+                    "archive": {
+                        "description": "Zip file with all files, if there are several",
+                        "$ref": "#/components/schemas/File",
+                    },
+                    "message": {
+                        "type": "string",
+                        "description": "The links as a sentence in Markdown",
+                    },
+                    "notice": {"type": "string", "description": "Information for the model"},
+                },
+                "required": ["result"],
+            },
+            "File": {
+                "title": "File",
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "url": {
+                        "type": "string",
+                        "format": "uri",
+                        "description": "Download URL of this version of the file; requires no key",
+                    },
+                    "size": {"type": "integer", "minimum": 0, "description": "Bytes"},
+                    "mime_type": {"type": "string"},
+                    "expires_at": {"type": "string", "format": "date-time"},
+                },
+                "required": ["name", "url", "size", "mime_type", "expires_at"],
+            },
+            "HTTPValidationError": {
+                "title": "HTTPValidationError",
+                "type": "object",
+                "properties": {"detail": {
+                    "title": "Detail",
+                    "type": "array",
+                    "items": {"$ref": "#/components/schemas/ValidationError"},
+                }},
+            },
+            "ValidationError": {
+                "title": "ValidationError",
+                "type": "object",
+                "properties": {
+                    "loc": {
+                        "title": "Location",
+                        "type": "array",
+                        "items": {"type": ["string", "integer"]},
+                    },
+                    "msg": {"title": "Message", "type": "string"},
+                    "type": {"title": "Error Type", "type": "string"},
+                    "input": {"title": "Input"},
+                },
+                "required": ["loc", "msg", "type"],
+            },
+            "Problem": {
+                "title": "Problem",
+                "description": "Problem details (RFC 9457); `detail` has the shape of mcpo's \
+                                errors",
+                "type": "object",
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {
+                        "type": ["string", "object"],
+                        "properties": {"message": {"type": "string"}, "data": {}},
+                    },
+                },
+            },
         },
         "responses": {"Problem": {
             "description": "The error and how to resolve it",
@@ -89,87 +160,6 @@ fn all_components(secured: bool) -> Value {
         components["securitySchemes"] = json!({"HTTPBearer": {"type": "http", "scheme": "bearer"}});
     }
     components
-}
-
-fn files_answer() -> Value {
-    json!({
-        "title": "FilesAnswer",
-        "description": "Result of a call that created or changed files, or that has a notice",
-        "type": "object",
-        "properties": {
-            "result": {"title": "Result", "description": "Result returned by the tool"},
-            "files": {"type": "array", "items": {"$ref": "#/components/schemas/File"}},
-            "archive": {
-                "description": "Zip file with all files, if there are several",
-                "$ref": "#/components/schemas/File",
-            },
-            "message": {"type": "string", "description": "The links as a sentence in Markdown"},
-            "notice": {"type": "string", "description": "Information for the model"},
-        },
-        "required": ["result"],
-    })
-}
-
-fn file() -> Value {
-    json!({
-        "title": "File",
-        "type": "object",
-        "properties": {
-            "name": {"type": "string"},
-            "url": {
-                "type": "string",
-                "format": "uri",
-                "description": "Download URL of this version of the file; requires no key",
-            },
-            "size": {"type": "integer", "minimum": 0, "description": "Bytes"},
-            "mime_type": {"type": "string"},
-            "expires_at": {"type": "string", "format": "date-time"},
-        },
-        "required": ["name", "url", "size", "mime_type", "expires_at"],
-    })
-}
-
-fn validation_answer() -> Value {
-    json!({
-        "title": "HTTPValidationError",
-        "type": "object",
-        "properties": {"detail": {
-            "title": "Detail",
-            "type": "array",
-            "items": {"$ref": "#/components/schemas/ValidationError"},
-        }},
-    })
-}
-
-fn validation_error() -> Value {
-    json!({
-        "title": "ValidationError",
-        "type": "object",
-        "properties": {
-            "loc": {"title": "Location", "type": "array", "items": {"type": ["string", "integer"]}},
-            "msg": {"title": "Message", "type": "string"},
-            "type": {"title": "Error Type", "type": "string"},
-            "input": {"title": "Input"},
-        },
-        "required": ["loc", "msg", "type"],
-    })
-}
-
-fn problem() -> Value {
-    json!({
-        "title": "Problem",
-        "description": "Problem details (RFC 9457); `detail` has the shape of mcpo's errors",
-        "type": "object",
-        "properties": {
-            "type": {"type": "string"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {
-                "type": ["string", "object"],
-                "properties": {"message": {"type": "string"}, "data": {}},
-            },
-        },
-    })
 }
 
 // Names of tools in URLs and as operation ids.
@@ -202,11 +192,6 @@ fn is_dots(name: &str) -> bool {
     matches!(name, "." | "..")
 }
 
-/// What FastAPI made of a tool's name in mcpo; others may filter on it.
-fn mcpo_operation_id(name: &str) -> String {
-    format!("tool_{name}_post")
-}
-
 /// One id per name, in order: `[A-Za-z0-9_-]{1,64}`, all different. A name that is an id already
 /// keeps it, whatever the others are.
 pub fn operation_ids<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
@@ -227,7 +212,9 @@ pub fn operation_ids<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String
         let number = tried.entry(id.clone()).or_insert(1);
         loop {
             *number += 1;
-            let numbered = with_suffix(&id, *number);
+            let suffix = format!("_{number}");
+            let kept = id.len().min(LONGEST - suffix.len());
+            let numbered = format!("{}{suffix}", &id[..kept]);
             if taken.insert(numbered.clone()) {
                 return numbered;
             }
@@ -244,12 +231,6 @@ fn map(name: &str) -> String {
         .take(LONGEST)
         .collect();
     if id.is_empty() { "tool".into() } else { id }
-}
-
-fn with_suffix(id: &str, number: u64) -> String {
-    let suffix = format!("_{number}");
-    let kept = id.len().min(LONGEST - suffix.len());
-    format!("{}{suffix}", &id[..kept])
 }
 
 // The document at the root: no operations, but where they are.
@@ -286,10 +267,8 @@ fn post_operation(tool: &Tool, id: &str, input: &DocumentInput<'_>) -> Value {
         operation["description"] = description.into();
     }
     let mut request = json!({"content": {"application/json": {"schema": body}}});
-    if body["required"]
-        .as_array()
-        .is_some_and(|names| !names.is_empty())
-    {
+    let required = body["required"].as_array();
+    if required.is_some_and(|names| !names.is_empty()) {
         request["required"] = true.into();
     }
     operation["requestBody"] = request;
@@ -327,12 +306,10 @@ fn description(tool: &Tool, summary: &str, guide: Option<&str>) -> Option<String
         .description()
         .map(str::trim)
         .filter(|text| !text.is_empty());
-    let guide = guide.map(str::trim).filter(|text| !text.is_empty());
-    match (own, guide) {
-        (Some(own), Some(guide)) => Some(format!("{own}\n\n{guide}")),
-        (None, Some(guide)) => Some(format!("{summary}\n\n{guide}")),
-        (own, None) => own.map(str::to_owned),
-    }
+    let Some(guide) = guide.map(str::trim).filter(|text| !text.is_empty()) else {
+        return own.map(str::to_owned);
+    };
+    Some(format!("{}\n\n{guide}", own.unwrap_or(summary)))
 }
 
 /// The tool's title, else its name as mcpo wrote it: spaces and title case.

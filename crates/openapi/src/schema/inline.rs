@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Budget, Limits, Refs, Target, TooLarge, Warnings, any, any_object, is_never, merge::both,
-    named, never, settle, write,
+    Budget, Limits, Refs, Target, TooLarge, Warnings, any, any_object, complete, is_never,
+    merge::both, named, never, write,
 };
 
 /// One attempt at writing a schema out within the given limits.
@@ -29,7 +29,7 @@ impl<'a> Inliner<'a> {
         Self {
             refs,
             limits,
-            budget: Budget::new(),
+            budget: Budget::WHOLE,
             warnings: Warnings::default(),
             trail: Vec::new(),
             resource: root,
@@ -41,11 +41,9 @@ impl<'a> Inliner<'a> {
     /// A schema that stands alone, with its type written out.
     pub fn convert(&mut self, schema: &'a Value) -> Step<Value> {
         let mut converted = self.untyped(schema)?;
-        if let Value::Object(map) = &mut converted {
-            let never = map.len() == 1 && map.get("not") == Some(&json!({}));
-            if !self.exact && !never {
-                settle(map);
-            }
+        let incomplete = !self.exact && !is_never(&converted);
+        if let Some(map) = converted.as_object_mut().filter(|_| incomplete) {
+            complete(map);
         }
         Ok(converted)
     }
@@ -90,9 +88,14 @@ impl<'a> Inliner<'a> {
                     }
                 }
                 "anyOf" | "oneOf" => self.variants(key, value, &mut out)?,
-                "properties" => self.properties(value, &mut out)?,
-                "patternProperties" | "dependentSchemas" => {
-                    self.named_schemas(key, value, &mut out)?;
+                "properties" if !value.is_object() => {}
+                "properties" | "patternProperties" | "dependentSchemas" => {
+                    let mut schemas = self.named_schemas(value)?;
+                    if key == "properties" {
+                        // `false` forbids the property: it is not offered.
+                        schemas.retain(|_, schema| !is_never(schema));
+                    }
+                    out.insert(key.clone(), schemas.into());
                 }
                 "dependencies" => self.dependencies(value, &mut out)?,
                 "items" | "prefixItems" | "additionalItems" => {}
@@ -145,10 +148,8 @@ impl<'a> Inliner<'a> {
             ));
             return Ok(json!({}));
         };
-        let inside = self
-            .trail
-            .iter()
-            .filter(|open| std::ptr::eq(**open, target.schema));
+        let open = self.trail.iter();
+        let inside = open.filter(|open| std::ptr::eq(**open, target.schema));
         if inside.count() >= self.limits.repeats || self.trail.len() >= self.limits.refs {
             let stub = target.schema.as_object().map(|map| self.stub(map));
             return Ok(stub.transpose()?.map_or_else(any, Value::Object));
@@ -204,36 +205,13 @@ impl<'a> Inliner<'a> {
         Ok(())
     }
 
-    fn properties(&mut self, value: &'a Value, out: &mut Map<String, Value>) -> Step<()> {
-        let Value::Object(members) = value else {
-            return Ok(());
-        };
-        let mut properties = Map::new();
-        for (name, schema) in members {
-            self.budget.bytes(name.len())?;
-            let schema = self.convert(schema)?;
-            // `false` forbids the property: not offering it says that.
-            if !is_never(&schema) {
-                properties.insert(name.clone(), schema);
-            }
-        }
-        out.insert("properties".into(), properties.into());
-        Ok(())
-    }
-
-    fn named_schemas(
-        &mut self,
-        key: &str,
-        value: &'a Value,
-        out: &mut Map<String, Value>,
-    ) -> Step<()> {
+    fn named_schemas(&mut self, value: &'a Value) -> Step<Map<String, Value>> {
         let mut schemas = Map::new();
         for (name, schema) in value.as_object().into_iter().flatten() {
             self.budget.bytes(name.len())?;
             schemas.insert(name.clone(), self.convert(schema)?);
         }
-        out.insert(key.into(), schemas.into());
-        Ok(())
+        Ok(schemas)
     }
 
     /// Draft 7's one keyword became two.
@@ -242,7 +220,8 @@ impl<'a> Inliner<'a> {
         for (name, dependency) in value.as_object().into_iter().flatten() {
             self.budget.bytes(name.len())?;
             if dependency.is_array() {
-                names.insert(name.clone(), self.budget.copy(dependency)?);
+                self.budget.value(dependency)?;
+                names.insert(name.clone(), dependency.clone());
             } else {
                 schemas.insert(name.clone(), self.convert(dependency)?);
             }
@@ -268,11 +247,10 @@ impl<'a> Inliner<'a> {
         }
         match rest {
             Some(Value::Bool(false)) => {
-                let most = places.map_or(0, Vec::len);
-                let limit = out.entry("maxItems").or_insert(most.into());
-                if limit.as_u64().is_none_or(|limit| limit > most as u64) {
-                    *limit = most.into();
-                }
+                let most = places.map_or(0, Vec::len) as u64;
+                let limit = out.get("maxItems").and_then(Value::as_u64);
+                let limit = limit.map_or(most, |limit| limit.min(most));
+                out.insert("maxItems".into(), limit.into());
             }
             Some(rest @ (Value::Object(_) | Value::Bool(true))) => {
                 let rest = self.convert(rest)?;
@@ -322,7 +300,7 @@ impl<'a> Inliner<'a> {
         };
         if let Some(kept) = kept {
             self.budget.bytes(key.len())?;
-            let kept = self.budget.copy(&kept)?;
+            self.budget.value(&kept)?;
             out.insert(key.into(), kept);
         }
         Ok(())
@@ -351,39 +329,28 @@ fn flat(branches: Vec<Value>) -> Vec<Value> {
 /// Draft 4 had `exclusiveMinimum: true` beside `minimum`.
 fn bound(key: &str, value: &Value, map: &Map<String, Value>) -> Option<Value> {
     let flag = |name: &str| map.get(name) == Some(&Value::Bool(true));
-    match (key, value) {
-        ("minimum", Value::Number(_)) if flag("exclusiveMinimum") => None,
-        ("maximum", Value::Number(_)) if flag("exclusiveMaximum") => None,
-        (_, Value::Number(_)) => Some(value.clone()),
-        ("exclusiveMinimum", Value::Bool(true)) => {
-            map.get("minimum").filter(|v| v.is_number()).cloned()
-        }
-        ("exclusiveMaximum", Value::Bool(true)) => {
-            map.get("maximum").filter(|v| v.is_number()).cloned()
-        }
-        _ => None,
-    }
+    let value = match (key, value) {
+        ("minimum", _) if flag("exclusiveMinimum") => return None,
+        ("maximum", _) if flag("exclusiveMaximum") => return None,
+        ("exclusiveMinimum", Value::Bool(true)) => map.get("minimum")?,
+        ("exclusiveMaximum", Value::Bool(true)) => map.get("maximum")?,
+        _ => value,
+    };
+    value.is_number().then(|| value.clone())
 }
 
 /// A property that was left out cannot be required of the model.
 fn drop_impossible(map: &Map<String, Value>, out: &mut Map<String, Value>) {
-    let left_out = |name: &Value| {
+    let left_out = |name: &&Value| {
         let name = name.as_str().unwrap_or_default();
-        let has = |schema: &Map<String, Value>| {
-            schema
-                .get("properties")
-                .is_some_and(|all| all.get(name).is_some())
-        };
-        has(map) && !has(out)
+        let has = |schema: &Map<String, Value>| schema.get("properties")?.get(name).map(drop);
+        has(map).is_some() && has(out).is_none()
     };
     let Some(Value::Array(required)) = out.get("required") else {
         return;
     };
-    let kept: Vec<Value> = required
-        .iter()
-        .filter(|name| !left_out(name))
-        .cloned()
-        .collect();
+    let kept = required.iter().filter(|name| !left_out(name));
+    let kept: Vec<Value> = kept.cloned().collect();
     if kept.is_empty() {
         out.shift_remove("required");
     } else {

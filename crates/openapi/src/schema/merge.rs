@@ -49,10 +49,17 @@ fn keyword(key: &str, mine: &mut Value, other: Value) -> Option<Value> {
         // The outer text is about this use, the inner about the type.
         "title" | "description" | "default" | "examples" | "example" | "deprecated"
         | "readOnly" | "writeOnly" | "$comment" => None,
-        "properties" => properties(mine, other),
+        "properties" => {
+            if let (Value::Object(mine), Value::Object(other)) = (mine, other) {
+                both_properties(mine, other);
+            }
+            None
+        }
         "items" | "additionalProperties" | "propertyNames" => inner_schema(mine, other),
         "required" => {
-            union(mine, other);
+            if let (Value::Array(mine), Value::Array(other)) = (mine, other) {
+                union(mine, other);
+            }
             None
         }
         "type" => common_types(mine, other),
@@ -68,10 +75,8 @@ fn keyword(key: &str, mine: &mut Value, other: Value) -> Option<Value> {
     }
 }
 
-fn properties(mine: &mut Value, other: Value) -> Option<Value> {
-    let (Value::Object(mine), Value::Object(other)) = (mine, other) else {
-        return None;
-    };
+/// Makes each property satisfy both.
+pub fn both_properties(mine: &mut Map<String, Value>, other: Map<String, Value>) {
     for (name, schema) in other {
         match mine.get_mut(&name) {
             Some(Value::Object(known)) => both(known, schema),
@@ -80,28 +85,19 @@ fn properties(mine: &mut Value, other: Value) -> Option<Value> {
             }
         }
     }
-    None
 }
 
 fn inner_schema(mine: &mut Value, other: Value) -> Option<Value> {
     match (&mut *mine, other) {
-        (Value::Bool(false), _) | (_, Value::Bool(true)) => None,
-        (Value::Object(known), other @ Value::Object(_)) => {
-            both(known, other);
-            None
-        }
-        (_, other) => {
-            *mine = other;
-            None
-        }
+        (Value::Bool(false), _) | (_, Value::Bool(true)) => {}
+        (Value::Object(known), other @ Value::Object(_)) => both(known, other),
+        (_, other) => *mine = other,
     }
+    None
 }
 
 /// Adds the members that are not there yet.
-pub fn union(mine: &mut Value, other: Value) {
-    let (Value::Array(mine), Value::Array(other)) = (mine, other) else {
-        return;
-    };
+pub fn union(mine: &mut Vec<Value>, other: Vec<Value>) {
     for item in other {
         if !mine.contains(&item) {
             mine.push(item);
@@ -117,13 +113,11 @@ fn common_types(mine: &mut Value, other: Value) -> Option<Value> {
     };
     let both = left.iter().filter(|name| within(name, &right));
     let both = both.chain(right.iter().filter(|name| within(name, &left)));
-    match write(both.copied()) {
-        Some(types) => {
-            *mine = types;
-            None
-        }
-        None => Some(other),
-    }
+    let Some(types) = write(both.copied()) else {
+        return Some(other);
+    };
+    *mine = types;
+    None
 }
 
 fn common_values(mine: &mut Value, other: Value) -> Option<Value> {
@@ -158,8 +152,8 @@ pub fn either(one: Value, other: Value) -> Value {
     if let Some(choice) = choice(&one, &other) {
         return choice;
     }
-    let mut all = Value::Array(branches(one));
-    union(&mut all, Value::Array(branches(other)));
+    let mut all = branches(one);
+    union(&mut all, branches(other));
     json!({ "anyOf": all })
 }
 
@@ -178,8 +172,8 @@ fn branches(schema: Value) -> Vec<Value> {
 /// Two fixed values, or lists of them, of one type: the tag that tells variants apart.
 fn choice(one: &Value, other: &Value) -> Option<Value> {
     let values = |schema: &Value| match (schema.get("const"), schema.get("enum")) {
-        (Some(value), _) => Some(json!([value])),
-        (None, list) => list.cloned(),
+        (Some(value), _) => Some(vec![value.clone()]),
+        (None, list) => list?.as_array().cloned(),
     };
     if one.get("type")? != other.get("type")? {
         return None;

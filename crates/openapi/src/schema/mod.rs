@@ -12,9 +12,12 @@ mod root;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::HashMap;
+pub use root::{request_schema_of, response_schema};
+
+use std::collections::{HashMap, HashSet};
 
 use bridge_protocol::Tool;
+use indexmap::IndexSet;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -32,16 +35,6 @@ pub struct Converted {
 /// cannot be converted becomes permissive there, with a warning.
 pub fn request_schema(tool: &Tool) -> Converted {
     request_schema_of(tool.input_schema())
-}
-
-/// The same of an `inputSchema`.
-pub fn request_schema_of(schema: &Value) -> Converted {
-    root::request(schema)
-}
-
-/// Any other schema of a tool (`outputSchema`), made to stand alone.
-pub fn response_schema(schema: &Value) -> Converted {
-    root::response(schema)
 }
 
 // How much a schema may grow while its references are written out.
@@ -69,8 +62,9 @@ pub struct Limits {
     pub depth: usize,
 }
 
-/// Tried in order until the result fits. Mutual recursion of many types grows with every level,
-/// so the later ones cut harder; the last keeps the names and types of the arguments alone.
+/// Tried in order until the result fits. Mutual recursion of
+/// many types grows with every level, so the later ones cut more; the last keeps only the names and types
+/// of the arguments.
 pub const LADDER: [Limits; 5] = [
     Limits::new(2, 32, 48),
     Limits::new(1, 32, 48),
@@ -93,19 +87,17 @@ impl Limits {
 #[derive(Debug)]
 pub struct TooLarge;
 
-/// What is left to spend on one attempt.
+/// The size that is left for one attempt.
 pub struct Budget {
     nodes: usize,
     bytes: usize,
 }
 
 impl Budget {
-    pub fn new() -> Self {
-        Self {
-            nodes: NODES,
-            bytes: BYTES,
-        }
-    }
+    pub const WHOLE: Self = Self {
+        nodes: NODES,
+        bytes: BYTES,
+    };
 
     pub fn node(&mut self) -> Result<(), TooLarge> {
         self.nodes = self.nodes.checked_sub(1).ok_or(TooLarge)?;
@@ -117,19 +109,14 @@ impl Budget {
         Ok(())
     }
 
-    /// Pays for a value that is copied as it is.
-    pub fn copy(&mut self, value: &Value) -> Result<Value, TooLarge> {
-        self.charge(value)?;
-        Ok(value.clone())
-    }
-
-    fn charge(&mut self, value: &Value) -> Result<(), TooLarge> {
+    /// Counts a value that is copied unchanged.
+    pub fn value(&mut self, value: &Value) -> Result<(), TooLarge> {
         match value {
             Value::String(text) => self.bytes(text.len() + 3),
-            Value::Array(items) => items.iter().try_for_each(|item| self.charge(item)),
+            Value::Array(items) => items.iter().try_for_each(|item| self.value(item)),
             Value::Object(map) => map.iter().try_for_each(|(key, item)| {
                 self.bytes(key.len() + 4)?;
-                self.charge(item)
+                self.value(item)
             }),
             _ => self.bytes(8),
         }
@@ -138,17 +125,13 @@ impl Budget {
 
 /// Distinct warnings, up to a number.
 #[derive(Default)]
-pub struct Warnings(Vec<String>);
+pub struct Warnings(pub Vec<String>);
 
 impl Warnings {
     pub fn add(&mut self, text: String) {
         if self.0.len() < WARNINGS && !self.0.contains(&text) {
             self.0.push(text);
         }
-    }
-
-    pub fn into_vec(self) -> Vec<String> {
-        self.0
     }
 }
 
@@ -245,20 +228,15 @@ impl<'a> Refs<'a> {
                 self.ids.entry(self.absolute(id)).or_insert(schema);
             }
         }
-        for anchor in [text("$anchor"), text("$dynamicAnchor")]
-            .into_iter()
-            .flatten()
-        {
+        for anchor in ["$anchor", "$dynamicAnchor"].into_iter().filter_map(text) {
             self.anchors.entry(anchor).or_insert(schema);
         }
     }
 
     fn absolute(&self, id: &str) -> String {
         let joined = self.base.join(id).map(String::from);
-        joined
-            .unwrap_or_else(|_| id.into())
-            .trim_end_matches('#')
-            .into()
+        let joined = joined.unwrap_or_else(|_| id.into());
+        joined.trim_end_matches('#').into()
     }
 
     /// Follows `reference` as written within `resource`; `None` where it leads outside or to
@@ -309,13 +287,7 @@ pub fn never() -> Value {
 }
 
 pub fn is_never(schema: &Value) -> bool {
-    schema.as_object().is_some_and(|map| {
-        map.len() == 1
-            && map
-                .get("not")
-                .and_then(Value::as_object)
-                .is_some_and(Map::is_empty)
-    })
+    *schema == never()
 }
 
 /// The types a schema names, known ones only.
@@ -330,12 +302,8 @@ pub fn named(schema: &Map<String, Value>) -> Vec<&str> {
 
 /// One type as a string, several as a list without repeats.
 pub fn write<'a>(types: impl IntoIterator<Item = &'a str>) -> Option<Value> {
-    let mut distinct: Vec<&str> = Vec::new();
-    for name in types {
-        if !distinct.contains(&name) {
-            distinct.push(name);
-        }
-    }
+    let distinct: IndexSet<&str> = types.into_iter().collect();
+    let distinct = Vec::from_iter(distinct);
     match *distinct {
         [] => None,
         [one] => Some(one.into()),
@@ -343,8 +311,8 @@ pub fn write<'a>(types: impl IntoIterator<Item = &'a str>) -> Option<Value> {
     }
 }
 
-/// Writes out what follows from the other keywords.
-pub fn settle(schema: &mut Map<String, Value>) {
+/// Adds the types that follow from the other keywords.
+pub fn complete(schema: &mut Map<String, Value>) {
     let only_null = |branches: &Value| {
         let branches = branches.as_array().filter(|branches| !branches.is_empty());
         branches.is_some_and(|all| all.iter().all(|branch| branch["type"] == "null"))
@@ -355,11 +323,9 @@ pub fn settle(schema: &mut Map<String, Value>) {
         schema.entry("type").or_insert("null".into());
     }
     if let Some(Value::Array(parts)) = schema.get_mut("allOf") {
-        // What could not be merged stands beside the rest, and must be complete as well.
-        parts
-            .iter_mut()
-            .filter_map(Value::as_object_mut)
-            .for_each(settle);
+        // Parts that could not be merged must be complete as well.
+        let parts = parts.iter_mut().filter_map(Value::as_object_mut);
+        parts.for_each(complete);
     }
     if !schema.contains_key("type") && !schema.contains_key("anyOf") {
         if let Some(types) = derived(schema) {
@@ -408,70 +374,35 @@ fn derived(schema: &Map<String, Value>) -> Option<Value> {
         let all_known = types.iter().all(|types| !types.is_empty());
         return write(types.into_iter().flatten()).filter(|_| all_known);
     }
-    let has = |keys: &[&str]| keys.iter().any(|key| schema.contains_key(*key));
-    let hints: [(&str, &[&str]); 4] = [
-        (
-            "object",
-            &[
-                "properties",
-                "required",
-                "additionalProperties",
-                "patternProperties",
-                "minProperties",
-                "maxProperties",
-                "propertyNames",
-                "dependentRequired",
-            ],
-        ),
-        (
-            "array",
-            &[
-                "items",
-                "prefixItems",
-                "minItems",
-                "maxItems",
-                "uniqueItems",
-                "contains",
-            ],
-        ),
-        (
-            "string",
-            &[
-                "pattern",
-                "minLength",
-                "maxLength",
-                "format",
-                "contentEncoding",
-            ],
-        ),
-        (
-            "number",
-            &[
-                "minimum",
-                "maximum",
-                "exclusiveMinimum",
-                "exclusiveMaximum",
-                "multipleOf",
-            ],
-        ),
-    ];
-    write(
-        hints
-            .iter()
-            .filter(|(_, keys)| has(keys))
-            .map(|(name, _)| *name),
-    )
+    let implied: HashSet<&str> = schema.keys().filter_map(|key| implied_type(key)).collect();
+    let kinds = ["object", "array", "string", "number"];
+    write(kinds.into_iter().filter(|kind| implied.contains(kind)))
+}
+
+/// The type of values that a keyword is about.
+fn implied_type(keyword: &str) -> Option<&'static str> {
+    Some(match keyword {
+        "properties"
+        | "required"
+        | "additionalProperties"
+        | "patternProperties"
+        | "propertyNames"
+        | "dependentRequired"
+        | "minProperties"
+        | "maxProperties" => "object",
+        "items" | "prefixItems" | "contains" | "uniqueItems" | "minItems" | "maxItems" => "array",
+        "pattern" | "format" | "contentEncoding" | "minLength" | "maxLength" => "string",
+        "minimum" | "maximum" | "multipleOf" | "exclusiveMinimum" | "exclusiveMaximum" => "number",
+        _ => return None,
+    })
 }
 
 fn branch_types(branch: &Map<String, Value>) -> Vec<&str> {
     let Some(Value::Array(inner)) = branch.get("anyOf") else {
         return named(branch);
     };
-    inner
-        .iter()
-        .filter_map(Value::as_object)
-        .flat_map(named)
-        .collect()
+    let inner = inner.iter().filter_map(Value::as_object);
+    inner.flat_map(named).collect()
 }
 
 fn type_of(value: &Value) -> &'static str {

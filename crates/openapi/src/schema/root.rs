@@ -7,28 +7,27 @@ use super::{
     BYTES, Converted, LADDER, Refs, SOURCE_DEPTH, TooLarge, Warnings, any, deeper_than,
     inline::Inliner,
     is_never,
-    merge::{both, either, union},
+    merge::{both_properties, either, union},
     named,
 };
 
-/// The request body for an `inputSchema`, whatever it is.
-pub fn request(schema: &Value) -> Converted {
-    match schema {
-        Value::Null | Value::Bool(true) => unchecked(Vec::new()),
-        Value::Object(_) => attempt(schema, |inliner, schema| inliner.untyped(schema)).map_or_else(
-            |warning| unchecked(vec![warning]),
-            |(root, warnings)| arguments(root, warnings),
-        ),
-        _ => unchecked(vec![
-            "inputSchema is not an object: any arguments are accepted".into(),
-        ]),
-    }
+/// The request body of an `inputSchema`.
+pub fn request_schema_of(schema: &Value) -> Converted {
+    let warning = match schema {
+        Value::Null | Value::Bool(true) => return unchecked(Vec::new()),
+        Value::Object(_) => match attempt(schema, |inliner, schema| inliner.untyped(schema)) {
+            Ok((root, warnings)) => return arguments(root, warnings),
+            Err(warning) => warning,
+        },
+        _ => "inputSchema is not an object: any arguments are accepted".into(),
+    };
+    unchecked(vec![warning])
 }
 
-/// Any other schema.
-pub fn response(schema: &Value) -> Converted {
+/// Any other schema of a tool (`outputSchema`), made to stand alone.
+pub fn response_schema(schema: &Value) -> Converted {
     let (schema, warnings) = match attempt(schema, |inliner, schema| inliner.convert(schema)) {
-        Ok((schema, warnings)) => (schema, warnings.into_vec()),
+        Ok((schema, warnings)) => (schema, warnings.0),
         Err(warning) => (any(), vec![warning]),
     };
     Converted { schema, warnings }
@@ -97,13 +96,13 @@ fn arguments(root: Value, mut warnings: Warnings) -> Converted {
         Value::Object(map) if !is_never(&Value::Object(map.clone())) => map,
         _ => {
             warnings.add("no value satisfies inputSchema: any arguments are accepted".into());
-            return unchecked(warnings.into_vec());
+            return unchecked(warnings.0);
         }
     };
     let types = named(&root);
     if !types.is_empty() && !types.contains(&"object") {
         warnings.add("inputSchema does not describe an object: any arguments are accepted".into());
-        return unchecked(warnings.into_vec());
+        return unchecked(warnings.0);
     }
     let mut members = gather(&root);
     for name in members.required.iter().filter_map(Value::as_str) {
@@ -123,7 +122,7 @@ fn arguments(root: Value, mut warnings: Warnings) -> Converted {
     }
     Converted {
         schema: schema.into(),
-        warnings: warnings.into_vec(),
+        warnings: warnings.0,
     }
 }
 
@@ -138,14 +137,7 @@ fn gather(schema: &Map<String, Value>) -> Members {
     for part in list(schema, "allOf") {
         let part = gather(part);
         members.require(part.required);
-        for (name, schema) in part.properties {
-            match members.properties.get_mut(&name) {
-                Some(Value::Object(known)) => both(known, schema),
-                _ => {
-                    members.properties.insert(name, schema);
-                }
-            }
-        }
+        both_properties(&mut members.properties, part.properties);
     }
     for key in ["anyOf", "oneOf"] {
         if let Some(variant) = one_of(&list(schema, key)) {
@@ -155,13 +147,10 @@ fn gather(schema: &Map<String, Value>) -> Members {
     }
     let optional = ["then", "else"]
         .into_iter()
-        .filter_map(|key| schema.get(key)?.as_object());
+        .filter_map(|key| schema.get(key));
     let dependent = schema.get("dependentSchemas").and_then(Value::as_object);
-    let dependent = dependent
-        .into_iter()
-        .flat_map(Map::values)
-        .filter_map(Value::as_object);
-    for branch in optional.chain(dependent) {
+    let dependent = dependent.into_iter().flat_map(Map::values);
+    for branch in optional.chain(dependent).filter_map(Value::as_object) {
         members.offer(gather(branch).properties);
     }
     members
@@ -169,14 +158,11 @@ fn gather(schema: &Map<String, Value>) -> Members {
 
 /// All that any variant takes; needed is what every variant needs.
 fn one_of(branches: &[&Map<String, Value>]) -> Option<Members> {
-    let for_objects = |branch: &&&Map<String, Value>| {
+    let for_objects = branches.iter().filter(|branch| {
         let types = named(branch);
         types.is_empty() || types.contains(&"object")
-    };
-    let mut shapes = branches
-        .iter()
-        .filter(for_objects)
-        .map(|branch| gather(branch));
+    });
+    let mut shapes = for_objects.map(|branch| gather(branch));
     let mut all = shapes.next()?;
     for shape in shapes {
         all.required.retain(|name| shape.required.contains(name));
@@ -190,22 +176,15 @@ fn one_of(branches: &[&Map<String, Value>]) -> Option<Members> {
 
 impl Members {
     fn require(&mut self, names: Vec<Value>) {
-        let mut mine = Value::Array(std::mem::take(&mut self.required));
-        union(&mut mine, names.into());
-        if let Value::Array(names) = mine {
-            self.required = names;
-        }
+        union(&mut self.required, names);
     }
 
     /// Adds arguments of a variant; what the root itself says of an argument holds for all.
     fn offer(&mut self, properties: Map<String, Value>) {
         for (name, schema) in properties {
-            match self.properties.get_mut(&name) {
-                Some(known) if *known == any() => *known = schema,
-                Some(_) => {}
-                None => {
-                    self.properties.insert(name, schema);
-                }
+            let known = self.properties.entry(name).or_insert_with(any);
+            if *known == any() {
+                *known = schema;
             }
         }
     }
@@ -213,9 +192,6 @@ impl Members {
 
 fn list<'a>(schema: &'a Map<String, Value>, key: &str) -> Vec<&'a Map<String, Value>> {
     let parts = schema.get(key).and_then(Value::as_array);
-    parts
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_object)
-        .collect()
+    let parts = parts.into_iter().flatten();
+    parts.filter_map(Value::as_object).collect()
 }
