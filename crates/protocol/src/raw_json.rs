@@ -352,6 +352,14 @@ impl Serialize for RawJson {
     }
 }
 
+/// Only for `serde_json` deserializers: keeps the text unchanged.
+impl<'de> Deserialize<'de> for RawJson {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text: Box<str> = Box::<RawValue>::deserialize(from)?.into();
+        Ok(Self(String::from(text).into()))
+    }
+}
+
 /// Bodies up to this many bytes are not worth keeping for what was made of them.
 const SMALL: usize = 64 * 1024;
 

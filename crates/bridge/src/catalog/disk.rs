@@ -1,26 +1,24 @@
-//! What a server said, kept over a restart. It counts for the same config and the same installed
-//! packages only, and until the server was asked again.
+//! The answers of a server, stored over a restart. An entry is valid for the same config and the same
+//! installed packages, until the server was asked again.
 
 use std::sync::{Arc, OnceLock};
 
 use bridge_process::HelloParts;
 use bridge_protocol::{RawJson, Tool, era::Era, method};
 use bridge_state::ChatStore;
-use bytes::Bytes;
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
 
 use super::Learnt;
 use crate::{child::Children, config::ServerSpec, launches::Launching};
 
-/// The layout that this version writes and reads.
+/// The version of the file format.
 const FORMAT: u32 = 1;
 
-/// For what an entry counts: the config's version, and what is started.
+/// What an entry is valid for: the config's version, and the packages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     config: String,
-    /// None for what runs as written, whose version nobody knows before it is asked.
+    /// `None` if the server is started by its own command line: its version is then unknown.
     packages: Option<String>,
 }
 
@@ -38,55 +36,29 @@ impl Key {
     }
 }
 
-#[derive(Serialize)]
-struct Writing<'a> {
-    format: u32,
-    key: &'a Key,
-    hello: &'a RawJson,
-    spoken_modern: bool,
-    modern: Option<&'a RawJson>,
-    #[serde(serialize_with = "raw_tools")]
-    tools: &'a [Tool],
-    prompts: &'a [RawJson],
-    resources: &'a [RawJson],
-    templates: &'a [RawJson],
-    memory: u64,
-    wrote_files: bool,
-    odd: Option<&'a str>,
-}
-
-fn raw_tools<S: Serializer>(tools: &[Tool], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(tools.iter().map(|tool| &tool.raw))
-}
-
-#[derive(Deserialize)]
-struct Reading<'a> {
+/// The content of a file.
+#[derive(Serialize, Deserialize)]
+struct Entry {
     format: u32,
     key: Key,
-    #[serde(borrow)]
-    hello: &'a RawValue,
+    hello: RawJson,
     spoken_modern: bool,
-    #[serde(borrow)]
-    modern: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tools: Vec<&'a RawValue>,
-    #[serde(borrow)]
-    prompts: Vec<&'a RawValue>,
-    #[serde(borrow)]
-    resources: Vec<&'a RawValue>,
-    #[serde(borrow)]
-    templates: Vec<&'a RawValue>,
+    modern: Option<RawJson>,
+    tools: Vec<RawJson>,
+    prompts: Vec<RawJson>,
+    resources: Vec<RawJson>,
+    templates: Vec<RawJson>,
     memory: u64,
     wrote_files: bool,
     #[serde(default)]
     odd: Option<String>,
 }
 
-/// Reads what was kept for `key`; `None` where there is nothing that counts. Blocks.
+/// Reads the entry for `key`; `None` if there is no valid one. Blocks.
 pub fn read(store: &ChatStore, spec: &ServerSpec, key: &Key) -> Option<Learnt> {
     let server = &spec.name;
     let content = match store.catalog_entry(server) {
-        Ok(content) => Bytes::from(content?),
+        Ok(content) => content?,
         Err(error) => {
             tracing::warn!(
                 %server,
@@ -96,54 +68,42 @@ pub fn read(store: &ChatStore, spec: &ServerSpec, key: &Key) -> Option<Learnt> {
             return None;
         }
     };
-    match parse(&content, key) {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::warn!(
-                %server,
-                %error,
-                "cached catalog entry is corrupt; the server is queried again"
-            );
-            None
-        }
-    }
+    parse(&content, key).unwrap_or_else(|error| {
+        tracing::warn!(
+            %server,
+            %error,
+            "cached catalog entry is corrupt; the server is queried again"
+        );
+        None
+    })
 }
 
-/// What a server of this config said of itself when it was last asked, whatever it was started
-/// from. Blocks.
+/// The greeting in the entry of this config, whatever packages the server was started from. Blocks.
 pub fn kept(store: &ChatStore, spec: &ServerSpec) -> Option<HelloParts> {
-    let content = Bytes::from(store.catalog_entry(&spec.name).ok()??);
-    let read: Reading = serde_json::from_slice(&content).ok()?;
+    let content = store.catalog_entry(&spec.name).ok()??;
+    let read: Entry = serde_json::from_slice(&content).ok()?;
     let same = read.format == FORMAT && read.key.config == spec.version().to_hex();
-    same.then(|| HelloParts::read(&RawJson::within(&content, read.hello)).0)
+    same.then(|| HelloParts::read(&read.hello).0)
 }
 
-fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error> {
-    let read: Reading = serde_json::from_slice(content)?;
+fn parse(content: &[u8], key: &Key) -> Result<Option<Learnt>, serde_json::Error> {
+    let read: Entry = serde_json::from_slice(content)?;
     if read.format != FORMAT || read.key != *key {
         return Ok(None);
     }
-    let raw = |part: &RawValue| RawJson::within(content, part);
-    let all = |parts: Vec<&RawValue>| parts.into_iter().map(raw).collect();
-    let hello_raw = raw(read.hello);
-    let modern = OnceLock::new();
-    if let Some(part) = read.modern {
-        let _ = modern.set(raw(part));
-    }
-    let tools = read.tools.into_iter().map(raw);
     Ok(Some(Learnt {
-        hello: HelloParts::read(&hello_raw).0,
-        hello_raw,
+        hello: HelloParts::read(&read.hello).0,
+        hello_raw: read.hello,
         era: if read.spoken_modern {
             Era::Modern
         } else {
             Era::Legacy
         },
-        modern,
-        tools: tools.filter_map(|tool| Tool::read_raw(&tool)).collect(),
-        prompts: all(read.prompts),
-        resources: all(read.resources),
-        templates: all(read.templates),
+        modern: read.modern.map_or_else(OnceLock::new, OnceLock::from),
+        tools: read.tools.iter().filter_map(Tool::read_raw).collect(),
+        prompts: read.prompts,
+        resources: read.resources,
+        templates: read.templates,
         memory: read.memory,
         wrote_files: read.wrote_files,
         odd: read.odd,
@@ -151,25 +111,27 @@ fn parse(content: &Bytes, key: &Key) -> Result<Option<Learnt>, serde_json::Error
 }
 
 fn content(key: &Key, learnt: &Learnt) -> serde_json::Result<Vec<u8>> {
-    let writing = Writing {
+    serde_json::to_vec(&Entry {
         format: FORMAT,
-        key,
-        hello: &learnt.hello_raw,
+        key: key.clone(),
+        hello: learnt.hello_raw.clone(),
         spoken_modern: learnt.era == Era::Modern,
-        modern: learnt.modern.get(),
-        tools: &learnt.tools,
-        prompts: &learnt.prompts,
-        resources: &learnt.resources,
-        templates: &learnt.templates,
+        modern: learnt.modern.get().cloned(),
+        tools: raw_tools(learnt),
+        prompts: learnt.prompts.clone(),
+        resources: learnt.resources.clone(),
+        templates: learnt.templates.clone(),
         memory: learnt.memory,
         wrote_files: learnt.wrote_files,
-        odd: learnt.odd.as_deref(),
-    };
-    serde_json::to_vec(&writing)
+        odd: learnt.odd.clone(),
+    })
 }
 
-/// Keeps what was learnt. A disk that fails costs the next start some time, and nothing now.
-/// Blocks.
+fn raw_tools(learnt: &Learnt) -> Vec<RawJson> {
+    learnt.tools.iter().map(|tool| tool.raw.clone()).collect()
+}
+
+/// Stores an entry. If this fails, only the next start takes longer. Blocks.
 pub fn write(store: &ChatStore, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
     let Ok(content) = content(key, learnt) else {
         return;
@@ -181,12 +143,9 @@ pub fn write(store: &ChatStore, spec: &ServerSpec, key: &Key, learnt: &Learnt) {
 
 /// The notifications about what differs between two answers of one server.
 pub fn news(before: &Learnt, after: &Learnt) -> Vec<&'static str> {
-    let tools = |learnt: &Learnt| -> Vec<RawJson> {
-        learnt.tools.iter().map(|tool| tool.raw.clone()).collect()
-    };
     let resources = before.resources != after.resources || before.templates != after.templates;
     let news = [
-        (tools(before) != tools(after), method::TOOLS_CHANGED),
+        (raw_tools(before) != raw_tools(after), method::TOOLS_CHANGED),
         (before.prompts != after.prompts, method::PROMPTS_CHANGED),
         (resources, method::RESOURCES_CHANGED),
     ];
@@ -194,7 +153,7 @@ pub fn news(before: &Learnt, after: &Learnt) -> Vec<&'static str> {
     news.map(|(_, method)| method).collect()
 }
 
-/// What was learnt, with what is known still true of it: an equal answer keeps its documents.
+/// Whether the answers are the same: their documents are then kept.
 pub fn unchanged(before: &Arc<Learnt>, after: &Learnt) -> bool {
     before.era == after.era
         && before.hello_raw == after.hello_raw
@@ -238,8 +197,8 @@ mod tests {
         }
     }
 
-    fn text(key: &Key, learnt: &Learnt) -> Bytes {
-        content(key, learnt).unwrap().into()
+    fn text(key: &Key, learnt: &Learnt) -> Vec<u8> {
+        content(key, learnt).unwrap()
     }
 
     #[test]
@@ -272,7 +231,7 @@ mod tests {
     fn half_an_entry_is_none() {
         let kept = text(&key("1"), &learnt(&[r#"{"name":"a"}"#]));
         for end in [0, 1, kept.len() / 2, kept.len() - 1] {
-            assert!(parse(&kept.slice(..end), &key("1")).is_err(), "{end}");
+            assert!(parse(&kept[..end], &key("1")).is_err(), "{end}");
         }
     }
 

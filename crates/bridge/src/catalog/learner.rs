@@ -18,7 +18,7 @@ use tokio_util::{
 use super::LearnError;
 use super::{
     Knowledge, Learnt, News, Offer, Watch, disk,
-    learn::{learn_unless, probe},
+    learn::{learn, probe},
 };
 use crate::{
     child::Children,
@@ -61,17 +61,13 @@ impl Wanted {
     /// Waits until the server is to be asked again.
     async fn granted(&self) {
         self.requests.notified().await;
-        let before = *self.lock();
+        let before = *self.granted.lock();
         if let Some(before) = before {
             tokio::time::sleep_until(before + SHORTEST_INTERVAL).await;
         }
         // What was asked for meanwhile is answered by the attempt that begins now.
         let _ = self.requests.notified().now_or_never();
-        *self.lock() = Some(Instant::now());
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, Option<Instant>> {
-        self.granted.lock()
+        *self.granted.lock() = Some(Instant::now());
     }
 }
 
@@ -147,7 +143,7 @@ impl Shared {
 
     /// Publishes what is learnt, seen through the current spec.
     fn offer(&self) {
-        let learnt = self.known().clone();
+        let learnt = self.learnt.lock().clone();
         if let Some(learnt) = learnt {
             let offer = Offer::new(self.spec(), learnt);
             self.publish.send_replace(Knowledge::Ready(Arc::new(offer)));
@@ -164,7 +160,7 @@ impl Shared {
             let key = disk::Key::for_server(&spec, &children);
             let deadline = Instant::now() + ATTEMPT;
             let attempt = self.stop.child_token();
-            let learnt = learn_unless(&spec, &children, &store, deadline, &attempt);
+            let learnt = learn(&spec, &children, &store, deadline, &attempt);
             let learnt = self.unless_outdated(learnt, &attempt).await;
             if self.stop.is_cancelled() {
                 return;
@@ -214,7 +210,7 @@ impl Shared {
         given_up: &CancellationToken,
     ) -> T {
         let mut attempt = std::pin::pin!(attempt);
-        if self.known().is_none() {
+        if self.learnt.lock().is_none() {
             tokio::select! {
                 done = &mut attempt => return done,
                 () = self.wanted.requests.notified() => given_up.cancel(),
@@ -231,21 +227,21 @@ impl Shared {
         let Ok(Some(learnt)) = read.await else {
             return false;
         };
-        *self.known() = Some(Arc::new(learnt));
+        *self.learnt.lock() = Some(Arc::new(learnt));
         self.offer();
         true
     }
 
     /// Offers what was learnt; who was told otherwise before hears of it.
     fn take_over(&self, learnt: Learnt) {
-        let before = self.known().clone();
+        let before = self.learnt.lock().clone();
         if let Some(before) = &before
             && disk::unchanged(before, &learnt)
         {
             return;
         }
         let news = before.map(|before| disk::news(&before, &learnt));
-        *self.known() = Some(Arc::new(learnt));
+        *self.learnt.lock() = Some(Arc::new(learnt));
         self.offer();
         for method in news.into_iter().flatten() {
             let server = self.spec().name.clone();
@@ -263,7 +259,7 @@ impl Shared {
         children: &Children,
         store: &Arc<ChatStore>,
     ) {
-        let known = self.known().clone();
+        let known = self.learnt.lock().clone();
         let Some(learnt) = known.filter(|_| key == disk::Key::for_server(&spec, children)) else {
             return;
         };
@@ -273,19 +269,15 @@ impl Shared {
         let _ = tokio::task::spawn_blocking(write).await;
     }
 
-    fn known(&self) -> parking_lot::MutexGuard<'_, Option<Arc<Learnt>>> {
-        self.learnt.lock()
-    }
-
     /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.
     async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<ChatStore>) {
-        let known = self.known().clone();
+        let known = self.learnt.lock().clone();
         let known = known.is_some_and(|learnt| learnt.modern.get().is_some());
         if known || spec.mode == Mode::Stateful {
             return;
         }
         let modern = probe(spec, children, store, &self.stop).await;
-        let learnt = self.known();
+        let learnt = self.learnt.lock();
         if let (Some(learnt), Some(modern)) = (&*learnt, modern) {
             let _ = learnt.modern.set(modern);
         }
@@ -295,7 +287,7 @@ impl Shared {
     fn fail(&self, spec: &ServerSpec, error: &LearnError, pause: Duration, believed: bool) {
         let (why, brief) = (error.to_string(), error.brief());
         if believed {
-            *self.known() = None;
+            *self.learnt.lock() = None;
         }
         // Its own words may hold secrets: they are in its log, in `check` and for callers.
         tracing::warn!(server = %spec.name, error = %brief, retry_in = ?pause, "server is not ready");

@@ -1,36 +1,38 @@
-//! What a server lists, as the schemas of MCP's clients want it: a client that checks what it reads
-//! gives up the whole list for one member of the wrong type. At `/mcp`, where the lists of all servers
-//! are one, such a member is mended or left out; what is valid keeps its bytes. `/mcp/{server}` passes
-//! on what the server said, and the warnings say what a strict client will refuse there.
+//! The lists of a server, corrected for strict MCP clients, which reject a whole list for one member of
+//! the wrong type. At `/mcp`, which joins the lists of all servers, such a member is corrected or left out;
+//! valid ones keep their bytes. `/mcp/{server}` passes on the server's lists unchanged, and warnings say
+//! what a strict client rejects there.
 //!
 //! The rules are those of the official clients: the zod schemas of `@modelcontextprotocol/sdk`
 //! (`types.js`) and the models of Python's `mcp.types`.
 
 use std::{
-    borrow::Cow,
     collections::{HashMap, HashSet},
     fmt::Write as _,
+    sync::LazyLock,
 };
 
 use bridge_model::ServerName;
+use bridge_openapi::SCHEMA_MAPS;
 use bridge_protocol::{Member, RawJson, Tool};
+use regex::Regex;
 use serde_json::Value;
 
-/// Faults that a warning names.
+/// The number of faults in a warning.
 const NAMED: usize = 5;
 
-/// Characters of a name that a warning quotes.
+/// The length, in characters, of a name in a warning.
 const QUOTED: usize = 60;
 
-/// One thing that is listed.
+/// An item of a list.
 pub struct Item {
     /// Its name, or its URI, as the server spells it.
     pub own: Box<str>,
-    /// As clients may read it.
+    /// Corrected for clients.
     pub raw: RawJson,
 }
 
-/// What one server adds to the lists of all.
+/// The part of one server in the joined lists.
 #[derive(Default)]
 pub struct Listed {
     /// By `name`.
@@ -45,7 +47,7 @@ pub struct Listed {
     left_out: Faults,
 }
 
-/// Faults: the first of them, and how many more there are.
+/// The first faults, and the number of others.
 #[derive(Default)]
 pub struct Faults {
     first: Vec<String>,
@@ -73,8 +75,7 @@ impl Faults {
 }
 
 impl Listed {
-    /// Looks through everything that a server lists, once; of the tools, through those that the config
-    /// offers.
+    /// Corrects the lists of a server; `tools` are those that the config offers.
     pub fn inspect<'a>(
         tools: impl Iterator<Item = &'a Tool>,
         prompts: &[RawJson],
@@ -83,39 +84,39 @@ impl Listed {
     ) -> Self {
         let mut listed = Self::default();
         for tool in tools {
-            let mut item = listed.item("tool", &tool.raw, "name", TOOL);
-            if let Some(item) = &mut item {
-                listed.input_schema(item);
+            if let Some(mut item) = listed.item("tool", &tool.raw, "name", Shape::Tool) {
+                listed.input_schema(&mut item);
+                listed.tools.push(item);
             }
-            listed.tools.extend(item);
         }
-        listed.prompts = listed.list("prompt", prompts, "name", PROMPT);
-        listed.resources = listed.list("resource", resources, "uri", RESOURCE);
-        listed.templates = listed.list("resource template", templates, "uriTemplate", TEMPLATE);
+        listed.prompts = listed.list("prompt", prompts, "name", Shape::Prompt);
+        listed.resources = listed.list("resource", resources, "uri", Shape::Resource);
+        let (kind, key) = ("resource template", "uriTemplate");
+        listed.templates = listed.list(kind, templates, key, Shape::Template);
         listed
     }
 
-    fn list(&mut self, kind: &str, said: &[RawJson], key: &str, rules: &[Rule]) -> Vec<Item> {
-        let items = said
-            .iter()
-            .filter_map(|raw| self.item(kind, raw, key, rules));
-        let items: Vec<Item> = items.collect();
-        let mut known = HashSet::new();
-        let (kept, again): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| {
-            // Nobody could ask for the second of two with one name.
-            known.insert(item.own.clone())
-        });
-        for item in again {
-            let name = quoted(&item.own);
-            self.left_out.push(format!("duplicate {kind} {name}"));
+    fn list(&mut self, kind: &str, said: &[RawJson], key: &str, shape: Shape) -> Vec<Item> {
+        let (mut kept, mut known) = (Vec::new(), HashSet::new());
+        for raw in said {
+            let Some(item) = self.item(kind, raw, key, shape) else {
+                continue;
+            };
+            // A request could name only the first of two with one name.
+            if known.insert(item.own.clone()) {
+                kept.push(item);
+            } else {
+                let name = quoted(&item.own);
+                self.left_out.push(format!("duplicate {kind} {name}"));
+            }
         }
         kept
     }
 
-    /// One item; `None` where it lacks what it is asked for by.
-    fn item(&mut self, kind: &str, raw: &RawJson, key: &str, rules: &[Rule]) -> Option<Item> {
+    /// One item; `None` without its name or URI.
+    fn item(&mut self, kind: &str, raw: &RawJson, key: &str, shape: Shape) -> Option<Item> {
         let mut faults = Vec::new();
-        let shaped = shaped(raw, rules, &mut faults);
+        let shaped = shaped(raw, shape, &mut faults);
         let own = shaped.as_ref().and_then(|shaped| shaped.member(key));
         let own = own.and_then(|own| own.read::<Box<str>>().ok());
         let Some((own, mut raw)) = own.zip(shaped) else {
@@ -130,7 +131,7 @@ impl Listed {
         Some(Item { own, raw })
     }
 
-    /// Every tool has one.
+    /// Every tool must have one.
     fn input_schema(&mut self, item: &mut Item) {
         if item.raw.member("inputSchema").is_none() {
             let faults = ["inputSchema is missing or is not an object schema".to_owned()];
@@ -147,7 +148,7 @@ impl Listed {
         }
     }
 
-    /// What the operator should know of it.
+    /// Warnings for the administrator.
     pub fn warnings(&self, server: &ServerName) -> impl Iterator<Item = String> {
         let mended = self.mended.text().map(|faults| {
             format!(
@@ -169,91 +170,79 @@ fn quoted(name: &str) -> String {
     format!("'{}{end}'", short.escape_debug())
 }
 
-// What each member must be. An object's other members are nobody's business: clients pass over
-// them.
+// The rules for the members of each object. Other members pass, because clients ignore them.
 
-/// A tool, as `tools/list` has it.
-pub const TOOL: &[Rule] = &[
-    ("name", string),
-    ("title", string),
-    ("description", string),
-    ("icons", icons),
-    ("inputSchema", input_schema),
-    ("outputSchema", output_schema),
-    ("annotations", hints),
-    ("execution", execution),
-    ("_meta", object),
-];
+/// An object of the lists, or within them.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// Of `tools/list`.
+    Tool,
+    /// Of `prompts/list`.
+    Prompt,
+    /// Of `resources/list`.
+    Resource,
+    /// Of `resources/templates/list`.
+    Template,
+    /// Of the result of `completion/complete`.
+    Completion,
+    /// Of a prompt.
+    Argument,
+    Icon,
+    /// The `annotations` of a tool.
+    Hints,
+    /// The `execution` of a tool.
+    Execution,
+    /// Of a resource or a template.
+    Annotations,
+    /// The schema of a tool.
+    ObjectSchema,
+}
 
-/// A prompt, as `prompts/list` has it.
-pub const PROMPT: &[Rule] = &[
-    ("name", string),
-    ("title", string),
-    ("description", string),
-    ("icons", icons),
-    ("arguments", arguments),
-    ("_meta", object),
-];
+type Rule = fn(&RawJson) -> Fit;
 
-/// A resource, as `resources/list` has it.
-const RESOURCE: &[Rule] = &[
-    ("uri", string),
-    ("name", string),
-    ("title", string),
-    ("description", string),
-    ("mimeType", string),
-    ("size", size),
-    ("icons", icons),
-    ("annotations", annotations),
-    ("_meta", object),
-];
-
-/// A resource template, as `resources/templates/list` has it.
-const TEMPLATE: &[Rule] = &[
-    ("uriTemplate", string),
-    ("name", string),
-    ("title", string),
-    ("description", string),
-    ("mimeType", string),
-    ("icons", icons),
-    ("annotations", annotations),
-    ("_meta", object),
-];
-
-/// `completion`, as the result of `completion/complete` has it.
-const COMPLETION: &[Rule] = &[("values", values), ("total", size), ("hasMore", boolean)];
-
-const ARGUMENT: &[Rule] = &[
-    ("name", string),
-    ("title", string),
-    ("description", string),
-    ("required", boolean),
-];
-
-const ICON: &[Rule] = &[
-    ("src", string),
-    ("mimeType", string),
-    ("sizes", strings),
-    ("theme", |raw| one_of(raw, &["light", "dark"])),
-];
-
-const HINTS: &[Rule] = &[
-    ("title", string),
-    ("readOnlyHint", boolean),
-    ("destructiveHint", boolean),
-    ("idempotentHint", boolean),
-    ("openWorldHint", boolean),
-];
-
-const EXECUTION: &[Rule] = &[("taskSupport", |raw| {
-    one_of(raw, &["required", "optional", "forbidden"])
-})];
-
-const ANNOTATIONS: &[Rule] = &[
-    ("audience", audience),
-    ("priority", priority),
-    ("lastModified", moment),
-];
+/// The rule for a member, if there is one.
+fn rule(shape: Shape, member: &str) -> Option<Rule> {
+    use Shape::{
+        Annotations, Argument, Completion, Execution, Hints, Icon, ObjectSchema, Prompt, Resource,
+        Template, Tool,
+    };
+    let rule: Rule = match (shape, member) {
+        (Tool | Prompt | Resource | Template | Argument, "name" | "title" | "description")
+        | (Resource, "uri")
+        | (Template, "uriTemplate")
+        | (Resource | Template | Icon, "mimeType")
+        | (Icon, "src")
+        | (Hints, "title") => string,
+        (Tool | Prompt | Resource | Template, "_meta") => object,
+        (Tool | Prompt | Resource | Template, "icons") => {
+            |raw| each(raw, |icon| with(icon, Icon, "src"))
+        }
+        (Tool, "inputSchema") => input_schema,
+        (Tool, "outputSchema") => output_schema,
+        (Tool, "annotations") => |raw| nested(raw, Hints),
+        (Tool, "execution") => |raw| nested(raw, Execution),
+        (Prompt, "arguments") => |raw| each(raw, |argument| with(argument, Argument, "name")),
+        (Resource | Template, "annotations") => |raw| nested(raw, Annotations),
+        (Resource, "size") | (Completion, "total") => size,
+        (Completion, "values") => values,
+        (Completion, "hasMore")
+        | (Argument, "required")
+        | (Hints, "readOnlyHint" | "destructiveHint" | "idempotentHint" | "openWorldHint") => {
+            boolean
+        }
+        (Icon, "sizes") => sizes,
+        (Icon, "theme") => |raw| one_of(raw, &["light", "dark"]),
+        (Execution, "taskSupport") => |raw| one_of(raw, &["required", "optional", "forbidden"]),
+        (Annotations, "audience") => audience,
+        (Annotations, "priority") => priority,
+        (Annotations, "lastModified") => moment,
+        (ObjectSchema, "type") => object_type,
+        (ObjectSchema, "properties") => properties,
+        (ObjectSchema, "required") => strings,
+        _ => return None,
+    };
+    Some(rule)
+}
 
 fn fits_if(fits: bool, raw: &RawJson) -> Fit {
     if fits { Fit::Fits } else { leave(raw) }
@@ -288,7 +277,7 @@ fn number(raw: &RawJson) -> Option<f64> {
     }
 }
 
-/// Bytes: Python's client takes no fractions.
+/// In bytes: Python's client accepts no fractions.
 fn size(raw: &RawJson) -> Fit {
     fits_if(number(raw).is_some_and(|size| size.fract() == 0.0), raw)
 }
@@ -298,25 +287,15 @@ fn priority(raw: &RawJson) -> Fit {
     fits_if(fits, raw)
 }
 
-/// As ISO 8601 has it, with seconds and an offset.
+/// In ISO 8601, with seconds and an offset.
 fn moment(raw: &RawJson) -> Fit {
+    static SHAPE: LazyLock<Regex> = LazyLock::new(|| {
+        let shape = r"^[0-9-]{10}T[0-9:.]{8,}(Z|[+-][0-9]{2}:[0-9]{2})$";
+        Regex::new(shape).expect("a constant pattern")
+    });
     let text: String = raw.read().unwrap_or_default();
-    let zone = text.strip_suffix('Z').map(|_| 1).or_else(|| {
-        let offset = text.get(text.len().checked_sub(6)?..)?;
-        let digits = |at: std::ops::Range<usize>| {
-            let part = offset.get(at);
-            part.is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
-        };
-        let signed = offset.starts_with(['+', '-']) && &offset[3..4] == ":";
-        (signed && digits(1..3) && digits(4..6)).then_some(6)
-    });
-    let time = zone.map(|zone| &text[..text.len() - zone]);
-    let usual = |byte: u8| byte.is_ascii_digit() || b"-T:.".contains(&byte);
-    let shape = time.is_some_and(|time| {
-        let bytes = time.as_bytes();
-        bytes.len() >= 19 && bytes[10] == b'T' && bytes.iter().copied().all(usual)
-    });
-    fits_if(shape && text.parse::<jiff::Timestamp>().is_ok(), raw)
+    let fits = SHAPE.is_match(&text) && text.parse::<jiff::Timestamp>().is_ok();
+    fits_if(fits, raw)
 }
 
 fn audience(raw: &RawJson) -> Fit {
@@ -326,19 +305,23 @@ fn audience(raw: &RawJson) -> Fit {
     })
 }
 
-fn strings(raw: &RawJson) -> Fit {
+fn sizes(raw: &RawJson) -> Fit {
     // Revision 2025-06-18 had one string here.
     if begins_with(raw, b"\"") {
         let list = RawJson::of_elements(std::slice::from_ref(raw));
         return Fit::Instead(list, "is not a list".to_owned());
     }
+    strings(raw)
+}
+
+fn strings(raw: &RawJson) -> Fit {
     each(raw, |text| begins_with(text, b"\"").then(|| text.clone()))
 }
 
-/// The result of `completion/complete` as clients want it.
+/// The result of `completion/complete`, corrected for clients.
 pub fn completion(result: &RawJson) -> RawJson {
     let completion = result.member("completion");
-    let shaped = completion.and_then(|raw| shaped(&raw, COMPLETION, &mut Vec::new()));
+    let shaped = completion.and_then(|raw| shaped(&raw, Shape::Completion, &mut Vec::new()));
     let mut completion = shaped.unwrap_or_else(RawJson::empty_object);
     if completion.member("values").is_none() {
         completion = completion.with_member("values", &RawJson::of_elements(&[]));
@@ -346,7 +329,7 @@ pub fn completion(result: &RawJson) -> RawJson {
     result.with_member("completion", &completion)
 }
 
-/// Texts, as many as a client takes.
+/// Strings, up to the limit of the protocol.
 fn values(raw: &RawJson) -> Fit {
     let left = std::cell::Cell::new(100_u32);
     each(raw, |value| {
@@ -358,35 +341,15 @@ fn values(raw: &RawJson) -> Fit {
     })
 }
 
-fn icons(raw: &RawJson) -> Fit {
-    each(raw, |icon| with(icon, ICON, "src"))
-}
-
-fn arguments(raw: &RawJson) -> Fit {
-    each(raw, |argument| with(argument, ARGUMENT, "name"))
-}
-
-/// The object, if it has the member that it cannot do without.
-fn with(raw: &RawJson, rules: &[Rule], needed: &str) -> Option<RawJson> {
-    let shaped = shaped(raw, rules, &mut Vec::new())?;
+/// The object, if it has the required member.
+fn with(raw: &RawJson, shape: Shape, needed: &str) -> Option<RawJson> {
+    let shaped = shaped(raw, shape, &mut Vec::new())?;
     shaped.member(needed).is_some().then_some(shaped)
 }
 
-fn hints(raw: &RawJson) -> Fit {
-    nested(raw, HINTS)
-}
-
-fn execution(raw: &RawJson) -> Fit {
-    nested(raw, EXECUTION)
-}
-
-fn annotations(raw: &RawJson) -> Fit {
-    nested(raw, ANNOTATIONS)
-}
-
-fn nested(raw: &RawJson, rules: &[Rule]) -> Fit {
+fn nested(raw: &RawJson, shape: Shape) -> Fit {
     let mut faults = Vec::new();
-    match shaped(raw, rules, &mut faults) {
+    match shaped(raw, shape, &mut faults) {
         None => leave(raw),
         Some(_) if faults.is_empty() => Fit::Fits,
         Some(shaped) => Fit::Instead(
@@ -396,20 +359,14 @@ fn nested(raw: &RawJson, rules: &[Rule]) -> Fit {
     }
 }
 
-// The two schemas of a tool. Clients want both to be of an object, and the TypeScript client compiles
-// each `outputSchema` when it lists tools: one that does not compile costs it the whole list.
+// The two schemas of a tool. For clients both must describe an object, and the TypeScript client compiles
+// each `outputSchema` when it lists tools: if one does not compile, it rejects the whole list.
 
-/// Branches of an `outputSchema` that are looked at; nobody writes more by hand.
+/// The number of subschemas of an `outputSchema` that are checked.
 const PARTS: usize = 10_000;
 
-const OBJECT: &[Rule] = &[
-    ("type", object_type),
-    ("properties", properties),
-    ("required", required),
-];
-
-/// `inputSchema`: what is no schema of an object takes any object.
-pub fn input_schema(raw: &RawJson) -> Fit {
+/// `inputSchema`: one that describes no object is replaced by one that accepts any object.
+fn input_schema(raw: &RawJson) -> Fit {
     let mut faults = Vec::new();
     let Some(schema) = of_object(raw, &mut faults) else {
         let any = RawJson::from_json(&serde_json::json!({"type": "object"}));
@@ -418,10 +375,10 @@ pub fn input_schema(raw: &RawJson) -> Fit {
     fit(schema, &faults)
 }
 
-/// `outputSchema`, which a tool can do without.
-pub fn output_schema(raw: &RawJson) -> Fit {
+/// `outputSchema`, which is optional.
+fn output_schema(raw: &RawJson) -> Fit {
     if raw.members().is_none() {
-        return Fit::Leave(wrong(raw));
+        return leave(raw);
     }
     let kind = raw.member("type").map(|kind| kind.approximate());
     if kind.is_some_and(|kind| kind != "object" && !kind.is_null()) {
@@ -429,19 +386,17 @@ pub fn output_schema(raw: &RawJson) -> Fit {
     }
     let mut faults = Vec::new();
     let Some(mut schema) = of_object(raw, &mut faults) else {
-        return Fit::Leave(wrong(raw));
+        return leave(raw);
     };
-    // A client that has read two of one name takes the first for both. Nothing refers to it: what
-    // does is left out below.
+    // A client uses the first of two schemas with one `$id` for both. Schemas that refer to it are left
+    // out below.
     if schema.member("$id").is_some() {
         schema = without(&schema, "$id");
         faults.push("contains $id".to_owned());
     }
-    let compiles = match schema.read::<Value>() {
-        Ok(value) => compiles(&value),
-        Err(_) => Err("cannot be read".to_owned()),
-    };
-    match compiles {
+    let read = schema.read::<Value>();
+    let read = read.map_err(|_| "cannot be read".to_owned());
+    match read.and_then(|value| compiles(&value)) {
         Ok(()) => fit(schema, &faults),
         Err(why) => Fit::Leave(why),
     }
@@ -455,10 +410,9 @@ fn fit(schema: RawJson, faults: &[String]) -> Fit {
     }
 }
 
-/// The schema with `"type": "object"`, and the rest of it as clients want it; `None` for what is no
-/// object.
+/// The schema with `"type": "object"`, corrected; `None` for a value that is not an object.
 fn of_object(raw: &RawJson, faults: &mut Vec<String>) -> Option<RawJson> {
-    let shaped = shaped(raw, OBJECT, faults)?;
+    let shaped = shaped(raw, Shape::ObjectSchema, faults)?;
     if shaped.member("type").is_some() {
         return Some(shaped);
     }
@@ -484,19 +438,19 @@ fn object_type(raw: &RawJson) -> Fit {
     Fit::Instead(object, "is not \"object\"".to_owned())
 }
 
-/// Each must be an object; `true` and `false` say the same in one word.
+/// Each must be an object; `true` and `false` are short for `{}` and `{"not": {}}`.
 fn properties(raw: &RawJson) -> Fit {
     let Some(members) = raw.members() else {
-        return Fit::Leave(wrong(raw));
+        return leave(raw);
     };
     let mut changed = false;
     let as_objects = members.into_iter().map(|mut member| {
-        if !member.value.as_bytes().starts_with(b"{") {
+        if !begins_with(&member.value, b"{") {
             changed = true;
-            let never = member.value.as_str() == "false";
-            let schema = if never { r#"{"not":{}}"# } else { "{}" };
-            let schema = RawJson::parse(bytes::Bytes::from_static(schema.as_bytes()));
-            member.value = schema.unwrap_or_else(|_| RawJson::empty_object());
+            member.value = match member.value.as_str() {
+                "false" => RawJson::from_json(&serde_json::json!({"not": {}})),
+                _ => RawJson::empty_object(),
+            };
         }
         member
     });
@@ -509,19 +463,12 @@ fn properties(raw: &RawJson) -> Fit {
     }
 }
 
-fn required(raw: &RawJson) -> Fit {
-    each(raw, |name| {
-        name.as_bytes().starts_with(b"\"").then(|| name.clone())
-    })
-}
-
-/// Why the TypeScript client's validator (Ajv, draft-07 and 2020-12 mixed, schemas unchecked) would
-/// refuse to compile this. What it might refuse counts, too: the tool loses a check of its answers,
-/// and nothing else.
+/// Whether the validator of the TypeScript client (Ajv, draft-07 and 2020-12 mixed, schemas unchecked)
+/// compiles this. In doubt the schema is left out: clients then only do not validate the tool's results.
 fn compiles(schema: &Value) -> Result<(), String> {
     let mut plain = schema.clone();
     if let Value::Object(members) = &mut plain {
-        // It decides what the check below goes by, and the client goes by neither.
+        // The check below would follow it, which the client does not.
         members.shift_remove("$schema");
     }
     let valid = jsonschema::draft202012::meta::is_valid(&plain)
@@ -565,21 +512,11 @@ const SCHEMAS: &[&str] = &[
     "unevaluatedProperties",
 ];
 
-/// Keywords whose value is an object of schemas.
-const MAPS: &[&str] = &[
-    "$defs",
-    "definitions",
-    "dependencies",
-    "dependentSchemas",
-    "patternProperties",
-    "properties",
-];
-
 /// The schemas right below one.
 fn below(members: &serde_json::Map<String, Value>) -> impl Iterator<Item = &Value> {
     members.iter().flat_map(|(name, value)| match value {
         Value::Array(several) if SCHEMAS.contains(&&**name) => several.iter().collect(),
-        Value::Object(several) if MAPS.contains(&&**name) => several.values().collect(),
+        Value::Object(several) if SCHEMA_MAPS.contains(&&**name) => several.values().collect(),
         Value::Object(_) if SCHEMAS.contains(&&**name) => vec![value],
         _ => Vec::new(),
     })
@@ -612,11 +549,9 @@ fn keywords(
             ("enum", Value::Array(values)) if values.is_empty() => {
                 return Err("has an empty enum".to_owned());
             }
-            ("pattern", Value::String(pattern)) => javascript(pattern)?,
+            ("pattern", Value::String(pattern)) => check_pattern(pattern)?,
             ("patternProperties", Value::Object(patterns)) => {
-                patterns
-                    .keys()
-                    .try_for_each(|pattern| javascript(pattern))?;
+                patterns.keys().try_for_each(|it| check_pattern(it))?;
             }
             _ => {}
         }
@@ -624,17 +559,21 @@ fn keywords(
     Ok(())
 }
 
-/// Whether JavaScript takes a pattern, with its flag `u` as Ajv sets it. Only what the languages have in
-/// common is let through.
-fn javascript(pattern: &str) -> Result<(), String> {
-    let refused = || {
-        let short: String = pattern.chars().take(60).collect();
-        Err(format!(
-            "has the pattern '{short}', which may be invalid in JavaScript"
-        ))
-    };
-    if regex::Regex::new(pattern).is_err() {
-        return refused();
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    if is_javascript(pattern) {
+        return Ok(());
+    }
+    let short: String = pattern.chars().take(60).collect();
+    Err(format!(
+        "has the pattern '{short}', which may be invalid in JavaScript"
+    ))
+}
+
+/// Whether a pattern is valid in JavaScript, with the flag `u` that Ajv sets. Only what JavaScript and Rust
+/// have in common passes.
+fn is_javascript(pattern: &str) -> bool {
+    if Regex::new(pattern).is_err() {
+        return false;
     }
     let mut class = false;
     let mut rest = pattern.chars().peekable();
@@ -644,25 +583,25 @@ fn javascript(pattern: &str) -> Result<(), String> {
                 Some('d' | 'D' | 'w' | 'W' | 's' | 'S') if class => {
                     // A range to or from a class is an error there.
                     if rest.peek() == Some(&'-') {
-                        return refused();
+                        return false;
                     }
                 }
                 Some('d' | 'D' | 'w' | 'W' | 's' | 'S' | 't' | 'n' | 'r' | 'f' | 'v') => {}
                 Some('b' | 'B') if !class => {}
                 Some('-') if class => {}
                 Some(c) if "^$\\.*+?()[]{}|/".contains(c) => {}
-                _ => return refused(),
+                _ => return false,
             },
-            '[' if class => return refused(),
+            '[' if class => return false,
             '[' => class = true,
             ']' if class => class = false,
-            ']' | '}' => return refused(),
-            '&' | '~' if class && rest.peek() == Some(&c) => return refused(),
-            '-' if class && matches!(rest.peek(), Some('\\' | '-')) => return refused(),
+            ']' | '}' => return false,
+            '&' | '~' if class && rest.peek() == Some(&c) => return false,
+            '-' if class && matches!(rest.peek(), Some('\\' | '-')) => return false,
             '(' if !class && rest.peek() == Some(&'?') => {
                 rest.next();
                 if rest.next() != Some(':') {
-                    return refused();
+                    return false;
                 }
             }
             '{' if !class => {
@@ -670,33 +609,30 @@ fn javascript(pattern: &str) -> Result<(), String> {
                 let usual = |c: char| c.is_ascii_digit() || c == ',';
                 let counts = count.starts_with(|c: char| c.is_ascii_digit());
                 if !counts || !count.chars().all(usual) || rest.next() != Some('}') {
-                    return refused();
+                    return false;
                 }
             }
             _ => {}
         }
     }
-    Ok(())
+    true
 }
 
-// An object held against rules for its members.
+// The rules applied to an object.
 
-/// A member, and what it must be.
-pub type Rule = (&'static str, fn(&RawJson) -> Fit);
-
-/// What becomes of a member.
-pub enum Fit {
-    /// It stays as it is.
+/// The verdict on a member.
+enum Fit {
+    /// It is kept.
     Fits,
-    /// This stands in its place, and why.
+    /// It is replaced by this, and why.
     Instead(RawJson, String),
     /// It is left out, and why.
     Leave(String),
 }
 
-/// The object with each member as its rule has it, and what had to be changed; `None` for what is no
-/// object. Members in their order; every byte stays where nothing has to be changed.
-fn shaped(raw: &RawJson, rules: &[Rule], faults: &mut Vec<String>) -> Option<RawJson> {
+/// The object with its members corrected by their rules; the changes are added to `faults`. `None` for a
+/// value that is not an object. A valid object keeps its bytes.
+fn shaped(raw: &RawJson, shape: Shape, faults: &mut Vec<String>) -> Option<RawJson> {
     let members = raw.members()?;
     let before = faults.len();
     let names: Vec<Option<String>> = members.iter().map(|it| it.name.read().ok()).collect();
@@ -721,8 +657,7 @@ fn shaped(raw: &RawJson, rules: &[Rule], faults: &mut Vec<String>) -> Option<Raw
             faults.push(format!("{name} {why}"));
             value = sound;
         }
-        let rule = rules.iter().find(|(known, _)| known == name);
-        match rule.map_or(Fit::Fits, |(_, rule)| rule(&value)) {
+        match rule(shape, name).map_or(Fit::Fits, |rule| rule(&value)) {
             Fit::Fits => {}
             Fit::Instead(other, why) => {
                 faults.push(format!("{name} {why}"));
@@ -744,19 +679,16 @@ fn shaped(raw: &RawJson, rules: &[Rule], faults: &mut Vec<String>) -> Option<Raw
     Some(RawJson::of_members(&kept))
 }
 
-/// What is wrong with a value of the wrong type.
-pub fn wrong(raw: &RawJson) -> String {
-    let is_null = raw.as_str() == "null";
-    let why = if is_null {
-        "is null"
-    } else {
-        "has the wrong type"
-    };
-    why.to_owned()
+/// The fault of a value of the wrong type.
+fn wrong(raw: &RawJson) -> String {
+    match raw.as_str() {
+        "null" => "is null".to_owned(),
+        _ => "has the wrong type".to_owned(),
+    }
 }
 
-/// A list whose elements are as `element` gives them back.
-pub fn each(raw: &RawJson, element: impl Fn(&RawJson) -> Option<RawJson>) -> Fit {
+/// A list whose elements are corrected or removed by `element`.
+fn each(raw: &RawJson, element: impl Fn(&RawJson) -> Option<RawJson>) -> Fit {
     let Some(elements) = raw.elements() else {
         return leave(raw);
     };
@@ -768,30 +700,26 @@ pub fn each(raw: &RawJson, element: impl Fn(&RawJson) -> Option<RawJson>) -> Fit
     Fit::Instead(kept, "has invalid elements".to_owned())
 }
 
-pub fn leave(raw: &RawJson) -> Fit {
+fn leave(raw: &RawJson) -> Fit {
     Fit::Leave(wrong(raw))
 }
 
-// JSON that some readers refuse as a whole, wherever it stands in a message: half of a surrogate
-// pair (Python's client), and nesting without measure (all of them, sooner or later).
+// JSON for which some clients reject the whole message: an unpaired surrogate (Python's client), and deep
+// nesting (all of them).
 
-/// Levels that an item may nest; readers give up from 128 or 200 on.
+/// The levels that an item may nest; clients accept 128 or 200.
 const DEPTH: usize = 100;
 
-/// The value without what a reader may refuse the whole message for, and what that was; `None` where
-/// there is no such thing.
+/// The value that clients accept, and the fault; `None` if there is none.
 fn sound_text(raw: &RawJson) -> Option<(RawJson, &'static str)> {
     if depth(raw.as_bytes()) > DEPTH {
         return Some((RawJson::null(), "is nested too deeply"));
     }
-    let Cow::Owned(mended) = with_whole_pairs(raw.as_str()) else {
-        return None;
-    };
-    let mended = RawJson::parse(mended.into()).ok()?;
-    Some((mended, "contains an unpaired surrogate"))
+    let whole = raw.with_whole_letters();
+    (whole != *raw).then_some((whole, "contains an unpaired surrogate"))
 }
 
-/// How deep valid JSON nests.
+/// The nesting depth of valid JSON.
 fn depth(json: &[u8]) -> usize {
     let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
     for byte in json {
@@ -808,41 +736,6 @@ fn depth(json: &[u8]) -> usize {
         }
     }
     deepest
-}
-
-/// Valid JSON with `\ufffd` for each half of a surrogate pair.
-fn with_whole_pairs(json: &str) -> Cow<'_, str> {
-    let mut out = String::new();
-    let (mut done, mut at) = (0, 0);
-    while let Some(found) = memchr::memchr(b'\\', &json.as_bytes()[at..]) {
-        let start = at + found;
-        // Any other escape has one character after the backslash.
-        at = (start + 2).min(json.len());
-        let Some(unit) = unit(json, start) else {
-            continue;
-        };
-        at = start + 6;
-        let is_pair = (0xD800..0xDC00).contains(&unit)
-            && self::unit(json, at).is_some_and(|low| (0xDC00..0xE000).contains(&low));
-        if is_pair {
-            at += 6;
-        } else if (0xD800..0xE000).contains(&unit) {
-            out.push_str(&json[done..start]);
-            out.push_str("\\ufffd");
-            done = at;
-        }
-    }
-    if done == 0 {
-        return Cow::Borrowed(json);
-    }
-    out.push_str(&json[done..]);
-    Cow::Owned(out)
-}
-
-/// The code unit that a `\uXXXX` here stands for.
-fn unit(json: &str, at: usize) -> Option<u32> {
-    let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
-    u32::from_str_radix(digits, 16).ok()
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ impl Catalog {
     /// Learns new and changed servers, forgets removed ones, keeps the others; nothing after
     /// [`Catalog::close`], because a reload may come late.
     pub fn follow<'a>(&self, specs: impl Iterator<Item = &'a Arc<ServerSpec>>) {
-        let mut entries = self.lock();
+        let mut entries = self.entries.lock();
         if self.learning.is_closed() {
             return;
         }
@@ -124,7 +124,7 @@ impl Catalog {
     /// nothing of them is left, nor of their folders.
     pub async fn close(&self) {
         {
-            let mut entries = self.lock();
+            let mut entries = self.entries.lock();
             entries.clear();
             self.learning.close();
         }
@@ -133,14 +133,14 @@ impl Catalog {
 
     /// Asks the server again what it offers: it said that its lists changed.
     pub fn refresh(&self, server: &ServerName) {
-        if let Some(learner) = self.lock().get(server) {
+        if let Some(learner) = self.entries.lock().get(server) {
             learner.refresh();
         }
     }
 
     /// What is known now.
     pub fn peek(&self, server: &ServerName) -> Option<Knowledge> {
-        self.lock().get(server).map(Learner::known)
+        self.entries.lock().get(server).map(Learner::known)
     }
 
     /// The input schema of a tool, by the name that the server gave it.
@@ -158,7 +158,7 @@ impl Catalog {
         if !matches!(now, Knowledge::Learning) {
             return Some(now);
         }
-        let mut knowledge = self.lock().get(server).map(Learner::watch)?;
+        let mut knowledge = self.entries.lock().get(server).map(Learner::watch)?;
         let known = knowledge.wait_for(|state| !matches!(state, Knowledge::Learning));
         let known = match tokio::time::timeout(PATIENCE, known).await {
             Ok(Ok(state)) => state.clone(),
@@ -171,7 +171,7 @@ impl Catalog {
     /// slow one is waited for when it is new, and then no more.
     pub async fn settled<'a>(&self, servers: impl Iterator<Item = &'a ServerName>) {
         let waits: Vec<_> = {
-            let entries = self.lock();
+            let entries = self.entries.lock();
             let learners = servers.filter_map(|server| entries.get(server));
             learners
                 .map(|learner| (learner.began() + PATIENCE, learner.watch()))
@@ -198,7 +198,7 @@ impl Catalog {
 
     /// The largest memory that a child was seen to take, in bytes; 0 before any was learnt.
     pub fn largest_child(&self) -> u64 {
-        let entries = self.lock();
+        let entries = self.entries.lock();
         let sizes = entries
             .values()
             .map(|learner| match &*learner.watch().borrow() {
@@ -206,10 +206,6 @@ impl Catalog {
                 _ => 0,
             });
         sizes.max().unwrap_or(0)
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<ServerName, Learner>> {
-        self.entries.lock()
     }
 }
 

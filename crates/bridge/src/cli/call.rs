@@ -11,6 +11,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Failure, SettingsArgs,
@@ -166,7 +167,8 @@ async fn offer(local: &Local) -> Result<Arc<Offer>, Failure> {
     let spec = config.servers.values().next().expect("one was chosen");
     app.installer.follow(vec![spec.clone()]).await;
     let deadline = Instant::now() + app.settings.limits.start_timeout + LIST_TIME;
-    let learnt = learn(spec, &app.engine.children, &app.store, deadline).await;
+    let stop = CancellationToken::new();
+    let learnt = learn(spec, &app.engine.children, &app.store, deadline, &stop).await;
     let learnt = learnt.map_err(|error| Failure::failed(format!("{}: {error}", spec.name)))?;
     Ok(Arc::new(Offer::new(spec.clone(), Arc::new(learnt))))
 }

@@ -14,6 +14,7 @@ use indicatif::{MultiProgress, ProgressBar};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Failure, Local, SettingsArgs,
@@ -633,7 +634,8 @@ async fn offered(
     start_from(local, spec, resolved);
     let app = &local.app;
     let deadline = Instant::now() + app.settings.limits.start_timeout + LIST_TIME;
-    let learnt = learn(spec, &app.engine.children, &app.store, deadline).await;
+    let stop = CancellationToken::new();
+    let learnt = learn(spec, &app.engine.children, &app.store, deadline, &stop).await;
     learnt.map_err(|error| error.to_string())
 }
 

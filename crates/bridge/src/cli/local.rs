@@ -18,6 +18,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use crate::{
@@ -171,7 +172,8 @@ async fn one(app: &App, spec: Arc<ServerSpec>, fork: bool, bar: ProgressBar) -> 
     let began = Instant::now();
     let time = app.settings.limits.start_timeout + LIST_TIME;
     let deadline = tokio::time::Instant::now() + time;
-    let learnt = learn(&spec, &app.engine.children, &app.store, deadline).await;
+    let stop = CancellationToken::new();
+    let learnt = learn(&spec, &app.engine.children, &app.store, deadline, &stop).await;
     let took = began.elapsed();
     let outcome = match learnt {
         Ok(learnt) => Ok(Offer::new(spec.clone(), Arc::new(learnt))),
