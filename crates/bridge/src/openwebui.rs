@@ -1,10 +1,11 @@
 //! The client of Open WebUI's own API, on behalf of the user whose token a request brought.
 //!
-//! What it is told and answers is measured for 0.12: `GET /api/v1/auths/` names the user of a token,
+//! Requests and responses are those of 0.12: `GET /api/v1/auths/` names the user of a token,
 //! `POST /api/v1/files/` takes a file, and events of a message show things in the chat.
 
 use std::{
     fs::File,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use reqwest::{
     multipart::{Form, Part},
     redirect::Policy,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::{io::AsyncWriteExt as _, time::timeout};
@@ -29,14 +30,15 @@ use crate::telemetry::Metrics;
 
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long Open WebUI may be silent, whatever it is asked.
+/// The timeout of a response, and of each part of its body.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// Asks Open WebUI. One for the whole bridge.
+/// The client, one for the whole bridge.
 pub struct OpenWebUi {
     client: Client,
     url: Url,
-    users: Users,
+    /// The users of tokens, by the SHA-256 of the token, so that no token stays in memory.
+    users: Cache<[u8; 32], Option<User>>,
     metrics: Arc<Metrics>,
 }
 
@@ -53,7 +55,10 @@ impl OpenWebUi {
         Ok(Self {
             client,
             url,
-            users: Users::default(),
+            users: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .expire_after(CacheTime)
+                .build(),
             metrics,
         })
     }
@@ -75,7 +80,7 @@ impl OpenWebUi {
         Ok(request.header(AUTHORIZATION, bearer))
     }
 
-    /// Sends, counts, and gives back only answers that say yes. `what` is a word for metrics.
+    /// Sends the request, counts it in the metrics as `what`, and returns only successful responses.
     async fn send(
         &self,
         what: &'static str,
@@ -95,14 +100,8 @@ impl OpenWebUi {
     }
 }
 
-impl std::fmt::Debug for OpenWebUi {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OpenWebUi").finish_non_exhaustive()
-    }
-}
-
-/// The whole answer, of at most `limit` bytes.
-async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, Failure> {
+/// The whole answer, which is JSON of at most `limit` bytes.
+async fn read<T: DeserializeOwned>(mut response: Response, limit: usize) -> Result<T, Failure> {
     let mut body = Vec::new();
     while let Some(chunk) = next(&mut response).await? {
         if body.len() + chunk.len() > limit {
@@ -110,7 +109,7 @@ async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, Failure> 
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(body)
+    serde_json::from_slice(&body).map_err(|_| Failure::Unreadable)
 }
 
 /// The next part of an answer; none at its end.
@@ -121,19 +120,19 @@ async fn next(response: &mut Response) -> Result<Option<Bytes>, Failure> {
         .map_err(|error| Failure::sending(&error))
 }
 
-// What shows in a chat: events of the message that is being answered.
+// Events of the message that is being answered.
 
-/// Something that the chat shows with a message.
+/// An event that the chat shows with a message.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// New files that Open WebUI has. It keeps them with the message, before what that had.
+    /// New files that Open WebUI has. It stores them with the message, before its earlier files.
     Files(Vec<Value>),
-    /// All files of the message, for who looks at it now: Open WebUI shows him those of the last event.
+    /// All files of the message, for browsers that show it now: they show those of the last event.
     AllFiles(Vec<Value>),
     /// Pages, each in a frame that its script does not leave, and whether they are all of the
     /// message's.
     Pages(Vec<Value>, bool),
-    /// A line about what is being done, and whether that is over; it goes then.
+    /// A status line, and whether the work is finished; the line is then hidden.
     Status(String, bool),
 }
 
@@ -156,7 +155,7 @@ impl Event {
     }
 }
 
-/// Whether an id is one that Open WebUI gives: temporary chats have the client's own words.
+/// Whether Open WebUI may have assigned an id: clients choose those of temporary chats.
 fn is_kept(id: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     (1..=128).contains(&id.len()) && id.chars().all(good)
@@ -174,7 +173,7 @@ pub struct Attachment {
 /// A chat of thousands of messages.
 const LONGEST_CHAT: usize = 64 * 1024 * 1024;
 
-/// What a message shows beside its text, newest first.
+/// The attachments of a message, newest first.
 #[derive(Debug, Default)]
 pub struct MessageAttachments {
     /// Its files.
@@ -183,15 +182,26 @@ pub struct MessageAttachments {
     pub pages: Vec<Value>,
 }
 
-impl OpenWebUi {
+/// A chat that Open WebUI keeps, with the right of its user.
+pub struct Chat {
+    openwebui: Arc<OpenWebUi>,
+    token: UserToken,
+    id: Box<str>,
+}
+
+impl Chat {
+    /// `None` for an id that Open WebUI does not assign, such as that of a temporary chat.
+    pub fn new(openwebui: Arc<OpenWebUi>, token: UserToken, id: Box<str>) -> Option<Self> {
+        is_kept(&id).then_some(Self {
+            openwebui,
+            token,
+            id,
+        })
+    }
+
     /// What a message shows already.
-    pub async fn message_attachments(
-        &self,
-        token: &UserToken,
-        chat: &str,
-        message: &str,
-    ) -> Result<MessageAttachments, Failure> {
-        let chat = self.chat(token, chat).await?;
+    pub async fn message_attachments(&self, message: &str) -> Result<MessageAttachments, Failure> {
+        let chat = self.content().await?;
         let message = &chat["history"]["messages"][message];
         let list = |key: &str| message[key].as_array().cloned().unwrap_or_default();
         Ok(MessageAttachments {
@@ -200,51 +210,41 @@ impl OpenWebUi {
         })
     }
 
-    /// The files that the user's messages of a chat carry, each once.
-    pub async fn attachments(
-        &self,
-        token: &UserToken,
-        chat: &str,
-    ) -> Result<Vec<Attachment>, Failure> {
-        Ok(attachments(&self.chat(token, chat).await?))
+    /// The files that the user's messages carry, each once.
+    pub async fn attachments(&self) -> Result<Vec<Attachment>, Failure> {
+        Ok(attachments(&self.content().await?))
     }
 
-    async fn chat(&self, token: &UserToken, chat: &str) -> Result<Value, Failure> {
-        let url = self.at(&["api", "v1", "chats", chat]);
-        let request = self.ask(Method::GET, url, token)?;
-        let response = self.send("chat", request, SILENCE).await?;
-        let body = read(response, LONGEST_CHAT).await?;
-        let mut chat: Value = serde_json::from_slice(&body).map_err(|_| Failure::Unreadable)?;
+    async fn content(&self) -> Result<Value, Failure> {
+        let url = self.openwebui.at(&["api", "v1", "chats", &self.id]);
+        let response = self.get("chat", url).await?;
+        let mut chat: Value = read(response, LONGEST_CHAT).await?;
         Ok(chat["chat"].take())
     }
 
-    /// Whether it has such a chat, as far as the id says.
-    pub fn keeps(chat: &str) -> bool {
-        is_kept(chat)
+    async fn get(&self, what: &'static str, url: Url) -> Result<Response, Failure> {
+        let request = self.openwebui.ask(Method::GET, url, &self.token)?;
+        self.openwebui.send(what, request, SILENCE).await
     }
 
-    /// Tells the chat. Nothing happens in a chat that Open WebUI does not keep.
-    pub async fn tell(
-        &self,
-        token: &UserToken,
-        chat: &str,
-        message: &str,
-        event: &Event,
-    ) -> Result<(), Failure> {
-        if !is_kept(chat) || !is_kept(message) {
+    /// Shows an event with a message.
+    pub async fn tell(&self, message: &str, event: &Event) -> Result<(), Failure> {
+        if !is_kept(message) {
             return Ok(());
         }
-        let path = ["api", "v1", "chats", chat, "messages", message, "event"];
-        let request = self.ask(Method::POST, self.at(&path), token)?;
+        let path = ["api", "v1", "chats", &self.id, "messages", message, "event"];
+        let url = self.openwebui.at(&path);
+        let request = self.openwebui.ask(Method::POST, url, &self.token)?;
         let kind = HeaderValue::from_static("application/json");
         let request = request.header(CONTENT_TYPE, kind);
         let request = request.body(event.body().to_string());
-        self.send("event", request, SILENCE).await.map(drop)
+        let sent = self.openwebui.send("event", request, SILENCE).await;
+        sent.map(drop)
     }
 }
 
-/// Of the user's messages, and those that a chat has as a whole. What an assistant's message has came
-/// from here, or is a picture of the model's.
+/// Those of the user's messages and of the chat as a whole. Files of an assistant's message came from
+/// this bridge or were generated by the model.
 fn attachments(chat: &Value) -> Vec<Attachment> {
     let messages = chat["history"]["messages"].as_object();
     let messages = messages.into_iter().flat_map(serde_json::Map::values);
@@ -291,9 +291,9 @@ fn file_id(text: &str) -> Option<&str> {
     is_kept(id).then_some(id)
 }
 
-// Why Open WebUI did not do what it was asked. No token and no address is in it.
+// Errors, without tokens and addresses.
 
-/// What went wrong.
+/// Why a request to Open WebUI failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// No connection, or it broke.
@@ -305,10 +305,10 @@ pub enum Failure {
     /// Any status but success.
     #[error("Open WebUI returned {0}")]
     Refused(StatusCode),
-    /// Something else than its API answers.
+    /// A response that its API does not have.
     #[error("Open WebUI returned an unexpected response")]
     Unreadable,
-    /// More bytes than are taken.
+    /// More bytes than the limit.
     #[error("larger than {0} bytes (MCPO_MAX_UPLOAD_BYTES)")]
     TooLarge(u64),
     /// Our own disk.
@@ -317,7 +317,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Without the URL, which is the operator's.
+    /// Without the URL, which only the administrator may know.
     fn sending(error: &reqwest::Error) -> Self {
         if error.is_timeout() {
             return Self::Silent;
@@ -341,7 +341,7 @@ impl Failure {
         }
     }
 
-    /// Whether it says that the token is not, or no longer, good.
+    /// Whether Open WebUI rejected the token.
     pub fn is_about_token(&self) -> bool {
         matches!(
             self,
@@ -361,11 +361,10 @@ const LARGEST_LIST: usize = 4 * 1024 * 1024;
 /// A whole upload, of whatever size is allowed.
 const UPLOAD: Duration = Duration::from_secs(120);
 
-impl OpenWebUi {
-    /// Gives a file to the user's own files and returns its id. Its text is not looked into.
+impl Chat {
+    /// Gives a file to the user's own files and returns its id. Open WebUI does not index its text.
     pub async fn upload(
         &self,
-        token: &UserToken,
         name: &str,
         mime_type: &str,
         data: File,
@@ -381,27 +380,20 @@ impl OpenWebUi {
         let part = part.mime_str(mime_type).map_err(|_| Failure::Unreadable)?;
         // Names go as browsers send them: as they are, in UTF-8.
         let form = Form::new().percent_encode_noop().part("file", part);
-        let mut url = self.at(&["api", "v1", "files", ""]);
+        let mut url = self.openwebui.at(&["api", "v1", "files", ""]);
         url.set_query(Some("process=false"));
-        let request = self.ask(Method::POST, url, token)?.multipart(form);
-        let response = self.send("upload", request, UPLOAD).await?;
-        let body = read(response, LARGEST_LIST).await?;
-        let stored: Stored = serde_json::from_slice(&body).map_err(|_| Failure::Unreadable)?;
+        let request = self.openwebui.ask(Method::POST, url, &self.token)?;
+        let request = request.multipart(form);
+        let response = self.openwebui.send("upload", request, UPLOAD).await?;
+        let stored: Stored = read(response, LARGEST_LIST).await?;
         Ok(stored.id)
     }
 
     /// Writes a file of the user's into `to` and returns its size. What is larger than `limit` is
     /// given up.
-    pub async fn download(
-        &self,
-        token: &UserToken,
-        id: &str,
-        to: File,
-        limit: u64,
-    ) -> Result<u64, Failure> {
-        let url = self.at(&["api", "v1", "files", id, "content"]);
-        let request = self.ask(Method::GET, url, token)?;
-        let mut response = self.send("download", request, SILENCE).await?;
+    pub async fn download(&self, id: &str, to: File, limit: u64) -> Result<u64, Failure> {
+        let url = self.openwebui.at(&["api", "v1", "files", id, "content"]);
+        let mut response = self.get("download", url).await?;
         if response.content_length().is_some_and(|size| size > limit) {
             return Err(Failure::TooLarge(limit));
         }
@@ -412,26 +404,28 @@ impl OpenWebUi {
             if size > limit {
                 return Err(Failure::TooLarge(limit));
             }
-            to.write_all(&chunk).await.map_err(|error| disk(&error))?;
+            to.write_all(&chunk).await?;
         }
-        to.flush().await.map_err(|error| disk(&error))?;
+        to.flush().await?;
         Ok(size)
     }
 }
 
-fn disk(error: &std::io::Error) -> Failure {
-    Failure::Disk(error.to_string().into())
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error.to_string().into())
+    }
 }
 
-// Whose a token is. Open WebUI says so; it is asked once for many requests.
+// The user of a token: Open WebUI is asked once for many requests.
 
-/// A token that was taken back is believed no longer than this.
-const BELIEVED: Duration = Duration::from_secs(60);
+/// A revoked token is accepted no longer than this.
+const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 
-/// A flood of bad tokens asks once for each in this time.
-const DISBELIEVED: Duration = Duration::from_secs(10);
+/// A rejected token is checked again after this.
+const REJECTED_FOR: Duration = Duration::from_secs(10);
 
-/// Tokens that are remembered.
+/// The capacity of the cache.
 const REMEMBERED: u64 = 10_000;
 
 /// Far more than an account takes.
@@ -449,19 +443,9 @@ pub struct User {
     pub info: UserInfo,
 }
 
-/// What is known of tokens, by their hashes: SHA-256, so that no token lies in memory for long.
-struct Users(Cache<[u8; 32], Option<User>>);
+struct CacheTime;
 
-impl Default for Users {
-    fn default() -> Self {
-        let cache = Cache::builder().max_capacity(REMEMBERED);
-        Self(cache.expire_after(Belief).build())
-    }
-}
-
-struct Belief;
-
-impl Expiry<[u8; 32], Option<User>> for Belief {
+impl Expiry<[u8; 32], Option<User>> for CacheTime {
     fn expire_after_create(
         &self,
         _: &[u8; 32],
@@ -469,9 +453,9 @@ impl Expiry<[u8; 32], Option<User>> for Belief {
         _: Instant,
     ) -> Option<Duration> {
         Some(if user.is_some() {
-            BELIEVED
+            ACCEPTED_FOR
         } else {
-            DISBELIEVED
+            REJECTED_FOR
         })
     }
 }
@@ -481,7 +465,7 @@ impl OpenWebUi {
     /// together ask once. That Open WebUI could not be asked is not remembered.
     pub async fn user_of(&self, token: &UserToken) -> Result<Option<User>, Failure> {
         let hash: [u8; 32] = Sha256::digest(token.expose()).into();
-        let asked = self.users.0.try_get_with(hash, self.ask_user(token)).await;
+        let asked = self.users.try_get_with(hash, self.ask_user(token)).await;
         asked.map_err(|failure| Failure::clone(&failure))
     }
 
@@ -510,8 +494,7 @@ impl OpenWebUi {
             Err(failure) if failure.is_about_token() => return Ok(None),
             Err(failure) => return Err(failure),
         };
-        let body = read(response, LARGEST_USER).await?;
-        let account: Account = serde_json::from_slice(&body).map_err(|_| Failure::Unreadable)?;
+        let account: Account = read(response, LARGEST_USER).await?;
         let id = account.id;
         if id.trim().is_empty() || id.len() > LONGEST_ID || id.contains(char::is_control) {
             return Err(Failure::Unreadable);

@@ -2,55 +2,59 @@
 
 use std::{
     collections::HashSet,
+    fs::File,
     io::{self, Read, Write},
 };
 
-use bridge_state::{Artifact, ChatStore, Link};
+use bridge_model::LinkToken;
+use bridge_state::{Artifact, ChatStore, Link, StoreError};
 use jiff::{Timestamp, tz::TimeZone};
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
-use super::{
-    Origin, Patience, Place, PublishError, RelativePath, paths,
-    publish::{failed, seal},
-};
+use super::{Patience, Place, PublishError, Publisher, RelativePath, paths, publish::failed};
 
-/// Packs `artifacts` (live ones of `job`) into a zip called `name`. Entries keep their relative
-/// paths; of two with the same path the later one gets a number. Over `origin.max_bytes`:
-/// [`PublishError::TooLarge`].
-pub fn publish_archive(
-    store: &ChatStore,
-    name: &str,
-    artifacts: &[Artifact],
-    origin: &Origin<'_>,
-    patience: &Patience,
-    now: Timestamp,
-) -> Result<Artifact, PublishError> {
-    let too_large = || PublishError::TooLarge {
-        name: name.to_owned(),
-        limit: origin.max_bytes,
-    };
-    let total = artifacts.iter().map(|artifact| artifact.size).sum::<u64>();
-    if total > origin.max_bytes {
-        return Err(too_large());
+impl Publisher<'_> {
+    /// Packs `artifacts` (live ones of the workspace) into a zip called `name`. Entries keep their relative
+    /// paths; of two with the same path the later one gets a number. Over `max_bytes`:
+    /// [`PublishError::TooLarge`].
+    pub fn publish_archive(
+        &self,
+        name: &str,
+        artifacts: &[Artifact],
+    ) -> Result<Artifact, PublishError> {
+        let total = artifacts.iter().map(|artifact| artifact.size).sum::<u64>();
+        if total > self.max_bytes {
+            return Err(PublishError::TooLarge {
+                name: name.to_owned(),
+                limit: self.max_bytes,
+            });
+        }
+        let (store, now) = (self.store, self.store.now());
+        let not_found = |name: &str| PublishError::NotFound(name.to_owned());
+        let path = RelativePath::parse(name).map_err(|_| not_found(name))?;
+        let mut staged = store.blobs().stage()?;
+        let mut zip = ZipWriter::new(staged.file());
+        let mut taken = HashSet::new();
+        for artifact in artifacts {
+            let data = open_link(store, &artifact.token)?;
+            let mut data = data.ok_or_else(|| not_found(&artifact.name))?;
+            zip.start_file(unique(&artifact.path, &mut taken), options(artifact, now))
+                .map_err(io::Error::from)
+                .and_then(|()| pack(&mut data, &mut zip, self.patience))
+                .map_err(failed(name))?;
+        }
+        let written = zip.finish().map_err(io::Error::from);
+        written.and_then(Write::flush).map_err(failed(name))?;
+        self.seal(staged, &Place::work(path))
     }
-    let path = RelativePath::parse(name).map_err(|_| PublishError::NotFound(name.to_owned()))?;
-    let mut staged = store.blobs().stage()?;
-    let mut zip = ZipWriter::new(staged.file());
-    let mut taken = HashSet::new();
-    for artifact in artifacts {
-        let data = match store.link(&artifact.token)? {
-            Link::Live(_, blob) => store.blobs().get(&blob, None)?,
-            Link::Gone(_) | Link::Unknown => None,
-        };
-        let mut data = data.ok_or_else(|| PublishError::NotFound(artifact.name.clone()))?;
-        zip.start_file(unique(&artifact.path, &mut taken), options(artifact, now))
-            .map_err(io::Error::from)
-            .and_then(|()| pack(&mut data, &mut zip, patience))
-            .map_err(failed(name))?;
+}
+
+/// The bytes of a link; `None` if it has expired or was revoked.
+pub fn open_link(store: &ChatStore, token: &LinkToken) -> Result<Option<File>, StoreError> {
+    match store.link(token)? {
+        Link::Live(_, blob) => Ok(store.blobs().get(&blob, None)?.map(File::from)),
+        Link::Gone(_) | Link::Unknown => Ok(None),
     }
-    let written = zip.finish().map_err(io::Error::from);
-    written.and_then(Write::flush).map_err(failed(name))?;
-    seal(store, staged, &Place::work(path), origin, patience, now)
 }
 
 fn pack(data: &mut impl Read, zip: &mut impl Write, patience: &Patience) -> io::Result<()> {
@@ -114,7 +118,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::artifacts::{Limits, Snapshot, publish};
+    use crate::artifacts::{Limits, Snapshot};
     use bridge_state::Held;
     use bridge_state::testing::{Folder, alice, new_chat};
 
@@ -124,13 +128,17 @@ mod tests {
         let store = folder.open();
         let Held { job, lease, .. } = store.create(&new_chat()).unwrap();
         fs::create_dir(job.work().join("グラフ")).unwrap();
-        let origin = Origin {
+        let patience = Patience::endless();
+        let publisher = Publisher {
+            store: &store,
+            job: &job,
             lease: &lease,
             principal: &alice(),
             server: &"excel".parse().unwrap(),
             tool: "write",
             ttl: Duration::from_mins(1),
             max_bytes: 10_000,
+            patience: &patience,
         };
         let files = [
             ("グラフ/a.png", "png"),
@@ -141,25 +149,10 @@ mod tests {
             fs::write(job.work().join(path), text).unwrap();
             let snapshot = Snapshot::take(&job.work(), &Limits::default()).unwrap();
             let path = RelativePath::parse(path).unwrap();
-            let place = Place::work(path);
-            let patience = Patience::endless();
-            publish(
-                &store, &job, &place, &snapshot, &origin, &patience, folder.now,
-            )
-            .unwrap()
+            publisher.publish(&Place::work(path), &snapshot).unwrap()
         });
-        let pack = |origin: &Origin<'_>| {
-            let patience = Patience::endless();
-            publish_archive(
-                &store,
-                "files.zip",
-                &artifacts,
-                origin,
-                &patience,
-                folder.now,
-            )
-        };
-        let archive = pack(&origin).unwrap();
+        let pack = |publisher: Publisher<'_>| publisher.publish_archive("files.zip", &artifacts);
+        let archive = pack(publisher).unwrap();
         assert_eq!(
             (archive.name.as_str(), archive.mime_type.as_str()),
             ("files.zip", "application/zip")
@@ -186,11 +179,11 @@ mod tests {
         ];
         let expected = expected.map(|(name, text, how)| (name.to_owned(), (text.to_owned(), how)));
         assert_eq!(found, BTreeMap::from(expected));
-        let small = Origin {
+        let small = Publisher {
             max_bytes: 8,
-            ..origin
+            ..publisher
         };
-        assert!(matches!(pack(&small), Err(PublishError::TooLarge { .. })));
+        assert!(matches!(pack(small), Err(PublishError::TooLarge { .. })));
     }
 
     #[test]

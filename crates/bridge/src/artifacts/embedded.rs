@@ -7,14 +7,13 @@ use base64::{
     alphabet::{STANDARD, URL_SAFE},
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use bridge_protocol::RawJson;
+use bridge_protocol::{RawJson, last_members, text};
 use percent_encoding::percent_decode_str;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::paths;
 
-/// A file in an answer, and what it is to be called.
+/// A file in an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Embedded {
     /// One part of a path.
@@ -23,7 +22,7 @@ pub struct Embedded {
     pub bytes: Vec<u8>,
 }
 
-/// Pictures that every client shows as they are: who has the answer has them.
+/// Pictures that every client shows: they get no link.
 const SHOWN: &[&str] = &[
     "image/png",
     "image/jpeg",
@@ -33,7 +32,7 @@ const SHOWN: &[&str] = &[
     "image/svg+xml",
 ];
 
-/// Extensions of types that have several.
+/// The preferred extensions of types that have several.
 const EXTENSIONS: &[(&str, &str)] = &[
     ("application/octet-stream", "bin"),
     ("application/xml", "xml"),
@@ -49,36 +48,6 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("video/mp4", "mp4"),
 ];
 
-#[derive(Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow, default)]
-    content: Vec<&'a RawValue>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Block<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    data: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "mimeType")]
-    mime_type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    resource: Option<Resource<'a>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Resource<'a> {
-    #[serde(borrow)]
-    uri: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "mimeType")]
-    mime_type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    blob: Option<Cow<'a, str>>,
-}
-
 /// The embedded resources of a result, and those of its pictures that no client shows. What is no
 /// base64 is left out.
 pub fn embedded(result: &RawJson) -> Vec<Embedded> {
@@ -88,37 +57,31 @@ pub fn embedded(result: &RawJson) -> Vec<Embedded> {
     if !has("\"blob\"") && !has("\"data\"") {
         return Vec::new();
     }
-    // A block of another form makes no other one unreadable.
-    let Ok(answer) = serde_json::from_str::<Answer<'_>>(result.as_str()) else {
+    let content = last_members(result.as_bytes(), ["content"]);
+    let Some([Some(content)]) = content else {
         return Vec::new();
     };
-    let blocks = answer.content.iter();
-    blocks
-        .filter_map(|block| serde_json::from_str::<Block<'_>>(block.get()).ok())
-        .filter_map(|block| file(&block))
-        .collect()
+    let blocks: Vec<&RawValue> = serde_json::from_str(content.get()).unwrap_or_default();
+    blocks.into_iter().filter_map(file).collect()
 }
 
-fn file(block: &Block<'_>) -> Option<Embedded> {
-    let (text, uri, mime_type) = match block.kind.as_deref()? {
+fn file(block: &RawValue) -> Option<Embedded> {
+    let names = ["type", "data", "mimeType", "resource"];
+    let [kind, data, mime_type, resource] = last_members(block.get().as_bytes(), names)?;
+    let (data, uri, mime_type) = match &*text(kind?)? {
         "resource" => {
-            let resource = block.resource.as_ref()?;
-            let blob = resource.blob.as_deref()?;
-            (blob, resource.uri.as_deref(), resource.mime_type.as_deref())
+            let names = ["blob", "uri", "mimeType"];
+            let [blob, uri, mime_type] = last_members(resource?.get().as_bytes(), names)?;
+            (blob?, uri, mime_type)
         }
-        kind @ ("image" | "audio") => {
-            let mime_type = block.mime_type.as_deref()?;
-            let shown = kind == "audio" || SHOWN.contains(&&*mime_type.to_lowercase());
-            if shown {
-                return None;
-            }
-            (block.data.as_deref()?, None, Some(mime_type))
-        }
+        "image" if !SHOWN.contains(&&*text(mime_type?)?.to_lowercase()) => (data?, None, mime_type),
         _ => return None,
     };
-    let bytes = decode(text)?;
-    let name = name(uri.unwrap_or_default(), mime_type.unwrap_or_default());
-    Some(Embedded { name, bytes })
+    let read = |part: Option<_>| part.and_then(text).unwrap_or_default();
+    Some(Embedded {
+        bytes: decode(&text(data)?)?,
+        name: name(&read(uri), &read(mime_type)),
+    })
 }
 
 /// In either alphabet, with padding or without, in one line or many, and behind a `data:` prefix.

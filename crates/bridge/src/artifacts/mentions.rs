@@ -1,12 +1,13 @@
 //! Which files a call names: in its arguments, and in its answer, in which the folder's own path is
 //! relative already ([`bridge_process::relative()`]).
 //!
-//! Nothing here touches the disk. A file that the call is known to have written is looked for in what
-//! was said ([`Mentions::names`]); of any other path only its letters are judged
-//! ([`Mentions::outside`]), so that an answer never tells whether something exists.
+//! Nothing here reads the disk. Files that the call has written are searched for in its texts
+//! ([`Mentions::names`]). Other paths are judged by their text alone ([`Mentions::outside`]), so that an
+//! answer does not reveal whether a file exists.
 
 use std::borrow::Cow;
 
+use bridge_process::percent_encoded;
 use bridge_protocol::RawJson;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -18,85 +19,34 @@ const PROSE: usize = 4096;
 /// Of one path, in a sentence.
 const SHOWN: usize = 200;
 
-/// What a tool is called that writes files, and how answers say that it did.
-const WRITING: &[&str] = &[
-    "append",
-    "copy",
-    "create",
-    "download",
-    "draw",
-    "dump",
-    "edit",
-    "export",
-    "generate",
-    "insert",
-    "make",
-    "move",
-    "output",
-    "print",
-    "put",
-    "record",
-    "render",
-    "save",
-    "screenshot",
-    "store",
-    "update",
-    "write",
-];
-const WRITTEN: &[&str] = &[
-    "copied",
-    "created",
-    "downloaded",
-    "dumped",
-    "exported",
-    "generated",
-    "moved",
-    "output",
-    "printed",
-    "recorded",
-    "rendered",
-    "saved",
-    "stored",
-    "saving",
-    "writing",
-    "written",
-    "wrote",
-    "保存",
-    "出力",
-    "作成",
-    "生成",
-    "書き",
-    "エクスポート",
-    "ダウンロード",
-];
+/// Words in the names of tools that write files.
+const WRITING: &str = "append copy create download draw dump edit export generate insert make move output \
+                       print put record render save screenshot store update write";
+/// Words of answers that say so.
+const WRITTEN: &str = "copied created downloaded dumped exported generated moved output printed recorded \
+                       rendered saved stored saving writing written wrote \
+                       保存 出力 作成 生成 書き エクスポート ダウンロード";
 
-/// Everything that a call and its answer say.
+/// The texts of a call and its answer.
 pub struct Mentions {
-    said: Vec<Said>,
-    /// The tool is called like one that writes.
+    asked: Vec<String>,
+    answered: Vec<String>,
+    /// The tool's name is that of one that writes.
     writes: bool,
-}
-
-struct Said {
-    text: String,
-    by_answer: bool,
 }
 
 impl Mentions {
     /// Of a call of `tool`. In both parts the folder's path has been made relative.
     pub fn in_call(tool: &str, arguments: Option<&RawJson>, result: &RawJson) -> Self {
-        let mut said = Vec::new();
-        for (raw, by_answer) in arguments
-            .map(|raw| (raw, false))
-            .into_iter()
-            .chain([(result, true)])
-        {
-            collect(raw.approximate(), by_answer, &mut said);
+        let (mut asked, mut answered) = (Vec::new(), Vec::new());
+        if let Some(arguments) = arguments {
+            collect(arguments.approximate(), false, &mut asked);
         }
-        let tool = tool.to_lowercase();
+        collect(result.approximate(), true, &mut answered);
         Self {
-            said,
-            writes: WRITING.iter().any(|word| tool.contains(word)),
+            asked,
+            answered,
+            writes: has_word(tool, WRITING),
         }
     }
 
@@ -115,31 +65,25 @@ impl Mentions {
         if alone && !hidden_home && name.trim_start_matches('.').contains('.') {
             forms.push(name.into_owned());
         }
-        let escaped: Vec<String> = forms.iter().filter_map(|form| in_uri(form)).collect();
-        forms.extend(escaped);
-        self.said
-            .iter()
-            .any(|said| forms.iter().any(|form| holds(&said.text, form)))
+        // As they stand in a URI.
+        let escaped = forms.iter().map(|form| percent_encoded(form).into_owned());
+        forms.extend(escaped.collect::<Vec<_>>());
+        let mut texts = self.asked.iter().chain(&self.answered);
+        texts.any(|text| forms.iter().any(|form| holds(text, form)))
     }
 
     /// Paths to which the call says that something was written, and which lie outside its folder
     /// whatever is there, as they were written.
     pub fn outside(&self) -> Vec<String> {
-        let answers = || self.said.iter().filter(|said| said.by_answer);
-        let saved = self.writes || answers().any(|said| says_written(&said.text));
-        let asked: Vec<&str> = self
-            .said
-            .iter()
-            .filter(|said| !said.by_answer)
-            .map(|said| said.text.trim())
-            .filter(|text| is_outside(text))
-            .collect();
+        let saved = self.writes || self.answered.iter().any(|text| says_written(text));
+        let asked = self.asked.iter().map(|text| text.trim());
+        let asked: Vec<&str> = asked.filter(|text| is_outside(text)).collect();
         let mut found: Vec<&str> = Vec::new();
         if saved {
             found.extend(&asked);
         }
-        for said in answers().filter(|said| said.text.len() <= PROSE) {
-            let text = said.text.trim();
+        for text in self.answered.iter().filter(|text| text.len() <= PROSE) {
+            let text = text.trim();
             if is_whole(text) && is_outside(text) {
                 if saved || asked.contains(&text) {
                     found.push(text);
@@ -167,26 +111,26 @@ impl Mentions {
 }
 
 /// All texts at any depth, those of JSON within them, too.
-fn collect(value: Value, by_answer: bool, said: &mut Vec<Said>) {
+fn collect(value: Value, by_answer: bool, texts: &mut Vec<String>) {
     match value {
         Value::String(text) => {
             if text.trim_start().starts_with(['{', '['])
                 && let Ok(inner) = serde_json::from_str::<Value>(&text)
             {
-                return collect(inner, by_answer, said);
+                return collect(inner, by_answer, texts);
             }
-            said.push(Said { text, by_answer });
+            texts.push(text);
         }
         Value::Array(items) => {
             for item in items {
-                collect(item, by_answer, said);
+                collect(item, by_answer, texts);
             }
         }
         Value::Object(members) => {
             for (name, member) in members {
                 // Base64 has slashes, and names nothing.
                 if !(by_answer && matches!(&*name, "data" | "blob") && member.is_string()) {
-                    collect(member, by_answer, said);
+                    collect(member, by_answer, texts);
                 }
             }
         }
@@ -200,16 +144,8 @@ fn spellings(area: Area, path: &str) -> Vec<String> {
         Area::Home => &["../home/", "~/", "$HOME/", "${HOME}/"],
         Area::Tmp => &["../tmp/", "$TMPDIR/", "${TMPDIR}/"],
     };
-    starts
-        .iter()
-        .map(|start| format!("{start}{path}"))
-        .collect()
-}
-
-/// As it stands in a URI, where that differs.
-fn in_uri(path: &str) -> Option<String> {
-    let escaped = bridge_process::percent_encoded(path);
-    (escaped != path).then(|| escaped.into_owned())
+    let spelled = starts.iter().map(|start| format!("{start}{path}"));
+    spelled.collect()
 }
 
 /// Whether a text holds this path as a whole.
@@ -248,8 +184,12 @@ fn is_whole(text: &str) -> bool {
 }
 
 fn says_written(text: &str) -> bool {
+    has_word(text, WRITTEN)
+}
+
+fn has_word(text: &str, words: &str) -> bool {
     let text = text.to_lowercase();
-    WRITTEN.iter().any(|word| text.contains(word))
+    words.split_whitespace().any(|word| text.contains(word))
 }
 
 /// The paths in a line that lie outside, and where they begin.

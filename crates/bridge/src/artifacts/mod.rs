@@ -9,11 +9,11 @@ mod publish;
 mod snapshot;
 mod sqlite;
 
-pub use archive::publish_archive;
+pub use archive::open_link;
 pub use embedded::{Embedded, embedded};
 pub use mentions::Mentions;
 pub use paths::{
     Area, Patience, Place, RelativePath, mime_type, numbered, remove_file, safe as safe_name,
 };
-pub use publish::{Origin, PublishError, publish};
-pub use snapshot::{ChangedFile, Limits, Snapshot, SnapshotError, changed, changed_aside};
+pub use publish::{PublishError, Publisher};
+pub use snapshot::{Limits, Snapshot, SnapshotError, changed, changed_aside};

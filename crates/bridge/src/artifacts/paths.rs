@@ -125,10 +125,7 @@ pub fn ascii(name: &str) -> String {
     clean.truncate(room);
     let clean = clean.trim_matches(['_', '.', '-']);
     let stem = if clean.is_empty() { "file" } else { clean };
-    extension.map_or_else(
-        || stem.to_owned(),
-        |extension| format!("{stem}.{extension}"),
-    )
+    joined(stem, extension)
 }
 
 fn is_extension(text: &str) -> bool {
@@ -142,8 +139,13 @@ pub fn safe(name: &str) -> String {
     let clean = display_name(OsStr::new(last));
     let clean = clean.trim().trim_start_matches(['.', '~']);
     let (stem, extension) = split(clean);
-    let stem = within(stem.trim(), STEM_LIMIT);
+    let stem = stem.trim();
+    let stem = &stem[..stem.floor_char_boundary(STEM_LIMIT)];
     let stem = if stem.is_empty() { "file" } else { stem };
+    joined(stem, extension)
+}
+
+fn joined(stem: &str, extension: Option<&str>) -> String {
     match extension {
         Some(extension) => format!("{stem}.{extension}"),
         None => stem.to_owned(),
@@ -155,8 +157,7 @@ pub fn numbered(name: &str) -> impl Iterator<Item = String> + use<> {
     let name = name.to_owned();
     (1_usize..).map(move |number| match (number, split(&name)) {
         (1, _) => name.clone(),
-        (_, (stem, Some(extension))) => format!("{stem}-{number}.{extension}"),
-        (_, (stem, None)) => format!("{stem}-{number}"),
+        (_, (stem, extension)) => joined(&format!("{stem}-{number}"), extension),
     })
 }
 
@@ -169,11 +170,6 @@ fn split(name: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// As many whole characters as fit.
-fn within(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
-}
-
 /// The media type that the name's extension says; else `application/octet-stream`.
 pub fn mime_type(name: &str) -> String {
     let guess = mime_guess::from_path(Path::new(name));
@@ -182,24 +178,21 @@ pub fn mime_type(name: &str) -> String {
 
 /// Whether the bytes are compressed already, so that packing them again only costs time.
 pub fn is_compressed(mime_type: &str) -> bool {
-    let plain_picture = matches!(
-        mime_type,
-        "image/svg+xml" | "image/bmp" | "image/x-ms-bmp" | "image/tiff"
-    );
-    let media = ["image/", "audio/", "video/"];
-    let packed = [
-        "application/pdf",
-        "application/zip",
-        "application/gzip",
-        "application/x-7z-compressed",
-        "application/x-bzip2",
-        "application/x-xz",
-        "application/epub+zip",
-    ];
-    (media.iter().any(|kind| mime_type.starts_with(kind)) && !plain_picture)
-        || packed.contains(&mime_type)
-        || mime_type.starts_with("application/vnd.openxmlformats-officedocument.")
-        || mime_type.starts_with("application/vnd.oasis.opendocument.")
+    let (kind, subtype) = mime_type.split_once('/').unwrap_or_default();
+    match kind {
+        "image" => !["svg+xml", "bmp", "x-ms-bmp", "tiff"].contains(&subtype),
+        "audio" | "video" => true,
+        "application" => {
+            let office = [
+                "vnd.openxmlformats-officedocument.",
+                "vnd.oasis.opendocument.",
+            ];
+            office.iter().any(|start| subtype.starts_with(start))
+                || matches!(subtype, "pdf" | "zip" | "gzip" | "epub+zip")
+                || matches!(subtype, "x-7z-compressed" | "x-bzip2" | "x-xz")
+        }
+        _ => false,
+    }
 }
 
 // Where in a workspace a file lies.
@@ -225,7 +218,12 @@ impl Area {
         }
     }
 
-    /// As messages call it.
+    /// A file in this folder.
+    pub fn place(self, path: RelativePath) -> Place {
+        Place { area: self, path }
+    }
+
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Work => "work/",
@@ -247,10 +245,7 @@ pub struct Place {
 impl Place {
     /// A file in the working directory.
     pub fn work(path: RelativePath) -> Self {
-        Self {
-            area: Area::Work,
-            path,
-        }
+        Area::Work.place(path)
     }
 
     /// For people, and for a zip: never absolute, and without `..`.
@@ -309,34 +304,29 @@ pub fn open_file(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> 
 
 /// Removes a file. No part of its path may be a link, and the last one no folder.
 pub fn remove_file(work: &Path, path: &RelativePath) -> io::Result<()> {
-    let root = open_dir(work)?;
-    let mut parts: Vec<&OsStr> = path.as_path().iter().collect();
-    let name = parts.pop().ok_or(io::ErrorKind::NotFound)?;
-    let mut held: Option<OwnedFd> = None;
-    for part in parts {
-        let parent = held.as_ref().map_or(root.as_fd(), AsFd::as_fd);
-        held = Some(dir_at(parent, part)?);
-    }
-    let parent = held.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+    let (parent, name) = open_parent(open_dir(work)?, path)?;
     Ok(unlinkat(parent, name, AtFlags::empty())?)
+}
+
+/// The folder of a path and its last part. Each folder is opened in the one that was just opened, so that
+/// one that was replaced by a link is refused.
+fn open_parent(root: OwnedFd, path: &RelativePath) -> io::Result<(OwnedFd, &OsStr)> {
+    let (mut parent, mut parts) = (root, path.as_path().iter());
+    let name = parts.next_back().ok_or(io::ErrorKind::NotFound)?;
+    for part in parts {
+        parent = dir_at(parent.as_fd(), part)?;
+    }
+    Ok((parent, name))
 }
 
 fn file_flags() -> OFlags {
     OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC
 }
 
-/// The same by hand: each part is opened in the folder just opened, so a swapped one is refused.
+/// The same without `openat2`.
 fn step_by_step(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> {
-    let mut parts: Vec<&OsStr> = path.as_path().iter().collect();
-    let name = parts.pop().ok_or(io::ErrorKind::NotFound)?;
-    let mut held: Option<OwnedFd> = None;
-    for part in parts {
-        let parent = held.as_ref().map_or(root, AsFd::as_fd);
-        held = Some(dir_at(parent, part)?);
-    }
-    let parent = held.as_ref().map_or(root, AsFd::as_fd);
-    let file = openat(parent, name, file_flags(), Mode::empty())?;
-    Ok(file.into())
+    let (parent, name) = open_parent(root.try_clone_to_owned()?, path)?;
+    Ok(openat(parent, name, file_flags(), Mode::empty())?.into())
 }
 
 // How long work on files goes on.

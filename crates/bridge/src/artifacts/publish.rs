@@ -13,28 +13,39 @@ use bridge_model::{Job, LinkToken, Principal, ServerName, hex};
 use bridge_state::{Artifact, ChatStore, Done, Lease, PrincipalHash, StagedFile, StoreError};
 use jiff::Timestamp;
 use rustix::{
-    fs::{FileType, SeekFrom, Stat, fstat, ioctl_ficlone, seek},
+    fs::{FileType, SeekFrom, fstat, ioctl_ficlone, seek},
     io::Errno,
 };
 use sha2::{Digest, Sha256};
 
-use super::{Place, RelativePath, Snapshot, paths, paths::Patience, snapshot, sqlite};
+use super::{
+    Place, RelativePath, Snapshot, paths,
+    paths::Patience,
+    snapshot::{FileState, state},
+    sqlite,
+};
 
-/// Which call made the files.
-#[derive(Debug, Clone, Copy)]
-pub struct Origin<'a> {
-    /// The lease under which it ran.
+/// Publishes the files of one call.
+#[derive(Clone, Copy)]
+pub struct Publisher<'a> {
+    /// Where the links go.
+    pub store: &'a ChatStore,
+    /// The workspace.
+    pub job: &'a Job,
+    /// The lease of it.
     pub lease: &'a Lease,
-    /// Whose call it was.
+    /// The owner of the links.
     pub principal: &'a Principal,
     /// The server.
     pub server: &'a ServerName,
     /// The tool.
     pub tool: &'a str,
-    /// How long the link lives (`MCPO_FILE_EXPIRY`).
+    /// The lifetime of a link (`MCPO_FILE_EXPIRY`).
     pub ttl: Duration,
     /// The largest file that is published, in bytes.
     pub max_bytes: u64,
+    /// When copying stops.
+    pub patience: &'a Patience,
 }
 
 /// Why a file got no link.
@@ -98,60 +109,52 @@ const CHUNK: usize = 256 * 1024;
 /// What is copied between two looks whether anybody still waits.
 const BLOCK: u64 = 8 * 1024 * 1024;
 
-/// Publishes one version of one file of `job`. `snapshot` is the newest one of it: a file with several
-/// names is published only if it holds all of them.
-pub fn publish(
-    store: &ChatStore,
-    job: &Job,
-    place: &Place,
-    snapshot: &Snapshot,
-    origin: &Origin<'_>,
-    patience: &Patience,
-    now: Timestamp,
-) -> Result<Artifact, PublishError> {
-    let name = place.display();
-    let source = Source::open(job, place, snapshot)?;
-    let mut staged = store.blobs().stage()?;
-    source.copy_to(staged.file(), origin.max_bytes, &name, patience, copy_bytes)?;
-    seal(store, staged, place, origin, patience, now)
-}
+impl Publisher<'_> {
+    /// Publishes the current version of one file. `snapshot` is the newest one of the workspace: a file
+    /// with several names is published only if the snapshot contains all of them.
+    pub fn publish(&self, place: &Place, snapshot: &Snapshot) -> Result<Artifact, PublishError> {
+        let name = place.display();
+        let source = Source::open(self.job, place, snapshot)?;
+        let mut staged = self.store.blobs().stage()?;
+        let (target, limit) = (staged.file(), self.max_bytes);
+        source.copy_to(target, limit, &name, self.patience, copy_bytes)?;
+        self.seal(staged, place)
+    }
 
-/// Describes what was staged and gives it its link.
-pub(super) fn seal(
-    store: &ChatStore,
-    mut staged: StagedFile,
-    place: &Place,
-    origin: &Origin<'_>,
-    patience: &Patience,
-    now: Timestamp,
-) -> Result<Artifact, PublishError> {
-    let name = place.path.name().into_owned();
-    let (size, sha256) = digest(staged.file(), patience).map_err(failed(&name))?;
-    let artifact = Artifact {
-        token: LinkToken::random(),
-        path: place.display(),
-        ascii_name: paths::ascii(&name),
-        size,
-        mime_type: paths::mime_type(&name),
-        sha256,
-        created_at: now,
-        expires_at: now.saturating_add(origin.ttl).unwrap_or(Timestamp::MAX),
-        gone_at: None,
-        gone: None,
-        job: origin.lease.job,
-        server: origin.server.to_string(),
-        tool: origin.tool.to_owned(),
-        principal: PrincipalHash::from(origin.principal),
-        name,
-        other: serde_json::Map::new(),
-    };
-    let blob = store.blobs().put(staged, &artifact.sha256)?;
-    let done = Done {
-        links: vec![(artifact.clone(), blob)],
-        ..Done::default()
-    };
-    store.commit(origin.lease, done)?;
-    Ok(artifact)
+    /// Describes a staged file and gives it its link.
+    pub(super) fn seal(
+        &self,
+        mut staged: StagedFile,
+        place: &Place,
+    ) -> Result<Artifact, PublishError> {
+        let (name, now) = (place.path.name().into_owned(), self.store.now());
+        let (size, sha256) = digest(staged.file(), self.patience).map_err(failed(&name))?;
+        let artifact = Artifact {
+            token: LinkToken::random(),
+            path: place.display(),
+            ascii_name: paths::ascii(&name),
+            size,
+            mime_type: paths::mime_type(&name),
+            sha256,
+            created_at: now,
+            expires_at: now.saturating_add(self.ttl).unwrap_or(Timestamp::MAX),
+            gone_at: None,
+            gone: None,
+            job: self.lease.job,
+            server: self.server.to_string(),
+            tool: self.tool.to_owned(),
+            principal: PrincipalHash::from(self.principal),
+            name,
+            other: serde_json::Map::new(),
+        };
+        let blob = self.store.blobs().put(staged, &artifact.sha256)?;
+        let done = Done {
+            links: vec![(artifact.clone(), blob)],
+            ..Done::default()
+        };
+        self.store.commit(self.lease, done)?;
+        Ok(artifact)
+    }
 }
 
 pub(super) fn failed(name: &str) -> impl Fn(io::Error) -> PublishError {
@@ -228,14 +231,17 @@ impl Source {
             limit,
         };
         for _ in 0..ATTEMPTS {
-            let before = self.stats().map_err(&failed)?;
-            let size = u64::try_from(before.0.st_size).unwrap_or(u64::MAX);
+            let before = self.states().map_err(&failed)?;
+            let size = before.0.size;
             if size > limit {
                 return Err(too_large());
             }
             let copied = copy(&self.file, target, size, patience).map_err(&failed)?;
-            let completed = self.complete(target, patience);
-            if copied != size || !is_same(&before, &self.stats().map_err(&failed)?) {
+            let completed = self
+                .log
+                .as_ref()
+                .map_or(Ok(()), |log| sqlite::complete(target, log, patience));
+            if copied != size || before != self.states().map_err(&failed)? {
                 continue;
             }
             completed.map_err(&failed)?;
@@ -249,25 +255,10 @@ impl Source {
         Err(PublishError::Unstable(name.to_owned()))
     }
 
-    fn complete(&self, target: &mut File, patience: &Patience) -> io::Result<()> {
-        match &self.log {
-            Some(log) => sqlite::complete(target, log, patience),
-            None => Ok(()),
-        }
-    }
-
-    fn stats(&self) -> io::Result<(Stat, Option<Stat>)> {
+    fn states(&self) -> io::Result<(FileState, Option<FileState>)> {
         let log = self.log.as_ref().map(fstat).transpose()?;
-        Ok((fstat(&self.file)?, log))
+        Ok((state(&fstat(&self.file)?), log.as_ref().map(state)))
     }
-}
-
-fn is_same(before: &(Stat, Option<Stat>), after: &(Stat, Option<Stat>)) -> bool {
-    let same_log = match (&before.1, &after.1) {
-        (Some(before), Some(after)) => snapshot::is_same(before, after),
-        _ => true,
-    };
-    same_log && snapshot::is_same(&before.0, &after.0)
 }
 
 fn refusal(name: String, error: io::Error) -> PublishError {
@@ -396,24 +387,29 @@ mod tests {
             snapshot: &Snapshot,
             max_bytes: u64,
         ) -> Result<Artifact, PublishError> {
-            let origin = Origin {
+            self.publish_within(name, snapshot, max_bytes, &Patience::endless())
+        }
+
+        fn publish_within(
+            &self,
+            name: &str,
+            snapshot: &Snapshot,
+            max_bytes: u64,
+            patience: &Patience,
+        ) -> Result<Artifact, PublishError> {
+            let publisher = Publisher {
+                store: &self.store,
+                job: &self.job,
                 lease: &self.lease,
                 principal: &alice(),
                 server: &"excel".parse().unwrap(),
                 tool: "write",
                 ttl: Duration::from_mins(1),
                 max_bytes,
+                patience,
             };
             let path = RelativePath::parse(name).unwrap();
-            publish(
-                &self.store,
-                &self.job,
-                &Place::work(path),
-                snapshot,
-                &origin,
-                &Patience::endless(),
-                self.folder.now,
-            )
+            publisher.publish(&Place::work(path), snapshot)
         }
 
         fn served(&self, artifact: &Artifact) -> String {
@@ -635,25 +631,7 @@ mod tests {
         given_up.cancel();
         let later = tokio::time::Instant::now() + Duration::from_hours(1);
         let nobody = Patience::until(later, given_up);
-        let origin = Origin {
-            lease: &bench.lease,
-            principal: &alice(),
-            server: &"excel".parse().unwrap(),
-            tool: "write",
-            ttl: Duration::from_mins(1),
-            max_bytes: 1000,
-        };
-        let place = Place::work(RelativePath::parse("a").unwrap());
-        let now = bench.folder.now;
-        let refused = publish(
-            &bench.store,
-            &bench.job,
-            &place,
-            &snapshot,
-            &origin,
-            &nobody,
-            now,
-        );
+        let refused = bench.publish_within("a", &snapshot, 1000, &nobody);
         assert!(
             matches!(refused, Err(PublishError::GivenUp(_))),
             "{refused:?}"

@@ -72,8 +72,8 @@ pub struct Usage {
 
 /// One regular file as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct FileState {
-    size: u64,
+pub(super) struct FileState {
+    pub(super) size: u64,
     modified: (i64, i64),
     /// Moves with every change, also where a program sets the other one back.
     changed: (i64, i64),
@@ -88,18 +88,19 @@ type Identity = (u64, u64);
 /// The regular files that may be published, by path, and what all of it takes.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    usage: Usage,
-    /// The part of the bytes that is not in `work/`.
-    aside_bytes: u64,
+    /// The disk usage of all of it; the entries are those of `work/`.
+    pub usage: Usage,
+    /// The part of the bytes that is in `home/` and `tmp/`.
+    pub aside_bytes: u64,
     files: BTreeMap<RelativePath, FileState>,
     /// What is published only if a call names it. Caches are left out.
     aside: BTreeMap<Place, FileState>,
     /// How many names in this workspace a file has that has several anywhere.
     names: HashMap<Identity, u64>,
-    /// There is more in `work/` than is looked at.
-    over: bool,
-    /// There is more beside it than is looked at, and where: of that part nothing is in `aside`.
-    over_aside: Option<String>,
+    /// Whether `work/` exceeds the limits of a scan.
+    pub over: bool,
+    /// Why `home/` or `tmp/` exceeds them, if it does: nothing of that part is in `aside`.
+    pub over_aside: Option<String>,
 }
 
 /// Why no snapshot was taken.
@@ -116,17 +117,6 @@ pub enum SnapshotError {
     /// The folder itself cannot be read.
     #[error("the workspace cannot be read: {0}")]
     Io(#[from] io::Error),
-}
-
-/// A regular file that is new or differs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChangedFile {
-    /// Below `work/`.
-    pub path: RelativePath,
-    /// Bytes.
-    pub size: u64,
-    /// It was not there before.
-    pub created: bool,
 }
 
 impl Snapshot {
@@ -146,20 +136,17 @@ impl Snapshot {
             let before = found.usage.bytes;
             let walked = found.walk(&area.folder_in(job), area, limits);
             found.aside_bytes += found.usage.bytes - before;
-            // A child may have removed the folder.
-            let Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) = walked else {
-                continue;
-            };
-            found.aside.retain(|place, _| place.area != area);
             let what = match walked {
+                // A child may have removed the folder.
+                Ok(()) | Err(SnapshotError::Io(_)) => continue,
                 Err(SnapshotError::TooDeep(most)) => {
                     format!("folders nested more than {most} levels deep")
                 }
-                _ => format!(
-                    "more than {} files (MCPO_MAX_WORKSPACE_FILES)",
-                    limits.entries
-                ),
+                Err(SnapshotError::TooManyEntries(most)) => {
+                    format!("more than {most} files (MCPO_MAX_WORKSPACE_FILES)")
+                }
             };
+            found.aside.retain(|place, _| place.area != area);
             found.over_aside = Some(format!("the chat's {} contains {what}", area.name()));
         }
         Ok(found)
@@ -189,16 +176,6 @@ impl Snapshot {
         }
     }
 
-    /// Whether it is one of those.
-    pub fn is_over(&self) -> bool {
-        self.over
-    }
-
-    /// Why `home/` or `tmp/` holds more than is looked at, if it does.
-    pub fn over_aside(&self) -> Option<&str> {
-        self.over_aside.as_deref()
-    }
-
     /// Adds a file that was put there by no call, so that the next look finds nothing new in it.
     pub fn note(&mut self, work: &Path, path: &RelativePath) -> io::Result<()> {
         let top = paths::open_dir(work)?;
@@ -216,16 +193,6 @@ impl Snapshot {
             _ => None,
         };
         self.aside.remove(place);
-    }
-
-    /// What all of it takes of the disk; the entries are those of `work/`.
-    pub fn usage(&self) -> Usage {
-        self.usage
-    }
-
-    /// The bytes of it that are in `home/` and `tmp/`.
-    pub fn aside_bytes(&self) -> u64 {
-        self.aside_bytes
     }
 
     /// Whether there is a publishable file of this path.
@@ -261,10 +228,7 @@ impl Snapshot {
         join(
             &mut self.aside,
             |place| (place.area == area).then(|| sqlite::kind(root, &place.path))?,
-            |place, name| Place {
-                area: place.area,
-                path: RelativePath::sibling(&place.path, name),
-            },
+            |place, name| place.area.place(place.path.sibling(name)),
         );
     }
 }
@@ -299,28 +263,25 @@ fn join<K: Ord + Clone + AsRef<RelativePath>>(
 
 /// Regular files that are new in `new` or differ from `old` in size, mtime, ctime or inode, in
 /// order of path. A touched file counts as changed: content is not compared.
-pub fn changed(old: &Snapshot, new: &Snapshot) -> Vec<ChangedFile> {
-    let differs =
-        |path: &RelativePath, state: &FileState| !old.over && old.files.get(path) != Some(state);
-    new.files
-        .iter()
-        .filter(|(path, state)| differs(path, state))
-        .map(|(path, state)| ChangedFile {
-            path: path.clone(),
-            size: state.size,
-            created: !old.files.contains_key(path),
-        })
-        .collect()
+pub fn changed(old: &Snapshot, new: &Snapshot) -> Vec<RelativePath> {
+    if old.over {
+        return Vec::new();
+    }
+    differing(&old.files, &new.files)
 }
 
-/// The same for what is published only if a call names it.
+/// The same for files that are published only if a call names them.
 pub fn changed_aside(old: &Snapshot, new: &Snapshot) -> Vec<Place> {
     if old.over || old.over_aside.is_some() {
         return Vec::new();
     }
-    let differs = |(place, state): &(&Place, &FileState)| old.aside.get(place) != Some(*state);
-    let changed = new.aside.iter().filter(differs);
-    changed.map(|(place, _)| place.clone()).collect()
+    differing(&old.aside, &new.aside)
+}
+
+fn differing<K: Ord + Clone>(old: &BTreeMap<K, FileState>, new: &BTreeMap<K, FileState>) -> Vec<K> {
+    let differs = |(key, state): &(&K, &FileState)| old.get(*key) != Some(*state);
+    let changed = new.iter().filter(differs);
+    changed.map(|(key, _)| key.clone()).collect()
 }
 
 /// A folder on the way down.
@@ -419,10 +380,7 @@ impl Walk<'_> {
         match offer {
             Offer::Always => drop(self.found.files.insert(path(), state(stat))),
             Offer::Named => {
-                let place = Place {
-                    area: self.area,
-                    path: path(),
-                };
+                let place = self.area.place(path());
                 self.found.aside.insert(place, state(stat));
             }
             Offer::Never => {}
@@ -505,7 +463,7 @@ fn identity(stat: &Stat) -> Identity {
 
 /// The widths of these fields differ by platform.
 #[allow(clippy::useless_conversion, clippy::cast_possible_wrap)]
-fn state(stat: &Stat) -> FileState {
+pub(super) fn state(stat: &Stat) -> FileState {
     FileState {
         size: u64::try_from(stat.st_size).unwrap_or(0),
         modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
@@ -513,11 +471,6 @@ fn state(stat: &Stat) -> FileState {
         identity: identity(stat),
         sidecars: 0,
     }
-}
-
-/// Whether a file is still what it was: for copying without a torn page.
-pub(super) fn is_same(before: &Stat, after: &Stat) -> bool {
-    state(before) == state(after)
 }
 
 #[cfg(test)]
@@ -537,11 +490,8 @@ mod tests {
         Snapshot::take(work, &Limits::default()).unwrap()
     }
 
-    fn names(changed: &[ChangedFile]) -> Vec<String> {
-        changed
-            .iter()
-            .map(|file| file.path.display().into())
-            .collect()
+    fn names(changed: &[RelativePath]) -> Vec<String> {
+        changed.iter().map(|path| path.display().into()).collect()
     }
 
     #[test]
@@ -558,8 +508,6 @@ mod tests {
         fs::remove_file(work.join("deleted")).unwrap();
         let found = changed(&before, &look(work));
         assert_eq!(names(&found), ["a/b/c/新しい.txt", "a/edited"]);
-        assert_eq!((found[0].created, found[0].size), (true, 3));
-        assert!(!found[1].created);
         assert_eq!(changed(&before, &before), []);
     }
 
@@ -629,7 +577,7 @@ mod tests {
             found.files().map(RelativePath::display).collect::<Vec<_>>(),
             ["tmp"]
         );
-        assert_eq!(found.usage().entries, 9 + 4 + 1);
+        assert_eq!(found.usage.entries, 9 + 4 + 1);
     }
 
     #[test]
@@ -665,17 +613,17 @@ mod tests {
             .unwrap()
             .set_len(1 << 40)
             .unwrap();
-        let sparse = look(dir.path()).usage().bytes;
+        let sparse = look(dir.path()).usage.bytes;
         assert!(sparse < 1 << 20);
         fs::write(dir.path().join("full"), vec![1; 1 << 20]).unwrap();
         File::open(dir.path().join("full"))
             .unwrap()
             .sync_all()
             .unwrap();
-        let one = look(dir.path()).usage().bytes;
+        let one = look(dir.path()).usage.bytes;
         assert!(one >= sparse + (1 << 20));
         fs::hard_link(dir.path().join("full"), dir.path().join("again")).unwrap();
-        let two = look(dir.path()).usage();
+        let two = look(dir.path()).usage;
         assert_eq!((two.bytes, two.entries), (one, 3));
     }
 
@@ -722,6 +670,6 @@ mod tests {
         let aside: Vec<_> = aside.iter().map(Place::display).collect();
         assert_eq!(aside, [".out/b", "c.part", "home/f", "tmp/h/i"]);
         assert_eq!(changed_aside(&after, &after), []);
-        assert!(after.aside_bytes() > 0 && after.aside_bytes() < after.usage().bytes);
+        assert!(after.aside_bytes > 0 && after.aside_bytes < after.usage.bytes);
     }
 }

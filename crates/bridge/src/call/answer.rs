@@ -1,4 +1,4 @@
-//! What a call gives its endpoint, and the sentences around it.
+//! The answer of a call to its endpoint, with its links and notices.
 
 use bridge_model::{link_text, plain_text};
 use bridge_protocol::{RawJson, jsonrpc::Reply, last_members};
@@ -10,45 +10,45 @@ use crate::config::{Lang, Settings};
 
 /// A finished call.
 pub struct Answer {
-    /// The server's answer, the folder's path taken out.
+    /// The server's answer, with paths relative to the folder.
     pub reply: Reply,
     /// Its `result`, within that.
     pub outcome: RawJson,
-    /// What the call left on disk.
+    /// The links to files that the call left on disk.
     pub files: Published,
-    /// What the model should know beside the result.
+    /// Notices for the model.
     pub notices: Vec<Notice>,
 }
 
-/// Something that the model should be told once.
+/// A notice for the model, given once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// The child is a new one; these files are still there.
+    /// The child was restarted; these files remain.
     MemoryLost {
         /// Some of them, by name.
         files: Vec<String>,
         /// How many more there are.
         more: usize,
     },
-    /// Files that got no link, and why.
+    /// Files without a link, and why.
     NotLinked(Vec<String>),
-    /// What the call says it wrote where no file is linked, whatever is there.
+    /// Paths outside of the folder to which the call claims to have written.
     Outside {
-        /// Some paths, as it spells them.
+        /// Some of the paths, as written in the call.
         paths: Vec<String>,
         /// How many more there are.
         more: usize,
     },
-    /// The folder takes more of the disk than it may.
+    /// The folder exceeds its limit.
     Full {
         /// Bytes.
         used: u64,
-        /// What it may.
+        /// The limit.
         limit: DiskLimit,
     },
-    /// Files that were attached in the chat and are in the folder since this call, by these names.
+    /// The names of attached files that were copied into the folder for this call.
     Brought(Vec<String>),
-    /// Attached files that are not there, and why.
+    /// Attached files that could not be copied, and why.
     NotBrought(Vec<String>),
 }
 
@@ -56,48 +56,28 @@ impl Notice {
     /// The sentence.
     pub fn text(&self, lang: Lang) -> String {
         match (self, lang) {
-            (Self::MemoryLost { files, more }, Lang::En) => {
-                let there = listed(files, *more, "and {} more");
-                format!(
-                    "This server was restarted since the last call: its memory (open documents, \
-                     ids, unsaved changes) was lost. Remaining files: {}. Open them again by name.",
-                    if there.is_empty() {
-                        "none".to_owned()
-                    } else {
-                        there
-                    }
-                )
-            }
-            (Self::MemoryLost { files, more }, Lang::Ja) => {
-                let there = listed(files, *more, "ほか {} 件");
-                format!(
-                    "前回の呼び出しのあとでサーバーが再起動しました。メモリ上の内容（開いていた文書、ID、\
-                     未保存の変更）は失われています。残っているファイル: {}。名前を指定して開き直してください。",
-                    if there.is_empty() {
-                        "なし".to_owned()
-                    } else {
-                        there
-                    }
-                )
-            }
-            (Self::Brought(names), Lang::En) => {
-                format!(
-                    "Attached files were copied to this chat's folder: {}.",
-                    names.join(", ")
-                )
-            }
-            (Self::Brought(names), Lang::Ja) => {
-                format!(
-                    "添付ファイルをこのチャットのフォルダーに置きました: {}。",
-                    names.join(", ")
-                )
-            }
-            (Self::NotBrought(why), Lang::En) => {
-                format!(
-                    "Attached files that could not be copied to this chat's folder: {}.",
-                    why.join("; ")
-                )
-            }
+            (Self::MemoryLost { files, more }, Lang::En) => format!(
+                "This server was restarted since the last call: its memory (open documents, ids, \
+                 unsaved changes) was lost. Remaining files: {}. Open them again by name.",
+                listed(files, *more, lang)
+            ),
+            (Self::MemoryLost { files, more }, Lang::Ja) => format!(
+                "前回の呼び出しのあとでサーバーが再起動しました。メモリ上の内容（開いていた文書、ID、\
+                 未保存の変更）は失われています。残っているファイル: {}。名前を指定して開き直してください。",
+                listed(files, *more, lang)
+            ),
+            (Self::Brought(names), Lang::En) => format!(
+                "Attached files were copied to this chat's folder: {}.",
+                names.join(", ")
+            ),
+            (Self::Brought(names), Lang::Ja) => format!(
+                "添付ファイルをこのチャットのフォルダーに置きました: {}。",
+                names.join(", ")
+            ),
+            (Self::NotBrought(why), Lang::En) => format!(
+                "Attached files that could not be copied to this chat's folder: {}.",
+                why.join("; ")
+            ),
             (Self::NotBrought(why), Lang::Ja) => format!(
                 "このチャットのフォルダーに置けなかった添付ファイル: {}。",
                 why.join("; ")
@@ -105,12 +85,12 @@ impl Notice {
             (Self::Outside { paths, more }, Lang::En) => format!(
                 "Not linked because they are outside this chat's folder: {}. Use a plain file \
                  name without a folder to get a link.",
-                listed(paths, *more, "and {} more")
+                listed(paths, *more, lang)
             ),
             (Self::Outside { paths, more }, Lang::Ja) => format!(
                 "このチャットのフォルダーの外にあるためリンクしていません: {}。\
                  リンクが必要な場合は、フォルダーを付けずにファイル名だけを指定してください。",
-                listed(paths, *more, "ほか {} 件")
+                listed(paths, *more, lang)
             ),
             (Self::Full { used, limit }, Lang::En) => {
                 let why = limit.exceeded_by(*used);
@@ -147,24 +127,24 @@ fn capitalized(sentence: &str) -> String {
     first.into_iter().chain(letters).collect()
 }
 
-fn listed(files: &[String], more: usize, rest: &str) -> String {
+fn listed(files: &[String], more: usize, lang: Lang) -> String {
     let mut listed = files.join(", ");
-    if more > 0 {
-        listed.push_str(", ");
-        listed.push_str(&rest.replace("{}", &more.to_string()));
-    }
+    listed += &match (lang, more) {
+        (Lang::En, 0) if files.is_empty() => "none".to_owned(),
+        (Lang::Ja, 0) if files.is_empty() => "なし".to_owned(),
+        (_, 0) => String::new(),
+        (Lang::En, more) => format!(", and {more} more"),
+        (Lang::Ja, more) => format!(", ほか {more} 件"),
+    };
     listed
 }
 
 impl Answer {
     /// All notices as one text.
     pub fn notice(&self, lang: Lang) -> Option<String> {
-        let texts: Vec<String> = self
-            .notices
-            .iter()
-            .map(|notice| notice.text(lang))
-            .collect();
-        // Names of files are in them, and our own words have no markup.
+        let texts = self.notices.iter().map(|notice| notice.text(lang));
+        let texts: Vec<String> = texts.collect();
+        // They contain names of files, and no markup of ours.
         (!texts.is_empty()).then(|| plain_text(&texts.join(" ")))
     }
 }
@@ -182,7 +162,7 @@ pub fn is_error(result: &RawJson) -> bool {
 pub struct Published {
     /// One for each file.
     pub files: Vec<Artifact>,
-    /// One for all of them, where there are several.
+    /// One for all of them, if there are several.
     pub archive: Option<Box<Artifact>>,
 }
 
@@ -192,18 +172,11 @@ impl Published {
         self.files.iter().chain(self.archive.as_deref())
     }
 
-    /// A ready sentence with the links, as markdown.
+    /// A sentence with the links, in Markdown.
     pub fn message(&self, settings: &Settings) -> String {
-        let links: Vec<String> = self
-            .files
-            .iter()
-            .map(|file| Link::to_artifact(file, settings).markdown())
-            .collect();
-        let links = links.join(", ");
-        let archive = self
-            .archive
-            .as_ref()
-            .map(|file| Link::to_artifact(file, settings).markdown());
+        let link = |file| Link::to_artifact(file, settings).markdown();
+        let links = self.files.iter().map(link).collect::<Vec<_>>().join(", ");
+        let archive = self.archive.as_deref().map(link);
         let minutes = settings.files.expiry.as_secs().div_ceil(60);
         match (settings.lang, archive) {
             (Lang::En, None) => {
@@ -224,7 +197,7 @@ impl Published {
     }
 }
 
-/// A link as callers see it.
+/// A link in an answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Link {
     /// The file's name within the workspace.

@@ -1,88 +1,78 @@
-//! What the user attached in the chat, brought into the folder before the call that may need it.
-//! Only where the user's own token came with the call. A file that cannot be had fails no call: the
-//! answer says so.
+//! Files of the chat: those that the user attached are copied into the folder before a call, and new ones
+//! are attached to the message after it. Only if the user's own token came with the call. Errors here
+//! fail no call: the answer has a notice.
 
 use std::{collections::HashSet, fs::File, io::Read as _, sync::Arc, time::Duration};
 
-use bridge_model::{Job, LinkToken, Principal, UserToken};
+use bridge_model::{Job, Principal};
 use bridge_process::Child;
 use bridge_protocol::{RawJson, jsonrpc::Reply, method};
-use bridge_state::{Artifact, ChatStore, Done, Held, Lease, Link, StagedFile, StoreError};
+use bridge_state::{Artifact, ChatStore, Done, Held, Lease, StagedFile, StoreError};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::{
-    sync::MutexGuard,
-    time::{Instant, timeout_at},
-};
-use tracing::Instrument as _;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Answer, Call, CallEngine, CallError, Notice, Published, Running, blocking,
     disk_share::DiskShares, record,
 };
 use crate::{
-    artifacts::{RelativePath, Snapshot, numbered, safe_name},
+    artifacts::{RelativePath, Snapshot, numbered, open_link, safe_name},
     config::{Embed, Mode},
-    openwebui::{Attachment, Event, Failure, MessageAttachments, OpenWebUi},
+    openwebui::{Attachment, Chat, Event, Failure, MessageAttachments},
     session::Workspace,
 };
 
-/// All downloads before one call.
+/// The time for all downloads before one call.
 const FETCH_TIME: Duration = Duration::from_secs(60);
 
-/// A chat that Open WebUI has, and the right to look into it.
-struct Access<'a> {
-    openwebui: &'a OpenWebUi,
-    token: &'a UserToken,
-    chat: &'a str,
-    until: Instant,
+impl CallEngine {
+    /// The chat in Open WebUI from which a tool was called.
+    pub(super) fn chat_of(&self, call: &Call) -> Option<Chat> {
+        let caller = &call.caller;
+        let openwebui = self.openwebui.clone().filter(|_| call.ask.is_tool_call())?;
+        Chat::new(openwebui, caller.token.clone()?, caller.chat.clone()?)
+    }
 }
 
 impl Running {
-    /// Brings what is not there yet, once for each message.
+    fn chat(&self) -> Option<Chat> {
+        self.engine.chat_of(&self.call)
+    }
+
+    /// Copies new attachments of the chat into the workspace, once for each message.
     pub(super) async fn bring_all(&self, workspace: &Workspace) -> Result<Vec<Notice>, CallError> {
-        let Some(access) = self.access() else {
+        let message = self.call.caller.message.as_deref();
+        let first = |_: &Chat| workspace.begin_attachments(message);
+        let Some(chat) = self.chat().filter(first) else {
             return Ok(Vec::new());
         };
-        let message = self.call.caller.message.as_deref();
-        if !workspace.begin_attachments(message) {
-            return Ok(Vec::new());
-        }
-        let (store, job) = (self.engine.store.clone(), workspace.job.id());
+        let (engine, job) = (&self.engine, workspace.job.id());
+        let store = engine.store.clone();
         let known = blocking(move || store.attachments(job)).await?;
-        let mut fetched = ChatAttachments::default();
         let wanted = |file: &Attachment| !known.contains_key(&file.id);
-        self.before(async {
-            self.fetch(&access, wanted, &mut fetched).await;
-            Ok(())
-        })
-        .await?;
+        let mut fetched = self.fetch(&chat, wanted).await?;
         let (ids, files): (Vec<_>, Vec<_>) = fetched.files.drain(..).unzip();
-        if files.is_empty() {
-            return Ok(fetched.notices(Vec::new()));
-        }
-        let names = match self
-            .engine
-            .take_in(&self.call.caller.principal, workspace, files)
-            .await
-        {
+        let owner = &self.call.caller.principal;
+        let names = match engine.take_in(owner, workspace, files).await {
             Ok(names) => names,
             Err(error) => {
                 fetched.refused.push(error.to_string());
-                return Ok(fetched.notices(Vec::new()));
+                Vec::new()
             }
         };
-        let brought: Vec<_> = ids.into_iter().zip(names.clone()).collect();
-        let (store, lease) = (self.engine.store.clone(), workspace.lease.clone());
-        let done = Done {
-            attachments: brought,
-            ..Done::default()
-        };
-        blocking(move || store.commit(&lease, done)).await?;
+        if !names.is_empty() {
+            let (store, lease) = (engine.store.clone(), workspace.lease.clone());
+            let done = Done {
+                attachments: ids.into_iter().zip(names.clone()).collect(),
+                ..Done::default()
+            };
+            blocking(move || store.commit(&lease, done)).await?;
+        }
         Ok(fetched.notices(names))
     }
 
-    /// Fetches what the arguments name, for a folder that lives for this call alone.
+    /// Fetches the attachments that the arguments name, for a folder of this call alone.
     pub(super) async fn fetch_named(&self) -> Result<ChatAttachments, CallError> {
         let arguments = self.call.ask.arguments();
         let arguments: Value = arguments
@@ -90,20 +80,16 @@ impl Running {
             .unwrap_or_default();
         let mut named = HashSet::new();
         collect_names(&arguments, &mut named);
-        let mut fetched = ChatAttachments::default();
-        let Some(access) = self.access().filter(|_| !named.is_empty()) else {
-            return Ok(fetched);
-        };
-        let wanted = |file: &Attachment| named.contains(file.name.as_str());
-        self.before(async {
-            self.fetch(&access, wanted, &mut fetched).await;
-            Ok(())
-        })
-        .await?;
-        Ok(fetched)
+        match self.chat().filter(|_| !named.is_empty()) {
+            Some(chat) => {
+                let wanted = |file: &Attachment| named.contains(file.name.as_str());
+                self.fetch(&chat, wanted).await
+            }
+            None => Ok(ChatAttachments::default()),
+        }
     }
 
-    /// Puts it there; what is to be said of it.
+    /// Copies them into the folder.
     pub(super) async fn put_named(
         &self,
         held: &Held,
@@ -111,60 +97,45 @@ impl Running {
         mut fetched: ChatAttachments,
     ) -> Vec<Notice> {
         let files: Vec<_> = fetched.files.drain(..).map(|(_, file)| file).collect();
-        let owner = &self.call.caller.principal;
-        if let Err(error) = self
-            .engine
-            .put(owner, (&held.job, &held.lease), seen, files)
-            .await
-        {
+        let (owner, folder) = (&self.call.caller.principal, (&held.job, &held.lease));
+        if let Err(error) = self.engine.put(owner, folder, seen, files).await {
             fetched.refused.push(error.to_string());
         }
         fetched.notices(Vec::new())
     }
 
-    fn access(&self) -> Option<Access<'_>> {
-        let caller = &self.call.caller;
-        let chat = caller
-            .chat
-            .as_deref()
-            .filter(|chat| OpenWebUi::keeps(chat))?;
-        Some(Access {
-            openwebui: self.engine.openwebui.as_deref()?,
-            token: caller.token.as_ref()?,
-            chat,
-            until: Instant::now() + FETCH_TIME,
-        })
-        .filter(|_| self.call.ask.is_tool_call())
-    }
-
     async fn fetch(
         &self,
-        access: &Access<'_>,
+        chat: &Chat,
         wanted: impl Fn(&Attachment) -> bool,
-        fetched: &mut ChatAttachments,
-    ) {
-        let listed = access.openwebui.attachments(access.token, access.chat);
-        let listed = match timeout_at(access.until, listed).await {
-            Ok(Ok(listed)) => listed,
-            // A chat of somebody else's, or one that is gone.
-            Ok(Err(Failure::Refused(_))) => return,
-            Ok(Err(failure)) => return fetched.refuse("list of attached files", &failure),
-            Err(_) => return fetched.refuse("list of attached files", &Failure::Silent),
-        };
-        for attachment in listed.into_iter().filter(wanted) {
-            let file = timeout_at(access.until, self.fetch_one(access, &attachment)).await;
-            match file.unwrap_or(Err(Failure::Silent)) {
-                Ok(file) => fetched.files.push((attachment.id, file)),
-                Err(failure) => fetched.refuse(&attachment.name, &failure),
+    ) -> Result<ChatAttachments, CallError> {
+        let mut fetched = ChatAttachments::default();
+        let fetching = async {
+            let until = Instant::now() + FETCH_TIME;
+            let listed = timeout_at(until, chat.attachments()).await;
+            let listed = match listed.unwrap_or(Err(Failure::Silent)) {
+                Ok(listed) => listed,
+                // The chat belongs to another user, or no longer exists.
+                Err(Failure::Refused(_)) => return Ok(()),
+                Err(failure) => {
+                    fetched.refuse("list of attached files", &failure);
+                    return Ok(());
+                }
+            };
+            for attachment in listed.into_iter().filter(wanted) {
+                let file = timeout_at(until, self.fetch_one(chat, &attachment)).await;
+                match file.unwrap_or(Err(Failure::Silent)) {
+                    Ok(file) => fetched.files.push((attachment.id, file)),
+                    Err(failure) => fetched.refuse(&attachment.name, &failure),
+                }
             }
-        }
+            Ok(())
+        };
+        self.before(fetching).await?;
+        Ok(fetched)
     }
 
-    async fn fetch_one(
-        &self,
-        access: &Access<'_>,
-        attachment: &Attachment,
-    ) -> Result<Incoming, Failure> {
+    async fn fetch_one(&self, chat: &Chat, attachment: &Attachment) -> Result<Incoming, Failure> {
         let store = self.engine.store.clone();
         let staged = blocking(move || {
             let staged = store.blobs().stage().map_err(|error| error.to_string())?;
@@ -175,19 +146,15 @@ impl Running {
             .await
             .map_err(|why: String| Failure::Disk(why.into()))?;
         let limit = self.engine.settings.files.max_upload_bytes;
-        let (openwebui, token) = (access.openwebui, access.token);
-        let size = openwebui
-            .download(token, &attachment.id, data, limit)
-            .await?;
         Ok(Incoming {
+            size: chat.download(&attachment.id, data, limit).await?,
             name: attachment.name.clone(),
             file,
-            size,
         })
     }
 }
 
-/// What came, by Open WebUI's ids, and what did not.
+/// Fetched files by Open WebUI's ids, and errors.
 #[derive(Default)]
 pub(super) struct ChatAttachments {
     files: Vec<(String, Incoming)>,
@@ -195,7 +162,7 @@ pub(super) struct ChatAttachments {
 }
 
 impl ChatAttachments {
-    /// No file came.
+    /// Whether no file was fetched.
     pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
@@ -225,34 +192,26 @@ fn collect_names(value: &Value, names: &mut HashSet<String>) {
     }
 }
 
-// New files in the chat itself: attached to the message that is being answered, beside the links in
-// the text. Only where the user's own token came with the call. Nothing here fails a call.
+// New files are attached to the message that is being answered, beside the links in its text.
 
-/// All uploads of one call: the model waits for its answer meanwhile.
-const LOOK_TIME: Duration = Duration::from_secs(30);
+/// The time for all uploads of one call, for which its answer waits.
+const UPLOAD_TIME: Duration = Duration::from_secs(30);
 
-/// A larger page is only attached.
+/// A larger page is only attached, not shown.
 const LONGEST_PAGE: u64 = 1024 * 1024;
 
 impl Running {
-    /// Attaches what the call published.
+    /// Attaches the published files.
     pub(super) async fn attach(&self, answer: &Answer) {
-        let caller = &self.call.caller;
-        let (Some(openwebui), Some(token)) = (&self.engine.openwebui, &caller.token) else {
+        let files = &answer.files.files;
+        let chat = self.chat().filter(|_| !files.is_empty());
+        let (Some(chat), Some(message)) = (chat, &self.call.caller.message) else {
             return;
         };
-        let (Some(chat), Some(message)) = (&caller.chat, &caller.message) else {
-            return;
-        };
-        if answer.files.files.is_empty() || !OpenWebUi::keeps(chat) {
-            return;
-        }
-        let until = Instant::now() + LOOK_TIME;
-        // Boxed, as few calls have anything to attach.
+        // Boxed, because few calls have anything to attach.
         let attaching = Box::pin(async {
-            let files = &answer.files.files;
-            let shown = self.shown(openwebui, token, files, until).await;
-            let before = openwebui.message_attachments(token, chat, message).await;
+            let shown = self.upload(&chat, files).await;
+            let before = chat.message_attachments(message).await;
             let before = before.inspect_err(|failure| {
                 tracing::debug!(
                     %failure,
@@ -260,7 +219,7 @@ impl Running {
                 );
             });
             for event in shown.events(before.ok()) {
-                openwebui.tell(token, chat, message, &event).await?;
+                chat.tell(message, &event).await?;
             }
             Ok::<(), Failure>(())
         });
@@ -278,16 +237,11 @@ impl Running {
     }
 
     /// The files that Open WebUI took in time, in their order, and the pages among them.
-    async fn shown(
-        &self,
-        openwebui: &OpenWebUi,
-        token: &UserToken,
-        files: &[Artifact],
-        until: Instant,
-    ) -> Shown {
+    async fn upload(&self, chat: &Chat, files: &[Artifact]) -> Shown {
+        let until = Instant::now() + UPLOAD_TIME;
         let mut shown = Shown::default();
         for file in files {
-            let uploaded = timeout_at(until, self.chat_file(openwebui, token, file)).await;
+            let uploaded = timeout_at(until, self.chat_file(chat, file)).await;
             match uploaded.unwrap_or(Err(Failure::Silent)) {
                 Ok(chat_file) => shown.chat_files.push(chat_file),
                 Err(failure) => {
@@ -325,19 +279,14 @@ impl Running {
         }
     }
 
-    async fn chat_file(
-        &self,
-        openwebui: &OpenWebUi,
-        token: &UserToken,
-        file: &Artifact,
-    ) -> Result<Value, Failure> {
+    async fn chat_file(&self, chat: &Chat, file: &Artifact) -> Result<Value, Failure> {
         let limit = self.engine.settings.files.max_upload_bytes;
         if file.size > limit {
             return Err(Failure::TooLarge(limit));
         }
         let data = self.open_artifact(file).await?;
         let (name, kind, size) = (&file.name, &file.mime_type, file.size);
-        let id = openwebui.upload(token, name, kind, data, size).await?;
+        let id = chat.upload(name, kind, data, size).await?;
         if kind.starts_with("image/") && self.call.spec.embed.contains(&Embed::Image) {
             let url = format!("/api/v1/files/{id}/content");
             return Ok(json!({"type": "image", "id": id, "name": name, "url": url, "size": size}));
@@ -346,14 +295,7 @@ impl Running {
     }
 }
 
-fn open_link(store: &ChatStore, token: &LinkToken) -> Result<Option<File>, StoreError> {
-    match store.link(token)? {
-        Link::Live(_, blob) => Ok(store.blobs().get(&blob, None)?.map(File::from)),
-        Link::Gone(_) | Link::Unknown => Ok(None),
-    }
-}
-
-/// What shows with the message.
+/// What the message is to show.
 #[derive(Default)]
 struct Shown {
     chat_files: Vec<Value>,
@@ -361,21 +303,17 @@ struct Shown {
 }
 
 impl Shown {
-    /// With what the message showed `before`, if that is known: whoever looks at the chat now sees
-    /// only what the last event has.
-    fn events(self, before: Option<MessageAttachments>) -> impl Iterator<Item = Event> {
-        let Self {
-            chat_files,
-            mut pages,
-        } = self;
-        let all = before.is_some();
+    /// With the attachments that the message had `before`, if they are known: browsers that show the chat
+    /// now show only those of the last event.
+    fn events(mut self, before: Option<MessageAttachments>) -> impl Iterator<Item = Event> {
+        let (chat_files, all) = (self.chat_files, before.is_some());
         let before = before.unwrap_or_default();
         let latest = (!before.files.is_empty()).then(|| latest(&chat_files, before.files));
         let files = (!chat_files.is_empty()).then_some(Event::Files(chat_files));
         let latest = latest.filter(|_| files.is_some()).map(Event::AllFiles);
-        let new = !pages.is_empty();
-        pages.extend(before.pages);
-        let pages = new.then_some(Event::Pages(pages, all));
+        let new = !self.pages.is_empty();
+        self.pages.extend(before.pages);
+        let pages = new.then_some(Event::Pages(self.pages, all));
         files.into_iter().chain(latest).chain(pages)
     }
 }
@@ -391,13 +329,12 @@ fn latest(new: &[Value], before: Vec<Value>) -> Vec<Value> {
     .collect()
 }
 
-// A subscription's way to its child. Nothing is asked of the child that touches the folder, so no
-// turn is taken, and no place among the running calls: a long call of the chat holds up nobody who
-// only wants to hear.
+// Subscriptions. No request to the child touches the folder, so a subscription takes no turn and no
+// permit, and waits for no long call of the chat.
 
 impl CallEngine {
-    /// Finds or starts the call's child, shows it to `on_child` and subscribes to `resources`,
-    /// whether the child knows how to or not. A `stateless` server has no child to listen to.
+    /// Finds or starts the call's child, passes it to `on_child` and subscribes to `resources`, whether the
+    /// child supports subscriptions or not. A `stateless` server has no child to subscribe to.
     pub async fn attach(
         self: &Arc<Self>,
         call: Box<Call>,
@@ -405,54 +342,47 @@ impl CallEngine {
     ) -> Result<(), CallError> {
         let (running, _hang_up) = self.begin(call)?;
         let attaching = async move {
-            let began = record::Began::now();
-            let (outcome, lease) = running.attached(resources).await;
-            let answer = outcome.map(|()| nothing());
-            record::record(&running, &began, &answer, lease.as_ref()).await;
+            let attached = running.attached(resources).await;
+            let answer = attached.map(|()| nothing());
+            record::record(&running, &answer).await;
             answer.map(drop)
         };
-        let task = self.running.spawn(attaching.in_current_span());
-        task.await
-            .unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
+        self.spawn(attaching).await
     }
 }
 
 impl Running {
-    async fn attached(&self, resources: Vec<String>) -> (Result<(), CallError>, Option<Lease>) {
+    async fn attached(&self, resources: Vec<String>) -> Result<(), CallError> {
         match self.call.spec.mode {
-            Mode::Stateful => self.attached_in_chat(resources).await,
-            Mode::Stateless => (Ok(()), None),
+            Mode::Stateful => return self.attached_in_chat(resources).await,
+            Mode::Stateless => {}
             Mode::Shared => {
-                let found = self.find_shared().await;
-                let attached = found.map(|found| self.show(resources, found, |found| &found.child));
-                (attached, None)
+                let found = self.find_shared().await?;
+                self.subscribe(resources, found, |found| &found.child);
             }
         }
+        Ok(())
     }
 
-    async fn attached_in_chat(
-        &self,
-        resources: Vec<String>,
-    ) -> (Result<(), CallError>, Option<Lease>) {
-        let workspace = match self.open().await {
-            Ok(workspace) => workspace,
-            Err(error) => return (Err(error), None),
-        };
+    async fn attached_in_chat(&self, resources: Vec<String>) -> Result<(), CallError> {
+        let workspace = self.open().await?;
         let lease = workspace.lease.clone();
-        let found = self.find(&self.call.address, &workspace, None).await;
+        let found = self.find_child(&workspace, None).await;
         let held = self.check_lease(&workspace).await;
         let attached = held.and(found).map(|found| {
             let kept = (found.session, workspace);
-            self.show(resources, kept, |(session, _)| &session.child);
+            self.subscribe(resources, kept, |(session, _)| &session.child);
         });
         self.engine.sessions.call_ended(self.call.address.key);
-        let ours = !matches!(attached, Err(CallError::Fenced | CallError::TakenOver));
-        (attached, ours.then_some(lease))
+        if !matches!(attached, Err(CallError::Fenced | CallError::TakenOver)) {
+            self.record_in(lease);
+        }
+        attached
     }
 
-    /// Shows the child, and subscribes behind the caller's back: a child that is busy answers late.
-    /// `kept` keeps the child until it has answered.
-    fn show<K: Send + Sync + 'static>(
+    /// Passes the child on, and subscribes in the background, because a busy child answers late. `kept`
+    /// keeps the child until it has answered.
+    fn subscribe<K: Send + Sync + 'static>(
         &self,
         resources: Vec<String>,
         kept: K,
@@ -471,7 +401,7 @@ impl Running {
                 for uri in resources {
                     let params = RawJson::from_json(&json!({"uri": uri}));
                     let asked = child(&kept).request(method::RESOURCES_SUBSCRIBE, Some(&params));
-                    // A server without subscriptions still has news of its lists.
+                    // A server without subscriptions still sends notifications about its lists.
                     let _ = asked.await;
                 }
             };
@@ -483,7 +413,7 @@ impl Running {
     }
 }
 
-/// What is recorded of it: nobody was asked, and nothing was answered.
+/// The answer in the record of a subscription.
 fn nothing() -> Answer {
     let outcome = RawJson::empty_object();
     Answer {
@@ -498,15 +428,15 @@ fn nothing() -> Answer {
     }
 }
 
-// Files that come into a workspace from outside: no call made them, so no call links them.
+// Files that come into a workspace from outside: no call created them, so no call links them.
 
-/// A file that came, and what it is to be called.
+/// A received file.
 pub struct Incoming {
-    /// As its sender calls it.
+    /// The sender's name of it.
     pub name: String,
     /// Its bytes.
     pub file: StagedFile,
-    /// How many.
+    /// Their number.
     pub size: u64,
 }
 
@@ -518,13 +448,13 @@ impl CallEngine {
         workspace: &Workspace,
         files: Vec<Incoming>,
     ) -> Result<Vec<String>, CallError> {
-        // While a call's changes are looked for, nothing of somebody else's appears.
-        let mut seen: MutexGuard<'_, Snapshot> = workspace.files.lock().await;
+        // With the lock, so that no call takes these files for its own.
+        let mut seen = workspace.files.lock().await;
         let (job, lease) = (&workspace.job, &workspace.lease);
         self.put(owner, (job, lease), &mut seen, files).await
     }
 
-    /// The same for a folder at which nobody else looks.
+    /// The same for a folder that no other call uses.
     pub(super) async fn put(
         &self,
         owner: &Principal,
@@ -542,7 +472,7 @@ impl CallEngine {
         let (names, now) = blocking(move || {
             let names = check_bytes(&disk, &owner, &job, &now, &files)
                 .and_then(|()| put_all(&store, (&job, &lease), &mut now, files));
-            disk.note_folder(&owner, job.id(), now.usage().bytes);
+            disk.note_folder(&owner, job.id(), now.usage.bytes);
             (names, now)
         })
         .await;
@@ -551,7 +481,7 @@ impl CallEngine {
     }
 
     fn check_entries(&self, seen: &Snapshot, files: &[Incoming]) -> Result<(), CallError> {
-        let (limits, usage) = (&self.settings.files, seen.usage());
+        let (limits, usage) = (&self.settings.files, seen.usage);
         let entries = usage.entries + files.len() as u64;
         if entries > limits.max_workspace_files as u64 {
             return Err(CallError::DiskFull(format!(
@@ -572,7 +502,7 @@ fn check_bytes(
     files: &[Incoming],
 ) -> Result<(), CallError> {
     let coming = files.iter().map(|file| file.size);
-    let bytes = coming.fold(seen.usage().bytes, u64::saturating_add);
+    let bytes = coming.fold(seen.usage.bytes, u64::saturating_add);
     let limit = disk.limit(owner, job.id());
     if bytes <= limit.bytes {
         return Ok(());
@@ -593,7 +523,7 @@ fn put_all(
         let name = put_under_free_name(store, lease, &incoming.file, numbered(&wanted))?;
         let path = RelativePath::parse(&name);
         let path = path.map_err(|error| CallError::Internal(error.to_string()))?;
-        // A child may have taken it away already.
+        // A child may have removed it already.
         if let Err(error) = seen.note(&job.work(), &path) {
             tracing::debug!(%error, "an attached file no longer exists");
         }
@@ -602,7 +532,7 @@ fn put_all(
     Ok(names)
 }
 
-/// How many names are tried for a file.
+/// The number of names that are tried for a file.
 const ATTEMPTS: usize = 1000;
 
 /// Puts a file into a chat's folder under the first of the names that is free, and returns that one.

@@ -1,41 +1,40 @@
-//! How much of the disk one chat's folder may take: what a folder may, and what is left of its
-//! user's share.
+//! The disk limit of a chat's folder: the limit of a folder, or what is left of its user's share.
 
 use std::sync::Arc;
 
 use bridge_model::{JobId, Principal};
 use bridge_state::{ChatStore, DiskUsage, PrincipalHash};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::config::Settings;
 
-/// What users have of the disk.
+/// The disk usage of users.
 pub struct DiskShares {
     settings: Arc<Settings>,
     store: Arc<ChatStore>,
     usage: Mutex<DiskUsage>,
 }
 
-/// The bytes that a chat's folder may take.
+/// The limit of a chat's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskLimit {
-    /// Of this folder.
+    /// In bytes.
     pub bytes: u64,
-    /// Where it is what is left of the user's share.
+    /// Set if the limit is what is left of the user's share.
     pub share: Option<UsedShare>,
 }
 
 /// A user's share of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UsedShare {
-    /// Bytes for all of his chats and links.
+    /// The bytes for all chats and links of the user.
     pub bytes: u64,
-    /// What his links and his other chats take.
+    /// The bytes of the links and the other chats.
     pub elsewhere: u64,
 }
 
 impl DiskShares {
-    /// Nothing is counted yet.
+    /// Without usage, until it is counted.
     pub fn new(settings: Arc<Settings>, store: Arc<ChatStore>) -> Self {
         Self {
             settings,
@@ -44,47 +43,37 @@ impl DiskShares {
         }
     }
 
-    /// What was counted takes the place of what was known.
+    /// Replaces the usage by a new count.
     pub fn counted(&self, usage: DiskUsage) {
-        *self.lock() = usage;
+        *self.usage.lock() = usage;
     }
 
-    /// A folder takes so many bytes now.
+    /// Notes the size of a folder.
     pub fn note_folder(&self, owner: &Principal, job: JobId, bytes: u64) {
-        self.lock()
+        self.usage
+            .lock()
             .note_job(&PrincipalHash::from(owner), job, bytes);
     }
 
-    /// The same, and what it may take.
-    pub fn limit_with(&self, owner: &Principal, job: JobId, bytes: u64) -> DiskLimit {
-        let hash = PrincipalHash::from(owner);
-        self.lock().note_job(&hash, job, bytes);
-        self.limit_of(owner, &hash, job)
-    }
-
-    /// Links with so many bytes were made.
+    /// Notes the size of new links.
     pub fn note_links(&self, owner: &Principal, bytes: u64) {
         if bytes > 0 {
             let owner = PrincipalHash::from(owner);
-            self.lock().note_link(&owner, bytes);
+            self.usage.lock().note_link(&owner, bytes);
         }
     }
 
-    /// What a folder was seen to take, if it was looked at.
+    /// The last known size of a folder.
     pub fn of_folder(&self, job: JobId) -> Option<u64> {
-        self.lock().of_job(job)
+        self.usage.lock().of_job(job)
     }
 
-    /// What a folder may take.
+    /// The limit of a folder.
     pub fn limit(&self, owner: &Principal, job: JobId) -> DiskLimit {
-        self.limit_of(owner, &PrincipalHash::from(owner), job)
-    }
-
-    fn limit_of(&self, owner: &Principal, hash: &PrincipalHash, job: JobId) -> DiskLimit {
         let of_folder = self.settings.files.max_workspace_bytes;
         let share = match owner {
-            Principal::User(_) => self.share_of(hash, job),
-            // Each of them may be many people.
+            Principal::User(_) => self.share_of(&PrincipalHash::from(owner), job),
+            // Each of them may be many users.
             Principal::Key(_) | Principal::Anonymous => None,
         };
         let left = share.map(|share| share.bytes.saturating_sub(share.elsewhere));
@@ -99,7 +88,7 @@ impl DiskShares {
 
     fn share_of(&self, owner: &PrincipalHash, job: JobId) -> Option<UsedShare> {
         let (elsewhere, all) = {
-            let usage = self.lock();
+            let usage = self.usage.lock();
             let elsewhere = usage
                 .of_owner(owner)
                 .saturating_sub(usage.of_job(job).unwrap_or_default());
@@ -112,21 +101,17 @@ impl DiskShares {
         Some(UsedShare { bytes, elsewhere })
     }
 
-    /// Three quarters of what there is for chats and links: what is free above the floor, and what
-    /// they take already.
+    /// Three quarters of the space for chats and links: what is free above the minimum, and what they use
+    /// already.
     fn default_share(&self, all: u64) -> Option<u64> {
         let free = self.store.free_bytes().ok()?;
         let free = free.saturating_sub(self.settings.files.min_free_disk_bytes);
         Some(free.saturating_add(all) / 4 * 3)
     }
-
-    fn lock(&self) -> MutexGuard<'_, DiskUsage> {
-        self.usage.lock()
-    }
 }
 
 impl DiskLimit {
-    /// Why a folder may not take `used` bytes.
+    /// The message for a folder of `used` bytes.
     pub fn exceeded_by(&self, used: u64) -> String {
         match self.share {
             Some(share) => format!(

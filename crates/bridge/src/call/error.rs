@@ -7,7 +7,7 @@ use bridge_protocol::{RawJson, jsonrpc::Reply};
 use bridge_state::StoreError;
 use serde_json::Value;
 
-use crate::{artifacts::PublishError, error_table::ErrorKind, session::SessionError};
+use crate::{error_table::ErrorKind, session::SessionError};
 
 /// What is said wherever a tool was called and gave no result. Whoever calls again does it twice.
 const MAY_BE_DONE: &str = "the call may have been executed, partly or completely: check the \
@@ -256,16 +256,6 @@ impl From<StoreError> for CallError {
         if let StoreError::Fenced = error {
             Self::TakenOver
         } else if error.is_disk_full() {
-            Self::DiskFull(error.to_string())
-        } else {
-            Self::Internal(error.to_string())
-        }
-    }
-}
-
-impl From<PublishError> for CallError {
-    fn from(error: PublishError) -> Self {
-        if error.is_disk_full() {
             Self::DiskFull(error.to_string())
         } else {
             Self::Internal(error.to_string())

@@ -1,4 +1,4 @@
-//! What a call left on disk becomes links.
+//! Publishes the files that a call left on disk, and checks the size of its folder.
 
 use std::{io::Write as _, path::Path, sync::Arc, time::Duration};
 
@@ -20,8 +20,8 @@ use super::{
 use crate::{
     artifacts,
     artifacts::{
-        ChangedFile, Embedded, Mentions, Origin, Patience, Place, PublishError, RelativePath,
-        Snapshot, SnapshotError, numbered, publish, publish_archive,
+        Embedded, Mentions, Patience, Place, PublishError, Publisher, RelativePath, Snapshot,
+        SnapshotError, numbered,
     },
     config::{Mode, ServerSpec, Settings, WorkspaceScope},
     session::Workspace,
@@ -30,91 +30,52 @@ use crate::{
 /// The name of the zip that holds several files of one call.
 const ARCHIVE: &str = "files.zip";
 
-/// Names that a notice lists before it only counts.
+/// The number of names that a notice lists; more are only counted.
 const LISTED: usize = 20;
 
-/// Paths outside of the folder that a notice lists.
+/// The number of paths outside of the folder that a notice lists.
 const LISTED_OUTSIDE: usize = 5;
 
-/// Answers that are longer are not searched for paths outside of the folder.
+/// The length, in bytes, of answers that are searched for paths outside of the folder.
 const SEARCHED: usize = 1 << 18;
 
-/// A step of the disk that began in time may end after it.
-const LAST_STEP: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// A look at the folder after a call.
-struct Found {
-    /// What lies there now; the next look compares with it.
-    snapshot: Snapshot,
-    /// The links.
-    published: Published,
-    /// What the caller should know.
-    notices: Vec<Notice>,
-    /// The call has left more than may lie there, and why it fails for that.
-    refused: Option<String>,
-}
-
-impl Found {
-    /// Nothing is linked, for this reason.
-    fn nothing(snapshot: Snapshot, why: Notice) -> Self {
-        Self {
-            snapshot,
-            published: Published::default(),
-            notices: vec![why],
-            refused: None,
-        }
-    }
-
-    /// Nothing is linked, and the call fails.
-    fn refused(snapshot: Snapshot, why: String) -> Self {
-        Self {
-            snapshot,
-            published: Published::default(),
-            notices: Vec::new(),
-            refused: Some(why),
-        }
-    }
-}
+/// A disk access that began in time may end this much later.
+const LAST_STEP: Duration = Duration::from_secs(2);
 
 impl CallEngine {
-    /// Publishes what the call changed, and brings `seen` up to date. The copies stop at `until`, or
-    /// when nobody waits any more because the caller `left`: then nothing is linked, and all of it is
-    /// new to the next call.
+    /// Publishes the files that the call changed, and updates `seen`. Copying stops at `until`, or when the
+    /// caller has `left`: then nothing is linked, and all changes are new to the next call.
     pub(super) async fn publish(
         self: &Arc<Self>,
-        look: Look,
+        input: PublishInput,
         mut seen: OwnedMutexGuard<Snapshot>,
         until: Instant,
         left: &CancellationToken,
-    ) -> Looked {
+    ) -> PublishResult {
         let given_up = left.child_token();
         let stop = given_up.clone().drop_guard();
-        let (tell, told) = oneshot::channel();
+        let (send, receive) = oneshot::channel();
         let (engine, left) = (self.clone(), left.clone());
-        // It keeps the folder until it is done: no other call looks meanwhile, and none begins what
-        // this one does not finish.
+        // It keeps the folder's lock until it is done: no other call scans the folder meanwhile, and none
+        // copies again what this one does not finish.
         tokio::task::spawn_blocking(move || {
-            let found = engine.publish_now(&look, &Patience::until(until, given_up));
-            if left.is_cancelled() {
-                engine.take_back(&found.published);
-                return;
-            }
-            *seen = found.snapshot;
-            drop(seen);
-            let looked = match found.refused {
-                Some(why) => Err(CallError::DiskFull(why)),
-                None => Ok((found.published, found.notices)),
+            let (now, result) = engine.publish_now(&input, &Patience::until(until, given_up));
+            let unsent = if left.is_cancelled() {
+                Some(result)
+            } else {
+                *seen = now;
+                drop(seen);
+                send.send(result).err()
             };
-            if let Err(Ok((published, _))) = tell.send(looked) {
+            if let Some(Ok((published, _))) = unsent {
                 engine.take_back(&published);
             }
         });
-        // A disk that hangs holds up neither the answer nor the chat.
-        let looked = timeout_at(until + LAST_STEP, told).await;
+        // A disk that hangs delays neither the answer nor the chat.
+        let result = timeout_at(until + LAST_STEP, receive).await;
         drop(stop);
-        match looked {
-            Ok(Ok(looked)) => looked,
-            Ok(Err(_)) => Err(CallError::Left),
+        match result {
+            Ok(received) => received.unwrap_or(Err(CallError::Left)),
             Err(_) => {
                 self.metrics.files_given_up(1);
                 Ok(not_in_time())
@@ -122,50 +83,50 @@ impl CallEngine {
         }
     }
 
-    fn publish_now(&self, look: &Look, patience: &Patience) -> Found {
+    /// Also returns the snapshot with which the next one is compared.
+    fn publish_now(&self, input: &PublishInput, patience: &Patience) -> (Snapshot, PublishResult) {
         let limits = snapshot_limits(&self.settings);
-        let (job, before, spec) = (&look.job, &look.before, &look.maker.spec);
+        let (job, before) = (&input.job, &input.before);
         let mut refused = Vec::new();
-        let mut places = self.unpack(look, &mut refused);
+        let mut places = self.unpack(input, &mut refused);
         let snapshot = match Snapshot::look(job, &limits) {
             Ok(snapshot) => snapshot,
             // The tool has done its work: its result is not lost for that.
             Err(SnapshotError::Io(error)) => {
                 let why = format!("cannot read the chat's folder: {error}");
-                return Found::nothing(before.clone(), Notice::NotLinked(vec![why]));
+                return (before.clone(), Ok(not_linked(why)));
             }
-            // The call that made it so fails; later ones may be about to delete files.
-            Err(over) if before.is_over() || spec.is_files_server() => {
-                let why = Notice::NotLinked(vec![over.to_string()]);
-                return Found::nothing(Snapshot::over(), why);
+            // Only the call that exceeded the limit fails; later ones may be about to delete files.
+            Err(over) => {
+                let over = over.to_string();
+                let result = if input.may_be_full() {
+                    Ok(not_linked(over))
+                } else {
+                    Err(CallError::DiskFull(over))
+                };
+                return (Snapshot::over(), result);
             }
-            Err(over) => return Found::refused(Snapshot::over(), over.to_string()),
         };
-        let mut notices = Vec::new();
-        match self.room(look, &snapshot) {
-            Room::Enough => {}
-            Room::Over(notice) => {
-                if let Notice::Full { limit, .. } = &notice
-                    && limit.share.is_some()
-                {
-                    // Links take as much again.
-                    return Found::nothing(snapshot, notice);
-                }
-                notices.push(notice);
-            }
-            Room::Refused(why) => return Found::refused(snapshot, why),
+        let mut notices = match self.room(input, &snapshot) {
+            Ok(notice) => Vec::from_iter(notice),
+            Err(error) => return (snapshot, Err(error)),
+        };
+        if let [Notice::Full { limit, .. }] = &*notices
+            && limit.share.is_some()
+        {
+            // Links would take as much disk space again.
+            return (snapshot, Ok((Published::default(), notices)));
         }
-        let changed = artifacts::changed(before, &snapshot);
-        let changed = changed.into_iter().map(|ChangedFile { path, .. }| path);
-        let named = named_files(&spec.file_path_fields, &look.result);
+        let named = named_files(&input.spec.file_path_fields, &input.result);
         let named = named.into_iter().filter(|path| snapshot.has(path));
+        let changed = artifacts::changed(before, &snapshot).into_iter();
         for place in changed.chain(named).map(Place::work) {
             if !places.contains(&place) {
                 places.push(place);
             }
         }
         let aside = artifacts::changed_aside(before, &snapshot);
-        let mentions = mentions(look, !aside.is_empty());
+        let mentions = mentions(input, !aside.is_empty());
         if let Some(mentions) = &mentions {
             let alone = |place: &Place| {
                 let name = place.path.name();
@@ -177,57 +138,55 @@ impl CallEngine {
                     .filter(|place| mentions.names(place, alone(place))),
             );
         }
-        let limit = self.settings.files.max_per_call;
-        if places.len() > limit {
-            refused.push(format!(
-                "{} more files (MCPO_MAX_FILES_PER_CALL)",
-                places.len() - limit
-            ));
-            places.truncate(limit);
-        }
-        let published = self.link(look, &places, &snapshot, patience, &mut refused);
+        self.limit_files(&mut places, "more files", &mut refused);
+        let published = self.link(input, &places, &snapshot, patience, &mut refused);
         let linked = published.all().map(|artifact| artifact.size).sum();
-        self.disk.note_links(&look.maker.principal, linked);
+        self.disk.note_links(&input.principal, linked);
         if !refused.is_empty() {
             notices.push(Notice::NotLinked(refused));
         }
         notices.extend(mentions.and_then(|mentions| outside(&mentions, &published)));
-        Found {
-            snapshot,
-            published,
-            notices,
-            refused: None,
+        (snapshot, Ok((published, notices)))
+    }
+
+    fn limit_files<T>(&self, files: &mut Vec<T>, what: &str, refused: &mut Vec<String>) {
+        let limit = self.settings.files.max_per_call;
+        if files.len() > limit {
+            let more = files.len() - limit;
+            refused.push(format!("{more} {what} (MCPO_MAX_FILES_PER_CALL)"));
+            files.truncate(limit);
         }
     }
 
     fn link(
         &self,
-        look: &Look,
+        input: &PublishInput,
         places: &[Place],
         snapshot: &Snapshot,
         patience: &Patience,
         refused: &mut Vec<String>,
     ) -> Published {
-        let (job, maker) = (&look.job, &look.maker);
-        let origin = Origin {
-            lease: &look.lease,
-            principal: &maker.principal,
-            server: &maker.spec.name,
-            tool: &maker.tool,
+        let publisher = Publisher {
+            store: &self.store,
+            job: &input.job,
+            lease: &input.lease,
+            principal: &input.principal,
+            server: &input.spec.name,
+            tool: &input.tool,
             ttl: self.settings.files.expiry,
             max_bytes: self.settings.files.max_workspace_bytes,
+            patience,
         };
         let mut published = Published::default();
         for (index, place) in places.iter().enumerate() {
-            let now = self.store.now();
-            let error = match publish(&self.store, job, place, snapshot, &origin, patience, now) {
+            let error = match publisher.publish(place, snapshot) {
                 Ok(artifact) => {
                     published.files.push(artifact);
                     continue;
                 }
                 Err(error) => error,
             };
-            // It is known from now on, and no later call begins it again unasked.
+            // The snapshot contains the file, so no later call copies it again by itself.
             let over = error.is_disk_full() || matches!(error, PublishError::GivenUp(_));
             if !over {
                 refused.push(error.to_string());
@@ -239,16 +198,14 @@ impl CallEngine {
             if rest > 1 {
                 why = format!("{why}; {} more files were skipped", rest - 1);
             }
-            if self.gives_links(&maker.spec) {
+            if self.gives_links(&input.spec) {
                 why.push_str(" (to try again, call get_link of the server files)");
             }
             refused.push(why);
             return published;
         }
         if published.files.len() > 1 {
-            let (files, now) = (&published.files, self.store.now());
-            let packed = publish_archive(&self.store, ARCHIVE, files, &origin, patience, now);
-            match packed {
+            match publisher.publish_archive(ARCHIVE, &published.files) {
                 Ok(archive) => published.archive = Some(Box::new(archive)),
                 Err(error) => refused.push(error.to_string()),
             }
@@ -256,34 +213,26 @@ impl CallEngine {
         published
     }
 
-    /// Whether a later link can be asked for: the built-in server works in the folder, too.
+    /// Whether a link can be requested later: the built-in server works in the same folder.
     fn gives_links(&self, spec: &ServerSpec) -> bool {
         let settings = &self.settings;
         let offered = settings.files.server && settings.stateful.enabled;
         offered && spec.mode == Mode::Stateful && spec.workspace == WorkspaceScope::Chat
     }
 
-    /// Puts files that came in the answer itself into the folder, and returns where they are.
-    fn unpack(&self, look: &Look, refused: &mut Vec<String>) -> Vec<Place> {
-        let mut files = artifacts::embedded(&look.result);
-        let limit = self.settings.files.max_per_call;
-        if files.len() > limit {
-            refused.push(format!(
-                "{} more files in the answer (MCPO_MAX_FILES_PER_CALL)",
-                files.len() - limit
-            ));
-            files.truncate(limit);
-        }
-        let (mut places, mut used) = (Vec::new(), look.before.usage().bytes);
-        let limit = self.disk.limit(&look.maker.principal, look.job.id());
+    /// Stores the files that the answer contains in the folder, and returns their places.
+    fn unpack(&self, input: &PublishInput, refused: &mut Vec<String>) -> Vec<Place> {
+        let mut files = artifacts::embedded(&input.result);
+        self.limit_files(&mut files, "more files in the answer", refused);
+        let (mut places, mut used) = (Vec::new(), input.before.usage.bytes);
+        let limit = self.disk.limit(&input.principal, input.job.id());
         for file in files {
             used = used.saturating_add(file.bytes.len() as u64);
             let placed = if used > limit.bytes {
                 Err(format!("with this file {}", limit.exceeded_by(used)))
-            } else if let Err(error) = self.check_free_disk() {
-                Err(error.to_string())
             } else {
-                self.free_path(look, &file)
+                self.check_free_disk()
+                    .and_then(|()| self.free_path(input, &file))
                     .map_err(|error| error.to_string())
             };
             match placed {
@@ -294,11 +243,11 @@ impl CallEngine {
         places
     }
 
-    /// Under its name, or a number where another file has that.
-    fn free_path(&self, look: &Look, file: &Embedded) -> Result<RelativePath, CallError> {
+    /// Under its name, or with a number if another file has that name.
+    fn free_path(&self, input: &PublishInput, file: &Embedded) -> Result<RelativePath, CallError> {
         let internal = |error: &dyn std::fmt::Display| CallError::Internal(error.to_string());
         let is_it = |name: &String| {
-            let path = look.job.work().join(name);
+            let path = input.job.work().join(name);
             let length =
                 std::fs::symlink_metadata(&path).map(|found| (found.is_file(), found.len()));
             length.is_ok_and(|found| found == (true, file.bytes.len() as u64))
@@ -313,12 +262,12 @@ impl CallEngine {
                 .data()
                 .and_then(|mut data| data.write_all(&file.bytes));
             written.map_err(|error| internal(&error))?;
-            put_under_free_name(&self.store, &look.lease, &staged, numbered(&file.name))?
+            put_under_free_name(&self.store, &input.lease, &staged, numbered(&file.name))?
         };
         RelativePath::parse(name).map_err(|error| internal(&error))
     }
 
-    /// Links that nobody was told of are as if they had never been.
+    /// Removes links that no answer contains.
     fn take_back(&self, published: &Published) {
         self.metrics.files_given_up(published.all().count() as u64);
         for artifact in published.all() {
@@ -329,25 +278,29 @@ impl CallEngine {
     }
 }
 
-/// What is said where the disk did not answer.
+/// The disk did not respond.
 pub(super) fn not_in_time() -> (Published, Vec<Notice>) {
-    let why = "the disk did not respond in time".to_owned();
+    not_linked("the disk did not respond in time".to_owned())
+}
+
+/// Nothing is linked, for this reason.
+fn not_linked(why: String) -> (Published, Vec<Notice>) {
     (Published::default(), vec![Notice::NotLinked(vec![why])])
 }
 
-/// What the call names; `None` where that is of no use.
-fn mentions(look: &Look, wanted: bool) -> Option<Mentions> {
+/// The paths in the call; `None` if they are not needed.
+fn mentions(input: &PublishInput, wanted: bool) -> Option<Mentions> {
     let holds = |raw: &RawJson| raw.as_bytes().iter().any(|byte| b"/~\\".contains(byte));
-    let arguments = look.arguments.as_ref();
-    let useful = look.result.as_bytes().len() <= SEARCHED
-        && (holds(&look.result) || arguments.is_some_and(holds));
+    let arguments = input.arguments.as_ref();
+    let useful = input.result.as_bytes().len() <= SEARCHED
+        && (holds(&input.result) || arguments.is_some_and(holds));
     (wanted || useful).then(|| {
-        let arguments = arguments.map(|raw| relative(raw.clone(), &look.paths));
-        Mentions::in_call(&look.maker.tool, arguments.as_ref(), &look.result)
+        let arguments = arguments.map(|raw| relative(raw.clone(), &input.paths));
+        Mentions::in_call(&input.tool, arguments.as_ref(), &input.result)
     })
 }
 
-/// A file of that name that has a link is the one that was meant.
+/// Without paths to a file whose name has a link: that is the one that was meant.
 fn outside(mentions: &Mentions, published: &Published) -> Option<Notice> {
     let linked = |path: &String| {
         let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
@@ -360,7 +313,7 @@ fn outside(mentions: &Mentions, published: &Published) -> Option<Notice> {
     (!paths.is_empty()).then_some(Notice::Outside { paths, more })
 }
 
-/// Some names of what lies in a workspace, for a model that lost its place.
+/// Some names of the files of a workspace, for a model whose server was restarted.
 pub fn inventory(snapshot: &Snapshot) -> Notice {
     let names: Vec<String> = snapshot
         .files()
@@ -373,7 +326,7 @@ pub fn inventory(snapshot: &Snapshot) -> Notice {
     }
 }
 
-/// The files that the configured fields of a result name, wherever in it they are.
+/// The files that the configured fields of a result name, at any depth.
 fn named_files(fields: &[String], result: &RawJson) -> Vec<RelativePath> {
     let mut found = Vec::new();
     if fields.is_empty() {
@@ -414,41 +367,34 @@ fn collect(fields: &[String], value: &Value, found: &mut Vec<RelativePath>) {
     }
 }
 
-// A look at the folder after a call.
-
-/// Which call left the files.
-#[derive(Clone)]
-pub struct Maker {
-    /// Whose call it was.
-    pub principal: Principal,
-    /// The server.
-    pub spec: Arc<ServerSpec>,
-    /// The tool.
-    pub tool: Box<str>,
-}
-
-/// What is looked for after a call, and where.
-pub struct Look {
-    /// The folder.
+/// A call whose files are to be published.
+pub(super) struct PublishInput {
     pub job: Job,
-    /// The right to write there.
     pub lease: Lease,
-    /// How its children spell it.
+    /// The paths of the folder as its children see them.
     pub paths: JobFolderPaths,
-    /// What lay there before the call.
+    /// The snapshot before the call.
     pub before: Snapshot,
-    /// Whose files they are.
-    pub maker: Maker,
-    /// What the call was given.
+    pub principal: Principal,
+    pub spec: Arc<ServerSpec>,
+    pub tool: Box<str>,
     pub arguments: Option<RawJson>,
-    /// What it answered, the folder's path taken out.
+    /// With paths relative to the folder.
     pub result: RawJson,
 }
 
-/// Links and what is to be said of them, or why the call fails.
-pub type Looked = Result<(Published, Vec<Notice>), CallError>;
+impl PublishInput {
+    /// Whether the call does not fail for a full folder: it was full before, or the built-in server, which
+    /// deletes files, was called.
+    fn may_be_full(&self) -> bool {
+        self.before.over || self.spec.is_files_server()
+    }
+}
 
-/// What a look through a workspace may find.
+/// Links and notices, or why the call fails.
+pub(super) type PublishResult = Result<(Published, Vec<Notice>), CallError>;
+
+/// The limits of a snapshot.
 pub fn snapshot_limits(settings: &Settings) -> artifacts::Limits {
     let entries = settings.files.max_workspace_files as u64;
     artifacts::Limits {
@@ -457,57 +403,46 @@ pub fn snapshot_limits(settings: &Settings) -> artifacts::Limits {
     }
 }
 
-// How much of the disk a chat's folder takes: looked at before, while and after a call.
+// The size of a chat's folder, checked before, during and after a call.
 
-/// The first look while a call runs, and the least time between two.
+/// The time before the first scan during a call, and the least time between two.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// A look is followed by this many times its own length without one, so that large folders and slow
-/// disks are not kept busy.
+/// The pause after a scan is this many times its duration, so that large folders and slow disks are not
+/// kept busy.
 const REST: u32 = 20;
 
-/// While a call runs it may be over by one part in this many: programs that save a file have it twice
-/// for a moment.
+/// During a call the folder may exceed its limit by one part in this many: programs that save a file
+/// have two copies of it for a moment.
 const LEEWAY: u64 = 4;
 
-/// Whether the folder holds no more than it may.
-pub(super) enum Room {
-    /// It does not.
-    Enough,
-    /// It does, and this call did not make it more: it may be what makes room.
-    Over(Notice),
-    /// This call made it so.
-    Refused(String),
-}
-
 impl CallEngine {
-    /// Looks at what a call left. Only the one that took more than there is fails: whoever lists or
-    /// deletes files of a full folder has the answer, and the built-in server always has.
-    pub(super) fn room(&self, look: &Look, after: &Snapshot) -> Room {
-        let (before, spec, owner) = (&look.before, &look.maker.spec, &look.maker.principal);
-        let used = after.usage().bytes;
-        let limit = self.disk.limit_with(owner, look.job.id(), used);
-        let exempt = before.is_over() || spec.is_files_server();
-        if let Some(what) = after.over_aside() {
-            if !exempt && before.over_aside().is_none() {
-                return Room::Refused(format!("{what}: {}", self.way_out()));
+    /// Checks the size of the folder after a call. Only the call that exceeded the limit fails: others may
+    /// list or delete files of a full folder. They get the notice.
+    fn room(&self, input: &PublishInput, after: &Snapshot) -> Result<Option<Notice>, CallError> {
+        let before = &input.before;
+        let used = after.usage.bytes;
+        let (owner, job) = (&input.principal, input.job.id());
+        self.disk.note_folder(owner, job, used);
+        let limit = self.disk.limit(owner, job);
+        if let Some(what) = &after.over_aside {
+            let why = format!("{what}: {}", self.way_out());
+            if input.may_be_full() || before.over_aside.is_some() {
+                return Ok(Some(Notice::NotLinked(vec![why])));
             }
-            return Room::Over(Notice::NotLinked(vec![format!(
-                "{what}: {}",
-                self.way_out()
-            )]));
+            return Err(CallError::DiskFull(why));
         }
         if used <= limit.bytes {
-            return Room::Enough;
+            return Ok(None);
         }
-        if exempt || used <= before.usage().bytes {
-            return Room::Over(Notice::Full { used, limit });
+        if input.may_be_full() || used <= before.usage.bytes {
+            return Ok(Some(Notice::Full { used, limit }));
         }
-        Room::Refused(self.too_much(&limit, after))
+        Err(CallError::DiskFull(self.too_much(&limit, after)))
     }
 
     fn too_much(&self, limit: &DiskLimit, now: &Snapshot) -> String {
-        let (used, aside) = (now.usage().bytes, now.aside_bytes());
+        let (used, aside) = (now.usage.bytes, now.aside_bytes);
         let why = limit.exceeded_by(used);
         let way_out = match limit.share {
             None => self.way_out(),
@@ -525,7 +460,7 @@ impl CallEngine {
         }
     }
 
-    /// Below the floor nothing is begun: a full disk would hurt everybody.
+    /// With too little free disk space no call begins.
     pub(super) fn check_free_disk(&self) -> Result<(), CallError> {
         let floor = self.settings.files.min_free_disk_bytes;
         let free = self.store.free_bytes()?;
@@ -546,8 +481,8 @@ impl CallEngine {
         self.check_free_disk()
     }
 
-    /// Notes what lies in a folder, so that the next call is held to what it writes itself.
-    pub(super) async fn look_anew(self: &Arc<Self>, workspace: &Workspace) {
+    /// Takes a new snapshot of a folder, so that the next call is judged by its own changes.
+    pub(super) async fn scan_again(self: &Arc<Self>, workspace: &Workspace) {
         let mut seen = workspace.files.lock().await;
         let (job, limits) = (workspace.job.clone(), snapshot_limits(&self.settings));
         match blocking(move || Snapshot::look(&job, &limits)).await {
@@ -557,10 +492,10 @@ impl CallEngine {
         }
     }
 
-    /// What the folder takes, as far as it is looked through.
-    async fn measure(self: &Arc<Self>, job: &Job) -> Result<Snapshot, SnapshotError> {
-        // One look at a time: they are for nobody who waits.
-        let Ok(_place) = self.measuring.acquire().await else {
+    /// A snapshot during a call.
+    async fn measure(&self, job: &Job) -> Result<Snapshot, SnapshotError> {
+        // One scan at a time, because nothing waits for it.
+        let Ok(_permit) = self.measuring.acquire().await else {
             return Ok(Snapshot::default());
         };
         let (job, mut limits) = (job.clone(), snapshot_limits(&self.settings));
@@ -570,13 +505,12 @@ impl CallEngine {
 }
 
 impl Running {
-    /// Whether the folder is looked at while the call runs.
+    /// Whether the size of the folder is checked during the call.
     pub(super) fn is_watched(&self) -> bool {
         self.call.ask.is_tool_call() && !self.call.spec.is_files_server()
     }
 
-    /// Ends when the folder holds far more than it may, and than it did `before`: a call that fills
-    /// the disk is not waited for.
+    /// Resolves when the folder is far larger than its limit and than `before`: the call then fails.
     pub(super) async fn overfull(&self, job: &Job, before: u64) -> CallError {
         let (engine, owner) = (&self.engine, &self.call.caller.principal);
         let limit = engine.disk.limit(owner, job.id());
@@ -588,11 +522,11 @@ impl Running {
             tokio::time::sleep(pause).await;
             let began = Instant::now();
             match engine.measure(job).await {
+                Ok(now) if now.usage.bytes > most => {
+                    return CallError::OverQuota(engine.too_much(&limit, &now));
+                }
                 Ok(now) => {
-                    if now.usage().bytes > most {
-                        return CallError::OverQuota(engine.too_much(&limit, &now));
-                    }
-                    if let Some(what) = now.over_aside() {
+                    if let Some(what) = &now.over_aside {
                         let why = format!("{what}: {}", engine.way_out());
                         return CallError::OverQuota(why);
                     }

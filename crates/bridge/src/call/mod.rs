@@ -1,7 +1,7 @@
 //! One call of a tool, from its arguments to its answer: the path that every endpoint shares.
 //!
-//! When its caller hangs up, a call goes on in a task of its own until the child is settled, so that
-//! nothing half-done is left to the next call.
+//! When the caller closes the connection, the call continues as a separate task until the child is
+//! settled, so that the next call finds a child and a folder in order.
 
 mod answer;
 mod arguments;
@@ -17,7 +17,7 @@ mod run;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     task::{Context, Poll},
 };
 
@@ -25,7 +25,9 @@ use axum::http::HeaderMap;
 use bridge_model::{Caller, Tenant};
 use bridge_process::{Child, MessageSink, Profile};
 use bridge_protocol::RawJson;
-use bridge_state::ChatStore;
+use bridge_state::{ChatStore, Lease};
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use run::Status;
 use tokio::{sync::Semaphore, time::Instant};
@@ -49,74 +51,73 @@ pub use error::{CallError, Waited, rpc_words};
 pub use files::snapshot_limits;
 pub use record::RecordQueue;
 
-/// What every call needs.
+/// The parts of the bridge that every call uses.
 pub struct CallEngine {
     /// Limits and texts.
     pub settings: Arc<Settings>,
-    /// Places for running calls.
+    /// Permits for running calls.
     pub admission: Admission,
-    /// Fresh processes.
+    /// Starts processes.
     pub children: Arc<Children>,
-    /// Bound processes.
+    /// Processes of chats.
     pub sessions: Arc<Sessions>,
-    /// Processes for everyone.
+    /// Processes of `shared` servers.
     pub shared: Arc<SharedChildren>,
-    /// Folders and links.
+    /// The jobs folder.
     pub store: Arc<ChatStore>,
-    /// Where chats show things, if the settings name it.
+    /// The client of Open WebUI, if the settings name one.
     pub openwebui: Option<Arc<OpenWebUi>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Running calls, for a shutdown that waits for them.
     pub running: TaskTracker,
-    /// What users have of the disk.
+    /// The disk usage of users.
     pub disk: Arc<DiskShares>,
-    /// Finished calls that are not written yet.
+    /// Finished calls that wait to be recorded.
     pub records: RecordQueue,
-    /// Looks at folders while their calls run: one at a time.
+    /// Allows one scan of a folder at a time while calls run.
     pub measuring: Semaphore,
-    /// Set when no call may begin any more; those that wait for their turn are sent away.
+    /// Cancelled when no call may begin any more; waiting calls are rejected.
     pub stopping: CancellationToken,
-    /// Set when running calls have had their time.
+    /// Cancelled when the grace period of running calls has ended.
     pub ending: CancellationToken,
 }
 
-/// Is told which child serves a call.
+/// A callback with the child that serves a call.
 type OnChild = Arc<dyn Fn(&Child) + Send + Sync>;
 
-/// One call, checked as far as a endpoint can.
+/// One call, validated by its endpoint.
 pub struct Call {
-    /// Who asks.
+    /// The caller.
     pub caller: Caller,
-    /// Which server.
+    /// The server.
     pub spec: Arc<ServerSpec>,
-    /// Where a stateful call works; not looked at for others.
+    /// The workspace of a stateful call; unused in other modes.
     pub address: WorkspaceAddress,
-    /// Its workspace, where that was opened already.
+    /// The workspace, if it was opened already.
     pub opened: Mutex<Option<OpenWorkspace>>,
-    /// What is asked.
+    /// The request to the child.
     pub ask: Ask,
-    /// How a child that is started for this call is spoken to.
+    /// The protocol profile of a child that is started for this call.
     pub profile: Profile,
-    /// Who hears what the child says meanwhile; without one, it is told that nobody does.
+    /// Receives the child's messages during the call; without one, requests of the child are declined.
     pub sink: Option<MessageSink>,
-    /// Told which child serves the call, before it is asked.
+    /// Called with the child before it gets the request.
     pub on_child: Option<OnChild>,
-    /// Says when the caller is asked something, and when he has answered.
+    /// Whether the call waits for input of its caller.
     pub pending_input: PendingInput,
-    /// Files that came with a call of a `stateless` server, under names that are free in an empty
-    /// folder.
+    /// Files that came with a call of a `stateless` server, with distinct names.
     pub incoming: Mutex<Vec<Incoming>>,
-    /// Headers of the caller's request that the server gets; `None` where its config forwards none.
+    /// Headers of the caller's request that the server gets; `None` if its config forwards none.
     pub forwarded: Option<HeaderMap>,
     /// For logs and the journal.
     pub request_id: RequestId,
-    /// When its time began.
+    /// When the request was received.
     pub received: Instant,
 }
 
 impl Call {
-    /// A tool call of a caller who can answer nothing: the OpenAPI endpoint's and the command line's.
+    /// A tool call of a caller that cannot be asked for input: of the OpenAPI endpoint or the command line.
     pub fn of_tool(
         caller: Caller,
         spec: Arc<ServerSpec>,
@@ -146,50 +147,39 @@ impl Call {
     }
 }
 
-/// A call under way: what its stages share.
+/// A running call: the data that its phases share.
 struct Running {
     engine: Arc<CallEngine>,
-    /// Boxed, as a call is handed on many times.
+    /// Boxed, because the call is moved many times.
     call: Box<Call>,
-    /// Against whose share it counts.
+    /// The user whose share of permits the call uses.
     tenant: Tenant,
+    /// When it began, on both clocks.
+    began_at: Timestamp,
+    began: Instant,
     deadline: Instant,
-    /// Turn, permit and process are waited for until then, together.
+    /// The end of all waits for turn, permit and process together.
     queue_until: Instant,
-    /// The child was asked: from then on the tool may have acted.
+    /// The child got the request: from then on the tool may have acted.
     asked: AtomicBool,
-    /// The caller hung up.
+    /// The folder that the call worked in and is recorded in.
+    folder: OnceLock<Lease>,
+    /// Cancelled when the caller closes the connection.
     left: CancellationToken,
-    /// What shows of it in the chat meanwhile.
+    /// The status line in the chat.
     status: Status,
 }
 
-// A future that runs on by itself once nobody waits for it.
+/// A future that continues as a task of its own when it is dropped before its end. Until then its owner
+/// polls it, which costs no wake-up between tasks. A panic is an error of the call, as in a task.
+struct Detached<T: Send + 'static>(Option<BoxFuture<'static, Result<T, CallError>>>);
 
-/// Polled by whoever waits, so that nobody has to be woken in between; a task of its own from the
-/// moment that he leaves. A panic is an error of the call, as it is of a task.
-pub struct Detached<F: Future + Send + Unpin + 'static>(Option<F>)
-where
-    F::Output: Send;
+impl<T: Send> Future for Detached<T> {
+    type Output = Result<T, CallError>;
 
-impl<F: Future + Send + Unpin + 'static> Detached<F>
-where
-    F::Output: Send,
-{
-    pub fn new(future: F) -> Self {
-        Self(Some(future))
-    }
-}
-
-impl<T: Send, F> Future for Detached<F>
-where
-    F: Future<Output = Result<T, CallError>> + Send + Unpin + 'static,
-{
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let running = self.0.as_mut().expect("polled after its end");
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(running).poll(context)));
+        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context)));
         let polled = polled.unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))));
         if polled.is_ready() {
             self.0 = None;
@@ -198,10 +188,7 @@ where
     }
 }
 
-impl<F: Future + Send + Unpin + 'static> Drop for Detached<F>
-where
-    F::Output: Send,
-{
+impl<T: Send + 'static> Drop for Detached<T> {
     fn drop(&mut self) {
         if let Some(rest) = self.0.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -220,7 +207,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> CallError {
     ))
 }
 
-/// Work on the disk.
+/// Runs blocking work on the disk.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let done = tokio::task::spawn_blocking(work).await;
     done.expect("work on the disk does not panic")
@@ -239,13 +226,13 @@ mod detached_tests {
 
     #[tokio::test]
     async fn it_answers_whoever_waits_and_a_panic_is_an_error() {
-        let answer = Detached::new(Box::pin(async { Ok::<_, CallError>(7) })).await;
+        let answer = Detached(Some(Box::pin(async { Ok(7) }))).await;
         assert_eq!(answer.unwrap(), 7);
         let broken = async {
             assert!(tokio::runtime::Handle::try_current().is_err(), "on purpose");
-            Ok::<(), _>(())
+            Ok(())
         };
-        let error = Detached::new(Box::pin(broken)).await.unwrap_err();
+        let error = Detached(Some(Box::pin(broken))).await.unwrap_err();
         assert!(error.to_string().contains("on purpose"), "{error}");
     }
 
@@ -259,7 +246,7 @@ mod detached_tests {
             ours.store(true, Ordering::Relaxed);
             Ok::<(), CallError>(())
         };
-        let waiting = Detached::new(running.track_future(Box::pin(work)));
+        let waiting = Detached(Some(Box::pin(running.track_future(work))));
         let waited = tokio::time::timeout(std::time::Duration::ZERO, waiting).await;
         assert!(waited.is_err() && running.len() == 1);
         go.send(()).unwrap();
@@ -270,6 +257,6 @@ mod detached_tests {
 
     #[test]
     fn without_a_runtime_it_just_ends() {
-        drop(Detached::new(Box::pin(async { Ok::<(), CallError>(()) })));
+        drop(Detached(Some(Box::pin(async { Ok(()) }))));
     }
 }

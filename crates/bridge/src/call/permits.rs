@@ -1,5 +1,5 @@
-//! What a call holds while its child works: its turn in the folder, and its permit among the running
-//! calls. Both are others' while its caller is asked something.
+//! The permits of a call while its child works: its turn in the folder, and its permit among the running
+//! calls. Other calls use both while a request for input is pending.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::{
     session::{SharedChild, Turn, Workspace},
 };
 
-/// A call of a `shared` server holds at most a permit beside others, one of a `stateless` server no
-/// turn.
+/// A call of a `shared` server has only a permit on the shared child, one of a `stateless` server no turn.
 #[derive(Default)]
 pub struct CallPermits {
-    permit: Option<Permit>,
+    /// Among the running calls.
+    pub(super) permit: Option<Permit>,
     held: Option<HeldTurn>,
     admitted: bool,
     shared: Option<SharedPermit>,
 }
 
-/// A permit beside other calls on a shared child.
+/// A permit on a shared child.
 struct SharedPermit {
     child: Arc<SharedChild>,
     permit: Option<Permit>,
@@ -34,7 +34,7 @@ struct SharedPermit {
 struct HeldTurn {
     workspace: Arc<Workspace>,
     turn: Option<Turn>,
-    /// What it had changed when it gave its turn away: its own, whoever looks next.
+    /// The files that it had changed when it released its turn: they still count as its own.
     changed: Vec<artifacts::Place>,
 }
 
@@ -48,7 +48,7 @@ impl CallPermits {
         }
     }
 
-    /// With a turn.
+    /// A permit among the running calls, and a turn.
     pub fn in_turn(permit: Permit, workspace: &Arc<Workspace>, turn: Turn) -> Self {
         let held = HeldTurn {
             workspace: workspace.clone(),
@@ -61,7 +61,7 @@ impl CallPermits {
         }
     }
 
-    /// A permit beside others on this child.
+    /// A permit on this shared child.
     pub async fn on_shared_child(child: &Arc<SharedChild>, tenant: &Tenant) -> Self {
         let shared = SharedPermit {
             child: child.clone(),
@@ -73,8 +73,8 @@ impl CallPermits {
         }
     }
 
-    /// Gives all of it away. What the call changed until now stays its own.
-    pub(super) async fn give_away(&mut self, running: &Running) {
+    /// Releases all permits. The files that the call has changed until now still count as its own.
+    pub(super) async fn release(&mut self, running: &Running) {
         self.permit = None;
         if let Some(shared) = &mut self.shared {
             shared.permit = None;
@@ -86,9 +86,9 @@ impl CallPermits {
             let job = held.workspace.job.clone();
             let limits = snapshot_limits(&running.engine.settings);
             let look = move || Snapshot::look(&job, &limits);
-            // What cannot be looked through now is told by the look after the call.
+            // If the folder cannot be scanned now, the scan after the call reports it.
             if let Ok(Ok(now)) = tokio::task::spawn_blocking(look).await {
-                let own = changed(&seen, &now).into_iter().map(|file| file.path);
+                let own = changed(&seen, &now).into_iter();
                 held.changed.extend(own.map(artifacts::Place::work));
                 held.changed.extend(changed_aside(&seen, &now));
                 *seen = now;
@@ -97,17 +97,7 @@ impl CallPermits {
         drop(turn);
     }
 
-    /// Gives the permit among the running calls away, and no more.
-    pub(super) fn step_aside(&mut self) {
-        self.permit = None;
-    }
-
-    /// Has it back.
-    pub(super) fn step_in(&mut self, permit: Permit) {
-        self.permit = Some(permit);
-    }
-
-    /// Waits for all of it, the turn first; the folder must still be ours then.
+    /// Waits for all permits, the turn first; the lease must still be held then.
     pub(super) async fn take_back(&mut self, running: &Running) -> Result<(), CallError> {
         self.take_turn(&running.call.spec).await;
         if let Some(shared) = self
@@ -121,31 +111,31 @@ impl CallPermits {
             self.permit = Some(running.admitted().await);
         }
         match &self.held {
-            Some(held) => running.still_ours(&held.workspace).await,
+            Some(held) => running.still_held(&held.workspace).await,
             None => Ok(()),
         }
     }
 
-    /// Waits for the turn, where the call needs one and has none.
+    /// Waits for the turn, if the call needs one and has none.
     pub(super) async fn take_turn(&mut self, spec: &ServerSpec) {
         if let Some(held) = self.held.as_mut().filter(|held| held.turn.is_none()) {
             held.turn = Some(held.workspace.turn(spec).await);
         }
     }
 
-    /// What the folder took before the call, if it has one that can be looked through.
+    /// The size of the folder before the call, if it is known.
     pub(super) fn used(&self) -> Option<u64> {
         let Some(held) = &self.held else {
-            // That of a `stateless` call is its own.
+            // A `stateless` call has a folder of its own.
             return self.shared.is_none().then_some(0);
         };
         let seen = held.workspace.files.try_lock().ok()?;
-        let known = !seen.is_over() && seen.over_aside().is_none();
-        known.then(|| seen.usage().bytes)
+        let known = !seen.over && seen.over_aside.is_none();
+        known.then(|| seen.usage.bytes)
     }
 
-    /// The folder as it was before the call: of what it changed itself before it gave its turn away
-    /// nothing is known.
+    /// The snapshot before the call, given the last one: without the files that the call changed before
+    /// it released its turn.
     pub(super) fn before(&self, seen: &Snapshot) -> Snapshot {
         let mut before = seen.clone();
         for path in self.held.iter().flat_map(|held| &held.changed) {

@@ -1,4 +1,4 @@
-//! What is kept of a finished call: counters, the audit line, the journal, the workspace's clock.
+//! The record of a finished call: counters, the audit line, the journal, the workspace's clock.
 
 use std::{
     collections::HashMap,
@@ -8,8 +8,7 @@ use std::{
 
 use bridge_model::JobId;
 use bridge_state::{CallEnd, CallOutcome, Done, JournalEntry, JournalMode, Lease, StoreError};
-use jiff::Timestamp;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{Answer, CallEngine, CallError, Running, answer::is_error, error::Severity};
@@ -18,54 +17,34 @@ use crate::{
     telemetry::{Action, AuditEvent, AuditFile, audit},
 };
 
-/// How long an answer waits until its call is written down.
+/// How long an answer waits for the record of its call.
 const RECORDING: Duration = Duration::from_secs(2);
 
-/// When a call began, on both clocks.
-pub struct Began {
-    wall: Timestamp,
-    instant: Instant,
-}
-
-impl Began {
-    /// Now.
-    pub fn now() -> Self {
-        Self {
-            wall: Timestamp::now(),
-            instant: Instant::now(),
-        }
-    }
-}
-
 /// Records one call. Never fails a call that succeeded.
-pub async fn record(
-    running: &Running,
-    began: &Began,
-    answer: &Result<Answer, CallError>,
-    lease: Option<&Lease>,
-) {
+#[tracing::instrument(level = "debug", skip_all)]
+pub async fn record(running: &Running, answer: &Result<Answer, CallError>) {
     let (engine, call) = (&running.engine, &running.call);
     let outcome = match answer {
         Ok(answer) if is_error(&answer.outcome) => "tool_error",
         Ok(_) => "ok",
         Err(error) => error.kind().name,
     };
-    let took = began.instant.elapsed();
+    let took = running.began.elapsed();
     engine
         .metrics
         .call_ended(&call.spec.name, call.ask.label(), outcome, took);
-    write_audit(running, answer, lease, outcome, took);
+    write_audit(running, answer, outcome, took);
     if let Err(error) = answer {
-        tell_failure(running, error);
+        log_failure(running, error);
     }
-    if let Some(lease) = lease {
-        write_folder(running, began, answer, lease, outcome).await;
+    if let Some(lease) = running.folder.get() {
+        write_journal(running, answer, lease, outcome).await;
     }
 }
 
-/// What an operator should see without asking for it. The server's own words, which may hold a user's
-/// data, are in `server.log` and in the answer.
-fn tell_failure(running: &Running, error: &CallError) {
+/// Without the server's own text, which may contain a user's data: that is in `server.log` and in the
+/// answer.
+fn log_failure(running: &Running, error: &CallError) {
     let call = &running.call;
     let (server, tool) = (call.spec.name.as_str(), call.ask.label());
     let (outcome, why) = (error.kind().name, error.brief());
@@ -84,7 +63,6 @@ fn tell_failure(running: &Running, error: &CallError) {
 fn write_audit(
     running: &Running,
     answer: &Result<Answer, CallError>,
-    lease: Option<&Lease>,
     outcome: &'static str,
     took: Duration,
 ) {
@@ -103,7 +81,7 @@ fn write_audit(
     audit(&AuditEvent {
         address: Some(caller.address),
         chat: caller.chat.as_deref(),
-        job: lease.map(|lease| lease.job),
+        job: running.folder.get().map(|lease| lease.job),
         server: Some(running.call.spec.name.as_str()),
         tool: Some(running.call.ask.label()),
         files: &files,
@@ -112,9 +90,8 @@ fn write_audit(
     });
 }
 
-async fn write_folder(
+async fn write_journal(
     running: &Running,
-    began: &Began,
     answer: &Result<Answer, CallError>,
     lease: &Lease,
     outcome: &'static str,
@@ -132,8 +109,8 @@ async fn write_folder(
         .map(|file| file.path.clone())
         .collect();
     let line = JournalEntry {
-        at: began.wall,
-        duration: began.instant.elapsed(),
+        at: running.began_at,
+        duration: running.began.elapsed(),
         request_id: Some(call.request_id.as_str()),
         server: call.spec.name.as_str(),
         tool: call.ask.label(),
@@ -144,64 +121,60 @@ async fn write_folder(
         files: &files,
     }
     .line(mode);
-    let written = write_entry(engine, lease, Entry { line, error });
-    // It goes on behind an answer that need not wait for a disk that hangs, or for a lock that
-    // somebody keeps.
+    let written = write_entry(engine, lease, line, error);
+    // The answer does not wait for a disk that hangs or for a lock that is held; writing continues.
     if tokio::time::timeout(RECORDING, written).await.is_err() {
         tracing::warn!("the journal entry of a call is written late");
     }
 }
 
-// Finished calls on their way into their workspaces' journals.
+// The queue of finished calls that wait for the journals of their workspaces.
 //
-// A workspace has one writer at a time, and the writer takes all calls that have ended since it began:
-// a chat that is flooded makes longer batches, and neither takes a thread for each call nor waits for
-// its own lock. The workspace's metadata, which is a new file each time, is written for a call that
-// failed, for the first after one, and else once in a while.
+// A workspace has one writer at a time, which writes all calls that have ended since its last batch: many
+// calls in one chat make longer batches, and do not need a thread each or wait for each other's lock.
+// The workspace's metadata, a new file each time, is written after a failed call, after the first
+// successful one, and otherwise at intervals.
 
-/// Calls of one workspace that may wait. More come only where its disk hangs.
+/// The queue length of one workspace. It is reached only if its disk hangs.
 const MOST: usize = 1024;
 
-/// How old the time of the last call may be in the metadata of a workspace that is called again and
-/// again. Retention is judged by it, so it is also at most an eighth of that.
+/// How old the time of the last call may be in the metadata of a busy workspace. Retention is counted
+/// from it, so it is also at most an eighth of the retention time.
 const RECENT: Duration = Duration::from_secs(5);
 
-/// By how many bytes the metadata may be wrong on what a workspace takes of the disk.
+/// The tolerated error, in bytes, of the disk usage in the metadata.
 const EXACT: u64 = 1024 * 1024;
 
-/// Workspaces that are remembered as recent before they are looked through.
+/// The number of entries in `noted` from which old ones are removed.
 const REMEMBERED: usize = 1024;
 
-/// A call to be written.
-pub struct Entry {
-    /// Its line of the journal; empty where none is kept.
-    pub line: Vec<u8>,
+/// A call that waits to be written.
+struct Entry {
+    /// Its line of the journal; empty if none is kept.
+    line: Vec<u8>,
     /// Why it failed.
-    pub error: Option<String>,
-}
-
-struct Waiting {
-    entry: Entry,
+    error: Option<String>,
+    /// Dropped or sent when the entry is written.
     written: oneshot::Sender<()>,
 }
 
-/// What the metadata says of a workspace.
+/// The last written metadata of a workspace.
 struct Noted {
     at: Instant,
-    /// What the workspace takes of the disk, if that is known.
+    /// The disk usage, if it is known.
     bytes: Option<u64>,
 }
 
-/// The calls that wait, by their workspace. A workspace is in it while it has a writer.
+/// The waiting calls by workspace. A workspace is in the map while it has a writer.
 pub struct RecordQueue {
-    waiting: Mutex<HashMap<JobId, Vec<Waiting>>>,
+    waiting: Mutex<HashMap<JobId, Vec<Entry>>>,
     recent: Duration,
     /// When metadata without a failure was written.
     noted: Mutex<HashMap<JobId, Noted>>,
 }
 
 impl RecordQueue {
-    /// An empty one, where workspaces are kept for so long after their last call.
+    /// An empty queue. `retention` is how long workspaces are kept after their last call.
     pub fn new(retention: Duration) -> Self {
         Self {
             waiting: Mutex::default(),
@@ -210,7 +183,7 @@ impl RecordQueue {
         }
     }
 
-    /// Whether a good call needs no new metadata.
+    /// Whether the metadata is recent enough for a successful call.
     fn is_noted(&self, job: JobId, bytes: Option<u64>) -> bool {
         let noted = self.noted.lock();
         noted
@@ -231,13 +204,9 @@ impl RecordQueue {
         noted.insert(job, Noted { at, bytes });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Waiting>>> {
-        self.waiting.lock()
-    }
-
-    /// Those that have come; the writer of the workspace ends where there are none.
-    fn take(&self, job: JobId) -> Vec<Waiting> {
-        let mut waiting = self.lock();
+    /// The next batch; the writer of the workspace ends if it is empty.
+    fn take(&self, job: JobId) -> Vec<Entry> {
+        let mut waiting = self.waiting.lock();
         let taken = waiting.get_mut(&job).map(std::mem::take);
         let taken = taken.unwrap_or_default();
         if taken.is_empty() {
@@ -254,15 +223,24 @@ fn is_near(noted: Option<u64>, bytes: Option<u64>) -> bool {
     noted.abs_diff(bytes) < EXACT
 }
 
-/// Writes the call, and tells when that is done, or that it never will be.
-fn write_entry(engine: &Arc<CallEngine>, lease: &Lease, entry: Entry) -> oneshot::Receiver<()> {
+/// Queues the call. The receiver resolves when it is written, or when it is dropped.
+fn write_entry(
+    engine: &Arc<CallEngine>,
+    lease: &Lease,
+    line: Vec<u8>,
+    error: Option<String>,
+) -> oneshot::Receiver<()> {
     let (written, done) = oneshot::channel();
-    let waiting = Waiting { entry, written };
+    let entry = Entry {
+        line,
+        error,
+        written,
+    };
     {
-        let mut queue = engine.records.lock();
+        let mut queue = engine.records.waiting.lock();
         if let Some(others) = queue.get_mut(&lease.job) {
             if others.len() < MOST {
-                others.push(waiting);
+                others.push(entry);
             } else {
                 tracing::warn!(
                     "the call was not written to the journal: too many entries are waiting"
@@ -270,7 +248,7 @@ fn write_entry(engine: &Arc<CallEngine>, lease: &Lease, entry: Entry) -> oneshot
             }
             return done;
         }
-        queue.insert(lease.job, vec![waiting]);
+        queue.insert(lease.job, vec![entry]);
     }
     let (engine, lease) = (engine.clone(), lease.clone());
     tokio::task::spawn_blocking(move || Writer { engine, lease }.run());
@@ -294,19 +272,17 @@ impl Writer {
                 let calls = batch.len();
                 tracing::warn!(%error, calls, "the call was not written to the journal");
             }
-            for waiting in batch {
-                // Whoever no longer waits has an answer.
-                let _ = waiting.written.send(());
+            for entry in batch {
+                // A call that no longer waits has its answer.
+                let _ = entry.written.send(());
             }
         }
     }
 
-    fn write(&self, batch: &[Waiting]) -> Result<(), StoreError> {
+    fn write(&self, batch: &[Entry]) -> Result<(), StoreError> {
         let (records, job) = (&self.engine.records, self.lease.job);
-        let journal = batch
-            .iter()
-            .flat_map(|waiting| waiting.entry.line.iter().copied());
-        let error = batch.last().and_then(|waiting| waiting.entry.error.clone());
+        let journal = batch.iter().flat_map(|entry| entry.line.iter().copied());
+        let error = batch.last().and_then(|entry| entry.error.clone());
         let failed = error.is_some();
         let bytes = self.engine.disk.of_folder(job);
         let noted = !failed && records.is_noted(job, bytes);
@@ -331,7 +307,7 @@ impl Drop for Writer {
     /// After a panic the workspace gets a new writer with its next call.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.engine.records.lock().remove(&self.lease.job);
+            self.engine.records.waiting.lock().remove(&self.lease.job);
         }
     }
 }

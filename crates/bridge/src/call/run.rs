@@ -1,11 +1,14 @@
-//! The call from its first wait to its record: it ends when the child is settled, whether its caller
-//! waits or not.
+//! The phases of a call from its first wait to its record. A call ends when its child is settled, whether
+//! its caller waits or not.
+//!
+//! The phases have the names that `docs/architecture.md` gives them, here and in the tracing spans: queue,
+//! find_child, exchange, settle, publish, record. Those before and after them are the endpoint's.
 
 use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -19,13 +22,16 @@ use bridge_protocol::{
     method,
 };
 use bridge_state::{Held, Lease, NewChat, PrincipalHash, StoreError};
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 use tracing::Instrument as _;
 
 use super::{
@@ -35,63 +41,65 @@ use super::{
     blocking,
     error::Waited,
     files,
-    files::{Look, Looked, Maker, not_in_time},
+    files::{PublishInput, PublishResult, not_in_time},
     permits::CallPermits,
     record,
 };
 use crate::{
+    admission::Permit,
     artifacts::Snapshot,
     child::ChildRequest,
     config::{Lang, Mode},
-    openwebui::{Event, OpenWebUi},
-    session::{
-        Found, Lent, OpenWorkspace, Room, SessionError, SharedChild, Spare, Start, Workspace,
-        WorkspaceAddress,
-    },
+    openwebui::{Chat, Event},
+    session::{Found, Lent, OpenWorkspace, Room, SessionError, SharedChild, Start, Workspace},
 };
 
-/// How long a child that was told of a cancelled call may take to answer a ping.
+/// The timeout of a ping to a child that got the cancellation of a call.
 const PING_PATIENCE: Duration = Duration::from_secs(5);
 
 impl CallEngine {
-    /// Runs the call, as long as the future is polled. Dropping it means that the caller hung up; the
-    /// call then ends by itself.
+    /// Runs the call, as long as the future is polled. If it is dropped, the caller has closed the
+    /// connection; the call then ends by itself.
     pub async fn run(self: &Arc<Self>, call: Box<Call>) -> Result<Answer, CallError> {
         let (call, _hang_up) = self.whole(call)?;
-        Detached::new(self.running.track_future(call)).await
+        Detached(Some(call)).await
     }
 
-    /// The same for a call that goes on while nobody polls the future.
+    /// The same for a call that continues while the future is not polled.
     pub async fn run_apart(self: &Arc<Self>, call: Box<Call>) -> Result<Answer, CallError> {
         let (call, _hang_up) = self.whole(call)?;
-        let task = self.running.spawn(call.in_current_span());
-        task.await
-            .unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
+        self.spawn(call).await
     }
 
-    /// A call to its end, and what tells it by its drop that the caller hung up.
+    pub(super) async fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, CallError>> + Send + 'static,
+    ) -> Result<T, CallError> {
+        let done = self.running.spawn(work.in_current_span()).await;
+        done.unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
+    }
+
+    /// The call up to its end. The guard must be dropped when the caller closes the connection.
     fn whole(
         self: &Arc<Self>,
         call: Box<Call>,
-    ) -> Result<
-        (
-            impl Future<Output = Result<Answer, CallError>> + Send + Unpin + use<>,
-            DropGuard,
-        ),
-        CallError,
-    > {
+    ) -> Result<(BoxFuture<'static, Result<Answer, CallError>>, DropGuard), CallError> {
         let (mut running, hang_up) = self.begin(call)?;
-        let shown = Shown::begin(self, &mut running.call);
-        running.status = shown.status();
-        let whole = Box::pin(async move {
+        let (status, line) = StatusLine::begin(self, &mut running.call).unzip();
+        running.status = status.unwrap_or_default();
+        let counted = self.running.token();
+        let whole = async move {
+            let _counted = counted;
             let answer = running.finish().await;
-            shown.end().await;
+            if let Some(line) = line {
+                line.end().await;
+            }
             answer
-        });
-        Ok((whole, hang_up))
+        };
+        Ok((whole.boxed(), hang_up))
     }
 
-    /// A call whose clock runs, and what tells it by its drop that the caller hung up.
+    /// Starts the clock of a call. The guard must be dropped when the caller closes the connection.
     pub(super) fn begin(
         self: &Arc<Self>,
         call: Box<Call>,
@@ -101,14 +109,16 @@ impl CallEngine {
         }
         let left = CancellationToken::new();
         let hang_up = left.clone().drop_guard();
-        let (received, patience) = (call.received, self.settings.limits.queue_timeout);
         let running = Running {
             engine: self.clone(),
-            deadline: received + call.spec.timeout,
-            queue_until: received + patience,
+            began_at: Timestamp::now(),
+            began: Instant::now(),
+            deadline: call.received + call.spec.timeout,
+            queue_until: call.received + self.settings.limits.queue_timeout,
             tenant: Tenant::from_caller(&call.caller),
             call,
             asked: AtomicBool::new(false),
+            folder: OnceLock::new(),
             left,
             status: Status::default(),
         };
@@ -118,37 +128,40 @@ impl CallEngine {
 
 impl Running {
     async fn finish(self) -> Result<Answer, CallError> {
-        let began = record::Began::now();
         // Boxed, so that a call of the smallest mode takes no memory for the others.
-        let outcome = match self.call.spec.mode {
+        let mut answer = match self.call.spec.mode {
             Mode::Stateful => Box::pin(self.stateful()).await,
             Mode::Stateless => Box::pin(self.stateless()).await,
             Mode::Shared => self.shared().await,
         };
         self.call.pending_input.end();
-        let (mut answer, lease) = outcome;
         if self.has_asked() && self.call.ask.is_tool_call() {
             answer = answer.map_err(CallError::after_asking);
         }
-        record::record(&self, &began, &answer, lease.as_ref()).await;
+        record::record(&self, &answer).await;
         if let Ok(answer) = &answer {
             self.attach(answer).await;
         }
         answer
     }
 
-    /// Whether the child was asked.
+    /// Whether the child got the request.
     pub(super) fn has_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Waits for something before the child is asked: it may be given up at any point.
+    /// The call is recorded in this folder.
+    pub(super) fn record_in(&self, folder: Lease) {
+        let _ = self.folder.set(folder);
+    }
+
+    /// Waits for something before the child gets the request; the wait may be cancelled at any point.
     pub(super) async fn before<T>(
         &self,
         wait: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
         let mut wait = pin!(wait);
-        // What is there at once needs no timer.
+        // What is ready at once needs no timer.
         if let Some(outcome) = wait.as_mut().now_or_never() {
             return outcome;
         }
@@ -157,52 +170,51 @@ impl Running {
             outcome = wait => outcome,
             () = self.left.cancelled() => Err(CallError::Left),
             () = self.engine.ending.cancelled() => Err(CallError::ShuttingDown),
-            () = tokio::time::sleep_until(self.deadline) => {
-                Err(self.timed_out(None))
-            }
+            () = sleep_until(self.deadline) => Err(self.timed_out(None)),
         }
     }
 
-    /// Waits for its turn: bounded, and then 429; sent away when the bridge stops.
+    /// Waits for a turn or a permit, up to the queue timeout; rejected when the bridge stops.
+    #[tracing::instrument(level = "debug", skip_all)]
     pub(super) async fn queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
         let (engine, mut turn) = (&self.engine, pin!(turn));
         self.status
             .waits(engine.settings.lang, || engine.admission.load().1);
-        // A turn that is there at once needs nobody to listen.
-        let turn = if let Some(turn) = turn.as_mut().now_or_never() {
-            Ok(turn)
-        } else {
-            Box::pin(self.in_queue(turn)).await
+        // A turn that is free at once needs no place in the queue.
+        let turn = match turn.as_mut().now_or_never() {
+            Some(turn) => Ok(turn),
+            None => Box::pin(self.in_queue(turn)).await,
         };
         self.status.set(None);
         turn
     }
 
-    /// One of those that wait; it is sent away where it has to make room for a caller who has fewer.
+    /// Waits in the queue; rejected if a caller with fewer waiting calls needs the place.
     async fn in_queue<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
         let (engine, waiting) = (&self.engine, &self.engine.admission.waiting);
-        let ticket = waiting.join(&self.tenant);
-        let ticket = ticket.map_err(|_| Self::sent_away(waiting.most()))?;
+        let full = || {
+            let most = waiting.most();
+            CallError::Busy(format!(
+                "the queue is full ({most} calls, MCPO_MAX_WAITING), and no other caller has more \
+                 calls in it than this one"
+            ))
+        };
+        let ticket = waiting.join(&self.tenant).map_err(|_| full())?;
+        let bounded = async {
+            let turn = timeout_at(self.queue_until, turn).await;
+            turn.map_err(|_| Self::busy(engine.settings.limits.queue_timeout))
+        };
         tokio::select! {
             biased;
-            turn = self.bounded(turn) => turn,
-            () = ticket.displaced() => Err(Self::sent_away(waiting.most())),
+            turn = self.before(bounded) => turn,
+            () = ticket.displaced() => Err(full()),
             () = engine.stopping.cancelled() => Err(CallError::ShuttingDown),
         }
     }
 
     /// A permit among the running calls.
-    pub(super) fn admitted(&self) -> impl Future<Output = crate::admission::Permit> + use<> {
+    pub(super) fn admitted(&self) -> impl Future<Output = Permit> + use<> {
         self.engine.admission.enter(&self.call.spec, &self.tenant)
-    }
-
-    async fn bounded<T>(&self, turn: impl Future<Output = T>) -> Result<T, CallError> {
-        let patience = self.engine.settings.limits.queue_timeout;
-        let bounded = async {
-            let turn = tokio::time::timeout_at(self.queue_until, turn).await;
-            turn.map_err(|_| Self::busy(patience))
-        };
-        self.before(bounded).await
     }
 
     fn busy(waited: Duration) -> CallError {
@@ -213,17 +225,11 @@ impl Running {
         ))
     }
 
-    fn sent_away(most: usize) -> CallError {
-        CallError::Busy(format!(
-            "the queue is full ({most} calls, MCPO_MAX_WAITING), and no other caller has more \
-             calls in it than this one"
-        ))
-    }
-
-    /// Asks the child. The caller of this settles the child after a timeout or a hang-up.
+    /// Sends the request to the child and waits for its answer. The caller of this settles the child if
+    /// it fails.
     ///
-    /// While the caller is asked something himself, the call's clock stands still and what it holds
-    /// is others'; it has it back before the child hears his answer.
+    /// While the child's request for input is pending, the call's clock stands still and other calls use
+    /// its turn and permits; it gets them back before the child gets the input.
     pub(super) async fn ask(
         &self,
         child: &Child,
@@ -246,10 +252,10 @@ impl Running {
             let began = Instant::now();
             let until = match now {
                 CallState::InputPending => {
-                    permits.give_away(self).await;
+                    permits.release(self).await;
                     began + self.engine.settings.limits.input_timeout
                 }
-                // Others may have the turn, as long as a call of theirs may take.
+                // Another call may have the turn for as long as a call may take.
                 CallState::Returning => began + self.call.spec.timeout,
                 CallState::Running | CallState::Ended => deadline,
             };
@@ -261,7 +267,7 @@ impl Running {
             };
             let overfull = async {
                 match &mut watch {
-                    // Meanwhile others may fill the folder.
+                    // In the other states other calls may fill the folder.
                     Some(watch) if matches!(now, CallState::Running) => watch.await,
                     _ => std::future::pending().await,
                 }
@@ -272,7 +278,7 @@ impl Running {
                 () = self.left.cancelled() => break CallError::Left,
                 () = self.engine.ending.cancelled() => return Err(CallError::ShuttingDown),
                 over = overfull => return Err(over),
-                () = tokio::time::sleep_until(until) => match now {
+                () = sleep_until(until) => match now {
                     CallState::InputPending => {
                         break CallError::Unanswered(self.engine.settings.limits.input_timeout);
                     }
@@ -289,10 +295,9 @@ impl Running {
                 deadline += began.elapsed();
             }
         };
-        // A late answer may still write files, which must not be the next call's.
+        // A late answer may still write files, which must not count as the next call's.
         cancelled.cancel();
-        let grace = self.engine.children.kill_grace();
-        let _ = tokio::time::timeout(grace, &mut answer).await;
+        let _ = timeout(self.engine.children.kill_grace(), &mut answer).await;
         Err(error)
     }
 
@@ -301,34 +306,37 @@ impl Running {
         CallError::Timeout(Waited { time, noise })
     }
 
-    /// What the child said since then that was no JSON-RPC. A shared one may have said it of somebody
-    /// else's call.
+    /// The child's output since then that was not JSON-RPC. A shared child may have written it for another
+    /// call.
     fn noise_since(&self, child: &Child, lines: u64) -> Option<Box<str>> {
         let own = self.call.spec.mode != Mode::Shared && child.noise_lines() > lines;
         own.then(|| child.noise())
     }
 
     pub(super) fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
-        match reply {
-            Ok(reply) => Ok(reply),
-            Err(ChildError::Timeout) => Err(self.timed_out(None)),
-            Err(error) => Err(CallError::Child(error)),
-        }
+        reply.map_err(|error| match error {
+            ChildError::Timeout => self.timed_out(None),
+            error => CallError::Child(error),
+        })
     }
 
-    /// What the call left in its folder, as an answer; only tool calls are looked after. `before` makes
-    /// what lay there before the call of what did at the last look.
-    pub(super) async fn answer(
+    /// The answer, with links to the files that a tool call left in `folder`.
+    async fn answer(
         &self,
         reply: Reply,
-        folder: Folder,
-        before: impl FnOnce(&Snapshot) -> Snapshot,
+        folder: Option<Folder>,
+        permits: &CallPermits,
     ) -> Result<Answer, CallError> {
-        let (reply, outcome) = outcome(reply)?;
-        let (files, notices) = if self.call.ask.is_tool_call() {
-            self.files(folder, before, &outcome).await?
-        } else {
-            (Published::default(), Vec::new())
+        let outcome = match &reply.outcome {
+            Ok(result) => result.clone(),
+            Err(error) => {
+                let error = error.clone();
+                return Err(CallError::Rpc { error, reply });
+            }
+        };
+        let (files, notices) = match folder.filter(|_| self.call.ask.is_tool_call()) {
+            Some(folder) => self.publish(folder, permits, &outcome).await?,
+            None => (Published::default(), Vec::new()),
         };
         Ok(Answer {
             reply,
@@ -338,74 +346,65 @@ impl Running {
         })
     }
 
-    async fn files(
+    #[tracing::instrument(level = "debug", skip_all)]
+    async fn publish(
         &self,
         folder: Folder,
-        before: impl FnOnce(&Snapshot) -> Snapshot,
+        permits: &CallPermits,
         outcome: &RawJson,
-    ) -> Looked {
-        // The tool has answered; a disk that hangs must hold up neither that nor the chat.
+    ) -> PublishResult {
+        // The tool has answered: a disk that hangs delays neither the answer nor the chat.
         let until = Instant::now() + self.call.spec.timeout;
-        let Ok(seen) = tokio::time::timeout_at(until, folder.files.lock_owned()).await else {
+        let Ok(seen) = timeout_at(until, folder.files.lock_owned()).await else {
             return Ok(not_in_time());
         };
-        let look = Look {
+        let input = PublishInput {
             job: folder.job,
             lease: folder.lease,
             paths: folder.paths,
-            before: before(&seen),
-            maker: Maker {
-                principal: self.call.caller.principal.clone(),
-                spec: self.call.spec.clone(),
-                tool: self.call.ask.label().into(),
-            },
+            before: permits.before(&seen),
+            principal: self.call.caller.principal.clone(),
+            spec: self.call.spec.clone(),
+            tool: self.call.ask.label().into(),
             arguments: self.call.ask.arguments().cloned(),
             result: outcome.clone(),
         };
-        self.engine.publish(look, seen, until, &self.left).await
+        self.engine.publish(input, seen, until, &self.left).await
     }
 }
 
-/// Where a call worked, and what lay there at the last look.
-pub(super) struct Folder {
-    pub job: Job,
-    pub lease: Lease,
-    pub paths: JobFolderPaths,
-    pub files: Arc<tokio::sync::Mutex<Snapshot>>,
+/// The folder of a call, with its last snapshot.
+struct Folder {
+    job: Job,
+    lease: Lease,
+    paths: JobFolderPaths,
+    files: Arc<tokio::sync::Mutex<Snapshot>>,
 }
 
-/// A reply with its result; the child's error is the call's.
-pub(super) fn outcome(reply: Reply) -> Result<(Reply, RawJson), CallError> {
-    match reply.outcome.clone() {
-        Ok(result) => Ok((reply, result)),
-        Err(error) => Err(CallError::Rpc { error, reply }),
-    }
+/// Whether the child refused the request unread: the call may be repeated in a new session.
+fn is_unread(reply: &Result<Reply, CallError>) -> bool {
+    matches!(reply, Err(error) if error.is_unheard())
 }
 
 // A call in a chat: in its workspace, in order, by the chat's own child.
 
-/// A lease that was seen to be ours is not looked at again so soon: nobody is taken for dead within
-/// so short a time. By a clock that counts what the machine was suspended.
+/// A lease that was checked is not checked again for this time: other replicas consider nobody dead
+/// within so short a time. Measured by a clock that runs while the machine is suspended.
 const LEASE_TRUSTED: Duration = Duration::from_millis(500);
 
 impl Running {
-    pub(super) async fn stateful(&self) -> (Result<Answer, CallError>, Option<Lease>) {
-        let workspace = match self.open().await {
-            Ok(workspace) => workspace,
-            Err(error) => return (Err(error), None),
-        };
+    async fn stateful(&self) -> Result<Answer, CallError> {
+        let workspace = self.open().await?;
         let lease = workspace.lease.clone();
-        let mut answer = self.in_workspace(&self.call.address, &workspace).await;
+        let answer = self.in_workspace(&workspace).await;
         let held = self.check_lease(&workspace).await;
         let key = workspace.key;
         drop(workspace);
         self.engine.sessions.call_ended(key);
-        if let Err(lost) = held {
-            // The folder is another's: neither the answer counts nor what is recorded of it.
-            answer = Err(lost);
-            return (answer, None);
-        }
-        (answer, Some(lease))
+        // Of a folder that belongs to another replica now, neither answer nor record counts.
+        held?;
+        self.record_in(lease);
+        answer
     }
 
     pub(super) async fn open(&self) -> Result<Arc<Workspace>, CallError> {
@@ -421,56 +420,49 @@ impl Running {
         self.before(opening).await
     }
 
-    async fn in_workspace(
-        &self,
-        address: &WorkspaceAddress,
-        workspace: &Arc<Workspace>,
-    ) -> Result<Answer, CallError> {
-        let engine = &self.engine;
-        let spec = &self.call.spec;
+    async fn in_workspace(&self, workspace: &Arc<Workspace>) -> Result<Answer, CallError> {
+        let (engine, spec) = (&self.engine, &self.call.spec);
         let turn = self.queue(workspace.turn(spec)).await?;
         let brought = self.bring_all(workspace).await?;
         let permit = self.queue(self.admitted()).await?;
         let mut permits = CallPermits::in_turn(permit, workspace, turn);
         self.check_lease(workspace).await?;
         engine.check_free_disk_for(spec)?;
-        let room = self.room(workspace, &mut permits).await?;
-        let mut found = self.find(address, workspace, room).await?;
-        self.check_lease(workspace).await?;
-        let job = &workspace.job;
-        let mut reply = self.ask(&found.session.child, job, &mut permits).await;
-        if matches!(&reply, Err(error) if error.is_unheard()) {
-            // Nothing was done yet: the same in a new session, whose news are told as ever.
+        let (job, mut repeated) = (&workspace.job, false);
+        let (found, reply) = loop {
+            let room = self.room(workspace, &mut permits).await?;
+            let found = self.find_child(workspace, room).await?;
+            self.check_lease(workspace).await?;
+            let reply = self.ask(&found.session.child, job, &mut permits).await;
+            if repeated || !is_unread(&reply) {
+                break (found, reply);
+            }
+            repeated = true;
             let (sessions, how) = (&engine.sessions, End::Kill);
             sessions.end_now(workspace, &found.session, how).await;
-            let room = self.room(workspace, &mut permits).await?;
-            found = self.find(address, workspace, room).await?;
-            reply = self.ask(&found.session.child, job, &mut permits).await;
-        }
+        };
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
-                // The chat's turn is held until its child is settled; the caller need not wait.
+                // The call keeps the chat's turn until its child is settled; the caller need not wait.
                 self.settle(workspace.clone(), found.session, &error, permits);
                 return Err(error);
             }
         };
-        // A child that answers without waiting for its caller does so in another call's turn.
+        // A child that answers before its request for input is answered does so in another call's turn.
         let late = permits.take_turn(spec);
-        let _ = tokio::time::timeout(spec.timeout, late).await;
+        let _ = timeout(spec.timeout, late).await;
         self.check_lease(workspace).await?;
-        let paths = found.session.child.paths().clone();
         let folder = Folder {
             job: job.clone(),
             lease: workspace.lease.clone(),
-            paths,
+            paths: found.session.child.paths().clone(),
             files: workspace.files.clone(),
         };
-        let before = |seen: &Snapshot| permits.before(seen);
-        let mut answer = self.answer(reply, folder, before).await?;
+        let mut answer = self.answer(reply, Some(folder), &permits).await?;
         answer.notices.extend(brought);
         if found.replaced && self.call.ask.is_tool_call() {
-            // A look that hangs keeps it; then the next answer says so.
+            // A scan that hangs keeps the lock; then the next answer has the notice.
             if let Ok(seen) = workspace.files.try_lock() {
                 answer.notices.insert(0, files::inventory(&seen));
                 workspace.loss_told(&spec.name);
@@ -479,19 +471,17 @@ impl Running {
         Ok(answer)
     }
 
-    /// After a wait in which the bridge itself may have been stopped: whether the folder is still
-    /// ours.
+    /// Whether the lease is still held, after a wait in which the bridge may have been suspended.
     pub(super) async fn check_lease(&self, workspace: &Arc<Workspace>) -> Result<(), CallError> {
         if workspace.held_at().elapsed() < LEASE_TRUSTED && !workspace.is_lost() {
             return Ok(());
         }
-        self.still_ours(workspace).await
+        self.still_held(workspace).await
     }
 
-    /// Whether the folder is still ours, now.
-    pub(super) async fn still_ours(&self, workspace: &Arc<Workspace>) -> Result<(), CallError> {
-        let held = self.engine.sessions.still_held(workspace).await;
-        if held {
+    /// Whether the lease is held now.
+    pub(super) async fn still_held(&self, workspace: &Arc<Workspace>) -> Result<(), CallError> {
+        if self.engine.sessions.still_held(workspace).await {
             Ok(())
         } else if self.has_asked() {
             Err(CallError::Fenced)
@@ -500,8 +490,8 @@ impl Running {
         }
     }
 
-    /// The right to start a child, where the call has to. While it waits for that, the call's permit
-    /// among the running ones is others'.
+    /// The permit to start a child, if one must be started. While the call waits for it, another one uses
+    /// its permit among the running calls.
     async fn room(
         &self,
         workspace: &Arc<Workspace>,
@@ -512,35 +502,34 @@ impl Running {
             Room::Unneeded => Ok(None),
             Room::Free(start) => Ok(Some(start)),
             Room::Wanting => {
-                permits.step_aside();
+                permits.permit = None;
                 let making = sessions.make_room(workspace, spec, &self.tenant);
                 let start = self.queue(making).await.map_err(|error| match error {
                     CallError::Busy(_) => sessions.full(spec, &self.tenant).into(),
                     other => other,
                 })?;
-                permits.step_in(self.queue(self.admitted()).await?);
+                permits.permit = Some(self.queue(self.admitted()).await?);
                 Ok(start)
             }
         }
     }
 
-    pub(super) async fn find(
+    #[tracing::instrument(level = "debug", skip_all)]
+    pub(super) async fn find_child(
         &self,
-        address: &WorkspaceAddress,
         workspace: &Arc<Workspace>,
         room: Option<Start>,
     ) -> Result<Found, CallError> {
-        let (spec, profile) = (&self.call.spec, self.call.profile.clone());
-        let sessions = &self.engine.sessions;
+        let (spec, sessions) = (&self.call.spec, &self.engine.sessions);
         let user = UserValues::from_caller(&self.call.caller);
         let until = (self.queue_until, self.deadline);
         let whose = (&user, &self.tenant);
-        let what = (address.class, profile);
+        let what = (self.call.address.class, self.call.profile.clone());
         let finding = sessions.child(workspace, spec, what, whose, room, until);
         self.before(async { Ok(finding.await?) }).await
     }
 
-    /// Ends or checks a child whose call was given up.
+    /// Ends or checks a child whose call has failed.
     fn settle(
         &self,
         workspace: Arc<Workspace>,
@@ -555,23 +544,23 @@ impl Running {
             CallError::Child(ChildError::Died { .. } | ChildError::TooLong { .. }) => {
                 Some(End::Kill)
             }
-            // The child is well; it heard that nobody waits any more.
+            // The child works, and got the cancellation.
             CallError::Left | CallError::Unanswered(_) | CallError::Busy(_) => None,
             // The child answered, or never got the call.
             _ => return,
         };
         let (engine, spec) = (self.engine.clone(), self.call.spec.clone());
         let filled = matches!(error, CallError::OverQuota(_));
-        self.engine.running.spawn(async move {
+        let settling = async move {
             let sessions = &engine.sessions;
             if let Some(how) = over {
                 sessions.end_now(&workspace, &session, how).await;
                 if filled {
-                    // What this call wrote is not the next one's.
-                    engine.look_anew(&workspace).await;
+                    // The next call is not responsible for what this one wrote.
+                    engine.scan_again(&workspace).await;
                 }
             } else {
-                // Beside another call it might be too busy for a ping.
+                // During another call the child might be too busy for a ping.
                 permits.take_turn(&spec).await;
                 if !session.child.answers_ping(PING_PATIENCE).await {
                     let how = End::Terminate(engine.children.kill_grace());
@@ -581,44 +570,43 @@ impl Running {
             let key = workspace.key;
             drop((session, workspace, permits));
             sessions.call_ended(key);
-        });
+        };
+        self.engine.spawn_settling(settling);
     }
 }
 
-// A call by a fresh child in a fresh folder; nothing of the child is left after the answer.
-
-/// What must lie in the folder before the child starts.
-struct GivenFiles {
-    incoming: Vec<Incoming>,
-    named: ChatAttachments,
-}
-
-impl GivenFiles {
-    fn is_none(&self) -> bool {
-        self.incoming.is_empty() && self.named.is_empty()
+impl CallEngine {
+    /// Settles a child behind the answer of its call.
+    fn spawn_settling(&self, settling: impl Future<Output = ()> + Send + 'static) {
+        let span = tracing::debug_span!("settle");
+        self.running.spawn(settling.instrument(span));
     }
 }
+
+// A call by a new child in a new folder; nothing of the child is left after the answer.
 
 impl Running {
-    pub(super) async fn stateless(&self) -> (Result<Answer, CallError>, Option<Lease>) {
-        // First, since Open WebUI may be slow: nobody else has to wait for it.
-        let files = match self.given_files().await {
-            Ok(files) => files,
-            Err(error) => return (Err(error), None),
-        };
-        let permit = match self.queue(self.admitted()).await {
-            Ok(permit) => permit,
-            Err(error) => return (Err(error), None),
-        };
-        let (held, child) = match self.new_folder(files.is_none()).await {
-            Ok(made) => made,
-            Err(error) => return (Err(error), None),
-        };
+    async fn stateless(&self) -> Result<Answer, CallError> {
+        let incoming = std::mem::take(&mut *self.call.incoming.lock());
+        // Before the permit, because Open WebUI may be slow.
+        let named = self.fetch_named().await?;
+        let permit = self.queue(self.admitted()).await?;
+        let empty = incoming.is_empty() && named.is_empty();
+        let (held, mut child) = self.new_folder(empty).await?;
+        self.record_in(held.lease.clone());
         let mut permits = CallPermits::permit(permit);
-        let (answer, child) = self.in_new_folder(&held, child, files, &mut permits).await;
-        let (engine, lease) = (self.engine.clone(), held.lease.clone());
-        let over = async move {
-            if let Some((child, how)) = child {
+        let files = (incoming, named);
+        let answer = self
+            .in_new_folder(&held, &mut child, files, &mut permits)
+            .await;
+        let how = match &answer {
+            Err(CallError::Timeout(_)) => End::Terminate(self.engine.children.kill_grace()),
+            _ => End::Kill,
+        };
+        let (engine, lease) = (self.engine.clone(), held.lease);
+        // A late child gets the time between SIGTERM and SIGKILL; its caller need not wait for it.
+        self.engine.spawn_settling(async move {
+            if let Some(child) = child {
                 child.end(how).await;
             }
             drop(permits);
@@ -626,29 +614,23 @@ impl Running {
             if let Ok(Err(error)) = tokio::task::spawn_blocking(release).await {
                 tracing::warn!(%error, "lease not released");
             }
-        };
-        // A late child gets the time between SIGTERM and SIGKILL; its caller need not wait for it.
-        self.engine.running.spawn(over);
-        (answer, Some(held.lease))
+        });
+        answer
     }
 
-    /// The files that come with the call, and those of the chat that it names.
-    async fn given_files(&self) -> Result<GivenFiles, CallError> {
-        let incoming = std::mem::take(&mut *self.call.incoming.lock());
-        Ok(GivenFiles {
-            incoming,
-            named: self.fetch_named().await?,
-        })
-    }
-
-    /// A folder for this call alone; where it needs no files, perhaps with a child that is ready
-    /// there.
+    /// A folder for this call alone; if it needs no files, perhaps with a child that is ready there.
     async fn new_folder(&self, empty: bool) -> Result<(Held, Option<Child>), CallError> {
         self.engine.check_free_disk()?;
         let store = self.engine.store.clone();
         let principal = PrincipalHash::from(&self.call.caller.principal);
         let server = self.call.spec.name.clone();
-        let spare = if empty { self.spare().await? } else { None };
+        let spare = if empty {
+            let pool = &self.engine.sessions.pool;
+            let taking = pool.take(&self.call.spec, &self.call.profile);
+            self.before(taking.map(Ok)).await?
+        } else {
+            None
+        };
         let make = move || {
             let new = NewChat {
                 principal,
@@ -663,73 +645,48 @@ impl Running {
         Ok(made.map_err(SessionError::from)?)
     }
 
-    async fn spare(&self) -> Result<Option<Spare>, CallError> {
-        let pool = &self.engine.sessions.pool;
-        let taking = pool.take(&self.call.spec, &self.call.profile);
-        self.before(async { Ok(taking.await) }).await
-    }
-
+    /// `child` is the one that is ready, and afterwards the one that must be ended.
     async fn in_new_folder(
         &self,
         held: &Held,
-        ready: Option<Child>,
-        files: GivenFiles,
+        child: &mut Option<Child>,
+        (incoming, named): (Vec<Incoming>, ChatAttachments),
         permits: &mut CallPermits,
-    ) -> (Result<Answer, CallError>, Option<(Child, End)>) {
-        let mut seen = Snapshot::default();
-        let (job, owner) = (&held.job, &self.call.caller.principal);
+    ) -> Result<Answer, CallError> {
+        let (job, mut seen) = (&held.job, Snapshot::default());
+        let owner = &self.call.caller.principal;
         let put = self
             .engine
-            .put(owner, (job, &held.lease), &mut seen, files.incoming);
-        if let Err(error) = put.await {
-            return (Err(error), None);
-        }
-        let brought = self.put_named(held, &mut seen, files.named).await;
-        let mut child = match ready {
-            Some(child) => child,
-            None => match self.fresh_child(job).await {
-                Ok(child) => child,
-                Err(error) => return (Err(error), None),
-            },
-        };
-        let mut reply = self.ask(&child, job, permits).await;
-        if matches!(&reply, Err(error) if error.is_unheard()) {
-            // It was ready ahead, and its session is lost. Nothing was done yet.
-            child.end(End::Kill).await;
-            child = match self.fresh_child(job).await {
-                Ok(child) => child,
-                Err(error) => return (Err(error), None),
+            .put(owner, (job, &held.lease), &mut seen, incoming);
+        put.await?;
+        let brought = self.put_named(held, &mut seen, named).await;
+        let mut repeated = false;
+        let (reply, paths) = loop {
+            let running = match child {
+                Some(child) => child,
+                None => child.insert(self.new_child(job).await?),
             };
-            reply = self.ask(&child, job, permits).await;
-        }
-        match reply {
-            Ok(reply) => {
-                // The answer is in, so the child has nothing left to do; only then is its folder
-                // looked through.
-                child.end(End::Kill).await;
-                let folder = Folder {
-                    job: job.clone(),
-                    lease: held.lease.clone(),
-                    paths: child.paths().clone(),
-                    files: Arc::new(tokio::sync::Mutex::new(seen)),
-                };
-                let mut answer = self.answer(reply, folder, Snapshot::clone).await;
-                if let Ok(answer) = &mut answer {
-                    answer.notices.extend(brought);
-                }
-                (answer, None)
+            let reply = self.ask(running, job, permits).await;
+            if repeated || !is_unread(&reply) {
+                break (reply?, running.paths().clone());
             }
-            Err(error) => {
-                let how = match error {
-                    CallError::Timeout(_) => End::Terminate(self.engine.children.kill_grace()),
-                    _ => End::Kill,
-                };
-                (Err(error), Some((child, how)))
-            }
-        }
+            repeated = true;
+            end_now(child).await;
+        };
+        // The folder is scanned when the child can no longer change it.
+        end_now(child).await;
+        let folder = Folder {
+            job: job.clone(),
+            lease: held.lease.clone(),
+            paths,
+            files: Arc::new(tokio::sync::Mutex::new(seen)),
+        };
+        let mut answer = self.answer(reply, Some(folder), permits).await?;
+        answer.notices.extend(brought);
+        Ok(answer)
     }
 
-    async fn fresh_child(&self, job: &Job) -> Result<Child, CallError> {
+    async fn new_child(&self, job: &Job) -> Result<Child, CallError> {
         let ready = self.engine.children.ready(ChildRequest {
             spec: self.call.spec.clone(),
             job: job.clone(),
@@ -739,63 +696,48 @@ impl Running {
             deadline: self.deadline,
             listener: Arc::new(|_| {}),
         });
-        self.before(async { ready.await.map_err(CallError::Child) })
+        self.before(ready.map(|child| child.map_err(CallError::Child)))
             .await
     }
 }
 
-// A call by the one child that everybody shares: no folder of its own, no files.
+async fn end_now(child: &mut Option<Child>) {
+    if let Some(child) = child.take() {
+        child.end(End::Kill).await;
+    }
+}
+
+// A call by the one child that all callers share: without a folder of its own, and without files.
 
 impl Running {
-    pub(super) async fn shared(&self) -> (Result<Answer, CallError>, Option<Lease>) {
-        (self.by_shared_child().await, None)
-    }
-
-    async fn by_shared_child(&self) -> Result<Answer, CallError> {
-        let shared = &self.engine.shared;
-        let mut found = self.find_shared().await?;
-        let mut permits = self
-            .queue(CallPermits::on_shared_child(&found, &self.tenant))
-            .await?;
-        let mut reply = self.ask(&found.child, &found.job, &mut permits).await;
-        if matches!(&reply, Err(error) if error.is_unheard()) {
-            // Nothing was done yet: the same in a new session. Calls of others may still be answered
-            // in the old one, or be refused there as this one was.
+    async fn shared(&self) -> Result<Answer, CallError> {
+        let (shared, mut repeated) = (&self.engine.shared, false);
+        let (found, reply) = loop {
+            let found = self.find_shared().await?;
+            let permits = CallPermits::on_shared_child(&found, &self.tenant);
+            let mut permits = self.queue(permits).await?;
+            let reply = self.ask(&found.child, &found.job, &mut permits).await;
+            if repeated || !is_unread(&reply) {
+                break (found, reply);
+            }
+            // In the old session other calls may still be answered, or refused like this one.
+            repeated = true;
             shared.forget(&found);
-            found = self.find_shared().await?;
-            permits = self
-                .queue(CallPermits::on_shared_child(&found, &self.tenant))
-                .await?;
-            reply = self.ask(&found.child, &found.job, &mut permits).await;
+        };
+        if let Err(
+            CallError::Timeout(_)
+            | CallError::Unanswered(_)
+            | CallError::Left
+            | CallError::ShuttingDown,
+        ) = &reply
+        {
+            // Only this call is cancelled; the child is ended if it does not answer a ping.
+            let shared = shared.clone();
+            self.engine.spawn_settling(async move {
+                shared.check(&found, PING_PATIENCE).await;
+            });
         }
-        match reply {
-            Ok(reply) => {
-                let (reply, outcome) = outcome(reply)?;
-                let (files, notices) = (Published::default(), Vec::new());
-                Ok(Answer {
-                    reply,
-                    outcome,
-                    files,
-                    notices,
-                })
-            }
-            Err(error) => {
-                if matches!(
-                    error,
-                    CallError::Timeout(_)
-                        | CallError::Unanswered(_)
-                        | CallError::Left
-                        | CallError::ShuttingDown
-                ) {
-                    // That call alone is cancelled; the child is ended only if it hangs.
-                    let shared = shared.clone();
-                    self.engine.running.spawn(async move {
-                        shared.check(&found, PING_PATIENCE).await;
-                    });
-                }
-                Err(error)
-            }
-        }
+        self.answer(reply?, None, &CallPermits::default()).await
     }
 
     pub(super) async fn find_shared(&self) -> Result<Arc<SharedChild>, CallError> {
@@ -806,31 +748,30 @@ impl Running {
     }
 }
 
-// What a call is doing, as a line under the message in the chat: its wait for a turn, and what its
-// server says of its progress. Only where the user's own token came with the call.
+// The status line under the message in the chat: the call's wait for its turn, and the progress
+// notifications of its server. Only if the user's own token came with the call.
 
-/// Short calls show nothing, and a chatty server no more than a line a second.
+/// The first line is shown after this time, and later ones at this interval.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The last word, which takes the line away: the answer waits for it.
+/// How long the answer waits until the line is hidden.
 const LAST: Duration = Duration::from_secs(3);
 
-/// Letters of a server's own words.
+/// The length, in characters, of a server's message.
 const LONGEST: usize = 200;
 
-/// The line of one call. Cheap to clone; says nothing where nobody would see it.
+/// The text of the line of one call. Without a chat that shows it, it does nothing.
 #[derive(Clone, Default)]
 pub struct Status(Option<Arc<watch::Sender<Option<String>>>>);
 
-/// What shows the line, until the call ends.
-pub struct Shown {
-    status: Status,
-    shower: Option<JoinHandle<()>>,
-    follower: Option<JoinHandle<()>>,
+/// The tasks of one line, which end when this is dropped.
+struct StatusLine {
+    writer: AbortOnDropHandle<()>,
+    reader: Option<AbortOnDropHandle<()>>,
 }
 
 impl Status {
-    /// Sets the line; `None` where there is nothing to say.
+    /// Sets the text; `None` if there is nothing to show.
     pub fn set(&self, line: Option<String>) {
         if let Some(status) = &self.0 {
             status.send_if_modified(|now| {
@@ -841,7 +782,7 @@ impl Status {
         }
     }
 
-    /// The call waits for its turn, as others do.
+    /// The call waits for its turn behind this number of other calls.
     pub fn waits(&self, lang: Lang, others: impl FnOnce() -> usize) {
         if self.0.is_none() {
             return;
@@ -855,74 +796,31 @@ impl Status {
     }
 }
 
-impl Shown {
-    /// Begins to show what `call` is doing, if there is a chat that shows it.
-    pub fn begin(engine: &CallEngine, call: &mut Call) -> Self {
-        let nobody = Self {
-            status: Status::default(),
-            shower: None,
-            follower: None,
-        };
-        let caller = &call.caller;
-        let (Some(openwebui), Some(token)) = (engine.openwebui.clone(), caller.token.clone())
-        else {
-            return nobody;
-        };
-        let (Some(chat), Some(message)) = (caller.chat.clone(), caller.message.clone()) else {
-            return nobody;
-        };
-        if !OpenWebUi::keeps(&chat) || !call.ask.is_tool_call() {
-            return nobody;
-        }
+impl StatusLine {
+    /// Begins to show the status of a call, if a chat can show it.
+    fn begin(engine: &CallEngine, call: &mut Call) -> Option<(Status, Self)> {
+        let (chat, message) = (engine.chat_of(call)?, call.caller.message.clone()?);
         let (status, lines) = watch::channel(None);
         let status = Status(Some(Arc::new(status)));
-        let show = async move |event: Event| {
-            let told = openwebui.tell(&token, &chat, &message, &event).await;
-            if let Err(failure) = told {
-                tracing::debug!(%failure, "status not shown in the chat");
-            }
-        };
-        let shower = tokio::spawn(show_lines(lines, show));
-        let follower = follow(call, &status);
-        Self {
-            status,
-            shower: Some(shower),
-            follower,
-        }
+        let writer = AbortOnDropHandle::new(tokio::spawn(show_lines(lines, chat, message)));
+        let reader = follow(call, &status);
+        Some((status, Self { writer, reader }))
     }
 
-    /// The line itself.
-    pub fn status(&self) -> Status {
-        self.status.clone()
-    }
-
-    /// Takes the line away.
-    pub async fn end(mut self) {
-        if let Some(follower) = self.follower.take() {
-            follower.abort();
-        }
-        self.status = Status::default();
-        if let Some(mut shower) = self.shower.take()
-            && timeout(LAST, &mut shower).await.is_err()
-        {
-            shower.abort();
-        }
+    /// Hides the line.
+    async fn end(self) {
+        drop(self.reader);
+        let _ = timeout(LAST, self.writer).await;
     }
 }
 
-impl Drop for Shown {
-    fn drop(&mut self) {
-        for task in [self.follower.take(), self.shower.take()]
-            .into_iter()
-            .flatten()
-        {
-            task.abort();
+/// Ends when all senders of lines are dropped.
+async fn show_lines(mut lines: watch::Receiver<Option<String>>, chat: Chat, message: Box<str>) {
+    let show = async |event: Event| {
+        if let Err(failure) = chat.tell(&message, &event).await {
+            tracing::debug!(%failure, "status not shown in the chat");
         }
-    }
-}
-
-/// Ends when every sender of lines is gone.
-async fn show_lines(mut lines: watch::Receiver<Option<String>>, show: impl AsyncFn(Event)) {
+    };
     let (mut next, mut shown) = (Instant::now() + EVERY, None);
     while lines.changed().await.is_ok() {
         tokio::select! {
@@ -946,27 +844,24 @@ async fn closed(lines: &mut watch::Receiver<Option<String>>) {
     while other.changed().await.is_ok() {}
 }
 
-/// Has the line say what the child says of its progress. Where nobody else hears the child, it is
-/// heard here; its questions are declined by their drop, since a chat cannot be asked.
-fn follow(call: &mut Call, status: &Status) -> Option<JoinHandle<()>> {
-    let mut recipient = None;
+/// Shows the progress notifications of the child in the line. If the caller does not receive the child's
+/// messages, a task does; the child's requests are declined by their drop, since a chat cannot be asked.
+fn follow(call: &mut Call, status: &Status) -> Option<AbortOnDropHandle<()>> {
+    let mut reader = None;
     if call.sink.is_none() {
-        let mut owner = [0; 8];
-        getrandom::fill(&mut owner).ok()?;
         let (sender, mut messages) = mpsc::channel(BACKLOG);
         call.sink = Some(MessageSink {
-            // Any number that no other caller has.
-            owner: u64::from_le_bytes(owner) >> 1 | 1 << 62,
+            // A number that no other caller has.
+            owner: getrandom::u64().ok()? >> 1 | 1 << 62,
             messages: sender,
             cancellation: Cancellation::default(),
             witness: None,
         });
-        recipient = Some(tokio::spawn(async move {
-            while messages.recv().await.is_some() {}
-        }));
+        let reading = async move { while messages.recv().await.is_some() {} };
+        reader = Some(AbortOnDropHandle::new(tokio::spawn(reading)));
     }
     if let Some(sink) = &mut call.sink {
-        // A child that is still being settled keeps no line up.
+        // Weak, so that a child that is being settled does not keep the line.
         let status = status.0.as_ref().map(Arc::downgrade);
         sink.witness = Some(Arc::new(move |said| {
             let status = status.as_ref().and_then(Weak::upgrade);
@@ -975,10 +870,10 @@ fn follow(call: &mut Call, status: &Status) -> Option<JoinHandle<()>> {
             }
         }));
     }
-    recipient
+    reader
 }
 
-/// The server's words, and how far it is.
+/// The message and the progress of a progress notification.
 fn line_of(said: &Said) -> Option<String> {
     if &*said.method != method::PROGRESS {
         return None;

@@ -46,7 +46,6 @@ const BY_ADDRESS: &str = "user headers are trusted by their sender's address bec
                           MCPO_JWT_SECRET to verify users";
 
 /// Resolves callers by what the settings say. Made once.
-#[derive(Debug)]
 pub struct Identity {
     keys: KeyRing,
     strict: bool,

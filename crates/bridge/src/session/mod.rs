@@ -35,7 +35,7 @@ use crate::{
 };
 
 pub use open::{Found, Room, Start, Wants, WorkspaceAddress};
-pub use pool::{Pool, PoolSettings, Spare};
+pub use pool::{Pool, PoolSettings};
 pub use shared::{SharedChild, SharedChildren};
 pub use workspace::{Class, Lent, OpenWorkspace, Session, Turn, Workspace};
 

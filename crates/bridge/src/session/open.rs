@@ -860,7 +860,7 @@ mod tests {
             std::fs::write(work.join(name), "").unwrap();
         }
         let opened = open(&sessions).await.unwrap();
-        assert!(opened.files.lock().await.is_over());
+        assert!(opened.files.lock().await.over);
         drop(opened);
         close(&sessions).await;
     }
