@@ -1,8 +1,7 @@
-//! The built-in server `files`: what lies in a chat's folder, fresh links to it, and its removal.
+//! The built-in server `files`: lists the files of a chat, creates links to them and deletes them.
 //!
-//! It is a server like any other, which speaks MCP on stdin and stdout in the chat's folder: chats,
-//! limits, links and every endpoint are those of all servers. A link is made by the bridge, since the
-//! answer names the file (`file_path_fields`).
+//! It is a server like any other, with MCP on stdin and stdout in the chat's folder. The bridge creates the
+//! link, because the answer names the file (`file_path_fields`).
 
 use std::{
     io::{self, BufRead as _, Write as _},
@@ -19,12 +18,12 @@ use crate::{
     config::LINK_FIELD,
 };
 
-/// Folders within folders that are looked into; each holds a descriptor.
+/// The depth of nested folders that are scanned; each level needs a descriptor.
 const DEPTH: usize = 500;
-/// Names in one answer: a model reads all of them.
+/// The number of names in one answer, since a model reads all of them.
 const LISTED: usize = 200;
 
-/// Serves the folder that it was started in, until its input ends.
+/// Serves the current directory until its input ends.
 pub fn serve() -> ExitCode {
     let mut out = io::stdout().lock();
     for line in io::stdin().lock().lines() {
@@ -42,7 +41,7 @@ pub fn serve() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Notifications get none.
+/// The response; `None` for a notification.
 fn answer_to(message: &Value, work: &Path) -> Option<Value> {
     let id = message.get("id")?;
     let method = message["method"].as_str()?;
@@ -76,40 +75,7 @@ fn initialize(params: &Value) -> Value {
 }
 
 fn tools() -> Value {
-    let about = "File name as returned by list_files, such as report.xlsx";
-    let name = json!({"type": "string", "description": about});
-    let one = json!({"type": "object", "properties": {"name": name}, "required": ["name"]});
-    json!([
-        {
-            "name": "list_files",
-            "description": "List the files of this chat: files created by tools and files \
-                            attached by the user.",
-            "inputSchema": {"type": "object", "properties": {}},
-            "annotations": {"readOnlyHint": true},
-        },
-        {
-            "name": "get_link",
-            "description": "Create a new download link for a file of this chat, for example after \
-                            the previous link expired.",
-            "inputSchema": one,
-            "annotations": {"readOnlyHint": true},
-        },
-        {
-            "name": "delete_file",
-            "description": "Delete a file of this chat permanently. Existing links keep working \
-                            until they expire.",
-            "inputSchema": one,
-            "annotations": {"destructiveHint": true, "idempotentHint": true},
-        },
-        {
-            "name": "clear_temporary_files",
-            "description": "Delete the servers' internal files of this chat: temporary files, \
-                            caches and settings. Use it when the chat exceeds its disk quota; \
-                            running servers may restart. Files returned by list_files are kept.",
-            "inputSchema": {"type": "object", "properties": {}},
-            "annotations": {"destructiveHint": true, "idempotentHint": true},
-        },
-    ])
+    serde_json::from_str(include_str!("files_server_tools.json")).expect("a constant list")
 }
 
 fn call(params: &Value, work: &Path) -> Result<Value, (i64, String)> {
@@ -129,7 +95,7 @@ fn call(params: &Value, work: &Path) -> Result<Value, (i64, String)> {
 }
 
 fn look(work: &Path) -> Result<Snapshot, String> {
-    // However much there is: this is how a chat makes room.
+    // Without a limit, because a full chat deletes files this way.
     let limits = Limits {
         entries: u64::MAX,
         depth: DEPTH,
@@ -170,7 +136,7 @@ fn delete(work: &Path, name: &str) -> Result<Value, String> {
     Ok(json!({ "deleted": path.display() }))
 }
 
-/// Empties the folders beside `work`. What somebody still writes there may stay.
+/// Empties the folders beside `work`. Files that are still being written may remain.
 fn clear(work: &Path) -> Result<Value, String> {
     let mut kept = 0_usize;
     for folder in ["../tmp", "../home"] {
