@@ -61,9 +61,8 @@ fn failure(blocks: Option<&[&RawValue]>, structured: Option<&RawValue>) -> ToolF
     let mut message = texts.join("\n");
     if message.trim().is_empty() {
         let structured = structured.map(RawValue::get);
-        message = structured
-            .unwrap_or("the tool returned an error without a message")
-            .to_owned();
+        let nothing = "the tool returned an error without a message";
+        structured.unwrap_or(nothing).clone_into(&mut message);
     }
     ToolFailure { message }
 }

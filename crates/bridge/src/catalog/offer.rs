@@ -8,8 +8,8 @@ use std::{
 };
 
 use bridge_openapi::{
-    ArgumentRules, DocumentInput, Documents, Effort, Patience, Stopped, Unfit, document,
-    name_of_dots,
+    ArgumentRules, BRIEF_BYTES, DocumentInput, Documents, Effort, Patience, Stopped, Unfit,
+    document, name_of_dots,
 };
 use bridge_protocol::{RawJson, Tool};
 use bytes::Bytes;
@@ -127,7 +127,7 @@ impl Offer {
     ) -> Result<RawJson, Unfit> {
         let known = self.tools.get(tool);
         let compiled = known.is_none_or(|known| known.rules.get().is_some());
-        if compiled && ArgumentRules::may_be_brief(&arguments) {
+        if compiled && arguments.as_bytes().len() <= BRIEF_BYTES {
             let brief = self.check(tool, arguments.clone(), &Effort::brief());
             if brief != Err(Unfit::Stopped(Stopped::Work)) {
                 return brief;
@@ -239,14 +239,11 @@ impl Offer {
         }
         let callable = self.tools().filter(|tool| !tool.needs_task());
         let tools: Vec<Tool> = callable.cloned().collect();
+        let instructions = self.learnt.hello.instructions.as_deref();
         let made = document(&DocumentInput {
             title: said.name.as_deref().unwrap_or(self.title()),
             version: (said.version.as_deref()).unwrap_or(&self.learnt.hello.server_info.version),
-            description: (said.description.as_deref()).or(self
-                .learnt
-                .hello
-                .instructions
-                .as_deref()),
+            description: said.description.as_deref().or(instructions),
             server_url,
             tools: &tools,
             usage_guide: self.spec.usage_guide.as_deref(),

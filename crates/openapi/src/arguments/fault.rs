@@ -163,10 +163,10 @@ fn words(objection: &Objection<'_>) -> (String, String) {
         Kind::Type { kind } => return type_words(kind),
         // The validator's own text contains the schema with the counting keyword.
         Kind::Not { .. } => ("not", "Input matches a form that is not allowed".into()),
-        Kind::Enum { options } => ("enum", should_be("one of ", &excerpt_text(options))),
+        Kind::Enum { options } => ("enum", should_be("one of ", &shorten(&options.to_string()))),
         Kind::Constant { expected_value } => (
             "literal_error",
-            should_be("", &excerpt_text(expected_value)),
+            should_be("", &shorten(&expected_value.to_string())),
         ),
         Kind::Pattern { pattern } => (
             "string_pattern_mismatch",
@@ -209,7 +209,12 @@ fn type_words(kind: &TypeKind) -> (String, String) {
         ["null"] => "none_required",
         _ => "type",
     };
-    let phrases: Vec<String> = names.iter().map(|name| with_article(name)).collect();
+    let phrase = |name: &&str| match *name {
+        "null" => "null".into(),
+        "integer" | "array" | "object" => format!("an {name}"),
+        _ => format!("a {name}"),
+    };
+    let phrases: Vec<String> = names.iter().map(phrase).collect();
     let msg = format!("Input should be {}", phrases.join(" or "));
     (kind.into(), msg)
 }
@@ -227,14 +232,6 @@ fn expected_types(objection: &Objection<'_>, context: &[Vec<Objection<'_>>]) -> 
         }
     }
     expected
-}
-
-fn with_article(name: &str) -> String {
-    match name {
-        "null" => "null".into(),
-        "integer" | "array" | "object" => format!("an {name}"),
-        _ => format!("a {name}"),
-    }
 }
 
 /// The value itself where it is small, else the beginning of its text.
@@ -269,8 +266,4 @@ fn small(value: &Value, left: &mut usize) -> bool {
         }
         _ => spend(4),
     }
-}
-
-fn excerpt_text(value: &Value) -> String {
-    shorten(&value.to_string())
 }

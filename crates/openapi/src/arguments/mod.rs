@@ -32,7 +32,7 @@ const ROUNDS: usize = 4;
 /// Levels of a body that is held against a schema; see `soundness` for why.
 const BODY_DEPTH: usize = 64;
 
-/// Bytes of a body that may be checked where the call is served.
+/// The length, in bytes, of a body that may be checked with [`Effort::brief`].
 pub const BRIEF_BYTES: usize = 64 * 1024;
 
 /// Work of such a check: some milliseconds.
@@ -76,17 +76,21 @@ impl Effort {
         }
     }
 
-    fn decide(&self, check: impl FnOnce() -> bool) -> Result<bool, Stopped> {
-        metered(self.deciding, &self.patience, check)
+    fn decide(&self, check: impl FnOnce() -> bool) -> Result<Option<bool>, Unfit> {
+        self.run(self.deciding, check)
     }
 
-    fn explain<T>(&self, check: impl FnOnce() -> T) -> Result<T, Stopped> {
-        metered(self.explaining, &self.patience, check)
+    fn explain<T>(&self, check: impl FnOnce() -> T) -> Result<Option<T>, Unfit> {
+        self.run(self.explaining, check)
     }
 
-    /// Whether a check that was stopped like this is over, and not only a part of it.
-    fn ends(&self, stopped: Stopped) -> bool {
-        self.brief || stopped != Stopped::Work
+    /// `None` if this part of the check takes too much work, but the check continues.
+    fn run<T>(&self, work: u64, check: impl FnOnce() -> T) -> Result<Option<T>, Unfit> {
+        match metered(work, &self.patience, check) {
+            Ok(outcome) => Ok(Some(outcome)),
+            Err(Stopped::Work) if !self.brief => Ok(None),
+            Err(stopped) => Err(Unfit::Stopped(stopped)),
+        }
     }
 }
 
@@ -144,11 +148,6 @@ impl ArgumentRules {
         self.warning.as_deref()
     }
 
-    /// Whether a body may be checked with [`Effort::brief`].
-    pub fn may_be_brief(body: &RawJson) -> bool {
-        body.as_bytes().len() <= BRIEF_BYTES
-    }
-
     /// The arguments to send: the very bytes of `body` where they are valid, else with exact
     /// corrections at the failing places. `null` counts as `{}`. At most 20 faults.
     pub fn check(&self, body: &RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
@@ -169,11 +168,10 @@ impl ArgumentRules {
             let text = format!("Arguments should nest at most {BODY_DEPTH} levels");
             return Err(fault(FieldFault::of_body("too_deep", text)));
         }
-        match effort.decide(|| checker.validator.is_valid(&value)) {
-            Ok(true) => Ok(body.clone()),
-            Ok(false) => checker.correct_or_explain(value, body, effort),
-            Err(stopped) if effort.ends(stopped) => Err(Unfit::Stopped(stopped)),
-            Err(_) => {
+        match effort.decide(|| checker.validator.is_valid(&value))? {
+            Some(true) => Ok(body.clone()),
+            Some(false) => checker.correct_or_explain(value, body, effort),
+            None => {
                 let text = "Arguments are too complex to be validated against this tool's schema: \
                             send fewer values in one call";
                 Err(fault(FieldFault::of_body("too_complex", text)))
@@ -232,28 +230,24 @@ impl Checker {
             written.map_err(|error| Unfit::Faults(vec![FieldFault::unreadable(&error)]))
         };
         for _ in 0..ROUNDS {
-            match effort.explain(|| correct(&mut now, &mut edits, unions)) {
-                Ok(true) => {}
-                Err(stopped) if effort.ends(stopped) => return Err(Unfit::Stopped(stopped)),
-                Ok(false) | Err(_) => break,
+            if effort.explain(|| correct(&mut now, &mut edits, unions))? != Some(true) {
+                break;
             }
-            match effort.decide(|| self.validator.is_valid(&now)) {
-                Ok(true) => return written(&edits),
-                Ok(false) => {}
-                Err(stopped) if effort.ends(stopped) => return Err(Unfit::Stopped(stopped)),
-                Err(_) => break,
+            match effort.decide(|| self.validator.is_valid(&now))? {
+                Some(true) => return written(&edits),
+                Some(false) => {}
+                None => break,
             }
         }
         let explained = effort.explain(|| {
             let objections = unions.objections(&now)?;
             Some(fault::list(&objections, unions))
-        });
-        match explained {
-            // Patterns that run out of their budget say nothing about the value.
-            Ok(Some(faults)) if faults.is_empty() => written(&edits),
-            Ok(Some(faults)) => Err(Unfit::Faults(faults)),
-            Err(stopped) if effort.ends(stopped) => Err(Unfit::Stopped(stopped)),
-            Ok(None) | Err(_) => Err(Unfit::Faults(vec![FieldFault::unexplained()])),
+        })?;
+        match explained.flatten() {
+            // Patterns that exceed their limit prove nothing about the value.
+            Some(faults) if faults.is_empty() => written(&edits),
+            Some(faults) => Err(Unfit::Faults(faults)),
+            None => Err(Unfit::Faults(vec![FieldFault::unexplained()])),
         }
     }
 }

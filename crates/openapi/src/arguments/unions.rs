@@ -118,12 +118,12 @@ impl Unions {
             .with_draft(self.draft)
             .with_registry(&self.registry);
         if explains {
-            for (name, one) in [("anyOf", false), ("oneOf", true)] {
+            for name in ["anyOf", "oneOf"] {
                 let unions = self.own.clone();
                 options = options.with_keyword(
                     name,
                     move |schema: &Map<String, Value>, branches: &Value, _: Location| {
-                        Ok(BranchesOf::keyword(&unions, schema, branches, one))
+                        Ok(BranchesOf::keyword(&unions, schema, branches, name))
                     },
                 );
             }
@@ -164,8 +164,7 @@ struct BranchesOf {
     unions: Weak<Unions>,
     schema: String,
     count: usize,
-    /// Exactly one is to fit.
-    one: bool,
+    name: &'static str,
 }
 
 impl BranchesOf {
@@ -173,7 +172,7 @@ impl BranchesOf {
         unions: &Weak<Unions>,
         schema: &Map<String, Value>,
         branches: &Value,
-        one: bool,
+        name: &'static str,
     ) -> Box<dyn for<'i> Keyword<'i>> {
         let location = schema.get(COUNTING).and_then(Value::as_str);
         Box::new(Self {
@@ -183,12 +182,8 @@ impl BranchesOf {
             count: branches
                 .as_array()
                 .map_or(0, |all| all.len().saturating_sub(1)),
-            one,
+            name,
         })
-    }
-
-    fn name(&self) -> &'static str {
-        if self.one { "oneOf" } else { "anyOf" }
     }
 
     /// How many branches fit; no more are counted than matter.
@@ -200,12 +195,14 @@ impl BranchesOf {
         let find = || {
             let branches = (0..self.count).filter(|index| {
                 // What cannot be looked into does not object here: the whole is refused already.
-                let branch = unions.branch(&self.schema, self.name(), *index, false);
+                let branch = unions.branch(&self.schema, self.name, *index, false);
                 branch.is_none_or(|branch| branch.is_valid(value))
             });
-            branches.take(if self.one { 2 } else { 1 }).count()
+            branches
+                .take(if self.name == "oneOf" { 2 } else { 1 })
+                .count()
         };
-        meter::once(&format!("{}/{}", self.schema, self.name()), value, find)
+        meter::once(&format!("{}/{}", self.schema, self.name), value, find)
     }
 }
 
@@ -216,7 +213,7 @@ impl<'i> Keyword<'i> for BranchesOf {
             0 => {
                 // The validator copies what a keyword of ours objects to.
                 spend(meter::size(value));
-                let (keyword, count, schema) = (self.name(), self.count, &self.schema);
+                let (keyword, count, schema) = (self.name, self.count, &self.schema);
                 Err(ValidationError::custom(format!(
                     "{keyword}{BETWEEN}{count}{BETWEEN}{schema}"
                 )))

@@ -69,93 +69,10 @@ pub fn document(input: &DocumentInput<'_>) -> Value {
 
 // What all operations share.
 
-/// The `components` object.
+/// The `components` object: schemas and responses that all operations refer to.
 fn components(secured: bool) -> Value {
-    let mut components = json!({
-        "schemas": {
-            "FilesAnswer": {
-                "title": "FilesAnswer",
-                "description": "Result of a call that created or changed files, or that has a \
-                                notice",
-                "type": "object",
-                "properties": {
-                    "result": {"title": "Result", "description": "Result returned by the tool"},
-                    "files": {"type": "array", "items": {"$ref": "#/components/schemas/File"}},
-                    "archive": {
-                        "description": "Zip file with all files, if there are several",
-                        "$ref": "#/components/schemas/File",
-                    },
-                    "message": {
-                        "type": "string",
-                        "description": "The links as a sentence in Markdown",
-                    },
-                    "notice": {"type": "string", "description": "Information for the model"},
-                },
-                "required": ["result"],
-            },
-            "File": {
-                "title": "File",
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string"},
-                    "url": {
-                        "type": "string",
-                        "format": "uri",
-                        "description": "Download URL of this version of the file; requires no key",
-                    },
-                    "size": {"type": "integer", "minimum": 0, "description": "Bytes"},
-                    "mime_type": {"type": "string"},
-                    "expires_at": {"type": "string", "format": "date-time"},
-                },
-                "required": ["name", "url", "size", "mime_type", "expires_at"],
-            },
-            "HTTPValidationError": {
-                "title": "HTTPValidationError",
-                "type": "object",
-                "properties": {"detail": {
-                    "title": "Detail",
-                    "type": "array",
-                    "items": {"$ref": "#/components/schemas/ValidationError"},
-                }},
-            },
-            "ValidationError": {
-                "title": "ValidationError",
-                "type": "object",
-                "properties": {
-                    "loc": {
-                        "title": "Location",
-                        "type": "array",
-                        "items": {"type": ["string", "integer"]},
-                    },
-                    "msg": {"title": "Message", "type": "string"},
-                    "type": {"title": "Error Type", "type": "string"},
-                    "input": {"title": "Input"},
-                },
-                "required": ["loc", "msg", "type"],
-            },
-            "Problem": {
-                "title": "Problem",
-                "description": "Problem details (RFC 9457); `detail` has the shape of mcpo's \
-                                errors",
-                "type": "object",
-                "properties": {
-                    "type": {"type": "string"},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "detail": {
-                        "type": ["string", "object"],
-                        "properties": {"message": {"type": "string"}, "data": {}},
-                    },
-                },
-            },
-        },
-        "responses": {"Problem": {
-            "description": "The error and how to resolve it",
-            "content": {"application/problem+json": {
-                "schema": {"$ref": "#/components/schemas/Problem"},
-            }},
-        }},
-    });
+    let components = include_str!("components.json");
+    let mut components: Value = serde_json::from_str(components).expect("a constant document");
     if secured {
         components["securitySchemes"] = json!({"HTTPBearer": {"type": "http", "scheme": "bearer"}});
     }
@@ -198,11 +115,9 @@ pub fn operation_ids<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String
     let names: Vec<&str> = names.into_iter().collect();
     let mapped: Vec<String> = names.iter().map(|name| map(name)).collect();
     let mut taken: HashSet<String> = HashSet::new();
-    let exact: Vec<bool> = names
-        .iter()
-        .zip(&mapped)
-        .map(|(name, id)| name == id && taken.insert(id.clone()))
-        .collect();
+    let pairs = names.iter().zip(&mapped);
+    let exact = pairs.map(|(name, id)| name == id && taken.insert(id.clone()));
+    let exact: Vec<bool> = exact.collect();
     // What was tried for an id already: thousands of names may come to the same.
     let mut tried: HashMap<String, u64> = HashMap::new();
     let finish = |(id, exact): (String, bool)| {
@@ -225,11 +140,8 @@ pub fn operation_ids<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String
 
 fn map(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let id: String = name
-        .chars()
-        .map(|c| if allowed(c) { c } else { '_' })
-        .take(LONGEST)
-        .collect();
+    let letters = name.chars().map(|c| if allowed(c) { c } else { '_' });
+    let id: String = letters.take(LONGEST).collect();
     if id.is_empty() { "tool".into() } else { id }
 }
 
@@ -302,10 +214,8 @@ fn responses(tool: &Tool) -> Value {
 }
 
 fn description(tool: &Tool, summary: &str, guide: Option<&str>) -> Option<String> {
-    let own = tool
-        .description()
-        .map(str::trim)
-        .filter(|text| !text.is_empty());
+    let own = tool.description().map(str::trim);
+    let own = own.filter(|text| !text.is_empty());
     let Some(guide) = guide.map(str::trim).filter(|text| !text.is_empty()) else {
         return own.map(str::to_owned);
     };

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Budget, Limits, Refs, Target, TooLarge, Warnings, any, any_object, complete, is_never,
-    merge::both, named, never, write,
+    Budget, Limits, Refs, Target, TooLarge, Warnings, any, complete, is_never, merge::both, named,
+    never, write,
 };
 
 /// One attempt at writing a schema out within the given limits.
@@ -169,7 +169,7 @@ impl<'a> Inliner<'a> {
         let object =
             types.contains(&"object") || (types.is_empty() && map.contains_key("properties"));
         let mut stub = match &*types {
-            _ if object => any_object(),
+            _ if object => json!({"type": "object", "additionalProperties": true}),
             ["array"] => json!({"type": "array", "items": any()}),
             [] => any(),
             _ => json!({"type": write(types.iter().copied())}),
@@ -280,10 +280,10 @@ impl<'a> Inliner<'a> {
                 let names = names.iter().filter(|name| name.is_string());
                 names.cloned().collect::<Vec<_>>().into()
             }),
-            "enum" => value
-                .as_array()
-                .filter(|list| !list.is_empty())
-                .map(|_| value.clone()),
+            "enum" => {
+                let filled = value.as_array().is_some_and(|list| !list.is_empty());
+                filled.then(|| value.clone())
+            }
             "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" => {
                 bound(key, value, map)
             }

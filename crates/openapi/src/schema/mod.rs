@@ -276,11 +276,6 @@ pub fn any() -> Value {
     })
 }
 
-/// An object with whatever in it.
-pub fn any_object() -> Value {
-    json!({"type": "object", "additionalProperties": true})
-}
-
 /// Nothing is valid.
 pub fn never() -> Value {
     json!({"not": {}})
@@ -348,11 +343,9 @@ pub fn complete(schema: &mut Map<String, Value>) {
 fn tuple_items(schema: &Map<String, Value>) -> Option<Value> {
     let places = schema.get("prefixItems")?.as_array()?;
     let closed = schema.get("maxItems")?.as_u64()? <= places.len() as u64;
-    let mut distinct: Vec<Value> = Vec::new();
-    for place in places.iter().filter(|_| closed) {
-        if !distinct.contains(place) {
-            distinct.push(place.clone());
-        }
+    let mut distinct = Vec::new();
+    if closed {
+        merge::union(&mut distinct, places.clone());
     }
     match distinct.len() {
         0 => None,
