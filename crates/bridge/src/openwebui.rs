@@ -5,7 +5,6 @@
 
 use std::{
     fs::File,
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -138,20 +137,16 @@ pub enum Event {
 
 impl Event {
     fn body(&self) -> Value {
-        match self {
-            Self::Files(files) => json!({"type": "files", "data": {"files": files}}),
-            Self::AllFiles(files) => {
-                json!({"type": "chat:message:files", "data": {"files": files}})
-            }
-            Self::Pages(pages, all) => {
-                let data = json!({"embeds": pages, "replace": all});
-                json!({"type": "embeds", "data": data})
-            }
+        let (kind, data) = match self {
+            Self::Files(files) => ("files", json!({"files": files})),
+            Self::AllFiles(files) => ("chat:message:files", json!({"files": files})),
+            Self::Pages(pages, all) => ("embeds", json!({"embeds": pages, "replace": all})),
             Self::Status(line, over) => {
                 let data = json!({"description": line, "done": over, "hidden": over});
-                json!({"type": "status", "data": data})
+                ("status", data)
             }
-        }
+        };
+        json!({"type": kind, "data": data})
     }
 }
 
@@ -329,6 +324,11 @@ impl Failure {
         Self::Unreachable(why.to_string().into())
     }
 
+    /// An error of the bridge's own disk.
+    pub fn disk(error: impl std::fmt::Display) -> Self {
+        Self::Disk(error.to_string().into())
+    }
+
     /// One word for logs and metrics.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -404,16 +404,10 @@ impl Chat {
             if size > limit {
                 return Err(Failure::TooLarge(limit));
             }
-            to.write_all(&chunk).await?;
+            to.write_all(&chunk).await.map_err(Failure::disk)?;
         }
-        to.flush().await?;
+        to.flush().await.map_err(Failure::disk)?;
         Ok(size)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Disk(error.to_string().into())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
 };
 
 use bridge_model::LinkToken;
@@ -11,7 +11,10 @@ use bridge_state::{Artifact, ChatStore, Link, StoreError};
 use jiff::{Timestamp, tz::TimeZone};
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
-use super::{Patience, Place, PublishError, Publisher, RelativePath, paths, publish::failed};
+use super::{
+    Place, PublishError, Publisher, RelativePath, paths,
+    publish::{failed, read_blocks},
+};
 
 impl Publisher<'_> {
     /// Packs `artifacts` (live ones of the workspace) into a zip called `name`. Entries keep their relative
@@ -40,7 +43,7 @@ impl Publisher<'_> {
             let mut data = data.ok_or_else(|| not_found(&artifact.name))?;
             zip.start_file(unique(&artifact.path, &mut taken), options(artifact, now))
                 .map_err(io::Error::from)
-                .and_then(|()| pack(&mut data, &mut zip, self.patience))
+                .and_then(|()| read_blocks(&mut data, self.patience, |it| zip.write_all(it)))
                 .map_err(failed(name))?;
         }
         let written = zip.finish().map_err(io::Error::from);
@@ -54,16 +57,6 @@ pub fn open_link(store: &ChatStore, token: &LinkToken) -> Result<Option<File>, S
     match store.link(token)? {
         Link::Live(_, blob) => Ok(store.blobs().get(&blob, None)?.map(File::from)),
         Link::Gone(_) | Link::Unknown => Ok(None),
-    }
-}
-
-fn pack(data: &mut impl Read, zip: &mut impl Write, patience: &Patience) -> io::Result<()> {
-    const BLOCK: u64 = 1024 * 1024;
-    loop {
-        patience.check()?;
-        if io::copy(&mut data.by_ref().take(BLOCK), zip)? == 0 {
-            return Ok(());
-        }
     }
 }
 
@@ -118,7 +111,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::artifacts::{Limits, Snapshot};
+    use crate::artifacts::{Limits, Patience, Snapshot};
     use bridge_state::Held;
     use bridge_state::testing::{Folder, alice, new_chat};
 

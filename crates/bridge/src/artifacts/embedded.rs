@@ -109,19 +109,12 @@ fn decode(text: &str) -> Option<Vec<u8>> {
 fn name(uri: &str, mime_type: &str) -> String {
     let path = uri.split(['?', '#']).next().unwrap_or_default();
     let path = path.split_once("://").map_or(path, |(_, path)| path);
-    let last = path
-        .trim_end_matches('/')
-        .rsplit('/')
-        .next()
-        .unwrap_or_default();
+    let path = path.trim_end_matches('/');
+    let last = path.rsplit('/').next().unwrap_or_default();
     let last = percent_decode_str(last).decode_utf8_lossy();
     let name = paths::safe(&last);
-    let kind = mime_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_lowercase();
+    let kind = mime_type.split(';').next().unwrap_or_default();
+    let kind = kind.trim().to_lowercase();
     if name.contains('.') || kind.is_empty() {
         return name;
     }

@@ -237,10 +237,8 @@ impl Source {
                 return Err(too_large());
             }
             let copied = copy(&self.file, target, size, patience).map_err(&failed)?;
-            let completed = self
-                .log
-                .as_ref()
-                .map_or(Ok(()), |log| sqlite::complete(target, log, patience));
+            let log = self.log.as_ref();
+            let completed = log.map_or(Ok(()), |log| sqlite::complete(target, log, patience));
             if copied != size || before != self.states().map_err(&failed)? {
                 continue;
             }
@@ -318,20 +316,32 @@ fn written(source: &File, at: u64, size: u64) -> (u64, u64) {
 /// Size and SHA-256 of the copy itself, not of a file that may have changed since.
 fn digest(file: &mut File, patience: &Patience) -> io::Result<(u64, String)> {
     file.rewind()?;
-    let (mut hash, mut size) = (Sha256::new(), 0);
-    let mut chunk = vec![0; CHUNK];
+    let mut hash = Sha256::new();
+    let size = read_blocks(file, patience, |block| {
+        hash.update(block);
+        Ok(())
+    })?;
+    Ok((size, hex(&hash.finalize())))
+}
+
+/// Reads all bytes, unless `patience` ends, and returns their number.
+pub(super) fn read_blocks(
+    from: &mut impl Read,
+    patience: &Patience,
+    mut use_block: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<u64> {
+    let (mut block, mut size) = (vec![0; CHUNK], 0);
     loop {
         patience.check()?;
-        let length = match file.read(&mut chunk) {
-            Ok(0) => break,
+        let length = match from.read(&mut block) {
+            Ok(0) => return Ok(size),
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        hash.update(&chunk[..length]);
+        use_block(&block[..length])?;
         size += length as u64;
     }
-    Ok((size, hex(&hash.finalize())))
 }
 
 #[cfg(test)]

@@ -128,15 +128,14 @@ fn capitalized(sentence: &str) -> String {
 }
 
 fn listed(files: &[String], more: usize, lang: Lang) -> String {
-    let mut listed = files.join(", ");
-    listed += &match (lang, more) {
+    let listed = files.join(", ");
+    match (lang, more) {
         (Lang::En, 0) if files.is_empty() => "none".to_owned(),
         (Lang::Ja, 0) if files.is_empty() => "なし".to_owned(),
-        (_, 0) => String::new(),
-        (Lang::En, more) => format!(", and {more} more"),
-        (Lang::Ja, more) => format!(", ほか {more} 件"),
-    };
-    listed
+        (_, 0) => listed,
+        (Lang::En, more) => format!("{listed}, and {more} more"),
+        (Lang::Ja, more) => format!("{listed}, ほか {more} 件"),
+    }
 }
 
 impl Answer {
@@ -215,15 +214,13 @@ pub struct Link {
 impl Link {
     /// The link of an artifact below the public base URL.
     pub fn to_artifact(artifact: &Artifact, settings: &Settings) -> Self {
+        let expires_at = artifact.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ");
         Self {
             name: artifact.path.clone(),
             url: artifact.url(&settings.listen.base_url.to_string()),
             size: artifact.size,
             mime_type: artifact.mime_type.clone(),
-            expires_at: artifact
-                .expires_at
-                .strftime("%Y-%m-%dT%H:%M:%SZ")
-                .to_string(),
+            expires_at: expires_at.to_string(),
         }
     }
 

@@ -14,15 +14,6 @@ use serde_json::{
 use super::CallError;
 use crate::artifacts::RelativePath;
 
-/// How a field spells a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// As it came: a path, or a `file:` URI.
-    AsSent,
-    /// As a URI.
-    Uri,
-}
-
 /// Makes the named top-level arguments absolute, be they one name or a list, in fields of `paths` and
 /// of `uris`; all others keep their bytes. `None` where nothing is to be changed.
 pub fn resolve(
@@ -31,8 +22,8 @@ pub fn resolve(
     arguments: &RawJson,
     work: &Path,
 ) -> Result<Option<RawJson>, CallError> {
-    let paths = paths.iter().map(|field| (field, Form::AsSent));
-    let uris = uris.iter().map(|field| (field, Form::Uri));
+    let paths = paths.iter().map(|field| (field, false));
+    let uris = uris.iter().map(|field| (field, true));
     let mut fields = paths.chain(uris).peekable();
     if fields.peek().is_none() {
         return Ok(None);
@@ -40,14 +31,14 @@ pub fn resolve(
     let Ok(mut members) = arguments.read::<IndexMap<String, Box<RawValue>>>() else {
         return Ok(None);
     };
-    for (field, form) in fields {
+    for (field, as_uri) in fields {
         let Some(member) = members.get_mut(field) else {
             continue;
         };
         let bad = || CallError::BadPath {
             field: field.clone(),
         };
-        let one = |name: &str| absolute(name, form, work).ok_or_else(bad);
+        let one = |name: &str| absolute(name, as_uri, work).ok_or_else(bad);
         let resolved = match serde_json::from_str::<Value>(member.get()) {
             Ok(Value::String(name)) => Value::from(one(&name)?),
             Ok(Value::Array(items)) => {
@@ -62,36 +53,28 @@ pub fn resolve(
         *member = to_raw_value(&resolved).map_err(|_| bad())?;
     }
     let resolved = RawJson::from_value(&members);
-    resolved
-        .map(Some)
-        .map_err(|error| CallError::Internal(error.to_string()))
+    resolved.map(Some).map_err(CallError::internal)
 }
 
-/// `None` for what leaves the folder.
-fn absolute(name: &str, form: Form, work: &Path) -> Option<String> {
+/// `None` for a path that leaves the folder. `as_uri`: also a plain path becomes a URI.
+fn absolute(name: &str, as_uri: bool, work: &Path) -> Option<String> {
     if let Some(file) = after_scheme(name, "file:") {
         return Some(uri(&within_uri(&path_of_uri(file)?, work)?));
     }
-    let elsewhere = ["http:", "https:", "data:"];
-    match form {
-        Form::AsSent => within(name, work),
-        Form::Uri
-            if elsewhere
-                .iter()
-                .any(|scheme| after_scheme(name, scheme).is_some()) =>
-        {
-            Some(name.to_owned())
-        }
-        Form::Uri => Some(uri(&within(name, work)?)),
+    let mut elsewhere = ["http:", "https:", "data:"].into_iter();
+    if !as_uri {
+        within(name, work)
+    } else if elsewhere.any(|scheme| after_scheme(name, scheme).is_some()) {
+        Some(name.to_owned())
+    } else {
+        Some(uri(&within(name, work)?))
     }
 }
 
 /// Schemes are read in any case.
 fn after_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
-    let start = text.get(..scheme.len())?;
-    start
-        .eq_ignore_ascii_case(scheme)
-        .then(|| &text[scheme.len()..])
+    let (start, rest) = text.split_at_checked(scheme.len())?;
+    start.eq_ignore_ascii_case(scheme).then_some(rest)
 }
 
 /// What follows `file:`, as a path: with an authority or without, and with any number of slashes, since
@@ -127,26 +110,17 @@ mod tests {
 
     const WORK: &str = "/jobs/x/wörk";
 
-    fn one(name: &str, form: Form) -> Option<String> {
-        absolute(name, form, Path::new(WORK))
+    fn one(name: &str, as_uri: bool) -> Option<String> {
+        absolute(name, as_uri, Path::new(WORK))
     }
 
     #[test]
     fn names_become_paths_and_paths_that_leave_are_refused() {
-        assert_eq!(
-            one("a b/c.xlsx", Form::AsSent).unwrap(),
-            "/jobs/x/wörk/a b/c.xlsx"
-        );
-        assert_eq!(
-            one("a:b.xlsx", Form::AsSent).unwrap(),
-            "/jobs/x/wörk/a:b.xlsx"
-        );
-        assert_eq!(
-            one("/jobs/x/wörk/a", Form::AsSent).unwrap(),
-            "/jobs/x/wörk/a"
-        );
+        assert_eq!(one("a b/c.xlsx", false).unwrap(), "/jobs/x/wörk/a b/c.xlsx");
+        assert_eq!(one("a:b.xlsx", false).unwrap(), "/jobs/x/wörk/a:b.xlsx");
+        assert_eq!(one("/jobs/x/wörk/a", false).unwrap(), "/jobs/x/wörk/a");
         for bad in ["../x", "/etc/passwd", "a/../../b", "", "/jobs/x/wörk/../y"] {
-            assert_eq!(one(bad, Form::AsSent), None, "{bad}");
+            assert_eq!(one(bad, false), None, "{bad}");
         }
     }
 
@@ -164,9 +138,9 @@ mod tests {
             "FILE://LOCALHOST/a%20b.docx",
             "file:///jobs/x/w%C3%B6rk/a%20b.docx",
         ] {
-            for form in [Form::AsSent, Form::Uri] {
+            for as_uri in [false, true] {
                 let expected = "file:///jobs/x/w%C3%B6rk/a%20b.docx";
-                assert_eq!(one(name, form).as_deref(), Some(expected), "{name}");
+                assert_eq!(one(name, as_uri).as_deref(), Some(expected), "{name}");
             }
         }
         for bad in [
@@ -178,22 +152,22 @@ mod tests {
             "file:%00",
             "file:%ff",
         ] {
-            assert_eq!(one(bad, Form::AsSent), None, "{bad}");
+            assert_eq!(one(bad, false), None, "{bad}");
         }
-        let elsewhere = one("file:///etc/passwd", Form::AsSent).unwrap();
+        let elsewhere = one("file:///etc/passwd", false).unwrap();
         assert_eq!(elsewhere, "file:///jobs/x/w%C3%B6rk/etc/passwd");
     }
 
     #[test]
     fn a_field_of_uris_gets_one_for_a_name_and_passes_those_of_pages() {
         assert_eq!(
-            one("a.docx", Form::Uri).unwrap(),
+            one("a.docx", true).unwrap(),
             "file:///jobs/x/w%C3%B6rk/a.docx"
         );
         for same in ["https://example.com/a?b#c", "HTTP://x", "data:text/plain,a"] {
-            assert_eq!(one(same, Form::Uri).unwrap(), same);
+            assert_eq!(one(same, true).unwrap(), same);
         }
-        assert_eq!(one("../x", Form::Uri), None);
+        assert_eq!(one("../x", true), None);
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! What a child is asked: a tool call of ours, or a client's own message, byte by byte.
+//! The request to a child: a tool call of the OpenAPI endpoint, or a client's own message with its bytes.
 
 use std::{collections::BTreeSet, io::Write as _, time::Duration};
 
 use axum::http::HeaderMap;
 use bridge_model::Job;
-use bridge_process::{Child, Profile, Responder, ServerMessage, envelop, unfold};
+use bridge_process::{Child, ChildError, Profile, Responder, ServerMessage, envelop, unfold};
 use bridge_protocol::{
     RawJson,
     era::Era,
@@ -34,11 +34,11 @@ pub enum Ask {
         /// A JSON object.
         arguments: RawJson,
     },
-    /// A request of an MCP client, passed on as it came but for its ids and paths.
+    /// A request of an MCP client, unchanged except for its ids and paths.
     Relay(Relayed),
 }
 
-/// A client's request. The parts lie within the line.
+/// A client's request. The parts are slices of the line.
 #[derive(Debug, Clone)]
 pub struct Relayed {
     /// The whole message.
@@ -47,21 +47,21 @@ pub struct Relayed {
     pub id: RawJson,
     /// The client's progress token.
     pub token: Option<RawJson>,
-    /// Which form of the protocol the message has.
+    /// The protocol era of the message.
     pub era: Era,
     /// The method.
     pub method: Box<str>,
     /// Of `tools/call`: the tool, as the server spells it.
     pub tool: Option<Box<str>>,
-    /// Where in the line the tool's name is, in case the server spells it otherwise.
+    /// The tool's name in the line, in case the server spells it differently.
     pub name: Option<RawJson>,
-    /// Of `tools/call`, where the client sent some.
+    /// Of `tools/call`, if the client sent some.
     pub arguments: Option<RawJson>,
-    /// The metadata, where the client sent some.
+    /// The metadata, if the client sent some.
     pub meta: Option<RawJson>,
 }
 
-/// Methods that are counted by name; others are counted as `other`.
+/// Methods with a metric label of their own; others are counted as `other`.
 const METHODS: &[&str] = &[
     method::COMPLETE,
     method::SET_LEVEL,
@@ -81,30 +81,24 @@ impl Ask {
     pub fn label(&self) -> &str {
         match self {
             Self::Tool { name, .. } => name,
-            Self::Relay(relayed) => match &relayed.tool {
-                Some(tool) => tool,
-                None => METHODS
-                    .iter()
-                    .find(|method| **method == &*relayed.method)
-                    .unwrap_or(&"other"),
-            },
+            Self::Relay(relayed) => relayed.tool.as_deref().unwrap_or_else(|| {
+                let known = METHODS.iter().find(|method| **method == &*relayed.method);
+                known.unwrap_or(&"other")
+            }),
         }
     }
 
-    /// Whether it is a call of a tool, after which the folder is looked through.
-    pub fn is_tool_call(&self) -> bool {
-        match self {
-            Self::Tool { .. } => true,
-            Self::Relay(relayed) => relayed.tool.is_some(),
-        }
-    }
-
-    /// The message of an MCP client.
-    pub fn line(&self) -> Option<&Bytes> {
+    /// The request of an MCP client, if it is one.
+    fn relayed(&self) -> Option<&Relayed> {
         match self {
             Self::Tool { .. } => None,
-            Self::Relay(relayed) => Some(&relayed.line),
+            Self::Relay(relayed) => Some(relayed),
         }
+    }
+
+    /// Whether it is a tool call, after which the folder is scanned.
+    pub fn is_tool_call(&self) -> bool {
+        self.relayed().is_none_or(|relayed| relayed.tool.is_some())
     }
 
     /// The arguments, for the journal.
@@ -115,12 +109,9 @@ impl Ask {
         }
     }
 
-    /// Which form of the protocol it has.
+    /// The protocol era of the request.
     pub fn era(&self) -> Era {
-        match self {
-            Self::Tool { .. } => Era::Legacy,
-            Self::Relay(relayed) => relayed.era,
-        }
+        self.relayed().map_or(Era::Legacy, |relayed| relayed.era)
     }
 
     /// Writes the request for a number of ours and a child of this era, which may know nothing of
@@ -136,13 +127,10 @@ impl Ask {
         forwarded: Option<&HeaderMap>,
         follows: bool,
     ) -> Result<impl FnOnce(u64) -> Vec<u8> + Send + use<'a>, CallError> {
-        let resolved = match self.arguments() {
-            Some(arguments) => {
-                let (paths, uris) = (&spec.resolve_path_fields, &spec.resolve_uri_fields);
-                resolve(paths, uris, arguments, &job.work())?
-            }
-            None => None,
-        };
+        let (paths, uris) = (&spec.resolve_path_fields, &spec.resolve_uri_fields);
+        let resolved = self.arguments();
+        let resolved = resolved.map(|arguments| resolve(paths, uris, arguments, &job.work()));
+        let resolved = resolved.transpose()?.flatten();
         let program = matches!(spec.transport, Transport::Stdio(_));
         let forwarded = forwarded.filter(|_| program && self.is_tool_call());
         let forwarded = forwarded.map(headers_meta);
@@ -181,10 +169,8 @@ impl Relayed {
             let token = asks.then_some(own);
             meta_with(self.meta.as_ref(), token, forwarded)
         });
-        let mut name = self
-            .tool
-            .as_ref()
-            .map(|tool| Value::from(&**tool).to_string());
+        let name = self.tool.as_deref();
+        let mut name = name.map(|name| Value::from(name).to_string());
         match (&meta, &self.meta) {
             (Some(now), Some(before)) => edits.push((before, now.as_bytes())),
             // Every tool call has a name, and so a place for the metadata.
@@ -229,24 +215,24 @@ fn tool_call(
     line
 }
 
-// A request and its answer, where the child asks by result: `input_required` ends a round, and the
-// same request with the answers begins the next. A caller who knows nothing of rounds is asked as
-// if the child had asked him itself; who passes them on plays them himself.
+// A request whose result may ask for input: `input_required` ends a round, and the same request with the
+// answers begins the next. A caller of an older revision gets the questions as requests of the child; a
+// caller of the same revision gets the result and repeats its request.
 
-/// Rounds of one request. Servers that ask step by step need a few.
+/// The rounds of one request.
 const ROUNDS: usize = 32;
 
-/// Before the next round, where the child asked for nothing but another try.
+/// Before the next round, if the child asked no question.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What the next round says beside the request itself.
+/// The additional members of the request in the next round.
 struct Round {
     answers: RawJson,
     state: Option<RawJson>,
 }
 
 impl Running {
-    /// Asks the child until it has an answer, or one that the caller deals with.
+    /// Sends the request until the child has an answer, or a question that its caller handles.
     pub(super) async fn exchange(
         &self,
         child: &Child,
@@ -277,7 +263,10 @@ impl Running {
             };
             let sink = self.call.sink.clone();
             let exchanged = child.exchange(write, cancelled, sink).await;
-            let reply = self.reply(exchanged)?;
+            let reply = exchanged.map_err(|error| match error {
+                ChildError::Timeout => self.timed_out(None),
+                error => CallError::Child(error),
+            })?;
             let Some(asked) = plays.then(|| InputRequired::read(&reply)).flatten() else {
                 return Ok(reply);
             };
@@ -290,8 +279,8 @@ impl Running {
         Err(CallError::TooManyRounds(ROUNDS))
     }
 
-    /// Callers of the same revision play rounds themselves, but only where their retry comes to
-    /// the same process.
+    /// Callers of the same revision repeat their requests themselves, but only if the next request comes
+    /// to the same process.
     fn plays_rounds(&self) -> bool {
         let same_process = match self.call.spec.mode {
             Mode::Shared => true,
@@ -301,16 +290,15 @@ impl Running {
         self.call.ask.era() == Era::Legacy || !same_process
     }
 
-    /// What a child of 2026-07-28 has no method for, and the bridge does for it.
+    /// The reply to a method that 2026-07-28 does not have, and which the bridge handles.
     async fn instead_of(&self, child: &Child) -> Option<Result<Reply, CallError>> {
-        let line = self.call.ask.line()?;
-        let whole = RawJson::parse(line.clone()).ok()?;
+        let line = self.call.ask.relayed()?.line.clone();
+        let whole = RawJson::parse(line).ok()?;
         let method: String = whole.member("method")?.read().ok()?;
-        let uri = whole
-            .member("params")
-            .and_then(|params| params.member("uri"));
+        let params = whole.member("params");
+        let uri = params.and_then(|params| params.member("uri"));
         let uri: Option<String> = uri.and_then(|uri| uri.read().ok());
-        // On a shared child somebody else may want to hear it.
+        // On a shared child another caller may be subscribed.
         let of_others =
             self.call.spec.mode == Mode::Shared && method == method::RESOURCES_UNSUBSCRIBE;
         if !of_others && let Err(error) = child.instead_of(&method, uri).await? {
@@ -320,7 +308,7 @@ impl Running {
         Reply::read(&empty).map(Ok)
     }
 
-    /// Has the caller answer what the child asked.
+    /// Sends the child's questions to the caller and waits for the answers.
     async fn answers(&self, asked: &InputRequired) -> Result<RawJson, CallError> {
         if asked.requests.is_empty() {
             tokio::time::sleep(PAUSE).await;
@@ -330,10 +318,9 @@ impl Running {
             let (answer, answered) = oneshot::channel();
             let responder = Responder::of_round(key, answer);
             if let Some(sink) = &self.call.sink {
-                // Who does not hear it declines by the responder's drop.
-                let _ = sink
-                    .messages
-                    .try_send(ServerMessage::Request(said.clone(), responder));
+                let request = ServerMessage::Request(said.clone(), responder);
+                // If it cannot be sent, the drop of the responder declines it.
+                let _ = sink.messages.try_send(request);
             }
             waiting.push(answered);
         }
@@ -351,7 +338,7 @@ impl Running {
     }
 }
 
-/// What a result asks for.
+/// The questions in a result.
 struct InputRequired {
     requests: Vec<(String, Said)>,
     state: Option<RawJson>,
@@ -378,17 +365,14 @@ impl InputRequired {
     }
 
     fn methods(&self) -> String {
-        let methods: BTreeSet<&str> = self
-            .requests
-            .iter()
-            .map(|(_, said)| &*said.method)
-            .collect();
-        methods.into_iter().collect::<Vec<_>>().join(", ")
+        let methods = self.requests.iter().map(|(_, said)| &*said.method);
+        let methods: BTreeSet<&str> = methods.collect();
+        Vec::from_iter(methods).join(", ")
     }
 }
 
-/// The answer of a caller who cannot be asked, which lets the call go on; a round has no place for an
-/// error. `None` where no answer says so.
+/// The answer for a caller who cannot be asked, with which the call continues; a round cannot contain an
+/// error. `None` for a method without such an answer.
 fn unasked(method: &str) -> Option<RawJson> {
     Some(RawJson::from_json(&match method {
         method::ELICITATION_CREATE => json!({"action": "cancel"}),
@@ -397,7 +381,7 @@ fn unasked(method: &str) -> Option<RawJson> {
     }))
 }
 
-/// The question as a child of an older revision asks it.
+/// The question as a request of an older revision.
 fn as_request(key: &RawJson, question: &RawJson) -> Option<Said> {
     let line = question
         .with_member("id", key)
@@ -405,7 +389,7 @@ fn as_request(key: &RawJson, question: &RawJson) -> Option<Said> {
     Said::read(&line.into_bytes())
 }
 
-/// The request as a line, with what its round adds.
+/// The request as a line, with the members of its round.
 fn with_round(mut line: Vec<u8>, round: Option<&Round>) -> Bytes {
     if let Some(round) = round
         && let Ok(whole) = RawJson::parse(line.clone().into())
@@ -422,32 +406,32 @@ fn with_round(mut line: Vec<u8>, round: Option<&Round>) -> Bytes {
     line.into()
 }
 
-// A call's wait for its caller, whom the child asked something.
+// The wait of a call for the input of its caller.
 //
 // ```text
 // Running ──asked──▶ InputPending ──answered──▶ Returning ──turn and permit are back──▶ Running ──▶ Ended
 // ```
 // While the input is pending, the call's clock stands still, and other calls may have its turn and its
-// permit. The child gets the answer when the call has both again: what it then does to the folder falls
+// permit. The child gets the answer when the call has both again, so that its changes of the folder fall
 // into the call's own turn.
 
-/// Where a call stands between its child and its caller. The endpoint and the engine each hold one.
+/// The state of a call between its child and its caller, shared by the endpoint and the engine.
 #[derive(Debug, Clone)]
 pub struct PendingInput(Option<watch::Sender<CallState>>);
 
-/// Sees where the call stands.
+/// A receiver of the state.
 pub(super) struct Watch(Option<watch::Receiver<CallState>>);
 
 /// See the top of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallState {
-    /// The child is at work, or was not asked yet.
+    /// The child works, or has not got the request.
     Running,
-    /// The caller has been asked.
+    /// The caller was asked for input.
     InputPending,
-    /// The caller has answered; the child has not heard it yet.
+    /// The caller has answered; the child has not got the answer.
     Returning,
-    /// Nobody looks after the call any more.
+    /// The call has ended.
     Ended,
 }
 
@@ -458,13 +442,13 @@ impl Default for PendingInput {
 }
 
 impl Watch {
-    /// Where it stands now.
+    /// The current state.
     pub fn now(&mut self) -> CallState {
         let state = self.0.as_mut().map(|state| *state.borrow_and_update());
         state.unwrap_or(CallState::Running)
     }
 
-    /// Waits until it stands somewhere else.
+    /// Waits for another state.
     pub async fn changed(&mut self) {
         if let Some(state) = &mut self.0
             && state.changed().await.is_ok()
@@ -476,22 +460,22 @@ impl Watch {
 }
 
 impl PendingInput {
-    /// Of a call whose caller cannot be asked anything.
+    /// Of a call whose caller cannot be asked for input.
     pub fn never() -> Self {
         Self(None)
     }
 
-    /// The caller is asked something.
+    /// The caller is asked for input.
     pub fn begin(&self) {
         self.change(|state| (state != CallState::Ended).then_some(CallState::InputPending));
     }
 
-    /// The caller has answered all that he was asked.
+    /// The caller has answered all questions.
     pub fn answered(&self) {
         self.change(|state| (state == CallState::InputPending).then_some(CallState::Returning));
     }
 
-    /// Waits until the child may hear the answers; after the end of the call that is at once.
+    /// Waits until the child may get the answers; at once after the end of the call.
     pub async fn resumed(&self) {
         let going = |state: &CallState| matches!(state, CallState::Running | CallState::Ended);
         if let Some(state) = &self.0 {
@@ -528,9 +512,9 @@ impl PendingInput {
     }
 }
 
-// Forwarded headers in the `_meta` of a tool call, where programs read them.
+// Forwarded headers in the `_meta` of a tool call, for programs.
 
-/// Under this name; what a client itself sends under it never arrives.
+/// The member of `_meta`; a client's own member of this name is removed.
 const KEY: &str = "mcpo-bridge/headers";
 
 /// Names in lower case; several values of one name are joined, as HTTP does it.
@@ -546,8 +530,7 @@ fn headers_meta(headers: &HeaderMap) -> Value {
     members.into()
 }
 
-/// The client's metadata with the headers, and with our own progress token, in the place of his where
-/// he sent one.
+/// The client's metadata with the headers, and with the bridge's progress token instead of the client's.
 fn meta_with(meta: Option<&RawJson>, token: Option<u64>, headers: Option<&Value>) -> String {
     let members = meta.and_then(RawJson::members).unwrap_or_default();
     let mut texts: Vec<String> = Vec::with_capacity(members.len() + 2);

@@ -2,7 +2,7 @@
 //! are attached to the message after it. Only if the user's own token came with the call. Errors here
 //! fail no call: the answer has a notice.
 
-use std::{collections::HashSet, fs::File, io::Read as _, sync::Arc, time::Duration};
+use std::{collections::HashSet, fs::File, sync::Arc, time::Duration};
 
 use bridge_model::{Job, Principal};
 use bridge_process::Child;
@@ -138,13 +138,11 @@ impl Running {
     async fn fetch_one(&self, chat: &Chat, attachment: &Attachment) -> Result<Incoming, Failure> {
         let store = self.engine.store.clone();
         let staged = blocking(move || {
-            let staged = store.blobs().stage().map_err(|error| error.to_string())?;
-            let data = staged.data().map_err(|error| error.to_string())?;
+            let staged = store.blobs().stage().map_err(Failure::disk)?;
+            let data = staged.data().map_err(Failure::disk)?;
             Ok((staged, data))
         });
-        let (file, data) = staged
-            .await
-            .map_err(|why: String| Failure::Disk(why.into()))?;
+        let (file, data) = staged.await?;
         let limit = self.engine.settings.files.max_upload_bytes;
         Ok(Incoming {
             size: chat.download(&attachment.id, data, limit).await?,
@@ -262,21 +260,15 @@ impl Running {
         if !wanted || file.mime_type != "text/html" || file.size > LONGEST_PAGE {
             return None;
         }
-        let mut data = self.open_artifact(file).await.ok()?;
-        let read = move || {
-            let mut text = String::new();
-            data.read_to_string(&mut text).ok().map(|_| text)
-        };
-        blocking(read).await
+        let data = self.open_artifact(file).await.ok()?;
+        blocking(move || std::io::read_to_string(data).ok()).await
     }
 
     async fn open_artifact(&self, file: &Artifact) -> Result<File, Failure> {
         let (store, link) = (self.engine.store.clone(), file.token.clone());
-        match blocking(move || open_link(&store, &link)).await {
-            Ok(Some(data)) => Ok(data),
-            Ok(None) => Err(Failure::Disk("the file no longer exists".into())),
-            Err(error) => Err(Failure::Disk(error.to_string().into())),
-        }
+        let opened = blocking(move || open_link(&store, &link)).await;
+        let data = opened.map_err(Failure::disk)?;
+        data.ok_or_else(|| Failure::disk("the file no longer exists"))
     }
 
     async fn chat_file(&self, chat: &Chat, file: &Artifact) -> Result<Value, Failure> {
@@ -521,8 +513,7 @@ fn put_all(
     for incoming in files {
         let wanted = safe_name(&incoming.name);
         let name = put_under_free_name(store, lease, &incoming.file, numbered(&wanted))?;
-        let path = RelativePath::parse(&name);
-        let path = path.map_err(|error| CallError::Internal(error.to_string()))?;
+        let path = RelativePath::parse(&name).map_err(CallError::internal)?;
         // A child may have removed it already.
         if let Err(error) = seen.note(&job.work(), &path) {
             tracing::debug!(%error, "an attached file no longer exists");

@@ -20,9 +20,10 @@ pub fn rpc_words(error: &Value) -> String {
         other => other,
     };
     match said {
-        Value::Null => "the server returned no message".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Object(members) if members.is_empty() => "the server returned no message".to_owned(),
+        nothing if nothing.is_null() || *nothing == serde_json::json!({}) => {
+            "the server returned no message".to_owned()
+        }
         other => other.to_string(),
     }
 }
@@ -138,16 +139,18 @@ pub struct Waited {
 
 impl Waited {
     fn said(&self) -> String {
-        self.noise.as_ref().map_or_else(String::new, |line| {
-            format!(
-                "; the server wrote to stdout, but not JSON-RPC: {}",
-                line.trim()
-            )
+        let said = self.noise.as_deref().map(str::trim);
+        said.map_or_else(String::new, |line| {
+            format!("; the server wrote to stdout, but not JSON-RPC: {line}")
         })
     }
 }
 
 impl CallError {
+    pub(super) fn internal(error: impl std::fmt::Display) -> Self {
+        Self::Internal(error.to_string())
+    }
+
     /// See [`Severity`]. No default: each new error has to say.
     pub fn severity(&self) -> Severity {
         match self {
@@ -190,11 +193,6 @@ impl CallError {
             Self::Unfinished(error) => error.exit_status(),
             _ => None,
         }
-    }
-
-    /// Whether a remote server refused the call unread because it had forgotten the session.
-    pub fn is_unheard(&self) -> bool {
-        matches!(self, Self::Child(ChildError::Unheard { .. }))
     }
 
     /// The error of a call whose tool was asked before it failed. What says "not now" would be read as
@@ -258,7 +256,7 @@ impl From<StoreError> for CallError {
         } else if error.is_disk_full() {
             Self::DiskFull(error.to_string())
         } else {
-            Self::Internal(error.to_string())
+            Self::internal(error)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Publishes the files that a call left on disk, and checks the size of its folder.
 
-use std::{io::Write as _, path::Path, sync::Arc, time::Duration};
+use std::{io::Write as _, sync::Arc, time::Duration};
 
 use bridge_model::{Job, JobFolderPaths, Principal};
 use bridge_process::relative;
@@ -8,7 +8,7 @@ use bridge_protocol::RawJson;
 use bridge_state::Lease;
 use serde_json::Value;
 use tokio::{
-    sync::{OwnedMutexGuard, oneshot},
+    sync::{Mutex, OwnedMutexGuard, oneshot},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -74,19 +74,17 @@ impl CallEngine {
         // A disk that hangs delays neither the answer nor the chat.
         let result = timeout_at(until + LAST_STEP, receive).await;
         drop(stop);
-        match result {
-            Ok(received) => received.unwrap_or(Err(CallError::Left)),
-            Err(_) => {
-                self.metrics.files_given_up(1);
-                Ok(not_in_time())
-            }
+        if let Ok(received) = result {
+            return received.unwrap_or(Err(CallError::Left));
         }
+        self.metrics.files_given_up(1);
+        Ok(not_in_time())
     }
 
     /// Also returns the snapshot with which the next one is compared.
     fn publish_now(&self, input: &PublishInput, patience: &Patience) -> (Snapshot, PublishResult) {
         let limits = snapshot_limits(&self.settings);
-        let (job, before) = (&input.job, &input.before);
+        let (job, before) = (&input.folder.job, &input.before);
         let mut refused = Vec::new();
         let mut places = self.unpack(input, &mut refused);
         let snapshot = match Snapshot::look(job, &limits) {
@@ -132,11 +130,8 @@ impl CallEngine {
                 let name = place.path.name();
                 !snapshot.files().any(|path| path.name() == name)
             };
-            places.extend(
-                aside
-                    .into_iter()
-                    .filter(|place| mentions.names(place, alone(place))),
-            );
+            let named = |place: &Place| mentions.names(place, alone(place));
+            places.extend(aside.into_iter().filter(named));
         }
         self.limit_files(&mut places, "more files", &mut refused);
         let published = self.link(input, &places, &snapshot, patience, &mut refused);
@@ -168,8 +163,8 @@ impl CallEngine {
     ) -> Published {
         let publisher = Publisher {
             store: &self.store,
-            job: &input.job,
-            lease: &input.lease,
+            job: &input.folder.job,
+            lease: &input.folder.lease,
             principal: &input.principal,
             server: &input.spec.name,
             tool: &input.tool,
@@ -215,9 +210,12 @@ impl CallEngine {
 
     /// Whether a link can be requested later: the built-in server works in the same folder.
     fn gives_links(&self, spec: &ServerSpec) -> bool {
-        let settings = &self.settings;
-        let offered = settings.files.server && settings.stateful.enabled;
-        offered && spec.mode == Mode::Stateful && spec.workspace == WorkspaceScope::Chat
+        let of_chat = spec.mode == Mode::Stateful && spec.workspace == WorkspaceScope::Chat;
+        of_chat && self.has_files_server()
+    }
+
+    fn has_files_server(&self) -> bool {
+        self.settings.files.server && self.settings.stateful.enabled
     }
 
     /// Stores the files that the answer contains in the folder, and returns their places.
@@ -225,7 +223,7 @@ impl CallEngine {
         let mut files = artifacts::embedded(&input.result);
         self.limit_files(&mut files, "more files in the answer", refused);
         let (mut places, mut used) = (Vec::new(), input.before.usage.bytes);
-        let limit = self.disk.limit(&input.principal, input.job.id());
+        let limit = self.disk.limit(&input.principal, input.folder.job.id());
         for file in files {
             used = used.saturating_add(file.bytes.len() as u64);
             let placed = if used > limit.bytes {
@@ -245,12 +243,10 @@ impl CallEngine {
 
     /// Under its name, or with a number if another file has that name.
     fn free_path(&self, input: &PublishInput, file: &Embedded) -> Result<RelativePath, CallError> {
-        let internal = |error: &dyn std::fmt::Display| CallError::Internal(error.to_string());
         let is_it = |name: &String| {
-            let path = input.job.work().join(name);
-            let length =
-                std::fs::symlink_metadata(&path).map(|found| (found.is_file(), found.len()));
-            length.is_ok_and(|found| found == (true, file.bytes.len() as u64))
+            let path = input.folder.job.work().join(name);
+            let found = std::fs::symlink_metadata(&path);
+            found.is_ok_and(|it| it.is_file() && it.len() == file.bytes.len() as u64)
                 && std::fs::read(&path).is_ok_and(|bytes| bytes == file.bytes)
         };
         let name = if is_it(&file.name) {
@@ -258,13 +254,17 @@ impl CallEngine {
             file.name.clone()
         } else {
             let staged = self.store.blobs().stage()?;
-            let written = staged
-                .data()
-                .and_then(|mut data| data.write_all(&file.bytes));
-            written.map_err(|error| internal(&error))?;
-            put_under_free_name(&self.store, &input.lease, &staged, numbered(&file.name))?
+            let data = staged.data();
+            let written = data.and_then(|mut data| data.write_all(&file.bytes));
+            written.map_err(CallError::internal)?;
+            put_under_free_name(
+                &self.store,
+                &input.folder.lease,
+                &staged,
+                numbered(&file.name),
+            )?
         };
-        RelativePath::parse(name).map_err(|error| internal(&error))
+        RelativePath::parse(name).map_err(CallError::internal)
     }
 
     /// Removes links that no answer contains.
@@ -295,7 +295,7 @@ fn mentions(input: &PublishInput, wanted: bool) -> Option<Mentions> {
     let useful = input.result.as_bytes().len() <= SEARCHED
         && (holds(&input.result) || arguments.is_some_and(holds));
     (wanted || useful).then(|| {
-        let arguments = arguments.map(|raw| relative(raw.clone(), &input.paths));
+        let arguments = arguments.map(|raw| relative(raw.clone(), &input.folder.paths));
         Mentions::in_call(&input.tool, arguments.as_ref(), &input.result)
     })
 }
@@ -315,10 +315,8 @@ fn outside(mentions: &Mentions, published: &Published) -> Option<Notice> {
 
 /// Some names of the files of a workspace, for a model whose server was restarted.
 pub fn inventory(snapshot: &Snapshot) -> Notice {
-    let names: Vec<String> = snapshot
-        .files()
-        .map(|path| path.display().into_owned())
-        .collect();
+    let names = snapshot.files().map(|path| path.display().into_owned());
+    let names: Vec<String> = names.collect();
     let more = names.len().saturating_sub(LISTED);
     Notice::MemoryLost {
         files: names.into_iter().take(LISTED).collect(),
@@ -351,12 +349,8 @@ fn collect(fields: &[String], value: &Value, found: &mut Vec<RelativePath>) {
             for (name, member) in members {
                 if fields.contains(name) {
                     let one = member.as_str().into_iter();
-                    let many = member
-                        .as_array()
-                        .into_iter()
-                        .flatten()
-                        .filter_map(Value::as_str);
-                    let paths = one.chain(many).map(Path::new);
+                    let many = member.as_array().into_iter().flatten();
+                    let paths = one.chain(many.filter_map(Value::as_str));
                     found.extend(paths.filter_map(|path| RelativePath::parse(path).ok()));
                 }
                 collect(fields, member, found);
@@ -367,12 +361,19 @@ fn collect(fields: &[String], value: &Value, found: &mut Vec<RelativePath>) {
     }
 }
 
-/// A call whose files are to be published.
-pub(super) struct PublishInput {
+/// The folder of a call.
+pub(super) struct Folder {
     pub job: Job,
     pub lease: Lease,
-    /// The paths of the folder as its children see them.
+    /// Its paths as its children see them.
     pub paths: JobFolderPaths,
+    /// The last snapshot.
+    pub files: Arc<Mutex<Snapshot>>,
+}
+
+/// A call whose files are to be published.
+pub(super) struct PublishInput {
+    pub folder: Folder,
     /// The snapshot before the call.
     pub before: Snapshot,
     pub principal: Principal,
@@ -422,7 +423,7 @@ impl CallEngine {
     fn room(&self, input: &PublishInput, after: &Snapshot) -> Result<Option<Notice>, CallError> {
         let before = &input.before;
         let used = after.usage.bytes;
-        let (owner, job) = (&input.principal, input.job.id());
+        let (owner, job) = (&input.principal, input.folder.job.id());
         self.disk.note_folder(owner, job, used);
         let limit = self.disk.limit(owner, job);
         if let Some(what) = &after.over_aside {
@@ -452,7 +453,7 @@ impl CallEngine {
     }
 
     fn way_out(&self) -> &'static str {
-        if self.settings.files.server && self.settings.stateful.enabled {
+        if self.has_files_server() {
             "delete files (delete_file of the server files; clear_temporary_files for home/ and \
              tmp/) or start a new chat"
         } else {

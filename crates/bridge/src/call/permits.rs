@@ -17,17 +17,10 @@ use crate::{
 /// A call of a `shared` server has only a permit on the shared child, one of a `stateless` server no turn.
 #[derive(Default)]
 pub struct CallPermits {
-    /// Among the running calls.
+    /// Among the running calls, or on the shared child.
     pub(super) permit: Option<Permit>,
     held: Option<HeldTurn>,
-    admitted: bool,
-    shared: Option<SharedPermit>,
-}
-
-/// A permit on a shared child.
-struct SharedPermit {
-    child: Arc<SharedChild>,
-    permit: Option<Permit>,
+    shared: Option<Arc<SharedChild>>,
 }
 
 /// A call's turn in its workspace.
@@ -43,7 +36,6 @@ impl CallPermits {
     pub fn permit(permit: Permit) -> Self {
         Self {
             permit: Some(permit),
-            admitted: true,
             ..Self::default()
         }
     }
@@ -63,22 +55,16 @@ impl CallPermits {
 
     /// A permit on this shared child.
     pub async fn on_shared_child(child: &Arc<SharedChild>, tenant: &Tenant) -> Self {
-        let shared = SharedPermit {
-            child: child.clone(),
-            permit: Some(child.permit(tenant).await),
-        };
         Self {
-            shared: Some(shared),
-            ..Self::default()
+            permit: Some(child.permit(tenant).await),
+            shared: Some(child.clone()),
+            held: None,
         }
     }
 
     /// Releases all permits. The files that the call has changed until now still count as its own.
     pub(super) async fn release(&mut self, running: &Running) {
         self.permit = None;
-        if let Some(shared) = &mut self.shared {
-            shared.permit = None;
-        }
         let Some(held) = &mut self.held else { return };
         let Some(turn) = held.turn.take() else { return };
         if running.call.ask.is_tool_call() {
@@ -100,15 +86,11 @@ impl CallPermits {
     /// Waits for all permits, the turn first; the lease must still be held then.
     pub(super) async fn take_back(&mut self, running: &Running) -> Result<(), CallError> {
         self.take_turn(&running.call.spec).await;
-        if let Some(shared) = self
-            .shared
-            .as_mut()
-            .filter(|shared| shared.permit.is_none())
-        {
-            shared.permit = Some(shared.child.permit(&running.tenant).await);
-        }
-        if self.admitted && self.permit.is_none() {
-            self.permit = Some(running.admitted().await);
+        if self.permit.is_none() {
+            self.permit = Some(match &self.shared {
+                Some(child) => child.permit(&running.tenant).await,
+                None => running.admitted().await,
+            });
         }
         match &self.held {
             Some(held) => running.still_held(&held.workspace).await,

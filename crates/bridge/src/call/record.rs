@@ -103,11 +103,8 @@ async fn write_journal(
         Journal::Off => JournalMode::Off,
     };
     let error = answer.as_ref().err().map(ToString::to_string);
-    let files: Vec<String> = answer
-        .iter()
-        .flat_map(|answer| &answer.files.files)
-        .map(|file| file.path.clone())
-        .collect();
+    let files = answer.iter().flat_map(|answer| &answer.files.files);
+    let files: Vec<String> = files.map(|file| file.path.clone()).collect();
     let line = JournalEntry {
         at: running.began_at,
         duration: running.began.elapsed(),
@@ -186,9 +183,11 @@ impl RecordQueue {
     /// Whether the metadata is recent enough for a successful call.
     fn is_noted(&self, job: JobId, bytes: Option<u64>) -> bool {
         let noted = self.noted.lock();
-        noted
-            .get(&job)
-            .is_some_and(|noted| noted.at.elapsed() < self.recent && is_near(noted.bytes, bytes))
+        noted.get(&job).is_some_and(|noted| {
+            let sizes = noted.bytes.zip(bytes);
+            noted.at.elapsed() < self.recent
+                && sizes.map_or(noted.bytes == bytes, |(old, new)| old.abs_diff(new) < EXACT)
+        })
     }
 
     fn note(&self, job: JobId, bytes: Option<u64>, failed: bool) {
@@ -214,13 +213,6 @@ impl RecordQueue {
         }
         taken
     }
-}
-
-fn is_near(noted: Option<u64>, bytes: Option<u64>) -> bool {
-    let (Some(noted), Some(bytes)) = (noted, bytes) else {
-        return noted == bytes;
-    };
-    noted.abs_diff(bytes) < EXACT
 }
 
 /// Queues the call. The receiver resolves when it is written, or when it is dropped.

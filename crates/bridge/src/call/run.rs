@@ -1,8 +1,8 @@
 //! The phases of a call from its first wait to its record. A call ends when its child is settled, whether
 //! its caller waits or not.
 //!
-//! The phases have the names that `docs/architecture.md` gives them, here and in the tracing spans: queue,
-//! find_child, exchange, settle, publish, record. Those before and after them are the endpoint's.
+//! The phases have the names of `docs/architecture.md`, here and in the tracing spans: queue, find child,
+//! exchange, settle, publish, record. Those before and after them are the endpoint's.
 
 use std::{
     future::Future,
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{Job, JobFolderPaths, Tenant};
+use bridge_model::{Job, Tenant};
 use bridge_process::{BACKLOG, Cancellation, Child, ChildError, End, MessageSink, UserValues};
 use bridge_protocol::{
     RawJson,
@@ -41,7 +41,7 @@ use super::{
     blocking,
     error::Waited,
     files,
-    files::{PublishInput, PublishResult, not_in_time},
+    files::{Folder, PublishInput, PublishResult, not_in_time},
     permits::CallPermits,
     record,
 };
@@ -71,12 +71,19 @@ impl CallEngine {
         self.spawn(call).await
     }
 
-    pub(super) async fn spawn<T: Send + 'static>(
+    /// Not async itself, so that the returned future does not contain `work`.
+    pub(super) fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, CallError>> + Send + 'static,
-    ) -> Result<T, CallError> {
-        let done = self.running.spawn(work.in_current_span()).await;
-        done.unwrap_or_else(|error| Err(CallError::Internal(error.to_string())))
+    ) -> impl Future<Output = Result<T, CallError>> {
+        let task = self.running.spawn(work.in_current_span());
+        task.map(|done| done.map_err(CallError::internal)?)
+    }
+
+    /// Settles a child behind the answer of its call.
+    fn spawn_settling(&self, settling: impl Future<Output = ()> + Send + 'static) {
+        let span = tracing::debug_span!("settle");
+        self.running.spawn(settling.instrument(span));
     }
 
     /// The call up to its end. The guard must be dropped when the caller closes the connection.
@@ -242,7 +249,8 @@ impl Running {
         let quiet = child.noise_lines();
         self.asked.store(true, Ordering::Relaxed);
         let cancelled = CancellationToken::new();
-        let mut answer = pin!(self.exchange(child, job, &cancelled));
+        let exchange = self.exchange(child, job, &cancelled);
+        let mut answer = pin!(exchange.instrument(tracing::debug_span!("exchange")));
         let watched = permits.used().filter(|_| self.is_watched());
         let mut watch = watched.map(|before| Box::pin(self.overfull(job, before)));
         let mut deadline = self.deadline;
@@ -301,7 +309,7 @@ impl Running {
         Err(error)
     }
 
-    fn timed_out(&self, noise: Option<Box<str>>) -> CallError {
+    pub(super) fn timed_out(&self, noise: Option<Box<str>>) -> CallError {
         let time = self.call.spec.timeout;
         CallError::Timeout(Waited { time, noise })
     }
@@ -311,13 +319,6 @@ impl Running {
     fn noise_since(&self, child: &Child, lines: u64) -> Option<Box<str>> {
         let own = self.call.spec.mode != Mode::Shared && child.noise_lines() > lines;
         own.then(|| child.noise())
-    }
-
-    pub(super) fn reply(&self, reply: Result<Reply, ChildError>) -> Result<Reply, CallError> {
-        reply.map_err(|error| match error {
-            ChildError::Timeout => self.timed_out(None),
-            error => CallError::Child(error),
-        })
     }
 
     /// The answer, with links to the files that a tool call left in `folder`.
@@ -355,13 +356,11 @@ impl Running {
     ) -> PublishResult {
         // The tool has answered: a disk that hangs delays neither the answer nor the chat.
         let until = Instant::now() + self.call.spec.timeout;
-        let Ok(seen) = timeout_at(until, folder.files.lock_owned()).await else {
+        let Ok(seen) = timeout_at(until, folder.files.clone().lock_owned()).await else {
             return Ok(not_in_time());
         };
         let input = PublishInput {
-            job: folder.job,
-            lease: folder.lease,
-            paths: folder.paths,
+            folder,
             before: permits.before(&seen),
             principal: self.call.caller.principal.clone(),
             spec: self.call.spec.clone(),
@@ -373,17 +372,11 @@ impl Running {
     }
 }
 
-/// The folder of a call, with its last snapshot.
-struct Folder {
-    job: Job,
-    lease: Lease,
-    paths: JobFolderPaths,
-    files: Arc<tokio::sync::Mutex<Snapshot>>,
-}
-
-/// Whether the child refused the request unread: the call may be repeated in a new session.
+/// Whether a remote server rejected the request because it no longer has the session: the call may be
+/// repeated in a new one.
 fn is_unread(reply: &Result<Reply, CallError>) -> bool {
-    matches!(reply, Err(error) if error.is_unheard())
+    let unread = |error: &CallError| matches!(error, CallError::Child(ChildError::Unheard { .. }));
+    reply.as_ref().err().is_some_and(unread)
 }
 
 // A call in a chat: in its workspace, in order, by the chat's own child.
@@ -572,14 +565,6 @@ impl Running {
             sessions.call_ended(key);
         };
         self.engine.spawn_settling(settling);
-    }
-}
-
-impl CallEngine {
-    /// Settles a child behind the answer of its call.
-    fn spawn_settling(&self, settling: impl Future<Output = ()> + Send + 'static) {
-        let span = tracing::debug_span!("settle");
-        self.running.spawn(settling.instrument(span));
     }
 }
 
@@ -822,10 +807,12 @@ async fn show_lines(mut lines: watch::Receiver<Option<String>>, chat: Chat, mess
         }
     };
     let (mut next, mut shown) = (Instant::now() + EVERY, None);
+    // Its wait ends when all senders are dropped.
+    let mut senders = lines.clone();
     while lines.changed().await.is_ok() {
         tokio::select! {
             () = sleep_until(next) => {}
-            () = closed(&mut lines) => break,
+            _ = senders.wait_for(|_| false) => break,
         }
         let line = lines.borrow_and_update().clone();
         if let Some(line) = line.filter(|line| shown.as_ref() != Some(line)) {
@@ -837,11 +824,6 @@ async fn show_lines(mut lines: watch::Receiver<Option<String>>, chat: Chat, mess
     if let Some(line) = shown {
         show(Event::Status(line, true)).await;
     }
-}
-
-async fn closed(lines: &mut watch::Receiver<Option<String>>) {
-    let mut other = lines.clone();
-    while other.changed().await.is_ok() {}
 }
 
 /// Shows the progress notifications of the child in the line. If the caller does not receive the child's
@@ -887,11 +869,8 @@ fn line_of(said: &Said) -> Option<String> {
     };
     let words = params.member("message").and_then(|words| words.read().ok());
     let words: String = words.unwrap_or_default();
-    let words: String = words
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(LONGEST)
-        .collect();
+    let words = words.chars().filter(|c| !c.is_control());
+    let words: String = words.take(LONGEST).collect();
     Some(match words.trim() {
         "" if far.is_empty() => return None,
         "" => far,

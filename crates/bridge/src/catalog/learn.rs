@@ -199,7 +199,9 @@ async fn ask(
     let listed = listed.and_then(Result::ok);
     listed.unwrap_or(Err(ChildError::Timeout.into()))?;
     let mut faults = Faults::default();
-    odd.into_iter().for_each(|fault| faults.push(fault));
+    for fault in odd {
+        faults.push(fault);
+    }
     learnt.odd = faults.text();
     Ok(learnt)
 }

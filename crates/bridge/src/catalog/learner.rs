@@ -36,8 +36,10 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 /// Owns one server's entry. Dropping it ends the task and, with it, a child that is being asked.
 pub struct Learner {
     shared: Arc<Shared>,
-    watch: Watch,
-    began: Instant,
+    /// To read or await the entry.
+    pub watch: Watch,
+    /// When learning began.
+    pub began: Instant,
     _stop: DropGuard,
 }
 
@@ -120,19 +122,9 @@ impl Learner {
         self.shared.wanted.requests.notify_one();
     }
 
-    /// When learning began.
-    pub fn began(&self) -> Instant {
-        self.began
-    }
-
     /// What is known now.
     pub fn known(&self) -> Knowledge {
         self.watch.borrow().clone()
-    }
-
-    /// To read or await the entry.
-    pub fn watch(&self) -> Watch {
-        self.watch.clone()
     }
 }
 

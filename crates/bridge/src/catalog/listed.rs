@@ -637,11 +637,9 @@ fn shaped(raw: &RawJson, shape: Shape, faults: &mut Vec<String>) -> Option<RawJs
     let before = faults.len();
     let names: Vec<Option<String>> = members.iter().map(|it| it.name.read().ok()).collect();
     // Of two with one name, readers take the last.
-    let last: HashMap<&str, usize> = names
-        .iter()
-        .enumerate()
-        .filter_map(|(place, name)| Some((name.as_deref()?, place)))
-        .collect();
+    let last = names.iter().enumerate();
+    let last = last.filter_map(|(place, name)| Some((name.as_deref()?, place)));
+    let last: HashMap<&str, usize> = last.collect();
     let mut kept = Vec::with_capacity(members.len());
     for (place, (member, name)) in members.into_iter().zip(&names).enumerate() {
         let Some(name) = name else {

@@ -32,7 +32,7 @@ pub use learn::{Learnt, learn};
 pub use listed::{Item, completion};
 pub use offer::Offer;
 
-/// How long a request waits for a server that is still being learnt.
+/// How long a request waits for a server whose lists are being read.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is known of one server.
@@ -61,16 +61,16 @@ pub struct Catalog {
     changes: watch::Sender<()>,
 }
 
-/// A list of a server's that differs from what was served before.
+/// A change of a server's list.
 #[derive(Debug, Clone)]
 pub struct News {
-    /// Whose.
+    /// The server.
     pub server: ServerName,
     /// The notification that says so.
     pub method: &'static str,
 }
 
-/// Pieces of news that a slow listener may have waiting.
+/// The number of notifications that a slow receiver may have waiting.
 const NEWS: usize = 64;
 
 impl Catalog {
@@ -131,7 +131,7 @@ impl Catalog {
         self.learning.wait().await;
     }
 
-    /// Asks the server again what it offers: it said that its lists changed.
+    /// Reads the lists of a server again, which has notified about changes.
     pub fn refresh(&self, server: &ServerName) {
         if let Some(learner) = self.entries.lock().get(server) {
             learner.refresh();
@@ -145,9 +145,7 @@ impl Catalog {
 
     /// The input schema of a tool, by the name that the server gave it.
     pub fn tool_schema(&self, server: &ServerName, tool: &str) -> Option<RawJson> {
-        let Some(Knowledge::Ready(offer)) = self.peek(server) else {
-            return None;
-        };
+        let offer = self.ready(server)?;
         let tool = offer.tool(tool)?;
         Some(RawJson::from_json(tool.tool.input_schema()))
     }
@@ -158,23 +156,20 @@ impl Catalog {
         if !matches!(now, Knowledge::Learning) {
             return Some(now);
         }
-        let mut knowledge = self.entries.lock().get(server).map(Learner::watch)?;
+        let mut knowledge = self.entries.lock().get(server)?.watch.clone();
         let known = knowledge.wait_for(|state| !matches!(state, Knowledge::Learning));
-        let known = match tokio::time::timeout(PATIENCE, known).await {
-            Ok(Ok(state)) => state.clone(),
-            Ok(Err(_)) | Err(_) => Knowledge::Learning,
-        };
-        Some(known)
+        let _ = tokio::time::timeout(PATIENCE, known).await;
+        Some(knowledge.borrow().clone())
     }
 
-    /// Waits until each of these is known or has failed, or was being learnt for [`PATIENCE`]: a
-    /// slow one is waited for when it is new, and then no more.
+    /// Waits until each of these is known or has failed, or was being learnt for [`PATIENCE`], so that only
+    /// a new server is waited for.
     pub async fn settled<'a>(&self, servers: impl Iterator<Item = &'a ServerName>) {
         let waits: Vec<_> = {
             let entries = self.entries.lock();
             let learners = servers.filter_map(|server| entries.get(server));
             learners
-                .map(|learner| (learner.began() + PATIENCE, learner.watch()))
+                .map(|learner| (learner.began + PATIENCE, learner.watch.clone()))
                 .collect()
         };
         for (until, mut knowledge) in waits {
@@ -183,16 +178,21 @@ impl Catalog {
         }
     }
 
-    /// Says when what is known of some server changed.
+    /// Notifies about changes of any server's entry.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// What its operator should look at.
+    /// Warnings for the administrator.
     pub fn warnings(&self, server: &ServerName) -> Vec<String> {
-        match self.peek(server) {
-            Some(Knowledge::Ready(offer)) => offer.warnings(),
-            _ => Vec::new(),
+        let offer = self.ready(server);
+        offer.map_or_else(Vec::new, |offer| offer.warnings())
+    }
+
+    fn ready(&self, server: &ServerName) -> Option<Arc<Offer>> {
+        match self.peek(server)? {
+            Knowledge::Ready(offer) => Some(offer),
+            Knowledge::Learning | Knowledge::Failed { .. } => None,
         }
     }
 
@@ -201,7 +201,7 @@ impl Catalog {
         let entries = self.entries.lock();
         let sizes = entries
             .values()
-            .map(|learner| match &*learner.watch().borrow() {
+            .map(|learner| match &*learner.watch.borrow() {
                 Knowledge::Ready(offer) => offer.learnt.memory,
                 _ => 0,
             });
