@@ -48,7 +48,7 @@ impl OpenWebUi {
             .builder()
             .user_agent(concat!("mcpo-bridge/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
-            // A token goes where the operator said, and nowhere else.
+            // A token is sent only to the configured address.
             .redirect(Policy::none())
             .build()?;
         Ok(Self {
@@ -194,7 +194,7 @@ impl Chat {
         })
     }
 
-    /// What a message shows already.
+    /// The attachments of a message.
     pub async fn message_attachments(&self, message: &str) -> Result<MessageAttachments, Failure> {
         let chat = self.content().await?;
         let message = &chat["history"]["messages"][message];
@@ -428,7 +428,7 @@ const LARGEST_USER: usize = 4 * 1024 * 1024;
 /// The same bound as for ids in headers.
 const LONGEST_ID: usize = 1024;
 
-/// A user as Open WebUI knows him.
+/// A user of Open WebUI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// His id.

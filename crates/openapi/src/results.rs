@@ -67,7 +67,7 @@ fn failure(blocks: Option<&[&RawValue]>, structured: Option<&RawValue>) -> ToolF
     ToolFailure { message }
 }
 
-/// A block of text. No name stands twice in it.
+/// A block of text without duplicate members.
 #[derive(Deserialize)]
 struct TextBlock<'a> {
     #[serde(rename = "type")]
@@ -108,7 +108,7 @@ fn block_text(block: &RawValue) -> Option<String> {
     found.map(Cow::into_owned)
 }
 
-/// Prose is told by its first letter.
+/// Whether a text may be JSON, by its first character.
 fn may_be_json(text: &str) -> bool {
     let first = text.trim_ascii_start().bytes().next();
     first.is_some_and(|byte| b"{[\"-tfn".contains(&byte) || byte.is_ascii_digit())

@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use super::{Area, Place};
 
-/// Texts that are searched for paths outside; longer ones are documents.
+/// The length, in bytes, of texts that are searched for paths outside; longer ones are documents.
 const PROSE: usize = 4096;
-/// Of one path, in a sentence.
+/// The length, in bytes, of a path in a notice.
 const SHOWN: usize = 200;
 
 /// Words in the names of tools that write files.
@@ -160,7 +160,7 @@ fn holds(text: &str, path: &str) -> bool {
     })
 }
 
-/// Whether a name goes on with `rest`.
+/// Whether `rest` continues a name.
 fn goes_on(rest: &str) -> bool {
     let mut bytes = rest.bytes();
     let first = bytes.next();
@@ -253,7 +253,7 @@ fn is_outside(text: &str) -> bool {
         return parts.next().is_some() && !matches!(first, "dev" | "proc" | "sys");
     }
     if let Some(home) = path.strip_prefix('~') {
-        // `~` alone is the chat's own home; a user's name after it is somebody else's.
+        // `~` alone is the chat's own home; `~name` is the home of another user.
         let others = home.find('/').is_some_and(|slash| slash > 0);
         return others || home.starts_with('/') && leaves("../home", home);
     }

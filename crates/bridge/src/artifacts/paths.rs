@@ -1,4 +1,4 @@
-//! A path that stays within its folder, as far as text can say.
+//! Relative paths of a workspace, names of files, and how they are opened.
 
 use std::{
     borrow::Cow,
@@ -79,9 +79,9 @@ impl AsRef<Self> for RelativePath {
     }
 }
 
-// What a file is called: to people, in a URL, and as a media type.
+// Names of files for people and in URLs, and media types.
 
-/// A model has to copy the whole URL.
+/// Short, because a model has to copy the whole URL.
 const ASCII_LIMIT: usize = 64;
 
 const EXTENSION_LIMIT: usize = 10;
@@ -132,8 +132,8 @@ fn is_extension(text: &str) -> bool {
     (1..=EXTENSION_LIMIT).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// A name under which somebody else's file may lie in a workspace: one part of a path, seen by
-/// whoever looks for files, and with room for a number.
+/// A safe name for an uploaded file in a workspace: one part of a path, not hidden, and with room for a
+/// number.
 pub fn safe(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
     let clean = display_name(OsStr::new(last));
@@ -195,7 +195,7 @@ pub fn is_compressed(mime_type: &str) -> bool {
     }
 }
 
-// Where in a workspace a file lies.
+// The place of a file in a workspace.
 
 /// The folders of a workspace that its children write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -264,9 +264,9 @@ impl AsRef<RelativePath> for Place {
     }
 }
 
-// Opens a file below a folder that its owner may be changing under our hands.
+// Opening files of a folder that a child may change at the same time.
 
-/// How often a path is tried again that others renamed while it was being resolved.
+/// The number of attempts if a path is renamed while it is resolved.
 const ATTEMPTS: usize = 8;
 
 /// Opens a folder whose last name is no link.
@@ -283,8 +283,8 @@ pub fn dir_at<P: rustix::path::Arg>(
     openat(parent, name, flags, Mode::empty())
 }
 
-/// Opens whatever is there for reading, without waiting and without following a link in any part.
-/// It may be no regular file: look before reading.
+/// Opens a file for reading, without blocking and without following a link in any part. It may be a
+/// special file: check before reading.
 pub fn open_file(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> {
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
@@ -329,9 +329,9 @@ fn step_by_step(root: BorrowedFd<'_>, path: &RelativePath) -> io::Result<File> {
     Ok(openat(parent, name, file_flags(), Mode::empty())?.into())
 }
 
-// How long work on files goes on.
+// The end of copying.
 
-/// When a copy ends unfinished: it is looked at between blocks.
+/// When copying stops unfinished; checked between blocks.
 #[derive(Debug, Clone)]
 pub struct Patience {
     until: Instant,
@@ -339,7 +339,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Until a time, or until it is given up.
+    /// Until a time, or until `given_up` is cancelled.
     pub fn until(until: Instant, given_up: CancellationToken) -> Self {
         Self { until, given_up }
     }
@@ -351,7 +351,7 @@ impl Patience {
         Self::until(later, CancellationToken::new())
     }
 
-    /// [`io::ErrorKind::TimedOut`] where the work is to stop.
+    /// [`io::ErrorKind::TimedOut`] if copying must stop.
     pub fn check(&self) -> io::Result<()> {
         if Instant::now() >= self.until || self.given_up.is_cancelled() {
             return Err(io::ErrorKind::TimedOut.into());

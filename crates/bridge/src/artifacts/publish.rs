@@ -1,4 +1,4 @@
-//! Copies a file out of a workspace to where only its link reaches it.
+//! Publishes a file: copies it out of its workspace into the store, under a link.
 
 use std::{
     ffi::OsString,
@@ -60,13 +60,13 @@ pub enum PublishError {
     /// It has a name outside the workspace too.
     #[error("{0}: hard links to files outside the workspace are not published")]
     LinkedElsewhere(String),
-    /// Somebody kept writing to it.
+    /// It was written to during all attempts.
     #[error("{0}: the file changed repeatedly while it was copied")]
     Unstable(String),
     /// A database in the middle of a transaction: a copy would be of neither before nor after.
     #[error("{0}: a database transaction is open; the first call after its end links the file")]
     InTransaction(String),
-    /// It was not copied in the time that there was for it.
+    /// It was not copied in time.
     #[error("{0}: copying took too long and was cancelled")]
     GivenUp(String),
     /// Over `max_bytes`.
@@ -82,7 +82,7 @@ pub enum PublishError {
     Io {
         /// The file.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The store refused.
@@ -101,12 +101,12 @@ impl PublishError {
     }
 }
 
-/// How often a file is copied that changes meanwhile.
+/// The number of attempts to copy a file that changes.
 const ATTEMPTS: usize = 3;
 
 const CHUNK: usize = 256 * 1024;
 
-/// What is copied between two looks whether anybody still waits.
+/// The bytes that are copied between two checks of `Patience`.
 const BLOCK: u64 = 8 * 1024 * 1024;
 
 impl Publisher<'_> {
@@ -168,7 +168,7 @@ pub(super) fn failed(name: &str) -> impl Fn(io::Error) -> PublishError {
     }
 }
 
-/// An open regular file of a workspace that nobody outside shares, and of a database its log.
+/// An open regular file of a workspace without hard links outside, and the log of a database.
 struct Source {
     file: File,
     log: Option<File>,
@@ -185,7 +185,7 @@ impl Source {
                 let mut beside = OsString::from(place.path.as_path().file_name()?);
                 beside.push(suffix);
                 let path = place.path.sibling(&beside);
-                // What is no plain file is nothing of SQLite's.
+                // A special file does not belong to SQLite.
                 Self::open_one(&root, &path, snapshot, &name()).ok()
             };
             if beside(sqlite::JOURNAL_SUFFIX).is_some_and(|journal| sqlite::is_hot(&journal)) {
@@ -216,7 +216,7 @@ impl Source {
         Ok(file)
     }
 
-    /// Copies until the file held still. `copy` is the disk, so that tests can fill it.
+    /// Copies until the file did not change meanwhile. `copy` is a parameter for tests of a full disk.
     fn copy_to(
         &self,
         target: &mut File,
@@ -271,12 +271,12 @@ fn refusal(name: String, error: io::Error) -> PublishError {
 }
 
 /// Fills `target` with the first `size` bytes of `source`, sharing blocks where that is possible, and
-/// leaving out what was never written.
+/// leaving out holes.
 fn copy_bytes(source: &File, target: &mut File, size: u64, patience: &Patience) -> io::Result<u64> {
     target.set_len(0)?;
     target.rewind()?;
     if ioctl_ficlone(&*target, source).is_ok() {
-        // It may have grown since it was measured: what counts is what was cloned.
+        // It may have grown since it was measured.
         return target.metadata().map(|cloned| cloned.len());
     }
     let mut at = 0;

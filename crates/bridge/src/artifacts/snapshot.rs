@@ -1,4 +1,4 @@
-//! What lies in a workspace, so that the next look shows what a call created or changed.
+//! Snapshots of a workspace: the difference of two shows what a call created or changed.
 //!
 //! Files in `work/` are published whenever a call changed them. Beside these the snapshot keeps what is
 //! published only if the call names it ([`Place`]): hidden files of `work/`, and `home/` and `tmp/`.
@@ -23,10 +23,10 @@ use rustix::{
 
 use super::{Area, Place, RelativePath, paths, sqlite};
 
-/// Never published, nor anything below: caches and other tools' own business.
+/// Never published, nor anything below: caches of tools.
 const SKIPPED_NAMES: [&str; 2] = ["__pycache__", "node_modules"];
 
-/// Folders outside the plain files of `work/` that hold caches too, and no file for anybody.
+/// Caches outside the plain files of `work/`, never published either.
 const CACHE_NAMES: [&str; 7] = [
     ".git",
     ".npm",
@@ -43,7 +43,7 @@ const SKIPPED_PREFIXES: [&str; 2] = [".", "~$"];
 /// Never published, in any case: files that are still being written.
 const SKIPPED_SUFFIXES: [&str; 3] = [".tmp", ".part", ".crdownload"];
 
-/// How much of a tree is looked at. Beyond that the workspace is over its limits (507).
+/// The limits of a scan. A workspace that exceeds them is full (507).
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Files, folders and everything else.
@@ -61,7 +61,7 @@ impl Default for Limits {
     }
 }
 
-/// What a workspace takes of the disk, hidden and skipped files included.
+/// The disk usage of a workspace, hidden and skipped files included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Allocated bytes: a sparse file counts by its blocks.
@@ -75,10 +75,10 @@ pub struct Usage {
 pub(super) struct FileState {
     pub(super) size: u64,
     modified: (i64, i64),
-    /// Moves with every change, also where a program sets the other one back.
+    /// Changes with every write, even if a program sets the mtime back.
     changed: (i64, i64),
     identity: Identity,
-    /// Of a database: moves with every change of its log or journal.
+    /// Of a database: a hash that changes with its log or journal.
     sidecars: u64,
 }
 
@@ -93,9 +93,9 @@ pub struct Snapshot {
     /// The part of the bytes that is in `home/` and `tmp/`.
     pub aside_bytes: u64,
     files: BTreeMap<RelativePath, FileState>,
-    /// What is published only if a call names it. Caches are left out.
+    /// Files that are published only if a call names them. Caches are left out.
     aside: BTreeMap<Place, FileState>,
-    /// How many names in this workspace a file has that has several anywhere.
+    /// The number of names in this workspace of each file with hard links.
     names: HashMap<Identity, u64>,
     /// Whether `work/` exceeds the limits of a scan.
     pub over: bool,
@@ -167,8 +167,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Of a tree that holds more than is looked at. Nothing counts as changed since: what is new in
-    /// it is not known.
+    /// Of a tree that exceeds the limits. Nothing counts as changed since, because its files are unknown.
     pub fn over() -> Self {
         Self {
             over: true,
@@ -176,7 +175,7 @@ impl Snapshot {
         }
     }
 
-    /// Adds a file that was put there by no call, so that the next look finds nothing new in it.
+    /// Adds a file that no call created, so that it is not new in the next snapshot.
     pub fn note(&mut self, work: &Path, path: &RelativePath) -> io::Result<()> {
         let top = paths::open_dir(work)?;
         let stat = fstat(paths::open_file(top.as_fd(), path)?)?;
@@ -186,7 +185,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Drops a file from what is known: wherever it lies at the next look, it is new.
+    /// Removes a file: if the next snapshot contains it, it is new.
     pub fn forget(&mut self, place: &Place) {
         match place.area {
             Area::Work => self.files.remove(&place.path),
@@ -200,7 +199,7 @@ impl Snapshot {
         self.files.contains_key(path)
     }
 
-    /// The publishable files, in order of path: what the model may be told is there.
+    /// The publishable files, in order of path.
     pub fn files(&self) -> impl Iterator<Item = &RelativePath> {
         self.files.keys()
     }
@@ -210,7 +209,7 @@ impl Snapshot {
         self.files.iter().map(|(path, state)| (path, state.size))
     }
 
-    /// How many names the workspace held of a file that has several.
+    /// The number of names that a file with hard links has in the workspace.
     pub(super) fn names_of(&self, file: &Stat) -> u64 {
         self.names.get(&identity(file)).copied().unwrap_or(0)
     }
@@ -292,7 +291,7 @@ struct Folder {
     offer: Offer,
 }
 
-/// How what lies somewhere is published.
+/// When a file is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Offer {
     /// Whenever a call changed it.
@@ -324,7 +323,7 @@ impl Walk<'_> {
             },
         }];
         while let Some(folder) = open.last_mut() {
-            // A folder that stops answering is done with, as if it had vanished.
+            // A folder that cannot be read on counts as removed.
             let Some(Ok(entry)) = folder.entries.read() else {
                 open.pop();
                 continue;
@@ -407,7 +406,7 @@ impl Walk<'_> {
     ) -> Option<Folder> {
         let open = || -> Result<_, Errno> {
             let handle = paths::dir_at(folder.handle.as_fd(), name)?;
-            // A mount in a workspace is the operator's, and no call made what is in it.
+            // A mount in a workspace belongs to the administrator; its files come from no call.
             let inside = fstat(&handle)?.st_dev == self.device;
             inside
                 .then(|| Dir::read_from(&handle).map(|entries| (entries, handle)))
@@ -423,7 +422,7 @@ impl Walk<'_> {
     }
 }
 
-/// How an entry of this name is published in a folder whose own is `folder`.
+/// When an entry of this name is published; `folder` is the rule of its folder.
 fn offer_of(name: &OsStr, folder: Offer) -> Offer {
     let name = name.as_bytes();
     let ends = |suffix: &str| {

@@ -1,4 +1,4 @@
-//! Databases of `SQLite`: what lies beside one, and a copy that is whole by itself.
+//! `SQLite` databases: their companion files, and a copy that is complete without them.
 //!
 //! A database in WAL mode has its newest pages in a log (`X-wal`) until a checkpoint moves them. The
 //! format of the log is fixed and documented (<https://www.sqlite.org/fileformat2.html#walformat>), so
@@ -27,10 +27,10 @@ const SUFFIXES: [&str; 3] = [WAL_SUFFIX, INDEX_SUFFIX, JOURNAL_SUFFIX];
 /// The log.
 pub const WAL_SUFFIX: &str = "-wal";
 const INDEX_SUFFIX: &str = "-shm";
-/// What undoes a transaction that is not finished.
+/// The rollback journal of an unfinished transaction.
 pub const JOURNAL_SUFFIX: &str = "-journal";
 
-/// What of `SQLite`'s a file is.
+/// The kind of a file of `SQLite`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A database.
@@ -74,7 +74,7 @@ pub fn is_database(file: &File) -> bool {
     first(file).as_ref() == Some(HEADER)
 }
 
-/// Whether a journal holds what is needed to undo a transaction; a finished one's is gone, empty or
+/// Whether a journal contains the data to undo a transaction; after a finished one it is removed, empty or
 /// overwritten with zeros.
 pub fn is_hot(journal: &File) -> bool {
     first(journal) == Some(JOURNAL)
@@ -86,8 +86,7 @@ fn first<const N: usize>(file: &File) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// Writes what the log holds of finished transactions into a copy of its database, which needs no log
-/// then.
+/// Writes the finished transactions of the log into a copy of its database, which then needs no log.
 pub fn complete(copy: &mut File, log: &File, patience: &Patience) -> io::Result<()> {
     let Some(mut frames) = Frames::open(log)? else {
         return Ok(());
@@ -140,7 +139,7 @@ struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// `None` where there is no log, or none that can be read.
+    /// `None` if this is no valid log.
     fn open(log: &'a File) -> io::Result<Option<Self>> {
         let mut reader = BufReader::new(log);
         reader.seek(SeekFrom::Start(0))?;
@@ -167,7 +166,7 @@ impl<'a> Frames<'a> {
         }))
     }
 
-    /// The next one, whose page is then in `page`.
+    /// The next frame; its page is then in `page`.
     fn next(&mut self) -> io::Result<Option<Frame>> {
         let mut header = [0; 24];
         if !filled(&mut self.log, &mut header)? || !filled(&mut self.log, &mut self.page)? {

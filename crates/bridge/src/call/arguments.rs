@@ -1,4 +1,4 @@
-//! Arguments as sent, the files that they name spelt absolute where the config asks.
+//! Arguments of a call, with absolute paths in the fields that the config names.
 
 use std::path::Path;
 
@@ -78,7 +78,7 @@ fn after_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
 }
 
 /// What follows `file:`, as a path: with an authority or without, and with any number of slashes, since
-/// nobody who writes one knows where the folder is.
+/// models do not know the folder's path.
 fn path_of_uri(rest: &str) -> Option<String> {
     let path = rest.strip_prefix("//").map_or(rest, |behind| {
         after_scheme(behind, "localhost/").unwrap_or(behind)

@@ -114,10 +114,9 @@ impl Ask {
         self.relayed().map_or(Era::Legacy, |relayed| relayed.era)
     }
 
-    /// Writes the request for a number of ours and a child of this era, which may know nothing of
-    /// the caller's; paths are resolved below the job's folder. A program reads what is `forwarded` in the
-    /// `_meta` of a tool call. With `follows` a tool call asks for progress, whether its client did or
-    /// not.
+    /// Writes the request with the bridge's own id, in the form of the child's era; paths are resolved below
+    /// the job's folder. Programs get the `forwarded` headers in the `_meta` of a tool call. With `follows`
+    /// a tool call requests progress notifications, even if its client did not.
     pub fn writer<'a>(
         &'a self,
         spec: &ServerSpec,

@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::{error_table::ErrorKind, session::SessionError};
 
-/// What is said wherever a tool was called and gave no result. Whoever calls again does it twice.
+/// The warning after a tool was called and gave no result: repeating the call may execute it twice.
 const MAY_BE_DONE: &str = "the call may have been executed, partly or completely: check the \
                            chat's files, or the data that the tool changes, before you repeat it";
 
-/// What an error of the server's says, in whatever shape: its words must not be lost.
+/// The message of a JSON-RPC error object of any shape.
 pub fn rpc_words(error: &Value) -> String {
     let said = match error {
         Value::Object(members) => members.get("message").unwrap_or(error),
@@ -45,7 +45,7 @@ pub enum CallError {
     /// The deadline passed; the child was ended if it is the chat's own.
     #[error("no response within {} s{}", .0.time.as_secs_f64(), .0.said())]
     Timeout(Waited),
-    /// The caller did not answer what the server asked him; the child goes on without the call.
+    /// The caller did not answer the server's request for input; the child continues without the call.
     #[error(
         "the request for input was not answered within {} s (MCPO_INPUT_TIMEOUT)",
         .0.as_secs_f64()
@@ -91,7 +91,7 @@ pub enum CallError {
     /// The tool had been called when this happened: it may have acted.
     #[error("{0}; {may}", may = MAY_BE_DONE)]
     Unfinished(Box<CallError>),
-    /// The server asked the caller something, and he cannot be asked.
+    /// The server requests input from a caller that does not support it.
     #[error(
         "the server requests input from the user ({asked}), which this client does not support: \
          use an MCP client that declares the capability"
@@ -117,10 +117,10 @@ pub enum CallError {
     Internal(String),
 }
 
-/// How much a failed call is an operator's business.
+/// How important a failed call is for the administrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// The caller's own doing, or what limits are for.
+    /// Caused by the caller or by a limit.
     Expected,
     /// The server failed, or something that the bridge depends on.
     Failure,
@@ -128,12 +128,12 @@ pub enum Severity {
     Fault,
 }
 
-/// How long an answer was waited for.
+/// A wait for an answer.
 #[derive(Debug)]
 pub struct Waited {
-    /// The call's time.
+    /// The timeout.
     pub time: Duration,
-    /// What stood on the child's stdout meanwhile and was no JSON-RPC.
+    /// The child's output during the wait that was not JSON-RPC.
     pub noise: Option<Box<str>>,
 }
 
@@ -177,7 +177,7 @@ impl CallError {
         }
     }
 
-    /// Without the server's own words, for the log.
+    /// Without the server's own text, for the log.
     pub fn brief(&self) -> String {
         match self {
             Self::Child(error) => error.brief(),
@@ -186,7 +186,7 @@ impl CallError {
         }
     }
 
-    /// How the server's process left, where that ended the call.
+    /// The exit status of the server's process, if its end failed the call.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match self {
             Self::Child(ChildError::Died { status, .. }) => Some(*status),
@@ -219,7 +219,7 @@ impl CallError {
         }
     }
 
-    /// How callers are told of it.
+    /// The row of the error table.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Child(ChildError::NotStarted { .. }) => ErrorKind::NOT_STARTED,

@@ -381,8 +381,8 @@ fn is_unread(reply: &Result<Reply, CallError>) -> bool {
 
 // A call in a chat: in its workspace, in order, by the chat's own child.
 
-/// A lease that was checked is not checked again for this time: other replicas consider nobody dead
-/// within so short a time. Measured by a clock that runs while the machine is suspended.
+/// A lease that was checked is not checked again for this time: other replicas do not consider this one
+/// dead within so short a time. Measured by a clock that runs while the machine is suspended.
 const LEASE_TRUSTED: Duration = Duration::from_millis(500);
 
 impl Running {

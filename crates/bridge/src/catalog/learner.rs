@@ -1,4 +1,4 @@
-//! The task that keeps one server's entry true.
+//! The task that keeps one server's entry up to date.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Bounds one attempt, beside the start timeout: listing many pages takes time.
 const ATTEMPT: Duration = Duration::from_secs(180);
-/// From one attempt that was asked for to the next: children say "changed" as often as they like.
+/// The least time between two requested attempts, however often children send "changed" notifications.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Owns one server's entry. Dropping it ends the task and, with it, a child that is being asked.
@@ -67,15 +67,15 @@ impl Wanted {
         if let Some(before) = before {
             tokio::time::sleep_until(before + SHORTEST_INTERVAL).await;
         }
-        // What was asked for meanwhile is answered by the attempt that begins now.
+        // The attempt that begins now serves requests of the meantime, too.
         let _ = self.requests.notified().now_or_never();
         *self.granted.lock() = Some(Instant::now());
     }
 }
 
 impl Learner {
-    /// Begins to learn at once. A task of `tasks` does it, and ends when nothing of it is left;
-    /// `changes` is told of each new answer.
+    /// Begins to learn at once, in a task of `tasks`, which ends when its child and folder are removed;
+    /// `changes` notifies about each new answer.
     pub fn start(
         spec: Arc<ServerSpec>,
         children: Arc<Children>,
@@ -122,7 +122,7 @@ impl Learner {
         self.shared.wanted.requests.notify_one();
     }
 
-    /// What is known now.
+    /// The current entry.
     pub fn known(&self) -> Knowledge {
         self.watch.borrow().clone()
     }
@@ -133,7 +133,7 @@ impl Shared {
         self.spec.lock().clone()
     }
 
-    /// Publishes what is learnt, seen through the current spec.
+    /// Publishes the answers, filtered by the current spec.
     fn offer(&self) {
         let learnt = self.learnt.lock().clone();
         if let Some(learnt) = learnt {
@@ -145,7 +145,7 @@ impl Shared {
 
     async fn run(self: Arc<Self>, children: Arc<Children>, store: Arc<ChatStore>) {
         let mut pause = FIRST_PAUSE;
-        // What was kept on disk is believed until the server was asked once.
+        // Whether the entry is from the disk and was not confirmed by the server yet.
         let mut believed = self.remember(&children, &store).await;
         loop {
             let spec = self.spec();
@@ -194,8 +194,8 @@ impl Shared {
         }
     }
 
-    /// Waits for a first attempt, which is given up where the server is started from its
-    /// environment meanwhile: asking again is quicker than waiting for its launcher.
+    /// Waits for a first attempt, which is cancelled if the environment of the server becomes ready
+    /// meanwhile: a new attempt is faster than the launcher of the old one.
     async fn unless_outdated<T>(
         &self,
         attempt: impl Future<Output = T>,
@@ -211,7 +211,7 @@ impl Shared {
         attempt.await
     }
 
-    /// Offers what was kept on disk, if it counts for this server as it is now.
+    /// Offers the entry on disk, if it is valid for the current config and packages.
     async fn remember(&self, children: &Children, store: &Arc<ChatStore>) -> bool {
         let (spec, store) = (self.spec(), store.clone());
         let key = disk::Key::for_server(&spec, children);
@@ -224,7 +224,7 @@ impl Shared {
         true
     }
 
-    /// Offers what was learnt; who was told otherwise before hears of it.
+    /// Offers new answers, and notifies about changed lists.
     fn take_over(&self, learnt: Learnt) {
         let before = self.learnt.lock().clone();
         if let Some(before) = &before
@@ -237,13 +237,12 @@ impl Shared {
         self.offer();
         for method in news.into_iter().flatten() {
             let server = self.spec().name.clone();
-            // Nobody listening is fine.
+            // It fails without receivers.
             let _ = self.news.send(News { server, method });
         }
     }
 
-    /// Keeps what was learnt for the next start, unless it was of other packages than are started
-    /// by now.
+    /// Stores the answers for the next start, unless other packages are started by now.
     async fn keep(
         &self,
         spec: Arc<ServerSpec>,
@@ -261,7 +260,8 @@ impl Shared {
         let _ = tokio::task::spawn_blocking(write).await;
     }
 
-    /// Where children are not a chat's own, clients of 2026-07-28 get one that speaks it too.
+    /// For servers without a child for each chat: whether clients of 2026-07-28 can get a child of that
+    /// revision.
     async fn probe(&self, spec: &Arc<ServerSpec>, children: &Children, store: &Arc<ChatStore>) {
         let known = self.learnt.lock().clone();
         let known = known.is_some_and(|learnt| learnt.modern.get().is_some());
@@ -275,7 +275,7 @@ impl Shared {
         }
     }
 
-    /// `believed`: what is offered is from before the restart, and was never confirmed.
+    /// `believed`: the offer is from the disk and was never confirmed.
     fn fail(&self, spec: &ServerSpec, error: &LearnError, pause: Duration, believed: bool) {
         let (why, brief) = (error.to_string(), error.brief());
         if believed {

@@ -4,9 +4,9 @@
 //! Learning ──learnt, or kept on disk──▶ Ready ◀──learnt── (refresh; the old answer stays meanwhile)
 //!     └──failed──▶ Failed ──backoff──▶ Learning
 //! ```
-//! What was kept on disk over a restart is served at once and asked for again; where that fails,
-//! it is no longer believed.
-//! One task for each server: a failing one is retried on its own clock and delays nobody.
+//! An entry on disk is served at once after a restart, and read from the server again; if that fails, it is
+//! no longer served.
+//! Each server has a task of its own: a failing server is retried independently of the others.
 
 mod disk;
 mod learn;
@@ -35,7 +35,7 @@ pub use offer::Offer;
 /// How long a request waits for a server whose lists are being read.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is known of one server.
+/// The state of one server.
 #[derive(Clone)]
 pub enum Knowledge {
     /// Nothing yet.
@@ -138,7 +138,7 @@ impl Catalog {
         }
     }
 
-    /// What is known now.
+    /// The current state.
     pub fn peek(&self, server: &ServerName) -> Option<Knowledge> {
         self.entries.lock().get(server).map(Learner::known)
     }

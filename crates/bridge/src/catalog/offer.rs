@@ -1,4 +1,4 @@
-//! A server as callers see it: what was learnt, seen through the config's filters.
+//! A server as callers see it: its lists, filtered by the config.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -99,9 +99,8 @@ impl Offer {
         self.tools.contains_key(name) || (self.spec.session_lists && self.spec.offers(name))
     }
 
-    /// The arguments of a call as the tool's schema wants them. Where the session may have another
-    /// schema, those that do not fit this one are left to the server. May take seconds, so it is for
-    /// a thread of its own.
+    /// Validates and corrects the arguments of a call. If the session may have another schema, the server
+    /// gets those that do not fit this one. May take seconds, so call it on a separate thread.
     pub fn check(&self, tool: &str, arguments: RawJson, effort: &Effort) -> Result<RawJson, Unfit> {
         let Some(known) = self.tools.get(tool) else {
             return Ok(match arguments.as_bytes() {
@@ -116,9 +115,9 @@ impl Offer {
         })
     }
 
-    /// The same on a runtime thread until `deadline`. What is small is checked at once, and nearly all
-    /// is; what is large, or turns out to cost much, gets a thread that nobody waits for, and only as
-    /// many at once as there are processors. It stops when the caller goes.
+    /// The same for a runtime thread, until `deadline`. Small arguments, which are nearly all, are checked at
+    /// once; others on a blocking thread, at most as many at once as there are processors. The check stops
+    /// when the returned future is dropped.
     pub async fn check_until(
         self: &Arc<Self>,
         tool: &str,
@@ -144,7 +143,7 @@ impl Offer {
         });
         let (offer, tool) = (self.clone(), tool.to_owned());
         let checked = spawn_blocking(move || {
-            // Until it stops, whoever waits for it or not.
+            // Released when the check stops, even if the caller no longer waits.
             let _place = place;
             offer.check(&tool, arguments, &effort)
         });
@@ -231,7 +230,7 @@ impl Offer {
     }
 
     /// The OpenAPI document for operations below `server_url`; made once, then served from memory.
-    /// What `said` says of title, description and version stands over the server's own words.
+    /// Title, description and version of `said` replace the server's own.
     pub fn document(&self, server_url: &str, said: &Documents, secured: bool) -> Bytes {
         let mut documents = self.documents.lock();
         if let Some(known) = documents.get(server_url) {

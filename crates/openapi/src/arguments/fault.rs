@@ -1,4 +1,4 @@
-//! What is wrong with one argument, in the shape that mcpo (pydantic) gave it.
+//! The errors of arguments, in the format of mcpo (pydantic).
 
 use std::fmt::Display;
 
@@ -13,7 +13,7 @@ use super::{
 
 /// Faults in one answer: a model needs the first few.
 const FAULTS: usize = 20;
-/// Of a value that fits no branch, or whose faults are too many to look for.
+/// For a value that fits no branch, or whose faults take too much work to find.
 const NO_FORM: &str = "Input matches none of the allowed forms";
 
 /// One entry of a 422 answer's `detail`.
@@ -25,7 +25,7 @@ pub struct FieldFault {
     pub loc: Vec<Value>,
     /// For people and models.
     pub msg: String,
-    /// What was sent there; of a large value its first 300 bytes, as text.
+    /// The value that was sent; of a large one its first 300 bytes, as text.
     pub input: Value,
 }
 
@@ -153,7 +153,7 @@ fn meant_variant<'c, 'v>(
     }
 }
 
-/// pydantic's kind and sentence where it has one, else the keyword's.
+/// The kind and message of pydantic, or else of the validator.
 fn words(objection: &Objection<'_>) -> (String, String) {
     let should_be = |what: &str, value: &dyn Display| format!("Input should be {what}{value}");
     let at = |of: &str, bound: &str, limit: &u64, what: &str| {
@@ -234,7 +234,7 @@ fn expected_types(objection: &Objection<'_>, context: &[Vec<Objection<'_>>]) -> 
     expected
 }
 
-/// The value itself where it is small, else the beginning of its text.
+/// The value itself if it is small, or else the beginning of its text.
 fn excerpt(value: &Value) -> Value {
     let mut left = SHOWN;
     if small(value, &mut left) {

@@ -21,7 +21,7 @@ use super::{
 #[derive(Debug, Clone)]
 pub enum Fix {
     Drop,
-    /// The JSON as it was sent, and what it means.
+    /// The JSON as it was sent, and its value.
     Replace {
         text: Box<str>,
         value: Value,
@@ -81,7 +81,7 @@ impl<'e> Search<'e> {
         }
     }
 
-    /// Takes the first variant whose every objection can be answered.
+    /// Chooses the first variant of which all errors can be corrected.
     fn variant(&mut self, objection: &Objection<'_>, fixes: &mut Fixes) -> bool {
         let Some(union @ Union::None(keyword, schema, _)) = objection.union() else {
             return false;
@@ -136,7 +136,7 @@ fn about_the_value(objection: &Objection<'_>) -> bool {
     ) || matches!(objection.union(), Some(Union::None(..)))
 }
 
-/// What a string spells exactly, if the schema asks for that there.
+/// The exact value that a string spells, if the schema expects it there.
 fn converted(text: &str, kind: &Kind) -> Option<Fix> {
     let (spelled, value) = scalar(text).or_else(|| container(text, kind))?;
     let wanted = match kind {
@@ -186,14 +186,13 @@ fn scalar(text: &str) -> Option<(&str, Value)> {
     (!whole || !value.is_f64()).then_some((text, value))
 }
 
-/// A list or an object as JSON text, which models send where they were told of a list; read only
-/// where one is asked.
+/// A list or an object as JSON text, which some models send; read only if the schema expects one.
 fn container<'t>(text: &'t str, kind: &Kind) -> Option<(&'t str, Value)> {
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
     if !matches!(kind, Kind::Type { .. }) || !text.starts_with(['[', '{']) {
         return None;
     }
-    // Paid as what it may become, before it is read.
+    // Counted by its possible size, before it is read.
     spend(text.len() as u64 / 2);
     let json = RawJson::parse(Bytes::copy_from_slice(text.as_bytes())).ok()?;
     Some((text, soundness::parse(&json).ok()?))

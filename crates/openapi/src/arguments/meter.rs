@@ -48,7 +48,7 @@ pub enum Stopped {
     Work,
     /// Its time is over.
     Time,
-    /// Nobody waits for it any more.
+    /// The caller has left.
     Left,
 }
 
@@ -330,7 +330,7 @@ pub fn size(value: &Value) -> u64 {
     1 + inside
 }
 
-// Where in a value something lies.
+// Locations within a value.
 
 /// One step from a value to a value inside it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,7 +1,7 @@
-//! What a call's body must be: the tool's own schema decides, and what passes goes on as sent.
+//! Validation of a call's arguments against the tool's own schema; valid ones are passed on unchanged.
 //!
 //! Small models send `"5"` for 5 and `null` for "nothing". Only where validation fails, and only
-//! at the failing places, such values are exchanged for what they exactly mean.
+//! at the failing places, such values are replaced by their exact meaning.
 
 mod fault;
 mod fixes;
@@ -56,7 +56,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// What may be done on a thread that serves others too.
+    /// The limit on a thread that serves other requests, too.
     pub fn brief() -> Self {
         Self {
             brief: true,
@@ -66,7 +66,7 @@ impl Effort {
         }
     }
 
-    /// All that any check may cost, on a thread of its own.
+    /// The limit of a check on a thread of its own.
     pub fn whole(patience: Patience) -> Self {
         Self {
             brief: false,
@@ -99,7 +99,7 @@ impl Effort {
 pub enum Unfit {
     /// These fields are wrong.
     Faults(Vec<FieldFault>),
-    /// There is no outcome: a brief check needs a whole one, or nobody waits for it any more.
+    /// There is no outcome: a brief check must be repeated as a whole one, or the caller has left.
     Stopped(Stopped),
 }
 
@@ -143,7 +143,7 @@ impl ArgumentRules {
         };
         Self { checker, warning }
     }
-    /// What is wrong with the schema, if it is not checked as it stands.
+    /// Why arguments are not validated against the schema, if they are not.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
@@ -252,7 +252,7 @@ impl Checker {
     }
 }
 
-/// Does to the value what may make it valid; false where there is nothing to do.
+/// Applies the corrections that may make the value valid; false if there are none.
 fn correct(value: &mut Value, edits: &mut Edits, unions: &Unions) -> bool {
     let (mut fixes, mut search) = (Fixes::default(), Search::new(unions));
     for objection in unions.objections(value).iter().flatten() {

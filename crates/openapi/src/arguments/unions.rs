@@ -22,7 +22,7 @@ use super::{
     meter::{COUNTING, Step, at, spend, steps},
 };
 
-/// Where the schema stands among the validator's documents.
+/// The address of the schema among the validator's documents.
 const HOME: &str = "mcpo-bridge:///schema";
 
 /// Branches of one keyword that are looked into: no model is helped by more.
@@ -44,7 +44,7 @@ pub struct Unions {
 
 #[derive(Default)]
 struct Compiled {
-    /// By place; what explains is told from what only decides.
+    /// By location, and whether the validator explains or only decides.
     validators: HashMap<(String, bool), Arc<Validator>>,
     nodes: usize,
 }
@@ -72,7 +72,7 @@ impl Unions {
         Some(list(&root, value, &[]))
     }
 
-    /// What each branch of a union objects to; nothing where there are too many.
+    /// The errors of each branch of a union; none if there are too many.
     pub fn context<'v>(&self, union: Union<'_>, from: &Objection<'v>) -> Vec<Vec<Objection<'v>>> {
         let Union::None(keyword, schema, count) = union else {
             return Vec::new();
@@ -178,7 +178,7 @@ impl BranchesOf {
         Box::new(Self {
             unions: unions.clone(),
             schema: location.unwrap_or_default().to_owned(),
-            // The last one is ours.
+            // Without the branch that counts.
             count: branches
                 .as_array()
                 .map_or(0, |all| all.len().saturating_sub(1)),
@@ -188,7 +188,7 @@ impl BranchesOf {
 
     /// How many branches fit; no more are counted than matter.
     fn fitting(&self, value: &Value) -> usize {
-        // Only while a tool is forgotten, and nobody waits for this.
+        // Gone only if the tool was removed; the outcome is then not used.
         let Some(unions) = self.unions.upgrade() else {
             return 1;
         };
@@ -230,7 +230,7 @@ impl<'i> Keyword<'i> for BranchesOf {
     }
 }
 
-// What a validator objects to in a value.
+// The errors of a validator.
 
 /// Between the keyword and the place of its schema, in an error's message.
 const BETWEEN: char = ' ';
@@ -240,17 +240,17 @@ pub const SHOWN: usize = 300;
 
 /// A fault of the value that was checked, or of a branch that does not fit.
 pub struct Objection<'v> {
-    /// What the validator objects to.
+    /// The error of the validator.
     pub kind: Kind,
     /// Its own name and words for it.
     pub words: (String, String),
     /// Where in the whole value.
     pub location: Vec<Step>,
-    /// What stands there.
+    /// The value there.
     pub value: &'v Value,
 }
 
-/// A keyword whose branches fit too seldom or too often.
+/// A keyword of which no branch fits, or more than one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Union<'e> {
     /// No branch fits. The keyword, where its schema is, and how many branches there are.
@@ -276,7 +276,7 @@ impl Objection<'_> {
     }
 }
 
-/// The validator's own name and words for what it objects to.
+/// The validator's own name and text of an error.
 pub fn own_words(error: &ValidationError<'_>) -> (String, String) {
     match error.kind() {
         // For these there are better ones; words for each of a long list would only be memory.

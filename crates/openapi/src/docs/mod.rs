@@ -84,7 +84,7 @@ pub const INDEX_CSP: &str = "default-src 'none'; style-src 'unsafe-inline'; img-
 pub struct IndexEntry<'a> {
     /// Its name in the config.
     pub name: &'a str,
-    /// What it calls itself, if known.
+    /// Its own title, if known.
     pub title: Option<&'a str>,
     /// How it is.
     pub status: IndexStatus<'a>,

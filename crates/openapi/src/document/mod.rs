@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::IndexEntry;
 use crate::schema::{request_schema, response_schema};
 
-/// What a document says of a server.
+/// The content of a document.
 #[derive(Debug, Clone, Copy)]
 pub struct DocumentInput<'a> {
     /// The server's own title, or its name in the config.
@@ -22,7 +22,7 @@ pub struct DocumentInput<'a> {
     pub version: &'a str,
     /// The server's instructions, for people: models never see them here.
     pub description: Option<&'a str>,
-    /// Where the operations are, as a path without a slash at its end: `/mcpo/excel`.
+    /// The path of the operations, without a slash at its end: `/mcpo/excel`.
     pub server_url: &'a str,
     /// The tools to show, in order. Of two with one name the first counts.
     pub tools: &'a [Tool],
@@ -118,7 +118,7 @@ pub fn operation_ids<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String
     let pairs = names.iter().zip(&mapped);
     let exact = pairs.map(|(name, id)| name == id && taken.insert(id.clone()));
     let exact: Vec<bool> = exact.collect();
-    // What was tried for an id already: thousands of names may come to the same.
+    // The last number tried for an id, because thousands of names may map to the same.
     let mut tried: HashMap<String, u64> = HashMap::new();
     let finish = |(id, exact): (String, bool)| {
         if exact || taken.insert(id.clone()) {
@@ -257,7 +257,7 @@ pub struct Documents {
     pub name: Option<String>,
     /// The description at the root.
     pub description: Option<String>,
-    /// The version at the root, where the command line names one.
+    /// The version at the root, if the command line names one.
     pub version: Option<String>,
     /// How operations are called.
     pub operation_ids: OperationIds,

@@ -13,7 +13,7 @@ pub struct Inliner<'a> {
     limits: Limits,
     budget: Budget,
     pub warnings: Warnings,
-    /// Targets that we stand in, outermost first.
+    /// The references that are being followed, outermost first.
     trail: Vec<&'a Value>,
     /// What `#` means here.
     resource: &'a Value,
@@ -135,7 +135,7 @@ impl<'a> Inliner<'a> {
         Ok(out)
     }
 
-    /// Where a reference leads, or something permissive where it may not lead on.
+    /// The schema that a reference points at, or a permissive one if it cannot be followed.
     fn follow(&mut self, reference: &'a Value) -> Step<Value> {
         let found = reference
             .as_str()
@@ -162,7 +162,7 @@ impl<'a> Inliner<'a> {
         Ok(converted)
     }
 
-    /// What stands where a schema is cut: its kind and its words, nothing of what is inside.
+    /// The replacement of a truncated schema: its type and its texts, without subschemas.
     fn stub(&mut self, map: &Map<String, Value>) -> Step<Map<String, Value>> {
         self.budget.bytes(64)?;
         let types = named(map);
@@ -308,7 +308,7 @@ impl<'a> Inliner<'a> {
 }
 
 /// A variant that is itself but variants gives way to them: Open WebUI unwraps the only one beside
-/// `null` and then drops what is called `anyOf`.
+/// `null` and then drops its `anyOf`.
 fn flat(branches: Vec<Value>) -> Vec<Value> {
     let mut all = Vec::with_capacity(branches.len());
     for branch in branches {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{any, is_never, named, write};
 
-/// Makes `into` ask what both ask. What cannot be said in one schema stays in `allOf`.
+/// Makes `into` require what both require. Keywords that cannot be merged stay in `allOf`.
 pub fn both(into: &mut Map<String, Value>, part: Value) {
     if is_never(&part) {
         into.insert("not".into(), json!({}));
@@ -43,7 +43,7 @@ pub fn both(into: &mut Map<String, Value>, part: Value) {
     }
 }
 
-/// Tightens `mine` by `other`; gives `other` back where one keyword cannot say both.
+/// Merges `other` into `mine`; returns `other` if one keyword cannot express both.
 fn keyword(key: &str, mine: &mut Value, other: Value) -> Option<Value> {
     match key {
         // The outer text is about this use, the inner about the type.

@@ -151,7 +151,7 @@ pub fn deeper_than(value: &Value, limit: usize) -> bool {
     false
 }
 
-// Where the references of one schema point. Nothing outside the schema is ever fetched.
+// The targets of the references of one schema. Nothing outside the schema is fetched.
 
 /// Where relative `$id`s start when the root has none.
 const NO_BASE: &str = "json-schema:///";
@@ -164,7 +164,7 @@ pub struct Refs<'a> {
     anchors: HashMap<&'a str, &'a Value>,
 }
 
-/// What a reference points at, and the resource within which *its* references are read.
+/// The target of a reference, and the resource to which *its* references are relative.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     pub schema: &'a Value,
@@ -180,7 +180,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// What `#` means within this schema: itself where it has an `$id`.
+    /// The target of `#` within this schema: the schema itself if it has an `$id`.
     pub fn own_resource(self) -> &'a Value {
         match self.schema.get("$id") {
             Some(Value::String(id)) if !id.starts_with('#') => self.schema,
@@ -262,7 +262,7 @@ impl<'a> Refs<'a> {
     }
 }
 
-// Types where the author left them out: Open WebUI reads an untyped schema as a string.
+// Missing types are added: Open WebUI reads a schema without a type as a string.
 
 const TYPES: [&str; 7] = [
     "string", "number", "integer", "boolean", "object", "array", "null",

@@ -71,7 +71,7 @@ where
     Err("the schema is too large for any model: any value is accepted".into())
 }
 
-/// What a schema says of an object's members, composition included.
+/// The members that a schema describes, composition included.
 #[derive(Default)]
 struct Members {
     properties: Map<String, Value>,
@@ -106,7 +106,7 @@ fn arguments(root: Value, mut warnings: Warnings) -> Converted {
     }
     let mut members = gather(&root);
     for name in members.required.iter().filter_map(Value::as_str) {
-        // The model must see what it has to give.
+        // The model must see all required arguments.
         members.properties.entry(name).or_insert_with(any);
     }
     let mut schema = Map::new();
@@ -179,7 +179,7 @@ impl Members {
         union(&mut self.required, names);
     }
 
-    /// Adds arguments of a variant; what the root itself says of an argument holds for all.
+    /// Adds arguments of a variant; the root's own schema of an argument has precedence.
     fn offer(&mut self, properties: Map<String, Value>) {
         for (name, schema) in properties {
             let known = self.properties.entry(name).or_insert_with(any);
