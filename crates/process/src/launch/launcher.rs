@@ -109,9 +109,13 @@ pub fn read(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wan
         "uvx" => read_uv_tool_run(command, 0, &sibling(&command.program, "uv")),
         "uv" => read_uv(command, &command.program),
         "pipx" => read_pipx(command),
-        "npx" => read_npx(command, &sibling(&command.program, "npm"), on_path),
+        "npx" => packages(command, 0, &sibling(&command.program, "npm"), on_path),
         "npm" => read_npm_exec(command, on_path),
-        _ if is_interpreter(name) => read_python(command),
+        _ if is_interpreter(name) => {
+            let (target, rest) = python_target(&command.args)?;
+            let what = What::Interpreter(target);
+            Ok(Wanted { rest, what })
+        }
         _ => Err("its command is not a package launcher".to_owned()),
     }?;
     let launcher = command.args.get(..wanted.rest).unwrap_or_default();
@@ -159,15 +163,6 @@ const SKIPPED: &[&str] = &[
     "no-audit",
 ];
 
-/// `npx [OPTIONS] PACKAGE …`
-fn read_npx(
-    command: &CommandSpec,
-    npm: &str,
-    on_path: &dyn Fn(&str) -> bool,
-) -> Result<Wanted, Why> {
-    packages(command, 0, npm, on_path)
-}
-
 /// `npm exec [OPTIONS] -- PACKAGE …`
 fn read_npm_exec(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wanted, Why> {
     let args = &command.args;
@@ -186,6 +181,7 @@ fn read_npm_exec(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Resul
     Ok(wanted)
 }
 
+/// `npx [OPTIONS] PACKAGE …`, whose options begin at `at`.
 fn packages(
     command: &CommandSpec,
     mut at: usize,
@@ -209,36 +205,19 @@ fn packages(
             break word;
         };
         let option = option.trim_start_matches('-');
-        let (name, inline) = match option.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (option, None),
-        };
-        let mut value = || {
-            inline.clone().map_or_else(
-                || {
-                    at += 1;
-                    let value = args.get(at - 1).cloned();
-                    value.ok_or_else(|| format!("--{name} has no value"))
-                },
-                Ok,
-            )
-        };
+        let (name, inline) = split_value(option);
+        let mut value = || value_of(name, inline, args, &mut at);
         match name {
             "p" | "package" => named.push(value()?),
             "registry" => {
                 let address = value()?;
-                let parsed = url::Url::parse(&address);
-                let parsed = parsed.map_err(|_| "its registry is not a URL".to_owned())?;
-                without_password(&parsed)?;
+                let invalid = |_| "its registry is not a URL".to_owned();
+                without_password(&Url::parse(&address).map_err(invalid)?)?;
                 fetching.push(format!("--registry={address}"));
             }
             _ if SKIPPED.contains(&name) && inline.is_none() => {}
-            "yes" if inline.as_deref() == Some("true") => {}
-            _ => {
-                return Err(format!(
-                    "the bridge does not support the option --{name} for installation"
-                ));
-            }
+            "yes" if inline == Some("true") => {}
+            _ => return Err(unknown(&format!("--{name}"))),
         }
     };
     let bin = (!named.is_empty()).then(|| target.clone());
@@ -252,11 +231,8 @@ fn packages(
     } else if target.contains('/') {
         return Err("a plain program's name must follow --package".to_owned());
     }
-    let mut names = Vec::new();
-    for package in &named {
-        names.push(package_name(package)?);
-    }
-    let main = names.swap_remove(0);
+    let names = named.iter().map(|package| package_name(package));
+    let main = names.collect::<Result<Vec<_>, _>>()?.swap_remove(0);
     Ok(Wanted {
         rest: at,
         what: What::Node(NodeSet {
@@ -271,34 +247,27 @@ fn packages(
 
 /// The name in `name`, `name@1.2`, `@scope/name@^1`.
 fn package_name(package: &str) -> Result<String, Why> {
-    let refused = || Err("a package is not from the registry".to_owned());
     let scoped = package.starts_with('@');
     let body = package.strip_prefix('@').unwrap_or(package);
     let (name, version) = body.split_once('@').unwrap_or((body, ""));
     let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~');
-    let mut parts = name.split('/');
-    let good =
+    let is_good =
         |part: &str| !part.is_empty() && part.chars().all(of_name) && !part.starts_with(['.', '-']);
-    let count = if scoped { 2 } else { 1 };
-    if parts.clone().count() != count || !parts.all(good) {
-        return refused();
+    let parts: Vec<_> = name.split('/').collect();
+    let is_name = parts.len() == 1 + usize::from(scoped) && parts.into_iter().all(is_good);
+    let mut archives = [".tgz", ".tar", ".tar.gz"].iter();
+    if !is_name || archives.any(|end| package.ends_with(end)) || version.contains([':', '/']) {
+        return Err("a package is not from the registry".to_owned());
     }
-    let archive = [".tgz", ".tar", ".tar.gz"]
-        .iter()
-        .any(|end| package.ends_with(end));
-    if archive || version.contains([':', '/']) {
-        return refused();
-    }
-    let at = if scoped { "@" } else { "" };
-    Ok(format!("{at}{name}"))
+    Ok(format!("{}{name}", if scoped { "@" } else { "" }))
 }
 
-// Options in front of a command, as clap and argparse read them.
+// Options before a command, as clap and argparse read them.
 
-/// What an option means to us.
+/// What an option means for an installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// It changes nothing of what is installed, or only how often it is looked for.
+    /// It does not change what is installed, or only how often versions are resolved.
     Skip,
     /// The interpreter.
     Python,
@@ -327,12 +296,9 @@ struct Known {
 
 /// Without a value.
 const fn flag(long: &'static str, short: Option<char>, meaning: Use) -> Known {
-    let value = false;
     Known {
-        long,
-        short,
-        value,
-        meaning,
+        value: false,
+        ..valued(long, short, meaning)
     }
 }
 
@@ -348,65 +314,63 @@ const fn valued(long: &'static str, short: Option<char>, meaning: Use) -> Known 
 }
 
 /// An option as it was given.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Given {
-    meaning: Use,
-    long: &'static str,
+    option: &'static Known,
     /// Empty where it takes none.
     value: String,
 }
 
 impl Given {
-    /// The words that say the same to another command of the tool.
-    pub fn words(&self, with_value: bool) -> Vec<String> {
-        let flag = format!("--{}", self.long);
-        if with_value {
-            vec![flag, self.value.clone()]
-        } else {
-            vec![flag]
-        }
+    /// The arguments that pass the option on to another command of the tool.
+    fn words(&self) -> Vec<String> {
+        let value = self.option.value.then(|| self.value.clone());
+        let flag = format!("--{}", self.option.long);
+        std::iter::once(flag).chain(value).collect()
     }
 }
 
-/// Reads options from `args[at..]` up to the first word that is none, and gives its place. A `--`
-/// is passed over.
+/// The value of the last of these options with this meaning.
+fn last_value(given: &[Given], meaning: Use) -> Option<&str> {
+    let last = given.iter().rfind(|given| given.option.meaning == meaning);
+    last.map(|given| given.value.as_str())
+}
+
+/// Reads options from `args[at..]` up to the first argument that is not an option, and returns its
+/// index. A `--` is skipped.
 fn read_options(
     args: &[String],
     mut at: usize,
-    known: &[&[Known]],
-) -> Result<(Vec<(Given, bool)>, usize), Why> {
-    let all = || known.iter().flat_map(|table| table.iter());
+    known: &[&'static [Known]],
+) -> Result<(Vec<Given>, usize), Why> {
+    let find = |option: String, is_it: &dyn Fn(&Known) -> bool| {
+        let mut all = known.iter().copied().flatten();
+        all.find(|known| is_it(known))
+            .ok_or_else(|| unknown(&option))
+    };
     let mut given = Vec::new();
     while let Some(word) = args.get(at) {
         if word == "--" {
             return Ok((given, at + 1));
         }
         if let Some(long) = word.strip_prefix("--") {
-            let (name, inline) = match long.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (long, None),
-            };
-            let found = all().find(|known| known.long == name);
-            let found = found.ok_or_else(|| unknown(&format!("--{name}")))?;
+            let (name, inline) = split_value(long);
+            let option = find(format!("--{name}"), &|known| known.long == name)?;
             at += 1;
-            let value = take(found, inline, args, &mut at)?;
-            given.push((given_option(found, value), found.value));
+            let value = take(option, inline, args, &mut at)?;
+            given.push(Given { option, value });
         } else if word.len() > 1 && word.starts_with('-') {
             let mut letters = word[1..].chars();
             at += 1;
             while let Some(letter) = letters.next() {
-                let found = all().find(|known| known.short == Some(letter));
-                let found = found.ok_or_else(|| unknown(&format!("-{letter}")))?;
-                let rest = letters.as_str();
-                if !found.value {
-                    given.push((given_option(found, String::new()), false));
-                    continue;
+                let option = find(format!("-{letter}"), &|known| known.short == Some(letter))?;
+                let mut inline = None;
+                if option.value {
+                    let rest = std::mem::replace(&mut letters, "".chars()).as_str();
+                    inline = (!rest.is_empty()).then(|| rest.strip_prefix('=').unwrap_or(rest));
                 }
-                let inline = rest.strip_prefix('=').unwrap_or(rest);
-                let inline = (!rest.is_empty()).then(|| inline.to_owned());
-                let value = take(found, inline, args, &mut at)?;
-                given.push((given_option(found, value), true));
-                break;
+                let value = take(option, inline, args, &mut at)?;
+                given.push(Given { option, value });
             }
         } else {
             break;
@@ -415,29 +379,39 @@ fn read_options(
     Ok((given, at))
 }
 
-fn given_option(known: &Known, value: String) -> Given {
-    Given {
-        meaning: known.meaning,
-        long: known.long,
-        value,
+/// Splits `name=value`.
+fn split_value(option: &str) -> (&str, Option<&str>) {
+    match option.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (option, None),
     }
+}
+
+/// The value of an option: what follows its `=`, else the next argument.
+fn value_of(
+    name: &str,
+    inline: Option<&str>,
+    args: &[String],
+    at: &mut usize,
+) -> Result<String, Why> {
+    let value = inline.or_else(|| {
+        *at += 1;
+        args.get(*at - 1).map(String::as_str)
+    });
+    let value = value.ok_or_else(|| format!("--{name} has no value"))?;
+    Ok(value.to_owned())
 }
 
 fn take(
     known: &Known,
-    inline: Option<String>,
+    inline: Option<&str>,
     args: &[String],
     at: &mut usize,
 ) -> Result<String, Why> {
-    match (known.value, inline) {
-        (true, Some(value)) => Ok(value),
-        (true, None) => {
-            let value = args.get(*at).cloned();
-            *at += 1;
-            value.ok_or_else(|| format!("--{} has no value", known.long))
-        }
-        (false, None) => Ok(String::new()),
-        (false, Some(_)) => Err(unknown(&format!("--{}=…", known.long))),
+    match inline {
+        _ if known.value => value_of(known.long, inline, args, at),
+        None => Ok(String::new()),
+        Some(_) => Err(unknown(&format!("--{}=…", known.long))),
     }
 }
 
@@ -471,61 +445,42 @@ fn read_pipx(command: &CommandSpec) -> Result<Wanted, Why> {
     let (given, at) = read_options(args, at + 1, &[PIPX_GLOBAL, PIPX_RUN])?;
     let app = args.get(at).ok_or("no package given")?;
     let cwd = command.cwd.as_deref();
-    let mut set = PythonSet {
-        uv: "uv".to_owned(),
-        ..PythonSet::default()
-    };
-    let spec = given.iter().rev().find(|(given, _)| given.meaning == From);
-    let main = read_requirement(spec.map_or(app.as_str(), |(spec, _)| &spec.value), cwd)?;
+    let spec = last_value(&given, From);
+    let main = read_requirement(spec.unwrap_or(app), cwd)?;
     let name = if spec.is_some() {
         app.clone()
     } else {
         let name = main.name.clone();
         name.ok_or("a path or URL does not determine the program")?
     };
-    set.run = Run::Script(name);
-    let mut packages = vec![main];
-    for (given, valued) in given {
-        match given.meaning {
+    let mut set = PythonSet::run_by("uv", Run::Script(name));
+    set.add(main);
+    for given in given {
+        match given.option.meaning {
             Python => set.python = Some(given.value),
-            With => packages.push(read_requirement(&given.value, cwd)?),
+            With => set.add(read_requirement(&given.value, cwd)?),
             Fetch => {
-                let address = url::Url::parse(&given.value);
-                let address = address.map_err(|_| "its index is not a URL".to_owned())?;
-                without_password(&address)?;
-                set.fetching.extend(given.words(valued));
+                let invalid = |_| "its index is not a URL".to_owned();
+                without_password(&Url::parse(&given.value).map_err(invalid)?)?;
+                set.fetching.extend(given.words());
             }
             _ => {}
         }
     }
-    for package in packages {
-        set.requirements.push(package.text);
-        set.sources.extend(package.source);
-    }
-    // pipx takes the first of these for itself.
-    let rest = at + 1;
-    let dashes = args.get(rest).is_some_and(|word| word == "--");
+    // pipx skips a first `--`.
+    let dashes = args.get(at + 1).is_some_and(|word| word == "--");
     Ok(Wanted {
-        rest: rest + usize::from(dashes),
+        rest: at + 1 + usize::from(dashes),
         what: What::Python(set),
     })
 }
 
-// `python -m MODULE` and `python FILE`: what runs is there already.
+// `python -m MODULE` and `python FILE`: nothing has to be installed.
 
 /// `python`, `python3`, `python3.12`.
 fn is_interpreter(name: &str) -> bool {
     let version = name.strip_prefix("python");
     version.is_some_and(|version| version.chars().all(|c| c.is_ascii_digit() || c == '.'))
-}
-
-/// The whole command.
-fn read_python(command: &CommandSpec) -> Result<Wanted, Why> {
-    let (target, behind) = python_target(&command.args)?;
-    Ok(Wanted {
-        rest: behind,
-        what: What::Interpreter(target),
-    })
 }
 
 /// What an interpreter with these arguments runs, and how many of them say so.
@@ -642,8 +597,8 @@ fn split_name(text: &str) -> (&str, &str) {
 }
 
 fn is_path(text: &str) -> bool {
-    let archive = [".whl", ".tar.gz", ".zip"].iter();
-    text.contains('/') || archive.clone().any(|end| text.ends_with(end))
+    let mut archives = [".whl", ".tar.gz", ".zip"].iter();
+    text.contains('/') || archives.any(|end| text.ends_with(end))
 }
 
 fn url(text: &str, place: usize) -> Result<Requirement, Why> {
@@ -684,11 +639,9 @@ fn path(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> {
         return Err("unsupported form of a package path".to_owned());
     }
     let path = absolute_path(Path::new(text), cwd)?;
-    let found = path.canonicalize();
-    let found = found.map_err(|error| format!("cannot read a package path ({error})"))?;
-    let Some(text) = found.to_str() else {
-        return Err("a package path is not UTF-8".to_owned());
-    };
+    let unreadable = |error| format!("cannot read a package path ({error})");
+    let found = path.canonicalize().map_err(unreadable)?;
+    let text = found.to_str().ok_or("a package path is not UTF-8")?;
     Ok(Requirement {
         text: text.to_owned(),
         name: None,
@@ -701,10 +654,9 @@ fn absolute_path(path: &Path, cwd: Option<&Path>) -> Result<PathBuf, Why> {
     if path.is_absolute() {
         return Ok(path.to_owned());
     }
-    match cwd.filter(|cwd| cwd.is_absolute()) {
-        Some(cwd) => Ok(cwd.join(path)),
-        None => Err("a path in its arguments is relative to the workspace".to_owned()),
-    }
+    let cwd = cwd.filter(|cwd| cwd.is_absolute());
+    let cwd = cwd.ok_or("a path in its arguments is relative to the workspace")?;
+    Ok(cwd.join(path))
 }
 
 // `uvx`, `uv tool run` and `uv run`.
@@ -777,48 +729,34 @@ fn read_uv(command: &CommandSpec, uv: &str) -> Result<Wanted, Why> {
         _ => return Err("neither `uv run` nor `uv tool run`".to_owned()),
     };
     if let What::Python(set) = &mut wanted.what {
-        set.fetching.extend(given.into_iter().flat_map(fetch_words));
+        let fetch = given.iter().filter(|given| given.option.meaning == Fetch);
+        set.fetching.extend(fetch.flat_map(Given::words));
     }
     Ok(wanted)
-}
-
-fn fetch_words((given, valued): (Given, bool)) -> Vec<String> {
-    match given.meaning {
-        Fetch => given.words(valued),
-        _ => Vec::new(),
-    }
 }
 
 /// `uvx …`, whose options begin at `at`.
 fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
     let (given, at) = read_options(&command.args, at, &[UV_GLOBAL, PACKAGES, TOOL])?;
-    let Some(target) = command.args.get(at) else {
-        return Err("no package given".to_owned());
-    };
+    let target = command.args.get(at).ok_or("no package given")?;
     let cwd = command.cwd.as_deref();
-    let mut set = PythonSet {
-        uv: uv.to_owned(),
-        ..PythonSet::default()
-    };
-    let from = given.iter().rev().find(|(given, _)| given.meaning == From);
-    let main = if let Some((from, _)) = from {
+    let (main, name) = if let Some(from) = last_value(&given, From) {
         if target.contains(['@', '=', '<', '>', '[', '/']) {
             return Err("with --from, a plain program's name must follow".to_owned());
         }
-        set.run = Run::Script(target.clone());
-        read_requirement(&from.value, cwd)?
+        (read_requirement(from, cwd)?, target.clone())
     } else {
         let main = read_requirement(target, cwd)?;
         let name = main.name.clone().filter(|_| !target.contains("://"));
         let name = name.ok_or("a path or URL without --from does not determine the program")?;
-        set.run = Run::Script(name);
-        main
+        (main, name)
     };
     if main.name.as_deref().is_some_and(is_interpreter) {
         return Err("it runs the interpreter itself".to_owned());
     }
-    add(&mut set, main);
-    gather(&mut set, given, cwd)?;
+    let mut set = PythonSet::run_by(uv, Run::Script(name));
+    set.add(main);
+    set.gather(given, cwd)?;
     Ok(Wanted {
         rest: at + 1,
         what: What::Python(set),
@@ -829,28 +767,23 @@ fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted
 fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
     let args = &command.args;
     let (given, at) = read_options(args, at, &[UV_GLOBAL, PACKAGES, UV_RUN])?;
-    let Some(target) = args.get(at) else {
-        return Err("no command given".to_owned());
-    };
+    let target = args.get(at).ok_or("no command given")?;
     let cwd = command.cwd.as_deref();
-    let has = |meaning| given.iter().any(|(given, _)| given.meaning == meaning);
-    let named = |name| given.iter().any(|(given, _)| given.long == name);
-    let (is_module, is_script) = (has(Module), has(Script));
+    let has = |meaning| last_value(&given, meaning).is_some();
+    let named = |name| given.iter().any(|given| given.option.long == name);
+    let is_module = has(Module);
     if target == "-" || target.contains("://") {
         return Err("its script is not a file".to_owned());
     }
     let file = Path::new(target).extension();
-    let is_file = !is_module && (is_script || file.is_some_and(|end| end == "py"));
-    let mut set = PythonSet {
-        uv: uv.to_owned(),
-        ..PythonSet::default()
-    };
+    let is_file = !is_module && (has(Script) || file.is_some_and(|end| end == "py"));
+    let mut set = PythonSet::run_by(uv, Run::Script(target.clone()));
     let mut rest = at + 1;
     if is_module {
         set.run = Run::Module(target.clone());
     } else if is_file {
         let file = absolute_path(Path::new(target), cwd)?;
-        script(&mut set, &file)?;
+        set.read_script(&file)?;
         set.run = Run::File(file);
     } else if is_interpreter(target) {
         let (found, behind) = python_target(&args[rest..])?;
@@ -860,46 +793,84 @@ fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
             Target::File(file) => Run::File(absolute_path(&file, cwd)?),
             Target::Function { .. } => return Err("it does not run a module".to_owned()),
         };
-    } else {
-        set.run = Run::Script(target.clone());
     }
     // A script with inline metadata is on its own; anything else is part of the project around it.
     let in_project = set.script.is_none() && !named("no-project") && cwd.is_some();
     if in_project {
         return Err("it runs in a project, which `uv run` keeps up to date".to_owned());
     }
-    gather(&mut set, given, cwd)?;
+    set.gather(given, cwd)?;
     Ok(Wanted {
         rest,
         what: What::Python(set),
     })
 }
 
-/// A script, whose first lines may say what it needs.
-fn script(set: &mut PythonSet, file: &Path) -> Result<(), Why> {
-    let text = std::fs::read_to_string(file);
-    let text = text.map_err(|error| format!("cannot read its script ({error})"))?;
-    let mut lines = text.lines().map(str::trim_end);
-    if !lines.any(|line| line == "# /// script") {
-        return Ok(());
-    }
-    if file.with_extension("py.lock").exists() {
-        return Err("its script has its own uv lock file".to_owned());
-    }
-    let metadata = lines.take_while(|line| *line != "# ///");
-    for line in metadata.map(|line| line.trim_start_matches('#').trim()) {
-        if line.starts_with("[tool.uv") {
-            return Err("its script has uv settings ([tool.uv])".to_owned());
-        }
-        let asked = line.strip_prefix("requires-python");
-        let asked = asked.and_then(|rest| rest.trim_start().strip_prefix('='));
-        if let Some(asked) = asked {
-            set.python = Some(quoted(asked.trim()).ok_or("invalid requires-python")?);
+impl PythonSet {
+    fn run_by(uv: &str, run: Run) -> Self {
+        Self {
+            uv: uv.to_owned(),
+            run,
+            ..Self::default()
         }
     }
-    set.script = Some(file.to_owned());
-    set.sources.push(file.to_owned());
-    Ok(())
+
+    fn add(&mut self, package: Requirement) {
+        self.requirements.push(package.text);
+        self.sources.extend(package.source);
+    }
+
+    /// Reads the inline metadata of a script, if it has any.
+    fn read_script(&mut self, file: &Path) -> Result<(), Why> {
+        let text = std::fs::read_to_string(file);
+        let text = text.map_err(|error| format!("cannot read its script ({error})"))?;
+        let mut lines = text.lines().map(str::trim_end);
+        if !lines.any(|line| line == "# /// script") {
+            return Ok(());
+        }
+        if file.with_extension("py.lock").exists() {
+            return Err("its script has its own uv lock file".to_owned());
+        }
+        let metadata = lines.take_while(|line| *line != "# ///");
+        for line in metadata.map(|line| line.trim_start_matches('#').trim()) {
+            if line.starts_with("[tool.uv") {
+                return Err("its script has uv settings ([tool.uv])".to_owned());
+            }
+            let asked = line.strip_prefix("requires-python");
+            let asked = asked.and_then(|rest| rest.trim_start().strip_prefix('='));
+            if let Some(asked) = asked {
+                self.python = Some(quoted(asked.trim()).ok_or("invalid requires-python")?);
+            }
+        }
+        self.script = Some(file.to_owned());
+        self.sources.push(file.to_owned());
+        Ok(())
+    }
+
+    /// Reads the options of uv.
+    fn gather(&mut self, given: Vec<Given>, cwd: Option<&Path>) -> Result<(), Why> {
+        for mut given in given {
+            match given.option.meaning {
+                Python if given.value.contains('/') => {
+                    let path = absolute_path(Path::new(&given.value), cwd)?;
+                    self.python = Some(path.display().to_string());
+                }
+                Python => self.python = Some(given.value),
+                With => {
+                    for package in split_requirements(&given.value) {
+                        self.add(read_requirement(&package, cwd)?);
+                    }
+                }
+                Choose => self.choosing.extend(given.words()),
+                Fetch => {
+                    given.value = url_or_path(&given, cwd)?;
+                    self.fetching.extend(given.words());
+                }
+                Skip | From | Module | Script => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 fn quoted(text: &str) -> Option<String> {
@@ -908,53 +879,18 @@ fn quoted(text: &str) -> Option<String> {
     Some(inside.to_owned())
 }
 
-fn add(set: &mut PythonSet, package: Requirement) {
-    set.requirements.push(package.text);
-    set.sources.extend(package.source);
-}
-
-fn gather(set: &mut PythonSet, given: Vec<(Given, bool)>, cwd: Option<&Path>) -> Result<(), Why> {
-    for (mut given, valued) in given {
-        match given.meaning {
-            Python => set.python = Some(given.value),
-            With => {
-                for package in split_requirements(&given.value) {
-                    add(set, read_requirement(&package, cwd)?);
-                }
-            }
-            Choose => set.choosing.extend(given.words(valued)),
-            Fetch => {
-                if valued {
-                    given.value = url_or_path(&given, cwd)?;
-                }
-                set.fetching.extend(given.words(valued));
-            }
-            Skip | From | Module | Script => {}
-        }
-    }
-    if set
-        .python
-        .as_deref()
-        .is_some_and(|python| python.contains('/'))
-    {
-        let path = absolute_path(Path::new(set.python.as_deref().unwrap_or("")), cwd)?;
-        set.python = Some(path.display().to_string());
-    }
-    Ok(())
-}
-
 /// The value of an option that may be a URL or a path.
 fn url_or_path(given: &Given, cwd: Option<&Path>) -> Result<String, Why> {
     let value = &given.value;
     if let Some(at) = value.find("://") {
         let from = value[..at].rfind('=').map_or(0, |at| at + 1);
         let address = Url::parse(&value[from..]);
-        let address = address.map_err(|_| format!("--{} is not a URL", given.long))?;
+        let address = address.map_err(|_| format!("--{} is not a URL", given.option.long))?;
         without_password(&address)?;
         return Ok(value.clone());
     }
-    if given.long == "find-links" {
-        let path: PathBuf = absolute_path(Path::new(value), cwd)?;
+    if given.option.long == "find-links" {
+        let path = absolute_path(Path::new(value), cwd)?;
         return Ok(path.display().to_string());
     }
     Ok(value.clone())
