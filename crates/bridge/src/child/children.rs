@@ -12,8 +12,8 @@ use std::{
 
 use bridge_model::{BootTime, Job, JobFolderPaths, ServerName, Tenant};
 use bridge_process::{
-    Body, Child, ChildError, ChildParts, CommandSpec, Connection, Done, End, Errand, Launch,
-    Listener, Pipes, Process, Profile, RemoteSpec, ResolvedCommand, ServerLog, ShortName, ShortTmp,
+    Body, Child, ChildError, ChildParts, CommandSpec, Connection, Done, End, Launch, Listener,
+    Pipes, Process, Profile, RemoteSpec, ResolvedCommand, ServerLog, ShortName, ShortTmp,
     Supervisors, UserValues, environment,
     fork::{Means, Plan, Scratch},
     is_news,
@@ -24,7 +24,7 @@ use bridge_process::{
 };
 use bridge_protocol::{RawJson, era::Era, jsonrpc::Said, method};
 use parking_lot::{Mutex, MutexGuard};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit};
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, broadcast, oneshot},
@@ -106,8 +106,6 @@ pub struct Children {
     launches: Launches,
     forks: Arc<ForkServers>,
     failed_starts: FailedStarts,
-    /// For the children, however far the bridge raised its own.
-    open_files: Rlimit,
     /// Read when the first remote server is reached.
     outbound: Arc<OnceLock<Outbound>>,
     remotes: TaskTracker,
@@ -144,7 +142,6 @@ impl Children {
             failed_starts: FailedStarts::default(),
             metrics,
             launches: Launches::default(),
-            open_files: getrlimit(Resource::Nofile),
             outbound: Arc::default(),
             remotes: TaskTracker::new(),
             schemas: OnceLock::new(),
@@ -171,8 +168,8 @@ impl Children {
     }
 
     /// Runs a program to its end, at most to `until`. Dropping the future kills all of it.
-    pub async fn run(&self, errand: Errand, until: Instant) -> Result<Done, ChildError> {
-        bridge_process::run(errand, self.open_files, &self.supervisors, until).await
+    pub async fn run(&self, launch: Launch, until: Instant) -> Result<Done, ChildError> {
+        bridge_process::run(launch, &self.supervisors, until).await
     }
 
     /// Remote servers of 2026-07-28 want to see arguments in headers that their tools' schemas mark.
@@ -483,7 +480,7 @@ impl Children {
                 let why = format!("no response to initialize within {waited:.0} s");
                 ChildError::NotStarted {
                     why,
-                    said: child.last_words(),
+                    said: child.log.last_words(),
                     refused: false,
                 }
             }
@@ -575,7 +572,10 @@ impl Children {
             self.settings.max_message,
             listener.clone(),
             without_folder(folder.paths.clone()),
-            Arc::new(log.clone()),
+            Arc::new({
+                let log = log.clone();
+                move |line: &[u8]| log.noise(line)
+            }),
         )
     }
 
@@ -607,7 +607,6 @@ impl Children {
             args,
             env,
             cwd: command.cwd,
-            open_files: self.open_files,
         }
     }
 }
@@ -740,7 +739,7 @@ impl Children {
         let now = Instant::now();
         let patience = (until.saturating_duration_since(now) / 4).min(LONGEST_FORK);
         let parent = fork.parent.parent();
-        let forked = parent.fork(launch, &fork.argv, now + patience).await;
+        let forked = parent.fork(launch, &fork.argv, false, now + patience).await;
         forked
             .inspect_err(|error| {
                 // That is no fault of the parent's.

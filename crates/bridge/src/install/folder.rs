@@ -19,7 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bridge_process::{ChildError, Errand, ExitStatus, environment_for_installing};
+use bridge_process::{ChildError, ExitStatus, Launch, environment_for_installing};
 use bridge_state::read_within;
 use indexmap::IndexMap;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
@@ -342,7 +342,7 @@ impl<'a> Work<'a> {
     ) -> Result<String, Failed> {
         let what = args.iter().take_while(|arg| !arg.starts_with('-')).take(2);
         let what = what.fold(program.to_owned(), |what, arg| format!("{what} {arg}"));
-        let errand = Errand {
+        let errand = Launch {
             program: program.to_owned(),
             args,
             env: self.env.clone(),

@@ -1,10 +1,10 @@
-//! JSON-RPC with one child: answers matched by number, nothing the child says breaks a call.
+//! JSON-RPC with one child: responses are matched by number, and no message of the child breaks a
+//! call.
 //!
-//! Who hears what a child says beside answers:
-//! stdio carries no association: progress goes by its token, listen streams by their subscription,
-//! and everything else rides the newest request in flight, but only while all requests that are at
-//! work belong to one owner. A request that waits for an answer from its client is not at work. Who
-//! hears, or is asked, is never a guess.
+//! Receivers of messages other than responses: stdio has no association between messages and
+//! requests. Progress is routed by its token, listen streams by their subscription, and everything
+//! else goes to the newest request in flight, but only while all active requests have one owner. A
+//! request that waits for an answer of its client is not active. The receiver is never guessed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,7 +24,7 @@ use bridge_protocol::{
     meta, method, without_mark,
 };
 use bytes::{Buf as _, Bytes, BytesMut};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::{Notify, mpsc, oneshot},
@@ -33,16 +33,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::relative;
 
-/// How long answers are waited for from a child that closed its stdin.
+/// How long to wait for responses of a child that closed its stdin.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// A child's answer: its `result`, or its `error` object.
 pub type Outcome = Result<RawJson, RawJson>;
 
-/// Rewrites each line of a child's before it is read.
+/// Rewrites each line of a child before it is parsed.
 type Cleaner = Arc<dyn Fn(Bytes) -> Bytes + Send + Sync>;
 
-/// Takes the folder's path out of what the child says: everybody behind reads relative names.
+/// Removes the folder's path from the child's messages: all receivers get relative names.
 pub fn without_folder(paths: JobFolderPaths) -> Cleaner {
     let finders = relative::marks(&paths);
     Arc::new(move |line: Bytes| {
@@ -56,13 +56,10 @@ pub fn without_folder(paths: JobFolderPaths) -> Cleaner {
     })
 }
 
-/// Takes lines that are no JSON-RPC.
-pub trait NoiseLog: Send + Sync + 'static {
-    /// One line, without its end.
-    fn noise(&self, line: &[u8]);
-}
+/// Receives each line that is not JSON-RPC, without its end.
+type NoiseLog = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
-/// Why there will be no answer.
+/// Why there will be no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
     /// The child's stdout ended.
@@ -82,7 +79,7 @@ struct Shared {
     numbers: AtomicU64,
     waiting: Mutex<Waiting>,
     closing: CancellationToken,
-    /// It asked something when nobody could answer.
+    /// It sent a request that no client could answer.
     declined: AtomicBool,
     noise: Mutex<Noise>,
 }
@@ -99,9 +96,11 @@ pub struct Noise {
 /// Bytes of a line that are kept for an error message.
 const QUOTED: usize = 300;
 
-enum Waiting {
-    Open(BTreeMap<u64, InFlight>),
-    Closed(Closed),
+#[derive(Default)]
+struct Waiting {
+    requests: BTreeMap<u64, InFlight>,
+    /// Set when no further request can be answered.
+    closed: Option<Closed>,
 }
 
 impl Connection {
@@ -112,12 +111,12 @@ impl Connection {
         limit: usize,
         listener: Listener,
         cleaner: Cleaner,
-        noise: Arc<impl NoiseLog>,
+        noise: NoiseLog,
     ) -> Self {
         let shared = Arc::new(Shared {
             outgoing: Outgoing::new(stdin),
             numbers: AtomicU64::new(1),
-            waiting: Mutex::new(Waiting::Open(BTreeMap::new())),
+            waiting: Mutex::default(),
             closing: CancellationToken::new(),
             declined: AtomicBool::new(false),
             noise: Mutex::default(),
@@ -134,29 +133,19 @@ impl Connection {
         Self { shared }
     }
 
-    /// Asks and waits. Dropping the future tells the child that nobody waits any more.
+    /// Sends a request and waits for the response. Dropping the future cancels the request.
     pub async fn request(&self, method: &str, params: Option<&RawJson>) -> Result<Outcome, Closed> {
-        let make = |number: u64| {
-            jsonrpc::line(
-                Some(&number.to_string()),
-                method,
-                params.map(RawJson::as_bytes),
-            )
-        };
-        let reply = self
-            .exchange(
-                make,
-                method != method::INITIALIZE,
-                &CancellationToken::new(),
-                None,
-            )
-            .await?;
+        let params = params.map(RawJson::as_bytes);
+        let make = |number: u64| jsonrpc::line(Some(&number.to_string()), method, params);
+        let cancel = method != method::INITIALIZE;
+        let never = CancellationToken::new();
+        let reply = self.exchange(make, cancel, &never, None).await?;
         Ok(reply.outcome)
     }
 
-    /// Sends what `make` writes for the number of this request, and waits for the answer. With
-    /// `cancel`, dropping the future tells the child that nobody waits any more; so does
-    /// `cancelled`, but then a late answer is still waited for.
+    /// Sends what `make` writes for the number of this request, and waits for the response. With
+    /// `cancel`, dropping the future cancels the request at the child; so does `cancelled`, but then
+    /// a late response is still waited for.
     pub async fn exchange(
         &self,
         make: impl FnOnce(u64) -> Bytes,
@@ -167,14 +156,18 @@ impl Connection {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         let cancellation = sink.as_ref().map(|sink| sink.cancellation.clone());
-        self.shared.expect(
-            number,
-            InFlight {
-                answer: sender,
-                sink,
-                pending: None,
-            },
-        )?;
+        let request = InFlight {
+            answer: sender,
+            sink,
+            pending: None,
+        };
+        {
+            let mut waiting = self.shared.waiting.lock();
+            if let Some(why) = waiting.closed {
+                return Err(why);
+            }
+            waiting.requests.insert(number, request);
+        }
         let mut unanswered = Unanswered {
             connection: self,
             number,
@@ -198,131 +191,106 @@ impl Connection {
             }
             Err(Shut) => None,
         };
-        // Answered or closed: there is nothing left to cancel, and an answer waits no more.
+        // Answered or closed: there is nothing left to cancel.
         unanswered.cancel = false;
         unanswered.waits = reply.is_none();
-        reply.ok_or_else(|| self.shared.closed())
+        let closed = || self.shared.waiting.lock().closed;
+        reply.ok_or_else(|| closed().unwrap_or(Closed::StreamEnded))
     }
 
-    /// Sends a whole line, its end included; lost where the child takes nothing in.
+    /// Sends a whole line, its end included; lost if the child does not read.
     pub fn send(&self, line: Bytes) {
         self.shared.outgoing.try_send(line);
     }
 
-    /// Says something that needs no answer; lost where the child takes nothing in.
+    /// The same for a line without its end.
+    pub fn tell(&self, line: &[u8]) {
+        let mut line = line.to_vec();
+        jsonrpc::end_line(&mut line);
+        self.send(line.into());
+    }
+
+    /// Sends a notification; lost if the child does not read.
     pub fn notify(&self, method: &str, params: Option<&RawJson>) {
         self.send(jsonrpc::line(None, method, params.map(RawJson::as_bytes)));
     }
 
-    /// Whether both are with the same child.
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
+    /// Whether the child sent this request, with this id.
+    pub fn asked(&self, request: &Responder, id: &RawJson) -> bool {
+        matches!(&request.way, Way::Message(connection, own)
+            if Arc::ptr_eq(&self.shared, &connection.shared) && own == id)
     }
 
     /// Whether requests can still be answered.
     pub fn is_open(&self) -> bool {
-        matches!(&*self.shared.lock(), Waiting::Open(_))
+        self.shared.waiting.lock().closed.is_none()
     }
 
-    /// Whether the child asked something when nobody could answer.
+    /// Whether the child sent a request that no client could answer.
     pub fn has_declined(&self) -> bool {
         self.shared.declined.load(Ordering::Relaxed)
     }
 
-    /// What the child said so far that was no JSON-RPC.
+    /// The child's lines so far that were not JSON-RPC.
     pub fn noise<T>(&self, read: impl FnOnce(&Noise) -> T) -> T {
-        let noise = self.shared.noise.lock();
-        read(&noise)
+        read(&self.shared.noise.lock())
     }
 
-    /// Ends the child's stdin; answers on their way still arrive.
+    /// Closes the child's stdin; responses that are under way still arrive.
     pub fn close_stdin(&self) {
         self.shared.closing.cancel();
     }
 }
 
 impl Shared {
-    fn lock(&self) -> parking_lot::MutexGuard<'_, Waiting> {
-        self.waiting.lock()
-    }
-
-    fn expect(&self, number: u64, request: InFlight) -> Result<(), Closed> {
-        match &mut *self.lock() {
-            Waiting::Open(waiting) => {
-                waiting.insert(number, request);
-                Ok(())
-            }
-            Waiting::Closed(why) => Err(*why),
-        }
-    }
-
     fn take(&self, number: u64) -> Option<InFlight> {
-        match &mut *self.lock() {
-            Waiting::Open(waiting) => waiting.remove(&number),
-            Waiting::Closed(_) => None,
-        }
+        self.waiting.lock().requests.remove(&number)
     }
 
     fn recipient(&self, said: &Said) -> Option<u64> {
-        match &*self.lock() {
-            Waiting::Open(waiting) => recipient(waiting, said),
-            Waiting::Closed(_) => None,
-        }
+        recipient(&self.waiting.lock().requests, said)
     }
 
     fn pending(&self, number: u64) -> Arc<PendingServerRequests> {
-        let Waiting::Open(waiting) = &mut *self.lock() else {
-            return Arc::default();
-        };
-        let request = waiting.get_mut(&number);
+        let mut waiting = self.waiting.lock();
+        let request = waiting.requests.get_mut(&number);
         let pending = request.map(|request| request.pending.get_or_insert_default().clone());
         pending.unwrap_or_default()
     }
 
-    /// A recipient who is too far behind loses his request: others must not wait for him, and he must
-    /// not miss a message without knowing.
+    /// A recipient that is too far behind loses its request: others must not wait for it, and it
+    /// must not miss a message without notice.
     fn tell(&self, number: u64, message: ServerMessage) {
-        let mut waiting = self.lock();
-        let Waiting::Open(requests) = &mut *waiting else {
+        let mut waiting = self.waiting.lock();
+        let request = waiting.requests.get(&number);
+        let Some(sink) = request.and_then(|request| request.sink.as_ref()) else {
+            // A dropped message may respond to the child, which must not happen under the lock.
+            drop(waiting);
             return;
         };
-        let sink = requests
-            .get(&number)
-            .and_then(|request| request.sink.as_ref());
-        let full = sink.map(|sink| {
-            if let (Some(witness), ServerMessage::Notification(said)) = (&sink.witness, &message) {
-                witness(said);
-            }
-            sink.messages.try_send(message)
-        });
-        // What is dropped may answer the child, and must not do so under the lock.
-        let dropped = match full {
-            Some(Err(mpsc::error::TrySendError::Full(message))) => {
-                (requests.remove(&number), Some(message))
-            }
-            Some(Err(mpsc::error::TrySendError::Closed(message))) => (None, Some(message)),
-            _ => (None, None),
-        };
-        drop(waiting);
-        drop(dropped);
-    }
-
-    fn closed(&self) -> Closed {
-        match &*self.lock() {
-            Waiting::Closed(why) => *why,
-            Waiting::Open(_) => Closed::StreamEnded,
+        if let (Some(witness), ServerMessage::Notification(said)) = (&sink.witness, &message) {
+            witness(said);
         }
+        let sent = sink.messages.try_send(message);
+        let full = matches!(sent, Err(mpsc::error::TrySendError::Full(_)));
+        let lost = full.then(|| waiting.requests.remove(&number));
+        drop(waiting);
+        drop((lost, sent));
     }
 
-    /// Everybody who waits is told, by the drop of his sender.
+    /// All callers that wait are notified by the drop of their senders.
     fn close(&self, why: Closed) {
-        let before = std::mem::replace(&mut *self.lock(), Waiting::Closed(why));
+        let before = {
+            let mut waiting = self.waiting.lock();
+            waiting.closed = Some(why);
+            std::mem::take(&mut waiting.requests)
+        };
         drop(before);
         self.closing.cancel();
     }
 }
 
-/// Cleans up after a request whose caller went away.
+/// Cleans up after a request that was dropped.
 struct Unanswered<'a> {
     connection: &'a Connection,
     number: u64,
@@ -332,7 +300,7 @@ struct Unanswered<'a> {
 }
 
 impl Unanswered<'_> {
-    /// What tells the child of it.
+    /// The message that cancels it.
     fn line(&self) -> Bytes {
         match &self.cancellation {
             Some(cancellation) => cancellation.line_for(self.number),
@@ -353,8 +321,8 @@ impl Drop for Unanswered<'_> {
 async fn write(shared: Arc<Shared>) {
     let pump = async {
         if shared.outgoing.write_left().await.is_err() {
-            // The child closed its stdin: who asks now is told at once, who asked before may have
-            // an answer on its way.
+            // The child closed its stdin: new requests fail at once, responses to earlier ones may
+            // be under way.
             shared.outgoing.shut();
             tokio::time::sleep(LAST_ANSWERS).await;
             shared.close(Closed::StreamEnded);
@@ -364,15 +332,15 @@ async fn write(shared: Arc<Shared>) {
     shared.outgoing.close();
 }
 
-struct Reader<R, N> {
+struct Reader<R> {
     lines: LineReader<R>,
     shared: Arc<Shared>,
     listener: Listener,
     cleaner: Cleaner,
-    noise: Arc<N>,
+    noise: NoiseLog,
 }
 
-impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
+impl<R: AsyncRead + Unpin> Reader<R> {
     async fn run(mut self) {
         let why = loop {
             match self.lines.next().await {
@@ -391,12 +359,12 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
         let messages = jsonrpc::messages(line);
         if messages.is_empty() {
             let last = String::from_utf8_lossy(&line[..line.len().min(QUOTED)]);
-            let kept = self.shared.noise.lock();
-            let mut kept = kept;
-            kept.lines += 1;
-            kept.last = last.into();
-            drop(kept);
-            self.noise.noise(line);
+            {
+                let mut kept = self.shared.noise.lock();
+                kept.lines += 1;
+                kept.last = last.into();
+            }
+            (self.noise)(line);
         }
         for message in messages {
             self.take_in(message);
@@ -405,7 +373,7 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
 
     fn take_in(&self, message: Message) {
         match message {
-            // An unknown number is an answer given twice, or too late: nobody waits for it.
+            // An unknown number is a second or late response.
             Message::Response { number, reply } => {
                 if let Some(request) = self.shared.take(number) {
                     let _ = request.answer.send(reply);
@@ -425,13 +393,11 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
         if &*said.method == method::PING {
             return responder.result(&RawJson::empty_object());
         }
-        // Where nobody can be asked, the responder's drop declines.
+        // Without a recipient, the responder's drop declines.
         if let Some(number) = self.shared.recipient(&said) {
-            let pending = self.shared.pending(number);
-            self.shared.tell(
-                number,
-                ServerMessage::Request(said, responder.count(pending)),
-            );
+            let responder = responder.count(self.shared.pending(number));
+            let message = ServerMessage::Request(said, responder);
+            self.shared.tell(number, message);
         } else {
             self.shared.declined.store(true, Ordering::Relaxed);
         }
@@ -439,8 +405,8 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
 
     fn told(&self, said: Said) {
         let recipient = self.shared.recipient(&said);
-        // What is for one subscription is for its recipient alone, or for nobody any more.
-        let of_all = || !is_of_subscription(&said);
+        // A message of one subscription has no other receiver.
+        let of_all = || subscription(&said).is_none();
         if (recipient.is_none() || is_news(&said.method)) && of_all() {
             (self.listener)(&said);
         }
@@ -450,122 +416,81 @@ impl<R: AsyncRead + Unpin, N: NoiseLog> Reader<R, N> {
     }
 }
 
-/// A child that asks several things at once sends them within this time.
+/// A child that sends several requests at once sends them within this time.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// Messages that a slow recipient may have waiting; a recipient further behind loses his request.
+/// Messages that may wait for a slow recipient; one that is further behind loses its request.
 pub const BACKLOG: usize = 16 * 1024;
 
-/// The owner of requests that last until somebody ends them, such as subscriptions: they are never
-/// at work on anything that a child could ask about.
+/// The owner of requests that last until they are ended, such as subscriptions: they are never
+/// active in a way that a child could ask about.
 pub const LONG_LIVED: u64 = u64::MAX;
 
-/// Hears what a child says while one request of his is in flight.
+/// Receives what a child sends while one request is in flight.
 #[derive(Clone)]
 pub struct MessageSink {
-    /// Who he is: requests with the same owner may hear each other's messages.
+    /// Requests with the same owner may get each other's messages.
     pub owner: u64,
-    /// Where it goes.
+    /// The receiver.
     pub messages: mpsc::Sender<ServerMessage>,
-    /// How he calls his request off.
+    /// Set when the client cancels the request.
     pub cancellation: Cancellation,
-    /// Sees what the child tells, before he hears it: where it is there, progress is asked for.
+    /// Sees notifications before the receiver does; if there is one, progress is asked for.
     pub witness: Option<Listener>,
 }
 
-/// Something that a child said to one recipient.
+/// A message of a child to one recipient.
 pub enum ServerMessage {
-    /// It asks; the answer goes back through the responder.
+    /// A request; the response is sent with the responder.
     Request(Said, Responder),
-    /// It tells.
+    /// A notification.
     Notification(Said),
 }
 
-/// Is told of what concerns everybody: lists that changed, resources that were updated.
+/// Receives news for all callers: lists that changed, resources that were updated.
 pub type Listener = Arc<dyn Fn(&Said) + Send + Sync>;
 
-/// The way back to a child that asked. Dropped without an answer, it declines.
+/// Responds to a request of a child. Dropped without a response, it declines.
 pub struct Responder {
     way: Way,
-    /// What the child calls its question, where it gave it a name.
+    /// The child's name for the request, if it has one.
     pub key: Option<Box<str>>,
-    /// Of the request for which the child asked.
+    /// Of our request for which the child sent this one.
     pending: Option<Arc<PendingServerRequests>>,
 }
 
-/// How an answer comes to the child.
+/// How a response is sent to the child.
 enum Way {
-    /// As the answer to a request of its own with this id.
+    /// As the response to its request with this id.
     Message(Connection, RawJson),
-    /// With the next round of the request for which it asked.
+    /// With the next round of our request.
     Round(oneshot::Sender<RawJson>),
     Answered,
 }
 
-/// What a child asked for one request and waits to be answered.
+/// The child's requests for one of ours that wait for a response, and when the last one began.
 #[derive(Default)]
 pub struct PendingServerRequests(Mutex<(usize, Option<Instant>)>);
 
 impl PendingServerRequests {
-    fn begin(&self) {
-        let mut pending = self.0.lock();
-        *pending = (pending.0 + 1, Some(Instant::now()));
-    }
-
-    fn end(&self) {
-        let mut pending = self.0.lock();
-        pending.0 = pending.0.saturating_sub(1);
-    }
-
     fn waits(&self) -> bool {
         self.0.lock().0 > 0
     }
 
     fn asked_just_now(&self) -> bool {
-        let pending = self.0.lock();
-        pending.0 > 0 && pending.1.is_some_and(|last| last.elapsed() < AT_ONCE)
+        let (count, last) = *self.0.lock();
+        count > 0 && last.is_some_and(|last| last.elapsed() < AT_ONCE)
     }
 }
 
-/// A way to tell a child things. It keeps no child alive.
-pub struct WeakNotifier(Connection);
-
-impl WeakNotifier {
-    /// Of the child behind this.
-    pub fn new(connection: Connection) -> Self {
-        Self(connection)
-    }
-
-    /// Passes on a message that needs no answer; lost where the child takes nothing in.
-    pub fn tell(&self, line: &bytes::Bytes) {
-        tell(&self.0, line);
-    }
-
-    /// Whether it was this child that asked, with this id.
-    pub fn asked(&self, question: &Responder, id: &RawJson) -> bool {
-        match &question.way {
-            Way::Message(connection, own) => connection.is_same(&self.0) && own == id,
-            Way::Round(_) | Way::Answered => false,
-        }
-    }
-
-    /// Whether anyone hears.
-    pub fn is_open(&self) -> bool {
-        self.0.is_open()
-    }
-}
-
-fn tell(connection: &Connection, line: &bytes::Bytes) {
-    let mut line = line.to_vec();
-    jsonrpc::end_line(&mut line);
-    connection.send(line.into());
-}
+/// For notifications to a child. It does not keep the child alive.
+pub type WeakNotifier = Connection;
 
 impl Responder {
-    /// Tells the child that asked something beside the answer.
-    pub fn tell(&self, line: &bytes::Bytes) {
+    /// Sends the child a message that is not the response.
+    pub fn tell(&self, line: &Bytes) {
         if let Way::Message(connection, _) = &self.way {
-            tell(connection, line);
+            connection.tell(line);
         }
     }
 
@@ -578,7 +503,7 @@ impl Responder {
         }
     }
 
-    /// For a question that came in a result, under this name.
+    /// For a request that came in a result, under this name.
     pub fn of_round(key: &str, answer: oneshot::Sender<RawJson>) -> Self {
         Self {
             way: Way::Round(answer),
@@ -587,10 +512,13 @@ impl Responder {
         }
     }
 
-    /// Counts as a question for the request with these.
+    /// Counts among the pending requests for one of ours.
     #[must_use]
     pub fn count(mut self, pending: Arc<PendingServerRequests>) -> Self {
-        pending.begin();
+        {
+            let mut counted = pending.0.lock();
+            *counted = (counted.0 + 1, Some(Instant::now()));
+        }
         self.pending = Some(pending);
         self
     }
@@ -608,25 +536,27 @@ impl Responder {
         }
     }
 
-    /// Says that it cannot be answered, and why.
+    /// Responds with an error.
     pub fn refuse(mut self, code: i64, message: &str) {
+        self.send_error(code, message);
+        self.way = Way::Answered;
+    }
+
+    fn send_error(&self, code: i64, message: &str) {
         if let Way::Message(connection, id) = &self.way {
             let error = serde_json::json!({"code": code, "message": message}).to_string();
             connection.send(jsonrpc::answer(id, "error", &error));
-            self.way = Way::Answered;
         }
     }
 
-    /// Passes on a whole answer of a client's, whose id is `id` within the line.
+    /// Forwards a whole response of a client, whose id is `id` within the line.
     pub fn relay(mut self, line: &bytes::Bytes, id: &RawJson) {
         match std::mem::replace(&mut self.way, Way::Answered) {
             Way::Message(connection, own) => {
-                let mut line = jsonrpc::splice(line, &[(id, own.as_bytes())]).to_vec();
-                jsonrpc::end_line(&mut line);
-                connection.send(line.into());
+                connection.tell(&jsonrpc::splice(line, &[(id, own.as_bytes())]));
             }
             Way::Round(answer) => {
-                // An error is no answer that a round could carry: the drop declines.
+                // A round cannot carry an error: the drop declines.
                 let whole = RawJson::parse(line.clone()).ok();
                 if let Some(result) = whole.and_then(|whole| whole.member("result")) {
                     let _ = answer.send(result);
@@ -640,30 +570,25 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if let Some(pending) = &self.pending {
-            pending.end();
+            let mut pending = pending.0.lock();
+            pending.0 = pending.0.saturating_sub(1);
         }
-        if let Way::Message(connection, id) = &self.way {
-            let code = code::METHOD_NOT_FOUND;
-            let error = format!(
-                r#"{{"code":{code},"message":"the client does not support this request"}}"#
-            );
-            connection.send(jsonrpc::answer(id, "error", &error));
-        }
+        let message = "the client does not support this request";
+        self.send_error(code::METHOD_NOT_FOUND, message);
     }
 }
 
-/// A request of ours that waits for its answer.
-pub struct InFlight {
-    /// Where the answer goes.
-    pub answer: oneshot::Sender<Reply>,
-    /// Who hears the rest.
-    pub sink: Option<MessageSink>,
-    /// What the child asked for it, if it ever did.
-    pub pending: Option<Arc<PendingServerRequests>>,
+/// A request of ours that waits for its response.
+struct InFlight {
+    answer: oneshot::Sender<Reply>,
+    /// Receives the child's other messages.
+    sink: Option<MessageSink>,
+    /// The child's requests for it, if there were any.
+    pending: Option<Arc<PendingServerRequests>>,
 }
 
-/// Who hears a message, by the number of his request.
-pub fn recipient(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
+/// The number of the request that gets a message.
+fn recipient(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
     let named = named_request(said);
     if said.id.is_none() && (&*said.method == method::PROGRESS || named.is_some()) {
         // A token that is not in flight belongs to a call that ended.
@@ -672,52 +597,30 @@ pub fn recipient(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> 
     if is_news(&said.method) {
         return None;
     }
-    let stands = |request: &InFlight| {
-        let sink = request.sink.as_ref();
-        sink.is_some_and(|sink| sink.owner == LONG_LIVED)
+    let pending = |request: &InFlight, is: fn(&PendingServerRequests) -> bool| {
+        request.pending.as_deref().is_some_and(is)
     };
-    let at_work = || {
-        let waiting = waiting.iter();
-        waiting.filter(|(_, request)| {
-            let waits = request
-                .pending
-                .as_ref()
-                .is_some_and(|pending| pending.waits());
-            !waits && !stands(request)
-        })
+    let is_active = |request: &InFlight| {
+        let owner = request.sink.as_ref().map(|sink| sink.owner);
+        !pending(request, PendingServerRequests::waits) && owner != Some(LONG_LIVED)
     };
-    let just_asked = || {
-        waiting.iter().filter(|(_, request)| {
-            let pending = request.pending.as_ref();
-            pending.is_some_and(|pending| pending.asked_just_now())
-        })
+    let active = waiting.values().any(is_active);
+    let may_get = |(_, request): &(&u64, &InFlight)| match active {
+        true => is_active(request),
+        false => pending(request, PendingServerRequests::asked_just_now),
     };
-    if at_work().next().is_some() {
-        newest_of_one(at_work())
-    } else {
-        newest_of_one(just_asked())
-    }
-}
-
-/// The newest of these requests, if all of them have the same recipient.
-fn newest_of_one<'a>(
-    requests: impl DoubleEndedIterator<Item = (&'a u64, &'a InFlight)>,
-) -> Option<u64> {
-    let mut owners = requests
+    // The newest of them, if all have the same owner.
+    let mut owners = waiting
+        .iter()
         .rev()
+        .filter(may_get)
         .map(|(number, request)| (*number, request.sink.as_ref().map(|sink| sink.owner)));
     let (newest, owner) = owners.next()?;
-    let owner = owner?;
-    owners
-        .all(|(_, other)| other == Some(owner))
-        .then_some(newest)
+    owner?;
+    owners.all(|(_, other)| other == owner).then_some(newest)
 }
 
-/// Whether a message is for one subscription, and so nobody else's business.
-fn is_of_subscription(said: &Said) -> bool {
-    subscription(said).is_some()
-}
-
+/// The subscription that a message belongs to.
 fn subscription(said: &Said) -> Option<RawJson> {
     let id = said.param(&["_meta", meta::SUBSCRIPTION_ID]);
     id.filter(|id| id.as_bytes() != b"null")
@@ -729,22 +632,22 @@ fn named_request(said: &Said) -> Option<u64> {
     jsonrpc::number(named?.as_str())
 }
 
-/// Whether a message concerns everybody rather than a request in flight.
+/// Whether a message is for all callers rather than for a request in flight.
 pub fn is_news(method: &str) -> bool {
     method.ends_with("/list_changed") || method == method::RESOURCE_UPDATED
 }
 
-// What goes to a child: whole lines, in the order in which they were sent.
+// Messages to a child: whole lines, in the order in which they were sent.
 //
-// Whoever sends writes at once, what others have sent meanwhile included, so that nobody has to be
-// woken for it. Only what the child's pipe does not take is left to a task, which waits for room.
+// The sender writes at once, including what others have sent meanwhile, so that no task has to be
+// woken. Only what the child's pipe does not take is left to a task that waits for room.
 //
 // ```text
-// send ──▶ waiting lines ──whoever holds the pipe──▶ child
+// send ──▶ waiting lines ──the sender that holds the pipe──▶ child
 //                                └──pipe full──▶ the task holds it until nothing waits
 // ```
 
-/// Lines that wait for a child which reads slowly; then senders wait.
+/// Lines that may wait for a child that reads slowly; then senders wait.
 const MOST: usize = 256;
 
 /// Lines written with one call.
@@ -796,7 +699,7 @@ impl Outgoing {
         let mut line = Some(line);
         loop {
             let mut room = std::pin::pin!(self.room.notified());
-            // Listening begins before looking, or the last word of it could be missed.
+            // Registered before the check, or a notification could be missed.
             room.as_mut().enable();
             if self.push(&mut line)? {
                 self.flush();
@@ -806,7 +709,7 @@ impl Outgoing {
         }
     }
 
-    /// Sends one that is lost where the child takes nothing in.
+    /// Sends one that is lost if the child does not read.
     pub fn try_send(&self, line: Bytes) {
         if self.push(&mut Some(line)) == Ok(true) {
             self.flush();
@@ -815,7 +718,7 @@ impl Outgoing {
 
     /// True once it is among those that wait.
     fn push(&self, line: &mut Option<Bytes>) -> Result<bool, Shut> {
-        let mut lines = self.lines();
+        let mut lines = self.lines.lock();
         if lines.closed {
             return Err(Shut);
         }
@@ -826,7 +729,7 @@ impl Outgoing {
         Ok(room)
     }
 
-    /// Writes what waits, unless somebody else does: he looks again once he has let go.
+    /// Writes what waits, unless another sender does, which checks again after it is done.
     fn flush(&self) {
         loop {
             let Some(mut pipe) = self.pipe.try_lock() else {
@@ -839,8 +742,8 @@ impl Outgoing {
                 return;
             }
             drop(pipe);
-            // Who came meanwhile found the pipe taken, and went.
-            if self.lines().waiting.is_empty() {
+            // A sender that came meanwhile found the pipe taken.
+            if self.lines.lock().waiting.is_empty() {
                 return;
             }
         }
@@ -865,7 +768,7 @@ impl Outgoing {
 
     /// What is written next; empty if nothing waits.
     fn next(&self) -> Bytes {
-        let mut lines = self.lines();
+        let mut lines = self.lines.lock();
         let full = lines.waiting.len() >= MOST;
         let many = lines.waiting.len().min(BATCH);
         let next = match many {
@@ -888,7 +791,7 @@ impl Outgoing {
         loop {
             self.stuck.notified().await;
             let taken = {
-                let mut pipe = self.pipe();
+                let mut pipe = self.pipe.lock();
                 let rest = std::mem::take(&mut pipe.rest);
                 pipe.stdin.take().map(|stdin| (stdin, rest))
             };
@@ -899,30 +802,22 @@ impl Outgoing {
                 stdin.write_all(&rest).await?;
                 rest = self.next();
             }
-            self.pipe().stdin = Some(stdin);
-            // What came since nobody could hold the pipe.
+            self.pipe.lock().stdin = Some(stdin);
+            // What came while the task held the pipe.
             self.flush();
         }
     }
 
-    /// Nothing more is taken.
+    /// Accepts no more lines.
     pub fn shut(&self) {
-        self.lines().closed = true;
+        self.lines.lock().closed = true;
         self.room.notify_waiters();
     }
 
-    /// The same, and the child reads its end.
+    /// The same, and closes the child's stdin.
     pub fn close(&self) {
         self.shut();
-        self.pipe().stdin = None;
-    }
-
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock()
-    }
-
-    fn pipe(&self) -> MutexGuard<'_, Pipe> {
-        self.pipe.lock()
+        self.pipe.lock().stdin = None;
     }
 }
 
@@ -1006,7 +901,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         }
     }
 
-    /// What was said before the end without a newline still counts.
+    /// A last line without a newline still counts.
     fn last_line(&mut self) -> Line {
         self.searched = 0;
         let rest = self.buffer.split().freeze();
@@ -1019,9 +914,9 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     }
 }
 
-// A request that its client calls off.
+// A request that its client cancels.
 
-/// Set once, perhaps in the client's own words. Clones are of the same request.
+/// Set once, possibly with the client's own message. Clones are of the same request.
 #[derive(Clone, Default)]
 pub struct Cancellation {
     token: CancellationToken,
@@ -1040,8 +935,8 @@ impl Cancellation {
         self.token.cancelled().await;
     }
 
-    /// What the child is told of its request with this number of ours: the client's message where
-    /// there is one, all of it but the id.
+    /// The message that cancels our request with this number: the client's own with another id, if
+    /// there is one.
     pub fn line_for(&self, number: u64) -> Bytes {
         let Some((line, id)) = self.words.get() else {
             return jsonrpc::cancelled(number);
@@ -1061,12 +956,6 @@ mod tests {
 
     #[derive(Default)]
     struct KeptNoise(Mutex<Vec<Vec<u8>>>);
-
-    impl NoiseLog for KeptNoise {
-        fn noise(&self, line: &[u8]) {
-            self.0.lock().push(line.to_vec());
-        }
-    }
 
     /// The child's side of a conversation, played by the test.
     struct Played {
@@ -1094,7 +983,10 @@ mod tests {
                 1000,
                 listener,
                 Arc::new(|line| line),
-                noise.clone(),
+                Arc::new({
+                    let noise = noise.clone();
+                    move |line: &[u8]| noise.0.lock().push(line.to_vec())
+                }),
             );
             let reads = BufReader::new(child_stdin).lines();
             Self {

@@ -1,16 +1,15 @@
-//! The words between the bridge and a child's supervisor, over one stream socket.
+//! The messages between the bridge and a child's supervisor, over one stream socket.
 //!
 //! ```text
 //! bridge → supervisor   one byte with three descriptors: the child's stdin, stdout, stderr
 //! supervisor → bridge   "pid 4711"             the child runs
 //!                       "fail <why>"           it could not be started; the end
 //! bridge → supervisor   "until <time>"         milliseconds of CLOCK_BOOTTIME at which everything is
-//!                                              killed, unless a later time is said before; 0 takes
-//!                                              it back
+//!                                              killed, unless a later time is sent before; 0: never
 //! bridge → supervisor   "end <wait> <grace>"   milliseconds before SIGTERM, and then before SIGKILL
 //! supervisor → bridge   "exit code 0" | "exit signal 9"   after nothing of the tree is left
 //! supervisor → bridge   "by 4710"              before "pid", from one that the bridge did not start
-//! bridge → nursery      "sweep"                a supervisor below it is gone: what it left goes too
+//! bridge → nursery      "sweep"                a supervisor below it is gone: it kills what that left
 //! ```
 //! The end of the stream, whichever way, means: kill everything now.
 
@@ -18,25 +17,16 @@ use std::{ffi::OsStr, time::Duration};
 
 use bridge_model::BootTime;
 
-/// The hidden subcommand that turns this binary into a supervisor.
-pub const SUPERVISE: &str = "__supervise";
-/// The same above a fork parent, whose end leaves those that were forked from it.
-pub const NURSERY: &str = "__nursery";
-/// The same for a child that was forked already, by the process that becomes its supervisor.
-pub const ADOPT: &str = "__adopt";
-/// Asks a nursery to look for what a supervisor left.
-pub const SWEEP: &str = "sweep";
-
-/// How a child left.
+/// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
     /// It returned this code.
     Code(i32),
     /// This signal ended it.
     Signal(i32),
-    /// Its supervisor vanished before it could say.
+    /// Its supervisor ended without a report.
     Unknown,
-    /// A remote server's session is over; no supervisor says so.
+    /// A remote server's session is over; it has no supervisor.
     SessionOver,
 }
 
@@ -77,39 +67,60 @@ impl Report {
 
     /// Reads what [`Report::to_line`] wrote; `None` for anything else.
     pub fn from_line(line: &str) -> Option<Self> {
-        if let Some(why) = line.strip_prefix("fail ") {
-            return Some(Self::Failed(why.to_owned()));
-        }
-        if let Some(pid) = line.strip_prefix("by ") {
-            return pid.parse().ok().map(Self::By);
-        }
-        if let Some(pid) = line.strip_prefix("pid ") {
-            return pid.parse().ok().map(Self::Started);
-        }
-        let status = if let Some(code) = line.strip_prefix("exit code ") {
-            ExitStatus::Code(code.parse().ok()?)
-        } else if let Some(signal) = line.strip_prefix("exit signal ") {
-            ExitStatus::Signal(signal.parse().ok()?)
-        } else {
-            (line == "exit status unknown").then_some(ExitStatus::Unknown)?
-        };
-        Some(Self::Exited(status))
+        let (word, rest) = line.split_once(' ')?;
+        Some(match word {
+            "fail" => Self::Failed(rest.to_owned()),
+            "by" => Self::By(rest.parse().ok()?),
+            "pid" => Self::Started(rest.parse().ok()?),
+            "exit" => Self::Exited(match rest.split_once(' ')? {
+                ("code", code) => ExitStatus::Code(code.parse().ok()?),
+                ("signal", signal) => ExitStatus::Signal(signal.parse().ok()?),
+                ("status", "unknown") => ExitStatus::Unknown,
+                _ => return None,
+            }),
+            _ => return None,
+        })
     }
 }
 
-/// The line that says how long the bridge's right to run children lasts.
-pub fn until_line(until: Option<BootTime>) -> String {
-    format!("until {}\n", until.map_or(0, BootTime::to_millis))
+/// What the bridge asks of a supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Ends the child: the time before SIGTERM, and then before SIGKILL.
+    End(Duration, Duration),
+    /// Kills everything at this time, unless a later one is sent before; `None`: never.
+    Until(Option<BootTime>),
+    /// Asks a nursery to look for what a supervisor left.
+    Sweep,
 }
 
-/// The time of such a line, none where there is no end; `None` for anything else.
-#[expect(
-    clippy::option_option,
-    reason = "a line that is no such line is not one without an end"
-)]
-pub fn until_of(line: &str) -> Option<Option<BootTime>> {
-    let time = line.strip_prefix("until ")?.parse().ok()?;
-    Some((time != 0).then(|| BootTime::from_millis(time)))
+impl Order {
+    /// One line, without its newline.
+    pub fn to_line(self) -> String {
+        match self {
+            Self::End(wait, grace) => format!("end {} {}", wait.as_millis(), grace.as_millis()),
+            Self::Until(until) => format!("until {}", until.map_or(0, BootTime::to_millis)),
+            Self::Sweep => "sweep".to_owned(),
+        }
+    }
+
+    /// Reads what [`Order::to_line`] wrote; `None` for anything else.
+    pub fn from_line(line: &str) -> Option<Self> {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match word {
+            "end" => {
+                let (wait, grace) = rest.split_once(' ')?;
+                let millis = |text: &str| text.parse().ok().map(Duration::from_millis);
+                Some(Self::End(millis(wait)?, millis(grace)?))
+            }
+            "until" => {
+                let time = rest.parse().ok()?;
+                let until = (time != 0).then(|| BootTime::from_millis(time));
+                Some(Self::Until(until))
+            }
+            _ => (line == "sweep").then_some(Self::Sweep),
+        }
+    }
 }
 
 /// How a child is asked to end. Its stdin is closed first, unless it is killed.
@@ -124,54 +135,41 @@ pub enum End {
 }
 
 impl End {
-    /// The line that asks for it.
-    pub fn to_line(self) -> String {
-        let (wait, grace) = match self {
+    /// The time before SIGTERM, and then before SIGKILL.
+    pub fn times(self) -> (Duration, Duration) {
+        match self {
             Self::Gracefully(time) => (time, time),
             Self::Terminate(grace) => (Duration::ZERO, grace),
             Self::Kill => (Duration::ZERO, Duration::ZERO),
-        };
-        format!("end {} {}\n", wait.as_millis(), grace.as_millis())
-    }
-
-    /// How long it may take, both times together.
-    pub fn longest(self) -> Duration {
-        match self {
-            Self::Gracefully(time) => time * 2,
-            Self::Terminate(grace) => grace,
-            Self::Kill => Duration::ZERO,
         }
-    }
-
-    /// The two times of an `end` line; `None` for anything else.
-    pub fn times(line: &str) -> Option<(Duration, Duration)> {
-        let (wait, grace) = line.strip_prefix("end ")?.split_once(' ')?;
-        let millis = |text: &str| text.parse().ok().map(Duration::from_millis);
-        Some((millis(wait)?, millis(grace)?))
     }
 }
 
-/// What a supervisor is for.
+/// The task of a supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duty {
     /// One child, which it starts.
     Child,
-    /// A fork parent, which it starts, and what comes of that.
+    /// A fork parent, which it starts and whose end ends no process forked from it.
     Nursery,
-    /// One child that is there.
+    /// One child that was forked before, by the process that becomes its supervisor.
     Adopted,
 }
 
 impl Duty {
-    /// As said by the first argument of the command line.
+    /// The hidden subcommand of this binary.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Child => "__supervise",
+            Self::Nursery => "__nursery",
+            Self::Adopted => "__adopt",
+        }
+    }
+
+    /// The duty with this subcommand.
     pub fn named(word: &OsStr) -> Option<Self> {
-        let duties = [
-            (SUPERVISE, Self::Child),
-            (NURSERY, Self::Nursery),
-            (ADOPT, Self::Adopted),
-        ];
-        let duty = duties.into_iter().find(|(name, _)| word == *name);
-        duty.map(|(_, duty)| duty)
+        let mut all = [Self::Child, Self::Nursery, Self::Adopted].into_iter();
+        all.find(|duty| word == duty.word())
     }
 }
 
@@ -195,22 +193,18 @@ mod tests {
     }
 
     #[test]
-    fn an_end_of_the_right_to_run_survives_the_line() {
-        let until = BootTime::from_millis(86_400_007);
-        assert_eq!(
-            until_of(until_line(Some(until)).trim_end()),
-            Some(Some(until))
-        );
-        assert_eq!(until_of(until_line(None).trim_end()), Some(None));
-        assert_eq!(until_of("end 0 0"), None);
-    }
-
-    #[test]
-    fn an_end_says_both_times() {
-        let times = |end: End| End::times(end.to_line().trim_end()).unwrap();
+    fn orders_survive_the_line() {
         let second = Duration::from_secs(1);
-        assert_eq!(times(End::Gracefully(second)), (second, second));
-        assert_eq!(times(End::Terminate(second)), (Duration::ZERO, second));
-        assert_eq!(times(End::Kill), (Duration::ZERO, Duration::ZERO));
+        for order in [
+            Order::End(second, Duration::ZERO),
+            Order::Until(Some(BootTime::from_millis(86_400_007))),
+            Order::Until(None),
+            Order::Sweep,
+        ] {
+            assert_eq!(Order::from_line(&order.to_line()), Some(order));
+        }
+        for line in ["end 0", "until", "sweep up", "pid 7"] {
+            assert_eq!(Order::from_line(line), None, "{line}");
+        }
     }
 }

@@ -1,23 +1,21 @@
-//! Fork parents: a process that has imported a Python server's modules, from which its processes are
-//! forked.
+//! Fork parents: processes that have imported the modules of a Python server, and from which its
+//! processes are forked.
 //!
 //! ```text
 //! bridge ─┬─ nursery (supervisor) ── parent (server/) ─┬─ supervisor ── server
 //!         │                                              └─ supervisor ── server
 //!         └──── control socket of each supervisor, pipes of each server
 //! ```
-//! A process is forked before anything of the server's own has run but imports, and whatever an import
-//! leaves behind that must not be shared keeps that module out of the parent (`server/`).
+//! A process is forked before any code of the server except imports has run. A module whose import
+//! leaves state behind that must not be shared is left out of the parent (`server/`).
 
 use std::{
     ffi::OsStr,
     fs,
     fs::{DirBuilder, File},
     io,
-    io::IoSlice,
-    mem::MaybeUninit,
     os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
     },
     path::{Path, PathBuf},
@@ -26,11 +24,8 @@ use std::{
 };
 
 use bridge_model::{Job, JobId};
-use bridge_protocol::method;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recv, sendmsg, socketpair,
-};
+use bridge_protocol::{era::Era, method};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::Interest,
@@ -42,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ChildError, End, Profile,
     connection::Connection,
+    control::Duty,
     hello, launch,
     launch::{Launch, Pipes},
     log::ServerLog,
@@ -52,12 +48,12 @@ use crate::{
     spec::ResolvedCommand,
 };
 
-// A running fork parent: started, taught what to import, and then asked for processes.
+// A running fork parent.
 
-/// What a parent that is told to end by the end of its socket gets.
+/// How long a parent may take to exit after its socket was closed.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// What parents are made with.
+/// What all parents are started with.
 #[derive(Clone)]
 pub struct Means {
     /// Those of all children.
@@ -68,15 +64,15 @@ pub struct Means {
     pub max_message: usize,
 }
 
-/// A process that has imported what a server needs. Dropping it ends it; what was forked from it
-/// lives on.
+/// A process that has imported what a server needs. Dropping it ends it, but no process that was
+/// forked from it.
 pub struct Parent {
     plan: Plan,
     socket: Socket,
     sweeper: Sweeper,
     retired: CancellationToken,
     means: Means,
-    /// What it imported.
+    /// The imported modules.
     pub loaded: Loaded,
 }
 
@@ -87,8 +83,8 @@ impl Drop for Parent {
 }
 
 impl Parent {
-    /// Starts one in a folder of its own. `launch` is how a process of this server would be started
-    /// there. The error says why it cannot be.
+    /// Starts one in its own folder. `launch` starts a process of this server there. The error is
+    /// the reason why no parent can be used.
     pub async fn start(
         plan: Plan,
         launch: Launch,
@@ -113,10 +109,10 @@ impl Parent {
         };
         let (socket, theirs) = Socket::pair().map_err(|error| error.to_string())?;
         let (pipes, mut stdio) = launch::pipes().map_err(|error| error.to_string())?;
-        stdio.stdin = theirs;
+        stdio[0] = theirs;
         drop(pipes.stdin);
         let until = Instant::now() + means.start_timeout;
-        let process = launch::nursery(&own, stdio, &means.supervisors, until);
+        let process = launch::supervised(Duty::Nursery, &own, stdio, &means.supervisors, until);
         let process = process.await.map_err(said)?;
         tokio::spawn(log.clone().follow(pipes.stdout));
         tokio::spawn(log.clone().follow(pipes.stderr));
@@ -126,15 +122,11 @@ impl Parent {
             socket,
             retired: retired.clone(),
             means,
-            loaded: Loaded {
-                modules: 0,
-                left_out: Vec::new(),
-                sources: Vec::new(),
-            },
+            loaded: Loaded::default(),
             plan,
         };
-        // Until it is fit, all of it ends with this future.
-        let begin = Order::Begin(Begin {
+        // Until it is ready, dropping this future ends all of it.
+        let begin = Order::Begin {
             target: &parent.plan.target,
             name: parent.plan.name(),
             written: &parent.plan.written,
@@ -142,21 +134,18 @@ impl Parent {
             env: pairs(&launch),
             sentinel: job.id().to_string(),
             learnt: job.folder().join("learnt"),
-        });
+        };
         let lost = |error: io::Error| format!("its fork parent is not running: {error}");
-        // It forks supervisors, and cannot read what program its own is: that one is not dumpable.
+        // It forks supervisors, but cannot open its own supervisor's program, which is not dumpable.
         let program = File::open("/proc/self/exe").map_err(|error| error.to_string())?;
         let sent = parent.socket.send(&begin, &[program.as_fd()]).await;
         sent.map_err(lost)?;
         let own_argv = parent.plan.argv.clone();
         let handshake = |learn| parent.handshake(&launch, &own_argv, learn, &log, profile);
         handshake(true).await.map_err(said)?;
-        parent
-            .socket
-            .send(&Order::Preload {}, &[])
-            .await
-            .map_err(lost)?;
-        // Imports again and again while it finds modules that it must leave out.
+        let sent = parent.socket.send(&Order::Preload {}, &[]).await;
+        sent.map_err(lost)?;
+        // It repeats its imports while it finds modules that it must leave out.
         let until = Instant::now() + parent.means.start_timeout * 4;
         parent.loaded = match timeout_at(until, parent.socket.next()).await {
             Ok(Some(Word::Ready(loaded))) => loaded,
@@ -170,26 +159,10 @@ impl Parent {
         Ok(parent)
     }
 
-    /// Whether this is what it runs.
+    /// Whether it runs the same program.
     pub fn runs(&self, plan: &Plan) -> bool {
-        let same = |plan: &Plan| {
-            (
-                plan.program.clone(),
-                plan.options.clone(),
-                plan.target.clone(),
-            )
-        };
-        same(&self.plan) == same(plan)
-    }
-
-    /// A process of its own, as `launch` says.
-    pub async fn fork(
-        &self,
-        launch: &Launch,
-        argv: &[String],
-        until: Instant,
-    ) -> Result<(Process, Pipes), ChildError> {
-        self.forked(launch, argv, false, until).await
+        let own = &self.plan;
+        (&own.program, &own.options, &own.target) == (&plan.program, &plan.options, &plan.target)
     }
 
     /// Waits until it is gone.
@@ -197,7 +170,8 @@ impl Parent {
         while self.socket.next().await.is_some() {}
     }
 
-    async fn forked(
+    /// Forks a process, as `launch` says; `learn` records what it imports.
+    pub async fn fork(
         &self,
         launch: &Launch,
         argv: &[String],
@@ -207,29 +181,26 @@ impl Parent {
         let failed = |error: io::Error| {
             ChildError::not_started(format!("its fork parent accepts no requests: {error}"))
         };
-        let (ours, control) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-        ours.set_nonblocking(true).map_err(failed)?;
-        let ours = tokio::net::UnixStream::from_std(ours).map_err(failed)?;
-        let control = OwnedFd::from(control);
+        let (ours, control) = launch::control().map_err(failed)?;
         let (pipes, theirs) = launch::pipes().map_err(failed)?;
-        let order = Order::Fork(Fork {
+        let order = Order::Fork {
             cwd: &launch.cwd.to_string_lossy(),
             env: pairs(launch),
             argv,
             learn,
-        });
-        let [stdin, stdout, stderr] = theirs.all();
+        };
+        let [stdin, stdout, stderr] = theirs.each_ref().map(AsFd::as_fd);
         let with = [stdin, stdout, stderr, control.as_fd()];
         let sent = timeout_at(until, self.socket.send(&order, &with)).await;
         sent.map_err(io::Error::from).flatten().map_err(failed)?;
-        // The other end must be the parent's alone: its end is how we learn that it is gone.
+        // Only the parent may have the other ends: their closing shows that it has ended.
         drop((theirs, control));
         let keeper = Keeper::Forked(None, self.sweeper.clone(), self.means.supervisors.clone());
         let process = launch::follow(ours, keeper, until).await?;
         Ok((process, pipes))
     }
 
-    /// A process that is asked what it offers and then killed.
+    /// Starts a process, lists its tools, and kills it.
     async fn handshake(
         &self,
         launch: &Launch,
@@ -239,26 +210,25 @@ impl Parent {
         profile: &Profile,
     ) -> Result<(), ChildError> {
         let until = Instant::now() + self.means.start_timeout;
-        let (process, pipes) = self.forked(launch, argv, learn, until).await?;
+        let (process, pipes) = self.fork(launch, argv, learn, until).await?;
         tokio::spawn(log.clone().follow(pipes.stderr));
+        let noise = log.clone();
         let connection = Connection::open(
             pipes.stdin,
             pipes.stdout,
             self.means.max_message,
             Arc::new(|_| {}),
             Arc::new(|line| line),
-            Arc::new(log.clone()),
+            Arc::new(move |line: &[u8]| noise.noise(line)),
         );
         let greeting = async {
             let hello = hello::introduce(&connection, profile).await;
             let hello = hello.map_err(|_| not_ready(log))??;
-            let params = (hello.era == bridge_protocol::era::Era::Modern)
-                .then(|| super::hello::modern_params(None, &Profile::modern()));
-            let listed = connection
-                .request(method::TOOLS_LIST, params.as_ref())
-                .await;
-            // A server without tools refuses, and imported what it needs to do so.
-            listed.map(drop).map_err(|_| not_ready(log))
+            let params =
+                (hello.era == Era::Modern).then(|| hello::modern_params(None, &Profile::modern()));
+            let listed = connection.request(method::TOOLS_LIST, params.as_ref());
+            // A server without tools responds with an error, after the same imports.
+            listed.await.map(drop).map_err(|_| not_ready(log))
         };
         let greeted = timeout_at(until, greeting).await;
         process.ask_to_end(End::Kill);
@@ -276,26 +246,21 @@ fn pairs(launch: &Launch) -> Vec<(String, String)> {
 }
 
 fn not_ready(log: &ServerLog) -> ChildError {
-    let said = log.tail();
     ChildError::NotStarted {
         why: "the forked process exited before it was ready".to_owned(),
-        said: if said.is_empty() {
-            said
-        } else {
-            format!("; last output: {said}")
-        },
+        said: log.last_words(),
         refused: false,
     }
 }
 
-/// Holds the nursery for as long as anything lives below it.
+/// Holds the nursery while any process lives below it.
 async fn keep(nursery: Arc<Process>, retired: CancellationToken) {
     let parent = Handle::open(nursery.pid());
     tokio::select! {
         _ = nursery.gone() => return,
         () = retired.cancelled() => {}
     }
-    // The socket is closed: it ends by itself, unless it hangs.
+    // The socket is closed: the parent exits by itself, unless it hangs.
     if let Ok(parent) = parent
         && timeout(LEAVE, parent.gone()).await.is_err()
     {
@@ -304,35 +269,35 @@ async fn keep(nursery: Arc<Process>, retired: CancellationToken) {
     nursery.gone().await;
 }
 
-// Whether a server's command line can be run by forking, and what of it then is what.
+// Whether a server's command line can be run by forking, and its parts.
 
-/// What a fork parent runs.
+/// The code that a fork parent runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// A file; that of a package's program is one too.
+    /// A file, possibly the program of a package.
     File(String),
     /// As with `-m`.
     Module(String),
 }
 
-/// A command line of Python, taken apart.
+/// The parts of a Python command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The interpreter.
     pub program: String,
-    /// Its own options.
+    /// The interpreter's options.
     pub options: Vec<String>,
-    /// What it runs.
+    /// The code to run.
     pub target: Target,
-    /// What stands for the target.
+    /// The arguments that name the target.
     pub written: Vec<String>,
     /// The server's own arguments.
     pub argv: Vec<String>,
 }
 
 impl Plan {
-    /// The error says why each process must be started anew.
+    /// The error is the reason why each process must be started separately.
     pub fn new(command: &ResolvedCommand, found: Option<&Resolved>) -> Result<Self, String> {
         let Some(found) = found else {
             return Err("its packages are not installed, or it is not a Python server".to_owned());
@@ -343,7 +308,7 @@ impl Plan {
         if target.is_none() {
             return Err("its program is not a Python function".to_owned());
         }
-        // What follows `rest` is the server's own; without an environment that is everything.
+        // The server's own arguments follow `rest`; without an environment those are all.
         let own = command.args.get(found.rest..).unwrap_or_default();
         let args: Vec<String> = found.args.iter().chain(own).cloned().collect();
         let (target, behind) = python_target(&args)?;
@@ -389,7 +354,7 @@ impl Plan {
     }
 }
 
-// The program of a fork parent, in Python: written beside its folder, and removed with it.
+// The program of a fork parent, in Python: written next to its folder, and removed with it.
 
 macro_rules! files {
     ($($name:literal),*) => { [$(($name, include_str!(concat!("fork/server/", $name)))),*] };
@@ -414,12 +379,12 @@ fn write_program(folder: &Path) -> io::Result<()> {
     files.try_for_each(|(name, text)| std::fs::write(folder.join(name), text))
 }
 
-// Where a fork parent works.
+// The folder of a fork parent.
 
-/// A folder that goes when this is dropped, and beside it the parent's program, in whose path its
-/// name is not.
+/// A folder that is deleted when this is dropped, and next to it the parent's program, whose path
+/// does not contain the folder's name.
 pub struct Scratch {
-    /// A folder like a workspace, which is in no list.
+    /// A folder like a workspace, which no list contains.
     pub job: Job,
     /// Where the parent's program is written.
     pub program: PathBuf,
@@ -445,57 +410,49 @@ impl Drop for Scratch {
     }
 }
 
-// The words between the bridge and a fork parent; `server/mcpo_fork/parent.py` has the other side.
+// The messages between the bridge and a fork parent; `server/mcpo_fork/parent.py` is the other side.
 
 /// Bytes of one message from a parent.
 const MOST: usize = 1 << 18;
 
-/// What a parent is told.
+/// A message to a parent.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Order<'a> {
-    /// What runs.
-    Begin(Begin<'a>),
+enum Order<'a> {
+    /// The code to run.
+    Begin {
+        /// A module, a script or an entry point.
+        #[serde(flatten)]
+        target: &'a Target,
+        /// `sys.argv[0]`.
+        name: &'a str,
+        /// The arguments that name the target.
+        written: &'a [String],
+        /// The server's own arguments, as they are in the parent's folder.
+        argv: &'a [String],
+        /// The environment of its interpreter: bytes, each as the character of its number.
+        env: Vec<(String, String)>,
+        /// The text that no module may keep.
+        sentinel: String,
+        /// The file in which processes record what they import.
+        learnt: PathBuf,
+    },
     /// A new process.
-    Fork(Fork<'a>),
+    Fork {
+        /// Its working directory.
+        cwd: &'a str,
+        /// See `Begin`.
+        env: Vec<(String, String)>,
+        /// The server's own arguments.
+        argv: &'a [String],
+        /// It records what it imports.
+        learn: bool,
+    },
     /// Import what the processes so far imported.
     Preload {},
 }
 
-/// What runs.
-#[derive(Serialize)]
-pub struct Begin<'a> {
-    /// A module, a script or an entry point.
-    #[serde(flatten)]
-    pub target: &'a Target,
-    /// `sys.argv[0]`.
-    pub name: &'a str,
-    /// What stands for that on the command line.
-    pub written: &'a [String],
-    /// The server's own arguments, as they are in the parent's own folder.
-    pub argv: &'a [String],
-    /// The environment that its interpreter was given; see [`Fork::env`].
-    pub env: Vec<(String, String)>,
-    /// What no module may keep.
-    pub sentinel: String,
-    /// The file in which processes write down what they import.
-    pub learnt: PathBuf,
-}
-
-/// A new process.
-#[derive(Serialize)]
-pub struct Fork<'a> {
-    /// Its working folder.
-    pub cwd: &'a str,
-    /// Bytes, each as the character of its number.
-    pub env: Vec<(String, String)>,
-    /// The server's own arguments.
-    pub argv: &'a [String],
-    /// It writes down what it imports.
-    pub learn: bool,
-}
-
-/// What a parent says.
+/// A message of a parent.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
@@ -503,22 +460,22 @@ enum Word {
     Unfit(String),
 }
 
-/// What a parent imported.
-#[derive(Debug, Deserialize)]
+/// The modules that a parent imported.
+#[derive(Debug, Default, Deserialize)]
 pub struct Loaded {
-    /// How many modules it has.
+    /// Their number.
     pub modules: usize,
-    /// What each process imports itself, with the reason.
+    /// The modules that each process imports itself, with the reasons.
     pub left_out: Vec<String>,
     /// Files that may change while the bridge runs.
     pub sources: Vec<PathBuf>,
 }
 
-/// Our end. Of a stream it has nothing but the type: messages stay apart.
+/// The bridge's end. Only its type is that of a stream: it keeps messages separate.
 struct Socket(UnixStream);
 
 impl Socket {
-    /// Ours, and the parent's.
+    /// The bridge's end, and the parent's.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let kind = SocketType::SEQPACKET;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
@@ -530,20 +487,11 @@ impl Socket {
     /// Sends a message with descriptors; it arrives whole or not at all.
     pub async fn send(&self, order: &Order<'_>, with: &[BorrowedFd<'_>]) -> io::Result<()> {
         let text = serde_json::to_vec(order)?;
-        let send = || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            if !with.is_empty() {
-                ancillary.push(SendAncillaryMessage::ScmRights(with));
-            }
-            let text = [IoSlice::new(&text)];
-            sendmsg(&self.0, &text, &mut ancillary, SendFlags::NOSIGNAL).map_err(io::Error::from)
-        };
-        self.0.async_io(Interest::WRITABLE, send).await?;
-        Ok(())
+        let send = || launch::send_with(&self.0, &text, with);
+        self.0.async_io(Interest::WRITABLE, send).await
     }
 
-    /// The next word; `None` once the parent is gone.
+    /// The next message; `None` once the parent is gone.
     pub async fn next(&self) -> Option<Word> {
         let receive = || {
             let mut buffer = vec![0; MOST];
@@ -556,7 +504,7 @@ impl Socket {
     }
 }
 
-/// Bytes, each as the character of its number: JSON knows no others.
+/// Bytes, each as the character of its number, because JSON has no bytes.
 fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }

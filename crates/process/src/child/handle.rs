@@ -1,6 +1,6 @@
 //! A running child, as its users hold it.
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bridge_model::JobFolderPaths;
 use bridge_protocol::{
@@ -12,7 +12,6 @@ use bridge_protocol::{
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use reqwest::header::HeaderMap;
-use rustix::process::Rlimit;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     sync::broadcast,
@@ -38,57 +37,57 @@ use crate::{
     remote::{Failed, PerRequestHeadersGuard, RemoteHandle},
 };
 
-/// How long a call's failure waits to learn how the child ended.
+/// How long a failed call waits for the exit status of the child.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A running, initialised server: a process, whose whole tree is killed when this is dropped, or a
-/// session with a remote server, which is closed.
+/// session with a remote server, which is closed then.
 pub struct Child {
     parts: ChildParts,
     hello: Hello,
-    /// Of a child of 2026-07-28, which says no news unasked.
+    /// Of a child of 2026-07-28, which sends news only on request.
     subscriptions: Option<Subscriptions>,
 }
 
-/// What a child consists of. Until it has answered the first words, this is all. Dropping it ends it.
+/// The parts of a child that exist before it has answered `initialize`. Dropping it ends the child.
 pub struct ChildParts {
-    /// Its own among all children of this bridge.
+    /// Unique among all children of this bridge.
     pub number: u64,
-    /// What is behind it.
+    /// The process or session.
     pub body: Body,
     /// How it is spoken to.
     pub connection: Connection,
     /// Where its stderr goes.
     pub log: ServerLog,
-    /// How it spells the folder that it works in.
+    /// The spellings of its folder.
     pub paths: JobFolderPaths,
-    /// Held as long as it lives.
+    /// Held while it lives.
     pub short_tmp: Option<Arc<ShortName>>,
     /// Bytes of one message from it.
     pub limit: usize,
-    /// Where what it says to nobody in particular goes.
+    /// The receivers of messages that belong to no request.
     pub news: broadcast::Sender<Said>,
-    /// Dropped with it: what counts it.
+    /// The metric that counts it, dropped with it.
     pub counted: Box<dyn Send + Sync>,
 }
 
 impl Child {
-    /// What it said of itself.
+    /// Its answer to `initialize` or `server/discover`.
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// How it is spoken to.
+    /// The form of the protocol that it speaks.
     pub fn era(&self) -> Era {
         self.hello().era
     }
 
-    /// How it spells the folder that it works in.
+    /// The spellings of its folder.
     pub fn paths(&self) -> &JobFolderPaths {
         &self.parts.paths
     }
 
-    /// Its own among all children of this bridge.
+    /// Unique among all children of this bridge.
     pub fn number(&self) -> u64 {
         self.parts.number
     }
@@ -103,7 +102,7 @@ impl Child {
         self.parts.connection.is_open() && self.parts.body.is_there()
     }
 
-    /// Whether it asked something when nobody could be asked, and was declined.
+    /// Whether it sent a request that no client could answer, and was declined.
     pub fn was_declined(&self) -> bool {
         self.parts.connection.has_declined()
     }
@@ -114,8 +113,8 @@ impl Child {
         self.parts.body.memory()
     }
 
-    /// One request of ours, in the child's own form. Dropping the future cancels it on the child's
-    /// side.
+    /// One request of ours, in the child's form of the protocol. Dropping the future cancels it at
+    /// the child.
     pub async fn request(
         &self,
         method: &str,
@@ -141,20 +140,16 @@ impl Child {
     }
 
     /// Sends what `make` writes for the number of this request. Dropping the future, or
-    /// `cancelled`, cancels it on the child's side; after `cancelled` a late answer is still waited
-    /// for. What the child says meanwhile goes to `sink`.
+    /// `cancelled`, cancels it at the child; after `cancelled` a late response is still waited for.
+    /// Other messages of the child meanwhile go to `sink`.
     pub async fn exchange(
         &self,
         make: impl FnOnce(u64) -> Bytes,
         cancelled: &CancellationToken,
         sink: Option<MessageSink>,
     ) -> Result<Reply, ChildError> {
-        match self
-            .parts
-            .connection
-            .exchange(make, true, cancelled, sink)
-            .await
-        {
+        let exchange = self.parts.connection.exchange(make, true, cancelled, sink);
+        match exchange.await {
             Ok(reply) => {
                 if let Err(error) = &reply.outcome {
                     self.own_words(error.clone())?;
@@ -178,7 +173,7 @@ impl Child {
         }
     }
 
-    /// The error, unless it only says that a remote server gave no answer.
+    /// The error, unless it only means that a remote server gave no answer.
     fn own_words(&self, error: RawJson) -> Result<RawJson, ChildError> {
         match self.parts.body.failed(&error) {
             None => Ok(error),
@@ -187,12 +182,12 @@ impl Child {
         }
     }
 
-    /// What it says to nobody in particular, from now on.
+    /// Its messages from now on that belong to no request.
     pub fn news(&self) -> broadcast::Receiver<Said> {
         self.parts.news.subscribe()
     }
 
-    /// Does what a child of 2026-07-28 has no method for, and older ones have; `None` for others.
+    /// Does what a method does that children of 2026-07-28 no longer have; `None` for all others.
     pub async fn instead_of(
         &self,
         method: &str,
@@ -215,7 +210,7 @@ impl Child {
         }
     }
 
-    /// How many lines it said so far that were no JSON-RPC.
+    /// The number of its lines so far that were not JSON-RPC.
     pub fn noise_lines(&self) -> u64 {
         self.parts.connection.noise(|noise| noise.lines)
     }
@@ -226,9 +221,9 @@ impl Child {
         relative_text(&last, &self.parts.paths).into()
     }
 
-    /// For telling it things later.
+    /// For later notifications.
     pub fn notifier(&self) -> WeakNotifier {
-        WeakNotifier::new(self.parts.connection.clone())
+        self.parts.connection.clone()
     }
 
     /// Whether it answers at all within `patience`.
@@ -260,12 +255,12 @@ impl Child {
 }
 
 impl ChildParts {
-    /// The first words. The child is ready once it has answered them.
+    /// Sends `initialize` or `server/discover`. The child is ready once it has answered.
     pub async fn introduce(&self, profile: &Profile) -> Result<Result<Hello, Refused>, Closed> {
         hello::introduce(&self.connection, profile).await
     }
 
-    /// The child that answered so. One of 2026-07-28 says its news to `listener`, where there is one.
+    /// The child with this answer. One of 2026-07-28 sends its news to `listener`, if there is one.
     pub fn into_child(self, hello: Hello, listener: Option<Listener>) -> Child {
         let listener = listener.filter(|_| hello.era == Era::Modern);
         let subscriptions = listener.map(|listener| {
@@ -281,7 +276,7 @@ impl ChildParts {
 
     /// Ends it and waits until nothing of its tree is left.
     pub async fn end(&self, how: End) -> ExitStatus {
-        // One that hears that nothing more comes begins to leave by itself: work for nothing.
+        // A child whose stdin is closed starts to exit by itself, in vain if it is killed.
         if how != End::Kill {
             self.connection.close_stdin();
         }
@@ -298,48 +293,26 @@ impl ChildParts {
                 // The exit follows the end of the stream at once, unless the child only closed it.
                 let gone = tokio::time::timeout(LAST_WORDS, self.body.gone()).await;
                 if gone.is_ok() && self.body.pid().is_some() {
-                    // Its last words are in the pipe; nobody is left who could add to them.
+                    // Its last output is in the pipe, and no process is left that could add to it.
                     let _ = tokio::time::timeout(LAST_WORDS, self.log.heard_out()).await;
                 }
                 let died = ChildError::Died {
                     status: gone.unwrap_or(ExitStatus::Unknown),
-                    said: self.last_words(),
+                    said: self.log.last_words(),
                 };
                 died.without_folder(&self.paths)
             }
         }
     }
-
-    /// The last lines of its log, as the end of a sentence.
-    pub fn last_words(&self) -> String {
-        let tail = self.log.tail();
-        if tail.is_empty() {
-            tail
-        } else {
-            format!("; last output: {tail}")
-        }
-    }
 }
 
 // A program that runs to its end, for its output: below a supervisor like every child, so that it
-// ends with the bridge however that ends.
+// always ends with the bridge.
 
 /// What is kept of each stream, in bytes; the rest is read and dropped.
 const KEPT: usize = 32 * 1024 * 1024;
 
-/// A program to run.
-pub struct Errand {
-    /// A path, or a name to be found in the PATH of `env`.
-    pub program: String,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// The whole environment.
-    pub env: Vec<(OsString, OsString)>,
-    /// Where it runs.
-    pub cwd: PathBuf,
-}
-
-/// How it went.
+/// The result of a program.
 pub struct Done {
     /// How it ended.
     pub status: ExitStatus,
@@ -351,18 +324,10 @@ pub struct Done {
 
 /// Runs it to its end, at most to `until`. Dropping the future kills all of it.
 pub async fn run(
-    errand: Errand,
-    open_files: Rlimit,
+    launch: Launch,
     supervisors: &Supervisors,
     until: Instant,
 ) -> Result<Done, ChildError> {
-    let launch = Launch {
-        program: errand.program,
-        args: errand.args,
-        env: errand.env,
-        cwd: errand.cwd,
-        open_files,
-    };
     let (process, pipes) = launch::start(&launch, supervisors, until).await?;
     drop(pipes.stdin);
     let all = async {
@@ -388,9 +353,9 @@ async fn read(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
     kept
 }
 
-// What is behind a child: a process tree of ours, or a conversation with a remote server.
+// A child's process tree, or its session with a remote server.
 
-/// What is behind a child. Dropping it ends it at once.
+/// The process or session of a child. Dropping it ends it at once.
 pub enum Body {
     /// A process and all below it.
     Local(Process),
@@ -407,7 +372,7 @@ impl Body {
         }
     }
 
-    /// Whether it has not ended; a remote server's session neither was told to.
+    /// Whether it has not ended; a remote session has not been asked to end, either.
     pub fn is_there(&self) -> bool {
         match self {
             Self::Local(process) => process.exit_status().is_none(),
@@ -420,7 +385,7 @@ impl Body {
         self.pid().map_or(0, supervisor::memory)
     }
 
-    /// Reads an error object: that a remote server gave no answer.
+    /// Reads from an error object that a remote server gave no answer.
     pub fn failed(&self, error: &RawJson) -> Option<Failed> {
         match self {
             Self::Local(_) => None,
@@ -439,8 +404,8 @@ impl Body {
         }
     }
 
-    /// Ends it, its stdin being closed, and waits until nothing of it is left. A remote server's
-    /// last word is waited for only as long as a process would be.
+    /// Ends it after its stdin was closed, and waits until nothing of it is left. The last messages
+    /// of a remote server are waited for only as long as the exit of a process.
     pub async fn end(&self, how: End) -> ExitStatus {
         let remote = match self {
             Self::Local(process) => {
@@ -449,11 +414,7 @@ impl Body {
             }
             Self::Remote(remote) => remote,
         };
-        let (before, after) = match how {
-            End::Gracefully(time) => (time, time),
-            End::Terminate(grace) => (Duration::ZERO, grace),
-            End::Kill => (Duration::ZERO, Duration::ZERO),
-        };
+        let (before, after) = how.times();
         if timeout(before, remote.gone()).await.is_err() {
             remote.hang_up();
             let _ = timeout(after, remote.gone()).await;

@@ -4,10 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::{IoSlice, pipe},
     mem::MaybeUninit,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -16,21 +13,24 @@ use bridge_model::Job;
 use indexmap::IndexMap;
 use rustix::{
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
-    process::{Pid, Resource, Rlimit, prlimit},
+    process::{Pid, Resource, prlimit},
 };
 use tokio::{
-    net::unix::pipe::{Receiver, Sender},
+    net::{
+        UnixStream,
+        unix::pipe::{Receiver, Sender},
+    },
     time::Instant,
 };
 
 use super::{
     ChildError,
-    control::{NURSERY, SUPERVISE},
+    control::Duty,
     process::{Keeper, Process, Supervisors},
 };
 use crate::launch::Resolved;
 
-/// A command as it will be run: no shell, nothing inherited.
+/// A command as it is run: without a shell, and nothing is inherited.
 #[derive(Clone)]
 pub struct Launch {
     /// Looked up in the PATH of `env` unless it holds a slash.
@@ -41,8 +41,6 @@ pub struct Launch {
     pub env: Vec<(OsString, OsString)>,
     /// The working directory.
     pub cwd: PathBuf,
-    /// The limit on open files: programs that use `select` break beyond the usual 1024.
-    pub open_files: Rlimit,
 }
 
 /// Our ends of a child's pipes.
@@ -51,38 +49,23 @@ pub struct Pipes {
     pub stdin: Sender,
     /// What it writes.
     pub stdout: Receiver,
-    /// What it writes beside that.
+    /// Its log.
     pub stderr: Receiver,
 }
 
-/// The child's ends of them.
-pub struct Stdio3 {
-    pub stdin: OwnedFd,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
-}
-
-impl Stdio3 {
-    /// In the order of their numbers.
-    pub fn all(&self) -> [BorrowedFd<'_>; 3] {
-        [&self.stdin, &self.stdout, &self.stderr].map(AsFd::as_fd)
-    }
-}
+/// The child's ends of them, in the order of their numbers.
+pub type Stdio3 = [OwnedFd; 3];
 
 /// Both ends of three pipes.
 pub fn pipes() -> std::io::Result<(Pipes, Stdio3)> {
     let (child_stdin, stdin) = pipe()?;
     let (stdout, child_stdout) = pipe()?;
     let (stderr, child_stderr) = pipe()?;
+    let theirs = [child_stdin.into(), child_stdout.into(), child_stderr.into()];
     let ours = Pipes {
         stdin: Sender::from_owned_fd(stdin.into())?,
         stdout: Receiver::from_owned_fd(stdout.into())?,
         stderr: Receiver::from_owned_fd(stderr.into())?,
-    };
-    let theirs = Stdio3 {
-        stdin: child_stdin.into(),
-        stdout: child_stdout.into(),
-        stderr: child_stderr.into(),
     };
     Ok((ours, theirs))
 }
@@ -95,47 +78,43 @@ pub async fn start(
     until: Instant,
 ) -> Result<(Process, Pipes), ChildError> {
     let (pipes, theirs) = pipes().map_err(|error| not_spawned(&error, launch))?;
-    let process = supervised(SUPERVISE, launch, theirs, supervisors, until).await?;
+    let process = supervised(Duty::Child, launch, theirs, supervisors, until).await?;
     Ok((process, pipes))
 }
 
-/// Starts a fork parent: its stdin is a socket, and its end leaves those forked from it.
-pub async fn nursery(
-    launch: &Launch,
-    stdio: Stdio3,
-    supervisors: &Supervisors,
-    until: Instant,
-) -> Result<Process, ChildError> {
-    supervised(NURSERY, launch, stdio, supervisors, until).await
-}
-
-async fn supervised(
-    duty: &str,
+/// Starts a program below a supervisor with this duty.
+pub async fn supervised(
+    duty: Duty,
     launch: &Launch,
     stdio: Stdio3,
     supervisors: &Supervisors,
     until: Instant,
 ) -> Result<Process, ChildError> {
     let spawned = spawn(duty, launch, &stdio, supervisors);
-    // What the child has must be the child's alone: its end is how we learn that it is gone.
+    // Only the child may have its ends: their closing shows that it has ended.
     drop(stdio);
     let (control, supervisor) = spawned.map_err(|error| not_spawned(&error, launch))?;
     let keeper = Keeper::Own(supervisor, supervisors.clone());
     follow(control, keeper, until).await
 }
 
-/// A task of its own: a start whose caller left is still followed to its end.
+/// Waits for a start in a separate task: one whose caller left is still followed to its end.
 pub async fn follow(
-    control: tokio::net::UnixStream,
+    control: UnixStream,
     keeper: Keeper,
     until: Instant,
 ) -> Result<Process, ChildError> {
     let started = tokio::spawn(Process::started(control, keeper, until));
-    started.await.unwrap_or_else(|error| {
-        Err(ChildError::not_started(format!(
-            "the start was interrupted: {error}"
-        )))
-    })
+    let interrupted = |error| format!("the start was interrupted: {error}");
+    let started = started.await.map_err(interrupted);
+    started.map_err(ChildError::not_started)?
+}
+
+/// A control socket: the bridge's end, and the supervisor's.
+pub fn control() -> std::io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
 }
 
 fn not_spawned(error: &std::io::Error, launch: &Launch) -> ChildError {
@@ -147,57 +126,58 @@ fn not_spawned(error: &std::io::Error, launch: &Launch) -> ChildError {
     ChildError::not_started(format!("cannot start a process: {error}"))
 }
 
-type Control = (tokio::net::UnixStream, tokio::process::Child);
+type Control = (UnixStream, tokio::process::Child);
 
 /// No `pre_exec` here: it would force `fork`, whose cost grows with our memory.
 fn spawn(
-    duty: &str,
+    duty: Duty,
     launch: &Launch,
     stdio: &Stdio3,
     supervisors: &Supervisors,
 ) -> std::io::Result<Control> {
-    let (ours, theirs) = UnixStream::pair()?;
+    let (ours, theirs) = control()?;
     let mut command = std::process::Command::new("/proc/self/exe");
     std::os::unix::process::CommandExt::arg0(&mut command, "mcpo-bridge");
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command
-        .arg(duty)
+        .arg(duty.word())
         .arg(&launch.program)
         .args(&launch.args)
         .env_clear()
         .envs(launch.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&launch.cwd)
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let supervisor = supervisors.spawn(command)?;
-    // Before it is sent the stdio, which it waits for, it starts nothing.
+    // It waits for its stdio before it starts anything.
     let pid = supervisor
         .id()
         .and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    let _ = prlimit(pid, Resource::Nofile, launch.open_files);
-    send_stdio(&ours, stdio)?;
-    ours.set_nonblocking(true)?;
-    Ok((tokio::net::UnixStream::from_std(ours)?, supervisor))
+    let _ = prlimit(pid, Resource::Nofile, supervisors.open_files);
+    send_with(&ours, b"!", &stdio.each_ref().map(AsFd::as_fd))?;
+    Ok((ours, supervisor))
 }
 
-fn send_stdio(control: &UnixStream, stdio: &Stdio3) -> std::io::Result<()> {
-    let descriptors = stdio.all();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+/// Sends a message with at most four descriptors.
+pub fn send_with(
+    socket: impl AsFd,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> std::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(
-        control,
-        &[IoSlice::new(b"!")],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )?;
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    let message = [IoSlice::new(message)];
+    sendmsg(socket, &message, &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-// A child's environment: built from nothing, never inherited.
+// A child's environment: never inherited.
 
-/// What every child gets of ours, where it is set.
+/// The bridge's variables that every child gets.
 const PASSED: &[&str] = &[
     "PATH",
     "LANG",
@@ -214,7 +194,7 @@ const PASSED: &[&str] = &[
     "NODE_EXTRA_CA_CERTS",
 ];
 
-/// What only launchers get: they fetch packages. Proxy URLs may hold passwords.
+/// The variables that only launchers get: they fetch packages. Proxy URLs may contain passwords.
 const PASSED_TO_LAUNCHERS: &[&str] = &[
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -256,8 +236,9 @@ enum Passed {
     Launcher,
 }
 
-/// Everything that a child of this program sees; `tmp` is how it is to spell its job's own. Later entries win:
-/// what its environment needs, the server's own `env`, then the names that say where it works.
+/// The whole environment of a child of this program; `tmp` is the path of its job's `tmp/`. Later
+/// entries win: what its installed environment needs, the server's own `env`, then the variables
+/// that name its folder.
 pub fn environment(
     program: &str,
     installed: Option<&Resolved>,
@@ -288,8 +269,8 @@ pub fn environment(
     env.into_iter().collect()
 }
 
-/// What package managers see when they work for us: of the server's own variables only their
-/// settings, for a server's secrets are none of their business.
+/// The environment of package managers that the bridge runs: of the server's own variables only
+/// their settings, because they must not get the server's secrets.
 pub fn environment_for_installing(
     tools_dir: &Path,
     scratch: &Path,

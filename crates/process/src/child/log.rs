@@ -1,4 +1,5 @@
-//! `server.log`: what children say beside the protocol, capped so that none can fill the disk.
+//! `server.log`: the output of children other than the protocol, limited so that none can fill the
+//! disk.
 
 use std::{
     collections::VecDeque,
@@ -12,11 +13,11 @@ use parking_lot::Mutex;
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Line, LineReader, NoiseLog};
+use super::connection::{Line, LineReader};
 
 /// Bytes in the log before it becomes `server.log.1`, the one generation that is kept.
 const FILE_LIMIT: u64 = 1024 * 1024;
-/// Bytes of one line that are kept; the rest of a flood is not worth having.
+/// Bytes of one line that are kept.
 const LINE_LIMIT: usize = 8 * 1024;
 /// Lines that an error message quotes.
 const TAIL: usize = 5;
@@ -27,7 +28,7 @@ pub struct ServerLog {
     server: Arc<str>,
     state: Arc<Mutex<LogState>>,
     /// Set once stderr was read to its end.
-    heard_out: CancellationToken,
+    ended: CancellationToken,
 }
 
 struct LogState {
@@ -47,7 +48,7 @@ impl ServerLog {
         Self {
             server: server.into(),
             state: Arc::new(Mutex::new(state)),
-            heard_out: CancellationToken::new(),
+            ended: CancellationToken::new(),
         }
     }
 
@@ -61,37 +62,46 @@ impl ServerLog {
                 Line::End => break,
             }
         }
-        self.heard_out.cancel();
+        self.ended.cancel();
     }
 
-    /// Waits until everything that the child said is here.
+    /// Waits until stderr was read to its end.
     pub async fn heard_out(&self) {
-        self.heard_out.cancelled().await;
+        self.ended.cancelled().await;
+    }
+
+    /// The last lines, as the end of an error message.
+    pub fn last_words(&self) -> String {
+        let tail = self.tail();
+        if tail.is_empty() {
+            tail
+        } else {
+            format!("; last output: {tail}")
+        }
     }
 
     /// The last lines, for an error message.
     pub fn tail(&self) -> String {
-        let state = self.state.lock();
-        state
-            .tail
-            .iter()
+        let tail = &self.state.lock().tail;
+        tail.iter()
             .map(String::as_str)
             .collect::<Vec<_>>()
             .join("\n")
     }
 }
 
-impl NoiseLog for ServerLog {
-    fn noise(&self, line: &[u8]) {
+impl ServerLog {
+    /// Appends one line, without its end.
+    pub fn noise(&self, line: &[u8]) {
         let text = String::from_utf8_lossy(&line[..line.len().min(LINE_LIMIT)]).into_owned();
         let mut state = self.state.lock();
         if state.tail.len() == TAIL {
             state.tail.pop_front();
         }
-        // Kept whole: cut here, half a path could be left that nobody recognises as one.
+        // Kept whole: half a path would not be recognised as one.
         state.tail.push_back(text.clone());
-        // A log that cannot be written must not stop the child. Written here and now: an append of
-        // a few KiB goes to the page cache, and costs less than a hop to another thread.
+        // A log that cannot be written must not stop the child. An append of a few KiB goes to the
+        // page cache, which costs less than a switch to another thread.
         let _ = state.append(&self.server, &text);
     }
 }
@@ -105,7 +115,7 @@ impl LogState {
                 let moved = std::fs::rename(&self.path, self.path.with_extension("log.1"));
                 let (file, size) = self.open()?;
                 if moved.is_err() {
-                    // Something of the child's is in the way: better no old lines than no limit.
+                    // A file of the child prevents it: the limit is more important than old lines.
                     file.set_len(0)?;
                     (file, 0)
                 } else {

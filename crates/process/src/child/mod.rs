@@ -19,7 +19,7 @@ pub use connection::{
 };
 pub use control::{Duty, End, ExitStatus};
 pub use error::ChildError;
-pub use handle::{Body, Child, ChildParts, Done, Errand, run};
+pub use handle::{Body, Child, ChildParts, Done, run};
 pub use hello::{Hello, HelloParts, Profile, can_answer, envelop, needed, unfold};
 pub use launch::{Launch, Pipes, environment, environment_for_installing, start};
 pub use log::ServerLog;

@@ -1,4 +1,4 @@
-//! The bridge's side of a supervisor: one task owns it, everybody else sends it messages.
+//! The bridge's side of a supervisor: one task owns it, all others send it messages.
 //!
 //! ```text
 //! Running ──end()──▶ Ending ──"exit …"──▶ Gone
@@ -11,7 +11,8 @@ use std::{collections::HashSet, io, os::fd::OwnedFd, process::Command, sync::Arc
 use bridge_model::BootTime;
 use parking_lot::Mutex;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getrlimit, pidfd_open,
+    pidfd_send_signal, waitpid,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
@@ -25,7 +26,7 @@ use tokio::{
 
 use super::{
     ChildError,
-    control::{End, ExitStatus, Report, SWEEP, until_line},
+    control::{End, ExitStatus, Order, Report},
     supervisor,
 };
 
@@ -37,11 +38,6 @@ pub struct Process {
     pid: u32,
     orders: mpsc::UnboundedSender<Order>,
     exit: watch::Receiver<Option<ExitStatus>>,
-}
-
-enum Order {
-    End(End),
-    Sweep,
 }
 
 /// Asks a nursery to look for what a supervisor left. Does not keep it alive.
@@ -58,41 +54,39 @@ impl Sweeper {
 }
 
 impl Process {
-    /// Waits for the supervisor's first word. One that has said nothing at `until` is killed.
+    /// Waits for the supervisor's first report. One without a report at `until` is killed.
     pub async fn started(
         control: UnixStream,
-        mut keeper: Keeper,
+        keeper: Keeper,
         until: Instant,
     ) -> Result<Self, ChildError> {
         let (read, write) = control.into_split();
-        let mut reports = BufReader::new(read).lines();
-        let first = timeout_at(until, first_report(&mut reports, &mut keeper)).await;
-        let owner = Owner {
-            reports,
+        let mut owner = Owner {
+            reports: BufReader::new(read).lines(),
             control: write,
             keeper,
         };
-        let pid = match first {
-            Ok(Some(Report::Started(pid))) => pid,
+        let why = match timeout_at(until, owner.first_report()).await {
+            Ok(Some(Report::Started(pid))) => {
+                let (orders, inbox) = mpsc::unbounded_channel();
+                let (gone, exit) = watch::channel(None);
+                tokio::spawn(owner.run(inbox, gone));
+                return Ok(Self { pid, orders, exit });
+            }
             Ok(other) => {
                 owner.reap().await;
-                let why = match other {
+                match other {
                     Some(Report::Failed(why)) => why,
                     _ => "its supervisor exited before the start".to_owned(),
-                };
-                return Err(ChildError::not_started(why));
+                }
             }
             Err(_) => {
-                // Even its end can take long where the kernel waits for a mount.
+                // Even its end can take long while the kernel waits for a mount.
                 tokio::spawn(owner.kill());
-                let why = "the program did not start in time".to_owned();
-                return Err(ChildError::not_started(why));
+                "the program did not start in time".to_owned()
             }
         };
-        let (orders, inbox) = mpsc::unbounded_channel();
-        let (gone, exit) = watch::channel(None);
-        tokio::spawn(owner.run(inbox, gone));
-        Ok(Self { pid, orders, exit })
+        Err(ChildError::not_started(why))
     }
 
     /// The process id of the child itself.
@@ -100,17 +94,18 @@ impl Process {
         self.pid
     }
 
-    /// How it left; `None` while it lives.
+    /// How it ended; `None` while it lives.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
     }
 
-    /// Asks it to end; the first word counts, later ones only hasten it.
+    /// Asks it to end; the first order counts, later ones can only hasten it.
     pub fn ask_to_end(&self, how: End) {
-        let _ = self.orders.send(Order::End(how));
+        let (wait, grace) = how.times();
+        let _ = self.orders.send(Order::End(wait, grace));
     }
 
-    /// For what its supervisor should look for.
+    /// Asks its supervisor for searches.
     pub fn sweeper(&self) -> Sweeper {
         Sweeper(self.orders.downgrade())
     }
@@ -119,12 +114,8 @@ impl Process {
     pub fn gone(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
         let mut exit = self.exit.clone();
         async move {
-            let status = exit
-                .wait_for(Option::is_some)
-                .await
-                .ok()
-                .and_then(|status| *status);
-            status.unwrap_or(ExitStatus::Unknown)
+            let status = exit.wait_for(Option::is_some).await.map(|status| *status);
+            status.ok().flatten().unwrap_or(ExitStatus::Unknown)
         }
     }
 }
@@ -138,19 +129,6 @@ async fn next_report(reports: &mut Lines<BufReader<OwnedReadHalf>>) -> Option<Re
     }
 }
 
-/// A supervisor that the bridge did not start says first who it is.
-async fn first_report(
-    reports: &mut Lines<BufReader<OwnedReadHalf>>,
-    keeper: &mut Keeper,
-) -> Option<Report> {
-    loop {
-        match next_report(reports).await? {
-            Report::By(pid) => keeper.is(pid),
-            other => return Some(other),
-        }
-    }
-}
-
 struct Owner {
     reports: Lines<BufReader<OwnedReadHalf>>,
     control: OwnedWriteHalf,
@@ -158,6 +136,20 @@ struct Owner {
 }
 
 impl Owner {
+    /// A supervisor that the bridge did not start reports its process id before.
+    async fn first_report(&mut self) -> Option<Report> {
+        loop {
+            match (next_report(&mut self.reports).await?, &mut self.keeper) {
+                // It certainly exists at this time.
+                (Report::By(pid), Keeper::Forked(handle @ None, ..)) => {
+                    *handle = Handle::open(pid).ok();
+                }
+                (Report::By(_), _) => {}
+                (other, _) => return Some(other),
+            }
+        }
+    }
+
     async fn run(
         mut self,
         mut inbox: mpsc::UnboundedReceiver<Order>,
@@ -165,62 +157,58 @@ impl Owner {
     ) {
         let mut asked_to_end: Option<Instant> = None;
         let mut handles = true;
-        let mut leash = self.keeper.leashed();
+        let mut leash = self.keeper.supervisors().leash.subscribe();
         let until = *leash.borrow_and_update();
         if until.is_some() {
-            self.say(&until_line(until)).await;
+            self.send(Order::Until(until)).await;
         }
         let status = loop {
             tokio::select! {
                 report = next_report(&mut self.reports) => match report {
-                    Some(Report::Exited(status)) => break Some(status),
+                    Some(Report::Exited(status)) => break status,
                     Some(_) => {}
-                    None => break Some(ExitStatus::Unknown),
+                    None => break ExitStatus::Unknown,
                 },
                 order = inbox.recv(), if handles => {
                     handles = order.is_some();
-                    // No handle is left: nobody can want it any more.
-                    let order = match order {
-                        Some(Order::End(order)) => order,
-                        Some(Order::Sweep) => {
-                            self.say(&format!("{SWEEP}\n")).await;
-                            continue;
-                        }
-                        None => End::Kill,
-                    };
-                    self.say(&order.to_line()).await;
-                    let over = Instant::now() + order.longest() + SPARE;
-                    asked_to_end = Some(asked_to_end.map_or(over, |before| before.min(over)));
+                    // The last handle was dropped: the child is not needed any more.
+                    let order = order.unwrap_or(Order::End(Duration::ZERO, Duration::ZERO));
+                    self.send(order).await;
+                    if let Order::End(wait, grace) = order {
+                        let over = Instant::now() + wait + grace + SPARE;
+                        asked_to_end = Some(asked_to_end.map_or(over, |before| before.min(over)));
+                    }
                 }
-                // By nothing but this: a bridge whose renewals fail lets it end.
+                // Sent at no other time: a bridge whose renewals fail lets the right end.
                 Ok(()) = leash.changed() => {
                     let until = *leash.borrow_and_update();
-                    self.say(&until_line(until)).await;
+                    self.send(Order::Until(until)).await;
                 }
-                () = at(asked_to_end) => break None,
+                () = at(asked_to_end) => break ExitStatus::Unknown,
             }
         };
         match status {
-            Some(ExitStatus::Unknown) | None => self.kill().await,
-            Some(_) => self.reap().await,
+            ExitStatus::Unknown => self.kill().await,
+            _ => self.reap().await,
         }
-        gone.send_replace(Some(status.unwrap_or(ExitStatus::Unknown)));
+        gone.send_replace(Some(status));
     }
 
-    /// One that is gone is seen by its silence.
-    async fn say(&mut self, line: &str) {
+    /// The end of a supervisor is seen at the other half of the socket.
+    async fn send(&mut self, order: Order) {
+        let line = order.to_line() + "\n";
         let _ = self.control.write_all(line.as_bytes()).await;
     }
 
-    /// For a supervisor that does not do its work, because its child stopped it, say.
-    async fn kill(self) {
+    /// For a supervisor that does not work, for example because its child stopped it.
+    async fn kill(mut self) {
         self.keeper.kill().await;
-        drop(self.control);
     }
 
     async fn reap(self) {
+        let mut keeper = self.keeper;
         drop(self.control);
-        self.keeper.reap().await;
+        keeper.reap().await;
     }
 }
 
@@ -243,32 +231,24 @@ pub enum Keeper {
     Forked(Option<Handle>, Sweeper, Supervisors),
 }
 
-/// A process that is not our child.
+/// A process that is not a child of the bridge.
 pub struct Handle {
     pid: u32,
     fd: OwnedFd,
-    /// The same: no pipe, but like one it can be read once it is over.
+    /// The same descriptor: like a pipe, it can be read once the process has ended.
     end: Receiver,
 }
 
 impl Keeper {
-    /// A forked one said its number, at a time when it was certainly there.
-    pub fn is(&mut self, pid: u32) {
-        if let Self::Forked(handle @ None, ..) = self {
-            *handle = Handle::open(pid).ok();
-        }
-    }
-
-    /// When it kills what it holds, unless a later time is said before.
-    pub fn leashed(&self) -> watch::Receiver<Option<BootTime>> {
+    fn supervisors(&self) -> &Supervisors {
         match self {
-            Self::Own(_, supervisors) | Self::Forked(_, _, supervisors) => supervisors.leashed(),
+            Self::Own(_, supervisors) | Self::Forked(_, _, supervisors) => supervisors,
         }
     }
 
-    /// Kills it, having killed what is below it: as long as it is there, all of that can be found.
-    pub async fn kill(mut self) {
-        let pid = match &self {
+    /// Kills it after the processes below it: while it exists, all of them can be found.
+    async fn kill(&mut self) {
+        let pid = match self {
             Self::Own(supervisor, _) => supervisor.id(),
             Self::Forked(handle, ..) => handle.as_ref().map(|handle| handle.pid),
         };
@@ -276,26 +256,22 @@ impl Keeper {
             let _ = tokio::task::spawn_blocking(move || supervisor::kill_below(pid)).await;
         }
         self.send_kill();
-        let strays = match &self {
-            Self::Own(_, supervisors) => Err(supervisors.clone()),
-            Self::Forked(_, sweeper, _) => Ok(sweeper.clone()),
-        };
         self.reap().await;
-        match strays {
-            Err(supervisors) => supervisors.look_for_strays(),
-            Ok(sweeper) => sweeper.sweep(),
+        match self {
+            Self::Own(_, supervisors) => supervisors.look_for_strays(),
+            Self::Forked(_, sweeper, _) => sweeper.sweep(),
         }
     }
 
-    /// One that said its last word ends at once; one that lost its socket is killed.
-    pub async fn reap(mut self) {
-        let pid = match &self {
+    /// One that has sent its last report ends at once; one that lost its socket is killed.
+    async fn reap(&mut self) {
+        let pid = match self {
             Self::Own(supervisor, _) => supervisor.id(),
             Self::Forked(..) => None,
         };
         if timeout(REAPED, self.wait()).await.is_err() {
             self.send_kill();
-            // One that even so does not go is the kernel's; its end cannot be waited for.
+            // If it still does not end, the kernel holds it, and its end cannot be waited for.
             let _ = timeout(REAPED, self.wait()).await;
         }
         if let Self::Own(_, supervisors) = self {
@@ -340,32 +316,35 @@ impl Handle {
     }
 }
 
-// The bridge is a subreaper too (and may be PID 1 of a container): when a supervisor is killed,
-// what it held comes to the bridge, which ends it. Nothing survives its supervisor.
+// The bridge is a subreaper too (and may be PID 1 of a container): when a supervisor is killed, the
+// processes below it are reparented to the bridge, which kills them.
 
-/// How often strays are looked for when nobody said there are some.
+/// The time between two searches for strays without a reason.
 const ROUND: Duration = Duration::from_secs(5);
 
-/// After a kill: the killed ones' own children come to us next.
+/// After a kill: the children of the killed processes are reparented to the bridge next.
 const NEXT_LOOK: Duration = Duration::from_millis(50);
 
-/// The processes that are our children on purpose.
+/// The processes that are the bridge's children on purpose, and what all of them get.
 #[derive(Clone)]
 pub struct Supervisors {
     known: Arc<Mutex<HashSet<u32>>>,
     stray: Arc<Notify>,
     ended: Arc<Notify>,
-    /// What whoever started this process had started before, in its place: not ours to end.
+    /// Children that this process had before it became the bridge: they are left alone.
     guests: Arc<Mutex<HashSet<u32>>>,
-    /// When supervisors kill what they hold, unless a later time is said before.
+    /// When supervisors kill what they hold, unless a later time is sent before.
     leash: Arc<watch::Sender<Option<BootTime>>>,
+    /// The limit on open files, for the children: however far the bridge raised its own, programs
+    /// that use `select` break beyond the usual 1024.
+    pub open_files: Rlimit,
 }
 
 impl Supervisors {
     /// None yet. Children that this process has by now are left alone.
     #[expect(
         clippy::new_without_default,
-        reason = "it looks at the processes that are there"
+        reason = "it reads which processes exist, and the limit on open files"
     )]
     pub fn new() -> Self {
         let guests = supervisor::children_and_zombies(std::process::id());
@@ -375,10 +354,11 @@ impl Supervisors {
             ended: Arc::default(),
             guests: Arc::new(Mutex::new(guests.into_iter().collect())),
             leash: Arc::new(watch::Sender::new(None)),
+            open_files: getrlimit(Resource::Nofile),
         }
     }
 
-    /// Supervisors kill what they hold at that time, unless a later one is said before; with `None`,
+    /// Supervisors kill what they hold at that time, unless a later one is sent before; with `None`,
     /// only once the bridge has ended.
     pub fn leash(&self, until: Option<BootTime>) {
         self.leash.send_if_modified(|now| {
@@ -388,19 +368,14 @@ impl Supervisors {
         });
     }
 
-    /// Whether they do.
+    /// Whether there is such a time.
     pub fn is_leashed(&self) -> bool {
         self.leash.borrow().is_some()
     }
 
-    /// What is said there.
-    pub fn leashed(&self) -> watch::Receiver<Option<BootTime>> {
-        self.leash.subscribe()
-    }
-
     /// Spawns under the lock, so that no round can take the newcomer for a stray (0.2 ms).
     pub fn spawn(&self, command: Command) -> io::Result<tokio::process::Child> {
-        let mut known = self.lock();
+        let mut known = self.known.lock();
         let child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()?;
@@ -411,7 +386,7 @@ impl Supervisors {
     /// To be called once a supervisor was waited for.
     pub fn forget(&self, pid: Option<u32>) {
         if let Some(pid) = pid {
-            self.lock().remove(&pid);
+            self.known.lock().remove(&pid);
         }
         self.ended.notify_waiters();
     }
@@ -425,17 +400,13 @@ impl Supervisors {
     pub async fn none_left(&self) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
-            // Listening begins before looking, or the last end could be missed.
+            // Registered before the check, or the last end could be missed.
             ended.as_mut().enable();
-            if self.lock().is_empty() {
+            if self.known.lock().is_empty() {
                 return;
             }
             ended.await;
         }
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashSet<u32>> {
-        self.known.lock()
     }
 
     /// Becomes a subreaper and ends strays until the future is dropped.
@@ -447,27 +418,22 @@ impl Supervisors {
             let supervisors = self.clone();
             // Reads all of /proc.
             let round = tokio::task::spawn_blocking(move || supervisors.end_strays());
-            pause = if round.await.unwrap_or(false) {
-                NEXT_LOOK
-            } else {
-                ROUND
-            };
+            let any = round.await.unwrap_or(false);
+            pause = if any { NEXT_LOOK } else { ROUND };
         }
     }
 
-    /// Says whether there were any.
+    /// Returns whether there were any.
     fn end_strays(&self) -> bool {
-        let mut any = false;
-        for pid in supervisor::children_and_zombies(std::process::id()) {
-            any |= self.end_stray(pid);
-        }
-        any
+        let children = supervisor::children_and_zombies(std::process::id());
+        let ended = children.into_iter().filter(|pid| self.end_stray(*pid));
+        ended.count() > 0
     }
 
     fn end_stray(&self, pid: u32) -> bool {
-        // Looked at again under the lock: since the list was made it may have become a supervisor,
-        // or have gone. Afterwards its number stays its own, because nobody else reaps it.
-        let known = self.lock();
+        // Checked again under the lock: since the list was read it may have become a supervisor, or
+        // have ended. From then on its number is not reused, because only the bridge reaps it.
+        let known = self.known.lock();
         let process = supervisor::read(pid).filter(|process| process.parent == std::process::id());
         let Some(process) = process.filter(|_| !known.contains(&pid)) else {
             return false;

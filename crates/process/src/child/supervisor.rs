@@ -1,24 +1,25 @@
 //! The process between the bridge and each child: `mcpo-bridge __supervise -- PROGRAM ARGS…`.
 //!
-//! It is the child's parent and a subreaper, so whatever the child starts, grandchildren of `uvx`
-//! and `npx` and `setsid` runaways included, stays below it and is ended with it. When the bridge
-//! dies, however it dies, the control socket closes and the whole tree is killed. So it is when the
-//! bridge's right to run children ends and it has said no later time: it was stopped, or could not
-//! renew its record, and another may work in the folder soon.
+//! It is the child's parent and a subreaper, so everything that the child starts, including
+//! grandchildren of `uvx` and `npx` and processes with a session of their own, stays below it and is
+//! ended with it. When the bridge dies for any reason, the control socket closes and the whole tree
+//! is killed. The same happens when the bridge's right to run children ends and it has sent no later
+//! time: it was stopped, or could not renew its record, and another bridge may soon work in the
+//! folder.
 //!
 //! ```text
 //! Running ──"end"──▶ Waiting ──time──▶ Terminating (SIGTERM sent) ──time──▶ Killing
 //!    │                   └── tree gone ──▶ done ◀── tree gone ──┴──────────────┘
 //!    └── child exits, or the socket closes ──▶ Killing
 //! ```
-//! Once the child itself has ended, only its own process group gets the rest of the time to leave;
-//! what left the group is a runaway and killed at once.
+//! Once the child itself has ended, only its own process group gets the rest of the time to exit;
+//! processes that left the group are killed at once.
 //!
-//! Environment, working directory and arguments are the child's own: they were given to this
-//! process, which passes them on unread.
+//! Environment, working directory and arguments are the child's: this process received them and
+//! passes them on unread.
 //!
-//! Two more duties come with fork parents (`fork/`). A *nursery* is above such a parent, and lets live
-//! what is below it when that has ended: the supervisors of forked children. Such a supervisor
+//! Fork parents (`fork/`) need two more duties. A *nursery* is above such a parent; when the parent
+//! has ended, it leaves what is below it alone: the supervisors of forked children. Such a supervisor
 //! *adopts*: it was forked from the parent, forked the child itself, and then became this program.
 
 use std::{
@@ -44,7 +45,7 @@ use rustix::{
     },
 };
 
-use super::control::{Duty, End, ExitStatus, Report, SWEEP, until_of};
+use super::control::{Duty, ExitStatus, Order, Report};
 
 /// How often ended processes are reaped while the tree is ending.
 const TICK: Duration = Duration::from_millis(10);
@@ -53,14 +54,14 @@ const TICK: Duration = Duration::from_millis(10);
 /// what does not go at once waits for the kernel.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a killed child gets to be gone before the first look for what else there is.
+/// The time between the kill of the child and the first search for other processes.
 const KILLED: Duration = Duration::from_millis(5);
 
-/// How long is waited for a word or an end while the child runs, where nothing is due.
+/// The longest wait for an order or an exit while the child runs and nothing is due.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// When a nursery looks, after it was asked to: what a killed supervisor leaves comes to it only after
-/// the bridge has seen that one's end.
+/// When a nursery searches, after it was asked to: the processes of a killed supervisor are
+/// reparented to it only after the bridge has seen that supervisor's end.
 const SWEEPS: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(20),
@@ -184,15 +185,6 @@ struct Bridge {
     pending: Vec<u8>,
 }
 
-/// What the bridge wants.
-#[derive(Clone, Copy)]
-enum Order {
-    End(Duration, Duration),
-    Until(Option<BootTime>),
-    Sweep,
-    Gone,
-}
-
 impl Bridge {
     fn report(&mut self, report: &Report) {
         // A bridge that is gone needs no report; its absence is seen by the next read.
@@ -201,27 +193,18 @@ impl Bridge {
             .write_all(format!("{}\n", report.to_line()).as_bytes());
     }
 
-    /// Reads what is there after poll said so. Unknown lines are skipped.
-    fn orders(&mut self) -> Vec<Order> {
+    /// Reads what is there after poll said so; `None` if the bridge is gone. Unknown lines are
+    /// skipped.
+    fn orders(&mut self) -> Option<Vec<Order>> {
         let mut buffer = [0_u8; 256];
         match self.control.read(&mut buffer) {
-            Ok(0) | Err(_) => return vec![Order::Gone],
+            Ok(0) | Err(_) => return None,
             Ok(count) => self.pending.extend_from_slice(&buffer[..count]),
         }
         let end = self.pending.iter().rposition(|byte| *byte == b'\n');
         let lines: Vec<u8> = self.pending.drain(..end.map_or(0, |end| end + 1)).collect();
         let text = String::from_utf8_lossy(&lines);
-        text.lines().filter_map(Order::from_line).collect()
-    }
-}
-
-impl Order {
-    fn from_line(line: &str) -> Option<Self> {
-        if line == SWEEP {
-            return Some(Self::Sweep);
-        }
-        let end = End::times(line).map(|(wait, grace)| Self::End(wait, grace));
-        end.or_else(|| until_of(line).map(Self::Until))
+        Some(text.lines().filter_map(Order::from_line).collect())
     }
 }
 
@@ -285,8 +268,11 @@ impl Supervisor {
             }
             let watched = pidfd.as_ref().filter(|_| self.status.is_none());
             if self.orders_wait(bridge.control.as_fd(), watched.map(OwnedFd::as_fd)) {
-                for order in bridge.orders() {
-                    self.follow(order);
+                if let Some(orders) = bridge.orders() {
+                    orders.into_iter().for_each(|order| self.follow(order));
+                } else {
+                    self.orders_may_come = false;
+                    self.kill_all();
                 }
             }
         }
@@ -295,7 +281,7 @@ impl Supervisor {
     fn follow(&mut self, order: Order) {
         match order {
             Order::End(wait, grace) => self.end(wait, grace),
-            // What has ended does not come back: another may work in the folder by now.
+            // A right that has ended does not return: another bridge may work in the folder by now.
             Order::Until(until) => {
                 if self.until.is_none_or(|until| !until.remaining().is_zero()) {
                     self.until = until;
@@ -304,10 +290,6 @@ impl Supervisor {
             Order::Sweep => {
                 let now = Instant::now();
                 self.sweeps = SWEEPS.iter().rev().map(|after| now + *after).collect();
-            }
-            Order::Gone => {
-                self.orders_may_come = false;
-                self.kill_all();
             }
         }
     }
@@ -344,15 +326,13 @@ impl Supervisor {
     fn end(&mut self, wait: Duration, grace: Duration) {
         let until = Instant::now() + wait;
         match self.phase {
-            Phase::Running | Phase::Waiting(..) if wait + grace == Duration::ZERO => {
-                self.kill_all();
-            }
+            Phase::Killing => {}
+            _ if (wait + grace).is_zero() => self.kill_all(),
             Phase::Running => self.phase = Phase::Waiting(until, grace),
             Phase::Waiting(before, other) => {
                 self.phase = Phase::Waiting(until.min(before), grace.min(other));
             }
-            Phase::Terminating(_) if wait + grace == Duration::ZERO => self.kill_all(),
-            Phase::Terminating(_) | Phase::Killing => {}
+            Phase::Terminating(_) => {}
         }
     }
 
@@ -396,7 +376,7 @@ impl Supervisor {
         }
     }
 
-    /// Others than the child are worth living when it has ended.
+    /// Whether processes other than the child outlive it.
     fn lets_live(&self) -> bool {
         self.duty == Duty::Nursery && matches!(self.phase, Phase::Running)
     }
@@ -443,7 +423,7 @@ impl Supervisor {
 
 // Process trees, read from `/proc`.
 
-/// The number that the rest of the world uses.
+/// The process id as other functions take it.
 fn pid_number(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get().unsigned_abs()
 }
@@ -467,19 +447,24 @@ pub struct Entry {
     pub zombie: bool,
 }
 
-/// Field 4 of `/proc/PID/stat`. The name in field 2 may hold anything, so count from its end.
-pub fn read(pid: u32) -> Option<Entry> {
+/// The fields of `/proc/PID/stat` from the third on. The name in field 2 may contain anything, so
+/// they are counted from its end.
+fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
-    let mut fields = std::str::from_utf8(after_name)
-        .ok()?
-        .split_ascii_whitespace();
-    let (state, parent, group) = (fields.next()?, fields.next()?, fields.next()?);
+    let fields = std::str::from_utf8(after_name).ok()?;
+    let fields = fields.split_ascii_whitespace();
+    Some(fields.map(str::to_owned).collect())
+}
+
+/// Reads one process.
+pub fn read(pid: u32) -> Option<Entry> {
+    let fields = stat(pid)?;
     Some(Entry {
         pid,
-        parent: parent.parse().ok()?,
-        group: group.parse().ok()?,
-        zombie: state == "Z",
+        parent: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
+        zombie: fields[0] == "Z",
     })
 }
 
@@ -577,40 +562,28 @@ pub fn name(pid: u32) -> String {
 
 /// Processor time that a process and everything below it used so far, in the kernel's ticks.
 pub fn processor_time(root: u32) -> u64 {
-    let one = |pid: u32| {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
-        let fields = std::str::from_utf8(after_name)
-            .ok()?
-            .split_ascii_whitespace();
-        // Fields 14 and 15, user and system time; the first here is field 3.
-        Some(
-            fields
-                .skip(11)
-                .take(2)
-                .filter_map(|ticks| ticks.parse::<u64>().ok())
-                .sum::<u64>(),
-        )
-    };
-    std::iter::once(root)
-        .chain(descendants(root))
-        .filter_map(one)
-        .sum()
+    sum_of_tree(root, |pid| {
+        // Fields 14 and 15: user and system time.
+        let fields = stat(pid)?;
+        let ticks = fields.get(11..13)?.iter();
+        Some(ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum())
+    })
 }
 
 /// Proportional set size of a process and everything below it, in bytes. 0 where the kernel does
 /// not tell.
 pub fn memory(root: u32) -> u64 {
-    let one = |pid: u32| {
+    sum_of_tree(root, |pid| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
         let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(kib * 1024)
-    };
-    std::iter::once(root)
-        .chain(descendants(root))
-        .filter_map(one)
-        .sum()
+    })
+}
+
+fn sum_of_tree(root: u32, one: impl Fn(u32) -> Option<u64>) -> u64 {
+    let tree = std::iter::once(root).chain(descendants(root));
+    tree.filter_map(one).sum()
 }
 
 #[cfg(test)]
