@@ -1,27 +1,38 @@
 //! Requests to one remote server: its headers, its limits, and what may be sent again.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
-use bridge_protocol::sse::{Cursor, Event, Parser, TooLong};
+use bridge_protocol::{
+    sse::{Cursor, Event, Parser, TooLong},
+    utf8,
+};
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use reqwest::{
     Client, Method, Response, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
     redirect::{Action, Attempt, Policy},
 };
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    PerRequestHeaders, RemoteError, RemoteOptions,
+    PerRequestHeaders, RemoteOptions, lost,
     lost::{Failure, Mark},
+    message,
+    message::{Outgoing, RpcError},
+    pipe::{Flights, Input, Output},
 };
 use crate::spec::RemoteSpec;
 
-/// Idle connections are given up before servers do so: many close them after five seconds, and a
+/// Idle connections are closed before servers do so: many close them after five seconds, and a
 /// call written at that moment is lost.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
-/// Finds connections that died without a word.
+/// Detects dead connections.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 const REDIRECTS: usize = 5;
@@ -35,11 +46,16 @@ pub struct Http {
     client: Client,
     /// Where the server is.
     pub url: Url,
-    origin: String,
-    idle: Duration,
-    limit: usize,
-    mark: Mark,
-    per_request_headers: PerRequestHeaders,
+    /// Scheme, host and port: what errors may name.
+    pub origin: String,
+    /// How long the server may be silent.
+    pub idle: Duration,
+    /// Bytes of one message.
+    pub limit: usize,
+    /// The mark of the bridge's own errors.
+    pub mark: Mark,
+    /// Headers of single requests.
+    pub per_request_headers: PerRequestHeaders,
 }
 
 /// Whether a request whose connection broke may be sent again. One that was never sent always may.
@@ -53,7 +69,7 @@ pub enum Resend {
 
 impl Http {
     /// No connection is made yet.
-    pub fn new(spec: &RemoteSpec, options: &RemoteOptions) -> Result<Self, RemoteError> {
+    pub fn new(spec: &RemoteSpec, options: &RemoteOptions) -> Result<Self, String> {
         let origin = spec.url.origin().ascii_serialization();
         let client = options
             .outbound
@@ -64,13 +80,13 @@ impl Http {
             .pool_idle_timeout(POOL_IDLE)
             .tcp_keepalive(KEEPALIVE)
             .redirect(Policy::custom(follow))
-            // The client's own idea of what may be sent again is not ours. It still moves on from
-            // a pooled connection that closed before anything of the request was written.
+            // The bridge decides which requests are sent again. The client still replaces a pooled
+            // connection that closed before anything of the request was written.
             .retry(reqwest::retry::never())
             .build();
-        let client = client.map_err(|error| RemoteError::Client {
-            origin: origin.clone(),
-            why: error.without_url().to_string(),
+        let client = client.map_err(|error| {
+            let why = error.without_url();
+            format!("cannot prepare HTTP requests to {origin}: {why}")
         })?;
         Ok(Self {
             client,
@@ -83,47 +99,31 @@ impl Http {
         })
     }
 
-    /// Scheme, host and port: what errors may name.
-    pub fn origin(&self) -> &str {
-        &self.origin
-    }
-
-    /// What our own errors bear.
-    pub fn mark(&self) -> &Mark {
-        &self.mark
-    }
-
-    /// Headers of single requests.
-    pub fn per_request_headers(&self) -> &PerRequestHeaders {
-        &self.per_request_headers
-    }
-
     /// A JSON-RPC error, as a line, for the request with this id.
     pub fn failed(&self, failure: &Failure, id: &str) -> Bytes {
         failure.line(&self.origin, id, &self.mark)
     }
 
-    /// How long the server may be silent.
-    pub fn idle(&self) -> Duration {
-        self.idle
+    /// Sends a request without a body to the server's URL.
+    pub async fn send_empty(
+        &self,
+        method: Method,
+        headers: HeaderMap,
+    ) -> Result<Response, Failure> {
+        self.send(method, &self.url, headers, Bytes::new(), Resend::Once)
+            .await
     }
 
-    /// Bytes of one message.
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// Sends and waits for the answer's head. The status may be any but a redirect.
+    /// Sends and waits for the head of the response. The status may be any but a redirect.
     pub async fn send(
         &self,
         method: Method,
         url: &Url,
         headers: HeaderMap,
         body: Bytes,
-        resend: Resend,
+        mut resend: Resend,
     ) -> Result<Response, Failure> {
         let mut pauses = AGAIN.into_iter();
-        let mut resend = resend;
         loop {
             let request = self
                 .client
@@ -151,7 +151,7 @@ impl Http {
         }
     }
 
-    /// The rest of an answer, up to `limit` bytes.
+    /// The rest of a response, up to `limit` bytes.
     pub async fn body(&self, mut response: Response, limit: usize) -> Result<Bytes, Failure> {
         if response.content_length() > Some(limit as u64) {
             return Err(Failure::TooLarge(limit));
@@ -171,7 +171,123 @@ impl Http {
     }
 }
 
-/// The configured headers. Those that frame the message are HTTP's own.
+// The state that both transports share.
+
+/// Bytes that are read of a refusal.
+pub const REFUSAL: usize = 256 * 1024;
+
+/// A session with one server, whatever its transport.
+pub struct Transport {
+    pub http: Http,
+    pub output: Output,
+    /// Set when the session is lost.
+    pub lost: CancellationToken,
+    /// A request was accepted in the session.
+    proven: AtomicBool,
+}
+
+/// How a server refused a message.
+pub struct Refusal {
+    pub status: StatusCode,
+    /// Its JSON-RPC error, if it sent one.
+    pub error: Option<RpcError>,
+    /// The refusal says that the session is lost.
+    pub is_about_session: bool,
+    /// The server refuses what it accepted before: a new session shows whether the session or the
+    /// credentials are the reason.
+    pub is_stale: bool,
+}
+
+impl Transport {
+    /// No connection is made yet.
+    pub fn new(http: Http, output: Output) -> Self {
+        Self {
+            http,
+            output,
+            lost: CancellationToken::new(),
+            proven: AtomicBool::new(false),
+        }
+    }
+
+    /// Records that a request was accepted in the session.
+    pub fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one was.
+    pub fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    /// Posts a message.
+    pub async fn post(
+        &self,
+        url: &Url,
+        message: &Outgoing,
+        mut headers: HeaderMap,
+    ) -> Result<Response, Failure> {
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(CONTENT_TYPE, json);
+        let own = &self.http.per_request_headers;
+        own.add_to(&mut headers, message.id());
+        let resend = match message.is_idempotent() {
+            true => Resend::Once,
+            false => Resend::Never,
+        };
+        let body = message.body.clone();
+        self.http
+            .send(Method::POST, url, headers, body, resend)
+            .await
+    }
+
+    /// Reads why the server refused the request with this id, or a message without one.
+    pub async fn refusal(&self, response: Response, id: Option<&str>) -> Refusal {
+        let status = response.status();
+        let limit = REFUSAL.min(self.http.limit);
+        let body = utf8(self.http.body(response, limit).await.unwrap_or_default());
+        let error = message::rpc_error(&body, id);
+        Refusal {
+            status,
+            is_about_session: lost::by_refusal(status, &body, error.as_ref()),
+            is_stale: status == StatusCode::UNAUTHORIZED
+                && self.is_proven()
+                && !self.http.per_request_headers.has_credentials(id),
+            error,
+        }
+    }
+
+    /// Ends the pipe if the session is lost.
+    pub fn note(&self, failure: &Failure) {
+        if failure.ends_session() {
+            self.lost.cancel();
+        }
+    }
+
+    /// After the session was lost: requests under way may still be answered, and what comes meanwhile
+    /// is refused unread, so that its sender may send it in a new session.
+    pub async fn wind_up(&self, input: &mut Input, flights: &mut Flights) {
+        let refusal = |id: &str| self.http.failed(&Failure::SessionLost, id);
+        let refusing = async {
+            while let Some(message) = input.next().await {
+                if let Some(id) = message.id() {
+                    self.output.line(refusal(id)).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = flights.land_all() => {}
+            () = refusing => {}
+        }
+        // The rest of the pipe.
+        while let Some(Some(message)) = input.next().now_or_never() {
+            if let Some(id) = message.id() {
+                self.output.line(refusal(id)).await;
+            }
+        }
+    }
+}
+
+/// The configured headers. Those that frame the message belong to HTTP.
 fn headers(spec: &RemoteSpec) -> HeaderMap {
     let configured = spec.headers.iter().filter_map(|(name, value)| {
         Some((
@@ -191,7 +307,7 @@ fn headers(spec: &RemoteSpec) -> HeaderMap {
 }
 
 /// 307 and 308 within the origin keep method and body. All others would change the request, or
-/// show it to somebody else.
+/// send it to another server.
 fn follow(attempt: Attempt<'_>) -> Action {
     let keeps_request = matches!(
         attempt.status(),
@@ -208,14 +324,14 @@ fn follow(attempt: Attempt<'_>) -> Action {
     }
 }
 
-/// What an answer says it is.
+/// The content type of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     /// One message, or a batch.
     Json,
     /// Server-sent events.
     Events,
-    /// Nothing that we read.
+    /// Anything else.
     Other,
 }
 
@@ -233,9 +349,9 @@ pub fn content(response: &Response) -> Content {
     }
 }
 
-// The events of one answer, as they come.
+// The events of one response, as they come.
 
-/// Reads events from an answer.
+/// Reads events from a response.
 pub struct Events {
     response: Response,
     parser: Parser,
@@ -278,7 +394,7 @@ impl Events {
         }
     }
 
-    /// The next message. Events of other names are not for us.
+    /// The next message. Events of other names are ignored.
     pub async fn message(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         while let Some(event) = self.next().await? {
             if event.is_message() {
@@ -293,7 +409,7 @@ impl Events {
         self.parser.cursor().clone()
     }
 
-    /// Whether the server said anything but comments.
+    /// Whether the server sent anything but comments.
     pub fn received_any(&self) -> bool {
         self.parser.received_any()
     }

@@ -1,5 +1,5 @@
-//! Whether a server says that it knows the session no more: one rule for both transports, and for
-//! every place in which servers say it.
+//! Whether a server says that a session is lost: one rule for both transports, and for every place
+//! in which servers say it.
 //!
 //! A server that says so did not act on the request: it may be sent again in a new session.
 
@@ -15,7 +15,7 @@ use super::{message, message::RpcError};
 /// Bytes of a refusal's text in which words are looked for.
 const READ: usize = 4096;
 
-/// What servers say of a session that they do not know. Each is looked for beside the word "session".
+/// What servers say about a session that they do not know, together with the word "session".
 const WORDS: &[&str] = &[
     "not found",
     "no valid",
@@ -59,8 +59,8 @@ pub fn by_refusal(status: StatusCode, body: &[u8], error: Option<&RpcError>) -> 
         error.is_some_and(|error| error.names_request && codes.contains(&error.code))
     };
     match status {
-        // What the specification has for it, and what means the same. A server of 2026-07-28 says in
-        // this way that it has no such method.
+        // The status of the specification, and one with the same meaning. A server of 2026-07-28
+        // also answers so to a method that it does not have.
         StatusCode::NOT_FOUND | StatusCode::GONE => !about_request(&[code::METHOD_NOT_FOUND]),
         _ if about_request(&[code::METHOD_NOT_FOUND, code::INVALID_PARAMS]) => false,
         _ => match error {
@@ -77,8 +77,8 @@ pub fn by_answer(answer: &[u8], id: &str) -> bool {
         && message::error_of(answer, id).is_some_and(|error| by_error(error.code, &error.message))
 }
 
-/// The errors of a tool may be about a session of its own, such as a browser's: only the codes that
-/// servers use for ours count, and -32000, which stands for anything, only with our words.
+/// The errors of a tool may be about another session, such as a browser's: only the codes that
+/// servers use for MCP sessions count, and -32000, which can mean anything, only with their words.
 fn by_error(found: i64, message: &str) -> bool {
     let ours = || {
         let words = message.to_ascii_lowercase();
@@ -104,7 +104,7 @@ fn says_so(text: &str) -> bool {
         || uninitialized.iter().any(|word| text.contains(word))
 }
 
-// Why a request has no answer, in words that hold no secret: never the URL, never a header.
+// Why a request has no answer, without secrets: never the URL, never a header.
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,7 +124,7 @@ pub enum Failure {
     /// The server refused without a JSON-RPC error.
     #[error("it returned HTTP status {status}{advice}", status = .0, advice = advice(*.0))]
     Status(StatusCode),
-    /// Following would hand the request, and its headers, to somebody else.
+    /// Following would send the request, and its headers, to another server.
     #[error(
         "it redirects (HTTP status {0}) to a URL that the bridge does not follow; set `url` to \
          the final URL"
@@ -138,17 +138,17 @@ pub enum Failure {
         "its response is neither JSON nor an event stream; check that `url` is its MCP endpoint"
     )]
     NotMcp,
-    /// All was well but for the answer.
+    /// The response had no reply.
     #[error("its response ended without a reply to the request")]
     Unanswered,
-    /// The server knows the session no more, and refused the request unread.
+    /// The server does not know the session any more, and refused the request unread.
     #[error("it ended the session; the next call opens a new one")]
     SessionLost,
-    /// The server knows the session no more in which it had taken the request.
+    /// The server does not know the session any more in which it had accepted the request.
     #[error("it ended the session during the request; the next call opens a new one")]
     SessionBroken,
-    /// What was good for the session before is not any more: the session, or what the bridge shows for
-    /// itself. A new session finds out.
+    /// The server refuses what it accepted before. A new session shows whether the session or the
+    /// bridge's credentials are the reason.
     #[error("it returned HTTP status 401 Unauthorized (check the server's `headers`)")]
     Unauthorized,
     /// The old transport's first event is missing or leads elsewhere.
@@ -157,7 +157,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Reads an error from before the answer began.
+    /// From an error before the response began.
     pub fn sending(error: &reqwest::Error) -> Self {
         match (error.is_connect(), error.is_timeout()) {
             (true, true) => Self::ConnectTimeout,
@@ -166,12 +166,12 @@ impl Failure {
         }
     }
 
-    /// The answer broke off.
+    /// From an error within the response.
     pub fn reading(error: &reqwest::Error) -> Self {
         Self::Broken(root(error))
     }
 
-    /// Whether nothing more can be asked in the session.
+    /// Whether the session can no longer be used.
     pub fn ends_session(&self) -> bool {
         matches!(
             self,
@@ -179,43 +179,28 @@ impl Failure {
         )
     }
 
-    /// Whether the server may have acted on the request.
-    fn receipt(&self) -> Receipt {
-        match self {
-            Self::SessionLost | Self::Unauthorized => Receipt::No,
-            _ => Receipt::Perhaps,
-        }
-    }
-
-    /// A JSON-RPC error, as a line, for the request with this id. The `mark` says that it is ours.
+    /// A JSON-RPC error, as a line, for the request with this id. The `mark` says that the bridge
+    /// made it.
     pub fn line(&self, origin: &str, id: &str, mark: &Mark) -> Bytes {
-        let receipt = self.receipt();
         let message = format!("the remote server {origin} failed: {self}");
-        let data = serde_json::json!({"mark": mark.0, "unheard": receipt == Receipt::No});
+        // It refused the request for want of a session: repeating it in a new one is safe.
+        let unheard = matches!(self, Self::SessionLost | Self::Unauthorized);
+        let data = serde_json::json!({"mark": mark.0, "unheard": unheard});
         let error =
             serde_json::json!({"code": code::INTERNAL_ERROR, "message": message, "data": data});
         format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}\n").into()
     }
 }
 
-/// Whether the server may have acted on the request that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Receipt {
-    /// It may have.
-    Perhaps,
-    /// It refused it for want of a session: asking in a new one does nothing twice.
-    No,
-}
-
-/// Tells our own errors from the server's, which never sees it.
+/// Distinguishes the bridge's errors from the server's, which never sees the mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark(String);
 
 impl Mark {
-    /// One that nobody can guess.
+    /// One that cannot be guessed.
     pub fn random() -> Self {
         let mut bytes = [0_u8; 16];
-        // Without randomness a server could at most word its errors as ours.
+        // Without randomness a server could at most present its errors as the bridge's.
         let _ = getrandom::fill(&mut bytes);
         Self(format!("{:032x}", u128::from_ne_bytes(bytes)))
     }

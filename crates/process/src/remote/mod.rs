@@ -6,10 +6,10 @@
 //!                   the session's GET stream ───────────────────┴─▶ whole lines ─▶ stdout
 //! ```
 //! Messages keep their bytes, except that newlines between JSON tokens become spaces. A request
-//! that cannot be answered gets a JSON-RPC error in its place. The end of stdin says goodbye to
-//! the server; the end of stdout means that its session is lost.
+//! that cannot be answered gets a JSON-RPC error instead. The end of stdin closes the session at the
+//! server; the end of stdout means that the session is lost.
 //!
-//! A server that knows no POST where `url` points is spoken to over the older transport.
+//! For a server that does not accept POST at `url`, the older transport is used.
 //!
 //! **A `tools/call` is sent once.** It is sent again only where no byte of it can have reached the
 //! server: the connection was never made.
@@ -29,7 +29,7 @@ use bridge_protocol::RawJson;
 use http::Http;
 use lost::Mark;
 use old_sse::OldSse;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use pipe::{Input, Output};
 use reqwest::header::HeaderMap;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
@@ -44,7 +44,7 @@ pub use lost::Failed;
 /// Bytes that a pipe holds for a slow reader.
 const PIPE: usize = 64 * 1024;
 
-/// How long saying goodbye may take.
+/// How long closing the session may take.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// How a connection to a remote server behaves.
@@ -59,8 +59,8 @@ pub struct RemoteOptions {
     pub idle_timeout: Duration,
     /// Bytes of one message from the server.
     pub max_message: usize,
-    /// Finds a tool's input schema, whose `x-mcp-header` marks say which arguments modern servers
-    /// want to see in headers.
+    /// Finds a tool's input schema, whose `x-mcp-header` marks name the arguments that modern servers
+    /// require in headers.
     pub tool_schema: Option<ToolSchema>,
 }
 
@@ -69,37 +69,28 @@ pub type ToolSchema = Arc<dyn Fn(&str) -> Option<RawJson> + Send + Sync>;
 
 /// A remote server that looks like a child's stdio.
 pub struct RemotePipes {
-    /// Takes messages, one in a line. Its end closes the session.
+    /// Accepts messages, one in a line. Its end closes the session.
     pub stdin: DuplexStream,
-    /// Gives messages, one in a line. Its end means that there is no session any more.
+    /// Returns messages, one in a line. Its end means that the session is over.
     pub stdout: DuplexStream,
     /// Dropping it ends everything.
     pub handle: RemoteHandle,
 }
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoteError {
-    /// The HTTP client could not be built.
-    #[error("cannot prepare HTTP requests to {origin}: {why}")]
-    Client {
-        /// Scheme, host and port.
-        origin: String,
-        /// What the client said.
-        why: String,
-    },
-}
-
-/// Connects nothing yet: the first message does. Needs a tokio runtime.
-pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes, RemoteError> {
+/// Makes no connection yet: the first message does. Needs a tokio runtime.
+pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes, String> {
     let http = Http::new(spec, &options)?;
     let (stdin, our_stdin) = tokio::io::duplex(PIPE);
     let (our_stdout, stdout) = tokio::io::duplex(PIPE);
     let (output, lines) = Output::new();
-    let (mark, per_request_headers) = (http.mark().clone(), http.per_request_headers().clone());
-    let (hang_up, gone) = (CancellationToken::new(), CancellationToken::new());
+    let handle = RemoteHandle {
+        hang_up: CancellationToken::new(),
+        gone: CancellationToken::new(),
+        mark: http.mark.clone(),
+        per_request_headers: http.per_request_headers.clone(),
+    };
     let input = Input::new(our_stdin);
-    let (hanging, leaving) = (hang_up.clone(), gone.clone().drop_guard());
+    let (hang_up, leaving) = (handle.hang_up.clone(), handle.gone.clone().drop_guard());
     let carrying = carry(
         spec.kind,
         http,
@@ -109,16 +100,10 @@ pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes,
         hang_up.clone(),
     );
     tokio::spawn(async move {
-        let writing = hanging.run_until_cancelled(pipe::pump(lines, our_stdout));
+        let writing = hang_up.run_until_cancelled(pipe::pump(lines, our_stdout));
         tokio::join!(writing, carrying);
         drop(leaving);
     });
-    let handle = RemoteHandle {
-        hang_up,
-        gone,
-        mark,
-        per_request_headers,
-    };
     Ok(RemotePipes {
         stdin,
         stdout,
@@ -145,7 +130,7 @@ async fn carry(
                     .await;
                 return;
             }
-            let _ = tokio::time::timeout(GOODBYE, remote.say_goodbye()).await;
+            let _ = tokio::time::timeout(GOODBYE, remote.close_session()).await;
         }
         RemoteKind::Sse => {
             let remote = OldSse::new(http, output);
@@ -154,8 +139,8 @@ async fn carry(
     }
 }
 
-/// Holds the conversation. Dropping it ends everything at once, but for a last word to the server
-/// that closes its session.
+/// Holds the session. Dropping it ends everything at once, except a last request that closes the
+/// session at the server.
 pub struct RemoteHandle {
     hang_up: CancellationToken,
     gone: CancellationToken,
@@ -179,12 +164,12 @@ impl RemoteHandle {
         self.hang_up.is_cancelled() || self.gone.is_cancelled()
     }
 
-    /// Ends everything at once, but for a last word to the server that closes its session.
+    /// The same as dropping it.
     pub fn hang_up(&self) {
         self.hang_up.cancel();
     }
 
-    /// Reads an error object: that the server gave no answer, or `None` where it is the server's.
+    /// Reads from an error object that the server gave no answer; `None` for the server's own error.
     pub fn failed(&self, error: &RawJson) -> Option<Failed> {
         self.mark.failed(error)
     }
@@ -196,9 +181,9 @@ impl Drop for RemoteHandle {
     }
 }
 
-// Headers of single requests: what a caller's own request brought along.
+// Headers of single requests, from the requests of their callers.
 
-/// The headers that go with requests under way, by the requests' ids.
+/// The headers of requests under way, by the requests' ids.
 #[derive(Clone, Default)]
 pub struct PerRequestHeaders(Arc<Mutex<HashMap<Box<str>, HeaderMap>>>);
 
@@ -213,7 +198,7 @@ impl PerRequestHeaders {
     /// dropped.
     pub fn join(&self, number: u64, headers: HeaderMap) -> PerRequestHeadersGuard {
         let id: Box<str> = number.to_string().into();
-        self.lock().insert(id.clone(), headers);
+        self.0.lock().insert(id.clone(), headers);
         let per_request_headers = self.clone();
         PerRequestHeadersGuard {
             per_request_headers,
@@ -223,7 +208,7 @@ impl PerRequestHeaders {
 
     /// Adds the headers of the request with this id; those that are set already stay.
     pub fn add_to(&self, headers: &mut HeaderMap, id: Option<&str>) {
-        let known = self.lock();
+        let known = self.0.lock();
         let Some(own) = id.and_then(|id| known.get(id)) else {
             return;
         };
@@ -240,10 +225,10 @@ impl PerRequestHeaders {
         }
     }
 
-    /// Whether the request with this id shows what only its own caller has: a refusal of it says nothing
+    /// Whether the request with this id has credentials of its own caller: its refusal says nothing
     /// about the session, which others may use.
     pub fn has_credentials(&self, id: Option<&str>) -> bool {
-        let known = self.lock();
+        let known = self.0.lock();
         let own = id.and_then(|id| known.get(id));
         own.is_some_and(|own| {
             own.keys().any(|name| {
@@ -252,32 +237,28 @@ impl PerRequestHeaders {
             })
         })
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, HeaderMap>> {
-        self.0.lock()
-    }
 }
 
 impl Drop for PerRequestHeadersGuard {
     fn drop(&mut self) {
-        self.per_request_headers.lock().remove(&self.id);
+        self.per_request_headers.0.lock().remove(&self.id);
     }
 }
 
-// How the bridge goes out: the system's certificate authorities and proxies.
+// Outgoing connections: the system's certificate authorities and proxies.
 
 /// Certificate authorities and proxies. Cheap to clone.
 #[derive(Clone)]
 pub struct Outbound {
     tls: ClientConfig,
-    /// All but tests do.
+    /// False in tests only.
     asks_proxies: bool,
 }
 
 impl Outbound {
     /// Reads the system's certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name:
-    /// once, at start. `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are honoured. Where there are no
-    /// certificates, servers behind `http` still work.
+    /// once, at start. `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are honoured. Without any
+    /// certificates, servers at `http` addresses still work.
     pub fn from_environment() -> Self {
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
@@ -291,7 +272,7 @@ impl Outbound {
         }
     }
 
-    /// Trusts nobody and asks no proxy.
+    /// Trusts no authority and uses no proxy.
     #[cfg(test)]
     pub fn direct() -> Self {
         Self {
@@ -312,7 +293,7 @@ impl Outbound {
 }
 
 fn tls(roots: RootCertStore) -> ClientConfig {
-    // The provider is named here, since a process-wide one would be a global.
+    // The provider is set here, because a process-wide one would be a global.
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring offers the versions that rustls has by default")

@@ -3,7 +3,6 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream},
     sync::mpsc,
@@ -12,9 +11,9 @@ use tokio::{
 
 use super::message::Outgoing;
 
-/// Messages that wait for a reader which is slow; then the network waits.
+/// Messages that may wait for a slow reader; then the network waits.
 const WAITING: usize = 64;
-/// How long answers on their way are waited for after the end of stdin.
+/// How long to wait for responses after the end of stdin.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Reads the messages of the bridge.
@@ -61,13 +60,13 @@ impl Output {
         (Self(sender), lines)
     }
 
-    /// One line with its newline. Lost where nobody reads any more.
+    /// Writes one line with its newline. Lost if the reader is gone.
     pub async fn line(&self, line: Bytes) {
         let _ = self.0.send(line).await;
     }
 }
 
-/// Writes lines until no output is left, or nobody reads; then the pipe ends.
+/// Writes lines until no output is left, or the reader is gone; then the pipe ends.
 pub async fn pump(mut lines: mpsc::Receiver<Bytes>, mut stdout: DuplexStream) {
     while let Some(line) = lines.recv().await {
         if stdout.write_all(&line).await.is_err() {
@@ -76,34 +75,7 @@ pub async fn pump(mut lines: mpsc::Receiver<Bytes>, mut stdout: DuplexStream) {
     }
 }
 
-/// After the session was lost: what is under way may still land, and what comes meanwhile is refused
-/// unread, so that its sender may send it in a new session.
-pub async fn wind_up(
-    input: &mut Input,
-    flights: &mut Flights,
-    output: &Output,
-    refusal: impl Fn(&str) -> Bytes,
-) {
-    let refusing = async {
-        while let Some(message) = input.next().await {
-            if let Some(id) = message.id() {
-                output.line(refusal(id)).await;
-            }
-        }
-    };
-    tokio::select! {
-        () = flights.land_all() => {}
-        () = refusing => {}
-    }
-    // What lies in the pipe already.
-    while let Some(Some(message)) = input.next().now_or_never() {
-        if let Some(id) = message.id() {
-            output.line(refusal(id)).await;
-        }
-    }
-}
-
-/// What is on its way to the server. Dropping it drops the requests.
+/// The messages on their way to the server. Dropping it drops the requests.
 #[derive(Default)]
 pub struct Flights {
     tasks: JoinSet<Landed>,
@@ -115,11 +87,11 @@ struct Flight {
     is_modern: bool,
 }
 
-/// What a task leaves behind.
+/// The result of a task.
 pub enum Landed {
     /// The request with this id has its answer.
     Answered(Box<str>),
-    /// The server knows that the request with this id is cancelled.
+    /// The cancellation of the request with this id was sent.
     Cancelled(Box<str>),
     /// Nothing.
     Done,
@@ -158,7 +130,7 @@ impl Flights {
         }
     }
 
-    /// Waits for one task, and clears up after it; false if there is none.
+    /// Waits for one task and removes it; false if there is none.
     pub async fn land(&mut self) -> bool {
         match self.tasks.join_next().await {
             None => return false,
@@ -169,7 +141,7 @@ impl Flights {
         true
     }
 
-    /// Waits for what is still under way, but not for long.
+    /// Waits for the rest, but not for long.
     pub async fn land_all(&mut self) {
         let all = async { while self.land().await {} };
         let _ = tokio::time::timeout(LAST_ANSWERS, all).await;

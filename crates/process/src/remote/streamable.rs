@@ -8,44 +8,31 @@
 //! ```
 //! What counts as "the session is lost" says `lost.rs`.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bridge_protocol::{header_name, method, sse::Cursor, utf8};
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use reqwest::{
     Method, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue},
+    header::{ACCEPT, HeaderMap, HeaderValue},
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     ToolSchema,
-    http::{Content, Events, Http, Resend, content},
+    http::{Content, Events, Http, Transport, content},
     lost,
     lost::Failure,
     message,
     message::{Kind, Outgoing, mirror},
-    pipe::{Flights, Input, Landed, Output, wind_up},
+    pipe::{Flights, Input, Landed, Output},
 };
 
-/// Bytes that are read of a refusal.
-const REFUSAL: usize = 256 * 1024;
-
-/// A conversation with one server.
+/// A session with one server.
 pub struct Streamable {
-    http: Http,
-    output: Output,
+    base: Transport,
     session: Mutex<Session>,
-    lost: CancellationToken,
-    /// A request was answered in the session.
-    proven: AtomicBool,
     refused: Mutex<Option<Refused>>,
     tool_schema: Option<ToolSchema>,
 }
@@ -64,11 +51,8 @@ impl Streamable {
     /// Nothing is sent before the first message.
     pub fn new(http: Http, output: Output, tool_schema: Option<ToolSchema>) -> Arc<Self> {
         Arc::new(Self {
-            http,
-            output,
+            base: Transport::new(http, output),
             session: Mutex::default(),
-            lost: CancellationToken::new(),
-            proven: AtomicBool::new(false),
             refused: Mutex::default(),
             tool_schema,
         })
@@ -90,35 +74,27 @@ impl Streamable {
             }
             flights.land_all().await;
         };
-        let ended = self.lost.run_until_cancelled(work).await.is_some();
-        let is_older = || self.refused_lock().is_some();
+        let ended = self.base.lost.run_until_cancelled(work).await.is_some();
+        let is_older = || self.refused.lock().is_some();
         if ended || is_older() {
             return;
         }
         drop(listening);
-        let refusal = |id: &str| self.http.failed(&Failure::SessionLost, id);
-        wind_up(input, &mut flights, &self.output, refusal).await;
+        self.base.wind_up(input, &mut flights).await;
     }
 
-    /// What is to be asked over the older transport instead, once.
+    /// The request that has to be sent over the older transport instead, once.
     pub fn refused(&self) -> Option<Refused> {
-        self.refused_lock().take()
+        self.refused.lock().take()
     }
 
-    fn refused_lock(&self) -> MutexGuard<'_, Option<Refused>> {
-        self.refused.lock()
-    }
-
-    /// Tells the server that nobody comes back.
-    pub async fn say_goodbye(&self) {
+    /// Closes the session at the server.
+    pub async fn close_session(&self) {
         let headers = self.session_headers();
-        if headers.contains_key(header_name::SESSION_ID) && !self.lost.is_cancelled() {
-            let url = &self.http.url;
-            let sent = self
-                .http
-                .send(Method::DELETE, url, headers, Bytes::new(), Resend::Once);
+        if headers.contains_key(header_name::SESSION_ID) && !self.base.lost.is_cancelled() {
+            let sent = self.base.http.send_empty(Method::DELETE, headers);
             if let Err(failure) = sent.await {
-                tracing::debug!(origin = self.http.origin(), %failure, "session not closed");
+                tracing::debug!(origin = self.base.http.origin, %failure, "session not closed");
             }
         }
     }
@@ -148,7 +124,7 @@ impl Streamable {
                 // It was answered meanwhile.
                 None => {}
             },
-            // What comes next may need that the server has heard it.
+            // The next message may require that the server has received it.
             Kind::Notification { method } if &**method == method::INITIALIZED => {
                 if self.tell(&message).await && message.modern.is_none() {
                     let listen = tokio::spawn(async move { this.listen().await });
@@ -167,14 +143,14 @@ impl Streamable {
         let failure = match self.post(message).await {
             Ok(response) if response.status().is_success() => return true,
             Ok(response) => match self.refusal(response, message).await {
-                Refusal::Rpc(_) => return false,
-                Refusal::Failure(failure) => failure,
+                Ok(_) => return false,
+                Err(failure) => failure,
             },
             Err(failure) => failure,
         };
         let method = message.method().unwrap_or("an answer");
-        tracing::debug!(origin = self.http.origin(), method, %failure, "message not accepted");
-        self.note(&failure);
+        tracing::debug!(origin = self.base.http.origin, method, %failure, "message not accepted");
+        self.base.note(&failure);
         false
     }
 
@@ -185,23 +161,26 @@ impl Streamable {
             Ok(response) if response.status().is_success() => {
                 match self.answer(response, &message, id).await {
                     Ok(()) if message.method() == Some(method::INITIALIZE) => return,
-                    Ok(()) => return self.proven.store(true, Ordering::Relaxed),
+                    Ok(()) => return self.base.prove(),
                     Err(failure) => failure,
                 }
             }
             Ok(response) => match self.refusal(response, &message).await {
-                Refusal::Rpc(line) => return self.output.line(line).await,
-                Refusal::Failure(failure) if is_older(&message, &failure) => {
-                    *self.refused_lock() = Some((message, failure));
-                    return self.lost.cancel();
+                Ok(line) => return self.base.output.line(line).await,
+                Err(failure) if is_older(&message, &failure) => {
+                    *self.refused.lock() = Some((message, failure));
+                    return self.base.lost.cancel();
                 }
-                Refusal::Failure(failure) => failure,
+                Err(failure) => failure,
             },
             Err(failure) => failure,
         };
-        // Before its sender hears of it, who may come again at once.
-        self.note(&failure);
-        self.output.line(self.http.failed(&failure, id)).await;
+        // Before its sender gets the failure, and may try again at once.
+        self.base.note(&failure);
+        self.base
+            .output
+            .line(self.base.http.failed(&failure, id))
+            .await;
     }
 
     async fn post(&self, message: &Outgoing) -> Result<Response, Failure> {
@@ -222,74 +201,34 @@ impl Streamable {
         };
         let accepted = HeaderValue::from_static("application/json, text/event-stream");
         headers.insert(ACCEPT, accepted);
-        let json = HeaderValue::from_static("application/json");
-        headers.insert(CONTENT_TYPE, json);
-        self.http
-            .per_request_headers()
-            .add_to(&mut headers, message.id());
-        let resend = if message.is_idempotent() {
-            Resend::Once
-        } else {
-            Resend::Never
-        };
-        let (url, body) = (&self.http.url, message.body.clone());
-        self.http
-            .send(Method::POST, url, headers, body, resend)
-            .await
+        self.base.post(&self.base.http.url, message, headers).await
     }
 
-    /// Reads why the server refused.
-    async fn refusal(&self, response: Response, message: &Outgoing) -> Refusal {
-        let (status, id) = (response.status(), message.id());
+    /// Reads why the server refused: its own error, as a line, or a failure.
+    async fn refusal(&self, response: Response, message: &Outgoing) -> Result<Bytes, Failure> {
         let in_session = self.is_in_session(message);
-        let limit = REFUSAL.min(self.http.limit());
-        let body = self.http.body(response, limit).await.unwrap_or_default();
-        let body = utf8(body);
-        let error = message::rpc_error(&body, id);
-        let is_about_session = lost::by_refusal(status, &body, error.as_ref());
-        // What was good for the session before: a new one finds out whether it is at fault.
-        let is_stale = status == StatusCode::UNAUTHORIZED
-            && self.proven.load(Ordering::Relaxed)
-            && !self.http.per_request_headers().has_credentials(id);
-        // Within a session a 403 is about one request, and the server's words are worth having.
-        let is_about_credentials =
-            status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && !in_session;
-        match error {
-            _ if in_session && is_about_session => Refusal::Failure(Failure::SessionLost),
-            _ if in_session && is_stale => Refusal::Failure(Failure::Unauthorized),
-            // About the bridge's credentials, and so ours to explain.
-            _ if is_about_credentials => Refusal::Failure(Failure::Status(status)),
-            Some(error) => Refusal::Rpc(message::line(error.line)),
-            None => Refusal::Failure(Failure::Status(status)),
+        let refusal = self.base.refusal(response, message.id()).await;
+        // Within a session a 403 is about one request, and the server's error is useful.
+        let is_about_credentials = refusal.status == StatusCode::UNAUTHORIZED
+            || refusal.status == StatusCode::FORBIDDEN && !in_session;
+        match refusal.error {
+            _ if in_session && refusal.is_about_session => Err(Failure::SessionLost),
+            _ if in_session && refusal.is_stale => Err(Failure::Unauthorized),
+            // About the bridge's credentials, which the bridge explains.
+            Some(error) if !is_about_credentials => Ok(message::line(error.line)),
+            _ => Err(Failure::Status(refusal.status)),
         }
     }
 
-    /// A session that is lost ends the pipe.
-    fn note(&self, failure: &Failure) {
-        if failure.ends_session() {
-            self.lost.cancel();
-        }
-    }
-
-    /// Whether a message goes to a session of the server's: one that opens another, or names its revision
-    /// itself, goes to none.
+    /// Whether a message belongs to the session: one that opens another, or names its revision itself,
+    /// does not.
     fn is_in_session(&self, message: &Outgoing) -> bool {
         let opens = message.method() == Some(method::INITIALIZE);
-        !opens && message.modern.is_none() && self.session().id.is_some()
-    }
-
-    fn session(&self) -> Session {
-        let session = self.session.lock();
-        session.clone()
-    }
-
-    fn settle(&self, change: impl FnOnce(&mut Session)) {
-        let mut session = self.session.lock();
-        change(&mut session);
+        !opens && message.modern.is_none() && self.session.lock().id.is_some()
     }
 
     fn session_headers(&self) -> HeaderMap {
-        let session = self.session();
+        let session = self.session.lock().clone();
         let pairs = [
             (header_name::SESSION_ID, session.id),
             (header_name::PROTOCOL_VERSION, session.version),
@@ -301,7 +240,7 @@ impl Streamable {
     }
 }
 
-/// What the specification tells clients to take for a server of the older transport.
+/// Whether it is a server of the older transport, according to the specification.
 fn is_older(message: &Outgoing, failure: &Failure) -> bool {
     let signs = [
         StatusCode::BAD_REQUEST,
@@ -312,27 +251,13 @@ fn is_older(message: &Outgoing, failure: &Failure) -> bool {
     opens && matches!(failure, Failure::Status(status) if signs.contains(status))
 }
 
-enum Refusal {
-    /// The server's own error, as a line.
-    Rpc(Bytes),
-    Failure(Failure),
-}
+// The response to one POST, and its continuation when its stream breaks.
 
-// The answer to one POST, and how it goes on elsewhere when its stream breaks.
-
-/// After the answer the server should end the stream; then the connection can be used again.
+/// After the reply the server should end the stream; then the connection can be used again.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// Attempts in a row to take a broken stream up again.
+/// Attempts in a row to resume a broken stream.
 const RESUMPTIONS: u32 = 5;
-
-/// What came of a stream.
-enum End {
-    /// With the answer.
-    Answered,
-    /// It ended, or broke.
-    Open(Failure),
-}
 
 impl Streamable {
     /// Passes on what the server sends, until the request has its answer.
@@ -348,7 +273,7 @@ impl Streamable {
             if let Some(id) = &mut session {
                 id.set_sensitive(true);
             }
-            self.settle(|settled| settled.id = session);
+            self.session.lock().id = session;
         }
         let question = Question {
             id,
@@ -357,7 +282,7 @@ impl Streamable {
         };
         match content(&response) {
             Content::Json => {
-                let body = self.http.body(response, self.http.limit()).await?;
+                let body = self.base.http.body(response, self.base.http.limit).await?;
                 let body = message::addressed(utf8(body), id);
                 if self.pass(body.into(), &question).await? {
                     Ok(())
@@ -366,10 +291,8 @@ impl Streamable {
                 }
             }
             Content::Events => self.follow(response, message, &question).await,
-            // No server says "accepted" to a request and means it.
-            Content::Other if response.status() == reqwest::StatusCode::ACCEPTED => {
-                Err(Failure::Unanswered)
-            }
+            // A server that accepts a request without a reply never answers it.
+            Content::Other if response.status() == StatusCode::ACCEPTED => Err(Failure::Unanswered),
             Content::Other => Err(Failure::NotMcp),
         }
     }
@@ -382,13 +305,12 @@ impl Streamable {
     ) -> Result<(), Failure> {
         // News may be hours away.
         let waits_for_news = message.method() == Some(method::LISTEN);
-        let idle = (!waits_for_news).then_some(self.http.idle());
-        let limit = self.http.limit();
+        let idle = (!waits_for_news).then_some(self.base.http.idle);
+        let limit = self.base.http.limit;
         let mut events = Events::new(response, limit, idle, Cursor::default());
         loop {
-            let failure = match self.drain(&mut events, question).await {
-                End::Answered => return Ok(()),
-                End::Open(failure) => failure,
+            let Err(failure) = self.drain(&mut events, question).await else {
+                return Ok(());
             };
             let cursor = events.cursor();
             let may_resume = matches!(failure, Failure::Broken(_) | Failure::Unanswered);
@@ -400,28 +322,19 @@ impl Streamable {
         }
     }
 
-    async fn drain(&self, events: &mut Events, question: &Question<'_>) -> End {
+    /// Passes on the events of a stream; the error is why it ended before the reply.
+    async fn drain(&self, events: &mut Events, question: &Question<'_>) -> Result<(), Failure> {
         loop {
-            match events.message().await {
-                Ok(Some(data)) => match self.pass(data, question).await {
-                    Ok(true) => break,
-                    Ok(false) => {}
-                    Err(failure) => return End::Open(failure),
-                },
-                Ok(None) => return End::Open(Failure::Unanswered),
-                Err(failure) => return End::Open(failure),
+            let data = events.message().await?.ok_or(Failure::Unanswered)?;
+            if self.pass(data, question).await? {
+                break;
             }
         }
-        let rest = async {
-            while let Ok(Some(data)) = events.message().await {
-                self.output.line(message::line(data)).await;
-            }
-        };
-        let _ = tokio::time::timeout(LINGER, rest).await;
-        End::Answered
+        let _ = tokio::time::timeout(LINGER, self.pass_all(events)).await;
+        Ok(())
     }
 
-    /// Takes the stream up again after its last event; `failure` is why it has to be.
+    /// Resumes the stream after its last event; `failure` is why it has to be.
     async fn resume(&self, cursor: &Cursor, failure: Failure) -> Result<Response, Failure> {
         let mut attempt = 0;
         loop {
@@ -429,7 +342,7 @@ impl Streamable {
             attempt += 1;
             match self.open_stream(cursor).await {
                 Ok(response) => return Ok(response),
-                // It had taken the request before.
+                // It had accepted the request before.
                 Err(Failure::SessionLost) => return Err(Failure::SessionBroken),
                 Err(refused) if is_final_failure(&refused) => return Err(failure),
                 Err(_) if attempt >= RESUMPTIONS => return Err(failure),
@@ -438,7 +351,7 @@ impl Streamable {
         }
     }
 
-    /// Passes on one message; true if it is the answer. An answer that only says that the session is lost
+    /// Passes on one message; true if it is the reply. A reply that only says that the session is lost
     /// is a failure.
     async fn pass(&self, data: Vec<u8>, question: &Question<'_>) -> Result<bool, Failure> {
         let is_answer = message::answers(&data, question.id);
@@ -446,12 +359,12 @@ impl Streamable {
             return Err(Failure::SessionLost);
         }
         if is_answer && question.opens {
-            // Before the bridge hears of it: its next message has to carry the revision.
+            // Before the bridge gets it: its next message must contain the revision.
             let version = message::negotiated(&data, question.id);
             let version = version.and_then(|version| HeaderValue::try_from(version).ok());
-            self.settle(|session| session.version = version);
+            self.session.lock().version = version;
         }
-        self.output.line(message::line(data)).await;
+        self.base.output.line(message::line(data)).await;
         Ok(is_answer)
     }
 }
@@ -462,7 +375,7 @@ struct Question<'a> {
     in_session: bool,
 }
 
-// The session's own stream: what the server says without being asked.
+// The session's own stream: messages of the server that belong to no request.
 
 /// The pause where the server names none.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -473,7 +386,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(60);
 
 impl Streamable {
-    /// Passes on what comes, over as many connections as it takes. Returns where the server offers
+    /// Passes on all messages, over as many connections as necessary. Returns if the server offers
     /// no stream, or none that can be read.
     async fn listen(&self) {
         let mut cursor = Cursor::default();
@@ -481,10 +394,10 @@ impl Streamable {
         loop {
             let failure = match self.open_stream(&cursor).await {
                 Ok(response) => {
-                    let mut events = Events::new(response, self.http.limit(), None, cursor);
+                    let mut events = Events::new(response, self.base.http.limit, None, cursor);
                     let end = self.pass_all(&mut events).await;
                     cursor = events.cursor();
-                    // A server that hangs up on everybody is asked ever more rarely.
+                    // A server that closes all connections is asked more and more rarely.
                     failures = if events.received_any() {
                         0
                     } else {
@@ -499,11 +412,11 @@ impl Streamable {
             };
             if let Some(failure) = failure.filter(is_final_failure) {
                 tracing::debug!(
-                    origin = self.http.origin(),
+                    origin = self.base.http.origin,
                     %failure,
                     "no stream for server messages"
                 );
-                return self.note(&failure);
+                return self.base.note(&failure);
             }
             tokio::time::sleep(reconnect_pause(&cursor, failures)).await;
         }
@@ -511,12 +424,12 @@ impl Streamable {
 
     async fn pass_all(&self, events: &mut Events) -> Result<(), Failure> {
         while let Some(data) = events.message().await? {
-            self.output.line(message::line(data)).await;
+            self.base.output.line(message::line(data)).await;
         }
         Ok(())
     }
 
-    /// Opens the session's stream, or takes one up again after its last event.
+    /// Opens the session's stream, or resumes one after its last event.
     async fn open_stream(&self, cursor: &Cursor) -> Result<Response, Failure> {
         let mut headers = self.session_headers();
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
@@ -524,21 +437,14 @@ impl Streamable {
         if let Some(last) = last.and_then(|id| HeaderValue::from_maybe_shared(id.clone()).ok()) {
             headers.insert("last-event-id", last);
         }
-        let url = &self.http.url;
-        let sent = self
-            .http
-            .send(Method::GET, url, headers, Bytes::new(), Resend::Once);
-        let response = sent.await?;
+        let response = self.base.http.send_empty(Method::GET, headers).await?;
         match response.status() {
             status if !status.is_success() => {
-                let limit = REFUSAL.min(self.http.limit());
-                let body = self.http.body(response, limit).await.unwrap_or_default();
-                let error = message::rpc_error(&body, None);
-                let lost = lost::by_refusal(status, &body, error.as_ref());
-                Err(if lost && self.session().id.is_some() {
-                    Failure::SessionLost
-                } else {
-                    Failure::Status(status)
+                let refusal = self.base.refusal(response, None).await;
+                let lost = refusal.is_about_session && self.session.lock().id.is_some();
+                Err(match lost {
+                    true => Failure::SessionLost,
+                    false => Failure::Status(status),
                 })
             }
             _ if content(&response) != Content::Events => Err(Failure::NotMcp),
@@ -547,7 +453,7 @@ impl Streamable {
     }
 }
 
-/// Whether asking again would bring nothing else.
+/// Whether a repetition would fail in the same way.
 fn is_final_failure(failure: &Failure) -> bool {
     match failure {
         Failure::Status(status) => {
@@ -555,18 +461,12 @@ fn is_final_failure(failure: &Failure) -> bool {
             (status.is_client_error() && !later.contains(status))
                 || *status == StatusCode::NOT_IMPLEMENTED
         }
-        Failure::Redirect(_)
-        | Failure::TooLarge(_)
-        | Failure::NotMcp
-        | Failure::SessionLost
-        | Failure::SessionBroken
-        | Failure::Unauthorized
-        | Failure::NoEndpoint => true,
         Failure::Unreachable(_)
         | Failure::ConnectTimeout
         | Failure::Broken(_)
         | Failure::Silent(_)
         | Failure::Unanswered => false,
+        _ => true,
     }
 }
 
