@@ -1,8 +1,8 @@
-//! Takes the workspace's absolute path out of answers: people and models get relative names.
+//! Removes the workspace's absolute path from answers: users and models get relative names.
 //!
-//! Works on the JSON text, so that all else stays byte by byte. The random job id is what is
-//! searched for; around it the folder's path is matched in the spellings a child may print:
-//! slashes escaped once or more often (JSON within JSON), letters as `\u…`, `%…` in `file://` URLs.
+//! Works on the JSON text, so that everything else keeps its bytes. The random job id is searched
+//! for; around it the folder's path is matched in the spellings that a child may print: slashes
+//! escaped once or more often (JSON within JSON), letters as `\u…`, `%…` in `file://` URLs.
 
 use std::{borrow::Cow, fmt::Write, ops::Range, path::Path};
 
@@ -11,7 +11,7 @@ use bridge_protocol::RawJson;
 use memchr::memmem::Finder;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// What stands in every text that holds a path of the folder: letters that are written one way only.
+/// Finders of what every text with a path of the folder contains, in its only spelling.
 pub fn marks(folder: &JobFolderPaths) -> Vec<Finder<'static>> {
     let id = folder.canonical.file_name();
     let short = folder.short_tmp.as_deref().and_then(short_parts);
@@ -22,7 +22,7 @@ pub fn marks(folder: &JobFolderPaths) -> Vec<Finder<'static>> {
         .collect()
 }
 
-/// Where the folder of links is, its name, and that of the link.
+/// The parent of the folder of links, its name, and that of the link.
 fn short_parts(link: &Path) -> Option<(&Path, &str, &str)> {
     let folder = link.parent()?;
     let name = folder.file_name()?.to_str()?;
@@ -41,7 +41,7 @@ pub fn relative(raw: RawJson, folder: &JobFolderPaths) -> RawJson {
         match RawJson::parse(shorter.into()) {
             Ok(rewritten) => answer = rewritten,
             Err(error) => {
-                // Not reached as far as the tests know; a wrong path beats a broken answer.
+                // Not reached by any test; a wrong path is better than a broken answer.
                 tracing::error!(%error, "workspace path not removed from a response");
                 return answer;
             }
@@ -50,8 +50,8 @@ pub fn relative(raw: RawJson, folder: &JobFolderPaths) -> RawJson {
     answer
 }
 
-/// The same for plain text, such as a log's last lines. Where the workspace's id stands outside a
-/// path, its digest takes its place: the text goes to people who must not learn the id.
+/// The same for plain text, such as the last lines of a log. Outside of paths the workspace's id is
+/// replaced by its digest: readers of the text must not learn the id.
 pub fn relative_text(text: &str, folder: &JobFolderPaths) -> String {
     let Some(rewriter) = Rewriter::new(folder) else {
         return text.to_owned();
@@ -60,7 +60,7 @@ pub fn relative_text(text: &str, folder: &JobFolderPaths) -> String {
     while let Some(shorter) = rewriter.rewrite(text.as_bytes()) {
         text = String::from_utf8_lossy(&shorter).into_owned();
     }
-    let id = String::from_utf8_lossy(&rewriter.id);
+    let id = String::from_utf8_lossy(&rewriter.job.name);
     let digest = id
         .parse()
         .map_or_else(|_| "…".to_owned(), |id: JobId| format!("{id:?}"));
@@ -68,49 +68,56 @@ pub fn relative_text(text: &str, folder: &JobFolderPaths) -> String {
 }
 
 struct Rewriter {
-    id: Vec<u8>,
-    finder: Finder<'static>,
-    /// Spellings of the jobs folder with a slash at the end.
-    parents: Vec<Vec<u8>>,
-    short: Option<Short>,
+    job: Mark,
+    /// The folder of the link to the job's `tmp/`.
+    short: Option<Mark>,
 }
 
-/// The link to the folder's `tmp/`.
-struct Short {
-    /// Spellings of what its folder is in, with a slash at the end.
-    parents: Vec<Vec<u8>>,
+/// A name that is searched for, as the end of a path.
+struct Mark {
     name: Vec<u8>,
-    link: Vec<u8>,
     finder: Finder<'static>,
+    /// Spellings of the parent folder with a slash at the end.
+    parents: Vec<Vec<u8>>,
+    /// The link that follows the name, for the link to `tmp/`.
+    link: Option<Vec<u8>>,
 }
 
-impl Short {
-    fn new(link: &Path) -> Option<Self> {
-        let (parent, name, link) = short_parts(link)?;
-        Some(Self {
-            parents: spellings(parent),
-            finder: Finder::new(name).into_owned(),
+impl Mark {
+    fn new(name: &str, parents: Vec<Vec<u8>>, link: Option<&str>) -> Self {
+        Self {
             name: name.into(),
-            link: link.into(),
-        })
+            finder: Finder::new(name).into_owned(),
+            parents,
+            link: link.map(Into::into),
+        }
     }
 
-    /// The path around the name of its folder at `at`, and what takes its place.
+    /// The paths through the name, and their replacements.
+    fn mentions(&self, text: &[u8]) -> Vec<(Range<usize>, &'static str)> {
+        let found = self.finder.find_iter(text);
+        found.filter_map(|at| self.mention(text, at)).collect()
+    }
+
     fn mention(&self, text: &[u8], at: usize) -> Option<(Range<usize>, &'static str)> {
-        let link = slash_on(text, at + self.name.len())?;
-        let end = link
-            + text[link..]
-                .starts_with(&self.link)
-                .then_some(self.link.len())?;
+        let mut end = at + self.name.len();
+        if let Some(link) = &self.link {
+            end = slash_on(text, end)?;
+            end += text[end..].starts_with(link).then_some(link.len())?;
+        }
         if continues_name(&text[end..]) {
             return None;
         }
         let start = before(text, at, &self.parents)?;
-        Some((start..end, "../tmp"))
+        let (end, name) = match &self.link {
+            Some(_) => (end, "../tmp"),
+            None => within(text, end),
+        };
+        Some((start..end, name))
     }
 }
 
-/// Where a path begins that goes through one of `parents` to a name at `at`.
+/// The start of a path that goes through one of `parents` to a name at `at`.
 fn before(text: &[u8], at: usize, parents: &[Vec<u8>]) -> Option<usize> {
     parents
         .iter()
@@ -120,30 +127,27 @@ fn before(text: &[u8], at: usize, parents: &[Vec<u8>]) -> Option<usize> {
 
 impl Rewriter {
     fn new(folder: &JobFolderPaths) -> Option<Self> {
-        let id = folder.canonical.file_name()?.to_str()?.as_bytes().to_vec();
+        let id = folder.canonical.file_name()?.to_str()?;
         let mut parents = Vec::new();
         for path in [&folder.canonical, &folder.configured] {
             parents.extend(spellings(path.parent()?));
         }
         parents.sort();
         parents.dedup();
+        let short = |(parent, name, link)| Mark::new(name, spellings(parent), Some(link));
         Some(Self {
-            finder: Finder::new(&id).into_owned(),
-            id,
-            parents,
-            short: folder.short_tmp.as_deref().and_then(Short::new),
+            job: Mark::new(id, parents, None),
+            short: folder.short_tmp.as_deref().and_then(short_parts).map(short),
         })
     }
 
-    /// `None` where nothing is to be changed.
+    /// `None` if nothing has to be changed.
     fn rewrite(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut out: Option<Vec<u8>> = None;
         let mut kept = 0;
-        let finder = self.finder.find_iter(text);
-        let mut mentions: Vec<_> = finder.filter_map(|at| self.mention(text, at)).collect();
+        let mut mentions = self.job.mentions(text);
         if let Some(short) = &self.short {
-            let found = short.finder.find_iter(text);
-            mentions.extend(found.filter_map(|at| short.mention(text, at)));
+            mentions.extend(short.mentions(text));
             mentions.sort_by_key(|(found, _)| found.start);
         }
         for (found, name) in mentions {
@@ -159,22 +163,11 @@ impl Rewriter {
         out.extend_from_slice(&text[kept..]);
         Some(out)
     }
-
-    /// The path around the id at `at`, and what takes its place.
-    fn mention(&self, text: &[u8], at: usize) -> Option<(Range<usize>, &'static str)> {
-        let end = at + self.id.len();
-        if continues_name(&text[end..]) {
-            return None;
-        }
-        let start = before(text, at, &self.parents)?;
-        let (end, name) = within(text, end);
-        Some((start..end, name))
-    }
 }
 
 /// A path as `pathlib` and `url` write it in a URI.
 pub fn percent_encoded(path: &str) -> Cow<'_, str> {
-    /// What they leave as it is is not in here.
+    /// All characters that they encode.
     const IN_URL: &AsciiSet = &CONTROLS
         .add(b' ')
         .add(b'"')
@@ -194,7 +187,7 @@ pub fn percent_encoded(path: &str) -> Cow<'_, str> {
     utf8_percent_encode(path, IN_URL).into()
 }
 
-/// Escaped, `\u`-escaped and percent-encoded; the last two only where they differ.
+/// Escaped, `\u`-escaped and percent-encoded.
 fn spellings(path: &Path) -> Vec<Vec<u8>> {
     let Some(text) = path.to_str() else {
         return Vec::new();
@@ -203,14 +196,10 @@ fn spellings(path: &Path) -> Vec<Vec<u8>> {
     let quoted = serde_json::to_string(text).unwrap_or_default();
     let escaped = &quoted[1..quoted.len() - 1];
     let mut ascii = String::new();
-    for c in escaped.chars() {
-        if c.is_ascii() {
-            ascii.push(c);
-        } else {
-            let mut units = [0; 2];
-            for unit in c.encode_utf16(&mut units) {
-                let _ = write!(ascii, "\\u{unit:04x}");
-            }
+    for unit in escaped.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(letter) if letter.is_ascii() => ascii.push(letter.into()),
+            _ => drop(write!(ascii, "\\u{unit:04x}")),
         }
     }
     let url = percent_encoded(text);
@@ -219,7 +208,7 @@ fn spellings(path: &Path) -> Vec<Vec<u8>> {
         .into()
 }
 
-/// Where `pattern` begins if it ends at the end of `text`. A slash may be escaped any number of
+/// The start of `pattern` if it ends at the end of `text`. A slash may be escaped any number of
 /// times, a backslash likewise, and slashes may be doubled.
 fn match_back(text: &[u8], pattern: &[u8]) -> Option<usize> {
     let mut at = text.len();
@@ -227,7 +216,7 @@ fn match_back(text: &[u8], pattern: &[u8]) -> Option<usize> {
         at = match expected {
             b'/' => {
                 let mut start = slash_back(text, at)?;
-                // The first slash stands alone: before it may come the two of `file://`.
+                // The first slash is a single one: the two of `file://` may precede it.
                 while index > 0
                     && let Some(more) = slash_back(text, start)
                 {
@@ -291,7 +280,7 @@ fn begins_word(before: &[u8]) -> bool {
     }
 }
 
-/// Whether `rest` goes on with the name that stands before it.
+/// Whether `rest` continues the name before it.
 fn continues_name(rest: &[u8]) -> bool {
     match rest {
         [b'.' | b'~' | b'+' | b'@' | b'%', next, ..] => next.is_ascii_alphanumeric(),
@@ -300,27 +289,21 @@ fn continues_name(rest: &[u8]) -> bool {
     }
 }
 
-/// What takes the place of the job folder that ends at `end`, and where the replaced part ends.
+/// The end of the replaced path of the job folder, which ends at `end`, and its replacement.
 fn within(text: &[u8], end: usize) -> (usize, &'static str) {
     let work = slash_on(text, end).and_then(|at| {
         let after = at + text[at..].starts_with(b"work").then_some(4)?;
         (!continues_name(&text[after..])).then_some(after)
     });
     let Some(work) = work else {
-        // A full stop behind it would read as a third one.
-        let name = if text[end..].starts_with(b".") {
-            "../"
-        } else {
-            ".."
-        };
+        // A full stop after it would look like a third one.
+        let stop = text[end..].starts_with(b".");
+        let name = if stop { "../" } else { ".." };
         return (end, name);
     };
     let Some(inner) = slash_on(text, work) else {
-        let name = if text[work..].starts_with(b".") {
-            "./"
-        } else {
-            "."
-        };
+        let stop = text[work..].starts_with(b".");
+        let name = if stop { "./" } else { "." };
         return (work, name);
     };
     if begins_name(&text[inner..]) {
@@ -330,7 +313,7 @@ fn within(text: &[u8], end: usize) -> (usize, &'static str) {
     }
 }
 
-/// After a slash (or several) that starts at `start`, with its escapes.
+/// The end of a slash (or several) that starts at `start`, with its escapes.
 fn slash_on(text: &[u8], start: usize) -> Option<usize> {
     let mut end = None;
     let mut at = start;
@@ -344,7 +327,7 @@ fn slash_on(text: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// Whether a file's name begins here. In doubt not: `./name` is right too.
+/// Whether a file's name begins here. If in doubt, not: `./name` is correct, too.
 fn begins_name(rest: &[u8]) -> bool {
     let run = rest.iter().take_while(|byte| **byte == b'\\').count();
     match &rest[run..] {

@@ -1,4 +1,4 @@
-//! What a server is: a command line or an address, and what of a user goes into it.
+//! A server as configured: a command line or an address, and the user's values in it.
 
 use std::{
     fmt,
@@ -10,10 +10,11 @@ use indexmap::IndexMap;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
-// The command line of a stdio server, before and after it is given a folder.
+// The command line of a stdio server, before and after the folder is filled in.
 
 /// A program to start: argv, no shell. `${…}` are replaced already, `{MCPO_WORKDIR}` and
-/// `{MCPO_JOB_ID}` not yet, nor what is of the user. Holds no NUL anywhere. `Debug` shows no argument and no value.
+/// `{MCPO_JOB_ID}` not yet, nor the user's values. Contains no NUL. `Debug` shows no argument and no
+/// value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommandSpec {
     /// As written: a path, or a name to be looked up in `PATH`.
@@ -26,7 +27,7 @@ pub struct CommandSpec {
     pub cwd: Option<PathBuf>,
 }
 
-/// A command for one workspace. `Debug` shows the program only.
+/// A command for one workspace.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ResolvedCommand {
     /// As written in the file.
@@ -50,20 +51,19 @@ impl CommandSpec {
         let place = [("{MCPO_WORKDIR}", &*folder), ("{MCPO_JOB_ID}", &*job)];
         let both: Vec<_> = place.into_iter().chain(user.pairs()).collect();
         let fill_place = |text: &str| fill(text, &place);
-        let cwd = self.cwd.as_ref().map_or_else(
-            || workdir.to_owned(),
-            |cwd| workdir.join(fill_place(&cwd.to_string_lossy())),
-        );
+        let fill_both = |(name, value): (&String, &String)| (name.clone(), fill(value, &both));
+        let cwd = self.cwd.as_ref().map(|cwd| cwd.to_string_lossy());
         ResolvedCommand {
             program: self.program.clone(),
             args: self.args.iter().map(|arg| fill_place(arg)).collect(),
-            env: self
-                .env
-                .iter()
-                .map(|(name, value)| (name.clone(), fill(value, &both)))
-                .collect(),
-            cwd,
+            env: self.env.iter().map(fill_both).collect(),
+            cwd: cwd.map_or_else(|| workdir.to_owned(), |cwd| workdir.join(fill_place(&cwd))),
         }
+    }
+
+    /// Whether its environment contains values of the user.
+    pub fn asks_for_user(&self) -> bool {
+        self.env.values().any(|value| asks_for_user(value))
     }
 }
 
@@ -77,16 +77,7 @@ impl fmt::Debug for CommandSpec {
     }
 }
 
-impl fmt::Debug for ResolvedCommand {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResolvedCommand")
-            .field("program", &self.program)
-            .field("env", &self.env.keys())
-            .finish_non_exhaustive()
-    }
-}
-
-// A server somewhere else, before and after it is given a user.
+// A remote server, before and after the user's values are filled in.
 
 /// A remote server. `Debug` shows the origin of the URL and the names of the headers.
 #[derive(Clone, PartialEq, Eq)]
@@ -132,17 +123,11 @@ pub enum RemoteKind {
     Sse,
 }
 
-// What the config may pass on of the user for whom a server works.
+// The user's values that the configuration may pass to a server.
 
-/// The values of `{MCPO_USER_ID}` and its like; empty where nobody said, or proved, who it is.
+/// The values of [`USER_PLACEHOLDERS`]; empty if the user is unknown or not proven.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct UserValues {
-    id: String,
-    name: String,
-    email: String,
-    role: String,
-    groups: String,
-}
+pub struct UserValues([String; 5]);
 
 /// The placeholders.
 pub const USER_PLACEHOLDERS: [&str; 5] = [
@@ -153,12 +138,12 @@ pub const USER_PLACEHOLDERS: [&str; 5] = [
     "{MCPO_USER_GROUPS}",
 ];
 
-/// What no header can hold as it is, and the sign that begins what is encoded.
+/// Characters that no header can contain, and the sign of the encoding.
 const IN_HEADERS: &AsciiSet = &CONTROLS.add(b'%');
 
 impl UserValues {
-    /// Of whoever calls. Control characters are left out: no variable and no header takes all of
-    /// them.
+    /// The values of a caller. Control characters are removed: no variable and no header can contain
+    /// all of them.
     pub fn from_caller(caller: &Caller) -> Self {
         let Principal::User(id) = &caller.principal else {
             return Self::default();
@@ -166,42 +151,33 @@ impl UserValues {
         let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
         let known = |text: &Option<Box<str>>| clean(text.as_deref().unwrap_or_default());
         let user = &caller.user;
-        Self {
-            id: clean(id),
-            name: known(&user.name),
-            email: known(&user.email),
-            role: known(&user.role),
-            groups: clean(&user.groups.join(",")),
-        }
+        Self([
+            clean(id),
+            known(&user.name),
+            known(&user.email),
+            known(&user.role),
+            clean(&user.groups.join(",")),
+        ])
     }
 
     /// Each placeholder with its value.
     fn pairs(&self) -> [(&'static str, &str); 5] {
-        let values = [&self.id, &self.name, &self.email, &self.role, &self.groups];
-        let mut values = values.into_iter();
-        USER_PLACEHOLDERS.map(|name| (name, values.next().map_or("", String::as_str)))
+        std::array::from_fn(|index| (USER_PLACEHOLDERS[index], self.0[index].as_str()))
     }
 
     /// The same for headers: percent-encoded where it must be, as Open WebUI does it.
     fn in_headers(&self) -> Self {
-        let encoded = |text: &str| utf8_percent_encode(text, IN_HEADERS).to_string();
-        Self {
-            id: encoded(&self.id),
-            name: encoded(&self.name),
-            email: encoded(&self.email),
-            role: encoded(&self.role),
-            groups: encoded(&self.groups),
-        }
+        let encoded = |text: &String| utf8_percent_encode(text, IN_HEADERS).to_string();
+        Self(self.0.each_ref().map(encoded))
     }
 }
 
-/// Whether a text asks for something of the user.
+/// Whether a text contains a placeholder for a value of the user.
 pub fn asks_for_user(text: &str) -> bool {
     USER_PLACEHOLDERS.iter().any(|name| text.contains(name))
 }
 
-/// Puts the values of placeholders in, in one pass, so that nothing in an inserted value is taken
-/// for a placeholder.
+/// Replaces placeholders in one pass, so that nothing in an inserted value is replaced.
 fn fill<'a>(text: &'a str, values: &[(&str, &'a str)]) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -37,7 +37,7 @@ use tokio_util::{
 
 use super::{
     ChildRequest, ChildSettings, Forking,
-    fork::{ForkServers, ParentRef, Wanted},
+    fork::{ForkServers, Ready, Wanted},
 };
 use crate::{
     admission::{Permit, Permits, Share},
@@ -657,7 +657,7 @@ const LONGEST_FORK: Duration = Duration::from_secs(10);
 
 /// What a process is forked from, and its own arguments.
 pub struct Fork {
-    parent: ParentRef,
+    parent: Arc<Ready>,
     argv: Vec<String>,
 }
 
@@ -717,7 +717,7 @@ impl Children {
         let found = found?;
         let want = || self.parent_for(spec, command, found);
         let parent = self.forks.parent(spec, found, &plan, false, want)?;
-        if !parent.holds() {
+        if !parent.sources.hold() {
             self.forks.forget(spec);
             return None;
         }
@@ -738,7 +738,7 @@ impl Children {
         // One that is stopped must leave time to start the process by itself.
         let now = Instant::now();
         let patience = (until.saturating_duration_since(now) / 4).min(LONGEST_FORK);
-        let parent = fork.parent.parent();
+        let parent = &fork.parent.parent;
         let forked = parent.fork(launch, &fork.argv, false, now + patience).await;
         forked
             .inspect_err(|error| {

@@ -1,75 +1,70 @@
-//! Fork servers: for a Python server a parent that has imported its modules, from which its
-//! processes are forked. A process costs a fraction of the time and of the memory then.
-//! [`bridge_process::fork`] has the parents; here is which server has one.
+//! Fork parents: for a Python server a process that has imported its modules, and from which its
+//! processes are forked. A process then takes a fraction of the time and memory.
+//! [`bridge_process::fork`] runs the parents; this module decides which server has one.
 //!
 //! ```text
-//! (none) ──asked for──▶ Starting ──fit──▶ Ready ──idle, sources changed──▶ (none)
-//!                          └── unfit ──▶ Exec     └── gone ──▶ Exec ──pause──▶ (none)
+//! (none) ──needed──▶ Starting ──ready──▶ Ready ──idle, sources changed──▶ (none)
+//!                        └── failed ──▶ Exec └── exited ──▶ Exec ──pause──▶ (none)
 //! ```
-//! While there is no parent, and wherever there can be none, processes are started each by itself: nobody
-//! ever waits for a parent.
+//! While a server has no parent, or if it cannot have one, its processes are started separately: no
+//! call waits for a parent.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bridge_model::ServerName;
 use bridge_process::{
-    Launch, Profile, asks_for_user,
+    Launch, Profile,
     fork::{Means, Parent, Plan, Scratch},
-    launch::{Resolved, Seen, seen},
+    launch::{Resolved, Sources},
 };
-use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::prepared::{self, LONGEST_PAUSE, Prepared};
 use crate::{
     config,
     config::{Mode, ServerSpec, SpecVersion, Transport},
 };
 
-/// A parent that nobody asked anything for so long ends; and this is how near to each other two
-/// starts must be for a parent to be worth it by itself.
+/// An unused parent ends after this time; and two starts within this time are sufficient reason for
+/// a parent.
 const IDLE: Duration = Duration::from_secs(900);
+
+/// The first delay after a parent was lost.
+const PAUSE: Duration = Duration::from_secs(5);
+
+type Key = prepared::Key<()>;
 
 /// The parents of all servers.
 pub struct ForkServers {
     means: Means,
-    entries: Mutex<HashMap<(ServerName, SpecVersion), Entry>>,
-    tasks: TaskTracker,
-    closed: CancellationToken,
+    prepared: Prepared<(), State>,
 }
 
-struct Entry {
-    of: Option<Arc<Resolved>>,
-    /// The server file asks for it.
+struct State {
+    /// The environment of the parent; `None` if there can be no parent.
+    found: Option<Arc<Resolved>>,
+    /// The server file requires it.
     asked: bool,
-    state: watch::Sender<ForkState>,
-    last: Instant,
-    lost: u32,
-    /// Ends its task, and with that the parent.
-    outdated: CancellationToken,
+    parent: watch::Sender<ForkState>,
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.outdated.cancel();
-    }
+fn key(spec: &ServerSpec) -> Key {
+    (spec.name.clone(), spec.version(), ())
 }
 
 impl ForkServers {
-    /// No parent is started before one is asked for.
+    /// No parent is started before one is needed.
     pub fn new(means: Means) -> Self {
         Self {
             means,
-            entries: Mutex::default(),
-            tasks: TaskTracker::new(),
-            closed: CancellationToken::new(),
+            prepared: Prepared::new(),
         }
     }
 
-    /// Why processes of this server are not forked whatever may come; `None` if they may be.
+    /// Why processes of this server are never forked; `None` if they may be.
     pub fn refuses(spec: &ServerSpec, found: Option<&Resolved>) -> Option<&'static str> {
         if let Transport::Stdio(command) = &spec.transport
-            && command.env.values().any(|value| asks_for_user(value))
+            && command.asks_for_user()
         {
             return Some("its environment contains user data, which imported modules could keep");
         }
@@ -90,8 +85,8 @@ impl ForkServers {
         }
     }
 
-    /// The parent to fork from, if there is one. Otherwise `want` is asked for what one is made of,
-    /// where one is wanted, and it is made beside the calls.
+    /// The parent to fork from, if there is one. Otherwise one is started with what `want` returns,
+    /// if it is worthwhile; the caller does not wait for it.
     pub fn parent(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
@@ -99,152 +94,145 @@ impl ForkServers {
         plan: &Plan,
         at_once: bool,
         want: impl FnOnce() -> std::io::Result<Wanted>,
-    ) -> Option<ParentRef> {
-        let mut entries = self.lock();
-        let key = (spec.name.clone(), spec.version());
-        let same = |entry: &Entry| entry.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, found));
-        if entries.get(&key).is_some_and(|entry| !same(entry)) {
-            entries.remove(&key);
-        }
+    ) -> Option<Arc<Ready>> {
+        let mut entries = self.prepared.lock();
+        let key = key(spec);
+        let is_same =
+            |of: &Option<Arc<Resolved>>| of.as_ref().is_some_and(|of| Arc::ptr_eq(of, found));
+        entries.retain(|other, entry| *other != key || is_same(&entry.state.found));
         let now = Instant::now();
-        let first = !entries.contains_key(&key);
-        let entry = entries.entry(key.clone()).or_insert_with(|| {
-            let mut entry = self.entry(spec, ForkState::None);
-            entry.of = Some(found.clone());
-            entry
-        });
-        let again = !first && now - entry.last < IDLE;
+        let again = entries
+            .get(&key)
+            .is_some_and(|entry| now - entry.last < IDLE);
+        let entry = entries
+            .entry(key.clone())
+            .or_insert_with(|| self.entry(spec, Some(found), ForkState::None));
         entry.last = now;
-        let state = entry.state.borrow().clone();
+        let state = entry.state.parent.borrow().clone();
         match state {
-            ForkState::Ready(ready) if ready.parent.runs(plan) => return Some(ParentRef(ready)),
-            ForkState::Starting | ForkState::Ready(_) | ForkState::Exec(_, None) => return None,
-            ForkState::Exec(_, Some(until)) if now < until => return None,
-            ForkState::Exec(..) | ForkState::None => {}
+            ForkState::Ready(ready) if ready.parent.runs(plan) => return Some(ready),
+            ForkState::Exec(_, true) if now >= entry.not_before => {}
+            ForkState::None => {}
+            ForkState::Starting | ForkState::Ready(_) | ForkState::Exec(..) => return None,
         }
-        if self.closed.is_cancelled() || !(again || at_once || spec.launch == config::Launch::Fork)
-        {
+        let is_worthwhile = again || at_once || spec.launch == config::Launch::Fork;
+        if self.prepared.stopping.is_cancelled() || !is_worthwhile {
             return None;
         }
         match want() {
             Ok(wanted) => {
-                entry.state.send_replace(ForkState::Starting);
-                let (state, outdated) = (entry.state.clone(), entry.outdated.clone());
-                let (this, lost) = (self.clone(), entry.lost);
-                drop(entries);
-                self.tasks.spawn(async move {
-                    let life = this.clone().live(wanted, state, key, lost);
-                    outdated.run_until_cancelled_owned(life).await;
-                });
+                entry.state.parent.send_replace(ForkState::Starting);
+                let (parent, outdated) = (entry.state.parent.clone(), entry.outdated.clone());
+                let life = self.clone().live(wanted, parent, key);
+                let life = async move { outdated.run_until_cancelled_owned(life).await };
+                self.prepared.tasks.spawn(life);
             }
             Err(error) => {
+                entry.not_before = now + LONGEST_PAUSE;
                 let why = format!("cannot create the directory of its fork parent: {error}");
-                entry
-                    .state
-                    .send_replace(ForkState::Exec(why.into(), Some(now + LONGEST_PAUSE)));
+                let state = ForkState::Exec(why.into(), true);
+                entry.state.parent.send_replace(state);
             }
         }
         None
     }
 
-    fn entry(&self, spec: &ServerSpec, state: ForkState) -> Entry {
-        Entry {
-            of: None,
+    fn entry(
+        &self,
+        spec: &ServerSpec,
+        found: Option<&Arc<Resolved>>,
+        state: ForkState,
+    ) -> prepared::Entry<State> {
+        self.prepared.entry(State {
+            found: found.cloned(),
             asked: spec.launch == config::Launch::Fork,
-            state: watch::channel(state).0,
-            last: Instant::now(),
-            lost: 0,
-            outdated: self.closed.child_token(),
-        }
+            parent: watch::channel(state).0,
+        })
     }
 
-    /// There can be no parent for this server, and why.
+    /// Records why there can be no parent for this server.
     pub fn cannot(&self, spec: &ServerSpec, why: &str) {
-        let key = (spec.name.clone(), spec.version());
-        let entry = self.entry(spec, ForkState::Exec(why.into(), None));
-        self.lock().entry(key).or_insert(entry);
+        let entry = self.entry(spec, None, ForkState::Exec(why.into(), false));
+        self.prepared.lock().entry(key(spec)).or_insert(entry);
     }
 
-    /// Its sources have changed: the next start makes another parent.
+    /// The sources have changed: the next start creates another parent.
     pub fn forget(&self, spec: &ServerSpec) {
-        self.lock().remove(&(spec.name.clone(), spec.version()));
+        self.prepared.lock().remove(&key(spec));
     }
 
-    /// How processes of this server come to be, once that is known.
+    /// How processes of this server are started, as soon as that is known.
     pub async fn settled(&self, spec: &ServerSpec, until: Instant) -> Forking {
-        let watch = {
-            let entries = self.lock();
-            let entry = entries.get(&(spec.name.clone(), spec.version()));
-            entry.map(|entry| entry.state.subscribe())
+        let parent = {
+            let entries = self.prepared.lock();
+            entries
+                .get(&key(spec))
+                .map(|entry| entry.state.parent.subscribe())
         };
-        let Some(mut watch) = watch else {
+        let Some(mut parent) = parent else {
             return Forking::NotYet;
         };
-        let settled = watch.wait_for(|state| !matches!(state, ForkState::Starting));
+        let settled = parent.wait_for(|state| !matches!(state, ForkState::Starting));
         match tokio::time::timeout_at(until, settled).await {
-            Ok(Ok(state)) => state.told(),
+            Ok(Ok(state)) => state.forking(),
             _ => Forking::NotYet,
         }
     }
 
-    /// Whether it is open how processes of this server come to be.
+    /// Whether it is not decided yet how processes of this server are started.
     pub fn is_undecided(&self, spec: &ServerSpec) -> bool {
-        let entries = self.lock();
-        let entry = entries.get(&(spec.name.clone(), spec.version()));
-        entry.is_none_or(|entry| {
-            matches!(*entry.state.borrow(), ForkState::None | ForkState::Starting)
-        })
+        let entries = self.prepared.lock();
+        let forking = |entry: &prepared::Entry<State>| entry.state.parent.borrow().forking();
+        entries
+            .get(&key(spec))
+            .is_none_or(|entry| forking(entry) == Forking::NotYet)
     }
 
     /// Servers that should be forked, and are not.
     pub fn warnings(&self) -> Vec<String> {
-        let entries = self.lock();
-        let asked = entries.iter().filter(|(_, entry)| entry.asked);
-        let told = asked.filter_map(|((name, _), entry)| {
-            let Forking::Starts(why) = entry.state.borrow().told() else {
+        let entries = self.prepared.lock();
+        let asked = entries.iter().filter(|(_, entry)| entry.state.asked);
+        let warning = |((name, ..), entry): (&Key, &prepared::Entry<State>)| {
+            let Forking::Starts(why) = entry.state.parent.borrow().forking() else {
                 return None;
             };
             Some(format!("server '{name}': processes are not forked: {why}"))
-        });
-        told.collect()
+        };
+        asked.filter_map(warning).collect()
     }
 
-    /// A process could not be forked from this parent: it is not asked again.
-    pub fn give_up(&self, spec: &ServerSpec, parent: &ParentRef, why: &str) {
-        let mut entries = self.lock();
-        let key = (spec.name.clone(), spec.version());
-        let Some(entry) = entries.get_mut(&key) else {
+    /// A process could not be forked from this parent: it is not used again.
+    pub fn give_up(&self, spec: &ServerSpec, parent: &Arc<Ready>, why: &str) {
+        self.retire(&key(spec), parent, Some(why));
+    }
+
+    /// Stops using a parent; `why` it was lost.
+    fn retire(&self, key: &Key, ready: &Arc<Ready>, why: Option<&str>) {
+        let mut entries = self.prepared.lock();
+        let Some(entry) = entries.get_mut(key) else {
             return;
         };
-        let same = matches!(&*entry.state.borrow(), ForkState::Ready(ready) if Arc::ptr_eq(ready, &parent.0));
-        if same {
-            let state = lost(why, entry.lost);
-            entry.lost += 1;
-            entry.state.send_replace(state);
+        let is_used = matches!(&*entry.state.parent.borrow(), ForkState::Ready(used) if Arc::ptr_eq(used, ready));
+        if is_used {
+            let state = why.map_or(ForkState::None, |why| ForkState::Exec(why.into(), true));
+            if why.is_some() {
+                entry.failed(PAUSE);
+            }
+            entry.state.parent.send_replace(state);
         }
     }
 
-    /// Ends the parents of servers that are not among these. What was forked lives on.
+    /// Ends the parents of servers that are gone or changed, but no process that was forked from them.
     pub fn follow(&self, current: impl Fn(&ServerName) -> Option<SpecVersion>) {
-        self.lock()
-            .retain(|(name, version), _| current(name) == Some(*version));
+        self.prepared.follow(current);
     }
 
     /// Ends all parents.
     pub async fn close(&self) {
-        self.closed.cancel();
-        self.lock().clear();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.prepared.end_all().await;
     }
 
-    async fn live(
-        self: Arc<Self>,
-        wanted: Wanted,
-        state: watch::Sender<ForkState>,
-        key: (ServerName, SpecVersion),
-        lost_before: u32,
-    ) {
+    async fn live(self: Arc<Self>, wanted: Wanted, state: watch::Sender<ForkState>, key: Key) {
         let Wanted {
             spec,
             found,
@@ -264,7 +252,7 @@ impl ForkServers {
                     %why,
                     "processes cannot be forked and are started directly"
                 );
-                state.send_replace(ForkState::Exec(why.into(), None));
+                state.send_replace(ForkState::Exec(why.into(), false));
                 return;
             }
         };
@@ -281,92 +269,62 @@ impl ForkServers {
             left_out = ?loaded.left_out,
             "modules that are not preloaded"
         );
-        let sources = loaded.sources.iter().cloned();
-        let sources = sources.map(|path| (path.clone(), seen(&path))).collect();
+        let sources = Sources::read(loaded.sources.iter().cloned());
         let ready = Arc::new(Ready { parent, sources });
         state.send_replace(ForkState::Ready(ready.clone()));
-        let end = loop {
-            let last = self.lock().get(&key).map(|entry| entry.last);
-            let Some(last) = last.filter(|_| found.holds()) else {
-                break ForkState::None;
+        let lost = loop {
+            let last = self.prepared.lock().get(&key).map(|entry| entry.last);
+            let Some(last) = last.filter(|last| found.holds() && last.elapsed() < IDLE) else {
+                break None;
             };
-            if last.elapsed() >= IDLE {
-                break ForkState::None;
-            }
             tokio::select! {
-                () = ready.parent.gone() => break lost("its fork parent exited", lost_before),
+                () = ready.parent.gone() => break Some("its fork parent exited"),
                 () = tokio::time::sleep_until(last + IDLE) => {}
             }
         };
-        if let ForkState::Exec(why, _) = &end {
+        if let Some(why) = lost {
             tracing::warn!(
                 server = %spec.name,
                 %why,
                 "fork parent failed; processes are started without forking for now"
             );
-            if let Some(entry) = self.lock().get_mut(&key) {
-                entry.lost = lost_before + 1;
-            }
         }
-        state.send_if_modified(|state| {
-            let same = matches!(state, ForkState::Ready(other) if Arc::ptr_eq(other, &ready));
-            if same {
-                *state = end;
-            }
-            same
-        });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(ServerName, SpecVersion), Entry>> {
-        self.entries.lock()
+        self.retire(&key, &ready, lost);
     }
 }
 
-// Where a server's fork parent is.
-
-/// After a parent was lost; doubles with each.
-const PAUSE: Duration = Duration::from_secs(5);
-
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-
-/// How processes of a server come to be now.
+/// How processes of a server are started now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Forking {
-    /// By forking, from a parent with so many modules; some are imported by each process itself.
+    /// Forked from a parent with this number of modules; each process imports some others itself.
     Forks {
         modules: usize,
         left_out: Vec<String>,
     },
-    /// Each by itself, and why.
+    /// Started separately, for this reason.
     Starts(Arc<str>),
-    /// Each by itself: nobody asked for more so far.
+    /// Started separately, because there was no need for a parent yet.
     NotYet,
 }
 
-/// As the module above draws it.
+/// See the diagram of this module.
 #[derive(Clone)]
-pub enum ForkState {
+enum ForkState {
     None,
     Starting,
     Ready(Arc<Ready>),
-    Exec(Arc<str>, Option<Instant>),
+    /// For this reason; whether a parent is tried again later.
+    Exec(Arc<str>, bool),
 }
 
-/// A parent, and what its sources were when it was made.
+/// A parent to fork from, and its sources when it was started.
 pub struct Ready {
     pub parent: Parent,
-    pub sources: Vec<(PathBuf, Seen)>,
-}
-
-/// It is gone; so many were before.
-pub fn lost(why: &str, times: u32) -> ForkState {
-    let pause = PAUSE.saturating_mul(1 << times.min(10)).min(LONGEST_PAUSE);
-    ForkState::Exec(why.into(), Some(Instant::now() + pause))
+    pub sources: Sources,
 }
 
 impl ForkState {
-    /// As others are told.
-    pub fn told(&self) -> Forking {
+    fn forking(&self) -> Forking {
         match self {
             Self::Ready(ready) => {
                 let loaded = &ready.parent.loaded;
@@ -379,28 +337,7 @@ impl ForkState {
     }
 }
 
-/// A parent to fork from.
-#[derive(Clone)]
-pub struct ParentRef(pub Arc<Ready>);
-
-impl ParentRef {
-    /// The files that it was made of are as they were. Looks at the disk.
-    pub fn holds(&self) -> bool {
-        self.0
-            .sources
-            .iter()
-            .all(|(path, then)| seen(path) == *then)
-    }
-
-    /// The parent itself.
-    pub fn parent(&self) -> &Parent {
-        &self.0.parent
-    }
-}
-
-// What a fork parent is made of.
-
-/// What is needed to make a parent.
+/// What a parent is started with.
 pub struct Wanted {
     pub spec: Arc<ServerSpec>,
     pub found: Arc<Resolved>,

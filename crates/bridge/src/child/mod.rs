@@ -1,9 +1,9 @@
-//! Child processes. The seam that everything else sits behind: *give me a ready child for this
-//! server, workspace, profile and deadline*. What a child is, and how it runs, is in
-//! [`bridge_process`]; here is which one is started when, and what is known of each server's starts.
+//! Child processes: a ready child for a server, workspace, profile and deadline. [`bridge_process`]
+//! runs them; this module decides which one is started when, and records each server's starts.
 
 mod children;
 mod fork;
+mod prepared;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,23 +15,24 @@ use crate::config::ServerSpec;
 
 pub use children::Children;
 pub use fork::Forking;
+pub use prepared::{Entry, Key, Prepared};
 
-/// What a ready child is asked for.
+/// A request for a ready child.
 #[derive(Clone)]
 pub struct ChildRequest {
-    /// Which server, and so which version of it.
+    /// The server, and so its version.
     pub spec: Arc<ServerSpec>,
-    /// Where it works.
+    /// Its folder.
     pub job: Job,
-    /// How it is spoken to.
+    /// The form of the protocol to use.
     pub profile: Profile,
-    /// The user for whom it works, where it is one.
+    /// The values of the user, if the caller is one.
     pub user: UserValues,
-    /// Against whose share its start counts.
+    /// The tenant whose share its start counts against.
     pub tenant: Tenant,
-    /// When the caller stops waiting.
+    /// The end of the caller's wait.
     pub deadline: Instant,
-    /// Hears the child's notifications.
+    /// Receives the child's notifications.
     pub listener: Listener,
 }
 
@@ -40,15 +41,15 @@ pub struct ChildRequest {
 pub struct ChildSettings {
     /// Launcher caches.
     pub tools_dir: PathBuf,
-    /// Where folders may be made that end with this process.
+    /// For folders that are deleted with this process.
     pub scratch: PathBuf,
     /// Bounds a start, handshake included.
     pub start_timeout: Duration,
     /// Bytes of one message from a child.
     pub max_message: usize,
-    /// Cold starts side by side.
+    /// Concurrent cold starts.
     pub max_starts: usize,
-    /// How long a caller may be asked something.
+    /// How long a caller may take to answer a child's request.
     pub input_timeout: Duration,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Duration,

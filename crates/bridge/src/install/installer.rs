@@ -10,7 +10,7 @@ use std::{
 use bridge_model::ServerName;
 use bridge_process::{
     CommandSpec, launch,
-    launch::{Kind, Resolved, Target, Wanted, What},
+    launch::{Kind, Resolved, Sources, Target, Wanted, What},
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -486,7 +486,7 @@ fn as_it_is(command: &CommandSpec, target: &Target) -> Resolved {
         main: None,
         locked: false,
         folder: None,
-        sources: Vec::new(),
+        sources: Sources::default(),
         proven: false.into(),
     }
 }

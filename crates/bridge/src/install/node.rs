@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use bridge_process::launch::{Kind, NodeSet, Resolved};
+use bridge_process::launch::{Kind, NodeSet, Resolved, Sources};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -108,7 +108,7 @@ pub fn resolve(
             .find(|(name, _)| *name == set.main),
         locked: false,
         folder: Some(folder.to_owned()),
-        sources: Vec::new(),
+        sources: Sources::default(),
         proven: false.into(),
     })
 }

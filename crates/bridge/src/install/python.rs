@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bridge_process::launch::{Kind, PythonSet, Resolved, Run, Target, seen};
+use bridge_process::launch::{Kind, PythonSet, Resolved, Run, Sources, Target};
 
 use super::{
     folder::{Failed, Record, Work},
@@ -146,11 +146,7 @@ pub fn resolve(
         main: main(set, &record.pin),
         locked: false,
         folder: Some(folder.to_owned()),
-        sources: set
-            .sources
-            .iter()
-            .map(|path| (path.clone(), seen(path)))
-            .collect(),
+        sources: Sources::read(set.sources.iter().cloned()),
         proven: false.into(),
     })
 }

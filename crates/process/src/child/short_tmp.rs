@@ -1,16 +1,16 @@
 //! Short names for the folders of temporary files.
 //!
-//! The path of a Unix socket has 107 bytes, and programs put theirs several folders below `TMPDIR`. A
-//! chat's own `tmp/` lies too deep for that, so its children get a link to it instead, of at most
-//! [`LONGEST`] bytes: what they write still lies on the volume of the jobs folder, and counts there.
+//! The path of a Unix socket has 107 bytes, and programs create theirs several folders below
+//! `TMPDIR`. A chat's own `tmp/` is too deep for that, so its children get a link to it instead, of at
+//! most [`LONGEST`] bytes: their files are still on the volume of the jobs folder, and count there.
 //!
 //! ```text
 //! /tmp/mb-k3x9qa/      0700, locked by this bridge as long as it lives
 //!   1 -> {MCPO_JOBS_DIR}/{job-id}/tmp
 //! ```
-//! A link goes with the last child of its workspace, the folder with the bridge. What a bridge that was
-//! killed left is removed by the next one: its lock is free then. (The lock also keeps
-//! `systemd-tmpfiles` from ageing the folder.)
+//! A link is removed with the last child of its workspace, the folder with the bridge. The folder of
+//! a bridge that was killed is removed by the next one: its lock is free then. (The lock also keeps
+//! `systemd-tmpfiles` from removing the folder.)
 
 use std::{
     collections::HashMap,
@@ -35,7 +35,7 @@ use rustix::{
 
 /// Bytes of a `TMPDIR`.
 pub const LONGEST: usize = 24;
-/// Where a folder of ours may be made, best first.
+/// Where the folder may be created, in order of preference.
 const BASES: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 const PREFIX: &str = "mb-";
 const RANDOM: usize = 6;
@@ -50,19 +50,19 @@ pub struct ShortTmp {
 #[derive(Default)]
 struct Names {
     folder: Option<Arc<Folder>>,
-    /// That none could be made was said.
+    /// The warning that none could be created was logged.
     warned: bool,
     number: u64,
     by_job: HashMap<JobId, Weak<ShortName>>,
 }
 
-/// A folder of links, which goes when this is dropped.
+/// A folder of links, which is removed when this is dropped.
 struct Folder {
     path: PathBuf,
     handle: OwnedFd,
 }
 
-/// A link to a workspace's `tmp/`, which goes when this is dropped.
+/// A link to a workspace's `tmp/`, which is removed when this is dropped.
 pub struct ShortName {
     path: PathBuf,
     name: String,
@@ -77,8 +77,8 @@ impl ShortName {
 }
 
 impl ShortTmp {
-    /// The short name of a workspace's `tmp/`, the same for all its children; `None` where its own is
-    /// short enough, or no folder can be made. Touches the disk.
+    /// The short name of a workspace's `tmp/`, the same for all its children; `None` if its path is
+    /// short enough, or no folder can be created. Blocks on the disk.
     pub fn name_for(&self, job: &Job) -> Option<Arc<ShortName>> {
         let target = job.tmp();
         if target.as_os_str().len() <= LONGEST {
@@ -107,13 +107,10 @@ impl ShortTmp {
             }
         }
     }
-}
 
-impl ShortTmp {
-    /// Removes all of them: no child is left that has one.
+    /// Removes all of them, once no child that has one is left.
     pub fn close(&self) {
-        let mut state = self.state.lock();
-        if let Some(folder) = state.folder.take() {
+        if let Some(folder) = self.state.lock().folder.take() {
             folder.remove();
         }
     }
@@ -121,7 +118,7 @@ impl ShortTmp {
 
 impl Names {
     fn make(&mut self, target: &Path) -> io::Result<ShortName> {
-        // Somebody may have cleared the folder away.
+        // The folder may have been removed by someone else.
         self.folder.take_if(|folder| !folder.is_there());
         let folder = match &self.folder {
             Some(folder) => folder.clone(),
@@ -176,7 +173,7 @@ impl Folder {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
             }
-            // Another bridge that starts now may take it for a leftover until it is locked.
+            // Until it is locked, another bridge that starts now may remove it.
             let Ok(handle) = open_dir(&path) else {
                 continue;
             };
@@ -209,7 +206,7 @@ impl Drop for Folder {
     }
 }
 
-/// Removes what bridges of this user left that have ended.
+/// Removes the folders of this user's bridges that have ended.
 fn sweep(base: &Path) {
     let Ok(entries) = fs::read_dir(base) else {
         return;
@@ -240,7 +237,7 @@ fn sweep(base: &Path) {
     }
 }
 
-/// Removes a folder in which nothing is but links; what else somebody put there stays.
+/// Removes a folder that contains only links; anything else stays.
 fn clear(path: &Path, handle: &OwnedFd) {
     for entry in Dir::read_from(handle).into_iter().flatten().flatten() {
         let is_link = statat(handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
@@ -263,25 +260,27 @@ fn lock(handle: &OwnedFd) -> bool {
 
 fn random() -> String {
     let mut bits = uuid::Uuid::new_v4().as_u128();
-    let mut text = String::new();
-    for _ in 0..RANDOM {
-        text.push(digit(u8::try_from(bits % 36).unwrap_or(0)));
+    let next = |_| {
+        let last = digit(bits);
         bits /= 36;
-    }
-    text
+        last
+    };
+    (0..RANDOM).map(next).collect()
 }
 
 fn base36(mut number: u64) -> String {
     let mut text = String::new();
     while number > 0 {
-        text.insert(0, digit(u8::try_from(number % 36).unwrap_or(0)));
+        text.insert(0, digit(number.into()));
         number /= 36;
     }
     text
 }
 
-fn digit(value: u8) -> char {
-    char::from_digit(value.into(), 36).unwrap_or('0')
+/// The last digit of a number to the base of 36.
+fn digit(number: u128) -> char {
+    let value = u32::try_from(number % 36).unwrap_or_default();
+    char::from_digit(value, 36).unwrap_or('0')
 }
 
 #[cfg(test)]

@@ -5,4 +5,4 @@ mod launcher;
 mod resolved;
 
 pub use launcher::*;
-pub use resolved::{Kind, Resolved, Seen, seen};
+pub use resolved::{Kind, Resolved, Sources};
