@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bridge_state::{ChatStore, FreeSpace};
+use bridge_state::ChatStore;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -136,7 +136,7 @@ impl Condition {
                 down: true,
             }),
             // Chats can still be read, and made smaller.
-            Ok(FreeSpace { bytes }) if bytes < self.min_free => seen.push(Trouble {
+            Ok(bytes) if bytes < self.min_free => seen.push(Trouble {
                 text: format!(
                     "only {bytes} bytes of disk space are free (MCPO_MIN_FREE_DISK_BYTES)"
                 ),

@@ -50,15 +50,11 @@ impl StoreError {
 
     /// Whether this process, or the system, may open no more files.
     pub fn is_lack_of_descriptors(&self) -> bool {
-        let Self::Io { source, .. } = self else {
-            return false;
+        let number = match self {
+            Self::Io { source, .. } => Errno::from_io_error(source),
+            _ => None,
         };
-        let number = source.raw_os_error();
-        number.is_some_and(|number| {
-            [Errno::MFILE, Errno::NFILE]
-                .map(Errno::raw_os_error)
-                .contains(&number)
-        })
+        matches!(number, Some(Errno::MFILE | Errno::NFILE))
     }
 }
 

@@ -78,15 +78,14 @@
 
 mod error;
 mod folder;
-mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use error::{StoreError, is_disk_full};
 pub use folder::{
-    Artifact, Blob, BlobId, CallEnd, CallOutcome, ChatSummary, DiskUsage, Done, FreeSpace,
-    GcReport, GoneReason, Held, Holder, InstanceId, JobStatus, JournalEntry, JournalMode, Lease,
-    Link, LiveSession, Membership, Metadata, NewChat, OpenBlob, Others, Peer, PrincipalHash,
-    SessionSummary, StagedFile, Stamp, Swept, read_within, remove_tree,
+    Acquired, Artifact, Blob, BlobId, BlobStore, CallEnd, CallOutcome, ChatStore, ChatSummary,
+    DiskUsage, Done, GcReport, GoneReason, Held, Holder, InstanceId, JobStatus, JournalBody,
+    JournalEntry, JournalMode, Lease, Link, LiveSession, Membership, Metadata, NewChat, OpenBlob,
+    Others, Peer, PrincipalHash, SessionSummary, StagedFile, Stamp, Swept, read_within,
+    remove_tree,
 };
-pub use store::{Acquired, BlobStore, ChatStore};

@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 
 #[cfg(test)]
 use crate::{Artifact, Done, Lease, StoreError};
-use crate::{ChatStore, Membership, NewChat, PrincipalHash, folder::JobsFolder};
+use crate::{ChatStore, Membership, NewChat, PrincipalHash};
 #[cfg(test)]
 use bridge_model::{JobId, LinkToken};
 
@@ -49,7 +49,7 @@ pub fn new_chat() -> NewChat {
 
 /// One round of clean-up as at that time.
 pub fn sweep_at(store: &ChatStore, retention: std::time::Duration, now: Timestamp) -> crate::Swept {
-    store.folder().sweep_at(retention, now)
+    store.sweep_at(retention, now)
 }
 
 /// The record of a link to the text "bytes", which lives for so many seconds.
@@ -77,11 +77,11 @@ pub(crate) fn artifact(owner: &Principal, now: Timestamp, seconds: i64) -> Artif
 
 /// Publishes it as of a call in its chat.
 #[cfg(test)]
-pub(crate) fn publish(folder: &JobsFolder, artifact: Artifact) -> Result<Artifact, StoreError> {
+pub(crate) fn publish(folder: &ChatStore, artifact: Artifact) -> Result<Artifact, StoreError> {
     use std::io::Write as _;
-    let mut staged = folder.stage_file()?;
+    let mut staged = folder.blobs().stage()?;
     staged.file().write_all(b"bytes").unwrap();
-    let blob = folder.put_blob(staged, &artifact.sha256)?;
+    let blob = folder.blobs().put(staged, &artifact.sha256)?;
     let done = Done {
         links: vec![(artifact.clone(), blob)],
         ..Done::default()
@@ -92,10 +92,10 @@ pub(crate) fn publish(folder: &JobsFolder, artifact: Artifact) -> Result<Artifac
 
 /// A lease of the folder's own instance, as it may be without a record of one.
 #[cfg(test)]
-pub(crate) fn lease(folder: &JobsFolder, job: JobId) -> Lease {
+pub(crate) fn lease(folder: &ChatStore, job: JobId) -> Lease {
     Lease {
         job,
-        instance: folder.instance().id(),
+        instance: folder.instance(),
         fence: 0,
         since: Timestamp::UNIX_EPOCH,
     }
@@ -122,28 +122,14 @@ impl Folder {
 
     /// Joins as one more instance.
     pub fn open(&self) -> ChatStore {
-        ChatStore::new(self.join())
+        ChatStore::open(&self.path(), &Membership::default()).unwrap()
     }
 
     /// Runs an instance that ends as by SIGKILL: its lock goes, its files stay.
     pub fn crash<T>(&self, work: impl FnOnce(&ChatStore) -> T) -> T {
         let store = self.open();
         let result = work(&store);
-        store.folder().forget_files();
-        result
-    }
-
-    /// The folder behind [`Self::open`].
-    pub(crate) fn join(&self) -> JobsFolder {
-        JobsFolder::open(&self.path(), &Membership::default(), self.now).unwrap()
-    }
-
-    /// The same as [`Self::crash`].
-    #[cfg(test)]
-    pub(crate) fn kill<T>(&self, work: impl FnOnce(&JobsFolder) -> T) -> T {
-        let folder = self.join();
-        let result = work(&folder);
-        folder.forget_files();
+        store.forget_files();
         result
     }
 }

@@ -7,15 +7,12 @@ use std::{
 };
 
 use bridge_model::JobId;
-use bridge_state::{CallEnd, CallOutcome, Done, JournalEntry, JournalMode, Lease, StoreError};
+use bridge_state::{CallEnd, CallOutcome, Done, JournalEntry, Lease, StoreError};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{Answer, CallEngine, CallError, Running, answer::is_error, error::Severity};
-use crate::{
-    config::Journal,
-    telemetry::{Action, AuditEvent, AuditFile, audit},
-};
+use crate::telemetry::{Action, AuditEvent, AuditFile, audit};
 
 /// How long an answer waits for the record of its call.
 const RECORDING: Duration = Duration::from_secs(2);
@@ -97,11 +94,6 @@ async fn write_journal(
     outcome: &'static str,
 ) {
     let (engine, call) = (&running.engine, &running.call);
-    let mode = match engine.settings.journal {
-        Journal::Full => JournalMode::Full,
-        Journal::Metadata => JournalMode::Metadata,
-        Journal::Off => JournalMode::Off,
-    };
     let error = answer.as_ref().err().map(ToString::to_string);
     let files = answer.iter().flat_map(|answer| &answer.files.files);
     let files: Vec<String> = files.map(|file| file.path.clone()).collect();
@@ -113,11 +105,11 @@ async fn write_journal(
         tool: call.ask.label(),
         outcome,
         error: error.as_deref(),
-        request: call.ask.arguments(),
-        response: answer.as_ref().ok().map(|answer| &answer.outcome),
+        request: call.ask.arguments().map(Into::into),
+        response: answer.as_ref().ok().map(|answer| (&answer.outcome).into()),
         files: &files,
     }
-    .line(mode);
+    .line(engine.settings.journal);
     let written = write_entry(engine, lease, line, error);
     // The answer does not wait for a disk that hangs or for a lock that is held; writing continues.
     if tokio::time::timeout(RECORDING, written).await.is_err() {

@@ -23,9 +23,8 @@ pub use server_spec::{
     RESERVED_NAMES, Remembered, ServerAccess, ServerSpec, SpecVersion, Transport, WorkspaceScope,
 };
 pub use settings::{
-    CommandLine, DEFAULT_MAX_TOTAL_PROCESSES, IdentityHeaders, Journal, Lang, Listen, Log,
-    LogFormat, LogLevel, PeerAddress, Settings, SettingsArgs, SingleServer, Tls,
-    misspelt_variables,
+    CommandLine, DEFAULT_MAX_TOTAL_PROCESSES, IdentityHeaders, Lang, Listen, Log, LogFormat,
+    LogLevel, PeerAddress, Settings, SettingsArgs, SingleServer, Tls, misspelt_variables,
 };
 
 // Text that must never reach a log, an error or a dump.

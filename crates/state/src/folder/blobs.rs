@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{
-    JobsFolder,
+    ChatStore,
     files::{self, FileLock},
     lease::Lease,
     remove::remove_tree,
@@ -224,11 +224,15 @@ pub(super) fn delete(folder: &Path) -> io::Result<()> {
     remove_tree(&folder.join(DATA))
 }
 
-impl JobsFolder {
-    /// Begins a file.
-    pub fn stage_file(&self) -> Result<StagedFile, StoreError> {
-        self.in_whole_folder(|| {
-            let path = self.staging().join(format!("in-{}", Uuid::new_v4()));
+/// Immutable bytes: put once, read in ranges. The clean-up and [`ChatStore::revoke`] delete them.
+#[derive(Debug)]
+pub struct BlobStore<'a>(pub(super) &'a ChatStore);
+
+impl BlobStore<'_> {
+    /// Begins a file, for bytes to come.
+    pub fn stage(&self) -> Result<StagedFile, StoreError> {
+        self.0.in_whole_folder(|| {
+            let path = self.0.staging().join(format!("in-{}", Uuid::new_v4()));
             match files::create_new(&path) {
                 Ok(data) => Ok(StagedFile { path, data }),
                 Err(error) => Err(files::at("make", &path)(error)),
@@ -236,10 +240,12 @@ impl JobsFolder {
         })
     }
 
-    /// Puts the bytes into a folder of their own, and makes sure that they are on the disk.
-    pub fn put_blob(&self, file: StagedFile, sha256: &str) -> Result<Blob, StoreError> {
+    /// Keeps the bytes of a file whose hash this is (SHA-256, lower-case hex), in a folder of their own. They
+    /// are on the disk when this returns, and stay for as long as the blob, or a link to it that is
+    /// [committed](ChatStore::commit), does.
+    pub fn put(&self, file: StagedFile, sha256: &str) -> Result<Blob, StoreError> {
         let mut blob = Blob {
-            folder: self.staging().join(format!("link-{}", Uuid::new_v4())),
+            folder: self.0.staging().join(format!("link-{}", Uuid::new_v4())),
             file,
             sha256: sha256.to_owned(),
         };
@@ -253,13 +259,14 @@ impl JobsFolder {
         Ok(blob)
     }
 
-    /// Opens the bytes; `None` where they are gone.
-    pub fn open_blob(
+    /// Opens the bytes, or a range of them; `None` where they are gone. Bytes that are not those that
+    /// were put are an error.
+    pub fn get(
         &self,
         id: &BlobId,
         range: Option<RangeInclusive<u64>>,
     ) -> Result<Option<OpenBlob>, StoreError> {
-        let path = self.link_folder(&id.token).join(DATA);
+        let path = self.0.link_folder(&id.token).join(DATA);
         let file = match open_read(&path) {
             Ok(file) => file,
             Err(error) if is_absent(&error) => return Ok(None),
@@ -280,19 +287,21 @@ impl JobsFolder {
     /// file is the same and was not changed since it was hashed.
     fn check(&self, id: &BlobId, file: File) -> io::Result<OpenBlob> {
         let stamp = Stamp::from_file(&file)?;
-        if Some(stamp) != id.stamp && !self.hashed.knows(&id.token, stamp) {
+        if Some(stamp) != id.stamp && !self.0.hashed.knows(&id.token, stamp) {
             let same = sha256(&file)? == id.sha256 && Stamp::from_file(&file)? == stamp;
             if !same {
                 let why = "its content differs from the published content: it was changed, or the \
                            disk is damaged";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
-            self.hashed.note(&id.token, stamp);
+            self.0.hashed.note(&id.token, stamp);
         }
         let left = stamp.size;
         Ok(OpenBlob { file, stamp, left })
     }
+}
 
+impl ChatStore {
     /// Puts the bytes into the chat's `work/` under `name`, which is one part of a path; `false` where
     /// something has that name. Nothing there is replaced, and no link is followed.
     pub fn put_file(
@@ -330,12 +339,12 @@ mod tests {
     };
 
     fn open(
-        store: &JobsFolder,
+        store: &ChatStore,
         token: &LinkToken,
         range: Option<RangeInclusive<u64>>,
     ) -> Result<Option<OpenBlob>, StoreError> {
-        match store.link(token, Timestamp::now())? {
-            Link::Live(_, blob) => store.open_blob(&blob, range),
+        match store.link_at(token, Timestamp::now())? {
+            Link::Live(_, blob) => store.blobs().get(&blob, range),
             other => panic!("{other:?}"),
         }
     }
@@ -343,14 +352,14 @@ mod tests {
     #[test]
     fn changed_bytes_are_not_served_and_moved_ones_are() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let artifact = testing::publish(&store, artifact(&alice(), folder.now, 600)).unwrap();
         let data = store.link_folder(&artifact.token).join(DATA);
-        let open = |store: &JobsFolder| open(store, &artifact.token, None);
+        let open = |store: &ChatStore| open(store, &artifact.token, None);
         // As a backup that was played back: another file with the same bytes.
         fs::copy(&data, data.with_extension("copy")).unwrap();
         fs::rename(data.with_extension("copy"), &data).unwrap();
-        for store in [&store, &store, &folder.join()] {
+        for store in [&store, &store, &folder.open()] {
             assert!(matches!(open(store), Ok(Some(_))));
         }
         // By a program that sets the time back that it can set.
@@ -368,13 +377,13 @@ mod tests {
         fs::write(&data, "bytes").unwrap();
         assert!(matches!(open(&store), Ok(Some(_))));
         fs::write(&data, "Bytes").unwrap();
-        assert!(store.revoke(&artifact.token, folder.now).unwrap());
+        assert!(store.revoke_at(&artifact.token, folder.now).unwrap());
     }
 
     #[test]
     fn bytes_that_change_while_they_are_read_are_noticed_and_a_link_that_ends_is_no_change() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         for change in [true, false] {
             let artifact = testing::publish(&store, artifact(&alice(), folder.now, 600)).unwrap();
             let data = store.link_folder(&artifact.token).join(DATA);
@@ -386,7 +395,7 @@ mod tests {
                     fs::write(&data, "Bytes").unwrap();
                 }
             } else {
-                store.revoke(&artifact.token, folder.now).unwrap();
+                store.revoke_at(&artifact.token, folder.now).unwrap();
             }
             assert_eq!(stamp.still_holds(&file).unwrap(), !change);
         }
@@ -395,7 +404,7 @@ mod tests {
     #[test]
     fn a_range_is_read_alone_and_what_is_gone_is_none() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let artifact = testing::publish(&store, artifact(&alice(), folder.now, 600)).unwrap();
         for (range, expected) in [(1..=3, "yte"), (3..=100, "es"), (5..=9, "")] {
             let opened = open(&store, &artifact.token, Some(range)).unwrap();
@@ -409,16 +418,16 @@ mod tests {
     #[test]
     fn a_blob_without_a_link_leaves_nothing() {
         let folder = Folder::new();
-        let store = folder.join();
-        let staged = store.stage_file().unwrap();
-        let blob = store.put_blob(staged, "hash").unwrap();
+        let store = folder.open();
+        let staged = store.blobs().stage().unwrap();
+        let blob = store.blobs().put(staged, "hash").unwrap();
         assert_eq!(blob.sha256(), "hash");
         drop(blob);
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
     }
 
-    fn put(store: &JobsFolder, job: &Job, names: &[&str]) -> Result<String, StoreError> {
-        let mut staged = store.stage_file().unwrap();
+    fn put(store: &ChatStore, job: &Job, names: &[&str]) -> Result<String, StoreError> {
+        let mut staged = store.blobs().stage().unwrap();
         staged.file().write_all(b"new").unwrap();
         let lease = testing::lease(store, job.id());
         for name in names {
@@ -432,7 +441,7 @@ mod tests {
     #[test]
     fn nothing_is_replaced_and_no_link_is_followed() {
         let dir = Folder::new();
-        let store = dir.join();
+        let store = dir.open();
         let job = store.create_job(&new_chat(), Timestamp::now()).unwrap();
         fs::write(job.work().join("a"), "old").unwrap();
         fs::write(dir.outside().join("outside"), "old").unwrap();
@@ -443,23 +452,23 @@ mod tests {
         assert_eq!(fs::read(dir.outside().join("outside")).unwrap(), b"old");
         assert!(!dir.outside().join("nothing").exists());
         assert_eq!(fs::read(job.work().join("d")).unwrap(), b"new");
-        let taken = store.stage_file().unwrap();
+        let taken = store.blobs().stage().unwrap();
         let lease = testing::lease(&store, job.id());
         assert!(!store.put_file(&lease, &taken, "a").unwrap());
         drop(taken);
-        drop(store.stage_file().unwrap());
+        drop(store.blobs().stage().unwrap());
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
     }
 
     #[test]
     fn a_workspace_that_was_taken_over_takes_nothing() {
         let dir = Folder::new();
-        let (slow, other) = (dir.join(), dir.join());
+        let (slow, other) = (dir.open(), dir.open());
         let job = slow.create_job(&new_chat(), Timestamp::now()).unwrap();
-        let lease = slow.acquire(&job, dir.now).unwrap();
+        let lease = slow.acquire_lease(&job, dir.now).unwrap();
         assert_eq!(put(&slow, &job, &["a"]).unwrap(), "a");
         slow.release(&lease).unwrap();
-        let _taken = other.acquire(&job, dir.now).unwrap();
+        let _taken = other.acquire_lease(&job, dir.now).unwrap();
         let refused = put(&slow, &job, &["b"]).unwrap_err();
         assert!(matches!(refused, StoreError::Fenced), "{refused}");
         assert!(!job.work().join("b").exists());
@@ -471,7 +480,7 @@ mod tests {
     #[test]
     fn a_work_folder_that_is_a_link_takes_nothing() {
         let dir = Folder::new();
-        let store = dir.join();
+        let store = dir.open();
         let job = store.create_job(&new_chat(), Timestamp::now()).unwrap();
         fs::remove_dir(job.work()).unwrap();
         fs::create_dir(dir.outside().join("elsewhere")).unwrap();

@@ -12,7 +12,7 @@ use bridge_model::{ServerName, hex};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::{JobsFolder, files};
+use super::{ChatStore, files};
 use crate::error::{StoreError, is_absent};
 
 /// Servers list what fits into a message; what is larger was not written by us.
@@ -20,7 +20,7 @@ const LIMIT: u64 = 256 * 1024 * 1024;
 /// Entries that were neither written nor read for this long are removed.
 const UNUSED: Duration = Duration::from_secs(30 * 86_400);
 
-impl JobsFolder {
+impl ChatStore {
     /// What was kept for this server; `None` where there is nothing.
     pub fn catalog_entry(&self, server: &ServerName) -> io::Result<Option<Vec<u8>>> {
         let path = self.catalog_file(server);
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn an_entry_is_private_and_kept_until_it_is_unused_for_long() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let server: ServerName = "../x".replace('/', "_").parse().unwrap();
         assert!(store.catalog_entry(&server).unwrap().is_none());
         store.keep_catalog_entry(&server, b"old").unwrap();

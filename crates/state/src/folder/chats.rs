@@ -20,16 +20,14 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    JobsFolder,
+    ChatStore,
     blobs::Blob,
-    files,
-    files::FileLock,
+    files::{self, Durable, FileLock},
     instance::InstanceId,
-    lease::{Lease, LeaseError},
+    lease::{self, Holder, Lease, LeaseError},
     links::Artifact,
     record::{JobStatus, Kept, LiveSession, Metadata, PrincipalHash},
-    remove,
-    remove::remove_tree,
+    remove::{remove_tree, unlock_dir},
 };
 use crate::error::{StoreError, is_absent};
 
@@ -50,7 +48,7 @@ impl NewChat {
     }
 }
 
-impl JobsFolder {
+impl ChatStore {
     /// Makes a folder with its metadata, and with what `more` puts into it; it appears whole or not at
     /// all.
     fn make_job(
@@ -64,15 +62,20 @@ impl JobsFolder {
         let job = self.job_at(id);
         let mut metadata = Metadata::empty(id, now);
         note(&mut metadata);
-        let made = self
-            .fill_job(&staged, &metadata)
-            .and_then(|()| more(&staged))
-            .and_then(|()| fs::rename(&staged, job.folder()));
-        made.map(|()| job).map_err(|error| {
-            // The first failure is the one to tell.
-            let _ = remove::remove_tree(&staged);
+        let make = || {
+            for part in ["", "work", "home", "tmp"] {
+                files::make_dir(&staged.join(part))?;
+            }
+            files::write_json(&staged.join("metadata.json"), &metadata, self.staging())?;
+            more(&staged)?;
+            fs::rename(&staged, job.folder())
+        };
+        make().map_err(|error| {
+            // The first failure is the one to report.
+            let _ = remove_tree(&staged);
             files::at("create the workspace", &staged)(error)
-        })
+        })?;
+        Ok(job)
     }
 
     /// A folder without a lease.
@@ -81,44 +84,31 @@ impl JobsFolder {
         self.make_job(|metadata| new.note_in(None, metadata), |_| Ok(()), now)
     }
 
-    /// A folder whose lease is ours from the moment in which it appears.
-    pub fn create_leased_job(&self, new: &NewChat, now: Timestamp) -> Result<Held, StoreError> {
-        self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(None, metadata), now))
+    /// Makes a chat without a key, for one call or one process: no lookup finds it. Its lease is ours from
+    /// the moment in which it appears.
+    pub fn create(&self, new: &NewChat) -> Result<Held, StoreError> {
+        self.in_whole_folder(|| self.make_leased_job(|metadata| new.note_in(None, metadata)))
     }
 
-    fn make_leased_job(
-        &self,
-        note: impl FnOnce(&mut Metadata),
-        now: Timestamp,
-    ) -> Result<Held, StoreError> {
-        let mut fence = 0;
-        let write = |folder: &Path| {
-            fence = self.write_first_lease(folder, now)?;
-            Ok(())
-        };
+    /// Makes one that has no owner yet, for a process that is started ahead of its first call. No key
+    /// leads to it, no list shows it, and it ends with its instance.
+    pub fn create_unclaimed(&self) -> Result<Held, StoreError> {
+        self.make_leased_job(|metadata| metadata.unclaimed = true)
+    }
+
+    fn make_leased_job(&self, note: impl FnOnce(&mut Metadata)) -> Result<Held, StoreError> {
+        let now = self.now();
+        let write = |folder: &Path| self.write_first_lease(folder, now);
         let job = self.make_job(note, write, now)?;
-        let lease = Lease {
-            job: job.id(),
-            instance: self.instance().id(),
-            fence,
-            since: now,
-        };
         Ok(Held {
+            lease: self.lease(&job, lease::FIRST, now),
             job,
-            lease,
             servers: Vec::new(),
         })
     }
 
-    fn fill_job(&self, folder: &Path, metadata: &Metadata) -> io::Result<()> {
-        for part in ["", "work", "home", "tmp"] {
-            files::make_dir(&folder.join(part))?;
-        }
-        files::write_json(&folder.join("metadata.json"), metadata, self.staging())
-    }
-
     /// The folder with that id, if it exists.
-    pub fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+    pub(super) fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         let job = self.job_at(id);
         let there = files::is_own_dir(job.folder()).map_err(files::at("inspect", job.folder()))?;
         Ok(there.then_some(job))
@@ -126,9 +116,9 @@ impl JobsFolder {
 
     /// Removes a folder at once, whatever its lease says. Links made from it stay.
     /// Follows no links; copes with read-only folders and any depth. Absent is fine.
-    pub fn remove_job(&self, job: &Job) -> Result<(), StoreError> {
+    pub(super) fn remove_job(&self, job: &Job) -> Result<(), StoreError> {
         match self.take_away(job) {
-            Ok(staged) => remove::remove_tree(&staged).map_err(files::at("remove", job.folder())),
+            Ok(staged) => remove_tree(&staged).map_err(files::at("remove", job.folder())),
             Err(error) if is_absent(&error) => Ok(()),
             Err(error) => Err(files::at("remove", job.folder())(error)),
         }
@@ -139,7 +129,7 @@ impl JobsFolder {
         let staged = self.staging().join(format!("gone-{}", Uuid::new_v4()));
         match fs::rename(job.folder(), &staged) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                remove::unlock_dir(job.folder())?;
+                unlock_dir(job.folder())?;
                 fs::rename(job.folder(), &staged)?;
             }
             other => other?,
@@ -150,15 +140,6 @@ impl JobsFolder {
     pub(super) fn job_at(&self, id: JobId) -> Job {
         Job::below(&self.root, &self.configured, id)
     }
-}
-
-/// How [`JobsFolder::bind`] found the folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Binding {
-    /// It is new and empty.
-    Created,
-    /// It was there, from an earlier session, another server of the chat or another replica.
-    Existing,
 }
 
 /// A chat's folder, and the right of this instance to work in it.
@@ -172,57 +153,71 @@ pub struct Held {
     pub servers: Vec<String>,
 }
 
+/// The outcome of [`ChatStore::acquire`].
+#[derive(Debug, Clone)]
+pub enum Acquired {
+    /// This instance may work there until it releases the lease or loses it.
+    Mine(Held),
+    /// Another instance holds it.
+    Elsewhere(Holder),
+}
+
 /// A folder can be cleaned up between binding and leasing, but hardly that often.
 const ATTEMPTS: usize = 8;
 
-impl JobsFolder {
+impl ChatStore {
+    /// Makes the chat of this key where there is none, without working in it.
+    pub fn ensure(&self, key: &WorkspaceKey, new: &NewChat) -> Result<(), StoreError> {
+        self.bind(key, new, self.now()).map(drop)
+    }
+
+    /// Whether there is a chat of this key.
+    pub fn exists(&self, key: &WorkspaceKey) -> Result<bool, StoreError> {
+        Ok(self.lookup(key)?.is_some())
+    }
+
     /// The folder of that key, made where there is none or where it is gone. Callers of any thread,
     /// process or replica get the same one.
-    pub fn bind(
+    pub(super) fn bind(
         &self,
         key: &WorkspaceKey,
         new: &NewChat,
         now: Timestamp,
-    ) -> Result<(Job, Binding), StoreError> {
-        self.in_whole_folder(|| self.bind_once(key, new, now))
+    ) -> Result<Job, StoreError> {
+        self.in_whole_folder(|| {
+            if let Some(job) = self.lookup(key)? {
+                return Ok(job);
+            }
+            let _lock = self.lock_shard(key)?;
+            if let Some(job) = self.lookup(key)? {
+                return Ok(job);
+            }
+            if let Some(job) = self.clear_binding(&self.binding_path(key))? {
+                return Ok(job);
+            }
+            let owned = |metadata: &mut Metadata| new.note_in(Some(key), metadata);
+            let job = self.make_job(owned, |_| Ok(()), now)?;
+            if self.show_binding(key, job.id())? {
+                return Ok(job);
+            }
+            // Only where locks do not reach the other replica, and it was faster.
+            self.remove_job(&job)?;
+            self.lookup(key)?.ok_or(StoreError::JobGone)
+        })
     }
 
-    fn bind_once(
+    /// Gives an unclaimed folder of ours its owner, once, and where it has a `key` makes it the chat of that
+    /// key. `false` where that key has a chat already; [`StoreError::JobGone`] where it is unclaimed no
+    /// more. Unless the outcome is `true`, the caller discards it.
+    pub fn claim(
         &self,
-        key: &WorkspaceKey,
-        new: &NewChat,
-        now: Timestamp,
-    ) -> Result<(Job, Binding), StoreError> {
-        if let Some(job) = self.lookup(key)? {
-            return Ok((job, Binding::Existing));
-        }
-        let _lock = self.lock_shard(key)?;
-        if let Some(job) = self.lookup(key)? {
-            return Ok((job, Binding::Existing));
-        }
-        if let Some(job) = self.clear_binding(&self.binding_path(key))? {
-            return Ok((job, Binding::Existing));
-        }
-        let owned = |metadata: &mut Metadata| new.note_in(Some(key), metadata);
-        let job = self.make_job(owned, |_| Ok(()), now)?;
-        if self.show_binding(key, job.id())? {
-            return Ok((job, Binding::Created));
-        }
-        // Only where locks do not reach the other replica, and it was faster.
-        self.remove_job(&job)?;
-        let job = self.lookup(key)?.ok_or(StoreError::JobGone)?;
-        Ok((job, Binding::Existing))
-    }
-
-    /// Makes an unclaimed folder of ours the one of that key, as the principal's of `new`; `false`
-    /// where the key has one already. Whatever the outcome but `true`, the caller removes it.
-    pub fn adopt(
-        &self,
-        key: &WorkspaceKey,
         lease: &Lease,
+        key: Option<&WorkspaceKey>,
         new: &NewChat,
-        now: Timestamp,
     ) -> Result<bool, StoreError> {
+        let Some(key) = key else {
+            return self.set_owner(lease, None, new).map(|()| true);
+        };
         if self.lookup(key)?.is_some() {
             return Ok(false);
         }
@@ -232,14 +227,33 @@ impl JobsFolder {
             return Ok(false);
         }
         // The owner first: a folder that a key leads to has one.
-        self.claim(lease, Some(key), new, now)?;
+        self.set_owner(lease, Some(key), new)?;
         self.show_binding(key, lease.job)
+    }
+
+    fn set_owner(
+        &self,
+        lease: &Lease,
+        key: Option<&WorkspaceKey>,
+        new: &NewChat,
+    ) -> Result<(), StoreError> {
+        let job = self.job_at(lease.job);
+        let _lock = FileLock::job(&job)?;
+        let mut metadata = self.metadata(&job)?;
+        if !metadata.unclaimed || !self.holds(lease)? {
+            return Err(StoreError::JobGone);
+        }
+        metadata.unclaimed = false;
+        metadata.created_at = self.now();
+        new.note_in(key, &mut metadata);
+        let path = job.folder().join("metadata.json");
+        files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))
     }
 
     /// `false` where another replica was faster.
     fn show_binding(&self, key: &WorkspaceKey, id: JobId) -> Result<bool, StoreError> {
         let (path, id) = (self.binding_path(key), id.to_string());
-        let shown = files::show_new(&path, id.as_bytes(), self.staging());
+        let shown = files::show_new(&path, id.as_bytes(), self.staging(), Durable::Yes);
         shown.map_err(files::at("write", &path))
     }
 
@@ -266,12 +280,13 @@ impl JobsFolder {
         let Some(job) = parse(&content).map_or(Ok(None), |id| self.job(id))? else {
             return Ok(None);
         };
-        files::show_new(path, &content, self.staging()).map_err(files::at("write", path))?;
+        files::show_new(path, &content, self.staging(), Durable::Yes)
+            .map_err(files::at("write", path))?;
         Ok(Some(job))
     }
 
     /// The folder of that key, if it has one.
-    pub fn lookup(&self, key: &WorkspaceKey) -> Result<Option<Job>, StoreError> {
+    pub(super) fn lookup(&self, key: &WorkspaceKey) -> Result<Option<Job>, StoreError> {
         let path = self.binding_path(key);
         let id = match files::read_record(&path) {
             Ok(content) => parse(&content),
@@ -281,8 +296,34 @@ impl JobsFolder {
         id.map_or(Ok(None), |id| self.job(id))
     }
 
+    /// The chat of this key, made where there is none, with its lease: free, stale (its holder is dead
+    /// or silent), or ours already (then with the same fence).
+    ///
+    /// What is noted of processes in it was written before the lease changed hands: it is cleared. Leases
+    /// are not counted: release it once the last process in the chat has ended.
+    pub fn acquire(&self, key: &WorkspaceKey, new: &NewChat) -> Result<Acquired, StoreError> {
+        match self.acquire_chat(key, new, self.now()) {
+            Ok(held) => Ok(Acquired::Mine(held)),
+            Err(LeaseError::Elsewhere(holder)) => Ok(Acquired::Elsewhere(holder)),
+            Err(LeaseError::Store(error)) => Err(error),
+        }
+    }
+
+    /// The other instance that [`Self::acquire`] would name. Takes nothing.
+    pub fn holder(&self, key: &WorkspaceKey) -> Result<Option<Holder>, StoreError> {
+        let refused = match self.lookup(key)? {
+            Some(job) => self.check_elsewhere(&job),
+            None => Ok(()),
+        };
+        match refused {
+            Ok(()) => Ok(None),
+            Err(LeaseError::Elsewhere(holder)) => Ok(Some(holder)),
+            Err(LeaseError::Store(error)) => Err(error),
+        }
+    }
+
     /// Binds and leases in one step, so that no clean-up comes in between.
-    pub fn acquire_chat(
+    pub(super) fn acquire_chat(
         &self,
         key: &WorkspaceKey,
         new: &NewChat,
@@ -290,8 +331,8 @@ impl JobsFolder {
     ) -> Result<Held, LeaseError> {
         for _ in 0..ATTEMPTS {
             let bound = self.bind(key, new, now).map_err(LeaseError::Store);
-            let leased = bound.and_then(|(job, _)| {
-                let lease = self.acquire(&job, now)?;
+            let leased = bound.and_then(|job| {
+                let lease = self.acquire_lease(&job, now)?;
                 match self.take_up(&job, &lease, key, new) {
                     Ok(metadata) => Ok(Held {
                         job,
@@ -415,35 +456,6 @@ fn parse(content: &[u8]) -> Option<JobId> {
     std::str::from_utf8(content).ok()?.trim().parse().ok()
 }
 
-impl JobsFolder {
-    /// Makes one.
-    pub fn create_unclaimed(&self, now: Timestamp) -> Result<Held, StoreError> {
-        self.make_leased_job(|metadata| metadata.unclaimed = true, now)
-    }
-
-    /// Gives it its owner, in one step and once.
-    /// [`StoreError::JobGone`] where it is not to be had any more.
-    pub fn claim(
-        &self,
-        lease: &Lease,
-        key: Option<&WorkspaceKey>,
-        new: &NewChat,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let job = self.job_at(lease.job);
-        let _lock = FileLock::job(&job)?;
-        let mut metadata = self.metadata(&job)?;
-        if !metadata.unclaimed || !self.holds(lease)? {
-            return Err(StoreError::JobGone);
-        }
-        metadata.unclaimed = false;
-        metadata.created_at = now;
-        new.note_in(key, &mut metadata);
-        let path = job.folder().join("metadata.json");
-        files::write_json(&path, &metadata, self.staging()).map_err(files::at("write", &path))
-    }
-}
-
 /// One chat.
 #[derive(Debug, Clone)]
 pub struct ChatSummary {
@@ -466,7 +478,7 @@ pub struct SessionSummary {
     pub session: LiveSession,
 }
 
-impl JobsFolder {
+impl ChatStore {
     /// All chats, oldest first. Unreadable ones are logged and left out.
     pub fn chats(&self) -> Result<Vec<ChatSummary>, StoreError> {
         let names = files::names_in(self.root()).map_err(files::at("list", self.root()))?;
@@ -553,7 +565,7 @@ pub enum CallOutcome {
     Failed(String),
 }
 
-impl JobsFolder {
+impl ChatStore {
     /// Writes the parts one after the other; the first one that fails ends it.
     pub fn commit(&self, lease: &Lease, done: Done) -> Result<(), StoreError> {
         for (artifact, blob) in &done.links {
@@ -641,7 +653,7 @@ mod tests {
     #[test]
     fn a_workspace_is_private() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let job = store.create_job(&new_chat(), folder.now).unwrap();
         for dir in [job.folder().to_owned(), job.work(), job.home(), job.tmp()] {
             assert_eq!(fs::metadata(dir).unwrap().mode() & 0o777, 0o700);
@@ -654,7 +666,7 @@ mod tests {
     #[test]
     fn removing_a_workspace_leaves_nothing_in_staging_and_is_repeatable() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let job = store.create_job(&new_chat(), folder.now).unwrap();
         fs::write(job.work().join("a.txt"), "a").unwrap();
         store.remove_job(&job).unwrap();
@@ -666,7 +678,7 @@ mod tests {
     #[test]
     fn a_link_in_place_of_a_workspace_is_not_one() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let id = JobId::random();
         std::os::unix::fs::symlink(folder.outside(), store.root().join(id.to_string())).unwrap();
         assert!(store.job(id).unwrap().is_none());
@@ -675,7 +687,7 @@ mod tests {
     #[test]
     fn all_callers_of_a_key_get_the_same_folder() {
         let folder = Folder::new();
-        let stores = [folder.join(), folder.join(), folder.join()];
+        let stores = [folder.open(), folder.open(), folder.open()];
         let bound: Vec<_> = std::thread::scope(|scope| {
             let bind = |number: usize| {
                 let store = &stores[number % 3];
@@ -687,40 +699,31 @@ mod tests {
                 .map(|thread| thread.join().unwrap())
                 .collect()
         });
-        let created = bound
-            .iter()
-            .filter(|(_, how)| *how == Binding::Created)
-            .count();
-        assert_eq!(created, 1);
-        assert!(bound.iter().all(|(job, _)| job.id() == bound[0].0.id()));
+        assert!(bound.iter().all(|job: &Job| job.id() == bound[0].id()));
         assert_eq!(stores[0].chats().unwrap().len(), 1);
     }
 
     #[test]
     fn a_restarted_bridge_finds_the_folder() {
         let folder = Folder::new();
-        let bind = |store: &JobsFolder| {
-            store
-                .bind(&key("c"), &new_chat(), folder.now)
-                .unwrap()
-                .0
-                .id()
+        let bind = |store: &ChatStore| {
+            let job = store.bind(&key("c"), &new_chat(), folder.now);
+            job.unwrap().id()
         };
-        let before = folder.kill(bind);
-        assert_eq!(bind(&folder.join()), before);
+        let before = folder.crash(bind);
+        assert_eq!(bind(&folder.open()), before);
     }
 
     #[test]
     fn a_removed_folder_is_replaced_and_chats_are_apart() {
         let folder = Folder::new();
-        let store = folder.join();
-        let (first, _) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
-        let (other, _) = store.bind(&key("d"), &new_chat(), folder.now).unwrap();
+        let store = folder.open();
+        let first = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
+        let other = store.bind(&key("d"), &new_chat(), folder.now).unwrap();
         assert_ne!(first.id(), other.id());
         store.remove_job(&first).unwrap();
         assert!(store.lookup(&key("c")).unwrap().is_none());
-        let (second, how) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
-        assert_eq!(how, Binding::Created);
+        let second = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
         assert_ne!(first.id(), second.id());
         let keys = store.metadata(&second).unwrap().session_keys;
         assert_eq!(keys, [key("c").to_hex()]);
@@ -729,12 +732,13 @@ mod tests {
     #[test]
     fn a_broken_binding_is_replaced() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         store.bind(&key("c"), &new_chat(), folder.now).unwrap();
         fs::write(store.binding_path(&key("c")), "../../etc").unwrap();
         assert!(store.lookup(&key("c")).unwrap().is_none());
-        let (_, how) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
-        assert_eq!(how, Binding::Created);
+        let bound = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
+        let found = store.lookup(&key("c")).unwrap().map(|job| job.id());
+        assert_eq!(found, Some(bound.id()));
     }
 
     const RETENTION: Duration = Duration::from_hours(1);
@@ -742,15 +746,15 @@ mod tests {
     #[test]
     fn an_unclaimed_folder_is_not_found_and_its_living_bridge_keeps_it() {
         let folder = Folder::new();
-        let (store, other) = (folder.join(), folder.join());
-        let Held { job, lease, .. } = store.create_unclaimed(folder.now).unwrap();
+        let (store, other) = (folder.open(), folder.open());
+        let Held { job, lease, .. } = store.create_unclaimed().unwrap();
         assert!(store.holds(&lease).unwrap());
         for store in [&store, &other] {
             assert!(store.chats().unwrap().is_empty());
             assert!(store.chat(job.id()).unwrap().is_none());
             let report = store.sweep_at(RETENTION, folder.now).report;
             assert_eq!((report.removed_jobs, report.leased_jobs), (0, 1));
-            store.forget_user(&alice(), folder.now);
+            store.forget_user(&alice());
         }
         assert!(store.job(job.id()).unwrap().is_some());
         assert_eq!(store.metadata(&job).unwrap().principal, None);
@@ -759,8 +763,8 @@ mod tests {
     #[test]
     fn an_unclaimed_folder_is_removed_once_its_bridge_has_ended() {
         let folder = Folder::new();
-        let made = folder.kill(|store| store.create_unclaimed(folder.now).unwrap().job);
-        let store = folder.join();
+        let made = folder.crash(|store| store.create_unclaimed().unwrap().job);
+        let store = folder.open();
         let report = store.sweep_at(RETENTION, folder.now).report;
         assert_eq!(report.removed_jobs, 1);
         assert!(store.job(made.id()).unwrap().is_none());
@@ -769,14 +773,14 @@ mod tests {
     #[test]
     fn an_unclaimed_folder_is_claimed_once() {
         let folder = Folder::new();
-        let store = folder.join();
-        let Held { job, lease, .. } = store.create_unclaimed(folder.now).unwrap();
-        store.claim(&lease, None, &new_chat(), folder.now).unwrap();
+        let store = folder.open();
+        let Held { job, lease, .. } = store.create_unclaimed().unwrap();
+        store.claim(&lease, None, &new_chat()).unwrap();
         let bob = NewChat {
             principal: PrincipalHash::from(&Principal::User("bob".into())),
             ..new_chat()
         };
-        let again = store.claim(&lease, None, &bob, folder.now);
+        let again = store.claim(&lease, None, &bob);
         assert!(matches!(again, Err(StoreError::JobGone)), "{again:?}");
         let metadata = store.metadata(&job).unwrap();
         assert_eq!(metadata.principal, Some(new_chat().principal));
@@ -787,29 +791,28 @@ mod tests {
     #[test]
     fn the_folder_of_a_key_stays_what_it_is() {
         let folder = Folder::new();
-        let store = folder.join();
-        let (own, _) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
-        let Held { job, lease, .. } = store.create_unclaimed(folder.now).unwrap();
-        let adopt = |chat| store.adopt(&key(chat), &lease, &new_chat(), folder.now);
-        assert!(!adopt("c").unwrap());
+        let store = folder.open();
+        let own = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
+        let Held { job, lease, .. } = store.create_unclaimed().unwrap();
+        let claim = |chat| store.claim(&lease, Some(&key(chat)), &new_chat());
+        assert!(!claim("c").unwrap());
         assert_eq!(store.lookup(&key("c")).unwrap().unwrap().id(), own.id());
         assert!(store.metadata(&job).unwrap().unclaimed);
-        assert!(adopt("d").unwrap());
+        assert!(claim("d").unwrap());
         assert_eq!(store.lookup(&key("d")).unwrap().unwrap().id(), job.id());
         let keys = store.metadata(&job).unwrap().session_keys;
         assert_eq!(keys, [key("d").to_hex()]);
-        assert!(matches!(adopt("e"), Err(StoreError::JobGone)));
+        assert!(matches!(claim("e"), Err(StoreError::JobGone)));
         assert!(store.lookup(&key("e")).unwrap().is_none());
     }
 
     #[test]
     fn one_that_was_taken_over_cannot_be_claimed() {
         let folder = Folder::new();
-        let Held { job, lease, .. } =
-            folder.kill(|store| store.create_unclaimed(folder.now).unwrap());
-        let store = folder.join();
-        store.acquire(&job, folder.now).unwrap();
-        let refused = store.claim(&lease, None, &new_chat(), folder.now);
+        let Held { job, lease, .. } = folder.crash(|store| store.create_unclaimed().unwrap());
+        let store = folder.open();
+        store.acquire_lease(&job, folder.now).unwrap();
+        let refused = store.claim(&lease, None, &new_chat());
         assert!(matches!(refused, Err(StoreError::JobGone)), "{refused:?}");
     }
 
@@ -822,7 +825,7 @@ mod tests {
             pid: Some(7),
             started_at: folder.now,
         };
-        let open = |store: &JobsFolder| {
+        let open = |store: &ChatStore| {
             let job = store
                 .acquire_chat(&key("c"), &new_chat(), folder.now)
                 .unwrap()
@@ -832,8 +835,8 @@ mod tests {
                 .update_metadata(&job, 0, |metadata| metadata.live_sessions = live)
                 .unwrap();
         };
-        folder.kill(open);
-        let store = folder.join();
+        folder.crash(open);
+        let store = folder.open();
         assert_eq!(store.sessions().unwrap(), []);
         assert_eq!(store.chats().unwrap().len(), 1);
         open(&store);
@@ -843,7 +846,7 @@ mod tests {
     #[test]
     fn workspaces_are_listed_oldest_first() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         for seconds in [5, 1, 3] {
             store
                 .create_job(&new_chat(), later(folder.now, seconds))

@@ -66,7 +66,7 @@ fn broken(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error
 /// What is there was read, or could be, and is no record of ours: torn, or something else in its
 /// place. All other errors say nothing of what is there.
 pub fn is_broken(error: &io::Error) -> bool {
-    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    let code = Errno::from_io_error(error);
     error.kind() == io::ErrorKind::InvalidData
         || matches!(code, Some(Errno::LOOP | Errno::NXIO | Errno::ISDIR))
 }
@@ -94,24 +94,25 @@ pub fn write_whole(path: &Path, content: &[u8], staging: &Path) -> io::Result<()
     written
 }
 
-/// Makes a file that must not be there yet, whole and on the disk; `false` where it is there. By link
+/// Whether a new file must be on the disk before others rely on it, or a crash of the host may take it.
+#[derive(Debug, Clone, Copy)]
+pub enum Durable {
+    Yes,
+    No,
+}
+
+/// Makes a file that must not be there yet, whole and, with [`Durable::Yes`], on the disk; `false` where it is there. By link
 /// or by a rename that replaces nothing, which are one step on shared filesystems, too; where there is
 /// neither, by making it, and then a reader at that moment may see it empty.
-pub fn show_new(path: &Path, content: &[u8], staging: &Path) -> io::Result<bool> {
-    show(path, content, staging, true)
-}
-
-/// The same for what a crash of the host may take with it.
-pub fn show_new_unsynced(path: &Path, content: &[u8], staging: &Path) -> io::Result<bool> {
-    show(path, content, staging, false)
-}
-
-fn show(path: &Path, content: &[u8], staging: &Path, sync: bool) -> io::Result<bool> {
+pub fn show_new(path: &Path, content: &[u8], staging: &Path, durable: Durable) -> io::Result<bool> {
     let temp = staging.join(Uuid::new_v4().to_string());
     let mut file = create_new(&temp)?;
     let shown = file
         .write_all(content)
-        .and_then(|()| if sync { file.sync_all() } else { Ok(()) })
+        .and_then(|()| match durable {
+            Durable::Yes => file.sync_all(),
+            Durable::No => Ok(()),
+        })
         .and_then(|()| match fs::hard_link(&temp, path) {
             Err(error) if is_refused(&error) => rename_new(&temp, path),
             other => other,
@@ -139,9 +140,8 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// The filesystem does not know that operation.
 fn is_refused(error: &io::Error) -> bool {
-    let code = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(
-        code,
+        Errno::from_io_error(error),
         Some(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL | Errno::MLINK)
     )
 }
@@ -218,9 +218,8 @@ pub struct FileLock {
 
 /// Whether the filesystem has no locks at all.
 pub fn is_unsupported(error: &io::Error) -> bool {
-    let code = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(
-        code,
+        Errno::from_io_error(error),
         Some(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL)
     )
 }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    JobsFolder,
+    ChatStore,
     clock::{self, PeerClock},
     files, remove,
 };
@@ -37,7 +37,7 @@ use crate::error::{StoreError, is_absent};
 /// How long an instance may be silent before its leases are taken over, where nothing else is set.
 const LEASE_TTL: Duration = Duration::from_secs(20);
 /// The record is renewed so many times within that.
-const RENEWALS: u32 = 4;
+pub(super) const RENEWALS: u32 = 4;
 /// Within so many renewals an instance has looked at every lease that it holds: between two of them
 /// it does so once.
 const LOOKED_THROUGH: u32 = 4;
@@ -67,7 +67,7 @@ impl Default for Membership {
 }
 
 /// Names one run of one bridge process. Random; not a secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InstanceId(Uuid);
 
@@ -118,11 +118,9 @@ struct Record {
 
 /// This process, as the others see it.
 #[derive(Debug)]
-pub struct Instance {
-    record: Record,
-    /// Where it is reached now: with a new certificate it is known by another one.
-    address: Mutex<Option<String>>,
-    draining: AtomicBool,
+pub(super) struct Instance {
+    /// What it says of itself now. With a new certificate it has another address.
+    record: Mutex<Record>,
     folder: PathBuf,
     staging: PathBuf,
     /// None where the filesystem has no locks.
@@ -161,29 +159,21 @@ pub struct Others {
 impl Instance {
     /// The id under which this run holds its leases.
     pub fn id(&self) -> InstanceId {
-        self.record.instance
+        self.record.lock().instance
     }
 
     /// Where other replicas reach this one, if that is known.
     pub fn address(&self) -> Option<String> {
-        self.address.lock().clone()
+        self.record.lock().address.clone()
     }
 
     /// How long it may be silent before others take its leases over.
     pub fn ttl(&self) -> Duration {
-        Duration::from_millis(self.record.ttl_ms)
+        Duration::from_millis(self.record.lock().ttl_ms)
     }
 
-    /// How often [`JobsFolder::renew`] is due.
-    pub fn renew_every(&self) -> Duration {
-        self.ttl() / RENEWALS
-    }
-
-    pub(super) fn join(
-        bridge: &Path,
-        membership: &Membership,
-        now: Timestamp,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn join(bridge: &Path, membership: &Membership) -> Result<Self, StoreError> {
+        let now = Timestamp::now();
         let id = InstanceId::random();
         let folder = bridge.join("instances");
         let path = folder.join(format!("{id}.lock"));
@@ -214,28 +204,26 @@ impl Instance {
             renewed_at: now,
         };
         let instance = Self {
-            record,
-            address: Mutex::new(membership.address.clone()),
-            draining: AtomicBool::new(false),
+            record: Mutex::new(record),
             folder,
             staging,
             alive: Mutex::new(alive),
             #[cfg(any(test, feature = "testing"))]
             killed: AtomicBool::new(false),
         };
-        instance.renew(now)?;
+        instance.renew()?;
         Ok(instance)
     }
 
     /// Writes the record. Others clear staging away that has none, so both are made again here.
-    pub(super) fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
+    pub(super) fn renew(&self) -> Result<(), StoreError> {
+        let now = Timestamp::now();
         self.keep_locked()?;
-        let record = Record {
-            renewed_at: now,
-            device: self.device(),
-            address: self.address(),
-            draining: self.draining.load(Ordering::Relaxed),
-            ..self.record.clone()
+        let device = self.device();
+        let record = {
+            let mut own = self.record.lock();
+            (own.renewed_at, own.device) = (now, device);
+            own.clone()
         };
         let path = self.folder.join(format!("{}.json", self.id()));
         let write = || {
@@ -312,12 +300,11 @@ impl Instance {
     }
 
     pub(super) fn move_to(&self, address: String) {
-        let mut now = self.address.lock();
-        *now = Some(address);
+        self.record.lock().address = Some(address);
     }
 
     pub(super) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.record.lock().draining = true;
     }
 
     pub(super) fn staging(&self) -> &Path {
@@ -464,44 +451,36 @@ impl Watched {
     }
 }
 
-impl JobsFolder {
+impl ChatStore {
     pub(super) fn liveness(&self, id: InstanceId) -> Liveness {
         self.liveness_at(id, Instant::now())
     }
 
     fn liveness_at(&self, id: InstanceId, at: Instant) -> Liveness {
-        let own = &self.instance.record;
+        let own = self.instance.record.lock().clone();
         if id == own.instance {
-            return Liveness::Alive {
-                address: self.instance.address(),
-                draining: self.instance.draining.load(Ordering::Relaxed),
-            };
+            let (address, draining) = (own.address, own.draining);
+            return Liveness::Alive { address, draining };
         }
         let folder = &self.instance.folder;
         let record = match files::read_json::<Record>(&folder.join(format!("{id}.json"))) {
             Ok(Some(record)) => record,
-            // Its record was removed, and comes back with its next renewal.
-            Ok(None) if locked(&folder.join(format!("{id}.lock"))) == Locked::Held => {
-                return Liveness::Alive {
-                    address: None,
-                    draining: false,
-                };
-            }
             // It left, or never was.
-            Ok(None) => {
+            Ok(None) if locked(&folder.join(format!("{id}.lock"))) != Locked::Held => {
                 self.watched.forget(id);
                 return Liveness::Dead { for_sure: true };
             }
-            Err(error) => {
-                tracing::warn!(
-                    %id,
-                    %error,
-                    "the record of another replica cannot be read; it is assumed to be alive"
-                );
-                return Liveness::Alive {
-                    address: None,
-                    draining: false,
-                };
+            unknown => {
+                // A record that was removed comes back with its next renewal.
+                if let Err(error) = unknown {
+                    tracing::warn!(
+                        %id,
+                        %error,
+                        "the record of another replica cannot be read; it is assumed to be alive"
+                    );
+                }
+                let (address, draining) = (None, false);
+                return Liveness::Alive { address, draining };
             }
         };
         let same_mount = record.device.is_some() && record.device == self.instance.device();
@@ -511,10 +490,7 @@ impl JobsFolder {
             return Liveness::Dead { for_sure: true };
         }
         // Each may be set otherwise: the longer time is safe for both.
-        let ttl = self
-            .instance
-            .ttl()
-            .max(Duration::from_millis(record.ttl_ms));
+        let ttl = Duration::from_millis(own.ttl_ms.max(record.ttl_ms));
         let silent = self.watched.unchanged(&record, ttl / RENEWALS, at);
         if silent >= ttl {
             return Liveness::Dead {
@@ -528,7 +504,7 @@ impl JobsFolder {
     }
 
     /// Every instance that has a record, this one left out.
-    fn others(&self) -> Result<impl Iterator<Item = InstanceId>, StoreError> {
+    fn other_ids(&self) -> Result<impl Iterator<Item = InstanceId>, StoreError> {
         let folder = &self.instance.folder;
         let names = files::names_in(folder).map_err(files::at("list", folder))?;
         let own = self.instance.id();
@@ -543,7 +519,7 @@ impl JobsFolder {
     /// since it was first found so are left out: they would have written it again.
     pub(super) fn suspects(&self, job: JobId) -> Result<Vec<(InstanceId, Liveness)>, StoreError> {
         let mut found = Vec::new();
-        for id in self.others()? {
+        for id in self.other_ids()? {
             let alive = self.liveness(id);
             if alive.is_dead() {
                 continue;
@@ -553,15 +529,12 @@ impl JobsFolder {
             let since = broken.entry(job).or_default().entry(id);
             let since = *since.or_insert(renewals);
             drop(broken);
-            if renewals.saturating_sub(since) < LOOKED_THROUGH || !self.mends_leases(id) {
+            let mends = || self.record_of(id).is_some_and(|record| record.mends_leases);
+            if renewals.saturating_sub(since) < LOOKED_THROUGH || !mends() {
                 found.push((id, alive));
             }
         }
         Ok(found)
-    }
-
-    fn mends_leases(&self, id: InstanceId) -> bool {
-        self.record_of(id).is_some_and(|record| record.mends_leases)
     }
 
     fn record_of(&self, id: InstanceId) -> Option<Record> {
@@ -572,7 +545,7 @@ impl JobsFolder {
     /// The clocks of the living others.
     pub(super) fn peer_clocks(&self) -> Result<Vec<PeerClock>, StoreError> {
         let mut clocks = Vec::new();
-        for id in self.others()? {
+        for id in self.other_ids()? {
             if self.liveness(id).is_dead() {
                 continue;
             }
@@ -587,10 +560,10 @@ impl JobsFolder {
     }
 
     /// Looks at every instance once, so that silence is noticed in time; this one is left out. Call
-    /// it several times within each [`Instance::renew_every`].
-    pub fn watch(&self) -> Result<Others, StoreError> {
+    /// it several times within each [`Self::renew_every`].
+    pub fn others(&self) -> Result<Others, StoreError> {
         let mut others = Others::default();
-        for instance in self.others()? {
+        for instance in self.other_ids()? {
             let Liveness::Alive { address, draining } = self.liveness(instance) else {
                 continue;
             };
@@ -605,21 +578,16 @@ impl JobsFolder {
     /// Whether an instance may still come back to work: not where it is known to have ended, or
     /// was silent for too long.
     pub fn is_alive(&self, id: InstanceId) -> bool {
-        matches!(self.liveness(id), Liveness::Alive { .. })
+        !self.liveness(id).is_dead()
     }
 
     /// The instance, if others reach it.
     pub fn peer(&self, id: InstanceId) -> Option<Peer> {
-        match self.liveness(id) {
-            Liveness::Alive {
-                address: Some(address),
-                ..
-            } => Some(Peer {
-                instance: id,
-                address,
-            }),
-            _ => None,
-        }
+        let Liveness::Alive { address, .. } = self.liveness(id) else {
+            return None;
+        };
+        let (address, instance) = (address?, id);
+        Some(Peer { instance, address })
     }
 
     /// Removes the files of dead instances; returns how many there were, and what failed.
@@ -631,13 +599,13 @@ impl JobsFolder {
                 Ok(names) => dead.extend(names.into_iter().flatten().filter_map(|name| {
                     let id: InstanceId = name.split('.').next()?.parse().ok()?;
                     let gone = self.liveness(id) == Liveness::Dead { for_sure: true };
-                    gone.then(|| id.to_string())
+                    gone.then_some(id)
                 })),
                 Err(error) => errors.push(files::at("list", &folder)(error)),
             }
         }
-        for id in dead.iter().filter_map(|id| id.parse().ok()) {
-            let staging = self.bridge("tmp").join(InstanceId::to_string(&id));
+        for id in dead {
+            let staging = self.bridge("tmp").join(id.to_string());
             self.watched.forget(id);
             let gone = remove::remove_tree(&staging)
                 .and_then(|()| remove_files(&self.instance.folder, id));
@@ -681,7 +649,7 @@ mod tests {
     #[test]
     fn a_dropped_store_leaves_nothing_of_its_instance() {
         let folder = Folder::new();
-        drop(folder.join());
+        drop(folder.open());
         for part in ["instances", "tmp"] {
             let path = folder.path().join(".bridge").join(part);
             assert_eq!(fs::read_dir(path).unwrap().count(), 0, "{part}");
@@ -691,12 +659,12 @@ mod tests {
     #[test]
     fn a_crashed_instance_is_dead_at_once_and_its_staging_is_cleared() {
         let folder = Folder::new();
-        let (id, staging) = folder.kill(|store| {
+        let (id, staging) = folder.crash(|store| {
             fs::write(store.staging().join("half-written"), "x").unwrap();
-            (store.instance().id(), store.staging().to_owned())
+            (store.instance(), store.staging().to_owned())
         });
         assert!(staging.exists());
-        let store = folder.join();
+        let store = folder.open();
         assert!(!staging.exists());
         assert_eq!(store.liveness(id), Liveness::Dead { for_sure: true });
     }
@@ -705,14 +673,14 @@ mod tests {
     struct Foreign(Record);
 
     impl Foreign {
-        fn new(store: &JobsFolder) -> Self {
-            let mut record = store.instance.record.clone();
+        fn new(store: &ChatStore) -> Self {
+            let mut record = store.instance.record.lock().clone();
             record.instance = InstanceId::random();
             record.boot_id = "another host".into();
             Self(record)
         }
 
-        fn beat(&mut self, store: &JobsFolder, at: Timestamp) {
+        fn beat(&mut self, store: &ChatStore, at: Timestamp) {
             self.0.renewed_at = at;
             let path = store
                 .instance
@@ -725,7 +693,7 @@ mod tests {
     #[test]
     fn another_hosts_silence_counts_as_it_is_watched_and_not_by_its_clock() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let mut other = Foreign::new(&store);
         let began = Instant::now();
         let seconds = Duration::from_secs;
@@ -749,11 +717,11 @@ mod tests {
     #[test]
     fn clocks_that_are_far_apart_are_noticed_before_anything_is_removed() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         assert_eq!(store.doubt(), None, "alone, and the filesystem agrees");
         let mut other = Foreign::new(&store);
         let now = Timestamp::now();
-        let why = |store: &JobsFolder| store.doubt().map(|doubt| doubt.why().to_owned());
+        let why = |store: &ChatStore| store.doubt().map(|doubt| doubt.why().to_owned());
         // Two hours behind, or it wrote that two hours ago.
         other.beat(&store, later(now, -7200));
         assert!(matches!(store.doubt(), Some(clock::Doubt::Unknown(_))));
@@ -772,11 +740,10 @@ mod tests {
     #[test]
     fn others_see_where_an_instance_is_reached_from_now_on() {
         let folder = Folder::new();
-        let (one, two) = (folder.join(), folder.join());
-        let id = one.instance().id();
-        one.move_to("https://h:1#ab".to_owned(), folder.now)
-            .unwrap();
-        one.drain(folder.now).unwrap();
+        let (one, two) = (folder.open(), folder.open());
+        let id = one.instance();
+        one.move_to("https://h:1#ab".to_owned()).unwrap();
+        one.drain().unwrap();
         let seen = two.peer(id).map(|peer| peer.address);
         assert_eq!(seen.as_deref(), Some("https://h:1#ab"));
     }
@@ -784,16 +751,16 @@ mod tests {
     #[test]
     fn a_stopped_neighbour_is_silent_though_it_holds_its_lock() {
         let folder = Folder::new();
-        let (one, two) = (folder.join(), folder.join());
+        let (one, two) = (folder.open(), folder.open());
         let began = Instant::now();
-        let id = one.instance().id();
+        let id = one.instance();
         let at = |after| two.liveness_at(id, began + Duration::from_secs(after));
         for after in (0..20).step_by(5) {
             assert!(matches!(at(after), Liveness::Alive { .. }), "{after}");
         }
         assert_eq!(at(20), Liveness::Dead { for_sure: false });
         assert_eq!(two.sweep_instances().0, 0);
-        one.renew(later(folder.now, 1)).unwrap();
+        one.renew().unwrap();
         assert!(matches!(at(21), Liveness::Alive { .. }));
     }
 
@@ -805,68 +772,68 @@ mod tests {
                 address: Some(address.into()),
                 ..Membership::default()
             };
-            JobsFolder::open(&folder.path(), &membership, folder.now).unwrap()
+            ChatStore::open(&folder.path(), &membership).unwrap()
         };
-        let (one, two, command) = (reached("a:1"), reached("b:2"), folder.join());
+        let (one, two, command) = (reached("a:1"), reached("b:2"), folder.open());
         let peer = Peer {
-            instance: two.instance().id(),
+            instance: two.instance(),
             address: "b:2".into(),
         };
-        assert_eq!(one.watch().unwrap().peers, [peer]);
-        assert_eq!(command.watch().unwrap().peers.len(), 2);
-        two.drain(later(folder.now, 1)).unwrap();
-        assert_eq!(one.watch().unwrap().peers, []);
+        assert_eq!(one.others().unwrap().peers, [peer]);
+        assert_eq!(command.others().unwrap().peers.len(), 2);
+        two.drain().unwrap();
+        assert_eq!(one.others().unwrap().peers, []);
     }
 
     #[test]
     fn a_lock_file_that_was_removed_is_made_again() {
         let folder = Folder::new();
-        let (one, two) = (folder.join(), folder.join());
-        let id = one.instance().id();
+        let (one, two) = (folder.open(), folder.open());
+        let id = one.instance();
         let path = one.instance.folder.join(format!("{id}.lock"));
         fs::remove_file(&path).unwrap();
-        one.renew(later(folder.now, 1)).unwrap();
+        one.renew().unwrap();
         assert!(path.exists());
         assert!(two.is_alive(id));
         drop(one);
         assert!(!two.is_alive(id));
     }
 
-    fn check_writable(store: &JobsFolder) -> Result<(), StoreError> {
+    fn check_writable(store: &ChatStore) -> Result<(), StoreError> {
         store.in_whole_folder(|| store.write_probe()).map(drop)
     }
 
     #[test]
     fn an_emptied_jobs_folder_is_filled_again_by_the_first_step_that_needs_it() {
         use crate::testing::{key, new_chat};
-        type Work = fn(&JobsFolder, Timestamp);
+        type Work = fn(&ChatStore, Timestamp);
         let works: [Work; 5] = [
-            |store, now| store.renew(now).unwrap(),
+            |store, _| store.renew().unwrap(),
             |store, _| check_writable(store).unwrap(),
             |store, now| drop(store.acquire_chat(&key("c"), &new_chat(), now).unwrap()),
-            |store, now| drop(store.create_leased_job(&new_chat(), now).unwrap()),
+            |store, _| drop(store.create(&new_chat()).unwrap()),
             |store, _| {
-                drop(store.stage_file().unwrap());
+                drop(store.blobs().stage().unwrap());
             },
         ];
         for (number, work) in works.into_iter().enumerate() {
             let folder = Folder::new();
-            let store = folder.join();
+            let store = folder.open();
             fs::rename(folder.path(), folder.outside().join("away")).unwrap();
             if number % 2 == 0 {
                 fs::create_dir(folder.path()).unwrap();
             }
             work(&store, folder.now);
             check_writable(&store).unwrap();
-            let other = folder.join();
-            assert!(other.is_alive(store.instance().id()), "{number}");
+            let other = folder.open();
+            assert!(other.is_alive(store.instance()), "{number}");
         }
     }
 
     #[test]
     fn a_folder_that_takes_no_files_is_not_writable() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         check_writable(&store).unwrap();
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
         fs::remove_dir(store.staging()).unwrap();
@@ -877,7 +844,7 @@ mod tests {
     #[test]
     fn a_live_neighbour_keeps_its_files() {
         let folder = Folder::new();
-        let (one, two) = (folder.join(), folder.join());
+        let (one, two) = (folder.open(), folder.open());
         assert_eq!(two.sweep_instances().0, 0);
         assert!(one.staging().exists());
     }

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    JobsFolder,
-    files::{self, FileLock},
+    ChatStore,
+    files::{self, Durable, FileLock},
     instance::{InstanceId, Liveness},
     record,
     remove::remove_tree,
@@ -32,6 +32,8 @@ use crate::error::{StoreError, is_absent};
 
 /// The file's name.
 const LEASE: &str = "lease";
+/// The number of a folder's first lease.
+pub(super) const FIRST: u64 = 1;
 
 /// The right of this instance to run processes in a chat, until released or taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,20 +80,28 @@ struct Record {
     since: Option<Timestamp>,
 }
 
-impl JobsFolder {
+impl ChatStore {
     /// Writes a lease of ours into a folder that is not visible yet: with the first number, for which
     /// no other instance can compete.
-    pub(super) fn write_first_lease(&self, folder: &Path, now: Timestamp) -> io::Result<u64> {
-        let fence = 1;
-        let record = self.own_record(fence, now);
-        files::write_json(&folder.join(LEASE), &record, self.staging())?;
-        Ok(fence)
+    pub(super) fn write_first_lease(&self, folder: &Path, now: Timestamp) -> io::Result<()> {
+        let record = self.own_record(FIRST, now);
+        files::write_json(&folder.join(LEASE), &record, self.staging())
+    }
+
+    /// The lease of ours with that number.
+    pub(super) fn lease(&self, job: &Job, fence: u64, since: Timestamp) -> Lease {
+        Lease {
+            job: job.id(),
+            instance: self.instance(),
+            fence,
+            since,
+        }
     }
 
     fn own_record(&self, fence: u64, since: Timestamp) -> Record {
         Record {
-            instance: Some(self.instance().id()),
-            address: self.instance().address(),
+            instance: Some(self.instance()),
+            address: self.instance.address(),
             fence,
             since: Some(since),
         }
@@ -99,24 +109,18 @@ impl JobsFolder {
 
     /// Takes the lease: free, stale (its instance is dead or silent), or ours already (then the
     /// same fence). Not counted: the caller releases once its last process in the chat has ended.
-    pub fn acquire(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
+    pub(super) fn acquire_lease(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
         let _lock = FileLock::job(job)?;
         self.acquire_locked(job, now)
     }
 
     /// The caller has the lock of the folder.
     pub(super) fn acquire_locked(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
-        let own = self.instance().id();
         loop {
             let found = read(job)?;
             let (claim, fence) = match &found {
-                Found::Record(record) if record.instance == Some(own) => {
-                    return Ok(Lease {
-                        job: job.id(),
-                        instance: own,
-                        fence: record.fence,
-                        since: record.since.unwrap_or(now),
-                    });
+                Found::Record(record) if record.instance == Some(self.instance()) => {
+                    return Ok(self.lease(job, record.fence, record.since.unwrap_or(now)));
                 }
                 Found::Record(record) => {
                     if let Some(holder) = record.instance {
@@ -130,16 +134,11 @@ impl JobsFolder {
                 }
             };
             let record = self.own_record(fence, now);
-            if self.put_in_place(job, claim, &record, &found, Sync::Yes)? {
+            if self.put_in_place(job, claim, &record, &found, Durable::Yes)? {
                 self.broken.lock().remove(&job.id());
                 // What a bridge of an earlier version left that was killed.
                 let _ = remove_tree(&claim_path(job, fence.saturating_sub(1)));
-                return Ok(Lease {
-                    job: job.id(),
-                    instance: own,
-                    fence,
-                    since: now,
-                });
+                return Ok(self.lease(job, fence, now));
             }
         }
     }
@@ -201,14 +200,11 @@ impl JobsFolder {
         claim: u64,
         record: &Record,
         found: &Found,
-        sync: Sync,
+        durable: Durable,
     ) -> Result<bool, LeaseError> {
         let (claim, lease) = (claim_path(job, claim), path(job));
         let content = files::to_json(record).map_err(files::at("write", &claim))?;
-        let made = match sync {
-            Sync::Yes => files::show_new(&claim, &content, self.staging()),
-            Sync::No => files::show_new_unsynced(&claim, &content, self.staging()),
-        };
+        let made = files::show_new(&claim, &content, self.staging(), durable);
         if !made.map_err(files::at("write", &claim))? {
             self.clear_claim(&claim)?;
             return Ok(false);
@@ -249,7 +245,7 @@ impl JobsFolder {
         let Some(content) = read_claim(path)? else {
             return Ok(());
         };
-        if let Some(maker) = claimant(&content).filter(|maker| *maker != self.instance().id()) {
+        if let Some(maker) = claimant(&content).filter(|maker| *maker != self.instance()) {
             self.refuse_alive(maker, None)?;
         }
         // By rename: of several that do this one gets it.
@@ -286,7 +282,7 @@ impl JobsFolder {
                 return Ok(());
             }
             // A lost one after a crash of the host is as stale as a released one.
-            let put = self.put_in_place(&job, lease.fence + 1, &free, &found, Sync::No);
+            let put = self.put_in_place(&job, lease.fence + 1, &free, &found, Durable::No);
             match put {
                 Ok(false) => {}
                 // Elsewhere: another instance is about to take it over.
@@ -321,7 +317,7 @@ impl JobsFolder {
             if let Found::Record(record) = &found {
                 return Ok(is_of(record, lease));
             }
-            match self.put_in_place(job, MENDING, &record, &found, Sync::Yes) {
+            match self.put_in_place(job, MENDING, &record, &found, Durable::Yes) {
                 Ok(false) => {}
                 Ok(true) => {
                     self.broken.lock().remove(&job.id());
@@ -369,20 +365,16 @@ impl JobsFolder {
         let Found::Record(record) = read(job)? else {
             return Ok(());
         };
-        let fenced = match record.instance {
-            Some(holder) => holder != self.instance().id(),
-            None => record.fence > fence,
-        };
-        if fenced {
-            Err(StoreError::Fenced)
-        } else {
-            Ok(())
+        match record.instance {
+            Some(holder) if holder != self.instance() => Err(StoreError::Fenced),
+            None if record.fence > fence => Err(StoreError::Fenced),
+            _ => Ok(()),
         }
     }
 
     /// The living holder of a chat's lease, ourselves included; of a broken one an instance that may
     /// hold it.
-    pub fn leased_by(&self, job: &Job) -> Result<Option<InstanceId>, StoreError> {
+    pub(super) fn leased_by(&self, job: &Job) -> Result<Option<InstanceId>, StoreError> {
         match read(job)? {
             Found::Record(record) => Ok(record.instance.filter(|id| self.is_alive(*id))),
             Found::Broken(_) => {
@@ -392,11 +384,11 @@ impl JobsFolder {
         }
     }
 
-    /// What [`Self::acquire`] would refuse with, without taking anything.
-    pub fn check_elsewhere(&self, job: &Job) -> Result<(), LeaseError> {
+    /// What [`Self::acquire_lease`] would refuse with, without taking anything.
+    pub(super) fn check_elsewhere(&self, job: &Job) -> Result<(), LeaseError> {
         match read(job)? {
             Found::Record(record) => match record.instance {
-                Some(holder) if holder != self.instance().id() => {
+                Some(holder) if holder != self.instance() => {
                     self.refuse_alive(holder, record.address)
                 }
                 _ => Ok(()),
@@ -425,7 +417,7 @@ impl JobsFolder {
             let path = claim_path(job, claim);
             let record = self.own_record(claim, Timestamp::UNIX_EPOCH);
             let content = files::to_json(&record).map_err(files::at("write", &path))?;
-            let made = files::show_new_unsynced(&path, &content, self.staging());
+            let made = files::show_new(&path, &content, self.staging(), Durable::No);
             if !made.map_err(files::at("write", &path))? {
                 self.clear_claim(&path)?;
             } else if read(job)? == found {
@@ -442,7 +434,8 @@ impl JobsFolder {
         let folder = job.folder();
         let names = files::names_in(folder).map_err(files::at("list", folder))?;
         for name in names.into_iter().flatten() {
-            if name.strip_prefix("lease.").is_some_and(is_number) {
+            let number = name.strip_prefix("lease.");
+            if number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit())) {
                 match self.clear_claim(&folder.join(name)) {
                     Ok(()) | Err(LeaseError::Elsewhere(_)) => {}
                     Err(LeaseError::Store(error)) => return Err(error),
@@ -451,17 +444,6 @@ impl JobsFolder {
         }
         Ok(())
     }
-}
-
-fn is_number(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Whether it must be on the disk before others rely on it.
-#[derive(Debug, Clone, Copy)]
-enum Sync {
-    Yes,
-    No,
 }
 
 /// The claim on a lease that cannot be read: its number is not known.
@@ -486,11 +468,11 @@ fn is_of(record: &Record, lease: &Lease) -> bool {
     record.instance == Some(lease.instance) && record.fence == lease.fence
 }
 
-fn path(job: &Job) -> std::path::PathBuf {
+fn path(job: &Job) -> PathBuf {
     job.folder().join(LEASE)
 }
 
-fn claim_path(job: &Job, claim: u64) -> std::path::PathBuf {
+fn claim_path(job: &Job, claim: u64) -> PathBuf {
     job.folder().join(format!("lease.{claim}"))
 }
 
@@ -537,34 +519,34 @@ mod tests {
             address: Some("10.0.0.1:8080".into()),
             ..Membership::default()
         };
-        let one = JobsFolder::open(&folder.path(), &membership, folder.now).unwrap();
-        let two = folder.join();
+        let one = ChatStore::open(&folder.path(), &membership).unwrap();
+        let two = folder.open();
         let held = one
             .acquire_chat(&key("c"), &new_chat(), folder.now)
             .unwrap();
         // However late by the wall clock: no instance has watched it be silent.
-        match two.acquire(&held.job, later(folder.now, 100_000)) {
+        match two.acquire_lease(&held.job, later(folder.now, 100_000)) {
             Err(LeaseError::Elsewhere(Holder {
                 instance,
                 address,
                 draining,
             })) => {
-                assert_eq!(instance, one.instance().id());
+                assert_eq!(instance, one.instance());
                 assert_eq!(address.as_deref(), Some("10.0.0.1:8080"));
                 assert!(!draining);
             }
             other => panic!("{other:?}"),
         }
         let leased = two.leased_by(&held.job).unwrap();
-        assert_eq!(leased, Some(one.instance().id()));
+        assert_eq!(leased, Some(one.instance()));
         one.release(&held.lease).unwrap();
-        assert_eq!(two.acquire(&held.job, folder.now).unwrap().fence, 2);
+        assert_eq!(two.acquire_lease(&held.job, folder.now).unwrap().fence, 2);
     }
 
     #[test]
     fn acquiring_again_keeps_the_fence() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let first = store
             .acquire_chat(&key("c"), &new_chat(), folder.now)
             .unwrap();
@@ -577,13 +559,13 @@ mod tests {
     #[test]
     fn a_crashed_holder_loses_it_at_once_and_cannot_give_back_what_is_not_its_own() {
         let folder = Folder::new();
-        let stale = folder.kill(|store| {
+        let stale = folder.crash(|store| {
             store
                 .acquire_chat(&key("c"), &new_chat(), folder.now)
                 .unwrap()
                 .lease
         });
-        let store = folder.join();
+        let store = folder.open();
         let mine = store
             .acquire_chat(&key("c"), &new_chat(), folder.now)
             .unwrap();
@@ -603,7 +585,7 @@ mod tests {
             return;
         };
         let now = Timestamp::now();
-        let store = JobsFolder::open(path.as_ref(), &Membership::default(), now).unwrap();
+        let store = ChatStore::open(path.as_ref(), &Membership::default()).unwrap();
         let held = store.acquire_chat(&key("c"), &new_chat(), now).unwrap();
         println!("\nheld {}", held.job.id());
         loop {
@@ -623,7 +605,7 @@ mod tests {
             .unwrap();
         let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
         let job = lines.find_map(|line| Some(line.unwrap().strip_prefix("held ")?.to_owned()));
-        let store = folder.join();
+        let store = folder.open();
         let open = || store.acquire_chat(&key("c"), &new_chat(), folder.now);
         let refused = open();
         other.kill().unwrap();
@@ -641,13 +623,13 @@ mod tests {
     fn a_stale_lease_goes_to_one_of_several_instances() {
         let folder = Folder::new();
         folder
-            .kill(|store| {
+            .crash(|store| {
                 store
                     .acquire_chat(&key("c"), &new_chat(), folder.now)
                     .map(drop)
             })
             .unwrap();
-        let stores: Vec<_> = (0..4).map(|_| folder.join()).collect();
+        let stores: Vec<_> = (0..4).map(|_| folder.open()).collect();
         let won = std::thread::scope(|scope| {
             let threads: Vec<_> = stores
                 .iter()
@@ -671,15 +653,15 @@ mod tests {
     #[test]
     fn a_number_that_was_won_and_never_used_is_skipped_once_its_winner_is_dead() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let job = store.create_job(&new_chat(), folder.now).unwrap();
-        let living = folder.join();
+        let living = folder.open();
         let claim = |id: InstanceId| std::fs::write(claim_path(&job, 1), id.to_string()).unwrap();
-        claim(living.instance().id());
-        let refused = store.acquire(&job, folder.now);
+        claim(living.instance());
+        let refused = store.acquire_lease(&job, folder.now);
         assert!(matches!(refused, Err(LeaseError::Elsewhere(_))));
-        claim(folder.kill(|store| store.instance().id()));
-        assert_eq!(store.acquire(&job, folder.now).unwrap().fence, 1);
+        claim(folder.crash(ChatStore::instance));
+        assert_eq!(store.acquire_lease(&job, folder.now).unwrap().fence, 1);
         assert_eq!(claims(&job), [] as [String; 0]);
     }
 
@@ -693,26 +675,26 @@ mod tests {
     #[test]
     fn an_instance_that_was_stopped_after_its_claim_sets_no_number_back() {
         let folder = Folder::new();
-        let (slow, other) = (folder.join(), folder.join());
+        let (slow, other) = (folder.open(), folder.open());
         let job = slow.create_job(&new_chat(), folder.now).unwrap();
         // What `slow` does up to its rename, after which it is stopped for longer than its time.
         let found = read(&job).unwrap();
         let record = slow.own_record(1, folder.now);
         let content = files::to_json(&record).unwrap();
-        files::show_new(&claim_path(&job, 1), &content, slow.staging()).unwrap();
-        let lock = slow.instance().id().to_string() + ".lock";
+        files::show_new(&claim_path(&job, 1), &content, slow.staging(), Durable::Yes).unwrap();
+        let lock = slow.instance().to_string() + ".lock";
         let instances = slow.bridge("instances");
         std::fs::rename(instances.join(&lock), folder.outside().join(&lock)).unwrap();
         std::fs::remove_file(instances.join(lock.replace("lock", "json"))).unwrap();
-        assert!(!other.is_alive(slow.instance().id()));
-        let taken = other.acquire(&job, folder.now).unwrap();
+        assert!(!other.is_alive(slow.instance()));
+        let taken = other.acquire_lease(&job, folder.now).unwrap();
         assert!(!matches!(
-            slow.put_in_place(&job, 1, &record, &found, Sync::Yes),
+            slow.put_in_place(&job, 1, &record, &found, Durable::Yes),
             Ok(true)
         ));
         assert!(other.holds(&taken).unwrap());
         let lost = Lease {
-            instance: slow.instance().id(),
+            instance: slow.instance(),
             ..taken.clone()
         };
         assert!(!slow.holds(&lost).unwrap());
@@ -740,7 +722,7 @@ mod tests {
         }
     }
 
-    fn hold(store: &JobsFolder, now: Timestamp) -> Held {
+    fn hold(store: &ChatStore, now: Timestamp) -> Held {
         let held = store.acquire_chat(&key("c"), &new_chat(), now).unwrap();
         let session = LiveSession {
             server: "excel".into(),
@@ -758,12 +740,12 @@ mod tests {
     fn a_broken_lease_is_held_and_its_holder_writes_it_anew() {
         for how in 0..6 {
             let folder = Folder::new();
-            let (one, two) = (folder.join(), folder.join());
+            let (one, two) = (folder.open(), folder.open());
             let held = hold(&one, folder.now);
             break_lease(&held.job, how);
-            match two.acquire(&held.job, folder.now) {
+            match two.acquire_lease(&held.job, folder.now) {
                 Err(LeaseError::Elsewhere(Holder { instance, .. })) => {
-                    assert_eq!(instance, one.instance().id(), "{how}");
+                    assert_eq!(instance, one.instance(), "{how}");
                 }
                 other => panic!("{how}: {other:?}"),
             }
@@ -772,8 +754,8 @@ mod tests {
             assert!(two.warnings()[0].contains("'lease'"), "{how}");
             assert!(one.holds(&held.lease).unwrap(), "{how}");
             assert!(matches!(read(&held.job).unwrap(), Found::Record(r) if is_of(&r, &held.lease)));
-            assert!(two.acquire(&held.job, folder.now).is_err(), "{how}");
-            two.renew(folder.now).unwrap();
+            assert!(two.acquire_lease(&held.job, folder.now).is_err(), "{how}");
+            two.renew().unwrap();
             assert_eq!(two.warnings(), [] as [String; 0], "{how}");
         }
     }
@@ -782,13 +764,13 @@ mod tests {
     fn a_broken_lease_is_free_once_no_instance_lives_that_could_hold_it() {
         for how in 0..6 {
             let folder = Folder::new();
-            let other = folder.join();
-            let held = folder.kill(|store| hold(store, folder.now));
+            let other = folder.open();
+            let held = folder.crash(|store| hold(store, folder.now));
             break_lease(&held.job, how);
-            let store = folder.join();
-            assert!(store.acquire(&held.job, folder.now).is_err(), "{how}");
+            let store = folder.open();
+            assert!(store.acquire_lease(&held.job, folder.now).is_err(), "{how}");
             drop(other);
-            let taken = store.acquire(&held.job, folder.now).unwrap();
+            let taken = store.acquire_lease(&held.job, folder.now).unwrap();
             assert!(taken.fence > held.lease.fence, "{how}: the number grows");
             assert!(store.holds(&taken).unwrap());
         }
@@ -801,25 +783,28 @@ mod tests {
             mends_leases: true,
             ..Membership::default()
         };
-        let other = JobsFolder::open(&folder.path(), &membership, folder.now).unwrap();
-        let held = folder.kill(|store| hold(store, folder.now));
+        let other = ChatStore::open(&folder.path(), &membership).unwrap();
+        let held = folder.crash(|store| hold(store, folder.now));
         break_lease(&held.job, 0);
-        let store = folder.join();
+        let store = folder.open();
         for renewal in 1..=4 {
-            assert!(store.acquire(&held.job, folder.now).is_err(), "{renewal}");
-            other.renew(later(folder.now, renewal)).unwrap();
+            assert!(
+                store.acquire_lease(&held.job, folder.now).is_err(),
+                "{renewal}"
+            );
+            other.renew().unwrap();
         }
-        store.acquire(&held.job, folder.now).unwrap();
+        store.acquire_lease(&held.job, folder.now).unwrap();
     }
 
     #[test]
     fn a_lock_file_that_vanished_proves_no_death() {
         let folder = Folder::new();
-        let (one, two) = (folder.join(), folder.join());
+        let (one, two) = (folder.open(), folder.open());
         let held = hold(&one, folder.now);
-        let lock = one.instance().id().to_string() + ".lock";
+        let lock = one.instance().to_string() + ".lock";
         std::fs::remove_file(one.bridge("instances").join(lock)).unwrap();
-        let refused = two.acquire(&held.job, folder.now);
+        let refused = two.acquire_lease(&held.job, folder.now);
         assert!(
             matches!(refused, Err(LeaseError::Elsewhere(_))),
             "{refused:?}"
@@ -829,11 +814,11 @@ mod tests {
     #[test]
     fn without_locks_one_of_several_takeovers_at_once_wins() {
         let folder = Folder::new();
-        let stores: Vec<_> = (0..4).map(|_| folder.join()).collect();
+        let stores: Vec<_> = (0..4).map(|_| folder.open()).collect();
         for round in 0..20 {
             let job = stores[0].create_job(&new_chat(), folder.now).unwrap();
             let won: Vec<_> = std::thread::scope(|scope| {
-                let take = |store: &JobsFolder| store.acquire_locked(&job, folder.now).ok();
+                let take = |store: &ChatStore| store.acquire_locked(&job, folder.now).ok();
                 let threads: Vec<_> = stores
                     .iter()
                     .map(|store| scope.spawn(move || take(store)))
@@ -842,9 +827,8 @@ mod tests {
                 won.flatten().collect()
             });
             let holding = stores.iter().filter(|store| {
-                won.iter().any(|lease| {
-                    lease.instance == store.instance().id() && store.holds(lease).unwrap()
-                })
+                won.iter()
+                    .any(|lease| lease.instance == store.instance() && store.holds(lease).unwrap())
             });
             assert_eq!(holding.count(), 1, "round {round}");
             assert_eq!(won.len(), 1, "round {round}");
@@ -854,11 +838,11 @@ mod tests {
     #[test]
     fn a_removed_folder_cannot_be_leased() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let job = store.create_job(&new_chat(), folder.now).unwrap();
-        let lease = store.acquire(&job, folder.now).unwrap();
+        let lease = store.acquire_lease(&job, folder.now).unwrap();
         store.remove_job(&job).unwrap();
-        let refused = store.acquire(&job, folder.now);
+        let refused = store.acquire_lease(&job, folder.now);
         assert!(matches!(
             refused,
             Err(LeaseError::Store(StoreError::JobGone))

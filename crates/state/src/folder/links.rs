@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    JobsFolder,
+    ChatStore,
     blobs::{self, Blob, BlobId, Stamp},
     files,
     lease::Lease,
@@ -109,7 +109,7 @@ struct Published<'a> {
 const SYNCED: usize = 100_000;
 const META: &str = "meta.json";
 
-impl JobsFolder {
+impl ChatStore {
     /// Makes the bytes reachable under `artifact.token`. When this returns, the record is on the disk,
     /// too: a link is a promise.
     pub(super) fn publish(
@@ -173,7 +173,11 @@ impl JobsFolder {
     }
 
     /// Looks a token up. A link expires by the clock alone, not when the clean-up comes by.
-    pub fn link(&self, token: &LinkToken, now: Timestamp) -> Result<Link, StoreError> {
+    pub fn link(&self, token: &LinkToken) -> Result<Link, StoreError> {
+        self.link_at(token, self.now())
+    }
+
+    pub(super) fn link_at(&self, token: &LinkToken, now: Timestamp) -> Result<Link, StoreError> {
         let Some(Published { artifact, stamp }) = read_published(&self.link_folder(token))? else {
             return Ok(Link::Unknown);
         };
@@ -197,7 +201,11 @@ impl JobsFolder {
     }
 
     /// Ends a link: its bytes go at once and it answers 410. `false` if none is live.
-    pub fn revoke(&self, token: &LinkToken, now: Timestamp) -> Result<bool, StoreError> {
+    pub fn revoke(&self, token: &LinkToken) -> Result<bool, StoreError> {
+        self.revoke_at(token, self.now())
+    }
+
+    pub(super) fn revoke_at(&self, token: &LinkToken, now: Timestamp) -> Result<bool, StoreError> {
         match read(&self.link_folder(token))? {
             Some(artifact) if artifact.gone_at.is_none() && artifact.expires_at > now => {
                 self.end_link(artifact, GoneReason::Revoked, now)?;
@@ -312,39 +320,39 @@ mod tests {
     #[test]
     fn a_link_from_a_workspace_that_another_took_over_is_not_made() {
         let folder = Folder::new();
-        let (one, two) = (folder.join(), folder.join());
+        let (one, two) = (folder.open(), folder.open());
         let job = one
             .create_job(&crate::testing::new_chat(), folder.now)
             .unwrap();
-        one.acquire(&job, folder.now).unwrap();
+        one.acquire_lease(&job, folder.now).unwrap();
         let artifact = Artifact {
             job: job.id(),
             token: LinkToken::random(),
             ..publish(&one, folder.now)
         };
-        let publish = |store: &JobsFolder| testing::publish(store, artifact.clone());
+        let publish = |store: &ChatStore| testing::publish(store, artifact.clone());
         assert!(matches!(publish(&two), Err(StoreError::Fenced)));
         publish(&one).unwrap();
     }
 
-    fn publish(store: &JobsFolder, now: Timestamp) -> Artifact {
+    fn publish(store: &ChatStore, now: Timestamp) -> Artifact {
         testing::publish(store, artifact(&alice(), now, 60)).unwrap()
     }
 
     #[test]
     fn a_link_lives_then_is_gone_then_unknown() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let artifact = publish(&store, folder.now);
         let at = |seconds| {
             store
-                .link(&artifact.token, later(folder.now, seconds))
+                .link_at(&artifact.token, later(folder.now, seconds))
                 .unwrap()
         };
         match at(59) {
             Link::Live(found, blob) => {
                 let mut text = String::new();
-                let mut bytes = store.open_blob(&blob, None).unwrap().unwrap();
+                let mut bytes = store.blobs().get(&blob, None).unwrap().unwrap();
                 bytes.read_to_string(&mut text).unwrap();
                 assert_eq!((*found, text.as_str()), (artifact.clone(), "bytes"));
             }
@@ -358,11 +366,11 @@ mod tests {
     #[test]
     fn a_revoked_links_bytes_go_at_once() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let artifact = publish(&store, folder.now);
-        assert!(store.revoke(&artifact.token, folder.now).unwrap());
-        assert!(!store.revoke(&artifact.token, folder.now).unwrap());
-        let link = store.link(&artifact.token, folder.now).unwrap();
+        assert!(store.revoke_at(&artifact.token, folder.now).unwrap());
+        assert!(!store.revoke_at(&artifact.token, folder.now).unwrap());
+        let link = store.link_at(&artifact.token, folder.now).unwrap();
         assert!(matches!(link, Link::Gone(GoneReason::Revoked)));
         assert!(!store.link_folder(&artifact.token).join(DATA).exists());
         assert_eq!(store.links_of(artifact.job).unwrap().len(), 1);
@@ -398,11 +406,11 @@ mod tests {
     #[test]
     fn a_removed_link_was_never_there() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let artifact = publish(&store, folder.now);
         store.remove_link(&artifact.token).unwrap();
         store.remove_link(&artifact.token).unwrap();
-        let link = store.link(&artifact.token, folder.now).unwrap();
+        let link = store.link_at(&artifact.token, folder.now).unwrap();
         assert!(matches!(link, Link::Unknown));
         assert!(!store.link_folder(&artifact.token).exists());
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
@@ -411,17 +419,17 @@ mod tests {
     #[test]
     fn a_guessed_token_is_unknown_and_a_dropped_copy_leaves_nothing() {
         let folder = Folder::new();
-        let store = folder.join();
-        drop(store.stage_file().unwrap());
+        let store = folder.open();
+        drop(store.blobs().stage().unwrap());
         assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
-        let link = store.link(&LinkToken::random(), folder.now).unwrap();
+        let link = store.link_at(&LinkToken::random(), folder.now).unwrap();
         assert!(matches!(link, Link::Unknown));
     }
 
     #[test]
     fn urls_work_below_a_base_and_relative_to_the_origin() {
         let folder = Folder::new();
-        let artifact = publish(&folder.join(), folder.now);
+        let artifact = publish(&folder.open(), folder.now);
         let token = artifact.token.as_str();
         for (base, url) in [
             ("http://h:1", format!("http://h:1/files/{token}/file.xlsx")),

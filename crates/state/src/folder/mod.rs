@@ -11,6 +11,8 @@ mod links;
 mod record;
 mod remove;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,11 +23,13 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bridge_model::{JobId, LinkToken};
 use clock::{Clock, Doubt, Moment};
+use files::Durable;
+use instance::Instance;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustix::fs::{Access, StatVfs, access, statvfs};
@@ -33,19 +37,23 @@ use uuid::Uuid;
 
 use crate::error::{StoreError, is_absent, is_disk_full};
 
-pub use blobs::{Blob, BlobId, OpenBlob, StagedFile, Stamp};
-pub use chats::{CallEnd, CallOutcome, ChatSummary, Done, Held, NewChat, SessionSummary};
+pub use blobs::{Blob, BlobId, BlobStore, OpenBlob, StagedFile, Stamp};
+pub use chats::{Acquired, CallEnd, CallOutcome, ChatSummary, Done, Held, NewChat, SessionSummary};
 pub use files::read_within;
-pub use instance::{Instance, InstanceId, Membership, Others, Peer};
-pub use lease::{Holder, Lease, LeaseError};
+pub use instance::{InstanceId, Membership, Others, Peer};
+pub use lease::{Holder, Lease};
 pub use links::{Artifact, GoneReason, Link};
-pub use record::{JobStatus, JournalEntry, JournalMode, LiveSession, Metadata, PrincipalHash};
+pub use record::{
+    JobStatus, JournalBody, JournalEntry, JournalMode, LiveSession, Metadata, PrincipalHash,
+};
 pub use remove::remove_tree;
 pub use sweep::{DiskUsage, GcReport, Swept};
 
-/// The jobs folder of this process. Dropping it ends the instance: its leases are then stale.
+/// Which instance works in which chat, the owners, and the links, in files of the jobs folder.
+///
+/// Dropping it ends the instance: its leases are then stale.
 #[derive(Debug)]
-pub struct JobsFolder {
+pub struct ChatStore {
     root: PathBuf,
     /// The folder as the operator spelled it, made absolute: children may print that spelling.
     configured: PathBuf,
@@ -61,16 +69,12 @@ pub struct JobsFolder {
     broken: Mutex<HashMap<JobId, HashMap<InstanceId, u32>>>,
 }
 
-impl JobsFolder {
+impl ChatStore {
     /// Opens the folder (made 0700 where absent), joins it as a new instance and clears what dead
     /// instances left half-made.
-    pub fn open(
-        jobs_dir: &Path,
-        membership: &Membership,
-        now: Timestamp,
-    ) -> Result<Self, StoreError> {
+    pub fn open(jobs_dir: &Path, membership: &Membership) -> Result<Self, StoreError> {
         let (root, configured) = prepare(jobs_dir)?;
-        let instance = Instance::join(&root.join(".bridge"), membership, now)?;
+        let instance = Instance::join(&root.join(".bridge"), membership)?;
         let store = Self {
             root,
             configured,
@@ -88,9 +92,24 @@ impl JobsFolder {
         Ok(store)
     }
 
-    /// This process, as other replicas see it.
-    pub fn instance(&self) -> &Instance {
-        &self.instance
+    /// The id of this instance, under which it holds its leases.
+    pub fn instance(&self) -> InstanceId {
+        self.instance.id()
+    }
+
+    /// How long it may be silent before others take its leases over.
+    pub fn ttl(&self) -> Duration {
+        self.instance.ttl()
+    }
+
+    /// How often [`Self::renew`] is due.
+    pub fn renew_every(&self) -> Duration {
+        self.ttl() / instance::RENEWALS
+    }
+
+    /// The bytes that links lead to.
+    pub fn blobs(&self) -> BlobStore<'_> {
+        BlobStore(self)
     }
 
     /// Leaves the folder as this instance's last act: its files and staging are removed, and its leases
@@ -99,11 +118,11 @@ impl JobsFolder {
         self.instance.leave();
     }
 
-    /// Tells the other replicas that this one lives. Call every [`Instance::renew_every`].
-    pub fn renew(&self, now: Timestamp) -> Result<(), StoreError> {
+    /// Tells the other replicas that this one lives. Call every [`Self::renew_every`].
+    pub fn renew(&self) -> Result<(), StoreError> {
         self.forget_mended();
-        match self.instance.renew(now) {
-            Err(error) if error.is_absent() => self.restore(now),
+        match self.instance.renew() {
+            Err(error) if error.is_absent() => self.restore(),
             other => other,
         }
     }
@@ -125,7 +144,7 @@ impl JobsFolder {
 
     /// Makes our own folders again. Where the jobs folder was emptied, or another volume mounted in its
     /// place, the records are gone: chats start over, but they do start.
-    fn restore(&self, now: Timestamp) -> Result<(), StoreError> {
+    fn restore(&self) -> Result<(), StoreError> {
         let (root, _) = prepare(&self.configured)?;
         if root != self.root {
             return Err(StoreError::Unusable {
@@ -136,7 +155,7 @@ impl JobsFolder {
                 ),
             });
         }
-        self.instance.renew(now)?;
+        self.instance.renew()?;
         tracing::warn!(
             folder = %self.root.display(),
             "the jobs directory was emptied or replaced while the bridge was running; its records \
@@ -156,7 +175,7 @@ impl JobsFolder {
             Err(error)
                 if error.is_absent() && !(is_whole(&self.root) && self.staging().is_dir()) =>
             {
-                self.restore(Timestamp::now())?;
+                self.restore()?;
                 work()
             }
             other => other,
@@ -165,22 +184,22 @@ impl JobsFolder {
 
     /// Tells the other replicas that this one is about to end: they bring nothing new, and wait for
     /// its leases.
-    pub fn drain(&self, now: Timestamp) -> Result<(), StoreError> {
+    pub fn drain(&self) -> Result<(), StoreError> {
         self.instance.drain();
-        self.instance.renew(now)
+        self.instance.renew()
     }
 
     /// Tells the other replicas where this one is reached from now on.
-    pub fn move_to(&self, address: String, now: Timestamp) -> Result<(), StoreError> {
+    pub fn move_to(&self, address: String) -> Result<(), StoreError> {
         self.instance.move_to(address);
-        self.instance.renew(now)
+        self.instance.renew()
     }
 
     /// The secret that all bridges on this folder share: made by the first of them, at random.
     pub fn peer_key(&self) -> Result<Vec<u8>, StoreError> {
         let path = self.bridge("peer-key");
         let fresh = LinkToken::random().as_str().to_owned() + LinkToken::random().as_str();
-        files::show_new(&path, fresh.as_bytes(), self.staging())
+        files::show_new(&path, fresh.as_bytes(), self.staging(), Durable::Yes)
             .map_err(files::at("write", &path))?;
         let key = files::read_record(&path).map_err(files::at("read", &path))?;
         if key.len() < fresh.len() {
@@ -221,11 +240,11 @@ impl JobsFolder {
     /// The same for a command, which has seen nothing of the others yet: waits until they were seen
     /// to write, or silent.
     fn doubt_once_clocks_are_known(&self) -> Option<Doubt> {
-        let until = Instant::now() + self.instance.ttl() * 2;
+        let until = Instant::now() + self.ttl() * 2;
         loop {
             match self.doubt() {
                 Some(Doubt::Unknown(_)) if Instant::now() < until => {
-                    std::thread::sleep(self.instance.renew_every() / 8);
+                    std::thread::sleep(self.renew_every() / 8);
                 }
                 doubt => return doubt,
             }
@@ -233,7 +252,7 @@ impl JobsFolder {
     }
 
     /// The canonical path of the jobs folder.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
@@ -260,17 +279,11 @@ impl JobsFolder {
     }
 }
 
-/// What is free on the folder's filesystem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FreeSpace {
-    /// Bytes, for us.
-    pub bytes: u64,
-}
-
-impl JobsFolder {
+impl ChatStore {
     /// Does in small what each new chat does: makes a folder and a file with something in it, and
-    /// takes both away. The error says what is wrong. Blocks for as long as the disk does.
-    pub fn probe(&self) -> Result<FreeSpace, StoreError> {
+    /// takes both away. Returns the bytes that are free for us; the error says what is wrong. Blocks for as
+    /// long as the disk does.
+    pub fn probe(&self) -> Result<u64, StoreError> {
         self.instance.is_shown()?;
         let room = self.statvfs()?;
         access(&self.root, Access::WRITE_OK | Access::EXEC_OK)
@@ -289,9 +302,7 @@ impl JobsFolder {
         };
         made.and(removed)
             .map_err(|error| files::at("write in", &self.root)(explained(error, &room)))?;
-        Ok(FreeSpace {
-            bytes: room.f_bavail.saturating_mul(room.f_frsize),
-        })
+        Ok(room.f_bavail.saturating_mul(room.f_frsize))
     }
 
     pub(super) fn statvfs(&self) -> Result<StatVfs, StoreError> {
@@ -313,7 +324,7 @@ fn explained(error: io::Error, room: &StatVfs) -> io::Error {
 const FOLDERS: [&str; 6] = ["", "bindings", "artifacts", "catalog", "instances", "tmp"];
 
 /// Returns the canonical and the configured absolute path.
-pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
+fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
     let unusable = |problem: String| StoreError::Unusable {
         path: jobs_dir.to_owned(),
         problem,
@@ -372,7 +383,7 @@ pub fn prepare(jobs_dir: &Path) -> Result<(PathBuf, PathBuf), StoreError> {
 }
 
 /// Whether every folder of ours is there.
-pub fn is_whole(root: &Path) -> bool {
+fn is_whole(root: &Path) -> bool {
     let there = |part: &&str| files::is_own_dir(&root.join(".bridge").join(part));
     FOLDERS.iter().all(|part| there(part).unwrap_or(true))
 }
@@ -393,124 +404,5 @@ fn explain(error: &io::Error) -> String {
             rustix::process::geteuid().as_raw()
         ),
         _ => format!("cannot be used: {error}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::Folder;
-
-    #[test]
-    fn a_folder_in_the_place_of_ours_is_none_to_work_in() {
-        let dir = Folder::new();
-        let store = dir.join();
-        let aside = dir.outside().join("aside");
-        fs::rename(dir.path(), &aside).unwrap();
-        assert!(store.probe().is_err(), "it is gone");
-        fs::create_dir(dir.path()).unwrap();
-        assert!(store.probe().unwrap_err().to_string().contains("replaced"));
-        // Another bridge has made its own folders there.
-        let other = dir.join();
-        assert!(store.probe().unwrap_err().to_string().contains("replaced"));
-        other.probe().unwrap();
-        drop(other);
-        fs::remove_dir_all(dir.path()).unwrap();
-        fs::rename(aside, dir.path()).unwrap();
-        store.probe().unwrap();
-    }
-
-    #[test]
-    fn a_probe_leaves_nothing_and_tells_what_is_free() {
-        let dir = Folder::new();
-        let store = dir.join();
-        let room = store.probe().unwrap();
-        assert!(room.bytes > 0);
-        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
-    }
-
-    fn problem(path: &Path) -> String {
-        prepare(path).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn makes_the_folder_private() {
-        let dir = tempfile::tempdir().unwrap();
-        let jobs = dir.path().join("deep/jobs");
-        prepare(&jobs).unwrap();
-        assert_eq!(fs::metadata(&jobs).unwrap().mode() & 0o777, 0o700);
-        fs::set_permissions(&jobs, Permissions::from_mode(0o755)).unwrap();
-        prepare(&jobs).unwrap();
-        assert_eq!(fs::metadata(&jobs).unwrap().mode() & 0o777, 0o700);
-    }
-
-    #[test]
-    fn refuses_files_and_links_with_the_fix() {
-        let dir = tempfile::tempdir().unwrap();
-        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
-        fs::write(&file, "").unwrap();
-        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert!(problem(&file).contains("not a directory"));
-        assert!(problem(&link).contains("symbolic link"));
-        assert!(problem(&link.join("")).contains("symbolic link"));
-        assert!(problem(&file.join("below")).contains("cannot be used"));
-    }
-
-    #[test]
-    fn of_other_users_folders_only_those_are_refused_that_all_users_may_change() {
-        for (mode, refused) in [
-            (0o42775, false),
-            (0o42770, false),
-            (0o40755, false),
-            (0o41777, false),
-            (0o40777, true),
-            (0o42777, true),
-        ] {
-            assert_eq!(all_users_may_change(mode), refused, "{mode:o}");
-        }
-    }
-
-    #[test]
-    fn a_volume_of_another_user_is_used_as_it_is() {
-        let dir = tempfile::tempdir().unwrap();
-        let jobs = dir.path().join("volume");
-        fs::create_dir(&jobs).unwrap();
-        fs::set_permissions(&jobs, Permissions::from_mode(0o2775)).unwrap();
-        // Only root can give a folder away; others see the rule in the test above.
-        if std::os::unix::fs::chown(&jobs, Some(65534), None).is_err() {
-            return;
-        }
-        prepare(&jobs).unwrap();
-        let (mount, records) = (
-            jobs.metadata().unwrap(),
-            jobs.join(".bridge").metadata().unwrap(),
-        );
-        assert_eq!((mount.uid(), mount.mode() & 0o7777), (65534, 0o2775));
-        assert_eq!(records.mode() & 0o777, 0o700);
-        std::os::unix::fs::chown(jobs.join(".bridge"), Some(65534), None).unwrap();
-        assert!(problem(&jobs).contains("'.bridge'"));
-        fs::set_permissions(&jobs, Permissions::from_mode(0o777)).unwrap();
-        assert!(problem(&jobs).contains("mode 777"));
-    }
-
-    #[test]
-    fn links_in_place_of_our_own_folder_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let jobs = dir.path().join("jobs");
-        prepare(&jobs).unwrap();
-        fs::rename(jobs.join(".bridge"), dir.path().join("away")).unwrap();
-        std::os::unix::fs::symlink(dir.path().join("away"), jobs.join(".bridge")).unwrap();
-        assert!(problem(&jobs).contains("'.bridge'"));
-    }
-
-    #[test]
-    fn remembers_both_spellings() {
-        let dir = tempfile::tempdir().unwrap();
-        let real = dir.path().canonicalize().unwrap().join("real");
-        fs::create_dir(&real).unwrap();
-        std::os::unix::fs::symlink(&real, dir.path().join("alias")).unwrap();
-        let written = dir.path().join("alias/jobs");
-        let (root, configured) = prepare(&written).unwrap();
-        assert_eq!((root, configured), (real.join("jobs"), written));
     }
 }

@@ -7,17 +7,18 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bridge_model::{Job, JobId, Principal, hex, open_append};
 use bridge_protocol::RawJson;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    JobsFolder,
+    ChatStore,
     files::{self, FileLock},
 };
 use crate::error::{StoreError, is_absent};
@@ -135,10 +136,10 @@ impl Metadata {
     }
 }
 
-impl JobsFolder {
+impl ChatStore {
     /// Reads the metadata. Where its file is torn or missing, that is logged and what can be seen of
     /// the folder is returned. Where it cannot be read, that is an error: what is there may be whole.
-    pub fn metadata(&self, job: &Job) -> Result<Metadata, StoreError> {
+    pub(super) fn metadata(&self, job: &Job) -> Result<Metadata, StoreError> {
         self.read_metadata(job).map(|(metadata, _)| metadata)
     }
 
@@ -186,7 +187,7 @@ impl JobsFolder {
     }
 
     /// Changes the metadata as one step, also among replicas; returns what was written.
-    pub fn update_metadata(
+    pub(super) fn update_metadata(
         &self,
         job: &Job,
         fence: u64,
@@ -242,11 +243,9 @@ pub(super) fn has_live_sessions(job: &Job) -> Result<bool, StoreError> {
 }
 
 /// How much of a call is kept (`MCPO_JOURNAL`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JournalMode {
     /// Requests and responses too, each cut at 64 KiB.
-    #[default]
     Full,
     /// Without requests and responses.
     Metadata,
@@ -254,14 +253,16 @@ pub enum JournalMode {
     Off,
 }
 
-/// One call.
-#[derive(Debug, Clone)]
+/// One call, as its line on disk has it.
+#[derive(Debug, Clone, Serialize)]
 pub struct JournalEntry<'a> {
     /// When it arrived.
     pub at: Timestamp,
     /// From arrival to answer.
-    pub duration: std::time::Duration,
+    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
+    pub duration: Duration,
     /// The request id of the logs.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<&'a str>,
     /// The server's name.
     pub server: &'a str,
@@ -270,11 +271,14 @@ pub struct JournalEntry<'a> {
     /// `ok`, `tool_error`, `timeout`, … as in the audit log.
     pub outcome: &'a str,
     /// Why, if it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
     /// The arguments.
-    pub request: Option<&'a RawJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<JournalBody<'a>>,
     /// The result.
-    pub response: Option<&'a RawJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<JournalBody<'a>>,
     /// Files that it made or changed, by display name.
     pub files: &'a [String],
 }
@@ -282,71 +286,54 @@ pub struct JournalEntry<'a> {
 const BODY_LIMIT: usize = 64 * 1024;
 const FILE_LIMIT: u64 = 16 * 1024 * 1024;
 
-/// The line on disk.
-#[derive(Serialize)]
-struct Line<'a> {
-    at: Timestamp,
-    duration_ms: u128,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
-    server: &'a str,
-    tool: &'a str,
-    outcome: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request: Option<Body<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<Body<'a>>,
-    files: &'a [String],
-}
-
 /// A body as it was, or its beginning with the marker `"cut": true`.
-#[derive(Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
-enum Body<'a> {
+pub enum JournalBody<'a> {
+    /// All of it.
     Whole(&'a RawJson),
+    /// The beginning of a long one.
     Cut {
+        /// Always `true`.
         cut: bool,
+        /// Its whole length.
         bytes: usize,
+        /// The text that is kept.
         head: Cow<'a, str>,
     },
 }
 
-impl<'a> Body<'a> {
-    fn new(body: &'a RawJson) -> Self {
-        let bytes = body.as_bytes();
-        if bytes.len() <= BODY_LIMIT {
-            return Self::Whole(body);
-        }
-        Self::Cut {
-            cut: true,
-            bytes: bytes.len(),
-            head: String::from_utf8_lossy(&bytes[..BODY_LIMIT]),
+impl<'a> From<&'a RawJson> for JournalBody<'a> {
+    fn from(body: &'a RawJson) -> Self {
+        match body.as_bytes() {
+            bytes if bytes.len() <= BODY_LIMIT => Self::Whole(body),
+            bytes => Self::Cut {
+                cut: true,
+                bytes: bytes.len(),
+                head: String::from_utf8_lossy(&bytes[..BODY_LIMIT]),
+            },
         }
     }
+}
+
+fn milliseconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    time.as_millis().serialize(to)
 }
 
 impl JournalEntry<'_> {
     /// The call as a line; nothing where none is kept.
     pub fn line(&self, mode: JournalMode) -> Vec<u8> {
-        if mode == JournalMode::Off {
-            return Vec::new();
-        }
-        let bodies = mode == JournalMode::Full;
-        let line = Line {
-            at: self.at,
-            duration_ms: self.duration.as_millis(),
-            request_id: self.request_id,
-            server: self.server,
-            tool: self.tool,
-            outcome: self.outcome,
-            error: self.error,
-            request: self.request.filter(|_| bodies).map(Body::new),
-            response: self.response.filter(|_| bodies).map(Body::new),
-            files: self.files,
+        let without_bodies = || Self {
+            request: None,
+            response: None,
+            ..self.clone()
         };
-        let mut line = serde_json::to_vec(&line).unwrap_or_default();
+        let line = match mode {
+            JournalMode::Full => serde_json::to_vec(self),
+            JournalMode::Metadata => serde_json::to_vec(&without_bodies()),
+            JournalMode::Off => return Vec::new(),
+        };
+        let mut line = line.unwrap_or_default();
         // A body may be spread over lines. Within JSON strings there are no raw line ends.
         for byte in &mut line {
             if matches!(byte, b'\n' | b'\r') {
@@ -358,9 +345,14 @@ impl JournalEntry<'_> {
     }
 }
 
-impl JobsFolder {
+impl ChatStore {
     /// Appends lines of [`JournalEntry::line`]. The file is rotated once (`journal.1.jsonl`) at 16 MiB.
-    pub fn append_to_journal(&self, job: &Job, fence: u64, lines: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn append_to_journal(
+        &self,
+        job: &Job,
+        fence: u64,
+        lines: &[u8],
+    ) -> Result<(), StoreError> {
         if lines.is_empty() {
             return Ok(());
         }
@@ -389,7 +381,7 @@ mod tests {
     #[test]
     fn updates_from_many_threads_all_count() {
         let folder = Folder::new();
-        let stores = [folder.join(), folder.join()];
+        let stores = [folder.open(), folder.open()];
         let job = stores[0].create_job(&new_chat(), folder.now).unwrap();
         std::thread::scope(|scope| {
             for number in 0..16 {
@@ -406,7 +398,7 @@ mod tests {
     #[test]
     fn unknown_fields_survive() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let job = store.create_job(&new_chat(), folder.now).unwrap();
         let path = job.folder().join("metadata.json");
         let mut json: Value = files::read_json(&path).unwrap().unwrap();
@@ -424,7 +416,7 @@ mod tests {
     #[test]
     fn a_corrupt_file_is_rebuilt() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let job = store.create_job(&new_chat(), folder.now).unwrap();
         let path = job.folder().join("metadata.json");
         for broken in ["", "{\"job_id\":", "[]"] {
@@ -451,13 +443,13 @@ mod tests {
     fn a_torn_file_has_its_owner_again_with_the_chats_next_call() {
         use crate::testing::key;
         let folder = Folder::new();
-        let open = |store: &JobsFolder| {
+        let open = |store: &ChatStore| {
             let opened = store.acquire_chat(&key("c"), &new_chat(), folder.now);
             opened.unwrap().job
         };
-        let job = folder.kill(open);
+        let job = folder.crash(open);
         fs::write(path(&job), "").unwrap();
-        let store = folder.join();
+        let store = folder.open();
         assert_eq!(store.metadata(&job).unwrap().principal, None);
         assert_eq!(open(&store).id(), job.id());
         let metadata = store.metadata(&job).unwrap();
@@ -472,7 +464,7 @@ mod tests {
         use rustix::fs::{CWD, Mode, mkfifoat};
 
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let job = store.create_job(&new_chat(), folder.now).unwrap();
         let (path, aside) = (path(&job), job.folder().join("aside"));
         let places: [fn(&std::path::Path); 4] = [
@@ -499,9 +491,9 @@ mod tests {
     #[test]
     fn nothing_is_written_into_a_workspace_that_another_holds() {
         let folder = Folder::new();
-        let (one, two) = (folder.join(), folder.join());
+        let (one, two) = (folder.open(), folder.open());
         let job = one.create_job(&new_chat(), folder.now).unwrap();
-        one.acquire(&job, folder.now).unwrap();
+        one.acquire_lease(&job, folder.now).unwrap();
         let idle = |metadata: &mut Metadata| metadata.status = JobStatus::Idle;
         let refused = two.update_metadata(&job, 0, idle);
         assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");
@@ -517,8 +509,8 @@ mod tests {
             tool: "write",
             outcome: "ok",
             error: None,
-            request: Some(request),
-            response: Some(response),
+            request: Some(request.into()),
+            response: Some(response.into()),
             files: &[],
         }
     }
@@ -530,7 +522,7 @@ mod tests {
     #[test]
     fn one_line_for_each_call_whatever_the_bodies_look_like() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let job = store.create_job(&new_chat(), folder.now).unwrap();
         let (pretty, long) = (
             raw("{\n \"a\": 1.0\r\n}"),

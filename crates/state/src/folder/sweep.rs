@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    JobsFolder,
+    ChatStore,
     clock::Doubt,
     files::{self, FileLock},
     lease::LeaseError,
@@ -83,7 +83,7 @@ const THREADS: usize = 4;
 /// So few items are done before threads have started.
 const FEW: usize = 32;
 
-impl JobsFolder {
+impl ChatStore {
     /// One round by the clock, which is held against others first: where they disagree nothing is
     /// removed for its age.
     pub fn sweep(&self, retention: Duration) -> Swept {
@@ -108,8 +108,9 @@ impl JobsFolder {
 
     /// Removes a user's chats and ends their links now, whatever their age. A chat with a fresh lease
     /// is not touched.
-    pub fn forget_user(&self, user: &Principal, now: Timestamp) -> GcReport {
-        self.round(Duration::MAX, Some(user), now, None).report
+    pub fn forget_user(&self, user: &Principal) -> GcReport {
+        self.round(Duration::MAX, Some(user), Timestamp::now(), None)
+            .report
     }
 
     fn round(
@@ -133,9 +134,8 @@ impl JobsFolder {
             usage: DiskUsage::default(),
         };
         if user.is_none() {
-            let (removed, errors) = self.sweep_instances();
+            let removed = round.count(self.sweep_instances());
             round.report.removed_instances = removed;
-            round.note_all(errors);
             // They may have been killed on their way to a lease.
             round.died = removed > 0 || !self.swept.swap(true, Ordering::Relaxed);
         }
@@ -147,13 +147,9 @@ impl JobsFolder {
         round.each(&links, |round, folder| round.link(folder));
         round.jobs();
         if user.is_none() && !round.ageless {
-            let (removed, errors) = self.sweep_catalog(now);
-            round.report.removed_catalog_entries = removed;
-            round.note_all(errors);
+            round.report.removed_catalog_entries = round.count(self.sweep_catalog(now));
         }
-        let (removed, errors) = self.sweep_bindings();
-        round.report.removed_bindings = removed;
-        round.note_all(errors);
+        round.report.removed_bindings = round.count(self.sweep_bindings());
         Swept {
             report: round.report,
             usage: round.usage,
@@ -162,7 +158,7 @@ impl JobsFolder {
 }
 
 struct Round<'a> {
-    store: &'a JobsFolder,
+    store: &'a ChatStore,
     retention: Duration,
     user: Option<PrincipalHash>,
     now: Timestamp,
@@ -185,7 +181,7 @@ impl Round<'_> {
         let run = |round: &mut Round<'_>| {
             while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let done = work(round, item);
-                round.note(done);
+                round.note_all(done.err());
             }
         };
         if items.len() <= FEW {
@@ -217,13 +213,15 @@ impl Round<'_> {
         }
     }
 
-    fn note(&mut self, done: Result<(), StoreError>) {
-        self.note_all(done.err());
-    }
-
     fn note_all(&mut self, errors: impl IntoIterator<Item = StoreError>) {
         let errors = errors.into_iter().map(|error| error.to_string());
         self.report.errors.extend(errors);
+    }
+
+    /// How many were removed; what failed is noted.
+    fn count(&mut self, (removed, errors): (u64, Vec<StoreError>)) -> u64 {
+        self.note_all(errors);
+        removed
     }
 
     fn link(&mut self, folder: &Path) -> Result<(), StoreError> {
@@ -262,11 +260,10 @@ impl Round<'_> {
     }
 
     fn jobs(&mut self) {
-        let names = match files::names_in(self.store.root()) {
+        let root = self.store.root();
+        let names = match files::names_in(root).map_err(files::at("list", root)) {
             Ok(names) => names,
-            Err(error) => {
-                return self.note(Err(files::at("list", self.store.root())(error)));
-            }
+            Err(error) => return self.note_all([error]),
         };
         let mut ids: Vec<JobId> = Vec::new();
         for name in names {
@@ -288,15 +285,11 @@ impl Round<'_> {
     }
 
     fn job(&mut self, job: &Job) -> Result<(), StoreError> {
-        let Some(shared) = self.is_due(job)? else {
-            if self.died && self.user.is_none() {
-                self.store.sweep_claims(job)?;
-            }
-            return Ok(());
-        };
-        let taken = match shared {
-            Shared::No => self.take_unless_leased(job),
-            Shared::Yes => self.take_if_idle(job),
+        let taken = match self.is_due(job)? {
+            Some(Shared::No) => self.take_unless_leased(job),
+            Some(Shared::Yes) => self.take_if_idle(job),
+            None if self.died && self.user.is_none() => return self.store.sweep_claims(job),
+            None => return Ok(()),
         };
         let staged = match taken {
             Ok(Some(staged)) => staged,
@@ -327,15 +320,13 @@ impl Round<'_> {
 
     /// Under the lock, because an instance that takes the lease at this moment needs the same one.
     fn take_if_idle(&mut self, job: &Job) -> Result<Option<PathBuf>, StoreError> {
-        let lock = match FileLock::job(job) {
+        let lock = FileLock::job(job);
+        match &lock {
             Err(StoreError::JobGone) => return Ok(None),
             // A child left something else in its place; the lease says all the same.
-            Err(error) => {
-                tracing::debug!(%error, "workspace cleaned up without its lock");
-                None
-            }
-            Ok(lock) => Some(lock),
-        };
+            Err(error) => tracing::debug!(%error, "workspace cleaned up without its lock"),
+            Ok(_) => {}
+        }
         // Our own lease is in use, too. Any other is claimed, so that no instance can take it while the
         // folder is removed, whatever the locks say.
         if self.store.leased_by(job)?.is_some() {
@@ -368,16 +359,17 @@ impl Round<'_> {
         let (metadata, kept) = match self.store.read_metadata(job) {
             Err(StoreError::JobGone) => return Ok(None),
             // Whatever a child put in its place is as good as nothing; what may be whole is not.
-            Err(error) if self.user.is_none() && is_foreign(&error) => {
+            Err(StoreError::Io { source, .. })
+                if self.user.is_none() && files::is_broken(&source) =>
+            {
                 self.store.metadata_of_folder(job)?
             }
             other => other?,
         };
-        let shared = if kept == Kept::Yes && metadata.session_keys.is_empty() && !metadata.unclaimed
-        {
-            Shared::No
-        } else {
-            Shared::Yes
+        let keyless = metadata.session_keys.is_empty() && !metadata.unclaimed;
+        let shared = match kept {
+            Kept::Yes if keyless => Shared::No,
+            _ => Shared::Yes,
         };
         let due = self.is_over(&metadata, kept, job)?;
         if !due && let (Some(owner), Some(bytes)) = (&metadata.principal, metadata.bytes) {
@@ -416,11 +408,6 @@ enum Shared {
     No,
     /// It is a chat's, or will be.
     Yes,
-}
-
-/// Something else is in the place of a record.
-fn is_foreign(error: &StoreError) -> bool {
-    matches!(error, StoreError::Io { source, .. } if files::is_broken(source))
 }
 
 /// Bytes by owner: as they were counted, and what came since.
@@ -488,15 +475,15 @@ mod tests {
     const RETENTION: Duration = Duration::from_hours(1);
     const HOUR: i64 = 3600;
 
-    fn link(store: &JobsFolder, owner: &Principal, now: Timestamp) -> LinkToken {
+    fn link(store: &ChatStore, owner: &Principal, now: Timestamp) -> LinkToken {
         publish(store, artifact(owner, now, HOUR)).unwrap().token
     }
 
     #[test]
     fn a_workspace_goes_after_retention_with_its_binding() {
         let folder = Folder::new();
-        let store = folder.join();
-        let (job, _) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
+        let store = folder.open();
+        let job = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
         let called = later(folder.now, HOUR);
         store
             .update_metadata(&job, 0, |m| m.last_call_at = Some(called))
@@ -513,22 +500,22 @@ mod tests {
     fn a_leased_workspace_stays_however_old_and_goes_once_its_holder_died() {
         let folder = Folder::new();
         let years = later(folder.now, 100_000_000);
-        let job = folder.kill(|holder| {
+        let job = folder.crash(|holder| {
             let held = holder
                 .acquire_chat(&key("c"), &new_chat(), folder.now)
                 .unwrap();
-            let other = folder.join();
+            let other = folder.open();
             for store in [holder, &other] {
                 let report = store.sweep_at(RETENTION, years).report;
                 assert_eq!((report.removed_jobs, report.leased_jobs), (0, 1));
-                let user = store.forget_user(&alice(), years);
+                let user = store.forget_user(&alice());
                 assert_eq!((user.removed_jobs, user.leased_jobs), (0, 1));
             }
             held.job
         });
         assert!(job.folder().exists());
         assert_eq!(
-            folder.join().sweep_at(RETENTION, years).report.removed_jobs,
+            folder.open().sweep_at(RETENTION, years).report.removed_jobs,
             1
         );
     }
@@ -536,26 +523,29 @@ mod tests {
     #[test]
     fn links_become_tombstones_and_then_nothing() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let token = link(&store, &alice(), folder.now);
         assert_eq!(store.sweep_at(RETENTION, folder.now).report.ended_links, 0);
         let over = later(folder.now, HOUR);
         assert_eq!(store.sweep_at(RETENTION, over).report.ended_links, 1);
         assert_eq!(store.sweep_at(RETENTION, over).report.ended_links, 0);
-        let found = store.link(&token, over).unwrap();
+        let found = store.link_at(&token, over).unwrap();
         assert!(matches!(found, Link::Gone(GoneReason::Expired)));
         let later = later(over, 7 * 24 * HOUR);
         assert_eq!(
             store.sweep_at(RETENTION, later).report.removed_tombstones,
             1
         );
-        assert!(matches!(store.link(&token, over).unwrap(), Link::Unknown));
+        assert!(matches!(
+            store.link_at(&token, over).unwrap(),
+            Link::Unknown
+        ));
     }
 
     #[test]
     fn only_the_chats_and_links_of_the_user_are_removed() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let bob = Principal::User("bob".into());
         let mine = link(&store, &alice(), folder.now);
         let his = link(&store, &bob, folder.now);
@@ -565,17 +555,17 @@ mod tests {
             ..new_chat()
         };
         store.create_job(&bobs, folder.now).unwrap();
-        let report = store.forget_user(&alice(), folder.now);
+        let report = store.forget_user(&alice());
         let counts = (
             report.removed_jobs,
             report.ended_links,
             report.removed_bindings,
         );
         assert_eq!(counts, (1, 1, 1));
-        let found = store.link(&mine, folder.now).unwrap();
+        let found = store.link_at(&mine, folder.now).unwrap();
         assert!(matches!(found, Link::Gone(GoneReason::Revoked)));
         assert!(matches!(
-            store.link(&his, folder.now).unwrap(),
+            store.link_at(&his, folder.now).unwrap(),
             Link::Live(..)
         ));
         assert_eq!(store.chats().unwrap().len(), 1);
@@ -584,7 +574,7 @@ mod tests {
     #[test]
     fn unknown_entries_are_left_alone_and_symbolic_links_not_followed() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         fs::write(folder.outside().join("keep"), "x").unwrap();
         symlink(
             folder.outside(),
@@ -605,7 +595,7 @@ mod tests {
     #[test]
     fn one_bad_entry_does_not_stop_the_rest() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let (bad, good) = (
             link(&store, &alice(), folder.now),
             link(&store, &alice(), folder.now),
@@ -623,7 +613,7 @@ mod tests {
         assert_eq!((report.ended_links, report.removed_jobs), (1, 1));
         assert_eq!(report.errors.len(), 1, "{:?}", report.errors);
         assert!(matches!(
-            store.link(&good, later(folder.now, HOUR)).unwrap(),
+            store.link_at(&good, later(folder.now, HOUR)).unwrap(),
             Link::Gone(..)
         ));
     }
@@ -631,7 +621,7 @@ mod tests {
     #[test]
     fn a_new_workspace_is_not_taken_before_its_first_call() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         store.create_job(&new_chat(), folder.now).unwrap();
         assert_eq!(
             store
@@ -652,17 +642,17 @@ mod tests {
     #[test]
     fn while_clocks_disagree_only_what_needs_no_clock_goes() {
         let folder = Folder::new();
-        let made = folder.kill(|store| store.create_unclaimed(folder.now).unwrap().job);
-        let store = folder.join();
+        let made = folder.crash(|store| store.create_unclaimed().unwrap().job);
+        let store = folder.open();
         let long_ago = later(folder.now, -30 * 24 * HOUR);
         let token = link(&store, &alice(), long_ago);
-        let (job, _) = store.bind(&key("c"), &new_chat(), long_ago).unwrap();
+        let job = store.bind(&key("c"), &new_chat(), long_ago).unwrap();
         let doubt = Some(Doubt::Disagree("it is tomorrow".to_owned()));
         let report = store.sweep_unless(doubt, RETENTION).report;
         assert_eq!(report.held_back.as_deref(), Some("it is tomorrow"));
         assert_eq!((report.removed_jobs, report.ended_links), (1, 0));
         assert!(!made.folder().exists() && job.folder().exists());
-        let found = store.link(&token, long_ago).unwrap();
+        let found = store.link_at(&token, long_ago).unwrap();
         assert!(matches!(found, Link::Live(..)), "its bytes are there");
         let report = store.sweep_unless(None, RETENTION).report;
         assert_eq!(report.held_back, None);
@@ -673,17 +663,14 @@ mod tests {
     #[test]
     fn many_go_in_one_round_and_each_is_counted_once() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let chats = ["a", "b", "c"].map(|chat| store.bind(&key(chat), &new_chat(), folder.now));
         for _ in 0..200 {
             let job = store.create_job(&new_chat(), folder.now).unwrap();
             fs::write(job.work().join("a"), "x").unwrap();
             link(&store, &alice(), folder.now);
         }
-        let held = store
-            .create_leased_job(&new_chat(), folder.now)
-            .unwrap()
-            .job;
+        let held = store.create(&new_chat()).unwrap().job;
         let report = store
             .sweep_at(RETENTION, later(folder.now, 2 * HOUR))
             .report;
@@ -697,12 +684,12 @@ mod tests {
     #[test]
     fn two_rounds_at_once_do_not_disturb_each_other() {
         let folder = Folder::new();
-        let stores = [folder.join(), folder.join()];
+        let stores = [folder.open(), folder.open()];
         for _ in 0..100 {
             stores[0].create_job(&new_chat(), folder.now).unwrap();
         }
         let reports: Vec<_> = thread::scope(|scope| {
-            let clean = |store: &JobsFolder| {
+            let clean = |store: &ChatStore| {
                 store
                     .sweep_at(RETENTION, later(folder.now, 2 * HOUR))
                     .report
@@ -727,17 +714,17 @@ mod tests {
     #[test]
     fn the_claims_of_killed_bridges_go() {
         let folder = Folder::new();
-        let store = folder.join();
-        let (job, _) = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
+        let store = folder.open();
+        let job = store.bind(&key("c"), &new_chat(), folder.now).unwrap();
         let claim = |number: u32, id: &str| {
             let path = job.folder().join(format!("lease.{number}"));
             fs::write(&path, id).unwrap();
             path
         };
-        let living = claim(1, &folder.join().instance().id().to_string());
-        let other = folder.join();
-        let kept = claim(2, &other.instance().id().to_string());
-        let dead = claim(3, &folder.kill(|store| store.instance().id().to_string()));
+        let living = claim(1, &folder.open().instance().to_string());
+        let other = folder.open();
+        let kept = claim(2, &other.instance().to_string());
+        let dead = claim(3, &folder.crash(|store| store.instance().to_string()));
         store.sweep_at(RETENTION, folder.now);
         assert!(!dead.exists() && !living.exists(), "both have ended");
         assert!(kept.exists());
@@ -746,7 +733,7 @@ mod tests {
     #[test]
     fn something_else_in_the_place_of_metadata_keeps_no_folder_for_ever() {
         let folder = Folder::new();
-        let store = folder.join();
+        let store = folder.open();
         let job = store.create_job(&new_chat(), folder.now).unwrap();
         let metadata = job.folder().join("metadata.json");
         fs::remove_file(&metadata).unwrap();
@@ -755,7 +742,7 @@ mod tests {
             .sweep_at(RETENTION, later(folder.now, HOUR - 60))
             .report;
         assert_eq!(report.removed_jobs, 0);
-        let user = store.forget_user(&alice(), folder.now);
+        let user = store.forget_user(&alice());
         assert_eq!((user.removed_jobs, user.errors.len()), (0, 1));
         let report = store
             .sweep_at(RETENTION, later(folder.now, HOUR + 60))

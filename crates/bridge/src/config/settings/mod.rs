@@ -19,6 +19,7 @@ use std::{
 
 use axum::http::HeaderName;
 use bridge_openapi::{Documents, OperationIds};
+use bridge_state::JournalMode;
 use ipnet::IpNet;
 use parse::choice;
 use reader::{Reader, Setting, table};
@@ -27,7 +28,7 @@ use url::Url;
 use super::{BaseUrl, Faults, KeyRing, Mode, Secret};
 use crate::memory::memory_limit;
 
-pub use parse::{CommandLine, Journal, Lang, LogFormat, LogLevel, PeerAddress, SingleServer, Tls};
+pub use parse::{CommandLine, Lang, LogFormat, LogLevel, PeerAddress, SingleServer, Tls};
 pub use reader::SettingsArgs;
 
 section! {
@@ -60,8 +61,8 @@ section! {
         lang: Lang = r.setting("--lang LANG", choice(&[("en", Lang::En), ("ja", Lang::Ja)])).default("en"),
         /// What to record of each call in its workspace: full (request and response), metadata (times and
         /// files) or off
-        journal: Journal = r.setting("--journal KIND", choice(&[
-            ("full", Journal::Full), ("metadata", Journal::Metadata), ("off", Journal::Off),
+        journal: JournalMode = r.setting("--journal KIND", choice(&[
+            ("full", JournalMode::Full), ("metadata", JournalMode::Metadata), ("off", JournalMode::Off),
         ])).default("full"),
         /// The HTTP server.
         listen: Listen = Listen::read(r),

@@ -411,17 +411,6 @@ pub enum Lang {
     Ja,
 }
 
-/// What `journal.jsonl` keeps of each call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Journal {
-    /// Request, response, times, files.
-    Full,
-    /// Times, files, sizes and outcome.
-    Metadata,
-    /// Nothing.
-    Off,
-}
-
 impl Listen {
     /// Sets the port that the system chose for port 0; a default base URL follows.
     pub fn bound_to(&mut self, port: u16) {
