@@ -353,9 +353,9 @@ impl Serialize for RawJson {
 }
 
 /// Only for `serde_json` deserializers: keeps the text unchanged.
-impl<'de> Deserialize<'de> for RawJson {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text: Box<str> = Box::<RawValue>::deserialize(from)?.into();
+impl<'de> serde::Deserialize<'de> for RawJson {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text: Box<str> = <Box<RawValue> as serde::Deserialize>::deserialize(from)?.into();
         Ok(Self(String::from(text).into()))
     }
 }
