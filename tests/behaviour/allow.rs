@@ -358,8 +358,7 @@ fn a_file_that_would_mix_or_show_users_is_refused() {
         ),
     ] {
         let bridge = TestBridge::builder(servers([("echo", with(echo(), more))])).prepare();
-        let said = bridge.refuses_to_start();
-        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        let (_, said) = bridge.refuses_to_start();
         assert!(
             said.contains(place) && said.contains(fix),
             "{place}: {said}"

@@ -183,8 +183,7 @@ fn identity_headers_that_stand_twice_are_refused() {
 #[test]
 fn listening_beyond_loopback_without_a_key_is_refused_unless_said() {
     let open = builder().var(vars::HOST, "0.0.0.0").prepare();
-    let output = open.refuses_to_start();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (_, said) = open.refuses_to_start();
     assert!(said.contains("MCPO_API_KEY"), "{said}");
     let with_key = builder()
         .var(vars::HOST, "0.0.0.0")

@@ -179,8 +179,10 @@ fn a_bad_config_at_the_start_names_file_path_value_and_all_faults() {
         ("one", json!({"command": 42})),
         ("two", json!({"command": "x", "mode": "sometimes"})),
     ]);
-    let output = TestBridge::builder(config).prepare().refuses_to_start();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (code, said) = TestBridge::builder(config).prepare().refuses_to_start();
+    assert_eq!(code, Some(2), "{said}");
+    // Once, in the log: there is no terminal.
+    assert_eq!(said.matches("one.command").count(), 1, "{said}");
     for words in [
         "mcp-servers.json",
         "one.command",

@@ -310,7 +310,7 @@ impl TestBridge {
 
     /// Runs `serve` where it should refuse to start, and gives what it said.
     #[track_caller]
-    pub fn refuses_to_start(&self) -> Output {
+    pub fn refuses_to_start(&self) -> (Option<i32>, String) {
         let mut command = self.serve();
         let mut child = command
             .stdout(Stdio::piped())
@@ -327,7 +327,9 @@ impl TestBridge {
             !output.status.success(),
             "a refusal has an exit code: {output:?}"
         );
-        output
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).expect("UTF-8");
+        (output.status.code(), said)
     }
 
     pub fn pid(&self) -> u32 {

@@ -162,7 +162,11 @@ impl Shared {
             }
             let again = match learnt {
                 Ok(learnt) => {
-                    tracing::info!(server = %spec.name, tools = learnt.tools.len(), "server is ready");
+                    let all = learnt.tools.len();
+                    let offered = learnt.tools.iter().filter(|tool| spec.offers(&tool.name));
+                    let tools = offered.count();
+                    let hidden = (tools < all).then_some(all - tools);
+                    tracing::info!(server = %spec.name, tools, hidden, "server is ready");
                     believed = false;
                     self.take_over(learnt);
                     self.probe(&spec, &children, &store).await;

@@ -170,7 +170,7 @@ pub fn list(args: &ListArgs, settings: &SettingsArgs) -> Result<(), Failure> {
 fn row(found: ChatSummary) -> ListedChat {
     ListedChat {
         job: found.job.id().to_string(),
-        status: found.metadata.status,
+        status: found.status(),
         servers: found.metadata.server_names,
         created_at: found.metadata.created_at,
         last_call_at: found.metadata.last_call_at,

@@ -95,9 +95,12 @@ pub fn run(args: ServeArgs) -> ExitCode {
         Ok(Ended::Cleanly) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce) => ExitCode::FAILURE,
         Err(error) => {
-            // On stderr for the user who started it, and in the log.
-            eprintln!("mcpo-bridge: {error}");
-            tracing::error!("{error}");
+            // Once: for the user who started it at a terminal, otherwise in the log.
+            if io::stderr().is_terminal() || !tracing::enabled!(tracing::Level::ERROR) {
+                eprintln!("mcpo-bridge: {error}");
+            } else {
+                tracing::error!("{error}");
+            }
             match error {
                 ServeError::Config(_) | ServeError::Tls(_) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,

@@ -165,6 +165,14 @@ mod tests {
     }
 
     #[test]
+    fn in_text_a_line_names_its_kind_once() {
+        let text = text_of(LogLevel::Error, || {
+            audit(&AuditEvent::new(Action::Call, &Principal::Anonymous, "ok"));
+        });
+        assert!(text.contains(" INFO     audit action=call user="), "{text}");
+    }
+
+    #[test]
     fn a_call_is_one_line_with_everything_and_nothing_that_grants_access() {
         let (alice, job) = (Principal::User("alice".into()), JobId::random());
         let files = [AuditFile {

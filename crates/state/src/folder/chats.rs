@@ -467,6 +467,16 @@ pub struct ChatSummary {
     pub leased_by: Option<InstanceId>,
 }
 
+impl ChatSummary {
+    /// Where it is in its life. The first call is recorded when it ends.
+    pub fn status(&self) -> JobStatus {
+        match self.metadata.status {
+            JobStatus::Created if self.leased_by.is_some() => JobStatus::Running,
+            status => status,
+        }
+    }
+}
+
 /// One live child, here or on another replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionSummary {
@@ -838,9 +848,14 @@ mod tests {
         folder.crash(open);
         let store = folder.open();
         assert_eq!(store.sessions().unwrap(), []);
-        assert_eq!(store.chats().unwrap().len(), 1);
+        let of_chats = |store: &ChatStore| -> Vec<_> {
+            let chats = store.chats().unwrap();
+            chats.iter().map(ChatSummary::status).collect()
+        };
+        assert_eq!(of_chats(&store), [JobStatus::Created]);
         open(&store);
         assert_eq!(store.sessions().unwrap()[0].session, session);
+        assert_eq!(of_chats(&store), [JobStatus::Created, JobStatus::Running]);
     }
 
     #[test]

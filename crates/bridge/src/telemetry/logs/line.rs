@@ -98,6 +98,8 @@ thread_local! {
 const OF_LOG: &str = "log.";
 const LOG_TARGET: &str = "log.target";
 const MESSAGE: &str = "message";
+/// The kind of a line. In text it is left out where the target says the same.
+const EVENT: &str = "event";
 /// What each line says first; no field takes its place.
 const FIRST: [&str; 4] = ["timestamp", "level", MESSAGE, "target"];
 
@@ -204,9 +206,14 @@ impl Line {
         });
         line.push(' ');
         paint(line, "2", &|line| push_escaped(line, self.target()));
-        line.push(' ');
-        push_escaped(line, self.message());
+        if self.message() != self.target() {
+            line.push(' ');
+            push_escaped(line, self.message());
+        }
         for (entry, value) in self.rest() {
+            if entry.name == EVENT && value == self.target() {
+                continue;
+            }
             line.push(' ');
             paint(line, "2", &|line| {
                 push_escaped(line, entry.name);
