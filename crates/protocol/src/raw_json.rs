@@ -154,10 +154,11 @@ impl RawJson {
         Self(format!("[{}]", elements.join(",")).into())
     }
 
-    /// A member of an object, within it; the last one where several have the name.
+    /// A member of an object, within it; the first one where several have the name.
     pub fn member(&self, name: &str) -> Option<Self> {
-        let [found] = last_members(&self.0, [name])?;
-        Some(Self::within(&self.0, found?))
+        let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
+        let found = self.members()?.into_iter().find(named)?;
+        Some(found.value)
     }
 
     /// A value within objects, by the names that lead to it.

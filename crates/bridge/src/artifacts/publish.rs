@@ -459,7 +459,7 @@ mod tests {
             (one.name.as_str(), one.ascii_name.as_str()),
             ("売上.xlsx", "file.xlsx")
         );
-        assert_eq!((one.size, one.expires_at), (3, later(bench.folder.now, 60)));
+        assert_eq!((one.size, one.expires_at), (3, later(one.created_at, 60)));
         let sha256 = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed";
         assert_eq!(one.sha256, sha256);
         bench.assert_nothing_left();
