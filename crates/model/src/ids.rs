@@ -1,10 +1,12 @@
 //! Identifiers. Those that grant access are random and print only as a short digest in logs.
 
-use std::{borrow::Borrow, fmt, fmt::Write as _, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use crate::hash::hex;
 
 /// The name of a workspace folder: a random UUID, so that a neighbour cannot guess it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,16 +77,6 @@ fn parse_token(text: &str) -> Result<Box<str>, InvalidToken> {
     }
 }
 
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-}
-
 fn short_digest(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
     hex(&digest[..4])
@@ -122,7 +114,7 @@ macro_rules! token {
             }
         }
 
-        /// Logs get a digest: whoever reads them must not be able to use the token.
+        /// Logs get a digest, with which the token cannot be used.
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "#{}", short_digest(&self.0))
@@ -152,7 +144,8 @@ impl fmt::Debug for JobId {
 
 /// 1–255 characters, none of them `\ ? # %` nor a control character. A slash stands between parts that
 /// URLs can have, as in `@scope/name` and `github.com/owner/name`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
 pub struct ServerName(Arc<str>);
 
 /// Why a name was refused, with the fix.
@@ -192,12 +185,6 @@ impl fmt::Display for ServerName {
 impl fmt::Debug for ServerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&*self.0, f)
-    }
-}
-
-impl Serialize for ServerName {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.0)
     }
 }
 

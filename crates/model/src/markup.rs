@@ -1,5 +1,5 @@
-//! Names of files, servers and tools in texts that are shown as markdown or HTML: whoever chose the name
-//! chooses no markup.
+//! Names of files, servers and tools in texts that are shown as markdown or HTML: a name must not add
+//! markup.
 
 /// For a sentence: nothing in it starts an HTML tag or an entity.
 pub fn plain_text(text: &str) -> String {

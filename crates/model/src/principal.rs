@@ -8,10 +8,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use super::{ServerName, SessionId};
-use crate::ids::hex;
+use crate::hash::{FieldHasher, hex};
 
 /// The owner of sessions and links. Resolved once per request by `identity`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,7 +19,7 @@ pub enum Principal {
     User(Box<str>),
     /// The holder of a named API key, where no user is known.
     Key(Box<str>),
-    /// Nobody we know. May only use session ids that we minted for him.
+    /// An unknown caller. May only use session ids that the bridge created for it.
     Anonymous,
 }
 
@@ -44,12 +43,12 @@ pub struct UserInfo {
     pub email: Option<Box<str>>,
     /// Open WebUI's role: `admin`, `user`, `pending`.
     pub role: Option<Box<str>>,
-    /// Names or ids of his groups.
+    /// Names or ids of the user's groups.
     pub groups: Vec<Box<str>>,
 }
 
 /// A user's own token for Open WebUI. It lives as long as the request that brought it: it is never
-/// stored, logged or handed to a child. It is written only into the envelope in which a request goes on
+/// stored, logged or passed to a child. It is written only into the envelope in which a request goes on
 /// to the replica that holds the chat.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -80,7 +79,7 @@ pub struct Caller {
     pub principal: Principal,
     /// Beside the id.
     pub user: UserInfo,
-    /// He has a key, or comes from a trusted address: what he says of a user is believed.
+    /// The caller has a key, or a trusted address: its user headers are believed.
     pub trusted: bool,
     /// The chat, from a header of a caller who may name one; empty headers are absent.
     pub chat: Option<Box<str>>,
@@ -132,12 +131,12 @@ pub struct RemoteSession {
     pub capabilities: Map<String, Value>,
     /// The least level of log messages that it wants.
     pub log_level: Box<str>,
-    /// What each of its children is told first.
+    /// The message that each of its children gets first.
     pub greeting: Option<Box<str>>,
 }
 
 impl Caller {
-    /// Somebody of whom nothing is known.
+    /// A caller of whom nothing is known.
     pub fn nobody(address: IpAddr) -> Self {
         Self {
             principal: Principal::Anonymous,
@@ -153,11 +152,11 @@ impl Caller {
     }
 }
 
-// Whose share of the machine something counts against.
+// The tenant whose share of the machine something counts against.
 
 /// Who has a share of what all callers use together. Cheap to clone.
 ///
-/// That is a user, in all of his chats. Where no user is known, all who call with one key are one,
+/// That is a user, in all chats. Where no user is known, all callers with one key are one tenant,
 /// and of those without a key all who come from one address, or from one IPv6 network of 64 bits:
 /// each of these may be many people, and gets more of what only orders side by side ([`Self::is_user`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -181,7 +180,7 @@ impl Tenant {
         }))
     }
 
-    /// What the bridge does for nobody in particular.
+    /// What the bridge does by itself.
     pub fn bridge() -> Self {
         Self(Arc::new(Who::Bridge))
     }
@@ -228,14 +227,12 @@ impl WorkspaceKey {
 
     fn derive(kind: &str, principal: &Principal, id: &str, own: Option<&ServerName>) -> Self {
         let (who, name) = principal.tagged();
-        let mut hash = Sha256::new();
+        let mut hash = FieldHasher::new("mcpo-bridge workspace v1");
         let own = own.map_or("", |server| server.as_str());
-        for part in ["mcpo-bridge workspace v1", kind, who, name, id, own] {
-            // Lengths keep ("ab","c") and ("a","bc") apart.
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part.as_bytes());
+        for part in [kind, who, name, id, own] {
+            hash.text(part);
         }
-        Self(hash.finalize().into())
+        Self(hash.finish())
     }
 
     /// Lower-case hex, 64 letters: the name of the binding in the store.

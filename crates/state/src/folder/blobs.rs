@@ -233,10 +233,8 @@ impl BlobStore<'_> {
     pub fn stage(&self) -> Result<StagedFile, StoreError> {
         self.0.in_whole_folder(|| {
             let path = self.0.staging().join(format!("in-{}", Uuid::new_v4()));
-            match files::create_new(&path) {
-                Ok(data) => Ok(StagedFile { path, data }),
-                Err(error) => Err(files::at("make", &path)(error)),
-            }
+            let data = files::create_new(&path).map_err(files::at("make", &path))?;
+            Ok(StagedFile { path, data })
         })
     }
 
@@ -267,10 +265,9 @@ impl BlobStore<'_> {
         range: Option<RangeInclusive<u64>>,
     ) -> Result<Option<OpenBlob>, StoreError> {
         let path = self.0.link_folder(&id.token).join(DATA);
-        let file = match open_read(&path) {
-            Ok(file) => file,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(files::at("open", &path)(error)),
+        let file = files::present(open_read(&path)).map_err(files::at("open", &path))?;
+        let Some(file) = file else {
+            return Ok(None);
         };
         let opened = self.check(id, file).and_then(|mut blob| {
             if let Some(range) = range {

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::{ChatStore, files};
-use crate::error::{StoreError, is_absent};
+use crate::error::StoreError;
 
 /// Servers list what fits into a message; what is larger was not written by us.
 const LIMIT: u64 = 256 * 1024 * 1024;
@@ -24,10 +24,8 @@ impl ChatStore {
     /// What was kept for this server; `None` where there is nothing.
     pub fn catalog_entry(&self, server: &ServerName) -> io::Result<Option<Vec<u8>>> {
         let path = self.catalog_file(server);
-        let content = match files::read_within(&path, LIMIT) {
-            Ok(content) => content,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(error),
+        let Some(content) = files::present(files::read_within(&path, LIMIT))? else {
+            return Ok(None);
         };
         // For the clean-up: the entry is in use.
         let file = File::options().append(true).open(&path);
@@ -61,9 +59,8 @@ impl ChatStore {
             if !changed.is_ok_and(unused) {
                 continue;
             }
-            match fs::remove_file(&path) {
-                Ok(()) => removed += 1,
-                Err(error) if is_absent(&error) => {}
+            match files::present(fs::remove_file(&path)) {
+                Ok(found) => removed += u64::from(found.is_some()),
                 Err(error) => errors.push(files::at("remove", &path)(error)),
             }
         }
@@ -72,9 +69,8 @@ impl ChatStore {
 
     /// A name of any letters makes a file name.
     fn catalog_file(&self, server: &ServerName) -> PathBuf {
-        let digest: [u8; 32] = Sha256::digest(server.as_str()).into();
-        self.bridge("catalog")
-            .join(format!("{}.json", hex(&digest[..16])))
+        let digest = hex(&Sha256::digest(server.as_str())[..16]);
+        self.bridge("catalog").join(format!("{digest}.json"))
     }
 }
 

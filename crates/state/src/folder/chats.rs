@@ -117,24 +117,30 @@ impl ChatStore {
     /// Removes a folder at once, whatever its lease says. Links made from it stay.
     /// Follows no links; copes with read-only folders and any depth. Absent is fine.
     pub(super) fn remove_job(&self, job: &Job) -> Result<(), StoreError> {
-        match self.take_away(job) {
-            Ok(staged) => remove_tree(&staged).map_err(files::at("remove", job.folder())),
-            Err(error) if is_absent(&error) => Ok(()),
-            Err(error) => Err(files::at("remove", job.folder())(error)),
-        }
+        self.remove_whole(job.folder())
     }
 
-    /// Moves the folder out of sight in one step, so that it is never seen half-removed.
-    pub(super) fn take_away(&self, job: &Job) -> io::Result<PathBuf> {
-        let staged = self.staging().join(format!("gone-{}", Uuid::new_v4()));
-        match fs::rename(job.folder(), &staged) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                unlock_dir(job.folder())?;
-                fs::rename(job.folder(), &staged)?;
+    /// Removes what is at `path` in one step. Absent is fine.
+    pub(super) fn remove_whole(&self, path: &Path) -> Result<(), StoreError> {
+        let removed = match self.move_aside(path) {
+            Ok(Some(aside)) => remove_tree(&aside),
+            other => other.map(drop),
+        };
+        removed.map_err(files::at("remove", path))
+    }
+
+    /// Moves what is at `path` out of sight in one step, so that it is never seen half-removed; `None` where
+    /// nothing is there.
+    pub(super) fn move_aside(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        let aside = self.staging().join(format!("gone-{}", Uuid::new_v4()));
+        let moved = match fs::rename(path, &aside) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.is_dir() => {
+                unlock_dir(path)?;
+                fs::rename(path, &aside)
             }
-            other => other?,
-        }
-        Ok(staged)
+            other => other,
+        };
+        Ok(files::present(moved)?.map(|()| aside))
     }
 
     pub(super) fn job_at(&self, id: JobId) -> Job {
@@ -260,12 +266,10 @@ impl ChatStore {
     /// Takes a binding away that leads nowhere. Where locks do not reach the other replica, it may
     /// have made a good one since the look: that is put back, and its folder is the answer.
     fn clear_binding(&self, path: &Path) -> Result<Option<Job>, StoreError> {
-        let taken = self.staging().join(Uuid::new_v4().to_string());
-        match fs::rename(path, &taken) {
-            Ok(()) => {}
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(files::at("replace", path)(error)),
-        }
+        let taken = self.move_aside(path).map_err(files::at("replace", path))?;
+        let Some(taken) = taken else {
+            return Ok(None);
+        };
         let content = match files::read_record(&taken) {
             Ok(content) => content,
             Err(error) if files::is_broken(&error) => Vec::new(),
@@ -333,19 +337,17 @@ impl ChatStore {
             let bound = self.bind(key, new, now).map_err(LeaseError::Store);
             let leased = bound.and_then(|job| {
                 let lease = self.acquire_lease(&job, now)?;
-                match self.take_up(&job, &lease, key, new) {
-                    Ok(metadata) => Ok(Held {
-                        job,
-                        lease,
-                        servers: metadata.server_names,
-                    }),
-                    Err(error) => {
-                        if let Err(error) = self.release(&lease) {
-                            tracing::warn!(job = ?job.id(), %error, "lease not released");
-                        }
-                        Err(error.into())
+                let metadata = self.take_up(&job, &lease, key, new).inspect_err(|_| {
+                    if let Err(error) = self.release(&lease) {
+                        tracing::warn!(job = ?job.id(), %error, "lease not released");
                     }
-                }
+                })?;
+                let servers = metadata.server_names;
+                Ok(Held {
+                    job,
+                    lease,
+                    servers,
+                })
             });
             match leased {
                 Err(LeaseError::Store(StoreError::JobGone)) => {}
@@ -386,7 +388,7 @@ impl ChatStore {
         removed
     }
 
-    /// Removes bindings whose folder is gone; returns how many, and what failed.
+    /// Removes bindings to folders that no longer exist; returns how many, and what failed.
     pub(super) fn sweep_bindings(&self) -> (u64, Vec<StoreError>) {
         let (mut removed, mut errors) = (0, Vec::new());
         let top = self.bridge("bindings");
@@ -397,17 +399,13 @@ impl ChatStore {
                 Vec::new()
             })
         };
-        let shards: Vec<_> = list(&top)
+        let shards = list(&top)
             .into_iter()
             .flatten()
-            .map(|shard| top.join(shard))
-            .map(|shard| (list(&shard), shard))
-            .collect();
+            .map(|shard| top.join(shard));
+        let shards: Vec<_> = shards.map(|shard| (list(&shard), shard)).collect();
         for (names, shard) in shards {
-            for name in names.into_iter().flatten() {
-                if name.len() != 64 {
-                    continue;
-                }
+            for name in names.into_iter().flatten().filter(|name| name.len() == 64) {
                 match self.remove_orphan(&shard, &name) {
                     Ok(was_orphan) => removed += u64::from(was_orphan),
                     Err(error) => errors.push(error),
@@ -496,15 +494,13 @@ impl ChatStore {
             .into_iter()
             .flatten()
             .filter_map(|name| name.parse().ok());
-        let mut jobs: Vec<_> = ids
-            .filter_map(|id| match self.chat(id) {
-                Ok(summary) => summary,
-                Err(error) => {
-                    tracing::warn!(job = ?id, %error, "workspace cannot be listed");
-                    None
-                }
+        let jobs = ids.filter_map(|id| {
+            self.chat(id).unwrap_or_else(|error| {
+                tracing::warn!(job = ?id, %error, "workspace cannot be listed");
+                None
             })
-            .collect();
+        });
+        let mut jobs: Vec<_> = jobs.collect();
         jobs.sort_by_key(|summary| summary.metadata.created_at);
         Ok(jobs)
     }
@@ -527,18 +523,19 @@ impl ChatStore {
 
     /// The children that live under fresh leases.
     pub fn sessions(&self) -> Result<Vec<SessionSummary>, StoreError> {
-        let jobs = self.chats()?.into_iter();
-        Ok(jobs
-            .filter_map(|job| job.leased_by.map(|instance| (job, instance)))
-            .flat_map(|(job, instance)| {
-                let sessions = job.metadata.live_sessions.into_iter();
-                sessions.map(move |session| SessionSummary {
-                    job: job.job.id(),
+        let sessions = self.chats()?.into_iter().flat_map(|chat| {
+            let (job, leased_by) = (chat.job.id(), chat.leased_by);
+            let sessions = chat.metadata.live_sessions.into_iter();
+            sessions.filter_map(move |session| {
+                let instance = leased_by?;
+                Some(SessionSummary {
+                    job,
                     instance,
                     session,
                 })
             })
-            .collect())
+        });
+        Ok(sessions.collect())
     }
 }
 
@@ -616,9 +613,8 @@ impl ChatStore {
     /// Notes that the process with this [`LiveSession::number`] has ended.
     pub fn session_ended(&self, lease: &Lease, number: u64) -> Result<(), StoreError> {
         self.update_metadata(&self.job_at(lease.job), lease.fence, |metadata| {
-            metadata
-                .live_sessions
-                .retain(|session| session.number != number);
+            let sessions = &mut metadata.live_sessions;
+            sessions.retain(|session| session.number != number);
         })
         .map(drop)
     }

@@ -71,15 +71,21 @@ pub fn is_broken(error: &io::Error) -> bool {
         || matches!(code, Some(Errno::LOOP | Errno::NXIO | Errno::ISDIR))
 }
 
+/// `None` where nothing of that name is there.
+pub fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if is_absent(&error) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// Reads a JSON record; `None` where there is none.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match read_record(path) {
-        Ok(content) => serde_json::from_slice(&content)
-            .map(Some)
-            .map_err(|error| broken(format!("corrupt record: {error}"))),
-        Err(error) if is_absent(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let Some(content) = present(read_record(path))? else {
+        return Ok(None);
+    };
+    let record = serde_json::from_slice(&content).map(Some);
+    record.map_err(|error| broken(format!("corrupt record: {error}")))
 }
 
 /// Replaces a file whole: readers see the old or the new one. `staging` is on the same filesystem.
@@ -160,11 +166,7 @@ pub fn to_json(record: &impl Serialize) -> io::Result<Vec<u8>> {
 
 /// Sees to it that a file's bytes are on the disk. Absent is fine.
 pub fn sync_file(path: &Path) -> io::Result<()> {
-    match open_read(path) {
-        Ok(file) => file.sync_all(),
-        Err(error) if is_absent(&error) => Ok(()),
-        Err(error) => Err(error),
-    }
+    present(open_read(path))?.map_or(Ok(()), |file| file.sync_all())
 }
 
 /// Sees to it that the names in a folder are on the disk. A filesystem that cannot does it itself.
@@ -185,22 +187,16 @@ pub fn make_dir(path: &Path) -> io::Result<()> {
 
 /// Whether a real folder (no link) of our user is there.
 pub fn is_own_dir(path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(found) => Ok(found.is_dir() && found.uid() == rustix::process::geteuid().as_raw()),
-        Err(error) if is_absent(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
+    let user = rustix::process::geteuid().as_raw();
+    let found = present(fs::symlink_metadata(path))?;
+    Ok(found.is_some_and(|found| found.is_dir() && found.uid() == user))
 }
 
 /// The names in a folder; what is not UTF-8 is not ours and comes as `None`.
 pub fn names_in(path: &Path) -> io::Result<Vec<Option<String>>> {
-    match fs::read_dir(path) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.file_name().into_string().ok()))
-            .collect(),
-        Err(error) if is_absent(&error) => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
+    let entries = present(fs::read_dir(path))?.into_iter().flatten();
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+    names.collect()
 }
 
 /// How long a lock is waited for. Our own holders need milliseconds; only a holder that should not
@@ -238,10 +234,8 @@ impl FileLock {
             let file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR)?);
             lock_until(&file, until)?;
             // The holder before may have moved the folder away: then this lock guards nothing.
-            match path.symlink_metadata() {
-                Ok(now) if now.ino() == file.metadata()?.ino() => return Ok(Self { _file: file }),
-                Ok(_) => {}
-                Err(error) => return Err(error),
+            if path.symlink_metadata()?.ino() == file.metadata()?.ino() {
+                return Ok(Self { _file: file });
             }
         }
     }

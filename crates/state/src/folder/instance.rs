@@ -253,14 +253,10 @@ impl Instance {
         };
         let path = self.folder.join(format!("{}.lock", self.id()));
         let mut renew = || {
-            let own = held.file.metadata()?;
-            match fs::symlink_metadata(&path) {
-                Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => return Ok(()),
-                Err(error) if !is_absent(&error) => return Err(error),
-                _ => {}
+            if !lies_at(&held.file, &path)? {
+                let hidden = self.folder.join(format!("new-{}", self.id()));
+                *held = lock_then_show(&hidden, &path)?;
             }
-            let hidden = self.folder.join(format!("new-{}", self.id()));
-            *held = lock_then_show(&hidden, &path)?;
             Ok(())
         };
         renew().map_err(files::at("lock", &path))
@@ -277,26 +273,15 @@ impl Instance {
         let alive = self.alive.lock();
         let kind = if alive.is_some() { "lock" } else { "json" };
         let path = self.folder.join(format!("{}.{kind}", self.id()));
-        let replaced = || {
-            io::Error::other(
-                "the jobs directory was replaced; it is prepared with the next heartbeat",
-            )
+        let shown = match alive.as_ref() {
+            Some(alive) => lies_at(&alive.file, &path),
+            None => files::present(fs::symlink_metadata(&path)).map(|found| found.is_some()),
         };
-        let look = || {
-            let shown = match fs::symlink_metadata(&path) {
-                Err(error) if is_absent(&error) => return Err(replaced()),
-                shown => shown?,
-            };
-            let own = alive.as_ref().map(|alive| alive.file.metadata());
-            let own = own.transpose()?;
-            let same = |own: fs::Metadata| (own.dev(), own.ino()) == (shown.dev(), shown.ino());
-            if own.is_none_or(same) {
-                Ok(())
-            } else {
-                Err(replaced())
-            }
-        };
-        look().map_err(files::at("find", &path))
+        if shown.map_err(files::at("find", &path))? {
+            return Ok(());
+        }
+        let why = "the jobs directory was replaced; it is prepared with the next heartbeat";
+        Err(files::at("find", &path)(io::Error::other(why)))
     }
 
     pub(super) fn move_to(&self, address: String) {
@@ -339,6 +324,13 @@ impl Instance {
             tracing::debug!(%error, "this instance's files remain until the next clean-up");
         }
     }
+}
+
+/// Whether this file, and no other, is at `path`.
+fn lies_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    let found = files::present(fs::symlink_metadata(path))?;
+    Ok(found.is_some_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino())))
 }
 
 /// The file must never be seen unlocked, or we would be taken for dead. Returns the folder's device, too.

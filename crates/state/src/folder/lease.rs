@@ -19,7 +19,6 @@ use std::{
 use bridge_model::{Job, JobId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::{
     ChatStore,
@@ -118,20 +117,16 @@ impl ChatStore {
     pub(super) fn acquire_locked(&self, job: &Job, now: Timestamp) -> Result<Lease, LeaseError> {
         loop {
             let found = read(job)?;
-            let (claim, fence) = match &found {
+            let claim = match &found {
                 Found::Record(record) if record.instance == Some(self.instance()) => {
                     return Ok(self.lease(job, record.fence, record.since.unwrap_or(now)));
                 }
-                Found::Record(record) => {
-                    if let Some(holder) = record.instance {
-                        self.refuse_alive(holder, record.address.clone())?;
-                    }
-                    (record.fence + 1, record.fence + 1)
-                }
-                Found::Broken(why) => {
-                    self.refuse_suspects(job, why)?;
-                    (MENDING, beyond_any(now))
-                }
+                _ => self.refuse_others(job, &found)?,
+            };
+            let fence = if claim == MENDING {
+                beyond_any(now)
+            } else {
+                claim
             };
             let record = self.own_record(fence, now);
             if self.put_in_place(job, claim, &record, &found, Durable::Yes)? {
@@ -140,6 +135,20 @@ impl ChatStore {
                 let _ = remove_tree(&claim_path(job, fence.saturating_sub(1)));
                 return Ok(self.lease(job, fence, now));
             }
+        }
+    }
+
+    /// Refuses as long as an instance lives that holds the lease, or may hold it. Returns the number of the
+    /// claim with which it can be taken.
+    fn refuse_others(&self, job: &Job, found: &Found) -> Result<u64, LeaseError> {
+        match found {
+            Found::Record(record) => {
+                if let Some(holder) = record.instance {
+                    self.refuse_alive(holder, record.address.clone())?;
+                }
+                Ok(record.fence + 1)
+            }
+            Found::Broken(why) => self.refuse_suspects(job, why).map(|()| MENDING),
         }
     }
 
@@ -235,12 +244,10 @@ impl ChatStore {
 
     /// Takes the claim of a dead instance out of the way; refuses where its maker lives.
     fn clear_claim(&self, path: &Path) -> Result<(), LeaseError> {
-        let read_claim = |path: &Path| match files::read_record(path) {
-            Ok(content) => Ok(Some(content)),
-            Err(error) if is_absent(&error) => Ok(None),
+        let read_claim = |path: &Path| match files::present(files::read_record(path)) {
             // A child put something else there.
             Err(error) if files::is_broken(&error) => Ok(Some(Vec::new())),
-            Err(error) => Err(files::at("read", path)(error)),
+            content => content.map_err(files::at("read", path)),
         };
         let Some(content) = read_claim(path)? else {
             return Ok(());
@@ -249,11 +256,10 @@ impl ChatStore {
             self.refuse_alive(maker, None)?;
         }
         // By rename: of several that do this one gets it.
-        let taken = self.staging().join(Uuid::new_v4().to_string());
-        match fs::rename(path, &taken) {
-            Err(error) if is_absent(&error) => return Ok(()),
-            other => other.map_err(files::at("remove", path))?,
-        }
+        let taken = self.move_aside(path).map_err(files::at("remove", path))?;
+        let Some(taken) = taken else {
+            return Ok(());
+        };
         // Since the look a living one's may have come into its place: that is put back.
         let another = !matches!(read_claim(&taken)?, Some(now) if now == content);
         if another {
@@ -387,13 +393,8 @@ impl ChatStore {
     /// What [`Self::acquire_lease`] would refuse with, without taking anything.
     pub(super) fn check_elsewhere(&self, job: &Job) -> Result<(), LeaseError> {
         match read(job)? {
-            Found::Record(record) => match record.instance {
-                Some(holder) if holder != self.instance() => {
-                    self.refuse_alive(holder, record.address)
-                }
-                _ => Ok(()),
-            },
-            Found::Broken(why) => self.refuse_suspects(job, &why),
+            Found::Record(record) if record.instance == Some(self.instance()) => Ok(()),
+            found => self.refuse_others(job, &found).map(drop),
         }
     }
 
@@ -402,18 +403,7 @@ impl ChatStore {
     pub(super) fn claim_to_remove(&self, job: &Job) -> Result<PathBuf, LeaseError> {
         loop {
             let found = read(job)?;
-            let claim = match &found {
-                Found::Record(record) => {
-                    if let Some(holder) = record.instance {
-                        self.refuse_alive(holder, record.address.clone())?;
-                    }
-                    record.fence + 1
-                }
-                Found::Broken(why) => {
-                    self.refuse_suspects(job, why)?;
-                    MENDING
-                }
-            };
+            let claim = self.refuse_others(job, &found)?;
             let path = claim_path(job, claim);
             let record = self.own_record(claim, Timestamp::UNIX_EPOCH);
             let content = files::to_json(&record).map_err(files::at("write", &path))?;

@@ -11,7 +11,6 @@ use bridge_model::{JobId, LinkToken};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
 use super::{
     ChatStore,
@@ -19,9 +18,8 @@ use super::{
     files,
     lease::Lease,
     record::PrincipalHash,
-    remove::remove_tree,
 };
-use crate::error::{StoreError, is_absent, is_disk_full};
+use crate::error::{StoreError, is_disk_full};
 
 /// One version of one file, behind its own link.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -230,13 +228,7 @@ impl ChatStore {
 
     /// Removes a link that was not handed out: record and bytes go, it answers 404. Absent is fine.
     pub fn remove_link(&self, token: &LinkToken) -> Result<(), StoreError> {
-        let folder = self.link_folder(token);
-        let staged = self.staging().join(format!("gone-{}", Uuid::new_v4()));
-        match fs::rename(&folder, &staged) {
-            Ok(()) => remove_tree(&staged).map_err(files::at("remove", &folder)),
-            Err(error) if is_absent(&error) => Ok(()),
-            Err(error) => Err(files::at("remove", &folder)(error)),
-        }
+        self.remove_whole(&self.link_folder(token))
     }
 
     pub(super) fn end_link(

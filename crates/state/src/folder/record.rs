@@ -10,12 +10,11 @@ use std::{
     time::Duration,
 };
 
-use bridge_model::{Job, JobId, Principal, hex, open_append};
+use bridge_model::{FieldHasher, Job, JobId, Principal, hex, open_append};
 use bridge_protocol::RawJson;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     ChatStore,
@@ -32,13 +31,10 @@ pub struct PrincipalHash(Box<str>);
 impl From<&Principal> for PrincipalHash {
     fn from(principal: &Principal) -> Self {
         let (kind, name) = principal.tagged();
-        let mut hash = Sha256::new();
-        for part in ["mcpo-bridge principal v1", kind, name] {
-            // Lengths keep ("ab","c") and ("a","bc") apart.
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part.as_bytes());
-        }
-        Self(hex(&hash.finalize()).into())
+        let mut hash = FieldHasher::new("mcpo-bridge principal v1");
+        hash.text(kind);
+        hash.text(name);
+        Self(hex(&hash.finish()).into())
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -13,7 +13,6 @@ use std::{
 
 use bridge_model::{Job, JobId, Principal};
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::{
     ChatStore,
@@ -24,7 +23,7 @@ use super::{
     record::{Kept, Metadata, PrincipalHash},
     remove::remove_tree,
 };
-use crate::error::{StoreError, is_absent};
+use crate::error::StoreError;
 
 /// What one run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -227,7 +226,7 @@ impl Round<'_> {
     fn link(&mut self, folder: &Path) -> Result<(), StoreError> {
         let Some(artifact) = links::read(folder)? else {
             // Half-removed by an earlier round: the record goes last but one.
-            return self.remove(folder);
+            return self.store.remove_whole(folder);
         };
         let reason = match &self.user {
             Some(user) if artifact.principal == *user => GoneReason::Revoked,
@@ -237,7 +236,7 @@ impl Round<'_> {
         match artifact.gone_at {
             _ if self.ageless => {}
             Some(at) if is_over(at, TOMBSTONE, self.now) => {
-                self.remove(folder)?;
+                self.store.remove_whole(folder)?;
                 self.report.removed_tombstones += 1;
             }
             None if self.user.is_some() || artifact.expires_at <= self.now => {
@@ -250,13 +249,6 @@ impl Round<'_> {
             Some(_) => {}
         }
         Ok(())
-    }
-
-    fn remove(&self, folder: &Path) -> Result<(), StoreError> {
-        let staged = self.store.staging().join(Uuid::new_v4().to_string());
-        fs::rename(folder, &staged)
-            .and_then(|()| remove_tree(&staged))
-            .map_err(files::at("remove", folder))
     }
 
     fn jobs(&mut self) {
@@ -312,10 +304,8 @@ impl Round<'_> {
     }
 
     fn take(&self, job: &Job) -> Result<Option<PathBuf>, StoreError> {
-        match self.store.take_away(job) {
-            Err(error) if is_absent(&error) => Ok(None),
-            staged => staged.map(Some).map_err(files::at("remove", job.folder())),
-        }
+        let staged = self.store.move_aside(job.folder());
+        staged.map_err(files::at("remove", job.folder()))
     }
 
     /// Under the lock, because an instance that takes the lease at this moment needs the same one.
@@ -465,6 +455,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use bridge_model::LinkToken;
+
+    use std::fs;
 
     use super::*;
     use crate::{
