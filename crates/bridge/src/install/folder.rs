@@ -6,8 +6,8 @@
 //! pins/{digest of a command}.json        what was chosen for a command that is in no lock file
 //! staging/{uuid}/                        what is being made
 //! ```
-//! Equal pins make equal environments, so whoever comes second throws his away. Nothing in an
-//! environment is changed once it stands; its time of use is that of `used`.
+//! Equal pins make equal environments, so the second of two bridges discards its own. Nothing in an
+//! environment is changed once it is in place; its time of use is that of `used`.
 
 use std::{
     ffi::OsString,
@@ -77,18 +77,10 @@ pub struct Record {
 }
 
 impl Folder {
-    /// Below this tools folder, which need not be there yet.
-    pub fn within(tools_dir: &Path) -> Self {
-        Self {
-            root: tools_dir.join(INSTALLED),
-            ahead: None,
-        }
-    }
-
-    /// The same, with what was installed ahead.
-    #[must_use]
-    pub fn over(self, ahead: Option<Preinstalled>) -> Self {
-        Self { ahead, ..self }
+    /// Below this tools folder, which need not be there yet, and with what was installed ahead.
+    pub fn new(tools_dir: &Path, ahead: Option<Preinstalled>) -> Self {
+        let root = tools_dir.join(INSTALLED);
+        Self { root, ahead }
     }
 
     /// What was installed ahead for such a command line.
@@ -96,24 +88,20 @@ impl Folder {
         self.ahead.as_ref()?.pin(wanted)
     }
 
-    /// Whether what lies there may be run: nobody but us and root can have put it there.
+    /// Whether what is there may be run: only this user and root can have written it.
     pub fn is_ours(&self) -> Result<(), String> {
         is_ours(&self.root, "MCPO_TOOLS_DIR")?;
-        let ahead = self.ahead.as_ref();
-        ahead.map_or(Ok(()), |ahead| {
-            is_ours(ahead.root(), "MCPO_PREINSTALLED_DIR")
-        })
+        match &self.ahead {
+            Some(ahead) => is_ours(&ahead.root, "MCPO_PREINSTALLED_DIR"),
+            None => Ok(()),
+        }
     }
 
     /// The environment of this pin, if it is there and whole.
     pub fn environment(&self, pin: &Pin) -> Option<(PathBuf, Record)> {
-        let ahead = self.ahead.as_ref().map(Preinstalled::root);
-        let roots = std::iter::once(self.root.as_path()).chain(ahead);
-        roots.into_iter().find_map(|root| environment(root, pin))
-    }
-
-    fn path(&self, pin: &Pin) -> PathBuf {
-        environment_path(&self.root, pin)
+        let ahead = self.ahead.as_ref().map(|ahead| &ahead.root);
+        let mut roots = std::iter::once(&self.root).chain(ahead);
+        roots.find_map(|root| environment(root, pin))
     }
 
     /// A folder to make an environment in. Goes when dropped.
@@ -134,7 +122,7 @@ impl Folder {
         let text = serde_json::to_vec_pretty(record)?;
         fs::write(stage.path.join(RECORD), text)?;
         File::create(stage.path.join(USED))?;
-        let place = self.path(&record.pin);
+        let place = environment_path(&self.root, &record.pin);
         for _ in 0..2 {
             match fs::rename(&stage.path, &place) {
                 Ok(()) => return Ok(place),
@@ -142,16 +130,19 @@ impl Folder {
                 // One that cannot be read may be whole, and in use.
                 Err(error) if is_unreadable(&place) => return Err(error),
                 // One that is broken: out of the way with it.
-                Err(_) => {
-                    let aside = self.root.join("staging").join(Uuid::new_v4().to_string());
-                    fs::rename(&place, &aside)?;
-                    let _ = fs::remove_dir_all(aside);
-                }
+                Err(_) => self.take_away(&place)?,
             }
         }
-        Err(io::Error::other(
-            "the environment could not be moved into place",
-        ))
+        let why = "the environment could not be moved into place";
+        Err(io::Error::other(why))
+    }
+
+    /// Removes an environment. Renamed first: half of one must not be found.
+    fn take_away(&self, environment: &Path) -> io::Result<()> {
+        let aside = self.root.join("staging").join(Uuid::new_v4().to_string());
+        fs::rename(environment, &aside)?;
+        let _ = fs::remove_dir_all(aside);
+        Ok(())
     }
 
     /// What was chosen for this command before.
@@ -190,7 +181,7 @@ impl Folder {
         }
     }
 
-    /// Removes what nobody used for long, and what was begun and given up. All times are those of
+    /// Removes what was unused for long, and what was begun and abandoned. All times are those of
     /// the filesystem: no host's clock is compared with another's.
     pub fn sweep(&self) -> usize {
         self.now().map_or(0, |now| self.sweep_at(now))
@@ -217,12 +208,7 @@ impl Folder {
         let unused = entries("environments").filter(|path| old(&path.join(USED), UNUSED));
         let mut removed = 0;
         for path in unused {
-            // Renamed first: half an environment must not be found.
-            let aside = self.root.join("staging").join(Uuid::new_v4().to_string());
-            if fs::rename(&path, &aside).is_ok() {
-                removed += 1;
-                let _ = fs::remove_dir_all(aside);
-            }
+            removed += usize::from(self.take_away(&path).is_ok());
         }
         for path in entries("pins").filter(|path| old(path, UNUSED)) {
             removed += usize::from(fs::remove_file(path).is_ok());
@@ -307,24 +293,27 @@ pub struct Work<'a> {
     children: &'a Children,
     env: Vec<(OsString, OsString)>,
     cwd: PathBuf,
+    /// Where the environment is made.
+    pub stage: &'a Path,
 }
 
 impl<'a> Work<'a> {
     /// `own` are the server's variables, of which only the package managers' own settings are
-    /// taken; `scratch` is for their temporary files.
+    /// taken. Their temporary files are in a folder below `stage`.
     pub fn new(
         children: &'a Children,
         tools_dir: &Path,
         own: &IndexMap<String, String>,
-        scratch: &Path,
+        stage: &'a Path,
     ) -> Result<Self, Failed> {
-        let cwd = scratch.join("scratch");
+        let cwd = stage.join("scratch");
         std::fs::create_dir(&cwd)
             .map_err(|error| format!("cannot create a working directory: {error}"))?;
         Ok(Self {
             children,
             env: environment_for_installing(tools_dir, &cwd, own),
             cwd,
+            stage,
         })
     }
 
@@ -372,8 +361,8 @@ impl<'a> Work<'a> {
 }
 
 fn last_words(said: &str) -> String {
-    let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
-    let lines: Vec<&str> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+    let lines = said.lines().map(str::trim_end);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
     if last.is_empty() {
         return String::new();
@@ -411,6 +400,7 @@ const LOCK: &str = "mcp-servers.lock.json";
 /// The folder, which does not change while we run.
 #[derive(Debug, Clone)]
 pub struct Preinstalled {
+    /// Where its environments lie.
     root: PathBuf,
     lock: LockFile,
 }
@@ -427,11 +417,6 @@ impl Preinstalled {
             root: dir.join(INSTALLED),
             lock: lock.unwrap_or_default(),
         }
-    }
-
-    /// Where its environments lie.
-    pub fn root(&self) -> &Path {
-        &self.root
     }
 
     /// What was chosen for a command line, whatever its server is called.
@@ -472,7 +457,7 @@ mod tests {
     #[test]
     fn whoever_makes_the_same_second_uses_the_first() {
         let tools = tempfile::tempdir().unwrap();
-        let folder = Folder::within(tools.path());
+        let folder = Folder::new(tools.path(), None);
         let first = made(&folder, "1");
         let before = fs::metadata(&first).unwrap().ino();
         assert_eq!(made(&folder, "1"), first);
@@ -484,7 +469,7 @@ mod tests {
     #[test]
     fn a_broken_environment_is_replaced() {
         let tools = tempfile::tempdir().unwrap();
-        let folder = Folder::within(tools.path());
+        let folder = Folder::new(tools.path(), None);
         let place = made(&folder, "1");
         fs::write(place.join(RECORD), "{").unwrap();
         assert!(folder.environment(&record("1").pin).is_none());
@@ -499,7 +484,7 @@ mod tests {
     #[test]
     fn only_what_nobody_used_for_long_is_removed() {
         let tools = tempfile::tempdir().unwrap();
-        let folder = Folder::within(tools.path());
+        let folder = Folder::new(tools.path(), None);
         let (old, used) = (made(&folder, "1"), made(&folder, "2"));
         folder.set_pin("old", &record("1").pin).unwrap();
         folder.set_pin("used", &record("2").pin).unwrap();
@@ -522,7 +507,7 @@ mod tests {
     #[test]
     fn what_others_may_write_is_not_run() {
         let tools = tempfile::tempdir().unwrap();
-        let folder = Folder::within(tools.path());
+        let folder = Folder::new(tools.path(), None);
         assert!(folder.is_ours().is_ok(), "nothing there is fine");
         drop(folder.stage().unwrap());
         assert!(folder.is_ours().is_ok());

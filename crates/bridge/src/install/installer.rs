@@ -1,13 +1,13 @@
-//! Keeps [`Launches`] true: looks at what is there, and installs what is not.
+//! Keeps [`Launches`] up to date: finds what is installed, and installs what is missing.
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use bridge_model::ServerName;
+use bridge_model::{FieldHasher, ServerName};
 use bridge_process::{
     CommandSpec, launch,
     launch::{Kind, Resolved, Sources, Target, Wanted, What},
@@ -23,7 +23,7 @@ use super::{
     LockFile, Pin,
     folder::{Failed, Folder, Preinstalled, Record, Work},
     node,
-    pin::{FieldHasher, wanted_node, wanted_python},
+    pin::{short_name, wanted_node, wanted_python},
     python,
 };
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
 /// Installations side by side: they wait for the network, and then compile.
 const AT_ONCE: usize = 2;
 
-/// What an installer is told.
+/// The settings of an installer.
 #[derive(Debug, Clone)]
 pub struct InstallerSettings {
     /// Environments lie below it; absolute.
@@ -62,7 +62,7 @@ type Lock = Result<Option<LockFile>, String>;
 
 type Changed = Box<dyn Fn(&ServerName) + Send + Sync>;
 
-/// Keeps the launches of all servers true.
+/// Keeps the launches of all servers up to date.
 pub struct Installer {
     pub(super) settings: InstallerSettings,
     pub(super) folder: Folder,
@@ -88,8 +88,10 @@ impl Installer {
     /// Does nothing before [`Installer::follow`].
     pub fn new(settings: InstallerSettings, children: Arc<Children>) -> Self {
         Self {
-            folder: Folder::within(&settings.tools_dir)
-                .over(settings.preinstalled_dir.as_deref().map(Preinstalled::open)),
+            folder: Folder::new(
+                &settings.tools_dir,
+                settings.preinstalled_dir.as_deref().map(Preinstalled::open),
+            ),
             settings,
             children,
             permits: Arc::new(Semaphore::new(AT_ONCE)),
@@ -102,7 +104,7 @@ impl Installer {
         }
     }
 
-    /// Who is told when a server is started from another environment than before.
+    /// Sets the function that is called when a server is started from another environment than before.
     pub fn on_change(&self, changed: impl Fn(&ServerName) + Send + Sync + 'static) {
         let _ = self.changed.set(Box::new(changed));
     }
@@ -114,7 +116,7 @@ impl Installer {
 
     /// What an operator should look at: entries of the lock file that do not count.
     pub fn warnings(&self) -> Vec<String> {
-        lock(&self.warnings).clone()
+        self.warnings.lock().clone()
     }
 
     /// Takes the servers over. When it returns, those that were installed before are started from
@@ -123,7 +125,7 @@ impl Installer {
         self.launches().follow(&specs);
         let this = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let lock = this.read_lock();
+            let lock = LockFile::read(&this.settings.lock_file).map_err(|error| error.to_string());
             let looks = specs.into_iter().map(|spec| {
                 let look = this.look(&spec, &lock);
                 (spec, look)
@@ -133,7 +135,7 @@ impl Installer {
         let Ok(looked) = looked.await else { return };
         let mut warnings = Vec::new();
         let names: Vec<_> = looked.iter().map(|(spec, _)| spec.name.clone()).collect();
-        lock(&self.running).retain(|name, _| names.contains(name));
+        self.running.lock().retain(|name, _| names.contains(name));
         for (spec, (look, warning)) in looked {
             warnings.extend(warning.map(|why| format!("server '{}': {why}", spec.name)));
             self.settle(&spec, look);
@@ -141,7 +143,7 @@ impl Installer {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        *lock(&self.warnings) = warnings;
+        *self.warnings.lock() = warnings;
     }
 
     /// What can be installed for this server; the error says why it runs as written, `None` if
@@ -151,7 +153,52 @@ impl Installer {
         spec: &ServerSpec,
         lock: Option<&LockFile>,
     ) -> Result<InstallRequest, Option<String>> {
-        InstallRequest::read(spec, lock, &self.folder)
+        let Transport::Stdio(command) = &spec.transport else {
+            return Err(None);
+        };
+        if !launch::is_launcher(&command.program) {
+            return Err(None);
+        }
+        if !spec.install {
+            return Err(Some("\"install\" is false in the server file".to_owned()));
+        }
+        let wanted = launch::read(command, &|name| is_on_path(command, name)).map_err(Some)?;
+        let (digest, lockable) = match &wanted.what {
+            What::Python(set) => {
+                let lockable = set.sources.iter().all(|source| source.is_file());
+                (wanted_python(set), lockable)
+            }
+            What::Node(set) => (wanted_node(set), true),
+            What::Interpreter(_) => (String::new(), false),
+        };
+        let entry = lock.and_then(|lock| lock.entry(&spec.name, &digest));
+        let ahead = self.folder.pinned_ahead(&digest);
+        let (locked, mut warning) = match (entry, ahead) {
+            (Some(Ok(pin)), _) | (_, Some(pin)) => (Some(pin), None),
+            (Some(Err(why)), None) => (None, Some(why)),
+            (None, None) => (None, None),
+        };
+        if lock.is_some() && lockable && locked.is_none() && warning.is_none() {
+            warning = Some("not in the lock file: run `mcpo-bridge install`".to_owned());
+        }
+        let is_locked = locked.is_some();
+        let chosen = || {
+            let pin = self.folder.pin(&chosen_for(command, &digest));
+            pin.map_err(|error| Some(format!("cannot read its resolved versions: {error}")))
+        };
+        let pin = match locked {
+            Some(pin) => Some(pin),
+            None => chosen()?,
+        };
+        Ok(InstallRequest {
+            pin,
+            wanted,
+            command: command.clone(),
+            digest,
+            locked: is_locked,
+            lockable,
+            warning,
+        })
     }
 
     /// Installs it, unless it is there already. With `anew`, versions are chosen again. What was
@@ -164,21 +211,18 @@ impl Installer {
     ) -> Result<(Pin, Resolved), Failed> {
         self.folder.is_ours()?;
         let known = asked.pin.as_ref().filter(|_| !anew);
-        let made = match known {
-            Some(pin) => match self.folder.environment(pin) {
-                Some((_, record)) => Ok(record),
-                None => self.make(asked, Some(pin), anew, step).await,
-            },
-            None => self.make(asked, None, anew, step).await,
+        let made = match known.and_then(|pin| self.folder.environment(pin)) {
+            Some(found) => Ok(found),
+            None => self.make(asked, known, anew, step).await,
         };
-        let record = match made {
+        let (folder, record) = match made {
             // What was chosen once may be gone, or the interpreter that it was chosen for.
             Err(_) if known.is_some() && !asked.locked => {
                 self.make(asked, None, true, step).await?
             }
             other => other?,
         };
-        let resolved = self.resolve(asked, &record)?;
+        let resolved = resolve(asked, &folder, &record)?;
         Ok((record.pin, resolved))
     }
 
@@ -188,12 +232,12 @@ impl Installer {
         let _ = self.folder.set_pin(&asked.chosen_for(), pin);
     }
 
-    /// Environments in use are noted as such, and those that nobody used for long removed, unless
+    /// Environments in use are noted as such, and those that were unused for long removed, unless
     /// the clock is in doubt. Blocks.
     pub fn keep_house(&self, clock_is_right: bool) {
         let installed = self.launches().installed();
         let folders = installed.iter().filter_map(|found| found.folder.as_deref());
-        let pins = lock(&self.pins).clone();
+        let pins = self.pins.lock().clone();
         self.folder.touch(folders, &pins);
         if !clock_is_right {
             return;
@@ -207,14 +251,9 @@ impl Installer {
     /// Stops installing; when it returns nothing of it is left running.
     pub async fn close(&self) {
         self.stop.cancel();
-        lock(&self.running).clear();
+        self.running.lock().clear();
         self.tasks.close();
         self.tasks.wait().await;
-    }
-
-    fn read_lock(&self) -> Lock {
-        let read = LockFile::read(&self.settings.lock_file);
-        read.map_err(|error| error.to_string())
     }
 
     async fn make(
@@ -223,7 +262,7 @@ impl Installer {
         pin: Option<&Pin>,
         anew: bool,
         step: &(dyn Fn(Step) + Sync),
-    ) -> Result<Record, Failed> {
+    ) -> Result<(PathBuf, Record), Failed> {
         let stage = self.folder.stage();
         let stage = stage.map_err(|error| {
             let path = self.settings.tools_dir.display();
@@ -231,62 +270,43 @@ impl Installer {
         })?;
         let own = &asked.command.env;
         let work = Work::new(&self.children, &self.settings.tools_dir, own, stage.path())?;
+        let pin = if let Some(pin) = pin {
+            pin.clone()
+        } else {
+            step(Step::Choosing);
+            match &asked.wanted.what {
+                What::Python(set) => python::choose(set, &work, anew).await?,
+                What::Node(set) => node::choose(set, &work, anew).await?,
+                What::Interpreter(_) => return Err("nothing to install".to_owned()),
+            }
+        };
+        step(Step::Installing);
         let record = match &asked.wanted.what {
-            What::Python(set) => {
-                let pin = if let Some(pin) = pin {
-                    pin.clone()
-                } else {
-                    step(Step::Choosing);
-                    python::choose(set, &work, stage.path(), anew).await?
-                };
-                step(Step::Installing);
-                if let Some((_, record)) = self.folder.environment(&pin) {
-                    return Ok(record);
-                }
-                python::install(set, &pin, &work, stage.path()).await?
-            }
-            What::Node(set) => {
-                let pin = if let Some(pin) = pin {
-                    pin.clone()
-                } else {
-                    step(Step::Choosing);
-                    node::choose(set, &work, stage.path(), anew).await?
-                };
-                step(Step::Installing);
-                node::install(set, &pin, &work, stage.path()).await?
-            }
+            What::Python(set) => match self.folder.environment(&pin) {
+                Some(found) => return Ok(found),
+                None => python::install(set, &pin, &work).await?,
+            },
+            What::Node(set) => node::install(set, &pin, &work).await?,
             What::Interpreter(_) => return Err("nothing to install".to_owned()),
         };
         let kept = work
             .leave()
             .and_then(|()| self.folder.keep(&stage, &record));
-        kept.map_err(|error| format!("cannot store the environment: {error}"))?;
-        Ok(record)
-    }
-
-    pub(super) fn resolve(
-        &self,
-        asked: &InstallRequest,
-        record: &Record,
-    ) -> Result<Resolved, Failed> {
-        let (folder, record) = self
-            .folder
-            .environment(&record.pin)
-            .ok_or("its environment no longer exists")?;
-        let rest = asked.wanted.rest;
-        let mut resolved = match &asked.wanted.what {
-            What::Python(set) => python::resolve(set, &folder, &record, rest)?,
-            What::Node(set) => node::resolve(set, &folder, &record, rest)?,
-            What::Interpreter(target) => as_it_is(&asked.command, target),
-        };
-        resolved.locked = asked.locked;
-        Ok(resolved)
+        let folder = kept.map_err(|error| format!("cannot store the environment: {error}"))?;
+        Ok((folder, record))
     }
 }
 
-/// What is behind it is whole whoever panicked.
-pub fn lock<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
-    mutex.lock()
+/// How its program is started from this environment.
+fn resolve(asked: &InstallRequest, folder: &Path, record: &Record) -> Result<Resolved, Failed> {
+    let rest = asked.wanted.rest;
+    let mut resolved = match &asked.wanted.what {
+        What::Python(set) => python::resolve(set, folder, record, rest)?,
+        What::Node(set) => node::resolve(set, folder, record, rest)?,
+        What::Interpreter(target) => as_it_is(&asked.command, target),
+    };
+    resolved.locked = asked.locked;
+    Ok(resolved)
 }
 
 /// Until what is locked is tried again; it doubles up to [`LONGEST_PAUSE`].
@@ -335,16 +355,14 @@ impl Installer {
             return (look, warning);
         }
         let command = asked.chosen_for();
-        let mut pins = lock(&self.pins);
+        let mut pins = self.pins.lock();
         if !pins.contains(&command) {
             pins.push(command);
         }
         drop(pins);
-        let there = asked
-            .pin
-            .as_ref()
-            .and_then(|pin| self.folder.environment(pin));
-        let look = match there.map(|(_, record)| self.resolve(&asked, &record)) {
+        let pin = asked.pin.as_ref();
+        let there = pin.and_then(|pin| self.folder.environment(pin));
+        let look = match there.map(|(folder, record)| resolve(&asked, &folder, &record)) {
             Some(Ok(resolved)) => Look::Installed(Box::new(resolved)),
             Some(Err(why)) if asked.locked => Look::Refused(why),
             Some(Err(why)) => Look::AsWritten(Some(why)),
@@ -379,7 +397,7 @@ impl Installer {
                 Launching::AsWritten(Some(why.into()))
             }
         };
-        lock(&self.running).remove(&spec.name);
+        self.running.lock().remove(&spec.name);
         self.launches().set(spec, state);
     }
 
@@ -408,7 +426,7 @@ impl Installer {
     fn behind(self: &Arc<Self>, spec: &Arc<ServerSpec>, asked: InstallRequest, before: &Launching) {
         let pin = asked.pin.as_ref().map(Pin::digest).unwrap_or_default();
         let of = format!("{:?} {} {pin}", spec.version(), asked.digest);
-        let mut running = lock(&self.running);
+        let mut running = self.running.lock();
         let under_way = running.get(&spec.name).is_some_and(|task| task.of == of);
         if under_way && !matches!(before, Launching::Installed(_)) {
             return;
@@ -524,62 +542,6 @@ pub struct InstallRequest {
 }
 
 impl InstallRequest {
-    /// What can be installed for this server; the error says why it runs as written, `None` if
-    /// there is nothing to install. Blocks on files.
-    pub(super) fn read(
-        spec: &ServerSpec,
-        lock: Option<&LockFile>,
-        folder: &Folder,
-    ) -> Result<Self, Option<String>> {
-        let Transport::Stdio(command) = &spec.transport else {
-            return Err(None);
-        };
-        if !launch::is_launcher(&command.program) {
-            return Err(None);
-        }
-        if !spec.install {
-            return Err(Some("\"install\" is false in the server file".to_owned()));
-        }
-        let wanted = launch::read(command, &|name| is_on_path(command, name)).map_err(Some)?;
-        let (digest, lockable) = match &wanted.what {
-            What::Python(set) => {
-                let lockable = set.sources.iter().all(|source| source.is_file());
-                (wanted_python(set), lockable)
-            }
-            What::Node(set) => (wanted_node(set), true),
-            What::Interpreter(_) => (String::new(), false),
-        };
-        let entry = lock.and_then(|lock| lock.entry(&spec.name, &digest));
-        let ahead = folder.pinned_ahead(&digest);
-        let (locked, mut warning) = match (entry, ahead) {
-            (Some(Ok(pin)), _) | (_, Some(pin)) => (Some(pin), None),
-            (Some(Err(why)), None) => (None, Some(why)),
-            (None, None) => (None, None),
-        };
-        if lock.is_some() && lockable && locked.is_none() && warning.is_none() {
-            let why = "not in the lock file: run `mcpo-bridge install`";
-            warning = Some(why.to_owned());
-        }
-        let is_locked = locked.is_some();
-        let chosen = || {
-            let pin = folder.pin(&chosen_for(command, &digest));
-            pin.map_err(|error| Some(format!("cannot read its resolved versions: {error}")))
-        };
-        let pin = match locked {
-            Some(pin) => Some(pin),
-            None => chosen()?,
-        };
-        Ok(Self {
-            pin,
-            wanted,
-            command: command.clone(),
-            digest,
-            locked: is_locked,
-            lockable,
-            warning,
-        })
-    }
-
     /// The same as if nothing were locked.
     #[must_use]
     pub fn unlocked(&self) -> Self {
@@ -609,7 +571,7 @@ fn chosen_for(command: &CommandSpec, digest: &str) -> String {
         let value = own.or_else(|| std::env::var(name).ok());
         hash.text(&value.unwrap_or_default());
     }
-    hash.finish()
+    short_name(hash)
 }
 
 fn is_on_path(command: &CommandSpec, name: &str) -> bool {

@@ -19,13 +19,8 @@ const QUIET: [&str; 4] = [
 ];
 
 /// Chooses versions, which npm does by installing them.
-pub async fn choose(
-    set: &NodeSet,
-    work: &Work<'_>,
-    stage: &Path,
-    anew: bool,
-) -> Result<Pin, Failed> {
-    write(&stage.join("package.json"), &json!({"private": true}))?;
+pub async fn choose(set: &NodeSet, work: &Work<'_>, anew: bool) -> Result<Pin, Failed> {
+    write(&work.stage.join("package.json"), &json!({"private": true}))?;
     let mut args = vec!["install".to_owned()];
     args.extend(QUIET.map(str::to_owned));
     if anew {
@@ -34,35 +29,30 @@ pub async fn choose(
     args.extend(set.fetching.iter().cloned());
     args.push("--".to_owned());
     args.extend(set.packages.iter().cloned());
-    work.run_in(&set.npm, args, stage).await?;
+    work.run_in(&set.npm, args, work.stage).await?;
     Ok(Pin {
         wanted: wanted_node(set),
         platform: platform(),
         packages: Packages::Node {
-            package_lock: read(&stage.join("package-lock.json"))?,
+            package_lock: read(&work.stage.join("package-lock.json"))?,
         },
     })
 }
 
 /// Installs what was chosen, unless choosing has done so.
-pub async fn install(
-    set: &NodeSet,
-    pin: &Pin,
-    work: &Work<'_>,
-    stage: &Path,
-) -> Result<Record, Failed> {
+pub async fn install(set: &NodeSet, pin: &Pin, work: &Work<'_>) -> Result<Record, Failed> {
     let Packages::Node { package_lock } = &pin.packages else {
         return Err("its entry in the lock file contains Python packages".to_owned());
     };
-    if !stage.join("node_modules").exists() {
+    if !work.stage.join("node_modules").exists() {
         let asked = &package_lock["packages"][""]["dependencies"];
         let package = json!({"private": true, "dependencies": asked});
-        write(&stage.join("package.json"), &package)?;
-        write(&stage.join("package-lock.json"), package_lock)?;
+        write(&work.stage.join("package.json"), &package)?;
+        write(&work.stage.join("package-lock.json"), package_lock)?;
         let mut args = vec!["ci".to_owned()];
         args.extend(QUIET.map(str::to_owned));
         args.extend(set.fetching.iter().cloned());
-        work.run_in(&set.npm, args, stage).await?;
+        work.run_in(&set.npm, args, work.stage).await?;
     }
     Ok(Record {
         pin: pin.clone(),
@@ -93,6 +83,8 @@ pub fn resolve(
     } else {
         (script, Vec::new(), Kind::Other)
     };
+    let mut versions = record.pin.versions().into_iter();
+    let main = versions.find(|(name, _)| *name == set.main);
     Ok(Resolved {
         program,
         args,
@@ -101,11 +93,7 @@ pub fn resolve(
         path: Some(bin),
         kind,
         identity: Some(format!("{} {name}", record.pin.digest())),
-        main: record
-            .pin
-            .versions()
-            .into_iter()
-            .find(|(name, _)| *name == set.main),
+        main,
         locked: false,
         folder: Some(folder.to_owned()),
         sources: Sources::default(),

@@ -5,13 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bridge_model::ServerName;
+use bridge_model::{FieldHasher, ServerName, hex};
 use bridge_process::launch::{NodeSet, PythonSet};
 use bridge_protocol::utf8;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use crate::config::{LARGEST_FILE, read_bounded};
 
@@ -68,7 +67,7 @@ impl Pin {
                 hash.text(&package_lock.to_string());
             }
         }
-        hash.finish()
+        short_name(hash)
     }
 
     /// `name version` of each package, in order of the names.
@@ -123,7 +122,7 @@ pub fn wanted_python(set: &PythonSet) -> String {
     for source in &set.sources {
         hash.text(&stamp(source));
     }
-    hash.finish()
+    short_name(hash)
 }
 
 /// Which packages a command line asks for.
@@ -131,7 +130,7 @@ pub fn wanted_node(set: &NodeSet) -> String {
     let mut hash = FieldHasher::new("mcpo-bridge node v1");
     hash.list(&set.packages);
     hash.list(&set.fetching);
-    hash.finish()
+    short_name(hash)
 }
 
 /// Changes when a local package or script does: a file by its content, a folder by the times that
@@ -140,49 +139,19 @@ pub fn stamp(source: &Path) -> String {
     if let Ok(content) = fs::read(source) {
         let mut hash = FieldHasher::new("file");
         hash.bytes(&content);
-        return hash.finish();
+        return short_name(hash);
     }
     let mut hash = FieldHasher::new("folder");
     for name in ["pyproject.toml", "setup.py", "setup.cfg", "src"] {
         let changed = fs::metadata(source.join(name)).and_then(|found| found.modified());
         hash.text(&format!("{:?}", changed.ok()));
     }
-    hash.finish()
+    short_name(hash)
 }
 
-/// Hashes parts with their lengths, which keep ("ab","c") and ("a","bc") apart.
-pub struct FieldHasher(Sha256);
-
-impl FieldHasher {
-    pub fn new(kind: &str) -> Self {
-        let mut parts = Self(Sha256::new());
-        parts.text(kind);
-        parts
-    }
-
-    pub fn bytes(&mut self, part: &[u8]) {
-        self.0.update((part.len() as u64).to_be_bytes());
-        self.0.update(part);
-    }
-
-    pub fn text(&mut self, part: &str) {
-        self.bytes(part.as_bytes());
-    }
-
-    pub fn list(&mut self, items: &[String]) {
-        self.text(&items.len().to_string());
-        for item in items {
-            self.text(item);
-        }
-    }
-
-    /// Lower-case hex, 40 letters: enough to name a folder.
-    pub fn finish(self) -> String {
-        let digest: [u8; 32] = self.0.finalize().into();
-        digest[..20]
-            .iter()
-            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
-    }
+/// Lower-case hex, 40 letters: enough to name a folder.
+pub fn short_name(hash: FieldHasher) -> String {
+    hex(&hash.finish()[..20])
 }
 
 // The lock file: what is installed for each server, to be kept beside the server file.

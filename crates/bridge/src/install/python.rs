@@ -18,14 +18,9 @@ use super::{
 const SYSTEM_CONFIG: &str = "/etc/uv/uv.toml";
 
 /// Chooses versions. `anew` asks the index again instead of believing the cache.
-pub async fn choose(
-    set: &PythonSet,
-    work: &Work<'_>,
-    stage: &Path,
-    anew: bool,
-) -> Result<Pin, Failed> {
-    let venv = make_venv(set, None, work, stage).await?;
-    let asked = stage.join("requirements.in");
+pub async fn choose(set: &PythonSet, work: &Work<'_>, anew: bool) -> Result<Pin, Failed> {
+    let venv = make_venv(set, None, work).await?;
+    let asked = work.stage.join("requirements.in");
     write(&asked, &set.requirements)?;
     let mut args = words(["pip", "compile", "--quiet", "--no-header", "--no-annotate"]);
     args.push("--generate-hashes".to_owned());
@@ -50,12 +45,7 @@ pub async fn choose(
 }
 
 /// Installs what was chosen.
-pub async fn install(
-    set: &PythonSet,
-    pin: &Pin,
-    work: &Work<'_>,
-    stage: &Path,
-) -> Result<Record, Failed> {
+pub async fn install(set: &PythonSet, pin: &Pin, work: &Work<'_>) -> Result<Record, Failed> {
     let Packages::Python {
         python,
         requirements,
@@ -63,8 +53,8 @@ pub async fn install(
     else {
         return Err("its entry in the lock file contains npm packages".to_owned());
     };
-    let venv = make_venv(set, Some(python), work, stage).await?;
-    let list = stage.join("requirements.txt");
+    let venv = make_venv(set, Some(python), work).await?;
+    let list = work.stage.join("requirements.txt");
     write(&list, requirements)?;
     let mut args = words(["pip", "sync", "--quiet", "--allow-empty-requirements"]);
     // Folders have no hash. Whatever has one is held to it in any case.
@@ -94,12 +84,16 @@ pub fn resolve(
     let bin = venv.join("bin");
     let python = bin.join("python");
     let mut program = text(&python);
-    let (args, target) = match &set.run {
+    let (run, args, target) = match &set.run {
         Run::Module(module) => {
-            let args = vec!["-m".to_owned(), module.clone()];
-            (args, Some(Target::Module(module.clone())))
+            let target = Target::Module(module.clone());
+            (format!("-m {module}"), words(["-m", module]), Some(target))
         }
-        Run::File(file) => (vec![text(file)], Some(Target::File(file.clone()))),
+        Run::File(file) => (
+            text(file),
+            vec![text(file)],
+            Some(Target::File(file.clone())),
+        ),
         Run::Script(name) => {
             let script = bin.join(name);
             if !script.exists() {
@@ -115,17 +109,12 @@ pub fn resolve(
             }
             let target = record.scripts.get(name).and_then(|entry| function(entry));
             if is_python(&script) {
-                (vec![text(&script)], target)
+                (name.clone(), vec![text(&script)], target)
             } else {
                 program = text(&script);
-                (Vec::new(), None)
+                (name.clone(), Vec::new(), None)
             }
         }
-    };
-    let run = match &set.run {
-        Run::Module(module) => format!("-m {module}"),
-        Run::File(file) => text(file),
-        Run::Script(name) => name.clone(),
     };
     Ok(Resolved {
         program,
@@ -157,10 +146,8 @@ fn main(set: &PythonSet, pin: &Pin) -> Option<(String, String)> {
     let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let end = asked.find(|c| !of_name(c)).unwrap_or(asked.len());
     let name = normal(&asked[..end]);
-    let versions = pin.versions().into_iter();
-    versions
-        .into_iter()
-        .find(|(known, _)| normal(known) == name)
+    let mut versions = pin.versions().into_iter();
+    versions.find(|(known, _)| normal(known) == name)
 }
 
 /// `My_Package` and `my-package` are the same.
@@ -172,22 +159,18 @@ async fn make_venv(
     set: &PythonSet,
     python: Option<&str>,
     work: &Work<'_>,
-    stage: &Path,
 ) -> Result<PathBuf, Failed> {
-    let venv = stage.join("venv");
+    let venv = work.stage.join("venv");
     if venv.exists() {
         return Ok(venv);
     }
     // Relocatable: it is renamed once it is whole.
     let mut args = words(["venv", "--quiet", "--relocatable", "--no-project"]);
-    let asked = set.python.clone();
+    let asked = set.python.as_deref();
     // `>=3.11` was chosen once, too; a name or a path says what it is.
-    let named = asked
-        .clone()
-        .filter(|asked| asked.contains(char::is_alphabetic));
-    let version = python.map(|version| minor(version).to_owned());
-    if let Some(python) = named.or(version).or(asked) {
-        args.extend(["--python".to_owned(), python]);
+    let named = asked.filter(|asked| asked.contains(char::is_alphabetic));
+    if let Some(python) = named.or(python.map(minor)).or(asked) {
+        args.extend(words(["--python", python]));
     }
     args.extend(settings(work));
     args.push(text(&venv));
