@@ -1,32 +1,20 @@
-//! Who may do something now, where only so many may at once, and who waits for it.
+//! Limits on what may happen at the same time, and the queues in front of them.
 //!
 //! [`Permits`] is a semaphore that shares its permits out by [`Tenant`]; what waits for one is bounded
 //! by [`Waiting`]. Calls of one user never take all permits, and never the whole queue.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    num::NonZeroUsize,
     sync::Arc,
 };
 
 use bridge_model::{ServerName, Tenant};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{ServerSpec, Transport};
-
-/// What calls are bounded by.
-#[derive(Debug, Clone)]
-pub struct AdmissionSettings {
-    /// Calls that processes of this machine work on.
-    pub max_concurrent: usize,
-    /// Of these, calls of one tenant.
-    pub per_user: usize,
-    /// Calls of one user that one server works on, where it takes calls side by side.
-    pub per_user_and_server: usize,
-    /// Calls that wait for their turn.
-    pub waiting: usize,
-}
+use crate::config::{Limits, ServerSpec, Transport};
 
 /// The calls that may run, and those that wait for it.
 #[derive(Clone)]
@@ -42,13 +30,15 @@ pub struct Admission {
 
 impl Admission {
     /// Nothing runs yet.
-    pub fn new(settings: &AdmissionSettings) -> Self {
-        let share = Share::reserving(settings.per_user);
+    pub fn new(limits: &Limits) -> Self {
+        let most = limits.max_concurrent.get();
+        let per_user = limits.max_concurrent_per_user;
+        let per_user = per_user.map_or_else(|| three_quarters(most), NonZeroUsize::get);
         Self {
-            waiting: Waiting::new(settings.waiting),
-            running: Permits::new(settings.max_concurrent, share),
+            waiting: Waiting::new(limits.max_waiting.get()),
+            running: Permits::new(most, Share::reserving(per_user)),
             elsewhere: Arc::default(),
-            per_server: settings.per_user_and_server,
+            per_server: limits.server_calls_per_user.get(),
         }
     }
 
@@ -66,12 +56,9 @@ impl Admission {
 
     fn of_server(&self, server: &ServerName) -> Permits {
         let mut elsewhere = self.elsewhere.lock();
-        if let Some(permits) = elsewhere.get(server) {
-            return permits.clone();
-        }
-        let permits = Permits::side_by_side(None, self.per_server);
-        elsewhere.insert(server.clone(), permits.clone());
-        permits
+        let permits = elsewhere.entry(server.clone());
+        let new = || Permits::side_by_side(None, self.per_server);
+        permits.or_insert_with(new).clone()
     }
 
     /// Calls that processes of this machine work on, and those that wait for that.
@@ -85,7 +72,7 @@ impl Admission {
 // A free permit goes to the tenant who holds the fewest; among equals to the one who was served
 // longest ago; then to who waits longest.
 
-/// Where nobody is known to be one person, he may be so many.
+/// A tenant that is no known user may be so many people.
 const MANY: usize = 4;
 
 /// Beyond so many tenants who were served, those who hold nothing and wait for nothing are forgotten.
@@ -184,7 +171,7 @@ impl Permits {
     }
 
     /// For calls that one server works on side by side: as many as it allows, and one user not all
-    /// of them; where it says nothing, so many of each user, that his calls wait here and not in the
+    /// of them; without a limit, so many of each user that the user's further calls wait here and not in the
     /// server in front of others'.
     pub fn side_by_side(limit: Option<usize>, each: usize) -> Self {
         match limit {
@@ -218,20 +205,18 @@ impl Permits {
 
     /// A permit that is free now.
     pub fn try_enter(&self, tenant: &Tenant) -> Option<Permit> {
-        let mut state = self.lock();
-        // Who waits may not have one now, or had got it: nobody is overtaken.
-        if !state.may_enter(tenant) {
-            return None;
-        }
-        state.take(tenant);
-        drop(state);
-        Some(self.permit(tenant))
+        self.try_enter_leaving(0, tenant)
     }
 
     /// The same, unless it would be the last one.
     pub fn try_enter_spare(&self, tenant: &Tenant) -> Option<Permit> {
-        let mut state = self.lock();
-        if state.total.saturating_add(1) >= state.limit || !state.may_enter(tenant) {
+        self.try_enter_leaving(1, tenant)
+    }
+
+    fn try_enter_leaving(&self, free: usize, tenant: &Tenant) -> Option<Permit> {
+        let mut state = self.state.lock();
+        // A tenant that waits may not have one now, or has got it: none is overtaken.
+        if state.total.saturating_add(free) >= state.limit || !state.may_enter(tenant) {
             return None;
         }
         state.take(tenant);
@@ -254,7 +239,7 @@ impl Permits {
 
     /// Permits held, and how many wait for one.
     pub fn load(&self) -> (usize, usize) {
-        let state = self.lock();
+        let state = self.state.lock();
         let waiting = state.queues.values().flatten();
         let waiting = waiting.filter(|waiter| !waiter.turn.is_closed());
         (state.total, waiting.count())
@@ -262,29 +247,29 @@ impl Permits {
 
     /// How many permits there are.
     pub fn limit(&self) -> usize {
-        self.lock().limit
+        self.state.lock().limit
     }
 
     /// How many permits this tenant holds.
     pub fn held_by(&self, tenant: &Tenant) -> usize {
-        self.lock().held_by(tenant)
+        self.state.lock().held_by(tenant)
     }
 
     /// Whether this tenant holds as many as one may.
     pub fn is_at_share(&self, tenant: &Tenant) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.held_by(tenant) >= state.most(tenant)
     }
 
     /// Whether more permits are held than there should be.
     pub fn is_over(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.total > state.limit
     }
 
     /// Whether more than half of the permits are free.
     pub fn has_leisure(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.total * 2 < state.limit
     }
 
@@ -303,21 +288,17 @@ impl Permits {
         }
     }
 
-    /// Gives the permits that are free after a change to those whose turn it is.
+    /// Gives the permits that are free after a change to the next tenants.
     fn change(&self, change: impl FnOnce(&mut PermitsState)) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         change(&mut state);
-        // Under the same lock, so that who comes now overtakes nobody.
+        // Under the same lock, so that a new call overtakes no other.
         let next = std::iter::from_fn(|| state.next()).collect::<Vec<_>>();
         drop(state);
         for (tenant, waiter) in next {
-            // Who gave up returns his permit by its drop.
+            // A waiter that gave up drops the permit, which returns it.
             let _ = waiter.turn.send(self.permit(&tenant));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PermitsState> {
-        self.state.lock()
     }
 }
 
@@ -367,7 +348,7 @@ impl PermitsState {
         }
     }
 
-    /// Whose turn it is now, if it is anybody's; the permit is taken.
+    /// The next tenant that may have a permit now, if any; the permit is taken.
     fn next(&mut self) -> Option<(Tenant, Waiter)> {
         if self.total >= self.limit || self.queues.is_empty() {
             return None;
@@ -398,12 +379,12 @@ impl PermitsState {
 }
 
 impl Permit {
-    /// Whose it is.
+    /// The tenant that holds it.
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
     }
 
-    /// It counts against somebody else's share from now on.
+    /// Counts it against another tenant's share from now on.
     pub fn pass_to(&mut self, tenant: &Tenant) {
         self.permits.change(|state| {
             state.give_back(&self.tenant);
@@ -421,8 +402,8 @@ impl Drop for Permit {
 
 // The calls that wait for their turn, whatever they wait for. Each keeps its body in memory.
 //
-// Where there are too many, the last one of the tenant who has the most is sent away, so that one
-// who floods the queue only loses calls of his own.
+// Where there are too many, the last one of the tenant with the most is refused, so that a tenant that
+// floods the queue only loses its own calls.
 
 /// All calls that wait.
 #[derive(Clone)]
@@ -439,7 +420,7 @@ pub struct Ticket {
     displaced: CancellationToken,
 }
 
-/// As many wait as may, and nobody has more than this caller.
+/// As many wait as may, and no tenant has more waiting calls than this one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -461,7 +442,7 @@ impl Waiting {
 
     /// One more waits.
     pub fn join(&self, tenant: &Tenant) -> Result<Ticket, Full> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.total >= self.most {
             state.make_room(tenant)?;
         }
@@ -482,10 +463,6 @@ impl Waiting {
     pub fn most(&self) -> usize {
         self.most
     }
-
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock()
-    }
 }
 
 impl QueueState {
@@ -504,7 +481,7 @@ impl QueueState {
 }
 
 impl Ticket {
-    /// Waits until the call has to make room for somebody who has fewer.
+    /// Waits until the call has to make room for a tenant with fewer calls.
     pub async fn displaced(&self) {
         self.displaced.cancelled().await;
     }
@@ -512,7 +489,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut state = self.waiting.lock();
+        let mut state = self.waiting.state.lock();
         let Some(own) = state.of.get_mut(&self.tenant) else {
             return;
         };
@@ -584,7 +561,7 @@ mod permits_tests {
         for number in 0..3 * REMEMBERED {
             drop(permits.try_enter(&user(&number.to_string())));
         }
-        assert!(permits.lock().served.len() <= REMEMBERED);
+        assert!(permits.state.lock().served.len() <= REMEMBERED);
     }
 
     #[tokio::test]
@@ -704,10 +681,10 @@ mod waiting_tests {
         assert!(others.iter().all(|call| !call.displaced.is_cancelled()));
         assert_eq!(join("greedy").err(), Some(Full));
         drop(greedy);
-        assert_eq!(waiting.lock().total, 4);
+        assert_eq!(waiting.state.lock().total, 4);
         drop(others);
-        assert!(waiting.lock().of.is_empty());
-        assert_eq!(waiting.lock().total, 0);
+        assert!(waiting.state.lock().of.is_empty());
+        assert_eq!(waiting.state.lock().total, 0);
     }
 
     #[test]

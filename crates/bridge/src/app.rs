@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::{Admission, AdmissionSettings, three_quarters},
+    admission::Admission,
     budget::BodyMemory,
     call::{CallEngine, DiskShares, RecordQueue, snapshot_limits},
     catalog::{Catalog, Knowledge},
@@ -117,7 +117,7 @@ impl App {
         ));
         let engine = Arc::new(CallEngine {
             settings: settings.clone(),
-            admission: Admission::new(&admission_settings(&settings)),
+            admission: Admission::new(&settings.limits),
             children,
             sessions,
             shared,
@@ -384,18 +384,6 @@ fn installer_settings(settings: &Settings) -> InstallerSettings {
         preinstalled_dir: settings.preinstalled_dir.as_deref().map(absolute),
         lock_file: settings.lock_file.clone(),
         in_background: settings.install,
-    }
-}
-
-fn admission_settings(settings: &Settings) -> AdmissionSettings {
-    let limits = &settings.limits;
-    let max_concurrent = limits.max_concurrent.get();
-    let per_user = limits.max_concurrent_per_user.map(NonZeroUsize::get);
-    AdmissionSettings {
-        max_concurrent,
-        per_user: per_user.unwrap_or_else(|| three_quarters(max_concurrent)),
-        per_user_and_server: limits.server_calls_per_user.get(),
-        waiting: limits.max_waiting.get(),
     }
 }
 

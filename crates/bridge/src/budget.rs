@@ -7,8 +7,8 @@
 //!   send to hold memory, and none waits half-read for the others;
 //! - *parsing*: what a large body takes as values, while it is parsed and checked.
 //!
-//! Of each part one tenant has no more than his share, so that others' bodies find memory while his
-//! wait. A single body may take more: his others wait for it.
+//! Of each part one tenant has no more than its share, so that others' bodies get memory while the tenant's
+//! own wait. A single body may take more: the tenant's others wait for it.
 
 use std::{
     collections::HashMap,
@@ -33,7 +33,7 @@ const TINY: usize = 16 * 1024;
 /// What one value takes at most, its name, its places in lists and hashes, and the allocator's
 /// share included.
 const VALUE: u64 = 128;
-/// Parts of less would refuse what everybody sends.
+/// Smaller parts would refuse usual bodies.
 const LEAST: u64 = 1024 * 1024;
 /// Beyond so many tenants, those who hold nothing are forgotten.
 const REMEMBERED: usize = 1000;
@@ -107,15 +107,14 @@ impl Part {
         let held = held.map_or(0, |held| held.own.num_permits());
         let left = self.share - u32::try_from(held).unwrap_or(u32::MAX).min(self.share);
         let until = Instant::now() + patience;
-        // His own first: what waits for the others' holds no more than his share.
+        // Its own share first: a body that waits for the common part holds no more than that share.
         let own = taken(self.share_of(tenant), units.min(left), until).await?;
         let all = taken(self.free.clone(), units, until).await?;
         Ok(Taken { all, own })
     }
 
     fn share_of(&self, tenant: &Tenant) -> Arc<Semaphore> {
-        let shares = self.of_tenant.lock();
-        let mut shares = shares;
+        let mut shares = self.of_tenant.lock();
         if let Some(share) = shares.get(tenant).and_then(Weak::upgrade) {
             return share;
         }
@@ -138,15 +137,7 @@ async fn taken(
         return Ok(permit);
     }
     let taken = timeout_at(until, of.acquire_many_owned(units)).await;
-    let taken = taken.map_err(|_| Refused::Now)?;
-    taken.map_err(|_closed| Refused::Now)
-}
-
-impl Taken {
-    fn merge(&mut self, more: Self) {
-        self.all.merge(more.all);
-        self.own.merge(more.own);
-    }
+    taken.ok().and_then(Result::ok).ok_or(Refused::Now)
 }
 
 impl BodyMemory {
@@ -244,7 +235,10 @@ impl Share<'_> {
             .take(&self.of.tenant, more * UNIT, held, memory.patience)
             .await?;
         match &mut self.taken {
-            Some(taken) if was_small == is_small => taken.merge(more),
+            Some(taken) if was_small == is_small => {
+                taken.all.merge(more.all);
+                taken.own.merge(more.own);
+            }
             taken => *taken = Some(more),
         }
         self.size = target;

@@ -1,4 +1,4 @@
-//! What the bridge is told: the server file (`mcp-servers.json`) and the settings (flags and
+//! The configuration: the server file (`mcp-servers.json`) and the settings (flags and
 //! environment). Both report all their faults at once, and neither ever prints a secret.
 
 mod base_url;
@@ -23,8 +23,9 @@ pub use server_spec::{
     RESERVED_NAMES, Remembered, ServerAccess, ServerSpec, SpecVersion, Transport, WorkspaceScope,
 };
 pub use settings::{
-    CommandLine, DEFAULT_MAX_TOTAL_PROCESSES, IdentityHeaders, Lang, Listen, Log, LogFormat,
-    LogLevel, PeerAddress, Settings, SettingsArgs, SingleServer, Tls, misspelt_variables,
+    CommandLine, DEFAULT_MAX_TOTAL_PROCESSES, IdentityHeaders, Lang, Limits, Listen, Log,
+    LogFormat, LogLevel, PeerAddress, Settings, SettingsArgs, SingleServer, Tls,
+    misspelt_variables,
 };
 
 // Text that must never reach a log, an error or a dump.
