@@ -4,7 +4,10 @@ use std::{fs, num::NonZeroUsize, os::unix::fs::MetadataExt as _, path::Path};
 
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 
-use crate::{config::Settings, memory::Cap};
+use crate::{
+    config::Settings,
+    memory::{Cap, at_least_one, group_folders, number},
+};
 
 /// Descriptors that a child takes: three pipes, its supervisor's socket and its process.
 const OF_A_CHILD: u64 = 5;
@@ -91,16 +94,14 @@ pub fn stateful_cap(most: NonZeroUsize, open_files: Option<u64>) -> Option<Cap> 
     ];
     let by_pids = pids.into_iter().flatten();
     let by_pids = by_pids.map(|(what, free)| (what, for_pids(free)));
-    let by_files =
-        open_files.map(|limit| ("the limit on open files (RLIMIT_NOFILE)", for_files(limit)));
+    let files = "the limit on open files (RLIMIT_NOFILE)";
+    let by_files = open_files.map(|limit| (files, for_files(limit)));
     tightest(most, by_pids.chain(by_files))
 }
 
 fn tightest(most: NonZeroUsize, rooms: impl Iterator<Item = (&'static str, u64)>) -> Option<Cap> {
     let (what, room) = rooms.min_by_key(|(_, room)| *room)?;
-    let max = usize::try_from(room).map_or(NonZeroUsize::MAX, |room| {
-        NonZeroUsize::new(room).unwrap_or(NonZeroUsize::MIN)
-    });
+    let max = at_least_one(room);
     (max < most).then(|| Cap {
         max,
         warning: format!(
@@ -122,31 +123,12 @@ fn for_pids(free: u64) -> u64 {
 
 /// Processes and threads that the groups of this process may still get; `None`: no limit is known.
 fn group_pids(root: &Path) -> Option<u64> {
-    let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    let folders = groups.lines().flat_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, group) = (parts.next().unwrap_or(""), parts.next().unwrap_or("/"));
-        let base = match controllers {
-            "" => "sys/fs/cgroup",
-            controllers if controllers.split(',').any(|name| name == "pids") => {
-                "sys/fs/cgroup/pids"
-            }
-            _ => return Vec::new(),
-        };
-        // In a container the path is that of the host, and the group is mounted at the base.
-        let base = root.join(base);
-        let ancestors = Path::new(group).ancestors();
-        let below = ancestors.filter_map(|path| path.strip_prefix("/").ok());
-        below.map(|path| base.join(path)).collect()
+    let folders = group_folders(root, "pids").into_iter();
+    let free = folders.filter_map(|folder| {
+        let used = number(&folder.join("pids.current")).unwrap_or(0);
+        Some(number(&folder.join("pids.max"))?.saturating_sub(used))
     });
-    let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    folders
-        .filter_map(|folder| {
-            let limit = number(&folder.join("pids.max"))?;
-            let used = number(&folder.join("pids.current")).unwrap_or(0);
-            Some(limit.saturating_sub(used))
-        })
-        .min()
+    free.min()
 }
 
 /// What the user may still get; the limit does not hold for root.
@@ -158,12 +140,10 @@ fn user_pids() -> Option<u64> {
     }
     let processes = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
     let own = processes.filter(|process| {
-        let number = process.file_name();
-        let is_process = number.as_encoded_bytes().iter().all(u8::is_ascii_digit);
-        is_process
-            && process
-                .metadata()
-                .is_ok_and(|data| data.uid() == user.as_raw())
+        let name = process.file_name();
+        let is_process = name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        let owner = process.metadata().map(|data| data.uid());
+        is_process && owner.is_ok_and(|owner| owner == user.as_raw())
     });
     let threads = own.map(|process| {
         let tasks = fs::read_dir(process.path().join("task"));

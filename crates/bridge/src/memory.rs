@@ -47,27 +47,16 @@ pub fn memory_limit() -> MemoryLimit {
 
 fn memory_limit_below(root: &Path) -> MemoryLimit {
     let machine = read(&root.join("proc/meminfo")).and_then(|text| kibibytes(&text, "MemTotal:"));
-    let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
-    let cgroup = groups
-        .lines()
-        .flat_map(|line| limit_files(root, line))
-        .filter_map(|file| read(&file)?.trim().parse::<u64>().ok())
-        .min();
-    match (cgroup, machine) {
+    let cgroup = limit_files(root).filter_map(|file| number(&file)).min();
+    let (bytes, source) = match (cgroup, machine) {
         // "No limit" is a huge number in version 1.
-        (Some(bytes), machine) if machine.is_none_or(|total| bytes < total) => MemoryLimit {
-            bytes,
-            source: MemorySource::Cgroup,
-        },
-        (_, Some(bytes)) => MemoryLimit {
-            bytes,
-            source: MemorySource::Machine,
-        },
-        (_, None) => MemoryLimit {
-            bytes: u64::MAX,
-            source: MemorySource::Unknown,
-        },
-    }
+        (Some(bytes), machine) if machine.is_none_or(|total| bytes < total) => {
+            (bytes, MemorySource::Cgroup)
+        }
+        (_, Some(bytes)) => (bytes, MemorySource::Machine),
+        (_, None) => (u64::MAX, MemorySource::Unknown),
+    };
+    MemoryLimit { bytes, source }
 }
 
 /// Bytes that new processes may still take: of the machine's memory, and of that of each group that
@@ -80,17 +69,12 @@ pub fn available_memory() -> u64 {
 fn available_memory_below(root: &Path) -> u64 {
     let machine =
         read(&root.join("proc/meminfo")).and_then(|text| kibibytes(&text, "MemAvailable:"));
-    let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
-    let left = groups
-        .lines()
-        .flat_map(|line| limit_files(root, line))
-        .filter_map(|file| left_in_group(&file));
+    let left = limit_files(root).filter_map(|file| left_in_group(&file));
     left.chain(machine).min().unwrap_or(u64::MAX)
 }
 
 /// What the group with this limit has left.
 fn left_in_group(limit: &Path) -> Option<u64> {
-    let number = |path: &Path| read(path)?.trim().parse::<u64>().ok();
     let most = number(limit)?;
     let (used, cache) = match limit.file_name()?.to_str()? {
         "memory.max" => ("memory.current", "inactive_file "),
@@ -107,37 +91,45 @@ fn read(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// A line of `/proc/meminfo`, in bytes.
-fn kibibytes(meminfo: &str, name: &str) -> Option<u64> {
+/// A line of `/proc/meminfo` or of a process's `status`, in bytes.
+pub fn kibibytes(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|l| l.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
 
-/// Where a line of `/proc/self/cgroup` (`id:controllers:path`) may have a limit: the group and all
-/// above it, because each of them holds. In a container the path may be one of the host, of which
-/// only the top is mounted; that one is then ours.
-fn limit_files(root: &Path, line: &str) -> Vec<PathBuf> {
-    let mut parts = line.splitn(3, ':').skip(1);
-    let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
-        return Vec::new();
-    };
-    let (mount, file) = if controllers.is_empty() {
-        ("sys/fs/cgroup", "memory.max")
-    } else if controllers.split(',').any(|one| one == "memory") {
-        ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
-    } else {
-        return Vec::new();
-    };
-    let inside: PathBuf = Path::new(group)
-        .components()
-        .filter(|part| matches!(part, Component::Normal(_)))
-        .collect();
-    let mount = root.join(mount);
-    inside
-        .ancestors()
-        .map(|group| mount.join(group).join(file))
-        .collect()
+/// The folders of this process's groups (cgroups) that may have a limit of this controller, of both
+/// versions: each group and all above it, because each of them holds. In a container the path may be one
+/// of the host, of which only the top is mounted; that one is then ours.
+pub fn group_folders(root: &Path, controller: &str) -> Vec<PathBuf> {
+    let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
+    let folders = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (parts.next()?, parts.next()?);
+        let mount = root.join("sys/fs/cgroup").join(match controllers {
+            "" => "",
+            several if several.split(',').any(|one| one == controller) => controller,
+            _ => return None,
+        });
+        let normal = |part: &Component<'_>| matches!(part, Component::Normal(_));
+        let inside: PathBuf = Path::new(group).components().filter(normal).collect();
+        let folders = inside.ancestors().map(|group| mount.join(group));
+        Some(folders.collect::<Vec<_>>())
+    });
+    folders.flatten().collect()
+}
+
+/// The files with the memory limits of this process's groups.
+fn limit_files(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let folders = group_folders(root, "memory").into_iter();
+    let files =
+        |folder: PathBuf| ["memory.max", "memory.limit_in_bytes"].map(|file| folder.join(file));
+    folders.flat_map(files)
+}
+
+/// The number in a file.
+pub fn number(path: &Path) -> Option<u64> {
+    read(path)?.trim().parse().ok()
 }
 
 /// A smaller number of children than the operator asked for.
@@ -153,9 +145,7 @@ pub struct Cap {
 /// `None` if they fit, or if `child_bytes` is 0 (nothing was measured).
 pub fn stateful_cap(max_total: NonZeroUsize, child_bytes: u64, limit: MemoryLimit) -> Option<Cap> {
     let room = limit.bytes / 100 * SHARE_PERCENT;
-    let fitting = room.checked_div(child_bytes)?;
-    let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
-    let max = NonZeroUsize::new(fitting).unwrap_or(NonZeroUsize::MIN);
+    let max = at_least_one(room.checked_div(child_bytes)?);
     if max >= max_total {
         return None;
     }
@@ -168,6 +158,12 @@ pub fn stateful_cap(max_total: NonZeroUsize, child_bytes: u64, limit: MemoryLimi
         bytes = mebibytes(limit.bytes),
     );
     Some(Cap { max, warning })
+}
+
+/// A number of processes.
+pub fn at_least_one(count: u64) -> NonZeroUsize {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }
 
 fn mebibytes(bytes: u64) -> u64 {

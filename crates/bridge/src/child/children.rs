@@ -43,7 +43,7 @@ use crate::{
     admission::{Permit, Permits, Share},
     config::{Mode, ServerSpec, SpecVersion, Transport},
     launches::Launches,
-    telemetry::{ChildMode, Metrics},
+    telemetry::Metrics,
 };
 
 /// A cold start holds its permit among the concurrent starts no longer than this.
@@ -432,11 +432,7 @@ impl Children {
             }
         };
         let limit = self.settings.max_message;
-        let mode = match request.spec.mode {
-            Mode::Stateful => ChildMode::Stateful,
-            Mode::Stateless => ChildMode::Stateless,
-            Mode::Shared => ChildMode::Shared,
-        };
+        let mode = request.spec.mode;
         let child = ChildParts {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             body,
@@ -456,7 +452,7 @@ impl Children {
                 if profile.era == Era::Legacy && hello.era == Era::Modern {
                     self.speaks_modern_only(&request.spec);
                 }
-                let listener = (mode != ChildMode::Stateless).then_some(listener);
+                let listener = (mode != Mode::Stateless).then_some(listener);
                 return Ok(child.into_child(hello, listener));
             }
             Some(Ok(Ok(Err(refused)))) => {

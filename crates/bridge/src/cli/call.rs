@@ -15,16 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Failure, SettingsArgs,
-    local::{LIST_TIME, Local, block_on, until_signal},
-    output,
+    local::{Local, block_on, load, until_signal},
     output::{BOLD, DIM, Format, ODD, indented, plain, print, print_json},
-    tools::only,
 };
 use crate::{
     app::App,
     call::{Answer, Call, CallError, Link, rpc_words},
-    catalog::{Offer, learn},
-    config,
+    catalog::Offer,
     config::{Loaded, ServerSpec, Settings},
     session::WorkspaceAddress,
     telemetry::RequestId,
@@ -77,10 +74,7 @@ pub struct CallArgs {
 pub fn run(args: CallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     let given = given_arguments(args.arg, args.json.as_deref())?;
     let caller = caller(args.user, args.chat)?;
-    let settings = settings.resolve()?;
-    let mut config = config::load(&settings.config_file, &settings)?;
-    let _log = output::start(&settings.log)?;
-    only(&mut config, &args.server)?;
+    let (settings, _log, config) = load(settings, Some(&args.server))?;
     let call = ToolCall {
         caller,
         tool: args.tool,
@@ -153,10 +147,8 @@ impl ToolCall {
             arguments,
             &RequestId::random(),
         );
-        match app.engine.run(call).await {
-            Ok(answer) => Ok((answer, offer)),
-            Err(error) => Err(failure(&error)),
-        }
+        let answer = app.engine.run(call).await;
+        Ok((answer.map_err(|error| failure(&error))?, offer))
     }
 }
 
@@ -166,9 +158,7 @@ async fn offer(local: &Local) -> Result<Arc<Offer>, Failure> {
     let config = app.directory.config();
     let spec = config.servers.values().next().expect("one was chosen");
     app.installer.follow(vec![spec.clone()]).await;
-    let deadline = Instant::now() + app.settings.limits.start_timeout + LIST_TIME;
-    let stop = CancellationToken::new();
-    let learnt = learn(spec, &app.engine.children, &app.store, deadline, &stop).await;
+    let learnt = local.learn(spec).await;
     let learnt = learnt.map_err(|error| Failure::failed(format!("{}: {error}", spec.name)))?;
     Ok(Arc::new(Offer::new(spec.clone(), Arc::new(learnt))))
 }
@@ -182,10 +172,11 @@ fn failure(error: &CallError) -> Failure {
         CallError::Rpc { error: object, .. } => {
             let object = object.with_whole_letters().approximate();
             let message = rpc_words(&object);
-            let code = object["code"]
-                .as_i64()
-                .map(|code| format!(" (code {code})"));
-            Failure::failed(format!("{error}: {message}{}", code.unwrap_or_default()))
+            let code = object["code"].as_i64();
+            let code = code
+                .map(|code| format!(" (code {code})"))
+                .unwrap_or_default();
+            Failure::failed(format!("{error}: {message}{code}"))
         }
         other => Failure::failed(other),
     }
@@ -331,13 +322,9 @@ fn named(pairs: Vec<String>) -> Result<RawJson, Failure> {
 
 /// Each field with its error.
 fn refused_arguments(server: &str, tool: &str, unfit: Unfit) -> Failure {
-    let faults = match unfit {
-        Unfit::Faults(faults) => faults,
-        Unfit::Stopped(_) => {
-            return Failure::failed(
-                "validating the arguments took longer than the timeout of the call",
-            );
-        }
+    let Unfit::Faults(faults) = unfit else {
+        let why = "validating the arguments took longer than the timeout of the call";
+        return Failure::failed(why);
     };
     let lines = faults.iter().map(|fault| {
         let location = fault.loc.iter().skip(1).map(|step| match step {

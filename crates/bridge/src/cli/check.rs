@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::PathBuf};
 
 use bridge_openapi::{ArgumentRules, request_schema};
-use bridge_process::launch::{Kind, Resolved, Target};
+use bridge_process::launch::{Kind, Target};
 use bridge_protocol::Tool;
 use clap::Args;
 use indicatif::HumanBytes;
@@ -79,9 +79,7 @@ pub fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
             print_json(&refused(faults))?;
             return Err(Failure::silent(2));
         }
-        Err(faults) => {
-            return Err(Failure::faulty(&faults));
-        }
+        Err(faults) => return Err(Failure::faulty(&faults)),
     };
     let _log = output::start(&settings.log)?;
     let path = settings.config_file.clone();
@@ -94,15 +92,17 @@ pub fn run(args: &CheckArgs, settings: &SettingsArgs) -> Result<(), Failure> {
         let surveyed = block_on(survey(settings, config, true))?;
         surveyed.iter().map(ServerReport::from_surveyed).collect()
     };
-    let report = Report::new(path, warnings, servers);
+    let servers: Vec<ServerReport> = servers;
+    let report = Report {
+        ok: servers.iter().all(|server| server.status != Status::Failed),
+        config_file: path,
+        warnings,
+        servers,
+    };
     output.print(&report, |report| {
         wrapped(&report.text(args.verbose), terminal_width())
     })?;
-    if report.ok {
-        Ok(())
-    } else {
-        Err(Failure::silent(1))
-    }
+    Failure::unless(report.ok)
 }
 
 /// Reads both sources, so that one run reports the errors of both.
@@ -125,22 +125,16 @@ fn load(args: &SettingsArgs) -> Result<(Settings, Loaded), Vec<ConfigError>> {
 }
 
 fn refused(errors: Vec<ConfigError>) -> Refused {
-    let placed = |Faults { origin, faults }: Faults| {
-        let origin = move || origin.clone();
-        faults.into_iter().map(move |fault| LocatedFault {
-            origin: origin(),
-            fault,
-        })
-    };
-    let faults = errors.into_iter().flat_map(|error| match error {
-        ConfigError::Faulty(faults) => placed(faults),
-        ConfigError::Unreadable { path, source } => {
-            let fault = Fault::new("", format!("cannot be read ({source})"), remedy(&source));
-            placed(Faults {
-                origin: path,
-                faults: vec![fault],
-            })
-        }
+    let faults = errors.into_iter().flat_map(|error| {
+        let (origin, faults) = match error {
+            ConfigError::Faulty(Faults { origin, faults }) => (origin, faults),
+            ConfigError::Unreadable { path, source } => {
+                let problem = format!("cannot be read ({source})");
+                (path, vec![Fault::new("", problem, remedy(&source))])
+            }
+        };
+        let faults = faults.into_iter().map(move |fault| (origin.clone(), fault));
+        faults.map(|(origin, fault)| LocatedFault { origin, fault })
     });
     Refused {
         ok: false,
@@ -230,21 +224,30 @@ enum How {
 impl Launch {
     /// `None` where there is nothing to install.
     pub fn from_launching(launching: &Launching) -> Option<Self> {
-        let (how, package, why) = match launching {
-            Launching::Installed(found) => (installed(found)?, package(found), None),
-            Launching::AsWritten(why) => (How::AsWritten, None, Some(why.as_deref()?)),
-            Launching::Installing { .. } => (How::AsWritten, None, Some("it is being installed")),
-            Launching::Refused(why) => (How::Refused, None, Some(&**why)),
-        };
-        let runs = match launching {
-            Launching::Installed(found) => runs(&found.kind),
-            _ => None,
+        let (how, why) = match launching {
+            Launching::Installed(found) => {
+                found.folder.as_ref()?;
+                let main = found.main.as_ref();
+                return Some(Self {
+                    how: if found.locked {
+                        How::Locked
+                    } else {
+                        How::Installed
+                    },
+                    package: main.map(|(name, version)| format!("{name} {version}")),
+                    runs: runs(&found.kind),
+                    why: None,
+                });
+            }
+            Launching::AsWritten(why) => (How::AsWritten, why.as_deref()?),
+            Launching::Installing { .. } => (How::AsWritten, "it is being installed"),
+            Launching::Refused(why) => (How::Refused, &**why),
         };
         Some(Self {
             how,
-            package,
-            runs,
-            why: why.map(str::to_owned),
+            package: None,
+            runs: None,
+            why: Some(why.to_owned()),
         })
     }
 
@@ -261,15 +264,6 @@ impl Launch {
     }
 }
 
-fn installed(found: &Resolved) -> Option<How> {
-    found.folder.as_ref()?;
-    Some(if found.locked {
-        How::Locked
-    } else {
-        How::Installed
-    })
-}
-
 fn runs(kind: &Kind) -> Option<String> {
     match kind {
         Kind::Python { target, .. } => Some(match target.as_ref()? {
@@ -280,11 +274,6 @@ fn runs(kind: &Kind) -> Option<String> {
         Kind::Node => Some("node".to_owned()),
         Kind::Other => None,
     }
-}
-
-fn package(found: &Resolved) -> Option<String> {
-    let (name, version) = found.main.as_ref()?;
-    Some(format!("{name} {version}"))
 }
 
 // The report of `check`, for people and machines.
@@ -354,16 +343,6 @@ struct ToolCost {
 }
 
 impl Report {
-    /// Summarizes the servers.
-    pub fn new(config_file: PathBuf, warnings: Vec<String>, servers: Vec<ServerReport>) -> Self {
-        Self {
-            ok: servers.iter().all(|server| server.status != Status::Failed),
-            config_file,
-            warnings,
-            servers,
-        }
-    }
-
     /// For people, with the details where `verbose`.
     pub fn text(&self, verbose: bool) -> String {
         let mut text = String::new();
@@ -378,7 +357,7 @@ impl Report {
         let failed = self.servers.iter();
         let failed = failed.filter(|server| server.status == Status::Failed);
         let _ = match failed.count() {
-            0 if self.started() => {
+            0 if !self.servers.iter().any(|one| one.status == Status::Skipped) => {
                 let all = if self.servers.len() == 1 { "" } else { "all " };
                 writeln!(text, "{GOOD}{all}{servers} OK{GOOD:#} ({path})")
             }
@@ -389,11 +368,6 @@ impl Report {
             failed => writeln!(text, "{BAD}{failed} of {servers} failed{BAD:#} ({path})"),
         };
         text
-    }
-
-    fn started(&self) -> bool {
-        let mut servers = self.servers.iter();
-        servers.all(|server| server.status != Status::Skipped)
     }
 }
 
@@ -438,44 +412,30 @@ impl ServerReport {
 
     fn write(&self, text: &mut String, verbose: bool) {
         let name = &self.name;
-        let _ = write!(text, "{BOLD}{name}{BOLD:#} {DIM}{}{DIM:#}: ", self.mode());
+        let mode = self.mode.as_str();
+        let _ = write!(text, "{BOLD}{name}{BOLD:#} {DIM}({mode}){DIM:#}: ");
         let _ = match (&self.found, &self.error) {
             (Some(found), _) => write!(text, "{GOOD}ok{GOOD:#}, {}", found.text()),
             (None, Some(error)) => write!(text, "{BAD}failed{BAD:#}: {}", indented(error, 2)),
             (None, None) => write!(text, "not started"),
         };
         text.push('\n');
-        let found = self
-            .found
-            .as_ref()
-            .filter(|found| verbose && !found.tools.is_empty());
-        if let Some(found) = found {
-            let _ = writeln!(
-                text,
-                "  {DIM}estimated tokens per tool:{DIM:#} {}",
-                found.tools()
-            );
+        let costs = self.found.iter().flat_map(|found| &found.tools);
+        let cost = |tool: &ToolCost| format!("{} {}", plain(&tool.name), tool.tokens_estimate);
+        let costs: Vec<String> = costs.map(cost).collect();
+        if verbose && !costs.is_empty() {
+            let costs = costs.join(", ");
+            let _ = writeln!(text, "  {DIM}estimated tokens per tool:{DIM:#} {costs}");
         }
         if let Some(launch) = &self.launch {
             let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&launch.text(), 4));
         }
         if let Some(processes) = &self.processes {
-            let _ = writeln!(
-                text,
-                "  {DIM}{}{DIM:#}",
-                indented(&processes.text(verbose), 4)
-            );
+            let processes = processes.text(verbose);
+            let _ = writeln!(text, "  {DIM}{}{DIM:#}", indented(&processes, 4));
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "  {ODD}warning:{ODD:#} {}", indented(warning, 4));
-        }
-    }
-
-    fn mode(&self) -> &'static str {
-        match self.mode {
-            Mode::Stateful => "(stateful)",
-            Mode::Stateless => "(stateless)",
-            Mode::Shared => "(shared)",
         }
     }
 }
@@ -483,6 +443,10 @@ impl ServerReport {
 impl Found {
     fn from_offer(offer: &Offer) -> Self {
         let guide = offer.spec.usage_guide.as_deref();
+        let cost = |tool: &Tool| ToolCost {
+            name: tool.name.to_string(),
+            tokens_estimate: tokens(std::iter::once(tool), guide),
+        };
         Self {
             title: offer.title().to_owned(),
             version: offer.learnt.hello.server_info.version.clone(),
@@ -490,18 +454,8 @@ impl Found {
             tools_all: offer.learnt.tools.len(),
             tokens_estimate: tokens(offer.tools(), guide),
             memory_bytes: offer.learnt.memory,
-            tools: offer
-                .tools()
-                .map(|tool| ToolCost::measure(tool, guide))
-                .collect(),
+            tools: offer.tools().map(cost).collect(),
         }
-    }
-
-    /// The tools, each with its cost.
-    fn tools(&self) -> String {
-        let tools = self.tools.iter();
-        let each = tools.map(|tool| format!("{} {}", plain(&tool.name), tool.tokens_estimate));
-        each.collect::<Vec<_>>().join(", ")
     }
 
     fn text(&self) -> String {
@@ -514,15 +468,6 @@ impl Found {
             plain(&self.title),
             plain(&self.version),
         )
-    }
-}
-
-impl ToolCost {
-    fn measure(tool: &Tool, guide: Option<&str>) -> Self {
-        Self {
-            name: tool.name.to_string(),
-            tokens_estimate: tokens(std::iter::once(tool), guide),
-        }
     }
 }
 

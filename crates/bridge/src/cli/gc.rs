@@ -6,8 +6,11 @@ use bridge_model::Principal;
 use bridge_state::GcReport;
 use clap::Args;
 
-use super::output::ODD;
-use super::{Failure, SettingsArgs, local::open_store, output, output::OutputArgs};
+use super::{
+    Failure, SettingsArgs,
+    local::open,
+    output::{ODD, OutputArgs},
+};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -33,9 +36,7 @@ pub fn run(args: GcArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     if args.user.as_deref().is_some_and(|id| id.trim().is_empty()) {
         return Err(Failure::usage("--user: the user id is empty"));
     }
-    let settings = settings.resolve()?;
-    let _log = output::start(&settings.log)?;
-    let store = open_store(&settings.jobs_dir)?;
+    let (settings, _log, store) = open(settings)?;
     let user = args.user.map(|id| Principal::User(id.into()));
     let report = if let Some(user) = &user {
         store.forget_user(user)
@@ -44,11 +45,7 @@ pub fn run(args: GcArgs, settings: &SettingsArgs) -> Result<(), Failure> {
         store.sweep_once_clocks_are_known(retention).report
     };
     args.output.print(&report, text)?;
-    if report.errors.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::silent(1))
-    }
+    Failure::unless(report.errors.is_empty())
 }
 
 fn text(report: &GcReport) -> String {

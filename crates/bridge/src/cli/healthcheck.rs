@@ -1,23 +1,18 @@
 //! `mcpo-bridge healthcheck`: for containers, whose images need no other HTTP client for it.
 
-use std::{
-    io,
-    io::{Read, Write},
-    net::{IpAddr, TcpStream, ToSocketAddrs as _},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
-use rustls::{
-    ClientConnection, StreamOwned,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
+use reqwest::{Client, header::ACCEPT, redirect::Policy};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::Value;
 use url::Url;
 
-use super::{Failure, SettingsArgs, output::print};
+use super::{
+    Failure, SettingsArgs,
+    local::block_on,
+    output::{print, root_cause},
+};
 use crate::{config::Listen, pinned::Pinned};
 
 /// What `--help` adds.
@@ -30,7 +25,7 @@ Examples:
   mcpo-bridge healthcheck --url http://127.0.0.1:8080/health";
 
 /// Bytes of the response that are read: more than any health report.
-const LIMIT: u64 = 4 * 1024 * 1024;
+const LIMIT: usize = 4 * 1024 * 1024;
 
 /// The arguments of `healthcheck`.
 #[derive(Args)]
@@ -51,9 +46,7 @@ pub struct HealthcheckArgs {
 /// What is requested.
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
-    host: String,
-    port: u16,
-    path: String,
+    url: Url,
     /// Of a bridge that speaks HTTPS itself.
     certificate: Option<PathBuf>,
 }
@@ -70,23 +63,23 @@ pub fn run(args: &HealthcheckArgs, settings: &SettingsArgs) -> Result<(), Failur
         .ok_or_else(|| {
             Failure::failed("--max-time: expected a number of seconds greater than 0")
         })?;
-    let (status, body) = target.get(timeout).map_err(|error| {
-        Failure::failed(format!(
-            "no response from {}: {error}; check that the bridge is running and listens there (MCPO_HOST, \
-             MCPO_PORT)",
-            target.url()
-        ))
-    })?;
+    let url = &target.url;
+    let response = block_on(async {
+        target.get(timeout).await.map_err(|error| {
+            Failure::failed(format!(
+                "no response from {url}: {error}; check that the bridge is running and listens there \
+                 (MCPO_HOST, MCPO_PORT)"
+            ))
+        })
+    });
+    let (status, body) = response?;
     let health: Value = serde_json::from_slice(&body).unwrap_or_default();
     if status != 200 {
-        let why = health["reasons"].to_string();
-        return Err(Failure::failed(format!(
-            "{} returned {status}: {why}",
-            target.url()
-        )));
+        let why = &health["reasons"];
+        return Err(Failure::failed(format!("{url} returned {status}: {why}")));
     }
-    let said = health["status"].as_str().unwrap_or("ok");
-    print(&format!("{said}\n"))
+    let status = health["status"].as_str().unwrap_or("ok");
+    print(&format!("{status}\n"))
 }
 
 impl Target {
@@ -99,142 +92,73 @@ impl Target {
         }
         let host = match listen.host.parse::<IpAddr>() {
             Ok(IpAddr::V4(address)) if address.is_unspecified() => "127.0.0.1".to_owned(),
-            Ok(IpAddr::V6(address)) if address.is_unspecified() => "::1".to_owned(),
+            Ok(IpAddr::V6(address)) if address.is_unspecified() => "[::1]".to_owned(),
+            Ok(IpAddr::V6(address)) => format!("[{address}]"),
             _ => listen.host.clone(),
         };
-        Ok(Self {
-            host,
-            port: listen.port,
-            path: format!("{}/health", listen.path_prefix),
-            certificate: listen.tls.as_ref().map(|tls| tls.certificate.clone()),
-        })
+        let certificate = listen.tls.as_ref().map(|tls| tls.certificate.clone());
+        let scheme = certificate.as_ref().map_or("http", |_| "https");
+        let (port, prefix) = (listen.port, &listen.path_prefix);
+        let url = Url::parse(&format!("{scheme}://{host}:{port}{prefix}/health"));
+        let url = url.map_err(Failure::failed)?;
+        Ok(Self { url, certificate })
     }
 
     fn parse(text: &str) -> Result<Self, Failure> {
         let url = Url::parse(text).ok().filter(|url| url.scheme() == "http");
-        let parts = url.as_ref().and_then(|url| {
-            let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
-            Some((url, host, url.port_or_known_default()?))
-        });
-        let Some((url, host, port)) = parts else {
-            return Err(Failure::failed(
+        let mut url = url.ok_or_else(|| {
+            Failure::failed(
                 "--url: expected an http URL, such as http://127.0.0.1:8080/health (for https omit it: \
                  MCPO_SSL_CERTFILE is used)",
-            ));
-        };
-        let path = match url.path() {
-            "/" => "/health",
-            path => path,
-        };
-        let path = path.to_owned();
+            )
+        })?;
+        if url.path() == "/" {
+            url.set_path("/health");
+        }
         let certificate = None;
-        Ok(Self {
-            host,
-            port,
-            path,
-            certificate,
-        })
+        Ok(Self { url, certificate })
     }
 
-    fn authority(&self) -> String {
-        let Self { host, port, .. } = self;
-        if host.contains(':') {
-            format!("[{host}]:{port}")
-        } else {
-            format!("{host}:{port}")
-        }
-    }
-
-    fn url(&self) -> String {
-        let scheme = self.certificate.as_ref().map_or("http", |_| "https");
-        format!("{scheme}://{}{}", self.authority(), self.path)
-    }
-
-    /// The status and the body.
-    fn get(&self, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
-        let until = Instant::now() + timeout;
-        let connection = self.connect(until)?;
-        // Its own handle, because the deadline is the connection's and TLS hides it.
-        let timer = connection.try_clone()?;
-        timer.set_read_timeout(Some(left(until)?))?;
-        let mut stream: Box<dyn Stream> = match &self.certificate {
-            Some(certificate) => tls_over(connection, certificate)?,
-            None => Box::new(connection),
-        };
-        let request = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: mcpo-bridge-healthcheck\r\n\
-             Accept: application/json\r\nConnection: close\r\n\r\n",
-            self.path,
-            self.authority()
+    /// The status and the body. By HTTPS with the bridge that has the configured certificate, whatever names
+    /// stand in it: they are those that browsers use.
+    async fn get(&self, timeout: Duration) -> Result<(u16, Vec<u8>), String> {
+        let certificate = self.certificate.as_ref().map(CertificateDer::from_pem_file);
+        let known = certificate.transpose().map_err(|error| error.to_string())?;
+        let other =
+            "another program listens there: its certificate is not the one in MCPO_SSL_CERTFILE";
+        let pinned = Pinned::new(
+            move |shown: &CertificateDer<'_>| known.as_ref() == Some(shown),
+            other,
         );
-        timer.set_write_timeout(Some(left(until)?))?;
-        stream.write_all(request.as_bytes())?;
-        let mut answer = Vec::new();
-        let mut part = [0; 8192];
-        while (answer.len() as u64) < LIMIT {
-            timer.set_read_timeout(Some(left(until)?))?;
-            match stream.read(&mut part) {
-                Ok(0) => break,
-                Ok(read) => answer.extend_from_slice(&part[..read]),
-                // TLS misses its own farewell where the other side just closes.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
-                Err(error) => return Err(error),
-            }
+        let client = Client::builder()
+            .tls_backend_preconfigured(pinned.client())
+            .no_proxy()
+            .redirect(Policy::none())
+            .user_agent("mcpo-bridge-healthcheck")
+            .timeout(timeout)
+            .build();
+        let failed = |error: reqwest::Error| reason(&error);
+        let request = client.map_err(failed)?.get(self.url.clone());
+        let request = request.header(ACCEPT, "application/json");
+        let mut response = request.send().await.map_err(failed)?;
+        let mut body = Vec::new();
+        while body.len() < LIMIT
+            && let Some(part) = response.chunk().await.map_err(failed)?
+        {
+            body.extend_from_slice(&part);
         }
-        parse_answer(&answer).ok_or_else(|| {
-            io::Error::other("the response is not HTTP: another program listens there")
-        })
-    }
-
-    fn connect(&self, until: Instant) -> io::Result<TcpStream> {
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for address in (self.host.as_str(), self.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, left(until)?) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        Ok((response.status().as_u16(), body))
     }
 }
 
-fn left(until: Instant) -> io::Result<Duration> {
-    let left = until.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        Err(io::ErrorKind::TimedOut.into())
-    } else {
-        Ok(left)
+fn reason(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "timed out".to_owned();
     }
-}
-
-/// The body as it was framed: chunks would not read as JSON, and only the status counts.
-fn parse_answer(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
-    let end = memchr::memmem::find(answer, b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&answer[..end]).ok()?;
-    let mut words = head.lines().next()?.split(' ');
-    words.next().filter(|word| word.starts_with("HTTP/1."))?;
-    let status = words.next()?.parse().ok()?;
-    Some((status, answer[end + 4..].to_vec()))
-}
-
-// HTTPS with one bridge: the one that has the configured certificate, whatever names stand in it.
-
-/// A connection of either kind.
-pub trait Stream: Read + Write {}
-
-impl<T: Read + Write> Stream for T {}
-
-/// Speaks TLS over `stream` with a server that has the first certificate of this file. The names in it
-/// are not checked: they are those that browsers use.
-fn tls_over(stream: TcpStream, certificate: &Path) -> io::Result<Box<dyn Stream>> {
-    let known = CertificateDer::from_pem_file(certificate).map_err(io::Error::other)?;
-    let other =
-        "another program listens there: its certificate is not the one in MCPO_SSL_CERTFILE";
-    let pinned = Pinned::new(move |shown: &CertificateDer<'_>| *shown == known, other);
-    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-    let connection = ClientConnection::new(Arc::new(pinned.client()), name);
-    let connection = connection.map_err(io::Error::other)?;
-    Ok(Box::new(StreamOwned::new(connection, stream)))
+    if !error.is_connect() {
+        return "the response is not HTTP: another program listens there".to_owned();
+    }
+    root_cause(error).to_string()
 }
 
 #[cfg(test)]
@@ -245,8 +169,8 @@ mod tests {
 
     #[test]
     fn a_url_needs_no_path_and_no_port() {
-        let target = |url: &str| Target::parse(url).map(|target| target.url());
-        assert_eq!(target("http://h").unwrap(), "http://h:80/health");
+        let target = |url: &str| Target::parse(url).map(|target| target.url.to_string());
+        assert_eq!(target("http://h").unwrap(), "http://h/health");
         assert_eq!(target("http://[::1]:9/x").unwrap(), "http://[::1]:9/x");
         for bad in ["https://h/health", "h:8080", "", "file:///health"] {
             assert!(target(bad).is_err(), "{bad}");
@@ -264,7 +188,7 @@ mod tests {
             let given = ["x", "--allow-unauthenticated"].iter().chain(flags);
             let given: Given = clap::Parser::parse_from(given);
             let settings = given.settings.resolve().unwrap();
-            Target::from_listen(&settings.listen).map(|target| target.url())
+            Target::from_listen(&settings.listen).map(|target| target.url.to_string())
         };
         let url = asked(&["--host", "0.0.0.0", "--port", "9", "--path-prefix", "/x"]);
         assert_eq!(url.unwrap(), "http://127.0.0.1:9/x/health");
@@ -290,35 +214,27 @@ mod tests {
                 let _ = stream.read(&mut [0; 1]);
             }
         });
-        Target {
-            host: "127.0.0.1".to_owned(),
-            port,
-            path: "/health".to_owned(),
-            certificate: None,
-        }
+        Target::parse(&format!("http://127.0.0.1:{port}")).unwrap()
     }
 
-    #[test]
-    fn a_response_that_is_late_is_a_failure() {
-        let error = answering(b"").get(Duration::from_millis(50)).unwrap_err();
-        // The error of a read timeout differs among systems.
-        let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
-        assert!(kinds.contains(&error.kind()), "{error}");
-        let down = answering(b"HTTP/1.1 503 Service Unavailable\r\n\r\n{}");
-        assert_eq!(down.get(Duration::from_secs(5)).unwrap().0, 503);
+    #[tokio::test]
+    async fn a_response_that_is_late_is_a_failure() {
+        let error = answering(b"").get(Duration::from_millis(50)).await;
+        assert_eq!(error.unwrap_err(), "timed out");
     }
 
-    #[test]
-    fn only_http_is_a_response() {
-        let answer = parse_answer(b"HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n{}").unwrap();
-        assert_eq!(answer, (503, b"{}".to_vec()));
+    #[tokio::test]
+    async fn only_http_is_a_response() {
+        let get = async |answer| answering(answer).get(Duration::from_secs(30)).await;
+        let answer = get(b"HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n{}").await;
+        assert_eq!(answer.unwrap(), (503, b"{}".to_vec()));
         for bad in [
             &b"SSH-2.0-x\r\n\r\n"[..],
             b"HTTP/1.1 200 OK",
-            b"",
             b"HTTP/1.1\r\n\r\n",
         ] {
-            assert!(parse_answer(bad).is_none());
+            let error = get(bad).await.unwrap_err();
+            assert!(error.starts_with("the response is not HTTP"), "{error}");
         }
     }
 }

@@ -13,19 +13,14 @@ use futures_util::future::join_all;
 use indicatif::{MultiProgress, ProgressBar};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Failure, Local, SettingsArgs,
-    local::{Folder, LIST_TIME, block_on, line, until_signal},
-    output,
+    local::{Folder, block_on, line, load, until_signal},
     output::{BAD, BOLD, DIM, GOOD, ODD, OutputArgs, counted, indented, note, plain},
-    tools::only,
 };
 use crate::{
-    catalog::{Learnt, learn},
-    config,
+    catalog::Learnt,
     config::{Loaded, ServerSpec, Settings},
     install::{InstallRequest, LockFile, Pin, Step},
     launches::Launching,
@@ -73,13 +68,6 @@ pub struct InstallArgs {
     output: OutputArgs,
 }
 
-/// One server on the way.
-struct Job {
-    spec: Arc<ServerSpec>,
-    asked: Result<InstallRequest, Option<String>>,
-    bar: ProgressBar,
-}
-
 /// What became of it.
 pub struct Installed {
     spec: Arc<ServerSpec>,
@@ -91,13 +79,8 @@ pub struct Installed {
 
 /// Installs, shows, and writes the lock file.
 pub fn run(args: InstallArgs, settings: &SettingsArgs) -> Result<(), Failure> {
-    let settings = settings.resolve()?;
-    let mut config = config::load(&settings.config_file, &settings)?;
-    let _log = output::start(&settings.log)?;
+    let (settings, _log, config) = load(settings, args.server.as_deref())?;
     let lock = LockFile::read(&settings.lock_file).map_err(Failure::usage)?;
-    if let Some(name) = &args.server {
-        only(&mut config, name)?;
-    }
     block_on(args.install(settings, config, lock.as_ref()))
 }
 
@@ -115,68 +98,61 @@ impl InstallArgs {
         let local = Local::new(settings, config)?;
         local.app.installer.launches().follow(&specs);
         let display = MultiProgress::new();
-        let jobs = specs.into_iter().map(|spec| Job {
-            asked: local.app.installer.asked(&spec, lock),
-            bar: line(&display, &spec),
-            spec,
+        let each = specs.iter().map(|spec| {
+            let bar = line(&display, spec);
+            self.one(&local, spec, lock, bar)
         });
-        let jobs: Vec<_> = jobs.collect();
-        let each = jobs.iter().map(|job| self.one(&local, job));
         let done = until_signal(join_all(each)).await;
         let _ = display.clear();
-        let installed = match done {
-            Ok(installed) => installed,
-            Err(interrupted) => {
-                local.end().await;
-                return Err(interrupted);
-            }
-        };
-        let report = Report::new(&installed);
-        let written = self
-            .output
-            .print(&report, Report::text)
-            .and_then(|()| self.write(&local, &installed, lock, &lock_file));
+        let written = done.and_then(|installed| {
+            let report = Report::new(&installed);
+            self.output.print(&report, Report::text)?;
+            self.write(&local, &installed, lock, &lock_file)?;
+            Ok(report.ok)
+        });
         local.end().await;
-        written?;
-        if report.ok {
-            Ok(())
-        } else {
-            Err(Failure::silent(1))
-        }
+        Failure::unless(written?)
     }
 
-    async fn one(&self, local: &Local, job: &Job) -> Installed {
-        let spec = job.spec.clone();
-        let installed = |outcome, pin| Installed {
-            spec: job.spec.clone(),
-            asked: job.asked.as_ref().ok().cloned(),
+    async fn one(
+        &self,
+        local: &Local,
+        spec: &Arc<ServerSpec>,
+        lock: Option<&LockFile>,
+        bar: ProgressBar,
+    ) -> Installed {
+        let as_it_is = |outcome| Installed {
+            spec: spec.clone(),
+            asked: None,
             outcome,
-            pin,
+            pin: None,
         };
-        let asked = match &job.asked {
+        let asked = match local.app.installer.asked(spec, lock) {
             Ok(asked) if asked.is_installable() => asked,
-            Ok(_) | Err(None) => return installed(Outcome::Nothing, None),
-            Err(Some(why)) => {
-                let why = why.clone();
-                return installed(Outcome::AsWritten { why }, None);
-            }
+            Ok(_) | Err(None) => return as_it_is(Outcome::Nothing),
+            Err(Some(why)) => return as_it_is(Outcome::AsWritten { why }),
         };
         let shown = |step: Step| {
-            job.bar.set_message(match step {
+            bar.set_message(match step {
                 Step::Choosing => "resolving versions",
                 Step::Installing => "installing",
             });
         };
         let (outcome, pin) = if self.upgrade {
-            upgrade_one(local, &spec, asked, &job.bar, &shown).await
+            upgrade_one(local, spec, &asked, &bar, &shown).await
         } else {
-            match local.app.installer.install(asked, false, &shown).await {
+            match local.app.installer.install(&asked, false, &shown).await {
                 Ok((pin, resolved)) => (Outcome::installed(&resolved, &pin), Some(pin)),
-                Err(why) => (Outcome::failed(why), None),
+                Err(why) => (Outcome::Failed { why }, None),
             }
         };
-        job.bar.finish_with_message(outcome.word());
-        installed(outcome, pin)
+        bar.finish_with_message(outcome.word());
+        Installed {
+            spec: spec.clone(),
+            asked: Some(asked),
+            outcome,
+            pin,
+        }
     }
 
     /// Writes the lock file, if it changed and the user confirms.
@@ -192,7 +168,9 @@ impl InstallArgs {
             let pin = one.pin.as_ref()?;
             Some((one.asked.as_ref()?, pin))
         });
-        let changes = installed.iter().any(|one| one.outcome.is_upgrade());
+        let changes = installed
+            .iter()
+            .any(|one| matches!(one.outcome, Outcome::Upgrade { .. }));
         let same = before.is_some_and(|before| *before == lock) || self.no_lock;
         if self.dry_run {
             return Ok(());
@@ -253,12 +231,6 @@ fn confirmed() -> Result<bool, Failure> {
     let read = std::io::stdin().read_line(&mut answer);
     read.map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
-}
-
-/// Starts a server from this environment from now on.
-fn start_from(local: &Local, spec: &ServerSpec, resolved: Resolved) {
-    let launches = local.app.installer.launches();
-    launches.set(spec, Launching::Installed(Arc::new(resolved)));
 }
 
 // What differs between two versions of a server: packages, and tools as models see them.
@@ -362,14 +334,14 @@ fn packages(old: &[(String, String)], new: &[(String, String)]) -> Vec<ChangedPa
 fn tools(old: &[Tool], new: &[Tool]) -> Tools {
     let find = |list: &[Tool], name: &str| list.iter().find(|tool| &*tool.name == name).cloned();
     let only = |these: &[Tool], others: &[Tool]| -> Vec<String> {
-        let missing = these
-            .iter()
-            .filter(|tool| find(others, &tool.name).is_none());
+        let missing = |tool: &&Tool| find(others, &tool.name).is_none();
+        let missing = these.iter().filter(missing);
         missing.map(|tool| tool.name.to_string()).collect()
     };
     let changed = new.iter().filter_map(|after| {
         let before = find(old, &after.name)?;
-        let what = differing(&before, after);
+        let mut what = Vec::new();
+        differing("", &before.object, &after.object, &mut what);
         let name = after.name.to_string();
         (!what.is_empty()).then_some(Changed { name, what })
     });
@@ -380,40 +352,24 @@ fn tools(old: &[Tool], new: &[Tool]) -> Tools {
     }
 }
 
-/// `description`, `inputSchema.properties.path`, `inputSchema.required`, …
-fn differing(before: &Tool, after: &Tool) -> Vec<String> {
-    let mut what = Vec::new();
-    for key in keys(&before.object, &after.object) {
-        let (old, new) = (before.object.get(key), after.object.get(key));
-        match (old, new) {
-            (Some(Value::Object(old)), Some(Value::Object(new))) if old != new => {
-                what.extend(within(key, old, new));
-            }
-            _ if old != new => what.push(key.clone()),
-            _ => {}
-        }
-    }
-    what
-}
-
 type Object = serde_json::Map<String, Value>;
 
-fn within(key: &str, old: &Object, new: &Object) -> Vec<String> {
-    let mut what = Vec::new();
-    for part in keys(old, new)
-        .into_iter()
-        .filter(|part| old.get(*part) != new.get(*part))
-    {
-        match (part.as_str(), old.get(part), new.get(part)) {
-            ("properties", Some(Value::Object(old)), Some(Value::Object(new))) => {
-                let names = keys(old, new).into_iter();
-                let names = names.filter(|name| old.get(*name) != new.get(*name));
-                what.extend(names.map(|name| format!("{key}.properties.{name}")));
+/// `description`, `inputSchema.properties.path`, `inputSchema.required`, …
+fn differing(prefix: &str, old: &Object, new: &Object, found: &mut Vec<String>) {
+    let within = |key: &str| match prefix.matches('.').count() {
+        0 => true,
+        depth => depth == 1 && key == "properties",
+    };
+    for key in keys(old, new) {
+        let path = format!("{prefix}{key}");
+        match (old.get(key), new.get(key)) {
+            (before, after) if before == after => {}
+            (Some(Value::Object(before)), Some(Value::Object(after))) if within(key) => {
+                differing(&format!("{path}."), before, after, found);
             }
-            _ => what.push(format!("{key}.{part}")),
+            _ => found.push(path),
         }
     }
-    what
 }
 
 fn keys<'a>(old: &'a Object, new: &'a Object) -> Vec<&'a String> {
@@ -465,19 +421,7 @@ impl Outcome {
     pub fn installed(resolved: &Resolved, pin: &Pin) -> Self {
         Self::Installed {
             package: resolved.main.clone().map(InstalledPackage::from),
-            packages: pin
-                .versions()
-                .into_iter()
-                .map(InstalledPackage::from)
-                .collect(),
-        }
-    }
-
-    /// Other versions are to be used.
-    pub fn upgrade(main: Option<(String, String)>, changes: Changes) -> Self {
-        Self::Upgrade {
-            package: main.map(InstalledPackage::from),
-            changes,
+            packages: pin.versions().into_iter().map(Into::into).collect(),
         }
     }
 
@@ -489,16 +433,6 @@ impl Outcome {
             Self::Nothing | Self::AsWritten { .. } => "not installed",
             Self::Failed { .. } => "failed",
         }
-    }
-
-    /// It could not be installed.
-    pub fn failed(why: String) -> Self {
-        Self::Failed { why }
-    }
-
-    /// Whether it needs confirmation.
-    pub fn is_upgrade(&self) -> bool {
-        matches!(self, Self::Upgrade { .. })
     }
 }
 
@@ -597,18 +531,15 @@ async fn upgrade_one(
     // What is locked is no reason to choose the same again.
     let (pin, new) = match installer.install(&asked.unlocked(), true, step).await {
         Ok(found) => found,
-        Err(why) => return (Outcome::failed(why), None),
+        Err(why) => return (Outcome::Failed { why }, None),
     };
-    let old = match &asked.pin {
-        Some(old) if old.digest() == pin.digest() => {
-            return (Outcome::installed(&new, &pin), Some(pin));
-        }
-        Some(_) => installer.install(asked, false, step).await,
-        None => return (Outcome::installed(&new, &pin), Some(pin)),
+    let old_pin = asked.pin.as_ref();
+    let Some(old_pin) = old_pin.filter(|old| old.digest() != pin.digest()) else {
+        return (Outcome::installed(&new, &pin), Some(pin));
     };
+    let old = installer.install(asked, false, step).await;
     let main = new.main.clone();
     bar.set_message("starting the old version");
-    let old_pin = asked.pin.clone().unwrap_or_else(|| pin.clone());
     let before = match old {
         Ok((_, old)) => offered(local, spec, old).await,
         Err(why) => Err(why),
@@ -616,27 +547,26 @@ async fn upgrade_one(
     bar.set_message("starting the new version");
     match offered(local, spec, new).await {
         Ok(after) => {
-            let changes = Changes::between(&old_pin, &pin, before.as_ref(), &after);
-            (Outcome::upgrade(main, changes), Some(pin))
+            let changes = Changes::between(old_pin, &pin, before.as_ref(), &after);
+            let package = main.map(InstalledPackage::from);
+            (Outcome::Upgrade { package, changes }, Some(pin))
         }
         Err(why) => {
             let why = format!("the new version fails to start, so the old one is kept: {why}");
-            (Outcome::failed(why), None)
+            (Outcome::Failed { why }, None)
         }
     }
 }
 
+/// What the server offers when it is started from this environment, as it is from now on.
 async fn offered(
     local: &Local,
     spec: &Arc<ServerSpec>,
     resolved: Resolved,
 ) -> Result<Learnt, String> {
-    start_from(local, spec, resolved);
-    let app = &local.app;
-    let deadline = Instant::now() + app.settings.limits.start_timeout + LIST_TIME;
-    let stop = CancellationToken::new();
-    let learnt = learn(spec, &app.engine.children, &app.store, deadline, &stop).await;
-    learnt.map_err(|error| error.to_string())
+    let launches = local.app.installer.launches();
+    launches.set(spec, Launching::Installed(Arc::new(resolved)));
+    local.learn(spec).await
 }
 
 #[cfg(test)]

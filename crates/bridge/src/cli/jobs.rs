@@ -3,30 +3,25 @@
 use std::{
     fmt::Write as _,
     fs,
-    fs::OpenOptions,
-    io,
-    io::{Read as _, Seek as _, SeekFrom},
-    os::unix::fs::OpenOptionsExt as _,
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
-use bridge_model::{JobId, LinkToken, Principal};
+use bridge_model::{JobId, LinkToken, Principal, open_read};
 use bridge_state::{Artifact, ChatStore, ChatSummary, GoneReason, JobStatus, Link, Metadata};
 use clap::{Args, Subcommand};
 use indicatif::HumanBytes;
 use jiff::Timestamp;
-use rustix::fs::OFlags;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
     Failure, SettingsArgs,
-    local::open_store,
-    output,
+    local::open,
     output::{BOLD, OutputArgs, ago, counted, indented, one_line, plain, table, time},
 };
 use crate::{
-    artifacts::Snapshot,
+    artifacts::{RelativePath, Snapshot},
     call::snapshot_limits,
     config::Settings,
     telemetry::{Action, AuditEvent, AuditFile, audit},
@@ -100,21 +95,14 @@ const READ: u64 = 4 * 1024 * 1024;
 
 /// The last `count` calls, oldest first. No journal is an empty one; broken lines are left out.
 fn journal_tail(folder: &Path, count: usize) -> io::Result<Vec<Value>> {
-    // A child that got at the folder may have put a link or a FIFO in its place.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(folder.join("journal.jsonl"));
-    let mut file = match opened {
+    let mut file = match open_read(&folder.join("journal.jsonl")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(io::Error::other("journal.jsonl is not a regular file"));
+        }
         opened => opened?,
     };
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("journal.jsonl is not a regular file"));
-    }
-    let start = found.len().saturating_sub(READ);
+    let start = file.metadata()?.len().saturating_sub(READ);
     file.seek(SeekFrom::Start(start))?;
     let mut text = Vec::new();
     file.take(READ).read_to_end(&mut text)?;
@@ -122,10 +110,10 @@ fn journal_tail(folder: &Path, count: usize) -> io::Result<Vec<Value>> {
     if start > 0 {
         lines.remove(0);
     }
-    let calls = lines
-        .into_iter()
-        .filter_map(|line| serde_json::from_slice(line).ok());
-    let calls: Vec<Value> = calls.collect();
+    let calls = lines.into_iter();
+    let calls: Vec<Value> = calls
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
     Ok(calls[calls.len().saturating_sub(count)..].to_vec())
 }
 
@@ -158,17 +146,9 @@ struct ListedChat {
 
 /// Lists them.
 pub fn list(args: &ListArgs, settings: &SettingsArgs) -> Result<(), Failure> {
-    let settings = settings.resolve()?;
-    let _log = output::start(&settings.log)?;
-    let store = open_store(&settings.jobs_dir)?;
+    let (_, _log, store) = open(settings)?;
     let now = Timestamp::now();
-    let jobs = store.chats().map_err(Failure::failed)?;
-    let rows: Vec<ListedChat> = jobs.into_iter().map(row).collect();
-    args.output.print(&rows, |rows| text(rows, now))
-}
-
-fn row(found: ChatSummary) -> ListedChat {
-    ListedChat {
+    let row = |found: ChatSummary| ListedChat {
         job: found.job.id().to_string(),
         status: found.status(),
         servers: found.metadata.server_names,
@@ -176,7 +156,10 @@ fn row(found: ChatSummary) -> ListedChat {
         last_call_at: found.metadata.last_call_at,
         leased_by: found.leased_by.map(|instance| instance.to_string()),
         error: found.metadata.error,
-    }
+    };
+    let jobs = store.chats().map_err(Failure::failed)?;
+    let rows: Vec<ListedChat> = jobs.into_iter().map(row).collect();
+    args.output.print(&rows, |rows| text(rows, now))
 }
 
 fn text(rows: &[ListedChat], now: Timestamp) -> String {
@@ -255,9 +238,7 @@ struct RevokedLink {
 
 /// Revokes, and fails if there was no live link.
 pub fn revoke(args: &RevokeArgs, settings: &SettingsArgs) -> Result<(), Failure> {
-    let settings = settings.resolve()?;
-    let _log = output::start(&settings.log)?;
-    let store = open_store(&settings.jobs_dir)?;
+    let (_, _log, store) = open(settings)?;
     let links = links_to_revoke(&store, What::parse(args.what.trim()))?;
     let mut revoked = Vec::new();
     for link in links {
@@ -400,15 +381,25 @@ struct LinkRow {
 
 /// Shows it.
 pub fn show(args: &ShowArgs, settings: &SettingsArgs) -> Result<(), Failure> {
-    let settings = settings.resolve()?;
-    let _log = output::start(&settings.log)?;
-    let store = open_store(&settings.jobs_dir)?;
+    let (settings, _log, store) = open(settings)?;
     let now = Timestamp::now();
     let found = find(&store, args.job.trim(), "workspace")?;
-    let links = shown_links(&store, &found, &settings, args.links, now)?;
+    let base = settings.listen.base_url.to_string();
+    let row = |link: Artifact| LinkRow {
+        state: link_state(&link, now),
+        url: args.links.then(|| link.url(&base)),
+        name: link.path,
+        size: link.size,
+        sha256: link.sha256,
+        server: link.server,
+        tool: link.tool,
+        created_at: link.created_at,
+        expires_at: link.expires_at,
+    };
+    let links = store.links_of(found.job.id()).map_err(Failure::failed)?;
     let shown = Shown {
         files: files(&found, &settings)?,
-        links,
+        links: links.into_iter().map(row).collect(),
         journal: journal_tail(found.job.folder(), args.calls).map_err(Failure::failed)?,
         folder: found.job.folder().to_owned(),
         metadata: found.metadata,
@@ -421,36 +412,14 @@ fn files(found: &ChatSummary, settings: &Settings) -> Result<Vec<File>, Failure>
     let work = found.job.work();
     let snapshot = Snapshot::take(&work, &snapshot_limits(settings));
     let snapshot = snapshot.map_err(Failure::failed)?;
-    let file = |path: &crate::artifacts::RelativePath| File {
-        name: path.display().into_owned(),
-        size: fs::symlink_metadata(work.join(path.as_path()))
-            .ok()
-            .map(|found| found.len()),
+    let file = |path: &RelativePath| {
+        let found = fs::symlink_metadata(work.join(path.as_path())).ok();
+        File {
+            name: path.display().into_owned(),
+            size: found.map(|found| found.len()),
+        }
     };
     Ok(snapshot.files().map(file).collect())
-}
-
-fn shown_links(
-    store: &ChatStore,
-    found: &ChatSummary,
-    settings: &Settings,
-    urls: bool,
-    now: Timestamp,
-) -> Result<Vec<LinkRow>, Failure> {
-    let links = store.links_of(found.job.id()).map_err(Failure::failed)?;
-    let base = settings.listen.base_url.to_string();
-    let row = |link: Artifact| LinkRow {
-        state: link_state(&link, now),
-        url: urls.then(|| link.url(&base)),
-        name: link.path,
-        size: link.size,
-        sha256: link.sha256,
-        server: link.server,
-        tool: link.tool,
-        created_at: link.created_at,
-        expires_at: link.expires_at,
-    };
-    Ok(links.into_iter().map(row).collect())
 }
 
 impl Shown {

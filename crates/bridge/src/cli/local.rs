@@ -11,8 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bridge_model::ServerName;
 use bridge_state::{ChatStore, Membership};
 use futures_util::future::join_all;
+use indexmap::IndexMap;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -20,13 +22,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Failure;
+use super::{Failure, SettingsArgs, output};
 use crate::{
     app::App,
-    catalog::{Offer, learn},
+    catalog::{Learnt, Offer, learn},
     child::Forking,
-    config::{Loaded, ServerSpec, Settings},
+    config::{self, Loaded, ServerSpec, Settings},
     launches::Launching,
+    telemetry::LogGuard,
 };
 
 /// How long each thing that still runs may keep a command that is done.
@@ -121,10 +124,40 @@ pub fn open_store(jobs_dir: &Path) -> Result<ChatStore, Failure> {
     ChatStore::open(jobs_dir, &Membership::default()).map_err(Failure::failed)
 }
 
+/// The settings, the log and the store of a command that works on a bridge's jobs folder. Hold the guard
+/// until the command is done.
+pub fn open(settings: &SettingsArgs) -> Result<(Settings, LogGuard, ChatStore), Failure> {
+    let settings = settings.resolve()?;
+    let log = output::start(&settings.log)?;
+    let store = open_store(&settings.jobs_dir)?;
+    Ok((settings, log, store))
+}
+
+/// The settings, the log and the servers of a command that starts them; with a name only this server.
+pub fn load(
+    settings: &SettingsArgs,
+    only: Option<&str>,
+) -> Result<(Settings, LogGuard, Loaded), Failure> {
+    let settings = settings.resolve()?;
+    let mut config = config::load(&settings.config_file, &settings)?;
+    let log = output::start(&settings.log)?;
+    if let Some(name) = only {
+        let Some(spec) = config.servers.shift_remove(name) else {
+            let names = config.servers.keys().map(ServerName::as_str);
+            let names = names.collect::<Vec<_>>().join(", ");
+            return Err(Failure::usage(format!(
+                "the server file has no server '{name}'; it has: {names}"
+            )));
+        };
+        config.servers = IndexMap::from([(spec.name.clone(), spec)]);
+    }
+    Ok((settings, log, config))
+}
+
 // Starting servers side by side to learn what they offer, in a jobs folder of its own.
 
 /// For `tools/list` with all its pages, past the start timeout.
-pub const LIST_TIME: Duration = Duration::from_secs(30);
+const LIST_TIME: Duration = Duration::from_secs(30);
 
 /// Between two steps of the display.
 const TICK: Duration = Duration::from_millis(100);
@@ -160,7 +193,7 @@ pub async fn survey(
     let display = MultiProgress::new();
     let each = specs.into_iter().map(|spec| {
         let bar = line(&display, &spec);
-        one(&local.app, spec, fork, bar)
+        one(&local, spec, fork, bar)
     });
     let surveyed = until_signal(join_all(each)).await;
     let _ = display.clear();
@@ -168,21 +201,28 @@ pub async fn survey(
     surveyed
 }
 
-async fn one(app: &App, spec: Arc<ServerSpec>, fork: bool, bar: ProgressBar) -> Surveyed {
+/// By when a server that is started now must have listed its tools.
+fn deadline(app: &App) -> tokio::time::Instant {
+    tokio::time::Instant::now() + app.settings.limits.start_timeout + LIST_TIME
+}
+
+impl Local {
+    /// Starts a server and asks what it offers; the error has the server's last output.
+    pub async fn learn(&self, spec: &Arc<ServerSpec>) -> Result<Learnt, String> {
+        let (app, stop) = (&self.app, CancellationToken::new());
+        let (children, store) = (&app.engine.children, &app.store);
+        let learnt = learn(spec, children, store, deadline(app), &stop).await;
+        learnt.map_err(|error| error.to_string())
+    }
+}
+
+async fn one(local: &Local, spec: Arc<ServerSpec>, fork: bool, bar: ProgressBar) -> Surveyed {
     let began = Instant::now();
-    let time = app.settings.limits.start_timeout + LIST_TIME;
-    let deadline = tokio::time::Instant::now() + time;
-    let stop = CancellationToken::new();
-    let learnt = learn(&spec, &app.engine.children, &app.store, deadline, &stop).await;
+    let (app, deadline) = (&local.app, deadline(&local.app));
+    let learnt = local.learn(&spec).await;
     let took = began.elapsed();
-    let outcome = match learnt {
-        Ok(learnt) => Ok(Offer::new(spec.clone(), Arc::new(learnt))),
-        Err(error) => Err(error.to_string()),
-    };
-    bar.finish_with_message(match &outcome {
-        Ok(_) => "ready",
-        Err(_) => "failed",
-    });
+    let outcome = learnt.map(|learnt| Offer::new(spec.clone(), Arc::new(learnt)));
+    bar.finish_with_message(if outcome.is_ok() { "ready" } else { "failed" });
     let launching = app.installer.launches().state_of(&spec);
     let forking = match &outcome {
         Ok(_) if fork => Some(app.engine.children.forking(&spec, deadline).await),
@@ -237,8 +277,9 @@ impl Drop for Folder {
     fn drop(&mut self) {
         // After an interruption a child that is being killed may still write.
         for _ in 0..ATTEMPTS {
-            if remove(&self.0) {
-                return;
+            match fs::remove_dir_all(&self.0) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {}
+                _ => return,
             }
             std::thread::sleep(PAUSE);
         }
@@ -248,10 +289,3 @@ impl Drop for Folder {
 const ATTEMPTS: usize = 40;
 
 const PAUSE: Duration = Duration::from_millis(50);
-
-fn remove(path: &Path) -> bool {
-    match fs::remove_dir_all(path) {
-        Ok(()) => true,
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    }
-}

@@ -122,7 +122,7 @@ pub fn main() -> ExitCode {
         Some(Command::Gc(args)) => gc::run(args, &settings),
         Some(Command::Healthcheck(args)) => healthcheck::run(&args, &settings),
         Some(Command::Openwebui(command)) => openwebui::run(command, &settings),
-        Some(Command::ConfigSchema) => print_config_schema(),
+        Some(Command::ConfigSchema) => print_json(&json_schema()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -164,8 +164,9 @@ fn command() -> clap::Command {
 
 /// Completes the commands below this one. `serve` has the settings already, and shows them all.
 fn below(command: clap::Command) -> clap::Command {
-    let mut names = names(&command);
-    names.retain(|name| name != "serve");
+    let names = command.get_subcommands().map(clap::Command::get_name);
+    let names = names.filter(|name| *name != "serve").map(str::to_owned);
+    let names: Vec<String> = names.collect();
     names.iter().fold(command, |command, name| {
         command.mut_subcommand(name, |sub| {
             if sub.has_subcommands() {
@@ -175,11 +176,6 @@ fn below(command: clap::Command) -> clap::Command {
             }
         })
     })
-}
-
-fn names(command: &clap::Command) -> Vec<String> {
-    let all = command.get_subcommands();
-    all.map(|sub| sub.get_name().to_owned()).collect()
 }
 
 fn with_settings(command: clap::Command) -> clap::Command {
@@ -284,14 +280,12 @@ impl Failure {
 
     /// Exit code 1: the command failed.
     pub fn failed(message: impl fmt::Display) -> Self {
-        let message = message.to_string();
-        Self::new(1, message)
+        Self::new(1, message.to_string())
     }
 
     /// Exit code 2: the command line, the settings or the server file are invalid.
     pub fn usage(message: impl fmt::Display) -> Self {
-        let message = message.to_string();
-        Self::new(2, message)
+        Self::new(2, message.to_string())
     }
 
     /// A signal ended it.
@@ -302,6 +296,11 @@ impl Failure {
     /// Without a message, because the output has it.
     pub fn silent(code: u8) -> Self {
         Self::new(code, String::new())
+    }
+
+    /// Without a message, unless all went well.
+    pub fn unless(good: bool) -> Result<(), Self> {
+        if good { Ok(()) } else { Err(Self::silent(1)) }
     }
 
     /// Exit code 2 and all errors; each source is named at the start of its line.
@@ -346,11 +345,6 @@ in \"$schema\".
 
 Example:
   mcpo-bridge config-schema > mcp-servers.schema.json";
-
-/// Prints it.
-fn print_config_schema() -> Result<(), Failure> {
-    print_json(&json_schema())
-}
 
 #[cfg(test)]
 mod tests {
@@ -411,8 +405,8 @@ mod tests {
     #[track_caller]
     fn assert_filled(command: clap::Command) {
         const WIDTH: usize = 60;
-        for name in names(&command) {
-            assert_filled(command.find_subcommand(&name).unwrap().clone());
+        for below in command.get_subcommands() {
+            assert_filled(below.clone());
         }
         let help = command.term_width(WIDTH).render_long_help().to_string();
         let lines: Vec<&str> = help.lines().collect();

@@ -4,6 +4,7 @@ mod connection;
 
 use std::fmt;
 
+use bridge_model::hex;
 use clap::{Args, Subcommand, ValueEnum};
 use connection::{Admin, MakeArgs, Maker, same_origin};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -15,7 +16,7 @@ use super::{
     local::{block_on, until_signal},
     output::{BOLD, plain, print, print_json, warn},
 };
-use crate::config::{Allow, Secret, ServerSpec};
+use crate::config::{Secret, ServerSpec};
 
 /// The commands.
 #[derive(Subcommand)]
@@ -173,11 +174,8 @@ fn report(plan: &Plan, dry: bool) -> String {
             Change::Updated(name, differences) => ('~', name, &differences[..]),
         };
         lines.push(format!("{BOLD}{sign} {}{BOLD:#}", plain(name)));
-        lines.extend(
-            differences
-                .iter()
-                .map(|line| format!("    {}", plain(line))),
-        );
+        let differences = differences.iter();
+        lines.extend(differences.map(|line| format!("    {}", plain(line))));
     }
     let end = match (plan.changes.is_empty(), dry) {
         (true, _) => "Open WebUI is up to date.",
@@ -249,7 +247,7 @@ pub enum Change {
 
 /// How to plan.
 pub struct Rules<'a> {
-    /// Whose connections are ours.
+    /// The owner in the marker of connections that are ours.
     pub owner: &'a str,
     /// Where ours lead to.
     pub bridge: &'a str,
@@ -269,12 +267,13 @@ pub fn plan(current: &[Value], wanted: &[Value], rules: &Rules<'_>) -> Result<Pl
     let mut open: Vec<Option<&Value>> = wanted.iter().map(Some).collect();
     for connection in current {
         let own = Marker::read(connection).filter(|marker| marker.owner == rules.owner);
-        let place = match &own {
-            Some(marker) => open
-                .iter()
-                .position(|wanted| is_of(*wanted, &marker.server)),
-            None => open.iter().position(|wanted| collides(connection, *wanted)),
-        };
+        let place = open.iter().position(|wanted| match (wanted, &own) {
+            (Some(wanted), Some(own)) => {
+                Marker::read(wanted).is_some_and(|marker| marker.server == own.server)
+            }
+            (Some(wanted), None) => collides(connection, wanted),
+            (None, _) => false,
+        });
         match (place.and_then(|place| open[place].take()), own) {
             (Some(wanted), None) if !rules.adopt => return Err(in_the_way(wanted, connection)),
             (Some(wanted), own) => {
@@ -307,17 +306,10 @@ pub fn plan(current: &[Value], wanted: &[Value], rules: &Rules<'_>) -> Result<Pl
     Ok(plan)
 }
 
-fn is_of(wanted: Option<&Value>, server: &str) -> bool {
-    let marker = wanted.and_then(Marker::read);
-    marker.is_some_and(|marker| marker.server == server)
-}
-
 /// Open WebUI tells connections apart by their ids, for each type.
-fn collides(connection: &Value, wanted: Option<&Value>) -> bool {
+fn collides(connection: &Value, wanted: &Value) -> bool {
     let id = &connection["info"]["id"];
-    wanted.is_some_and(|wanted| {
-        id.is_string() && wanted["info"]["id"] == *id && kind(wanted) == kind(connection)
-    })
+    id.is_string() && wanted["info"]["id"] == *id && kind(wanted) == kind(connection)
 }
 
 fn kind(connection: &Value) -> &str {
@@ -506,16 +498,13 @@ pub struct Directory {
 
 /// The grants of a connection, and the names of `allow` for which there is none.
 pub fn grants(spec: &ServerSpec, otherwise: Grant, known: &Directory) -> (Vec<Value>, Vec<String>) {
-    match (&spec.allow, otherwise) {
-        (Some(allow), _) => access_grants(allow, known),
-        (None, Grant::Everyone) => (vec![grant("user", "*")], Vec::new()),
-        (None, Grant::Admins) => (Vec::new(), Vec::new()),
-    }
-}
-
-fn access_grants(allow: &Allow, known: &Directory) -> (Vec<Value>, Vec<String>) {
+    let allow = match (&spec.allow, otherwise) {
+        (Some(allow), _) => allow,
+        (None, Grant::Everyone) => return (vec![grant("user", "*")], Vec::new()),
+        (None, Grant::Admins) => return (Vec::new(), Vec::new()),
+    };
     // Administrators see every connection, and who has no other role may not sign in.
-    if allow.roles().any(|role| role == "user") {
+    if allow.roles.iter().any(|role| role == "user") {
         return (vec![grant("user", "*")], Vec::new());
     }
     let (mut grants, mut unknown) = (Vec::new(), Vec::new());
@@ -523,22 +512,18 @@ fn access_grants(allow: &Allow, known: &Directory) -> (Vec<Value>, Vec<String>) 
         Some(id) => grants.push(grant(kind, id)),
         None => unknown.push(name.to_owned()),
     };
-    for name in allow.users() {
+    for name in &allow.users {
         let same = |email: &str| email.to_lowercase() == name.to_lowercase();
-        let found = known
-            .users
-            .iter()
-            .find(|(id, email)| id == name || same(email));
+        let mut users = known.users.iter();
+        let found = users.find(|(id, email)| id == name || same(email));
         add("user", name, found.map(|(id, _)| &**id).or(as_id(name)));
     }
-    for name in allow.groups() {
-        let found = known
-            .groups
-            .iter()
-            .find(|(id, called)| id == name || called == name);
+    for name in &allow.groups {
+        let mut groups = known.groups.iter();
+        let found = groups.find(|(id, called)| id == name || called == name);
         add("group", name, found.map(|(id, _)| &**id).or(as_id(name)));
     }
-    for role in allow.roles().filter(|role| *role != "admin") {
+    for role in allow.roles.iter().filter(|role| *role != "admin") {
         add("role", role, None);
     }
     (grants, unknown)
@@ -576,9 +561,8 @@ impl Marker {
     /// The marker of a connection; `None` if we did not create it.
     pub fn read(connection: &Value) -> Option<Self> {
         let headers = connection["headers"].as_object()?;
-        let ours = headers
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(HEADER));
+        let mut headers = headers.iter();
+        let ours = headers.find(|(name, _)| name.eq_ignore_ascii_case(HEADER));
         let mut parts = ours?.1.as_str()?.split(';').map(str::trim);
         let (owner, server) = parts.next()?.split_once('/')?;
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
@@ -609,15 +593,12 @@ impl fmt::Display for Marker {
 /// WebUI keeps beside them.
 pub fn grants_digest(connection: &Value) -> String {
     let grants = connection["config"]["access_grants"].as_array();
-    let mut lines: Vec<String> = grants
-        .into_iter()
-        .flatten()
-        .map(|grant| {
-            let text = |key: &str| grant[key].as_str().unwrap_or_default();
-            let (kind, id) = (text("principal_type"), text("principal_id"));
-            format!("{kind} {id} {}", text("permission"))
-        })
-        .collect();
+    let lines = grants.into_iter().flatten().map(|grant| {
+        let text = |key: &str| grant[key].as_str().unwrap_or_default();
+        let (kind, id) = (text("principal_type"), text("principal_id"));
+        format!("{kind} {id} {}", text("permission"))
+    });
+    let mut lines: Vec<String> = lines.collect();
     lines.sort();
     digest(&lines.join("\n"))
 }
@@ -629,10 +610,7 @@ pub fn info_digest(connection: &Value) -> String {
 }
 
 fn digest(text: &str) -> String {
-    let hash = Sha256::digest(text);
-    hash[..6]
-        .iter()
-        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    hex(&Sha256::digest(text)[..6])
 }
 
 #[cfg(test)]

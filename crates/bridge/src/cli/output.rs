@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    error::Error,
     fmt::{Display, Write as _},
     io,
     io::Write as _,
@@ -77,6 +78,14 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = text
         .map_err(|error| Failure::failed(format!("cannot convert the output to JSON: {error}")))?;
     print(&format!("{text}\n"))
+}
+
+/// What an error comes from in the end.
+pub fn root_cause<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
 }
 
 // Text for people: colours, columns, ages, and the words of servers without what steers a terminal.

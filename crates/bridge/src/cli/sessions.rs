@@ -1,12 +1,15 @@
 //! `mcpo-bridge sessions`: live chat sessions.
 
-use bridge_state::{ChatStore, SessionSummary, StoreError};
+use bridge_state::{Metadata, SessionSummary};
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::output::{ago, seconds_since, table, time};
-use super::{Failure, SettingsArgs, local::open_store, output, output::OutputArgs};
+use super::{
+    Failure, SettingsArgs,
+    local::open,
+    output::{OutputArgs, ago, seconds_since, table, time},
+};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -42,37 +45,23 @@ struct Row {
 
 /// Lists them.
 pub fn run(args: &SessionsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
-    let settings = settings.resolve()?;
-    let _log = output::start(&settings.log)?;
-    let store = open_store(&settings.jobs_dir)?;
+    let (_, _log, store) = open(settings)?;
     let now = Timestamp::now();
-    let rows = rows(&store, now).map_err(Failure::failed)?;
+    let mut rows = Vec::new();
+    for found in store.sessions().map_err(Failure::failed)? {
+        // A workspace may have gone since.
+        if let Some(chat) = store.chat(found.job).map_err(Failure::failed)? {
+            rows.push(row(found, &chat.metadata, now));
+        }
+    }
     args.output.print(&rows, |rows| text(rows, now))
 }
 
-fn rows(store: &ChatStore, now: Timestamp) -> Result<Vec<Row>, StoreError> {
-    let sessions = store.sessions()?.into_iter();
-    let rows = sessions.map(|session| row(store, session, now));
-    // A workspace may have gone between the two looks.
-    Ok(rows
-        .collect::<Result<Vec<_>, _>>()?
-        .into_iter()
-        .flatten()
-        .collect())
-}
-
-fn row(
-    store: &ChatStore,
-    found: SessionSummary,
-    now: Timestamp,
-) -> Result<Option<Row>, StoreError> {
-    let Some(summary) = store.chat(found.job)? else {
-        return Ok(None);
-    };
-    let (session, metadata) = (found.session, summary.metadata);
+fn row(found: SessionSummary, metadata: &Metadata, now: Timestamp) -> Row {
+    let session = found.session;
     let used = metadata.last_call_at.unwrap_or(session.started_at);
     let key = metadata.session_keys.first();
-    Ok(Some(Row {
+    Row {
         server: session.server,
         chat: key.map(|key| key.chars().take(DIGEST).collect()),
         pid: session.pid,
@@ -80,7 +69,7 @@ fn row(
         idle_seconds: seconds_since(used.max(session.started_at), now),
         job: found.job.to_string(),
         instance: found.instance.to_string(),
-    }))
+    }
 }
 
 fn text(rows: &[Row], now: Timestamp) -> String {

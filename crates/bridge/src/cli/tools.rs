@@ -2,20 +2,15 @@
 
 use std::fmt::Write as _;
 
-use bridge_model::ServerName;
 use clap::Args;
-use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::output::{BOLD, one_line};
 use super::{
     Failure, SettingsArgs,
-    local::{Surveyed, block_on, survey},
-    output,
-    output::OutputArgs,
+    local::{Surveyed, block_on, load, survey},
+    output::{BOLD, OutputArgs, one_line},
 };
-use crate::config::{self, Loaded};
 
 /// What `--help` adds.
 pub const HELP: &str = "\
@@ -50,12 +45,7 @@ struct Listed {
 
 /// Lists, and fails if a server did.
 pub fn run(args: &ToolsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
-    let settings = settings.resolve()?;
-    let mut config = config::load(&settings.config_file, &settings)?;
-    let _log = output::start(&settings.log)?;
-    if let Some(name) = &args.server {
-        only(&mut config, name)?;
-    }
+    let (settings, _log, config) = load(settings, args.server.as_deref())?;
     let surveyed = block_on(survey(settings, config, false))?;
     let listed: Vec<Listed> = surveyed.iter().map(Listed::from_surveyed).collect();
     args.output.print(&listed, |listed| text(listed))?;
@@ -69,20 +59,6 @@ pub fn run(args: &ToolsArgs, settings: &SettingsArgs) -> Result<(), Failure> {
     } else {
         Err(Failure::failed(failed.join("\n")))
     }
-}
-
-/// Removes all other servers from the config.
-pub fn only(config: &mut Loaded, name: &str) -> Result<(), Failure> {
-    let found = config.servers.shift_remove(name);
-    let Some(spec) = found else {
-        let names = config.servers.keys().map(ServerName::as_str);
-        let names = names.collect::<Vec<_>>().join(", ");
-        return Err(Failure::usage(format!(
-            "the server file has no server '{name}'; it has: {names}"
-        )));
-    };
-    config.servers = IndexMap::from([(spec.name.clone(), spec)]);
-    Ok(())
 }
 
 impl Listed {

@@ -1,5 +1,5 @@
-//! Files of the operator that are read again while the bridge runs: never without end, and never
-//! waiting for somebody to write.
+//! Files of the operator that are read again while the bridge runs: never more than a limit, and never
+//! waiting for a writer.
 
 use std::{
     fs::OpenOptions,

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// One fault. Its text never holds a secret: values of `env`, `headers`, `args`, `url` and of
-/// everything that came from `${…}` are left out by whoever makes it.
+/// One fault. Its text never contains a secret: code that creates it leaves out values of `env`,
+/// `headers`, `args`, `url` and of everything that came from `${…}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// A JSON path (`mcpServers.excel.idle_timeout`) or a flag and its variable

@@ -9,7 +9,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use super::Secret;
 
 /// `MCPO_API_KEY`: named keys. Two keys may share a name, so that a key can be rotated without
-/// its holder becoming somebody else.
+/// its holder becoming another principal.
 #[derive(Clone, Default)]
 pub struct KeyRing(Vec<NamedKey>);
 
@@ -22,7 +22,7 @@ struct NamedKey {
 /// Why a list of keys was refused; holds nothing of the keys.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeys {
-    /// Two principals that nobody could tell apart.
+    /// Several keys would be one principal.
     #[error("several keys have no name: write each as NAME:KEY")]
     Unnamed,
     /// The text before the colon.
@@ -45,14 +45,9 @@ impl KeyRing {
     pub fn parse(text: &str) -> Result<Self, InvalidKeys> {
         let mut keys = Vec::new();
         let mut unnamed = 0;
-        let entries = text.split([',', '\n', '\r']).map(str::trim);
-        for (index, entry) in entries.filter(|entry| !entry.is_empty()).enumerate() {
-            let (name, key) = if let Some((name, key)) = entry.split_once(':') {
-                (name.trim(), key.trim())
-            } else {
-                unnamed += 1;
-                (UNNAMED, entry)
-            };
+        for (index, (name, key)) in entries(text).enumerate() {
+            unnamed += usize::from(name.is_none());
+            let name = name.unwrap_or(UNNAMED);
             if !is_name(name) {
                 return Err(InvalidKeys::Name(index + 1));
             }
@@ -80,13 +75,9 @@ impl KeyRing {
 
     /// The keys themselves, each with its name, of a text that [`KeyRing::parse`] takes.
     pub fn in_clear(text: &str) -> Vec<(String, Secret)> {
-        let entries = text.split([',', '\n', '\r']).map(str::trim);
-        let entries = entries.filter(|entry| !entry.is_empty());
-        let named = entries.map(|entry| {
-            let (name, key) = entry.split_once(':').unwrap_or((UNNAMED, entry));
-            (name.trim().to_owned(), Secret::new(key.trim()))
-        });
-        named.collect()
+        let named =
+            |(name, key): (Option<&str>, _)| (name.unwrap_or(UNNAMED).to_owned(), Secret::new(key));
+        entries(text).map(named).collect()
     }
 
     /// Whether no key is set: then no route asks for one.
@@ -136,6 +127,16 @@ impl KeyRing {
         let names = self.0.iter().map(|key| &*key.name).enumerate();
         names.filter_map(move |(index, name)| (!earlier(index, name)).then_some(name))
     }
+}
+
+/// Each key, with its name if it has one.
+fn entries(text: &str) -> impl Iterator<Item = (Option<&str>, &str)> {
+    let entries = text.split([',', '\n', '\r']).map(str::trim);
+    let entries = entries.filter(|entry| !entry.is_empty());
+    entries.map(|entry| match entry.split_once(':') {
+        Some((name, key)) => (Some(name.trim()), key.trim()),
+        None => (None, entry),
+    })
 }
 
 impl NamedKey {

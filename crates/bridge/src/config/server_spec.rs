@@ -3,12 +3,12 @@
 use std::{fmt, num::NonZeroUsize, sync::OnceLock, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use bridge_model::{Caller, Principal, ServerName};
+use bridge_model::{Caller, FieldHasher, Principal, ServerName, hex};
 use bridge_process::{CommandSpec, RemoteKind, RemoteSpec};
 use bridge_protocol::RawJson;
+use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// The word on the command line that makes the bridge's own binary this server.
 pub const FILES_SERVER: &str = "__files";
@@ -72,11 +72,11 @@ pub struct ServerSpec {
     pub install: bool,
     /// How its processes come to be.
     pub launch: Launch,
-    /// Processes that may be ready before anybody calls, where the file says so.
+    /// The maximum number of warm processes, if the file limits it.
     pub pool: Option<usize>,
     /// Headers of a caller's request that the server gets, where the file says so.
     pub forwarding: Option<HeaderForwarding>,
-    /// Whom it is there for; everybody, where the file does not say.
+    /// Who may use it; `None` for everyone.
     pub allow: Option<Allow>,
     /// What [`Self::version`] found.
     pub remembered: Remembered,
@@ -133,6 +133,17 @@ pub enum Mode {
     Shared,
 }
 
+impl Mode {
+    /// Its word in the server file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stateful => "stateful",
+            Self::Stateless => "stateless",
+            Self::Shared => "shared",
+        }
+    }
+}
+
 /// A kind of file that a chat can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -181,13 +192,18 @@ pub struct BeforeEnd {
 
 // Who may use a server.
 
-/// `allow` of a server: whom the server is there for. A caller who is in one of the lists is.
+/// `allow` of a server: a caller in one of the lists may use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allow {
-    users: Vec<Name>,
-    groups: Vec<Name>,
-    roles: Vec<Name>,
-    keys: Vec<Name>,
+    /// Users, by id or mail address.
+    pub users: Vec<String>,
+    /// The same in lower case: that of a mail address does not matter.
+    emails: Vec<String>,
+    /// Groups, by name or id.
+    pub groups: Vec<String>,
+    /// Roles.
+    pub roles: Vec<String>,
+    keys: Vec<String>,
 }
 
 /// What a caller may do with a server.
@@ -195,55 +211,27 @@ pub struct Allow {
 pub enum ServerAccess {
     /// Everything.
     Use,
-    /// He is believed and names no user: Open WebUI, which asks what there is before anybody
-    /// chats. He may read what the server offers, and that is all.
+    /// Reading what the server offers, and nothing else: the caller is trusted and names no user, as Open
+    /// WebUI does when it lists the tools.
     Read,
-    /// There is no such server for him.
+    /// Nothing: the server does not exist for this caller.
     None,
-}
-
-/// A name of a list, beside its form for comparing where case does not matter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Name {
-    exact: Box<str>,
-    folded: Box<str>,
-}
-
-impl Name {
-    fn parse(text: &str) -> Self {
-        let exact = text.trim();
-        Self {
-            exact: exact.into(),
-            folded: exact.to_lowercase().into(),
-        }
-    }
 }
 
 impl Allow {
     /// Lists as the file has them. White space around names does not count.
     pub fn new(users: &[String], groups: &[String], roles: &[String], keys: &[String]) -> Self {
-        let names = |list: &[String]| list.iter().map(|text| Name::parse(text)).collect();
+        let names = |list: &[String]| list.iter().map(|text| text.trim().to_owned()).collect();
         Self {
             users: names(users),
+            emails: users
+                .iter()
+                .map(|text| text.trim().to_lowercase())
+                .collect(),
             groups: names(groups),
             roles: names(roles),
             keys: names(keys),
         }
-    }
-
-    /// Users, by id or mail address.
-    pub fn users(&self) -> impl Iterator<Item = &str> {
-        exact(&self.users)
-    }
-
-    /// Groups, by name or id.
-    pub fn groups(&self) -> impl Iterator<Item = &str> {
-        exact(&self.groups)
-    }
-
-    /// Roles.
-    pub fn roles(&self) -> impl Iterator<Item = &str> {
-        exact(&self.roles)
     }
 
     /// What this caller may do.
@@ -264,23 +252,15 @@ impl Allow {
     fn has_user(&self, id: &str, caller: &Caller) -> bool {
         let user = &caller.user;
         let email = user.email.as_deref().map(str::to_lowercase);
-        let is_email = |name: &Name| email.as_deref() == Some(&*name.folded);
         has(&self.users, id)
-            || self.users.iter().any(is_email)
-            || user
-                .role
-                .as_deref()
-                .is_some_and(|role| has(&self.roles, role))
+            || email.is_some_and(|email| self.emails.contains(&email))
+            || user.role.iter().any(|role| has(&self.roles, role))
             || user.groups.iter().any(|group| has(&self.groups, group))
     }
 }
 
-fn exact(names: &[Name]) -> impl Iterator<Item = &str> {
-    names.iter().map(|name| &*name.exact)
-}
-
-fn has(names: &[Name], wanted: &str) -> bool {
-    names.iter().any(|name| &*name.exact == wanted)
+fn has(names: &[String], wanted: &str) -> bool {
+    names.iter().any(|name| name == wanted)
 }
 
 // Which headers of a caller's request a server gets.
@@ -299,7 +279,7 @@ enum Pattern {
     Beginning(String),
 }
 
-/// They prove who the user is, so nobody gets them unless they are named in full.
+/// They prove who the user is, so they are only forwarded if they are named in full.
 const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
 /// They belong to one connection and one body, or to the protocol that is spoken on it.
@@ -348,24 +328,24 @@ impl HeaderForwarding {
 
     fn takes(&self, name: &str) -> bool {
         let framing = FRAMING.contains(&name) || name.starts_with("mcp-");
-        let named = |pattern: &Pattern| match pattern {
-            Pattern::Exactly(whole) => whole == name,
-            Pattern::Beginning(_) => false,
+        let in_full = CREDENTIALS.contains(&name);
+        let allows = |pattern: &Pattern| match pattern {
+            Pattern::Beginning(_) if in_full => false,
+            pattern => pattern.matches(name),
         };
-        let fits = |pattern: &Pattern| match pattern {
-            Pattern::Exactly(whole) => whole == name,
-            Pattern::Beginning(start) => name.starts_with(start.as_str()),
-        };
-        let allowed = if CREDENTIALS.contains(&name) {
-            self.allowed.iter().any(named)
-        } else {
-            self.allowed.iter().any(fits)
-        };
-        !framing && allowed && !self.denied.iter().any(fits)
+        let denied = self.denied.iter().any(|pattern| pattern.matches(name));
+        !framing && !denied && self.allowed.iter().any(allows)
     }
 }
 
 impl Pattern {
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exactly(whole) => whole == name,
+            Self::Beginning(start) => name.starts_with(start.as_str()),
+        }
+    }
+
     fn parse(text: &str) -> Self {
         let text = text.trim().to_ascii_lowercase();
         match text.strip_suffix('*') {
@@ -385,11 +365,7 @@ impl SpecVersion {
     fn hash(spec: &ServerSpec) -> Self {
         let mut hash = FieldHasher::new("mcpo-bridge server v1");
         hash.text(spec.name.as_str());
-        hash.text(match spec.mode {
-            Mode::Stateful => "stateful",
-            Mode::Stateless => "stateless",
-            Mode::Shared => "shared",
-        });
+        hash.text(spec.mode.as_str());
         hash.text(match spec.workspace {
             WorkspaceScope::Chat => "chat",
             WorkspaceScope::Own => "own",
@@ -398,14 +374,16 @@ impl SpecVersion {
             Transport::Stdio(command) => {
                 hash.text("stdio");
                 hash.text(&command.program);
-                hash.list(command.args.iter().map(String::as_str));
-                hash.pairs(&command.env);
-                hash.list(command.cwd.iter().map(|cwd| cwd.to_str().unwrap_or("")));
-                hash.text(if spec.install {
+                hash.list(&command.args);
+                hash.list(&sorted(&command.env));
+                let cwd = command.cwd.as_deref().map(|cwd| cwd.to_str().unwrap_or(""));
+                hash.list(cwd.as_slice());
+                let install = if spec.install {
                     "install"
                 } else {
                     "as written"
-                });
+                };
+                hash.text(install);
                 hash.text(match spec.launch {
                     Launch::Auto => "auto",
                     Launch::Exec => "exec",
@@ -418,17 +396,15 @@ impl SpecVersion {
                     RemoteKind::Sse => "sse",
                 });
                 hash.text(remote.url.as_str());
-                hash.pairs(&remote.headers);
+                hash.list(&sorted(&remote.headers));
             }
         }
-        hash.finish()
+        Self(hash.finish())
     }
 
     /// Lower-case hex, 64 letters.
     pub fn to_hex(self) -> String {
-        self.0
-            .iter()
-            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+        hex(&self.0)
     }
 }
 
@@ -464,47 +440,14 @@ impl fmt::Debug for SpecVersion {
     }
 }
 
-/// Hashes parts with their lengths, which keep ("ab","c") and ("a","bc") apart.
-struct FieldHasher(Sha256);
-
-impl FieldHasher {
-    fn new(kind: &str) -> Self {
-        let mut parts = Self(Sha256::new());
-        parts.text(kind);
-        parts
-    }
-
-    fn bytes(&mut self, part: &[u8]) {
-        self.0.update((part.len() as u64).to_be_bytes());
-        self.0.update(part);
-    }
-
-    fn text(&mut self, part: &str) {
-        self.bytes(part.as_bytes());
-    }
-
-    fn list<'a>(&mut self, items: impl Iterator<Item = &'a str>) {
-        let items: Vec<_> = items.collect();
-        self.text(&items.len().to_string());
-        for item in items {
-            self.text(item);
-        }
-    }
-
-    /// In order of the names: moving a line in the file changes no child.
-    fn pairs(&mut self, pairs: &indexmap::IndexMap<String, String>) {
-        let mut sorted: Vec<_> = pairs.iter().collect();
-        sorted.sort();
-        self.list(
-            sorted
-                .into_iter()
-                .flat_map(|(k, v)| [k.as_str(), v.as_str()]),
-        );
-    }
-
-    fn finish(self) -> SpecVersion {
-        SpecVersion(self.0.finalize().into())
-    }
+/// In order of the names: moving a line in the file changes no child.
+fn sorted(pairs: &IndexMap<String, String>) -> Vec<&str> {
+    let mut pairs: Vec<_> = pairs.iter().collect();
+    pairs.sort();
+    let fields = pairs.into_iter();
+    fields
+        .flat_map(|(name, value)| [name.as_str(), value])
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Who did what: one line for each call, upload, download, refusal and revocation.
 
-use std::{fmt::Write as _, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
-use bridge_model::{JobId, Principal, WorkspaceKey};
+use bridge_model::{JobId, Principal, WorkspaceKey, hex};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -19,13 +19,13 @@ const CHAT_HASH: usize = 8;
 pub enum Action {
     /// A tool was called.
     Call,
-    /// A file went out.
+    /// A file was downloaded.
     Download,
-    /// Files came in.
+    /// Files were uploaded.
     Upload,
-    /// Somebody was sent away.
+    /// A request was refused.
     Refusal,
-    /// Links were taken back.
+    /// Links were revoked.
     Revoke,
 }
 
@@ -133,13 +133,7 @@ pub fn audit(event: &AuditEvent<'_>) {
 }
 
 fn chat_hash(chat: &str) -> String {
-    let digest = Sha256::digest(chat.as_bytes());
-    digest[..CHAT_HASH]
-        .iter()
-        .fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    hex(&Sha256::digest(chat)[..CHAT_HASH])
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The log: one JSON object per line, or text for people on a terminal.
 //!
-//! Writers are threads behind bounded queues ([`Queue`]): a reader of stdout who stops reading
-//! stalls nobody. Callers must not log arguments or secrets; nothing here could tell.
+//! Writers are threads behind bounded queues ([`Queue`]): a reader of stdout that stops
+//! reading blocks no request. Callers must not log arguments or secrets: they are not filtered here.
 
 mod line;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use std::{
 };
 
 use line::{Fields, Format, Line};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use tracing::{Event, Subscriber, level_filters::LevelFilter, span};
 use tracing_subscriber::{
     filter::Targets,
@@ -73,16 +73,8 @@ pub struct LogGuard {
 
 /// Starts the log of a process that serves: to stdout, and to the file if one is set.
 pub fn init(log: &Log) -> Result<LogGuard, LogError> {
-    let format = format(log.format, io::stdout().is_terminal());
-    let mut outputs: Vec<Output> = vec![(Box::new(io::stdout()), format)];
-    if let Some(path) = &log.file {
-        outputs.push((Box::new(open(path)?), Format::Json));
-    }
-    let (subscriber, guard) = build(log.level, outputs)?;
-    subscriber
-        .try_init()
-        .map_err(|_| LogError::AlreadyStarted)?;
-    Ok(guard)
+    let terminal = io::stdout().is_terminal();
+    start(log, log.level, Box::new(io::stdout()), terminal)
 }
 
 /// Starts the log of a command: to stderr, because stdout is its answer. INFO is for services: of
@@ -93,15 +85,23 @@ pub fn init_for_command(log: &Log) -> Result<LogGuard, LogError> {
         LogLevel::Info => LogLevel::Warning,
         other => other,
     };
-    let format = format(log.format, io::stderr().is_terminal());
-    let mut outputs: Vec<Output> = vec![(Box::new(io::stderr()), format)];
+    let terminal = io::stderr().is_terminal();
+    start(log, level, Box::new(io::stderr()), terminal)
+}
+
+fn start(
+    log: &Log,
+    level: LogLevel,
+    out: Box<dyn Write + Send>,
+    terminal: bool,
+) -> Result<LogGuard, LogError> {
+    let mut outputs: Vec<Output> = vec![(out, format(log.format, terminal))];
     if let Some(path) = &log.file {
         outputs.push((Box::new(open(path)?), Format::Json));
     }
     let (subscriber, guard) = build(level, outputs)?;
-    subscriber
-        .try_init()
-        .map_err(|_| LogError::AlreadyStarted)?;
+    let started = subscriber.try_init();
+    started.map_err(|_| LogError::AlreadyStarted)?;
     Ok(guard)
 }
 
@@ -113,13 +113,13 @@ fn build(
 ) -> Result<(impl Subscriber + Send + Sync, LogGuard), LogError> {
     let (mut sinks, mut drains) = (Vec::new(), Vec::new());
     for (out, format) in outputs {
-        let (queue, drain) = Queue::start(out, line::losses(format)).map_err(LogError::Thread)?;
+        let (queue, drain) = Queue::start(out, format).map_err(LogError::Thread)?;
         sinks.push(Sink { queue, format });
         drains.push(drain);
     }
     let subscriber = Registry::default()
         .with(filter(level))
-        .with(LogLayer::new(sinks));
+        .with(LogLayer { sinks });
     Ok((subscriber, LogGuard { _drains: drains }))
 }
 
@@ -187,12 +187,6 @@ struct LogLayer {
     sinks: Vec<Sink>,
 }
 
-impl LogLayer {
-    pub fn new(sinks: Vec<Sink>) -> Self {
-        Self { sinks }
-    }
-}
-
 impl<S> Layer<S> for LogLayer
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -226,17 +220,19 @@ where
                 line.add(fields);
             }
         }
-        let audit = event.metadata().target() == AUDIT;
-        let worth = if audit { Worth::Audit } else { Worth::Ordinary };
+        let limit = match event.metadata().target() {
+            AUDIT => AUDIT_LIMIT,
+            _ => ORDINARY_LIMIT,
+        };
         for sink in &self.sinks {
-            sink.queue.push(line.render(sink.format), worth);
+            sink.queue.push(line.render(sink.format), limit);
         }
     }
 }
 
 // A thread that writes lines, and the bounded queue in front of it.
 //
-// A full pipe must neither stall the threads that serve everybody nor lose audit lines easily, so
+// A full pipe must neither block the threads that serve requests nor lose audit lines easily, so
 // pushing never waits, and what waits is bounded in bytes, with a reserve that only audit lines
 // may fill (hours of calls at a usual rate). What does not fit is counted, and the count is
 // written as soon as something can be. Ready-made writers bound lines, not bytes, and know no
@@ -255,22 +251,6 @@ const LINGER: Duration = Duration::from_millis(2);
 /// What the end of the process gives a slow reader.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
-/// Which limit holds for a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Worth {
-    Ordinary,
-    Audit,
-}
-
-impl Worth {
-    fn limit(self) -> usize {
-        match self {
-            Self::Ordinary => ORDINARY_LIMIT,
-            Self::Audit => AUDIT_LIMIT,
-        }
-    }
-}
-
 /// Where lines go in.
 #[derive(Debug)]
 struct Queue(Arc<Shared>);
@@ -278,9 +258,6 @@ struct Queue(Arc<Shared>);
 /// Dropping it waits until everything is written, 2 s at most.
 #[derive(Debug)]
 struct Drain(Arc<Shared>);
-
-/// The line that tells how many were lost.
-pub type Report = Box<dyn Fn(u64) -> String + Send>;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -306,22 +283,19 @@ struct Batch {
 
 impl Queue {
     /// Starts the thread, which ends after the drain is dropped.
-    pub fn start(
-        out: impl Write + Send + 'static,
-        report: Report,
-    ) -> std::io::Result<(Self, Drain)> {
+    pub fn start(out: impl Write + Send + 'static, format: Format) -> io::Result<(Self, Drain)> {
         let shared = Arc::new(Shared::default());
         let ours = shared.clone();
         thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || ours.write_all(out, &report))?;
+            .spawn(move || ours.write_all(out, format))?;
         Ok((Self(shared.clone()), Drain(shared)))
     }
 
-    /// Adds a whole line, or counts it as lost. Never waits for the writer.
-    pub fn push(&self, line: &str, worth: Worth) {
-        let mut state = self.0.lock();
-        if state.in_hand + state.waiting.text.len() + line.len() > worth.limit() {
+    /// Adds a whole line, or counts it as lost where more than `limit` bytes would wait. Never waits for the writer.
+    pub fn push(&self, line: &str, limit: usize) {
+        let mut state = self.0.state.lock();
+        if state.in_hand + state.waiting.text.len() + line.len() > limit {
             state.lost += 1;
             return;
         }
@@ -329,7 +303,7 @@ impl Queue {
         state.waiting.lines += 1;
         let first = state.waiting.lines == 1;
         drop(state);
-        // Whoever waits for lines was woken by the first of them.
+        // The writer was woken by the first of the waiting lines.
         if first {
             self.0.changed.notify_all();
         }
@@ -337,31 +311,29 @@ impl Queue {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock()
-    }
-
-    fn write_all(&self, mut out: impl Write, report: &Report) {
+    fn write_all(&self, mut out: impl Write, format: Format) {
         while let Some((mut batch, lost)) = self.next() {
             if lost > 0 {
-                batch.text.extend_from_slice(report(lost).as_bytes());
+                batch
+                    .text
+                    .extend_from_slice(line::losses(lost, format).as_bytes());
             }
             let written = out.write_all(&batch.text).and_then(|()| out.flush());
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.in_hand = 0;
             if written.is_err() {
                 // A disk may get room again; a closed pipe stays closed, and that is not our end.
                 state.lost += lost + batch.lines;
             }
         }
-        self.lock().ended = true;
+        self.state.lock().ended = true;
         self.changed.notify_all();
     }
 
     /// Waits for lines. `None` once all are written and no more are to come.
     fn next(&self) -> Option<(Batch, u64)> {
         let idle = |state: &mut QueueState| state.waiting.lines == 0 && !state.closing;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         self.changed.wait_while(&mut state, idle);
         let open = |state: &mut QueueState| !state.closing;
         self.changed.wait_while_for(&mut state, open, LINGER);
@@ -376,11 +348,11 @@ impl Shared {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         state.closing = true;
         self.0.changed.notify_all();
         let writing = |state: &mut QueueState| !state.ended;
-        // Whoever does not read for so long does not get the rest.
+        // A reader that is slower than this does not get the rest.
         self.0
             .changed
             .wait_while_for(&mut state, writing, LAST_CALL);
@@ -605,16 +577,14 @@ mod queue_tests {
         }
     }
 
-    fn report() -> Report {
-        Box::new(|count| format!("lost {count}\n"))
-    }
+    const TEXT: Format = Format::Text { colour: false };
 
     /// What is read in the end if nobody reads while `push` runs.
     fn read_after(push: impl FnOnce(&Queue)) -> String {
         let (began, first_write) = mpsc::channel();
         let (reader, from) = mpsc::sync_channel(0);
-        let (queue, drain) = Queue::start(SlowPipe { began, reader }, report()).unwrap();
-        queue.push("first\n", Worth::Ordinary);
+        let (queue, drain) = Queue::start(SlowPipe { began, reader }, TEXT).unwrap();
+        queue.push("first\n", ORDINARY_LIMIT);
         first_write.recv().unwrap();
         push(&queue);
         let reader = thread::spawn(move || from.iter().collect::<String>());
@@ -627,13 +597,14 @@ mod queue_tests {
         let line = "x".repeat(1024 * 1024 - 1) + "\n";
         let read = read_after(|queue| {
             for _ in 0..20 {
-                queue.push(&line, Worth::Ordinary);
+                queue.push(&line, ORDINARY_LIMIT);
             }
-            queue.push("audit\n", Worth::Audit);
+            queue.push("audit\n", AUDIT_LIMIT);
         });
         // The first line is still in hand, so the eighth of these does not fit.
         assert_eq!(read.matches("x\n").count(), 7);
-        assert!(read.ends_with("x\naudit\nlost 13\n"));
+        assert!(read.contains("x\naudit\n"));
+        assert!(read.ends_with(" lost_lines=13\n"));
     }
 
     #[test]
@@ -641,11 +612,11 @@ mod queue_tests {
         let line = "x".repeat(AUDIT_LIMIT / 4 - 1) + "\n";
         let read = read_after(|queue| {
             for _ in 0..6 {
-                queue.push(&line, Worth::Audit);
+                queue.push(&line, AUDIT_LIMIT);
             }
         });
         assert_eq!(read.matches("x\n").count(), 3);
-        assert!(read.ends_with("x\nlost 3\n"));
+        assert!(read.ends_with(" lost_lines=3\n"));
     }
 
     #[test]
@@ -666,11 +637,13 @@ mod queue_tests {
             }
         }
         let (to, from) = mpsc::channel();
-        let (queue, drain) = Queue::start(FullOnce(to, false), report()).unwrap();
-        queue.push("one\n", Worth::Ordinary);
+        let (queue, drain) = Queue::start(FullOnce(to, false), TEXT).unwrap();
+        queue.push("one\n", ORDINARY_LIMIT);
         assert_eq!(from.recv().unwrap(), "one\n");
-        queue.push("two\n", Worth::Ordinary);
+        queue.push("two\n", ORDINARY_LIMIT);
         drop(drain);
-        assert_eq!(from.iter().collect::<String>(), "two\nlost 1\n");
+        let rest: String = from.iter().collect();
+        assert!(rest.starts_with("two\n"), "{rest}");
+        assert!(rest.ends_with(" lost_lines=1\n"), "{rest}");
     }
 }

@@ -1,12 +1,11 @@
 //! The numbers of `/metrics`: every name is in [`Metrics::new`].
 //!
 //! Labels are bounded: servers and tools come from the catalogue, routes from the router, all else
-//! from this code. What a client sends never becomes a label, so no user is told apart and no
-//! flood of made-up names fills the memory.
+//! from this code. What a client sends never becomes a label, so users cannot be distinguished
+//! and invented names do not fill the memory.
 
 use std::{
-    fmt,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs,
     sync::{Arc, OnceLock, atomic::AtomicU64},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -15,12 +14,13 @@ use std::{
 use axum::http::{Method, StatusCode};
 use bridge_model::ServerName;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
+    encoding::{EncodeLabelValue, LabelValueEncoder, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Metric, Registry},
 };
 
 use super::request_id::method_label;
+use crate::{config::Mode, memory};
 
 /// What [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,14 +28,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// All counters and gauges of one bridge. Every method is cheap and never waits long.
 pub struct Metrics {
     registry: Registry,
-    calls: Family<ByCall, Counter>,
-    call_seconds: Family<ByTool, Histogram>,
-    errors: Family<ByKind, Counter>,
-    children: Family<ByMode, Gauge>,
-    child_starts: Family<ByStart, Counter>,
-    child_start_seconds: Family<ByServer, Histogram>,
-    pooled: Family<ByServer, Gauge>,
-    pool_asked: Family<ByStart, Counter>,
+    calls: Labelled<3, Counter>,
+    call_seconds: Labelled<2, Histogram>,
+    errors: Labelled<1, Counter>,
+    children: Labelled<1, Gauge>,
+    child_starts: Labelled<2, Counter>,
+    child_start_seconds: Labelled<1, Histogram>,
+    pooled: Labelled<1, Gauge>,
+    pool_asked: Labelled<2, Counter>,
     sessions: Gauge,
     running: Gauge,
     waiting: Gauge,
@@ -46,13 +46,16 @@ pub struct Metrics {
     downloaded_bytes: Counter,
     uploaded_bytes: Counter,
     gc_removed: Counter,
-    openwebui_requests: Family<ByWhat, Counter>,
-    forwarded: Family<ByOutcome, Counter>,
-    http_requests: Family<ByRequest, Counter>,
-    server_states: Family<ByServerState, Gauge>,
+    openwebui_requests: Labelled<2, Counter>,
+    forwarded: Labelled<1, Counter>,
+    http_requests: Labelled<3, Counter>,
+    server_states: Labelled<2, Gauge>,
     resident_bytes: Gauge<u64, AtomicU64>,
     open_fds: Gauge<u64, AtomicU64>,
 }
+
+/// A metric with so many labels.
+type Labelled<const N: usize, M> = Family<[(&'static str, Label); N], M>;
 
 type QueueLoad = dyn Fn() -> (usize, usize) + Send + Sync;
 
@@ -84,11 +87,10 @@ impl Metrics {
         let mut registry = Registry::with_prefix("mcpo");
         let r = &mut registry;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        add(r, "build", "Version of the bridge", build);
+        r.register("build", "Version of the bridge", build);
         let start: Gauge<f64, AtomicU64> = Gauge::default();
         start.set(seconds_since_epoch());
-        add(
-            r,
+        r.register(
             "process_start_time_seconds",
             "Start time of the bridge, in seconds since the Unix epoch",
             start,
@@ -161,7 +163,8 @@ impl Metrics {
 
     /// A request was sent on to another bridge, or could not be.
     pub fn forwarded(&self, outcome: &'static str) {
-        self.forwarded.get_or_create(&ByOutcome { outcome }).inc();
+        let labels = [("outcome", outcome.into())];
+        self.forwarded.get_or_create(&labels).inc();
     }
 
     /// A call ended. `server` and `tool` are the catalogue's; `outcome` is `ok`, `tool_error` or a
@@ -173,30 +176,33 @@ impl Metrics {
         outcome: &'static str,
         time: Duration,
     ) {
-        let tool = ByTool::new(server, tool);
-        self.call_seconds
-            .get_or_create(&tool)
-            .observe(time.as_secs_f64());
-        self.calls.get_or_create(&tool.ended(outcome)).inc();
+        let [server, tool] = [
+            ("server", server.into()),
+            ("tool", Label::Text(tool.into())),
+        ];
+        let labels = [server.clone(), tool.clone(), ("outcome", outcome.into())];
+        self.calls.get_or_create(&labels).inc();
+        let seconds = self.call_seconds.get_or_create(&[server, tool]);
+        seconds.observe(time.as_secs_f64());
     }
 
-    /// A caller was told of a problem of this kind.
+    /// An error response of this kind was returned to a caller.
     pub fn problem(&self, kind: &'static str) {
-        self.errors.get_or_create(&ByKind { kind }).inc();
+        self.errors.get_or_create(&[("kind", kind.into())]).inc();
     }
 
-    /// Counts a running child until the answer is dropped.
-    pub fn child_live(&self, mode: ChildMode) -> Live {
-        live(&self.children.get_or_create(&ByMode { mode }))
+    /// Counts a running child until the returned value is dropped.
+    pub fn child_live(&self, mode: Mode) -> Live {
+        let labels = [("mode", mode.as_str().into())];
+        live(&self.children.get_or_create(&labels))
     }
 
     /// A child is ready after `time`.
     pub fn child_started(&self, server: &ServerName, time: Duration) {
         self.start_ended(server, "ok");
-        let server = ByServer::new(server);
-        self.child_start_seconds
-            .get_or_create(&server)
-            .observe(time.as_secs_f64());
+        let labels = [("server", server.into())];
+        let seconds = self.child_start_seconds.get_or_create(&labels);
+        seconds.observe(time.as_secs_f64());
     }
 
     /// A child did not become ready.
@@ -205,25 +211,24 @@ impl Metrics {
     }
 
     fn start_ended(&self, server: &ServerName, outcome: &'static str) {
-        self.child_starts
-            .get_or_create(&ByStart::new(server, outcome))
-            .inc();
+        let labels = [("server", server.into()), ("outcome", outcome.into())];
+        self.child_starts.get_or_create(&labels).inc();
     }
 
-    /// Counts a child that is ready and nobody's until the answer is dropped.
+    /// Counts a warm process that is not assigned until the returned value is dropped.
     pub fn pooled(&self, server: &ServerName) -> Live {
-        live(&self.pooled.get_or_create(&ByServer::new(server)))
+        let labels = [("server", server.into())];
+        live(&self.pooled.get_or_create(&labels))
     }
 
-    /// Somebody wanted a child of this server that is ready.
+    /// A caller could have used a warm process of this server.
     pub fn pool_asked(&self, server: &ServerName, hit: bool) {
         let outcome = if hit { "hit" } else { "miss" };
-        self.pool_asked
-            .get_or_create(&ByStart::new(server, outcome))
-            .inc();
+        let labels = [("server", server.into()), ("outcome", outcome.into())];
+        self.pool_asked.get_or_create(&labels).inc();
     }
 
-    /// Counts an open session until the answer is dropped.
+    /// Counts an open session until the returned value is dropped.
     pub fn session_live(&self) -> Live {
         live(&self.sessions)
     }
@@ -261,25 +266,24 @@ impl Metrics {
 
     /// Open WebUI was asked for something: `ok`, or why not.
     pub fn openwebui_asked(&self, what: &'static str, outcome: &'static str) {
-        let labels = ByWhat { what, outcome };
+        let labels = [("what", what.into()), ("outcome", outcome.into())];
         self.openwebui_requests.get_or_create(&labels).inc();
     }
 
     /// A server of the catalogue entered a state.
     pub fn server_state(&self, server: &ServerName, now: ServerState) {
         for state in ServerState::ALL {
-            let labels = ByServerState::new(server, state);
-            self.server_states
-                .get_or_create(&labels)
-                .set(i64::from(state == now));
+            let labels = [("server", server.into()), ("state", state.as_str().into())];
+            let gauge = self.server_states.get_or_create(&labels);
+            gauge.set(i64::from(state == now));
         }
     }
 
     /// The catalogue forgot a server.
     pub fn server_gone(&self, server: &ServerName) {
         for state in ServerState::ALL {
-            self.server_states
-                .remove(&ByServerState::new(server, state));
+            let labels = [("server", server.into()), ("state", state.as_str().into())];
+            self.server_states.remove(&labels);
         }
     }
 
@@ -296,10 +300,6 @@ impl Metrics {
     }
 }
 
-fn add(registry: &mut Registry, name: &str, help: &str, metric: impl Metric) {
-    registry.register(name, help, metric);
-}
-
 /// The library adds `_total` to counters, `_info` to infos and a full stop to the help.
 fn counted<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
@@ -307,11 +307,11 @@ fn counted<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, hel
     metric
 }
 
-fn timed<L>(registry: &mut Registry, name: &str, help: &str) -> Family<L, Histogram>
-where
-    Family<L, Histogram>: Metric,
-    L: Clone + std::hash::Hash + Eq,
-{
+fn timed<const N: usize>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+) -> Labelled<N, Histogram> {
     let metric = Family::new_with_constructor(histogram as fn() -> Histogram);
     registry.register(name, help, metric.clone());
     metric
@@ -348,11 +348,11 @@ impl Requested {
 impl Metrics {
     /// A request was answered.
     pub fn answered(&self, Requested { route, method }: Requested, status: StatusCode) {
-        let labels = ByRequest {
-            route,
-            method,
-            status: class(status),
-        };
+        let labels = [
+            ("route", Label::Text(route)),
+            ("method", method.into()),
+            ("status", class(status).into()),
+        ];
         self.http_requests.get_or_create(&labels).inc();
     }
 }
@@ -369,23 +369,32 @@ fn class(status: StatusCode) -> &'static str {
 
 // The labels of metrics, and the words that may stand in them.
 
-/// How a child serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ChildMode {
-    /// One session's own, living on between calls.
-    Stateful,
-    /// One for all sessions.
-    Shared,
-    /// For one call.
-    Stateless,
+/// The value of a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Label {
+    Word(&'static str),
+    Text(Arc<str>),
+    Server(ServerName),
 }
 
-impl EncodeLabelValue for ChildMode {
+impl From<&'static str> for Label {
+    fn from(word: &'static str) -> Self {
+        Self::Word(word)
+    }
+}
+
+impl From<&ServerName> for Label {
+    fn from(server: &ServerName) -> Self {
+        Self::Server(server.clone())
+    }
+}
+
+impl EncodeLabelValue for Label {
     fn encode(&self, to: &mut LabelValueEncoder) -> fmt::Result {
         to.write_str(match self {
-            Self::Stateful => "stateful",
-            Self::Shared => "shared",
-            Self::Stateless => "stateless",
+            Self::Word(word) => word,
+            Self::Text(text) => text,
+            Self::Server(server) => server.as_str(),
         })
     }
 }
@@ -403,127 +412,14 @@ pub enum ServerState {
 
 impl ServerState {
     const ALL: [Self; 3] = [Self::Learning, Self::Ready, Self::Failed];
-}
 
-impl EncodeLabelValue for ServerState {
-    fn encode(&self, to: &mut LabelValueEncoder) -> fmt::Result {
-        to.write_str(match self {
+    fn as_str(self) -> &'static str {
+        match self {
             Self::Learning => "learning",
             Self::Ready => "ready",
             Self::Failed => "failed",
-        })
-    }
-}
-
-/// A server's name as a label.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Server(ServerName);
-
-impl EncodeLabelValue for Server {
-    fn encode(&self, to: &mut LabelValueEncoder) -> fmt::Result {
-        to.write_str(self.0.as_str())
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByServer {
-    server: Server,
-}
-
-impl ByServer {
-    fn new(server: &ServerName) -> Self {
-        Self {
-            server: Server(server.clone()),
         }
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByTool {
-    server: Server,
-    tool: String,
-}
-
-impl ByTool {
-    fn new(server: &ServerName, tool: &str) -> Self {
-        Self {
-            server: Server(server.clone()),
-            tool: tool.to_owned(),
-        }
-    }
-
-    fn ended(self, outcome: &'static str) -> ByCall {
-        ByCall {
-            server: self.server,
-            tool: self.tool,
-            outcome,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByCall {
-    server: Server,
-    tool: String,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByKind {
-    kind: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByWhat {
-    what: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByMode {
-    mode: ChildMode,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByStart {
-    server: Server,
-    outcome: &'static str,
-}
-
-impl ByStart {
-    fn new(server: &ServerName, outcome: &'static str) -> Self {
-        Self {
-            server: Server(server.clone()),
-            outcome,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByServerState {
-    server: Server,
-    state: ServerState,
-}
-
-impl ByServerState {
-    fn new(server: &ServerName, state: ServerState) -> Self {
-        Self {
-            server: Server(server.clone()),
-            state,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByRequest {
-    route: Arc<str>,
-    method: &'static str,
-    status: &'static str,
 }
 
 // What the kernel knows of this process.
@@ -531,9 +427,7 @@ struct ByRequest {
 /// Memory that is in use, in bytes.
 fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+    memory::kibibytes(&status, "VmRSS:")
 }
 
 /// Open file descriptors, without the one that counts them.
@@ -596,7 +490,7 @@ mod tests {
     #[test]
     fn what_lives_is_counted_until_it_is_dropped() {
         let metrics = Metrics::new();
-        let child = metrics.child_live(ChildMode::Shared);
+        let child = metrics.child_live(Mode::Shared);
         let session = metrics.session_live();
         has(&metrics, r#"mcpo_children{mode="shared"} 1"#);
         has(&metrics, "mcpo_sessions 1");

@@ -10,7 +10,7 @@ mod request_id;
 
 pub use audit::{Action, AuditEvent, AuditFile, audit};
 pub use logs::{LogGuard, init, init_for_command};
-pub use metrics::{CONTENT_TYPE as METRICS_TYPE, ChildMode, Live, Metrics, Requested, ServerState};
+pub use metrics::{CONTENT_TYPE as METRICS_TYPE, Live, Metrics, Requested, ServerState};
 pub use request_id::{REQUEST_ID, RequestId, span, within};
 
 /// The target of audit lines. It passes the filter at every level.

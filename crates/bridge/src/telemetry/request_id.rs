@@ -31,15 +31,13 @@ pub struct RequestId(HeaderValue);
 pub struct InvalidRequestId;
 
 impl RequestId {
-    /// A fresh UUID. It is told to everybody, so it need not be hard to guess: no system call.
+    /// A new UUID. It is public, so it need not be hard to guess: no system call.
     pub fn random() -> Self {
         let half = || RandomState::new().hash_one(());
         let bytes = (u128::from(half()) << 64 | u128::from(half())).to_be_bytes();
         let id = uuid::Builder::from_random_bytes(bytes).into_uuid();
-        Self::of_fit(
-            id.hyphenated()
-                .encode_lower(&mut uuid::Uuid::encode_buffer()),
-        )
+        let mut buffer = uuid::Uuid::encode_buffer();
+        Self::of_fit(id.hyphenated().encode_lower(&mut buffer))
     }
 
     /// The caller's id, else a fresh one: a bad one, or two of them, is no reason to refuse.
@@ -105,7 +103,8 @@ pub async fn within(
     answer: impl Future<Output = Response>,
 ) -> Response {
     let handled = async {
-        let mut line = EndLine::new();
+        let (began, status) = (Instant::now(), None);
+        let mut line = EndLine { began, status };
         let response = answer.await;
         line.status = Some(response.status());
         response
@@ -129,19 +128,10 @@ pub(super) fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Written when dropped: a caller who hangs up drops his request, and that is worth a line, too.
+/// Written when dropped: a caller that closes the connection drops its request, which is logged, too.
 struct EndLine {
     began: Instant,
     status: Option<StatusCode>,
-}
-
-impl EndLine {
-    fn new() -> Self {
-        Self {
-            began: Instant::now(),
-            status: None,
-        }
-    }
 }
 
 impl Drop for EndLine {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use axum::http::HeaderName;
+use bridge_model::hex;
 use bridge_openapi::path_segment;
 use bridge_process::remote::Outbound;
 use clap::{Args, ValueEnum};
@@ -20,10 +22,10 @@ use crate::{
         Failure, SettingsArgs,
         local::open_store,
         openwebui,
-        output::{one_line, warn},
+        output::{one_line, root_cause, warn},
     },
     config,
-    config::{BaseUrl, KeyRing, Loaded, Secret, ServerSpec, Settings},
+    config::{Allow, BaseUrl, KeyRing, Loaded, Secret, ServerSpec, Settings},
 };
 
 /// The protocol of a connection.
@@ -109,12 +111,9 @@ impl Maker {
 
     /// Whether access grants name users or groups, whose ids Open WebUI knows.
     pub fn needs_directory(&self) -> bool {
-        let mut allows = self
-            .config
-            .servers
-            .values()
-            .filter_map(|spec| spec.allow.as_ref());
-        allows.any(|allow| allow.users().next().or(allow.groups().next()).is_some())
+        let mut servers = self.config.servers.values();
+        let named = |allow: &Allow| !(allow.users.is_empty() && allow.groups.is_empty());
+        servers.any(|spec| spec.allow.as_ref().is_some_and(named))
     }
 
     /// The front of all their URLs.
@@ -126,17 +125,14 @@ impl Maker {
     pub fn connections(&self, known: &Directory) -> Vec<Value> {
         let store = open_store(&self.settings.jobs_dir).ok();
         let mut ids = Vec::new();
-        let servers = self.config.servers.values();
-        servers
-            .map(|spec| {
-                let hello = store.as_ref().and_then(|store| catalog::kept(store, spec));
-                let title = hello.map(|hello| hello.server_info).and_then(|info| {
-                    let said = info.title.unwrap_or(info.name);
-                    (!said.trim().is_empty()).then_some(said)
-                });
-                self.connection(spec, title, known, &mut ids)
-            })
-            .collect()
+        let connections = self.config.servers.values().map(|spec| {
+            let hello = store.as_ref().and_then(|store| catalog::kept(store, spec));
+            let title =
+                hello.map(|hello| hello.server_info.title.unwrap_or(hello.server_info.name));
+            let title = title.filter(|title| !title.trim().is_empty());
+            self.connection(spec, title, known, &mut ids)
+        });
+        connections.collect()
     }
 
     fn connection(
@@ -211,36 +207,35 @@ impl Maker {
         if let Some(key) = self.key.as_ref().filter(|_| self.args.session) {
             headers.insert(KEY_HEADER.to_owned(), key.expose().into());
         }
-        let names = &self.settings.access.headers;
-        let mut add = |name: &axum::http::HeaderName, template: &str| {
-            headers.insert(as_written(name.as_str()), template.into());
-        };
-        add(&names.chat_id, "{{CHAT_ID}}");
-        add(&names.message_id, "{{MESSAGE_ID}}");
-        add(&names.user_groups, "{{USER_GROUPS}},{{USER_GROUP_IDS}}");
         // With a secret only Open WebUI's signed token counts; with the user's own, that one.
-        if self.settings.access.jwt_secret.is_none() && !self.args.session {
-            add(&names.user_id, "{{USER_ID}}");
-            add(&names.user_name, "{{USER_NAME}}");
-            add(&names.user_email, "{{USER_EMAIL}}");
-            add(&names.user_role, "{{USER_ROLE}}");
+        let plain = self.settings.access.jwt_secret.is_none() && !self.args.session;
+        let templates = self.templates().into_iter();
+        for (name, template) in templates.take(if plain { 7 } else { 3 }) {
+            headers.insert(as_written(name.as_str()), template.into());
         }
         headers
     }
 
+    /// The chat's and the groups' headers, and then those that identify the user.
+    fn templates(&self) -> [(&HeaderName, &'static str); 7] {
+        let names = &self.settings.access.headers;
+        [
+            (&names.chat_id, "{{CHAT_ID}}"),
+            (&names.message_id, "{{MESSAGE_ID}}"),
+            (&names.user_groups, "{{USER_GROUPS}},{{USER_GROUP_IDS}}"),
+            (&names.user_id, "{{USER_ID}}"),
+            (&names.user_name, "{{USER_NAME}}"),
+            (&names.user_email, "{{USER_EMAIL}}"),
+            (&names.user_role, "{{USER_ROLE}}"),
+        ]
+    }
+
     /// The names of all headers that we may set: others in a connection of ours were added by an administrator.
     pub fn header_names(&self) -> Vec<String> {
-        let names = &self.settings.access.headers;
-        let known = [
-            &names.chat_id,
-            &names.message_id,
-            &names.user_groups,
-            &names.user_id,
-            &names.user_name,
-            &names.user_email,
-            &names.user_role,
-        ];
-        let known = known.into_iter().map(ToString::to_string);
+        let known = self
+            .templates()
+            .into_iter()
+            .map(|(name, _)| name.to_string());
         let own = [openwebui::HEADER, KEY_HEADER].map(str::to_ascii_lowercase);
         known.chain(own).collect()
     }
@@ -265,13 +260,11 @@ fn as_written(name: &str) -> String {
 
 fn choose(mut keys: Vec<(String, Secret)>, name: Option<&str>) -> Result<Option<Secret>, Failure> {
     let at = |wanted: &str| keys.iter().position(|(name, _)| name == wanted);
-    let found =
-        match name {
-            Some(name) => Some(at(name).ok_or_else(|| {
-                Failure::usage(format!("--key-name: no API key is named {name:?}"))
-            })?),
-            None => at("openwebui").or_else(|| at("open-webui")),
-        };
+    let unknown = |name| Failure::usage(format!("--key-name: no API key is named {name:?}"));
+    let found = match name {
+        Some(name) => Some(at(name).ok_or_else(|| unknown(name))?),
+        None => at("openwebui").or_else(|| at("open-webui")),
+    };
     if keys.is_empty() {
         return Ok(None);
     }
@@ -311,10 +304,7 @@ fn id(server: &str, taken: &[String]) -> String {
     if plain == server && !taken.contains(&plain) {
         return plain;
     }
-    let hash = Sha256::digest(server);
-    let short = hash[..4]
-        .iter()
-        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let short = hex(&Sha256::digest(server)[..4]);
     match &*plain {
         "" => short,
         plain => format!("{plain}-{short}"),
@@ -324,11 +314,8 @@ fn id(server: &str, taken: &[String]) -> String {
 /// One line for people.
 fn description(spec: &ServerSpec) -> &str {
     let guide = spec.usage_guide.as_deref().unwrap_or_default();
-    guide
-        .lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .unwrap_or_default()
+    let mut lines = guide.lines().map(str::trim);
+    lines.find(|line| !line.is_empty()).unwrap_or_default()
 }
 
 /// Whether two URLs lead to the same scheme, host and port.
@@ -434,20 +421,13 @@ impl Admin {
                 .header(CONTENT_TYPE, "application/json")
                 .body(body.to_string());
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| self.unreachable(&error))?;
+        let unreachable = |error: reqwest::Error| self.unreachable(&error);
+        let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
-        let text = response
-            .text()
-            .await
-            .map_err(|error| self.unreachable(&error))?;
+        let text = response.text().await.map_err(unreachable)?;
         let answer: Result<Value, _> = serde_json::from_str(&text);
-        let said = answer
-            .as_ref()
-            .ok()
-            .and_then(|answer| answer["detail"].as_str());
+        let detail = answer.as_ref().map(|answer| answer["detail"].as_str());
+        let said = detail.unwrap_or_default();
         let said = said.map_or_else(String::new, |said| format!(": {}", one_line(said, 200)));
         match (status, answer) {
             (status, Ok(answer)) if status.is_success() => Ok(answer),
@@ -464,10 +444,7 @@ impl Admin {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        let mut why: &dyn std::error::Error = error;
-        while let Some(source) = why.source() {
-            why = source;
-        }
+        let why = root_cause(error);
         Failure::failed(format!("cannot reach {}: {why}", self.url))
     }
 

@@ -1,6 +1,6 @@
 //! One server: from checked keys to a [`ServerSpec`], with references replaced and defaults in.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{fmt::Display, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue};
 use bridge_model::ServerName;
@@ -61,6 +61,10 @@ impl Builder<'_> {
         self.faults.push(Fault::new(path, problem, fix));
     }
 
+    pub(super) fn warn(&mut self, path: &Path, text: impl Display) {
+        self.warnings.push(format!("{path}: {text}"));
+    }
+
     /// Exactly one of `command` and `url`, and no key that only the other one has.
     fn check_transport(&mut self, keys: &Map<String, Value>, path: &Path) {
         let has = |key: &str| keys.contains_key(key);
@@ -89,10 +93,8 @@ impl Builder<'_> {
         };
         for key in wrong_keys.iter().filter(|key| has(key)) {
             let other = if has("command") { "url" } else { "command" };
-            self.warnings.push(format!(
-                "{}: ignored because it is a key of {other}",
-                path.key(key)
-            ));
+            let why = format!("ignored because it is a key of {other}");
+            self.warn(&path.key(key), why);
         }
         let stdio = keys.get("type").is_some_and(|kind| kind == "stdio");
         if has("url") && stdio {
@@ -121,10 +123,9 @@ impl Builder<'_> {
                 }
                 Ok(done) => {
                     if done.secret && public {
-                        self.warnings.push(format!(
-                            "{path}: a secret from a file is visible in the process list; pass it \
-                             in env if the server supports it"
-                        ));
+                        let why = "a secret from a file is visible in the process list; pass it in \
+                                   env if the server supports it";
+                        self.warn(path, why);
                     }
                     *text = done.text;
                 }
@@ -148,7 +149,12 @@ impl Builder<'_> {
         }
     }
 
-    fn spec(&mut self, name: ServerName, entry: ServerEntry, path: &Path) -> Option<ServerSpec> {
+    pub(super) fn spec(
+        &mut self,
+        name: ServerName,
+        entry: ServerEntry,
+        path: &Path,
+    ) -> Option<ServerSpec> {
         let stateful = &self.settings.stateful;
         let seconds = |given: Option<f64>, default: Duration| {
             // The schema holds the range; less than a millisecond would be no time at all.
@@ -206,9 +212,10 @@ impl Builder<'_> {
         };
         self.check_placeholders(&spec, path);
         if off {
-            self.warnings.push(format!(
-                "{path}: runs stateless because MCPO_STATEFUL_ENABLED is false"
-            ));
+            self.warn(
+                path,
+                "runs stateless because MCPO_STATEFUL_ENABLED is false",
+            );
         }
         Some(spec)
     }
@@ -232,8 +239,7 @@ impl Builder<'_> {
                 let fix = "write a name without '='";
                 self.fault(location, "not a variable name", fix);
             } else if ["MCPO_WORKDIR", "MCPO_JOB_ID"].contains(&name.as_str()) {
-                self.warnings
-                    .push(format!("{location}: ignored because the bridge sets it"));
+                self.warn(&location, "ignored because the bridge sets it");
             }
         }
         // A reference may have come to nothing.
@@ -257,10 +263,8 @@ impl Builder<'_> {
     fn warn_of_shell(&mut self, program: &str, cwd: Option<&str>, path: &Path) {
         for (key, text) in [("command", Some(program)), ("cwd", cwd)] {
             if text.is_some_and(|text| text == "~" || text.starts_with("~/")) {
-                self.warnings.push(format!(
-                    "{}: ~ is not expanded: write the full path, or ${{HOME}}",
-                    path.key(key)
-                ));
+                let why = "~ is not expanded: write the full path, or ${HOME}";
+                self.warn(&path.key(key), why);
             }
         }
         let mut words = program.split_whitespace();
@@ -308,7 +312,7 @@ impl Builder<'_> {
             // As in mcpo.
             Some("sse") => RemoteKind::Sse,
             // Without a type, as mcpo has it for SSE: the older transport is found from here too.
-            None | Some(_) => RemoteKind::StreamableHttp,
+            _ => RemoteKind::StreamableHttp,
         };
         let good = self.faults.len() == before;
         good.then_some(Transport::Remote(RemoteSpec { url, kind, headers }))

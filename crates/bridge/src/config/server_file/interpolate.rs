@@ -3,12 +3,11 @@
 //! `$${` stands for a plain `${`. Every other `$`, doubled or not, stands for itself: passwords
 //! and regular expressions are full of them.
 
-use std::{cell::RefCell, fmt};
+use std::collections::BTreeSet;
 
-use bridge_protocol::utf8;
+use bridge_protocol::{RawJson, utf8};
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Path;
 use crate::config::read_bounded;
@@ -34,7 +33,7 @@ pub(super) struct Text {
     pub secret: bool,
 }
 
-/// Replaces the references in `text`; all that fail are told.
+/// Replaces the references in `text`; reports all that fail.
 pub(super) fn interpolate(text: &str, lookup: Lookup) -> Result<Text, Vec<Unresolved>> {
     let mut out = String::with_capacity(text.len());
     let mut faults = Vec::new();
@@ -124,8 +123,8 @@ fn is_variable(name: &str) -> bool {
     name.chars().all(good) && name.starts_with(|c: char| !c.is_ascii_digit())
 }
 
-// JSON in which a key stands once. `serde_json` alone would silently keep the last one, and
-// whoever reads the file would look at the first.
+// JSON in which a key stands once: `serde_json` silently keeps the last one, while a reader of the file
+// may look at the first.
 
 /// A value, and the paths of the keys that were there before.
 #[derive(Debug)]
@@ -136,98 +135,27 @@ pub(super) struct Parsed {
 
 /// Parses one value, in any encoding that a mark in front names.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, serde_json::Error> {
-    let bytes = &utf8(Bytes::copy_from_slice(bytes));
-    let duplicates = RefCell::new(Vec::new());
-    let mut text = serde_json::Deserializer::from_slice(bytes);
-    let node = Node {
-        path: Path::root(),
-        duplicates: &duplicates,
-    };
-    let value = node.deserialize(&mut text)?;
-    text.end()?;
-    Ok(Parsed {
-        value,
-        duplicates: duplicates.into_inner(),
-    })
+    let json = RawJson::parse(utf8(Bytes::copy_from_slice(bytes)))?;
+    let value = json.read()?;
+    let mut duplicates = Vec::new();
+    note_duplicates(&json, &Path::root(), &mut duplicates);
+    Ok(Parsed { value, duplicates })
 }
 
-/// One value at one place.
-struct Node<'a> {
-    path: Path,
-    duplicates: &'a RefCell<Vec<String>>,
-}
-
-impl<'a> Node<'a> {
-    fn child(&self, key: &str) -> Node<'a> {
-        Node {
-            path: self.path.key(key),
-            duplicates: self.duplicates,
+fn note_duplicates(json: &RawJson, path: &Path, found: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for member in json.members().into_iter().flatten() {
+        let key: String = member.name.read().unwrap_or_default();
+        let path = path.key(&key);
+        // Comments may repeat: that is how several lines are written.
+        let comment = super::schema::is_comment(&key);
+        if !seen.insert(key) && !comment {
+            found.push(path.to_string());
         }
+        note_duplicates(&member.value, &path, found);
     }
-}
-
-impl<'de> DeserializeSeed<'de> for Node<'_> {
-    type Value = Value;
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Node<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        let item = |index: usize| Node {
-            path: self.path.index(index),
-            duplicates: self.duplicates,
-        };
-        while let Some(value) = from.next_element_seed(item(list.len()))? {
-            list.push(value);
-        }
-        Ok(list.into())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = from.next_key::<String>()? {
-            let node = self.child(&key);
-            // Comments may repeat: that is how several lines are written.
-            if object.contains_key(&key) && !super::schema::is_comment(&key) {
-                self.duplicates.borrow_mut().push(node.path.to_string());
-            }
-            let value = from.next_value_seed(node)?;
-            object.insert(key, value);
-        }
-        Ok(object.into())
+    for (index, item) in json.elements().into_iter().flatten().enumerate() {
+        note_duplicates(&item, &path.index(index), found);
     }
 }
 

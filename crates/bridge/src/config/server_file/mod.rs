@@ -12,16 +12,16 @@ mod tests;
 use std::{collections::BTreeSet, fmt, path::Path as FilePath, sync::Arc, time::Duration};
 
 use bridge_model::ServerName;
-use bridge_process::{CommandSpec, USER_PLACEHOLDERS, asks_for_user};
+use bridge_process::{USER_PLACEHOLDERS, asks_for_user};
 use build::Builder;
 use indexmap::IndexMap;
 use interpolate::Lookup;
-use schema::AllowEntry;
-use serde_json::{Map, Value};
+use schema::{AllowEntry, ServerEntry};
+use serde_json::{Map, Value, json};
 
 use super::{
-    Allow, FILES_SERVER, Fault, Faults, Launch, Mode, OWN_PROGRAM, RESERVED_NAMES, Remembered,
-    ServerSpec, Settings, Transport, WorkspaceScope, read_bounded,
+    Allow, FILES_SERVER, Fault, Faults, Mode, OWN_PROGRAM, RESERVED_NAMES, ServerSpec, Settings,
+    Transport, read_bounded,
 };
 
 pub use schema::json_schema;
@@ -104,10 +104,7 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
                    ignored";
         vec![Fault::new("", problem, fix)]
     })?;
-    let twice = |path: String| {
-        let fix = "keep one of them";
-        Fault::new(path, "duplicate key", fix)
-    };
+    let twice = |path: String| Fault::new(path, "duplicate key", "keep one of them");
     let mut faults: Vec<Fault> = parsed.duplicates.into_iter().map(twice).collect();
     let mut document = parsed.value;
     if let Value::Object(root) = &mut document {
@@ -117,23 +114,16 @@ fn read(bytes: &[u8], settings: &Settings, lookup: Lookup) -> Result<Loaded, Vec
     }
     let disabled = disabled(&document);
     let shape = schema::faults(&document).into_iter().filter(|fault| {
-        // That there are no servers is told above, in better words.
+        // That there are no servers is reported above, in better words.
         let root = fault.location.is_empty() && document.is_object();
-        !root
-            && !disabled
-                .iter()
-                .any(|name| Path::server(name).holds(&fault.location))
+        let off = |name: &String| Path::server(name).holds(&fault.location);
+        !root && !disabled.iter().any(off)
     });
     faults.extend(shape);
     let Value::Object(root) = document else {
         return Err(faults);
     };
-    let named = root
-        .get("mcpServers")
-        .is_some_and(|servers| servers.get(FILES).is_some());
-    let mut loaded = build(root, &disabled, faults, settings, lookup)?;
-    add_files_server(&mut loaded, settings, named);
-    Ok(loaded)
+    build(root, &disabled, faults, settings, lookup)
 }
 
 fn build(
@@ -159,6 +149,8 @@ fn build(
         faults,
         warnings,
     };
+    // An entry of its name replaces it, even a disabled one.
+    let own = settings.files.server && settings.stateful.enabled && !entries.contains_key(FILES);
     let mut servers = IndexMap::new();
     for (name, entry) in entries {
         let Value::Object(keys) = entry else { continue };
@@ -168,6 +160,10 @@ fn build(
         if let Some(spec) = server(&mut builder, &name, keys, &misshapen, &known) {
             servers.insert(spec.name.clone(), Arc::new(spec));
         }
+    }
+    if own && let Ok(name) = FILES.parse::<ServerName>() {
+        let spec = builder.spec(name, files_server(settings), &Path::server(FILES));
+        servers.extend(spec.map(|spec| (spec.name.clone(), Arc::new(spec))));
     }
     if !builder.faults.is_empty() {
         return Err(builder.faults);
@@ -193,10 +189,7 @@ fn server(
     match name.parse() {
         Ok(name) => builder.server(&name, keys, well_shaped),
         Err(error) => {
-            let problem = "not a valid server name";
-            builder
-                .faults
-                .push(Fault::new(path, problem, format!("{error}")));
+            builder.fault(path, "not a valid server name", error.to_string());
             None
         }
     }
@@ -219,21 +212,17 @@ fn warn(builder: &mut Builder, name: &str, keys: &Map<String, Value>, path: &Pat
             builder.warnings.extend(unknown);
         }
     }
-    if keys
-        .get("oauth")
-        .is_some_and(|value| value["enabled"] != false)
-    {
-        let location = path.key("oauth");
-        builder.warnings.push(format!(
-            "{location}: ignored because the bridge does not support OAuth: add a token to headers, \
-             such as \"Authorization\": \"Bearer ${{file:/run/secrets/TOKEN}}\""
-        ));
+    let oauth = keys.get("oauth");
+    if oauth.is_some_and(|value| value["enabled"] != false) {
+        let why = "ignored because the bridge does not support OAuth: add a token to headers, such as \
+                   \"Authorization\": \"Bearer ${file:/run/secrets/TOKEN}\"";
+        builder.warn(&path.key("oauth"), why);
     }
     let first = name.split('/').next().unwrap_or_default();
     if RESERVED_NAMES.contains(&first) {
-        builder.warnings.push(format!(
-            "{path}: served only under /mcpo/{name} because /{first} is a path of the bridge"
-        ));
+        let why =
+            format!("served only under /mcpo/{name} because /{first} is a path of the bridge");
+        builder.warn(path, why);
     }
 }
 
@@ -256,13 +245,15 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
     let names = ["mcpServers", "servers"];
     let close = |key: &str| schema::nearest(key, names.into_iter()).is_some();
     // VS Code's, Zed's, Codex's and Amp's settings.
-    let other = |key: &str| {
-        matches!(
-            key,
-            "mcp.servers" | "context_servers" | "mcp_servers" | "amp.mcpServers"
-        )
-    };
-    let meant = root.keys().find(|key| close(key) || other(key));
+    let others = [
+        "mcp.servers",
+        "context_servers",
+        "mcp_servers",
+        "amp.mcpServers",
+    ];
+    let meant = root
+        .keys()
+        .find(|key| close(key) || others.contains(&key.as_str()));
     let nested = || {
         root.iter().find_map(|(outer, value)| {
             let inner = value.as_object()?.keys().find(|key| close(key))?;
@@ -280,10 +271,10 @@ fn missing_servers(root: &Map<String, Value>) -> Option<Fault> {
     Some(Fault::new("mcpServers", "missing key", fix))
 }
 
-// Whom a server is there for, and what it is told of them.
+// Who may use a server, and what the server learns of them.
 
 impl Builder<'_> {
-    /// The lists of `allow`; a fault where they name nobody.
+    /// The lists of `allow`; a fault if all of them are empty.
     fn allow(&mut self, entry: AllowEntry, path: &Path) -> Option<Allow> {
         let path = path.key("allow");
         let list = |list: Option<Vec<String>>| list.unwrap_or_default();
@@ -308,21 +299,21 @@ impl Builder<'_> {
         let known = |key: &&String| access.keys.names().any(|name| name == key.trim());
         let strange: Vec<_> = keys.iter().filter(|key| !known(key)).collect();
         for key in strange {
-            let path = path.key("keys");
-            self.warnings
-                .push(format!("{path}: no API key has the name {key:?}"));
+            self.warn(
+                &path.key("keys"),
+                format!("no API key has the name {key:?}"),
+            );
         }
         let proof = !access.keys.is_empty() || access.jwt_secret.is_some();
         if !proof && access.trusted_proxies.is_empty() {
-            self.warnings.push(format!(
-                "{path}: nobody can use this server because callers cannot be identified: set \
-                 MCPO_API_KEY for Open WebUI"
-            ));
+            let why = "nobody can use this server because callers cannot be identified: set \
+                       MCPO_API_KEY for Open WebUI";
+            self.warn(path, why);
         }
     }
 
-    /// Of the user only variables and headers are made, of servers that work for one user at a
-    /// time: arguments show in the list of processes, and could be taken for options.
+    /// Placeholders of the user are replaced in variables and headers only, and only for servers with one
+    /// user at a time: arguments are visible in the process list, and could be parsed as options.
     fn check_placeholders(&mut self, spec: &ServerSpec, path: &Path) {
         let mut public: Vec<(Path, &str)> = Vec::new();
         let mut private: Vec<(Path, &str)> = Vec::new();
@@ -425,49 +416,22 @@ pub const LINK_FIELD: &str = "file";
 /// It holds nothing, and starts in milliseconds.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Adds it behind the file's servers. `named`: the file has an entry of its name, be it disabled.
-fn add_files_server(loaded: &mut Loaded, settings: &Settings, named: bool) {
-    let on = settings.files.server && settings.stateful.enabled;
-    let Some(name) = FILES.parse::<ServerName>().ok().filter(|_| on && !named) else {
-        return;
-    };
-    let spec = Arc::new(files(name, settings));
-    loaded.servers.insert(spec.name.clone(), spec);
-}
-
-fn files(name: ServerName, settings: &Settings) -> ServerSpec {
-    ServerSpec {
-        name,
-        transport: Transport::Stdio(CommandSpec {
-            program: OWN_PROGRAM.into(),
-            args: vec![FILES_SERVER.into()],
-            env: IndexMap::new(),
-            cwd: None,
-        }),
-        mode: Mode::Stateful,
-        workspace: WorkspaceScope::Chat,
-        idle_timeout: IDLE.min(settings.stateful.default_idle_timeout),
-        timeout: settings.limits.timeout,
-        max_processes_per_chat: 1,
-        concurrency: None,
-        enabled_tools: None,
-        disabled_tools: Vec::new(),
-        session_lists: false,
-        usage_guide: None,
-        post_instruction: None,
-        embed: Vec::new(),
-        file_path_fields: vec![LINK_FIELD.into()],
-        resolve_path_fields: Vec::new(),
-        resolve_uri_fields: Vec::new(),
-        before_end: None,
-        forwarding: None,
-        allow: None,
-        remembered: Remembered::default(),
-        install: false,
-        launch: Launch::Exec,
+/// Its entry, as the file would have it.
+fn files_server(settings: &Settings) -> ServerEntry {
+    let idle = IDLE.min(settings.stateful.default_idle_timeout);
+    let entry = json!({
+        "command": OWN_PROGRAM,
+        "args": [FILES_SERVER],
+        "mode": "stateful",
+        "idle_timeout": idle.as_secs_f64(),
+        "max_processes_per_chat": 1,
+        "file_path_fields": [LINK_FIELD],
+        "install": false,
+        "launch": "exec",
         // It is ready in no time.
-        pool: Some(0),
-    }
+        "pool": 0,
+    });
+    serde_json::from_value(entry).expect("it has the keys of a server")
 }
 
 #[cfg(test)]

@@ -269,87 +269,84 @@ fn fault<'a>(segments: impl Iterator<Item = LocationSegment<'a>>, value: &Value)
         };
         keys.push(segment.to_string());
     }
-    let expected = match keys.as_slice() {
-        [] => Expected::hidden(r#"an object: {"mcpServers": {…}}"#),
-        [_] => Expected::hidden(r#"an object with the servers: {"excel": {"command": …}}"#),
-        [_, _] => Expected::hidden(r#"an object: {"command": …} or {"url": …}"#),
+    let (expected, shown) = match keys.as_slice() {
+        [] => (r#"an object: {"mcpServers": {…}}"#, false),
+        [_] => (
+            r#"an object with the servers: {"excel": {"command": …}}"#,
+            false,
+        ),
+        [_, _] => (r#"an object: {"command": …} or {"url": …}"#, false),
         [_, _, key, ..] => expected(key),
     };
     let fault = Fault::new(
         path,
         format!("invalid value ({})", describe(value)),
-        format!("expected {}", expected.what),
+        format!("expected {expected}"),
     );
-    let scalar = !value.is_object() && !value.is_array();
-    if expected.shown && scalar {
+    if shown && !value.is_object() && !value.is_array() {
         fault.with_value(value)
     } else {
         fault
     }
 }
 
-struct Expected {
-    what: &'static str,
-    /// The value can hold no secret.
-    shown: bool,
-}
-
-impl Expected {
-    fn hidden(what: &'static str) -> Self {
-        Self { what, shown: false }
-    }
-
-    fn shown(what: &'static str) -> Self {
-        Self { what, shown: true }
-    }
-}
-
-fn expected(key: &str) -> Expected {
+/// What a key has, and whether its value may be shown because it can hold no secret.
+fn expected(key: &str) -> (&'static str, bool) {
     let alias = ALIASES.iter().find(|(alias, _)| *alias == key);
-    match alias.map_or(key, |(_, key)| key) {
-        "command" => Expected::shown(r#"a string: the program; put its arguments in "args""#),
-        "args" => Expected::hidden(r#"a list of strings, such as ["--port", "8080"]"#),
-        "env" | "headers" => {
-            Expected::hidden(r#"an object of strings, with numbers in quotes: "8080""#)
-        }
-        "cwd" => Expected::shown("a string: the directory"),
-        "url" => Expected::hidden("a string: an http or https URL"),
-        "type" => Expected::shown(r#"one of "stdio", "streamable-http", "sse""#),
-        "mode" => Expected::shown(r#"one of "stateful", "stateless", "shared""#),
-        "workspace" => Expected::shown(r#""chat" or "own""#),
-        "idle_timeout" | "timeout" => Expected::shown(
+    let key = alias.map_or(key, |(_, key)| key);
+    let what = match key {
+        "command" => r#"a string: the program; put its arguments in "args""#,
+        "args" => r#"a list of strings, such as ["--port", "8080"]"#,
+        "env" | "headers" => r#"an object of strings, with numbers in quotes: "8080""#,
+        "cwd" => "a string: the directory",
+        "url" => "a string: an http or https URL",
+        "type" => r#"one of "stdio", "streamable-http", "sse""#,
+        "mode" => r#"one of "stateful", "stateless", "shared""#,
+        "workspace" => r#""chat" or "own""#,
+        "idle_timeout" | "timeout" => {
             "a number of seconds without quotes, more than 0 and at most 86400; other clients' \
-                 files have milliseconds",
-        ),
-        "max_processes_per_chat" | "concurrency" => {
-            Expected::shown("a whole number without quotes, from 1 to 1000")
+             files have milliseconds"
         }
-        "pool" => Expected::shown("a whole number without quotes, from 0 to 1000"),
-        "disabled" | "enabled" | "install" | "session_lists" => {
-            Expected::shown("true or false, without quotes")
-        }
-        "launch" => Expected::shown(r#"one of "auto", "exec", "fork""#),
-        "usage_guide" | "post_instruction" => Expected::shown("a string"),
+        "max_processes_per_chat" | "concurrency" => "a whole number without quotes, from 1 to 1000",
+        "pool" => "a whole number without quotes, from 0 to 1000",
+        "disabled" | "enabled" | "install" | "session_lists" => "true or false, without quotes",
+        "launch" => r#"one of "auto", "exec", "fork""#,
+        "usage_guide" | "post_instruction" => "a string",
         "enabledTools" | "disabledTools" => {
-            Expected::shown(r#"a list of tool names: ["read_sheet", "write_sheet"]"#)
+            r#"a list of tool names: ["read_sheet", "write_sheet"]"#
         }
         "file_path_fields" | "resolve_path_fields" | "resolve_uri_fields" => {
-            Expected::shown(r#"a list of field names: ["file_path"]"#)
+            r#"a list of field names: ["file_path"]"#
         }
-        "embed" => Expected::shown(r#"a list of "image" and "html""#),
-        "before_end" => {
-            Expected::shown(r#"an object: {"tool": "save", "arguments": {"name": "backup"}}"#)
+        "embed" => r#"a list of "image" and "html""#,
+        "before_end" => r#"an object: {"tool": "save", "arguments": {"name": "backup"}}"#,
+        "client_header_forwarding" => {
+            r#"an object: {"enabled": true, "whitelist": ["X-Tenant-*"], "blacklist": []}"#
         }
-        "client_header_forwarding" => Expected::hidden(
-            r#"an object: {"enabled": true, "whitelist": ["X-Tenant-*"], "blacklist": []}"#,
-        ),
-        "allow" => Expected::hidden(
-            r#"an object of lists: {"users": ["ann@example.com"], "groups": ["sales"], "roles": ["admin"]}"#,
-        ),
-        "oauth" => Expected::hidden("an object, as in mcpo"),
-        _ => Expected::hidden("a value as described in docs/mcp-servers.schema.json"),
-    }
+        "allow" => {
+            r#"an object of lists: {"users": ["ann@example.com"], "groups": ["sales"], "roles": ["admin"]}"#
+        }
+        "oauth" => "an object, as in mcpo",
+        _ => {
+            return (
+                "a value as described in docs/mcp-servers.schema.json",
+                false,
+            );
+        }
+    };
+    (what, !HIDDEN.contains(&key))
 }
+
+/// Keys whose values may hold secrets.
+const HIDDEN: [&str; 7] = [
+    "args",
+    "env",
+    "headers",
+    "url",
+    "client_header_forwarding",
+    "allow",
+    "oauth",
+];
 
 /// The kind of a value, without the value.
 fn describe(value: &Value) -> &'static str {
@@ -530,7 +527,7 @@ mod shape_tests {
             .as_object()
             .unwrap();
         for key in keys.keys() {
-            assert!(!expected(key).what.contains("docs/"), "{key}");
+            assert!(!expected(key).0.contains("docs/"), "{key}");
         }
     }
 }

@@ -60,11 +60,11 @@ pub struct Line {
     now: Timestamp,
     level: &'static str,
     target: &'static str,
-    fields: Fields,
-    rendered: String,
+    room: Room,
 }
 
-/// What a line is made in.
+/// The buffers of a line.
+#[derive(Debug, Default)]
 struct Room {
     fields: Fields,
     rendered: String,
@@ -106,55 +106,53 @@ const FIRST: [&str; 4] = ["timestamp", "level", MESSAGE, "target"];
 impl Line {
     pub fn from_event(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
-        let room = ROOM.take().unwrap_or_else(Room::usual);
-        let mut fields = room.fields;
-        fields.audit = metadata.target() == AUDIT;
-        event.record(&mut fields);
+        let mut room = ROOM.take().unwrap_or_else(Room::usual);
+        room.fields.audit = metadata.target() == AUDIT;
+        event.record(&mut room.fields);
         Self {
             now: Timestamp::now(),
             level: level(metadata),
             target: metadata.target(),
-            fields,
-            rendered: room.rendered,
+            room,
         }
     }
 
     /// Adds what the line does not say already.
     pub fn add(&mut self, outer: &Fields) {
         for entry in &outer.entries {
-            if self.fields.get(entry.name).is_none() {
-                self.fields.copy(outer, entry);
+            if self.room.fields.get(entry.name).is_none() {
+                self.room.fields.copy(outer, entry);
             }
         }
     }
 
     /// The line with its end.
     pub fn render(&mut self, format: Format) -> &str {
-        let mut line = std::mem::take(&mut self.rendered);
+        let mut line = std::mem::take(&mut self.room.rendered);
         line.clear();
         match format {
             Format::Json => self.json(&mut line),
             Format::Text { colour } => self.text(&mut line, colour),
         }
-        self.rendered = line;
-        &self.rendered
+        self.room.rendered = line;
+        &self.room.rendered
     }
 
     fn message(&self) -> &str {
-        self.fields.get(MESSAGE).unwrap_or_default()
+        self.room.fields.get(MESSAGE).unwrap_or_default()
     }
 
     fn target(&self) -> &str {
-        self.fields.get(LOG_TARGET).unwrap_or(self.target)
+        self.room.fields.get(LOG_TARGET).unwrap_or(self.target)
     }
 
     /// What stands behind what each line says.
     fn rest(&self) -> impl Iterator<Item = (&Entry, &str)> {
-        let rest = self.fields.entries.iter().filter(|entry| {
+        let rest = self.room.fields.entries.iter().filter(|entry| {
             let name = entry.name;
             name != MESSAGE && !name.starts_with(OF_LOG)
         });
-        rest.map(|entry| (entry, self.fields.text(entry)))
+        rest.map(|entry| (entry, self.room.fields.text(entry)))
     }
 
     fn json(&self, line: &mut String) {
@@ -233,10 +231,7 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let room = Room {
-            fields: std::mem::take(&mut self.fields),
-            rendered: std::mem::take(&mut self.rendered),
-        };
+        let room = std::mem::take(&mut self.room);
         // A thread that ends has no use for it.
         let _ = ROOM.try_with(|kept| kept.set(room.cleared()));
     }
@@ -280,21 +275,18 @@ fn level(metadata: &Metadata<'_>) -> &'static str {
 }
 
 /// The line that tells of lost ones.
-pub fn losses(format: Format) -> Box<dyn Fn(u64) -> String + Send> {
-    Box::new(move |count| {
-        let mut fields = Fields::default();
-        let lost = "log lines were dropped: the log reader is too slow, or the disk is full";
-        fields.push(MESSAGE, false, |text| text.push_str(lost));
-        fields.push_number("lost_lines", count);
-        let mut line = Line {
-            now: Timestamp::now(),
-            level: "ERROR",
-            target: module_path!(),
-            fields,
-            rendered: String::new(),
-        };
-        line.render(format).to_owned()
-    })
+pub fn losses(count: u64, format: Format) -> String {
+    let mut room = Room::default();
+    let lost = "log lines were dropped: the log reader is too slow, or the disk is full";
+    room.fields.push(MESSAGE, false, |text| text.push_str(lost));
+    room.fields.push_number("lost_lines", count);
+    let mut line = Line {
+        now: Timestamp::now(),
+        level: "ERROR",
+        target: module_path!(),
+        room,
+    };
+    line.render(format).to_owned()
 }
 
 /// Where a word stands alone, it needs no quotes.
@@ -435,10 +427,8 @@ impl Visit for Fields {
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has no NaN.
-        match serde_json::Number::from_f64(value) {
-            Some(value) => self.push_number(field.name(), value),
-            None => self.push_number(field.name(), "null"),
-        }
+        let number = serde_json::Number::from_f64(value).map(|number| number.to_string());
+        self.push_number(field.name(), number.as_deref().unwrap_or("null"));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
