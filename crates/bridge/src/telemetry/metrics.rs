@@ -87,14 +87,13 @@ impl Metrics {
         let mut registry = Registry::with_prefix("mcpo");
         let r = &mut registry;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        r.register("build", "Version of the bridge", build);
-        let start: Gauge<f64, AtomicU64> = Gauge::default();
-        start.set(seconds_since_epoch());
-        r.register(
+        add(r, "build", "Version of the bridge", build);
+        let start: Gauge<f64, AtomicU64> = counted(
+            r,
             "process_start_time_seconds",
             "Start time of the bridge, in seconds since the Unix epoch",
-            start,
         );
+        start.set(seconds_since_epoch());
         Self {
             calls: counted(r, "calls", "Completed tool calls"),
             call_seconds: timed(
@@ -300,10 +299,14 @@ impl Metrics {
     }
 }
 
+fn add(registry: &mut Registry, name: &str, help: &str, metric: impl Metric) {
+    registry.register(name, help, metric);
+}
+
 /// The library adds `_total` to counters, `_info` to infos and a full stop to the help.
 fn counted<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
-    registry.register(name, help, metric.clone());
+    add(registry, name, help, metric.clone());
     metric
 }
 
@@ -313,7 +316,7 @@ fn timed<const N: usize>(
     help: &str,
 ) -> Labelled<N, Histogram> {
     let metric = Family::new_with_constructor(histogram as fn() -> Histogram);
-    registry.register(name, help, metric.clone());
+    add(registry, name, help, metric.clone());
     metric
 }
 

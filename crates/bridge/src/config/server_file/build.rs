@@ -263,7 +263,7 @@ impl Builder<'_> {
     fn warn_of_shell(&mut self, program: &str, cwd: Option<&str>, path: &Path) {
         for (key, text) in [("command", Some(program)), ("cwd", cwd)] {
             if text.is_some_and(|text| text == "~" || text.starts_with("~/")) {
-                let why = "~ is not expanded: write the full path, or ${HOME}";
+                let why = format_args!("~ is not expanded: write the full path, or ${{HOME}}");
                 self.warn(&path.key(key), why);
             }
         }

@@ -135,8 +135,9 @@ pub(super) struct Parsed {
 
 /// Parses one value, in any encoding that a mark in front names.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, serde_json::Error> {
-    let json = RawJson::parse(utf8(Bytes::copy_from_slice(bytes)))?;
-    let value = json.read()?;
+    let bytes = utf8(Bytes::copy_from_slice(bytes));
+    let value = serde_json::from_slice(&bytes)?;
+    let json = RawJson::parse(bytes)?;
     let mut duplicates = Vec::new();
     note_duplicates(&json, &Path::root(), &mut duplicates);
     Ok(Parsed { value, duplicates })
