@@ -11,7 +11,6 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Failure, SettingsArgs,
