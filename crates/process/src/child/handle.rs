@@ -169,7 +169,7 @@ impl Child {
     ) -> Option<PerRequestHeadersGuard> {
         match &self.parts.body {
             Body::Local(_) => None,
-            Body::Remote(remote) => Some(remote.with_request_headers(number, headers)),
+            Body::Remote(remote) => Some(remote.per_request_headers.join(number, headers)),
         }
     }
 
@@ -310,7 +310,7 @@ impl ChildParts {
 // always ends with the bridge.
 
 /// What is kept of each stream, in bytes; the rest is read and dropped.
-const KEPT: usize = 32 * 1024 * 1024;
+const KEPT: u64 = 32 * 1024 * 1024;
 
 /// The result of a program.
 pub struct Done {
@@ -345,11 +345,8 @@ pub async fn run(
 
 async fn read(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut kept = Vec::new();
-    let mut buffer = vec![0; 16 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let room = KEPT.saturating_sub(kept.len());
-        kept.extend_from_slice(&buffer[..count.min(room)]);
-    }
+    let _ = (&mut from).take(KEPT).read_to_end(&mut kept).await;
+    let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
     kept
 }
 
@@ -389,7 +386,7 @@ impl Body {
     pub fn failed(&self, error: &RawJson) -> Option<Failed> {
         match self {
             Self::Local(_) => None,
-            Self::Remote(remote) => remote.failed(error),
+            Self::Remote(remote) => remote.mark.failed(error),
         }
     }
 

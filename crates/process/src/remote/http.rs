@@ -234,7 +234,7 @@ impl Transport {
             true => Resend::Once,
             false => Resend::Never,
         };
-        let body = message.body.clone();
+        let body = message.body();
         self.http
             .send(Method::POST, url, headers, body, resend)
             .await
@@ -258,7 +258,10 @@ impl Transport {
 
     /// Ends the pipe if the session is lost.
     pub fn note(&self, failure: &Failure) {
-        if failure.ends_session() {
+        if matches!(
+            failure,
+            Failure::SessionLost | Failure::SessionBroken | Failure::Unauthorized
+        ) {
             self.lost.cancel();
         }
     }

@@ -171,14 +171,6 @@ impl Failure {
         Self::Broken(root(error))
     }
 
-    /// Whether the session can no longer be used.
-    pub fn ends_session(&self) -> bool {
-        matches!(
-            self,
-            Self::SessionLost | Self::SessionBroken | Self::Unauthorized
-        )
-    }
-
     /// A JSON-RPC error, as a line, for the request with this id. The `mark` says that the bridge
     /// made it.
     pub fn line(&self, origin: &str, id: &str, mark: &Mark) -> Bytes {

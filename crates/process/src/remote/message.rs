@@ -1,11 +1,10 @@
-//! What the transport has to know of messages; all else of them passes unread.
+//! The parts of messages that the transport depends on; the rest passes unread.
 
 use std::borrow::Cow;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bridge_protocol as message;
 use bridge_protocol::{
-    ClientMessage, Params, RawJson, header_name,
+    ClientMessage, Kind, RawJson, header_name,
     jsonrpc::{Envelope, number},
     last_members, method, text,
 };
@@ -13,122 +12,72 @@ use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, value::RawValue};
 
-/// A message of ours, read as far as its way over HTTP depends on it.
+/// A message of the bridge.
 #[derive(Debug)]
-pub struct Outgoing {
-    /// The message as it came, without the newline.
-    pub body: Bytes,
-    /// What kind of message it is.
-    pub kind: Kind,
-    /// Set where the message names its revision itself.
-    pub modern: Option<Modern>,
-}
-
-/// The kinds of messages.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Waits for an answer.
-    Request {
-        /// Its id as JSON text.
-        id: Box<str>,
-        /// Its method.
-        method: Box<str>,
-    },
-    /// Says that a request's answer is not wanted any more.
-    Cancel {
-        /// The id of that request as JSON text.
-        id: Box<str>,
-    },
-    /// Any other notification.
-    Notification {
-        /// Its method.
-        method: Box<str>,
-    },
-    /// An answer to a request of the server's.
-    Answer,
-}
-
-/// What revisions from 2026-07-28 on mirror into headers.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Modern {
-    /// The revision.
-    pub version: String,
-    /// The tool, prompt, resource or task.
-    pub name: Option<String>,
-    /// The arguments of a call, as JSON text.
-    pub arguments: Option<RawJson>,
-}
+pub struct Outgoing(ClientMessage);
 
 impl Outgoing {
-    /// Reads one line; `None` where it is no message, which the bridge never writes.
+    /// Reads one line; `None` if it is not a message, which the bridge never writes.
     pub fn read(line: &Bytes) -> Option<Self> {
-        let ClientMessage {
-            line,
-            id,
-            kind,
-            params,
-            ..
-        } = ClientMessage::read(line).ok()?;
-        let modern = params.meta.protocol_version.clone();
-        let modern = modern.map(|version| Modern::new(version, &kind, &params));
-        let kind = match (kind, id) {
-            (message::Kind::Request(method), Some(id)) => Kind::Request {
-                id: id.as_str().into(),
-                method,
-            },
-            (message::Kind::Notification(method), _) => match params.request_id {
-                Some(id) if &*method == method::CANCELLED => Kind::Cancel {
-                    id: id.as_str().into(),
-                },
-                _ => Kind::Notification { method },
-            },
-            _ => Kind::Answer,
-        };
-        Some(Self {
-            body: line,
-            kind,
-            modern,
-        })
+        ClientMessage::read(line).ok().map(Self)
     }
 
-    /// The id, where an answer is waited for.
+    /// The message as it came, without the newline.
+    pub fn body(&self) -> Bytes {
+        self.0.line.clone()
+    }
+
+    /// The id of a request as JSON text.
     pub fn id(&self) -> Option<&str> {
-        match &self.kind {
-            Kind::Request { id, .. } => Some(id),
-            _ => None,
-        }
+        let is_request = matches!(self.0.kind, Kind::Request(_));
+        let id = self.0.id.as_ref().filter(|_| is_request);
+        id.map(RawJson::as_str)
     }
 
-    /// The method, where it has one.
+    /// The method, unless it is a response.
     pub fn method(&self) -> Option<&str> {
-        match &self.kind {
-            Kind::Request { method, .. } | Kind::Notification { method } => Some(method),
-            Kind::Cancel { .. } => Some(method::CANCELLED),
-            Kind::Answer => None,
+        match &self.0.kind {
+            Kind::Request(method) | Kind::Notification(method) => Some(method),
+            Kind::Response => None,
         }
     }
 
-    /// Whether the server may hear it twice without harm.
+    /// The id of the request that it cancels, as JSON text.
+    pub fn cancels(&self) -> Option<&str> {
+        let is_cancellation = self.id().is_none() && self.method() == Some(method::CANCELLED);
+        let id = self.0.params.request_id.as_ref();
+        id.filter(|_| is_cancellation).map(RawJson::as_str)
+    }
+
+    /// Whether it contains its revision, as messages from 2026-07-28 on do.
+    pub fn is_modern(&self) -> bool {
+        self.0.params.meta.protocol_version.is_some()
+    }
+
+    /// Whether it opens a session.
+    pub fn is_initialize(&self) -> bool {
+        self.method() == Some(method::INITIALIZE)
+    }
+
+    /// Whether the server may receive it twice without harm.
     pub fn is_idempotent(&self) -> bool {
-        let Kind::Request { method, .. } = &self.kind else {
+        let Kind::Request(method) = &self.0.kind else {
             return false;
         };
+        let reads = ["/list", "/get", "/read"];
         matches!(
             &**method,
             method::INITIALIZE | method::PING | method::DISCOVER
-        ) || ["/list", "/get", "/read"]
-            .iter()
-            .any(|end| method.ends_with(end))
+        ) || reads.iter().any(|end| method.ends_with(end))
     }
-}
 
-impl Modern {
-    fn new(version: String, kind: &message::Kind, params: &Params) -> Self {
-        let method = match kind {
-            message::Kind::Request(method) => &**method,
-            message::Kind::Notification(_) | message::Kind::Response => "",
+    /// The tool, prompt, resource or task of a request.
+    fn name(&self) -> Option<&str> {
+        let Kind::Request(method) = &self.0.kind else {
+            return None;
         };
-        let name = match method {
+        let params = &self.0.params;
+        let name = match &**method {
             method::TOOLS_CALL | method::PROMPTS_GET => params.name.as_ref().map(|(name, _)| name),
             method::RESOURCES_READ => params.uri.as_ref(),
             method::TASKS_GET | method::TASKS_UPDATE | method::TASKS_CANCEL => {
@@ -136,12 +85,14 @@ impl Modern {
             }
             _ => None,
         };
-        let arguments = params.arguments.as_ref();
-        Self {
-            version,
-            name: name.cloned(),
-            arguments: arguments.filter(|_| method == method::TOOLS_CALL).cloned(),
-        }
+        name.map(String::as_str)
+    }
+
+    /// The tool and the arguments of a call.
+    pub fn call(&self) -> Option<(&str, &RawJson)> {
+        let arguments = self.0.params.arguments.as_ref();
+        let arguments = arguments.filter(|_| self.method() == Some(method::TOOLS_CALL));
+        self.name().zip(arguments)
     }
 }
 
@@ -173,8 +124,8 @@ fn same(theirs: &str, ours: &str) -> bool {
     }
 }
 
-/// A body that is one answer to nobody in particular, as the answer to the request with this id: on its
-/// own connection there is no other that it could answer.
+/// A body that is one response without an id, as the response to the request with this id: on its
+/// own connection there is no other request.
 pub fn addressed(body: Bytes, id: &str) -> Bytes {
     let Some(envelope) = Envelope::lenient(&body) else {
         return body;
@@ -189,7 +140,7 @@ pub fn addressed(body: Bytes, id: &str) -> Bytes {
     whole.map_or(body, |whole| whole.with_member("id", &id).into_bytes())
 }
 
-/// The revision that an answer to `initialize` settles on.
+/// The revision in an answer to `initialize`.
 pub fn negotiated(line: &[u8], id: &str) -> Option<String> {
     let result = answer(line, id)?.result?;
     let [version] = last_members(result.get().as_bytes(), ["protocolVersion"])?;
@@ -258,7 +209,7 @@ pub fn error_of(line: &[u8], id: &str) -> Option<ErrorParts> {
 
 /// The id of a message that is an answer with an error.
 pub fn refused_id(line: &[u8]) -> Option<Box<str>> {
-    // Most messages are none, and are not read for this.
+    // Most messages are not, and are not parsed for this.
     memchr::memmem::find(line, b"\"error\"")?;
     let envelope = Envelope::lenient(line).filter(|envelope| envelope.error.is_some())?;
     Some(envelope.id()?.get().into())
@@ -277,38 +228,38 @@ pub fn line(message: impl Into<Vec<u8>>) -> Bytes {
 
 // What revisions from 2026-07-28 on repeat in headers, so that proxies need not read bodies.
 
-/// Schemas nest no deeper than this where they are sane.
+/// The depth of reasonable schemas.
 const DEPTH: usize = 32;
 
 const OPENING: &str = "=?base64?";
 
 const CLOSING: &str = "?=";
 
-/// Adds the headers of a modern message. `schema` is the input schema of the tool that it calls.
-pub fn mirror(
-    headers: &mut HeaderMap,
-    message: &Outgoing,
-    modern: &Modern,
-    schema: Option<&RawJson>,
-) {
-    if let Ok(version) = HeaderValue::from_str(&modern.version) {
+/// The headers of a modern message. `schema` is the input schema of the tool that it calls.
+pub fn mirrored(message: &Outgoing, schema: Option<&RawJson>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let version = message.0.params.meta.protocol_version.as_deref();
+    if let Some(Ok(version)) = version.map(HeaderValue::from_str) {
         headers.insert(header_name::PROTOCOL_VERSION, version);
     }
     if let Some(method) = message.method() {
         headers.insert(header_name::METHOD, value(method));
     }
-    if let Some(name) = &modern.name {
+    if let Some(name) = message.name() {
         headers.insert(header_name::NAME, value(name));
     }
-    let arguments = modern.arguments.as_ref().map(RawJson::read::<Value>);
+    let arguments = message
+        .call()
+        .map(|(_, arguments)| arguments.read::<Value>());
     let schema = schema.map(RawJson::read::<Value>);
     if let (Some(Ok(arguments)), Some(Ok(schema))) = (arguments, schema) {
-        parameters(headers, &schema, &arguments, DEPTH);
+        parameters(&mut headers, &schema, &arguments, DEPTH);
     }
+    headers
 }
 
 /// Arguments that the tool's schema marks with `x-mcp-header`. A mark that breaks the rules is
-/// passed over: the server says what it misses.
+/// ignored: the server reports what is missing.
 fn parameters(headers: &mut HeaderMap, schema: &Value, arguments: &Value, depth: usize) {
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
         return;
@@ -372,14 +323,12 @@ mod tests {
     #[test]
     fn kinds_are_told_apart() {
         let request = outgoing(r#"{"id": "a\"b", "method":"tools\/call"}"#);
-        let expected = Kind::Request {
-            id: r#""a\"b""#.into(),
-            method: "tools/call".into(),
-        };
-        assert_eq!(request.kind, expected);
+        assert_eq!(request.id(), Some(r#""a\"b""#));
+        assert_eq!(request.method(), Some("tools/call"));
         let cancel = r#"{"method":"notifications/cancelled","params":{"requestId":7}}"#;
-        assert_eq!(outgoing(cancel).kind, Kind::Cancel { id: "7".into() });
-        assert_eq!(outgoing(r#"{"id":1,"result":{}}"#).kind, Kind::Answer);
+        assert_eq!(outgoing(cancel).cancels(), Some("7"));
+        let response = outgoing(r#"{"id":1,"result":{}}"#);
+        assert_eq!((response.id(), response.method()), (None, None));
         assert!(Outgoing::read(&Bytes::from_static(b"hello")).is_none());
     }
 
@@ -387,13 +336,10 @@ mod tests {
     fn a_revision_in_meta_makes_a_message_modern() {
         let text = r#"{"id":1,"method":"resources/read","params":{"uri":"a:\u00e9","name":5,
             "_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
-        let modern = outgoing(text).modern.unwrap();
-        assert_eq!(modern.version, "2026-07-28");
-        assert_eq!(modern.name.as_deref(), Some("a:é"));
-        assert_eq!(
-            outgoing(r#"{"id":1,"method":"m","params":{"_meta":{}}}"#).modern,
-            None
-        );
+        let modern = outgoing(text);
+        assert!(modern.is_modern());
+        assert_eq!(modern.name(), Some("a:é"));
+        assert!(!outgoing(r#"{"id":1,"method":"m","params":{"_meta":{}}}"#).is_modern());
     }
 
     #[test]
@@ -491,13 +437,7 @@ mod mirror_tests {
             "absent": {"x-mcp-header": "Absent"},
         }}));
         let message = Outgoing::read(&message.to_string().into()).unwrap();
-        let mut headers = HeaderMap::new();
-        mirror(
-            &mut headers,
-            &message,
-            message.modern.as_ref().unwrap(),
-            Some(&schema),
-        );
+        let headers = mirrored(&message, Some(&schema));
         let mut found: Vec<_> = headers
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))

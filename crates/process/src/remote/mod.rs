@@ -35,7 +35,7 @@ use reqwest::header::HeaderMap;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use streamable::Streamable;
 use tokio::io::DuplexStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::spec::{RemoteKind, RemoteSpec};
 
@@ -83,8 +83,10 @@ pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes,
     let (stdin, our_stdin) = tokio::io::duplex(PIPE);
     let (our_stdout, stdout) = tokio::io::duplex(PIPE);
     let (output, lines) = Output::new();
+    let hang_up = CancellationToken::new();
     let handle = RemoteHandle {
-        hang_up: CancellationToken::new(),
+        _guard: hang_up.clone().drop_guard(),
+        hang_up,
         gone: CancellationToken::new(),
         mark: http.mark.clone(),
         per_request_headers: http.per_request_headers.clone(),
@@ -143,17 +145,15 @@ async fn carry(
 /// session at the server.
 pub struct RemoteHandle {
     hang_up: CancellationToken,
+    _guard: DropGuard,
     gone: CancellationToken,
-    mark: Mark,
-    per_request_headers: PerRequestHeaders,
+    /// Recognises the bridge's errors.
+    pub mark: Mark,
+    /// Headers of single requests.
+    pub per_request_headers: PerRequestHeaders,
 }
 
 impl RemoteHandle {
-    /// Sends these headers with the request of this number, for as long as what is returned lives.
-    pub fn with_request_headers(&self, number: u64, headers: HeaderMap) -> PerRequestHeadersGuard {
-        self.per_request_headers.join(number, headers)
-    }
-
     /// Waits until nothing is left: some seconds at most after the end of stdin.
     pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
         self.gone.clone().cancelled_owned()
@@ -166,17 +166,6 @@ impl RemoteHandle {
 
     /// The same as dropping it.
     pub fn hang_up(&self) {
-        self.hang_up.cancel();
-    }
-
-    /// Reads from an error object that the server gave no answer; `None` for the server's own error.
-    pub fn failed(&self, error: &RawJson) -> Option<Failed> {
-        self.mark.failed(error)
-    }
-}
-
-impl Drop for RemoteHandle {
-    fn drop(&mut self) {
         self.hang_up.cancel();
     }
 }

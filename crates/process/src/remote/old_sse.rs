@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use bridge_protocol::{method, sse::Cursor};
+use bridge_protocol::sse::Cursor;
 use reqwest::{
     Method, Url,
     header::{ACCEPT, HeaderMap, HeaderValue},
@@ -140,17 +140,16 @@ impl OldSse {
     async fn post(&self, message: &Outgoing, endpoint: &Url) -> Result<(), Failure> {
         let base = &self.0;
         let response = base.post(endpoint, message, HeaderMap::new()).await?;
-        let opens = message.method() == Some(method::INITIALIZE);
         if response.status().is_success() {
             // The reply comes on the stream.
             let _ = base.http.body(response, REFUSAL.min(base.http.limit)).await;
-            if message.id().is_some() && !opens {
+            if message.id().is_some() && !message.is_initialize() {
                 base.prove();
             }
             return Ok(());
         }
         let refusal = base.refusal(response, message.id()).await;
-        if !opens && refusal.is_about_session {
+        if !message.is_initialize() && refusal.is_about_session {
             return Err(Failure::SessionLost);
         }
         match refusal.error {

@@ -25,7 +25,7 @@ use super::{
     lost,
     lost::Failure,
     message,
-    message::{Kind, Outgoing, mirror},
+    message::{Outgoing, mirrored},
     pipe::{Flights, Input, Landed, Output},
 };
 
@@ -106,16 +106,15 @@ impl Streamable {
         listening: &mut Option<AbortOnDropHandle<()>>,
     ) {
         let this = self.clone();
-        match &message.kind {
-            Kind::Request { id, .. } => {
-                let (id, is_modern) = (id.clone(), message.modern.is_some());
-                flights.request(id, is_modern, async move { this.ask(message).await });
-            }
-            Kind::Cancel { id } => match flights.is_modern(id) {
+        if let Some(id) = message.id() {
+            let (id, is_modern) = (id.into(), message.is_modern());
+            flights.request(id, is_modern, async move { this.ask(message).await });
+        } else if let Some(id) = message.cancels() {
+            match flights.is_modern(id) {
                 // The end of the stream is the cancellation.
                 Some(true) => flights.cancel(id),
                 Some(false) => {
-                    let id = id.clone();
+                    let id = id.into();
                     flights.other(async move {
                         this.tell(&message).await;
                         Landed::Cancelled(id)
@@ -123,18 +122,18 @@ impl Streamable {
                 }
                 // It was answered meanwhile.
                 None => {}
-            },
-            // The next message may require that the server has received it.
-            Kind::Notification { method } if &**method == method::INITIALIZED => {
-                if self.tell(&message).await && message.modern.is_none() {
-                    let listen = tokio::spawn(async move { this.listen().await });
-                    *listening = Some(AbortOnDropHandle::new(listen));
-                }
             }
-            Kind::Notification { .. } | Kind::Answer => flights.other(async move {
+        } else if message.method() == Some(method::INITIALIZED) {
+            // The next message may require that the server has received it.
+            if self.tell(&message).await && !message.is_modern() {
+                let listen = tokio::spawn(async move { this.listen().await });
+                *listening = Some(AbortOnDropHandle::new(listen));
+            }
+        } else {
+            flights.other(async move {
                 this.tell(&message).await;
                 Landed::Done
-            }),
+            });
         }
     }
 
@@ -160,7 +159,7 @@ impl Streamable {
         let failure = match self.post(&message).await {
             Ok(response) if response.status().is_success() => {
                 match self.answer(response, &message, id).await {
-                    Ok(()) if message.method() == Some(method::INITIALIZE) => return,
+                    Ok(()) if message.is_initialize() => return,
                     Ok(()) => return self.base.prove(),
                     Err(failure) => failure,
                 }
@@ -184,20 +183,16 @@ impl Streamable {
     }
 
     async fn post(&self, message: &Outgoing) -> Result<Response, Failure> {
-        let mut headers = match &message.modern {
-            Some(modern) => {
-                let called = modern
-                    .name
-                    .as_deref()
-                    .filter(|_| modern.arguments.is_some());
-                let find = self.tool_schema.as_ref();
-                let schema = called.and_then(|tool| find.and_then(|find| find(tool)));
-                let mut headers = HeaderMap::new();
-                mirror(&mut headers, message, modern, schema.as_ref());
-                headers
-            }
-            None if message.method() == Some(method::INITIALIZE) => HeaderMap::new(),
-            None => self.session_headers(),
+        let mut headers = if message.is_modern() {
+            let find = self.tool_schema.as_ref();
+            let schema = message
+                .call()
+                .and_then(|(tool, _)| find.and_then(|find| find(tool)));
+            mirrored(message, schema.as_ref())
+        } else if message.is_initialize() {
+            HeaderMap::new()
+        } else {
+            self.session_headers()
         };
         let accepted = HeaderValue::from_static("application/json, text/event-stream");
         headers.insert(ACCEPT, accepted);
@@ -223,8 +218,7 @@ impl Streamable {
     /// Whether a message belongs to the session: one that opens another, or names its revision itself,
     /// does not.
     fn is_in_session(&self, message: &Outgoing) -> bool {
-        let opens = message.method() == Some(method::INITIALIZE);
-        !opens && message.modern.is_none() && self.session.lock().id.is_some()
+        !message.is_initialize() && !message.is_modern() && self.session.lock().id.is_some()
     }
 
     fn session_headers(&self) -> HeaderMap {
@@ -247,8 +241,9 @@ fn is_older(message: &Outgoing, failure: &Failure) -> bool {
         StatusCode::NOT_FOUND,
         StatusCode::METHOD_NOT_ALLOWED,
     ];
-    let opens = message.method() == Some(method::INITIALIZE) && message.modern.is_none();
-    opens && matches!(failure, Failure::Status(status) if signs.contains(status))
+    message.is_initialize()
+        && !message.is_modern()
+        && matches!(failure, Failure::Status(status) if signs.contains(status))
 }
 
 // The response to one POST, and its continuation when its stream breaks.
@@ -267,7 +262,7 @@ impl Streamable {
         message: &Outgoing,
         id: &str,
     ) -> Result<(), Failure> {
-        let opens = message.method() == Some(method::INITIALIZE) && message.modern.is_none();
+        let opens = message.is_initialize() && !message.is_modern();
         if opens {
             let mut session = response.headers().get(header_name::SESSION_ID).cloned();
             if let Some(id) = &mut session {
@@ -314,7 +309,7 @@ impl Streamable {
             };
             let cursor = events.cursor();
             let may_resume = matches!(failure, Failure::Broken(_) | Failure::Unanswered);
-            if message.modern.is_some() || cursor.last_id.is_none() || !may_resume {
+            if message.is_modern() || cursor.last_id.is_none() || !may_resume {
                 return Err(failure);
             }
             let response = self.resume(&cursor, failure).await?;
