@@ -1,4 +1,4 @@
-//! Why a child gave no answer, in words that callers may read.
+//! Why a child gave no answer, for callers.
 
 use bridge_model::JobFolderPaths;
 
@@ -14,11 +14,11 @@ pub enum ChildError {
     /// It never became ready.
     #[error("the server failed to start: {why}{said}")]
     NotStarted {
-        /// What happened, without any word of its own.
+        /// What happened, without the server's output.
         why: String,
-        /// What it said itself: its answer, or the last lines of its log.
+        /// The server's output: its answer, or the last lines of its log.
         said: String,
-        /// It answered, and refused every form of the protocol that it was asked in.
+        /// It answered, and rejected all requested forms of the protocol.
         refused: bool,
     },
     /// It ended while a call waited.
@@ -29,7 +29,7 @@ pub enum ChildError {
         /// The last lines of its log.
         said: String,
     },
-    /// It sent more than we take in.
+    /// It sent a message that is too large.
     #[error("the server sent a message larger than {limit} bytes (MCPO_MAX_MESSAGE_BYTES)")]
     TooLong {
         /// The limit.
@@ -47,28 +47,33 @@ pub enum ChildError {
         /// What happened, with scheme, host and port of the server.
         why: String,
     },
-    /// It does not tell of a resource that it was asked to watch.
+    /// It has no notifications for a resource.
     #[error("the server does not support subscriptions to this resource")]
     Unsubscribed,
     /// The deadline passed.
     #[error("the server did not respond in time")]
     Timeout,
-    /// No place among the concurrent starts came free.
+    /// No permit among the concurrent starts became free.
     #[error("too many servers are starting (MCPO_MAX_STARTS); try again in a moment")]
     TooManyStarts,
 }
 
 impl ChildError {
-    /// It never ran, so it has no last words.
+    /// It never ran, so it has no output.
     pub fn not_started(why: String) -> Self {
+        Self::failed_start(why, String::new())
+    }
+
+    /// It ran, with this output.
+    pub fn failed_start(why: String, said: String) -> Self {
         Self::NotStarted {
             why,
-            said: String::new(),
+            said,
             refused: false,
         }
     }
 
-    /// Says which remote server did not start, unless that is said already.
+    /// Adds the remote server that did not start, unless the text contains it.
     #[must_use]
     pub fn of_remote(self, origin: &str) -> Self {
         match self {
@@ -83,7 +88,7 @@ impl ChildError {
 
     /// Whether it did not start because the system has no descriptors, processes or memory left.
     pub fn is_lack_of_room(&self) -> bool {
-        // EAGAIN, ENOMEM, ENFILE, EMFILE: the supervisor tells in words what it met.
+        // EAGAIN, ENOMEM, ENFILE, EMFILE: the supervisor reports errors as text.
         const LACKS: [&str; 4] = ["11", "12", "23", "24"];
         let Self::NotStarted { why, .. } = self else {
             return false;
@@ -92,7 +97,7 @@ impl ChildError {
         LACKS.iter().any(lacks)
     }
 
-    /// Without the server's own words, which may hold what not everybody should read.
+    /// Without the server's output, which may contain confidential data.
     pub fn brief(&self) -> String {
         match self {
             Self::NotStarted { why, .. } => why.clone(),
@@ -101,8 +106,8 @@ impl ChildError {
         }
     }
 
-    /// Takes the workspace's path and id out of the words: the error goes to callers, records and
-    /// logs, which must not learn them.
+    /// Removes the workspace's path and id from the text: the error goes to callers, records and
+    /// logs, which must not contain them.
     #[must_use]
     pub fn without_folder(self, paths: &JobFolderPaths) -> Self {
         let plain = |text: String| relative_text(&text, paths);

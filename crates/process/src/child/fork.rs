@@ -32,7 +32,7 @@ use tokio::{
     net::UnixStream,
     time::{Instant, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     ChildError, End, Profile,
@@ -70,16 +70,10 @@ pub struct Parent {
     plan: Plan,
     socket: Socket,
     sweeper: Sweeper,
-    retired: CancellationToken,
+    _retired: DropGuard,
     means: Means,
     /// The imported modules.
     pub loaded: Loaded,
-}
-
-impl Drop for Parent {
-    fn drop(&mut self) {
-        self.retired.cancel();
-    }
 }
 
 impl Parent {
@@ -98,15 +92,10 @@ impl Parent {
         let job = &folder.job;
         let log = ServerLog::new(name, job.server_log());
         let said = |error: ChildError| error.without_folder(&job.paths()).to_string();
-        let own = Launch {
-            args: [
-                plan.options.clone(),
-                vec![folder.program.display().to_string()],
-            ]
-            .concat(),
-            program: plan.program.clone(),
-            ..launch.clone()
-        };
+        let mut own = launch.clone();
+        own.program.clone_from(&plan.program);
+        own.args.clone_from(&plan.options);
+        own.args.push(folder.program.display().to_string());
         let (socket, theirs) = Socket::pair().map_err(|error| error.to_string())?;
         let (pipes, mut stdio) = launch::pipes().map_err(|error| error.to_string())?;
         stdio[0] = theirs;
@@ -120,7 +109,7 @@ impl Parent {
         let mut parent = Self {
             sweeper: process.sweeper(),
             socket,
-            retired: retired.clone(),
+            _retired: retired.clone().drop_guard(),
             means,
             loaded: Loaded::default(),
             plan,
@@ -237,20 +226,18 @@ impl Parent {
     }
 }
 
-/// The environment as it goes over the wire.
+/// The environment in a message: bytes, each as the character of its number, because JSON has no
+/// bytes.
 fn pairs(launch: &Launch) -> Vec<(String, String)> {
-    let latin = |text: &OsStr| latin1(text.as_bytes());
+    let latin1 = |text: &OsStr| text.as_bytes().iter().copied().map(char::from).collect();
     let env = launch.env.iter();
-    env.map(|(name, value)| (latin(name), latin(value)))
+    env.map(|(name, value)| (latin1(name), latin1(value)))
         .collect()
 }
 
 fn not_ready(log: &ServerLog) -> ChildError {
-    ChildError::NotStarted {
-        why: "the forked process exited before it was ready".to_owned(),
-        said: log.last_words(),
-        refused: false,
-    }
+    let why = "the forked process exited before it was ready".to_owned();
+    ChildError::failed_start(why, log.last_words())
 }
 
 /// Holds the nursery while any process lives below it.
@@ -502,9 +489,4 @@ impl Socket {
         let text = self.0.async_io(Interest::READABLE, receive).await.ok()?;
         serde_json::from_slice(&text).ok()
     }
-}
-
-/// Bytes, each as the character of its number, because JSON has no bytes.
-fn latin1(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| char::from(*byte)).collect()
 }

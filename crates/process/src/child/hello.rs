@@ -1,4 +1,4 @@
-//! The first words with a child, and what it said of itself.
+//! The initialisation of a child, and its answer.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -11,50 +11,53 @@ use super::{
     connection::{Closed, Connection},
 };
 
-/// How long a server that refused `initialize` may take to say that it is of 2026-07-28: older ones
-/// may stay silent.
+/// How long a server that rejected `initialize` may take to answer `server/discover`: older ones may
+/// not answer at all.
 const DISCOVERY: Duration = Duration::from_secs(3);
 
 /// A child's answer to `initialize` or `server/discover`.
 #[derive(Debug, Clone)]
 pub struct Hello {
-    /// Which of both it answered, and so how the child is spoken to.
+    /// The form of the protocol that the child speaks, according to its answer.
     pub era: Era,
     /// The whole result, as it came.
     pub raw: RawJson,
 }
 
 impl Hello {
-    /// As an answer to `initialize`, which servers of 2026-07-28 do not give themselves.
+    /// As an answer to `initialize`, which servers of 2026-07-28 do not give.
     pub fn initialized(&self, name: &str) -> RawJson {
         if self.era == Era::Legacy {
             return self.raw.clone();
         }
-        let info = self.raw.member("_meta");
-        let info = info.and_then(|meta| meta.member(meta::SERVER_INFO));
+        let meta = self.raw.member("_meta");
+        let info = meta.and_then(|meta| meta.member(meta::SERVER_INFO));
         let info = info.or_else(|| self.raw.member("serverInfo"));
-        let info =
-            info.unwrap_or_else(|| RawJson::from_json(&json!({"name": name, "version": ""})));
-        let mut result = RawJson::empty_object();
-        let instructions = self.raw.member("instructions");
-        for (name, value) in [("instructions", instructions), ("serverInfo", Some(info))] {
-            if let Some(value) = value {
-                result = result.with_member(name, &value);
-            }
-        }
+        let unnamed = || RawJson::from_json(&json!({"name": name, "version": ""}));
         let capabilities = self.raw.member("capabilities");
-        let capabilities = capabilities.unwrap_or_else(RawJson::empty_object);
         let version = RawJson::from_json(&Profile::silent().protocol_version.as_ref().into());
-        result
-            .with_member("capabilities", &capabilities)
-            .with_member("protocolVersion", &version)
+        let members = [
+            ("instructions", self.raw.member("instructions")),
+            ("serverInfo", Some(info.unwrap_or_else(unnamed))),
+            (
+                "capabilities",
+                Some(capabilities.unwrap_or_else(RawJson::empty_object)),
+            ),
+            ("protocolVersion", Some(version)),
+        ];
+        let members = members
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        members.fold(RawJson::empty_object(), |result, (name, value)| {
+            result.with_member(name, &value)
+        })
     }
 }
 
-/// What we read of the answer to `initialize`.
+/// The parts of an answer to `initialize` that the bridge uses.
 #[derive(Debug, Clone, Default)]
 pub struct HelloParts {
-    /// What it offers, each an object.
+    /// Its capabilities, each an object.
     pub capabilities: Map<String, Value>,
     /// Name and version.
     pub server_info: ServerInfo,
@@ -62,7 +65,7 @@ pub struct HelloParts {
     pub instructions: Option<String>,
 }
 
-/// Who the child says it is.
+/// The child's description of itself.
 #[derive(Debug, Clone, Default)]
 pub struct ServerInfo {
     /// For programs.
@@ -74,19 +77,15 @@ pub struct ServerInfo {
 }
 
 impl HelloParts {
-    /// Reads a result. A member of the wrong type counts as absent, and costs nothing beside it; the
-    /// second part says what was so.
+    /// Reads a result. A member of the wrong type counts as absent, without effect on others; the
+    /// second part lists them.
     pub fn read(raw: &RawJson) -> (Self, Vec<String>) {
         let mut odd = Vec::new();
         let mut text = |object: &RawJson, name: &str, shown: &str, needed: bool| {
             let found = object.member(name);
             let read: Option<String> = found.as_ref().and_then(|found| found.read().ok());
             if read.is_none() && (needed || found.is_some()) {
-                let what = if found.is_some() {
-                    "not a string"
-                } else {
-                    "missing"
-                };
+                let what = found.map_or("missing", |_| "not a string");
                 odd.push(format!("initialize: {shown} is {what}"));
             }
             read
@@ -109,7 +108,7 @@ impl HelloParts {
                 for (name, value) in members {
                     let value = match value {
                         Value::Object(_) => value,
-                        // "No", in other words.
+                        // The child does not have it.
                         Value::Null | Value::Bool(false) => {
                             odd.push(format!("initialize: capabilities.{name} is {value}"));
                             continue;
@@ -129,13 +128,13 @@ impl HelloParts {
     }
 }
 
-/// An answer to `initialize` or `server/discover` that is no welcome.
+/// An unsuitable answer to `initialize` or `server/discover`.
 pub enum Refused {
     /// This error object.
     Rpc(RawJson),
     /// This error object, to `server/discover`.
     NotModern(RawJson),
-    /// A result that is none.
+    /// A result that is not an object.
     NoHello,
 }
 
@@ -151,30 +150,24 @@ impl Refused {
 
 impl From<Refused> for ChildError {
     fn from(refused: Refused) -> Self {
-        let (why, said) = match refused {
-            Refused::Rpc(error) => (
-                "initialize returned an error",
-                format!(": {}", error.as_str()),
-            ),
-            Refused::NotModern(error) => (
-                "it does not support revision 2026-07-28",
-                format!(": {}", error.as_str()),
-            ),
-            Refused::NoHello => (
-                "the result of initialize is not an InitializeResult: it is not an object",
-                String::new(),
-            ),
+        let why = match &refused {
+            Refused::Rpc(_) => "initialize returned an error",
+            Refused::NotModern(_) => "it does not support revision 2026-07-28",
+            Refused::NoHello => {
+                "the result of initialize is not an InitializeResult: it is not an object"
+            }
         };
+        let said = refused.error().map(|error| format!(": {}", error.as_str()));
         Self::NotStarted {
             why: why.to_owned(),
-            said,
+            said: said.unwrap_or_default(),
             refused: true,
         }
     }
 }
 
-/// Introduces us; the child is ready afterwards. One that refuses `initialize` is asked whether it
-/// speaks 2026-07-28 alone.
+/// Initialises a child, which is ready afterwards. One that rejects `initialize` is asked whether it
+/// only supports 2026-07-28.
 pub async fn introduce(
     connection: &Connection,
     profile: &Profile,
@@ -187,10 +180,10 @@ pub async fn introduce(
         "capabilities": profile.capabilities,
         "clientInfo": {"name": CLIENT, "version": env!("CARGO_PKG_VERSION")},
     }));
-    let raw = match connection
+    let answer = connection
         .request(method::INITIALIZE, Some(&params))
-        .await?
-    {
+        .await?;
+    let raw = match answer {
         Ok(result) => result,
         Err(error) => {
             let discovery = tokio::time::timeout(DISCOVERY, discover(connection)).await;
@@ -208,7 +201,7 @@ pub async fn introduce(
     Ok(Ok(Hello { era, raw }))
 }
 
-/// Asks a child of 2026-07-28 what it is, which also pins a process that could be either.
+/// Asks a child with `server/discover`, which also selects 2026-07-28 in a child that supports both.
 async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Closed> {
     let params = modern_params(None, &Profile::modern());
     let answer = connection.request(method::DISCOVER, Some(&params)).await?;
@@ -218,7 +211,7 @@ async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Clo
         .map_err(Refused::NotModern))
 }
 
-/// The ability that a caller needs for what a child asks; `None` where we do not know the question.
+/// The capability that a caller needs for a request of a child; `None` for an unknown request.
 pub fn needed(method: &str) -> Option<&'static str> {
     match method {
         method::ELICITATION_CREATE => Some("elicitation"),
@@ -228,7 +221,7 @@ pub fn needed(method: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether a caller with these abilities can be asked this, mode included.
+/// Whether a caller with these capabilities can answer the request, including its mode.
 pub fn can_answer(
     capabilities: &Map<String, Value>,
     needed: &str,
@@ -248,26 +241,26 @@ pub fn can_answer(
     }
 }
 
-// How a child is spoken to.
+// The form of the protocol for a child.
 
-/// What we are called.
+/// The name of the client.
 const CLIENT: &str = "mcpo-bridge";
 
-/// How a child is spoken to. Fixed by a session's first caller: a process hears it once.
+/// The form of the protocol for a child. Fixed by a session's first caller: a process gets it once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// Which form of the protocol.
+    /// The form of the protocol.
     pub era: Era,
-    /// The revision we ask for.
+    /// The requested revision.
     pub protocol_version: Cow<'static, str>,
-    /// What the caller can answer; everything else the bridge declines for him.
+    /// The requests that the caller can answer; the bridge declines all others.
     pub capabilities: Map<String, Value>,
-    /// The least log messages that the caller wants, for children that are told with each request.
+    /// The lowest level of log messages for the caller, for children that get it with each request.
     pub log_level: Option<Box<str>>,
 }
 
 impl Profile {
-    /// The same text for profiles that a process cannot tell apart.
+    /// The same text for profiles that a process cannot distinguish.
     pub fn key(&self) -> Cow<'static, str> {
         let era = match self.era {
             Era::Legacy => "legacy",
@@ -276,18 +269,16 @@ impl Profile {
         if self.capabilities.is_empty() {
             return era.into();
         }
-        let mut capabilities: Vec<String> = self
-            .capabilities
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
+        let pairs = self.capabilities.iter();
+        let pairs = pairs.map(|(name, value)| format!("{name}={value}"));
+        let mut capabilities: Vec<String> = pairs.collect();
         capabilities.sort();
-        // Revisions differ in little that a server looks at: only abilities need a child each.
+        // Revisions differ little for a server: only other capabilities need another child.
         format!("{era} {}", capabilities.join(",")).into()
     }
 
-    /// For a child of an older revision whose caller says with each request what he can answer: what the
-    /// first says counts. Written in one way, since processes are kept ready by it.
+    /// For a child of an older revision whose caller sends its capabilities with each request: those
+    /// of the first count. Normalised, because warm processes are distinguished by them.
     pub fn able(capabilities: &Map<String, Value>) -> Self {
         let parts = |name: &str, known: &[&str]| {
             let said = capabilities.get(name)?.as_object()?;
@@ -297,13 +288,13 @@ impl Profile {
         };
         let mut able = Map::new();
         if let Some(mut modes) = parts("elicitation", &["form", "url"]) {
-            // What names no mode is of the one that was there first.
+            // Without a mode it is the first one of the protocol.
             if modes.is_empty() {
                 modes.insert("form".to_owned(), json!({}));
             }
             able.insert("elicitation".to_owned(), modes.into());
         }
-        // He cannot say when they change.
+        // Without `listChanged`: the caller cannot report changes.
         if let Some(roots) = parts("roots", &[]) {
             able.insert("roots".to_owned(), roots.into());
         }
@@ -316,28 +307,27 @@ impl Profile {
         }
     }
 
-    /// For callers of 2026-07-28: version and abilities come with each request.
+    /// For callers of 2026-07-28: version and capabilities are sent with each request.
     pub fn modern() -> Self {
-        Self {
-            era: Era::Modern,
-            protocol_version: revision::MODERN.into(),
-            capabilities: Map::new(),
-            log_level: None,
-        }
+        Self::without_capabilities(Era::Modern, revision::MODERN)
     }
 
-    /// For callers that can answer nothing: the OpenAPI endpoint and the catalogue.
+    /// For callers without capabilities: the OpenAPI endpoint and the catalogue.
     pub fn silent() -> Self {
+        Self::without_capabilities(Era::Legacy, revision::LATEST_LEGACY)
+    }
+
+    fn without_capabilities(era: Era, revision: &'static str) -> Self {
         Self {
-            era: Era::Legacy,
-            protocol_version: revision::LATEST_LEGACY.into(),
+            era,
+            protocol_version: revision.into(),
             capabilities: Map::new(),
             log_level: None,
         }
     }
 }
 
-// What requests of 2026-07-28 carry in `_meta`: revision and abilities, each time anew.
+// The content of `_meta` in requests of 2026-07-28: revision and capabilities, with each request.
 
 /// A request of an older revision as one of 2026-07-28, from a client with this profile.
 pub fn envelop(line: &Bytes, profile: &Profile) -> Bytes {
@@ -372,8 +362,8 @@ pub fn modern_params(params: Option<&RawJson>, profile: &Profile) -> RawJson {
     params.with_member("_meta", &whole)
 }
 
-/// A request of 2026-07-28 as one of an older revision: without what only the newer one puts into
-/// `_meta`, which some older servers refuse.
+/// A request of 2026-07-28 as one of an older revision: without the members of `_meta` that only the
+/// newer one has, and that some older servers reject.
 pub fn unfold(line: &Bytes) -> Bytes {
     let unfolded = || {
         let whole = RawJson::parse(line.clone()).ok()?;
@@ -383,11 +373,9 @@ pub fn unfold(line: &Bytes) -> Bytes {
             let name: Result<String, _> = member.name.read();
             name.is_ok_and(|name| name.starts_with(meta::RESERVED_PREFIX))
         };
-        let kept: Vec<String> = members
-            .iter()
-            .filter(|member| !reserved(member))
-            .map(|member| format!("{}:{}", member.name.as_str(), member.value.as_str()))
-            .collect();
+        let kept = members.iter().filter(|member| !reserved(member));
+        let kept = kept.map(|kept| format!("{}:{}", kept.name.as_str(), kept.value.as_str()));
+        let kept: Vec<String> = kept.collect();
         let kept = RawJson::parse(format!("{{{}}}", kept.join(",")).into()).ok()?;
         let params = params.with_member("_meta", &kept);
         Some(whole.with_member("params", &params).into_bytes())

@@ -417,19 +417,19 @@ impl Supervisors {
             let _ = tokio::time::timeout(pause, self.stray.notified()).await;
             let supervisors = self.clone();
             // Reads all of /proc.
-            let round = tokio::task::spawn_blocking(move || supervisors.end_strays());
-            let any = round.await.unwrap_or(false);
+            let round = tokio::task::spawn_blocking(move || {
+                let children = supervisor::children_and_zombies(std::process::id());
+                children
+                    .into_iter()
+                    .filter(|pid| supervisors.end_stray(*pid))
+                    .count()
+            });
+            let any = round.await.is_ok_and(|ended| ended > 0);
             pause = if any { NEXT_LOOK } else { ROUND };
         }
     }
 
-    /// Returns whether there were any.
-    fn end_strays(&self) -> bool {
-        let children = supervisor::children_and_zombies(std::process::id());
-        let ended = children.into_iter().filter(|pid| self.end_stray(*pid));
-        ended.count() > 0
-    }
-
+    /// Returns whether it was one.
     fn end_stray(&self, pid: u32) -> bool {
         // Checked again under the lock: since the list was read it may have become a supervisor, or
         // have ended. From then on its number is not reused, because only the bridge reaps it.
@@ -450,9 +450,8 @@ impl Supervisors {
                 name = supervisor::name(pid),
                 "orphaned process killed: its supervisor exited"
             );
-            for below in supervisor::descendants(pid) {
-                supervisor::send_signal(below, Signal::KILL);
-            }
+            let below = supervisor::descendants(pid);
+            below.for_each(|pid| supervisor::send_signal(pid, Signal::KILL));
             supervisor::send_signal(pid, Signal::KILL);
         }
         if let Some(pid) = Pid::from_raw(pid.cast_signed()) {

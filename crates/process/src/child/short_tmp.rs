@@ -126,15 +126,14 @@ impl Names {
         };
         loop {
             self.number += 1;
-            let mut name = base36(self.number);
-            let path = folder.path.join(&name);
-            if path.as_os_str().len() > LONGEST {
-                (self.number, name) = (1, base36(1));
+            if folder.link(self.number).as_os_str().len() > LONGEST {
+                self.number = 1;
             }
+            let name = self.number.to_string();
             match symlinkat(target, &folder.handle, &name) {
                 Ok(()) => {
                     return Ok(ShortName {
-                        path: folder.path.join(&name),
+                        path: folder.link(self.number),
                         name,
                         folder,
                     });
@@ -167,7 +166,8 @@ impl Folder {
 
     fn make_in(base: &Path) -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
-            let path = base.join(format!("{PREFIX}{}", random()));
+            let random = uuid::Uuid::new_v4().simple().to_string();
+            let path = base.join(format!("{PREFIX}{}", &random[..RANDOM]));
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -189,6 +189,10 @@ impl Folder {
         if self.is_there() {
             clear(&self.path, &self.handle);
         }
+    }
+
+    fn link(&self, number: u64) -> PathBuf {
+        self.path.join(number.to_string())
     }
 
     /// Whether its path still leads to it.
@@ -256,31 +260,6 @@ fn open_dir(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 fn lock(handle: &OwnedFd) -> bool {
     flock(handle.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok()
-}
-
-fn random() -> String {
-    let mut bits = uuid::Uuid::new_v4().as_u128();
-    let next = |_| {
-        let last = digit(bits);
-        bits /= 36;
-        last
-    };
-    (0..RANDOM).map(next).collect()
-}
-
-fn base36(mut number: u64) -> String {
-    let mut text = String::new();
-    while number > 0 {
-        text.insert(0, digit(number.into()));
-        number /= 36;
-    }
-    text
-}
-
-/// The last digit of a number to the base of 36.
-fn digit(number: u128) -> char {
-    let value = u32::try_from(number % 36).unwrap_or_default();
-    char::from_digit(value, 36).unwrap_or('0')
 }
 
 #[cfg(test)]

@@ -96,13 +96,10 @@ pub fn supervise(duty: Duty, argv: &[OsString]) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let program = argv
-                .first()
-                .map(|name| name.display().to_string())
-                .unwrap_or_default();
-            bridge.report(&Report::Failed(format!(
-                "cannot start '{program}': {error}"
-            )));
+            let program = argv.first().map(|name| name.display().to_string());
+            let program = program.unwrap_or_default();
+            let why = format!("cannot start '{program}': {error}");
+            bridge.report(&Report::Failed(why));
             ExitCode::FAILURE
         }
     }
@@ -188,9 +185,8 @@ struct Bridge {
 impl Bridge {
     fn report(&mut self, report: &Report) {
         // A bridge that is gone needs no report; its absence is seen by the next read.
-        let _ = self
-            .control
-            .write_all(format!("{}\n", report.to_line()).as_bytes());
+        let line = report.to_line() + "\n";
+        let _ = self.control.write_all(line.as_bytes());
     }
 
     /// Reads what is there after poll said so; `None` if the bridge is gone. Unknown lines are
@@ -208,7 +204,7 @@ impl Bridge {
     }
 }
 
-/// Where the tree is on its way out.
+/// The progress of the tree's end.
 #[derive(Clone, Copy)]
 enum Phase {
     Running,
@@ -254,8 +250,7 @@ impl Supervisor {
     fn run(mut self, bridge: &mut Bridge) -> ExitStatus {
         let pidfd = pidfd_open(self.child, PidfdFlags::empty()).ok();
         loop {
-            let everything_gone = self.reap();
-            if everything_gone {
+            if self.reap() {
                 return self.status.unwrap_or(ExitStatus::Unknown);
             }
             if self.until.is_some_and(|until| until.remaining().is_zero()) {
@@ -296,33 +291,35 @@ impl Supervisor {
 
     /// Waits for an order, the child's exit or the next tick; true if an order can be read.
     fn orders_wait(&self, control: BorrowedFd<'_>, child: Option<BorrowedFd<'_>>) -> bool {
-        let pause = if let Phase::Killing = self.phase {
-            self.next_kill
-                .saturating_duration_since(Instant::now())
-                .clamp(Duration::from_millis(1), TICK)
-        } else if let Phase::Running = self.phase {
-            let sweep = self.sweeps.last();
-            let sweep = sweep.map(|at| at.saturating_duration_since(Instant::now()));
-            let next = self.until.map(BootTime::remaining).into_iter().chain(sweep);
-            next.min().unwrap_or(LONGEST_WAIT).clamp(TICK, LONGEST_WAIT)
-        } else {
-            TICK
+        let now = Instant::now();
+        let pause = match self.phase {
+            Phase::Killing => {
+                let kill = self.next_kill.saturating_duration_since(now);
+                kill.clamp(Duration::from_millis(1), TICK)
+            }
+            Phase::Running => {
+                let sweep = self
+                    .sweeps
+                    .last()
+                    .map(|at| at.saturating_duration_since(now));
+                let next = self.until.map(BootTime::remaining).into_iter().chain(sweep);
+                next.min().unwrap_or(LONGEST_WAIT).clamp(TICK, LONGEST_WAIT)
+            }
+            Phase::Waiting(..) | Phase::Terminating(_) => TICK,
         };
         let pause = Timespec::try_from(pause).ok();
-        let mut watched = Vec::with_capacity(3);
-        if self.orders_may_come {
-            watched.push(PollFd::from_borrowed_fd(control, PollFlags::IN));
-        }
-        let others = child
-            .into_iter()
-            .chain(self.ended.as_ref().map(AsFd::as_fd));
-        watched.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        // Interrupted by a signal, it has left the answers as they were: none.
+        let ended = self.ended.as_ref().map(AsFd::as_fd);
+        let control = Some(control).filter(|_| self.orders_may_come);
+        let watched = [control, child, ended].into_iter().flatten();
+        let mut watched: Vec<_> = watched
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        // Interrupted by a signal, it has not changed the results.
         let _ = poll(&mut watched, pause.as_ref());
         self.orders_may_come && watched.first().is_some_and(|fd| !fd.revents().is_empty())
     }
 
-    /// An order only ever hastens the end.
+    /// An order can only hasten the end.
     fn end(&mut self, wait: Duration, grace: Duration) {
         let until = Instant::now() + wait;
         match self.phase {
@@ -369,7 +366,11 @@ impl Supervisor {
             if let Phase::Killing = self.phase {
                 signal_descendants(Signal::KILL);
             } else {
-                kill_descendants_outside(pid_number(self.child));
+                // Everything that left the child's process group.
+                let group = pid_number(self.child);
+                let below = entries_below(std::process::id()).into_iter();
+                let outside = below.filter(|process| process.group != group);
+                outside.for_each(|process| send_signal(process.pid, Signal::KILL));
             }
             self.next_kill = now + self.pause;
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -468,10 +469,10 @@ pub fn read(pid: u32) -> Option<Entry> {
     })
 }
 
-/// Every living process below `root`, parents before their children; `root` itself not included.
-pub fn descendants(root: u32) -> Vec<u32> {
-    let found = entries_below(root).into_iter();
-    found.map(|process| process.pid).collect()
+/// The number of every living process below `root`, parents before their children.
+pub fn descendants(root: u32) -> impl Iterator<Item = u32> {
+    let below = entries_below(root).into_iter();
+    below.map(|process| process.pid)
 }
 
 fn entries_below(root: u32) -> Vec<Entry> {
@@ -499,30 +500,18 @@ pub fn children_and_zombies(root: u32) -> Vec<u32> {
 
 /// Signals everything below this process.
 pub fn signal_descendants(signal: Signal) {
-    for pid in descendants(std::process::id()) {
-        send_signal(pid, signal);
-    }
-}
-
-/// Kills what left the process group `group` of everything below this process.
-fn kill_descendants_outside(group: u32) {
-    let below = entries_below(std::process::id()).into_iter();
-    for process in below.filter(|process| process.group != group) {
-        send_signal(process.pid, Signal::KILL);
-    }
+    descendants(std::process::id()).for_each(|pid| send_signal(pid, signal));
 }
 
 /// Kills everything below `root`, in rounds: a process that forks fast may be seen only by the next.
 pub fn kill_below(root: u32) {
     const ROUNDS: usize = 20;
     for _ in 0..ROUNDS {
-        let found = descendants(root);
-        if found.is_empty() {
+        let mut found = descendants(root).peekable();
+        if found.peek().is_none() {
             return;
         }
-        for pid in found {
-            send_signal(pid, Signal::KILL);
-        }
+        found.for_each(|pid| send_signal(pid, Signal::KILL));
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -545,13 +534,9 @@ fn is_supervisor(pid: u32) -> bool {
         (_, Err(error)) => error.kind() == std::io::ErrorKind::PermissionDenied,
         (Err(_), _) => false,
     };
-    same && has_duty(pid)
-}
-
-fn has_duty(pid: u32) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let word = line.split(|byte| *byte == 0).nth(1);
-    word.is_some_and(|word| super::control::Duty::named(OsStr::from_bytes(word)).is_some())
+    same && word.is_some_and(|word| Duty::named(OsStr::from_bytes(word)).is_some())
 }
 
 /// The command's name, cut by the kernel to 15 bytes.
@@ -604,7 +589,7 @@ mod tree_tests {
         let output = shell.stdout.take().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
         let grandchild: u32 = line.trim().parse().unwrap();
-        let found = descendants(std::process::id());
+        let found: Vec<_> = descendants(std::process::id()).collect();
         let position = |pid| found.iter().position(|other| *other == pid);
         assert!(position(shell.id()).unwrap() < position(grandchild).unwrap());
         assert!(children_and_zombies(std::process::id()).contains(&shell.id()));
