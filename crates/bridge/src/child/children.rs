@@ -1,4 +1,4 @@
-//! Where children come from: a permit among the starts, a process or a remote session, first words.
+//! Starts of children: a permit among the starts, a process or a remote session, initialisation.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,14 +23,16 @@ use bridge_process::{
     signal_descendants, without_folder,
 };
 use bridge_protocol::{RawJson, era::Era, jsonrpc::Said, method};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::process::Signal;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::DuplexStream,
+    net::unix::pipe::{Receiver, Sender},
     sync::{OwnedSemaphorePermit, broadcast, oneshot},
     time::Instant,
 };
 use tokio_util::{
+    either::Either,
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
@@ -46,58 +48,55 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// A cold start holds its permit among the concurrent starts no longer than this.
+/// The longest time that a cold start holds its permit among the concurrent starts.
 const START_PERMIT_WAIT: Duration = Duration::from_secs(10);
 
-/// A start that used no processor time for so long gives its permit back: it waits for something,
-/// and servers that hang must not keep others from starting.
+/// A start that used no processor time for this long releases its permit: it waits for something,
+/// and servers that hang must not prevent other starts.
 const IDLE_START: Duration = Duration::from_millis(250);
 
-/// Pieces of news that a slow listener may have waiting; he loses the oldest.
+/// News that may wait for a slow receiver, which loses the oldest.
 const NEWS: usize = 256;
 
-/// Making one connection to a remote server.
+/// The time for one connection to a remote server.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A remote server may be silent for a call's time, for as long as its caller may be asked
-/// something meanwhile, and this.
+/// A remote server may be silent for the time of a call, plus the time for an answer of its caller,
+/// plus this.
 const SPARE: Duration = Duration::from_secs(60);
 
-/// A start whose process does not exist yet gives its permit back after this: what would make the
-/// process, such as a fork parent or a mount, does not answer.
+/// A start whose process does not exist yet releases its permit after this: its fork parent or a
+/// mount does not respond.
 const LAUNCH: Duration = Duration::from_secs(5);
 
 /// Finds the input schema of a server's tool.
 type Schemas = Arc<dyn Fn(&ServerName, &str) -> Option<RawJson> + Send + Sync>;
 
-/// Ends something idle where the system has no room for a start of this tenant's, and why; `false`
-/// if nothing is idle.
+/// Ends an idle session because the system has no room for a start of this tenant, and why; `false`
+/// if none is idle.
 type MakeRoom =
     Arc<dyn Fn(Tenant, String) -> futures_util::future::BoxFuture<'static, bool> + Send + Sync>;
 
-/// What the packages of a local server are started from; `None`: the command is run as written.
-#[derive(Default)]
-struct Installed(Option<Arc<Resolved>>);
+/// What a start holds while it is active: one of the permits that all share, or one of the pool's.
+type StartPermit = Either<Permit, OwnedSemaphorePermit>;
 
-/// What a start holds while it is at work.
-#[expect(dead_code, reason = "held, not used")]
-enum StartPermit {
-    /// One of those that all share.
-    Shared(Permit),
-    /// One of the pool's own.
-    OfPool(OwnedSemaphorePermit),
-}
+/// A process or session, its stdin and its stdout.
+type Started = (
+    Body,
+    Either<Sender, DuplexStream>,
+    Either<Receiver, DuplexStream>,
+);
 
-/// What a start is for.
+/// The purpose of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StartKind {
-    /// A process that somebody needs.
+    /// A process for a caller.
     Needed,
-    /// Finding out whether the server speaks a revision.
+    /// A check whether the server supports a revision.
     Trial,
 }
 
-/// Where children come from.
+/// Starts children.
 pub struct Children {
     settings: ChildSettings,
     starts: Permits,
@@ -106,26 +105,26 @@ pub struct Children {
     launches: Launches,
     forks: Arc<ForkServers>,
     failed_starts: FailedStarts,
-    /// Read when the first remote server is reached.
+    /// Read when the first remote server is used.
     outbound: Arc<OnceLock<Outbound>>,
     remotes: TaskTracker,
     schemas: OnceLock<Schemas>,
     room_makers: OnceLock<MakeRoom>,
     numbers: AtomicU64,
     short_tmp: Arc<ShortTmp>,
-    /// Servers that refused every revision before 2026-07-28.
+    /// Servers that reject every revision before 2026-07-28.
     modern_only: Mutex<HashSet<SpecVersion>>,
 }
 
-/// How a child spells the folder that it works in, and the short name for as long as it lives.
+/// The spellings of a child's folder, and its short name, which is held while the child lives.
 struct Folder {
     paths: JobFolderPaths,
     short: Option<Arc<ShortName>>,
 }
 
 impl Children {
-    /// No child is started before one is asked for. Two things are noted now: the limit on open
-    /// files, which children will get, and which processes are ours already, which are left alone.
+    /// Starts no child before one is requested. Records the limit on open files, which children get,
+    /// and the existing processes below the bridge, which are left alone.
     pub fn new(settings: ChildSettings, metrics: Arc<Metrics>) -> Self {
         let starts = Permits::new(settings.max_starts, Share::all());
         let supervisors = Supervisors::new();
@@ -157,12 +156,12 @@ impl Children {
         &self.launches
     }
 
-    /// What processes are forked from.
+    /// The parents that processes are forked from.
     pub fn forks(&self) -> &ForkServers {
         &self.forks
     }
 
-    /// Starts that failed last.
+    /// Recent failed starts.
     pub fn failed_starts(&self) -> &FailedStarts {
         &self.failed_starts
     }
@@ -172,14 +171,14 @@ impl Children {
         bridge_process::run(launch, &self.supervisors, until).await
     }
 
-    /// Remote servers of 2026-07-28 want to see arguments in headers that their tools' schemas mark.
-    /// Heard once: the catalogue knows them, and is itself made of children.
+    /// Remote servers of 2026-07-28 require arguments in headers that their tools' schemas mark.
+    /// Set once, after construction: the catalogue, which knows the schemas, needs children itself.
     pub fn know_schemas(&self, schemas: Schemas) {
         let _ = self.schemas.set(schemas);
     }
 
-    /// Where the system has no room for one more process, idle ones make room. Heard once: what is
-    /// idle is itself made of children.
+    /// If the system has no room for another process, idle ones make room. Set once, after
+    /// construction: the sessions need children themselves.
     pub fn make_room_by(&self, make_room: MakeRoom) {
         let _ = self.room_makers.set(make_room);
     }
@@ -189,25 +188,25 @@ impl Children {
         self.supervisors.sweep().await;
     }
 
-    /// Says how long this process has the right to run children: at that time they are killed, so that
-    /// another bridge can take over what they work in, unless a later one is said before. With `None`
-    /// nobody else may.
+    /// Sets how long this process has the right to run children: at that time they are killed, so
+    /// that another bridge can take over their folders, unless a later time is set before. With
+    /// `None` no other bridge may.
     pub fn leash(&self, until: Option<BootTime>) {
         self.supervisors.leash(until);
     }
 
-    /// Whether that right has an end: others may take over.
+    /// Whether that right has an end: other bridges may take over.
     pub fn is_leashed(&self) -> bool {
         self.supervisors.is_leashed()
     }
 
-    /// What stands still hears of its end, too.
-    #[allow(clippy::unused_self)] // which processes are below us is ours to know
+    /// Resumes stopped processes, so that they can end.
+    #[allow(clippy::unused_self)] // the processes below the bridge belong to this type
     pub fn wake(&self) {
         signal_descendants(Signal::CONT);
     }
 
-    /// Waits until no child is left. Those that nobody holds any more are ending already.
+    /// Waits until no child is left. Those that are no longer held are ending already.
     pub async fn none_left(&self) {
         self.remotes.close();
         self.forks.close().await;
@@ -220,8 +219,8 @@ impl Children {
         self.settings.kill_grace
     }
 
-    /// A child that has answered `initialize`. On any failure nothing of it is left running; a
-    /// child whose caller left is killed behind him.
+    /// A child that has answered `initialize`. On any failure nothing of it is left running; if the
+    /// future is dropped, the child is killed.
     pub async fn ready(&self, request: ChildRequest) -> Result<Child, ChildError> {
         self.ready_unless(request, &CancellationToken::new()).await
     }
@@ -236,8 +235,8 @@ impl Children {
         self.ready_as(request, StartKind::Needed, stop).await
     }
 
-    /// As [`Children::ready_unless`], for a server that may not speak the revision in which it is asked: that
-    /// it does not start so does not count as a failed start.
+    /// As [`Children::ready_unless`], for a server that may not support the requested revision: if it
+    /// does not, this does not count as a failed start.
     pub async fn try_revision(
         &self,
         request: ChildRequest,
@@ -269,16 +268,16 @@ impl Children {
         }
     }
 
-    /// As [`Children::ready_unless`], for nobody who waits: it takes no permit among the starts, so
-    /// that no other start ever waits for it. It holds `permit`, one of its caller's own, as long as
-    /// a start holds one.
+    /// As [`Children::ready_unless`], without a caller that waits: it takes no permit among the
+    /// starts, so that no other start ever waits for it. It holds `permit`, one of its caller's own,
+    /// like a start holds one.
     pub async fn ready_aside(
         &self,
         request: ChildRequest,
         permit: OwnedSemaphorePermit,
         stop: &CancellationToken,
     ) -> Result<Child, ChildError> {
-        let permit = StartPermit::OfPool(permit);
+        let permit = Either::Right(permit);
         Box::pin(self.begin(request, Some(permit), StartKind::Needed, stop)).await
     }
 
@@ -296,24 +295,25 @@ impl Children {
     ) -> Result<Child, ChildError> {
         let spec = request.spec.clone();
         let deadline = request.deadline;
-        // A start that its caller gave up says nothing about the server.
+        // A start that its caller gave up is no evidence about the server.
         let given_up = || stop.is_cancelled() || Instant::now() >= deadline;
+        let is_local = matches!(spec.transport, Transport::Stdio(_));
         let resolved = self.resolved(&request, stop).await;
         if resolved.is_err() && !given_up() {
             self.failed_starts.note(&spec, &resolved);
         }
         let resolved = resolved.inspect_err(|_| self.metrics.child_start_failed(&spec.name))?;
         let permit = match permit {
-            None if resolved.is_some() => Some(self.permit(&request, stop).await?),
+            None if is_local => Some(self.permit(&request, stop).await?),
             permit => permit,
         };
         let (launched, pid) = oneshot::channel();
-        // Held until ready, but neither for ever nor longer than the caller stays.
+        // Held until ready, but neither forever nor longer than the caller waits.
         let permit = permit.map(|permit| AbortOnDropHandle::new(tokio::spawn(hold(permit, pid))));
         let began = Instant::now();
         let folder = self.folder(&request).await;
         let paths = folder.paths.clone();
-        let until = request.deadline.min(began + self.settings.start_timeout);
+        let until = self.until(&request);
         let started = self.start(request, resolved, folder, until, launched, stop);
         let started = Box::pin(started).await;
         drop(permit);
@@ -328,28 +328,24 @@ impl Children {
         started
     }
 
-    /// What a local process is started from; `None` for a remote server. The packages of a locked
-    /// server may still be on their way: that is waited for before a permit among the starts is
-    /// taken, which others could use meanwhile.
+    /// The installed environment that a local process is started from, if there is one. The packages
+    /// of a locked server may still be on their way: that is waited for before a permit among the
+    /// starts is taken, which others can use meanwhile.
     async fn resolved(
         &self,
         request: &ChildRequest,
         stop: &CancellationToken,
-    ) -> Result<Option<Installed>, ChildError> {
+    ) -> Result<Option<Arc<Resolved>>, ChildError> {
         if let Transport::Remote(_) = &request.spec.transport {
             return Ok(None);
         }
-        let until = request
-            .deadline
-            .min(Instant::now() + self.settings.start_timeout);
-        let ready = self.launches.ready(&request.spec, until);
+        let ready = self.launches.ready(&request.spec, self.until(request));
         let Some(found) = stop.run_until_cancelled(ready).await else {
             return Err(stopped());
         };
         let found = found.map_err(|why| ChildError::not_started(why.to_string()))?;
-        // What was changed behind our back is its launcher's to judge.
-        let found = found.filter(|found| found.locked || found.holds());
-        Ok(Some(Installed(found)))
+        // An environment that was changed meanwhile is left to the launcher.
+        Ok(found.filter(|found| found.locked || found.holds()))
     }
 
     async fn folder(&self, request: &ChildRequest) -> Folder {
@@ -366,46 +362,48 @@ impl Children {
         Folder { paths, short }
     }
 
-    /// The profile in which a server's children are spoken to, where the wanted one is of a form
-    /// that it is known not to speak.
+    /// The profile for a server's children: the wanted one, unless the server is known not to
+    /// support its form of the protocol.
     pub fn spoken(&self, spec: &ServerSpec, wanted: Profile) -> Profile {
-        if self.modern_only().contains(&spec.version()) {
+        if self.modern_only.lock().contains(&spec.version()) {
             Profile::modern()
         } else {
             wanted
         }
     }
 
-    /// The server's children are spoken to in the form of 2026-07-28 from now on.
+    /// Uses the form of 2026-07-28 for the server's children from now on.
     pub fn speaks_modern_only(&self, spec: &ServerSpec) {
         tracing::debug!(server = %spec.name, "server supports only revision 2026-07-28");
-        self.modern_only().insert(spec.version());
+        self.modern_only.lock().insert(spec.version());
     }
 
-    fn modern_only(&self) -> MutexGuard<'_, HashSet<SpecVersion>> {
-        self.modern_only.lock()
-    }
-
-    /// A permit among the concurrent starts. The wait is bounded as a start is, and beside it.
+    /// A permit among the concurrent starts. The wait has the same limit as a start, in addition to
+    /// it.
     async fn permit(
         &self,
         request: &ChildRequest,
         stop: &CancellationToken,
     ) -> Result<StartPermit, ChildError> {
-        let longest = Instant::now() + self.settings.start_timeout;
-        let until = request.deadline.min(longest);
-        let permit = tokio::time::timeout_at(until, self.starts.enter(&request.tenant));
+        let permit = self.starts.enter(&request.tenant);
+        let permit = tokio::time::timeout_at(self.until(request), permit);
         match stop.run_until_cancelled(permit).await {
-            Some(Ok(permit)) => Ok(StartPermit::Shared(permit)),
+            Some(Ok(permit)) => Ok(Either::Left(permit)),
             Some(Err(_)) => Err(ChildError::TooManyStarts),
             None => Err(stopped()),
         }
     }
 
+    /// When a start that begins now has to be over.
+    fn until(&self, request: &ChildRequest) -> Instant {
+        let longest = Instant::now() + self.settings.start_timeout;
+        request.deadline.min(longest)
+    }
+
     async fn start(
         &self,
         request: ChildRequest,
-        resolved: Option<Installed>,
+        resolved: Option<Arc<Resolved>>,
         folder: Folder,
         until: Instant,
         launched: oneshot::Sender<u32>,
@@ -415,23 +413,22 @@ impl Children {
         let log = ServerLog::new(request.spec.name.as_str(), request.job.server_log());
         let (news, _) = broadcast::channel(NEWS);
         let listener = with_news(request.listener.clone(), news.clone(), request.spec.mode);
-        let (body, connection) = match &request.spec.transport {
+        let (body, stdin, stdout) = match &request.spec.transport {
             Transport::Stdio(command) => {
-                let Installed(found) = resolved.unwrap_or_default();
-                let heard = (&log, &listener);
-                let local = self.local(command, found, &request, &folder, until, heard);
-                let found = Box::pin(local).await?;
-                let _ = launched.send(found.0.pid().unwrap_or_default());
-                found
+                let local = self.local(command, resolved, &request, &folder, until, &log);
+                let local = Box::pin(local).await?;
+                let _ = launched.send(local.0.pid().unwrap_or_default());
+                local
             }
-            // It uses nothing of this machine that starts side by side would contend for, so it has
-            // no permit among them.
-            Transport::Remote(remote) => {
-                self.remote(remote, &request, &folder, &log, &listener)
-                    .await?
-            }
+            // It uses no resources of this machine that concurrent starts compete for, so it has no
+            // permit among them.
+            Transport::Remote(remote) => self.remote(remote, &request).await?,
         };
         let limit = self.settings.max_message;
+        let cleaner = without_folder(folder.paths.clone());
+        let noise = log.clone();
+        let noise = Arc::new(move |line: &[u8]| noise.noise(line));
+        let connection = Connection::open(stdin, stdout, limit, listener.clone(), cleaner, noise);
         let mode = request.spec.mode;
         let child = ChildParts {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
@@ -456,8 +453,8 @@ impl Children {
                 return Ok(child.into_child(hello, listener));
             }
             Some(Ok(Ok(Err(refused)))) => {
-                // Another program may answer under the same name today.
-                self.modern_only().remove(&request.spec.version());
+                // Another program may have this name now.
+                self.modern_only.lock().remove(&request.spec.version());
                 match refused.error().and_then(|raw| child.body.failed(raw)) {
                     Some(failed) => ChildError::not_started(failed.why),
                     None => refused.into(),
@@ -466,19 +463,14 @@ impl Children {
             Some(Ok(Err(closed))) => match child.closed(closed).await {
                 ChildError::Died { status, said } => {
                     let why = format!("the process exited before it was ready ({status})");
-                    let refused = false;
-                    ChildError::NotStarted { why, said, refused }
+                    ChildError::failed_start(why, said)
                 }
                 other => other,
             },
             Some(Err(_)) => {
                 let waited = until.saturating_duration_since(began).as_secs_f64();
                 let why = format!("no response to initialize within {waited:.0} s");
-                ChildError::NotStarted {
-                    why,
-                    said: child.log.last_words(),
-                    refused: false,
-                }
+                ChildError::failed_start(why, child.log.last_words())
             }
             None => stopped(),
         };
@@ -498,14 +490,13 @@ impl Children {
         request: &ChildRequest,
         folder: &Folder,
         until: Instant,
-        (log, listener): (&ServerLog, &Listener),
-    ) -> Result<(Body, Connection), ChildError> {
+        log: &ServerLog,
+    ) -> Result<Started, ChildError> {
         let resolved = command.resolve(&request.job.work(), &request.job.id(), &request.user);
         let fork = self.fork_from(request, command, &resolved, installed.as_ref());
         let job = &request.job;
-        let tmp = folder.paths.short_tmp.clone();
-        let tmp = tmp.unwrap_or_else(|| job.tmp());
-        let launch = self.launch(resolved, installed.as_deref(), job, &tmp);
+        let (tmp, short) = (job.tmp(), folder.paths.short_tmp.as_ref());
+        let launch = self.launch(resolved, installed.as_deref(), job, short.unwrap_or(&tmp));
         let forked = match &fork {
             Some(fork) => self.forked(&request.spec, fork, &launch, until).await,
             None => None,
@@ -515,18 +506,15 @@ impl Children {
             None => bridge_process::start(&launch, &self.supervisors, until).await?,
         };
         tokio::spawn(log.clone().follow(pipes.stderr));
-        let connection = self.converse(pipes.stdin, pipes.stdout, folder, log, listener);
-        Ok((Body::Local(process), connection))
+        let (stdin, stdout) = (Either::Left(pipes.stdin), Either::Left(pipes.stdout));
+        Ok((Body::Local(process), stdin, stdout))
     }
 
     async fn remote(
         &self,
         spec: &RemoteSpec,
         request: &ChildRequest,
-        folder: &Folder,
-        log: &ServerLog,
-        listener: &Listener,
-    ) -> Result<(Body, Connection), ChildError> {
+    ) -> Result<Started, ChildError> {
         let outbound = self.outbound.clone();
         // Reads the system's certificates from disk.
         let read = move || outbound.get_or_init(Outbound::from_environment).clone();
@@ -542,37 +530,16 @@ impl Children {
             max_message: self.settings.max_message,
             tool_schema: self.tool_schema(&request.spec.name),
         };
-        let pipes = remote::connect(&spec.for_user(&request.user), options)
-            .map_err(|error| ChildError::not_started(error.to_string()))?;
+        let pipes = remote::connect(&spec.for_user(&request.user), options);
+        let pipes = pipes.map_err(ChildError::not_started)?;
         self.remotes.spawn(pipes.handle.gone());
-        let connection = self.converse(pipes.stdin, pipes.stdout, folder, log, listener);
-        Ok((Body::Remote(pipes.handle), connection))
+        let (stdin, stdout) = (Either::Right(pipes.stdin), Either::Right(pipes.stdout));
+        Ok((Body::Remote(pipes.handle), stdin, stdout))
     }
 
     fn tool_schema(&self, server: &ServerName) -> Option<ToolSchema> {
         let (schemas, server) = (self.schemas.get()?.clone(), server.clone());
         Some(Arc::new(move |tool| schemas(&server, tool)))
-    }
-
-    fn converse(
-        &self,
-        stdin: impl AsyncWrite + Send + Unpin + 'static,
-        stdout: impl AsyncRead + Send + Unpin + 'static,
-        folder: &Folder,
-        log: &ServerLog,
-        listener: &Listener,
-    ) -> Connection {
-        Connection::open(
-            stdin,
-            stdout,
-            self.settings.max_message,
-            listener.clone(),
-            without_folder(folder.paths.clone()),
-            Arc::new({
-                let log = log.clone();
-                move |line: &[u8]| log.noise(line)
-            }),
-        )
     }
 
     fn launch(
@@ -607,14 +574,14 @@ impl Children {
     }
 }
 
-/// What a shared child says to nobody in particular may be about anybody: only what concerns
-/// everybody goes on. Late progress has a number of ours, which says nothing to anyone.
+/// Messages of a shared child that belong to no request may be about any caller: only those for all
+/// callers are forwarded. Late progress contains an internal number.
 fn with_news(listener: Listener, news: broadcast::Sender<Said>, mode: Mode) -> Listener {
     Arc::new(move |said| {
         listener(said);
         let of_one_caller = mode != Mode::Shared && &*said.method != method::PROGRESS;
         if of_one_caller || is_news(&said.method) {
-            // Nobody listening is fine.
+            // It may have no receiver.
             let _ = news.send(said.clone());
         }
     })
@@ -624,7 +591,7 @@ fn stopped() -> ChildError {
     ChildError::not_started("the bridge is stopping".to_owned())
 }
 
-/// Holds a permit among the starts while the child with this id is at work on its start.
+/// Holds a permit among the starts while the process with this id is starting.
 async fn hold(permit: StartPermit, pid: oneshot::Receiver<u32>) {
     let working = async {
         let Ok(Ok(pid)) = tokio::time::timeout(LAUNCH, pid).await else {
@@ -646,19 +613,13 @@ async fn hold(permit: StartPermit, pid: oneshot::Receiver<u32>) {
     drop(permit);
 }
 
-// Processes that are forked instead of started.
+// Processes that are forked.
 
-/// A fork takes milliseconds: one that takes longer has a parent that does not run.
+/// A fork takes milliseconds: if it takes longer, the parent does not run.
 const LONGEST_FORK: Duration = Duration::from_secs(10);
 
-/// What a process is forked from, and its own arguments.
-pub struct Fork {
-    parent: Arc<Ready>,
-    argv: Vec<String>,
-}
-
 impl Children {
-    /// How processes of this server come to be; a fork parent is made where there may be one.
+    /// How processes of this server are started; starts a fork parent if there may be one.
     pub async fn forking(&self, spec: &Arc<ServerSpec>, until: Instant) -> Forking {
         let Transport::Stdio(command) = &spec.transport else {
             return Forking::NotYet;
@@ -667,7 +628,7 @@ impl Children {
         if let Some(why) = ForkServers::refuses(spec, found.as_deref()) {
             return Forking::Starts(why.into());
         }
-        // Where it would work makes no difference to what can be forked.
+        // Whether it can be forked does not depend on its folder.
         let plan = self.scratch().map_err(|error| error.to_string());
         let plan = plan.and_then(|job| {
             let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
@@ -684,32 +645,27 @@ impl Children {
         }
     }
 
-    /// Makes what processes of this server are forked from, where there may be one, and waits for it.
+    /// Starts the fork parent of this server, if there may be one, and waits for it.
     pub async fn prepare(&self, spec: &Arc<ServerSpec>, until: Instant) {
         if self.forks.is_undecided(spec) {
             self.forking(spec, until).await;
         }
     }
 
-    /// What to fork the process from, and its own arguments; `None`: it is started by itself.
+    /// The parent to fork the process from, and the process's arguments; `None` starts it separately.
     fn fork_from(
         &self,
         request: &ChildRequest,
         command: &CommandSpec,
         resolved: &ResolvedCommand,
         found: Option<&Arc<Resolved>>,
-    ) -> Option<Fork> {
+    ) -> Option<(Arc<Ready>, Vec<String>)> {
         let spec = &request.spec;
-        if ForkServers::refuses(spec, found.map(|found| &**found)).is_some() {
+        if ForkServers::refuses(spec, found.map(Arc::as_ref)).is_some() {
             return None;
         }
-        let plan = match Plan::new(resolved, found.map(|found| &**found)) {
-            Ok(plan) => plan,
-            Err(why) => {
-                self.forks.cannot(spec, &why);
-                return None;
-            }
-        };
+        let plan = Plan::new(resolved, found.map(Arc::as_ref));
+        let plan = plan.inspect_err(|why| self.forks.cannot(spec, why)).ok()?;
         let found = found?;
         let want = || self.parent_for(spec, command, found);
         let parent = self.forks.parent(spec, found, &plan, false, want)?;
@@ -717,30 +673,29 @@ impl Children {
             self.forks.forget(spec);
             return None;
         }
-        Some(Fork {
-            parent,
-            argv: plan.argv,
-        })
+        Some((parent, plan.argv))
     }
 
-    /// One that cannot be forked is started by itself, as are those after it for a while.
+    /// A process that cannot be forked is started separately, as are later ones for a while.
     async fn forked(
         &self,
         spec: &ServerSpec,
-        fork: &Fork,
+        (parent, argv): &(Arc<Ready>, Vec<String>),
         launch: &Launch,
         until: Instant,
     ) -> Option<(Process, Pipes)> {
-        // One that is stopped must leave time to start the process by itself.
+        // If the parent is stopped, enough time must be left to start the process separately.
         let now = Instant::now();
         let patience = (until.saturating_duration_since(now) / 4).min(LONGEST_FORK);
-        let parent = &fork.parent.parent;
-        let forked = parent.fork(launch, &fork.argv, false, now + patience).await;
+        let forked = parent
+            .parent
+            .fork(launch, argv, false, now + patience)
+            .await;
         forked
             .inspect_err(|error| {
-                // That is no fault of the parent's.
+                // A lack of room is not caused by the parent.
                 if !error.is_lack_of_room() {
-                    self.forks.give_up(spec, &fork.parent, &error.brief());
+                    self.forks.give_up(spec, parent, &error.brief());
                 }
             })
             .ok()
@@ -755,7 +710,7 @@ impl Children {
         let job = self.scratch()?;
         let command = command.resolve(&job.job.work(), &job.job.id(), &UserValues::default());
         let plan = Plan::new(&command, Some(found)).map_err(std::io::Error::other)?;
-        // By its own path: it holds the word by which modules are found that keep it.
+        // The long path contains the text by which modules are found that keep it.
         let tmp = job.job.tmp();
         let launch = self.launch(command, Some(found), &job.job, &tmp);
         Ok(Wanted {
@@ -773,11 +728,11 @@ impl Children {
     }
 }
 
-// Starts that failed last, for `/health`: what the catalogue knows of a server is what it once offered,
-// and not whether a process of it can be started today.
+// Recent failed starts, for `/health`: the catalogue knows what a server offered at an earlier time,
+// not whether a process of it can be started now.
 
-/// For how long one failed start speaks for the whole machine. Nobody may come while it does, so that
-/// no other start takes it back.
+/// How long a failed start counts for the whole machine: there may be no later start that would end
+/// the state.
 const SHORT: Duration = Duration::from_secs(30);
 
 /// By server, and for the machine.
@@ -791,10 +746,11 @@ struct Failed {
 }
 
 impl FailedStarts {
-    /// Notes how a start went. What was given up says nothing, and a process that refuses a revision of
-    /// the protocol has started: each `shared` server is asked for the newest once.
+    /// Records the result of a start. A start that was given up is no evidence, and a process that
+    /// rejects a revision of the protocol has started: each `shared` server is asked for the newest
+    /// once.
     pub fn note<T>(&self, spec: &ServerSpec, started: &Result<T, ChildError>) {
-        let mut failed = self.lock();
+        let mut failed = self.0.lock();
         match started {
             Ok(_) => {
                 failed.servers.remove(&spec.name);
@@ -815,19 +771,15 @@ impl FailedStarts {
 
     /// Why the last start of this server failed.
     pub fn last_of(&self, spec: &ServerSpec) -> Option<Arc<str>> {
-        let failed = self.lock();
+        let failed = self.0.lock();
         let (version, why) = failed.servers.get(&spec.name)?;
         (*version == spec.version()).then(|| why.clone())
     }
 
-    /// Why no process could be started a moment ago, whatever it was.
+    /// Why recently no process could be started, of any server.
     pub fn shortage(&self) -> Option<Arc<str>> {
-        let failed = self.lock();
+        let failed = self.0.lock();
         let (at, why) = failed.short.as_ref()?;
         (at.elapsed() < SHORT).then(|| why.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Failed> {
-        self.0.lock()
     }
 }

@@ -1,4 +1,4 @@
-//! Ending sessions: idle ones, the least recently used, those of removed servers, all of them.
+//! Ends of sessions: idle ones, the least recently used, those of removed servers, all of them.
 
 use std::{
     cmp::Reverse,
@@ -13,8 +13,7 @@ use bridge_process::End;
 use bridge_protocol::{RawJson, method};
 use bridge_state::{ChatStore, Lease, StoreError};
 use futures_util::{StreamExt as _, stream};
-use parking_lot::MutexGuard;
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{Class, Ending, ONE_CALL_IDLE, Session, Sessions, Turn, Workspace};
 use crate::{
@@ -25,7 +24,7 @@ use crate::{
 /// The longest that `before_end` may take.
 const SAVE_TIME: Duration = Duration::from_secs(30);
 
-/// The housekeeper rests so long between two looks, unless somebody wakes it.
+/// The time between two checks of a workspace, unless something has ended there.
 const REST: Duration = Duration::from_secs(1);
 
 impl Sessions {
@@ -33,30 +32,29 @@ impl Sessions {
     pub async fn keep_house(self: &Arc<Self>) {
         let mut round = Instant::now() + self.settings.cleanup_interval;
         loop {
-            let next = self.agenda().next();
+            let next = self.agenda.lock().next();
             let wake = next.map_or(round, |next| next.min(round));
             let _ = tokio::time::timeout_at(wake, self.house.notified()).await;
             let now = Instant::now();
-            let mut keys = self.agenda().take(now);
+            let mut keys = self.agenda.lock().take(now);
             if now >= round {
-                keys.extend(self.entries().keys());
+                keys.extend(self.workspaces.lock().keys());
                 round = now + self.settings.cleanup_interval;
             }
             for key in keys {
                 let next = self.look_after(key, now);
-                // A call that ends later is looked at by itself.
-                self.agenda()
-                    .set(key, next.map(|next| next.max(now + REST)));
+                // The end of a call causes its own check.
+                let next = next.map(|next| next.max(now + REST));
+                self.agenda.lock().set(key, next);
             }
         }
     }
 
-    /// Ends what is over in a workspace, and closes it where nobody works there. Returns when the
-    /// next idle time is over; one that is over while a call works beside it is looked at when that
-    /// call ends.
+    /// Ends the sessions of a workspace whose time is over, and closes it if it is unused. Returns
+    /// the end of the next idle time; the end of a call causes another check.
     fn look_after(self: &Arc<Self>, key: WorkspaceKey, now: Instant) -> Option<Instant> {
-        let entry = self.entries().get(&key).cloned()?;
-        let workspace = entry.open().clone();
+        let entry = self.workspaces.lock().get(&key).cloned()?;
+        let workspace = entry.open.lock().clone();
         let next = workspace.and_then(|workspace| self.end_idle(&workspace, now));
         if entry.is_unused() {
             drop(self.close_soon(key, entry));
@@ -66,7 +64,7 @@ impl Sessions {
 
     fn end_idle(self: &Arc<Self>, workspace: &Arc<Workspace>, now: Instant) -> Option<Instant> {
         let draining = self.draining.load(Ordering::Relaxed);
-        // A dead child needs no idle time, and a bridge that is about to end has none to give.
+        // A child that has exited needs no idle time, and during a shutdown there is none.
         let over = |session: &Session| {
             !session.child.is_alive()
                 || session.in_flight() == 0 && (draining || session.idle_end(ONE_CALL_IDLE) <= now)
@@ -80,56 +78,61 @@ impl Sessions {
                 }
                 continue;
             }
-            // A call may have used it before we had the turn.
-            let turn = workspace.turn_if_idle().filter(|_| over(&session));
-            if let Some(turn) = turn {
-                let (sessions, workspace) = (self.clone(), workspace.clone());
-                // A slow end must not hold up the others'.
-                self.tasks.spawn(async move {
+            // A call may have used it before this task had the turn.
+            if let Some(turn) = workspace.turn_if_idle().filter(|_| over(&session)) {
+                // A slow end must not delay those of others.
+                self.spawn_end(workspace, async move |sessions, workspace| {
                     sessions.end_with_care(&workspace, &session).await;
-                    let key = workspace.key;
-                    drop((turn, workspace));
-                    sessions.call_ended(key);
+                    drop(turn);
                 });
             }
         }
         next
     }
 
-    fn agenda(&self) -> MutexGuard<'_, Agenda> {
-        self.agenda.lock()
+    /// Ends something in a workspace in a task, which a shutdown waits for.
+    fn spawn_end<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        workspace: &Arc<Workspace>,
+        end: impl FnOnce(Arc<Self>, Arc<Workspace>) -> F,
+    ) -> JoinHandle<()> {
+        let (sessions, key) = (self.clone(), workspace.key);
+        let end = end(self.clone(), workspace.clone());
+        self.tasks.spawn(async move {
+            end.await;
+            sessions.call_ended(key);
+        })
     }
 
-    /// From now on sessions end as they get idle, so that other replicas can go on with their chats.
+    /// From now on sessions end when they become idle, so that other replicas can continue their
+    /// chats.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.pool.stop();
-        let keys: Vec<_> = self.entries().keys().copied().collect();
-        for key in keys {
-            self.call_ended(key);
-        }
+        let keys: Vec<_> = self.workspaces.lock().keys().copied().collect();
+        keys.into_iter().for_each(|key| self.call_ended(key));
     }
 
-    /// Ends an idle session so that a child of this tenant gets its permit; `false` if there is none
-    /// that has to give way. In the caller's `own` workspace he has the turn.
+    /// Ends an idle session so that a child of this tenant gets its permit; `false` if no session has
+    /// to end. In the caller's `own` workspace the caller has the turn.
     pub(super) async fn evict_one(
         self: &Arc<Self>,
         own: Option<(Arc<Workspace>, Ending)>,
-        whose: &Whose,
+        requester: &Requester,
     ) -> bool {
-        let rule = if self.population.at_share(whose) {
-            Rule::OwnOnly
-        } else {
-            Rule::MoreThan(self.population.held_by(&whose.tenant, whose.remote))
+        let permits = self.population.permits(requester.remote);
+        let rule = match permits.is_at_share(&requester.tenant) {
+            true => Rule::OwnOnly,
+            false => Rule::MoreThan(permits.held_by(&requester.tenant)),
         };
-        if !matches!(rule, Rule::OwnOnly) && !whose.remote && self.pool.make_room().await {
+        if !matches!(rule, Rule::OwnOnly) && !requester.remote && self.pool.make_room().await {
             return true;
         }
-        self.end_one(own, whose, rule).await
+        self.end_one(own, requester, rule).await
     }
 
-    /// The same where the system has no room for one more child: a process of the pool's goes
-    /// first. `false` if nothing is idle.
+    /// The same if the system has no room for another child: a warm process ends first. `false` if
+    /// nothing is idle.
     pub async fn relieve(
         self: &Arc<Self>,
         own: Option<(Arc<Workspace>, Ending)>,
@@ -137,14 +140,12 @@ impl Sessions {
         why: String,
     ) -> bool {
         let sessions = self.clone();
-        // A task of its own: an end once begun is finished.
+        // A separate task: an end that has begun is finished.
         let relieving = self.tasks.spawn(async move {
-            let whose = Whose {
-                tenant,
-                remote: false,
-            };
-            let relieved =
-                sessions.pool.make_room().await || sessions.end_one(own, &whose, Rule::Any).await;
+            let remote = false;
+            let requester = Requester { tenant, remote };
+            let relieved = sessions.pool.make_room().await
+                || sessions.end_one(own, &requester, Rule::Any).await;
             if relieved {
                 tracing::warn!(
                     error = why,
@@ -159,10 +160,10 @@ impl Sessions {
     async fn end_one(
         self: &Arc<Self>,
         own: Option<(Arc<Workspace>, Ending)>,
-        whose: &Whose,
+        requester: &Requester,
         rule: Rule,
     ) -> bool {
-        let Some(taken) = self.take_idle(own, whose, rule) else {
+        let Some(taken) = self.take_idle(own, requester, rule) else {
             return false;
         };
         let session = &taken.session;
@@ -178,80 +179,69 @@ impl Sessions {
     fn take_idle(
         &self,
         own: Option<(Arc<Workspace>, Ending)>,
-        whose: &Whose,
+        requester: &Requester,
         rule: Rule,
     ) -> Option<Taken> {
-        let held = |tenant: &Tenant| self.population.held_by(tenant, whose.remote);
-        let open = self.workspaces().into_iter();
-        let idle = open.flat_map(|workspace| {
-            let sessions = workspace.sessions().into_iter();
-            sessions.map(move |session| (workspace.clone(), session))
-        });
-        let idle = idle
-            .filter(|(_, session)| session.in_flight() == 0 && session.is_remote() == whose.remote);
-        let mut idle: Vec<_> = idle
-            .filter_map(|(workspace, session)| {
-                let idle = Idle {
+        let permits = self.population.permits(requester.remote);
+        let mut idle = Vec::new();
+        for workspace in self.workspaces() {
+            for session in workspace.sessions() {
+                let facts = Idle {
                     alive: session.child.is_alive(),
-                    own: session.tenant == whose.tenant,
-                    held: held(&session.tenant),
+                    own: session.tenant == requester.tenant,
+                    held: permits.held_by(&session.tenant),
                     class: session.class(),
                     last_used: session.last_used(),
                 };
-                let rank = idle.rank(rule)?;
-                Some((rank, workspace, session))
-            })
-            .collect();
+                let is_idle = session.in_flight() == 0 && session.is_remote() == requester.remote;
+                if let Some(rank) = facts.rank(rule).filter(|_| is_idle) {
+                    idle.push((rank, workspace.clone(), session));
+                }
+            }
+        }
         idle.sort_by_key(|(rank, ..)| *rank);
         let (own, mut ending) = own.unzip();
         for (_, workspace, session) in idle {
+            // In its own workspace the caller has the turn.
             let inside = own.as_ref().is_some_and(|own| Arc::ptr_eq(own, &workspace));
-            let right = if inside {
-                ending.take().map(Right::Unused)
+            let turn = workspace.turn_if_idle();
+            let may = if inside {
+                ending.is_some()
             } else {
-                workspace.turn_if_idle().map(Right::Alone)
+                turn.is_some()
             };
-            let Some(right) = right else { continue };
-            if workspace.unbind_idle(&session) {
+            if may && workspace.unbind_idle(&session) {
                 return Some(Taken {
                     session,
                     workspace,
-                    _right: right,
+                    _turn: turn,
+                    _ending: ending.take().filter(|_| inside),
                 });
-            }
-            if let Right::Unused(unused) = right {
-                ending = Some(unused);
             }
         }
         None
     }
 
-    /// Ends the sessions of servers that are no longer configured, or otherwise, as their calls end.
+    /// Ends the sessions of servers that are gone or changed, after their calls.
     pub fn end_outdated(self: &Arc<Self>, current: impl Fn(&Session) -> bool) {
         for workspace in self.workspaces() {
-            for session in workspace
-                .sessions()
-                .into_iter()
-                .filter(|session| !current(session))
-            {
-                let (sessions, workspace) = (self.clone(), workspace.clone());
-                self.tasks.spawn(async move {
+            let mut sessions = workspace.sessions();
+            sessions.retain(|session| !current(session));
+            for session in sessions {
+                self.spawn_end(&workspace, async move |sessions, workspace| {
                     sessions.end_when_unused(&workspace, &session).await;
-                    let key = workspace.key;
-                    drop(workspace);
-                    sessions.call_ended(key);
                 });
             }
         }
     }
 
-    /// Ends a session in its turn. A call whose caller was asked something uses it without a turn.
+    /// Ends a session in its turn. A call that waits for its caller uses it without a turn.
     async fn end_when_unused(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Arc<Session>) {
         loop {
             let mut ended = std::pin::pin!(self.room.notified());
-            // Before the look: a call that ends during it is heard.
+            // Registered before the check: a call that ends meanwhile is noticed.
             ended.as_mut().enable();
-            let turn = workspace.turn(&alone(&session.spec)).await;
+            let turn = workspace.turn_alone().await;
             if session.in_flight() == 0 || !session.child.is_alive() {
                 self.end_with_care(workspace, session).await;
                 return;
@@ -261,7 +251,7 @@ impl Sessions {
         }
     }
 
-    /// Ends every session at once, saving what can be saved, and closes all workspaces.
+    /// Ends every session at once, with `before_end`, and closes all workspaces.
     pub async fn end_all(self: &Arc<Self>) {
         self.pool.stop();
         for workspace in self.workspaces() {
@@ -272,7 +262,7 @@ impl Sessions {
                 });
             }
         }
-        // Ends that others began are among them.
+        // Including ends that began before.
         self.tasks.close();
         self.tasks.wait().await;
         for closed in self.close_unused() {
@@ -281,30 +271,27 @@ impl Sessions {
         self.pool.end_all().await;
     }
 
-    /// Ends a session in the workspace where the caller has a turn. The end goes on where the
-    /// caller is given up, and then keeps the next turn waiting.
+    /// Ends a session in the workspace in which the caller has a turn. If the caller is cancelled, the
+    /// end continues, and the next turn waits for it.
     pub(super) async fn end_under_turn(
         self: &Arc<Self>,
         workspace: &Arc<Workspace>,
         session: Arc<Session>,
     ) {
         let ending = workspace.ending().await;
-        let (sessions, workspace) = (self.clone(), workspace.clone());
-        let end = self.tasks.spawn(async move {
+        let end = self.spawn_end(workspace, async move |sessions, workspace| {
             if !session.child.is_alive() {
                 sessions.end_now(&workspace, &session, End::Kill).await;
             } else if workspace.unbind_idle(&session) {
                 let how = sessions.save(&workspace, &session).await;
                 sessions.end_unbound(&workspace, &session, how).await;
             }
-            let key = workspace.key;
-            drop((ending, session, workspace));
-            sessions.call_ended(key);
+            drop(ending);
         });
         let _ = end.await;
     }
 
-    /// Unbinds it, lets it save (`before_end`) and ends it. The caller holds the workspace's turn.
+    /// Unbinds it, calls `before_end` and ends it. The caller has the workspace's turn.
     async fn end_with_care(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Arc<Session>) {
         if workspace.unbind(session) {
             let how = self.save(workspace, session).await;
@@ -312,7 +299,7 @@ impl Sessions {
         }
     }
 
-    /// Unbinds it, ends it and waits until nothing is left; `false` if somebody did already.
+    /// Unbinds it, ends it and waits until nothing is left; `false` if it was unbound before.
     pub async fn end_now(
         self: &Arc<Self>,
         workspace: &Arc<Workspace>,
@@ -341,7 +328,7 @@ impl Sessions {
         self.note(workspace, note).await;
     }
 
-    /// Notes something of the workspace; a failure is logged, since the session itself goes on.
+    /// Writes metadata of the workspace; a failure is logged, because the session itself continues.
     pub(super) async fn note(
         &self,
         workspace: &Workspace,
@@ -357,53 +344,53 @@ impl Sessions {
         }
     }
 
-    /// A call or a child ended there, so a session may be idle, or the workspace unused.
+    /// A call or a child has ended there: a session may be idle, or the workspace unused.
     pub fn call_ended(&self, at: WorkspaceKey) {
         self.look_at(at);
         self.room.notify_waiters();
     }
 
-    /// Something began or ended there.
+    /// Something has begun or ended there.
     pub(super) fn look_at(&self, key: WorkspaceKey) {
-        self.agenda().add(key);
+        self.agenda.lock().add(key);
         self.house.notify_one();
     }
 }
 
-/// For whom room is made.
+/// The caller that needs room.
 #[derive(Clone)]
-pub struct Whose {
-    /// Whose child wants it.
+pub struct Requester {
+    /// The tenant of its child.
     pub tenant: Tenant,
-    /// For a session with a server elsewhere: only such sessions make room for it.
+    /// For a session with a remote server: only such sessions make room for it.
     pub remote: bool,
 }
 
-/// Whose idle sessions may make room.
+/// The tenants whose idle sessions may make room.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
-    /// His own: he has as many as one may.
+    /// The requester: it has its full share.
     OwnOnly,
-    /// Those of tenants who have more than so many, which is what he has, and his own.
+    /// The requester, and tenants with more children than the requester, which has this number.
     MoreThan(usize),
-    /// Anybody's.
+    /// All.
     Any,
 }
 
-/// An idle session, as far as it matters who gives way.
+/// An idle session, as far as it matters for the order of ends.
 struct Idle {
     alive: bool,
-    /// Of the tenant for whom room is made.
+    /// Of the requester.
     own: bool,
-    /// How many children its tenant has.
+    /// The number of children of its tenant.
     held: usize,
     class: Class,
     last_used: Instant,
 }
 
 impl Idle {
-    /// The least gives way first: the dead; then those of callers without a chat; then those of who
-    /// has the most, the least recently used first. `None`: it does not.
+    /// The least ends first: those that have exited; then those of callers without a chat; then those
+    /// of the tenant with the most, the least recently used first. `None`: it does not end.
     fn rank(&self, rule: Rule) -> Option<(bool, Class, Reverse<usize>, bool, Instant)> {
         let gives_way = self.own
             || match rule {
@@ -412,11 +399,11 @@ impl Idle {
                 Rule::Any => true,
             };
         let held = match rule {
-            // With the one that is to come.
+            // Including the new one.
             Rule::MoreThan(own_count) if self.own => own_count + 1,
             _ => self.held,
         };
-        // Among equals the tenant's own goes, or two would go on ending each other's.
+        // Among equals the requester's ends, or two tenants would end each other's again and again.
         gives_way.then_some((
             self.alive,
             self.class,
@@ -427,22 +414,17 @@ impl Idle {
     }
 }
 
-/// An idle session that nobody else gets any more.
+/// An idle session that no call gets any more, and what keeps others from its workspace.
 struct Taken {
     session: Arc<Session>,
     workspace: Arc<Workspace>,
-    _right: Right,
-}
-
-/// What lets us end a session in a workspace. Dropping it lets others work there.
-enum Right {
-    Alone(#[expect(dead_code, reason = "held, not used")] Turn),
-    Unused(Ending),
+    _turn: Option<Turn>,
+    _ending: Option<Ending>,
 }
 
 impl Sessions {
-    /// Lets the child save what it holds (`before_end`), and says how to end it. One whose folder
-    /// is another's by now saves nothing.
+    /// Lets the child save its state (`before_end`), and returns how to end it. One whose folder was
+    /// taken over saves nothing.
     async fn save(self: &Arc<Self>, workspace: &Arc<Workspace>, session: &Session) -> End {
         if !self.still_held(workspace).await {
             return End::Kill;
@@ -472,23 +454,15 @@ async fn save(session: &Session) {
     }
 }
 
-/// The same server, but alone in the workspace while it ends.
-fn alone(spec: &ServerSpec) -> ServerSpec {
-    ServerSpec {
-        concurrency: None,
-        ..spec.clone()
-    }
-}
+// The workspaces to check next: those in which something has ended, and those in which an idle time
+// is over. A call causes one check of its own workspace, however many there are.
 
-// Which workspaces the housekeeper looks at next: those in which something has ended, and those in
-// which an idle time is over. A call costs one look at its own workspace, however many there are.
-
-/// What is to be looked at, and when.
+/// The workspaces to check, and when.
 #[derive(Default)]
 pub struct Agenda {
     now: HashSet<WorkspaceKey>,
     later: BTreeSet<(Instant, WorkspaceKey)>,
-    /// When each of those in `later` is due.
+    /// The time of each workspace in `later`.
     due: HashMap<WorkspaceKey, Instant>,
 }
 
@@ -498,7 +472,7 @@ impl Agenda {
         self.now.insert(key);
     }
 
-    /// At this time, and no longer at the one that was set before; `None`: not until something ends.
+    /// At this time instead of the one set before; `None`: not until something ends.
     pub fn set(&mut self, key: WorkspaceKey, at: Option<Instant>) {
         let before = match at {
             Some(at) => self.due.insert(key, at),
@@ -530,57 +504,52 @@ impl Agenda {
     }
 }
 
-// Leases that were lost: this bridge did not answer for so long that another has taken a folder
-// over. Its children here end at once, and nothing more is written there in its name.
+// Lost leases: this bridge did not respond for so long that another has taken a folder over. Its
+// children here end at once, and this bridge writes nothing more to the folder.
 
-/// Leases that are read at the same time: storage in a network answers one in a while, and many at
-/// once.
+/// Leases that are read at the same time: network storage has a high latency, but answers many
+/// requests at once.
 const AT_ONCE: usize = 16;
 
 impl Sessions {
-    /// Whether we may still work there; where not, its children are ended before this returns.
+    /// Whether the bridge may still work there; if not, its children are ended before this returns.
     ///
-    /// A lease that cannot be read is taken for lost once that has lasted for half of the time to
-    /// live and others are there: they may have taken it over. Alone, it is nobody else's.
+    /// A lease that cannot be read counts as lost when this has lasted for half of the time to live
+    /// and there are other bridges, which may have taken it over.
     pub async fn still_held(self: &Arc<Self>, workspace: &Arc<Workspace>) -> bool {
         let (store, lease) = (self.store.clone(), workspace.lease.clone());
         let looked = BootTime::now();
         let mut look = tokio::task::spawn_blocking(move || store.holds(&lease));
-        let held = loop {
-            let patience = self.patience(workspace);
-            match tokio::time::timeout(patience, &mut look).await {
-                Ok(held) => break held,
-                // The folder hangs.
+        let read = loop {
+            match tokio::time::timeout(self.patience(workspace), &mut look).await {
+                Ok(Ok(read)) => break read,
+                Ok(Err(_)) => return true,
+                // The folder does not respond.
                 Err(_) if self.is_too_long_ago(workspace) => {
                     tracing::warn!(
                         job = ?workspace.job.id(),
                         "the lease could not be read in time"
                     );
-                    self.fence(workspace).await;
-                    return false;
+                    break Ok(false);
                 }
                 Err(_) => {}
             }
         };
-        match held {
-            Ok(Ok(true)) => {
+        let held = match read {
+            Ok(true) => {
                 workspace.seen_held(looked);
                 true
             }
-            Ok(Ok(false)) => {
-                self.fence(workspace).await;
-                false
-            }
-            Ok(Err(error)) => {
+            Ok(false) => false,
+            Err(error) => {
                 tracing::warn!(job = ?workspace.job.id(), %error, "the lease cannot be read");
-                let held = !self.is_too_long_ago(workspace);
-                if !held {
-                    self.fence(workspace).await;
-                }
-                held
+                !self.is_too_long_ago(workspace)
             }
-            Err(_) => true,
+        };
+        if !held {
+            self.fence(workspace).await;
         }
+        held
     }
 
     fn is_too_long_ago(&self, workspace: &Workspace) -> bool {
@@ -588,14 +557,14 @@ impl Sessions {
         self.children.is_leashed() && workspace.held_at().elapsed() > most
     }
 
-    /// Until the next look whether it is too long ago.
-    fn patience(&self, workspace: &Workspace) -> std::time::Duration {
+    /// The time until the next check.
+    fn patience(&self, workspace: &Workspace) -> Duration {
         let ttl = self.store.ttl();
         let left = (workspace.held_at() + ttl / 2).remaining();
         left.max(ttl / 8)
     }
 
-    /// Looks at the lease of every open workspace: after each renewal.
+    /// Checks the lease of every open workspace: after each renewal.
     pub async fn check_leases(self: &Arc<Self>) {
         let sessions = self.clone();
         let look = stream::iter(self.workspaces()).for_each_concurrent(AT_ONCE, move |workspace| {
@@ -615,8 +584,11 @@ impl Sessions {
                 "another replica took over this chat, or may have; its processes here are stopped"
             );
         }
-        for entry in self.entries().values() {
-            let _ = entry.open().take_if(|open| Arc::ptr_eq(open, workspace));
+        for entry in self.workspaces.lock().values() {
+            let _ = entry
+                .open
+                .lock()
+                .take_if(|open| Arc::ptr_eq(open, workspace));
         }
         for session in workspace.sessions() {
             self.end_now(workspace, &session, End::Kill).await;
@@ -625,17 +597,16 @@ impl Sessions {
     }
 }
 
-// How many stateful children may live, and how many of one tenant.
+// The limits of stateful children, and of those of one tenant.
 
-/// With fewer permits than this each is worth too much to be kept for others.
+/// With fewer permits than this none is reserved for other tenants.
 const FEW: usize = 4;
 
 /// Permits for live children.
 pub struct Population {
     /// Processes of this machine.
     local: Permits,
-    /// Sessions with servers elsewhere use nothing that processes need: neither makes room for the
-    /// other.
+    /// Sessions with remote servers use no resources of processes: neither makes room for the other.
     elsewhere: Permits,
     most: usize,
     /// Of one tenant, where the settings say so.
@@ -655,37 +626,28 @@ impl Population {
         }
     }
 
-    /// Where children of this server have their permits.
+    /// The permits of children of this server.
     pub fn permits_for(&self, spec: &ServerSpec) -> &Permits {
-        self.kind(matches!(spec.transport, Transport::Remote(_)))
+        self.permits(matches!(spec.transport, Transport::Remote(_)))
     }
 
-    /// How many children a tenant has.
-    pub fn held_by(&self, tenant: &Tenant, remote: bool) -> usize {
-        self.kind(remote).held_by(tenant)
-    }
-
-    /// Whether a tenant has as many as one may.
-    pub fn at_share(&self, whose: &Whose) -> bool {
-        self.kind(whose.remote).is_at_share(&whose.tenant)
-    }
-
-    fn kind(&self, remote: bool) -> &Permits {
+    /// The permits of processes, or of sessions with remote servers.
+    pub fn permits(&self, remote: bool) -> &Permits {
         if remote { &self.elsewhere } else { &self.local }
     }
 
-    /// Whether more processes live than there should be.
+    /// Whether more processes live than the limit.
     pub fn is_over(&self) -> bool {
         self.local.is_over()
     }
 
-    /// Lowers or raises the number of processes, from one to as many as there were at first.
+    /// Sets the limit of processes, from one to the original one.
     pub fn set_limit(&self, limit: usize) {
         let limit = limit.clamp(1, self.most);
         self.local.set_limit(limit, share(limit, self.per_user));
     }
 
-    /// A permit for a process that is nobody's yet: one is always left to others.
+    /// A permit for a warm process: one is always left for others.
     pub fn try_spare_permit(&self) -> Option<Permit> {
         self.local.try_enter_spare(&Tenant::bridge())
     }

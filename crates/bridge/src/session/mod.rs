@@ -4,8 +4,8 @@
 //! (none) ──call──▶ Starting ──ready──▶ Busy ⇄ Idle ──idle, LRU, reload, shutdown──▶ Ending ──▶ (none)
 //!                      └── failed ──▶ (none) ◀── died, timed out ──┘
 //! ```
-//! Whatever ended a session, the next call in its chat starts another one in the same folder.
-//! No lock is held across a start but the chat's own order of calls.
+//! After the end of a session, the next call in its chat starts another one in the same folder. No
+//! lock is held across a start except the chat's own order of calls.
 
 mod end;
 mod open;
@@ -48,7 +48,7 @@ pub enum SessionError {
     /// The child failed.
     #[error(transparent)]
     Child(#[from] ChildError),
-    /// The session id is not one that this caller was given.
+    /// The caller has no session with this id.
     #[error("session not found")]
     Unknown,
     /// Another replica works there.
@@ -57,22 +57,22 @@ pub enum SessionError {
     /// The folder failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The folder holds more than is looked at.
+    /// The folder contains too many files.
     #[error(transparent)]
     Files(#[from] SnapshotError),
-    /// All permits for stateful processes are taken, and all of them work.
+    /// All permits for stateful processes are in use, and all processes are busy.
     #[error("all {limit} stateful processes are busy (MCPO_STATEFUL_MAX_TOTAL_PROCESSES)")]
     Full {
-        /// How many there may be.
+        /// The limit.
         limit: usize,
     },
-    /// All that one user may have work.
+    /// All processes of one user are busy.
     #[error(
         "all {held} stateful processes allowed for one user are busy \
          (MCPO_STATEFUL_MAX_PROCESSES_PER_USER)"
     )]
     ShareFull {
-        /// How many he has.
+        /// Their number.
         held: usize,
     },
 }
@@ -88,18 +88,18 @@ impl SessionError {
     }
 }
 
-/// What sessions are bounded by.
+/// The limits of sessions.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
     /// Live stateful children.
     pub max_total: usize,
-    /// Of one user, where that was said.
+    /// Of one user, if set.
     pub max_per_user: Option<usize>,
     /// The longest time between two clean-ups.
     pub cleanup_interval: Duration,
-    /// What a look through a folder may find.
+    /// The limits of a folder's files.
     pub snapshot: Limits,
-    /// What is kept ready.
+    /// The limits of the pool.
     pub pool: PoolSettings,
 }
 
@@ -110,15 +110,15 @@ pub struct Sessions {
     store: Arc<ChatStore>,
     workspaces: Mutex<HashMap<WorkspaceKey, Arc<Entry>>>,
     population: Arc<Population>,
-    /// Children that are nobody's yet.
+    /// Warm children.
     pub pool: Arc<Pool>,
-    /// Wakes the housekeeper: a session is idle, began or died, or a workspace is unused.
+    /// Wakes the clean-up: a session is idle, has begun or exited, or a workspace is unused.
     house: Notify,
-    /// What he looks at then.
+    /// The workspaces that the clean-up checks then.
     agenda: Mutex<Agenda>,
-    /// Wakes those who wait for a permit: a session may be idle now.
+    /// Wakes calls that wait for a permit: a session may be idle now.
     room: Notify,
-    /// Work that its caller cannot give up: a shutdown waits for it.
+    /// Work that no caller can cancel: a shutdown waits for it.
     tasks: TaskTracker,
     metrics: Arc<Metrics>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
@@ -134,14 +134,8 @@ struct Entry {
     open: Mutex<Option<Arc<Workspace>>>,
 }
 
-impl Entry {
-    fn open(&self) -> parking_lot::MutexGuard<'_, Option<Arc<Workspace>>> {
-        self.open.lock()
-    }
-}
-
 impl Sessions {
-    /// `listener` makes who hears the notifications of a server's children.
+    /// `listener` creates the receiver of notifications of a server's children.
     pub fn new(
         settings: SessionSettings,
         children: Arc<Children>,
@@ -190,12 +184,10 @@ impl Sessions {
 
     /// The open workspaces.
     fn workspaces(&self) -> Vec<Arc<Workspace>> {
-        let entries = self.entries();
-        let open = entries.values().filter_map(|entry| entry.open().clone());
+        let entries = self.workspaces.lock();
+        let open = entries
+            .values()
+            .filter_map(|entry| entry.open.lock().clone());
         open.collect()
-    }
-
-    fn entries(&self) -> parking_lot::MutexGuard<'_, HashMap<WorkspaceKey, Arc<Entry>>> {
-        self.workspaces.lock()
     }
 }

@@ -1,4 +1,4 @@
-//! Opening and closing a workspace: its binding, its lease, what lies in it.
+//! Opening and closing a workspace: its binding, its lease, its files.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Class, Entry, Lent, OpenWorkspace, Session, SessionError, Sessions, Workspace, end::Whose,
+    Class, Entry, Lent, OpenWorkspace, Session, SessionError, Sessions, Workspace, end::Requester,
     pool::Spare,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 };
 
 impl Sessions {
-    /// The workspace at an address, made where there is none. Held open while the `Arc` lives.
+    /// The workspace at an address, created if there is none. Held open while the `Arc` lives.
     pub async fn open(
         self: &Arc<Self>,
         address: &WorkspaceAddress,
@@ -34,8 +34,8 @@ impl Sessions {
         self.open_for(address, principal, None).await
     }
 
-    /// The same for a child that works there first: an address without a folder may get one in which such a child is
-    /// ready.
+    /// The same for a call that needs a child: an address without a folder may get one in which a
+    /// warm child works.
     async fn open_for(
         self: &Arc<Self>,
         address: &WorkspaceAddress,
@@ -43,15 +43,20 @@ impl Sessions {
         wants: Option<&Arc<Wants>>,
     ) -> Result<Arc<Workspace>, SessionError> {
         loop {
-            let entry = self.entries().entry(address.key).or_default().clone();
-            let open = entry.open().clone();
+            let entry = self
+                .workspaces
+                .lock()
+                .entry(address.key)
+                .or_default()
+                .clone();
+            let open = entry.open.lock().clone();
             if let Some(workspace) = open
                 && self.still_held(&workspace).await
             {
                 return Ok(workspace);
             }
             match self.opened(entry, address, principal, wants).await {
-                // Idle children, with four descriptors each, make room.
+                // The end of idle children, which have four descriptors each, makes room.
                 Err(error) if error.is_lack_of_room() => {
                     let why = error.to_string();
                     if !self.relieve(None, Tenant::bridge(), why).await {
@@ -70,14 +75,15 @@ impl Sessions {
         principal: &Principal,
         wants: Option<&Arc<Wants>>,
     ) -> Result<Arc<Workspace>, SessionError> {
-        let wants = wants.cloned();
         let (reply, opened) = oneshot::channel();
-        let (sessions, address) = (self.clone(), address.clone());
-        let (principal, key) = (principal.clone(), address.key);
-        // A task of its own: a caller who hangs up must not leave a lease that nobody knows of.
+        let (sessions, key) = (self.clone(), address.key);
+        let (address, principal) = (address.clone(), principal.clone());
+        let opening = self
+            .clone()
+            .open_entry(entry, address, principal, wants.cloned());
+        // A separate task: a caller that leaves must not leave an unknown lease.
         self.tasks.spawn(async move {
-            let opened = sessions.open_entry(entry, address, principal, wants).await;
-            if reply.send(opened).is_err() {
+            if reply.send(opening.await).is_err() {
                 sessions.call_ended(key);
             }
         });
@@ -85,7 +91,7 @@ impl Sessions {
     }
 
     async fn open_entry(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         entry: Arc<Entry>,
         address: WorkspaceAddress,
         principal: Principal,
@@ -93,19 +99,20 @@ impl Sessions {
     ) -> Result<Arc<Workspace>, SessionError> {
         let key = address.key;
         let gate = entry.gate.lock().await;
-        if let Some(workspace) = entry.open().clone() {
+        if let Some(workspace) = entry.open.lock().clone() {
             return Ok(workspace);
         }
-        let opened = if let Some(adopted) = self.adopted(&address, &principal, wants).await {
-            Ok(adopted)
-        } else {
-            let sessions = self.clone();
-            let read = move || sessions.read(&address, &principal);
-            let opened = tokio::task::spawn_blocking(read).await;
-            opened.expect("opening a folder does not panic")
+        let opened = match self.adopted(&address, &principal, wants).await {
+            Some(adopted) => Ok(adopted),
+            None => {
+                let sessions = self.clone();
+                let read = move || sessions.read(&address, &principal);
+                let opened = tokio::task::spawn_blocking(read).await;
+                opened.expect("opening a folder does not panic")
+            }
         };
         if let Ok(workspace) = &opened {
-            *entry.open() = Some(workspace.clone());
+            *entry.open.lock() = Some(workspace.clone());
         }
         drop(gate);
         if opened.is_err() {
@@ -121,37 +128,29 @@ impl Sessions {
         principal: &Principal,
     ) -> Result<Arc<Workspace>, SessionError> {
         let store = &self.store;
-        let new = NewChat {
-            principal: PrincipalHash::from(principal),
-            servers: Vec::new(),
-        };
+        let new = new_chat(principal);
         self.prove(address, &new)?;
         let held_at = BootTime::now();
         let found = match store.acquire(&address.key, &new)? {
             Acquired::Mine(held) => held,
             Acquired::Elsewhere(holder) => return Err(SessionError::Elsewhere(holder)),
         };
-        let files = match Snapshot::look(&found.job, &self.settings.snapshot) {
-            // Opened all the same: only a tool can delete what is too much.
-            Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) => {
-                Ok(Snapshot::over())
-            }
-            taken => taken,
-        };
-        match files {
-            Ok(files) => {
-                tracing::debug!(job = ?found.job.id(), "workspace opened");
-                let lease = (found.lease, held_at);
-                let workspace = Workspace::new(address.key, found.job, lease, files, found.servers);
-                Ok(Arc::new(workspace))
-            }
+        let (job, lease) = (found.job, found.lease);
+        let files = match Snapshot::look(&job, &self.settings.snapshot) {
+            Ok(files) => files,
+            // Opened all the same: only a tool can delete the superfluous files.
+            Err(SnapshotError::TooManyEntries(_) | SnapshotError::TooDeep(_)) => Snapshot::over(),
             Err(failure) => {
-                if let Err(error) = store.release(&found.lease) {
-                    tracing::warn!(job = ?found.job.id(), %error, "lease not released");
+                if let Err(error) = store.release(&lease) {
+                    tracing::warn!(job = ?job.id(), %error, "lease not released");
                 }
-                Err(failure.into())
+                return Err(failure.into());
             }
-        }
+        };
+        tracing::debug!(job = ?job.id(), "workspace opened");
+        let lease = (lease, held_at);
+        let workspace = Workspace::new(address.key, job, lease, files, found.servers);
+        Ok(Arc::new(workspace))
     }
 
     /// Whether there may be a folder for the address. Blocks on the disk.
@@ -168,7 +167,7 @@ impl Sessions {
                     return Err(SessionError::Unknown);
                 }
             }
-            // A server with a folder of its own comes first: the others' folder proves the id.
+            // For a server with its own folder: the common folder proves the id.
             Claim::Minted(session) if session != address.key => {
                 store.ensure(&session, new)?;
             }
@@ -177,10 +176,10 @@ impl Sessions {
         Ok(())
     }
 
-    /// Closes workspaces in which nobody works, so that the collector may have them in time.
-    /// Returns at once; the handles tell when it is done.
+    /// Closes unused workspaces, so that the clean-up can delete them in time. Returns at once; the
+    /// handles report the end.
     pub(super) fn close_unused(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
-        let entries = self.entries();
+        let entries = self.workspaces.lock();
         let unused = entries.iter().filter(|(_, entry)| entry.is_unused());
         let closing = unused.map(|(key, entry)| self.close_soon(*key, entry.clone()));
         closing.collect()
@@ -215,14 +214,14 @@ impl Sessions {
         }
     }
 
-    /// Drops the entry of a closed workspace, unless somebody waits at it.
+    /// Drops the entry of a closed workspace, unless a caller waits for it.
     fn forget(&self, key: WorkspaceKey, entry: Arc<Entry>) {
-        let mut entries = self.entries();
-        // Two handles: the map's and ours. Others are only made under the map's lock.
-        if entry.open().is_none() && Arc::strong_count(&entry) <= 2 {
+        let mut entries = self.workspaces.lock();
+        // Two handles: the map's and this one. Others are only created under the map's lock.
+        if entry.open.lock().is_none() && Arc::strong_count(&entry) <= 2 {
             entries.remove(&key);
         }
-        // Under the lock, so that of several who forget it the last one sees that he is.
+        // Under the lock, so that of several callers of this function the last one removes it.
         drop(entry);
     }
 }
@@ -241,50 +240,50 @@ impl Sessions {
 }
 
 impl Entry {
-    /// An entry without a workspace counts too: what was begun there may have failed.
+    /// An entry without a workspace counts, too: its opening may have failed.
     pub(super) fn is_unused(&self) -> bool {
-        self.open().as_ref().is_none_or(is_unused)
+        self.open.lock().as_ref().is_none_or(is_unused)
     }
 
-    /// Nobody gets the workspace any more.
+    /// Takes the workspace, so that no call gets it any more.
     fn take_unused(&self) -> Option<Arc<Workspace>> {
-        self.open().take_if(|workspace| is_unused(workspace))
+        self.open.lock().take_if(|workspace| is_unused(workspace))
     }
 }
 
-/// Every call holds the workspace; one more handle than ours means work.
+/// Every call holds the workspace: another handle means work.
 fn is_unused(workspace: &Arc<Workspace>) -> bool {
     Arc::strong_count(workspace) == 1 && workspace.sessions().is_empty()
 }
 
-// Which session a call belongs to.
+// The session of a call.
 
-/// Where a stateful call works.
+/// The address of a stateful call's workspace.
 #[derive(Debug, Clone)]
 pub struct WorkspaceAddress {
     /// The workspace.
     pub key: WorkspaceKey,
-    /// How long a session there is kept, and in which order it is given up.
+    /// Determines how long a session there is kept, and the order of ends.
     pub class: Class,
     /// The id to return in `X-MCPO-Session`, for a caller without a chat.
     pub session: Option<SessionId>,
-    /// What its key says of the caller's right to it.
+    /// The caller's right to it.
     pub claim: Claim,
 }
 
-/// A child as a call needs it.
+/// The child that a call needs.
 #[derive(Debug, Clone)]
 pub struct Wants {
-    /// Of which server.
+    /// Its server.
     pub spec: Arc<ServerSpec>,
-    /// How it is spoken to.
+    /// The form of the protocol to use.
     pub profile: Profile,
-    /// Against whose share it counts.
+    /// The tenant whose share it counts against.
     pub tenant: Tenant,
 }
 
 impl Wants {
-    /// None of a server whose children work in no chat's folder.
+    /// `None` for a server whose children do not work in a chat's folder.
     pub fn for_caller(
         spec: &Arc<ServerSpec>,
         profile: &Profile,
@@ -300,21 +299,21 @@ impl Wants {
     }
 }
 
-/// Whether a workspace may be made for a key.
+/// Whether a workspace may be created for a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// By anybody who has the key: it comes from who he is and what he named himself.
+    /// By every caller with the key: it is derived from the principal and a name of the caller.
     Free,
-    /// We mint the id now. The key is the session's, without a server of its own.
+    /// The bridge creates the id now. The key is that of the session without a server.
     Minted(WorkspaceKey),
-    /// He says that we minted the id: the session's key or the address's must have a folder.
+    /// The caller claims that the bridge created the id: the key of the session or of the address
+    /// must have a folder.
     Proven(WorkspaceKey),
 }
 
 impl WorkspaceAddress {
-    /// A protocol session's own address, for clients that send no chat.
-    pub fn of_protocol(principal: &Principal, id: &SessionId, own: Option<&ServerName>) -> Self {
-        let key = WorkspaceKey::session(principal, &format!("mcp:{}", id.as_str()), own);
+    /// The caller's own key, with sessions that last.
+    fn free(key: WorkspaceKey) -> Self {
         Self {
             key,
             class: Class::Lasting,
@@ -323,9 +322,15 @@ impl WorkspaceAddress {
         }
     }
 
-    /// User and chat; else `X-MCPO-Session` within its principal; else a session of its own.
+    /// A protocol session's own address, for clients that send no chat.
+    pub fn of_protocol(principal: &Principal, id: &SessionId, own: Option<&ServerName>) -> Self {
+        let name = format!("mcp:{}", id.as_str());
+        Self::free(WorkspaceKey::session(principal, &name, own))
+    }
+
+    /// User and chat; else `X-MCPO-Session` within its principal; else a new session.
     ///
-    /// An anonymous caller may use only ids that we minted: `None` means his id is not one.
+    /// An anonymous caller may only use ids that the bridge created: `None` for any other.
     pub fn for_caller(caller: &Caller, spec: &ServerSpec) -> Option<Self> {
         if spec.mode != Mode::Stateful {
             return Self::nowhere(caller);
@@ -334,57 +339,41 @@ impl WorkspaceAddress {
         Self::within(caller, own)
     }
 
-    /// Of a call that works in no folder that is kept, so that no session of the caller's is short-lived
-    /// there.
+    /// Of a call without a lasting folder.
     fn nowhere(caller: &Caller) -> Option<Self> {
         let named = caller.session.as_deref();
         let ours = |id: &str| id.parse::<SessionId>().is_ok();
         if caller.principal == Principal::Anonymous && !named.is_none_or(ours) {
             return None;
         }
-        Some(Self {
-            key: WorkspaceKey::nowhere(),
-            class: Class::Lasting,
-            session: None,
-            claim: Claim::Free,
-        })
+        Some(Self::free(WorkspaceKey::nowhere()))
     }
 
-    /// The same for the folder that the chat's servers share, or for one of a server's own.
+    /// The same for the common folder of the chat's servers, or for a server's own folder.
     pub fn within(caller: &Caller, own: Option<&ServerName>) -> Option<Self> {
         let principal = &caller.principal;
         let anonymous = *principal == Principal::Anonymous;
         if let Some(chat) = caller.chat.as_deref().filter(|_| !anonymous) {
-            let key = WorkspaceKey::chat(principal, chat, own);
-            return Some(Self {
-                key,
-                class: Class::Lasting,
-                session: None,
-                claim: Claim::Free,
-            });
+            return Some(Self::free(WorkspaceKey::chat(principal, chat, own)));
         }
         if let Some(named) = caller.session.as_deref() {
             let minted = named.parse::<SessionId>().ok();
             if anonymous && minted.is_none() {
                 return None;
             }
-            // What looks like one of ours is one of ours, or nobody's: no hint whose it is.
-            let claim = match minted {
-                Some(_) => Claim::Proven(WorkspaceKey::session(principal, named, None)),
-                None => Claim::Free,
-            };
+            // An id of the bridge's form must be one of the bridge's, without a hint at its owner.
+            let proven =
+                |_: &SessionId| Claim::Proven(WorkspaceKey::session(principal, named, None));
             return Some(Self {
-                key: WorkspaceKey::session(principal, named, own),
-                class: Class::Lasting,
+                claim: minted.as_ref().map_or(Claim::Free, proven),
                 session: minted,
-                claim,
+                ..Self::free(WorkspaceKey::session(principal, named, own))
             });
         }
         let minted = SessionId::random();
         let session = WorkspaceKey::session(principal, minted.as_str(), None);
-        let of_server = |server| WorkspaceKey::session(principal, minted.as_str(), Some(server));
         Some(Self {
-            key: own.map_or(session, of_server),
+            key: WorkspaceKey::session(principal, minted.as_str(), own),
             class: Class::OneCall,
             claim: Claim::Minted(session),
             session: Some(minted),
@@ -392,17 +381,14 @@ impl WorkspaceAddress {
     }
 }
 
-// A new address gets the folder in which its first child is ready.
+// A new address gets the folder of a warm child.
 
-/// A workspace, and who was there first.
-struct Adopted {
-    workspace: Arc<Workspace>,
-    session: Arc<Session>,
-}
+/// A workspace, and its first child.
+type Adopted = (Arc<Workspace>, Arc<Session>);
 
 impl Sessions {
-    /// The address's workspace around a child of the pool's, bound there and idle. `None` where the
-    /// address has a folder, or no such child is ready: then everything goes its usual way.
+    /// The address's workspace with a warm child, bound there and idle. `None` if the address has a
+    /// folder, or no such child is ready: then the usual way is taken.
     pub(super) async fn adopted(
         self: &Arc<Self>,
         address: &WorkspaceAddress,
@@ -414,12 +400,9 @@ impl Sessions {
         if !stateful || !self.is_new(address).await {
             return None;
         }
-        // Who holds as many as he may gets one when one of his own has ended.
-        if self
-            .population
-            .permits_for(&wants.spec)
-            .is_at_share(&wants.tenant)
-        {
+        // A tenant with its full share gets one after the end of one of its own.
+        let permits = self.population.permits_for(&wants.spec);
+        if permits.is_at_share(&wants.tenant) {
             return None;
         }
         let spare = self.pool.take(&wants.spec, &wants.profile).await?;
@@ -430,14 +413,14 @@ impl Sessions {
         let adopted = adopted.inspect_err(|error| {
             tracing::debug!(%error, "warm process could not be used");
         });
-        let Adopted { workspace, session } = adopted.ok()??;
+        let (workspace, session) = adopted.ok()??;
         self.watch(&workspace, &session);
         self.note_started(&workspace, &session).await;
         tracing::debug!(job = ?workspace.job.id(), "workspace opened with a warm process");
         Some(workspace)
     }
 
-    /// Whether a folder would be made for the address.
+    /// Whether a folder would be created for the address.
     async fn is_new(self: &Arc<Self>, address: &WorkspaceAddress) -> bool {
         let (store, key, claim) = (self.store.clone(), address.key, address.claim);
         let look = move || {
@@ -450,7 +433,7 @@ impl Sessions {
         matches!(tokio::task::spawn_blocking(look).await, Ok(Ok(true)))
     }
 
-    /// Blocks on the disk. What is not adopted ends by its drop.
+    /// Blocks on the disk. A child that is not adopted ends by its drop.
     fn adopt(
         &self,
         spare: Spare,
@@ -458,10 +441,7 @@ impl Sessions {
         wants: &Wants,
         principal: &Principal,
     ) -> Result<Option<Adopted>, SessionError> {
-        let new = NewChat {
-            principal: PrincipalHash::from(principal),
-            servers: Vec::new(),
-        };
+        let new = new_chat(principal);
         self.prove(address, &new)?;
         let held_at = BootTime::now();
         if !self.store.claim(spare.lease(), Some(&address.key), &new)? {
@@ -470,8 +450,8 @@ impl Sessions {
         let parts = spare.into_parts();
         let mut permit = parts.permit.expect("it counts as a stateful process");
         permit.pass_to(&wants.tenant);
-        // As in a folder whose child is started by its first call: what it wrote since its birth is
-        // new to that call.
+        // As if the first call had started the child: the files that it has written are new to that
+        // call.
         let lease = (parts.held.lease, held_at);
         let workspace = Workspace::new(address.key, parts.held.job, lease, Snapshot::default(), []);
         let session = Arc::new(Session::new(
@@ -483,42 +463,49 @@ impl Sessions {
         ));
         drop(workspace.slot(&wants.spec).bind(&session, address.class));
         let workspace = Arc::new(workspace);
-        Ok(Some(Adopted { workspace, session }))
+        Ok(Some((workspace, session)))
     }
 }
 
-// Choosing or starting the child that serves a call.
+fn new_chat(principal: &Principal) -> NewChat {
+    NewChat {
+        principal: PrincipalHash::from(principal),
+        servers: Vec::new(),
+    }
+}
+
+// The choice or start of the child that serves a call.
 
 /// A child for one call.
 pub struct Found {
     /// The child, in use.
     pub session: Lent,
-    /// A child of this server worked here before and is gone, and with it what it held in memory.
-    /// True until [`Workspace::loss_told`], so that a call that fails does not swallow the news.
+    /// An earlier child of this server has ended here, and its state in memory is lost. True until
+    /// [`Workspace::loss_told`], so that a call that fails does not suppress the message.
     pub replaced: bool,
 }
 
 /// The right to start a child for a call.
 pub struct Start {
-    /// Nobody else chooses or starts a child of this server in this workspace meanwhile.
+    /// No other call chooses or starts a child of this server in this workspace meanwhile.
     gate: OwnedMutexGuard<()>,
     permit: admission::Permit,
 }
 
 /// Whether a call has to start a child.
 pub enum Room {
-    /// One is there.
+    /// There is one.
     Unneeded,
     /// It may at once.
     Free(Start),
-    /// Somebody has to end first, or another start there has to.
+    /// Another session, or another start there, has to end first.
     Wanting,
 }
 
 impl Sessions {
     /// The child that serves this call: an idle one, else a new one while there may be more, else
-    /// the least busy. Without a right to start one, a permit among the children is waited for until
-    /// the first of the instants. All of it is over by the second.
+    /// the least busy. Without the right to start one, a permit among the children is waited for
+    /// until the first of the instants. The second limits everything.
     pub async fn child(
         self: &Arc<Self>,
         workspace: &Arc<Workspace>,
@@ -529,7 +516,7 @@ impl Sessions {
         (patience, deadline): (Instant, Instant),
     ) -> Result<Found, SessionError> {
         let slot = workspace.slot(spec);
-        // Who starts another one may wait for what this call holds.
+        // A call that starts one may wait for what this call holds.
         if start.is_none()
             && let Ok(session) = slot.lend(spec, class)
         {
@@ -539,35 +526,31 @@ impl Sessions {
             Some(start) => (start.gate, Some(start.permit)),
             None => (slot.gate.clone().lock_owned().await, None),
         };
-        self.drop_unfit(workspace, spec).await;
+        self.end_unusable(workspace, spec).await;
         let left = match slot.lend(spec, class) {
             Ok(session) => return Ok(Self::found(workspace, session)),
             Err(left) => left,
         };
-        let permit = if let Some(permit) = permit {
-            permit
-        } else {
-            let waiting = self.permit(workspace, spec, tenant);
-            let permit = tokio::time::timeout_at(patience.min(deadline), waiting).await;
-            permit.map_err(|_| self.full(spec, tenant))?
+        let permit = match permit {
+            Some(permit) => permit,
+            None => {
+                let waiting = self.permit(workspace, spec, tenant);
+                let permit = tokio::time::timeout_at(patience.min(deadline), waiting).await;
+                permit.map_err(|_| self.full(spec, tenant))?
+            }
         };
-        let child = self.started(workspace, || ChildRequest {
+        let request = ChildRequest {
             spec: spec.clone(),
             job: workspace.job.clone(),
-            profile: profile.clone(),
+            profile,
             user: user.clone(),
             tenant: tenant.clone(),
             deadline,
             listener: (self.listener)(&spec.name),
-        });
-        let child = child.await?;
-        let session = Arc::new(Session::new(
-            child,
-            spec.clone(),
-            permit,
-            self.metrics.session_live(),
-            class,
-        ));
+        };
+        let child = self.started(workspace, request).await?;
+        let live = self.metrics.session_live();
+        let session = Arc::new(Session::new(child, spec.clone(), permit, live, class));
         let lent = slot.bind(&session, class);
         self.watch(workspace, &session);
         workspace.note_worked(&spec.name, left);
@@ -580,26 +563,25 @@ impl Sessions {
 
     fn found(workspace: &Workspace, session: Lent) -> Found {
         let server = &session.spec.name;
-        // One that was ready before its first call.
+        // A warm child was not recorded before its first call.
         workspace.note_worked(server, true);
         let replaced = workspace.has_loss(server);
         Found { session, replaced }
     }
 
-    /// A child; where the system has no descriptors, processes or memory left for one, idle ones
-    /// end until it has.
+    /// A child; if the system has no descriptors, processes or memory left for one, idle ones end
+    /// until it has.
     async fn started(
         self: &Arc<Self>,
         own: &Arc<Workspace>,
-        request: impl Fn() -> ChildRequest,
+        request: ChildRequest,
     ) -> Result<Child, ChildError> {
         loop {
-            let wanted = request();
-            let tenant = wanted.tenant.clone();
-            match self.children.ready(wanted).await {
+            match self.children.ready(request.clone()).await {
                 Err(error) if error.is_lack_of_room() => {
                     let ending = own.ending_if_none();
                     let own = ending.map(|ending| (own.clone(), ending));
+                    let tenant = request.tenant.clone();
                     if !self.relieve(own, tenant, error.brief()).await {
                         return Err(error);
                     }
@@ -622,7 +604,7 @@ impl Sessions {
         permit.map_or(Room::Wanting, |permit| Room::Free(Start { gate, permit }))
     }
 
-    /// Waits until the call may start a child; `None` once one is there.
+    /// Waits until the call may start a child; `None` if there is one.
     pub async fn make_room(
         self: &Arc<Self>,
         own: &Arc<Workspace>,
@@ -649,7 +631,7 @@ impl Sessions {
         }
     }
 
-    /// Its death frees a permit, and its end is the beginning of an idle time.
+    /// Reports its end, which frees a permit.
     pub(super) fn watch(self: &Arc<Self>, workspace: &Workspace, session: &Session) {
         let (gone, sessions) = (session.child.gone(), Arc::downgrade(self));
         let key = workspace.key;
@@ -662,8 +644,8 @@ impl Sessions {
         });
     }
 
-    /// Dead children, and those of an older config, make room.
-    async fn drop_unfit(self: &Arc<Self>, workspace: &Arc<Workspace>, spec: &Arc<ServerSpec>) {
+    /// Ends children that have exited, and those of an older configuration.
+    async fn end_unusable(self: &Arc<Self>, workspace: &Arc<Workspace>, spec: &Arc<ServerSpec>) {
         let version = spec.version();
         for session in workspace.slot(spec).sessions() {
             let outdated = session.version != version && session.in_flight() == 0;
@@ -673,9 +655,9 @@ impl Sessions {
         }
     }
 
-    /// Waits for a permit among the live children; the least recently used idle session of who holds
-    /// the most makes room, in `own` also while somebody has the turn there: an idle child is in
-    /// nobody's way.
+    /// Waits for a permit among the live children; the least recently used idle session of the tenant
+    /// with the most makes room, in `own` even while another call has the turn there: an idle child
+    /// is not needed for it.
     async fn permit(
         self: &Arc<Self>,
         own: &Arc<Workspace>,
@@ -683,25 +665,25 @@ impl Sessions {
         tenant: &Tenant,
     ) -> admission::Permit {
         let mut permit = std::pin::pin!(self.population.permits_for(spec).enter(tenant));
-        let whose = Whose {
+        let requester = Requester {
             tenant: tenant.clone(),
             remote: matches!(spec.transport, Transport::Remote(_)),
         };
         loop {
-            // First, so that nothing is ended for a permit that is free.
+            // First, so that no session ends if a permit is free.
             if let Some(permit) = permit.as_mut().now_or_never() {
                 return permit;
             }
             let mut freed = std::pin::pin!(self.room.notified());
-            // Before the look: a call that ends during it is heard.
+            // Registered before the check: a call that ends meanwhile is noticed.
             freed.as_mut().enable();
             let ending = own.ending_if_none();
             let own = ending.map(|ending| (own.clone(), ending));
-            let (sessions, whose) = (self.clone(), whose.clone());
-            // A task of its own: an end once begun is finished, whoever gets the permit.
+            let (sessions, requester) = (self.clone(), requester.clone());
+            // A separate task: an end that has begun is finished, whatever call gets the permit.
             let evicting = self
                 .tasks
-                .spawn(async move { sessions.evict_one(own, &whose).await });
+                .spawn(async move { sessions.evict_one(own, &requester).await });
             let room = async {
                 if !evicting.await.unwrap_or(false) {
                     freed.await;
@@ -715,7 +697,7 @@ impl Sessions {
         }
     }
 
-    /// Tells whoever reads the folder (`mcpo-bridge sessions`) that the child works there.
+    /// Records the child in the folder, for `mcpo-bridge sessions`.
     pub(super) async fn note_started(
         self: &Arc<Self>,
         workspace: &Arc<Workspace>,
@@ -831,7 +813,7 @@ mod tests {
         assert!(leased(&store, "c"), "the opening went on");
         close(&sessions).await;
         assert!(!leased(&store, "c"));
-        assert!(sessions.entries().is_empty());
+        assert!(sessions.workspaces.lock().is_empty());
     }
 
     #[tokio::test]
@@ -846,7 +828,7 @@ mod tests {
         let failed = open(&sessions).await;
         assert!(matches!(failed, Err(SessionError::Files(_))));
         assert!(!leased(&store, "c"));
-        assert!(sessions.entries().is_empty());
+        assert!(sessions.workspaces.lock().is_empty());
     }
 
     #[tokio::test]
@@ -892,7 +874,7 @@ mod tests {
         let folder = Folder::new();
         let sessions = sessions(&folder, Arc::new(folder.open()));
         let _workspace = open(&sessions).await.unwrap();
-        let entry = sessions.entries().get(&key("c")).unwrap().clone();
+        let entry = sessions.workspaces.lock().get(&key("c")).unwrap().clone();
         let _gate = entry.gate.lock().await;
         assert_eq!(sessions.workspaces().len(), 1);
     }

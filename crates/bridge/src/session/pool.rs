@@ -309,9 +309,7 @@ impl Pool {
 // the time that one takes to start.
 
 /// The number follows a burst within the first time, and a decline within the second.
-const FAST: Duration = Duration::from_secs(10);
-
-const SLOW: Duration = Duration::from_secs(60);
+const SPANS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
 
 /// Requests are not evenly distributed.
 const SAFETY: f64 = 2.0;
@@ -321,30 +319,17 @@ const START: Duration = Duration::from_secs(1);
 
 /// Recent requests, and the duration of a start.
 struct Demand {
-    fast: Decaying,
-    slow: Decaying,
+    /// Counts of requests with exponential decay over [`SPANS`], at the last request.
+    counts: [f64; 2],
     start: Option<Duration>,
     last: Instant,
-}
-
-/// A count of requests with exponential decay.
-struct Decaying {
-    over: Duration,
-    count: f64,
-    at: Instant,
 }
 
 impl Demand {
     /// Without any request.
     pub fn new(now: Instant) -> Self {
-        let decaying = |over| Decaying {
-            over,
-            count: 0.0,
-            at: now,
-        };
         Self {
-            fast: decaying(FAST),
-            slow: decaying(SLOW),
+            counts: [0.0; 2],
             start: None,
             last: now,
         }
@@ -352,8 +337,7 @@ impl Demand {
 
     /// Counts a request.
     pub fn arrived(&mut self, now: Instant) {
-        self.fast.add(now);
-        self.slow.add(now);
+        self.counts = self.decayed(now).map(|count| count + 1.0);
         self.last = now;
     }
 
@@ -362,12 +346,20 @@ impl Demand {
         self.start = Some(self.start.map_or(took, |before| (before * 3 + took) / 4));
     }
 
+    fn decayed(&self, now: Instant) -> [f64; 2] {
+        let age = now.duration_since(self.last).as_secs_f64();
+        let decayed = |(count, span): (f64, Duration)| count * (-age / span.as_secs_f64()).exp();
+        [0, 1].map(|at| decayed((self.counts[at], SPANS[at])))
+    }
+
     /// The number that should be ready; 0 after `idle` without a request.
     pub fn wanted(&self, idle: Duration, now: Instant) -> usize {
         if now.duration_since(self.last) >= idle {
             return 0;
         }
-        let rate = self.fast.rate(now).max(self.slow.rate(now));
+        let counts = self.decayed(now).into_iter().zip(SPANS);
+        let rates = counts.map(|(count, span)| count / span.as_secs_f64());
+        let rate = rates.fold(0.0, f64::max);
         let within = rate * self.start.unwrap_or(START).as_secs_f64() * SAFETY;
         #[expect(
             clippy::cast_possible_truncation,
@@ -376,23 +368,6 @@ impl Demand {
         )]
         let wanted = within.ceil() as usize;
         wanted.max(1)
-    }
-}
-
-impl Decaying {
-    fn count(&self, now: Instant) -> f64 {
-        let age = now.duration_since(self.at).as_secs_f64();
-        self.count * (-age / self.over.as_secs_f64()).exp()
-    }
-
-    fn add(&mut self, now: Instant) {
-        self.count = self.count(now) + 1.0;
-        self.at = now;
-    }
-
-    /// Requests per second.
-    fn rate(&self, now: Instant) -> f64 {
-        self.count(now) / self.over.as_secs_f64()
     }
 }
 
@@ -466,7 +441,10 @@ impl Pool {
             return None;
         }
         let now = Instant::now();
-        let (memory, disk) = self.free().await;
+        let store = self.context.store.clone();
+        let free = move || (available_memory(), store.free_bytes().unwrap_or(0));
+        let free = tokio::task::spawn_blocking(free).await;
+        let (memory, disk) = free.unwrap_or_default();
         let low = memory < self.settings.min_free_memory;
         if low {
             *no_new_before = now + MEMORY_PAUSE;
@@ -481,13 +459,6 @@ impl Pool {
         drop(self.trim(&room, now));
         let held_up = self.start_wanted(&room, now);
         Some(if held_up { SHORT_REST } else { REST })
-    }
-
-    /// Bytes of memory and of disk.
-    async fn free(&self) -> (u64, u64) {
-        let store = self.context.store.clone();
-        let look = move || (available_memory(), store.free_bytes().unwrap_or(0));
-        tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
     /// Removes children that have exited, are outdated or superfluous, the oldest first.

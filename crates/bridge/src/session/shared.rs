@@ -1,15 +1,19 @@
-//! The one child of each `shared` server, for everyone and calls side by side.
+//! The one child of each `shared` server, for all callers and concurrent calls.
 //!
-//! A process hears once what its callers can answer (elicitation, sampling, roots), so callers who
-//! can answer the same share a child: one for all who can answer nothing, and a few others.
+//! A process learns once what its callers can answer (elicitation, sampling, roots), so callers with
+//! the same capabilities share a child: one for all without any, and a few others.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use bridge_model::{Job, Principal, ServerName, Tenant};
 use bridge_process::{Child, ChildError, End, Listener, Profile, UserValues};
 use bridge_state::{ChatStore, Held, Lease, NewChat, PrincipalHash};
-use parking_lot::{Mutex, MutexGuard};
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, ready},
+};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::SessionError;
@@ -19,16 +23,16 @@ use crate::{
     config::{ServerSpec, SpecVersion},
 };
 
-/// A start that failed is not tried again within this time: callers get the same answer.
+/// A failed start is not repeated within this time: callers get the same error.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A start is bounded by its own time limit, not by the patience of whoever asked first.
+/// A start has its own time limit, not that of the first caller.
 const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Children of one server for callers of different abilities; callers beyond get the child of those
-/// who can answer nothing.
+/// Children of one server for callers with different capabilities; further callers get the child for
+/// callers without any.
 const PROFILES: usize = 8;
 
-/// A server and what the callers of its child can answer.
+/// A server and the capabilities of its child's callers.
 type Key = (ServerName, Cow<'static, str>);
 
 /// All shared children of this bridge.
@@ -37,11 +41,11 @@ pub struct SharedChildren {
     store: Arc<ChatStore>,
     states: Mutex<HashMap<Key, ChildState>>,
     listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
-    /// Calls of one user that a child works on, where its config says nothing of calls side by side.
+    /// Concurrent calls of one user, if the server's configuration sets no limit.
     per_user: usize,
     /// Starts and ends, which no caller can interrupt: a shutdown waits for them.
     tasks: TaskTracker,
-    /// Nothing is started any more, and nobody waited for.
+    /// No child is started any more, and calls are not waited for.
     stopping: CancellationToken,
 }
 
@@ -49,40 +53,31 @@ pub struct SharedChildren {
 pub struct SharedChild {
     /// The process.
     pub child: Child,
-    /// Where it works: a folder of its own, from which nothing is published.
+    /// Its own folder, from which nothing is published.
     pub job: Job,
-    /// For the calls that it works on side by side.
+    /// For concurrent calls.
     permits: Permits,
     lease: Lease,
     version: SpecVersion,
 }
 
-/// What a server's child does. Absent where there is none.
+/// The state of a server's child. Absent if there is none.
 enum ChildState {
     Starting(Start),
     Running(Arc<SharedChild>),
     Failed(SpecVersion, Instant, ChildError),
 }
 
-/// A start under way, for all who wait for it.
+/// A start, for all callers that wait for it.
 struct Start {
     version: SpecVersion,
-    /// Nobody wants it any more.
+    /// Cancelled when the child is no longer needed.
     called_off: CancellationToken,
     outcome: watch::Receiver<Option<Result<Arc<SharedChild>, ChildError>>>,
 }
 
-/// How a caller comes to the child.
-enum Way {
-    There(Arc<SharedChild>),
-    /// He is the first, and gets the failure itself.
-    Begun(JoinHandle<Result<Arc<SharedChild>, SessionError>>),
-    /// Somebody else began.
-    Joined(watch::Receiver<Option<Result<Arc<SharedChild>, ChildError>>>),
-}
-
 impl SharedChildren {
-    /// None runs before one is asked for.
+    /// None runs before one is requested.
     pub fn new(
         children: Arc<Children>,
         store: Arc<ChatStore>,
@@ -100,40 +95,29 @@ impl SharedChildren {
         }
     }
 
-    /// The server's child, started where there is none that lives. A caller who leaves, or whose
-    /// deadline passes, leaves the start to the others and to the next.
+    /// The server's child, started if none lives. A start continues for other callers if the caller
+    /// leaves, or its deadline passes.
     pub async fn child(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
         (profile, tenant): (&Profile, &Tenant),
         deadline: Instant,
     ) -> Result<Arc<SharedChild>, SessionError> {
-        let way = self.way(spec, profile, tenant)?;
-        let child = async {
-            match way {
-                Way::There(shared) => Ok(shared),
-                Way::Begun(start) => start.await.unwrap_or_else(|_| Err(called_off().into())),
-                Way::Joined(mut outcome) => {
-                    let outcome = outcome.wait_for(Option::is_some).await;
-                    let outcome = outcome.ok().and_then(|outcome| outcome.clone());
-                    Ok(outcome.unwrap_or_else(|| Err(called_off()))?)
-                }
-            }
-        };
+        let child = self.waiting(spec, profile, tenant)?;
         let child = tokio::time::timeout_at(deadline, child).await;
         child.unwrap_or_else(|_| Err(ChildError::Timeout.into()))
     }
 
-    fn way(
+    fn waiting(
         self: &Arc<Self>,
         spec: &Arc<ServerSpec>,
         profile: &Profile,
         tenant: &Tenant,
-    ) -> Result<Way, SessionError> {
+    ) -> Result<BoxFuture<'static, Result<Arc<SharedChild>, SessionError>>, SessionError> {
         let version = spec.version();
         let mut profile = self.children.spoken(spec, profile.clone());
         let mut key = (spec.name.clone(), profile.key());
-        let mut states = self.states();
+        let mut states = self.states.lock();
         let of_server = |states: &HashMap<Key, ChildState>| {
             let of_server = states.keys().filter(|(server, _)| *server == spec.name);
             of_server.count()
@@ -146,10 +130,16 @@ impl SharedChildren {
             Some(ChildState::Running(shared))
                 if shared.child.is_alive() && shared.version == version =>
             {
-                return Ok(Way::There(shared.clone()));
+                return Ok(ready(Ok(shared.clone())).boxed());
             }
             Some(ChildState::Starting(start)) if start.version == version => {
-                return Ok(Way::Joined(start.outcome.clone()));
+                let mut outcome = start.outcome.clone();
+                let joined = async move {
+                    let outcome = outcome.wait_for(Option::is_some).await;
+                    let outcome = outcome.ok().and_then(|outcome| outcome.clone());
+                    Ok(outcome.unwrap_or_else(|| Err(called_off()))?)
+                };
+                return Ok(joined.boxed());
             }
             Some(ChildState::Failed(failed, at, error))
                 if *failed == version && at.elapsed() < PAUSE =>
@@ -165,24 +155,27 @@ impl SharedChildren {
             return Err(called_off().into());
         }
         let (tell, outcome) = watch::channel(None);
-        let called_off = CancellationToken::new();
+        let off = CancellationToken::new();
         let start = Start {
             version,
-            called_off: called_off.clone(),
+            called_off: off.clone(),
             outcome,
         };
         states.insert(key.clone(), ChildState::Starting(start));
         let (shares, spec, tenant) = (self.clone(), spec.clone(), tenant.clone());
-        Ok(Way::Begun(self.tasks.spawn(async move {
-            let started = shares.start(&spec, (profile, tenant), &called_off).await;
-            let started = shares.settle(key, spec.version(), &called_off, started);
+        let start = self.tasks.spawn(async move {
+            let started = shares.start(&spec, (profile, tenant), &off).await;
+            let started = shares.settle(key, spec.version(), &off, started);
             tell.send_replace(Some(match &started {
                 Ok(shared) => Ok(shared.clone()),
                 Err(SessionError::Child(error)) => Err(error.clone()),
                 Err(error) => Err(ChildError::not_started(error.to_string())),
             }));
             started
-        })))
+        });
+        // The first caller gets the failure itself.
+        let begun = start.map(|started| started.unwrap_or_else(|_| Err(called_off().into())));
+        Ok(begun.boxed())
     }
 
     /// The state after a start, unless it was called off.
@@ -194,7 +187,7 @@ impl SharedChildren {
         started: Result<SharedChild, SessionError>,
     ) -> Result<Arc<SharedChild>, SessionError> {
         let started = started.map(Arc::new);
-        let mut states = self.states();
+        let mut states = self.states.lock();
         if off.is_cancelled() {
             if let Ok(shared) = started {
                 self.retire(shared);
@@ -263,30 +256,23 @@ impl SharedChildren {
         }
     }
 
-    /// Gives this child to nobody any more; it ends once nobody calls it.
+    /// Lends this child to no further call; it ends after its calls.
     pub fn forget(self: &Arc<Self>, gone: &Arc<SharedChild>) {
-        let is_it = |_: &Key, state: &mut ChildState| match state {
-            ChildState::Running(shared) => Arc::ptr_eq(shared, gone),
-            _ => false,
-        };
-        let found: Vec<_> = self.states().extract_if(is_it).collect();
-        for (_, state) in found {
+        let is_it = |_: &Key, state: &mut ChildState| matches!(state, ChildState::Running(shared) if Arc::ptr_eq(shared, gone));
+        for (_, state) in self.states.lock().extract_if(is_it) {
             self.give_up(state);
         }
     }
 
-    /// Ends the child if it fails a ping: called after a call on it was given up.
+    /// Ends the child if it fails a ping, after a call was given up.
     pub async fn check(self: &Arc<Self>, shared: &Arc<SharedChild>, patience: Duration) {
         if !shared.child.answers_ping(patience).await {
-            shared
-                .child
-                .end(End::Terminate(self.children.kill_grace()))
-                .await;
+            let how = End::Terminate(self.children.kill_grace());
+            shared.child.end(how).await;
         }
     }
 
-    /// Ends the children of servers that are gone or changed; calls on them end first. Waits for
-    /// none of them.
+    /// Ends the children of servers that are gone or changed, after their calls. Does not wait.
     #[expect(
         clippy::unused_async,
         reason = "a reload awaits it, and may have to wait one day"
@@ -296,29 +282,25 @@ impl SharedChildren {
         current: impl Fn(&ServerName, SpecVersion) -> bool,
     ) {
         let outdated = |(name, _): &Key, state: &mut ChildState| !current(name, state.version());
-        for (_, state) in self.states().extract_if(outdated) {
+        for (_, state) in self.states.lock().extract_if(outdated) {
             self.give_up(state);
         }
     }
 
-    /// Ends all of them, and starts no more.
+    /// Ends all children, and starts no more.
     pub async fn end_all(self: &Arc<Self>) {
         self.stopping.cancel();
-        for (_, state) in self.states().drain() {
+        for (_, state) in self.states.lock().drain() {
             self.give_up(state);
         }
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// How many run.
+    /// The number of running children.
     pub fn count(&self) -> usize {
         let running = |state: &&ChildState| matches!(state, ChildState::Running(_));
-        self.states().values().filter(running).count()
-    }
-
-    fn states(&self) -> MutexGuard<'_, HashMap<Key, ChildState>> {
-        self.states.lock()
+        self.states.lock().values().filter(running).count()
     }
 
     fn give_up(self: &Arc<Self>, state: ChildState) {
@@ -329,7 +311,7 @@ impl SharedChildren {
         }
     }
 
-    /// Ends a child that nobody gets any more: once nobody calls it, or at a shutdown at once.
+    /// Ends a child after its calls, or at once during a shutdown.
     fn retire(self: &Arc<Self>, shared: Arc<SharedChild>) {
         let shares = self.clone();
         self.tasks.spawn(async move {
@@ -342,28 +324,22 @@ impl SharedChildren {
                 () = unused => {}
                 () = shares.stopping.cancelled() => {}
             }
-            shares.end(&shared).await;
+            let how = End::Gracefully(shares.children.kill_grace());
+            shared.child.end(how).await;
+            shares.clear(shared.lease.clone()).await;
         });
-    }
-
-    async fn end(self: &Arc<Self>, shared: &SharedChild) {
-        shared
-            .child
-            .end(End::Gracefully(self.children.kill_grace()))
-            .await;
-        self.clear(shared.lease.clone()).await;
     }
 
     async fn clear(&self, lease: Lease) {
         let store = self.store.clone();
-        // What cannot be removed now is garbage that the collector gets later.
+        // If that fails, the clean-up deletes it later.
         let _ = tokio::task::spawn_blocking(move || store.discard(&lease)).await;
     }
 }
 
 impl SharedChild {
-    /// Waits for a permit among the calls that it works on side by side: in all as many as its config
-    /// says, and of one user never all.
+    /// Waits for a permit for a concurrent call: as many as its configuration allows, and never all
+    /// for one user.
     pub fn permit(&self, tenant: &Tenant) -> impl Future<Output = Permit> + use<> {
         self.permits.enter(tenant)
     }

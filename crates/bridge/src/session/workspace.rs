@@ -1,7 +1,8 @@
-//! A workspace that is in use: its folder, its order of calls, its children, its files.
+//! A workspace in use: its folder, its order of calls, its children, its files.
 
 use std::{
     collections::{HashMap, HashSet},
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -29,28 +30,28 @@ use crate::{
     telemetry::Live,
 };
 
-/// One chat's folder while anybody works in it.
+/// A chat's folder while it is used.
 pub struct Workspace {
     /// Which one it is.
     pub key: WorkspaceKey,
     /// Its folder.
     pub job: Job,
-    /// Our right to it.
+    /// The bridge's right to it.
     pub lease: Lease,
-    /// What lay in it after the last call; held while looking again.
+    /// Its files after the last call; held while they are read again.
     pub files: Arc<tokio::sync::Mutex<Snapshot>>,
     order: Arc<RwLock<()>>,
-    /// Held by an end that began under a call's turn and may outlast it.
+    /// Held by the end of a session that began in a call's turn and may take longer.
     ending: Arc<tokio::sync::Mutex<()>>,
     slots: Mutex<HashMap<ServerName, Arc<Slot>>>,
     worked_before: Mutex<HashSet<String>>,
     /// Servers whose child was replaced, until an answer says so.
     losses: Mutex<HashSet<ServerName>>,
-    /// The message for which the chat's attached files were last looked at.
+    /// The message for which the chat's attached files were last checked.
     attached: Mutex<Option<Box<str>>>,
-    /// When the lease was last seen to be ours.
+    /// When the lease was last confirmed.
     held_at: Mutex<BootTime>,
-    /// Another replica has taken the folder over: nothing more is written there.
+    /// Another replica has taken the folder over: nothing more is written to it.
     lost: AtomicBool,
 }
 
@@ -58,7 +59,7 @@ pub struct Workspace {
 pub struct Slot {
     /// Held while a child is chosen or started.
     pub gate: Arc<tokio::sync::Mutex<()>>,
-    /// Calls of this server side by side, where its config allows more than one.
+    /// Concurrent calls of this server, if its configuration allows more than one.
     permits: Arc<Semaphore>,
     /// The children.
     sessions: Mutex<Vec<Arc<Session>>>,
@@ -70,11 +71,11 @@ pub struct Session {
     pub child: Child,
     /// The server as it was when the child was started.
     pub spec: Arc<ServerSpec>,
-    /// The version of that, for comparison after a reload.
+    /// The version of `spec`, for comparison after a reload.
     pub version: SpecVersion,
     /// Counts against the limit on stateful processes, until the child has ended.
     permit: Mutex<Option<Permit>>,
-    /// Against whose share it counts.
+    /// The tenant whose share it counts against.
     pub tenant: Tenant,
     _live: Live,
     class: Mutex<Class>,
@@ -83,26 +84,21 @@ pub struct Session {
 }
 
 /// A call's turn in its workspace. Dropping it lets the next call begin.
+#[expect(dead_code, reason = "held, not used")]
 pub enum Turn {
     /// Alone.
-    Exclusive {
-        /// Keeps all others out.
-        _order: OwnedRwLockWriteGuard<()>,
-    },
-    /// Beside other calls of servers that allow it.
-    Concurrent {
-        /// Keeps exclusive calls out.
-        _order: OwnedRwLockReadGuard<()>,
-        /// One of the server's `concurrency`.
-        _permit: OwnedSemaphorePermit,
-    },
+    Exclusive(OwnedRwLockWriteGuard<()>),
+    /// Together with other calls of servers that allow it: not with exclusive calls, and with one of
+    /// the server's `concurrency`.
+    Concurrent(OwnedRwLockReadGuard<()>, OwnedSemaphorePermit),
 }
 
-/// An end under way. Dropping it lets the next turn begin.
+/// The end of a session. Dropping it lets the next turn begin.
 pub struct Ending(#[expect(dead_code, reason = "held, not used")] OwnedMutexGuard<()>);
 
 impl Workspace {
-    /// A workspace whose lease we hold, as was known at `held_at`. `worked_before` names the servers that ever ran here.
+    /// A workspace whose lease the bridge holds, confirmed at `held_at`. `worked_before` names the
+    /// servers that have run here.
     pub fn new(
         key: WorkspaceKey,
         job: Job,
@@ -126,12 +122,12 @@ impl Workspace {
         }
     }
 
-    /// When its lease was last seen to be ours.
+    /// When its lease was last confirmed.
     pub fn held_at(&self) -> BootTime {
         *self.held_at.lock()
     }
 
-    /// It was seen to be ours at that time.
+    /// The lease was confirmed at that time.
     pub fn seen_held(&self, at: BootTime) {
         let mut held_at = self.held_at.lock();
         *held_at = (*held_at).max(at);
@@ -142,51 +138,53 @@ impl Workspace {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Notes that; `false` if it was known.
+    /// Records that; `false` if it was known.
     pub(super) fn lose(&self) -> bool {
         !self.lost.swap(true, Ordering::Relaxed)
     }
 
     /// Waits for the turn of a call to `spec`: alone, unless its `concurrency` says otherwise.
     pub async fn turn(&self, spec: &ServerSpec) -> Turn {
-        let turn = match spec.concurrency.map(std::num::NonZeroUsize::get) {
-            None | Some(1) => Turn::Exclusive {
-                _order: self.order.clone().write_owned().await,
-            },
-            Some(_) => {
+        let turn = match spec.concurrency.map_or(1, NonZeroUsize::get) {
+            1 => Turn::Exclusive(self.order.clone().write_owned().await),
+            _ => {
                 let permits = self.slot(spec).permits.clone();
                 let permit = permits.acquire_owned().await.expect("never closed");
-                Turn::Concurrent {
-                    _order: self.order.clone().read_owned().await,
-                    _permit: permit,
-                }
+                Turn::Concurrent(self.order.clone().read_owned().await, permit)
             }
         };
         drop(self.ending.lock().await);
         turn
     }
 
-    /// The turn, if nobody works here now.
+    /// Waits for a turn alone.
+    pub async fn turn_alone(&self) -> Turn {
+        let turn = Turn::Exclusive(self.order.clone().write_owned().await);
+        drop(self.ending.lock().await);
+        turn
+    }
+
+    /// The turn, if no call works here now.
     pub fn turn_if_idle(&self) -> Option<Turn> {
         let order = self.order.clone().try_write_owned().ok()?;
         drop(self.ending.try_lock().ok()?);
-        Some(Turn::Exclusive { _order: order })
+        Some(Turn::Exclusive(order))
     }
 
-    /// For a caller who has a turn and ends a session: the next turn waits until this is dropped,
-    /// also where the caller gives up his own before.
+    /// For the end of a session by a caller with a turn: the next turn waits until this is dropped,
+    /// even if the caller releases its own earlier.
     pub async fn ending(&self) -> Ending {
         Ending(self.ending.clone().lock_owned().await)
     }
 
-    /// The same, unless somebody ends one already.
+    /// The same, unless another session is ending.
     pub fn ending_if_none(&self) -> Option<Ending> {
         self.ending.clone().try_lock_owned().ok().map(Ending)
     }
 
     /// The children of a server.
     pub fn slot(&self, spec: &ServerSpec) -> Arc<Slot> {
-        let concurrency = spec.concurrency.map_or(1, std::num::NonZeroUsize::get);
+        let concurrency = spec.concurrency.map_or(1, NonZeroUsize::get);
         let mut slots = self.slots.lock();
         let slot = slots.entry(spec.name.clone()).or_insert_with(|| {
             Arc::new(Slot {
@@ -204,52 +202,53 @@ impl Workspace {
         slots.values().flat_map(|slot| slot.sessions()).collect()
     }
 
-    /// Unbinds a child; `false` if somebody did already.
+    /// Unbinds a child; `false` if it was unbound before.
     pub fn unbind(&self, session: &Arc<Session>) -> bool {
-        let slots = self.slots.lock();
-        slots
-            .get(&session.spec.name)
-            .is_some_and(|slot| slot.unbind(session))
+        self.unbind_if(session, |_| true)
     }
 
-    /// Unbinds a child that no call uses: none gets it any more.
+    /// Unbinds a child that no call uses: no other call gets it any more.
     pub fn unbind_idle(&self, session: &Arc<Session>) -> bool {
-        let slots = self.slots.lock();
-        slots
-            .get(&session.spec.name)
-            .is_some_and(|slot| slot.unbind_idle(session))
+        self.unbind_if(session, |session| session.in_flight() == 0)
     }
 
-    /// Notes that a new child of the server works here, and what is lost if one did before and
-    /// none is `left`.
+    fn unbind_if(&self, session: &Arc<Session>, may: impl Fn(&Session) -> bool) -> bool {
+        let slots = self.slots.lock();
+        let Some(slot) = slots.get(&session.spec.name) else {
+            return false;
+        };
+        let mut sessions = slot.sessions.lock();
+        let before = sessions.len();
+        sessions.retain(|other| !Arc::ptr_eq(other, session) || !may(other));
+        sessions.len() < before
+    }
+
+    /// Records that a new child of the server works here, and a loss if one did before and none is
+    /// `left`.
     pub fn note_worked(&self, server: &ServerName, left: bool) {
         let mut before = self.worked_before.lock();
         if !before.insert(server.as_str().to_owned()) && !left {
-            self.losses().insert(server.clone());
+            self.losses.lock().insert(server.clone());
         }
     }
 
-    /// What the server held in memory is gone, and no answer said so yet.
+    /// Whether the server's state in memory was lost, and no answer has reported it yet.
     pub fn has_loss(&self, server: &ServerName) -> bool {
-        self.losses().contains(server)
+        self.losses.lock().contains(server)
     }
 
-    /// An answer says that what the server held in memory is gone: it need not be said again.
+    /// Records that an answer reports the loss.
     pub fn loss_told(&self, server: &ServerName) {
-        self.losses().remove(server);
+        self.losses.lock().remove(server);
     }
 
     /// Whether this is the first call for a message, before which the chat's attached files are
-    /// looked at; without one, every call is.
+    /// checked; without a message, every call is.
     pub fn begin_attachments(&self, message: Option<&str>) -> bool {
         let mut attached = self.attached.lock();
         let first = message.is_none() || attached.as_deref() != message;
         *attached = message.map(Into::into);
         first
-    }
-
-    fn losses(&self) -> parking_lot::MutexGuard<'_, HashSet<ServerName>> {
-        self.losses.lock()
     }
 }
 
@@ -259,22 +258,19 @@ impl Slot {
         self.sessions.lock().clone()
     }
 
-    /// Lends the child that serves a call: an idle one, else the least busy. `Err` where a new
-    /// one is to be started, and whether others stay beside it.
+    /// Lends the child that serves a call: an idle one, else the least busy. `Err` if a new one has
+    /// to be started, with whether there are others.
     pub fn lend(&self, spec: &ServerSpec, class: Class) -> Result<Lent, bool> {
         let bound = self.sessions.lock();
-        // Under the lock, so that a child that was found idle is lent or ended, not both.
+        // Under the lock, so that an idle child is either lent or ended.
         let (sessions, chosen) = fitting(&bound, spec);
-        match chosen {
-            Some(index) => Ok(sessions[index].lend(class)),
-            None => Err(!sessions.is_empty()),
-        }
+        let chosen = chosen.map(|index| sessions[index].lend(class));
+        chosen.ok_or(!sessions.is_empty())
     }
 
-    /// Whether a child is there that would serve a call now.
+    /// Whether a child could serve a call now.
     pub fn would_lend(&self, spec: &ServerSpec) -> bool {
-        let bound = self.sessions.lock();
-        fitting(&bound, spec).1.is_some()
+        fitting(&self.sessions.lock(), spec).1.is_some()
     }
 
     /// Binds a new child, in use.
@@ -282,20 +278,6 @@ impl Slot {
         let mut sessions = self.sessions.lock();
         sessions.push(session.clone());
         session.lend(class)
-    }
-
-    fn unbind_idle(&self, session: &Arc<Session>) -> bool {
-        let mut sessions = self.sessions.lock();
-        let before = sessions.len();
-        sessions.retain(|other| !Arc::ptr_eq(other, session) || other.in_flight() > 0);
-        sessions.len() < before
-    }
-
-    fn unbind(&self, session: &Arc<Session>) -> bool {
-        let mut sessions = self.sessions.lock();
-        let before = sessions.len();
-        sessions.retain(|other| !Arc::ptr_eq(other, session));
-        sessions.len() < before
     }
 }
 
@@ -340,8 +322,7 @@ impl Session {
 
     /// Its permit among the live children, once.
     pub fn give_up_permit(&self) -> Option<Permit> {
-        let mut permit = self.permit.lock();
-        permit.take()
+        self.permit.lock().take()
     }
 
     /// Begins a use; the idle clock stops until it is dropped.
@@ -357,7 +338,7 @@ impl Session {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether it is with a server elsewhere.
+    /// Whether it is a session with a remote server.
     pub fn is_remote(&self) -> bool {
         matches!(self.spec.transport, Transport::Remote(_))
     }
@@ -372,7 +353,7 @@ impl Session {
         *self.last_used.lock()
     }
 
-    /// When it may be ended for being idle.
+    /// When its idle time is over.
     pub fn idle_end(&self, one_call: Duration) -> Instant {
         let keep = match self.class() {
             Class::OneCall => one_call.min(self.spec.idle_timeout),
@@ -399,7 +380,8 @@ impl Drop for Lent {
     }
 }
 
-/// A workspace that was opened for a call, until the call takes it. Dropped untaken, the housekeeper is told.
+/// A workspace that was opened for a call, until the call takes it. Otherwise its drop is reported to
+/// the clean-up.
 pub struct OpenWorkspace {
     workspace: Option<Arc<Workspace>>,
     sessions: Arc<Sessions>,
@@ -429,12 +411,12 @@ impl Drop for OpenWorkspace {
     }
 }
 
-/// What kind of session: in the order in which they are given up.
+/// The kinds of sessions, in the order in which they are ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// A caller without a chat, who may or may not come back.
+    /// Of a caller without a chat, which may not call again.
     OneCall,
-    /// A chat, or a session that the caller named.
+    /// Of a chat, or of a session that the caller named.
     Lasting,
 }
 
