@@ -57,7 +57,7 @@ impl ForkServers {
     pub fn new(means: Means) -> Self {
         Self {
             means,
-            prepared: Prepared::new(),
+            prepared: Prepared::default(),
         }
     }
 

@@ -59,16 +59,17 @@ impl<T> Entry<T> {
     }
 }
 
-impl<P: Eq + Hash, T> Prepared<P, T> {
-    /// Nothing is prepared yet.
-    pub fn new() -> Self {
+impl<P, T> Default for Prepared<P, T> {
+    fn default() -> Self {
         Self {
             entries: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }
     }
+}
 
+impl<P: Eq + Hash, T> Prepared<P, T> {
     /// A new entry, which is not in the table yet.
     pub fn entry(&self, state: T) -> Entry<T> {
         let now = Instant::now();

@@ -110,7 +110,9 @@ impl Sessions {
         self.draining.store(true, Ordering::Relaxed);
         self.pool.stop();
         let keys: Vec<_> = self.workspaces.lock().keys().copied().collect();
-        keys.into_iter().for_each(|key| self.call_ended(key));
+        for key in keys {
+            self.call_ended(key);
+        }
     }
 
     /// Ends an idle session so that a child of this tenant gets its permit; `false` if no session has
@@ -121,9 +123,10 @@ impl Sessions {
         requester: &Requester,
     ) -> bool {
         let permits = self.population.permits(requester.remote);
-        let rule = match permits.is_at_share(&requester.tenant) {
-            true => Rule::OwnOnly,
-            false => Rule::MoreThan(permits.held_by(&requester.tenant)),
+        let rule = if permits.is_at_share(&requester.tenant) {
+            Rule::OwnOnly
+        } else {
+            Rule::MoreThan(permits.held_by(&requester.tenant))
         };
         if !matches!(rule, Rule::OwnOnly) && !requester.remote && self.pool.make_room().await {
             return true;

@@ -102,14 +102,13 @@ impl Sessions {
         if let Some(workspace) = entry.open.lock().clone() {
             return Ok(workspace);
         }
-        let opened = match self.adopted(&address, &principal, wants).await {
-            Some(adopted) => Ok(adopted),
-            None => {
-                let sessions = self.clone();
-                let read = move || sessions.read(&address, &principal);
-                let opened = tokio::task::spawn_blocking(read).await;
-                opened.expect("opening a folder does not panic")
-            }
+        let opened = if let Some(adopted) = self.adopted(&address, &principal, wants).await {
+            Ok(adopted)
+        } else {
+            let sessions = self.clone();
+            let read = move || sessions.read(&address, &principal);
+            let opened = tokio::task::spawn_blocking(read).await;
+            opened.expect("opening a folder does not panic")
         };
         if let Ok(workspace) = &opened {
             *entry.open.lock() = Some(workspace.clone());
@@ -531,13 +530,12 @@ impl Sessions {
             Ok(session) => return Ok(Self::found(workspace, session)),
             Err(left) => left,
         };
-        let permit = match permit {
-            Some(permit) => permit,
-            None => {
-                let waiting = self.permit(workspace, spec, tenant);
-                let permit = tokio::time::timeout_at(patience.min(deadline), waiting).await;
-                permit.map_err(|_| self.full(spec, tenant))?
-            }
+        let permit = if let Some(permit) = permit {
+            permit
+        } else {
+            let waiting = self.permit(workspace, spec, tenant);
+            let permit = tokio::time::timeout_at(patience.min(deadline), waiting).await;
+            permit.map_err(|_| self.full(spec, tenant))?
         };
         let request = ChildRequest {
             spec: spec.clone(),

@@ -122,7 +122,7 @@ impl Pool {
         population: Arc<Population>,
         listener: Arc<dyn Fn(&ServerName) -> Listener + Send + Sync>,
     ) -> Self {
-        let kinds = Prepared::new();
+        let kinds = Prepared::default();
         let context = Context {
             children,
             store,
@@ -668,9 +668,10 @@ impl Pool {
             Err(error) => {
                 drop(permit);
                 context.remove(held.lease).await;
-                return Err(match off.is_cancelled() {
-                    true => NotMade::CalledOff,
-                    false => error.into(),
+                return Err(if off.is_cancelled() {
+                    NotMade::CalledOff
+                } else {
+                    error.into()
                 });
             }
         };

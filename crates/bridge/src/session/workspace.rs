@@ -145,14 +145,12 @@ impl Workspace {
 
     /// Waits for the turn of a call to `spec`: alone, unless its `concurrency` says otherwise.
     pub async fn turn(&self, spec: &ServerSpec) -> Turn {
-        let turn = match spec.concurrency.map_or(1, NonZeroUsize::get) {
-            1 => Turn::Exclusive(self.order.clone().write_owned().await),
-            _ => {
-                let permits = self.slot(spec).permits.clone();
-                let permit = permits.acquire_owned().await.expect("never closed");
-                Turn::Concurrent(self.order.clone().read_owned().await, permit)
-            }
-        };
+        if spec.concurrency.map_or(1, NonZeroUsize::get) == 1 {
+            return self.turn_alone().await;
+        }
+        let permits = self.slot(spec).permits.clone();
+        let permit = permits.acquire_owned().await.expect("never closed");
+        let turn = Turn::Concurrent(self.order.clone().read_owned().await, permit);
         drop(self.ending.lock().await);
         turn
     }

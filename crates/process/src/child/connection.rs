@@ -605,9 +605,12 @@ fn recipient(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
         !pending(request, PendingServerRequests::waits) && owner != Some(LONG_LIVED)
     };
     let active = waiting.values().any(is_active);
-    let may_get = |(_, request): &(&u64, &InFlight)| match active {
-        true => is_active(request),
-        false => pending(request, PendingServerRequests::asked_just_now),
+    let may_get = |(_, request): &(&u64, &InFlight)| {
+        if active {
+            is_active(request)
+        } else {
+            pending(request, PendingServerRequests::asked_just_now)
+        }
     };
     // The newest of them, if all have the same owner.
     let mut owners = waiting

@@ -264,7 +264,9 @@ impl Supervisor {
             let watched = pidfd.as_ref().filter(|_| self.status.is_none());
             if self.orders_wait(bridge.control.as_fd(), watched.map(OwnedFd::as_fd)) {
                 if let Some(orders) = bridge.orders() {
-                    orders.into_iter().for_each(|order| self.follow(order));
+                    for order in orders {
+                        self.follow(order);
+                    }
                 } else {
                     self.orders_may_come = false;
                     self.kill_all();

@@ -230,9 +230,10 @@ impl Transport {
         headers.insert(CONTENT_TYPE, json);
         let own = &self.http.per_request_headers;
         own.add_to(&mut headers, message.id());
-        let resend = match message.is_idempotent() {
-            true => Resend::Once,
-            false => Resend::Never,
+        let resend = if message.is_idempotent() {
+            Resend::Once
+        } else {
+            Resend::Never
         };
         let body = message.body();
         self.http

@@ -437,9 +437,10 @@ impl Streamable {
             status if !status.is_success() => {
                 let refusal = self.base.refusal(response, None).await;
                 let lost = refusal.is_about_session && self.session.lock().id.is_some();
-                Err(match lost {
-                    true => Failure::SessionLost,
-                    false => Failure::Status(status),
+                Err(if lost {
+                    Failure::SessionLost
+                } else {
+                    Failure::Status(status)
                 })
             }
             _ if content(&response) != Content::Events => Err(Failure::NotMcp),
