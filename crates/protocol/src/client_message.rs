@@ -192,37 +192,21 @@ impl Params {
             "notifications",
             "_meta",
         ];
-        let [
-            name,
-            uri,
-            task_id,
-            arguments,
-            protocol_version,
-            capabilities,
-            request_id,
-            level,
-            request_state,
-            input_responses,
-            notifications,
-            meta,
-        ] = once(params, names, "params")?;
-        let raw = |part: &RawValue| RawJson::within(line, part);
+        let found = Members::read(line, params, names, "params")?;
+        let meta = found.get("_meta").map(|meta| Meta::read(line, meta));
         Ok(Self {
-            name: name.and_then(|name| Some((string(name)?, raw(name)))),
-            uri: uri.and_then(string),
-            task_id: task_id.and_then(string),
-            arguments: arguments.map(raw),
-            protocol_version: protocol_version.and_then(string),
-            capabilities: capabilities.map(raw).and_then(object),
-            request_id: request_id.map(raw),
-            level: level.and_then(string),
-            request_state: request_state.and_then(string),
-            input_responses: input_responses.map(raw),
-            notifications: notifications.map(raw),
-            meta: match meta {
-                Some(meta) => Meta::read(line, meta)?,
-                None => Meta::default(),
-            },
+            name: found.text("name").zip(found.raw("name")),
+            uri: found.text("uri"),
+            task_id: found.text("taskId"),
+            arguments: found.raw("arguments"),
+            protocol_version: found.text("protocolVersion"),
+            capabilities: found.object("capabilities"),
+            request_id: found.raw("requestId"),
+            level: found.text("level"),
+            request_state: found.text("requestState"),
+            input_responses: found.raw("inputResponses"),
+            notifications: found.raw("notifications"),
+            meta: meta.transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -236,53 +220,59 @@ impl Meta {
             meta::LOG_LEVEL,
             meta::CLIENT_INFO,
         ];
-        let [
-            progress_token,
-            protocol_version,
-            client_capabilities,
-            log_level,
-            client_info,
-        ] = once(whole, names, "params._meta")?;
-        let raw = |part: &RawValue| RawJson::within(line, part);
+        let found = Members::read(line, whole, names, "params._meta")?;
+        let client_name = found.raw(meta::CLIENT_INFO);
+        let client_name = client_name.and_then(|info| info.member("name")?.read().ok());
         Ok(Self {
-            whole: Some(raw(whole)),
-            progress_token: progress_token.map(raw),
-            protocol_version: protocol_version.and_then(string),
-            client_capabilities: client_capabilities.map(raw).and_then(object),
-            log_level: log_level.and_then(string),
-            client_name: client_info.and_then(|info| {
-                let [name] = last_members(info.get().as_bytes(), ["name"])?;
-                string(name?)
-            }),
+            whole: Some(RawJson::within(line, whole)),
+            progress_token: found.raw(meta::PROGRESS_TOKEN),
+            protocol_version: found.text(meta::PROTOCOL_VERSION),
+            client_capabilities: found.object(meta::CLIENT_CAPABILITIES),
+            log_level: found.text(meta::LOG_LEVEL),
+            client_name,
         })
     }
 }
 
 /// The members of an object in which each of them stands once at most; `null` is absent.
-fn once<'a, const N: usize>(
-    object: &'a RawValue,
-    names: [&str; N],
-    path: &str,
-) -> Result<[Option<&'a RawValue>; N], Malformed> {
-    let found = members(object.get(), names);
-    let found =
-        found.map_err(|error| Malformed::new(code::INVALID_PARAMS, format!("{path}: {error}")))?;
-    Ok(found.map(|member| member.filter(|raw| raw.get() != "null")))
+struct Members<'a, const N: usize> {
+    line: &'a Bytes,
+    names: [&'static str; N],
+    found: [Option<&'a RawValue>; N],
 }
 
-fn string(raw: &RawValue) -> Option<String> {
-    text(raw).map(Cow::into_owned)
-}
+impl<'a, const N: usize> Members<'a, N> {
+    fn read(
+        line: &'a Bytes,
+        object: &'a RawValue,
+        names: [&'static str; N],
+        path: &str,
+    ) -> Result<Self, Malformed> {
+        let malformed = |error| Malformed::new(code::INVALID_PARAMS, format!("{path}: {error}"));
+        let found = members(object.get(), names).map_err(malformed)?;
+        let found = found.map(|member| member.filter(|raw| raw.get() != "null"));
+        Ok(Self { line, names, found })
+    }
 
-/// An odd number somewhere in it must not take away what the client can do.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "for use as a function of options"
-)]
-fn object(raw: RawJson) -> Option<Map<String, Value>> {
-    match raw.approximate() {
-        Value::Object(members) => Some(members),
-        _ => None,
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        let index = self.names.iter().position(|known| *known == name)?;
+        self.found[index]
+    }
+
+    fn raw(&self, name: &str) -> Option<RawJson> {
+        Some(RawJson::within(self.line, self.get(name)?))
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.get(name).and_then(text).map(Cow::into_owned)
+    }
+
+    /// A number that no type of ours holds does not cost the rest of the object.
+    fn object(&self, name: &str) -> Option<Map<String, Value>> {
+        match self.raw(name)?.approximate() {
+            Value::Object(members) => Some(members),
+            _ => None,
+        }
     }
 }
 
