@@ -58,12 +58,6 @@ impl Identity {
 
     fn may_leave(&self, name: &HeaderName, headers: &HeaderMap, peer: IpAddr) -> bool {
         let names = &self.names;
-        let plain = [
-            &names.user_id,
-            &names.user_name,
-            &names.user_email,
-            &names.user_role,
-        ];
         if *name == self.names.key || *name == SESSION_HEADER {
             return false;
         }
@@ -81,13 +75,16 @@ impl Identity {
             // Whoever came this far with a token had it verified.
             return self.tokens.is_some();
         }
-        let trusted = || {
-            let keyed = matches!(self.check_key(headers), token::KeyCheck::Valid(_));
-            keyed || self.is_near(headers, peer)
-        };
+        let trusted = || self.is_trusted(headers, peer);
         if *name == names.user_groups {
             return trusted();
         }
+        let plain = [
+            &names.user_id,
+            &names.user_name,
+            &names.user_email,
+            &names.user_role,
+        ];
         if plain.contains(&name) {
             return self.tokens.is_none() && !proven && trusted();
         }
@@ -115,34 +112,23 @@ const NOT_UTF8: char = '\u{7f}';
 /// The value of a header that was sent at most once, without the white space around it. Empty is
 /// absent: Open WebUI sends empty headers for what it does not know.
 pub(super) fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Box<str>>, Refusal> {
-    let Some(bytes) = bytes(headers, name) else {
-        return Ok(None);
-    };
+    let bytes = bytes(headers, name);
     if bytes.len() > LONGEST {
-        return Err(Refusal::BadHeader {
-            header: name.to_string(),
-            why: "longer than 1024 bytes",
-        });
+        return Err(bad(name, "longer than 1024 bytes"));
     }
-    let text = match std::str::from_utf8(bytes) {
-        Ok("") => return Ok(None),
-        Ok(text) => text.into(),
-        Err(_) => format!("{NOT_UTF8}{}", percent_encode(bytes, NON_ALPHANUMERIC)).into(),
-    };
-    Ok(Some(text))
+    Ok(match std::str::from_utf8(bytes) {
+        Ok("") => None,
+        Ok(text) => Some(text.into()),
+        Err(_) => Some(format!("{NOT_UTF8}{}", percent_encode(bytes, NON_ALPHANUMERIC)).into()),
+    })
 }
 
 /// The names in a header that was sent at most once: between commas, each percent-encoded where it
 /// has to be, as Open WebUI's `{{USER_GROUPS}}` has them; or a JSON list, in which a name may have
 /// a comma.
 pub(super) fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<Box<str>>, Refusal> {
-    let Some(bytes) = bytes(headers, name) else {
-        return Ok(Vec::new());
-    };
-    let bad = |why| Refusal::BadHeader {
-        header: name.to_string(),
-        why,
-    };
+    let bytes = bytes(headers, name);
+    let bad = |why| bad(name, why);
     if bytes.len() > LONGEST_LIST {
         return Err(bad("longer than 16 KiB"));
     }
@@ -154,15 +140,18 @@ pub(super) fn list(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<Box<str
         parts.map(|part| percent_decoded(part).into()).collect()
     };
     let names = names.iter().map(|name| name.trim());
-    Ok(names
-        .filter(|name| !name.is_empty())
-        .map(Into::into)
-        .collect())
+    let names = names.filter(|name| !name.is_empty());
+    Ok(names.map(Into::into).collect())
 }
 
-fn bytes<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
-    let value = headers.get(name)?;
-    Some(value.as_bytes().trim_ascii())
+fn bytes<'h>(headers: &'h HeaderMap, name: &HeaderName) -> &'h [u8] {
+    let value = headers.get(name);
+    value.map_or(b"", |value| value.as_bytes().trim_ascii())
+}
+
+fn bad(header: &HeaderName, why: &'static str) -> Refusal {
+    let header = header.to_string();
+    Refusal::BadHeader { header, why }
 }
 
 /// Refuses a request that carries one of `names` twice, even with equal values.
@@ -171,12 +160,8 @@ pub(super) fn refuse_duplicates(headers: &HeaderMap, names: &[HeaderName]) -> Re
         return Ok(());
     }
     let twice = |name: &&HeaderName| headers.get_all(*name).iter().nth(1).is_some();
-    match names.iter().find(twice) {
-        Some(name) => Err(Refusal::DuplicateHeader {
-            header: name.to_string(),
-        }),
-        None => Ok(()),
-    }
+    let header = names.iter().find(twice).map(HeaderName::to_string);
+    header.map_or(Ok(()), |header| Err(Refusal::DuplicateHeader { header }))
 }
 
 /// Undoes Open WebUI's percent-encoding of names; what does not decode stays as it is.

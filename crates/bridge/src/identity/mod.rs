@@ -31,7 +31,7 @@ use crate::{
 };
 use forwarding::{list, refuse_duplicates, text};
 use proxies::ProxyHeaders;
-use token::{KeyCheck, TokenReader};
+use token::TokenReader;
 
 pub use origins::Origins;
 
@@ -112,12 +112,7 @@ impl Identity {
     /// The name of the key that was sent, where keys are set.
     fn key(&self, headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         refuse_duplicates(headers, &self.single)?;
-        match self.check_key(headers) {
-            KeyCheck::Valid(name) => Ok(Some(name)),
-            KeyCheck::NotNeeded => Ok(None),
-            KeyCheck::Missing => Err(Refusal::MissingKey),
-            KeyCheck::Wrong => Err(Refusal::InvalidKey),
-        }
+        token::key(&self.keys, &self.names.key, headers)
     }
 
     /// For documents (`openapi.json`, docs pages): open to all unless strict, `OPTIONS` always.
@@ -149,13 +144,9 @@ impl Identity {
 
     /// Whether plain identity headers of this request are believed: it carries a valid key, or
     /// its TCP peer is in the trusted list and nothing shows that it began with somebody else.
-    #[cfg(test)]
     fn is_trusted(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
-        matches!(self.check_key(headers), KeyCheck::Valid(_)) || self.is_near(headers, peer)
-    }
-
-    fn check_key(&self, headers: &HeaderMap) -> KeyCheck<'_> {
-        token::check(&self.keys, &self.names.key, headers)
+        let key = token::key(&self.keys, &self.names.key, headers);
+        matches!(key, Ok(Some(_))) || self.is_near(headers, peer)
     }
 
     /// Whether the peer's address says who calls: it is in the trusted list, no proxy passed the
@@ -261,9 +252,8 @@ impl Identity {
 
     /// Said once in the log, and in `/health`.
     fn note_believed_address(&self) {
-        let noted = self.believed_address.load(Ordering::Relaxed)
-            || self.believed_address.swap(true, Ordering::Relaxed);
-        if !noted {
+        let noted = &self.believed_address;
+        if !noted.load(Ordering::Relaxed) && !noted.swap(true, Ordering::Relaxed) {
             tracing::warn!("{BY_ADDRESS}");
         }
     }
@@ -272,9 +262,9 @@ impl Identity {
         let Some(id) = text(headers, &self.names.user_id)? else {
             return Ok(None);
         };
+        let name = text(headers, &self.names.user_name)?;
         let user = UserInfo {
-            name: text(headers, &self.names.user_name)?
-                .map(|name| forwarding::percent_decoded(&name)),
+            name: name.map(|name| forwarding::percent_decoded(&name)),
             email: text(headers, &self.names.user_email)?,
             role: text(headers, &self.names.user_role)?,
             groups: Vec::new(),

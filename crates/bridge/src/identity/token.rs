@@ -69,10 +69,7 @@ impl TokenReader {
         headers: &HeaderMap,
         header: &HeaderName,
     ) -> Result<Option<(Box<str>, UserInfo)>, Refusal> {
-        let token = headers
-            .get(header)
-            .map(|value| value.as_bytes().trim_ascii());
-        let Some(token) = token.filter(|token| !token.is_empty()) else {
+        let Some(token) = value(headers, header) else {
             return Ok(None);
         };
         let claims = self.verify(token).ok_or_else(|| Refusal::InvalidToken {
@@ -127,38 +124,21 @@ impl fmt::Debug for TokenReader {
 
 // The three places where a request may carry an API key, and the user's token beside it.
 
-/// What a request says about keys.
-pub(super) enum KeyCheck<'a> {
-    /// No key is set.
-    NotNeeded,
-    /// The name of the key that was sent.
-    Valid(&'a str),
-    /// Keys are set and none was sent.
-    Missing,
-    /// One was sent, and it is none of ours.
-    Wrong,
-}
-
-/// Looks at `header` (`X-MCPO-Key`), and only without it at `Authorization`, which may then belong
-/// to somebody else.
-pub(super) fn check<'a>(
-    keys: &'a KeyRing,
+/// The name of the key that a request carries; `None` where no keys are set. Looks at `header` (`X-MCPO-Key`), and only
+/// without it at `Authorization`, which may then belong to somebody else.
+pub(super) fn key<'k>(
+    keys: &'k KeyRing,
     header: &HeaderName,
     headers: &HeaderMap,
-) -> KeyCheck<'a> {
+) -> Result<Option<&'k str>, Refusal> {
     if keys.is_empty() {
-        return KeyCheck::NotNeeded;
+        return Ok(None);
     }
-    let offered = match (value(headers, header), value(headers, &AUTHORIZATION)) {
-        (Some(key), _) => Cow::Borrowed(key),
-        (None, Some(authorization)) => match key_in(authorization) {
-            Some(key) => key,
-            // Another scheme is no key; Bearer without one is none either.
-            None => return KeyCheck::Missing,
-        },
-        (None, None) => return KeyCheck::Missing,
-    };
-    keys.find(&offered).map_or(KeyCheck::Wrong, KeyCheck::Valid)
+    let own = value(headers, header).map(Cow::Borrowed);
+    // Another scheme is no key; Bearer without one is none either.
+    let key = own.or_else(|| key_in(value(headers, &AUTHORIZATION)?));
+    let found = keys.find(&key.ok_or(Refusal::MissingKey)?);
+    found.ok_or(Refusal::InvalidKey).map(Some)
 }
 
 /// The user's token for Open WebUI: a bearer token that is no key of ours.
@@ -186,8 +166,7 @@ fn value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
 
 /// Whether `Authorization` carries one of our keys, whatever else the request carries.
 pub(super) fn authorization_is_ours(keys: &KeyRing, headers: &HeaderMap) -> bool {
-    let value = headers.get(AUTHORIZATION);
-    let key = value.and_then(|value| key_in(value.as_bytes().trim_ascii()));
+    let key = value(headers, &AUTHORIZATION).and_then(key_in);
     key.is_some_and(|key| keys.find(&key).is_some())
 }
 
