@@ -115,16 +115,13 @@ where
             first = chunk;
             continue;
         }
-        if all.is_empty() {
-            let large = length.filter(|_| size > SMALL);
-            all.reserve_exact(large.map_or(0, |length| usize::try_from(length).unwrap_or(0)));
-            all.extend_from_slice(&std::mem::take(&mut first));
-        } else if size > SMALL
+        if size > SMALL
             && let Some(length) = length
         {
             let length = usize::try_from(length).unwrap_or(0);
             all.reserve_exact(length.saturating_sub(all.len()));
         }
+        all.extend_from_slice(&std::mem::take(&mut first));
         all.extend_from_slice(&chunk);
     }
     let bytes = if all.is_empty() { first } else { all.into() };

@@ -55,8 +55,8 @@ pub async fn call(
     });
     let of_single = single.map(|single| (single.name.as_str(), format!("{server}/{tool}")));
     let tool = match (&named, &of_single) {
-        (Some(named), _) => named.parts(),
-        (None, Some((server, tool))) => (*server, tool.as_str()),
+        (Some((server, tool)), _) => (&**server, &**tool),
+        (None, Some((server, tool))) => (*server, &**tool),
         (None, None) => (server, tool),
     };
     let answered = answer(app, inbound, body, tool).await;
@@ -221,7 +221,7 @@ async fn locate(
         Knowledge::Learning => {
             let other = app.replicas.anyone_for(caller);
             let other = other.ok_or_else(|| NoServer::Starting(server.to_owned()))?;
-            return Ok(Located::Elsewhere(other));
+            return Ok(Err(other));
         }
         Knowledge::Failed { why, .. } => {
             return Err(NoServer::Failed(server.to_owned(), why.to_string()).into());
@@ -235,7 +235,7 @@ async fn locate(
     if !offer.may_call(&tool) {
         return Err(Problem::unknown_tool(server, &tool));
     }
-    Ok(Located::Here(Found { offer, tool }))
+    Ok(Ok(Found { offer, tool }))
 }
 
 // A tool call in parts: `arguments` is JSON, and each file's part is called as the argument that

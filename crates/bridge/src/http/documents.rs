@@ -10,7 +10,7 @@ use bridge_openapi::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, path_segment}
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::route::{Front, Named, server_url, with_slashes};
+use super::route::{Front, server_url, with_slashes};
 use super::{Problem, hosts::Reader};
 use crate::{
     app::App,
@@ -26,21 +26,13 @@ pub async fn leaf(
     front: Front,
     server: &str,
     leaf: &str,
-) -> Response {
-    let leaf = leaf.trim_end_matches('/');
-    let found = leaf_of(app, server, leaf, reader, front).await;
-    found.unwrap_or_else(Problem::into_response)
-}
-
-async fn leaf_of(
-    app: &App,
-    server: &str,
-    leaf: &str,
-    reader: &Reader<'_>,
-    front: Front,
 ) -> Result<Response, Problem> {
+    let leaf = leaf.trim_end_matches('/');
     let named = with_slashes(app, server, leaf);
-    let (server, leaf) = named.as_ref().map_or((server, leaf), Named::parts);
+    let (server, leaf) = match &named {
+        Some((server, leaf)) => (&**server, &**leaf),
+        None => (server, leaf),
+    };
     let keys = &app.settings.access.keys;
     let (leaf, opened) = match leaf.split_once('/') {
         // For who cannot send a key: the path itself says that he has it.
@@ -105,14 +97,11 @@ async fn openapi_json(app: &App, offer: &Arc<Offer>, front: Front) -> Result<Res
 }
 
 /// `GET /openapi.json` and `GET /docs`: the servers, and where their documents are. A single server has its own there.
-pub async fn root(app: &App, reader: &Reader<'_>, leaf: &str) -> Response {
+pub async fn root(app: &App, reader: &Reader<'_>, file: &str) -> Result<Response, Problem> {
     if let Some(single) = &app.settings.command_line.server {
-        let found = leaf_of(app, single.name.as_str(), leaf, reader, Front::Single).await;
-        return found.unwrap_or_else(Problem::into_response);
+        return leaf(app, reader, Front::Single, single.name.as_str(), file).await;
     }
-    if let Err(problem) = reader.admit(app).await {
-        return problem.into_response();
-    }
+    reader.admit(app).await?;
     let config = app.directory.config();
     let seen = config.servers.iter();
     let seen = seen.filter(|(_, spec)| reader.sees(app, spec));
@@ -141,24 +130,22 @@ pub async fn root(app: &App, reader: &Reader<'_>, leaf: &str) -> Response {
         }
     });
     let entries: Vec<IndexEntry<'_>> = entries.collect();
-    if leaf == "docs" {
-        return page(bridge_openapi::index_page(&entries), INDEX_CSP);
+    if file == "docs" {
+        return Ok(page(bridge_openapi::index_page(&entries), INDEX_CSP));
     }
     let document = bridge_openapi::index_document(&app.settings.documents, &entries);
-    json(document.to_string().into())
+    Ok(json(document.to_string().into()))
 }
 
 /// `GET /docs/assets/{file}`: the docs page's scripts and styles, from the binary.
-pub fn asset(file: &str) -> Response {
-    let Some((kind, bytes)) = bridge_openapi::asset(file) else {
-        return Problem::not_found().into_response();
-    };
+pub fn asset(file: &str) -> Result<Response, Problem> {
+    let (kind, bytes) = bridge_openapi::asset(file).ok_or_else(Problem::not_found)?;
     let headers = [
         (header::CONTENT_TYPE, &*kind),
         (header::CACHE_CONTROL, "public, max-age=86400"),
         NOSNIFF,
     ];
-    (headers, bytes.into_owned()).into_response()
+    Ok((headers, bytes.into_owned()).into_response())
 }
 
 fn json(body: Bytes) -> Response {

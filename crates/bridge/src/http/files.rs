@@ -31,15 +31,7 @@ use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::io::{ReadWriteFlags, preadv2};
 
-/// The language of pages for browsers that do not ask for one of ours (`MCPO_LANG`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PageLanguage {
-    /// Japanese.
-    Japanese,
-    /// English.
-    #[default]
-    English,
-}
+use crate::config::Lang;
 
 /// Set as an extension on answers that carry or would carry (HEAD, 304, 416) an artifact, for the
 /// audit log.
@@ -50,12 +42,12 @@ pub struct Served(pub Arc<Artifact>);
 #[derive(Debug, Clone)]
 pub struct Downloads {
     store: Arc<ChatStore>,
-    language: PageLanguage,
+    language: Lang,
 }
 
 impl Downloads {
     /// Of this jobs folder, with pages in this language for browsers that ask for none.
-    pub fn new(store: Arc<ChatStore>, language: PageLanguage) -> Self {
+    pub fn new(store: Arc<ChatStore>, language: Lang) -> Self {
         Self { store, language }
     }
 
@@ -435,7 +427,7 @@ mod tests {
             let store = Arc::new(folder.open());
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let downloads = Downloads::new(store.clone(), PageLanguage::English);
+            let downloads = Downloads::new(store.clone(), Lang::En);
             let router =
                 axum::Router::new().fallback(move |request: axum::extract::Request| async move {
                     let (path, method) = (request.uri().path(), request.method());

@@ -234,16 +234,14 @@ pub async fn ready(app: &App, reader: &Reader<'_>) -> Response {
 // `/metrics`, and what downloads leave in the audit log.
 
 /// `GET /metrics`: Prometheus' text format; open like documents.
-pub async fn render(app: &App, reader: &Reader<'_>) -> Response {
-    if let Err(problem) = reader.admit(app).await {
-        return problem.into_response();
-    }
+pub async fn render(app: &App, reader: &Reader<'_>) -> Result<Response, Problem> {
+    reader.admit(app).await?;
     // Labels name servers.
     if !app.directory.shows_all(&reader.caller(app)) {
-        return Problem::from(Refusal::MissingKey).into_response();
+        return Err(Refusal::MissingKey.into());
     }
     let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];
-    (kind, app.render_metrics()).into_response()
+    Ok((kind, app.render_metrics()).into_response())
 }
 
 /// Counts a problem by its kind, and leaves an audit line for refusals that no call left.

@@ -86,7 +86,7 @@ impl Inbound<'_> {
     }
 
     /// The request as it may go on to another replica.
-    pub fn forward(&self, app: &App, caller: &Caller, body: impl Into<Payload>) -> Forward {
+    pub fn forward(&self, app: &App, caller: &Caller, body: Payload) -> Forward {
         let mut headers = self.parts.headers.clone();
         headers.insert(REQUEST_ID, self.id.header().clone());
         let config = app.directory.config();
@@ -96,7 +96,7 @@ impl Inbound<'_> {
             method: self.parts.method.clone(),
             target: self.target().to_owned(),
             headers,
-            body: body.into(),
+            body,
         }
     }
 }

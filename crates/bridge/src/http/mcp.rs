@@ -78,7 +78,7 @@ async fn locate(
     caller: &Caller,
 ) -> Result<Located<Scope>, RpcError> {
     let Some(server) = server else {
-        return Ok(Located::Here(Scope::All));
+        return Ok(Ok(Scope::All));
     };
     let located = mcp::locate_offer(&app.mcp, server, caller).await;
     let located = located.inspect_err(|error| {
@@ -87,10 +87,7 @@ async fn locate(
             refused(app, caller, (server, ""), kind);
         }
     })?;
-    Ok(match located {
-        Located::Here(offer) => Located::Here(Scope::One(offer)),
-        Located::Elsewhere(other) => Located::Elsewhere(other),
-    })
+    Ok(located.map(Scope::One))
 }
 
 /// Clients must take both forms of an answer; `*/*` takes everything.

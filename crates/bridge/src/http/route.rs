@@ -222,22 +222,9 @@ pub fn server_url(listen: &Listen, front: Front, server: &str) -> String {
     }
 }
 
-/// A server whose name has slashes, and what follows it in a path.
-pub struct Named {
-    path: String,
-    server: usize,
-}
-
-impl Named {
-    /// The server's name, and the rest.
-    pub fn parts(&self) -> (&str, &str) {
-        (&self.path[..self.server], &self.path[self.server + 1..])
-    }
-}
-
-/// Where names have slashes, the longest of them that the path begins with is meant. `None` where the
-/// first part of the path is the server's name, as nearly always.
-pub fn with_slashes(app: &App, server: &str, leaf: &str) -> Option<Named> {
+/// Where names of servers have slashes: the longest of them that the path begins with, and the rest of the path.
+/// `None` where the first part of the path is the server's name, as nearly always.
+pub fn with_slashes(app: &App, server: &str, leaf: &str) -> Option<(String, String)> {
     let config = app.directory.config();
     let names = config.servers.keys().map(ServerName::as_str);
     let of_two = |name: &str| name.len() > server.len() || name == server;
@@ -246,12 +233,10 @@ pub fn with_slashes(app: &App, server: &str, leaf: &str) -> Option<Named> {
         .peekable();
     names.peek()?;
     let path = format!("{server}/{leaf}");
-    let begins = |name: &&str| {
-        path.strip_prefix(*name)
-            .is_some_and(|rest| rest.starts_with('/'))
-    };
-    let server = names.filter(begins).map(str::len).max()?;
-    Some(Named { path, server })
+    let rest = |name: &str| path.strip_prefix(name)?.strip_prefix('/');
+    let found = names.filter_map(|name| Some((name, rest(name)?)));
+    let (server, rest) = found.max_by_key(|(name, _)| name.len())?;
+    Some((server.to_owned(), rest.to_owned()))
 }
 
 #[cfg(test)]

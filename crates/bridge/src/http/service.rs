@@ -23,7 +23,7 @@ use super::{
     Problem,
     body::guarded,
     call, documents,
-    files::{Downloads, PageLanguage},
+    files::Downloads,
     health, hosts,
     hosts::Reader,
     inbound::{Inbound, Relayed, relayed},
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     app::App,
-    config::{Lang, Listen},
+    config::Listen,
     identity::SESSION_HEADER,
     telemetry::{REQUEST_ID, RequestId, Requested, span, within},
 };
@@ -56,16 +56,12 @@ impl Service {
     /// The whole service.
     pub fn new(app: &Arc<App>) -> Self {
         let settings = &app.settings;
-        let language = match settings.lang {
-            Lang::Ja => PageLanguage::Japanese,
-            Lang::En => PageLanguage::English,
-        };
         let single = settings.command_line.server.as_ref();
         Self {
             app: app.clone(),
             routes: Routes::new(&settings.listen, single.map(|spec| spec.name.clone())),
             cors: cors(&settings.listen),
-            downloads: Downloads::new(app.store.clone(), language),
+            downloads: Downloads::new(app.store.clone(), settings.lang),
             files: Arc::new(Semaphore::new(settings.listen.max_file_requests)),
         }
     }
@@ -155,7 +151,10 @@ impl Service {
                     (Route::Leaf(front, server, tool), &Method::POST) => {
                         call::call(app, &inbound, &mut body, *front, server, tool).await
                     }
-                    _ => Box::pin(self.dispatch(&route, &inbound, &mut body)).await,
+                    _ => {
+                        let answer = Box::pin(self.dispatch(&route, &inbound, &mut body)).await;
+                        answer.unwrap_or_else(Problem::into_response)
+                    }
                 };
                 if parts.method == Method::HEAD {
                     without_body(response)
@@ -198,24 +197,24 @@ impl Service {
         route: &Route<'_>,
         inbound: &Inbound<'_>,
         body: &mut Body,
-    ) -> Response {
+    ) -> Result<Response, Problem> {
         let (app, method) = (&self.app, &inbound.parts.method);
         let reader = Reader {
             parts: inbound.parts,
             peer: inbound.peer,
         };
         match (route, method) {
-            (Route::Unknown, _) => Problem::not_found().into_response(),
-            (Route::NotText, _) => Problem::path_is_not_text().into_response(),
+            (Route::Unknown, _) => Err(Problem::not_found()),
+            (Route::NotText, _) => Err(Problem::path_is_not_text()),
             (route, method) if !route.methods().contains(method) => {
                 let mut response = Problem::method_not_allowed().into_response();
                 allow(route.methods(), &mut response);
-                response
+                Ok(response)
             }
-            (Route::Files(_), &Method::POST) => upload::post(app, inbound, body).await,
-            (Route::Health, _) => health::report(app, &reader).await,
-            (Route::Live, _) => health::live(),
-            (Route::Ready, _) => health::ready(app, &reader).await,
+            (Route::Files(_), &Method::POST) => Ok(upload::post(app, inbound, body).await),
+            (Route::Health, _) => Ok(health::report(app, &reader).await),
+            (Route::Live, _) => Ok(health::live()),
+            (Route::Ready, _) => Ok(health::ready(app, &reader).await),
             (Route::Metrics, _) => health::render(app, &reader).await,
             (Route::RootDocument, _) => documents::root(app, &reader, "openapi.json").await,
             (Route::Index, _) => documents::root(app, &reader, "docs").await,
@@ -223,14 +222,14 @@ impl Service {
             (Route::Leaf(front, server, leaf), _) => {
                 documents::leaf(app, &reader, *front, server, leaf).await
             }
-            (Route::Mcp(server), _) => mcp::answer(app, inbound, body, server.as_deref()).await,
+            (Route::Mcp(server), _) => Ok(mcp::answer(app, inbound, body, server.as_deref()).await),
             (Route::Files(path), _) => {
                 let response = self
                     .downloads
                     .answer(path, method, &inbound.parts.headers)
                     .await;
                 health::audit_download(app, inbound.peer, method, &response);
-                response
+                Ok(response)
             }
         }
     }

@@ -150,11 +150,9 @@ pub async fn take_in(
         .collect();
     let taken = engine.take_in(&caller.principal, &workspace, files).await;
     let (store, lease) = (app.store.clone(), workspace.lease.clone());
+    let (bytes, outcome) = (engine.disk.of_folder(lease.job), None);
     let done = Done {
-        ended: Some(CallEnd {
-            bytes: engine.disk.of_folder(lease.job),
-            outcome: None,
-        }),
+        ended: Some(CallEnd { bytes, outcome }),
         ..Done::default()
     };
     let touch = tokio::task::spawn_blocking(move || store.commit(&lease, done));
@@ -164,12 +162,12 @@ pub async fn take_in(
     drop(workspace);
     engine.sessions.call_ended(address.key);
     let names = taken?.into_iter().zip(sent);
-    let taken = names.map(|(name, (sent_as, size))| Taken {
+    let taken = |(name, (sent_as, size))| Taken {
         name,
         sent_as,
         size,
-    });
-    Ok(taken.collect())
+    };
+    Ok(names.map(taken).collect())
 }
 
 fn write_audit(caller: &Caller, files: &[Taken], outcome: &'static str) {

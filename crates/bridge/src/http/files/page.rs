@@ -7,8 +7,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::PageLanguage;
-use crate::http::files;
+use crate::{config::Lang, http::files};
 
 /// Why there is no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +88,11 @@ impl Problem {
 }
 
 /// The page or the document, in the language asked for.
-pub fn answer(problem: Problem, fallback: PageLanguage, asked: &HeaderMap) -> Response {
+pub fn answer(problem: Problem, fallback: Lang, asked: &HeaderMap) -> Response {
     let language = language(asked).unwrap_or(fallback);
     let (code, words) = match language {
-        PageLanguage::English => ("en", problem.english()),
-        PageLanguage::Japanese => ("ja", problem.japanese()),
+        Lang::En => ("en", problem.english()),
+        Lang::Ja => ("ja", problem.japanese()),
     };
     let (kind, body) = if text(asked, &header::ACCEPT).contains("text/html") {
         ("text/html; charset=utf-8", html(code, words))
@@ -150,15 +149,15 @@ fn html(language: &str, [title, reason, advice]: Words) -> String {
 }
 
 /// The one of our languages that the browser likes best; the first of equals.
-fn language(asked: &HeaderMap) -> Option<PageLanguage> {
+fn language(asked: &HeaderMap) -> Option<Lang> {
     let mut best = None;
     let mut best_weight = 0.0_f32;
     for wish in text(asked, &header::ACCEPT_LANGUAGE).split(',') {
         let mut parts = wish.split(';');
         let tag = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
         let known = match tag.split('-').next() {
-            Some("ja") => PageLanguage::Japanese,
-            Some("en") => PageLanguage::English,
+            Some("ja") => Lang::Ja,
+            Some("en") => Lang::En,
             _ => continue,
         };
         let weight = parts.find_map(|part| part.trim().strip_prefix("q=")?.parse().ok());
@@ -179,7 +178,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
 mod tests {
     use super::*;
 
-    fn chosen(accept_language: &'static str) -> Option<PageLanguage> {
+    fn chosen(accept_language: &'static str) -> Option<Lang> {
         let mut headers = HeaderMap::new();
         let value = HeaderValue::from_static(accept_language);
         headers.insert(header::ACCEPT_LANGUAGE, value);
@@ -188,12 +187,9 @@ mod tests {
 
     #[test]
     fn the_browsers_favourite_of_our_languages_wins() {
-        assert_eq!(chosen("ja,en-US;q=0.9"), Some(PageLanguage::Japanese));
-        assert_eq!(
-            chosen("de, en-GB;q=0.8, ja;q=0.9"),
-            Some(PageLanguage::Japanese)
-        );
-        assert_eq!(chosen("EN"), Some(PageLanguage::English));
+        assert_eq!(chosen("ja,en-US;q=0.9"), Some(Lang::Ja));
+        assert_eq!(chosen("de, en-GB;q=0.8, ja;q=0.9"), Some(Lang::Ja));
+        assert_eq!(chosen("EN"), Some(Lang::En));
         assert_eq!(chosen("ja;q=0, de"), None);
         assert_eq!(chosen("*"), None);
     }
