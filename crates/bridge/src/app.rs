@@ -98,8 +98,8 @@ impl App {
             metrics.clone(),
         ));
         let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
-        let installer = Installer::new(installer_settings(&settings), children.clone());
-        let installer = Arc::new(installer);
+        let installer = installer_settings(&settings);
+        let installer = Arc::new(Installer::new(installer, children.clone()));
         let listener = listener(Arc::downgrade(&catalog));
         let sessions = Arc::new(Sessions::new(
             session_settings(&settings),
@@ -138,12 +138,11 @@ impl App {
             engine.sessions.clone(),
             metrics.clone(),
         );
-        let openwebui = engine.openwebui.clone();
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
         let min_free = settings.files.min_free_disk_bytes;
         let directory = Arc::new(Directory::new(config));
-        let identity = Arc::new(Identity::new(&settings, openwebui));
+        let identity = Arc::new(Identity::new(&settings, engine.openwebui.clone()));
         let replicas = Arc::new(replicas);
         let mcp = Arc::new(mcp::Endpoint {
             settings: settings.clone(),
@@ -190,11 +189,8 @@ impl App {
         let specs = config.servers.values().cloned().collect();
         self.installer.follow(specs).await;
         let before = self.directory.replace(config.clone());
-        for name in before
-            .servers
-            .keys()
-            .filter(|name| !config.servers.contains_key(*name))
-        {
+        let gone = |name: &&ServerName| !config.servers.contains_key(*name);
+        for name in before.servers.keys().filter(gone) {
             self.metrics.server_gone(name);
         }
         self.catalog.follow(config.servers.values());

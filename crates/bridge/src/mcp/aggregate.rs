@@ -1,8 +1,8 @@
 //! Several servers as one: their lists joined, names and URIs that lead back to their servers.
 
-use std::{collections::HashMap, fmt::Write as _, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
-use bridge_model::ServerName;
+use bridge_model::{ServerName, hex};
 use bridge_protocol::{
     RawJson,
     jsonrpc::{Reply, Said, splice},
@@ -84,10 +84,7 @@ impl<'a> Namer<'a> {
             hash.update(part);
         }
         hash.update(turn.to_be_bytes());
-        let mut digits = String::with_capacity(DIGITS);
-        for byte in &hash.finalize()[..DIGITS / 2] {
-            let _ = write!(digits, "{byte:02x}");
-        }
+        let digits = hex(&hash.finalize()[..DIGITS / 2]);
         let server = server_part(self.server);
         let room = LONGEST - DIGITS - server.len() - 2;
         let own = usual(own);
@@ -98,11 +95,11 @@ impl<'a> Namer<'a> {
 
 /// Whether `name` may be the name of something of this server's.
 pub fn may_be_of(server: &ServerName, name: &str) -> bool {
-    let begins_with = |start: &str| {
+    let mut starts = [server.as_str(), &server_part(server)].into_iter();
+    starts.any(|start| {
         name.strip_prefix(start)
             .is_some_and(|rest| rest.starts_with('_'))
-    };
-    begins_with(server.as_str()) || begins_with(&server_part(server))
+    })
 }
 
 /// What all names of this server begin with.
@@ -129,10 +126,10 @@ fn usual(text: &str) -> String {
     let mut replaced = false;
     for c in text.chars() {
         let fits = c.is_ascii() && is_usual(c as u8);
-        match (fits, replaced) {
-            (true, _) => out.push(c),
-            (false, false) => out.push('_'),
-            (false, true) => {}
+        if fits {
+            out.push(c);
+        } else if !replaced {
+            out.push('_');
         }
         replaced = !fits;
     }
@@ -140,11 +137,9 @@ fn usual(text: &str) -> String {
 }
 
 fn ends_in_digits(name: &str) -> bool {
-    let Some((_, end)) = name.rsplit_once('_') else {
-        return false;
-    };
     let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    end.len() == DIGITS && end.bytes().all(is_digit)
+    let end = name.rsplit_once('_');
+    end.is_some_and(|(_, end)| end.len() == DIGITS && end.bytes().all(is_digit))
 }
 
 // URIs in what servers say: one that would not lead back to its server is exchanged for one that
@@ -188,11 +183,10 @@ impl Shown {
 
     /// A note of the server's, as a line.
     pub fn note(&self, said: &Said) -> bytes::Bytes {
-        let place = (&*said.method == method::RESOURCE_UPDATED)
-            .then(|| said.params.as_ref()?.member("uri"))
-            .flatten();
-        let places: Vec<RawJson> = place.into_iter().collect();
-        exchanged(&self.view, self.server, &said.line, &places).unwrap_or_else(|| said.line.clone())
+        let updated = &*said.method == method::RESOURCE_UPDATED;
+        let place = said.param(&["uri"]).filter(|_| updated);
+        let line = exchanged(&self.view, self.server, &said.line, place.as_slice());
+        line.unwrap_or_else(|| said.line.clone())
     }
 }
 
@@ -216,9 +210,7 @@ fn in_result(result: &RawJson) -> Vec<RawJson> {
 
 fn link(block: &RawJson) -> Option<RawJson> {
     let kind: String = block.member("type")?.read().ok()?;
-    (kind == "resource_link")
-        .then(|| block.member("uri"))
-        .flatten()
+    block.member("uri").filter(|_| kind == "resource_link")
 }
 
 /// The items of a member that is an array.
@@ -548,15 +540,11 @@ fn tool_shown(view: &View, server: usize, tool: RawJson) -> RawJson {
     let Some(meta) = tool.member("_meta") else {
         return tool;
     };
-    let nested = meta.member("ui").and_then(|ui| ui.member("resourceUri"));
-    let places: Vec<RawJson> = nested
-        .into_iter()
-        .chain(meta.member("ui/resourceUri"))
-        .collect();
-    let line = tool.clone().into_bytes();
-    exchanged(view, server, &line, &places)
-        .and_then(|line| RawJson::parse(line).ok())
-        .unwrap_or(tool)
+    let nested = meta.at(&["ui", "resourceUri"]).into_iter();
+    let places: Vec<RawJson> = nested.chain(meta.member("ui/resourceUri")).collect();
+    let line = exchanged(view, server, &tool.clone().into_bytes(), &places);
+    let changed = line.and_then(|line| RawJson::parse(line).ok());
+    changed.unwrap_or(tool)
 }
 
 /// The line with other URIs at these places; `None` where all of them stay.
@@ -566,22 +554,16 @@ pub fn exchanged(
     line: &bytes::Bytes,
     places: &[RawJson],
 ) -> Option<bytes::Bytes> {
-    let mut edits = Vec::new();
-    for place in places {
-        let Ok(own) = place.read::<String>() else {
-            continue;
-        };
+    let others = places.iter().filter_map(|place| {
+        let own: String = place.read().ok()?;
         // Clients fetch these from the web by themselves.
         let from_web = own.starts_with("https://") || own.starts_with("http://");
-        if let Some(other) = (!from_web).then(|| view.other_uri(server, &own)).flatten() {
-            edits.push((place, RawJson::from_json(&other.into())));
-        }
-    }
-    let edits: Vec<_> = edits
-        .iter()
-        .map(|(place, uri)| (*place, uri.as_bytes()))
-        .collect();
-    (!edits.is_empty()).then(|| splice(line, &edits))
+        let other = view.other_uri(server, &own).filter(|_| !from_web)?;
+        Some((place, RawJson::from_json(&other.into())))
+    });
+    let others: Vec<_> = others.collect();
+    let edits = others.iter().map(|(place, uri)| (*place, uri.as_bytes()));
+    (!others.is_empty()).then(|| splice(line, &edits.collect::<Vec<_>>()))
 }
 
 fn all_uris(offers: &[Arc<Offer>]) -> Uris {

@@ -36,7 +36,7 @@ use crate::{
     catalog::Knowledge,
     config::{Loaded, ServerAccess, ServerSpec},
     error_table::ErrorKind,
-    replicas::{Exit, Located},
+    replicas::Exit,
 };
 
 /// The servers that are there for a caller. Everything at this endpoint goes by this.
@@ -519,7 +519,7 @@ async fn learn(
     let mut forwarding = request.forwarding();
     loop {
         let located = locate_offer(request.endpoint, server.as_str(), request.caller).await?;
-        let Located::Elsewhere(other) = located else {
+        let Err(other) = located else {
             return Ok(());
         };
         let other = session::with_remote_session(request, session, other).await;

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     catalog::Offer,
     config::{Mode, ServerSpec, WorkspaceScope},
+    replicas::Exit,
     session::WorkspaceAddress,
 };
 
@@ -47,11 +48,9 @@ pub async fn post(
     } else {
         post_legacy(request, scope, message).await
     };
-    answered.map_err(|exit| {
-        exit.map_error(|error| match error.id {
-            None => error.to(id),
-            Some(_) => error,
-        })
+    answered.map_err(|exit| match exit {
+        Exit::Error(error) if error.id.is_none() => error.to(id).into(),
+        exit => exit,
     })
 }
 

@@ -5,11 +5,7 @@
 //! text of the links comes as an embedded resource, which it passes on without counting it.
 
 use axum::http::{HeaderMap, HeaderName};
-use bridge_protocol::{
-    RawJson,
-    jsonrpc::{Reply, splice},
-    last_members,
-};
+use bridge_protocol::jsonrpc::{Reply, splice};
 use serde_json::json;
 
 use crate::{
@@ -44,24 +40,18 @@ pub fn with_links(
     let structured = answer.outcome.member("structuredContent");
     let embeds = openwebui && structured.is_some_and(|it| it.as_str() != "null");
     let blocks = blocks(answer, spec, settings, embeds);
-    let unchanged = || answer.reply.clone();
-    if blocks.is_empty() {
-        return unchanged();
-    }
-    let Some(content) = content(&answer.outcome) else {
-        return unchanged();
+    let longer = || {
+        let content = answer.outcome.member("content")?;
+        let inside = content.as_str().strip_prefix('[')?.strip_suffix(']')?;
+        let comma = if inside.trim().is_empty() { "" } else { "," };
+        let longer = format!("[{inside}{comma}{}]", blocks.join(","));
+        Reply::read(&splice(
+            &answer.reply.line,
+            &[(&content, longer.as_bytes())],
+        ))
     };
-    let text = content.as_str();
-    let inside = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'));
-    let Some(inside) = inside else {
-        return unchanged();
-    };
-    let comma = if inside.trim().is_empty() { "" } else { "," };
-    let longer = format!("[{inside}{comma}{}]", blocks.join(","));
-    let line = splice(&answer.reply.line, &[(&content, longer.as_bytes())]);
-    Reply::read(&line).unwrap_or_else(unchanged)
+    let changed = if blocks.is_empty() { None } else { longer() };
+    changed.unwrap_or_else(|| answer.reply.clone())
 }
 
 fn blocks(answer: &Answer, spec: &ServerSpec, settings: &Settings, embeds: bool) -> Vec<String> {
@@ -71,8 +61,8 @@ fn blocks(answer: &Answer, spec: &ServerSpec, settings: &Settings, embeds: bool)
         texts.extend(spec.post_instruction.clone());
     }
     texts.extend(answer.notice(settings.lang));
-    let text = (!texts.is_empty()).then(|| texts.join("\n"));
-    let text = text.map(|text| {
+    let text = (!texts.is_empty()).then(|| {
+        let text = texts.join("\n");
         if embeds {
             let resource = json!({"uri": LINKS, "mimeType": "text/markdown", "text": text});
             json!({"type": "resource", "resource": resource})
@@ -90,15 +80,6 @@ fn blocks(answer: &Answer, spec: &ServerSpec, settings: &Settings, embeds: bool)
             "size": link.size,
         })
     });
-    text.into_iter()
-        .chain(links)
-        .map(|block| block.to_string())
-        .collect()
-}
-
-/// The `content` of a result, within its line.
-fn content(result: &RawJson) -> Option<RawJson> {
-    let bytes = result.clone().into_bytes();
-    let [content] = last_members(&bytes, ["content"])?;
-    Some(RawJson::within(&bytes, content?))
+    let blocks = text.into_iter().chain(links);
+    blocks.map(|block| block.to_string()).collect()
 }

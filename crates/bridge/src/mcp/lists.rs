@@ -67,17 +67,15 @@ pub fn holds(method: &str) -> bool {
 
 /// A child's own `tools/list` with the tools that the config offers.
 pub fn offered(reply: Reply, spec: &ServerSpec) -> Reply {
-    let place = reply.outcome.as_ref().ok();
-    let place = place.and_then(|result| result.member("tools"));
-    let Some((place, mut tools)) = place.and_then(|place| Some((place.clone(), place.elements()?)))
-    else {
+    let result = reply.outcome.as_ref().ok();
+    let place = result.and_then(|result| result.member("tools"));
+    let tools = place.as_ref().and_then(RawJson::elements);
+    let Some((place, mut tools)) = place.zip(tools) else {
         return reply;
     };
     let listed = tools.len();
     tools.retain(|tool| {
-        let name = tool
-            .member("name")
-            .and_then(|name| name.read::<String>().ok());
+        let name: Option<String> = tool.member("name").and_then(|name| name.read().ok());
         name.is_none_or(|name| spec.offers(&name))
     });
     if tools.len() == listed {

@@ -130,8 +130,7 @@ impl Relay {
         });
         let pending_input = call.pending_input.clone();
         let spec = call.spec.clone();
-        let asks =
-            |method: &str| matches!(&call.ask, Ask::Relay(asked) if &*asked.method == method);
+        let asks = |name: &str| matches!(&call.ask, Ask::Relay(asked) if &*asked.method == name);
         let (lists_tools, completes) = (asks(method::TOOLS_LIST), asks(method::COMPLETE));
         let engine = endpoint.engine.clone();
         Self {
@@ -230,9 +229,8 @@ impl Relay {
     /// Gives the request away until its retry; returns the answer for now.
     fn await_retry(self) -> Result<Bytes, RpcError> {
         let Some(retry) = self.retry.clone() else {
-            return Err(
-                RpcError::invalid("this request cannot wait for input").to(Some(self.id.clone()))
-            );
+            let error = RpcError::invalid("this request cannot wait for input");
+            return Err(error.to(Some(self.id.clone())));
         };
         self.pending_input.begin();
         let asked = self.asked.iter().map(|(key, (said, _))| {

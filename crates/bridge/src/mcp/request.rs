@@ -29,7 +29,7 @@ use crate::{
     catalog::{Knowledge, Offer},
     error_table::ErrorKind,
     identity::{NoServer, usable},
-    replicas::{Exit, Forward, Forwarding, Located},
+    replicas::{Exit, Forward, Forwarding, Located, Payload},
     session::{OpenWorkspace, Wants, WorkspaceAddress},
     telemetry::{REQUEST_ID, RequestId},
 };
@@ -95,7 +95,7 @@ impl McpRequest<'_> {
             target: self.target.to_owned(),
             chosen: identity.forwarded_to_any(config.servers.values(), self.headers, self.caller),
             headers,
-            body: self.body.clone().into(),
+            body: Payload::Whole(self.body.clone()),
         }
     }
 
@@ -129,11 +129,12 @@ pub async fn locate_offer(
     let found = endpoint.directory.server_for(server, caller);
     let (name, _) = found.ok_or_else(unknown)?;
     match endpoint.catalog.offer(&name).await.ok_or_else(unknown)? {
-        Knowledge::Ready(offer) => Ok(Located::Here(offer)),
+        Knowledge::Ready(offer) => Ok(Ok(offer)),
         Knowledge::Learning => {
             let other = endpoint.replicas.anyone_for(caller);
-            let other = other.ok_or_else(|| NoServer::Starting(server.to_owned()))?;
-            Ok(Located::Elsewhere(other))
+            Ok(Err(
+                other.ok_or_else(|| NoServer::Starting(server.to_owned()))?
+            ))
         }
         Knowledge::Failed { brief, .. } => {
             Err(NoServer::Failed(server.to_owned(), brief.to_string()).into())

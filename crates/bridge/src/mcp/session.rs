@@ -44,7 +44,7 @@ use crate::{
     call::PendingInput,
     catalog::News,
     config::{Mode, ServerSpec},
-    replicas::{Elsewhere, Forward, RoutableSessionId},
+    replicas::{Elsewhere, Forward, Payload, RoutableSessionId},
 };
 
 /// A session that nobody used for this long is forgotten; its client then begins anew.
@@ -87,21 +87,19 @@ pub struct McpSession {
     pub outbox: Arc<Outbox>,
     /// Set when it ends.
     pub ended: CancellationToken,
-    in_flight: Mutex<Requests>,
+    /// Requests under way by a number of ours: a client may use an id twice at once.
+    in_flight: Mutex<HashMap<u64, (RawJson, Cancellation)>>,
     requests: AtomicU64,
     asked: Mutex<HashMap<u64, PendingServerRequest>>,
     asks: AtomicU64,
     followed: Mutex<HashMap<u64, Option<WeakNotifier>>>,
     /// Told to each child that is followed from now on.
-    greeting: Mutex<Option<bytes::Bytes>>,
+    greeting: Mutex<Option<Bytes>>,
     log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
     /// The replicas where it is a remote session, because a child of it runs there.
     session_proxies: Mutex<HashSet<InstanceId>>,
 }
-
-/// Requests under way by the client's id: one that he uses twice at once is of both.
-type Requests = HashMap<Vec<u8>, Vec<(u64, Cancellation)>>;
 
 /// What a child asked and the client has not answered.
 struct PendingServerRequest {
@@ -152,19 +150,12 @@ impl McpSessions {
         let known = self.all.lock().contains_key(&remote_session.id);
         if !known {
             let apart = Uuid::new_v4().as_u64_pair().0 >> 12 | 1 << 32;
-            let session = McpSession::new(
-                principal.clone(),
-                remote_session.clone(),
-                self.owner(),
-                apart,
-            );
+            let (principal, made) = (principal.clone(), remote_session.clone());
+            let session = McpSession::new(principal, made, self.owner(), apart);
             self.keep(&Arc::new(session));
         }
-        let found = self.find(
-            &remote_session.id,
-            principal,
-            remote_session.server.as_ref(),
-        )?;
+        let server = remote_session.server.as_ref();
+        let found = self.find(&remote_session.id, principal, server)?;
         found.set_log_level(&remote_session.log_level);
         if let Some(greeting) = &remote_session.greeting {
             *found.greeting.lock() = Some(greeting.to_string().into());
@@ -175,12 +166,10 @@ impl McpSessions {
     fn keep(&self, session: &Arc<McpSession>) {
         let mut all = self.all.lock();
         all.retain(|_, other| other.last_used.lock().elapsed() < KEPT_UNUSED);
-        let own = all
-            .values()
-            .filter(|other| other.principal == session.principal);
-        let own: Vec<_> = own.cloned().collect();
-        if own.len() >= MOST
-            && let Some(oldest) = own.iter().min_by_key(|other| *other.last_used.lock())
+        let own = all.values();
+        let own = own.filter(|other| other.principal == session.principal);
+        if own.clone().count() >= MOST
+            && let Some(oldest) = own.min_by_key(|other| *other.last_used.lock()).cloned()
         {
             oldest.ended.cancel();
             all.remove(&oldest.id);
@@ -267,17 +256,15 @@ impl McpSession {
 
     /// What another replica needs to go on with it.
     pub fn to_remote_session(&self) -> RemoteSession {
+        let greeting = self.greeting.lock().clone();
+        let greeting = greeting.and_then(|line| Some(str::from_utf8(&line).ok()?.into()));
         RemoteSession {
             id: self.id.clone(),
             server: self.server.clone(),
             version: self.version.clone(),
             capabilities: self.capabilities.clone(),
             log_level: self.log_level(),
-            greeting: self
-                .greeting
-                .lock()
-                .as_ref()
-                .and_then(|line| std::str::from_utf8(line).ok().map(Into::into)),
+            greeting,
         }
     }
 
@@ -293,23 +280,20 @@ impl McpSession {
     /// Notes a request, so that its client can cancel it by its id.
     pub fn begin_request(self: &Arc<Self>, id: &RawJson) -> InFlight {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let (id, cancellation) = (id.as_bytes().to_vec(), Cancellation::default());
-        let mut in_flight = self.in_flight.lock();
-        let same = in_flight.entry(id.clone()).or_default();
-        same.push((number, cancellation.clone()));
-        drop(in_flight);
+        let cancellation = Cancellation::default();
+        let request = (id.clone(), cancellation.clone());
+        self.in_flight.lock().insert(number, request);
         InFlight {
             session: self.clone(),
-            id,
             number,
             cancellation,
         }
     }
 
     /// The client says in this line that he no longer wants the answer to a request of his own.
-    pub fn cancel(&self, line: &bytes::Bytes, id: &RawJson) {
-        let same = self.in_flight.lock().get(id.as_bytes()).cloned();
-        for (_, cancellation) in same.unwrap_or_default() {
+    pub fn cancel(&self, line: &Bytes, id: &RawJson) {
+        let in_flight: Vec<_> = self.in_flight.lock().values().cloned().collect();
+        for (_, cancellation) in in_flight.iter().filter(|(known, _)| known == id) {
             cancellation.cancel(line, id);
         }
     }
@@ -325,7 +309,6 @@ impl McpSession {
     ) -> Option<u64> {
         let mut asked = self.asked.lock();
         if asked.len() >= MOST_ASKED {
-            drop(asked);
             return None;
         }
         let number = self.asks.fetch_add(1, Ordering::Relaxed);
@@ -340,22 +323,21 @@ impl McpSession {
     }
 
     /// Tells the child that asked how far its client's answer is; `false` if nobody asked.
-    pub fn progress(&self, line: &bytes::Bytes, token: &RawJson) -> bool {
+    pub fn progress(&self, line: &Bytes, token: &RawJson) -> bool {
         let asked = self.asked.lock();
         let found = number(token.as_str()).and_then(|number| asked.get(&number));
-        let Some((found, own)) = found.and_then(|found| Some((found, found.token.as_ref()?)))
-        else {
-            return false;
-        };
-        let line = splice(line, &[(token, own.as_bytes())]);
-        found.responder.tell(&line);
-        true
+        let own = found.and_then(|found| Some((found, found.token.as_ref()?)));
+        own.inspect(|(found, own)| {
+            let line = splice(line, &[(token, own.as_bytes())]);
+            found.responder.tell(&line);
+        })
+        .is_some()
     }
 
     /// The child no longer wants the answer to what it asked with this id: the line that says so,
     /// with our number for it; `None` where nothing of it is open.
-    pub fn withdrawn(&self, said: &Said, notifier: &WeakNotifier) -> Option<bytes::Bytes> {
-        let id = said.params.as_ref()?.member("requestId")?;
+    pub fn withdrawn(&self, said: &Said, notifier: &WeakNotifier) -> Option<Bytes> {
+        let id = said.param(&["requestId"])?;
         let mut asked = self.asked.lock();
         let mut open = asked.iter();
         let found = open.find(|(_, asked)| notifier.asked(&asked.responder, &id));
@@ -370,7 +352,7 @@ impl McpSession {
 
     /// Passes a client's answer on to the child that asked, once its call may go on; `false` if
     /// nobody did.
-    pub fn answer(&self, line: &bytes::Bytes, id: &RawJson) -> bool {
+    pub fn answer(&self, line: &Bytes, id: &RawJson) -> bool {
         let mut open = self.asked.lock();
         let Some(asked) = number(id.as_str()).and_then(|number| open.remove(&number)) else {
             return false;
@@ -403,14 +385,14 @@ impl McpSession {
 
     /// Passes what the client tells on to its children. A shared child is not told: it would take
     /// one caller's word for everybody's.
-    pub fn tell(&self, line: &bytes::Bytes) {
+    pub fn tell(&self, line: &Bytes) {
         for notifier in self.followed.lock().values().flatten() {
             notifier.tell(line);
         }
     }
 
     /// Tells this to the session's children, those to come included; the last such line counts.
-    pub fn tell_always(&self, line: &bytes::Bytes) {
+    pub fn tell_always(&self, line: &Bytes) {
         *self.greeting.lock() = Some(line.clone());
         self.tell(line);
     }
@@ -451,12 +433,7 @@ impl McpSession {
     }
 
     /// What a child said, as the client is to read it.
-    fn told(
-        &self,
-        said: &Said,
-        notifier: &WeakNotifier,
-        shown: Option<&Shown>,
-    ) -> Option<bytes::Bytes> {
+    fn told(&self, said: &Said, notifier: &WeakNotifier, shown: Option<&Shown>) -> Option<Bytes> {
         match (&*said.method, shown) {
             (method::CANCELLED, _) => self.withdrawn(said, notifier),
             (_, Some(shown)) => Some(shown.note(said)),
@@ -468,7 +445,6 @@ impl McpSession {
 /// A request under way. Dropping it forgets its id.
 pub struct InFlight {
     session: Arc<McpSession>,
-    id: Vec<u8>,
     number: u64,
     /// Set when the client cancels it.
     pub cancellation: Cancellation,
@@ -476,14 +452,7 @@ pub struct InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut in_flight = self.session.in_flight.lock();
-        let Some(same) = in_flight.get_mut(&self.id) else {
-            return;
-        };
-        same.retain(|(number, _)| *number != self.number);
-        if same.is_empty() {
-            in_flight.remove(&self.id);
-        }
+        self.session.in_flight.lock().remove(&self.number);
     }
 }
 
@@ -584,7 +553,7 @@ fn of_session(
         target: request.target.to_owned(),
         headers,
         chosen: HeaderMap::new(),
-        body: body.clone().into(),
+        body: Payload::Whole(body.clone()),
     }
 }
 

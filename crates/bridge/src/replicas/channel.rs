@@ -44,10 +44,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use parking_lot::Mutex;
-use rustls::{
-    ClientConfig,
-    pki_types::{CertificateDer, ServerName},
-};
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -99,7 +96,7 @@ pub fn switching() -> Response {
 pub(super) fn client(key: &PeerKey, certificates: &Known) -> PeerClient {
     let connector = Connector {
         proof: TlsConnector::from(key.client.clone()),
-        outer: TlsConnector::from(Arc::new(certificates.tls())),
+        outer: TlsConnector::from(Arc::new(certificates.pinned().client())),
     };
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -351,12 +348,6 @@ impl Payload {
     }
 }
 
-impl From<Bytes> for Payload {
-    fn from(bytes: Bytes) -> Self {
-        Self::Whole(bytes)
-    }
-}
-
 // HTTPS between replicas: each says in its record by which certificate it is known, whatever names
 // stand in that.
 
@@ -394,11 +385,7 @@ impl Known {
         way
     }
 
-    /// How to speak TLS with them.
-    pub fn tls(&self) -> ClientConfig {
-        self.pinned().client()
-    }
-
+    /// TLS that trusts them.
     fn pinned(&self) -> Pinned<impl Fn(&CertificateDer<'_>) -> bool + Send + Sync + 'static> {
         let known = self.clone();
         let knows = move |shown: &CertificateDer<'_>| {

@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fmt,
     iter::successors,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use axum::{
 use bridge_model::{Caller, ForwardReason, SessionId};
 use bridge_state::{InstanceId, Peer};
 use bytes::Bytes;
+use futures_util::stream::try_unfold;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -127,12 +128,11 @@ impl Replicas {
     }
 
     /// Lets one that was seen prove that it holds the peer key.
-    pub(super) async fn challenge(&self, peer: &Peer) -> bool {
+    pub(super) async fn challenge(&self, peer: &Peer) {
         let to = Elsewhere::peer(peer);
-        let proven = self.knock(&to, &peer.address).await;
-        proven
-            .inspect_err(|why| tracing::debug!(to = %to.to, why, "replica not verified yet"))
-            .is_ok()
+        if let Err(why) = self.knock(&to, &peer.address).await {
+            tracing::debug!(to = %to.to, why, "replica not verified yet");
+        }
     }
 
     pub(super) async fn ask(
@@ -155,14 +155,9 @@ impl Replicas {
         })?;
         let body = request.body.body();
         let body = body.map_err(|error| Failed::NotSent(error.to_string()))?;
-        let asked = Request::builder()
-            .method(request.method.clone())
-            .uri(format!(
-                "{}{}",
-                self.certificates.way(address),
-                request.target
-            ))
-            .body(body);
+        let uri = format!("{}{}", self.certificates.way(address), request.target);
+        let asked = Request::builder().method(request.method.clone()).uri(uri);
+        let asked = asked.body(body);
         let mut asked = asked.map_err(|error| Failed::NotSent(error.to_string()))?;
         let headers = asked.headers_mut();
         let always = |name: &HeaderName| PASSED.contains(name) || name.as_str().starts_with("mcp-");
@@ -196,35 +191,31 @@ impl Replicas {
             }
         }
         let (store, id) = (self.store.clone(), to.to);
-        let look = self.store.renew_every();
-        let chunks = futures_util::stream::unfold(Some(answer.into_body()), move |body| {
-            let store = store.clone();
-            async move {
-                let mut body = body?;
+        let chunks = try_unfold(
+            (answer.into_body(), store),
+            move |(mut body, store)| async move {
                 loop {
                     tokio::select! {
                         frame = body.frame() => {
-                            let frame = match frame? {
-                                Ok(frame) => frame,
-                                Err(error) => return Some((Err(reason(&error)), None)),
-                            };
+                            let frame = frame.transpose().map_err(|error| reason(&error))?;
+                            let Some(frame) = frame else { return Ok(None) };
                             // Trailers say nothing that is ours.
                             if let Ok(chunk) = frame.into_data() {
-                                return Some((Ok(chunk), Some(body)));
+                                return Ok(Some((chunk, (body, store))));
                             }
                         }
                         // A stopped replica keeps its connections open.
-                        () = tokio::time::sleep(look) => {
+                        () = tokio::time::sleep(store.renew_every()) => {
                             let store = store.clone();
                             let alive = tokio::task::spawn_blocking(move || store.is_alive(id));
                             if matches!(alive.await, Ok(false)) {
-                                return Some((Err("replica stopped responding".to_owned()), None));
+                                return Err("replica stopped responding".to_owned());
                             }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
         *response.body_mut() = Body::from_stream(chunks);
         response
     }
@@ -299,13 +290,8 @@ fn cause_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e NoChannel> {
 /// Between two looks at a lease that is about to change hands.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where a request belongs.
-pub enum Located<T> {
-    /// Here, with what was looked for.
-    Here(T),
-    /// At another replica.
-    Elsewhere(Elsewhere),
-}
+/// What a request is about: it is found here, or belongs to another replica.
+pub type Located<T> = Result<T, Elsewhere>;
 
 /// Why a request is not handled further.
 pub enum Exit<E> {
@@ -318,16 +304,6 @@ pub enum Exit<E> {
 impl<E> From<E> for Exit<E> {
     fn from(error: E) -> Self {
         Self::Error(error)
-    }
-}
-
-impl<E> Exit<E> {
-    /// With the error exchanged.
-    pub fn map_error<F>(self, map: impl FnOnce(E) -> F) -> Exit<F> {
-        match self {
-            Self::Error(error) => Exit::Error(map(error)),
-            Self::Answered(response) => Exit::Answered(response),
-        }
     }
 }
 
@@ -379,8 +355,8 @@ impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
     {
         loop {
             match located {
-                Located::Here(found) => return Ok(found),
-                Located::Elsewhere(other) => self.to(&other).await?,
+                Ok(found) => return Ok(found),
+                Err(elsewhere) => self.to(&elsewhere).await?,
             }
             located = locate().await?;
         }
@@ -512,20 +488,13 @@ fn by_name() -> Option<IpAddr> {
 /// Nothing is sent: connecting a datagram socket only chooses a route.
 fn by_route() -> Option<IpAddr> {
     // Addresses for documentation (RFC 5737, RFC 3849), which are behind the default route.
-    let v4 = (
-        Ipv4Addr::UNSPECIFIED.into(),
-        Ipv4Addr::new(192, 0, 2, 1).into(),
-    );
-    let far = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-    let v6 = (Ipv6Addr::UNSPECIFIED.into(), far.into());
-    [v4, v6]
-        .into_iter()
-        .find_map(|(any, far): (IpAddr, IpAddr)| {
-            let socket = UdpSocket::bind((any, 0)).ok()?;
-            socket.connect((far, 9)).ok()?;
-            let own = socket.local_addr().ok()?.ip();
-            is_useful(&own).then_some(own)
-        })
+    let routes = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    routes.into_iter().find_map(|(any, far)| {
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(far).ok()?;
+        let own = socket.local_addr().ok()?.ip();
+        is_useful(&own).then_some(own)
+    })
 }
 
 fn is_useful(address: &IpAddr) -> bool {

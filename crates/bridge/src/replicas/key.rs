@@ -1,6 +1,6 @@
 //! The secret that replicas prove themselves to each other with.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use bridge_state::{ChatStore, StoreError};
 use ring::{
@@ -118,13 +118,8 @@ fn seed(secret: &[u8]) -> [u8; 32] {
     seed
 }
 
-impl fmt::Debug for PeerKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PeerKey")
-    }
-}
-
 /// Accepts who holds the private key of `public`, whichever side of the handshake that is.
+#[derive(Debug)]
 struct Holder {
     public: Vec<u8>,
     provider: Arc<CryptoProvider>,
@@ -160,12 +155,6 @@ const OTHER_KEY: &str = "it uses a different peer key";
 
 fn no_tls12() -> Error {
     Error::General("TLS 1.2 is not supported between replicas".to_owned())
-}
-
-impl fmt::Debug for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Holder")
-    }
 }
 
 impl ServerCertVerifier for Holder {

@@ -141,12 +141,11 @@ impl Replicas {
     /// Lets those prove themselves that were seen and have not yet. Until then they are not among
     /// [`Self::others`]: anything that writes in the jobs folder can make a record.
     pub async fn prove(&self) {
-        let strangers: Vec<Peer> = {
-            let known = self.known.lock();
-            let peers = known.seen.peers.iter();
-            let strangers = peers.filter(|peer| !known.proven.contains(&peer.instance));
-            strangers.cloned().collect()
-        };
+        let known = self.known.lock();
+        let peers = known.seen.peers.iter();
+        let strangers = peers.filter(|peer| !known.proven.contains(&peer.instance));
+        let strangers: Vec<Peer> = strangers.cloned().collect();
+        drop(known);
         join_all(strangers.iter().map(|peer| self.challenge(peer))).await;
     }
 
@@ -176,15 +175,11 @@ impl Replicas {
 
     fn believe(&self, known: &Known) {
         let peers = known.seen.peers.iter();
-        let believed = peers.filter(|peer| known.proven.contains(&peer.instance));
-        let believed: Vec<Peer> = believed.cloned().collect();
-        self.others.send_if_modified(|others| {
-            let new = **others != *believed;
-            if new {
-                *others = believed.into();
-            }
-            new
-        });
+        let proven = peers.filter(|peer| known.proven.contains(&peer.instance));
+        let proven: Arc<[Peer]> = proven.cloned().collect();
+        if *self.others.borrow() != proven {
+            self.others.send_replace(proven);
+        }
     }
 
     /// Those that take calls and have proven that they hold the peer key, without this one.
