@@ -25,7 +25,7 @@ pub fn guarded<G>(body: Body, guard: G) -> impl HttpBody<Data = Bytes, Error = a
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
-pub enum Unread {
+pub enum BodyError {
     /// It has more bytes than this.
     #[error("the body is larger than {0} bytes (MCPO_MAX_BODY_BYTES)")]
     TooLarge(u64),
@@ -44,12 +44,12 @@ pub enum Unread {
     /// Its sender was silent for too long, or too slow.
     #[error("the body was not received in time (MCPO_BODY_TIMEOUT)")]
     TooSlow,
-    /// What the connection or its framing said.
+    /// The error of the connection or of the framing.
     #[error("cannot read the body: {0}")]
     Broken(BoxError),
 }
 
-impl Unread {
+impl BodyError {
     /// By what reading it gave.
     pub fn from_error(error: impl Into<BoxError>) -> Self {
         let error = error.into();
@@ -65,7 +65,7 @@ impl Unread {
     }
 }
 
-impl CallerError for Unread {
+impl CallerError for BodyError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::TooLarge(_) | Self::NoMemory(_) => ErrorKind::BODY_TOO_LARGE,
@@ -77,7 +77,7 @@ impl CallerError for Unread {
     }
 }
 
-impl From<Refused> for Unread {
+impl From<Refused> for BodyError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Never(bytes) => Self::NoMemory(bytes),
@@ -89,7 +89,7 @@ impl From<Refused> for Unread {
 
 /// All of a body that has at most `limit` bytes. It holds its share of the memory as long as any part of
 /// it is there.
-pub async fn whole<B>(memory: TenantMemory<'_>, body: B, limit: u64) -> Result<Bytes, Unread>
+pub async fn whole<B>(memory: TenantMemory<'_>, body: B, limit: u64) -> Result<Bytes, BodyError>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -97,17 +97,17 @@ where
     let mut body = pin!(body);
     let length = body.size_hint().exact();
     if body.size_hint().lower() > limit {
-        return Err(Unread::TooLarge(limit));
+        return Err(BodyError::TooLarge(limit));
     }
     let (mut share, mut first, mut all) = (memory.begin(length), Bytes::new(), Vec::new());
     while let Some(frame) = body.frame().await {
-        let Ok(chunk) = frame.map_err(Unread::from_error)?.into_data() else {
+        let Ok(chunk) = frame.map_err(BodyError::from_error)?.into_data() else {
             continue;
         };
         let before = first.len().max(all.len());
         let size = (before + chunk.len()) as u64;
         if size > limit {
-            return Err(Unread::TooLarge(limit));
+            return Err(BodyError::TooLarge(limit));
         }
         share.grow(size).await?;
         if before == 0 {

@@ -4,10 +4,10 @@ use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     body::Body,
-    http::{HeaderValue, header},
+    http::header,
     response::{IntoResponse as _, Response},
 };
-use bridge_model::{Caller, SessionId, Tenant};
+use bridge_model::{Caller, Tenant};
 use bridge_openapi::{BRIEF_BYTES, Stopped, ToolFailure, Unfit, result_body};
 use bridge_protocol::RawJson;
 use bridge_state::Artifact;
@@ -18,11 +18,11 @@ use serde_json::{Map, Value, json};
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    Audited, Problem,
-    body::Unread,
+    Audited, Problem, add_session,
+    body::BodyError,
     inbound::Inbound,
     multipart, refused,
-    route::{Front, with_slashes},
+    route::{Mount, with_slashes},
     upload,
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     call::{Answer, Ask, Call, CallError, Incoming, Link, Waited},
     catalog::{Knowledge, Offer},
     config::{Mode, ServerSpec, Settings},
-    identity::{NoServer, SESSION_HEADER, usable},
+    identity::{NoServer, usable},
     replicas::{Exit, Located, Payload},
     session::{Class, Wants, WorkspaceAddress},
     telemetry::{ProblemKind, RequestId},
@@ -43,7 +43,7 @@ pub async fn call(
     app: &Arc<App>,
     inbound: &Inbound<'_>,
     body: &mut Body,
-    front: Front,
+    mount: Mount,
     server: &str,
     tool: &str,
 ) -> Response {
@@ -51,7 +51,7 @@ pub async fn call(
     // A single server's tools are at the root, and their names may have slashes.
     let single = app.settings.command_line.server.as_ref().filter(|_| {
         let known = || app.directory.config().servers.contains_key(server);
-        front == Front::Root && named.is_none() && !known()
+        mount == Mount::Root && named.is_none() && !known()
     });
     let of_single = single.map(|single| (single.name.as_str(), format!("{server}/{tool}")));
     let tool = match (&named, &of_single) {
@@ -94,23 +94,20 @@ async fn answer(
     let forward = || Some(inbound.forward(app, caller, kept.clone()?));
     let forwarding = app.replicas.forwarding(caller, forward);
     let found = &forwarding.found(located, locate).await?;
-    let prepared = match &whole {
-        Some(body) => prepare(app, found, caller, body, inbound.id).await,
-        None => {
-            let body = spooled.as_mut().unwrap_or(body);
-            // Boxed: it is large, and few calls bring files.
-            Box::pin(prepare_files(app, found, caller, inbound, body)).await
-        }
+    let prepared = if let Some(body) = &whole {
+        prepare(app, found, caller, body, inbound.id).await
+    } else {
+        let body = spooled.as_mut().unwrap_or(body);
+        // Boxed: it is large, and few calls bring files.
+        Box::pin(prepare_files(app, found, caller, inbound, body)).await
     };
     let (mut call, files) = prepared.inspect_err(refused)?;
     let wants = match &files {
         None => Wants::for_caller(&call.spec, &call.profile, caller),
         Some(_) => None,
     };
-    let (mode, address) = (call.spec.mode, &call.address);
-    let entering = app
-        .replicas
-        .enter_or_forward(caller, mode, address, wants.as_ref(), forward);
+    let (replicas, mode, address) = (&app.replicas, call.spec.mode, &call.address);
+    let entering = replicas.enter_or_forward(caller, mode, address, wants.as_ref(), forward);
     let opened = entering.await?;
     call.opened = Mutex::new(opened);
     if let Some(files) = files {
@@ -143,7 +140,7 @@ async fn prepare(
 ) -> Result<Prepared, Problem> {
     let received = Instant::now();
     let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
-    let parsing = memory.parse(body).await.map_err(Unread::from)?;
+    let parsing = memory.parse(body).await.map_err(BodyError::from)?;
     let arguments = read(body.clone()).await?;
     let arguments = check(found, arguments, received).await?;
     drop(parsing);
@@ -273,7 +270,10 @@ async fn prepare_files(
             return Err(Problem::bad_part(&why));
         }
         let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
-        let _parsing = memory.parse(text.as_bytes()).await.map_err(Unread::from)?;
+        let _parsing = memory
+            .parse(text.as_bytes())
+            .await
+            .map_err(BodyError::from)?;
         arguments = serde_json::from_str(&text).map_err(|error| {
             let why = format!("the part 'arguments' is not a JSON object: {error}");
             Problem::bad_part(&why)
@@ -411,12 +411,4 @@ fn call_response(
     };
     let kind = [(header::CONTENT_TYPE, "application/json")];
     Ok((kind, body.into_bytes()).into_response())
-}
-
-/// Tells the client the session with which it gets the same folder again.
-pub fn add_session(response: &mut Response, session: &SessionId) {
-    if let Ok(session) = HeaderValue::from_str(session.as_str()) {
-        let headers = response.headers_mut();
-        headers.insert(SESSION_HEADER.clone(), session);
-    }
 }

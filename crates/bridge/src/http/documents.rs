@@ -1,4 +1,4 @@
-//! Documents and pages: served from memory, open to everybody unless `--strict-auth`.
+//! Documents and pages: served from memory, open to all callers unless `--strict-auth`.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use bridge_openapi::{DOCS_CSP, INDEX_CSP, IndexEntry, IndexStatus, path_segment}
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::route::{Front, server_url, with_slashes};
+use super::route::{Mount, server_url, with_slashes};
 use super::{Problem, hosts::Reader};
 use crate::{
     app::App,
@@ -20,10 +20,10 @@ use crate::{
 };
 
 /// `GET /mcpo/{server}/{leaf}` and `GET /{server}/{leaf}`; `GET /{leaf}`, where a single server is served at the root.
-pub async fn leaf(
+pub async fn of_server(
     app: &App,
     reader: &Reader<'_>,
-    front: Front,
+    mount: Mount,
     server: &str,
     leaf: &str,
 ) -> Result<Response, Problem> {
@@ -35,7 +35,7 @@ pub async fn leaf(
     };
     let keys = &app.settings.access.keys;
     let (leaf, opened) = match leaf.split_once('/') {
-        // For who cannot send a key: the path itself says that he has it.
+        // For clients that cannot send a key: the path proves that the client has it.
         Some((secret, document @ "openapi.json")) if keys.opens_documents(secret) => {
             (document, true)
         }
@@ -59,16 +59,16 @@ pub async fn leaf(
         }
     };
     match leaf {
-        "openapi.json" => openapi_json(app, &offer, front).await,
+        "openapi.json" => openapi_json(app, &offer, mount).await,
         "docs" => {
             let listen = &app.settings.listen;
             let outside = format!("{}{}/docs/assets", listen.root_path, listen.path_prefix);
-            let assets = match front {
+            let assets = match mount {
                 // How deep the page is depends on how its address spells the slashes.
                 _ if named.is_some() => &*outside,
-                Front::Mcpo => "../../docs/assets",
-                Front::Root => "../docs/assets",
-                Front::Single => "docs/assets",
+                Mount::Mcpo => "../../docs/assets",
+                Mount::Root => "../docs/assets",
+                Mount::Single => "docs/assets",
             };
             Ok(page(
                 bridge_openapi::docs_page(offer.title(), "openapi.json", assets),
@@ -80,13 +80,13 @@ pub async fn leaf(
     }
 }
 
-async fn openapi_json(app: &App, offer: &Arc<Offer>, front: Front) -> Result<Response, Problem> {
+async fn openapi_json(app: &App, offer: &Arc<Offer>, mount: Mount) -> Result<Response, Problem> {
     let settings = &app.settings;
-    let url = server_url(&settings.listen, front, offer.spec.name.as_str());
-    let documents = match front {
-        Front::Single => settings.documents.clone(),
+    let url = server_url(&settings.listen, mount, offer.spec.name.as_str());
+    let documents = match mount {
+        Mount::Single => settings.documents.clone(),
         // Title, description and version are those of the root's document.
-        Front::Mcpo | Front::Root => settings.documents.of_server(),
+        Mount::Mcpo | Mount::Root => settings.documents.of_server(),
     };
     let secured = !settings.access.keys.is_empty();
     let offer = offer.clone();
@@ -99,7 +99,7 @@ async fn openapi_json(app: &App, offer: &Arc<Offer>, front: Front) -> Result<Res
 /// `GET /openapi.json` and `GET /docs`: the servers, and where their documents are. A single server has its own there.
 pub async fn root(app: &App, reader: &Reader<'_>, file: &str) -> Result<Response, Problem> {
     if let Some(single) = &app.settings.command_line.server {
-        return leaf(app, reader, Front::Single, single.name.as_str(), file).await;
+        return of_server(app, reader, Mount::Single, single.name.as_str(), file).await;
     }
     reader.admit(app).await?;
     let config = app.directory.config();

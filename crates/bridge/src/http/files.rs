@@ -206,7 +206,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-// What is said of an artifact beside its bytes.
+// The headers of an artifact.
 
 /// Nothing of it runs or loads in our origin, should a browser show it in spite of everything.
 const SANDBOX: &str = "sandbox; default-src 'none'";
@@ -232,11 +232,8 @@ fn describe_artifact(headers: &mut HeaderMap, artifact: &Artifact) {
     insert(headers, header::CONTENT_TYPE, &artifact.mime_type);
     insert(headers, header::CONTENT_DISPOSITION, &disposition(artifact));
     insert(headers, header::ETAG, &etag(artifact));
-    insert(
-        headers,
-        header::LAST_MODIFIED,
-        &http_date(artifact.created_at),
-    );
+    let created = http_date(artifact.created_at);
+    insert(headers, header::LAST_MODIFIED, &created);
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // Kept by the browser, but asked for each time: a link that was taken back stays taken back.
     let cache = HeaderValue::from_static("private, no-cache");
@@ -248,16 +245,16 @@ pub fn protect(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CONTENT_SECURITY_POLICY, SANDBOX),
-        // The URL is the capability: nobody is told it.
+        // The URL is the capability: it must not be sent to others.
         (header::REFERRER_POLICY, "no-referrer"),
+        // Open WebUI is another origin, often of the same site: it may show a picture.
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-site",
+        ),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    // Open WebUI is another origin, often of the same site: it may show a picture.
-    headers.insert(
-        "cross-origin-resource-policy",
-        HeaderValue::from_static("same-site"),
-    );
 }
 
 /// RFC 6266: a plain name for the old, the real one for the rest.
@@ -278,7 +275,7 @@ fn http_date(time: Timestamp) -> String {
     printed.unwrap_or_default()
 }
 
-// The bytes of a download, from the disk to the one who asked.
+// The bytes of a download, from the disk to the client.
 
 /// Read and sent at a time. A download holds some of them, whatever its size: hyper takes about
 /// 400 KB ahead of a slow client.
@@ -297,7 +294,7 @@ fn send(data: File, stamp: Option<Stamp>, length: u64) -> Body {
         data,
         stamp,
         left: length,
-        sent: Sent::default(),
+        sent: Buffers::default(),
     };
     Body::from_stream(try_unfold(reader, Reader::next))
 }
@@ -306,7 +303,7 @@ struct Reader {
     data: File,
     stamp: Option<Stamp>,
     left: u64,
-    sent: Sent,
+    sent: Buffers,
 }
 
 impl Reader {
@@ -347,14 +344,14 @@ fn at_once(data: &File, into: &mut [u8]) -> usize {
 /// The memory of one download's blocks that have been sent. It is read into again: fresh memory for
 /// each block would have to be zeroed, and would lie about in the allocator behind each thread.
 #[derive(Clone, Default)]
-struct Sent(Arc<Mutex<Vec<Vec<u8>>>>);
+struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
 struct Block {
     bytes: Vec<u8>,
-    sent: Sent,
+    sent: Buffers,
 }
 
-impl Sent {
+impl Buffers {
     fn block(&self, size: usize) -> Block {
         let mut bytes = self.0.lock().pop().unwrap_or_default();
         bytes.resize(size, 0);

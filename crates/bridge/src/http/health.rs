@@ -1,5 +1,5 @@
 //! `/health`: how the bridge is, from what it knows already. Never spawns, never blocks, needs no
-//! key; but only who has one, or sits at this machine, learns more than the status.
+//! key; but only callers with a key, or on this machine, get more than the status.
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
@@ -35,9 +35,9 @@ pub struct Health {
     pub uptime: u64,
     /// Why it is not `ok`.
     pub reasons: Vec<String>,
-    /// What deserves a look though it is no fault.
+    /// What an operator should check though it is no fault.
     pub warnings: Vec<String>,
-    /// Each server that is there for who asks.
+    /// Each server that the caller may see.
     pub servers: IndexMap<String, ServerHealth>,
     /// What runs.
     pub load: Load,
@@ -79,7 +79,7 @@ pub struct Load {
     pub sessions: usize,
     /// Live shared processes.
     pub shared: usize,
-    /// Processes that are ready and nobody's yet.
+    /// Warm processes, which have no session yet.
     pub ready: usize,
 }
 
@@ -144,13 +144,6 @@ impl App {
             reasons.push(trouble.text);
         }
         let (running_calls, waiting_calls) = self.engine.admission.load();
-        let load = Load {
-            running_calls,
-            waiting_calls,
-            sessions: self.engine.sessions.count(),
-            shared: self.engine.shared.count(),
-            ready: self.engine.sessions.pool.count(),
-        };
         let now = jiff::Timestamp::now();
         Health {
             status,
@@ -158,9 +151,19 @@ impl App {
             version: env!("CARGO_PKG_VERSION"),
             uptime: self.started.elapsed().as_secs(),
             reasons,
-            warnings: shows_all.then(|| self.warnings()).unwrap_or_default(),
+            warnings: if shows_all {
+                self.warnings()
+            } else {
+                Vec::new()
+            },
             servers,
-            load,
+            load: Load {
+                running_calls,
+                waiting_calls,
+                sessions: self.engine.sessions.count(),
+                shared: self.engine.shared.count(),
+                ready: self.engine.sessions.pool.count(),
+            },
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Only hosts and origins that are ours reach a handler: a page that rebinds its own name to our
 //! address must not act in a browser's name.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::net::SocketAddr;
 
 use axum::http::{HeaderMap, Uri, header, request::Parts, uri::Authority};
 use bridge_model::Caller;
@@ -44,24 +44,11 @@ fn names_us(app: &App, uri: &Uri, headers: &HeaderMap) -> bool {
     }
 }
 
-fn host(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+/// The host of the only `Host` header.
+fn host(headers: &HeaderMap) -> Option<String> {
     let mut all = headers.get_all(header::HOST).iter();
-    let one = all.next()?.to_str().ok()?;
-    if all.next().is_some() {
-        return None;
-    }
-    match plain_host(one) {
-        Some(host) => Some(host.into()),
-        None => Some(one.parse::<Authority>().ok()?.host().to_owned().into()),
-    }
-}
-
-/// Of a name with at most a port, which is how nearly all are sent.
-fn plain_host(sent: &str) -> Option<&str> {
-    let (host, port) = sent.split_once(':').unwrap_or((sent, "0"));
-    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    let plain = !host.is_empty() && host.bytes().all(letter);
-    (plain && port.parse::<u16>().is_ok()).then_some(host)
+    let one: Authority = all.next()?.to_str().ok()?.parse().ok()?;
+    all.next().is_none().then(|| one.host().to_owned())
 }
 
 fn known(host: &str, allowed: &[String]) -> bool {
@@ -70,9 +57,9 @@ fn known(host: &str, allowed: &[String]) -> bool {
     allowed.iter().any(named)
 }
 
-// Who reads documents, pages and figures.
+// Readers of documents, pages and metrics.
 
-/// Who asks for a document.
+/// The sender of a request for a document.
 pub struct Reader<'r> {
     /// The request.
     pub parts: &'r Parts,
@@ -90,12 +77,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Who reads, for what is not for everybody: as far as the request says so.
+    /// The reader as far as the request identifies one, for content that is not for all.
     pub fn caller(&self, app: &App) -> Caller {
         app.identity.reader(&self.parts.headers, self.peer.ip())
     }
 
-    /// Whether the bridge's own state may be told to the reader.
+    /// Whether the reader may see the bridge's own state.
     pub fn is_operator(&self, app: &App) -> bool {
         let headers = &self.parts.headers;
         names_us(app, &self.parts.uri, headers) && app.identity.is_operator(headers, self.peer.ip())
@@ -103,7 +90,7 @@ impl Reader<'_> {
 
     /// Whether a server is there for the reader.
     pub fn sees(&self, app: &App, spec: &ServerSpec) -> bool {
-        // Where it is for everybody, it does not matter what a request says.
+        // A server for all callers needs no identification of this one.
         spec.allow.is_none() || spec.access(&self.caller(app)) != ServerAccess::None
     }
 }

@@ -1,4 +1,4 @@
-//! A request on its way in: who sends it, what another replica has proven of it, and how it goes on.
+//! An incoming request: its caller, its body, and the request as it is forwarded to another replica.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -14,14 +14,14 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::{
     Problem,
-    body::{self, Unread},
+    body::{self, BodyError},
     multipart,
 };
 use crate::{
     app::App,
     error_table::ErrorKind,
     identity::Refusal,
-    replicas::{Forward, OverChannel, PEER_HEADER, Payload, Refused, again},
+    replicas::{EnvelopeError, Forward, OverChannel, PEER_HEADER, Payload, again},
     telemetry::{REQUEST_ID, RequestId},
 };
 
@@ -39,14 +39,14 @@ pub struct Inbound<'r> {
 
 /// What another replica has sent on.
 pub struct Relayed {
-    /// Who calls, as that one has proven it.
+    /// The caller, as that replica has authenticated it.
     pub caller: Caller,
     /// Read already.
     pub body: Payload,
 }
 
 impl Inbound<'_> {
-    /// Who calls: as another replica has proven it, or by the request's own headers.
+    /// The caller: as another replica has authenticated it, or by the request's own headers.
     pub async fn caller(&self, app: &App) -> Result<Caller, Refusal> {
         if let Some(relayed) = &self.relayed {
             return Ok(relayed.caller.clone());
@@ -62,7 +62,12 @@ impl Inbound<'_> {
     }
 
     /// All of the body, within the memory that the caller has for bodies.
-    pub async fn read(&self, app: &App, caller: &Caller, body: &mut Body) -> Result<Bytes, Unread> {
+    pub async fn read(
+        &self,
+        app: &App,
+        caller: &Caller,
+        body: &mut Body,
+    ) -> Result<Bytes, BodyError> {
         if let Some(Payload::Whole(body)) = self.relayed.as_ref().map(|relayed| &relayed.body) {
             return Ok(body.clone());
         }
@@ -101,7 +106,7 @@ impl Inbound<'_> {
     }
 }
 
-/// Takes the envelope off a request that another replica has sent on. It says who calls; nobody else's may.
+/// Removes the envelope from a request that another replica has forwarded. It names the caller; other headers do not.
 pub async fn relayed(
     app: &App,
     parts: &mut Parts,
@@ -115,12 +120,12 @@ pub async fn relayed(
     parts.headers.remove(&PEER_HEADER);
     let proven = parts.extensions.get::<OverChannel>().is_some();
     if second || !proven {
-        return Err(forged());
+        return Err(peer_header_refused());
     }
     let caller = match app.replicas.read(&envelope) {
         Ok(caller) => caller,
-        Err(Refused::Misdirected) => return Err(again()),
-        Err(Refused::Broken) => return Err(forged()),
+        Err(EnvelopeError::Misdirected) => return Err(again()),
+        Err(EnvelopeError::Broken) => return Err(peer_header_refused()),
     };
     let body = if multipart::is_multipart(&parts.headers) {
         spool(app, body).await
@@ -132,12 +137,12 @@ pub async fn relayed(
     Ok(Some(Relayed { caller, body }))
 }
 
-async fn whole(app: &App, caller: &Caller, body: &mut Body) -> Result<Bytes, Unread> {
+async fn whole(app: &App, caller: &Caller, body: &mut Body) -> Result<Bytes, BodyError> {
     let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
     body::whole(memory, body, app.settings.listen.max_body_bytes).await
 }
 
-fn forged() -> Response {
+fn peer_header_refused() -> Response {
     let text = format!(
         "the {PEER_HEADER} header is allowed only between replicas, within their encrypted \
          connections: if an older replica sends it, update that replica"
@@ -156,7 +161,7 @@ async fn spool(app: &App, body: &mut Body) -> Result<Payload, Problem> {
     let mut to = tokio::fs::File::from_std(to);
     let mut size = 0_u64;
     while let Some(frame) = body.frame().await {
-        let Ok(chunk) = frame.map_err(Unread::from_error)?.into_data() else {
+        let Ok(chunk) = frame.map_err(BodyError::from_error)?.into_data() else {
             continue;
         };
         size = size.saturating_add(chunk.len() as u64);

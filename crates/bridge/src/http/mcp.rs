@@ -11,7 +11,7 @@ use bridge_model::{Caller, Tenant};
 use bridge_protocol::ClientMessage;
 use bytes::Bytes;
 
-use super::{body::Unread, inbound::Inbound, refused};
+use super::{body::BodyError, inbound::Inbound, refused};
 use crate::{
     app::App,
     error_table::ErrorKind,
@@ -45,7 +45,7 @@ pub async fn answer(
             let body = inbound.read(app, &caller, body).await;
             let body = body.map_err(RpcError::from)?;
             let memory = app.bodies.for_tenant(Tenant::from_caller(&caller));
-            let parsing = memory.parse(&body).await.map_err(Unread::from);
+            let parsing = memory.parse(&body).await.map_err(BodyError::from);
             let _parsing = parsing.map_err(RpcError::from)?;
             let message = ClientMessage::read(&body).map_err(RpcError::from)?;
             (body, Some(message))

@@ -1,4 +1,4 @@
-//! The HTTP endpoints: who may come in, what is asked, and how it is answered.
+//! The HTTP endpoints: admission, routes, answers.
 
 mod body;
 mod call;
@@ -14,10 +14,12 @@ mod route;
 mod service;
 mod upload;
 
-use bridge_model::Caller;
+use axum::{http::HeaderValue, response::Response};
+use bridge_model::{Caller, SessionId};
 
 use crate::{
     app::App,
+    identity::SESSION_HEADER,
     telemetry::{Action, AuditEvent, audit},
 };
 
@@ -38,4 +40,12 @@ fn refused(app: &App, caller: &Caller, (server, tool): (&str, &str), kind: &'sta
         tool: Some(tool),
         ..AuditEvent::new(Action::Refusal, &caller.principal, kind)
     });
+}
+
+/// Tells the client the session with which it gets the same folder again.
+fn add_session(response: &mut Response, session: &SessionId) {
+    if let Ok(session) = HeaderValue::from_str(session.as_str()) {
+        let headers = response.headers_mut();
+        headers.insert(SESSION_HEADER.clone(), session);
+    }
 }

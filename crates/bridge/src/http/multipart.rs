@@ -13,7 +13,7 @@ use memchr::memmem::Finder;
 use percent_encoding::percent_decode;
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Problem, body::Unread};
+use super::{Problem, body::BodyError};
 use crate::{
     app::App,
     budget::{Share, Taken},
@@ -43,7 +43,7 @@ fn content_type(headers: &HeaderMap) -> &[u8] {
     kind.map_or(b"", HeaderValue::as_bytes)
 }
 
-/// Parts beside those with files.
+/// Parts that are not files.
 const TEXTS: usize = 100;
 
 /// Bytes that all parts of a request may have.
@@ -64,8 +64,10 @@ pub async fn read(
     body: &mut Body,
 ) -> Result<MultipartBody, Problem> {
     let boundary = boundary(headers)?;
+    if body.size_hint().lower() > most(app) {
+        return Err(Problem::files_too_large(most(app)));
+    }
     let mut body = Reader::new(body, &boundary, most(app));
-    body.check_length()?;
     let mut parts = MultipartBody::default();
     let memory = app.bodies.for_tenant(Tenant::from_caller(caller));
     let mut texts = Texts {
@@ -86,7 +88,7 @@ pub async fn read(
         };
         let first = body.chunk().await?;
         if file_name.is_empty() && first.is_none() {
-            // What a browser sends for a field in which nobody chose a file.
+            // A browser sends this for a field without a chosen file.
             continue;
         }
         let most = app.settings.files.max_per_call;
@@ -133,9 +135,9 @@ impl Texts<'_> {
     async fn take(&mut self, bytes: u64) -> Result<(), Problem> {
         self.taken = self.taken.saturating_add(bytes);
         if self.taken > self.limit {
-            return Err(Unread::TooLarge(self.limit).into());
+            return Err(BodyError::TooLarge(self.limit).into());
         }
-        Ok(self.share.grow(self.taken).await.map_err(Unread::from)?)
+        Ok(self.share.grow(self.taken).await.map_err(BodyError::from)?)
     }
 }
 
@@ -306,17 +308,12 @@ fn decode_name(bytes: &[u8]) -> String {
 
 /// `UTF-8''%e2%82%ac.txt`
 fn extended_text(bytes: &[u8]) -> Option<String> {
-    let (charset, rest) = split(bytes)?;
-    let (_language, encoded) = split(rest)?;
+    let mut parts = bytes.splitn(3, |byte| *byte == b'\'');
+    let (charset, _language, encoded) = (parts.next()?, parts.next()?, parts.next()?);
     let decoded: Vec<u8> = percent_decode(encoded).collect();
     let encoding = Encoding::for_label(charset).unwrap_or(UTF_8);
     let text = encoding.decode_without_bom_handling_and_without_replacement(&decoded);
     Some(text.map_or_else(|| decode_name(&decoded), std::borrow::Cow::into_owned))
-}
-
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = memchr::memchr(b'\'', bytes)?;
-    Some((&bytes[..at], &bytes[at + 1..]))
 }
 
 /// A name that was percent-encoded, as some clients do with all that is not ASCII. `100%25.txt` and
@@ -332,7 +329,7 @@ fn percent_encoded(name: &str) -> Option<String> {
 // A body in parts, taken apart as it comes (RFC 7578): no more of it is held than a part's head, and
 // each byte is looked at a bounded number of times.
 
-/// Bytes in front of the first part.
+/// Bytes before the first part.
 const PREAMBLE: usize = 64 * 1024;
 
 /// Bytes of a part's head.
@@ -470,7 +467,7 @@ impl<'b> Reader<'b> {
             let Some(frame) = self.body.frame().await else {
                 return Err(bad("the body ends within a part"));
             };
-            if let Ok(data) = frame.map_err(Unread::from_error)?.into_data() {
+            if let Ok(data) = frame.map_err(BodyError::from_error)?.into_data() {
                 self.came = self.came.saturating_add(data.len() as u64);
                 if self.came > self.most {
                     return Err(Problem::files_too_large(self.most));
@@ -479,14 +476,6 @@ impl<'b> Reader<'b> {
                 return Ok(());
             }
         }
-    }
-
-    /// Fails at once where the sender says that it is too much.
-    pub fn check_length(&self) -> Result<(), Problem> {
-        if self.body.size_hint().lower() > self.most {
-            return Err(Problem::files_too_large(self.most));
-        }
-        Ok(())
     }
 }
 

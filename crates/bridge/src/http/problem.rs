@@ -13,7 +13,7 @@ use crate::{
     error_table::{CallerError, Detail, ErrorKind},
 };
 
-/// What a caller is told when there is no result.
+/// The answer to a caller where there is no result.
 #[derive(Debug)]
 pub struct Problem {
     kind: ErrorKind,
@@ -144,7 +144,7 @@ impl Problem {
         self
     }
 
-    /// The word for metrics and logs.
+    /// The kind for metrics and logs.
     pub fn kind(&self) -> &'static str {
         self.kind.name
     }

@@ -1,6 +1,6 @@
 //! All routes: what a request's path leads to.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use axum::http::Method;
 use bridge_model::ServerName;
@@ -11,6 +11,9 @@ use crate::{
     app::App,
     config::{Listen, RESERVED_NAMES},
 };
+
+/// For logs and metrics, where no route is found.
+const NO_PATTERN: &str = "none";
 
 /// What a path leads to. Names are as they are, no longer percent-encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +26,7 @@ pub enum Route<'p> {
     Index,
     Asset(Cow<'p, str>),
     /// A tool, a document or a page of a server.
-    Leaf(Front, Cow<'p, str>, Cow<'p, str>),
+    Server(Mount, Cow<'p, str>, Cow<'p, str>),
     /// One server, or all of them.
     Mcp(Option<Cow<'p, str>>),
     /// Uploads at `/files` itself, downloads below it.
@@ -43,7 +46,9 @@ impl<'p> Route<'p> {
             _ => (bare.strip_prefix('/').unwrap_or_default(), None),
         };
         let of_single = |leaf| match single {
-            Some(single) => with(leaf, |leaf| Self::Leaf(Front::Single, single.into(), leaf)),
+            Some(single) => with(leaf, |leaf| {
+                Self::Server(Mount::Single, single.into(), leaf)
+            }),
             None => Self::Unknown,
         };
         match (first, rest) {
@@ -62,23 +67,23 @@ impl<'p> Route<'p> {
                 _ => Self::Unknown,
             },
             ("mcp", Some(server)) => with(server, |server| Self::Mcp(Some(server))),
-            ("mcpo", Some(_)) => Self::leaf(Front::Mcpo, &path["/mcpo/".len()..]),
-            (_, Some(_)) => Self::leaf(Front::Root, &path[1..]),
+            ("mcpo", Some(_)) => Self::of_server(Mount::Mcpo, &path["/mcpo/".len()..]),
+            (_, Some(_)) => Self::of_server(Mount::Root, &path[1..]),
             (leaf, None) => of_single(leaf),
         }
     }
 
-    fn leaf(front: Front, path: &'p str) -> Self {
+    fn of_server(mount: Mount, path: &'p str) -> Self {
         match path.split_once('/') {
             Some((server, leaf)) if !server.is_empty() && !leaf.is_empty() => {
                 let (Some(server), Some(leaf)) = (decoded(server), decoded(leaf)) else {
                     return Self::NotText;
                 };
                 // At the root a server has no address of its own where a route of ours is.
-                if front == Front::Root && RESERVED_NAMES.contains(&&*server) {
+                if mount == Mount::Root && RESERVED_NAMES.contains(&&*server) {
                     return Self::Unknown;
                 }
-                Self::Leaf(front, server, leaf)
+                Self::Server(mount, server, leaf)
             }
             _ => Self::Unknown,
         }
@@ -89,7 +94,7 @@ impl<'p> Route<'p> {
         const ALL: [Method; 4] = [Method::GET, Method::HEAD, Method::POST, Method::DELETE];
         match self {
             Self::Mcp(_) => &ALL,
-            Self::Leaf(..) | Self::Files("/files") => &ALL[..3],
+            Self::Server(..) | Self::Files("/files") => &ALL[..3],
             Self::Unknown | Self::NotText => &[],
             _ => &ALL[..2],
         }
@@ -110,14 +115,14 @@ impl<'p> Route<'p> {
             Self::RootDocument => "/openapi.json",
             Self::Index => "/docs",
             Self::Asset(_) => "/docs/assets/{file}",
-            Self::Leaf(Front::Mcpo, ..) => "/mcpo/{server}/{*leaf}",
-            Self::Leaf(Front::Root, ..) => "/{server}/{*leaf}",
-            Self::Leaf(Front::Single, ..) => "/{leaf}",
+            Self::Server(Mount::Mcpo, ..) => "/mcpo/{server}/{*leaf}",
+            Self::Server(Mount::Root, ..) => "/{server}/{*leaf}",
+            Self::Server(Mount::Single, ..) => "/{leaf}",
             Self::Mcp(None) => "/mcp",
             Self::Mcp(Some(_)) => "/mcp/{*server}",
             Self::Files("/files") => "/files",
             Self::Files(_) => "/files/{*path}",
-            Self::Unknown | Self::NotText => "none",
+            Self::Unknown | Self::NotText => NO_PATTERN,
         }
     }
 }
@@ -133,11 +138,10 @@ fn with<'p>(name: &'p str, route: impl FnOnce(Cow<'p, str>) -> Route<'p>) -> Rou
 /// Where the routes are, by the settings.
 #[derive(Debug)]
 pub struct Routes {
-    /// What stands in front of all routes, and the patterns behind it; the longest first.
-    bases: Vec<(String, HashMap<&'static str, Arc<str>>)>,
+    /// Prefixes of all routes, the longest first.
+    bases: Vec<String>,
     /// A single server, which is served at the root, too.
     single: Option<ServerName>,
-    unknown: Arc<str>,
 }
 
 impl Routes {
@@ -145,63 +149,37 @@ impl Routes {
     pub fn new(listen: &Listen, single: Option<ServerName>) -> Self {
         let prefix = listen.path_prefix.clone();
         let root = (!listen.root_path.is_empty()).then(|| format!("{}{prefix}", listen.root_path));
-        let bases = root.into_iter().chain([prefix]);
-        Self {
-            bases: bases.map(|base| (base.clone(), labels(&base))).collect(),
-            single,
-            unknown: "none".into(),
-        }
+        let bases = root.into_iter().chain([prefix]).collect();
+        Self { bases, single }
     }
 
     /// The route of a path, and its pattern.
     pub fn find<'p>(&'p self, method: &Method, path: &'p str) -> (Route<'p>, Arc<str>) {
         let single = self.single.as_ref().map(ServerName::as_str);
         let calls = method == Method::POST;
-        for (base, labels) in &self.bases {
+        for base in &self.bases {
             let Some(path) = path.strip_prefix(base.as_str()) else {
                 continue;
             };
             let route = Route::parse(path, single, calls);
-            if let Some(label) = labels.get(route.pattern()) {
-                return (route, label.clone());
-            }
-            if route == Route::NotText {
-                return (route, self.unknown.clone());
+            match route {
+                Route::Unknown => {}
+                Route::NotText => return (route, NO_PATTERN.into()),
+                _ => {
+                    let pattern = format!("{base}{}", route.pattern());
+                    return (route, pattern.into());
+                }
             }
         }
-        (Route::Unknown, self.unknown.clone())
+        (Route::Unknown, NO_PATTERN.into())
     }
-}
-
-fn labels(base: &str) -> HashMap<&'static str, Arc<str>> {
-    let none = || Cow::Borrowed("");
-    let routes = [
-        Route::Health,
-        Route::Live,
-        Route::Ready,
-        Route::Metrics,
-        Route::RootDocument,
-        Route::Index,
-        Route::Asset(none()),
-        Route::Leaf(Front::Mcpo, none(), none()),
-        Route::Leaf(Front::Root, none(), none()),
-        Route::Leaf(Front::Single, none(), none()),
-        Route::Mcp(None),
-        Route::Mcp(Some(none())),
-        Route::Files("/files"),
-        Route::Files(""),
-    ];
-    let patterns = routes.iter().map(Route::pattern);
-    patterns
-        .map(|pattern| (pattern, format!("{base}{pattern}").into()))
-        .collect()
 }
 
 // The addresses of servers.
 
 /// Which of its addresses a server is asked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Front {
+pub enum Mount {
     /// `/mcpo/{server}/…`
     Mcpo,
     /// `/{server}/…`
@@ -211,14 +189,14 @@ pub enum Front {
 }
 
 /// The address of a server's operations, as its document names it.
-pub fn server_url(listen: &Listen, front: Front, server: &str) -> String {
+pub fn server_url(listen: &Listen, mount: Mount, server: &str) -> String {
     let outside = format!("{}{}", listen.root_path, listen.path_prefix);
     let server = path_segment(server);
-    match front {
-        Front::Mcpo => format!("{outside}/mcpo/{server}"),
-        Front::Root => format!("{outside}/{server}"),
-        Front::Single if outside.is_empty() => "/".to_owned(),
-        Front::Single => outside,
+    match mount {
+        Mount::Mcpo => format!("{outside}/mcpo/{server}"),
+        Mount::Root => format!("{outside}/{server}"),
+        Mount::Single if outside.is_empty() => "/".to_owned(),
+        Mount::Single => outside,
     }
 }
 
@@ -250,8 +228,8 @@ mod tests {
         Routes::new(&listen, single.then(|| "one".parse().unwrap()))
     }
 
-    fn leaf<'p>(front: Front, server: &'p str, leaf: &'p str) -> Route<'p> {
-        Route::Leaf(front, server.into(), leaf.into())
+    fn leaf<'p>(mount: Mount, server: &'p str, leaf: &'p str) -> Route<'p> {
+        Route::Server(mount, server.into(), leaf.into())
     }
 
     #[test]
@@ -269,11 +247,11 @@ mod tests {
             ("/mcp/a/b/", Route::Mcp(Some("a/b".into()))),
             ("/files", Route::Files("/files")),
             ("/files/t/n", Route::Files("/files/t/n")),
-            ("/mcpo/time/now", leaf(Front::Mcpo, "time", "now")),
-            ("/mcpo/time/now/", leaf(Front::Mcpo, "time", "now/")),
-            ("/mcpo/ti%6de/a%2Fb", leaf(Front::Mcpo, "time", "a/b")),
-            ("/mcpo/health/a/b", leaf(Front::Mcpo, "health", "a/b")),
-            ("/time/now", leaf(Front::Root, "time", "now")),
+            ("/mcpo/time/now", leaf(Mount::Mcpo, "time", "now")),
+            ("/mcpo/time/now/", leaf(Mount::Mcpo, "time", "now/")),
+            ("/mcpo/ti%6de/a%2Fb", leaf(Mount::Mcpo, "time", "a/b")),
+            ("/mcpo/health/a/b", leaf(Mount::Mcpo, "health", "a/b")),
+            ("/time/now", leaf(Mount::Root, "time", "now")),
             ("/mcp%6f/now", Route::Unknown),
             ("/mcpo/%ff/x", Route::NotText),
             ("/mcpo//x", Route::Unknown),
@@ -312,7 +290,7 @@ mod tests {
             ("/p/health", Route::Health, "/p/health"),
             ("/health", Route::Unknown, "none"),
             ("/px/health", Route::Unknown, "none"),
-            ("/p/p/x", leaf(Front::Root, "p", "x"), "/p/{server}/{*leaf}"),
+            ("/p/p/x", leaf(Mount::Root, "p", "x"), "/p/{server}/{*leaf}"),
         ] {
             let (route, pattern) = routes.find(&Method::GET, path);
             assert_eq!((route, &*pattern), (expected, label), "{path}");
@@ -323,15 +301,15 @@ mod tests {
     fn a_single_server_is_at_the_root() {
         let routes = routes("", "", true);
         for (path, expected) in [
-            ("/now", leaf(Front::Single, "one", "now")),
-            ("/now/", leaf(Front::Single, "one", "now")),
+            ("/now", leaf(Mount::Single, "one", "now")),
+            ("/now/", leaf(Mount::Single, "one", "now")),
             ("/health", Route::Health),
-            ("/a/b", leaf(Front::Root, "a", "b")),
+            ("/a/b", leaf(Mount::Root, "a", "b")),
             ("/", Route::Unknown),
         ] {
             assert_eq!(routes.find(&Method::GET, path).0, expected, "{path}");
         }
         let called = routes.find(&Method::POST, "/health").0;
-        assert_eq!(called, leaf(Front::Single, "one", "health"));
+        assert_eq!(called, leaf(Mount::Single, "one", "health"));
     }
 }

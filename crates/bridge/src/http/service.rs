@@ -1,4 +1,4 @@
-//! The way of every request: admitted, routed, answered, counted.
+//! The steps of every request: admitted, routed, answered, counted.
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ use crate::{
     telemetry::{REQUEST_ID, RequestId, Requested, span, within},
 };
 
-/// An extension of requests whose connection is one too many: they may ask how the bridge is.
+/// An extension of requests on a connection beyond the limit: only health checks are answered there.
 #[derive(Clone, Copy)]
 pub struct Overfull;
 
@@ -146,15 +146,14 @@ impl Service {
                     parts: &parts,
                     relayed,
                 };
-                let response = match (&route, &parts.method) {
+                let response = if let Route::Server(mount, server, tool) = &route
+                    && parts.method == Method::POST
+                {
                     // Nearly all requests are calls.
-                    (Route::Leaf(front, server, tool), &Method::POST) => {
-                        call::call(app, &inbound, &mut body, *front, server, tool).await
-                    }
-                    _ => {
-                        let answer = Box::pin(self.dispatch(&route, &inbound, &mut body)).await;
-                        answer.unwrap_or_else(Problem::into_response)
-                    }
+                    call::call(app, &inbound, &mut body, *mount, server, tool).await
+                } else {
+                    let answer = Box::pin(self.dispatch(&route, &inbound, &mut body)).await;
+                    answer.unwrap_or_else(Problem::into_response)
                 };
                 if parts.method == Method::HEAD {
                     without_body(response)
@@ -176,7 +175,7 @@ impl Service {
         response
     }
 
-    /// Only hosts that are ours come in, and what another replica has sent on, which proves who calls.
+    /// Admits requests to hosts of this bridge, and those that another replica has forwarded with their caller.
     async fn admit(
         &self,
         route: &Route<'_>,
@@ -211,7 +210,7 @@ impl Service {
                 allow(route.methods(), &mut response);
                 Ok(response)
             }
-            (Route::Files(_), &Method::POST) => Ok(upload::post(app, inbound, body).await),
+            (Route::Files(_), &Method::POST) => upload::post(app, inbound, body).await,
             (Route::Health, _) => Ok(health::report(app, &reader).await),
             (Route::Live, _) => Ok(health::live()),
             (Route::Ready, _) => Ok(health::ready(app, &reader).await),
@@ -219,8 +218,8 @@ impl Service {
             (Route::RootDocument, _) => documents::root(app, &reader, "openapi.json").await,
             (Route::Index, _) => documents::root(app, &reader, "docs").await,
             (Route::Asset(file), _) => documents::asset(file),
-            (Route::Leaf(front, server, leaf), _) => {
-                documents::leaf(app, &reader, *front, server, leaf).await
+            (Route::Server(mount, server, leaf), _) => {
+                documents::of_server(app, &reader, *mount, server, leaf).await
             }
             (Route::Mcp(server), _) => Ok(mcp::answer(app, inbound, body, server.as_deref()).await),
             (Route::Files(path), _) => {

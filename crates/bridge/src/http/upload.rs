@@ -13,7 +13,7 @@ use bridge_state::{CallEnd, Done};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Problem, call::add_session, inbound::Inbound, multipart};
+use super::{Problem, add_session, inbound::Inbound, multipart};
 use crate::{
     app::App,
     artifacts::mime_type,
@@ -29,20 +29,21 @@ use crate::{
 /// What may stand behind `?`.
 #[derive(Deserialize)]
 struct UploadQuery {
-    /// Whose folder, where that server has one of its own in each chat.
+    /// The server that has a private folder in each chat, if the files are for it.
     server: Option<String>,
 }
 
 /// Takes files and answers with the names that they got.
-pub async fn post(app: &Arc<App>, inbound: &Inbound<'_>, body: &mut Body) -> Response {
+pub async fn post(
+    app: &Arc<App>,
+    inbound: &Inbound<'_>,
+    body: &mut Body,
+) -> Result<Response, Problem> {
     let asked = match Query::<UploadQuery>::try_from_uri(&inbound.parts.uri) {
         Ok(Query(asked)) => asked,
-        Err(rejection) => return rejection.into_response(),
+        Err(rejection) => return Ok(rejection.into_response()),
     };
-    let caller = match inbound.caller(app).await {
-        Ok(caller) => caller,
-        Err(refusal) => return Problem::from(refusal).into_response(),
-    };
+    let caller = inbound.caller(app).await?;
     let taken = upload(app, &caller, asked.server.as_deref(), inbound, body).await;
     let mut response = taken.unwrap_or_else(|exit| {
         if let Exit::Error(problem) = &exit {
@@ -51,7 +52,7 @@ pub async fn post(app: &Arc<App>, inbound: &Inbound<'_>, body: &mut Body) -> Res
         exit.into_response()
     });
     response.extensions_mut().insert(Audited);
-    response
+    Ok(response)
 }
 
 async fn upload(
