@@ -49,11 +49,11 @@ const FEW_PROCESSES: usize = 10;
 
 /// The running bridge.
 pub struct App {
-    /// What flags and environment said.
+    /// The settings from flags and environment.
     pub settings: Arc<Settings>,
     /// Which servers there are, and who may see them.
     pub directory: Arc<Directory>,
-    /// Who is calling.
+    /// Authenticates callers.
     pub identity: Arc<Identity>,
     /// What servers offer.
     pub catalog: Arc<Catalog>,
@@ -93,10 +93,8 @@ impl App {
         let key = PeerKey::new(settings.replicas.key.as_ref(), &store)?;
         let (settings, store) = (Arc::new(settings), Arc::new(store));
         let metrics = Arc::new(Metrics::new());
-        let children = Arc::new(Children::new(
-            child_settings(&settings, &store),
-            metrics.clone(),
-        ));
+        let children = child_settings(&settings, &store);
+        let children = Arc::new(Children::new(children, metrics.clone()));
         let catalog = Arc::new(Catalog::new(children.clone(), store.clone()));
         let installer = installer_settings(&settings);
         let installer = Arc::new(Installer::new(installer, children.clone()));
@@ -131,13 +129,8 @@ impl App {
             stopping: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
-        let replicas = Replicas::new(
-            &settings,
-            key,
-            store.clone(),
-            engine.sessions.clone(),
-            metrics.clone(),
-        );
+        let sessions = engine.sessions.clone();
+        let replicas = Replicas::new(&settings, key, store.clone(), sessions, metrics.clone());
         let admission = engine.admission.clone();
         metrics.watch_queue(move || admission.load());
         let min_free = settings.files.min_free_disk_bytes;
@@ -219,14 +212,14 @@ impl App {
         self.reload_fault.lock().clone()
     }
 
-    /// A stateful call came without a chat; said once in the log, and in `/health`.
+    /// A stateful call came without a chat: logged once, and a warning in `/health`.
     pub fn note_call_without_chat(&self) {
         if !self.calls_without_chat.swap(true, Ordering::Relaxed) {
             tracing::warn!("{NO_CHAT}");
         }
     }
 
-    /// What deserves a look though it is no fault.
+    /// What an operator should check though it is no fault.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.settings.warnings.clone();
         let config = self.directory.config();
@@ -257,7 +250,7 @@ impl App {
         }
     }
 
-    /// Rules on who may use a server hold nobody who can name himself.
+    /// A warning where `allow` has no effect, because callers can claim to be any user.
     fn allow_without_key(&self, config: &Loaded) -> Option<String> {
         let access = &self.settings.access;
         let by_address = access.keys.is_empty()
@@ -291,7 +284,7 @@ impl App {
         self.engine.sessions.cap(limit.get());
         let new = cap.map(|cap| cap.warning);
         let mut warning = self.cap_warning.lock();
-        // What nobody asked for is no reason to worry, as long as some fit.
+        // A limit that was not configured needs no warning, as long as some processes fit.
         let by_system = system.is_some_and(|cap| cap.max == limit);
         let wished =
             most.get() != DEFAULT_MAX_TOTAL_PROCESSES || limit.get() < FEW_PROCESSES || by_system;
@@ -356,7 +349,7 @@ fn openwebui(settings: &Settings, metrics: &Arc<Metrics>) -> Option<Arc<OpenWebU
     client.ok().map(Arc::new)
 }
 
-/// Who hears children: a changed list makes the catalogue ask again.
+/// Listens to notifications of children: a changed list makes the catalogue ask again.
 fn listener(catalog: Weak<Catalog>) -> Arc<dyn Fn(&ServerName) -> Listener + Send + Sync> {
     Arc::new(move |server: &ServerName| {
         let (catalog, server) = (catalog.clone(), server.clone());
@@ -397,13 +390,11 @@ fn child_settings(settings: &Settings, store: &ChatStore) -> ChildSettings {
 }
 
 fn session_settings(settings: &Settings) -> SessionSettings {
+    let stateful = &settings.stateful;
     SessionSettings {
-        max_total: settings.stateful.max_total_processes.get(),
-        max_per_user: settings
-            .stateful
-            .max_processes_per_user
-            .map(NonZeroUsize::get),
-        cleanup_interval: settings.stateful.cleanup_interval,
+        max_total: stateful.max_total_processes.get(),
+        max_per_user: stateful.max_processes_per_user.map(NonZeroUsize::get),
+        cleanup_interval: stateful.cleanup_interval,
         snapshot: snapshot_limits(settings),
         pool: PoolSettings {
             max: settings.pool.max,

@@ -133,7 +133,7 @@ table! {
     REPLICA_LOST "replica_lost"                   Object 502 200 INTERNAL_ERROR    0;
     TOOL_ERROR "tool_error"                       Object 500 200 INTERNAL_ERROR    0;
     RPC_ERROR "rpc_error"                         Object 500 200 INTERNAL_ERROR    0;
-    // Nobody reads this answer; 499 is what proxies log for it.
+    // The client is gone and does not read this answer; proxies log 499 for it.
     CANCELLED "cancelled"                         Object 499 200 REQUEST_CANCELLED 0;
     INTERNAL "internal"                           Object 500 200 INTERNAL_ERROR    0;
 }

@@ -267,7 +267,7 @@ impl<'a, const N: usize> Members<'a, N> {
         self.get(name).and_then(text).map(Cow::into_owned)
     }
 
-    /// A number that no type of ours holds does not cost the rest of the object.
+    /// The rest of the object is kept where a number fits no Rust type.
     fn object(&self, name: &str) -> Option<Map<String, Value>> {
         match self.raw(name)?.approximate() {
             Value::Object(members) => Some(members),

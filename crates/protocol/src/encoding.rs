@@ -1,7 +1,5 @@
 //! Marks in front of JSON: some programs write one before a text, and no JSON reader takes it.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 
 /// A byte order mark of UTF-8.
@@ -25,15 +23,11 @@ pub fn utf8(text: Bytes) -> Bytes {
             .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
             .collect::<String>()
     };
-    let decoded = match text.get(..2) {
-        Some(b"\xff\xfe") => Cow::Owned(units(u16::from_le_bytes)),
-        Some(b"\xfe\xff") => Cow::Owned(units(u16::from_be_bytes)),
-        _ => Cow::Borrowed(""),
-    };
-    match decoded {
-        Cow::Owned(decoded) => decoded.into(),
-        Cow::Borrowed(_) if text.starts_with(UTF_8) => text.slice_ref(without_mark(&text)),
-        Cow::Borrowed(_) => text,
+    match text.get(..2) {
+        Some(b"\xff\xfe") => units(u16::from_le_bytes).into(),
+        Some(b"\xfe\xff") => units(u16::from_be_bytes).into(),
+        _ if text.starts_with(UTF_8) => text.slice_ref(without_mark(&text)),
+        _ => text,
     }
 }
 

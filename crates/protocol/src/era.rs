@@ -38,8 +38,8 @@ pub struct Signs<'a> {
 impl Era {
     /// The era of a client's message.
     ///
-    /// `_meta` decides. A client that means to be modern and forgot it is told by its header, so that it hears
-    /// what is missing; a version that nobody knows is of the era of the session in which it is sent.
+    /// `_meta` decides. A modern client that forgot it is recognised by its header, so that the error names
+    /// what is missing; an unknown version belongs to the era of the session in which it is sent.
     pub fn detect(signs: &Signs<'_>) -> Self {
         if signs.names_version {
             return Self::Modern;

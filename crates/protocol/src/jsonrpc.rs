@@ -27,7 +27,7 @@ pub enum Message {
     },
     /// The child asks something; `id` is set.
     Request(Said),
-    /// The child says something; `id` is not set.
+    /// A notification of the child; `id` is not set.
     Notification(Said),
 }
 
@@ -106,7 +106,7 @@ impl<'a> Envelope<'a> {
         members(text, Self::NAMES).map(Self::from_members)
     }
 
-    /// Of a member that stands twice the last counts, and nothing odd beside them costs them.
+    /// The last member of a name counts, and other members may hold what no Rust type can.
     pub fn lenient(json: &'a [u8]) -> Option<Self> {
         last_members(json, Self::NAMES).map(Self::from_members)
     }
@@ -149,7 +149,7 @@ pub fn messages(line: &Bytes) -> Vec<Message> {
             return found;
         }
     }
-    // Bytes that are no UTF-8 must not cost the caller his answer.
+    // Bytes that are not UTF-8 must not make the answer unreadable.
     let line = match String::from_utf8_lossy(line) {
         Cow::Owned(mended) => Bytes::from(mended),
         Cow::Borrowed(_) => line.clone(),
@@ -259,7 +259,7 @@ fn read(line: &Bytes, envelope: Envelope<'_>) -> Option<Message> {
         (Some(error), _) if is_nothing(error) && error.get() != "{}" => return None,
         (Some(error), _) => match error_object(error) {
             None => Err(error),
-            Some(object) => return Some(with_error(line, number, &raw(error), &object)),
+            Some(object) => return odd(&splice(line, &[(&raw(error), object.as_bytes())])),
         },
         (None, Some(result)) => Ok(result),
         // A log line of the child's that happens to have a number.
@@ -299,21 +299,6 @@ fn error_object(error: &RawValue) -> Option<String> {
         number.unwrap_or(code::INTERNAL_ERROR),
         serde_json::Value::from(words),
     ))
-}
-
-/// The answer with this error in the place of the one that it has.
-fn with_error(line: &Bytes, number: u64, error: &RawJson, object: &str) -> Message {
-    let line = splice(line, &[(error, object.as_bytes())]);
-    let names = ["id", "error"];
-    let [id, error] = last_members(&line, names).unwrap_or_default();
-    let part =
-        |raw: Option<&RawValue>| raw.map_or_else(RawJson::null, |raw| RawJson::within(&line, raw));
-    let reply = Reply {
-        id: part(id),
-        outcome: Err(part(error)),
-        line: line.clone(),
-    };
-    Message::Response { number, reply }
 }
 
 /// The number of ours that an id stands for. Some servers answer number 5 with `"5"`, and some with
@@ -359,7 +344,7 @@ pub fn end_line(message: &mut Vec<u8>) {
     message.push(b'\n');
 }
 
-/// Tells the child that nobody waits for a request any more.
+/// Tells the child that a request was cancelled.
 pub fn cancelled(number: u64) -> Bytes {
     let params = format!(r#"{{"requestId":{number},"reason":"the client disconnected"}}"#);
     line(None, method::CANCELLED, Some(params.as_bytes()))

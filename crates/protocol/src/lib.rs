@@ -1,7 +1,7 @@
 //! MCP on the wire, without I/O: JSON that keeps its bytes, JSON-RPC messages, server-sent events, tools.
-//! What a message does not need to say to us passes unread and unchanged.
+//! Parts of a message that the bridge does not need pass unread and unchanged.
 //!
-//! This crate must not know sockets, pipes, processes, files, HTTP or who calls.
+//! This crate must not know sockets, pipes, processes, files, HTTP or callers.
 //!
 //! ```
 //! use bridge_protocol::jsonrpc::{Message, message, splice};

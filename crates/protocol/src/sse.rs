@@ -103,7 +103,7 @@ impl Parser {
         &self.cursor
     }
 
-    /// Whether the server said anything but comments.
+    /// Whether the server sent anything but comments.
     pub fn received_any(&self) -> bool {
         self.received_any
     }

@@ -64,15 +64,15 @@ impl Identity {
         let session = self.openwebui.is_some();
         let proven = session && token::user_token(&self.keys, headers).is_some();
         if *name == COOKIE {
-            // Open WebUI can be told to send the user's, with his token in it.
+            // Open WebUI can be configured to send the user's cookies, which contain the user's token.
             return !session;
         }
         if *name == AUTHORIZATION {
-            // The user's own token for Open WebUI is nobody's but ours to use.
+            // The user's own token for Open WebUI is for the bridge alone.
             return !proven && !token::authorization_is_ours(&self.keys, headers);
         }
         if *name == names.user_jwt {
-            // Whoever came this far with a token had it verified.
+            // A token was verified before this.
             return self.tokens.is_some();
         }
         let trusted = || self.is_trusted(headers, peer);
@@ -99,10 +99,10 @@ impl Identity {
 
 // Reading identity headers without losing or adding a byte.
 
-/// Ids are kept and hashed; nobody's real one comes near.
+/// Ids are kept and hashed; real ones are much shorter.
 const LONGEST: usize = 1024;
 
-/// Somebody may be in many groups.
+/// A user may be in many groups.
 const LONGEST_LIST: usize = 16 * 1024;
 
 /// In front of a value that is no UTF-8, which is then kept percent-encoded. No header value

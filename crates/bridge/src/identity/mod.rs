@@ -1,8 +1,8 @@
-//! Who is calling. Every endpoint asks here first, so that all endpoints believe the same things.
+//! Identifies callers. Every endpoint asks here first, so that all endpoints trust the same things.
 //!
 //! One principal per request: the user of a verified token (Open WebUI's signed header, or the
 //! user's own, which Open WebUI is asked about), else of plain headers from a trusted caller, else
-//! the key, else nobody. What an untrusted caller says of himself counts as unsaid.
+//! the key, else anonymous. Plain headers of an untrusted caller are ignored.
 
 mod forwarding;
 mod origins;
@@ -50,11 +50,11 @@ pub struct Identity {
     keys: KeyRing,
     strict: bool,
     tokens: Option<TokenReader>,
-    /// Says whose the tokens in `Authorization` are.
+    /// Returns the users of tokens in `Authorization`.
     openwebui: Option<Arc<OpenWebUi>>,
     trusted_proxies: Vec<IpNet>,
     proxy_headers: ProxyHeaders,
-    /// Whose pages may call.
+    /// Origins of pages that may call.
     pub origins: Origins,
     names: IdentityHeaders,
     /// Two of one of these and the request is refused.
@@ -101,7 +101,7 @@ impl Identity {
         believed.then_some(BY_ADDRESS)
     }
 
-    /// For every route that acts or tells about somebody's data: where keys are set, one of them
+    /// For every route that acts, or returns a user's data: where keys are set, one of them
     /// is needed.
     pub async fn authenticate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Caller, Refusal> {
         let key = self.key(headers)?;
@@ -116,7 +116,7 @@ impl Identity {
     }
 
     /// For documents (`openapi.json`, docs pages): open to all unless strict, `OPTIONS` always.
-    /// Where it is open, an answer must not depend on who asks: the caller is nobody.
+    /// Where it is open, an answer must not depend on the caller, who is anonymous.
     pub async fn authenticate_document(
         &self,
         method: &Method,
@@ -131,8 +131,8 @@ impl Identity {
         Ok(Caller::nobody(peer))
     }
 
-    /// For a document that is not for everybody: who asks as far as he says so, else nobody. Open
-    /// WebUI says nothing when it fetches one for a connection with the user's token.
+    /// For a document that is not for all: the caller as far as the request names one, else anonymous. Open
+    /// WebUI names none when it fetches one for a connection with the user's token.
     pub fn reader(&self, headers: &HeaderMap, peer: IpAddr) -> Caller {
         let key = self.key(headers);
         let known = key.and_then(|key| self.resolve(key, None, headers, peer));
@@ -149,7 +149,7 @@ impl Identity {
         matches!(key, Ok(Some(_))) || self.is_near(headers, peer)
     }
 
-    /// Whether the peer's address says who calls: it is in the trusted list, no proxy passed the
+    /// Whether the peer's address identifies the caller: it is in the trusted list, no proxy passed the
     /// request on, and no page of an origin that was not named had a browser send it.
     fn is_near(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
         // A dual-stack socket shows 127.0.0.1 as ::ffff:127.0.0.1.
@@ -162,13 +162,13 @@ impl Identity {
         !self.proxy_headers.are_in(headers) && self.origins.vouch(headers)
     }
 
-    /// Whether the bridge's own state may be told: who has a key, or works on this machine.
+    /// Whether the caller may see the bridge's own state: with a key, or on this machine.
     pub fn is_operator(&self, headers: &HeaderMap, peer: IpAddr) -> bool {
         let keyed = matches!(self.key(headers), Ok(Some(_)));
         keyed || (peer.to_canonical().is_loopback() && self.is_direct(headers))
     }
 
-    /// The user of a token in `Authorization`. Whoever needs a key has shown it before this.
+    /// The user of a token in `Authorization`. A required key was checked before this.
     async fn session(&self, headers: &HeaderMap) -> Result<Option<(UserToken, User)>, Refusal> {
         let Some(openwebui) = &self.openwebui else {
             return Ok(None);
@@ -219,7 +219,7 @@ impl Identity {
             }
             None => None,
         };
-        // Who proved to be a user may name his chat: it only ever selects among his own.
+        // A proven user may name a chat: it only selects among the user's own chats.
         let (chat, message) = if may_name_chat {
             let chat = text(headers, &self.names.chat_id)?;
             (chat, text(headers, &self.names.message_id)?)
@@ -228,7 +228,7 @@ impl Identity {
         };
         let (principal, user) = match (said, key) {
             (Some((id, mut user)), _) => {
-                // No token names them, so that they are believed of whoever has the key.
+                // No token names groups: they are trusted from callers with the key.
                 if trusted {
                     user.groups = list(headers, &self.names.user_groups)?;
                 }
@@ -302,7 +302,7 @@ pub enum Refusal {
         /// The header that carried the other.
         header: String,
     },
-    /// 502 or 503: nobody could say whose the token is.
+    /// 502 or 503: Open WebUI could not tell the token's user.
     #[error("The user token could not be verified: {0} (MCPO_OPENWEBUI_URL)")]
     Unverified(Failure),
     /// 400: two values, and no way to tell which one a proxy in front looked at.

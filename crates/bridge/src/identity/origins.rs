@@ -1,4 +1,4 @@
-//! Whose pages may call the bridge, and which of them are its own.
+//! Origins of pages that may call the bridge, and which of them are its own.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header::ORIGIN};
 use url::Url;
@@ -8,7 +8,7 @@ use crate::config::Listen;
 /// Browsers say in it how the page's origin relates to the bridge's.
 static FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// What the settings say of the `Origin` header.
+/// The settings for the `Origin` header.
 #[derive(Debug)]
 pub struct Origins {
     /// The bridge's own, and those in `MCPO_CORS_ALLOW_ORIGINS`.

@@ -1,6 +1,6 @@
 //! Signed user tokens: what Open WebUI sends when it shares a secret with us.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -15,7 +15,7 @@ use crate::config::{KeyRing, Secret};
 /// for five minutes unless its administrator set another time.
 const LONGEST_LIFE_SECONDS: f64 = 24.0 * 3600.0;
 
-/// Who makes them, where a token says so.
+/// The issuer, where a token names one.
 const ISSUER: &str = "open-webui";
 
 /// The audience that is us, where a token names one. Open WebUI's name none.
@@ -24,7 +24,7 @@ const AUDIENCE: &str = "mcpo-bridge";
 /// Clocks of two machines differ by some seconds.
 const LEEWAY_SECONDS: u64 = 30;
 
-/// An id longer than this is nobody's.
+/// No user's id is longer than this.
 const LONGEST_ID: usize = 1024;
 
 /// Verifying costs time for every byte.
@@ -116,16 +116,10 @@ impl Claims {
     }
 }
 
-impl fmt::Debug for TokenReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenReader")
-    }
-}
-
 // The three places where a request may carry an API key, and the user's token beside it.
 
 /// The name of the key that a request carries; `None` where no keys are set. Looks at `header` (`X-MCPO-Key`), and only
-/// without it at `Authorization`, which may then belong to somebody else.
+/// without it at `Authorization`, which may then be for another service.
 pub(super) fn key<'k>(
     keys: &'k KeyRing,
     header: &HeaderName,

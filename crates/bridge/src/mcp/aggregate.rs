@@ -37,12 +37,12 @@ const SERVER_PART: usize = 27;
 /// Gives one server's tools and prompts their names.
 struct Namer<'a> {
     server: &'a ServerName,
-    /// What names of servers begin with whose own name begins with this one's.
+    /// Prefixes of other servers' tool names that begin with this server's prefix.
     rivals: Vec<String>,
 }
 
 impl<'a> Namer<'a> {
-    /// For `server`, beside all that are configured.
+    /// For `server`, given the names of all configured servers.
     pub fn new<'b>(
         server: &'a ServerName,
         configured: impl Iterator<Item = &'b ServerName>,
@@ -67,7 +67,7 @@ impl<'a> Namer<'a> {
         }
     }
 
-    /// A plain name says which server it is of, and no changed name looks like it.
+    /// Whether a plain name identifies its server, and cannot be mistaken for a changed name.
     fn stays(&self, plain: &str) -> bool {
         plain.len() <= LONGEST
             && plain.bytes().all(is_usual)
@@ -95,7 +95,8 @@ impl<'a> Namer<'a> {
 
 /// Whether `name` may be the name of something of this server's.
 pub fn may_be_of(server: &ServerName, name: &str) -> bool {
-    let mut starts = [server.as_str(), &server_part(server)].into_iter();
+    let part = server_part(server);
+    let mut starts = [server.as_str(), &part].into_iter();
     starts.any(|start| {
         name.strip_prefix(start)
             .is_some_and(|rest| rest.starts_with('_'))
@@ -219,7 +220,7 @@ fn items(object: &RawJson, key: &str) -> Vec<RawJson> {
     list.and_then(|list| list.elements()).unwrap_or_default()
 }
 
-// Whose a resource is: URIs stay as their servers spell them wherever they say that themselves,
+// The server of a resource: URIs stay as their servers spell them where they identify the server,
 // and are `mcpo:{server}/{uri}` elsewhere.
 
 /// What URIs begin with that name their server.
@@ -282,7 +283,7 @@ struct Uris {
 struct Template {
     server: usize,
     matches: Regex,
-    /// Characters outside of its expressions: the more, the more it says.
+    /// Characters outside of its expressions: the template with the most of them is the most specific one.
     literal: usize,
 }
 
@@ -305,8 +306,8 @@ impl Uris {
         }
     }
 
-    /// Whose the URI is: of who lists it; else of who has it for a template; else of who has the
-    /// template that says the most of it; else of the one server that has resources.
+    /// The server of a URI: the one that lists it; else the one that has it as a template; else the one with the
+    /// most specific template that matches; else the only server that has resources.
     pub fn owner(&self, uri: &str) -> Owner {
         let known = self.listed.get(uri).or_else(|| self.templates.get(uri));
         if let Some(servers) = known {
@@ -375,7 +376,7 @@ pub struct View {
     uris: Uris,
     lists: Lists,
     /// To see which lists changed since.
-    pub marks: Marks,
+    pub hashes: ListHashes,
 }
 
 /// What servers offer, by its name at the endpoint: the server, and the name there.
@@ -397,7 +398,7 @@ pub const LISTS: [&str; 3] = [
 ];
 
 /// Hashes of the lists, to see which of them changed.
-pub type Marks = [[u8; 32]; LISTS.len()];
+pub type ListHashes = [[u8; 32]; LISTS.len()];
 
 impl View {
     fn build(config: Arc<Loaded>, offers: Vec<Arc<Offer>>) -> Self {
@@ -409,16 +410,16 @@ impl View {
             prompts: HashMap::new(),
             uris,
             lists: Lists::default(),
-            marks: Marks::default(),
+            hashes: ListHashes::default(),
         };
         for server in 0..view.offers.len() {
             view.add(server);
         }
         let lists = &view.lists;
-        view.marks = [
-            mark(&[&lists.tools]),
-            mark(&[&lists.prompts]),
-            mark(&[&lists.resources, &lists.templates]),
+        view.hashes = [
+            list_hash(&[&lists.tools]),
+            list_hash(&[&lists.prompts]),
+            list_hash(&[&lists.resources, &lists.templates]),
         ];
         view
     }
@@ -462,7 +463,7 @@ impl View {
         (!stays).then(|| named_uri(name, own))
     }
 
-    /// Whose tool this is, and how the server spells it.
+    /// The server of a tool, and the tool's name there.
     pub fn tool(&self, name: &str) -> Option<(usize, String)> {
         let listed = self.tools.get(name).cloned();
         listed.or_else(|| self.unlisted(name))
@@ -482,12 +483,12 @@ impl View {
         })
     }
 
-    /// Whose prompt this is, and how the server spells it.
+    /// The server of a prompt, and the prompt's name there.
     pub fn prompt(&self, name: &str) -> Option<(usize, String)> {
         self.prompts.get(name).cloned()
     }
 
-    /// Whose URI this is, which does not name its server.
+    /// The server of a URI that does not name its server.
     pub fn owner(&self, uri: &str) -> Owner {
         self.uris.owner(uri)
     }
@@ -583,7 +584,7 @@ fn all_uris(offers: &[Arc<Offer>]) -> Uris {
     uris
 }
 
-/// A name that is nobody else's.
+/// A name that no other tool or prompt has.
 fn name(taken: &mut Names, namer: &Namer<'_>, server: usize, own: &str) -> String {
     let mut name = namer.name(own);
     let mut turn = 0;
@@ -602,7 +603,7 @@ fn renamed(item: &RawJson, key: &str, value: &str) -> RawJson {
     }
 }
 
-fn mark(lists: &[&Vec<RawJson>]) -> [u8; 32] {
+fn list_hash(lists: &[&Vec<RawJson>]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for item in lists.iter().copied().flatten() {
         hash.update((item.as_bytes().len() as u64).to_be_bytes());

@@ -18,19 +18,20 @@ use bridge_protocol::{
     method, sse,
 };
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use super::{
     Endpoint, RpcError, aggregate,
-    aggregate::{LISTS, Marks, Owner, Shown, View},
-    listen::{Wanted, acknowledged, notification},
-    lists::discovered,
-    modern,
+    aggregate::{LISTS, ListHashes, Owner, Shown, View},
+    listen::{SubscriptionFilter, acknowledged},
+    lists::{discovered, notification},
+    modern, remote,
     request::{McpExit, McpRequest, ServerRequest, locate_offer},
     session,
-    session::{McpSession, Messages},
+    session::McpSession,
 };
 use crate::{
     catalog::Knowledge,
@@ -88,7 +89,7 @@ struct ListChanges {
     caller: Caller,
     /// Signals that the offer of any server has changed.
     catalog: watch::Receiver<()>,
-    before: Marks,
+    before: ListHashes,
 }
 
 impl ListChanges {
@@ -97,13 +98,13 @@ impl ListChanges {
             endpoint: Arc::downgrade(endpoint),
             caller: caller.clone(),
             catalog: endpoint.catalog.changes(),
-            before: view.marks,
+            before: view.hashes,
         }
     }
 
     /// The notifications of the lists that changed since the last look; `None` once the bridge ends.
     fn look(&mut self) -> Option<Vec<&'static str>> {
-        let now = known_view(&*self.endpoint.upgrade()?, &self.caller).marks;
+        let now = known_view(&*self.endpoint.upgrade()?, &self.caller).hashes;
         let before = std::mem::replace(&mut self.before, now);
         let lists = LISTS.into_iter().zip(before.into_iter().zip(now));
         Some(
@@ -134,13 +135,12 @@ pub fn forward(endpoint: &Arc<Endpoint>, caller: &Caller, view: &View, session: 
         }
     };
     tokio::spawn(async move {
-        stopping
-            .run_until_cancelled(ended.run_until_cancelled(forwarding))
-            .await;
+        let forwarding = ended.run_until_cancelled(forwarding);
+        stopping.run_until_cancelled(forwarding).await;
     });
 }
 
-// What the bridge says of itself where it speaks for all servers.
+// The bridge's own description where it answers for all servers.
 
 /// The answer to `initialize`, for the agreed revision.
 pub fn initialize(view: &View, version: &str) -> RawJson {
@@ -157,7 +157,7 @@ pub fn initialize(view: &View, version: &str) -> RawJson {
 
 /// The answer to `server/discover`.
 pub fn discover(view: &View) -> RawJson {
-    discovered(capabilities(view), server_info(), instructions(view))
+    discovered(&capabilities(view), &server_info(), instructions(view))
 }
 
 fn server_info() -> Value {
@@ -213,7 +213,7 @@ fn instructions(view: &View) -> Option<String> {
 
 /// One server's part of a subscription.
 struct Part {
-    messages: Messages,
+    messages: BoxStream<'static, Bytes>,
     /// The URIs as the client asked for them, by what they are at the server.
     asked: IndexMap<String, String>,
     shown: Shown,
@@ -227,7 +227,7 @@ pub async fn listen(
 ) -> Result<Response, McpExit> {
     let filter = message.params.notifications.clone();
     let filter = filter.unwrap_or_else(RawJson::empty_object);
-    let wanted = Wanted::read(Some(&filter))?;
+    let wanted = SubscriptionFilter::read(Some(&filter))?;
     let mut by_server: IndexMap<usize, IndexMap<String, String>> = IndexMap::new();
     for uri in &wanted.resource_subscriptions {
         let (server, own) = find_resource(view, uri)?;
@@ -252,7 +252,7 @@ pub async fn listen(
                 futures_util::future::select_all(&mut served).await;
             }
         };
-        // A client whose server went away learns it by the stream's end, and may come again.
+        // The end of the stream tells a client that a server is gone; it may subscribe again.
         tokio::select! {
             () = lists => {}
             () = one_ended => {}
@@ -304,14 +304,14 @@ async fn part(
     }
     let limit = request.endpoint.settings.limits.max_message();
     Ok(Part {
-        messages: Messages::from_response(response, limit),
+        messages: session::messages(response, limit),
         asked,
         shown: Shown::new(view.clone(), server),
     })
 }
 
 impl Part {
-    /// Passes on what the server says, until it says no more.
+    /// Passes on the server's messages until its stream ends.
     async fn send(mut self, sender: &mpsc::Sender<Bytes>) {
         while let Some(line) = self.messages.next().await {
             if let Some(line) = self.line(&line)
@@ -344,7 +344,7 @@ impl Part {
 fn news_of_lists(
     request: &McpRequest<'_>,
     view: &View,
-    wanted: Wanted,
+    wanted: SubscriptionFilter,
     id: RawJson,
     sender: mpsc::Sender<Bytes>,
 ) -> impl Future<Output = ()> + Send + use<> {
@@ -483,9 +483,7 @@ async fn late(
     session: Option<&Arc<McpSession>>,
     unknown: RpcError,
 ) -> Result<(Arc<View>, (usize, String)), McpExit> {
-    let McpRequest {
-        endpoint, caller, ..
-    } = request;
+    let (endpoint, caller) = (request.endpoint, request.caller);
     let before = known_view(endpoint, caller);
     let config = endpoint.directory.config();
     let mut failure = None;
@@ -522,7 +520,7 @@ async fn learn(
         let Err(other) = located else {
             return Ok(());
         };
-        let other = session::with_remote_session(request, session, other).await;
+        let other = remote::with_remote_session(request, session, other).await;
         forwarding.to(&other).await?;
     }
 }

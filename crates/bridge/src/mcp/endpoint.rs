@@ -24,9 +24,8 @@ use super::{
     lists, modern,
     modern::{called, is_modern},
     relay::json,
-    request,
+    remote, request,
     request::{McpExit, McpRequest, Scope, ServerRequest},
-    session,
     session::McpSession,
 };
 use crate::{
@@ -54,30 +53,12 @@ pub async fn post(
     })
 }
 
-/// The client's stream for what belongs to no request.
-pub async fn get(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, McpExit> {
-    let session = session(request, scope).await?;
-    Ok(legacy::stream_of(
-        request.endpoint,
-        session,
-        request.headers,
-    )?)
-}
-
 /// Ends the protocol's session and its streams; the chat's children and folder stay.
 pub async fn delete(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, McpExit> {
-    let session = session(request, scope).await?;
+    let session = legacy::session(request, scope).await?;
     request.endpoint.sessions.end(&session);
-    session::tell(request, &session, &Method::DELETE, &Bytes::new()).await;
+    remote::tell(request, &session, &Method::DELETE, &Bytes::new()).await;
     Ok(StatusCode::OK.into_response())
-}
-
-async fn session(request: &McpRequest<'_>, scope: &Scope) -> Result<Arc<McpSession>, McpExit> {
-    let server = match scope {
-        Scope::One(offer) => Some(&offer.spec.name),
-        Scope::All => None,
-    };
-    legacy::session(request, server).await
 }
 
 /// From a client of 2024-11-05 to 2025-11-25.
@@ -89,7 +70,7 @@ async fn post_legacy(
     if message.kind == Kind::Request(method::INITIALIZE.into()) {
         return initialize(request, scope, &message).await;
     }
-    let session = session(request, &scope).await?;
+    let session = legacy::session(request, &scope).await?;
     check_version(request.headers)?;
     let method = match &message.kind {
         Kind::Request(method) => method.clone(),
@@ -197,11 +178,11 @@ async fn initialize(
     let offered = Offered::by(request, scope).await;
     let server = match &offered {
         Offered::One(offer) => {
-            look(request, Some(&offer.spec)).await?;
+            forward_to_holder(request, Some(&offer.spec)).await?;
             Some(offer.spec.name.clone())
         }
         Offered::All(view) => {
-            look_for_all(request, view).await?;
+            forward_to_any_holder(request, view).await?;
             None
         }
     };
@@ -215,21 +196,24 @@ async fn initialize(
 }
 
 /// Where the chat's child lives, if it does, the session needs no go-between.
-async fn look(request: &McpRequest<'_>, spec: Option<&Arc<ServerSpec>>) -> Result<(), McpExit> {
+async fn forward_to_holder(
+    request: &McpRequest<'_>,
+    spec: Option<&Arc<ServerSpec>>,
+) -> Result<(), McpExit> {
     let (replicas, caller) = (&request.endpoint.replicas, request.caller);
     let Some(spec) = spec else { return Ok(()) };
     let Some(address) = WorkspaceAddress::for_caller(caller, spec) else {
         return Ok(());
     };
     let mut forwarding = request.forwarding();
-    while let Err(elsewhere) = replicas.look(caller, spec.mode, &address).await {
+    while let Err(elsewhere) = replicas.elsewhere(caller, spec.mode, &address).await {
         forwarding.to(&elsewhere).await?;
     }
     Ok(())
 }
 
 /// The same for all servers. Children in folders of their own may live elsewhere all the same.
-async fn look_for_all(request: &McpRequest<'_>, view: &View) -> Result<(), McpExit> {
+async fn forward_to_any_holder(request: &McpRequest<'_>, view: &View) -> Result<(), McpExit> {
     let (replicas, caller) = (&request.endpoint.replicas, request.caller);
     let mut forwarding = request.forwarding();
     while replicas.is_draining()
@@ -241,20 +225,20 @@ async fn look_for_all(request: &McpRequest<'_>, view: &View) -> Result<(), McpEx
         spec.mode == Mode::Stateful && spec.workspace != WorkspaceScope::Own
     };
     let mut specs = view.offers.iter().map(|offer| &offer.spec);
-    look(request, specs.find(shares)).await
+    forward_to_holder(request, specs.find(shares)).await
 }
 
-/// The children of the session are told, each when it first serves it; none is started for this.
+/// The session's children get the level, each when it first serves the session; none is started for this.
 async fn set_level_of_all(
     request: &McpRequest<'_>,
     session: &McpSession,
     message: &ClientMessage,
 ) -> Result<Response, McpExit> {
-    // Children of 2026-07-28 hear it with each request, others once.
+    // Children of 2026-07-28 get it with each request, others once.
     let answer = legacy::set_level(session, message)?;
-    // Numbers of ours begin with 1: nobody waits for this answer.
+    // The bridge's own numbers begin with 1: no request waits for this answer.
     session.tell_always(&splice(&message.line, &[(&message.answer_id(), b"0")]));
-    session::tell(request, session, &Method::POST, &message.line).await;
+    remote::tell(request, session, &Method::POST, &message.line).await;
     Ok(answer)
 }
 
@@ -266,7 +250,7 @@ async fn post_modern(
 ) -> Result<Response, McpExit> {
     let method = match &message.kind {
         Kind::Request(method) => method.clone(),
-        // Nothing that a client could tell is defined; taking it does no harm.
+        // The specification defines no notification of clients; accepting one does no harm.
         Kind::Notification(_) => return Ok(StatusCode::ACCEPTED.into_response()),
         Kind::Response => {
             let text = "clients of this revision send no responses";

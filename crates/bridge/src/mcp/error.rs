@@ -46,7 +46,7 @@ impl RpcError {
         Self::new(ErrorKind::BAD_PARAMS, message)
     }
 
-    /// 400 / −32020: the headers say something else than the body.
+    /// 400 / −32020: headers and body differ.
     pub fn headers(message: &str) -> Self {
         Self::new(ErrorKind::HEADER_MISMATCH, message)
     }

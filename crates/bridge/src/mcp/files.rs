@@ -4,31 +4,16 @@
 //! Open WebUI shows `structuredContent` once more where it is not the only text of the result. There the
 //! text of the links comes as an embedded resource, which it passes on without counting it.
 
-use axum::http::{HeaderMap, HeaderName};
 use bridge_protocol::jsonrpc::{Reply, splice};
 use serde_json::json;
 
 use crate::{
     call::{Answer, Link},
-    config::{IdentityHeaders, ServerSpec, Settings},
+    config::{ServerSpec, Settings},
 };
 
 /// The URI of the text with the links, where it is a resource.
 const LINKS: &str = "mcpo-bridge:links";
-
-/// Whether a request comes from Open WebUI: by the headers that it sends with every call in a chat, or by
-/// the name that it says.
-pub fn is_openwebui(
-    headers: &HeaderMap,
-    names: &IdentityHeaders,
-    client_name: Option<&str>,
-) -> bool {
-    let sends = |name: &HeaderName| headers.get(name).is_some_and(|value| !value.is_empty());
-    let letters = client_name.unwrap_or_default().chars();
-    let letters = letters.filter(char::is_ascii_alphanumeric);
-    let letters: String = letters.map(|c| c.to_ascii_lowercase()).collect();
-    sends(&names.chat_id) || sends(&names.message_id) || letters.starts_with("openwebui")
-}
 
 /// The answer's line with what the call left appended to its `content`.
 pub fn with_links(

@@ -6,7 +6,6 @@ use axum::{
     http::{HeaderMap, Method, StatusCode},
     response::{IntoResponse as _, Response},
 };
-use bridge_model::ServerName;
 use bridge_process::{Profile, Responder, WeakNotifier};
 use bridge_protocol::{
     ClientMessage, Kind, RawJson,
@@ -23,8 +22,9 @@ use tokio::sync::mpsc;
 
 use super::{
     RpcError, lists,
-    relay::{Manner, Relay, RequestOutcome, json, refused, with_token},
-    request::{McpExit, McpRequest, ServerRequest, relayed, unsupported},
+    relay::{ClientProtocol, Relay, RequestOutcome, json, refused, with_token},
+    remote,
+    request::{McpExit, McpRequest, Scope, ServerRequest, relayed, unsupported},
     session,
     session::McpSession,
 };
@@ -38,18 +38,14 @@ use crate::{
     session::{Class, WorkspaceAddress},
 };
 
-/// The stream of a session.
-pub fn stream_of(
-    endpoint: &Endpoint,
-    session: Arc<McpSession>,
-    headers: &HeaderMap,
-) -> Result<Response, RpcError> {
-    check_version(headers)?;
-    let seen = headers
-        .get("last-event-id")
-        .and_then(|id| id.to_str().ok()?.parse().ok());
+/// The client's stream for what belongs to no request.
+pub async fn get(request: &McpRequest<'_>, scope: &Scope) -> Result<Response, McpExit> {
+    let session = session(request, scope).await?;
+    check_version(request.headers)?;
+    let seen = request.headers.get("last-event-id");
+    let seen = seen.and_then(|id| id.to_str().ok()?.parse().ok());
     let (sender, events) = mpsc::channel(64);
-    let stopping = endpoint.engine.stopping.clone();
+    let stopping = request.endpoint.engine.stopping.clone();
     // Before the answer, so that what comes after it is on this stream.
     let sending = session.outbox.open(seen, sender);
     tokio::spawn(async move {
@@ -72,11 +68,12 @@ pub fn greeted(
     response
 }
 
-/// The session that the headers name, if it is this caller's with this server, or where it is.
-pub async fn session(
-    request: &McpRequest<'_>,
-    server: Option<&ServerName>,
-) -> Result<Arc<McpSession>, McpExit> {
+/// The session that the headers name, if it is this caller's with these servers, or where it is.
+pub async fn session(request: &McpRequest<'_>, scope: &Scope) -> Result<Arc<McpSession>, McpExit> {
+    let server = match scope {
+        Scope::One(offer) => Some(&offer.spec.name),
+        Scope::All => None,
+    };
     let Some(id) = request.headers.get(header_name::SESSION_ID) else {
         let missing = "Mcp-Session-Id is missing: send initialize first";
         return Err(RpcError::invalid(missing).into());
@@ -120,7 +117,7 @@ pub async fn take(
     message: &ClientMessage,
 ) -> Response {
     if !take_here(session, message) {
-        session::tell(request, session, &Method::POST, &message.line).await;
+        remote::tell(request, session, &Method::POST, &message.line).await;
     }
     StatusCode::ACCEPTED.into_response()
 }
@@ -181,7 +178,7 @@ pub async fn relay(
     let cancellation = in_flight.cancellation.clone();
     let reads_modern = &*relayed.method == method::RESOURCES_READ && is_modern(&to.offer);
     let mut call = to.call(relayed, address, profile);
-    let manner = Arc::new(LegacyManner {
+    let protocol = Arc::new(LegacyProtocol {
         session: session.clone(),
         id: id.clone(),
         token: message.params.meta.progress_token.clone(),
@@ -190,13 +187,13 @@ pub async fn relay(
         child: Mutex::default(),
     });
     let (followed, mode) = (session.clone(), call.spec.mode);
-    let (shown, asked) = (to.shown.clone(), manner.clone());
+    let (shown, asked) = (to.shown.clone(), protocol.clone());
     call.on_child = Some(Arc::new(move |child| {
         *asked.child.lock() = Some(child.notifier());
         followed.follow(child, mode, shown.clone());
     }));
     let (endpoint, owner) = (to.request.endpoint, session.owner);
-    let mut relay = Relay::start(endpoint, owner, id, manner, cancellation, call);
+    let mut relay = Relay::start(endpoint, owner, id, protocol, cancellation, call);
     relay.in_flight = Some(in_flight);
     relay.openwebui = to.is_openwebui(None);
     relay.shown = to.shown;
@@ -218,8 +215,8 @@ fn address(to: &ServerRequest<'_>, session: &McpSession) -> Result<WorkspaceAddr
     ))
 }
 
-/// How a client with a session is spoken to while a request of his runs.
-struct LegacyManner {
+/// What a client with a session gets while one of its requests runs.
+struct LegacyProtocol {
     session: Arc<McpSession>,
     id: RawJson,
     token: Option<RawJson>,
@@ -230,8 +227,8 @@ struct LegacyManner {
     child: Mutex<Option<WeakNotifier>>,
 }
 
-impl Manner for LegacyManner {
-    fn told(&self, said: &Said) -> Option<Bytes> {
+impl ClientProtocol for LegacyProtocol {
+    fn notification(&self, said: &Said) -> Option<Bytes> {
         if &*said.method == method::CANCELLED {
             let child = self.child.lock();
             return self.session.withdrawn(said, child.as_ref()?);
@@ -239,7 +236,7 @@ impl Manner for LegacyManner {
         with_token(said, self.token.as_ref())
     }
 
-    fn asked(&self, said: Said, responder: Responder) -> RequestOutcome {
+    fn request(&self, said: Said, responder: Responder) -> RequestOutcome {
         // What we do not know is the client's to judge.
         if let Some((code, why)) = refused(&self.session.capabilities, &said) {
             responder.refuse(code, &why);
@@ -259,7 +256,7 @@ impl Manner for LegacyManner {
         RequestOutcome::Send(splice(&said.line, &edits))
     }
 
-    fn answered(&self, reply: &Reply) -> Bytes {
+    fn response(&self, reply: &Reply) -> Bytes {
         let id = self.id.as_bytes();
         match &reply.outcome {
             Err(error) if self.reads_modern => {

@@ -1,4 +1,4 @@
-//! `subscriptions/listen`: the news of the caller's child as a stream, the ones he asked for.
+//! `subscriptions/listen`: the notifications of the caller's child that the client subscribed to, as a stream.
 
 use std::sync::Arc;
 
@@ -16,21 +16,22 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::{
     RpcError,
-    request::{McpExit, McpRequest, ServerRequest, relayed},
+    lists::notification,
+    request::{McpExit, ServerRequest, relayed},
     session,
 };
 
-/// Of what a client wants to hear.
+/// The notifications that a client subscribes to.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Wanted {
+pub(super) struct SubscriptionFilter {
     tools_list_changed: bool,
     prompts_list_changed: bool,
     resources_list_changed: bool,
     pub resource_subscriptions: Vec<String>,
 }
 
-impl Wanted {
+impl SubscriptionFilter {
     /// Reads `params.notifications`; without them nothing is wanted.
     pub fn read(filter: Option<&RawJson>) -> Result<Self, RpcError> {
         let Some(filter) = filter else {
@@ -65,11 +66,9 @@ impl Wanted {
 
 /// Opens the stream. The caller's child is started where it does not run: nothing else has news.
 pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Response, McpExit> {
-    let McpRequest {
-        endpoint, caller, ..
-    } = to.request;
+    let (endpoint, caller) = (to.request.endpoint, to.request.caller);
     let filter = message.params.notifications.clone();
-    let wanted = Wanted::read(filter.as_ref())?;
+    let wanted = SubscriptionFilter::read(filter.as_ref())?;
     // What the catalogue finds out by itself is news too.
     let (server, mut lists) = (to.offer.spec.name.clone(), endpoint.catalog.news());
     let mut news = subscribe(&to, message, &wanted).await?;
@@ -77,7 +76,7 @@ pub async fn listen(to: ServerRequest<'_>, message: &ClientMessage) -> Result<Re
     let id = message.answer_id();
     let acknowledged = acknowledged(&id, filter.as_ref());
     let stopping = endpoint.engine.stopping.clone();
-    let (endpoint, caller) = (Arc::downgrade(endpoint), (*caller).clone());
+    let (endpoint, caller) = (Arc::downgrade(endpoint), caller.clone());
     let may_hear = move |server: &ServerName| {
         let endpoint = endpoint.upgrade()?;
         endpoint.directory.server_for(server.as_str(), &caller)
@@ -122,15 +121,6 @@ pub(super) fn acknowledged(id: &RawJson, filter: Option<&RawJson>) -> Bytes {
     sse::event(None, line.as_bytes())
 }
 
-/// A notification without parameters of its own; modern clients get the id of their subscription with it.
-pub(super) fn notification(method: &str, subscription: Option<&RawJson>) -> Bytes {
-    let params = subscription.map_or_else(String::new, |id| {
-        let id = id.as_str();
-        format!(r#","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}"#)
-    });
-    format!(r#"{{"jsonrpc":"2.0","method":"{method}"{params}}}"#).into()
-}
-
 async fn next_of(news: &mut News) -> Result<Said, broadcast::error::RecvError> {
     match news {
         Some(news) => news.recv().await,
@@ -155,7 +145,7 @@ type News = Option<broadcast::Receiver<Said>>;
 async fn subscribe(
     to: &ServerRequest<'_>,
     message: &ClientMessage,
-    wanted: &Wanted,
+    wanted: &SubscriptionFilter,
 ) -> Result<News, McpExit> {
     let found: Arc<Mutex<News>> = Arc::default();
     let keep = found.clone();
@@ -164,7 +154,7 @@ async fn subscribe(
     let able = message.params.meta.client_capabilities.as_ref();
     let mut call = to.call(relayed, address, Profile::able(able.unwrap_or(&Map::new())));
     call.on_child = Some(Arc::new(move |child: &Child| {
-        *keep.lock() = Some(child.news())
+        *keep.lock() = Some(child.news());
     }));
     let resources = wanted.resource_subscriptions.clone();
     let attached = to.request.endpoint.engine.attach(call, resources).await;

@@ -5,9 +5,12 @@ use std::fmt::Write as _;
 use bridge_protocol::{
     ClientMessage, RawJson, code,
     jsonrpc::{Reply, splice},
-    last_members, meta, method,
+    last_members, meta,
+    meta::SUBSCRIPTION_ID,
+    method,
     revision::{LEGACY, MODERN},
 };
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::{catalog::Offer, config::ServerSpec};
@@ -87,7 +90,7 @@ pub fn offered(reply: Reply, spec: &ServerSpec) -> Reply {
 }
 
 /// A result as the answer to a message.
-pub fn answer(message: &ClientMessage, result: &RawJson) -> bytes::Bytes {
+pub fn answer(message: &ClientMessage, result: &RawJson) -> Bytes {
     let id = message.answer_id();
     format!(
         r#"{{"jsonrpc":"2.0","id":{},"result":{}}}"#,
@@ -95,6 +98,15 @@ pub fn answer(message: &ClientMessage, result: &RawJson) -> bytes::Bytes {
         result.as_str()
     )
     .into()
+}
+
+/// A notification without parameters of its own; modern clients get the id of their subscription with it.
+pub fn notification(method: &str, subscription: Option<&RawJson>) -> Bytes {
+    let params = subscription.map_or_else(String::new, |id| {
+        let id = id.as_str();
+        format!(r#","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}"#)
+    });
+    format!(r#"{{"jsonrpc":"2.0","method":"{method}"{params}}}"#).into()
 }
 
 /// How long a list or a read may be kept, in milliseconds: what it is made from may change at any
@@ -105,13 +117,13 @@ pub const TTL: u64 = 1000;
 pub fn discover(offer: &Offer) -> RawJson {
     let hello = &offer.learnt.hello;
     let info = offer.learnt.hello_raw.member("serverInfo");
-    let info = info.and_then(|info| info.read().ok()).unwrap_or_default();
+    let info: Value = info.and_then(|info| info.read().ok()).unwrap_or_default();
     let capabilities = Value::Object(hello.capabilities.clone());
-    discovered(capabilities, info, hello.instructions.clone())
+    discovered(&capabilities, &info, hello.instructions.clone())
 }
 
 /// The result of `server/discover`.
-pub fn discovered(capabilities: Value, info: Value, instructions: Option<String>) -> RawJson {
+pub fn discovered(capabilities: &Value, info: &Value, instructions: Option<String>) -> RawJson {
     let mut result = json!({
         "resultType": "complete",
         "supportedVersions": [MODERN],

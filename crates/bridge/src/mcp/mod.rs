@@ -13,6 +13,7 @@ mod listen;
 mod lists;
 mod modern;
 mod relay;
+mod remote;
 mod request;
 mod session;
 
@@ -24,19 +25,20 @@ use crate::{
 };
 
 pub use aggregate::Views;
-pub use endpoint::{delete, get, post};
+pub use endpoint::{delete, post};
 pub use error::RpcError;
+pub use legacy::get;
 pub use relay::PendingInputs;
 pub use request::{McpExit, McpRequest, Scope, locate_offer};
 pub use session::McpSessions;
 
 /// The MCP endpoints: what they own, and what they use of the bridge.
 pub struct Endpoint {
-    /// What flags and environment said.
+    /// The settings from flags and environment.
     pub settings: Arc<Settings>,
     /// Which servers there are, and who may see them.
     pub directory: Arc<Directory>,
-    /// Who is calling.
+    /// Authenticates callers.
     pub identity: Arc<Identity>,
     /// What servers offer.
     pub catalog: Arc<Catalog>,

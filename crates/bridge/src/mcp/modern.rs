@@ -22,8 +22,8 @@ use serde_json::{Map, Value};
 use super::relay::Retry;
 use super::{
     listen, lists,
-    relay::{Manner, Relay, RequestOutcome, refused, with_subscription, with_token},
-    request::{McpExit, McpRequest, ServerRequest, relayed},
+    relay::{ClientProtocol, Relay, RequestOutcome, refused, with_subscription, with_token},
+    request::{McpExit, ServerRequest, relayed},
 };
 use crate::{catalog::Offer, config::Mode, replicas::Exit};
 
@@ -65,8 +65,8 @@ pub async fn request(
         let retry = Retry::for_message(&request.caller.principal, &to.offer.spec.name, &message);
         match pending_inputs.take(request, state, &retry, &message).await {
             Ok(relay) => {
-                let manner = manner(&message, method);
-                return Ok(relay.go_on(message.answer_id(), manner).respond().await);
+                let protocol = protocol(&message, method);
+                return Ok(relay.go_on(message.answer_id(), protocol).respond().await);
             }
             // It may be the child's own.
             Err(Exit::Error(_)) if is_modern => {}
@@ -76,7 +76,7 @@ pub async fn request(
     relay(to, message, method, is_modern).await
 }
 
-/// To the child. One that speaks this revision itself hears the message as it came; from another,
+/// To the child. One that speaks this revision itself gets the message as it came; of another one,
 /// what it asks comes back as `input_required`.
 async fn relay(
     to: ServerRequest<'_>,
@@ -84,9 +84,7 @@ async fn relay(
     method: &str,
     is_modern: bool,
 ) -> Result<Response, McpExit> {
-    let McpRequest {
-        endpoint, caller, ..
-    } = to.request;
+    let (endpoint, caller) = (to.request.endpoint, to.request.caller);
     let retry = Retry::for_message(&caller.principal, &to.offer.spec.name, &message);
     let relayed = relayed(&to.offer, &message, Era::Modern)?;
     let profile = if is_modern {
@@ -103,18 +101,18 @@ async fn relay(
         Arc::make_mut(&mut call.spec).timeout = LONGEST_LISTEN;
         owner = LONG_LIVED;
     }
-    let (id, manner) = (message.answer_id(), manner(&message, method));
+    let (id, protocol) = (message.answer_id(), protocol(&message, method));
     let cancellation = Cancellation::default();
-    let mut relay = Relay::start(endpoint, owner, id, manner, cancellation, call);
+    let mut relay = Relay::start(endpoint, owner, id, protocol, cancellation, call);
     relay.retry = Some(retry);
     relay.openwebui = to.is_openwebui(message.params.meta.client_name.as_deref());
     relay.shown = to.shown;
     Ok(relay.respond().await)
 }
 
-fn manner(message: &ClientMessage, method: &str) -> Arc<dyn Manner> {
+fn protocol(message: &ClientMessage, method: &str) -> Arc<dyn ClientProtocol> {
     let meta = &message.params.meta;
-    Arc::new(ModernManner {
+    Arc::new(ModernProtocol {
         id: message.answer_id(),
         token: meta.progress_token.clone(),
         capabilities: meta.client_capabilities.clone().unwrap_or_default(),
@@ -123,26 +121,26 @@ fn manner(message: &ClientMessage, method: &str) -> Arc<dyn Manner> {
     })
 }
 
-/// How a client without a session is spoken to while a request of his runs.
-struct ModernManner {
+/// What a client without a session gets while one of its requests runs.
+struct ModernProtocol {
     id: RawJson,
     token: Option<RawJson>,
     capabilities: Map<String, Value>,
-    /// He wants log messages.
+    /// The client wants log messages.
     logs: bool,
     /// The answer is a list or a read, which says how long it holds.
     holds: bool,
 }
 
-impl Manner for ModernManner {
-    fn told(&self, said: &Said) -> Option<Bytes> {
+impl ClientProtocol for ModernProtocol {
+    fn notification(&self, said: &Said) -> Option<Bytes> {
         if !self.logs && &*said.method == method::MESSAGE {
             return None;
         }
         with_subscription(said, &self.id).or_else(|| with_token(said, self.token.as_ref()))
     }
 
-    fn asked(&self, said: Said, responder: Responder) -> RequestOutcome {
+    fn request(&self, said: Said, responder: Responder) -> RequestOutcome {
         if needed(&said.method).is_none() {
             return RequestOutcome::Declined;
         }
@@ -155,7 +153,7 @@ impl Manner for ModernManner {
         }
     }
 
-    fn answered(&self, reply: &Reply) -> Bytes {
+    fn response(&self, reply: &Reply) -> Bytes {
         let (old, new) = match &reply.outcome {
             Ok(result) => (result, lists::complete(result, self.holds)),
             Err(error) => (error, lists::current_code(error)),

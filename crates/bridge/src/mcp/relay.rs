@@ -49,13 +49,13 @@ const GATHER: Duration = Duration::from_millis(30);
 const EVENTS: usize = 64;
 
 /// What becomes of a child's messages: the client's era decides.
-pub trait Manner: Send + Sync + 'static {
-    /// A line for the client's stream; `None` where it is not for him.
-    fn told(&self, said: &Said) -> Option<Bytes>;
+pub trait ClientProtocol: Send + Sync + 'static {
+    /// A line for the client's stream; `None` where the client must not get it.
+    fn notification(&self, said: &Said) -> Option<Bytes>;
     /// The child asks: a line for the stream, or an answer that ends the request for now.
-    fn asked(&self, said: Said, responder: Responder) -> RequestOutcome;
+    fn request(&self, said: Said, responder: Responder) -> RequestOutcome;
     /// The final answer.
-    fn answered(&self, reply: &Reply) -> Bytes;
+    fn response(&self, reply: &Reply) -> Bytes;
     /// The HTTP status that goes with it.
     fn status(&self, _reply: &Reply) -> StatusCode {
         StatusCode::OK
@@ -74,7 +74,7 @@ pub enum RequestOutcome {
 
 /// A running request.
 pub struct Relay {
-    manner: Arc<dyn Manner>,
+    protocol: Arc<dyn ClientProtocol>,
     call: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
     messages: mpsc::Receiver<ServerMessage>,
     cancellation: Cancellation,
@@ -86,7 +86,7 @@ pub struct Relay {
     /// What the child asked and the client's retry will answer.
     asked: IndexMap<String, (Said, Responder)>,
     asks: usize,
-    /// What the client answered, for the child to hear once the call goes on.
+    /// The client's answers, which are sent to the child once the call goes on.
     answers: Vec<(Responder, RawJson)>,
     pending_input: PendingInput,
     /// Lets the request wait for its client's retry.
@@ -112,12 +112,12 @@ enum End {
 }
 
 impl Relay {
-    /// Begins. `owner` tells this client's requests from others'.
+    /// Begins. `owner` distinguishes this client's requests from others'.
     pub fn start(
         endpoint: &Arc<Endpoint>,
         owner: u64,
         id: RawJson,
-        manner: Arc<dyn Manner>,
+        protocol: Arc<dyn ClientProtocol>,
         cancellation: Cancellation,
         mut call: Box<Call>,
     ) -> Self {
@@ -134,7 +134,7 @@ impl Relay {
         let (lists_tools, completes) = (asks(method::TOOLS_LIST), asks(method::COMPLETE));
         let engine = endpoint.engine.clone();
         Self {
-            manner,
+            protocol,
             call: Box::pin(async move { engine.run_apart(call).await }),
             messages,
             cancellation,
@@ -167,12 +167,12 @@ impl Relay {
     }
 
     /// Goes on as the request with this id.
-    pub fn go_on(mut self, id: RawJson, manner: Arc<dyn Manner>) -> Self {
+    pub fn go_on(mut self, id: RawJson, protocol: Arc<dyn ClientProtocol>) -> Self {
         if self.asked.is_empty() {
             self.pending_input.answered();
         }
         self.id = id;
-        self.manner = manner;
+        self.protocol = protocol;
         self
     }
 
@@ -192,7 +192,7 @@ impl Relay {
         match end {
             End::Answered(answered) => {
                 let reply = (*answered)?;
-                Ok((self.manner.status(&reply), self.manner.answered(&reply)))
+                Ok((self.protocol.status(&reply), self.protocol.response(&reply)))
             }
             End::InputRequired => Ok((StatusCode::OK, self.await_retry()?)),
         }
@@ -251,14 +251,14 @@ impl Relay {
         .into())
     }
 
-    /// The next thing for the client. What the child said before its answer comes before it.
+    /// The next line for the client: the child's messages before its answer, in their order, and then the answer.
     async fn next(&mut self) -> Next {
         loop {
             let gathering = !self.asked.is_empty();
             let answered = !self.answers.is_empty();
             tokio::select! {
                 biased;
-                Some(message) = self.messages.recv() => if let Some(next) = self.hear(message) {
+                Some(message) = self.messages.recv() => if let Some(next) = self.handle(message) {
                     return next;
                 },
                 answer = &mut self.call => return self.last(answer),
@@ -278,10 +278,10 @@ impl Relay {
         }
     }
 
-    /// The answer is in; what was said before it goes first.
+    /// The answer has come; messages that were sent before it go first.
     fn last(&mut self, answer: Result<Answer, CallError>) -> Next {
         while let Ok(message) = self.messages.try_recv() {
-            if let Some(Next::Event(event)) = self.hear(message) {
+            if let Some(Next::Event(event)) = self.handle(message) {
                 self.call = Box::pin(std::future::ready(answer));
                 return Next::Event(event);
             }
@@ -289,10 +289,11 @@ impl Relay {
         Next::End(End::Answered(Box::new(self.finish(answer))))
     }
 
-    fn hear(&mut self, message: ServerMessage) -> Option<Next> {
+    fn handle(&mut self, message: ServerMessage) -> Option<Next> {
         match message {
-            ServerMessage::Notification(said) => self.manner.told(&said).map(Next::Event),
-            ServerMessage::Request(said, responder) => match self.manner.asked(said, responder) {
+            ServerMessage::Notification(said) => self.protocol.notification(&said).map(Next::Event),
+            ServerMessage::Request(said, responder) => match self.protocol.request(said, responder)
+            {
                 RequestOutcome::Send(line) => Some(Next::Event(line)),
                 RequestOutcome::Declined => None,
                 RequestOutcome::AwaitRetry(said, responder) => {
@@ -329,18 +330,19 @@ impl Relay {
     }
 }
 
-/// What a child is told that asks its caller for what he did not declare. Its call goes on without.
+/// The error for a child's request that needs a capability which the client did not declare. The call goes on.
 pub fn refused(capabilities: &Map<String, Value>, said: &Said) -> Option<(i64, String)> {
     let needed = needed(&said.method)?;
     if can_answer(capabilities, needed, said.params.as_ref()) {
         return None;
     }
-    let (code, what) = if capabilities.contains_key(needed) {
-        (code::INVALID_PARAMS, "this mode of ")
+    Some(if capabilities.contains_key(needed) {
+        let why = format!("this client does not support this mode of {needed}");
+        (code::INVALID_PARAMS, why)
     } else {
-        (code::METHOD_NOT_FOUND, "")
-    };
-    Some((code, format!("this client does not support {what}{needed}")))
+        let why = format!("this client does not support {needed}");
+        (code::METHOD_NOT_FOUND, why)
+    })
 }
 
 /// One message as the whole answer.
@@ -430,7 +432,7 @@ impl PendingInputs {
 
 // Which request may go on with a call that waits for its client.
 
-/// Which request may go on with a pending call: whose it is, and what it asks.
+/// Identifies the request that may resume a pending call: its principal, server and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     pub(super) principal: Principal,

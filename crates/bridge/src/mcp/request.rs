@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, HeaderName, Method};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bridge_model::Caller;
 use bridge_process::Profile;
@@ -18,19 +18,14 @@ use parking_lot::Mutex;
 use serde_json::{Number, Value, json};
 use tokio::time::Instant;
 
-use super::{
-    Endpoint, RpcError,
-    aggregate::Shown,
-    files::is_openwebui,
-    session::{self, McpSession},
-};
+use super::{Endpoint, RpcError, aggregate::Shown, session::McpSession};
 use crate::{
     call::{Ask, Call, PendingInput, Relayed},
     catalog::{Knowledge, Offer},
     error_table::ErrorKind,
     identity::{NoServer, usable},
     replicas::{Exit, Forward, Forwarding, Located, Payload},
-    session::{OpenWorkspace, Wants, WorkspaceAddress},
+    session::{OpenWorkspace, WorkspaceAddress},
     telemetry::{REQUEST_ID, RequestId},
 };
 
@@ -38,7 +33,7 @@ use crate::{
 pub struct McpRequest<'a> {
     /// What the endpoints own and use.
     pub endpoint: &'a Arc<Endpoint>,
-    /// Who sent it.
+    /// Its authenticated sender.
     pub caller: &'a Caller,
     /// Of HTTP.
     pub method: Method,
@@ -153,39 +148,19 @@ impl ServerRequest<'_> {
             .ok_or_else(|| RpcError::new(ErrorKind::UNKNOWN_SESSION, "session not found"))
     }
 
-    /// Opens the workspace here, or has the request answered where it belongs: there the session is a remote one.
-    /// With a profile, it is for a request to a child that is spoken to like that.
-    pub async fn enter(
-        &self,
-        address: WorkspaceAddress,
-        profile: Option<&Profile>,
-    ) -> Result<Entered, McpExit> {
-        let McpRequest {
-            endpoint, caller, ..
-        } = self.request;
-        let spec = &self.offer.spec;
-        let wants = profile.and_then(|profile| Wants::for_caller(spec, profile, caller));
-        let mut forwarding = self.request.forwarding();
-        loop {
-            let entering = endpoint
-                .replicas
-                .enter(caller, spec.mode, &address, wants.as_ref());
-            let elsewhere = match entering.await {
-                Ok(workspace) => return Ok(Entered { address, workspace }),
-                Err(elsewhere) => elsewhere,
-            };
-            let elsewhere = session::with_remote_session(self.request, self.session, elsewhere);
-            forwarding.to(&elsewhere.await).await?;
-        }
-    }
-
-    /// Whether Open WebUI asks, which may also say its name.
+    /// Whether the request comes from Open WebUI: by the headers that it sends with every call in a chat, or by the
+    /// client's name.
     pub fn is_openwebui(&self, client_name: Option<&str>) -> bool {
-        let names = &self.request.endpoint.settings.access.headers;
-        is_openwebui(self.request.headers, names, client_name)
+        let (headers, settings) = (self.request.headers, &self.request.endpoint.settings);
+        let names = &settings.access.headers;
+        let sends = |name: &HeaderName| headers.get(name).is_some_and(|value| !value.is_empty());
+        let letters = client_name.unwrap_or_default().chars();
+        let letters = letters.filter(char::is_ascii_alphanumeric);
+        let letters: String = letters.map(|c| c.to_ascii_lowercase()).collect();
+        sends(&names.chat_id) || sends(&names.message_id) || letters.starts_with("openwebui")
     }
 
-    /// A call that passes a request on to the child at this address. Nobody hears what the child says
+    /// A call that passes a request on to the child at this address. The child's other messages are
     /// meanwhile, and it cannot wait for its client.
     pub fn call(&self, relayed: Relayed, entered: Entered, profile: Profile) -> Box<Call> {
         let request = self.request;
@@ -238,8 +213,8 @@ pub fn relayed(offer: &Offer, message: &ClientMessage, era: Era) -> Result<Relay
     })
 }
 
-// What the headers of 2026-07-28 must say, so that nobody in front routes by something that the
-// body does not say.
+// The headers of 2026-07-28 must agree with the body, so that no proxy routes by a value that the
+// body does not have.
 
 /// Methods whose `Mcp-Name` must be sent.
 const NAMED: &[&str] = &[

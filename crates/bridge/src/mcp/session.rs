@@ -15,10 +15,10 @@ use std::{
 
 use axum::{
     body::{Body, BodyDataStream},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
-use bridge_model::{ForwardReason, Principal, RemoteSession, ServerName, SessionId};
+use bridge_model::{Principal, RemoteSession, ServerName, SessionId};
 use bridge_process::{Cancellation, Child, Responder, WeakNotifier};
 use bridge_protocol::{
     RawJson, header_name,
@@ -28,7 +28,7 @@ use bridge_protocol::{
 };
 use bridge_state::InstanceId;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use indexmap::IndexMap;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
@@ -39,15 +39,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{aggregate::Shown, listen::notification, request::McpRequest};
+use super::{aggregate::Shown, lists::notification};
 use crate::{
     call::PendingInput,
     catalog::News,
     config::{Mode, ServerSpec},
-    replicas::{Elsewhere, Forward, Payload, RoutableSessionId},
+    replicas::RoutableSessionId,
 };
 
-/// A session that nobody used for this long is forgotten; its client then begins anew.
+/// A session that was unused for this long is removed; its client then initializes again.
 const KEPT_UNUSED: Duration = Duration::from_secs(24 * 3600);
 
 /// The servers of a config.
@@ -59,7 +59,7 @@ const MOST: usize = 1000;
 /// Questions that wait for one client.
 const MOST_ASKED: usize = 1000;
 
-/// The log messages that a client gets who asked for none in particular.
+/// The log level of a client that did not set one.
 const LOG_LEVEL: &str = "info";
 
 /// All sessions of this bridge.
@@ -73,15 +73,15 @@ pub struct McpSessions {
 pub struct McpSession {
     /// `Mcp-Session-Id`.
     pub id: SessionId,
-    /// Whose it is.
+    /// Its owner.
     pub principal: Principal,
-    /// With which server; none for the endpoint of all servers.
+    /// Its server; `None` at the endpoint of all servers.
     pub server: Option<ServerName>,
     /// The revision that was agreed on.
     pub version: Box<str>,
     /// What the client can answer.
     pub capabilities: Map<String, Value>,
-    /// Tells its requests from others' on a child that several share.
+    /// Distinguishes its requests from others' on a child that several sessions share.
     pub owner: u64,
     /// What goes to the client's GET stream.
     pub outbox: Arc<Outbox>,
@@ -98,7 +98,7 @@ pub struct McpSession {
     log_level: Mutex<Box<str>>,
     last_used: Mutex<Instant>,
     /// The replicas where it is a remote session, because a child of it runs there.
-    session_proxies: Mutex<HashSet<InstanceId>>,
+    pub(super) session_proxies: Mutex<HashSet<InstanceId>>,
 }
 
 /// What a child asked and the client has not answered.
@@ -178,7 +178,7 @@ impl McpSessions {
             .or_insert_with(|| session.clone());
     }
 
-    /// A number that tells one asker from all others.
+    /// A number that distinguishes the requests of one client from all others.
     pub fn owner(&self) -> u64 {
         self.owners.fetch_add(1, Ordering::Relaxed)
     }
@@ -290,7 +290,7 @@ impl McpSession {
         }
     }
 
-    /// The client says in this line that he no longer wants the answer to a request of his own.
+    /// The client cancels one of its own requests with this line.
     pub fn cancel(&self, line: &Bytes, id: &RawJson) {
         let in_flight: Vec<_> = self.in_flight.lock().values().cloned().collect();
         for (_, cancellation) in in_flight.iter().filter(|(known, _)| known == id) {
@@ -322,7 +322,7 @@ impl McpSession {
         Some(number)
     }
 
-    /// Tells the child that asked how far its client's answer is; `false` if nobody asked.
+    /// Passes the progress of a client's answer on to the child that asked; `false` if none did.
     pub fn progress(&self, line: &Bytes, token: &RawJson) -> bool {
         let asked = self.asked.lock();
         let found = number(token.as_str()).and_then(|number| asked.get(&number));
@@ -351,7 +351,7 @@ impl McpSession {
     }
 
     /// Passes a client's answer on to the child that asked, once its call may go on; `false` if
-    /// nobody did.
+    /// none did.
     pub fn answer(&self, line: &Bytes, id: &RawJson) -> bool {
         let mut open = self.asked.lock();
         let Some(asked) = number(id.as_str()).and_then(|number| open.remove(&number)) else {
@@ -383,8 +383,8 @@ impl McpSession {
         *self.log_level.lock() = level.into();
     }
 
-    /// Passes what the client tells on to its children. A shared child is not told: it would take
-    /// one caller's word for everybody's.
+    /// Passes a client's notification on to its children, but not to a shared child, which would
+    /// apply it to all its callers.
     pub fn tell(&self, line: &Bytes) {
         for notifier in self.followed.lock().values().flatten() {
             notifier.tell(line);
@@ -397,8 +397,8 @@ impl McpSession {
         self.tell(line);
     }
 
-    /// Passes on what this child says to nobody in particular, until it or the session ends; from
-    /// now on the child hears what the client tells. `shown` is how its resources are called.
+    /// Passes on the child's messages that belong to no request, until it or the session ends; from
+    /// now on the child gets the client's notifications. `shown` has the names of its resources.
     pub fn follow(self: &Arc<Self>, child: &Child, mode: Mode, shown: Option<Shown>) {
         let mut followed = self.followed.lock();
         followed.retain(|_, notifier| notifier.as_ref().is_none_or(WeakNotifier::is_open));
@@ -432,7 +432,7 @@ impl McpSession {
         }));
     }
 
-    /// What a child said, as the client is to read it.
+    /// A child's message as the client gets it.
     fn told(&self, said: &Said, notifier: &WeakNotifier, shown: Option<&Shown>) -> Option<Bytes> {
         match (&*said.method, shown) {
             (method::CANCELLED, _) => self.withdrawn(said, notifier),
@@ -453,107 +453,6 @@ pub struct InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.session.in_flight.lock().remove(&self.number);
-    }
-}
-
-// A protocol session whose chat is worked on by another replica: it is a remote session there, and what is
-// said to it there comes back into its stream here.
-
-/// Where the session's request goes, with what the other replica needs to take the session in. What its child
-/// says to nobody in particular is heard here before the request goes there.
-pub async fn with_remote_session(
-    request: &McpRequest<'_>,
-    session: Option<&Arc<McpSession>>,
-    elsewhere: Elsewhere,
-) -> Elsewhere {
-    // The own request of a remote session came by a lease, and does not go on.
-    let by_lease = request.caller.forward_reason() == Some(ForwardReason::Lease);
-    let Some(session) = session.filter(|_| !by_lease) else {
-        return elsewhere;
-    };
-    let elsewhere = Elsewhere {
-        remote_session: Some(Arc::new(session.to_remote_session())),
-        ..elsewhere
-    };
-    if !elsewhere.draining && session.session_proxies.lock().insert(elsewhere.to) {
-        hear(request, session, &elsewhere).await;
-    }
-    elsewhere
-}
-
-/// Passes on what the client tells or answers to wherever the session is a remote one.
-pub async fn tell(request: &McpRequest<'_>, session: &McpSession, method: &Method, line: &Bytes) {
-    if request.caller.forward_reason() == Some(ForwardReason::Lease) {
-        return;
-    }
-    let proxies: Vec<_> = session.session_proxies.lock().iter().copied().collect();
-    for instance in proxies {
-        let Some(to) = there(request, session, instance).await else {
-            session.session_proxies.lock().remove(&instance);
-            continue;
-        };
-        let sent = of_session(request, session, method, line);
-        let replicas = &request.endpoint.replicas;
-        replicas.tell(&to, request.caller, &sent).await;
-    }
-}
-
-async fn hear(request: &McpRequest<'_>, session: &Arc<McpSession>, to: &Elsewhere) {
-    let sent = of_session(request, session, &Method::GET, &Bytes::new());
-    let replicas = &request.endpoint.replicas;
-    let Some(stream) = replicas.listen(to, request.caller, &sent).await else {
-        session.session_proxies.lock().remove(&to.to);
-        return;
-    };
-    let (session, to) = (session.clone(), to.to);
-    let stopping = request.endpoint.engine.stopping.clone();
-    let mut stream =
-        Messages::from_response(stream, request.endpoint.settings.limits.max_message());
-    tokio::spawn(async move {
-        let ended = session.ended.clone();
-        let pass = async {
-            while let Some(line) = stream.next().await {
-                session.outbox.push(&line);
-            }
-        };
-        stopping
-            .run_until_cancelled(ended.run_until_cancelled(pass))
-            .await;
-        session.session_proxies.lock().remove(&to);
-    });
-}
-
-async fn there(
-    request: &McpRequest<'_>,
-    session: &McpSession,
-    instance: InstanceId,
-) -> Option<Elsewhere> {
-    let found = request.endpoint.replicas.home(instance).await?;
-    Some(Elsewhere {
-        reason: ForwardReason::Lease,
-        remote_session: Some(Arc::new(session.to_remote_session())),
-        ..found
-    })
-}
-
-/// A message of the session's own.
-fn of_session(
-    request: &McpRequest<'_>,
-    session: &McpSession,
-    method: &Method,
-    body: &Bytes,
-) -> Forward {
-    let mut headers = request.headers.clone();
-    session.write_id(request.endpoint.replicas.own(), &mut headers);
-    let accept = HeaderValue::from_static("application/json, text/event-stream");
-    headers.insert(header::ACCEPT, accept);
-    headers.remove("last-event-id");
-    Forward {
-        method: method.clone(),
-        target: request.target.to_owned(),
-        headers,
-        chosen: HeaderMap::new(),
-        body: Payload::Whole(body.clone()),
     }
 }
 
@@ -696,44 +595,33 @@ impl Outbox {
 
 // Server-sent events, as MCP uses them.
 
-/// A stream that says nothing for this long gets a comment: proxies and clients close silent ones.
+/// A stream that is silent for this long gets a comment: proxies and clients close silent ones.
 pub const PING_EVERY: Duration = Duration::from_secs(15);
 
 /// A comment, which clients must ignore.
 pub const PING: Bytes = Bytes::from_static(b": ping\n\n");
 
-/// The messages of a response that is a stream of events, as another replica sends them.
-pub struct Messages {
-    body: BodyDataStream,
-    parser: Parser,
-}
-
-impl Messages {
-    /// Of this response. `limit` in bytes bounds one event.
-    pub fn from_response(response: Response, limit: usize) -> Self {
-        Self {
-            body: response.into_body().into_data_stream(),
-            parser: Parser::new(limit, Cursor::default()),
-        }
-    }
-
-    /// The next one; `None` once the stream has ended, or cannot be followed further.
-    pub async fn next(&mut self) -> Option<Bytes> {
+/// The messages of a response that is a stream of events, as another replica sends them, until it ends or cannot be
+/// followed further. `limit` in bytes bounds one event.
+pub fn messages(response: Response, limit: usize) -> BoxStream<'static, Bytes> {
+    let body = response.into_body().into_data_stream();
+    let parser = Parser::new(limit, Cursor::default());
+    let next = |(mut body, mut parser): (BodyDataStream, Parser)| async move {
         loop {
-            match self.parser.event() {
-                Ok(Some(event)) if event.is_message() => return Some(event.data.into()),
-                Ok(Some(_)) => {}
-                Ok(None) => {
-                    let chunk = self.body.next().await?.ok()?;
-                    self.parser.push(&chunk);
+            match parser.event() {
+                Ok(Some(event)) if event.is_message() => {
+                    return Some((event.data.into(), (body, parser)));
                 }
+                Ok(Some(_)) => {}
+                Ok(None) => parser.push(&body.next().await?.ok()?),
                 Err(TooLong) => {
                     tracing::warn!("event from another replica exceeds the message limit");
                     return None;
                 }
             }
         }
-    }
+    };
+    stream::unfold((body, parser), next).boxed()
 }
 
 /// A response whose body is what comes through the channel.
@@ -752,18 +640,13 @@ pub fn response(mut events: mpsc::Receiver<Bytes>) -> Response {
 mod stream_tests {
     use super::*;
 
-    async fn messages(chunks: &[&'static str], limit: usize) -> Vec<Bytes> {
+    async fn found(chunks: &[&'static str], limit: usize) -> Vec<Bytes> {
         let chunks: Vec<_> = chunks
             .iter()
             .map(|chunk| Ok::<_, Infallible>(*chunk))
             .collect();
         let body = Body::from_stream(futures_util::stream::iter(chunks));
-        let mut messages = Messages::from_response(Response::new(body), limit);
-        let mut found = Vec::new();
-        while let Some(message) = messages.next().await {
-            found.push(message);
-        }
-        found
+        messages(Response::new(body), limit).collect().await
     }
 
     #[tokio::test]
@@ -774,15 +657,12 @@ mod stream_tests {
             "data: {\ndata: \"c\":3}\n\n",
         ];
         let expected = [r#"{"a":1}"#, r#"{"b":2}"#, "{\n\"c\":3}"];
-        assert_eq!(messages(&chunks, 100).await, expected);
+        assert_eq!(found(&chunks, 100).await, expected);
     }
 
     #[tokio::test]
     async fn an_event_without_an_end_is_not_gathered_for_ever() {
         let long = "data: 0123456789012345678901234567890123456789";
-        assert_eq!(
-            messages(&["data: 1\n\n", long, long, long], 100).await,
-            ["1"]
-        );
+        assert_eq!(found(&["data: 1\n\n", long, long, long], 100).await, ["1"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Connections to other replicas, to the port that everybody uses:
+//! Connections to other replicas, to the same port that clients use:
 //!
 //! ```text
 //! GET / HTTP/1.1, Upgrade: mcpo-bridge-peer ──▶
@@ -24,7 +24,7 @@ use axum::{
         header::{CONNECTION, HOST, UPGRADE},
         uri::Scheme,
     },
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bridge_model::{Caller, ForwardReason, RemoteSession, hex};
@@ -70,7 +70,7 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Speaks to other replicas.
 pub(super) type PeerClient = Client<Connector, Body>;
 
-/// Marks a request that came through such a connection: who sent it holds the peer key.
+/// Marks a request that came through such a connection: its sender holds the peer key.
 #[derive(Debug, Clone, Copy)]
 pub struct OverChannel;
 
@@ -85,12 +85,8 @@ pub fn is_asked_for<B>(request: &Request<B>) -> bool {
 
 /// The answer to that.
 pub fn switching() -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static(NAME));
-    response
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, NAME)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
 pub(super) fn client(key: &PeerKey, certificates: &Known) -> PeerClient {
@@ -150,7 +146,7 @@ impl Connector {
         } else {
             upgrade(&to, stream).await?
         };
-        // Any name will do: the key alone tells who it is.
+        // Any name will do: the key alone identifies the other end.
         let name = ServerName::try_from("peer").expect("it is a name");
         let proven = self.proof.connect(name, TokioIo::new(upgraded)).await;
         let proven = proven.map_err(|error| unproven(&error))?;
@@ -263,7 +259,7 @@ impl Write for Channel {
     }
 }
 
-// What goes with a forwarded request: who calls, and which replica is to answer. It travels only
+// What goes with a forwarded request: its caller, and the replica that is to answer. It travels only
 // within a connection whose both ends have proven the peer key ([`super::channel`]).
 
 /// Carries the envelope. Outside of such a connection it is refused.
@@ -272,7 +268,7 @@ pub static PEER_HEADER: HeaderName = HeaderName::from_static("x-mcpo-peer");
 /// Servers bound their headers; only a client's declared capabilities can be long.
 const LONGEST: usize = 64 * 1024;
 
-/// A caller whom another replica has proven, and what of his may be done with it.
+/// A caller that another replica has authenticated, and the replica that is to answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Envelope {
     /// The replica that it is for: no other takes it.
@@ -290,7 +286,7 @@ pub struct Envelope {
 
 /// Why an envelope is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum EnvelopeError {
     /// It is none.
     Broken,
     /// For a replica that is no longer here.
@@ -306,13 +302,13 @@ impl Envelope {
         (value.len() <= LONGEST).then_some(value)
     }
 
-    /// Who calls, by an envelope that came to `own`.
-    pub fn read(value: &HeaderValue, own: InstanceId) -> Result<Caller, Refused> {
+    /// The caller, by an envelope that came to `own`.
+    pub fn read(value: &HeaderValue, own: InstanceId) -> Result<Caller, EnvelopeError> {
         let text = BASE64_URL_SAFE_NO_PAD.decode(value.as_bytes());
-        let text = text.map_err(|_| Refused::Broken)?;
-        let envelope: Self = serde_json::from_slice(&text).map_err(|_| Refused::Broken)?;
+        let text = text.map_err(|_| EnvelopeError::Broken)?;
+        let envelope: Self = serde_json::from_slice(&text).map_err(|_| EnvelopeError::Broken)?;
         if envelope.to != own {
-            return Err(Refused::Misdirected);
+            return Err(EnvelopeError::Misdirected);
         }
         Ok(Caller {
             forwarded: Some((envelope.reason, envelope.remote_session)),
@@ -446,14 +442,14 @@ mod envelope_tests {
     fn it_is_for_one_replica() {
         let written = envelope(InstanceId::random()).written();
         let read = Envelope::read(&written.unwrap(), InstanceId::random());
-        assert_eq!(read.unwrap_err(), Refused::Misdirected);
+        assert_eq!(read.unwrap_err(), EnvelopeError::Misdirected);
     }
 
     #[test]
     fn what_is_none_is_refused() {
         for value in ["", "x", "eyJhbGciOiJub25lIn0.eyJhdWQiOiJ4In0."] {
             let read = Envelope::read(&HeaderValue::from_static(value), InstanceId::random());
-            assert_eq!(read.unwrap_err(), Refused::Broken);
+            assert_eq!(read.unwrap_err(), EnvelopeError::Broken);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
+    http::{HeaderMap, HeaderName, Method, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bridge_model::{Caller, ForwardReason, SessionId};
@@ -78,7 +78,7 @@ impl Replicas {
         let Some(address) = &to.address else {
             return Sent::Unreachable("it published no address".to_owned());
         };
-        if let Err(why) = self.knock(to, address).await {
+        if let Err(why) = self.probe(to, address).await {
             return Sent::Unreachable(why);
         }
         let asked = self.ask(to, address, caller, request);
@@ -94,10 +94,10 @@ impl Replicas {
         }
     }
 
-    /// Asks something harmless first, in nobody's name: a stopped process takes connections and never
+    /// Sends a harmless request without a caller first: a stopped process accepts connections and never
     /// answers, and a connection that was kept may be one to a process that has ended. Then nothing
     /// was lost. Whether the other holds the peer key is known by then, too.
-    async fn knock(&self, to: &Elsewhere, address: &str) -> Result<(), String> {
+    async fn probe(&self, to: &Elsewhere, address: &str) -> Result<(), String> {
         let request = Forward {
             method: Method::GET,
             target: format!("{}/health/live", self.path_prefix),
@@ -130,7 +130,7 @@ impl Replicas {
     /// Lets one that was seen prove that it holds the peer key.
     pub(super) async fn challenge(&self, peer: &Peer) {
         let to = Elsewhere::peer(peer);
-        if let Err(why) = self.knock(&to, &peer.address).await {
+        if let Err(why) = self.probe(&to, &peer.address).await {
             tracing::debug!(to = %to.to, why, "replica not verified yet");
         }
     }
@@ -220,7 +220,7 @@ impl Replicas {
         response
     }
 
-    /// Tells another replica something; a failure is logged, since nobody waits for an answer.
+    /// Sends a message to another replica; a failure is only logged, since no caller waits for an answer.
     pub async fn tell(&self, to: &Elsewhere, caller: &Caller, request: &Forward) {
         match self.send(to, caller, request).await {
             Sent::Answered(_) => {}
@@ -266,11 +266,8 @@ fn is_again(answer: &Answer) -> bool {
 
 /// The answer to a request that does not belong here.
 pub fn again() -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
-    let mark = HeaderValue::from_static("again");
-    response.headers_mut().insert(PEER_HEADER.clone(), mark);
-    response
+    let mark = [(PEER_HEADER.clone(), "again")];
+    (StatusCode::MISDIRECTED_REQUEST, mark).into_response()
 }
 
 /// The innermost cause, without the address: callers may read it.
@@ -371,7 +368,7 @@ impl<F: Fn() -> Option<Forward>> Forwarding<'_, F> {
         if elsewhere.draining {
             patience = self.replicas.patience;
         } else if !may_go_on(self.caller.forward_reason(), elsewhere.reason) {
-            // Who sent it here looks again, and knows more then.
+            // The replica that sent it here looks again, and knows more then.
             return Err(Exit::Answered(Box::new(again())));
         } else {
             let Some(request) = (self.request)() else {
@@ -443,7 +440,7 @@ impl RoutableSessionId {
     }
 }
 
-// Where the other replicas reach this one, where nobody said so.
+// The address at which other replicas reach this one, where none is configured.
 
 /// What Kubernetes' downward API is asked to set.
 const POD_IP: &str = "POD_IP";

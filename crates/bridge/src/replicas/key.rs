@@ -43,9 +43,9 @@ const PKCS8_PREFIX: [u8; 16] = [
 /// sent can be read by nobody else, cannot be changed or sent again, and who relays a connection
 /// learns nothing of it.
 pub struct PeerKey {
-    /// For who connects.
+    /// For the end that connects.
     pub(super) client: Arc<ClientConfig>,
-    /// For who accepts.
+    /// For the end that accepts.
     pub(super) server: Arc<ServerConfig>,
     /// It is stored in the jobs folder, where children can read it.
     pub(super) in_jobs_folder: bool,
@@ -150,7 +150,7 @@ impl Holder {
     }
 }
 
-/// What is said of an end that proves another key than ours.
+/// The error for an end that proves another key than ours.
 const OTHER_KEY: &str = "it uses a different peer key";
 
 fn no_tls12() -> Error {

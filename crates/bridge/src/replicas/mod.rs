@@ -42,8 +42,8 @@ use crate::{
 };
 
 pub use channel::{
-    Fingerprint, OverChannel, PEER_HEADER, Payload, Refused, fingerprint, is_asked_for, origin,
-    switching,
+    EnvelopeError, Fingerprint, OverChannel, PEER_HEADER, Payload, fingerprint, is_asked_for,
+    origin, switching,
 };
 pub use forward::{Exit, Forward, Forwarding, Located, RoutableSessionId, again, reachable_at};
 pub use key::PeerKey;
@@ -67,13 +67,13 @@ pub struct Replicas {
     next: AtomicUsize,
 }
 
-/// What the folder says of the others, and what they have proven.
+/// The records of the others in the folder, and what they have proven.
 #[derive(Default)]
 struct Known {
     seen: Others,
     /// Those that hold the peer key.
     proven: HashSet<InstanceId>,
-    /// What those say that do not.
+    /// Why the others are not trusted.
     unproven: HashMap<InstanceId, String>,
 }
 
@@ -86,9 +86,9 @@ const KEY_IN_FOLDER: &str = "several replicas share the jobs directory and their
 /// A request belongs elsewhere.
 #[derive(Debug, Clone)]
 pub struct Elsewhere {
-    /// To whom.
+    /// The replica.
     pub to: InstanceId,
-    /// Where that is; none where nobody can reach it.
+    /// Its address; `None` where it cannot be reached.
     pub address: Option<String>,
     /// It is about to end: its leases come free as its calls end.
     pub draining: bool,
@@ -99,7 +99,7 @@ pub struct Elsewhere {
 }
 
 impl Replicas {
-    /// Nobody is known before the first [`Self::watch`].
+    /// No other replica is known before the first [`Self::watch`].
     pub fn new(
         settings: &Settings,
         key: PeerKey,
@@ -126,7 +126,7 @@ impl Replicas {
         }
     }
 
-    /// Looks who is there, so that silence is noticed in time. Blocks on the disk.
+    /// Reads the records of the others, so that silence is noticed in time. Blocks on the disk.
     pub fn watch(&self) -> Result<(), StoreError> {
         let seen = self.store.others()?;
         let mut known = self.known.lock();
@@ -134,18 +134,19 @@ impl Replicas {
         known.proven.retain(is_there);
         known.unproven.retain(|id, _| is_there(id));
         known.seen = seen;
-        self.believe(&known);
+        self.publish(&known);
         Ok(())
     }
 
     /// Lets those prove themselves that were seen and have not yet. Until then they are not among
     /// [`Self::others`]: anything that writes in the jobs folder can make a record.
     pub async fn prove(&self) {
-        let known = self.known.lock();
-        let peers = known.seen.peers.iter();
-        let strangers = peers.filter(|peer| !known.proven.contains(&peer.instance));
-        let strangers: Vec<Peer> = strangers.cloned().collect();
-        drop(known);
+        let strangers: Vec<Peer> = {
+            let known = self.known.lock();
+            let peers = known.seen.peers.iter();
+            let strangers = peers.filter(|peer| !known.proven.contains(&peer.instance));
+            strangers.cloned().collect()
+        };
         join_all(strangers.iter().map(|peer| self.challenge(peer))).await;
     }
 
@@ -153,7 +154,7 @@ impl Replicas {
         let mut known = self.known.lock();
         known.unproven.remove(&id);
         if known.proven.insert(id) {
-            self.believe(&known);
+            self.publish(&known);
         }
     }
 
@@ -166,14 +167,14 @@ impl Replicas {
         );
         let mut known = self.known.lock();
         if known.proven.remove(&id) {
-            self.believe(&known);
+            self.publish(&known);
         }
         if known.unproven.insert(id, text.clone()).is_none() {
             tracing::warn!("{text}");
         }
     }
 
-    fn believe(&self, known: &Known) {
+    fn publish(&self, known: &Known) {
         let peers = known.seen.peers.iter();
         let proven = peers.filter(|peer| known.proven.contains(&peer.instance));
         let proven: Arc<[Peer]> = proven.cloned().collect();
@@ -209,12 +210,12 @@ impl Replicas {
         warnings
     }
 
-    /// What who connects as another bridge has to prove, and is shown.
+    /// The TLS configuration for connections of other replicas.
     pub fn proof(&self) -> Arc<ServerConfig> {
         self.key.server.clone()
     }
 
-    /// Whether nobody else works on the folder, by a look at this moment: one that has just started
+    /// Whether no other replica works on the folder, by its records at this moment: one that has just started
     /// may hold a chat already.
     pub async fn is_alone(&self) -> bool {
         if self.may_have_others() {
@@ -278,7 +279,7 @@ impl Replicas {
 
     /// Where a chat's calls run now, if that is elsewhere; takes nothing. For what comes before a
     /// chat's first call.
-    pub async fn look(
+    pub async fn elsewhere(
         &self,
         caller: &Caller,
         mode: Mode,
@@ -296,7 +297,7 @@ impl Replicas {
         self.holder(address).await.map_or(Ok(()), Err)
     }
 
-    /// A bridge that is about to end opens nothing: the holder gets it, or anybody else.
+    /// A bridge that is about to end opens nothing: the request goes to the holder, or to any other replica.
     async fn leave(
         &self,
         caller: &Caller,
@@ -311,7 +312,7 @@ impl Replicas {
         if caller.forward_reason() == Some(ForwardReason::Lease) && mode != Mode::Stateful {
             return Ok(());
         }
-        // With nobody else there, work goes on as long as it can.
+        // Without another replica, work goes on as long as it can.
         self.another().map_or(Ok(()), Err)
     }
 
@@ -345,7 +346,7 @@ impl Replicas {
     }
 
     /// Reads the envelope of a request that another replica has sent here.
-    pub fn read(&self, value: &HeaderValue) -> Result<Caller, Refused> {
+    pub fn read(&self, value: &HeaderValue) -> Result<Caller, EnvelopeError> {
         Envelope::read(value, self.own())
     }
 
@@ -359,7 +360,7 @@ impl Replicas {
         let mut others = self.others.subscribe();
         loop {
             let store = self.store.clone();
-            // Whoever drains is no longer among those who take calls, and yet answers.
+            // A draining replica is no longer among those that take calls, and yet answers.
             let alive = tokio::task::spawn_blocking(move || store.is_alive(id)).await;
             if matches!(alive, Ok(false)) {
                 return;
