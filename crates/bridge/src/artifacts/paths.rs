@@ -219,7 +219,7 @@ impl Area {
     }
 
     /// A file in this folder.
-    pub fn place(self, path: RelativePath) -> Place {
+    pub fn file(self, path: RelativePath) -> Place {
         Place { area: self, path }
     }
 
@@ -245,7 +245,7 @@ pub struct Place {
 impl Place {
     /// A file in the working directory.
     pub fn work(path: RelativePath) -> Self {
-        Area::Work.place(path)
+        Area::Work.file(path)
     }
 
     /// For people, and for a zip: never absolute, and without `..`.

@@ -227,7 +227,7 @@ impl Snapshot {
         join(
             &mut self.aside,
             |place| (place.area == area).then(|| sqlite::kind(root, &place.path))?,
-            |place, name| place.area.place(place.path.sibling(name)),
+            |place, name| place.area.file(place.path.sibling(name)),
         );
     }
 }
@@ -379,7 +379,7 @@ impl Walk<'_> {
         match offer {
             Offer::Always => drop(self.found.files.insert(path(), state(stat))),
             Offer::Named => {
-                let place = self.area.place(path());
+                let place = self.area.file(path());
                 self.found.aside.insert(place, state(stat));
             }
             Offer::Never => {}

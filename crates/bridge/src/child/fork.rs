@@ -37,10 +37,10 @@ type Key = prepared::Key<()>;
 /// The parents of all servers.
 pub struct ForkServers {
     means: Means,
-    prepared: Prepared<(), State>,
+    prepared: Prepared<(), ParentState>,
 }
 
-struct State {
+struct ParentState {
     /// The environment of the parent; `None` if there can be no parent.
     found: Option<Arc<Resolved>>,
     /// The server file requires it.
@@ -142,8 +142,8 @@ impl ForkServers {
         spec: &ServerSpec,
         found: Option<&Arc<Resolved>>,
         state: ForkState,
-    ) -> prepared::Entry<State> {
-        self.prepared.entry(State {
+    ) -> prepared::Entry<ParentState> {
+        self.prepared.entry(ParentState {
             found: found.cloned(),
             asked: spec.launch == config::Launch::Fork,
             parent: watch::channel(state).0,
@@ -182,7 +182,7 @@ impl ForkServers {
     /// Whether it is not decided yet how processes of this server are started.
     pub fn is_undecided(&self, spec: &ServerSpec) -> bool {
         let entries = self.prepared.lock();
-        let forking = |entry: &prepared::Entry<State>| entry.state.parent.borrow().forking();
+        let forking = |entry: &prepared::Entry<ParentState>| entry.state.parent.borrow().forking();
         entries
             .get(&key(spec))
             .is_none_or(|entry| forking(entry) == Forking::NotYet)
@@ -192,7 +192,7 @@ impl ForkServers {
     pub fn warnings(&self) -> Vec<String> {
         let entries = self.prepared.lock();
         let asked = entries.iter().filter(|(_, entry)| entry.state.asked);
-        let warning = |((name, ..), entry): (&Key, &prepared::Entry<State>)| {
+        let warning = |((name, ..), entry): (&Key, &prepared::Entry<ParentState>)| {
             let Forking::Starts(why) = entry.state.parent.borrow().forking() else {
                 return None;
             };

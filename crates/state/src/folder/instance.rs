@@ -8,6 +8,8 @@
 //! Where both run on one kernel and see the same mount, the instance's lock shows more: free means
 //! that the process has ended, at once. A held lock proves nothing, for a stopped process holds it.
 
+#[cfg(any(test, feature = "testing"))]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{
     collections::HashMap,
     fmt, fs,
@@ -16,7 +18,6 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
