@@ -1,4 +1,4 @@
-//! A message of a client, taken apart without changing a byte of it.
+//! A message of a client, split into its parts without changing its bytes.
 
 use std::borrow::Cow;
 
@@ -12,49 +12,49 @@ use crate::{RawJson, code, jsonrpc::Envelope, last_members, members, meta, text,
 pub struct ClientMessage {
     /// The whole message.
     pub line: Bytes,
-    /// Of requests and responses.
+    /// For requests and responses.
     pub id: Option<RawJson>,
-    /// What kind it is.
+    /// The kind of message.
     pub kind: Kind,
-    /// What we read of the params.
+    /// The parsed members of the params.
     pub params: Params,
 }
 
-/// What a message is.
+/// The kind of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// Asks; has an id.
+    /// A request, with its method; it has an id.
     Request(Box<str>),
-    /// Tells; has none.
+    /// A notification, with its method; it has no id.
     Notification(Box<str>),
-    /// Answers a request of the server.
+    /// A response to a request of the server.
     Response,
 }
 
 /// The members of params that a bridge reads, in any method.
 #[derive(Debug, Clone, Default)]
 pub struct Params {
-    /// Of `tools/call` and `prompts/get`, as text and as it lies in the line.
+    /// For `tools/call` and `prompts/get`: as text, and as a part of the line.
     pub name: Option<(String, RawJson)>,
-    /// Of `resources/read`.
+    /// For `resources/read`.
     pub uri: Option<String>,
-    /// Of `tasks/get`, `tasks/update` and `tasks/cancel`.
+    /// For `tasks/get`, `tasks/update` and `tasks/cancel`.
     pub task_id: Option<String>,
-    /// Of `tools/call`.
+    /// For `tools/call`.
     pub arguments: Option<RawJson>,
-    /// Of `initialize`.
+    /// For `initialize`.
     pub protocol_version: Option<String>,
-    /// Of `initialize`.
+    /// For `initialize`.
     pub capabilities: Option<Map<String, Value>>,
-    /// Of `notifications/cancelled`.
+    /// For `notifications/cancelled`.
     pub request_id: Option<RawJson>,
-    /// Of `logging/setLevel`.
+    /// For `logging/setLevel`.
     pub level: Option<String>,
-    /// Of a retry: what the first answer asked to be sent back.
+    /// For a retry: the state that the first response asked the client to return.
     pub request_state: Option<String>,
-    /// Of a retry: the answers.
+    /// For a retry: the responses to the requested input.
     pub input_responses: Option<RawJson>,
-    /// Of `subscriptions/listen`.
+    /// For `subscriptions/listen`.
     pub notifications: Option<RawJson>,
     /// The metadata.
     pub meta: Meta,
@@ -63,28 +63,28 @@ pub struct Params {
 /// The members of `_meta` that a bridge reads.
 #[derive(Debug, Clone, Default)]
 pub struct Meta {
-    /// Where `_meta` itself lies.
+    /// `_meta` itself.
     pub whole: Option<RawJson>,
-    /// For progress.
+    /// The token for progress notifications.
     pub progress_token: Option<RawJson>,
     /// 2026-07-28 and later.
     pub protocol_version: Option<String>,
     /// 2026-07-28 and later.
     pub client_capabilities: Option<Map<String, Value>>,
-    /// 2026-07-28 and later: log messages are wanted.
+    /// 2026-07-28 and later: the lowest level of log messages that the client wants.
     pub log_level: Option<String>,
-    /// 2026-07-28 and later: what the client is called.
+    /// 2026-07-28 and later: the client's name.
     pub client_name: Option<String>,
 }
 
-/// Why a body is no message that a client may send, as an error of JSON-RPC.
+/// Why a body is not a valid client message, as a JSON-RPC error.
 #[derive(Debug, Clone)]
 pub struct Malformed {
     /// One of [`code`].
     pub code: i64,
-    /// For people.
+    /// The error message.
     pub message: String,
-    /// The id for the answer, if there is one.
+    /// The id for the response, if there is one.
     pub id: Option<RawJson>,
 }
 
@@ -108,8 +108,8 @@ impl Malformed {
 }
 
 impl ClientMessage {
-    /// Reads one message. Members that we read may stand in it once only: a proxy in front may
-    /// have looked at the other one.
+    /// Parses one message. A member that the bridge reads must not be duplicated: a proxy in front
+    /// of the bridge may have used the other one.
     pub fn read(body: &Bytes) -> Result<Self, Malformed> {
         let whole = RawJson::parse(utf8(body.clone())).map_err(|error| {
             Malformed::new(code::PARSE_ERROR, format!("the body is not JSON: {error}"))
@@ -138,13 +138,13 @@ impl ClientMessage {
         })
     }
 
-    /// A value within the params, by the keys that lead to it.
+    /// A value within the params, by the keys of its path.
     pub fn param(&self, path: &[&str]) -> Option<RawJson> {
         let [params] = last_members(&self.line, ["params"])?;
         RawJson::within(&self.line, params?).at(path)
     }
 
-    /// The id for an answer; `null` where there is none.
+    /// The id for a response; `null` if there is none.
     pub fn answer_id(&self) -> RawJson {
         self.id.clone().unwrap_or_else(RawJson::null)
     }
@@ -170,7 +170,7 @@ fn kind(envelope: &Envelope<'_>) -> Result<Kind, Malformed> {
     }
 }
 
-/// Strings and numbers. No client should send a fraction, but one does no harm.
+/// Strings and numbers. Clients should not send fractions, but they are harmless.
 fn is_id(id: &RawValue) -> bool {
     let first = id.get().bytes().next();
     first.is_some_and(|byte| matches!(byte, b'"' | b'-' | b'0'..=b'9'))
@@ -234,7 +234,7 @@ impl Meta {
     }
 }
 
-/// The members of an object in which each of them stands once at most; `null` is absent.
+/// The members of an object without duplicates; `null` counts as absent.
 struct Members<'a, const N: usize> {
     line: &'a Bytes,
     names: [&'static str; N],
@@ -267,7 +267,7 @@ impl<'a, const N: usize> Members<'a, N> {
         self.get(name).and_then(text).map(Cow::into_owned)
     }
 
-    /// The rest of the object is kept where a number fits no Rust type.
+    /// Keeps the other members if a number fits no Rust type.
     fn object(&self, name: &str) -> Option<Map<String, Value>> {
         match self.raw(name)?.approximate() {
             Value::Object(members) => Some(members),

@@ -1,11 +1,11 @@
-//! Marks in front of JSON: some programs write one before a text, and no JSON reader takes it.
+//! Byte order marks before JSON: some programs write one, and no JSON parser accepts it.
 
 use bytes::Bytes;
 
-/// A byte order mark of UTF-8.
+/// The UTF-8 byte order mark.
 const UTF_8: &[u8] = b"\xef\xbb\xbf";
 
-/// The text without marks in front, and without white space around it.
+/// The text without leading byte order marks and surrounding white space.
 pub fn without_mark(text: &[u8]) -> &[u8] {
     let mut text = text.trim_ascii();
     while let Some(rest) = text.strip_prefix(UTF_8) {
@@ -14,7 +14,8 @@ pub fn without_mark(text: &[u8]) -> &[u8] {
     text
 }
 
-/// A whole text as UTF-8 without a mark. One in UTF-16 is read if its mark says so; other bytes stay.
+/// A whole text as UTF-8 without a byte order mark. UTF-16 is converted if the text has its mark;
+/// other bytes stay unchanged.
 pub fn utf8(text: Bytes) -> Bytes {
     let units = |of: fn([u8; 2]) -> u16| {
         let (pairs, _) = text[2..].as_chunks::<2>();

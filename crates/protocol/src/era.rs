@@ -1,8 +1,9 @@
-//! On which side of the protocol's break a message is.
+//! The form of the protocol, modern or legacy, that a message uses.
 //!
-//! MCP 2026-07-28 calls revisions "that convey version, identity, and capabilities as per-request metadata"
-//! *modern*, and those "that establish a session with an `initialize` handshake" *legacy*. Of a server that
-//! speaks both it says (basic/versioning, "Backward Compatibility with Initialization-Based Versions"):
+//! MCP 2026-07-28 calls revisions "that convey version, identity, and capabilities as per-request
+//! metadata" *modern*, and those "that establish a session with an `initialize` handshake"
+//! *legacy*. About a server that supports both it says (basic/versioning, "Backward Compatibility
+//! with Initialization-Based Versions"):
 //!
 //! > A dual-era **server** selects its behavior from how the client opens:
 //! >
@@ -12,24 +13,24 @@
 
 use crate::revision::{LEGACY, MODERN};
 
-/// Which side of the protocol's break a conversation is on.
+/// The form of the protocol that a conversation uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Era {
     /// 2024-11-05 to 2025-11-25: `initialize`, one conversation per process.
     Legacy,
-    /// 2026-07-28: every request is complete in itself.
+    /// 2026-07-28: each request carries its own metadata, without a session.
     Modern,
 }
 
-/// What a message over HTTP shows of its era.
+/// The properties of an HTTP message that determine its era.
 #[derive(Debug, Clone, Copy)]
 pub struct Signs<'a> {
-    /// The value of `MCP-Protocol-Version`. Legacy clients send it after `initialize`, with the revision that
-    /// was agreed upon (2025-06-18, basic/transports, "Protocol Version Header").
+    /// The value of `MCP-Protocol-Version`. Legacy clients send it after `initialize`, with the
+    /// negotiated revision (2025-06-18, basic/transports, "Protocol Version Header").
     pub version: Option<&'a str>,
-    /// The message names its revision in `_meta`.
+    /// The message contains its revision in `_meta`.
     pub names_version: bool,
-    /// It comes with a session's id.
+    /// The message has a session id.
     pub in_session: bool,
     /// It is an `initialize` request.
     pub initializes: bool,
@@ -38,8 +39,8 @@ pub struct Signs<'a> {
 impl Era {
     /// The era of a client's message.
     ///
-    /// `_meta` decides. A modern client that forgot it is recognised by its header, so that the error names
-    /// what is missing; an unknown version belongs to the era of the session in which it is sent.
+    /// `_meta` decides. A modern client that omits it is recognised by its header, so that the
+    /// error names the missing member; an unknown version belongs to the era of its session.
     pub fn detect(signs: &Signs<'_>) -> Self {
         if signs.names_version {
             return Self::Modern;
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn each_way_to_open_has_its_era() {
         use Era::{Legacy, Modern};
-        // The header, then: as the first message, within a session, as `initialize`.
+        // The header, then the era as the first message, within a session, and as `initialize`.
         let without_meta = [
             (None, [Legacy, Legacy, Legacy]),
             (Some("2024-11-05"), [Legacy, Legacy, Legacy]),

@@ -1,4 +1,4 @@
-//! Lines of JSON-RPC: taken apart without touching what is inside.
+//! JSON-RPC messages in lines, split into their parts without changing the content.
 
 use std::borrow::Cow;
 
@@ -9,29 +9,29 @@ use crate::{RawJson, code, last_members, members, method, text};
 
 pub use crate::raw_json::splice;
 
-/// Places in a line at which a message is looked for behind something else.
+/// Maximum number of positions in a line at which a message is searched for behind other text.
 const TRIED: usize = 8;
-/// What a message from a child begins with.
+/// The first key of a message from a child.
 const BEGINS: [&[u8]; 3] = [b"\"jsonrpc\"", b"\"id\"", b"\"result\""];
 
-/// One message from a child. Members keep their bytes, and the line is kept whole: whoever passes
-/// it on changes single values in place (see [`splice`]).
+/// One message from a child. Members keep their bytes, and the line is kept whole: code that
+/// forwards it replaces single values in place (see [`splice`]).
 #[derive(Debug)]
 pub enum Message {
-    /// An answer to the request of ours with this number.
+    /// A response to the bridge's request with this number.
     Response {
-        /// The number.
+        /// The request's number.
         number: u64,
-        /// The answer.
+        /// The response.
         reply: Reply,
     },
-    /// The child asks something; `id` is set.
+    /// A request of the child; `id` is set.
     Request(Said),
     /// A notification of the child; `id` is not set.
     Notification(Said),
 }
 
-/// A child's answer.
+/// A child's response.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// The whole message.
@@ -43,7 +43,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Reads an answer again, after its line was changed.
+    /// Parses a response again after its line was changed.
     pub fn read(line: &Bytes) -> Option<Self> {
         match message(line)? {
             Message::Response { reply, .. } => Some(reply),
@@ -52,21 +52,21 @@ impl Reply {
     }
 }
 
-/// A request or notification of a child's.
+/// A request or notification of a child.
 #[derive(Debug, Clone)]
 pub struct Said {
     /// The whole message.
     pub line: Bytes,
-    /// Of a request.
+    /// The id of a request.
     pub id: Option<RawJson>,
-    /// What it is.
+    /// The method.
     pub method: Box<str>,
-    /// Within the line.
+    /// The params, within the line.
     pub params: Option<RawJson>,
 }
 
 impl Said {
-    /// Reads a message again, after its line was changed.
+    /// Parses a message again after its line was changed.
     pub fn read(line: &Bytes) -> Option<Self> {
         match message(line)? {
             Message::Request(said) | Message::Notification(said) => Some(said),
@@ -74,39 +74,41 @@ impl Said {
         }
     }
 
-    /// A value within the params, by the keys that lead to it.
+    /// A value within the params, by the keys of its path.
     pub fn param(&self, path: &[&str]) -> Option<RawJson> {
         self.params.as_ref()?.at(path)
     }
 }
 
-/// The members of a JSON-RPC message, as they lie in its text. One that is `null` counts as absent, except an id,
-/// which no message may have so, and a result, which is one.
+/// The members of a JSON-RPC message, within its text. A `null` member counts as absent, except for
+/// an id, which must not be `null`, and a result, which may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Envelope<'a> {
     /// `"2.0"`.
     pub jsonrpc: Option<&'a RawValue>,
-    /// Of requests and answers.
+    /// For requests and responses.
     pub id: Option<&'a RawValue>,
-    /// Of requests and notifications.
+    /// For requests and notifications.
     pub method: Option<&'a RawValue>,
-    /// Of requests and notifications.
+    /// For requests and notifications.
     pub params: Option<&'a RawValue>,
-    /// Of answers.
+    /// For responses.
     pub result: Option<&'a RawValue>,
-    /// Of answers.
+    /// For responses.
     pub error: Option<&'a RawValue>,
 }
 
 impl<'a> Envelope<'a> {
     const NAMES: [&'static str; 6] = ["jsonrpc", "id", "method", "params", "result", "error"];
 
-    /// Refuses an object in which a member stands twice: a proxy in front may have looked at the other one.
+    /// Rejects an object with duplicate members: a proxy in front of the bridge may have used the
+    /// other one.
     pub fn strict(text: &'a str) -> Result<Self, serde_json::Error> {
         members(text, Self::NAMES).map(Self::from_members)
     }
 
-    /// The last member of a name counts, and other members may hold what no Rust type can.
+    /// The last member with a name counts, and other members may hold values that no Rust type can
+    /// hold.
     pub fn lenient(json: &'a [u8]) -> Option<Self> {
         last_members(json, Self::NAMES).map(Self::from_members)
     }
@@ -125,19 +127,19 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// The id, if it is one.
+    /// The id, unless it is `null`.
     pub fn id(&self) -> Option<&'a RawValue> {
         self.id.filter(|id| id.get() != "null")
     }
 
-    /// Whether it answers a request.
+    /// Whether it is a response.
     pub fn is_answer(&self) -> bool {
         self.result.is_some() || self.error.is_some()
     }
 }
 
-/// Reads a line that is no message by itself: it may be a batch of them, one to be mended, or one
-/// behind something else. Empty where it is not JSON-RPC.
+/// Parses a line that [`message`] rejects: a batch, a message that needs repair, or one behind
+/// other text. Empty if the line contains no JSON-RPC.
 pub fn messages(line: &Bytes) -> Vec<Message> {
     if line.first() == Some(&b'[') {
         let batch: Vec<&RawValue> = serde_json::from_slice(line).unwrap_or_default();
@@ -157,15 +159,17 @@ pub fn messages(line: &Bytes) -> Vec<Message> {
     if let Some(message) = odd(&line) {
         return vec![message];
     }
-    // What is JSON is one thing: a log line that quotes a message is no message.
+    // A line that is JSON as a whole contains nothing else: a log line that quotes a message is not
+    // a message.
     if serde_json::from_slice::<&RawValue>(&line).is_ok() {
         return Vec::new();
     }
     behind(&line)
 }
 
-/// Messages behind something else in one line: a prompt, a word of progress, control characters of a
-/// terminal. Behind words only answers count: who writes a log there quotes what it was sent, too.
+/// Messages behind other text in the same line: a prompt, progress output, control characters of a
+/// terminal. Behind words only responses count: such log lines may also quote the requests that the
+/// child received.
 fn behind(line: &Bytes) -> Vec<Message> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -190,7 +194,7 @@ fn behind(line: &Bytes) -> Vec<Message> {
     found
 }
 
-/// Where an object begins that may be a message.
+/// The start of the next object that may be a message.
 fn begin(line: &[u8], from: usize) -> Option<usize> {
     let starts = memchr::memchr_iter(b'{', &line[from..]).map(|start| from + start);
     let mut starts = starts.filter(|start| {
@@ -200,7 +204,7 @@ fn begin(line: &[u8], from: usize) -> Option<usize> {
     starts.next()
 }
 
-/// Whether nothing of this is text: control characters, and the sequences that begin with one.
+/// Whether it consists only of control characters and terminal escape sequences.
 fn is_of_terminal(before: &[u8]) -> bool {
     let mut rest = before;
     while let Some((first, more)) = rest.split_first() {
@@ -222,15 +226,14 @@ fn is_of_terminal(before: &[u8]) -> bool {
     true
 }
 
-/// Reads one line, which as a rule is one message.
+/// Parses one line, which usually is one message.
 pub fn message(line: &Bytes) -> Option<Message> {
-    // All of it at once, instead of each text by itself.
+    // One UTF-8 check for the whole line is faster than one for each string.
     let text = str::from_utf8(line).ok()?;
     read(line, Envelope::strict(text).ok()?)
 }
 
-/// As [`message`], but for that no member costs another: one that is there twice, or a name that is
-/// no text.
+/// Like [`message`], but tolerates duplicate members and names that are not valid text.
 fn odd(line: &Bytes) -> Option<Message> {
     read(line, Envelope::lenient(line)?)
 }
@@ -254,7 +257,7 @@ fn read(line: &Bytes, envelope: Envelope<'_>) -> Option<Message> {
     let id = envelope.id()?;
     let number = number(id.get())?;
     let outcome = match (envelope.error, envelope.result) {
-        // "No error", in other words.
+        // Means "no error".
         (Some(error), Some(result)) if is_nothing(error) => Ok(result),
         (Some(error), _) if is_nothing(error) && error.get() != "{}" => return None,
         (Some(error), _) => match error_object(error) {
@@ -262,7 +265,7 @@ fn read(line: &Bytes, envelope: Envelope<'_>) -> Option<Message> {
             Some(object) => return odd(&splice(line, &[(&raw(error), object.as_bytes())])),
         },
         (None, Some(result)) => Ok(result),
-        // A log line of the child's that happens to have a number.
+        // A log line of the child that happens to have an `id`.
         (None, None) => return None,
     };
     let reply = Reply {
@@ -277,7 +280,8 @@ fn is_nothing(error: &RawValue) -> bool {
     matches!(error.get(), "false" | "0" | "\"\"" | "{}" | "[]")
 }
 
-/// The error as the protocol has it, with all words that the child said; `None` where it is so already.
+/// The error as the protocol requires it, with all text that the child sent; `None` if it already
+/// conforms.
 fn error_object(error: &RawValue) -> Option<String> {
     let [code, message, data] =
         last_members(error.get().as_bytes(), ["code", "message", "data"]).unwrap_or_default();
@@ -301,10 +305,10 @@ fn error_object(error: &RawValue) -> Option<String> {
     ))
 }
 
-/// The number of ours that an id stands for. Some servers answer number 5 with `"5"`, and some with
-/// `5.0`.
+/// The number of the bridge's request that an id denotes. Some servers answer number 5 with `"5"`,
+/// and some with `5.0`.
 pub fn number(id: &str) -> Option<u64> {
-    /// Whole numbers up to here are the same as floating-point ones.
+    /// Up to this value every whole number has an exact floating-point representation.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let id = id.trim_matches('"').trim();
     id.parse().ok().or_else(|| {
@@ -314,7 +318,7 @@ pub fn number(id: &str) -> Option<u64> {
     })
 }
 
-/// Writes one message of ours as a line.
+/// Writes one of the bridge's messages as a line.
 pub fn line(id: Option<&str>, method: &str, params: Option<&[u8]>) -> Bytes {
     let params_size = params.map_or(0, <[u8]>::len);
     let mut line = Vec::with_capacity(params_size + method.len() + 80);
@@ -334,8 +338,8 @@ pub fn line(id: Option<&str>, method: &str, params: Option<&[u8]>) -> Bytes {
     line.into()
 }
 
-/// Makes one line of a message: newlines between tokens, where JSON allows them, would end it
-/// early; inside strings JSON has them escaped.
+/// Makes a message one line: newlines between tokens, which JSON allows, would end it early;
+/// newlines inside strings are always escaped.
 pub fn end_line(message: &mut Vec<u8>) {
     let breaks = message
         .iter_mut()
@@ -344,13 +348,13 @@ pub fn end_line(message: &mut Vec<u8>) {
     message.push(b'\n');
 }
 
-/// Tells the child that a request was cancelled.
+/// A notification that cancels a request of the bridge.
 pub fn cancelled(number: u64) -> Bytes {
     let params = format!(r#"{{"requestId":{number},"reason":"the client disconnected"}}"#);
     line(None, method::CANCELLED, Some(params.as_bytes()))
 }
 
-/// Writes an answer to a request of the child's.
+/// Writes a response to a request of the child.
 pub fn answer(id: &RawJson, member: &str, value: &str) -> Bytes {
     Bytes::from(format!(
         "{{\"jsonrpc\":\"2.0\",\"id\":{},\"{member}\":{value}}}\n",

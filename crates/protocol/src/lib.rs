@@ -1,5 +1,5 @@
-//! MCP on the wire, without I/O: JSON that keeps its bytes, JSON-RPC messages, server-sent events, tools.
-//! Parts of a message that the bridge does not need pass unread and unchanged.
+//! MCP messages without I/O: JSON that keeps its bytes, JSON-RPC messages, server-sent events,
+//! tools. Parts of a message that the bridge does not need are neither parsed nor changed.
 //!
 //! This crate must not know sockets, pipes, processes, files, HTTP or callers.
 //!

@@ -1,4 +1,4 @@
-//! JSON text that is passed on as it came.
+//! JSON text that keeps its bytes.
 
 use std::{borrow::Cow, fmt};
 
@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::{Deserializer, Map, Value, de::Read, value::RawValue};
 
-/// Nesting levels that [`RawJson::approximate`] searches for values that no Rust type holds.
+/// Nesting levels in which [`RawJson::approximate`] replaces values that no Rust type can hold.
 const LEVELS: usize = 32;
 
 /// One valid JSON value as its original bytes (UTF-8): numbers, key order and escapes survive.
@@ -29,7 +29,7 @@ impl RawJson {
         Ok(Self(trimmed))
     }
 
-    /// Takes a part of a line that was already parsed. `part` must lie within `line`.
+    /// A part of a line that was already parsed. `part` must lie within `line`.
     pub fn within(line: &Bytes, part: &RawValue) -> Self {
         Self(line.slice_ref(part.get().as_bytes()))
     }
@@ -44,12 +44,12 @@ impl RawJson {
         Self(Bytes::from_static(b"{}"))
     }
 
-    /// Writes a value out.
+    /// Serialises a value.
     pub fn from_json(value: &Value) -> Self {
         Self(value.to_string().into())
     }
 
-    /// Writes a value out. Fails only for maps whose keys are not strings.
+    /// Serialises a value. Fails only for maps whose keys are not strings.
     pub fn from_value(value: &impl Serialize) -> Result<Self, serde_json::Error> {
         serde_json::to_vec(value).map(|text| Self(text.into()))
     }
@@ -64,24 +64,25 @@ impl RawJson {
         self.0
     }
 
-    /// The text. JSON that was parsed is valid UTF-8.
+    /// The text. Parsed JSON is always valid UTF-8.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or("null")
     }
 
-    /// Reads it as a typed value; the error says where the shape differs.
+    /// Deserialises the value; the error names the mismatch.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.0)
     }
 
-    /// Keeps `body` as long as this value, which was made of it: it holds the memory for both.
+    /// Keeps `body` alive as long as this value, which was derived from it: `body` holds the memory
+    /// permit for both.
     #[must_use]
     pub fn kept_with(self, body: &Bytes) -> Self {
         Self(keep_with(self.0, body))
     }
 
-    /// The same with U+FFFD for each half of a surrogate pair that stands alone: JSON may have it, and
-    /// no text can.
+    /// The same JSON with each unpaired surrogate escape replaced by U+FFFD: valid in JSON, but not
+    /// in a Rust string.
     #[must_use]
     pub fn with_whole_letters(&self) -> Self {
         let text = self.as_bytes();
@@ -112,13 +113,13 @@ impl RawJson {
         Self(out.into())
     }
 
-    /// As a value that is near it: `null` stands for what no type of ours holds (1e400, a lone
-    /// surrogate, too many levels), and members with such names are left out.
+    /// The nearest [`Value`]: parts that no Rust type can hold (1e400, an unpaired surrogate, too
+    /// many levels) become `null`, and members with such names are omitted.
     pub fn approximate(&self) -> Value {
         near(&self.0, LEVELS)
     }
 
-    /// The members of an object in their order, repeated ones included; `None` for other values.
+    /// The members of an object in their order, including duplicates; `None` for other values.
     pub fn members(&self) -> Option<Vec<Member>> {
         let mut members = Vec::new();
         let push = |name, value| {
@@ -132,14 +133,14 @@ impl RawJson {
         Some(members)
     }
 
-    /// The elements of an array, within it; `None` for other values.
+    /// The elements of an array, as parts of this buffer; `None` for other values.
     pub fn elements(&self) -> Option<Vec<Self>> {
         let elements: Vec<&RawValue> = serde_json::from_slice(&self.0).ok()?;
         let within = elements.into_iter().map(|it| Self::within(&self.0, it));
         Some(within.collect())
     }
 
-    /// An object of these.
+    /// An object with these members.
     pub fn of_members(members: &[Member]) -> Self {
         let members = members
             .iter()
@@ -148,27 +149,27 @@ impl RawJson {
         Self(format!("{{{}}}", members.join(",")).into())
     }
 
-    /// An array of these.
+    /// An array with these elements.
     pub fn of_elements(elements: &[Self]) -> Self {
         let elements: Vec<&str> = elements.iter().map(Self::as_str).collect();
         Self(format!("[{}]", elements.join(",")).into())
     }
 
-    /// A member of an object, within it; the first one where several have the name.
+    /// A member of an object, as a part of this buffer; the first if the name is duplicated.
     pub fn member(&self, name: &str) -> Option<Self> {
         let named = |member: &Member| member.name.read().is_ok_and(|found: String| found == name);
         let found = self.members()?.into_iter().find(named)?;
         Some(found.value)
     }
 
-    /// A value within objects, by the names that lead to it.
+    /// A nested value, by the names of the members on its path.
     pub fn at(&self, path: &[&str]) -> Option<Self> {
         let mut names = path.iter();
         names.try_fold(self.clone(), |object, name| object.member(name))
     }
 
-    /// The object with this member, in the place of one of that name or in front; every other byte
-    /// stays. A value that is no object stays as it is.
+    /// The object with this member: it replaces the member of the same name, or becomes the first
+    /// member. All other bytes stay unchanged, and so does a value that is not an object.
     #[must_use]
     pub fn with_member(&self, name: &str, value: &Self) -> Self {
         let Some(members) = self.members() else {
@@ -182,15 +183,15 @@ impl RawJson {
         Self(format!("{{{name}:{value}{comma}{rest}").into())
     }
 
-    /// The value with one part of it exchanged, everything else byte by byte.
+    /// The value with one part replaced; all other bytes stay unchanged.
     #[must_use]
     pub fn exchange(&self, part: &Self, new: &Self) -> Self {
         Self(splice(&self.0, &[(part, new.as_bytes())]))
     }
 }
 
-/// The line with single values exchanged, everything else byte by byte. `edits` are parts of the
-/// line, in any order, with what takes their place; parts of other buffers are left out.
+/// The line with some parts replaced; all other bytes stay unchanged. `edits` are parts of the
+/// line, in any order, with their replacements; parts of other buffers are ignored.
 pub fn splice(line: &Bytes, edits: &[(&RawJson, &[u8])]) -> Bytes {
     let mut places: Vec<_> = edits
         .iter()
@@ -217,8 +218,8 @@ fn range_within(line: &Bytes, part: &[u8]) -> Option<std::ops::Range<usize>> {
     (end <= line.len()).then_some(start..end)
 }
 
-/// The members of these names. An error for what is no object, and where one of them stands twice: two readers
-/// would disagree about which one counts.
+/// The members with these names. Fails if the JSON is not an object or if one of the names is
+/// duplicated: two readers would disagree about which member counts.
 pub fn members<'a, const N: usize>(
     json: &'a str,
     names: [&str; N],
@@ -226,8 +227,8 @@ pub fn members<'a, const N: usize>(
     find_members(Deserializer::from_str(json), names, true)
 }
 
-/// The members of these names, the last of each where there are several, whatever stands beside them. `None` for
-/// what is no object.
+/// The members with these names, the last one of each name, whatever the other members contain.
+/// `None` if the JSON is not an object.
 pub fn last_members<'a, const N: usize>(
     json: &'a [u8],
     names: [&str; N],
@@ -235,7 +236,7 @@ pub fn last_members<'a, const N: usize>(
     find_members(Deserializer::from_slice(json), names, false).ok()
 }
 
-/// `once`: a name that stands twice is an error.
+/// `once`: a duplicate name is an error.
 fn find_members<'a, const N: usize>(
     json: Deserializer<impl Read<'a>>,
     names: [&str; N],
@@ -256,8 +257,8 @@ fn find_members<'a, const N: usize>(
     Ok(found)
 }
 
-/// Calls `each` with the members of an object, until it returns an error. Neither names nor values are parsed: what
-/// no Rust type holds must not affect the other members.
+/// Calls `each` with the members of an object, until it returns an error. Neither names nor values
+/// are parsed: a value that no Rust type can hold must not affect the other members.
 fn each_member<'a>(
     mut json: Deserializer<impl Read<'a>>,
     each: impl FnMut(&'a RawValue, &'a RawValue) -> Result<(), String>,
@@ -286,7 +287,7 @@ where
     }
 }
 
-/// What a JSON string says; `None` for other values and for what no Rust string can hold.
+/// The content of a JSON string; `None` for other values and for text that no Rust string can hold.
 pub fn text(json: &RawValue) -> Option<Cow<'_, str>> {
     let inside = json.get().strip_prefix('"')?.strip_suffix('"')?;
     if memchr::memchr(b'\\', inside.as_bytes()).is_none() {
@@ -298,7 +299,7 @@ pub fn text(json: &RawValue) -> Option<Cow<'_, str>> {
 /// Bytes of an escape such as `\ud800`.
 const ESCAPE: usize = 6;
 
-/// The half of a surrogate pair that a text begins with, escaped.
+/// The surrogate whose escape is at the start of `text`.
 fn half(text: &[u8]) -> Option<u32> {
     let digits = text.get(..ESCAPE)?.strip_prefix(br"\u")?;
     let code = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
@@ -330,10 +331,10 @@ fn near(json: &[u8], levels: usize) -> Value {
     Value::Array(near.collect())
 }
 
-/// One member of an object. Both parts lie within it.
+/// One member of an object. Both parts lie within the object's buffer.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// A JSON string, which may hold what no Rust string can.
+    /// A JSON string, possibly one that no Rust string can hold.
     pub name: RawJson,
     /// Any JSON.
     pub value: RawJson,
@@ -361,10 +362,11 @@ impl<'de> serde::Deserialize<'de> for RawJson {
     }
 }
 
-/// Bodies up to this many bytes are not worth keeping for what was made of them.
+/// Bodies up to this size, in bytes, need not be kept alive for the values derived from them.
 const SMALL: usize = 64 * 1024;
 
-/// `bytes` where `body` is kept as long: what was made of a body counts as it does.
+/// `bytes` as an owner of `body`: the memory permit of a body must last as long as everything
+/// derived from it.
 fn keep_with(bytes: Bytes, body: &Bytes) -> Bytes {
     struct Made(
         Bytes,

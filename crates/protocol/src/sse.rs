@@ -1,5 +1,5 @@
-//! Server-sent events, taken apart as the HTML standard says, in bytes: text that is no UTF-8
-//! still reaches the reader of the message, and one event bounds the memory.
+//! Server-sent events, parsed as the HTML standard defines it, but as bytes: text that is not UTF-8
+//! still reaches the reader of the message, and memory is bounded by the size of one event.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::without_mark;
 
-/// One event that carries data.
+/// One event with data.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `message` where the server names none.
+    /// `message` if the server sends no event type.
     pub kind: Vec<u8>,
     /// The `data` lines, joined with newlines.
     pub data: Vec<u8>,
 }
 
 impl Event {
-    /// Whether it carries a message of MCP's. An event without data only carries an id.
+    /// Whether it carries an MCP message. An event without data only carries an id.
     pub fn is_message(&self) -> bool {
         self.kind == b"message" && !self.data.trim_ascii().is_empty()
     }
@@ -36,20 +36,20 @@ pub fn event(id: Option<u64>, line: &[u8]) -> Bytes {
     event.into()
 }
 
-/// Where a stream can be taken up again.
+/// The position at which a stream can be resumed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// The `id` of the last event, for `Last-Event-ID`.
     pub last_id: Option<Bytes>,
-    /// The pause that the server wants before a reconnection.
+    /// The pause that the server requests before a reconnection.
     pub retry: Option<Duration>,
 }
 
-/// An event is longer than the limit: the stream cannot be followed further.
+/// An event exceeds the limit: the stream cannot be read further.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLong;
 
-/// Takes chunks, gives events.
+/// Parses chunks into events.
 pub struct Parser {
     limit: usize,
     input: BytesMut,
@@ -62,23 +62,23 @@ pub struct Parser {
     received_any: bool,
 }
 
-/// Where the next byte stands.
+/// The position of the next byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Position {
-    /// Before the first byte: a byte order mark may come.
+    /// Before the first byte: a byte order mark may follow.
     Start,
-    /// After `\r`: a `\n` belongs to it.
+    /// After `\r`: a following `\n` belongs to the same line end.
     AfterReturn,
     Line,
 }
 
-/// Bytes of a line whose allocation is not kept for the next ones.
+/// The allocation of a line above this size, in bytes, is not reused for the next lines.
 const LARGE: usize = 16 * 1024;
 
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl Parser {
-    /// `limit` in bytes bounds one event; `cursor` is where the stream goes on.
+    /// `limit` bounds one event, in bytes; `cursor` is the position at which the stream resumes.
     pub fn new(limit: usize, cursor: Cursor) -> Self {
         Self {
             limit,
@@ -93,22 +93,22 @@ impl Parser {
         }
     }
 
-    /// Takes in what came. Call [`Parser::event`] until it gives nothing.
+    /// Adds received bytes. Call [`Parser::event`] until it returns `None`.
     pub fn push(&mut self, chunk: &[u8]) {
         self.input.extend_from_slice(chunk);
     }
 
-    /// Where to go on after the last event.
+    /// The position after the last event.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }
 
-    /// Whether the server sent anything but comments.
+    /// Whether the server sent anything except comments.
     pub fn received_any(&self) -> bool {
         self.received_any
     }
 
-    /// The next whole event with data, if there is one.
+    /// The next complete event with data, if any.
     pub fn event(&mut self) -> Result<Option<Event>, TooLong> {
         while let Some(line) = self.line() {
             if line.is_empty() {
@@ -125,7 +125,7 @@ impl Parser {
     }
 
     fn bounded(&self) -> Result<(), TooLong> {
-        // Names of fields come on top; they are short in everything but an attack.
+        // Field names are not counted: only an attacker makes them long.
         let held = self.data.len().max(self.searched).max(self.kind.len());
         let id = self.id.as_ref().map_or(0, Bytes::len);
         if held.max(id) > self.limit + 64 {
@@ -134,7 +134,7 @@ impl Parser {
         Ok(())
     }
 
-    /// One line without its end; `None` until it is whole.
+    /// One line without its end; `None` until it is complete.
     fn line(&mut self) -> Option<Bytes> {
         match self.state {
             Position::Start => {
@@ -164,7 +164,8 @@ impl Parser {
         if self.input.get_u8() == b'\r' {
             self.state = Position::AfterReturn;
         }
-        // The rest of a large line's allocation would keep all of it for as long as the stream is open.
+        // The rest of the buffer would keep the large line's allocation alive while the stream is
+        // open.
         if line.len() > LARGE {
             self.input = BytesMut::from(&self.input[..]);
         }
@@ -188,13 +189,13 @@ impl Parser {
                 let millis = digits.and_then(|digits| digits.parse().ok());
                 self.cursor.retry = millis.map(Duration::from_millis).or(self.cursor.retry);
             }
-            // A comment, or a field of tomorrow.
+            // A comment or an unknown field.
             _ => return,
         }
         self.received_any = true;
     }
 
-    /// The end of an event. One without data only moves the cursor.
+    /// The end of an event. An event without data only moves the cursor.
     fn dispatch(&mut self) -> Option<Event> {
         let kind = std::mem::take(&mut self.kind);
         let mut data = std::mem::take(&mut self.data);
@@ -246,7 +247,7 @@ mod tests {
         assert!(parser.event().unwrap().is_none());
         let held = parser.data.capacity() + parser.input.capacity();
         assert!(held <= LARGE, "{held}");
-        // What is left of an allocation could be made whole again without a new one.
+        // The rest of the large allocation must not be reclaimable.
         assert!(!parser.input.try_reclaim(LARGE));
         assert_eq!(parser.input, "da");
     }
@@ -275,7 +276,7 @@ mod tests {
         assert_eq!(cursor.retry, Some(Duration::from_millis(250)));
         let (found, cursor) = events(b"id: 8\n\nid: 9\ndata: cut off", 3);
         assert!(found.is_empty());
-        // The event of 9 never ended: the server must send it again.
+        // The event with id 9 is incomplete: the server must send it again.
         assert_eq!(cursor.last_id.as_deref(), Some(&b"8"[..]));
     }
 
