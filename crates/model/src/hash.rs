@@ -1,4 +1,4 @@
-//! Hashes over several fields, and how they are written.
+//! Hashes over several fields, and their text form.
 
 use std::fmt::Write as _;
 
@@ -13,12 +13,12 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// SHA-256 over fields with their lengths, which keep ("ab","c") and ("a","bc") apart.
+/// SHA-256 over fields with their lengths, so that ("ab","c") and ("a","bc") have different hashes.
 #[derive(Debug)]
 pub struct FieldHasher(Sha256);
 
 impl FieldHasher {
-    /// `kind` keeps hashes of different things apart.
+    /// `kind` separates hashes of different purposes.
     pub fn new(kind: &str) -> Self {
         let mut fields = Self(Sha256::new());
         fields.text(kind);
@@ -36,7 +36,7 @@ impl FieldHasher {
         self.bytes(field.as_bytes());
     }
 
-    /// Adds a field for each item, behind their number.
+    /// Adds the number of items and then a field for each.
     pub fn list<T: AsRef<str>>(&mut self, items: &[T]) {
         self.text(&items.len().to_string());
         for item in items {

@@ -1,4 +1,4 @@
-//! Identifiers. Those that grant access are random and print only as a short digest in logs.
+//! Identifiers. Those that grant access are random, and logs contain only a short digest of them.
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
@@ -8,13 +8,13 @@ use uuid::Uuid;
 
 use crate::hash::hex;
 
-/// The name of a workspace folder: a random UUID, so that a neighbour cannot guess it.
+/// The name of a workspace folder: a random UUID, so that other users cannot guess it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(Uuid);
 
 impl JobId {
-    /// A fresh id from the system's random source.
+    /// A new id from the system's random source.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
@@ -28,19 +28,20 @@ impl fmt::Display for JobId {
 
 impl FromStr for JobId {
     type Err = uuid::Error;
-    /// Accepts the hyphenated form only, as the folder is named.
+    /// Accepts only the hyphenated form, which is the folder's name.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let id = Uuid::parse_str(text)?;
         if id.hyphenated().to_string() == text {
             Ok(Self(id))
         } else {
-            // The other spellings of a UUID are no names of ours.
+            // Other spellings of a UUID are not valid here.
             Uuid::parse_str("").map(Self)
         }
     }
 }
 
-/// Base58: no `0OIl`, nothing that a URL or markdown would escape, a model copies it whole.
+/// Base58: without `0OIl` and without characters that URLs or markdown escape, so that models copy
+/// it correctly.
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 
 /// 22 × log2(58) = 128.9 bits.
@@ -51,7 +52,8 @@ fn random_token() -> Box<str> {
     let mut bytes = [0_u8; 64];
     while token.len() < TOKEN_LENGTH {
         getrandom::fill(&mut bytes).expect("the operating system provides random numbers");
-        // Rejection keeps every letter equally likely: 232 is the last multiple of 58 in a byte.
+        // Rejection sampling keeps every character equally likely: 232 is the last multiple of 58
+        // in a byte.
         let letters = bytes.iter().filter(|byte| **byte < 232);
         let room = TOKEN_LENGTH - token.len();
         token.extend(
@@ -63,7 +65,7 @@ fn random_token() -> Box<str> {
     token.into_boxed_str()
 }
 
-/// The text is not one of our tokens.
+/// The text is not a valid token.
 #[derive(Debug, thiserror::Error)]
 #[error("not a token: expected {TOKEN_LENGTH} base58 characters")]
 pub struct InvalidToken;
@@ -90,11 +92,11 @@ macro_rules! token {
         pub struct $name(Box<str>);
 
         impl $name {
-            /// A fresh token of 128.9 random bits.
+            /// A new token of 128.9 random bits.
             pub fn random() -> Self {
                 Self(random_token())
             }
-            /// The secret text itself: for URLs and file names, never for logs.
+            /// The secret text: for URLs and file names, never for logs.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -114,7 +116,7 @@ macro_rules! token {
             }
         }
 
-        /// Logs get a digest, with which the token cannot be used.
+        /// Logs get a digest, which cannot be used as the token.
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "#{}", short_digest(&self.0))
@@ -124,16 +126,16 @@ macro_rules! token {
 }
 
 token! {
-    /// The capability in a download link: it opens one version of one file and nothing else.
+    /// The capability in a download link: it grants access to one version of one file only.
     LinkToken
 }
 
 token! {
-    /// A session id that we minted for a caller who sent no chat (`X-MCPO-Session`).
+    /// A session id that the bridge created for a caller who sent no chat (`X-MCPO-Session`).
     SessionId
 }
 
-/// Job ids reach logs as a digest only.
+/// Logs contain only a digest of job ids.
 impl fmt::Debug for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", short_digest(&self.to_string()))
@@ -142,13 +144,13 @@ impl fmt::Debug for JobId {
 
 // The name of a server: a key of `mcpServers`.
 
-/// 1–255 characters, none of them `\ ? # %` nor a control character. A slash stands between parts that
-/// URLs can have, as in `@scope/name` and `github.com/owner/name`.
+/// 1–255 characters, excluding `\ ? # %` and control characters. A slash separates parts that are
+/// valid in URLs, as in `@scope/name` and `github.com/owner/name`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct ServerName(Arc<str>);
 
-/// Why a name was refused, with the fix.
+/// Why a name was rejected, with the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "invalid server name: use 1 to 255 characters without \\ ? # % and control characters, and no \
@@ -157,7 +159,7 @@ pub struct ServerName(Arc<str>);
 pub struct InvalidServerName;
 
 impl ServerName {
-    /// The name as written in the config.
+    /// The name as written in the configuration.
     pub fn as_str(&self) -> &str {
         &self.0
     }

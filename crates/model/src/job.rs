@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 
 use super::JobId;
 
-/// A workspace folder that existed when this was made. Cheap to clone.
+/// A workspace folder that existed when this value was created. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Job {
     id: JobId,
@@ -20,7 +20,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// The one with this id below `root`, which the operator spells `configured`.
+    /// The workspace with this id below `root`, which the configuration spells `configured`.
     pub fn below(root: &Path, configured: &Path, id: JobId) -> Self {
         let name = id.to_string();
         Self {
@@ -30,11 +30,11 @@ impl Job {
         }
     }
 
-    /// Its id, the folder's name.
+    /// The id, which is the folder's name.
     pub fn id(&self) -> JobId {
         self.id
     }
-    /// The folder itself; only `work`, `home` and `tmp` in it are the children's.
+    /// The folder itself; children use only `work`, `home` and `tmp` in it.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -50,11 +50,11 @@ impl Job {
     pub fn tmp(&self) -> PathBuf {
         self.folder.join("tmp")
     }
-    /// Where the children's stderr goes (0600, made on first use, capped by the writer).
+    /// The log of the children's stderr (0600, created on first use, limited by the writer).
     pub fn server_log(&self) -> PathBuf {
         self.folder.join("server.log")
     }
-    /// The folder's spellings, which are taken out of what children say.
+    /// The folder's spellings, which are removed from the output of children.
     pub fn paths(&self) -> JobFolderPaths {
         JobFolderPaths {
             canonical: self.folder.clone(),
@@ -64,21 +64,21 @@ impl Job {
     }
 }
 
-/// The absolute spellings under which a child may name its workspace folder.
+/// The absolute paths under which a child may print its workspace folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobFolderPaths {
-    /// With links in the jobs folder's path resolved: what `getcwd` says.
+    /// With symbolic links in the jobs folder's path resolved, as `getcwd` returns it.
     pub canonical: PathBuf,
-    /// With the jobs folder as the operator wrote it.
+    /// With the jobs folder as written in the configuration.
     pub configured: PathBuf,
-    /// A link to its `tmp/`, which its children have for `TMPDIR`.
+    /// A symbolic link to its `tmp/`, which is the `TMPDIR` of its children.
     pub short_tmp: Option<PathBuf>,
 }
 
-// Opens files in folders that children can reach.
+// Opening files in folders that children can write.
 
 fn safe_flags() -> i32 {
-    // A child may have put a link or a FIFO where our file was.
+    // A child may have replaced the bridge's file by a symbolic link or a FIFO.
     (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }
 
@@ -91,7 +91,7 @@ fn only_regular(file: File) -> io::Result<File> {
     }
 }
 
-/// Opens an existing regular file for reading; its last name may not be a link.
+/// Opens an existing regular file for reading; the last path component must not be a symbolic link.
 pub fn open_read(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -100,7 +100,8 @@ pub fn open_read(path: &Path) -> io::Result<File> {
     only_regular(file)
 }
 
-/// Opens a regular file for appending (0600 where new); its last name may not be a link.
+/// Opens a regular file for appending (created with 0600); the last path component must not be a
+/// symbolic link.
 pub fn open_append(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .append(true)

@@ -1,16 +1,16 @@
-//! The words of the product as types: who calls, which chat, which server, which folder. They are
-//! parsed once where a request, a file or a command line comes in, and never checked again inside.
+//! The product's basic types: caller, chat, server, workspace folder. They are parsed once at the
+//! boundary (a request, a file or a command line) and need no later checks.
 //!
-//! This crate must not know MCP, HTTP, processes or what lies in the jobs folder: every other crate imports
-//! it, and it imports none of ours. The paths of one workspace are here ([`Job`]), and how a file is opened
-//! in a folder that children can reach.
+//! This crate must not know MCP, HTTP, processes or the content of the jobs folder: every other
+//! crate imports it, and it imports no other crate of the workspace. It contains the paths of one
+//! workspace ([`Job`]), and opens files in folders that children can write.
 //!
 //! ```
 //! use bridge_model::{Principal, WorkspaceKey};
 //!
 //! let ann = Principal::User("ann".into());
 //! let bob = Principal::User("bob".into());
-//! // The key of a workspace is a hash of its user and chat: two users never share one.
+//! The key of a workspace is a hash of its user and chat: no two users share one.
 //! assert_eq!(WorkspaceKey::chat(&ann, "7f3a", None), WorkspaceKey::chat(&ann, "7f3a", None));
 //! assert_ne!(WorkspaceKey::chat(&ann, "7f3a", None), WorkspaceKey::chat(&bob, "7f3a", None));
 //! ```

@@ -1,7 +1,7 @@
-//! Names of files, servers and tools in texts that are shown as markdown or HTML: a name must not add
+//! Names of files, servers and tools in text that is shown as markdown or HTML: a name must not add
 //! markup.
 
-/// For a sentence: nothing in it starts an HTML tag or an entity.
+/// For use in a sentence: the result starts no HTML tag or entity.
 pub fn plain_text(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -10,13 +10,13 @@ pub fn plain_text(text: &str) -> String {
     plain
 }
 
-/// For the text of a markdown link: it ends the link neither, nor starts a picture or code.
+/// For the text of a markdown link: the result neither ends the link nor starts an image or code.
 pub fn link_text(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for letter in name.chars() {
         match letter {
             '\\' | '[' | ']' | '`' | '!' => text.extend(['\\', letter]),
-            // A line break would end the paragraph, and with it the link.
+            // A line break would end the paragraph and the link.
             control if control.is_control() => text.push(' '),
             other => push_plain(&mut text, other),
         }

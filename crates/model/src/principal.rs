@@ -1,4 +1,4 @@
-//! Who is calling, as far as the bridge can prove it.
+//! The caller's identity, as far as the bridge can verify it.
 
 use std::{
     fmt,
@@ -17,14 +17,14 @@ use crate::hash::{FieldHasher, hex};
 pub enum Principal {
     /// A user named by a verified token, or by plain headers from a trusted caller.
     User(Box<str>),
-    /// The holder of a named API key, where no user is known.
+    /// The holder of a named API key, if no user is known.
     Key(Box<str>),
-    /// An unknown caller. May only use session ids that the bridge created for it.
+    /// An unknown caller. It may only use session ids that the bridge created for it.
     Anonymous,
 }
 
 impl Principal {
-    /// A kind and a name, for hashing and for logs.
+    /// A kind and a name, for hashes and logs.
     pub fn tagged(&self) -> (&'static str, &str) {
         match self {
             Self::User(id) => ("user", id),
@@ -34,12 +34,13 @@ impl Principal {
     }
 }
 
-/// What user headers or the token said beside the id. Reaches children only where the config asks.
+/// User details from headers or the token, except the id. Children get them only if the
+/// configuration requests it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserInfo {
     /// Display name, percent-decoded.
     pub name: Option<Box<str>>,
-    /// Mail address.
+    /// Email address.
     pub email: Option<Box<str>>,
     /// Open WebUI's role: `admin`, `user`, `pending`.
     pub role: Option<Box<str>>,
@@ -47,20 +48,20 @@ pub struct UserInfo {
     pub groups: Vec<Box<str>>,
 }
 
-/// A user's own token for Open WebUI. It lives as long as the request that brought it: it is never
-/// stored, logged or passed to a child. It is written only into the envelope in which a request goes on
-/// to the replica that holds the chat.
+/// A user's own token for Open WebUI. It exists only during the request that contained it: it is
+/// never stored, logged or passed to a child. It is serialised only when a request is forwarded to
+/// the replica that owns the chat.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UserToken(Box<str>);
 
 impl UserToken {
-    /// Takes the credential of an `Authorization` header.
+    /// Takes the credential from an `Authorization` header.
     pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// For the `Authorization` of a request to Open WebUI, and nothing else.
+    /// Only for the `Authorization` header of a request to Open WebUI.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -72,71 +73,71 @@ impl fmt::Debug for UserToken {
     }
 }
 
-/// Everything known of the sender of one request.
+/// All information about the sender of one request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Caller {
-    /// Who owns what this request makes.
+    /// The owner of everything that this request creates.
     pub principal: Principal,
-    /// Beside the id.
+    /// User details except the id.
     pub user: UserInfo,
-    /// The caller has a key, or a trusted address: its user headers are believed.
+    /// The caller has a key or a trusted address, so its user headers are trusted.
     pub trusted: bool,
-    /// The chat, from a header of a caller who may name one; empty headers are absent.
+    /// The chat, from a header of a caller that may specify one; empty headers count as absent.
     pub chat: Option<Box<str>>,
     /// The message that is being answered, under the same rule as the chat.
     pub message: Option<Box<str>>,
-    /// What acts for the user at Open WebUI, where the connection sends it and it was verified.
+    /// The user's token for Open WebUI, if the connection sends it and it was verified.
     pub token: Option<UserToken>,
     /// `X-MCPO-Session` as sent.
     pub session: Option<Box<str>>,
     /// The TCP peer, for the audit log.
     pub address: IpAddr,
-    /// How the request came here, where another replica sent it on.
+    /// How another replica forwarded the request, if it did.
     #[serde(skip)]
     pub forwarded: Option<(ForwardReason, Option<Arc<RemoteSession>>)>,
 }
 
 impl Caller {
-    /// By what the request came here from another replica.
+    /// Why another replica forwarded the request, if it did.
     pub fn forward_reason(&self) -> Option<ForwardReason> {
         self.forwarded.as_ref().map(|(reason, _)| *reason)
     }
 
-    /// The protocol session of another replica's that came with the request.
+    /// The protocol session of another replica to which the request belongs.
     pub fn remote_session(&self) -> Option<&Arc<RemoteSession>> {
         self.forwarded.as_ref()?.1.as_ref()
     }
 }
 
-/// By what a request belongs to another replica.
+/// Why a request belongs to another replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardReason {
-    /// It made the protocol session, or keeps the call that waits.
+    /// The replica created the protocol session, or holds the call that waits for input.
     Session,
-    /// It holds the chat's lease.
+    /// The replica holds the chat's lease.
     Lease,
 }
 
-/// A protocol session that another replica made, as far as it is needed where the child is.
+/// A protocol session that another replica created: the parts that the child's replica needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RemoteSession {
     /// The secret part of its id.
     pub id: SessionId,
-    /// With which server; none for the endpoint of all servers.
+    /// The server; `None` for the endpoint of all servers.
     pub server: Option<ServerName>,
-    /// The revision that was agreed on.
+    /// The negotiated protocol revision.
     pub version: Box<str>,
-    /// What the client can answer.
+    /// The client's capabilities.
     pub capabilities: Map<String, Value>,
-    /// The least level of log messages that it wants.
+    /// The lowest level of log messages that the client wants.
     pub log_level: Box<str>,
-    /// The message that each of its children gets first.
+    /// The first message for each of its children.
     pub greeting: Option<Box<str>>,
 }
 
 impl Caller {
-    /// A caller of whom nothing is known.
+    /// A caller without any known identity.
     pub fn nobody(address: IpAddr) -> Self {
         Self {
             principal: Principal::Anonymous,
@@ -152,13 +153,13 @@ impl Caller {
     }
 }
 
-// The tenant whose share of the machine something counts against.
+// The tenant for fair shares of resources.
 
-/// Who has a share of what all callers use together. Cheap to clone.
+/// The unit that gets a fair share of the resources that all callers use. Cheap to clone.
 ///
-/// That is a user, in all chats. Where no user is known, all callers with one key are one tenant,
-/// and of those without a key all who come from one address, or from one IPv6 network of 64 bits:
-/// each of these may be many people, and gets more of what only orders side by side ([`Self::is_user`]).
+/// It is a user, across all chats. If no user is known, all callers with the same key are one tenant,
+/// and so are all callers without a key from one address or one IPv6 /64 network. Such a tenant may be
+/// many people, so limits of concurrency allow it more ([`Self::is_user`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tenant(Arc<Who>);
 
@@ -171,7 +172,7 @@ enum Who {
 }
 
 impl Tenant {
-    /// Of one request's sender.
+    /// The tenant of a request's sender.
     pub fn from_caller(caller: &Caller) -> Self {
         Self(Arc::new(match &caller.principal {
             Principal::User(id) => Who::User(id.clone()),
@@ -180,18 +181,18 @@ impl Tenant {
         }))
     }
 
-    /// What the bridge does by itself.
+    /// The bridge's own work.
     pub fn bridge() -> Self {
         Self(Arc::new(Who::Bridge))
     }
 
-    /// Whether it is one person.
+    /// Whether the tenant is a single user.
     pub fn is_user(&self) -> bool {
         matches!(*self.0, Who::User(_))
     }
 }
 
-/// One host often has all addresses of a network of 64 bits.
+/// One host often has all addresses of an IPv6 /64 network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -202,25 +203,25 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-// Which workspace a call belongs to.
+// The key of a workspace.
 
-/// Which workspace a call belongs to: a hash, because chat ids are chosen by clients and must
+/// Identifies the workspace of a call. It is a hash, because clients choose chat ids, which must
 /// never become part of a path.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkspaceKey([u8; 32]);
 
 impl WorkspaceKey {
-    /// Of no workspace.
+    /// The key of no workspace.
     pub fn nowhere() -> Self {
         Self([0; 32])
     }
 
-    /// One chat of one principal; with `own`, of one server in that chat.
+    /// One chat of one principal; with `own`, for one server in that chat.
     pub fn chat(principal: &Principal, chat: &str, own: Option<&ServerName>) -> Self {
         Self::derive("chat", principal, chat, own)
     }
 
-    /// One `X-MCPO-Session` of one principal; with `own`, of one server in that session.
+    /// One `X-MCPO-Session` of one principal; with `own`, for one server in that session.
     pub fn session(principal: &Principal, session: &str, own: Option<&ServerName>) -> Self {
         Self::derive("session", principal, session, own)
     }
@@ -235,7 +236,7 @@ impl WorkspaceKey {
         Self(hash.finish())
     }
 
-    /// Lower-case hex, 64 letters: the name of the binding in the store.
+    /// Lower-case hex, 64 characters: the name of the binding in the store.
     pub fn to_hex(self) -> String {
         hex(&self.0)
     }
