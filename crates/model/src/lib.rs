@@ -10,7 +10,7 @@
 //!
 //! let ann = Principal::User("ann".into());
 //! let bob = Principal::User("bob".into());
-//! The key of a workspace is a hash of its user and chat: no two users share one.
+//! // The key of a workspace is a hash of its user and chat: no two users share one.
 //! assert_eq!(WorkspaceKey::chat(&ann, "7f3a", None), WorkspaceKey::chat(&ann, "7f3a", None));
 //! assert_ne!(WorkspaceKey::chat(&ann, "7f3a", None), WorkspaceKey::chat(&bob, "7f3a", None));
 //! ```
