@@ -1,7 +1,7 @@
-//! What a launcher's command line asks for, read as the launcher itself reads it.
+//! Parses a launcher's command line in the same way as the launcher does.
 //!
-//! Whatever is not understood to the letter is not guessed at: such a command runs as written, and
-//! `check` says which word it was.
+//! An argument that is not fully understood is never guessed: such a command runs as written, and
+//! `check` reports the argument.
 
 use std::path::{Path, PathBuf};
 
@@ -10,51 +10,52 @@ use url::Url;
 use self::Use::{Choose, Fetch, From, Module, Python, Script, Skip, With};
 use crate::spec::CommandSpec;
 
-/// Why a command runs as written: a clause for people, without values.
+/// Why a command runs as written: a clause for users, without values.
 pub type Why = String;
 
-/// A command that was understood.
+/// A command that was parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The server's own arguments begin here among those of the command.
+    /// The index of the server's own arguments among those of the command.
     pub rest: usize,
-    /// What has to be there before it can be started.
+    /// What must be installed before the start.
     pub what: What,
 }
 
-/// What has to be there.
+/// What must be installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// Python packages in an environment of their own.
+    /// Python packages in a separate environment.
     Python(PythonSet),
-    /// npm packages in a folder of their own.
+    /// npm packages in a separate folder.
     Node(NodeSet),
-    /// Nothing: an interpreter that is there already runs this.
+    /// Nothing: an existing interpreter runs this.
     Interpreter(Target),
 }
 
-/// Python packages, and what of them is run.
+/// Python packages, and which part of them is run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PythonSet {
-    /// The `uv` that does the work: a path, or a name to be found in PATH.
+    /// The `uv` to use: a path, or a name to find in PATH.
     pub uv: String,
-    /// The interpreter as `--python` takes it.
+    /// The interpreter, as an argument of `--python`.
     pub python: Option<String>,
-    /// As `uv pip compile` reads them.
+    /// Requirements for `uv pip compile`.
     pub requirements: Vec<String>,
-    /// A script whose inline metadata names more of them.
+    /// A script whose inline metadata contains further requirements.
     pub script: Option<PathBuf>,
-    /// Options for choosing versions.
+    /// Options for version resolution.
     pub choosing: Vec<String>,
-    /// Options for choosing versions and for installing: indexes, builds.
+    /// Options for version resolution and for installation: indexes, builds.
     pub fetching: Vec<String>,
-    /// Local files and folders among all of these: when they change, so may what is installed.
+    /// The local files and folders among the requirements: if they change, the result of the
+    /// installation may change.
     pub sources: Vec<PathBuf>,
-    /// What is run.
+    /// What to run.
     pub run: Run,
 }
 
-/// What of an environment is run.
+/// What to run in an environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
     /// A console script of a package.
@@ -71,14 +72,14 @@ impl Default for Run {
     }
 }
 
-/// What Python runs, for whoever wants to import it.
+/// What Python runs, for code that imports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A function of a module: a console script.
     Function {
-        /// Dotted.
+        /// The dotted module name.
         module: String,
-        /// The name in it, which may be dotted too.
+        /// The function's name in the module, possibly dotted.
         function: String,
     },
     /// `python -m`.
@@ -87,22 +88,22 @@ pub enum Target {
     File(PathBuf),
 }
 
-/// npm packages, and what of them is run.
+/// npm packages, and which of their programs is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeSet {
-    /// The `npm` that does the work: a path, or a name to be found in PATH.
+    /// The `npm` to use: a path, or a name to find in PATH.
     pub npm: String,
-    /// As `npm install` reads them; all from the registry.
+    /// Packages for `npm install`; all from the registry.
     pub packages: Vec<String>,
-    /// The name of the first, whose program is run where none is named.
+    /// The name of the first package, whose program is the default.
     pub main: String,
-    /// A program of one of the packages; without it that of the first.
+    /// The program of one of the packages; if absent, the program of the first.
     pub bin: Option<String>,
     /// Options of npm: the registry.
     pub fetching: Vec<String>,
 }
 
-/// Reads the command. `on_path` says whether a program of that name can be found.
+/// Parses the command. `on_path` reports whether a program with that name can be found.
 pub fn read(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wanted, Why> {
     let name = file_name(&command.program);
     let wanted = match name {
@@ -125,7 +126,7 @@ pub fn read(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Result<Wan
     Ok(wanted)
 }
 
-/// Whether this program's command lines are read here.
+/// Whether this module parses command lines of this program.
 pub fn is_launcher(program: &str) -> bool {
     let name = file_name(program);
     ["uvx", "uv", "pipx", "npx", "npm"].contains(&name) || is_interpreter(name)
@@ -136,7 +137,7 @@ fn file_name(program: &str) -> &str {
     name.and_then(|name| name.to_str()).unwrap_or_default()
 }
 
-/// Another program of the same installation.
+/// The path of another program in the same installation.
 fn sibling(program: &str, other: &str) -> String {
     match program.rsplit_once('/') {
         Some((folder, _)) => format!("{folder}/{other}"),
@@ -146,7 +147,7 @@ fn sibling(program: &str, other: &str) -> String {
 
 // `npx` and `npm exec`.
 
-/// Options that change nothing of what is installed.
+/// Options that do not change what is installed.
 const SKIPPED: &[&str] = &[
     "y",
     "yes",
@@ -170,7 +171,7 @@ fn read_npm_exec(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Resul
         return Err("not `npm exec`".to_owned());
     }
     let wanted = packages(command, 1, &command.program, on_path)?;
-    // npm goes on looking for its own options until it meets `--`.
+    // npm continues to search for its own options until it finds `--`.
     let own = &args[wanted.rest..];
     let ended = args[..wanted.rest].iter().any(|word| word == "--");
     if !ended && own.iter().any(|word| word.starts_with('-')) {
@@ -181,7 +182,7 @@ fn read_npm_exec(command: &CommandSpec, on_path: &dyn Fn(&str) -> bool) -> Resul
     Ok(wanted)
 }
 
-/// `npx [OPTIONS] PACKAGE …`, whose options begin at `at`.
+/// `npx [OPTIONS] PACKAGE …`, whose options start at `at`.
 fn packages(
     command: &CommandSpec,
     mut at: usize,
@@ -262,9 +263,9 @@ fn package_name(package: &str) -> Result<String, Why> {
     Ok(format!("{}{name}", if scoped { "@" } else { "" }))
 }
 
-// Options before a command, as clap and argparse read them.
+// Options before a command, parsed as clap and argparse do.
 
-/// What an option means for an installation.
+/// The effect of an option on an installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     /// It does not change what is installed, or only how often versions are resolved.
@@ -273,19 +274,19 @@ pub enum Use {
     Python,
     /// The package whose program is run.
     From,
-    /// More packages.
+    /// Additional packages.
     With,
-    /// For choosing versions.
+    /// For version resolution.
     Choose,
-    /// For choosing versions and for installing them.
+    /// For version resolution and for installation.
     Fetch,
-    /// What follows is a module.
+    /// The next argument is a module.
     Module,
-    /// What follows is a script.
+    /// The next argument is a script.
     Script,
 }
 
-/// One option.
+/// A known option.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     long: &'static str,
@@ -294,7 +295,7 @@ struct Known {
     meaning: Use,
 }
 
-/// Without a value.
+/// An option without a value.
 const fn flag(long: &'static str, short: Option<char>, meaning: Use) -> Known {
     Known {
         value: false,
@@ -302,7 +303,7 @@ const fn flag(long: &'static str, short: Option<char>, meaning: Use) -> Known {
     }
 }
 
-/// With a value.
+/// An option with a value.
 const fn valued(long: &'static str, short: Option<char>, meaning: Use) -> Known {
     let value = true;
     Known {
@@ -313,16 +314,16 @@ const fn valued(long: &'static str, short: Option<char>, meaning: Use) -> Known 
     }
 }
 
-/// An option as it was given.
+/// An option in a command line.
 #[derive(Debug)]
 struct Given {
     option: &'static Known,
-    /// Empty where it takes none.
+    /// Empty if the option takes no value.
     value: String,
 }
 
 impl Given {
-    /// The arguments that pass the option on to another command of the tool.
+    /// The arguments that pass the option to another command of the tool.
     fn words(&self) -> Vec<String> {
         let value = self.option.value.then(|| self.value.clone());
         let flag = format!("--{}", self.option.long);
@@ -336,8 +337,8 @@ fn last_value(given: &[Given], meaning: Use) -> Option<&str> {
     last.map(|given| given.value.as_str())
 }
 
-/// Reads options from `args[at..]` up to the first argument that is not an option, and returns its
-/// index. A `--` is skipped.
+/// Parses options from `args[at..]` up to the first argument that is not an option, and returns the
+/// index of that argument. A `--` is skipped.
 fn read_options(
     args: &[String],
     mut at: usize,
@@ -387,7 +388,7 @@ fn split_value(option: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The value of an option: what follows its `=`, else the next argument.
+/// The value of an option: the part after its `=`, or the next argument.
 fn value_of(
     name: &str,
     inline: Option<&str>,
@@ -419,7 +420,7 @@ fn unknown(option: &str) -> Why {
     format!("the bridge does not support the option {option} for installation")
 }
 
-// `pipx run`. The work is done by `uv`, which must be there too.
+// `pipx run`. `uv` is used instead, and must be installed too.
 
 const PIPX_GLOBAL: &[Known] = &[
     flag("quiet", Some('q'), Skip),
@@ -475,7 +476,7 @@ fn read_pipx(command: &CommandSpec) -> Result<Wanted, Why> {
     })
 }
 
-// `python -m MODULE` and `python FILE`: nothing has to be installed.
+// `python -m MODULE` and `python FILE`: nothing must be installed.
 
 /// `python`, `python3`, `python3.12`.
 fn is_interpreter(name: &str) -> bool {
@@ -483,7 +484,7 @@ fn is_interpreter(name: &str) -> bool {
     version.is_some_and(|version| version.chars().all(|c| c.is_ascii_digit() || c == '.'))
 }
 
-/// What an interpreter with these arguments runs, and how many of them say so.
+/// What an interpreter runs with these arguments, and how many arguments specify it.
 pub fn python_target(args: &[String]) -> Result<(Target, usize), Why> {
     let mut at = 0;
     while let Some(word) = args.get(at) {
@@ -513,21 +514,21 @@ pub fn python_target(args: &[String]) -> Result<(Target, usize), Why> {
     Err("the interpreter runs neither a module nor a file".to_owned())
 }
 
-// One Python package as a launcher's command line names it.
+// One Python package in a launcher's command line.
 
-/// As `uv pip compile` reads it.
+/// A requirement for `uv pip compile`.
 #[derive(Debug, PartialEq, Eq)]
 struct Requirement {
     pub text: String,
-    /// The package's name as it was written; none for a path or a URL.
+    /// The package's name as written; `None` for a path or a URL.
     pub name: Option<String>,
-    /// Where it lies, if on this machine.
+    /// Its local path, if any.
     pub source: Option<PathBuf>,
 }
 
-/// Reads `name`, `name[extra]>=1`, `name@1.2`, `name@latest`, a path or the URL of an archive.
-/// Paths start from `cwd`, the folder that the server names; without one they start from a
-/// workspace, and then there is nothing to install.
+/// Parses `name`, `name[extra]>=1`, `name@1.2`, `name@latest`, a path or the URL of an archive.
+/// Paths are relative to `cwd`, the folder that the server configures; without it they are relative
+/// to a workspace, and then nothing can be installed.
 fn read_requirement(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> {
     let text = text.trim();
     if let Some(place) = text.find("://") {
@@ -556,7 +557,7 @@ fn read_requirement(text: &str, cwd: Option<&Path>) -> Result<Requirement, Why> 
     }
 }
 
-/// Splits `a,b[c,d]>=1,<2` into packages.
+/// Splits `a,b[c,d]>=1,<2` into requirements.
 fn split_requirements(list: &str) -> Vec<String> {
     let mut parts: Vec<String> = Vec::new();
     let mut depth = 0_usize;
@@ -626,7 +627,7 @@ fn url(text: &str, place: usize) -> Result<Requirement, Why> {
     })
 }
 
-/// What is installed is written down: no password may be in it.
+/// Requirements are stored on disk, so they must not contain passwords.
 fn without_password(address: &Url) -> Result<(), Why> {
     if address.username().is_empty() && address.password().is_none() {
         return Ok(());
@@ -661,7 +662,7 @@ fn absolute_path(path: &Path, cwd: Option<&Path>) -> Result<PathBuf, Why> {
 
 // `uvx`, `uv tool run` and `uv run`.
 
-/// What every command of uv takes.
+/// The options of all uv commands.
 const UV_GLOBAL: &[Known] = &[
     flag("quiet", Some('q'), Skip),
     flag("verbose", Some('v'), Skip),
@@ -674,7 +675,7 @@ const UV_GLOBAL: &[Known] = &[
     flag("no-env-file", None, Skip),
 ];
 
-/// What `uvx` and `uv run` both take to say which packages.
+/// The options of both `uvx` and `uv run` that select packages.
 const PACKAGES: &[Known] = &[
     valued("with", Some('w'), With),
     valued("python", Some('p'), Python),
@@ -735,7 +736,7 @@ fn read_uv(command: &CommandSpec, uv: &str) -> Result<Wanted, Why> {
     Ok(wanted)
 }
 
-/// `uvx …`, whose options begin at `at`.
+/// `uvx …`, whose options start at `at`.
 fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
     let (given, at) = read_options(&command.args, at, &[UV_GLOBAL, PACKAGES, TOOL])?;
     let target = command.args.get(at).ok_or("no package given")?;
@@ -763,7 +764,7 @@ fn read_uv_tool_run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted
     })
 }
 
-/// `uv run …`, whose options begin at `at`.
+/// `uv run …`, whose options start at `at`.
 fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
     let args = &command.args;
     let (given, at) = read_options(args, at, &[UV_GLOBAL, PACKAGES, UV_RUN])?;
@@ -794,7 +795,8 @@ fn run(command: &CommandSpec, at: usize, uv: &str) -> Result<Wanted, Why> {
             Target::Function { .. } => return Err("it does not run a module".to_owned()),
         };
     }
-    // A script with inline metadata is on its own; anything else is part of the project around it.
+    // A script with inline metadata is independent; anything else is part of the surrounding
+    // project.
     let in_project = set.script.is_none() && !named("no-project") && cwd.is_some();
     if in_project {
         return Err("it runs in a project, which `uv run` keeps up to date".to_owned());
@@ -820,7 +822,7 @@ impl PythonSet {
         self.sources.extend(package.source);
     }
 
-    /// Reads the inline metadata of a script, if it has any.
+    /// Parses the inline metadata of a script, if any.
     fn read_script(&mut self, file: &Path) -> Result<(), Why> {
         let text = std::fs::read_to_string(file);
         let text = text.map_err(|error| format!("cannot read its script ({error})"))?;
@@ -847,7 +849,7 @@ impl PythonSet {
         Ok(())
     }
 
-    /// Reads the options of uv.
+    /// Applies the options of uv.
     fn gather(&mut self, given: Vec<Given>, cwd: Option<&Path>) -> Result<(), Why> {
         for mut given in given {
             match given.option.meaning {
@@ -879,7 +881,7 @@ fn quoted(text: &str) -> Option<String> {
     Some(inside.to_owned())
 }
 
-/// The value of an option that may be a URL or a path.
+/// The value of an option that takes a URL or a path.
 fn url_or_path(given: &Given, cwd: Option<&Path>) -> Result<String, Why> {
     let value = &given.value;
     if let Some(at) = value.find("://") {
@@ -901,7 +903,7 @@ mod tests {
     use super::*;
 
     fn command(line: &str) -> CommandSpec {
-        // Spaces within a word are written as `_` there.
+        // Spaces within a word are written as `␣`.
         let mut words = line.split(' ').map(|word| word.replace('␣', " "));
         CommandSpec {
             program: words.next().unwrap(),
@@ -915,7 +917,7 @@ mod tests {
         read(&command(line), &|name| name == "installed-globally")
     }
 
-    /// What matters of a Python set, in one line.
+    /// The relevant parts of a Python set, in one line.
     fn python(line: &str) -> String {
         let wanted = read_line(line).unwrap_or_else(|why| panic!("{line}: {why}"));
         let What::Python(set) = wanted.what else {

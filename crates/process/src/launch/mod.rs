@@ -1,5 +1,6 @@
-//! How a server's program is started: what its command line asks a launcher for, and what is started
-//! instead where that is installed. What installs and what starts processes both build upon this.
+//! How a server's program is started: what its command line requests from a launcher, and the
+//! replacement command once that is installed. The installer and the code that starts processes
+//! both use this module.
 
 mod launcher;
 mod resolved;

@@ -1,4 +1,4 @@
-//! An installed command: how it is started, and what it runs.
+//! An installed command: how to start it, and the code that it runs.
 
 use std::{
     ffi::OsString,
@@ -11,43 +11,44 @@ use std::{
 use super::launcher::Target;
 use crate::spec::CommandSpec;
 
-/// How a server is started without its launcher.
+/// How to start a server without its launcher.
 #[derive(Debug)]
 pub struct Resolved {
-    /// The program: a path, or a name to be found in PATH.
+    /// The program: a path, or a name to find in PATH.
     pub program: String,
-    /// Before the server's own arguments.
+    /// Arguments before the server's own.
     pub args: Vec<String>,
-    /// The server's own arguments begin here in the server file.
+    /// The index of the server's own arguments in the server file's command.
     pub rest: usize,
-    /// Variables in addition to the usual ones; the server's own win.
+    /// Environment variables in addition to the usual ones; the server's own take precedence.
     pub env: Vec<(OsString, OsString)>,
-    /// A folder to put first in PATH.
+    /// A folder to prepend to PATH.
     pub path: Option<PathBuf>,
-    /// What runs.
+    /// The kind of code that it runs.
     pub kind: Kind,
-    /// Equal identities run the same code. `None` if that is unknown: an interpreter with local files.
+    /// Commands with equal identities run the same code. `None` if this is unknown: an interpreter
+    /// with local files.
     pub identity: Option<String>,
     /// Name and version of the package that contains the program, if any.
     pub main: Option<(String, String)>,
-    /// The lock file determines it.
+    /// The lock file determines the versions.
     pub locked: bool,
     /// Its environment.
     pub folder: Option<PathBuf>,
-    /// The local files that it was made of.
+    /// The local files from which it was installed.
     pub sources: Sources,
     /// It has started successfully.
     pub proven: AtomicBool,
 }
 
-/// What runs.
+/// The kind of code that a command runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// Python code.
     Python {
-        /// The interpreter to import with: that of the environment, or the one as written.
+        /// The interpreter for imports: that of the environment, or the one as written.
         interpreter: PathBuf,
-        /// What it runs. `None` for a program of a package that is no Python function.
+        /// The code to run. `None` if the package's program is not a Python function.
         target: Option<Target>,
     },
     /// JavaScript for Node.
@@ -56,14 +57,15 @@ pub enum Kind {
     Other,
 }
 
-/// Local files and folders, as they were when they were read.
+/// Local files and folders, with their state at the time of reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources(Vec<(Seen, PathBuf)>);
 
-/// When a file was changed, and its length; `None` if it does not exist.
+/// Modification time and length of a file; `None` if it does not exist.
 type Seen = Option<(SystemTime, u64)>;
 
-/// Files that are read next to a script; a folder with more does not belong to one program.
+/// Maximum number of files that are read next to a script; a folder with more does not belong to
+/// one program.
 const MOST: usize = 1000;
 
 const DEPTH: usize = 3;
@@ -76,21 +78,21 @@ const CODE: [&str; 11] = [
 const PACKAGES: [&str; 3] = ["__pycache__", "node_modules", "site-packages"];
 
 impl Sources {
-    /// Reads them now. Blocks on the disk.
+    /// Reads their current state. Blocks on the disk.
     pub fn read(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let now = |path: PathBuf| (seen(&path), path);
         Self(paths.into_iter().map(now).collect())
     }
 
-    /// The files that a command names, and those next to its script: code that may be edited while
-    /// the server is in use. Blocks on the disk.
+    /// The files that a command names, and the files next to its script: code that may be edited
+    /// while the server is in use. Blocks on the disk.
     pub fn of_command(command: &CommandSpec) -> Self {
         let cwd = command.cwd.as_deref().filter(|cwd| cwd.is_absolute());
         let local = |text: &String| {
             let path = cwd.map_or_else(|| PathBuf::from(text), |cwd| cwd.join(text));
             (path.is_absolute() && path.is_file()).then_some(path)
         };
-        // The file that an interpreter runs.
+        // The script that an interpreter runs.
         let script = command.args.iter().find_map(local);
         let program = Some(PathBuf::from(&command.program)).filter(|path| path.is_absolute());
         let mut paths: Vec<_> = program.into_iter().chain(script.clone()).collect();
@@ -104,7 +106,7 @@ impl Sources {
         Self::read(paths)
     }
 
-    /// Whether they are still the same. Blocks on the disk.
+    /// Whether they are unchanged. Blocks on the disk.
     pub fn hold(&self) -> bool {
         self.0.iter().all(|(then, path)| seen(path) == *then)
     }
@@ -148,7 +150,7 @@ fn walk(folder: &Path, depth: usize, left: &mut usize, found: &mut Vec<PathBuf>)
 }
 
 impl Resolved {
-    /// Whether it still exists, and its sources have not changed. Blocks on the disk.
+    /// Whether it still exists and its sources are unchanged. Blocks on the disk.
     pub fn holds(&self) -> bool {
         let there = self.folder.is_none() || Path::new(self.executable()).exists();
         there && self.sources.hold()
@@ -162,12 +164,13 @@ impl Resolved {
         }
     }
 
-    /// Records that it has started successfully.
+    /// Records a successful start.
     pub fn trust(&self) {
         self.proven.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a failed start is evidence against it: not once it has started successfully.
+    /// Whether a failed start may be caused by the installation: not after it has started
+    /// successfully.
     pub fn is_doubtful(&self) -> bool {
         self.folder.is_some() && !self.locked && !self.proven.load(Ordering::Relaxed)
     }
