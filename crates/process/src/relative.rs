@@ -1,8 +1,9 @@
-//! Removes the workspace's absolute path from answers: users and models get relative names.
+//! Removes the workspace's absolute path from responses: users and models get relative names.
 //!
-//! Works on the JSON text, so that everything else keeps its bytes. The random job id is searched
-//! for; around it the folder's path is matched in the spellings that a child may print: slashes
-//! escaped once or more often (JSON within JSON), letters as `\u…`, `%…` in `file://` URLs.
+//! It works on the JSON text, so that all other bytes stay unchanged. It searches for the random
+//! job id; around the id it matches the folder's path in the spellings that a child may print:
+//! slashes escaped once or several times (JSON within JSON), characters as `\u…`, `%…` in `file://`
+//! URLs.
 
 use std::{borrow::Cow, fmt::Write, ops::Range, path::Path};
 
@@ -11,7 +12,8 @@ use bridge_protocol::RawJson;
 use memchr::memmem::Finder;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// Finders of what every text with a path of the folder contains, in its only spelling.
+/// Finders for the part that every text with a path of the folder contains, and that has only one
+/// spelling.
 pub fn marks(folder: &JobFolderPaths) -> Vec<Finder<'static>> {
     let id = folder.canonical.file_name();
     let short = folder.short_tmp.as_deref().and_then(short_parts);
@@ -22,26 +24,26 @@ pub fn marks(folder: &JobFolderPaths) -> Vec<Finder<'static>> {
         .collect()
 }
 
-/// The parent of the folder of links, its name, and that of the link.
+/// The parent of the links' folder, the folder's name, and the link's name.
 fn short_parts(link: &Path) -> Option<(&Path, &str, &str)> {
     let folder = link.parent()?;
     let name = folder.file_name()?.to_str()?;
     Some((folder.parent()?, name, link.file_name()?.to_str()?))
 }
 
-/// Rewrites the folder's absolute path in any JSON string of `raw` to a name relative to `work/`;
-/// all else stays byte by byte. Does not copy where nothing matches.
+/// Replaces the folder's absolute path in all JSON strings of `raw` by a name relative to `work/`;
+/// all other bytes stay unchanged. Does not copy if nothing matches.
 pub fn relative(raw: RawJson, folder: &JobFolderPaths) -> RawJson {
     let Some(rewriter) = Rewriter::new(folder) else {
         return raw;
     };
     let mut answer = raw;
-    // Cutting a path out can in odd cases put a new one together; each round makes it shorter.
+    // In rare cases the removal of one path creates another; each round makes the text shorter.
     while let Some(shorter) = rewriter.rewrite(answer.as_bytes()) {
         match RawJson::parse(shorter.into()) {
             Ok(rewritten) => answer = rewritten,
             Err(error) => {
-                // Not reached by any test; a wrong path is better than a broken answer.
+                // No test reaches this; a wrong path is better than an invalid response.
                 tracing::error!(%error, "workspace path not removed from a response");
                 return answer;
             }
@@ -51,7 +53,7 @@ pub fn relative(raw: RawJson, folder: &JobFolderPaths) -> RawJson {
 }
 
 /// The same for plain text, such as the last lines of a log. Outside of paths the workspace's id is
-/// replaced by its digest: readers of the text must not learn the id.
+/// replaced by its digest, because readers of the text must not learn the id.
 pub fn relative_text(text: &str, folder: &JobFolderPaths) -> String {
     let Some(rewriter) = Rewriter::new(folder) else {
         return text.to_owned();
@@ -73,13 +75,13 @@ struct Rewriter {
     short: Option<Mark>,
 }
 
-/// A name that is searched for, as the end of a path.
+/// A name to search for, which is the last component of a path.
 struct Mark {
     name: Vec<u8>,
     finder: Finder<'static>,
-    /// Spellings of the parent folder with a slash at the end.
+    /// Spellings of the parent folder with a trailing slash.
     parents: Vec<Vec<u8>>,
-    /// The link that follows the name, for the link to `tmp/`.
+    /// The name of the link that follows, for the link to `tmp/`.
     link: Option<Vec<u8>>,
 }
 
@@ -93,7 +95,7 @@ impl Mark {
         }
     }
 
-    /// The paths through the name, and their replacements.
+    /// The paths that contain the name, and their replacements.
     fn mentions(&self, text: &[u8]) -> Vec<(Range<usize>, &'static str)> {
         let found = self.finder.find_iter(text);
         found.filter_map(|at| self.mention(text, at)).collect()
@@ -117,7 +119,7 @@ impl Mark {
     }
 }
 
-/// The start of a path that goes through one of `parents` to a name at `at`.
+/// The start of a path that continues from one of `parents` to the name at `at`.
 fn before(text: &[u8], at: usize, parents: &[Vec<u8>]) -> Option<usize> {
     parents
         .iter()
@@ -141,7 +143,7 @@ impl Rewriter {
         })
     }
 
-    /// `None` if nothing has to be changed.
+    /// `None` if there is nothing to replace.
     fn rewrite(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut out: Option<Vec<u8>> = None;
         let mut kept = 0;
@@ -165,9 +167,9 @@ impl Rewriter {
     }
 }
 
-/// A path as `pathlib` and `url` write it in a URI.
+/// A path as `pathlib` and `url` encode it in a URI.
 pub fn percent_encoded(path: &str) -> Cow<'_, str> {
-    /// All characters that they encode.
+    /// The characters that they encode.
     const IN_URL: &AsciiSet = &CONTROLS
         .add(b' ')
         .add(b'"')
@@ -208,15 +210,15 @@ fn spellings(path: &Path) -> Vec<Vec<u8>> {
         .into()
 }
 
-/// The start of `pattern` if it ends at the end of `text`. A slash may be escaped any number of
-/// times, a backslash likewise, and slashes may be doubled.
+/// The start of `pattern` if it is at the end of `text`. Slashes and backslashes may be escaped any
+/// number of times, and slashes may be doubled.
 fn match_back(text: &[u8], pattern: &[u8]) -> Option<usize> {
     let mut at = text.len();
     for (index, expected) in pattern.iter().enumerate().rev() {
         at = match expected {
             b'/' => {
                 let mut start = slash_back(text, at)?;
-                // The first slash is a single one: the two of `file://` may precede it.
+                // The first slash is not doubled: the two slashes of `file://` may precede it.
                 while index > 0
                     && let Some(more) = slash_back(text, start)
                 {
@@ -237,7 +239,7 @@ fn match_back(text: &[u8], pattern: &[u8]) -> Option<usize> {
     Some(at)
 }
 
-/// Before a slash that ends at `end`, with its escapes.
+/// The position before a slash that ends at `end`, and before its escapes.
 fn slash_back(text: &[u8], end: usize) -> Option<usize> {
     let last = end.checked_sub(1)?;
     (text[last] == b'/').then(|| skip_backslashes_back(text, last))
@@ -248,7 +250,7 @@ fn skip_backslashes_back(text: &[u8], end: usize) -> usize {
     end - run.count()
 }
 
-/// The start with a `file://` before it; `None` if the path goes on to the left.
+/// The start including a preceding `file://`; `None` if the path continues to the left.
 fn beginning(text: &[u8], start: usize) -> Option<usize> {
     if let Some(authority) = slash_back(text, start).and_then(|at| slash_back(text, at)) {
         let scheme = text[..authority].strip_suffix(b"file:")?;
@@ -260,7 +262,7 @@ fn beginning(text: &[u8], start: usize) -> Option<usize> {
     begins_word(&text[..start]).then_some(start)
 }
 
-/// Whether a path can begin after `before`: not in the middle of a longer one.
+/// Whether a path can start after `before`, instead of continuing a longer one.
 fn begins_word(before: &[u8]) -> bool {
     let Some((last, rest)) = before.split_last() else {
         return true;
@@ -270,7 +272,7 @@ fn begins_word(before: &[u8]) -> bool {
         at.is_some_and(|at| before[at] == b'\\')
     };
     match last {
-        // The letter of an escape is not one of a name: "saved to:\n/tmp/…".
+        // The letter of an escape sequence is not part of a name: "saved to:\n/tmp/…".
         b'n' | b'r' | b't' | b'b' | b'f' if rest.ends_with(b"\\") => true,
         b'/' | b'.' | b'-' | b'_' | b'~' | b'%' => false,
         letter if letter.is_ascii_alphanumeric() => {
@@ -289,14 +291,15 @@ fn continues_name(rest: &[u8]) -> bool {
     }
 }
 
-/// The end of the replaced path of the job folder, which ends at `end`, and its replacement.
+/// The end of the job folder's path, which ends at `end`, with the part to replace, and its
+/// replacement.
 fn within(text: &[u8], end: usize) -> (usize, &'static str) {
     let work = slash_on(text, end).and_then(|at| {
         let after = at + text[at..].starts_with(b"work").then_some(4)?;
         (!continues_name(&text[after..])).then_some(after)
     });
     let Some(work) = work else {
-        // A full stop after it would look like a third one.
+        // A following full stop would look like a third dot.
         let stop = text[end..].starts_with(b".");
         let name = if stop { "../" } else { ".." };
         return (end, name);
@@ -313,7 +316,7 @@ fn within(text: &[u8], end: usize) -> (usize, &'static str) {
     }
 }
 
-/// The end of a slash (or several) that starts at `start`, with its escapes.
+/// The end of one or more slashes that start at `start`, with their escapes.
 fn slash_on(text: &[u8], start: usize) -> Option<usize> {
     let mut end = None;
     let mut at = start;
@@ -327,7 +330,7 @@ fn slash_on(text: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// Whether a file's name begins here. If in doubt, not: `./name` is correct, too.
+/// Whether a file name starts here. If in doubt, no: `./name` is also correct.
 fn begins_name(rest: &[u8]) -> bool {
     let run = rest.iter().take_while(|byte| **byte == b'\\').count();
     match &rest[run..] {
@@ -496,7 +499,7 @@ mod tests {
         assert_eq!(same.as_ptr(), bytes.as_ptr());
     }
 
-    /// Any text, with pieces that make or break paths in between.
+    /// Any text that contains pieces which form or break paths.
     fn texts() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             Just(format!("/data/jobs/{ID}")),

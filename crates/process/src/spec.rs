@@ -1,4 +1,4 @@
-//! A server as configured: a command line or an address, and the user's values in it.
+//! A server as configured: a command line or a URL, and the placeholders for user values in it.
 
 use std::{
     fmt,
@@ -10,20 +10,20 @@ use indexmap::IndexMap;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
-// The command line of a stdio server, before and after the folder is filled in.
+// The command line of a stdio server, before and after the placeholders are replaced.
 
-/// A program to start: argv, no shell. `${…}` are replaced already, `{MCPO_WORKDIR}` and
-/// `{MCPO_JOB_ID}` not yet, nor the user's values. Contains no NUL. `Debug` shows no argument and no
-/// value.
+/// A program to start: argv, no shell. `${…}` are already replaced; `{MCPO_WORKDIR}`,
+/// `{MCPO_JOB_ID}` and the user's values are not. Contains no NUL. `Debug` shows no arguments and
+/// no values.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommandSpec {
-    /// As written: a path, or a name to be looked up in `PATH`.
+    /// As written: a path, or a name to find in `PATH`.
     pub program: String,
-    /// Arguments; may hold secrets.
+    /// Arguments; may contain secrets.
     pub args: Vec<String>,
-    /// The server's own variables; values may be secrets.
+    /// The server's own environment variables; values may be secrets.
     pub env: IndexMap<String, String>,
-    /// Where it starts, if not in the workspace.
+    /// The working directory, if not the workspace.
     pub cwd: Option<PathBuf>,
 }
 
@@ -34,17 +34,17 @@ pub struct ResolvedCommand {
     pub program: String,
     /// Arguments, placeholders replaced.
     pub args: Vec<String>,
-    /// The server's own variables, placeholders replaced.
+    /// The server's own environment variables, placeholders replaced.
     pub env: IndexMap<String, String>,
-    /// The folder to start in: the workspace's, unless the file names another. A relative one
-    /// starts from the workspace's.
+    /// The working directory: the workspace, unless the file names another. A relative path is
+    /// relative to the workspace.
     pub cwd: PathBuf,
 }
 
 impl CommandSpec {
-    /// Fills in the placeholders of `args`, `env` and `cwd` for one workspace, and in `env` those of
-    /// its user. `workdir` should be UTF-8 (our own names are): other bytes become U+FFFD in
-    /// arguments.
+    /// Replaces the placeholders of `args`, `env` and `cwd` for one workspace, and in `env` those
+    /// of its user. `workdir` should be UTF-8 (the bridge's own names are): other bytes become
+    /// U+FFFD in arguments.
     pub fn resolve(&self, workdir: &Path, job: &JobId, user: &UserValues) -> ResolvedCommand {
         let folder = workdir.to_string_lossy();
         let job = job.to_string();
@@ -61,7 +61,7 @@ impl CommandSpec {
         }
     }
 
-    /// Whether its environment contains values of the user.
+    /// Whether its environment contains placeholders for user values.
     pub fn asks_for_user(&self) -> bool {
         self.env.values().any(|value| asks_for_user(value))
     }
@@ -77,21 +77,21 @@ impl fmt::Debug for CommandSpec {
     }
 }
 
-// A remote server, before and after the user's values are filled in.
+// A remote server, before and after the user's values are inserted.
 
-/// A remote server. `Debug` shows the origin of the URL and the names of the headers.
+/// A remote server. `Debug` shows only the origin of the URL and the names of the headers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RemoteSpec {
-    /// `http` or `https`; may hold a secret in its path or query.
+    /// `http` or `https`; path or query may contain a secret.
     pub url: Url,
-    /// The protocol spoken there.
+    /// The transport.
     pub kind: RemoteKind,
     /// Sent with every request; names and values are valid HTTP. Values may be secrets.
     pub headers: IndexMap<String, String>,
 }
 
 impl RemoteSpec {
-    /// With headers for this user.
+    /// The server with the headers for this user.
     #[must_use]
     pub fn for_user(&self, user: &UserValues) -> Self {
         let user = user.in_headers();
@@ -114,22 +114,22 @@ impl fmt::Debug for RemoteSpec {
     }
 }
 
-/// The protocol of a remote server.
+/// The transport of a remote server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemoteKind {
     /// MCP Streamable HTTP.
     StreamableHttp,
-    /// HTTP with server-sent events, of revision 2024-11-05.
+    /// HTTP with server-sent events, from revision 2024-11-05.
     Sse,
 }
 
-// The user's values that the configuration may pass to a server.
+// User values that the configuration may pass to a server.
 
-/// The values of [`USER_PLACEHOLDERS`]; empty if the user is unknown or not proven.
+/// The values of [`USER_PLACEHOLDERS`]; empty if the user is unknown or not verified.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct UserValues([String; 5]);
 
-/// The placeholders.
+/// The placeholders for user values.
 pub const USER_PLACEHOLDERS: [&str; 5] = [
     "{MCPO_USER_ID}",
     "{MCPO_USER_NAME}",
@@ -138,12 +138,12 @@ pub const USER_PLACEHOLDERS: [&str; 5] = [
     "{MCPO_USER_GROUPS}",
 ];
 
-/// Characters that no header can contain, and the sign of the encoding.
+/// Characters that are invalid in headers, and the escape character.
 const IN_HEADERS: &AsciiSet = &CONTROLS.add(b'%');
 
 impl UserValues {
-    /// The values of a caller. Control characters are removed: no variable and no header can contain
-    /// all of them.
+    /// The values of a caller. Control characters are removed, because environment variables and
+    /// headers cannot contain all of them.
     pub fn from_caller(caller: &Caller) -> Self {
         let Principal::User(id) = &caller.principal else {
             return Self::default();
@@ -165,19 +165,19 @@ impl UserValues {
         std::array::from_fn(|index| (USER_PLACEHOLDERS[index], self.0[index].as_str()))
     }
 
-    /// The same for headers: percent-encoded where it must be, as Open WebUI does it.
+    /// The values for headers: percent-encoded where necessary, as in Open WebUI.
     fn in_headers(&self) -> Self {
         let encoded = |text: &String| utf8_percent_encode(text, IN_HEADERS).to_string();
         Self(self.0.each_ref().map(encoded))
     }
 }
 
-/// Whether a text contains a placeholder for a value of the user.
+/// Whether a text contains a placeholder for a user value.
 pub fn asks_for_user(text: &str) -> bool {
     USER_PLACEHOLDERS.iter().any(|name| text.contains(name))
 }
 
-/// Replaces placeholders in one pass, so that nothing in an inserted value is replaced.
+/// Replaces placeholders in one pass, so that placeholders in inserted values are not replaced.
 fn fill<'a>(text: &'a str, values: &[(&str, &'a str)]) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
