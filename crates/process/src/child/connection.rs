@@ -1,10 +1,10 @@
-//! JSON-RPC with one child: responses are matched by number, and no message of the child breaks a
-//! call.
+//! JSON-RPC with one child: responses are matched by request number, and no message of the child
+//! breaks a call.
 //!
-//! Receivers of messages other than responses: stdio has no association between messages and
-//! requests. Progress is routed by its token, listen streams by their subscription, and everything
-//! else goes to the newest request in flight, but only while all active requests have one owner. A
-//! request that waits for an answer of its client is not active. The receiver is never guessed.
+//! Recipients of messages other than responses: on stdio, messages are not associated with
+//! requests. Progress is routed by its token, listen streams by their subscription, and all other
+//! messages go to the newest request in flight, but only while all active requests have one owner.
+//! A request that waits for a response of its client is not active. The recipient is never guessed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -36,13 +36,13 @@ use crate::relative;
 /// How long to wait for responses of a child that closed its stdin.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// A child's answer: its `result`, or its `error` object.
+/// A child's response: its `result`, or its `error` object.
 pub type Outcome = Result<RawJson, RawJson>;
 
 /// Rewrites each line of a child before it is parsed.
 type Cleaner = Arc<dyn Fn(Bytes) -> Bytes + Send + Sync>;
 
-/// Removes the folder's path from the child's messages: all receivers get relative names.
+/// Removes the folder's path from the child's messages: all recipients get relative names.
 pub fn without_folder(paths: JobFolderPaths) -> Cleaner {
     let finders = relative::marks(&paths);
     Arc::new(move |line: Bytes| {
@@ -68,7 +68,7 @@ pub enum Closed {
     LineTooLong,
 }
 
-/// A handle to the conversation. Cheap to clone.
+/// A handle to the connection. Cheap to clone.
 #[derive(Clone)]
 pub struct Connection {
     shared: Arc<Shared>,
@@ -79,21 +79,21 @@ struct Shared {
     numbers: AtomicU64,
     waiting: Mutex<Waiting>,
     closing: CancellationToken,
-    /// It sent a request that no client could answer.
+    /// A request of the child was declined because no client could answer it.
     declined: AtomicBool,
     noise: Mutex<Noise>,
 }
 
-/// Lines of a child's that were no JSON-RPC.
+/// Lines of a child that were not JSON-RPC.
 #[derive(Debug, Default)]
 pub struct Noise {
-    /// How many there were.
+    /// Their number.
     pub lines: u64,
-    /// The beginning of the last.
+    /// The start of the last line.
     pub last: Box<str>,
 }
 
-/// Bytes of a line that are kept for an error message.
+/// Maximum size of a line in an error message, in bytes.
 const QUOTED: usize = 300;
 
 #[derive(Default)]
@@ -104,7 +104,7 @@ struct Waiting {
 }
 
 impl Connection {
-    /// Starts the tasks that read and write. `limit` bounds one line from the child, in bytes.
+    /// Starts the read and write tasks. `limit` bounds one line from the child, in bytes.
     pub fn open(
         stdin: impl AsyncWrite + Send + Unpin + 'static,
         stdout: impl AsyncRead + Send + Unpin + 'static,
@@ -143,9 +143,9 @@ impl Connection {
         Ok(reply.outcome)
     }
 
-    /// Sends what `make` writes for the number of this request, and waits for the response. With
-    /// `cancel`, dropping the future cancels the request at the child; so does `cancelled`, but then
-    /// a late response is still waited for.
+    /// Sends the message that `make` builds for this request's number, and waits for the response.
+    /// With `cancel`, dropping the future cancels the request at the child; so does `cancelled`,
+    /// but then it still waits for a late response.
     pub async fn exchange(
         &self,
         make: impl FnOnce(u64) -> Bytes,
@@ -191,19 +191,19 @@ impl Connection {
             }
             Err(Shut) => None,
         };
-        // Answered or closed: there is nothing left to cancel.
+        // After a response or the end of the connection there is nothing to cancel.
         unanswered.cancel = false;
         unanswered.waits = reply.is_none();
         let closed = || self.shared.waiting.lock().closed;
         reply.ok_or_else(|| closed().unwrap_or(Closed::StreamEnded))
     }
 
-    /// Sends a whole line, its end included; lost if the child does not read.
+    /// Sends a whole line, including its newline; lost if the child does not read.
     pub fn send(&self, line: Bytes) {
         self.shared.outgoing.try_send(line);
     }
 
-    /// The same for a line without its end.
+    /// The same for a line without its newline.
     pub fn tell(&self, line: &[u8]) {
         let mut line = line.to_vec();
         jsonrpc::end_line(&mut line);
@@ -226,7 +226,7 @@ impl Connection {
         self.shared.waiting.lock().closed.is_none()
     }
 
-    /// Whether the child sent a request that no client could answer.
+    /// Whether a request of the child was declined because no client could answer it.
     pub fn has_declined(&self) -> bool {
         self.shared.declined.load(Ordering::Relaxed)
     }
@@ -236,7 +236,7 @@ impl Connection {
         read(&self.shared.noise.lock())
     }
 
-    /// Closes the child's stdin; responses that are under way still arrive.
+    /// Closes the child's stdin; pending responses still arrive.
     pub fn close_stdin(&self) {
         self.shared.closing.cancel();
     }
@@ -258,13 +258,14 @@ impl Shared {
         pending.unwrap_or_default()
     }
 
-    /// A recipient that is too far behind loses its request: others must not wait for it, and it
+    /// If a recipient is too slow, its request fails: other recipients must not wait for it, and it
     /// must not miss a message without notice.
     fn tell(&self, number: u64, message: ServerMessage) {
         let mut waiting = self.waiting.lock();
         let request = waiting.requests.get(&number);
         let Some(sink) = request.and_then(|request| request.sink.as_ref()) else {
-            // A dropped message may respond to the child, which must not happen under the lock.
+            // Dropping a message may send a response to the child, which must not happen under the
+            // lock.
             drop(waiting);
             return;
         };
@@ -278,7 +279,7 @@ impl Shared {
         drop((lost, sent));
     }
 
-    /// All callers that wait are notified by the drop of their senders.
+    /// All waiting callers are notified because their senders are dropped.
     fn close(&self, why: Closed) {
         let before = {
             let mut waiting = self.waiting.lock();
@@ -321,8 +322,8 @@ impl Drop for Unanswered<'_> {
 async fn write(shared: Arc<Shared>) {
     let pump = async {
         if shared.outgoing.write_left().await.is_err() {
-            // The child closed its stdin: new requests fail at once, responses to earlier ones may
-            // be under way.
+            // The child closed its stdin: new requests fail at once, responses to earlier requests
+            // may still arrive.
             shared.outgoing.shut();
             tokio::time::sleep(LAST_ANSWERS).await;
             shared.close(Closed::StreamEnded);
@@ -373,7 +374,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     fn take_in(&self, message: Message) {
         match message {
-            // An unknown number is a second or late response.
+            // An unknown number means a duplicate or late response.
             Message::Response { number, reply } => {
                 if let Some(request) = self.shared.take(number) {
                     let _ = request.answer.send(reply);
@@ -393,7 +394,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if &*said.method == method::PING {
             return responder.result(&RawJson::empty_object());
         }
-        // Without a recipient, the responder's drop declines.
+        // Without a recipient, dropping the responder declines the request.
         if let Some(number) = self.shared.recipient(&said) {
             let responder = responder.count(self.shared.pending(number));
             let message = ServerMessage::Request(said, responder);
@@ -405,7 +406,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     fn told(&self, said: Said) {
         let recipient = self.shared.recipient(&said);
-        // A message of one subscription has no other receiver.
+        // A message of one subscription has no other recipient.
         let of_all = || subscription(&said).is_none();
         if (recipient.is_none() || is_news(&said.method)) && of_all() {
             (self.listener)(&said);
@@ -416,59 +417,60 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 }
 
-/// A child that sends several requests at once sends them within this time.
+/// Requests that a child sends at once arrive within this time.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// Messages that may wait for a slow recipient; one that is further behind loses its request.
+/// Maximum number of messages that wait for a slow recipient; above it, the recipient's request
+/// fails.
 pub const BACKLOG: usize = 16 * 1024;
 
-/// The owner of requests that last until they are ended, such as subscriptions: they are never
-/// active in a way that a child could ask about.
+/// The owner of long-lived requests, such as subscriptions: they never count as active requests
+/// that may receive a request of the child.
 pub const LONG_LIVED: u64 = u64::MAX;
 
-/// Receives what a child sends while one request is in flight.
+/// Receives messages that a child sends while one request is in flight.
 #[derive(Clone)]
 pub struct MessageSink {
-    /// Requests with the same owner may get each other's messages.
+    /// Requests with the same owner may receive each other's messages.
     pub owner: u64,
     /// The receiver.
     pub messages: mpsc::Sender<ServerMessage>,
     /// Set when the client cancels the request.
     pub cancellation: Cancellation,
-    /// Sees notifications before the receiver does; if there is one, progress is asked for.
+    /// Gets notifications before the recipient does; if it is set, the request asks for progress.
     pub witness: Option<Listener>,
 }
 
 /// A message of a child to one recipient.
 pub enum ServerMessage {
-    /// A request; the response is sent with the responder.
+    /// A request; the response is sent through the responder.
     Request(Said, Responder),
     /// A notification.
     Notification(Said),
 }
 
-/// Receives news for all callers: lists that changed, resources that were updated.
+/// Receives notifications for all callers: changed lists, updated resources.
 pub type Listener = Arc<dyn Fn(&Said) + Send + Sync>;
 
-/// Responds to a request of a child. Dropped without a response, it declines.
+/// Responds to a request of a child. If it is dropped without a response, it declines the request.
 pub struct Responder {
     way: Way,
-    /// The child's name for the request, if it has one.
+    /// The child's key for the request, if it has one.
     pub key: Option<Box<str>>,
-    /// Of our request for which the child sent this one.
+    /// The pending requests of the bridge's request for which the child sent this one.
     pending: Option<Arc<PendingServerRequests>>,
 }
 
-/// How a response is sent to the child.
+/// How to send a response to the child.
 enum Way {
     /// As the response to its request with this id.
     Message(Connection, RawJson),
-    /// With the next round of our request.
+    /// In the next round of the bridge's request.
     Round(oneshot::Sender<RawJson>),
     Answered,
 }
 
-/// The child's requests for one of ours that wait for a response, and when the last one began.
+/// The child's unanswered requests for one of the bridge's requests, and when the last one arrived.
 #[derive(Default)]
 pub struct PendingServerRequests(Mutex<(usize, Option<Instant>)>);
 
@@ -503,7 +505,7 @@ impl Responder {
         }
     }
 
-    /// For a request that came in a result, under this name.
+    /// For a request that was part of a result, under this key.
     pub fn of_round(key: &str, answer: oneshot::Sender<RawJson>) -> Self {
         Self {
             way: Way::Round(answer),
@@ -512,7 +514,7 @@ impl Responder {
         }
     }
 
-    /// Counts among the pending requests for one of ours.
+    /// Counts among the pending requests for one of the bridge's requests.
     #[must_use]
     pub fn count(mut self, pending: Arc<PendingServerRequests>) -> Self {
         {
@@ -523,7 +525,7 @@ impl Responder {
         self
     }
 
-    /// Answers with `result`.
+    /// Responds with `result`.
     pub fn result(mut self, result: &RawJson) {
         match std::mem::replace(&mut self.way, Way::Answered) {
             Way::Message(connection, id) => {
@@ -549,14 +551,14 @@ impl Responder {
         }
     }
 
-    /// Forwards a whole response of a client, whose id is `id` within the line.
+    /// Forwards a client's whole response, whose id is `id` within the line.
     pub fn relay(mut self, line: &bytes::Bytes, id: &RawJson) {
         match std::mem::replace(&mut self.way, Way::Answered) {
             Way::Message(connection, own) => {
                 connection.tell(&jsonrpc::splice(line, &[(id, own.as_bytes())]));
             }
             Way::Round(answer) => {
-                // A round cannot carry an error: the drop declines.
+                // A round cannot carry an error: dropping `answer` declines the request.
                 let whole = RawJson::parse(line.clone()).ok();
                 if let Some(result) = whole.and_then(|whole| whole.member("result")) {
                     let _ = answer.send(result);
@@ -578,12 +580,12 @@ impl Drop for Responder {
     }
 }
 
-/// A request of ours that waits for its response.
+/// A request of the bridge that waits for its response.
 struct InFlight {
     answer: oneshot::Sender<Reply>,
     /// Receives the child's other messages.
     sink: Option<MessageSink>,
-    /// The child's requests for it, if there were any.
+    /// The child's requests for it, if any.
     pending: Option<Arc<PendingServerRequests>>,
 }
 
@@ -591,7 +593,7 @@ struct InFlight {
 fn recipient(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
     let named = named_request(said);
     if said.id.is_none() && (&*said.method == method::PROGRESS || named.is_some()) {
-        // A token that is not in flight belongs to a call that ended.
+        // A token that is not in flight belongs to an ended call.
         return named.filter(|number| waiting.contains_key(number));
     }
     if is_news(&said.method) {
@@ -612,7 +614,7 @@ fn recipient(waiting: &BTreeMap<u64, InFlight>, said: &Said) -> Option<u64> {
             pending(request, PendingServerRequests::asked_just_now)
         }
     };
-    // The newest of them, if all have the same owner.
+    // The newest such request, if all have the same owner.
     let mut owners = waiting
         .iter()
         .rev()
@@ -629,40 +631,41 @@ fn subscription(said: &Said) -> Option<RawJson> {
     id.filter(|id| id.as_bytes() != b"null")
 }
 
-/// The number of our request that the params name: a progress token or a subscription.
+/// The number of the bridge's request that the params name: a progress token or a subscription.
 fn named_request(said: &Said) -> Option<u64> {
     let named = subscription(said).or_else(|| said.param(&[meta::PROGRESS_TOKEN]));
     jsonrpc::number(named?.as_str())
 }
 
-/// Whether a message is for all callers rather than for a request in flight.
+/// Whether a notification is for all callers rather than for a request in flight.
 pub fn is_news(method: &str) -> bool {
     method.ends_with("/list_changed") || method == method::RESOURCE_UPDATED
 }
 
 // Messages to a child: whole lines, in the order in which they were sent.
 //
-// The sender writes at once, including what others have sent meanwhile, so that no task has to be
-// woken. Only what the child's pipe does not take is left to a task that waits for room.
+// The sender writes at once, including lines that others have sent meanwhile, so that no task must
+// be woken. Only data that does not fit into the child's pipe is written by a task that waits for
+// space.
 //
 // ```text
 // send ──▶ waiting lines ──the sender that holds the pipe──▶ child
 //                                └──pipe full──▶ the task holds it until nothing waits
 // ```
 
-/// Lines that may wait for a child that reads slowly; then senders wait.
+/// Maximum number of lines that wait for a child that reads slowly; above it, senders wait.
 const MOST: usize = 256;
 
-/// Lines written with one call.
+/// Maximum number of lines in one write.
 const BATCH: usize = 64;
 
 type Stdin = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// The way to one child's stdin.
+/// The queue and pipe to one child's stdin.
 pub struct Outgoing {
     lines: Mutex<Lines>,
     pipe: Mutex<Pipe>,
-    /// There is something for the task.
+    /// Signals that the task has data to write.
     stuck: Notify,
     room: Notify,
 }
@@ -674,13 +677,13 @@ struct Lines {
 }
 
 struct Pipe {
-    /// Not there while the task writes, and after the end.
+    /// `None` while the task writes, and after the end.
     stdin: Option<Stdin>,
-    /// What a write has left of what it was given.
+    /// The rest of a partial write.
     rest: Bytes,
 }
 
-/// The child takes nothing more.
+/// The child accepts no more data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shut;
 
@@ -697,12 +700,12 @@ impl Outgoing {
         }
     }
 
-    /// Sends a whole line, its end included; waits while too many wait.
+    /// Sends a whole line, including its newline; waits while the queue is full.
     pub async fn send(&self, line: Bytes) -> Result<(), Shut> {
         let mut line = Some(line);
         loop {
             let mut room = std::pin::pin!(self.room.notified());
-            // Registered before the check, or a notification could be missed.
+            // Registered before the check, because otherwise a notification could be missed.
             room.as_mut().enable();
             if self.push(&mut line)? {
                 self.flush();
@@ -712,14 +715,14 @@ impl Outgoing {
         }
     }
 
-    /// Sends one that is lost if the child does not read.
+    /// Sends a line, which is lost if the child does not read.
     pub fn try_send(&self, line: Bytes) {
         if self.push(&mut Some(line)) == Ok(true) {
             self.flush();
         }
     }
 
-    /// True once it is among those that wait.
+    /// True once the line is in the queue.
     fn push(&self, line: &mut Option<Bytes>) -> Result<bool, Shut> {
         let mut lines = self.lines.lock();
         if lines.closed {
@@ -732,7 +735,8 @@ impl Outgoing {
         Ok(room)
     }
 
-    /// Writes what waits, unless another sender does, which checks again after it is done.
+    /// Writes the queued lines, unless another sender is writing; that sender checks the queue
+    /// again afterwards.
     fn flush(&self) {
         loop {
             let Some(mut pipe) = self.pipe.try_lock() else {
@@ -745,14 +749,14 @@ impl Outgoing {
                 return;
             }
             drop(pipe);
-            // A sender that came meanwhile found the pipe taken.
+            // A sender that queued a line meanwhile found the pipe locked.
             if self.lines.lock().waiting.is_empty() {
                 return;
             }
         }
     }
 
-    /// False where the task has to do it.
+    /// False if the task must write the rest.
     fn write_now(&self, stdin: &mut Stdin, rest: &mut Bytes) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         loop {
@@ -769,7 +773,7 @@ impl Outgoing {
         }
     }
 
-    /// What is written next; empty if nothing waits.
+    /// The next data to write; empty if the queue is empty.
     fn next(&self) -> Bytes {
         let mut lines = self.lines.lock();
         let full = lines.waiting.len() >= MOST;
@@ -789,7 +793,7 @@ impl Outgoing {
         next
     }
 
-    /// Writes what senders had to leave, until the child takes nothing more.
+    /// Writes the data that senders could not write, until the child accepts no more.
     pub async fn write_left(&self) -> std::io::Result<()> {
         loop {
             self.stuck.notified().await;
@@ -806,7 +810,7 @@ impl Outgoing {
                 rest = self.next();
             }
             self.pipe.lock().stdin = Some(stdin);
-            // What came while the task held the pipe.
+            // Lines that were queued while the task held the pipe.
             self.flush();
         }
     }
@@ -817,29 +821,29 @@ impl Outgoing {
         self.room.notify_waiters();
     }
 
-    /// The same, and closes the child's stdin.
+    /// Accepts no more lines, and closes the child's stdin.
     pub fn close(&self) {
         self.shut();
         self.pipe.lock().stdin = None;
     }
 }
 
-// Lines of a byte stream, each one message.
+// Lines of a byte stream; each line is one message.
 
-/// What a reader found.
+/// The result of a read.
 pub enum Line {
-    /// One line without its end.
+    /// One line without its newline.
     Whole(Bytes),
-    /// The line is longer than the limit: the stream cannot be followed further.
+    /// The line exceeds the limit: the stream cannot be read further.
     TooLong,
     /// The stream ended.
     End,
 }
 
-/// Bytes that lines are read into together.
+/// Size of a buffer block, in bytes.
 const BLOCK: usize = 16 * 1024;
 
-/// Bytes that a read has room for, at least.
+/// Minimum free space for a read, in bytes.
 const LEAST_READ: usize = 2 * 1024;
 
 /// Splits a stream at newlines, without copying lines out of the buffer.
@@ -851,7 +855,7 @@ pub struct LineReader<R> {
 }
 
 impl<R: AsyncRead + Unpin> LineReader<R> {
-    /// `limit` in bytes bounds one line, and so this reader's memory.
+    /// `limit` bounds one line, in bytes, and so this reader's memory.
     pub fn new(input: R, limit: usize) -> Self {
         Self {
             input,
@@ -883,7 +887,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
                 self.searched = 0;
                 return Line::TooLong;
             }
-            // Small lines share a block; doubling keeps the copies of a growing one few.
+            // Small lines share a block; doubling limits how often a growing line is copied.
             if self.buffer.capacity() - self.searched < LEAST_READ {
                 self.buffer.reserve(self.searched.max(BLOCK));
             }
@@ -894,8 +898,8 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         }
     }
 
-    /// The rest of a large line's allocation would keep all of it for as long as this reader waits. What
-    /// came behind the line goes into a new block.
+    /// The rest of the buffer would keep a large line's allocation alive while this reader waits.
+    /// Data after the line is copied into a new block.
     fn leave_large_block(&mut self, line: usize) {
         if line > BLOCK {
             let mut block = BytesMut::with_capacity(self.buffer.len().max(BLOCK));
@@ -904,7 +908,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         }
     }
 
-    /// A last line without a newline still counts.
+    /// A last line without a newline is valid.
     fn last_line(&mut self) -> Line {
         self.searched = 0;
         let rest = self.buffer.split().freeze();
@@ -917,9 +921,9 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     }
 }
 
-// A request that its client cancels.
+// Cancellation of a request by its client.
 
-/// Set once, possibly with the client's own message. Clones are of the same request.
+/// Set once, possibly with the client's own message. Clones refer to the same request.
 #[derive(Clone, Default)]
 pub struct Cancellation {
     token: CancellationToken,
@@ -927,19 +931,19 @@ pub struct Cancellation {
 }
 
 impl Cancellation {
-    /// By a `notifications/cancelled` of the client's, within which `id` names the request.
+    /// Cancels with a `notifications/cancelled` of the client, within which `id` names the request.
     pub fn cancel(&self, line: &Bytes, id: &RawJson) {
         let _ = self.words.set((line.clone(), id.clone()));
         self.token.cancel();
     }
 
-    /// Waits for it.
+    /// Waits for the cancellation.
     pub async fn cancelled(&self) {
         self.token.cancelled().await;
     }
 
-    /// The message that cancels our request with this number: the client's own with another id, if
-    /// there is one.
+    /// The message that cancels the bridge's request with this number: the client's own message
+    /// with the id replaced, if there is one.
     pub fn line_for(&self, number: u64) -> Bytes {
         let Some((line, id)) = self.words.get() else {
             return jsonrpc::cancelled(number);
@@ -960,7 +964,7 @@ mod tests {
     #[derive(Default)]
     struct KeptNoise(Mutex<Vec<Vec<u8>>>);
 
-    /// The child's side of a conversation, played by the test.
+    /// The child's side of a connection, controlled by the test.
     struct Played {
         connection: Connection,
         reads: Lines<BufReader<DuplexStream>>,
@@ -1235,7 +1239,8 @@ mod lines_tests {
         ));
     }
 
-    /// A reader that waits for the next line holds no more than a block, and what came already.
+    /// While it waits for the next line, a reader keeps only one block and the data that has
+    /// already arrived.
     #[tokio::test]
     async fn a_large_line_is_given_back_while_the_reader_waits() {
         let mut input = vec![b'x'; 1_000_000];

@@ -3,15 +3,15 @@
 //! ```text
 //! bridge → supervisor   one byte with three descriptors: the child's stdin, stdout, stderr
 //! supervisor → bridge   "pid 4711"             the child runs
-//!                       "fail <why>"           it could not be started; the end
+//! supervisor → bridge   "fail <why>"           it could not be started; the last message
 //! bridge → supervisor   "until <time>"         milliseconds of CLOCK_BOOTTIME at which everything is
 //!                                              killed, unless a later time is sent before; 0: never
 //! bridge → supervisor   "end <wait> <grace>"   milliseconds before SIGTERM, and then before SIGKILL
-//! supervisor → bridge   "exit code 0" | "exit signal 9"   after nothing of the tree is left
-//! supervisor → bridge   "by 4710"              before "pid", from one that the bridge did not start
-//! bridge → nursery      "sweep"                a supervisor below it is gone: it kills what that left
+//! supervisor → bridge   "exit code 0" | "exit signal 9"   after all processes of the tree ended
+//! supervisor → bridge   "by 4710"              before "pid", if the bridge did not start the supervisor
+//! bridge → nursery      "sweep"                a supervisor below it ended: kill its remaining processes
 //! ```
-//! The end of the stream, whichever way, means: kill everything now.
+//! The end of the stream, for any reason, means: kill everything now.
 
 use std::{ffi::OsStr, time::Duration};
 
@@ -41,21 +41,21 @@ impl std::fmt::Display for ExitStatus {
     }
 }
 
-/// What a supervisor reports.
+/// A report of a supervisor.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Report {
     /// The supervisor's own process id.
     By(u32),
     /// The child runs under this process id.
     Started(u32),
-    /// It could not be started, and why.
+    /// It could not be started, for this reason.
     Failed(String),
-    /// The child and everything below it is gone.
+    /// The child and all its descendants have ended.
     Exited(ExitStatus),
 }
 
 impl Report {
-    /// One line, without its newline.
+    /// The report as one line, without its newline.
     pub fn to_line(&self) -> String {
         match self {
             Self::By(pid) => format!("by {pid}"),
@@ -65,7 +65,7 @@ impl Report {
         }
     }
 
-    /// Reads what [`Report::to_line`] wrote; `None` for anything else.
+    /// Parses the output of [`Report::to_line`]; `None` for anything else.
     pub fn from_line(line: &str) -> Option<Self> {
         let (word, rest) = line.split_once(' ')?;
         Some(match word {
@@ -83,19 +83,19 @@ impl Report {
     }
 }
 
-/// What the bridge asks of a supervisor.
+/// An order of the bridge to a supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Ends the child: the time before SIGTERM, and then before SIGKILL.
     End(Duration, Duration),
-    /// Kills everything at this time, unless a later one is sent before; `None`: never.
+    /// Kills everything at this time, unless a later time is sent before; `None`: never.
     Until(Option<BootTime>),
-    /// Asks a nursery to look for what a supervisor left.
+    /// Asks a nursery to search for processes that a supervisor left behind.
     Sweep,
 }
 
 impl Order {
-    /// One line, without its newline.
+    /// The order as one line, without its newline.
     pub fn to_line(self) -> String {
         match self {
             Self::End(wait, grace) => format!("end {} {}", wait.as_millis(), grace.as_millis()),
@@ -104,7 +104,7 @@ impl Order {
         }
     }
 
-    /// Reads what [`Order::to_line`] wrote; `None` for anything else.
+    /// Parses the output of [`Order::to_line`]; `None` for anything else.
     pub fn from_line(line: &str) -> Option<Self> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
@@ -126,11 +126,11 @@ impl Order {
 /// How a child is asked to end. Its stdin is closed first, unless it is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Time to leave by itself, then SIGTERM, the same time again, then SIGKILL.
+    /// Time to exit by itself, then SIGTERM, the same time again, then SIGKILL.
     Gracefully(Duration),
     /// SIGTERM at once, this time, then SIGKILL: for a call past its deadline.
     Terminate(Duration),
-    /// SIGKILL at once: for a child whose answer is already in.
+    /// SIGKILL at once: for a child whose response has already arrived.
     Kill,
 }
 
@@ -148,11 +148,11 @@ impl End {
 /// The task of a supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duty {
-    /// One child, which it starts.
+    /// Starts and supervises one child.
     Child,
-    /// A fork parent, which it starts and whose end ends no process forked from it.
+    /// Starts and supervises a fork parent; when it ends, the processes forked from it continue.
     Nursery,
-    /// One child that was forked before, by the process that becomes its supervisor.
+    /// Supervises one child that the process had forked before it became the supervisor.
     Adopted,
 }
 

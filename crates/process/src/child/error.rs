@@ -1,53 +1,53 @@
-//! Why a child gave no answer, for callers.
+//! Why a child did not respond, for callers.
 
 use bridge_model::JobFolderPaths;
 
 use super::control::ExitStatus;
 use crate::relative::relative_text;
 
-/// Characters of one line of the child's that an error quotes.
+/// Maximum number of characters that an error quotes of one line of the child.
 const QUOTED: usize = 300;
 
-/// Why a child gave no answer.
+/// Why a child did not respond.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ChildError {
-    /// It never became ready.
+    /// The child did not become ready.
     #[error("the server failed to start: {why}{said}")]
     NotStarted {
         /// What happened, without the server's output.
         why: String,
-        /// The server's output: its answer, or the last lines of its log.
+        /// The server's output: its response, or the last lines of its log.
         said: String,
-        /// It answered, and rejected all requested forms of the protocol.
+        /// It responded, and rejected all requested forms of the protocol.
         refused: bool,
     },
-    /// It ended while a call waited.
+    /// It exited while a call waited.
     #[error("the server process exited during the call ({status}){said}")]
     Died {
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
         /// The last lines of its log.
         said: String,
     },
-    /// It sent a message that is too large.
+    /// It sent a message above the size limit.
     #[error("the server sent a message larger than {limit} bytes (MCPO_MAX_MESSAGE_BYTES)")]
     TooLong {
         /// The limit.
         limit: usize,
     },
-    /// A remote server gave no answer; it may have acted on the call.
+    /// A remote server did not respond; it may have processed the call.
     #[error("{why}")]
     Unanswered {
         /// What happened, with scheme, host and port of the server.
         why: String,
     },
-    /// A remote server's session was over before the call, which it did not act on.
+    /// A remote server's session had ended before the call, which the server did not process.
     #[error("{why}")]
     Unheard {
         /// What happened, with scheme, host and port of the server.
         why: String,
     },
-    /// It has no notifications for a resource.
+    /// It does not support subscriptions to a resource.
     #[error("the server does not support subscriptions to this resource")]
     Unsubscribed,
     /// The deadline passed.
@@ -59,12 +59,12 @@ pub enum ChildError {
 }
 
 impl ChildError {
-    /// It never ran, so it has no output.
+    /// The error of a process that did not run, so it has no output.
     pub fn not_started(why: String) -> Self {
         Self::failed_start(why, String::new())
     }
 
-    /// It ran, with this output.
+    /// The error of a process that ran, with its output.
     pub fn failed_start(why: String, said: String) -> Self {
         Self::NotStarted {
             why,
@@ -73,7 +73,7 @@ impl ChildError {
         }
     }
 
-    /// Adds the remote server that did not start, unless the text contains it.
+    /// Adds the remote server's origin, unless the text contains it.
     #[must_use]
     pub fn of_remote(self, origin: &str) -> Self {
         match self {
@@ -86,7 +86,7 @@ impl ChildError {
         }
     }
 
-    /// Whether it did not start because the system has no descriptors, processes or memory left.
+    /// Whether the start failed because the system has no descriptors, processes or memory left.
     pub fn is_lack_of_room(&self) -> bool {
         // EAGAIN, ENOMEM, ENFILE, EMFILE: the supervisor reports errors as text.
         const LACKS: [&str; 4] = ["11", "12", "23", "24"];
@@ -97,7 +97,7 @@ impl ChildError {
         LACKS.iter().any(lacks)
     }
 
-    /// Without the server's output, which may contain confidential data.
+    /// The error without the server's output, which may contain confidential data.
     pub fn brief(&self) -> String {
         match self {
             Self::NotStarted { why, .. } => why.clone(),
@@ -106,7 +106,7 @@ impl ChildError {
         }
     }
 
-    /// Removes the workspace's path and id from the text: the error goes to callers, records and
+    /// Removes the workspace's path and id from the text: the error is sent to callers, records and
     /// logs, which must not contain them.
     #[must_use]
     pub fn without_folder(self, paths: &JobFolderPaths) -> Self {
@@ -126,7 +126,7 @@ impl ChildError {
     }
 }
 
-/// Cuts each line to what an error message may quote of it.
+/// Truncates each line to the quotable length.
 fn shortened(said: &str) -> String {
     let lines = said.lines();
     let lines = lines.map(|line| line.chars().take(QUOTED).collect::<String>());

@@ -1,13 +1,13 @@
-//! Fork parents: processes that have imported the modules of a Python server, and from which its
-//! processes are forked.
+//! Fork parents: processes that have imported the modules of a Python server, and are forked to
+//! start the server's processes.
 //!
 //! ```text
 //! bridge ─┬─ nursery (supervisor) ── parent (server/) ─┬─ supervisor ── server
 //!         │                                              └─ supervisor ── server
 //!         └──── control socket of each supervisor, pipes of each server
 //! ```
-//! A process is forked before any code of the server except imports has run. A module whose import
-//! leaves state behind that must not be shared is left out of the parent (`server/`).
+//! A process is forked before any code of the server except imports has run. A module is not
+//! imported in the parent if its import creates state that must not be shared (`server/`).
 
 use std::{
     ffi::OsStr,
@@ -50,22 +50,22 @@ use crate::{
 
 // A running fork parent.
 
-/// How long a parent may take to exit after its socket was closed.
+/// The time for a parent to exit after its socket was closed.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// What all parents are started with.
+/// The common settings of all fork parents.
 #[derive(Clone)]
 pub struct Means {
-    /// Those of all children.
+    /// The supervisors of all children.
     pub supervisors: Supervisors,
-    /// Bounds a start, handshake included.
+    /// The timeout of a start, including the handshake.
     pub start_timeout: Duration,
-    /// Bytes of one message from a process.
+    /// Maximum size of one message from a process, in bytes.
     pub max_message: usize,
 }
 
-/// A process that has imported what a server needs. Dropping it ends it, but no process that was
-/// forked from it.
+/// A process that has imported a server's modules. Dropping it ends the process, but not the
+/// processes that were forked from it.
 pub struct Parent {
     plan: Plan,
     socket: Socket,
@@ -77,8 +77,8 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// Starts one in its own folder. `launch` starts a process of this server there. The error is
-    /// the reason why no parent can be used.
+    /// Starts one in a separate folder. `launch` starts a process of this server there. The error
+    /// is the reason why no parent can be used.
     pub async fn start(
         plan: Plan,
         launch: Launch,
@@ -114,7 +114,7 @@ impl Parent {
             loaded: Loaded::default(),
             plan,
         };
-        // Until it is ready, dropping this future ends all of it.
+        // Until it is ready, dropping this future ends all its processes.
         let begin = Order::Begin {
             target: &parent.plan.target,
             name: parent.plan.name(),
@@ -125,7 +125,8 @@ impl Parent {
             learnt: job.folder().join("learnt"),
         };
         let lost = |error: io::Error| format!("its fork parent is not running: {error}");
-        // It forks supervisors, but cannot open its own supervisor's program, which is not dumpable.
+        // The parent forks supervisors, but cannot open its own supervisor's executable, which is
+        // not dumpable.
         let program = File::open("/proc/self/exe").map_err(|error| error.to_string())?;
         let sent = parent.socket.send(&begin, &[program.as_fd()]).await;
         sent.map_err(lost)?;
@@ -134,7 +135,7 @@ impl Parent {
         handshake(true).await.map_err(said)?;
         let sent = parent.socket.send(&Order::Preload {}, &[]).await;
         sent.map_err(lost)?;
-        // It repeats its imports while it finds modules that it must leave out.
+        // It repeats its imports while it finds modules that it must not import.
         let until = Instant::now() + parent.means.start_timeout * 4;
         parent.loaded = match timeout_at(until, parent.socket.next()).await {
             Ok(Some(Word::Ready(loaded))) => loaded,
@@ -154,12 +155,12 @@ impl Parent {
         (&own.program, &own.options, &own.target) == (&plan.program, &plan.options, &plan.target)
     }
 
-    /// Waits until it is gone.
+    /// Waits until it has ended.
     pub async fn gone(&self) {
         while self.socket.next().await.is_some() {}
     }
 
-    /// Forks a process, as `launch` says; `learn` records what it imports.
+    /// Forks a process as `launch` specifies; with `learn`, the process records its imports.
     pub async fn fork(
         &self,
         launch: &Launch,
@@ -182,7 +183,7 @@ impl Parent {
         let with = [stdin, stdout, stderr, control.as_fd()];
         let sent = timeout_at(until, self.socket.send(&order, &with)).await;
         sent.map_err(io::Error::from).flatten().map_err(failed)?;
-        // Only the parent may have the other ends: their closing shows that it has ended.
+        // Only the parent may keep the other ends: their closing shows that it has ended.
         drop((theirs, control));
         let keeper = Keeper::Forked(None, self.sweeper.clone(), self.means.supervisors.clone());
         let process = launch::follow(ours, keeper, until).await?;
@@ -226,8 +227,8 @@ impl Parent {
     }
 }
 
-/// The environment in a message: bytes, each as the character of its number, because JSON has no
-/// bytes.
+/// The environment in a message: each byte as the character with its number, because JSON has no
+/// byte strings.
 fn pairs(launch: &Launch) -> Vec<(String, String)> {
     let latin1 = |text: &OsStr| text.as_bytes().iter().copied().map(char::from).collect();
     let env = launch.env.iter();
@@ -240,7 +241,7 @@ fn not_ready(log: &ServerLog) -> ChildError {
     ChildError::failed_start(why, log.last_words())
 }
 
-/// Holds the nursery while any process lives below it.
+/// Keeps the nursery while any of its processes lives.
 async fn keep(nursery: Arc<Process>, retired: CancellationToken) {
     let parent = Handle::open(nursery.pid());
     tokio::select! {
@@ -256,15 +257,15 @@ async fn keep(nursery: Arc<Process>, retired: CancellationToken) {
     nursery.gone().await;
 }
 
-// Whether a server's command line can be run by forking, and its parts.
+// The parts of a server's command line, and whether forking can run it.
 
 /// The code that a fork parent runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// A file, possibly the program of a package.
+    /// A file, possibly a program of a package.
     File(String),
-    /// As with `-m`.
+    /// A module, as with `-m`.
     Module(String),
 }
 
@@ -284,7 +285,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The error is the reason why each process must be started separately.
+    /// Parses a command. The error is the reason why each process must be started separately.
     pub fn new(command: &ResolvedCommand, found: Option<&Resolved>) -> Result<Self, String> {
         let Some(found) = found else {
             return Err("its packages are not installed, or it is not a Python server".to_owned());
@@ -295,7 +296,8 @@ impl Plan {
         if target.is_none() {
             return Err("its program is not a Python function".to_owned());
         }
-        // The server's own arguments follow `rest`; without an environment those are all.
+        // The server's own arguments follow `rest`; without an installed environment all arguments
+        // are its own.
         let own = command.args.get(found.rest..).unwrap_or_default();
         let args: Vec<String> = found.args.iter().chain(own).cloned().collect();
         let (target, behind) = python_target(&args)?;
@@ -332,7 +334,7 @@ impl Plan {
         })
     }
 
-    /// `sys.argv[0]` before the target has run.
+    /// The value of `sys.argv[0]` before the target runs.
     pub fn name(&self) -> &str {
         match &self.target {
             Target::File(path) => path,
@@ -341,7 +343,7 @@ impl Plan {
     }
 }
 
-// The program of a fork parent, in Python: written next to its folder, and removed with it.
+// The program of a fork parent, in Python: written next to its folder, and deleted with it.
 
 macro_rules! files {
     ($($name:literal),*) => { [$(($name, include_str!(concat!("fork/server/", $name)))),*] };
@@ -358,7 +360,7 @@ const FILES: [(&str, &str); 8] = files![
     "mcpo_fork/watch.py"
 ];
 
-/// Writes it into a new folder.
+/// Writes the program into a new folder.
 fn write_program(folder: &Path) -> io::Result<()> {
     std::fs::create_dir(folder)?;
     std::fs::create_dir(folder.join("mcpo_fork"))?;
@@ -368,17 +370,17 @@ fn write_program(folder: &Path) -> io::Result<()> {
 
 // The folder of a fork parent.
 
-/// A folder that is deleted when this is dropped, and next to it the parent's program, whose path
+/// A folder that is deleted when this is dropped; next to it is the parent's program, whose path
 /// does not contain the folder's name.
 pub struct Scratch {
-    /// A folder like a workspace, which no list contains.
+    /// A folder like a workspace, but in no list of workspaces.
     pub job: Job,
-    /// Where the parent's program is written.
+    /// The folder of the parent's program.
     pub program: PathBuf,
 }
 
 impl Scratch {
-    /// Makes one.
+    /// Creates the folder.
     pub fn within(folder: &Path) -> io::Result<Self> {
         let program = folder.join(format!("fork-{}", uuid::Uuid::new_v4()));
         let within = fs::canonicalize(folder)?;
@@ -399,7 +401,7 @@ impl Drop for Scratch {
 
 // The messages between the bridge and a fork parent; `server/mcpo_fork/parent.py` is the other side.
 
-/// Bytes of one message from a parent.
+/// Maximum size of one message from a parent, in bytes.
 const MOST: usize = 1 << 18;
 
 /// A message to a parent.
@@ -415,16 +417,16 @@ enum Order<'a> {
         name: &'a str,
         /// The arguments that name the target.
         written: &'a [String],
-        /// The server's own arguments, as they are in the parent's folder.
+        /// The server's own arguments, as used in the parent's folder.
         argv: &'a [String],
-        /// The environment of its interpreter: bytes, each as the character of its number.
+        /// The environment of its interpreter: each byte as the character with its number.
         env: Vec<(String, String)>,
-        /// The text that no module may keep.
+        /// The text that no module may store.
         sentinel: String,
-        /// The file in which processes record what they import.
+        /// The file in which processes record their imports.
         learnt: PathBuf,
     },
-    /// A new process.
+    /// Forks a new process.
     Fork {
         /// Its working directory.
         cwd: &'a str,
@@ -432,10 +434,10 @@ enum Order<'a> {
         env: Vec<(String, String)>,
         /// The server's own arguments.
         argv: &'a [String],
-        /// It records what it imports.
+        /// Whether it records its imports.
         learn: bool,
     },
-    /// Import what the processes so far imported.
+    /// Imports the modules that processes have recorded so far.
     Preload {},
 }
 
@@ -458,11 +460,12 @@ pub struct Loaded {
     pub sources: Vec<PathBuf>,
 }
 
-/// The bridge's end. Only its type is that of a stream: it keeps messages separate.
+/// The bridge's end. The type is that of a stream socket, but the socket preserves message
+/// boundaries.
 struct Socket(UnixStream);
 
 impl Socket {
-    /// The bridge's end, and the parent's.
+    /// Creates the bridge's end and the parent's end.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let kind = SocketType::SEQPACKET;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
@@ -471,14 +474,14 @@ impl Socket {
         Ok((Self(UnixStream::from_std(ours)?), theirs))
     }
 
-    /// Sends a message with descriptors; it arrives whole or not at all.
+    /// Sends a message with descriptors; it arrives completely or not at all.
     pub async fn send(&self, order: &Order<'_>, with: &[BorrowedFd<'_>]) -> io::Result<()> {
         let text = serde_json::to_vec(order)?;
         let send = || launch::send_with(&self.0, &text, with);
         self.0.async_io(Interest::WRITABLE, send).await
     }
 
-    /// The next message; `None` once the parent is gone.
+    /// The next message; `None` once the parent has ended.
     pub async fn next(&self) -> Option<Word> {
         let receive = || {
             let mut buffer = vec![0; MOST];

@@ -1,4 +1,4 @@
-//! A running child, as its users hold it.
+//! A running child, for the code that uses it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,7 +45,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub struct Child {
     parts: ChildParts,
     hello: Hello,
-    /// Of a child of 2026-07-28, which sends news only on request.
+    /// For children of 2026-07-28, which send notifications only on request.
     subscriptions: Option<Subscriptions>,
 }
 
@@ -55,34 +55,34 @@ pub struct ChildParts {
     pub number: u64,
     /// The process or session.
     pub body: Body,
-    /// How it is spoken to.
+    /// The JSON-RPC connection.
     pub connection: Connection,
-    /// Where its stderr goes.
+    /// The log of its stderr.
     pub log: ServerLog,
-    /// The spellings of its folder.
+    /// The spellings of its folder's path.
     pub paths: JobFolderPaths,
-    /// Held while it lives.
+    /// Held as long as the child lives.
     pub short_tmp: Option<Arc<ShortName>>,
-    /// Bytes of one message from it.
+    /// Maximum size of one message from it, in bytes.
     pub limit: usize,
-    /// The receivers of messages that belong to no request.
+    /// The receivers of notifications that belong to no request.
     pub news: broadcast::Sender<Said>,
     /// The metric that counts it, dropped with it.
     pub counted: Box<dyn Send + Sync>,
 }
 
 impl Child {
-    /// Its answer to `initialize` or `server/discover`.
+    /// The response to `initialize` or `server/discover`.
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// The form of the protocol that it speaks.
+    /// The protocol era of the child.
     pub fn era(&self) -> Era {
         self.hello().era
     }
 
-    /// The spellings of its folder.
+    /// The spellings of its folder's path.
     pub fn paths(&self) -> &JobFolderPaths {
         &self.parts.paths
     }
@@ -92,29 +92,29 @@ impl Child {
         self.parts.number
     }
 
-    /// Its process id; none for a remote server.
+    /// The process id; `None` for a remote server.
     pub fn pid(&self) -> Option<u32> {
         self.parts.body.pid()
     }
 
-    /// Whether a call can be answered.
+    /// Whether it can still answer calls.
     pub fn is_alive(&self) -> bool {
         self.parts.connection.is_open() && self.parts.body.is_there()
     }
 
-    /// Whether it sent a request that no client could answer, and was declined.
+    /// Whether a request of the child was declined because no client could answer it.
     pub fn was_declined(&self) -> bool {
         self.parts.connection.has_declined()
     }
 
-    /// Memory of the process and all below it: proportional set size, bytes; 0 for a remote server.
-    /// Reads all of `/proc`: blocks.
+    /// Memory of the process and its descendants: proportional set size, in bytes; 0 for a remote
+    /// server. Reads all of `/proc`: blocks.
     pub fn memory(&self) -> u64 {
         self.parts.body.memory()
     }
 
-    /// One request of ours, in the child's form of the protocol. Dropping the future cancels it at
-    /// the child.
+    /// Sends a request of the bridge, in the child's form of the protocol. Dropping the future
+    /// cancels the request at the child.
     pub async fn request(
         &self,
         method: &str,
@@ -139,9 +139,9 @@ impl Child {
         }
     }
 
-    /// Sends what `make` writes for the number of this request. Dropping the future, or
-    /// `cancelled`, cancels it at the child; after `cancelled` a late response is still waited for.
-    /// Other messages of the child meanwhile go to `sink`.
+    /// Sends the message that `make` builds for this request's number. Dropping the future, or
+    /// `cancelled`, cancels the request at the child; after `cancelled` it still waits for a late
+    /// response. Other messages that the child sends meanwhile go to `sink`.
     pub async fn exchange(
         &self,
         make: impl FnOnce(u64) -> Bytes,
@@ -160,8 +160,8 @@ impl Child {
         }
     }
 
-    /// Sends these headers with the request of this number, for as long as what is returned lives.
-    /// `None` for a program, which has no headers.
+    /// Sends these headers with the request of this number until the returned guard is dropped.
+    /// `None` for a process, which has no headers.
     pub fn with_request_headers(
         &self,
         number: u64,
@@ -173,7 +173,7 @@ impl Child {
         }
     }
 
-    /// The error, unless it only means that a remote server gave no answer.
+    /// The error, unless it only means that a remote server did not respond.
     fn own_words(&self, error: RawJson) -> Result<RawJson, ChildError> {
         match self.parts.body.failed(&error) {
             None => Ok(error),
@@ -182,12 +182,13 @@ impl Child {
         }
     }
 
-    /// Its messages from now on that belong to no request.
+    /// Its future notifications that belong to no request.
     pub fn news(&self) -> broadcast::Receiver<Said> {
         self.parts.news.subscribe()
     }
 
-    /// Does what a method does that children of 2026-07-28 no longer have; `None` for all others.
+    /// Emulates a method that children of 2026-07-28 no longer have; `None` for all other methods
+    /// and children.
     pub async fn instead_of(
         &self,
         method: &str,
@@ -197,7 +198,7 @@ impl Child {
             return None;
         }
         match (method, &self.subscriptions, uri) {
-            // The level of logs travels with each request from now on.
+            // Each later request carries the log level.
             (method::PING | method::SET_LEVEL, ..) => Some(Ok(())),
             (method::RESOURCES_SUBSCRIBE, Some(subscriptions), Some(uri)) => {
                 Some(subscriptions.to_resource(&uri).await)
@@ -215,22 +216,22 @@ impl Child {
         self.parts.connection.noise(|noise| noise.lines)
     }
 
-    /// The last of them, without the folder's name.
+    /// The last such line, without the workspace's path.
     pub fn noise(&self) -> Box<str> {
         let last = self.parts.connection.noise(|noise| noise.last.clone());
         relative_text(&last, &self.parts.paths).into()
     }
 
-    /// For later notifications.
+    /// For sending notifications later.
     pub fn notifier(&self) -> WeakNotifier {
         self.parts.connection.clone()
     }
 
-    /// Whether it answers at all within `patience`.
+    /// Whether it responds within `patience`.
     pub async fn answers_ping(&self, patience: Duration) -> bool {
         let (method, params) = match self.era() {
             Era::Legacy => (method::PING, None),
-            // It has no ping; this is what it must always answer.
+            // Modern servers have no ping, but must always answer this.
             Era::Modern => (
                 method::DISCOVER,
                 Some(hello::modern_params(None, &Profile::modern())),
@@ -243,12 +244,12 @@ impl Child {
         }
     }
 
-    /// Waits until nothing of its tree is left, without keeping it alive.
+    /// Waits until its process tree has ended, without keeping it alive.
     pub fn gone(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
         self.parts.body.gone()
     }
 
-    /// Ends it and waits until nothing of its tree is left.
+    /// Ends it and waits until its process tree has ended.
     pub async fn end(&self, how: End) -> ExitStatus {
         self.parts.end(how).await
     }
@@ -260,7 +261,8 @@ impl ChildParts {
         hello::introduce(&self.connection, profile).await
     }
 
-    /// The child with this answer. One of 2026-07-28 sends its news to `listener`, if there is one.
+    /// The child with this response. A child of 2026-07-28 sends its notifications to `listener`,
+    /// if there is one.
     pub fn into_child(self, hello: Hello, listener: Option<Listener>) -> Child {
         let listener = listener.filter(|_| hello.era == Era::Modern);
         let subscriptions = listener.map(|listener| {
@@ -274,9 +276,9 @@ impl ChildParts {
         }
     }
 
-    /// Ends it and waits until nothing of its tree is left.
+    /// Ends it and waits until its process tree has ended.
     pub async fn end(&self, how: End) -> ExitStatus {
-        // A child whose stdin is closed starts to exit by itself, in vain if it is killed.
+        // A child whose stdin is closed starts to exit by itself, which is useless if it is killed.
         if how != End::Kill {
             self.connection.close_stdin();
         }
@@ -285,15 +287,16 @@ impl ChildParts {
         status
     }
 
-    /// Why there is no answer.
+    /// The error for a response that will never arrive.
     pub async fn closed(&self, why: Closed) -> ChildError {
         match why {
             Closed::LineTooLong => ChildError::TooLong { limit: self.limit },
             Closed::StreamEnded => {
-                // The exit follows the end of the stream at once, unless the child only closed it.
+                // The process exits directly after the end of the stream, unless the child only
+                // closed its stdout.
                 let gone = tokio::time::timeout(LAST_WORDS, self.body.gone()).await;
                 if gone.is_ok() && self.body.pid().is_some() {
-                    // Its last output is in the pipe, and no process is left that could add to it.
+                    // Its last output is in the pipe, and no process is left that could write more.
                     let _ = tokio::time::timeout(LAST_WORDS, self.log.heard_out()).await;
                 }
                 let died = ChildError::Died {
@@ -306,10 +309,11 @@ impl ChildParts {
     }
 }
 
-// A program that runs to its end, for its output: below a supervisor like every child, so that it
-// always ends with the bridge.
+// A program that is run until it exits, for its output: below a supervisor like every child, so
+// that it always ends with the bridge.
 
-/// What is kept of each stream, in bytes; the rest is read and dropped.
+/// Maximum size of the output that is kept of each stream, in bytes; the rest is read and
+/// discarded.
 const KEPT: u64 = 32 * 1024 * 1024;
 
 /// The result of a program.
@@ -322,7 +326,7 @@ pub struct Done {
     pub stderr: Vec<u8>,
 }
 
-/// Runs it to its end, at most to `until`. Dropping the future kills all of it.
+/// Runs a program until it exits, or until `until`. Dropping the future kills its process tree.
 pub async fn run(
     launch: Launch,
     supervisors: &Supervisors,
@@ -354,14 +358,14 @@ async fn read(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
 
 /// The process or session of a child. Dropping it ends it at once.
 pub enum Body {
-    /// A process and all below it.
+    /// A process and its descendants.
     Local(Process),
-    /// A server somewhere else; its session there is the child.
+    /// A session with a remote server.
     Remote(RemoteHandle),
 }
 
 impl Body {
-    /// The process id, where there is one.
+    /// The process id, if it is a process.
     pub fn pid(&self) -> Option<u32> {
         match self {
             Self::Local(process) => Some(process.pid()),
@@ -369,7 +373,7 @@ impl Body {
         }
     }
 
-    /// Whether it has not ended; a remote session has not been asked to end, either.
+    /// Whether it is still running; for a remote session, also that it was not asked to end.
     pub fn is_there(&self) -> bool {
         match self {
             Self::Local(process) => process.exit_status().is_none(),
@@ -377,12 +381,12 @@ impl Body {
         }
     }
 
-    /// Bytes of this machine's memory: proportional set size. Reads all of `/proc`: blocks.
+    /// Memory on this machine: proportional set size, in bytes. Reads all of `/proc`: blocks.
     pub fn memory(&self) -> u64 {
         self.pid().map_or(0, supervisor::memory)
     }
 
-    /// Reads from an error object that a remote server gave no answer.
+    /// Whether an error object means that a remote server did not respond, and why.
     pub fn failed(&self, error: &RawJson) -> Option<Failed> {
         match self {
             Self::Local(_) => None,
@@ -390,7 +394,7 @@ impl Body {
         }
     }
 
-    /// Waits until nothing of it is left, without keeping it alive.
+    /// Waits until it has ended completely, without keeping it alive.
     pub fn gone(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
         match self {
             Self::Local(process) => process.gone().left_future(),
@@ -401,8 +405,8 @@ impl Body {
         }
     }
 
-    /// Ends it after its stdin was closed, and waits until nothing of it is left. The last messages
-    /// of a remote server are waited for only as long as the exit of a process.
+    /// Ends it after its stdin was closed, and waits until it has ended completely. It waits for
+    /// the last messages of a remote server no longer than for the exit of a process.
     pub async fn end(&self, how: End) -> ExitStatus {
         let remote = match self {
             Self::Local(process) => {

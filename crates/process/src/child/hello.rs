@@ -1,4 +1,4 @@
-//! The initialisation of a child, and its answer.
+//! The initialisation of a child, and its response.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -11,21 +11,22 @@ use super::{
     connection::{Closed, Connection},
 };
 
-/// How long a server that rejected `initialize` may take to answer `server/discover`: older ones may
-/// not answer at all.
+/// The time for a server that rejected `initialize` to respond to `server/discover`: older servers
+/// may not respond at all.
 const DISCOVERY: Duration = Duration::from_secs(3);
 
-/// A child's answer to `initialize` or `server/discover`.
+/// A child's response to `initialize` or `server/discover`.
 #[derive(Debug, Clone)]
 pub struct Hello {
-    /// The form of the protocol that the child speaks, according to its answer.
+    /// The form of the protocol that the child uses, according to its response.
     pub era: Era,
-    /// The whole result, as it came.
+    /// The whole result, unchanged.
     pub raw: RawJson,
 }
 
 impl Hello {
-    /// As an answer to `initialize`, which servers of 2026-07-28 do not give.
+    /// The result in the form of a response to `initialize`, which servers of 2026-07-28 do not
+    /// send.
     pub fn initialized(&self, name: &str) -> RawJson {
         if self.era == Era::Legacy {
             return self.raw.clone();
@@ -54,25 +55,25 @@ impl Hello {
     }
 }
 
-/// The parts of an answer to `initialize` that the bridge uses.
+/// The parts of a response to `initialize` that the bridge uses.
 #[derive(Debug, Clone, Default)]
 pub struct HelloParts {
     /// Its capabilities, each an object.
     pub capabilities: Map<String, Value>,
     /// Name and version.
     pub server_info: ServerInfo,
-    /// Text for the model.
+    /// The instructions for the model.
     pub instructions: Option<String>,
 }
 
 /// The child's description of itself.
 #[derive(Debug, Clone, Default)]
 pub struct ServerInfo {
-    /// For programs.
+    /// The name for programs.
     pub name: String,
-    /// For people.
+    /// The name for users.
     pub title: Option<String>,
-    /// Its own version.
+    /// The server's version.
     pub version: String,
 }
 
@@ -108,7 +109,7 @@ impl HelloParts {
                 for (name, value) in members {
                     let value = match value {
                         Value::Object(_) => value,
-                        // The child does not have it.
+                        // The child does not have the capability.
                         Value::Null | Value::Bool(false) => {
                             odd.push(format!("initialize: capabilities.{name} is {value}"));
                             continue;
@@ -128,11 +129,11 @@ impl HelloParts {
     }
 }
 
-/// An unsuitable answer to `initialize` or `server/discover`.
+/// An unsuitable response to `initialize` or `server/discover`.
 pub enum Refused {
-    /// This error object.
+    /// An error object.
     Rpc(RawJson),
-    /// This error object, to `server/discover`.
+    /// An error object in response to `server/discover`.
     NotModern(RawJson),
     /// A result that is not an object.
     NoHello,
@@ -166,7 +167,7 @@ impl From<Refused> for ChildError {
     }
 }
 
-/// Initialises a child, which is ready afterwards. One that rejects `initialize` is asked whether it
+/// Initialises a child, which is ready afterwards. If it rejects `initialize`, checks whether it
 /// only supports 2026-07-28.
 pub async fn introduce(
     connection: &Connection,
@@ -201,7 +202,7 @@ pub async fn introduce(
     Ok(Ok(Hello { era, raw }))
 }
 
-/// Asks a child with `server/discover`, which also selects 2026-07-28 in a child that supports both.
+/// Sends `server/discover`, which also selects 2026-07-28 in a child that supports both.
 async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Closed> {
     let params = modern_params(None, &Profile::modern());
     let answer = connection.request(method::DISCOVER, Some(&params)).await?;
@@ -211,7 +212,8 @@ async fn discover(connection: &Connection) -> Result<Result<Hello, Refused>, Clo
         .map_err(Refused::NotModern))
 }
 
-/// The capability that a caller needs for a request of a child; `None` for an unknown request.
+/// The capability that a caller needs to answer a request of a child; `None` for an unknown
+/// request.
 pub fn needed(method: &str) -> Option<&'static str> {
     match method {
         method::ELICITATION_CREATE => Some("elicitation"),
@@ -246,7 +248,8 @@ pub fn can_answer(
 /// The name of the client.
 const CLIENT: &str = "mcpo-bridge";
 
-/// The form of the protocol for a child. Fixed by a session's first caller: a process gets it once.
+/// The form of the protocol for a child. A session's first caller determines it: a process is
+/// initialised once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     /// The form of the protocol.
@@ -273,12 +276,13 @@ impl Profile {
         let pairs = pairs.map(|(name, value)| format!("{name}={value}"));
         let mut capabilities: Vec<String> = pairs.collect();
         capabilities.sort();
-        // Revisions differ little for a server: only other capabilities need another child.
+        // Revisions differ little for a server: only different capabilities require another child.
         format!("{era} {}", capabilities.join(",")).into()
     }
 
-    /// For a child of an older revision whose caller sends its capabilities with each request: those
-    /// of the first count. Normalised, because warm processes are distinguished by them.
+    /// For a child of an older revision whose callers send their capabilities with each request:
+    /// those of the first caller count. Normalised, because they are part of the key of warm
+    /// processes.
     pub fn able(capabilities: &Map<String, Value>) -> Self {
         let parts = |name: &str, known: &[&str]| {
             let said = capabilities.get(name)?.as_object()?;
@@ -288,7 +292,7 @@ impl Profile {
         };
         let mut able = Map::new();
         if let Some(mut modes) = parts("elicitation", &["form", "url"]) {
-            // Without a mode it is the first one of the protocol.
+            // Without a mode, the protocol's first mode applies.
             if modes.is_empty() {
                 modes.insert("form".to_owned(), json!({}));
             }
@@ -327,9 +331,9 @@ impl Profile {
     }
 }
 
-// The content of `_meta` in requests of 2026-07-28: revision and capabilities, with each request.
+// The content of `_meta` in requests of 2026-07-28: revision and capabilities, in each request.
 
-/// A request of an older revision as one of 2026-07-28, from a client with this profile.
+/// Converts a request of an older revision to one of 2026-07-28, from a client with this profile.
 pub fn envelop(line: &Bytes, profile: &Profile) -> Bytes {
     let Ok(whole) = RawJson::parse(line.clone()) else {
         return line.clone();
@@ -338,7 +342,7 @@ pub fn envelop(line: &Bytes, profile: &Profile) -> Bytes {
     whole.with_member("params", &params).into_bytes()
 }
 
-/// The params of a request with the envelope in them.
+/// The params of a request, with revision and capabilities added to `_meta`.
 pub fn modern_params(params: Option<&RawJson>, profile: &Profile) -> RawJson {
     let params = params.cloned().unwrap_or_else(RawJson::empty_object);
     let whole = params.member("_meta");
@@ -362,8 +366,8 @@ pub fn modern_params(params: Option<&RawJson>, profile: &Profile) -> RawJson {
     params.with_member("_meta", &whole)
 }
 
-/// A request of 2026-07-28 as one of an older revision: without the members of `_meta` that only the
-/// newer one has, and that some older servers reject.
+/// Converts a request of 2026-07-28 to one of an older revision: removes the members of `_meta`
+/// that only the newer revision defines, and that some older servers reject.
 pub fn unfold(line: &Bytes) -> Bytes {
     let unfolded = || {
         let whole = RawJson::parse(line.clone()).ok()?;

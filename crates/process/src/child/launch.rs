@@ -1,4 +1,4 @@
-//! Starting a child: a supervisor process, three pipes, and the task that owns both.
+//! Starts a child: a supervisor process, three pipes, and the task that owns them.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -30,30 +30,30 @@ use super::{
 };
 use crate::launch::Resolved;
 
-/// A command as it is run: without a shell, and nothing is inherited.
+/// A command to run without a shell; nothing is inherited.
 #[derive(Clone)]
 pub struct Launch {
-    /// Looked up in the PATH of `env` unless it holds a slash.
+    /// Looked up in the PATH of `env` unless it contains a slash.
     pub program: String,
     /// Its arguments.
     pub args: Vec<String>,
-    /// The whole environment.
+    /// The complete environment.
     pub env: Vec<(OsString, OsString)>,
     /// The working directory.
     pub cwd: PathBuf,
 }
 
-/// Our ends of a child's pipes.
+/// The bridge's ends of a child's pipes.
 pub struct Pipes {
-    /// What it reads.
+    /// The child's stdin.
     pub stdin: Sender,
-    /// What it writes.
+    /// The child's stdout.
     pub stdout: Receiver,
-    /// Its log.
+    /// The child's stderr.
     pub stderr: Receiver,
 }
 
-/// The child's ends of them, in the order of their numbers.
+/// The child's ends of the pipes: stdin, stdout, stderr.
 pub type Stdio3 = [OwnedFd; 3];
 
 /// Both ends of three pipes.
@@ -70,8 +70,8 @@ pub fn pipes() -> std::io::Result<(Pipes, Stdio3)> {
     Ok((ours, theirs))
 }
 
-/// Starts the child and waits until it runs (not until it speaks), at most to `until`: a program on
-/// a mount that hangs may never.
+/// Starts the child and waits until it runs (not until it responds), at most until `until`: a
+/// program on a mount that hangs may never run.
 pub async fn start(
     launch: &Launch,
     supervisors: &Supervisors,
@@ -91,14 +91,14 @@ pub async fn supervised(
     until: Instant,
 ) -> Result<Process, ChildError> {
     let spawned = spawn(duty, launch, &stdio, supervisors);
-    // Only the child may have its ends: their closing shows that it has ended.
+    // Only the child may keep its ends: their closing shows that it has ended.
     drop(stdio);
     let (control, supervisor) = spawned.map_err(|error| not_spawned(&error, launch))?;
     let keeper = Keeper::Own(supervisor, supervisors.clone());
     follow(control, keeper, until).await
 }
 
-/// Waits for a start in a separate task: one whose caller left is still followed to its end.
+/// Waits for a start in a separate task, which continues if the caller is cancelled.
 pub async fn follow(
     control: UnixStream,
     keeper: Keeper,
@@ -119,7 +119,7 @@ pub fn control() -> std::io::Result<(UnixStream, OwnedFd)> {
 
 fn not_spawned(error: &std::io::Error, launch: &Launch) -> ChildError {
     if error.kind() == std::io::ErrorKind::NotFound && !launch.cwd.is_dir() {
-        // Without the path, which may be a chat's.
+        // Without the path, which may contain a chat's folder.
         let why = "the directory in its cwd does not exist: create it or set another one";
         return ChildError::not_started(why.to_owned());
     }
@@ -128,7 +128,7 @@ fn not_spawned(error: &std::io::Error, launch: &Launch) -> ChildError {
 
 type Control = (UnixStream, tokio::process::Child);
 
-/// No `pre_exec` here: it would force `fork`, whose cost grows with our memory.
+/// Without `pre_exec`: it would force `fork`, whose cost grows with the bridge's memory.
 fn spawn(
     duty: Duty,
     launch: &Launch,
@@ -150,7 +150,7 @@ fn spawn(
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let supervisor = supervisors.spawn(command)?;
-    // It waits for its stdio before it starts anything.
+    // The supervisor waits for its stdio before it starts anything.
     let pid = supervisor
         .id()
         .and_then(|pid| Pid::from_raw(pid.cast_signed()));
@@ -175,9 +175,9 @@ pub fn send_with(
     Ok(())
 }
 
-// A child's environment: never inherited.
+// A child's environment, which is never inherited.
 
-/// The bridge's variables that every child gets.
+/// The bridge's environment variables that every child gets.
 const PASSED: &[&str] = &[
     "PATH",
     "LANG",
@@ -194,7 +194,8 @@ const PASSED: &[&str] = &[
     "NODE_EXTRA_CA_CERTS",
 ];
 
-/// The variables that only launchers get: they fetch packages. Proxy URLs may contain passwords.
+/// The environment variables that only launchers get, because they download packages. Proxy URLs
+/// may contain passwords.
 const PASSED_TO_LAUNCHERS: &[&str] = &[
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -213,7 +214,7 @@ const LAUNCHERS: &[&str] = &[
     "uvx", "uv", "npx", "npm", "pnpm", "pnpx", "bunx", "bun", "pipx", "deno", "yarn",
 ];
 
-/// Launcher caches that all children share, so that the second start is a warm one.
+/// Launcher caches that all children share, so that a second start is fast.
 const CACHES: &[(&str, &str)] = &[
     ("UV_CACHE_DIR", "uv/cache"),
     ("UV_TOOL_DIR", "uv/tools"),
@@ -225,20 +226,20 @@ const CACHES: &[(&str, &str)] = &[
     ("BUN_INSTALL_CACHE_DIR", "bun"),
 ];
 
-/// Which of the bridge's own variables a program gets.
+/// Which of the bridge's own environment variables a program gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Passed {
-    /// What every child gets.
+    /// The variables for every child.
     Little,
-    /// Proxies too: for a server that its launcher would have passed them on to.
+    /// Also proxies: for a server whose launcher would have passed them on.
     Network,
-    /// Package indexes too.
+    /// Also package indexes.
     Launcher,
 }
 
-/// The whole environment of a child of this program; `tmp` is the path of its job's `tmp/`. Later
-/// entries win: what its installed environment needs, the server's own `env`, then the variables
-/// that name its folder.
+/// The complete environment of a child with this program; `tmp` is the path of its job's `tmp/`.
+/// Later entries take precedence: the variables of its installed environment, the server's own
+/// `env`, then the variables with its folder's paths.
 pub fn environment(
     program: &str,
     installed: Option<&Resolved>,
@@ -269,8 +270,9 @@ pub fn environment(
     env.into_iter().collect()
 }
 
-/// The environment of package managers that the bridge runs: of the server's own variables only
-/// their settings, because they must not get the server's secrets.
+/// The environment of package managers that the bridge runs. Of the server's own variables it
+/// contains only package manager settings, because package managers must not get the server's
+/// secrets.
 pub fn environment_for_installing(
     tools_dir: &Path,
     scratch: &Path,

@@ -1,5 +1,5 @@
-//! `server.log`: the output of children other than the protocol, limited so that none can fill the
-//! disk.
+//! `server.log`: the output of children other than the protocol, limited so that no child can fill
+//! the disk.
 
 use std::{
     collections::VecDeque,
@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Line, LineReader};
 
-/// Bytes in the log before it becomes `server.log.1`, the one generation that is kept.
+/// Size of the log, in bytes, at which it is rotated to `server.log.1`, the only older generation.
 const FILE_LIMIT: u64 = 1024 * 1024;
-/// Bytes of one line that are kept.
+/// Maximum size of one line, in bytes.
 const LINE_LIMIT: usize = 8 * 1024;
-/// Lines that an error message quotes.
+/// Number of lines that an error message quotes.
 const TAIL: usize = 5;
 
-/// The log of one child in its workspace's file. Cheap to clone.
+/// The log of one child, in its workspace's file. Cheap to clone.
 #[derive(Clone)]
 pub struct ServerLog {
     server: Arc<str>,
@@ -52,7 +52,7 @@ impl ServerLog {
         }
     }
 
-    /// Reads stderr to its end, whatever comes.
+    /// Reads stderr to its end; no content stops it.
     pub async fn follow(self, stderr: impl AsyncRead + Unpin) {
         let mut lines = LineReader::new(stderr, LINE_LIMIT);
         loop {
@@ -98,10 +98,10 @@ impl ServerLog {
         if state.tail.len() == TAIL {
             state.tail.pop_front();
         }
-        // Kept whole: half a path would not be recognised as one.
+        // Kept whole, because a truncated path would not be recognised.
         state.tail.push_back(text.clone());
-        // A log that cannot be written must not stop the child. An append of a few KiB goes to the
-        // page cache, which costs less than a switch to another thread.
+        // If the log cannot be written, the child must continue. An append of a few KiB goes to the
+        // page cache, which is faster than a switch to another thread.
         let _ = state.append(&self.server, &text);
     }
 }
@@ -115,7 +115,8 @@ impl LogState {
                 let moved = std::fs::rename(&self.path, self.path.with_extension("log.1"));
                 let (file, size) = self.open()?;
                 if moved.is_err() {
-                    // A file of the child prevents it: the limit is more important than old lines.
+                    // A file of the child prevents the rename: the limit is more important than old
+                    // lines.
                     file.set_len(0)?;
                     (file, 0)
                 } else {
@@ -130,7 +131,8 @@ impl LogState {
     }
 
     fn open(&self) -> io::Result<(File, u64)> {
-        // The child can put a link or a FIFO there, and this must neither follow nor wait.
+        // The child can create a symbolic link or a FIFO there, which must be neither followed nor
+        // waited for.
         let file = bridge_model::open_append(&self.path)?;
         let size = file.metadata()?.len();
         Ok((file, size))

@@ -1,4 +1,4 @@
-//! Child processes: how one is started, spoken to and ended.
+//! Child processes: starting, communicating with and ending them.
 
 mod connection;
 mod control;

@@ -1,9 +1,9 @@
-//! The bridge's side of a supervisor: one task owns it, all others send it messages.
+//! The bridge's side of a supervisor: one task owns it, and all others send messages to that task.
 //!
 //! ```text
 //! Running ──end()──▶ Ending ──"exit …"──▶ Gone
 //!    └──────────── "exit …", or the socket closes ─┘
-//! Ending ──no word in time──▶ the supervisor is killed ──▶ Gone
+//! Ending ──no report in time──▶ the supervisor is killed ──▶ Gone
 //! ```
 
 use std::{collections::HashSet, io, os::fd::OwnedFd, process::Command, sync::Arc, time::Duration};
@@ -30,7 +30,7 @@ use super::{
     supervisor,
 };
 
-/// What a supervisor gets beyond the times of an end before it is taken for stuck.
+/// Time beyond the grace periods after which a supervisor counts as stuck.
 const SPARE: Duration = Duration::from_secs(2);
 
 /// A running child process tree. Dropping it kills the tree.
@@ -40,12 +40,13 @@ pub struct Process {
     exit: watch::Receiver<Option<ExitStatus>>,
 }
 
-/// Asks a nursery to look for what a supervisor left. Does not keep it alive.
+/// Asks a nursery to search for processes that a supervisor left behind. Does not keep the nursery
+/// alive.
 #[derive(Clone)]
 pub struct Sweeper(mpsc::WeakUnboundedSender<Order>);
 
 impl Sweeper {
-    /// A nursery that is gone left nothing.
+    /// Does nothing if the nursery has ended: then no processes are left.
     pub fn sweep(&self) {
         if let Some(orders) = self.0.upgrade() {
             let _ = orders.send(Order::Sweep);
@@ -54,7 +55,7 @@ impl Sweeper {
 }
 
 impl Process {
-    /// Waits for the supervisor's first report. One without a report at `until` is killed.
+    /// Waits for the supervisor's first report. A supervisor without a report at `until` is killed.
     pub async fn started(
         control: UnixStream,
         keeper: Keeper,
@@ -81,7 +82,7 @@ impl Process {
                 }
             }
             Err(_) => {
-                // Even its end can take long while the kernel waits for a mount.
+                // Even killing it can take long while the kernel waits for a mount.
                 tokio::spawn(owner.kill());
                 "the program did not start in time".to_owned()
             }
@@ -94,23 +95,23 @@ impl Process {
         self.pid
     }
 
-    /// How it ended; `None` while it lives.
+    /// The exit status; `None` while it runs.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
     }
 
-    /// Asks it to end; the first order counts, later ones can only hasten it.
+    /// Asks it to end; the first order counts, later ones can only shorten the grace periods.
     pub fn ask_to_end(&self, how: End) {
         let (wait, grace) = how.times();
         let _ = self.orders.send(Order::End(wait, grace));
     }
 
-    /// Asks its supervisor for searches.
+    /// A handle that asks its supervisor to search for left processes.
     pub fn sweeper(&self) -> Sweeper {
         Sweeper(self.orders.downgrade())
     }
 
-    /// Waits until nothing of the tree is left, without keeping it alive.
+    /// Waits until the process tree has ended, without keeping it alive.
     pub fn gone(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
         let mut exit = self.exit.clone();
         async move {
@@ -136,11 +137,11 @@ struct Owner {
 }
 
 impl Owner {
-    /// A supervisor that the bridge did not start reports its process id before.
+    /// A supervisor that the bridge did not start first reports its process id.
     async fn first_report(&mut self) -> Option<Report> {
         loop {
             match (next_report(&mut self.reports).await?, &mut self.keeper) {
-                // It certainly exists at this time.
+                // The process certainly exists at this time.
                 (Report::By(pid), Keeper::Forked(handle @ None, ..)) => {
                     *handle = Handle::open(pid).ok();
                 }
@@ -171,7 +172,7 @@ impl Owner {
                 },
                 order = inbox.recv(), if handles => {
                     handles = order.is_some();
-                    // The last handle was dropped: the child is not needed any more.
+                    // The last handle was dropped: the child is no longer needed.
                     let order = order.unwrap_or(Order::End(Duration::ZERO, Duration::ZERO));
                     self.send(order).await;
                     if let Order::End(wait, grace) = order {
@@ -179,7 +180,8 @@ impl Owner {
                         asked_to_end = Some(asked_to_end.map_or(over, |before| before.min(over)));
                     }
                 }
-                // Sent at no other time: a bridge whose renewals fail lets the right end.
+                // Sent only on a change: if the bridge's renewals fail, the last time that was
+                // sent passes.
                 Ok(()) = leash.changed() => {
                     let until = *leash.borrow_and_update();
                     self.send(Order::Until(until)).await;
@@ -194,13 +196,13 @@ impl Owner {
         gone.send_replace(Some(status));
     }
 
-    /// The end of a supervisor is seen at the other half of the socket.
+    /// Errors are ignored: the end of the supervisor is detected at the read half of the socket.
     async fn send(&mut self, order: Order) {
         let line = order.to_line() + "\n";
         let _ = self.control.write_all(line.as_bytes()).await;
     }
 
-    /// For a supervisor that does not work, for example because its child stopped it.
+    /// For a supervisor that does not respond, for example because its child stopped it.
     async fn kill(mut self) {
         self.keeper.kill().await;
     }
@@ -212,7 +214,7 @@ impl Owner {
     }
 }
 
-/// Waits for that moment; for ever where there is none.
+/// Waits until that time; forever if there is none.
 async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
@@ -220,14 +222,14 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// How long the end of a supervisor is waited for.
+/// Maximum wait for the end of a supervisor.
 const REAPED: Duration = Duration::from_secs(5);
 
 /// A child's supervisor.
 pub enum Keeper {
-    /// Started here, and so reaped here.
+    /// Started by the bridge, which must reap it.
     Own(tokio::process::Child, Supervisors),
-    /// Forked from a fork parent, below whose nursery it is.
+    /// Forked from a fork parent, and a descendant of its nursery.
     Forked(Option<Handle>, Sweeper, Supervisors),
 }
 
@@ -235,7 +237,7 @@ pub enum Keeper {
 pub struct Handle {
     pid: u32,
     fd: OwnedFd,
-    /// The same descriptor: like a pipe, it can be read once the process has ended.
+    /// A duplicate of the descriptor: it becomes readable once the process has ended.
     end: Receiver,
 }
 
@@ -246,7 +248,7 @@ impl Keeper {
         }
     }
 
-    /// Kills it after the processes below it: while it exists, all of them can be found.
+    /// Kills it after its descendants: while it exists, all of them can be found.
     async fn kill(&mut self) {
         let pid = match self {
             Self::Own(supervisor, _) => supervisor.id(),
@@ -263,7 +265,7 @@ impl Keeper {
         }
     }
 
-    /// One that has sent its last report ends at once; one that lost its socket is killed.
+    /// A supervisor that has sent its last report ends at once; one that lost its socket is killed.
     async fn reap(&mut self) {
         let pid = match self {
             Self::Own(supervisor, _) => supervisor.id(),
@@ -271,7 +273,7 @@ impl Keeper {
         };
         if timeout(REAPED, self.wait()).await.is_err() {
             self.send_kill();
-            // If it still does not end, the kernel holds it, and its end cannot be waited for.
+            // If it still does not end, it is blocked in the kernel, and waiting longer is useless.
             let _ = timeout(REAPED, self.wait()).await;
         }
         if let Self::Own(_, supervisors) = self {
@@ -297,7 +299,7 @@ impl Keeper {
 }
 
 impl Handle {
-    /// The number must be of a process that cannot have been reaped.
+    /// `pid` must belong to a process that cannot have been reaped yet.
     pub fn open(pid: u32) -> io::Result<Self> {
         let number = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
         let fd = pidfd_open(number, PidfdFlags::empty())?;
@@ -305,43 +307,44 @@ impl Handle {
         Ok(Self { pid, fd, end })
     }
 
-    /// Gone already is as good.
+    /// Does nothing if it has already ended.
     pub fn kill(&self) {
         let _ = pidfd_send_signal(&self.fd, Signal::KILL);
     }
 
-    /// It has ended; its parent reaps it.
+    /// Waits until it has ended; its parent reaps it.
     pub async fn gone(&self) {
         let _ = self.end.readable().await;
     }
 }
 
-// The bridge is a subreaper too (and may be PID 1 of a container): when a supervisor is killed, the
-// processes below it are reparented to the bridge, which kills them.
+// The bridge is a subreaper too (and may be PID 1 of a container): when a supervisor is killed, its
+// descendants are reparented to the bridge, which kills them.
 
-/// The time between two searches for strays without a reason.
+/// The regular interval between two searches for stray processes.
 const ROUND: Duration = Duration::from_secs(5);
 
-/// After a kill: the children of the killed processes are reparented to the bridge next.
+/// The interval after a kill: the children of the killed processes are then reparented to the
+/// bridge.
 const NEXT_LOOK: Duration = Duration::from_millis(50);
 
-/// The processes that are the bridge's children on purpose, and what all of them get.
+/// The bridge's intended child processes, and the settings that all of them get.
 #[derive(Clone)]
 pub struct Supervisors {
     known: Arc<Mutex<HashSet<u32>>>,
     stray: Arc<Notify>,
     ended: Arc<Notify>,
-    /// Children that this process had before it became the bridge: they are left alone.
+    /// Children that this process had before it became the bridge: they are never killed.
     guests: Arc<Mutex<HashSet<u32>>>,
-    /// When supervisors kill what they hold, unless a later time is sent before.
+    /// When supervisors kill their processes, unless a later time is sent before.
     leash: Arc<watch::Sender<Option<BootTime>>>,
-    /// The limit on open files, for the children: however far the bridge raised its own, programs
-    /// that use `select` break beyond the usual 1024.
+    /// The limit on open files for children. It does not depend on the bridge's own raised limit,
+    /// because programs that use `select` fail above the usual 1024.
     pub open_files: Rlimit,
 }
 
 impl Supervisors {
-    /// None yet. Children that this process has by now are left alone.
+    /// Without supervisors. Existing children of this process are never killed.
     #[expect(
         clippy::new_without_default,
         reason = "it reads which processes exist, and the limit on open files"
@@ -358,8 +361,8 @@ impl Supervisors {
         }
     }
 
-    /// Supervisors kill what they hold at that time, unless a later one is sent before; with `None`,
-    /// only once the bridge has ended.
+    /// Supervisors kill their processes at that time, unless a later time is sent before; with
+    /// `None`, only once the bridge has ended.
     pub fn leash(&self, until: Option<BootTime>) {
         self.leash.send_if_modified(|now| {
             let new = *now != until;
@@ -368,12 +371,12 @@ impl Supervisors {
         });
     }
 
-    /// Whether there is such a time.
+    /// Whether such a time is set.
     pub fn is_leashed(&self) -> bool {
         self.leash.borrow().is_some()
     }
 
-    /// Spawns under the lock, so that no round can take the newcomer for a stray (0.2 ms).
+    /// Spawns under the lock, so that no search takes the new process for a stray (0.2 ms).
     pub fn spawn(&self, command: Command) -> io::Result<tokio::process::Child> {
         let mut known = self.known.lock();
         let child = tokio::process::Command::from(command)
@@ -383,7 +386,7 @@ impl Supervisors {
         Ok(child)
     }
 
-    /// To be called once a supervisor was waited for.
+    /// Must be called once a supervisor was reaped.
     pub fn forget(&self, pid: Option<u32>) {
         if let Some(pid) = pid {
             self.known.lock().remove(&pid);
@@ -391,16 +394,17 @@ impl Supervisors {
         self.ended.notify_waiters();
     }
 
-    /// A supervisor ended without its last word: what it left is looked for at once.
+    /// Called when a supervisor ended without its last report: starts a search for its processes at
+    /// once.
     pub fn look_for_strays(&self) {
         self.stray.notify_one();
     }
 
-    /// Waits until no supervisor, and so no child, is left.
+    /// Waits until no supervisor is left, and so no child.
     pub async fn none_left(&self) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
-            // Registered before the check, or the last end could be missed.
+            // Registered before the check, because otherwise the last end could be missed.
             ended.as_mut().enable();
             if self.known.lock().is_empty() {
                 return;
@@ -409,7 +413,7 @@ impl Supervisors {
         }
     }
 
-    /// Becomes a subreaper and ends strays until the future is dropped.
+    /// Becomes a subreaper and ends stray processes until the future is dropped.
     pub async fn sweep(&self) {
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         let mut pause = ROUND;
@@ -429,7 +433,7 @@ impl Supervisors {
         }
     }
 
-    /// Returns whether it was one.
+    /// Returns whether the process was a stray.
     fn end_stray(&self, pid: u32) -> bool {
         // Checked again under the lock: since the list was read it may have become a supervisor, or
         // have ended. From then on its number is not reused, because only the bridge reaps it.
@@ -467,7 +471,7 @@ mod tests {
 
     use super::{Supervisors, *};
 
-    /// A supervisor that says what it is given and otherwise nothing.
+    /// A supervisor that sends only the given report.
     fn silent(supervisors: &Supervisors) -> (UnixStream, UnixStream, tokio::process::Child) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut command = std::process::Command::new("sleep");
@@ -518,7 +522,7 @@ mod reaper_tests {
         assert!(!supervisors.end_stray(guest.id()));
         assert!(guest.try_wait().unwrap().is_none());
         assert!(supervisors.end_stray(stranger.id()));
-        // Reaped by that or by this.
+        // Reaped by `end_stray` or here.
         let _ = stranger.wait();
         assert!(supervisor::read(stranger.id()).is_none());
         guest.kill().unwrap();

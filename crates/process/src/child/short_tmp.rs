@@ -1,16 +1,17 @@
 //! Short names for the folders of temporary files.
 //!
-//! The path of a Unix socket has 107 bytes, and programs create theirs several folders below
-//! `TMPDIR`. A chat's own `tmp/` is too deep for that, so its children get a link to it instead, of at
-//! most [`LONGEST`] bytes: their files are still on the volume of the jobs folder, and count there.
+//! The path of a Unix socket has at most 107 bytes, and programs create theirs several folders
+//! below `TMPDIR`. A chat's own `tmp/` is too deep for that, so its children get a symbolic link to
+//! it of at most [`LONGEST`] bytes: their files are still on the volume of the jobs folder, and
+//! count there.
 //!
 //! ```text
-//! /tmp/mb-k3x9qa/      0700, locked by this bridge as long as it lives
+//! /tmp/mb-k3x9qa/      0700, locked by this bridge as long as it runs
 //!   1 -> {MCPO_JOBS_DIR}/{job-id}/tmp
 //! ```
-//! A link is removed with the last child of its workspace, the folder with the bridge. The folder of
-//! a bridge that was killed is removed by the next one: its lock is free then. (The lock also keeps
-//! `systemd-tmpfiles` from removing the folder.)
+//! A link is removed with the last child of its workspace, the folder with the bridge. The folder
+//! of a bridge that was killed is removed by the next bridge, because its lock is then free. (The
+//! lock also prevents `systemd-tmpfiles` from removing the folder.)
 
 use std::{
     collections::HashMap,
@@ -33,7 +34,7 @@ use rustix::{
     process::geteuid,
 };
 
-/// Bytes of a `TMPDIR`.
+/// Maximum size of a `TMPDIR`, in bytes.
 pub const LONGEST: usize = 24;
 /// Where the folder may be created, in order of preference.
 const BASES: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
@@ -50,7 +51,7 @@ pub struct ShortTmp {
 #[derive(Default)]
 struct Names {
     folder: Option<Arc<Folder>>,
-    /// The warning that none could be created was logged.
+    /// Whether the warning that none could be created was logged.
     warned: bool,
     number: u64,
     by_job: HashMap<JobId, Weak<ShortName>>,
@@ -108,7 +109,7 @@ impl ShortTmp {
         }
     }
 
-    /// Removes all of them, once no child that has one is left.
+    /// Removes all links; called when no child uses one.
     pub fn close(&self) {
         if let Some(folder) = self.state.lock().folder.take() {
             folder.remove();
@@ -118,7 +119,7 @@ impl ShortTmp {
 
 impl Names {
     fn make(&mut self, target: &Path) -> io::Result<ShortName> {
-        // The folder may have been removed by someone else.
+        // Another program may have removed the folder.
         self.folder.take_if(|folder| !folder.is_there());
         let folder = match &self.folder {
             Some(folder) => folder.clone(),
@@ -173,7 +174,7 @@ impl Folder {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
             }
-            // Until it is locked, another bridge that starts now may remove it.
+            // Until it is locked, another bridge that starts may remove it.
             let Ok(handle) = open_dir(&path) else {
                 continue;
             };
@@ -195,7 +196,7 @@ impl Folder {
         self.path.join(number.to_string())
     }
 
-    /// Whether its path still leads to it.
+    /// Whether the path still refers to this folder.
     fn is_there(&self) -> bool {
         let named = statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW);
         let held = fstat(&self.handle);
@@ -241,7 +242,7 @@ fn sweep(base: &Path) {
     }
 }
 
-/// Removes a folder that contains only links; anything else stays.
+/// Removes a folder that contains only links; any other folder stays.
 fn clear(path: &Path, handle: &OwnedFd) {
     for entry in Dir::read_from(handle).into_iter().flatten().flatten() {
         let is_link = statat(handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)

@@ -1,5 +1,6 @@
-//! The news of a child of 2026-07-28: it says them only on `subscriptions/listen`, a request that is
-//! answered when the child ends it. To everybody else they look like those of older children.
+//! Notifications of a child of 2026-07-28: it sends them only in response to
+//! `subscriptions/listen`, a request that is answered when the child ends the subscription. All
+//! other code gets them in the same form as from older children.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,12 +17,12 @@ use super::{
 };
 use crate::child::connection::{BACKLOG, LONG_LIVED, Listener, MessageSink, ServerMessage};
 
-/// How long a child may take to acknowledge a subscription.
+/// The time for a child to acknowledge a subscription.
 const ACKNOWLEDGE: Duration = Duration::from_secs(10);
-/// Between the end of a subscription to lists and the next.
+/// The pause between the end of a subscription to lists and the next.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// What we listen to. Dropping it ends all of it.
+/// The active subscriptions. Dropping it ends all of them.
 pub struct Subscriptions {
     connection: Connection,
     listener: Listener,
@@ -30,7 +31,7 @@ pub struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Begins to listen to the lists that may change, as the child says of itself.
+    /// Subscribes to the lists for which the child declares `listChanged`.
     pub fn open(connection: Connection, hello: &HelloParts, listener: Listener) -> Self {
         let may = |name: &str| hello.capabilities.get(name)?.get("listChanged")?.as_bool();
         let filter: Map<String, Value> = ["tools", "prompts", "resources"]
@@ -45,7 +46,7 @@ impl Subscriptions {
                 while connection.is_open() {
                     let ended = listen(&connection, &filter, &listener, || {}).await;
                     if matches!(ended, Some(Err(_))) {
-                        // It does not do what it said; asking again would not help.
+                        // It does not support what it declared; a retry would not help.
                         return;
                     }
                     tokio::time::sleep(PAUSE).await;
@@ -61,7 +62,7 @@ impl Subscriptions {
         }
     }
 
-    /// Listens to a resource. Returns once the child has said that it tells.
+    /// Subscribes to a resource. Returns once the child has acknowledged it.
     pub async fn to_resource(&self, uri: &str) -> Result<(), ChildError> {
         if self.resources().contains_key(uri) {
             return Ok(());
@@ -88,7 +89,7 @@ impl Subscriptions {
         }
     }
 
-    /// Listens to a resource no longer.
+    /// Ends the subscription to a resource.
     pub fn end_resource(&self, uri: &str) {
         self.resources().remove(uri);
     }
@@ -98,7 +99,7 @@ impl Subscriptions {
     }
 }
 
-/// One subscription, until the child ends it; its answer, if it gave one.
+/// One subscription, until the child ends it. Returns the child's response, if there was one.
 async fn listen(
     connection: &Connection,
     filter: &Value,
@@ -135,7 +136,7 @@ async fn listen(
     }
 }
 
-/// The news without the mark of our subscription: nobody else knows it.
+/// The notification without the bridge's subscription id, which no other code knows.
 fn unmarked(said: &Said) -> Said {
     let line = hello::unfold(&said.line);
     Said::read(&line).unwrap_or_else(|| said.clone())

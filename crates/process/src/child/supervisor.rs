@@ -1,26 +1,27 @@
 //! The process between the bridge and each child: `mcpo-bridge __supervise -- PROGRAM ARGS…`.
 //!
-//! It is the child's parent and a subreaper, so everything that the child starts, including
-//! grandchildren of `uvx` and `npx` and processes with a session of their own, stays below it and is
-//! ended with it. When the bridge dies for any reason, the control socket closes and the whole tree
-//! is killed. The same happens when the bridge's right to run children ends and it has sent no later
-//! time: it was stopped, or could not renew its record, and another bridge may soon work in the
-//! folder.
+//! It is the child's parent and a subreaper, so all processes that the child starts, including
+//! grandchildren of `uvx` and `npx` and processes in other sessions, remain its descendants and are
+//! ended with the child. When the bridge ends for any reason, the control socket closes and the
+//! whole tree is killed. The tree is also killed when the bridge's lease expires and no later time
+//! was sent: the bridge was stopped, or could not renew its lease, and another bridge may soon work
+//! in the folder.
 //!
 //! ```text
 //! Running ──"end"──▶ Waiting ──time──▶ Terminating (SIGTERM sent) ──time──▶ Killing
 //!    │                   └── tree gone ──▶ done ◀── tree gone ──┴──────────────┘
 //!    └── child exits, or the socket closes ──▶ Killing
 //! ```
-//! Once the child itself has ended, only its own process group gets the rest of the time to exit;
-//! processes that left the group are killed at once.
+//! Once the child itself has ended, only its own process group gets the rest of the grace period to
+//! exit; processes that left the group are killed at once.
 //!
-//! Environment, working directory and arguments are the child's: this process received them and
-//! passes them on unread.
+//! The supervisor has the child's environment, working directory and arguments, and passes them on
+//! unread.
 //!
-//! Fork parents (`fork/`) need two more duties. A *nursery* is above such a parent; when the parent
-//! has ended, it leaves what is below it alone: the supervisors of forked children. Such a supervisor
-//! *adopts*: it was forked from the parent, forked the child itself, and then became this program.
+//! Fork parents (`fork/`) need two more duties. A *nursery* supervises a fork parent; when the
+//! parent has ended, the nursery does not end its other descendants, the supervisors of forked
+//! children. Such a supervisor *adopts* its child: it was forked from the parent, forked the child
+//! itself, and then executed this program.
 
 use std::{
     collections::HashMap,
@@ -47,21 +48,21 @@ use rustix::{
 
 use super::control::{Duty, ExitStatus, Order, Report};
 
-/// How often ended processes are reaped while the tree is ending.
+/// The interval between attempts to reap processes while the tree is ending.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Kills follow each other after [`TICK`] and then ever more slowly: each reads all of `/proc`, and
-/// what does not go at once waits for the kernel.
+/// The interval between kills starts at [`TICK`] and grows: each kill reads all of `/proc`, and
+/// processes that do not end at once are blocked in the kernel.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The time between the kill of the child and the first search for other processes.
 const KILLED: Duration = Duration::from_millis(5);
 
-/// The longest wait for an order or an exit while the child runs and nothing is due.
+/// Maximum wait for an order or an exit while the child runs and nothing is due.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// When a nursery searches, after it was asked to: the processes of a killed supervisor are
-/// reparented to it only after the bridge has seen that supervisor's end.
+/// The times of a nursery's searches after it was asked to search: the processes of a killed
+/// supervisor are reparented to it only after the bridge has noticed that supervisor's end.
 const SWEEPS: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(20),
@@ -70,12 +71,12 @@ const SWEEPS: [Duration; 5] = [
     Duration::from_secs(3),
 ];
 
-/// The kernel's out-of-memory killer takes children (1000 = first), never the bridge.
+/// The kernel's out-of-memory killer chooses children (1000 = first), never the bridge.
 const OOM_SCORE: &str = "800";
 
 const OOM_FILE: &str = "/proc/self/oom_score_adj";
 
-/// Runs as supervisor of `argv` until nothing of the child is left.
+/// Runs as supervisor of `argv` until all processes of the child have ended.
 pub fn supervise(duty: Duty, argv: &[OsString]) -> ExitCode {
     let Ok(control) = std::io::stdin().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;
@@ -105,12 +106,12 @@ pub fn supervise(duty: Duty, argv: &[OsString]) -> ExitCode {
     }
 }
 
-/// Starts the child in a process group of its own on the three descriptors that the bridge sends.
+/// Starts the child in a separate process group, with the three descriptors that the bridge sends.
 fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
     let [stdin, stdout, stderr] = receive_stdio(control)?;
     let (program, args) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    // A core dump in `work/` would be handed out as the tool's file.
+    // A core dump in `work/` would be offered as the tool's file.
     let none = rustix::process::Rlimit {
         current: Some(0),
         maximum: Some(0),
@@ -126,19 +127,21 @@ fn start(control: &UnixStream, argv: &[OsString]) -> std::io::Result<Pid> {
         .stderr(Stdio::from(stderr))
         .spawn();
     set_oom_score(own_score.trim());
-    // Waited for by number: orphans that come to us are reaped by the same call.
+    // Reaped by process id, because orphans that are reparented to this process are reaped by the
+    // same call.
     let child = child?;
     Pid::from_raw(child.id().cast_signed()).ok_or_else(|| std::io::ErrorKind::Other.into())
 }
 
-/// Children begin with that of this process. The file belongs to root while the process is not dumpable.
+/// Children inherit this process's score. The file belongs to root while the process is not
+/// dumpable.
 fn set_oom_score(score: &str) {
     let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
     let _ = std::fs::write(OOM_FILE, score);
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-/// Takes over a child of this process that waits for a word from stdout.
+/// Adopts a child of this process, which waits for data from its stdout.
 fn adopt(argv: &[OsString]) -> std::io::Result<Pid> {
     let pid = argv.first().and_then(|word| word.to_str()?.parse().ok());
     let child = pid
@@ -149,7 +152,7 @@ fn adopt(argv: &[OsString]) -> std::io::Result<Pid> {
     Ok(child)
 }
 
-/// Gets a byte whenever a child of this process ends (SIGCHLD). It never holds up who writes.
+/// Receives a byte whenever a child of this process ends (SIGCHLD). Writing never blocks.
 fn ends() -> std::io::Result<UnixStream> {
     let (ours, signals) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
@@ -184,13 +187,13 @@ struct Bridge {
 
 impl Bridge {
     fn report(&mut self, report: &Report) {
-        // A bridge that is gone needs no report; its absence is seen by the next read.
+        // If the bridge has ended, the next read detects that.
         let line = report.to_line() + "\n";
         let _ = self.control.write_all(line.as_bytes());
     }
 
-    /// Reads what is there after poll said so; `None` if the bridge is gone. Unknown lines are
-    /// skipped.
+    /// Reads available data after `poll` reported it; `None` if the bridge has ended. Unknown lines
+    /// are skipped.
     fn orders(&mut self) -> Option<Vec<Order>> {
         let mut buffer = [0_u8; 256];
         match self.control.read(&mut buffer) {
@@ -204,13 +207,13 @@ impl Bridge {
     }
 }
 
-/// The progress of the tree's end.
+/// The state of the tree's termination.
 #[derive(Clone, Copy)]
 enum Phase {
     Running,
-    /// stdin is closed; SIGTERM at the instant, and then the grace begins.
+    /// stdin is closed; SIGTERM is sent at the instant, and then the grace period starts.
     Waiting(Instant, Duration),
-    /// SIGTERM was sent; SIGKILL at the instant.
+    /// SIGTERM was sent; SIGKILL is sent at the instant.
     Terminating(Instant),
     Killing,
 }
@@ -221,13 +224,13 @@ struct Supervisor {
     status: Option<ExitStatus>,
     phase: Phase,
     orders_may_come: bool,
-    /// When everything is killed, unless the bridge says a later time before.
+    /// When everything is killed, unless the bridge sends a later time before.
     until: Option<BootTime>,
     next_kill: Instant,
     pause: Duration,
-    /// When to sweep, the next one last.
+    /// The times of the next searches, the earliest last.
     sweeps: Vec<Instant>,
-    /// Can be read once a process below this one has ended, orphans of the child's too.
+    /// Readable once a descendant has ended, including orphans of the child.
     ended: Option<UnixStream>,
 }
 
@@ -278,7 +281,7 @@ impl Supervisor {
     fn follow(&mut self, order: Order) {
         match order {
             Order::End(wait, grace) => self.end(wait, grace),
-            // A right that has ended does not return: another bridge may work in the folder by now.
+            // An expired time is never extended: another bridge may already work in the folder.
             Order::Until(until) => {
                 if self.until.is_none_or(|until| !until.remaining().is_zero()) {
                     self.until = until;
@@ -291,7 +294,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits for an order, the child's exit or the next tick; true if an order can be read.
+    /// Waits for an order, the child's exit or the next tick; true if an order is readable.
     fn orders_wait(&self, control: BorrowedFd<'_>, child: Option<BorrowedFd<'_>>) -> bool {
         let now = Instant::now();
         let pause = match self.phase {
@@ -316,12 +319,12 @@ impl Supervisor {
         let mut watched: Vec<_> = watched
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
-        // Interrupted by a signal, it has not changed the results.
+        // If a signal interrupts `poll`, the results are unchanged.
         let _ = poll(&mut watched, pause.as_ref());
         self.orders_may_come && watched.first().is_some_and(|fd| !fd.revents().is_empty())
     }
 
-    /// An order can only hasten the end.
+    /// An order can only shorten the grace periods.
     fn end(&mut self, wait: Duration, grace: Duration) {
         let until = Instant::now() + wait;
         match self.phase {
@@ -335,12 +338,12 @@ impl Supervisor {
         }
     }
 
-    /// Most children have nothing below them but their group: all of `/proc` is read only if
-    /// something is left when that is dead.
+    /// Most children have no descendants outside their process group: all of `/proc` is read only
+    /// if processes remain after the group was killed.
     fn kill_all(&mut self) {
         self.phase = Phase::Killing;
         (self.next_kill, self.pause) = (Instant::now(), TICK);
-        // Not reaped, it still has its number.
+        // Until it is reaped, its process id is not reused.
         if self.status.is_none() {
             let _ = kill_process_group(self.child, Signal::KILL);
             send_signal(pid_number(self.child), Signal::KILL);
@@ -368,7 +371,7 @@ impl Supervisor {
             if let Phase::Killing = self.phase {
                 signal_descendants(Signal::KILL);
             } else {
-                // Everything that left the child's process group.
+                // All processes that left the child's process group.
                 let group = pid_number(self.child);
                 let below = entries_below(std::process::id()).into_iter();
                 let outside = below.filter(|process| process.group != group);
@@ -379,13 +382,13 @@ impl Supervisor {
         }
     }
 
-    /// Whether processes other than the child outlive it.
+    /// Whether other processes may outlive the child.
     fn lets_live(&self) -> bool {
         self.duty == Duty::Nursery && matches!(self.phase, Phase::Running)
     }
 
-    /// Kills what came to this nursery and is no supervisor: orphans of the fork parent's own
-    /// imports, and of a supervisor that was killed.
+    /// Kills the processes that were reparented to this nursery, except supervisors: orphans of the
+    /// fork parent's imports, and of a killed supervisor.
     fn sweep(&self) {
         let child = pid_number(self.child);
         for pid in children_and_zombies(std::process::id()) {
@@ -397,9 +400,9 @@ impl Supervisor {
         }
     }
 
-    /// Collects every process that ended; true once there is none left.
+    /// Reaps all processes that have ended; true once no process is left.
     fn reap(&mut self) -> bool {
-        // Emptied before looking, so that no end is missed.
+        // The socket is emptied before the check, so that no exit is missed.
         let mut bytes = [0; 64];
         while let Some(mut ended) = self.ended.as_ref()
             && ended
@@ -426,32 +429,32 @@ impl Supervisor {
 
 // Process trees, read from `/proc`.
 
-/// The process id as other functions take it.
+/// The process id in the type that other functions take.
 fn pid_number(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get().unsigned_abs()
 }
 
-/// Every process that we may see.
+/// All visible processes.
 fn processes() -> impl Iterator<Item = Entry> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     numbers.filter_map(read)
 }
 
-/// What we read of a process.
+/// The fields of a process that are read.
 pub struct Entry {
-    /// Its number.
+    /// The process id.
     pub pid: u32,
-    /// Its parent's.
+    /// The parent's process id.
     pub parent: u32,
-    /// Its process group's.
+    /// The process group.
     pub group: u32,
-    /// It ended and waits to be reaped.
+    /// It has ended and was not reaped yet.
     pub zombie: bool,
 }
 
-/// The fields of `/proc/PID/stat` from the third on. The name in field 2 may contain anything, so
-/// they are counted from its end.
+/// The fields of `/proc/PID/stat` from the third on. Field 2, the name, may contain any characters,
+/// so the fields are counted from its end.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after_name = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
@@ -471,7 +474,7 @@ pub fn read(pid: u32) -> Option<Entry> {
     })
 }
 
-/// The number of every living process below `root`, parents before their children.
+/// The process ids of all living descendants of `root`, parents before their children.
 pub fn descendants(root: u32) -> impl Iterator<Item = u32> {
     let below = entries_below(root).into_iter();
     below.map(|process| process.pid)
@@ -492,7 +495,7 @@ fn entries_below(root: u32) -> Vec<Entry> {
     found
 }
 
-/// Direct children of `root`, those included that ended and wait to be reaped.
+/// Direct children of `root`, including zombies.
 pub fn children_and_zombies(root: u32) -> Vec<u32> {
     processes()
         .filter(|process| process.parent == root)
@@ -500,12 +503,13 @@ pub fn children_and_zombies(root: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Signals everything below this process.
+/// Signals all descendants of this process.
 pub fn signal_descendants(signal: Signal) {
     descendants(std::process::id()).for_each(|pid| send_signal(pid, signal));
 }
 
-/// Kills everything below `root`, in rounds: a process that forks fast may be seen only by the next.
+/// Kills all descendants of `root`, in rounds: a process that forks quickly may be found only in
+/// the next round.
 pub fn kill_below(root: u32) {
     const ROUNDS: usize = 20;
     for _ in 0..ROUNDS {
@@ -518,16 +522,16 @@ pub fn kill_below(root: u32) {
     }
 }
 
-/// Signals one process; gone already is as good.
+/// Signals one process; does nothing if it has ended.
 pub fn send_signal(pid: u32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
         let _ = kill_process(pid, signal);
     }
 }
 
-/// Whether a process is a supervisor. Another one's program can only be looked at with rights over it
-/// (supervisors are not dumpable), and of the rest the command line tells: it can be made up, but who
-/// could be taken for a supervisor so could as well be one.
+/// Whether a process is a supervisor. Another supervisor's executable is readable only with
+/// privileges over it (supervisors are not dumpable); then the command line decides. A process can
+/// forge its command line, but one that can do so could also run as a supervisor.
 fn is_supervisor(pid: u32) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let program = |pid: &str| std::fs::metadata(format!("/proc/{pid}/exe"));
@@ -541,13 +545,13 @@ fn is_supervisor(pid: u32) -> bool {
     same && word.is_some_and(|word| Duty::named(OsStr::from_bytes(word)).is_some())
 }
 
-/// The command's name, cut by the kernel to 15 bytes.
+/// The command's name, truncated by the kernel to 15 bytes.
 pub fn name(pid: u32) -> String {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     name.trim_end().to_owned()
 }
 
-/// Processor time that a process and everything below it used so far, in the kernel's ticks.
+/// Processor time of a process and its descendants so far, in the kernel's ticks.
 pub fn processor_time(root: u32) -> u64 {
     sum_of_tree(root, |pid| {
         // Fields 14 and 15: user and system time.
@@ -557,8 +561,8 @@ pub fn processor_time(root: u32) -> u64 {
     })
 }
 
-/// Proportional set size of a process and everything below it, in bytes. 0 where the kernel does
-/// not tell.
+/// Proportional set size of a process and its descendants, in bytes. 0 if the kernel does not
+/// report it.
 pub fn memory(root: u32) -> u64 {
     sum_of_tree(root, |pid| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
