@@ -1,4 +1,4 @@
-//! Requests to one remote server: its headers, its limits, and what may be sent again.
+//! HTTP requests to one remote server: headers, limits, and resending.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -28,8 +28,8 @@ use super::{
 };
 use crate::spec::RemoteSpec;
 
-/// Idle connections are closed before servers do so: many close them after five seconds, and a
-/// call written at that moment is lost.
+/// Idle connections are closed before servers do so: many servers close them after five seconds,
+/// and a call written at that moment is lost.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// Detects dead connections.
@@ -37,20 +37,20 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 
 const REDIRECTS: usize = 5;
 
-/// Pauses before a connection that was refused is tried again.
+/// Pauses before retries of a refused connection.
 const AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 
-/// Speaks HTTP with one server. Cheap to clone.
+/// An HTTP client for one server. Cheap to clone.
 #[derive(Clone)]
 pub struct Http {
     client: Client,
-    /// Where the server is.
+    /// The server's URL.
     pub url: Url,
-    /// Scheme, host and port: what errors may name.
+    /// Scheme, host and port: the part of the URL that errors may contain.
     pub origin: String,
-    /// How long the server may be silent.
+    /// Maximum time in which the server may send nothing.
     pub idle: Duration,
-    /// Bytes of one message.
+    /// Maximum size of one message, in bytes.
     pub limit: usize,
     /// The mark of the bridge's own errors.
     pub mark: Mark,
@@ -58,17 +58,18 @@ pub struct Http {
     pub per_request_headers: PerRequestHeaders,
 }
 
-/// Whether a request whose connection broke may be sent again. One that was never sent always may.
+/// Whether a request whose connection broke may be resent. A request that was not sent may always
+/// be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resend {
-    /// It may have arrived, and arriving twice would do harm.
+    /// Not resent: it may have arrived, and a duplicate would do harm.
     Never,
-    /// Once.
+    /// Resent once.
     Once,
 }
 
 impl Http {
-    /// No connection is made yet.
+    /// Does not connect yet.
     pub fn new(spec: &RemoteSpec, options: &RemoteOptions) -> Result<Self, String> {
         let origin = spec.url.origin().ascii_serialization();
         let client = options
@@ -80,8 +81,8 @@ impl Http {
             .pool_idle_timeout(POOL_IDLE)
             .tcp_keepalive(KEEPALIVE)
             .redirect(Policy::custom(follow))
-            // The bridge decides which requests are sent again. The client still replaces a pooled
-            // connection that closed before anything of the request was written.
+            // The bridge decides which requests are resent. The client still replaces a pooled
+            // connection that closed before any part of the request was written.
             .retry(reqwest::retry::never())
             .build();
         let client = client.map_err(|error| {
@@ -114,7 +115,8 @@ impl Http {
             .await
     }
 
-    /// Sends and waits for the head of the response. The status may be any but a redirect.
+    /// Sends a request and waits for the head of the response. Any status except a redirect is
+    /// returned.
     pub async fn send(
         &self,
         method: Method,
@@ -151,7 +153,7 @@ impl Http {
         }
     }
 
-    /// The rest of a response, up to `limit` bytes.
+    /// Reads the body of a response, up to `limit` bytes.
     pub async fn body(&self, mut response: Response, limit: usize) -> Result<Bytes, Failure> {
         if response.content_length() > Some(limit as u64) {
             return Err(Failure::TooLarge(limit));
@@ -171,35 +173,35 @@ impl Http {
     }
 }
 
-// The state that both transports share.
+// State that both transports share.
 
-/// Bytes that are read of a refusal.
+/// Maximum size of a rejection's body that is read, in bytes.
 pub const REFUSAL: usize = 256 * 1024;
 
-/// A session with one server, whatever its transport.
+/// A session with one server, for either transport.
 pub struct Transport {
     pub http: Http,
     pub output: Output,
     /// Set when the session is lost.
     pub lost: CancellationToken,
-    /// A request was accepted in the session.
+    /// Whether a request was accepted in the session.
     proven: AtomicBool,
 }
 
-/// How a server refused a message.
+/// How a server rejected a message.
 pub struct Refusal {
     pub status: StatusCode,
     /// Its JSON-RPC error, if it sent one.
     pub error: Option<RpcError>,
-    /// The refusal says that the session is lost.
+    /// The rejection means that the session is lost.
     pub is_about_session: bool,
-    /// The server refuses what it accepted before: a new session shows whether the session or the
-    /// credentials are the reason.
+    /// The server rejects requests like those that it accepted before: a new session shows whether
+    /// the session or the credentials are the reason.
     pub is_stale: bool,
 }
 
 impl Transport {
-    /// No connection is made yet.
+    /// Does not connect yet.
     pub fn new(http: Http, output: Output) -> Self {
         Self {
             http,
@@ -214,7 +216,7 @@ impl Transport {
         self.proven.store(true, Ordering::Relaxed);
     }
 
-    /// Whether one was.
+    /// Whether a request was accepted in the session.
     pub fn is_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)
     }
@@ -241,7 +243,7 @@ impl Transport {
             .await
     }
 
-    /// Reads why the server refused the request with this id, or a message without one.
+    /// Reads why the server rejected the request with this id, or a message without an id.
     pub async fn refusal(&self, response: Response, id: Option<&str>) -> Refusal {
         let status = response.status();
         let limit = REFUSAL.min(self.http.limit);
@@ -267,8 +269,8 @@ impl Transport {
         }
     }
 
-    /// After the session was lost: requests under way may still be answered, and what comes meanwhile
-    /// is refused unread, so that its sender may send it in a new session.
+    /// After the session was lost: requests in flight may still be answered, and new requests are
+    /// rejected without being sent, so that their senders may send them in a new session.
     pub async fn wind_up(&self, input: &mut Input, flights: &mut Flights) {
         let refusal = |id: &str| self.http.failed(&Failure::SessionLost, id);
         let refusing = async {
@@ -282,7 +284,7 @@ impl Transport {
             () = flights.land_all() => {}
             () = refusing => {}
         }
-        // The rest of the pipe.
+        // The rest of the messages in the pipe.
         while let Some(Some(message)) = input.next().now_or_never() {
             if let Some(id) = message.id() {
                 self.output.line(refusal(id)).await;
@@ -291,7 +293,7 @@ impl Transport {
     }
 }
 
-/// The configured headers. Those that frame the message belong to HTTP.
+/// The configured headers, except those that determine HTTP framing.
 fn headers(spec: &RemoteSpec) -> HeaderMap {
     let configured = spec.headers.iter().filter_map(|(name, value)| {
         Some((
@@ -310,8 +312,8 @@ fn headers(spec: &RemoteSpec) -> HeaderMap {
     headers
 }
 
-/// 307 and 308 within the origin keep method and body. All others would change the request, or
-/// send it to another server.
+/// Follows 307 and 308 within the origin, which keep method and body. Other redirects would change
+/// the request, or send it to another server.
 fn follow(attempt: Attempt<'_>) -> Action {
     let keeps_request = matches!(
         attempt.status(),
@@ -353,7 +355,7 @@ pub fn content(response: &Response) -> Content {
     }
 }
 
-// The events of one response, as they come.
+// The events of one response.
 
 /// Reads events from a response.
 pub struct Events {
@@ -364,8 +366,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// `idle` bounds the server's silence, `limit` one event in bytes. `cursor` is where the
-    /// stream goes on.
+    /// `idle` bounds the time without data, `limit` one event, in bytes. `cursor` is the position
+    /// at which the stream resumes.
     pub fn new(response: Response, limit: usize, idle: Option<Duration>, cursor: Cursor) -> Self {
         Self {
             response,
@@ -398,7 +400,7 @@ impl Events {
         }
     }
 
-    /// The next message. Events of other names are ignored.
+    /// The next message. Events of other types are ignored.
     pub async fn message(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         while let Some(event) = self.next().await? {
             if event.is_message() {
@@ -408,7 +410,7 @@ impl Events {
         Ok(None)
     }
 
-    /// Where to go on after the last event.
+    /// The position after the last event.
     pub fn cursor(&self) -> Cursor {
         self.parser.cursor().clone()
     }

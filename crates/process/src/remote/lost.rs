@@ -1,7 +1,7 @@
-//! Whether a server says that a session is lost: one rule for both transports, and for every place
-//! in which servers say it.
+//! Whether a server reports that a session is lost: one rule for both transports, and for all parts
+//! of a response in which servers report it.
 //!
-//! A server that says so did not act on the request: it may be sent again in a new session.
+//! A server that reports it did not process the request, which may be resent in a new session.
 
 use std::{error::Error as _, time::Duration};
 
@@ -12,10 +12,10 @@ use serde::Deserialize;
 
 use super::{message, message::RpcError};
 
-/// Bytes of a refusal's text in which words are looked for.
+/// Maximum size of a rejection's text that is searched for words, in bytes.
 const READ: usize = 4096;
 
-/// What servers say about a session that they do not know, together with the word "session".
+/// Words that servers use for an unknown session, together with the word "session".
 const WORDS: &[&str] = &[
     "not found",
     "no valid",
@@ -52,15 +52,15 @@ const WORDS: &[&str] = &[
     "no transport",
 ];
 
-/// Whether a refusal (a status that is no success) within a session is about the session. A 401 is not
-/// judged here.
+/// Whether a rejection (an unsuccessful status) within a session concerns the session. Does not
+/// cover 401.
 pub fn by_refusal(status: StatusCode, body: &[u8], error: Option<&RpcError>) -> bool {
     let about_request = |codes: &[i64]| {
         error.is_some_and(|error| error.names_request && codes.contains(&error.code))
     };
     match status {
         // The status of the specification, and one with the same meaning. A server of 2026-07-28
-        // also answers so to a method that it does not have.
+        // also uses 404 for an unknown method.
         StatusCode::NOT_FOUND | StatusCode::GONE => !about_request(&[code::METHOD_NOT_FOUND]),
         _ if about_request(&[code::METHOD_NOT_FOUND, code::INVALID_PARAMS]) => false,
         _ => match error {
@@ -70,15 +70,16 @@ pub fn by_refusal(status: StatusCode, body: &[u8], error: Option<&RpcError>) -> 
     }
 }
 
-/// Whether the answer to a request within a session is an error about the session.
+/// Whether the response to a request within a session is an error about the session.
 pub fn by_answer(answer: &[u8], id: &str) -> bool {
-    // Most answers are none, and are not read for this.
+    // Most responses are not errors, and parsing them is avoided.
     memchr::memmem::find(answer, b"\"error\"").is_some()
         && message::error_of(answer, id).is_some_and(|error| by_error(error.code, &error.message))
 }
 
-/// The errors of a tool may be about another session, such as a browser's: only the codes that
-/// servers use for MCP sessions count, and -32000, which can mean anything, only with their words.
+/// A tool's errors may concern another kind of session, such as a browser's: only the codes that
+/// servers use for MCP sessions count, and -32000, which can mean anything, counts only with the
+/// words for MCP sessions.
 fn by_error(found: i64, message: &str) -> bool {
     let ours = || {
         let words = message.to_ascii_lowercase();
@@ -104,15 +105,15 @@ fn says_so(text: &str) -> bool {
         || uninitialized.iter().any(|word| text.contains(word))
 }
 
-// Why a request has no answer, without secrets: never the URL, never a header.
+// Why a request has no response, without secrets: never the URL, never a header.
 
-/// Why a request has no answer.
+/// Why a request has no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// No byte of the request was sent.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// Making the connection took too long; no byte of the request was sent.
+    /// Establishing the connection took too long; no byte of the request was sent.
     #[error("connection timed out")]
     ConnectTimeout,
     /// The request may have arrived.
@@ -121,37 +122,37 @@ pub enum Failure {
     /// The request may have arrived.
     #[error("it sent nothing for {} seconds", .0.as_secs_f32())]
     Silent(Duration),
-    /// The server refused without a JSON-RPC error.
+    /// The server rejected the request without a JSON-RPC error.
     #[error("it returned HTTP status {status}{advice}", status = .0, advice = advice(*.0))]
     Status(StatusCode),
-    /// Following would send the request, and its headers, to another server.
+    /// Following the redirect would send the request, including its headers, to another server.
     #[error(
         "it redirects (HTTP status {0}) to a URL that the bridge does not follow; set `url` to \
          the final URL"
     )]
     Redirect(StatusCode),
-    /// A message is larger than the bridge takes in.
+    /// A message exceeds the bridge's limit.
     #[error("its response is larger than {0} bytes (MCPO_MAX_MESSAGE_BYTES)")]
     TooLarge(usize),
-    /// What came is neither JSON nor events.
+    /// The response is neither JSON nor events.
     #[error(
         "its response is neither JSON nor an event stream; check that `url` is its MCP endpoint"
     )]
     NotMcp,
-    /// The response had no reply.
+    /// The response ended without a reply to the request.
     #[error("its response ended without a reply to the request")]
     Unanswered,
-    /// The server does not know the session any more, and refused the request unread.
+    /// The server no longer knows the session, and rejected the request without processing it.
     #[error("it ended the session; the next call opens a new one")]
     SessionLost,
-    /// The server does not know the session any more in which it had accepted the request.
+    /// The server no longer knows the session in which it had accepted the request.
     #[error("it ended the session during the request; the next call opens a new one")]
     SessionBroken,
-    /// The server refuses what it accepted before. A new session shows whether the session or the
-    /// bridge's credentials are the reason.
+    /// The server rejects requests like those that it accepted before. A new session shows whether
+    /// the session or the bridge's credentials are the reason.
     #[error("it returned HTTP status 401 Unauthorized (check the server's `headers`)")]
     Unauthorized,
-    /// The old transport's first event is missing or leads elsewhere.
+    /// The old transport's first event is missing, or its endpoint has another origin.
     #[error("it returned no message endpoint on its own origin")]
     NoEndpoint,
 }
@@ -171,11 +172,11 @@ impl Failure {
         Self::Broken(root(error))
     }
 
-    /// A JSON-RPC error, as a line, for the request with this id. The `mark` says that the bridge
-    /// made it.
+    /// A JSON-RPC error, as a line, for the request with this id. The `mark` identifies it as the
+    /// bridge's.
     pub fn line(&self, origin: &str, id: &str, mark: &Mark) -> Bytes {
         let message = format!("the remote server {origin} failed: {self}");
-        // It refused the request for want of a session: repeating it in a new one is safe.
+        // The server rejected the request because of the session: a retry in a new session is safe.
         let unheard = matches!(self, Self::SessionLost | Self::Unauthorized);
         let data = serde_json::json!({"mark": mark.0, "unheard": unheard});
         let error =
@@ -184,20 +185,20 @@ impl Failure {
     }
 }
 
-/// Distinguishes the bridge's errors from the server's, which never sees the mark.
+/// Distinguishes the bridge's errors from the server's. The server never receives the mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark(String);
 
 impl Mark {
-    /// One that cannot be guessed.
+    /// A random mark that cannot be guessed.
     pub fn random() -> Self {
         let mut bytes = [0_u8; 16];
-        // Without randomness a server could at most present its errors as the bridge's.
+        // Without randomness, a server could at most present its errors as the bridge's.
         let _ = getrandom::fill(&mut bytes);
         Self(format!("{:032x}", u128::from_ne_bytes(bytes)))
     }
 
-    /// What [`Failure::line`] wrote into this error object with this mark.
+    /// Parses the data that [`Failure::line`] wrote into this error object, if the mark matches.
     pub fn failed(&self, error: &RawJson) -> Option<Failed> {
         #[derive(Deserialize)]
         struct Error {
@@ -217,12 +218,12 @@ impl Mark {
     }
 }
 
-/// A request that the server gave no answer to.
+/// A request to which the server did not respond.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
     /// What happened, with scheme, host and port of the server; never the rest of its URL.
     pub why: String,
-    /// The server's session was over before the request, which it did not act on.
+    /// The server's session had ended before the request, which the server did not process.
     pub unheard: bool,
 }
 
@@ -233,7 +234,7 @@ fn advice(status: StatusCode) -> &'static str {
     }
 }
 
-/// The innermost cause. The outer ones repeat it, or name the URL.
+/// The innermost cause. The outer causes repeat it, or contain the URL.
 fn root(error: &reqwest::Error) -> String {
     let mut cause = error.source();
     while let Some(inner) = cause.and_then(std::error::Error::source) {

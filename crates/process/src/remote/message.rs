@@ -1,4 +1,4 @@
-//! The parts of messages that the transport depends on; the rest passes unread.
+//! The parts of messages that the transport depends on; the rest is not parsed.
 
 use std::borrow::Cow;
 
@@ -17,12 +17,12 @@ use serde_json::{Value, value::RawValue};
 pub struct Outgoing(ClientMessage);
 
 impl Outgoing {
-    /// Reads one line; `None` if it is not a message, which the bridge never writes.
+    /// Parses one line; `None` if it is not a message, which the bridge never writes.
     pub fn read(line: &Bytes) -> Option<Self> {
         ClientMessage::read(line).ok().map(Self)
     }
 
-    /// The message as it came, without the newline.
+    /// The unchanged message, without the newline.
     pub fn body(&self) -> Bytes {
         self.0.line.clone()
     }
@@ -42,14 +42,14 @@ impl Outgoing {
         }
     }
 
-    /// The id of the request that it cancels, as JSON text.
+    /// The id of the request that the message cancels, as JSON text.
     pub fn cancels(&self) -> Option<&str> {
         let is_cancellation = self.id().is_none() && self.method() == Some(method::CANCELLED);
         let id = self.0.params.request_id.as_ref();
         id.filter(|_| is_cancellation).map(RawJson::as_str)
     }
 
-    /// Whether it contains its revision, as messages from 2026-07-28 on do.
+    /// Whether it contains its revision, as messages since 2026-07-28 do.
     pub fn is_modern(&self) -> bool {
         self.0.params.meta.protocol_version.is_some()
     }
@@ -59,7 +59,7 @@ impl Outgoing {
         self.method() == Some(method::INITIALIZE)
     }
 
-    /// Whether the server may receive it twice without harm.
+    /// Whether the server may safely receive it twice.
     pub fn is_idempotent(&self) -> bool {
         let Kind::Request(method) = &self.0.kind else {
             return false;
@@ -96,7 +96,8 @@ impl Outgoing {
     }
 }
 
-/// Whether a message from the server, or one of a batch, answers the request with this id.
+/// Whether a message from the server, or one of a batch, is the response to the request with this
+/// id.
 pub fn answers(line: &[u8], id: &str) -> bool {
     answer(line, id).is_some()
 }
@@ -124,8 +125,8 @@ fn same(theirs: &str, ours: &str) -> bool {
     }
 }
 
-/// A body that is one response without an id, as the response to the request with this id: on its
-/// own connection there is no other request.
+/// If a body is one response without an id, adds the id of this request: its own connection carries
+/// no other request.
 pub fn addressed(body: Bytes, id: &str) -> Bytes {
     let Some(envelope) = Envelope::lenient(&body) else {
         return body;
@@ -140,26 +141,26 @@ pub fn addressed(body: Bytes, id: &str) -> Bytes {
     whole.map_or(body, |whole| whole.with_member("id", &id).into_bytes())
 }
 
-/// The revision in an answer to `initialize`.
+/// The revision in a response to `initialize`.
 pub fn negotiated(line: &[u8], id: &str) -> Option<String> {
     let result = answer(line, id)?.result?;
     let [version] = last_members(result.get().as_bytes(), ["protocolVersion"])?;
     text(version?).map(Cow::into_owned)
 }
 
-/// A JSON-RPC error in the body of a refusal.
+/// A JSON-RPC error in the body of a rejection.
 pub struct RpcError {
-    /// The line for the caller, without its end.
+    /// The line for the caller, without its newline.
     pub line: Bytes,
-    /// Whether the body named the request, and not just the connection.
+    /// Whether the body contained the request's id.
     pub names_request: bool,
-    /// Its code; 0 where it has none.
+    /// Its code; 0 if it has none.
     pub code: i64,
     /// Its message.
     pub message: String,
 }
 
-/// Reads the body of a refusal. One that names no request is given the request's id.
+/// Parses the body of a rejection. An error without an id gets the request's id.
 pub fn rpc_error(body: &Bytes, id: Option<&str>) -> Option<RpcError> {
     let envelope = Envelope::lenient(body)?;
     let error = envelope.error?;
@@ -180,16 +181,16 @@ pub fn rpc_error(body: &Bytes, id: Option<&str>) -> Option<RpcError> {
     })
 }
 
-/// What an error object says.
+/// The parts of an error object.
 pub struct ErrorParts {
-    /// 0 where it has none.
+    /// 0 if it has none.
     pub code: i64,
-    /// Empty where it has none.
+    /// Empty if it has none.
     pub message: String,
 }
 
 impl ErrorParts {
-    /// `None` for what is no error of JSON-RPC, such as OAuth's.
+    /// `None` for an error that is not JSON-RPC, such as OAuth's.
     fn read(error: &RawValue) -> Option<Self> {
         let [code, message] = last_members(error.get().as_bytes(), ["code", "message"])?;
         let code: Option<i64> = code.and_then(|code| serde_json::from_str(code.get()).ok());
@@ -202,21 +203,21 @@ impl ErrorParts {
     }
 }
 
-/// The error that answers the request with this id.
+/// The error in the response to the request with this id.
 pub fn error_of(line: &[u8], id: &str) -> Option<ErrorParts> {
     ErrorParts::read(answer(line, id)?.error?)
 }
 
-/// The id of a message that is an answer with an error.
+/// The id of a message that is an error response.
 pub fn refused_id(line: &[u8]) -> Option<Box<str>> {
-    // Most messages are not, and are not parsed for this.
+    // Most messages are not, and parsing them is avoided.
     memchr::memmem::find(line, b"\"error\"")?;
     let envelope = Envelope::lenient(line).filter(|envelope| envelope.error.is_some())?;
     Some(envelope.id()?.get().into())
 }
 
-/// One line of a message: newlines between its tokens become spaces. Inside strings JSON has them
-/// escaped.
+/// Makes a message one line: newlines between its tokens become spaces; newlines inside strings are
+/// always escaped.
 pub fn line(message: impl Into<Vec<u8>>) -> Bytes {
     let mut line: Vec<u8> = message.into();
     line.iter_mut()
@@ -226,9 +227,9 @@ pub fn line(message: impl Into<Vec<u8>>) -> Bytes {
     line.into()
 }
 
-// What revisions from 2026-07-28 on repeat in headers, so that proxies need not read bodies.
+// Values that revisions since 2026-07-28 repeat in headers, so that proxies need not parse bodies.
 
-/// The depth of reasonable schemas.
+/// Maximum depth of schemas that are searched.
 const DEPTH: usize = 32;
 
 const OPENING: &str = "=?base64?";
@@ -258,8 +259,8 @@ pub fn mirrored(message: &Outgoing, schema: Option<&RawJson>) -> HeaderMap {
     headers
 }
 
-/// Arguments that the tool's schema marks with `x-mcp-header`. A mark that breaks the rules is
-/// ignored: the server reports what is missing.
+/// Adds the arguments that the tool's schema marks with `x-mcp-header`. An invalid mark is ignored:
+/// the server reports missing headers.
 fn parameters(headers: &mut HeaderMap, schema: &Value, arguments: &Value, depth: usize) {
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
         return;
@@ -284,7 +285,7 @@ fn parameters(headers: &mut HeaderMap, schema: &Value, arguments: &Value, depth:
     }
 }
 
-/// Strings, integers and booleans; nothing else may stand in a header.
+/// Strings, integers and booleans; other values are not allowed in headers.
 fn plain(argument: &Value) -> Option<String> {
     match argument {
         Value::String(text) => Some(text.clone()),
@@ -298,7 +299,7 @@ fn plain(argument: &Value) -> Option<String> {
     }
 }
 
-/// The text itself, or its Base64 form where a header cannot carry it.
+/// The text itself, or its Base64 form if a header cannot contain the text.
 pub fn value(text: &str) -> HeaderValue {
     let visible = text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
     let padded = text.trim_matches([' ', '\t']) != text;

@@ -1,18 +1,18 @@
-//! Remote servers, presented as a pair of pipes: what is written is JSON-RPC in lines, what is
-//! read is JSON-RPC in lines, and everything between is HTTP.
+//! Remote servers, presented as a pair of pipes: both directions carry JSON-RPC in lines, and the
+//! transport between is HTTP.
 //!
 //! ```text
-//! stdin ─▶ lines ─▶ one POST each, side by side ─▶ JSON or SSE ─┐
+//! stdin ─▶ lines ─▶ one POST each, concurrently ─▶ JSON or SSE ─┐
 //!                   the session's GET stream ───────────────────┴─▶ whole lines ─▶ stdout
 //! ```
 //! Messages keep their bytes, except that newlines between JSON tokens become spaces. A request
-//! that cannot be answered gets a JSON-RPC error instead. The end of stdin closes the session at the
-//! server; the end of stdout means that the session is lost.
+//! that cannot be answered gets a JSON-RPC error instead. When stdin ends, the session is closed at
+//! the server; when stdout ends, the session is lost.
 //!
-//! For a server that does not accept POST at `url`, the older transport is used.
+//! If the server does not accept POST at `url`, the older transport is used.
 //!
-//! **A `tools/call` is sent once.** It is sent again only where no byte of it can have reached the
-//! server: the connection was never made.
+//! **A `tools/call` is sent once.** It is resent only if no byte of it can have reached the server:
+//! no connection was established.
 
 mod http;
 mod lost;
@@ -41,23 +41,24 @@ use crate::spec::{RemoteKind, RemoteSpec};
 
 pub use lost::Failed;
 
-/// Bytes that a pipe holds for a slow reader.
+/// Capacity of a pipe for a slow reader, in bytes.
 const PIPE: usize = 64 * 1024;
 
-/// How long closing the session may take.
+/// The time for closing the session.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// How a connection to a remote server behaves.
+/// Options of the connection to a remote server.
 #[derive(Clone)]
 pub struct RemoteOptions {
     /// Certificate authorities and proxies.
     pub outbound: Outbound,
-    /// Bounds making one connection, TLS included.
+    /// The timeout for establishing one connection, including TLS.
     pub connect_timeout: Duration,
-    /// A request fails when the server sends nothing for so long, before its answer or within it:
-    /// not below the longest deadline of a call. Streams that wait for news are not bounded.
+    /// A request fails if the server sends nothing for this time, before or within its response:
+    /// not below the longest deadline of a call. Streams that wait for notifications are not
+    /// bounded.
     pub idle_timeout: Duration,
-    /// Bytes of one message from the server.
+    /// Maximum size of one message from the server, in bytes.
     pub max_message: usize,
     /// Finds a tool's input schema, whose `x-mcp-header` marks name the arguments that modern servers
     /// require in headers.
@@ -67,17 +68,17 @@ pub struct RemoteOptions {
 /// Finds the input schema of a tool by its name.
 pub type ToolSchema = Arc<dyn Fn(&str) -> Option<RawJson> + Send + Sync>;
 
-/// A remote server that looks like a child's stdio.
+/// A remote server with the interface of a child's stdio.
 pub struct RemotePipes {
-    /// Accepts messages, one in a line. Its end closes the session.
+    /// Accepts messages, one per line. Closing it closes the session.
     pub stdin: DuplexStream,
-    /// Returns messages, one in a line. Its end means that the session is over.
+    /// Returns messages, one per line. Its end means that the session has ended.
     pub stdout: DuplexStream,
-    /// Dropping it ends everything.
+    /// Dropping it ends the session.
     pub handle: RemoteHandle,
 }
 
-/// Makes no connection yet: the first message does. Needs a tokio runtime.
+/// Does not connect: the first message does. Requires a tokio runtime.
 pub fn connect(spec: &RemoteSpec, options: RemoteOptions) -> Result<RemotePipes, String> {
     let http = Http::new(spec, &options)?;
     let (stdin, our_stdin) = tokio::io::duplex(PIPE);
@@ -147,19 +148,19 @@ pub struct RemoteHandle {
     hang_up: CancellationToken,
     _guard: DropGuard,
     gone: CancellationToken,
-    /// Recognises the bridge's errors.
+    /// Identifies the bridge's own errors.
     pub mark: Mark,
     /// Headers of single requests.
     pub per_request_headers: PerRequestHeaders,
 }
 
 impl RemoteHandle {
-    /// Waits until nothing is left: some seconds at most after the end of stdin.
+    /// Waits until the session has ended: at most some seconds after the end of stdin.
     pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
         self.gone.clone().cancelled_owned()
     }
 
-    /// Whether it is over, or about to be: nothing more can be asked.
+    /// Whether the session has ended or is ending: no further requests are possible.
     pub fn is_over(&self) -> bool {
         self.hang_up.is_cancelled() || self.gone.is_cancelled()
     }
@@ -172,7 +173,7 @@ impl RemoteHandle {
 
 // Headers of single requests, from the requests of their callers.
 
-/// The headers of requests under way, by the requests' ids.
+/// The headers of requests in flight, by request id.
 #[derive(Clone, Default)]
 pub struct PerRequestHeaders(Arc<Mutex<HashMap<Box<str>, HeaderMap>>>);
 
@@ -183,8 +184,8 @@ pub struct PerRequestHeadersGuard {
 }
 
 impl PerRequestHeaders {
-    /// Sends `headers` with every attempt of the request of this number, until what is returned is
-    /// dropped.
+    /// Sends `headers` with every attempt of the request of this number, until the returned guard
+    /// is dropped.
     pub fn join(&self, number: u64, headers: HeaderMap) -> PerRequestHeadersGuard {
         let id: Box<str> = number.to_string().into();
         self.0.lock().insert(id.clone(), headers);
@@ -195,7 +196,7 @@ impl PerRequestHeaders {
         }
     }
 
-    /// Adds the headers of the request with this id; those that are set already stay.
+    /// Adds the headers of the request with this id, except those that are already set.
     pub fn add_to(&self, headers: &mut HeaderMap, id: Option<&str>) {
         let known = self.0.lock();
         let Some(own) = id.and_then(|id| known.get(id)) else {
@@ -214,8 +215,8 @@ impl PerRequestHeaders {
         }
     }
 
-    /// Whether the request with this id has credentials of its own caller: its refusal says nothing
-    /// about the session, which others may use.
+    /// Whether the request with this id has credentials of its own caller: a rejection then says
+    /// nothing about the session, which other callers may use.
     pub fn has_credentials(&self, id: Option<&str>) -> bool {
         let known = self.0.lock();
         let own = id.and_then(|id| known.get(id));
@@ -245,9 +246,9 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// Reads the system's certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name:
-    /// once, at start. `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are honoured. Without any
-    /// certificates, servers at `http` addresses still work.
+    /// Reads the system's certificates, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`, once at
+    /// start. Uses `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`. Without any certificates, servers
+    /// with `http` URLs still work.
     pub fn from_environment() -> Self {
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
@@ -270,7 +271,7 @@ impl Outbound {
         }
     }
 
-    /// A client builder with these.
+    /// A client builder with these settings.
     pub fn builder(&self) -> reqwest::ClientBuilder {
         let builder = reqwest::Client::builder().tls_backend_preconfigured(self.tls.clone());
         if self.asks_proxies {
@@ -282,7 +283,7 @@ impl Outbound {
 }
 
 fn tls(roots: RootCertStore) -> ClientConfig {
-    // The provider is set here, because a process-wide one would be a global.
+    // Set explicitly, because a process-wide provider would be a global.
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring offers the versions that rustls has by default")

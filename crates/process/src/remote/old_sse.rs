@@ -1,6 +1,7 @@
-//! HTTP with server-sent events, of revision 2024-11-05: one stream brings all messages, and its
-//! first event says where to post. The stream is the session: its end is the end. So is a refusal
-//! that says so (`lost.rs`), because a proxy may keep the stream open after the server is gone.
+//! HTTP with server-sent events, from revision 2024-11-05: one stream carries all messages from the
+//! server, and its first event contains the URL for POST. The session ends with the stream. It also
+//! ends when a rejection says so (`lost.rs`), because a proxy may keep the stream open after the
+//! server has ended.
 
 use std::sync::Arc;
 
@@ -25,13 +26,14 @@ use super::{
 pub struct OldSse(Transport);
 
 impl OldSse {
-    /// Nothing is sent yet.
+    /// Sends nothing yet.
     pub fn new(http: Http, output: Output) -> Arc<Self> {
         Arc::new(Self(Transport::new(http, output)))
     }
 
-    /// Carries messages until the bridge closes the pipe, or the stream ends. A message that the
-    /// newer transport `refused` is the first; without this one either, its failure stands.
+    /// Transports messages until the bridge closes the pipe or the stream ends. A message that the
+    /// newer transport `refused` is sent first; if the stream cannot be opened, its earlier failure
+    /// is returned.
     pub async fn serve(self: &Arc<Self>, mut input: Input, refused: Option<Refused>) {
         let mut flights = Flights::default();
         let (mut events, endpoint) = match self.open().await {
@@ -94,7 +96,7 @@ impl OldSse {
         if content(&response) != Content::Events {
             return Err(Failure::NotMcp);
         }
-        // A redirect within the origin may have moved what the endpoint is relative to.
+        // A redirect within the origin may have changed the base of the relative endpoint.
         let base = response.url().clone();
         let mut events = Events::new(response, http.limit, None, Cursor::default());
         let first = timeout(http.idle, events.next()).await;
@@ -105,13 +107,13 @@ impl OldSse {
             .and_then(|path| base.join(path.trim()).ok())
             .filter(|endpoint| endpoint.origin() == http.url.origin());
         let mut endpoint = endpoint.ok_or(Failure::NoEndpoint)?;
-        // The credentials of the URL are added: the client removed them from the one it reports.
+        // Adds the URL's credentials, because the client removes them from the URL that it reports.
         let _ = endpoint.set_username(http.url.username());
         let _ = endpoint.set_password(http.url.password());
         Ok((events, endpoint))
     }
 
-    /// Passes on one message, unless it only says that the session is lost.
+    /// Forwards one message, unless it only means that the session is lost.
     async fn pass(&self, data: Vec<u8>) {
         let refused = message::refused_id(&data).filter(|id| lost::by_answer(&data, id));
         let line = match refused.filter(|_| self.0.is_proven()) {
@@ -126,10 +128,10 @@ impl OldSse {
 
     fn carry(self: &Arc<Self>, message: Outgoing, endpoint: &Arc<Url>, flights: &mut Flights) {
         let (this, endpoint) = (self.clone(), endpoint.clone());
-        // Responses come on the stream, so there is nothing to drop for a request that is cancelled.
+        // Responses arrive on the stream, so a cancelled request has nothing to drop.
         flights.other(async move {
             if let Err(failure) = this.post(&message, &endpoint).await {
-                // Before its sender gets the failure, and may try again at once.
+                // Before the sender gets the failure and may retry at once.
                 this.0.note(&failure);
                 this.fail(&message, &failure).await;
             }
@@ -141,7 +143,7 @@ impl OldSse {
         let base = &self.0;
         let response = base.post(endpoint, message, HeaderMap::new()).await?;
         if response.status().is_success() {
-            // The reply comes on the stream.
+            // The response arrives on the stream.
             let _ = base.http.body(response, REFUSAL.min(base.http.limit)).await;
             if message.id().is_some() && !message.is_initialize() {
                 base.prove();
@@ -162,7 +164,7 @@ impl OldSse {
         }
     }
 
-    /// Answers the first request with the reason why there is no session.
+    /// Responds to the first request with the reason why there is no session.
     async fn refuse(&self, input: &mut Input, failure: &Failure) {
         while let Some(message) = input.next().await {
             if message.id().is_some() {
@@ -171,7 +173,7 @@ impl OldSse {
         }
     }
 
-    /// Answers a request with the failure; for other messages it is only logged.
+    /// Responds to a request with the failure; for other messages it is only logged.
     async fn fail(&self, message: &Outgoing, failure: &Failure) {
         if let Some(id) = message.id() {
             let line = self.0.http.failed(failure, id);

@@ -11,7 +11,8 @@ use tokio::{
 
 use super::message::Outgoing;
 
-/// Messages that may wait for a slow reader; then the network waits.
+/// Maximum number of messages that wait for a slow reader; above it, reading from the network
+/// waits.
 const WAITING: usize = 64;
 /// How long to wait for responses after the end of stdin.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -31,11 +32,11 @@ impl Input {
         }
     }
 
-    /// The next message; `None` once the bridge closed the pipe. Cancel-safe. The bridge bounds
-    /// what it writes.
+    /// The next message; `None` once the bridge has closed the pipe. Cancel-safe. The bridge limits
+    /// the size of its messages.
     pub async fn next(&mut self) -> Option<Outgoing> {
         loop {
-            // Cancelled between two reads, `line` keeps what was read.
+            // If cancelled between two reads, `line` keeps the data that was read.
             let read = self.stdin.read_until(b'\n', &mut self.line).await;
             let line = Bytes::from(std::mem::take(&mut self.line));
             let line = line.slice_ref(line.trim_ascii());
@@ -49,7 +50,7 @@ impl Input {
     }
 }
 
-/// Takes whole lines from many sides.
+/// Accepts whole lines from several senders.
 #[derive(Clone)]
 pub struct Output(mpsc::Sender<Bytes>);
 
@@ -66,7 +67,7 @@ impl Output {
     }
 }
 
-/// Writes lines until no output is left, or the reader is gone; then the pipe ends.
+/// Writes lines until no [`Output`] is left or the reader has ended; then the pipe ends.
 pub async fn pump(mut lines: mpsc::Receiver<Bytes>, mut stdout: DuplexStream) {
     while let Some(line) = lines.recv().await {
         if stdout.write_all(&line).await.is_err() {
@@ -75,7 +76,7 @@ pub async fn pump(mut lines: mpsc::Receiver<Bytes>, mut stdout: DuplexStream) {
     }
 }
 
-/// The messages on their way to the server. Dropping it drops the requests.
+/// The messages in flight to the server. Dropping it drops the requests.
 #[derive(Default)]
 pub struct Flights {
     tasks: JoinSet<Landed>,
@@ -89,16 +90,16 @@ struct Flight {
 
 /// The result of a task.
 pub enum Landed {
-    /// The request with this id has its answer.
+    /// The request with this id was answered.
     Answered(Box<str>),
     /// The cancellation of the request with this id was sent.
     Cancelled(Box<str>),
-    /// Nothing.
+    /// Any other task ended.
     Done,
 }
 
 impl Flights {
-    /// Runs a request, until it lands or is cancelled.
+    /// Runs a request until it is answered or cancelled.
     pub fn request(
         &mut self,
         id: Box<str>,
@@ -113,17 +114,17 @@ impl Flights {
         self.requests.insert(key, Flight { task, is_modern });
     }
 
-    /// Runs anything else.
+    /// Runs any other task.
     pub fn other(&mut self, task: impl Future<Output = Landed> + Send + 'static) {
         self.tasks.spawn(task);
     }
 
-    /// Whether a request is under way; if so, whether it is of a modern revision.
+    /// Whether the request is in flight; if so, whether it is of a modern revision.
     pub fn is_modern(&self, id: &str) -> Option<bool> {
         self.requests.get(id).map(|flight| flight.is_modern)
     }
 
-    /// Drops a request: its connection closes.
+    /// Drops a request, which closes its connection.
     pub fn cancel(&mut self, id: &str) {
         if let Some(flight) = self.requests.remove(id) {
             flight.task.abort();
@@ -141,7 +142,7 @@ impl Flights {
         true
     }
 
-    /// Waits for the rest, but not for long.
+    /// Waits for the remaining tasks, up to a limit.
     pub async fn land_all(&mut self) {
         let all = async { while self.land().await {} };
         let _ = tokio::time::timeout(LAST_ANSWERS, all).await;

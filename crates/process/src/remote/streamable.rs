@@ -1,12 +1,12 @@
-//! Streamable HTTP: each message is a POST, each answer JSON or events.
+//! Streamable HTTP: each message is a POST, each response is JSON or events.
 //!
 //! ```text
-//! fresh ── answer to initialize ──▶ settled ── initialized accepted ──▶ listening
-//!   │                                   └── refused ──▶ lost                └── refused ──▶ lost
+//! fresh ── response to initialize ──▶ settled ── initialized accepted ──▶ listening
+//!   │                                     └── refused ──▶ lost                └── refused ──▶ lost
 //!   ├── initialize refused: 400, 404 or 405 without JSON-RPC ──▶ the older transport
-//!   └── messages that name their revision themselves need no session
+//!   └── messages that contain their revision need no session
 //! ```
-//! What counts as "the session is lost" says `lost.rs`.
+//! `lost.rs` defines when a session is lost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,10 +37,10 @@ pub struct Streamable {
     tool_schema: Option<ToolSchema>,
 }
 
-/// An `initialize` that was posted to something that is no Streamable HTTP, and what it said.
+/// An `initialize` that was posted to a server without Streamable HTTP, and the failure.
 pub type Refused = (Outgoing, Failure);
 
-/// What the server gave with its answer to `initialize`.
+/// The session values from the response to `initialize`.
 #[derive(Default, Clone)]
 struct Session {
     id: Option<HeaderValue>,
@@ -48,7 +48,7 @@ struct Session {
 }
 
 impl Streamable {
-    /// Nothing is sent before the first message.
+    /// Sends nothing before the first message.
     pub fn new(http: Http, output: Output, tool_schema: Option<ToolSchema>) -> Arc<Self> {
         Arc::new(Self {
             base: Transport::new(http, output),
@@ -58,7 +58,7 @@ impl Streamable {
         })
     }
 
-    /// Carries messages until the bridge closes the pipe, or the server ends the session.
+    /// Transports messages until the bridge closes the pipe or the server ends the session.
     pub async fn serve(self: &Arc<Self>, input: &mut Input) {
         let mut flights = Flights::default();
         let mut listening = None;
@@ -83,7 +83,7 @@ impl Streamable {
         self.base.wind_up(input, &mut flights).await;
     }
 
-    /// The request that has to be sent over the older transport instead, once.
+    /// Returns, once, the request that must be sent over the older transport instead.
     pub fn refused(&self) -> Option<Refused> {
         self.refused.lock().take()
     }
@@ -111,7 +111,7 @@ impl Streamable {
             flights.request(id, is_modern, async move { this.ask(message).await });
         } else if let Some(id) = message.cancels() {
             match flights.is_modern(id) {
-                // The end of the stream is the cancellation.
+                // Closing the stream cancels the request.
                 Some(true) => flights.cancel(id),
                 Some(false) => {
                     let id = id.into();
@@ -120,11 +120,11 @@ impl Streamable {
                         Landed::Cancelled(id)
                     });
                 }
-                // It was answered meanwhile.
+                // It was already answered.
                 None => {}
             }
         } else if message.method() == Some(method::INITIALIZED) {
-            // The next message may require that the server has received it.
+            // The next message may require that the server has received this one.
             if self.tell(&message).await && !message.is_modern() {
                 let listen = tokio::spawn(async move { this.listen().await });
                 *listening = Some(AbortOnDropHandle::new(listen));
@@ -137,7 +137,7 @@ impl Streamable {
         }
     }
 
-    /// Sends what has no answer; true if it was accepted.
+    /// Sends a message without a response; true if it was accepted.
     async fn tell(&self, message: &Outgoing) -> bool {
         let failure = match self.post(message).await {
             Ok(response) if response.status().is_success() => return true,
@@ -153,7 +153,7 @@ impl Streamable {
         false
     }
 
-    /// Sends a request; in the end there is a line for it.
+    /// Sends a request; always writes a response line.
     async fn ask(&self, message: Outgoing) {
         let id = message.id().unwrap_or("null");
         let failure = match self.post(&message).await {
@@ -174,7 +174,7 @@ impl Streamable {
             },
             Err(failure) => failure,
         };
-        // Before its sender gets the failure, and may try again at once.
+        // Before the sender gets the failure and may retry at once.
         self.base.note(&failure);
         self.base
             .output
@@ -199,23 +199,23 @@ impl Streamable {
         self.base.post(&self.base.http.url, message, headers).await
     }
 
-    /// Reads why the server refused: its own error, as a line, or a failure.
+    /// Reads why the server rejected the message: its own error as a line, or a failure.
     async fn refusal(&self, response: Response, message: &Outgoing) -> Result<Bytes, Failure> {
         let in_session = self.is_in_session(message);
         let refusal = self.base.refusal(response, message.id()).await;
-        // Within a session a 403 is about one request, and the server's error is useful.
+        // Within a session a 403 concerns one request, and the server's error is useful.
         let is_about_credentials = refusal.status == StatusCode::UNAUTHORIZED
             || refusal.status == StatusCode::FORBIDDEN && !in_session;
         match refusal.error {
             _ if in_session && refusal.is_about_session => Err(Failure::SessionLost),
             _ if in_session && refusal.is_stale => Err(Failure::Unauthorized),
-            // About the bridge's credentials, which the bridge explains.
+            // A rejection of the bridge's credentials gets the bridge's own explanation.
             Some(error) if !is_about_credentials => Ok(message::line(error.line)),
             _ => Err(Failure::Status(refusal.status)),
         }
     }
 
-    /// Whether a message belongs to the session: one that opens another, or names its revision itself,
+    /// Whether a message belongs to the session: one that opens a session or contains its revision
     /// does not.
     fn is_in_session(&self, message: &Outgoing) -> bool {
         !message.is_initialize() && !message.is_modern() && self.session.lock().id.is_some()
@@ -234,7 +234,7 @@ impl Streamable {
     }
 }
 
-/// Whether it is a server of the older transport, according to the specification.
+/// Whether the server uses the older transport, according to the specification.
 fn is_older(message: &Outgoing, failure: &Failure) -> bool {
     let signs = [
         StatusCode::BAD_REQUEST,
@@ -248,14 +248,14 @@ fn is_older(message: &Outgoing, failure: &Failure) -> bool {
 
 // The response to one POST, and its continuation when its stream breaks.
 
-/// After the reply the server should end the stream; then the connection can be used again.
+/// After the response the server should end the stream; then the connection can be reused.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// Attempts in a row to resume a broken stream.
+/// Consecutive attempts to resume a broken stream.
 const RESUMPTIONS: u32 = 5;
 
 impl Streamable {
-    /// Passes on what the server sends, until the request has its answer.
+    /// Forwards the server's messages until the request has its response.
     async fn answer(
         &self,
         response: Response,
@@ -286,7 +286,7 @@ impl Streamable {
                 }
             }
             Content::Events => self.follow(response, message, &question).await,
-            // A server that accepts a request without a reply never answers it.
+            // A server that only accepts a request never sends its response.
             Content::Other if response.status() == StatusCode::ACCEPTED => Err(Failure::Unanswered),
             Content::Other => Err(Failure::NotMcp),
         }
@@ -298,7 +298,7 @@ impl Streamable {
         message: &Outgoing,
         question: &Question<'_>,
     ) -> Result<(), Failure> {
-        // News may be hours away.
+        // Notifications may be hours apart.
         let waits_for_news = message.method() == Some(method::LISTEN);
         let idle = (!waits_for_news).then_some(self.base.http.idle);
         let limit = self.base.http.limit;
@@ -317,7 +317,7 @@ impl Streamable {
         }
     }
 
-    /// Passes on the events of a stream; the error is why it ended before the reply.
+    /// Forwards the events of a stream; the error is why it ended before the response.
     async fn drain(&self, events: &mut Events, question: &Question<'_>) -> Result<(), Failure> {
         loop {
             let data = events.message().await?.ok_or(Failure::Unanswered)?;
@@ -329,7 +329,7 @@ impl Streamable {
         Ok(())
     }
 
-    /// Resumes the stream after its last event; `failure` is why it has to be.
+    /// Resumes the stream after its last event; `failure` is why it broke.
     async fn resume(&self, cursor: &Cursor, failure: Failure) -> Result<Response, Failure> {
         let mut attempt = 0;
         loop {
@@ -337,7 +337,7 @@ impl Streamable {
             attempt += 1;
             match self.open_stream(cursor).await {
                 Ok(response) => return Ok(response),
-                // It had accepted the request before.
+                // The server had accepted the request before.
                 Err(Failure::SessionLost) => return Err(Failure::SessionBroken),
                 Err(refused) if is_final_failure(&refused) => return Err(failure),
                 Err(_) if attempt >= RESUMPTIONS => return Err(failure),
@@ -346,15 +346,16 @@ impl Streamable {
         }
     }
 
-    /// Passes on one message; true if it is the reply. A reply that only says that the session is lost
-    /// is a failure.
+    /// Forwards one message; true if it is the response. A response that only means that the
+    /// session is lost is a failure.
     async fn pass(&self, data: Vec<u8>, question: &Question<'_>) -> Result<bool, Failure> {
         let is_answer = message::answers(&data, question.id);
         if is_answer && question.in_session && lost::by_answer(&data, question.id) {
             return Err(Failure::SessionLost);
         }
         if is_answer && question.opens {
-            // Before the bridge gets it: its next message must contain the revision.
+            // Before the bridge gets the response, because its next message must contain the
+            // revision.
             let version = message::negotiated(&data, question.id);
             let version = version.and_then(|version| HeaderValue::try_from(version).ok());
             self.session.lock().version = version;
@@ -370,18 +371,18 @@ struct Question<'a> {
     in_session: bool,
 }
 
-// The session's own stream: messages of the server that belong to no request.
+// The session's own stream: server messages that belong to no request.
 
-/// The pause where the server names none.
+/// The pause if the server specifies none.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Between connections, whatever the server says.
+/// Minimum pause between connections, whatever the server specifies.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 const LONGEST: Duration = Duration::from_secs(60);
 
 impl Streamable {
-    /// Passes on all messages, over as many connections as necessary. Returns if the server offers
+    /// Forwards all messages, over as many connections as necessary. Returns if the server offers
     /// no stream, or none that can be read.
     async fn listen(&self) {
         let mut cursor = Cursor::default();
@@ -392,7 +393,7 @@ impl Streamable {
                     let mut events = Events::new(response, self.base.http.limit, None, cursor);
                     let end = self.pass_all(&mut events).await;
                     cursor = events.cursor();
-                    // A server that closes all connections is asked more and more rarely.
+                    // The interval grows for a server that closes all connections.
                     failures = if events.received_any() {
                         0
                     } else {
@@ -424,7 +425,7 @@ impl Streamable {
         Ok(())
     }
 
-    /// Opens the session's stream, or resumes one after its last event.
+    /// Opens the session's stream, or resumes a stream after its last event.
     async fn open_stream(&self, cursor: &Cursor) -> Result<Response, Failure> {
         let mut headers = self.session_headers();
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
@@ -449,7 +450,7 @@ impl Streamable {
     }
 }
 
-/// Whether a repetition would fail in the same way.
+/// Whether a retry would fail in the same way.
 fn is_final_failure(failure: &Failure) -> bool {
     match failure {
         Failure::Status(status) => {
@@ -466,7 +467,7 @@ fn is_final_failure(failure: &Failure) -> bool {
     }
 }
 
-/// The server's pause, or ours, doubled with every failure in a row.
+/// The server's pause, or the default, doubled with every consecutive failure.
 fn reconnect_pause(cursor: &Cursor, failures: u32) -> Duration {
     let first = cursor.retry.unwrap_or(PAUSE).max(SHORTEST);
     first.saturating_mul(1 << failures.min(6)).min(LONGEST)

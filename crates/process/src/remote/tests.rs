@@ -1,4 +1,4 @@
-//! Against servers that misbehave on purpose.
+//! Tests against servers that misbehave deliberately.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -31,10 +31,10 @@ mod old_sse;
 mod real;
 mod streams;
 
-/// Long for this machine, short for whoever waits for a test that hangs.
+/// Long for this machine, but short enough for a developer who waits for a hanging test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A request as a server saw it.
+/// A request as received by a server.
 #[derive(Debug, Clone)]
 struct Seen {
     verb: Method,
@@ -54,14 +54,14 @@ impl Seen {
         value.map_or("", |value| value.to_str().unwrap())
     }
 
-    /// A result for it, as JSON.
+    /// A successful response to it, as JSON.
     fn result(&self, result: &Value) -> Response {
         let id = &self.message["id"];
         json_body(&json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string())
     }
 }
 
-/// An HTTP server that answers as a test says.
+/// An HTTP server with responses from a test.
 struct Server {
     url: Url,
     seen: mpsc::UnboundedReceiver<Seen>,
@@ -98,7 +98,7 @@ impl Server {
         }
     }
 
-    /// A server of a legacy revision with a session; `answer` may overrule it.
+    /// A server of a legacy revision with a session; `answer` may replace its responses.
     async fn legacy<F>(answer: F) -> Self
     where
         F: Fn(&Seen) -> Option<Response> + Clone + Send + Sync + 'static,
@@ -115,7 +115,7 @@ impl Server {
         next.expect("a request comes").expect("the server runs")
     }
 
-    /// The next request with this method of JSON-RPC; those before are skipped.
+    /// The next request with this JSON-RPC method; earlier requests are skipped.
     async fn until(&mut self, method: &str) -> Seen {
         loop {
             let seen = self.next().await;
@@ -125,7 +125,7 @@ impl Server {
         }
     }
 
-    /// The next request with this method of HTTP; those before are skipped.
+    /// The next request with this HTTP method; earlier requests are skipped.
     async fn until_verb(&mut self, verb: Method) -> Seen {
         loop {
             let seen = self.next().await;
@@ -135,7 +135,7 @@ impl Server {
         }
     }
 
-    /// How many requests of this method came that no test looked at.
+    /// The number of received requests with this method that no test has read.
     fn count(&mut self, method: &str) -> usize {
         let unseen = std::iter::from_fn(|| self.seen.try_recv().ok());
         unseen.filter(|seen| seen.method() == method).count()
@@ -175,20 +175,20 @@ fn status(code: u16, body: &str) -> Response {
     (code, body.to_owned()).into_response()
 }
 
-/// Events, and then the end.
+/// Events, followed by the end of the stream.
 fn events(text: &str) -> Response {
     let kind = [("content-type", "text/event-stream; charset=utf-8")];
     (kind, text.to_owned()).into_response()
 }
 
-/// Events, and then silence on an open stream.
+/// Events, followed by silence on an open stream.
 fn open_events(text: &str) -> Response {
     let first = stream::iter([Ok::<_, Infallible>(Bytes::from(text.to_owned()))]);
     let body = Body::from_stream(first.chain(stream::pending()));
     ([("content-type", "text/event-stream")], body).into_response()
 }
 
-/// A beginning, and then a broken connection.
+/// The start of a response, followed by a broken connection.
 fn broken(kind: &'static str, text: &str) -> Response {
     let parts = [
         Ok(Bytes::from(text.to_owned())),
@@ -227,7 +227,7 @@ impl Bridge {
         }
     }
 
-    /// Connected, introduced, and ready for calls.
+    /// Connected, initialised, and ready for calls.
     async fn ready(server: &mut Server) -> Self {
         Self::ready_with(server, options()).await
     }
@@ -278,7 +278,7 @@ impl Bridge {
         serde_json::from_str(&line).expect(&line)
     }
 
-    /// The message of the error that answers this request.
+    /// The message of the error response to this request.
     async fn error(&mut self, id: u64) -> String {
         let answer = self.hear().await;
         assert_eq!(answer["id"], id, "{answer}");

@@ -1,4 +1,4 @@
-//! Servers that fail, and what of it reaches the caller.
+//! Servers that fail, and the errors that callers get.
 
 use tokio::io::AsyncReadExt as _;
 
@@ -61,7 +61,8 @@ async fn json_rpc_errors_pass_whatever_the_status() {
     assert_eq!(bridge.error(2).await, "busy");
 }
 
-/// Reads each request on a connection; answers the first `answered` and hangs up on the next.
+/// Reads each request on a connection; answers the first `answered` and closes the connection at
+/// the next.
 async fn hangs_up(answered: usize) -> (Url, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());

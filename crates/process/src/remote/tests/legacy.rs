@@ -1,4 +1,4 @@
-//! What works with revisions that have sessions.
+//! Features of revisions with sessions.
 
 use super::*;
 
@@ -98,7 +98,7 @@ async fn requests_travel_side_by_side_and_their_answers_never_mix() {
     let server = Server::start(move |seen| {
         let both = both.clone();
         async move {
-            // Nobody is answered before all have come.
+            // No request is answered before all have arrived.
             both.wait().await;
             let letter =
                 char::from(b'a' + u8::try_from(seen.message["id"].as_u64().unwrap()).unwrap());
@@ -140,7 +140,7 @@ async fn a_cancellation_is_posted_and_then_the_stream_is_dropped() {
     timeout(PATIENCE, was_dropped.recv()).await.unwrap();
 }
 
-/// Events that never come; tells when the stream is dropped.
+/// A stream without events; reports when it is dropped.
 pub fn guarded(dropped: mpsc::UnboundedSender<()>) -> Response {
     struct Guard(mpsc::UnboundedSender<()>);
     impl Drop for Guard {
@@ -150,7 +150,8 @@ pub fn guarded(dropped: mpsc::UnboundedSender<()>) -> Response {
     }
     let guard = Guard(dropped);
     let beats = stream::unfold(guard, |guard| async {
-        // hyper sees that the other side left when it reads, so the silence can be complete.
+        // hyper notices only when it reads that the peer has closed, so the silence can be
+        // complete.
         std::future::pending::<()>().await;
         Some((Ok::<_, Infallible>(Bytes::new()), guard))
     });

@@ -1,4 +1,4 @@
-//! Revisions from 2026-07-28 on: no session, and headers that repeat the body.
+//! Revisions since 2026-07-28: no session, and headers that repeat values from the body.
 
 use super::*;
 
@@ -68,7 +68,7 @@ async fn news_may_take_longer_than_any_call() {
         let later = later.clone();
         async move {
             if seen.method() != "subscriptions/listen" {
-                // Never answered: this call shows that the timeout has passed.
+                // Never answered: this call shows that the timeout has expired.
                 return open_events(": here\n\n");
             }
             let later = later.lock().take().unwrap();

@@ -4,7 +4,7 @@ use super::*;
 
 type Line = mpsc::UnboundedSender<Bytes>;
 
-/// A server whose stream says what the test says; POSTs are answered with `code`.
+/// A server whose stream has the test's content; POSTs are answered with `code`.
 async fn old_server(endpoint: &str, code: u16) -> (Server, Line) {
     let (sender, stream) = mpsc::unbounded_channel::<Bytes>();
     let first = format!("event: endpoint\ndata: {endpoint}\n\n");

@@ -24,7 +24,7 @@ threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).st
 server.run(sys.argv[1], port=int(sys.argv[2]))
 "#;
 
-/// A server on a port of its own, once it listens.
+/// A server on a free port, once it listens.
 async fn python(transport: &str) -> (tokio::process::Child, Url) {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = free.local_addr().unwrap().port();

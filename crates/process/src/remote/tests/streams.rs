@@ -1,4 +1,4 @@
-//! Streams that break and are taken up again, and the session's own stream.
+//! Streams that break and are resumed, and the session's own stream.
 
 use super::*;
 
@@ -14,7 +14,7 @@ async fn a_call_goes_on_where_its_stream_broke() {
             return Some(broken("text/event-stream", text));
         }
         match seen.header("last-event-id") {
-            // A server may hang up between events, and once more.
+            // A server may close the connection between events, and do so again.
             "a-1" => Some(events("id: a-2\ndata: {\"method\":\"two\"}\n\n")),
             "a-2" => Some(events("id: a-3\ndata: {\"id\":1,\"result\":{}}\n\n")),
             _ => None,
