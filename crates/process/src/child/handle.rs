@@ -320,9 +320,9 @@ const KEPT: u64 = 32 * 1024 * 1024;
 pub struct Done {
     /// How it ended.
     pub status: ExitStatus,
-    /// What it wrote to stdout.
+    /// The output on stdout.
     pub stdout: Vec<u8>,
-    /// What it wrote to stderr.
+    /// The output on stderr.
     pub stderr: Vec<u8>,
 }
 

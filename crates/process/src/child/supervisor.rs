@@ -141,7 +141,7 @@ fn set_oom_score(score: &str) {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-/// Adopts a child of this process, which waits for data from its stdout.
+/// Adopts a child of this process. The child waits for a byte that this process writes to stdout.
 fn adopt(argv: &[OsString]) -> std::io::Result<Pid> {
     let pid = argv.first().and_then(|word| word.to_str()?.parse().ok());
     let child = pid
