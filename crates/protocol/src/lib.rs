@@ -7,7 +7,7 @@
 //! use bridge_protocol::jsonrpc::{Message, message, splice};
 //! use bytes::Bytes;
 //!
-//! // A child's answer goes to a client under the client's own id; all other bytes stay as they are.
+//! // A child's response is forwarded under the client's own id; all other bytes stay unchanged.
 //! let line = Bytes::from_static(br#"{"jsonrpc":"2.0", "id":7, "result":{"n": 1.50}}"#);
 //! let Some(Message::Response { number: 7, reply }) = message(&line) else {
 //!     panic!("an answer to request 7")
