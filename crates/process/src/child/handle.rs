@@ -318,7 +318,7 @@ const KEPT: u64 = 32 * 1024 * 1024;
 
 /// The result of a program.
 pub struct Done {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// The output on stdout.
     pub stdout: Vec<u8>,

@@ -60,7 +60,7 @@ pub fn by_refusal(status: StatusCode, body: &[u8], error: Option<&RpcError>) -> 
     };
     match status {
         // The status of the specification, and one with the same meaning. A server of 2026-07-28
-        // also uses 404 for an unknown method.
+        // also responds so to an unknown method.
         StatusCode::NOT_FOUND | StatusCode::GONE => !about_request(&[code::METHOD_NOT_FOUND]),
         _ if about_request(&[code::METHOD_NOT_FOUND, code::INVALID_PARAMS]) => false,
         _ => match error {
